@@ -1,1 +1,67 @@
-//! stub
+//! The bytes of the Hightower KV log: commands, records and segment headers.
+//!
+//! A log is a row of *segments*; a segment is a 64-byte [`SegmentHeader`] followed by *records*; a record carries one
+//! [`Command`], or closes the segment. This crate turns commands into records and back. It does no I/O, holds no state,
+//! allocates nothing while decoding, and never panics on any input: whoever owns the bytes (a file, a socket, a fuzzer)
+//! calls it.
+//!
+//! Three properties are tested in this crate and pinned by golden vectors:
+//!
+//! * decoding an encoded record gives the command back, and encoding that gives the same bytes (one command, one form);
+//! * a record with a flipped bit, a missing byte, or at another offset or in another segment is an error, never another record;
+//! * lengths are checked against the limits and against the bytes that are there before anything is read.
+//!
+//! The byte-exact description is in the project's `docs/FORMAT.md`.
+//!
+//! # Example
+//!
+//! ```
+//! use hightower_log::{Command, Placement, RecordBody, SegmentHeader, SegmentKind, decode, encode};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let header = SegmentHeader {
+//!     id: 1,
+//!     kind: SegmentKind::Append,
+//!     features: 0,
+//!     salt: 0x5eed,
+//!     base_seq: 1,
+//!     base_version: 1,
+//!     base_timestamp: 1_700_000_000_000,
+//! };
+//! let context = header.context();
+//! let mut segment = header.encode().to_vec();
+//!
+//! let command = Command::Set {
+//!     key: b"pods/default/web-0".to_vec(),
+//!     value: b"running".to_vec(),
+//!     version: 1,
+//!     timestamp: 1_700_000_000_250,
+//! };
+//! let offset = u32::try_from(segment.len())?;
+//! let placement = Placement::Appended { durable: 0, continues: false };
+//! encode(&mut segment, &context, offset, &command.borrow(), placement)?;
+//!
+//! let record = decode(&segment[offset as usize..], &context, offset)?;
+//! assert_eq!(record.body, RecordBody::Command(command.borrow()));
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod checksum;
+mod command;
+mod error;
+mod header;
+pub mod limits;
+mod record;
+
+pub use checksum::payload_checksum;
+pub use command::{Command, CommandRef};
+pub use error::{DecodeError, EncodeError, Field};
+pub use header::{FORMAT_VERSION, RecordContext, SegmentHeader, SegmentKind};
+pub use record::{
+    MAX_HEAD_LEN_BYTES, Placement, Probe, Record, RecordBody, RecordHead, decode, encode, encode_head, encode_seal,
+    encoded_len, probe,
+};

@@ -1,0 +1,15 @@
+//! What a key, a value, a batch and a segment may measure.
+//!
+//! Every limit is checked twice: where a command enters the store, and again while decoding, before anything is read.
+
+/// The longest key, in bytes (64 KiB − 1). Keys are never empty.
+pub const MAX_KEY_LEN_BYTES: usize = 65_535;
+
+/// The longest value, in bytes (1 GiB). Values may be empty.
+pub const MAX_VALUE_LEN_BYTES: usize = 1 << 30;
+
+/// The most commands that one batch commits as a whole.
+pub const MAX_BATCH_COMMANDS: usize = 65_536;
+
+/// The longest segment file, in bytes: offsets in a segment are `u32`.
+pub const MAX_SEGMENT_LEN_BYTES: u32 = u32::MAX;

@@ -1,0 +1,249 @@
+//! Commands to bytes.
+
+use super::{
+    APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, KEY_LEN_AT, KIND_AT, KIND_DELETE,
+    KIND_SEAL, KIND_SET, MAX_HEAD_LEN_BYTES, Placement, WIDTHS_AT, width,
+};
+use crate::checksum::{crc, fold, payload_checksum, seed};
+use crate::command::CommandRef;
+use crate::error::EncodeError;
+use crate::header::RecordContext;
+use crate::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
+
+/// All of a record that stands before its key, on the stack. The record is these bytes, then the key, then the value.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordHead {
+    bytes: [u8; MAX_HEAD_LEN_BYTES],
+    len: usize,
+}
+
+impl RecordHead {
+    fn new() -> Self {
+        Self { bytes: [0; MAX_HEAD_LEN_BYTES], len: KEY_LEN_AT }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn push_number(&mut self, number: u64, width: usize) {
+        // Eight bytes are always copied, since a copy of fixed length is one store; what is too much is written over next.
+        // The widest place is 16 bytes before the array's end, so eight always fit.
+        self.bytes[self.len..self.len + 8].copy_from_slice(&number.to_le_bytes());
+        self.len += width;
+    }
+
+    /// Writes the checks, which need everything before them, and so come last.
+    fn seal(&mut self, context: &RecordContext, offset: u32, placement: Placement, payload: u32) {
+        let mut head = crc(seed(context.salt, offset), &self.bytes[KIND_AT..self.len]);
+        if let Placement::Appended { durable, .. } = placement {
+            self.bytes[self.len..self.len + 4].copy_from_slice(&durable.to_le_bytes());
+            head = crc(head, &durable.to_le_bytes());
+            self.len += 4;
+            self.bytes[self.len..self.len + 2].copy_from_slice(&fold(head).to_le_bytes());
+            self.len += 2;
+        }
+        let check = crc(head, &payload.to_le_bytes());
+        self.bytes[..KIND_AT].copy_from_slice(&check.to_le_bytes());
+    }
+}
+
+impl AsRef<[u8]> for RecordHead {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// What a head is made of: a command's numbers, or a seal's.
+struct Parts {
+    kind: u8,
+    key_len: usize,
+    value_len: Option<usize>,
+    version: u64,
+    timestamp: i64,
+}
+
+impl Parts {
+    fn of(command: &CommandRef<'_>) -> Result<Self, EncodeError> {
+        let key_len = command.key().len();
+        if key_len == 0 {
+            return Err(EncodeError::EmptyKey);
+        }
+        if key_len > MAX_KEY_LEN_BYTES {
+            return Err(EncodeError::KeyTooLong { len_bytes: key_len });
+        }
+        let value_len = command.value().map(<[u8]>::len);
+        if let Some(len_bytes) = value_len
+            && len_bytes > MAX_VALUE_LEN_BYTES
+        {
+            return Err(EncodeError::ValueTooLong { len_bytes });
+        }
+        Ok(Self {
+            kind: if value_len.is_some() { KIND_SET } else { KIND_DELETE },
+            key_len,
+            value_len,
+            version: command.version(),
+            timestamp: command.timestamp(),
+        })
+    }
+
+    fn version_delta(&self, context: &RecordContext) -> u64 {
+        self.version.wrapping_sub(context.base_version)
+    }
+
+    fn timestamp_delta(&self, context: &RecordContext) -> u64 {
+        self.timestamp.wrapping_sub(context.base_timestamp).cast_unsigned()
+    }
+
+    fn head_len(&self, context: &RecordContext, placement: Placement) -> usize {
+        KEY_LEN_AT
+            + if self.key_len > 0xff { 2 } else { 1 }
+            + self.value_len.map_or(0, |len| width(len as u64))
+            + width(self.version_delta(context))
+            + width(self.timestamp_delta(context))
+            + match placement {
+                Placement::Appended { .. } => APPENDED_TAIL_LEN_BYTES,
+                Placement::Relocated => 0,
+            }
+    }
+
+    fn head(&self, context: &RecordContext, offset: u32, placement: Placement, payload: u32) -> RecordHead {
+        let mut head = RecordHead::new();
+        let mut kind = self.kind;
+        match placement {
+            Placement::Appended { continues: true, .. } => kind |= FLAG_CONTINUES,
+            Placement::Appended { continues: false, .. } => {}
+            Placement::Relocated => kind |= FLAG_RELOCATED,
+        }
+        match u8::try_from(self.key_len) {
+            Ok(short) => head.push(&[short]),
+            Err(_) => {
+                kind |= FLAG_LONG_KEY;
+                // The limit on keys makes the length fit two bytes.
+                head.push_number(self.key_len as u64, 2);
+            }
+        }
+        let (version, timestamp) = (self.version_delta(context), self.timestamp_delta(context));
+        let mut widths = width_bits(width(version)) << 2 | width_bits(width(timestamp)) << 5;
+        if let Some(value_len) = self.value_len {
+            let value_width = width(value_len as u64);
+            widths |= width_bits(value_width);
+            head.push_number(value_len as u64, value_width);
+        }
+        head.push_number(version, width(version));
+        head.push_number(timestamp, width(timestamp));
+        head.bytes[KIND_AT] = kind;
+        head.bytes[WIDTHS_AT] = widths;
+        head.seal(context, offset, placement, payload);
+        head
+    }
+}
+
+/// A width of 1 to 8 bytes as the number 0 to 7.
+#[allow(clippy::cast_possible_truncation, reason = "a width is at most 8")]
+fn width_bits(width: usize) -> u8 {
+    width as u8 - 1
+}
+
+/// How many bytes the record of `command` takes.
+///
+/// # Errors
+///
+/// [`EncodeError`] if the key is empty, or the key or value is too long.
+pub fn encoded_len(
+    context: &RecordContext,
+    command: &CommandRef<'_>,
+    placement: Placement,
+) -> Result<usize, EncodeError> {
+    let parts = Parts::of(command)?;
+    Ok(parts.head_len(context, placement) + parts.key_len + parts.value_len.unwrap_or(0))
+}
+
+/// Builds the head of the record of `command` at `offset`; writing the head, the key and the value one after the other writes the
+/// record. Allocates nothing and costs some tens of nanoseconds: the payload's checksum comes from
+/// [`payload_checksum`](crate::payload_checksum), computed beforehand.
+///
+/// # Errors
+///
+/// [`EncodeError`] if the key is empty, the key or value is too long, the record would reach beyond the largest segment, or it
+/// claims to know more bytes durable than there are before it.
+///
+/// ```
+/// use hightower_log::{CommandRef, Placement, RecordContext, encode, encode_head, payload_checksum};
+///
+/// let context = RecordContext::new(7, 0, 0);
+/// let command = CommandRef::Set { key: b"key", value: b"value", version: 1, timestamp: 2 };
+/// let placement = Placement::Appended { durable: 64, continues: false };
+/// let head = encode_head(&context, 64, &command, placement, payload_checksum(b"key", b"value"))?;
+///
+/// let mut whole = Vec::new();
+/// encode(&mut whole, &context, 64, &command, placement)?;
+/// assert_eq!(whole, [head.as_ref(), b"key", b"value"].concat());
+/// # Ok::<(), hightower_log::EncodeError>(())
+/// ```
+pub fn encode_head(
+    context: &RecordContext,
+    offset: u32,
+    command: &CommandRef<'_>,
+    placement: Placement,
+    payload_checksum: u32,
+) -> Result<RecordHead, EncodeError> {
+    let parts = Parts::of(command)?;
+    let head = parts.head(context, offset, placement, payload_checksum);
+    let len_bytes = head.len + parts.key_len + parts.value_len.unwrap_or(0);
+    if u32::try_from(offset as usize + len_bytes).is_err() {
+        return Err(EncodeError::BeyondSegment { offset, len_bytes });
+    }
+    if let Placement::Appended { durable, .. } = placement
+        && durable > offset
+    {
+        return Err(EncodeError::DurableBeyondRecord { offset, durable });
+    }
+    Ok(head)
+}
+
+/// Appends the record of `command` at `offset` to `buffer` and returns its length in bytes.
+///
+/// # Errors
+///
+/// As [`encode_head`]; `buffer` is then unchanged.
+pub fn encode(
+    buffer: &mut Vec<u8>,
+    context: &RecordContext,
+    offset: u32,
+    command: &CommandRef<'_>,
+    placement: Placement,
+) -> Result<usize, EncodeError> {
+    let (key, value) = (command.key(), command.value().unwrap_or_default());
+    let head = encode_head(context, offset, command, placement, payload_checksum(key, value))?;
+    buffer.reserve(head.len + key.len() + value.len());
+    buffer.extend_from_slice(head.as_ref());
+    buffer.extend_from_slice(key);
+    buffer.extend_from_slice(value);
+    Ok(head.len + key.len() + value.len())
+}
+
+/// Builds the record that ends a segment at `offset`: it has no key and no value, so the head is all of it.
+///
+/// # Errors
+///
+/// [`EncodeError::BeyondSegment`] or [`EncodeError::DurableBeyondRecord`].
+pub fn encode_seal(
+    context: &RecordContext,
+    offset: u32,
+    durable: u32,
+    max_version: u64,
+    timestamp: i64,
+) -> Result<RecordHead, EncodeError> {
+    if durable > offset {
+        return Err(EncodeError::DurableBeyondRecord { offset, durable });
+    }
+    let parts = Parts { kind: KIND_SEAL, key_len: 0, value_len: None, version: max_version, timestamp };
+    let placement = Placement::Appended { durable, continues: false };
+    let head = parts.head(context, offset, placement, payload_checksum(b"", b""));
+    if u32::try_from(offset as usize + head.len).is_err() {
+        return Err(EncodeError::BeyondSegment { offset, len_bytes: head.len });
+    }
+    Ok(head)
+}
