@@ -1,0 +1,226 @@
+//! Several changes that commit as one, if what they require holds.
+
+use hightower_log::{Command, payload_checksum};
+use hightower_state::ApplyOutcome;
+
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// What a batch requires of a key at the moment it commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The key has no value.
+    Absent,
+    /// The key has a value.
+    Present,
+    /// The key has a value, and this version gave it.
+    Version(u64),
+}
+
+impl Expect {
+    /// Whether a key whose value has version `found` (`None`: no value) is as expected.
+    #[must_use]
+    pub fn holds(self, found: Option<u64>) -> bool {
+        match self {
+            Self::Absent => found.is_none(),
+            Self::Present => found.is_some(),
+            Self::Version(version) => found == Some(version),
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a batch with requirements may have been rejected"]
+pub enum BatchOutcome {
+    /// All of it is committed.
+    Committed {
+        /// The seq of the commit. Where every command was stale, nothing was written, and this is the latest seq there was.
+        seq: u64,
+        /// What became of each command, in the order they were added.
+        outcomes: Vec<ApplyOutcome>,
+        /// The version of each command, in the same order.
+        versions: Vec<u64>,
+    },
+    /// Nothing is committed, because a requirement did not hold.
+    Rejected {
+        /// The first key that was not as required.
+        key: Vec<u8>,
+        /// What was required of it.
+        expected: Expect,
+        /// The version of the value that it had; `None` if it had no value.
+        found: Option<u64>,
+    },
+}
+
+impl BatchOutcome {
+    /// Whether the batch was committed.
+    #[must_use]
+    pub fn is_committed(&self) -> bool {
+        matches!(self, Self::Committed { .. })
+    }
+}
+
+/// Changes and requirements, collected to be committed as one.
+///
+/// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next use. Limits (keys of 1 to 65,535 bytes,
+/// values up to 1 GiB, 65,536 commands, one segment) are checked when the batch is committed.
+///
+/// ```
+/// use hightower_engine::{Batch, Expect};
+///
+/// let batch = Batch::new()
+///     .put("accounts/alice", "90")
+///     .put("accounts/bob", "110")
+///     .delete("transfers/17")
+///     .require("transfers/17", Expect::Present);
+/// assert_eq!(batch.len(), 3);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Key and value of every command, one behind the other.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) requirements: Vec<Requirement>,
+}
+
+/// One command of a batch; its key and value lie in the batch's buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Operation {
+    at: usize,
+    key_len: usize,
+    /// `None` for a delete.
+    value_len: Option<usize>,
+    /// `None`: the engine gives the version and the time.
+    pub(crate) given: Option<(u64, i64)>,
+    pub(crate) payload_checksum: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Requirement {
+    pub(crate) key: Vec<u8>,
+    pub(crate) expect: Expect,
+}
+
+impl Batch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds: give `key` this value.
+    #[must_use]
+    pub fn put(mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.push_put(key, value);
+        self
+    }
+
+    /// Adds: take `key`'s value away.
+    #[must_use]
+    pub fn delete(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.push_delete(key);
+        self
+    }
+
+    /// Adds a command with a version of its own, which may turn out to be stale.
+    #[must_use]
+    pub fn submit(mut self, command: &Command) -> Self {
+        self.push_command(command);
+        self
+    }
+
+    /// Requires something of `key`, as it is before the batch. If one requirement does not hold, nothing is committed.
+    #[must_use]
+    pub fn require(mut self, key: impl AsRef<[u8]>, expect: Expect) -> Self {
+        self.push_require(key, expect);
+        self
+    }
+
+    /// As [`put`](Self::put), for loops.
+    pub fn push_put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.push(key.as_ref(), Some(value.as_ref()), None);
+    }
+
+    /// As [`delete`](Self::delete), for loops.
+    pub fn push_delete(&mut self, key: impl AsRef<[u8]>) {
+        self.push(key.as_ref(), None, None);
+    }
+
+    /// As [`submit`](Self::submit), for loops.
+    pub fn push_command(&mut self, command: &Command) {
+        self.push(command.key(), command.value(), Some((command.version(), command.timestamp())));
+    }
+
+    /// As [`require`](Self::require), for loops.
+    pub fn push_require(&mut self, key: impl AsRef<[u8]>, expect: Expect) {
+        self.requirements.push(Requirement { key: key.as_ref().to_vec(), expect });
+    }
+
+    /// How many commands it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Whether it holds no command.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.operations.clear();
+        self.requirements.clear();
+    }
+
+    fn push(&mut self, key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.operations.push(Operation {
+            at,
+            key_len: key.len(),
+            value_len: value.map(<[u8]>::len),
+            given,
+            payload_checksum: payload_checksum(key, value.unwrap_or_default()),
+        });
+    }
+
+    /// The key and value (`None`: a delete) of an operation of this batch.
+    pub(crate) fn parts(&self, operation: &Operation) -> (&[u8], Option<&[u8]>) {
+        let value_at = operation.at + operation.key_len;
+        let value = operation.value_len.map(|len| &self.bytes[value_at..value_at + len]);
+        (&self.bytes[operation.at..value_at], value)
+    }
+
+    /// Checks every limit that does not depend on the store.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let (found, limit) = (self.operations.len(), limits::MAX_BATCH_COMMANDS);
+        if found > limit {
+            return Err(Error::LimitExceeded { what: "batch (commands)", found: found as u64, limit: limit as u64 });
+        }
+        for operation in &self.operations {
+            check_lengths(operation.key_len, operation.value_len.unwrap_or(0))?;
+        }
+        self.requirements.iter().try_for_each(|requirement| check_lengths(requirement.key.len(), 0))
+    }
+}
+
+/// Refuses keys and values that are outside the limits.
+pub(crate) fn check_lengths(key_len: usize, value_len: usize) -> Result<()> {
+    if key_len == 0 {
+        return Err(Error::Validation("the key is empty: a key has 1 to 65,535 bytes".into()));
+    }
+    if key_len > limits::MAX_KEY_LEN_BYTES {
+        let limit = limits::MAX_KEY_LEN_BYTES as u64;
+        return Err(Error::LimitExceeded { what: "key (bytes)", found: key_len as u64, limit });
+    }
+    if value_len > limits::MAX_VALUE_LEN_BYTES {
+        let limit = limits::MAX_VALUE_LEN_BYTES as u64;
+        return Err(Error::LimitExceeded { what: "value (bytes)", found: value_len as u64, limit });
+    }
+    Ok(())
+}

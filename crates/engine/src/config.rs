@@ -1,0 +1,143 @@
+//! Settings: plain data. Components (clock, file system, randomness) are in [`components`](crate::components).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// The smallest `max_segment_size`, in bytes.
+pub const MIN_SEGMENT_SIZE_BYTES: u64 = 4096;
+
+/// The largest `max_segment_size`, in bytes: 2 GiB, so that offsets fit 32 bits with room for one oversize commit.
+pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
+
+/// What a returned write survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the process at any instruction. No sync is waited for; the operating system writes when it likes.
+    Os,
+    /// That, and power loss except for what was written in the last so long: a background thread syncs that often while there is
+    /// something to sync.
+    Interval(Duration),
+    /// Power loss: a sync that covers the write has returned. Concurrent writers share syncs.
+    Sync,
+}
+
+/// What opening does about a tail that a crash left unfinished. Damage to what was durable is an error in both modes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// Drop the unfinished tail and say so in the recovery report.
+    #[default]
+    DropTail,
+    /// Refuse to open, and change nothing, if anything would be dropped.
+    RefuseLoss,
+}
+
+/// How records reach the active segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppendMode {
+    /// Through a writable map where the file system keeps its promise of preallocated space (ext4, xfs, tmpfs), else by writes.
+    #[default]
+    Auto,
+    /// Through a writable map.
+    Mapped,
+    /// By positioned writes.
+    Positioned,
+}
+
+/// Settings of a store. Start from [`Default`] and change what matters:
+///
+/// ```
+/// use hightower_engine::{Durability, StoreConfig};
+///
+/// let config = StoreConfig { data_dir: "/var/lib/node/kv".into(), durability: Durability::Sync, ..StoreConfig::default() };
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The directory of the store; created if missing. Default: `.hightower`.
+    pub data_dir: PathBuf,
+    /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit gets a segment of its own. Default: 64 MiB.
+    pub max_segment_size: u64,
+    /// How often compaction looks for work by itself; zero: never. Default: 60 s.
+    pub compaction_interval: Duration,
+    /// How often the background syncs when [`durability`](Self::durability) is `None`; zero: never, as [`Durability::Os`]. Default: 25 ms.
+    pub fsync_interval: Duration,
+    /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default: true.
+    pub emit_snapshot_after_compaction: bool,
+    /// With 0, a write runs on the thread that asks for it. With more, a commit thread drains a queue that up to `1024 × worker_threads`
+    /// writes wait in, so that callers may submit without waiting. Default: 0, which is faster for callers that wait.
+    pub worker_threads: usize,
+    /// What a returned write survives, unless a call says otherwise. `None`: [`Durability::Interval`] of
+    /// [`fsync_interval`](Self::fsync_interval). Default: `None`.
+    pub durability: Option<Durability>,
+    /// The most memory that the index may take, in bytes. Past it, writes of new keys are refused; overwrites and deletes of known
+    /// keys go on. Default: no cap.
+    pub max_index_memory_bytes: Option<u64>,
+    /// The most that the store's files may take on disk, in bytes. Past it, writes other than deletes are refused. Default: no cap.
+    pub max_disk_bytes: Option<u64>,
+    /// What opening does about an unfinished tail. Default: drop it and report.
+    pub recovery_mode: RecoveryMode,
+    /// Open for reading only: no file is created or changed, and no lock is held. Default: false.
+    pub read_only: bool,
+    /// How records reach the active segment. Default: what the file system can do best.
+    pub append_mode: AppendMode,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from(".hightower"),
+            max_segment_size: 64 * 1024 * 1024,
+            compaction_interval: Duration::from_secs(60),
+            fsync_interval: Duration::from_millis(25),
+            emit_snapshot_after_compaction: true,
+            worker_threads: 0,
+            durability: None,
+            max_index_memory_bytes: None,
+            max_disk_bytes: None,
+            recovery_mode: RecoveryMode::default(),
+            read_only: false,
+            append_mode: AppendMode::default(),
+        }
+    }
+}
+
+impl StoreConfig {
+    /// The default settings for the store in `data_dir`.
+    #[must_use]
+    pub fn at(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), ..Self::default() }
+    }
+
+    /// What a returned write survives unless the call says otherwise.
+    #[must_use]
+    pub fn effective_durability(&self) -> Durability {
+        match self.durability {
+            Some(Durability::Interval(interval)) if interval.is_zero() => Durability::Os,
+            Some(durability) => durability,
+            None if self.fsync_interval.is_zero() => Durability::Os,
+            None => Durability::Interval(self.fsync_interval),
+        }
+    }
+
+    /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Validation`] names the setting and its range.
+    pub fn validate(&self) -> Result<()> {
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(Error::Validation("data_dir is empty: name the directory of the store".into()));
+        }
+        if !(MIN_SEGMENT_SIZE_BYTES..=MAX_SEGMENT_SIZE_BYTES).contains(&self.max_segment_size) {
+            let text = format!("max_segment_size is {}: it must be 4 KiB to 2 GiB", self.max_segment_size);
+            return Err(Error::Validation(text.into()));
+        }
+        if self.worker_threads > 1024 {
+            let text = format!("worker_threads is {}: it must be 0 to 1024", self.worker_threads);
+            return Err(Error::Validation(text.into()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! One error for everything above the log, sorted by what a caller can do about it.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the store did not do what it was asked to.
+///
+/// Match on [`kind`](Error::kind) where the reaction is the same for a whole class; match on the variant for its details. Messages
+/// are for people and may change.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a read or write outside the commit path. Retrying may help.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done, and to which file.
+        action: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Bytes on disk are not what was written. The store can be opened read-only, and salvaged.
+    #[error("{} is damaged at offset {offset}: {detail}", path.display())]
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// What was expected and found, and the way out.
+        detail: String,
+    },
+    /// Another process, or another engine of this process, has the store open.
+    #[error("{} is in use by another process: close it there first", path.display())]
+    Locked {
+        /// The directory of the store.
+        path: PathBuf,
+    },
+    /// An earlier write or sync failed, so nothing can be promised for new writes until the store is opened again. Reads go on.
+    #[error("the store refuses writes since an earlier failure; open it again to go on: {reason}")]
+    Poisoned {
+        /// The failure that came first.
+        reason: Arc<str>,
+    },
+    /// No room: the disk, the quota or the memory cap is used up. Reads, deletes and compaction still work.
+    #[error("no room: {detail}")]
+    Full {
+        /// Which room, how much of it there is, and how to get more.
+        detail: String,
+    },
+    /// A key, value or batch is larger than the limit.
+    #[error("{what} of {found} is over the limit of {limit}")]
+    LimitExceeded {
+        /// What was measured, with its unit.
+        what: &'static str,
+        /// How much it was.
+        found: u64,
+        /// How much it may be.
+        limit: u64,
+    },
+    /// The request makes no sense as it is.
+    #[error("{0}")]
+    Validation(Cow<'static, str>),
+    /// The store was opened for reading only.
+    #[error("the store is open for reading only")]
+    ReadOnly,
+    /// The files were written by a later version, or use features that this build does not know.
+    #[error("{}: {detail}", path.display())]
+    VersionUnsupported {
+        /// The file that could not be read.
+        path: PathBuf,
+        /// What it needs.
+        detail: String,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Something else has what was asked for, such as a name that must be unique.
+    #[error("conflict: {0}")]
+    Conflict(Cow<'static, str>),
+    /// There is nothing by that name.
+    #[error("not found: {0}")]
+    NotFound(Cow<'static, str>),
+    /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about secrets.
+    #[error("crypto: {0}")]
+    Crypto(Cow<'static, str>),
+}
+
+/// The class of an [`Error`]: what a program decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Error::Io`]
+    Io,
+    /// [`Error::Corrupt`]
+    Corrupt,
+    /// [`Error::Locked`]
+    Locked,
+    /// [`Error::Poisoned`]
+    Poisoned,
+    /// [`Error::Full`]
+    Full,
+    /// [`Error::LimitExceeded`]
+    LimitExceeded,
+    /// [`Error::Validation`]
+    Validation,
+    /// [`Error::ReadOnly`]
+    ReadOnly,
+    /// [`Error::VersionUnsupported`]
+    VersionUnsupported,
+    /// [`Error::Closed`]
+    Closed,
+    /// [`Error::Conflict`]
+    Conflict,
+    /// [`Error::NotFound`]
+    NotFound,
+    /// [`Error::Crypto`]
+    Crypto,
+}
+
+impl Error {
+    /// The class of this error.
+    ///
+    /// ```
+    /// use hightower_engine::{Error, ErrorKind};
+    ///
+    /// assert_eq!(Error::ReadOnly.kind(), ErrorKind::ReadOnly);
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Locked { .. } => ErrorKind::Locked,
+            Self::Poisoned { .. } => ErrorKind::Poisoned,
+            Self::Full { .. } => ErrorKind::Full,
+            Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
+            Self::Validation(_) => ErrorKind::Validation,
+            Self::ReadOnly => ErrorKind::ReadOnly,
+            Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
+            Self::Closed => ErrorKind::Closed,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Crypto(_) => ErrorKind::Crypto,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The engine as other layers see it.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hightower_log::Command;
+use hightower_state::{ApplyOutcome, KvState};
+
+use crate::batch::{Batch, BatchOutcome};
+use crate::error::Result;
+use crate::value::Value;
+
+/// A key-value engine: what services are written against, so that they run on a store, a checked view of one, or a test's own.
+///
+/// It is implemented for references and `Arc`s of engines. Every method may be called from any thread.
+pub trait KvEngine: Send + Sync {
+    /// Commits one command with the version it carries.
+    ///
+    /// # Errors
+    ///
+    /// If the command is over a limit, or the engine refuses writes.
+    fn submit(&self, command: Command) -> Result<ApplyOutcome>;
+
+    /// Commits several commands as one: all of them or, on error, none.
+    ///
+    /// # Errors
+    ///
+    /// If a command or the batch is over a limit, or the engine refuses writes.
+    fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
+    where
+        I: IntoIterator<Item = Command>;
+
+    /// Commits a batch as one, if what it requires holds; a rejection is an outcome, not an error.
+    ///
+    /// # Errors
+    ///
+    /// If a command or the batch is over a limit, or the engine refuses writes.
+    fn commit(&self, batch: Batch) -> Result<BatchOutcome>;
+
+    /// Gives `key` a value, with a version above every version that the engine has seen.
+    ///
+    /// # Errors
+    ///
+    /// If the key or value is over a limit, or the engine refuses writes.
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome>;
+
+    /// Takes `key`'s value away, with a version above every version that the engine has seen.
+    ///
+    /// # Errors
+    ///
+    /// If the key is over a limit, or the engine refuses writes.
+    fn delete(&self, key: &[u8]) -> Result<ApplyOutcome>;
+
+    /// The latest value of `key`.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be read or does not verify.
+    fn get(&self, key: &[u8]) -> Result<Option<Value>>;
+
+    /// The latest value of `key`, and the version that gave it: what a later [`Expect::Version`](crate::Expect::Version) asks for.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be read or does not verify.
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>>;
+
+    /// All keys that start with `prefix`, with their values, in key order, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be read or does not verify.
+    fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>>;
+
+    /// The first `limit` keys between two bounds, with their values, in key order, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be read or does not verify.
+    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>>;
+}
+
+/// An engine that can show all of its state as of one moment.
+pub trait SnapshotEngine {
+    /// A copy of the whole state, tombstones included: as large in memory as all keys and values.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be read or does not verify.
+    fn snapshot_state(&self) -> Result<KvState>;
+
+    /// The highest version that the engine has seen.
+    fn latest_version(&self) -> u64;
+
+    /// The seq of the latest commit.
+    fn latest_seq(&self) -> u64;
+}
+
+macro_rules! delegate {
+    ($($target:ty),*) => {$(
+        impl<E: KvEngine + ?Sized> KvEngine for $target {
+            fn submit(&self, command: Command) -> Result<ApplyOutcome> {
+                (**self).submit(command)
+            }
+
+            fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
+            where
+                I: IntoIterator<Item = Command>,
+            {
+                (**self).submit_batch(commands)
+            }
+
+            fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+                (**self).commit(batch)
+            }
+
+            fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome> {
+                (**self).put(key, value)
+            }
+
+            fn delete(&self, key: &[u8]) -> Result<ApplyOutcome> {
+                (**self).delete(key)
+            }
+
+            fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+                (**self).get(key)
+            }
+
+            fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+                (**self).get_versioned(key)
+            }
+
+            fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>> {
+                (**self).get_prefix(prefix)
+            }
+
+            fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
+                (**self).scan(from, to, limit)
+            }
+        }
+
+        impl<E: SnapshotEngine + ?Sized> SnapshotEngine for $target {
+            fn snapshot_state(&self) -> Result<KvState> {
+                (**self).snapshot_state()
+            }
+
+            fn latest_version(&self) -> u64 {
+                (**self).latest_version()
+            }
+
+            fn latest_seq(&self) -> u64 {
+                (**self).latest_seq()
+            }
+        }
+    )*};
+}
+
+delegate!(&E, Arc<E>, Box<E>);
