@@ -1,0 +1,67 @@
+//! What a store is built from besides its settings: a file system, a clock, a source of randomness. Tests bring their own.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hightower_segment::{Entropy, Fs, OsEntropy, RealFs};
+
+/// Tells the time. Timestamps of commands and the ages in `stats` come from here; no promise of the store depends on it.
+pub trait Clock: Debug + Send + Sync {
+    /// Unix time in milliseconds.
+    fn now_ms(&self) -> i64;
+
+    /// Time since some fixed moment, never going back.
+    fn elapsed(&self) -> Duration;
+}
+
+/// The clock of the operating system.
+#[derive(Debug)]
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        // A clock set before 1970 counts backwards from there; one set beyond the year 292 million stands still.
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// The parts that a store is built from. [`Default`] takes the real ones.
+///
+/// ```
+/// use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let engine = SingleNodeEngine::with_components(StoreConfig::at(dir.path()), Components::default())?;
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Components {
+    /// Where files live.
+    pub fs: Arc<dyn Fs>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where salts and identities come from.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Components {
+    fn default() -> Self {
+        Self { fs: Arc::new(RealFs), clock: Arc::new(SystemClock::default()), entropy: Arc::new(OsEntropy) }
+    }
+}

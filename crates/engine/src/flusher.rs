@@ -1,0 +1,107 @@
+//! Syncs in the background, so that a power loss costs no more than the interval that was asked for.
+//!
+//! A write that asks for an interval leaves it here; the thread wakes, waits half of it so that others can join, syncs once for all, and sleeps
+//! until the next write. The other half is for the sync itself. While nothing is written, nothing runs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+const NOTHING: u64 = u64::MAX;
+
+/// The meeting place of writers and the flusher's thread.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    /// The shortest interval that an unsynced write asked for, in microseconds; [`NOTHING`] if there is none.
+    pending_us: AtomicU64,
+    closing: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Default for Flusher {
+    fn default() -> Self {
+        Self { pending_us: AtomicU64::new(NOTHING), closing: Mutex::new(false), wake: Condvar::new() }
+    }
+}
+
+impl Flusher {
+    /// Asks for a sync within `interval`. Costs one load while an earlier, not later request is pending.
+    pub(crate) fn request(&self, interval: Duration) {
+        let interval_us = u64::try_from(interval.as_micros()).unwrap_or(NOTHING - 1).min(NOTHING - 1);
+        // The write was appended before this load, and the flusher swaps before it syncs: whoever sees an earlier request here is covered
+        // by the sync that this request leads to. Sequential consistency orders the two.
+        if self.pending_us.load(Ordering::SeqCst) <= interval_us {
+            return;
+        }
+        if self.pending_us.fetch_min(interval_us, Ordering::SeqCst) > interval_us {
+            let _closing = self.closing.lock();
+            self.wake.notify_one();
+        }
+    }
+
+    /// Runs until [`close`](Self::close), calling `sync` when a request is due.
+    pub(crate) fn run(&self, mut sync: impl FnMut()) {
+        let mut closing = self.closing.lock();
+        while !*closing {
+            let pending_us = self.pending_us.load(Ordering::SeqCst);
+            if pending_us == NOTHING {
+                self.wake.wait(&mut closing);
+                continue;
+            }
+            // A shorter request notifies, and then the wait starts anew with it; that can only make the sync earlier than promised, never
+            // later than half of its interval from now.
+            let timed_out = self.wake.wait_for(&mut closing, Duration::from_micros(pending_us / 2)).timed_out();
+            if timed_out {
+                self.pending_us.swap(NOTHING, Ordering::SeqCst);
+                parking_lot::MutexGuard::unlocked(&mut closing, &mut sync);
+            }
+        }
+    }
+
+    /// Ends [`run`](Self::run); what is pending is for the caller to sync.
+    pub(crate) fn close(&self) {
+        *self.closing.lock() = true;
+        self.wake.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::Flusher;
+
+    #[test]
+    fn it_syncs_when_asked_and_only_then() {
+        let (flusher, syncs) = (Flusher::default(), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                flusher.run(|| {
+                    syncs.fetch_add(1, Ordering::SeqCst);
+                });
+            });
+            thread::sleep(Duration::from_millis(30));
+            assert_eq!(syncs.load(Ordering::SeqCst), 0, "nothing was written");
+            for _ in 0..100 {
+                flusher.request(Duration::from_millis(2));
+            }
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while syncs.load(Ordering::SeqCst) == 0 {
+                assert!(Instant::now() < deadline, "the request was never served");
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(30));
+            assert_eq!(syncs.load(Ordering::SeqCst), 1, "one sync serves all requests");
+            flusher.request(Duration::from_secs(3600));
+            flusher.request(Duration::from_millis(1));
+            while syncs.load(Ordering::SeqCst) == 1 {
+                assert!(Instant::now() < deadline, "a shorter request must overtake a longer one");
+                thread::sleep(Duration::from_millis(1));
+            }
+            flusher.close();
+        });
+    }
+}

@@ -1,0 +1,180 @@
+//! One sync for all who wait.
+//!
+//! The first writer that needs its commit durable becomes the leader and syncs on its own thread, so a lone writer pays one
+//! sync and no hand-over. Writers that come while it runs wait; when it ends, those that it covered return, and one of the others leads the
+//! next sync, which covers all that was published by then.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+
+/// The first failure of a write or sync. Once it is set, no new write is promised anything.
+#[derive(Debug, Default)]
+pub(crate) struct Poison(OnceLock<Arc<str>>);
+
+impl Poison {
+    /// Refuses if an earlier write or sync failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.0.get() {
+            None => Ok(()),
+            Some(reason) => Err(Error::Poisoned { reason: Arc::clone(reason) }),
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.0.get().map(|reason| &**reason)
+    }
+
+    /// Keeps the first failure, and gives the error that every later writer gets.
+    pub(crate) fn latch(&self, failure: &dyn std::error::Error) -> Error {
+        let reason = self.0.get_or_init(|| describe(failure).into());
+        Error::Poisoned { reason: Arc::clone(reason) }
+    }
+}
+
+/// An error with its sources, in one line.
+fn describe(failure: &dyn std::error::Error) -> String {
+    let mut text = failure.to_string();
+    let mut source = failure.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Shares syncs between the writers of one store.
+#[derive(Debug, Default)]
+pub(crate) struct GroupCommit {
+    /// Whether a leader is syncing.
+    syncing: Mutex<bool>,
+    done: Condvar,
+    /// All commits up to this one are durable.
+    durable_seq: AtomicU64,
+    /// How many syncs have run.
+    syncs: AtomicU64,
+}
+
+impl GroupCommit {
+    /// Starts with all commits up to `seq` durable.
+    pub(crate) fn starting_at(seq: u64) -> Self {
+        Self { durable_seq: AtomicU64::new(seq), ..Self::default() }
+    }
+
+    pub(crate) fn durable_seq(&self) -> u64 {
+        self.durable_seq.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Returns once commit `seq` is durable. `published` tells the latest commit that is appended in full; `sync` makes all of it durable.
+    pub(crate) fn wait(
+        &self,
+        seq: u64,
+        poison: &Poison,
+        published: impl Fn() -> u64,
+        sync: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let mut syncing = self.syncing.lock();
+        loop {
+            if self.durable_seq() >= seq {
+                return Ok(());
+            }
+            poison.check()?;
+            if !*syncing {
+                break;
+            }
+            self.done.wait(&mut syncing);
+        }
+        *syncing = true;
+        drop(syncing);
+
+        // Read before the sync: what is published later may not be covered.
+        let covered = published();
+        let result = sync();
+        let result = result.map_err(|failure| poison.latch(&failure));
+        if result.is_ok() {
+            self.durable_seq.fetch_max(covered, Ordering::AcqRel);
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        *self.syncing.lock() = false;
+        self.done.notify_all();
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::{GroupCommit, Poison};
+    use crate::error::{Error, ErrorKind};
+
+    #[test]
+    fn waiters_share_syncs_and_each_is_covered() {
+        let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
+        let (next, durable, syncs) = (AtomicU64::new(0), AtomicU64::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let seq = next.fetch_add(1, Ordering::SeqCst) + 1;
+                        let sync = || {
+                            let upto = next.load(Ordering::SeqCst);
+                            thread::sleep(Duration::from_micros(200));
+                            syncs.fetch_add(1, Ordering::SeqCst);
+                            durable.fetch_max(upto, Ordering::SeqCst);
+                            Ok(())
+                        };
+                        group.wait(seq, &poison, || next.load(Ordering::SeqCst), sync).unwrap();
+                        assert!(durable.load(Ordering::SeqCst) >= seq, "returned before it was durable");
+                    }
+                });
+            }
+        });
+        let syncs = syncs.load(Ordering::SeqCst);
+        assert!(syncs < 160, "160 commits took {syncs} syncs: none was shared");
+    }
+
+    #[test]
+    fn a_failed_sync_reaches_every_waiter_and_is_not_retried() {
+        let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
+        let tries = AtomicUsize::new(0);
+        let failing = || {
+            tries.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(5));
+            Err(Error::Io { action: "sync".into(), source: io::Error::other("broken disk") })
+        };
+        thread::scope(|scope| {
+            let waiters: Vec<_> =
+                (1..=4).map(|seq| scope.spawn(move || seq)).map(|seq| seq.join().unwrap()).collect();
+            let waiters: Vec<_> = waiters
+                .into_iter()
+                .map(|seq| {
+                    let (group, poison, failing) = (&group, &poison, &failing);
+                    scope.spawn(move || group.wait(seq, poison, || 4, failing))
+                })
+                .collect();
+            for waiter in waiters {
+                let error = waiter.join().unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Poisoned);
+                assert!(error.to_string().contains("broken disk"), "{error}");
+            }
+        });
+        assert_eq!(tries.load(Ordering::SeqCst), 1);
+        assert_eq!(poison.check().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+}
