@@ -1,0 +1,115 @@
+//! One commit as the writer's caller sees it: apply, apply, publish.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use hightower_index::{EntryRef, Guard};
+
+use crate::counters::Delta;
+use crate::entry::Entry;
+use crate::flight::{Flight, Reach};
+use crate::location::Location;
+use crate::mutants::planted;
+use crate::outcome::ApplyOutcome;
+use crate::records::{Applied, Change, Replaced};
+use crate::state::Shared;
+use crate::version::Version;
+use crate::writer::Core;
+
+/// Old versions that a commit looks at for reclaiming, besides two for each key that it writes: more than it can add, so that lists
+/// shrink, and few enough that no commit pays for a backlog.
+const RECLAIM_LEN: usize = 4;
+
+/// A commit that has begun. Readers see nothing of it until it is published, and then all of it.
+///
+/// Dropping it publishes it too: what has been applied is in the caller's log already, and can't be taken back.
+pub struct Commit<'w, 'g, L> {
+    core: &'w mut Core,
+    shared: &'w Shared,
+    guard: &'g Guard,
+    /// `None` once it has been published.
+    flight: Option<Flight<EntryRef<'g, Entry>>>,
+    delta: Delta,
+    location: PhantomData<fn(L) -> L>,
+}
+
+impl Reach for EntryRef<'_, Entry> {
+    fn entry(&self) -> &Entry {
+        self.value()
+    }
+}
+
+impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
+    pub(crate) fn new(core: &'w mut Core, shared: &'w Shared, seq: u64, guard: &'g Guard) -> Self {
+        let flight = Some(Flight::new(seq));
+        Self { core, shared, guard, flight, delta: Delta::default(), location: PhantomData }
+    }
+
+    /// Applies one change. Keys may come more than once; each change meets what those before it have left.
+    ///
+    /// Costs one probe of the index for an overwrite, and an insertion for a new key.
+    pub fn apply(&mut self, change: &Change<'_, L>) -> Applied<L>
+    where
+        'w: 'g,
+    {
+        let Some(flight) = &mut self.flight else { return Applied::STALE };
+        let new = pending(change, flight.seq());
+        let found = self.shared.map.get_entry(change.key, self.guard);
+        let old = found.map(|found| found.value().newest());
+        let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
+        if !outcome.changed() {
+            return Applied::STALE;
+        }
+        match found {
+            Some(found) => flight.overwrite(&self.shared.timeline, found, &new, self.guard),
+            None => {
+                self.core.index.get_or_insert_with(change.key, || Entry::new(&new));
+                // If it weren't found, readers would take the way round for it: correct, only slower.
+                if let Some(added) = self.shared.map.get_entry(change.key, self.guard) {
+                    flight.added(added);
+                }
+            }
+        }
+        self.delta.add(new.word, new.version);
+        if let Some(old) = &old {
+            self.delta.remove(old.word);
+        }
+        Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
+    }
+
+    /// Makes the commit visible, all at once.
+    pub fn publish(mut self) {
+        self.finish();
+    }
+}
+
+impl<L> Commit<'_, '_, L> {
+    fn finish(&mut self) {
+        let Some(flight) = self.flight.take() else { return };
+        let Core { live, retained, .. } = &mut *self.core;
+        let budget = 2 * flight.len() + RECLAIM_LEN;
+        self.shared.counters.add(&self.delta);
+        let kept = flight.publish(&self.shared.timeline, live, self.guard, |version, live| {
+            retained.push(version.reach.key(), version.seq, version.until, live);
+        });
+        self.core.account(kept);
+        self.core.reclaim(&self.shared.map, budget, self.guard);
+    }
+}
+
+fn pending<L: Location>(change: &Change<'_, L>, seq: u64) -> Version {
+    let new = change.version_at(seq);
+    if planted("never_pending") { new } else { Version { word: new.word.pending(), ..new } }
+}
+
+impl<L> Drop for Commit<'_, '_, L> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl<L> fmt::Debug for Commit<'_, '_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commit").field("seq", &self.flight.as_ref().map(Flight::seq)).finish_non_exhaustive()
+    }
+}

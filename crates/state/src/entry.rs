@@ -1,0 +1,124 @@
+//! One key's entry: its newest version in place, and its older ones while a snapshot needs them.
+//!
+//! # Reading without retry
+//!
+//! An overwrite by commit n stores, in this order and each with release:
+//!
+//! 1. the old version, where readers find it: in the [undo slot](crate::undo) or in front of the older versions;
+//! 2. `seq := n`;
+//! 3. `word := new location, pending`;
+//! 4. `version` and `len_bytes`;
+//! 5. once the commit is published: `word := new location`.
+//!
+//! A reader at a snapshot's seq S loads the fields and then `seq`, each with acquire. `seq <= S` means that none of the fields
+//! comes from a commit after S, and since everything up to S was complete when the snapshot was taken, all of them come from
+//! the newest commit up to S. Else that version has been replaced, and the reader takes it from the undo slot, if the commit
+//! that the entry shows is the one in flight, or from the older versions.
+//!
+//! A reader of the latest version loads `version`, `word` and `version` again. If the word isn't pending and the version
+//! is the same both times, they belong together and are published. Else a commit is in flight right here, and the reader
+//! reads as a snapshot does; it never tries twice.
+
+use crate::location::LocationBits;
+use crate::mutants::planted;
+use crate::older::Older;
+use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering};
+use crate::undo::Undo;
+use crate::version::{Version, Word};
+
+/// What the index holds for a key.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    word: AtomicU64,
+    seq: AtomicU64,
+    version: AtomicU64,
+    older: Older,
+    len_bytes: AtomicU32,
+}
+
+/// The latest version, as far as a plain read needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Latest {
+    pub(crate) word: Word,
+    pub(crate) version: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(version: &Version) -> Self {
+        Self {
+            word: AtomicU64::new(version.word.raw()),
+            seq: AtomicU64::new(version.seq),
+            version: AtomicU64::new(version.version),
+            older: Older::default(),
+            len_bytes: AtomicU32::new(version.len_bytes),
+        }
+    }
+
+    /// What the undo slot calls this entry. An entry stays where it is as long as a snapshot may need an older version of it.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The latest version, tombstones included; `None` if a commit is in flight here.
+    pub(crate) fn latest(&self) -> Option<Latest> {
+        let version = self.version.load(Ordering::Acquire);
+        let word = Word::from_raw(self.word.load(Ordering::Acquire));
+        let is_whole = self.version.load(Ordering::Acquire) == version || planted("version_unchecked");
+        let is_published = !word.is_pending() || planted("pending_unchecked");
+        (is_whole && is_published).then_some(Latest { word: word.settled(), version })
+    }
+
+    /// The newest version of seq `seq` or before, tombstones included.
+    pub(crate) fn at(&self, seq: u64, undo: &Undo, guard: &Guard) -> Option<Version> {
+        let newest = self.newest();
+        if newest.seq <= seq {
+            return Some(Version { word: newest.word.settled(), ..newest });
+        }
+        let undone = if planted("undo_ignored") { None } else { undo.find(newest.seq, self.id()) };
+        match undone {
+            Some(old) if old.seq <= seq => Some(old),
+            _ => self.older.find(seq, guard),
+        }
+    }
+
+    /// All fields, `seq` last. For the writer, they belong together.
+    pub(crate) fn newest(&self) -> Version {
+        let early = planted("seq_first").then(|| self.seq.load(Ordering::Acquire));
+        let version = self.version.load(Ordering::Acquire);
+        let len_bytes = self.len_bytes.load(Ordering::Acquire);
+        let word = Word::from_raw(self.word.load(Ordering::Acquire));
+        let seq = early.unwrap_or_else(|| self.seq.load(Ordering::Acquire));
+        Version { word, seq, version, len_bytes }
+    }
+
+    /// Overwrites the newest version; the old one must be where readers find it.
+    pub(crate) fn replace(&self, new: &Version) {
+        if planted("location_before_seq") {
+            self.word.store(new.word.raw(), Ordering::Release);
+        }
+        self.seq.store(new.seq, Ordering::Release);
+        self.word.store(new.word.raw(), Ordering::Release);
+        self.version.store(new.version, Ordering::Release);
+        self.len_bytes.store(new.len_bytes, Ordering::Release);
+    }
+
+    /// The commit that stored the word is published.
+    pub(crate) fn settle(&self) {
+        let word = Word::from_raw(self.word.load(Ordering::Relaxed));
+        self.word.store(word.settled().raw(), Ordering::Release);
+    }
+
+    pub(crate) fn older(&self) -> &Older {
+        &self.older
+    }
+
+    /// Points this key's versions that lie at `old` to `new` instead; says whether there was one.
+    pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
+        let word = Word::from_raw(self.word.load(Ordering::Relaxed));
+        let is_there = word.location() == old;
+        if is_there {
+            self.word.store(word.moved_to(new).raw(), Ordering::Release);
+        }
+        is_there | self.older.relocate(old, new, guard)
+    }
+}

@@ -1,0 +1,186 @@
+//! The older versions of one entry, newest first, while a snapshot needs them.
+//!
+//! A list of immutable nodes, except that a node's location may move. Readers walk it under a guard. The writer puts a version
+//! in front, or drops those that nobody needs, by building a new list and publishing it with one store; both share what
+//! they have in common, so that a reader of the old list misses nothing.
+
+use std::sync::Arc;
+
+use crate::location::LocationBits;
+use crate::registry::Live;
+use crate::sync::{AtomicU64, Guard, Ordering};
+use crate::version::{Version, Word};
+
+/// One old version.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    word: AtomicU64,
+    seq: u64,
+    /// The commit that replaced it: it was the newest from `seq` until before `until`.
+    until: u64,
+    version: u64,
+    len_bytes: u32,
+    next: Option<Arc<Kept>>,
+}
+
+impl Kept {
+    /// The bytes that one kept version costs: the node and the counters of the box that it may be in.
+    pub(crate) const LEN_BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>();
+
+    fn new(old: &Version, until: u64, next: Option<Arc<Kept>>) -> Self {
+        let word = AtomicU64::new(old.word.settled().raw());
+        Self { word, seq: old.seq, until, version: old.version, len_bytes: old.len_bytes, next }
+    }
+
+    fn copy(&self, next: Option<Arc<Kept>>) -> Self {
+        Self::new(&self.version(), self.until, next)
+    }
+
+    fn version(&self) -> Version {
+        let word = Word::from_raw(self.word.load(Ordering::Acquire));
+        Version { word, seq: self.seq, version: self.version, len_bytes: self.len_bytes }
+    }
+
+    fn is_needed(&self, live: &Live) -> bool {
+        live.needs(self.seq, self.until)
+    }
+
+    fn walk(&self) -> impl Iterator<Item = &Kept> {
+        std::iter::successors(Some(self), |kept| kept.next.as_deref())
+    }
+}
+
+impl Drop for Kept {
+    /// Takes the list apart in a loop: as long as it may be, nothing recurses.
+    fn drop(&mut self) {
+        let mut next = self.next.take();
+        while let Some(mut kept) = next.and_then(Arc::into_inner) {
+            next = kept.next.take();
+        }
+    }
+}
+
+/// The list's head.
+#[derive(Debug, Default)]
+pub(crate) struct Older {
+    head: Cell,
+}
+
+impl Older {
+    /// Puts a version in front that commit `until` replaces, or has just replaced.
+    pub(crate) fn push(&self, old: &Version, until: u64, guard: &Guard) {
+        let next = self.head.with(guard, |head| head.map(|head| Arc::new(head.copy(head.next.clone()))));
+        self.head.store(Some(Kept::new(old, until, next)), guard);
+    }
+
+    /// The newest kept version of seq `seq` or before.
+    pub(crate) fn find(&self, seq: u64, guard: &Guard) -> Option<Version> {
+        self.head.with(guard, |head| head?.walk().find(|kept| kept.seq <= seq).map(Kept::version))
+    }
+
+    /// The commit that replaced the version of seq `seq`, if that version is kept.
+    pub(crate) fn until_of(&self, seq: u64, guard: &Guard) -> Option<u64> {
+        self.head.with(guard, |head| head?.walk().find(|kept| kept.seq == seq).map(|kept| kept.until))
+    }
+
+    /// Drops what no live snapshot needs, and says how many versions that was. Costs one step per kept version.
+    pub(crate) fn trim(&self, live: &Live, guard: &Guard) -> usize {
+        let trimmed = self.head.with(guard, |head| {
+            let head = head?;
+            let needed: Vec<&Kept> = head.walk().filter(|kept| kept.is_needed(live)).collect();
+            let dropped = head.walk().count() - needed.len();
+            (dropped > 0).then(|| (dropped, rebuild(&needed)))
+        });
+        let Some((dropped, head)) = trimmed else { return 0 };
+        self.head.store(head, guard);
+        dropped
+    }
+
+    /// Points kept versions at `old` to `new` instead; says whether there was one.
+    pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
+        let relocate = |kept: &Kept| {
+            let word = Word::from_raw(kept.word.load(Ordering::Acquire));
+            let is_there = word.location() == old;
+            if is_there {
+                kept.word.store(word.moved_to(new).raw(), Ordering::Release);
+            }
+            is_there
+        };
+        self.head.with(guard, |head| head.is_some_and(|head| head.walk().filter(|kept| relocate(kept)).count() > 0))
+    }
+
+    /// Calls `each` with every kept version, newest first.
+    pub(crate) fn for_each(&self, guard: &Guard, each: impl FnMut(Version)) {
+        self.head.with(guard, |head| {
+            let versions = head.into_iter().flat_map(Kept::walk).map(Kept::version);
+            versions.for_each(each);
+        });
+    }
+}
+
+fn rebuild(needed: &[&Kept]) -> Option<Kept> {
+    let (first, rest) = needed.split_first()?;
+    let next = rest.iter().rev().fold(None, |next, kept| Some(Arc::new(kept.copy(next))));
+    Some(first.copy(next))
+}
+
+#[cfg(not(loom))]
+use published::Cell;
+
+#[cfg(not(loom))]
+mod published {
+    use hightower_index::{Guard, Published};
+
+    use super::Kept;
+
+    /// The head of a list, reclaimed by epochs.
+    #[derive(Debug, Default)]
+    pub(super) struct Cell(Published<Kept>);
+
+    impl Cell {
+            pub(super) fn with<R>(&self, guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
+            read(self.0.load(guard))
+        }
+
+        pub(super) fn store(&self, head: Option<Kept>, guard: &Guard) {
+            self.0.store(head.map(Box::new), guard);
+        }
+    }
+}
+
+#[cfg(loom)]
+use counted::Cell;
+
+#[cfg(loom)]
+mod counted {
+    use std::sync::Arc;
+
+    use loom::sync::Mutex;
+
+    use super::Kept;
+    use crate::sync::Guard;
+
+    /// The head of a list, reclaimed by counting.
+    #[derive(Debug)]
+    pub(super) struct Cell(Mutex<Option<Arc<Kept>>>);
+
+    impl Default for Cell {
+        fn default() -> Self {
+            Self(Mutex::new(None))
+        }
+    }
+
+    impl Cell {
+            pub(super) fn with<R>(&self, _guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
+            read(self.get().as_deref())
+        }
+
+        pub(super) fn store(&self, head: Option<Kept>, _guard: &Guard) {
+            *self.0.lock().unwrap() = head.map(Arc::new);
+        }
+
+        fn get(&self) -> Option<Arc<Kept>> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The iterators: live keys, or everything that is known.
+
+use std::fmt;
+
+use hightower_index::{Guard, pin};
+
+use crate::location::Location;
+use crate::outcome::CommandKind;
+use crate::records::{EntryRecord, Versioned};
+use crate::walk::{End, Walk};
+
+/// Live keys at a snapshot, in key order, from either end.
+///
+/// It owns its snapshot, so it can be stored, sent to another thread and outlive the state's handles. It looks ahead in batches and holds
+/// no guard in between, so that a slow reader doesn't keep memory from being freed.
+///
+/// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) lends the key instead, and gives locations that
+/// stay good under the caller's guard.
+pub struct Range<L> {
+    walk: Walk<L>,
+}
+
+/// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as [`Range`].
+pub struct Entries<L> {
+    walk: Walk<L>,
+}
+
+impl<L: Location> Range<L> {
+    pub(crate) fn new(walk: Walk<L>) -> Self {
+        Self { walk: walk.live_only() }
+    }
+
+    /// The next key from the front. The location stays good while the guard lives.
+    ///
+    /// ```
+    /// use hightower_state::{ConcurrentKvState, pin};
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// state.set(b"a", 1, 10)?;
+    /// let mut range = state.prefix(b"");
+    /// let guard = pin();
+    /// while let Some((key, found)) = range.next_pinned(&guard) {
+    ///     assert_eq!((key, found.location), (&b"a"[..], 10));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn next_pinned(&mut self, guard: &Guard) -> Option<(&[u8], Versioned<L>)> {
+        self.walk.next(End::Front, guard).map(live)
+    }
+
+    /// The next key from the back. The location stays good while the guard lives.
+    pub fn next_back_pinned(&mut self, guard: &Guard) -> Option<(&[u8], Versioned<L>)> {
+        self.walk.next(End::Back, guard).map(live)
+    }
+
+    /// The seq that the range is read at.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.walk.seq()
+    }
+}
+
+fn live<L>((key, record): (&[u8], EntryRecord<L>)) -> (&[u8], Versioned<L>) {
+    debug_assert!(record.kind == CommandKind::Set, "the walk passes over tombstones");
+    (key, Versioned { location: record.location, version: record.version })
+}
+
+impl<L: Location> Iterator for Range<L> {
+    type Item = (Vec<u8>, Versioned<L>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, found) = self.next_pinned(&pin())?;
+        Some((key.to_vec(), found))
+    }
+}
+
+impl<L: Location> DoubleEndedIterator for Range<L> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let (key, found) = self.next_back_pinned(&pin())?;
+        Some((key.to_vec(), found))
+    }
+}
+
+impl<L: Location> Entries<L> {
+    pub(crate) fn new(walk: Walk<L>) -> Self {
+        Self { walk }
+    }
+
+    /// The next key from the front. The location stays good while the guard lives.
+    pub fn next_pinned(&mut self, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
+        self.walk.next(End::Front, guard)
+    }
+
+    /// The next key from the back. The location stays good while the guard lives.
+    pub fn next_back_pinned(&mut self, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
+        self.walk.next(End::Back, guard)
+    }
+}
+
+impl<L: Location> Iterator for Entries<L> {
+    type Item = (Vec<u8>, EntryRecord<L>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, record) = self.next_pinned(&pin())?;
+        Some((key.to_vec(), record))
+    }
+}
+
+impl<L: Location> DoubleEndedIterator for Entries<L> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let (key, record) = self.next_back_pinned(&pin())?;
+        Some((key.to_vec(), record))
+    }
+}
+
+impl<L> fmt::Debug for Range<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range").finish_non_exhaustive()
+    }
+}
+
+impl<L> fmt::Debug for Entries<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+//! Which snapshots are alive: a table of slots that snapshots claim and free without waiting for anybody.
+//!
+//! # The protocol
+//!
+//! A snapshot must never be missed by a writer that decides, at the same moment, that nobody needs an old version:
+//!
+//! | snapshot | writer, at the end of commit n |
+//! | --- | --- |
+//! | 1. claims a slot (`PENDING`) and counts the change | 1. visible := n |
+//! | 2. full fence | 2. full fence |
+//! | 3. S := visible | 3. reads the count of changes; if it moved, reads the slots |
+//! | 4. slot := S | 4. keeps the old version if some S below n needs it |
+//!
+//! By the two fences either the snapshot reads a visible seq of n or more, and doesn't need what commit n replaced, or the
+//! writer sees the claim. Both sides take a fixed number of steps. (Store, fence, load on both sides: Dekker's pattern.)
+//!
+//! The slots lie in blocks that double in size and are never freed before the registry, so claiming needs no lock: one
+//! compare-and-swap on a free slot.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::mutants::planted;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence};
+
+/// A slot that nobody has claimed.
+const FREE: u64 = 0;
+/// A slot that is claimed by a snapshot which doesn't know its seq yet. (Known seqs are stored plus one.)
+const PENDING: u64 = u64::MAX;
+/// Slots of the first block.
+const FIRST_BLOCK_SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
+
+/// The live snapshots.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    first: Block,
+    /// Counts claims and releases, so that the writer reads the slots only when something has changed.
+    changes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Block {
+    slots: Box<[Slot]>,
+    /// How many slots are claimed, or being claimed.
+    used: AtomicUsize,
+    next: OnceLock<Box<Block>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    seq_plus_one: AtomicU64,
+    since_ms: AtomicU64,
+}
+
+/// A claimed slot. Has to be given back to [`Registry::release`].
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    block: usize,
+    slot: usize,
+}
+
+/// What the writer knows of the live snapshots.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    /// Ascending.
+    seqs: Vec<u64>,
+    /// Some snapshot has claimed a slot and not yet said its seq.
+    has_pending: bool,
+    /// The count of changes when this was read.
+    changes: u64,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self { first: Block::new(FIRST_BLOCK_SLOTS), changes: AtomicU64::new(0) }
+    }
+
+    /// Takes a snapshot of `visible`: from here on nothing is reclaimed that a reader at the returned seq needs.
+    pub(crate) fn register(&self, visible: &AtomicU64, now: Duration) -> (Ticket, u64) {
+        let (ticket, slot) = self.claim();
+        slot.since_ms.store(whole_ms(now), Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        if !planted("register_without_fence") {
+            fence(Ordering::SeqCst);
+        }
+        let seq = visible.load(Ordering::Acquire);
+        slot.seq_plus_one.store(seq + 1, Ordering::Release);
+        (ticket, seq)
+    }
+
+    /// Ends a snapshot.
+    pub(crate) fn release(&self, ticket: &Ticket) {
+        let Some(block) = self.blocks().nth(ticket.block) else { return };
+        block.slots[ticket.slot].seq_plus_one.store(FREE, Ordering::Release);
+        block.used.fetch_sub(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn claim(&self) -> (Ticket, &Slot) {
+        let hint = self.changes.load(Ordering::Relaxed);
+        let mut block = &self.first;
+        let mut depth = 0;
+        loop {
+            if let Some(slot) = block.claim(hint) {
+                return (Ticket { block: depth, slot }, &block.slots[slot]);
+            }
+            block = block.next.get_or_init(|| Box::new(Block::new(block.slots.len() * 2)));
+            depth += 1;
+        }
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        std::iter::successors(Some(&self.first), |block| block.next.get().map(Box::as_ref))
+    }
+
+    /// The oldest live snapshot's seq, and the clock's reading when it was taken.
+    pub(crate) fn oldest(&self) -> Option<(u64, Duration)> {
+        let slots = self.blocks().flat_map(|block| block.slots.iter());
+        let known = slots.filter_map(|slot| match slot.seq_plus_one.load(Ordering::Acquire) {
+            FREE | PENDING => None,
+            seq => Some((seq - 1, Duration::from_millis(slot.since_ms.load(Ordering::Relaxed)))),
+        });
+        known.min()
+    }
+
+    /// How many snapshots are alive.
+    pub(crate) fn len(&self) -> usize {
+        self.blocks().map(|block| block.used.load(Ordering::Acquire)).sum()
+    }
+}
+
+impl Block {
+    fn new(slots: usize) -> Self {
+        let slots = (0..slots).map(|_| Slot { seq_plus_one: AtomicU64::new(FREE), since_ms: AtomicU64::new(0) });
+        Self { slots: slots.collect(), used: AtomicUsize::new(0), next: OnceLock::new() }
+    }
+
+    /// Claims a free slot, if there is one; looks at each slot once.
+    fn claim(&self, hint: u64) -> Option<usize> {
+        let len = self.slots.len();
+        if self.used.fetch_add(1, Ordering::AcqRel) < len {
+            let start = usize::try_from(hint % len as u64).unwrap_or(0);
+            let order = (start..len).chain(0..start);
+            if let Some(slot) = order.into_iter().find(|&slot| self.slots[slot].claim()) {
+                return Some(slot);
+            }
+        }
+        self.used.fetch_sub(1, Ordering::AcqRel);
+        None
+    }
+}
+
+impl Slot {
+    fn claim(&self) -> bool {
+        self.seq_plus_one.load(Ordering::Relaxed) == FREE
+            && self.seq_plus_one.compare_exchange(FREE, PENDING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl Live {
+    /// Reads the registry again if anything has changed; says whether it has. The writer alone calls this, after it has
+    /// published.
+    pub(crate) fn refresh(&mut self, registry: &Registry) -> bool {
+        if !planted("retain_without_fence") {
+            fence(Ordering::SeqCst);
+        }
+        let changes = registry.changes.load(Ordering::Acquire);
+        if changes == self.changes && !self.has_pending {
+            return false;
+        }
+        self.changes = changes;
+        self.has_pending = false;
+        self.seqs.clear();
+        let used = registry.blocks().filter(|block| block.used.load(Ordering::Acquire) > 0);
+        for slot in used.flat_map(|block| block.slots.iter()) {
+            match slot.seq_plus_one.load(Ordering::Acquire) {
+                FREE => {}
+                PENDING => self.has_pending = true,
+                seq => self.seqs.push(seq - 1),
+            }
+        }
+        self.seqs.sort_unstable();
+        true
+    }
+
+    /// Whether some snapshot may read a version that was the newest from seq `from` until before seq `until`.
+    pub(crate) fn needs(&self, from: u64, until: u64) -> bool {
+        self.has_pending || self.newest_reader(from, until).is_some()
+    }
+
+    /// The newest snapshot that reads such a version, of those that are known.
+    pub(crate) fn newest_reader(&self, from: u64, until: u64) -> Option<u64> {
+        let below = self.seqs.partition_point(|&seq| seq < until);
+        let newest = *self.seqs.get(below.checked_sub(1)?)?;
+        (newest >= from).then_some(newest)
+    }
+
+    /// Whether a snapshot at exactly this seq is alive.
+    pub(crate) fn contains(&self, seq: u64) -> bool {
+        self.seqs.binary_search(&seq).is_ok()
+    }
+
+    /// Whether a snapshot has not said its seq yet, so that nothing may be judged unneeded.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.has_pending
+    }
+
+    /// Whether every live snapshot is at `seq` or later.
+    pub(crate) fn all_reach(&self, seq: u64) -> bool {
+        !self.has_pending && self.seqs.first().is_none_or(|&oldest| oldest >= seq)
+    }
+}
+
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn snapshots_beyond_the_first_block_are_seen_and_released_in_any_order() {
+        let registry = Registry::new();
+        let mut live = Live::default();
+        let mut tickets: Vec<_> =
+            (0..1000).map(|seq| registry.register(&AtomicU64::new(seq), NOW).0).enumerate().collect();
+        assert!(live.refresh(&registry));
+        assert!(!live.refresh(&registry), "nothing has changed since");
+        assert_eq!(live.seqs, (0..1000).collect::<Vec<_>>());
+        tickets.sort_by_key(|(at, _)| at % 7);
+        for (done, (_, ticket)) in tickets.iter().enumerate() {
+            assert_eq!(registry.len(), 1000 - done);
+            registry.release(ticket);
+        }
+        assert!(live.refresh(&registry));
+        assert!(live.seqs.is_empty() && registry.oldest().is_none());
+    }
+
+    #[test]
+    fn a_version_is_needed_by_snapshots_within_its_time_only() {
+        let registry = Registry::new();
+        let mut live = Live::default();
+        registry.register(&AtomicU64::new(10), NOW);
+        registry.register(&AtomicU64::new(20), NOW);
+        live.refresh(&registry);
+        assert!(live.needs(10, 11) && live.needs(5, 11) && live.needs(15, 30));
+        assert!(!live.needs(11, 20) && !live.needs(21, 30) && !live.needs(1, 10));
+        assert_eq!(live.newest_reader(1, 30), Some(20));
+        assert!(live.all_reach(10) && !live.all_reach(11));
+        assert_eq!(registry.oldest(), Some((10, NOW)));
+    }
+}

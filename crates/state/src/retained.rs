@@ -1,0 +1,160 @@
+//! Which entries hold older versions, so that these go once the snapshots that need them have gone.
+//!
+//! Each kept version is on the list of the newest snapshot that needs it. When that snapshot ends, its list is gone through, a few items
+//! with each commit: a version that an older snapshot needs too moves to that one's list, any other is dropped from its entry. So a
+//! version is looked at once for each snapshot that needed it, whatever the order in which snapshots end, and a snapshot that is held for
+//! long holds up nothing but what it needs itself.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::registry::Live;
+
+/// The lists.
+#[derive(Debug, Default)]
+pub(crate) struct Retained {
+    /// By the seq of the snapshots.
+    owned: BTreeMap<u64, Items>,
+    /// The lists of snapshots that have ended, to be gone through.
+    orphaned: VecDeque<Items>,
+}
+
+/// Kept versions by seq and key, first in first out, packed into chunks: adding copies nothing but the key, and what has been taken is freed
+/// chunk by chunk.
+#[derive(Debug, Default)]
+struct Items {
+    chunks: VecDeque<Vec<u8>>,
+    /// How much of the first chunk has been taken.
+    taken: usize,
+}
+
+impl Retained {
+    /// Puts a kept version on the list of the newest snapshot that needs it. If a snapshot is still on its way, the version will be
+    /// looked at again.
+    pub(crate) fn push(&mut self, key: &[u8], seq: u64, until: u64, live: &Live) {
+        match live.newest_reader(seq, until) {
+            Some(owner) if !live.has_pending() => self.owned.entry(owner).or_default().push(seq, key),
+            _ => {
+                if self.orphaned.is_empty() {
+                    self.orphaned.push_back(Items::default());
+                }
+                if let Some(items) = self.orphaned.back_mut() {
+                    items.push(seq, key);
+                }
+            }
+        }
+    }
+
+    /// Moves the lists of snapshots that have ended to those that are gone through.
+    pub(crate) fn orphan(&mut self, live: &Live) {
+        let ended = self.owned.extract_if(.., |&owner, _| !live.contains(owner));
+        self.orphaned.extend(ended.map(|(_, items)| items));
+    }
+
+    /// Takes one version to look at, and puts its key into `key`.
+    pub(crate) fn pop_orphan(&mut self, key: &mut Vec<u8>) -> Option<u64> {
+        loop {
+            let items = self.orphaned.front_mut()?;
+            if let Some(seq) = items.pop(key) {
+                return Some(seq);
+            }
+            self.orphaned.pop_front();
+        }
+    }
+
+    pub(crate) fn has_orphans(&self) -> bool {
+        !self.orphaned.is_empty()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.orphaned.is_empty() && self.owned.is_empty()
+    }
+
+    /// The bytes that the lists take.
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.owned.values().chain(&self.orphaned).map(Items::len_bytes).sum()
+    }
+
+    /// Calls `each` with the seq and the key of every version on a list.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(u64, &[u8])) {
+        for items in self.owned.values().chain(&self.orphaned) {
+            items.for_each(&mut each);
+        }
+    }
+}
+
+/// Chunks grow up to this and no further, so that adding never copies more.
+const CHUNK_LEN_BYTES: usize = 16 * 1024;
+
+impl Items {
+    fn push(&mut self, seq: u64, key: &[u8]) {
+        let needed = size_of::<u64>() + size_of::<u32>() + key.len();
+        let fits = |chunk: &Vec<u8>| chunk.is_empty() || chunk.len() + needed <= CHUNK_LEN_BYTES;
+        if !self.chunks.back().is_some_and(fits) {
+            self.chunks.push_back(Vec::new());
+        }
+        if let Some(chunk) = self.chunks.back_mut() {
+            chunk.extend_from_slice(&seq.to_le_bytes());
+            chunk.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
+            chunk.extend_from_slice(key);
+        }
+    }
+
+    fn pop(&mut self, key: &mut Vec<u8>) -> Option<u64> {
+        loop {
+            let chunk = self.chunks.front()?;
+            if let Some((seq, found, rest)) = chunk.get(self.taken..).and_then(split) {
+                key.clear();
+                key.extend_from_slice(found);
+                self.taken = chunk.len() - rest.len();
+                return Some(seq);
+            }
+            self.chunks.pop_front();
+            self.taken = 0;
+        }
+    }
+
+    fn for_each(&self, each: &mut impl FnMut(u64, &[u8])) {
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            let mut rest = if at == 0 { chunk.get(self.taken..).unwrap_or_default() } else { chunk };
+            while let Some((seq, key, after)) = split(rest) {
+                each(seq, key);
+                rest = after;
+            }
+        }
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.chunks.iter().map(Vec::capacity).sum()
+    }
+}
+
+/// The first item of a chunk, and what follows it.
+fn split(chunk: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+    let (seq, rest) = chunk.split_first_chunk()?;
+    let (len_bytes, rest) = rest.split_first_chunk()?;
+    let (key, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len_bytes)).ok()?)?;
+    Some((u64::from_le_bytes(*seq), key, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_come_back_in_order_across_chunks() {
+        let mut items = Items::default();
+        let key = |at: u64| vec![b'k'; usize::try_from(at % 700).unwrap()];
+        (0..500).for_each(|at| items.push(at, &key(at)));
+        items.push(500, &vec![7; 3 * CHUNK_LEN_BYTES]);
+        let mut found = Vec::new();
+        for at in 0..250 {
+            assert_eq!(items.pop(&mut found), Some(at));
+            assert_eq!(found, key(at));
+        }
+        let mut left = 0;
+        items.for_each(&mut |seq, key| left += usize::from(seq >= 250 && key.len() < 700));
+        assert_eq!(left, 250);
+        while items.pop(&mut found).is_some() {}
+        assert_eq!((found.len(), items.len_bytes()), (3 * CHUNK_LEN_BYTES, 0));
+    }
+}

@@ -1,0 +1,170 @@
+//! A consistent view as of one seq.
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hightower_index::{Guard, pin};
+
+use crate::bounds::prefix_end;
+use crate::location::Location;
+use crate::range::{Entries, Range};
+use crate::records::{EntryRecord, Versioned};
+use crate::registry::Ticket;
+use crate::state::ConcurrentKvState;
+use crate::walk::{Prefetch, Walk};
+
+/// A view of a [`ConcurrentKvState`] as of one commit: everything up to it, whole, and nothing after it.
+///
+/// Taking one costs the same however many keys there are, and waits for nobody. While it lives, the versions that it reads are kept: one
+/// old version at most for each key that is overwritten. A clone is the same view and keeps nothing more.
+///
+/// ```
+/// use hightower_state::ConcurrentKvState;
+///
+/// # fn main() -> Result<(), hightower_state::StateError> {
+/// let state = ConcurrentKvState::<u32>::new();
+/// state.set(b"a", 1, 10)?;
+/// let snapshot = state.snapshot();
+/// state.delete(b"a", 2, 0)?;
+///
+/// let reader = std::thread::spawn(move || snapshot.get(b"a").map(|found| found.location));
+/// assert_eq!(reader.join().unwrap(), Some(10));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Snapshot<L> {
+    registration: Arc<Registration<L>>,
+}
+
+/// A snapshot's place in the registry.
+struct Registration<L> {
+    state: ConcurrentKvState<L>,
+    ticket: Ticket,
+    seq: u64,
+}
+
+impl<L: Location> Snapshot<L> {
+    pub(crate) fn new(state: &ConcurrentKvState<L>) -> Self {
+        let timeline = &state.shared.timeline;
+        let (ticket, seq) = timeline.registry.register(&timeline.visible, state.shared.clock.now());
+        Self { registration: Arc::new(Registration { state: state.clone(), ticket, seq }) }
+    }
+
+    /// The seq that this snapshot reads at.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.registration.seq
+    }
+
+    /// The state that this is a view of.
+    #[must_use]
+    pub fn state(&self) -> &ConcurrentKvState<L> {
+        &self.registration.state
+    }
+
+    /// The location and version of a key that was there.
+    ///
+    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow the location under the guard.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Versioned<L>> {
+        self.get_pinned(key, &pin())
+    }
+
+    /// The location and version of a key that was there. The location stays good while the guard lives.
+    #[must_use]
+    pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
+        self.entry_pinned(key, guard)?.found()
+    }
+
+    /// Everything that was known of a key, tombstones included. The location stays good while the guard lives.
+    #[must_use]
+    pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {
+        let shared = &self.state().shared;
+        let entry = shared.map.get(key, guard)?;
+        Some(EntryRecord::new(&shared.at(entry, self.seq(), guard)?))
+    }
+
+    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
+    /// [`get_pinned`](Self::get_pinned) would say of it.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, mut each: impl FnMut(usize, Option<Versioned<L>>)) {
+        let shared = &self.state().shared;
+        shared.map.get_many(keys, guard, |at, entry| {
+            let version = entry.and_then(|entry| shared.at(entry.value(), self.seq(), guard));
+            each(at, version.and_then(|version| EntryRecord::new(&version).found()));
+        });
+    }
+
+    /// The keys between two bounds that were there, in order, from either end. The iterator holds this snapshot by itself.
+    ///
+    /// ```
+    /// use std::ops::Bound;
+    /// use hightower_state::ConcurrentKvState;
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// for (key, location) in [(b"a", 1), (b"b", 2), (b"c", 3)] {
+    ///     state.set(key, 1, location)?;
+    /// }
+    /// let range = state.snapshot().range(Bound::Excluded(b"a"), Bound::Unbounded);
+    /// let backwards: Vec<_> = range.rev().map(|(key, found)| (key, found.location)).collect();
+    /// assert_eq!(backwards, [(b"c".to_vec(), 3), (b"b".to_vec(), 2)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
+        Range::new(Walk::new(self.clone(), from, to, None))
+    }
+
+    /// As [`range`](Self::range), and calls `prefetch` with every location some items before the iterator gives it out, so that
+    /// whatever it points to can be asked for early.
+    #[must_use]
+    pub fn range_with_prefetch(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        prefetch: impl Fn(L) + Send + Sync + 'static,
+    ) -> Range<L> {
+        Range::new(Walk::new(self.clone(), from, to, Some(Box::new(prefetch) as Prefetch<L>)))
+    }
+
+    /// The keys that were there and begin with `prefix`, in order, from either end.
+    #[must_use]
+    pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
+        let end = prefix_end(prefix);
+        self.range(Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded))
+    }
+
+    /// As [`prefix`](Self::prefix), with the prefetch of [`range_with_prefetch`](Self::range_with_prefetch).
+    #[must_use]
+    pub fn prefix_with_prefetch(&self, prefix: &[u8], prefetch: impl Fn(L) + Send + Sync + 'static) -> Range<L> {
+        let end = prefix_end(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.range_with_prefetch(Bound::Included(prefix), to, prefetch)
+    }
+
+    /// Every key between two bounds that was known, tombstones included: what a checkpoint holds.
+    #[must_use]
+    pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries<L> {
+        Entries::new(Walk::new(self.clone(), from, to, None))
+    }
+}
+
+impl<L> Clone for Snapshot<L> {
+    fn clone(&self) -> Self {
+        Self { registration: Arc::clone(&self.registration) }
+    }
+}
+
+impl<L> fmt::Debug for Snapshot<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("seq", &self.registration.seq).finish_non_exhaustive()
+    }
+}
+
+impl<L> Drop for Registration<L> {
+    fn drop(&mut self) {
+        self.state.shared.timeline.registry.release(&self.ticket);
+    }
+}

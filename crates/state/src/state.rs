@@ -1,0 +1,308 @@
+//! The concurrent state: an index of entries, a writer's lock, and readers that take none.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hightower_index::{Guard, Map, pin};
+use parking_lot::Mutex;
+
+use crate::clock::{Clock, SystemClock};
+use crate::counters::Counters;
+use crate::entry::Entry;
+use crate::error::StateError;
+use crate::flight::Timeline;
+use crate::location::Location;
+use crate::outcome::CommandKind;
+use crate::range::Range;
+use crate::records::{Applied, Change, Versioned};
+use crate::snapshot::Snapshot;
+use crate::stats::StateStats;
+use crate::sync::{AtomicU64, Ordering};
+use crate::version::Version;
+use crate::writer::{Core, StateWriter};
+
+/// A concurrent, versioned, ordered map from byte strings to locations.
+///
+/// One writer at a time, any number of readers that take no lock and never wait. A clone is another handle to the same state.
+///
+/// * [`writer`](Self::writer) takes the writer's lock; [`set`](Self::set) and [`delete`](Self::delete) are short for a commit of one
+///   command.
+/// * [`get`](Self::get) reads the latest published version. [`snapshot`](Self::snapshot) takes O(1) and reads as of one seq.
+///   Batches are seen whole or not at all, by both.
+///
+/// ```
+/// use hightower_state::{ApplyOutcome, ConcurrentKvState};
+///
+/// # fn main() -> Result<(), hightower_state::StateError> {
+/// let state = ConcurrentKvState::<u32>::new();
+/// assert_eq!(state.set(b"a", 1, 100)?.outcome, ApplyOutcome::Applied);
+///
+/// let before = state.snapshot();
+/// state.set(b"a", 2, 200)?;
+/// state.delete(b"b", 1, 0)?;
+///
+/// assert_eq!(state.get(b"a").map(|found| found.location), Some(200));
+/// assert_eq!(before.get(b"a").map(|found| found.location), Some(100));
+/// assert_eq!((state.len(), state.version_of(b"b")), (1, Some(1)));
+/// # Ok(())
+/// # }
+/// ```
+pub struct ConcurrentKvState<L> {
+    pub(crate) shared: Arc<Shared>,
+    location: PhantomData<fn(L) -> L>,
+}
+
+/// What the handles, the writer, snapshots and iterators have in common.
+pub(crate) struct Shared {
+    pub(crate) map: Map<Entry>,
+    pub(crate) timeline: Timeline,
+    pub(crate) counters: Counters,
+    /// Counts the calls of `retire_locations`.
+    pub(crate) retirements: AtomicU64,
+    pub(crate) clock: Box<dyn Clock>,
+    core: Mutex<Core>,
+}
+
+impl<L: Location> ConcurrentKvState<L> {
+    /// An empty state.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock::new())
+    }
+
+    /// An empty state whose snapshots tell their age by `clock`.
+    #[must_use]
+    pub fn with_clock(clock: impl Clock) -> Self {
+        let (index, map) = hightower_index::new();
+        let shared = Shared {
+            map,
+            timeline: Timeline::new(),
+            counters: Counters::default(),
+            retirements: AtomicU64::new(0),
+            clock: Box::new(clock),
+            core: Mutex::new(Core::new(index)),
+        };
+        Self::from_shared(Arc::new(shared))
+    }
+
+    pub(crate) fn from_shared(shared: Arc<Shared>) -> Self {
+        Self { shared, location: PhantomData }
+    }
+
+    /// Takes the writer's lock, waiting for whoever has it.
+    #[must_use]
+    pub fn writer(&self) -> StateWriter<'_, L> {
+        StateWriter::new(self.shared.core.lock(), &self.shared)
+    }
+
+    /// Sets a key in a commit of its own, with the next seq.
+    ///
+    /// # Errors
+    ///
+    /// When the seqs have run out.
+    pub fn set(&self, key: &[u8], version: u64, location: L) -> Result<Applied<L>, StateError> {
+        self.apply(&Change { key, version, kind: CommandKind::Set, location, len_bytes: 0 })
+    }
+
+    /// Deletes a key in a commit of its own, with the next seq. The location is that of the tombstone.
+    ///
+    /// # Errors
+    ///
+    /// When the seqs have run out.
+    pub fn delete(&self, key: &[u8], version: u64, location: L) -> Result<Applied<L>, StateError> {
+        self.apply(&Change { key, version, kind: CommandKind::Delete, location, len_bytes: 0 })
+    }
+
+    /// Applies one change in a commit of its own, with the next seq.
+    ///
+    /// # Errors
+    ///
+    /// When the seqs have run out.
+    pub fn apply(&self, change: &Change<'_, L>) -> Result<Applied<L>, StateError> {
+        let guard = pin();
+        let mut writer = self.writer();
+        let seq = self.visible_seq().saturating_add(1);
+        let mut commit = writer.begin(seq, &guard)?;
+        let applied = commit.apply(change);
+        commit.publish();
+        Ok(applied)
+    }
+
+    /// The latest location and version of a key that is there.
+    ///
+    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow the location under the guard.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Versioned<L>> {
+        self.get_pinned(key, &pin())
+    }
+
+    /// The latest location and version of a key that is there. The location stays good while the guard lives, as
+    /// [`retire_locations`](Self::retire_locations) explains.
+    ///
+    /// Costs one probe of the index, usually one cache miss; takes no lock and doesn't retry.
+    #[must_use]
+    pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
+        let entry = self.shared.map.get(key, guard)?;
+        self.shared.latest(entry, guard)?.found()
+    }
+
+    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
+    /// [`get_pinned`](Self::get_pinned) would say of it. The keys are looked up one by one as far as other commits are concerned; a
+    /// snapshot sees them at one seq.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, mut each: impl FnMut(usize, Option<Versioned<L>>)) {
+        self.shared.map.get_many(keys, guard, |at, entry| {
+            each(at, entry.and_then(|entry| self.shared.latest(entry.value(), guard)?.found()));
+        });
+    }
+
+    /// Whether the key is there.
+    #[must_use]
+    pub fn contains_key(&self, key: &[u8]) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The latest version that a key has seen, tombstones included.
+    #[must_use]
+    pub fn version_of(&self, key: &[u8]) -> Option<u64> {
+        let guard = pin();
+        let entry = self.shared.map.get(key, &guard)?;
+        Some(self.shared.latest(entry, &guard)?.version)
+    }
+
+    /// Asks for the memory that a lookup or an overwrite of this key will touch: call it before taking the writer's lock.
+    pub fn prefetch(&self, key: &[u8]) {
+        self.shared.map.prefetch(key, &pin());
+    }
+
+    /// A consistent view as of the newest published commit. O(1), waits for nobody.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<L> {
+        Snapshot::new(self)
+    }
+
+    /// The keys between two bounds as of now, in order: a [`snapshot`](Self::snapshot)'s range.
+    #[must_use]
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
+        self.snapshot().range(from, to)
+    }
+
+    /// The keys that begin with `prefix` as of now, in order: a [`snapshot`](Self::snapshot)'s prefix.
+    #[must_use]
+    pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
+        self.snapshot().prefix(prefix)
+    }
+
+    /// How many keys are there, tombstones not counted. Exact whenever no commit is on its way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.counters.live_keys()
+    }
+
+    /// Whether no key is there. Tombstones may be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The seq of the newest published commit; 0 if there was none.
+    #[must_use]
+    pub fn visible_seq(&self) -> u64 {
+        self.shared.timeline.visible.load(Ordering::Acquire)
+    }
+
+    /// The highest version that was ever applied; 0 if there was none.
+    #[must_use]
+    pub fn max_version(&self) -> u64 {
+        self.shared.counters.max_version()
+    }
+
+    /// The bytes of keys, entries and index. Old versions kept for snapshots come on top: see [`stats`](Self::stats).
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.shared.map.memory_bytes()
+    }
+
+    /// How much is there, and what snapshots hold. Takes the writer's lock for a moment.
+    #[must_use]
+    pub fn stats(&self) -> StateStats {
+        self.writer().stats()
+    }
+
+    /// Drops all old versions that no snapshot needs any more, a few at a time, letting other writers in between. Commits do the same
+    /// as they go; this is for a state that isn't written to.
+    pub fn reclaim(&self) {
+        const SLICE: usize = 256;
+        while self.writer().reclaim(SLICE) {}
+    }
+
+    /// Says that locations that have been [relocated](StateWriter::relocate) are about to go.
+    ///
+    /// Call it after the last relocation and before the place that the old locations point to is given up; then give it up once no guard
+    /// that exists now is alive. Whoever gets a location from a pinned read after this call gets the new one, and iterators
+    /// look up again what they had looked up ahead.
+    pub fn retire_locations(&self) {
+        self.shared.retirements.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    /// The latest version of an entry, tombstones included.
+    pub(crate) fn latest(&self, entry: &Entry, guard: &Guard) -> Option<Read> {
+        if let Some(latest) = entry.latest() {
+            return Some(Read { word: latest.word, version: latest.version });
+        }
+        let (ticket, seq) = self.timeline.registry.register(&self.timeline.visible, self.clock.now());
+        let found = entry.at(seq, &self.timeline.undo, guard);
+        self.timeline.registry.release(&ticket);
+        found.map(Read::from)
+    }
+
+    /// The version of an entry as of a snapshot's seq, tombstones included.
+    pub(crate) fn at(&self, entry: &Entry, seq: u64, guard: &Guard) -> Option<Version> {
+        entry.at(seq, &self.timeline.undo, guard)
+    }
+}
+
+/// A version as a point read sees it.
+pub(crate) struct Read {
+    word: crate::version::Word,
+    pub(crate) version: u64,
+}
+
+impl Read {
+    /// What it says to whoever asks for live keys only.
+    pub(crate) fn found<L: Location>(&self) -> Option<Versioned<L>> {
+        let location = L::from_bits(self.word.location());
+        (!self.word.is_tombstone()).then_some(Versioned { location, version: self.version })
+    }
+}
+
+impl From<Version> for Read {
+    fn from(version: Version) -> Self {
+        Self { word: version.word, version: version.version }
+    }
+}
+
+impl<L> Clone for ConcurrentKvState<L> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), location: PhantomData }
+    }
+}
+
+impl<L: Location> Default for ConcurrentKvState<L> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<L> fmt::Debug for ConcurrentKvState<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seq = self.shared.timeline.visible.load(Ordering::Acquire);
+        f.debug_struct("ConcurrentKvState")
+            .field("visible_seq", &seq)
+            .field("len", &self.shared.counters.live_keys())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,15 @@
+//! The atomics and the epoch guard: those of `std` and the index, or those of the model checker.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+#[cfg(not(loom))]
+pub(crate) use hightower_index::Guard;
+
+/// Nothing: in the models memory is reclaimed by counting.
+#[cfg(loom)]
+#[derive(Debug)]
+pub(crate) struct Guard;

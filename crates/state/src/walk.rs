@@ -1,0 +1,221 @@
+//! The walk under the iterators: batches from either end of a key range, at a snapshot.
+//!
+//! What has not been looked at yet lies between two bounds, the *middle*. A batch is taken from one end of the middle under a guard, its
+//! keys copied out, and handed out without one. Both ends share what is left: when the middle is used up, each end goes on with
+//! the other's batch, from its far side.
+//!
+//! A location that was looked up ahead may be retired before it is handed out. So a batch remembers the count of
+//! retirements, and when that has moved, the walk gives back to the middle what it hasn't handed out, and looks again under the
+//! caller's guard.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use hightower_index::{EntryRef, Guard};
+
+use crate::bounds;
+use crate::entry::Entry;
+use crate::location::Location;
+use crate::records::EntryRecord;
+use crate::snapshot::Snapshot;
+use crate::sync::Ordering;
+use crate::version::Version;
+
+/// The first batch is small, so that a short range costs little; each next one doubles.
+const FIRST_BATCH_ITEMS: usize = 4;
+const MAX_BATCH_ITEMS: usize = 64;
+/// A batch ends after this many entries, found or not, so that no guard is held for long.
+const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
+
+/// Called with each location that has been looked up.
+pub(crate) type Prefetch<L> = Box<dyn Fn(L) + Send + Sync>;
+
+/// An end of the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Front,
+    Back,
+}
+
+/// A range being walked.
+pub(crate) struct Walk<L> {
+    snapshot: Snapshot<L>,
+    live_only: bool,
+    prefetch: Option<Prefetch<L>>,
+    /// The middle; `None` when nothing is left there.
+    middle: Option<Middle>,
+    front: Batch,
+    back: Batch,
+    batch_items: usize,
+    /// The count of retirements that both batches were taken at.
+    retirements: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Middle {
+    from: Bound<Vec<u8>>,
+    to: Bound<Vec<u8>>,
+}
+
+/// Items in the order in which their end hands them out.
+#[derive(Debug, Default)]
+struct Batch {
+    keys: Vec<u8>,
+    items: VecDeque<Item>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    key_start: usize,
+    key_end: usize,
+    version: Version,
+}
+
+impl<L: Location> Walk<L> {
+    pub(crate) fn new(
+        snapshot: Snapshot<L>,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        prefetch: Option<Prefetch<L>>,
+    ) -> Self {
+        let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
+        let middle = (!bounds::is_empty(from, to)).then(|| Middle { from: owned(from), to: owned(to) });
+        Self {
+            snapshot,
+            live_only: false,
+            prefetch,
+            middle,
+            front: Batch::default(),
+            back: Batch::default(),
+            batch_items: FIRST_BATCH_ITEMS,
+            retirements: 0,
+        }
+    }
+
+    /// The same walk, passing over tombstones.
+    pub(crate) fn live_only(self) -> Self {
+        Self { live_only: true, ..self }
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.snapshot.seq()
+    }
+
+    /// The next item from one end.
+    pub(crate) fn next(&mut self, end: End, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
+        self.check_retirements();
+        while self.batch(end).items.is_empty() && self.middle.is_some() {
+            self.fill(end, guard);
+        }
+        let from = if self.batch(end).items.is_empty() { end.other() } else { end };
+        let batch = self.batch(from);
+        let item = if from == end { batch.items.pop_front() } else { batch.items.pop_back() }?;
+        Some((batch.key(&item), EntryRecord::new(&item.version)))
+    }
+
+    fn batch(&mut self, end: End) -> &mut Batch {
+        match end {
+            End::Front => &mut self.front,
+            End::Back => &mut self.back,
+        }
+    }
+
+    /// Gives what hasn't been handed out back to the middle if locations have been retired since it was looked up.
+    fn check_retirements(&mut self) {
+        let retirements = self.snapshot.state().shared.retirements.load(Ordering::SeqCst);
+        if retirements == self.retirements {
+            return;
+        }
+        self.retirements = retirements;
+        let lowest = self.front.first_key().or_else(|| self.middle.is_none().then(|| self.back.last_key()).flatten());
+        let highest = self.back.first_key().or_else(|| self.middle.is_none().then(|| self.front.last_key()).flatten());
+        let middle = self.middle.take();
+        let (from, to) = middle.map_or((None, None), |middle| (Some(middle.from), Some(middle.to)));
+        let from = lowest.map(Bound::Included).or(from);
+        let to = highest.map(Bound::Included).or(to);
+        self.middle = from.zip(to).map(|(from, to)| Middle { from, to });
+        self.front.clear();
+        self.back.clear();
+    }
+
+    /// Takes a batch from one end of the middle.
+    fn fill(&mut self, end: End, guard: &Guard) {
+        let Some(Middle { from, to }) = self.middle.take() else { return };
+        let shared = std::sync::Arc::clone(&self.snapshot.state().shared);
+        let range = shared.map.range(borrow(&from), borrow(&to), guard);
+        self.batch(end).clear();
+        let last = match end {
+            End::Front => self.scan(end, range, guard),
+            End::Back => self.scan(end, range.rev(), guard),
+        };
+        self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
+        self.middle = last.map(|last| match end {
+            End::Front => Middle { from: Bound::Excluded(last), to },
+            End::Back => Middle { from, to: Bound::Excluded(last) },
+        });
+    }
+
+    /// Puts what is visible into a batch, until that is full; gives the last key that was looked at, or `None` if there are no more.
+    fn scan<'g>(
+        &mut self,
+        end: End,
+        entries: impl Iterator<Item = EntryRef<'g, Entry>>,
+        guard: &'g Guard,
+    ) -> Option<Vec<u8>> {
+        for (scanned, entry) in entries.enumerate() {
+            if let Some(version) = self.visible(&entry, guard) {
+                if let Some(prefetch) = &self.prefetch {
+                    prefetch(L::from_bits(version.word.location()));
+                }
+                self.batch(end).push(entry.key(), version);
+            }
+            if self.batch(end).items.len() == self.batch_items || scanned + 1 == MAX_BATCH_SCANNED {
+                return Some(entry.key().to_vec());
+            }
+        }
+        None
+    }
+
+    fn visible(&self, entry: &EntryRef<'_, Entry>, guard: &Guard) -> Option<Version> {
+        let version = self.snapshot.state().shared.at(entry.value(), self.snapshot.seq(), guard)?;
+        (!self.live_only || !version.word.is_tombstone()).then_some(version)
+    }
+}
+
+impl End {
+    fn other(self) -> Self {
+        match self {
+            Self::Front => Self::Back,
+            Self::Back => Self::Front,
+        }
+    }
+}
+
+impl Batch {
+    fn push(&mut self, key: &[u8], version: Version) {
+        let key_start = self.keys.len();
+        self.keys.extend_from_slice(key);
+        self.items.push_back(Item { key_start, key_end: self.keys.len(), version });
+    }
+
+    fn key(&self, item: &Item) -> &[u8] {
+        self.keys.get(item.key_start..item.key_end).unwrap_or_default()
+    }
+
+    fn first_key(&self) -> Option<Vec<u8>> {
+        self.items.front().map(|item| self.key(item).to_vec())
+    }
+
+    fn last_key(&self) -> Option<Vec<u8>> {
+        self.items.back().map(|item| self.key(item).to_vec())
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.items.clear();
+    }
+}
+
+fn borrow(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}

@@ -1,0 +1,282 @@
+//! The writer's lock: commits, recovery, and the compactor's calls.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use hightower_index::{Guard, Map, Writer, pin};
+use parking_lot::MutexGuard;
+
+use crate::commit::Commit;
+use crate::counters::Delta;
+use crate::entry::Entry;
+use crate::error::StateError;
+use crate::flight::Kept;
+use crate::location::Location;
+use crate::older;
+use crate::outcome::{ApplyOutcome, CommandKind};
+use crate::records::{Applied, Change, EntryRecord, Replaced};
+use crate::registry::Live;
+use crate::retained::Retained;
+use crate::state::Shared;
+use crate::stats::{SnapshotAge, StateStats};
+use crate::sync::Ordering;
+
+/// Seqs above this can't be told from the registry's own marks.
+const MAX_SEQ: u64 = u64::MAX - 2;
+
+/// What only the writer touches.
+pub(crate) struct Core {
+    pub(crate) index: Writer<Entry>,
+    pub(crate) live: Live,
+    pub(crate) retained: Retained,
+    /// Old versions in entries.
+    pub(crate) kept_versions: usize,
+    /// A key's bytes, for the time of one call.
+    scratch: Vec<u8>,
+}
+
+impl Core {
+    pub(crate) fn new(index: Writer<Entry>) -> Self {
+        Self { index, live: Live::default(), retained: Retained::default(), kept_versions: 0, scratch: Vec::new() }
+    }
+
+    pub(crate) fn account(&mut self, kept: Kept) {
+        self.kept_versions += kept.added;
+        self.kept_versions -= kept.dropped;
+    }
+
+    /// Looks at up to `budget` old versions whose snapshot has ended; says whether there are more to look at.
+    pub(crate) fn reclaim(&mut self, map: &Map<Entry>, budget: usize, guard: &Guard) -> bool {
+        if self.retained.is_empty() {
+            return false;
+        }
+        self.retained.orphan(&self.live);
+        if self.live.has_pending() {
+            return self.retained.has_orphans();
+        }
+        let mut key = std::mem::take(&mut self.scratch);
+        for _ in 0..budget {
+            let Some(seq) = self.retained.pop_orphan(&mut key) else { break };
+            let Some(entry) = map.get(&key, guard) else { continue };
+            self.kept_versions -= entry.older().trim(&self.live, guard);
+            if let Some(until) = entry.older().until_of(seq, guard) {
+                self.retained.push(&key, seq, until, &self.live);
+            }
+        }
+        self.scratch = key;
+        self.retained.has_orphans()
+    }
+}
+
+/// The right to change a state, until it is dropped. Readers don't notice it.
+///
+/// ```
+/// use hightower_state::{ApplyOutcome, Change, CommandKind, ConcurrentKvState, pin};
+///
+/// # fn main() -> Result<(), hightower_state::StateError> {
+/// let state = ConcurrentKvState::<u32>::new();
+/// let guard = pin();
+/// let mut writer = state.writer();
+///
+/// // A batch: both or neither, for every reader.
+/// let mut commit = writer.begin(1, &guard)?;
+/// commit.apply(&Change { key: b"a", version: 1, kind: CommandKind::Set, location: 10, len_bytes: 0 });
+/// commit.apply(&Change { key: b"b", version: 2, kind: CommandKind::Set, location: 20, len_bytes: 0 });
+/// assert!(state.is_empty());
+/// commit.publish();
+///
+/// assert_eq!(writer.evaluate(b"a", 1, CommandKind::Delete), ApplyOutcome::IgnoredStale);
+/// assert_eq!(state.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
+pub struct StateWriter<'a, L> {
+    core: MutexGuard<'a, Core>,
+    shared: &'a Shared,
+    location: PhantomData<fn(L) -> L>,
+}
+
+impl<'a, L: Location> StateWriter<'a, L> {
+    pub(crate) fn new(core: MutexGuard<'a, Core>, shared: &'a Shared) -> Self {
+        Self { core, shared, location: PhantomData }
+    }
+
+    /// What a command would come to now, without changing anything.
+    #[must_use]
+    pub fn evaluate(&self, key: &[u8], version: u64, kind: CommandKind) -> ApplyOutcome {
+        ApplyOutcome::decide(self.version_of(key), version, kind)
+    }
+
+    /// The newest version that a key has seen, tombstones included.
+    #[must_use]
+    pub fn version_of(&self, key: &[u8]) -> Option<u64> {
+        Some(self.core.index.get(key)?.newest().version)
+    }
+
+    /// What the state knows of a key, tombstones included.
+    #[must_use]
+    pub fn entry(&self, key: &[u8]) -> Option<EntryRecord<L>> {
+        Some(EntryRecord::new(&self.core.index.get(key)?.newest()))
+    }
+
+    /// Begins the commit of seq `seq`. It is published as a whole by [`Commit::publish`], or when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When `seq` isn't above the seq of every commit before.
+    pub fn begin<'w, 'g>(&'w mut self, seq: u64, guard: &'g Guard) -> Result<Commit<'w, 'g, L>, StateError> {
+        let visible = self.shared.timeline.visible.load(Ordering::Relaxed);
+        if seq <= visible || seq > MAX_SEQ {
+            return Err(StateError::SeqOutOfRange { seq, visible });
+        }
+        Ok(Commit::new(&mut self.core, self.shared, seq, guard))
+    }
+
+    /// Applies a change of the past, as recovery does: in any order, repeated or not. It is visible at once, to snapshots too,
+    /// and carries no seq: use this only before the state is given to readers.
+    pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
+        let new = change.version_at(0);
+        let (entry, inserted) = self.core.index.get_or_insert_with(change.key, || Entry::new(&new));
+        let old = (!inserted).then(|| entry.newest());
+        let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
+        if !outcome.changed() {
+            return Applied::STALE;
+        }
+        let mut delta = Delta::default();
+        delta.add(new.word, new.version);
+        if let Some(old) = &old {
+            delta.remove(old.word);
+            entry.replace(&new);
+        }
+        self.shared.counters.add(&delta);
+        Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
+    }
+
+    /// Replays many changes and says how many of them won.
+    ///
+    /// Meant for a checkpoint: keys in rising order into an empty state go in fastest, and their leaves lie in memory in that order, so that scans
+    /// run through it in a line. Any other order is right too.
+    ///
+    /// ```
+    /// use hightower_state::{Change, CommandKind, ConcurrentKvState};
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// let keys = [b"a", b"b", b"c"];
+    /// let changes = keys.iter().zip(0..).map(|(key, location)| {
+    ///     Change { key: &key[..], version: 1, kind: CommandKind::Set, location, len_bytes: 0 }
+    /// });
+    /// let mut writer = state.writer();
+    /// assert_eq!(writer.load(changes), 3);
+    /// writer.resume(17)?;
+    /// assert_eq!((state.len(), state.snapshot().seq()), (3, 17));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn load<'k>(&mut self, changes: impl IntoIterator<Item = Change<'k, L>>) -> usize {
+        changes.into_iter().filter(|change| self.replay(change).outcome.changed()).count()
+    }
+
+    /// Continues after recovery: the next commit's seq must be above `seq`, and snapshots are taken at `seq` until then.
+    ///
+    /// # Errors
+    ///
+    /// When `seq` is below the newest seq, or beyond the highest that a commit may have.
+    pub fn resume(&mut self, seq: u64) -> Result<(), StateError> {
+        let visible = self.shared.timeline.visible.load(Ordering::Relaxed);
+        if seq < visible || seq > MAX_SEQ {
+            return Err(StateError::SeqOutOfRange { seq, visible });
+        }
+        self.shared.timeline.visible.store(seq, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether some version of the key that is, or may still be read, lies at `location`: whether a compactor must keep the record.
+    #[must_use]
+    pub fn holds(&self, key: &[u8], location: L) -> bool {
+        let Some(entry) = self.core.index.get(key) else { return false };
+        let bits = location.to_bits();
+        let mut holds = entry.newest().word.location() == bits;
+        entry.older().for_each(&pin(), |old| holds |= old.word.location() == bits);
+        holds
+    }
+
+    /// Points the key's versions that lie at `old` to `new` instead, the newest as well as those kept for snapshots. Says whether
+    /// there was one; if not, the record at `new` is garbage.
+    ///
+    /// Readers that hold a location already may still follow it: see
+    /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).
+    pub fn relocate(&mut self, key: &[u8], old: L, new: L) -> bool {
+        let entry = self.core.index.get(key);
+        entry.is_some_and(|entry| entry.relocate(old.to_bits(), new.to_bits(), &pin()))
+    }
+
+    /// Forgets a tombstone, if it is still the key's newest command, has this version, and no snapshot needs what was before it.
+    /// Says whether it has. Older commands of the key would count again from here on.
+    pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {
+        let Some(entry) = self.core.index.get(key) else { return false };
+        let newest = entry.newest();
+        if !newest.word.is_tombstone() || newest.version != version {
+            return false;
+        }
+        self.core.live.refresh(&self.shared.timeline.registry);
+        if !self.core.live.all_reach(newest.seq) {
+            return false;
+        }
+        let guard = pin();
+        let dropped = self.core.index.get(key).map_or(0, |entry| entry.older().trim(&self.core.live, &guard));
+        self.core.account(Kept { added: 0, dropped });
+        self.core.index.remove(key);
+        let mut delta = Delta::default();
+        delta.remove(newest.word);
+        self.shared.counters.add(&delta);
+        true
+    }
+
+    /// Calls `each` with the key and the location of every version that only snapshots hold. Costs one lookup for each.
+    ///
+    /// A place that is named neither here nor by a key's newest version holds nothing that can be read.
+    pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
+        let guard = pin();
+        self.core.retained.for_each(|seq, key| {
+            let Some(entry) = self.core.index.get(key) else { return };
+            entry.older().for_each(&guard, |old| {
+                if old.seq == seq {
+                    each(key, L::from_bits(old.word.location()));
+                }
+            });
+        });
+    }
+
+    /// Looks at up to `budget` old versions whose snapshot has ended, and drops those that nobody needs. Says whether there are more
+    /// to look at.
+    pub fn reclaim(&mut self, budget: usize) -> bool {
+        self.core.live.refresh(&self.shared.timeline.registry);
+        self.core.reclaim(&self.shared.map, budget, &pin())
+    }
+
+    /// How much is there, and what snapshots hold.
+    #[must_use]
+    pub fn stats(&self) -> StateStats {
+        let registry = &self.shared.timeline.registry;
+        let now = self.shared.clock.now();
+        let age = |(seq, since)| SnapshotAge { seq, age: now.saturating_sub(since) };
+        StateStats {
+            live_keys: self.shared.counters.live_keys(),
+            tombstones: self.shared.counters.tombstones(),
+            index_bytes: self.shared.map.memory_bytes(),
+            retained_versions: self.core.kept_versions,
+            retained_bytes: self.core.kept_versions * older::Kept::LEN_BYTES + self.core.retained.len_bytes(),
+            snapshots: registry.len(),
+            oldest_snapshot: registry.oldest().map(age),
+            visible_seq: self.shared.timeline.visible.load(Ordering::Relaxed),
+            max_version: self.shared.counters.max_version(),
+        }
+    }
+}
+
+impl<L> fmt::Debug for StateWriter<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateWriter").finish_non_exhaustive()
+    }
+}
