@@ -1,0 +1,257 @@
+//! The writing end of the log: one appender, one commit at a time.
+//!
+//! The order of a commit: [`make_room`](Appender::make_room), which may roll to the next segment; then encode the records against
+//! [`context`](Appender::context), [`position`](Appender::position) and [`durable`](Appender::durable); then
+//! [`append`](Appender::append), which is a bounds check and a few copies, and cannot fail half-way in a mapped segment.
+
+use std::sync::Arc;
+
+use hightower_log::{RecordContext, encode_seal};
+
+use crate::error::{SegmentError, is_full};
+use crate::manifest::SegmentState;
+use crate::options::{Purpose, Stamp};
+use crate::segment::{FIRST_RECORD_AT, Segment};
+use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
+use crate::spares::Prepared;
+use crate::tail::{AppendMode, Mapped, Positioned, Tail};
+
+/// No commit is shorter, so that seqs cannot run out within a segment.
+const SHORTEST_COMMIT_BYTES: usize = 16;
+
+/// Appends commits. There is one per open store, and it needs no lock of its own.
+#[derive(Debug)]
+pub struct Appender {
+    shared: Arc<Shared>,
+    segment: Arc<Segment>,
+    tail: Box<dyn Tail>,
+    position: u32,
+    /// Commits end here at the latest, so that a seal still fits.
+    limit: u32,
+    next_seq: u64,
+    records: u64,
+}
+
+/// Where a commit went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first byte in the active segment.
+    pub offset: u32,
+    /// Its seq.
+    pub seq: u64,
+}
+
+impl Appender {
+    pub(crate) fn new(shared: Arc<Shared>, prepared: Prepared) -> Self {
+        let Prepared { segment, writer } = prepared;
+        shared.tail.lock().active = Some(Arc::clone(&segment));
+        let tail: Box<dyn Tail> = match shared.mode {
+            AppendMode::Positioned => Box::new(Positioned { writer, joined: Vec::new() }),
+            AppendMode::Auto | AppendMode::Mapped => Box::new(Mapped(writer)),
+        };
+        Self {
+            position: segment.len_bytes(),
+            limit: segment.capacity_bytes().saturating_sub(SEAL_LEN_BYTES),
+            next_seq: segment.header().base_seq,
+            records: 0,
+            shared,
+            segment,
+            tail,
+        }
+    }
+
+    /// The active segment.
+    #[must_use]
+    #[inline]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// What records of the active segment are encoded against.
+    #[must_use]
+    #[inline]
+    pub fn context(&self) -> &RecordContext {
+        self.segment.context()
+    }
+
+    /// The offset that the next commit gets.
+    #[must_use]
+    #[inline]
+    pub fn position(&self) -> u32 {
+        self.position
+    }
+
+    /// The seq that the next commit gets.
+    #[must_use]
+    #[inline]
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// How much of the active segment is known to be durable: what goes into the records of the next commit.
+    #[must_use]
+    #[inline]
+    pub fn durable(&self) -> u32 {
+        self.segment.durable()
+    }
+
+    /// How many bytes of commits the active segment still takes.
+    #[must_use]
+    #[inline]
+    pub fn remaining_bytes(&self) -> u32 {
+        self.limit.saturating_sub(self.position)
+    }
+
+    /// The longest commit that any segment can take, in bytes.
+    #[must_use]
+    pub fn max_commit_len_bytes() -> u64 {
+        u64::from(hightower_log::limits::MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES)
+    }
+
+    /// Appends one commit, encoded for [`position`](Self::position), as the concatenation of `parts`; `records` is how many
+    /// commands it has. Tens of nanoseconds for a small commit in a mapped segment; a system call in a positioned one.
+    ///
+    /// When this returns, readers that learn of the offset can read the records, and the commit survives the death of the process.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::DoesNotFit`] if [`make_room`](Self::make_room) was not asked for this length; [`SegmentError::Full`] if a
+    /// positioned write found the device full; [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on.
+    /// Nothing of the commit will ever be read in any of these cases. [`SegmentError::Invalid`] for fewer bytes than any
+    /// commit has.
+    #[inline]
+    pub fn append(&mut self, parts: &[&[u8]], records: u32) -> Result<Appended, SegmentError> {
+        self.shared.poison.check()?;
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > self.remaining_bytes() as usize || len < SHORTEST_COMMIT_BYTES {
+            return Err(self.refuse(len));
+        }
+        let appended = Appended { offset: self.position, seq: self.next_seq };
+        if let Err(failure) = self.tail.append(&self.segment, self.position, parts) {
+            return Err(self.fail(failure, len));
+        }
+        // `len` is at most what remains, which is a `u32`.
+        #[allow(clippy::cast_possible_truncation, reason = "checked above")]
+        let len = len as u32;
+        self.position += len;
+        self.next_seq += 1;
+        self.records += u64::from(records);
+        Ok(appended)
+    }
+
+    /// Sees to it that a commit of `len_bytes` fits the active segment, rolling to a new one where it does not. Tells whether it
+    /// rolled: then context, position and seq are new. Costs nothing while there is room, microseconds when it rolls to a prepared
+    /// segment, and the making of a file when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`] if there is no room for a new segment, [`SegmentError::TooLarge`] if none can hold the commit; then
+    /// nothing has changed. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    #[inline]
+    pub fn make_room(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<bool, SegmentError> {
+        if len_bytes <= self.remaining_bytes() as usize {
+            return Ok(false);
+        }
+        self.roll(len_bytes, purpose, stamp)?;
+        Ok(true)
+    }
+
+    /// Ends the active segment and goes on in a new one with room for `len_bytes`. Gives the segment that ended; it is synced and
+    /// sealed by [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors) or by the next sync.
+    ///
+    /// # Errors
+    ///
+    /// As [`make_room`](Self::make_room).
+    pub fn roll(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<Arc<Segment>, SegmentError> {
+        self.shared.poison.check()?;
+        let needed = self.shared.segment_len_for(len_bytes)?;
+        let next = self.shared.take_successor(needed, purpose, stamp)?;
+        self.write_seal(stamp)?;
+        let rolled = Rolled {
+            segment: Arc::clone(&self.segment),
+            records: self.records,
+            max_version: stamp.max_version,
+            synced: false,
+        };
+        // Both in one step, so that a sync sees the old segment in one place or the other.
+        {
+            let mut tail = self.shared.tail.lock();
+            tail.rolled.push(rolled);
+            tail.active = Some(Arc::clone(&next.segment));
+        }
+        let ended = Arc::clone(&self.segment);
+        *self = Self::new(Arc::clone(&self.shared), next);
+        Ok(ended)
+    }
+
+    /// Ends the log cleanly: syncs and seals everything, and gives back the room that was prepared. After it the next open has
+    /// nothing to recover.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable stays so; the next open recovers.
+    pub fn close(mut self, stamp: Stamp) -> Result<(), SegmentError> {
+        self.shared.seal_rolled()?;
+        let empty = self.position <= FIRST_RECORD_AT;
+        if !empty {
+            self.write_seal(stamp)?;
+        }
+        self.shared.sync()?;
+        let (prepared, pool) = {
+            let mut tail = self.shared.tail.lock();
+            tail.active = None;
+            (tail.prepared.take(), std::mem::take(&mut tail.pool))
+        };
+        let (id, prepared_id) = (self.segment.id(), prepared.as_ref().map(|prepared| prepared.segment.id()));
+        let state = SegmentState::Sealed { len_bytes: self.position, records: self.records };
+        self.shared.edit_manifest(|manifest| {
+            manifest.max_version = manifest.max_version.max(stamp.max_version);
+            manifest.segments.retain(|entry| Some(entry.id) != prepared_id && !(empty && entry.id == id));
+            if let Some(entry) = manifest.segment_mut(id) {
+                entry.state = state;
+            }
+        })?;
+        self.segment.mark_sealed();
+        let unused = pool.into_iter().map(|spare| spare.path);
+        let unused = unused.chain(prepared.map(|prepared| prepared.segment.path().to_owned()));
+        for path in unused.chain(empty.then(|| self.segment.path().to_owned())) {
+            self.shared.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
+        }
+        if !empty {
+            // Readers may still map the file, but nobody looks behind what was published.
+            let cut = self.segment.file().set_len(self.position.into());
+            cut.map_err(|error| SegmentError::io("cut", self.segment.path(), error))?;
+        }
+        Ok(())
+    }
+
+    fn write_seal(&mut self, stamp: Stamp) -> Result<(), SegmentError> {
+        let Stamp { max_version, timestamp } = stamp;
+        let head = encode_seal(self.context(), self.position, self.durable(), max_version, timestamp)?;
+        let seal: &[u8] = head.as_ref();
+        self.tail.append(&self.segment, self.position, &[seal]).map_err(|(_, error)| {
+            self.shared.poison.latch(SegmentError::io("append to", self.segment.path(), error))
+        })?;
+        self.position = self.segment.len_bytes();
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse(&self, len: usize) -> SegmentError {
+        if len < SHORTEST_COMMIT_BYTES {
+            return SegmentError::Invalid { what: format!("a commit of {len} bytes: no record is that short") };
+        }
+        SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes: self.remaining_bytes().into() }
+    }
+
+    /// A write that did nothing for lack of room can be tried again. One that wrote a part cannot: a later, shorter commit in its
+    /// place might be followed by what is left of it.
+    #[cold]
+    fn fail(&self, (written, error): (u64, std::io::Error), len: usize) -> SegmentError {
+        let path = self.segment.path();
+        if written == 0 && is_full(&error) {
+            return SegmentError::Full { path: path.to_owned(), needed_bytes: len as u64 };
+        }
+        self.shared.poison.latch(SegmentError::io("append to", path, error))
+    }
+}

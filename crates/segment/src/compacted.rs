@@ -1,0 +1,270 @@
+//! Segments that compaction writes: a private file until it is whole and durable, then swapped in through the manifest.
+
+use std::sync::Arc;
+
+use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
+use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
+
+use crate::error::SegmentError;
+use crate::fs::{Access, retry_interrupted, write_all_at};
+use crate::manifest::SegmentState;
+use crate::names::segment_path;
+use crate::options::{Purpose, Stamp};
+use crate::segment::{FIRST_RECORD_AT, Segment};
+use crate::shared::Shared;
+use crate::spares::{Spare, entry_of};
+
+/// Records are gathered up to this many bytes and written at once.
+const BUFFER_LEN_BYTES: usize = 256 << 10;
+
+/// Writes one compacted segment. Its memory does not depend on the segment's length. Dropping it unfinished removes the file.
+#[derive(Debug)]
+pub struct CompactedWriter {
+    shared: Arc<Shared>,
+    /// `None` once finished.
+    spare: Option<Spare>,
+    header: SegmentHeader,
+    context: RecordContext,
+    buffer: Vec<u8>,
+    flushed: u64,
+    records: u64,
+}
+
+/// A compacted segment that is whole and durable, but that no manifest names yet: see
+/// [`SegmentStore::install`](crate::SegmentStore::install).
+#[derive(Clone, Debug)]
+pub struct CompactedSegment {
+    /// The segment; readable.
+    pub segment: Arc<Segment>,
+    /// How many commands it holds.
+    pub records: u64,
+}
+
+/// A change of the set of live segments, all of it or none.
+#[derive(Clone, Debug, Default)]
+pub struct Edit {
+    /// Segments to add.
+    pub add: Vec<CompactedSegment>,
+    /// Ids of sealed segments to remove. Their files stay until [`SegmentStore::release`](crate::SegmentStore::release).
+    pub remove: Vec<u32>,
+}
+
+/// What became of a segment that was released.
+#[derive(Debug)]
+pub enum Released {
+    /// Its file waits to be used again.
+    Kept,
+    /// Its file is gone.
+    Removed,
+    /// Somebody still holds it: try again later.
+    InUse(Arc<Segment>),
+}
+
+impl CompactedWriter {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        capacity: u32,
+        purpose: Purpose,
+        stamp: Stamp,
+    ) -> Result<Self, SegmentError> {
+        let _preparing = shared.preparing.lock();
+        let mut spare = shared.compaction_file(capacity, purpose)?;
+        let header = SegmentHeader {
+            id: shared.take_id()?,
+            kind: SegmentKind::Compacted,
+            features: 0,
+            salt: shared.random()?,
+            base_seq: 0,
+            base_version: stamp.max_version,
+            base_timestamp: stamp.timestamp,
+        };
+        let path = segment_path(&shared.dir, header.id);
+        shared
+            .fs
+            .rename(&spare.path, &path)
+            .map_err(|error| shared.poison.latch(SegmentError::io("rename", &spare.path, error)))?;
+        spare.path = path;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            spare: Some(spare),
+            context: header.context(),
+            header,
+            buffer: header.encode().to_vec(),
+            flushed: 0,
+            records: 0,
+        })
+    }
+
+    /// What its records are encoded against.
+    #[must_use]
+    pub fn context(&self) -> &RecordContext {
+        &self.context
+    }
+
+    /// The id that the segment will have.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.header.id
+    }
+
+    /// The offset that the next record gets.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        u32::try_from(self.flushed + self.buffer.len() as u64).unwrap_or(MAX_SEGMENT_LEN_BYTES)
+    }
+
+    /// How many more bytes the file takes.
+    #[must_use]
+    pub fn remaining_bytes(&self) -> u32 {
+        let capacity = self.spare.as_ref().map_or(0, Spare::capacity_bytes);
+        capacity.saturating_sub(self.position())
+    }
+
+    /// Adds one record, encoded for [`position`](Self::position) as relocated, as the concatenation of `parts`. Gives its offset.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::DoesNotFit`], and nothing has changed; [`SegmentError::Io`] if the device fails, and the store is poisoned.
+    pub fn append(&mut self, parts: &[&[u8]]) -> Result<u32, SegmentError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > self.remaining_bytes() as usize {
+            let remaining_bytes = self.remaining_bytes().into();
+            return Err(SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes });
+        }
+        if self.buffer.len() + len > BUFFER_LEN_BYTES {
+            self.flush()?;
+        }
+        let offset = self.position();
+        parts.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        self.records += 1;
+        Ok(offset)
+    }
+
+    fn flush(&mut self) -> Result<(), SegmentError> {
+        self.shared.poison.check()?;
+        let Some(spare) = &self.spare else { return Ok(()) };
+        write_all_at(spare.file.as_ref(), &self.buffer, self.flushed).map_err(|(_, error)| {
+            let error = SegmentError::io_or_full("write", &spare.path, self.buffer.len() as u64, error);
+            self.shared.poison.latch(error)
+        })?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Makes the segment durable and readable. It counts only once [`SegmentStore::install`](crate::SegmentStore::install) has
+    /// named it.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then garbage, removed at the latest by the next open.
+    pub fn finish(mut self) -> Result<CompactedSegment, SegmentError> {
+        self.flush()?;
+        let len = self.position();
+        let Some(Spare { path, file, mapping }) = self.spare.take() else {
+            return Err(SegmentError::Invalid { what: "the segment is finished".to_owned() });
+        };
+        drop(mapping);
+        let shared = &self.shared;
+        let failed = |operation, error| shared.poison.latch(SegmentError::io(operation, &path, error));
+        file.set_len(len.into()).map_err(|error| failed("cut", error))?;
+        if !crate::mutants::on("output-not-synced") {
+            retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
+            shared.sync_dir().map_err(|error| shared.poison.latch(error))?;
+        }
+        let mapping = file.map(len as usize, Access::Read).map_err(|error| failed("map", error))?;
+        let segment = published(Segment::new(path, self.header, file, mapping), len)?;
+        segment.raise_durable(len);
+        Ok(CompactedSegment { segment: Arc::new(segment), records: self.records })
+    }
+}
+
+impl Drop for CompactedWriter {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            // Nobody is left to tell of a failure, and the next open removes what no manifest names.
+            let _ = self.shared.fs.remove_file(&spare.path);
+        }
+    }
+}
+
+/// Publishes the first `len` bytes of a segment that nobody appends to.
+pub(crate) fn published(segment: Segment, len: u32) -> Result<Segment, SegmentError> {
+    let invalid = |what: String| SegmentError::Invalid { what };
+    let mut writer = segment.mapping().writer().ok_or_else(|| invalid("the segment has a writer".to_owned()))?;
+    let done = segment.mapping().publish(&mut writer, len as usize);
+    done.map_err(|error| invalid(error.to_string()))?;
+    Ok(segment)
+}
+
+impl Shared {
+    /// A file for compaction: a new one, or, when the device is full, a spare, or at last the prepared segment's.
+    fn compaction_file(&self, capacity: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
+        let capacity = capacity.max(crate::options::MIN_SEGMENT_LEN_BYTES);
+        let error = match self.create_spare(capacity) {
+            Err(error) if error.is_full() && purpose == Purpose::Reclaim => error,
+            made => return made,
+        };
+        if let Some(spare) = self.pop_spare(FIRST_RECORD_AT) {
+            return Ok(spare);
+        }
+        let Some(prepared) = self.tail.lock().prepared.take() else { return Err(error) };
+        let id = prepared.segment.id();
+        if let Err(error) = self.edit_manifest(|manifest| manifest.segments.retain(|entry| entry.id != id)) {
+            self.tail.lock().prepared = Some(prepared);
+            return Err(error);
+        }
+        match Arc::into_inner(prepared.segment).map(Segment::into_parts) {
+            Some(parts) => Ok(Spare { path: parts.path, file: parts.file, mapping: parts.mapping }),
+            // Its pages are being touched ahead at this moment; the file is garbage now.
+            None => Err(error),
+        }
+    }
+
+    /// See [`SegmentStore::install`](crate::SegmentStore::install).
+    pub(crate) fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
+        self.check_edit(edit)?;
+        self.edit_manifest(|manifest| {
+            manifest.segments.retain(|entry| !edit.remove.contains(&entry.id));
+            for CompactedSegment { segment, records } in &edit.add {
+                let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
+                manifest.insert(entry_of(segment.header(), state));
+            }
+        })?;
+        edit.add.iter().for_each(|added| added.segment.mark_sealed());
+        Ok(())
+    }
+
+    fn check_edit(&self, edit: &Edit) -> Result<(), SegmentError> {
+        let manifest = self.manifest.lock();
+        for id in &edit.remove {
+            let sealed = manifest.segment(*id).is_some_and(|entry| entry.state != SegmentState::Open);
+            if !sealed {
+                return Err(SegmentError::Invalid {
+                    what: format!("segment {id} is not a sealed segment of this store"),
+                });
+            }
+        }
+        for added in &edit.add {
+            let id = added.segment.id();
+            if added.segment.kind() != SegmentKind::Compacted || manifest.segment(id).is_some() {
+                return Err(SegmentError::Invalid {
+                    what: format!("segment {id} cannot be added: it is no new compacted segment"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`SegmentStore::release`](crate::SegmentStore::release).
+    pub(crate) fn release(&self, segment: Arc<Segment>) -> Result<Released, SegmentError> {
+        if self.manifest.lock().segment(segment.id()).is_some() {
+            let what = format!("segment {} is still named in the manifest: install its removal first", segment.id());
+            return Err(SegmentError::Invalid { what });
+        }
+        if Arc::strong_count(&segment) != 1 {
+            return Ok(Released::InUse(segment));
+        }
+        self.keep_or_remove(segment).map(|kept| if kept { Released::Kept } else { Released::Removed })
+    }
+}

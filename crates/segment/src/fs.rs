@@ -1,0 +1,227 @@
+//! The file system as this crate sees it: a seam with a real side ([`RealFs`]) and a simulated one (`sim::SimFs`).
+//!
+//! The traits ask for no more than a log needs: append-only files of fixed size, atomic replacement, directory syncs and one
+//! lock. Everything a store does to the outside goes through them.
+
+mod real;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::mapping::Mapping;
+pub use real::RealFs;
+
+/// How a file is opened or mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// How a lock is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// With other readers.
+    Shared,
+    /// With nobody.
+    Exclusive,
+}
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Its length in bytes.
+    pub len_bytes: u64,
+    /// How many names it has: more than one means that somebody, such as a backup, keeps a hard link.
+    pub links: u64,
+}
+
+/// A held lock; dropping it gives it back.
+pub trait Lock: Debug + Send + Sync {}
+
+/// A file system. Used as `Arc<dyn Fs>`.
+///
+/// All errors are the system's own. Out of space must come back as [`io::ErrorKind::StorageFull`] or
+/// [`io::ErrorKind::QuotaExceeded`].
+pub trait Fs: Debug + Send + Sync {
+    /// Creates a file for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::AlreadyExists`] if the name is taken.
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] if it does not.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file, replacing what has the new name, in one step.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file's name. Open files and maps of it stay whole.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system, for one [`io::ErrorKind::AlreadyExists`].
+    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()>;
+
+    /// The names in a directory, in no order. Names that are not UTF-8 are left out: a store makes none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Length and number of names of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] if it does not exist.
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+
+    /// Creates a directory and those above it that are missing, and syncs every directory that got a new entry. Nothing happens
+    /// if it exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable: creations, renames, removals.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes a lock on a file without waiting; `None` if another holder is in the way. An exclusive lock creates the file.
+    /// The lock ends with the process at the latest.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system; for a shared lock [`io::ErrorKind::NotFound`] if the file does not exist.
+    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// Whether writing into an allocated file cannot fail for want of space, so that stores through a map are safe.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn preallocation_is_promise(&self, dir: &Path) -> io::Result<bool>;
+}
+
+/// An open file. Used as `Arc<dyn File>`.
+pub trait File: Debug + Send + Sync {
+    /// Reads at an offset; fewer bytes than asked for, down to none at the end of the file, are no error.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system, [`io::ErrorKind::Interrupted`] among them.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes at an offset and says how many bytes were taken, which may be fewer than given.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system, [`io::ErrorKind::Interrupted`] among them.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes the file's bytes and length durable. Its name is the directory's matter.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system. After an error nothing is known of what was written since the last success.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Length and number of names.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn metadata(&self) -> io::Result<Metadata>;
+
+    /// Cuts the file, or makes it longer by zeros that take no room.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn set_len(&self, len_bytes: u64) -> io::Result<()>;
+
+    /// Makes the file at least this long, with room on the device for all of it.
+    ///
+    /// # Errors
+    ///
+    /// Out of space comes back here. The file may then have grown by a part.
+    fn allocate(&self, len_bytes: u64) -> io::Result<()>;
+
+    /// Maps the first `len_bytes` of the file, which must be that long and must not be made shorter while the mapping lives.
+    /// Nothing of it is published yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping>;
+}
+
+/// Writes all of `bytes`, going on after short writes and interruptions.
+///
+/// # Errors
+///
+/// The first real error, with the number of bytes that had been written before it.
+pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> Result<(), (u64, io::Error)> {
+    let start = offset;
+    while !bytes.is_empty() {
+        match file.write_at(bytes, offset) {
+            Ok(0) => return Err((offset - start, io::ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((offset - start, error)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads until the buffer is full or the file ends; gives the number of bytes read.
+pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Syncs, once more if a signal came in between: an interrupted sync has not failed.
+pub(crate) fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The files of a Hightower KV store: segments that are appended to, a manifest that names them, and the rules that bring both
+//! back after a crash.
+//!
+//! A store is a directory of *segments*, each an append-only file of records (see [`hightower_log`]), and a *manifest* that says
+//! which of them count. This crate knows nothing of what keys and versions mean; it stores commits in order, makes them durable,
+//! finds them again, and tells damage from a plain crash.
+//!
+//! * [`SegmentStore::open`] takes the lock and recovers; [`Recovery`] hands out the segments for replay and gives an [`Appender`].
+//! * [`Appender`] is the one writer: bytes go through a map or by positioned writes, see [`AppendMode`].
+//! * [`Segment`] is what readers share: [`Segment::record_at`] is a bounds check and a decode.
+//! * [`SyncPoint`] makes commits durable without the appender's lock.
+//! * [`SegmentStore::prepare_next`], [`prefault_ahead`](SegmentStore::prefault_ahead) and
+//!   [`sync_predecessors`](SegmentStore::sync_predecessors) are for a background thread, which the layer above owns.
+//! * [`CompactedWriter`], [`SegmentStore::install`] and [`SegmentStore::release`] are for compaction.
+//! * [`Fs`] is the seam to the outside: [`RealFs`], and with the feature `sim` a simulated file system with a page cache, a disk
+//!   and crashes.
+//!
+//! What each start-up situation leads to is in the project's `docs/DURABILITY.md`, the bytes are in `docs/FORMAT.md`.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//! use hightower_log::{Command, Placement, encode};
+//! use hightower_segment::{Purpose, RealFs, SegmentStore, Stamp, StoreOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let stamp = Stamp { max_version: 0, timestamp: 1_700_000_000_000 };
+//! let options = StoreOptions { segment_len_bytes: 1 << 20, ..StoreOptions::default() };
+//! let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options)?;
+//! let (mut appender, _report) = recovery.finish(stamp)?;
+//!
+//! let command = Command::Set { key: b"key".to_vec(), value: b"value".to_vec(), version: 1, timestamp: 1_700_000_000_001 };
+//! appender.make_room(64, Purpose::Grow, stamp)?;
+//! let mut record = Vec::new();
+//! let placement = Placement::Appended { durable: appender.durable(), continues: false };
+//! encode(&mut record, appender.context(), appender.position(), &command.borrow(), placement)?;
+//! let appended = appender.append(&[&record], 1)?;
+//! store.sync_point().sync()?;
+//!
+//! let segment = Arc::clone(appender.segment());
+//! assert_eq!(segment.record_at(appended.offset)?.command(), Some(command.borrow()));
+//! appender.close(Stamp { max_version: 1, ..stamp })?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+mod appender;
+mod compacted;
+mod entropy;
+mod error;
+mod fs;
+mod manifest;
+#[allow(unsafe_code, reason = "maps; every block says why it is sound")]
+mod mapping;
+#[cfg(not(mutants))]
+mod mutants;
+#[cfg(mutants)]
+#[doc(hidden)]
+pub mod mutants;
+mod names;
+mod options;
+mod poison;
+mod read_only;
+mod recovery;
+mod report;
+mod scan;
+mod segment;
+mod shared;
+mod spares;
+mod store;
+mod sync;
+mod tail;
+
+pub use appender::{Appended, Appender};
+pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
+pub use entropy::{Entropy, OsEntropy};
+pub use error::{Damage, SegmentError};
+pub use fs::{Access, File, Fs, Lock, LockKind, Metadata, RealFs};
+pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
+pub use mapping::{Advice, Frozen, Mapping, MappingError, MappingWriter, MemoryObserver, SharedMemory};
+pub use names::{CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, LOCK, MANIFEST, segment_name};
+pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
+pub use read_only::{ReadOnlyStore, Tolerance};
+pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};
+pub use scan::{Entries, Entry, Finding, Scan};
+pub use segment::Segment;
+pub use store::{Recovery, SegmentStore, TailStats};
+pub use sync::SyncPoint;
+pub use tail::AppendMode;

@@ -1,0 +1,321 @@
+//! The manifest: which files make up the store.
+//!
+//! One small file names the live segments and what is known of them. It is replaced as a whole (write a new one, sync it, rename
+//! it over the old one, sync the directory), so that it is always either the old or the new one. What it does not name does not
+//! count. The bytes are described in the project's `docs/FORMAT.md`.
+
+use hightower_log::SegmentKind;
+use thiserror::Error;
+
+use crate::names::is_checkpoint;
+
+const MAGIC: [u8; 8] = *b"HTKVMAN\n";
+/// The manifest version that this build writes, and the newest that it reads.
+pub const MANIFEST_VERSION: u16 = 1;
+/// A longer manifest is refused before it is read.
+pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
+const FIXED_LEN_BYTES: usize = 72;
+const ENTRY_LEN_BYTES: usize = 56;
+const CHECK_LEN_BYTES: usize = 4;
+
+/// What a store consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Tells this store from all others; drawn when it is made.
+    pub store_id: [u8; 16],
+    /// Counts the replacements of the manifest.
+    pub generation: u64,
+    /// Ids below this may be in use, ids from here on are free.
+    pub next_segment_id: u32,
+    /// Seqs from here on were never handed out.
+    pub next_seq: u64,
+    /// The highest version known when the manifest was written.
+    pub max_version: u64,
+    /// The name of the newest index checkpoint. It is disposable: the log is the truth.
+    pub checkpoint: Option<String>,
+    /// The live segments, by ascending id.
+    pub segments: Vec<SegmentEntry>,
+}
+
+/// A live segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentEntry {
+    /// Its id; the file is named by it.
+    pub id: u32,
+    /// How it came to be.
+    pub kind: SegmentKind,
+    /// Its salt, as in its header.
+    pub salt: u64,
+    /// The seq of its first commit, as in its header.
+    pub base_seq: u64,
+    /// What its versions are counted from, as in its header.
+    pub base_version: u64,
+    /// What its timestamps are counted from, as in its header.
+    pub base_timestamp: i64,
+    /// Whether it may still grow.
+    pub state: SegmentState,
+}
+
+/// Whether a segment may still grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentState {
+    /// Written, to be written, or not yet known to be durable as a whole.
+    Open,
+    /// Complete and durable.
+    Sealed {
+        /// Where its records end. What follows is never read again.
+        len_bytes: u32,
+        /// How many commands it holds.
+        records: u64,
+    },
+}
+
+/// Why bytes are not a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// The bytes make no sense.
+    #[error("offset {offset}: {reason}")]
+    Damaged {
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Written by a later version.
+    #[error("manifest version {found} is newer than {MANIFEST_VERSION}")]
+    UnsupportedVersion {
+        /// The version.
+        found: u16,
+    },
+    /// Uses features that this build does not know.
+    #[error("manifest needs features {found:#010x}")]
+    UnsupportedFeatures {
+        /// The unknown bits.
+        found: u32,
+    },
+}
+
+impl Manifest {
+    /// The manifest of an empty store. Seqs start at 1.
+    #[must_use]
+    pub fn new(store_id: [u8; 16]) -> Self {
+        Self {
+            store_id,
+            generation: 1,
+            next_segment_id: 1,
+            next_seq: 1,
+            max_version: 0,
+            checkpoint: None,
+            segments: Vec::new(),
+        }
+    }
+
+    /// The entry of a segment.
+    #[must_use]
+    pub fn segment(&self, id: u32) -> Option<&SegmentEntry> {
+        let index = self.segments.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        self.segments.get(index)
+    }
+
+    pub(crate) fn segment_mut(&mut self, id: u32) -> Option<&mut SegmentEntry> {
+        let index = self.segments.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        self.segments.get_mut(index)
+    }
+
+    /// Adds an entry at its place.
+    pub(crate) fn insert(&mut self, entry: SegmentEntry) {
+        let index = self.segments.partition_point(|other| other.id < entry.id);
+        self.segments.insert(index, entry);
+    }
+
+    /// The manifest's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let name = self.checkpoint.as_deref().unwrap_or_default().as_bytes();
+        let total = FIXED_LEN_BYTES + name.len() + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES;
+        // Names are at most 255 bytes, and ids are `u32`, so both counts fit.
+        #[allow(clippy::cast_possible_truncation, reason = "bounded, see above")]
+        let (segments, name_len) = (self.segments.len() as u32, name.len() as u16);
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&name_len.to_le_bytes());
+        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        bytes.extend_from_slice(&(total as u64).to_le_bytes());
+        bytes.extend_from_slice(&self.store_id);
+        bytes.extend_from_slice(&self.generation.to_le_bytes());
+        bytes.extend_from_slice(&self.next_seq.to_le_bytes());
+        bytes.extend_from_slice(&self.max_version.to_le_bytes());
+        bytes.extend_from_slice(&self.next_segment_id.to_le_bytes());
+        bytes.extend_from_slice(&segments.to_le_bytes());
+        bytes.extend_from_slice(name);
+        for entry in &self.segments {
+            entry.encode(&mut bytes);
+        }
+        let check = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&check.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a manifest. Never allocates more than a small multiple of the input's length.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let body = verify(bytes)?;
+        let mut reader = Reader { bytes: body, at: 8 };
+        let version = u16::from_le_bytes(reader.array()?);
+        if version != MANIFEST_VERSION {
+            return Err(ManifestError::UnsupportedVersion { found: version });
+        }
+        let name_len = usize::from(u16::from_le_bytes(reader.array()?));
+        let features = u32::from_le_bytes(reader.array()?);
+        if features != 0 {
+            return Err(ManifestError::UnsupportedFeatures { found: features });
+        }
+        reader.u64()?; // The length, which `verify` has looked at.
+        let mut manifest = Self {
+            store_id: reader.array()?,
+            generation: reader.u64()?,
+            next_seq: reader.u64()?,
+            max_version: reader.u64()?,
+            next_segment_id: reader.u32()?,
+            checkpoint: None,
+            segments: Vec::new(),
+        };
+        let count = reader.u32()? as usize;
+        let rest = body.len().saturating_sub(FIXED_LEN_BYTES);
+        if count.checked_mul(ENTRY_LEN_BYTES).and_then(|len| len.checked_add(name_len)) != Some(rest) {
+            return Err(reader.damaged("the number of segments does not fit the length"));
+        }
+        if name_len > 0 {
+            manifest.checkpoint = Some(reader.checkpoint(name_len)?);
+        }
+        manifest.segments.reserve_exact(count);
+        for _ in 0..count {
+            let entry = SegmentEntry::decode(&mut reader)?;
+            manifest.check_order(&entry, &reader)?;
+            manifest.segments.push(entry);
+        }
+        Ok(manifest)
+    }
+
+    fn check_order(&self, entry: &SegmentEntry, reader: &Reader<'_>) -> Result<(), ManifestError> {
+        if entry.id == 0 || entry.id >= self.next_segment_id {
+            return Err(reader.damaged("a segment id that was never given"));
+        }
+        if self.segments.last().is_some_and(|last| last.id >= entry.id) {
+            return Err(reader.damaged("segment ids out of order"));
+        }
+        if entry.kind == SegmentKind::Compacted && entry.state == SegmentState::Open {
+            return Err(reader.damaged("a compacted segment that is not sealed"));
+        }
+        if entry.kind == SegmentKind::Append && entry.base_seq >= self.next_seq {
+            return Err(reader.damaged("a segment with seqs that were never given"));
+        }
+        Ok(())
+    }
+}
+
+impl SegmentEntry {
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let (state, len_bytes, records) = match self.state {
+            SegmentState::Open => (1, 0, 0),
+            SegmentState::Sealed { len_bytes, records } => (2, len_bytes, records),
+        };
+        let kind = match self.kind {
+            SegmentKind::Append => 1,
+            SegmentKind::Compacted => 2,
+        };
+        bytes.extend_from_slice(&self.id.to_le_bytes());
+        bytes.extend_from_slice(&[kind, state, 0, 0]);
+        bytes.extend_from_slice(&self.salt.to_le_bytes());
+        bytes.extend_from_slice(&self.base_seq.to_le_bytes());
+        bytes.extend_from_slice(&self.base_version.to_le_bytes());
+        bytes.extend_from_slice(&self.base_timestamp.to_le_bytes());
+        bytes.extend_from_slice(&len_bytes.to_le_bytes());
+        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        bytes.extend_from_slice(&records.to_le_bytes());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, ManifestError> {
+        let id = reader.u32()?;
+        let [kind, state, reserved, reserved_too] = reader.array()?;
+        let kind = match kind {
+            1 => SegmentKind::Append,
+            2 => SegmentKind::Compacted,
+            _ => return Err(reader.damaged("an unknown kind of segment")),
+        };
+        let (salt, base_seq, base_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let base_timestamp = i64::from_le_bytes(reader.array()?);
+        let (len_bytes, reserved_three, records) = (reader.u32()?, reader.u32()?, reader.u64()?);
+        let state = match (state, len_bytes, records) {
+            (1, 0, 0) => SegmentState::Open,
+            (2, 64.., _) => SegmentState::Sealed { len_bytes, records },
+            _ => return Err(reader.damaged("an impossible state of a segment")),
+        };
+        if (reserved, reserved_too, reserved_three) != (0, 0, 0) {
+            return Err(reader.damaged("reserved bytes that are not zero"));
+        }
+        Ok(Self { id, kind, salt, base_seq, base_version, base_timestamp, state })
+    }
+}
+
+/// Checks magic, length and checksum, and gives the bytes without the checksum.
+fn verify(bytes: &[u8]) -> Result<&[u8], ManifestError> {
+    let damaged = |offset, reason| ManifestError::Damaged { offset, reason };
+    if bytes.first_chunk::<8>() != Some(&MAGIC) {
+        return Err(damaged(0, "it does not begin as a manifest does"));
+    }
+    let Some((body, check)) =
+        bytes.split_last_chunk::<CHECK_LEN_BYTES>().filter(|(body, _)| body.len() >= FIXED_LEN_BYTES)
+    else {
+        return Err(damaged(bytes.len() as u64, "it is cut short"));
+    };
+    let mut reader = Reader { bytes: body, at: 16 };
+    if reader.u64()? != bytes.len() as u64 {
+        return Err(damaged(16, "its length is not the one it gives"));
+    }
+    if crc32fast::hash(body) != u32::from_le_bytes(*check) {
+        return Err(damaged(body.len() as u64, "wrong checksum"));
+    }
+    Ok(body)
+}
+
+/// Takes numbers off the front of some bytes.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
+        let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).copied();
+        let array = found.ok_or_else(|| self.damaged("it is cut short"))?;
+        self.at += N;
+        Ok(array)
+    }
+
+    fn u32(&mut self) -> Result<u32, ManifestError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, ManifestError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn checkpoint(&mut self, len: usize) -> Result<String, ManifestError> {
+        let name = self.bytes.get(self.at..self.at + len).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let name =
+            name.filter(|name| is_checkpoint(name)).ok_or_else(|| self.damaged("an impossible checkpoint name"))?;
+        let name = name.to_owned();
+        self.at += len;
+        Ok(name)
+    }
+
+    fn damaged(&self, reason: &'static str) -> ManifestError {
+        ManifestError::Damaged { offset: self.at as u64, reason }
+    }
+}

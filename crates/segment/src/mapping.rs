@@ -1,0 +1,475 @@
+//! Memory that is a file's: the only module of this crate with `unsafe`.
+//!
+//! A mapping is a run of bytes of which a prefix is *published*. One writer (whoever holds the [`MappingWriter`]; there is never
+//! a second one) copies bytes behind the prefix and then moves the prefix's end over them; any number of readers borrow from the
+//! prefix, without locks. Since published bytes are never written again, and unpublished ones never lent, a borrowed slice never
+//! changes: that is what makes the interface safe.
+//!
+//! Behind it is either a file's pages ([`Mapping::of_file`]) or plain shared memory ([`Mapping::of_memory`]), which a file system
+//! without maps, for one the simulated one, uses as the image of the file.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
+
+use crate::fs::Access;
+
+/// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the kernel's map lock for long.
+const PREFAULT_STEP_BYTES: usize = 256 << 10;
+
+/// What reads or writes through a mapping are expected to look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// No order.
+    Random,
+    /// From front to back: read ahead.
+    Sequential,
+    /// Soon: begin to read.
+    WillNeed,
+}
+
+/// A file's bytes in memory, up to a published end. See the [module's story](self).
+pub struct Mapping {
+    base: *mut u8,
+    len: usize,
+    published: AtomicUsize,
+    /// Pairs the mapping with its writer; no two mappings of a process share one.
+    id: u64,
+    writer_taken: AtomicBool,
+    access: Access,
+    backing: Backing,
+}
+
+enum Backing {
+    File(MmapRaw),
+    Memory { memory: Arc<SharedMemory>, observer: Arc<dyn MemoryObserver> },
+}
+
+/// The right to append to one [`Mapping`]; there is one per mapping, and it cannot be cloned.
+#[derive(Debug)]
+pub struct MappingWriter {
+    id: u64,
+}
+
+/// Why a mapped append did not happen. Nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MappingError {
+    /// The bytes do not fit behind the published ones.
+    #[error("the bytes reach beyond the end of the mapping")]
+    DoesNotFit,
+    /// The writer belongs to another mapping.
+    #[error("the writer belongs to another mapping")]
+    WrongWriter,
+    /// The mapping is for reading.
+    #[error("the mapping is read-only")]
+    ReadOnly,
+}
+
+// SAFETY: `base` points into `backing`, which lives as long as the mapping and is itself free to move between threads. All access
+// through `base` follows the protocol of the module's story, which needs no particular thread.
+unsafe impl Send for Mapping {}
+// SAFETY: shared references give out slices of published bytes, which nobody writes, and let one `&mut MappingWriter` write
+// unpublished bytes, which nobody reads. The published end moves by release stores and is read by acquire loads.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len_bytes` of a file.
+    ///
+    /// The file must be as long as that and stay so, and nobody else may write to it: a store makes sure of both with its lock
+    /// file. (A process that cuts a mapped file makes its readers die by a signal; no program that maps files can prevent that.)
+    ///
+    /// # Errors
+    ///
+    /// Those of the system; [`io::ErrorKind::UnexpectedEof`] if the file is shorter.
+    pub fn of_file(file: &std::fs::File, len_bytes: usize, access: Access) -> io::Result<Self> {
+        if file.metadata()?.len() < len_bytes as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut options = MmapOptions::new();
+        options.len(len_bytes);
+        let raw = match access {
+            Access::Read => options.map_raw_read_only(file)?,
+            Access::Write => options.map_raw(file)?,
+        };
+        Ok(Self::new(raw.as_mut_ptr(), len_bytes, access, Backing::File(raw)))
+    }
+
+    /// A mapping over plain memory; `observer` learns of each append and serves [`sync`](Self::sync).
+    #[must_use]
+    pub fn of_memory(memory: Arc<SharedMemory>, access: Access, observer: Arc<dyn MemoryObserver>) -> Self {
+        memory.mappings.fetch_add(1, Ordering::AcqRel);
+        let (base, len) = (memory.base(), memory.len());
+        Self::new(base, len, access, Backing::Memory { memory, observer })
+    }
+
+    fn new(base: *mut u8, len: usize, access: Access, backing: Backing) -> Self {
+        Self {
+            base,
+            len,
+            published: AtomicUsize::new(0),
+            id: next_id(),
+            writer_taken: AtomicBool::new(false),
+            access,
+            backing,
+        }
+    }
+
+    /// How many bytes are mapped, published or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is mapped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it can be appended to.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.access == Access::Write
+    }
+
+    /// Where the published bytes end.
+    #[must_use]
+    #[inline]
+    pub fn published(&self) -> usize {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// The published bytes of a range; `None` where it is not published as a whole. Costs an atomic load.
+    #[must_use]
+    #[inline]
+    pub fn slice(&self, range: Range<usize>) -> Option<&[u8]> {
+        if range.start > range.end || range.end > self.published() {
+            return None;
+        }
+        // SAFETY: the range lies within the published bytes, which lie within `len` bytes from `base`. They are initialised (a
+        // file's bytes always are, memory starts as zeros) and are never written again while `self` is borrowed: writers write
+        // behind the published end only, and `reset` needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
+    }
+
+    /// All published bytes from `start` on; `None` if none are.
+    #[must_use]
+    #[inline]
+    pub fn published_from(&self, start: usize) -> Option<&[u8]> {
+        let end = self.published();
+        if start >= end {
+            return None;
+        }
+        // SAFETY: as in `slice`: `start < end`, and the bytes up to `end` are published.
+        Some(unsafe { std::slice::from_raw_parts(self.base.add(start), end - start) })
+    }
+
+    /// The writer, the first time; `None` from then on.
+    #[must_use]
+    pub fn writer(&self) -> Option<MappingWriter> {
+        let taken = self.writer_taken.swap(true, Ordering::AcqRel);
+        (!taken).then_some(MappingWriter { id: self.id })
+    }
+
+    /// Copies `parts` one after the other behind the published bytes and publishes them, all at once. Gives the new published end.
+    ///
+    /// # Errors
+    ///
+    /// [`MappingError`]; then nothing was written.
+    #[inline]
+    pub fn append(&self, writer: &mut MappingWriter, parts: &[&[u8]]) -> Result<usize, MappingError> {
+        if writer.id != self.id {
+            return Err(MappingError::WrongWriter);
+        }
+        if self.access != Access::Write {
+            return Err(MappingError::ReadOnly);
+        }
+        // Only this writer moves the end, so a relaxed load sees its own last store.
+        let start = self.published.load(Ordering::Relaxed);
+        let mut room = self.len - start;
+        for part in parts {
+            room = room.checked_sub(part.len()).ok_or(MappingError::DoesNotFit)?;
+        }
+        let end = self.len - room;
+        match &self.backing {
+            Backing::File(_) => self.copy(start, parts),
+            Backing::Memory { memory, observer } => {
+                let mut at = start;
+                for part in parts {
+                    memory.write_at(at, part).map_err(|Frozen| MappingError::DoesNotFit)?;
+                    observer.wrote(at, part);
+                    at += part.len();
+                }
+                memory.freeze(end);
+            }
+        }
+        self.published.store(end, Ordering::Release);
+        Ok(end)
+    }
+
+    #[inline]
+    fn copy(&self, start: usize, parts: &[&[u8]]) {
+        let mut at = start;
+        for part in parts {
+            // SAFETY: `append` has checked that all parts together fit between `start` and `len`, that the pages are writable,
+            // and that the caller holds the one writer. No reader sees unpublished bytes, and a part that borrows from this
+            // mapping lies before `start`, so source and target do not overlap.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.base.add(at), part.len()) };
+            at += part.len();
+        }
+    }
+
+    /// Publishes bytes that came into the file by another way than [`append`](Self::append): positioned writes, or an earlier
+    /// process. They must not be written again.
+    ///
+    /// # Errors
+    ///
+    /// [`MappingError::DoesNotFit`] if `end` is beyond the mapping; [`MappingError::WrongWriter`]. An end before the published one
+    /// changes nothing.
+    pub fn publish(&self, writer: &mut MappingWriter, end: usize) -> Result<(), MappingError> {
+        if writer.id != self.id {
+            return Err(MappingError::WrongWriter);
+        }
+        if end > self.len {
+            return Err(MappingError::DoesNotFit);
+        }
+        if let Backing::Memory { memory, .. } = &self.backing {
+            memory.freeze(end);
+        }
+        self.published.fetch_max(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes back all published bytes, so that the memory can be written from the start again, with a new writer. Tells whether
+    /// that was possible: not while another mapping of the same memory lives.
+    #[must_use]
+    pub fn reset(&mut self) -> bool {
+        if let Backing::Memory { memory, .. } = &self.backing
+            && !memory.thaw()
+        {
+            return false;
+        }
+        // An old writer's id fits no longer.
+        self.id = next_id();
+        self.writer_taken = AtomicBool::new(false);
+        self.published = AtomicUsize::new(0);
+        true
+    }
+
+    /// Touches the pages of a range for writing, so that later appends meet no page fault; makes them dirty. A range beyond the
+    /// end is cut. Gives how many bytes were touched: 0 where the system cannot do it, which only costs time later.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn prefault(&self, range: Range<usize>) -> io::Result<usize> {
+        let Backing::File(raw) = &self.backing else { return Ok(0) };
+        let end = range.end.min(self.len);
+        let mut at = range.start;
+        if self.access != Access::Write {
+            return Ok(0);
+        }
+        while at < end {
+            let step = PREFAULT_STEP_BYTES.min(end - at);
+            if !populate(raw, at, step)? {
+                return Ok(0);
+            }
+            at += step;
+        }
+        Ok(end.saturating_sub(range.start))
+    }
+
+    /// Tells the system how the whole mapping will be used.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system. Nothing depends on success but speed.
+    pub fn advise(&self, advice: Advice) -> io::Result<()> {
+        let Backing::File(raw) = &self.backing else { return Ok(()) };
+        raw.advise(match advice {
+            Advice::Random => memmap2::Advice::Random,
+            Advice::Sequential => memmap2::Advice::Sequential,
+            Advice::WillNeed => memmap2::Advice::WillNeed,
+        })
+    }
+
+    /// Makes a range of the file durable, as far as it was written when the call began, whole pages at a time. The file's length
+    /// must have been synced before.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system. After an error nothing is known of what was written since the last success.
+    pub fn sync(&self, range: Range<usize>) -> io::Result<()> {
+        let end = range.end.min(self.len);
+        if range.start >= end {
+            return Ok(());
+        }
+        match &self.backing {
+            Backing::File(raw) => raw.flush_range(range.start, end - range.start),
+            Backing::Memory { observer, .. } => observer.sync(range.start..end),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Backing::Memory { memory, .. } = &self.backing {
+            memory.mappings.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Mapping")
+            .field("len", &self.len)
+            .field("published", &self.published())
+            .finish_non_exhaustive()
+    }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Whether the system knows how to touch pages ahead (Linux 5.14 and later).
+#[cfg(target_os = "linux")]
+fn populate(raw: &MmapRaw, at: usize, len: usize) -> io::Result<bool> {
+    match raw.advise_range(memmap2::Advice::PopulateWrite, at, len) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn populate(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Hears of what happens to a [`SharedMemory`] through its mappings.
+pub trait MemoryObserver: Send + Sync {
+    /// `bytes` were written at `offset`.
+    fn wrote(&self, offset: usize, bytes: &[u8]);
+
+    /// Makes a range durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::sync`].
+    fn sync(&self, range: Range<usize>) -> io::Result<()>;
+}
+
+/// Plain memory that stands for a file's pages: of fixed size, shared by the file and its mappings.
+///
+/// Bytes that a mapping has published are *frozen*; writes to them are refused.
+pub struct SharedMemory {
+    bytes: Box<[UnsafeCell<u8>]>,
+    frozen: AtomicUsize,
+    mappings: AtomicUsize,
+    /// Held by everyone who touches bytes that are not frozen, and by whoever thaws.
+    unfrozen: Mutex<()>,
+}
+
+/// A write to bytes that a mapping has published, or beyond the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen;
+
+// SAFETY: frozen bytes are only read; all others are touched under the lock `unfrozen` alone (by mappings through `write_at`).
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Memory that holds a copy of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.iter().map(|byte| UnsafeCell::new(*byte)).collect(),
+            frozen: AtomicUsize::new(0),
+            mappings: AtomicUsize::new(0),
+            unfrozen: Mutex::new(()),
+        }
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// How many mappings of it live.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        self.mappings.load(Ordering::Acquire)
+    }
+
+    fn base(&self) -> *mut u8 {
+        // From the whole slice, so that the pointer may reach all of it.
+        self.bytes.as_ptr().cast::<u8>().cast_mut()
+    }
+
+    /// Copies bytes out, as many as there are from `offset` on; gives their number.
+    pub fn read_at(&self, offset: usize, buffer: &mut [u8]) -> usize {
+        let _held = self.unfrozen.lock();
+        let count = self.len().saturating_sub(offset).min(buffer.len());
+        if count > 0 {
+            // SAFETY: `offset + count` is at most `len`; frozen bytes are not written, and the others not while the lock is held.
+            // The buffer is exclusively borrowed, so it is not this memory.
+            unsafe { std::ptr::copy_nonoverlapping(self.base().add(offset), buffer.as_mut_ptr(), count) };
+        }
+        count
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Errors
+    ///
+    /// [`Frozen`] if they do not all lie between the published bytes and the end; then nothing was written.
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Frozen> {
+        let _held = self.unfrozen.lock();
+        let end = offset.checked_add(bytes.len()).ok_or(Frozen)?;
+        if offset < self.frozen.load(Ordering::Acquire) || end > self.len() {
+            return Err(Frozen);
+        }
+        // SAFETY: the target lies within the memory and is not frozen, so no slice of it was lent, and the lock keeps others
+        // away. `bytes` may borrow from this memory only where it is frozen, so the two do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base().add(offset), bytes.len()) };
+        Ok(())
+    }
+
+    /// No byte before `end` changes from now on.
+    fn freeze(&self, end: usize) {
+        let _held = self.unfrozen.lock();
+        self.frozen.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Lets all bytes change again, if the one mapping whose owner asks is the only one.
+    fn thaw(&self) -> bool {
+        let _held = self.unfrozen.lock();
+        if self.mappings() != 1 {
+            return false;
+        }
+        self.frozen.store(0, Ordering::Release);
+        true
+    }
+}
+
+impl fmt::Debug for SharedMemory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SharedMemory").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

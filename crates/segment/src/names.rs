@@ -1,0 +1,95 @@
+//! The names of a store's files.
+//!
+//! Whatever has one of these names belongs to the store, and may be removed by it; all other names are left alone.
+
+use std::path::{Path, PathBuf};
+
+/// The lock file.
+pub const LOCK: &str = "LOCK";
+/// The manifest.
+pub const MANIFEST: &str = "MANIFEST";
+/// The manifest's replacement while it is being written.
+pub(crate) const MANIFEST_TMP: &str = "MANIFEST.tmp";
+
+const SEGMENT_SUFFIX: &str = ".seg";
+const SPARE_SUFFIX: &str = ".spare";
+/// How the names of index checkpoints end.
+pub const CHECKPOINT_SUFFIX: &str = ".ckpt";
+/// How the names of index checkpoints end while they are being written.
+pub const CHECKPOINT_TMP_SUFFIX: &str = ".ckpt.tmp";
+/// The longest name of a checkpoint, in bytes.
+pub(crate) const MAX_NAME_LEN_BYTES: usize = 255;
+
+/// The name of the segment `id`: ten digits and `.seg`.
+///
+/// ```
+/// assert_eq!(hightower_segment::segment_name(7), "0000000007.seg");
+/// ```
+#[must_use]
+pub fn segment_name(id: u32) -> String {
+    format!("{id:010}{SEGMENT_SUFFIX}")
+}
+
+pub(crate) fn segment_path(dir: &Path, id: u32) -> PathBuf {
+    dir.join(segment_name(id))
+}
+
+pub(crate) fn spare_path(dir: &Path, id: u32) -> PathBuf {
+    dir.join(format!("{id:010}{SPARE_SUFFIX}"))
+}
+
+/// The id of the segment with this name, if it is one.
+pub(crate) fn segment_id(name: &str) -> Option<u32> {
+    numbered(name, SEGMENT_SUFFIX)
+}
+
+fn numbered(name: &str, suffix: &str) -> Option<u32> {
+    let digits = name.strip_suffix(suffix)?;
+    let all_digits = digits.len() == 10 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| digits.parse().ok()).flatten()
+}
+
+/// Whether a checkpoint may have this name: one path component with the right end, of ASCII letters, digits, `-`, `_` and `.`.
+pub(crate) fn is_checkpoint(name: &str) -> bool {
+    name.len() <= MAX_NAME_LEN_BYTES
+        && name.len() > CHECKPOINT_SUFFIX.len()
+        && name.ends_with(CHECKPOINT_SUFFIX)
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// Whether a file with this name is the store's to remove when the manifest does not name it.
+pub(crate) fn is_garbage_when_unnamed(name: &str) -> bool {
+    name == MANIFEST_TMP
+        || segment_id(name).is_some()
+        || numbered(name, SPARE_SUFFIX).is_some()
+        || is_checkpoint(name)
+        || name.strip_suffix(".tmp").is_some_and(is_checkpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_store_are_told_from_others() {
+        for name in ["0000000001.seg", "4294967295.seg", "0000000009.spare", "MANIFEST.tmp", "a-1.ckpt", "a.ckpt.tmp"] {
+            assert!(is_garbage_when_unnamed(name), "{name}");
+        }
+        let others = [
+            "LOCK",
+            "MANIFEST",
+            "1.seg",
+            "4294967296.seg",
+            "000000000a.seg",
+            "notes.txt",
+            ".ckpt",
+            "../x.ckpt",
+            "x.seg",
+        ];
+        for name in others {
+            assert!(!is_garbage_when_unnamed(name), "{name}");
+        }
+        assert_eq!(segment_id(&segment_name(u32::MAX)), Some(u32::MAX));
+    }
+}

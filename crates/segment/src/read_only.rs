@@ -1,0 +1,119 @@
+//! Looking at a store without changing a byte of it, damaged ones too.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use hightower_log::{SegmentHeader, SegmentKind};
+
+use crate::error::SegmentError;
+use crate::fs::{Access, Fs, Lock, LockKind, read_full_at};
+use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::names::{LOCK, segment_id, segment_path};
+use crate::recovery::{Survey, read_manifest, survey};
+use crate::report::RecoveryReport;
+use crate::segment::Segment;
+use crate::spares::entry_of;
+use crate::store::list;
+
+/// What a read-only open does about damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// The same rules as an open for writing: damage is an error.
+    Strict,
+    /// Damage goes into the report; whatever can still be read is there, to be walked over by [`Segment::scan`]. Without a
+    /// readable manifest all segment files in the directory count, so that deleted keys may be back.
+    Salvage,
+}
+
+/// A store that was opened for reading only. Nothing in its directory was changed.
+#[derive(Debug)]
+pub struct ReadOnlyStore {
+    segments: Vec<Arc<Segment>>,
+    report: RecoveryReport,
+    manifest: Manifest,
+    _lock: Option<Box<dyn Lock>>,
+}
+
+impl ReadOnlyStore {
+    /// Opens a store for reading. Keeps writers out while it lives, if the lock file is there.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Locked`] if a writer has the store open; [`SegmentError::NoStore`]; and with [`Tolerance::Strict`] those of
+    /// [`SegmentStore::open`](crate::SegmentStore::open).
+    pub fn open(fs: &Arc<dyn Fs>, dir: &Path, tolerance: Tolerance) -> Result<Self, SegmentError> {
+        let salvage = tolerance == Tolerance::Salvage;
+        let fs = fs.as_ref();
+        let lock = shared_lock(fs, dir)?;
+        let names = list(fs, dir)?;
+        let (manifest, damage) = match read_manifest(fs, dir, &names) {
+            Ok(Some(manifest)) => (manifest, None),
+            Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
+            Err(error) if salvage => (manifest_from_headers(fs, dir, &names), Some(error)),
+            Err(error) => return Err(error),
+        };
+        let Survey { live, mut report, .. } = survey(fs, dir, &names, &manifest, salvage)?;
+        report.damage.extend(damage);
+        let segments = live.into_iter().map(|found| Arc::new(found.segment)).collect();
+        Ok(Self { segments, report, manifest, _lock: lock })
+    }
+
+    /// The segments, oldest first.
+    #[must_use]
+    pub fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// The manifest; in a salvage without a readable one, what the segments' headers say.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+/// Without a lock file there is no writer, and a read-only directory must not get one.
+fn shared_lock(fs: &dyn Fs, dir: &Path) -> Result<Option<Box<dyn Lock>>, SegmentError> {
+    let path = dir.join(LOCK);
+    match fs.try_lock(&path, LockKind::Shared) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(SegmentError::Locked { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs.list(dir) {
+            Ok(_) => Ok(None),
+            Err(_) => Err(SegmentError::NoStore { dir: dir.to_owned() }),
+        },
+        Err(error) => Err(SegmentError::io("lock", &path, error)),
+    }
+}
+
+/// Stands in for a manifest that cannot be read: every file that begins with a segment header.
+fn manifest_from_headers(fs: &dyn Fs, dir: &Path, names: &[String]) -> Manifest {
+    let mut manifest = Manifest::new([0; 16]);
+    for id in names.iter().filter_map(|name| segment_id(name)) {
+        if let Some(entry) = entry_from_header(fs, dir, id) {
+            manifest.insert(entry);
+        }
+    }
+    manifest
+}
+
+fn entry_from_header(fs: &dyn Fs, dir: &Path, id: u32) -> Option<SegmentEntry> {
+    let file = fs.open(&segment_path(dir, id), Access::Read).ok()?;
+    let mut bytes = [0; SegmentHeader::LEN];
+    let read = read_full_at(file.as_ref(), &mut bytes, 0).ok()?;
+    let header = SegmentHeader::decode(bytes.get(..read)?).ok().filter(|header| header.id == id)?;
+    let state = match header.kind {
+        SegmentKind::Append => SegmentState::Open,
+        SegmentKind::Compacted => {
+            let len_bytes = u32::try_from(file.metadata().ok()?.len_bytes).unwrap_or(u32::MAX);
+            SegmentState::Sealed { len_bytes, records: 0 }
+        }
+    };
+    Some(entry_of(&header, state))
+}

@@ -1,0 +1,284 @@
+//! From the files that a writer left behind to the state that it promised.
+//!
+//! The manifest says which segments count, and which of those are sealed. The others were at the tail of the log when the writer
+//! ended, and are read commit by commit in the order of their ids. The first commit that is not whole ends the log, unless a later
+//! record proves that it had been durable, which makes it damage. The rules are in the project's `docs/FORMAT.md` under "Recovery",
+//! and what an open does in each case in `docs/DURABILITY.md`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
+
+use crate::compacted::published;
+use crate::error::{Damage, SegmentError};
+use crate::fs::{Access, File, Fs, read_full_at};
+use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
+use crate::mutants;
+use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_path};
+use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
+use crate::scan::{Tail, find_tail, look_beyond};
+use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
+use crate::shared::seq_span;
+
+/// A segment that an earlier writer left.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) segment: Segment,
+    pub(crate) entry: SegmentEntry,
+    /// How long the file is, which may be more than what counts.
+    pub(crate) file_len: u64,
+}
+
+/// Everything that an earlier writer left, after the rules were applied. Nothing was changed yet.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) live: Vec<Found>,
+    /// Segments of which nothing counts.
+    pub(crate) dropped: Vec<SegmentEntry>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Reads the manifest; `None` if the directory holds no store at all.
+///
+/// # Errors
+///
+/// [`SegmentError::MissingManifest`] if there are segments; [`SegmentError::Corrupt`] or [`SegmentError::VersionUnsupported`].
+pub(crate) fn read_manifest(fs: &dyn Fs, dir: &Path, names: &[String]) -> Result<Option<Manifest>, SegmentError> {
+    let path = dir.join(MANIFEST);
+    let file = match fs.open(&path, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let segments = names.iter().any(|name| segment_id(name).is_some());
+            return if segments { Err(SegmentError::MissingManifest { path }) } else { Ok(None) };
+        }
+        Err(error) => return Err(SegmentError::io("open", &path, error)),
+    };
+    let len = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?.len_bytes;
+    let len = usize::try_from(len).ok().filter(|len| *len <= MAX_LEN_BYTES);
+    let len = len.ok_or_else(|| SegmentError::corrupt(&path, 0, Damage::Manifest("it is longer than any manifest")))?;
+    let mut bytes = vec![0; len];
+    let read = read_full_at(file.as_ref(), &mut bytes, 0).map_err(|error| SegmentError::io("read", &path, error))?;
+    bytes.truncate(read);
+    Manifest::decode(&bytes).map(Some).map_err(|error| match error {
+        ManifestError::Damaged { offset, reason } => SegmentError::corrupt(&path, offset, Damage::Manifest(reason)),
+        newer => SegmentError::VersionUnsupported { path, what: newer.to_string() },
+    })
+}
+
+/// Opens every segment that the manifest names and applies the recovery rules. With `salvage`, damage goes into the report.
+///
+/// # Errors
+///
+/// [`SegmentError::MissingSegment`], [`SegmentError::Corrupt`], [`SegmentError::VersionUnsupported`] or [`SegmentError::Io`].
+pub(crate) fn survey(
+    fs: &dyn Fs,
+    dir: &Path,
+    names: &[String],
+    manifest: &Manifest,
+    salvage: bool,
+) -> Result<Survey, SegmentError> {
+    let mut report = RecoveryReport {
+        generation: manifest.generation,
+        max_version: manifest.max_version,
+        garbage: garbage(names, manifest),
+        ..RecoveryReport::default()
+    };
+    match &manifest.checkpoint {
+        Some(name) if names.contains(name) => report.checkpoint = Some(name.clone()),
+        missing => report.missing_checkpoint.clone_from(missing),
+    }
+    let mut survey = Survey { live: Vec::new(), dropped: Vec::new(), report };
+    let mut open = Vec::new();
+    for entry in &manifest.segments {
+        let found = match find(fs, dir, *entry, salvage) {
+            Ok(found) => found,
+            Err(error) if salvage => {
+                survey.report.damage.push(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match entry.state {
+            SegmentState::Open => open.push(found),
+            SegmentState::Sealed { .. } => survey.keep_sealed(found),
+        }
+    }
+    survey.report.unclean = !open.is_empty();
+    survey.recover(open, salvage)?;
+    // Oldest first, though open segments came last.
+    survey.live.sort_by_key(|found| found.entry.id);
+    survey.report.segments.sort_by_key(|segment| segment.id);
+    Ok(survey)
+}
+
+fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
+    let named = |name: &String| {
+        segment_id(name).is_some_and(|id| manifest.segment(id).is_some()) || manifest.checkpoint.as_ref() == Some(name)
+    };
+    names.iter().filter(|name| is_garbage_when_unnamed(name) && !named(name)).cloned().collect()
+}
+
+/// Opens, maps and identifies one segment. Of a sealed one its length is published, of an open one all of the file.
+fn find(fs: &dyn Fs, dir: &Path, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
+    let path = segment_path(dir, entry.id);
+    let file = match fs.open(&path, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(SegmentError::MissingSegment { path }),
+        Err(error) => return Err(SegmentError::io("open", &path, error)),
+    };
+    let file_len = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?.len_bytes;
+    let len = match entry.state {
+        SegmentState::Open => u32::try_from(file_len).unwrap_or(u32::MAX),
+        SegmentState::Sealed { len_bytes, .. } if file_len < len_bytes.into() && !salvage => {
+            let damage = Damage::Short { expected: len_bytes.into(), found: file_len };
+            return Err(SegmentError::corrupt(&path, file_len, damage));
+        }
+        SegmentState::Sealed { len_bytes, .. } => {
+            len_bytes.min(to_offset(usize::try_from(file_len).unwrap_or(usize::MAX)))
+        }
+    };
+    let header = match read_header(file.as_ref(), &path, &entry) {
+        Ok(header) => header,
+        // The manifest knows all of it.
+        Err(_) if salvage => header_of(&entry),
+        Err(error) => return Err(error),
+    };
+    let mapping = file.map(len as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
+    let segment = published(Segment::new(path, header, file, mapping), len)?;
+    Ok(Found { segment, entry, file_len })
+}
+
+fn read_header(file: &dyn File, path: &Path, entry: &SegmentEntry) -> Result<SegmentHeader, SegmentError> {
+    let mut bytes = [0; SegmentHeader::LEN];
+    let read = read_full_at(file, &mut bytes, 0).map_err(|error| SegmentError::io("read", path, error))?;
+    let header = SegmentHeader::decode(bytes.get(..read).unwrap_or_default())
+        .map_err(|error| SegmentError::decode(path, 0, error))?;
+    let expected = header_of(entry);
+    let fields = [
+        ("id", expected.id.into(), u64::from(header.id)),
+        ("salt", expected.salt, header.salt),
+        ("kind", u64::from(expected.kind == SegmentKind::Compacted), u64::from(header.kind == SegmentKind::Compacted)),
+        ("base seq", expected.base_seq, header.base_seq),
+        ("base version", expected.base_version, header.base_version),
+        ("base timestamp", expected.base_timestamp.cast_unsigned(), header.base_timestamp.cast_unsigned()),
+    ];
+    match fields.into_iter().find(|(_, expected, found)| expected != found) {
+        Some((field, expected, found)) => {
+            Err(SegmentError::corrupt(path, 0, Damage::Misplaced { field, expected, found }))
+        }
+        None => Ok(header),
+    }
+}
+
+fn header_of(entry: &SegmentEntry) -> SegmentHeader {
+    SegmentHeader {
+        id: entry.id,
+        kind: entry.kind,
+        features: 0,
+        salt: entry.salt,
+        base_seq: entry.base_seq,
+        base_version: entry.base_version,
+        base_timestamp: entry.base_timestamp,
+    }
+}
+
+impl Survey {
+    fn keep_sealed(&mut self, found: Found) {
+        let SegmentState::Sealed { records, .. } = found.entry.state else { return };
+        let len_bytes = found.segment.len_bytes();
+        found.segment.raise_durable(len_bytes);
+        found.segment.mark_sealed();
+        self.report.segments.push(SegmentReport {
+            id: found.entry.id,
+            kind: found.entry.kind,
+            outcome: SegmentOutcome::Sealed,
+            records,
+            len_bytes,
+            dropped_bytes: 0,
+            reason: None,
+        });
+        self.live.push(found);
+    }
+
+    /// Finds where the log ends, in the segments that were not sealed, given by ascending id.
+    fn recover(&mut self, open: Vec<Found>, salvage: bool) -> Result<(), SegmentError> {
+        let tails: Vec<Tail> =
+            open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
+        let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());
+        let witness = witness(&open, &tails, end);
+        if let Some(error) = witness {
+            if !salvage {
+                return Err(error);
+            }
+            self.report.damage.push(error);
+        }
+        // Seqs and versions that lost commits may have had: as many as fit behind what was kept.
+        let mut undone = 0;
+        for (index, (found, tail)) in open.into_iter().zip(tails).enumerate() {
+            self.report.max_version = self.report.max_version.max(if index <= end { tail.max_version } else { 0 });
+            let room = u32::try_from(found.file_len).unwrap_or(u32::MAX);
+            undone += seq_span(if index <= end { room.saturating_sub(tail.end) } else { room });
+            let counts = index <= end || mutants::on("keep-later-segments");
+            self.settle(found, &tail, counts, salvage)?;
+        }
+        let floor = self.report.max_version.checked_add(if mutants::on("version-floor-ignored") { 0 } else { undone });
+        self.report.version_floor = floor.unwrap_or(self.report.max_version);
+        Ok(())
+    }
+
+    /// Keeps the valid part of a segment that was not sealed, or drops it.
+    fn settle(&mut self, found: Found, tail: &Tail, counts: bool, salvage: bool) -> Result<(), SegmentError> {
+        let bytes = found.segment.bytes_from(0);
+        let context = found.segment.context();
+        let end = if counts { tail.end } else { FIRST_RECORD_AT };
+        let beyond = look_beyond(bytes, context, end, end);
+        let kept = counts && tail.commits > 0;
+        self.report.segments.push(SegmentReport {
+            id: found.entry.id,
+            kind: found.entry.kind,
+            outcome: if kept { SegmentOutcome::Recovered } else { SegmentOutcome::Dropped },
+            records: if counts { tail.records } else { 0 },
+            len_bytes: end,
+            dropped_bytes: beyond.end.saturating_sub(end),
+            reason: (beyond.end > end).then(|| tail.stop.1.clone()),
+        });
+        if salvage {
+            // All of the file stays readable, to be scanned.
+            self.live.push(found);
+            return Ok(());
+        }
+        if !kept {
+            self.dropped.push(found.entry);
+            return Ok(());
+        }
+        let state = SegmentState::Sealed { len_bytes: end, records: tail.records };
+        let entry = SegmentEntry { state, ..found.entry };
+        // Mapped anew: what counts and no more.
+        let path = found.segment.path().to_owned();
+        let mapping = found.segment.file().map(end as usize, Access::Read);
+        let mapping = mapping.map_err(|error| SegmentError::io("map", &path, error))?;
+        let file = Arc::clone(found.segment.file());
+        let segment = published(Segment::new(path, *found.segment.header(), file, mapping), end)?;
+        self.live.push(Found { segment, entry, file_len: found.file_len });
+        Ok(())
+    }
+}
+
+/// Looks for a record that knew the end of the log, which is in segment `end`, to have been durable further than it reaches now.
+fn witness(open: &[Found], tails: &[Tail], end: usize) -> Option<SegmentError> {
+    if mutants::on("witness-ignored") {
+        return None;
+    }
+    let (found, tail) = (open.get(end)?, tails.get(end)?);
+    let look = |found: &Found, from: u32, known: u32| {
+        let context: &RecordContext = found.segment.context();
+        look_beyond(found.segment.bytes_from(0), context, from, known).witness.map(|durable| (durable, found.entry.id))
+    };
+    let later = open.get(end + 1..).unwrap_or_default();
+    let (durable, witness) =
+        look(found, tail.end, tail.end).or_else(|| later.iter().find_map(|found| look(found, FIRST_RECORD_AT, 0)))?;
+    let damage = Damage::DurableLost { source: tail.stop.1.clone(), durable, witness };
+    Some(SegmentError::corrupt(found.segment.path(), tail.end.into(), damage))
+}

@@ -1,0 +1,222 @@
+//! One segment file, readable by anyone.
+//!
+//! A [`Segment`] is the mapped file and what is known of it. Reading a record is a bounds check and a decode: no lock, no shared
+//! counter, no system call. Whoever appends publishes bytes first; offsets behind the published end hold no record.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hightower_log::{Record, RecordContext, SegmentHeader, SegmentKind, decode};
+
+use crate::error::SegmentError;
+use crate::fs::{File, retry_interrupted};
+use crate::mapping::{Advice, Mapping};
+use crate::scan::Entries;
+
+/// Where the first record starts.
+#[allow(clippy::cast_possible_truncation, reason = "64")]
+pub(crate) const FIRST_RECORD_AT: u32 = SegmentHeader::LEN as u32;
+
+/// A segment file: its bytes, mapped. Shared as `Arc<Segment>` by everyone who reads.
+#[derive(Debug)]
+pub struct Segment {
+    context: RecordContext,
+    mapping: Mapping,
+    header: SegmentHeader,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    /// Up to which offset everything is known to be durable, here and in all segments before; 0 while a segment before is not.
+    durable: AtomicU32,
+    /// How far pages were touched ahead.
+    prefaulted: AtomicU32,
+    sealed: AtomicBool,
+}
+
+/// A segment taken apart, when nobody reads it any more.
+pub(crate) struct Parts {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) mapping: Mapping,
+}
+
+impl Segment {
+    pub(crate) fn new(path: PathBuf, header: SegmentHeader, file: Arc<dyn File>, mapping: Mapping) -> Self {
+        Self {
+            context: header.context(),
+            mapping,
+            header,
+            path,
+            file,
+            durable: AtomicU32::new(0),
+            prefaulted: AtomicU32::new(0),
+            sealed: AtomicBool::new(false),
+        }
+    }
+
+    /// The segment's number in its store.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.header.id
+    }
+
+    /// How the segment came to be.
+    #[must_use]
+    pub fn kind(&self) -> SegmentKind {
+        self.header.kind
+    }
+
+    /// What the segment says about itself.
+    #[must_use]
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// What its records are encoded against.
+    #[must_use]
+    #[inline]
+    pub fn context(&self) -> &RecordContext {
+        &self.context
+    }
+
+    /// Where its file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where its published records end, in bytes from the start of the file; grows while the segment is active.
+    #[must_use]
+    pub fn len_bytes(&self) -> u32 {
+        to_offset(self.mapping.published())
+    }
+
+    /// How much of the device the file takes up, used or not, in bytes.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u32 {
+        to_offset(self.mapping.len())
+    }
+
+    /// Whether no commit is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len_bytes() <= FIRST_RECORD_AT
+    }
+
+    /// Whether it is complete, durable, and named as such in the manifest.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// Up to which offset this segment, and everything before it, is known to be durable; 0 while a segment before it is not. What a
+    /// record written now puts into its `durable` field.
+    #[must_use]
+    #[inline]
+    pub fn durable(&self) -> u32 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The record at an offset, verified. Costs an atomic load and the checksum over the record.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::OutOfBounds`] where no record was published; [`SegmentError::Corrupt`] if the bytes there are no record.
+    #[inline]
+    pub fn record_at(&self, offset: u32) -> Result<Record<'_>, SegmentError> {
+        let Some(bytes) = self.mapping.published_from(offset as usize).filter(|_| offset >= FIRST_RECORD_AT) else {
+            return Err(self.out_of_bounds(offset));
+        };
+        decode(bytes, &self.context, offset).map_err(|error| self.damaged(offset, error))
+    }
+
+    /// The published bytes from an offset on, not verified; none if there are none. For warming caches before
+    /// [`record_at`](Self::record_at), and for copying a segment as a whole.
+    #[must_use]
+    #[inline]
+    pub fn bytes_from(&self, offset: u32) -> &[u8] {
+        self.mapping.published_from(offset as usize).unwrap_or_default()
+    }
+
+    /// All commands of the segment, in file order, each verified.
+    #[must_use]
+    pub fn entries(&self) -> Entries<'_> {
+        self.entries_from(FIRST_RECORD_AT, self.header.base_seq)
+    }
+
+    /// The commands from `offset` on, where the commit with `seq` begins. (For a compacted segment seq counts nothing.)
+    #[must_use]
+    pub fn entries_from(&self, offset: u32, seq: u64) -> Entries<'_> {
+        Entries::new(self, offset, seq)
+    }
+
+    /// Tells the system how the segment will be read.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`]. Nothing depends on success but speed.
+    pub fn advise(&self, advice: Advice) -> Result<(), SegmentError> {
+        self.mapping.advise(advice).map_err(|error| SegmentError::io("advise on", &self.path, error))
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    pub(crate) fn raise_durable(&self, offset: u32) {
+        self.durable.fetch_max(offset, Ordering::AcqRel);
+    }
+
+    pub(crate) fn mark_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Makes everything up to `end` durable. The caller sees to it that no two run at once.
+    pub(crate) fn sync_to(&self, end: u32, by_range: bool) -> Result<(), SegmentError> {
+        let from = self.durable() as usize;
+        let synced = if by_range {
+            retry_interrupted(|| self.mapping.sync(from..end as usize))
+        } else {
+            retry_interrupted(|| self.file.sync_data())
+        };
+        synced.map_err(|error| SegmentError::io("sync", &self.path, error))
+    }
+
+    /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched.
+    pub(crate) fn prefault_to(&self, end: u32) -> Result<u32, SegmentError> {
+        let start = self.prefaulted.load(Ordering::Relaxed).max(self.len_bytes());
+        let end = end.min(self.capacity_bytes());
+        if start >= end {
+            return Ok(0);
+        }
+        let touched = self
+            .mapping
+            .prefault(start as usize..end as usize)
+            .map_err(|error| SegmentError::io("prefault", &self.path, error))?;
+        self.prefaulted.fetch_max(end, Ordering::Relaxed);
+        Ok(to_offset(touched))
+    }
+
+    pub(crate) fn into_parts(self) -> Parts {
+        Parts { path: self.path, file: self.file, mapping: self.mapping }
+    }
+
+    #[cold]
+    fn out_of_bounds(&self, offset: u32) -> SegmentError {
+        SegmentError::OutOfBounds { path: self.path.clone(), offset, end: self.len_bytes() }
+    }
+
+    #[cold]
+    pub(crate) fn damaged(&self, offset: u32, error: hightower_log::DecodeError) -> SegmentError {
+        SegmentError::decode(&self.path, offset.into(), error)
+    }
+}
+
+/// A place in a mapping as an offset: no mapping of a segment is longer than `u32::MAX`.
+pub(crate) fn to_offset(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,274 @@
+//! What the appender, the sync handle, the background and the compactor share: options, manifest, and the row of segments at the
+//! tail of the log.
+//!
+//! Locks, in the order in which they may be taken together: `preparing` (making files ready), `sync_turn` (one sync at a time),
+//! `manifest` (held while the file is replaced), `tail` (held for a few instructions, never across I/O). An append takes none of
+//! them; a roll with a prepared successor takes `tail` alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
+use parking_lot::Mutex;
+
+use crate::error::SegmentError;
+use crate::fs::{Fs, Lock, retry_interrupted, write_all_at};
+use crate::manifest::{Manifest, SegmentState};
+use crate::names::{MANIFEST, MANIFEST_TMP};
+use crate::options::StoreOptions;
+use crate::poison::Poison;
+use crate::segment::Segment;
+use crate::spares::{Prepared, Spare};
+use crate::{mutants, tail::AppendMode};
+
+/// No record is shorter than this: a head with the narrowest numbers, and one byte of key.
+const SHORTEST_COMMIT_BYTES: u64 = 16;
+/// Room for the record that ends a segment.
+#[allow(clippy::cast_possible_truncation, reason = "34")]
+pub(crate) const SEAL_LEN_BYTES: u32 = MAX_HEAD_LEN_BYTES as u32;
+/// What a segment takes besides its commits.
+#[allow(clippy::cast_possible_truncation, reason = "98")]
+pub(crate) const OVERHEAD_BYTES: u32 = SegmentHeader::LEN as u32 + SEAL_LEN_BYTES;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: StoreOptions,
+    /// [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
+    pub(crate) mode: AppendMode,
+    pub(crate) preparing: Mutex<()>,
+    pub(crate) sync_turn: Mutex<()>,
+    pub(crate) manifest: Mutex<Manifest>,
+    pub(crate) tail: Mutex<TailState>,
+    pub(crate) poison: Poison,
+    /// The next free segment id; the manifest's follows it.
+    pub(crate) next_id: AtomicU32,
+    /// The last attempt to make a file found the device full.
+    pub(crate) full: AtomicBool,
+    _lock: Box<dyn Lock>,
+}
+
+/// The row of segments at the tail of the log, oldest first: rolled ones, the active one, the prepared one; and spare files.
+#[derive(Debug, Default)]
+pub(crate) struct TailState {
+    /// Segments that were rolled but are not sealed in the manifest yet.
+    pub(crate) rolled: Vec<Rolled>,
+    /// `None` only before recovery has finished and after close.
+    pub(crate) active: Option<Arc<Segment>>,
+    pub(crate) prepared: Option<Prepared>,
+    pub(crate) pool: Vec<Spare>,
+}
+
+/// A segment that takes no more commits.
+#[derive(Clone, Debug)]
+pub(crate) struct Rolled {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) records: u64,
+    pub(crate) max_version: u64,
+    pub(crate) synced: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        options: StoreOptions,
+        manifest: Manifest,
+        lock: Box<dyn Lock>,
+    ) -> Result<Self, SegmentError> {
+        let mode = match options.appends {
+            AppendMode::Auto => {
+                let promise = fs.preallocation_is_promise(dir);
+                let promise = promise.map_err(|error| SegmentError::io("look up the file system of", dir, error))?;
+                if promise { AppendMode::Mapped } else { AppendMode::Positioned }
+            }
+            forced => forced,
+        };
+        Ok(Self {
+            fs,
+            dir: dir.to_owned(),
+            options,
+            mode,
+            preparing: Mutex::default(),
+            sync_turn: Mutex::default(),
+            next_id: AtomicU32::new(manifest.next_segment_id),
+            manifest: Mutex::new(manifest),
+            tail: Mutex::default(),
+            poison: Poison::default(),
+            full: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    /// An id that no segment had.
+    pub(crate) fn take_id(&self) -> Result<u32, SegmentError> {
+        let taken = self.next_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
+        taken.map_err(|_| SegmentError::Invalid { what: "the store has used up all segment ids".to_owned() })
+    }
+
+    pub(crate) fn random(&self) -> Result<u64, SegmentError> {
+        let number = self.options.entropy.next_u64();
+        number.map_err(|error| SegmentError::io("draw a random number for", &self.dir, error))
+    }
+
+    /// Changes the manifest: on disk first, then here. If the device is full, spare files are given up for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], and nothing has changed; any other error, and the store is poisoned.
+    pub(crate) fn edit_manifest(&self, edit: impl FnOnce(&mut Manifest)) -> Result<(), SegmentError> {
+        self.poison.check()?;
+        let mut manifest = self.manifest.lock();
+        let mut next = manifest.clone();
+        edit(&mut next);
+        next.generation += 1;
+        next.next_segment_id = self.next_id.load(Ordering::Relaxed);
+        let mut written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
+        while matches!(&written, Err(error) if error.is_full()) && self.give_up_spare() {
+            written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
+        }
+        written.map_err(|error| self.poison.latch(error))?;
+        *manifest = next;
+        Ok(())
+    }
+
+    /// Removes a spare file to make room. Tells whether there was one.
+    fn give_up_spare(&self) -> bool {
+        let Some(spare) = self.tail.lock().pool.pop() else { return false };
+        self.fs.remove_file(&spare.path).is_ok()
+    }
+
+    /// Makes the file names in the store's directory durable.
+    pub(crate) fn sync_dir(&self) -> Result<(), SegmentError> {
+        let synced = retry_interrupted(|| self.fs.sync_dir(&self.dir));
+        synced.map_err(|error| SegmentError::io("sync", &self.dir, error))
+    }
+
+    /// Syncs everything that was appended before the call: rolled segments first, then the active one.
+    pub(crate) fn sync(&self) -> Result<(), SegmentError> {
+        let _turn = self.sync_turn.lock();
+        self.poison.check()?;
+        // Both under one lock: no roll can come in between, so all of an earlier append is in one of them.
+        let (active, unsynced) = {
+            let tail = self.tail.lock();
+            (tail.active.clone(), tail.unsynced())
+        };
+        self.sync_rolled(unsynced)?;
+        let Some(active) = active else { return Ok(()) };
+        let end = active.len_bytes();
+        if end > active.durable() {
+            self.sync_segment(&active, end)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the rolled segments. The caller holds `sync_turn`.
+    fn sync_rolled(&self, unsynced: Vec<Arc<Segment>>) -> Result<(), SegmentError> {
+        if mutants::on("skip-predecessor-sync") {
+            return Ok(());
+        }
+        for segment in unsynced {
+            self.sync_segment(&segment, segment.len_bytes())?;
+            let mut tail = self.tail.lock();
+            if let Some(rolled) = tail.rolled.iter_mut().find(|rolled| rolled.segment.id() == segment.id()) {
+                rolled.synced = true;
+            }
+            // Only the last of the row may tell its successor that all before is durable.
+            if tail.rolled.iter().all(|rolled| rolled.synced)
+                && let Some(active) = &tail.active
+            {
+                active.raise_durable(crate::segment::FIRST_RECORD_AT);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_segment(&self, segment: &Segment, end: u32) -> Result<(), SegmentError> {
+        if mutants::on("durable-before-sync") {
+            segment.raise_durable(end);
+        }
+        if !mutants::on("ack-before-sync") {
+            let synced = segment.sync_to(end, self.mode == AppendMode::Mapped);
+            if mutants::on("no-poison-on-failed-sync") {
+                synced?;
+            } else {
+                synced.map_err(|error| self.poison.latch(error))?;
+            }
+        }
+        segment.raise_durable(end);
+        Ok(())
+    }
+
+    /// Syncs rolled segments and seals them in the manifest. Gives how many were sealed.
+    pub(crate) fn seal_rolled(&self) -> Result<usize, SegmentError> {
+        {
+            let _turn = self.sync_turn.lock();
+            self.poison.check()?;
+            let unsynced = self.tail.lock().unsynced();
+            if !mutants::on("seal-before-sync") {
+                self.sync_rolled(unsynced)?;
+            }
+        }
+        let everything = mutants::on("seal-before-sync") || mutants::on("skip-predecessor-sync");
+        let synced: Vec<Rolled> =
+            self.tail.lock().rolled.iter().filter(|rolled| rolled.synced || everything).cloned().collect();
+        if synced.is_empty() {
+            return Ok(0);
+        }
+        self.edit_manifest(|manifest| {
+            for rolled in &synced {
+                manifest.max_version = manifest.max_version.max(rolled.max_version);
+                if let Some(entry) = manifest.segment_mut(rolled.segment.id()) {
+                    entry.state =
+                        SegmentState::Sealed { len_bytes: rolled.segment.len_bytes(), records: rolled.records };
+                }
+            }
+        })?;
+        for rolled in &synced {
+            rolled.segment.mark_sealed();
+        }
+        self.tail.lock().rolled.retain(|rolled| !rolled.segment.is_sealed());
+        Ok(synced.len())
+    }
+}
+
+impl TailState {
+    fn unsynced(&self) -> Vec<Arc<Segment>> {
+        self.rolled.iter().filter(|rolled| !rolled.synced).map(|rolled| Arc::clone(&rolled.segment)).collect()
+    }
+}
+
+/// How many seqs a segment of this size can hand out, at most.
+pub(crate) fn seq_span(capacity_bytes: u32) -> u64 {
+    u64::from(capacity_bytes) / SHORTEST_COMMIT_BYTES + 1
+}
+
+/// Writes a manifest over the old one, so that after a crash it is one or the other.
+///
+/// # Errors
+///
+/// [`SegmentError::Full`], and the old one is in place; any other error, and it is not known which one is.
+pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), SegmentError> {
+    let (path, tmp) = (dir.join(MANIFEST), dir.join(MANIFEST_TMP));
+    let bytes = manifest.encode();
+    let needed = bytes.len() as u64;
+    let failed = |operation, error| SegmentError::io_or_full(operation, &tmp, needed, error);
+    // An earlier attempt may have left one.
+    match fs.remove_file(&tmp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(SegmentError::io("remove", &tmp, error)),
+        _ => {}
+    }
+    let file = fs.create_new(&tmp).map_err(|error| failed("create", error))?;
+    write_all_at(file.as_ref(), &bytes, 0).map_err(|(_, error)| failed("write", error))?;
+    if !mutants::on("manifest-not-synced") {
+        retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
+    }
+    fs.rename(&tmp, &path).map_err(|error| failed("rename", error))?;
+    if mutants::on("manifest-dir-not-synced") {
+        return Ok(());
+    }
+    retry_interrupted(|| fs.sync_dir(dir)).map_err(|error| SegmentError::io("sync", dir, error))
+}

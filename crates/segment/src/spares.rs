@@ -1,0 +1,330 @@
+//! Making segment files ready before they are needed.
+//!
+//! A *spare* is a file with room on the device and nothing in it that counts. A *prepared* segment is a spare with a header of its
+//! own that is durable, and that the manifest names: from then on commits may go into it. Freed segments become spares again:
+//! their pages are mapped, cached and allocated, which makes them the fastest to write to. What a spare still holds never passes
+//! for a record, since every checksum is seeded with a salt that is drawn anew.
+//!
+//! One spare (or the prepared segment, when there is no other) is kept back from new data, so that deletes and compaction can go
+//! on when the device is full.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
+use hightower_log::{SegmentHeader, SegmentKind};
+
+use crate::error::SegmentError;
+use crate::fs::{Access, File, retry_interrupted, write_all_at};
+use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::mapping::{Mapping, MappingWriter};
+use crate::mutants;
+use crate::names::{segment_path, spare_path};
+use crate::options::{Purpose, Stamp};
+use crate::segment::{FIRST_RECORD_AT, Parts, Segment};
+use crate::shared::{OVERHEAD_BYTES, Shared, seq_span};
+use crate::tail::AppendMode;
+
+/// A file with room in it, and a map of it; no manifest names it.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) mapping: Mapping,
+}
+
+impl Spare {
+    pub(crate) fn capacity_bytes(&self) -> u32 {
+        crate::segment::to_offset(self.mapping.len())
+    }
+}
+
+/// A segment that is durable, named in the manifest, and empty.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) writer: MappingWriter,
+}
+
+impl Prepared {
+    fn fits(&self, len_bytes: u32) -> bool {
+        self.segment.capacity_bytes() >= len_bytes
+    }
+}
+
+impl Shared {
+    /// How long a segment must be to hold a commit of `len_bytes`.
+    pub(crate) fn segment_len_for(&self, len_bytes: usize) -> Result<u32, SegmentError> {
+        let limit = MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES;
+        let fits = u32::try_from(len_bytes).ok().filter(|len| *len <= limit);
+        let len = fits.ok_or(SegmentError::TooLarge { len_bytes: len_bytes as u64, limit_bytes: limit.into() })?;
+        Ok((len + OVERHEAD_BYTES).max(self.options.segment_len_bytes))
+    }
+
+    /// Makes a file with room for `len_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], and nothing is left behind.
+    pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
+        self.poison.check()?;
+        let path = spare_path(&self.dir, self.take_id()?);
+        let made = self.try_create_spare(path, len_bytes);
+        self.full.store(matches!(&made, Err(error) if error.is_full()), Ordering::Release);
+        made.map_err(|error| self.poison.latch(error))
+    }
+
+    fn try_create_spare(&self, path: PathBuf, len_bytes: u32) -> Result<Spare, SegmentError> {
+        let failed = |operation, error| SegmentError::io_or_full(operation, &path, len_bytes.into(), error);
+        let file = self.fs.create_new(&path).map_err(|error| failed("create", error))?;
+        let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
+        let mapped = retry_interrupted(|| file.allocate(len_bytes.into()))
+            .map_err(|error| failed("allocate", error))
+            .and_then(|()| file.map(len_bytes as usize, access).map_err(|error| failed("map", error)));
+        match mapped {
+            Ok(mapping) => Ok(Spare { path, file, mapping }),
+            Err(error) => {
+                // If this fails too, the next open removes the file; the first error is the one to tell of.
+                let _ = self.fs.remove_file(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether [`prepare_next`](Self::prepare_next) has something to do.
+    pub(crate) fn wants_preparation(&self) -> bool {
+        let tail = self.tail.lock();
+        tail.active.is_some() && (tail.prepared.is_none() || tail.wants_reserve())
+    }
+
+    /// Prepares the active segment's successor and, when that will be needed soon, a spare behind it.
+    pub(crate) fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
+        let _preparing = self.preparing.lock();
+        let (no_successor, no_reserve) = {
+            let tail = self.tail.lock();
+            if tail.active.is_none() {
+                return Ok(false);
+            }
+            (tail.prepared.is_none(), tail.wants_reserve())
+        };
+        if no_successor {
+            let len = self.options.segment_len_bytes;
+            let spare = self.pop_spare(len);
+            let spare = spare.map_or_else(|| self.create_spare(len), Ok)?;
+            let prepared = self.prepare(spare, stamp, |_| {})?;
+            self.tail.lock().prepared = Some(prepared);
+        }
+        if no_reserve {
+            self.add_reserve()?;
+        }
+        Ok(no_successor || no_reserve)
+    }
+
+    fn add_reserve(&self) -> Result<(), SegmentError> {
+        let spare = self.create_spare(self.options.segment_len_bytes)?;
+        self.tail.lock().pool.push(spare);
+        Ok(())
+    }
+
+    pub(crate) fn pop_spare(&self, len_bytes: u32) -> Option<Spare> {
+        let mut tail = self.tail.lock();
+        let index = tail.pool.iter().position(|spare| spare.capacity_bytes() >= len_bytes)?;
+        Some(tail.pool.swap_remove(index))
+    }
+
+    /// A segment for commits that has room for `len_bytes`, header and seal included. Fast if one is prepared.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], and nothing has changed.
+    pub(crate) fn take_successor(
+        &self,
+        len_bytes: u32,
+        purpose: Purpose,
+        stamp: Stamp,
+    ) -> Result<Prepared, SegmentError> {
+        if let Some(prepared) = self.tail.lock().take_prepared(len_bytes, purpose) {
+            return Ok(prepared);
+        }
+        // Whoever prepares in the background may be about to finish.
+        let _preparing = self.preparing.lock();
+        if let Some(prepared) = self.tail.lock().take_prepared(len_bytes, purpose) {
+            return Ok(prepared);
+        }
+        if purpose == Purpose::Grow && self.tail.lock().pool.is_empty() {
+            // New data must leave a spare behind, and there is none yet.
+            self.add_reserve()?;
+            if let Some(prepared) = self.tail.lock().take_prepared(len_bytes, purpose) {
+                return Ok(prepared);
+            }
+        }
+        let spare = self.spare_for(len_bytes, purpose)?;
+        self.replace_prepared(spare, stamp)
+    }
+
+    /// A spare that may be used up for `purpose`.
+    pub(crate) fn spare_for(&self, len_bytes: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
+        if purpose == Purpose::Grow && self.tail.lock().pool.len() > 1 {
+            return self.pop_spare(len_bytes).map_or_else(|| self.create_spare(len_bytes), Ok);
+        }
+        match self.create_spare(len_bytes) {
+            Err(error) if error.is_full() && purpose == Purpose::Reclaim => self.pop_spare(len_bytes).ok_or(error),
+            made => made,
+        }
+    }
+
+    /// Prepares `spare` in place of the prepared segment, if there is one: ids must follow the order of use.
+    fn replace_prepared(&self, spare: Spare, stamp: Stamp) -> Result<Prepared, SegmentError> {
+        let old = self.tail.lock().prepared.take();
+        let old_id = old.as_ref().map(|prepared| prepared.segment.id());
+        let made = self.prepare(spare, stamp, |manifest| manifest.segments.retain(|entry| Some(entry.id) != old_id));
+        match (made, old) {
+            (Ok(prepared), Some(old)) => {
+                self.keep_or_remove(old.segment)?;
+                Ok(prepared)
+            }
+            (Err(error), old) => {
+                self.tail.lock().prepared = old;
+                Err(error)
+            }
+            (made, None) => made,
+        }
+    }
+
+    /// Gives a spare a header and has the manifest name it, with `edit` in the same step. On lack of room the spare goes back.
+    pub(crate) fn prepare(
+        &self,
+        mut spare: Spare,
+        stamp: Stamp,
+        edit: impl FnOnce(&mut Manifest),
+    ) -> Result<Prepared, SegmentError> {
+        let old_salt = spare.mapping.published_from(0).and_then(|bytes| SegmentHeader::decode(bytes).ok());
+        let header = self.next_header(stamp, old_salt.map(|header| header.salt))?;
+        let writer = self.write_header(&mut spare, &header).map_err(|error| self.poison.latch(error))?;
+        let entry = entry_of(&header, SegmentState::Open);
+        let span = seq_span(spare.capacity_bytes());
+        let named = self.edit_manifest(|manifest| {
+            edit(manifest);
+            manifest.insert(entry);
+            manifest.next_seq = header.base_seq.saturating_add(if mutants::on("seq-not-reserved") { 1 } else { span });
+            manifest.max_version = manifest.max_version.max(stamp.max_version);
+        });
+        if let Err(error) = named {
+            if error.is_full() {
+                self.tail.lock().pool.push(spare);
+            }
+            return Err(error);
+        }
+        let segment = Segment::new(spare.path, header, spare.file, spare.mapping);
+        Ok(Prepared { segment: Arc::new(segment), writer })
+    }
+
+    fn next_header(&self, stamp: Stamp, old_salt: Option<u64>) -> Result<SegmentHeader, SegmentError> {
+        let salt = match old_salt {
+            Some(salt) if mutants::on("recycle-keeps-salt") => salt,
+            _ => self.random()?,
+        };
+        Ok(SegmentHeader {
+            id: self.take_id()?,
+            kind: SegmentKind::Append,
+            features: 0,
+            salt,
+            base_seq: self.manifest.lock().next_seq,
+            base_version: stamp.max_version,
+            base_timestamp: stamp.timestamp,
+        })
+    }
+
+    /// Makes the header durable under the segment's name.
+    fn write_header(&self, spare: &mut Spare, header: &SegmentHeader) -> Result<MappingWriter, SegmentError> {
+        let path = segment_path(&self.dir, header.id);
+        self.fs.rename(&spare.path, &path).map_err(|error| SegmentError::io("rename", &spare.path, error))?;
+        spare.path = path;
+        let in_use = |_| SegmentError::Invalid { what: "a spare file is still in use".to_owned() };
+        if !spare.mapping.reset() {
+            return Err(in_use(()));
+        }
+        let mut writer = spare.mapping.writer().ok_or_else(|| in_use(()))?;
+        let len = spare.mapping.len() as u64;
+        write_all_at(spare.file.as_ref(), &header.encode(), 0)
+            .map_err(|(_, error)| SegmentError::io_or_full("write", &spare.path, len, error))?;
+        if !mutants::on("header-not-synced") {
+            retry_interrupted(|| spare.file.sync_data())
+                .map_err(|error| SegmentError::io("sync", &spare.path, error))?;
+        }
+        if !mutants::on("segment-dir-not-synced") {
+            self.sync_dir()?;
+        }
+        spare
+            .mapping
+            .publish(&mut writer, FIRST_RECORD_AT as usize)
+            .map_err(|error| SegmentError::Invalid { what: error.to_string() })?;
+        Ok(writer)
+    }
+
+    /// A freed segment's file becomes a spare, or is removed if nobody needs it. Gives whether it was kept.
+    pub(crate) fn keep_or_remove(&self, segment: Arc<Segment>) -> Result<bool, SegmentError> {
+        let path = segment.path().to_owned();
+        let parts = Arc::into_inner(segment).map(Segment::into_parts);
+        if let Some(parts) = parts
+            && let Some(spare) = self.as_spare(parts)?
+        {
+            self.tail.lock().pool.push(spare);
+            return Ok(true);
+        }
+        let removed = self.fs.remove_file(&path);
+        removed.map_err(|error| SegmentError::io("remove", &path, error))?;
+        Ok(false)
+    }
+
+    /// Only mapped appends gain by using a file again; a file with a second name is somebody's backup, and is never written to.
+    fn as_spare(&self, parts: Parts) -> Result<Option<Spare>, SegmentError> {
+        let Parts { path, file, mapping } = parts;
+        let right_size = mapping.len() == self.options.segment_len_bytes as usize;
+        let wanted = self.tail.lock().pool.len() < self.options.recycle_limit;
+        if self.mode != AppendMode::Mapped || !right_size || !wanted {
+            return Ok(None);
+        }
+        let metadata = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?;
+        if metadata.links != 1 && !mutants::on("recycle-hard-links") {
+            return Ok(None);
+        }
+        if mapping.is_writable() {
+            return Ok(Some(Spare { path, file, mapping }));
+        }
+        // The segment was opened for reading: map it anew.
+        let len = mapping.len();
+        drop(mapping);
+        let opened = self.fs.open(&path, Access::Write);
+        let file = opened.map_err(|error| SegmentError::io("open", &path, error))?;
+        let mapping = file.map(len, Access::Write).map_err(|error| SegmentError::io("map", &path, error))?;
+        Ok(Some(Spare { path, file, mapping }))
+    }
+}
+
+impl crate::shared::TailState {
+    /// The spare behind the prepared segment is made when half of the active one is used, so that small stores stay small.
+    fn wants_reserve(&self) -> bool {
+        let used = self.active.as_ref().is_some_and(|active| active.len_bytes() > active.capacity_bytes() / 2);
+        used && self.pool.is_empty()
+    }
+
+    fn take_prepared(&mut self, len_bytes: u32, purpose: Purpose) -> Option<Prepared> {
+        let allowed = purpose == Purpose::Reclaim || !self.pool.is_empty();
+        self.prepared.take_if(|prepared| allowed && prepared.fits(len_bytes))
+    }
+}
+
+/// What the manifest says of a segment with this header.
+pub(crate) fn entry_of(header: &SegmentHeader, state: SegmentState) -> SegmentEntry {
+    SegmentEntry {
+        id: header.id,
+        kind: header.kind,
+        salt: header.salt,
+        base_seq: header.base_seq,
+        base_version: header.base_version,
+        base_timestamp: header.base_timestamp,
+        state,
+    }
+}

@@ -1,0 +1,429 @@
+//! A store's files as a whole: opening, the handle, and the background's duties.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::appender::Appender;
+use crate::compacted::{CompactedWriter, Edit, Released};
+use crate::error::SegmentError;
+use crate::fs::{Access, Fs, Lock, LockKind, retry_interrupted};
+use crate::manifest::{Manifest, SegmentState};
+use crate::mutants;
+use crate::names::{LOCK, is_checkpoint};
+use crate::options::{Purpose, Stamp, StoreOptions};
+use crate::recovery::{Found, Survey, read_manifest, survey};
+use crate::report::RecoveryReport;
+use crate::segment::Segment;
+use crate::shared::{Shared, replace_manifest};
+use crate::spares::Spare;
+use crate::sync::SyncPoint;
+use crate::tail::AppendMode;
+
+/// An open store: what the appender, readers, the background and the compactor have in common. Clone it freely. The lock is held
+/// until the last clone, the [`Appender`] and all [`SyncPoint`]s are gone.
+#[derive(Clone, Debug)]
+pub struct SegmentStore {
+    shared: Arc<Shared>,
+}
+
+/// A store that was read and found whole, before anything in it was changed. Replay its segments, then
+/// [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct Recovery {
+    shared: Arc<Shared>,
+    segments: Vec<Arc<Segment>>,
+    /// How much longer the files are than what counts of them.
+    files: Vec<(Arc<Segment>, Recovered)>,
+    dropped: Vec<u32>,
+    report: RecoveryReport,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recovered {
+    newly_sealed: Option<SegmentState>,
+    file_len: u64,
+}
+
+/// The state of the tail of the log, for statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TailStats {
+    /// How commits are appended: [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
+    pub appends: AppendMode,
+    /// Live segments that the manifest names, the prepared one among them.
+    pub segments: usize,
+    /// Segments that were rolled and are not sealed in the manifest yet.
+    pub rolled: usize,
+    /// Whether the active segment's successor is ready.
+    pub prepared: bool,
+    /// Spare files.
+    pub spares: usize,
+    /// Bytes on the device that hold no records yet: what is left of the active segment, the prepared one, and spares.
+    pub reserved_bytes: u64,
+    /// Whether the last attempt to make a file found the device full.
+    pub full: bool,
+    /// Whether writes are refused because one failed.
+    pub poisoned: bool,
+}
+
+impl SegmentStore {
+    /// Opens a store for writing, or makes one. Takes the lock, reads the manifest, and applies the recovery rules to segments
+    /// that were not sealed. Until [`Recovery::finish`] nothing is changed that an earlier open would miss.
+    ///
+    /// Costs one pass over the segments that were not sealed, usually one or two.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Locked`], [`NoStore`](SegmentError::NoStore), [`MissingManifest`](SegmentError::MissingManifest),
+    /// [`MissingSegment`](SegmentError::MissingSegment), [`Corrupt`](SegmentError::Corrupt),
+    /// [`VersionUnsupported`](SegmentError::VersionUnsupported), [`Full`](SegmentError::Full), [`Io`](SegmentError::Io), or
+    /// [`Invalid`](SegmentError::Invalid) for options outside their ranges.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use hightower_segment::{RealFs, SegmentStore, Stamp, StoreOptions};
+    ///
+    /// # fn main() -> Result<(), hightower_segment::SegmentError> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let stamp = Stamp { max_version: 0, timestamp: 1_700_000_000_000 };
+    /// let options = StoreOptions { segment_len_bytes: 1 << 20, ..StoreOptions::default() };
+    /// let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options)?;
+    /// for segment in recovery.segments() {
+    ///     for entry in segment.entries() {
+    ///         println!("{:?}", entry?.command);
+    ///     }
+    /// }
+    /// let (appender, report) = recovery.finish(stamp)?;
+    /// assert!(report.created);
+    /// appender.close(stamp)?;
+    /// # drop(store);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: StoreOptions) -> Result<(Self, Recovery), SegmentError> {
+        options.check()?;
+        if options.create_if_missing {
+            fs.create_dir_all(dir).map_err(|error| SegmentError::io("create", dir, error))?;
+        }
+        let lock = lock(fs.as_ref(), dir)?;
+        let names = list(fs.as_ref(), dir)?;
+        let found = read_manifest(fs.as_ref(), dir, &names)?;
+        let created = found.is_none();
+        let manifest = match found {
+            Some(manifest) => manifest,
+            None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
+            None => create(fs.as_ref(), dir, &options)?,
+        };
+        let Survey { live, dropped, mut report } = survey(fs.as_ref(), dir, &names, &manifest, false)?;
+        report.created = created;
+        let before: Vec<_> =
+            live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
+        let shared = Arc::new(Shared::new(fs, dir, options, manifest, lock)?);
+        let files: Vec<_> = live.into_iter().zip(before).map(|(found, before)| recovered(found, before)).collect();
+        let recovery = Recovery {
+            shared: Arc::clone(&shared),
+            segments: files.iter().map(|(segment, _)| Arc::clone(segment)).collect(),
+            files,
+            dropped: dropped.into_iter().map(|entry| entry.id).collect(),
+            report,
+        };
+        Ok((Self { shared }, recovery))
+    }
+
+    /// A handle for syncing from any thread.
+    #[must_use]
+    pub fn sync_point(&self) -> SyncPoint {
+        SyncPoint { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Whether [`prepare_next`](Self::prepare_next) has something to do. Cheap.
+    #[must_use]
+    pub fn wants_preparation(&self) -> bool {
+        self.shared.wants_preparation()
+    }
+
+    /// Makes the active segment's successor ready, and a spare behind it once the active segment is half full; for a background
+    /// thread. Tells whether there was anything to do.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], and nothing has changed: appends go on while the active segment has room. [`SegmentError::Io`] or
+    /// [`SegmentError::Poisoned`] otherwise.
+    pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
+        self.shared.prepare_next(stamp)
+    }
+
+    /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared one, so that appends meet no
+    /// page fault; for a background thread. The pages become dirty: touch no more than will soon be written. Gives how many
+    /// bytes were touched; always 0 with positioned appends.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`]. It harms nothing but speed.
+    pub fn prefault_ahead(&self, len_bytes: u32) -> Result<u32, SegmentError> {
+        let (active, prepared) = {
+            let tail = self.shared.tail.lock();
+            (tail.active.clone(), tail.prepared.as_ref().map(|prepared| Arc::clone(&prepared.segment)))
+        };
+        let (AppendMode::Mapped, Some(active)) = (self.shared.mode, active) else { return Ok(0) };
+        let end = active.len_bytes().saturating_add(len_bytes);
+        let touched = active.prefault_to(end)?;
+        let left = end.saturating_sub(active.capacity_bytes());
+        let Some(prepared) = prepared.filter(|_| left > 0) else { return Ok(touched) };
+        Ok(touched + prepared.prefault_to(prepared.len_bytes().saturating_add(left))?)
+    }
+
+    /// Syncs rolled segments and seals them in the manifest; for a background thread. Gives how many were sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], and it can be tried again; [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    pub fn sync_predecessors(&self) -> Result<usize, SegmentError> {
+        self.shared.seal_rolled()
+    }
+
+    /// Whether rolled segments wait for [`sync_predecessors`](Self::sync_predecessors). Cheap.
+    #[must_use]
+    pub fn has_predecessors(&self) -> bool {
+        !self.shared.tail.lock().rolled.is_empty()
+    }
+
+    /// Begins a segment of up to `capacity_bytes` for compaction. Relocated records are encoded against its context.
+    ///
+    /// With [`Purpose::Reclaim`] and a full device the spare that is kept for this is used, and the writer's
+    /// [`remaining_bytes`](CompactedWriter::remaining_bytes) tells how much that is.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
+    pub fn create_compacted(
+        &self,
+        capacity_bytes: u32,
+        purpose: Purpose,
+        stamp: Stamp,
+    ) -> Result<CompactedWriter, SegmentError> {
+        CompactedWriter::new(&self.shared, capacity_bytes, purpose, stamp)
+    }
+
+    /// Changes the set of live segments, durably, in one step: when this returns no crash brings the old set back, and until then
+    /// none shows the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Invalid`] if a segment to remove is not sealed, or one to add is not new; [`SegmentError::Full`]; then
+    /// nothing has changed. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    pub fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
+        self.shared.install(edit)
+    }
+
+    /// Gives up a segment that [`install`](Self::install) has removed. When nobody else holds it, its file is kept for use again
+    /// (if it has the right size and no second name) or removed.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Invalid`] if the manifest still names it; [`SegmentError::Io`].
+    pub fn release(&self, segment: Arc<Segment>) -> Result<Released, SegmentError> {
+        self.shared.release(segment)
+    }
+
+    /// Names the newest index checkpoint, durably. Its file must be durable already. The file that was named before is garbage
+    /// from then on, the caller's to remove; the next open removes it too.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Invalid`] for a name that is not one path component ending in `.ckpt`; [`SegmentError::Full`],
+    /// [`SegmentError::Io`] or [`SegmentError::Poisoned`].
+    pub fn set_checkpoint(&self, name: Option<&str>) -> Result<(), SegmentError> {
+        if let Some(name) = name.filter(|name| !is_checkpoint(name)) {
+            return Err(SegmentError::Invalid { what: format!("{name:?} is no name for a checkpoint") });
+        }
+        self.shared.edit_manifest(|manifest| manifest.checkpoint = name.map(str::to_owned))
+    }
+
+    /// A copy of the manifest as it is on disk.
+    #[must_use]
+    pub fn manifest(&self) -> Manifest {
+        self.shared.manifest.lock().clone()
+    }
+
+    /// The file system that the store is on.
+    #[must_use]
+    pub fn fs(&self) -> &Arc<dyn Fs> {
+        &self.shared.fs
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// Whether writes are refused because one failed.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.poison.is_set()
+    }
+
+    /// Refuses all writes from now on, because the caller can no longer vouch for what is in memory.
+    pub fn poison(&self, cause: &str) {
+        self.shared.poison.set(cause);
+    }
+
+    /// The state of the tail of the log.
+    #[must_use]
+    pub fn tail_stats(&self) -> TailStats {
+        let segments = self.shared.manifest.lock().segments.len();
+        let tail = self.shared.tail.lock();
+        let left = |segment: &Segment| u64::from(segment.capacity_bytes() - segment.len_bytes());
+        let active = tail.active.as_deref().map_or(0, left);
+        let prepared = tail.prepared.as_ref().map_or(0, |prepared| left(&prepared.segment));
+        let spares: u64 = tail.pool.iter().map(|spare| u64::from(spare.capacity_bytes())).sum();
+        TailStats {
+            appends: self.shared.mode,
+            segments,
+            rolled: tail.rolled.len(),
+            prepared: tail.prepared.is_some(),
+            spares: tail.pool.len(),
+            reserved_bytes: active + prepared + spares,
+            full: self.shared.full.load(Ordering::Acquire),
+            poisoned: self.shared.poison.is_set(),
+        }
+    }
+}
+
+fn lock(fs: &dyn Fs, dir: &Path) -> Result<Box<dyn Lock>, SegmentError> {
+    let path = dir.join(LOCK);
+    match fs.try_lock(&path, LockKind::Exclusive) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(SegmentError::Locked { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SegmentError::NoStore { dir: dir.to_owned() }),
+        Err(error) => Err(SegmentError::io("lock", &path, error)),
+    }
+}
+
+pub(crate) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>, SegmentError> {
+    let mut names = fs.list(dir).map_err(|error| SegmentError::io("list", dir, error))?;
+    names.sort();
+    Ok(names)
+}
+
+/// Makes an empty store. The manifest comes first: segments without one are an error.
+fn create(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<Manifest, SegmentError> {
+    let random =
+        || options.entropy.next_u64().map_err(|error| SegmentError::io("draw a random number for", dir, error));
+    let id = u128::from(random()?) << 64 | u128::from(random()?);
+    let manifest = Manifest::new(id.to_le_bytes());
+    replace_manifest(fs, dir, &manifest)?;
+    Ok(manifest)
+}
+
+fn recovered(found: Found, before: Option<SegmentState>) -> (Arc<Segment>, Recovered) {
+    let newly_sealed = (before == Some(SegmentState::Open)).then_some(found.entry.state);
+    (Arc::new(found.segment), Recovered { newly_sealed, file_len: found.file_len })
+}
+
+impl Recovery {
+    /// The live segments, oldest first. Every command in them counts, in any order: the highest version of a key wins. Their
+    /// `Arc`s may be kept, and read from several threads at once.
+    #[must_use]
+    pub fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Makes what was recovered durable, seals it, removes what does not count, and starts a new segment. `stamp` is the highest
+    /// version that replay has seen, or the report's `version_floor` if that is higher.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store is then as it was: it can be opened again.
+    pub fn finish(self, stamp: Stamp) -> Result<(Appender, RecoveryReport), SegmentError> {
+        let Self { shared, segments, files, dropped, report } = self;
+        // Only pages that are durable may be called so.
+        for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
+            if !mutants::on("recovered-tail-not-synced") {
+                retry_interrupted(|| segment.file().sync_data())
+                    .map_err(|error| SegmentError::io("sync", segment.path(), error))?;
+            }
+            segment.raise_durable(segment.len_bytes());
+        }
+        for name in &report.garbage {
+            let path = shared.dir.join(name);
+            shared.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
+        }
+        let edit = |manifest: &mut Manifest| {
+            manifest.segments.retain(|entry| !dropped.contains(&entry.id));
+            for (segment, recovered) in &files {
+                if let (Some(entry), Some(state)) = (manifest.segment_mut(segment.id()), recovered.newly_sealed) {
+                    entry.state = state;
+                }
+            }
+            if report.missing_checkpoint.is_some() {
+                manifest.checkpoint = None;
+            }
+            manifest.max_version = manifest.max_version.max(report.max_version).max(stamp.max_version);
+        };
+        let spare = match shared.create_spare(shared.options.segment_len_bytes) {
+            // What does not count any more makes room.
+            Err(error) if error.is_full() && !dropped.is_empty() => {
+                shared.edit_manifest(edit)?;
+                shared.reuse_dropped(&dropped)?
+            }
+            made => made?,
+        };
+        let prepared = shared.prepare(spare, stamp, edit)?;
+        files.iter().for_each(|(segment, _)| segment.mark_sealed());
+        shared.tidy(&files, &dropped)?;
+        drop(segments);
+        Ok((Appender::new(shared, prepared), report))
+    }
+}
+
+impl Shared {
+    /// The first of the dropped segments' files as a spare.
+    fn reuse_dropped(&self, dropped: &[u32]) -> Result<Spare, SegmentError> {
+        let (first, rest) =
+            dropped.split_first().ok_or_else(|| SegmentError::Invalid { what: "nothing was dropped".to_owned() })?;
+        for id in rest {
+            let path = crate::names::segment_path(&self.dir, *id);
+            self.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
+        }
+        let path = crate::names::segment_path(&self.dir, *first);
+        let file = self.fs.open(&path, Access::Write).map_err(|error| SegmentError::io("open", &path, error))?;
+        let len = self.options.segment_len_bytes;
+        retry_interrupted(|| file.allocate(len.into()))
+            .map_err(|error| SegmentError::io_or_full("allocate", &path, len.into(), error))?;
+        let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
+        let mapping = file.map(len as usize, access).map_err(|error| SegmentError::io("map", &path, error))?;
+        Ok(Spare { path, file, mapping })
+    }
+
+    /// Removes files that count no longer, and gives back what sealed files have allocated behind their records.
+    fn tidy(&self, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
+        for id in dropped {
+            let path = crate::names::segment_path(&self.dir, *id);
+            match self.fs.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(SegmentError::io("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+        for (segment, recovered) in files {
+            let len = u64::from(segment.len_bytes());
+            if recovered.file_len <= len {
+                continue;
+            }
+            let path = segment.path();
+            let file = self.fs.open(path, Access::Write).map_err(|error| SegmentError::io("open", path, error))?;
+            file.set_len(len).map_err(|error| SegmentError::io("cut", path, error))?;
+        }
+        Ok(())
+    }
+}
