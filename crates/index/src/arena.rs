@@ -1,0 +1,324 @@
+//! The map's memory: slabs of equal blocks in aligned chunks, owned by the one writer, so that nothing here is shared.
+//!
+//! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; the chunk is found again from a block's address by masking.
+//! Longer blocks come from the global allocator one by one. A chunk whose last block is freed goes back, so removal gives memory
+//! back. Blocks whose class is a multiple of a cache line never straddle one.
+//!
+//! Everything is accounted to the byte: what [`Arena::held_bytes`] says is what the global allocator was asked for.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::BTreeMap;
+use std::ptr::{self, NonNull};
+
+/// Chunk length and alignment.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// Bytes at the start of a chunk that describe it.
+const CHUNK_HEAD_BYTES: usize = 64;
+/// The longest block that comes from a slab: four of them fill a chunk, and their addresses are multiples of 64.
+pub(crate) const SLAB_MAX_BYTES: usize = 8128;
+/// Classes step by 8 bytes up to here, and by a sixteenth of a power of two above.
+const FINE_MAX_BYTES: usize = 256;
+const FINE_CLASSES: usize = FINE_MAX_BYTES / 8;
+const CLASSES: usize = FINE_CLASSES + 5 * 16;
+
+#[repr(C)]
+struct Chunk {
+    /// Freed blocks, linked through their first word.
+    free: *mut FreeBlock,
+    /// Offset of the first block that was never used.
+    fresh_offset: u32,
+    block_bytes: u32,
+    used_blocks: u32,
+    class: u32,
+    /// Neighbours in the class's list of chunks with room.
+    previous: *mut Chunk,
+    next: *mut Chunk,
+}
+
+const _: () = assert!(size_of::<Chunk>() <= CHUNK_HEAD_BYTES);
+
+struct FreeBlock {
+    next: *mut FreeBlock,
+}
+
+impl Chunk {
+    fn is_full(&self) -> bool {
+        self.free.is_null() && self.fresh_offset as usize + self.block_bytes as usize > CHUNK_BYTES
+    }
+}
+
+/// The allocator of one map.
+pub(crate) struct Arena {
+    /// Per class, the chunks with room, the one in use first.
+    roomy: [*mut Chunk; CLASSES],
+    /// Every chunk, so that dropping the arena frees what is left.
+    chunks: BTreeMap<usize, NonNull<u8>>,
+    large: BTreeMap<usize, (NonNull<u8>, usize)>,
+    held_bytes: usize,
+}
+
+// SAFETY: the arena owns all that its pointers point to, and none of it depends on the thread.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    pub(crate) const fn new() -> Self {
+        Self { roomy: [ptr::null_mut(); CLASSES], chunks: BTreeMap::new(), large: BTreeMap::new(), held_bytes: 0 }
+    }
+
+    /// Bytes taken from the global allocator and not given back.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// A block of at least `len_bytes` with unspecified content, aligned to 8, and to 64 if the length is a multiple of 64.
+    pub(crate) fn alloc(&mut self, len_bytes: usize) -> NonNull<u8> {
+        if len_bytes > SLAB_MAX_BYTES {
+            return self.alloc_large(len_bytes);
+        }
+        let (class, block_bytes) = class_of(len_bytes);
+        if self.roomy[class].is_null() {
+            self.add_chunk(class, block_bytes);
+        }
+        let chunk = self.roomy[class];
+        // SAFETY: the class's list holds live chunks of this arena with room, and nobody else touches them.
+        unsafe {
+            let block = take_block(chunk);
+            if (*chunk).is_full() {
+                self.unlink(chunk);
+            }
+            block
+        }
+    }
+
+    /// Takes a block back.
+    ///
+    /// # Safety
+    ///
+    /// The block came from [`Arena::alloc`] of this arena with the same length, and nobody uses it any more.
+    pub(crate) unsafe fn free(&mut self, block: NonNull<u8>, len_bytes: usize) {
+        if len_bytes > SLAB_MAX_BYTES {
+            // SAFETY: the caller's promise.
+            unsafe { self.free_large(block, len_bytes) };
+            return;
+        }
+        let chunk = block.as_ptr().map_addr(|address| address & !(CHUNK_BYTES - 1)).cast::<Chunk>();
+        // SAFETY: slab blocks lie in chunks aligned to their length, and carry the provenance of the whole chunk.
+        unsafe {
+            let was_full = (*chunk).is_full();
+            let freed = block.as_ptr().cast::<FreeBlock>();
+            freed.write(FreeBlock { next: (*chunk).free });
+            (*chunk).free = freed;
+            (*chunk).used_blocks -= 1;
+            if was_full {
+                self.link(chunk);
+            }
+            // The chunk in use stays, or a put and a remove in turn would allocate one each time.
+            if (*chunk).used_blocks == 0 && !((*chunk).previous.is_null() && (*chunk).next.is_null()) {
+                self.unlink(chunk);
+                self.release(chunk);
+            }
+        }
+    }
+
+    /// Gives back the empty chunks that were kept for the next block of their class.
+    pub(crate) fn trim(&mut self) {
+        for class in 0..CLASSES {
+            let chunk = self.roomy[class];
+            // SAFETY: as in alloc.
+            unsafe {
+                if !chunk.is_null() && (*chunk).used_blocks == 0 {
+                    self.unlink(chunk);
+                    self.release(chunk);
+                }
+            }
+        }
+    }
+
+    fn add_chunk(&mut self, class: usize, block_bytes: usize) {
+        let base = allocate(chunk_layout());
+        self.chunks.insert(base.as_ptr().addr(), base);
+        self.held_bytes += CHUNK_BYTES;
+        let chunk = base.as_ptr().cast::<Chunk>();
+        #[expect(clippy::cast_possible_truncation, reason = "all below the chunk's length")]
+        // SAFETY: the chunk is fresh and long enough for its head.
+        unsafe {
+            chunk.write(Chunk {
+                free: ptr::null_mut(),
+                fresh_offset: CHUNK_HEAD_BYTES as u32,
+                block_bytes: block_bytes as u32,
+                used_blocks: 0,
+                class: class as u32,
+                previous: ptr::null_mut(),
+                next: ptr::null_mut(),
+            });
+            self.link(chunk);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `chunk` is a live chunk of this arena with room, in no list.
+    unsafe fn link(&mut self, chunk: *mut Chunk) {
+        // SAFETY: the caller's promise; the list holds live chunks.
+        unsafe {
+            let first = &mut self.roomy[(*chunk).class as usize];
+            (*chunk).previous = ptr::null_mut();
+            (*chunk).next = *first;
+            if !first.is_null() {
+                (**first).previous = chunk;
+            }
+            *first = chunk;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `chunk` is in its class's list.
+    unsafe fn unlink(&mut self, chunk: *mut Chunk) {
+        // SAFETY: the caller's promise; the list holds live chunks.
+        unsafe {
+            let (previous, next) = ((*chunk).previous, (*chunk).next);
+            if previous.is_null() {
+                self.roomy[(*chunk).class as usize] = next;
+            } else {
+                (*previous).next = next;
+            }
+            if !next.is_null() {
+                (*next).previous = previous;
+            }
+            (*chunk).previous = ptr::null_mut();
+            (*chunk).next = ptr::null_mut();
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `chunk` is empty and in no list.
+    unsafe fn release(&mut self, chunk: *mut Chunk) {
+        let Some(base) = self.chunks.remove(&chunk.addr()) else { return };
+        self.held_bytes -= CHUNK_BYTES;
+        // SAFETY: the chunk was allocated with this layout, and by the caller's promise nobody uses it.
+        unsafe { dealloc(base.as_ptr(), chunk_layout()) };
+    }
+
+    fn alloc_large(&mut self, len_bytes: usize) -> NonNull<u8> {
+        let block = allocate(large_layout(len_bytes));
+        self.large.insert(block.as_ptr().addr(), (block, len_bytes));
+        self.held_bytes += len_bytes;
+        block
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Arena::free`].
+    unsafe fn free_large(&mut self, block: NonNull<u8>, len_bytes: usize) {
+        self.large.remove(&block.as_ptr().addr());
+        self.held_bytes -= len_bytes;
+        // SAFETY: allocated with this layout; unused by the caller's promise.
+        unsafe { dealloc(block.as_ptr(), large_layout(len_bytes)) };
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        for base in self.chunks.values() {
+            // SAFETY: allocated with this layout; the map that used it is gone.
+            unsafe { dealloc(base.as_ptr(), chunk_layout()) };
+        }
+        for (block, len_bytes) in self.large.values() {
+            // SAFETY: as above.
+            unsafe { dealloc(block.as_ptr(), large_layout(*len_bytes)) };
+        }
+    }
+}
+
+/// # Safety
+///
+/// `chunk` is live and has room.
+unsafe fn take_block(chunk: *mut Chunk) -> NonNull<u8> {
+    // SAFETY: the caller's promise: either a freed block or fresh room is there, both inside the chunk, so not null.
+    unsafe {
+        (*chunk).used_blocks += 1;
+        let freed = (*chunk).free;
+        if !freed.is_null() {
+            (*chunk).free = (*freed).next;
+            return NonNull::new_unchecked(freed.cast());
+        }
+        let offset = (*chunk).fresh_offset;
+        (*chunk).fresh_offset = offset + (*chunk).block_bytes;
+        NonNull::new_unchecked(chunk.cast::<u8>().add(offset as usize))
+    }
+}
+
+/// The class of blocks of `len_bytes`, and their true length.
+fn class_of(len_bytes: usize) -> (usize, usize) {
+    if len_bytes <= FINE_MAX_BYTES {
+        let steps = len_bytes.div_ceil(8).max(1);
+        return (steps - 1, steps * 8);
+    }
+    let power = (len_bytes - 1).ilog2() as usize;
+    let step_log2 = power - 4;
+    let steps = (len_bytes - 1) >> step_log2;
+    let block_bytes = ((steps + 1) << step_log2).min(SLAB_MAX_BYTES);
+    (FINE_CLASSES + (power - 8) * 16 + (steps - 16), block_bytes)
+}
+
+const fn chunk_layout() -> Layout {
+    // SAFETY: the alignment is a power of two, and the length does not overflow.
+    unsafe { Layout::from_size_align_unchecked(CHUNK_BYTES, CHUNK_BYTES) }
+}
+
+fn large_layout(len_bytes: usize) -> Layout {
+    Layout::from_size_align(len_bytes, 64).unwrap_or_else(|_| handle_alloc_error(Layout::new::<u8>()))
+}
+
+fn allocate(layout: Layout) -> NonNull<u8> {
+    // SAFETY: no layout here has length zero.
+    let block = unsafe { alloc(layout) };
+    let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
+    // Table slots keep a fingerprint in a pointer's top 16 bits. User addresses have them clear on every supported target unless asked for.
+    assert!(block.as_ptr().addr() >> 48 == 0, "the allocator returned an address of more than 48 bits");
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_dense_and_long_enough() {
+        let mut last = 0;
+        for len_bytes in 1..=SLAB_MAX_BYTES {
+            let (class, block_bytes) = class_of(len_bytes);
+            assert!(class < CLASSES);
+            assert!(block_bytes >= len_bytes && block_bytes <= SLAB_MAX_BYTES);
+            assert!(class == last || class == last + 1, "a gap before {len_bytes}");
+            assert!(block_bytes % 8 == 0 && (len_bytes % 64 != 0 || block_bytes % 64 == 0));
+            last = class;
+        }
+    }
+
+    #[test]
+    fn memory_comes_back() {
+        let mut arena = Arena::new();
+        let lens = [8, 24, 64, 200, 300, 2064, 8128, 8129, 100_000];
+        let mut blocks = Vec::new();
+        for round in 0..600 {
+            let len_bytes = lens[round % lens.len()];
+            let block = arena.alloc(len_bytes);
+            assert_eq!(block.as_ptr().addr() % if len_bytes % 64 == 0 { 64 } else { 8 }, 0);
+            // SAFETY: the block is ours and that long.
+            unsafe { block.as_ptr().write_bytes(round as u8, len_bytes) };
+            blocks.push((block, len_bytes, round as u8));
+        }
+        for (block, len_bytes, fill) in blocks {
+            // SAFETY: the block is ours, filled above, and freed once.
+            unsafe {
+                assert!((0..len_bytes).all(|at| *block.as_ptr().add(at) == fill));
+                arena.free(block, len_bytes);
+            }
+        }
+        arena.trim();
+        assert_eq!(arena.held_bytes(), 0);
+    }
+}

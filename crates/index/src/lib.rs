@@ -1,0 +1,59 @@
+//! A concurrent ordered map from byte strings to small values: one writer, any number of readers that never wait.
+//!
+//! Each key and its value share one leaf, reached two ways: through an adaptive radix tree, in key order, and through a hash table of eight-byte slots,
+//! for lookups. A lookup that hits costs two cache misses, one that misses costs one; scans fetch ahead. Readers take no lock and run no retry loop; memory
+//! that they may still see is reclaimed by epochs.
+//!
+//! ```
+//! use hightower_index::{new, pin};
+//!
+//! let (mut writer, map) = new::<u64>();
+//! writer.insert(b"/pods/a", 1);
+//! writer.insert(b"/pods/b", 2);
+//! writer.insert(b"/nodes/x", 3);
+//!
+//! let guard = pin();
+//! assert_eq!(map.get(b"/pods/b", &guard), Some(&2));
+//! let pods: Vec<u64> = map.prefix(b"/pods/", &guard).map(|entry| *entry.value()).collect();
+//! assert_eq!(pods, [1, 2]);
+//! ```
+//!
+//! Values never move and are shared with readers, so a value that changes in place does so through atomics or [`Published`] cells inside it: an overwrite is
+//! then a lookup and a store, without a new leaf.
+//!
+//! What it is not: durable, transactional, or for many writers (put the [`Writer`] behind a lock for that). Iterators are weakly consistent; snapshots are for
+//! the layer above.
+
+#![deny(missing_docs)]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("hightower-index keeps a fingerprint in the top bits of 64-bit pointers");
+
+mod arena;
+mod epoch;
+mod hash;
+mod leaf;
+mod limbo;
+mod link;
+mod map;
+mod node;
+mod prefetch;
+mod published;
+mod range;
+mod search;
+mod sync;
+mod table;
+mod tree;
+mod walk;
+mod writer;
+
+pub use epoch::{Guard, pin};
+pub use hash::{KeyHasher, SeededHasher};
+pub use map::{EntryRef, Map};
+pub use prefetch::prefetch_read;
+pub use published::Published;
+pub use range::{Cursor, Range};
+pub use writer::{Writer, new, with_hasher, with_hasher_seed};
+
+/// The longest key that a map takes, in bytes: 4 GiB − 1.
+pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;

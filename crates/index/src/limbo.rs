@@ -1,0 +1,89 @@
+//! Limbo: what is out of reach for new readers, and waits until the readers that may still see it are gone.
+//!
+//! The writer collects what it unlinks in batches, and hands each full batch's flag to the epoch collector, which raises it once every guard
+//! of that time has ended. The memory itself stays the writer's: only the writer frees, so the arena needs no locks, and no reader ever pays for
+//! freeing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::epoch::pin;
+use crate::link::Link;
+use crate::sync::Ordering;
+use crate::table::Block;
+
+/// What a batch holds when it is handed over.
+const BATCH_ITEMS: usize = 64;
+/// Batches freed at most per batch handed over, so that no single write pays for many.
+const BATCHES_PER_STEP: usize = 2;
+
+/// Something that waits to be freed.
+#[derive(Clone, Copy)]
+pub(crate) enum Retired {
+    /// A leaf, with its value, or an inner node, alone.
+    Link(Link),
+    /// A part of the point table.
+    Block(Block),
+}
+
+struct Batch {
+    items: Vec<Retired>,
+    unseen: Arc<AtomicBool>,
+}
+
+/// The waiting line.
+pub(crate) struct Limbo {
+    open: Vec<Retired>,
+    sealed: VecDeque<Batch>,
+}
+
+impl Limbo {
+    pub(crate) const fn new() -> Self {
+        Self { open: Vec::new(), sealed: VecDeque::new() }
+    }
+
+    /// Adds what was just unlinked. True when a batch is full and [`Limbo::seal`] is due.
+    pub(crate) fn push(&mut self, retired: Retired) {
+        self.open.push(retired);
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.open.len() >= BATCH_ITEMS
+    }
+
+    /// Hands what has been collected over to the epochs.
+    pub(crate) fn seal(&mut self) {
+        let guard = pin();
+        if !self.open.is_empty() {
+            let unseen = Arc::new(AtomicBool::new(false));
+            let flag = Arc::clone(&unseen);
+            // SAFETY: the closure owns its flag, which may be raised from any thread at any time.
+            unsafe { guard.defer(move || flag.store(true, Ordering::Release)) };
+            let items = core::mem::replace(&mut self.open, Vec::with_capacity(BATCH_ITEMS));
+            self.sealed.push_back(Batch { items, unseen });
+        }
+        guard.flush();
+    }
+
+    /// Batches that nobody can see any more, a few at a time.
+    pub(crate) fn take_unseen(&mut self, all: bool) -> Vec<Vec<Retired>> {
+        let limit = if all { usize::MAX } else { BATCHES_PER_STEP };
+        let mut free = Vec::new();
+        while free.len() < limit && self.sealed.front().is_some_and(|batch| batch.unseen.load(Ordering::Acquire)) {
+            free.extend(self.sealed.pop_front().map(|batch| batch.items));
+        }
+        free
+    }
+
+    /// Everything that waits, for when nobody can be looking.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Retired> {
+        let sealed = core::mem::take(&mut self.sealed);
+        sealed.into_iter().flat_map(|batch| batch.items).chain(core::mem::take(&mut self.open))
+    }
+
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len() + self.sealed.iter().map(|batch| batch.items.len()).sum::<usize>()
+    }
+}

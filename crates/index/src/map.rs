@@ -1,0 +1,358 @@
+//! The reader's handle, and what it shares with the writer.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ops::Bound;
+use std::sync::Arc;
+
+use crate::arena::Arena;
+use crate::epoch::Guard;
+use crate::hash::{KeyHasher, SeededHasher};
+use crate::leaf::Leaf;
+use crate::limbo::{Limbo, Retired};
+use crate::link::Target;
+use crate::range::{Range, prefix_end};
+use crate::sync::{AtomicUsize, Ordering};
+use crate::table::Table;
+use crate::tree::Tree;
+
+/// Keys looked up together by [`Map::get_many`].
+const GROUP_KEYS: usize = 16;
+
+/// What the one writer has to itself.
+pub(crate) struct Own {
+    pub(crate) arena: Arena,
+    pub(crate) limbo: Limbo,
+}
+
+pub(crate) struct Shared<V, H> {
+    pub(crate) tree: Tree<V>,
+    pub(crate) table: Table,
+    pub(crate) hasher: H,
+    pub(crate) len: AtomicUsize,
+    pub(crate) memory_bytes: AtomicUsize,
+    /// Touched by the one [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
+    pub(crate) own: UnsafeCell<Own>,
+}
+
+// SAFETY: readers touch tree, table and counters, which are atomic, and get `&V` on any thread (V: Sync). `own` is the writer's alone; it
+// drops values on the writer's thread or on that of the last handle (V: Send).
+unsafe impl<V: Send + Sync, H: Send + Sync> Send for Shared<V, H> {}
+// SAFETY: see above.
+unsafe impl<V: Send + Sync, H: Send + Sync> Sync for Shared<V, H> {}
+
+impl<V, H> Shared<V, H> {
+    pub(crate) fn new(hasher: H) -> Self {
+        let mut arena = Arena::new();
+        let table = Table::new(&mut arena);
+        let shared = Self {
+            tree: Tree::new(),
+            table,
+            hasher,
+            len: AtomicUsize::new(0),
+            memory_bytes: AtomicUsize::new(0),
+            own: UnsafeCell::new(Own { arena, limbo: Limbo::new() }),
+        };
+        // SAFETY: nobody else has the map yet.
+        unsafe { shared.account() };
+        shared
+    }
+
+    /// Publishes how much memory the map holds.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the one writer and holds no reference into `own`.
+    pub(crate) unsafe fn account(&self) {
+        // SAFETY: the caller's promise.
+        let held_bytes = unsafe { (*self.own.get()).arena.held_bytes() };
+        self.memory_bytes.store(held_bytes + size_of::<Self>(), Ordering::Relaxed);
+    }
+}
+
+impl<V, H> Drop for Shared<V, H> {
+    fn drop(&mut self) {
+        if !core::mem::needs_drop::<V>() {
+            return;
+        }
+        // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in limbo, in one of them, and not both.
+        unsafe {
+            self.table.for_each_leaf::<V>(|leaf| leaf.drop_value());
+            for retired in self.own.get_mut().limbo.take_all() {
+                if let Retired::Link(link) = retired
+                    && let Target::Leaf(leaf) = link.follow::<V>()
+                {
+                    leaf.drop_value();
+                }
+            }
+        }
+    }
+}
+
+/// A reader's handle to a map from byte strings to `V`. Cheap to clone; the map lives as long as its last handle.
+///
+/// Readers take no lock and never wait: neither for the writer nor for each other. What they get borrows from the map and a [`Guard`].
+///
+/// ```
+/// let (mut writer, map) = hightower_index::new::<u32>();
+/// writer.insert(b"key", 1);
+/// let reader = std::thread::spawn(move || map.get(b"key", &hightower_index::pin()).copied());
+/// assert_eq!(reader.join().unwrap(), Some(1));
+/// ```
+pub struct Map<V, H = SeededHasher> {
+    pub(crate) shared: Arc<Shared<V, H>>,
+}
+
+impl<V, H> Clone for Map<V, H> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<V, H: KeyHasher> Map<V, H> {
+    /// The value of `key`.
+    ///
+    /// Cost: two cache misses in a large map, for a key that is there; one for a key that is not.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// let guard = hightower_index::pin();
+    /// assert_eq!(map.get(b"a", &guard), Some(&1));
+    /// assert_eq!(map.get(b"b", &guard), None);
+    /// ```
+    #[inline]
+    pub fn get<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Option<&'g V> {
+        self.find(key, guard).map(Leaf::value)
+    }
+
+    /// The entry of `key`: the map's own copy of the key, and the value.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// let guard = hightower_index::pin();
+    /// let entry = map.get_entry(b"a", &guard).unwrap();
+    /// assert_eq!((entry.key(), entry.value()), (&b"a"[..], &1));
+    /// ```
+    #[inline]
+    pub fn get_entry<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Option<EntryRef<'g, V>> {
+        self.find(key, guard).map(EntryRef::new)
+    }
+
+    #[inline(always)]
+    fn find<'g>(&'g self, key: &[u8], _guard: &'g Guard) -> Option<Leaf<'g, V>> {
+        // SAFETY: the guard lives for 'g, and the map too.
+        unsafe { self.shared.table.get(self.shared.hasher.hash(key), key) }
+    }
+
+    /// Looks many keys up at once, and calls `found` with each key's place in `keys` and its entry, in order.
+    ///
+    /// Cost: the cache misses of sixteen lookups overlap, so that in a large map a key takes a fraction of a [`Map::get`].
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"b", 2);
+    /// let guard = hightower_index::pin();
+    /// let mut values = Vec::new();
+    /// map.get_many(&[b"a", b"b"], &guard, |_, entry| values.push(entry.map(|entry| *entry.value())));
+    /// assert_eq!(values, [None, Some(2)]);
+    /// ```
+    pub fn get_many<'g, K: AsRef<[u8]>>(
+        &'g self,
+        keys: &[K],
+        _guard: &'g Guard,
+        mut found: impl FnMut(usize, Option<EntryRef<'g, V>>),
+    ) {
+        let table = &self.shared.table;
+        for (group, keys) in keys.chunks(GROUP_KEYS).enumerate() {
+            let mut hashes = [0; GROUP_KEYS];
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.shared.hasher.hash(key.as_ref());
+                // SAFETY: the guard lives for 'g, and the map too.
+                unsafe { table.prefetch_slot(*hash) };
+            }
+            for hash in &hashes[..keys.len()] {
+                // SAFETY: as above.
+                unsafe { table.prefetch_leaf::<V>(*hash) };
+            }
+            for (at, (hash, key)) in hashes.iter().zip(keys).enumerate() {
+                // SAFETY: as above.
+                let leaf = unsafe { table.get::<V>(*hash, key.as_ref()) };
+                found(group * GROUP_KEYS + at, leaf.map(EntryRef::new));
+            }
+        }
+    }
+
+    /// Asks for the memory that a lookup of `key` will touch, so that a later one, perhaps under a lock, finds it near.
+    ///
+    /// Waits for the table's slot, not for the leaf.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// map.prefetch(b"a", &hightower_index::pin());
+    /// ```
+    #[inline]
+    pub fn prefetch(&self, key: &[u8], _guard: &Guard) {
+        // SAFETY: the guard lives during the call, and the map too.
+        unsafe { self.shared.table.prefetch_leaf::<V>(self.shared.hasher.hash(key)) };
+    }
+
+    /// The entries between two bounds, in key order, from both ends. Empty if the bounds cross.
+    ///
+    /// Cost: one descent at the first step of each end, then well under a cache miss per entry.
+    ///
+    /// ```
+    /// use std::ops::Bound;
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// for key in ["a", "b", "c"] {
+    ///     writer.insert(key.as_bytes(), 0);
+    /// }
+    /// let guard = hightower_index::pin();
+    /// let mut range = map.range(Bound::Excluded(b"a"), Bound::Unbounded, &guard);
+    /// assert_eq!(range.next().unwrap().key(), b"b");
+    /// assert_eq!(range.next_back().unwrap().key(), b"c");
+    /// assert!(range.next().is_none());
+    /// ```
+    pub fn range<'g>(&'g self, lower: Bound<&[u8]>, upper: Bound<&[u8]>, _guard: &'g Guard) -> Range<'g, V> {
+        // SAFETY: the guard lives for 'g, and the map too.
+        unsafe { Range::new(self.shared.tree.root(), lower, upper) }
+    }
+
+    /// All entries, in key order, from both ends.
+    ///
+    /// ```
+    /// let (_writer, map) = hightower_index::new::<u32>();
+    /// assert_eq!(map.iter(&hightower_index::pin()).count(), 0);
+    /// ```
+    pub fn iter<'g>(&'g self, guard: &'g Guard) -> Range<'g, V> {
+        self.range(Bound::Unbounded, Bound::Unbounded, guard)
+    }
+
+    /// The entries whose keys start with `prefix`, in key order, from both ends.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// for key in ["a", "a/1", "a/2", "b"] {
+    ///     writer.insert(key.as_bytes(), 0);
+    /// }
+    /// assert_eq!(map.prefix(b"a/", &hightower_index::pin()).count(), 2);
+    /// ```
+    pub fn prefix<'g>(&'g self, prefix: &[u8], guard: &'g Guard) -> Range<'g, V> {
+        self.range(Bound::Included(prefix), prefix_end(prefix).as_ref().map(Vec::as_slice), guard)
+    }
+
+    /// How many keys the map holds.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// assert_eq!(map.len(), 1);
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether the map holds no key.
+    ///
+    /// ```
+    /// let (_writer, map) = hightower_index::new::<u32>();
+    /// assert!(map.is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that the map holds from the global allocator: leaves, tree and table, with what is free inside its slabs and what waits for
+    /// readers. What values own elsewhere is not in it.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// let empty_bytes = map.memory_bytes();
+    /// writer.insert(&[0; 10_000], 1);
+    /// assert!(map.memory_bytes() >= empty_bytes + 10_000);
+    /// ```
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.memory_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl<V, H: KeyHasher> fmt::Debug for Map<V, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map")
+            .field("len", &self.len())
+            .field("memory_bytes", &self.memory_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key and its value, as they are in the map. Lives as long as the guard under which it was read.
+///
+/// ```
+/// let (mut writer, map) = hightower_index::new::<u32>();
+/// writer.insert(b"a", 1);
+/// let guard = hightower_index::pin();
+/// let entry = map.iter(&guard).next().unwrap();
+/// assert_eq!((entry.key(), *entry.value()), (&b"a"[..], 1));
+/// ```
+pub struct EntryRef<'g, V> {
+    leaf: Leaf<'g, V>,
+}
+
+// SAFETY: an entry is a shared reference to key and value.
+unsafe impl<V: Sync> Send for EntryRef<'_, V> {}
+// SAFETY: see above.
+unsafe impl<V: Sync> Sync for EntryRef<'_, V> {}
+
+impl<V> Clone for EntryRef<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for EntryRef<'_, V> {}
+
+impl<'g, V> EntryRef<'g, V> {
+    #[inline(always)]
+    pub(crate) fn new(leaf: Leaf<'g, V>) -> Self {
+        Self { leaf }
+    }
+
+    /// The key.
+    ///
+    /// ```
+    /// # let (mut writer, map) = hightower_index::new::<u32>();
+    /// # writer.insert(b"a", 1);
+    /// # let guard = hightower_index::pin();
+    /// assert_eq!(map.iter(&guard).next().unwrap().key(), b"a");
+    /// ```
+    #[inline(always)]
+    #[must_use]
+    pub fn key(self) -> &'g [u8] {
+        self.leaf.key()
+    }
+
+    /// The value.
+    ///
+    /// ```
+    /// # let (mut writer, map) = hightower_index::new::<u32>();
+    /// # writer.insert(b"a", 1);
+    /// # let guard = hightower_index::pin();
+    /// assert_eq!(map.iter(&guard).next().unwrap().value(), &1);
+    /// ```
+    #[inline(always)]
+    #[must_use]
+    pub fn value(self) -> &'g V {
+        self.leaf.value()
+    }
+}
+
+impl<V: fmt::Debug> fmt::Debug for EntryRef<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryRef").field("key", &self.key()).field("value", &self.value()).finish()
+    }
+}

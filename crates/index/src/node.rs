@@ -1,0 +1,484 @@
+//! Inner nodes of the radix tree.
+//!
+//! A node stands for a run of key bytes that all keys below it share (its prefix, kept whole), then branches on the next byte. A key
+//! that ends right after the prefix hangs in the node's terminal. Four kinds, after "The Adaptive Radix Tree" (Leis et al., ICDE 2013), differ
+//! in how they find the child of a byte; each comes in a few capacities, so that sparse nodes stay small:
+//!
+//! | kind | search | capacities | bytes without prefix |
+//! | --- | --- | --- | --- |
+//! | 4 | key bytes in one word | 2, 4 | 24 + 8 per child |
+//! | 16 | key bytes in two words, compared at once | 8, 12, 16 | 32 + 8 per child |
+//! | 48 | 256 bytes of slot numbers | 24, 32, 48 | 272 + 8 per child |
+//! | 256 | by index | 256 | 2064 |
+//!
+//! One writer changes a node while readers look at it. What changes in place is one atomic store each:
+//!
+//! - a child slot or the terminal is replaced, set or cleared;
+//! - a child is added: its slot is filled first, then the key byte, then (release) `used`, or in kind 48 the slot number. A reader that sees the
+//!   latter sees the former.
+//!
+//! A slot, once it has a byte, keeps it for the node's life, so a reader that has found a byte's slot can't read another byte's child there.
+//! Prefix, capacity and kind never change; whatever needs that replaces the node whole.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::arena::Arena;
+use crate::link::Link;
+use crate::search;
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Ordering};
+
+/// How a node finds the child of a byte. The values are the links' tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Kind {
+    Four = 2,
+    Sixteen = 3,
+    FortyEight = 4,
+    Full = 5,
+}
+
+impl Kind {
+    #[inline(always)]
+    pub(crate) fn from_tag(tag: usize) -> Self {
+        match tag {
+            2 => Self::Four,
+            3 => Self::Sixteen,
+            4 => Self::FortyEight,
+            _ => Self::Full,
+        }
+    }
+
+    /// Words between head and children.
+    #[inline(always)]
+    const fn key_words(self) -> usize {
+        match self {
+            Self::Four => 1,
+            Self::Sixteen => 2,
+            Self::FortyEight => 32,
+            Self::Full => 0,
+        }
+    }
+}
+
+/// Every capacity that a node may have, rising.
+const CAPACITIES: [(u16, Kind); 9] = [
+    (2, Kind::Four),
+    (4, Kind::Four),
+    (8, Kind::Sixteen),
+    (12, Kind::Sixteen),
+    (16, Kind::Sixteen),
+    (24, Kind::FortyEight),
+    (32, Kind::FortyEight),
+    (48, Kind::FortyEight),
+    (256, Kind::Full),
+];
+
+#[repr(C)]
+struct Head {
+    prefix_len_bytes: u32,
+    /// Children that are there. Only the writer reads it.
+    live: AtomicU16,
+    /// Slots that have a byte, in kinds 4, 16 and 48.
+    used: AtomicU8,
+    /// Slots; 0 stands for 256.
+    capacity: u8,
+    terminal: AtomicPtr<u8>,
+}
+
+const HEAD_BYTES: usize = size_of::<Head>();
+const WORD_BYTES: usize = size_of::<AtomicU64>();
+const SLOT_BYTES: usize = size_of::<AtomicPtr<u8>>();
+
+/// A byte of the key, or the key's end, as a position in a node's order: 0 is the terminal, `b + 1` is the child of byte `b`.
+pub(crate) type Code = u16;
+/// The code of the terminal, the first in order.
+pub(crate) const CODE_TERMINAL: Code = 0;
+/// The last code.
+pub(crate) const CODE_MAX: Code = 256;
+
+/// The code of the child of `byte`.
+#[inline(always)]
+pub(crate) fn code_of(byte: u8) -> Code {
+    Code::from(byte) + 1
+}
+
+/// An inner node that stays alive for `'g`.
+#[derive(Clone, Copy)]
+pub(crate) struct Node<'g> {
+    base: NonNull<u8>,
+    kind: Kind,
+    lives: PhantomData<&'g Head>,
+}
+
+/// The content of a node about to be built.
+pub(crate) struct Plan {
+    pub(crate) terminal: Link,
+    len: usize,
+    children: [(u8, Link); 256],
+}
+
+impl Plan {
+    pub(crate) fn new(terminal: Link) -> Self {
+        Self { terminal, len: 0, children: [(0, Link::NOTHING); 256] }
+    }
+
+    pub(crate) fn push(&mut self, byte: u8, child: Link) {
+        self.children[self.len] = (byte, child);
+        self.len += 1;
+    }
+
+    pub(crate) fn children(&self) -> &[(u8, Link)] {
+        &self.children[..self.len]
+    }
+
+    /// Builds the node, with room for `spare` more children, under the concatenation of `prefix`.
+    pub(crate) fn build<'g>(&self, arena: &mut Arena, prefix: [&[u8]; 3], spare: usize) -> Node<'g> {
+        let wanted = (self.len + spare).min(256);
+        let (capacity, kind) =
+            CAPACITIES.into_iter().find(|(capacity, _)| usize::from(*capacity) >= wanted).unwrap_or((256, Kind::Full));
+        let prefix_len_bytes = prefix.iter().map(|part| part.len()).sum();
+        let node = Node::alloc(arena, kind, capacity, prefix_len_bytes);
+        node.fill_prefix(prefix);
+        node.set_terminal(self.terminal);
+        for &(byte, child) in self.children() {
+            node.append(byte, child);
+        }
+        node
+    }
+}
+
+/// Where a node's words, slots and prefix lie.
+fn len_bytes(kind: Kind, capacity: usize, prefix_len_bytes: usize) -> usize {
+    (HEAD_BYTES + kind.key_words() * WORD_BYTES + capacity * SLOT_BYTES + prefix_len_bytes).next_multiple_of(8)
+}
+
+impl<'g> Node<'g> {
+    fn alloc(arena: &mut Arena, kind: Kind, capacity: u16, prefix_len_bytes: usize) -> Self {
+        let bytes = len_bytes(kind, usize::from(capacity), prefix_len_bytes);
+        let base = arena.alloc(bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "a prefix is part of a key; 256 is stored as 0")]
+        // SAFETY: the block is fresh and that long. All words and slots are valid when zero.
+        unsafe {
+            base.as_ptr().write_bytes(0, bytes);
+            base.cast::<Head>().write(Head {
+                prefix_len_bytes: prefix_len_bytes as u32,
+                live: AtomicU16::new(0),
+                used: AtomicU8::new(0),
+                capacity: capacity as u8,
+                terminal: AtomicPtr::new(core::ptr::null_mut()),
+            });
+        }
+        Self { base, kind, lives: PhantomData }
+    }
+
+    /// Gives the node's memory back; children are left alone.
+    ///
+    /// # Safety
+    ///
+    /// Nobody can reach the node any more, and it is freed once.
+    pub(crate) unsafe fn free(self, arena: &mut Arena) {
+        let bytes = len_bytes(self.kind, self.capacity(), self.prefix().len());
+        // SAFETY: the caller's promise; the length is the one it was allocated with.
+        unsafe { arena.free(self.base, bytes) };
+    }
+
+    /// The node of kind `kind` at `address`.
+    ///
+    /// # Safety
+    ///
+    /// `address` came from [`Node::as_raw`] of a node of that kind that stays alive for `'g`.
+    #[inline(always)]
+    pub(crate) unsafe fn from_raw(address: *mut u8, kind: Kind) -> Self {
+        // SAFETY: as_raw gave a non-null pointer.
+        Self { base: unsafe { NonNull::new_unchecked(address) }, kind, lives: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_raw(self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    #[inline(always)]
+    pub(crate) fn kind(self) -> Kind {
+        self.kind
+    }
+
+    #[inline(always)]
+    fn head(self) -> &'g Head {
+        // SAFETY: the node is alive for 'g; its head was written before it became reachable, and what changes in it is atomic.
+        unsafe { self.base.cast::<Head>().as_ref() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn capacity(self) -> usize {
+        if self.kind == Kind::Full { 256 } else { usize::from(self.head().capacity) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefix(self) -> &'g [u8] {
+        let offset = HEAD_BYTES + self.kind.key_words() * WORD_BYTES + self.capacity() * SLOT_BYTES;
+        // SAFETY: the prefix lies behind the slots, was written before the node became reachable, and never changes.
+        unsafe { core::slice::from_raw_parts(self.base.as_ptr().add(offset), self.head().prefix_len_bytes as usize) }
+    }
+
+    fn fill_prefix(self, parts: [&[u8]; 3]) {
+        let mut offset = HEAD_BYTES + self.kind.key_words() * WORD_BYTES + self.capacity() * SLOT_BYTES;
+        for part in parts {
+            // SAFETY: the node is fresh, and was allocated with room for all parts.
+            unsafe { self.base.as_ptr().add(offset).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+            offset += part.len();
+        }
+    }
+
+    #[inline(always)]
+    fn word(self, at: usize) -> &'g AtomicU64 {
+        debug_assert!(at < self.kind.key_words());
+        // SAFETY: the kind has that many words behind the head, valid since the node was built.
+        unsafe { &*self.base.as_ptr().add(HEAD_BYTES + at * WORD_BYTES).cast() }
+    }
+
+    #[inline(always)]
+    fn slot(self, at: usize) -> &'g AtomicPtr<u8> {
+        debug_assert!(at < self.capacity());
+        let offset = HEAD_BYTES + self.kind.key_words() * WORD_BYTES + at * SLOT_BYTES;
+        // SAFETY: the node has `capacity` slots behind its words, valid since it was built.
+        unsafe { &*self.base.as_ptr().add(offset).cast() }
+    }
+
+    #[inline(always)]
+    fn child_at(self, at: usize) -> Link {
+        Link::from_raw(self.slot(at).load(Ordering::Acquire))
+    }
+
+    /// The place of the key that ends at this node.
+    #[inline(always)]
+    pub(crate) fn terminal(self) -> &'g AtomicPtr<u8> {
+        &self.head().terminal
+    }
+
+    #[inline(always)]
+    pub(crate) fn terminal_link(self) -> Link {
+        Link::from_raw(self.terminal().load(Ordering::Acquire))
+    }
+
+    fn set_terminal(self, link: Link) {
+        self.terminal().store(link.raw(), Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn used(self) -> usize {
+        usize::from(self.head().used.load(Ordering::Acquire))
+    }
+
+    #[inline(always)]
+    fn keys(self) -> [u64; 2] {
+        let second = if self.kind == Kind::Sixteen { self.word(1).load(Ordering::Relaxed) } else { 0 };
+        [self.word(0).load(Ordering::Relaxed), second]
+    }
+
+    /// The place of the child of `byte`. It may hold nothing.
+    #[inline(always)]
+    pub(crate) fn find(self, byte: u8) -> Option<&'g AtomicPtr<u8>> {
+        match self.kind {
+            Kind::Four | Kind::Sixteen => {
+                let used = self.used();
+                let mask = search::equal_mask(self.keys(), byte) & lanes(used);
+                (mask != 0).then(|| self.slot(mask.trailing_zeros() as usize))
+            }
+            Kind::FortyEight => self.numbered_slot(byte).map(|at| self.slot(at)),
+            Kind::Full => Some(self.slot(usize::from(byte))),
+        }
+    }
+
+    #[inline(always)]
+    fn numbered_slot(self, byte: u8) -> Option<usize> {
+        let word = self.word(usize::from(byte / 8)).load(Ordering::Acquire);
+        let number = (word >> (8 * u32::from(byte % 8))) & 0xff;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 48")]
+        (number != 0).then(|| number as usize - 1)
+    }
+
+    /// The first code at or after `from` that holds something.
+    #[inline]
+    pub(crate) fn ceil(self, from: Code) -> Option<(Code, Link)> {
+        if from == CODE_TERMINAL {
+            let terminal = self.terminal_link();
+            if !terminal.is_nothing() {
+                return Some((CODE_TERMINAL, terminal));
+            }
+        }
+        let mut byte = u8::try_from(from.saturating_sub(1)).ok()?;
+        if matches!(self.kind, Kind::Four | Kind::Sixteen) {
+            return self.ceil_by_search(byte);
+        }
+        loop {
+            let child = self.child_of_large(byte);
+            if !child.is_nothing() {
+                return Some((code_of(byte), child));
+            }
+            byte = byte.checked_add(1)?;
+        }
+    }
+
+    /// The last code at or before `from` that holds something.
+    #[inline]
+    pub(crate) fn floor(self, from: Code) -> Option<(Code, Link)> {
+        if from > CODE_TERMINAL {
+            let byte = u8::try_from(from - 1).unwrap_or(u8::MAX);
+            let found = if matches!(self.kind, Kind::Four | Kind::Sixteen) {
+                self.floor_by_search(byte)
+            } else {
+                self.floor_of_large(byte)
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        let terminal = self.terminal_link();
+        (!terminal.is_nothing()).then_some((CODE_TERMINAL, terminal))
+    }
+
+    #[inline]
+    fn ceil_by_search(self, mut byte: u8) -> Option<(Code, Link)> {
+        let used = self.used();
+        let keys = self.keys();
+        loop {
+            let (found, at) = search::first_at_least(keys, used, byte)?;
+            let child = self.child_at(at);
+            if !child.is_nothing() {
+                return Some((code_of(found), child));
+            }
+            byte = found.checked_add(1)?;
+        }
+    }
+
+    fn floor_by_search(self, mut byte: u8) -> Option<(Code, Link)> {
+        let used = self.used();
+        let keys = self.keys();
+        loop {
+            let (found, at) = search::last_at_most(keys, used, byte)?;
+            let child = self.child_at(at);
+            if !child.is_nothing() {
+                return Some((code_of(found), child));
+            }
+            byte = found.checked_sub(1)?;
+        }
+    }
+
+    fn floor_of_large(self, mut byte: u8) -> Option<(Code, Link)> {
+        loop {
+            let child = self.child_of_large(byte);
+            if !child.is_nothing() {
+                return Some((code_of(byte), child));
+            }
+            byte = byte.checked_sub(1)?;
+        }
+    }
+
+    #[inline(always)]
+    fn child_of_large(self, byte: u8) -> Link {
+        if self.kind == Kind::Full {
+            return self.child_at(usize::from(byte));
+        }
+        self.numbered_slot(byte).map_or(Link::NOTHING, |at| self.child_at(at))
+    }
+
+    /// Children that are there; the writer's business.
+    pub(crate) fn live(self) -> usize {
+        usize::from(self.head().live.load(Ordering::Relaxed))
+    }
+
+    fn add_live(self, change: i16) {
+        let live = self.head().live.load(Ordering::Relaxed);
+        self.head().live.store(live.wrapping_add_signed(change), Ordering::Relaxed);
+    }
+
+    /// Sets the child of a byte that has none, if the node has a place for it. The writer's business.
+    pub(crate) fn try_add(self, byte: u8, child: Link) -> bool {
+        if let Some(place) = self.find(byte) {
+            place.store(child.raw(), Ordering::Release);
+            self.add_live(1);
+            return true;
+        }
+        if self.used() == self.capacity() {
+            return false;
+        }
+        self.append(byte, child);
+        true
+    }
+
+    /// Gives `byte` a slot, or in kind 256 its own. There is room, and the byte has none yet.
+    fn append(self, byte: u8, child: Link) {
+        self.add_live(1);
+        if self.kind == Kind::Full {
+            self.slot(usize::from(byte)).store(child.raw(), Ordering::Release);
+            return;
+        }
+        let at = self.used();
+        self.slot(at).store(child.raw(), Ordering::Release);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 48")]
+        let next = at as u8 + 1;
+        if self.kind == Kind::FortyEight {
+            let word = self.word(usize::from(byte / 8));
+            let number = u64::from(next) << (8 * u32::from(byte % 8));
+            word.store(word.load(Ordering::Relaxed) | number, Ordering::Release);
+        } else {
+            let word = self.word(at / 8);
+            word.store(word.load(Ordering::Relaxed) | u64::from(byte) << (8 * (at % 8)), Ordering::Release);
+        }
+        self.head().used.store(next, Ordering::Release);
+    }
+
+    /// Clears the place of the child of `byte`. The writer's business.
+    pub(crate) fn clear(self, byte: u8) {
+        if let Some(place) = self.find(byte) {
+            place.store(core::ptr::null_mut(), Ordering::Release);
+            self.add_live(-1);
+        }
+    }
+
+    /// Whether, with `live` children, a much smaller node would do.
+    pub(crate) fn is_sparse(self, live: usize) -> bool {
+        let capacity = self.capacity();
+        let smaller = CAPACITIES.iter().rev().map(|(each, _)| usize::from(*each)).find(|each| *each < capacity);
+        smaller.is_some_and(|smaller| live <= smaller * 3 / 4)
+    }
+
+    /// The content, without the child of `leave_out`.
+    pub(crate) fn plan(self, leave_out: Option<u8>) -> Plan {
+        let mut plan = Plan::new(self.terminal_link());
+        let mut keep = |byte: u8, child: Link| {
+            if !child.is_nothing() && Some(byte) != leave_out {
+                plan.push(byte, child);
+            }
+        };
+        if matches!(self.kind, Kind::Four | Kind::Sixteen) {
+            let keys = self.keys();
+            for at in 0..self.used() {
+                keep(search::lane(keys, at), self.child_at(at));
+            }
+        } else {
+            for byte in 0..=u8::MAX {
+                keep(byte, self.child_of_large(byte));
+            }
+        }
+        plan
+    }
+
+    /// Asks for what the first children lead to, so that a walk finds them near.
+    #[inline(always)]
+    pub(crate) fn prefetch_children(self) {
+        if !matches!(self.kind, Kind::Four | Kind::Sixteen) {
+            return;
+        }
+        for at in 0..self.used() {
+            self.child_at(at).prefetch();
+        }
+    }
+}
+
+#[inline(always)]
+fn lanes(used: usize) -> u32 {
+    (1_u32 << used) - 1
+}

@@ -1,0 +1,38 @@
+//! Asking the processor for memory before it is needed.
+
+/// Asks for the cache line at `address`. Never faults; does nothing where the target has no stable way to ask.
+#[inline(always)]
+pub(crate) fn prefetch_line(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch is a hint: it never faults, whatever the address, and SSE is part of x86_64.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a prefetch is a hint: it never faults, whatever the address, and it changes no register and no memory.
+    unsafe {
+        core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = address;
+}
+
+/// Asks for the first two cache lines of `bytes`, without waiting for them.
+///
+/// For layers above that know what they will read next. Never faults, reads nothing, and does nothing where the target has no stable way
+/// to ask (today: other than x86_64 and aarch64).
+///
+/// ```
+/// let record = [0_u8; 100];
+/// hightower_index::prefetch_read(&record);
+/// ```
+#[inline]
+pub fn prefetch_read(bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    prefetch_line(bytes.as_ptr());
+    if bytes.len() > 64 {
+        prefetch_line(bytes.as_ptr().wrapping_add(64));
+    }
+}

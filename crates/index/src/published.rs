@@ -1,0 +1,218 @@
+//! A cell that holds an optional boxed value, read without locks and replaced atomically.
+//!
+//! The cell is one pointer. A writer puts a fully built value in with a release store; a reader that sees the pointer with an
+//! acquire load sees the whole value. What was replaced is freed by epochs, once no guard that could have seen it is alive.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr;
+
+use crate::epoch::{Guard, pin};
+use crate::sync::{AtomicPtr, Ordering};
+
+/// An atomically replaceable `Option<Box<T>>` of eight bytes, reclaimed by epochs.
+///
+/// For version chains, copy-on-write tables, and whatever else is read often and replaced whole. Any number of threads may read and
+/// replace at once. A chain (a `T` that holds a `Published<T>`) that may grow long should take itself apart in a loop in its own
+/// `Drop`, with [`Published::take`]: dropped plainly, it recurses.
+///
+/// ```
+/// use hightower_index::{Published, pin};
+///
+/// let table = Published::new(vec![1, 2, 3]);
+/// let guard = pin();
+/// let before = table.load(&guard);
+/// table.store(Some(Box::new(vec![4])), &guard);
+/// assert_eq!(before, Some(&vec![1, 2, 3])); // still valid under the guard
+/// assert_eq!(table.load(&guard), Some(&vec![4]));
+/// ```
+pub struct Published<T> {
+    cell: AtomicPtr<T>,
+    owns: PhantomData<Box<T>>,
+}
+
+// SAFETY: the cell owns a `Box<T>`, which may be dropped on another thread (T: Send); a shared cell hands out `&T` (T: Sync), and
+// whoever replaces its content has it dropped on whichever thread collects (T: Send).
+unsafe impl<T: Send + Sync> Send for Published<T> {}
+// SAFETY: see above.
+unsafe impl<T: Send + Sync> Sync for Published<T> {}
+
+impl<T> Published<T> {
+    /// A cell that holds `value`.
+    ///
+    /// ```
+    /// let cell = hightower_index::Published::new(7);
+    /// assert_eq!(cell.load(&hightower_index::pin()), Some(&7));
+    /// ```
+    #[must_use]
+    pub fn new(value: T) -> Self {
+        Self::from(Some(Box::new(value)))
+    }
+
+    /// A cell that holds nothing.
+    ///
+    /// ```
+    /// let cell = hightower_index::Published::<u8>::empty();
+    /// assert!(cell.is_empty());
+    /// ```
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { cell: AtomicPtr::new(ptr::null_mut()), owns: PhantomData }
+    }
+
+    /// What the cell holds now. The reference lives as long as the guard and the cell.
+    ///
+    /// Cost: one acquire load.
+    ///
+    /// ```
+    /// let cell = hightower_index::Published::new("x".to_string());
+    /// let guard = hightower_index::pin();
+    /// assert_eq!(cell.load(&guard).map(String::as_str), Some("x"));
+    /// ```
+    #[inline]
+    pub fn load<'g>(&'g self, _guard: &'g Guard) -> Option<&'g T> {
+        let value = self.cell.load(Ordering::Acquire);
+        // SAFETY: a non-null pointer came from a Box and was published with release. Whoever takes it out of the cell frees it by
+        // epochs, so not while the guard lives; dropping the cell itself needs it unborrowed.
+        unsafe { value.as_ref() }
+    }
+
+    /// Whether the cell holds nothing now.
+    ///
+    /// ```
+    /// assert!(!hightower_index::Published::new(1).is_empty());
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cell.load(Ordering::Acquire).is_null()
+    }
+
+    /// Takes the content out. Needs the cell to itself, so nothing has to wait.
+    ///
+    /// ```
+    /// let mut cell = hightower_index::Published::new(3);
+    /// assert_eq!(cell.take(), Some(Box::new(3)));
+    /// assert!(cell.is_empty());
+    /// ```
+    #[inline]
+    pub fn take(&mut self) -> Option<Box<T>> {
+        let value = core::mem::replace(self.cell.get_mut(), ptr::null_mut());
+        if value.is_null() {
+            return None;
+        }
+        // SAFETY: the pointer came from Box::into_raw, the cell owned it, and `&mut self` shows that nobody borrows it.
+        Some(unsafe { Box::from_raw(value) })
+    }
+
+    fn into_raw(value: Option<Box<T>>) -> *mut T {
+        value.map_or(ptr::null_mut(), Box::into_raw)
+    }
+}
+
+impl<T: Send + Sync + 'static> Published<T> {
+    /// Replaces the content; the old one is dropped once no guard can see it.
+    ///
+    /// ```
+    /// use hightower_index::{Published, pin};
+    /// let cell = Published::new(1);
+    /// let guard = pin();
+    /// cell.store(None, &guard);
+    /// assert!(cell.is_empty());
+    /// ```
+    #[inline]
+    pub fn store(&self, value: Option<Box<T>>, guard: &Guard) {
+        let old = self.cell.swap(Self::into_raw(value), Ordering::AcqRel);
+        Self::retire(old, guard);
+    }
+
+    /// Replaces the content and returns the old one, which is dropped once no guard can see it.
+    ///
+    /// ```
+    /// use hightower_index::{Published, pin};
+    /// let cell = Published::new(1);
+    /// let guard = pin();
+    /// assert_eq!(cell.swap(Some(Box::new(2)), &guard), Some(&1));
+    /// ```
+    #[inline]
+    pub fn swap<'g>(&self, value: Option<Box<T>>, guard: &'g Guard) -> Option<&'g T> {
+        let old = self.cell.swap(Self::into_raw(value), Ordering::AcqRel);
+        Self::retire(old, guard);
+        // SAFETY: the old value is dropped only after this guard has ended.
+        unsafe { old.as_ref() }
+    }
+
+    /// Replaces the content if it is still `current` (the same allocation, not an equal value).
+    ///
+    /// # Errors
+    ///
+    /// Gives `value` back when the cell holds something else.
+    ///
+    /// ```
+    /// use hightower_index::{Published, pin};
+    /// let cell = Published::new(1);
+    /// let guard = pin();
+    /// let seen = cell.load(&guard);
+    /// assert!(cell.replace_if(seen, Some(Box::new(2)), &guard).is_ok());
+    /// assert_eq!(cell.replace_if(seen, Some(Box::new(3)), &guard), Err(Some(Box::new(3))));
+    /// assert_eq!(cell.load(&guard), Some(&2));
+    /// ```
+    pub fn replace_if(&self, current: Option<&T>, value: Option<Box<T>>, guard: &Guard) -> Result<(), Option<Box<T>>> {
+        let expected = current.map_or(ptr::null_mut(), |seen| ptr::from_ref(seen).cast_mut());
+        let new = Self::into_raw(value);
+        match self.cell.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(old) => {
+                Self::retire(old, guard);
+                Ok(())
+            }
+            Err(_) if new.is_null() => Err(None),
+            // SAFETY: `new` was made from a Box above and has not been published.
+            Err(_) => Err(Some(unsafe { Box::from_raw(new) })),
+        }
+    }
+
+    #[inline]
+    fn retire(old: *mut T, guard: &Guard) {
+        if old.is_null() {
+            return;
+        }
+        let old = Retired(old);
+        // SAFETY: the value is out of the cell, so only guards that exist now can see it; T is Send and 'static, so it may be dropped
+        // on any thread at any time.
+        unsafe { guard.defer(move || old.free()) }
+    }
+}
+
+/// A value that has left its cell and waits to be dropped.
+struct Retired<T>(*mut T);
+
+impl<T> Retired<T> {
+    fn free(self) {
+        // SAFETY: the pointer came from Box::into_raw, has left its cell, and is freed once.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
+impl<T> From<Option<Box<T>>> for Published<T> {
+    fn from(value: Option<Box<T>>) -> Self {
+        Self { cell: AtomicPtr::new(Self::into_raw(value)), owns: PhantomData }
+    }
+}
+
+impl<T> Default for Published<T> {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl<T> Drop for Published<T> {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Published<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Published").field(&self.load(&pin())).finish()
+    }
+}

@@ -1,0 +1,338 @@
+//! Iterators in key order, and cursors that outlive a guard.
+
+use core::fmt;
+use core::ops::Bound;
+
+use crate::epoch::Guard;
+use crate::hash::KeyHasher;
+use crate::leaf::Leaf;
+use crate::link::Link;
+use crate::map::{EntryRef, Map};
+use crate::walk::{Backward, Direction, Forward, Walk};
+
+/// Leaves fetched ahead at most.
+const BATCH_LEAVES: usize = 32;
+/// Leaves fetched ahead at first, so that short scans stay cheap.
+const FIRST_BATCH_LEAVES: usize = 4;
+
+/// Leaves that have been asked for and not yet handed out, in walking order.
+struct Batch<'g, V> {
+    leaves: [Option<Leaf<'g, V>>; BATCH_LEAVES],
+    next: usize,
+    len: usize,
+    wanted: usize,
+}
+
+impl<V> Batch<'_, V> {
+    const fn new() -> Self {
+        Self { leaves: [None; BATCH_LEAVES], next: 0, len: 0, wanted: FIRST_BATCH_LEAVES }
+    }
+}
+
+/// One end of a range: where it walks, and what it has fetched ahead.
+struct End<'g, V> {
+    /// `None` until the first step.
+    walk: Option<Walk<'g, V>>,
+    batch: Batch<'g, V>,
+    /// The last leaf that this end handed out.
+    last: Option<Leaf<'g, V>>,
+}
+
+impl<'g, V> End<'g, V> {
+    const fn new() -> Self {
+        Self { walk: None, batch: Batch::new(), last: None }
+    }
+
+    /// The next leaf of this end, fetching the ones behind it.
+    ///
+    /// # Safety
+    ///
+    /// `root` is the root of a tree of `V` and a guard lives for `'g`.
+    #[inline]
+    unsafe fn next<D: Direction>(
+        &mut self,
+        root: Link,
+        bound: &Bound<Box<[u8]>>,
+        hook: &impl Fn(&V),
+    ) -> Option<Leaf<'g, V>> {
+        if self.batch.next == self.batch.len {
+            // SAFETY: the caller's promise.
+            unsafe { self.refill::<D>(root, bound, hook) };
+        }
+        let leaf = self.batch.leaves.get(self.batch.next).copied().flatten()?;
+        self.batch.next += 1;
+        Some(leaf)
+    }
+
+    unsafe fn refill<D: Direction>(&mut self, root: Link, bound: &Bound<Box<[u8]>>, hook: &impl Fn(&V)) {
+        // SAFETY: the caller's promise.
+        let walk = self.walk.get_or_insert_with(|| unsafe { Walk::start::<D>(root, borrow(bound)) });
+        let batch = &mut self.batch;
+        (batch.next, batch.len) = (0, 0);
+        while batch.len < batch.wanted {
+            // SAFETY: the caller's promise.
+            let Some(leaf) = (unsafe { walk.next::<D>() }) else { break };
+            leaf.prefetch();
+            batch.leaves[batch.len] = Some(leaf);
+            batch.len += 1;
+        }
+        if let Some(behind) = batch.leaves.get_mut(batch.len) {
+            *behind = None;
+        }
+        batch.wanted = (batch.wanted * 2).min(BATCH_LEAVES);
+        batch.leaves[..batch.len].iter().flatten().for_each(|leaf| hook(leaf.value()));
+    }
+}
+
+fn borrow(bound: &Bound<Box<[u8]>>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(key) => Bound::Included(key),
+        Bound::Excluded(key) => Bound::Excluded(key),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+fn own(bound: Bound<&[u8]>) -> Bound<Box<[u8]>> {
+    bound.map(Box::from)
+}
+
+/// The least key that is greater than every key that starts with `prefix`, as an upper bound.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Vec<u8>> {
+    let Some(last) = prefix.iter().rposition(|byte| *byte != u8::MAX) else { return Bound::Unbounded };
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Bound::Excluded(end)
+}
+
+/// An iterator over a map's entries in key order, from both ends. Made by [`Map::range`] and [`Map::prefix`].
+///
+/// Weakly consistent: it sees every key that is there for its whole life once, in order, and keys that come or go meanwhile or not. Entries are
+/// fetched up to 32 ahead.
+///
+/// ```
+/// let (mut writer, map) = hightower_index::new::<u32>();
+/// for key in ["a", "b", "c"] {
+///     writer.insert(key.as_bytes(), 0);
+/// }
+/// let guard = hightower_index::pin();
+/// let keys: Vec<&[u8]> = map.iter(&guard).rev().map(|entry| entry.key()).collect();
+/// assert_eq!(keys, [b"c", b"b", b"a"]);
+/// ```
+pub struct Range<'g, V, F = fn(&V)> {
+    root: Link,
+    lower: Bound<Box<[u8]>>,
+    upper: Bound<Box<[u8]>>,
+    front: End<'g, V>,
+    back: End<'g, V>,
+    hook: F,
+    done: bool,
+}
+
+impl<'g, V> Range<'g, V> {
+    /// # Safety
+    ///
+    /// `root` is the root of a tree of `V` and a guard lives for `'g`.
+    pub(crate) unsafe fn new(root: Link, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
+        let (lower, upper) = (own(lower), own(upper));
+        Self { root, lower, upper, front: End::new(), back: End::new(), hook: |_| {}, done: false }
+    }
+}
+
+impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
+    /// Has `hook` called with each value some entries before it is handed out, so that it can ask for what the value points to
+    /// (see [`prefetch_read`](crate::prefetch_read)). It may be called for a few values beyond the range's end.
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// let guard = hightower_index::pin();
+    /// let asked = Cell::new(0);
+    /// let range = map.iter(&guard).prefetch_with(|value| asked.set(*value));
+    /// assert_eq!(range.count(), 1);
+    /// assert_eq!(asked.get(), 1);
+    /// ```
+    pub fn prefetch_with<G: Fn(&V)>(self, hook: G) -> Range<'g, V, G> {
+        let Self { root, lower, upper, front, back, hook: _, done } = self;
+        Range { root, lower, upper, front, back, hook, done }
+    }
+
+    fn end<T>(&mut self) -> Option<T> {
+        self.done = true;
+        None
+    }
+}
+
+fn is_below(key: &[u8], upper: &Bound<Box<[u8]>>) -> bool {
+    match upper {
+        Bound::Included(end) => key <= &**end,
+        Bound::Excluded(end) => key < &**end,
+        Bound::Unbounded => true,
+    }
+}
+
+fn is_above(key: &[u8], lower: &Bound<Box<[u8]>>) -> bool {
+    match lower {
+        Bound::Included(start) => key >= &**start,
+        Bound::Excluded(start) => key > &**start,
+        Bound::Unbounded => true,
+    }
+}
+
+impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
+    type Item = EntryRef<'g, V>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        // SAFETY: the promise of Range::new.
+        let Some(leaf) = (unsafe { self.front.next::<Forward>(self.root, &self.lower, &self.hook) }) else {
+            return self.end();
+        };
+        let met = self.back.last.is_some_and(|last| leaf.key() >= last.key());
+        if met || !is_below(leaf.key(), &self.upper) {
+            return self.end();
+        }
+        self.front.last = Some(leaf);
+        Some(EntryRef::new(leaf))
+    }
+}
+
+impl<V, F: Fn(&V)> DoubleEndedIterator for Range<'_, V, F> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        // SAFETY: the promise of Range::new.
+        let Some(leaf) = (unsafe { self.back.next::<Backward>(self.root, &self.upper, &self.hook) }) else {
+            return self.end();
+        };
+        let met = self.front.last.is_some_and(|last| leaf.key() <= last.key());
+        if met || !is_above(leaf.key(), &self.lower) {
+            return self.end();
+        }
+        self.back.last = Some(leaf);
+        Some(EntryRef::new(leaf))
+    }
+}
+
+impl<V, F: Fn(&V)> core::iter::FusedIterator for Range<'_, V, F> {}
+
+impl<V, F> fmt::Debug for Range<'_, V, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range").field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+/// A place in a range that holds no guard: what is left of it, as two owned bounds.
+///
+/// For walks too long for one guard: resume, take some entries, say how far you got, drop the guard, and so on. Resuming costs one descent (about as
+/// much as an insert's) and no allocation beyond the bounds.
+///
+/// ```
+/// use hightower_index::{Cursor, pin};
+///
+/// let (mut writer, map) = hightower_index::new::<u32>();
+/// for number in 0..100_u32 {
+///     writer.insert(&number.to_be_bytes(), number);
+/// }
+/// let mut cursor = Cursor::prefix(&[0, 0, 0]);
+/// let mut seen = 0;
+/// loop {
+///     let guard = pin(); // a new guard for every ten entries
+///     let mut taken = 0;
+///     for entry in cursor.resume(&map, &guard).take(10) {
+///         taken += 1;
+///         cursor.advance_past(entry.key());
+///     }
+///     seen += taken;
+///     if taken == 0 {
+///         break;
+///     }
+/// }
+/// assert_eq!(seen, 100);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
+}
+
+impl Cursor {
+    /// A cursor over the keys between two bounds.
+    ///
+    /// ```
+    /// use std::ops::Bound;
+    /// let cursor = hightower_index::Cursor::range(Bound::Included(b"a"), Bound::Unbounded);
+    /// ```
+    #[must_use]
+    pub fn range(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
+        Self { lower: lower.map(<[u8]>::to_vec), upper: upper.map(<[u8]>::to_vec) }
+    }
+
+    /// A cursor over the keys that start with `prefix`.
+    ///
+    /// ```
+    /// let cursor = hightower_index::Cursor::prefix(b"/pods/");
+    /// ```
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { lower: Bound::Included(prefix.to_vec()), upper: prefix_end(prefix) }
+    }
+
+    /// An iterator over what is left.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// let cursor = hightower_index::Cursor::prefix(b"");
+    /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 1);
+    /// ```
+    pub fn resume<'g, V, H: KeyHasher>(&self, map: &'g Map<V, H>, guard: &'g Guard) -> Range<'g, V> {
+        map.range(as_slice(&self.lower), as_slice(&self.upper), guard)
+    }
+
+    /// Leaves out `key` and all before it from now on.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// let mut cursor = hightower_index::Cursor::prefix(b"");
+    /// cursor.advance_past(b"a");
+    /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 0);
+    /// ```
+    pub fn advance_past(&mut self, key: &[u8]) {
+        replace(&mut self.lower, key);
+    }
+
+    /// Leaves out `key` and all behind it from now on, for walks from the back.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// let mut cursor = hightower_index::Cursor::prefix(b"");
+    /// cursor.retreat_before(b"a");
+    /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 0);
+    /// ```
+    pub fn retreat_before(&mut self, key: &[u8]) {
+        replace(&mut self.upper, key);
+    }
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}
+
+/// Makes `bound` exclude `key`, in the memory that it has.
+fn replace(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
+    let mut bytes = match core::mem::replace(bound, Bound::Unbounded) {
+        Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,
+        Bound::Unbounded => Vec::new(),
+    };
+    bytes.clear();
+    bytes.extend_from_slice(key);
+    *bound = Bound::Excluded(bytes);
+}

@@ -1,0 +1,230 @@
+//! The radix tree's writing side: where a leaf is hung in, replaced and taken out.
+//!
+//! Every change that readers can see is one atomic store: of a child's place in its node, or of the place that leads to a node that was built anew. So
+//! a reader finds the tree before or after, never between. What a store unlinks goes to limbo. All loops descend; nothing recurses.
+//!
+//! Invariant: every node holds at least two things (children and terminal together), so a removal leaves at least one, which takes the node's
+//! place if it is the only one.
+
+use core::marker::PhantomData;
+
+use crate::arena::Arena;
+use crate::leaf::Leaf;
+use crate::limbo::{Limbo, Retired};
+use crate::link::{Link, Target};
+use crate::node::{Node, Plan};
+use crate::sync::{AtomicPtr, Ordering};
+
+/// The tree. Readers start at [`Tree::root`] under a guard.
+pub(crate) struct Tree<V> {
+    root: AtomicPtr<u8>,
+    holds: PhantomData<V>,
+}
+
+/// Whether a key's leaf hangs in a node's terminal, or is the child of a byte.
+#[derive(Clone, Copy)]
+enum Branch {
+    End,
+    Byte(u8),
+}
+
+fn branch(key: &[u8], depth: usize) -> Branch {
+    key.get(depth).map_or(Branch::End, |byte| Branch::Byte(*byte))
+}
+
+pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+}
+
+fn hang(plan: &mut Plan, branch: Branch, link: Link) {
+    match branch {
+        Branch::End => plan.terminal = link,
+        Branch::Byte(byte) => plan.push(byte, link),
+    }
+}
+
+fn load(place: &AtomicPtr<u8>) -> Link {
+    Link::from_raw(place.load(Ordering::Acquire))
+}
+
+fn publish(place: &AtomicPtr<u8>, link: Link) {
+    place.store(link.raw(), Ordering::Release);
+}
+
+impl<V> Tree<V> {
+    pub(crate) const fn new() -> Self {
+        Self { root: AtomicPtr::new(core::ptr::null_mut()), holds: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn root(&self) -> Link {
+        load(&self.root)
+    }
+
+    /// Hangs in a leaf whose key is not in the tree.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the one writer.
+    pub(crate) unsafe fn insert(&self, leaf: Leaf<'_, V>, arena: &mut Arena, limbo: &mut Limbo) {
+        let key = leaf.key();
+        let mut place = &self.root;
+        let mut depth = 0;
+        loop {
+            let link = load(place);
+            // SAFETY: only the writer retires what the tree reaches, and not during this call.
+            let node = match unsafe { link.follow::<V>() } {
+                Target::Nothing => return publish(place, Link::leaf(leaf)),
+                Target::Leaf(other) => return publish(place, fork(arena, other, leaf, depth)),
+                Target::Node(node) => node,
+            };
+            let prefix = node.prefix();
+            let shared = common_len(&key[depth..], prefix);
+            if shared < prefix.len() {
+                publish(place, split(arena, node, leaf, depth, shared));
+                return limbo.push(Retired::Link(link));
+            }
+            depth += shared;
+            let Branch::Byte(byte) = branch(key, depth) else {
+                return publish(node.terminal(), Link::leaf(leaf));
+            };
+            match node.find(byte).filter(|child| !load(child).is_nothing()) {
+                Some(child) => place = child,
+                None if node.try_add(byte, Link::leaf(leaf)) => return,
+                None => {
+                    let mut plan = node.plan(None);
+                    plan.push(byte, Link::leaf(leaf));
+                    publish(place, Link::node(plan.build(arena, [prefix, &[], &[]], 0)));
+                    return limbo.push(Retired::Link(link));
+                }
+            }
+            depth += 1;
+        }
+    }
+
+    /// Puts `leaf` in the place of the leaf of the same key, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the one writer.
+    pub(crate) unsafe fn replace(&self, leaf: Leaf<'_, V>) {
+        let mut place = &self.root;
+        let mut depth = 0;
+        loop {
+            // SAFETY: as in insert.
+            match unsafe { load(place).follow::<V>() } {
+                Target::Nothing => return,
+                Target::Leaf(_) => return publish(place, Link::leaf(leaf)),
+                Target::Node(node) => {
+                    depth += node.prefix().len();
+                    let Some(next) = step(node, leaf.key(), depth) else { return };
+                    place = next;
+                    depth += 1;
+                }
+            }
+        }
+    }
+
+    /// Takes the leaf of `key` out, which is in the tree.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the one writer.
+    pub(crate) unsafe fn remove(&self, key: &[u8], arena: &mut Arena, limbo: &mut Limbo) {
+        let mut place = &self.root;
+        let mut depth = 0;
+        // The node that `place` is in, and the place that leads to it.
+        let mut above: Option<(Node<'_>, &AtomicPtr<u8>)> = None;
+        loop {
+            // SAFETY: as in insert.
+            match unsafe { load(place).follow::<V>() } {
+                Target::Nothing => return,
+                Target::Leaf(_) => break,
+                Target::Node(node) => {
+                    depth += node.prefix().len();
+                    let Some(next) = step(node, key, depth) else { return };
+                    above = Some((node, place));
+                    place = next;
+                    depth += 1;
+                }
+            }
+        }
+        match above {
+            None => publish(place, Link::NOTHING),
+            Some((node, parent)) => detach::<V>(node, parent, branch(key, depth - 1), arena, limbo),
+        }
+    }
+}
+
+/// The place where the key goes on below `node`, whose prefix ends at `depth`.
+fn step<'g>(node: Node<'g>, key: &[u8], depth: usize) -> Option<&'g AtomicPtr<u8>> {
+    match branch(key, depth) {
+        Branch::End => Some(node.terminal()),
+        Branch::Byte(byte) => node.find(byte),
+    }
+}
+
+/// A node that holds two leaves that share their first `depth` bytes at least.
+fn fork<V>(arena: &mut Arena, old: Leaf<'_, V>, new: Leaf<'_, V>, depth: usize) -> Link {
+    let shared = common_len(&old.key()[depth..], &new.key()[depth..]);
+    let end = depth + shared;
+    let mut plan = Plan::new(Link::NOTHING);
+    hang(&mut plan, branch(old.key(), end), Link::leaf(old));
+    hang(&mut plan, branch(new.key(), end), Link::leaf(new));
+    Link::node(plan.build(arena, [&new.key()[depth..end], &[], &[]], 0))
+}
+
+/// A node that holds `leaf` and a copy of `node`, which share only the first `shared` bytes of the node's prefix.
+fn split<V>(arena: &mut Arena, node: Node<'_>, leaf: Leaf<'_, V>, depth: usize, shared: usize) -> Link {
+    let prefix = node.prefix();
+    let lower = node.plan(None).build(arena, [&prefix[shared + 1..], &[], &[]], 0);
+    let mut plan = Plan::new(Link::NOTHING);
+    plan.push(prefix[shared], Link::node(lower));
+    hang(&mut plan, branch(leaf.key(), depth + shared), Link::leaf(leaf));
+    Link::node(plan.build(arena, [&prefix[..shared], &[], &[]], 0))
+}
+
+/// Takes one leaf out of `node`, and the node too if what is left fits better elsewhere. `place` leads to the node.
+fn detach<V>(node: Node<'_>, place: &AtomicPtr<u8>, gone: Branch, arena: &mut Arena, limbo: &mut Limbo) {
+    let old = load(place);
+    let (live, terminal) = match gone {
+        Branch::End => (node.live(), Link::NOTHING),
+        Branch::Byte(_) => (node.live() - 1, node.terminal_link()),
+    };
+    let lonely = live + usize::from(!terminal.is_nothing()) == 1;
+    if !lonely && !node.is_sparse(live) {
+        return match gone {
+            Branch::End => publish(node.terminal(), Link::NOTHING),
+            Branch::Byte(byte) => node.clear(byte),
+        };
+    }
+    let mut plan = node.plan(match gone {
+        Branch::End => None,
+        Branch::Byte(byte) => Some(byte),
+    });
+    plan.terminal = terminal;
+    if lonely {
+        let (link, merged) = collapse::<V>(&plan, node, arena);
+        publish(place, link);
+        limbo.push(Retired::Link(old));
+        return if let Some(merged) = merged {
+            limbo.push(Retired::Link(merged))
+        };
+    }
+    publish(place, Link::node(plan.build(arena, [node.prefix(), &[], &[]], 0)));
+    limbo.push(Retired::Link(old));
+}
+
+/// What takes the place of a node that has one thing left: that thing; if it is a node, a copy with the prefixes joined. Also says which
+/// node was copied.
+fn collapse<V>(plan: &Plan, node: Node<'_>, arena: &mut Arena) -> (Link, Option<Link>) {
+    let Some(&(byte, child)) = plan.children().first() else { return (plan.terminal, None) };
+    // SAFETY: the writer's call; the child is in the tree.
+    match unsafe { child.follow::<V>() } {
+        Target::Node(lower) => {
+            let joined = lower.plan(None).build(arena, [node.prefix(), &[byte], lower.prefix()], 0);
+            (Link::node(joined), Some(child))
+        }
+        Target::Leaf(_) | Target::Nothing => (child, None),
+    }
+}

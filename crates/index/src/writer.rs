@@ -1,0 +1,293 @@
+//! The writer's handle: one per map, by type.
+
+use core::fmt;
+use std::sync::Arc;
+
+use crate::hash::{KeyHasher, SeededHasher};
+use crate::leaf::Leaf;
+use crate::limbo::Retired;
+use crate::link::{Link, Target};
+use crate::map::{Map, Own, Shared};
+use crate::sync::Ordering;
+use crate::table::Tools;
+
+/// The one writer of a map. Not `Clone`; every change needs `&mut self`.
+///
+/// Changes are seen by readers one by one, each whole: a key with its value is there or not. Between the two structures there is a moment, during a
+/// call, when an order walk sees what a lookup does not.
+///
+/// ```
+/// let (mut writer, map) = hightower_index::new::<u32>();
+/// assert!(!writer.insert(b"a", 1));
+/// assert!(writer.insert(b"a", 2));
+/// assert_eq!(map.get(b"a", &hightower_index::pin()), Some(&2));
+/// assert!(writer.remove(b"a"));
+/// assert!(map.is_empty());
+/// ```
+pub struct Writer<V, H = SeededHasher> {
+    shared: Arc<Shared<V, H>>,
+}
+
+/// Makes a map with a random hash seed, and gives out its writer and a first reader.
+///
+/// ```
+/// let (mut writer, map) = hightower_index::new::<u32>();
+/// writer.insert(b"a", 1);
+/// assert_eq!(map.len(), 1);
+/// ```
+#[must_use]
+pub fn new<V>() -> (Writer<V>, Map<V>) {
+    with_hasher(SeededHasher::random())
+}
+
+/// Makes a map with a given hash seed, so that runs repeat. Whoever knows the seed can choose colliding keys.
+///
+/// ```
+/// let (writer, map) = hightower_index::with_hasher_seed::<u32>(42);
+/// ```
+#[must_use]
+pub fn with_hasher_seed<V>(seed: u64) -> (Writer<V>, Map<V>) {
+    with_hasher(SeededHasher::new(seed))
+}
+
+/// Makes a map that hashes keys with `hasher`.
+///
+/// ```
+/// use hightower_index::{SeededHasher, with_hasher};
+/// let (writer, map) = with_hasher::<u32, _>(SeededHasher::new(1));
+/// ```
+#[must_use]
+pub fn with_hasher<V, H: KeyHasher>(hasher: H) -> (Writer<V, H>, Map<V, H>) {
+    let shared = Arc::new(Shared::new(hasher));
+    (Writer { shared: Arc::clone(&shared) }, Map { shared })
+}
+
+impl<V, H: KeyHasher> Writer<V, H> {
+    /// Splits the shared part into what the writer's methods need.
+    fn parts(&mut self) -> (&Shared<V, H>, &mut Own) {
+        let shared = &*self.shared;
+        // SAFETY: there is one writer, it is borrowed mutably, and nothing else touches `own` while it lives.
+        (shared, unsafe { &mut *shared.own.get() })
+    }
+
+    /// The value of `key`. Needs no guard: nothing is freed while the writer is borrowed.
+    ///
+    /// ```
+    /// let (mut writer, _map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// assert_eq!(writer.get(b"a"), Some(&1));
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<&V> {
+        // SAFETY: nobody writes while the writer is borrowed.
+        unsafe { self.shared.table.get(self.shared.hasher.hash(key), key) }.map(Leaf::value)
+    }
+
+    /// The value of `key`, which is `make()` if there was none; and whether it was made.
+    ///
+    /// If `make` panics, nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    ///
+    /// ```
+    /// let (mut writer, _map) = hightower_index::new::<u32>();
+    /// assert_eq!(writer.get_or_insert_with(b"a", || 1), (&1, true));
+    /// assert_eq!(writer.get_or_insert_with(b"a", || 2), (&1, false));
+    /// ```
+    pub fn get_or_insert_with(&mut self, key: &[u8], make: impl FnOnce() -> V) -> (&V, bool) {
+        let hash = self.shared.hasher.hash(key);
+        // SAFETY: the writer is borrowed mutably, so nobody writes.
+        if let Some(leaf) = unsafe { self.shared.table.get(hash, key) } {
+            return (leaf.value(), false);
+        }
+        (self.add(hash, key, make()).value(), true)
+    }
+
+    /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see it.
+    ///
+    /// # Panics
+    ///
+    /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    ///
+    /// ```
+    /// let (mut writer, _map) = hightower_index::new::<u32>();
+    /// assert!(!writer.insert(b"a", 1));
+    /// assert!(writer.insert(b"a", 2));
+    /// ```
+    pub fn insert(&mut self, key: &[u8], value: V) -> bool {
+        let hash = self.shared.hasher.hash(key);
+        // SAFETY: the writer is borrowed mutably, so nobody writes.
+        let Some(old) = (unsafe { self.shared.table.get::<V>(hash, key) }) else {
+            self.add(hash, key, value);
+            return false;
+        };
+        let (shared, own) = self.parts();
+        let leaf = Leaf::new(&mut own.arena, key, value);
+        // SAFETY: this is the one writer.
+        unsafe {
+            shared.table.replace(hash, leaf);
+            shared.tree.replace(leaf);
+        }
+        own.limbo.push(Retired::Link(Link::leaf(old)));
+        self.tidy();
+        true
+    }
+
+    /// Adds a key that is not there.
+    fn add(&mut self, hash: u64, key: &[u8], value: V) -> Leaf<'_, V> {
+        let (shared, own) = self.parts();
+        let leaf: Leaf<'_, V> = Leaf::new(&mut own.arena, key, value);
+        let len = shared.len.load(Ordering::Relaxed);
+        // SAFETY: this is the one writer.
+        unsafe {
+            shared.tree.insert(leaf, &mut own.arena, &mut own.limbo);
+            let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+            shared.table.insert(hash, leaf, len, &mut tools);
+        }
+        shared.len.store(len + 1, Ordering::Relaxed);
+        let raw = leaf.as_raw();
+        self.tidy();
+        // SAFETY: the leaf is in the map and the writer is borrowed for its lifetime.
+        unsafe { Leaf::from_raw(raw) }
+    }
+
+    /// Takes `key` out. True when it was there. Its value is dropped once no reader can see it.
+    ///
+    /// ```
+    /// let (mut writer, _map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// assert!(writer.remove(b"a"));
+    /// assert!(!writer.remove(b"a"));
+    /// ```
+    pub fn remove(&mut self, key: &[u8]) -> bool {
+        let (shared, own) = self.parts();
+        let hash = shared.hasher.hash(key);
+        // SAFETY: this is the one writer.
+        let Some(leaf) = (unsafe { shared.table.get::<V>(hash, key) }) else { return false };
+        // SAFETY: as above.
+        unsafe {
+            let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+            shared.table.remove::<V, H>(hash, key, &mut tools);
+            shared.tree.remove(key, &mut own.arena, &mut own.limbo);
+        }
+        own.limbo.push(Retired::Link(Link::leaf(leaf)));
+        shared.len.store(shared.len.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        self.tidy();
+        true
+    }
+
+    /// Inserts many entries; the later of two with one key wins. Returns how many keys were new.
+    ///
+    /// Meant for entries in rising key order, into an empty map: their leaves then lie side by side in that order, so that walks run through memory in a
+    /// line, and each insert finds its path in the cache. Any other order is right too, and as fast as [`Writer::insert`].
+    ///
+    /// # Panics
+    ///
+    /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// assert_eq!(writer.bulk_build([("a", 1), ("b", 2)]), 2);
+    /// assert_eq!(map.len(), 2);
+    /// ```
+    pub fn bulk_build<K: AsRef<[u8]>>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> usize {
+        entries.into_iter().filter_map(|(key, value)| (!self.insert(key.as_ref(), value)).then_some(())).count()
+    }
+
+    /// A reader's handle to this map.
+    ///
+    /// ```
+    /// let (mut writer, _map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// assert_eq!(writer.map().len(), 1);
+    /// ```
+    #[must_use]
+    pub fn map(&self) -> Map<V, H> {
+        Map { shared: Arc::clone(&self.shared) }
+    }
+
+    /// How many keys the map holds.
+    ///
+    /// ```
+    /// let (writer, _map) = hightower_index::new::<u32>();
+    /// assert_eq!(writer.len(), 0);
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether the map holds no key.
+    ///
+    /// ```
+    /// let (writer, _map) = hightower_index::new::<u32>();
+    /// assert!(writer.is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Frees what no reader can see any more, now. Returns how many parts still wait for readers.
+    ///
+    /// Writes free as they go; this is for when writing has stopped and memory should go back at once.
+    ///
+    /// ```
+    /// let (mut writer, _map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// writer.remove(b"a");
+    /// while writer.reclaim() > 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// ```
+    pub fn reclaim(&mut self) -> usize {
+        self.parts().1.limbo.seal();
+        self.free_unseen(true);
+        let own = self.parts().1;
+        own.arena.trim();
+        let waiting = own.limbo.len();
+        self.publish_memory();
+        waiting
+    }
+
+    /// What every write does last: hand over and free some garbage when it is time, and account.
+    fn tidy(&mut self) {
+        let limbo = &mut self.parts().1.limbo;
+        if limbo.is_due() {
+            limbo.seal();
+            self.free_unseen(false);
+        }
+        self.publish_memory();
+    }
+
+    fn publish_memory(&mut self) {
+        // SAFETY: this is the one writer, and `parts` is not borrowed.
+        unsafe { self.shared.account() };
+    }
+
+    fn free_unseen(&mut self, all: bool) {
+        let own = self.parts().1;
+        for retired in own.limbo.take_unseen(all).into_iter().flatten() {
+            // SAFETY: the epochs have said that nobody can see these any more; each was retired once.
+            unsafe {
+                match retired {
+                    Retired::Block(block) => block.free(&mut own.arena),
+                    Retired::Link(link) => match link.follow::<V>() {
+                        Target::Leaf(leaf) => leaf.free(&mut own.arena),
+                        Target::Node(node) => node.free(&mut own.arena),
+                        Target::Nothing => {}
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl<V, H: KeyHasher> fmt::Debug for Writer<V, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
