@@ -96,6 +96,18 @@ pub(crate) struct Operation {
     pub(crate) payload_checksum: u32,
 }
 
+/// One change of a [`Batch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchChange<'a> {
+    /// The key that it changes.
+    pub key: &'a [u8],
+    /// The value that it gives; `None` takes the value away.
+    pub value: Option<&'a [u8]>,
+    /// The version and the timestamp that its maker chose; `None` if the engine does.
+    pub given: Option<(u64, i64)>,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Requirement {
     pub(crate) key: Vec<u8>,
@@ -174,6 +186,19 @@ impl Batch {
         self.bytes.clear();
         self.operations.clear();
         self.requirements.clear();
+    }
+
+    /// The changes it holds, in the order they were added. A checked view of an engine decides by them.
+    pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
+        self.operations.iter().map(|operation| {
+            let (key, value) = self.parts(operation);
+            BatchChange { key, value, given: operation.given }
+        })
+    }
+
+    /// What it requires, in the order it was added.
+    pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
+        self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
     }
 
     fn push(&mut self, key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) {

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hightower_segment::SegmentError;
 use thiserror::Error;
 
 /// The result of everything in this crate that can fail.
@@ -89,6 +90,9 @@ pub enum Error {
     /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about secrets.
     #[error("crypto: {0}")]
     Crypto(Cow<'static, str>),
+    /// Whoever asked may not do this.
+    #[error("permission denied: {0}")]
+    Denied(Cow<'static, str>),
 }
 
 /// The class of an [`Error`]: what a program decides by.
@@ -121,6 +125,8 @@ pub enum ErrorKind {
     NotFound,
     /// [`Error::Crypto`]
     Crypto,
+    /// [`Error::Denied`]
+    Denied,
 }
 
 impl Error {
@@ -147,6 +153,39 @@ impl Error {
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Crypto(_) => ErrorKind::Crypto,
+            Self::Denied(_) => ErrorKind::Denied,
         }
     }
+}
+
+impl From<SegmentError> for Error {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::Io { operation, path, source } => {
+                Self::Io { action: format!("cannot {operation} {}", path.display()), source }
+            }
+            SegmentError::Corrupt { path, offset, reason } => Self::Corrupt {
+                path,
+                offset,
+                detail: format!("{reason}; open the store read-only to read what is whole, restore it, or salvage it"),
+            },
+            SegmentError::MissingSegment { path } => missing(path, "the manifest names this segment, but its file is not there"),
+            SegmentError::MissingManifest { path } => missing(path, "there are segments, but no manifest that names them"),
+            SegmentError::NoStore { dir } => Self::NotFound(format!("{} holds no store", dir.display()).into()),
+            SegmentError::VersionUnsupported { path, what } => {
+                Self::VersionUnsupported { path, detail: format!("{what} is newer than this build reads; use a newer build") }
+            }
+            SegmentError::Locked { path } => Self::Locked { path: path.parent().map_or_else(|| path.clone(), Path::to_path_buf) },
+            SegmentError::Poisoned { cause } => Self::Poisoned { reason: cause },
+            SegmentError::Full { .. } => Self::Full { detail: error.to_string() },
+            SegmentError::TooLarge { len_bytes, limit_bytes } => {
+                Self::LimitExceeded { what: "commit (bytes)", found: len_bytes, limit: limit_bytes }
+            }
+            other => Self::Validation(other.to_string().into()),
+        }
+    }
+}
+
+fn missing(path: PathBuf, what: &str) -> Error {
+    Error::Corrupt { path, offset: 0, detail: format!("{what}; put it back, restore the store, or salvage the rest") }
 }
