@@ -201,6 +201,13 @@ impl Batch {
         self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
     }
 
+    /// A batch of one command with its own version and timestamp.
+    pub(crate) fn given(key: &[u8], value: Option<&[u8]>, given: (u64, i64)) -> Self {
+        let mut batch = Self::new();
+        batch.push(key, value, Some(given));
+        batch
+    }
+
     fn push(&mut self, key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);

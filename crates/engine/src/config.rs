@@ -33,17 +33,7 @@ pub enum RecoveryMode {
     RefuseLoss,
 }
 
-/// How records reach the active segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AppendMode {
-    /// Through a writable map where the file system keeps its promise of preallocated space (ext4, xfs, tmpfs), else by writes.
-    #[default]
-    Auto,
-    /// Through a writable map.
-    Mapped,
-    /// By positioned writes.
-    Positioned,
-}
+pub use hightower_segment::AppendMode;
 
 /// Settings of a store. Start from [`Default`] and change what matters:
 ///

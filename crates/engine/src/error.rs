@@ -169,13 +169,20 @@ impl From<SegmentError> for Error {
                 offset,
                 detail: format!("{reason}; open the store read-only to read what is whole, restore it, or salvage it"),
             },
-            SegmentError::MissingSegment { path } => missing(path, "the manifest names this segment, but its file is not there"),
-            SegmentError::MissingManifest { path } => missing(path, "there are segments, but no manifest that names them"),
-            SegmentError::NoStore { dir } => Self::NotFound(format!("{} holds no store", dir.display()).into()),
-            SegmentError::VersionUnsupported { path, what } => {
-                Self::VersionUnsupported { path, detail: format!("{what} is newer than this build reads; use a newer build") }
+            SegmentError::MissingSegment { path } => {
+                missing(path, "the manifest names this segment, but its file is not there")
             }
-            SegmentError::Locked { path } => Self::Locked { path: path.parent().map_or_else(|| path.clone(), Path::to_path_buf) },
+            SegmentError::MissingManifest { path } => {
+                missing(path, "there are segments, but no manifest that names them")
+            }
+            SegmentError::NoStore { dir } => Self::NotFound(format!("{} holds no store", dir.display()).into()),
+            SegmentError::VersionUnsupported { path, what } => Self::VersionUnsupported {
+                path,
+                detail: format!("{what} is newer than this build reads; use a newer build"),
+            },
+            SegmentError::Locked { path } => {
+                Self::Locked { path: path.parent().map_or_else(|| path.clone(), Path::to_path_buf) }
+            }
             SegmentError::Poisoned { cause } => Self::Poisoned { reason: cause },
             SegmentError::Full { .. } => Self::Full { detail: error.to_string() },
             SegmentError::TooLarge { len_bytes, limit_bytes } => {

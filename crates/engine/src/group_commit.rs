@@ -159,8 +159,7 @@ mod tests {
             Err(Error::Io { action: "sync".into(), source: io::Error::other("broken disk") })
         };
         thread::scope(|scope| {
-            let waiters: Vec<_> =
-                (1..=4).map(|seq| scope.spawn(move || seq)).map(|seq| seq.join().unwrap()).collect();
+            let waiters: Vec<_> = (1..=4).map(|seq| scope.spawn(move || seq)).map(|seq| seq.join().unwrap()).collect();
             let waiters: Vec<_> = waiters
                 .into_iter()
                 .map(|seq| {

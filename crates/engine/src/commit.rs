@@ -1,0 +1,385 @@
+//! The write path: evaluate, append, apply, publish, under one short lock; then wait for the sync that was asked for.
+//!
+//! What needs no order is done before the lock: limits, the payload's checksum, the clock, warming the key's path in the index. Under the lock a
+//! commit gets its seq and versions, its records go to the tail of the log in one append, and only then does the state change: a failed append
+//! leaves nothing behind. Outside the lock again, a writer that asked for it waits for a sync.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hightower_index::{Guard, pin};
+use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
+use hightower_segment::{Appender, Purpose, Stamp};
+use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, StateWriter};
+
+use crate::batch::{Batch, BatchOutcome, Operation, Requirement};
+use crate::config::Durability;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::pipeline::{Committer, Request};
+use crate::place::Place;
+use crate::table::Tracked;
+
+/// The tail moves on by 2^18 bytes between two wake-ups of the maintenance thread.
+const MAINTENANCE_STEP_BITS: u32 = 18;
+
+/// What only the holder of the commit lock touches.
+#[derive(Debug)]
+pub(crate) struct CommitLog {
+    pub(crate) appender: Appender,
+    /// The segment that the appender writes to, as the table knows it.
+    pub(crate) active: Arc<Tracked>,
+    /// The seq of the latest commit.
+    pub(crate) last_seq: u64,
+    /// The highest version that was ever seen.
+    pub(crate) max_version: u64,
+    /// Where batches are encoded; kept, so that no batch allocates twice.
+    scratch: Vec<u8>,
+}
+
+impl CommitLog {
+    pub(crate) fn new(appender: Appender, active: Arc<Tracked>, last_seq: u64, max_version: u64) -> Self {
+        Self { appender, active, last_seq, max_version, scratch: Vec::new() }
+    }
+}
+
+/// One change of one key, all but its order known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) key: &'a [u8],
+    /// `None`: a delete.
+    pub(crate) value: Option<&'a [u8]>,
+    /// Version and timestamp, if the caller gives them.
+    pub(crate) given: Option<(u64, i64)>,
+}
+
+/// A command of a batch, once the lock has given it a version.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    version: u64,
+    timestamp: i64,
+    outcome: ApplyOutcome,
+    /// Where its record starts, and how long it is; set when it is encoded.
+    offset: u32,
+    len_bytes: u32,
+}
+
+impl Core {
+    /// Commits one change, and waits for what `durability` asks. Gives the outcome and the seq of the commit (of the latest, if it was stale).
+    pub(crate) fn commit_one(&self, write: Write<'_>, durability: Durability) -> Result<(ApplyOutcome, u64)> {
+        let value = write.value.unwrap_or_default();
+        crate::batch::check_lengths(write.key.len(), value.len())?;
+        self.check_writable()?;
+        let checksum = payload_checksum(write.key, value);
+        let now = write.given.map_or_else(|| self.components.clock.now_ms(), |(_, timestamp)| timestamp);
+        self.state.prefetch(write.key);
+
+        let mut log = self.commit_log()?;
+        let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum)?;
+        drop(log);
+        if outcome == ApplyOutcome::IgnoredStale {
+            return Ok((outcome, seq));
+        }
+        self.make_durable(seq, durability)?;
+        Ok((outcome, seq))
+    }
+
+    fn commit_one_locked(
+        &self,
+        log: &mut CommitLog,
+        write: Write<'_>,
+        timestamp: i64,
+        checksum: u32,
+    ) -> Result<(ApplyOutcome, u64)> {
+        self.poison.check()?;
+        let mut state = self.state.writer();
+        let version = match write.given {
+            None => next_version(log.max_version)?,
+            Some((version, _)) => {
+                if state.version_of(write.key).is_some_and(|known| known >= version) {
+                    return Ok((ApplyOutcome::IgnoredStale, log.last_seq));
+                }
+                version
+            }
+        };
+        self.check_memory(&state, write)?;
+        let command = command_of(write.key, write.value, version, timestamp);
+        let len_max = hightower_log::MAX_HEAD_LEN_BYTES + write.key.len() + write.value.unwrap_or_default().len();
+        self.make_room(log, len_max, write.value.is_none(), timestamp)?;
+
+        let offset = log.appender.position();
+        let placement = Placement::Appended { durable: log.appender.durable(), continues: false };
+        let head = encode_head(log.appender.context(), offset, &command, placement, checksum).map_err(refused)?;
+        let parts = [head.as_ref(), write.key, write.value.unwrap_or_default()];
+        let appended = log.appender.append(&parts, 1).map_err(|failure| self.append_failed(failure))?;
+        let end = log.appender.position();
+
+        let planned =
+            Planned { version, timestamp, outcome: won(write.value), offset, len_bytes: end - appended.offset };
+        let guard = pin();
+        let mut commit = state.begin(appended.seq, &guard).map_err(|error| self.poison.latch(&error))?;
+        self.apply(&mut commit, &log.active, write.key, &planned, &guard);
+        commit.publish();
+        let seq = appended.seq;
+        log.last_seq = seq;
+        self.note_progress(appended.offset, end);
+        log.max_version = log.max_version.max(version);
+        Ok((planned.outcome, seq))
+    }
+
+    /// Commits a batch, and waits for what `durability` asks.
+    pub(crate) fn commit_batch(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        batch.validate()?;
+        self.check_writable()?;
+        let now = self.components.clock.now_ms();
+        for operation in &batch.operations {
+            self.state.prefetch(batch.parts(operation).0);
+        }
+        let mut log = self.commit_log()?;
+        let outcome = self.commit_batch_locked(&mut log, batch, now)?;
+        drop(log);
+        if let BatchOutcome::Committed { seq, outcomes, .. } = &outcome
+            && outcomes.iter().any(|outcome| *outcome != ApplyOutcome::IgnoredStale)
+        {
+            self.make_durable(*seq, durability)?;
+        }
+        Ok(outcome)
+    }
+
+    fn commit_batch_locked(&self, log: &mut CommitLog, batch: &Batch, now: i64) -> Result<BatchOutcome> {
+        self.poison.check()?;
+        let mut state = self.state.writer();
+        if let Some(rejected) = first_unmet(&state, &batch.requirements) {
+            return Ok(rejected);
+        }
+        let (mut plan, max_version) = plan(&state, log.max_version, batch, now)?;
+        for operation in &batch.operations {
+            let (key, value) = batch.parts(operation);
+            self.check_memory(&state, Write { key, value, given: None })?;
+        }
+        self.make_room_for(log, batch, &plan, now)?;
+        encode_batch(log, batch, &mut plan)?;
+        let records = plan.iter().filter(|planned| planned.outcome != ApplyOutcome::IgnoredStale).count();
+        if records > 0 {
+            let CommitLog { appender, scratch, .. } = log;
+            // At most 65,536 commands: the batch was validated.
+            let appended = appender.append(&[scratch.as_slice()], u32::try_from(records).unwrap_or(u32::MAX));
+            let appended = appended.map_err(|failure| self.append_failed(failure))?;
+            let guard = pin();
+            let mut commit = state.begin(appended.seq, &guard).map_err(|error| self.poison.latch(&error))?;
+            for (operation, planned) in batch.operations.iter().zip(&plan) {
+                if planned.outcome != ApplyOutcome::IgnoredStale {
+                    self.apply(&mut commit, &log.active, batch.parts(operation).0, planned, &guard);
+                }
+            }
+            commit.publish();
+            log.last_seq = appended.seq;
+            self.note_progress(appended.offset, log.appender.position());
+        }
+        log.max_version = max_version;
+        Ok(BatchOutcome::Committed {
+            seq: log.last_seq,
+            outcomes: plan.iter().map(|planned| planned.outcome).collect(),
+            versions: plan.iter().map(|planned| planned.version).collect(),
+        })
+    }
+
+    /// Rolls to a segment with room for all that the plan writes.
+    fn make_room_for(&self, log: &mut CommitLog, batch: &Batch, plan: &[Planned], now: i64) -> Result<()> {
+        let mut len_max = 0;
+        let mut writes = 0;
+        let mut only_deletes = true;
+        for (operation, planned) in batch.operations.iter().zip(plan) {
+            if planned.outcome != ApplyOutcome::IgnoredStale {
+                let (key, value) = batch.parts(operation);
+                len_max += hightower_log::MAX_HEAD_LEN_BYTES + key.len() + value.unwrap_or_default().len();
+                writes += 1;
+                only_deletes &= value.is_none();
+            }
+        }
+        let limit = self.config.max_segment_size;
+        if writes > 1 && len_max as u64 > limit {
+            return Err(Error::LimitExceeded { what: "batch (bytes)", found: len_max as u64, limit });
+        }
+        if writes == 0 { Ok(()) } else { self.make_room(log, len_max, only_deletes, now) }
+    }
+
+    /// Makes one command of a commit visible, and keeps the books of live and dead bytes.
+    fn apply<'w: 'g, 'g>(
+        &self,
+        commit: &mut Commit<'w, 'g, Place>,
+        active: &Tracked,
+        key: &[u8],
+        planned: &Planned,
+        guard: &Guard,
+    ) {
+        let location = Place { segment: active.segment.id(), offset: planned.offset };
+        let kind = if planned.outcome == ApplyOutcome::Removed { CommandKind::Delete } else { CommandKind::Set };
+        let len_bytes = planned.len_bytes;
+        let applied = commit.apply(&Change { key, version: planned.version, kind, location, len_bytes });
+        active.add_live(len_bytes);
+        if let Some(replaced) = applied.replaced {
+            self.count_dead(replaced.location, replaced.len_bytes, guard);
+        }
+    }
+
+    /// The record at `place` is no longer the latest of its key.
+    pub(crate) fn count_dead(&self, place: Place, len_bytes: u32, guard: &Guard) {
+        if let Some(tracked) = self.segments.find(place.segment, guard) {
+            tracked.remove_live(len_bytes);
+        }
+    }
+
+    /// Rolls to the next segment if a commit of up to `len_max` bytes would not fit the active one.
+    fn make_room(&self, log: &mut CommitLog, len_max: usize, only_deletes: bool, timestamp: i64) -> Result<()> {
+        if len_max <= log.appender.remaining_bytes() as usize {
+            return Ok(());
+        }
+        let purpose = if only_deletes { Purpose::Reclaim } else { Purpose::Grow };
+        let stamp = Stamp { max_version: log.max_version, timestamp };
+        log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
+        log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
+        self.maintenance.wake();
+        Ok(())
+    }
+
+    /// Wakes the maintenance thread each time the tail has moved on by a step, so that it stays ahead.
+    #[inline]
+    fn note_progress(&self, from: u32, to: u32) {
+        if from >> MAINTENANCE_STEP_BITS != to >> MAINTENANCE_STEP_BITS {
+            self.maintenance.wake();
+        }
+    }
+
+    /// Refuses a new key when the index has reached its cap.
+    fn check_memory(&self, state: &StateWriter<'_, Place>, write: Write<'_>) -> Result<()> {
+        let Some(cap) = self.config.max_index_memory_bytes else { return Ok(()) };
+        let used = self.state.index_bytes() as u64;
+        if used < cap || write.value.is_none() || state.version_of(write.key).is_some() {
+            return Ok(());
+        }
+        let detail = format!(
+            "the index takes {used} bytes of the {cap} that max_index_memory_bytes allows; delete keys or raise it"
+        );
+        Err(Error::Full { detail })
+    }
+}
+
+impl Committer for Core {
+    fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
+        let now = self.components.clock.now_ms();
+        let mut log = self.commit_log();
+        let mut results: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                request.batch.validate()?;
+                let log = log.as_mut().map_err(|_| Error::Closed)?;
+                self.commit_batch_locked(log, &request.batch, now)
+            })
+            .collect();
+        drop(log);
+        // The last one first: the sync that covers it covers the others, which then find themselves durable.
+        for (request, result) in requests.iter().zip(&mut results).rev() {
+            if let Ok(BatchOutcome::Committed { seq, .. }) = result
+                && let Err(error) = self.make_durable(*seq, request.durability)
+            {
+                *result = Err(error);
+            }
+        }
+        results
+    }
+}
+
+/// The version for a command that brings none.
+fn next_version(max_version: u64) -> Result<u64> {
+    max_version.checked_add(1).ok_or(Error::LimitExceeded {
+        what: "version: a command with the highest one was submitted, so none is left for put and delete; the next",
+        found: u64::MAX,
+        limit: u64::MAX - 1,
+    })
+}
+
+fn won(value: Option<&[u8]>) -> ApplyOutcome {
+    if value.is_some() { ApplyOutcome::Applied } else { ApplyOutcome::Removed }
+}
+
+fn command_of<'a>(key: &'a [u8], value: Option<&'a [u8]>, version: u64, timestamp: i64) -> CommandRef<'a> {
+    match value {
+        Some(value) => CommandRef::Set { key, value, version, timestamp },
+        None => CommandRef::Delete { key, version, timestamp },
+    }
+}
+
+/// The first requirement that does not hold.
+fn first_unmet(state: &StateWriter<'_, Place>, requirements: &[Requirement]) -> Option<BatchOutcome> {
+    requirements.iter().find_map(|requirement| {
+        let known = state.entry(&requirement.key);
+        let found = known.and_then(|known| known.found()).map(|known| known.version);
+        if requirement.expect.holds(found) {
+            return None;
+        }
+        Some(BatchOutcome::Rejected { key: requirement.key.clone(), expected: requirement.expect, found })
+    })
+}
+
+/// Gives each command its version and outcome, and says the highest version seen.
+fn plan(state: &StateWriter<'_, Place>, mut max_version: u64, batch: &Batch, now: i64) -> Result<(Vec<Planned>, u64)> {
+    // Versions that the engine gives always win. Only commands with their own need a look at what the key has, and at what
+    // earlier commands of the batch give it.
+    let any_given = batch.operations.iter().any(|operation| operation.given.is_some());
+    let mut earlier: HashMap<&[u8], u64> = HashMap::new();
+    let mut plan = Vec::with_capacity(batch.operations.len());
+    for operation in &batch.operations {
+        let (key, value) = batch.parts(operation);
+        let (version, timestamp) = match operation.given {
+            Some(given) => given,
+            None => (next_version(max_version)?, now),
+        };
+        max_version = max_version.max(version);
+        let mut outcome = won(value);
+        if any_given {
+            let known = earlier.get(key).copied().or_else(|| state.version_of(key));
+            if operation.given.is_some() && known.is_some_and(|known| known >= version) {
+                outcome = ApplyOutcome::IgnoredStale;
+            } else {
+                earlier.insert(key, version);
+            }
+        }
+        plan.push(Planned { version, timestamp, outcome, offset: 0, len_bytes: 0 });
+    }
+    Ok((plan, max_version))
+}
+
+/// Encodes all commands that won into the scratch buffer, as one commit.
+fn encode_batch(log: &mut CommitLog, batch: &Batch, plan: &mut [Planned]) -> Result<()> {
+    let CommitLog { appender, scratch, .. } = log;
+    scratch.clear();
+    let durable = appender.durable();
+    let last = plan.iter().rposition(|planned| planned.outcome != ApplyOutcome::IgnoredStale);
+    for (at, (operation, planned)) in batch.operations.iter().zip(plan.iter_mut()).enumerate() {
+        if planned.outcome == ApplyOutcome::IgnoredStale {
+            continue;
+        }
+        let (key, value) = batch.parts(operation);
+        let start = scratch.len();
+        // The appender has room for all of it, so its offsets fit.
+        planned.offset = appender.position().saturating_add(u32::try_from(start).unwrap_or(u32::MAX));
+        let placement = Placement::Appended { durable, continues: Some(at) != last };
+        let command = command_of(key, value, planned.version, planned.timestamp);
+        let head = encode_head(appender.context(), planned.offset, &command, placement, checksum_of(operation));
+        scratch.extend_from_slice(head.map_err(refused)?.as_ref());
+        scratch.extend_from_slice(key);
+        scratch.extend_from_slice(value.unwrap_or_default());
+        planned.len_bytes = u32::try_from(scratch.len() - start).unwrap_or(u32::MAX);
+    }
+    Ok(())
+}
+
+fn checksum_of(operation: &Operation) -> u32 {
+    operation.payload_checksum
+}
+
+/// The codec refused what the limits had let pass.
+fn refused(error: hightower_log::EncodeError) -> Error {
+    Error::Validation(error.to_string().into())
+}

@@ -1,0 +1,152 @@
+//! The open store: what all of its handles, snapshots and threads share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hightower_segment::{SegmentError, SegmentStore, Stamp};
+use hightower_state::ConcurrentKvState;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+
+use crate::commit::CommitLog;
+use crate::components::Components;
+use crate::config::{Durability, StoreConfig};
+use crate::error::{Error, Result};
+use crate::flusher::Flusher;
+use crate::group_commit::{GroupCommit, Poison};
+use crate::maintenance::Maintenance;
+use crate::place::Place;
+use crate::table::Segments;
+
+/// Locks, in the order in which they may be taken together: the commit log, the state's writer, the segment table. Readers take none.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: StoreConfig,
+    pub(crate) components: Components,
+    pub(crate) state: ConcurrentKvState<Place>,
+    pub(crate) segments: Segments,
+    /// `None` in a store that is read-only or closed.
+    pub(crate) commit: Mutex<Option<CommitLog>>,
+    /// Holds the store's lock file. `None` as above, so that a snapshot that outlives the engine does not keep the store locked.
+    store: Mutex<Option<SegmentStore>>,
+    pub(crate) group: GroupCommit,
+    pub(crate) poison: Poison,
+    pub(crate) flusher: Flusher,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) closed: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: StoreConfig,
+        components: Components,
+        state: ConcurrentKvState<Place>,
+        segments: Segments,
+        open: Option<(SegmentStore, CommitLog)>,
+    ) -> Self {
+        let (store, log) = open.unzip();
+        Self {
+            config,
+            components,
+            group: GroupCommit::starting_at(state.visible_seq()),
+            state,
+            segments,
+            commit: Mutex::new(log),
+            store: Mutex::new(store),
+            poison: Poison::default(),
+            flusher: Flusher::default(),
+            maintenance: Maintenance::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// The segment store, unless the store is read-only or closed.
+    pub(crate) fn store(&self) -> Result<SegmentStore> {
+        self.store.lock().clone().ok_or(if self.config.read_only { Error::ReadOnly } else { Error::Closed })
+    }
+
+    /// Lets go of the segment store, and with it of the lock file.
+    pub(crate) fn release_store(&self) {
+        self.store.lock().take();
+    }
+
+    /// The commit lock, unless the store is read-only or closed.
+    #[inline]
+    pub(crate) fn commit_log(&self) -> Result<MappedMutexGuard<'_, CommitLog>> {
+        MutexGuard::try_map(self.commit.lock(), Option::as_mut)
+            .map_err(|_| if self.config.read_only { Error::ReadOnly } else { Error::Closed })
+    }
+
+    /// Refuses writes to a store that is closed, read-only, or has failed before.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.check_open()?;
+        self.poison.check()
+    }
+
+    /// Refuses anything once the store is closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Sees to it that commit `seq` gets the durability that was asked for: waits for it, or leaves it to the background.
+    #[inline]
+    pub(crate) fn make_durable(&self, seq: u64, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Os => Ok(()),
+            Durability::Interval(interval) => {
+                self.flusher.request(interval);
+                Ok(())
+            }
+            Durability::Sync => self.sync_to(seq),
+        }
+    }
+
+    /// Waits until commit `seq` is durable.
+    pub(crate) fn sync_to(&self, seq: u64) -> Result<()> {
+        self.group.wait(
+            seq,
+            &self.poison,
+            || self.state.visible_seq(),
+            || self.store()?.sync_point().sync().map_err(Error::from),
+        )
+    }
+
+    /// A commit that could not be appended: if the store may have been touched, it takes no more writes.
+    #[cold]
+    pub(crate) fn append_failed(&self, failure: SegmentError) -> Error {
+        match failure {
+            SegmentError::Full { .. } | SegmentError::TooLarge { .. } | SegmentError::DoesNotFit { .. } => {
+                failure.into()
+            }
+            other => self.poison.latch(&other),
+        }
+    }
+
+    /// One round of background upkeep; says whether there was anything to do. `window_bytes` of pages are touched ahead of the tail.
+    pub(crate) fn maintain(&self, window_bytes: u32) -> bool {
+        let Ok(store) = self.store() else { return false };
+        match self.maintain_store(&store, window_bytes) {
+            Ok(worked) => worked,
+            // A full device is seen in the statistics, and met again by the commit that needs the room.
+            Err(SegmentError::Full { .. }) => false,
+            Err(failure) => {
+                self.poison.latch(&failure);
+                false
+            }
+        }
+    }
+
+    fn maintain_store(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
+        // Pages first: a writer may be waiting for nothing else.
+        let mut worked = store.prefault_ahead(window_bytes)? > 0;
+        if store.wants_preparation() {
+            let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
+            worked |= store.prepare_next(stamp)?;
+        }
+        if store.has_predecessors() {
+            worked |= store.sync_predecessors()? > 0;
+        }
+        Ok(worked)
+    }
+}

@@ -1,0 +1,541 @@
+//! The engine that applications hold: one store, one process, any number of threads.
+
+use std::fmt;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use hightower_log::Command;
+use hightower_segment::Stamp;
+use hightower_state::{ApplyOutcome, KvState};
+use parking_lot::Mutex;
+
+use crate::batch::{Batch, BatchOutcome};
+use crate::commit::Write;
+use crate::components::Components;
+use crate::config::{Durability, StoreConfig};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::open::{OpenReport, open};
+use crate::pipeline::{Pipeline, Ticket, single_outcome};
+use crate::snapshot::{Range, Snapshot};
+use crate::stats::Stats;
+use crate::traits::{KvEngine, SnapshotEngine};
+use crate::value::Value;
+
+/// Pages are touched this far ahead of the tail, at most; less while little is written.
+const PREFAULT_MAX_BYTES: u32 = 4 << 20;
+const PREFAULT_MIN_BYTES: u32 = 256 << 10;
+
+/// An embedded key-value store: ordered, versioned, durable as configured.
+///
+/// Share it between threads as an `Arc`, or by reference. Reads take no lock. Writes commit one at a time, in one order. Dropping it closes it.
+///
+/// ```
+/// use hightower_engine::{SingleNodeEngine, StoreConfig};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+/// engine.put("pods/web-0", "running")?;
+/// engine.put("pods/web-1", "pending")?;
+/// assert_eq!(engine.get("pods/web-0")?.unwrap(), b"running");
+/// for entry in engine.prefix("pods/") {
+///     println!("{} is {:?}", entry.key().escape_ascii(), entry.value()?);
+/// }
+/// engine.close()?;
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+pub struct SingleNodeEngine {
+    core: Arc<Core>,
+    durability: Durability,
+    pipeline: Option<Pipeline>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    report: OpenReport,
+}
+
+impl SingleNodeEngine {
+    /// Opens the store in `.hightower` of the current directory with the default settings, making it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_config`](Self::with_config).
+    pub fn new() -> Result<Self> {
+        Self::with_config(StoreConfig::default())
+    }
+
+    /// Opens a store, making it if there is none. What a crash left unfinished is dropped, and told in
+    /// [`open_report`](Self::open_report). Costs a pass over the log.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it is open elsewhere, [`Error::Corrupt`] naming file and offset, [`Error::VersionUnsupported`],
+    /// [`Error::Full`], [`Error::Io`], or [`Error::Validation`] for a setting out of its range.
+    pub fn with_config(config: StoreConfig) -> Result<Self> {
+        Self::with_components(config, Components::default())
+    }
+
+    /// Opens a store for reading only: nothing on disk is created or changed. Other readers may have it open
+    /// too, a writer may not.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_config`](Self::with_config), and [`Error::NotFound`] if there is no store.
+    pub fn open_read_only(data_dir: impl Into<std::path::PathBuf>) -> Result<Self> {
+        Self::with_config(StoreConfig { read_only: true, ..StoreConfig::at(data_dir) })
+    }
+
+    /// Opens a store on a file system, clock and source of randomness of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_config`](Self::with_config).
+    pub fn with_components(config: StoreConfig, components: Components) -> Result<Self> {
+        let durability = config.effective_durability();
+        let (core, report) = open(config, components)?;
+        let core = Arc::new(core);
+        let mut engine = Self { core, durability, pipeline: None, threads: Mutex::default(), report };
+        if !engine.core.config.read_only {
+            engine.start_threads()?;
+        }
+        Ok(engine)
+    }
+
+    fn start_threads(&mut self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        self.spawn("hightower-flush", move || {
+            core.flusher.run(|| {
+                // A failure is latched: the next write gets it.
+                let _latched = core.sync_to(core.state.visible_seq());
+            });
+        })?;
+        let core = Arc::clone(&self.core);
+        self.spawn("hightower-tail", move || {
+            let mut last_seq = 0;
+            core.maintenance.run(|| {
+                let seq = core.state.visible_seq();
+                let window = if seq == last_seq { PREFAULT_MIN_BYTES } else { PREFAULT_MAX_BYTES };
+                last_seq = seq;
+                core.maintain(window)
+            });
+        })?;
+        let workers = self.core.config.worker_threads;
+        if workers > 0 {
+            self.pipeline = Some(Pipeline::start(1024 * workers, Arc::clone(&self.core) as Arc<_>)?);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .spawn(run)
+            .map_err(|source| Error::Io { action: format!("cannot start the thread {name}"), source })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Gives `key` a value, with a version above every version that the store has seen. A few hundred nanoseconds, unless it waits for a sync.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] or [`Error::Validation`] for the key or value, [`Error::Full`], [`Error::ReadOnly`],
+    /// [`Error::Closed`], [`Error::Poisoned`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
+        self.put_with(key, value, self.durability)
+    }
+
+    /// As [`put`](Self::put), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<ApplyOutcome> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.write(Write { key, value: Some(value), given: None }, durability)
+    }
+
+    /// Takes `key`'s value away, with a version above every version that the store has seen.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
+        self.delete_with(key, self.durability)
+    }
+
+    /// As [`delete`](Self::delete), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, durability: Durability) -> Result<ApplyOutcome> {
+        self.write(Write { key: key.as_ref(), value: None, given: None }, durability)
+    }
+
+    /// Commits a command with the version it carries: it counts if that is above the key's, else it is
+    /// [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put) are above it from then on.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn submit(&self, command: Command) -> Result<ApplyOutcome> {
+        let given = Some((command.version(), command.timestamp()));
+        self.write(Write { key: command.key(), value: command.value(), given }, self.durability)
+    }
+
+    /// Hands a command in and returns at once; the ticket gives its outcome. Waits only while the queue is full. Without
+    /// [`worker_threads`](StoreConfig::worker_threads) it commits before it returns.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, SingleNodeEngine, StoreConfig};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let config = StoreConfig { worker_threads: 1, ..StoreConfig::at(dir.path()) };
+    /// let engine = SingleNodeEngine::with_config(config)?;
+    /// let tickets: Vec<_> = (0..100)
+    ///     .map(|job| engine.commit_async(Batch::new().put(format!("jobs/{job:03}"), "queued")))
+    ///     .collect::<Result<_, _>>()?;
+    /// for ticket in tickets {
+    ///     assert!(ticket.wait()?.is_committed());
+    /// }
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
+    pub fn submit_async(&self, command: Command) -> Result<Ticket<ApplyOutcome>> {
+        self.core.check_writable()?;
+        match &self.pipeline {
+            Some(pipeline) => pipeline.submit_one(Batch::new().submit(&command), self.durability),
+            None => Ok(Ticket::ready(self.submit(command))),
+        }
+    }
+
+    /// Commits several commands as one: all of them or, on error, none. Stale ones are left out, and say so.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or more bytes than a segment holds.
+    pub fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
+    where
+        I: IntoIterator<Item = Command>,
+    {
+        let mut batch = Batch::new();
+        commands.into_iter().for_each(|command| batch.push_command(&command));
+        match self.commit(batch)? {
+            BatchOutcome::Committed { outcomes, .. } => Ok(outcomes),
+            BatchOutcome::Rejected { key, .. } => Err(Error::Conflict(
+                format!("a batch without requirements was rejected at {}", key.escape_ascii()).into(),
+            )),
+        }
+    }
+
+    /// An empty batch, to be filled and given to [`commit`](Self::commit).
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new()
+    }
+
+    /// Commits a batch as one, if everything holds that it requires.
+    ///
+    /// ```
+    /// # use hightower_engine::{BatchOutcome, Expect, SingleNodeEngine, StoreConfig};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+    /// let take = || engine.batch().put("lock", "node-1").require("lock", Expect::Absent);
+    /// assert!(engine.commit(take())?.is_committed());
+    /// assert!(matches!(engine.commit(take())?, BatchOutcome::Rejected { found: Some(1), .. }));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_batch`](Self::submit_batch). A rejection is an outcome, not an error.
+    pub fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+        self.commit_with(batch, self.durability)
+    }
+
+    /// As [`commit`](Self::commit), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub fn commit_with(&self, batch: Batch, durability: Durability) -> Result<BatchOutcome> {
+        match &self.pipeline {
+            Some(pipeline) => pipeline.submit_batch(batch, durability)?.wait(),
+            None => self.core.commit_batch(&batch, durability),
+        }
+    }
+
+    /// As [`submit_async`](Self::submit_async), for a batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
+    pub fn commit_async(&self, batch: Batch) -> Result<Ticket<BatchOutcome>> {
+        self.core.check_writable()?;
+        match &self.pipeline {
+            Some(pipeline) => pipeline.submit_batch(batch, self.durability),
+            None => Ok(Ticket::ready(self.core.commit_batch(&batch, self.durability))),
+        }
+    }
+
+    fn write(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
+        let Some(pipeline) = &self.pipeline else {
+            return self.core.commit_one(write, durability).map(|(outcome, _)| outcome);
+        };
+        let batch = match (write.given, write.value) {
+            (None, Some(value)) => Batch::new().put(write.key, value),
+            (None, None) => Batch::new().delete(write.key),
+            (Some(given), value) => Batch::given(write.key, value, given),
+        };
+        pipeline.submit_batch(batch, durability)?.wait().and_then(single_outcome)
+    }
+
+    /// The latest value of `key`. Takes no lock; costs two or three cache misses, a checksum and a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the record does not verify, [`Error::Closed`].
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.core.read_latest(key.as_ref(), |value, _| Value::from(value))
+    }
+
+    /// Calls `use_value` with the latest value of `key`, without copying it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        self.core.read_latest(key.as_ref(), |value, _| use_value(value))
+    }
+
+    /// The latest value of `key`, and the version that gave it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
+        self.core.read_latest(key.as_ref(), |value, version| (Value::from(value), version))
+    }
+
+    /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.core.check_open()?;
+        self.snapshot().multi_get(keys)
+    }
+
+    /// All keys that start with `prefix`, with their values, in key order, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
+        self.core.check_open()?;
+        self.prefix(prefix).collect_pairs(usize::MAX)
+    }
+
+    /// The keys in `bounds`, in key order, from either end, as of this moment.
+    #[must_use]
+    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
+        self.snapshot().range(bounds)
+    }
+
+    /// The keys that begin with `prefix`, in key order, from either end, as of this moment.
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
+        self.snapshot().prefix(prefix)
+    }
+
+    /// Whether `key` has a value. Reads the index only.
+    #[must_use]
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> bool {
+        self.core.state.contains_key(key.as_ref())
+    }
+
+    /// How many keys have a value.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.core.state.len()
+    }
+
+    /// Whether no key has a value.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `reader` with a snapshot of this moment.
+    ///
+    /// ```
+    /// # use hightower_engine::{SingleNodeEngine, StoreConfig};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+    /// engine.put("a", "1")?;
+    /// let both = engine.read_with(|snapshot| (snapshot.contains_key("a"), snapshot.contains_key("b")));
+    /// assert_eq!(both, (true, false));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    pub fn read_with<R>(&self, reader: impl FnOnce(&Snapshot) -> R) -> R {
+        reader(&self.snapshot())
+    }
+
+    /// The store as of this moment. Under a microsecond, whatever the number of keys.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(&self.core)
+    }
+
+    /// Waits until everything that was committed before is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] if a sync failed, [`Error::Closed`], [`Error::ReadOnly`].
+    pub fn flush(&self) -> Result<()> {
+        self.core.check_writable()?;
+        self.core.sync_to(self.core.state.visible_seq())
+    }
+
+    /// The highest version that the store has seen.
+    #[must_use]
+    pub fn latest_version(&self) -> u64 {
+        self.core.latest_version()
+    }
+
+    /// The seq of the latest commit.
+    #[must_use]
+    pub fn latest_seq(&self) -> u64 {
+        self.core.state.visible_seq()
+    }
+
+    /// The store in numbers. Cheap: reads no file.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// What opening the store found and did.
+    #[must_use]
+    pub fn open_report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// The settings that the store was opened with.
+    #[must_use]
+    pub fn config(&self) -> &StoreConfig {
+        &self.core.config
+    }
+
+    /// Commits what was handed in, syncs, and closes the store; the next open has nothing to recover. Later calls get
+    /// [`Error::Closed`]; snapshots stay readable. Closing twice is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store is closed all the same, and recovers at the next open.
+    pub fn close(&self) -> Result<()> {
+        if let Some(pipeline) = &self.pipeline {
+            pipeline.close();
+        }
+        let was_closed = self.core.closed.swap(true, std::sync::atomic::Ordering::AcqRel);
+        self.core.flusher.close();
+        self.core.maintenance.close();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // The threads do not panic; if one had, there would be nothing left to stop.
+            let _ended = thread.join();
+        }
+        let log = self.core.commit.lock().take();
+        let closed = match log {
+            Some(log) if !was_closed => self.core.poison.check().and_then(|()| {
+                let stamp = Stamp { max_version: log.max_version, timestamp: self.core.components.clock.now_ms() };
+                log.appender.close(stamp).map_err(|failure| self.core.poison.latch(&failure))
+            }),
+            _ => Ok(()),
+        };
+        self.core.release_store();
+        closed
+    }
+}
+
+impl Drop for SingleNodeEngine {
+    fn drop(&mut self) {
+        // Nobody is left to be told; what could not be written now is recovered, or reported, at the next open.
+        let _closed = self.close();
+    }
+}
+
+impl fmt::Debug for SingleNodeEngine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SingleNodeEngine")
+            .field("data_dir", &self.core.config.data_dir)
+            .field("keys", &self.len())
+            .field("latest_seq", &self.latest_seq())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KvEngine for SingleNodeEngine {
+    fn submit(&self, command: Command) -> Result<ApplyOutcome> {
+        Self::submit(self, command)
+    }
+
+    fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
+    where
+        I: IntoIterator<Item = Command>,
+    {
+        Self::submit_batch(self, commands)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+        Self::commit(self, batch)
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome> {
+        Self::put(self, key, value)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<ApplyOutcome> {
+        Self::delete(self, key)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        Self::get(self, key)
+    }
+
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        Self::get_versioned(self, key)
+    }
+
+    fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>> {
+        Self::get_prefix(self, prefix)
+    }
+
+    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
+        self.core.check_open()?;
+        self.range::<&[u8]>((from, to)).collect_pairs(limit)
+    }
+}
+
+impl SnapshotEngine for SingleNodeEngine {
+    fn snapshot_state(&self) -> Result<KvState> {
+        self.core.check_open()?;
+        self.snapshot().to_state()
+    }
+
+    fn latest_version(&self) -> u64 {
+        Self::latest_version(self)
+    }
+
+    fn latest_seq(&self) -> u64 {
+        Self::latest_seq(self)
+    }
+}

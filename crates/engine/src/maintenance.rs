@@ -1,0 +1,60 @@
+//! What runs in the background to keep commits short: making the next segment ready, touching pages ahead of the tail, syncing and
+//! sealing segments that were rolled.
+
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// How often the thread looks by itself whether the tail has come near the pages that were touched.
+const TICK: Duration = Duration::from_millis(2);
+/// How many quiet looks until it sleeps until woken.
+const QUIET_TICKS: u32 = 50;
+
+#[derive(Debug, Default)]
+struct Wish {
+    is_woken: bool,
+    is_closing: bool,
+}
+
+/// The meeting place of writers and the maintenance thread.
+#[derive(Debug, Default)]
+pub(crate) struct Maintenance {
+    wish: Mutex<Wish>,
+    wake: Condvar,
+}
+
+impl Maintenance {
+    /// There is something to do.
+    pub(crate) fn wake(&self) {
+        self.wish.lock().is_woken = true;
+        self.wake.notify_one();
+    }
+
+    /// Runs until [`close`](Self::close). `work` does what is to be done and says whether there was anything.
+    pub(crate) fn run(&self, mut work: impl FnMut() -> bool) {
+        let mut quiet_ticks = 0;
+        loop {
+            quiet_ticks = if work() { 0 } else { quiet_ticks + 1 };
+            let mut wish = self.wish.lock();
+            if !wish.is_woken && !wish.is_closing {
+                if quiet_ticks >= QUIET_TICKS {
+                    self.wake.wait(&mut wish);
+                } else {
+                    self.wake.wait_for(&mut wish, TICK);
+                }
+            }
+            if wish.is_closing {
+                return;
+            }
+            if std::mem::take(&mut wish.is_woken) {
+                quiet_ticks = 0;
+            }
+        }
+    }
+
+    /// Ends [`run`](Self::run).
+    pub(crate) fn close(&self) {
+        self.wish.lock().is_closing = true;
+        self.wake.notify_all();
+    }
+}

@@ -1,0 +1,188 @@
+//! The queue in front of the commit: callers hand in writes and go on; one thread commits what has arrived as a group.
+//!
+//! Writes of one caller commit in the order they were handed in, each with its own seq and outcome. A group takes the commit lock once,
+//! and if any of its writes asks for a sync, one sync serves them all.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hightower_state::ApplyOutcome;
+use parking_lot::{Condvar, Mutex};
+
+use crate::batch::{Batch, BatchOutcome};
+use crate::config::Durability;
+use crate::error::{Error, Result};
+
+/// The most writes that one group commits before its callers hear of it.
+const MAX_GROUP: usize = 1024;
+
+/// A write that was handed in; [`wait`](Ticket::wait) gives its outcome.
+///
+/// Dropping a ticket does not take the write back.
+#[derive(Debug)]
+#[must_use = "the write may still fail: wait for its outcome"]
+pub struct Ticket<T> {
+    reply: Arc<Reply<T>>,
+}
+
+impl<T> Ticket<T> {
+    /// Waits until the write is committed at the durability it asked for.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the same write would have failed with inline.
+    pub fn wait(self) -> Result<T> {
+        let mut slot = self.reply.slot.lock();
+        loop {
+            if let Some(result) = slot.take() {
+                return result;
+            }
+            self.reply.arrived.wait(&mut slot);
+        }
+    }
+
+    /// The outcome if it is known already, else the ticket again.
+    ///
+    /// # Errors
+    ///
+    /// The ticket, while the write is on its way.
+    pub fn try_wait(self) -> Result<Result<T>, Self> {
+        let known = self.reply.slot.lock().take();
+        known.ok_or(self)
+    }
+
+    /// A ticket whose outcome is known.
+    pub(crate) fn ready(result: Result<T>) -> Self {
+        Self { reply: Arc::new(Reply { slot: Mutex::new(Some(result)), arrived: Condvar::new() }) }
+    }
+}
+
+/// Where the commit thread leaves an outcome. Dropped without one, it leaves [`Error::Closed`].
+#[derive(Debug)]
+struct Reply<T> {
+    slot: Mutex<Option<Result<T>>>,
+    arrived: Condvar,
+}
+
+/// The commit thread's side of a ticket.
+#[derive(Debug)]
+pub(crate) struct Promise<T> {
+    reply: Arc<Reply<T>>,
+}
+
+impl<T> Promise<T> {
+    fn new() -> (Self, Ticket<T>) {
+        let reply = Arc::new(Reply { slot: Mutex::new(None), arrived: Condvar::new() });
+        (Self { reply: Arc::clone(&reply) }, Ticket { reply })
+    }
+
+    fn keep(self, result: Result<T>) {
+        *self.reply.slot.lock() = Some(result);
+        self.reply.arrived.notify_all();
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        // A caller must never wait for a thread that is gone. After `keep` the ticket may have taken the result, and nobody looks any more.
+        self.reply.slot.lock().get_or_insert(Err(Error::Closed));
+        self.reply.arrived.notify_all();
+    }
+}
+
+/// A write on its way to the commit thread: a batch, whose caller wants either the whole outcome or that of its one command.
+pub(crate) struct Request {
+    pub(crate) batch: Batch,
+    pub(crate) durability: Durability,
+    reply: AnyPromise,
+}
+
+enum AnyPromise {
+    One(Promise<ApplyOutcome>),
+    Batch(Promise<BatchOutcome>),
+}
+
+impl Request {
+    fn answer(self, result: Result<BatchOutcome>) {
+        match self.reply {
+            AnyPromise::Batch(promise) => promise.keep(result),
+            AnyPromise::One(promise) => promise.keep(result.and_then(single_outcome)),
+        }
+    }
+}
+
+/// The outcome of a batch of one command without requirements.
+pub(crate) fn single_outcome(outcome: BatchOutcome) -> Result<ApplyOutcome> {
+    match outcome {
+        BatchOutcome::Committed { outcomes, .. } if outcomes.len() == 1 => Ok(outcomes[0]),
+        _ => Err(Error::Validation("one command expected, without requirements".into())),
+    }
+}
+
+/// What the commit thread commits with.
+pub(crate) trait Committer: Send + Sync + 'static {
+    /// Commits each batch by itself, in order, under one hold of the commit lock; then waits until those are durable that ask for it.
+    fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>>;
+}
+
+/// The queue and its thread.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    /// Taken when closing, which ends the thread once it has committed what was handed in.
+    sender: Mutex<Option<Sender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Pipeline {
+    /// Starts the commit thread behind a queue of `depth` writes.
+    pub(crate) fn start(depth: usize, committer: Arc<dyn Committer>) -> Result<Self> {
+        let (sender, receiver) = bounded(depth);
+        let thread = thread::Builder::new()
+            .name("hightower-commit".into())
+            .spawn(move || run(&receiver, &*committer))
+            .map_err(|source| Error::Io { action: "start the commit thread".into(), source })?;
+        Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands in a batch; waits while the queue is full.
+    pub(crate) fn submit_batch(&self, batch: Batch, durability: Durability) -> Result<Ticket<BatchOutcome>> {
+        let (promise, ticket) = Promise::new();
+        self.send(Request { batch, durability, reply: AnyPromise::Batch(promise) })?;
+        Ok(ticket)
+    }
+
+    /// Hands in a batch of one command; waits while the queue is full.
+    pub(crate) fn submit_one(&self, batch: Batch, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
+        let (promise, ticket) = Promise::new();
+        self.send(Request { batch, durability, reply: AnyPromise::One(promise) })?;
+        Ok(ticket)
+    }
+
+    fn send(&self, request: Request) -> Result<()> {
+        // Cloned, so that a full queue makes this caller wait without holding the lock that closing needs.
+        let sender = self.sender.lock().clone().ok_or(Error::Closed)?;
+        sender.send(request).map_err(|_| Error::Closed)
+    }
+
+    /// Takes no more writes, commits those that were handed in, and ends the thread.
+    pub(crate) fn close(&self) {
+        drop(self.sender.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of the thread has dropped its promises, which tells the callers.
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn run(receiver: &Receiver<Request>, committer: &dyn Committer) {
+    while let Ok(first) = receiver.recv() {
+        let mut group = Vec::with_capacity(receiver.len().min(MAX_GROUP) + 1);
+        group.push(first);
+        group.extend(receiver.try_iter().take(MAX_GROUP - 1));
+        let results = committer.commit_group(&group);
+        for (request, result) in group.into_iter().zip(results) {
+            request.answer(result);
+        }
+    }
+}

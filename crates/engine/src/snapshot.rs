@@ -1,0 +1,334 @@
+//! The store as of one moment, for as long as it is held.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::sync::Arc;
+
+use hightower_index::pin;
+use hightower_state::{KvState, Versioned};
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::place::Place;
+use crate::value::Value;
+
+/// Items that an internal iteration visits under one guard: enough that the guard costs nothing, few enough that memory is freed meanwhile.
+const ITEMS_PER_GUARD: usize = 256;
+
+/// A consistent view of the store: all commits up to one seq, none after.
+///
+/// Taking and dropping one costs less than a microsecond, whatever the number of keys; cloning it costs less. While it lives, the store keeps the
+/// old versions that it can see. It may be sent to other threads, and outlives the engine it came from.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+/// engine.put("a", "1")?;
+/// let snapshot = engine.snapshot();
+/// engine.put("a", "2")?;
+/// assert_eq!(snapshot.get("a")?.unwrap(), b"1");
+/// assert_eq!(engine.get("a")?.unwrap(), b"2");
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Snapshot {
+    core: Arc<Core>,
+    state: hightower_state::Snapshot<Place>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        Self { core: Arc::clone(core), state: core.state.snapshot() }
+    }
+
+    /// The seq of the latest commit that it shows.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.state.seq()
+    }
+
+    /// The value that `key` had. Costs a copy of the value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.get_with(key, |value| Value::from(value))
+    }
+
+    /// Calls `use_value` with the value that `key` had, without copying it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        let (key, guard) = (key.as_ref(), pin());
+        self.core.read(&guard, |guard| self.state.get_pinned(key, guard), |value, _| use_value(value))
+    }
+
+    /// The value that `key` had, and the version that gave it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
+        let (key, guard) = (key.as_ref(), pin());
+        self.core.read(
+            &guard,
+            |guard| self.state.get_pinned(key, guard),
+            |value, version| (Value::from(value), version),
+        )
+    }
+
+    /// The values that many keys had, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        let guard = pin();
+        let mut places = vec![None; keys.len()];
+        self.state.get_many(keys, &guard, |at, found| {
+            if let (Some(slot), Some(found)) = (places.get_mut(at), found) {
+                self.core.prefetch(found.location, &guard);
+                *slot = Some(found);
+            }
+        });
+        let read = |(key, found): (&K, Option<Versioned<Place>>)| {
+            let Some(found) = found else { return Ok(None) };
+            // The first look uses the place that is known already; if its segment is gone, the snapshot is asked again.
+            let first = Cell::new(Some(found));
+            let find = |guard| first.take().or_else(|| self.state.get_pinned(key.as_ref(), guard));
+            self.core.read(&guard, find, |value, _| Value::from(value))
+        };
+        keys.iter().zip(places).map(read).collect()
+    }
+
+    /// Whether `key` had a value. Reads the index only.
+    #[must_use]
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> bool {
+        self.state.get(key.as_ref()).is_some()
+    }
+
+    /// The keys in `bounds` that had a value, in key order, from either end; their values are read when asked for.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+    /// for key in ["a", "b", "c"] {
+    ///     engine.put(key, key.to_uppercase())?;
+    /// }
+    /// let snapshot = engine.snapshot();
+    /// let keys: Vec<_> = snapshot.range("b"..).rev().map(|entry| entry.key().to_vec()).collect();
+    /// assert_eq!(keys, [b"c", b"b"]);
+    /// assert_eq!(snapshot.range::<&str>(..).next().unwrap().value()?, b"A");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    #[must_use]
+    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
+        let (from, to) = (as_bytes(bounds.start_bound()), as_bytes(bounds.end_bound()));
+        self.range_of(|prefetch| self.state.range_with_prefetch(from, to, prefetch))
+    }
+
+    /// The keys that begin with `prefix` and had a value, in key order, from either end.
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
+        self.range_of(|prefetch| self.state.prefix_with_prefetch(prefix.as_ref(), prefetch))
+    }
+
+    fn range_of(&self, make: impl FnOnce(Box<dyn Fn(Place) + Send + Sync>) -> hightower_state::Range<Place>) -> Range {
+        let core = Arc::clone(&self.core);
+        let prefetch = move |place| core.prefetch(place, &pin());
+        Range { snapshot: self.clone(), inner: make(Box::new(prefetch)) }
+    }
+
+    /// A copy of everything, tombstones included: as large in memory as all keys and values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify.
+    pub fn to_state(&self) -> Result<KvState> {
+        let mut copy = KvState::new();
+        let mut entries = self.state.entries(Bound::Unbounded, Bound::Unbounded);
+        loop {
+            let guard = pin();
+            let Some((key, entry)) = entries.next_pinned(&guard) else { break };
+            self.core.read_record(
+                &guard,
+                |guard| Some(self.state.entry_pinned(key, guard)?.location).or(Some(entry.location)),
+                |command| copy.apply(command),
+            )?;
+        }
+        Ok(copy)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Snapshot").field("seq", &self.seq()).finish_non_exhaustive()
+    }
+}
+
+fn as_bytes<K: AsRef<[u8]>>(bound: Bound<&K>) -> Bound<&[u8]> {
+    bound.map(AsRef::as_ref)
+}
+
+/// Keys in order, from either end, as of one moment: an iterator of [`Entry`]s.
+///
+/// It owns its snapshot, so it can be stored and sent to other threads. Each [`Entry`] costs one allocation for its key; where that
+/// matters, [`for_each_pair`](Self::for_each_pair) lends keys and values in place.
+pub struct Range {
+    snapshot: Snapshot,
+    inner: hightower_state::Range<Place>,
+}
+
+impl Range {
+    /// Calls `visit` with each key and value, in order, until it breaks; neither is copied. Records are asked for some items ahead, which makes
+    /// this the fastest way over many keys. What is left can be iterated on.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+    /// engine.put("a", "1")?;
+    /// engine.put("b", "22")?;
+    /// let mut len = 0;
+    /// engine.range::<&str>(..).for_each_pair(|_key, value| {
+    ///     len += value.len();
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert_eq!(len, 3);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends there.
+    pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+        loop {
+            let guard = pin();
+            for _ in 0..ITEMS_PER_GUARD {
+                let Some((key, found)) = self.inner.next_pinned(&guard) else { return Ok(()) };
+                let (core, state) = (&self.snapshot.core, &self.snapshot.state);
+                let flow = match core.segments.find(found.location.segment, &guard) {
+                    Some(tracked) => {
+                        let record = tracked.segment.record_at(found.location.offset)?;
+                        record.command().and_then(|command| command.value()).map(|value| visit(key, value))
+                    }
+                    // Compaction has moved it since; the snapshot knows where to.
+                    None => core.read(&guard, |guard| state.get_pinned(key, guard), |value, _| visit(key, value))?,
+                };
+                if flow.is_some_and(|flow| flow.is_break()) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The next `limit` keys with their values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify.
+    pub fn collect_pairs(&mut self, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
+        let mut pairs = Vec::new();
+        if limit == 0 {
+            return Ok(pairs);
+        }
+        self.for_each_pair(|key, value| {
+            pairs.push((key.to_vec(), Value::from(value)));
+            if pairs.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(pairs)
+    }
+
+    /// The snapshot that it reads.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    fn entry(&self, (key, found): (Vec<u8>, Versioned<Place>)) -> Entry {
+        Entry { snapshot: self.snapshot.clone(), key, found }
+    }
+}
+
+impl Iterator for Range {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        let item = self.inner.next()?;
+        Some(self.entry(item))
+    }
+}
+
+impl DoubleEndedIterator for Range {
+    fn next_back(&mut self) -> Option<Entry> {
+        let item = self.inner.next_back()?;
+        Some(self.entry(item))
+    }
+}
+
+impl fmt::Debug for Range {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Range").field("seq", &self.snapshot.seq()).finish_non_exhaustive()
+    }
+}
+
+/// A key that a [`Range`] found; its value is read when asked for.
+#[derive(Clone)]
+pub struct Entry {
+    snapshot: Snapshot,
+    key: Vec<u8>,
+    found: Versioned<Place>,
+}
+
+impl Entry {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The version that gave the value.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.found.version
+    }
+
+    /// The value, as of the snapshot. Costs a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn value(&self) -> Result<Value> {
+        let (guard, core) = (pin(), &self.snapshot.core);
+        if let Some(tracked) = core.segments.find(self.found.location.segment, &guard) {
+            let record = tracked.segment.record_at(self.found.location.offset)?;
+            if let Some(value) = record.command().and_then(|command| command.value()) {
+                return Ok(Value::from(value));
+            }
+        }
+        // Compaction has moved it since; the snapshot knows where to.
+        self.snapshot.get(&self.key)?.ok_or_else(|| crate::Error::NotFound("the key of a snapshot's entry".into()))
+    }
+
+    /// The key and the value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn into_pair(self) -> Result<(Vec<u8>, Value)> {
+        let value = self.value()?;
+        Ok((self.key, value))
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.escape_ascii().to_string();
+        formatter.debug_struct("Entry").field("key", &key).field("version", &self.version()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+//! What the store looks like from outside, in numbers.
+
+use std::time::Duration;
+
+use hightower_log::SegmentKind;
+use hightower_segment::AppendMode;
+
+use crate::core::Core;
+use crate::table::Tracked;
+
+/// How records reach the active segment of an open store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendPath {
+    /// Through a writable map.
+    Mapped,
+    /// By positioned writes.
+    Positioned,
+    /// Not at all: the store is open for reading only.
+    None,
+}
+
+/// A segment, in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentStats {
+    /// The number of the segment; its file is named by it.
+    pub id: u32,
+    /// Whether compaction wrote it.
+    pub is_compacted: bool,
+    /// Whether it is complete, durable and immutable.
+    pub is_sealed: bool,
+    /// How long its header and records are.
+    pub len_bytes: u64,
+    /// How much of the disk its file takes, used or not.
+    pub capacity_bytes: u64,
+    /// Bytes of records that are the latest of their key, tombstones included.
+    pub live_bytes: u64,
+    /// Bytes of records that were overtaken, and of the header.
+    pub dead_bytes: u64,
+    /// How many records are the latest of their key.
+    pub live_records: u64,
+    /// When it was started, Unix milliseconds.
+    pub created_ms: i64,
+}
+
+/// The store in numbers, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap: no file is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many keys have a value.
+    pub keys: u64,
+    /// How many tombstones are kept.
+    pub tombstones: u64,
+    /// Memory of the index, with its retained old versions.
+    pub index_bytes: u64,
+    /// Bytes of records that are the latest of their key, in all segments.
+    pub live_bytes: u64,
+    /// Bytes that compaction could free, in all segments.
+    pub dead_bytes: u64,
+    /// How much of the disk all segments take, used or not.
+    pub disk_bytes: u64,
+    /// The seq of the latest commit.
+    pub latest_seq: u64,
+    /// The highest version that was ever seen.
+    pub latest_version: u64,
+    /// All commits up to this seq are durable.
+    pub durable_seq: u64,
+    /// How many syncs have run since the store was opened.
+    pub syncs: u64,
+    /// How many snapshots are open.
+    pub snapshots: u64,
+    /// How far the oldest open snapshot lies back.
+    pub oldest_snapshot_age: Option<Duration>,
+    /// How many old versions are kept for open snapshots.
+    pub retained_versions: u64,
+    /// How records reach the active segment.
+    pub append_path: AppendPath,
+    /// Why writes are refused, if they are.
+    pub poisoned: Option<String>,
+    /// Each segment, by id.
+    pub segments: Vec<SegmentStats>,
+}
+
+impl Core {
+    /// The highest version that was ever seen.
+    pub(crate) fn latest_version(&self) -> u64 {
+        let log = self.commit.lock();
+        log.as_ref().map_or(0, |log| log.max_version).max(self.state.max_version())
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let segments: Vec<_> = self.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
+        let state = self.state.stats();
+        let tail = self.store().ok().map(|store| store.tail_stats());
+        let sum = |part: fn(&SegmentStats) -> u64| segments.iter().map(part).sum::<u64>();
+        Stats {
+            keys: state.live_keys as u64,
+            tombstones: state.tombstones as u64,
+            index_bytes: (state.index_bytes + state.retained_bytes) as u64,
+            live_bytes: sum(|segment| segment.live_bytes),
+            dead_bytes: sum(|segment| segment.dead_bytes),
+            disk_bytes: sum(|segment| segment.len_bytes) + tail.map_or(0, |tail| tail.reserved_bytes),
+            latest_seq: state.visible_seq,
+            latest_version: self.latest_version(),
+            durable_seq: self.group.durable_seq(),
+            syncs: self.group.syncs(),
+            snapshots: state.snapshots as u64,
+            oldest_snapshot_age: state.oldest_snapshot.map(|oldest| oldest.age),
+            retained_versions: state.retained_versions as u64,
+            append_path: match tail.map(|tail| tail.appends) {
+                None => AppendPath::None,
+                Some(AppendMode::Positioned) => AppendPath::Positioned,
+                Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
+            },
+            poisoned: self.poison.reason().map(str::to_owned),
+            segments,
+        }
+    }
+}
+
+fn segment_stats(tracked: &Tracked) -> SegmentStats {
+    let segment = &tracked.segment;
+    let (len_bytes, live_bytes) = (u64::from(segment.len_bytes()), tracked.live_bytes());
+    SegmentStats {
+        id: segment.id(),
+        is_compacted: segment.kind() == SegmentKind::Compacted,
+        is_sealed: segment.is_sealed(),
+        len_bytes,
+        capacity_bytes: segment.capacity_bytes().into(),
+        live_bytes,
+        dead_bytes: len_bytes.saturating_sub(live_bytes),
+        live_records: tracked.live_records(),
+        created_ms: segment.header().base_timestamp,
+    }
+}

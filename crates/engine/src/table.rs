@@ -1,0 +1,151 @@
+//! The segments that records are read from, found by id without a lock or a shared counter.
+//!
+//! The table is replaced as a whole when a segment comes or goes; readers look at the one that was current when they came, under an
+//! epoch guard, and the old one is freed once none of them is left. Ids are consecutive but for gaps that compaction leaves, so a table of twice as
+//! many slots, indexed by the low bits of the id, finds most segments at the first look.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hightower_index::{Guard, Published};
+use hightower_segment::Segment;
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::place::MAX_SEGMENT_ID;
+
+/// A segment, and how much of it still counts.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) segment: Arc<Segment>,
+    /// Bytes of records that are the latest of their key, tombstones included.
+    live_bytes: AtomicU64,
+    /// How many such records.
+    live_records: AtomicU64,
+}
+
+impl Tracked {
+    pub(crate) fn new(segment: Arc<Segment>) -> Self {
+        Self { segment, live_bytes: AtomicU64::new(0), live_records: AtomicU64::new(0) }
+    }
+
+    /// A record of so many bytes became the latest of its key.
+    pub(crate) fn add_live(&self, len_bytes: u32) {
+        self.live_bytes.fetch_add(len_bytes.into(), Ordering::Relaxed);
+        self.live_records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A record of so many bytes was overtaken.
+    pub(crate) fn remove_live(&self, len_bytes: u32) {
+        self.live_bytes.fetch_sub(len_bytes.into(), Ordering::Relaxed);
+        self.live_records.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn live_records(&self) -> u64 {
+        self.live_records.load(Ordering::Relaxed)
+    }
+}
+
+/// All segments, as of one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// A power of two of slots, at least twice as many as segments; a segment stands in the first free slot from its id's on.
+    slots: Vec<Option<Arc<Tracked>>>,
+}
+
+impl Table {
+    fn of(tracked: impl Iterator<Item = Arc<Tracked>>) -> Self {
+        let all: Vec<_> = tracked.collect();
+        let mut table = Self { slots: vec![None; (all.len() * 2).next_power_of_two()] };
+        let mask = table.slots.len() - 1;
+        for tracked in all {
+            let mut at = tracked.segment.id() as usize & mask;
+            while table.slots[at].is_some() {
+                at = (at + 1) & mask;
+            }
+            table.slots[at] = Some(tracked);
+        }
+        table
+    }
+
+    /// The segment with this id.
+    #[inline]
+    pub(crate) fn find(&self, id: u32) -> Option<&Arc<Tracked>> {
+        let mask = self.slots.len().wrapping_sub(1);
+        let mut at = id as usize & mask;
+        // Half of the slots are empty, so the search ends.
+        while let Some(tracked) = self.slots.get(at)?.as_ref() {
+            if tracked.segment.id() == id {
+                return Some(tracked);
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
+    /// All segments, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Tracked>> {
+        self.slots.iter().flatten()
+    }
+}
+
+/// The current table, and the lock that changes of it take turns with.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    current: Published<Table>,
+    changing: Mutex<()>,
+}
+
+impl Segments {
+    /// The current table, for as long as the guard lives.
+    #[inline]
+    pub(crate) fn table<'g>(&'g self, guard: &'g Guard) -> Option<&'g Table> {
+        self.current.load(guard)
+    }
+
+    /// The segment with this id, for as long as the guard lives.
+    #[inline]
+    pub(crate) fn find<'g>(&'g self, id: u32, guard: &'g Guard) -> Option<&'g Arc<Tracked>> {
+        self.table(guard)?.find(id)
+    }
+
+    /// All segments, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<Tracked>> {
+        let guard = hightower_index::pin();
+        let mut all: Vec<_> = self.table(&guard).into_iter().flat_map(Table::iter).cloned().collect();
+        all.sort_by_key(|tracked| tracked.segment.id());
+        all
+    }
+
+    /// Adds a segment, unless it is there; gives the one that is.
+    pub(crate) fn add(&self, segment: Arc<Segment>) -> Result<Arc<Tracked>> {
+        let id = segment.id();
+        if id > MAX_SEGMENT_ID {
+            let (found, limit) = (u64::from(id), u64::from(MAX_SEGMENT_ID));
+            return Err(Error::LimitExceeded { what: "segment id", found, limit });
+        }
+        let _turn = self.changing.lock();
+        let guard = hightower_index::pin();
+        if let Some(known) = self.find(id, &guard) {
+            return Ok(Arc::clone(known));
+        }
+        let tracked = Arc::new(Tracked::new(segment));
+        let all = self.table(&guard).into_iter().flat_map(Table::iter).cloned();
+        let table = Table::of(all.chain([Arc::clone(&tracked)]));
+        self.current.store(Some(Box::new(table)), &guard);
+        Ok(tracked)
+    }
+
+    /// Takes segments out. Readers that came before keep what they have found.
+    pub(crate) fn remove(&self, ids: &[u32]) {
+        let _turn = self.changing.lock();
+        let guard = hightower_index::pin();
+        let kept = self.table(&guard).into_iter().flat_map(Table::iter);
+        let table = Table::of(kept.filter(|tracked| !ids.contains(&tracked.segment.id())).cloned());
+        self.current.store(Some(Box::new(table)), &guard);
+    }
+}

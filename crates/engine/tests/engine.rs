@@ -1,0 +1,386 @@
+//! The engine as an application uses it.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::thread;
+
+use hightower_engine::{
+    ApplyOutcome, Batch, BatchOutcome, Command, Durability, ErrorKind, Expect, KvEngine, SingleNodeEngine,
+    SnapshotEngine, StoreConfig,
+};
+use tempfile::TempDir;
+
+fn small(dir: &TempDir) -> StoreConfig {
+    StoreConfig { max_segment_size: 16 << 10, ..StoreConfig::at(dir.path()) }
+}
+
+fn open(dir: &TempDir) -> SingleNodeEngine {
+    SingleNodeEngine::with_config(small(dir)).unwrap()
+}
+
+fn set(key: &str, value: &str, version: u64) -> Command {
+    Command::Set { key: key.into(), value: value.into(), version, timestamp: 0 }
+}
+
+fn removal(key: &str, version: u64) -> Command {
+    Command::Delete { key: key.into(), version, timestamp: 0 }
+}
+
+#[test]
+fn what_was_put_is_there_after_close_and_after_drop() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    for number in 0..500 {
+        engine.put(format!("key/{number:04}"), format!("value {number}").repeat(10)).unwrap();
+    }
+    assert_eq!(engine.delete("key/0007").unwrap(), ApplyOutcome::Removed);
+    engine.close().unwrap();
+    assert_eq!(engine.put("late", "").unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(engine.get("key/0001").unwrap_err().kind(), ErrorKind::Closed);
+    engine.close().unwrap();
+
+    let engine = open(&dir);
+    assert!(!engine.open_report().was_unclean());
+    assert_eq!(engine.len(), 499);
+    assert_eq!(engine.get("key/0007").unwrap(), None);
+    assert_eq!(engine.get("key/0499").unwrap().unwrap(), "value 499".repeat(10).as_bytes());
+    engine.put("one more", "x").unwrap();
+    drop(engine);
+    assert_eq!(open(&dir).len(), 500);
+}
+
+#[test]
+fn versions_decide_whatever_the_order() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    assert_eq!(engine.submit(set("a", "from 1000", 1000)).unwrap(), ApplyOutcome::Applied);
+    engine.put("a", "after").unwrap();
+    assert_eq!(engine.get("a").unwrap().unwrap(), b"after");
+    assert_eq!(engine.get_versioned("a").unwrap().unwrap().1, 1001);
+
+    assert_eq!(engine.submit(removal("b", 10)).unwrap(), ApplyOutcome::Removed);
+    assert_eq!(engine.submit(set("b", "late", 7)).unwrap(), ApplyOutcome::IgnoredStale);
+    assert_eq!(engine.submit(set("b", "same", 10)).unwrap(), ApplyOutcome::IgnoredStale);
+    assert_eq!(engine.get("b").unwrap(), None);
+    drop(engine);
+
+    let engine = open(&dir);
+    assert_eq!(engine.submit(set("b", "late", 9)).unwrap(), ApplyOutcome::IgnoredStale);
+    assert_eq!(engine.submit(set("b", "new", 11)).unwrap(), ApplyOutcome::Applied);
+    assert_eq!(engine.get("b").unwrap().unwrap(), b"new");
+    assert_eq!(engine.get("a").unwrap().unwrap(), b"after");
+    engine.put("c", "x").unwrap();
+    assert_eq!(engine.get_versioned("c").unwrap().unwrap().1, 1002);
+}
+
+#[test]
+fn the_highest_version_is_taken_and_then_puts_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    assert_eq!(engine.submit(set("a", "last", u64::MAX)).unwrap(), ApplyOutcome::Applied);
+    let error = engine.put("b", "x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    assert_eq!(engine.commit(Batch::new().delete("a")).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    assert_eq!(engine.submit(set("b", "own version", 5)).unwrap(), ApplyOutcome::Applied);
+    drop(engine);
+    let engine = open(&dir);
+    assert_eq!(engine.get("a").unwrap().unwrap(), b"last");
+    assert_eq!(engine.get("b").unwrap().unwrap(), b"own version");
+    assert_eq!(engine.put("b", "x").unwrap_err().kind(), ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn a_batch_is_one_commit() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    engine.put("a", "0").unwrap();
+    let before = engine.latest_seq();
+    let batch = engine.batch().put("a", "1").put("b", "2").delete("a").put("c", "");
+    let BatchOutcome::Committed { seq, outcomes, versions } = engine.commit(batch).unwrap() else { panic!() };
+    assert_eq!(seq, before + 1);
+    use ApplyOutcome::{Applied, IgnoredStale, Removed};
+    assert_eq!(outcomes, [Applied, Applied, Removed, Applied]);
+    assert!(versions.is_sorted_by(|one, next| one < next));
+    assert_eq!(engine.get("a").unwrap(), None);
+    assert_eq!(engine.get("c").unwrap().unwrap(), b"");
+
+    let outcomes = engine
+        .submit_batch([
+            set("x", "10", 10),
+            set("x", "5", 5),
+            set("x", "10 again", 10),
+            removal("x", 11),
+            set("y", "1", 1),
+        ])
+        .unwrap();
+    assert_eq!(outcomes, [Applied, IgnoredStale, IgnoredStale, Removed, Applied]);
+    let all_stale = engine.submit_batch([set("x", "old", 1)]).unwrap();
+    assert_eq!(all_stale, [IgnoredStale]);
+    assert_eq!(engine.latest_seq(), seq + 1, "a batch that writes nothing takes no seq");
+    assert_eq!(engine.submit_batch([]).unwrap(), []);
+    drop(engine);
+    let engine = open(&dir);
+    assert_eq!(engine.get("x").unwrap(), None);
+    assert_eq!(engine.get("y").unwrap().unwrap(), b"1");
+}
+
+#[test]
+fn requirements_hold_or_nothing_happens() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    engine.put("a", "1").unwrap();
+    let version = engine.get_versioned("a").unwrap().unwrap().1;
+    engine.put("gone", "1").unwrap();
+    engine.delete("gone").unwrap();
+    let seq = engine.latest_seq();
+
+    let rejected = |key: &str, expect: Expect, found| {
+        let outcome = engine.commit(Batch::new().put("b", "x").require(key, expect)).unwrap();
+        assert_eq!(outcome, BatchOutcome::Rejected { key: key.into(), expected: expect, found });
+    };
+    rejected("a", Expect::Absent, Some(version));
+    rejected("a", Expect::Version(version + 1), Some(version));
+    rejected("gone", Expect::Present, None);
+    rejected("never", Expect::Present, None);
+    rejected("never", Expect::Version(0), None);
+    assert_eq!((engine.get("b").unwrap(), engine.latest_seq()), (None, seq));
+
+    let batch = Batch::new()
+        .put("b", "x")
+        .require("a", Expect::Version(version))
+        .require("a", Expect::Present)
+        .require("gone", Expect::Absent)
+        .require("b", Expect::Absent);
+    assert!(engine.commit(batch).unwrap().is_committed());
+    assert_eq!(engine.get("b").unwrap().unwrap(), b"x");
+}
+
+#[test]
+fn limits_are_refused_and_leave_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    assert_eq!(engine.put("", "x").unwrap_err().kind(), ErrorKind::Validation);
+    assert_eq!(engine.put(vec![0; 65_536], "x").unwrap_err().kind(), ErrorKind::LimitExceeded);
+    assert_eq!(engine.delete(vec![0; 65_536]).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    assert_eq!(engine.put("big", vec![0; (1 << 30) + 1]).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    let mut many = Batch::new();
+    (0..65_537).for_each(|number: u32| many.push_put(number.to_be_bytes(), ""));
+    assert_eq!(engine.commit(many).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    let mut wide = Batch::new();
+    (0..20).for_each(|number: u32| wide.push_put(number.to_be_bytes(), vec![0; 1000]));
+    assert_eq!(engine.commit(wide).unwrap_err().kind(), ErrorKind::LimitExceeded, "it is longer than a segment");
+    assert_eq!(engine.commit(Batch::new().require("", Expect::Absent)).unwrap_err().kind(), ErrorKind::Validation);
+    assert_eq!((engine.len(), engine.latest_seq()), (0, 0));
+
+    // The largest key, and a value larger than a segment.
+    engine.put(vec![255; 65_535], vec![7; 300_000]).unwrap();
+    drop(engine);
+    assert_eq!(open(&dir).get(vec![255; 65_535]).unwrap().unwrap(), vec![7; 300_000]);
+}
+
+#[test]
+fn ranges_and_prefixes_in_both_directions() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    for key in ["a", "a/1", "a/2", "a/3", "b", "b/1"] {
+        engine.put(key, key.to_uppercase()).unwrap();
+    }
+    engine.delete("a/2").unwrap();
+    let keys = |range: hightower_engine::Range| -> Vec<String> {
+        range.map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect()
+    };
+    assert_eq!(keys(engine.prefix("a/")), ["a/1", "a/3"]);
+    assert_eq!(keys(engine.range("a/3"..)), ["a/3", "b", "b/1"]);
+    assert_eq!(keys(engine.range(.."a/1")), ["a"]);
+    assert_eq!(keys(engine.range("a/1"..="b")), ["a/1", "a/3", "b"]);
+    assert_eq!(keys(engine.range::<&str>(..)).len(), 5);
+    assert_eq!(keys(engine.prefix("zz")), Vec::<String>::new());
+    let mut both = engine.range::<&str>(..);
+    let ends = (both.next().unwrap(), both.next_back().unwrap());
+    assert_eq!((ends.0.key(), ends.1.key()), (&b"a"[..], &b"b/1"[..]));
+    assert_eq!(ends.1.value().unwrap(), b"B/1");
+    assert_eq!(both.rev().count(), 3);
+
+    let pairs = engine.get_prefix("b").unwrap();
+    assert_eq!(pairs, [(b"b".to_vec(), b"B"[..].into()), (b"b/1".to_vec(), b"B/1"[..].into())]);
+    let page = KvEngine::scan(&engine, Bound::Excluded(b"a"), Bound::Unbounded, 2).unwrap();
+    assert_eq!(page.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [&b"a/1"[..], b"a/3"]);
+    let values = engine.multi_get(&["b", "nothing", "a/2", "a"]).unwrap();
+    assert_eq!(values, [Some(b"B"[..].into()), None, None, Some(b"A"[..].into())]);
+}
+
+#[test]
+fn a_snapshot_keeps_its_moment() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    for number in 0..200 {
+        engine.put(format!("{number:03}"), "old").unwrap();
+    }
+    let snapshot = engine.snapshot();
+    let mut range = engine.range::<&str>(..);
+    for number in (0..200).step_by(2) {
+        engine.put(format!("{number:03}"), "new").unwrap();
+        engine.delete(format!("{:03}", number + 1)).unwrap();
+    }
+    engine.put("zzz", "later").unwrap();
+    assert_eq!(engine.len(), 101);
+    assert_eq!(range.by_ref().take(50).count(), 50);
+    let reader = thread::spawn(move || {
+        assert_eq!(range.rev().filter(|entry| entry.value().unwrap() == b"old").count(), 150);
+        assert_eq!(snapshot.get("001").unwrap().unwrap(), b"old");
+        assert!(!snapshot.contains_key("zzz"));
+        snapshot.to_state().unwrap()
+    });
+    let state = reader.join().unwrap();
+    assert_eq!(state.len(), 200);
+    assert!(state.iter().all(|(_, value)| value == b"old"));
+    assert_eq!(engine.stats().snapshots, 0);
+    assert_eq!(engine.snapshot_state().unwrap().len(), 101);
+}
+
+#[test]
+fn a_snapshot_outlives_the_engine_and_does_not_lock_the_store() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    engine.put("a", "1").unwrap();
+    let snapshot = engine.snapshot();
+    drop(engine);
+    let engine = open(&dir);
+    engine.put("a", "2").unwrap();
+    assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
+}
+
+#[test]
+fn a_store_is_open_once() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    assert_eq!(SingleNodeEngine::with_config(small(&dir)).unwrap_err().kind(), ErrorKind::Locked);
+    drop(engine);
+    open(&dir);
+}
+
+#[test]
+fn a_read_only_store_reads_and_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let missing = SingleNodeEngine::open_read_only(dir.path().join("none")).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
+    let engine = open(&dir);
+    engine.put("a", "1").unwrap();
+    drop(engine);
+    let files = || {
+        let mut files: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.file_name(), entry.metadata().unwrap().len(), entry.metadata().unwrap().modified().unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let reader = SingleNodeEngine::open_read_only(dir.path()).unwrap();
+    let second = SingleNodeEngine::open_read_only(dir.path()).unwrap();
+    assert_eq!(reader.get("a").unwrap().unwrap(), b"1");
+    assert_eq!(second.prefix("").count(), 1);
+    assert_eq!(reader.put("b", "").unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(reader.commit(Batch::new().put("b", "")).unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(reader.flush().unwrap_err().kind(), ErrorKind::ReadOnly);
+    drop((reader, second));
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn synced_writers_share_syncs() {
+    let dir = TempDir::new().unwrap();
+    let engine = Arc::new(open(&dir));
+    let before = engine.stats().syncs;
+    thread::scope(|scope| {
+        for writer in 0..8 {
+            let engine = &engine;
+            scope.spawn(move || {
+                for number in 0..25 {
+                    engine.put_with(format!("{writer}/{number}"), "x", Durability::Sync).unwrap();
+                    assert!(engine.stats().durable_seq > 0);
+                }
+            });
+        }
+    });
+    let stats = engine.stats();
+    assert_eq!(stats.keys, 200);
+    assert!(stats.syncs - before <= 200, "{stats:?}");
+    assert!(stats.durable_seq >= stats.latest_seq, "the last writer has waited for its own commit");
+}
+
+#[test]
+fn the_interval_syncs_by_itself() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    engine.put("a", "1").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while engine.stats().durable_seq < engine.latest_seq() {
+        assert!(std::time::Instant::now() < deadline, "nobody synced");
+        thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn the_pipeline_keeps_order_and_outcomes() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(StoreConfig { worker_threads: 2, ..small(&dir) }).unwrap();
+    let tickets: Vec<_> = (0..2000_u64)
+        .map(|number| engine.submit_async(set("counter", &number.to_string(), number + 1)).unwrap())
+        .collect();
+    for ticket in tickets {
+        assert_eq!(ticket.wait().unwrap(), ApplyOutcome::Applied, "commands of one caller commit in their order");
+    }
+    assert_eq!(engine.get("counter").unwrap().unwrap(), b"1999");
+    assert_eq!(engine.submit(set("counter", "stale", 3)).unwrap(), ApplyOutcome::IgnoredStale);
+    assert_eq!(engine.put("k", "v").unwrap(), ApplyOutcome::Applied);
+    assert_eq!(engine.delete("k").unwrap(), ApplyOutcome::Removed);
+    assert_eq!(engine.put("", "v").unwrap_err().kind(), ErrorKind::Validation);
+    engine.put_with("synced", "v", Durability::Sync).unwrap();
+    let ticket = engine.commit_async(Batch::new().put("last", "one")).unwrap();
+    engine.close().unwrap();
+    assert!(ticket.wait().unwrap().is_committed(), "closing commits what was handed in");
+    assert_eq!(engine.submit_async(set("k", "v", 1)).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn the_memory_cap_refuses_new_keys_only() {
+    let dir = TempDir::new().unwrap();
+    let config = StoreConfig { max_index_memory_bytes: Some(2 << 20), ..small(&dir) };
+    let engine = SingleNodeEngine::with_config(config).unwrap();
+    let refused = (0..100_000).find(|number| engine.put(format!("key {number}"), "v").is_err()).unwrap();
+    assert!(refused > 500, "{refused}");
+    let error = engine.put("a new key", "v").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    engine.put("key 0", "other").unwrap();
+    engine.delete("key 1").unwrap();
+    assert_eq!(engine.commit(Batch::new().put("key 2", "x").put("another", "y")).unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(engine.get("key 2").unwrap().unwrap(), b"v", "a refused batch leaves nothing behind");
+    assert_eq!(engine.len(), refused - 1);
+}
+
+#[test]
+fn live_and_dead_bytes_are_exact_across_reopen() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    for round in 0..5 {
+        for number in 0..300 {
+            engine.put(format!("{number}"), format!("{round}").repeat(number % 40)).unwrap();
+        }
+    }
+    for number in (0..300).step_by(3) {
+        engine.delete(format!("{number}")).unwrap();
+    }
+    let live = |engine: &SingleNodeEngine| {
+        let stats = engine.stats();
+        (stats.live_bytes, stats.keys, stats.tombstones, stats.segments.iter().map(|s| s.live_records).sum::<u64>())
+    };
+    let before = live(&engine);
+    assert_eq!((before.1, before.2, before.3), (200, 100, 300));
+    assert!(engine.stats().dead_bytes > before.0, "{:?}", engine.stats());
+    drop(engine);
+    assert_eq!(live(&open(&dir)), before);
+}
