@@ -3,9 +3,11 @@
 //! This is the writer's half of the protocols whose other halves are in [`entry`](crate::entry), [`undo`](crate::undo) and
 //! [`registry`](crate::registry). The writer and the models of the model checker run the same code.
 
-use crate::entry::Entry;
+use std::time::Duration;
+
+use crate::entry::{Entry, Latest};
 use crate::mutants::planted;
-use crate::registry::{Live, Registry};
+use crate::registry::{Live, Registry, Ticket};
 use crate::sync::{AtomicU64, Guard, Ordering};
 use crate::undo::Undo;
 use crate::version::Version;
@@ -22,6 +24,28 @@ pub(crate) struct Timeline {
 impl Timeline {
     pub(crate) fn new() -> Self {
         Self { visible: AtomicU64::new(0), registry: Registry::new(), undo: Undo::new() }
+    }
+
+    /// Takes a snapshot of the newest published commit; its ticket has to go back to the registry.
+    pub(crate) fn snapshot(&self, now: Duration) -> (Ticket, u64) {
+        self.registry.register(&self.visible, now)
+    }
+
+    /// The version of an entry as of a snapshot's seq, tombstones included.
+    pub(crate) fn at(&self, entry: &Entry, seq: u64, guard: &Guard) -> Option<Version> {
+        entry.at(seq, &self.undo, guard)
+    }
+
+    /// The latest published version of an entry, tombstones included. If a commit is in flight right there, this takes a snapshot for
+    /// the time of the read.
+    pub(crate) fn latest(&self, entry: &Entry, guard: &Guard, now: impl FnOnce() -> Duration) -> Option<Latest> {
+        if let Some(latest) = entry.latest() {
+            return Some(latest);
+        }
+        let (ticket, seq) = self.snapshot(now());
+        let found = self.at(entry, seq, guard);
+        self.registry.release(&ticket);
+        found.map(|found| Latest { word: found.word, version: found.version })
     }
 }
 

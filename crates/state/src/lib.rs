@@ -1,6 +1,8 @@
 //! Versioned, ordered maps for a log-structured store: the apply rules, a plain model, and a concurrent state with snapshots.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+// The models use the protocols alone, not what the map makes of them.
+#![cfg_attr(loom, allow(dead_code))]
 
 #[cfg(not(loom))]
 mod bounds;

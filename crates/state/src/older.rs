@@ -149,38 +149,44 @@ mod published {
 }
 
 #[cfg(loom)]
-use counted::Cell;
+use listed::Cell;
 
 #[cfg(loom)]
-mod counted {
-    use std::sync::Arc;
-
-    use loom::sync::Mutex;
+mod listed {
+    use std::sync::{Arc, Mutex};
 
     use super::Kept;
-    use crate::sync::Guard;
+    use crate::sync::{AtomicUsize, Guard, Ordering};
 
-    /// The head of a list, reclaimed by counting.
+    /// The head of a list, never reclaimed: a place in a table of all heads that there were, with the orderings of the real cell, so that
+    /// readers of the model may be behind as they may be in truth.
     #[derive(Debug)]
-    pub(super) struct Cell(Mutex<Option<Arc<Kept>>>);
+    pub(super) struct Cell {
+        /// 0: nothing; else the place in the table plus one.
+        place: AtomicUsize,
+        heads: Mutex<Vec<Arc<Kept>>>,
+    }
 
     impl Default for Cell {
         fn default() -> Self {
-            Self(Mutex::new(None))
+            Self { place: AtomicUsize::new(0), heads: Mutex::default() }
         }
     }
 
     impl Cell {
-            pub(super) fn with<R>(&self, _guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
-            read(self.get().as_deref())
+        pub(super) fn with<R>(&self, _guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
+            let place = self.place.load(Ordering::Acquire);
+            let head = place.checked_sub(1).map(|place| Arc::clone(&self.heads.lock().unwrap()[place]));
+            read(head.as_deref())
         }
 
         pub(super) fn store(&self, head: Option<Kept>, _guard: &Guard) {
-            *self.0.lock().unwrap() = head.map(Arc::new);
-        }
-
-        fn get(&self) -> Option<Arc<Kept>> {
-            self.0.lock().unwrap().clone()
+            let place = head.map_or(0, |head| {
+                let mut heads = self.heads.lock().unwrap();
+                heads.push(Arc::new(head));
+                heads.len()
+            });
+            self.place.store(place, Ordering::Release);
         }
     }
 }

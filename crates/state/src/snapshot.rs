@@ -47,7 +47,7 @@ struct Registration<L> {
 impl<L: Location> Snapshot<L> {
     pub(crate) fn new(state: &ConcurrentKvState<L>) -> Self {
         let timeline = &state.shared.timeline;
-        let (ticket, seq) = timeline.registry.register(&timeline.visible, state.shared.clock.now());
+        let (ticket, seq) = timeline.snapshot(state.shared.clock.now());
         Self { registration: Arc::new(Registration { state: state.clone(), ticket, seq }) }
     }
 
@@ -82,7 +82,7 @@ impl<L: Location> Snapshot<L> {
     pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {
         let shared = &self.state().shared;
         let entry = shared.map.get(key, guard)?;
-        Some(EntryRecord::new(&shared.at(entry, self.seq(), guard)?))
+        Some(EntryRecord::new(&shared.timeline.at(entry, self.seq(), guard)?))
     }
 
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
@@ -90,7 +90,7 @@ impl<L: Location> Snapshot<L> {
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, mut each: impl FnMut(usize, Option<Versioned<L>>)) {
         let shared = &self.state().shared;
         shared.map.get_many(keys, guard, |at, entry| {
-            let version = entry.and_then(|entry| shared.at(entry.value(), self.seq(), guard));
+            let version = entry.and_then(|entry| shared.timeline.at(entry.value(), self.seq(), guard));
             each(at, version.and_then(|version| EntryRecord::new(&version).found()));
         });
     }

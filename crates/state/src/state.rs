@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 use crate::counters::Counters;
-use crate::entry::Entry;
+use crate::entry::{Entry, Latest};
 use crate::error::StateError;
 use crate::flight::Timeline;
 use crate::location::Location;
@@ -20,7 +20,6 @@ use crate::records::{Applied, Change, Versioned};
 use crate::snapshot::Snapshot;
 use crate::stats::StateStats;
 use crate::sync::{AtomicU64, Ordering};
-use crate::version::Version;
 use crate::writer::{Core, StateWriter};
 
 /// A concurrent, versioned, ordered map from byte strings to locations.
@@ -145,7 +144,7 @@ impl<L: Location> ConcurrentKvState<L> {
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
         let entry = self.shared.map.get(key, guard)?;
-        self.shared.latest(entry, guard)?.found()
+        found(self.shared.latest(entry, guard)?)
     }
 
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
@@ -153,7 +152,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// snapshot sees them at one seq.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, mut each: impl FnMut(usize, Option<Versioned<L>>)) {
         self.shared.map.get_many(keys, guard, |at, entry| {
-            each(at, entry.and_then(|entry| self.shared.latest(entry.value(), guard)?.found()));
+            each(at, entry.and_then(|entry| found(self.shared.latest(entry.value(), guard)?)));
         });
     }
 
@@ -249,40 +248,15 @@ impl<L: Location> ConcurrentKvState<L> {
 
 impl Shared {
     /// The latest version of an entry, tombstones included.
-    pub(crate) fn latest(&self, entry: &Entry, guard: &Guard) -> Option<Read> {
-        if let Some(latest) = entry.latest() {
-            return Some(Read { word: latest.word, version: latest.version });
-        }
-        let (ticket, seq) = self.timeline.registry.register(&self.timeline.visible, self.clock.now());
-        let found = entry.at(seq, &self.timeline.undo, guard);
-        self.timeline.registry.release(&ticket);
-        found.map(Read::from)
-    }
-
-    /// The version of an entry as of a snapshot's seq, tombstones included.
-    pub(crate) fn at(&self, entry: &Entry, seq: u64, guard: &Guard) -> Option<Version> {
-        entry.at(seq, &self.timeline.undo, guard)
+    pub(crate) fn latest(&self, entry: &Entry, guard: &Guard) -> Option<Latest> {
+        self.timeline.latest(entry, guard, || self.clock.now())
     }
 }
 
-/// A version as a point read sees it.
-pub(crate) struct Read {
-    word: crate::version::Word,
-    pub(crate) version: u64,
-}
-
-impl Read {
-    /// What it says to whoever asks for live keys only.
-    pub(crate) fn found<L: Location>(&self) -> Option<Versioned<L>> {
-        let location = L::from_bits(self.word.location());
-        (!self.word.is_tombstone()).then_some(Versioned { location, version: self.version })
-    }
-}
-
-impl From<Version> for Read {
-    fn from(version: Version) -> Self {
-        Self { word: version.word, version: version.version }
-    }
+/// What a version says to whoever asks for live keys only.
+fn found<L: Location>(latest: Latest) -> Option<Versioned<L>> {
+    let location = L::from_bits(latest.word.location());
+    (!latest.word.is_tombstone()).then_some(Versioned { location, version: latest.version })
 }
 
 impl<L> Clone for ConcurrentKvState<L> {

@@ -177,7 +177,7 @@ impl<L: Location> Walk<L> {
     }
 
     fn visible(&self, entry: &EntryRef<'_, Entry>, guard: &Guard) -> Option<Version> {
-        let version = self.snapshot.state().shared.at(entry.value(), self.snapshot.seq(), guard)?;
+        let version = self.snapshot.state().shared.timeline.at(entry.value(), self.snapshot.seq(), guard)?;
         (!self.live_only || !version.word.is_tombstone()).then_some(version)
     }
 }

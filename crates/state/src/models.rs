@@ -1,0 +1,178 @@
+//! The protocols under the model checker: every interleaving of small programs, with the memory orderings that the code asks for.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p hightower-state --lib --release`. In these programs the version that commit n writes has
+//! location n and version n, so that what a reader sees says which commit it comes from, and whether its parts belong together.
+
+use std::time::Duration;
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::entry::Entry;
+use crate::flight::{Flight, Reach, Timeline};
+use crate::location::LocationBits;
+use crate::outcome::CommandKind;
+use crate::registry::Live;
+use crate::sync::Guard;
+use crate::version::{Version, Word};
+
+const NOW: Duration = Duration::ZERO;
+
+/// Two keys, both there since commit 1.
+struct Store {
+    timeline: Timeline,
+    entries: [Entry; 2],
+}
+
+impl Reach for &Entry {
+    fn entry(&self) -> &Entry {
+        self
+    }
+}
+
+fn version(seq: u64) -> Version {
+    let location = LocationBits::from(u32::try_from(seq).unwrap());
+    Version { word: Word::new(location, CommandKind::Set).pending(), seq, version: seq, len_bytes: 0 }
+}
+
+impl Store {
+    fn new() -> Self {
+        let settled = Version { word: version(1).word.settled(), ..version(1) };
+        let timeline = Timeline::new();
+        timeline.visible.store(1, crate::sync::Ordering::Release);
+        Self { timeline, entries: [Entry::new(&settled), Entry::new(&settled)] }
+    }
+
+    fn commit(&self, seq: u64, keys: &[usize], live: &mut Live) {
+        let mut flight = Flight::new(seq);
+        for &key in keys {
+            flight.overwrite(&self.timeline, &self.entries[key], &version(seq), &Guard);
+        }
+        flight.publish(&self.timeline, live, &Guard, |_, _| {});
+    }
+
+    /// Drops what nobody needs, as reclaiming does.
+    fn trim(&self, live: &mut Live) {
+        live.refresh(&self.timeline.registry);
+        self.entries.iter().for_each(|entry| {
+            entry.older().trim(live, &Guard);
+        });
+    }
+
+    /// The commit that a plain read sees; its parts must belong together.
+    fn get(&self, key: usize) -> u64 {
+        let latest = self.timeline.latest(&self.entries[key], &Guard, || NOW).expect("the key is there from the start");
+        assert_eq!(latest.word.location().get(), latest.version, "two versions mixed");
+        latest.version
+    }
+
+    /// The commit that a read at a snapshot sees; its parts must belong together.
+    fn at(&self, key: usize, seq: u64) -> u64 {
+        let found = self.timeline.at(&self.entries[key], seq, &Guard).expect("the key is there from the start");
+        assert_eq!((found.word.location().get(), found.version), (found.seq, found.seq), "two versions mixed");
+        found.seq
+    }
+}
+
+/// Runs a writer and readers in every interleaving with up to two preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says.
+fn explore(write: fn(&Store), readers: &'static [fn(&Store)]) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.or(Some(2));
+    model.check(move || {
+        let store = Arc::new(Store::new());
+        let start = |run: fn(&Store)| {
+            let store = Arc::clone(&store);
+            thread::spawn(move || run(&store))
+        };
+        let threads: Vec<_> = readers.iter().copied().map(start).collect();
+        write(&store);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+fn overwrites(store: &Store) {
+    let mut live = Live::default();
+    store.commit(2, &[0], &mut live);
+    store.trim(&mut live);
+    store.commit(3, &[0], &mut live);
+    store.trim(&mut live);
+}
+
+fn batch(store: &Store) {
+    store.commit(2, &[0, 1], &mut Live::default());
+}
+
+fn reads_twice_at_a_snapshot(store: &Store) {
+    let (ticket, seq) = store.timeline.snapshot(NOW);
+    assert_eq!(store.at(0, seq), seq);
+    assert_eq!(store.at(0, seq), seq);
+    store.timeline.registry.release(&ticket);
+}
+
+fn reads_both_at_a_snapshot(store: &Store) {
+    let (ticket, seq) = store.timeline.snapshot(NOW);
+    assert_eq!((store.at(0, seq), store.at(1, seq)), (seq, seq));
+    store.timeline.registry.release(&ticket);
+}
+
+fn gets_both(store: &Store) {
+    let first = store.get(0);
+    let second = store.get(1);
+    assert!(second >= first, "half of a batch");
+}
+
+fn gets_both_the_other_way(store: &Store) {
+    let first = store.get(1);
+    let second = store.get(0);
+    assert!(second >= first, "half of a batch");
+}
+
+fn gets_and_takes_a_snapshot(store: &Store) {
+    let seen = store.get(0);
+    let (ticket, seq) = store.timeline.snapshot(NOW);
+    assert!(seq >= seen, "a snapshot that is older than what was read before it");
+    assert!(store.at(0, seq) >= seen);
+    store.timeline.registry.release(&ticket);
+}
+
+fn gets_twice(store: &Store) {
+    let first = store.get(0);
+    assert!(store.get(0) >= first, "time runs backwards");
+}
+
+#[test]
+fn a_snapshot_reads_its_own_seq_while_versions_come_and_go() {
+    explore(overwrites, &[reads_twice_at_a_snapshot]);
+}
+
+#[test]
+fn two_snapshots_read_their_own_seqs() {
+    explore(|store| store.commit(2, &[0], &mut Live::default()), &[reads_both_once, reads_both_once]);
+}
+
+fn reads_both_once(store: &Store) {
+    let (ticket, seq) = store.timeline.snapshot(NOW);
+    assert_eq!(store.at(0, seq), seq);
+    store.timeline.registry.release(&ticket);
+}
+
+#[test]
+fn a_snapshot_sees_a_batch_whole() {
+    explore(batch, &[reads_both_at_a_snapshot]);
+}
+
+#[test]
+fn plain_reads_see_a_batch_whole() {
+    explore(batch, &[gets_both]);
+    explore(batch, &[gets_both_the_other_way]);
+}
+
+#[test]
+fn plain_reads_never_mix_versions_or_go_back() {
+    explore(overwrites, &[gets_twice]);
+}
+
+#[test]
+fn a_snapshot_is_never_older_than_what_was_read_before_it() {
+    explore(|store| store.commit(2, &[0], &mut Live::default()), &[gets_and_takes_a_snapshot]);
+}
