@@ -1,0 +1,119 @@
+//! Settings of compaction: plain data.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// How much garbage is let be, how hard compaction works, and how long tombstones stay.
+///
+/// ```
+/// use std::time::Duration;
+/// use hightower_compactor::CompactionConfig;
+///
+/// let config = CompactionConfig { tombstone_grace: Duration::from_secs(86_400), ..CompactionConfig::default() };
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90. Default: 25.
+    pub start_percent: u8,
+    /// And goes on until no more than this share can be: 0 to `start_percent`. Default: 15.
+    pub stop_percent: u8,
+    /// By itself, compaction leaves segments alone of which less than this share can be freed, in percent: 1 to 90. Default: 10.
+    pub min_victim_percent: u8,
+    /// One run takes segments with about this many live bytes, so that it never holds much more than that on top of them:
+    /// 1 MiB to 1 TiB. A run takes at least one segment. Default: 128 MiB.
+    pub max_run_bytes: u64,
+    /// How fast background runs read and write together, in bytes per second; `None`: as fast as they can. The limit is lifted when
+    /// more than half of the log can be freed, or space has run out. Explicit runs have none. Default: 128 MiB.
+    pub rate_limit_bytes_per_s: Option<NonZeroU64>,
+    /// A tombstone stays for at least so long after the delete, so that an older command of its key that arrives late stays
+    /// without effect: 0 to 100 years. Default: one hour.
+    pub tombstone_grace: Duration,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self {
+            start_percent: 25,
+            stop_percent: 15,
+            min_victim_percent: 10,
+            max_run_bytes: 128 << 20,
+            rate_limit_bytes_per_s: NonZeroU64::new(128 << 20),
+            tombstone_grace: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// A setting is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("compaction.{setting} is {found}: it must be {range}")]
+pub struct ConfigError {
+    /// The name of the setting.
+    pub setting: &'static str,
+    /// What it was set to.
+    pub found: u64,
+    /// What it may be.
+    pub range: &'static str,
+}
+
+impl CompactionConfig {
+    /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting and its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let out = |setting, found, range| Err(ConfigError { setting, found, range });
+        if !(1..=90).contains(&self.start_percent) {
+            return out("start_percent", self.start_percent.into(), "1 to 90");
+        }
+        if self.stop_percent > self.start_percent {
+            return out("stop_percent", self.stop_percent.into(), "0 to start_percent");
+        }
+        if !(1..=90).contains(&self.min_victim_percent) {
+            return out("min_victim_percent", self.min_victim_percent.into(), "1 to 90");
+        }
+        if !((1 << 20)..=(1 << 40)).contains(&self.max_run_bytes) {
+            return out("max_run_bytes", self.max_run_bytes, "1 MiB to 1 TiB");
+        }
+        if self.tombstone_grace > Duration::from_secs(100 * 366 * 86_400) {
+            return out("tombstone_grace (seconds)", self.tombstone_grace.as_secs(), "0 to 100 years");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::CompactionConfig;
+
+    #[test]
+    fn every_setting_is_checked() {
+        let good = CompactionConfig::default();
+        assert_eq!(good.validate(), Ok(()));
+        let bad = [
+            CompactionConfig { start_percent: 0, ..good.clone() },
+            CompactionConfig { start_percent: 91, ..good.clone() },
+            CompactionConfig { stop_percent: 26, ..good.clone() },
+            CompactionConfig { min_victim_percent: 0, ..good.clone() },
+            CompactionConfig { max_run_bytes: 1, ..good.clone() },
+            CompactionConfig { tombstone_grace: Duration::MAX, ..good.clone() },
+        ];
+        let names = [
+            "start_percent",
+            "start_percent",
+            "stop_percent",
+            "min_victim_percent",
+            "max_run_bytes",
+            "tombstone_grace",
+        ];
+        for (config, name) in bad.into_iter().zip(names) {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("it must be"), "{error}");
+        }
+    }
+}

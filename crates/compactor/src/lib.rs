@@ -1,0 +1,50 @@
+//! Compaction of the Hightower KV log: which segments to rewrite, which of their records survive, when a tombstone may go, and
+//! how fast it all goes.
+//!
+//! The log only grows; what has been overwritten or deleted stays in it until compaction copies what still counts into new
+//! segments and drops the old ones. This crate holds the decisions and the loop. It opens no file and takes no lock: the engine
+//! brings the segments in numbers ([`SegmentUsage`]), reads and writes records ([`Host`]), and installs the result.
+//!
+//! * [`CompactionPolicy`] chooses the segments; [`CostBenefit`] is the default.
+//! * [`rewrite`] copies the survivors in key order, in memory that does not depend on the size of a segment.
+//! * [`TombstoneRule`] says when forgetting a tombstone can bring nothing back.
+//! * [`Pace`] limits the rate.
+//!
+//! ```
+//! use std::time::Duration;
+//! use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, Goal, SegmentUsage};
+//! use hightower_log::SegmentKind;
+//!
+//! let overwritten = SegmentUsage {
+//!     id: 1,
+//!     kind: SegmentKind::Append,
+//!     is_sealed: true,
+//!     base_seq: 1,
+//!     len_bytes: 64 << 20,
+//!     records: 400_000,
+//!     live_records: 100_000,
+//!     live_bytes: 16 << 20,
+//!     retained_records: 0,
+//!     expired_tombstone_bytes: 0,
+//!     age: Duration::from_secs(60),
+//! };
+//! assert_eq!(CostBenefit.choose(&[overwritten], Goal::Background, &CompactionConfig::default()), [1]);
+//! ```
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod config;
+mod mutants;
+mod pace;
+mod policy;
+mod rewrite;
+mod tombstone;
+mod usage;
+
+pub use config::{CompactionConfig, ConfigError};
+pub use pace::{Pace, PaceClock};
+pub use policy::{CompactionPolicy, CostBenefit, SizeTiered};
+pub use rewrite::{Budget, Host, Moved, Need, RecordPlace, Rewritten, Visit, Visitor, rewrite};
+pub use tombstone::{TombstoneRule, output_base_seq};
+pub use usage::{Goal, SegmentUsage};

@@ -1,0 +1,282 @@
+//! Which segments to rewrite.
+//!
+//! [`CompactionPolicy`] is a boundary: bring your own. [`CostBenefit`] is the default, [`SizeTiered`] an example of another. Whatever a
+//! policy says, the engine leaves alone what is not sealed or not there.
+
+use std::cmp::Reverse;
+use std::fmt::Debug;
+
+use hightower_log::SegmentKind;
+
+use crate::config::CompactionConfig;
+use crate::tombstone::TombstoneRule;
+use crate::usage::{Goal, SegmentUsage};
+
+/// Decides which segments the next run rewrites.
+///
+/// ```
+/// use hightower_compactor::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage};
+///
+/// /// Rewrites nothing that has a live record.
+/// #[derive(Debug)]
+/// struct DropOnly;
+///
+/// impl CompactionPolicy for DropOnly {
+///     fn choose(&self, segments: &[SegmentUsage], _: Goal, _: &CompactionConfig) -> Vec<u32> {
+///         segments.iter().filter(|usage| usage.is_dead()).map(|usage| usage.id).collect()
+///     }
+/// }
+/// ```
+pub trait CompactionPolicy: Debug + Send + Sync {
+    /// The ids of the segments to rewrite next, in the order in which to take them; none if all is well. Called again after each
+    /// run, until it gives none.
+    fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32>;
+}
+
+/// The default policy: the best ratio of what is freed to what it costs, weighed with age, as in the log-structured file system of
+/// Rosenblum and Ousterhout (1992).
+///
+/// For a segment of which the share `u` stays, rewriting costs `1 + u` (reading all, writing the rest) and frees `1 - u`. What has been
+/// left alone for long will be left alone longer, so garbage in an old segment is worth collecting earlier, while a young one
+/// will have more garbage soon: the ratio is multiplied with a weight that grows with age and levels off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CostBenefit;
+
+/// At this age a segment has half of the weight that age can give.
+const HALF_WEIGHT_AGE_S: f64 = 300.0;
+/// The weight of a segment that has just been written, against one of great age.
+const YOUNGEST_WEIGHT: f64 = 0.4;
+
+impl CompactionPolicy for CostBenefit {
+    fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32> {
+        let mut victims: Vec<u32> = segments.iter().filter(|usage| usage.is_dead()).map(|usage| usage.id).collect();
+        let log = Log::of(segments);
+        let rest = match goal {
+            Goal::Full => log.all_with_garbage(config),
+            Goal::Background => log.best(config),
+        };
+        victims.extend(rest);
+        victims
+    }
+}
+
+/// A segment with what rewriting it would free.
+#[derive(Clone, Copy, Debug)]
+struct Candidate<'a> {
+    usage: &'a SegmentUsage,
+    free_bytes: u64,
+    /// Tombstones that are free to go but for older segments.
+    blocked_bytes: u64,
+}
+
+/// All segments, looked at together.
+#[derive(Debug)]
+struct Log<'a> {
+    candidates: Vec<Candidate<'a>>,
+    len_bytes: u64,
+    free_bytes: u64,
+}
+
+impl<'a> Log<'a> {
+    fn of(segments: &'a [SegmentUsage]) -> Self {
+        let candidates: Vec<_> = segments.iter().map(|usage| Candidate::new(usage, segments)).collect();
+        Self {
+            len_bytes: segments.iter().map(|usage| usage.len_bytes).sum(),
+            free_bytes: candidates.iter().map(|candidate| candidate.free_bytes).sum(),
+            candidates,
+        }
+    }
+
+    /// What has garbage, oldest first, so that what hides behind a tombstone goes before it.
+    fn all_with_garbage(&self, config: &CompactionConfig) -> Vec<u32> {
+        let mut chosen: Vec<_> = self.candidates.iter().filter(|candidate| candidate.is_eligible()).collect();
+        chosen.sort_by_key(|candidate| candidate.order());
+        within_budget(chosen, config)
+    }
+
+    /// As many of the best candidates as it takes to get down to the share at which to stop.
+    fn best(&self, config: &CompactionConfig) -> Vec<u32> {
+        let blocked: u64 = self.candidates.iter().map(|candidate| candidate.blocked_bytes).sum();
+        let exceeds = |free: u64, len: u64, percent: u8| u128::from(free) * 100 > u128::from(len) * u128::from(percent);
+        let mut chosen: Vec<&Candidate<'_>> = Vec::new();
+        if exceeds(self.free_bytes, self.len_bytes, config.start_percent) {
+            let mut worth: Vec<_> = self.candidates.iter().filter(|candidate| candidate.is_worth_it(config)).collect();
+            worth.sort_by(|a, b| b.score().total_cmp(&a.score()).then(a.usage.id.cmp(&b.usage.id)));
+            let (mut free, mut len) = (self.free_bytes, self.len_bytes);
+            chosen.extend(worth.into_iter().take_while(|candidate| {
+                let go_on = exceeds(free, len, config.stop_percent);
+                free = free.saturating_sub(candidate.free_bytes);
+                len = len.saturating_sub(candidate.free_bytes);
+                go_on
+            }));
+        }
+        if chosen.is_empty() && exceeds(blocked.saturating_mul(2), self.len_bytes, config.start_percent) {
+            // Tombstones have piled up behind segments that are too little dead to be rewritten for their own sake.
+            chosen.extend(self.candidates.iter().filter(|candidate| candidate.is_eligible()));
+            chosen.sort_by_key(|candidate| candidate.order());
+        }
+        within_budget(chosen, config)
+    }
+}
+
+/// The first candidates whose live bytes together stay within the budget of a run; at least one.
+fn within_budget(candidates: Vec<&Candidate<'_>>, config: &CompactionConfig) -> Vec<u32> {
+    let mut live_bytes = 0_u64;
+    let fits = |candidate: &&Candidate<'_>| {
+        let first = live_bytes == 0;
+        live_bytes = live_bytes.saturating_add(candidate.usage.live_bytes);
+        first || live_bytes <= config.max_run_bytes
+    };
+    candidates.into_iter().take_while(fits).map(|candidate| candidate.usage.id).collect()
+}
+
+impl<'a> Candidate<'a> {
+    fn new(usage: &'a SegmentUsage, segments: &[SegmentUsage]) -> Self {
+        let tombstones = usage.expired_tombstone_bytes;
+        let is_allowed =
+            tombstones > 0 && usage.is_sealed && TombstoneRule::new(segments, &[usage.id]).allows(usage.id);
+        let (free, blocked) = if is_allowed { (tombstones, 0) } else { (0, tombstones) };
+        Self { usage, free_bytes: usage.dead_bytes().saturating_add(free), blocked_bytes: blocked }
+    }
+
+    /// Whether it may be rewritten at all: a segment from which nothing goes is left alone.
+    fn is_eligible(&self) -> bool {
+        let has_garbage = self.usage.dead_records() > self.usage.retained_records || self.free_bytes > 0;
+        self.usage.is_sealed && !self.usage.is_dead() && has_garbage
+    }
+
+    fn is_worth_it(&self, config: &CompactionConfig) -> bool {
+        let share = u128::from(self.free_bytes) * 100;
+        self.is_eligible() && share >= u128::from(self.usage.len_bytes) * u128::from(config.min_victim_percent)
+    }
+
+    /// Benefit over cost, weighed with age.
+    #[allow(clippy::cast_precision_loss, reason = "a score, not an account")]
+    fn score(&self) -> f64 {
+        let free = self.free_bytes as f64 / (self.usage.len_bytes as f64).max(1.0);
+        let age_s = self.usage.age.as_secs_f64();
+        let weight = YOUNGEST_WEIGHT + (1.0 - YOUNGEST_WEIGHT) * age_s / (age_s + HALF_WEIGHT_AGE_S);
+        free / (2.0 - free).max(0.1) * weight
+    }
+
+    /// By how old its records may be.
+    fn order(&self) -> (bool, u32) {
+        (self.usage.kind == SegmentKind::Append, self.usage.id)
+    }
+}
+
+/// Merges segments of similar size once enough of them are worth it. An example of a policy: fewer, larger segments at the price of
+/// more garbage in between.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeTiered {
+    /// How many segments of a tier make a run, at least 2. Segments are in the same tier if their lengths have as many bits.
+    pub min_segments: usize,
+}
+
+impl Default for SizeTiered {
+    fn default() -> Self {
+        Self { min_segments: 4 }
+    }
+}
+
+impl CompactionPolicy for SizeTiered {
+    fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32> {
+        if goal == Goal::Full {
+            return CostBenefit.choose(segments, goal, config);
+        }
+        let mut victims: Vec<u32> = segments.iter().filter(|usage| usage.is_dead()).map(|usage| usage.id).collect();
+        let log = Log::of(segments);
+        let mut eligible: Vec<_> = log.candidates.iter().filter(|candidate| candidate.is_worth_it(config)).collect();
+        let tier = |candidate: &Candidate<'_>| candidate.usage.len_bytes.checked_ilog2();
+        eligible.sort_by_key(|candidate| (tier(candidate), Reverse(candidate.free_bytes)));
+        let groups = eligible.chunk_by(|a, b| tier(a) == tier(b));
+        if let Some(group) = groups.into_iter().find(|group| group.len() >= self.min_segments.max(2)) {
+            victims.extend(within_budget(group.to_vec(), config));
+        }
+        victims
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn usage(id: u32, live: u64, age_s: u64) -> SegmentUsage {
+        SegmentUsage {
+            id,
+            kind: SegmentKind::Append,
+            is_sealed: true,
+            base_seq: u64::from(id) * 100,
+            len_bytes: 1000,
+            records: 100,
+            live_records: live / 10,
+            live_bytes: live,
+            retained_records: 0,
+            expired_tombstone_bytes: 0,
+            age: Duration::from_secs(age_s),
+        }
+    }
+
+    fn background(segments: &[SegmentUsage]) -> Vec<u32> {
+        CostBenefit.choose(segments, Goal::Background, &CompactionConfig::default())
+    }
+
+    #[test]
+    fn a_live_log_is_left_alone_and_dead_segments_always_go() {
+        assert_eq!(background(&[usage(1, 1000, 9), usage(2, 1000, 5)]), []);
+        assert_eq!(background(&[usage(1, 1000, 9), usage(2, 0, 5), usage(3, 990, 5)]), [2]);
+        let mut active = usage(4, 0, 0);
+        active.is_sealed = false;
+        assert_eq!(background(&[usage(1, 1000, 9), active]), []);
+        let mut pinned = usage(5, 0, 5);
+        pinned.retained_records = 100;
+        assert_eq!(background(&[pinned]), [], "a snapshot reads all of it");
+    }
+
+    #[test]
+    fn garbage_and_age_decide() {
+        assert_eq!(background(&[usage(1, 900, 9), usage(2, 300, 9), usage(3, 900, 9)])[0], 2);
+        assert_eq!(background(&[usage(1, 500, 5), usage(2, 500, 9000), usage(3, 900, 9)])[0], 2);
+        assert_eq!(background(&[usage(1, 800, 9), usage(2, 800, 9)]), [], "20 % is below the start");
+        let config = CompactionConfig::default();
+        let full = CostBenefit.choose(&[usage(1, 990, 9), usage(2, 1000, 9), usage(3, 500, 9)], Goal::Full, &config);
+        assert_eq!(full, [1, 3], "the full one has nothing to give");
+    }
+
+    #[test]
+    fn tombstones_count_as_garbage_once_nothing_blocks_them() {
+        let mut graves = usage(2, 1000, 9);
+        graves.expired_tombstone_bytes = 900;
+        let newer = |mut usage: SegmentUsage| {
+            usage.id = 3;
+            usage.base_seq = 300;
+            usage
+        };
+        let clean = [usage(1, 1000, 9), graves.clone(), newer(usage(3, 950, 9))];
+        assert_eq!(background(&clean), [2]);
+        let blocked = [usage(1, 990, 9), graves, newer(usage(3, 1000, 9))];
+        assert_eq!(background(&blocked), [1], "the one in the way goes first, little as there is in it");
+    }
+
+    #[test]
+    fn a_run_keeps_to_its_budget_but_takes_one_at_least() {
+        let config = CompactionConfig { max_run_bytes: 1 << 20, ..CompactionConfig::default() };
+        let large = |id| SegmentUsage { len_bytes: 10 << 20, live_bytes: 900 << 10, ..usage(id, 500, 9) };
+        let chosen = CostBenefit.choose(&[large(1), large(2), large(3)], Goal::Full, &config);
+        assert_eq!(chosen, [1]);
+    }
+
+    #[test]
+    fn size_tiered_merges_equals_only() {
+        let policy = SizeTiered { min_segments: 3 };
+        let config = CompactionConfig::default();
+        let sized = |id, len_bytes| SegmentUsage { len_bytes, ..usage(id, 500, 9) };
+        let segments = [sized(1, 1000), sized(2, 1001), sized(3, 50_000), usage(4, 1000, 9)];
+        assert_eq!(policy.choose(&segments, Goal::Background, &config), []);
+        let segments = [sized(1, 1000), sized(2, 1001), sized(3, 50_000), sized(4, 1002)];
+        assert_eq!(policy.choose(&segments, Goal::Background, &config).len(), 3);
+        assert_eq!(policy.choose(&segments, Goal::Full, &config).len(), 4);
+    }
+}

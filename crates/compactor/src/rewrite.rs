@@ -1,0 +1,307 @@
+//! One run: read the inputs, gather what survives, write it in key order.
+//!
+//! Memory is bounded whatever the size of a segment: survivors are gathered as their keys and places, up to a budget. When that
+//! is used up the run ends there, and an input that was not read to its end stays, with its moved records dead. The next run
+//! goes on with it.
+//!
+//! The run itself changes nothing that counts. What it gives back tells the engine what to do once the outputs are durable: which inputs
+//! are empty now, which records to point elsewhere, which tombstones to forget.
+
+use hightower_log::CommandRef;
+
+use crate::mutants::planted;
+use crate::tombstone::TombstoneRule;
+
+/// The place of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordPlace {
+    /// The number of its segment.
+    pub segment: u32,
+    /// Where it starts in there.
+    pub offset: u32,
+}
+
+/// Who still needs a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nobody.
+    None,
+    /// It is the newest command of its key, or a snapshot reads it.
+    Keep,
+    /// It is a tombstone and the newest command of its key, no snapshot reads what was before it, and its grace has passed.
+    Expired,
+}
+
+/// What visiting a record says about the rest of the segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// Go on.
+    Next,
+    /// Stop here.
+    Stop,
+}
+
+/// What is called with the offset, the command and the length of a record.
+pub type Visitor<'a, H, E> = &'a mut dyn FnMut(&mut H, u32, CommandRef<'_>, u32) -> Result<Visit, E>;
+
+/// What the engine gives a run to work with.
+pub trait Host {
+    /// Why reading or writing failed.
+    type Error;
+
+    /// Calls `visit` with the offset, the command and the length of each record of a segment, in file order, until it says stop.
+    ///
+    /// # Errors
+    ///
+    /// If a record cannot be read or does not verify; the run then ends and nothing has changed.
+    fn for_each_record(&mut self, segment: u32, visit: Visitor<'_, Self, Self::Error>) -> Result<(), Self::Error>;
+
+    /// Who needs this record, which was read at this place.
+    fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need;
+
+    /// Copies the record at `place` into an output, and gives its new place and length.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or written.
+    fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32), Self::Error>;
+
+    /// Is told how many bytes were read or written since the last call; waits if that is too fast.
+    ///
+    /// # Errors
+    ///
+    /// If the run is to end now.
+    fn spend(&mut self, bytes: u64) -> Result<(), Self::Error>;
+}
+
+/// How much a run may hold in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The most survivors of one run. Each takes 32 bytes besides its key.
+    pub survivors: usize,
+    /// The most bytes that their keys take together.
+    pub key_bytes: usize,
+}
+
+impl Default for Budget {
+    /// 192 Ki survivors with 5 MiB of keys: 11 MiB.
+    fn default() -> Self {
+        Self { survivors: 192 << 10, key_bytes: 5 << 20 }
+    }
+}
+
+/// A record that was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it was.
+    pub from: RecordPlace,
+    /// Where its copy is.
+    pub to: RecordPlace,
+    /// How long the copy is.
+    pub len_bytes: u32,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The inputs that were read to their end: nothing in them is needed once [`moved`](Self::moved) is installed.
+    pub emptied: Vec<u32>,
+    /// The records that were copied, in key order.
+    pub moved: Vec<Moved>,
+    /// Tombstones that were not copied, to be forgotten once the inputs no longer count.
+    pub forgotten: Vec<RecordPlace>,
+    /// Bytes of records read from inputs.
+    pub read_bytes: u64,
+    /// Bytes of records written to outputs.
+    pub written_bytes: u64,
+}
+
+/// Reads `inputs` one after the other and copies what survives, in key order. `rule` gives the tombstone rule for the inputs that
+/// were read to their end.
+///
+/// # Errors
+///
+/// Those of the host. Nothing has changed then, and the outputs written so far are garbage.
+pub fn rewrite<H: Host>(
+    host: &mut H,
+    inputs: &[u32],
+    budget: Budget,
+    rule: impl FnOnce(&[u32]) -> TombstoneRule,
+) -> Result<Rewritten, H::Error> {
+    let mut survivors = Survivors::within(budget);
+    let mut done = Rewritten::default();
+    for (input, id) in inputs.iter().enumerate() {
+        if !gather(host, *id, input, &mut survivors, &mut done.read_bytes)? {
+            break;
+        }
+        done.emptied.push(*id);
+    }
+    if planted("partial_input_removed") {
+        done.emptied = inputs.to_vec();
+    }
+    let rule = rule(&done.emptied);
+    survivors.sort();
+    for survivor in &survivors.entries {
+        let Some(segment) = inputs.get(usize::from(survivor.input)) else { continue };
+        let from = RecordPlace { segment: *segment, offset: survivor.offset };
+        if survivor.is_expired && rule.allows(from.segment) {
+            done.forgotten.push(from);
+            continue;
+        }
+        let (to, len_bytes) = host.copy(from)?;
+        done.written_bytes += u64::from(len_bytes);
+        done.moved.push(Moved { from, to, len_bytes });
+        host.spend(len_bytes.into())?;
+    }
+    Ok(done)
+}
+
+/// Gathers what survives of one input. Says whether it was read to its end.
+fn gather<H: Host>(
+    host: &mut H,
+    id: u32,
+    input: usize,
+    survivors: &mut Survivors,
+    read_bytes: &mut u64,
+) -> Result<bool, H::Error> {
+    let Ok(input) = u16::try_from(input) else { return Ok(false) };
+    let mut has_room = true;
+    host.for_each_record(id, &mut |host, offset, command, len_bytes| {
+        host.spend(len_bytes.into())?;
+        *read_bytes += u64::from(len_bytes);
+        let need = host.need(RecordPlace { segment: id, offset }, &command);
+        if need == Need::None {
+            return Ok(Visit::Next);
+        }
+        has_room = survivors.add(command.key(), input, offset, need == Need::Expired);
+        Ok(if has_room { Visit::Next } else { Visit::Stop })
+    })?;
+    Ok(has_room)
+}
+
+/// A record that survives; its key is in the arena.
+#[derive(Clone, Copy, Debug)]
+struct Survivor {
+    /// The first bytes of the key behind what all keys begin with, so that most comparisons end here.
+    head: u64,
+    key_at: u32,
+    key_len: u16,
+    input: u16,
+    offset: u32,
+    is_expired: bool,
+}
+
+#[derive(Debug)]
+struct Survivors {
+    entries: Vec<Survivor>,
+    keys: Vec<u8>,
+    budget: Budget,
+}
+
+impl Survivors {
+    fn within(budget: Budget) -> Self {
+        // Places in the arena are 32 bits wide.
+        let budget = Budget { key_bytes: budget.key_bytes.min(1 << 30), survivors: budget.survivors.max(1) };
+        Self { entries: Vec::new(), keys: Vec::new(), budget }
+    }
+
+    /// Adds a record, if the budget allows; the first one always fits.
+    fn add(&mut self, key: &[u8], input: u16, offset: u32, is_expired: bool) -> bool {
+        let is_first = self.entries.is_empty();
+        let fits = self.entries.len() < self.budget.survivors && self.keys.len() + key.len() <= self.budget.key_bytes;
+        let (Ok(key_at), Ok(key_len)) = (u32::try_from(self.keys.len()), u16::try_from(key.len())) else {
+            return false;
+        };
+        if !fits && !is_first {
+            return false;
+        }
+        self.grow(key.len());
+        self.entries.push(Survivor { head: 0, key_at, key_len, input, offset, is_expired });
+        self.keys.extend_from_slice(key);
+        true
+    }
+
+    /// Grows by steps, never to twice of what is needed.
+    fn grow(&mut self, key_len: usize) {
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact((self.budget.survivors / 8).max(64));
+        }
+        if self.keys.capacity() - self.keys.len() < key_len {
+            self.keys.reserve_exact(key_len.max(self.budget.key_bytes / 8));
+        }
+    }
+
+    fn sort(&mut self) {
+        let Self { entries, keys, .. } = self;
+        let key = |survivor: &Survivor| {
+            let start = survivor.key_at as usize;
+            keys.get(start..start + usize::from(survivor.key_len)).unwrap_or_default()
+        };
+        let common = entries.first().map_or(0, |first| {
+            entries.iter().fold(key(first).len(), |common, entry| shared_len(key(first), key(entry)).min(common))
+        });
+        for entry in entries.iter_mut() {
+            entry.head = head_of(key(entry).get(common..).unwrap_or_default());
+        }
+        // Records of one key, which snapshots may need, stay in the order of their places.
+        entries.sort_unstable_by(|a, b| {
+            a.head
+                .cmp(&b.head)
+                .then_with(|| key(a).cmp(key(b)))
+                .then_with(|| (a.input, a.offset).cmp(&(b.input, b.offset)))
+        });
+    }
+}
+
+/// How many bytes two keys begin with alike.
+fn shared_len(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// The first eight bytes as a number that sorts like them; what is missing counts as zero.
+fn head_of(key: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    let len = key.len().min(8);
+    head[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survivors_sort_by_key_whatever_their_heads_say() {
+        let mut survivors = Survivors::within(Budget::default());
+        let keys: [&[u8]; 9] = [
+            b"pod/9",
+            b"pod/1",
+            b"pod/",
+            b"pod/1\0",
+            b"pod/1\0\0\0\0\0\0\0\0\0",
+            b"pod/12345678b",
+            b"pod/12345678a",
+            b"pod/\xff",
+            b"pod/1",
+        ];
+        for (offset, key) in keys.iter().enumerate() {
+            assert!(survivors.add(key, 0, u32::try_from(offset).unwrap(), false));
+        }
+        survivors.sort();
+        let order: Vec<_> = survivors.entries.iter().map(|entry| keys[entry.offset as usize]).collect();
+        let mut expected = keys.to_vec();
+        expected.sort_unstable();
+        assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn the_budget_ends_a_run_but_the_first_record_always_fits() {
+        let mut survivors = Survivors::within(Budget { survivors: 2, key_bytes: 10 });
+        assert!(survivors.add(&[7; 100], 0, 64, false));
+        assert!(!survivors.add(b"k", 0, 200, false), "the keys' bytes are used up");
+        let mut survivors = Survivors::within(Budget { survivors: 2, key_bytes: 10 });
+        assert!(survivors.add(b"a", 0, 1, false) && survivors.add(b"b", 0, 2, false));
+        assert!(!survivors.add(b"c", 0, 3, false));
+        assert!(survivors.entries.capacity() <= 64);
+    }
+}

@@ -1,0 +1,129 @@
+//! When a tombstone may be forgotten.
+//!
+//! A tombstone must stay as long as any file could bring back an older command of its key. To know that for each key would take
+//! a look into every segment; to know it for all keys at once takes two numbers of each segment:
+//!
+//! 1. The engine appends a command only if it wins. So the records of a key stand in the log in ascending order of their versions, and what
+//!    is older than a tombstone was committed before it. A segment whose commits all came after the tombstone holds nothing older.
+//! 2. A tombstone that counts is the newest command of its key, so any other record of that key is dead. A segment without dead
+//!    records holds none.
+//!
+//! A tombstone in an input is therefore free to go if each segment that stays is either without dead records or was begun after
+//! the tombstone. Records that compaction has moved keep to this: they were newest when they were moved (or a snapshot still read them, and
+//! then they count as dead), and an output tells by its base seq how new the newest of them can be.
+//!
+//! The numbers are taken before the inputs are read. What becomes dead later is older than commits that came later, and those are in no
+//! input. A crash takes nothing back: the engine makes the log durable up to what it has read before it removes the inputs, and it
+//! forgets the tombstone in memory only after that.
+//!
+//! Checkpoints never matter: an entry of a checkpoint counts only while its segment is there.
+
+use hightower_log::SegmentKind;
+
+use crate::mutants::planted;
+use crate::usage::SegmentUsage;
+
+/// Tells for which inputs of a run tombstones may be forgotten.
+#[derive(Clone, Debug)]
+pub struct TombstoneRule {
+    /// The inputs, each with a seq above all its commits.
+    bounds: Vec<(u32, u64)>,
+    /// The lowest seq that a dead record outside the inputs may have; `u64::MAX` if there is none.
+    oldest_outside: u64,
+}
+
+impl TombstoneRule {
+    /// The rule for a run that removes `inputs`, out of all segments of the store.
+    #[must_use]
+    pub fn new(segments: &[SegmentUsage], inputs: &[u32]) -> Self {
+        let outside = segments.iter().filter(|usage| !inputs.contains(&usage.id));
+        let blockers = outside.filter(|usage| !is_clean(usage));
+        let oldest = blockers.map(|usage| match usage.kind {
+            SegmentKind::Append => usage.base_seq,
+            SegmentKind::Compacted => 0,
+        });
+        let bounds = inputs.iter().map(|id| (*id, commits_end(segments, *id))).collect();
+        Self { bounds, oldest_outside: oldest.min().unwrap_or(u64::MAX) }
+    }
+
+    /// Whether a tombstone in this segment may go as far as other segments are concerned: its grace and snapshots are
+    /// not this rule's business.
+    #[must_use]
+    pub fn allows(&self, segment: u32) -> bool {
+        let bound = self.bounds.iter().find(|(id, _)| *id == segment).map(|(_, bound)| *bound);
+        bound.is_some_and(|bound| bound <= self.oldest_outside || planted("tombstone_unblocked"))
+    }
+}
+
+/// Whether the segment has no dead record.
+fn is_clean(usage: &SegmentUsage) -> bool {
+    // What is not sealed may be counted too high, never too low.
+    usage.dead_records() == 0
+}
+
+/// A seq above those of all commits that the segment's records come from.
+fn commits_end(segments: &[SegmentUsage], id: u32) -> u64 {
+    let Some(segment) = segments.iter().find(|usage| usage.id == id) else { return u64::MAX };
+    if segment.kind == SegmentKind::Compacted {
+        return segment.base_seq;
+    }
+    let later = segments.iter().filter(|usage| usage.kind == SegmentKind::Append && usage.id > id);
+    later.map(|usage| usage.base_seq).min().unwrap_or(u64::MAX)
+}
+
+/// The base seq for what a run writes: above all commits that the inputs' records come from.
+#[must_use]
+pub fn output_base_seq(segments: &[SegmentUsage], inputs: &[u32]) -> u64 {
+    inputs.iter().map(|id| commits_end(segments, *id)).max().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn usage(id: u32, kind: SegmentKind, base_seq: u64, dead: u64) -> SegmentUsage {
+        SegmentUsage {
+            id,
+            kind,
+            is_sealed: true,
+            base_seq,
+            len_bytes: 1000,
+            records: 10,
+            live_records: 10 - dead,
+            live_bytes: 500,
+            retained_records: 0,
+            expired_tombstone_bytes: 0,
+            age: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn an_older_segment_with_dead_records_blocks_and_a_clean_or_newer_one_does_not() {
+        use SegmentKind::{Append, Compacted};
+        let segments = |oldest_dead| {
+            vec![
+                usage(1, Append, 1, oldest_dead),
+                usage(2, Append, 100, 5),
+                usage(3, Append, 200, 5),
+                usage(4, Append, 300, 5),
+            ]
+        };
+        assert!(TombstoneRule::new(&segments(0), &[2]).allows(2));
+        assert!(!TombstoneRule::new(&segments(1), &[2]).allows(2));
+        assert!(TombstoneRule::new(&segments(1), &[1, 2]).allows(2));
+        let rule = TombstoneRule::new(&segments(0), &[2, 4]);
+        assert!(rule.allows(2), "segment 3 came later than segment 2");
+        assert!(!rule.allows(4), "segment 3 came before segment 4, and nothing bounds segment 4");
+        assert!(!rule.allows(3), "not an input");
+
+        let mut with_output = segments(0);
+        with_output.push(usage(5, Compacted, 100, 0));
+        assert!(TombstoneRule::new(&with_output, &[5]).allows(5), "commits from 100 on came after it");
+        with_output[4].base_seq = 101;
+        assert!(!TombstoneRule::new(&with_output, &[5]).allows(5));
+        with_output[4] = usage(5, Compacted, 100, 1);
+        assert!(!TombstoneRule::new(&with_output, &[2]).allows(2), "what it holds may be as old as anything");
+    }
+}
