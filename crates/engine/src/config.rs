@@ -40,7 +40,7 @@ pub use hightower_segment::AppendMode;
 /// ```
 /// use hightower_engine::{Durability, StoreConfig};
 ///
-/// let config = StoreConfig { data_dir: "/var/lib/node/kv".into(), durability: Durability::Sync, ..StoreConfig::default() };
+/// let config = StoreConfig { data_dir: "/var/lib/node/kv".into(), durability: Some(Durability::Sync), ..StoreConfig::default() };
 /// assert!(config.validate().is_ok());
 /// ```
 #[derive(Clone, Debug)]

@@ -499,23 +499,23 @@ impl KvEngine for SingleNodeEngine {
         Self::commit(self, batch)
     }
 
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome> {
+    fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
         Self::put(self, key, value)
     }
 
-    fn delete(&self, key: &[u8]) -> Result<ApplyOutcome> {
+    fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
         Self::delete(self, key)
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+    fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         Self::get(self, key)
     }
 
-    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+    fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         Self::get_versioned(self, key)
     }
 
-    fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>> {
+    fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
         Self::get_prefix(self, prefix)
     }
 

@@ -35,7 +35,7 @@ mod table;
 mod traits;
 mod value;
 
-pub use batch::{Batch, BatchOutcome, Expect};
+pub use batch::{Batch, BatchChange, BatchOutcome, Expect};
 pub use components::{Clock, Components, SystemClock};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
 pub use engine::SingleNodeEngine;

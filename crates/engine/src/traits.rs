@@ -12,7 +12,8 @@ use crate::value::Value;
 
 /// A key-value engine: what services are written against, so that they run on a store, a checked view of one, or a test's own.
 ///
-/// It is implemented for references and `Arc`s of engines. Every method may be called from any thread.
+/// It is implemented for references and `Arc`s of engines, and takes keys and values as [`SingleNodeEngine`](crate::SingleNodeEngine)
+/// does, so that calls read the same on all of them. Every method may be called from any thread.
 pub trait KvEngine: Send + Sync {
     /// Commits one command with the version it carries.
     ///
@@ -42,35 +43,35 @@ pub trait KvEngine: Send + Sync {
     /// # Errors
     ///
     /// If the key or value is over a limit, or the engine refuses writes.
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome>;
+    fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome>;
 
     /// Takes `key`'s value away, with a version above every version that the engine has seen.
     ///
     /// # Errors
     ///
     /// If the key is over a limit, or the engine refuses writes.
-    fn delete(&self, key: &[u8]) -> Result<ApplyOutcome>;
+    fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome>;
 
     /// The latest value of `key`.
     ///
     /// # Errors
     ///
     /// If the value cannot be read or does not verify.
-    fn get(&self, key: &[u8]) -> Result<Option<Value>>;
+    fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>>;
 
     /// The latest value of `key`, and the version that gave it: what a later [`Expect::Version`](crate::Expect::Version) asks for.
     ///
     /// # Errors
     ///
     /// If the value cannot be read or does not verify.
-    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>>;
+    fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>>;
 
     /// All keys that start with `prefix`, with their values, in key order, as of one moment.
     ///
     /// # Errors
     ///
     /// If a value cannot be read or does not verify.
-    fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>>;
+    fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>>;
 
     /// The first `limit` keys between two bounds, with their values, in key order, as of one moment.
     ///
@@ -114,23 +115,23 @@ macro_rules! delegate {
                 (**self).commit(batch)
             }
 
-            fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome> {
+            fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
                 (**self).put(key, value)
             }
 
-            fn delete(&self, key: &[u8]) -> Result<ApplyOutcome> {
+            fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
                 (**self).delete(key)
             }
 
-            fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+            fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
                 (**self).get(key)
             }
 
-            fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+            fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
                 (**self).get_versioned(key)
             }
 
-            fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>> {
+            fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
                 (**self).get_prefix(prefix)
             }
 
