@@ -303,13 +303,14 @@ mod tests {
         let mut arena = Arena::new();
         let lens = [8, 24, 64, 200, 300, 2064, 8128, 8129, 100_000];
         let mut blocks = Vec::new();
-        for round in 0..600 {
+        for round in 0..600_usize {
             let len_bytes = lens[round % lens.len()];
+            let fill = round.to_le_bytes()[0];
             let block = arena.alloc(len_bytes);
             assert_eq!(block.as_ptr().addr() % if len_bytes % 64 == 0 { 64 } else { 8 }, 0);
             // SAFETY: the block is ours and that long.
-            unsafe { block.as_ptr().write_bytes(round as u8, len_bytes) };
-            blocks.push((block, len_bytes, round as u8));
+            unsafe { block.as_ptr().write_bytes(fill, len_bytes) };
+            blocks.push((block, len_bytes, fill));
         }
         for (block, len_bytes, fill) in blocks {
             // SAFETY: the block is ours, filled above, and freed once.

@@ -15,8 +15,18 @@ use core::fmt;
 /// drop(guard); // references that were read under it end here
 /// ```
 pub struct Guard {
-    inner: crossbeam_epoch::Guard,
+    inner: imp::Guard,
 }
+
+/// The collector: crossbeam's, or under loom its contract alone, which keeps the models small.
+#[cfg(not(loom))]
+mod imp {
+    pub(super) use crossbeam_epoch::{Guard, pin};
+}
+
+#[cfg(loom)]
+#[path = "epoch_model.rs"]
+mod imp;
 
 /// Pins the current thread and returns the guard.
 ///
@@ -31,7 +41,7 @@ pub struct Guard {
 #[inline]
 #[must_use]
 pub fn pin() -> Guard {
-    Guard { inner: crossbeam_epoch::pin() }
+    Guard { inner: imp::pin() }
 }
 
 impl Guard {

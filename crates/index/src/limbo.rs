@@ -6,11 +6,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::epoch::pin;
 use crate::link::Link;
-use crate::sync::Ordering;
+use crate::sync::{AtomicBool, Ordering};
 use crate::table::Block;
 
 /// What a batch holds when it is handed over.
@@ -56,7 +55,7 @@ impl Limbo {
     pub(crate) fn seal(&mut self) {
         let guard = pin();
         if !self.open.is_empty() {
-            let unseen = Arc::new(AtomicBool::new(false));
+            let unseen = Arc::new(AtomicBool::new(cfg!(mutants = "early_free")));
             let flag = Arc::clone(&unseen);
             // SAFETY: the closure owns its flag, which may be raised from any thread at any time.
             unsafe { guard.defer(move || flag.store(true, Ordering::Release)) };

@@ -158,9 +158,8 @@ impl<'g> Node<'g> {
         let bytes = len_bytes(kind, usize::from(capacity), prefix_len_bytes);
         let base = arena.alloc(bytes);
         #[expect(clippy::cast_possible_truncation, reason = "a prefix is part of a key; 256 is stored as 0")]
-        // SAFETY: the block is fresh and that long. All words and slots are valid when zero.
+        // SAFETY: the block is fresh and long enough for head, words and slots.
         unsafe {
-            base.as_ptr().write_bytes(0, bytes);
             base.cast::<Head>().write(Head {
                 prefix_len_bytes: prefix_len_bytes as u32,
                 live: AtomicU16::new(0),
@@ -168,6 +167,10 @@ impl<'g> Node<'g> {
                 capacity: capacity as u8,
                 terminal: AtomicPtr::new(core::ptr::null_mut()),
             });
+            let words = base.as_ptr().add(HEAD_BYTES).cast::<AtomicU64>();
+            (0..kind.key_words()).for_each(|at| words.add(at).write(AtomicU64::new(0)));
+            let slots = words.add(kind.key_words()).cast::<AtomicPtr<u8>>();
+            (0..usize::from(capacity)).for_each(|at| slots.add(at).write(AtomicPtr::new(core::ptr::null_mut())));
         }
         Self { base, kind, lives: PhantomData }
     }
@@ -295,7 +298,6 @@ impl<'g> Node<'g> {
     fn numbered_slot(self, byte: u8) -> Option<usize> {
         let word = self.word(usize::from(byte / 8)).load(Ordering::Acquire);
         let number = (word >> (8 * u32::from(byte % 8))) & 0xff;
-        #[expect(clippy::cast_possible_truncation, reason = "at most 48")]
         (number != 0).then(|| number as usize - 1)
     }
 

@@ -55,9 +55,17 @@ impl<T> Published<T> {
     /// let cell = hightower_index::Published::<u8>::empty();
     /// assert!(cell.is_empty());
     /// ```
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn empty() -> Self {
         Self { cell: AtomicPtr::new(ptr::null_mut()), owns: PhantomData }
+    }
+
+    /// A cell that holds nothing.
+    #[cfg(loom)]
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::from(None)
     }
 
     /// What the cell holds now. The reference lives as long as the guard and the cell.
@@ -97,7 +105,8 @@ impl<T> Published<T> {
     /// ```
     #[inline]
     pub fn take(&mut self) -> Option<Box<T>> {
-        let value = core::mem::replace(self.cell.get_mut(), ptr::null_mut());
+        let value = self.cell.load(Ordering::Relaxed);
+        self.cell.store(ptr::null_mut(), Ordering::Relaxed);
         if value.is_null() {
             return None;
         }

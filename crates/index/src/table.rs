@@ -27,12 +27,14 @@ use crate::prefetch::prefetch_line;
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Slots of a segment that splits when it is full.
-const FULL_SLOTS: usize = 1008;
+const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 1008 };
 /// The size class of such a segment; smaller ones are doubled until they get there.
-const FULL_CLASS: usize = 7;
+const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
 /// Bits of an address that hold a segment's size class, or the directory's depth.
 const LOW_BITS: usize = 63;
 const FINGERPRINT_SHIFT: u32 = 48;
+/// How a leaf is put where readers find it.
+const PUBLISH: Ordering = if cfg!(mutants = "missed_publish") { Ordering::Relaxed } else { Ordering::Release };
 /// What removal leaves in a slot that others may lie behind.
 const GRAVE_ADDRESS: usize = 1;
 /// How far ahead of a rebuild leaves are fetched.
@@ -84,21 +86,18 @@ const MAX_CLASS: usize = SLOTS.len() - 1;
 
 #[inline(always)]
 fn fingerprint(hash: u64) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "pointers have 64 bits here")]
-    return ((hash >> 32) as usize & 0xffff) << FINGERPRINT_SHIFT;
+    ((hash >> 32) as usize & 0xffff) << FINGERPRINT_SHIFT
 }
 
 /// The slot where the probe for `hash` begins.
 #[inline(always)]
 fn home(hash: u64, slots: usize) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "below the number of slots")]
-    return (((hash & 0xffff_ffff) * slots as u64) >> 32) as usize;
+    (((hash & 0xffff_ffff) * slots as u64) >> 32) as usize
 }
 
 #[inline(always)]
 fn directory_index(hash: u64, depth: u32) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "pointers have 64 bits here")]
-    return ((hash >> 1) >> (63 - depth)) as usize;
+    ((hash >> 1) >> (63 - depth)) as usize
 }
 
 /// Slots that may be taken, leaves and graves together, before a segment is rebuilt.
@@ -118,10 +117,11 @@ impl<'g> Segment<'g> {
     fn alloc(arena: &mut Arena, class: usize, depth: u32) -> Self {
         let len_bytes = HEAD_BYTES + slots_of_class(class) * SLOT_BYTES;
         let base = arena.alloc(len_bytes);
-        // SAFETY: the block is fresh and that long; a slot of zeros is an empty slot.
+        // SAFETY: the block is fresh and that long.
         unsafe {
-            base.as_ptr().write_bytes(0, len_bytes);
             base.cast::<SegmentHead>().write(SegmentHead { leaves: 0, graves: 0, depth });
+            let slots = base.as_ptr().add(HEAD_BYTES).cast::<AtomicPtr<u8>>();
+            (0..slots_of_class(class)).for_each(|at| slots.add(at).write(AtomicPtr::new(ptr::null_mut())));
         }
         Self { base, class, lives: PhantomData }
     }
@@ -231,7 +231,7 @@ impl<'g> Segment<'g> {
         loop {
             let entry = self.slot(at).load(Ordering::Relaxed);
             if entry.is_null() || entry.addr() == GRAVE_ADDRESS {
-                self.slot(at).store(entry_of(hash, leaf), Ordering::Release);
+                self.slot(at).store(entry_of(hash, leaf), PUBLISH);
                 self.count(1, if entry.is_null() { 0 } else { -1 });
                 return;
             }
@@ -297,7 +297,10 @@ impl<'g> Directory<'g> {
     fn alloc(arena: &mut Arena, depth: u32) -> Self {
         let base = arena.alloc(Self::len_bytes(depth));
         // SAFETY: the block is fresh and that long.
-        unsafe { base.as_ptr().write_bytes(0, Self::len_bytes(depth)) };
+        unsafe {
+            let places = base.as_ptr().cast::<AtomicPtr<u8>>();
+            (0..1 << depth).for_each(|at| places.add(at).write(AtomicPtr::new(ptr::null_mut())));
+        }
         Self { base, depth, lives: PhantomData }
     }
 
@@ -491,7 +494,11 @@ impl Table {
         let at = directory_index(hash, directory.depth);
         let old = directory.segment(at);
         let new = Segment::alloc(tools.arena, class, old.depth());
-        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| new.put(hash, leaf));
+        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| {
+            if !(cfg!(mutants = "slot_lost") && new.leaves() == 5) {
+                new.put(hash, leaf);
+            }
+        });
         self.install(directory, at, new);
         retire_segment(old, tools.limbo);
     }

@@ -52,7 +52,7 @@ fn publish(place: &AtomicPtr<u8>, link: Link) {
 }
 
 impl<V> Tree<V> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: AtomicPtr::new(core::ptr::null_mut()), holds: PhantomData }
     }
 
@@ -93,6 +93,9 @@ impl<V> Tree<V> {
                 None if node.try_add(byte, Link::leaf(leaf)) => return,
                 None => {
                     let mut plan = node.plan(None);
+                    if cfg!(mutants = "visible_too_soon") {
+                        publish(place, Link::node(Plan::new(node.terminal_link()).build(arena, [prefix, &[], &[]], 0)));
+                    }
                     plan.push(byte, Link::leaf(leaf));
                     publish(place, Link::node(plan.build(arena, [prefix, &[], &[]], 0)));
                     return limbo.push(Retired::Link(link));
@@ -207,9 +210,10 @@ fn detach<V>(node: Node<'_>, place: &AtomicPtr<u8>, gone: Branch, arena: &mut Ar
         let (link, merged) = collapse::<V>(&plan, node, arena);
         publish(place, link);
         limbo.push(Retired::Link(old));
-        return if let Some(merged) = merged {
-            limbo.push(Retired::Link(merged))
-        };
+        if let Some(merged) = merged {
+            limbo.push(Retired::Link(merged));
+        }
+        return;
     }
     publish(place, Link::node(plan.build(arena, [node.prefix(), &[], &[]], 0)));
     limbo.push(Retired::Link(old));

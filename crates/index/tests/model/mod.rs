@@ -2,8 +2,9 @@
 //!
 //! Bytes decide the operations, so that the same function serves property tests, long random runs and a fuzzer: [`check_bytes`] takes whatever it is given.
 
-// Each test binary uses its own part of this.
-#![allow(dead_code)]
+// Each test binary, and the fuzzer, uses its own part of this.
+#![allow(dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -1,0 +1,226 @@
+//! Measures what a benchmark of single operations can't show: memory against the allocator, the slowest insert, and lookups beside a writer.
+//!
+//! ```sh
+//! cargo run --release -p hightower-index --example measure          # 1 M keys
+//! HIGHTOWER_BENCH_KEYS=10000000 cargo run --release -p hightower-index --example measure
+//! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, table, pauses, beside
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::print_stdout, clippy::disallowed_methods)]
+
+#[path = "../benches/support/mod.rs"]
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use support::{Hightower, Keys, SHAPES, Shape, Sharded, Skip, Subject, Tree};
+
+/// The system's allocator, counting what is held.
+struct Counting;
+
+static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD_BYTES.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        HELD_BYTES.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() {
+    let count = std::env::var("HIGHTOWER_BENCH_KEYS").ok().and_then(|keys| keys.parse().ok()).unwrap_or(1_000_000);
+    let only = std::env::var("HIGHTOWER_BENCH_ONLY").unwrap_or_default();
+    let wanted = |part: &str| only.is_empty() || only.split(',').any(|each| each == part);
+    println!("{count} keys");
+    if wanted("memory") {
+        SHAPES.into_iter().for_each(|shape| memory(shape, count));
+    }
+    if wanted("table") {
+        SHAPES.into_iter().for_each(|shape| table(shape, count));
+    }
+    if wanted("pauses") {
+        SHAPES.into_iter().for_each(|shape| pauses(shape, count));
+    }
+    if wanted("beside") {
+        SHAPES.into_iter().for_each(|shape| beside(shape, count));
+    }
+}
+
+fn fill<S: Subject>(keys: &Keys) -> S {
+    let mut subject = S::empty();
+    keys.iter().enumerate().for_each(|(value, key)| subject.insert(key, value as u64));
+    subject
+}
+
+fn memory(shape: Shape, count: usize) {
+    let keys = Keys::new(shape, 0, count, 1);
+    let before = HELD_BYTES.load(Relaxed);
+    let mut subject: Hightower = fill(&keys);
+    let held = HELD_BYTES.load(Relaxed) - before;
+    let said = subject.map.memory_bytes();
+    let bytes_per_key = held as f64 / count as f64;
+    println!(
+        "memory  {:9} {bytes_per_key:6.1} B per key by the allocator, memory_bytes is {:+.2} %",
+        shape.name(),
+        (said as f64 / held as f64 - 1.0) * 100.0
+    );
+    for (at, key) in keys.iter().enumerate() {
+        if at % 10 != 0 {
+            subject.writer.remove(key);
+        }
+    }
+    while subject.writer.reclaim() > 0 {}
+    let held = HELD_BYTES.load(Relaxed) - before;
+    println!(
+        "memory  {:9} {:6.1} B per key left after removing 9 of 10, memory_bytes is {:+.2} %",
+        shape.name(),
+        held as f64 / (count / 10) as f64,
+        (subject.map.memory_bytes() as f64 / held as f64 - 1.0) * 100.0
+    );
+}
+
+fn nanos(start: Instant, count: usize) -> f64 {
+    start.elapsed().as_nanos() as f64 / count as f64
+}
+
+fn table(shape: Shape, count: usize) {
+    let keys = Keys::new(shape, 0, count, 1);
+    let queries = Keys::new(shape, 0, count, 2);
+    let absent = Keys::new(shape, count as u64, count.min(1_000_000), 3);
+    println!(
+        "ns      {:9} {:20} {:>7} {:>7} {:>7} {:>9} {:>7}",
+        shape.name(),
+        "",
+        "insert",
+        "get",
+        "absent",
+        "overwrite",
+        "step"
+    );
+    row::<Hightower>(shape, &keys, &queries, &absent);
+    row::<Sharded>(shape, &keys, &queries, &absent);
+    if count <= 1_000_000 {
+        row::<Skip>(shape, &keys, &queries, &absent);
+        row::<Tree>(shape, &keys, &queries, &absent);
+    }
+}
+
+fn row<S: Subject>(shape: Shape, keys: &Keys, queries: &Keys, absent: &Keys) {
+    let start = Instant::now();
+    let mut subject: S = fill(keys);
+    let insert = nanos(start, keys.len());
+    let best = |run: &mut dyn FnMut() -> usize| {
+        (0..3)
+            .map(|_| {
+                let start = Instant::now();
+                let count = run();
+                nanos(start, count)
+            })
+            .fold(f64::MAX, f64::min)
+    };
+    let get = best(&mut || queries.iter().filter(|key| black_box(subject.get(key)).is_some()).count());
+    let miss = best(&mut || absent.iter().filter(|key| black_box(subject.get(key)).is_none()).count());
+    let overwrite = best(&mut || queries.iter().map(|key| subject.overwrite(key, 1)).count());
+    let step = if S::ORDERED {
+        best(&mut || {
+            black_box(subject.scan());
+            keys.len()
+        })
+    } else {
+        f64::NAN
+    };
+    println!("ns      {:9} {:20} {insert:7.0} {get:7.0} {miss:7.0} {overwrite:9.0} {step:7.1}", shape.name(), S::NAME);
+}
+
+/// The slowest single insert while the map grows.
+fn pauses(shape: Shape, count: usize) {
+    let keys = Keys::new(shape, 0, count, 1);
+    let mut subject = Hightower::empty();
+    let mut times_ns: Vec<u32> = Vec::with_capacity(count);
+    for (value, key) in keys.iter().enumerate() {
+        let start = Instant::now();
+        subject.insert(key, value as u64);
+        times_ns.push(start.elapsed().as_nanos() as u32);
+    }
+    times_ns.sort_unstable();
+    let at = |share: f64| f64::from(times_ns[((count - 1) as f64 * share) as usize]) / 1000.0;
+    println!(
+        "pauses  {:9} p50 {:.2} µs, p99 {:.2}, p99.9 {:.2}, p99.99 {:.1}, slowest {:.1} µs",
+        shape.name(),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(0.9999),
+        at(1.0)
+    );
+    let start = Instant::now();
+    drop(subject);
+    println!("pauses  {:9} dropped in {:.1} ms", shape.name(), start.elapsed().as_secs_f64() * 1000.0);
+}
+
+/// Lookups alone, and with a writer that inserts and removes other keys as fast as it can.
+fn beside(shape: Shape, count: usize) {
+    let keys = Keys::new(shape, 0, count, 1);
+    let queries = Keys::new(shape, 0, count, 2);
+    let churn = Keys::new(shape, count as u64, (count / 4).max(1000), 4);
+    let mut subject: Hightower = fill(&keys);
+    let alone = lookups_per_second(&subject, &queries);
+    let map = subject.map.clone();
+    let stop = AtomicBool::new(false);
+    let (beside, writes) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let start = Instant::now();
+            let mut writes = 0_usize;
+            while !stop.load(Relaxed) {
+                for key in churn.iter().take_while(|_| !stop.load(Relaxed)) {
+                    subject.insert(key, 0);
+                    writes += 1;
+                }
+                for key in churn.iter().take_while(|_| !stop.load(Relaxed)) {
+                    subject.writer.remove(key);
+                    writes += 1;
+                }
+            }
+            writes as f64 / start.elapsed().as_secs_f64()
+        });
+        let reader = Hightower { writer: hightower_index::new().0, map };
+        let beside = lookups_per_second(&reader, &queries);
+        stop.store(true, Relaxed);
+        (beside, writer.join().unwrap())
+    });
+    println!(
+        "beside  {:9} get alone {:.2} M/s, with a writer of {:.2} M/s {:.2} M/s: {:.2} of it",
+        shape.name(),
+        alone / 1e6,
+        writes / 1e6,
+        beside / 1e6,
+        beside / alone
+    );
+}
+
+fn lookups_per_second(subject: &Hightower, queries: &Keys) -> f64 {
+    let start = Instant::now();
+    let mut done = 0;
+    for key in (0..).flat_map(|_| queries.iter()) {
+        black_box(subject.get(key));
+        done += 1;
+        if done % 1024 == 0 && start.elapsed() > Duration::from_secs(2) {
+            break;
+        }
+    }
+    f64::from(done) / start.elapsed().as_secs_f64()
+}
