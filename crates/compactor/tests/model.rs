@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hightower_compactor::{
     Budget, CompactionConfig, CompactionPolicy, CostBenefit, Goal, Host, Need, RecordPlace, SegmentUsage,
-    TombstoneRule, Visit, output_base_seq, rewrite,
+    TombstoneRule, Visit, Visitor, output_base_seq, rewrite,
 };
 use hightower_log::{CommandRef, SegmentKind};
 use proptest::collection::vec;
