@@ -1,0 +1,262 @@
+//! From runs to what is read: medians, the table with its bars, the numbers as JSON, and the plots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::machine::{Machine, version_of};
+use crate::plot;
+use crate::rounds::{BARE, Run, read_runs};
+use crate::rows::{Access, BARE_SYNC, BARE_SYNC_SHARE, Bar, ROWS, Row, Unit};
+use crate::stores::{Entry, OWN, entries};
+
+/// The numbers of all rows and stores.
+pub struct Table {
+    /// The stores that ran, the own one first.
+    pub stores: Vec<Entry>,
+    /// Row and store to the values of all rounds, sorted.
+    values: BTreeMap<(String, String), Vec<f64>>,
+    keys: BTreeSet<u64>,
+    failures: Vec<String>,
+}
+
+impl Table {
+    fn new(runs: &[Run]) -> Self {
+        let stores = entries().into_iter().filter(|entry| runs.iter().any(|run| run.store == entry.id)).collect();
+        let mut table = Self { stores, values: BTreeMap::new(), keys: BTreeSet::new(), failures: Vec::new() };
+        let mut checks: BTreeMap<(&str, u64), (u64, &str)> = BTreeMap::new();
+        for run in runs {
+            table.keys.insert(run.keys);
+            let measurements = match &run.result {
+                Ok(measurements) => measurements,
+                Err(error) => {
+                    table.failures.push(format!("{} did not finish {:?}: {error}", run.store, run.group));
+                    continue;
+                }
+            };
+            for measurement in measurements {
+                table.values.entry((measurement.row.clone(), run.store.clone())).or_default().push(measurement.value);
+                let Some(check) = measurement.check else { continue };
+                let first = *checks.entry((&measurement.row, run.keys)).or_insert((check, &run.store));
+                if first.0 != check {
+                    table
+                        .failures
+                        .push(format!("{} and {} did different work in {}", first.1, run.store, measurement.row));
+                }
+            }
+        }
+        table.values.values_mut().for_each(|values| values.sort_unstable_by(f64::total_cmp));
+        table
+    }
+
+    /// The median of a row and a store.
+    pub fn median(&self, row: &str, store: &str) -> Option<f64> {
+        let values = self.values.get(&(row.to_owned(), store.to_owned()))?;
+        let middle = values.len() / 2;
+        Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
+    }
+
+    /// The best peer of a row that counts, and its median.
+    fn best(&self, row: &Row) -> Option<(&Entry, f64)> {
+        let counts = |entry: &&Entry| entry.id != OWN && (entry.survives_kill || row.access != Access::Writes);
+        let peers = self.stores.iter().filter(counts).filter_map(|entry| Some((entry, self.median(row.id, entry.id)?)));
+        let order = |a: &(_, f64), b: &(_, f64)| a.1.total_cmp(&b.1);
+        if row.unit.more_is_better() { peers.max_by(order) } else { peers.min_by(order) }
+    }
+
+    /// How many times better the own store is than the best peer.
+    fn ratio(&self, row: &Row) -> Option<f64> {
+        let (own, best) = (self.median(row.id, OWN)?, self.best(row)?.1);
+        Some(if row.unit.more_is_better() { own / best } else { best / own })
+    }
+
+    /// The bar of a row in words, and whether it is reached.
+    fn verdict(&self, row: &Row) -> (String, Option<bool>) {
+        match row.bar {
+            Bar::TimesBest(times) => (format!("≥ {times} ×"), self.ratio(row).map(|ratio| ratio >= times)),
+            Bar::AtMost(most) => {
+                (format!("≤ {} {}", number(most), row.unit.name()), self.median(row.id, OWN).map(|own| own <= most))
+            }
+            Bar::None => (String::new(), None),
+        }
+    }
+}
+
+/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`. The stores were in `dir`.
+pub fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
+    let runs = read_runs(runs)?;
+    let table = Table::new(&runs);
+    let machine = Machine::here(dir)?;
+    fs::create_dir_all(out)?;
+    let plots = plot::write(&table, out)?;
+    fs::write(out.join("peers.md"), markdown(&table, &machine, &plots)?)?;
+    fs::write(out.join("peers.json"), format!("{:#}\n", numbers(&table, &machine)))?;
+    println!("{}", rows(&table)?);
+    for failure in &table.failures {
+        eprintln!("{failure}");
+    }
+    Ok(())
+}
+
+fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String> {
+    let mut text = String::from(
+        "# Side by side with other stores\n\nWritten by `cargo xtask peers`; the numbers of every round are in [peers.json](peers.json).\n",
+    );
+    let keys: Vec<String> = table.keys.iter().map(|keys| number(*keys as f64)).collect();
+    writeln!(
+        text,
+        "\n{}, {} processors, {} MiB, {}, {}, {}. {} keys of 16 bytes with values of 100 bytes unless the row says otherwise; medians of \
+         up to {} rounds, in which the stores took turns, each run in a process of its own over a fresh directory. Every read was checked, \
+         and the stores' work compared.\n",
+        machine.processor,
+        machine.processors,
+        machine.memory_mib,
+        machine.kernel,
+        machine.file_system,
+        machine.compiler,
+        keys.join(" and "),
+        table.values.values().map(Vec::len).max().unwrap_or(0)
+    )?;
+    text += "The guarantee is that a returned write survives `kill -9` of the process, and where a row says *synced*, power loss. A store \
+             marked † loses returned writes when the process is killed; it does not count as the best where it writes. Per second unless a \
+             row names a unit; *ratio* is how many times better than the best peer that counts (bold) Hightower KV is.\n\n";
+    text += &rows(table)?;
+    text += &bare(table)?;
+    text += "\n## How each store is used\n\nValues do not compress, and compression is off where a store has it. Every put, get and delete is an \
+             operation (a transaction, where a store has them) of its own.\n\n| store | version | usage |\n| --- | --- | --- |\n";
+    for entry in &table.stores {
+        writeln!(text, "| {}{} | {} | {} |", entry.id, mark(entry), version_of(entry), entry.usage)?;
+    }
+    if !table.failures.is_empty() {
+        text += "\n## What went wrong\n\n";
+        table.failures.iter().try_for_each(|failure| writeln!(text, "- {failure}"))?;
+    }
+    text += "\n## Plots\n\nEach bar is a store's share of the best rate of its row.\n";
+    plots.iter().try_for_each(|plot| writeln!(text, "\n![{plot}]({plot}.svg)"))?;
+    text += "\n## Again\n\n```sh\ncargo xtask peers\ncargo xtask peers --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
+             cargo xtask peers --physical\n```\n";
+    Ok(text)
+}
+
+fn mark(entry: &Entry) -> &'static str {
+    if entry.survives_kill { "" } else { " †" }
+}
+
+fn rows(table: &Table) -> Result<String> {
+    let mut text = String::from("| workload |");
+    table.stores.iter().try_for_each(|entry| write!(text, " {}{} |", entry.id, mark(entry)))?;
+    writeln!(text, " ratio | bar | |\n| --- |{} --- | --- | --- |", " --- |".repeat(table.stores.len()))?;
+    for row in ROWS {
+        if !table.stores.iter().any(|entry| table.median(row.id, entry.id).is_some()) {
+            continue;
+        }
+        let unit = if row.unit == Unit::PerSecond { String::new() } else { format!(" ({})", row.unit.name()) };
+        write!(text, "| {}{unit} |", row.title)?;
+        let best = table.best(row).map(|(entry, _)| entry.id);
+        for entry in &table.stores {
+            match table.median(row.id, entry.id) {
+                Some(value) if best == Some(entry.id) => write!(text, " **{}** |", number(value))?,
+                Some(value) => write!(text, " {} |", number(value))?,
+                None => text += " — |",
+            }
+        }
+        let ratio = table.ratio(row).map_or(String::new(), |ratio| format!("{ratio:.2} ×"));
+        let (bar, reached) = table.verdict(row);
+        writeln!(text, " {ratio} | {bar} | {} |", reached.map_or("", |reached| if reached { "pass" } else { "miss" }))?;
+    }
+    Ok(text)
+}
+
+/// The sentence on synced commits beside bare synced appends.
+fn bare(table: &Table) -> Result<String> {
+    let mut text = String::new();
+    let Some(bare) = table.median(BARE_SYNC, BARE) else { return Ok(text) };
+    write!(text, "\nBare appends of 136 bytes to a preallocated file with an fdatasync each: {}/s.", number(bare))?;
+    if let Some(own) = table.median("synced_1", OWN) {
+        let (share, verdict) = (own / bare, if own / bare >= BARE_SYNC_SHARE { "pass" } else { "miss" });
+        write!(text, " Synced commits of one thread reach {share:.2} of that (bar: ≥ {BARE_SYNC_SHARE}: {verdict}).")?;
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+fn numbers(table: &Table, machine: &Machine) -> serde_json::Value {
+    let stores: Vec<_> = table
+        .stores
+        .iter()
+        .map(|entry| {
+            json!({ "id": entry.id, "package": entry.package, "version": version_of(entry), "survives_kill": entry.survives_kill,
+                    "usage": entry.usage })
+        })
+        .collect();
+    let rows: Vec<_> = ROWS
+        .iter()
+        .map(|row| {
+            let of = |entry: &Entry| {
+                let rounds = table.values.get(&(row.id.to_owned(), entry.id.to_owned()))?;
+                Some((entry.id.to_owned(), json!({ "median": table.median(row.id, entry.id), "rounds": rounds })))
+            };
+            let stores: serde_json::Map<_, _> = table.stores.iter().filter_map(of).collect();
+            let (bar, reached) = table.verdict(row);
+            json!({ "id": row.id, "title": row.title, "unit": row.unit.name(), "stores": stores,
+                    "best_peer": table.best(row).map(|(entry, _)| entry.id), "ratio": table.ratio(row), "bar": bar, "reached": reached })
+        })
+        .collect();
+    json!({ "machine": machine, "keys": table.keys, "stores": stores, "rows": rows,
+            "bare_synced_appends_per_second": table.median(BARE_SYNC, BARE), "failures": table.failures })
+}
+
+/// A number with three or more significant digits, and thousands apart.
+fn number(value: f64) -> String {
+    if value < 10.0 {
+        return format!("{value:.2}");
+    }
+    if value < 100.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::{Group, Measurement};
+
+    fn run(store: &str, row: &str, value: f64, check: u64) -> Run {
+        let result = Ok(vec![Measurement { row: row.into(), value, check: Some(check) }]);
+        Run { store: store.into(), group: Group::Core, keys: 1000, result }
+    }
+
+    #[test]
+    fn numbers_have_thousands() {
+        assert_eq!(number(1_234_567.4), "1,234,567");
+        assert_eq!(number(123.4), "123");
+        assert_eq!(number(12.34), "12.3");
+    }
+
+    #[test]
+    fn different_work_is_noticed() {
+        let runs = [run("a", "delete", 1.0, 7), run("b", "delete", 1.0, 7)];
+        assert!(Table::new(&runs).failures.is_empty());
+        let runs = [run("a", "delete", 1.0, 7), run("b", "delete", 1.0, 8)];
+        assert_eq!(Table::new(&runs).failures.len(), 1);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let runs = [run("a", "delete", 9.0, 7), run("a", "delete", 1.0, 7), run("a", "delete", 2.0, 7)];
+        assert_eq!(Table::new(&runs).median("delete", "a"), Some(2.0));
+    }
+}

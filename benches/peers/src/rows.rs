@@ -1,0 +1,158 @@
+//! The rows of the table: what is measured, in which unit, and what the own store must reach.
+
+/// The unit of a row, and with it which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Per second: more is better.
+    PerSecond,
+    /// Microseconds: less is better.
+    Microseconds,
+    /// Milliseconds: less is better.
+    Milliseconds,
+    /// Mebibytes: less is better.
+    Mebibytes,
+    /// Bytes on disk per byte of live keys and values: less is better.
+    BytesPerByte,
+}
+
+impl Unit {
+    /// Whether more is better.
+    pub fn more_is_better(self) -> bool {
+        self == Self::PerSecond
+    }
+
+    /// How it is written behind a number.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PerSecond => "/s",
+            Self::Microseconds => "µs",
+            Self::Milliseconds => "ms",
+            Self::Mebibytes => "MiB",
+            Self::BytesPerByte => "×",
+        }
+    }
+}
+
+/// What a row exercises; stores with a weaker guarantee do not count as the best where they write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Writes, or writes and reads, that must survive a killed process.
+    Writes,
+    /// Reads alone.
+    Reads,
+    /// Writes that must survive power loss; all stores give that guarantee here.
+    SyncedWrites,
+    /// Memory, disk and time of opening.
+    Resources,
+}
+
+/// What the own store must reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bar {
+    /// So many times the best peer.
+    TimesBest(f64),
+    /// At most so much.
+    AtMost(f64),
+    /// Nothing: for information.
+    None,
+}
+
+/// A row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its name in results.
+    pub id: &'static str,
+    /// Its name in the table.
+    pub title: &'static str,
+    /// Its unit.
+    pub unit: Unit,
+    /// What it exercises.
+    pub access: Access,
+    /// What the own store must reach.
+    pub bar: Bar,
+    /// The plot it is in.
+    pub plot: Option<&'static str>,
+}
+
+const fn rate(id: &'static str, title: &'static str, access: Access, bar: Bar, plot: &'static str) -> Row {
+    Row { id, title, unit: Unit::PerSecond, access, bar, plot: Some(plot) }
+}
+
+const fn resource(id: &'static str, title: &'static str, unit: Unit, bar: Bar) -> Row {
+    Row { id, title, unit, access: Access::Resources, bar, plot: None }
+}
+
+const fn latency(id: &'static str, title: &'static str, bar: Bar) -> Row {
+    Row { id, title, unit: Unit::Microseconds, access: Writes, bar, plot: None }
+}
+
+use Access::{Reads, SyncedWrites, Writes};
+use Bar::{AtMost, TimesBest};
+
+/// All rows, in the order of the table.
+pub const ROWS: &[Row] = &[
+    rate("put_random", "put, random new keys", Writes, TimesBest(2.5), "writes"),
+    rate("put_sorted", "put, sorted new keys", Writes, TimesBest(1.8), "writes"),
+    rate("put_random_2", "put, random new keys, 2 threads", Writes, TimesBest(3.0), "writes"),
+    rate("overwrite_zipfian", "overwrite, Zipfian", Writes, TimesBest(3.5), "writes"),
+    rate("delete", "delete", Writes, TimesBest(3.0), "writes"),
+    rate("get_uniform", "get, uniform", Reads, TimesBest(1.5), "reads"),
+    rate("get_uniform_2", "get, uniform, 2 threads", Reads, TimesBest(1.5), "reads"),
+    rate("get_zipfian", "get, Zipfian", Reads, TimesBest(1.4), "reads"),
+    rate("get_absent", "get, absent key", Reads, TimesBest(4.0), "reads"),
+    rate("scan_10_fresh", "prefix scan of 10, before compaction", Reads, TimesBest(0.6), "scans"),
+    rate("scan_10", "prefix scan of 10, after compaction", Reads, TimesBest(1.0), "scans"),
+    rate("scan_1000_fresh", "prefix scan of 1,000, before compaction", Reads, TimesBest(0.6), "scans"),
+    rate("scan_1000", "prefix scan of 1,000, after compaction", Reads, TimesBest(1.0), "scans"),
+    rate("scan_all", "scan of everything after compaction, pairs", Reads, TimesBest(1.0), "scans"),
+    rate("synced_1", "synced commit, 1 thread", SyncedWrites, TimesBest(1.1), "synced"),
+    rate("synced_8", "synced commit, 8 threads", SyncedWrites, TimesBest(1.6), "synced"),
+    rate("synced_batch", "synced batch of 1,000", SyncedWrites, TimesBest(2.0), "synced"),
+    rate("put_value_64", "put, values of 64 B", Writes, TimesBest(2.0), "values"),
+    rate("put_value_512", "put, values of 512 B", Writes, TimesBest(2.0), "values"),
+    rate("put_value_4096", "put, values of 4 KiB", Writes, TimesBest(2.0), "values"),
+    rate("put_value_65536", "put, values of 64 KiB", Writes, TimesBest(2.0), "values"),
+    rate("ycsb_a_1", "YCSB A, 1 thread", Writes, Bar::None, "ycsb-1"),
+    rate("ycsb_b_1", "YCSB B, 1 thread", Writes, Bar::None, "ycsb-1"),
+    rate("ycsb_c_1", "YCSB C, 1 thread", Reads, Bar::None, "ycsb-1"),
+    rate("ycsb_d_1", "YCSB D, 1 thread", Writes, Bar::None, "ycsb-1"),
+    rate("ycsb_e10_1", "YCSB E, scans of 10, 1 thread", Writes, Bar::None, "ycsb-1"),
+    rate("ycsb_e100_1", "YCSB E, scans of 100, 1 thread", Writes, Bar::None, "ycsb-1"),
+    rate("ycsb_f_1", "YCSB F, 1 thread", Writes, Bar::None, "ycsb-1"),
+    rate("ycsb_a_2", "YCSB A, 2 threads", Writes, TimesBest(2.5), "ycsb-2"),
+    rate("ycsb_b_2", "YCSB B, 2 threads", Writes, TimesBest(1.5), "ycsb-2"),
+    rate("ycsb_c_2", "YCSB C, 2 threads", Reads, TimesBest(1.2), "ycsb-2"),
+    rate("ycsb_d_2", "YCSB D, 2 threads", Writes, TimesBest(1.5), "ycsb-2"),
+    rate("ycsb_e10_2", "YCSB E, scans of 10, 2 threads", Writes, TimesBest(1.0), "ycsb-2"),
+    rate("ycsb_e100_2", "YCSB E, scans of 100, 2 threads", Writes, TimesBest(1.0), "ycsb-2"),
+    rate("ycsb_f_2", "YCSB F, 2 threads", Writes, TimesBest(2.5), "ycsb-2"),
+    latency("put_p50", "put while segments roll, median", Bar::None),
+    latency("put_p999", "put while segments roll, p99.9", AtMost(30.0)),
+    latency("put_max", "put while segments roll, the slowest", AtMost(10_000.0)),
+    resource("reopen", "open after a clean close, to the first get", Unit::Milliseconds, AtMost(150.0)),
+    resource("disk", "disk per live byte after churn and compaction, closed", Unit::BytesPerByte, AtMost(1.1)),
+    resource("disk_open", "the same, still open", Unit::BytesPerByte, Bar::None),
+    resource("disk_garbage", "the same before compaction", Unit::BytesPerByte, Bar::None),
+    resource("compaction", "time of that compaction", Unit::Milliseconds, Bar::None),
+    resource("memory", "anonymous memory after the load", Unit::Mebibytes, AtMost(120.0)),
+    resource("memory_read", "anonymous memory after reading, too", Unit::Mebibytes, Bar::None),
+];
+
+/// The row of bare synced appends; it belongs to no store.
+pub const BARE_SYNC: &str = "bare_sync";
+
+/// The share of the rate of bare synced appends that synced commits of one thread must reach.
+pub const BARE_SYNC_SHARE: f64 = 0.85;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_distinct() {
+        let mut ids: Vec<_> = ROWS.iter().map(|row| row.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), ROWS.len());
+    }
+}

@@ -1,0 +1,121 @@
+//! LMDB by heed: a copy-on-write B-tree in a memory map. With the write map, a commit is in the page cache when it returns.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, WithTls};
+
+use super::Entry;
+use crate::store::{Guarantee, Store, Visit};
+
+pub(super) const ENTRY: Entry = Entry {
+    id: "lmdb",
+    package: "heed",
+    version: "",
+    survives_kill: true,
+    usage: "`WRITEMAP`, one transaction per operation, `APPEND` for sorted loads; not synced: `NOSYNC`, whose commits are in the page \
+            cache and survive a killed process, but after power loss the file may be damaged as a whole; synced: its default; it \
+            offers no compaction in place",
+    open,
+};
+
+/// Address space for the map, not memory: above the data of every workload.
+const MAP_BYTES: usize = 16 << 30;
+
+struct Lmdb {
+    environment: Env<WithTls>,
+    database: Database<'static, Bytes, Bytes>,
+}
+
+#[allow(unsafe_code)]
+fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
+    let mut options = EnvOpenOptions::new();
+    options.map_size(MAP_BYTES).max_readers(64);
+    let flags = match guarantee {
+        Guarantee::Process => EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC,
+        Guarantee::Power => EnvFlags::WRITE_MAP,
+    };
+    // SAFETY: the directory is this process's alone for as long as the environment is open, so the map changes by LMDB's hand
+    // only; a file that power loss has damaged is never opened here.
+    let environment = unsafe { options.flags(flags).open(dir)? };
+    let created = environment.create_databases_and_commit(environment.write_txn()?, |opener, transaction| {
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(opener.create_database::<Bytes, Bytes>(transaction, None)?))
+    })?;
+    let database = created.commit().context("the database was not created")?;
+    Ok(Box::new(Lmdb { environment, database }))
+}
+
+impl Lmdb {
+    fn put_with(&self, flags: PutFlags, key: &[u8], value: &[u8]) -> Result<()> {
+        let mut transaction = self.environment.write_txn()?;
+        self.database.put_with_flags(&mut transaction, flags, key, value)?;
+        Ok(transaction.commit()?)
+    }
+}
+
+impl Store for Lmdb {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.put_with(PutFlags::empty(), key, value)
+    }
+
+    fn put_last(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.put_with(PutFlags::APPEND, key, value)
+    }
+
+    fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        let mut transaction = self.environment.write_txn()?;
+        for (key, value) in pairs {
+            self.database.put(&mut transaction, key, value)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<()> {
+        let mut transaction = self.environment.write_txn()?;
+        self.database.delete(&mut transaction, key)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+        let transaction = self.environment.read_txn()?;
+        match self.database.get(&transaction, key)? {
+            Some(value) => visit(value).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
+        let transaction = self.environment.read_txn()?;
+        for pair in self.database.prefix_iter(&transaction, prefix)? {
+            let (key, value) = pair?;
+            visit(key, value)?;
+        }
+        Ok(())
+    }
+
+    fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
+        let transaction = self.environment.read_txn()?;
+        if start.is_empty() {
+            for pair in self.database.iter(&transaction)?.take(limit) {
+                let (key, value) = pair?;
+                visit(key, value)?;
+            }
+            return Ok(true);
+        }
+        for pair in self.database.range(&transaction, &(Bound::Included(start), Bound::Unbounded))?.take(limit) {
+            let (key, value) = pair?;
+            visit(key, value)?;
+        }
+        Ok(true)
+    }
+
+    fn compact(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(self.environment.force_sync()?)
+    }
+}

@@ -1,0 +1,91 @@
+//! hightower-kv 0.1.5, the engine that this one follows. Values live on its heap; a put is one write(2) to the log.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use predecessor::{KvEngine, SingleNodeEngine, StoreConfig};
+
+use super::Entry;
+use crate::store::{Guarantee, Store, Visit};
+
+pub(super) const ENTRY: Entry = Entry {
+    id: "hightower-kv-0.1",
+    package: "hightower-kv",
+    version: "0.1.",
+    survives_kill: true,
+    usage: "inline (0 worker threads, its fastest for callers that wait), compaction only when asked for; synced: `put`, then \
+            `flush`. A batch is not atomic, and no range scan is offered but `get_prefix`, which copies",
+    open,
+};
+
+struct Predecessor {
+    engine: SingleNodeEngine,
+    guarantee: Guarantee,
+}
+
+fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
+    let engine = SingleNodeEngine::with_config(StoreConfig {
+        data_dir: dir.to_str().context("the path is not UTF-8")?.to_owned(),
+        worker_threads: 0,
+        compaction_interval: Duration::ZERO,
+        ..StoreConfig::default()
+    })?;
+    Ok(Box::new(Predecessor { engine, guarantee }))
+}
+
+impl Predecessor {
+    fn flush_if_synced(&self) -> Result<()> {
+        if self.guarantee == Guarantee::Power {
+            self.engine.flush()?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for Predecessor {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.engine.put(key.to_vec(), value.to_vec())?;
+        self.flush_if_synced()
+    }
+
+    fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        for (key, value) in pairs {
+            self.engine.put(key.clone(), value.clone())?;
+        }
+        self.flush_if_synced()
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<()> {
+        self.engine.delete(key.to_vec())?;
+        self.flush_if_synced()
+    }
+
+    fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+        match self.engine.get(key)? {
+            Some(value) => visit(&value).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
+        self.engine.get_prefix(prefix)?.iter().try_for_each(|(key, value)| visit(key, value))
+    }
+
+    fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
+        if !start.is_empty() || limit != usize::MAX {
+            return Ok(false);
+        }
+        self.scan_prefix(&[], visit).map(|()| true)
+    }
+
+    fn compact(&mut self) -> Result<bool> {
+        self.engine.run_compaction_now()?;
+        Ok(true)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.engine.flush()?;
+        Ok(())
+    }
+}

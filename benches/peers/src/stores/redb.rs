@@ -1,0 +1,117 @@
+//! redb: a copy-on-write B-tree in Rust. A commit is durable, or lost if the process dies before the next durable one.
+
+use std::path::Path;
+
+use anyhow::Result;
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+
+use super::{CACHE_BYTES, Entry};
+use crate::store::{Guarantee, Store, Visit, end_of_prefix};
+
+pub(super) const ENTRY: Entry = Entry {
+    id: "redb",
+    package: "redb",
+    version: "",
+    survives_kill: false,
+    usage: "cache of 2 GiB, one transaction per operation; not synced: `Durability::None`, whose commits a killed process loses \
+            (there is nothing between that and a sync); synced: `Durability::Immediate`; compaction: `compact`",
+    open,
+};
+
+const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
+
+struct Redb {
+    database: Database,
+    durability: Durability,
+}
+
+fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
+    let database = Database::builder().set_cache_size(usize::try_from(CACHE_BYTES)?).create(dir.join("peers.redb"))?;
+    let durability = match guarantee {
+        Guarantee::Process => Durability::None,
+        Guarantee::Power => Durability::Immediate,
+    };
+    let store = Redb { database, durability };
+    store.sync()?;
+    Ok(Box::new(store))
+}
+
+impl Redb {
+    /// Makes everything so far durable, and the table exist.
+    fn sync(&self) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(TABLE)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn write(&self, change: impl FnOnce(&mut redb::Table<'_, &[u8], &[u8]>) -> Result<()>) -> Result<()> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(self.durability)?;
+        change(&mut transaction.open_table(TABLE)?)?;
+        Ok(transaction.commit()?)
+    }
+}
+
+impl Store for Redb {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.write(|table| table.insert(key, value).map(|_| ()).map_err(Into::into))
+    }
+
+    fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        self.write(|table| {
+            for (key, value) in pairs {
+                table.insert(key.as_slice(), value.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<()> {
+        self.write(|table| table.remove(key).map(|_| ()).map_err(Into::into))
+    }
+
+    fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+        let table = self.database.begin_read()?.open_table(TABLE)?;
+        match table.get(key)? {
+            Some(value) => visit(value.value()).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
+        let table = self.database.begin_read()?.open_table(TABLE)?;
+        let end = end_of_prefix(prefix);
+        let range = match &end {
+            Some(end) => table.range(prefix..end.as_slice())?,
+            None => table.range(prefix..)?,
+        };
+        for pair in range {
+            let (key, value) = pair?;
+            visit(key.value(), value.value())?;
+        }
+        Ok(())
+    }
+
+    fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
+        let table = self.database.begin_read()?.open_table(TABLE)?;
+        for pair in table.range(start..)?.take(limit) {
+            let (key, value) = pair?;
+            visit(key.value(), value.value())?;
+        }
+        Ok(true)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.sync()
+    }
+
+    fn compact(&mut self) -> Result<bool> {
+        self.sync()?;
+        self.database.compact()?;
+        Ok(true)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.sync()
+    }
+}
