@@ -95,6 +95,17 @@ impl CompactedWriter {
         })
     }
 
+    /// Sets the base seq, before the first record: for a compacted segment, a seq above those of all commits that its records come
+    /// from. Without this it is 0, which says nothing.
+    #[must_use]
+    pub fn with_base_seq(mut self, base_seq: u64) -> Self {
+        if self.records == 0 {
+            self.header.base_seq = base_seq;
+            self.buffer = self.header.encode().to_vec();
+        }
+        self
+    }
+
     /// What its records are encoded against.
     #[must_use]
     pub fn context(&self) -> &RecordContext {

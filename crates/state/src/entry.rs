@@ -108,6 +108,12 @@ impl Entry {
         self.word.store(word.settled().raw(), Ordering::Release);
     }
 
+    /// The newest version's record has been copied, and the copy is so long.
+    #[cfg(not(loom))]
+    pub(crate) fn set_len_bytes(&self, len_bytes: u32) {
+        self.len_bytes.store(len_bytes, Ordering::Release);
+    }
+
     pub(crate) fn older(&self) -> &Older {
         &self.older
     }

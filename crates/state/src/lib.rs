@@ -1,4 +1,58 @@
 //! Versioned, ordered maps for a log-structured store: the apply rules, a plain model, and a concurrent state with snapshots.
+//!
+//! For one key the state is the command with the highest version; the order of arrival, repeats and grouping don't matter
+//! ([`ApplyOutcome::decide`]). Two types keep such a state:
+//!
+//! * [`KvState`] holds keys and values in a `BTreeMap`: plain, ordered, comparable, with a digest. It is the model that the rest
+//!   is tested against.
+//! * [`ConcurrentKvState`] holds keys and, for each, the *location* of its value: a place in a file, a slot in a slab, any 62 bits. One
+//!   writer at a time; readers take no lock and never retry; snapshots cost the same however many keys there are.
+//!
+//! # Example: a versioned map in memory
+//!
+//! ```
+//! use hightower_state::{Change, CommandKind, ConcurrentKvState, pin};
+//!
+//! # fn main() -> Result<(), hightower_state::StateError> {
+//! let state = ConcurrentKvState::<u32>::new();
+//! state.set(b"pods/web-0", 1, 7)?;
+//! let before = state.snapshot();
+//!
+//! // A batch: readers see both changes or neither.
+//! let guard = pin();
+//! let mut writer = state.writer();
+//! let mut commit = writer.begin(2, &guard)?;
+//! commit.apply(&Change { key: b"pods/web-0", version: 2, kind: CommandKind::Delete, location: 0, len_bytes: 0 });
+//! commit.apply(&Change { key: b"pods/web-1", version: 2, kind: CommandKind::Set, location: 8, len_bytes: 0 });
+//! commit.publish();
+//!
+//! let keys = |range: hightower_state::Range<u32>| range.map(|(key, _)| key).collect::<Vec<_>>();
+//! assert_eq!(keys(state.prefix(b"pods/")), [b"pods/web-1".to_vec()]);
+//! assert_eq!(keys(before.prefix(b"pods/")), [b"pods/web-0".to_vec()]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it works
+//!
+//! Each key has one entry, in place in the leaf of a [`hightower_index`] map: location, seq, version, and the older versions that a snapshot
+//! needs. The seq is the number of the commit; the newest published seq is what readers see. In short:
+//!
+//! * A reader at a snapshot takes the entry if its seq isn't above the snapshot's, and else an older version.
+//! * A writer marks what it stores as *pending* until the commit is published, so that plain reads, which look at nothing shared
+//!   but the entry, see a batch whole or not at all.
+//! * What an overwrite replaces goes into one *undo slot* first. After publishing, the writer asks which snapshots are alive and keeps the
+//!   old version only if one of them needs it; an overwrite without snapshots allocates nothing.
+//! * Snapshots claim a slot in a table without waiting for anybody. Old versions hang on the newest snapshot that needs them, and when that
+//!   ends, following commits look at a few of them each.
+//!
+//! The modules `entry`, `flight`, `undo`, `registry` and `retained` tell the protocols in full, and why they hold.
+//!
+//! # Locations that move or are reused
+//!
+//! A location is good while the [`Guard`] lives under which it was read. Whoever moves records calls
+//! [`relocate`](StateWriter::relocate) for each, then [`retire_locations`](ConcurrentKvState::retire_locations), and gives the old places up
+//! once no guard from before is alive.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 // The models use the protocols alone, not what the map makes of them.
@@ -39,6 +93,8 @@ mod sync;
 mod undo;
 mod version;
 #[cfg(not(loom))]
+mod held;
+#[cfg(not(loom))]
 mod walk;
 #[cfg(not(loom))]
 mod writer;
@@ -51,6 +107,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 #[cfg(not(loom))]
 pub use {
     commit::Commit,
+    held::{Held, Relocated},
     hightower_index::{Guard, pin},
     model::{KvState, StateRecord},
     range::{Entries, Range},

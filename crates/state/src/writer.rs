@@ -211,6 +211,10 @@ impl<'a, L: Location> StateWriter<'a, L> {
         entry.is_some_and(|entry| entry.relocate(old.to_bits(), new.to_bits(), &pin()))
     }
 
+    pub(crate) fn index_entry(&self, key: &[u8]) -> Option<&Entry> {
+        self.core.index.get(key)
+    }
+
     /// Forgets a tombstone, if it is still the key's newest command, has this version, and no snapshot needs what was before it.
     /// Says whether it has. Older commands of the key would count again from here on.
     pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {

@@ -1,0 +1,93 @@
+//! What a compactor asks: who needs a record, and where it is now.
+
+use crate::entry::Entry;
+use crate::location::Location;
+use crate::outcome::CommandKind;
+use crate::state::ConcurrentKvState;
+use crate::sync::{Guard, Ordering, fence};
+use crate::writer::StateWriter;
+
+/// Who needs a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Nobody, now or later: it may be dropped.
+    Free,
+    /// It is the newest command of its key.
+    Newest {
+        /// Whether it is a tombstone.
+        kind: CommandKind,
+        /// Whether a live snapshot is older than it, and so may read what was before it.
+        is_hidden_from_snapshot: bool,
+    },
+    /// A snapshot may read it, or a commit is replacing it at this moment.
+    Retained,
+}
+
+/// What [`StateWriter::relocate_record`] has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relocated {
+    /// If the record was the newest of its key: how long it was there.
+    pub newest_len_bytes: Option<u32>,
+    /// Whether a version that is kept for snapshots was there.
+    pub retained: bool,
+}
+
+impl<L: Location> ConcurrentKvState<L> {
+    /// Who needs the record of `key` at `location`. Takes the writer's lock only if the record is not the newest and a snapshot is alive.
+    ///
+    /// ```
+    /// use hightower_state::{CommandKind, ConcurrentKvState, Held, pin};
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// state.set(b"a", 1, 10)?;
+    /// state.set(b"a", 2, 20)?;
+    /// assert_eq!(state.held(b"a", 10, &pin()), Held::Free);
+    /// let newest = Held::Newest { kind: CommandKind::Set, is_hidden_from_snapshot: false };
+    /// assert_eq!(state.held(b"a", 20, &pin()), newest);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn held(&self, key: &[u8], location: L, guard: &Guard) -> Held {
+        let Some(entry) = self.shared.map.get(key, guard) else { return Held::Free };
+        let newest = entry.newest();
+        let word = newest.word;
+        if word.is_pending() {
+            return Held::Retained;
+        }
+        let registry = &self.shared.timeline.registry;
+        if word.location() == location.to_bits() {
+            let is_hidden_from_snapshot = registry.oldest().is_some_and(|(oldest, _)| oldest < newest.seq);
+            return Held::Newest { kind: word.kind(), is_hidden_from_snapshot };
+        }
+        // What has replaced the record is published. A snapshot that is taken from now on reads that or something newer.
+        fence(Ordering::SeqCst);
+        if registry.len() == 0 || !self.writer().holds(key, location) { Held::Free } else { Held::Retained }
+    }
+
+    /// The seq of the oldest live snapshot. Takes no lock.
+    #[must_use]
+    pub fn oldest_snapshot_seq(&self) -> Option<u64> {
+        self.shared.timeline.registry.oldest().map(|(seq, _)| seq)
+    }
+}
+
+impl<L: Location> StateWriter<'_, L> {
+    /// As [`relocate`](Self::relocate), for a record whose copy is `len_bytes` long.
+    pub fn relocate_record(&mut self, key: &[u8], old: L, new: L, len_bytes: u32) -> Relocated {
+        let Some(entry) = self.index_entry(key) else { return Relocated::default() };
+        relocate(entry, old, new, len_bytes)
+    }
+}
+
+fn relocate<L: Location>(entry: &Entry, old: L, new: L, len_bytes: u32) -> Relocated {
+    let guard = hightower_index::pin();
+    let newest = entry.newest();
+    let was_newest = newest.word.location() == old.to_bits();
+    let moved = entry.relocate(old.to_bits(), new.to_bits(), &guard);
+    if was_newest {
+        entry.set_len_bytes(len_bytes);
+    }
+    Relocated { newest_len_bytes: was_newest.then_some(newest.len_bytes), retained: moved && !was_newest }
+}
