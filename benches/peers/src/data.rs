@@ -9,23 +9,23 @@
 use anyhow::{Result, ensure};
 
 /// Bytes of a key.
-pub const KEY_LEN_BYTES: usize = 16;
+pub(crate) const KEY_LEN_BYTES: usize = 16;
 /// Keys that share their first [`GROUP_PREFIX_LEN_BYTES`] bytes.
-pub const GROUP_KEYS: u64 = 1000;
+pub(crate) const GROUP_KEYS: u64 = 1000;
 /// Bytes of the prefix of 1,000 keys.
-pub const GROUP_PREFIX_LEN_BYTES: usize = 12;
+pub(crate) const GROUP_PREFIX_LEN_BYTES: usize = 12;
 /// Bytes of the prefix of 10 keys.
-pub const TEN_PREFIX_LEN_BYTES: usize = 15;
+pub(crate) const TEN_PREFIX_LEN_BYTES: usize = 15;
 /// Values up to this length are made of fresh words; the middle of longer ones repeats, so that making them costs little.
 const FRESH_LEN_BYTES: usize = 512;
 /// Key and generation, in front of every value.
 const HEAD_LEN_BYTES: usize = KEY_LEN_BYTES + 8;
 
 /// A key.
-pub type Key = [u8; KEY_LEN_BYTES];
+pub(crate) type Key = [u8; KEY_LEN_BYTES];
 
 /// Scatters 64 bits (the finalizer of SplitMix64, Steele, Lea and Flood 2014).
-pub fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -33,7 +33,7 @@ pub fn mix(mut x: u64) -> u64 {
 }
 
 /// The key with number `index`.
-pub fn key(index: u64) -> Key {
+pub(crate) fn key(index: u64) -> Key {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut key = *b"00000000000/00/0";
     let group = mix(index / GROUP_KEYS);
@@ -48,48 +48,48 @@ pub fn key(index: u64) -> Key {
 }
 
 /// A key that is in no store, right between two that are.
-pub fn absent_key(index: u64) -> Key {
+pub(crate) fn absent_key(index: u64) -> Key {
     let mut key = key(index);
     key[15] = key[15] - b'0' + b'a';
     key
 }
 
 /// The numbers of the keys below `count` in the order of the keys' bytes.
-pub fn sorted_indexes(count: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn sorted_indexes(count: u64) -> impl Iterator<Item = u64> {
     let mut groups: Vec<u64> = (0..count.div_ceil(GROUP_KEYS)).collect();
     groups.sort_unstable_by_key(|&group| mix(group));
     groups.into_iter().flat_map(move |group| group * GROUP_KEYS..((group + 1) * GROUP_KEYS).min(count))
 }
 
 /// A sequence of random numbers (SplitMix64).
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// A sequence that depends on `seed` alone.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(mix(seed))
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number from 0 to 1.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
 /// A permutation of the numbers below `count`: a Feistel network over the next even number of bits, walked until it lands below.
 #[derive(Clone, Copy)]
-pub struct Permutation {
+pub(crate) struct Permutation {
     count: u64,
     half_bits: u32,
     seed: u64,
@@ -97,13 +97,13 @@ pub struct Permutation {
 
 impl Permutation {
     /// A permutation that depends on `count` and `seed` alone.
-    pub fn new(count: u64, seed: u64) -> Self {
+    pub(crate) fn new(count: u64, seed: u64) -> Self {
         let bits = 64 - count.max(2).saturating_sub(1).leading_zeros();
         Self { count, half_bits: bits.div_ceil(2), seed }
     }
 
     /// Where `index` goes.
-    pub fn at(&self, index: u64) -> u64 {
+    pub(crate) fn at(&self, index: u64) -> u64 {
         let mask = (1u64 << self.half_bits) - 1;
         let mut x = index;
         loop {
@@ -120,7 +120,7 @@ impl Permutation {
 }
 
 /// Zipfian ranks with the constant of YCSB, 0.99 (Gray and others, "Quickly Generating Billion-Record Synthetic Databases", 1994).
-pub struct Zipfian {
+pub(crate) struct Zipfian {
     count: f64,
     alpha: f64,
     zeta: f64,
@@ -131,7 +131,7 @@ impl Zipfian {
     const THETA: f64 = 0.99;
 
     /// Ranks below `count`.
-    pub fn new(count: u64) -> Self {
+    pub(crate) fn new(count: u64) -> Self {
         let zeta: f64 = (1..=count).map(|rank| (rank as f64).powf(-Self::THETA)).sum();
         let zeta_two = 1.0 + 0.5f64.powf(Self::THETA);
         let count = count as f64;
@@ -140,7 +140,7 @@ impl Zipfian {
     }
 
     /// The next rank; 0 is the most frequent.
-    pub fn rank(&self, random: &mut Random) -> u64 {
+    pub(crate) fn rank(&self, random: &mut Random) -> u64 {
         let unit = random.unit();
         let scaled = unit * self.zeta;
         if scaled < 1.0 {
@@ -155,19 +155,19 @@ impl Zipfian {
 }
 
 /// Makes and checks values of one length.
-pub struct Values {
+pub(crate) struct Values {
     buffer: Vec<u8>,
 }
 
 impl Values {
     /// Values of `len_bytes` (at least 32).
-    pub fn new(len_bytes: usize) -> Self {
+    pub(crate) fn new(len_bytes: usize) -> Self {
         let mut random = Random::new(len_bytes as u64);
         Self { buffer: (0..len_bytes.max(32)).map(|_| random.next().to_le_bytes()[0]).collect() }
     }
 
     /// The value of `key` in its `generation`.
-    pub fn make(&mut self, key: &Key, generation: u64) -> &[u8] {
+    pub(crate) fn make(&mut self, key: &Key, generation: u64) -> &[u8] {
         let seed = seed_of(key, generation);
         let len = self.buffer.len();
         let fresh = len.min(FRESH_LEN_BYTES);
@@ -181,7 +181,7 @@ impl Values {
     }
 
     /// Whether `value` is one that [`make`](Self::make) gave for `key`: its length, its first 24 and its last 8 bytes.
-    pub fn check(&self, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn check(&self, key: &[u8], value: &[u8]) -> Result<()> {
         ensure!(value.len() == self.buffer.len(), "a value of {} bytes instead of {}", value.len(), self.buffer.len());
         ensure!(&value[..KEY_LEN_BYTES] == key, "the value of another key");
         let mut generation = [0; 8];

@@ -11,29 +11,27 @@ use crate::operation::{Kind, Operation, Streams};
 use crate::store::Store;
 
 /// What a run did.
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Operations.
-    pub operations: u64,
+    pub(crate) operations: u64,
     /// From the start of the first thread to the end of the last.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// A sum over all that was written and read: the same for every store that did the same work.
-    pub check: u64,
-    /// Pairs that scans read.
-    pub pairs: u64,
+    pub(crate) check: u64,
     /// The time of each operation in nanoseconds, if asked for.
-    pub latencies_ns: Vec<u64>,
+    pub(crate) latencies_ns: Vec<u64>,
 }
 
 impl Outcome {
     /// Operations per second.
-    pub fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
     }
 }
 
 /// Whether to take the time of each operation, too.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Latencies {
+pub(crate) enum Latencies {
     /// Take it: two more readings of the clock per operation.
     Each,
     /// Only the whole.
@@ -41,7 +39,7 @@ pub enum Latencies {
 }
 
 /// Runs each stream on a thread of its own, all started at once.
-pub fn run(
+pub(crate) fn run(
     store: &dyn Store,
     streams: &Streams,
     value_len_bytes: usize,
@@ -74,9 +72,8 @@ fn collect(results: Vec<Result<(Instant, Instant, Worker<'_>)>>, operations: u64
     let started = results.iter().map(|result| result.0).min().context("no stream")?;
     let ended = results.iter().map(|result| result.1).max().context("no stream")?;
     let check = results.iter().fold(0, |sum: u64, result| sum.wrapping_add(result.2.check));
-    let pairs = results.iter().map(|result| result.2.pairs).sum();
     let latencies_ns = results.into_iter().flat_map(|result| result.2.latencies_ns).collect();
-    Ok(Outcome { operations, elapsed: ended - started, check, pairs, latencies_ns })
+    Ok(Outcome { operations, elapsed: ended - started, check, latencies_ns })
 }
 
 /// One thread's view.
@@ -167,7 +164,7 @@ impl<'a> Worker<'a> {
 }
 
 /// Scans everything once; `None` if the store cannot. The operations are pairs.
-pub fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Option<Outcome>> {
+pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Option<Outcome>> {
     let mut worker = Worker::new(store, value_len_bytes, 0);
     let started = Instant::now();
     if !worker.scan_from(&[], usize::MAX)? {
@@ -178,7 +175,6 @@ pub fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Option<Outc
         operations: worker.pairs,
         elapsed,
         check: worker.check,
-        pairs: worker.pairs,
         latencies_ns: Vec::new(),
     }))
 }

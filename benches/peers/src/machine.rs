@@ -12,24 +12,24 @@ use crate::stores::Entry;
 
 /// The machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// The processor's name.
-    pub processor: String,
+    pub(crate) processor: String,
     /// Logical processors.
-    pub processors: usize,
+    pub(crate) processors: usize,
     /// Memory in mebibytes.
-    pub memory_mib: u64,
+    pub(crate) memory_mib: u64,
     /// The kernel's version.
-    pub kernel: String,
+    pub(crate) kernel: String,
     /// The type of the file system that the stores were on.
-    pub file_system: String,
+    pub(crate) file_system: String,
     /// The compiler's version.
-    pub compiler: String,
+    pub(crate) compiler: String,
 }
 
 impl Machine {
     /// This machine, with the stores in `dir`.
-    pub fn here(dir: &Path) -> Result<Self> {
+    pub(crate) fn here(dir: &Path) -> Result<Self> {
         let memory = field("/proc/meminfo", "MemTotal")?;
         Ok(Self {
             processor: field("/proc/cpuinfo", "model name")?,
@@ -73,12 +73,12 @@ fn compiler() -> String {
 }
 
 /// The anonymous memory of this process, in bytes.
-pub fn anonymous_memory_bytes() -> Result<u64> {
+pub(crate) fn anonymous_memory_bytes() -> Result<u64> {
     Ok(kibibytes(&field("/proc/self/status", "RssAnon")?)? * 1024)
 }
 
 /// What the files under `dir` take on disk, in bytes: blocks, not lengths, so that holes do not count.
-pub fn disk_bytes(dir: &Path) -> Result<u64> {
+pub(crate) fn disk_bytes(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -89,7 +89,7 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
 }
 
 /// The version of a store's package in the lock file that this was built with.
-pub fn version_of(entry: &Entry) -> String {
+pub(crate) fn version_of(entry: &Entry) -> String {
     let lock = include_str!("../../../Cargo.lock");
     let wanted = format!("name = \"{}\"", entry.package);
     let mut lines = lock.lines();

@@ -7,7 +7,7 @@ use crate::data::{
 
 /// What to do with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Write it.
     Put,
     /// Write it; it is above all others.
@@ -28,15 +28,15 @@ pub enum Kind {
 
 /// One operation.
 #[derive(Clone, Copy, Debug)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// The key.
-    pub key: Key,
+    pub(crate) key: Key,
     /// What to do with it.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// The operations of each thread.
-pub type Streams = Vec<Vec<Operation>>;
+pub(crate) type Streams = Vec<Vec<Operation>>;
 
 /// `kind` for `count` numbers that `index_at` gives, dealt to the threads in turn.
 fn deal(count: u64, threads: u64, kind: Kind, mut index_at: impl FnMut(u64) -> u64) -> Streams {
@@ -48,54 +48,54 @@ fn deal(count: u64, threads: u64, kind: Kind, mut index_at: impl FnMut(u64) -> u
 }
 
 /// Puts of all keys below `keys` in random order.
-pub fn load_random(keys: u64, threads: u64) -> Streams {
+pub(crate) fn load_random(keys: u64, threads: u64) -> Streams {
     let order = Permutation::new(keys, 1);
     deal(keys, threads, Kind::Put, |place| order.at(place))
 }
 
 /// Puts of all keys below `keys` in their own order.
-pub fn load_sorted(keys: u64) -> Streams {
+pub(crate) fn load_sorted(keys: u64) -> Streams {
     vec![sorted_indexes(keys).map(|index| Operation { key: key(index), kind: Kind::PutLast }).collect()]
 }
 
 /// `count` operations of one kind on keys below `keys`, all equally likely.
-pub fn uniform(keys: u64, count: u64, threads: u64, kind: Kind) -> Streams {
+pub(crate) fn uniform(keys: u64, count: u64, threads: u64, kind: Kind) -> Streams {
     let mut random = Random::new(2);
     deal(count, threads, kind, |_| random.below(keys))
 }
 
 /// `count` operations of one kind on keys below `keys`, scattered Zipfian.
-pub fn zipfian(keys: u64, count: u64, threads: u64, kind: Kind) -> Streams {
+pub(crate) fn zipfian(keys: u64, count: u64, threads: u64, kind: Kind) -> Streams {
     let (order, ranks, mut random) = (Permutation::new(keys, 3), Zipfian::new(keys), Random::new(4));
     deal(count, threads, kind, |_| order.at(ranks.rank(&mut random)))
 }
 
 /// Removes `count` different keys below `keys`.
-pub fn deletes(keys: u64, count: u64) -> Streams {
+pub(crate) fn deletes(keys: u64, count: u64) -> Streams {
     let order = Permutation::new(keys, 5);
     deal(count.min(keys), 1, Kind::Delete, |place| order.at(place))
 }
 
 /// Looks for keys that are not there, between keys that are.
-pub fn absent(keys: u64, count: u64) -> Streams {
+pub(crate) fn absent(keys: u64, count: u64) -> Streams {
     let mut random = Random::new(6);
     vec![(0..count).map(|_| Operation { key: absent_key(random.below(keys)), kind: Kind::GetAbsent }).collect()]
 }
 
 /// Scans of prefixes with 10 keys each.
-pub fn scans_of_ten(keys: u64, count: u64) -> Streams {
+pub(crate) fn scans_of_ten(keys: u64, count: u64) -> Streams {
     uniform(keys, count, 1, Kind::ScanPrefix { len_bytes: TEN_PREFIX_LEN_BYTES as u8, pairs: 10 })
 }
 
 /// Scans of prefixes with 1,000 keys each.
-pub fn scans_of_a_thousand(keys: u64, count: u64) -> Streams {
+pub(crate) fn scans_of_a_thousand(keys: u64, count: u64) -> Streams {
     let pairs = GROUP_KEYS as u16;
     uniform(keys, count, 1, Kind::ScanPrefix { len_bytes: GROUP_PREFIX_LEN_BYTES as u8, pairs })
 }
 
 /// The core workloads of the Yahoo Cloud Serving Benchmark (Cooper and others, 2010).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ycsb {
+pub(crate) enum Ycsb {
     /// Half reads, half updates.
     A,
     /// 95 % reads, 5 % updates.
@@ -112,7 +112,7 @@ pub enum Ycsb {
 
 /// The operations of a YCSB workload over `keys` loaded keys. New keys start at number `first_new`; each thread inserts and, in D, reads
 /// keys of its own, so that every read finds its key whatever the other thread does. The second value: the first number still unused.
-pub fn ycsb(workload: Ycsb, keys: u64, count: u64, threads: u64, first_new: u64) -> (Streams, u64) {
+pub(crate) fn ycsb(workload: Ycsb, keys: u64, count: u64, threads: u64, first_new: u64) -> (Streams, u64) {
     let per_thread = count / threads;
     let (order, ranks) = (Permutation::new(keys, 3), Zipfian::new(keys));
     let stream = |thread: u64| {

@@ -39,7 +39,7 @@ struct Limit {
 }
 
 /// Measures all limits in `dir`, and writes `physical.md` and `physical.json` to `out`.
-pub fn measure(dir: &Path, out: &Path) -> Result<()> {
+pub(crate) fn measure(dir: &Path, out: &Path) -> Result<()> {
     let machine = Machine::here(dir)?;
     let path = dir.join("physical.bin");
     let limits = [
@@ -216,6 +216,6 @@ fn syncs(path: &Path, tail: Tail, count: u64) -> Result<f64> {
 }
 
 /// The rate of appends of a record to a preallocated file with a sync each: what a lone writer's synced commits cannot beat.
-pub fn bare_synced_appends(dir: &Path, count: u64) -> Result<f64> {
+pub(crate) fn bare_synced_appends(dir: &Path, count: u64) -> Result<f64> {
     Ok(1e6 / syncs(&dir.join("bare.bin"), Tail::Preallocated, count)?)
 }

@@ -29,7 +29,7 @@ const BAR_HEIGHT: i32 = 11;
 const LEGEND_HEIGHT: i32 = 40;
 
 /// Writes `<name>.svg` for every plot that has numbers; the names of those.
-pub fn write(table: &Table, out: &Path) -> Result<Vec<String>> {
+pub(crate) fn write(table: &Table, out: &Path) -> Result<Vec<String>> {
     let mut names: Vec<&str> = ROWS.iter().filter_map(|row| row.plot).collect();
     names.dedup();
     let mut written = Vec::new();

@@ -15,9 +15,9 @@ use crate::rows::{Access, BARE_SYNC, BARE_SYNC_SHARE, Bar, ROWS, Row, Unit};
 use crate::stores::{Entry, OWN, entries};
 
 /// The numbers of all rows and stores.
-pub struct Table {
+pub(crate) struct Table {
     /// The stores that ran, the own one first.
-    pub stores: Vec<Entry>,
+    pub(crate) stores: Vec<Entry>,
     /// Row and store to the values of all rounds, sorted.
     values: BTreeMap<(String, String), Vec<f64>>,
     keys: BTreeSet<u64>,
@@ -54,7 +54,7 @@ impl Table {
     }
 
     /// The median of a row and a store.
-    pub fn median(&self, row: &str, store: &str) -> Option<f64> {
+    pub(crate) fn median(&self, row: &str, store: &str) -> Option<f64> {
         let values = self.values.get(&(row.to_owned(), store.to_owned()))?;
         let middle = values.len() / 2;
         Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
@@ -87,7 +87,7 @@ impl Table {
 }
 
 /// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`. The stores were in `dir`.
-pub fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
+pub(crate) fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
     let runs = read_runs(runs)?;
     let table = Table::new(&runs);
     let machine = Machine::here(dir)?;
@@ -137,8 +137,8 @@ fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String
     }
     text += "\n## Plots\n\nEach bar is a store's share of the best rate of its row.\n";
     plots.iter().try_for_each(|plot| writeln!(text, "\n![{plot}]({plot}.svg)"))?;
-    text += "\n## Again\n\n```sh\ncargo xtask peers\ncargo xtask peers --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
-             cargo xtask peers --physical\n```\n";
+    text += "\n## Again\n\n```sh\ncargo xtask peers\ncargo xtask peers -- --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
+             cargo xtask peers -- --physical\n```\n";
     Ok(text)
 }
 

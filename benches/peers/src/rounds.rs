@@ -16,40 +16,40 @@ use crate::stores::Entry;
 use crate::workload::{Group, Measurement};
 
 /// What to run.
-pub struct Plan {
+pub(crate) struct Plan {
     /// The stores.
-    pub stores: Vec<Entry>,
+    pub(crate) stores: Vec<Entry>,
     /// The workloads.
-    pub groups: Vec<Group>,
+    pub(crate) groups: Vec<Group>,
     /// Keys that are loaded.
-    pub keys: u64,
+    pub(crate) keys: u64,
     /// How often.
-    pub rounds: u32,
+    pub(crate) rounds: u32,
     /// Where the stores live meanwhile.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Where the number of every run goes.
-    pub runs: PathBuf,
+    pub(crate) runs: PathBuf,
 }
 
 /// One run of one workload over one store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Run {
+pub(crate) struct Run {
     /// The store's id.
-    pub store: String,
+    pub(crate) store: String,
     /// The workload.
-    pub group: Group,
+    pub(crate) group: Group,
     /// Keys that were loaded.
-    pub keys: u64,
+    pub(crate) keys: u64,
     /// What was measured, or why it was not.
-    pub result: Result<Vec<Measurement>, String>,
+    pub(crate) result: Result<Vec<Measurement>, String>,
 }
 
 /// The name under which bare synced appends run.
-pub const BARE: &str = "bare";
+pub(crate) const BARE: &str = "bare";
 
 impl Plan {
     /// Runs everything; a store that fails is noted, and the others go on.
-    pub fn run(&self, append: bool) -> Result<()> {
+    pub(crate) fn run(&self, append: bool) -> Result<()> {
         if let Some(parent) = self.runs.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -127,7 +127,7 @@ fn report_progress(
 }
 
 /// The runs in the file at `path`.
-pub fn read_runs(path: &Path) -> Result<Vec<Run>> {
+pub(crate) fn read_runs(path: &Path) -> Result<Vec<Run>> {
     let file = fs::File::open(path).with_context(|| format!("no runs at {}", path.display()))?;
     BufReader::new(file).lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }

@@ -2,7 +2,7 @@
 
 /// The unit of a row, and with it which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Per second: more is better.
     PerSecond,
     /// Microseconds: less is better.
@@ -17,12 +17,12 @@ pub enum Unit {
 
 impl Unit {
     /// Whether more is better.
-    pub fn more_is_better(self) -> bool {
+    pub(crate) fn more_is_better(self) -> bool {
         self == Self::PerSecond
     }
 
     /// How it is written behind a number.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::PerSecond => "/s",
             Self::Microseconds => "µs",
@@ -35,7 +35,7 @@ impl Unit {
 
 /// What a row exercises; stores with a weaker guarantee do not count as the best where they write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Writes, or writes and reads, that must survive a killed process.
     Writes,
     /// Reads alone.
@@ -48,7 +48,7 @@ pub enum Access {
 
 /// What the own store must reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Bar {
+pub(crate) enum Bar {
     /// So many times the best peer.
     TimesBest(f64),
     /// At most so much.
@@ -59,19 +59,19 @@ pub enum Bar {
 
 /// A row.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// Its name in results.
-    pub id: &'static str,
+    pub(crate) id: &'static str,
     /// Its name in the table.
-    pub title: &'static str,
+    pub(crate) title: &'static str,
     /// Its unit.
-    pub unit: Unit,
+    pub(crate) unit: Unit,
     /// What it exercises.
-    pub access: Access,
+    pub(crate) access: Access,
     /// What the own store must reach.
-    pub bar: Bar,
+    pub(crate) bar: Bar,
     /// The plot it is in.
-    pub plot: Option<&'static str>,
+    pub(crate) plot: Option<&'static str>,
 }
 
 const fn rate(id: &'static str, title: &'static str, access: Access, bar: Bar, plot: &'static str) -> Row {
@@ -90,7 +90,7 @@ use Access::{Reads, SyncedWrites, Writes};
 use Bar::{AtMost, TimesBest};
 
 /// All rows, in the order of the table.
-pub const ROWS: &[Row] = &[
+pub(crate) const ROWS: &[Row] = &[
     rate("put_random", "put, random new keys", Writes, TimesBest(2.5), "writes"),
     rate("put_sorted", "put, sorted new keys", Writes, TimesBest(1.8), "writes"),
     rate("put_random_2", "put, random new keys, 2 threads", Writes, TimesBest(3.0), "writes"),
@@ -139,10 +139,10 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// The row of bare synced appends; it belongs to no store.
-pub const BARE_SYNC: &str = "bare_sync";
+pub(crate) const BARE_SYNC: &str = "bare_sync";
 
 /// The share of the rate of bare synced appends that synced commits of one thread must reach.
-pub const BARE_SYNC_SHARE: f64 = 0.85;
+pub(crate) const BARE_SYNC_SHARE: f64 = 0.85;
 
 #[cfg(test)]
 mod tests {

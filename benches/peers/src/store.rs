@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a returned write must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Guarantee {
+pub(crate) enum Guarantee {
     /// The death of the process (`kill -9`).
     Process,
     /// Power loss: synced before the call returns.
@@ -13,10 +13,10 @@ pub enum Guarantee {
 }
 
 /// What is called with a key and its value.
-pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
 
 /// A store under test. All methods may be called from several threads.
-pub trait Store: Send + Sync {
+pub(crate) trait Store: Send + Sync {
     /// Writes one pair at the guarantee that the store was opened with.
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()>;
 
@@ -54,7 +54,7 @@ pub trait Store: Send + Sync {
 
 /// The smallest byte string above all that start with `prefix`; `None` if there is none.
 #[cfg_attr(not(any(feature = "rocksdb", feature = "redb")), allow(dead_code))]
-pub fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;

@@ -15,12 +15,12 @@ use crate::store::{Guarantee, Store};
 use crate::stores::Entry;
 
 /// Bytes of a value where the row does not say otherwise.
-pub const VALUE_LEN_BYTES: usize = 100;
+pub(crate) const VALUE_LEN_BYTES: usize = 100;
 
 /// A group of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Group {
+pub(crate) enum Group {
     /// Random load, memory, gets, scans before and after compaction, overwrites, deletes.
     Core,
     /// Sorted load.
@@ -45,35 +45,35 @@ pub enum Group {
 
 impl Group {
     /// How many child processes it takes, one after the other, over the same directory.
-    pub fn steps(self) -> u32 {
+    pub(crate) fn steps(self) -> u32 {
         if self == Self::Reopen { 2 } else { 1 }
     }
 }
 
 /// One number of one row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measurement {
+pub(crate) struct Measurement {
     /// The id of the row.
-    pub row: String,
+    pub(crate) row: String,
     /// The number, in the unit of the row.
-    pub value: f64,
+    pub(crate) value: f64,
     /// A sum over the work that was done; equal for every store, or absent where there is nothing to compare.
-    pub check: Option<u64>,
+    pub(crate) check: Option<u64>,
 }
 
 /// What a child process is to do.
-pub struct Task<'a> {
+pub(crate) struct Task<'a> {
     /// The store.
-    pub entry: Entry,
+    pub(crate) entry: Entry,
     /// Where it lives.
-    pub dir: &'a Path,
+    pub(crate) dir: &'a Path,
     /// How many keys.
-    pub keys: u64,
+    pub(crate) keys: u64,
 }
 
 impl Task<'_> {
     /// Runs one step of a group.
-    pub fn run(&self, group: Group, step: u32) -> Result<Vec<Measurement>> {
+    pub(crate) fn run(&self, group: Group, step: u32) -> Result<Vec<Measurement>> {
         let mut results = Results::default();
         match (group, step) {
             (Group::Core, 0) => self.core(&mut results)?,

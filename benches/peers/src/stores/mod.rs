@@ -24,7 +24,7 @@ mod sled;
 mod sled_alpha;
 
 /// The id of the store of this workspace.
-pub const OWN: &str = "hightower";
+pub(crate) const OWN: &str = "hightower";
 
 /// Bytes of cache for the stores that have one: larger than the data of every workload.
 #[cfg(any(feature = "fjall", feature = "redb", feature = "rocksdb", feature = "sled", feature = "sled-alpha"))]
@@ -35,23 +35,23 @@ type Open = fn(&Path, Guarantee) -> Result<Box<dyn Store>>;
 
 /// A store that can take part.
 #[derive(Clone, Copy)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its name in options, results and tables.
-    pub id: &'static str,
+    pub(crate) id: &'static str,
     /// The package whose version `Cargo.lock` has.
-    pub package: &'static str,
+    pub(crate) package: &'static str,
     /// The first part of the version, where the lock file has several of one package.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// Whether a returned write survives `kill -9` in the workloads that are not synced.
-    pub survives_kill: bool,
+    pub(crate) survives_kill: bool,
     /// How it is used here, and what its guarantee is.
-    pub usage: &'static str,
+    pub(crate) usage: &'static str,
     /// Opens it, creating it if missing.
-    pub open: Open,
+    pub(crate) open: Open,
 }
 
 /// Every store that was compiled in, the own one first.
-pub fn entries() -> Vec<Entry> {
+pub(crate) fn entries() -> Vec<Entry> {
     vec![
         #[cfg(feature = "own")]
         own::ENTRY,
@@ -73,7 +73,7 @@ pub fn entries() -> Vec<Entry> {
 }
 
 /// The store called `id`.
-pub fn entry(id: &str) -> Result<Entry> {
+pub(crate) fn entry(id: &str) -> Result<Entry> {
     entries()
         .into_iter()
         .find(|entry| entry.id == id)
