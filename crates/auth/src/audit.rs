@@ -1,0 +1,218 @@
+//! The audit trail's entries and their chain.
+//!
+//! Each entry names the hash of the one before it, and the head (in the same commit) names the
+//! last: an entry changed, removed, inserted or moved breaks the chain. Hashes are HMACs under a
+//! key of the store, so that nobody without the master key can make a chain that fits.
+//!
+//! ```text
+//! entry body = seq u64 | hash of the entry before [32] | at_ms i64 | actor | action u8 | outcome u8
+//!            | suppressed u32 | target | source
+//! hash       = HMAC-SHA-256(audit key, entry body)
+//! ```
+
+use std::fmt;
+
+use crate::codec::{Reader, Writer};
+use crate::crypto::MacKey;
+use crate::error::{Error, Result};
+use crate::id::{ApiKeyId, UserId};
+use crate::seam::Timestamp;
+
+/// A hash in the chain.
+pub type AuditHash = [u8; 32];
+
+/// Who did something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Actor {
+    /// The program itself, or whoever it did not name.
+    #[default]
+    System,
+    /// A user.
+    User(UserId),
+    /// An API key.
+    ApiKey(ApiKeyId),
+}
+
+macro_rules! actions {
+    ($($name:ident = $code:literal, $docs:literal;)*) => {
+        /// What was done.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum AuditAction {
+            $(#[doc = $docs] $name,)*
+        }
+
+        impl AuditAction {
+            fn code(self) -> u8 {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            fn from_code(code: u8) -> Result<Self> {
+                match code {
+                    $($code => Ok(Self::$name),)*
+                    found => Err(Error::VersionUnsupported { what: "an audit action", found, known: [$($code),*].into_iter().fold(0, u8::max) }),
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    StoreInitialised = 1, "The service's keys were made.";
+    UserCreated = 2, "A user was created.";
+    UserRenamed = 3, "A user got another name.";
+    UserDisabled = 4, "A user was disabled; all sessions ended.";
+    UserEnabled = 5, "A user was enabled.";
+    UserDeleted = 6, "A user was deleted, with its sessions and API keys.";
+    UserRolesSet = 7, "A user's roles were set.";
+    UserMetadataSet = 8, "A user's metadata was set.";
+    PasswordVerified = 9, "A password was checked.";
+    PasswordChanged = 10, "A user changed the password; all sessions ended.";
+    PasswordReset = 11, "A password was set without the old one; all sessions ended.";
+    SessionStarted = 12, "A login started a session.";
+    SessionEnded = 13, "A session was ended.";
+    AllSessionsEnded = 14, "All sessions of a user were ended.";
+    ApiKeyCreated = 15, "An API key was created.";
+    ApiKeyRotated = 16, "An API key got a new secret.";
+    ApiKeyRevoked = 17, "An API key was revoked.";
+    RoleSet = 18, "A role was created or changed.";
+    RoleDeleted = 19, "A role was deleted.";
+    AccessDenied = 20, "A principal wanted what it may not.";
+    MasterKeyRotated = 21, "Records were re-wrapped by the current master key.";
+    AuditPruned = 22, "Old entries of the trail were removed.";
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuditOutcome {
+    /// It was done.
+    Done,
+    /// It was refused.
+    Refused,
+}
+
+/// One entry of the audit trail. Never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuditEntry {
+    /// Its number, without gaps.
+    pub seq: u64,
+    /// When, in Unix ms.
+    pub at_ms: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// What.
+    pub action: AuditAction,
+    /// To what: an id or a name.
+    pub target: String,
+    /// From where.
+    pub source: Option<String>,
+    /// How it ended.
+    pub outcome: AuditOutcome,
+    /// How many refusals before this one were left out, because they came too fast.
+    pub suppressed: u32,
+}
+
+impl AuditEntry {
+    pub(crate) fn encode(&self, previous: &AuditHash) -> Result<Vec<u8>> {
+        let mut writer = Writer::default();
+        writer.u64(self.seq).raw(previous).i64(self.at_ms);
+        match &self.actor {
+            Actor::System => writer.u8(0),
+            Actor::User(id) => writer.u8(1).raw(id.as_bytes()),
+            Actor::ApiKey(id) => writer.u8(2).raw(id.as_bytes()),
+        };
+        writer.u8(self.action.code()).u8((self.outcome == AuditOutcome::Refused).into()).u32(self.suppressed);
+        writer.bytes(self.target.as_bytes())?.optional_bytes(self.source.as_deref().map(str::as_bytes))?;
+        Ok(writer.finish())
+    }
+
+    /// The entry, and the hash that it names as the one before.
+    pub(crate) fn decode(body: &[u8]) -> Result<(Self, AuditHash)> {
+        let mut reader = Reader::new(body);
+        let (seq, previous, at_ms) = (reader.u64()?, reader.array()?, reader.i64()?);
+        let actor = match reader.u8()? {
+            0 => Actor::System,
+            1 => Actor::User(UserId::from_bytes(reader.array()?)),
+            2 => Actor::ApiKey(ApiKeyId::from_bytes(reader.array()?)),
+            found => return Err(Error::VersionUnsupported { what: "an audit actor", found, known: 2 }),
+        };
+        let action = AuditAction::from_code(reader.u8()?)?;
+        let outcome = if reader.flag()? { AuditOutcome::Refused } else { AuditOutcome::Done };
+        let suppressed = reader.u32()?;
+        let target = reader.text()?.to_owned();
+        let source = if reader.flag()? { Some(reader.text()?.to_owned()) } else { None };
+        reader.end()?;
+        Ok((Self { seq, at_ms, actor, action, target, source, outcome, suppressed }, previous))
+    }
+}
+
+pub(crate) fn chain_hash(key: &MacKey, body: &[u8]) -> AuditHash {
+    key.tag(&[body])
+}
+
+/// Where the trail begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) first_seq: u64,
+    pub(crate) next_seq: u64,
+    /// The hash that the first entry names.
+    pub(crate) anchor: AuditHash,
+    /// The hash of the last entry; the anchor if there is none.
+    pub(crate) last: AuditHash,
+}
+
+impl Head {
+    pub(crate) const EMPTY: Self = Self { first_seq: 0, next_seq: 0, anchor: [0; 32], last: [0; 32] };
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.u64(self.first_seq).u64(self.next_seq).raw(&self.anchor).raw(&self.last);
+        writer.finish()
+    }
+
+    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+        let head =
+            Self { first_seq: reader.u64()?, next_seq: reader.u64()?, anchor: reader.array()?, last: reader.array()? };
+        reader.end()?;
+        Ok(head)
+    }
+}
+
+/// The end of a trail at some moment. Keep it outside the store: against it, verification finds
+/// even a store that was put back whole to an earlier state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct AuditCheckpoint {
+    /// The number that the next entry gets.
+    pub next_seq: u64,
+    /// The hash of the last entry.
+    pub hash: AuditHash,
+}
+
+impl fmt::Debug for AuditCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hash = String::with_capacity(64);
+        crate::hex::encode(&self.hash, &mut hash);
+        write!(f, "AuditCheckpoint {{ next_seq: {}, hash: {hash} }}", self.next_seq)
+    }
+}
+
+/// What the verifier found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum AuditVerdict {
+    /// Every entry is there as it was written.
+    Intact {
+        /// How many entries there are.
+        entries: u64,
+        /// The end of the trail, to keep.
+        checkpoint: AuditCheckpoint,
+    },
+    /// The trail was tampered with, or damaged.
+    Broken {
+        /// The first entry that does not fit.
+        seq: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}

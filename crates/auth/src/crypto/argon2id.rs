@@ -1,0 +1,400 @@
+//! Password hashing with Argon2id (RFC 9106): parameters with a floor, an optional pepper, and a
+//! bound on how many hashes run at once.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use argon2::{Algorithm, Argon2, Block, ParamsBuilder, Version};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::gate::Gate;
+use super::pepper::Pepper;
+use super::phc::{HASH_LEN_BYTES, Phc, SALT_LEN_BYTES};
+use crate::error::{Error, Result};
+use crate::seam::{Entropy, OsEntropy, random};
+
+/// The least memory, in KiB, that OWASP's Password Storage Cheat Sheet accepts for 1, 2, 3, 4 and
+/// 5 or more iterations.
+const FLOOR_MEMORY_KIB: [u32; 5] = [47_104, 19_456, 12_288, 9_216, 7_168];
+const MAX_MEMORY_KIB: u32 = 4 * 1024 * 1024;
+const MAX_ITERATIONS: u32 = 64;
+const MAX_LANES: u32 = 16;
+const DEFAULT_CONCURRENCY: usize = 4;
+
+/// How much work one Argon2id hash is.
+///
+/// The default is OWASP's first choice: 19 MiB, 2 iterations, 1 lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argon2Params {
+    pub(super) memory_kib: u32,
+    pub(super) iterations: u32,
+    pub(super) lanes: u32,
+}
+
+impl Default for Argon2Params {
+    fn default() -> Self {
+        Self { memory_kib: 19_456, iterations: 2, lanes: 1 }
+    }
+}
+
+impl Argon2Params {
+    /// Parameters that are at least as strong as one of OWASP's: 46 MiB for 1 iteration, 19 MiB
+    /// for 2, 12 MiB for 3, 9 MiB for 4, 7 MiB for 5 and more. Lanes are computed one after another.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] below that, or above 4 GiB, 64 iterations, 16 lanes.
+    ///
+    /// # Examples
+    /// ```
+    /// use hightower_auth::crypto::Argon2Params;
+    /// assert!(Argon2Params::new(64 * 1024, 3, 4).is_ok()); // RFC 9106, second recommended
+    /// assert!(Argon2Params::new(4 * 1024, 3, 1).is_err());
+    /// ```
+    pub fn new(memory_kib: u32, iterations: u32, lanes: u32) -> Result<Self> {
+        let params = Self::insecure(memory_kib, iterations, lanes)?;
+        let row = iterations.clamp(1, 5) as usize - 1;
+        if memory_kib < FLOOR_MEMORY_KIB[row] {
+            return Err(Error::Validation("these Argon2id parameters are weaker than every one OWASP recommends"));
+        }
+        Ok(params)
+    }
+
+    /// Parameters of any weakness, for tests that hash thousands of passwords. Never for real ones.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for 0, for less than 8 KiB per lane, or above the ceilings.
+    pub fn insecure(memory_kib: u32, iterations: u32, lanes: u32) -> Result<Self> {
+        let params = Self { memory_kib, iterations, lanes };
+        if params.within_ceiling() { Ok(params) } else { Err(Error::Validation("Argon2id parameters are out of range")) }
+    }
+
+    /// Memory of one hash, in KiB.
+    pub fn memory_kib(&self) -> u32 {
+        self.memory_kib
+    }
+
+    /// Passes over the memory.
+    pub fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
+    /// Lanes ("parallelism" in RFC 9106).
+    pub fn lanes(&self) -> u32 {
+        self.lanes
+    }
+
+    pub(super) fn within_ceiling(self) -> bool {
+        (1..=MAX_LANES).contains(&self.lanes)
+            && (1..=MAX_ITERATIONS).contains(&self.iterations)
+            && (8 * self.lanes..=MAX_MEMORY_KIB).contains(&self.memory_kib)
+    }
+
+    fn weaker_than(self, other: Self) -> bool {
+        self.memory_kib < other.memory_kib || self.iterations < other.iterations || self.lanes < other.lanes
+    }
+}
+
+/// Hashes and verifies passwords.
+pub trait SecretHasher: Send + Sync {
+    /// A salted, slow hash of `secret`.
+    ///
+    /// # Errors
+    /// [`Error::Randomness`], [`Error::Crypto`].
+    fn hash_secret(&self, secret: &[u8]) -> Result<SecretHash>;
+
+    /// Whether `hash` is of `secret`.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if `hash` is not one of this hasher's, or its pepper is missing.
+    fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> Result<bool>;
+
+    /// Whether `hash` is weaker than what [`SecretHasher::hash_secret`] makes now, so that it
+    /// should be replaced at the next login.
+    fn needs_rehash(&self, hash: &SecretHash) -> bool;
+}
+
+impl<T: SecretHasher + ?Sized> SecretHasher for Arc<T> {
+    fn hash_secret(&self, secret: &[u8]) -> Result<SecretHash> {
+        (**self).hash_secret(secret)
+    }
+    fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> Result<bool> {
+        (**self).verify_secret(secret, hash)
+    }
+    fn needs_rehash(&self, hash: &SecretHash) -> bool {
+        (**self).needs_rehash(hash)
+    }
+}
+
+/// The stored form of a password: a PHC string. `Debug` does not show it, and it is wiped when
+/// dropped: who has it can guess at it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretHash(Zeroizing<String>);
+
+impl SecretHash {
+    /// The PHC string.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for SecretHash {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl AsRef<str> for SecretHash {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(redacted)")
+    }
+}
+
+/// Argon2id.
+///
+/// # Examples
+/// ```
+/// use hightower_auth::crypto::{Argon2Params, Argon2SecretHasher, SecretHasher};
+/// let hasher = Argon2SecretHasher::with_params(Argon2Params::default()).concurrency(2);
+/// let hash = hasher.hash_secret(b"correct horse battery staple")?;
+/// assert!(hasher.verify_secret(b"correct horse battery staple", &hash)?);
+/// assert!(!hasher.verify_secret(b"incorrect horse", &hash)?);
+/// # Ok::<(), hightower_auth::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Argon2SecretHasher {
+    params: Argon2Params,
+    pepper: Option<Pepper>,
+    gate: Gate,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Argon2SecretHasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Argon2SecretHasher {
+    /// The default parameters, no pepper, at most 4 hashes at once (76 MiB).
+    pub fn new() -> Self {
+        Self::with_params(Argon2Params::default())
+    }
+
+    /// These parameters, no pepper, at most 4 hashes at once.
+    pub fn with_params(params: Argon2Params) -> Self {
+        Self { params, pepper: None, gate: Gate::new(DEFAULT_CONCURRENCY), entropy: Arc::new(OsEntropy) }
+    }
+
+    /// At most `hashes` (at least 1) run at once; other callers wait. Memory stays below that many
+    /// times the parameters' memory.
+    #[must_use]
+    pub fn concurrency(mut self, hashes: usize) -> Self {
+        self.gate = Gate::new(hashes);
+        self
+    }
+
+    /// Puts a pepper into every new hash.
+    #[must_use]
+    pub fn pepper(mut self, pepper: Pepper) -> Self {
+        self.pepper = Some(pepper);
+        self
+    }
+
+    /// Takes salts from `entropy`.
+    #[must_use]
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
+    /// The parameters of new hashes.
+    pub fn params(&self) -> Argon2Params {
+        self.params
+    }
+
+    fn derive(&self, secret: &[u8], phc: &mut Phc) -> Result<()> {
+        let pepper = match (phc.pepper, &self.pepper) {
+            (None, _) => None,
+            (Some(id), Some(pepper)) => Some(pepper.secret(id)?),
+            (Some(_), None) => return Err(Error::Crypto("the pepper of this password hash is not configured")),
+        };
+        let _inside = self.gate.enter();
+        argon2id(phc.params, pepper.unwrap_or_default(), b"", secret, &phc.salt, &mut phc.hash)
+    }
+}
+
+impl SecretHasher for Argon2SecretHasher {
+    fn hash_secret(&self, secret: &[u8]) -> Result<SecretHash> {
+        let salt: [u8; SALT_LEN_BYTES] = random(&*self.entropy)?;
+        let mut phc = Phc {
+            params: self.params,
+            pepper: self.pepper.as_ref().map(Pepper::current_id),
+            salt: salt.to_vec(),
+            hash: [0; HASH_LEN_BYTES],
+        };
+        self.derive(secret, &mut phc)?;
+        Ok(SecretHash::from(phc.to_text()))
+    }
+
+    fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> Result<bool> {
+        let stored = Phc::parse(hash.as_str())?;
+        let mut computed = stored.clone();
+        self.derive(secret, &mut computed)?;
+        Ok(computed.hash.ct_eq(&stored.hash).into())
+    }
+
+    fn needs_rehash(&self, hash: &SecretHash) -> bool {
+        match Phc::parse(hash.as_str()) {
+            Ok(phc) => {
+                phc.params.weaker_than(self.params) || phc.pepper != self.pepper.as_ref().map(Pepper::current_id)
+            }
+            Err(_) => true,
+        }
+    }
+}
+
+/// Argon2id, version 0x13, as RFC 9106 has it: `key` is its secret value, `associated_data` its X.
+/// The memory is allocated for this call and wiped before it is given back.
+///
+/// # Errors
+/// [`Error::Crypto`] for lengths that the RFC excludes.
+pub fn argon2id(
+    params: Argon2Params,
+    key: &[u8],
+    associated_data: &[u8],
+    password: &[u8],
+    salt: &[u8],
+    out: &mut [u8],
+) -> Result<()> {
+    let refused = |_| Error::Crypto("Argon2id refuses the length of an input");
+    let mut builder = ParamsBuilder::new();
+    builder.m_cost(params.memory_kib).t_cost(params.iterations).p_cost(params.lanes).output_len(out.len());
+    if !associated_data.is_empty() {
+        builder.data(argon2::AssociatedData::new(associated_data).map_err(refused)?);
+    }
+    let params = builder.build().map_err(refused)?;
+    let mut memory = vec![Block::default(); params.block_count()];
+    let argon2 = Argon2::new_with_secret(key, Algorithm::Argon2id, Version::V0x13, params).map_err(refused)?;
+    let outcome = argon2.hash_password_into_with_memory(password, salt, out, &mut memory[..]).map_err(refused);
+    memory.iter_mut().for_each(Zeroize::zeroize);
+    outcome
+}
+
+/// The strongest parameters, with one lane, that hash within `goal` on this machine, in at most
+/// `memory_limit_kib`: memory first, then iterations (RFC 9106, section 4). Never below the
+/// default's strength, even where that takes longer than `goal`.
+///
+/// Takes a few times `goal`. Run it alone; hashes that compete for memory bandwidth are slower.
+///
+/// # Errors
+/// [`Error::Validation`] for a limit below the default's 19 MiB.
+pub fn calibrate(goal: Duration, memory_limit_kib: u32) -> Result<Argon2Params> {
+    calibrate_by(goal, memory_limit_kib, time_one_hash)
+}
+
+#[allow(clippy::disallowed_methods, reason = "measures real time, decides nothing else")]
+fn time_one_hash(params: Argon2Params) -> Result<Duration> {
+    let start = Instant::now();
+    argon2id(params, b"", b"", b"calibration", &[0; SALT_LEN_BYTES], &mut [0; HASH_LEN_BYTES])?;
+    Ok(start.elapsed())
+}
+
+fn calibrate_by(
+    goal: Duration,
+    memory_limit_kib: u32,
+    mut measure: impl FnMut(Argon2Params) -> Result<Duration>,
+) -> Result<Argon2Params> {
+    let mut best = Argon2Params::default();
+    if memory_limit_kib < best.memory_kib {
+        return Err(Error::Validation("calibration needs a memory limit of at least 19 MiB"));
+    }
+    loop {
+        let more = Argon2Params { memory_kib: best.memory_kib.saturating_mul(2), ..best };
+        if more.memory_kib > memory_limit_kib || !more.within_ceiling() || measure(more)? > goal {
+            break;
+        }
+        best = more;
+    }
+    loop {
+        let more = Argon2Params { iterations: best.iterations + 1, ..best };
+        if !more.within_ceiling() || measure(more)? > goal {
+            return Ok(best);
+        }
+        best = more;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cheap() -> Argon2Params {
+        Argon2Params::insecure(8, 1, 1).unwrap()
+    }
+
+    #[test]
+    fn floors_and_ceilings() {
+        for (memory_kib, iterations, lanes, fine) in [
+            (47_104, 1, 1, true),
+            (47_103, 1, 1, false),
+            (19_456, 2, 1, true),
+            (19_455, 2, 1, false),
+            (7_168, 5, 1, true),
+            (7_168, 64, 1, true),
+            (7_167, 9, 1, false),
+            (47_104, 0, 1, false),
+            (47_104, 1, 0, false),
+            (47_104, 65, 1, false),
+            (4 * 1024 * 1024 + 1, 1, 1, false),
+            (47_104, 1, 17, false),
+        ] {
+            assert_eq!(Argon2Params::new(memory_kib, iterations, lanes).is_ok(), fine, "{memory_kib} {iterations} {lanes}");
+        }
+    }
+
+    #[test]
+    fn peppers_rotate() {
+        let plain = Argon2SecretHasher::with_params(cheap());
+        let first = Argon2SecretHasher::with_params(cheap()).pepper(Pepper::new(1, vec![1; 16]).unwrap());
+        let hash = first.hash_secret(b"secret").unwrap();
+        assert!(first.verify_secret(b"secret", &hash).unwrap());
+        assert!(!first.needs_rehash(&hash));
+        assert!(plain.verify_secret(b"secret", &hash).is_err());
+        let mut both = Pepper::new(1, vec![1; 16]).unwrap();
+        both.insert(2, vec![2; 16]).unwrap();
+        let second = Argon2SecretHasher::with_params(cheap()).pepper(both);
+        assert!(second.verify_secret(b"secret", &hash).unwrap());
+        assert!(second.needs_rehash(&hash));
+        assert!(second.needs_rehash(&plain.hash_secret(b"secret").unwrap()));
+        let other = Argon2SecretHasher::with_params(cheap()).pepper(Pepper::new(1, vec![9; 16]).unwrap());
+        assert!(!other.verify_secret(b"secret", &hash).unwrap());
+    }
+
+    #[test]
+    fn weaker_hashes_are_to_be_replaced() {
+        let old = Argon2SecretHasher::with_params(cheap()).hash_secret(b"x").unwrap();
+        let new = Argon2SecretHasher::with_params(Argon2Params::insecure(16, 1, 1).unwrap());
+        assert!(new.needs_rehash(&old));
+        assert!(new.verify_secret(b"x", &old).unwrap());
+        assert!(!format!("{old:?}").contains("argon2id"));
+    }
+
+    #[test]
+    fn calibration_takes_memory_first_and_keeps_the_goal() {
+        let cost = |params: Argon2Params| Ok(Duration::from_micros(u64::from(params.memory_kib * params.iterations)));
+        let goal = Duration::from_micros(19_456 * 4 * 3 + 5);
+        let params = calibrate_by(goal, 100_000, cost).unwrap();
+        assert_eq!((params.memory_kib, params.iterations), (19_456 * 4, 3));
+        let floor = calibrate_by(Duration::ZERO, 19_456, cost).unwrap();
+        assert_eq!(floor, Argon2Params::default());
+        assert!(calibrate_by(goal, 19_455, cost).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! What can go wrong, sorted by what the caller can do about it.
+
+/// The result of this crate's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call of the authentication service failed.
+///
+/// A wrong password, an unknown user and a revoked key are answers (`false`, `None`), not errors.
+/// No message holds a secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument is not acceptable; the message says which rule it broke.
+    #[error("validation failed: {0}")]
+    Validation(&'static str),
+    /// What is to be created exists already, or others kept changing the same records.
+    #[error("conflict: {0}")]
+    Conflict(&'static str),
+    /// The user, key, session or role does not exist.
+    #[error("not found: {0}")]
+    NotFound(&'static str),
+    /// A limit is reached; delete something or raise the limit.
+    #[error("limit exceeded: {0}")]
+    LimitExceeded(&'static str),
+    /// The principal may not do this.
+    #[error("permission denied: {0}")]
+    Denied(&'static str),
+    /// Something stored is not what the service wrote, or the key for it is missing or wrong.
+    #[error("crypto error: {0}")]
+    Crypto(&'static str),
+    /// A record was written by a newer version of this crate; update the program.
+    #[error("{what} has format version {found}, this build knows up to {known}: update the program")]
+    VersionUnsupported {
+        /// What kind of record it is.
+        what: &'static str,
+        /// The version found.
+        found: u8,
+        /// The newest version that this build reads.
+        known: u8,
+    },
+    /// The random generator failed; nothing was changed.
+    #[error("the random generator failed")]
+    Randomness(#[source] getrandom::Error),
+    /// A key file could not be read.
+    #[error("cannot read the key file {path}: {source}")]
+    KeyFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] hightower_engine::Error),
+}
+
+/// The kind of an [`Error`], to branch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// See [`Error::Validation`].
+    Validation,
+    /// See [`Error::Conflict`].
+    Conflict,
+    /// See [`Error::NotFound`].
+    NotFound,
+    /// See [`Error::LimitExceeded`].
+    LimitExceeded,
+    /// See [`Error::Denied`].
+    Denied,
+    /// See [`Error::Crypto`].
+    Crypto,
+    /// See [`Error::VersionUnsupported`].
+    VersionUnsupported,
+    /// See [`Error::Randomness`] and [`Error::KeyFile`].
+    Io,
+    /// See [`Error::Engine`]; its own kind is inside.
+    Engine,
+}
+
+impl Error {
+    /// The kind of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Validation(_) => ErrorKind::Validation,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::LimitExceeded(_) => ErrorKind::LimitExceeded,
+            Self::Denied(_) => ErrorKind::Denied,
+            Self::Crypto(_) => ErrorKind::Crypto,
+            Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
+            Self::Randomness(_) | Self::KeyFile { .. } => ErrorKind::Io,
+            Self::Engine(_) => ErrorKind::Engine,
+        }
+    }
+}
+
+impl From<Error> for hightower_engine::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Engine(error) => error,
+            Error::Validation(text) => Self::Validation(text.into()),
+            Error::Conflict(text) => Self::Conflict(text.into()),
+            Error::NotFound(text) => Self::NotFound(text.into()),
+            Error::LimitExceeded(text) => Self::Validation(text.into()),
+            Error::Denied(text) => Self::Denied(text.into()),
+            Error::Crypto(text) => Self::Crypto(text.into()),
+            Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
+            Error::KeyFile { path, source } => {
+                Self::Io { action: format!("reading the key file {}", path.display()), source }
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Where the service's records live in the engine: all under one prefix, one letter per kind.
+//!
+//! | key | record |
+//! | --- | --- |
+//! | `meta` | store id, wrapped root key |
+//! | `gen` | rewritten whenever anybody's access changes |
+//! | `u/` user id | user |
+//! | `n/` normal username | the user id |
+//! | `k/` key id | API key |
+//! | `K/` user id, key id | index of a user's API keys |
+//! | `s/` session token hash | session |
+//! | `S/` user id, session id | index of a user's sessions: the token hash |
+//! | `r/` role name | role |
+//! | `g/` slot, 2 bytes | persisted guessing counter |
+//! | `a/` seq, 8 bytes big-endian | audit entry |
+//! | `head` | head of the audit trail |
+
+use crate::id::ID_LEN_BYTES;
+use crate::permission::KeyRange;
+
+/// Every key of the service starts with these bytes; [`crate::AuthorizedEngine`] never lets anyone reach them.
+pub const RESERVED_PREFIX: &[u8] = b"\0auth/";
+
+pub(crate) const META: &[u8] = b"\0auth/meta";
+pub(crate) const GENERATION: &[u8] = b"\0auth/gen";
+pub(crate) const AUDIT_HEAD: &[u8] = b"\0auth/head";
+pub(crate) const USERS: &[u8] = b"\0auth/u/";
+pub(crate) const ROLES: &[u8] = b"\0auth/r/";
+pub(crate) const AUDIT: &[u8] = b"\0auth/a/";
+pub(crate) const API_KEYS: &[u8] = b"\0auth/k/";
+pub(crate) const SESSIONS: &[u8] = b"\0auth/s/";
+
+pub(crate) fn reserved() -> KeyRange {
+    KeyRange::prefix(RESERVED_PREFIX)
+}
+
+fn join(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+pub(crate) fn user(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[USERS, id])
+}
+
+pub(crate) fn name(normal: &str) -> Vec<u8> {
+    join(&[RESERVED_PREFIX, b"n/", normal.as_bytes()])
+}
+
+pub(crate) fn api_key(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[API_KEYS, id])
+}
+
+pub(crate) fn api_keys_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[RESERVED_PREFIX, b"K/", user])
+}
+
+pub(crate) fn api_key_of(user: &[u8; ID_LEN_BYTES], key: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[&api_keys_of(user), key])
+}
+
+pub(crate) fn session(token_hash: &[u8]) -> Vec<u8> {
+    join(&[SESSIONS, token_hash])
+}
+
+pub(crate) fn sessions_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[RESERVED_PREFIX, b"S/", user])
+}
+
+pub(crate) fn session_of(user: &[u8; ID_LEN_BYTES], session: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[&sessions_of(user), session])
+}
+
+pub(crate) fn role(name: &str) -> Vec<u8> {
+    join(&[ROLES, name.as_bytes()])
+}
+
+pub(crate) fn guess_slot(slot: u16) -> Vec<u8> {
+    join(&[RESERVED_PREFIX, b"g/", &slot.to_be_bytes()])
+}
+
+pub(crate) fn audit(seq: u64) -> Vec<u8> {
+    join(&[AUDIT, &seq.to_be_bytes()])
+}

@@ -1,0 +1,85 @@
+//! Users, passwords, sessions, API keys, permissions and an audit trail, on any Hightower KV engine.
+//!
+//! An [`AuthService`] keeps its records in the engine that it is given, under one reserved prefix,
+//! and changes them only by conditional batches: each change is whole or absent, at any
+//! concurrency and any crash. Records as a whole are authenticated and metadata is encrypted, so
+//! that what was not written by the service is refused ([`ErrorKind::Crypto`]).
+//!
+//! What it defends against, what it does not, and where its parameters come from: docs/SECURITY.md.
+//!
+//! # Example
+//!
+//! ```
+//! use hightower_auth::{Action, AuthorizedEngine, Grant, IntoAuthService, KeyRange, Login};
+//! use hightower_engine::{KvEngine, SingleNodeEngine, StoreConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path()))?;
+//! let (_engine, auth) = engine.into_argon2_hasher_aes_gcm_auth_service([7; 32]);
+//!
+//! // Somebody who may read and write jobs.
+//! auth.set_role("operator", &[Grant::new([Action::Read, Action::Write], KeyRange::prefix("jobs/"))?])?;
+//! let user = auth.create_user("Alice", "correct horse battery!")?;
+//! auth.set_user_roles(&user.user_id, &["operator".into()])?;
+//!
+//! // A person logs in; a program has a key.
+//! let Login::Accepted { token, .. } = auth.login("alice", "correct horse battery!")? else { panic!() };
+//! let (_record, api_key) = auth.create_api_key(&user.user_id, Some("ci"))?;
+//! assert!(auth.authenticate_api_key(&api_key)?.is_some());
+//!
+//! // And each sees the engine as far as it may.
+//! let principal = auth.authenticate(&token)?.ok_or("the session has just begun")?;
+//! let view = AuthorizedEngine::new(&auth, principal);
+//! view.put(b"jobs/7", b"queued")?;
+//! assert!(view.get(b"secrets/root").is_err());
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod audit;
+mod authorized;
+mod codec;
+pub mod crypto;
+mod error;
+mod guess;
+mod hex;
+mod id;
+mod layout;
+mod options;
+mod password;
+mod permission;
+mod record;
+mod sealed;
+mod seam;
+mod service;
+mod token;
+mod username;
+mod verified;
+
+pub use audit::{Actor, AuditAction, AuditCheckpoint, AuditEntry, AuditHash, AuditOutcome, AuditVerdict};
+pub use authorized::{AuthorizedEngine, IntoAuthService};
+pub use crypto::{
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, EncryptedBlob, EnvelopeEncryptor, KeyProvider, KeyRing, Pepper,
+    SecretHash, SecretHasher,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use guess::GuessPolicy;
+pub use id::{ApiKeyId, SessionId, UserId};
+pub use layout::RESERVED_PREFIX;
+pub use options::AuthOptions;
+pub use password::{BreachCheck, MAX_PASSWORD_LEN_BYTES, MIN_PASSWORD_FLOOR, PasswordPolicy};
+pub use permission::{Action, Grant, KeyRange, MAX_GRANT_KEY_LEN_BYTES, MAX_GRANTS, PermissionSet};
+pub use record::{
+    ApiKeyAccess, ApiKeyRecord, MAX_LABEL_LEN_BYTES, MAX_ROLE_NAME_LEN_BYTES, MAX_ROLES, RoleRecord, SessionRecord,
+    UserRecord,
+};
+pub use seam::{Clock, Entropy, OsEntropy, SystemClock, Timestamp};
+pub use service::{
+    ApiKeyOptions, AuthService, AuthStats, Login, MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Purged, Rotation,
+};
+pub use token::{SECRET_LEN_BYTES, Token};
+pub use username::{MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};

@@ -1,0 +1,335 @@
+//! Who may do what to which keys: grants of actions on ranges of keys, and nothing without one.
+//!
+//! Every range is half-open over byte strings, `start <= key < end`; "no end" reaches past every
+//! key. The key right behind `k` is `k` and a zero byte, so each bound kind of the engine maps to
+//! such a range exactly. A [`PermissionSet`] keeps, per action, sorted disjoint ranges: a check is
+//! one binary search, and a range is allowed only if every key in it is.
+
+use std::ops::Bound;
+
+use crate::codec::{Reader, Writer};
+use crate::error::{Error, Result};
+
+/// Longest bound of a grant, in bytes.
+pub const MAX_GRANT_KEY_LEN_BYTES: usize = 1024;
+/// Most grants in one role or API key.
+pub const MAX_GRANTS: usize = 256;
+
+/// What someone wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Read values, list keys, and require something of a key in a batch.
+    Read,
+    /// Give and take values, with versions that the engine chooses.
+    Write,
+    /// Submit commands with versions of one's own, which can shut out later writers.
+    Admin,
+}
+
+impl Action {
+    /// All actions.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
+
+    fn bit(self) -> u8 {
+        match self {
+            Self::Read => 1,
+            Self::Write => 2,
+            Self::Admin => 4,
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Read => 0,
+            Self::Write => 1,
+            Self::Admin => 2,
+        }
+    }
+}
+
+/// Keys from `start` up to, not including, `end`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyRange {
+    start: Vec<u8>,
+    end: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// Every key.
+    pub fn all() -> Self {
+        Self { start: Vec::new(), end: None }
+    }
+
+    /// The keys that start with `prefix`.
+    pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
+        let start = prefix.into();
+        Self { end: prefix_end(&start), start }
+    }
+
+    /// The keys with `start <= key < end`; without `end`, all from `start` on.
+    pub fn new(start: impl Into<Vec<u8>>, end: Option<Vec<u8>>) -> Self {
+        Self { start: start.into(), end }
+    }
+
+    /// Exactly one key.
+    pub fn key(key: &[u8]) -> Self {
+        Self { start: key.to_vec(), end: Some(successor(key)) }
+    }
+
+    /// The keys between two bounds as the engine's scans take them.
+    pub fn bounds(from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
+        let start = match from {
+            Bound::Included(key) => key.to_vec(),
+            Bound::Excluded(key) => successor(key),
+            Bound::Unbounded => Vec::new(),
+        };
+        let end = match to {
+            Bound::Included(key) => Some(successor(key)),
+            Bound::Excluded(key) => Some(key.to_vec()),
+            Bound::Unbounded => None,
+        };
+        Self { start, end }
+    }
+
+    /// The first key that may be in the range.
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+
+    /// The first key behind the range; `None` if there is no such key.
+    pub fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
+    }
+
+    /// Whether no key is in it.
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+
+    /// Whether `key` is in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
+    }
+
+    /// What of it lies before and behind `hole`, empty parts left out.
+    pub(crate) fn without(&self, hole: &Self) -> Vec<Self> {
+        let before = Self { start: self.start.clone(), end: earlier(self.end.as_ref(), &hole.start) };
+        let mut parts = vec![before];
+        if let Some(hole_end) = &hole.end {
+            parts.push(Self { start: self.start.clone().max(hole_end.clone()), end: self.end.clone() });
+        }
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
+
+    pub(crate) fn encode(&self, writer: &mut Writer) -> Result<()> {
+        writer.bytes(&self.start)?.optional_bytes(self.end.as_deref()).map(drop)
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        let start = reader.bytes()?.to_vec();
+        Ok(Self { start, end: reader.optional_bytes()?.map(<[u8]>::to_vec) })
+    }
+}
+
+fn successor(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// The first byte string behind all that start with `prefix`.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+fn earlier(end: Option<&Vec<u8>>, other: &Vec<u8>) -> Option<Vec<u8>> {
+    Some(end.map_or(other, |end| end.min(other)).clone())
+}
+
+/// Some actions on a range of keys. An action implies no other.
+///
+/// # Examples
+/// ```
+/// use hightower_auth::{Action, Grant, KeyRange};
+/// let grant = Grant::new([Action::Read, Action::Write], KeyRange::prefix("jobs/"))?;
+/// assert!(grant.allows(Action::Read, b"jobs/7"));
+/// assert!(!grant.allows(Action::Admin, b"jobs/7"));
+/// assert!(!grant.allows(Action::Read, b"job"));
+/// # Ok::<(), hightower_auth::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant {
+    actions: u8,
+    range: KeyRange,
+}
+
+impl Grant {
+    /// These actions on these keys.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for no action, an empty range, or a bound past
+    /// [`MAX_GRANT_KEY_LEN_BYTES`].
+    pub fn new(actions: impl IntoIterator<Item = Action>, range: KeyRange) -> Result<Self> {
+        let actions = actions.into_iter().fold(0, |all, action| all | action.bit());
+        if actions == 0 || range.is_empty() {
+            return Err(Error::Validation("a grant needs an action and a range that is not empty"));
+        }
+        if range.start.len() > MAX_GRANT_KEY_LEN_BYTES || range.end.as_ref().is_some_and(|end| end.len() > MAX_GRANT_KEY_LEN_BYTES) {
+            return Err(Error::Validation("a bound of a grant is longer than 1024 bytes"));
+        }
+        Ok(Self { actions, range })
+    }
+
+    /// The actions, in order.
+    pub fn actions(&self) -> impl Iterator<Item = Action> + '_ {
+        Action::ALL.into_iter().filter(|action| self.actions & action.bit() != 0)
+    }
+
+    /// The keys.
+    pub fn range(&self) -> &KeyRange {
+        &self.range
+    }
+
+    /// Whether this grant alone allows `action` on `key`.
+    pub fn allows(&self, action: Action, key: &[u8]) -> bool {
+        self.actions & action.bit() != 0 && self.range.contains(key)
+    }
+}
+
+pub(crate) fn check_grants(grants: &[Grant]) -> Result<()> {
+    if grants.len() > MAX_GRANTS { Err(Error::LimitExceeded("more than 256 grants")) } else { Ok(()) }
+}
+
+pub(crate) fn encode_grants(grants: &[Grant], writer: &mut Writer) -> Result<()> {
+    let Ok(count) = u16::try_from(grants.len()) else {
+        return Err(Error::LimitExceeded("more than 256 grants"));
+    };
+    writer.u16(count);
+    for grant in grants {
+        writer.u8(grant.actions);
+        grant.range.encode(writer)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn decode_grants(reader: &mut Reader<'_>) -> Result<Vec<Grant>> {
+    let count = reader.u16()?;
+    (0..count).map(|_| decode_grant(reader)).collect()
+}
+
+fn decode_grant(reader: &mut Reader<'_>) -> Result<Grant> {
+    let actions = reader.u8()?;
+    if actions == 0 || actions > 7 {
+        return Err(Error::Crypto("a grant names an action that this build does not know"));
+    }
+    Ok(Grant { actions, range: KeyRange::decode(reader)? })
+}
+
+/// The union of grants, ready for fast checks. An empty set allows nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PermissionSet {
+    by_action: [Vec<KeyRange>; 3],
+}
+
+impl PermissionSet {
+    /// The union of `grants`. Takes `n log n`.
+    pub fn new<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Self {
+        let mut set = Self::default();
+        for grant in grants {
+            for action in grant.actions() {
+                set.by_action[action.index()].push(grant.range.clone());
+            }
+        }
+        for ranges in &mut set.by_action {
+            *ranges = merged(std::mem::take(ranges));
+        }
+        set
+    }
+
+    /// Whether `action` is allowed on `key`.
+    pub fn allows(&self, action: Action, key: &[u8]) -> bool {
+        self.covering(action, key).is_some()
+    }
+
+    /// Whether `action` is allowed on every key of `range`; an empty range has none to refuse.
+    pub fn allows_range(&self, action: Action, range: &KeyRange) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        // The ranges are disjoint and do not touch: one of them must cover all.
+        self.covering(action, &range.start).is_some_and(|covering| match (&covering.end, &range.end) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(covering), Some(end)) => end <= covering,
+        })
+    }
+
+    fn covering(&self, action: Action, key: &[u8]) -> Option<&KeyRange> {
+        let ranges = &self.by_action[action.index()];
+        let behind = ranges.partition_point(|range| range.start.as_slice() <= key);
+        ranges.get(behind.checked_sub(1)?).filter(|range| range.contains(key))
+    }
+}
+
+/// Sorted, with ranges that overlap or touch made one.
+fn merged(mut ranges: Vec<KeyRange>) -> Vec<KeyRange> {
+    ranges.sort();
+    let mut merged: Vec<KeyRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end.as_ref().is_none_or(|end| *end >= range.start) => {
+                last.end = match (last.end.take(), range.end) {
+                    (Some(one), Some(other)) => Some(one.max(other)),
+                    _ => None,
+                };
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_of_ff_have_no_end() {
+        assert_eq!(prefix_end(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(prefix_end(b"\xff\xff"), None);
+        assert_eq!(prefix_end(b""), None);
+        assert!(KeyRange::prefix(b"\xff".to_vec()).contains(b"\xff\xff\xff"));
+    }
+
+    #[test]
+    fn a_hole_splits_a_range() {
+        let hole = KeyRange::prefix("m");
+        let parts = KeyRange::all().without(&hole);
+        assert_eq!(parts, [KeyRange::new("", Some(b"m".to_vec())), KeyRange::new("n", None)]);
+        assert!(KeyRange::prefix("ma").without(&hole).is_empty());
+        assert_eq!(KeyRange::prefix("x").without(&hole), [KeyRange::prefix("x")]);
+        assert_eq!(KeyRange::prefix("a").without(&hole), [KeyRange::prefix("a")]);
+    }
+
+    #[test]
+    fn touching_grants_cover_what_spans_them() {
+        let grants = [
+            Grant::new([Action::Read], KeyRange::new("a", Some(b"c".to_vec()))).unwrap(),
+            Grant::new([Action::Read], KeyRange::new("c", Some(b"e".to_vec()))).unwrap(),
+        ];
+        let set = PermissionSet::new(&grants);
+        assert!(set.allows_range(Action::Read, &KeyRange::new("b", Some(b"d".to_vec()))));
+        assert!(!set.allows_range(Action::Read, &KeyRange::new("b", Some(b"e\0".to_vec()))));
+        assert!(!set.allows_range(Action::Write, &KeyRange::new("b", Some(b"d".to_vec()))));
+        assert!(!set.allows_range(Action::Read, &KeyRange::new("b", None)));
+    }
+
+    #[test]
+    fn senseless_grants_are_refused() {
+        assert!(Grant::new([], KeyRange::all()).is_err());
+        assert!(Grant::new([Action::Read], KeyRange::new("b", Some(b"b".to_vec()))).is_err());
+        assert!(Grant::new([Action::Read], KeyRange::prefix(vec![0; 1025])).is_err());
+    }
+}

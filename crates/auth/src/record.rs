@@ -1,0 +1,311 @@
+//! Users, API keys, sessions and roles: as they are stored, and as callers see them.
+//!
+//! The stored forms hold hashes and are private; the public forms hold nothing that helps to guess.
+
+use crate::codec::{Reader, Writer};
+use crate::crypto::{EncryptedBlob, SecretHash, TAG_LEN_BYTES};
+use crate::error::{Error, Result};
+use crate::id::{ApiKeyId, SessionId, UserId};
+use crate::permission::{Grant, decode_grants, encode_grants};
+use crate::seam::Timestamp;
+
+/// Most roles of one user or API key.
+pub const MAX_ROLES: usize = 64;
+/// Longest role name, in bytes.
+pub const MAX_ROLE_NAME_LEN_BYTES: usize = 128;
+/// Longest label of an API key or source of a request, in bytes.
+pub const MAX_LABEL_LEN_BYTES: usize = 256;
+/// How many sources of a user's successful logins are remembered.
+pub(crate) const MAX_TRUSTED_SOURCES: usize = 8;
+
+/// A 128-bit keyed tag of a name or a source.
+pub(crate) type SourceTag = [u8; 16];
+
+/// A user, without anything that helps to guess the password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UserRecord {
+    /// The id, which never changes.
+    pub user_id: UserId,
+    /// The name as it was given, trimmed.
+    pub username: String,
+    /// Whether the user, its sessions and its API keys are refused.
+    pub disabled: bool,
+    /// The roles, sorted.
+    pub roles: Vec<String>,
+    /// Encrypted metadata; see `AuthService::decrypt_user_metadata`.
+    pub metadata: Option<EncryptedBlob>,
+    /// When the user was created, in Unix ms.
+    pub created_at_ms: Timestamp,
+    /// When the password was last set, in Unix ms.
+    pub password_changed_at_ms: Timestamp,
+    /// The last time the password was found right, in Unix ms.
+    pub last_login_ms: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct StoredUser {
+    pub(crate) public: UserRecord,
+    pub(crate) normal_name: String,
+    /// Sessions carry the epoch they began in; raising it ends them all.
+    pub(crate) epoch: u64,
+    pub(crate) password_hash: SecretHash,
+    /// Sources of recent successful logins, latest first.
+    pub(crate) trusted: Vec<SourceTag>,
+}
+
+impl StoredUser {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let user = &self.public;
+        let mut writer = Writer::default();
+        writer.u8(user.disabled.into()).u64(self.epoch).i64(user.created_at_ms).i64(user.password_changed_at_ms);
+        writer.optional_i64(user.last_login_ms);
+        writer.bytes(user.username.as_bytes())?.bytes(self.normal_name.as_bytes())?;
+        writer.bytes(self.password_hash.as_str().as_bytes())?;
+        encode_names(&user.roles, &mut writer)?;
+        writer.bytes(&self.trusted.concat())?;
+        encode_blob(user.metadata.as_ref(), &mut writer)?;
+        Ok(writer.finish())
+    }
+
+    pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
+        let (disabled, epoch) = (reader.flag()?, reader.u64()?);
+        let (created_at_ms, password_changed_at_ms) = (reader.i64()?, reader.i64()?);
+        let last_login_ms = reader.optional_i64()?;
+        let (username, normal_name) = (reader.text()?.to_owned(), reader.text()?.to_owned());
+        let password_hash = SecretHash::from(reader.text()?.to_owned());
+        let roles = decode_names(&mut reader)?;
+        let trusted = reader.bytes()?.as_chunks().0.to_vec();
+        let metadata = decode_blob(&mut reader)?;
+        reader.end()?;
+        let user_id = UserId::from_bytes(id);
+        let public = UserRecord { user_id, username, disabled, roles, metadata, created_at_ms, password_changed_at_ms, last_login_ms };
+        Ok(Self { public, normal_name, epoch, password_hash, trusted })
+    }
+}
+
+/// What an API key may do, at most: never more than its owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ApiKeyAccess {
+    /// All that its owner may.
+    #[default]
+    LikeOwner,
+    /// What these roles and grants allow and its owner may; nothing if both are empty.
+    Limited {
+        /// Names of roles.
+        roles: Vec<String>,
+        /// Grants of its own.
+        grants: Vec<Grant>,
+    },
+}
+
+/// An API key, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApiKeyRecord {
+    /// The id, with which its token begins.
+    pub key_id: ApiKeyId,
+    /// The user whose key it is.
+    pub owner_id: UserId,
+    /// A note for people.
+    pub label: Option<String>,
+    /// What it may do, at most.
+    pub access: ApiKeyAccess,
+    /// Encrypted metadata; see `AuthService::decrypt_api_key_metadata`.
+    pub metadata: Option<EncryptedBlob>,
+    /// When it was created, in Unix ms.
+    pub created_at_ms: Timestamp,
+    /// When it stops working, in Unix ms.
+    pub expires_at_ms: Option<Timestamp>,
+    /// About when it last worked, in Unix ms: written at most once per interval.
+    pub last_used_ms: Option<Timestamp>,
+    /// Until when the secret before the last rotation works too, in Unix ms.
+    pub previous_secret_until_ms: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct StoredApiKey {
+    pub(crate) public: ApiKeyRecord,
+    pub(crate) secret_mac: [u8; TAG_LEN_BYTES],
+    pub(crate) previous_mac: [u8; TAG_LEN_BYTES],
+}
+
+impl StoredApiKey {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let key = &self.public;
+        let mut writer = Writer::default();
+        writer.raw(key.owner_id.as_bytes()).raw(&self.secret_mac);
+        writer.optional_i64(key.previous_secret_until_ms).raw(&self.previous_mac);
+        writer.i64(key.created_at_ms).optional_i64(key.expires_at_ms).optional_i64(key.last_used_ms);
+        writer.optional_bytes(key.label.as_deref().map(str::as_bytes))?;
+        match &key.access {
+            ApiKeyAccess::LikeOwner => {
+                writer.u8(0);
+            }
+            ApiKeyAccess::Limited { roles, grants } => {
+                writer.u8(1);
+                encode_names(roles, &mut writer)?;
+                encode_grants(grants, &mut writer)?;
+            }
+        }
+        encode_blob(key.metadata.as_ref(), &mut writer)?;
+        Ok(writer.finish())
+    }
+
+    pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
+        let (owner_id, secret_mac) = (UserId::from_bytes(reader.array()?), reader.array()?);
+        let (previous_secret_until_ms, previous_mac) = (reader.optional_i64()?, reader.array()?);
+        let (created_at_ms, expires_at_ms, last_used_ms) = (reader.i64()?, reader.optional_i64()?, reader.optional_i64()?);
+        let label = decode_optional_text(&mut reader)?;
+        let access = if reader.flag()? {
+            ApiKeyAccess::Limited { roles: decode_names(&mut reader)?, grants: decode_grants(&mut reader)? }
+        } else {
+            ApiKeyAccess::LikeOwner
+        };
+        let metadata = decode_blob(&mut reader)?;
+        reader.end()?;
+        let public = ApiKeyRecord {
+            key_id: ApiKeyId::from_bytes(id),
+            owner_id,
+            label,
+            access,
+            metadata,
+            created_at_ms,
+            expires_at_ms,
+            last_used_ms,
+            previous_secret_until_ms,
+        };
+        Ok(Self { public, secret_mac, previous_mac })
+    }
+}
+
+/// A session, without its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionRecord {
+    /// The id; no part of the token.
+    pub session_id: SessionId,
+    /// Whose session it is.
+    pub user_id: UserId,
+    /// When it began, in Unix ms.
+    pub created_at_ms: Timestamp,
+    /// About when it was last used, in Unix ms: written at most once per interval.
+    pub last_seen_ms: Timestamp,
+    /// When it ends if it is not used, in Unix ms.
+    pub idle_expires_at_ms: Timestamp,
+    /// When it ends in any case, in Unix ms.
+    pub expires_at_ms: Timestamp,
+    /// Where it was begun from.
+    pub source: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct StoredSession {
+    pub(crate) public: SessionRecord,
+    pub(crate) epoch: u64,
+}
+
+impl StoredSession {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let session = &self.public;
+        let mut writer = Writer::default();
+        writer.raw(session.session_id.as_bytes()).raw(session.user_id.as_bytes()).u64(self.epoch);
+        writer.i64(session.created_at_ms).i64(session.last_seen_ms);
+        writer.i64(session.idle_expires_at_ms).i64(session.expires_at_ms);
+        writer.optional_bytes(session.source.as_deref().map(str::as_bytes))?;
+        Ok(writer.finish())
+    }
+
+    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+        let session_id = SessionId::from_bytes(reader.array()?);
+        let (user_id, epoch) = (UserId::from_bytes(reader.array()?), reader.u64()?);
+        let (created_at_ms, last_seen_ms) = (reader.i64()?, reader.i64()?);
+        let (idle_expires_at_ms, expires_at_ms) = (reader.i64()?, reader.i64()?);
+        let source = decode_optional_text(&mut reader)?;
+        reader.end()?;
+        let public =
+            SessionRecord { session_id, user_id, created_at_ms, last_seen_ms, idle_expires_at_ms, expires_at_ms, source };
+        Ok(Self { public, epoch })
+    }
+
+    /// Whether it is over by time, or because its user's sessions were all ended.
+    pub(crate) fn is_over(&self, now_ms: Timestamp, user_epoch: u64) -> bool {
+        let session = &self.public;
+        now_ms >= session.expires_at_ms || now_ms >= session.idle_expires_at_ms || self.epoch != user_epoch
+    }
+}
+
+/// A named list of grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoleRecord {
+    /// The name.
+    pub name: String,
+    /// What it allows.
+    pub grants: Vec<Grant>,
+}
+
+impl RoleRecord {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let mut writer = Writer::default();
+        encode_grants(&self.grants, &mut writer)?;
+        Ok(writer.finish())
+    }
+
+    pub(crate) fn decode(name: &str, mut reader: Reader<'_>) -> Result<Self> {
+        let grants = decode_grants(&mut reader)?;
+        reader.end()?;
+        Ok(Self { name: name.to_owned(), grants })
+    }
+}
+
+fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> {
+    let Ok(count) = u16::try_from(names.len()) else {
+        return Err(Error::LimitExceeded("too many roles"));
+    };
+    writer.u16(count);
+    names.iter().try_for_each(|name| writer.bytes(name.as_bytes()).map(drop))
+}
+
+fn decode_names(reader: &mut Reader<'_>) -> Result<Vec<String>> {
+    let count = reader.u16()?;
+    (0..count).map(|_| Ok(reader.text()?.to_owned())).collect()
+}
+
+fn encode_blob(blob: Option<&EncryptedBlob>, writer: &mut Writer) -> Result<()> {
+    writer.optional_bytes(blob.map(EncryptedBlob::to_bytes).as_deref()).map(drop)
+}
+
+fn decode_blob(reader: &mut Reader<'_>) -> Result<Option<EncryptedBlob>> {
+    reader.optional_bytes()?.map(EncryptedBlob::from_bytes).transpose()
+}
+
+fn decode_optional_text(reader: &mut Reader<'_>) -> Result<Option<String>> {
+    if reader.flag()? { Ok(Some(reader.text()?.to_owned())) } else { Ok(None) }
+}
+
+/// Sorted and without repetition, if every name is acceptable.
+pub(crate) fn checked_role_names(names: &[String]) -> Result<Vec<String>> {
+    names.iter().try_for_each(|name| check_role_name(name))?;
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > MAX_ROLES { Err(Error::LimitExceeded("more than 64 roles")) } else { Ok(names) }
+}
+
+pub(crate) fn check_role_name(name: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+    if name.is_empty() || name.len() > MAX_ROLE_NAME_LEN_BYTES || !name.chars().all(fine) {
+        return Err(Error::Validation("a role name has 1 to 128 ASCII letters, digits and . _ - :"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_label(label: Option<&str>) -> Result<()> {
+    match label {
+        Some(label) if label.len() > MAX_LABEL_LEN_BYTES || label.chars().any(char::is_control) => {
+            Err(Error::Validation("a label or source has at most 256 bytes and no control characters"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,102 @@
+//! Records as a whole are authenticated, so that one written around the service, changed, or
+//! copied under another key is refused.
+//!
+//! ```text
+//! value = format u8 = 1 | body | HMAC-SHA-256(record key, store id [16] | key length u32 | key | format | body)
+//! ```
+//!
+//! What this cannot see is an older value of the same key put back: see docs/SECURITY.md.
+
+use crate::codec::Reader;
+use crate::crypto::{MacKey, TAG_LEN_BYTES};
+use crate::error::{Error, Result};
+
+const FORMAT: u8 = 1;
+const REFUSED: Error = Error::Crypto("a stored record is not what the service wrote");
+
+/// Seals and opens the records of one store.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealer {
+    mac: MacKey,
+    store_id: [u8; 16],
+}
+
+impl Sealer {
+    pub(crate) fn new(mac: MacKey, store_id: [u8; 16]) -> Self {
+        Self { mac, store_id }
+    }
+
+    /// The value to store under `key`.
+    pub(crate) fn seal(&self, key: &[u8], body: &[u8]) -> Vec<u8> {
+        let mut value = Vec::with_capacity(1 + body.len() + TAG_LEN_BYTES);
+        value.push(FORMAT);
+        value.extend_from_slice(body);
+        let tag = self.mac.tag(&[&self.store_id, &length(key), key, &value]);
+        value.extend_from_slice(&tag);
+        value
+    }
+
+    /// The body of a value found under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] unless it is what [`Sealer::seal`] made for this key in this store.
+    pub(crate) fn open<'v>(&self, key: &[u8], value: &'v [u8]) -> Result<Reader<'v>> {
+        let Some((signed, tag)) = value.split_last_chunk::<TAG_LEN_BYTES>() else {
+            return Err(REFUSED);
+        };
+        if !self.mac.verify(&[&self.store_id, &length(key), key, signed], tag) {
+            return Err(REFUSED);
+        }
+        match signed.split_first() {
+            Some((&FORMAT, body)) => Ok(Reader::new(body)),
+            Some((&found, _)) => Err(Error::VersionUnsupported { what: "a stored record", found, known: FORMAT }),
+            None => Err(REFUSED),
+        }
+    }
+}
+
+fn length(key: &[u8]) -> [u8; 4] {
+    u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// What an encrypted field belongs to: the associated data of its encryption.
+pub(crate) fn identity(store_id: &[u8; 16], kind: &str, id: &[u8], field: &str) -> Vec<u8> {
+    let mut bytes = store_id.to_vec();
+    for part in [kind.as_bytes(), id, field.as_bytes()] {
+        bytes.extend_from_slice(&length(part));
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn every_flipped_bit_every_cut_and_every_other_key_is_refused() {
+        let sealer = Sealer::new(MacKey::new(&[1; 32]).unwrap(), [2; 16]);
+        let value = sealer.seal(b"key", b"body");
+        assert_eq!(sealer.open(b"key", &value).unwrap().rest(), b"body");
+        for bit in 0..value.len() * 8 {
+            let mut changed = value.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(sealer.open(b"key", &changed).unwrap_err().kind(), ErrorKind::Crypto, "bit {bit}");
+        }
+        for len in 0..value.len() {
+            assert_eq!(sealer.open(b"key", &value[..len]).unwrap_err().kind(), ErrorKind::Crypto);
+        }
+        assert_eq!(sealer.open(b"kez", &value).unwrap_err().kind(), ErrorKind::Crypto);
+        let other_store = Sealer::new(MacKey::new(&[1; 32]).unwrap(), [3; 16]);
+        assert_eq!(other_store.open(b"key", &value).unwrap_err().kind(), ErrorKind::Crypto);
+    }
+
+    #[test]
+    fn the_border_between_key_and_body_counts() {
+        let sealer = Sealer::new(MacKey::new(&[1; 32]).unwrap(), [2; 16]);
+        let value = sealer.seal(b"ab", b"c");
+        assert!(sealer.open(b"a", &value).is_err());
+        assert_ne!(identity(&[0; 16], "user", b"ab", "c"), identity(&[0; 16], "user", b"a", "bc"));
+    }
+}

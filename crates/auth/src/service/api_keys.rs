@@ -1,0 +1,276 @@
+//! API keys: created, rotated, revoked, and authenticated at the speed of two look-ups.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hightower_engine::{KvEngine, Value};
+use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
+
+use super::AuthService;
+use super::change::{Loaded, Step};
+use crate::audit::AuditAction;
+use crate::crypto::{EnvelopeEncryptor, SecretHasher};
+use crate::error::{Error, Result};
+use crate::id::ApiKeyId;
+use crate::layout;
+use crate::permission::check_grants;
+use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label, checked_role_names};
+use crate::seam::{Timestamp, random};
+use crate::token::{Token, TokenSecret, api_key_token, parse_api_key, random_secret};
+use crate::verified::Verified;
+
+/// What a new API key is like.
+#[derive(Clone, Debug, Default)]
+pub struct ApiKeyOptions<'a> {
+    /// A note for people.
+    pub label: Option<&'a str>,
+    /// What it may do, at most.
+    pub access: ApiKeyAccess,
+    /// When it stops working, in Unix ms.
+    pub expires_at_ms: Option<Timestamp>,
+    /// Metadata, which is stored encrypted.
+    pub metadata: Option<&'a [u8]>,
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Creates an API key that may do all that its owner may, and returns its token, which is
+    /// nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user, [`Error::Validation`], [`Error::LimitExceeded`].
+    pub fn create_api_key(&self, user_id: &str, label: Option<&str>) -> Result<(ApiKeyRecord, Token)> {
+        self.create_api_key_with(user_id, &ApiKeyOptions { label, ..ApiKeyOptions::default() })
+    }
+
+    /// As [`AuthService::create_api_key`], with metadata, which is stored encrypted.
+    ///
+    /// # Errors
+    /// As [`AuthService::create_api_key`].
+    pub fn create_api_key_with_metadata(
+        &self,
+        user_id: &str,
+        label: Option<&str>,
+        metadata: Option<&[u8]>,
+    ) -> Result<(ApiKeyRecord, Token)> {
+        self.create_api_key_with(user_id, &ApiKeyOptions { label, metadata, ..ApiKeyOptions::default() })
+    }
+
+    /// Creates an API key.
+    ///
+    /// # Errors
+    /// As [`AuthService::create_api_key`].
+    pub fn create_api_key_with(&self, user_id: &str, options: &ApiKeyOptions<'_>) -> Result<(ApiKeyRecord, Token)> {
+        check_label(options.label)?;
+        let access = checked_access(&options.access)?;
+        let key_id = ApiKeyId::from_bytes(random(&*self.options().entropy)?);
+        let secret = random_secret(&*self.options().entropy)?;
+        let secret_mac = self.secret_mac(&key_id, &secret)?;
+        let metadata = self.encrypt_field("api key", key_id.as_bytes(), options.metadata)?;
+        let record = self.change(|change| {
+            let owner = self.user_by_id(user_id)?;
+            let owner_id = owner.value.public.user_id.clone();
+            if self.api_key_ids_of(owner_id.as_bytes())?.len() >= self.options().max_api_keys_per_user {
+                return Err(Error::LimitExceeded("the user has as many API keys as allowed; revoke one"));
+            }
+            let public = ApiKeyRecord {
+                key_id: key_id.clone(),
+                owner_id,
+                label: options.label.map(str::to_owned),
+                access: access.clone(),
+                metadata: metadata.clone(),
+                created_at_ms: self.now_ms(),
+                expires_at_ms: options.expires_at_ms,
+                last_used_ms: None,
+                previous_secret_until_ms: None,
+            };
+            let key = StoredApiKey { public, secret_mac, previous_mac: [0; 32] };
+            // The owner's record is written too: whoever deletes the owner at the same time sees this key.
+            self.replace_user(change, &owner)?;
+            change.create(&layout::api_key(key_id.as_bytes()), &key.encode()?);
+            change.create(&layout::api_key_of(key.public.owner_id.as_bytes(), key_id.as_bytes()), &[]);
+            change.audit(AuditAction::ApiKeyCreated, key_id.as_str());
+            Ok(Step::Commit(key.public))
+        })?;
+        let token = api_key_token(&record.key_id, &secret);
+        Ok((record, token))
+    }
+
+    /// The key of this token, if it works: not revoked, not expired, its owner there and enabled.
+    ///
+    /// Costs two look-ups and, for keys that the cache does not hold, three MACs. Writes the last
+    /// use at most once per `last_used_interval_ms`.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn authenticate_api_key(&self, token: &str) -> Result<Option<ApiKeyRecord>> {
+        let Some((id, secret)) = parse_api_key(token) else {
+            return Ok(None);
+        };
+        let Some((key_bytes, version)) = self.shared.engine.get_versioned(&layout::api_key(&id))? else {
+            return Ok(None);
+        };
+        let Some(verified) = self.verify_api_key(id, &secret, key_bytes)? else {
+            return Ok(None);
+        };
+        let now_ms = self.now_ms();
+        if !works_at(&verified, now_ms) {
+            return Ok(None);
+        }
+        self.touch_api_key(&verified.key, version, now_ms).map(Some)
+    }
+
+    /// Checks records and secret, or finds that exactly these were checked before.
+    fn verify_api_key(&self, id: [u8; 16], secret: &TokenSecret, key_bytes: Value) -> Result<Option<Arc<Verified>>> {
+        let cache = self.cache()?;
+        let secret_tag = cache.secret_tag(secret.expose_secret());
+        if let Some(held) = cache.get(&id).filter(|held| held.key_bytes[..] == key_bytes[..] && held.is_of(&secret_tag)) {
+            let owner = layout::user(held.owner.public.user_id.as_bytes());
+            let owner_bytes = self.shared.engine.get(&owner)?;
+            if owner_bytes.is_some_and(|bytes| bytes[..] == held.owner_bytes[..]) {
+                return Ok(Some(held));
+            }
+        }
+        self.shared.counts.cold.fetch_add(1, Ordering::Relaxed);
+        let sealer = &self.keys()?.sealer;
+        let key = StoredApiKey::decode(id, sealer.open(&layout::api_key(&id), &key_bytes)?)?;
+        let owner_key = layout::user(key.public.owner_id.as_bytes());
+        let Some(owner_bytes) = self.shared.engine.get(&owner_key)? else {
+            return Ok(None);
+        };
+        let owner = StoredUser::decode(*key.public.owner_id.as_bytes(), sealer.open(&owner_key, &owner_bytes)?)?;
+        let mac = self.secret_mac(&key.public.key_id, secret)?;
+        let (current, previous) = (mac.ct_eq(&key.secret_mac), mac.ct_eq(&key.previous_mac));
+        let has_previous = key.public.previous_secret_until_ms.is_some();
+        if !bool::from(current) && !(bool::from(previous) && has_previous) {
+            return Ok(None);
+        }
+        let by_previous_secret = !bool::from(current);
+        Ok(Some(cache.remember(id, secret_tag, key_bytes, owner_bytes, key, owner, by_previous_secret)))
+    }
+
+    fn touch_api_key(&self, key: &StoredApiKey, version: u64, now_ms: Timestamp) -> Result<ApiKeyRecord> {
+        let interval_ms = self.options().last_used_interval_ms;
+        if key.public.last_used_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) < interval_ms) {
+            return Ok(key.public.clone());
+        }
+        let mut next = key.clone();
+        next.public.last_used_ms = Some(now_ms);
+        self.note_use(&layout::api_key(next.public.key_id.as_bytes()), version, &next.encode()?)?;
+        Ok(next.public)
+    }
+
+    /// The key of this id.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if the record is not authentic, or the engine's.
+    pub fn get_api_key(&self, key_id: &str) -> Result<Option<ApiKeyRecord>> {
+        let Some(id) = ApiKeyId::parse(key_id) else {
+            return Ok(None);
+        };
+        Ok(self.load_api_key(id.as_bytes())?.map(|key| key.value.public))
+    }
+
+    /// The API keys of a user, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user.
+    pub fn list_api_keys(&self, user_id: &str) -> Result<Vec<ApiKeyRecord>> {
+        let user = self.user_by_id(user_id)?.value.public;
+        let mut keys = Vec::new();
+        for id in self.api_key_ids_of(user.user_id.as_bytes())? {
+            keys.extend(self.load_api_key(&id)?.map(|key| key.value.public));
+        }
+        Ok(keys)
+    }
+
+    /// Gives a key a new secret. The one before works for `overlap_ms` more (0: not at all).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Validation`] for a negative overlap.
+    pub fn rotate_api_key(&self, key_id: &str, overlap_ms: i64) -> Result<(ApiKeyRecord, Token)> {
+        if overlap_ms < 0 {
+            return Err(Error::Validation("the overlap of a rotation must not be negative"));
+        }
+        let secret = random_secret(&*self.options().entropy)?;
+        let record = self.change(|change| {
+            let mut key = self.api_key_by_id(key_id)?;
+            key.value.previous_mac = if overlap_ms > 0 { key.value.secret_mac } else { [0; 32] };
+            key.value.secret_mac = self.secret_mac(&key.value.public.key_id, &secret)?;
+            let until_ms = self.now_ms().saturating_add(overlap_ms);
+            key.value.public.previous_secret_until_ms = (overlap_ms > 0).then_some(until_ms);
+            self.replace_api_key(change, &key)?;
+            change.audit(AuditAction::ApiKeyRotated, key_id);
+            Ok(Step::Commit(key.value.public))
+        })?;
+        let token = api_key_token(&record.key_id, &secret);
+        Ok((record, token))
+    }
+
+    /// Revokes a key for ever; `false` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if the record is not authentic, or the engine's.
+    pub fn revoke_api_key(&self, key_id: &str) -> Result<bool> {
+        self.change(|change| {
+            let key = match self.api_key_by_id(key_id) {
+                Ok(key) => key,
+                Err(Error::NotFound(_)) => return Ok(Step::Stop(false)),
+                Err(error) => return Err(error),
+            };
+            let ApiKeyRecord { key_id: id, owner_id, .. } = &key.value.public;
+            change.remove(&layout::api_key(id.as_bytes()), key.version);
+            change.batch.push_delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
+            change.access_changes();
+            change.audit(AuditAction::ApiKeyRevoked, key_id);
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// A key's metadata in the clear, if it has any.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if it is not this key's, was changed, or its master key is missing.
+    pub fn decrypt_api_key_metadata(&self, api_key: &ApiKeyRecord) -> Result<Option<Vec<u8>>> {
+        self.decrypt_field("api key", api_key.key_id.as_bytes(), api_key.metadata.as_ref())
+    }
+
+    pub(super) fn api_key_ids_of(&self, user_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
+        let (keys, prefix) = (self.keys()?, layout::api_keys_of(user_id));
+        let id = |(key, value): (Vec<u8>, Value)| {
+            keys.sealer.open(&key, &value)?.end()?;
+            key[prefix.len()..].try_into().map_err(|_| Error::Crypto("a stored record is not what the service wrote"))
+        };
+        self.shared.engine.get_prefix(&prefix)?.into_iter().map(id).collect()
+    }
+
+    fn api_key_by_id(&self, key_id: &str) -> Result<Loaded<StoredApiKey>> {
+        let unknown = Error::NotFound("no API key has this id");
+        match ApiKeyId::parse(key_id) {
+            Some(id) => self.load_api_key(id.as_bytes())?.ok_or(unknown),
+            None => Err(unknown),
+        }
+    }
+
+    /// The id is fixed-length, so id and secret cannot run into each other.
+    fn secret_mac(&self, id: &ApiKeyId, secret: &TokenSecret) -> Result<[u8; 32]> {
+        Ok(self.keys()?.api_key.tag(&[id.as_bytes(), secret.expose_secret()]))
+    }
+}
+
+fn works_at(verified: &Verified, now_ms: Timestamp) -> bool {
+    let key = &verified.key.public;
+    let expired = key.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms);
+    let secret_over = verified.by_previous_secret && key.previous_secret_until_ms.is_none_or(|at_ms| now_ms >= at_ms);
+    !verified.owner.public.disabled && !expired && !secret_over
+}
+
+fn checked_access(access: &ApiKeyAccess) -> Result<ApiKeyAccess> {
+    match access {
+        ApiKeyAccess::LikeOwner => Ok(ApiKeyAccess::LikeOwner),
+        ApiKeyAccess::Limited { roles, grants } => {
+            check_grants(grants)?;
+            Ok(ApiKeyAccess::Limited { roles: checked_role_names(roles)?, grants: grants.clone() })
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Reading, verifying and pruning the audit trail.
+
+use std::ops::Bound;
+
+use hightower_engine::KvEngine;
+
+use super::AuthService;
+use super::change::Step;
+use crate::audit::{AuditAction, AuditCheckpoint, AuditEntry, AuditHash, AuditVerdict, Head, chain_hash};
+use crate::crypto::{EnvelopeEncryptor, SecretHasher};
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::permission::prefix_end;
+
+/// Most audit entries in one page.
+pub const MAX_AUDIT_PAGE: usize = 1000;
+const VERIFY_PAGE: u64 = 256;
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries from number `from_seq` on. Each is
+    /// checked by itself; [`AuthService::verify_audit`] checks the chain.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if an entry is not authentic, or the engine's.
+    pub fn audit_entries(&self, from_seq: u64, limit: usize) -> Result<Vec<AuditEntry>> {
+        let keys = self.keys()?;
+        let end = prefix_end(layout::AUDIT);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let from = layout::audit(from_seq);
+        let page = self.shared.engine.scan(Bound::Included(&from), to, limit.min(MAX_AUDIT_PAGE))?;
+        page.iter().map(|(key, value)| Ok(AuditEntry::decode(keys.sealer.open(key, value)?.rest())?.0)).collect()
+    }
+
+    /// The end of the trail now, to keep outside the store.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if the head is missing or not authentic.
+    pub fn audit_checkpoint(&self) -> Result<AuditCheckpoint> {
+        let head = self.audit_head()?.value;
+        Ok(AuditCheckpoint { next_seq: head.next_seq, hash: head.last })
+    }
+
+    /// Checks the whole trail: every entry there, unchanged, in its place, and as many as there
+    /// must be. With a checkpoint from earlier, also that the trail goes on from it.
+    ///
+    /// Reads all entries once, with memory for one page.
+    ///
+    /// # Errors
+    /// The engine's. What is wrong with the trail is a verdict, not an error.
+    pub fn verify_audit(&self, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
+        let head = match self.audit_head() {
+            Ok(head) => head.value,
+            Err(Error::Crypto(problem)) => return Ok(AuditVerdict::Broken { seq: 0, problem }),
+            Err(error) => return Err(error),
+        };
+        if since.is_some_and(|since| since.next_seq > head.next_seq) {
+            return Ok(AuditVerdict::Broken { seq: head.next_seq, problem: "the trail is shorter than at the checkpoint" });
+        }
+        let mut last = head.anchor;
+        let mut seq = head.first_seq;
+        while seq < head.next_seq {
+            let page_end = head.next_seq.min(seq + VERIFY_PAGE);
+            if let Some(broken) = self.verify_page(seq, page_end, &mut last, since)? {
+                return Ok(broken);
+            }
+            seq = page_end;
+        }
+        self.verify_ends(&head, last, since)
+    }
+
+    fn verify_page(
+        &self,
+        from_seq: u64,
+        to_seq: u64,
+        last: &mut AuditHash,
+        since: Option<&AuditCheckpoint>,
+    ) -> Result<Option<AuditVerdict>> {
+        let keys = self.keys()?;
+        let (from, to) = (layout::audit(from_seq), layout::audit(to_seq));
+        let limit = MAX_AUDIT_PAGE;
+        let page = self.shared.engine.scan(Bound::Included(&from), Bound::Excluded(&to), limit)?;
+        let mut found = page.iter();
+        for seq in from_seq..to_seq {
+            let broken = |problem| Ok(Some(AuditVerdict::Broken { seq, problem }));
+            let Some((key, value)) = found.next().filter(|(key, _)| *key == layout::audit(seq)) else {
+                return broken("the entry is missing, or a foreign one is before it");
+            };
+            let Ok(mut body) = keys.sealer.open(key, value) else {
+                return broken("the entry is not what the service wrote");
+            };
+            let body = body.rest();
+            match AuditEntry::decode(body) {
+                Ok((entry, previous)) if entry.seq == seq && previous == *last => {}
+                _ => return broken("the entry does not follow from the one before"),
+            }
+            *last = chain_hash(&keys.audit, body);
+            if since.is_some_and(|since| since.next_seq == seq + 1 && since.hash != *last) {
+                return broken("the trail is another than at the checkpoint");
+            }
+        }
+        match found.next() {
+            Some(_) => Ok(Some(AuditVerdict::Broken { seq: to_seq, problem: "a foreign entry is in the trail" })),
+            None => Ok(None),
+        }
+    }
+
+    fn verify_ends(&self, head: &Head, last: AuditHash, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
+        let broken = |seq, problem| Ok(AuditVerdict::Broken { seq, problem });
+        if last != head.last {
+            return broken(head.next_seq, "the last entry is not the one that the head names");
+        }
+        if since.is_some_and(|since| since.next_seq == head.first_seq && since.hash != head.anchor) {
+            return broken(head.first_seq, "the trail is another than at the checkpoint");
+        }
+        let (first, next) = (layout::audit(head.first_seq), layout::audit(head.next_seq));
+        let before = self.shared.engine.scan(Bound::Included(layout::AUDIT), Bound::Excluded(&first), 1)?;
+        let end = prefix_end(layout::AUDIT);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.shared.engine.scan(Bound::Included(&next), to, 1)?;
+        // Appended while this ran: the head has moved on since, which is no fault.
+        let moved_on = self.audit_head()?.value != *head;
+        if !before.is_empty() || (!behind.is_empty() && !moved_on) {
+            return broken(head.next_seq, "an entry is outside the trail");
+        }
+        let entries = head.next_seq - head.first_seq;
+        Ok(AuditVerdict::Intact { entries, checkpoint: AuditCheckpoint { next_seq: head.next_seq, hash: head.last } })
+    }
+
+    /// Removes entries before number `before_seq`, up to [`MAX_AUDIT_PAGE`] per call, and tells how
+    /// many it removed. The chain stays verifiable from there on; the removal is itself audited.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if an entry is not authentic: a broken trail is not pruned.
+    pub fn prune_audit(&self, before_seq: u64) -> Result<u64> {
+        self.change(|change| {
+            let head = self.audit_head()?.value;
+            let end = before_seq.min(head.next_seq).min(head.first_seq + MAX_AUDIT_PAGE as u64);
+            if end <= head.first_seq {
+                return Ok(Step::Stop(0));
+            }
+            let keys = self.keys()?;
+            let Some(anchor) = self.load(&layout::audit(end - 1), |mut entry| Ok(chain_hash(&keys.audit, entry.rest())))? else {
+                return Err(Error::Crypto("an audit entry is missing; verify the trail"));
+            };
+            (head.first_seq..end).for_each(|seq| change.batch.push_delete(layout::audit(seq)));
+            change.audit_begins_at(end, anchor.value);
+            change.audit(AuditAction::AuditPruned, format!("before {end}"));
+            Ok(Step::Commit(end - head.first_seq))
+        })
+    }
+}

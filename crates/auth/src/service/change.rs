@@ -1,0 +1,209 @@
+//! Reading records and changing them in one conditional commit with its audit entry.
+
+use std::sync::atomic::Ordering;
+
+use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+
+use super::AuthService;
+use super::store_keys::StoreKeys;
+use crate::audit::{AuditAction, AuditEntry, AuditHash, AuditOutcome, Head, chain_hash};
+use crate::codec::Reader;
+use crate::crypto::{EnvelopeEncryptor, SecretHasher};
+use crate::error::{Error, Result};
+use crate::id::UserId;
+use crate::layout;
+use crate::record::{ApiKeyRecord, RoleRecord, StoredApiKey, StoredSession, StoredUser};
+
+/// How often a change is tried against others before it gives up.
+const MAX_TRIES: u32 = 10_000;
+
+/// A record with the version to require when it is replaced.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded<T> {
+    pub(super) value: T,
+    pub(super) version: u64,
+}
+
+/// What a change decided after reading.
+pub(super) enum Step<T> {
+    /// Commit what was collected, then return this.
+    Commit(T),
+    /// Change nothing and return this.
+    Stop(T),
+}
+
+/// A commit in the making.
+pub(super) struct Change<'k> {
+    keys: &'k StoreKeys,
+    pub(super) batch: Batch,
+    events: Vec<(AuditAction, String, AuditOutcome, u32)>,
+    pruned: Option<(u64, AuditHash)>,
+    access_changed: bool,
+}
+
+impl Change<'_> {
+    /// Writes a new record; the key must be free.
+    pub(super) fn create(&mut self, key: &[u8], body: &[u8]) {
+        self.batch.push_require(key, Expect::Absent);
+        self.batch.push_put(key, self.keys.sealer.seal(key, body));
+    }
+
+    /// Replaces a record that must still be the one that was read.
+    pub(super) fn replace(&mut self, key: &[u8], version: u64, body: &[u8]) {
+        self.batch.push_require(key, Expect::Version(version));
+        self.batch.push_put(key, self.keys.sealer.seal(key, body));
+    }
+
+    /// Removes a record that must still be the one that was read.
+    pub(super) fn remove(&mut self, key: &[u8], version: u64) {
+        self.batch.push_require(key, Expect::Version(version));
+        self.batch.push_delete(key);
+    }
+
+    /// The commit may take access from someone: every principal is looked up anew afterwards.
+    pub(super) fn access_changes(&mut self) {
+        self.access_changed = true;
+    }
+
+    /// Adds an entry to the audit trail.
+    pub(super) fn audit(&mut self, action: AuditAction, target: impl Into<String>) {
+        self.events.push((action, target.into(), AuditOutcome::Done, 0));
+    }
+
+    pub(super) fn audit_refusal(&mut self, action: AuditAction, target: impl Into<String>, suppressed: u32) {
+        self.events.push((action, target.into(), AuditOutcome::Refused, suppressed));
+    }
+
+    /// The trail begins at `first_seq` from now on, whose predecessor has hash `anchor`.
+    pub(super) fn audit_begins_at(&mut self, first_seq: u64, anchor: AuditHash) {
+        self.pruned = Some((first_seq, anchor));
+    }
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Runs `step` until its commit is not in the way of another.
+    pub(super) fn change<T>(&self, mut step: impl FnMut(&mut Change<'_>) -> Result<Step<T>>) -> Result<T> {
+        let keys = self.keys()?;
+        for _ in 0..MAX_TRIES {
+            let mut change =
+                Change { keys, batch: Batch::new(), events: Vec::new(), pruned: None, access_changed: false };
+            let result = match step(&mut change)? {
+                Step::Stop(result) => return Ok(result),
+                Step::Commit(result) => result,
+            };
+            match self.shared.engine.commit(self.finish(change)?)? {
+                BatchOutcome::Committed { .. } => return Ok(result),
+                BatchOutcome::Rejected { .. } => {
+                    self.shared.counts.commit_retries.fetch_add(1, Ordering::Relaxed);
+                    std::thread::yield_now();
+                }
+            }
+        }
+        Err(Error::Conflict("others keep changing the same records; try again"))
+    }
+
+    fn finish(&self, change: Change<'_>) -> Result<Batch> {
+        let keys = change.keys;
+        let mut batch = change.batch;
+        if change.access_changed {
+            batch.push_put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
+        }
+        if change.events.is_empty() && change.pruned.is_none() {
+            return Ok(batch);
+        }
+        let head = self.audit_head()?;
+        let mut next = head.value;
+        if let Some((first_seq, anchor)) = change.pruned {
+            (next.first_seq, next.anchor) = (first_seq, anchor);
+        }
+        for (action, target, outcome, suppressed) in change.events {
+            let entry = AuditEntry {
+                seq: next.next_seq,
+                at_ms: self.now_ms(),
+                actor: self.caller.actor.clone(),
+                action,
+                target,
+                source: self.caller.source.clone(),
+                outcome,
+                suppressed,
+            };
+            let body = entry.encode(&next.last)?;
+            let key = layout::audit(entry.seq);
+            batch.push_put(&key, keys.sealer.seal(&key, &body));
+            next.last = chain_hash(&keys.audit, &body);
+            next.next_seq += 1;
+        }
+        batch.push_require(layout::AUDIT_HEAD, Expect::Version(head.version));
+        batch.push_put(layout::AUDIT_HEAD, keys.sealer.seal(layout::AUDIT_HEAD, &next.encode()));
+        Ok(batch)
+    }
+
+    /// Reads, checks and decodes a record.
+    pub(super) fn load<T>(
+        &self,
+        key: &[u8],
+        decode: impl FnOnce(Reader<'_>) -> Result<T>,
+    ) -> Result<Option<Loaded<T>>> {
+        let keys = self.keys()?;
+        let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else {
+            return Ok(None);
+        };
+        let value = decode(keys.sealer.open(key, &bytes)?)?;
+        Ok(Some(Loaded { value, version }))
+    }
+
+    pub(super) fn audit_head(&self) -> Result<Loaded<Head>> {
+        match self.load(layout::AUDIT_HEAD, Head::decode)? {
+            Some(head) => Ok(head),
+            None => Err(Error::Crypto("the head of the audit trail is missing")),
+        }
+    }
+
+    pub(super) fn load_user(&self, id: &[u8; 16]) -> Result<Option<Loaded<StoredUser>>> {
+        self.load(&layout::user(id), |reader| StoredUser::decode(*id, reader))
+    }
+
+    /// The user of this id, which must exist.
+    pub(super) fn user_by_id(&self, user_id: &str) -> Result<Loaded<StoredUser>> {
+        let unknown = Error::NotFound("no user has this id");
+        let Some(id) = UserId::parse(user_id).filter(|id| *id.as_bytes() != super::store_keys::NOBODY) else {
+            return Err(unknown);
+        };
+        self.load_user(id.as_bytes())?.ok_or(unknown)
+    }
+
+    /// The id that the name index has, with the version of the index entry.
+    pub(super) fn load_name(&self, normal: &str) -> Result<Option<Loaded<[u8; 16]>>> {
+        self.load(&layout::name(normal), |mut reader| {
+            let id = reader.array()?;
+            reader.end()?;
+            Ok(id)
+        })
+    }
+
+    pub(super) fn load_api_key(&self, id: &[u8; 16]) -> Result<Option<Loaded<StoredApiKey>>> {
+        self.load(&layout::api_key(id), |reader| StoredApiKey::decode(*id, reader))
+    }
+
+    pub(super) fn load_session(&self, token_hash: &[u8]) -> Result<Option<Loaded<StoredSession>>> {
+        self.load(&layout::session(token_hash), StoredSession::decode)
+    }
+
+    pub(super) fn load_role(&self, name: &str) -> Result<Option<Loaded<RoleRecord>>> {
+        self.load(&layout::role(name), |reader| RoleRecord::decode(name, reader))
+    }
+
+    /// Writes a user back, if nobody else did.
+    pub(super) fn replace_user(&self, change: &mut Change<'_>, user: &Loaded<StoredUser>) -> Result<()> {
+        let key = layout::user(user.value.public.user_id.as_bytes());
+        change.replace(&key, user.version, &user.value.encode()?);
+        Ok(())
+    }
+
+    /// Writes an API key back, if nobody else did.
+    pub(super) fn replace_api_key(&self, change: &mut Change<'_>, key: &Loaded<StoredApiKey>) -> Result<()> {
+        let ApiKeyRecord { key_id, .. } = &key.value.public;
+        change.replace(&layout::api_key(key_id.as_bytes()), key.version, &key.value.encode()?);
+        Ok(())
+    }
+}

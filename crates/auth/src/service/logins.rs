@@ -1,0 +1,347 @@
+//! Checking, changing and resetting passwords, and logging in.
+//!
+//! Every check does the same work whether the user exists, is disabled, is held up by a delay or
+//! gives a wrong password: two index look-ups, one user record, one password hash.
+
+use hightower_engine::KvEngine;
+
+use super::AuthService;
+use super::change::{Change, Loaded, Step};
+use super::store_keys::NOBODY;
+use crate::audit::AuditAction;
+use crate::codec::{Reader, Writer};
+use crate::crypto::{EnvelopeEncryptor, SecretHash, SecretHasher};
+use crate::error::{Error, Result};
+use crate::guess::{Charge, Counter, slot};
+use crate::layout;
+use crate::password::Prepared;
+use crate::record::{MAX_TRUSTED_SOURCES, SessionRecord, SourceTag, StoredUser, UserRecord};
+use crate::token::Token;
+use crate::username::{NormalUsername, normal_form};
+
+/// The answer to a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum PasswordCheck {
+    /// It is the user's.
+    Accepted(Box<UserRecord>),
+    /// Wrong password, unknown user or disabled user; which one is not told.
+    Refused,
+    /// Too many failures: the password was not checked.
+    Delayed {
+        /// When to try again, in ms from now.
+        retry_after_ms: i64,
+    },
+}
+
+/// The answer to a login.
+#[derive(Debug)]
+#[must_use]
+pub enum Login {
+    /// The password is right, and this is the new session.
+    Accepted {
+        /// The user.
+        user: Box<UserRecord>,
+        /// The session.
+        session: Box<SessionRecord>,
+        /// What the client presents from now on; it is not kept here.
+        token: Token,
+    },
+    /// As [`PasswordCheck::Refused`].
+    Refused,
+    /// As [`PasswordCheck::Delayed`].
+    Delayed {
+        /// When to try again, in ms from now.
+        retry_after_ms: i64,
+    },
+}
+
+/// A password that was found right, and what it was checked against.
+struct Accepted {
+    user: StoredUser,
+    password: Prepared,
+    source: Option<SourceTag>,
+}
+
+enum Checked {
+    Accepted(Box<Accepted>),
+    Refused,
+    Delayed(i64),
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Whether the password is the user's; delayed attempts are `false`.
+    ///
+    /// A hash weaker than today's parameters, or with an older pepper, is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn verify_password(&self, username: &str, password: &str) -> Result<bool> {
+        Ok(matches!(self.check_password(username, password)?, PasswordCheck::Accepted(_)))
+    }
+
+    /// As [`AuthService::verify_password`], telling the user and the delay.
+    ///
+    /// # Errors
+    /// As [`AuthService::verify_password`].
+    pub fn check_password(&self, username: &str, password: &str) -> Result<PasswordCheck> {
+        let accepted = match self.check(username, password)? {
+            Checked::Refused => return Ok(PasswordCheck::Refused),
+            Checked::Delayed(retry_after_ms) => return Ok(PasswordCheck::Delayed { retry_after_ms }),
+            Checked::Accepted(accepted) => accepted,
+        };
+        let stronger = self.rehashed(&accepted)?;
+        let user = self.change(|change| {
+            let Some(mut user) = self.same_password(&accepted)? else {
+                return Ok(Step::Stop(None));
+            };
+            self.note_login(&mut user, &accepted, stronger.as_ref());
+            self.replace_user(change, &user)?;
+            change.audit(AuditAction::PasswordVerified, user.value.public.user_id.as_str());
+            Ok(Step::Commit(Some(user.value.public)))
+        })?;
+        Ok(user.map_or(PasswordCheck::Refused, |user| PasswordCheck::Accepted(Box::new(user))))
+    }
+
+    /// Checks the password and starts a session.
+    ///
+    /// # Errors
+    /// As [`AuthService::verify_password`].
+    pub fn login(&self, username: &str, password: &str) -> Result<Login> {
+        let accepted = match self.check(username, password)? {
+            Checked::Refused => return Ok(Login::Refused),
+            Checked::Delayed(retry_after_ms) => return Ok(Login::Delayed { retry_after_ms }),
+            Checked::Accepted(accepted) => accepted,
+        };
+        let stronger = self.rehashed(&accepted)?;
+        let started = self.change(|change| {
+            let Some(mut user) = self.same_password(&accepted)? else {
+                return Ok(Step::Stop(None));
+            };
+            self.note_login(&mut user, &accepted, stronger.as_ref());
+            self.replace_user(change, &user)?;
+            let (session, token) = self.start_session(change, &user.value)?;
+            change.audit(AuditAction::SessionStarted, user.value.public.user_id.as_str());
+            Ok(Step::Commit(Some((user.value.public, session, token))))
+        })?;
+        Ok(match started {
+            Some((user, session, token)) => Login::Accepted { user: Box::new(user), session: Box::new(session), token },
+            None => Login::Refused,
+        })
+    }
+
+    /// Changes a password, if the old one is right: `false` if not. Ends all sessions of the user.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] if the new password breaks a rule (after the old one was right).
+    pub fn change_password(&self, username: &str, old_password: &str, new_password: &str) -> Result<bool> {
+        let Checked::Accepted(accepted) = self.check(username, old_password)? else {
+            return Ok(false);
+        };
+        let name = normal_form(&accepted.user.normal_name)?;
+        let new_password = self.options().password_policy.accept(new_password, &name)?;
+        let hash = self.shared.hasher.hash_secret(new_password.as_bytes())?;
+        self.change(|change| {
+            let Some(user) = self.same_password(&accepted)? else {
+                return Ok(Step::Stop(false));
+            };
+            self.put_password(change, user, &hash, AuditAction::PasswordChanged)?;
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// Sets a password without the old one: for operators. Ends all sessions of the user.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Validation`].
+    pub fn reset_password(&self, user_id: &str, new_password: &str) -> Result<()> {
+        let name = normal_form(&self.user_by_id(user_id)?.value.normal_name)?;
+        let new_password = self.options().password_policy.accept(new_password, &name)?;
+        let hash = self.shared.hasher.hash_secret(new_password.as_bytes())?;
+        self.change(|change| {
+            let user = self.user_by_id(user_id)?;
+            self.put_password(change, user, &hash, AuditAction::PasswordReset)?;
+            Ok(Step::Commit(()))
+        })
+    }
+
+    fn put_password(
+        &self,
+        change: &mut Change<'_>,
+        mut user: Loaded<StoredUser>,
+        hash: &SecretHash,
+        action: AuditAction,
+    ) -> Result<()> {
+        user.value.password_hash = hash.clone();
+        user.value.public.password_changed_at_ms = self.now_ms();
+        user.value.epoch += 1;
+        self.replace_user(change, &user)?;
+        change.access_changes();
+        change.audit(action, user.value.public.user_id.as_str());
+        Ok(())
+    }
+
+    fn check(&self, username: &str, password: &str) -> Result<Checked> {
+        let Ok(password) = Prepared::new(password) else {
+            return Ok(Checked::Refused); // no user can have it, so this tells nothing
+        };
+        // A name that no user can have is looked up as nobody's, so that it takes as long.
+        let name = normal_form(username).ok();
+        let (user, known) = self.user_or_nobody(name.as_ref())?;
+        let decoy = &self.keys()?.decoy;
+        let source = self.caller.source.as_deref().map(|source| self.guess_tag("source", "", source)).transpose()?;
+        let charges = self.charges(name.as_ref(), &user, source)?;
+        let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
+        let open = known && !user.public.disabled && wait_ms == 0;
+        let hash = if open { &user.password_hash } else { decoy };
+        let right = self.shared.hasher.verify_secret(password.as_bytes(), hash)? && open;
+        if right {
+            self.shared.guesses.refund(&charges);
+            return Ok(Checked::Accepted(Box::new(Accepted { user, password, source })));
+        }
+        if wait_ms > 0 {
+            return Ok(Checked::Delayed(wait_ms));
+        }
+        self.persist_counters(&charges)?;
+        let target = if known { user.public.user_id.as_str() } else { "unknown user" };
+        self.audit_refusal(AuditAction::PasswordVerified, target)?;
+        Ok(Checked::Refused)
+    }
+
+    /// The user of this name, or the one that stands for nobody; the same work either way.
+    fn user_or_nobody(&self, name: Option<&NormalUsername>) -> Result<(StoredUser, bool)> {
+        let named = self.shared.engine.get(&layout::name(name.map_or("?", NormalUsername::as_str)))?;
+        let nobody = self.shared.engine.get(&layout::name(""))?;
+        let (text, bytes, known) = match (named, nobody) {
+            (Some(bytes), _) => (name.map_or("", NormalUsername::as_str), bytes, true),
+            (None, Some(bytes)) => ("", bytes, false),
+            (None, None) => return Err(Error::Crypto("a record that always exists is missing")),
+        };
+        let id = self.keys()?.sealer.open(&layout::name(text), &bytes)?.array()?;
+        match self.load_user(&id)? {
+            Some(user) => Ok((user.value, known)),
+            // Deleted or renamed between the two look-ups.
+            None => match self.load_user(&NOBODY)? {
+                Some(nobody) => Ok((nobody.value, false)),
+                None => Err(Error::Crypto("a record that always exists is missing")),
+            },
+        }
+    }
+
+    /// The user's record as it is now, if the password is still the one that was checked.
+    fn same_password(&self, accepted: &Accepted) -> Result<Option<Loaded<StoredUser>>> {
+        let user = self.load_user(accepted.user.public.user_id.as_bytes())?;
+        // The epoch rises with each password; a hash may be replaced by a stronger one of the same.
+        Ok(user.filter(|user| user.value.epoch == accepted.user.epoch && !user.value.public.disabled))
+    }
+
+    fn rehashed(&self, accepted: &Accepted) -> Result<Option<SecretHash>> {
+        if !self.shared.hasher.needs_rehash(&accepted.user.password_hash) {
+            return Ok(None);
+        }
+        self.shared.hasher.hash_secret(accepted.password.as_bytes()).map(Some)
+    }
+
+    fn note_login(&self, user: &mut Loaded<StoredUser>, accepted: &Accepted, stronger: Option<&SecretHash>) {
+        user.value.public.last_login_ms = Some(self.now_ms());
+        if let Some(hash) = stronger {
+            user.value.password_hash = hash.clone();
+        }
+        if let Some(source) = accepted.source {
+            user.value.trusted.retain(|known| *known != source);
+            user.value.trusted.insert(0, source);
+            user.value.trusted.truncate(MAX_TRUSTED_SOURCES);
+        }
+    }
+
+    /// What an attempt is charged to; the account-and-source counter is first.
+    fn charges(
+        &self,
+        name: Option<&NormalUsername>,
+        user: &StoredUser,
+        source: Option<SourceTag>,
+    ) -> Result<Vec<Charge>> {
+        let policy = self.options().guess_policy;
+        let name = name.map_or("", NormalUsername::as_str);
+        let account = self.guess_tag("account", name, "")?;
+        let mut charges = Vec::with_capacity(3);
+        match (source, &self.caller.source) {
+            (Some(tag), Some(source)) => {
+                let pair = self.guess_tag("pair", name, source)?;
+                let max_delay_ms = policy.max_source_delay_ms;
+                charges.push(Charge { tag: pair, free: policy.free_per_account_and_source, max_delay_ms });
+                charges.push(Charge { tag, free: policy.free_per_source, max_delay_ms });
+                let free = if user.trusted.contains(&tag) { u32::MAX } else { policy.free_per_account };
+                charges.push(Charge { tag: account, free, max_delay_ms: policy.max_account_delay_ms });
+            }
+            _ => charges.push(Charge {
+                tag: account,
+                free: policy.free_per_account_and_source,
+                max_delay_ms: policy.max_account_delay_ms,
+            }),
+        }
+        for charge in &charges {
+            self.restore_counter(&charge.tag)?;
+        }
+        Ok(charges)
+    }
+
+    fn guess_tag(&self, kind: &str, name: &str, source: &str) -> Result<SourceTag> {
+        let tag = self.keys()?.guess.tag(&[kind.as_bytes(), b"\0", name.as_bytes(), b"\0", source.as_bytes()]);
+        let mut short = SourceTag::default();
+        short.copy_from_slice(&tag[..16]);
+        Ok(short)
+    }
+
+    fn restore_counter(&self, tag: &SourceTag) -> Result<()> {
+        if self.shared.guesses.knows(tag) {
+            return Ok(());
+        }
+        if let Some((stored, counter)) = self.load_counter(tag)? {
+            if stored == *tag {
+                self.shared.guesses.restore(*tag, counter);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_counter(&self, tag: &SourceTag) -> Result<Option<(SourceTag, Counter)>> {
+        let read = |mut reader: Reader<'_>| {
+            let stored = (reader.array()?, Counter { failures: reader.u32()?, last_ms: reader.i64()? });
+            reader.end()?;
+            Ok(stored)
+        };
+        Ok(self.load(&layout::guess_slot(slot(tag)), read)?.map(|stored| stored.value))
+    }
+
+    /// Writes down counters that grew much, so that a restart does not forget them.
+    fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
+        for (tag, counter) in self.shared.guesses.worth_persisting(charges) {
+            if let Some((other, held)) = self.load_counter(&tag)? {
+                let fresh = self.now_ms().saturating_sub(held.last_ms) < self.options().guess_policy.half_life_ms;
+                if other != tag && fresh && held.failures > counter.failures {
+                    continue; // the slot holds somebody worse
+                }
+            }
+            if self.shared.persists.pass(self.now_ms()).is_none() {
+                return Ok(());
+            }
+            let mut writer = Writer::default();
+            writer.raw(&tag).u32(counter.failures).i64(counter.last_ms);
+            let key = layout::guess_slot(slot(&tag));
+            self.shared.engine.put(&key, &self.keys()?.sealer.seal(&key, &writer.finish()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a refusal to the audit trail, if not too many came at once.
+    pub(super) fn audit_refusal(&self, action: AuditAction, target: &str) -> Result<()> {
+        let Some(suppressed) = self.shared.refusals.pass(self.now_ms()) else {
+            return Ok(());
+        };
+        self.change(|change| {
+            change.audit_refusal(action, target, suppressed);
+            Ok(Step::Commit(()))
+        })
+    }
+}

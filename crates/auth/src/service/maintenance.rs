@@ -1,0 +1,191 @@
+//! Work that may run at any time beside everything else: re-wrapping after a master key was
+//! added, and removing what has expired.
+
+use std::ops::Bound;
+
+use hightower_engine::{Expect, KvEngine, Value};
+
+use super::AuthService;
+use super::change::Step;
+use super::sessions::{IndexedSession, drop_session};
+use super::store_keys::{Meta, root_identity};
+use crate::audit::AuditAction;
+use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHasher};
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::permission::prefix_end;
+use crate::record::SessionRecord;
+use crate::sealed::identity;
+
+const PAGE: usize = 256;
+
+/// What a rotation of the master key did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rotation {
+    /// Records whose data key was wrapped anew.
+    pub rewrapped: u64,
+    /// Records looked at.
+    pub examined: u64,
+}
+
+/// What a purge removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Purged {
+    /// Sessions that were over.
+    pub sessions: u64,
+    /// API keys that were expired.
+    pub api_keys: u64,
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Wraps the root key and every record's data key with the current master key. Data stays as
+    /// it is, and everything else may go on meanwhile. When it returns, older master keys wrap
+    /// nothing any more and can be removed.
+    ///
+    /// Safe to run again after an interruption: it finds what is left.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
+    pub fn rotate_master_key(&self) -> Result<Rotation> {
+        let mut rotation = Rotation::default();
+        self.rewrap_root(&mut rotation)?;
+        self.for_each_key(layout::USERS, |key, id| {
+            rotation.examined += 1;
+            rotation.rewrapped += u64::from(self.rewrap_user(key, id)?);
+            Ok(())
+        })?;
+        self.for_each_key(layout::API_KEYS, |_, id| {
+            rotation.examined += 1;
+            rotation.rewrapped += u64::from(self.rewrap_api_key(id)?);
+            Ok(())
+        })?;
+        if rotation.rewrapped > 0 {
+            let target = format!("key {}", self.shared.crypto.current_key_id());
+            self.change(|change| {
+                change.audit(AuditAction::MasterKeyRotated, target.clone());
+                Ok(Step::Commit(()))
+            })?;
+        }
+        Ok(rotation)
+    }
+
+    fn rewrap_root(&self, rotation: &mut Rotation) -> Result<()> {
+        self.prepare()?;
+        rotation.examined += 1;
+        rotation.rewrapped += u64::from(self.change(|change| {
+            let Some((bytes, version)) = self.shared.engine.get_versioned(layout::META)? else {
+                return Err(Error::Crypto("the service's key record is missing"));
+            };
+            let meta = Meta::decode(&bytes)?;
+            let Some(root) = self.shared.crypto.rewrap(&meta.root, &root_identity(&meta.store_id))? else {
+                return Ok(Step::Stop(false));
+            };
+            change.batch.push_require(layout::META, Expect::Version(version));
+            change.batch.push_put(layout::META, Meta { root, ..meta }.encode()?);
+            Ok(Step::Commit(true))
+        })?);
+        Ok(())
+    }
+
+    fn rewrap_user(&self, key: &[u8], id: &[u8; 16]) -> Result<bool> {
+        self.change(|change| {
+            let Some(mut user) = self.load_user(id)? else {
+                return Ok(Step::Stop(false));
+            };
+            let Some(blob) = self.rewrap_field("user", id, user.value.public.metadata.as_ref())? else {
+                return Ok(Step::Stop(false));
+            };
+            user.value.public.metadata = Some(blob);
+            change.replace(key, user.version, &user.value.encode()?);
+            Ok(Step::Commit(true))
+        })
+    }
+
+    fn rewrap_api_key(&self, id: &[u8; 16]) -> Result<bool> {
+        self.change(|change| {
+            let Some(mut key) = self.load_api_key(id)? else {
+                return Ok(Step::Stop(false));
+            };
+            let Some(blob) = self.rewrap_field("api key", id, key.value.public.metadata.as_ref())? else {
+                return Ok(Step::Stop(false));
+            };
+            key.value.public.metadata = Some(blob);
+            self.replace_api_key(change, &key)?;
+            Ok(Step::Commit(true))
+        })
+    }
+
+    fn rewrap_field(&self, kind: &str, id: &[u8; 16], blob: Option<&EncryptedBlob>) -> Result<Option<EncryptedBlob>> {
+        let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
+        match blob {
+            Some(blob) => self.shared.crypto.rewrap(blob, &identity),
+            None => Ok(None),
+        }
+    }
+
+    /// Removes sessions that are over and API keys that are expired. They are refused anyway; this
+    /// frees their space.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn purge_expired(&self) -> Result<Purged> {
+        let mut purged = Purged::default();
+        self.for_each_key::<32>(layout::SESSIONS, |_, token_hash| {
+            purged.sessions += u64::from(self.purge_session(token_hash)?);
+            Ok(())
+        })?;
+        self.for_each_key(layout::API_KEYS, |_, id| {
+            let key = self.load_api_key(id)?.map(|key| key.value.public);
+            let expired = |at_ms| self.now_ms() >= at_ms;
+            if let Some(key) = key.filter(|key| key.expires_at_ms.is_some_and(expired)) {
+                purged.api_keys += u64::from(self.revoke_api_key(&key.key_id)?);
+            }
+            Ok(())
+        })?;
+        Ok(purged)
+    }
+
+    fn purge_session(&self, token_hash: &[u8; 32]) -> Result<bool> {
+        self.change(|change| {
+            let Some(session) = self.load_session(token_hash)? else {
+                return Ok(Step::Stop(false));
+            };
+            let user_id = session.value.public.user_id.as_bytes();
+            let epoch = self.load_user(user_id)?.map(|user| user.value.epoch);
+            if epoch.is_some_and(|epoch| !session.value.is_over(self.now_ms(), epoch)) {
+                return Ok(Step::Stop(false));
+            }
+            let SessionRecord { session_id, .. } = &session.value.public;
+            change.batch.push_require(layout::session(token_hash), Expect::Version(session.version));
+            drop_session(change, user_id, &IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash });
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// Calls `visit` with each key under `prefix` and what follows the prefix, page by page.
+    fn for_each_key<const N: usize>(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8; N]) -> Result<()>,
+    ) -> Result<()> {
+        let end = prefix_end(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let from = after.as_deref().map_or(Bound::Included(prefix), Bound::Excluded);
+            let page: Vec<(Vec<u8>, Value)> = self.shared.engine.scan(from, to, PAGE)?;
+            for (key, _) in &page {
+                match key[prefix.len()..].try_into() {
+                    Ok(rest) => visit(key, rest)?,
+                    Err(_) => return Err(Error::Crypto("a stored record is not what the service wrote")),
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The service: records on an engine, changed only by conditional batches.
+//!
+//! Each change reads what it needs, builds one batch that requires every record to be as it was
+//! read, adds its audit entry, and commits; if somebody was faster it starts over. So each change
+//! is whole or absent, at any concurrency and any crash, without a lock held across the engine.
+
+mod api_keys;
+mod audit_trail;
+mod change;
+mod logins;
+mod maintenance;
+mod permissions;
+mod sessions;
+mod store_keys;
+mod users;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hightower_engine::KvEngine;
+
+pub use api_keys::ApiKeyOptions;
+pub use audit_trail::MAX_AUDIT_PAGE;
+pub use logins::{Login, PasswordCheck};
+pub use maintenance::{Purged, Rotation};
+pub use permissions::Principal;
+pub use users::MAX_PAGE;
+
+use crate::audit::Actor;
+use crate::crypto::{EnvelopeEncryptor, SecretHasher};
+use crate::error::Result;
+use crate::guess::{GuessTable, Limiter};
+use crate::options::AuthOptions;
+use crate::record::check_label;
+use crate::seam::Timestamp;
+use crate::verified::VerifiedCache;
+use store_keys::StoreKeys;
+
+/// How many audited refusals pass at once; then one per second.
+const REFUSAL_BURST: i64 = 64;
+/// How many counters are persisted at once; then one per second.
+const PERSIST_BURST: i64 = 64;
+
+/// Authentication and authorisation on an engine.
+///
+/// Cloning is cheap; clones share everything but who they act for
+/// (see [`AuthService::acting_as`] and [`AuthService::from_source`]).
+pub struct AuthService<E, H, C> {
+    shared: Arc<Shared<E, H, C>>,
+    caller: Arc<Caller>,
+}
+
+impl<E, H, C> Clone for AuthService<E, H, C> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), caller: Arc::clone(&self.caller) }
+    }
+}
+
+/// Who calls, for the audit trail and the guessing delays.
+#[derive(Clone, Debug, Default)]
+struct Caller {
+    actor: Actor,
+    source: Option<String>,
+}
+
+struct Shared<E, H, C> {
+    engine: E,
+    hasher: H,
+    crypto: C,
+    options: AuthOptions,
+    keys: OnceLock<StoreKeys>,
+    guesses: GuessTable,
+    refusals: Limiter,
+    persists: Limiter,
+    counts: Counts,
+}
+
+/// What happened besides the answers, since the service was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuthStats {
+    /// Last uses of API keys and sessions that could not be written; the requests went through.
+    pub last_used_failures: u64,
+    /// Commits tried again because another was faster.
+    pub commit_retries: u64,
+    /// API keys verified without the help of the cache.
+    pub api_keys_verified_cold: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    last_used_failures: AtomicU64,
+    commit_retries: AtomicU64,
+    cold: AtomicU64,
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// A service with default options. The first call that needs them makes or loads the store's
+    /// keys.
+    pub fn new(engine: E, hasher: H, crypto: C) -> Self {
+        Self::assemble(engine, hasher, crypto, AuthOptions::default())
+    }
+
+    /// A service with these options.
+    ///
+    /// # Errors
+    /// [`crate::Error::Validation`] for an option out of range.
+    pub fn with_options(engine: E, hasher: H, crypto: C, options: AuthOptions) -> Result<Self> {
+        options.validate()?;
+        Ok(Self::assemble(engine, hasher, crypto, options))
+    }
+
+    fn assemble(engine: E, hasher: H, crypto: C, options: AuthOptions) -> Self {
+        let now_ms = options.clock.now_ms();
+        let shared = Shared {
+            engine,
+            hasher,
+            crypto,
+            guesses: GuessTable::new(options.guess_policy.half_life_ms),
+            refusals: Limiter::new(REFUSAL_BURST, now_ms),
+            persists: Limiter::new(PERSIST_BURST, now_ms),
+            counts: Counts::default(),
+            keys: OnceLock::new(),
+            options,
+        };
+        Self { shared: Arc::new(shared), caller: Arc::default() }
+    }
+
+    /// This service, acting for `actor`: the audit trail names it.
+    #[must_use]
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        let caller = Caller { actor, source: self.caller.source.clone() };
+        Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
+    }
+
+    /// This service, for a request from `source` (an address, say): guessing is counted per source,
+    /// and the audit trail names it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Validation`] past 256 bytes or with control characters.
+    pub fn from_source(&self, source: &str) -> Result<Self> {
+        check_label(Some(source))?;
+        let caller = Caller { actor: self.caller.actor.clone(), source: Some(source.to_owned()) };
+        Ok(Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) })
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &E {
+        &self.shared.engine
+    }
+
+    /// The encryptor, to add or remove master keys.
+    pub fn encryptor(&self) -> &C {
+        &self.shared.crypto
+    }
+
+    /// Makes or loads the store's keys now rather than at the first call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Crypto`] if the master key is not the one of this store.
+    pub fn prepare(&self) -> Result<()> {
+        self.keys().map(drop)
+    }
+
+    /// What happened besides the answers.
+    pub fn stats(&self) -> AuthStats {
+        let counts = &self.shared.counts;
+        AuthStats {
+            last_used_failures: counts.last_used_failures.load(Ordering::Relaxed),
+            commit_retries: counts.commit_retries.load(Ordering::Relaxed),
+            api_keys_verified_cold: counts.cold.load(Ordering::Relaxed),
+        }
+    }
+
+    fn options(&self) -> &AuthOptions {
+        &self.shared.options
+    }
+
+    fn now_ms(&self) -> Timestamp {
+        self.shared.options.clock.now_ms()
+    }
+
+    fn cache(&self) -> Result<&VerifiedCache> {
+        Ok(&self.keys()?.verified)
+    }
+}
+
+impl<E, H, C> fmt::Debug for AuthService<E, H, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthService").field("caller", &self.caller).field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}

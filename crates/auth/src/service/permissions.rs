@@ -1,0 +1,269 @@
+//! Roles, principals and `authorize`.
+//!
+//! A principal remembers what it may do together with the version of one record, the generation,
+//! which is rewritten in the same commit as every change that may take access away. A check costs
+//! one look-up of that record; if its version is another, everything is read anew.
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hightower_engine::KvEngine;
+use parking_lot::RwLock;
+use secrecy::ExposeSecret;
+
+use super::AuthService;
+use super::change::Step;
+use super::users::MAX_PAGE;
+use crate::audit::{Actor, AuditAction};
+use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
+use crate::error::{Error, Result};
+use crate::id::{ApiKeyId, UserId};
+use crate::layout;
+use crate::permission::{Action, Grant, KeyRange, PermissionSet, check_grants, prefix_end};
+use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
+use crate::seam::Timestamp;
+use crate::token::{API_KEY_PREFIX, parse_session};
+
+/// Somebody who has authenticated. Made by [`AuthService::authenticate`] only.
+pub struct Principal {
+    user_id: UserId,
+    credential: Credential,
+    access: RwLock<Arc<Access>>,
+}
+
+/// By what a principal authenticated.
+#[derive(Clone)]
+enum Credential {
+    ApiKey(ApiKeyId),
+    Session([u8; TAG_LEN_BYTES]),
+}
+
+/// What a principal may do, as of one generation.
+pub(crate) struct Access {
+    pub(crate) generation: u64,
+    alive: bool,
+    expires_at_ms: Option<Timestamp>,
+    owner: PermissionSet,
+    limit: Option<PermissionSet>,
+}
+
+impl Access {
+    fn none(generation: u64) -> Self {
+        Self { generation, alive: false, expires_at_ms: None, owner: PermissionSet::default(), limit: None }
+    }
+
+    /// Whether every key of `range` outside the service's own prefix may be acted on.
+    pub(crate) fn allows_range(&self, action: Action, range: &KeyRange, now_ms: Timestamp) -> bool {
+        if !self.alive || self.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
+            return false;
+        }
+        let parts = range.without(&layout::reserved());
+        if parts.is_empty() && !range.is_empty() {
+            return false; // nothing but the service's own keys
+        }
+        parts.iter().all(|part| {
+            self.owner.allows_range(action, part) && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, part))
+        })
+    }
+
+    pub(crate) fn allows(&self, action: Action, key: &[u8], now_ms: Timestamp) -> bool {
+        self.alive
+            && self.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
+            && !key.starts_with(layout::RESERVED_PREFIX)
+            && self.owner.allows(action, key)
+            && self.limit.as_ref().is_none_or(|limit| limit.allows(action, key))
+    }
+}
+
+impl Principal {
+    /// The user; for an API key, its owner.
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
+    }
+
+    /// Who it is to the audit trail.
+    pub fn actor(&self) -> Actor {
+        match &self.credential {
+            Credential::ApiKey(id) => Actor::ApiKey(id.clone()),
+            Credential::Session(_) => Actor::User(self.user_id.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal").field("actor", &self.actor()).finish_non_exhaustive()
+    }
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Who presents this token, an API key's or a session's; `None` if it does not work.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn authenticate(&self, token: &str) -> Result<Option<Principal>> {
+        let (user_id, credential) = if token.starts_with(API_KEY_PREFIX) {
+            let Some(key) = self.authenticate_api_key(token)? else {
+                return Ok(None);
+            };
+            (key.owner_id, Credential::ApiKey(key.key_id))
+        } else {
+            let (Some(session), Some(secret)) = (self.authenticate_session(token)?, parse_session(token)) else {
+                return Ok(None);
+            };
+            (session.user_id, Credential::Session(self.keys()?.session.tag(&[secret.expose_secret()])))
+        };
+        let access = self.resolve(&credential)?;
+        Ok(access.alive.then(|| Principal { user_id, credential, access: RwLock::new(Arc::new(access)) }))
+    }
+
+    /// Whether `principal` may do `action` to `key`, as of now: revocations, disabled users and
+    /// changed roles count at once. The service's own keys are never allowed.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn authorize(&self, principal: &Principal, action: Action, key: &[u8]) -> Result<bool> {
+        Ok(self.access_of(principal)?.allows(action, key, self.now_ms()))
+    }
+
+    /// Whether `principal` may do `action` to every key of `range`, the service's own left out.
+    ///
+    /// # Errors
+    /// As [`AuthService::authorize`].
+    pub fn authorize_range(&self, principal: &Principal, action: Action, range: &KeyRange) -> Result<bool> {
+        Ok(self.access_of(principal)?.allows_range(action, range, self.now_ms()))
+    }
+
+    /// What a principal may do now.
+    pub(crate) fn access_of(&self, principal: &Principal) -> Result<Arc<Access>> {
+        let access = Arc::clone(&principal.access.read());
+        if access.generation == self.generation()? {
+            return Ok(access);
+        }
+        let access = Arc::new(self.resolve(&principal.credential)?);
+        *principal.access.write() = Arc::clone(&access);
+        Ok(access)
+    }
+
+    fn generation(&self) -> Result<u64> {
+        match self.shared.engine.get_versioned(layout::GENERATION)? {
+            Some((_, version)) => Ok(version),
+            None => Err(Error::Crypto("a record that always exists is missing")),
+        }
+    }
+
+    pub(crate) fn time_ms(&self) -> Timestamp {
+        self.now_ms()
+    }
+
+    /// Reads the generation first: a change behind it makes the next check read again.
+    fn resolve(&self, credential: &Credential) -> Result<Access> {
+        let generation = self.generation()?;
+        let (user_id, expires_at_ms, limit) = match credential {
+            Credential::ApiKey(id) => match self.load_api_key(id.as_bytes())? {
+                Some(key) => {
+                    let key = key.value.public;
+                    (key.owner_id.clone(), key.expires_at_ms, self.limit_of(&key.access)?)
+                }
+                None => return Ok(Access::none(generation)),
+            },
+            Credential::Session(token_hash) => match self.load_session(token_hash)? {
+                Some(session) if self.session_is_alive(&session.value)? => {
+                    (session.value.public.user_id, Some(session.value.public.expires_at_ms), None)
+                }
+                _ => return Ok(Access::none(generation)),
+            },
+        };
+        let Some(user) = self.load_user(user_id.as_bytes())? else {
+            return Ok(Access::none(generation));
+        };
+        let owner = PermissionSet::new(&self.grants_of(&user.value.public.roles)?);
+        Ok(Access { generation, alive: !user.value.public.disabled, expires_at_ms, owner, limit })
+    }
+
+    fn limit_of(&self, access: &ApiKeyAccess) -> Result<Option<PermissionSet>> {
+        match access {
+            ApiKeyAccess::LikeOwner => Ok(None),
+            ApiKeyAccess::Limited { roles, grants } => {
+                let by_roles = self.grants_of(roles)?;
+                Ok(Some(PermissionSet::new(by_roles.iter().chain(grants))))
+            }
+        }
+    }
+
+    fn grants_of(&self, roles: &[String]) -> Result<Vec<Grant>> {
+        let mut grants = Vec::new();
+        for name in roles {
+            grants.extend(self.load_role(name)?.into_iter().flat_map(|role| role.value.grants));
+        }
+        Ok(grants)
+    }
+
+    /// Creates or replaces a role.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for the name, [`Error::LimitExceeded`] past 256 grants.
+    pub fn set_role(&self, name: &str, grants: &[Grant]) -> Result<RoleRecord> {
+        check_role_name(name)?;
+        check_grants(grants)?;
+        let role = RoleRecord { name: name.to_owned(), grants: grants.to_vec() };
+        self.change(|change| {
+            let body = role.encode()?;
+            match self.load_role(name)? {
+                Some(old) => change.replace(&layout::role(name), old.version, &body),
+                None => change.create(&layout::role(name), &body),
+            }
+            change.access_changes();
+            change.audit(AuditAction::RoleSet, name);
+            Ok(Step::Commit(role.clone()))
+        })
+    }
+
+    /// The role of this name.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if the record is not authentic, or the engine's.
+    pub fn get_role(&self, name: &str) -> Result<Option<RoleRecord>> {
+        check_role_name(name)?;
+        Ok(self.load_role(name)?.map(|role| role.value))
+    }
+
+    /// Up to `limit` (at most 1000) roles in the order of their names, from behind `after` on.
+    ///
+    /// # Errors
+    /// As [`AuthService::get_role`].
+    pub fn list_roles(&self, after: Option<&str>, limit: usize) -> Result<Vec<RoleRecord>> {
+        let (keys, after) = (self.keys()?, layout::role(after.unwrap_or("")));
+        let end = prefix_end(layout::ROLES);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
+        let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(&key[layout::ROLES.len()..]) {
+            Ok(name) => RoleRecord::decode(name, keys.sealer.open(key, value)?),
+            Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
+        };
+        page.iter().map(decode).collect()
+    }
+
+    /// Deletes a role: whoever has it loses what it allowed. `false` if there is none.
+    ///
+    /// # Errors
+    /// As [`AuthService::get_role`].
+    pub fn delete_role(&self, name: &str) -> Result<bool> {
+        check_role_name(name)?;
+        self.change(|change| {
+            let Some(role) = self.load_role(name)? else {
+                return Ok(Step::Stop(false));
+            };
+            change.remove(&layout::role(name), role.version);
+            change.access_changes();
+            change.audit(AuditAction::RoleDeleted, name);
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// Notes in the audit trail that a principal was refused.
+    pub(crate) fn audit_denial(&self, principal: &Principal, what: &str) -> Result<()> {
+        self.acting_as(principal.actor()).audit_refusal(AuditAction::AccessDenied, what)
+    }
+}

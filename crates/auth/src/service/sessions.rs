@@ -1,0 +1,213 @@
+//! Sessions: opaque tokens, stored only as keyed hashes, ended all at once by raising the epoch in
+//! the user's record.
+
+use std::sync::atomic::Ordering;
+
+use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+use secrecy::ExposeSecret;
+
+use super::AuthService;
+use super::change::{Change, Loaded, Step};
+use crate::audit::AuditAction;
+use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
+use crate::error::{Error, Result};
+use crate::id::{SessionId, UserId};
+use crate::layout;
+use crate::record::{SessionRecord, StoredSession, StoredUser};
+use crate::seam::random;
+use crate::token::{Token, parse_session, random_secret, session_token};
+
+/// An entry of the index of a user's sessions.
+pub(super) struct IndexedSession {
+    pub(super) id: [u8; 16],
+    pub(super) token_hash: [u8; TAG_LEN_BYTES],
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// The session of this token, if it is alive: not ended, not expired, the user not disabled.
+    ///
+    /// Use moves the idle expiry, written at most once per `last_used_interval_ms`.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn authenticate_session(&self, token: &str) -> Result<Option<SessionRecord>> {
+        let Some(secret) = parse_session(token) else {
+            return Ok(None);
+        };
+        let token_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
+        let Some(session) = self.load_session(&token_hash)? else {
+            return Ok(None);
+        };
+        if !self.session_is_alive(&session.value)? {
+            return Ok(None);
+        }
+        self.touch_session(&token_hash, session).map(Some)
+    }
+
+    pub(super) fn session_is_alive(&self, session: &StoredSession) -> Result<bool> {
+        let user = self.load_user(session.public.user_id.as_bytes())?;
+        let now_ms = self.now_ms();
+        Ok(user.is_some_and(|user| !user.value.public.disabled && !session.is_over(now_ms, user.value.epoch)))
+    }
+
+    fn touch_session(&self, token_hash: &[u8], session: Loaded<StoredSession>) -> Result<SessionRecord> {
+        let (mut next, now_ms) = (session.value.clone(), self.now_ms());
+        if now_ms.saturating_sub(next.public.last_seen_ms) < self.options().last_used_interval_ms {
+            return Ok(next.public);
+        }
+        next.public.last_seen_ms = now_ms;
+        let idle = now_ms.saturating_add(self.options().session_idle_ms);
+        next.public.idle_expires_at_ms = idle.min(next.public.expires_at_ms);
+        self.note_use(&layout::session(token_hash), session.version, &next.encode()?)?;
+        Ok(next.public)
+    }
+
+    /// Writes a last use, if the record is still the one that was read: a revoked one stays so.
+    /// A failure to write is counted, and refuses nobody.
+    pub(super) fn note_use(&self, key: &[u8], version: u64, body: &[u8]) -> Result<()> {
+        let value = self.keys()?.sealer.seal(key, body);
+        let batch = Batch::new().require(key, Expect::Version(version)).put(key, value);
+        if let Ok(BatchOutcome::Committed { .. } | BatchOutcome::Rejected { .. }) = self.shared.engine.commit(batch) {
+            return Ok(());
+        }
+        self.shared.counts.last_used_failures.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Adds a session to a change that also replaces the user's record.
+    pub(super) fn start_session(&self, change: &mut Change<'_>, user: &StoredUser) -> Result<(SessionRecord, Token)> {
+        let user_id = &user.public.user_id;
+        self.make_room_for_session(change, user)?;
+        let secret = random_secret(&*self.options().entropy)?;
+        let token_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
+        let (options, now_ms) = (self.options(), self.now_ms());
+        let expires_at_ms = now_ms.saturating_add(options.session_absolute_ms);
+        let public = SessionRecord {
+            session_id: SessionId::from_bytes(random(&*options.entropy)?),
+            user_id: user_id.clone(),
+            created_at_ms: now_ms,
+            last_seen_ms: now_ms,
+            idle_expires_at_ms: now_ms.saturating_add(options.session_idle_ms).min(expires_at_ms),
+            expires_at_ms,
+            source: self.caller.source.clone(),
+        };
+        let session = StoredSession { public, epoch: user.epoch };
+        change.create(&layout::session(&token_hash), &session.encode()?);
+        change.create(&layout::session_of(user_id.as_bytes(), session.public.session_id.as_bytes()), &token_hash);
+        Ok((session.public, session_token(&secret)))
+    }
+
+    /// Removes sessions that are over, and the oldest ones past the limit.
+    fn make_room_for_session(&self, change: &mut Change<'_>, user: &StoredUser) -> Result<()> {
+        let user_id = user.public.user_id.as_bytes();
+        let index = self.session_index_of(user_id)?;
+        if index.len() < self.options().max_sessions_per_user {
+            return Ok(());
+        }
+        let mut alive = Vec::new();
+        for entry in index {
+            let session = self.load_session(&entry.token_hash)?;
+            match session.filter(|session| !session.value.is_over(self.now_ms(), user.epoch)) {
+                Some(session) => alive.push((session.value.public.created_at_ms, entry)),
+                None => drop_session(change, user_id, &entry),
+            }
+        }
+        alive.sort_by_key(|(created_at_ms, _)| *created_at_ms);
+        let excess = (alive.len() + 1).saturating_sub(self.options().max_sessions_per_user);
+        alive.iter().take(excess).for_each(|(_, entry)| drop_session(change, user_id, entry));
+        if excess > 0 {
+            change.access_changes();
+        }
+        Ok(())
+    }
+
+    /// The sessions of a user that are alive, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user.
+    pub fn list_sessions(&self, user_id: &str) -> Result<Vec<SessionRecord>> {
+        let user = self.user_by_id(user_id)?.value;
+        let mut sessions = Vec::new();
+        for entry in self.session_index_of(user.public.user_id.as_bytes())? {
+            let session = self.load_session(&entry.token_hash)?;
+            let alive = session.filter(|session| !session.value.is_over(self.now_ms(), user.epoch));
+            sessions.extend(alive.map(|session| session.value.public));
+        }
+        sessions.sort_by_key(|session| session.created_at_ms);
+        Ok(sessions)
+    }
+
+    /// Ends the session of this token; `false` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn logout(&self, token: &str) -> Result<bool> {
+        let Some(secret) = parse_session(token) else {
+            return Ok(false);
+        };
+        let token_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
+        self.end_session(&token_hash)
+    }
+
+    /// Ends one session of a user; `false` if there is none.
+    ///
+    /// # Errors
+    /// As [`AuthService::logout`].
+    pub fn revoke_session(&self, user_id: &str, session_id: &str) -> Result<bool> {
+        let (Some(user), Some(session)) = (UserId::parse(user_id), SessionId::parse(session_id)) else {
+            return Ok(false);
+        };
+        let index = layout::session_of(user.as_bytes(), session.as_bytes());
+        match self.load(&index, |mut reader| reader.array::<TAG_LEN_BYTES>())? {
+            Some(token_hash) => self.end_session(&token_hash.value),
+            None => Ok(false),
+        }
+    }
+
+    fn end_session(&self, token_hash: &[u8; TAG_LEN_BYTES]) -> Result<bool> {
+        self.change(|change| {
+            let Some(session) = self.load_session(token_hash)? else {
+                return Ok(Step::Stop(false));
+            };
+            let SessionRecord { session_id, user_id, .. } = &session.value.public;
+            let entry = IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash };
+            change.batch.push_require(layout::session(token_hash), Expect::Version(session.version));
+            drop_session(change, user_id.as_bytes(), &entry);
+            change.access_changes();
+            change.audit(AuditAction::SessionEnded, session_id.as_str());
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// Ends all sessions of a user, however many there are, by one small write.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user.
+    pub fn revoke_all_sessions(&self, user_id: &str) -> Result<()> {
+        self.change(|change| {
+            let mut user = self.user_by_id(user_id)?;
+            user.value.epoch += 1;
+            self.replace_user(change, &user)?;
+            change.access_changes();
+            change.audit(AuditAction::AllSessionsEnded, user_id);
+            Ok(Step::Commit(()))
+        })
+    }
+
+    pub(super) fn session_index_of(&self, user_id: &[u8; 16]) -> Result<Vec<IndexedSession>> {
+        let (keys, prefix) = (self.keys()?, layout::sessions_of(user_id));
+        let entry = |(key, value): (Vec<u8>, hightower_engine::Value)| {
+            let token_hash = keys.sealer.open(&key, &value)?.array()?;
+            match key[prefix.len()..].try_into() {
+                Ok(id) => Ok(IndexedSession { id, token_hash }),
+                Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
+            }
+        };
+        self.shared.engine.get_prefix(&prefix)?.into_iter().map(entry).collect()
+    }
+}
+
+pub(super) fn drop_session(change: &mut Change<'_>, user_id: &[u8; 16], entry: &IndexedSession) {
+    change.batch.push_delete(layout::session(&entry.token_hash));
+    change.batch.push_delete(layout::session_of(user_id, &entry.id));
+}

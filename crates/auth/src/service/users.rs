@@ -1,0 +1,262 @@
+//! Users: create, find, list, rename, disable, enable, delete, roles and metadata.
+
+use std::ops::Bound;
+
+use hightower_engine::KvEngine;
+
+use super::AuthService;
+use super::change::{Change, Loaded, Step};
+use super::store_keys::NOBODY;
+use crate::audit::AuditAction;
+use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHasher};
+use crate::error::{Error, Result};
+use crate::id::UserId;
+use crate::layout;
+use crate::permission::prefix_end;
+use crate::record::{StoredUser, UserRecord, checked_role_names};
+use crate::sealed::identity;
+use crate::seam::random;
+use crate::username::normal_form;
+
+/// Most records in one page of a list.
+pub const MAX_PAGE: usize = 1000;
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Creates a user.
+    ///
+    /// Takes the time of one password hash.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the name is taken, in any spelling that normalises to the same;
+    /// [`Error::Validation`] if name or password break a rule.
+    pub fn create_user(&self, username: &str, password: &str) -> Result<UserRecord> {
+        self.create_user_with_metadata(username, password, None)
+    }
+
+    /// Creates a user with metadata, which is stored encrypted.
+    ///
+    /// # Errors
+    /// As [`AuthService::create_user`], and [`Error::LimitExceeded`] for metadata past 64 KiB.
+    pub fn create_user_with_metadata(
+        &self,
+        username: &str,
+        password: &str,
+        metadata: Option<&[u8]>,
+    ) -> Result<UserRecord> {
+        let name = normal_form(username)?;
+        if self.load_name(name.as_str())?.is_some() {
+            return Err(Error::Conflict("the username is taken"));
+        }
+        let password = self.options().password_policy.accept(password, &name)?;
+        let password_hash = self.shared.hasher.hash_secret(password.as_bytes())?;
+        let user_id = UserId::from_bytes(random(&*self.options().entropy)?);
+        let metadata = self.encrypt_field("user", user_id.as_bytes(), metadata)?;
+        let now_ms = self.now_ms();
+        let public = UserRecord {
+            user_id,
+            username: username.trim().to_owned(),
+            disabled: false,
+            roles: Vec::new(),
+            metadata,
+            created_at_ms: now_ms,
+            password_changed_at_ms: now_ms,
+            last_login_ms: None,
+        };
+        let user = StoredUser { public, normal_name: name.as_str().to_owned(), epoch: 0, password_hash, trusted: Vec::new() };
+        let body = user.encode()?;
+        self.change(|change| {
+            if self.load_name(&user.normal_name)?.is_some() {
+                return Err(Error::Conflict("the username is taken"));
+            }
+            let id = user.public.user_id.as_bytes();
+            change.create(&layout::user(id), &body);
+            change.create(&layout::name(&user.normal_name), id);
+            change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
+            Ok(Step::Commit(user.public.clone()))
+        })
+    }
+
+    /// The user of this id.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if the record is not authentic, or the engine's.
+    pub fn get_user(&self, user_id: &str) -> Result<Option<UserRecord>> {
+        match self.user_by_id(user_id) {
+            Ok(user) => Ok(Some(user.value.public)),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The user of this name, in any spelling.
+    ///
+    /// # Errors
+    /// As [`AuthService::get_user`], and [`Error::Validation`] if it can be no username.
+    pub fn find_user(&self, username: &str) -> Result<Option<UserRecord>> {
+        let name = normal_form(username)?;
+        let Some(id) = self.load_name(name.as_str())? else {
+            return Ok(None);
+        };
+        Ok(self.load_user(&id.value)?.map(|user| user.value.public))
+    }
+
+    /// Up to `limit` (at most [`MAX_PAGE`]) users in the order of their ids, from behind `after` on.
+    ///
+    /// # Errors
+    /// As [`AuthService::get_user`].
+    pub fn list_users(&self, after: Option<&UserId>, limit: usize) -> Result<Vec<UserRecord>> {
+        let keys = self.keys()?;
+        let after = layout::user(after.map_or(&NOBODY, |id| id.as_bytes()));
+        let end = prefix_end(layout::USERS);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
+        let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| {
+            let Ok(id) = key[layout::USERS.len()..].try_into() else {
+                return Err(Error::Crypto("a stored record is not what the service wrote"));
+            };
+            Ok(StoredUser::decode(id, keys.sealer.open(key, value)?)?.public)
+        };
+        page.iter().map(decode).collect()
+    }
+
+    /// Gives a user another name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`] if the name is taken, [`Error::Validation`].
+    pub fn rename_user(&self, user_id: &str, username: &str) -> Result<UserRecord> {
+        let name = normal_form(username)?;
+        self.change_user(user_id, AuditAction::UserRenamed, |service, change, user| {
+            if user.value.normal_name != name.as_str() {
+                if service.load_name(name.as_str())?.is_some() {
+                    return Err(Error::Conflict("the username is taken"));
+                }
+                let Some(old) = service.load_name(&user.value.normal_name)? else {
+                    return Err(Error::Conflict("the user was renamed at the same time"));
+                };
+                change.remove(&layout::name(&user.value.normal_name), old.version);
+                change.create(&layout::name(name.as_str()), user.value.public.user_id.as_bytes());
+            }
+            user.value.normal_name = name.as_str().to_owned();
+            user.value.public.username = username.trim().to_owned();
+            Ok(())
+        })
+    }
+
+    /// Refuses a user from now on, and ends all its sessions; its API keys stop working.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn disable_user(&self, user_id: &str) -> Result<UserRecord> {
+        self.change_user(user_id, AuditAction::UserDisabled, |_, change, user| {
+            user.value.public.disabled = true;
+            user.value.epoch += 1;
+            change.access_changes();
+            Ok(())
+        })
+    }
+
+    /// Lets a disabled user in again. Its API keys work again; its sessions stay ended.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn enable_user(&self, user_id: &str) -> Result<UserRecord> {
+        self.change_user(user_id, AuditAction::UserEnabled, |_, change, user| {
+            user.value.public.disabled = false;
+            change.access_changes();
+            Ok(())
+        })
+    }
+
+    /// Gives a user exactly these roles. Roles that do not exist allow nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user, [`Error::Validation`] for a name, [`Error::LimitExceeded`]
+    /// past 64 roles.
+    pub fn set_user_roles(&self, user_id: &str, roles: &[String]) -> Result<UserRecord> {
+        let roles = checked_role_names(roles)?;
+        self.change_user(user_id, AuditAction::UserRolesSet, |_, change, user| {
+            user.value.public.roles.clone_from(&roles);
+            change.access_changes();
+            Ok(())
+        })
+    }
+
+    /// Replaces a user's metadata; `None` removes it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::LimitExceeded`] past 64 KiB.
+    pub fn set_user_metadata(&self, user_id: &str, metadata: Option<&[u8]>) -> Result<UserRecord> {
+        self.change_user(user_id, AuditAction::UserMetadataSet, |service, _, user| {
+            let id = *user.value.public.user_id.as_bytes();
+            user.value.public.metadata = service.encrypt_field("user", &id, metadata)?;
+            Ok(())
+        })
+    }
+
+    /// Deletes a user with all its sessions and API keys, in one commit; `false` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`], or the engine's.
+    pub fn delete_user(&self, user_id: &str) -> Result<bool> {
+        self.change(|change| {
+            let user = match self.user_by_id(user_id) {
+                Ok(user) => user,
+                Err(Error::NotFound(_)) => return Ok(Step::Stop(false)),
+                Err(error) => return Err(error),
+            };
+            let id = user.value.public.user_id.as_bytes();
+            change.remove(&layout::user(id), user.version);
+            let Some(name) = self.load_name(&user.value.normal_name)? else {
+                return Err(Error::Crypto("a user's entry in the name index is missing"));
+            };
+            change.remove(&layout::name(&user.value.normal_name), name.version);
+            // New keys and sessions replace the user's record too, so these lists are complete.
+            for key in self.api_key_ids_of(id)? {
+                change.batch.push_delete(layout::api_key(&key));
+                change.batch.push_delete(layout::api_key_of(id, &key));
+            }
+            for session in self.session_index_of(id)? {
+                change.batch.push_delete(layout::session(&session.token_hash));
+                change.batch.push_delete(layout::session_of(id, &session.id));
+            }
+            change.access_changes();
+            change.audit(AuditAction::UserDeleted, user_id);
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// A user's metadata in the clear, if it has any.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if it is not this user's, was changed, or its master key is missing.
+    pub fn decrypt_user_metadata(&self, user: &UserRecord) -> Result<Option<Vec<u8>>> {
+        self.decrypt_field("user", user.user_id.as_bytes(), user.metadata.as_ref())
+    }
+
+    /// Reads a user, lets `edit` change it, writes it back with an audit entry.
+    fn change_user(
+        &self,
+        user_id: &str,
+        action: AuditAction,
+        edit: impl Fn(&Self, &mut Change<'_>, &mut Loaded<StoredUser>) -> Result<()>,
+    ) -> Result<UserRecord> {
+        self.change(|change| {
+            let mut user = self.user_by_id(user_id)?;
+            edit(self, change, &mut user)?;
+            self.replace_user(change, &user)?;
+            change.audit(action, user_id);
+            Ok(Step::Commit(user.value.public))
+        })
+    }
+
+    pub(super) fn encrypt_field(&self, kind: &str, id: &[u8], metadata: Option<&[u8]>) -> Result<Option<EncryptedBlob>> {
+        let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
+        let metadata = metadata.filter(|bytes| !bytes.is_empty());
+        metadata.map(|bytes| self.shared.crypto.seal(bytes, &identity)).transpose()
+    }
+
+    pub(super) fn decrypt_field(&self, kind: &str, id: &[u8], blob: Option<&EncryptedBlob>) -> Result<Option<Vec<u8>>> {
+        let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
+        blob.map(|blob| Ok(self.shared.crypto.open(blob, &identity)?.to_vec())).transpose()
+    }
+}

@@ -1,0 +1,104 @@
+//! API keys that were verified, remembered together with the very bytes that were verified.
+//!
+//! Verifying is a pure function of the stored key record, the stored owner record and the secret
+//! presented. An entry is used only if the engine's bytes *now* equal the entry's, so it can
+//! neither outlive a revocation nor hide a change: it saves the MACs and the decoding, not the
+//! look-ups. Of the secret it keeps a 128-bit tag under a key of this process: AES-256 CBC-MAC,
+//! which is a pseudorandom function on inputs of one fixed length, here two blocks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aes::Aes256;
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use hightower_engine::Value;
+use parking_lot::Mutex;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::error::Result;
+use crate::record::{StoredApiKey, StoredUser};
+use crate::seam::{Entropy, random};
+use crate::token::SECRET_LEN_BYTES;
+
+/// Longest records that are remembered, in bytes, key and owner together.
+const MAX_REMEMBERED_LEN_BYTES: usize = 4096;
+
+/// What one verification saw and found.
+pub(crate) struct Verified {
+    pub(crate) id: [u8; 16],
+    pub(crate) key_bytes: Value,
+    pub(crate) owner_bytes: Value,
+    pub(crate) key: StoredApiKey,
+    pub(crate) owner: StoredUser,
+    /// Whether the secret was the one before the last rotation, which works for a limited time.
+    pub(crate) by_previous_secret: bool,
+    secret_tag: [u8; 16],
+}
+
+impl Verified {
+    pub(crate) fn is_of(&self, secret_tag: &[u8; 16]) -> bool {
+        self.secret_tag.ct_eq(secret_tag).into()
+    }
+}
+
+/// A fixed number of entries; a new one takes the place of an older one with the same slot.
+pub(crate) struct VerifiedCache {
+    slots: Box<[Mutex<Option<Arc<Verified>>>]>,
+    cipher: Aes256,
+}
+
+impl VerifiedCache {
+    pub(crate) fn new(entries: usize, entropy: &dyn Entropy) -> Result<Self> {
+        let key = Zeroizing::new(random::<32>(entropy)?);
+        Ok(Self { slots: (0..entries).map(|_| Mutex::default()).collect(), cipher: Aes256::new((&*key).into()) })
+    }
+
+    /// The tag of a secret in this process.
+    pub(crate) fn secret_tag(&self, secret: &[u8; SECRET_LEN_BYTES]) -> [u8; 16] {
+        let mut state = [0; 16];
+        for block in secret.as_chunks::<16>().0 {
+            state.iter_mut().zip(block).for_each(|(state, byte)| *state ^= byte);
+            let mut encrypted = aes::Block::from(state);
+            self.cipher.encrypt_block(&mut encrypted);
+            state = encrypted.into();
+        }
+        state
+    }
+
+    pub(crate) fn get(&self, id: &[u8; 16]) -> Option<Arc<Verified>> {
+        let held = self.slot(id)?.lock().clone();
+        held.filter(|verified| verified.id == *id)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one constructor for one private record")]
+    pub(crate) fn remember(
+        &self,
+        id: [u8; 16],
+        secret_tag: [u8; 16],
+        key_bytes: Value,
+        owner_bytes: Value,
+        key: StoredApiKey,
+        owner: StoredUser,
+        by_previous_secret: bool,
+    ) -> Arc<Verified> {
+        let small = key_bytes.len() + owner_bytes.len() <= MAX_REMEMBERED_LEN_BYTES;
+        let verified = Arc::new(Verified { id, key_bytes, owner_bytes, key, owner, by_previous_secret, secret_tag });
+        if let (true, Some(slot)) = (small, self.slot(&id)) {
+            *slot.lock() = Some(Arc::clone(&verified));
+        }
+        verified
+    }
+
+    fn slot(&self, id: &[u8; 16]) -> Option<&Mutex<Option<Arc<Verified>>>> {
+        // Ids are random, so their low bytes choose slots evenly; only ids that exist come here.
+        let low = u32::from_le_bytes([id[0], id[1], id[2], id[3]]) as usize;
+        self.slots.get(low.checked_rem(self.slots.len())?)
+    }
+}
+
+impl fmt::Debug for VerifiedCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedCache").field("slots", &self.slots.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,221 @@
+//! A fast engine in memory, a clock that stands still, and services on them.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use hightower_auth::{
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthOptions, AuthService, Clock, GuessPolicy, PasswordPolicy,
+};
+use hightower_engine::{
+    ApplyOutcome, Batch, BatchOutcome, Command, Error, KvEngine, Result, Value,
+};
+use parking_lot::Mutex;
+
+/// One good password.
+pub const PASSWORD: &str = "correct horse battery!";
+/// Another one.
+pub const OTHER: &str = "four more random words";
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    pub entries: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+    pub version: u64,
+}
+
+/// Is called at every operation, before it; may block.
+pub type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// Atomic, conditional and in memory; every operation sees one moment.
+#[derive(Default)]
+pub struct MemEngine {
+    image: Mutex<Image>,
+    pub writes: AtomicU64,
+    /// Images after each commit, if recorded.
+    pub history: Mutex<Option<Vec<Image>>>,
+    pub hook: Option<Hook>,
+}
+
+impl MemEngine {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    pub fn with_image(image: Image) -> Arc<Self> {
+        Arc::new(Self { image: Mutex::new(image), ..Self::default() })
+    }
+
+    pub fn image(&self) -> Image {
+        self.image.lock().clone()
+    }
+
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    /// Puts bytes past the service.
+    pub fn tamper(&self, key: &[u8], value: Option<Vec<u8>>) {
+        let mut image = self.image.lock();
+        image.version += 1;
+        let version = image.version;
+        match value {
+            Some(value) => drop(image.entries.insert(key.to_vec(), (value, version))),
+            None => drop(image.entries.remove(key)),
+        }
+    }
+
+    fn step(&self) {
+        if let Some(hook) = &self.hook {
+            hook();
+        }
+    }
+}
+
+impl KvEngine for MemEngine {
+    fn submit(&self, command: Command) -> Result<ApplyOutcome> {
+        Ok(self.submit_batch([command])?.remove(0))
+    }
+
+    fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
+    where
+        I: IntoIterator<Item = Command>,
+    {
+        let mut batch = Batch::new();
+        commands.into_iter().for_each(|command| batch.push_command(&command));
+        match self.commit(batch)? {
+            BatchOutcome::Committed { outcomes, .. } => Ok(outcomes),
+            BatchOutcome::Rejected { .. } => Err(Error::Conflict("rejected".into())),
+        }
+    }
+
+    fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+        self.step();
+        let mut image = self.image.lock();
+        for (key, expected) in batch.requirements() {
+            let found = image.entries.get(key).map(|(_, version)| *version);
+            if !expected.holds(found) {
+                return Ok(BatchOutcome::Rejected { key: key.to_vec(), expected, found });
+            }
+        }
+        let (mut outcomes, mut versions) = (Vec::new(), Vec::new());
+        for change in batch.changes() {
+            let version = change.given.map_or(image.version + 1, |(version, _)| version);
+            let held = image.entries.get(change.key).map_or(0, |(_, version)| *version);
+            versions.push(version);
+            if version <= held {
+                outcomes.push(ApplyOutcome::IgnoredStale);
+                continue;
+            }
+            image.version = image.version.max(version);
+            match change.value {
+                Some(value) => {
+                    image.entries.insert(change.key.to_vec(), (value.to_vec(), version));
+                    outcomes.push(ApplyOutcome::Applied);
+                }
+                None => {
+                    image.entries.remove(change.key);
+                    outcomes.push(ApplyOutcome::Removed);
+                }
+            }
+        }
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        if let Some(history) = &mut *self.history.lock() {
+            history.push(image.clone());
+        }
+        Ok(BatchOutcome::Committed { seq: image.version, outcomes, versions })
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome> {
+        self.commit(Batch::new().put(key, value)).map(|_| ApplyOutcome::Applied)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<ApplyOutcome> {
+        self.commit(Batch::new().delete(key)).map(|_| ApplyOutcome::Removed)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        Ok(self.get_versioned(key)?.map(|(value, _)| value))
+    }
+
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        self.step();
+        let image = self.image.lock();
+        Ok(image.entries.get(key).map(|(value, version)| (Value::from(value.as_slice()), *version)))
+    }
+
+    fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>> {
+        let mut found = self.scan(Bound::Included(prefix), Bound::Unbounded, usize::MAX)?;
+        found.retain(|(key, _)| key.starts_with(prefix));
+        Ok(found)
+    }
+
+    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
+        self.step();
+        let image = self.image.lock();
+        let empty = match (from, to) {
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        };
+        if empty {
+            return Ok(Vec::new());
+        }
+        let range = image.entries.range::<[u8], _>((from, to)).take(limit);
+        Ok(range.map(|(key, (value, _))| (key.clone(), Value::from(value.as_slice()))).collect())
+    }
+}
+
+/// A clock that moves only when told.
+#[derive(Debug)]
+pub struct HandClock(AtomicI64);
+
+impl HandClock {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(1_800_000_000_000)))
+    }
+
+    pub fn advance_ms(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for HandClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+pub type Service<E = Arc<MemEngine>> = AuthService<E, Argon2SecretHasher, Arc<AesGcmEncryptor>>;
+
+pub fn cheap_hasher() -> Argon2SecretHasher {
+    Argon2SecretHasher::with_params(Argon2Params::insecure(8, 1, 1).unwrap())
+}
+
+pub fn options(clock: &Arc<HandClock>) -> AuthOptions {
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    AuthOptions { clock, password_policy: PasswordPolicy::with_lengths(8, 64).unwrap(), ..AuthOptions::default() }
+}
+
+/// Delays that never begin.
+pub fn no_delays() -> GuessPolicy {
+    GuessPolicy {
+        free_per_account_and_source: u32::MAX,
+        free_per_source: u32::MAX,
+        free_per_account: u32::MAX,
+        ..GuessPolicy::default()
+    }
+}
+
+pub fn service_on<E: KvEngine>(engine: E, clock: &Arc<HandClock>) -> Service<E> {
+    let encryptor = Arc::new(AesGcmEncryptor::new([7; 32]));
+    AuthService::with_options(engine, cheap_hasher(), encryptor, options(clock)).unwrap()
+}
+
+pub fn service() -> (Arc<MemEngine>, Arc<HandClock>, Service) {
+    let (engine, clock) = (MemEngine::new(), HandClock::new());
+    let service = service_on(Arc::clone(&engine), &clock);
+    (engine, clock, service)
+}
