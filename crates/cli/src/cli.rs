@@ -1,0 +1,165 @@
+//! The command tree, and the help that belongs to no single verb.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use clap::{Parser, Subcommand};
+
+use crate::failure::{Exit, Failure};
+use crate::notation;
+use crate::session::Session;
+use crate::verbs::{bench, check, completions, delete, demo, export, get, import, man, prefix, put, scan, segments, shell, stats};
+
+const LONG_ABOUT: &str = "\
+Hightower KV keeps keys and values in a directory: an ordered, crash-safe, log-structured store without a server. \
+This tool works on such a directory.";
+
+const GUIDE: &str = "\
+First steps:
+  htkvctl demo                         see it work, kill -9 included; leaves nothing behind
+  htkvctl put pods/web-0 running       the store is created on the first write
+  htkvctl get pods/web-0
+  htkvctl prefix pods/                 every key that starts with pods/, in order
+  htkvctl import FILE                  many records at once: one line each, key TAB value
+  htkvctl export -o FILE               the same lines back, sorted by key
+  htkvctl shell                        try things out, with history and completion
+
+The store:
+  --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower.
+  Verbs that only read never create or change anything, and work while another process has the
+  store open; they see what was written up to the moment they opened it. Verbs that write need
+  the store for themselves.
+
+Keys and values:
+  Any bytes. Plain text stands for itself: UTF-8 without control characters that does not start
+  with b\". Everything else is shown, and may be typed, as a byte-string literal:
+  b\"tab \\t line feed \\n quote \\\" backslash \\\\ any byte \\xff\". A key has 1 to 65,535 bytes, a value
+  at most 1 GiB.
+
+Output:
+  For people by default, for programs with --json: one JSON object, or one per line where there are
+  many; errors as {\"error\":{\"kind\":...,\"message\":...}} on standard error. Colours and progress bars
+  appear on terminals only; NO_COLOR turns colours off.
+
+Exit codes:
+  0  done
+  1  the key was not found, a condition did not hold, or damage was found
+  2  wrong usage: arguments, or an input or output file
+  3  the store refused: locked, damaged, full, not there
+  130  interrupted by Ctrl-C; the store is closed properly first";
+
+/// The arguments of one run of the tool.
+#[derive(Debug, Parser)]
+#[command(name = "htkvctl", version, about = "Work on a Hightower KV store", long_about = LONG_ABOUT, after_long_help = GUIDE)]
+#[command(after_help = "`htkvctl --help` has first steps, notation and exit codes; `htkvctl help VERB` has examples.")]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs", arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The directory of the store
+    #[arg(long, global = true, value_name = "DIR", env = "HTKV_DATA_DIR", default_value = ".hightower", hide_env_values = true)]
+    pub(crate) data_dir: PathBuf,
+
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Everything the tool can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    #[command(flatten)]
+    Store(StoreVerb),
+    Shell(shell::Args),
+    Demo(demo::Args),
+    Bench(bench::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    /// The part of the demo that gets killed
+    #[command(hide = true)]
+    DemoWriter(demo::writer::Args),
+}
+
+impl Verb {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Self::Store(verb) => verb.run(session),
+            Self::Shell(args) => args.run(session),
+            Self::Demo(args) => args.run(session),
+            Self::Bench(args) => args.run(session),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
+            Self::DemoWriter(args) => args.run(session),
+        }
+    }
+}
+
+/// What can be done with one store: on the command line, and in the shell.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreVerb {
+    Put(put::Args),
+    Get(get::Args),
+    Delete(delete::Args),
+    Prefix(prefix::Args),
+    Scan(scan::Args),
+    Import(import::Args),
+    Export(export::Args),
+    Stats(stats::Args),
+    Segments(segments::Args),
+    Check(check::Args),
+}
+
+impl StoreVerb {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Self::Put(args) => args.run(session),
+            Self::Get(args) => args.run(session),
+            Self::Delete(args) => args.run(session),
+            Self::Prefix(args) => args.run(session),
+            Self::Scan(args) => args.run(session),
+            Self::Import(args) => args.run(session),
+            Self::Export(args) => args.run(session),
+            Self::Stats(args) => args.run(session),
+            Self::Segments(args) => args.run(session),
+            Self::Check(args) => args.run(session),
+        }
+    }
+}
+
+/// Bytes from an argument in the tool's notation.
+#[derive(Clone, Debug)]
+pub(crate) struct Text(pub(crate) Vec<u8>);
+
+impl Text {
+    pub(crate) fn parser() -> ValueParser {
+        ValueParser::new(OsStringValueParser::new().try_map(|argument| Self::parse(&argument)))
+    }
+
+    fn parse(argument: &OsStr) -> Result<Self, String> {
+        notation::parse(argument.as_encoded_bytes()).map(|bytes| Self(bytes.into_owned())).map_err(|bad| bad.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_holds_together() {
+        super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_explains_itself() {
+        for verb in super::Cli::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} has no help", verb.get_name());
+            let teaches = verb.get_after_long_help().or(verb.get_after_help()).is_some();
+            assert!(teaches || verb.is_hide_set(), "{} has no examples", verb.get_name());
+            for argument in verb.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", verb.get_name(), argument.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Why a verb did not do what it was asked to, and the exit code that says so.
+
+use std::io;
+use std::process::ExitCode;
+
+use hightower_kv::{Error, ErrorKind};
+
+/// How a verb ended that ran to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done.
+    Done,
+    /// The key was not found, a condition did not hold, or damage was found.
+    Negative,
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Done => 0,
+            Self::Negative => 1,
+        })
+    }
+}
+
+/// Why a verb stopped.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments, or a file that they name, are not what the verb can work with.
+    Usage(String),
+    /// A file other than the store's could not be read or written.
+    File {
+        action: String,
+        source: io::Error,
+    },
+    /// The store refused.
+    Store(Error),
+    /// Ctrl-C, or a signal that asks for the same.
+    Interrupted,
+    /// Whoever read the output has gone: `export | head`. Not an error.
+    OutputClosed,
+}
+
+impl Failure {
+    /// Wraps an error of reading or writing something that is not the store.
+    pub(crate) fn file(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::File { action: action.into(), source }
+    }
+
+    /// The exit code: 2 wrong usage, 3 the store refused, 130 interrupted.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Usage(_) | Self::File { .. } => 2,
+            Self::Store(error) if matches!(error.kind(), ErrorKind::Validation | ErrorKind::LimitExceeded) => 2,
+            Self::Store(_) => 3,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// One word for programs that read `--json`.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Usage(_) => "usage".into(),
+            Self::File { .. } => "file".into(),
+            Self::Store(error) => snake_case(&format!("{:?}", error.kind())),
+            Self::Interrupted => "interrupted".into(),
+            Self::OutputClosed => "output_closed".into(),
+        }
+    }
+
+    /// The sentence for people, with every cause.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Usage(text) => text.clone(),
+            Self::File { action, source } => format!("{action}: {source}"),
+            Self::Store(error) => error.to_string(),
+            Self::Interrupted => "interrupted; what was done so far is in the store".into(),
+            Self::OutputClosed => "the output was closed".into(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// For writes to standard output, where a closed pipe is the reader's way to say "enough".
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            return Self::OutputClosed;
+        }
+        Self::File { action: "write the output".into(), source }
+    }
+}
+
+fn snake_case(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 4);
+    for (at, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            text.push('_');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Failure;
+    use hightower_kv::Error;
+
+    #[test]
+    fn codes_and_kinds() {
+        for (failure, code, kind) in [
+            (Failure::Usage("x".into()), 2, "usage"),
+            (Failure::Store(Error::Closed), 3, "closed"),
+            (Failure::Store(Error::ReadOnly), 3, "read_only"),
+            (Failure::Store(Error::Validation("empty".into())), 2, "validation"),
+            (Failure::Interrupted, 130, "interrupted"),
+            (Failure::OutputClosed, 0, "output_closed"),
+        ] {
+            assert_eq!((failure.code(), &*failure.kind()), (code, kind));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Lines of a file, numbered, without taking a whole file or an endless line into memory.
+
+use std::io::{self, BufRead, Read};
+
+/// The longest line that is read, in bytes: the largest key and value, every byte of them escaped, and some room.
+const MAX_LINE_LEN_BYTES: u64 = 4 * ((1 << 30) + (1 << 16)) + 1024;
+
+/// Reads one line after the other into one buffer.
+pub(crate) struct Lines<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    number: u64,
+    bytes_read: u64,
+    max_len_bytes: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(crate) fn new(reader: R) -> Self {
+        Self { reader, buffer: Vec::new(), number: 0, bytes_read: 0, max_len_bytes: MAX_LINE_LEN_BYTES }
+    }
+
+    /// The next line without its end (`\n` or `\r\n`), or `None` after the last.
+    ///
+    /// A line that is too long is an error of kind [`io::ErrorKind::InvalidData`].
+    pub(crate) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        self.buffer.clear();
+        let limit = self.max_len_bytes + 1;
+        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.buffer)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        self.bytes_read += read as u64;
+        let line = match &self.buffer[..] {
+            [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] => line,
+            line if line.len() as u64 > self.max_len_bytes => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than any record can be"));
+            }
+            line => line,
+        };
+        Ok(Some(line))
+    }
+
+    /// The number of the line read last, from 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How much was read so far, line ends included.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+
+    fn all(text: &[u8]) -> Vec<Vec<u8>> {
+        let mut lines = Lines::new(text);
+        std::iter::from_fn(|| lines.next_line().unwrap().map(<[u8]>::to_vec)).collect()
+    }
+
+    #[test]
+    fn every_kind_of_line_end() {
+        assert_eq!(all(b""), Vec::<Vec<u8>>::new());
+        assert_eq!(all(b"a\nb"), [b"a", b"b"]);
+        assert_eq!(all(b"a\r\nb\n"), [b"a", b"b"]);
+        assert_eq!(all(b"\n\na\r"), [&b""[..], b"", b"a\r"]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_an_error_not_an_allocation() {
+        let mut lines = Lines { max_len_bytes: 3, ..Lines::new(&b"abc\nabcd\n"[..]) };
+        assert_eq!(lines.next_line().unwrap(), Some(&b"abc"[..]));
+        assert!(lines.next_line().is_err());
+        assert_eq!((lines.number(), lines.bytes_read()), (2, 8));
+    }
+}

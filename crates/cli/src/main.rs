@@ -1,0 +1,52 @@
+//! `htkvctl`: Hightower KV stores on the command line.
+//!
+//! One module per verb under [`verbs`], each with its arguments, its help and its work; what they share lies beside them:
+//!
+//! * [`cli`] — the command tree and the help that belongs to no single verb;
+//! * [`session`] — opening and closing the store, for one verb or for a whole shell;
+//! * [`screen`], [`table`], [`progress`], [`units`] — what people and programs see;
+//! * [`notation`], [`records`], [`lines`] — keys and values as text, and text as lines;
+//! * [`failure`] — what went wrong, and the exit code that says so; [`interrupt`] — Ctrl-C.
+//!
+//! Nothing here knows how a store works: all of that is behind the library's public API.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod cli;
+mod failure;
+mod interrupt;
+mod lines;
+mod notation;
+mod progress;
+mod records;
+mod screen;
+mod session;
+mod table;
+mod units;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::failure::Failure;
+use crate::screen::Screen;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let screen = Screen::new(cli.json);
+    let session = Session::new(cli.data_dir, screen);
+    let result = interrupt::install().and_then(|()| cli.verb.run(&session));
+    match result {
+        Ok(exit) => exit.code(),
+        Err(failure) => {
+            if !matches!(failure, Failure::OutputClosed) {
+                screen.failure(&failure);
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}

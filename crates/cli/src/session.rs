@@ -1,0 +1,99 @@
+//! The store that verbs work on: opened for one verb, or once for all verbs of a shell.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hightower_kv::{SingleNodeEngine, StoreConfig};
+
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::screen::Screen;
+
+/// Where the store is, and how to talk to whoever runs the tool.
+#[derive(Debug)]
+pub(crate) struct Session {
+    data_dir: PathBuf,
+    pub(crate) screen: Screen,
+    /// The store of a shell, open for as long as the shell runs.
+    shared: Option<Arc<SingleNodeEngine>>,
+}
+
+impl Session {
+    pub(crate) fn new(data_dir: PathBuf, screen: Screen) -> Self {
+        Self { data_dir, screen, shared: None }
+    }
+
+    /// A session whose verbs all use one open store.
+    pub(crate) fn with_store(&self, store: &Store) -> Self {
+        Self { data_dir: self.data_dir.clone(), screen: self.screen, shared: Some(Arc::clone(&store.engine)) }
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Whether this is a shell's session.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// The store, to read from. Creates and changes nothing.
+    pub(crate) fn reader(&self) -> Result<Store, Failure> {
+        self.open(StoreConfig { read_only: true, ..StoreConfig::at(&self.data_dir) })
+    }
+
+    /// The store, to read from and write to. Creates it if it is not there.
+    pub(crate) fn writer(&self) -> Result<Store, Failure> {
+        self.open(StoreConfig::at(&self.data_dir))
+    }
+
+    fn open(&self, config: StoreConfig) -> Result<Store, Failure> {
+        match &self.shared {
+            Some(engine) => Ok(Store { engine: Arc::clone(engine), owned: false }),
+            None => Store::open(config),
+        }
+    }
+}
+
+/// An open store. [`close`](Store::close) it, to hear whether that worked.
+#[derive(Debug)]
+pub(crate) struct Store {
+    engine: Arc<SingleNodeEngine>,
+    /// Whether it ends with this handle.
+    owned: bool,
+}
+
+impl Store {
+    /// Opens a store of its own. Ctrl-C closes it, should it come at a moment when nobody looks.
+    pub(crate) fn open(config: StoreConfig) -> Result<Self, Failure> {
+        let engine = Arc::new(SingleNodeEngine::with_config(config)?);
+        interrupt::close_on_interrupt(&engine);
+        Ok(Self { engine, owned: true })
+    }
+
+    /// Makes everything durable and closes the store, unless it is a shell's.
+    pub(crate) fn close(self) -> Result<(), Failure> {
+        if self.owned {
+            self.engine.close()?;
+        }
+        Ok(())
+    }
+
+    /// Runs `work` with the store and closes it after, whatever came of the work; of two failures the first counts.
+    pub(crate) fn finish<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        let result = work(&self);
+        let closed = self.close();
+        let value = result?;
+        closed?;
+        Ok(value)
+    }
+}
+
+impl Deref for Store {
+    type Target = SingleNodeEngine;
+
+    fn deref(&self) -> &SingleNodeEngine {
+        &self.engine
+    }
+}

@@ -1,0 +1,18 @@
+//! The verbs, one module each: `Args` with the help, and `run`.
+
+pub(crate) mod bench;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod delete;
+pub(crate) mod demo;
+pub(crate) mod export;
+pub(crate) mod get;
+pub(crate) mod import;
+mod list;
+pub(crate) mod man;
+pub(crate) mod prefix;
+pub(crate) mod put;
+pub(crate) mod scan;
+pub(crate) mod segments;
+pub(crate) mod shell;
+pub(crate) mod stats;

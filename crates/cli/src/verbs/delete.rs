@@ -1,0 +1,52 @@
+//! `delete`: take a key's value away.
+
+use hightower_kv::{Batch, BatchOutcome, Expect};
+use serde::Serialize;
+
+use crate::cli::Text;
+use crate::failure::{Exit, Failure};
+use crate::notation::show;
+use crate::records::Bytes;
+use crate::session::Session;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl delete pods/web-0
+
+Exit code 1 if the key has no value; nothing is written then.";
+
+/// Take a key's value away
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The key
+    #[arg(value_parser = Text::parser())]
+    key: Text,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    outcome: &'static str,
+    key: Bytes<'a>,
+    version: u64,
+    seq: u64,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let key = &self.key.0[..];
+        let batch = Batch::new().delete(key).require(key, Expect::Present);
+        match session.writer()?.finish(|store| Ok(store.commit(batch)?))? {
+            BatchOutcome::Committed { seq, versions, .. } => {
+                let version = versions.first().copied().unwrap_or_default();
+                let answer = Answer { outcome: "removed", key: Bytes::of(key), version, seq };
+                session.screen.answer(&answer, || format!("deleted {}", show(key)))?;
+                Ok(Exit::Done)
+            }
+            BatchOutcome::Rejected { .. } => {
+                session.screen.error("not_found", &format!("{} has no value", show(key)));
+                Ok(Exit::Negative)
+            }
+        }
+    }
+}

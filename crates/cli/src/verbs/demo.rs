@@ -1,0 +1,160 @@
+//! `demo`: the store at work on real data, a crash included.
+//!
+//! It imports the time zones of the tz database, reads them back by key and by prefix, and then lets a [child process](writer)
+//! write as fast as it can. The child says over a pipe which writes have returned; it is killed with SIGKILL in mid-stream. The
+//! store is opened again, and every write that had returned is read and compared.
+
+mod acks;
+pub(crate) mod writer;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hightower_kv::StoreConfig;
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::interrupt;
+use crate::notation::show;
+use crate::progress::Progress;
+use crate::records::Format;
+use crate::screen::{BAD, BOLD, DIM, GOOD, Screen, styled};
+use crate::session::{Session, Store};
+use crate::units::{self, count};
+use crate::verbs::demo::acks::Acknowledged;
+use crate::verbs::import::{Imported, import};
+
+/// See `data/README.md` for where it is from.
+const ZONES: &[u8] = include_bytes!("../../data/zones.tsv");
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl demo                   two seconds, in a temporary directory that is removed
+  htkvctl demo --for 10s
+  htkvctl demo --keep ./demo     look at it afterwards: htkvctl --data-dir ./demo shell";
+
+/// See the store at work: import, reads, and a writer that gets killed
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// How long the writer may write before it is killed
+    #[arg(long = "for", value_name = "DURATION", default_value = "1s", value_parser = units::parse_duration)]
+    write_for: Duration,
+
+    /// Use this new directory, and leave it there
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// What programs get.
+#[derive(Serialize)]
+struct Answer {
+    imported: Imported,
+    acknowledged: u64,
+    acknowledged_per_second: u64,
+    reopen_ms: f64,
+    found: u64,
+    lost: u64,
+    beyond_acknowledged: u64,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        match &self.keep {
+            Some(dir) if dir.exists() => {
+                Err(Failure::Usage(format!("{} is there already: --keep needs a new directory", dir.display())))
+            }
+            Some(dir) => self.show(session.screen, dir),
+            None => {
+                let scratch = tempfile::tempdir().map_err(Failure::file("create a temporary directory"))?;
+                let result = self.show(session.screen, scratch.path());
+                scratch.close().map_err(Failure::file("remove the temporary directory"))?;
+                result
+            }
+        }
+    }
+
+    fn show(&self, screen: Screen, dir: &Path) -> Result<Exit, Failure> {
+        screen.tell(&format!("{} in {}\n", styled(BOLD, "Hightower KV"), dir.display()))?;
+        let imported = Store::open(StoreConfig::at(dir))?.finish(|store| show_reads(screen, store))?;
+        interrupt::check()?;
+        screen.tell(&format!("{} a child process puts keys, and tells over a pipe which puts have returned", step(4)))?;
+        let acknowledged = acks::write_and_kill(dir, self.write_for)?;
+        screen.tell(&format!(
+            "  killed with SIGKILL in mid-stream after {}: {} puts acknowledged, {} per second",
+            units::duration(acknowledged.elapsed),
+            count(acknowledged.last),
+            count(acknowledged.per_second()),
+        ))?;
+        let answer = verify(screen, dir, imported, &acknowledged)?;
+        screen.answer(&answer, || answer.verdict())?;
+        Ok(if answer.lost == 0 { Exit::Done } else { Exit::Negative })
+    }
+}
+
+fn step(number: u32) -> String {
+    styled(BOLD, format!("{number}."))
+}
+
+/// Imports the time zones and reads some of them.
+fn show_reads(screen: Screen, store: &Store) -> Result<Imported, Failure> {
+    let imported = import(&**store, ZONES, "zones.tsv", Format::Tsv, &Progress::hidden())?;
+    screen.tell(&format!(
+        "{} import the time zones of the tz database: {} records in {}",
+        step(1),
+        count(imported.records),
+        units::duration(imported.elapsed)
+    ))?;
+    let key = "zone/Europe/Berlin";
+    let value = store.get(key)?.unwrap_or_else(|| b"nothing".into());
+    screen.tell(&format!("{} get {key}\n  {}", step(2), show(&value)))?;
+    let prefix = "zone/America/Argentina/";
+    screen.tell(&format!("{} prefix {prefix}", step(3)))?;
+    for entry in store.prefix(prefix) {
+        let (key, value) = (show(entry.key()).into_owned(), entry.value()?);
+        screen.tell(&format!("  {key}  {}", styled(DIM, show(&value))))?;
+    }
+    Ok(imported)
+}
+
+/// Opens the store that the writer was killed in, and compares everything that it had acknowledged.
+fn verify(screen: Screen, dir: &Path, imported: Imported, acknowledged: &Acknowledged) -> Result<Answer, Failure> {
+    let started = Instant::now();
+    let store = Store::open(StoreConfig::at(dir))?;
+    let opened = started.elapsed();
+    screen.tell(&format!("{} open again: {}", step(5), units::duration(opened)))?;
+    store.finish(|store| {
+        let mut found = 0;
+        for number in 1..=acknowledged.last {
+            found += u64::from(store.get(writer::key(number))?.as_deref() == Some(&writer::value(number)[..]));
+            if number % 4096 == 0 {
+                interrupt::check()?;
+            }
+        }
+        let written = store.prefix(writer::PREFIX).count() as u64;
+        Ok(Answer {
+            imported,
+            acknowledged: acknowledged.last,
+            acknowledged_per_second: acknowledged.per_second(),
+            reopen_ms: (opened.as_secs_f64() * 1e6).round() / 1e3,
+            found,
+            lost: acknowledged.last - found,
+            beyond_acknowledged: written.saturating_sub(found),
+        })
+    })
+}
+
+impl Answer {
+    fn verdict(&self) -> String {
+        let found = format!("{} of {} acknowledged puts", count(self.found), count(self.acknowledged));
+        let beyond = match self.beyond_acknowledged {
+            0 => String::new(),
+            more => format!("; {} more had been written but not yet acknowledged", count(more)),
+        };
+        if self.lost == 0 {
+            format!("  {}: {found} read back and compared{beyond}", styled(GOOD, "nothing is lost"))
+        } else {
+            format!("  {}: only {found} are there", styled(BAD, "LOST WRITES"))
+        }
+    }
+}

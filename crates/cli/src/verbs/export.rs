@@ -1,0 +1,155 @@
+//! `export`: all records, sorted by key, as lines.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+use tempfile::NamedTempFile;
+
+use crate::cli::Text;
+use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
+use crate::records::Format;
+use crate::session::{Session, Store};
+use crate::units;
+use crate::verbs::list::write_pairs;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl export                          to standard output, as TSV
+  htkvctl export -o dump.jsonl            the format is told by the file's name, or by --format
+  htkvctl export --prefix pods/ | head
+  htkvctl export | gzip > dump.tsv.gz
+
+Records are sorted by the bytes of their keys and are those of one moment. A file is written beside its name and
+renamed when it is complete, so there is never half of one. `import` takes all of it back, byte for byte.";
+
+/// Write all records as lines, sorted by key
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// What the lines look like
+    #[arg(long)]
+    format: Option<Format>,
+
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Only keys that start with this
+    #[arg(long, value_name = "PREFIX", value_parser = Text::parser())]
+    prefix: Option<Text>,
+}
+
+#[derive(Serialize)]
+struct Exported {
+    records: u64,
+    elapsed_ms: u128,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        session.reader()?.finish(|store| match self.output.as_deref() {
+            Some(path) if path.as_os_str() != "-" => self.to_file(session, store, path),
+            _ => self.to_stdout(session, store),
+        })
+    }
+
+    fn to_stdout(&self, session: &Session, store: &Store) -> Result<Exit, Failure> {
+        let default = if session.screen.json { Format::Jsonl } else { Format::Tsv };
+        let format = self.format.unwrap_or(default);
+        // A bar among the records would be in the way.
+        let progress = if session.screen.is_terminal() { Progress::hidden() } else { self.progress(session, store) };
+        let mut out = session.screen.records();
+        self.write(store, format, &mut out, &progress)?;
+        out.flush()?;
+        Ok(Exit::Done)
+    }
+
+    fn to_file(&self, session: &Session, store: &Store, path: &Path) -> Result<Exit, Failure> {
+        let started = Instant::now();
+        let format = self.format.unwrap_or_else(|| Format::of_name(path));
+        let progress = self.progress(session, store);
+        let named = |failure| name_file(failure, path);
+        let mut target = Target::create(path).map_err(Failure::file(format!("create {}", path.display())))?;
+        let records = self.write(store, format, target.writer(), &progress).map_err(named)?;
+        target.complete(path).map_err(Failure::file(format!("write {}", path.display())))?;
+        drop(progress);
+        let elapsed = started.elapsed();
+        session.screen.answer(&Exported { records, elapsed_ms: elapsed.as_millis() }, || {
+            let (records, elapsed) = (units::count(records), units::duration(elapsed));
+            format!("exported {records} records to {} in {elapsed}", path.display())
+        })?;
+        Ok(Exit::Done)
+    }
+
+    fn write(&self, store: &Store, format: Format, out: &mut dyn Write, progress: &Progress) -> Result<u64, Failure> {
+        let prefix = self.prefix.as_ref().map(|prefix| &prefix.0[..]).unwrap_or_default();
+        write_pairs(&mut store.prefix(prefix), None, format, out, progress)
+    }
+
+    fn progress(&self, session: &Session, store: &Store) -> Progress {
+        match self.prefix {
+            Some(_) => Progress::hidden(),
+            None => Progress::records(session.screen, store.len() as u64),
+        }
+    }
+}
+
+/// Errors of writing the records are the file's, not standard output's.
+fn name_file(failure: Failure, path: &Path) -> Failure {
+    match failure {
+        Failure::File { source, .. } => Failure::File { action: format!("write {}", path.display()), source },
+        other => other,
+    }
+}
+
+/// A file on its way.
+enum Target {
+    /// Appears under its name when it is complete.
+    Staged(BufWriter<NamedTempFile>),
+    /// A device or pipe, which has to be written in place.
+    InPlace(BufWriter<File>),
+}
+
+impl Target {
+    fn create(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => {
+                Ok(Self::InPlace(BufWriter::new(File::options().write(true).open(path)?)))
+            }
+            Ok(_) => Self::staged(&path.canonicalize()?),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Self::staged(path),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn staged(path: &Path) -> io::Result<Self> {
+        let dir = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Created as any other file would be, so that its permissions are what the user's umask says.
+        let file = tempfile::Builder::new().prefix(".htkvctl-").suffix(".partial").make_in(dir, |path| File::create_new(path))?;
+        Ok(Self::Staged(BufWriter::with_capacity(256 * 1024, file)))
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Staged(writer) => writer,
+            Self::InPlace(writer) => writer,
+        }
+    }
+
+    fn complete(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::InPlace(mut writer) => writer.flush(),
+            Self::Staged(writer) => {
+                let file = writer.into_inner()?;
+                file.as_file().sync_all()?;
+                let name = if path.exists() { path.canonicalize()? } else { path.to_path_buf() };
+                file.persist(name).map_err(|failed| failed.error)?;
+                Ok(())
+            }
+        }
+    }
+}

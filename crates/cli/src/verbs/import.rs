@@ -1,0 +1,204 @@
+//! `import`: many records from a file, fast.
+//!
+//! Records are committed in batches, each whole or not at all, so that a crash, a Ctrl-C or a bad line leaves the records of
+//! the lines before some point, and an import that is run again completes it.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hightower_kv::{Batch, KvEngine};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::interrupt;
+use crate::lines::Lines;
+use crate::progress::Progress;
+use crate::records::Format;
+use crate::screen::Screen;
+use crate::session::Session;
+use crate::units;
+
+/// A batch is committed when it has so many records, or so many bytes of keys and values.
+const BATCH_RECORDS: usize = 1000;
+const BATCH_LEN_BYTES: usize = 1 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl import packages.tsv
+  htkvctl import dump.jsonl
+  zcat dump.tsv.gz | htkvctl import -
+  htkvctl --data-dir A export | htkvctl --data-dir B import -
+
+Formats, told by the file's name (.jsonl, .ndjson and .json are JSON Lines, all else TSV) or by --format:
+  tsv    key, one tab, value. Fields are plain text as it is, backslashes included, or byte-string
+         literals b\"...\" (see `htkvctl --help`). Lines end in LF or CR LF.
+  jsonl  {\"key\":\"...\",\"value\":\"...\"}, bytes that are not UTF-8 as {\"base64\":\"...\"}
+
+Records are committed in atomic batches. A malformed line is named with its number and stops the import;
+the records before it stay. To import again is harmless: what is there is overwritten by the same.";
+
+/// Put the records of a file into the store
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The file; `-` for standard input
+    file: PathBuf,
+
+    /// What the lines look like
+    #[arg(long)]
+    format: Option<Format>,
+}
+
+/// What came of an import.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Imported {
+    pub(crate) records: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) batches: u64,
+    #[serde(rename = "elapsed_ms", serialize_with = "as_ms")]
+    pub(crate) elapsed: Duration,
+}
+
+fn as_ms<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let format = self.format.unwrap_or_else(|| Format::of_name(&self.file));
+        let (input, len_bytes) = open(&self.file)?;
+        let name = if is_stdin(&self.file) { "standard input".into() } else { self.file.display().to_string() };
+        let store = session.writer()?;
+        let progress = Progress::bytes(session.screen, len_bytes);
+        let imported = store.finish(|store| import(&**store, input, &name, format, &progress))?;
+        drop(progress);
+        tell(session.screen, &imported)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn tell(screen: Screen, imported: &Imported) -> Result<(), Failure> {
+    screen.answer(imported, || {
+        format!(
+            "imported {} records ({}) in {}, {} per second",
+            units::count(imported.records),
+            units::bytes(imported.bytes_read),
+            units::duration(imported.elapsed),
+            units::count(units::per_second(imported.records, imported.elapsed)),
+        )
+    })
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The input, and how long it is if that is known.
+fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
+    if is_stdin(path) {
+        return Ok((Box::new(io::stdin().lock()), None));
+    }
+    let refused = || Failure::file(format!("open {}", path.display()));
+    let file = File::open(path).map_err(refused())?;
+    let metadata = file.metadata().map_err(refused())?;
+    if metadata.is_dir() {
+        return Err(Failure::Usage(format!("{} is a directory, not a file of records", path.display())));
+    }
+    let len_bytes = metadata.is_file().then_some(metadata.len());
+    Ok((Box::new(BufReader::with_capacity(256 * 1024, file)), len_bytes))
+}
+
+/// Puts all records of `input` into `store`. On failure, those of the lines before the failure are in.
+pub(crate) fn import(
+    store: &impl KvEngine,
+    input: impl BufRead,
+    name: &str,
+    format: Format,
+    progress: &Progress,
+) -> Result<Imported, Failure> {
+    let started = Instant::now();
+    let mut loader = Loader { store, batch: Batch::new(), batch_len_bytes: 0, done: Imported::default() };
+    let mut lines = Lines::new(input);
+    let result = load(&mut loader, &mut lines, name, format, progress);
+    // What came before a bad line, or before Ctrl-C, stays.
+    loader.commit()?;
+    result.map_err(|failure| with_count(failure, loader.done.records))?;
+    Ok(Imported { bytes_read: lines.bytes_read(), elapsed: started.elapsed(), ..loader.done })
+}
+
+fn load(
+    loader: &mut Loader<'_, impl KvEngine>,
+    lines: &mut Lines<impl BufRead>,
+    name: &str,
+    format: Format,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    loop {
+        let line = match lines.next_line() {
+            Ok(Some([])) => continue,
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(bad) if bad.kind() == io::ErrorKind::InvalidData => return Err(malformed(name, lines.number(), &bad)),
+            Err(source) => return Err(Failure::File { action: format!("read {name}"), source }),
+        };
+        let added = format.parse(line).map(|record| loader.add(&record.key, &record.value));
+        let is_full = added.and_then(|added| added).map_err(|bad| malformed(name, lines.number(), &bad))?;
+        if is_full {
+            loader.commit()?;
+            progress.set(lines.bytes_read());
+            interrupt::check()?;
+        }
+    }
+}
+
+fn malformed(name: &str, number: u64, problem: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("{name}, line {number}: {problem}"))
+}
+
+/// Says how much was imported all the same.
+fn with_count(failure: Failure, records: u64) -> Failure {
+    match failure {
+        Failure::Usage(text) => Failure::Usage(format!("{text}; the {} records before it are imported", units::count(records))),
+        other => other,
+    }
+}
+
+/// Collects records into batches and commits them.
+struct Loader<'a, E> {
+    store: &'a E,
+    batch: Batch,
+    batch_len_bytes: usize,
+    done: Imported,
+}
+
+impl<E: KvEngine> Loader<'_, E> {
+    /// Adds a record; says whether the batch is to be committed now. Refuses what the store would refuse, as long as the line is known.
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
+        let limits = (hightower_kv::limits::MAX_KEY_LEN_BYTES, hightower_kv::limits::MAX_VALUE_LEN_BYTES);
+        if key.is_empty() || key.len() > limits.0 {
+            return Err(format!("the key has {} bytes: it must have 1 to {}", key.len(), limits.0));
+        }
+        if value.len() > limits.1 {
+            return Err(format!("the value has {} bytes: it may have {}", value.len(), limits.1));
+        }
+        self.batch.push_put(key, value);
+        self.batch_len_bytes += key.len() + value.len();
+        Ok(self.batch.len() >= BATCH_RECORDS || self.batch_len_bytes >= BATCH_LEN_BYTES)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let records = self.batch.len() as u64;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_len_bytes = 0;
+        // Without requirements a batch cannot be rejected.
+        let _committed = self.store.commit(batch)?;
+        self.done.records += records;
+        self.done.batches += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! `prefix`: the keys that start with something.
+
+use crate::cli::Text;
+use crate::failure::{Exit, Failure};
+use crate::session::Session;
+use crate::verbs::list::ListArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl prefix pods/                     key TAB value, in key order
+  htkvctl prefix pods/ --keys-only --limit 10
+  htkvctl prefix pods/ --count
+  htkvctl prefix log/ --reverse --limit 1  the last one
+  htkvctl prefix ''                        everything
+
+What is printed can be imported again; with --json as JSON Lines.";
+
+/// List the keys that start with a prefix, in order
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// What the keys start with
+    #[arg(value_parser = Text::parser())]
+    prefix: Text,
+
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        session.reader()?.finish(|store| self.list.print(session, store.prefix(&self.prefix.0)))
+    }
+}

@@ -1,0 +1,41 @@
+//! `scan`: the keys between two bounds.
+
+use std::ops::Bound;
+
+use crate::cli::Text;
+use crate::failure::{Exit, Failure};
+use crate::session::Session;
+use crate::verbs::list::ListArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl scan                                 everything, in key order
+  htkvctl scan --from pods/ --to pods0         from pods/ on, up to but without pods0
+  htkvctl scan --from log/2026-01 --limit 100
+  htkvctl scan --to m --reverse                backwards from the last key below m
+
+Keys are ordered by their bytes. What is printed can be imported again; with --json as JSON Lines.";
+
+/// List the keys between two bounds, in order
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The first key that may be listed; without it, from the very first
+    #[arg(long, value_name = "KEY", value_parser = Text::parser())]
+    from: Option<Text>,
+
+    /// Where to stop, itself not listed; without it, after the very last
+    #[arg(long, value_name = "KEY", value_parser = Text::parser())]
+    to: Option<Text>,
+
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let from = self.from.as_ref().map_or(Bound::Unbounded, |from| Bound::Included(&from.0));
+        let to = self.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to.0));
+        session.reader()?.finish(|store| self.list.print(session, store.range::<&Vec<u8>>((from, to))))
+    }
+}

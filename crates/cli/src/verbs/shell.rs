@@ -1,0 +1,156 @@
+//! `shell`: the verbs one after the other on a store that stays open, with history and completion.
+
+mod complete;
+mod words;
+
+use std::env;
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Config, Editor};
+
+use crate::cli::StoreVerb;
+use crate::failure::{Exit, Failure};
+use crate::interrupt;
+use crate::screen::{BOLD, DIM, Screen, styled};
+use crate::session::{Session, Store};
+use crate::units::count;
+use crate::verbs::shell::complete::Completion;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl shell
+  htkvctl shell --read-only         look at a store that another process has open
+  htkvctl shell < script            one verb per line; stops at the first that fails, with its exit code
+
+In the shell:
+  put pods/web-0 running            the verbs of htkvctl, without its name
+  get pods/<Tab>                    completes verbs and keys
+  put note 'two words'              quotes: '...' as it is, \"...\" with \\\" and \\\\, b\"...\" for any bytes
+  help, help put, exit              also: Ctrl-D ends, Ctrl-C stops a verb; # starts a comment
+
+A line that starts with a space is not remembered in the history.";
+
+/// Run verbs interactively on an open store
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Open for reading only; works beside a process that writes
+    #[arg(long)]
+    read_only: bool,
+}
+
+/// A line of the shell.
+#[derive(Debug, Parser)]
+#[command(multicall = true, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+#[command(override_usage = "VERB [ARGUMENTS]", after_help = "`help VERB` has examples; `exit` or Ctrl-D ends.")]
+enum Line {
+    #[command(flatten)]
+    Store(StoreVerb),
+    /// End the shell
+    #[command(visible_alias = "quit")]
+    Exit,
+}
+
+/// What came of a line.
+enum Step {
+    Next,
+    End,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let store = if self.read_only { session.reader()? } else { session.writer()? };
+        store.finish(|store| {
+            let shared = session.with_store(store);
+            if io::stdin().is_terminal() { converse(&shared, store) } else { run_script(&shared) }
+        })
+    }
+}
+
+/// Runs the lines of standard input; the first that fails ends it.
+fn run_script(session: &Session) -> Result<Exit, Failure> {
+    for line in io::stdin().lines() {
+        let line = line.map_err(Failure::file("read standard input"))?;
+        match run_line(session, &line)? {
+            (Step::End, exit) => return Ok(exit),
+            (Step::Next, Exit::Done) => {}
+            (Step::Next, negative) => return Ok(negative),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Reads lines from a person until there are no more.
+fn converse(session: &Session, store: &Store) -> Result<Exit, Failure> {
+    let failed = |bad: ReadlineError| Failure::Usage(format!("the terminal: {bad}"));
+    let config = Config::builder().history_ignore_space(true).auto_add_history(true).build();
+    let mut editor: Editor<Completion<'_>, FileHistory> = Editor::with_config(config).map_err(failed)?;
+    editor.set_helper(Some(Completion::new(store)));
+    let history = history_file();
+    // Without a history that can be read, there is none yet.
+    let _new = history.as_deref().map(|path| editor.load_history(path));
+    greet(session, store)?;
+    loop {
+        match editor.readline("htkv> ") {
+            Ok(line) => match run_line(session, &line) {
+                Ok((Step::End, _)) => break,
+                Ok((Step::Next, _)) | Err(Failure::OutputClosed) => {}
+                Err(failure) => {
+                    interrupt::settle();
+                    session.screen.failure(&failure);
+                }
+            },
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(bad) => return Err(failed(bad)),
+        }
+    }
+    if let Some(path) = history {
+        save(&mut editor, &path, session.screen);
+    }
+    Ok(Exit::Done)
+}
+
+fn save(editor: &mut Editor<Completion<'_>, FileHistory>, path: &Path, screen: Screen) {
+    let dir = path.parent().map_or(Ok(()), fs::create_dir_all);
+    if let Err(bad) = dir.map_err(ReadlineError::from).and_then(|()| editor.save_history(path)) {
+        screen.error("file", &format!("the history could not be saved to {}: {bad}", path.display()));
+    }
+}
+
+fn greet(session: &Session, store: &Store) -> Result<(), Failure> {
+    let what = format!("{} keys in {}", count(store.len() as u64), session.data_dir().display());
+    session.screen.tell(&format!("{}: {what}. {}", styled(BOLD, "Hightower KV"), styled(DIM, "help, Tab, Ctrl-D")))
+}
+
+/// Runs one line: a verb with its arguments, a comment, or nothing.
+fn run_line(session: &Session, line: &str) -> Result<(Step, Exit), Failure> {
+    let words = words::split(line).map_err(Failure::Usage)?;
+    if words.is_empty() {
+        return Ok((Step::Next, Exit::Done));
+    }
+    match Line::try_parse_from(words) {
+        Ok(Line::Exit) => Ok((Step::End, Exit::Done)),
+        Ok(Line::Store(verb)) => Ok((Step::Next, verb.run(session)?)),
+        Err(help) if !help.use_stderr() => {
+            session.screen.say(help.render().ansi().to_string().trim_end())?;
+            Ok((Step::Next, Exit::Done))
+        }
+        Err(wrong) => {
+            let text = wrong.to_string();
+            Err(Failure::Usage(text.trim_start_matches("error: ").trim_end().to_owned()))
+        }
+    }
+}
+
+/// Where lines are remembered: where the XDG base directory specification says.
+fn history_file() -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    Some(state?.join("htkvctl/history"))
+}

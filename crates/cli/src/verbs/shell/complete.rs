@@ -1,0 +1,113 @@
+//! What Tab offers: verbs, then keys of the store, one step of their path at a time.
+
+use std::ops::Bound;
+
+use clap::CommandFactory;
+use hightower_kv::Range;
+use rustyline::completion::Completer;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::validate::Validator;
+use rustyline::{Context, Helper};
+
+use super::Line;
+use crate::notation::plain;
+use crate::session::Store;
+
+/// More than a screen of keys helps nobody.
+const MAX_CANDIDATES: usize = 100;
+
+/// Where keys are told apart by steps.
+const SEPARATOR: u8 = b'/';
+
+/// Completes verbs and keys.
+pub(crate) struct Completion<'a> {
+    store: &'a Store,
+    verbs: Vec<String>,
+}
+
+impl<'a> Completion<'a> {
+    pub(crate) fn new(store: &'a Store) -> Self {
+        let mut verbs: Vec<String> = Line::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+        verbs.push("help".into());
+        Self { store, verbs }
+    }
+}
+
+impl Completer for Completion<'_> {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        let typed = &line[..pos];
+        let start = typed.rfind(char::is_whitespace).map_or(0, |at| at + typed[at..].chars().next().map_or(1, char::len_utf8));
+        let word = &typed[start..];
+        let before = typed[..start].trim();
+        let candidates = match before.split_whitespace().next() {
+            None | Some("help") => self.verbs.iter().filter(|verb| verb.starts_with(word)).cloned().collect(),
+            Some("put" | "get" | "delete" | "prefix" | "scan") => steps(word.as_bytes(), |bounds| self.store.range::<&[u8]>(bounds)),
+            Some(_) => Vec::new(),
+        };
+        Ok((start, candidates))
+    }
+}
+
+/// The ways to go on from `typed`: keys, and for keys that have a separator further on, everything up to it.
+///
+/// Each way costs one look at the store, however many keys lie behind it. Keys that would need quotes are left out.
+fn steps(typed: &[u8], range: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Range) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut from = Bound::Included(typed.to_vec());
+    for _ in 0..MAX_CANDIDATES {
+        let bounds = (from.as_ref().map(|key| &key[..]), Bound::Unbounded);
+        let Some(entry) = range(bounds).next() else { break };
+        let Some(rest) = entry.key().strip_prefix(typed) else { break };
+        let step = match rest.iter().position(|byte| *byte == SEPARATOR) {
+            Some(at) => &entry.key()[..=typed.len() + at],
+            None => entry.key(),
+        };
+        let needs_quotes = |text: &&str| text.contains(|letter: char| letter.is_whitespace() || "'\"#".contains(letter));
+        found.extend(plain(step).filter(|text| !needs_quotes(text)).map(str::to_owned));
+        from = behind(step);
+    }
+    found
+}
+
+/// Where keys begin that are behind a step and everything below it.
+fn behind(step: &[u8]) -> Bound<Vec<u8>> {
+    match step.strip_suffix(&[SEPARATOR]) {
+        Some(stem) => Bound::Included([stem, &[SEPARATOR + 1]].concat()),
+        None => Bound::Excluded(step.to_vec()),
+    }
+}
+
+impl Hinter for Completion<'_> {
+    type Hint = String;
+}
+
+impl Highlighter for Completion<'_> {}
+
+impl Validator for Completion<'_> {}
+
+impl Helper for Completion<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::steps;
+    use hightower_kv::{SingleNodeEngine, StoreConfig};
+
+    #[test]
+    fn keys_complete_step_by_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap();
+        for key in ["pods/a/1", "pods/a/2", "pods/b", "pods/b/1", "podium", "x y", "zone/\u{e9}"] {
+            store.put(key, "").unwrap();
+        }
+        store.put(b"pods/\xff", "").unwrap();
+        let complete = |typed: &str| steps(typed.as_bytes(), |bounds| store.range::<&[u8]>(bounds));
+        assert_eq!(complete("pod"), ["podium", "pods/"]);
+        assert_eq!(complete("pods/"), ["pods/a/", "pods/b", "pods/b/"]);
+        assert_eq!(complete("pods/a/"), ["pods/a/1", "pods/a/2"]);
+        assert_eq!(complete(""), ["podium", "pods/", "zone/"]);
+        assert_eq!(complete("nothing"), Vec::<String>::new());
+    }
+}

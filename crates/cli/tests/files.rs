@@ -1,0 +1,163 @@
+//! Import and export: the same bytes back, whatever happens in between.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Tool, generated, sorted};
+use serde_json::json;
+
+#[test]
+fn export_is_the_import_sorted() {
+    let tool = Tool::new();
+    let text = generated(5000);
+    tool.write("in.tsv", &text);
+    let imported = tool.run(["--json", "import", "in.tsv"]).json();
+    assert_eq!((&imported["records"], &imported["batches"]), (&json!(5000), &json!(5)));
+    assert_eq!(imported["bytes_read"], json!(text.len()));
+    assert!(tool.run(["export"]).out == sorted(&text), "the export is not the sorted input");
+    tool.ok(["export", "-o", "out.tsv"]);
+    assert!(std::fs::read(tool.path("out.tsv")).unwrap() == sorted(&text));
+    let leftovers = std::fs::read_dir(tool.path(".")).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().contains("partial")
+    });
+    assert_eq!(leftovers.count(), 0);
+}
+
+#[test]
+fn every_byte_survives_both_formats() {
+    let tool = Tool::new();
+    let mut lines = String::new();
+    for byte in 0..=255 {
+        lines += &format!("b\"key \\x{byte:02x}\"\tb\"\\x{byte:02x} \\xff\\t\"\n");
+    }
+    tool.write("in.tsv", &lines);
+    tool.ok(["import", "in.tsv"]);
+    let tsv = tool.run(["export"]).out;
+    for name in ["out.jsonl", "out.tsv"] {
+        tool.ok(["export", "-o", name]);
+        tool.ok(["--data-dir", &format!("copy of {name}"), "import", name]);
+        assert!(tool.run(["--data-dir", &format!("copy of {name}"), "export"]).out == tsv, "{name}");
+    }
+    assert_eq!(tool.run(["--json", "export"]).out, std::fs::read(tool.path("out.jsonl")).unwrap());
+    assert_eq!(tool.ok(["export", "--prefix", "key a"]), "key a\tb\"a \\xff\\t\"\n");
+    assert_eq!(tool.run_with_input(["import", "-", "--format", "jsonl"], &std::fs::read(tool.path("out.jsonl")).unwrap()).code, Some(0));
+}
+
+#[test]
+fn a_malformed_line_is_named_and_what_came_before_stays() {
+    for (name, good, bad, words) in [
+        ("a.tsv", "k1\tv\nk2\tv\n\n", "no tab\n", "a.tsv, line 4: 0 tabs"),
+        ("a.tsv", "k1\tv\nk2\tv\n", "k3\tb\"\\q\"\n", "a.tsv, line 3: value:"),
+        ("a.tsv", "k1\tv\nk2\tv\n", "\tno key\n", "a.tsv, line 3: the key has 0 bytes"),
+        ("a.jsonl", "{\"key\":\"k1\",\"value\":\"\"}\r\n{\"key\":\"k2\",\"value\":\"\"}\n", "{\"key\":1}\n", "a.jsonl, line 3: "),
+    ] {
+        let tool = Tool::new();
+        tool.write(name, format!("{good}{bad}k9\tnever\n"));
+        let ended = tool.run(["import", name]);
+        assert!(ended.err.contains("the 2 records before it are imported"), "{}", ended.err);
+        ended.fails(2, words);
+        assert_eq!(tool.ok(["prefix", "", "--keys-only"]), "k1\nk2\n");
+    }
+}
+
+#[test]
+fn killed_in_mid_import_and_imported_again() {
+    let tool = Tool::new();
+    let text = generated(20_000);
+    let mut child = start_import(&tool);
+    // The pipe holds little: when this is written, most of it was read.
+    child.stdin.as_mut().unwrap().write_all(&text[..text.len() / 2]).unwrap();
+    wait_for_keys(&tool, 1000);
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let kept = tool.run(["export"]).out;
+    let records = kept.split(|byte| *byte == b'\n').count() - 1;
+    assert!((1000..20_000).contains(&records) && records % 1000 == 0, "{records} is no number of whole batches");
+    let head: Vec<u8> = text.split_inclusive(|byte| *byte == b'\n').take(records).collect::<Vec<_>>().concat();
+    assert!(kept == sorted(&head), "what was kept is not the first {records} lines");
+
+    tool.write("in.tsv", &text);
+    tool.ok(["import", "in.tsv"]);
+    assert!(tool.run(["export"]).out == sorted(&text), "the second import did not complete the first");
+    assert_eq!(tool.run(["check"]).code, Some(0));
+}
+
+#[test]
+fn one_writer_and_any_number_of_readers() {
+    let tool = Tool::new();
+    let mut child = start_import(&tool);
+    child.stdin.as_mut().unwrap().write_all(&generated(3000)).unwrap();
+    wait_for_keys(&tool, 1000);
+    tool.run(["put", "k", "v"]).fails(3, "in use");
+    let locked = tool.run(["--json", "delete", "k"]);
+    let error: serde_json::Value = serde_json::from_str(&locked.err).unwrap();
+    assert_eq!((locked.code, &error["error"]["kind"]), (Some(3), &json!("locked")));
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    tool.ok(["put", "k", "v"]);
+    assert_eq!(tool.ok(["prefix", "", "--count"]), "3001\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_closes_the_store() {
+    let tool = Tool::new();
+    let mut child = start_import(&tool);
+    child.stdin.as_mut().unwrap().write_all(&generated(2500)).unwrap();
+    wait_for_keys(&tool, 2000);
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    // Standard input stays open: the tool must not wait for it.
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(tool.ok(["prefix", "", "--count"]), "2000\n");
+    let stats = tool.run(["--json", "stats"]).json();
+    assert_eq!(stats["durable_seq"], stats["latest_seq"]);
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let tool = Tool::new();
+    tool.write("in.tsv", generated(20_000));
+    tool.ok(["import", "in.tsv"]);
+    for verb in [&["export"][..], &["scan"], &["prefix", "", "--keys-only"], &["--json", "scan", "--reverse"]] {
+        let mut child = tool.command(verb).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        assert!(first.contains("pkg/"));
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(0), &b""[..]), "{verb:?}");
+    }
+}
+
+/// `HIGHTOWER_DATA_FILE=packages.tsv cargo test -p htkvctl real_data`: any TSV file of distinct keys and plain text.
+#[test]
+fn real_data_comes_back() {
+    let Some(file) = std::env::var_os("HIGHTOWER_DATA_FILE") else { return };
+    let tool = Tool::new();
+    let text = std::fs::read(&file).unwrap();
+    let imported = tool.run(["--json".as_ref(), "import".as_ref(), file.as_os_str()]).json();
+    assert_eq!(imported["records"], json!(text.split(|byte| *byte == b'\n').count() - 1));
+    assert!(tool.run(["export"]).out == sorted(&text));
+}
+
+fn start_import(tool: &Tool) -> Child {
+    let mut command = tool.command(["import", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until a reader sees so many keys.
+fn wait_for_keys(tool: &Tool, keys: u64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        let stats = tool.run(["--json", "stats"]);
+        if stats.code == Some(0) && stats.json()["keys"].as_u64() >= Some(keys) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the import did not get to {keys} keys");
+}

@@ -1,0 +1,226 @@
+//! Every verb, as a user meets it: what it prints, for people and for programs, and how it ends.
+
+mod common;
+
+use common::{Tool, files};
+use serde_json::json;
+
+#[test]
+fn put_get_delete() {
+    let tool = Tool::new();
+    assert_eq!(tool.ok(["put", "pods/web-0", "running"]), "put pods/web-0 (7 B)\n");
+    assert_eq!(tool.ok(["get", "pods/web-0"]), "running\n");
+    assert_eq!(tool.ok(["get", "--raw", "pods/web-0"]), "running");
+    tool.run(["get", "pods/web-1"]).fails(1, "pods/web-1 has no value");
+    assert_eq!(tool.ok(["delete", "pods/web-0"]), "deleted pods/web-0\n");
+    tool.run(["get", "pods/web-0"]).fails(1, "has no value");
+    tool.run(["delete", "pods/web-0"]).fails(1, "has no value");
+    assert_eq!(tool.ok(["put", "empty", ""]), "put empty (0 B)\n");
+    assert_eq!(tool.ok(["get", "empty"]), "\n");
+}
+
+#[test]
+fn json_says_the_same() {
+    let tool = Tool::new();
+    let put = tool.run(["--json", "put", "k", "v"]).json();
+    assert_eq!((&put["outcome"], &put["key"]), (&json!("applied"), &json!("k")));
+    let get = tool.run(["get", "k", "--json"]).json();
+    assert_eq!(get, json!({ "key": "k", "value": "v", "version": put["version"] }));
+    let missing = tool.run(["--json", "get", "x"]);
+    assert_eq!(missing.code, Some(1));
+    let error: serde_json::Value = serde_json::from_str(&missing.err).unwrap();
+    assert_eq!(error, json!({ "error": { "kind": "not_found", "message": "x has no value" } }));
+    let deleted = tool.run(["--json", "delete", "k"]).json();
+    assert_eq!((&deleted["outcome"], deleted["version"].as_u64() > put["version"].as_u64()), (&json!("removed"), true));
+}
+
+#[test]
+fn conditions() {
+    let tool = Tool::new();
+    tool.ok(["put", "lock", "me", "--if", "absent"]);
+    let rejected = tool.run(["--json", "put", "lock", "you", "--if", "absent"]);
+    assert_eq!((rejected.code, rejected.json()["outcome"].clone()), (Some(1), json!("rejected")));
+    let version = rejected.json()["found_version"].to_string();
+    assert_eq!(tool.ok(["get", "lock"]), "me\n");
+    tool.ok(["put", "lock", "you", "--if", &version]);
+    assert_eq!(tool.run(["put", "lock", "them", "--if", &version]).code, Some(1));
+    assert_eq!(tool.ok(["get", "lock"]), "you\n");
+    assert_eq!(tool.run(["put", "nobody", "x", "--if", "present"]).code, Some(1));
+    tool.run(["put", "lock", "x", "--if", "perhaps"]).fails(2, "is no condition");
+}
+
+#[test]
+fn any_bytes() {
+    let tool = Tool::new();
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let file = tool.write("bytes", &every_byte);
+    tool.ok(["put".as_ref(), r#"b"k\xff""#.as_ref(), "--file".as_ref(), file.as_os_str()]);
+    assert_eq!(tool.run(["get", "--raw", r#"b"k\xff""#]).out, every_byte);
+    let shown = tool.ok(["get", r#"b"k\xff""#]);
+    assert!(shown.starts_with(r#"b"\0\x01"#) && shown.trim_end().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+    tool.ok(["put", "again", shown.trim_end()]);
+    assert_eq!(tool.run(["get", "--raw", "again"]).out, every_byte);
+    assert!(tool.ok(["--json", "get", r#"b"k\xff""#]).contains(r#""key":{"base64":"a/8="}"#));
+    tool.run(["get", r#"b"k"x"#]).fails(2, "something follows the closing quote");
+    assert_eq!(tool.run_with_input(["put", "piped", "--file", "-"], b"a\nb\n").code, Some(0));
+    assert_eq!(tool.ok(["get", "--raw", "piped"]), "a\nb\n");
+}
+
+#[test]
+fn lists() {
+    let tool = Tool::new();
+    assert_eq!(tool.run_with_input(["import", "-"], b"b/2\t2\na/1\t1\nb/1\tx\nc\ty\n").code, Some(0));
+    assert_eq!(tool.ok(["prefix", "b/"]), "b/1\tx\nb/2\t2\n");
+    assert_eq!(tool.ok(["prefix", "b/", "--keys-only", "--reverse"]), "b/2\nb/1\n");
+    assert_eq!(tool.ok(["prefix", "", "--count"]), "4\n");
+    assert_eq!(tool.ok(["prefix", "", "--limit", "0"]), "");
+    assert_eq!(tool.ok(["prefix", "nothing"]), "");
+    assert_eq!(tool.ok(["scan", "--from", "b/1", "--to", "c"]), "b/1\tx\nb/2\t2\n");
+    assert_eq!(tool.ok(["scan", "--reverse", "--limit", "2"]), "c\ty\nb/2\t2\n");
+    assert_eq!(tool.ok(["scan", "--from", "c", "--to", "a"]), "");
+    assert_eq!(tool.ok(["--json", "scan", "--limit", "1"]), "{\"key\":\"a/1\",\"value\":\"1\"}\n");
+    assert_eq!(tool.ok(["--json", "prefix", "c", "--keys-only"]), "{\"key\":\"c\"}\n");
+    assert_eq!(tool.ok(["--json", "prefix", "b", "--count"]), "{\"count\":2}\n");
+}
+
+#[test]
+fn numbers() {
+    let tool = Tool::new();
+    tool.ok(["put", "k", "v"]);
+    tool.ok(["put", "k", "w"]);
+    let stats = tool.run(["--json", "stats"]).json();
+    assert_eq!((&stats["keys"], &stats["latest_seq"], &stats["durable_seq"]), (&json!(1), &json!(2), &json!(2)));
+    assert!(stats["dead_bytes"].as_u64() > Some(0) && stats["poisoned"].is_null());
+    assert!(tool.ok(["stats"]).starts_with("keys        1\n"));
+    let segments = tool.ok(["--json", "segments"]);
+    let live: u64 = segments
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["live_records"].as_u64().unwrap())
+        .sum();
+    assert_eq!(live, 1);
+    assert!(tool.ok(["segments"]).contains("live records"));
+    assert_eq!(tool.ok(["--json", "check"]), "{\"keys_read\":1,\"value_bytes_read\":1,\"damage\":[]}\n");
+    assert_eq!(tool.ok(["check"]), "no damage: 1 keys, 1 B of values read\n");
+}
+
+#[test]
+fn reading_changes_nothing() {
+    let tool = Tool::new();
+    tool.ok(["put", "k", "v"]);
+    let before = files(&tool.store());
+    for verb in [&["get", "k"][..], &["scan"], &["prefix", ""], &["export"], &["stats"], &["segments"], &["check"]] {
+        tool.ok(verb);
+    }
+    assert!(files(&tool.store()) == before, "a verb that reads has changed the store");
+}
+
+#[test]
+fn a_store_that_is_not_there() {
+    let tool = Tool::new();
+    for verb in [&["get", "k"][..], &["scan"], &["export"], &["stats"], &["check"]] {
+        assert_eq!(tool.run(verb).code, Some(3), "{verb:?}");
+        assert!(!tool.store().exists(), "{verb:?} has made a store");
+    }
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    let tool = Tool::new();
+    tool.ok(["put", "good", "value"]);
+    tool.ok(["put", "bad", "some value to be damaged"]);
+    let hit = files(&tool.store()).into_iter().find_map(|(path, mut bytes)| {
+        let at = bytes.windows(10).position(|window| window == b"to be dama")?;
+        bytes[at] ^= 1;
+        Some((path, bytes))
+    });
+    let (path, bytes) = hit.expect("the value is in a file");
+    std::fs::write(&path, bytes).unwrap();
+    let check = tool.run(["--json", "check"]);
+    assert_eq!(check.code, Some(1), "{}", check.err);
+    let message = check.json()["damage"][0]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains(path.file_name().unwrap().to_str().unwrap()) && message.contains("offset"), "{message}");
+    let get = tool.run(["get", "bad"]);
+    assert_eq!((get.code, get.out.len()), (Some(3), 0), "{}", get.err);
+}
+
+#[test]
+fn wrong_usage() {
+    let tool = Tool::new();
+    for arguments in [
+        &[][..],
+        &["no-such-verb"],
+        &["put", "k"],
+        &["put", "k", "v", "--file", "f"],
+        &["put", "", "v"],
+        &["get"],
+        &["scan", "--limit", "x"],
+        &["stats", "--every", "soon"],
+        &["import", "no-such-file"],
+        &["export", "-o", "no/such/dir/file"],
+    ] {
+        let ended = tool.run(arguments);
+        assert!(ended.code == Some(2) || arguments[0] == "export" && ended.code == Some(3), "{arguments:?}: {:?}", ended.code);
+        assert!(!ended.err.is_empty());
+    }
+}
+
+#[test]
+fn help_for_people() {
+    let tool = Tool::new();
+    let help = tool.ok(["--help"]);
+    for words in ["First steps", "htkvctl demo", "Exit codes", "HTKV_DATA_DIR", "b\"", "NO_COLOR"] {
+        assert!(help.contains(words), "{words}");
+    }
+    for verb in ["put", "import", "shell", "bench"] {
+        assert!(tool.ok(["help", verb]).contains("Examples:"), "{verb}");
+    }
+    assert!(tool.ok(["completions", "bash"]).contains("_htkvctl"));
+    assert!(!tool.ok(["--help"]).contains("demo-writer"));
+    assert!(tool.ok(["man"]).contains(".TH htkvctl 1"));
+    tool.ok(["man", "--dir", "pages"]);
+    assert!(tool.path("pages/htkvctl-import.1").exists() && !tool.path("pages/htkvctl-demo-writer.1").exists());
+}
+
+#[test]
+fn the_shell_runs_lines() {
+    let tool = Tool::new();
+    let script = b"put pods/web-0 'two words' # comment\n\nget pods/web-0\nprefix pods/ --keys-only\nexit\nget never\n";
+    assert_eq!(tool.run_with_input(["shell"], script).ok(), "put pods/web-0 (9 B)\ntwo words\npods/web-0\n");
+    tool.run_with_input(["shell"], b"get nobody\nput k v\n").fails(1, "nobody has no value");
+    tool.run_with_input(["shell"], b"frobnicate\n").fails(2, "frobnicate");
+    tool.run_with_input(["shell"], b"put k 'open\n").fails(2, "missing at the end");
+    tool.run_with_input(["shell", "--read-only"], b"put k v\n").fails(3, "reading only");
+    assert_eq!(tool.run_with_input(["shell"], b"get k\n").code, Some(1));
+}
+
+#[test]
+fn bench_measures_and_cleans_up() {
+    let tool = Tool::new();
+    let dir = tool.path("bench");
+    std::fs::create_dir(&dir).unwrap();
+    let arguments = ["--json", "bench", "--keys", "500", "--dir", "bench"];
+    let answer = tool.run(arguments).json();
+    let names: Vec<_> = answer["results"].as_array().unwrap().iter().map(|row| row["operation"].as_str().unwrap()).collect();
+    assert_eq!(names[0], "put");
+    assert_eq!(names.len(), 7);
+    assert!(answer["results"].as_array().unwrap().iter().all(|row| row["per_second"].as_u64() > Some(0)));
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+}
+
+#[test]
+fn demo_loses_nothing_and_leaves_nothing() {
+    let tool = Tool::new();
+    let scratch = tool.path("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let output = tool.command(["--json", "demo", "--for", "200ms"]).env("TMPDIR", &scratch).output().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!((&answer["lost"], &answer["imported"]["records"]), (&json!(0), &json!(312)));
+    assert!(answer["acknowledged"].as_u64() > Some(0) && answer["acknowledged"] == answer["found"]);
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);
+
+    let shown = tool.ok(["demo", "--for", "100ms", "--keep", "kept"]);
+    assert!(shown.contains("zone/America/Argentina/Ushuaia") && shown.contains("nothing is lost"), "{shown}");
+    assert_eq!(tool.ok(["--data-dir", "kept", "prefix", "zone/", "--count"]), "312\n");
+    tool.run(["demo", "--keep", "kept"]).fails(2, "is there already");
+}

@@ -1,0 +1,53 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Where things are
+//!
+//! What most programs need is at the root and in the [`prelude`]. Each layer is a crate of its own, and a module here:
+//!
+//! | module | what it has |
+//! | --- | --- |
+//! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Snapshot`], [`KvEngine`] |
+//! | [`state`] | the apply rules and [`KvState`], the plain model of the state |
+//! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
+//! | [`index`] | the concurrent ordered map |
+//! | [`log`] | [`Command`] and the codec of its records |
+//!
+//! This crate adds nothing to them but names.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub use hightower_engine as engine;
+pub use hightower_index as index;
+pub use hightower_log as log;
+pub use hightower_segment as segment;
+pub use hightower_state as state;
+
+pub use hightower_engine::{
+    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, Command, CommandRef, Durability, Entry, Error,
+    ErrorKind, Expect, KvEngine, KvState, OpenReport, Range, RecoveryMode, Result, SegmentStats, SingleNodeEngine,
+    Snapshot, SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits,
+};
+
+/// What a program that uses the store usually names: `use hightower_kv::prelude::*;`.
+///
+/// ```
+/// use hightower_kv::prelude::*;
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+/// let outcome = engine.commit(Batch::new().put("a", "1").require("a", Expect::Absent))?;
+/// assert!(outcome.is_committed());
+/// # Ok::<(), Error>(())
+/// ```
+pub mod prelude {
+    pub use crate::{
+        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, ErrorKind, Expect, KvEngine, SingleNodeEngine,
+        Snapshot, SnapshotEngine, StoreConfig, Value,
+    };
+}
+
+/// The code of the project's front page, kept compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct FrontPage;
