@@ -18,27 +18,57 @@ use crate::place::MAX_SEGMENT_ID;
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) segment: Arc<Segment>,
+    /// How many records it holds.
+    records: AtomicU64,
     /// Bytes of records that are the latest of their key, tombstones included.
     live_bytes: AtomicU64,
     /// How many such records.
     live_records: AtomicU64,
+    /// Bytes of those of them that are tombstones.
+    tombstone_bytes: AtomicU64,
 }
 
 impl Tracked {
     pub(crate) fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, live_bytes: AtomicU64::new(0), live_records: AtomicU64::new(0) }
+        Self {
+            segment,
+            records: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            live_records: AtomicU64::new(0),
+            tombstone_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// So many records were added.
+    pub(crate) fn add_records(&self, records: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
     }
 
     /// A record of so many bytes became the latest of its key.
-    pub(crate) fn add_live(&self, len_bytes: u32) {
+    pub(crate) fn add_live(&self, len_bytes: u32, is_tombstone: bool) {
         self.live_bytes.fetch_add(len_bytes.into(), Ordering::Relaxed);
-        self.live_records.fetch_add(1, Ordering::Relaxed);
+        self.live_records.fetch_add(1, Ordering::Release);
+        if is_tombstone {
+            self.tombstone_bytes.fetch_add(len_bytes.into(), Ordering::Relaxed);
+        }
     }
 
     /// A record of so many bytes was overtaken.
-    pub(crate) fn remove_live(&self, len_bytes: u32) {
+    pub(crate) fn remove_live(&self, len_bytes: u32, was_tombstone: bool) {
         self.live_bytes.fetch_sub(len_bytes.into(), Ordering::Relaxed);
         self.live_records.fetch_sub(1, Ordering::Relaxed);
+        if was_tombstone {
+            self.tombstone_bytes.fetch_sub(len_bytes.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Read after [`live_records`](Self::live_records), it is never below it.
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn tombstone_bytes(&self) -> u64 {
+        self.tombstone_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {
@@ -46,7 +76,7 @@ impl Tracked {
     }
 
     pub(crate) fn live_records(&self) -> u64 {
-        self.live_records.load(Ordering::Relaxed)
+        self.live_records.load(Ordering::Acquire)
     }
 }
 
