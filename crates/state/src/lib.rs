@@ -68,6 +68,8 @@ mod counters;
 mod entry;
 mod error;
 mod flight;
+#[cfg(not(loom))]
+mod held;
 mod location;
 #[cfg(not(loom))]
 mod model;
@@ -92,8 +94,6 @@ mod stats;
 mod sync;
 mod undo;
 mod version;
-#[cfg(not(loom))]
-mod held;
 #[cfg(not(loom))]
 mod walk;
 #[cfg(not(loom))]

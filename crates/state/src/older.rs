@@ -138,7 +138,7 @@ mod published {
     pub(super) struct Cell(Published<Kept>);
 
     impl Cell {
-            pub(super) fn with<R>(&self, guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
+        pub(super) fn with<R>(&self, guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
             read(self.0.load(guard))
         }
 

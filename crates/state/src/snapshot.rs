@@ -87,7 +87,12 @@ impl<L: Location> Snapshot<L> {
 
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
     /// [`get_pinned`](Self::get_pinned) would say of it.
-    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, mut each: impl FnMut(usize, Option<Versioned<L>>)) {
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        guard: &Guard,
+        mut each: impl FnMut(usize, Option<Versioned<L>>),
+    ) {
         let shared = &self.state().shared;
         shared.map.get_many(keys, guard, |at, entry| {
             let version = entry.and_then(|entry| shared.timeline.at(entry.value(), self.seq(), guard));

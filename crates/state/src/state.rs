@@ -150,7 +150,12 @@ impl<L: Location> ConcurrentKvState<L> {
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
     /// [`get_pinned`](Self::get_pinned) would say of it. The keys are looked up one by one as far as other commits are concerned; a
     /// snapshot sees them at one seq.
-    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, mut each: impl FnMut(usize, Option<Versioned<L>>)) {
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        guard: &Guard,
+        mut each: impl FnMut(usize, Option<Versioned<L>>),
+    ) {
         self.shared.map.get_many(keys, guard, |at, entry| {
             each(at, entry.and_then(|entry| found(self.shared.latest(entry.value(), guard)?)));
         });

@@ -1,5 +1,7 @@
 //! The plain state: it is a join, and it agrees with the shortest statement of the rules that there is.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 

@@ -1,6 +1,8 @@
 //! Readers, scanners and snapshots in threads beside a writer: every snapshot read is checked against the model at its seq, batches are seen
 //! whole, and what is kept for snapshots goes away.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +75,13 @@ fn write(state: &ConcurrentKvState<u32>, history: &History, stop: &AtomicBool) -
         let mut writer = state.writer();
         let mut commit = writer.begin(seq, &guard).unwrap();
         for (key, kind, location) in &changes {
-            commit.apply(&Change { key, version: u64::from(*location), kind: *kind, location: *location, len_bytes: 0 });
+            commit.apply(&Change {
+                key,
+                version: u64::from(*location),
+                kind: *kind,
+                location: *location,
+                len_bytes: 0,
+            });
         }
         commit.publish();
         forget_some(&mut writer, &mut random);
@@ -176,7 +184,13 @@ fn plain_reads_see_batches_whole_and_never_go_back() {
             let mut writer = state.writer();
             let mut commit = writer.begin(u64::from(location), &guard).unwrap();
             for key in keys {
-                commit.apply(&Change { key, version: u64::from(location), kind: CommandKind::Set, location, len_bytes: 0 });
+                commit.apply(&Change {
+                    key,
+                    version: u64::from(location),
+                    kind: CommandKind::Set,
+                    location,
+                    len_bytes: 0,
+                });
             }
             commit.publish();
             if location % 64 == 0 && start.elapsed() > run_time() {
@@ -187,8 +201,7 @@ fn plain_reads_see_batches_whole_and_never_go_back() {
     });
 }
 
-/// Values live in a slab whose slots are used again once a guard says that nobody reads them: a reader that were sent to a slot too late
-/// would find another value there.
+/// Everything moves again and again, the newest versions and those kept for a snapshot: whoever pins after places were retired is not sent there.
 #[test]
 fn relocated_versions_are_found_where_they_are() {
     const SLOTS: u32 = 64;
@@ -200,7 +213,9 @@ fn relocated_versions_are_found_where_they_are() {
         state.set(&name(key), 1, key).unwrap();
     }
     let held = state.snapshot();
-    (0..SLOTS).for_each(|key| drop(state.set(&name(key), 2, SLOTS + key).unwrap()));
+    for key in 0..SLOTS {
+        state.set(&name(key), 2, SLOTS + key).unwrap();
+    }
     std::thread::scope(|threads| {
         let (state, stop, retired) = (&state, &stop, &retired);
         for snapshot in [Some(held.clone()), None] {
