@@ -2,6 +2,7 @@
 
 use crate::leaf::Leaf;
 use crate::node::{Kind, Node};
+use crate::prefetch::prefetch_line;
 
 const TAG_BITS: usize = 0b111;
 const TAG_LEAF: usize = 1;
@@ -64,9 +65,13 @@ impl Link {
         }
     }
 
-    /// Asks for the first line of whatever this leads to.
+    /// Asks for the first line of a leaf, or the first three of a node.
     #[inline(always)]
     pub(crate) fn prefetch(self) {
-        crate::prefetch::prefetch_line(self.0);
+        prefetch_line(self.0);
+        if self.0.addr() & TAG_BITS > TAG_LEAF {
+            prefetch_line(self.0.wrapping_add(64));
+            prefetch_line(self.0.wrapping_add(128));
+        }
     }
 }

@@ -21,6 +21,7 @@
 //! Prefix, capacity and kind never change; whatever needs that replaces the node whole.
 
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use crate::arena::Arena;
@@ -115,21 +116,23 @@ pub(crate) struct Node<'g> {
 pub(crate) struct Plan {
     pub(crate) terminal: Link,
     len: usize,
-    children: [(u8, Link); 256],
+    /// The first `len` are there.
+    children: [MaybeUninit<(u8, Link)>; 256],
 }
 
 impl Plan {
     pub(crate) fn new(terminal: Link) -> Self {
-        Self { terminal, len: 0, children: [(0, Link::NOTHING); 256] }
+        Self { terminal, len: 0, children: [const { MaybeUninit::uninit() }; 256] }
     }
 
     pub(crate) fn push(&mut self, byte: u8, child: Link) {
-        self.children[self.len] = (byte, child);
+        self.children[self.len].write((byte, child));
         self.len += 1;
     }
 
     pub(crate) fn children(&self) -> &[(u8, Link)] {
-        &self.children[..self.len]
+        // SAFETY: `push` has written the first `len`.
+        unsafe { self.children[..self.len].assume_init_ref() }
     }
 
     /// Builds the node, with room for `spare` more children, under the concatenation of `prefix`.
@@ -468,7 +471,7 @@ impl<'g> Node<'g> {
         plan
     }
 
-    /// Asks for what the first children lead to, so that a walk finds them near.
+    /// Asks for what all children lead to, if they are few, so that a walk finds them near.
     #[inline(always)]
     pub(crate) fn prefetch_children(self) {
         if !matches!(self.kind, Kind::Four | Kind::Sixteen) {
@@ -476,6 +479,17 @@ impl<'g> Node<'g> {
         }
         for at in 0..self.used() {
             self.child_at(at).prefetch();
+        }
+    }
+
+    /// Asks for what the child at `code` leads to, if children are many.
+    #[inline(always)]
+    pub(crate) fn prefetch_child(self, code: Option<Code>) {
+        if matches!(self.kind, Kind::Four | Kind::Sixteen) {
+            return;
+        }
+        if let Some(byte) = code.and_then(|code| u8::try_from(code.wrapping_sub(1)).ok()) {
+            self.child_of_large(byte).prefetch();
         }
     }
 }

@@ -28,6 +28,8 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Slots of a segment that splits when it is full.
 const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 1008 };
+/// Slots in a cache line. Every segment has a multiple of it, and its slots begin at a line.
+const LINE_SLOTS: usize = 8;
 /// The size class of such a segment; smaller ones are doubled until they get there.
 const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
 /// Bits of an address that hold a segment's size class, or the directory's depth.
@@ -89,10 +91,10 @@ fn fingerprint(hash: u64) -> usize {
     ((hash >> 32) as usize & 0xffff) << FINGERPRINT_SHIFT
 }
 
-/// The slot where the probe for `hash` begins.
+/// The slot where the probe for `hash` begins: the first of a cache line, so that most probes end in the line that they begin in.
 #[inline(always)]
 fn home(hash: u64, slots: usize) -> usize {
-    (((hash & 0xffff_ffff) * slots as u64) >> 32) as usize
+    (((hash & 0xffff_ffff) * (slots / LINE_SLOTS) as u64) >> 32) as usize * LINE_SLOTS
 }
 
 #[inline(always)]

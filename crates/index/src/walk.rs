@@ -164,6 +164,7 @@ impl<'g, V> Walk<'g, V> {
                 continue;
             };
             top.at = D::after(code);
+            top.node.prefetch_child(top.at.and_then(D::after));
             // SAFETY: the caller's promise.
             match unsafe { link.follow() } {
                 Target::Nothing => {}

@@ -79,7 +79,11 @@ fn check<H: KeyHasher>(map: &Map<Watched, H>, key: u8) {
 /// The keys in order, which must hold `stable`; each value must be its key's.
 fn scan<H: KeyHasher>(map: &Map<Watched, H>, stable: std::ops::Range<u8>) {
     let guard = pin();
-    let keys: Vec<u8> = map.iter(&guard).inspect(|entry| assert_eq!(entry.value().read(), u64::from(entry.key()[0]))).map(|entry| entry.key()[0]).collect();
+    let keys: Vec<u8> = map
+        .iter(&guard)
+        .inspect(|entry| assert_eq!(entry.value().read(), u64::from(entry.key()[0])))
+        .map(|entry| entry.key()[0])
+        .collect();
     assert!(keys.is_sorted_by(|left, right| left < right));
     assert!(stable.clone().all(|key| keys.contains(&key)), "{keys:?} lacks some of {stable:?}");
 }

@@ -1,6 +1,6 @@
 //! Histories against a `BTreeMap`: random ones, and ones that visit every shape that a node can take.
 //!
-//! `HIGHTOWER_TEST_CASES=N` runs N random operations in the long test (default 60 000).
+//! `HIGHTOWER_TEST_CASES=N` runs N random operations in the long test (default 20 000).
 
 mod model;
 
@@ -39,7 +39,7 @@ proptest! {
 #[test]
 fn long_histories_agree() {
     let operations = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    let operations: u64 = operations.unwrap_or(if cfg!(miri) { 300 } else { 60_000 });
+    let operations: u64 = operations.unwrap_or(if cfg!(miri) { 300 } else { 20_000 });
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for mask in MASKS {
         let mut pair = Pair::new(mask);
