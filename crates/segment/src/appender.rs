@@ -10,6 +10,7 @@ use hightower_log::{RecordContext, encode_seal};
 
 use crate::error::{SegmentError, is_full};
 use crate::manifest::SegmentState;
+use crate::mutants;
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
@@ -44,6 +45,9 @@ pub struct Appended {
 impl Appender {
     pub(crate) fn new(shared: Arc<Shared>, prepared: Prepared) -> Self {
         let Prepared { segment, writer } = prepared;
+        if mutants::on("durable-without-predecessors") {
+            segment.raise_durable(FIRST_RECORD_AT);
+        }
         shared.tail.lock().active = Some(Arc::clone(&segment));
         let tail: Box<dyn Tail> = match shared.mode {
             AppendMode::Positioned => Box::new(Positioned { writer, joined: Vec::new() }),

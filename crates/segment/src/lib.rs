@@ -71,6 +71,8 @@ mod report;
 mod scan;
 mod segment;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod spares;
 mod store;
 mod sync;

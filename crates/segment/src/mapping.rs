@@ -101,11 +101,17 @@ impl Mapping {
         Ok(Self::new(raw.as_mut_ptr(), len_bytes, access, Backing::File(raw)))
     }
 
-    /// A mapping over plain memory; `observer` learns of each append and serves [`sync`](Self::sync).
+    /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter; `observer` learns of each append and
+    /// serves [`sync`](Self::sync).
     #[must_use]
-    pub fn of_memory(memory: Arc<SharedMemory>, access: Access, observer: Arc<dyn MemoryObserver>) -> Self {
+    pub fn of_memory(
+        memory: Arc<SharedMemory>,
+        len_bytes: usize,
+        access: Access,
+        observer: Arc<dyn MemoryObserver>,
+    ) -> Self {
         memory.mappings.fetch_add(1, Ordering::AcqRel);
-        let (base, len) = (memory.base(), memory.len());
+        let (base, len) = (memory.base(), memory.len().min(len_bytes));
         Self::new(base, len, access, Backing::Memory { memory, observer })
     }
 

@@ -71,6 +71,12 @@ impl ReadOnlyStore {
         &self.report
     }
 
+    /// What was found, for keeping. Gives up the lock; segments that were cloned stay readable.
+    #[must_use]
+    pub fn into_report(self) -> RecoveryReport {
+        self.report
+    }
+
     /// The manifest; in a salvage without a readable one, what the segments' headers say.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {

@@ -187,9 +187,6 @@ impl Shared {
     }
 
     fn sync_segment(&self, segment: &Segment, end: u32) -> Result<(), SegmentError> {
-        if mutants::on("durable-before-sync") {
-            segment.raise_durable(end);
-        }
         if !mutants::on("ack-before-sync") {
             let synced = segment.sync_to(end, self.mode == AppendMode::Mapped);
             if mutants::on("no-poison-on-failed-sync") {

@@ -308,6 +308,14 @@ pub(crate) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>, SegmentError>
     Ok(names)
 }
 
+/// Removes a file that may be gone already.
+fn remove(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
+    match fs.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SegmentError::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes an empty store. The manifest comes first: segments without one are an error.
 fn create(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<Manifest, SegmentError> {
     let random =
@@ -355,7 +363,7 @@ impl Recovery {
         }
         for name in &report.garbage {
             let path = shared.dir.join(name);
-            shared.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
+            remove(shared.fs.as_ref(), &path)?;
         }
         let edit = |manifest: &mut Manifest| {
             manifest.segments.retain(|entry| !dropped.contains(&entry.id));
@@ -378,6 +386,8 @@ impl Recovery {
             made => made?,
         };
         let prepared = shared.prepare(spare, stamp, edit)?;
+        // Everything before it is durable, and named so.
+        prepared.segment.raise_durable(crate::segment::FIRST_RECORD_AT);
         files.iter().for_each(|(segment, _)| segment.mark_sealed());
         shared.tidy(&files, &dropped)?;
         drop(segments);
@@ -392,7 +402,7 @@ impl Shared {
             dropped.split_first().ok_or_else(|| SegmentError::Invalid { what: "nothing was dropped".to_owned() })?;
         for id in rest {
             let path = crate::names::segment_path(&self.dir, *id);
-            self.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
+            remove(self.fs.as_ref(), &path)?;
         }
         let path = crate::names::segment_path(&self.dir, *first);
         let file = self.fs.open(&path, Access::Write).map_err(|error| SegmentError::io("open", &path, error))?;
@@ -408,12 +418,7 @@ impl Shared {
     fn tidy(&self, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
         for id in dropped {
             let path = crate::names::segment_path(&self.dir, *id);
-            match self.fs.remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(SegmentError::io("remove", &path, error));
-                }
-                _ => {}
-            }
+            remove(self.fs.as_ref(), &path)?;
         }
         for (segment, recovered) in files {
             let len = u64::from(segment.len_bytes());

@@ -1,0 +1,74 @@
+//! What can be made to go wrong, and when.
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The call fails with an I/O error. A failed sync also forgets which pages were dirty, as kernels do: a later sync
+    /// succeeds without having written them.
+    Io,
+    /// Calls that need room fail for want of it.
+    NoSpace,
+    /// A write takes half of the bytes.
+    ShortWrite,
+    /// The call is interrupted by a signal. As a lasting fault it hits every second call.
+    Interrupted,
+    /// A sync reports success and does nothing.
+    LyingSync,
+    /// One bit of what is read or written is flipped.
+    FlipBit,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Io, Self::NoSpace, Self::ShortWrite, Self::Interrupted, Self::LyingSync, Self::FlipBit];
+}
+
+/// A fault and when it strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fault {
+    /// What goes wrong.
+    pub kind: FaultKind,
+    /// At which call to the file system, counted from 0; see [`SimFs::call_count`](super::SimFs::call_count). If the kind does not
+    /// apply to that call, nothing happens.
+    pub at_call: u64,
+    /// Whether it strikes at every call from then on, instead of once.
+    pub lasting: bool,
+}
+
+/// Which calls a fault can apply to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// Looks something up.
+    Look,
+    /// Reads bytes.
+    Read,
+    /// Writes bytes.
+    Write,
+    /// Creates, links or allocates: needs room.
+    Grow,
+    /// Renames or removes.
+    Name,
+    /// Syncs a file or a directory.
+    Sync,
+    /// Copies into a map, which cannot fail.
+    Memory,
+}
+
+impl Fault {
+    pub(crate) fn strikes(&self, call: Call, number: u64) -> bool {
+        let due = if self.lasting { number >= self.at_call } else { number == self.at_call };
+        due && match self.kind {
+            FaultKind::Io => call != Call::Memory,
+            FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow),
+            FaultKind::ShortWrite => call == Call::Write,
+            FaultKind::Interrupted => {
+                matches!(call, Call::Read | Call::Write | Call::Sync)
+                    && (!self.lasting || (number - self.at_call).is_multiple_of(2))
+            }
+            FaultKind::LyingSync => call == Call::Sync,
+            FaultKind::FlipBit => matches!(call, Call::Read | Call::Write),
+        }
+    }
+}

@@ -1,0 +1,577 @@
+//! The page cache: the file system as a running process sees it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::disk::{Disk, DiskFile, Inode, NameChanges, Node, Op};
+use super::fault::{Call, Fault, FaultKind};
+use super::rng::mix;
+use crate::fs::{Access, File, Fs, Lock, LockKind, Metadata};
+use crate::mapping::{Mapping, MemoryObserver, SharedMemory};
+
+/// The simulated file system. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct SimFs {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    names: BTreeMap<PathBuf, Node>,
+    files: BTreeMap<Inode, CachedFile>,
+    next_inode: Inode,
+    locks: BTreeMap<PathBuf, Held>,
+    /// The disk when the recording began.
+    start: Disk,
+    ops: Vec<Op>,
+    calls: u64,
+    faults: Vec<Fault>,
+    capacity_bytes: Option<u64>,
+    promise: bool,
+}
+
+#[derive(Clone, Debug)]
+struct CachedFile {
+    memory: Arc<SharedMemory>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    shared: u32,
+    exclusive: bool,
+}
+
+#[derive(Debug)]
+struct SimFile {
+    fs: SimFs,
+    inode: Inode,
+    access: Access,
+}
+
+impl Default for SimFs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimFs {
+    /// An empty file system with a root directory, on which preallocation is a promise.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut disk = Disk::default();
+        disk.names.insert(PathBuf::from("/"), Node::Dir);
+        Self::from_disk(disk, true)
+    }
+
+    /// The same, but says that preallocation is no promise.
+    #[must_use]
+    pub fn without_promise() -> Self {
+        let fs = Self::new();
+        fs.state.lock().promise = false;
+        fs
+    }
+
+    pub(crate) fn from_disk(start: Disk, promise: bool) -> Self {
+        let files = start.files.iter().map(|(inode, file)| (*inode, CachedFile::of(file))).collect();
+        let state = State {
+            names: start.names.clone(),
+            files,
+            next_inode: start.files.keys().next_back().map_or(1, |last| last + 1),
+            locks: BTreeMap::new(),
+            start,
+            ops: Vec::new(),
+            calls: 0,
+            faults: Vec::new(),
+            capacity_bytes: None,
+            promise,
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn recording(&self) -> (Disk, Arc<[Op]>, bool) {
+        let state = self.state.lock();
+        (state.start.clone(), state.ops.as_slice().into(), state.promise)
+    }
+
+    /// How many operations that change something were recorded; [`CrashPoint::op`](super::CrashPoint::op) counts these.
+    #[must_use]
+    pub fn op_count(&self) -> usize {
+        self.state.lock().ops.len()
+    }
+
+    /// How many calls were made; [`Fault::at_call`] counts these.
+    #[must_use]
+    pub fn call_count(&self) -> u64 {
+        self.state.lock().calls
+    }
+
+    /// Adds a fault to come.
+    pub fn inject(&self, fault: Fault) {
+        self.state.lock().faults.push(fault);
+    }
+
+    /// No more faults.
+    pub fn heal(&self) {
+        self.state.lock().faults.clear();
+    }
+
+    /// Limits the sum of all files' lengths; calls that would exceed it fail for want of room. `None` takes the limit away.
+    pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
+        self.state.lock().capacity_bytes = capacity_bytes;
+    }
+
+    /// The sum of all files' lengths.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used_bytes()
+    }
+
+    /// A copy of a file's bytes as a process sees them.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`].
+    pub fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let state = self.state.lock();
+        let file = state.file(state.inode(path)?)?;
+        let mut bytes = vec![0; file.len];
+        file.memory.read_at(0, &mut bytes);
+        Ok(bytes)
+    }
+
+    /// Replaces a file's bytes, or makes the file, behind everybody's back: durable at once, recorded nowhere. For planting damage
+    /// before a store is opened. Maps of the old bytes do not see it, and what was recorded before is forgotten.
+    pub fn plant(&self, path: &Path, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.names.insert(path.to_owned(), Node::File(inode));
+        state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(bytes)), len: bytes.len() });
+        state.settle();
+    }
+
+    /// Removes a file behind everybody's back; likewise.
+    pub fn unplant(&self, path: &Path) {
+        let mut state = self.state.lock();
+        state.names.remove(path);
+        state.settle();
+    }
+
+    /// Takes what processes see as durable, and forgets the record: the state after a clean shutdown of the machine.
+    pub fn settle(&self) {
+        self.state.lock().settle();
+    }
+
+    /// A copy of the file system as processes see it now, all of it durable, with nobody holding locks: as after the death of every
+    /// process.
+    #[must_use]
+    pub fn after_kill(&self) -> Self {
+        let state = self.state.lock();
+        Self::from_disk(state.as_disk(), state.promise)
+    }
+}
+
+impl CachedFile {
+    fn of(file: &DiskFile) -> Self {
+        Self { memory: Arc::new(SharedMemory::new(&file.durable)), len: file.durable_len }
+    }
+
+    /// Makes room for `len` bytes. Only a file that nobody has mapped can grow beyond its memory.
+    fn grow(&mut self, len: usize) -> io::Result<()> {
+        if len > self.memory.len() {
+            if self.memory.mappings() > 0 {
+                return Err(io::Error::other("the simulation does not grow files that are mapped"));
+            }
+            let mut bytes = vec![0; len.max(self.memory.len() + self.memory.len() / 2)];
+            self.memory.read_at(0, bytes.get_mut(..self.len).unwrap_or_default());
+            self.memory = Arc::new(SharedMemory::new(&bytes));
+        }
+        self.len = self.len.max(len);
+        Ok(())
+    }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+fn input_output() -> io::Error {
+    const EIO: i32 = 5;
+    io::Error::from_raw_os_error(EIO)
+}
+
+impl State {
+    /// Counts a call and finds out whether it fails outright, or in which softer way.
+    fn enter(&mut self, call: Call) -> io::Result<Option<FaultKind>> {
+        let number = self.calls;
+        self.calls += 1;
+        match self.faults.iter().find(|fault| fault.strikes(call, number)).map(|fault| fault.kind) {
+            Some(FaultKind::Io) if call != Call::Sync => Err(input_output()),
+            Some(FaultKind::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
+            softer => Ok(softer),
+        }
+    }
+
+    fn inode(&self, path: &Path) -> io::Result<Inode> {
+        match self.names.get(path) {
+            Some(Node::File(inode)) => Ok(*inode),
+            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            None => Err(not_found()),
+        }
+    }
+
+    fn file(&self, inode: Inode) -> io::Result<&CachedFile> {
+        self.files.get(&inode).ok_or_else(not_found)
+    }
+
+    fn file_mut(&mut self, inode: Inode) -> io::Result<&mut CachedFile> {
+        self.files.get_mut(&inode).ok_or_else(not_found)
+    }
+
+    fn metadata(&self, inode: Inode) -> io::Result<Metadata> {
+        let links = self.names.values().filter(|node| **node == Node::File(inode)).count();
+        Ok(Metadata { len_bytes: self.file(inode)?.len as u64, links: links as u64 })
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let mut inodes: Vec<_> = self
+            .names
+            .values()
+            .filter_map(|node| if let Node::File(inode) = node { Some(inode) } else { None })
+            .collect();
+        inodes.sort();
+        inodes.dedup();
+        inodes.into_iter().filter_map(|inode| self.files.get(inode)).map(|file| file.len as u64).sum()
+    }
+
+    /// Whether a file may grow to `len`.
+    fn check_room(&self, inode: Inode, len: usize) -> io::Result<()> {
+        let more = len.saturating_sub(self.file(inode)?.len) as u64;
+        match self.capacity_bytes {
+            Some(capacity) if more > 0 && self.used_bytes() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn change_names(&mut self, path: &Path, changes: NameChanges) {
+        for (name, node) in &changes {
+            match node {
+                Some(node) => self.names.insert(name.clone(), *node),
+                None => self.names.remove(name),
+            };
+        }
+        let dir = path.parent().map(Path::to_owned).unwrap_or_default();
+        self.ops.push(Op::Names { dir, changes });
+    }
+
+    /// A sync as faults let it be: done, failed, or pretended.
+    fn sync(&mut self, fault: Option<FaultKind>, done: Op, failed: Option<Op>) -> io::Result<()> {
+        match fault {
+            Some(FaultKind::Io) => {
+                self.ops.extend(failed);
+                Err(input_output())
+            }
+            Some(FaultKind::LyingSync) => Ok(()),
+            _ => {
+                self.ops.push(done);
+                Ok(())
+            }
+        }
+    }
+
+    fn as_disk(&self) -> Disk {
+        let content = |file: &CachedFile| {
+            let mut bytes = vec![0; file.len];
+            file.memory.read_at(0, &mut bytes);
+            DiskFile::settled(bytes)
+        };
+        let files = self.files.iter().map(|(inode, file)| (*inode, content(file))).collect();
+        Disk { names: self.names.clone(), files, ..Disk::default() }
+    }
+
+    fn settle(&mut self) {
+        self.start = self.as_disk();
+        self.ops.clear();
+    }
+}
+
+impl Fs for SimFs {
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state.lock();
+        state.enter(Call::Grow)?;
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !path.parent().is_some_and(|parent| state.names.get(parent) == Some(&Node::Dir)) {
+            return Err(not_found());
+        }
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(&[])), len: 0 });
+        state.change_names(path, vec![(path.to_owned(), Some(Node::File(inode)))]);
+        Ok(Arc::new(SimFile { fs: self.clone(), inode, access: Access::Write }))
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state.lock();
+        state.enter(Call::Look)?;
+        let inode = state.inode(path)?;
+        Ok(Arc::new(SimFile { fs: self.clone(), inode, access }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.enter(Call::Name)?;
+        let inode = state.inode(from)?;
+        if from != to {
+            state.change_names(to, vec![(from.to_owned(), None), (to.to_owned(), Some(Node::File(inode)))]);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.enter(Call::Name)?;
+        state.inode(path)?;
+        state.change_names(path, vec![(path.to_owned(), None)]);
+        Ok(())
+    }
+
+    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.enter(Call::Grow)?;
+        let inode = state.inode(original)?;
+        if state.names.contains_key(link) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.change_names(link, vec![(link.to_owned(), Some(Node::File(inode)))]);
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut state = self.state.lock();
+        state.enter(Call::Look)?;
+        if state.names.get(dir) != Some(&Node::Dir) {
+            return Err(not_found());
+        }
+        let names = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(names.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        let mut state = self.state.lock();
+        state.enter(Call::Look)?;
+        let inode = state.inode(path)?;
+        state.metadata(inode)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let missing: Vec<PathBuf> =
+            dir.ancestors().take_while(|path| !state.names.contains_key(*path)).map(Path::to_owned).collect();
+        for path in missing.into_iter().rev() {
+            state.enter(Call::Grow)?;
+            state.change_names(&path, vec![(path.clone(), Some(Node::Dir))]);
+            let dir = path.parent().map(Path::to_owned).unwrap_or_default();
+            let fault = state.enter(Call::Sync)?;
+            state.sync(fault, Op::SyncDir { dir }, None)?;
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let fault = state.enter(Call::Sync)?;
+        if state.names.get(dir) != Some(&Node::Dir) {
+            return Err(not_found());
+        }
+        state.sync(fault, Op::SyncDir { dir: dir.to_owned() }, None)
+    }
+
+    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        let exists = self.state.lock().names.contains_key(path);
+        if !exists && kind == LockKind::Exclusive {
+            self.create_new(path)?;
+        }
+        let mut state = self.state.lock();
+        state.enter(Call::Look)?;
+        state.inode(path)?;
+        let held = state.locks.entry(path.to_owned()).or_default();
+        if held.exclusive || (kind == LockKind::Exclusive && held.shared > 0) {
+            return Ok(None);
+        }
+        match kind {
+            LockKind::Shared => held.shared += 1,
+            LockKind::Exclusive => held.exclusive = true,
+        }
+        Ok(Some(Box::new(SimLock { fs: self.clone(), path: path.to_owned(), kind })))
+    }
+
+    fn preallocation_is_promise(&self, _dir: &Path) -> io::Result<bool> {
+        Ok(self.state.lock().promise)
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    fs: SimFs,
+    path: PathBuf,
+    kind: LockKind,
+}
+
+impl Lock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        if let Some(held) = self.fs.state.lock().locks.get_mut(&self.path) {
+            match self.kind {
+                LockKind::Shared => held.shared -= 1,
+                LockKind::Exclusive => held.exclusive = false,
+            }
+        }
+    }
+}
+
+impl SimFile {
+    fn writable(&self) -> io::Result<()> {
+        if self.access == Access::Write { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+
+    fn resize(&self, len: u64, shrink: bool) -> io::Result<()> {
+        self.writable()?;
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Grow)?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        state.check_room(self.inode, len)?;
+        let file = state.file_mut(self.inode)?;
+        if len == file.len || (len < file.len && !shrink) {
+            return Ok(());
+        }
+        if len < file.len {
+            // What was cut reads as zeros if the file grows again. Bytes that a map has published keep what they hold.
+            let cut = vec![0; file.len - len];
+            let _ = file.memory.write_at(len, &cut);
+            file.len = len;
+        } else {
+            file.grow(len)?;
+        }
+        state.ops.push(Op::SetLen { inode: self.inode, len });
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.fs.state.lock();
+        let fault = state.enter(Call::Read)?;
+        let file = state.file(self.inode)?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let count = file.len.saturating_sub(offset).min(buffer.len());
+        let buffer = buffer.get_mut(..count).unwrap_or_default();
+        let count = file.memory.read_at(offset, buffer);
+        if fault == Some(FaultKind::FlipBit) {
+            flip(buffer, state.calls);
+        }
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.writable()?;
+        let mut state = self.fs.state.lock();
+        let fault = state.enter(Call::Write)?;
+        let mut bytes = bytes.to_vec();
+        match fault {
+            Some(FaultKind::ShortWrite) => bytes.truncate(bytes.len().div_ceil(2)),
+            Some(FaultKind::FlipBit) => flip(&mut bytes, state.calls),
+            _ => {}
+        }
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = offset + bytes.len();
+        state.check_room(self.inode, end)?;
+        let file = state.file_mut(self.inode)?;
+        file.grow(end)?;
+        if file.memory.write_at(offset, &bytes).is_err() {
+            return Err(io::Error::other("a write over bytes that a map has published"));
+        }
+        let count = bytes.len();
+        state.ops.push(Op::Write { inode: self.inode, offset, bytes: bytes.into() });
+        Ok(count)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.fs.state.lock();
+        let fault = state.enter(Call::Sync)?;
+        let inode = self.inode;
+        state.sync(fault, Op::Sync { inode, range: None }, Some(Op::FailedSync { inode }))
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Look)?;
+        state.metadata(self.inode)
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.resize(len_bytes, true)
+    }
+
+    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        self.resize(len_bytes, false)
+    }
+
+    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
+        if access == Access::Write {
+            self.writable()?;
+        }
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Look)?;
+        let file = state.file(self.inode)?;
+        if file.len < len_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let observer = Arc::new(Watcher { fs: self.fs.clone(), inode: self.inode });
+        Ok(Mapping::of_memory(Arc::clone(&file.memory), len_bytes, access, observer))
+    }
+}
+
+/// Records what happens to a file through its maps.
+struct Watcher {
+    fs: SimFs,
+    inode: Inode,
+}
+
+impl MemoryObserver for Watcher {
+    fn wrote(&self, offset: usize, bytes: &[u8]) {
+        let mut state = self.fs.state.lock();
+        // It cannot fail, but it is a place where a crash can come.
+        if state.enter(Call::Memory).is_ok() {
+            state.ops.push(Op::Write { inode: self.inode, offset, bytes: bytes.into() });
+        }
+    }
+
+    fn sync(&self, range: Range<usize>) -> io::Result<()> {
+        let mut state = self.fs.state.lock();
+        let fault = state.enter(Call::Sync)?;
+        let inode = self.inode;
+        state.sync(fault, Op::Sync { inode, range: Some(range) }, Some(Op::FailedSync { inode }))
+    }
+}
+
+/// Flips one bit, chosen by `salt`.
+fn flip(bytes: &mut [u8], salt: u64) {
+    let bits = bytes.len() as u64 * 8;
+    if bits == 0 {
+        return;
+    }
+    let bit = mix(salt) % bits;
+    if let Some(byte) = usize::try_from(bit / 8).ok().and_then(|index| bytes.get_mut(index)) {
+        *byte ^= 1 << (bit % 8);
+    }
+}

@@ -1,0 +1,50 @@
+//! A file system in memory that crashes and fails on request, for tests of everything that stands on [`Fs`](crate::Fs).
+//!
+//! It keeps the page cache, which is what a running process sees, apart from the disk, which is what a crash leaves. Every operation
+//! is recorded. [`SimFs::crash_states`] walks over the record and, at every operation boundary, over what the disk may then hold:
+//!
+//! * of each 512-byte sector that was written since its file was last synced: the synced content, or any content it had since;
+//! * of each file's length: likewise;
+//! * of the creations, renames, links and removals since the directory was last synced: any subset.
+//!
+//! Where the combinations are few all of them are visited; elsewhere a sample, drawn from a seed. Each state has a
+//! [`CrashPoint`] that prints, parses, and leads to the same state again. A workload runs once, and all its crashes are explored.
+//!
+//! Mapped files work too: a map is the page cache, and an append through it is a recorded write like any other.
+//!
+//! [`SimFs::inject`] makes calls fail, cuts writes short, interrupts, makes syncs fail or lie, and flips bits.
+//!
+//! ```
+//! use std::path::Path;
+//! use hightower_segment::{Access, Fs};
+//! use hightower_segment::sim::{CrashPlan, SimFs};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let fs = SimFs::new();
+//! fs.create_dir_all(Path::new("/db"))?;
+//! let file = fs.create_new(Path::new("/db/file"))?;
+//! file.write_at(b"hello", 0)?;
+//! file.sync_data()?;
+//! // The bytes are durable, but the name is not: some crashes lose the file.
+//! let lost = |fs: &SimFs| fs.open(Path::new("/db/file"), Access::Read).is_err();
+//! assert!(fs.crash_states(CrashPlan::default()).any(|state| lost(&state.fs)));
+//! fs.sync_dir(Path::new("/db"))?;
+//! let now = fs.op_count();
+//! assert!(!fs.crash_states(CrashPlan::default()).any(|state| state.point.op == now && lost(&state.fs)));
+//! # Ok(())
+//! # }
+//! ```
+
+mod crash;
+mod disk;
+mod fault;
+mod files;
+mod rng;
+
+pub use crash::{Choice, CrashPlan, CrashPoint, CrashState, CrashStates, ParseCrashPointError};
+pub use fault::{Fault, FaultKind};
+pub use files::SimFs;
+pub use rng::SeededEntropy;
+
+/// What the disk writes in one piece, in bytes.
+pub const SECTOR_LEN_BYTES: usize = 512;

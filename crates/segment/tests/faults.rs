@@ -1,0 +1,119 @@
+//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing that failed is ever seen,
+//! nothing that was promised is lost, and a failed sync is never followed by a successful one.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{DIR, World, options, workload};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
+use hightower_segment::{AppendMode, Fs, SegmentError, SegmentStore};
+
+const STEPS: usize = 25;
+
+fn calls(seed: u64, mode: AppendMode) -> u64 {
+    let mut world = World::new(SimFs::new(), options(mode, 1024, seed));
+    world.run(&workload(seed, STEPS)).unwrap();
+    world.fs.call_count()
+}
+
+/// Runs a workload with one fault and says which promise it breaks.
+fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
+    let fs = SimFs::new();
+    fs.inject(fault);
+    let mut world = World::new(fs.clone(), options(mode, 1024, seed));
+    let mut poisoned = false;
+    for step in workload(seed, STEPS) {
+        if world.open.is_none() && world.open().is_err() {
+            break;
+        }
+        let outcome = world.step(step);
+        let failed_hard = matches!(&outcome, Err(SegmentError::Io { .. } | SegmentError::Poisoned { .. }));
+        if let Some(open) = &world.open {
+            if poisoned && outcome.is_ok() && matches!(step, common::Step::Commit { .. } | common::Step::Sync) {
+                return Err(format!("{step:?} succeeds after a failed write"));
+            }
+            poisoned = open.store.is_poisoned();
+        } else {
+            poisoned = false;
+        }
+        if failed_hard && !poisoned && world.open.is_none() {
+            // The store failed to open again; the process would end here.
+            break;
+        }
+    }
+    world.open = None;
+    fs.heal();
+    check(&world, fault.kind)
+}
+
+fn check(world: &World, kind: FaultKind) -> Result<(), String> {
+    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a wrong value.
+    let trusted = !matches!(kind, FaultKind::LyingSync | FaultKind::FlipBit);
+    if trusted {
+        return world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 });
+    }
+    no_wrong_values(world)
+}
+
+fn no_wrong_values(world: &World) -> Result<(), String> {
+    let fs: Arc<dyn Fs> = Arc::new(world.fs.after_kill());
+    let Ok((_store, recovery)) = SegmentStore::open(fs, Path::new(DIR), world.options.clone()) else { return Ok(()) };
+    for segment in recovery.segments() {
+        for entry in segment.entries().map_while(Result::ok) {
+            let known = world.commits.iter().flat_map(|commit| &commit.commands);
+            if !known.into_iter().any(|command| command.borrow() == entry.command) {
+                return Err(format!("a command that nobody wrote: {:?}", entry.command));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sweep(kind: FaultKind) {
+    let cases = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2);
+    let mut runs = 0;
+    for seed in 100..100 + cases {
+        for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+            for at_call in 0..calls(seed, mode) {
+                for lasting in [false, true] {
+                    let fault = Fault { kind, at_call, lasting };
+                    runs += 1;
+                    run(seed, mode, fault).unwrap_or_else(|error| panic!("seed {seed}, {mode:?}, {fault:?}: {error}"));
+                }
+            }
+        }
+    }
+    println!("{kind:?}: {runs} runs");
+}
+
+#[test]
+fn io_errors() {
+    sweep(FaultKind::Io);
+}
+
+#[test]
+fn no_space() {
+    sweep(FaultKind::NoSpace);
+}
+
+#[test]
+fn short_writes() {
+    sweep(FaultKind::ShortWrite);
+}
+
+#[test]
+fn interruptions() {
+    sweep(FaultKind::Interrupted);
+}
+
+#[test]
+fn lying_syncs() {
+    sweep(FaultKind::LyingSync);
+}
+
+#[test]
+fn flipped_bits() {
+    sweep(FaultKind::FlipBit);
+}

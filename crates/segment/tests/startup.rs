@@ -1,0 +1,391 @@
+//! The start-up table of docs/DURABILITY.md: each row is a test here, named by the row's number.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{DIR, Step, World, options};
+use hightower_segment::sim::SimFs;
+use hightower_segment::{
+    Access, AppendMode, Damage, Fs, MANIFEST, ReadOnlyStore, RecoveryReport, SegmentError, SegmentOutcome, SegmentState,
+    SegmentStore, Stamp, StoreOptions, Tolerance, segment_name,
+};
+
+const STAMP: Stamp = Stamp { max_version: 1_000_000, timestamp: 1_700_000_000_000 };
+const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
+
+fn path(name: &str) -> PathBuf {
+    Path::new(DIR).join(name)
+}
+
+fn segment_path(id: u32) -> PathBuf {
+    path(&segment_name(id))
+}
+
+/// A store with `puts` commits of some 80 bytes in segments of 1 KiB, closed or killed.
+fn store(puts: usize, close: bool) -> (SimFs, World) {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&vec![PUT; puts]).unwrap();
+    let open = world.open.take().unwrap();
+    if close {
+        open.appender.close(STAMP).unwrap();
+    } else {
+        open.store.sync_point().sync().unwrap();
+    }
+    fs.settle();
+    (fs, world)
+}
+
+fn sealed_store() -> (SimFs, u32) {
+    let (fs, _) = store(30, true);
+    let manifest = read_only(&fs, Tolerance::Strict).unwrap().manifest().clone();
+    assert!(manifest.segments.len() >= 3);
+    assert!(manifest.segments.iter().all(|entry| matches!(entry.state, SegmentState::Sealed { .. })));
+    (fs, manifest.segments[1].id)
+}
+
+fn open(fs: &SimFs) -> Result<(usize, RecoveryReport), SegmentError> {
+    open_with(fs, options(AppendMode::Mapped, 1024, 2))
+}
+
+fn open_with(fs: &SimFs, options: StoreOptions) -> Result<(usize, RecoveryReport), SegmentError> {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    let (_store, recovery) = SegmentStore::open(fs, Path::new(DIR), options)?;
+    let mut count = 0;
+    for segment in recovery.segments() {
+        for entry in segment.entries() {
+            entry?;
+            count += 1;
+        }
+    }
+    let (appender, report) = recovery.finish(STAMP)?;
+    drop(appender);
+    Ok((count, report))
+}
+
+fn read_only(fs: &SimFs, tolerance: Tolerance) -> Result<ReadOnlyStore, SegmentError> {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    ReadOnlyStore::open(&fs, Path::new(DIR), tolerance)
+}
+
+fn edit(fs: &SimFs, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs.read_file(path).unwrap();
+    change(&mut bytes);
+    fs.plant(path, &bytes);
+}
+
+#[test]
+fn row_01_no_directory() {
+    let fs = SimFs::new();
+    let error = open_with(&fs, StoreOptions { create_if_missing: false, ..options(AppendMode::Mapped, 1024, 1) });
+    assert!(matches!(error, Err(SegmentError::NoStore { .. })), "{error:?}");
+    assert!(fs.list(Path::new(DIR)).is_err(), "nothing was made");
+    assert!(matches!(read_only(&fs, Tolerance::Strict), Err(SegmentError::NoStore { .. })));
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!((count, report.created, report.unclean), (0, true, false));
+}
+
+#[test]
+fn row_02_empty_directory() {
+    let fs = SimFs::new();
+    fs.create_dir_all(Path::new(DIR)).unwrap();
+    assert!(open(&fs).unwrap().1.created);
+}
+
+#[test]
+fn row_03_only_a_half_written_manifest() {
+    let fs = SimFs::new();
+    fs.create_dir_all(Path::new(DIR)).unwrap();
+    fs.plant(&path("MANIFEST.tmp"), b"HTKV");
+    assert!(open(&fs).unwrap().1.created);
+    assert!(!fs.list(Path::new(DIR)).unwrap().contains(&"MANIFEST.tmp".to_owned()));
+}
+
+#[test]
+fn row_04_segments_without_a_manifest() {
+    let (fs, _) = store(30, true);
+    fs.unplant(&path(MANIFEST));
+    let error = open(&fs).unwrap_err();
+    assert!(matches!(&error, SegmentError::MissingManifest { path } if path.ends_with(MANIFEST)), "{error}");
+    assert!(matches!(read_only(&fs, Tolerance::Strict), Err(SegmentError::MissingManifest { .. })));
+    // Salvage reads what is there.
+    let salvaged = read_only(&fs, Tolerance::Salvage).unwrap();
+    let count: usize = salvaged.segments().iter().map(|segment| segment.scan().count()).sum();
+    assert_eq!(count, 30);
+    assert!(matches!(salvaged.report().damage[..], [SegmentError::MissingManifest { .. }]));
+}
+
+#[test]
+fn row_05_damaged_manifest() {
+    let (fs, _) = store(3, true);
+    let whole = fs.read_file(&path(MANIFEST)).unwrap();
+    for len in 0..whole.len() {
+        fs.plant(&path(MANIFEST), &whole[..len]);
+        assert!(matches!(open(&fs), Err(SegmentError::Corrupt { .. })), "cut at {len}");
+    }
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs.plant(&path(MANIFEST), &bytes);
+        assert!(matches!(open(&fs), Err(SegmentError::Corrupt { .. })), "bit {bit}");
+    }
+}
+
+#[test]
+fn row_06_newer_manifest() {
+    let (fs, _) = store(3, true);
+    for at in [8, 12] {
+        let whole = fs.read_file(&path(MANIFEST)).unwrap();
+        edit(&fs, &path(MANIFEST), |bytes| {
+            bytes[at] += 1;
+            let end = bytes.len() - 4;
+            let check = crc32fast::hash(&bytes[..end]);
+            bytes[end..].copy_from_slice(&check.to_le_bytes());
+        });
+        assert!(matches!(open(&fs), Err(SegmentError::VersionUnsupported { .. })));
+        fs.plant(&path(MANIFEST), &whole);
+    }
+}
+
+#[test]
+fn row_07_all_sealed() {
+    let (fs, _) = store(30, true);
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!((count, report.unclean, report.created, report.dropped_bytes()), (30, false, false, 0));
+    assert_eq!(report.version_floor, report.max_version);
+    assert_eq!(report.records(), 30);
+    assert!(report.segments.iter().all(|segment| segment.outcome == SegmentOutcome::Sealed));
+}
+
+#[test]
+fn row_08_open_segment_with_whole_commits() {
+    let (fs, _) = store(5, false);
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!((count, report.unclean, report.dropped_bytes()), (5, true, 0));
+    assert!(matches!(report.segments[..], [ref only] if only.outcome == SegmentOutcome::Recovered && only.records == 5));
+    assert!(report.version_floor > 5);
+    // The second open: what was recovered is sealed, and the segment that was started is empty.
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!(count, 5);
+    assert!(report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Sealed && segment.records == 5));
+}
+
+/// The last segment cut at every byte of its last three records.
+#[test]
+fn row_09_torn_tail_every_cut() {
+    let (fs, world) = store(8, false);
+    let bytes = fs.read_file(&segment_path(1)).unwrap();
+    let ends = record_ends(&fs, 1);
+    let from = ends[ends.len() - 4];
+    for cut in from..*ends.last().unwrap() {
+        // The tail's records knew nothing of it to be durable: the only sync came last. Zeros stand behind the cut.
+        let mut torn = bytes.clone();
+        torn[cut..].fill(0);
+        fs.plant(&segment_path(1), &torn);
+        let state = fs.after_kill();
+        let whole = ends.iter().filter(|end| **end <= cut).count();
+        let (count, report) = open(&state).unwrap();
+        assert_eq!(count, whole, "cut at {cut}");
+        assert_eq!(report.segments[0].records as usize, whole);
+        assert!(!state.read_file(&segment_path(1)).is_ok_and(|file| file.len() > ends[whole - 1]), "cut down to what counts");
+        // A file that ends there.
+        fs.plant(&segment_path(1), &bytes[..cut]);
+        assert_eq!(open(&fs.after_kill()).unwrap().0, whole, "file cut at {cut}");
+    }
+    assert_eq!(world.commits.len(), 8);
+}
+
+fn record_ends(fs: &SimFs, id: u32) -> Vec<usize> {
+    let store = read_only(fs, Tolerance::Strict).unwrap();
+    let segment = store.segments().iter().find(|segment| segment.id() == id).unwrap();
+    segment.entries().map(|entry| entry.unwrap()).map(|entry| (entry.offset + entry.len_bytes) as usize).collect()
+}
+
+#[test]
+fn row_10_unsynced_sectors_missing_in_the_middle() {
+    let (fs, _) = store(8, false);
+    let ends = record_ends(&fs, 1);
+    edit(&fs, &segment_path(1), |bytes| bytes[ends[2]..ends[4]].fill(0));
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!(count, 3, "the log ends at the hole, though good records follow");
+    assert!(report.dropped_bytes() > 0);
+    assert!(report.segments[0].reason.is_some());
+}
+
+#[test]
+fn row_11_durable_commit_damaged() {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 4096, 1));
+    world.run(&[PUT, PUT, Step::Sync, PUT, PUT, Step::Sync, PUT]).unwrap();
+    world.open = None;
+    fs.settle();
+    let ends = record_ends(&fs, 1);
+    // The last record knows four to be durable, so damage in any of those is told from a crash.
+    for (at, expected) in [(70, 64), (ends[0] + 20, ends[0]), (ends[2] + 20, ends[2])] {
+        let state = fs.after_kill();
+        edit(&state, &segment_path(1), |bytes| bytes[at] ^= 4);
+        let error = open(&state).unwrap_err();
+        let named = matches!(&error, SegmentError::Corrupt { path, offset, reason: Damage::DurableLost { .. } }
+            if *path == segment_path(1) && *offset == expected as u64);
+        assert!(named, "{error}");
+        // Salvage steps over it.
+        let salvaged = read_only(&state, Tolerance::Salvage).unwrap();
+        let entries = salvaged.segments()[0].scan().filter(|found| matches!(found, hightower_segment::Finding::Entry(_)));
+        assert_eq!(entries.count(), 4);
+        assert_eq!(salvaged.report().damage.len(), 1);
+    }
+    // In the fifth it is a tail: nothing knew it to be durable.
+    edit(&fs, &segment_path(1), |bytes| bytes[ends[3] + 20] ^= 4);
+    assert_eq!(open(&fs).unwrap().0, 4);
+}
+
+#[test]
+fn row_12_predecessor_torn_before_its_seal() {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT; 16]).unwrap();
+    world.open = None;
+    fs.settle();
+    let ends = record_ends(&fs, 1);
+    let state = fs.after_kill();
+    edit(&state, &segment_path(1), |bytes| bytes[ends[3]..].fill(0));
+    let (count, report) = open(&state).unwrap();
+    assert_eq!(count, 4, "later segments hold commits behind a lost one");
+    assert!(report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Dropped && segment.dropped_bytes > 0));
+    // The same, but a sync came in between: the later segment knows.
+    world.open = None;
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT; 16]).unwrap();
+    world.run(&[Step::Sync, PUT]).unwrap();
+    world.open = None;
+    fs.settle();
+    edit(&fs, &segment_path(1), |bytes| bytes[ends[3]..].fill(0));
+    let error = open(&fs).unwrap_err();
+    assert!(matches!(&error, SegmentError::Corrupt { reason: Damage::DurableLost { .. }, .. }), "{error}");
+}
+
+#[test]
+fn row_13_sealed_segment_damaged() {
+    let (fs, id) = sealed_store();
+    let file = segment_path(id);
+    let whole = fs.read_file(&file).unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs.plant(&file, &bytes);
+        let error = open(&fs.after_kill()).unwrap_err();
+        assert!(matches!(&error, SegmentError::Corrupt { path, .. } if *path == file), "bit {bit}: {error}");
+    }
+    for len in 0..whole.len() {
+        fs.plant(&file, &whole[..len]);
+        assert!(matches!(open(&fs.after_kill()), Err(SegmentError::Corrupt { .. })), "cut at {len}");
+    }
+}
+
+#[test]
+fn row_14_segment_missing() {
+    let (fs, id) = sealed_store();
+    fs.unplant(&segment_path(id));
+    let error = open(&fs).unwrap_err();
+    assert!(matches!(&error, SegmentError::MissingSegment { path } if *path == segment_path(id)), "{error}");
+    let salvaged = read_only(&fs, Tolerance::Salvage).unwrap();
+    assert!(!salvaged.segments().is_empty());
+    assert!(matches!(salvaged.report().damage[..], [SegmentError::MissingSegment { .. }]));
+}
+
+#[test]
+fn row_15_segments_swapped() {
+    let (fs, id) = sealed_store();
+    let (one, other) = (fs.read_file(&segment_path(id)).unwrap(), fs.read_file(&segment_path(id + 1)).unwrap());
+    fs.plant(&segment_path(id), &other);
+    fs.plant(&segment_path(id + 1), &one);
+    assert!(matches!(open(&fs), Err(SegmentError::Corrupt { .. })));
+    // A segment of another store, in its place.
+    let elsewhere = SimFs::new();
+    let mut world = World::new(elsewhere.clone(), options(AppendMode::Mapped, 1024, 99));
+    world.run(&[PUT; 30]).unwrap();
+    fs.plant(&segment_path(id + 1), &other);
+    let mut foreign = elsewhere.read_file(&segment_path(id)).unwrap();
+    foreign.truncate(one.len());
+    fs.plant(&segment_path(id), &foreign);
+    let error = open(&fs).unwrap_err();
+    assert!(matches!(error, SegmentError::Corrupt { reason: Damage::Misplaced { .. }, .. }), "{error}");
+}
+
+#[test]
+fn row_16_unnamed_files() {
+    let (fs, _) = store(5, true);
+    for name in ["0000000077.seg", "0000000078.spare", "MANIFEST.tmp", "old.ckpt", "new.ckpt.tmp"] {
+        fs.plant(&path(name), b"anything");
+    }
+    fs.plant(&path("notes.txt"), b"mine");
+    let listed = read_only(&fs, Tolerance::Strict).unwrap().report().garbage.len();
+    assert_eq!(listed, 5);
+    assert_eq!(fs.read_file(&path("0000000077.seg")).unwrap(), b"anything", "a read-only open changes nothing");
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!((count, report.garbage.len()), (5, 5));
+    let names = fs.list(Path::new(DIR)).unwrap();
+    assert!(!names.iter().any(|name| report.garbage.contains(name)));
+    assert!(names.contains(&"notes.txt".to_owned()), "what is not the store's is left alone");
+}
+
+#[test]
+fn row_17_checkpoint_named_and_missing() {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT]).unwrap();
+    fs.plant(&path("a.ckpt"), b"index");
+    world.open.as_ref().unwrap().store.set_checkpoint(Some("a.ckpt")).unwrap();
+    assert!(world.open.as_ref().unwrap().store.set_checkpoint(Some("../a.ckpt")).is_err());
+    world.open.take().unwrap().appender.close(STAMP).unwrap();
+    let (_, report) = open(&fs).unwrap();
+    assert_eq!(report.checkpoint.as_deref(), Some("a.ckpt"));
+    fs.unplant(&path("a.ckpt"));
+    let (count, report) = open(&fs).unwrap();
+    assert_eq!((count, report.missing_checkpoint.as_deref()), (1, Some("a.ckpt")));
+    assert_eq!(open(&fs).unwrap().1.missing_checkpoint, None, "it is named no more");
+}
+
+#[test]
+fn row_18_locked() {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT]).unwrap();
+    assert!(matches!(open(&fs), Err(SegmentError::Locked { .. })));
+    assert!(matches!(read_only(&fs, Tolerance::Strict), Err(SegmentError::Locked { .. })));
+    world.open = None;
+    let readers = (read_only(&fs, Tolerance::Strict).unwrap(), read_only(&fs, Tolerance::Strict).unwrap());
+    assert!(matches!(open(&fs), Err(SegmentError::Locked { .. })));
+    drop(readers);
+    assert_eq!(open(&fs).unwrap().0, 1);
+}
+
+#[test]
+fn row_19_read_only_changes_nothing() {
+    let (fs, _) = store(20, false);
+    let ends = record_ends(&fs, 1);
+    edit(&fs, &segment_path(1), |bytes| bytes[ends[3]..].fill(0));
+    fs.unplant(&path("LOCK"));
+    let before = fs.op_count();
+    let store = read_only(&fs, Tolerance::Strict).unwrap();
+    assert_eq!(store.segments()[0].entries().count(), 4);
+    assert_eq!(fs.op_count(), before);
+    assert!(fs.open(&path("LOCK"), Access::Read).is_err());
+}
+
+#[test]
+fn row_20_damaged_header() {
+    let (fs, id) = sealed_store();
+    for at in [0, 10, 16, 24, 40] {
+        let state = fs.after_kill();
+        edit(&state, &segment_path(id), |bytes| bytes[at] ^= 1);
+        assert!(matches!(open(&state), Err(SegmentError::Corrupt { offset: 0, .. })));
+        // The manifest knows what stood there.
+        let salvaged = read_only(&state, Tolerance::Salvage).unwrap();
+        let count: usize = salvaged.segments().iter().map(|segment| segment.scan().count()).sum();
+        assert_eq!(count, 30);
+    }
+}
