@@ -128,25 +128,26 @@ impl KvEngine for MemEngine {
         Ok(BatchOutcome::Committed { seq: image.version, outcomes, versions })
     }
 
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<ApplyOutcome> {
+    fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
         self.commit(Batch::new().put(key, value)).map(|_| ApplyOutcome::Applied)
     }
 
-    fn delete(&self, key: &[u8]) -> Result<ApplyOutcome> {
+    fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
         self.commit(Batch::new().delete(key)).map(|_| ApplyOutcome::Removed)
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+    fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         Ok(self.get_versioned(key)?.map(|(value, _)| value))
     }
 
-    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+    fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         self.step();
         let image = self.image.lock();
-        Ok(image.entries.get(key).map(|(value, version)| (Value::from(value.as_slice()), *version)))
+        Ok(image.entries.get(key.as_ref()).map(|(value, version)| (Value::from(value.as_slice()), *version)))
     }
 
-    fn get_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Value)>> {
+    fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
+        let prefix = prefix.as_ref();
         let mut found = self.scan(Bound::Included(prefix), Bound::Unbounded, usize::MAX)?;
         found.retain(|(key, _)| key.starts_with(prefix));
         Ok(found)

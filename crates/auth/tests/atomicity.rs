@@ -1,0 +1,285 @@
+//! Every multi-record change is one commit: at every commit boundary (every point where a crash
+//! can leave the store), and under thousands of thread schedules, the records fit together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hightower_auth::{AuditVerdict, Error, Login};
+use parking_lot::{Condvar, Mutex};
+use support::{HandClock, Image, MemEngine, OTHER, PASSWORD, Service, service_on};
+
+mod support;
+
+const USERS: &[u8] = b"\0auth/u/";
+const NAMES: &[u8] = b"\0auth/n/";
+const KEYS: &[u8] = b"\0auth/k/";
+const KEY_INDEX: &[u8] = b"\0auth/K/";
+const SESSIONS: &[u8] = b"\0auth/s/";
+const SESSION_INDEX: &[u8] = b"\0auth/S/";
+
+fn under<'i>(image: &'i Image, prefix: &'i [u8]) -> impl Iterator<Item = &'i [u8]> {
+    image.entries.keys().filter_map(move |key| key.strip_prefix(prefix))
+}
+
+/// No user without a name or name without a user, no key or session without its owner and index
+/// entry, nor the other way round; every record authentic; the audit trail whole.
+fn check(image: &Image) {
+    if image.entries.is_empty() {
+        return;
+    }
+    let auth = service_on(MemEngine::with_image(image.clone()), &HandClock::new());
+    let has = |prefix: &[u8], rest: &[u8]| image.entries.contains_key(&[prefix, rest].concat());
+    let mut users = 0;
+    for user in auth.list_users(None, 1000).unwrap() {
+        users += 1;
+        let found = auth.find_user(&user.username).unwrap().expect("a user without a name");
+        assert_eq!(found.user_id, user.user_id);
+        for key in auth.list_api_keys(&user.user_id).unwrap() {
+            assert_eq!(key.owner_id, user.user_id);
+        }
+    }
+    assert_eq!(under(image, USERS).count(), users + 1);
+    assert_eq!(under(image, NAMES).count(), users + 1, "a name without a user, or two of one user");
+    assert_eq!(under(image, KEYS).count(), under(image, KEY_INDEX).count());
+    for entry in under(image, KEY_INDEX) {
+        assert!(has(USERS, &entry[..16]) && has(KEYS, &entry[16..]), "an orphaned API key");
+    }
+    assert_eq!(under(image, SESSIONS).count(), under(image, SESSION_INDEX).count());
+    for entry in under(image, SESSION_INDEX) {
+        assert!(has(USERS, &entry[..16]), "an orphaned session");
+    }
+    assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
+}
+
+fn tolerate<T>(outcome: Result<T, Error>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(Error::Conflict(_) | Error::NotFound(_)) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A small random generator with a seed: xorshift64*.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+}
+
+fn random_change(auth: &Service, dice: &mut Dice) {
+    let name = format!("user{}", dice.roll(3));
+    let user = auth.find_user(&name).unwrap();
+    let Some(user) = user else {
+        tolerate(auth.create_user(&name, PASSWORD));
+        return;
+    };
+    let id = &user.user_id;
+    match dice.roll(12) {
+        0 => drop(tolerate(auth.delete_user(id))),
+        1 => drop(tolerate(auth.rename_user(id, &format!("user{}", dice.roll(3))))),
+        2 | 3 => drop(tolerate(auth.create_api_key(id, None))),
+        4 | 5 => drop(auth.login(&name, PASSWORD).unwrap()),
+        6 => drop(tolerate(auth.change_password(&name, PASSWORD, OTHER))),
+        7 => drop(tolerate(auth.reset_password(id, PASSWORD))),
+        8 => drop(tolerate(auth.disable_user(id))),
+        9 => drop(tolerate(auth.enable_user(id))),
+        10 => {
+            if let Some(key) = tolerate(auth.list_api_keys(id)).and_then(|keys| keys.first().cloned()) {
+                tolerate(auth.revoke_api_key(&key.key_id));
+            }
+        }
+        _ => drop(tolerate(auth.revoke_all_sessions(id))),
+    }
+}
+
+#[test]
+fn every_commit_boundary_is_consistent() {
+    for seed in 1..=4 {
+        let engine = MemEngine::new();
+        *engine.history.lock() = Some(Vec::new());
+        let auth = service_on(Arc::clone(&engine), &HandClock::new());
+        let mut dice = Dice(seed);
+        (0..60).for_each(|_| random_change(&auth, &mut dice));
+        let history = engine.history.lock().take().unwrap();
+        assert!(history.len() > 40);
+        history.iter().for_each(check);
+    }
+}
+
+#[test]
+fn the_checker_sees_planted_faults() {
+    let engine = MemEngine::new();
+    let auth = service_on(Arc::clone(&engine), &HandClock::new());
+    let user = auth.create_user("alice", PASSWORD).unwrap();
+    auth.create_api_key(&user.user_id, None).unwrap();
+    auth.login("alice", PASSWORD).unwrap();
+    check(&engine.image());
+    for prefix in [USERS, NAMES, KEYS, KEY_INDEX, SESSIONS, SESSION_INDEX, b"\0auth/a/"] {
+        let mut image = engine.image();
+        let victim = image.entries.keys().rfind(|key| key.starts_with(prefix)).unwrap().clone();
+        image.entries.remove(&victim);
+        let outcome = std::panic::catch_unwind(|| check(&image));
+        assert!(outcome.is_err(), "{} removed unnoticed", victim.escape_ascii());
+    }
+}
+
+/// Lets one thread at a time take one engine step, chosen by a seed.
+struct Scheduler {
+    state: Mutex<Turns>,
+    moved: Condvar,
+}
+
+struct Turns {
+    dice: Dice,
+    alive: Vec<bool>,
+    /// Threads that have arrived at a step; a turn is given when all that live have.
+    waiting: Vec<bool>,
+    turn: Option<usize>,
+}
+
+thread_local! {
+    static THREAD: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(None) };
+}
+
+impl Scheduler {
+    fn new(threads: usize, seed: u64) -> Arc<Self> {
+        let turns = Turns { dice: Dice(seed), alive: vec![true; threads], waiting: vec![false; threads], turn: None };
+        Arc::new(Self { state: Mutex::new(turns), moved: Condvar::new() })
+    }
+
+    fn deal(turns: &mut Turns) {
+        let ready = turns.alive.iter().zip(&turns.waiting).all(|(alive, waiting)| !alive || *waiting);
+        let living: Vec<usize> = (0..turns.alive.len()).filter(|&thread| turns.alive[thread]).collect();
+        if ready && turns.turn.is_none() && !living.is_empty() {
+            let chosen = turns.dice.roll(living.len() as u64);
+            turns.turn = Some(living[usize::try_from(chosen).unwrap()]);
+        }
+    }
+
+    fn step(&self) {
+        let Some(thread) = THREAD.get() else { return };
+        let mut turns = self.state.lock();
+        turns.waiting[thread] = true;
+        Self::deal(&mut turns);
+        self.moved.notify_all();
+        while turns.turn != Some(thread) {
+            self.moved.wait(&mut turns);
+        }
+        turns.turn = None;
+        turns.waiting[thread] = false;
+    }
+
+    fn finish(&self, thread: usize) {
+        let mut turns = self.state.lock();
+        turns.alive[thread] = false;
+        Self::deal(&mut turns);
+        self.moved.notify_all();
+    }
+}
+
+/// Runs the jobs under one schedule, on a store that `prepare` has filled.
+fn explore(seed: u64, prepare: impl Fn(&Service), jobs: &[&(dyn Fn(&Service) + Sync)]) -> (Service, Image) {
+    let scheduler = Scheduler::new(jobs.len(), seed);
+    let hook = Arc::clone(&scheduler);
+    let engine = Arc::new(MemEngine { hook: Some(Box::new(move || hook.step())), ..MemEngine::default() });
+    let auth = service_on(Arc::clone(&engine), &HandClock::new());
+    auth.prepare().unwrap();
+    prepare(&auth);
+    std::thread::scope(|scope| {
+        for (thread, job) in jobs.iter().enumerate() {
+            let (auth, scheduler) = (auth.clone(), &scheduler);
+            scope.spawn(move || {
+                THREAD.set(Some(thread));
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&auth)));
+                THREAD.set(None);
+                scheduler.finish(thread);
+                outcome.unwrap();
+            });
+        }
+    });
+    let image = engine.image();
+    (auth, image)
+}
+
+fn schedules() -> u64 {
+    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(150, |cases: u64| cases / 20)
+}
+
+#[test]
+fn one_name_is_given_once() {
+    for seed in 1..=schedules() {
+        let made = AtomicU64::new(0);
+        let create = |auth: &Service| {
+            made.fetch_add(u64::from(tolerate(auth.create_user("Same", PASSWORD)).is_some()), Ordering::SeqCst);
+        };
+        let (_, image) = explore(seed, |_| {}, &[&create, &create, &create]);
+        assert_eq!(made.load(Ordering::SeqCst), 1, "schedule {seed}");
+        check(&image);
+    }
+}
+
+#[test]
+fn a_changed_password_is_never_reverted() {
+    for seed in 1..=schedules() {
+        let prepare = |auth: &Service| drop(auth.create_user("alice", PASSWORD).unwrap());
+        let change = |auth: &Service| assert!(auth.change_password("alice", PASSWORD, OTHER).unwrap());
+        let check_old = |auth: &Service| drop(auth.verify_password("alice", PASSWORD).unwrap());
+        let login_old = |auth: &Service| drop(auth.login("alice", PASSWORD).unwrap());
+        let (auth, image) = explore(seed, prepare, &[&change, &check_old, &login_old]);
+        let user = auth.find_user("alice").unwrap().unwrap();
+        assert!(auth.list_sessions(&user.user_id).unwrap().is_empty(), "schedule {seed}: a session by the old password");
+        assert!(!auth.verify_password("alice", PASSWORD).unwrap(), "schedule {seed}");
+        assert!(auth.verify_password("alice", OTHER).unwrap());
+        check(&image);
+    }
+}
+
+#[test]
+fn a_revoked_key_is_never_revived() {
+    for seed in 1..=schedules() {
+        let token = Mutex::new(None);
+        let prepare = |auth: &Service| {
+            let user = auth.create_user("alice", PASSWORD).unwrap();
+            *token.lock() = Some(auth.create_api_key(&user.user_id, None).unwrap());
+        };
+        let use_it = |auth: &Service| {
+            let (_, token) = token.lock().clone().unwrap();
+            let before = auth.authenticate_api_key(&token).unwrap().is_some();
+            let after = auth.authenticate_api_key(&token).unwrap().is_some();
+            assert!(before || !after, "revived");
+        };
+        let revoke = |auth: &Service| {
+            let (record, token) = token.lock().clone().unwrap();
+            assert!(auth.revoke_api_key(&record.key_id).unwrap());
+            assert!(auth.authenticate_api_key(&token).unwrap().is_none());
+        };
+        let rotate = |auth: &Service| drop(tolerate(auth.rotate_api_key(&token.lock().clone().unwrap().0.key_id, 5)));
+        let (auth, image) = explore(seed, prepare, &[&use_it, &revoke, &rotate, &use_it]);
+        let (record, _) = token.lock().clone().unwrap();
+        assert!(auth.get_api_key(&record.key_id).unwrap().is_none(), "schedule {seed}");
+        check(&image);
+    }
+}
+
+#[test]
+fn a_deleted_user_leaves_nothing() {
+    for seed in 1..=schedules() {
+        let prepare = |auth: &Service| drop(auth.create_user("alice", PASSWORD).unwrap());
+        let user = |auth: &Service| auth.find_user("alice").unwrap();
+        let delete = |auth: &Service| drop(user(auth).map(|user| auth.delete_user(&user.user_id).unwrap()));
+        let key = |auth: &Service| drop(user(auth).map(|user| tolerate(auth.create_api_key(&user.user_id, None))));
+        let login = |auth: &Service| {
+            if let Login::Accepted { token, .. } = auth.login("alice", PASSWORD).unwrap() {
+                tolerate(auth.authenticate_session(&token));
+            }
+        };
+        let rename = |auth: &Service| drop(user(auth).map(|user| tolerate(auth.rename_user(&user.user_id, "bob"))));
+        let (_, image) = explore(seed, prepare, &[&delete, &key, &login, &rename]);
+        check(&image);
+    }
+}

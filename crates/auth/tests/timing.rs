@@ -1,0 +1,99 @@
+//! An unknown user costs the same time as a wrong password (Welch's t-test), and hashing at once
+//! takes bounded memory. Run with `HIGHTOWER_TEST_TIMING=1` on a quiet machine: timing on a busy one
+//! says nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hightower_auth::{AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthOptions, AuthService};
+use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, no_delays, options};
+
+mod support;
+
+fn wanted() -> bool {
+    std::env::var_os("HIGHTOWER_TEST_TIMING").is_some()
+}
+
+fn service_with(hasher: Argon2SecretHasher) -> Service {
+    let clock = HandClock::new();
+    let options = AuthOptions { guess_policy: no_delays(), ..options(&clock) };
+    AuthService::with_options(MemEngine::new(), hasher, Arc::new(AesGcmEncryptor::new([7; 32])), options).unwrap()
+}
+
+fn time(auth: &Service, username: &str) -> f64 {
+    let start = Instant::now();
+    assert!(!auth.verify_password(username, OTHER).unwrap());
+    start.elapsed().as_secs_f64()
+}
+
+fn mean_and_variance(samples: &[f64]) -> (f64, f64) {
+    let mean = samples.iter().sum::<f64>() / samples.len() as f64;
+    (mean, samples.iter().map(|sample| (sample - mean).powi(2)).sum::<f64>() / (samples.len() - 1) as f64)
+}
+
+fn compare(auth: &Service, one: &str, other: &str, pairs: usize) {
+    let mut samples = [Vec::new(), Vec::new()];
+    for n in 0..pairs + pairs / 10 {
+        // Alternate which comes first, so that neither always follows the other.
+        let order = if n % 2 == 0 { [0, 1] } else { [1, 0] };
+        for which in order {
+            let seconds = time(auth, [one, other][which]);
+            if n >= pairs / 10 {
+                samples[which].push(seconds);
+            }
+        }
+    }
+    let medians = samples.each_mut().map(|samples| {
+        samples.sort_by(f64::total_cmp);
+        samples[samples.len() / 2]
+    });
+    // Preemptions are outliers of both; compare the fastest 90 %.
+    let [(m1, v1), (m2, v2)] = samples.each_ref().map(|samples| mean_and_variance(&samples[..samples.len() * 9 / 10]));
+    let t = (m1 - m2) / ((v1 + v2) / (pairs as f64 * 0.9)).sqrt();
+    println!("{one} / {other}: medians {:.2} / {:.2} us, t = {t:.2}, {pairs} pairs", medians[0] * 1e6, medians[1] * 1e6);
+    assert!((medians[0] / medians[1] - 1.0).abs() < 0.05);
+    assert!(t.abs() < 4.5, "t = {t}");
+}
+
+#[test]
+fn unknown_and_disabled_users_take_as_long_as_a_wrong_password() {
+    if !wanted() {
+        return;
+    }
+    let cheap = service_with(Argon2SecretHasher::with_params(Argon2Params::insecure(64, 1, 1).unwrap()));
+    let default = service_with(Argon2SecretHasher::new());
+    for (auth, pairs) in [(&cheap, 5000), (&default, 300)] {
+        auth.create_user("alice", PASSWORD).unwrap();
+        let off = auth.create_user("disab", PASSWORD).unwrap();
+        auth.disable_user(&off.user_id).unwrap();
+        compare(auth, "alice", "nobdy", pairs);
+        compare(auth, "alice", "disab", pairs);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn sixty_four_logins_take_the_memory_of_two_hashes() {
+    if !wanted() {
+        return;
+    }
+    const MEMORY_KIB: u64 = 64 * 1024;
+    let params = Argon2Params::insecure(u32::try_from(MEMORY_KIB).unwrap(), 1, 1).unwrap();
+    let auth = service_with(Argon2SecretHasher::with_params(params).concurrency(2));
+    auth.create_user("alice", PASSWORD).unwrap();
+    std::fs::write("/proc/self/clear_refs", "5").unwrap(); // reset the peak
+    let before = status_kib("VmHWM:");
+    std::thread::scope(|scope| {
+        (0..64).for_each(|_| drop(scope.spawn(|| assert!(!auth.verify_password("alice", OTHER).unwrap()))));
+    });
+    let grown = status_kib("VmHWM:") - before;
+    println!("peak grew by {grown} KiB, one hash takes {MEMORY_KIB} KiB");
+    assert!(grown <= 3 * MEMORY_KIB);
+    assert!(grown >= MEMORY_KIB, "the hashes must show");
+}
+
+fn status_kib(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
