@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 use crate::failure::{Exit, Failure};
 use crate::notation;
 use crate::session::Session;
-use crate::verbs::{bench, check, completions, delete, demo, export, get, import, man, prefix, put, scan, segments, shell, stats};
+use crate::verbs::{
+    bench, check, completions, delete, demo, export, get, import, man, prefix, put, scan, segments, shell, stats,
+};
 
 const LONG_ABOUT: &str = "\
 Hightower KV keeps keys and values in a directory: an ordered, crash-safe, log-structured store without a server. \
@@ -27,9 +29,8 @@ First steps:
 
 The store:
   --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower.
-  Verbs that only read never create or change anything, and work while another process has the
-  store open; they see what was written up to the moment they opened it. Verbs that write need
-  the store for themselves.
+  Verbs that only read never create or change anything. Any number of processes may read a store
+  at the same time, or one may write to it; whoever comes in between is refused at once.
 
 Keys and values:
   Any bytes. Plain text stands for itself: UTF-8 without control characters that does not start
@@ -56,7 +57,14 @@ Exit codes:
 #[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs", arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// The directory of the store
-    #[arg(long, global = true, value_name = "DIR", env = "HTKV_DATA_DIR", default_value = ".hightower", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "HTKV_DATA_DIR",
+        default_value = ".hightower",
+        hide_env_values = true
+    )]
     pub(crate) data_dir: PathBuf,
 
     /// Print JSON for programs
@@ -138,7 +146,9 @@ impl Text {
     }
 
     fn parse(argument: &OsStr) -> Result<Self, String> {
-        notation::parse(argument.as_encoded_bytes()).map(|bytes| Self(bytes.into_owned())).map_err(|bad| bad.to_string())
+        notation::parse(argument.as_encoded_bytes())
+            .map(|bytes| Self(bytes.into_owned()))
+            .map_err(|bad| bad.to_string())
     }
 }
 

@@ -29,10 +29,7 @@ pub(crate) enum Failure {
     /// The arguments, or a file that they name, are not what the verb can work with.
     Usage(String),
     /// A file other than the store's could not be read or written.
-    File {
-        action: String,
-        source: io::Error,
-    },
+    File { action: String, source: io::Error },
     /// The store refused.
     Store(Error),
     /// Ctrl-C, or a signal that asks for the same.

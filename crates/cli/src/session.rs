@@ -29,13 +29,14 @@ impl Session {
         Self { data_dir: self.data_dir.clone(), screen: self.screen, shared: Some(Arc::clone(&store.engine)) }
     }
 
-    pub(crate) fn data_dir(&self) -> &Path {
-        &self.data_dir
+    /// The same store, with answers for programs.
+    pub(crate) fn for_programs(&self) -> Self {
+        let (data_dir, shared) = (self.data_dir.clone(), self.shared.clone());
+        Self { data_dir, screen: Screen::new(true), shared }
     }
 
-    /// Whether this is a shell's session.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.shared.is_some()
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// The store, to read from. Creates and changes nothing.

@@ -15,6 +15,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A count of something that is counted by adding an s.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// A number of bytes in decimal units, three digits or so.
 pub(crate) fn bytes(number: u64) -> String {
     let mut rest = number as f64;
@@ -75,7 +80,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, count, duration, parse_duration, per_second};
+    use super::{bytes, count, counted, duration, parse_duration, per_second};
     use std::time::Duration;
 
     #[test]
@@ -89,6 +94,7 @@ mod tests {
             ["0 ns", "999 ns", "1.00 us", "12.5 ms", "100 s"],
             [0, 999, 1000, 12_500_000, 100_000_000_000].map(|n| duration(Duration::from_nanos(n)))[..]
         );
+        assert_eq!([counted(1, "key"), counted(2000, "key")], ["1 key", "2,000 keys"]);
         assert_eq!(per_second(500, Duration::from_millis(250)), 2000);
         assert!(per_second(1, Duration::ZERO) >= 1_000_000_000);
     }

@@ -89,7 +89,8 @@ fn numbers() {
     tool.ok(["put", "k", "v"]);
     tool.ok(["put", "k", "w"]);
     let stats = tool.run(["--json", "stats"]).json();
-    assert_eq!((&stats["keys"], &stats["latest_seq"], &stats["durable_seq"]), (&json!(1), &json!(2), &json!(2)));
+    assert_eq!((&stats["keys"], &stats["latest_seq"]), (&json!(1), &stats["durable_seq"]));
+    assert!(stats["latest_seq"].as_u64() >= Some(2));
     assert!(stats["dead_bytes"].as_u64() > Some(0) && stats["poisoned"].is_null());
     assert!(tool.ok(["stats"]).starts_with("keys        1\n"));
     let segments = tool.ok(["--json", "segments"]);
@@ -100,7 +101,7 @@ fn numbers() {
     assert_eq!(live, 1);
     assert!(tool.ok(["segments"]).contains("live records"));
     assert_eq!(tool.ok(["--json", "check"]), "{\"keys_read\":1,\"value_bytes_read\":1,\"damage\":[]}\n");
-    assert_eq!(tool.ok(["check"]), "no damage: 1 keys, 1 B of values read\n");
+    assert_eq!(tool.ok(["check"]), "no damage: 1 key, 1 B of values read\n");
 }
 
 #[test]
@@ -159,7 +160,11 @@ fn wrong_usage() {
         &["export", "-o", "no/such/dir/file"],
     ] {
         let ended = tool.run(arguments);
-        assert!(ended.code == Some(2) || arguments[0] == "export" && ended.code == Some(3), "{arguments:?}: {:?}", ended.code);
+        assert!(
+            ended.code == Some(2) || arguments[0] == "export" && ended.code == Some(3),
+            "{arguments:?}: {:?}",
+            ended.code
+        );
         assert!(!ended.err.is_empty());
     }
 }
@@ -186,6 +191,9 @@ fn the_shell_runs_lines() {
     let tool = Tool::new();
     let script = b"put pods/web-0 'two words' # comment\n\nget pods/web-0\nprefix pods/ --keys-only\nexit\nget never\n";
     assert_eq!(tool.run_with_input(["shell"], script).ok(), "put pods/web-0 (9 B)\ntwo words\npods/web-0\n");
+    assert_eq!(tool.run_with_input(["shell"], b"prefix pods/ --count --json").ok(), "{\"count\":1}\n");
+    assert!(tool.run_with_input(["shell"], b"help").ok().contains("VERB [ARGUMENTS]"));
+    assert!(tool.run_with_input(["shell"], b"help put").ok().contains("--if <CONDITION>"));
     tool.run_with_input(["shell"], b"get nobody\nput k v\n").fails(1, "nobody has no value");
     tool.run_with_input(["shell"], b"frobnicate\n").fails(2, "frobnicate");
     tool.run_with_input(["shell"], b"put k 'open\n").fails(2, "missing at the end");
@@ -200,7 +208,8 @@ fn bench_measures_and_cleans_up() {
     std::fs::create_dir(&dir).unwrap();
     let arguments = ["--json", "bench", "--keys", "500", "--dir", "bench"];
     let answer = tool.run(arguments).json();
-    let names: Vec<_> = answer["results"].as_array().unwrap().iter().map(|row| row["operation"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        answer["results"].as_array().unwrap().iter().map(|row| row["operation"].as_str().unwrap()).collect();
     assert_eq!(names[0], "put");
     assert_eq!(names.len(), 7);
     assert!(answer["results"].as_array().unwrap().iter().all(|row| row["per_second"].as_u64() > Some(0)));

@@ -101,7 +101,6 @@ fn through_the_trait_again(engine: &impl KvEngine) -> Result<usize> {
 fn the_model_applies_commands() {
     let mut state = KvState::new();
     let set = Command::Set { key: b"k".to_vec(), value: b"v".to_vec(), version: 1, timestamp: 0 };
-    assert_eq!(state.evaluate(&set), ApplyOutcome::Applied);
     assert_eq!(state.apply(&set), ApplyOutcome::Applied);
     assert_eq!(state.apply(&set), ApplyOutcome::IgnoredStale);
 }

@@ -10,7 +10,7 @@ use crate::progress::{Progress, STEP_RECORDS};
 use crate::records::Bytes;
 use crate::screen::{BAD, GOOD, styled};
 use crate::session::{Session, Store};
-use crate::units::{bytes, count};
+use crate::units::{bytes, counted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,11 +79,11 @@ impl Answer {
     }
 
     fn describe(&self) -> String {
-        let read = format!("{} keys, {} of values read", count(self.keys_read), bytes(self.value_bytes_read));
+        let read = format!("{}, {} of values read", counted(self.keys_read, "key"), bytes(self.value_bytes_read));
         if self.damage.is_empty() {
             return format!("{}: {read}", styled(GOOD, "no damage"));
         }
-        let mut lines = vec![format!("{}: {read}", styled(BAD, format!("{} damaged", self.damage.len())))];
+        let mut lines = vec![format!("{}: {read}", styled(BAD, counted(self.damage.len() as u64, "damaged place")))];
         lines.extend(self.damage.iter().map(|damage| match &damage.key {
             Some(Bytes(key)) => format!("  {}: {}", show(key), damage.message),
             None => format!("  {}", damage.message),

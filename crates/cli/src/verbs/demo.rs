@@ -78,7 +78,8 @@ impl Args {
         screen.tell(&format!("{} in {}\n", styled(BOLD, "Hightower KV"), dir.display()))?;
         let imported = Store::open(StoreConfig::at(dir))?.finish(|store| show_reads(screen, store))?;
         interrupt::check()?;
-        screen.tell(&format!("{} a child process puts keys, and tells over a pipe which puts have returned", step(4)))?;
+        screen
+            .tell(&format!("{} a child process puts keys, and tells over a pipe which puts have returned", step(4)))?;
         let acknowledged = acks::write_and_kill(dir, self.write_for)?;
         screen.tell(&format!(
             "  killed with SIGKILL in mid-stream after {}: {} puts acknowledged, {} per second",

@@ -79,8 +79,8 @@ impl Args {
         drop(progress);
         let elapsed = started.elapsed();
         session.screen.answer(&Exported { records, elapsed_ms: elapsed.as_millis() }, || {
-            let (records, elapsed) = (units::count(records), units::duration(elapsed));
-            format!("exported {records} records to {} in {elapsed}", path.display())
+            let (records, elapsed) = (units::counted(records, "record"), units::duration(elapsed));
+            format!("exported {records} to {} in {elapsed}", path.display())
         })?;
         Ok(Exit::Done)
     }
@@ -129,7 +129,10 @@ impl Target {
     fn staged(path: &Path) -> io::Result<Self> {
         let dir = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // Created as any other file would be, so that its permissions are what the user's umask says.
-        let file = tempfile::Builder::new().prefix(".htkvctl-").suffix(".partial").make_in(dir, |path| File::create_new(path))?;
+        let file = tempfile::Builder::new()
+            .prefix(".htkvctl-")
+            .suffix(".partial")
+            .make_in(dir, |path| File::create_new(path))?;
         Ok(Self::Staged(BufWriter::with_capacity(256 * 1024, file)))
     }
 

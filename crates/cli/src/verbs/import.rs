@@ -82,8 +82,8 @@ impl Args {
 fn tell(screen: Screen, imported: &Imported) -> Result<(), Failure> {
     screen.answer(imported, || {
         format!(
-            "imported {} records ({}) in {}, {} per second",
-            units::count(imported.records),
+            "imported {} ({}) in {}, {} per second",
+            units::counted(imported.records, "record"),
             units::bytes(imported.bytes_read),
             units::duration(imported.elapsed),
             units::count(units::per_second(imported.records, imported.elapsed)),
@@ -160,7 +160,9 @@ fn malformed(name: &str, number: u64, problem: &dyn std::fmt::Display) -> Failur
 /// Says how much was imported all the same.
 fn with_count(failure: Failure, records: u64) -> Failure {
     match failure {
-        Failure::Usage(text) => Failure::Usage(format!("{text}; the {} records before it are imported", units::count(records))),
+        Failure::Usage(text) => {
+            Failure::Usage(format!("{text}; imported before it: {}", units::counted(records, "record")))
+        }
         other => other,
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
@@ -18,13 +18,13 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::screen::{BOLD, DIM, Screen, styled};
 use crate::session::{Session, Store};
-use crate::units::count;
+use crate::units::counted;
 use crate::verbs::shell::complete::Completion;
 
 const EXAMPLES: &str = "\
 Examples:
   htkvctl shell
-  htkvctl shell --read-only         look at a store that another process has open
+  htkvctl shell --read-only         for looking only; others may read the store meanwhile
   htkvctl shell < script            one verb per line; stops at the first that fails, with its exit code
 
 In the shell:
@@ -39,16 +39,26 @@ A line that starts with a space is not remembered in the history.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Open for reading only; works beside a process that writes
+    /// Open for reading only; others may read the store meanwhile
     #[arg(long)]
     read_only: bool,
 }
 
 /// A line of the shell.
 #[derive(Debug, Parser)]
-#[command(multicall = true, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+#[command(no_binary_name = true, name = "", subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 #[command(override_usage = "VERB [ARGUMENTS]", after_help = "`help VERB` has examples; `exit` or Ctrl-D ends.")]
-enum Line {
+struct Line {
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    verb: LineVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum LineVerb {
     #[command(flatten)]
     Store(StoreVerb),
     /// End the shell
@@ -124,7 +134,7 @@ fn save(editor: &mut Editor<Completion<'_>, FileHistory>, path: &Path, screen: S
 }
 
 fn greet(session: &Session, store: &Store) -> Result<(), Failure> {
-    let what = format!("{} keys in {}", count(store.len() as u64), session.data_dir().display());
+    let what = format!("{} in {}", counted(store.len() as u64, "key"), session.data_dir().display());
     session.screen.tell(&format!("{}: {what}. {}", styled(BOLD, "Hightower KV"), styled(DIM, "help, Tab, Ctrl-D")))
 }
 
@@ -135,8 +145,9 @@ fn run_line(session: &Session, line: &str) -> Result<(Step, Exit), Failure> {
         return Ok((Step::Next, Exit::Done));
     }
     match Line::try_parse_from(words) {
-        Ok(Line::Exit) => Ok((Step::End, Exit::Done)),
-        Ok(Line::Store(verb)) => Ok((Step::Next, verb.run(session)?)),
+        Ok(Line { verb: LineVerb::Exit, .. }) => Ok((Step::End, Exit::Done)),
+        Ok(Line { json: true, verb: LineVerb::Store(verb) }) => Ok((Step::Next, verb.run(&session.for_programs())?)),
+        Ok(Line { verb: LineVerb::Store(verb), .. }) => Ok((Step::Next, verb.run(session)?)),
         Err(help) if !help.use_stderr() => {
             session.screen.say(help.render().ansi().to_string().trim_end())?;
             Ok((Step::Next, Exit::Done))

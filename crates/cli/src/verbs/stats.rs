@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hightower_kv::{AppendPath, Stats};
+use hightower_kv::{AppendPath, ErrorKind, Stats};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -21,13 +21,15 @@ Examples:
   htkvctl stats --every 1s             until Ctrl-C, with what has changed per second
   htkvctl stats --every 5s --json      one object per line
 
-The store may be open in another process meanwhile: each look opens it for reading, which takes as long as any open.
+With --every, each look opens the store for reading and closes it again; while another process writes to it, the look
+says so and the next one comes all the same. In the shell, whose store stays open, a look costs nothing.
 
 What the numbers are:
   live, dead   bytes of records that are the latest of their key, and of those that compaction can free
   index        memory that the keys take while the store is open
   disk         what the store's segments take on disk, room that is kept free for new records included
-  seq          commits so far; durable: up to which of them power loss can take nothing";
+  seq          the number of the latest commit, rising but not without gaps; durable: up to which commit
+               power loss can take nothing";
 
 /// Show the store in numbers
 #[derive(Debug, clap::Args)]
@@ -67,9 +69,19 @@ impl Args {
         };
         let mut before: Option<(Instant, Answer)> = None;
         loop {
-            let (now, answer) = (Instant::now(), look(session)?);
-            session.screen.answer(&answer, || answer.line(before.as_ref().map(|(then, old)| (now - *then, old))))?;
-            before = Some((now, answer));
+            let now = Instant::now();
+            match look(session) {
+                Ok(answer) => {
+                    session
+                        .screen
+                        .answer(&answer, || answer.line(before.as_ref().map(|(then, old)| (now - *then, old))))?;
+                    before = Some((now, answer));
+                }
+                Err(Failure::Store(error)) if error.kind() == ErrorKind::Locked => {
+                    session.screen.failure(&Failure::Store(error));
+                }
+                Err(other) => return Err(other),
+            }
             nap_until(now + every)?;
         }
     }
@@ -145,7 +157,10 @@ impl Answer {
         );
         let Some((elapsed, old)) = before else { return numbers };
         let commits = units::per_second(self.latest_seq.saturating_sub(old.latest_seq), elapsed);
-        let grown = units::per_second((self.live_bytes + self.dead_bytes).saturating_sub(old.live_bytes + old.dead_bytes), elapsed);
+        let grown = units::per_second(
+            (self.live_bytes + self.dead_bytes).saturating_sub(old.live_bytes + old.dead_bytes),
+            elapsed,
+        );
         format!("{numbers}  {} commits/s  {}/s", count(commits), bytes(grown))
     }
 }

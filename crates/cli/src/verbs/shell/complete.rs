@@ -39,12 +39,15 @@ impl Completer for Completion<'_> {
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
         let typed = &line[..pos];
-        let start = typed.rfind(char::is_whitespace).map_or(0, |at| at + typed[at..].chars().next().map_or(1, char::len_utf8));
+        let start =
+            typed.rfind(char::is_whitespace).map_or(0, |at| at + typed[at..].chars().next().map_or(1, char::len_utf8));
         let word = &typed[start..];
         let before = typed[..start].trim();
         let candidates = match before.split_whitespace().next() {
             None | Some("help") => self.verbs.iter().filter(|verb| verb.starts_with(word)).cloned().collect(),
-            Some("put" | "get" | "delete" | "prefix" | "scan") => steps(word.as_bytes(), |bounds| self.store.range::<&[u8]>(bounds)),
+            Some("put" | "get" | "delete" | "prefix" | "scan") => {
+                steps(word.as_bytes(), |bounds| self.store.range::<&[u8]>(bounds))
+            }
             Some(_) => Vec::new(),
         };
         Ok((start, candidates))
@@ -65,7 +68,8 @@ fn steps(typed: &[u8], range: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Range) ->
             Some(at) => &entry.key()[..=typed.len() + at],
             None => entry.key(),
         };
-        let needs_quotes = |text: &&str| text.contains(|letter: char| letter.is_whitespace() || "'\"#".contains(letter));
+        let needs_quotes =
+            |text: &&str| text.contains(|letter: char| letter.is_whitespace() || "'\"#".contains(letter));
         found.extend(plain(step).filter(|text| !needs_quotes(text)).map(str::to_owned));
         from = behind(step);
     }

@@ -85,7 +85,8 @@ impl Ended {
 
     /// The one JSON object on standard output.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.out).unwrap_or_else(|bad| panic!("{bad}: {:?}", String::from_utf8_lossy(&self.out)))
+        serde_json::from_slice(&self.out)
+            .unwrap_or_else(|bad| panic!("{bad}: {:?}", String::from_utf8_lossy(&self.out)))
     }
 }
 
@@ -101,7 +102,11 @@ pub fn generated(records: u32) -> Vec<u8> {
     let mut text = Vec::new();
     for number in 0..records {
         let mixed = number.wrapping_mul(2_654_435_761);
-        let line = format!("pkg/{:02}/{mixed:08x}\t{{\"n\":{number},\"quote\":\"\\\"a\\\\b\\\" Málaga\",\"pad\":\"{:060}\"}}\n", mixed % 50, mixed);
+        let line = format!(
+            "pkg/{:02}/{mixed:08x}\t{{\"n\":{number},\"quote\":\"\\\"a\\\\b\\\" Málaga\",\"pad\":\"{:060}\"}}\n",
+            mixed % 50,
+            mixed
+        );
         text.extend_from_slice(line.as_bytes());
     }
     text
@@ -109,7 +114,11 @@ pub fn generated(records: u32) -> Vec<u8> {
 
 /// The files of a directory, with their contents.
 pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
     files.sort();
     files
 }
