@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p hightower-kv --example basic_kv`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use hightower_kv::{ApplyOutcome, Batch, BatchOutcome, Expect, Result, SingleNodeEngine, StoreConfig};
 
 fn main() -> Result<()> {

@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p hightower-kv --example prefix_queries`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::ops::ControlFlow;
 
 use hightower_kv::{Batch, Result, SingleNodeEngine, StoreConfig};

@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p hightower-kv --example snapshot_reads`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::sync::Arc;
 use std::thread;
 

@@ -1,5 +1,7 @@
 //! Code as it was written for hightower-kv 0.1: it compiles and does the same.
 
+#![allow(clippy::field_reassign_with_default, clippy::unnecessary_to_owned, reason = "that is how it was written")]
+
 use std::time::Duration;
 
 use hightower_kv::engine::SnapshotEngine;

@@ -64,7 +64,7 @@ fn verify(session: &Session, store: &Store, answer: &mut Answer) -> Result<(), F
             Err(error) => return Err(error.into()),
         }
         answer.keys_read += 1;
-        if answer.keys_read % STEP_RECORDS == 0 {
+        if answer.keys_read.is_multiple_of(STEP_RECORDS) {
             progress.set(answer.keys_read);
             interrupt::check()?;
         }

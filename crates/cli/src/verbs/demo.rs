@@ -128,7 +128,7 @@ fn verify(screen: Screen, dir: &Path, imported: Imported, acknowledged: &Acknowl
         let mut found = 0;
         for number in 1..=acknowledged.last {
             found += u64::from(store.get(writer::key(number))?.as_deref() == Some(&writer::value(number)[..]));
-            if number % 4096 == 0 {
+            if number.is_multiple_of(4096) {
                 interrupt::check()?;
             }
         }

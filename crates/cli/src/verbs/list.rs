@@ -101,7 +101,7 @@ pub(crate) fn write_pairs(
     range.for_each_pair(|key, value| {
         let step = format.write(out, key, value).map_err(Failure::from).and_then(|()| {
             written += 1;
-            if written % STEP_RECORDS == 0 {
+            if written.is_multiple_of(STEP_RECORDS) {
                 progress.set(written);
             }
             check_now_and_then(written)
@@ -119,5 +119,5 @@ pub(crate) fn write_pairs(
 }
 
 fn check_now_and_then(done: u64) -> Result<(), Failure> {
-    if done % STEP_RECORDS == 0 { interrupt::check() } else { Ok(()) }
+    if done.is_multiple_of(STEP_RECORDS) { interrupt::check() } else { Ok(()) }
 }

@@ -1,6 +1,7 @@
 //! Runs the tool as a user does, on a store of its own.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "no test file uses all of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -10,47 +11,51 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// A directory with a store, and the tool.
-pub struct Tool {
+pub(crate) struct Tool {
     dir: tempfile::TempDir,
 }
 
 /// How the tool ended.
-pub struct Ended {
-    pub code: Option<i32>,
-    pub out: Vec<u8>,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) err: String,
 }
 
 impl Tool {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.path("store")
     }
 
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
-    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_htkvctl"));
         command.env("HTKV_DATA_DIR", self.store()).current_dir(self.dir.path()).args(arguments).stdin(Stdio::null());
         command
     }
 
-    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ended {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ended {
         Ended::of(self.command(arguments).output().unwrap())
     }
 
-    pub fn run_with_input<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Ended {
+    pub(crate) fn run_with_input<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+        input: &[u8],
+    ) -> Ended {
         let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -60,7 +65,7 @@ impl Tool {
     }
 
     /// Runs it, expects success, and gives what it printed.
-    pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+    pub(crate) fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         self.run(arguments).ok()
     }
 }
@@ -72,33 +77,33 @@ impl Ended {
         Self { code: output.status.code(), out: output.stdout, err }
     }
 
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, &*self.err), (Some(0), ""), "{}", String::from_utf8_lossy(&self.out));
         String::from_utf8(self.out).unwrap()
     }
 
     /// Expects an exit code and words on standard error.
-    pub fn fails(self, code: i32, words: &str) {
+    pub(crate) fn fails(self, code: i32, words: &str) {
         assert_eq!(self.code, Some(code), "{}", self.err);
         assert!(self.err.contains(words), "{:?} should contain {words:?}", self.err);
     }
 
     /// The one JSON object on standard output.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.out)
             .unwrap_or_else(|bad| panic!("{bad}: {:?}", String::from_utf8_lossy(&self.out)))
     }
 }
 
 /// Lines as `LC_ALL=C sort` has them.
-pub fn sorted(text: &[u8]) -> Vec<u8> {
+pub(crate) fn sorted(text: &[u8]) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     lines.sort_unstable();
     lines.concat()
 }
 
 /// Unordered records with every kind of text that stands for itself, distinct keys.
-pub fn generated(records: u32) -> Vec<u8> {
+pub(crate) fn generated(records: u32) -> Vec<u8> {
     let mut text = Vec::new();
     for number in 0..records {
         let mixed = number.wrapping_mul(2_654_435_761);
@@ -113,7 +118,7 @@ pub fn generated(records: u32) -> Vec<u8> {
 }
 
 /// The files of a directory, with their contents.
-pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -45,7 +45,7 @@ impl Meter {
 
     /// Runs an operation; times it if its turn has come.
     pub(crate) fn time(&mut self, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-        if self.operations % SAMPLE_EVERY == 0 {
+        if self.operations.is_multiple_of(SAMPLE_EVERY) {
             return self.time_each(work);
         }
         self.operations += 1;
