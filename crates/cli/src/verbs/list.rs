@@ -96,7 +96,7 @@ pub(crate) fn write_pairs(
     if limit == 0 {
         return Ok(0);
     }
-    let mut written = 0;
+    let mut written = 0_u64;
     let mut failure = None;
     range.for_each_pair(|key, value| {
         let step = format.write(out, key, value).map_err(Failure::from).and_then(|()| {
