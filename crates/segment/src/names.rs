@@ -34,8 +34,8 @@ pub(crate) fn segment_path(dir: &Path, id: u32) -> PathBuf {
     dir.join(segment_name(id))
 }
 
-pub(crate) fn spare_path(dir: &Path, id: u32) -> PathBuf {
-    dir.join(format!("{id:010}{SPARE_SUFFIX}"))
+pub(crate) fn spare_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{number:010}{SPARE_SUFFIX}"))
 }
 
 /// The id of the segment with this name, if it is one.

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) poison: Poison,
     /// The next free segment id; the manifest's follows it.
     pub(crate) next_id: AtomicU32,
+    /// The next number of a spare file; they start anew with each open, which removes those that are left.
+    pub(crate) next_spare: AtomicU32,
     /// The last attempt to make a file found the device full.
     pub(crate) full: AtomicBool,
     _lock: Box<dyn Lock>,
@@ -98,6 +100,7 @@ impl Shared {
             manifest: Mutex::new(manifest),
             tail: Mutex::default(),
             poison: Poison::default(),
+            next_spare: AtomicU32::new(1),
             full: AtomicBool::new(false),
             _lock: lock,
         })

@@ -69,7 +69,7 @@ impl Shared {
     /// [`SegmentError::Full`], and nothing is left behind.
     pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
         self.poison.check()?;
-        let path = spare_path(&self.dir, self.take_id()?);
+        let path = spare_path(&self.dir, self.next_spare.fetch_add(1, Ordering::Relaxed));
         let made = self.try_create_spare(path, len_bytes);
         self.full.store(matches!(&made, Err(error) if error.is_full()), Ordering::Release);
         made.map_err(|error| self.poison.latch(error))

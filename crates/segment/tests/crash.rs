@@ -68,5 +68,10 @@ fn replay() {
     let mode = if parts.next() == Some("Positioned") { AppendMode::Positioned } else { AppendMode::Mapped };
     let point: CrashPoint = parts.next().unwrap().parse().unwrap();
     let world = world(seed, mode);
+    for commit in &world.commits {
+        let versions: Vec<_> = commit.commands.iter().map(hightower_log::Command::version).collect();
+        println!("commit {versions:?}, seq {}, operations {}..{}", commit.seq, commit.began, commit.done);
+    }
+    println!("durable commits by operation: {:?}", world.durable);
     world.check(&world.fs.crash_at(point), point, true).unwrap();
 }

@@ -81,7 +81,7 @@ fn hard_links() -> Result<(), String> {
     let error = |error: SegmentError| error.to_string();
     world.run(&[PUT; 30]).map_err(error)?;
     world.step(SealPredecessors).map_err(error)?;
-    let (file, backup) = (Path::new(DIR).join(segment_name(3)), Path::new("/data/backup.seg"));
+    let (file, backup) = (Path::new(DIR).join(segment_name(2)), Path::new("/data/backup.seg"));
     let original = world.open.as_ref().map(|open| open.store.manifest().segments).unwrap_or_default();
     let id = original.iter().map(|entry| entry.id).find(|id| *id > 1).unwrap_or(3);
     let file = if fs.read_file(&file).is_ok() { file } else { Path::new(DIR).join(segment_name(id)) };

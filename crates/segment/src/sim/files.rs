@@ -146,12 +146,15 @@ impl SimFs {
     }
 
     /// Replaces a file's bytes, or makes the file, behind everybody's back: durable at once, recorded nowhere. For planting damage
-    /// before a store is opened. Maps of the old bytes do not see it, and what was recorded before is forgotten.
+    /// before a store is opened: maps of the old bytes do not see it, files that are open are gone, and what was recorded before is
+    /// forgotten.
     pub fn plant(&self, path: &Path, bytes: &[u8]) {
         let mut state = self.state.lock();
         let inode = state.next_inode;
         state.next_inode += 1;
-        state.names.insert(path.to_owned(), Node::File(inode));
+        if let Some(Node::File(old)) = state.names.insert(path.to_owned(), Node::File(inode)) {
+            state.files.remove(&old);
+        }
         state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(bytes)), len: bytes.len() });
         state.settle();
     }
@@ -292,7 +295,9 @@ impl State {
             file.memory.read_at(0, &mut bytes);
             DiskFile::settled(bytes)
         };
-        let files = self.files.iter().map(|(inode, file)| (*inode, content(file))).collect();
+        // What has no name any more is lost with the processes that have it open.
+        let inodes = self.names.values().filter_map(|node| if let Node::File(inode) = node { Some(*inode) } else { None });
+        let files = inodes.filter_map(|inode| Some((inode, content(self.files.get(&inode)?)))).collect();
         Disk { names: self.names.clone(), files, ..Disk::default() }
     }
 

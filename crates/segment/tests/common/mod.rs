@@ -98,8 +98,9 @@ impl World {
         let fs: Arc<dyn Fs> = Arc::new(self.fs.clone());
         let (store, recovery) = SegmentStore::open(fs, Path::new(DIR), self.options.clone())?;
         self.version = self.version.max(recovery.report().version_floor);
-        let segments = recovery.segments().to_vec();
+        let mut segments = recovery.segments().to_vec();
         let (appender, _) = recovery.finish(self.stamp())?;
+        segments.push(Arc::clone(appender.segment()));
         self.open = Some(Open { store, appender, segments });
         // What was recovered is durable now.
         self.durable.push((self.fs.op_count(), self.commits.len()));
@@ -157,7 +158,6 @@ impl World {
         let first = self.version + 1;
         let commands: Vec<Command> = (first..).take(count).map(|version| command(version, value_len)).collect();
         let Some(open) = &mut self.open else { return Ok(()) };
-        let began = self.fs.op_count();
         let most = commands.len() * (value_len + 34 + 24);
         open.appender.make_room(most, purpose, stamp).inspect(|rolled| {
             if *rolled {
@@ -166,6 +166,7 @@ impl World {
         })?;
         let bytes = encode_commit(&open.appender, &commands)?;
         self.version += count as u64;
+        let began = self.fs.op_count();
         match open.appender.append(&[&bytes], u32::try_from(count).unwrap_or(u32::MAX)) {
             Ok(appended) => {
                 self.handed_out.push((began, self.version, appended.seq));
