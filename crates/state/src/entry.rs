@@ -125,6 +125,6 @@ impl Entry {
         if is_there {
             self.word.store(word.moved_to(new).raw(), Ordering::Release);
         }
-        is_there | self.older.relocate(old, new, guard)
+        is_there | (!planted("older_not_relocated") && self.older.relocate(old, new, guard))
     }
 }

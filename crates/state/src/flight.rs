@@ -158,6 +158,9 @@ impl<R: Reach> Flight<R> {
         guard: &Guard,
         mut retained: impl FnMut(Retained<R>, &Live),
     ) -> Kept {
+        if planted("settled_before_published") {
+            self.first.iter().chain(&self.rest).for_each(|touched| touched.reach.entry().settle());
+        }
         timeline.visible.store(self.seq, Ordering::Release);
         live.refresh(&timeline.registry);
         for touched in self.first.iter().chain(&self.rest) {

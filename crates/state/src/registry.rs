@@ -190,6 +190,7 @@ impl Live {
 
     /// The newest snapshot that reads such a version, of those that are known.
     pub(crate) fn newest_reader(&self, from: u64, until: u64) -> Option<u64> {
+        let until = if planted("needs_off_by_one") { until - 1 } else { until };
         let below = self.seqs.partition_point(|&seq| seq < until);
         let newest = *self.seqs.get(below.checked_sub(1)?)?;
         (newest >= from).then_some(newest)

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::mutants::planted;
 use crate::registry::Live;
 
 /// The lists.
@@ -46,7 +47,7 @@ impl Retained {
 
     /// Moves the lists of snapshots that have ended to those that are gone through.
     pub(crate) fn orphan(&mut self, live: &Live) {
-        let ended = self.owned.extract_if(.., |&owner, _| !live.contains(owner));
+        let ended = self.owned.extract_if(.., |&owner, _| !live.contains(owner) && !planted("list_forgotten"));
         self.orphaned.extend(ended.map(|(_, items)| items));
     }
 

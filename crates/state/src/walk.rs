@@ -16,6 +16,7 @@ use hightower_index::{EntryRef, Guard};
 use crate::bounds;
 use crate::entry::Entry;
 use crate::location::Location;
+use crate::mutants::planted;
 use crate::records::EntryRecord;
 use crate::snapshot::Snapshot;
 use crate::sync::Ordering;
@@ -123,7 +124,7 @@ impl<L: Location> Walk<L> {
     /// Gives what hasn't been handed out back to the middle if locations have been retired since it was looked up.
     fn check_retirements(&mut self) {
         let retirements = self.snapshot.state().shared.retirements.load(Ordering::SeqCst);
-        if retirements == self.retirements {
+        if retirements == self.retirements || planted("retirement_ignored") {
             return;
         }
         self.retirements = retirements;
