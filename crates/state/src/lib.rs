@@ -117,3 +117,8 @@ pub use {
     stats::{SnapshotAge, StateStats},
     writer::StateWriter,
 };
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

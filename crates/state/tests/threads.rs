@@ -33,6 +33,15 @@ fn name(key: u32) -> Vec<u8> {
     format!("key/{key:03}").into_bytes()
 }
 
+/// Sets the flag when it goes, also by a panic: else the other threads would run on, and the test with them.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Small and repeatable: xorshift, as Marsaglia gives it.
 struct Random(u64);
 
@@ -178,6 +187,7 @@ fn plain_reads_see_batches_whole_and_never_go_back() {
                 }
             });
         }
+        let _stop = StopOnDrop(stop);
         let start = Instant::now();
         for location in 1.. {
             let guard = pin();
@@ -197,7 +207,6 @@ fn plain_reads_see_batches_whole_and_never_go_back() {
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -235,6 +244,7 @@ fn relocated_versions_are_found_where_they_are() {
                 }
             });
         }
+        let _stop = StopOnDrop(stop);
         let start = Instant::now();
         for generation in (0..).step_by(2) {
             for key in 0..SLOTS {
@@ -249,6 +259,5 @@ fn relocated_versions_are_found_where_they_are() {
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
