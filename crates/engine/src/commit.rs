@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin};
 use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
 use hightower_segment::{Appender, Purpose, Stamp};
-use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, StateWriter};
+use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, Replaced, StateWriter};
 
 use crate::batch::{Batch, BatchOutcome, Operation, Requirement};
 use crate::config::Durability;
@@ -217,16 +217,17 @@ impl Core {
         let kind = if planned.outcome == ApplyOutcome::Removed { CommandKind::Delete } else { CommandKind::Set };
         let len_bytes = planned.len_bytes;
         let applied = commit.apply(&Change { key, version: planned.version, kind, location, len_bytes });
-        active.add_live(len_bytes);
+        active.add_records(1);
+        active.add_live(len_bytes, kind == CommandKind::Delete);
         if let Some(replaced) = applied.replaced {
-            self.count_dead(replaced.location, replaced.len_bytes, guard);
+            self.count_dead(&replaced, guard);
         }
     }
 
-    /// The record at `place` is no longer the latest of its key.
-    pub(crate) fn count_dead(&self, place: Place, len_bytes: u32, guard: &Guard) {
-        if let Some(tracked) = self.segments.find(place.segment, guard) {
-            tracked.remove_live(len_bytes);
+    /// A record is no longer the latest of its key.
+    fn count_dead(&self, replaced: &Replaced<Place>, guard: &Guard) {
+        if let Some(tracked) = self.segments.find(replaced.location.segment, guard) {
+            tracked.remove_live(replaced.len_bytes, replaced.was_tombstone);
         }
     }
 
@@ -236,10 +237,14 @@ impl Core {
             return Ok(());
         }
         let purpose = if only_deletes { Purpose::Reclaim } else { Purpose::Grow };
+        if purpose == Purpose::Grow {
+            self.check_disk(len_max)?;
+        }
         let stamp = Stamp { max_version: log.max_version, timestamp };
         log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
         log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
         self.maintenance.wake();
+        self.upkeep.wake();
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hightower_compactor::{CompactionPolicy, CostBenefit};
 use hightower_segment::{Entropy, Fs, OsEntropy, RealFs};
 
 /// Tells the time. Timestamps of commands and the ages in `stats` come from here; no promise of the store depends on it.
@@ -58,10 +59,17 @@ pub struct Components {
     pub clock: Arc<dyn Clock>,
     /// Where salts and identities come from.
     pub entropy: Arc<dyn Entropy>,
+    /// What decides which segments compaction rewrites.
+    pub policy: Arc<dyn CompactionPolicy>,
 }
 
 impl Default for Components {
     fn default() -> Self {
-        Self { fs: Arc::new(RealFs), clock: Arc::new(SystemClock::default()), entropy: Arc::new(OsEntropy) }
+        Self {
+            fs: Arc::new(RealFs),
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(OsEntropy),
+            policy: Arc::new(CostBenefit),
+        }
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hightower_compactor::CompactionConfig;
+
 use crate::error::{Error, Result};
 
 /// The smallest `max_segment_size`, in bytes.
@@ -10,6 +12,9 @@ pub const MIN_SEGMENT_SIZE_BYTES: u64 = 4096;
 
 /// The largest `max_segment_size`, in bytes: 2 GiB, so that offsets fit 32 bits with room for one oversize commit.
 pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
+
+/// The smallest `max_disk_bytes`, in bytes.
+const MIN_DISK_BYTES: u64 = 1 << 20;
 
 /// What a returned write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub struct StoreConfig {
     pub compaction_interval: Duration,
     /// How often the background syncs when [`durability`](Self::durability) is `None`; zero: never, as [`Durability::Os`]. Default: 25 ms.
     pub fsync_interval: Duration,
+    /// How much garbage is let be, how hard compaction works, and how long tombstones stay.
+    pub compaction: CompactionConfig,
     /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default: true.
     pub emit_snapshot_after_compaction: bool,
     /// With 0, a write runs on the thread that asks for it. With more, a commit thread drains a queue that up to `1024 × worker_threads`
@@ -81,6 +88,7 @@ impl Default for StoreConfig {
             max_segment_size: 64 * 1024 * 1024,
             compaction_interval: Duration::from_secs(60),
             fsync_interval: Duration::from_millis(25),
+            compaction: CompactionConfig::default(),
             emit_snapshot_after_compaction: true,
             worker_threads: 0,
             durability: None,
@@ -128,6 +136,10 @@ impl StoreConfig {
             let text = format!("worker_threads is {}: it must be 0 to 1024", self.worker_threads);
             return Err(Error::Validation(text.into()));
         }
-        Ok(())
+        if self.max_disk_bytes.is_some_and(|max| max < MIN_DISK_BYTES) {
+            let text = format!("max_disk_bytes is {:?}: it must be at least 1 MiB", self.max_disk_bytes);
+            return Err(Error::Validation(text.into()));
+        }
+        self.compaction.validate().map_err(|error| Error::Validation(error.to_string().into()))
     }
 }

@@ -7,6 +7,7 @@ use hightower_state::ConcurrentKvState;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::commit::CommitLog;
+use crate::compaction::Upkeep;
 use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::maintenance::Maintenance;
 use crate::place::Place;
 use crate::table::Segments;
 
-/// Locks, in the order in which they may be taken together: the commit log, the state's writer, the segment table. Readers take none.
+/// Locks, in the order in which they may be taken together: the turn of upkeep (compaction, checkpoints, backups), the commit log, the state's writer, the segment table. Readers take none.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) poison: Poison,
     pub(crate) flusher: Flusher,
     pub(crate) maintenance: Maintenance,
+    pub(crate) upkeep: Upkeep,
     pub(crate) closed: AtomicBool,
 }
 
@@ -54,6 +56,7 @@ impl Core {
             poison: Poison::default(),
             flusher: Flusher::default(),
             maintenance: Maintenance::default(),
+            upkeep: Upkeep::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -140,7 +143,7 @@ impl Core {
     fn maintain_store(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
         // Pages first: a writer may be waiting for nothing else.
         let mut worked = store.prefault_ahead(window_bytes)? > 0;
-        if store.wants_preparation() {
+        if store.wants_preparation() && self.has_disk_for(self.config.segment_len_bytes().into()) {
             let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
             worked |= store.prepare_next(stamp)?;
         }

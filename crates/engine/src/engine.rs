@@ -1,7 +1,7 @@
 //! The engine that applications hold: one store, one process, any number of threads.
 
 use std::fmt;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -11,7 +11,9 @@ use hightower_state::{ApplyOutcome, KvState};
 use parking_lot::Mutex;
 
 use crate::batch::{Batch, BatchOutcome};
+use crate::checkpoint::OpenProgress;
 use crate::commit::Write;
+use crate::compaction::CompactionReport;
 use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
 use crate::core::Core;
@@ -90,8 +92,33 @@ impl SingleNodeEngine {
     ///
     /// As [`with_config`](Self::with_config).
     pub fn with_components(config: StoreConfig, components: Components) -> Result<Self> {
+        Self::open_with_progress(config, components, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`with_components`](Self::with_components); `watch` is told again and again how far opening has come, and may end it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use std::ops::ControlFlow;
+    /// use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
+    ///
+    /// let engine = SingleNodeEngine::open_with_progress(StoreConfig::at(dir.path()), Components::default(), |progress| {
+    ///     println!("{:?}: {} of {}", progress.phase, progress.done, progress.total);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`with_config`](Self::with_config), and [`Error::Aborted`] if `watch` has ended it; the store is then as it was.
+    pub fn open_with_progress(
+        config: StoreConfig,
+        components: Components,
+        mut watch: impl FnMut(OpenProgress) -> ControlFlow<()>,
+    ) -> Result<Self> {
         let durability = config.effective_durability();
-        let (core, report) = open(config, components)?;
+        let (core, report) = open(config, components, &mut watch)?;
         let core = Arc::new(core);
         let mut engine = Self { core, durability, pipeline: None, threads: Mutex::default(), report };
         if !engine.core.config.read_only {
@@ -118,6 +145,10 @@ impl SingleNodeEngine {
                 core.maintain(window)
             });
         })?;
+        if !self.core.config.compaction_interval.is_zero() {
+            let core = Arc::clone(&self.core);
+            self.spawn("hightower-compact", move || core.keep_up())?;
+        }
         let workers = self.core.config.worker_threads;
         if workers > 0 {
             self.pipeline = Some(Pipeline::start(1024 * workers, Arc::clone(&self.core) as Arc<_>)?);
@@ -405,6 +436,40 @@ impl SingleNodeEngine {
         self.core.sync_to(self.core.state.visible_seq())
     }
 
+    /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops those that hold nothing else. Writes
+    /// and reads go on meanwhile. Looks at no more than what was there when it began.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+    /// for round in 0..10 {
+    ///     engine.put("key", format!("value {round}"))?;
+    /// }
+    /// let report = engine.run_compaction_now()?;
+    /// assert_eq!(report.moved_records, 1);
+    /// assert_eq!(engine.get("key")?.unwrap(), b"value 9");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if a record does not verify, [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`],
+    /// [`Error::Poisoned`]. What was freed until then stays so.
+    pub fn run_compaction_now(&self) -> Result<CompactionReport> {
+        self.core.compact_fully()
+    }
+
+    /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
+    pub fn checkpoint(&self) -> Result<()> {
+        self.core.check_writable()?;
+        let mut turn = self.core.upkeep.turn.lock();
+        self.core.write_checkpoint(&mut turn)
+    }
+
     /// The highest version that the store has seen.
     #[must_use]
     pub fn latest_version(&self) -> u64 {
@@ -448,10 +513,19 @@ impl SingleNodeEngine {
         let was_closed = self.core.closed.swap(true, std::sync::atomic::Ordering::AcqRel);
         self.core.flusher.close();
         self.core.maintenance.close();
+        self.core.upkeep.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // The threads do not panic; if one had, there would be nothing left to stop.
             let _ended = thread.join();
         }
+        // Under the turn, so that whatever else works on the files has ended.
+        let mut turn = self.core.upkeep.turn.lock();
+        let checkpointed = if was_closed || self.core.config.read_only || self.core.poison.check().is_err() {
+            Ok(())
+        } else {
+            let freed = self.core.store().and_then(|store| self.core.free_retired(&mut turn, &store));
+            freed.and_then(|()| self.core.write_checkpoint(&mut turn))
+        };
         let log = self.core.commit.lock().take();
         let closed = match log {
             Some(log) if !was_closed => self.core.poison.check().and_then(|()| {
@@ -460,8 +534,10 @@ impl SingleNodeEngine {
             }),
             _ => Ok(()),
         };
+        turn.retired.clear();
         self.core.release_store();
-        closed
+        // A store without a checkpoint is whole, but the caller should know why the next open is slow.
+        closed.and(checkpointed)
     }
 }
 

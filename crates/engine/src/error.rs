@@ -90,6 +90,9 @@ pub enum Error {
     /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about secrets.
     #[error("crypto: {0}")]
     Crypto(Cow<'static, str>),
+    /// The caller ended the operation before it was done.
+    #[error("ended before it was done: {0}")]
+    Aborted(&'static str),
     /// Whoever asked may not do this.
     #[error("permission denied: {0}")]
     Denied(Cow<'static, str>),
@@ -125,6 +128,8 @@ pub enum ErrorKind {
     NotFound,
     /// [`Error::Crypto`]
     Crypto,
+    /// [`Error::Aborted`]
+    Aborted,
     /// [`Error::Denied`]
     Denied,
 }
@@ -153,6 +158,7 @@ impl Error {
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Crypto(_) => ErrorKind::Crypto,
+            Self::Aborted(_) => ErrorKind::Aborted,
             Self::Denied(_) => ErrorKind::Denied,
         }
     }

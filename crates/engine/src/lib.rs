@@ -15,7 +15,9 @@
 #![deny(missing_docs)]
 
 mod batch;
+mod checkpoint;
 mod commit;
+mod compaction;
 pub mod components;
 mod config;
 mod core;
@@ -25,6 +27,7 @@ mod flusher;
 mod group_commit;
 pub mod limits;
 mod maintenance;
+mod mutants;
 mod open;
 mod pipeline;
 mod place;
@@ -36,10 +39,13 @@ mod traits;
 mod value;
 
 pub use batch::{Batch, BatchChange, BatchOutcome, Expect};
+pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
+pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Clock, Components, SystemClock};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
 pub use engine::SingleNodeEngine;
 pub use error::{Error, ErrorKind, Result};
+pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, Goal, SegmentUsage, SizeTiered};
 pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};

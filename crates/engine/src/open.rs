@@ -3,20 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hightower_index::pin;
-use hightower_log::CommandRef;
-use hightower_segment::{
-    ReadOnlyStore, Recovery, RecoveryReport, Segment, SegmentStore, Stamp, StoreOptions, Tolerance,
-};
-use hightower_state::{Change, CommandKind, ConcurrentKvState, StateWriter};
+use hightower_segment::{ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, Stamp, StoreOptions, Tolerance};
 
+use crate::checkpoint::{CheckpointUse, Fold, Watch};
 use crate::commit::CommitLog;
 use crate::components::Components;
 use crate::config::{RecoveryMode, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::place::Place;
-use crate::table::Segments;
 
 /// What opening a store found and did.
 #[derive(Debug)]
@@ -24,7 +18,9 @@ use crate::table::Segments;
 pub struct OpenReport {
     /// What was found in the files, and what was dropped.
     pub recovery: RecoveryReport,
-    /// How many commands were replayed.
+    /// What became of the index checkpoint.
+    pub checkpoint: CheckpointUse,
+    /// How many commands were replayed: those that the checkpoint does not cover.
     pub replayed_records: u64,
     /// How long it took.
     pub elapsed: Duration,
@@ -44,80 +40,31 @@ impl OpenReport {
     }
 }
 
-/// The state and the segment table, while the log is folded into them.
-struct Fold {
-    state: ConcurrentKvState<Place>,
-    segments: Segments,
-    replayed_records: u64,
-}
-
-impl Fold {
-    fn new() -> Self {
-        Self { state: ConcurrentKvState::new(), segments: Segments::default(), replayed_records: 0 }
-    }
-
-    /// Folds in all of a segment.
-    fn add(&mut self, segment: &Arc<Segment>) -> Result<()> {
-        self.segments.add(Arc::clone(segment))?;
-        let mut writer = self.state.writer();
-        for entry in segment.entries() {
-            let entry = entry?;
-            let location = Place { segment: segment.id(), offset: entry.offset };
-            replay(&mut writer, &self.segments, &entry.command, location, entry.len_bytes);
-            self.replayed_records += 1;
-        }
-        Ok(())
-    }
-}
-
-fn replay(
-    writer: &mut StateWriter<'_, Place>,
-    segments: &Segments,
-    command: &CommandRef<'_>,
-    location: Place,
-    len_bytes: u32,
-) {
-    let kind = if command.value().is_some() { CommandKind::Set } else { CommandKind::Delete };
-    let change = Change { key: command.key(), version: command.version(), kind, location, len_bytes };
-    let applied = writer.replay(&change);
-    if !applied.outcome.changed() {
-        return;
-    }
-    let guard = pin();
-    if let Some(tracked) = segments.find(location.segment, &guard) {
-        tracked.add_live(len_bytes);
-    }
-    if let Some(replaced) = applied.replaced
-        && let Some(tracked) = segments.find(replaced.location.segment, &guard)
-    {
-        tracked.remove_live(replaced.len_bytes);
-    }
-}
-
 /// Opens a store, for writing or for reading as the settings say.
-pub(crate) fn open(config: StoreConfig, components: Components) -> Result<(Core, OpenReport)> {
+pub(crate) fn open(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
     config.validate()?;
     let started = components.clock.elapsed();
-    let (core, mut report) =
-        if config.read_only { open_for_reading(config, components)? } else { open_for_writing(config, components)? };
+    let (core, mut report) = if config.read_only {
+        open_for_reading(config, components, watch)?
+    } else {
+        open_for_writing(config, components, watch)?
+    };
     report.elapsed = core.components.clock.elapsed().saturating_sub(started);
     Ok((core, report))
 }
 
-fn open_for_writing(config: StoreConfig, components: Components) -> Result<(Core, OpenReport)> {
+fn open_for_writing(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
     let options = StoreOptions {
-        // Within the range that `validate` allows.
-        segment_len_bytes: u32::try_from(config.max_segment_size).unwrap_or(u32::MAX),
+        segment_len_bytes: config.segment_len_bytes(),
         appends: config.append_mode,
         entropy: Arc::clone(&components.entropy),
         ..StoreOptions::default()
     };
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(&config, recovery.report())?;
-    let mut fold = Fold::new();
-    for segment in recovery.segments() {
-        fold.add(segment)?;
-    }
+    let store_id = store.manifest().store_id;
+    let fs = &*components.fs;
+    let fold = Fold::of(fs, &config.data_dir, store_id, recovery.segments(), recovery.report(), watch)?;
     start(config, components, store, recovery, fold)
 }
 
@@ -129,29 +76,47 @@ fn start(
     recovery: Recovery,
     fold: Fold,
 ) -> Result<(Core, OpenReport)> {
-    let max_version = fold.state.max_version().max(recovery.report().version_floor);
+    let max_version = fold.state.max_version().max(fold.max_version).max(recovery.report().version_floor);
     let stamp = Stamp { max_version, timestamp: components.clock.now_ms() };
     let (appender, report) = recovery.finish(stamp)?;
     let last_seq = appender.next_seq().saturating_sub(1);
     fold.state.writer().resume(last_seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let active = fold.segments.add(Arc::clone(appender.segment()))?;
     let log = CommitLog::new(appender, active, last_seq, max_version);
-    let report = OpenReport { recovery: report, replayed_records: fold.replayed_records, elapsed: Duration::ZERO };
-    Ok((Core::new(config, components, fold.state, fold.segments, Some((store, log))), report))
+    let report = OpenReport {
+        recovery: report,
+        checkpoint: fold.checkpoint.clone(),
+        replayed_records: fold.replayed_records,
+        elapsed: Duration::ZERO,
+    };
+    let core = Core::new(config, components, fold.state, fold.segments, Some((store, log)));
+    core.upkeep.set_checkpoint_bytes(fold.checkpoint_bytes);
+    let mut turn = core.upkeep.turn.lock();
+    turn.checkpoint = match fold.checkpoint {
+        // Nothing was replayed: it says all there is to say.
+        CheckpointUse::Loaded { name, .. } if fold.replayed_records == 0 => Some((name, last_seq, 0)),
+        CheckpointUse::Loaded { name, .. } | CheckpointUse::Rebuilt { name, .. } => Some((name, 0, 0)),
+        CheckpointUse::None => None,
+    };
+    drop(turn);
+    Ok((core, report))
 }
 
-fn open_for_reading(config: StoreConfig, components: Components) -> Result<(Core, OpenReport)> {
+fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
     refuse_loss(&config, store.report())?;
-    let mut fold = Fold::new();
-    for segment in store.segments() {
-        fold.add(segment)?;
-    }
+    let store_id = store.manifest().store_id;
+    let fs = &*components.fs;
+    let fold = Fold::of(fs, &config.data_dir, store_id, store.segments(), store.report(), watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
-    let replayed_records = fold.replayed_records;
-    let core = Core::new(config, components, fold.state, fold.segments, None);
-    Ok((core, OpenReport { recovery: store.into_report(), replayed_records, elapsed: Duration::ZERO }))
+    let report = OpenReport {
+        recovery: store.into_report(),
+        checkpoint: fold.checkpoint,
+        replayed_records: fold.replayed_records,
+        elapsed: Duration::ZERO,
+    };
+    Ok((Core::new(config, components, fold.state, fold.segments, None), report))
 }
 
 /// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed yet.

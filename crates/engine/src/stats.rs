@@ -5,6 +5,7 @@ use std::time::Duration;
 use hightower_log::SegmentKind;
 use hightower_segment::AppendMode;
 
+use crate::compaction::CompactionStats;
 use crate::core::Core;
 use crate::table::Tracked;
 
@@ -38,6 +39,8 @@ pub struct SegmentStats {
     pub dead_bytes: u64,
     /// How many records are the latest of their key.
     pub live_records: u64,
+    /// How many records were overtaken.
+    pub dead_records: u64,
     /// When it was started, Unix milliseconds.
     pub created_ms: i64,
 }
@@ -74,6 +77,8 @@ pub struct Stats {
     pub retained_versions: u64,
     /// How records reach the active segment.
     pub append_path: AppendPath,
+    /// What compaction has done.
+    pub compaction: CompactionStats,
     /// Why writes are refused, if they are.
     pub poisoned: Option<String>,
     /// Each segment, by id.
@@ -111,6 +116,7 @@ impl Core {
                 Some(AppendMode::Positioned) => AppendPath::Positioned,
                 Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
             },
+            compaction: self.upkeep.stats(),
             poisoned: self.poison.reason().map(str::to_owned),
             segments,
         }
@@ -120,6 +126,7 @@ impl Core {
 fn segment_stats(tracked: &Tracked) -> SegmentStats {
     let segment = &tracked.segment;
     let (len_bytes, live_bytes) = (u64::from(segment.len_bytes()), tracked.live_bytes());
+    let live_records = tracked.live_records();
     SegmentStats {
         id: segment.id(),
         is_compacted: segment.kind() == SegmentKind::Compacted,
@@ -128,7 +135,8 @@ fn segment_stats(tracked: &Tracked) -> SegmentStats {
         capacity_bytes: segment.capacity_bytes().into(),
         live_bytes,
         dead_bytes: len_bytes.saturating_sub(live_bytes),
-        live_records: tracked.live_records(),
+        live_records,
+        dead_records: tracked.records().saturating_sub(live_records),
         created_ms: segment.header().base_timestamp,
     }
 }

@@ -62,6 +62,13 @@ impl Tracked {
         }
     }
 
+    /// Takes over what a checkpoint says is live here; nothing was counted before.
+    pub(crate) fn load_live(&self, records: u64, bytes: u64, tombstone_bytes: u64) {
+        self.live_records.store(records, Ordering::Release);
+        self.live_bytes.store(bytes, Ordering::Relaxed);
+        self.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
+    }
+
     /// Read after [`live_records`](Self::live_records), it is never below it.
     pub(crate) fn records(&self) -> u64 {
         self.records.load(Ordering::Acquire)
@@ -166,7 +173,7 @@ impl Segments {
         let tracked = Arc::new(Tracked::new(segment));
         let all = self.table(&guard).into_iter().flat_map(Table::iter).cloned();
         let table = Table::of(all.chain([Arc::clone(&tracked)]));
-        self.current.store(Some(Box::new(table)), &guard);
+        self.replace(table, &guard);
         Ok(tracked)
     }
 
@@ -176,6 +183,12 @@ impl Segments {
         let guard = hightower_index::pin();
         let kept = self.table(&guard).into_iter().flat_map(Table::iter);
         let table = Table::of(kept.filter(|tracked| !ids.contains(&tracked.segment.id())).cloned());
-        self.current.store(Some(Box::new(table)), &guard);
+        self.replace(table, &guard);
+    }
+
+    /// Hands the old table over for freeing at once: it holds segments, whose files wait for it.
+    fn replace(&self, table: Table, guard: &Guard) {
+        self.current.store(Some(Box::new(table)), guard);
+        guard.flush();
     }
 }

@@ -20,7 +20,7 @@ fn workload(seed: u64) -> Vec<Step> {
     (0..30)
         .map(|_| {
             let durability = if byte(4) == 0 { Durability::Sync } else { Durability::Os };
-            match byte(12) {
+            match byte(14) {
                 0..=5 => Step::Put { key: byte(12), value_len: usize::from(byte(200)), durability },
                 6 => Step::Put { key: byte(12), value_len: 1500, durability },
                 7 => Step::Delete { key: byte(12), durability },
@@ -31,6 +31,8 @@ fn workload(seed: u64) -> Vec<Step> {
                     submits: vec![(byte(12), u64::from(byte(80)))],
                     durability,
                 },
+                11 => Step::Compact,
+                12 => Step::Checkpoint,
                 _ if byte(3) == 0 => Step::Close,
                 _ => Step::Flush,
             }

@@ -1,6 +1,6 @@
 //! The central invariant: the live state equals the model, equals the state after close and reopen, equals the state after a kill.
 //!
-//! `HIGHTOWER_TEST_CASES` sets the number of histories (default 1,000).
+//! `HIGHTOWER_TEST_CASES` sets the number of histories (default 300).
 
 mod common;
 
@@ -28,13 +28,15 @@ fn step() -> impl Strategy<Value = Step> {
         4 => batch.prop_map(|(puts, deletes, submits, durability)| Step::Batch { puts, deletes, submits, durability }),
         2 => (0_u8..24).prop_map(|key| Step::Claim { key }),
         1 => Just(Step::Flush),
+        2 => Just(Step::Compact),
+        1 => Just(Step::Checkpoint),
         2 => Just(Step::Close),
         2 => Just(Step::Kill),
     ]
 }
 
 fn cases() -> u32 {
-    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
+    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300)
 }
 
 proptest! {

@@ -25,6 +25,9 @@ impl Clock for CountingClock {
     }
 }
 
+/// What commands with a version of their own say: recent enough that no tombstone's grace has passed.
+const GIVEN_TIMESTAMP: i64 = 1_700_000_000_000;
+
 /// One thing that a workload does.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -54,6 +57,9 @@ pub(crate) enum Step {
         key: u8,
     },
     Flush,
+    /// A full compaction, with a checkpoint at its end.
+    Compact,
+    Checkpoint,
     Close,
     Kill,
 }
@@ -95,6 +101,7 @@ pub(crate) fn open(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNode
         fs: Arc::new(fs.clone()),
         clock: Arc::new(CountingClock::default()),
         entropy: Arc::new(SeededEntropy::new(seed)),
+        ..Components::default()
     };
     SingleNodeEngine::with_components(config(mode), components)
 }
@@ -157,6 +164,20 @@ impl World {
                 self.engine().flush().unwrap();
                 self.note(Durability::Sync);
             }
+            Step::Compact => {
+                self.engine().run_compaction_now().unwrap();
+                let dead = self
+                    .engine()
+                    .stats()
+                    .segments
+                    .iter()
+                    .filter(|segment| segment.is_sealed)
+                    .map(|s| s.dead_records)
+                    .sum::<u64>();
+                assert_eq!(dead, 0, "a full compaction leaves nothing dead");
+                self.check();
+            }
+            Step::Checkpoint => self.engine().checkpoint().unwrap(),
             Step::Close => {
                 self.engine().close().unwrap();
                 self.note(Durability::Sync);
@@ -178,7 +199,7 @@ impl World {
     }
 
     fn submit(&mut self, number: u8, version: u64, is_delete: bool) {
-        let (key, timestamp) = (key(number), 7);
+        let (key, timestamp) = (key(number), GIVEN_TIMESTAMP);
         let command = if is_delete {
             Command::Delete { key, version, timestamp }
         } else {
@@ -205,9 +226,9 @@ impl World {
         }
         for (number, version) in submits {
             let (key, value) = (key(*number), b"batched".to_vec());
-            let command = Command::Set { key: key.clone(), value: value.clone(), version: *version, timestamp: 7 };
+            let command = Command::Set { key: key.clone(), value: value.clone(), version: *version, timestamp: GIVEN_TIMESTAMP };
             batch.push_command(&command);
-            changes.push((key, Some(value), Some(7)));
+            changes.push((key, Some(value), Some(GIVEN_TIMESTAMP)));
         }
         let outcome = self.engine().commit_with(batch, durability).unwrap();
         let BatchOutcome::Committed { outcomes, versions, .. } = outcome else { panic!("rejected: {outcome:?}") };

@@ -1,0 +1,268 @@
+//! Writing a checkpoint, while writes go on.
+//!
+//! Under the commit lock, for a moment: a snapshot of the state, and how far each segment reaches. Then the log is synced, so that what the
+//! checkpoint points to is durable, and the snapshot is written out in key order to a file that counts only once it is whole, synced, renamed, and
+//! named in the manifest.
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hightower_index::pin;
+use hightower_segment::{CHECKPOINT_SUFFIX, File, SegmentStore};
+use hightower_state::CommandKind;
+
+use crate::checkpoint::codec::{
+    BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, ENTRY_LEN, Entry, HEADER_LEN, Header, POINT_LEN,
+};
+use crate::checkpoint::siphash::siphash13;
+use crate::compaction::Turn;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::place::Place;
+
+/// Bytes are written in pieces of about this many.
+const BUFFER_LEN_BYTES: usize = 256 << 10;
+
+/// What a checkpoint is to hold.
+struct Moment {
+    state: hightower_state::Snapshot<Place>,
+    max_version: u64,
+    covered: Vec<Covered>,
+}
+
+impl Core {
+    /// Writes a checkpoint, unless the newest one says the same already.
+    pub(crate) fn write_checkpoint(&self, turn: &mut Turn) -> Result<()> {
+        let store = self.store()?;
+        let runs = self.upkeep.stats().runs;
+        let seq = self.state.visible_seq();
+        if turn.checkpoint.as_ref().is_some_and(|(_, at, when)| (*at, *when) == (seq, runs)) {
+            return Ok(());
+        }
+        let moment = self.moment()?;
+        let seq = moment.state.seq();
+        self.sync_to(seq)?;
+        let random = self
+            .components
+            .entropy
+            .next_u64()
+            .map_err(|source| io_error("draw a random number for", store.dir(), source))?;
+        let name = format!("index-{seq:020}-{:08x}{CHECKPOINT_SUFFIX}", random >> 32);
+        let len_bytes = self.write_file(&store, &name, moment, random)?;
+        store.set_checkpoint(Some(&name))?;
+        self.upkeep.set_checkpoint_bytes(len_bytes);
+        self.upkeep.note(|stats| stats.checkpoints += 1);
+        if let Some((old, ..)) = turn.checkpoint.replace((name, seq, runs)) {
+            let path = store.dir().join(old);
+            match store.fs().remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path, source));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn moment(&self) -> Result<Moment> {
+        let log = self.commit_log()?;
+        let state = self.state.snapshot();
+        let max_version = log.max_version;
+        let covered = self.segments.all().into_iter().map(|tracked| Covered {
+            id: tracked.segment.id(),
+            len_bytes: tracked.segment.len_bytes(),
+            salt: tracked.segment.header().salt,
+            live_records: tracked.live_records(),
+            live_bytes: tracked.live_bytes(),
+            tombstone_bytes: tracked.tombstone_bytes(),
+        });
+        Ok(Moment { state, max_version, covered: covered.collect() })
+    }
+
+    /// Writes the file under its name, durably, and gives its length. A failure leaves nothing behind that counts.
+    fn write_file(&self, store: &SegmentStore, name: &str, moment: Moment, random: u64) -> Result<u64> {
+        let path = store.dir().join(name);
+        let tmp = store.dir().join(format!("{name}.tmp"));
+        let fs = store.fs();
+        let written = fs
+            .create_new(&tmp)
+            .map_err(|source| io_error("create", &tmp, source))
+            .and_then(|file| write_all(Sink::new(file, tmp.clone()), store.manifest().store_id, moment, random))
+            .and_then(|len| fs.rename(&tmp, &path).map(|()| len).map_err(|source| io_error("rename", &tmp, source)))
+            .and_then(|len| {
+                fs.sync_dir(store.dir()).map(|()| len).map_err(|source| io_error("sync", store.dir(), source))
+            });
+        if written.is_err() {
+            // The first failure is the one to tell of; the next open removes what is left.
+            let _removed = fs.remove_file(&tmp);
+        }
+        written
+    }
+}
+
+fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
+    let text = format!("cannot {action} {}", path.display());
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return Error::Full { detail: format!("{text}: the device is full") };
+    }
+    Error::Io { action: text, source }
+}
+
+/// A file that is written from front to back.
+struct Sink {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    buffer: Vec<u8>,
+    flushed: u64,
+}
+
+impl Sink {
+    fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
+        Self { file, path, buffer: Vec::with_capacity(BUFFER_LEN_BYTES), flushed: 0 }
+    }
+
+    fn position(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER_LEN_BYTES {
+            self.flush()?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        write_at(&*self.file, &self.path, &self.buffer, self.flushed)?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(bytes, at) {
+            Ok(0) => return Err(io_error("write", path, io::ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                at += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io_error("write", path, error)),
+        }
+    }
+    Ok(())
+}
+
+/// The block that is being filled, and what is known of those before it.
+#[derive(Default)]
+struct Blocks {
+    entries: Vec<u8>,
+    keys: Vec<u8>,
+    index: Vec<u8>,
+    count: u64,
+    /// The lower halves of the keys' hashes, for the point table.
+    hashes: Vec<u32>,
+    hash_key: u64,
+}
+
+impl Blocks {
+    fn add(&mut self, sink: &mut Sink, entry: &Entry<'_>) -> Result<()> {
+        self.keys.extend_from_slice(entry.key);
+        // 128 keys of at most 64 KiB.
+        let key_end = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
+        self.entries.extend_from_slice(&entry.encode(key_end));
+        let [a, b, c, d, ..] = siphash13((self.hash_key, 0), entry.key).to_le_bytes();
+        self.hashes.push(u32::from_le_bytes([a, b, c, d]));
+        self.count += 1;
+        if self.entries.len() == BLOCK_ENTRIES * ENTRY_LEN { self.end_block(sink) } else { Ok(()) }
+    }
+
+    fn end_block(&mut self, sink: &mut Sink) -> Result<()> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let mut check = crc32fast::Hasher::new();
+        check.update(&self.entries);
+        check.update(&self.keys);
+        let len = u32::try_from(self.entries.len() + self.keys.len()).unwrap_or(u32::MAX);
+        let mut row = [0; BLOCK_INDEX_LEN];
+        row[0..8].copy_from_slice(&sink.position().to_le_bytes());
+        row[8..12].copy_from_slice(&len.to_le_bytes());
+        row[12..16].copy_from_slice(&check.finalize().to_le_bytes());
+        self.index.extend_from_slice(&row);
+        sink.put(&self.entries)?;
+        sink.put(&self.keys)?;
+        self.entries.clear();
+        self.keys.clear();
+        Ok(())
+    }
+
+    /// The point table: at most two thirds full; none for more entries than its numbers can count.
+    fn points(&self) -> Vec<u8> {
+        let slots = (self.count + self.count / 2 + 1).next_power_of_two();
+        let Some(mask) = u32::try_from(slots - 1).ok().filter(|_| self.count > 0) else { return Vec::new() };
+        let mut points = vec![0_u8; usize::try_from(slots).unwrap_or(0) * POINT_LEN];
+        let table = points.as_chunks_mut::<POINT_LEN>().0;
+        for (number, hash) in (1_u32..).zip(&self.hashes) {
+            let mut slot = hash & mask;
+            while table.get(slot as usize).is_some_and(|taken| *taken != [0; POINT_LEN]) {
+                slot = (slot + 1) & mask;
+            }
+            if let Some(free) = table.get_mut(slot as usize) {
+                *free = number.to_le_bytes();
+            }
+        }
+        points
+    }
+}
+
+fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment, hash_key: u64) -> Result<u64> {
+    let Moment { state, max_version, covered } = moment;
+    sink.put(&[0; HEADER_LEN])?;
+    let mut blocks = Blocks { hash_key, ..Blocks::default() };
+    let mut entries = state.entries(Bound::Unbounded, Bound::Unbounded);
+    loop {
+        let guard = pin();
+        let Some((key, record)) = entries.next_pinned(&guard) else { break };
+        let Place { segment, offset } = record.location;
+        let is_tombstone = record.kind == CommandKind::Delete;
+        let entry = Entry { key, version: record.version, segment, offset, len_bytes: record.len_bytes, is_tombstone };
+        blocks.add(&mut sink, &entry)?;
+    }
+    blocks.end_block(&mut sink)?;
+    let points = blocks.points();
+    let points_at = sink.position();
+    sink.put(&points)?;
+    let segments_at = sink.position();
+    let segments: Vec<u8> = covered.iter().flat_map(Covered::encode).collect();
+    sink.put(&segments)?;
+    let index_at = sink.position();
+    sink.put(&blocks.index)?;
+    let mut index_check = crc32fast::Hasher::new();
+    index_check.update(&segments);
+    index_check.update(&blocks.index);
+    let header = Header {
+        store_id,
+        seq: state.seq(),
+        max_version,
+        entries: blocks.count,
+        segments: u32::try_from(covered.len()).unwrap_or(u32::MAX),
+        points: (points.len() / POINT_LEN) as u64,
+        points_at,
+        segments_at,
+        index_at,
+        file_len: sink.position(),
+        hash_key,
+        points_check: crc32fast::hash(&points),
+        index_check: index_check.finalize(),
+    };
+    sink.flush()?;
+    write_at(&*sink.file, &sink.path, &header.encode(), 0)?;
+    sink.file.sync_data().map_err(|source| io_error("sync", &sink.path, source))?;
+    Ok(header.file_len)
+}

@@ -1,0 +1,252 @@
+//! The turn, the thread in the background, and the explicit run.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hightower_compactor::{Goal, SegmentUsage};
+use hightower_segment::{Purpose, Segment, Stamp};
+use parking_lot::{Condvar, Mutex};
+
+use crate::compaction::stats::{CompactionReport, CompactionStats};
+use crate::core::Core;
+use crate::error::{Error, Result};
+
+/// After failures the background waits at most this long until it tries again.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
+
+/// So many runs in the background, and others get the turn.
+const RUNS_PER_TURN: u32 = 16;
+
+/// What only the holder of the turn touches.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Segments that count no longer, and whose files are still held.
+    pub(crate) retired: Vec<Arc<Segment>>,
+    /// The name of the checkpoint that the manifest names, and the seq and the number of runs that it was taken at.
+    pub(crate) checkpoint: Option<(String, u64, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    is_woken: bool,
+    is_closing: bool,
+}
+
+/// What made the background look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Interval,
+    Woken,
+    Closing,
+}
+
+/// Compaction, checkpoints and backups take turns here.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    pub(crate) turn: Mutex<Turn>,
+    signal: Mutex<Signal>,
+    wake: Condvar,
+    stats: Mutex<CompactionStats>,
+    checkpoint_bytes: AtomicU64,
+    retired_bytes: AtomicU64,
+}
+
+impl Upkeep {
+    /// There may be something to compact.
+    pub(crate) fn wake(&self) {
+        self.signal.lock().is_woken = true;
+        self.wake.notify_one();
+    }
+
+    /// Ends the thread in the background.
+    pub(crate) fn close(&self) {
+        self.signal.lock().is_closing = true;
+        self.wake.notify_all();
+    }
+
+    fn wait(&self, interval: Duration) -> Cause {
+        let mut signal = self.signal.lock();
+        if !signal.is_woken && !signal.is_closing {
+            self.wake.wait_for(&mut signal, interval);
+        }
+        if signal.is_closing {
+            return Cause::Closing;
+        }
+        if std::mem::take(&mut signal.is_woken) { Cause::Woken } else { Cause::Interval }
+    }
+
+    pub(crate) fn stats(&self) -> CompactionStats {
+        self.stats.lock().clone()
+    }
+
+    pub(crate) fn note(&self, change: impl FnOnce(&mut CompactionStats)) {
+        change(&mut self.stats.lock());
+    }
+
+    /// What the store takes on disk besides segments.
+    pub(crate) fn other_bytes(&self) -> u64 {
+        self.checkpoint_bytes.load(Ordering::Relaxed) + self.retired_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_checkpoint_bytes(&self, len_bytes: u64) {
+        self.checkpoint_bytes.store(len_bytes, Ordering::Relaxed);
+    }
+
+    fn note_retired(&self, turn: &Turn) {
+        let bytes = turn.retired.iter().map(|segment| u64::from(segment.capacity_bytes())).sum();
+        self.retired_bytes.store(bytes, Ordering::Relaxed);
+        self.note(|stats| stats.waiting_segments = turn.retired.len() as u64);
+    }
+}
+
+/// What an explicit run still has to look at: the segments that were there when it began. So it comes to an end however much is written.
+struct Session {
+    ids: HashSet<u32>,
+}
+
+impl Core {
+    /// The thread in the background; runs until [`Upkeep::close`].
+    pub(crate) fn keep_up(&self) {
+        let interval = self.config.compaction_interval;
+        let mut retry_at = Duration::ZERO;
+        let mut failures = 0_u32;
+        loop {
+            let cause = self.upkeep.wait(interval);
+            if cause == Cause::Closing {
+                return;
+            }
+            let now = self.components.clock.elapsed();
+            if now < retry_at || self.poison.check().is_err() {
+                continue;
+            }
+            match self.compact_in_background(cause == Cause::Interval) {
+                Ok(()) => failures = 0,
+                Err(Error::Closed) => return,
+                Err(failure) => {
+                    failures = failures.saturating_add(1);
+                    let wait = interval.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
+                    retry_at = now.saturating_add(wait.min(LONGEST_BACK_OFF));
+                    self.upkeep.note(|stats| stats.last_failure = Some(failure.to_string()));
+                }
+            }
+            self.upkeep.note(|stats| {
+                stats.failures = failures;
+                if failures == 0 {
+                    stats.last_failure = None;
+                }
+            });
+        }
+    }
+
+    /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the active segment may be ended for it.
+    fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
+        let mut turn = self.upkeep.turn.lock();
+        self.state.reclaim();
+        self.free_retired(&mut turn, &self.store()?)?;
+        let mut has_run = false;
+        for left in (0..RUNS_PER_TURN).rev() {
+            if left == 0 {
+                // Others may want the turn; go on after them.
+                self.upkeep.wake();
+            }
+            let usage = self.usage();
+            let victims = self.components.policy.choose(&usage, Goal::Background, &self.config.compaction);
+            if victims.is_empty() {
+                if !(may_roll && self.active_is_in_the_way(&usage)) {
+                    break;
+                }
+                may_roll = false;
+                self.roll_active()?;
+                continue;
+            }
+            let run = self.compact(&mut turn, &usage, &victims, Goal::Background)?;
+            if run.removed_segments == 0 && run.written_segments == 0 {
+                break;
+            }
+            has_run = true;
+            self.upkeep.note(|stats| stats.add(&run));
+        }
+        if has_run && self.config.emit_snapshot_after_compaction {
+            self.write_checkpoint(&mut turn)?;
+        }
+        self.upkeep.note_retired(&turn);
+        Ok(())
+    }
+
+    /// See [`SingleNodeEngine::run_compaction_now`](crate::SingleNodeEngine::run_compaction_now).
+    pub(crate) fn compact_fully(&self) -> Result<CompactionReport> {
+        self.check_writable()?;
+        let started = self.components.clock.elapsed();
+        let mut turn = self.upkeep.turn.lock();
+        let mut report =
+            CompactionReport { background_failure: self.upkeep.stats().last_failure, ..CompactionReport::default() };
+        self.state.reclaim();
+        self.free_retired(&mut turn, &self.store()?)?;
+        if self.usage().iter().any(|usage| !usage.is_sealed && usage.dead_records() + usage.expired_tombstone_bytes > 0)
+        {
+            self.roll_active()?;
+        }
+        let session = Session { ids: self.usage().iter().map(|usage| usage.id).collect() };
+        while let Some(usage) = self.next_of(&session)? {
+            let victims = self.components.policy.choose(&usage, Goal::Full, &self.config.compaction);
+            let victims: Vec<u32> = victims.into_iter().filter(|id| session.ids.contains(id)).collect();
+            if victims.is_empty() {
+                break;
+            }
+            let run = self.compact(&mut turn, &usage, &victims, Goal::Full)?;
+            if run.removed_segments == 0 && run.written_segments == 0 {
+                break;
+            }
+            self.upkeep.note(|stats| stats.add(&run));
+            report.add(&run);
+        }
+        if report.runs > 0 && self.config.emit_snapshot_after_compaction {
+            self.write_checkpoint(&mut turn)?;
+        }
+        self.upkeep.note_retired(&turn);
+        report.waiting_segments = turn.retired.len() as u64;
+        report.elapsed = self.components.clock.elapsed().saturating_sub(started);
+        Ok(report)
+    }
+
+    /// The segments in numbers, for the next run of a session; what came later is shown as having nothing to give. `None`: all is done.
+    fn next_of(&self, session: &Session) -> Result<Option<Vec<SegmentUsage>>> {
+        self.check_writable()?;
+        let mut usage = self.usage();
+        for usage in usage.iter_mut().filter(|usage| !session.ids.contains(&usage.id)) {
+            // Its dead records stay in view: they may block tombstones.
+            usage.expired_tombstone_bytes = 0;
+            usage.retained_records = usage.retained_records.max(usage.dead_records());
+        }
+        let is_any_left = usage.iter().any(|usage| session.ids.contains(&usage.id));
+        Ok(is_any_left.then_some(usage))
+    }
+
+    /// Whether too much of the log could be freed, and the active segment is what holds it.
+    fn active_is_in_the_way(&self, usage: &[SegmentUsage]) -> bool {
+        let config = &self.config.compaction;
+        let exceeds =
+            |part: u64, whole: u64, percent: u8| u128::from(part) * 100 > u128::from(whole) * u128::from(percent);
+        let dead: u64 = usage.iter().map(SegmentUsage::dead_bytes).sum();
+        let len: u64 = usage.iter().map(|usage| usage.len_bytes).sum();
+        let active = usage.iter().find(|usage| !usage.is_sealed);
+        exceeds(dead, len, config.start_percent)
+            && active.is_some_and(|active| exceeds(active.dead_bytes(), active.len_bytes, config.min_victim_percent))
+    }
+
+    /// Ends the active segment and seals it, so that it can be compacted.
+    pub(crate) fn roll_active(&self) -> Result<()> {
+        let store = self.store()?;
+        {
+            let mut log = self.commit_log()?;
+            let stamp = Stamp { max_version: log.max_version, timestamp: self.components.clock.now_ms() };
+            log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.append_failed(failure))?;
+            log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
+        }
+        self.maintenance.wake();
+        store.sync_predecessors()?;
+        Ok(())
+    }
+}

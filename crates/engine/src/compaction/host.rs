@@ -1,0 +1,203 @@
+//! What a run works with: records of the inputs, the index that knows who needs them, and the outputs.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hightower_compactor::{Host, Need, Pace, PaceClock, RecordPlace, SegmentUsage, Visit, Visitor};
+use hightower_index::pin;
+use hightower_log::{CommandRef, Placement, SegmentHeader, SegmentKind, encode_head, payload_checksum};
+use hightower_segment::{CompactedSegment, CompactedWriter, Purpose, SegmentStore, Stamp};
+use hightower_state::{CommandKind, Held};
+
+use crate::compaction::usage::age;
+use crate::components::Clock;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::place::Place;
+use crate::table::Tracked;
+
+/// The pace is kept in steps of so many bytes.
+const SPEND_STEP_BYTES: u64 = 128 << 10;
+
+/// So much more than expected is asked for, and what is left over is cut off: no run ends with a tiny segment.
+const OUTPUT_SLACK_BYTES: u64 = 64 << 10;
+
+/// A run's view of the engine.
+pub(crate) struct RunHost<'a> {
+    core: &'a Core,
+    store: &'a SegmentStore,
+    inputs: Vec<Arc<Tracked>>,
+    /// About how many bytes are still to be written.
+    expected_bytes: u64,
+    base_seq: u64,
+    stamp: Stamp,
+    output: Option<CompactedWriter>,
+    finished: Vec<CompactedSegment>,
+    pace: Pace,
+    clock: RunClock<'a>,
+    unspent_bytes: u64,
+}
+
+impl<'a> RunHost<'a> {
+    pub(crate) fn new(
+        core: &'a Core,
+        store: &'a SegmentStore,
+        inputs: &[&SegmentUsage],
+        base_seq: u64,
+        pace: Pace,
+    ) -> Self {
+        let all = core.segments.all();
+        let is_input = |tracked: &Arc<Tracked>| inputs.iter().any(|usage| usage.id == tracked.segment.id());
+        let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
+        Self {
+            core,
+            store,
+            inputs: all.into_iter().filter(is_input).collect(),
+            expected_bytes: live_bytes,
+            base_seq,
+            stamp: Stamp { max_version: core.state.max_version(), timestamp: core.components.clock.now_ms() },
+            output: None,
+            finished: Vec::new(),
+            pace,
+            clock: RunClock { clock: &*core.components.clock, slept: Cell::new(Duration::ZERO) },
+            unspent_bytes: 0,
+        }
+    }
+
+    fn input(&self, id: u32) -> Result<&Arc<Tracked>> {
+        let found = self.inputs.iter().find(|tracked| tracked.segment.id() == id);
+        found.ok_or_else(|| Error::Validation(format!("compaction policy: segment {id} is not there").into()))
+    }
+
+    /// A tombstone counts from its own time, and at the latest from when compaction moved it: one from the future does not stay for ever.
+    fn is_expired(&self, segment: u32, timestamp: i64) -> bool {
+        let grace = self.core.config.compaction.tombstone_grace;
+        let now_ms = self.stamp.timestamp;
+        let moved_long_ago = self.input(segment).is_ok_and(|tracked| {
+            let header = tracked.segment.header();
+            header.kind == SegmentKind::Compacted
+                && now_ms >= header.base_timestamp
+                && age(now_ms, header.base_timestamp) >= grace
+        });
+        moved_long_ago || (now_ms >= timestamp && age(now_ms, timestamp) >= grace)
+    }
+
+    /// An output with room for one more record of up to `len_bytes`.
+    fn output_for(&mut self, len_bytes: usize) -> Result<&mut CompactedWriter> {
+        let has_room = self.output.as_ref().is_some_and(|output| output.remaining_bytes() as usize >= len_bytes);
+        if !has_room {
+            self.finish_output()?;
+            let needed = (SegmentHeader::LEN + len_bytes) as u64;
+            let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.core.config.segment_len_bytes().into());
+            let capacity = u32::try_from(wanted.max(needed)).unwrap_or(u32::MAX);
+            let output = self.store.create_compacted(capacity, Purpose::Reclaim, self.stamp)?;
+            self.output = Some(output.with_base_seq(self.base_seq));
+        }
+        self.output.as_mut().ok_or(Error::Closed)
+    }
+
+    fn finish_output(&mut self) -> Result<()> {
+        if let Some(output) = self.output.take() {
+            self.finished.push(output.finish()?);
+        }
+        Ok(())
+    }
+
+    /// The outputs, whole and durable; each of their records is read once more, since the only other copy is about to go.
+    pub(crate) fn finish(mut self) -> Result<Vec<CompactedSegment>> {
+        self.finish_output()?;
+        for output in &self.finished {
+            output.segment.entries().try_for_each(|entry| entry.map(|_| ()))?;
+        }
+        Ok(std::mem::take(&mut self.finished))
+    }
+}
+
+impl Drop for RunHost<'_> {
+    fn drop(&mut self) {
+        for output in self.finished.drain(..) {
+            // Named by no manifest: what cannot be removed now goes at the next open.
+            let _removed = self.store.release(output.segment);
+        }
+    }
+}
+
+impl Host for RunHost<'_> {
+    type Error = Error;
+
+    fn for_each_record(&mut self, segment: u32, visit: Visitor<'_, Self, Error>) -> Result<()> {
+        let tracked = Arc::clone(self.input(segment)?);
+        for entry in tracked.segment.entries() {
+            let entry = entry?;
+            if visit(self, entry.offset, entry.command, entry.len_bytes)? == Visit::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {
+        let held = self.core.state.held(command.key(), place_of(place), &pin());
+        match held {
+            Held::Free => Need::None,
+            Held::Newest { kind: CommandKind::Delete, is_hidden_from_snapshot: false }
+                if self.is_expired(place.segment, command.timestamp()) =>
+            {
+                Need::Expired
+            }
+            Held::Newest { .. } | Held::Retained => Need::Keep,
+        }
+    }
+
+    fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32)> {
+        let tracked = Arc::clone(self.input(place.segment)?);
+        let record = tracked.segment.record_at(place.offset)?;
+        let command = record.command().ok_or(Error::Validation("compaction: a record is no command".into()))?;
+        let (key, value) = (command.key(), command.value().unwrap_or_default());
+        let len_max = hightower_log::MAX_HEAD_LEN_BYTES + key.len() + value.len();
+        let output = self.output_for(len_max)?;
+        let offset = output.position();
+        let checksum = payload_checksum(key, value);
+        let head = encode_head(output.context(), offset, &command, Placement::Relocated, checksum)
+            .map_err(|error| Error::Validation(error.to_string().into()))?;
+        output.append(&[head.as_ref(), key, value])?;
+        let to = RecordPlace { segment: output.id(), offset };
+        let len_bytes = output.position() - offset;
+        self.expected_bytes = self.expected_bytes.saturating_sub(len_bytes.into());
+        Ok((to, len_bytes))
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<()> {
+        self.unspent_bytes += bytes;
+        if self.unspent_bytes < SPEND_STEP_BYTES {
+            return Ok(());
+        }
+        self.pace.spend(std::mem::take(&mut self.unspent_bytes));
+        let closed = &self.core.closed;
+        if self.pace.wait(&self.clock, &mut || !closed.load(Ordering::Acquire)) { Ok(()) } else { Err(Error::Closed) }
+    }
+}
+
+pub(crate) fn place_of(place: RecordPlace) -> Place {
+    Place { segment: place.segment, offset: place.offset }
+}
+
+/// The store's clock; what was slept counts as passed, even if the clock stands still.
+struct RunClock<'a> {
+    clock: &'a dyn Clock,
+    slept: Cell<Duration>,
+}
+
+impl PaceClock for RunClock<'_> {
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed().max(self.slept.get())
+    }
+
+    fn sleep(&self, duration: Duration) {
+        let before = self.elapsed();
+        std::thread::sleep(duration);
+        self.slept.set(before + duration);
+    }
+}

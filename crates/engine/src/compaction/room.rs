@@ -1,0 +1,53 @@
+//! How much of the disk the store may take: `max_disk_bytes`.
+//!
+//! The quota is met where files are made, not at each write: an active segment has its room already. A store near its quota first
+//! goes without a prepared segment; then a write that needs a new one is refused, while deletes and compaction, which free space in the end, may
+//! go beyond by a segment.
+
+use hightower_segment::SegmentStore;
+
+use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
+use crate::core::Core;
+use crate::error::{Error, Result};
+
+/// A store with a quota has segments of at most this share of it, so that the quota is not used up by room for what is to come.
+const QUOTA_SHARE: u64 = 16;
+
+impl StoreConfig {
+    /// How long new segments are: as configured, or less if the quota asks for it.
+    pub(crate) fn segment_len_bytes(&self) -> u32 {
+        let share = self.max_disk_bytes.map_or(u64::MAX, |max| (max / QUOTA_SHARE).max(MIN_SEGMENT_SIZE_BYTES));
+        u32::try_from(self.max_segment_size.min(share)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Core {
+    /// How much of the disk segments, spare files and checkpoint take.
+    pub(crate) fn disk_bytes(&self, store: &SegmentStore) -> u64 {
+        let segments: u64 = self.segments.all().iter().map(|tracked| u64::from(tracked.segment.len_bytes())).sum();
+        segments + store.tail_stats().reserved_bytes + self.upkeep.other_bytes()
+    }
+
+    /// Whether the quota allows for files of so many bytes more.
+    pub(crate) fn has_disk_for(&self, more_bytes: u64) -> bool {
+        let Some(max) = self.config.max_disk_bytes else { return true };
+        self.store().is_ok_and(|store| self.disk_bytes(&store).saturating_add(more_bytes) <= max)
+    }
+
+    /// Refuses to go on to a new segment for a write of `len_bytes` when the quota is used up.
+    pub(crate) fn check_disk(&self, len_bytes: usize) -> Result<()> {
+        let Some(max) = self.config.max_disk_bytes else { return Ok(()) };
+        let store = self.store()?;
+        let segment_len = u64::from(self.config.segment_len_bytes()).max(len_bytes as u64);
+        let needed = if store.tail_stats().prepared { 0 } else { segment_len };
+        let used = self.disk_bytes(&store);
+        if used.saturating_add(needed) <= max {
+            return Ok(());
+        }
+        self.upkeep.wake();
+        let detail = format!(
+            "the store takes {used} of the {max} bytes that max_disk_bytes allows, and the next segment needs {needed}; delete keys, compact, or raise it"
+        );
+        Err(Error::Full { detail })
+    }
+}

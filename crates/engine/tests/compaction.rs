@@ -1,0 +1,378 @@
+//! Compaction and checkpoints, as an application meets them: the shadow of every rule.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hightower_engine::{
+    CheckpointUse, Clock, Command, CompactionConfig, Components, SegmentStats, SingleNodeEngine, SnapshotEngine,
+    StoreConfig,
+};
+use tempfile::TempDir;
+
+/// Time that tests move.
+#[derive(Debug, Default)]
+struct Hands(AtomicI64);
+
+impl Clock for Hands {
+    fn now_ms(&self) -> i64 {
+        1_700_000_000_000 + self.0.load(Ordering::Relaxed)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.load(Ordering::Relaxed)).unwrap())
+    }
+}
+
+fn config(dir: &Path) -> StoreConfig {
+    let compaction = CompactionConfig { tombstone_grace: Duration::from_secs(60), ..CompactionConfig::default() };
+    StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir) }
+}
+
+fn open_at(dir: &TempDir, clock: &Arc<Hands>) -> SingleNodeEngine {
+    let components = Components { clock: Arc::clone(clock) as Arc<_>, ..Components::default() };
+    SingleNodeEngine::with_components(config(dir.path()), components).unwrap()
+}
+
+fn key(number: u32) -> String {
+    format!("key/{number:06}")
+}
+
+fn remove_checkpoints(dir: &TempDir) -> usize {
+    let files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+    let checkpoints: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "ckpt")).collect();
+    checkpoints.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    checkpoints.len()
+}
+
+fn files(dir: &TempDir) -> Vec<String> {
+    let files = std::fs::read_dir(dir.path()).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn live(segments: &[SegmentStats]) -> BTreeMap<u32, (u64, u64, u64)> {
+    let of = |segment: &SegmentStats| (segment.id, (segment.live_records, segment.live_bytes, segment.dead_records));
+    segments.iter().filter(|segment| segment.live_records + segment.dead_records > 0).map(of).collect()
+}
+
+#[test]
+fn what_was_overwritten_is_freed_and_the_rest_stays() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::default());
+    let engine = open_at(&dir, &clock);
+    for round in 0..5 {
+        for number in 0..1000 {
+            engine.put(key(number), format!("value {round}").repeat(5)).unwrap();
+        }
+    }
+    let before = engine.stats();
+    let report = engine.run_compaction_now().unwrap();
+    let after = engine.stats();
+    assert!(report.removed_segments > 10 && report.freed_bytes > before.dead_bytes / 2, "{report:?}");
+    assert!(after.dead_bytes * 20 < after.live_bytes, "{after:?}");
+    assert_eq!(after.keys, 1000);
+    for number in 0..1000 {
+        assert_eq!(engine.get(key(number)).unwrap().unwrap(), "value 4".repeat(5).as_bytes());
+    }
+    assert_eq!(engine.run_compaction_now().unwrap().runs, 0, "nothing is left to do");
+    let digest = engine.snapshot_state().unwrap().digest();
+    engine.close().unwrap();
+
+    let engine = open_at(&dir, &clock);
+    assert!(matches!(&engine.open_report().checkpoint, CheckpointUse::Loaded { entries: 1000, .. }));
+    assert_eq!(engine.open_report().replayed_records, 0);
+    assert_eq!(live(&engine.stats().segments), live(&after.segments), "accounts from the checkpoint");
+    assert_eq!(engine.snapshot_state().unwrap().digest(), digest);
+    drop(engine);
+
+    assert_eq!(remove_checkpoints(&dir), 1, "one checkpoint, no temporary file");
+    let engine = open_at(&dir, &clock);
+    assert!(matches!(engine.open_report().checkpoint, CheckpointUse::Rebuilt { .. }));
+    assert_eq!(live(&engine.stats().segments), live(&after.segments), "accounts from the log");
+    assert_eq!(engine.snapshot_state().unwrap().digest(), digest);
+}
+
+#[test]
+fn deleted_keys_stay_deleted_whatever_is_lost() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let mut old_checkpoint = None;
+    let engine = open_at(&dir, &clock);
+    for number in 0..2000 {
+        engine.put(key(number), [7; 50]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    old_checkpoint.replace(std::fs::read(dir.path().join(checkpoint_name(&dir))).unwrap());
+    for number in 0..1900 {
+        engine.delete(key(number)).unwrap();
+    }
+    engine.run_compaction_now().unwrap();
+    assert_eq!(engine.stats().tombstones, 1900, "their grace has not passed");
+    clock.0.fetch_add(120_000, Ordering::Relaxed);
+    let report = engine.run_compaction_now().unwrap();
+    assert_eq!((report.forgotten_tombstones, engine.stats().tombstones), (1900, 0));
+    let check = |engine: &SingleNodeEngine| {
+        assert_eq!((engine.len(), engine.stats().tombstones), (100, 0));
+        assert!((0..2000).all(|number| engine.contains_key(key(number)) == (number >= 1900)));
+        let stats = engine.stats();
+        assert!(stats.live_bytes < 100 * 100 && stats.dead_bytes < 20_000, "{stats:?}");
+    };
+    check(&engine);
+    engine.close().unwrap();
+    let engine = open_at(&dir, &clock);
+    check(&engine);
+    engine.close().unwrap();
+
+    // An old checkpoint in the place of the new one: most of what it points to is gone, and nothing comes back.
+    std::fs::write(dir.path().join(checkpoint_name(&dir)), old_checkpoint.unwrap()).unwrap();
+    let engine = open_at(&dir, &clock);
+    assert!(matches!(engine.open_report().checkpoint, CheckpointUse::Loaded { .. }));
+    check(&engine);
+    engine.close().unwrap();
+
+    remove_checkpoints(&dir);
+    let engine = open_at(&dir, &clock);
+    check(&engine);
+    drop(engine);
+
+    // And one that is damaged at any place.
+    let name = checkpoint_name(&dir);
+    let whole = std::fs::read(dir.path().join(&name)).unwrap();
+    for at in (0..whole.len()).step_by(97) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        std::fs::write(dir.path().join(&name), &damaged).unwrap();
+        let config = StoreConfig { read_only: true, ..config(dir.path()) };
+        check(&SingleNodeEngine::with_config(config).unwrap());
+    }
+}
+
+fn checkpoint_name(dir: &TempDir) -> String {
+    files(dir).into_iter().find(|name| name.ends_with(".ckpt")).unwrap()
+}
+
+#[test]
+fn a_late_older_command_meets_the_tombstone_until_its_grace_has_passed() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let engine = open_at(&dir, &clock);
+    let set =
+        |version| Command::Set { key: b"k".to_vec(), value: b"late".to_vec(), version, timestamp: clock.now_ms() };
+    engine.submit(Command::Delete { key: b"k".to_vec(), version: 10, timestamp: clock.now_ms() }).unwrap();
+    for _ in 0..3 {
+        engine.run_compaction_now().unwrap();
+        assert!(!engine.submit(set(9)).unwrap().changed());
+        clock.0.fetch_add(25_000, Ordering::Relaxed);
+    }
+    engine.run_compaction_now().unwrap();
+    assert_eq!(engine.stats().tombstones, 0);
+    assert!(engine.submit(set(9)).unwrap().changed());
+    engine.close().unwrap();
+    assert_eq!(open_at(&dir, &clock).get("k").unwrap().unwrap(), b"late");
+}
+
+#[test]
+fn a_live_store_is_left_alone_for_a_hundred_intervals() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(StoreConfig {
+        compaction_interval: Duration::from_millis(2),
+        ..config(dir.path())
+    })
+    .unwrap();
+    for number in 0..3000 {
+        engine.put(key(number), [1; 60]).unwrap();
+    }
+    let before = live(&engine.stats().segments);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(engine.stats().compaction.runs, 0);
+    assert_eq!(live(&engine.stats().segments), before);
+    assert_eq!(engine.run_compaction_now().unwrap().written_segments, 0, "not even when asked to");
+}
+
+#[test]
+fn the_background_keeps_the_log_in_bounds() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(StoreConfig {
+        compaction_interval: Duration::from_millis(20),
+        ..config(dir.path())
+    })
+    .unwrap();
+    for round in 0..20 {
+        for number in 0..500 {
+            engine.put(key(number * (round + 1) % 500), [1; 60]).unwrap();
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let stats = engine.stats();
+        let len: u64 = stats.segments.iter().map(|segment| segment.len_bytes).sum();
+        if len * 2 <= stats.live_bytes * 3 && stats.compaction.waiting_segments == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{stats:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(engine.stats().compaction.last_failure, None);
+    assert_eq!(engine.len(), 500);
+}
+
+#[test]
+fn snapshots_read_what_they_saw_across_compactions() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let engine = open_at(&dir, &clock);
+    for number in 0..600 {
+        engine.put(key(number), "first").unwrap();
+    }
+    let first = engine.snapshot();
+    for number in 0..400 {
+        engine.put(key(number), "second").unwrap();
+    }
+    for number in 400..500 {
+        engine.delete(key(number)).unwrap();
+    }
+    let second = engine.snapshot();
+    let mut range = second.range::<&str>(..);
+    let held: Vec<_> = range.by_ref().take(50).collect();
+    clock.0.fetch_add(120_000, Ordering::Relaxed);
+    for round in 0..4 {
+        engine.put(key(0), format!("round {round}")).unwrap();
+        engine.run_compaction_now().unwrap();
+        for number in 0..600 {
+            assert_eq!(first.get(key(number)).unwrap().unwrap(), b"first");
+            let expected = match number {
+                0..400 => Some(&b"second"[..]),
+                400..500 => None,
+                _ => Some(&b"first"[..]),
+            };
+            assert_eq!(second.get(key(number)).unwrap().as_deref(), expected);
+        }
+    }
+    assert!(held.iter().all(|entry| entry.value().unwrap() == b"second"));
+    assert_eq!(range.map(|entry| entry.value().unwrap()).filter(|value| *value == b"second").count(), 350);
+    assert_eq!(engine.stats().tombstones, 100, "the first snapshot needs them");
+    drop((first, second, held));
+    clock.0.fetch_add(120_000, Ordering::Relaxed);
+    engine.run_compaction_now().unwrap();
+    engine.put("x", "y").unwrap();
+    engine.run_compaction_now().unwrap();
+    let stats = engine.stats();
+    assert_eq!((stats.tombstones, stats.retained_versions), (0, 0));
+    assert!(stats.dead_bytes < 3000, "{stats:?}");
+}
+
+#[test]
+fn everything_at_once() {
+    let dir = TempDir::new().unwrap();
+    let config = StoreConfig { compaction_interval: Duration::from_millis(1), ..config(dir.path()) };
+    let engine = Arc::new(SingleNodeEngine::with_config(config.clone()).unwrap());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    engine.run_compaction_now().unwrap();
+                    engine.checkpoint().unwrap();
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let snapshot = engine.snapshot();
+                let sum = |_: ()| -> u64 {
+                    let pairs = snapshot.prefix("n/").map(|entry| entry.value().unwrap());
+                    pairs.map(|value| String::from_utf8_lossy(&value).parse::<u64>().unwrap()).sum()
+                };
+                assert_eq!(sum(()), sum(()), "a snapshot does not move");
+            }
+        });
+        for round in 0..200_u64 {
+            for number in 0..40_u64 {
+                engine.put(format!("n/{number}"), (round + number).to_string()).unwrap();
+            }
+            engine.delete(format!("n/{}", round % 40)).unwrap();
+            for number in 0..40_u64 {
+                let expected = (number != round % 40).then(|| (round + number).to_string());
+                assert_eq!(
+                    engine.get(format!("n/{number}")).unwrap().as_deref(),
+                    expected.as_deref().map(str::as_bytes)
+                );
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let digest = engine.snapshot_state().unwrap().digest();
+    engine.close().unwrap();
+    let again = SingleNodeEngine::with_config(config).unwrap();
+    assert_eq!(again.snapshot_state().unwrap().digest(), digest);
+}
+
+#[test]
+fn closing_ends_whatever_runs() {
+    for round in 0..10 {
+        let dir = TempDir::new().unwrap();
+        let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
+        for number in 0..3000 {
+            engine.put(key(number % 200), [1; 60]).unwrap();
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // It ends in time, or is told that the store is closed.
+                let _ = engine.run_compaction_now();
+            });
+            thread::sleep(Duration::from_micros(round * 300));
+            engine.close().unwrap();
+        });
+        drop(engine);
+        let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
+        assert!(!engine.open_report().was_unclean());
+        assert_eq!(engine.len(), 200);
+    }
+}
+
+#[test]
+fn opening_can_be_watched_and_ended() {
+    use std::ops::ControlFlow;
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
+    (0..5000).for_each(|number| assert!(engine.put(key(number), "v").unwrap().changed()));
+    engine.close().unwrap();
+    for without_checkpoint in [false, true] {
+        if without_checkpoint {
+            remove_checkpoints(&dir);
+        }
+        let mut last = 0;
+        let opened = SingleNodeEngine::open_with_progress(config(dir.path()), Components::default(), |progress| {
+            assert!(progress.done <= progress.total && progress.done >= last);
+            last = progress.done;
+            if progress.done > progress.total / 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(opened.unwrap_err().kind(), hightower_engine::ErrorKind::Aborted);
+    }
+    assert_eq!(SingleNodeEngine::with_config(config(dir.path())).unwrap().len(), 5000);
+}
+
+#[test]
+fn rounds_of_overwrite_delete_compact_reopen_leak_nothing() {
+    let rounds = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(60);
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let size =
+        || -> u64 { std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum() };
+    let (mut sizes, mut counts) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let engine = open_at(&dir, &clock);
+        (0..300).for_each(|number| assert!(engine.put(key(number), [1; 80]).unwrap().changed()));
+        (0..300).for_each(|number| assert!(engine.put(format!("only/{round}/{number}"), [1; 80]).unwrap().changed()));
+        (0..300).for_each(|number| assert!(engine.delete(format!("only/{round}/{number}")).unwrap().changed()));
+        clock.0.fetch_add(120_000, Ordering::Relaxed);
+        engine.run_compaction_now().unwrap();
+        assert_eq!((engine.len(), engine.stats().tombstones), (300, 0));
+        drop(engine);
+        sizes.push(size());
+        counts.push(files(&dir).len());
+    }
+    let early = *sizes[..10].iter().max().unwrap();
+    assert!(sizes[10..].iter().all(|size| *size <= early), "{sizes:?}");
+    assert!(counts.iter().all(|count| *count <= counts[0] + 1), "{counts:?}");
+    #[cfg(target_os = "linux")]
+    assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < 200);
+}
