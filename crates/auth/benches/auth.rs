@@ -18,7 +18,7 @@ fn service(directory: &std::path::Path, verified_cache_entries: usize) -> (Servi
     let auth =
         AuthService::with_options(engine, Argon2SecretHasher::new(), AesGcmEncryptor::new([7; 32]), options).unwrap();
     auth.set_role("reader", &[Grant::new([Action::Read], KeyRange::prefix("jobs/")).unwrap()]).unwrap();
-    let user = auth.create_user("alice", "correct horse battery!").unwrap();
+    let user = auth.create_user("alice", "violet teapot orbit 9").unwrap();
     auth.set_user_roles(&user.user_id, &["reader".into()]).unwrap();
     let tokens = (0..KEYS).map(|_| auth.create_api_key(&user.user_id, Some("bench")).unwrap().1).collect();
     (auth, tokens)

@@ -17,11 +17,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (_engine, auth) = engine.into_argon2_hasher_aes_gcm_auth_service([7; 32]);
 
     auth.set_role("operator", &[Grant::new([Action::Read, Action::Write], KeyRange::prefix("jobs/"))?])?;
-    let alice = auth.create_user("Alice", "correct horse battery!")?;
+    let alice = auth.create_user("Alice", "violet teapot orbit 9")?;
     auth.set_user_roles(&alice.user_id, &["operator".into()])?;
 
     let from_office = auth.from_source("192.0.2.7")?;
-    let token = match from_office.login("alice", "correct horse battery!")? {
+    let token = match from_office.login("alice", "violet teapot orbit 9")? {
         Login::Accepted { token, .. } => token,
         Login::Refused => return Err("wrong name or password".into()),
         Login::Delayed { retry_after_ms } => return Err(format!("try again in {retry_after_ms} ms").into()),

@@ -20,11 +20,11 @@
 //!
 //! // Somebody who may read and write jobs.
 //! auth.set_role("operator", &[Grant::new([Action::Read, Action::Write], KeyRange::prefix("jobs/"))?])?;
-//! let user = auth.create_user("Alice", "correct horse battery!")?;
+//! let user = auth.create_user("Alice", "violet teapot orbit 9")?;
 //! auth.set_user_roles(&user.user_id, &["operator".into()])?;
 //!
 //! // A person logs in; a program has a key.
-//! let Login::Accepted { token, .. } = auth.login("alice", "correct horse battery!")? else { panic!() };
+//! let Login::Accepted { token, .. } = auth.login("alice", "violet teapot orbit 9")? else { panic!() };
 //! let (_record, api_key) = auth.create_api_key(&user.user_id, Some("ci"))?;
 //! assert!(auth.authenticate_api_key(&api_key)?.is_some());
 //!

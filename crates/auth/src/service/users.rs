@@ -130,15 +130,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 if service.load_name(name.as_str())?.is_some() {
                     return Err(Error::Conflict("the username is taken"));
                 }
-                let Some(old) = service.load_name(&user.value.normal_name)? else {
-                    return Err(Error::Conflict("the user was renamed at the same time"));
+                let Some(old) = service.name_of(user)? else {
+                    return Ok(false);
                 };
                 change.remove(&layout::name(&user.value.normal_name), old.version);
                 change.create(&layout::name(name.as_str()), user.value.public.user_id.as_bytes());
             }
             user.value.normal_name = name.as_str().to_owned();
             user.value.public.username = username.trim().to_owned();
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -151,7 +151,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             user.value.public.disabled = true;
             user.value.epoch += 1;
             change.access_changes();
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -163,7 +163,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change_user(user_id, AuditAction::UserEnabled, |_, change, user| {
             user.value.public.disabled = false;
             change.access_changes();
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -177,7 +177,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change_user(user_id, AuditAction::UserRolesSet, |_, change, user| {
             user.value.public.roles.clone_from(&roles);
             change.access_changes();
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -189,7 +189,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change_user(user_id, AuditAction::UserMetadataSet, |service, _, user| {
             let id = *user.value.public.user_id.as_bytes();
             user.value.public.metadata = service.encrypt_field("user", &id, metadata)?;
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -206,8 +206,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             let id = user.value.public.user_id.as_bytes();
             change.remove(&layout::user(id), user.version);
-            let Some(name) = self.load_name(&user.value.normal_name)? else {
-                return Err(Error::Crypto("a user's entry in the name index is missing"));
+            let Some(name) = self.name_of(&user)? else {
+                return Ok(Step::Again);
             };
             change.remove(&layout::name(&user.value.normal_name), name.version);
             // New keys and sessions replace the user's record too, so these lists are complete.
@@ -233,16 +233,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.decrypt_field("user", user.user_id.as_bytes(), user.metadata.as_ref())
     }
 
-    /// Reads a user, lets `edit` change it, writes it back with an audit entry.
+    /// Reads a user, lets `edit` change it, writes it back with an audit entry. `edit` tells
+    /// `false` if what it read does not fit together.
     fn change_user(
         &self,
         user_id: &str,
         action: AuditAction,
-        edit: impl Fn(&Self, &mut Change<'_>, &mut Loaded<StoredUser>) -> Result<()>,
+        edit: impl Fn(&Self, &mut Change<'_>, &mut Loaded<StoredUser>) -> Result<bool>,
     ) -> Result<UserRecord> {
         self.change(|change| {
             let mut user = self.user_by_id(user_id)?;
-            edit(self, change, &mut user)?;
+            if !edit(self, change, &mut user)? {
+                return Ok(Step::Again);
+            }
             self.replace_user(change, &user)?;
             change.audit(action, user_id);
             Ok(Step::Commit(user.value.public))

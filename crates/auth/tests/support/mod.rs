@@ -1,6 +1,6 @@
 //! A fast engine in memory, a clock that stands still, and services on them.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(unreachable_pub, dead_code, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -16,7 +16,7 @@ use hightower_engine::{
 use parking_lot::Mutex;
 
 /// One good password.
-pub const PASSWORD: &str = "correct horse battery!";
+pub const PASSWORD: &str = "violet teapot orbit 9";
 /// Another one.
 pub const OTHER: &str = "four more random words";
 
@@ -46,6 +46,10 @@ impl MemEngine {
 
     pub fn with_image(image: Image) -> Arc<Self> {
         Arc::new(Self { image: Mutex::new(image), ..Self::default() })
+    }
+
+    pub fn with_hook(hook: Hook) -> Arc<Self> {
+        Arc::new(Self { hook: Some(hook), ..Self::default() })
     }
 
     pub fn image(&self) -> Image {
