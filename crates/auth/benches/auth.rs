@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hightower_auth::{
-    Action, AesGcmEncryptor, Argon2SecretHasher, AuthOptions, AuthService, Grant, KeyRange, Token,
-};
+use hightower_auth::{Action, AesGcmEncryptor, Argon2SecretHasher, AuthOptions, AuthService, Grant, KeyRange, Token};
 use hightower_engine::{SingleNodeEngine, StoreConfig};
 
 type Service = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncryptor>;

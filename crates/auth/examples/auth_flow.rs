@@ -29,7 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let principal = auth.authenticate(&token)?.ok_or("the session is over")?;
     let hers = AuthorizedEngine::new(&auth, principal);
     hers.put(b"jobs/1", b"queued")?;
-    println!("alice wrote a job; reading elsewhere: {:?}", hers.get(b"secrets/1").map(|_| ()).map_err(|e| e.to_string()));
+    println!(
+        "alice wrote a job; reading elsewhere: {:?}",
+        hers.get(b"secrets/1").map(|_| ()).map_err(|e| e.to_string())
+    );
 
     let read_only = ApiKeyAccess::Limited {
         roles: Vec::new(),

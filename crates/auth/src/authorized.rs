@@ -91,7 +91,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
     fn all(&self, batch: Batch) -> Result<Vec<ApplyOutcome>> {
         match self.commit(batch)? {
             BatchOutcome::Committed { outcomes, .. } => Ok(outcomes),
-            BatchOutcome::Rejected { .. } => Err(EngineError::Conflict("a write without requirements was rejected".into())),
+            BatchOutcome::Rejected { .. } => {
+                Err(EngineError::Conflict("a write without requirements was rejected".into()))
+            }
         }
     }
 }

@@ -148,7 +148,9 @@ impl GuessTable {
             let counter = *self.shard(&charge.tag).lock().get(&charge.tag)?;
             Some((charge.tag, counter))
         });
-        current.filter(|(_, counter)| counter.failures >= FIRST_PERSISTED && counter.failures.is_power_of_two()).collect()
+        current
+            .filter(|(_, counter)| counter.failures >= FIRST_PERSISTED && counter.failures.is_power_of_two())
+            .collect()
     }
 
     fn wait_ms(&self, charge: &Charge, now_ms: Timestamp) -> i64 {

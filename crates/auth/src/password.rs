@@ -58,7 +58,9 @@ impl PasswordPolicy {
     /// [`Error::Validation`] unless 8 ≤ `min_length` and 64 ≤ `max_length` ≤ 256.
     pub fn with_lengths(min_length: usize, max_length: usize) -> Result<Self> {
         if min_length < MIN_PASSWORD_FLOOR || !(64..=256).contains(&max_length) || min_length > max_length {
-            return Err(Error::Validation("passwords need a minimum of at least 8 and a maximum of 64 to 256 characters"));
+            return Err(Error::Validation(
+                "passwords need a minimum of at least 8 and a maximum of 64 to 256 characters",
+            ));
         }
         Ok(Self { min_length, max_length, breach_check: None })
     }
@@ -103,7 +105,9 @@ impl PasswordPolicy {
             return Err(Error::Validation("the password holds the username"));
         }
         match &self.breach_check {
-            Some(check) if check.is_breached(&prepared.0)? => Err(Error::Validation("the password is known from a breach")),
+            Some(check) if check.is_breached(&prepared.0)? => {
+                Err(Error::Validation("the password is known from a breach"))
+            }
             _ => Ok(prepared),
         }
     }
@@ -124,7 +128,11 @@ pub(crate) struct Prepared(Zeroizing<String>);
 
 impl Prepared {
     pub(crate) fn new(password: &str) -> Result<Self> {
-        let password = if password.len() <= MAX_PASSWORD_LEN_BYTES { Zeroizing::new(nfkc(password)) } else { Zeroizing::default() };
+        let password = if password.len() <= MAX_PASSWORD_LEN_BYTES {
+            Zeroizing::new(nfkc(password))
+        } else {
+            Zeroizing::default()
+        };
         if password.is_empty() || password.len() > MAX_PASSWORD_LEN_BYTES {
             return Err(Error::Validation("a password has 1 to 1024 bytes"));
         }
@@ -147,7 +155,9 @@ fn is_common(folded: &str) -> bool {
 
 fn repeats_a_unit(text: &str) -> bool {
     let characters = Zeroizing::new(text.chars().collect::<Vec<_>>());
-    (1..=4).any(|unit| characters.len() >= 2 * unit && characters.iter().skip(unit).zip(characters.iter()).all(|(a, b)| a == b))
+    (1..=4).any(|unit| {
+        characters.len() >= 2 * unit && characters.iter().skip(unit).zip(characters.iter()).all(|(a, b)| a == b)
+    })
 }
 
 fn is_a_run(text: &str) -> bool {

@@ -176,7 +176,9 @@ impl Grant {
         if actions == 0 || range.is_empty() {
             return Err(Error::Validation("a grant needs an action and a range that is not empty"));
         }
-        if range.start.len() > MAX_GRANT_KEY_LEN_BYTES || range.end.as_ref().is_some_and(|end| end.len() > MAX_GRANT_KEY_LEN_BYTES) {
+        if range.start.len() > MAX_GRANT_KEY_LEN_BYTES
+            || range.end.as_ref().is_some_and(|end| end.len() > MAX_GRANT_KEY_LEN_BYTES)
+        {
             return Err(Error::Validation("a bound of a grant is longer than 1024 bytes"));
         }
         Ok(Self { actions, range })

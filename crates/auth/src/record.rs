@@ -79,7 +79,16 @@ impl StoredUser {
         let metadata = decode_blob(&mut reader)?;
         reader.end()?;
         let user_id = UserId::from_bytes(id);
-        let public = UserRecord { user_id, username, disabled, roles, metadata, created_at_ms, password_changed_at_ms, last_login_ms };
+        let public = UserRecord {
+            user_id,
+            username,
+            disabled,
+            roles,
+            metadata,
+            created_at_ms,
+            password_changed_at_ms,
+            last_login_ms,
+        };
         Ok(Self { public, normal_name, epoch, password_hash, trusted })
     }
 }
@@ -155,7 +164,8 @@ impl StoredApiKey {
     pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
         let (owner_id, secret_mac) = (UserId::from_bytes(reader.array()?), reader.array()?);
         let (previous_secret_until_ms, previous_mac) = (reader.optional_i64()?, reader.array()?);
-        let (created_at_ms, expires_at_ms, last_used_ms) = (reader.i64()?, reader.optional_i64()?, reader.optional_i64()?);
+        let (created_at_ms, expires_at_ms, last_used_ms) =
+            (reader.i64()?, reader.optional_i64()?, reader.optional_i64()?);
         let label = decode_optional_text(&mut reader)?;
         let access = if reader.flag()? {
             ApiKeyAccess::Limited { roles: decode_names(&mut reader)?, grants: decode_grants(&mut reader)? }
@@ -223,8 +233,15 @@ impl StoredSession {
         let (idle_expires_at_ms, expires_at_ms) = (reader.i64()?, reader.i64()?);
         let source = decode_optional_text(&mut reader)?;
         reader.end()?;
-        let public =
-            SessionRecord { session_id, user_id, created_at_ms, last_seen_ms, idle_expires_at_ms, expires_at_ms, source };
+        let public = SessionRecord {
+            session_id,
+            user_id,
+            created_at_ms,
+            last_seen_ms,
+            idle_expires_at_ms,
+            expires_at_ms,
+            source,
+        };
         Ok(Self { public, epoch })
     }
 

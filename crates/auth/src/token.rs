@@ -111,7 +111,8 @@ fn checked_body(token: &str) -> Option<&[u8]> {
 
 fn parse_secret(digits: &[u8]) -> Option<TokenSecret> {
     let mut fits = false;
-    let secret = TokenSecret::init_with_mut(|bytes: &mut [u8; SECRET_LEN_BYTES]| fits = hex::decode_lower(digits, bytes));
+    let secret =
+        TokenSecret::init_with_mut(|bytes: &mut [u8; SECRET_LEN_BYTES]| fits = hex::decode_lower(digits, bytes));
     fits.then_some(secret)
 }
 

@@ -125,7 +125,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_or_typed_is_refused() {
-        for bad in ["", "  ", "a b", "a\u{200b}b", "a\u{0}", "a/b", "a\u{202e}b", "a\u{e000}", "😀", "a\nb", "\u{feff}a"] {
+        for bad in
+            ["", "  ", "a b", "a\u{200b}b", "a\u{0}", "a/b", "a\u{202e}b", "a\u{e000}", "😀", "a\nb", "\u{feff}a"]
+        {
             assert!(normal_form(bad).is_err(), "{bad:?}");
         }
         assert!(normal_form(&"a".repeat(64)).is_ok());

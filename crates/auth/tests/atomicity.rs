@@ -228,11 +228,15 @@ fn a_changed_password_is_never_reverted() {
     for seed in 1..=schedules() {
         let prepare = |auth: &Service| drop(auth.create_user("alice", PASSWORD).unwrap());
         let change = |auth: &Service| assert!(auth.change_password("alice", PASSWORD, OTHER).unwrap());
-        let check_old = |auth: &Service| assert!(matches!(auth.verify_password("alice", PASSWORD).unwrap(), true | false));
+        let check_old =
+            |auth: &Service| assert!(matches!(auth.verify_password("alice", PASSWORD).unwrap(), true | false));
         let login_old = |auth: &Service| drop(auth.login("alice", PASSWORD).unwrap());
         let (auth, image) = explore(seed, prepare, &[&change, &check_old, &login_old]);
         let user = auth.find_user("alice").unwrap().unwrap();
-        assert!(auth.list_sessions(&user.user_id).unwrap().is_empty(), "schedule {seed}: a session by the old password");
+        assert!(
+            auth.list_sessions(&user.user_id).unwrap().is_empty(),
+            "schedule {seed}: a session by the old password"
+        );
         assert!(!auth.verify_password("alice", PASSWORD).unwrap(), "schedule {seed}");
         assert!(auth.verify_password("alice", OTHER).unwrap());
         check(&image);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hightower_auth::{
-    Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EnvelopeEncryptor, ErrorKind, Grant,
-    KeyRange, Login, PasswordCheck, RESERVED_PREFIX, Token,
+    Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EnvelopeEncryptor, ErrorKind,
+    Grant, KeyRange, Login, PasswordCheck, RESERVED_PREFIX, Token,
 };
 use hightower_engine::{Batch, Command, ErrorKind as EngineKind, Expect, KvEngine};
 use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, no_delays, options, service, service_on};
@@ -96,10 +96,13 @@ fn passwords_change_and_end_all_sessions() {
 fn weak_hashes_are_replaced_at_login() {
     let (engine, clock, auth) = service();
     auth.create_user("alice", PASSWORD).unwrap();
-    let stronger = hightower_auth::Argon2SecretHasher::with_params(hightower_auth::Argon2Params::insecure(16, 1, 1).unwrap());
+    let stronger =
+        hightower_auth::Argon2SecretHasher::with_params(hightower_auth::Argon2Params::insecure(16, 1, 1).unwrap());
     let encryptor = Arc::new(hightower_auth::AesGcmEncryptor::new([7; 32]));
     let next = AuthService::with_options(Arc::clone(&engine), stronger, encryptor, options(&clock)).unwrap();
-    let has = |text: &str| engine.image().entries.values().filter(|(value, _)| String::from_utf8_lossy(value).contains(text)).count();
+    let has = |text: &str| {
+        engine.image().entries.values().filter(|(value, _)| String::from_utf8_lossy(value).contains(text)).count()
+    };
     assert_eq!(has("m=16,t=1"), 0);
     assert!(!next.verify_password("alice", OTHER).unwrap());
     assert_eq!(has("m=16,t=1"), 0);
@@ -281,7 +284,11 @@ fn failed_logins_write_little() {
     assert!(writes <= 128, "{writes} writes for 2000 failures");
 }
 
-fn view(auth: &Service, engine_user: &str, grants: &[Grant]) -> AuthorizedEngine<Arc<MemEngine>, hightower_auth::Argon2SecretHasher, Arc<hightower_auth::AesGcmEncryptor>> {
+fn view(
+    auth: &Service,
+    engine_user: &str,
+    grants: &[Grant],
+) -> AuthorizedEngine<Arc<MemEngine>, hightower_auth::Argon2SecretHasher, Arc<hightower_auth::AesGcmEncryptor>> {
     let user = auth.create_user(engine_user, PASSWORD).unwrap();
     auth.set_role(engine_user, grants).unwrap();
     auth.set_user_roles(&user.user_id, &[engine_user.to_owned()]).unwrap();

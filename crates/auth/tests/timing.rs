@@ -50,7 +50,11 @@ fn compare(auth: &Service, one: &str, other: &str, pairs: usize) {
     // Preemptions are outliers of both; compare the fastest 90 %.
     let [(m1, v1), (m2, v2)] = samples.each_ref().map(|samples| mean_and_variance(&samples[..samples.len() * 9 / 10]));
     let t = (m1 - m2) / ((v1 + v2) / (pairs as f64 * 0.9)).sqrt();
-    println!("{one} / {other}: medians {:.2} / {:.2} us, t = {t:.2}, {pairs} pairs", medians[0] * 1e6, medians[1] * 1e6);
+    println!(
+        "{one} / {other}: medians {:.2} / {:.2} us, t = {t:.2}, {pairs} pairs",
+        medians[0] * 1e6,
+        medians[1] * 1e6
+    );
     assert!((medians[0] / medians[1] - 1.0).abs() < 0.05);
     assert!(t.abs() < 4.5, "t = {t}");
 }

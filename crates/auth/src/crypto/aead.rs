@@ -3,8 +3,8 @@
 //! Each key here seals few messages: a data key exactly one, a master key one wrap per record.
 //! Random 96-bit nonces are safe for 2^32 messages per key (SP 800-38D, 8.3).
 
-use aes_gcm::aead::{Aead, AeadInOut, KeyInit, Nonce, Payload, Tag};
 use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::{Aead, AeadInOut, KeyInit, Nonce, Payload, Tag};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};

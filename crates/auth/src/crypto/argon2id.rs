@@ -67,7 +67,11 @@ impl Argon2Params {
     /// [`Error::Validation`] for 0, for less than 8 KiB per lane, or above the ceilings.
     pub fn insecure(memory_kib: u32, iterations: u32, lanes: u32) -> Result<Self> {
         let params = Self { memory_kib, iterations, lanes };
-        if params.within_ceiling() { Ok(params) } else { Err(Error::Validation("Argon2id parameters are out of range")) }
+        if params.within_ceiling() {
+            Ok(params)
+        } else {
+            Err(Error::Validation("Argon2id parameters are out of range"))
+        }
     }
 
     /// Memory of one hash, in KiB.
@@ -356,7 +360,11 @@ mod tests {
             (4 * 1024 * 1024 + 1, 1, 1, false),
             (47_104, 1, 17, false),
         ] {
-            assert_eq!(Argon2Params::new(memory_kib, iterations, lanes).is_ok(), fine, "{memory_kib} {iterations} {lanes}");
+            assert_eq!(
+                Argon2Params::new(memory_kib, iterations, lanes).is_ok(),
+                fine,
+                "{memory_kib} {iterations} {lanes}"
+            );
         }
     }
 

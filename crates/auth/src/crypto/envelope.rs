@@ -150,7 +150,10 @@ impl EncryptedBlob {
 impl fmt::Debug for EncryptedBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let len_bytes = self.sealed.len();
-        f.debug_struct("EncryptedBlob").field("key_id", &self.key_id).field("len_bytes", &len_bytes).finish_non_exhaustive()
+        f.debug_struct("EncryptedBlob")
+            .field("key_id", &self.key_id)
+            .field("len_bytes", &len_bytes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -238,7 +238,15 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_key() {
-        for text in ["", "#1:00", "1", "1:abcd", &format!("x:{HEX}"), &format!("1:{HEX}00"), &format!("1:{}", HEX.replace('0', "g"))] {
+        for text in [
+            "",
+            "#1:00",
+            "1",
+            "1:abcd",
+            &format!("x:{HEX}"),
+            &format!("1:{HEX}00"),
+            &format!("1:{}", HEX.replace('0', "g")),
+        ] {
             assert_eq!(KeyRing::parse(text).unwrap_err().kind(), ErrorKind::Validation, "{text}");
         }
         let twice = format!("1:{HEX},1:{}", HEX.replace('0', "1"));

@@ -124,7 +124,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn verify_api_key(&self, id: [u8; 16], secret: &TokenSecret, key_bytes: Value) -> Result<Option<Arc<Verified>>> {
         let cache = self.cache()?;
         let secret_tag = cache.secret_tag(secret.expose_secret());
-        if let Some(held) = cache.get(&id).filter(|held| held.key_bytes[..] == key_bytes[..] && held.is_of(&secret_tag)) {
+        if let Some(held) = cache.get(&id).filter(|held| held.key_bytes[..] == key_bytes[..] && held.is_of(&secret_tag))
+        {
             let owner = layout::user(held.owner.public.user_id.as_bytes());
             let owner_bytes = self.shared.engine.get(&owner)?;
             if owner_bytes.is_some_and(|bytes| bytes[..] == held.owner_bytes[..]) {

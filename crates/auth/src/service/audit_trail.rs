@@ -66,7 +66,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     fn verify_from(&self, head: &Head, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
         if since.is_some_and(|since| since.next_seq > head.next_seq) {
-            return Ok(AuditVerdict::Broken { seq: head.next_seq, problem: "the trail is shorter than at the checkpoint" });
+            return Ok(AuditVerdict::Broken {
+                seq: head.next_seq,
+                problem: "the trail is shorter than at the checkpoint",
+            });
         }
         let mut last = head.anchor;
         let mut seq = head.first_seq;
@@ -151,7 +154,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(0));
             }
             let keys = self.keys()?;
-            let Some(anchor) = self.load(&layout::audit(end - 1), |mut entry| Ok(chain_hash(&keys.audit, entry.rest())))? else {
+            let Some(anchor) =
+                self.load(&layout::audit(end - 1), |mut entry| Ok(chain_hash(&keys.audit, entry.rest())))?
+            else {
                 return Err(Error::Crypto("an audit entry is missing; verify the trail"));
             };
             (head.first_seq..end).for_each(|seq| change.batch.push_delete(layout::audit(seq)));

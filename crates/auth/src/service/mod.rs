@@ -189,6 +189,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
 impl<E, H, C> fmt::Debug for AuthService<E, H, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthService").field("caller", &self.caller).field("options", &self.shared.options).finish_non_exhaustive()
+        f.debug_struct("AuthService")
+            .field("caller", &self.caller)
+            .field("options", &self.shared.options)
+            .finish_non_exhaustive()
     }
 }

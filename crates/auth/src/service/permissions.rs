@@ -63,7 +63,8 @@ impl Access {
             return false; // nothing but the service's own keys
         }
         parts.iter().all(|part| {
-            self.owner.allows_range(action, part) && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, part))
+            self.owner.allows_range(action, part)
+                && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, part))
         })
     }
 
@@ -238,7 +239,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let end = prefix_end(layout::ROLES);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
-        let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(&key[layout::ROLES.len()..]) {
+        let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(
+            &key[layout::ROLES.len()..],
+        ) {
             Ok(name) => RoleRecord::decode(name, keys.sealer.open(key, value)?),
             Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
         };

@@ -62,7 +62,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             password_changed_at_ms: now_ms,
             last_login_ms: None,
         };
-        let user = StoredUser { public, normal_name: name.as_str().to_owned(), epoch: 0, password_hash, trusted: Vec::new() };
+        let user =
+            StoredUser { public, normal_name: name.as_str().to_owned(), epoch: 0, password_hash, trusted: Vec::new() };
         let body = user.encode()?;
         self.change(|change| {
             if self.load_name(&user.normal_name)?.is_some() {
@@ -252,7 +253,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    pub(super) fn encrypt_field(&self, kind: &str, id: &[u8], metadata: Option<&[u8]>) -> Result<Option<EncryptedBlob>> {
+    pub(super) fn encrypt_field(
+        &self,
+        kind: &str,
+        id: &[u8],
+        metadata: Option<&[u8]>,
+    ) -> Result<Option<EncryptedBlob>> {
         let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
         let metadata = metadata.filter(|bytes| !bytes.is_empty());
         metadata.map(|bytes| self.shared.crypto.seal(bytes, &identity)).transpose()

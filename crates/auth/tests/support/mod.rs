@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use hightower_auth::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthOptions, AuthService, Clock, GuessPolicy, PasswordPolicy,
 };
-use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Error, KvEngine, Result, Value,
-};
+use hightower_engine::{ApplyOutcome, Batch, BatchOutcome, Command, Error, KvEngine, Result, Value};
 use parking_lot::Mutex;
 
 /// One good password.
