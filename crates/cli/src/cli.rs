@@ -10,7 +10,8 @@ use crate::failure::{Exit, Failure};
 use crate::notation;
 use crate::session::Session;
 use crate::verbs::{
-    bench, check, completions, delete, demo, export, get, import, man, prefix, put, scan, segments, shell, stats,
+    bench, check, compact, completions, delete, demo, export, get, import, man, prefix, put, scan, segments, shell,
+    stats,
 };
 
 const LONG_ABOUT: &str = "\
@@ -117,6 +118,7 @@ pub(crate) enum StoreVerb {
     Stats(stats::Args),
     Segments(segments::Args),
     Check(check::Args),
+    Compact(compact::Args),
 }
 
 impl StoreVerb {
@@ -132,6 +134,7 @@ impl StoreVerb {
             Self::Stats(args) => args.run(session),
             Self::Segments(args) => args.run(session),
             Self::Check(args) => args.run(session),
+            Self::Compact(args) => args.run(session),
         }
     }
 }

@@ -119,8 +119,9 @@ fn ctrl_c_closes_the_store() {
     let mut child = start_import(&tool);
     feed(&mut child, &generated(2500));
     let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     // Standard input stays open: the tool must not wait for it.
+    let _open = child.stdin.take();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let keys: u64 = tool.ok(["prefix", "", "--count"]).trim_end().parse().unwrap();
     assert!((1000..=2000).contains(&keys) && keys.is_multiple_of(1000), "{keys} is no number of whole batches");

@@ -105,6 +105,20 @@ fn numbers() {
 }
 
 #[test]
+fn compaction_frees_what_was_overwritten() {
+    let tool = Tool::new();
+    for round in 0..3 {
+        tool.run_with_input(["import", "-"], format!("k\t{round}\nonly {round}\t\n").as_bytes()).ok();
+    }
+    let report = tool.run(["--json", "compact"]).json();
+    assert_eq!(report["moved_records"], json!(2));
+    assert!(report["removed_segments"].as_u64() > Some(0));
+    assert_eq!(tool.ok(["export"]), "k\t2\nonly 0\t\nonly 1\t\nonly 2\t\n");
+    assert_eq!(tool.ok(["compact"]), "there was nothing to free\n");
+    assert_eq!(tool.run(["check"]).code, Some(0));
+}
+
+#[test]
 fn reading_changes_nothing() {
     let tool = Tool::new();
     tool.ok(["put", "k", "v"]);

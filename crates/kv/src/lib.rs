@@ -7,6 +7,7 @@
 //! | module | what it has |
 //! | --- | --- |
 //! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Snapshot`], [`KvEngine`] |
+//! | [`compactor`] | which segments compaction rewrites, and what of them survives |
 //! | [`state`] | the apply rules and [`KvState`], the plain model of the state |
 //! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
 //! | [`index`] | the concurrent ordered map |
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub use hightower_compactor as compactor;
 pub use hightower_engine as engine;
 pub use hightower_index as index;
 pub use hightower_log as log;
@@ -24,9 +26,9 @@ pub use hightower_segment as segment;
 pub use hightower_state as state;
 
 pub use hightower_engine::{
-    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, Command, CommandRef, Durability, Entry, Error,
-    ErrorKind, Expect, KvEngine, KvState, OpenReport, Range, RecoveryMode, Result, SegmentStats, SingleNodeEngine,
-    Snapshot, SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits,
+    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, Command, CommandRef, CompactionConfig, CompactionReport,
+    Durability, Entry, Error, ErrorKind, Expect, KvEngine, KvState, OpenReport, Range, RecoveryMode, Result,
+    SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits,
 };
 
 /// What a program that uses the store usually names: `use hightower_kv::prelude::*;`.

@@ -139,7 +139,8 @@ fn load(
         let line = match lines.next_line() {
             Ok(Some([])) => continue,
             Ok(Some(line)) => line,
-            Ok(None) => return Ok(()),
+            // In a pipe, Ctrl-C ends the writer too: this may be the end of the input only because of that.
+            Ok(None) => return interrupt::check(),
             Err(bad) if bad.kind() == io::ErrorKind::InvalidData => return Err(malformed(name, lines.number(), &bad)),
             Err(source) => return Err(Failure::File { action: format!("read {name}"), source }),
         };

@@ -1,0 +1,70 @@
+//! `compact`: free the space of what was overwritten and deleted.
+
+use hightower_kv::CompactionReport;
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::session::Session;
+use crate::units::{bytes, counted, duration};
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl segments          shows how much there is to free
+  htkvctl compact
+
+A store that is open compacts by itself in the background; this does all of it now. Safe to interrupt: a store that is
+compacted half way is as good as before.";
+
+/// Free the space of what was overwritten and deleted
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {}
+
+#[derive(Serialize)]
+struct Answer {
+    removed_segments: u64,
+    written_segments: u64,
+    moved_records: u64,
+    forgotten_tombstones: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+    freed_bytes: u64,
+    elapsed_ms: u128,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let report = session.writer()?.finish(|store| Ok(store.run_compaction_now()?))?;
+        session.screen.answer(&Answer::of(&report), || describe(&report))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Answer {
+    fn of(report: &CompactionReport) -> Self {
+        Self {
+            removed_segments: report.removed_segments,
+            written_segments: report.written_segments,
+            moved_records: report.moved_records,
+            forgotten_tombstones: report.forgotten_tombstones,
+            read_bytes: report.read_bytes,
+            written_bytes: report.written_bytes,
+            freed_bytes: report.freed_bytes,
+            elapsed_ms: report.elapsed.as_millis(),
+        }
+    }
+}
+
+fn describe(report: &CompactionReport) -> String {
+    if report.removed_segments == 0 {
+        return "there was nothing to free".into();
+    }
+    format!(
+        "freed {} in {}: {} removed, {} moved into {} new",
+        bytes(report.freed_bytes),
+        duration(report.elapsed),
+        counted(report.removed_segments, "segment"),
+        counted(report.moved_records, "record"),
+        report.written_segments
+    )
+}
