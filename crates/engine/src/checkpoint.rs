@@ -12,4 +12,4 @@ mod siphash;
 mod write;
 
 pub use load::{CheckpointUse, OpenPhase, OpenProgress};
-pub(crate) use load::{Fold, Watch};
+pub(crate) use load::{Fold, Watch, verify_points};

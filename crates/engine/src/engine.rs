@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -10,6 +11,7 @@ use hightower_segment::Stamp;
 use hightower_state::{ApplyOutcome, KvState};
 use parking_lot::Mutex;
 
+use crate::backup::{BackupReport, ExportReport};
 use crate::batch::{Batch, BatchOutcome};
 use crate::checkpoint::OpenProgress;
 use crate::commit::Write;
@@ -468,6 +470,40 @@ impl SingleNodeEngine {
         self.core.check_writable()?;
         let mut turn = self.core.upkeep.turn.lock();
         self.core.write_checkpoint(&mut turn)
+    }
+
+    /// Copies the store, as of one moment, into a directory from which it can be opened or [`restore`](crate::restore)d. Writes go on
+    /// meanwhile. Complete segments are hard-linked where the file system can, and a backup that is there already gets only what is new; it stays
+    /// whole until the new one is.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path().join("kv")))?;
+    /// engine.put("key", "value")?;
+    /// let backup = dir.path().join("backup");
+    /// engine.backup_to(&backup)?;
+    /// let copy = hightower_engine::SingleNodeEngine::open_read_only(&backup)?;
+    /// assert_eq!(copy.get("key")?.unwrap(), b"value");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if the directory holds something else, [`Error::Locked`] if it is in use, [`Error::Full`], [`Error::Io`],
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
+    pub fn backup_to(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
+        self.core.backup_to(dir.as_ref())
+    }
+
+    /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another machine, or another version. Memory does not
+    /// depend on the number of keys. [`import_snapshot`](crate::import_snapshot) takes it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify, [`Error::Closed`].
+    pub fn export_snapshot(&self, stream: &mut dyn std::io::Write) -> Result<ExportReport> {
+        self.core.check_open()?;
+        self.core.export(&self.core.state.snapshot(), stream)
     }
 
     /// The highest version that the store has seen.

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod backup;
 mod batch;
 mod checkpoint;
 mod commit;
@@ -23,6 +24,7 @@ mod config;
 mod core;
 mod engine;
 mod error;
+mod files;
 mod flusher;
 mod group_commit;
 pub mod limits;
@@ -32,12 +34,14 @@ mod open;
 mod pipeline;
 mod place;
 mod read;
+mod repair;
 mod snapshot;
 mod stats;
 mod table;
 mod traits;
 mod value;
 
+pub use backup::{BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore};
 pub use batch::{Batch, BatchChange, BatchOutcome, Expect};
 pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
@@ -51,6 +55,9 @@ pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};
 pub use open::OpenReport;
 pub use pipeline::Ticket;
+pub use repair::{
+    CheckLevel, CheckReport, DamagedPlace, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,
+};
 pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};
 pub use traits::{KvEngine, SnapshotEngine};

@@ -291,7 +291,6 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// Looks a key up in place. Without a point table: over the blocks.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what the layout is for; check uses it from another build"))]
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Entry<'a>>, CheckpointError> {
         if self.header.points == 0 {
             return self.find_in_order(key);

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hightower_index::pin;
@@ -19,7 +19,8 @@ use crate::checkpoint::codec::{
 use crate::checkpoint::siphash::siphash13;
 use crate::compaction::Turn;
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files::{io_error, write_at};
 use crate::place::Place;
 
 /// Bytes are written in pieces of about this many.
@@ -102,14 +103,6 @@ impl Core {
     }
 }
 
-fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
-    let text = format!("cannot {action} {}", path.display());
-    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-        return Error::Full { detail: format!("{text}: the device is full") };
-    }
-    Error::Io { action: text, source }
-}
-
 /// A file that is written from front to back.
 struct Sink {
     file: Arc<dyn File>,
@@ -141,21 +134,6 @@ impl Sink {
         self.buffer.clear();
         Ok(())
     }
-}
-
-pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u64) -> Result<()> {
-    while !bytes.is_empty() {
-        match file.write_at(bytes, at) {
-            Ok(0) => return Err(io_error("write", path, io::ErrorKind::WriteZero.into())),
-            Ok(written) => {
-                bytes = bytes.get(written..).unwrap_or_default();
-                at += written as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io_error("write", path, error)),
-        }
-    }
-    Ok(())
 }
 
 /// The block that is being filled, and what is known of those before it.

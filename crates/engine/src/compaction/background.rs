@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// After failures the background waits at most this long until it tries again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
 
+/// An explicit run tries so often to free the files of what it has removed.
+const FREEING_ATTEMPTS: usize = 16;
+
 /// So many runs in the background, and others get the turn.
 const RUNS_PER_TURN: u32 = 16;
 
@@ -204,6 +207,13 @@ impl Core {
         }
         if report.runs > 0 && self.config.emit_snapshot_after_compaction {
             self.write_checkpoint(&mut turn)?;
+        }
+        for _ in 0..FREEING_ATTEMPTS {
+            if turn.retired.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+            self.free_retired(&mut turn, &self.store()?)?;
         }
         self.upkeep.note_retired(&turn);
         report.waiting_segments = turn.retired.len() as u64;

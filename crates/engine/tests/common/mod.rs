@@ -226,7 +226,8 @@ impl World {
         }
         for (number, version) in submits {
             let (key, value) = (key(*number), b"batched".to_vec());
-            let command = Command::Set { key: key.clone(), value: value.clone(), version: *version, timestamp: GIVEN_TIMESTAMP };
+            let command =
+                Command::Set { key: key.clone(), value: value.clone(), version: *version, timestamp: GIVEN_TIMESTAMP };
             batch.push_command(&command);
             changes.push((key, Some(value), Some(GIVEN_TIMESTAMP)));
         }

@@ -1,0 +1,9 @@
+//! Copies of a store: backups that can be opened as they are, and streams for moving.
+
+mod copy;
+mod stream;
+
+pub(crate) use copy::Staging;
+pub use copy::{BackupReport, RestoreReport, restore};
+pub(crate) use stream::commit;
+pub use stream::{ExportReport, ImportReport, import_snapshot};

@@ -1,0 +1,292 @@
+//! Backup and restore.
+//!
+//! A backup is a store: segments that are all sealed, and a manifest. The manifest is written last, and replaced as a whole, so a backup directory
+//! holds the old backup or the new one, whatever happens in between. What an earlier backup has already stays; a segment that it has a shorter copy of is
+//! replaced by a longer one that begins alike.
+//!
+//! A segment that is complete never changes again, and its file is never used again while it has a second name: so a hard link is as good
+//! as a copy.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hightower_segment::{
+    LOCK, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance, segment_name,
+};
+
+use crate::components::Components;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::files::{io_error, list, read_manifest, remove_if_there, sync_dir, write_file};
+
+/// What a backup did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// The backup holds all commits up to this one, and none after.
+    pub seq: u64,
+    /// How many segments it consists of.
+    pub segments: u64,
+    /// How many of them the directory had already.
+    pub kept_segments: u64,
+    /// How many were hard-linked.
+    pub linked_segments: u64,
+    /// How many were copied.
+    pub copied_segments: u64,
+    /// How many bytes were copied.
+    pub copied_bytes: u64,
+    /// How many files of an earlier backup were removed.
+    pub removed_files: u64,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// How many segments were copied.
+    pub segments: u64,
+    /// How many commands they hold; each was verified.
+    pub records: u64,
+    /// How many bytes were copied.
+    pub bytes: u64,
+}
+
+/// A segment as a backup holds it: complete, whatever it is in the store.
+struct Part {
+    segment: Arc<Segment>,
+    len_bytes: u32,
+    records: u64,
+}
+
+impl Part {
+    fn entry(&self) -> SegmentEntry {
+        let header = self.segment.header();
+        SegmentEntry {
+            id: header.id,
+            kind: header.kind,
+            salt: header.salt,
+            base_seq: header.base_seq,
+            base_version: header.base_version,
+            base_timestamp: header.base_timestamp,
+            state: SegmentState::Sealed { len_bytes: self.len_bytes, records: self.records },
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let bytes = self.segment.bytes_from(0);
+        bytes.get(..self.len_bytes as usize).unwrap_or(bytes)
+    }
+}
+
+impl Core {
+    pub(crate) fn backup_to(&self, dir: &Path) -> Result<BackupReport> {
+        self.check_writable()?;
+        if dir == self.config.data_dir {
+            return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
+        }
+        let fs = &*self.components.fs;
+        // With the turn no segment goes away meanwhile.
+        let _turn = self.upkeep.turn.lock();
+        let (seq, max_version, parts) = self.parts()?;
+        self.sync_to(seq)?;
+        fs.create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
+        let lock = fs.try_lock(&dir.join(LOCK), LockKind::Exclusive);
+        let lock = lock.map_err(|source| io_error("lock", dir, source))?;
+        let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
+        let of_store = self.store()?.manifest();
+        let before = self.earlier(dir, &of_store)?;
+
+        let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };
+        for part in &parts {
+            self.add_part(dir, part, before.as_ref(), &mut report)?;
+        }
+        let manifest = Manifest {
+            generation: before.map_or(1, |before| before.generation.saturating_add(1)),
+            next_segment_id: of_store.next_segment_id,
+            next_seq: of_store.next_seq.max(seq.saturating_add(1)),
+            max_version,
+            checkpoint: None,
+            segments: parts.iter().map(Part::entry).collect(),
+            store_id: of_store.store_id,
+        };
+        sync_dir(fs, dir)?;
+        write_file(fs, &dir.join("MANIFEST.tmp"), &dir.join(MANIFEST), &manifest.encode())?;
+        sync_dir(fs, dir)?;
+        report.removed_files = self.remove_stale(dir, &parts)?;
+        Ok(report)
+    }
+
+    /// The store as of one commit: its seq, the highest version, and how far each segment reaches.
+    fn parts(&self) -> Result<(u64, u64, Vec<Part>)> {
+        let log = self.commit_log()?;
+        let parts = self.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| Part {
+            len_bytes: tracked.segment.len_bytes(),
+            records: tracked.records(),
+            segment: Arc::clone(&tracked.segment),
+        });
+        Ok((log.last_seq, log.max_version, parts.collect()))
+    }
+
+    /// The manifest of an earlier backup of this store.
+    fn earlier(&self, dir: &Path, of_store: &Manifest) -> Result<Option<Manifest>> {
+        let fs = &*self.components.fs;
+        match read_manifest(fs, dir)? {
+            Some(manifest) if manifest.store_id == of_store.store_id => Ok(Some(manifest)),
+            Some(_) => {
+                Err(Error::Conflict(format!("{} holds another store: take another directory", dir.display()).into()))
+            }
+            None if list(fs, dir)?.iter().any(|name| !is_ours(name)) => {
+                let text = format!("{} holds other files: take another directory", dir.display());
+                Err(Error::Conflict(text.into()))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn add_part(&self, dir: &Path, part: &Part, before: Option<&Manifest>, report: &mut BackupReport) -> Result<()> {
+        let fs = &*self.components.fs;
+        let path = dir.join(segment_name(part.segment.id()));
+        let known = before.and_then(|before| before.segment(part.segment.id())).filter(|known| **known == part.entry());
+        let is_there = fs.metadata(&path).is_ok_and(|found| found.len_bytes >= part.len_bytes.into());
+        if known.is_some() && is_there {
+            report.kept_segments += 1;
+            return Ok(());
+        }
+        // A file of this name is garbage to whoever opens the backup.
+        let tmp = dir.join(format!("{:010}.spare", part.segment.id()));
+        if part.segment.is_sealed() {
+            remove_if_there(fs, &tmp)?;
+            if fs.hard_link(part.segment.path(), &tmp).is_ok() {
+                fs.rename(&tmp, &path).map_err(|source| io_error("rename", &tmp, source))?;
+                // Renaming one name of a file to another of its names does nothing.
+                remove_if_there(fs, &tmp)?;
+                report.linked_segments += 1;
+                return Ok(());
+            }
+        }
+        write_file(fs, &tmp, &path, part.bytes())?;
+        report.copied_segments += 1;
+        report.copied_bytes += u64::from(part.len_bytes);
+        Ok(())
+    }
+
+    /// Removes what an earlier backup had and this one does not need.
+    fn remove_stale(&self, dir: &Path, parts: &[Part]) -> Result<u64> {
+        let fs = &*self.components.fs;
+        let needed: Vec<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
+        let names = list(fs, dir)?;
+        let stale =
+            names.iter().filter(|name| (name.ends_with(".seg") || name.ends_with(".spare")) && !needed.contains(name));
+        let mut removed = 0;
+        for name in stale {
+            remove_if_there(fs, &dir.join(name))?;
+            removed += 1;
+        }
+        if removed > 0 {
+            sync_dir(fs, dir)?;
+        }
+        Ok(removed)
+    }
+}
+
+/// Whether a file may be in a backup directory that has no manifest: what is left of a backup that did not come to its end.
+fn is_ours(name: &str) -> bool {
+    name == LOCK || name == "MANIFEST.tmp" || name.ends_with(".seg") || name.ends_with(".spare")
+}
+
+/// Makes a store in `destination` out of a backup, or of any store that is not in use. Every record is verified on the way.
+///
+/// All is written beside the destination first, and moved there at the end: a restore that does not come to its end leaves no destination.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let (kv, backup) = (dir.path().join("kv"), dir.path().join("backup"));
+/// use hightower_engine::{Components, SingleNodeEngine, StoreConfig, restore};
+///
+/// # let engine = SingleNodeEngine::with_config(StoreConfig::at(&kv))?;
+/// # engine.put("key", "value")?;
+/// engine.backup_to(&backup)?;
+/// let restored = dir.path().join("restored");
+/// restore(&Components::default(), &backup, &restored)?;
+/// assert_eq!(SingleNodeEngine::with_config(StoreConfig::at(&restored))?.get("key")?.unwrap(), b"value");
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Conflict`] if the destination holds anything, [`Error::NotFound`] if the source holds no store, [`Error::Corrupt`] naming file
+/// and offset, [`Error::Locked`], [`Error::Full`], [`Error::Io`].
+pub fn restore(
+    components: &Components,
+    source: impl AsRef<Path>,
+    destination: impl AsRef<Path>,
+) -> Result<RestoreReport> {
+    let (source, destination) = (source.as_ref(), destination.as_ref());
+    let staging = Staging::beside(components, destination)?;
+    let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Strict)?;
+    let mut report = RestoreReport::default();
+    let mut segments = Vec::new();
+    for segment in store.segments().iter().filter(|segment| !segment.is_empty()) {
+        let mut records = 0;
+        for entry in segment.entries() {
+            entry?;
+            records += 1;
+        }
+        let part = Part { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
+        let name = segment_name(segment.id());
+        let fs = &*components.fs;
+        write_file(
+            fs,
+            &staging.dir.join(format!("{:010}.spare", segment.id())),
+            &staging.dir.join(name),
+            part.bytes(),
+        )?;
+        report.segments += 1;
+        report.records += records;
+        report.bytes += u64::from(part.len_bytes);
+        segments.push(part.entry());
+    }
+    let max_version = store.manifest().max_version.max(store.report().version_floor);
+    let manifest = Manifest { segments, checkpoint: None, max_version, ..store.manifest().clone() };
+    let fs = &*components.fs;
+    sync_dir(fs, &staging.dir)?;
+    write_file(fs, &staging.dir.join("MANIFEST.tmp"), &staging.dir.join(MANIFEST), &manifest.encode())?;
+    staging.publish()?;
+    Ok(report)
+}
+
+/// A directory that is filled beside the one it is to become.
+pub(crate) struct Staging<'a> {
+    components: &'a Components,
+    pub(crate) dir: PathBuf,
+    destination: PathBuf,
+}
+
+impl<'a> Staging<'a> {
+    /// Makes an empty one. What an earlier attempt has left is removed.
+    pub(crate) fn beside(components: &'a Components, destination: &Path) -> Result<Self> {
+        let fs = &*components.fs;
+        if !list(fs, destination)?.is_empty() {
+            let text = format!("{} is not empty: take another directory", destination.display());
+            return Err(Error::Conflict(text.into()));
+        }
+        let name = destination.file_name().ok_or(Error::Validation("the destination has no name".into()))?;
+        let mut name = name.to_owned();
+        name.push(".unfinished");
+        let dir = destination.with_file_name(name);
+        for name in list(fs, &dir)? {
+            remove_if_there(fs, &dir.join(name))?;
+        }
+        fs.create_dir_all(&dir).map_err(|source| io_error("create", &dir, source))?;
+        Ok(Self { components, dir, destination: destination.to_owned() })
+    }
+
+    /// Gives it its name, durably.
+    pub(crate) fn publish(self) -> Result<()> {
+        let fs = &*self.components.fs;
+        sync_dir(fs, &self.dir)?;
+        fs.rename(&self.dir, &self.destination).map_err(|source| io_error("rename", &self.dir, source))?;
+        let parent = self.destination.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(fs, parent.unwrap_or(Path::new(".")))
+    }
+}

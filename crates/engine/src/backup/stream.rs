@@ -1,0 +1,381 @@
+//! A store as a stream of bytes; `docs/FORMAT.md` describes them.
+//!
+//! Frames of some records each, every frame with a number, a length and checksums, so that one that is missing, doubled or misplaced is noticed as
+//! well as one that is damaged; a last frame with the totals, so that a stream that was cut short is no whole one.
+
+use std::io::{self, Read, Write};
+use std::ops::Bound;
+use std::path::Path;
+
+use hightower_index::pin;
+use hightower_log::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
+use hightower_log::{Command, MAX_HEAD_LEN_BYTES, Placement, RecordContext, decode, encode};
+
+use crate::backup::copy::Staging;
+use crate::components::Components;
+use crate::config::{Durability, StoreConfig};
+use crate::core::Core;
+use crate::engine::SingleNodeEngine;
+use crate::error::{Error, Result};
+use crate::place::Place;
+
+const MAGIC: [u8; 8] = *b"HTKVEXP\n";
+const VERSION: u16 = 1;
+const HEADER_LEN: usize = 64;
+const FRAME_HEADER_LEN: usize = 24;
+/// A frame ends with the record that takes it beyond so many bytes.
+const FRAME_BYTES: usize = 256 << 10;
+/// The longest frame there can be: one short of full, and one record of the largest kind.
+const MAX_FRAME_BYTES: usize = FRAME_BYTES + MAX_HEAD_LEN_BYTES + MAX_KEY_LEN_BYTES + MAX_VALUE_LEN_BYTES;
+/// Records lie in a frame as they would in a segment.
+const FIRST_OFFSET: u32 = 64;
+/// Set in the number of records of the last frame, which holds none.
+const LAST: u32 = 1 << 31;
+
+/// What was exported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportReport {
+    /// The stream holds all commits up to this one, and none after.
+    pub seq: u64,
+    /// How many keys it holds, tombstones included.
+    pub records: u64,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// What was imported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImportReport {
+    /// The seq that the stream was taken at, in the store it comes from.
+    pub seq: u64,
+    /// How many keys it held, tombstones included.
+    pub records: u64,
+}
+
+/// What versions and timestamps are counted from, and a number of this stream's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    store_id: [u8; 16],
+    seq: u64,
+    max_version: u64,
+    salt: u64,
+    timestamp: i64,
+}
+
+impl Header {
+    fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..28].copy_from_slice(&self.store_id);
+        bytes[28..36].copy_from_slice(&self.seq.to_le_bytes());
+        bytes[36..44].copy_from_slice(&self.max_version.to_le_bytes());
+        bytes[44..52].copy_from_slice(&self.salt.to_le_bytes());
+        bytes[52..60].copy_from_slice(&self.timestamp.to_le_bytes());
+        let check = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&check.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
+        if bytes.first_chunk() != Some(&MAGIC) {
+            return Err(damaged(0, "it does not begin as an export does"));
+        }
+        if crc32fast::hash(&bytes[..60]) != u32_at(bytes, 60) {
+            return Err(damaged(60, "wrong checksum of the header"));
+        }
+        let version = u32_at(bytes, 8);
+        if version != u32::from(VERSION) {
+            let detail =
+                format!("an export of version {:#x} is newer than this build reads; use a newer build", version);
+            return Err(Error::VersionUnsupported { path: "the stream".into(), detail });
+        }
+        let mut store_id = [0; 16];
+        store_id.copy_from_slice(&bytes[12..28]);
+        Ok(Self {
+            store_id,
+            seq: u64_at(bytes, 28),
+            max_version: u64_at(bytes, 36),
+            salt: u64_at(bytes, 44),
+            timestamp: u64_at(bytes, 52).cast_signed(),
+        })
+    }
+
+    /// What the records of a frame are encoded against: no two frames share it.
+    fn context(&self, frame: u64) -> RecordContext {
+        RecordContext::new(self.salt.wrapping_add(frame), self.max_version, self.timestamp)
+    }
+}
+
+/// The head of a frame: its number, its length, how many records are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FrameHeader {
+    number: u64,
+    len_bytes: u32,
+    records: u32,
+    check: u32,
+}
+
+impl FrameHeader {
+    fn encode(&self, salt: u64) -> [u8; FRAME_HEADER_LEN] {
+        let mut bytes = [0; FRAME_HEADER_LEN];
+        bytes[0..8].copy_from_slice(&self.number.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.len_bytes.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.records.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.check.to_le_bytes());
+        let check = seeded(salt, &bytes[..20]);
+        bytes[20..].copy_from_slice(&check.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; FRAME_HEADER_LEN], salt: u64, number: u64, at: u64) -> Result<Self> {
+        if seeded(salt, &bytes[..20]) != u32_at(bytes, 20) {
+            return Err(damaged(at, "wrong checksum of a frame's head"));
+        }
+        let found = Self {
+            number: u64_at(bytes, 0),
+            len_bytes: u32_at(bytes, 8),
+            records: u32_at(bytes, 12),
+            check: u32_at(bytes, 16),
+        };
+        if found.number != number {
+            return Err(damaged(at, "a frame out of order"));
+        }
+        if found.len_bytes as usize > MAX_FRAME_BYTES {
+            return Err(damaged(at, "a frame that is too long"));
+        }
+        Ok(found)
+    }
+}
+
+fn seeded(salt: u64, bytes: &[u8]) -> u32 {
+    let mut check = crc32fast::Hasher::new();
+    check.update(&salt.to_le_bytes());
+    check.update(bytes);
+    check.finalize()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |found| u32::from_le_bytes(*found))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |found| u64::from_le_bytes(*found))
+}
+
+fn damaged(at: u64, what: &str) -> Error {
+    let detail = format!("{what}; export it anew");
+    Error::Corrupt { path: "the stream".into(), offset: at, detail }
+}
+
+/// Gathers records into frames and writes them.
+struct FrameWriter<'a> {
+    stream: &'a mut dyn Write,
+    header: Header,
+    number: u64,
+    /// Room for the first offset, then records.
+    frame: Vec<u8>,
+    in_frame: u32,
+    records: u64,
+    bytes: u64,
+}
+
+impl FrameWriter<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes += bytes.len() as u64;
+        self.stream.write_all(bytes).map_err(|source| Error::Io { action: "cannot write the export".into(), source })
+    }
+
+    fn add(&mut self, command: hightower_log::CommandRef<'_>) -> Result<()> {
+        let offset = FIRST_OFFSET + u32::try_from(self.frame.len()).unwrap_or(u32::MAX - FIRST_OFFSET);
+        let context = self.header.context(self.number);
+        encode(&mut self.frame, &context, offset, &command, Placement::Relocated)
+            .map_err(|error| Error::Validation(error.to_string().into()))?;
+        self.in_frame += 1;
+        self.records += 1;
+        if self.frame.len() >= FRAME_BYTES { self.end_frame() } else { Ok(()) }
+    }
+
+    fn end_frame(&mut self) -> Result<()> {
+        if self.in_frame == 0 {
+            return Ok(());
+        }
+        let frame = std::mem::take(&mut self.frame);
+        let len_bytes = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let head =
+            FrameHeader { number: self.number, len_bytes, records: self.in_frame, check: crc32fast::hash(&frame) };
+        self.put(&head.encode(self.header.salt))?;
+        self.put(&frame)?;
+        self.number += 1;
+        self.in_frame = 0;
+        self.frame = frame;
+        self.frame.clear();
+        self.frame.shrink_to(2 * FRAME_BYTES);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<u64> {
+        self.end_frame()?;
+        let total = self.records.to_le_bytes();
+        let head = FrameHeader { number: self.number, len_bytes: 8, records: LAST, check: crc32fast::hash(&total) };
+        self.put(&head.encode(self.header.salt))?;
+        self.put(&total)?;
+        self.stream.flush().map_err(|source| Error::Io { action: "cannot write the export".into(), source })?;
+        Ok(self.bytes)
+    }
+}
+
+impl Core {
+    /// Writes everything that `snapshot` knows, tombstones included.
+    pub(crate) fn export(
+        &self,
+        snapshot: &hightower_state::Snapshot<Place>,
+        stream: &mut dyn Write,
+    ) -> Result<ExportReport> {
+        let salt = self.components.entropy.next_u64();
+        let header = Header {
+            store_id: self.store().map_or([0; 16], |store| store.manifest().store_id),
+            seq: snapshot.seq(),
+            max_version: self.latest_version(),
+            salt: salt.map_err(|source| Error::Io { action: "cannot draw a random number".into(), source })?,
+            timestamp: self.components.clock.now_ms(),
+        };
+        let mut writer =
+            FrameWriter { stream, header, number: 0, frame: Vec::new(), in_frame: 0, records: 0, bytes: 0 };
+        writer.put(&header.encode())?;
+        let mut entries = snapshot.entries(Bound::Unbounded, Bound::Unbounded);
+        loop {
+            let guard = pin();
+            let Some((key, entry)) = entries.next_pinned(&guard) else { break };
+            let find = |guard| Some(snapshot.entry_pinned(key, guard)?.location).or(Some(entry.location));
+            self.read_record(&guard, find, |command| writer.add(command))?.unwrap_or(Ok(()))?;
+        }
+        let records = writer.records;
+        Ok(ExportReport { seq: header.seq, records, bytes: writer.finish()? })
+    }
+}
+
+/// Makes a store in `destination` out of an exported stream. All is written beside the destination first, and moved there at the
+/// end: a stream that is damaged or cut short leaves no destination. Memory does not depend on the number of keys, but for the index.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use hightower_engine::{Components, SingleNodeEngine, StoreConfig, import_snapshot};
+///
+/// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv")))?;
+/// engine.put("key", "value")?;
+/// let mut stream = Vec::new();
+/// engine.export_snapshot(&mut stream)?;
+/// let moved = dir.path().join("moved");
+/// import_snapshot(&Components::default(), &mut &stream[..], &moved)?;
+/// assert_eq!(SingleNodeEngine::with_config(StoreConfig::at(&moved))?.get("key")?.unwrap(), b"value");
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] with the place in the stream, [`Error::VersionUnsupported`], [`Error::Conflict`] if the destination holds anything,
+/// [`Error::Full`], [`Error::Io`].
+pub fn import_snapshot(
+    components: &Components,
+    stream: &mut dyn Read,
+    destination: impl AsRef<Path>,
+) -> Result<ImportReport> {
+    let staging = Staging::beside(components, destination.as_ref())?;
+    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(&staging.dir) };
+    let engine = SingleNodeEngine::with_components(config, components.clone())?;
+    let mut reader = FrameReader { stream, at: 0 };
+    let report = reader.read_into(&engine)?;
+    engine.close()?;
+    drop(engine);
+    staging.publish()?;
+    Ok(report)
+}
+
+struct FrameReader<'a> {
+    stream: &'a mut dyn Read,
+    at: u64,
+}
+
+impl FrameReader<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.stream.read_exact(&mut bytes).map_err(|source| self.failed(source))?;
+        self.at += N as u64;
+        Ok(bytes)
+    }
+
+    /// Reads `len` bytes, growing as they come: a length that lies costs no memory.
+    fn bytes(&mut self, len: usize, buffer: &mut Vec<u8>) -> Result<()> {
+        buffer.clear();
+        let mut limited = (&mut *self.stream).take(len as u64);
+        let read = limited.read_to_end(buffer).map_err(|source| self.failed(source))?;
+        if read < len {
+            return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.at += len as u64;
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            return damaged(self.at, "it is cut short");
+        }
+        Error::Io { action: "cannot read the export".into(), source }
+    }
+
+    fn read_into(&mut self, engine: &SingleNodeEngine) -> Result<ImportReport> {
+        let header = Header::decode(&self.array()?)?;
+        let mut report = ImportReport { seq: header.seq, records: 0 };
+        let mut frame = Vec::new();
+        for number in 0.. {
+            let start = self.at;
+            let head = FrameHeader::decode(&self.array()?, header.salt, number, start)?;
+            self.bytes(head.len_bytes as usize, &mut frame)?;
+            if crc32fast::hash(&frame) != head.check {
+                return Err(damaged(start, "wrong checksum of a frame"));
+            }
+            if head.records == LAST {
+                let total = u64_at(&frame, 0);
+                return if total == report.records { Ok(report) } else { Err(damaged(start, "frames are missing")) };
+            }
+            report.records += commit_frame(engine, &frame, &header.context(number), head.records, start)?;
+        }
+        Ok(report)
+    }
+}
+
+/// Commits the records of a frame, in batches.
+fn commit_frame(
+    engine: &SingleNodeEngine,
+    frame: &[u8],
+    context: &RecordContext,
+    records: u32,
+    start: u64,
+) -> Result<u64> {
+    let mut commands: Vec<Command> = Vec::new();
+    let mut rest = frame;
+    let mut count = 0;
+    while !rest.is_empty() {
+        let offset = FIRST_OFFSET + u32::try_from(frame.len() - rest.len()).unwrap_or(0);
+        let record = decode(rest, context, offset).map_err(|error| damaged(start, &error.to_string()))?;
+        commands.extend(record.command().map(|command| command.to_owned()));
+        rest = rest.get(record.len as usize..).unwrap_or_default();
+        count += 1;
+        if commands.len() == 256 || rest.is_empty() {
+            commit(engine, std::mem::take(&mut commands))?;
+        }
+    }
+    if count == u64::from(records) { Ok(count) } else { Err(damaged(start, "a frame with another number of records")) }
+}
+
+/// As one batch, or one by one if together they are too large for a segment.
+pub(crate) fn commit(engine: &SingleNodeEngine, commands: Vec<Command>) -> Result<()> {
+    let len: u64 = commands.iter().map(|it| (it.key().len() + it.value().map_or(0, <[u8]>::len) + 64) as u64).sum();
+    if len * 2 < engine.config().max_segment_size {
+        return engine.submit_batch(commands).map(drop);
+    }
+    commands.into_iter().try_for_each(|command| engine.submit(command).map(drop))
+}

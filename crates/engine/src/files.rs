@@ -1,0 +1,96 @@
+//! Reading and writing whole files through the file system's seam.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use hightower_segment::{Access, File, Fs, MANIFEST, Manifest};
+
+use crate::error::{Error, Result};
+
+/// Bytes are copied in pieces of so many.
+const PIECE_LEN_BYTES: usize = 1 << 20;
+
+/// A refusal of the operating system, as the error that it is.
+pub(crate) fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
+    let action = format!("cannot {action} {}", path.display());
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return Error::Full { detail: format!("{action}: the device is full") };
+    }
+    Error::Io { action, source }
+}
+
+/// Writes all of `bytes`, going on after short writes and interruptions.
+pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(bytes, at) {
+            Ok(0) => return Err(io_error("write", path, io::ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                at += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io_error("write", path, error)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a file of these bytes, durably, under a name that is moved to `path` at the end. The directory is the caller's to sync.
+pub(crate) fn write_file(fs: &dyn Fs, tmp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    remove_if_there(fs, tmp)?;
+    let file: Arc<dyn File> = fs.create_new(tmp).map_err(|source| io_error("create", tmp, source))?;
+    let written = bytes.chunks(PIECE_LEN_BYTES).zip((0_u64..).step_by(PIECE_LEN_BYTES));
+    let written = written
+        .map(|(piece, at)| write_at(&*file, tmp, piece, at))
+        .collect::<Result<()>>()
+        .and_then(|()| file.sync_data().map_err(|source| io_error("sync", tmp, source)))
+        .and_then(|()| fs.rename(tmp, path).map_err(|source| io_error("rename", tmp, source)));
+    if written.is_err() {
+        // The first failure is the one to tell of; the name says that the file is garbage.
+        let _removed = fs.remove_file(tmp);
+    }
+    written
+}
+
+pub(crate) fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<()> {
+    match fs.remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, source)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn sync_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    fs.sync_dir(dir).map_err(|source| io_error("sync", dir, source))
+}
+
+/// The names in a directory; none if it is not there.
+pub(crate) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>> {
+    match fs.list(dir) {
+        Ok(names) => Ok(names),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(io_error("list", dir, source)),
+    }
+}
+
+/// The manifest in a directory, if there is one.
+pub(crate) fn read_manifest(fs: &dyn Fs, dir: &Path) -> Result<Option<Manifest>> {
+    let path = dir.join(MANIFEST);
+    let file = match fs.open(&path, Access::Read) {
+        Ok(file) => file,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error("open", &path, source)),
+    };
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match file.read_at(&mut piece, bytes.len() as u64) {
+            Ok(0) => break,
+            Ok(read) => bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io_error("read", &path, error)),
+        }
+    }
+    let manifest = Manifest::decode(&bytes);
+    manifest.map(Some).map_err(|error| Error::Corrupt { path, offset: 0, detail: error.to_string() })
+}

@@ -1,0 +1,50 @@
+//! Finding damage, and getting out of it what is whole. Nothing here changes the store that it looks at.
+
+mod check;
+mod salvage;
+
+pub use check::{CheckLevel, CheckReport, DamagedPlace, RawRecord, check, dump};
+pub use salvage::{SalvageReport, salvage};
+
+use std::ops::ControlFlow;
+
+use crate::error::{Error, Result};
+
+/// How far a check or a salvage has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairProgress {
+    /// Bytes of segments looked at.
+    pub done_bytes: u64,
+    /// Bytes of segments there are to look at.
+    pub total_bytes: u64,
+}
+
+/// Counts, and asks now and then whether to go on.
+pub(crate) struct Meter<'a> {
+    progress: RepairProgress,
+    unreported: u64,
+    watch: &'a mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
+}
+
+/// So many bytes go by between two reports.
+const REPORT_STEP_BYTES: u64 = 1 << 20;
+
+impl<'a> Meter<'a> {
+    pub(crate) fn new(total_bytes: u64, watch: &'a mut dyn FnMut(RepairProgress) -> ControlFlow<()>) -> Self {
+        Self { progress: RepairProgress { done_bytes: 0, total_bytes }, unreported: 0, watch }
+    }
+
+    pub(crate) fn add(&mut self, bytes: u64) -> Result<()> {
+        self.progress.done_bytes += bytes;
+        self.unreported += bytes;
+        if self.unreported < REPORT_STEP_BYTES {
+            return Ok(());
+        }
+        self.unreported = 0;
+        match (self.watch)(self.progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Aborted("looking at the store")),
+        }
+    }
+}

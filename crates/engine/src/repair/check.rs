@@ -1,0 +1,295 @@
+//! Checking a store, at three levels, and looking at its raw records.
+
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hightower_log::{CommandRef, SegmentKind};
+use hightower_segment::{
+    Finding, ReadOnlyStore, Segment, SegmentError, SegmentOutcome, SegmentReport, SegmentState, Tolerance,
+};
+
+use crate::checkpoint::{CheckpointUse, Fold, verify_points};
+use crate::components::Components;
+use crate::error::{Error, Result};
+use crate::repair::{Meter, RepairProgress};
+
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CheckLevel {
+    /// The manifest, the segments' headers and lengths, and the end of the log.
+    Structure,
+    /// That, and the checksum of every record.
+    Checksums,
+    /// That, and whether the index checkpoint says the same as the log.
+    Index,
+}
+
+/// A place that is not what was written there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedPlace {
+    /// The file.
+    pub path: PathBuf,
+    /// Where it begins.
+    pub offset: u64,
+    /// How far it reaches, if that is known.
+    pub len_bytes: Option<u64>,
+    /// What is wrong.
+    pub detail: String,
+    /// The keys before and after it, where the keys of the file are in order: what is lost lies between them.
+    pub keys: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// How many segments there are.
+    pub segments: u64,
+    /// How many records were verified.
+    pub records: u64,
+    /// How many bytes were looked at.
+    pub bytes: u64,
+    /// How many bytes of unfinished commits a crash has left; the next open drops them. That is no damage.
+    pub unfinished_bytes: u64,
+    /// What became of the index checkpoint when it was tried (level [`CheckLevel::Index`]). A bad one is no damage: it is made anew.
+    pub checkpoint: Option<CheckpointUse>,
+    /// What is damaged.
+    pub damage: Vec<DamagedPlace>,
+}
+
+impl CheckReport {
+    /// Whether nothing is damaged.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_empty()
+    }
+}
+
+impl DamagedPlace {
+    pub(crate) fn of(error: &SegmentError, dir: &Path) -> Self {
+        let (path, offset) = match error {
+            SegmentError::Corrupt { path, offset, .. } => (path.clone(), *offset),
+            SegmentError::MissingSegment { path } | SegmentError::MissingManifest { path } => (path.clone(), 0),
+            _ => (dir.to_owned(), 0),
+        };
+        Self { path, offset, len_bytes: None, detail: error.to_string(), keys: None }
+    }
+}
+
+/// Looks for damage. Changes nothing, and goes on behind what it finds. `watch` hears of the progress and may end it.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use std::ops::ControlFlow;
+/// use hightower_engine::{CheckLevel, Components, SingleNodeEngine, StoreConfig, check};
+///
+/// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+/// engine.put("key", "value")?;
+/// engine.close()?;
+/// let report = check(&Components::default(), dir.path(), CheckLevel::Index, &mut |_| ControlFlow::Continue(()))?;
+/// assert!(report.is_whole() && report.records == 1);
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::NotFound`] if there is no store, [`Error::Locked`] if it is in use, [`Error::Aborted`] if `watch` has ended it, [`Error::Io`].
+/// Damage is no error: it is in the report.
+pub fn check(
+    components: &Components,
+    dir: impl AsRef<Path>,
+    level: CheckLevel,
+    watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
+) -> Result<CheckReport> {
+    let dir = dir.as_ref();
+    let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Salvage)?;
+    let found = store.report();
+    let mut report = CheckReport {
+        segments: store.segments().len() as u64,
+        unfinished_bytes: found.dropped_bytes(),
+        damage: found.damage.iter().map(|error| DamagedPlace::of(error, dir)).collect(),
+        ..CheckReport::default()
+    };
+    note_lengths(&store, &mut report.damage);
+    note_refusal(components, dir, &mut report.damage)?;
+    if level >= CheckLevel::Checksums {
+        let total = store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum();
+        let mut meter = Meter::new(total, watch);
+        for segment in store.segments() {
+            let outcome = found.segments.iter().find(|outcome| outcome.id == segment.id());
+            check_segment(segment, outcome, &mut report, &mut meter)?;
+        }
+    }
+    drop(store);
+    if level >= CheckLevel::Index && report.is_whole() {
+        check_index(components, dir, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// Files that are shorter than the manifest says.
+fn note_lengths(store: &ReadOnlyStore, damage: &mut Vec<DamagedPlace>) {
+    for segment in store.segments() {
+        let entry = store.manifest().segment(segment.id());
+        let Some(SegmentState::Sealed { len_bytes, .. }) = entry.map(|entry| entry.state) else { continue };
+        if segment.len_bytes() < len_bytes {
+            damage.push(DamagedPlace {
+                path: segment.path().to_owned(),
+                offset: segment.len_bytes().into(),
+                len_bytes: Some((len_bytes - segment.len_bytes()).into()),
+                detail: format!("cut short: {len_bytes} bytes expected, {} found", segment.len_bytes()),
+                keys: None,
+            });
+        }
+    }
+}
+
+/// Why an open for use would refuse, unless that is known already.
+fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPlace>) -> Result<()> {
+    let error = match ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict) {
+        Ok(_) => return Ok(()),
+        Err(error @ (SegmentError::Io { .. } | SegmentError::Locked { .. })) => return Err(error.into()),
+        Err(error) => DamagedPlace::of(&error, dir),
+    };
+    if !damage.iter().any(|known| known.path == error.path && known.offset == error.offset) {
+        damage.push(error);
+    }
+    Ok(())
+}
+
+/// Where a segment's records count up to: in one that was not sealed, what follows the end of the log is no damage.
+pub(crate) fn counted_end(segment: &Segment, outcome: Option<&SegmentReport>) -> u32 {
+    match outcome.filter(|outcome| outcome.outcome != SegmentOutcome::Sealed) {
+        Some(outcome) => outcome.len_bytes,
+        None => segment.len_bytes(),
+    }
+}
+
+fn check_segment(
+    segment: &Arc<Segment>,
+    outcome: Option<&SegmentReport>,
+    report: &mut CheckReport,
+    meter: &mut Meter<'_>,
+) -> Result<()> {
+    let end = counted_end(segment, outcome);
+    let first_damage = report.damage.len();
+    let mut last_key: Option<Vec<u8>> = None;
+    let is_ordered = segment.kind() == SegmentKind::Compacted;
+    for finding in segment.scan() {
+        match finding {
+            Finding::Entry(entry) if entry.offset < end => {
+                report.records += 1;
+                if is_ordered {
+                    name_the_key_after(&mut report.damage[first_damage..], entry.command.key());
+                    last_key = Some(entry.command.key().to_vec());
+                }
+                meter.add(entry.len_bytes.into())?;
+            }
+            Finding::Damaged { offset, len_bytes, error } if offset < end => {
+                report.damage.push(DamagedPlace {
+                    path: segment.path().to_owned(),
+                    offset: offset.into(),
+                    len_bytes: Some(len_bytes.into()),
+                    detail: error.to_string(),
+                    keys: is_ordered.then(|| (last_key.take(), None)),
+                });
+                meter.add(len_bytes.into())?;
+            }
+            Finding::Entry(_) | Finding::Damaged { .. } => break,
+        }
+    }
+    report.bytes += u64::from(end);
+    Ok(())
+}
+
+/// The first key behind a damaged place.
+fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
+    if let Some((_, after @ None)) = damage.last_mut().and_then(|place| place.keys.as_mut()) {
+        *after = Some(key.to_vec());
+    }
+}
+
+/// Folds the log once with the checkpoint and once without, and compares.
+fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
+    let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
+    let (fs, store_id) = (&*components.fs, store.manifest().store_id);
+    let mut go_on = |_| ControlFlow::Continue(());
+    let with = Fold::of(fs, dir, store_id, store.segments(), store.report(), &mut go_on)?;
+    report.checkpoint = Some(with.checkpoint.clone());
+    let CheckpointUse::Loaded { name, .. } = &with.checkpoint else { return Ok(()) };
+    let path = dir.join(name);
+    let mut note = |detail: String| {
+        report.damage.push(DamagedPlace { path: path.clone(), offset: 0, len_bytes: None, detail, keys: None });
+    };
+    if let Err(detail) = verify_points(fs, &path) {
+        note(detail);
+    }
+    let without = Fold::without_checkpoint(store.segments(), store.report(), &mut go_on)?;
+    let mut expected = without.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded);
+    for found in with.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded) {
+        if expected.next() != Some(found.clone()) {
+            note(format!("at the key {}: the checkpoint and the log differ", found.0.escape_ascii()));
+            return Ok(());
+        }
+    }
+    if let Some((key, _)) = expected.next() {
+        note(format!("the key {} is missing", key.escape_ascii()));
+    }
+    Ok(())
+}
+
+/// A record as it stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawRecord<'a> {
+    /// The number of its segment.
+    pub segment: u32,
+    /// Where it starts in there.
+    pub offset: u32,
+    /// How long it is.
+    pub len_bytes: u32,
+    /// The seq of its commit; `None` if compaction wrote it.
+    pub seq: Option<u64>,
+    /// Whether more records of the same commit follow.
+    pub continues: bool,
+    /// What it says.
+    pub command: CommandRef<'a>,
+}
+
+/// Calls `visit` with every record of the log that verifies, overtaken ones too, in the order of segments and places, until it breaks. Damaged places
+/// are stepped over; gives how many there were.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] if there is no store, [`Error::Locked`] if it is in use, [`Error::Io`].
+pub fn dump(
+    components: &Components,
+    dir: impl AsRef<Path>,
+    visit: &mut dyn FnMut(RawRecord<'_>) -> ControlFlow<()>,
+) -> Result<u64, Error> {
+    let store = ReadOnlyStore::open(&components.fs, dir.as_ref(), Tolerance::Salvage)?;
+    let mut damaged = 0;
+    for segment in store.segments() {
+        let is_append = segment.kind() == SegmentKind::Append;
+        for finding in segment.scan() {
+            let Finding::Entry(entry) = finding else {
+                damaged += 1;
+                continue;
+            };
+            let record = RawRecord {
+                segment: segment.id(),
+                offset: entry.offset,
+                len_bytes: entry.len_bytes,
+                seq: is_append.then_some(entry.seq),
+                continues: entry.continues,
+                command: entry.command,
+            };
+            if visit(record).is_break() {
+                return Ok(damaged);
+            }
+        }
+    }
+    Ok(damaged)
+}

@@ -1,0 +1,117 @@
+//! Copying what is provably good out of a damaged store.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use hightower_segment::{ReadOnlyStore, SegmentError, Tolerance};
+
+use crate::backup::{Staging, commit};
+use crate::checkpoint::CheckpointUse;
+use crate::components::Components;
+use crate::config::{Durability, StoreConfig};
+use crate::engine::SingleNodeEngine;
+use crate::error::Result;
+use crate::repair::check::{CheckLevel, CheckReport, check, counted_end};
+use crate::repair::{DamagedPlace, Meter, RepairProgress};
+
+/// What was saved, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SalvageReport {
+    /// How many records verified; each key got the newest of its own.
+    pub records: u64,
+    /// How many keys have a value in the new store.
+    pub keys: u64,
+    /// What could not be read, with the keys it lies between where that is known. A key whose newest record was there has an
+    /// older value now, or none; a key that was deleted there may be back.
+    pub damage: Vec<DamagedPlace>,
+    /// The manifest could not be read, so all segment files counted: keys may be back that compaction had done away with.
+    pub without_manifest: bool,
+}
+
+/// Makes a new store in `destination` of all records in `source` that verify. Changes nothing in `source`. `watch` hears of the
+/// progress and may end it; then there is no destination.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let (broken, saved) = (dir.path().join("kv"), dir.path().join("saved"));
+/// use std::ops::ControlFlow;
+/// use hightower_engine::{Components, SingleNodeEngine, StoreConfig, salvage};
+///
+/// # let engine = SingleNodeEngine::with_config(StoreConfig::at(&broken))?;
+/// # engine.put("key", "value")?;
+/// # engine.close()?;
+/// let report = salvage(&Components::default(), &broken, &saved, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!((report.records, report.damage.len()), (1, 0));
+/// assert_eq!(SingleNodeEngine::open_read_only(&saved)?.get("key")?.unwrap(), b"value");
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::NotFound`](crate::Error::NotFound) if there is no store, [`Error::Locked`](crate::Error::Locked) if it is in use,
+/// [`Error::Conflict`](crate::Error::Conflict) if the destination holds anything, [`Error::Aborted`](crate::Error::Aborted),
+/// [`Error::Full`](crate::Error::Full), [`Error::Io`](crate::Error::Io).
+pub fn salvage(
+    components: &Components,
+    source: impl AsRef<Path>,
+    destination: impl AsRef<Path>,
+    watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
+) -> Result<SalvageReport> {
+    let source = source.as_ref();
+    let CheckReport { damage, checkpoint, .. } = check(components, source, CheckLevel::Checksums, watch)?;
+    debug_assert_eq!(checkpoint, None::<CheckpointUse>, "the index is not asked: only the log counts");
+    let staging = Staging::beside(components, destination.as_ref())?;
+    let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Salvage)?;
+    let without_manifest = store.report().damage.iter().any(is_about_manifest);
+    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(&staging.dir) };
+    let engine = SingleNodeEngine::with_components(config, components.clone())?;
+    let total = store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum();
+    let mut meter = Meter::new(total, watch);
+    let mut records = 0;
+    for segment in store.segments() {
+        let outcome = store.report().segments.iter().find(|outcome| outcome.id == segment.id());
+        // What a crash has left unfinished is not to be finished here, unless the end of the log is itself in doubt.
+        let is_damaged = damage.iter().any(|place| place.path == segment.path());
+        let end = if is_damaged { segment.len_bytes() } else { counted_end(segment, outcome) };
+        records += copy(segment, end, &engine, &mut meter)?;
+    }
+    let keys = engine.len() as u64;
+    engine.close()?;
+    drop(engine);
+    staging.publish()?;
+    Ok(SalvageReport { records, keys, damage, without_manifest })
+}
+
+fn is_about_manifest(error: &SegmentError) -> bool {
+    match error {
+        SegmentError::MissingManifest { .. } | SegmentError::VersionUnsupported { .. } => true,
+        SegmentError::Corrupt { path, .. } => path.ends_with(hightower_segment::MANIFEST),
+        _ => false,
+    }
+}
+
+/// Commits all records of a segment up to `end` that verify; gives how many.
+fn copy(
+    segment: &hightower_segment::Segment,
+    end: u32,
+    engine: &SingleNodeEngine,
+    meter: &mut Meter<'_>,
+) -> Result<u64> {
+    let mut commands = Vec::new();
+    let mut records = 0;
+    for finding in segment.scan() {
+        let hightower_segment::Finding::Entry(entry) = finding else { continue };
+        if entry.offset >= end {
+            break;
+        }
+        commands.push(entry.command.to_owned());
+        records += 1;
+        if commands.len() == 256 {
+            commit(engine, std::mem::take(&mut commands))?;
+        }
+        meter.add(entry.len_bytes.into())?;
+    }
+    commit(engine, commands)?;
+    Ok(records)
+}
