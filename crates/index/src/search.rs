@@ -125,6 +125,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 2_000 }))]
+
         #[test]
         fn fast_search_agrees_with_the_portable_one(keys: [u64; 2], used in 0_usize..=16, byte: u8, small: bool) {
             let keys = if small { keys.map(|word| word & 0x0303_0303_0303_0303) } else { keys };
