@@ -58,7 +58,7 @@ impl<L: Location> ConcurrentKvState<L> {
         }
         let registry = &self.shared.timeline.registry;
         if word.location() == location.to_bits() {
-            let is_hidden_from_snapshot = registry.oldest().is_some_and(|(oldest, _)| oldest < newest.seq);
+            let is_hidden_from_snapshot = registry.may_read_below(newest.seq);
             return Held::Newest { kind: word.kind(), is_hidden_from_snapshot };
         }
         // What has replaced the record is published. A snapshot that is taken from now on reads that or something newer.

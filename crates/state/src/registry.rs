@@ -123,6 +123,16 @@ impl Registry {
         known.min()
     }
 
+    /// Whether some snapshot may read below `seq`, which must be published: one that has not said its seq yet counts.
+    pub(crate) fn may_read_below(&self, seq: u64) -> bool {
+        fence(Ordering::SeqCst);
+        self.blocks().flat_map(|block| block.slots.iter()).any(|slot| match slot.seq_plus_one.load(Ordering::Acquire) {
+            FREE => false,
+            PENDING => true,
+            known => known - 1 < seq,
+        })
+    }
+
     /// How many snapshots are alive.
     pub(crate) fn len(&self) -> usize {
         self.blocks().map(|block| block.used.load(Ordering::Acquire)).sum()
@@ -252,5 +262,9 @@ mod tests {
         assert_eq!(live.newest_reader(1, 30), Some(20));
         assert!(live.all_reach(10) && !live.all_reach(11));
         assert_eq!(registry.oldest(), Some((10, NOW)));
+        assert!(registry.may_read_below(11) && !registry.may_read_below(10));
+        let (ticket, _) = registry.claim();
+        assert!(registry.may_read_below(10), "it may turn out to be older");
+        registry.release(&ticket);
     }
 }
