@@ -1,0 +1,10 @@
+//! A planted bug that the fuzzer must find: if it does not, the other targets prove nothing.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if bytes.first_chunk() == Some(b"dead") {
+        panic!("the planted bug");
+    }
+});

@@ -1,0 +1,212 @@
+//! Real crashes: a writer process with several threads is killed at a random moment, again and again, on one store.
+//!
+//! The writer reports each acknowledged write over a pipe. After SIGKILL the store is opened and compared with the reports: every acknowledged
+//! write is there (or a later one to the same key), batches are whole, nothing is there that was never written, and neither seq nor
+//! version has gone back. Cycles take turns through both append paths and all durability levels; opening is killed too.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hightower_engine::{AppendMode, Batch, Durability, SingleNodeEngine, StoreConfig};
+
+/// Writer threads that put single keys; one more writes batches.
+const PUTTERS: u64 = 3;
+/// Keys of each putter; they are written over and over, so that compaction has work.
+const KEYS: u64 = 500;
+/// Keys of one batch, all given the same number.
+const BATCH_KEYS: u64 = 5;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How often the writer is killed
+    #[arg(long, default_value_t = 50)]
+    cycles: u64,
+    /// What the moments of death are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where the store is; a directory that goes away, if none is named
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct WriterOptions {
+    dir: PathBuf,
+    cycle: u64,
+}
+
+fn config(dir: &Path, cycle: u64) -> StoreConfig {
+    let interval = Duration::from_millis(2);
+    StoreConfig {
+        max_segment_size: 256 << 10,
+        append_mode: if cycle.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned },
+        durability: Some([Durability::Os, Durability::Interval(interval), Durability::Sync][(cycle / 2 % 3) as usize]),
+        compaction_interval: Duration::from_millis(20),
+        ..StoreConfig::at(dir)
+    }
+}
+
+fn slot_key(putter: u64, number: u64) -> String {
+    format!("putter/{putter}/{:04}", number % KEYS)
+}
+
+fn batch_key(at: u64) -> String {
+    format!("batch/{at}")
+}
+
+/// The value for a number: long enough to span pages now and then, and to be checked byte for byte.
+fn value(number: u64) -> Vec<u8> {
+    let len = 20 + usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54).unwrap_or(0);
+    let mut value = vec![number.to_le_bytes()[0]; len];
+    value[..8].copy_from_slice(&number.to_le_bytes());
+    value
+}
+
+fn number_of(bytes: &[u8]) -> Result<u64> {
+    let number = u64::from_le_bytes(bytes.first_chunk().copied().context("a value shorter than any that was written")?);
+    ensure!(bytes == value(number), "the value of {number} is not what was written");
+    Ok(number)
+}
+
+/// The writer: goes on from what is in the store, and never ends by itself.
+pub(crate) fn write(options: &WriterOptions) -> Result<()> {
+    let engine = SingleNodeEngine::with_config(config(&options.dir, options.cycle))?;
+    let seen = survey(&engine)?;
+    report(&format!("open {} {}", engine.latest_seq(), engine.latest_version()))?;
+    thread::scope(|scope| {
+        let engine = &engine;
+        let mut threads = Vec::new();
+        for putter in 0..PUTTERS {
+            let start = seen.putters[putter as usize] + 1;
+            threads.push(scope.spawn(move || -> Result<()> {
+                for number in start.. {
+                    engine.put(slot_key(putter, number), value(number))?;
+                    report(&format!("put {putter} {number}"))?;
+                }
+                Ok(())
+            }));
+        }
+        let start = seen.batch + 1;
+        threads.push(scope.spawn(move || -> Result<()> {
+            for number in start.. {
+                let batch = (0..BATCH_KEYS).fold(Batch::new(), |batch, at| batch.put(batch_key(at), value(number)));
+                ensure!(engine.commit(batch)?.is_committed(), "a batch without requirements was rejected");
+                report(&format!("batch 0 {number}"))?;
+            }
+            Ok(())
+        }));
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a writer panicked")))
+    })
+}
+
+/// One line to the parent, in one write: a line that arrives is whole.
+fn report(line: &str) -> Result<()> {
+    Ok(std::io::stdout().lock().write_all(format!("{line}\n").as_bytes())?)
+}
+
+/// The highest number that each writer is known to have written.
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    putters: [u64; PUTTERS as usize],
+    batch: u64,
+    seq: u64,
+    version: u64,
+}
+
+/// Reads everything, and refuses what no writer has written.
+fn survey(engine: &SingleNodeEngine) -> Result<Numbers> {
+    let mut seen = Numbers { seq: engine.latest_seq(), version: engine.latest_version(), ..Numbers::default() };
+    for putter in 0..PUTTERS {
+        for slot in 0..KEYS {
+            let Some(found) = engine.get(slot_key(putter, slot))? else { continue };
+            let number = number_of(&found)?;
+            ensure!(number % KEYS == slot, "putter {putter} wrote {number} elsewhere");
+            seen.putters[putter as usize] = seen.putters[putter as usize].max(number);
+        }
+    }
+    let batch = (0..BATCH_KEYS).map(|at| engine.get(batch_key(at))?.map_or(Ok(0), |found| number_of(&found)));
+    let batch = batch.collect::<Result<Vec<_>>>()?;
+    ensure!(batch.iter().all(|number| *number == batch[0]), "a batch is there in part: {batch:?}");
+    seen.batch = batch[0];
+    ensure!(engine.range::<&str>(..).count() == engine.len(), "the number of keys is not what iterating finds");
+    Ok(seen)
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let dir = options.dir.clone().unwrap_or_else(|| scratch.path().join("store"));
+    let mut random = options.seed;
+    let mut acknowledged = Numbers::default();
+    let mut writes = 0_u64;
+    for cycle in 0..options.cycles {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // A third of the lives are so short that most end while the store is opened.
+        let life_ms = if cycle % 3 == 2 { random >> 40 & 7 } else { 20 + (random >> 40) % 180 };
+        let mut child = spawn(&dir, cycle)?;
+        let reports = child.stdout.take().context("the writer has no pipe")?;
+        let reader = thread::spawn(move || BufReader::new(reports).lines().map_while(Result::ok).collect::<Vec<_>>());
+        thread::sleep(Duration::from_millis(life_ms));
+        child.kill()?;
+        child.wait()?;
+        let lines = reader.join().map_err(|_| anyhow::anyhow!("reading the reports failed"))?;
+        writes += note(&lines, &mut acknowledged)?;
+        let told = format!("cycle {cycle} of seed {} after {life_ms} ms", options.seed);
+        acknowledged = check(&dir, cycle, &acknowledged).with_context(|| told)?;
+    }
+    println!("{} kills, {writes} acknowledged writes, all found", options.cycles);
+    println!("{} passed, 0 failed", options.cycles);
+    Ok(())
+}
+
+fn spawn(dir: &Path, cycle: u64) -> Result<Child> {
+    let program = std::env::current_exe()?;
+    let mut command = Command::new(program);
+    command.arg("crash-writer").arg(dir).arg(cycle.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.spawn().context("start the writer")
+}
+
+/// Takes in what the writer reported; gives the number of writes.
+fn note(lines: &[String], acknowledged: &mut Numbers) -> Result<u64> {
+    let mut writes = 0;
+    for line in lines {
+        let words: Vec<_> = line.split(' ').collect();
+        let [verb, first, second] = words[..] else { bail!("the writer said {line:?}") };
+        let (first, second): (u64, u64) = (first.parse()?, second.parse()?);
+        match verb {
+            "open" => {
+                ensure!(first >= acknowledged.seq && second >= acknowledged.version, "seq or version went back: {line}");
+            }
+            "put" => acknowledged.putters[usize::try_from(first)?] = second,
+            "batch" => acknowledged.batch = second,
+            _ => bail!("the writer said {line:?}"),
+        }
+        writes += u64::from(verb != "open");
+    }
+    Ok(writes)
+}
+
+/// Opens the store after a death, and compares it with what was acknowledged.
+fn check(dir: &Path, cycle: u64, acknowledged: &Numbers) -> Result<Numbers> {
+    let engine = SingleNodeEngine::with_config(config(dir, cycle + 1))?;
+    let seen = survey(&engine)?;
+    for (putter, (seen, acknowledged)) in seen.putters.iter().zip(&acknowledged.putters).enumerate() {
+        ensure!(seen >= acknowledged, "putter {putter}: {acknowledged} was acknowledged, {seen} is there");
+        ensure!(*seen <= acknowledged + 1, "putter {putter}: {seen} is there, only {acknowledged} was acknowledged");
+        // The slots before the newest hold the numbers before it.
+        for number in acknowledged.saturating_sub(KEYS - 1).max(1)..=*acknowledged {
+            let found = engine.get(slot_key(putter as u64, number))?.context("an acknowledged write is gone")?;
+            ensure!(number_of(&found)? >= number, "putter {putter}: an older write than {number} is in its place");
+        }
+    }
+    ensure!(seen.batch >= acknowledged.batch, "batch {} was acknowledged, {} is there", acknowledged.batch, seen.batch);
+    ensure!(seen.seq >= acknowledged.seq && seen.version >= acknowledged.version, "seq or version went back");
+    // Half of the time the next writer finds what the kill left, half of the time what a clean close left.
+    if cycle.is_multiple_of(2) {
+        engine.close()?;
+    }
+    Ok(seen)
+}

@@ -1,0 +1,70 @@
+//! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler and `cargo-fuzz`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+
+/// Every target but the canary.
+const TARGETS: [&str; 5] = ["record_decode", "manifest_open", "segment_open", "engine_model", "index_model"];
+/// A target with a planted bug: if it is not found, the fuzzers are not trusted.
+const CANARY: &str = "canary";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// One target; all of them, one after the other, if none is named
+    target: Option<String>,
+    /// How long, in all
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    install()?;
+    let targets = match &options.target {
+        Some(target) => vec![target.as_str()],
+        None => TARGETS.to_vec(),
+    };
+    let seconds = (options.seconds / targets.len() as u64).max(1);
+    ensure!(!fuzz(CANARY, 60, &["-runs=2000000"])?, "the planted bug of the canary was not found");
+    println!("canary: the planted bug was found");
+    for target in &targets {
+        ensure!(fuzz(target, seconds, &[])?, "{target} failed: the input is in fuzz/artifacts/{target}");
+        println!("{target}: {seconds} s without a failure");
+    }
+    println!("{} passed, 0 failed", targets.len() + 1);
+    Ok(())
+}
+
+fn install() -> Result<()> {
+    let known = Command::new("cargo").args(["fuzz", "--version"]).output().is_ok_and(|output| output.status.success());
+    if known {
+        return Ok(());
+    }
+    println!("cargo-fuzz is not here: installing it");
+    let installed = Command::new("cargo").args(["install", "cargo-fuzz", "--locked", "--quiet"]).status()?;
+    if !installed.success() {
+        bail!("cargo install cargo-fuzz failed");
+    }
+    Ok(())
+}
+
+/// Whether the target survived.
+fn fuzz(target: &str, seconds: u64, arguments: &[&str]) -> Result<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new("cargo");
+    command.current_dir(root).args(["+nightly", "fuzz", "run", target, "--", "-verbosity=0", "-print_final_stats=1"]);
+    command.arg(format!("-max_total_time={seconds}")).args(arguments);
+    let output = command.output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    for line in told.lines().filter(|line| line.starts_with("stat::number_of_executed_units")) {
+        println!("{target}: {line}");
+    }
+    let is_canary = target == CANARY;
+    if !output.status.success() && !is_canary {
+        eprintln!("{told}");
+    }
+    let planted = told.contains("the planted bug");
+    ensure!(output.status.success() || !is_canary || planted, "the canary failed otherwise than by its planted bug:\n{told}");
+    Ok(output.status.success())
+}
