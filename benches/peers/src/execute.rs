@@ -171,12 +171,7 @@ pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Opti
         return Ok(None);
     }
     let elapsed = started.elapsed();
-    Ok(Some(Outcome {
-        operations: worker.pairs,
-        elapsed,
-        check: worker.check,
-        latencies_ns: Vec::new(),
-    }))
+    Ok(Some(Outcome { operations: worker.pairs, elapsed, check: worker.check, latencies_ns: Vec::new() }))
 }
 
 /// What a scan has seen.

@@ -95,6 +95,7 @@ impl Plan {
                 .args(["--stores", id, "--workloads", name.get_name(), "--keys", &self.keys.to_string()])
                 .args(["--child", &step.to_string(), "--dir"])
                 .arg(dir)
+                .env("RUST_BACKTRACE", "0")
                 .stderr(Stdio::piped())
                 .output()?;
             let errors = String::from_utf8_lossy(&output.stderr);

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use hightower_engine::{Batch, Durability, Range, SingleNodeEngine, StoreConfig};
 
 use super::{Entry, OWN};
@@ -14,7 +14,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "hightower-engine",
     version: "",
     survives_kill: true,
-    usage: "default settings but the durability: `Os`, or `Sync` where synced",
+    usage: "default settings but the durability: `Os`, or `Sync` where synced; compaction: `run_compaction_now`",
     open,
 };
 
@@ -53,7 +53,7 @@ impl Store for Own {
         for (key, value) in pairs {
             batch.push_put(key, value);
         }
-        self.0.commit(batch)?;
+        ensure!(self.0.commit(batch)?.is_committed(), "a batch without requirements was rejected");
         Ok(())
     }
 
@@ -79,7 +79,8 @@ impl Store for Own {
     }
 
     fn compact(&mut self) -> Result<bool> {
-        self.settle().map(|()| false)
+        self.0.run_compaction_now()?;
+        Ok(true)
     }
 
     fn close(self: Box<Self>) -> Result<()> {

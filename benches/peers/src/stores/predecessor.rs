@@ -15,7 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     version: "0.1.",
     survives_kill: true,
     usage: "inline (0 worker threads, its fastest for callers that wait), compaction only when asked for; synced: `put`, then \
-            `flush`. A batch is not atomic, and no range scan is offered but `get_prefix`, which copies",
+            `flush`. A batch is not atomic; the only scan that it offers is `get_prefix`, which copies and has no order, so it is sorted here",
     open,
 };
 
@@ -69,7 +69,9 @@ impl Store for Predecessor {
     }
 
     fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
-        self.engine.get_prefix(prefix)?.iter().try_for_each(|(key, value)| visit(key, value))
+        let mut pairs = self.engine.get_prefix(prefix)?;
+        pairs.sort_unstable();
+        pairs.iter().try_for_each(|(key, value)| visit(key, value))
     }
 
     fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
