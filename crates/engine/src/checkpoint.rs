@@ -9,6 +9,8 @@
 pub(crate) mod codec;
 mod load;
 mod siphash;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use load::{CheckpointUse, OpenPhase, OpenProgress};

@@ -27,10 +27,10 @@ use crate::place::Place;
 const BUFFER_LEN_BYTES: usize = 256 << 10;
 
 /// What a checkpoint is to hold.
-struct Moment {
-    state: hightower_state::Snapshot<Place>,
-    max_version: u64,
-    covered: Vec<Covered>,
+pub(crate) struct Moment {
+    pub(crate) state: hightower_state::Snapshot<Place>,
+    pub(crate) max_version: u64,
+    pub(crate) covered: Vec<Covered>,
 }
 
 impl Core {
@@ -104,7 +104,7 @@ impl Core {
 }
 
 /// A file that is written from front to back.
-struct Sink {
+pub(crate) struct Sink {
     file: Arc<dyn File>,
     path: PathBuf,
     buffer: Vec<u8>,
@@ -112,7 +112,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
+    pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
         Self { file, path, buffer: Vec::with_capacity(BUFFER_LEN_BYTES), flushed: 0 }
     }
 
@@ -199,7 +199,7 @@ impl Blocks {
     }
 }
 
-fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment, hash_key: u64) -> Result<u64> {
+pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment, hash_key: u64) -> Result<u64> {
     let Moment { state, max_version, covered } = moment;
     sink.put(&[0; HEADER_LEN])?;
     let mut blocks = Blocks { hash_key, ..Blocks::default() };
