@@ -40,10 +40,9 @@ pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u
 pub(crate) fn write_file(fs: &dyn Fs, tmp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     remove_if_there(fs, tmp)?;
     let file: Arc<dyn File> = fs.create_new(tmp).map_err(|source| io_error("create", tmp, source))?;
-    let written = bytes.chunks(PIECE_LEN_BYTES).zip((0_u64..).step_by(PIECE_LEN_BYTES));
-    let written = written
-        .map(|(piece, at)| write_at(&*file, tmp, piece, at))
-        .collect::<Result<()>>()
+    let mut pieces = bytes.chunks(PIECE_LEN_BYTES).zip((0_u64..).step_by(PIECE_LEN_BYTES));
+    let written = pieces
+        .try_for_each(|(piece, at)| write_at(&*file, tmp, piece, at))
         .and_then(|()| file.sync_data().map_err(|source| io_error("sync", tmp, source)))
         .and_then(|()| fs.rename(tmp, path).map_err(|source| io_error("rename", tmp, source)));
     if written.is_err() {

@@ -56,7 +56,7 @@ pub use hightower_state::{ApplyOutcome, KvState};
 pub use open::OpenReport;
 pub use pipeline::Ticket;
 pub use repair::{
-    CheckLevel, CheckReport, DamagedPlace, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,
+    CheckLevel, CheckReport, DamagedPlace, KeysBetween, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,
 };
 pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};

@@ -56,6 +56,8 @@ pub(crate) fn open(config: StoreConfig, components: Components, watch: Watch<'_>
 fn open_for_writing(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
     let options = StoreOptions {
         segment_len_bytes: config.segment_len_bytes(),
+        // The one that is kept back for hard times anyway; more would only take room.
+        recycle_limit: 1,
         appends: config.append_mode,
         entropy: Arc::clone(&components.entropy),
         ..StoreOptions::default()

@@ -3,7 +3,7 @@
 mod check;
 mod salvage;
 
-pub use check::{CheckLevel, CheckReport, DamagedPlace, RawRecord, check, dump};
+pub use check::{CheckLevel, CheckReport, DamagedPlace, KeysBetween, RawRecord, check, dump};
 pub use salvage::{SalvageReport, salvage};
 
 use std::ops::ControlFlow;

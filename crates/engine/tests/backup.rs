@@ -1,5 +1,7 @@
 //! Backup, restore, export, import, check and salvage.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -220,7 +222,8 @@ fn check_finds_each_damaged_place_and_salvage_saves_the_rest() {
     let report = check(&components, &kv, CheckLevel::Checksums, &mut go_on).unwrap();
     let [place] = &report.damage[..] else { panic!("{report:?}") };
     assert_eq!((&place.path, report.records), (&path, records - 1));
-    let (Some((Some(before), Some(after))), Some(len)) = (&place.keys, place.len_bytes) else { panic!("{place:?}") };
+    let (Some(keys), Some(len)) = (&place.keys, place.len_bytes) else { panic!("{place:?}") };
+    let (Some(before), Some(after)) = (&keys.after, &keys.before) else { panic!("{place:?}") };
     assert!(place.offset <= middle as u64 && place.offset + len > middle as u64);
 
     let saved = dir.path().join("saved");

@@ -1,5 +1,7 @@
 //! Compaction and checkpoints, as an application meets them: the shadow of every rule.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

@@ -24,11 +24,11 @@ impl Core {
 
     /// How many records of each segment only snapshots read, and whether there are snapshots at all.
     fn retained_records(&self) -> (HashMap<u32, u64>, bool) {
+        let writer = self.state.writer();
         let mut retained = HashMap::new();
-        let has_snapshots = self.state.oldest_snapshot_seq().is_some();
-        if has_snapshots {
-            self.state.writer().for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
-        }
+        writer.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
+        // Counted, not asked for the oldest one's seq: a snapshot that is being taken has not said its seq yet.
+        let has_snapshots = writer.stats().snapshots > 0;
         (retained, has_snapshots)
     }
 }

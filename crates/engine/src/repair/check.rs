@@ -37,8 +37,17 @@ pub struct DamagedPlace {
     pub len_bytes: Option<u64>,
     /// What is wrong.
     pub detail: String,
-    /// The keys before and after it, where the keys of the file are in order: what is lost lies between them.
-    pub keys: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    /// What is lost lies between these keys, if the keys of the file are in order.
+    pub keys: Option<KeysBetween>,
+}
+
+/// Keys beside a damaged place, not themselves lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysBetween {
+    /// The last key before it; `None`: it is at the start of the file.
+    pub after: Option<Vec<u8>>,
+    /// The first key behind it; `None`: it reaches to the end of the file.
+    pub before: Option<Vec<u8>>,
 }
 
 /// What a check found.
@@ -193,7 +202,7 @@ fn check_segment(
                     offset: offset.into(),
                     len_bytes: Some(len_bytes.into()),
                     detail: error.to_string(),
-                    keys: is_ordered.then(|| (last_key.take(), None)),
+                    keys: is_ordered.then(|| KeysBetween { after: last_key.take(), before: None }),
                 });
                 meter.add(len_bytes.into())?;
             }
@@ -206,8 +215,8 @@ fn check_segment(
 
 /// The first key behind a damaged place.
 fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
-    if let Some((_, after @ None)) = damage.last_mut().and_then(|place| place.keys.as_mut()) {
-        *after = Some(key.to_vec());
+    if let Some(keys) = damage.last_mut().and_then(|place| place.keys.as_mut()) {
+        keys.before.get_or_insert_with(|| key.to_vec());
     }
 }
 
