@@ -1,5 +1,13 @@
 //! What the hot paths cost on this machine: appending, reading, syncing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,7 +77,8 @@ fn append(criterion: &mut Criterion) {
 /// Head, checksums and append, with rolls.
 fn put(criterion: &mut Criterion) {
     let mut bench = Bench::new(AppendMode::Mapped);
-    criterion.bench_function("encode and append 136 bytes, Mapped, no prefault", |bencher| bencher.iter(|| bench.put()));
+    criterion
+        .bench_function("encode and append 136 bytes, Mapped, no prefault", |bencher| bencher.iter(|| bench.put()));
 }
 
 fn read(criterion: &mut Criterion) {

@@ -221,6 +221,7 @@ impl Appender {
         for path in unused.chain(empty.then(|| self.segment.path().to_owned())) {
             self.shared.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
         }
+        self.shared.remove_kept_room()?;
         if !empty {
             // Readers may still map the file, but nobody looks behind what was published.
             let cut = self.segment.file().set_len(self.position.into());

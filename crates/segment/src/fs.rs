@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::error::SegmentError;
 use crate::mapping::Mapping;
 pub use real::RealFs;
 
@@ -223,5 +224,13 @@ pub(crate) fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
+    match fs.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SegmentError::io("remove", path, error)),
+        _ => Ok(()),
     }
 }

@@ -129,11 +129,17 @@ impl Manifest {
         self.segments.insert(index, entry);
     }
 
+    /// How many bytes it takes.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let name_len = self.checkpoint.as_deref().map_or(0, str::len);
+        FIXED_LEN_BYTES + name_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
+    }
+
     /// The manifest's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let name = self.checkpoint.as_deref().unwrap_or_default().as_bytes();
-        let total = FIXED_LEN_BYTES + name.len() + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES;
+        let total = self.encoded_len();
         // Names are at most 255 bytes, and ids are `u32`, so both counts fit.
         #[allow(clippy::cast_possible_truncation, reason = "bounded, see above")]
         let (segments, name_len) = (self.segments.len() as u32, name.len() as u16);

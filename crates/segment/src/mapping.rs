@@ -34,7 +34,7 @@ pub enum Advice {
     WillNeed,
 }
 
-/// A file's bytes in memory, up to a published end. See the [module's story](self).
+/// A file's bytes in memory, up to a published end: one writer appends behind it, any number of readers borrow before it.
 pub struct Mapping {
     base: *mut u8,
     len: usize,
@@ -327,7 +327,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Backing::Memory { memory, .. } = &self.backing {
-            memory.mappings.fetch_sub(1, Ordering::AcqRel);
+            memory.forget_mapping();
         }
     }
 }
@@ -401,12 +401,7 @@ impl SharedMemory {
         // SAFETY: the pointer was just taken out of a box, and `UnsafeCell<u8>` has the layout of `u8`. (Wrapping byte by byte
         // would be safe, and too slow where thousands of crashes are tried.)
         let bytes = unsafe { Box::from_raw(bytes as *mut [UnsafeCell<u8>]) };
-        Self {
-            bytes,
-            frozen: AtomicUsize::new(0),
-            mappings: AtomicUsize::new(0),
-            unfrozen: Mutex::new(()),
-        }
+        Self { bytes, frozen: AtomicUsize::new(0), mappings: AtomicUsize::new(0), unfrozen: Mutex::new(()) }
     }
 
     /// Its size in bytes.
@@ -465,6 +460,14 @@ impl SharedMemory {
     fn freeze(&self, end: usize) {
         let _held = self.unfrozen.lock();
         self.frozen.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// A mapping is gone. With the last one all bytes may change again, since nobody borrows from them.
+    fn forget_mapping(&self) {
+        let _held = self.unfrozen.lock();
+        if self.mappings.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.frozen.store(0, Ordering::Release);
+        }
     }
 
     /// Lets all bytes change again, if the one mapping whose owner asks is the only one.

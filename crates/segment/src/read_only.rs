@@ -10,7 +10,7 @@ use crate::error::SegmentError;
 use crate::fs::{Access, Fs, Lock, LockKind, read_full_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::names::{LOCK, segment_id, segment_path};
-use crate::recovery::{Survey, read_manifest, survey};
+use crate::recovery::{Intent, Survey, read_manifest, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
 use crate::spares::entry_of;
@@ -53,7 +53,8 @@ impl ReadOnlyStore {
             Err(error) if salvage => (manifest_from_headers(fs, dir, &names), Some(error)),
             Err(error) => return Err(error),
         };
-        let Survey { live, mut report, .. } = survey(fs, dir, &names, &manifest, salvage)?;
+        let Survey { live, mut report, .. } =
+            survey(fs, dir, &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
         report.damage.extend(damage);
         let segments = live.into_iter().map(|found| Arc::new(found.segment)).collect();
         Ok(Self { segments, report, manifest, _lock: lock })

@@ -13,7 +13,7 @@ use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
-use crate::fs::{Access, File, Fs, read_full_at};
+use crate::fs::{Access, File, Fs, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mutants;
 use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_path};
@@ -67,7 +67,18 @@ pub(crate) fn read_manifest(fs: &dyn Fs, dir: &Path, names: &[String]) -> Result
     })
 }
 
-/// Opens every segment that the manifest names and applies the recovery rules. With `salvage`, damage goes into the report.
+/// What a survey is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// To write from then on: what is recovered is written anew.
+    Write,
+    /// To look; damage is an error.
+    Look,
+    /// To look; damage goes into the report.
+    Salvage,
+}
+
+/// Opens every segment that the manifest names and applies the recovery rules.
 ///
 /// # Errors
 ///
@@ -77,8 +88,9 @@ pub(crate) fn survey(
     dir: &Path,
     names: &[String],
     manifest: &Manifest,
-    salvage: bool,
+    intent: Intent,
 ) -> Result<Survey, SegmentError> {
+    let salvage = intent == Intent::Salvage;
     let mut report = RecoveryReport {
         generation: manifest.generation,
         max_version: manifest.max_version,
@@ -106,7 +118,7 @@ pub(crate) fn survey(
         }
     }
     survey.report.unclean = !open.is_empty();
-    survey.recover(open, salvage)?;
+    survey.recover(fs, open, intent)?;
     // Oldest first, though open segments came last.
     survey.live.sort_by_key(|found| found.entry.id);
     survey.report.segments.sort_by_key(|segment| segment.id);
@@ -203,13 +215,13 @@ impl Survey {
     }
 
     /// Finds where the log ends, in the segments that were not sealed, given by ascending id.
-    fn recover(&mut self, open: Vec<Found>, salvage: bool) -> Result<(), SegmentError> {
+    fn recover(&mut self, fs: &dyn Fs, open: Vec<Found>, intent: Intent) -> Result<(), SegmentError> {
         let tails: Vec<Tail> =
             open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
         let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());
         let witness = witness(&open, &tails, end);
         if let Some(error) = witness {
-            if !salvage {
+            if intent != Intent::Salvage {
                 return Err(error);
             }
             self.report.damage.push(error);
@@ -221,7 +233,7 @@ impl Survey {
             let room = u32::try_from(found.file_len).unwrap_or(u32::MAX);
             undone += seq_span(if index <= end { room.saturating_sub(tail.end) } else { room });
             let counts = index <= end || mutants::on("keep-later-segments");
-            self.settle(found, &tail, counts, salvage)?;
+            self.settle(fs, found, &tail, counts, intent)?;
         }
         let floor = self.report.max_version.checked_add(if mutants::on("version-floor-ignored") { 0 } else { undone });
         self.report.version_floor = floor.unwrap_or(self.report.max_version);
@@ -229,7 +241,14 @@ impl Survey {
     }
 
     /// Keeps the valid part of a segment that was not sealed, or drops it.
-    fn settle(&mut self, found: Found, tail: &Tail, counts: bool, salvage: bool) -> Result<(), SegmentError> {
+    fn settle(
+        &mut self,
+        fs: &dyn Fs,
+        found: Found,
+        tail: &Tail,
+        counts: bool,
+        intent: Intent,
+    ) -> Result<(), SegmentError> {
         let bytes = found.segment.bytes_from(0);
         let context = found.segment.context();
         let end = if counts { tail.end } else { FIRST_RECORD_AT };
@@ -244,7 +263,7 @@ impl Survey {
             dropped_bytes: beyond.end.saturating_sub(end),
             reason: (beyond.end > end).then(|| tail.stop.1.clone()),
         });
-        if salvage {
+        if intent == Intent::Salvage {
             // All of the file stays readable, to be scanned.
             self.live.push(found);
             return Ok(());
@@ -255,15 +274,46 @@ impl Survey {
         }
         let state = SegmentState::Sealed { len_bytes: end, records: tail.records };
         let entry = SegmentEntry { state, ..found.entry };
+        let (path, header) = (found.segment.path().to_owned(), *found.segment.header());
+        let mut file = Arc::clone(found.segment.file());
+        drop(found.segment);
+        if intent == Intent::Write {
+            file = rewrite(fs, &path, end)?;
+        }
         // Mapped anew: what counts and no more.
-        let path = found.segment.path().to_owned();
-        let mapping = found.segment.file().map(end as usize, Access::Read);
-        let mapping = mapping.map_err(|error| SegmentError::io("map", &path, error))?;
-        let file = Arc::clone(found.segment.file());
-        let segment = published(Segment::new(path, *found.segment.header(), file, mapping), end)?;
+        let mapping = file.map(end as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
+        let segment = published(Segment::new(path, header, file, mapping), end)?;
         self.live.push(Found { segment, entry, file_len: found.file_len });
         Ok(())
     }
+}
+
+/// Writes the first `end` bytes of a file over themselves.
+///
+/// If an earlier sync of the file failed, the kernel may hold pages that it takes for clean and that never reached the disk: they
+/// read well, and another sync would not write them. Written anew they are dirty, and the sync that follows means something.
+fn rewrite(fs: &dyn Fs, path: &Path, end: u32) -> Result<Arc<dyn File>, SegmentError> {
+    const STEP: usize = 1 << 20;
+    let file = fs.open(path, Access::Write).map_err(|error| SegmentError::io("open", path, error))?;
+    if mutants::on("recovered-tail-not-rewritten") {
+        return Ok(file);
+    }
+    let mut buffer = vec![0; STEP.min(end as usize)];
+    let mut at = 0;
+    while at < end as usize {
+        let step = STEP.min(end as usize - at);
+        let chunk = buffer.get_mut(..step).unwrap_or_default();
+        let read =
+            read_full_at(file.as_ref(), chunk, at as u64).map_err(|error| SegmentError::io("read", path, error))?;
+        if read < step {
+            let damage = Damage::Short { expected: end.into(), found: (at + read) as u64 };
+            return Err(SegmentError::corrupt(path, (at + read) as u64, damage));
+        }
+        write_all_at(file.as_ref(), chunk, at as u64)
+            .map_err(|(_, error)| SegmentError::io_or_full("write", path, end.into(), error))?;
+        at += step;
+    }
+    Ok(file)
 }
 
 /// Looks for a record that knew the end of the log, which is in segment `end`, to have been durable further than it reaches now.

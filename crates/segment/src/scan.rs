@@ -182,8 +182,8 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
         };
         // The head fits; only a record that fits as a whole is a witness, or is skipped over.
         let Ok(record) = decode(rest, context, offset) else {
-            beyond.end =
-                beyond.end.max(to_offset((at + 1).max(bytes.len().min(at.saturating_add(found.len as usize)))));
+            let claimed = usize::try_from(found.len).map_or(bytes.len(), |len| at.saturating_add(len).min(bytes.len()));
+            beyond.end = beyond.end.max(to_offset(claimed.max(at + 1)));
             at += 1;
             continue;
         };

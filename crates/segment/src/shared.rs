@@ -5,7 +5,6 @@
 //! `manifest` (held while the file is replaced), `tail` (held for a few instructions, never across I/O). An append takes none of
 //! them; a roll with a prepared successor takes `tail` alone.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,10 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
 use parking_lot::Mutex;
 
-use crate::error::SegmentError;
-use crate::fs::{Fs, Lock, retry_interrupted, write_all_at};
+use crate::error::{SegmentError, is_full};
+use crate::fs::{Access, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::{Manifest, SegmentState};
-use crate::names::{MANIFEST, MANIFEST_TMP};
+use crate::names::{MANIFEST, MANIFEST_TMP, spare_path};
 use crate::options::StoreOptions;
 use crate::poison::Poison;
 use crate::segment::Segment;
@@ -50,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) next_spare: AtomicU32,
     /// The last attempt to make a file found the device full.
     pub(crate) full: AtomicBool,
+    /// How long the file is that is kept to be given up for a manifest.
+    kept_room: Mutex<Option<u64>>,
     _lock: Box<dyn Lock>,
 }
 
@@ -102,6 +103,7 @@ impl Shared {
             poison: Poison::default(),
             next_spare: AtomicU32::new(1),
             full: AtomicBool::new(false),
+            kept_room: Mutex::default(),
             _lock: lock,
         })
     }
@@ -129,8 +131,9 @@ impl Shared {
         edit(&mut next);
         next.generation += 1;
         next.next_segment_id = self.next_id.load(Ordering::Relaxed);
+        self.keep_room(next.encoded_len() as u64)?;
         let mut written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
-        while matches!(&written, Err(error) if error.is_full()) && self.give_up_spare() {
+        while matches!(&written, Err(error) if error.is_full()) && self.give_up_room() {
             written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
         }
         written.map_err(|error| self.poison.latch(error))?;
@@ -138,10 +141,47 @@ impl Shared {
         Ok(())
     }
 
-    /// Removes a spare file to make room. Tells whether there was one.
-    fn give_up_spare(&self) -> bool {
+    /// Keeps a small file with room for a manifest, to be given up when the device is full: without it a store could no longer
+    /// record that it has freed something.
+    fn keep_room(&self, manifest_len: u64) -> Result<(), SegmentError> {
+        const BLOCK_LEN_BYTES: u64 = 4096;
+        let wanted = (2 * manifest_len).next_multiple_of(BLOCK_LEN_BYTES);
+        let mut kept = self.kept_room.lock();
+        if kept.is_some_and(|len| len >= wanted) {
+            return Ok(());
+        }
+        let path = spare_path(&self.dir, 0);
+        let made = match *kept {
+            Some(_) => self.fs.open(&path, Access::Write),
+            None => self.fs.create_new(&path),
+        };
+        *kept = made.and_then(|file| retry_interrupted(|| file.allocate(wanted))).map_or_else(
+            |error| {
+                if is_full(&error) { Ok(None) } else { Err(self.poison.latch(SegmentError::io("make", &path, error))) }
+            },
+            |()| Ok(Some(wanted)),
+        )?;
+        if kept.is_none() {
+            remove_if_there(self.fs.as_ref(), &path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is kept for this, or else a spare file, to make room. Tells whether there was anything.
+    fn give_up_room(&self) -> bool {
+        if self.kept_room.lock().take().is_some() {
+            return self.fs.remove_file(&spare_path(&self.dir, 0)).is_ok();
+        }
         let Some(spare) = self.tail.lock().pool.pop() else { return false };
         self.fs.remove_file(&spare.path).is_ok()
+    }
+
+    /// Removes the file that [`keep_room`](Self::keep_room) has made, at the end.
+    pub(crate) fn remove_kept_room(&self) -> Result<(), SegmentError> {
+        match self.kept_room.lock().take() {
+            Some(_) => remove_if_there(self.fs.as_ref(), &spare_path(&self.dir, 0)),
+            None => Ok(()),
+        }
     }
 
     /// Makes the file names in the store's directory durable.
@@ -252,23 +292,26 @@ pub(crate) fn seq_span(capacity_bytes: u32) -> u64 {
 ///
 /// [`SegmentError::Full`], and the old one is in place; any other error, and it is not known which one is.
 pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), SegmentError> {
-    let (path, tmp) = (dir.join(MANIFEST), dir.join(MANIFEST_TMP));
-    let bytes = manifest.encode();
-    let needed = bytes.len() as u64;
-    let failed = |operation, error| SegmentError::io_or_full(operation, &tmp, needed, error);
+    let tmp = dir.join(MANIFEST_TMP);
     // An earlier attempt may have left one.
-    match fs.remove_file(&tmp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(SegmentError::io("remove", &tmp, error)),
-        _ => {}
+    remove_if_there(fs, &tmp)?;
+    let written = write_manifest(fs, dir, &tmp, &manifest.encode());
+    if matches!(&written, Err(error) if error.is_full()) {
+        remove_if_there(fs, &tmp)?;
     }
-    let file = fs.create_new(&tmp).map_err(|error| failed("create", error))?;
-    write_all_at(file.as_ref(), &bytes, 0).map_err(|(_, error)| failed("write", error))?;
-    if !mutants::on("manifest-not-synced") {
-        retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
-    }
-    fs.rename(&tmp, &path).map_err(|error| failed("rename", error))?;
+    written?;
     if mutants::on("manifest-dir-not-synced") {
         return Ok(());
     }
     retry_interrupted(|| fs.sync_dir(dir)).map_err(|error| SegmentError::io("sync", dir, error))
+}
+
+fn write_manifest(fs: &dyn Fs, dir: &Path, tmp: &Path, bytes: &[u8]) -> Result<(), SegmentError> {
+    let failed = |operation, error| SegmentError::io_or_full(operation, tmp, bytes.len() as u64, error);
+    let file = fs.create_new(tmp).map_err(|error| failed("create", error))?;
+    write_all_at(file.as_ref(), bytes, 0).map_err(|(_, error)| failed("write", error))?;
+    if !mutants::on("manifest-not-synced") {
+        retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
+    }
+    fs.rename(tmp, &dir.join(MANIFEST)).map_err(|error| failed("rename", error))
 }

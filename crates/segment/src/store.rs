@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 use crate::appender::Appender;
 use crate::compacted::{CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
-use crate::fs::{Access, Fs, Lock, LockKind, retry_interrupted};
+use crate::fs::{Access, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
 use crate::manifest::{Manifest, SegmentState};
 use crate::mutants;
 use crate::names::{LOCK, is_checkpoint};
 use crate::options::{Purpose, Stamp, StoreOptions};
-use crate::recovery::{Found, Survey, read_manifest, survey};
+use crate::recovery::{Found, Intent, Survey, read_manifest, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
 use crate::shared::{Shared, replace_manifest};
@@ -69,9 +69,9 @@ pub struct TailStats {
 
 impl SegmentStore {
     /// Opens a store for writing, or makes one. Takes the lock, reads the manifest, and applies the recovery rules to segments
-    /// that were not sealed. Until [`Recovery::finish`] nothing is changed that an earlier open would miss.
+    /// that were not sealed. Until [`Recovery::finish`] nothing is changed that another open would miss.
     ///
-    /// Costs one pass over the segments that were not sealed, usually one or two.
+    /// Costs one pass over the segments that were not sealed, usually one or two, and writes what is valid of them anew.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl SegmentStore {
             None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
             None => create(fs.as_ref(), dir, &options)?,
         };
-        let Survey { live, dropped, mut report } = survey(fs.as_ref(), dir, &names, &manifest, false)?;
+        let Survey { live, dropped, mut report } = survey(fs.as_ref(), dir, &names, &manifest, Intent::Write)?;
         report.created = created;
         let before: Vec<_> =
             live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
@@ -308,22 +308,30 @@ pub(crate) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>, SegmentError>
     Ok(names)
 }
 
-/// Removes a file that may be gone already.
-fn remove(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
-    match fs.remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SegmentError::io("remove", path, error)),
-        _ => Ok(()),
-    }
-}
-
 /// Makes an empty store. The manifest comes first: segments without one are an error.
 fn create(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<Manifest, SegmentError> {
+    sync_ancestors(fs, dir)?;
     let random =
         || options.entropy.next_u64().map_err(|error| SegmentError::io("draw a random number for", dir, error));
     let id = u128::from(random()?) << 64 | u128::from(random()?);
     let manifest = Manifest::new(id.to_le_bytes());
     replace_manifest(fs, dir, &manifest)?;
     Ok(manifest)
+}
+
+/// Makes the directory's own name durable, and those of the directories above: an earlier attempt to make them may have failed after
+/// they could be seen.
+fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<(), SegmentError> {
+    for ancestor in dir.ancestors().skip(1) {
+        match retry_interrupted(|| fs.sync_dir(ancestor)) {
+            // A directory that this process may not even open is not one that it has made something in.
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(SegmentError::io("sync", ancestor, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn recovered(found: Found, before: Option<SegmentState>) -> (Arc<Segment>, Recovered) {
@@ -363,7 +371,7 @@ impl Recovery {
         }
         for name in &report.garbage {
             let path = shared.dir.join(name);
-            remove(shared.fs.as_ref(), &path)?;
+            remove_if_there(shared.fs.as_ref(), &path)?;
         }
         let edit = |manifest: &mut Manifest| {
             manifest.segments.retain(|entry| !dropped.contains(&entry.id));
@@ -402,7 +410,7 @@ impl Shared {
             dropped.split_first().ok_or_else(|| SegmentError::Invalid { what: "nothing was dropped".to_owned() })?;
         for id in rest {
             let path = crate::names::segment_path(&self.dir, *id);
-            remove(self.fs.as_ref(), &path)?;
+            remove_if_there(self.fs.as_ref(), &path)?;
         }
         let path = crate::names::segment_path(&self.dir, *first);
         let file = self.fs.open(&path, Access::Write).map_err(|error| SegmentError::io("open", &path, error))?;
@@ -418,7 +426,7 @@ impl Shared {
     fn tidy(&self, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
         for id in dropped {
             let path = crate::names::segment_path(&self.dir, *id);
-            remove(self.fs.as_ref(), &path)?;
+            remove_if_there(self.fs.as_ref(), &path)?;
         }
         for (segment, recovered) in files {
             let len = u64::from(segment.len_bytes());

@@ -1,5 +1,13 @@
 //! The start-up table of docs/DURABILITY.md: each row is a test here, named by the row's number.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -8,8 +16,8 @@ use std::sync::Arc;
 use common::{DIR, Step, World, options};
 use hightower_segment::sim::SimFs;
 use hightower_segment::{
-    Access, AppendMode, Damage, Fs, MANIFEST, ReadOnlyStore, RecoveryReport, SegmentError, SegmentOutcome, SegmentState,
-    SegmentStore, Stamp, StoreOptions, Tolerance, segment_name,
+    Access, AppendMode, Damage, Fs, MANIFEST, ReadOnlyStore, RecoveryReport, SegmentError, SegmentOutcome,
+    SegmentState, SegmentStore, Stamp, StoreOptions, Tolerance, segment_name,
 };
 
 const STAMP: Stamp = Stamp { max_version: 1_000_000, timestamp: 1_700_000_000_000 };
@@ -164,7 +172,9 @@ fn row_08_open_segment_with_whole_commits() {
     let (fs, _) = store(5, false);
     let (count, report) = open(&fs).unwrap();
     assert_eq!((count, report.unclean, report.dropped_bytes()), (5, true, 0));
-    assert!(matches!(report.segments[..], [ref only] if only.outcome == SegmentOutcome::Recovered && only.records == 5));
+    assert!(
+        matches!(report.segments[..], [ref only] if only.outcome == SegmentOutcome::Recovered && only.records == 5)
+    );
     assert!(report.version_floor > 5);
     // The second open: what was recovered is sealed, and the segment that was started is empty.
     let (count, report) = open(&fs).unwrap();
@@ -189,7 +199,10 @@ fn row_09_torn_tail_every_cut() {
         let (count, report) = open(&state).unwrap();
         assert_eq!(count, whole, "cut at {cut}");
         assert_eq!(report.segments[0].records as usize, whole);
-        assert!(!state.read_file(&segment_path(1)).is_ok_and(|file| file.len() > ends[whole - 1]), "cut down to what counts");
+        assert!(
+            !state.read_file(&segment_path(1)).is_ok_and(|file| file.len() > ends[whole - 1]),
+            "cut down to what counts"
+        );
         // A file that ends there.
         fs.plant(&segment_path(1), &bytes[..cut]);
         assert_eq!(open(&fs.after_kill()).unwrap().0, whole, "file cut at {cut}");
@@ -232,7 +245,8 @@ fn row_11_durable_commit_damaged() {
         assert!(named, "{error}");
         // Salvage steps over it.
         let salvaged = read_only(&state, Tolerance::Salvage).unwrap();
-        let entries = salvaged.segments()[0].scan().filter(|found| matches!(found, hightower_segment::Finding::Entry(_)));
+        let entries =
+            salvaged.segments()[0].scan().filter(|found| matches!(found, hightower_segment::Finding::Entry(_)));
         assert_eq!(entries.count(), 4);
         assert_eq!(salvaged.report().damage.len(), 1);
     }
@@ -253,7 +267,9 @@ fn row_12_predecessor_torn_before_its_seal() {
     edit(&state, &segment_path(1), |bytes| bytes[ends[3]..].fill(0));
     let (count, report) = open(&state).unwrap();
     assert_eq!(count, 4, "later segments hold commits behind a lost one");
-    assert!(report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Dropped && segment.dropped_bytes > 0));
+    assert!(
+        report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Dropped && segment.dropped_bytes > 0)
+    );
     // The same, but a sync came in between: the later segment knows.
     world.open = None;
     let fs = SimFs::new();

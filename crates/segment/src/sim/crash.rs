@@ -117,7 +117,8 @@ impl SimFs {
         let (mut disk, ops, promise) = self.recording();
         ops.iter().take(op).for_each(|op| disk.apply(op));
         let ops = Vec::new().into();
-        let mut states = CrashStates { plan, ops, promise, disk, op, alternatives: Vec::new(), combinations: None, given: 0 };
+        let mut states =
+            CrashStates { plan, ops, promise, disk, op, alternatives: Vec::new(), combinations: None, given: 0 };
         states.arrive();
         states
     }

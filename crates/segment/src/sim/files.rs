@@ -296,7 +296,8 @@ impl State {
             DiskFile::settled(bytes)
         };
         // What has no name any more is lost with the processes that have it open.
-        let inodes = self.names.values().filter_map(|node| if let Node::File(inode) = node { Some(*inode) } else { None });
+        let inodes =
+            self.names.values().filter_map(|node| if let Node::File(inode) = node { Some(*inode) } else { None });
         let files = inodes.filter_map(|inode| Some((inode, content(self.files.get(&inode)?)))).collect();
         Disk { names: self.names.clone(), files, ..Disk::default() }
     }

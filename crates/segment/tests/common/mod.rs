@@ -1,7 +1,7 @@
 //! A small store user that knows what it was promised: it runs a workload on the simulated file system, and afterwards says of any
 //! state of the disk whether the promises were kept.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,227 @@
+//! A store's ordinary life: rolling, filling the disk, compaction, files used again; on the simulated file system and the real one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Open, Step, World, command, encode_commit, options};
+use hightower_segment::sim::SimFs;
+use hightower_segment::{
+    AppendMode, Appender, Edit, Fs, MANIFEST, Manifest, Purpose, RealFs, Released, Segment, SegmentError, SegmentStore,
+    Stamp, StoreOptions, segment_name,
+};
+
+const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
+const STAMP: Stamp = Stamp { max_version: 1_000, timestamp: 1_700_000_000_000 };
+
+fn world(mode: AppendMode) -> World {
+    World::new(SimFs::new(), options(mode, 1024, 1))
+}
+
+fn open_of(world: &mut World) -> &mut Open {
+    world.open.as_mut().unwrap()
+}
+
+/// New data stops with a clear error; deletes, compaction and reads go on; what they free serves new data.
+#[test]
+fn full_disk() {
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        let mut world = world(mode);
+        world.run(&[PUT; 40]).unwrap();
+        world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 300));
+        let full = loop {
+            match world.step(PUT) {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(full.is_full(), "{full}");
+        let put = world.commits.len();
+        assert!(world.step(PUT).unwrap_err().is_full(), "and again, for it is no poison");
+        assert_eq!(world.commits.len(), put);
+        assert!(open_of(&mut world).store.tail_stats().full);
+        // Deletes go on, into the spare.
+        for _ in 0..12 {
+            world.commit(1, 0, Purpose::Reclaim).unwrap();
+        }
+        world.step(Step::Sync).unwrap();
+        // Reads go on.
+        let readable = open_of(&mut world).segments.iter().flat_map(|segment| segment.entries());
+        assert_eq!(readable.filter(Result::is_ok).count(), world.commits.len());
+        // What holds nothing any more is dropped without writing.
+        world.step(Step::SealPredecessors).unwrap();
+        let open = open_of(&mut world);
+        let ids: Vec<u32> = open.store.manifest().segments.iter().map(|entry| entry.id).take(3).collect();
+        open.store.install(&Edit { add: Vec::new(), remove: ids.clone() }).unwrap();
+        let (gone, kept): (Vec<_>, Vec<_>) = open.segments.drain(..).partition(|segment| ids.contains(&segment.id()));
+        open.segments = kept;
+        for segment in gone {
+            open.store.release(segment).unwrap();
+        }
+        world.step(PUT).unwrap();
+    }
+}
+
+/// With nothing but the spare left, compaction can still write.
+#[test]
+fn compaction_on_a_full_disk() {
+    let mut world = world(AppendMode::Mapped);
+    world.run(&[PUT; 40]).unwrap();
+    world.step(Step::SealPredecessors).unwrap();
+    world.step(Step::Prepare).unwrap();
+    // As much as a replacement of the manifest takes while both are there.
+    world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 1000));
+    while world.step(PUT).is_ok() {}
+    world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
+    let store = open_of(&mut world).store.clone();
+    assert!(store.create_compacted(1024, Purpose::Grow, STAMP).unwrap_err().is_full());
+    let writer = store.create_compacted(1024, Purpose::Reclaim, STAMP).unwrap();
+    assert!(writer.remaining_bytes() > 900);
+}
+
+#[test]
+fn commits_larger_than_a_segment_get_their_own() {
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        let mut world = world(mode);
+        let long = Step::Commit { commands: 1, value_len: 100_003 };
+        world.run(&[PUT, Step::Prepare, long, PUT, long, Step::Kill, PUT, Step::Reopen]).unwrap();
+        let count: usize = open_of(&mut world).segments.iter().map(|segment| segment.entries().count()).sum();
+        assert_eq!(count, 5);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_leaves_nothing() {
+    let mut world = world(AppendMode::Mapped);
+    world.run(&[PUT]).unwrap();
+    let appender = &mut open_of(&mut world).appender;
+    let position = appender.position();
+    let error = appender.append(&[&[0; 2000]], 1).unwrap_err();
+    assert!(matches!(error, SegmentError::DoesNotFit { len_bytes: 2000, .. }), "{error}");
+    let error = appender.append(&[b"short"], 1).unwrap_err();
+    assert!(matches!(error, SegmentError::Invalid { .. }), "{error}");
+    let too_large = usize::try_from(Appender::max_commit_len_bytes() + 1).unwrap();
+    let error = appender.make_room(too_large, Purpose::Grow, STAMP).unwrap_err();
+    assert!(matches!(error, SegmentError::TooLarge { .. }), "{error}");
+    assert_eq!(appender.position(), position);
+    let segment = Arc::clone(appender.segment());
+    assert!(matches!(segment.record_at(position), Err(SegmentError::OutOfBounds { .. })));
+    assert!(matches!(segment.record_at(0), Err(SegmentError::OutOfBounds { .. })));
+    assert!(matches!(segment.record_at(65), Err(SegmentError::Corrupt { .. })));
+    assert!(segment.record_at(64).is_ok());
+}
+
+/// A freed segment is used again only when nobody reads it and the manifest has forgotten it.
+#[test]
+fn freed_files_are_used_again() {
+    let mut world = world(AppendMode::Mapped);
+    world.run(&[PUT; 30]).unwrap();
+    world.step(Step::SealPredecessors).unwrap();
+    let open = open_of(&mut world);
+    let first = open.segments.remove(0);
+    let first = if first.id() == 1 { first } else { open.segments.remove(0) };
+    assert!(matches!(open.store.release(Arc::clone(&first)), Err(SegmentError::Invalid { .. })), "still named");
+    open.store.install(&Edit { add: Vec::new(), remove: vec![first.id()] }).unwrap();
+    let reader = Arc::clone(&first);
+    let Released::InUse(first) = open.store.release(first).unwrap() else { panic!("it has a reader") };
+    assert_eq!(reader.entries().filter(Result::is_ok).count(), reader.entries().count());
+    drop(reader);
+    let spares = open.store.tail_stats().spares;
+    assert!(matches!(open.store.release(first).unwrap(), Released::Kept));
+    assert_eq!(open.store.tail_stats().spares, spares + 1);
+    assert!(open.store.install(&Edit { add: Vec::new(), remove: vec![99] }).is_err());
+}
+
+#[test]
+fn the_real_file_system() {
+    for mode in [AppendMode::Auto, AppendMode::Mapped, AppendMode::Positioned] {
+        let dir = tempfile::tempdir().unwrap();
+        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        let options = StoreOptions { segment_len_bytes: 64 << 10, appends: mode, ..StoreOptions::default() };
+        let mut version = 0;
+        for round in 0..4 {
+            let (store, recovery) = SegmentStore::open(Arc::clone(&fs), dir.path(), options.clone()).unwrap();
+            let count: u64 = recovery
+                .segments()
+                .iter()
+                .map(|segment| segment.entries().map(|e| e.map(|_| 1).unwrap()).sum::<u64>())
+                .sum();
+            assert_eq!(count, version);
+            let again = SegmentStore::open(Arc::clone(&fs), dir.path(), options.clone());
+            assert!(matches!(again, Err(SegmentError::Locked { .. })));
+            let (mut appender, report) = recovery.finish(STAMP).unwrap();
+            assert_eq!(report.unclean, round > 0 && round % 2 == 0, "closed in every second round");
+            for _ in 0..2000 {
+                version += 1;
+                put(&mut appender, version);
+                if version % 100 == 0 {
+                    store.prefault_ahead(16 << 10).unwrap();
+                    store.prepare_next(STAMP).unwrap();
+                    store.sync_point().sync().unwrap();
+                    assert_eq!(appender.durable(), appender.position());
+                    store.sync_predecessors().unwrap();
+                }
+            }
+            if round % 2 == 0 {
+                appender.close(STAMP).unwrap();
+            }
+        }
+        assert!(dir.path().join(MANIFEST).exists());
+        let manifest = Manifest::decode(&std::fs::read(dir.path().join(MANIFEST)).unwrap()).unwrap();
+        assert!(manifest.segments.iter().all(|entry| dir.path().join(segment_name(entry.id)).exists()));
+    }
+}
+
+fn put(appender: &mut Appender, version: u64) {
+    let command = command(version, 90);
+    appender.make_room(200, Purpose::Grow, STAMP).unwrap();
+    let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
+    let appended = appender.append(&[&bytes], 1).unwrap();
+    let segment: &Segment = appender.segment();
+    assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
+}
+
+/// One thread appends and rolls, others sync and read: whatever was synced before is durable, and reads are whole.
+#[test]
+fn readers_and_syncs_beside_the_appender() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_len_bytes: 32 << 10, ..StoreOptions::default() };
+    let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let newest = std::sync::Mutex::new(Arc::clone(appender.segment()));
+    let busy = || !done.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while busy() {
+                store.sync_point().sync().unwrap();
+                store.sync_predecessors().unwrap();
+                store.prepare_next(STAMP).unwrap();
+                store.prefault_ahead(8 << 10).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while busy() {
+                let segment = Arc::clone(&newest.lock().unwrap());
+                segment.entries().for_each(|entry| assert!(entry.is_ok()));
+            }
+        });
+        for version in 1..20_000 {
+            put(&mut appender, version);
+            if version % 64 == 0 {
+                *newest.lock().unwrap() = Arc::clone(appender.segment());
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    appender.close(STAMP).unwrap();
+    assert!(!store.has_predecessors());
+}
