@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table};
 /// Lays out rows under a heading; the first column is aligned left, the others right.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(heading.to_vec());
     for row in rows {
         table.add_row(row);

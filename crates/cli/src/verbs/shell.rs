@@ -44,7 +44,7 @@ pub(crate) struct Args {
     read_only: bool,
 }
 
-/// A line of the shell.
+/// Verbs on the open store
 #[derive(Debug, Parser)]
 #[command(no_binary_name = true, name = "", subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 #[command(override_usage = "VERB [ARGUMENTS]", after_help = "`help VERB` has examples; `exit` or Ctrl-D ends.")]
