@@ -120,7 +120,7 @@ impl Pair {
         let keys: Vec<&[u8]> = self.model.keys().map(Vec::as_slice).collect();
         let mut expected = self.model.values();
         self.map.get_many(&keys, &guard, |at, entry| {
-            assert_eq!(entry.map(|entry| (entry.key(), entry.value())), Some((keys[at], expected.next().unwrap())))
+            assert_eq!(entry.map(|entry| (entry.key(), entry.value())), Some((keys[at], expected.next().unwrap())));
         });
         assert!(expected.next().is_none());
         self.compare_by_cursor();
