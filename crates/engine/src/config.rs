@@ -75,7 +75,7 @@ pub struct StoreConfig {
     pub max_disk_bytes: Option<u64>,
     /// What opening does about an unfinished tail. Default: drop it and report.
     pub recovery_mode: RecoveryMode,
-    /// Open for reading only: no file is created or changed, and no lock is held. Default: false.
+    /// Open for reading only: no file is created or changed. Other readers may have the store open, a writer may not. Default: false.
     pub read_only: bool,
     /// How records reach the active segment. Default: what the file system can do best.
     pub append_mode: AppendMode,

@@ -7,6 +7,7 @@
 //! | module | what it has |
 //! | --- | --- |
 //! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Snapshot`], [`KvEngine`] |
+//! | `auth` | users, sessions, API keys and permissions on the store; the feature `auth`, on by default |
 //! | [`compactor`] | which segments compaction rewrites, and what of them survives |
 //! | [`state`] | the apply rules and [`KvState`], the plain model of the state |
 //! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
@@ -18,6 +19,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "auth")]
+pub use hightower_auth as auth;
 pub use hightower_compactor as compactor;
 pub use hightower_engine as engine;
 pub use hightower_index as index;
@@ -43,6 +46,8 @@ pub use hightower_engine::{
 /// # Ok::<(), Error>(())
 /// ```
 pub mod prelude {
+    #[cfg(feature = "auth")]
+    pub use crate::auth::{AuthService, IntoAuthService};
     pub use crate::{
         ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, ErrorKind, Expect, KvEngine, SingleNodeEngine,
         Snapshot, SnapshotEngine, StoreConfig, Value,
