@@ -87,6 +87,18 @@ fn say(engine: &SingleNodeEngine, dir: &Path, when: &str) {
     );
 }
 
+/// Returns once the background has had nothing to do for some seconds.
+fn wait_until_idle(engine: &SingleNodeEngine) {
+    let mut last = (0, Instant::now());
+    while last.1.elapsed() < Duration::from_secs(6) {
+        let stats = engine.stats().compaction;
+        if stats.runs + stats.read_bytes != last.0 {
+            last = (stats.runs + stats.read_bytes, Instant::now());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// The latency below which 99.9 % of puts stay, and gets per second beside them, over so long.
 fn load(
     engine: &SingleNodeEngine,
@@ -134,7 +146,7 @@ fn main() {
     (0..keys * 4).for_each(|_| drop(engine.put(key(zipf.key()), [2; 100])));
     (0..keys / 5).for_each(|number| drop(engine.delete(key(number * 5))));
     println!("filling: {:.1} s", started.elapsed().as_secs_f64());
-    thread::sleep(Duration::from_secs(8));
+    wait_until_idle(&engine);
     say(&engine, dir.path(), "idle");
     let stats = engine.stats();
     let written = keys as f64 * 5.0 * 136.0 + keys as f64 / 5.0 * 36.0;

@@ -560,7 +560,7 @@ impl SingleNodeEngine {
             Ok(())
         } else {
             let freed = self.core.store().and_then(|store| self.core.free_retired(&mut turn, &store));
-            freed.and_then(|()| self.core.write_checkpoint(&mut turn))
+            freed.and_then(|()| self.core.try_checkpoint(&mut turn)).map(drop)
         };
         let log = self.core.commit.lock().take();
         let closed = match log {

@@ -43,7 +43,7 @@ pub(crate) fn write_file(fs: &dyn Fs, tmp: &Path, path: &Path, bytes: &[u8]) -> 
     let mut pieces = bytes.chunks(PIECE_LEN_BYTES).zip((0_u64..).step_by(PIECE_LEN_BYTES));
     let written = pieces
         .try_for_each(|(piece, at)| write_at(&*file, tmp, piece, at))
-        .and_then(|()| file.sync_data().map_err(|source| io_error("sync", tmp, source)))
+        .and_then(|()| sync_data(&*file, tmp))
         .and_then(|()| fs.rename(tmp, path).map_err(|source| io_error("rename", tmp, source)));
     if written.is_err() {
         // The first failure is the one to tell of; the name says that the file is garbage.
@@ -59,8 +59,22 @@ pub(crate) fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<()> {
     }
 }
 
+pub(crate) fn sync_data(file: &dyn File, path: &Path) -> Result<()> {
+    retry(|| file.sync_data()).map_err(|source| io_error("sync", path, source))
+}
+
+/// Again if a signal came in between: an interrupted sync has not failed.
+fn retry(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 pub(crate) fn sync_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    fs.sync_dir(dir).map_err(|source| io_error("sync", dir, source))
+    retry(|| fs.sync_dir(dir)).map_err(|source| io_error("sync", dir, source))
 }
 
 /// The names in a directory; none if it is not there.

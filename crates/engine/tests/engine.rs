@@ -1,5 +1,7 @@
 //! The engine as an application uses it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::ops::Bound;
 use std::sync::Arc;
 use std::thread;

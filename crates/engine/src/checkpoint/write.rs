@@ -19,8 +19,8 @@ use crate::checkpoint::codec::{
 use crate::checkpoint::siphash::siphash13;
 use crate::compaction::Turn;
 use crate::core::Core;
-use crate::error::Result;
-use crate::files::{io_error, write_at};
+use crate::error::{Error, Result};
+use crate::files::{io_error, sync_data, sync_dir, write_at};
 use crate::place::Place;
 
 /// Bytes are written in pieces of about this many.
@@ -67,6 +67,15 @@ impl Core {
         Ok(())
     }
 
+    /// As [`write_checkpoint`](Self::write_checkpoint), where the store is as whole without it: no room for it is no failure, and is told.
+    pub(crate) fn try_checkpoint(&self, turn: &mut Turn) -> Result<Option<String>> {
+        match self.write_checkpoint(turn) {
+            Ok(()) => Ok(None),
+            Err(Error::Full { detail }) => Ok(Some(detail)),
+            Err(failure) => Err(failure),
+        }
+    }
+
     fn moment(&self) -> Result<Moment> {
         let log = self.commit_log()?;
         let state = self.state.snapshot();
@@ -92,9 +101,7 @@ impl Core {
             .map_err(|source| io_error("create", &tmp, source))
             .and_then(|file| write_all(Sink::new(file, tmp.clone()), store.manifest().store_id, moment, random))
             .and_then(|len| fs.rename(&tmp, &path).map(|()| len).map_err(|source| io_error("rename", &tmp, source)))
-            .and_then(|len| {
-                fs.sync_dir(store.dir()).map(|()| len).map_err(|source| io_error("sync", store.dir(), source))
-            });
+            .and_then(|len| sync_dir(&**fs, store.dir()).map(|()| len));
         if written.is_err() {
             // The first failure is the one to tell of; the next open removes what is left.
             let _removed = fs.remove_file(&tmp);
@@ -241,6 +248,6 @@ pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment, hash
     };
     sink.flush()?;
     write_at(&*sink.file, &sink.path, &header.encode(), 0)?;
-    sink.file.sync_data().map_err(|source| io_error("sync", &sink.path, source))?;
+    sync_data(&*sink.file, &sink.path)?;
     Ok(header.file_len)
 }

@@ -172,7 +172,8 @@ impl Core {
             self.upkeep.note(|stats| stats.add(&run));
         }
         if has_run && self.config.emit_snapshot_after_compaction {
-            self.write_checkpoint(&mut turn)?;
+            let failure = self.try_checkpoint(&mut turn)?;
+            self.upkeep.note(|stats| stats.checkpoint_failure = failure);
         }
         self.upkeep.note_retired(&turn);
         Ok(())
@@ -206,7 +207,7 @@ impl Core {
             report.add(&run);
         }
         if report.runs > 0 && self.config.emit_snapshot_after_compaction {
-            self.write_checkpoint(&mut turn)?;
+            report.checkpoint_failure = self.try_checkpoint(&mut turn)?;
         }
         for _ in 0..FREEING_ATTEMPTS {
             if turn.retired.is_empty() {

@@ -16,7 +16,7 @@ use hightower_compactor::{
     Budget, Goal, Moved, Pace, RecordPlace, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
 use hightower_index::pin;
-use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentStore};
+use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentError, SegmentStore};
 use hightower_state::StateWriter;
 
 use crate::compaction::background::Turn;
@@ -60,7 +60,10 @@ impl Core {
         }
         let edit = Edit { add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
-            edit.add.into_iter().for_each(|output| drop(store.release(output.segment)));
+            // Unless it is certain that nothing has changed, the manifest on disk may name the outputs already.
+            if matches!(failure, SegmentError::Full { .. } | SegmentError::Invalid { .. }) {
+                edit.add.into_iter().for_each(|output| drop(store.release(output.segment)));
+            }
             return Err(failure.into());
         }
         self.adopt(&edit.add)?;

@@ -26,6 +26,8 @@ pub struct CompactionReport {
     pub freed_bytes: u64,
     /// Removed segments whose files are still held, by readers or by the index's deferred frees; they go with a later run.
     pub waiting_segments: u64,
+    /// Why no index checkpoint was written in the end: there was no room for it. The next open takes longer.
+    pub checkpoint_failure: Option<String>,
     /// Why the last run in the background failed, if it did and no run since has succeeded.
     pub background_failure: Option<String>,
     /// How long it took.
@@ -46,6 +48,8 @@ pub struct CompactionStats {
     pub waiting_segments: u64,
     /// How many index checkpoints were written.
     pub checkpoints: u64,
+    /// Why the last run in the background could not write one: there was no room for it.
+    pub checkpoint_failure: Option<String>,
     /// How many runs in the background have failed in a row.
     pub failures: u32,
     /// Why the last of them failed.

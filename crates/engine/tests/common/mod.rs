@@ -1,5 +1,6 @@
 //! A store on the simulated file system, and the model that it is compared with.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity, reason = "a test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

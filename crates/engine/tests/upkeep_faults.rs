@@ -1,0 +1,124 @@
+//! Faults in the midst of compaction and checkpoints: reads stay right, nothing is lost, what went wrong is told.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use common::open;
+use hightower_engine::{AppendMode, ErrorKind, SingleNodeEngine, SnapshotEngine};
+use hightower_segment::sim::{Fault, FaultKind, SimFs};
+
+fn key(number: u32) -> String {
+    format!("key/{number:04}")
+}
+
+fn fill(engine: &SingleNodeEngine) {
+    for round in 0..3 {
+        for number in 0..60 {
+            engine.put(key(number), vec![round; 60]).unwrap();
+        }
+    }
+    for number in 0..20 {
+        engine.delete(key(number)).unwrap();
+    }
+    engine.flush().unwrap();
+}
+
+fn check_reads(engine: &SingleNodeEngine) {
+    for number in 0..60 {
+        let expected = (number >= 20).then(|| vec![2; 60]);
+        assert_eq!(engine.get(key(number)).unwrap().as_deref(), expected.as_deref());
+    }
+}
+
+/// A filled store, and the calls that a compaction of it makes.
+fn filled(mode: AppendMode) -> (SimFs, SingleNodeEngine) {
+    let fs = SimFs::new();
+    let engine = open(&fs, mode, 1).unwrap();
+    fill(&engine);
+    (fs, engine)
+}
+
+fn strike_everywhere(kind: FaultKind, lasting: bool, mode: AppendMode) -> usize {
+    let calls = {
+        let (fs, engine) = filled(mode);
+        let before = fs.call_count();
+        engine.run_compaction_now().unwrap();
+        fs.call_count() - before
+    };
+    assert!(calls > 10, "{calls}");
+    let mut failures = 0;
+    for at in 0..calls + 4 {
+        let (fs, engine) = filled(mode);
+        let digest = engine.snapshot_state().unwrap().digest();
+        fs.inject(Fault { kind, at_call: fs.call_count() + at, lasting });
+        failures += usize::from(engine.run_compaction_now().is_err());
+        check_reads(&engine);
+        fs.heal();
+        let reopened = open(&fs.after_kill(), mode, 2).unwrap();
+        check_reads(&reopened);
+        assert_eq!(reopened.snapshot_state().unwrap().digest(), digest, "{kind:?} at call {at}");
+        reopened.run_compaction_now().unwrap();
+        check_reads(&reopened);
+        assert_eq!(reopened.snapshot_state().unwrap().digest(), digest);
+    }
+    failures
+}
+
+#[test]
+fn an_io_error_anywhere_loses_nothing() {
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        assert!(strike_everywhere(FaultKind::Io, false, mode) > 5);
+        assert!(strike_everywhere(FaultKind::Io, true, mode) > 5);
+    }
+}
+
+#[test]
+fn a_full_device_anywhere_loses_nothing_and_poisons_nothing() {
+    assert!(strike_everywhere(FaultKind::NoSpace, true, AppendMode::Mapped) > 0);
+    let (fs, engine) = filled(AppendMode::Mapped);
+    fs.inject(Fault { kind: FaultKind::NoSpace, at_call: fs.call_count(), lasting: true });
+    if let Err(error) = engine.run_compaction_now() {
+        assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    }
+    fs.heal();
+    engine.put("after", "all").unwrap();
+    engine.run_compaction_now().unwrap();
+    check_reads(&engine);
+}
+
+#[test]
+fn interruptions_and_short_writes_are_nothing() {
+    for kind in [FaultKind::Interrupted, FaultKind::ShortWrite] {
+        for lasting in [false, true] {
+            assert_eq!(strike_everywhere(kind, lasting, AppendMode::Positioned), 0, "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn deletes_and_compaction_make_room_on_a_full_device() {
+    let fs = SimFs::new();
+    let engine = open(&fs, AppendMode::Mapped, 1).unwrap();
+    for number in 0..200 {
+        engine.put(key(number), [1; 100]).unwrap();
+    }
+    engine.flush().unwrap();
+    fs.set_capacity_bytes(Some(fs.used_bytes() + 6000));
+    let mut more = 200;
+    let error = loop {
+        match engine.put(key(more), [1; 100]) {
+            Ok(_) => more += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    for number in 0..more / 2 {
+        engine.delete(key(number)).unwrap();
+    }
+    engine.run_compaction_now().unwrap();
+    engine.put("room", [1; 100]).unwrap();
+    assert_eq!(engine.len(), (more - more / 2 + 1) as usize);
+    drop(engine);
+    assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), (more - more / 2 + 1) as usize);
+}
