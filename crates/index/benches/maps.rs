@@ -56,10 +56,18 @@ fn subject<S: Subject>(criterion: &mut Criterion, shape: Shape, sets: &Sets) {
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     let mut subject: S = fill(&sets.keys);
     group.bench_function(BenchmarkId::new("get", S::NAME), |bencher| {
-        bencher.iter_custom(|iterations| timed(&sets.queries, iterations, |key| drop(black_box(subject.get(key)))));
+        bencher.iter_custom(|iterations| {
+            timed(&sets.queries, iterations, |key| {
+                black_box(subject.get(key));
+            })
+        });
     });
     group.bench_function(BenchmarkId::new("get absent", S::NAME), |bencher| {
-        bencher.iter_custom(|iterations| timed(&sets.absent, iterations, |key| drop(black_box(subject.get(key)))));
+        bencher.iter_custom(|iterations| {
+            timed(&sets.absent, iterations, |key| {
+                black_box(subject.get(key));
+            })
+        });
     });
     group.bench_function(BenchmarkId::new("overwrite", S::NAME), |bencher| {
         bencher.iter_custom(|iterations| timed(&sets.queries, iterations, |key| subject.overwrite(key, 1)));
@@ -67,13 +75,13 @@ fn subject<S: Subject>(criterion: &mut Criterion, shape: Shape, sets: &Sets) {
     if S::ORDERED {
         group.throughput(Throughput::Elements(sets.keys.len() as u64));
         group.bench_function(BenchmarkId::new("walk all", S::NAME), |bencher| {
-            bencher.iter(|| black_box(subject.scan()))
+            bencher.iter(|| black_box(subject.scan()));
         });
     }
     drop(subject);
     group.throughput(Throughput::Elements(1));
     group.bench_function(BenchmarkId::new("insert", S::NAME), |bencher| {
-        bencher.iter_custom(|iterations| inserts::<S>(sets, iterations))
+        bencher.iter_custom(|iterations| inserts::<S>(sets, iterations));
     });
 }
 

@@ -7,7 +7,13 @@
 //! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, table, pauses, beside
 //! ```
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::print_stdout, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
 
 #[path = "../benches/support/mod.rs"]
 mod support;

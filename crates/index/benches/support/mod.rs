@@ -163,9 +163,11 @@ impl Subject for Hightower {
 
 const SHARDS: usize = 64;
 
+type Shard = RwLock<HashTable<(Box<[u8]>, Entry)>>;
+
 /// The map to beat for lookups: shards of a hash table, each under a lock, keys boxed.
 pub struct Sharded {
-    shards: Vec<RwLock<HashTable<(Box<[u8]>, Entry)>>>,
+    shards: Vec<Shard>,
     hasher: DefaultHashBuilder,
 }
 
