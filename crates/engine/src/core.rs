@@ -143,7 +143,7 @@ impl Core {
     fn maintain_store(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
         // Pages first: a writer may be waiting for nothing else.
         let mut worked = store.prefault_ahead(window_bytes)? > 0;
-        if store.wants_preparation() && self.has_disk_for(self.config.segment_len_bytes().into()) {
+        if store.wants_preparation() && self.has_disk_for(2 * u64::from(self.config.segment_len_bytes())) {
             let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
             worked |= store.prepare_next(stamp)?;
         }

@@ -559,7 +559,7 @@ impl SingleNodeEngine {
         let checkpointed = if was_closed || self.core.config.read_only || self.core.poison.check().is_err() {
             Ok(())
         } else {
-            let freed = self.core.store().and_then(|store| self.core.free_retired(&mut turn, &store));
+            let freed = self.core.free_patiently(&mut turn);
             freed.and_then(|()| self.core.try_checkpoint(&mut turn)).map(drop)
         };
         let log = self.core.commit.lock().take();

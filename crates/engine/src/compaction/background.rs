@@ -209,17 +209,24 @@ impl Core {
         if report.runs > 0 && self.config.emit_snapshot_after_compaction {
             report.checkpoint_failure = self.try_checkpoint(&mut turn)?;
         }
-        for _ in 0..FREEING_ATTEMPTS {
-            if turn.retired.is_empty() {
-                break;
-            }
-            std::thread::yield_now();
-            self.free_retired(&mut turn, &self.store()?)?;
-        }
+        self.free_patiently(&mut turn)?;
         self.upkeep.note_retired(&turn);
         report.waiting_segments = turn.retired.len() as u64;
         report.elapsed = self.components.clock.elapsed().saturating_sub(started);
         Ok(report)
+    }
+
+    /// Frees what is retired, waiting a little for readers that are about to be done with it.
+    pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
+        let store = self.store()?;
+        for _ in 0..FREEING_ATTEMPTS {
+            self.free_retired(turn, &store)?;
+            if turn.retired.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// The segments in numbers, for the next run of a session; what came later is shown as having nothing to give. `None`: all is done.

@@ -39,7 +39,9 @@ impl Core {
         let Some(max) = self.config.max_disk_bytes else { return Ok(()) };
         let store = self.store()?;
         let segment_len = u64::from(self.config.segment_len_bytes()).max(len_bytes as u64);
-        let needed = if store.tail_stats().prepared { 0 } else { segment_len };
+        // A successor if none is ready, and the spare that is kept back if there is none.
+        let tail = store.tail_stats();
+        let needed = segment_len * (u64::from(!tail.prepared) + u64::from(tail.spares == 0));
         let used = self.disk_bytes(&store);
         if used.saturating_add(needed) <= max {
             return Ok(());
