@@ -1,6 +1,8 @@
 //! Every multi-record change is one commit: at every commit boundary (every point where a crash
 //! can leave the store), and under thousands of thread schedules, the records fit together.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,7 @@
 //! Published test vectors, through this crate's wrappers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
 use hightower_auth::crypto::argon2id::argon2id;
 use hightower_auth::crypto::{MacKey, aead};
 use hightower_auth::{Argon2Params, SecretHash, SecretHasher};

@@ -1,5 +1,7 @@
 //! The same service on the real engine: through a close and a reopen, and from many threads.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
 use std::sync::Arc;
 
 use hightower_auth::{AuditVerdict, Error, ErrorKind, Login};

@@ -2,6 +2,8 @@
 //!
 //! 5,000 cases by default; `HIGHTOWER_TEST_CASES=100000` for the long run.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
 use hightower_auth::{Action, ApiKeyAccess, ApiKeyOptions, Grant, KeyRange, PermissionSet, Principal, RESERVED_PREFIX};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

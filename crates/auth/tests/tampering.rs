@@ -1,6 +1,8 @@
 //! Whatever is changed, moved or removed past the service is refused with `Crypto`, or changes
 //! nothing that the caller sees; it never gives a wrong answer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -2,6 +2,8 @@
 //! takes bounded memory. Run with `HIGHTOWER_TEST_TIMING=1` on a quiet machine: timing on a busy one
 //! says nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -107,7 +107,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let Some((id, secret)) = parse_api_key(token) else {
             return Ok(None);
         };
-        let Some((key_bytes, version)) = self.shared.engine.get_versioned(&layout::api_key(&id))? else {
+        let Some((key_bytes, version)) = self.shared.engine.get_versioned(layout::api_key(&id))? else {
             return Ok(None);
         };
         let Some(verified) = self.verify_api_key(id, &secret, key_bytes)? else {
@@ -143,7 +143,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let mac = self.secret_mac(&key.public.key_id, secret)?;
         let (current, previous) = (mac.ct_eq(&key.secret_mac), mac.ct_eq(&key.previous_mac));
         let has_previous = key.public.previous_secret_until_ms.is_some();
-        if !bool::from(current) && !(bool::from(previous) && has_previous) {
+        if !(bool::from(current) || bool::from(previous) && has_previous) {
             return Ok(None);
         }
         let by_previous_secret = !bool::from(current);

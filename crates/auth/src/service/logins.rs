@@ -210,8 +210,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// The user of this name, or the one that stands for nobody; the same work either way.
     fn user_or_nobody(&self, name: Option<&NormalUsername>) -> Result<(StoredUser, bool)> {
-        let named = self.shared.engine.get(&layout::name(name.map_or("?", NormalUsername::as_str)))?;
-        let nobody = self.shared.engine.get(&layout::name(""))?;
+        let named = self.shared.engine.get(layout::name(name.map_or("?", NormalUsername::as_str)))?;
+        let nobody = self.shared.engine.get(layout::name(""))?;
         let (text, bytes, known) = match (named, nobody) {
             (Some(bytes), _) => (name.map_or("", NormalUsername::as_str), bytes, true),
             (None, Some(bytes)) => ("", bytes, false),
@@ -297,10 +297,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if self.shared.guesses.knows(tag) {
             return Ok(());
         }
-        if let Some((stored, counter)) = self.load_counter(tag)? {
-            if stored == *tag {
-                self.shared.guesses.restore(*tag, counter);
-            }
+        if let Some((stored, counter)) = self.load_counter(tag)?
+            && stored == *tag
+        {
+            self.shared.guesses.restore(*tag, counter);
         }
         Ok(())
     }
@@ -329,7 +329,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let mut writer = Writer::default();
             writer.raw(&tag).u32(counter.failures).i64(counter.last_ms);
             let key = layout::guess_slot(slot(&tag));
-            self.shared.engine.put(&key, &self.keys()?.sealer.seal(&key, &writer.finish()))?;
+            self.shared.engine.put(&key, self.keys()?.sealer.seal(&key, &writer.finish()))?;
         }
         Ok(())
     }
