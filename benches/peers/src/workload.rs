@@ -182,9 +182,9 @@ impl Task<'_> {
             // With two threads, what a scan sees of the other thread's inserts depends on the moment.
             let row = format!("ycsb_{name}_{threads}");
             if scans && threads > 1 {
-                results.number(&row, outcome.rate())
+                results.number(&row, outcome.rate());
             } else {
-                results.rate(&row, &outcome)
+                results.rate(&row, &outcome);
             }
             store.settle()?;
         }
