@@ -3,6 +3,8 @@
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of workloads per append mode (default 6); `HIGHTOWER_CRASH=seed:mode:point` replays one crash.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
 mod common;
 
 use common::{Step, World, open};
