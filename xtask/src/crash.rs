@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hightower_engine::{AppendMode, Batch, Durability, SingleNodeEngine, StoreConfig};
 
 /// Writer threads that put single keys; one more writes batches.
-const PUTTERS: u64 = 3;
+const PUTTERS: usize = 3;
 /// Keys of each putter; they are written over and over, so that compaction has work.
 const KEYS: u64 = 500;
 /// Keys of one batch, all given the same number.
@@ -44,13 +44,13 @@ fn config(dir: &Path, cycle: u64) -> StoreConfig {
     StoreConfig {
         max_segment_size: 256 << 10,
         append_mode: if cycle.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned },
-        durability: Some([Durability::Os, Durability::Interval(interval), Durability::Sync][(cycle / 2 % 3) as usize]),
+        durability: Some([Durability::Os, Durability::Interval(interval), Durability::Sync][usize::try_from(cycle / 2 % 3).unwrap_or(0)]),
         compaction_interval: Duration::from_millis(20),
         ..StoreConfig::at(dir)
     }
 }
 
-fn slot_key(putter: u64, number: u64) -> String {
+fn slot_key(putter: usize, number: u64) -> String {
     format!("putter/{putter}/{:04}", number % KEYS)
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn write(options: &WriterOptions) -> Result<()> {
         let engine = &engine;
         let mut threads = Vec::new();
         for putter in 0..PUTTERS {
-            let start = seen.putters[putter as usize] + 1;
+            let start = seen.putters[putter] + 1;
             threads.push(scope.spawn(move || -> Result<()> {
                 for number in start.. {
                     engine.put(slot_key(putter, number), value(number))?;
@@ -111,7 +111,7 @@ fn report(line: &str) -> Result<()> {
 /// The highest number that each writer is known to have written.
 #[derive(Clone, Debug, Default)]
 struct Numbers {
-    putters: [u64; PUTTERS as usize],
+    putters: [u64; PUTTERS],
     batch: u64,
     seq: u64,
     version: u64,
@@ -125,7 +125,7 @@ fn survey(engine: &SingleNodeEngine) -> Result<Numbers> {
             let Some(found) = engine.get(slot_key(putter, slot))? else { continue };
             let number = number_of(&found)?;
             ensure!(number % KEYS == slot, "putter {putter} wrote {number} elsewhere");
-            seen.putters[putter as usize] = seen.putters[putter as usize].max(number);
+            seen.putters[putter] = seen.putters[putter].max(number);
         }
     }
     let batch = (0..BATCH_KEYS).map(|at| engine.get(batch_key(at))?.map_or(Ok(0), |found| number_of(&found)));
@@ -198,7 +198,7 @@ fn check(dir: &Path, cycle: u64, acknowledged: &Numbers) -> Result<Numbers> {
         ensure!(*seen <= acknowledged + 1, "putter {putter}: {seen} is there, only {acknowledged} was acknowledged");
         // The slots before the newest hold the numbers before it.
         for number in acknowledged.saturating_sub(KEYS - 1).max(1)..=*acknowledged {
-            let found = engine.get(slot_key(putter as u64, number))?.context("an acknowledged write is gone")?;
+            let found = engine.get(slot_key(putter, number))?.context("an acknowledged write is gone")?;
             ensure!(number_of(&found)? >= number, "putter {putter}: an older write than {number} is in its place");
         }
     }
