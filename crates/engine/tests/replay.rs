@@ -1,6 +1,6 @@
 //! The central invariant: the live state equals the model, equals the state after close and reopen, equals the state after a kill.
 //!
-//! `HIGHTOWER_TEST_CASES` sets the number of histories (default 300).
+//! `HIGHTOWER_TEST_CASES` sets the number of histories (default 1,000).
 
 mod common;
 
@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn cases() -> u32 {
-    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300)
+    std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
 }
 
 proptest! {
