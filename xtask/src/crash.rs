@@ -44,7 +44,10 @@ fn config(dir: &Path, cycle: u64) -> StoreConfig {
     StoreConfig {
         max_segment_size: 256 << 10,
         append_mode: if cycle.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned },
-        durability: Some([Durability::Os, Durability::Interval(interval), Durability::Sync][usize::try_from(cycle / 2 % 3).unwrap_or(0)]),
+        durability: Some(
+            [Durability::Os, Durability::Interval(interval), Durability::Sync]
+                [usize::try_from(cycle / 2 % 3).unwrap_or(0)],
+        ),
         compaction_interval: Duration::from_millis(20),
         ..StoreConfig::at(dir)
     }
@@ -178,7 +181,10 @@ fn note(lines: &[String], acknowledged: &mut Numbers) -> Result<u64> {
         let (first, second): (u64, u64) = (first.parse()?, second.parse()?);
         match verb {
             "open" => {
-                ensure!(first >= acknowledged.seq && second >= acknowledged.version, "seq or version went back: {line}");
+                ensure!(
+                    first >= acknowledged.seq && second >= acknowledged.version,
+                    "seq or version went back: {line}"
+                );
             }
             "put" => acknowledged.putters[usize::try_from(first)?] = second,
             "batch" => acknowledged.batch = second,

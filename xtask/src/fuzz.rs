@@ -65,6 +65,9 @@ fn fuzz(target: &str, seconds: u64, arguments: &[&str]) -> Result<bool> {
         eprintln!("{told}");
     }
     let planted = told.contains("the planted bug");
-    ensure!(output.status.success() || !is_canary || planted, "the canary failed otherwise than by its planted bug:\n{told}");
+    ensure!(
+        output.status.success() || !is_canary || planted,
+        "the canary failed otherwise than by its planted bug:\n{told}"
+    );
     Ok(output.status.success())
 }
