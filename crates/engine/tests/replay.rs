@@ -2,6 +2,13 @@
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of histories (default 1,000).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and may say what it did"
+)]
+
 mod common;
 
 use common::{Step, World};

@@ -3,6 +3,13 @@
 //! Those lines are a promise to every store that was ever written. Writing them anew is a deliberate act, after the format
 //! version was raised: `HIGHTOWER_REGENERATE_GOLDEN=1 cargo test -p hightower-log --test golden`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and may say what it did"
+)]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;

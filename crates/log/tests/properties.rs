@@ -2,6 +2,13 @@
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of cases of each property (default 256).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and may say what it did"
+)]
+
 use hightower_log::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 use hightower_log::{
     Command, CommandRef, DecodeError, EncodeError, Placement, RecordBody, RecordContext, SegmentHeader, SegmentKind,
