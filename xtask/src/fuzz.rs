@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// How long, in all
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// What the inputs are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -26,10 +29,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => TARGETS.to_vec(),
     };
     let seconds = (options.seconds / targets.len() as u64).max(1);
-    ensure!(!fuzz(CANARY, 60, &["-runs=2000000"])?, "the planted bug of the canary was not found");
+    ensure!(!fuzz(CANARY, 60, options.seed, &["-runs=2000000"])?, "the planted bug of the canary was not found");
     println!("canary: the planted bug was found");
     for target in &targets {
-        ensure!(fuzz(target, seconds, &[])?, "{target} failed: the input is in fuzz/artifacts/{target}");
+        ensure!(fuzz(target, seconds, options.seed, &[])?, "{target} failed: the input is in fuzz/artifacts/{target}");
         println!("{target}: {seconds} s without a failure");
     }
     println!("{} passed, 0 failed", targets.len() + 1);
@@ -50,11 +53,12 @@ fn install() -> Result<()> {
 }
 
 /// Whether the target survived.
-fn fuzz(target: &str, seconds: u64, arguments: &[&str]) -> Result<bool> {
+fn fuzz(target: &str, seconds: u64, seed: u64, arguments: &[&str]) -> Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new("cargo");
     command.current_dir(root).args(["+nightly", "fuzz", "run", target, "--", "-verbosity=0", "-print_final_stats=1"]);
-    command.arg(format!("-max_total_time={seconds}")).args(arguments);
+    // One seed: a short run does the same each time, so that a change is judged by itself. Long runs name another.
+    command.arg(format!("-max_total_time={seconds}")).arg(format!("-seed={seed}")).args(arguments);
     let output = command.output()?;
     let told = String::from_utf8_lossy(&output.stderr);
     for line in told.lines().filter(|line| line.starts_with("stat::number_of_executed_units")) {
