@@ -28,7 +28,7 @@ fn template() -> &'static (BTreeMap<String, Vec<u8>>, BTreeMap<Vec<u8>, Vec<Vec<
             let key = format!("key/{}", number % 17).into_bytes();
             let value = vec![number.to_le_bytes()[0]; 40 + number as usize];
             let batch = Batch::new().put(&key, &value).put("same", &value);
-            engine.commit(batch).expect("commit").is_committed();
+            assert!(engine.commit(batch).expect("commit").is_committed());
             written.entry(key).or_default().push(value.clone());
             written.entry(b"same".to_vec()).or_default().push(value);
         }
