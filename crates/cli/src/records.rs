@@ -1,6 +1,6 @@
 //! Records as lines of text: what `import` reads, and what `export`, `prefix` and `scan` write.
 //!
-//! **TSV**: key, one tab, value, in the [notation](crate::notation) that is used everywhere. Since neither field can hold a raw
+//! **TSV**: key, one tab, value, in the [notation] that is used everywhere. Since neither field can hold a raw
 //! tab or line feed, a line has exactly one tab.
 //!
 //! **JSON Lines**: `{"key":K,"value":V}`, where `K` and `V` are a string if the bytes are UTF-8, else `{"base64":"…"}`

@@ -98,7 +98,7 @@ pub enum Error {
     Denied(Cow<'static, str>),
 }
 
-/// The class of an [`Error`]: what a program decides by.
+/// The class of an [`Error`](enum@Error): what a program decides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
