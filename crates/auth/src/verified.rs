@@ -42,16 +42,26 @@ impl Verified {
     }
 }
 
-/// A fixed number of entries; a new one takes the place of an older one with the same slot.
+/// How many keys share a place in the table before one has to make room for another.
+const WAYS: usize = 4;
+
+/// The entries of one place in the table, the latest first.
+type Set = [Option<Arc<Verified>>; WAYS];
+
+/// A fixed number of entries in sets of four: with one entry per place, keys whose ids happen to
+/// share a place would push each other out at every use.
 pub(crate) struct VerifiedCache {
-    slots: Box<[Mutex<Option<Arc<Verified>>>]>,
+    sets: Box<[Mutex<Set>]>,
     cipher: Aes256,
 }
 
 impl VerifiedCache {
     pub(crate) fn new(entries: usize, entropy: &dyn Entropy) -> Result<Self> {
         let key = Zeroizing::new(random::<32>(entropy)?);
-        Ok(Self { slots: (0..entries).map(|_| Mutex::default()).collect(), cipher: Aes256::new((&*key).into()) })
+        Ok(Self {
+            sets: (0..entries.div_ceil(WAYS)).map(|_| Mutex::default()).collect(),
+            cipher: Aes256::new((&*key).into()),
+        })
     }
 
     /// The tag of a secret in this process.
@@ -67,8 +77,8 @@ impl VerifiedCache {
     }
 
     pub(crate) fn get(&self, id: &[u8; 16]) -> Option<Arc<Verified>> {
-        let held = self.slot(id)?.lock().clone();
-        held.filter(|verified| verified.id == *id)
+        let set = self.set(id)?.lock();
+        set.iter().flatten().find(|verified| verified.id == *id).cloned()
     }
 
     #[allow(clippy::too_many_arguments, reason = "one constructor for one private record")]
@@ -84,21 +94,25 @@ impl VerifiedCache {
     ) -> Arc<Verified> {
         let small = key_bytes.len() + owner_bytes.len() <= MAX_REMEMBERED_LEN_BYTES;
         let verified = Arc::new(Verified { id, key_bytes, owner_bytes, key, owner, by_previous_secret, secret_tag });
-        if let (true, Some(slot)) = (small, self.slot(&id)) {
-            *slot.lock() = Some(Arc::clone(&verified));
+        if let (true, Some(set)) = (small, self.set(&id)) {
+            let mut set = set.lock();
+            // The entry of the same key makes room, else the oldest.
+            let leaving = set.iter().position(|held| held.as_ref().is_none_or(|held| held.id == id));
+            set[..=leaving.unwrap_or(WAYS - 1)].rotate_right(1);
+            set[0] = Some(Arc::clone(&verified));
         }
         verified
     }
 
-    fn slot(&self, id: &[u8; 16]) -> Option<&Mutex<Option<Arc<Verified>>>> {
-        // Ids are random, so their low bytes choose slots evenly; only ids that exist come here.
+    fn set(&self, id: &[u8; 16]) -> Option<&Mutex<Set>> {
+        // Ids are random, so their low bytes choose sets evenly; only ids that exist come here.
         let low = u32::from_le_bytes([id[0], id[1], id[2], id[3]]) as usize;
-        self.slots.get(low.checked_rem(self.slots.len())?)
+        self.sets.get(low.checked_rem(self.sets.len())?)
     }
 }
 
 impl fmt::Debug for VerifiedCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedCache").field("slots", &self.slots.len()).finish_non_exhaustive()
+        f.debug_struct("VerifiedCache").field("sets", &self.sets.len()).finish_non_exhaustive()
     }
 }

@@ -228,6 +228,24 @@ fn a_verified_key_is_not_believed_past_a_change() {
 }
 
 #[test]
+fn a_cache_of_any_size_gives_the_same_answers_and_holds_what_fits() {
+    for (entries, most_cold) in [(0, u64::MAX), (1, u64::MAX), (4096, 40)] {
+        let (engine, clock) = (MemEngine::new(), support::HandClock::new());
+        let options = AuthOptions { verified_cache_entries: entries, ..options(&clock) };
+        let encryptor = Arc::new(hightower_auth::AesGcmEncryptor::new([7; 32]));
+        let auth = AuthService::with_options(engine, cheap_hasher(), encryptor, options).unwrap();
+        let user = auth.create_user("alice", PASSWORD).unwrap();
+        let tokens: Vec<Token> = (0..40).map(|_| auth.create_api_key(&user.user_id, None).unwrap().1).collect();
+        // The first round writes the last use, which changes the record; the second fills the cache.
+        let round = || tokens.iter().for_each(|token| assert!(auth.authenticate_api_key(token).unwrap().is_some()));
+        (0..2).for_each(|_| round());
+        let filled = auth.stats().api_keys_verified_cold;
+        (0..5).for_each(|_| round());
+        assert!(auth.stats().api_keys_verified_cold - filled <= most_cold / 40, "{entries} entries");
+    }
+}
+
+#[test]
 fn guessing_is_delayed_but_locks_nobody_out() {
     let (engine, clock, auth) = service();
     auth.create_user("alice", PASSWORD).unwrap();
