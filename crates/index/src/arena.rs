@@ -145,6 +145,25 @@ impl Arena {
         }
     }
 
+    /// Takes over all that `other` holds: its blocks are this arena's from here on.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        for class in 0..CLASSES {
+            while !other.roomy[class].is_null() {
+                let chunk = other.roomy[class];
+                // SAFETY: the list holds live chunks with room, which go from one list to the other.
+                unsafe {
+                    other.unlink(chunk);
+                    self.link(chunk);
+                }
+            }
+        }
+        self.chunks.append(&mut other.chunks);
+        self.regions.append(&mut other.regions);
+        self.roomy_regions.append(&mut other.roomy_regions);
+        self.large.append(&mut other.large);
+        self.held_bytes += core::mem::take(&mut other.held_bytes);
+    }
+
     /// Gives back the empty chunks that were kept for the next block of their class.
     pub(crate) fn trim(&mut self) {
         for class in 0..CLASSES {
@@ -417,6 +436,29 @@ mod tests {
                 );
                 arena.free(block, len_bytes);
             }
+        }
+        arena.trim();
+        assert_eq!(arena.held_bytes(), 0);
+    }
+
+    #[test]
+    fn absorbed_memory_is_used_and_comes_back() {
+        let mut arenas = [Arena::new(), Arena::new()];
+        let lens = [8, 64, 2064, 8128, 100_000];
+        let mut blocks = Vec::new();
+        for round in 0..if cfg!(miri) { 20 } else { 4000_usize } {
+            let len_bytes = lens[round % lens.len()];
+            blocks.push((arenas[round % 2].alloc(len_bytes), len_bytes));
+        }
+        let [mut arena, other] = arenas;
+        let held_bytes = arena.held_bytes() + other.held_bytes();
+        arena.absorb(other);
+        assert_eq!(arena.held_bytes(), held_bytes);
+        blocks.push((arena.alloc(8), 8));
+        assert_eq!(arena.held_bytes(), held_bytes, "there is room in an absorbed chunk");
+        for (block, len_bytes) in blocks {
+            // SAFETY: the block is ours, and freed once.
+            unsafe { arena.free(block, len_bytes) };
         }
         arena.trim();
         assert_eq!(arena.held_bytes(), 0);

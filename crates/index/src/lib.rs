@@ -30,6 +30,7 @@
 compile_error!("hightower-index keeps a fingerprint in the top bits of 64-bit pointers");
 
 mod arena;
+mod bulk;
 mod epoch;
 mod hash;
 mod leaf;
@@ -41,12 +42,14 @@ mod prefetch;
 mod published;
 mod range;
 mod search;
+mod spine;
 mod sync;
 mod table;
 mod tree;
 mod walk;
 mod writer;
 
+pub use bulk::{BulkError, SortedRun};
 pub use epoch::{Guard, pin};
 pub use hash::{KeyHasher, SeededHasher};
 pub use map::{EntryRef, Map};

@@ -137,18 +137,29 @@ impl Plan {
 
     /// Builds the node, with room for `spare` more children, under the concatenation of `prefix`.
     pub(crate) fn build<'g>(&self, arena: &mut Arena, prefix: [&[u8]; 3], spare: usize) -> Node<'g> {
-        let wanted = (self.len + spare).min(256);
-        let (capacity, kind) =
-            CAPACITIES.into_iter().find(|(capacity, _)| usize::from(*capacity) >= wanted).unwrap_or((256, Kind::Full));
-        let prefix_len_bytes = prefix.iter().map(|part| part.len()).sum();
-        let node = Node::alloc(arena, kind, capacity, prefix_len_bytes);
-        node.fill_prefix(prefix);
-        node.set_terminal(self.terminal);
-        for &(byte, child) in self.children() {
-            node.append(byte, child);
-        }
-        node
+        build(arena, prefix, self.terminal, self.children(), spare)
     }
+}
+
+/// A node with room for `spare` more children, under the concatenation of `prefix`. The children's bytes differ.
+pub(crate) fn build<'g>(
+    arena: &mut Arena,
+    prefix: [&[u8]; 3],
+    terminal: Link,
+    children: &[(u8, Link)],
+    spare: usize,
+) -> Node<'g> {
+    let wanted = (children.len() + spare).min(256);
+    let (capacity, kind) =
+        CAPACITIES.into_iter().find(|(capacity, _)| usize::from(*capacity) >= wanted).unwrap_or((256, Kind::Full));
+    let prefix_len_bytes = prefix.iter().map(|part| part.len()).sum();
+    let node = Node::alloc(arena, kind, capacity, prefix_len_bytes);
+    node.fill_prefix(prefix);
+    node.set_terminal(terminal);
+    for &(byte, child) in children {
+        node.append(byte, child);
+    }
+    node
 }
 
 /// Where a node's words, slots and prefix lie.

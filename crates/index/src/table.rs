@@ -16,6 +16,8 @@
 //! If a hasher gives so many keys the same top bits that splitting does not help, segments grow instead: a bad hash makes lookups slow,
 //! never memory or writes unbounded.
 
+mod fill;
+
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
@@ -25,6 +27,8 @@ use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
 use crate::prefetch::prefetch_line;
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
+
+pub(crate) use fill::Parted;
 
 /// Slots of a segment that splits when it is full.
 const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 1008 };

@@ -32,8 +32,17 @@ fn branch(key: &[u8], depth: usize) -> Branch {
     key.get(depth).map_or(Branch::End, |byte| Branch::Byte(*byte))
 }
 
+/// How many bytes both begin with; eight at a time while they are equal.
 pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+    let (left_words, right_words) = (left.as_chunks::<8>().0, right.as_chunks::<8>().0);
+    for (at, (left, right)) in left_words.iter().zip(right_words).enumerate() {
+        let difference = u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right);
+        if difference != 0 {
+            return at * 8 + difference.trailing_zeros() as usize / 8;
+        }
+    }
+    let start = left_words.len().min(right_words.len()) * 8;
+    start + left[start..].iter().zip(&right[start..]).take_while(|(left, right)| left == right).count()
 }
 
 fn hang(plan: &mut Plan, branch: Branch, link: Link) {
@@ -59,6 +68,11 @@ impl<V> Tree<V> {
     #[inline(always)]
     pub(crate) fn root(&self) -> Link {
         load(&self.root)
+    }
+
+    /// Gives an empty tree its content, all at once. The writer's.
+    pub(crate) fn plant(&self, root: Link) {
+        publish(&self.root, root);
     }
 
     /// Hangs in a leaf whose key is not in the tree.

@@ -25,7 +25,7 @@ use crate::table::Tools;
 /// assert!(map.is_empty());
 /// ```
 pub struct Writer<V, H = SeededHasher> {
-    shared: Arc<Shared<V, H>>,
+    pub(crate) shared: Arc<Shared<V, H>>,
 }
 
 /// Makes a map with a random hash seed, and gives out its writer and a first reader.
@@ -64,7 +64,7 @@ pub fn with_hasher<V, H: KeyHasher>(hasher: H) -> (Writer<V, H>, Map<V, H>) {
 
 impl<V, H: KeyHasher> Writer<V, H> {
     /// Splits the shared part into what the writer's methods need.
-    fn parts(&mut self) -> (&Shared<V, H>, &mut Own) {
+    pub(crate) fn parts(&mut self) -> (&Shared<V, H>, &mut Own) {
         let shared = &*self.shared;
         // SAFETY: there is one writer, it is borrowed mutably, and nothing else touches `own` while it lives.
         (shared, unsafe { &mut *shared.own.get() })
@@ -179,24 +179,6 @@ impl<V, H: KeyHasher> Writer<V, H> {
         true
     }
 
-    /// Inserts many entries; the later of two with one key wins. Returns how many keys were new.
-    ///
-    /// Meant for entries in rising key order, into an empty map: their leaves then lie side by side in that order, so that walks run through memory in a
-    /// line, and each insert finds its path in the cache. Any other order is right too, and as fast as [`Writer::insert`].
-    ///
-    /// # Panics
-    ///
-    /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
-    ///
-    /// ```
-    /// let (mut writer, map) = hightower_index::new::<u32>();
-    /// assert_eq!(writer.bulk_build([("a", 1), ("b", 2)]), 2);
-    /// assert_eq!(map.len(), 2);
-    /// ```
-    pub fn bulk_build<K: AsRef<[u8]>>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> usize {
-        entries.into_iter().filter_map(|(key, value)| (!self.insert(key.as_ref(), value)).then_some(())).count()
-    }
-
     /// A reader's handle to this map.
     ///
     /// ```
@@ -254,7 +236,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
     }
 
     /// What every write does last: hand over and free some garbage when it is time, and account.
-    fn tidy(&mut self) {
+    pub(crate) fn tidy(&mut self) {
         let limbo = &mut self.parts().1.limbo;
         if limbo.is_due() {
             limbo.seal();

@@ -129,16 +129,6 @@ fn a_chain_of_every_length_neither_recurses_nor_leaks() {
 }
 
 #[test]
-fn bulk_building_gives_the_same_map() {
-    let entries = (0..if cfg!(miri) { 300 } else { 30_000_u64 })
-        .map(|number| (number.wrapping_mul(7).to_be_bytes().to_vec(), number));
-    let mut pair = Pair::new(u64::MAX);
-    pair.model = entries.clone().collect();
-    assert_eq!(pair.writer.bulk_build(entries), pair.model.len());
-    pair.compare_all();
-}
-
-#[test]
 fn crossed_bounds_are_empty() {
     use std::ops::Bound::{Excluded, Included};
     let mut pair = Pair::new(u64::MAX);

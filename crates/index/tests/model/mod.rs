@@ -111,6 +111,14 @@ impl Pair {
         assert!(found.eq(expected.map(|(key, value)| (key.as_slice(), value))));
     }
 
+    /// Carries out what `bytes` say, as [`check_bytes`] does.
+    pub fn follow(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes.iter().copied();
+        while let Some(code) = bytes.next() {
+            self.step(&operation(code, &mut bytes));
+        }
+    }
+
     /// Compares everything: every lookup, both directions, in one piece and through a cursor, and many lookups at once.
     pub fn compare_all(&self) {
         let guard = pin();

@@ -1,0 +1,187 @@
+//! Filling an empty table at once: as many segments as the leaves need, each written by one thread, and published together.
+//!
+//! Whoever makes the leaves parts them by the leading bits of their hashes ([`Parted`]), so that the segments of one part stay in the cache while they are filled.
+
+use core::ops::Range;
+
+use super::{
+    Block, Directory, FULL_CLASS, FULL_SLOTS, Role, Segment, Table, Tools, directory_index, slots_limit, slots_of_class,
+};
+use crate::arena::Arena;
+use crate::hash::KeyHasher;
+use crate::leaf::Leaf;
+use crate::limbo::Retired;
+use crate::sync::Ordering;
+
+const PART_BITS: u32 = 6;
+const PARTS: usize = 1 << PART_BITS;
+/// Leaves that a segment gets on average, at most: room is left for those that hashes spread unevenly, and for some inserts.
+const FILL_LEAVES: usize = FULL_SLOTS * 7 / 10;
+
+/// A leaf on its way into the table.
+#[derive(Clone, Copy)]
+struct Hashed {
+    hash: u64,
+    leaf: *mut u8,
+}
+
+/// Leaves, parted by the leading bits of their hashes.
+pub(crate) struct Parted {
+    parts: Box<[Vec<Hashed>]>,
+}
+
+// SAFETY: filling copies the leaves' addresses; values are touched only by their owner, who asks for what that takes.
+unsafe impl Send for Parted {}
+// SAFETY: see above.
+unsafe impl Sync for Parted {}
+
+impl Parted {
+    pub(crate) fn new() -> Self {
+        Self { parts: (0..PARTS).map(|_| Vec::new()).collect() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn push<V>(&mut self, hash: u64, leaf: Leaf<'_, V>) {
+        self.parts[directory_index(hash, PART_BITS)].push(Hashed { hash, leaf: leaf.as_raw() });
+    }
+
+    /// All leaves, as what they were pushed as.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = *mut u8> {
+        core::mem::take(&mut self.parts).into_iter().flatten().map(|hashed| hashed.leaf)
+    }
+}
+
+/// What one thread has filled.
+struct Filled {
+    arena: Arena,
+    segments: Vec<*mut u8>,
+    /// What found no room, because many hashes begin alike.
+    left_over: Vec<Hashed>,
+}
+
+// SAFETY: nobody else knows the segments yet, and the addresses of leaves are only copied.
+unsafe impl Send for Filled {}
+
+/// What the segments will be.
+#[derive(Clone, Copy)]
+struct Shape {
+    depth: u32,
+    class: usize,
+}
+
+impl Shape {
+    fn for_leaves(leaves: usize) -> Self {
+        let depth = leaves.div_ceil(FILL_LEAVES).next_power_of_two().ilog2();
+        let fits = |class: &usize| leaves <= slots_limit(slots_of_class(*class));
+        let class = if depth == 0 { (0..FULL_CLASS).find(fits).unwrap_or(FULL_CLASS) } else { FULL_CLASS };
+        Self { depth, class }
+    }
+
+    /// Units of work: sets of segments that lie in the same parts, and nobody else's.
+    fn units(self) -> usize {
+        1 << self.depth.min(PART_BITS)
+    }
+}
+
+impl Table {
+    /// Puts leaves of different keys into a table that holds none, with so many threads. The writer's.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Table::insert`].
+    pub(crate) unsafe fn fill<V, H: KeyHasher>(
+        &self,
+        runs: &[Parted],
+        leaves: usize,
+        threads: usize,
+        tools: &mut Tools<'_, H>,
+    ) {
+        let shape = Shape::for_leaves(leaves);
+        let filled = fill_units::<V>(runs, shape, threads);
+        let new = Directory::alloc(tools.arena, shape.depth);
+        let mut left_over = Vec::new();
+        let mut at = 0;
+        for each in filled {
+            tools.arena.absorb(each.arena);
+            for segment in each.segments {
+                new.place(at).store(segment, Ordering::Relaxed);
+                at += 1;
+            }
+            left_over.extend(each.left_over);
+        }
+        // SAFETY: the caller is the writer.
+        unsafe { self.replace_directory(new, tools) };
+        for Hashed { hash, leaf } in left_over {
+            // SAFETY: the leaf is alive and new to the table; the caller's promise.
+            unsafe { self.insert::<V, H>(hash, Leaf::from_raw(leaf), leaves, tools) };
+        }
+    }
+
+    /// Publishes a directory of segments of full depth, and retires the old one with all that it leads to.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Table::insert`]; what the old segments hold is not lost.
+    unsafe fn replace_directory<H>(&self, new: Directory<'_>, tools: &mut Tools<'_, H>) {
+        // SAFETY: only the writer retires directories.
+        let old = unsafe { self.directory() };
+        self.directory.store(new.tagged(), Ordering::Release);
+        self.segments.store(new.len(), Ordering::Relaxed);
+        let mut at = 0;
+        while at < old.len() {
+            let segment = old.segment(at);
+            at += old.places_of(at, segment.depth()).len();
+            super::retire_segment(segment, tools.limbo);
+        }
+        tools.limbo.push(Retired::Block(Block { tagged: old.tagged(), role: Role::Directory }));
+    }
+}
+
+fn fill_units<V>(runs: &[Parted], shape: Shape, threads: usize) -> Vec<Filled> {
+    let units = shape.units();
+    let threads = threads.clamp(1, units);
+    let share = |number: usize| number * units / threads..(number + 1) * units / threads;
+    if threads == 1 {
+        return vec![fill_share::<V>(runs, shape, share(0))];
+    }
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .map(|number| share(number))
+            .map(|units| scope.spawn(move || fill_share::<V>(runs, shape, units)))
+            .collect();
+        let own = fill_share::<V>(runs, shape, share(0));
+        let others =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        [own].into_iter().chain(others).collect()
+    })
+}
+
+fn fill_share<V>(runs: &[Parted], shape: Shape, units: Range<usize>) -> Filled {
+    let mut filled = Filled { arena: Arena::new(), segments: Vec::new(), left_over: Vec::new() };
+    for unit in units {
+        fill_unit::<V>(runs, shape, unit, &mut filled);
+    }
+    filled
+}
+
+fn fill_unit<V>(runs: &[Parted], shape: Shape, unit: usize, filled: &mut Filled) {
+    let count = (1 << shape.depth) / shape.units();
+    let segments: Vec<_> = (0..count).map(|_| Segment::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
+    let parts = PARTS / shape.units();
+    for run in runs {
+        for &hashed in run.parts[unit * parts..][..parts].iter().flatten() {
+            let segment = segments[directory_index(hashed.hash, shape.depth) - unit * count];
+            let has_room = segment.taken() < slots_limit(segment.slots());
+            if cfg!(mutants = "bulk_slot_lost") && segment.leaves() == 5 {
+                continue;
+            }
+            if has_room {
+                // SAFETY: the leaf is alive; its address is only copied.
+                segment.put(hashed.hash, unsafe { Leaf::<V>::from_raw(hashed.leaf) });
+            } else {
+                filled.left_over.push(hashed);
+            }
+        }
+    }
+    filled.segments.extend(segments.into_iter().map(Segment::tagged));
+}
