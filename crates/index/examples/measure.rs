@@ -4,7 +4,7 @@
 //! cargo run --release -p hightower-index --example measure          # 1 M keys
 //! HIGHTOWER_BENCH_KEYS=10000000 cargo run --release -p hightower-index --example measure
 //! HIGHTOWER_BENCH_CLOCK=cpu ...                                     # thread time instead of wall time in the table
-//! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, table, pauses, beside
+//! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, table, bulk, pauses, beside
 //! ```
 
 #![allow(
@@ -58,6 +58,9 @@ fn main() {
     }
     if wanted("table") {
         SHAPES.into_iter().for_each(|shape| table(shape, count));
+    }
+    if wanted("bulk") {
+        SHAPES.into_iter().for_each(|shape| bulk(shape, count));
     }
     if wanted("pauses") {
         SHAPES.into_iter().for_each(|shape| pauses(shape, count));
@@ -181,6 +184,44 @@ fn row<S: Subject>(shape: Shape, keys: &Keys, queries: &Keys, absent: &Keys) {
         f64::NAN
     };
     println!("ns      {:9} {:20} {insert:7.0} {get:7.0} {miss:7.0} {overwrite:9.0} {step:7.1}", shape.name(), S::NAME);
+}
+
+/// Building from sorted input, alone and with two threads, in wall time.
+fn bulk(shape: Shape, count: usize) {
+    let shuffled = Keys::new(shape, 0, count, 1);
+    let mut keys: Vec<&[u8]> = shuffled.iter().collect();
+    keys.sort_unstable();
+    // Side by side and in order, as a file would have them.
+    let len_bytes = keys[0].len();
+    let bytes = keys.concat();
+    for threads in [1, 2] {
+        let before = HELD_BYTES.load(Relaxed);
+        let start = Instant::now();
+        let (mut writer, map) = hightower_index::new();
+        let runs: Vec<_> = std::thread::scope(|scope| {
+            let fill = |part: &[u8]| {
+                let mut run = map.sorted_run();
+                for (value, key) in part.chunks_exact(len_bytes).enumerate() {
+                    run.push(key, support::Entry::new(value as u64)).unwrap();
+                }
+                run
+            };
+            let half = count.div_ceil(threads) * len_bytes;
+            let runs: Vec<_> = bytes.chunks(half).map(|part| scope.spawn(move || fill(part))).collect();
+            runs.into_iter().map(|run| run.join().unwrap()).collect()
+        });
+        let runs_ms = start.elapsed().as_secs_f64() * 1000.0;
+        writer.join_runs(runs, threads).unwrap();
+        let all_ms = start.elapsed().as_secs_f64() * 1000.0;
+        while writer.reclaim() > 0 {}
+        let held = HELD_BYTES.load(Relaxed) - before;
+        println!(
+            "bulk    {:9} {threads} threads: {all_ms:.1} ms, of which runs {runs_ms:.1}; {:.1} B per key by the allocator, memory_bytes is {:+.2} %",
+            shape.name(),
+            held as f64 / count as f64,
+            (map.memory_bytes() as f64 / held as f64 - 1.0) * 100.0
+        );
+    }
 }
 
 /// The slowest single insert while the map grows.

@@ -220,11 +220,11 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
     /// Takes over runs of this map whose keys rise. The map is empty.
     fn adopt(&mut self, runs: Vec<SortedRun<V, H>>, threads: usize) -> usize {
-        if runs.is_empty() {
+        let len = runs.iter().map(SortedRun::len).sum();
+        if len == 0 {
             return 0;
         }
         let (shared, own) = self.parts();
-        let len = runs.iter().map(SortedRun::len).sum();
         let mut root = crate::link::Link::NOTHING;
         let mut parted = Vec::with_capacity(runs.len());
         for mut run in runs {
@@ -260,14 +260,36 @@ impl<V, H: KeyHasher> Writer<V, H> {
     /// ```
     pub fn bulk_build<K: AsRef<[u8]>>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> usize {
         let mut entries = entries.into_iter();
-        let mut new = 0;
-        if self.is_empty() {
-            let mut run = self.map().sorted_run();
-            let out_of_order =
-                entries.find_map(|(key, value)| run.try_push(key.as_ref(), value).err().map(|value| (key, value)));
-            new += self.adopt(if run.is_empty() { Vec::new() } else { vec![run] }, 1);
-            new += usize::from(out_of_order.is_some_and(|(key, value)| !self.insert(key.as_ref(), value)));
+        let (built, next) = self.build_rising(&mut entries);
+        let rest = next.into_iter().chain(entries);
+        built + rest.filter_map(|(key, value)| (!self.insert(key.as_ref(), value)).then_some(())).count()
+    }
+
+    /// Builds an empty map from `entries` as far as their keys rise. Returns how many keys that were, and the first entry that was not taken: of a map that
+    /// is not empty, the first of all.
+    ///
+    /// # Panics
+    ///
+    /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// let mut entries = [("a", 1), ("c", 2), ("b", 3), ("d", 4)].into_iter();
+    /// assert_eq!(writer.build_rising(&mut entries), (2, Some(("b", 3))));
+    /// assert_eq!(entries.next(), Some(("d", 4)));
+    /// ```
+    pub fn build_rising<K: AsRef<[u8]>>(
+        &mut self,
+        entries: &mut impl Iterator<Item = (K, V)>,
+    ) -> (usize, Option<(K, V)>) {
+        if !self.is_empty() {
+            return (0, entries.next());
         }
-        new + entries.filter_map(|(key, value)| (!self.insert(key.as_ref(), value)).then_some(())).count()
+        let mut run = self.map().sorted_run();
+        let rejected = entries.find_map(|(key, value)| {
+            let value = run.try_push(key.as_ref(), value).err()?;
+            Some((key, value))
+        });
+        (self.adopt(vec![run], 1), rejected)
     }
 }

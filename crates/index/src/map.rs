@@ -199,6 +199,19 @@ impl<V, H: KeyHasher> Map<V, H> {
         unsafe { self.shared.table.prefetch_leaf::<V>(self.shared.hasher.hash(key)) };
     }
 
+    /// Asks for the memory where a lookup of `key` begins, without waiting for anything: for a caller that has something else to do
+    /// before [`prefetch`](Self::prefetch) or the lookup.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// map.prefetch_start(b"a", &hightower_index::pin());
+    /// ```
+    #[inline]
+    pub fn prefetch_start(&self, key: &[u8], _guard: &Guard) {
+        // SAFETY: the guard lives during the call, and the map too.
+        unsafe { self.shared.table.prefetch_slot(self.shared.hasher.hash(key)) };
+    }
+
     /// The entries between two bounds, in key order, from both ends. Empty if the bounds cross.
     ///
     /// Cost: one descent at the first step of each end, then well under a cache miss per entry.

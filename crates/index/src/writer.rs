@@ -3,11 +3,12 @@
 use core::fmt;
 use std::sync::Arc;
 
+use crate::epoch::Guard;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::limbo::Retired;
 use crate::link::{Link, Target};
-use crate::map::{Map, Own, Shared};
+use crate::map::{EntryRef, Map, Own, Shared};
 use crate::sync::Ordering;
 use crate::table::Tools;
 
@@ -104,6 +105,38 @@ impl<V, H: KeyHasher> Writer<V, H> {
             return (leaf.value(), false);
         }
         (self.add(hash, key, make()).value(), true)
+    }
+
+    /// As [`get_or_insert_with`](Self::get_or_insert_with), but what it gives outlives the borrow of the writer, as what a reader finds does.
+    ///
+    /// # Panics
+    ///
+    /// When `map` is not a handle to this writer's map, and as [`get_or_insert_with`](Self::get_or_insert_with).
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// let guard = hightower_index::pin();
+    /// let (first, _) = writer.entry_or_insert_with(b"a", &map, &guard, || 1);
+    /// let (second, made) = writer.entry_or_insert_with(b"b", &map, &guard, || 2);
+    /// assert_eq!((first.value(), second.value(), made), (&1, &2, true));
+    /// ```
+    pub fn entry_or_insert_with<'g>(
+        &mut self,
+        key: &[u8],
+        map: &'g Map<V, H>,
+        _guard: &'g Guard,
+        make: impl FnOnce() -> V,
+    ) -> (EntryRef<'g, V>, bool) {
+        assert!(Arc::ptr_eq(&self.shared, &map.shared), "the handle belongs to another map");
+        let hash = self.shared.hasher.hash(key);
+        // SAFETY: the writer is borrowed mutably, so nobody writes.
+        let found = unsafe { self.shared.table.get::<V>(hash, key) };
+        let (raw, made) = match found {
+            Some(leaf) => (leaf.as_raw(), false),
+            None => (self.add(hash, key, make()).as_raw(), true),
+        };
+        // SAFETY: the leaf is in the map, which lives for 'g as the assertion says; whenever it is taken out, the guard keeps it.
+        (EntryRef::new(unsafe { Leaf::from_raw(raw) }), made)
     }
 
     /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see it.

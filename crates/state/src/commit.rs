@@ -54,21 +54,17 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
     {
         let Some(flight) = &mut self.flight else { return Applied::STALE };
         let new = pending(change, flight.seq());
-        let found = self.shared.map.get_entry(change.key, self.guard);
-        let old = found.map(|found| found.value().newest());
+        let (entry, is_new) =
+            self.core.index.entry_or_insert_with(change.key, &self.shared.map, self.guard, || Entry::new(&new));
+        let old = (!is_new).then(|| entry.value().newest());
         let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
         if !outcome.changed() {
             return Applied::STALE;
         }
-        match found {
-            Some(found) => flight.overwrite(&self.shared.timeline, found, &new, self.guard),
-            None => {
-                self.core.index.get_or_insert_with(change.key, || Entry::new(&new));
-                // If it weren't found, readers would take the way round for it: correct, only slower.
-                if let Some(added) = self.shared.map.get_entry(change.key, self.guard) {
-                    flight.added(added);
-                }
-            }
+        if is_new {
+            flight.added(entry);
+        } else {
+            flight.overwrite(&self.shared.timeline, entry, &new, self.guard);
         }
         self.delta.add(new.word, new.version);
         if let Some(old) = &old {

@@ -28,6 +28,13 @@ impl Delta {
         self.count(word, -1);
     }
 
+    /// Adds what another has counted.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.live_keys += other.live_keys;
+        self.tombstones += other.tombstones;
+        self.max_version = self.max_version.max(other.max_version);
+    }
+
     fn count(&mut self, word: Word, by: isize) {
         if word.is_tombstone() {
             self.tombstones += by;

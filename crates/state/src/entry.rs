@@ -91,6 +91,11 @@ impl Entry {
         Version { word, seq, version, len_bytes }
     }
 
+    /// Where the newest version is, published or not: for a prefetch.
+    pub(crate) fn newest_location(&self) -> LocationBits {
+        Word::from_raw(self.word.load(Ordering::Relaxed)).location()
+    }
+
     /// Overwrites the newest version; the old one must be where readers find it.
     pub(crate) fn replace(&self, new: &Version) {
         if planted("location_before_seq") {

@@ -12,4 +12,13 @@ pub enum StateError {
         /// The newest published seq.
         visible: u64,
     },
+    /// A key is not above the key before it, or a run does not begin above the end of the run before it.
+    #[error("keys must rise, within a run and from run to run")]
+    KeysOutOfOrder,
+    /// Runs can only be loaded into a state that has seen no key.
+    #[error("runs can only be loaded into an empty state: replay the changes instead")]
+    NotEmpty,
+    /// A run was begun for another state.
+    #[error("the run was begun for another state")]
+    OtherState,
 }

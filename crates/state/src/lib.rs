@@ -70,6 +70,8 @@ mod error;
 mod flight;
 #[cfg(not(loom))]
 mod held;
+#[cfg(not(loom))]
+mod load;
 mod location;
 #[cfg(not(loom))]
 mod model;
@@ -109,12 +111,14 @@ pub use {
     commit::Commit,
     held::{Held, Relocated},
     hightower_index::{Guard, pin},
+    load::LoadRun,
     model::{KvState, StateRecord},
     range::{Entries, Range},
     records::{Applied, Change, EntryRecord, Replaced, Versioned},
     snapshot::Snapshot,
     state::ConcurrentKvState,
     stats::{SnapshotAge, StateStats},
+    walk::Visited,
     writer::StateWriter,
 };
 

@@ -12,7 +12,7 @@ use crate::range::{Entries, Range};
 use crate::records::{EntryRecord, Versioned};
 use crate::registry::Ticket;
 use crate::state::ConcurrentKvState;
-use crate::walk::{Prefetch, Walk};
+use crate::walk::Walk;
 
 /// A view of a [`ConcurrentKvState`] as of one commit: everything up to it, whole, and nothing after it.
 ///
@@ -119,19 +119,7 @@ impl<L: Location> Snapshot<L> {
     /// ```
     #[must_use]
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        Range::new(Walk::new(self.clone(), from, to, None))
-    }
-
-    /// As [`range`](Self::range), and calls `prefetch` with every location some items before the iterator gives it out, so that
-    /// whatever it points to can be asked for early.
-    #[must_use]
-    pub fn range_with_prefetch(
-        &self,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-        prefetch: impl Fn(L) + Send + Sync + 'static,
-    ) -> Range<L> {
-        Range::new(Walk::new(self.clone(), from, to, Some(Box::new(prefetch) as Prefetch<L>)))
+        Range::new(Walk::new(self.clone(), from, to))
     }
 
     /// The keys that were there and begin with `prefix`, in order, from either end.
@@ -141,18 +129,10 @@ impl<L: Location> Snapshot<L> {
         self.range(Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded))
     }
 
-    /// As [`prefix`](Self::prefix), with the prefetch of [`range_with_prefetch`](Self::range_with_prefetch).
-    #[must_use]
-    pub fn prefix_with_prefetch(&self, prefix: &[u8], prefetch: impl Fn(L) + Send + Sync + 'static) -> Range<L> {
-        let end = prefix_end(prefix);
-        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.range_with_prefetch(Bound::Included(prefix), to, prefetch)
-    }
-
     /// Every key between two bounds that was known, tombstones included: what a checkpoint holds.
     #[must_use]
     pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries<L> {
-        Entries::new(Walk::new(self.clone(), from, to, None))
+        Entries::new(Walk::new(self.clone(), from, to))
     }
 }
 

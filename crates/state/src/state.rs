@@ -180,6 +180,11 @@ impl<L: Location> ConcurrentKvState<L> {
         self.shared.map.prefetch(key, &pin());
     }
 
+    /// As [`prefetch`](Self::prefetch), without waiting for anything: first this, then whatever else there is to do, then that.
+    pub fn prefetch_start(&self, key: &[u8]) {
+        self.shared.map.prefetch_start(key, &pin());
+    }
+
     /// A consistent view as of the newest published commit. O(1), waits for nobody.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<L> {

@@ -7,9 +7,12 @@
 //! A location that was looked up ahead may be retired before it is handed out. So a batch remembers the count of
 //! retirements, and when that has moved, the walk gives back to the middle what it hasn't handed out, and looks again under the
 //! caller's guard.
+//!
+//! [`Walk::visit`] is the short way for whoever takes all items in a row: under one guard nothing has to be copied, so it hands out the
+//! index's own keys, and puts no batch in between.
 
 use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use hightower_index::{EntryRef, Guard};
 
@@ -28,8 +31,16 @@ const MAX_BATCH_ITEMS: usize = 64;
 /// A batch ends after this many entries, found or not, so that no guard is held for long.
 const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
 
-/// Called with each location that has been looked up.
-pub(crate) type Prefetch<L> = Box<dyn Fn(L) + Send + Sync>;
+/// How a visit of a range came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visited {
+    /// Nothing is left.
+    All,
+    /// As many entries as were asked for have been looked at; there may be more.
+    Some,
+    /// The visitor has broken it off.
+    Stopped,
+}
 
 /// An end of the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +53,6 @@ pub(crate) enum End {
 pub(crate) struct Walk<L> {
     snapshot: Snapshot<L>,
     live_only: bool,
-    prefetch: Option<Prefetch<L>>,
     /// The middle; `None` when nothing is left there.
     middle: Option<Middle>,
     front: Batch,
@@ -73,18 +83,12 @@ struct Item {
 }
 
 impl<L: Location> Walk<L> {
-    pub(crate) fn new(
-        snapshot: Snapshot<L>,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-        prefetch: Option<Prefetch<L>>,
-    ) -> Self {
+    pub(crate) fn new(snapshot: Snapshot<L>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
         let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
         let middle = (!bounds::is_empty(from, to)).then(|| Middle { from: owned(from), to: owned(to) });
         Self {
             snapshot,
             live_only: false,
-            prefetch,
             middle,
             front: Batch::default(),
             back: Batch::default(),
@@ -102,16 +106,78 @@ impl<L: Location> Walk<L> {
         self.snapshot.seq()
     }
 
-    /// The next item from one end.
-    pub(crate) fn next(&mut self, end: End, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
+    /// The next item from one end. `ahead` is called with each location some items before it is handed out.
+    pub(crate) fn next(&mut self, end: End, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], EntryRecord<L>)> {
         self.check_retirements();
         while self.batch(end).items.is_empty() && self.middle.is_some() {
-            self.fill(end, guard);
+            self.fill(end, guard, &ahead);
         }
         let from = if self.batch(end).items.is_empty() { end.other() } else { end };
         let batch = self.batch(from);
         let item = if from == end { batch.items.pop_front() } else { batch.items.pop_back() }?;
         Some((batch.key(&item), EntryRecord::new(&item.version)))
+    }
+
+    /// Calls `visit` with the items from the front, until it breaks or `limit` entries were looked at, visible or not. `ahead` as in
+    /// [`next`](Self::next).
+    pub(crate) fn visit(
+        &mut self,
+        limit: usize,
+        guard: &Guard,
+        ahead: impl Fn(L),
+        mut visit: impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
+    ) -> Visited {
+        let mut left = limit;
+        loop {
+            if left == 0 {
+                return Visited::Some;
+            }
+            if self.front.items.is_empty() && self.middle.is_some() {
+                if let Some(visited) = self.visit_middle(&mut left, guard, &ahead, &mut visit) {
+                    return visited;
+                }
+                continue;
+            }
+            // What calls of `next` have looked up, from either end.
+            left -= 1;
+            let Some((key, record)) = self.next(End::Front, guard, &ahead) else { return Visited::All };
+            if visit(key, record).is_break() {
+                return Visited::Stopped;
+            }
+        }
+    }
+
+    /// Visits the middle; `None` if it is used up.
+    fn visit_middle(
+        &mut self,
+        left: &mut usize,
+        guard: &Guard,
+        ahead: &impl Fn(L),
+        visit: &mut impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
+    ) -> Option<Visited> {
+        let Middle { mut from, to } = self.middle.take()?;
+        let shared = &self.snapshot.state().shared;
+        let (seq, live_only) = (self.snapshot.seq(), self.live_only);
+        // The newest location may be the wrong one for an old snapshot; then only the prefetch is wasted.
+        let prefetch = |entry: &Entry| ahead(L::from_bits(entry.newest_location()));
+        let mut end = None;
+        for entry in shared.map.range(borrow(&from), borrow(&to), guard).prefetch_with(prefetch) {
+            *left -= 1;
+            let version = shared.timeline.at(entry.value(), seq, guard);
+            let version = version.filter(|version| !(live_only && version.word.is_tombstone()));
+            if version.is_some_and(|version| visit(entry.key(), EntryRecord::new(&version)).is_break()) {
+                end = Some((entry.key(), Visited::Stopped));
+                break;
+            }
+            if *left == 0 {
+                end = Some((entry.key(), Visited::Some));
+                break;
+            }
+        }
+        let (last, visited) = end?;
+        exclude(&mut from, last);
+        self.middle = Some(Middle { from, to });
+        Some(visited)
     }
 
     fn batch(&mut self, end: End) -> &mut Batch {
@@ -140,14 +206,14 @@ impl<L: Location> Walk<L> {
     }
 
     /// Takes a batch from one end of the middle.
-    fn fill(&mut self, end: End, guard: &Guard) {
+    fn fill(&mut self, end: End, guard: &Guard, ahead: &impl Fn(L)) {
         let Some(Middle { from, to }) = self.middle.take() else { return };
         let shared = std::sync::Arc::clone(&self.snapshot.state().shared);
         let range = shared.map.range(borrow(&from), borrow(&to), guard);
         self.batch(end).clear();
         let last = match end {
-            End::Front => self.scan(end, range, guard),
-            End::Back => self.scan(end, range.rev(), guard),
+            End::Front => self.scan(end, range, guard, ahead),
+            End::Back => self.scan(end, range.rev(), guard, ahead),
         };
         self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
         self.middle = last.map(|last| match end {
@@ -162,12 +228,11 @@ impl<L: Location> Walk<L> {
         end: End,
         entries: impl Iterator<Item = EntryRef<'g, Entry>>,
         guard: &'g Guard,
+        ahead: &impl Fn(L),
     ) -> Option<Vec<u8>> {
         for (scanned, entry) in entries.enumerate() {
             if let Some(version) = self.visible(&entry, guard) {
-                if let Some(prefetch) = &self.prefetch {
-                    prefetch(L::from_bits(version.word.location()));
-                }
+                ahead(L::from_bits(version.word.location()));
                 self.batch(end).push(entry.key(), version);
             }
             if self.batch(end).items.len() == self.batch_items || scanned + 1 == MAX_BATCH_SCANNED {
@@ -219,4 +284,15 @@ impl Batch {
 
 fn borrow(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
+}
+
+/// Makes a lower bound exclude `key`, in the memory that it has.
+fn exclude(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
+    let mut bytes = match std::mem::replace(bound, Bound::Unbounded) {
+        Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,
+        Bound::Unbounded => Vec::new(),
+    };
+    bytes.clear();
+    bytes.extend_from_slice(key);
+    *bound = Bound::Excluded(bytes);
 }

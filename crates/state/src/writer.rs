@@ -153,31 +153,6 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
     }
 
-    /// Replays many changes and says how many of them won.
-    ///
-    /// Meant for a checkpoint: keys in rising order into an empty state go in fastest, and their leaves lie in memory in that order, so that scans
-    /// run through it in a line. Any other order is right too.
-    ///
-    /// ```
-    /// use hightower_state::{Change, CommandKind, ConcurrentKvState};
-    ///
-    /// # fn main() -> Result<(), hightower_state::StateError> {
-    /// let state = ConcurrentKvState::<u32>::new();
-    /// let keys = [b"a", b"b", b"c"];
-    /// let changes = keys.iter().zip(0..).map(|(key, location)| {
-    ///     Change { key: &key[..], version: 1, kind: CommandKind::Set, location, len_bytes: 0 }
-    /// });
-    /// let mut writer = state.writer();
-    /// assert_eq!(writer.load(changes), 3);
-    /// writer.resume(17)?;
-    /// assert_eq!((state.len(), state.snapshot().seq()), (3, 17));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn load<'k>(&mut self, changes: impl IntoIterator<Item = Change<'k, L>>) -> usize {
-        changes.into_iter().filter(|change| self.replay(change).outcome.changed()).count()
-    }
-
     /// Continues after recovery: the next commit's seq must be above `seq`, and snapshots are taken at `seq` until then.
     ///
     /// # Errors
@@ -210,6 +185,14 @@ impl<'a, L: Location> StateWriter<'a, L> {
     pub fn relocate(&mut self, key: &[u8], old: L, new: L) -> bool {
         let entry = self.core.index.get(key);
         entry.is_some_and(|entry| entry.relocate(old.to_bits(), new.to_bits(), &pin()))
+    }
+
+    pub(crate) fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        self.shared
     }
 
     pub(crate) fn index_entry(&self, key: &[u8]) -> Option<&Entry> {

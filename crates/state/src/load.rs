@@ -1,0 +1,173 @@
+//! Loading a checkpoint: changes in key order, each key once, into a state that has seen nothing yet.
+//!
+//! Several threads fill a [`LoadRun`] each, without any lock; [`StateWriter::load_runs`] puts the runs side by side into the index.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use hightower_index::{BulkError, SortedRun};
+
+use crate::counters::Delta;
+use crate::entry::Entry;
+use crate::error::StateError;
+use crate::location::Location;
+use crate::records::Change;
+use crate::state::ConcurrentKvState;
+use crate::writer::StateWriter;
+
+/// Changes in rising key order, on their way into an empty state. Made by [`ConcurrentKvState::load_run`], taken over by [`StateWriter::load_runs`].
+///
+/// ```
+/// use hightower_state::{Change, CommandKind, ConcurrentKvState, LoadRun};
+///
+/// # fn main() -> Result<(), hightower_state::StateError> {
+/// let state = ConcurrentKvState::<u32>::new();
+/// let (mut low, mut high) = (state.load_run(), state.load_run());
+/// let fill = |run: &mut LoadRun<u32>, keys: &[&str]| {
+///     keys.iter().try_for_each(|key| {
+///         run.push(&Change { key: key.as_bytes(), version: 1, kind: CommandKind::Set, location: 7, len_bytes: 0 })
+///     })
+/// };
+/// std::thread::scope(|scope| {
+///     let other = scope.spawn(|| fill(&mut high, &["c", "d"]));
+///     fill(&mut low, &["a", "b"])?;
+///     other.join().unwrap_or(Ok(()))
+/// })?;
+/// let mut writer = state.writer();
+/// assert_eq!(writer.load_runs([low, high], 2)?, 4);
+/// writer.resume(17)?;
+/// assert_eq!((state.len(), state.snapshot().seq()), (4, 17));
+/// # Ok(())
+/// # }
+/// ```
+pub struct LoadRun<L> {
+    run: SortedRun<Entry>,
+    delta: Delta,
+    location: PhantomData<fn(L) -> L>,
+}
+
+impl<L: Location> LoadRun<L> {
+    /// Adds a change: what the newest command of its key left, tombstones included.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::KeysOutOfOrder`] if the key is not above all keys before it; the run stays as it was.
+    pub fn push(&mut self, change: &Change<'_, L>) -> Result<(), StateError> {
+        let version = change.version_at(0);
+        self.run.push(change.key, Entry::new(&version))?;
+        self.delta.add(version.word, version.version);
+        Ok(())
+    }
+
+    /// How many changes the run holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.run.len()
+    }
+
+    /// Whether the run holds no change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.run.is_empty()
+    }
+}
+
+impl<L: Location> ConcurrentKvState<L> {
+    /// An empty run of changes for this state: see [`LoadRun`].
+    #[must_use]
+    pub fn load_run(&self) -> LoadRun<L> {
+        LoadRun { run: self.shared.map.sorted_run(), delta: Delta::default(), location: PhantomData }
+    }
+}
+
+impl<L: Location> StateWriter<'_, L> {
+    /// Takes over runs of rising keys, each above the one before, into a state that has seen no key. Returns how many keys there are.
+    ///
+    /// As with [`replay`](Self::replay), what is loaded carries no seq and is visible at once, to snapshots too. The caller's thread and up to `threads - 1`
+    /// others do what is left to do.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::KeysOutOfOrder`], [`NotEmpty`](StateError::NotEmpty) or [`OtherState`](StateError::OtherState). The state stays as it was then, and the runs are
+    /// dropped.
+    pub fn load_runs(
+        &mut self,
+        runs: impl IntoIterator<Item = LoadRun<L>>,
+        threads: usize,
+    ) -> Result<usize, StateError> {
+        let mut delta = Delta::default();
+        let runs: Vec<_> = runs
+            .into_iter()
+            .map(|run| {
+                delta.merge(&run.delta);
+                run.run
+            })
+            .collect();
+        let loaded = self.core().index.join_runs(runs, threads)?;
+        self.shared().counters.add(&delta);
+        Ok(loaded)
+    }
+
+    /// Replays many changes and says how many of them won.
+    ///
+    /// Meant for a checkpoint: keys in rising order are built into an empty state at once (see [`load_runs`](Self::load_runs) for several threads). From the
+    /// first key that is out of order, or if the state is not empty, changes are [replayed](Self::replay) one by one.
+    ///
+    /// ```
+    /// use hightower_state::{Change, CommandKind, ConcurrentKvState};
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// let keys = [b"a", b"b", b"c"];
+    /// let changes = keys.iter().zip(0..).map(|(key, location)| {
+    ///     Change { key: &key[..], version: 1, kind: CommandKind::Set, location, len_bytes: 0 }
+    /// });
+    /// let mut writer = state.writer();
+    /// assert_eq!(writer.load(changes), 3);
+    /// writer.resume(17)?;
+    /// assert_eq!((state.len(), state.snapshot().seq()), (3, 17));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn load<'k>(&mut self, changes: impl IntoIterator<Item = Change<'k, L>>) -> usize {
+        let mut changes = changes.into_iter();
+        let mut delta = Delta::default();
+        let mut entries = changes.by_ref().map(|change| {
+            let version = change.version_at(0);
+            delta.add(version.word, version.version);
+            (Keyed(change), Entry::new(&version))
+        });
+        let (built, next) = self.core().index.build_rising(&mut entries);
+        let next = next.map(|(change, _)| change.0);
+        if let Some(change) = &next {
+            delta.remove(change.version_at(0).word);
+        }
+        self.shared().counters.add(&delta);
+        built + next.into_iter().chain(changes).filter(|change| self.replay(change).outcome.changed()).count()
+    }
+}
+
+/// A change as what the index takes for a key.
+struct Keyed<'k, L>(Change<'k, L>);
+
+impl<L> AsRef<[u8]> for Keyed<'_, L> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.key
+    }
+}
+
+impl From<BulkError> for StateError {
+    fn from(error: BulkError) -> Self {
+        match error {
+            BulkError::NotEmpty => Self::NotEmpty,
+            BulkError::OtherMap => Self::OtherState,
+            _ => Self::KeysOutOfOrder,
+        }
+    }
+}
+
+impl<L> fmt::Debug for LoadRun<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadRun").field("len", &self.run.len()).finish_non_exhaustive()
+    }
+}
