@@ -96,7 +96,9 @@ fn main() {
     let dir = dir.path();
     let value = vec![7; usize::try_from(value_len).unwrap()];
     let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
-    (0..keys).for_each(|number| { engine.put(key(number), &value).unwrap(); });
+    (0..keys).for_each(|number| {
+        engine.put(key(number), &value).unwrap();
+    });
     let started = Instant::now();
     engine.close().unwrap();
     println!("close with a checkpoint: {:?}", started.elapsed());
@@ -105,12 +107,18 @@ fn main() {
     open_in_child(dir, "clean close, one core", "0");
     files(dir, ".ckpt").iter().for_each(|path| fs::remove_file(path).unwrap());
     let (time, bytes) = (0..3).map(|_| read_log(dir)).min().unwrap();
-    println!("page cache: {:.0} MB in {time:?}, {:.0} MB/s", bytes as f64 / 1e6, bytes as f64 / time.as_secs_f64() / 1e6);
+    println!(
+        "page cache: {:.0} MB in {time:?}, {:.0} MB/s",
+        bytes as f64 / 1e6,
+        bytes as f64 / time.as_secs_f64() / 1e6
+    );
     open_in_child(dir, "no checkpoint, two cores", "0,1");
     open_in_child(dir, "no checkpoint, one core", "0");
     // As a kill leaves it: the last segment open, and no checkpoint.
     let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
-    (0..keys / 4).for_each(|number| { engine.put(key(number), &value).unwrap(); });
+    (0..keys / 4).for_each(|number| {
+        engine.put(key(number), &value).unwrap();
+    });
     let tail = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
     for path in files(dir, "").into_iter().filter(|path| path.is_file()) {
         fs::copy(&path, tail.path().join(path.file_name().unwrap())).unwrap();

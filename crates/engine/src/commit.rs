@@ -70,13 +70,17 @@ impl Core {
         let value = write.value.unwrap_or_default();
         crate::batch::check_lengths(write.key.len(), value.len())?;
         self.check_writable()?;
+        // One guard for all that follows: pinning again under it costs next to nothing.
+        let guard = pin();
+        self.state.prefetch_start(write.key);
         let checksum = payload_checksum(write.key, value);
         let now = write.given.map_or_else(|| self.components.clock.now_ms(), |(_, timestamp)| timestamp);
         self.state.prefetch(write.key);
 
         let mut log = self.commit_log()?;
-        let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum)?;
+        let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum, &guard)?;
         drop(log);
+        drop(guard);
         if outcome == ApplyOutcome::IgnoredStale {
             return Ok((outcome, seq));
         }
@@ -90,6 +94,7 @@ impl Core {
         write: Write<'_>,
         timestamp: i64,
         checksum: u32,
+        guard: &Guard,
     ) -> Result<(ApplyOutcome, u64)> {
         self.poison.check()?;
         let mut state = self.state.writer();
@@ -116,9 +121,8 @@ impl Core {
 
         let planned =
             Planned { version, timestamp, outcome: won(write.value), offset, len_bytes: end - appended.offset };
-        let guard = pin();
-        let mut commit = state.begin(appended.seq, &guard).map_err(|error| self.poison.latch(&error))?;
-        self.apply(&mut commit, &log.active, write.key, &planned, &guard);
+        let mut commit = state.begin(appended.seq, guard).map_err(|error| self.poison.latch(&error))?;
+        self.apply(&mut commit, &log.active, write.key, &planned, guard);
         commit.publish();
         let seq = appended.seq;
         log.last_seq = seq;

@@ -4,58 +4,76 @@
 //! Compaction may move a record between the first two looks and take its segment out of the table; then the index knows the new place
 //! already, and is asked again.
 
-use hightower_index::{Guard, pin, prefetch_read};
-use hightower_log::CommandRef;
+use hightower_index::{Guard, pin};
+use hightower_log::{CommandRef, RecordBody};
 use hightower_state::Versioned;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::place::Place;
+use crate::table::Tracked;
 
 impl Core {
     /// Calls `use_value` with the value that `find` locates and its version.
     #[inline]
     pub(crate) fn read<'g, R>(
-        &self,
+        &'g self,
         guard: &'g Guard,
         find: impl Fn(&'g Guard) -> Option<Versioned<Place>>,
         use_value: impl FnOnce(&[u8], u64) -> R,
     ) -> Result<Option<R>> {
-        let with_command = |command: CommandRef<'_>| command.value().map(|value| use_value(value, command.version()));
-        match self.read_record(guard, |guard| find(guard).map(|found| found.location), with_command)? {
-            None => Ok(None),
-            Some(Some(result)) => Ok(Some(result)),
-            Some(None) => Err(Error::Corrupt {
-                path: self.config.data_dir.clone(),
-                offset: 0,
-                detail:
-                    "the index points to a tombstone for a value; close the store, check it, and restore or salvage it"
-                        .into(),
-            }),
-        }
+        let find = |guard| find(guard).map(|found| found.location);
+        let Some((tracked, place)) = self.locate(guard, find)? else { return Ok(None) };
+        self.value_in(tracked, place, use_value).map(Some)
     }
 
     /// Calls `use_command` with the record that `find` locates.
     #[inline]
     pub(crate) fn read_record<'g, R>(
-        &self,
+        &'g self,
         guard: &'g Guard,
         find: impl Fn(&'g Guard) -> Option<Place>,
         use_command: impl FnOnce(CommandRef<'_>) -> R,
     ) -> Result<Option<R>> {
+        let Some((tracked, place)) = self.locate(guard, find)? else { return Ok(None) };
+        let record = tracked.segment.record_at(place.offset)?;
+        let command = record.command().ok_or_else(|| self.lost(place))?;
+        Ok(Some(use_command(command)))
+    }
+
+    /// The segment of the place that `find` gives, and the place.
+    #[inline]
+    fn locate<'g>(
+        &'g self,
+        guard: &'g Guard,
+        find: impl Fn(&'g Guard) -> Option<Place>,
+    ) -> Result<Option<(&'g Tracked, Place)>> {
         let mut missed = None;
         loop {
             let Some(place) = find(guard) else { return Ok(None) };
             if let Some(tracked) = self.segments.find(place.segment, guard) {
-                let record = tracked.segment.record_at(place.offset)?;
-                let command = record.command().ok_or_else(|| self.lost(place))?;
-                return Ok(Some(use_command(command)));
+                return Ok(Some((tracked, place)));
             }
             // Each miss means that compaction has moved the record since; the same place twice means that the segment is lost.
             if missed == Some(place) {
                 return Err(self.lost(place));
             }
             missed = Some(place);
+        }
+    }
+
+    /// Calls `use_value` with the value of the record at `place`, which is in this segment, and its version.
+    #[inline]
+    pub(crate) fn value_in<R>(
+        &self,
+        tracked: &Tracked,
+        place: Place,
+        use_value: impl FnOnce(&[u8], u64) -> R,
+    ) -> Result<R> {
+        let record = tracked.segment.record_at(place.offset)?;
+        match record.body {
+            RecordBody::Command(CommandRef::Set { value, version, .. }) => Ok(use_value(value, version)),
+            RecordBody::Command(CommandRef::Delete { .. }) | RecordBody::Seal { .. } => Err(self.lost(place)),
         }
     }
 
@@ -70,8 +88,8 @@ impl Core {
     /// Asks the processor for the first bytes of the record at `place`, for a read that follows soon.
     #[inline]
     pub(crate) fn prefetch(&self, place: Place, guard: &Guard) {
-        if let Some(tracked) = self.segments.find(place.segment, guard) {
-            prefetch_read(tracked.segment.bytes_from(place.offset));
+        if let Some(table) = self.segments.table(guard) {
+            table.prefetch(place);
         }
     }
 
@@ -82,7 +100,7 @@ impl Core {
             path: self.config.data_dir.join(name),
             offset: place.offset.into(),
             detail:
-                "the index points here, but no command is here; close the store, check it, and restore or salvage it"
+                "the index points here, but what it points to is not here; close the store, check it, and restore or salvage it"
                     .into(),
         }
     }

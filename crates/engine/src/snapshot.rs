@@ -6,7 +6,7 @@ use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 
 use hightower_index::pin;
-use hightower_state::{KvState, Versioned};
+use hightower_state::{KvState, Versioned, Visited};
 
 use crate::core::Core;
 use crate::error::Result;
@@ -128,19 +128,13 @@ impl Snapshot {
     #[must_use]
     pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
         let (from, to) = (as_bytes(bounds.start_bound()), as_bytes(bounds.end_bound()));
-        self.range_of(|prefetch| self.state.range_with_prefetch(from, to, prefetch))
+        Range { snapshot: self.clone(), inner: self.state.range(from, to) }
     }
 
     /// The keys that begin with `prefix` and had a value, in key order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
-        self.range_of(|prefetch| self.state.prefix_with_prefetch(prefix.as_ref(), prefetch))
-    }
-
-    fn range_of(&self, make: impl FnOnce(Box<dyn Fn(Place) + Send + Sync>) -> hightower_state::Range<Place>) -> Range {
-        let core = Arc::clone(&self.core);
-        let prefetch = move |place| core.prefetch(place, &pin());
-        Range { snapshot: self.clone(), inner: make(Box::new(prefetch)) }
+        Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()) }
     }
 
     /// A copy of everything, tombstones included: as large in memory as all keys and values.
@@ -207,22 +201,35 @@ impl Range {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends there.
     pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+        let Self { snapshot: Snapshot { core, state }, inner } = self;
         loop {
             let guard = pin();
-            for _ in 0..ITEMS_PER_GUARD {
-                let Some((key, found)) = self.inner.next_pinned(&guard) else { return Ok(()) };
-                let (core, state) = (&self.snapshot.core, &self.snapshot.state);
-                let flow = match core.segments.find(found.location.segment, &guard) {
-                    Some(tracked) => {
-                        let record = tracked.segment.record_at(found.location.offset)?;
-                        record.command().and_then(|command| command.value()).map(|value| visit(key, value))
+            // One look at the table serves all: what compaction moves meanwhile is found the long way.
+            let Some(table) = core.segments.table(&guard) else { return Ok(()) };
+            let mut failed = None;
+            let visited = inner.visit_pinned(
+                ITEMS_PER_GUARD,
+                &guard,
+                |place| table.prefetch(place),
+                |key, found| {
+                    let visit = |value: &[u8], _version| visit(key, value);
+                    let flow = match table.find(found.location.segment) {
+                        Some(tracked) => core.value_in(tracked, found.location, visit).map(Some),
+                        None => core.read(&guard, |guard| state.get_pinned(key, guard), visit),
+                    };
+                    match flow {
+                        Ok(flow) => flow.unwrap_or(ControlFlow::Continue(())),
+                        Err(error) => {
+                            failed = Some(error);
+                            ControlFlow::Break(())
+                        }
                     }
-                    // Compaction has moved it since; the snapshot knows where to.
-                    None => core.read(&guard, |guard| state.get_pinned(key, guard), |value, _| visit(key, value))?,
-                };
-                if flow.is_some_and(|flow| flow.is_break()) {
-                    return Ok(());
-                }
+                },
+            );
+            match (failed, visited) {
+                (Some(error), _) => return Err(error),
+                (None, Visited::Some) => {}
+                (None, Visited::All | Visited::Stopped) => return Ok(()),
             }
         }
     }
@@ -259,15 +266,19 @@ impl Iterator for Range {
     type Item = Entry;
 
     fn next(&mut self) -> Option<Entry> {
-        let item = self.inner.next()?;
-        Some(self.entry(item))
+        let (guard, core) = (pin(), &self.snapshot.core);
+        let (key, found) = self.inner.next_pinned_with(&guard, |place| core.prefetch(place, &guard))?;
+        let key = key.to_vec();
+        Some(self.entry((key, found)))
     }
 }
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Entry> {
-        let item = self.inner.next_back()?;
-        Some(self.entry(item))
+        let (guard, core) = (pin(), &self.snapshot.core);
+        let (key, found) = self.inner.next_back_pinned_with(&guard, |place| core.prefetch(place, &guard))?;
+        let key = key.to_vec();
+        Some(self.entry((key, found)))
     }
 }
 

@@ -51,7 +51,9 @@ pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Resu
     let (Some(key), Some(value)) = (bytes.get(head.len..value_at), bytes.get(value_at..end)) else {
         return Err(truncated(offset, end, bytes));
     };
-    let expected = crc(head.checksum, &payload_checksum(key, value).to_le_bytes());
+    // Key and value lie side by side, so one pass gives the checksum that their writer took of the two.
+    let payload = payload_checksum(&[], bytes.get(head.len..end).unwrap_or_default());
+    let expected = crc(head.checksum, &payload.to_le_bytes());
     let found = u32::from_le_bytes(chunk(bytes, 0).ok_or_else(|| truncated(offset, KIND_AT, bytes))?);
     if expected != found {
         return Err(DecodeError::Checksum { offset, expected, found });
@@ -117,11 +119,11 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head
         return Err(impossible(offset, Field::Widths, "numbers as narrow as they can be", widths.into()));
     }
 
-    let mut checksum = crc(seed(context.salt, offset), bytes.get(KIND_AT..fields_end).unwrap_or_default());
+    let checked_end = if appended { fields_end + size_of::<u32>() } else { fields_end };
+    let checksum = crc(seed(context.salt, offset), bytes.get(KIND_AT..checked_end).unwrap_or_default());
     let placement = if appended {
-        let tail = chunk::<4>(bytes, fields_end).zip(chunk::<2>(bytes, fields_end + 4));
+        let tail = chunk::<4>(bytes, fields_end).zip(chunk::<2>(bytes, checked_end));
         let (durable, head_check) = tail.ok_or_else(|| truncated(offset, len, bytes))?;
-        checksum = crc(checksum, &durable);
         check_head(checksum, u16::from_le_bytes(head_check), u32::from_le_bytes(durable), offset)?;
         Placement::Appended { durable: u32::from_le_bytes(durable), continues: tag & FLAG_CONTINUES != 0 }
     } else {

@@ -36,11 +36,11 @@ impl RecordHead {
 
     /// Writes the checks, which need everything before them, and so come last.
     fn seal(&mut self, context: &RecordContext, offset: u32, placement: Placement, payload: u32) {
-        let mut head = crc(seed(context.salt, offset), &self.bytes[KIND_AT..self.len]);
         if let Placement::Appended { durable, .. } = placement {
-            self.bytes[self.len..self.len + 4].copy_from_slice(&durable.to_le_bytes());
-            head = crc(head, &durable.to_le_bytes());
-            self.len += 4;
+            self.push(&durable.to_le_bytes());
+        }
+        let head = crc(seed(context.salt, offset), &self.bytes[KIND_AT..self.len]);
+        if let Placement::Appended { .. } = placement {
             self.bytes[self.len..self.len + 2].copy_from_slice(&fold(head).to_le_bytes());
             self.len += 2;
         }
