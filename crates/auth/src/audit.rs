@@ -11,6 +11,7 @@
 //! ```
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::codec::{Reader, Writer};
 use crate::crypto::MacKey;
@@ -181,6 +182,16 @@ impl Head {
 
 /// The end of a trail at some moment. Keep it outside the store: against it, verification finds
 /// even a store that was put back whole to an earlier state.
+///
+/// As text it is the number, a colon, and the hash in 64 hexadecimal digits.
+///
+/// # Examples
+/// ```
+/// use hightower_auth::AuditCheckpoint;
+/// let checkpoint = AuditCheckpoint { next_seq: 12, hash: [0xab; 32] };
+/// assert_eq!(checkpoint.to_string().parse::<AuditCheckpoint>()?, checkpoint);
+/// # Ok::<(), hightower_auth::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AuditCheckpoint {
     /// The number that the next entry gets.
@@ -191,9 +202,29 @@ pub struct AuditCheckpoint {
 
 impl fmt::Debug for AuditCheckpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuditCheckpoint({self})")
+    }
+}
+
+impl fmt::Display for AuditCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut hash = String::with_capacity(64);
         crate::hex::encode(&self.hash, &mut hash);
-        write!(f, "AuditCheckpoint {{ next_seq: {}, hash: {hash} }}", self.next_seq)
+        write!(f, "{}:{hash}", self.next_seq)
+    }
+}
+
+impl FromStr for AuditCheckpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const SHAPE: Error = Error::Validation("a checkpoint is a number, a colon and 64 hexadecimal digits");
+        let (next_seq, digits) = text.split_once(':').ok_or(SHAPE)?;
+        let mut hash = AuditHash::default();
+        match next_seq.parse() {
+            Ok(next_seq) if crate::hex::decode(digits.as_bytes(), &mut hash) => Ok(Self { next_seq, hash }),
+            _ => Err(SHAPE),
+        }
     }
 }
 
@@ -215,4 +246,20 @@ pub enum AuditVerdict {
         /// What is wrong with it.
         problem: &'static str,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_checkpoint_is_refused() {
+        let digits = "ab".repeat(32);
+        assert!(format!("0:{digits}").parse::<AuditCheckpoint>().is_ok());
+        for text in
+            ["", "7", ":", "7:", &digits, &format!("x:{digits}"), &format!("7:{digits}0"), &format!("-1:{digits}")]
+        {
+            assert!(text.parse::<AuditCheckpoint>().is_err(), "{text}");
+        }
+    }
 }

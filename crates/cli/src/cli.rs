@@ -10,8 +10,8 @@ use crate::failure::{Exit, Failure};
 use crate::notation;
 use crate::session::Session;
 use crate::verbs::{
-    bench, check, compact, completions, delete, demo, export, get, import, man, prefix, put, scan, segments, shell,
-    stats,
+    auth, bench, check, compact, completions, delete, demo, export, get, import, man, prefix, put, scan, segments,
+    shell, stats,
 };
 
 const LONG_ABOUT: &str = "\
@@ -46,7 +46,7 @@ Output:
 
 Exit codes:
   0  done
-  1  the key was not found, a condition did not hold, or damage was found
+  1  the key was not found, a condition did not hold, damage was found, or somebody was refused
   2  wrong usage: arguments, or an input or output file
   3  the store refused: locked, damaged, full, not there
   130  interrupted by Ctrl-C; the store is closed properly first";
@@ -81,6 +81,7 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     #[command(flatten)]
     Store(StoreVerb),
+    Auth(auth::Args),
     Shell(shell::Args),
     Demo(demo::Args),
     Bench(bench::Args),
@@ -95,6 +96,7 @@ impl Verb {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         match self {
             Self::Store(verb) => verb.run(session),
+            Self::Auth(args) => args.run(session),
             Self::Shell(args) => args.run(session),
             Self::Demo(args) => args.run(session),
             Self::Bench(args) => args.run(session),
@@ -164,9 +166,14 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
+    /// Everything below a command.
+    fn with_subcommands(command: &clap::Command) -> Vec<clap::Command> {
+        command.get_subcommands().flat_map(|verb| [vec![verb.clone()], with_subcommands(verb)].concat()).collect()
+    }
+
     #[test]
     fn every_verb_explains_itself() {
-        for verb in super::Cli::command().get_subcommands() {
+        for verb in with_subcommands(&super::Cli::command()) {
             assert!(verb.get_about().is_some(), "{} has no help", verb.get_name());
             let teaches = verb.get_after_long_help().or(verb.get_after_help()).is_some();
             assert!(teaches || verb.is_hide_set(), "{} has no examples", verb.get_name());

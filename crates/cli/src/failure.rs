@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use hightower_kv::auth;
 use hightower_kv::{Error, ErrorKind};
 
 /// How a verb ended that ran to its end.
@@ -32,6 +33,8 @@ pub(crate) enum Failure {
     File { action: String, source: io::Error },
     /// The store refused.
     Store(Error),
+    /// The authentication service refused.
+    Auth(auth::Error),
     /// Ctrl-C, or a signal that asks for the same.
     Interrupted,
     /// Whoever read the output has gone: `export | head`. Not an error.
@@ -44,13 +47,14 @@ impl Failure {
         |source| Self::File { action: action.into(), source }
     }
 
-    /// The exit code: 2 wrong usage, 3 the store refused, 130 interrupted.
+    /// The exit code: 1 not there or taken, 2 wrong usage, 3 the store refused, 130 interrupted.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) | Self::File { .. } => 2,
             Self::Store(error) if matches!(error.kind(), ErrorKind::Validation | ErrorKind::LimitExceeded) => 2,
             Self::Store(_) => 3,
+            Self::Auth(error) => auth_code(error),
             Self::Interrupted => 130,
         }
     }
@@ -61,6 +65,7 @@ impl Failure {
             Self::Usage(_) => "usage".into(),
             Self::File { .. } => "file".into(),
             Self::Store(error) => snake_case(&format!("{:?}", error.kind())),
+            Self::Auth(error) => snake_case(&format!("{:?}", error.kind())),
             Self::Interrupted => "interrupted".into(),
             Self::OutputClosed => "output_closed".into(),
         }
@@ -72,6 +77,7 @@ impl Failure {
             Self::Usage(text) => text.clone(),
             Self::File { action, source } => format!("{action}: {source}"),
             Self::Store(error) => error.to_string(),
+            Self::Auth(error) => error.to_string(),
             Self::Interrupted => "interrupted; what was done so far is in the store".into(),
             Self::OutputClosed => "the output was closed".into(),
         }
@@ -81,6 +87,23 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<auth::Error> for Failure {
+    fn from(error: auth::Error) -> Self {
+        match error {
+            auth::Error::Engine(error) => Self::Store(error),
+            error => Self::Auth(error),
+        }
+    }
+}
+
+fn auth_code(error: &auth::Error) -> u8 {
+    match error {
+        auth::Error::NotFound(_) | auth::Error::Conflict(_) | auth::Error::Denied(_) => 1,
+        auth::Error::Validation(_) | auth::Error::LimitExceeded(_) | auth::Error::KeyFile { .. } => 2,
+        _ => 3,
     }
 }
 
@@ -94,7 +117,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn snake_case(name: &str) -> String {
+/// `NotFound` as `not_found`.
+pub(crate) fn snake_case(name: &str) -> String {
     let mut text = String::with_capacity(name.len() + 4);
     for (at, letter) in name.char_indices() {
         if letter.is_ascii_uppercase() && at > 0 {
@@ -108,7 +132,7 @@ fn snake_case(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::Failure;
-    use hightower_kv::Error;
+    use hightower_kv::{Error, auth};
 
     #[test]
     fn codes_and_kinds() {
@@ -117,6 +141,10 @@ mod tests {
             (Failure::Store(Error::Closed), 3, "closed"),
             (Failure::Store(Error::ReadOnly), 3, "read_only"),
             (Failure::Store(Error::Validation("empty".into())), 2, "validation"),
+            (Failure::from(auth::Error::NotFound("x")), 1, "not_found"),
+            (Failure::from(auth::Error::LimitExceeded("x")), 2, "limit_exceeded"),
+            (Failure::from(auth::Error::Crypto("x")), 3, "crypto"),
+            (Failure::from(auth::Error::Engine(Error::Closed)), 3, "closed"),
             (Failure::Interrupted, 130, "interrupted"),
             (Failure::OutputClosed, 0, "output_closed"),
         ] {

@@ -51,7 +51,8 @@ pub(crate) fn show(bytes: &[u8]) -> Cow<'_, str> {
     plain(bytes).map_or_else(|| Cow::Owned(literal(bytes)), Cow::Borrowed)
 }
 
-fn literal(bytes: &[u8]) -> String {
+/// Bytes as a literal, even if they are plain.
+pub(crate) fn literal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 16);
     text.push_str("b\"");
     for &byte in bytes {

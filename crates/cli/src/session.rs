@@ -73,6 +73,11 @@ impl Store {
         Ok(Self { engine, owned: true })
     }
 
+    /// The engine, for what must own it. It is closed with this handle all the same.
+    pub(crate) fn engine(&self) -> Arc<SingleNodeEngine> {
+        Arc::clone(&self.engine)
+    }
+
     /// Makes everything durable and closes the store, unless it is a shell's.
     pub(crate) fn close(self) -> Result<(), Failure> {
         if self.owned {

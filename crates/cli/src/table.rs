@@ -1,19 +1,29 @@
-//! Tables of numbers: names on the left, numbers on the right.
+//! Tables: of numbers, with names on the left and numbers on the right, and of text.
 
 use comfy_table::{CellAlignment, Table};
 
 /// Lays out rows under a heading; the first column is aligned left, the others right.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = plain(heading, rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    trimmed(&table.to_string())
+}
+
+/// Lays out rows of text under a heading.
+pub(crate) fn text_table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    trimmed(&plain(heading, rows).to_string())
+}
+
+fn plain(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(heading.to_vec());
     for row in rows {
         table.add_row(row);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    trimmed(&table.to_string())
+    table
 }
 
 /// Names and values below each other, no frame.

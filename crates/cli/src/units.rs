@@ -62,9 +62,31 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// Reads `250ms`, `1s`, `2m` or `1h`; more than zero.
+/// A Unix time in milliseconds as `2026-11-23 09:05:07Z`.
+pub(crate) fn date_time(unix_ms: i64) -> String {
+    let seconds = unix_ms.div_euclid(1000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (year, month, day) = date_of(days);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// The date of a day that is counted from 1970-01-01, in the Gregorian calendar. Years are counted from March, so that
+/// the leap day is the last of a year, and in eras of 400 years, which all have the same number of days.
+fn date_of(days: i64) -> (i64, i64, i64) {
+    const DAYS_PER_ERA: i64 = 146_097;
+    let since_march_0 = days + 719_468;
+    let (era, day_of_era) = (since_march_0.div_euclid(DAYS_PER_ERA), since_march_0.rem_euclid(DAYS_PER_ERA));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// Reads `250ms`, `1s`, `2m`, `1h` or `30d`; more than zero.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration: write 500ms, 1s, 2m or 1h");
+    let bad = || format!("{text:?} is no duration: write 500ms, 1s, 2m, 1h or 30d");
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(bad)?;
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {
@@ -72,6 +94,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(bad()),
     };
     let milliseconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or_else(bad)?;
@@ -80,7 +103,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, count, counted, duration, parse_duration, per_second};
+    use super::{bytes, count, counted, date_time, duration, parse_duration, per_second};
     use std::time::Duration;
 
     #[test]
@@ -100,10 +123,29 @@ mod tests {
     }
 
     #[test]
+    fn dates() {
+        // As `date -u -d @SECONDS` has them.
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (951_868_799, "2000-02-29 23:59:59Z"),
+            (1_709_251_199, "2024-02-29 23:59:59Z"),
+            (1_709_251_200, "2024-03-01 00:00:00Z"),
+            (4_107_542_400, "2100-03-01 00:00:00Z"),
+            (-1, "1969-12-31 23:59:59Z"),
+            (-2_203_891_200, "1900-03-01 00:00:00Z"),
+        ] {
+            assert_eq!(date_time(seconds * 1000), text);
+        }
+        assert_eq!(date_time(-1), "1969-12-31 23:59:59Z");
+    }
+
+    #[test]
     fn durations_are_read() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("1s"), Ok(Duration::from_secs(1)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
         for bad in ["", "1", "s", "0s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h", "1 s"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }

@@ -1,5 +1,6 @@
 //! The verbs, one module each: `Args` with the help, and `run`.
 
+pub(crate) mod auth;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod compact;

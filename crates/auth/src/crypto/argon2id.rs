@@ -2,6 +2,7 @@
 //! bound on how many hashes run at once.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::gate::Gate;
 use super::pepper::Pepper;
-use super::phc::{HASH_LEN_BYTES, Phc, SALT_LEN_BYTES};
+use super::phc::{self, HASH_LEN_BYTES, Phc, SALT_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::seam::{Entropy, OsEntropy, random};
 
@@ -25,7 +26,16 @@ const DEFAULT_CONCURRENCY: usize = 4;
 
 /// How much work one Argon2id hash is.
 ///
-/// The default is OWASP's first choice: 19 MiB, 2 iterations, 1 lane.
+/// The default is OWASP's first choice: 19 MiB, 2 iterations, 1 lane. As text it is as in a PHC
+/// string: memory in KiB, iterations, lanes.
+///
+/// ```
+/// use hightower_auth::Argon2Params;
+/// assert_eq!(Argon2Params::default().to_string(), "m=19456,t=2,p=1");
+/// assert_eq!("m=65536,t=3,p=4".parse::<Argon2Params>()?, Argon2Params::new(65_536, 3, 4)?);
+/// assert!("m=8,t=1,p=1".parse::<Argon2Params>().is_err()); // as weak as `Argon2Params::new` refuses
+/// # Ok::<(), hightower_auth::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argon2Params {
     pub(super) memory_kib: u32,
@@ -97,6 +107,23 @@ impl Argon2Params {
 
     fn weaker_than(self, other: Self) -> bool {
         self.memory_kib < other.memory_kib || self.iterations < other.iterations || self.lanes < other.lanes
+    }
+}
+
+impl fmt::Display for Argon2Params {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "m={},t={},p={}", self.memory_kib, self.iterations, self.lanes)
+    }
+}
+
+impl FromStr for Argon2Params {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match phc::parse_params(text) {
+            Some(params) => Self::new(params.memory_kib, params.iterations, params.lanes),
+            None => Err(Error::Validation("Argon2id parameters are written m=19456,t=2,p=1")),
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -17,9 +16,6 @@ pub type MasterKeyId = u32;
 
 /// The most keys that a ring holds.
 pub const MAX_MASTER_KEYS: usize = 256;
-
-/// Longest key file, in bytes.
-pub const MAX_KEY_FILE_LEN_BYTES: usize = 64 * 1024;
 
 /// One or more master keys; the one with the highest id is current.
 ///
@@ -123,7 +119,17 @@ impl KeyRing {
     }
 }
 
-fn parse_entry(entry: &str) -> Result<(MasterKeyId, Zeroizing<[u8; KEY_LEN_BYTES]>)> {
+/// One entry as [`KeyRing::parse`] takes it.
+pub(super) fn entry_text(id: MasterKeyId, key: &[u8; KEY_LEN_BYTES]) -> Zeroizing<String> {
+    // Room for everything, so that no half of it is left behind by growing.
+    let mut text = Zeroizing::new(String::with_capacity(16 + 2 * KEY_LEN_BYTES));
+    text.push_str(&id.to_string());
+    text.push(':');
+    crate::hex::encode(key, &mut text);
+    text
+}
+
+pub(super) fn parse_entry(entry: &str) -> Result<(MasterKeyId, Zeroizing<[u8; KEY_LEN_BYTES]>)> {
     let shape = Error::Validation("a master key is written id:64-hex-digits");
     let Some((id, hex)) = entry.split_once(':') else {
         return Err(shape);
@@ -152,48 +158,6 @@ pub trait KeyProvider: Send + Sync {
     /// # Errors
     /// Whatever keeps it from telling them.
     fn load(&self) -> Result<KeyRing>;
-}
-
-/// Reads master keys from a file in the form that [`KeyRing::parse`] takes.
-///
-/// On Unix the file must not be readable by group or others.
-#[derive(Clone, Debug)]
-pub struct KeyFile {
-    path: PathBuf,
-}
-
-impl KeyFile {
-    /// Keys from the file at `path`, read at each load.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
-    }
-}
-
-impl KeyProvider for KeyFile {
-    fn load(&self) -> Result<KeyRing> {
-        let failed = |source| Error::KeyFile { path: self.path.clone(), source };
-        refuse_shared_file(&self.path).map_err(failed)??;
-        let bytes = Zeroizing::new(std::fs::read(&self.path).map_err(failed)?);
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => KeyRing::parse(text),
-            Err(_) => Err(Error::Validation("the key file is not text")),
-        }
-    }
-}
-
-fn refuse_shared_file(path: &Path) -> std::io::Result<Result<()>> {
-    let metadata = std::fs::metadata(path)?;
-    if metadata.len() > MAX_KEY_FILE_LEN_BYTES as u64 {
-        return Ok(Err(Error::Validation("the key file is too long")));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            return Ok(Err(Error::Validation("others can read the key file: chmod 600 it")));
-        }
-    }
-    Ok(Ok(()))
 }
 
 /// Reads master keys from an environment variable in the form that [`KeyRing::parse`] takes.
@@ -268,21 +232,5 @@ mod tests {
         let shown = format!("{:?}", KeyRing::single([0xab; 32]));
         assert!(shown.contains("current: 1"), "{shown}");
         assert!(!shown.contains("171") && !shown.contains("ab, "), "{shown}");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_key_file_must_be_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("keys");
-        std::fs::write(&path, format!("1:{HEX}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(KeyFile::new(&path).load().unwrap_err().kind(), ErrorKind::Validation);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(KeyFile::new(&path).load().unwrap().current_id(), 1);
-        let missing = KeyFile::new(directory.path().join("none")).load().unwrap_err();
-        assert_eq!(missing.kind(), ErrorKind::Io);
-        assert!(missing.to_string().contains("none"), "{missing}");
     }
 }

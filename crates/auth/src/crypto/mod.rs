@@ -7,6 +7,7 @@ pub mod aead;
 pub mod argon2id;
 mod envelope;
 mod gate;
+mod key_file;
 mod key_ring;
 mod mac;
 mod pepper;
@@ -14,8 +15,7 @@ mod phc;
 
 pub use argon2id::{Argon2Params, Argon2SecretHasher, SecretHash, SecretHasher, calibrate};
 pub use envelope::{AesGcmEncryptor, EncryptedBlob, EnvelopeEncryptor, MAX_PLAINTEXT_LEN_BYTES};
-pub use key_ring::{
-    KeyEnvironment, KeyFile, KeyProvider, KeyRing, MAX_KEY_FILE_LEN_BYTES, MAX_MASTER_KEYS, MasterKeyId,
-};
+pub use key_file::{KeyFile, MAX_KEY_FILE_LEN_BYTES};
+pub use key_ring::{KeyEnvironment, KeyProvider, KeyRing, MAX_MASTER_KEYS, MasterKeyId};
 pub use mac::{MacKey, TAG_LEN_BYTES};
 pub use pepper::{MIN_PEPPER_LEN_BYTES, Pepper, PepperId};

@@ -28,14 +28,13 @@ pub(super) struct Phc {
 
 impl Phc {
     pub(super) fn to_text(&self) -> String {
-        let Argon2Params { memory_kib, iterations, lanes } = self.params;
         let key_id = match self.pepper {
             Some(id) => format!(",keyid={}", Base64Unpadded::encode_string(&id.to_be_bytes())),
             None => String::new(),
         };
         let salt = Base64Unpadded::encode_string(&self.salt);
         let hash = Base64Unpadded::encode_string(&self.hash);
-        format!("{HEAD}m={memory_kib},t={iterations},p={lanes}{key_id}${salt}${hash}")
+        format!("{HEAD}{}{key_id}${salt}${hash}", self.params)
     }
 
     pub(super) fn parse(text: &str) -> Result<Self> {
@@ -56,9 +55,7 @@ fn parse(text: &str) -> Option<Phc> {
         return None;
     }
     let mut settings = settings.split(',');
-    let memory_kib = setting(settings.next()?, "m=")?;
-    let iterations = setting(settings.next()?, "t=")?;
-    let lanes = setting(settings.next()?, "p=")?;
+    let params = params(&mut settings)?;
     let pepper = match settings.next() {
         Some(key_id) => Some(pepper_id(key_id)?),
         None => None,
@@ -70,7 +67,21 @@ fn parse(text: &str) -> Option<Phc> {
     let mut exact = [0; HASH_LEN_BYTES];
     let len = Base64Unpadded::decode(hash, &mut exact).ok()?.len();
     let fits = (8..=64).contains(&salt.len()) && len == HASH_LEN_BYTES;
-    fits.then_some(Phc { params: Argon2Params { memory_kib, iterations, lanes }, pepper, salt, hash: exact })
+    fits.then_some(Phc { params, pepper, salt, hash: exact })
+}
+
+/// Reads `m=19456,t=2,p=1`, in any strength.
+pub(super) fn parse_params(text: &str) -> Option<Argon2Params> {
+    let mut settings = text.split(',');
+    let params = params(&mut settings)?;
+    settings.next().is_none().then_some(params)
+}
+
+fn params<'t>(settings: &mut impl Iterator<Item = &'t str>) -> Option<Argon2Params> {
+    let memory_kib = setting(settings.next()?, "m=")?;
+    let iterations = setting(settings.next()?, "t=")?;
+    let lanes = setting(settings.next()?, "p=")?;
+    Some(Argon2Params { memory_kib, iterations, lanes })
 }
 
 fn setting(text: &str, name: &str) -> Option<u32> {

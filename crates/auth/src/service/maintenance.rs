@@ -1,16 +1,17 @@
 //! Work that may run at any time beside everything else: re-wrapping after a master key was
 //! added, and removing what has expired.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use hightower_engine::{Expect, KvEngine, Value};
 
 use super::AuthService;
-use super::change::Step;
+use super::change::{Loaded, Step};
 use super::sessions::{IndexedSession, drop_session};
 use super::store_keys::{Meta, root_identity};
 use crate::audit::AuditAction;
-use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHasher};
+use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MasterKeyId, SecretHasher};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::permission::prefix_end;
@@ -71,14 +72,43 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(rotation)
     }
 
+    /// How many records each master key wraps a key of. A key that is not named here wraps nothing in
+    /// this store and can be removed, unless another store or a backup needs it.
+    ///
+    /// Reads every user and API key once; what changes meanwhile may be counted as before or after.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn master_key_usage(&self) -> Result<BTreeMap<MasterKeyId, u64>> {
+        let mut usage = BTreeMap::new();
+        let mut count = |blob: &EncryptedBlob| *usage.entry(blob.key_id()).or_insert(0) += 1;
+        self.prepare()?;
+        count(&self.meta()?.value.root);
+        self.for_each_key(layout::USERS, |_, id| {
+            let user = self.load_user(id)?;
+            user.and_then(|user| user.value.public.metadata).iter().for_each(&mut count);
+            Ok(())
+        })?;
+        self.for_each_key(layout::API_KEYS, |_, id| {
+            let key = self.load_api_key(id)?;
+            key.and_then(|key| key.value.public.metadata).iter().for_each(&mut count);
+            Ok(())
+        })?;
+        Ok(usage)
+    }
+
+    fn meta(&self) -> Result<Loaded<Meta>> {
+        match self.shared.engine.get_versioned(layout::META)? {
+            Some((bytes, version)) => Ok(Loaded { value: Meta::decode(&bytes)?, version }),
+            None => Err(Error::Crypto("the service's key record is missing")),
+        }
+    }
+
     fn rewrap_root(&self, rotation: &mut Rotation) -> Result<()> {
         self.prepare()?;
         rotation.examined += 1;
         rotation.rewrapped += u64::from(self.change(|change| {
-            let Some((bytes, version)) = self.shared.engine.get_versioned(layout::META)? else {
-                return Err(Error::Crypto("the service's key record is missing"));
-            };
-            let meta = Meta::decode(&bytes)?;
+            let Loaded { value: meta, version } = self.meta()?;
             let Some(root) = self.shared.crypto.rewrap(&meta.root, &root_identity(&meta.store_id))? else {
                 return Ok(Step::Stop(false));
             };

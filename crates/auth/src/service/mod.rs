@@ -164,6 +164,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.keys().map(drop)
     }
 
+    /// Whether the store has the service's keys. Without them any other call makes them, which a
+    /// store that is open for reading only refuses.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn is_initialised(&self) -> Result<bool> {
+        Ok(self.shared.keys.get().is_some() || self.load_meta()?.is_some())
+    }
+
     /// What happened besides the answers.
     pub fn stats(&self) -> AuthStats {
         let counts = &self.shared.counts;

@@ -80,7 +80,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.shared.keys.get_or_init(|| keys))
     }
 
-    fn load_meta(&self) -> Result<Option<Meta>> {
+    pub(super) fn load_meta(&self) -> Result<Option<Meta>> {
         self.shared.engine.get(layout::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 

@@ -182,6 +182,21 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
+    /// Gives a user these roles besides those it has, and takes those away, in one commit.
+    ///
+    /// # Errors
+    /// As [`AuthService::set_user_roles`].
+    pub fn change_user_roles(&self, user_id: &str, add: &[String], remove: &[String]) -> Result<UserRecord> {
+        let (add, remove) = (checked_role_names(add)?, checked_role_names(remove)?);
+        self.change_user(user_id, AuditAction::UserRolesSet, |_, change, user| {
+            let mut roles = [&user.value.public.roles[..], &add].concat();
+            roles.retain(|role| !remove.contains(role));
+            user.value.public.roles = checked_role_names(&roles)?;
+            change.access_changes();
+            Ok(true)
+        })
+    }
+
     /// Replaces a user's metadata; `None` removes it.
     ///
     /// # Errors

@@ -1,0 +1,264 @@
+//! A file with master keys, which only its owner can read: loaded, extended and shortened.
+//!
+//! A lost master key is lost data, so a change writes a new file beside the old one, syncs it, puts
+//! it in the old one's place and syncs the directory: after a crash there is one or the other.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::aead::KEY_LEN_BYTES;
+use super::key_ring::{KeyProvider, KeyRing, MasterKeyId, entry_text, parse_entry};
+use crate::error::{Error, Result};
+use crate::seam::{Entropy, random};
+
+/// Longest key file, in bytes.
+pub const MAX_KEY_FILE_LEN_BYTES: usize = 64 * 1024;
+
+/// Master keys in a file, in the form that [`KeyRing::parse`] takes.
+///
+/// On Unix the file must not be readable by group or others.
+///
+/// # Examples
+/// ```
+/// use hightower_auth::OsEntropy;
+/// use hightower_auth::crypto::{KeyFile, KeyProvider};
+/// # let directory = tempfile::tempdir().unwrap();
+/// let file = KeyFile::new(directory.path().join("keys"));
+/// assert_eq!(file.add_random_key(&OsEntropy)?, 1);
+/// assert_eq!(file.add_random_key(&OsEntropy)?, 2);
+/// assert_eq!(file.load()?.current_id(), 2);
+/// # Ok::<(), hightower_auth::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct KeyFile {
+    path: PathBuf,
+}
+
+impl KeyFile {
+    /// Keys from the file at `path`, read at each load.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Adds a new random key, whose id is one above the highest, and tells that id. Makes the file,
+    /// readable by its owner only, if it is not there. When this returns the key is on disk.
+    ///
+    /// # Errors
+    /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not a
+    /// private key file, [`Error::LimitExceeded`] if it is full, [`Error::Randomness`].
+    pub fn add_random_key(&self, entropy: &dyn Entropy) -> Result<MasterKeyId> {
+        let full = Error::LimitExceeded("the key file has no room for another key; remove retired ones");
+        let (old, id) = match self.read() {
+            Ok(text) => {
+                let mut ring = KeyRing::parse(&text)?;
+                let Some(id) = ring.current_id().checked_add(1) else { return Err(full) };
+                ring.insert(id, [0; KEY_LEN_BYTES])?; // whether there is room
+                (text, id)
+            }
+            Err(Error::KeyFile { source, .. }) if source.kind() == ErrorKind::NotFound => (Zeroizing::default(), 1),
+            Err(error) => return Err(error),
+        };
+        let key = Zeroizing::new(random(entropy)?);
+        let entry = entry_text(id, &key);
+        let mut text = Zeroizing::new(String::with_capacity(old.len() + entry.len() + 2));
+        text.push_str(&old);
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&entry);
+        text.push('\n');
+        if text.len() > MAX_KEY_FILE_LEN_BYTES {
+            return Err(full);
+        }
+        self.replace(&text)?;
+        Ok(id)
+    }
+
+    /// Removes a retired key from the file. What it still wraps, here or in a backup, can never be
+    /// read again.
+    ///
+    /// # Errors
+    /// As [`KeyRing::remove`], and [`Error::KeyFile`] if the file cannot be read or written.
+    pub fn remove_key(&self, id: MasterKeyId) -> Result<()> {
+        let old = self.read()?;
+        KeyRing::parse(&old)?.remove(id)?;
+        let mut text = Zeroizing::new(String::with_capacity(old.len() + 1));
+        for line in old.lines() {
+            if !line.trim_start().starts_with('#') && !line.trim().is_empty() {
+                keep_others(line, id, &mut text)?;
+            } else {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        self.replace(&text)
+    }
+
+    fn read(&self) -> Result<Zeroizing<String>> {
+        let failed = |source| Error::KeyFile { path: self.path.clone(), source };
+        let file = File::open(&self.path).map_err(failed)?;
+        // The file that was opened is judged, not whatever has its name by now.
+        refuse_shared(&file).map_err(failed)??;
+        let limit = MAX_KEY_FILE_LEN_BYTES + 1;
+        let mut text = Zeroizing::new(String::with_capacity(limit));
+        match file.take(limit as u64).read_to_string(&mut text) {
+            Err(error) if error.kind() == ErrorKind::InvalidData => Err(Error::Validation("the key file is not text")),
+            Err(error) => Err(failed(error)),
+            Ok(_) if text.len() == limit => Err(Error::Validation("the key file is too long")),
+            Ok(_) => Ok(text),
+        }
+    }
+
+    fn replace(&self, text: &str) -> Result<()> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".new");
+        let new = PathBuf::from(name);
+        let failed = |source| Error::KeyFile { path: new.clone(), source };
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true); // so that two do not change the file at once
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&new).map_err(failed)?;
+        let outcome = write_and_rename(file, text, &new, &self.path);
+        if outcome.is_err() {
+            // The first error is the one to tell.
+            let _left_behind = std::fs::remove_file(&new);
+        }
+        outcome.map_err(|source| Error::KeyFile { path: self.path.clone(), source })
+    }
+}
+
+impl KeyProvider for KeyFile {
+    fn load(&self) -> Result<KeyRing> {
+        KeyRing::parse(&self.read()?)
+    }
+}
+
+/// Appends the entries of a line but the one with this id.
+fn keep_others(line: &str, id: MasterKeyId, text: &mut String) -> Result<()> {
+    for entry in line.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        if parse_entry(entry)?.0 != id {
+            text.push_str(entry);
+            text.push('\n');
+        }
+    }
+    Ok(())
+}
+
+fn write_and_rename(mut file: File, text: &str, new: &Path, path: &Path) -> std::io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(new, path)?;
+    sync_directory_of(path)
+}
+
+#[cfg(unix)]
+fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_directory_of(_path: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+fn refuse_shared(file: &File) -> std::io::Result<Result<()>> {
+    let metadata = file.metadata()?;
+    if metadata.len() > MAX_KEY_FILE_LEN_BYTES as u64 {
+        return Ok(Err(Error::Validation("the key file is too long")));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Ok(Err(Error::Validation("others can read the key file: chmod 600 it")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::seam::OsEntropy;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    #[cfg(unix)]
+    fn set_mode(path: &Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_file_must_be_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        std::fs::write(&path, format!("1:{HEX}\n")).unwrap();
+        set_mode(&path, 0o644);
+        assert_eq!(KeyFile::new(&path).load().unwrap_err().kind(), ErrorKind::Validation);
+        assert_eq!(KeyFile::new(&path).add_random_key(&OsEntropy).unwrap_err().kind(), ErrorKind::Validation);
+        set_mode(&path, 0o600);
+        assert_eq!(KeyFile::new(&path).load().unwrap().current_id(), 1);
+        let missing = KeyFile::new(directory.path().join("none")).load().unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::Io);
+        assert!(missing.to_string().contains("none"), "{missing}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn keys_are_added_and_removed_and_comments_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        let file = KeyFile::new(&path);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
+        std::fs::write(&path, format!("# ours\n3:{HEX}, 7:{}", HEX.replace('1', "2"))).unwrap();
+        set_mode(&path, 0o600);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 8);
+        assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
+        assert_eq!(file.remove_key(8).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(file.remove_key(4).unwrap_err().kind(), ErrorKind::NotFound);
+        file.remove_key(3).unwrap();
+        assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [7, 8]);
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# ours\n7:"));
+        assert!(file.load().is_ok(), "the new file is private too");
+        let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn two_changes_at_once_are_refused_and_nothing_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        let file = KeyFile::new(&path);
+        file.add_random_key(&OsEntropy).unwrap();
+        std::fs::write(directory.path().join("keys.new"), "somebody else's").unwrap();
+        let refused = file.add_random_key(&OsEntropy).unwrap_err();
+        assert!(refused.to_string().contains("keys.new"), "{refused}");
+        assert_eq!(file.load().unwrap().current_id(), 1);
+        assert_eq!(std::fs::read_to_string(directory.path().join("keys.new")).unwrap(), "somebody else's");
+    }
+
+    #[test]
+    fn what_is_no_key_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        for (bytes, words) in [
+            (vec![0xff; 10], "not text"),
+            (vec![b'#'; MAX_KEY_FILE_LEN_BYTES + 1], "too long"),
+            (b"# nothing\n".to_vec(), "no master key"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            #[cfg(unix)]
+            set_mode(&path, 0o600);
+            let refused = KeyFile::new(&path).load().unwrap_err();
+            assert!(refused.to_string().contains(words), "{refused}");
+        }
+    }
+}

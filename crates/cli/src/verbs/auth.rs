@@ -1,0 +1,104 @@
+//! `auth`: users, sessions, API keys, roles and the audit trail of a store.
+//!
+//! One module per noun, each with its verbs; what they share lies beside them:
+//!
+//! * [`service`] — the options that all verbs take, and the service on the store;
+//! * [`secret`] — passwords and tokens, typed without echo or read from standard input;
+//! * [`grant`] — what a role allows, as text; [`view`] — records, for people and for programs.
+//!
+//! What may be done to which record, and how it is kept, is the library's matter.
+
+mod api_key;
+mod audit;
+mod authorize;
+mod calibrate;
+mod grant;
+mod keyring;
+mod password;
+mod purge;
+mod role;
+mod secret;
+mod service;
+mod session;
+mod user;
+mod view;
+
+use clap::Subcommand;
+
+use crate::failure::{Exit, Failure};
+use crate::session::Session;
+use crate::verbs::auth::service::{Context, Options};
+
+const GUIDE: &str = "\
+First steps:
+  export HTKV_KEY_FILE=~/.htkv-keys          where the master keys are; keep a copy apart from the store
+  htkvctl auth keyring generate              makes that file, readable by you only
+  htkvctl auth user create alice             asks for the password; nothing of it is shown
+  htkvctl auth role define operator read,write:prefix:jobs/
+  htkvctl auth role grant alice operator
+  htkvctl auth key create alice --label ci   prints the API key, once
+  htkvctl auth authorize write jobs/7        asks for an API key or session token, and says what it may
+  htkvctl auth audit verify                  whether the trail of all this is whole
+
+Passwords and tokens are never arguments: others could read them in the list of processes and in the history of the
+shell. They are asked for on the terminal; where standard input is no terminal they are its first lines:
+  printf '%s\\n' \"$PASSWORD\" | htkvctl auth user create alice
+
+A USER is a name, in any spelling that is the same name, or an id (usr_...). Refused, unknown and taken is exit code 1.";
+
+/// Users, sessions, API keys, roles and the audit trail of a store
+#[derive(Debug, clap::Args)]
+#[command(after_help = GUIDE, subcommand_value_name = "NOUN", subcommand_help_heading = "Nouns")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    options: Options,
+
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Create, find, rename, disable and delete users
+    #[command(subcommand, after_help = user::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    User(user::Verb),
+    /// Change, reset and verify passwords
+    #[command(subcommand, after_help = password::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Password(password::Verb),
+    /// Log users in, and end what they began
+    #[command(subcommand, after_help = session::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Session(session::Verb),
+    /// API keys: what programs authenticate with
+    #[command(subcommand, after_help = api_key::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Key(api_key::Verb),
+    /// Roles: what users and API keys may do
+    #[command(subcommand, after_help = role::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Role(role::Verb),
+    Authorize(authorize::Args),
+    /// The master keys that wrap the store's secrets
+    #[command(subcommand, after_help = keyring::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Keyring(keyring::Verb),
+    /// The trail of who did what
+    #[command(subcommand, after_help = audit::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Audit(audit::Verb),
+    Purge(purge::Args),
+    Calibrate(calibrate::Args),
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let context = Context { session, options: &self.options };
+        match &self.noun {
+            Noun::User(verb) => verb.run(&context),
+            Noun::Password(verb) => verb.run(&context),
+            Noun::Session(verb) => verb.run(&context),
+            Noun::Key(verb) => verb.run(&context),
+            Noun::Role(verb) => verb.run(&context),
+            Noun::Authorize(args) => args.run(&context),
+            Noun::Keyring(verb) => verb.run(&context),
+            Noun::Audit(verb) => verb.run(&context),
+            Noun::Purge(args) => args.run(&context),
+            Noun::Calibrate(args) => args.run(&context),
+        }
+    }
+}

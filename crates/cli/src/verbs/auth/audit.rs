@@ -1,0 +1,207 @@
+//! `auth audit`: read, verify and prune the trail.
+
+use clap::Subcommand;
+use hightower_kv::auth::{Actor, AuditCheckpoint, AuditEntry, AuditOutcome, AuditVerdict, MAX_AUDIT_PAGE};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure, snake_case};
+use crate::interrupt;
+use crate::units::{count, date_time};
+use crate::verbs::auth::service::{Auth, Context};
+use crate::verbs::auth::view::{self, View};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  htkvctl auth audit list --last 20
+  htkvctl auth audit verify                  exit code 1 if an entry was changed, removed or put in
+  htkvctl auth audit checkpoint              keep what it prints outside the store ...
+  htkvctl auth audit verify --since 42:...   ... and a store that was put back whole is found too";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List entries, oldest first
+    #[command(after_help = "Examples:
+  htkvctl auth audit list                        the first 100
+  htkvctl auth audit list --from 100 --limit 50  a page
+  htkvctl auth audit list --last 20
+  htkvctl auth audit list --limit 1000000 --json | jq 'select(.outcome == \"refused\")'")]
+    List {
+        /// From this number on
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        from: u64,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// The last so many instead
+        #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"])]
+        last: Option<usize>,
+    },
+    /// Whether every entry is there, unchanged and in its place
+    #[command(after_help = "Examples:
+  htkvctl auth audit verify
+  htkvctl auth audit verify --since 42:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+
+Prints the checkpoint of the trail's end. Exit code 1 if the trail is broken.")]
+    Verify {
+        /// Also that the trail goes on from this checkpoint
+        #[arg(long, value_name = "CHECKPOINT")]
+        since: Option<AuditCheckpoint>,
+    },
+    /// Print the checkpoint of the trail's end, to keep outside the store
+    #[command(after_help = "Example:
+  htkvctl auth audit checkpoint >> /mnt/elsewhere/checkpoints")]
+    Checkpoint,
+    /// Remove old entries; what stays can still be verified
+    #[command(after_help = "Example:
+  htkvctl auth audit prune --before 1000
+
+The removal is itself an entry of the trail. A broken trail is not pruned.")]
+    Prune {
+        /// Entries before this number go
+        #[arg(long, value_name = "SEQ")]
+        before: u64,
+    },
+}
+
+#[derive(Serialize)]
+struct Entry {
+    seq: u64,
+    at_ms: i64,
+    actor: String,
+    action: String,
+    target: String,
+    source: Option<String>,
+    outcome: &'static str,
+    suppressed: u32,
+}
+
+impl From<AuditEntry> for Entry {
+    fn from(entry: AuditEntry) -> Self {
+        Self {
+            seq: entry.seq,
+            at_ms: entry.at_ms,
+            actor: match entry.actor {
+                Actor::System => "system".into(),
+                Actor::User(id) => id.to_string(),
+                Actor::ApiKey(id) => id.to_string(),
+            },
+            action: snake_case(&format!("{:?}", entry.action)),
+            target: entry.target,
+            source: entry.source,
+            outcome: match entry.outcome {
+                AuditOutcome::Done => "done",
+                AuditOutcome::Refused => "refused",
+            },
+            suppressed: entry.suppressed,
+        }
+    }
+}
+
+impl View for Entry {
+    const HEADING: &'static [&'static str] = &["seq", "time", "actor", "action", "outcome", "target", "source"];
+
+    fn row(&self) -> Vec<String> {
+        let outcome = match self.suppressed {
+            0 => self.outcome.to_owned(),
+            more => format!("{}, and {more} more", self.outcome),
+        };
+        let (source, target) = (self.source.clone().unwrap_or_else(|| "-".into()), self.target.clone());
+        let (seq, time) = (self.seq.to_string(), date_time(self.at_ms));
+        vec![seq, time, self.actor.clone(), self.action.clone(), outcome, target, source]
+    }
+
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        Self::HEADING.iter().copied().zip(self.row()).collect()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+enum Verdict {
+    Intact { entries: u64, checkpoint: String },
+    Broken { seq: u64, problem: &'static str },
+}
+
+#[derive(Serialize)]
+struct Checkpoint {
+    checkpoint: String,
+}
+
+#[derive(Serialize)]
+struct Pruned {
+    removed: u64,
+}
+
+impl Verb {
+    pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
+        let screen = context.session.screen;
+        match self {
+            Self::List { from, limit, last } => {
+                let entries = context.read(|auth| list(auth, *from, *limit, *last))?;
+                let views: Vec<_> = entries.into_iter().map(Entry::from).collect();
+                view::many(screen, &views, "there are no entries")
+            }
+            Self::Verify { since } => verify(context, since.as_ref()),
+            Self::Checkpoint => {
+                let checkpoint = context.read(|auth| Ok(auth.audit_checkpoint()?))?.to_string();
+                screen.answer(&Checkpoint { checkpoint: checkpoint.clone() }, || checkpoint)?;
+                Ok(Exit::Done)
+            }
+            Self::Prune { before } => {
+                let removed = context.change(|auth| prune(auth, *before))?;
+                screen.answer(&Pruned { removed }, || format!("removed {}", entries_text(removed)))?;
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+fn list(auth: &Auth, from: u64, limit: usize, last: Option<usize>) -> Result<Vec<AuditEntry>, Failure> {
+    let (mut from, limit) = match last {
+        Some(last) => (auth.audit_checkpoint()?.next_seq.saturating_sub(last as u64), last),
+        None => (from, limit),
+    };
+    let mut entries: Vec<AuditEntry> = Vec::new();
+    while entries.len() < limit {
+        interrupt::check()?;
+        let page = auth.audit_entries(from, MAX_AUDIT_PAGE.min(limit - entries.len()))?;
+        let Some(end) = page.last() else { break };
+        from = end.seq.saturating_add(1);
+        entries.extend(page);
+    }
+    Ok(entries)
+}
+
+fn entries_text(entries: u64) -> String {
+    if entries == 1 { "1 entry".into() } else { format!("{} entries", count(entries)) }
+}
+
+fn verify(context: &Context<'_>, since: Option<&AuditCheckpoint>) -> Result<Exit, Failure> {
+    let screen = context.session.screen;
+    match context.read(|auth| Ok(auth.verify_audit(since)?))? {
+        AuditVerdict::Intact { entries, checkpoint } => {
+            let checkpoint = checkpoint.to_string();
+            let answer = Verdict::Intact { entries, checkpoint: checkpoint.clone() };
+            screen.answer(&answer, || format!("the trail is whole: {}\n{checkpoint}", entries_text(entries)))?;
+            Ok(Exit::Done)
+        }
+        AuditVerdict::Broken { seq, problem } => {
+            screen.answer(&Verdict::Broken { seq, problem }, || {
+                format!("the trail is broken at entry {seq}: {problem}")
+            })?;
+            Ok(Exit::Negative)
+        }
+    }
+}
+
+fn prune(auth: &Auth, before: u64) -> Result<u64, Failure> {
+    let mut removed = 0;
+    loop {
+        interrupt::check()?;
+        // What this call adds to the trail is behind `before`, or is left to the next one.
+        match auth.prune_audit(before)? {
+            0 => return Ok(removed),
+            more => removed += more,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `auth authorize`: whether the holder of a token may do something.
+
+use hightower_kv::auth::Action;
+use serde::Serialize;
+
+use crate::cli::Text;
+use crate::failure::{Exit, Failure};
+use crate::notation::show;
+use crate::records::Bytes;
+use crate::verbs::auth::grant::{action, action_name};
+use crate::verbs::auth::secret::ask;
+use crate::verbs::auth::service::Context;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl auth authorize read jobs/7
+  printf '%s\\n' \"$API_KEY\" | htkvctl auth authorize write jobs/7 --json
+
+Exit code 1 if not: nobody has granted it, or the token is refused. Looking does not count as a use of the token.";
+
+/// Whether the holder of an API key or session token may do something to a key
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// read, write or admin
+    #[arg(value_parser = action)]
+    action: Action,
+
+    /// The key
+    #[arg(value_parser = Text::parser())]
+    key: Text,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    outcome: &'static str,
+    action: &'static str,
+    key: Bytes<'a>,
+    user_id: Option<&'a str>,
+}
+
+impl Args {
+    pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
+        let token = ask("token")?;
+        let found = context.read(|auth| {
+            let Some(principal) = auth.authenticate(&token)? else {
+                return Ok(None);
+            };
+            let allowed = auth.authorize(&principal, self.action, &self.key.0)?;
+            Ok(Some((principal.user_id().clone(), allowed)))
+        })?;
+        let (outcome, text, exit) = match &found {
+            Some((_, true)) => ("allowed", "allowed", Exit::Done),
+            Some((_, false)) => ("denied", "denied", Exit::Negative),
+            None => ("refused", "refused: the token does not work;", Exit::Negative),
+        };
+        let user_id = found.as_ref().map(|(user_id, _)| user_id.as_str());
+        let (action, key) = (action_name(self.action), &self.key.0[..]);
+        let answer = Answer { outcome, action, key: Bytes::of(key), user_id };
+        context.session.screen.answer(&answer, || format!("{text} {action} {}", show(key)))?;
+        Ok(exit)
+    }
+}

@@ -1,0 +1,179 @@
+//! What a role or an API key allows, as text: `read,write:prefix:jobs/`.
+//!
+//! ```text
+//! grant   = actions ":" keys
+//! actions = action { "," action }              action = "read" | "write" | "admin"
+//! keys    = "all" | "prefix:" KEY | "key:" KEY | "range:" [ KEY ] ".." [ KEY ]
+//! ```
+//!
+//! A KEY is in the [notation] that is used everywhere; in front of `..` it is a literal if it holds a dot. A range
+//! has its first key in it and its last not; an end that is left out is open.
+
+use std::str::FromStr;
+
+use hightower_kv::auth::{Action, Grant, KeyRange};
+
+use crate::notation::{self, show};
+
+const SHAPE: &str =
+    "a grant is actions and keys: read,write:prefix:jobs/, read:key:motd, admin:all, or read:range:a..f";
+
+/// A grant that was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GrantText(pub(super) Grant);
+
+impl FromStr for GrantText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (actions, keys) = text.split_once(':').ok_or(SHAPE)?;
+        let actions = actions.split(',').map(action).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self(Grant::new(actions, range(keys)?).map_err(|bad| bad.to_string())?))
+    }
+}
+
+pub(super) fn action(name: &str) -> Result<Action, String> {
+    match name {
+        "read" => Ok(Action::Read),
+        "write" => Ok(Action::Write),
+        "admin" => Ok(Action::Admin),
+        _ => Err(format!("{name:?} is no action: read, write or admin")),
+    }
+}
+
+pub(super) fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Read => "read",
+        Action::Write => "write",
+        Action::Admin => "admin",
+    }
+}
+
+fn range(keys: &str) -> Result<KeyRange, String> {
+    if keys == "all" {
+        return Ok(KeyRange::all());
+    }
+    match keys.split_once(':') {
+        Some(("prefix", prefix)) => Ok(KeyRange::prefix(key(prefix)?)),
+        Some(("key", only)) => Ok(KeyRange::key(&key(only)?)),
+        Some(("range", ends)) => {
+            let at = end_of_first_key(ends);
+            let (from, to) = ends[at..].split_once("..").ok_or(SHAPE)?;
+            let from = key(&[&ends[..at], from].concat())?;
+            Ok(KeyRange::new(from, if to.is_empty() { None } else { Some(key(to)?) }))
+        }
+        _ => Err(SHAPE.into()),
+    }
+}
+
+fn key(text: &str) -> Result<Vec<u8>, String> {
+    notation::parse(text.as_bytes()).map(|bytes| bytes.into_owned()).map_err(|bad| bad.to_string())
+}
+
+/// Where to look for the `..` behind a key: behind its closing quote, if it is a literal.
+fn end_of_first_key(text: &str) -> usize {
+    if !text.starts_with("b\"") {
+        return 0;
+    }
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(2) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Writes a grant as [`GrantText`] reads it.
+pub(super) fn text(grant: &Grant) -> String {
+    let actions: Vec<_> = grant.actions().map(action_name).collect();
+    format!("{}:{}", actions.join(","), range_text(grant.range()))
+}
+
+fn range_text(range: &KeyRange) -> String {
+    let start = range.start();
+    if *range == KeyRange::all() {
+        "all".into()
+    } else if *range == KeyRange::prefix(start) {
+        format!("prefix:{}", show(start))
+    } else if *range == KeyRange::key(start) {
+        format!("key:{}", show(start))
+    } else {
+        let from = if start.contains(&b'.') { notation::literal(start).into() } else { show(start) };
+        format!("range:{from}..{}", range.end().map(show).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GrantText, text};
+    use hightower_kv::auth::{Action, Grant, KeyRange};
+    use proptest::prelude::*;
+
+    #[test]
+    fn grants_are_read() {
+        let all = Action::ALL;
+        for (typed, actions, range) in [
+            ("read:all", &all[..1], KeyRange::all()),
+            ("read,write,admin:prefix:jobs/", &all, KeyRange::prefix("jobs/")),
+            ("write,write:key:a:b", &all[1..2], KeyRange::key(b"a:b")),
+            ("admin:prefix:", &all[2..], KeyRange::all()),
+            ("read:range:a..f", &all[..1], KeyRange::new("a", Some(b"f".to_vec()))),
+            ("read:range:..f..g", &all[..1], KeyRange::new("", Some(b"f..g".to_vec()))),
+            ("read:range:m..", &all[..1], KeyRange::new("m", None)),
+            (r#"read:range:b"\"..\\"..b"\xff""#, &all[..1], KeyRange::new(&b"\"..\\"[..], Some(vec![0xff]))),
+        ] {
+            let expected = Grant::new(actions.iter().copied(), range).unwrap();
+            assert_eq!(typed.parse::<GrantText>().unwrap().0, expected, "{typed}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for typed in [
+            "",
+            "read",
+            "all",
+            ":all",
+            "run:all",
+            "read:",
+            "read:everything",
+            "read:prefix",
+            "read:range:a",
+            "read:range:f..a",
+            "read:range:a..a",
+            r#"read:range:b"a..b"#,
+            r#"read:prefix:b"x"#,
+        ] {
+            assert!(typed.parse::<GrantText>().is_err(), "{typed:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(
+            actions in prop::sample::subsequence(Action::ALL.to_vec(), 1..=3),
+            start in prop::collection::vec(prop::sample::select(&b"ab.\":\\\x00\xff"[..]), 0..6),
+            end in prop::option::of(prop::collection::vec(prop::sample::select(&b"ab.\":\\\x00\xff"[..]), 0..6)),
+            kind in 0..3,
+        ) {
+            let range = match kind {
+                0 => KeyRange::prefix(start),
+                1 => KeyRange::key(&start),
+                _ => KeyRange::new(start, end),
+            };
+            if let Ok(grant) = Grant::new(actions, range) {
+                let written = text(&grant);
+                prop_assert_eq!(written.parse::<GrantText>().map(|read| read.0), Ok(grant), "{}", written);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(typed in "(read:range:)?(b\")?[\\PC\"\\\\.:é]{0,16}") {
+            let _outcome = typed.parse::<GrantText>();
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `auth purge`: free what expired sessions and API keys take.
+
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::units::counted;
+use crate::verbs::auth::service::Context;
+
+const EXAMPLES: &str = "\
+Example:
+  htkvctl auth purge
+
+They are refused anyway; this frees their space, and the places that they take in a user's limits.";
+
+/// Remove sessions and API keys that have expired
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {}
+
+#[derive(Serialize)]
+struct Answer {
+    sessions: u64,
+    api_keys: u64,
+}
+
+impl Args {
+    #[allow(clippy::unused_self, reason = "every verb is run alike")]
+    pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
+        let purged = context.change(|auth| Ok(auth.purge_expired()?))?;
+        let answer = Answer { sessions: purged.sessions, api_keys: purged.api_keys };
+        let text =
+            || format!("removed {} and {}", counted(purged.sessions, "session"), counted(purged.api_keys, "API key"));
+        context.session.screen.answer(&answer, text)?;
+        Ok(Exit::Done)
+    }
+}

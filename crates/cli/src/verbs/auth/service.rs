@@ -1,0 +1,115 @@
+//! The options that all verbs of `auth` take, and the service on the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hightower_kv::SingleNodeEngine;
+use hightower_kv::auth::crypto::{KeyEnvironment, KeyFile};
+use hightower_kv::auth::{
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthService, Error, KeyProvider, KeyRing, UserRecord,
+};
+
+use crate::failure::Failure;
+use crate::session::{Session, Store};
+
+/// Holds master keys where no file is named.
+const KEY_VARIABLE: &str = "HTKV_MASTER_KEYS";
+
+const NO_KEYS: &str = "no master keys: name their file with --key-file or HTKV_KEY_FILE, or put them into HTKV_MASTER_KEYS; \
+                       `htkvctl auth keyring generate --key-file FILE` makes one";
+const NO_RECORDS: &str = "the store has no users, roles or keys yet; `auth user create` and `auth role define` begin";
+
+/// Options of every verb.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Service")]
+pub(super) struct Options {
+    /// The file with the master keys, one a line: id:64-hex-digits. Only its owner may be able to read it. Without it the
+    /// environment variable HTKV_MASTER_KEYS holds them, separated by commas
+    #[arg(long, global = true, value_name = "FILE", env = "HTKV_KEY_FILE", hide_env_values = true)]
+    key_file: Option<PathBuf>,
+
+    /// How much work a new password hash is: KiB of memory, iterations, lanes. See `auth calibrate`
+    #[arg(long, global = true, value_name = "m=KIB,t=N,p=N", env = "HTKV_ARGON2", default_value_t = Argon2Params::default())]
+    argon2: Argon2Params,
+
+    /// Where the request comes from, for the audit trail and the delays after wrong passwords
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    source: Option<String>,
+}
+
+impl Options {
+    pub(super) fn key_file(&self) -> Result<KeyFile, Failure> {
+        match &self.key_file {
+            Some(path) => Ok(KeyFile::new(path)),
+            None => Err(Failure::Usage("this needs the file of the master keys: --key-file or HTKV_KEY_FILE".into())),
+        }
+    }
+
+    pub(super) fn key_ring(&self) -> Result<KeyRing, Failure> {
+        match &self.key_file {
+            Some(path) => Ok(KeyFile::new(path).load()?),
+            None => match KeyEnvironment::new(KEY_VARIABLE).load() {
+                Err(Error::NotFound(_)) => Err(Failure::Usage(NO_KEYS.into())),
+                outcome => Ok(outcome?),
+            },
+        }
+    }
+}
+
+/// The service on the tool's store.
+pub(super) type Auth = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncryptor>;
+
+/// What a verb of `auth` works with.
+pub(super) struct Context<'a> {
+    pub(super) session: &'a Session,
+    pub(super) options: &'a Options,
+}
+
+impl Context<'_> {
+    /// Runs `work` on a store that others may read too. What it would write (last uses) is left out.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
+        let ring = self.options.key_ring()?;
+        self.session.reader()?.finish(|store| work(&self.begun(store, ring)?))
+    }
+
+    /// Runs `work`, which changes something that is there.
+    pub(super) fn change<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
+        let ring = self.options.key_ring()?;
+        if !self.session.data_dir().exists() {
+            self.session.reader()?.close()?; // says what is missing, and makes nothing
+        }
+        self.session.writer()?.finish(|store| work(&self.begun(store, ring)?))
+    }
+
+    /// Runs `work`, which may make the first record, and the store.
+    pub(super) fn create<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
+        let ring = self.options.key_ring()?;
+        self.session.writer()?.finish(|store| work(&self.service(store, ring)?))
+    }
+
+    fn begun(&self, store: &Store, ring: KeyRing) -> Result<Auth, Failure> {
+        let auth = self.service(store, ring)?;
+        if auth.is_initialised()? { Ok(auth) } else { Err(Error::NotFound(NO_RECORDS).into()) }
+    }
+
+    fn service(&self, store: &Store, ring: KeyRing) -> Result<Auth, Failure> {
+        let hasher = Argon2SecretHasher::with_params(self.options.argon2);
+        let auth = AuthService::new(store.engine(), hasher, AesGcmEncryptor::with_ring(ring));
+        match &self.options.source {
+            Some(source) => Ok(auth.from_source(source)?),
+            None => Ok(auth),
+        }
+    }
+}
+
+/// The user with this id or name. An id wins over a name that looks like one.
+pub(super) fn user(auth: &Auth, name_or_id: &str) -> Result<UserRecord, Failure> {
+    if let Some(user) = auth.get_user(name_or_id)? {
+        return Ok(user);
+    }
+    match auth.find_user(name_or_id) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) | Err(Error::Validation(_)) => Err(Error::NotFound("no user has this name or id").into()),
+        Err(error) => Err(error.into()),
+    }
+}

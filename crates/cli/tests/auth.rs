@@ -1,0 +1,362 @@
+//! `htkvctl auth`, as an operator meets it: what it prints, for people and for programs, how it ends, and that no secret
+//! gets out.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Ended, Tool};
+use serde_json::{Value, json};
+
+const PASSWORD: &str = "violet teapot orbit 9";
+const OTHER: &str = "four more random words";
+
+/// The tool with a key file, a store and, if asked for, people in it.
+struct Desk {
+    tool: Tool,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { tool: Tool::new() };
+        desk.ok(&["keyring", "generate"], "");
+        desk
+    }
+
+    fn with_alice() -> Self {
+        let desk = Self::new();
+        desk.ok(&["user", "create", "alice"], PASSWORD);
+        desk
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.tool.path("keys")
+    }
+
+    /// Runs `htkvctl auth` with lines on standard input.
+    fn run(&self, arguments: &[&str], input: &str) -> Ended {
+        let key_file = self.key_file();
+        let front = ["auth", "--key-file", key_file.to_str().unwrap()];
+        self.tool.run_with_input([&front[..], arguments].concat(), format!("{input}\n").as_bytes())
+    }
+
+    fn ok(&self, arguments: &[&str], input: &str) -> String {
+        self.run(arguments, input).ok()
+    }
+
+    /// One JSON object, from a run that was done.
+    fn json(&self, arguments: &[&str], input: &str) -> Value {
+        let ended = self.run(&[&["--json"], arguments].concat(), input);
+        assert_eq!((ended.code, &*ended.err), (Some(0), ""));
+        ended.json()
+    }
+
+    /// One JSON object, from a run that ended with exit code 1.
+    fn refused(&self, arguments: &[&str], input: &str) -> Value {
+        let ended = self.run(&[&["--json"], arguments].concat(), input);
+        assert_eq!(ended.code, Some(1), "{}", ended.err);
+        ended.json()
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+#[test]
+fn users() {
+    let desk = Desk::new();
+    let created = desk.json(&["user", "create", "Alice"], PASSWORD);
+    let id = text(&created["user_id"]);
+    assert!(id.starts_with("usr_") && created["username"] == "Alice" && created["disabled"] == json!(false));
+    desk.run(&["user", "create", "ALICE"], PASSWORD).fails(1, "the username is taken");
+    desk.run(&["user", "create", "bob"], "short").fails(2, "validation failed");
+    desk.run(&["user", "create", "bob"], "").fails(2, "no password was given");
+    desk.ok(&["user", "create", "bob"], PASSWORD);
+    let list = desk.ok(&["user", "list", "--json"], "");
+    assert_eq!(list.lines().count(), 2);
+    let first: Value = serde_json::from_str(list.lines().next().unwrap()).unwrap();
+    let rest = desk.ok(&["user", "list", "--json", "--after", first["user_id"].as_str().unwrap()], "");
+    assert_eq!(rest.lines().collect::<Vec<_>>(), list.lines().skip(1).collect::<Vec<_>>());
+    assert_eq!(desk.ok(&["user", "list", "--json", "--limit", "1"], "").lines().count(), 1);
+    assert!(desk.ok(&["user", "list"], "").contains("last login"));
+
+    assert_eq!(desk.ok(&["user", "rename", "alice", "carol"], ""), format!("renamed to carol ({id})\n"));
+    desk.run(&["user", "rename", "bob", "CAROL"], "").fails(1, "the username is taken");
+    assert_eq!(desk.json(&["user", "show", &id], "")["username"], "carol");
+    assert_eq!(desk.json(&["user", "show", "Carol"], "")["user_id"], json!(id));
+    assert_eq!(desk.json(&["user", "disable", "carol"], "")["disabled"], json!(true));
+    assert_eq!(desk.refused(&["password", "verify", "carol"], PASSWORD), json!({ "outcome": "refused" }));
+    assert_eq!(desk.json(&["user", "enable", "carol"], "")["disabled"], json!(false));
+    desk.ok(&["password", "verify", "carol"], PASSWORD);
+    assert_eq!(desk.ok(&["user", "delete", "carol"], ""), format!("deleted carol ({id})\n"));
+    for verb in [&["user", "show", "carol"][..], &["user", "delete", &id], &["user", "rename", "carol", "x-y-z"]] {
+        desk.run(verb, "").fails(1, "no user has this name or id");
+    }
+}
+
+#[test]
+fn metadata_is_encrypted_and_comes_back_byte_for_byte() {
+    let desk = Desk::new();
+    let bytes: Vec<u8> = (0..=255).collect();
+    let file = desk.tool.write("metadata", [b"find me on disk".as_slice(), &bytes].concat());
+    let file = file.to_str().unwrap();
+    desk.ok(&["user", "create", "alice", "--metadata", file], PASSWORD);
+    assert_eq!(desk.run(&["user", "metadata", "alice", "--raw"], "").out, std::fs::read(file).unwrap());
+    assert!(desk.ok(&["user", "metadata", "alice"], "").starts_with("b\"find me on disk\\0\\x01"));
+    for (path, bytes) in common::files(&desk.tool.store()) {
+        assert!(!bytes.windows(15).any(|window| window == b"find me on disk"), "in the clear in {}", path.display());
+    }
+    desk.ok(&["user", "metadata", "alice", "--clear"], "");
+    desk.run(&["user", "metadata", "alice"], "").fails(1, "has no metadata");
+    desk.ok(&["user", "metadata", "alice", "--set", file], "");
+    let shown = desk.json(&["key", "create", "alice", "--metadata", file], "");
+    let key = text(&shown["key_id"]);
+    assert_eq!(desk.run(&["key", "metadata", &key, "--raw"], "").out, std::fs::read(file).unwrap());
+    let long = desk.tool.write("long", vec![0; 64 * 1024 + 1]);
+    desk.run(&["user", "metadata", "alice", "--set", long.to_str().unwrap()], "").fails(2, "longer than 64 KiB");
+}
+
+#[test]
+fn passwords() {
+    let desk = Desk::with_alice();
+    let verify = |password: &str| desk.run(&["password", "verify", "alice"], password).code;
+    assert_eq!((verify(PASSWORD), verify(OTHER)), (Some(0), Some(1)));
+    let both = format!("{OTHER}\n{PASSWORD}");
+    assert_eq!(desk.refused(&["password", "change", "alice"], &both), json!({ "outcome": "refused" }));
+    let both = format!("{PASSWORD}\n{OTHER}");
+    assert_eq!(desk.json(&["password", "change", "alice"], &both)["outcome"], "changed");
+    assert_eq!((verify(PASSWORD), verify(OTHER)), (Some(1), Some(0)));
+    assert!(desk.ok(&["password", "reset", "alice"], PASSWORD).contains("all sessions ended"));
+    assert_eq!((verify(PASSWORD), verify(OTHER)), (Some(0), Some(1)));
+    desk.run(&["password", "reset", "alice"], "alice alice alice").fails(2, "validation failed");
+    // Unknown users get the same words; at some time guesses are no longer looked at, whoever asks.
+    let unknown = desk.run(&["password", "verify", "nobody"], OTHER);
+    assert_eq!((unknown.code, &unknown.out[..]), (Some(1), &b"refused: wrong user or password\n"[..]));
+}
+
+#[test]
+fn sessions() {
+    let desk = Desk::with_alice();
+    assert_eq!(desk.refused(&["session", "create", "alice"], OTHER), json!({ "outcome": "refused" }));
+    let begun = desk.json(&["session", "create", "alice", "--source", "192.0.2.7"], PASSWORD);
+    let token = text(&begun["token"]);
+    assert!(token.starts_with("hts_") && begun["source"] == "192.0.2.7");
+    let found = desk.json(&["session", "check"], &token);
+    assert_eq!((&found["session_id"], found.get("token")), (&begun["session_id"], None));
+    assert_eq!(desk.refused(&["session", "check"], &token.replace("hts", "htk")), json!({ "outcome": "refused" }));
+    let second = text(&desk.json(&["session", "create", "alice"], PASSWORD)["token"]);
+    assert_eq!(desk.ok(&["session", "list", "alice", "--json"], "").lines().count(), 2);
+    desk.ok(&["session", "revoke", "alice", begun["session_id"].as_str().unwrap()], "");
+    desk.run(&["session", "revoke", "alice", begun["session_id"].as_str().unwrap()], "").fails(1, "no session");
+    assert_eq!(desk.run(&["session", "check"], &token).code, Some(1));
+    desk.ok(&["session", "end"], &second);
+    desk.run(&["session", "end"], &second).fails(1, "no session has this token");
+    let third = text(&desk.json(&["session", "create", "alice"], PASSWORD)["token"]);
+    desk.ok(&["session", "revoke", "alice", "--all"], "");
+    assert_eq!(desk.run(&["session", "check"], &third).code, Some(1));
+    assert_eq!(desk.ok(&["session", "list", "alice"], ""), "there are no living sessions\n");
+    desk.run(&["session", "revoke", "alice"], "").fails(2, "required");
+    assert!(desk.json(&["purge"], "")["sessions"].as_u64() > Some(0));
+}
+
+#[test]
+fn api_keys() {
+    let desk = Desk::with_alice();
+    let made = desk.json(&["key", "create", "alice", "--label", "ci", "--expires-in", "90d"], "");
+    let (key, token) = (text(&made["key_id"]), text(&made["token"]));
+    assert!(token.starts_with(&key) && made["like_owner"] == json!(true));
+    let span_ms = made["expires_at_ms"].as_i64().unwrap() - made["created_at_ms"].as_i64().unwrap();
+    assert!((span_ms - 90 * 86_400_000).abs() < 60_000, "{span_ms}");
+    let works = |token: &str| desk.run(&["key", "authenticate"], token).code == Some(0);
+    assert!(works(&token) && !works(&token[..token.len() - 1]) && !works(PASSWORD));
+    assert_eq!(desk.json(&["key", "authenticate"], &token)["label"], "ci");
+    assert!(!desk.ok(&["key", "show", &key], "").contains(&token));
+    let rotated = text(&desk.json(&["key", "rotate", &key, "--overlap", "1h"], "")["token"]);
+    assert!(works(&token) && works(&rotated));
+    let again = text(&desk.json(&["key", "rotate", &key], "")["token"]);
+    assert!(!works(&token) && !works(&rotated) && works(&again));
+    desk.ok(&["user", "disable", "alice"], "");
+    assert!(!works(&again));
+    desk.ok(&["user", "enable", "alice"], "");
+    assert!(works(&again));
+    assert_eq!(desk.ok(&["key", "list", "alice", "--json"], "").lines().count(), 1);
+    assert_eq!(desk.ok(&["key", "revoke", &key], ""), format!("revoked {key}\n"));
+    assert!(!works(&again));
+    for verb in [&["key", "revoke", &key][..], &["key", "show", &key], &["key", "rotate", &key]] {
+        desk.run(verb, "").fails(1, "no API key has this id");
+    }
+    desk.run(&["key", "create", "alice", "--grant", "fly:all"], "").fails(2, "is no action");
+}
+
+#[test]
+fn roles_and_what_they_allow() {
+    let desk = Desk::with_alice();
+    let role = desk.json(&["role", "define", "operator", "read,write:prefix:jobs/", r#"read:key:b"\xff""#], "");
+    assert_eq!(role["grants"], json!(["read,write:prefix:jobs/", r#"read:key:b"\xff""#]));
+    desk.run(&["role", "grant", "alice", "nobody"], "").fails(1, "no role has this name");
+    desk.ok(&["role", "define", "auditor", "read:range:a..f"], "");
+    assert_eq!(desk.json(&["role", "grant", "alice", "operator"], "")["roles"], json!(["operator"]));
+    assert_eq!(desk.json(&["role", "grant", "alice", "auditor"], "")["roles"], json!(["auditor", "operator"]));
+    let all = text(&desk.json(&["key", "create", "alice"], "")["token"]);
+    let few = text(&desk.json(&["key", "create", "alice", "--grant", "read:all", "--role", "auditor"], "")["token"]);
+    let allowed = |action: &str, key: &str, token: &str| {
+        let ended = desk.run(&["--json", "authorize", action, key], token);
+        let outcome = text(&ended.json()["outcome"]);
+        assert_eq!(ended.code, Some(i32::from(outcome != "allowed")));
+        outcome
+    };
+    assert_eq!(allowed("write", "jobs/7", &all), "allowed");
+    assert_eq!(allowed("write", "jobs/7", &few), "denied");
+    assert_eq!(allowed("read", "jobs/7", &few), "allowed");
+    assert_eq!(allowed("read", r#"b"\xff""#, &few), "allowed");
+    assert_eq!(allowed("admin", "jobs/7", &all), "denied");
+    assert_eq!(allowed("read", "motd", &all), "denied");
+    assert_eq!(allowed("read", r#"b"\0auth/meta""#, &all), "denied");
+    assert_eq!(allowed("read", "jobs/7", "htk_nothing"), "refused");
+    assert_eq!(desk.json(&["role", "revoke", "alice", "operator"], "")["roles"], json!(["auditor"]));
+    assert_eq!(allowed("read", "jobs/7", &few), "denied");
+    assert_eq!(allowed("read", "config", &all), "allowed");
+    desk.ok(&["role", "remove", "auditor"], "");
+    assert_eq!(allowed("read", "config", &all), "denied");
+    desk.run(&["role", "show", "auditor"], "").fails(1, "no role has this name");
+    assert_eq!(desk.ok(&["role", "list"], "").lines().count(), 2);
+    for grant in ["read:everything", "read:range:f..a", "read"] {
+        assert_eq!(desk.run(&["role", "define", "bad", grant], "").code, Some(2), "{grant}");
+    }
+}
+
+#[test]
+fn the_master_key_rotates_and_is_looked_after() {
+    let desk = Desk::new();
+    let file = desk.tool.write("metadata", "data");
+    desk.ok(&["user", "create", "alice", "--metadata", file.to_str().unwrap()], PASSWORD);
+    let wraps = |n: usize| -> Vec<(Value, Value)> {
+        let list = desk.ok(&["--json", "keyring", "list"], "");
+        assert_eq!(list.lines().count(), n);
+        let keys = list.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        keys.map(|key| (key["current"].clone(), key["wraps"].clone())).collect()
+    };
+    assert_eq!(wraps(1), [(json!(true), json!(2))]);
+    assert_eq!(desk.ok(&["keyring", "generate"], ""), "generated master key 2\n");
+    assert_eq!(wraps(2), [(json!(false), json!(2)), (json!(true), json!(0))]);
+    desk.run(&["keyring", "remove", "1"], "").fails(1, "still wraps");
+    desk.run(&["keyring", "remove", "2"], "").fails(1, "current");
+    assert_eq!(desk.json(&["keyring", "rotate"], "")["rewrapped"], json!(2));
+    assert_eq!(desk.json(&["keyring", "rotate"], "")["rewrapped"], json!(0));
+    assert_eq!(wraps(2), [(json!(false), json!(0)), (json!(true), json!(2))]);
+    desk.ok(&["keyring", "remove", "1"], "");
+    assert_eq!(wraps(1), [(json!(true), json!(2))]);
+    assert_eq!(desk.ok(&["user", "metadata", "alice"], ""), "data\n");
+
+    let keys = std::fs::read_to_string(desk.key_file()).unwrap();
+    let mut command = desk.tool.command(["auth", "user", "show", "alice"]);
+    assert!(command.env("HTKV_MASTER_KEYS", &keys).output().unwrap().status.success());
+    let other = format!("2:{}", "ab".repeat(32));
+    let output = desk.tool.command(["auth", "user", "list"]).env("HTKV_MASTER_KEYS", &other).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let output = desk.tool.command(["auth", "user", "list"]).env("HTKV_MASTER_KEYS", "1:xyz").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!String::from_utf8(output.stderr).unwrap().contains("xyz"));
+    desk.tool.run(["auth", "user", "list"]).fails(2, "no master keys");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_file_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::with_alice();
+    assert_eq!(std::fs::metadata(desk.key_file()).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::set_permissions(desk.key_file(), std::fs::Permissions::from_mode(0o640)).unwrap();
+    desk.run(&["user", "list"], "").fails(2, "chmod 600");
+    desk.run(&["keyring", "generate"], "").fails(2, "chmod 600");
+}
+
+#[test]
+fn the_trail_is_read_verified_and_pruned() {
+    let desk = Desk::with_alice();
+    assert_eq!(desk.run(&["password", "verify", "alice", "--source", "192.0.2.7"], OTHER).code, Some(1));
+    let checkpoint = text(&desk.json(&["audit", "checkpoint"], "")["checkpoint"]);
+    desk.ok(&["user", "disable", "alice"], "");
+    let list = desk.ok(&["--json", "audit", "list"], "");
+    let entries: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<_> = entries.iter().map(|entry| (text(&entry["action"]), text(&entry["outcome"]))).collect();
+    let expected = [("user_created", "done"), ("password_verified", "refused"), ("user_disabled", "done")];
+    assert_eq!(seen, expected.map(|(action, outcome)| (action.to_owned(), outcome.to_owned())));
+    assert_eq!((&entries[1]["source"], &entries[1]["actor"]), (&json!("192.0.2.7"), &json!("system")));
+    let page = desk.ok(&["--json", "audit", "list", "--from", "1", "--limit", "1"], "");
+    assert_eq!(page.trim_end(), list.lines().nth(1).unwrap());
+    assert_eq!(desk.ok(&["--json", "audit", "list", "--last", "1"], "").trim_end(), list.lines().nth(2).unwrap());
+    assert!(desk.ok(&["audit", "list"], "").contains("password_verified  refused"));
+    let verdict = desk.json(&["audit", "verify", "--since", &checkpoint], "");
+    assert_eq!((&verdict["outcome"], &verdict["entries"]), (&json!("intact"), &json!(3)));
+    let other = format!("{}:{}", &checkpoint[..1], "0".repeat(64));
+    assert_eq!(desk.refused(&["audit", "verify", "--since", &other], "")["outcome"], "broken");
+    desk.run(&["audit", "verify", "--since", "7"], "").fails(2, "64 hexadecimal digits");
+    assert_eq!(desk.json(&["audit", "prune", "--before", "2"], "")["removed"], json!(2));
+    assert_eq!(desk.json(&["audit", "verify"], "")["entries"], json!(2));
+    // Whoever removes an entry past the service is found out.
+    desk.tool.ok(["delete", r#"b"\0auth/a/\0\0\0\0\0\0\0\x02""#]);
+    let verdict = desk.refused(&["audit", "verify"], "");
+    assert_eq!((&verdict["outcome"], &verdict["seq"]), (&json!("broken"), &json!(2)));
+}
+
+#[test]
+fn nothing_secret_is_stored_or_printed() {
+    let desk = Desk::with_alice();
+    let session = text(&desk.json(&["session", "create", "alice"], PASSWORD)["token"]);
+    let key = text(&desk.json(&["key", "create", "alice"], "")["token"]);
+    let master = std::fs::read_to_string(desk.key_file()).unwrap();
+    let secrets = [PASSWORD, &session[4..68], &key[37..101], &master.trim_end()[2..]];
+    for (path, bytes) in common::files(&desk.tool.store()) {
+        for secret in secrets {
+            assert!(!bytes.windows(secret.len()).any(|at| at == secret.as_bytes()), "a secret in {}", path.display());
+        }
+    }
+    for verb in
+        [&["user", "show", "alice"][..], &["session", "list", "alice"], &["key", "list", "alice"], &["audit", "list"]]
+    {
+        for front in [&[][..], &["--json"]] {
+            let printed = desk.ok(&[front, verb].concat(), "");
+            assert!(secrets.iter().all(|secret| !printed.contains(secret)), "{printed}");
+        }
+    }
+    // A password can be no argument.
+    assert_eq!(desk.run(&["user", "create", "bob", PASSWORD], "").code, Some(2));
+    assert_eq!(desk.run(&["password", "verify", "alice", "--password", PASSWORD], "").code, Some(2));
+}
+
+#[test]
+fn reading_makes_and_changes_nothing() {
+    let desk = Desk::new();
+    let verbs = [&["user", "list"][..], &["user", "delete", "x"], &["role", "list"], &["audit", "verify"], &["purge"]];
+    for verb in verbs {
+        assert_eq!(desk.run(verb, "").code, Some(3), "{verb:?}");
+        assert!(!desk.tool.store().exists(), "{verb:?} has made a store");
+    }
+    desk.tool.ok(["put", "k", "v"]);
+    for verb in verbs {
+        desk.run(verb, "").fails(1, "no users, roles or keys yet");
+    }
+    assert_eq!(desk.tool.ok(["prefix", "", "--count"]), "1\n");
+    desk.ok(&["user", "create", "alice"], PASSWORD);
+    let key = text(&desk.json(&["key", "create", "alice"], "")["token"]);
+    let before = common::files(&desk.tool.store());
+    for verb in [&["user", "list"][..], &["key", "authenticate"], &["authorize", "read", "k"], &["audit", "verify"]] {
+        assert!(desk.run(verb, &key).code <= Some(1), "{verb:?}");
+    }
+    assert!(common::files(&desk.tool.store()) == before, "a verb that reads has changed the store");
+}
+
+#[test]
+fn calibration_prints_what_the_option_reads() {
+    let desk = Desk::new();
+    let params = desk.ok(&["calibrate", "--goal", "1ms", "--memory-mib", "19"], "");
+    assert_eq!(params, "m=19456,t=2,p=1\n");
+    desk.ok(&["--argon2", params.trim_end(), "user", "create", "alice"], PASSWORD);
+    assert_eq!(desk.json(&["calibrate", "--goal", "1ms", "--memory-mib", "64"], "")["iterations"], json!(2));
+    desk.run(&["calibrate", "--memory-mib", "8"], "").fails(2, "19 MiB");
+    desk.run(&["--argon2", "m=8,t=1,p=1", "user", "list"], "").fails(2, "weaker");
+}
