@@ -197,13 +197,16 @@ fn bulk(shape: Shape, count: usize) {
     for threads in [1, 2] {
         let before = HELD_BYTES.load(Relaxed);
         let start = Instant::now();
+        let push_ns = &AtomicUsize::new(0);
         let (mut writer, map) = hightower_index::new();
         let runs: Vec<_> = std::thread::scope(|scope| {
             let fill = |part: &[u8]| {
                 let mut run = map.sorted_run();
+                let cpu = Stopwatch::start();
                 for (value, key) in part.chunks_exact(len_bytes).enumerate() {
                     run.push(key, support::Entry::new(value as u64)).unwrap();
                 }
+                push_ns.fetch_add(cpu.nanos_per(1) as usize, Relaxed);
                 run
             };
             let half = count.div_ceil(threads) * len_bytes;
@@ -216,8 +219,9 @@ fn bulk(shape: Shape, count: usize) {
         while writer.reclaim() > 0 {}
         let held = HELD_BYTES.load(Relaxed) - before;
         println!(
-            "bulk    {:9} {threads} threads: {all_ms:.1} ms, of which runs {runs_ms:.1}; {:.1} B per key by the allocator, memory_bytes is {:+.2} %",
+            "bulk    {:9} {threads} threads: {all_ms:.1} ms, of which runs {runs_ms:.1} ({} ns per push); {:.1} B per key by the allocator, memory_bytes is {:+.2} %",
             shape.name(),
+            push_ns.load(Relaxed) / count,
             held as f64 / count as f64,
             (map.memory_bytes() as f64 / held as f64 - 1.0) * 100.0
         );

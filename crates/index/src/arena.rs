@@ -20,6 +20,8 @@ const REGION_BYTES: usize = 64 * CHUNK_BYTES;
 const ALL_FREE: u64 = u64::MAX;
 /// What a map holds before it takes memory in regions.
 const REGIONS_FROM_BYTES: usize = 2 * REGION_BYTES;
+/// The same for what is held for a short time.
+const PASSING_REGIONS_FROM_BYTES: usize = REGION_BYTES / 4;
 /// Bytes at the start of a chunk that describe it.
 const CHUNK_HEAD_BYTES: usize = 64;
 /// The longest block that comes from a slab: four of them fill a chunk, and their addresses are multiples of 64.
@@ -73,6 +75,8 @@ pub(crate) struct Arena {
     roomy_regions: BTreeSet<usize>,
     large: BTreeMap<usize, (NonNull<u8>, usize)>,
     held_bytes: usize,
+    /// What it holds before it takes memory in regions.
+    regions_from_bytes: usize,
 }
 
 // SAFETY: the arena owns all that its pointers point to, and none of it depends on the thread.
@@ -87,7 +91,15 @@ impl Arena {
             roomy_regions: BTreeSet::new(),
             large: BTreeMap::new(),
             held_bytes: 0,
+            regions_from_bytes: REGIONS_FROM_BYTES,
         }
+    }
+
+    /// An arena for what will soon be freed as a whole: it takes memory in regions early.
+    pub(crate) fn passing() -> Self {
+        let mut arena = Self::new();
+        arena.regions_from_bytes = PASSING_REGIONS_FROM_BYTES;
+        arena
     }
 
     /// Bytes taken from the global allocator and not given back.
@@ -266,7 +278,7 @@ impl Arena {
 
     /// A chunk of memory: its own while the map is small, else out of a region, the lowest first, so that the highest may empty.
     fn take_chunk(&mut self) -> NonNull<u8> {
-        if self.regions.is_empty() && self.held_bytes < REGIONS_FROM_BYTES {
+        if self.regions.is_empty() && self.held_bytes < self.regions_from_bytes {
             return self.take_lone_chunk();
         }
         let address = self.roomy_regions.first().copied().unwrap_or_else(|| self.add_region());

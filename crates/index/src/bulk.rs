@@ -147,7 +147,7 @@ impl<V, H: KeyHasher> Drop for SortedRun<V, H> {
     fn drop(&mut self) {
         if core::mem::needs_drop::<V>() {
             // SAFETY: leaves that were not taken over are the run's alone.
-            self.parted.take_all().for_each(|leaf| unsafe { Leaf::<V>::from_raw(leaf).drop_value() });
+            self.parted.leaves().for_each(|leaf| unsafe { Leaf::<V>::from_raw(leaf).drop_value() });
         }
     }
 }

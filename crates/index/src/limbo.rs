@@ -55,7 +55,7 @@ impl Limbo {
     pub(crate) fn seal(&mut self) {
         let guard = pin();
         if !self.open.is_empty() {
-            let unseen = Arc::new(AtomicBool::new(cfg!(mutants = "early_free")));
+            let unseen = Arc::new(AtomicBool::new(crate::mutants::planted("early_free")));
             let flag = Arc::clone(&unseen);
             // SAFETY: the closure owns its flag, which may be raised from any thread at any time.
             unsafe { guard.defer(move || flag.store(true, Ordering::Release)) };

@@ -1,17 +1,13 @@
 //! The point table: an extendible hash table of tagged pointers to leaves.
 //!
-//! A slot is eight bytes: a pointer to a leaf in the low 48 bits, a fingerprint of the key's hash in the top 16. Slots form segments of at most
-//! [`FULL_SLOTS`], probed in a line; a directory of segments is indexed by the top bits of the hash ("Extendible Hashing", Fagin et al., TODS 1979).
-//! A segment that fills up is rebuilt as two that are told apart by one more bit of the hash; when that needs more bits than the directory has,
-//! the directory is copied to twice its length. So no insert ever pays for more than one segment, a reader sees one segment at a
+//! Leaves lie in [segments](crate::segment) of a bounded number of slots; a directory of segments is indexed by the top bits of the hash ("Extendible Hashing",
+//! Fagin et al., TODS 1979). A segment that fills up is rebuilt as two that are told apart by one more bit of the hash; when that needs more bits than the
+//! directory has, the directory is copied to twice its length. So no insert ever pays for more than one segment, a reader sees one segment at a
 //! time, before or after, and there is no state in which it must look in two places.
 //!
 //! ```text
-//! hash:  63 ........ directory index | 47 .. 32 fingerprint | 31 ............ 0 place in the segment (scaled)
+//! hash:  63 ........ directory index | 47 .. 32 fingerprint | 31 ............ 8 group in the segment (scaled) | 7 .. 0 tag
 //! ```
-//!
-//! Readers see a slot go from empty to a leaf, from a leaf to its replacement, and from a leaf to a grave (or to empty, where the probe line ends anyway).
-//! A leaf never moves within a segment, so a probe cannot miss it.
 //!
 //! If a hasher gives so many keys the same top bits that splitting does not help, segments grow instead: a bad hash makes lookups slow,
 //! never memory or writes unbounded.
@@ -25,24 +21,14 @@ use crate::arena::Arena;
 use crate::hash::KeyHasher;
 use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
-use crate::prefetch::prefetch_line;
+use crate::segment::{FULL_CLASS, FULL_SLOTS, MAX_CLASS, Segment, slots_limit};
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 pub(crate) use fill::Parted;
 
-/// Slots of a segment that splits when it is full.
-const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 1008 };
-/// Slots in a cache line. Every segment has a multiple of it, and its slots begin at a line.
-const LINE_SLOTS: usize = 8;
-/// The size class of such a segment; smaller ones are doubled until they get there.
-const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
 /// Bits of an address that hold a segment's size class, or the directory's depth.
 const LOW_BITS: usize = 63;
-const FINGERPRINT_SHIFT: u32 = 48;
-/// How a leaf is put where readers find it.
-const PUBLISH: Ordering = if cfg!(mutants = "missed_publish") { Ordering::Relaxed } else { Ordering::Release };
-/// What removal leaves in a slot that others may lie behind.
-const GRAVE_ADDRESS: usize = 1;
+const PLACE_BYTES: usize = size_of::<AtomicPtr<u8>>();
 /// How far ahead of a rebuild leaves are fetched.
 const REBUILD_AHEAD: usize = 12;
 /// How many bits the directory may have beyond what the number of segments needs, before segments grow instead.
@@ -61,230 +47,9 @@ enum Role {
     Directory,
 }
 
-/// What the writer keeps about a segment, in its first 64 bytes.
-#[repr(C, align(64))]
-struct SegmentHead {
-    leaves: usize,
-    graves: usize,
-    depth: u32,
-}
-
-const HEAD_BYTES: usize = size_of::<SegmentHead>();
-const SLOT_BYTES: usize = size_of::<AtomicPtr<u8>>();
-
-const fn slots_of_class(class: usize) -> usize {
-    if class < FULL_CLASS { 8 << class } else { FULL_SLOTS << (class - FULL_CLASS) }
-}
-
-/// Slots per class, so that a reader needs no branch.
-static SLOTS: [u32; 24] = {
-    let mut slots = [0; 24];
-    let mut class = 0;
-    while class < 24 {
-        #[expect(clippy::cast_possible_truncation, reason = "1008 << 16 at most")]
-        let count = slots_of_class(class) as u32;
-        slots[class] = count;
-        class += 1;
-    }
-    slots
-};
-const MAX_CLASS: usize = SLOTS.len() - 1;
-
-#[inline(always)]
-fn fingerprint(hash: u64) -> usize {
-    ((hash >> 32) as usize & 0xffff) << FINGERPRINT_SHIFT
-}
-
-/// The slot where the probe for `hash` begins: the first of a cache line, so that most probes end in the line that they begin in.
-#[inline(always)]
-fn home(hash: u64, slots: usize) -> usize {
-    (((hash & 0xffff_ffff) * (slots / LINE_SLOTS) as u64) >> 32) as usize * LINE_SLOTS
-}
-
 #[inline(always)]
 fn directory_index(hash: u64, depth: u32) -> usize {
     ((hash >> 1) >> (63 - depth)) as usize
-}
-
-/// Slots that may be taken, leaves and graves together, before a segment is rebuilt.
-const fn slots_limit(slots: usize) -> usize {
-    slots * 4 / 5
-}
-
-/// A segment that stays alive for `'g`.
-#[derive(Clone, Copy)]
-struct Segment<'g> {
-    base: NonNull<u8>,
-    class: usize,
-    lives: PhantomData<&'g SegmentHead>,
-}
-
-impl<'g> Segment<'g> {
-    fn alloc(arena: &mut Arena, class: usize, depth: u32) -> Self {
-        let len_bytes = HEAD_BYTES + slots_of_class(class) * SLOT_BYTES;
-        let base = arena.alloc(len_bytes);
-        // SAFETY: the block is fresh and that long.
-        unsafe {
-            base.cast::<SegmentHead>().write(SegmentHead { leaves: 0, graves: 0, depth });
-            let slots = base.as_ptr().add(HEAD_BYTES).cast::<AtomicPtr<u8>>();
-            (0..slots_of_class(class)).for_each(|at| slots.add(at).write(AtomicPtr::new(ptr::null_mut())));
-        }
-        Self { base, class, lives: PhantomData }
-    }
-
-    /// # Safety
-    ///
-    /// `tagged` came from [`Segment::tagged`] of a segment that stays alive for `'g`.
-    #[inline(always)]
-    unsafe fn from_tagged(tagged: *mut u8) -> Self {
-        let class = tagged.addr() & LOW_BITS;
-        // SAFETY: tagged addresses are not null.
-        let base = unsafe { NonNull::new_unchecked(tagged.map_addr(|address| address & !LOW_BITS)) };
-        Self { base, class, lives: PhantomData }
-    }
-
-    fn tagged(self) -> *mut u8 {
-        self.base.as_ptr().map_addr(|address| address | self.class)
-    }
-
-    #[inline(always)]
-    fn slots(self) -> usize {
-        SLOTS[self.class] as usize
-    }
-
-    #[inline(always)]
-    fn slot(self, at: usize) -> &'g AtomicPtr<u8> {
-        debug_assert!(at < self.slots());
-        // SAFETY: the segment is alive for 'g, and has that many slots behind its head.
-        unsafe { &*self.base.as_ptr().add(HEAD_BYTES + at * SLOT_BYTES).cast() }
-    }
-
-    /// What the writer keeps. Readers never look at it.
-    fn head(self) -> *mut SegmentHead {
-        self.base.as_ptr().cast()
-    }
-
-    fn leaves(self) -> usize {
-        // SAFETY: only the writer calls this, and it alone writes the head.
-        unsafe { (*self.head()).leaves }
-    }
-
-    fn taken(self) -> usize {
-        // SAFETY: as above.
-        unsafe { (*self.head()).leaves + (*self.head()).graves }
-    }
-
-    fn depth(self) -> u32 {
-        // SAFETY: as above.
-        unsafe { (*self.head()).depth }
-    }
-
-    fn count(self, leaves: isize, graves: isize) {
-        // SAFETY: as above.
-        unsafe {
-            (*self.head()).leaves = (*self.head()).leaves.wrapping_add_signed(leaves);
-            (*self.head()).graves = (*self.head()).graves.wrapping_add_signed(graves);
-        }
-    }
-
-    /// The leaf of `key`, and its slot.
-    #[inline(always)]
-    fn find<V>(self, hash: u64, key: &[u8]) -> Option<(usize, Leaf<'g, V>)> {
-        let slots = self.slots();
-        let wanted = fingerprint(hash);
-        let mut at = home(hash, slots);
-        for _ in 0..slots {
-            let entry = self.slot(at).load(Ordering::Acquire);
-            if entry.is_null() {
-                return None;
-            }
-            if entry.addr() & FINGERPRINT_MASK == wanted && entry.addr() != GRAVE_ADDRESS {
-                // SAFETY: slots hold leaves of V under a fingerprint, published with release, that live as long as the segment's readers.
-                let leaf = unsafe { leaf_of::<V>(entry) };
-                if leaf.key() == key {
-                    return Some((at, leaf));
-                }
-            }
-            at = if at + 1 == slots { 0 } else { at + 1 };
-        }
-        None
-    }
-
-    /// The first leaf that the fingerprint lets through, unchecked: what a lookup will most likely compare with.
-    #[inline(always)]
-    fn candidate<V>(self, hash: u64) -> Option<Leaf<'g, V>> {
-        let slots = self.slots();
-        let wanted = fingerprint(hash);
-        let mut at = home(hash, slots);
-        for _ in 0..slots {
-            let entry = self.slot(at).load(Ordering::Acquire);
-            if entry.is_null() {
-                return None;
-            }
-            if entry.addr() & FINGERPRINT_MASK == wanted && entry.addr() != GRAVE_ADDRESS {
-                // SAFETY: as in find.
-                return Some(unsafe { leaf_of::<V>(entry) });
-            }
-            at = if at + 1 == slots { 0 } else { at + 1 };
-        }
-        None
-    }
-
-    /// Puts a leaf that is not here into the first free slot of its probe line. There is one.
-    fn put<V>(self, hash: u64, leaf: Leaf<'_, V>) {
-        let slots = self.slots();
-        let mut at = home(hash, slots);
-        loop {
-            let entry = self.slot(at).load(Ordering::Relaxed);
-            if entry.is_null() || entry.addr() == GRAVE_ADDRESS {
-                self.slot(at).store(entry_of(hash, leaf), PUBLISH);
-                self.count(1, if entry.is_null() { 0 } else { -1 });
-                return;
-            }
-            at = if at + 1 == slots { 0 } else { at + 1 };
-        }
-    }
-
-    /// Empties a slot. It becomes a grave if something may lie behind it; else it and the graves before it become free.
-    fn clear(self, at: usize) {
-        let slots = self.slots();
-        let next = if at + 1 == slots { 0 } else { at + 1 };
-        self.count(-1, 1);
-        self.slot(at).store(ptr::without_provenance_mut(GRAVE_ADDRESS), Ordering::Release);
-        if !self.slot(next).load(Ordering::Relaxed).is_null() {
-            return;
-        }
-        let mut at = at;
-        while self.slot(at).load(Ordering::Relaxed).addr() == GRAVE_ADDRESS {
-            self.slot(at).store(ptr::null_mut(), Ordering::Release);
-            self.count(0, -1);
-            at = if at == 0 { slots - 1 } else { at - 1 };
-        }
-    }
-
-    /// All leaves, in slot order.
-    fn entries<V: 'g>(self) -> impl Iterator<Item = Leaf<'g, V>> {
-        (0..self.slots()).filter_map(move |at| {
-            let entry = self.slot(at).load(Ordering::Relaxed);
-            // SAFETY: as in find.
-            (!entry.is_null() && entry.addr() != GRAVE_ADDRESS).then(|| unsafe { leaf_of::<V>(entry) })
-        })
-    }
-}
-
-const FINGERPRINT_MASK: usize = 0xffff << FINGERPRINT_SHIFT;
-
-fn entry_of<V>(hash: u64, leaf: Leaf<'_, V>) -> *mut u8 {
-    leaf.as_raw().map_addr(|address| address | fingerprint(hash))
-}
-
-/// # Safety
-///
-/// `entry` is from a slot of a table of `V` and holds a leaf that stays alive for `'g`.
-#[inline(always)]
-unsafe fn leaf_of<'g, V>(entry: *mut u8) -> Leaf<'g, V> {
-    // SAFETY: the caller's promise.
-    unsafe { Leaf::from_raw(entry.map_addr(|address| address & !FINGERPRINT_MASK)) }
 }
 
 /// A directory that stays alive for `'g`.
@@ -297,7 +62,7 @@ struct Directory<'g> {
 
 impl<'g> Directory<'g> {
     fn len_bytes(depth: u32) -> usize {
-        (SLOT_BYTES << depth).max(64)
+        (PLACE_BYTES << depth).max(64)
     }
 
     fn alloc(arena: &mut Arena, depth: u32) -> Self {
@@ -334,7 +99,7 @@ impl<'g> Directory<'g> {
     fn place(self, at: usize) -> &'g AtomicPtr<u8> {
         debug_assert!(at < self.len());
         // SAFETY: the directory is alive for 'g and that long.
-        unsafe { &*self.base.as_ptr().add(at * SLOT_BYTES).cast() }
+        unsafe { &*self.base.as_ptr().add(at * PLACE_BYTES).cast() }
     }
 
     #[inline(always)]
@@ -409,7 +174,7 @@ impl Table {
     pub(crate) unsafe fn prefetch_slot(&self, hash: u64) {
         // SAFETY: the caller's promise.
         let segment = unsafe { self.segment(hash) };
-        prefetch_line(ptr::from_ref(segment.slot(home(hash, segment.slots()))).cast());
+        segment.prefetch(hash);
     }
 
     /// Asks for the leaf that the probe for `hash` will likely reach.
@@ -458,7 +223,7 @@ impl Table {
         // SAFETY: the caller's promise.
         let segment = unsafe { self.segment(hash) };
         if let Some((at, _)) = segment.find::<V>(hash, leaf.key()) {
-            segment.slot(at).store(entry_of(hash, leaf), Ordering::Release);
+            segment.replace(at, hash, leaf);
         }
     }
 
@@ -483,15 +248,15 @@ impl Table {
         // SAFETY: the writer's call; see insert.
         let (directory, segment) = unsafe { (self.directory(), self.segment(hash)) };
         if segment.leaves() < slots_limit(segment.slots()) * 3 / 4 {
-            self.rebuild::<V, H>(directory, hash, segment.class, tools);
+            self.rebuild::<V, H>(directory, hash, segment.class(), tools);
             return;
         }
         let wanted_depth = (leaves / (FULL_SLOTS / 2)).checked_ilog2().map_or(0, |log2| log2 + 1);
-        let may_split = segment.class >= FULL_CLASS && segment.depth() < wanted_depth + SPARE_DEPTH;
-        if may_split || segment.class == MAX_CLASS {
+        let may_split = segment.class() >= FULL_CLASS && segment.depth() < wanted_depth + SPARE_DEPTH;
+        if may_split || segment.class() == MAX_CLASS {
             self.split::<V, H>(directory, hash, tools);
         } else {
-            self.rebuild::<V, H>(directory, hash, segment.class + 1, tools);
+            self.rebuild::<V, H>(directory, hash, segment.class() + 1, tools);
         }
     }
 
@@ -501,7 +266,7 @@ impl Table {
         let old = directory.segment(at);
         let new = Segment::alloc(tools.arena, class, old.depth());
         for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| {
-            if !(cfg!(mutants = "slot_lost") && new.leaves() == 5) {
+            if !(crate::mutants::planted("slot_lost") && new.leaves() == 5) {
                 new.put(hash, leaf);
             }
         });
@@ -517,7 +282,7 @@ impl Table {
             if depth > directory.depth { self.resize_directory(directory, depth, tools) } else { directory };
         let at = directory_index(hash, directory.depth);
         let places = directory.places_of(at, old.depth());
-        let class = old.class;
+        let class = old.class();
         let halves = [Segment::alloc(tools.arena, class, depth), Segment::alloc(tools.arena, class, depth)];
         for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| {
             halves[(hash >> (64 - depth) & 1) as usize].put(hash, leaf);
@@ -552,8 +317,8 @@ impl Table {
     unsafe fn shrink<V, H: KeyHasher>(&self, hash: u64, tools: &mut Tools<'_, H>) {
         // SAFETY: the writer's call; see insert.
         let (directory, segment) = unsafe { (self.directory(), self.segment(hash)) };
-        if segment.class > FULL_CLASS || (segment.depth() == 0 && segment.class > 0) {
-            self.rebuild::<V, H>(directory, hash, segment.class - 1, tools);
+        if segment.class() > FULL_CLASS || (segment.depth() == 0 && segment.class() > 0) {
+            self.rebuild::<V, H>(directory, hash, segment.class() - 1, tools);
             return;
         }
         if segment.depth() == 0 {
@@ -563,12 +328,12 @@ impl Table {
         let buddy_at = at ^ (1 << (directory.depth - segment.depth()));
         let buddy = directory.segment(buddy_at);
         if buddy.depth() != segment.depth()
-            || buddy.class != segment.class
+            || buddy.class() != segment.class()
             || buddy.leaves() + segment.leaves() > segment.slots() / 4
         {
             return;
         }
-        let merged = Segment::alloc(tools.arena, segment.class, segment.depth() - 1);
+        let merged = Segment::alloc(tools.arena, segment.class(), segment.depth() - 1);
         for each in [segment, buddy] {
             for_each_hashed::<V, H>(each, tools.hasher, |hash, leaf| merged.put(hash, leaf));
         }
@@ -638,7 +403,7 @@ impl Block {
             match self.role {
                 Role::Segment => {
                     let segment = Segment::from_tagged(self.tagged);
-                    arena.free(segment.base, HEAD_BYTES + slots_of_class(segment.class) * SLOT_BYTES);
+                    segment.free(arena);
                 }
                 Role::Directory => {
                     let directory = Directory::from_tagged(self.tagged);

@@ -107,7 +107,7 @@ impl<V> Tree<V> {
                 None if node.try_add(byte, Link::leaf(leaf)) => return,
                 None => {
                     let mut plan = node.plan(None);
-                    if cfg!(mutants = "visible_too_soon") {
+                    if crate::mutants::planted("visible_too_soon") {
                         publish(place, Link::node(Plan::new(node.terminal_link()).build(arena, [prefix, &[], &[]], 0)));
                     }
                     plan.push(byte, Link::leaf(leaf));

@@ -3,14 +3,14 @@
 //! Whoever makes the leaves parts them by the leading bits of their hashes ([`Parted`]), so that the segments of one part stay in the cache while they are filled.
 
 use core::ops::Range;
+use core::ptr::NonNull;
 
-use super::{
-    Block, Directory, FULL_CLASS, FULL_SLOTS, Role, Segment, Table, Tools, directory_index, slots_limit, slots_of_class,
-};
+use super::{Block, Directory, Role, Table, Tools, directory_index};
 use crate::arena::Arena;
 use crate::hash::KeyHasher;
 use crate::leaf::Leaf;
 use crate::limbo::Retired;
+use crate::segment::{FULL_CLASS, FULL_SLOTS, Segment, slots_limit, slots_of_class};
 use crate::sync::Ordering;
 
 const PART_BITS: u32 = 6;
@@ -27,8 +27,18 @@ struct Hashed {
 
 /// Leaves, parted by the leading bits of their hashes.
 pub(crate) struct Parted {
-    parts: Box<[Vec<Hashed>]>,
+    arena: Arena,
+    parts: [Part; PARTS],
 }
+
+/// The leaves of one part, in blocks of [`BLOCK_LEN`], of which the last may not be full.
+#[derive(Default)]
+struct Part {
+    blocks: Vec<NonNull<Hashed>>,
+    room: usize,
+}
+
+const BLOCK_LEN: usize = 127;
 
 // SAFETY: filling copies the leaves' addresses; values are touched only by their owner, who asks for what that takes.
 unsafe impl Send for Parted {}
@@ -37,17 +47,37 @@ unsafe impl Sync for Parted {}
 
 impl Parted {
     pub(crate) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| Vec::new()).collect() }
+        Self { arena: Arena::passing(), parts: core::array::from_fn(|_| Part::default()) }
     }
 
     #[inline(always)]
     pub(crate) fn push<V>(&mut self, hash: u64, leaf: Leaf<'_, V>) {
-        self.parts[directory_index(hash, PART_BITS)].push(Hashed { hash, leaf: leaf.as_raw() });
+        let part = &mut self.parts[directory_index(hash, PART_BITS)];
+        if part.room == 0 {
+            part.blocks.push(self.arena.alloc(BLOCK_LEN * size_of::<Hashed>()).cast());
+            part.room = BLOCK_LEN;
+        }
+        if let Some(block) = part.blocks.last() {
+            // SAFETY: the block has room for as many, behind those that it holds.
+            unsafe { block.add(BLOCK_LEN - part.room).write(Hashed { hash, leaf: leaf.as_raw() }) };
+            part.room -= 1;
+        }
     }
 
     /// All leaves, as what they were pushed as.
-    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = *mut u8> {
-        core::mem::take(&mut self.parts).into_iter().flatten().map(|hashed| hashed.leaf)
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = *mut u8> {
+        self.parts.iter().flat_map(Part::iter).map(|hashed| hashed.leaf)
+    }
+}
+
+impl Part {
+    fn iter(&self) -> impl Iterator<Item = &Hashed> {
+        let last = self.blocks.len().wrapping_sub(1);
+        self.blocks.iter().enumerate().flat_map(move |(at, block)| {
+            let len = if at == last { BLOCK_LEN - self.room } else { BLOCK_LEN };
+            // SAFETY: the block lives as long as the arena beside the part, and its first `len` have been written.
+            unsafe { core::slice::from_raw_parts(block.as_ptr(), len) }
+        })
     }
 }
 
@@ -169,7 +199,7 @@ fn fill_unit<V>(runs: &[Parted], shape: Shape, unit: usize, filled: &mut Filled)
     let segments: Vec<_> = (0..count).map(|_| Segment::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
     let parts = PARTS / shape.units();
     for run in runs {
-        for &hashed in run.parts[unit * parts..][..parts].iter().flatten() {
+        for &hashed in run.parts[unit * parts..][..parts].iter().flat_map(Part::iter) {
             let segment = segments[directory_index(hashed.hash, shape.depth) - unit * count];
             let has_room = segment.taken() < slots_limit(segment.slots());
             if cfg!(mutants = "bulk_slot_lost") && segment.leaves() == 5 {

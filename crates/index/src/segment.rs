@@ -1,0 +1,411 @@
+//! Segments of the point table: slots with tagged pointers to leaves, and beside them one byte of tag per slot.
+//!
+//! A slot is eight bytes: a pointer to a leaf in the low 48 bits, a fingerprint of the key's hash in the top 16. Eight slots, one cache line, are a group; their
+//! tags are one word. A tag says that its slot was never used, is a grave, or holds a key whose hash ends in a certain byte. A lookup compares the eight
+//! tags of its group at once and looks at a slot only if its tag is right; while the group has no slot that was never used, it goes on to the next group. So a
+//! lookup of an absent key reads tags only, and these are so few that they mostly stay in the cache. The group's slots are fetched at the same time, so that
+//! one of a present key does not wait twice. (Tags beside slots are the idea of Google's "Swiss Tables".)
+//!
+//! ```text
+//! head 64 | tags: 8 per word, padded to a line | slots, a line per group
+//! ```
+//!
+//! Readers see a slot go from nothing to a leaf, from a leaf to its replacement, and from a leaf to nothing; a new leaf is in its slot before its tag is
+//! set. A leaf never moves within a segment. A tag returns to *never used* only in a group that has another such: no key lies behind such a group, so
+//! no probe can miss one.
+
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use crate::arena::Arena;
+use crate::leaf::Leaf;
+use crate::prefetch::prefetch_line;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+
+/// Slots of a segment that splits when it is full: what fits a block of the arena.
+pub(crate) const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 896 };
+/// The size class of such a segment; smaller ones are doubled until they get there.
+pub(crate) const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
+/// Slots of a group: a cache line, and a word of tags.
+const GROUP_SLOTS: usize = 8;
+/// Bits of an address that hold a segment's size class.
+const CLASS_BITS: usize = 63;
+const FINGERPRINT_SHIFT: u32 = 48;
+const FINGERPRINT_MASK: usize = 0xffff << FINGERPRINT_SHIFT;
+/// How a leaf is put where readers find it.
+const PUBLISH: Ordering = if cfg!(mutants = "missed_publish") { Ordering::Relaxed } else { Ordering::Release };
+
+/// The tag of a slot that was never used.
+const TAG_EMPTY: u8 = 0;
+/// The tag of a slot whose leaf was removed.
+const TAG_GRAVE: u8 = 1;
+
+/// What the writer keeps about a segment, in its first 64 bytes.
+#[repr(C, align(64))]
+struct Head {
+    leaves: usize,
+    graves: usize,
+    depth: u32,
+}
+
+const HEAD_BYTES: usize = size_of::<Head>();
+const SLOT_BYTES: usize = size_of::<AtomicPtr<u8>>();
+const TAGS_BYTES: usize = size_of::<AtomicU64>();
+
+pub(crate) const fn slots_of_class(class: usize) -> usize {
+    if class < FULL_CLASS { 8 << class } else { FULL_SLOTS << (class - FULL_CLASS) }
+}
+
+/// Slots that may be taken, leaves and graves together, before a segment is rebuilt.
+pub(crate) const fn slots_limit(slots: usize) -> usize {
+    slots * 4 / 5
+}
+
+/// How a class is laid out, so that a reader needs no branch.
+#[derive(Clone, Copy)]
+struct Layout {
+    groups: u32,
+    /// Where the slots begin.
+    slots_offset: u32,
+}
+
+const CLASSES: usize = 24;
+pub(crate) const MAX_CLASS: usize = CLASSES - 1;
+
+static LAYOUTS: [Layout; CLASSES] = {
+    let mut layouts = [Layout { groups: 0, slots_offset: 0 }; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let groups = slots_of_class(class) / GROUP_SLOTS;
+        #[expect(clippy::cast_possible_truncation, reason = "896 << 16 at most")]
+        let layout = Layout {
+            groups: groups as u32,
+            slots_offset: (HEAD_BYTES + groups * TAGS_BYTES).next_multiple_of(64) as u32,
+        };
+        layouts[class] = layout;
+        class += 1;
+    }
+    layouts
+};
+
+const fn len_bytes(class: usize) -> usize {
+    LAYOUTS_LEN[class]
+}
+
+const LAYOUTS_LEN: [usize; CLASSES] = {
+    let mut lens = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let slots = slots_of_class(class);
+        lens[class] = (HEAD_BYTES + slots / GROUP_SLOTS * TAGS_BYTES).next_multiple_of(64) + slots * SLOT_BYTES;
+        class += 1;
+    }
+    lens
+};
+
+#[inline(always)]
+fn fingerprint(hash: u64) -> usize {
+    ((hash >> 32) as usize & 0xffff) << FINGERPRINT_SHIFT
+}
+
+/// The tag of a key: the end of its hash, which neither fingerprint nor group depend on, but for two values.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the last byte is meant")]
+fn tag_of(hash: u64) -> u8 {
+    let byte = hash as u8;
+    if byte > TAG_GRAVE { byte } else { byte + 2 }
+}
+
+/// The group where the probe for `hash` begins.
+#[inline(always)]
+fn home(hash: u64, groups: usize) -> usize {
+    (((hash & 0xffff_ffff) * groups as u64) >> 32) as usize
+}
+
+/// Eight times the byte.
+#[inline(always)]
+const fn splat(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// The top bit of every byte that is zero.
+#[inline(always)]
+const fn zero_bytes(word: u64) -> u64 {
+    const LOW: u64 = splat(0x7f);
+    !(((word & LOW) + LOW) | word | LOW)
+}
+
+/// The places in a group whose tags have their top bit set in `mask`.
+#[inline(always)]
+fn places(mut mask: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let place = (mask != 0).then(|| mask.trailing_zeros() as usize / 8);
+        mask &= mask.wrapping_sub(1);
+        place
+    })
+}
+
+/// A segment that stays alive for `'g`.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment<'g> {
+    base: NonNull<u8>,
+    class: usize,
+    lives: PhantomData<&'g Head>,
+}
+
+impl<'g> Segment<'g> {
+    pub(crate) fn alloc(arena: &mut Arena, class: usize, depth: u32) -> Self {
+        let base = arena.alloc(len_bytes(class));
+        let segment = Self { base, class, lives: PhantomData };
+        // SAFETY: the block is fresh and that long.
+        unsafe {
+            base.cast::<Head>().write(Head { leaves: 0, graves: 0, depth });
+            let tags = base.as_ptr().add(HEAD_BYTES).cast::<AtomicU64>();
+            (0..segment.groups()).for_each(|at| tags.add(at).write(AtomicU64::new(splat(TAG_EMPTY))));
+            let slots = base.as_ptr().add(segment.layout().slots_offset as usize).cast::<AtomicPtr<u8>>();
+            (0..segment.slots()).for_each(|at| slots.add(at).write(AtomicPtr::new(ptr::null_mut())));
+        }
+        segment
+    }
+
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    ///
+    /// Nobody can reach the segment any more, and it is freed once.
+    pub(crate) unsafe fn free(self, arena: &mut Arena) {
+        // SAFETY: the caller's promise; the length is the one it was allocated with.
+        unsafe { arena.free(self.base, len_bytes(self.class)) };
+    }
+
+    /// # Safety
+    ///
+    /// `tagged` came from [`Segment::tagged`] of a segment that stays alive for `'g`.
+    #[inline(always)]
+    pub(crate) unsafe fn from_tagged(tagged: *mut u8) -> Self {
+        let class = tagged.addr() & CLASS_BITS;
+        // SAFETY: tagged addresses are not null.
+        let base = unsafe { NonNull::new_unchecked(tagged.map_addr(|address| address & !CLASS_BITS)) };
+        Self { base, class, lives: PhantomData }
+    }
+
+    /// The segment's address with its class in the low six bits.
+    pub(crate) fn tagged(self) -> *mut u8 {
+        self.base.as_ptr().map_addr(|address| address | self.class)
+    }
+
+    pub(crate) fn class(self) -> usize {
+        self.class
+    }
+
+    #[inline(always)]
+    fn layout(self) -> Layout {
+        LAYOUTS[self.class]
+    }
+
+    #[inline(always)]
+    fn groups(self) -> usize {
+        self.layout().groups as usize
+    }
+
+    pub(crate) fn slots(self) -> usize {
+        self.groups() * GROUP_SLOTS
+    }
+
+    #[inline(always)]
+    fn slot(self, at: usize) -> &'g AtomicPtr<u8> {
+        debug_assert!(at < self.slots());
+        // SAFETY: the segment is alive for 'g, and has that many slots behind its tags.
+        unsafe { &*self.base.as_ptr().add(self.layout().slots_offset as usize + at * SLOT_BYTES).cast() }
+    }
+
+    #[inline(always)]
+    fn tags(self, group: usize) -> &'g AtomicU64 {
+        debug_assert!(group < self.groups());
+        // SAFETY: the segment is alive for 'g, and has that many words of tags behind its head.
+        unsafe { &*self.base.as_ptr().add(HEAD_BYTES + group * TAGS_BYTES).cast() }
+    }
+
+    #[inline(always)]
+    fn next(self, group: usize) -> usize {
+        if group + 1 == self.groups() { 0 } else { group + 1 }
+    }
+
+    /// What the writer keeps. Readers never look at it.
+    fn head(self) -> *mut Head {
+        self.base.as_ptr().cast()
+    }
+
+    pub(crate) fn leaves(self) -> usize {
+        // SAFETY: only the writer calls this, and it alone writes the head.
+        unsafe { (*self.head()).leaves }
+    }
+
+    pub(crate) fn taken(self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.head()).leaves + (*self.head()).graves }
+    }
+
+    pub(crate) fn depth(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.head()).depth }
+    }
+
+    fn count(self, leaves: isize, graves: isize) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.head()).leaves = (*self.head()).leaves.wrapping_add_signed(leaves);
+            (*self.head()).graves = (*self.head()).graves.wrapping_add_signed(graves);
+        }
+    }
+
+    /// Asks for the lines where the probe for `hash` begins.
+    #[inline(always)]
+    pub(crate) fn prefetch(self, hash: u64) {
+        let group = home(hash, self.groups());
+        prefetch_line(ptr::from_ref(self.tags(group)).cast());
+        prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
+    }
+
+    /// Asks for what the writer keeps.
+    #[inline(always)]
+    pub(crate) fn prefetch_head(self) {
+        prefetch_line(self.base.as_ptr());
+    }
+
+    /// The leaf of `key`, and its slot.
+    #[inline(always)]
+    pub(crate) fn find<V>(self, hash: u64, key: &[u8]) -> Option<(usize, Leaf<'g, V>)> {
+        self.probe(hash, |leaf| leaf.key() == key)
+    }
+
+    /// The first leaf that tag and fingerprint let through, unchecked: what a lookup will most likely compare with.
+    #[inline(always)]
+    pub(crate) fn candidate<V>(self, hash: u64) -> Option<Leaf<'g, V>> {
+        self.probe(hash, |_| true).map(|(_, leaf)| leaf)
+    }
+
+    /// The first leaf of this tag and fingerprint that is right, and its slot.
+    #[inline(always)]
+    fn probe<V>(self, hash: u64, is_right: impl Fn(Leaf<'g, V>) -> bool) -> Option<(usize, Leaf<'g, V>)> {
+        let (wanted, tags_wanted) = (fingerprint(hash), splat(tag_of(hash)));
+        let mut group = home(hash, self.groups());
+        prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
+        for _ in 0..self.groups() {
+            let tags = self.tags(group).load(Ordering::Acquire);
+            for place in places(zero_bytes(tags ^ tags_wanted)) {
+                let at = group * GROUP_SLOTS + place;
+                let entry = self.slot(at).load(Ordering::Acquire);
+                if entry.addr() & FINGERPRINT_MASK == wanted && !entry.is_null() {
+                    // SAFETY: slots hold leaves of V under a fingerprint, published with release, that live as long as the segment's readers.
+                    let leaf = unsafe { leaf_of::<V>(entry) };
+                    if is_right(leaf) {
+                        return Some((at, leaf));
+                    }
+                }
+            }
+            if zero_bytes(tags ^ splat(TAG_EMPTY)) != 0 {
+                return None;
+            }
+            group = self.next(group);
+        }
+        None
+    }
+
+    /// Puts a leaf that is not here into the first free slot of its probe. There is one. The writer's.
+    pub(crate) fn put<V>(self, hash: u64, leaf: Leaf<'_, V>) {
+        let mut group = home(hash, self.groups());
+        loop {
+            let tags = self.tags(group).load(Ordering::Relaxed);
+            // The tags of free slots, empty or graves, differ in the last bit alone.
+            if let Some(place) = places(zero_bytes(tags & splat(!TAG_GRAVE))).next() {
+                let was_grave = byte_at(tags, place) == TAG_GRAVE;
+                self.slot(group * GROUP_SLOTS + place).store(entry_of(hash, leaf), PUBLISH);
+                self.tags(group).store(with_byte(tags, place, tag_of(hash)), PUBLISH);
+                self.count(1, if was_grave { -1 } else { 0 });
+                return;
+            }
+            group = self.next(group);
+        }
+    }
+
+    /// Puts a leaf in the place of the one of the same key in slot `at`. The writer's.
+    pub(crate) fn replace<V>(self, at: usize, hash: u64, leaf: Leaf<'_, V>) {
+        self.slot(at).store(entry_of(hash, leaf), Ordering::Release);
+    }
+
+    /// Empties a slot. It becomes a grave if something may lie behind its group. The writer's.
+    pub(crate) fn clear(self, at: usize) {
+        let (group, place) = (at / GROUP_SLOTS, at % GROUP_SLOTS);
+        let tags = self.tags(group).load(Ordering::Relaxed);
+        let is_last = zero_bytes(tags ^ splat(TAG_EMPTY)) != 0 || cfg!(mutants = "tag_emptied");
+        let tag = if is_last { TAG_EMPTY } else { TAG_GRAVE };
+        self.tags(group).store(with_byte(tags, place, tag), Ordering::Release);
+        self.slot(at).store(ptr::null_mut(), Ordering::Release);
+        self.count(-1, if is_last { 0 } else { 1 });
+    }
+
+    /// All leaves, in slot order.
+    pub(crate) fn entries<V: 'g>(self) -> impl Iterator<Item = Leaf<'g, V>> {
+        (0..self.slots()).filter_map(move |at| {
+            let entry = self.slot(at).load(Ordering::Relaxed);
+            // SAFETY: as in probe.
+            (!entry.is_null()).then(|| unsafe { leaf_of::<V>(entry) })
+        })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "one byte is meant")]
+fn byte_at(word: u64, place: usize) -> u8 {
+    (word >> (8 * place)) as u8
+}
+
+fn with_byte(word: u64, place: usize, byte: u8) -> u64 {
+    let shift = 8 * place;
+    word & !(0xff << shift) | u64::from(byte) << shift
+}
+
+fn entry_of<V>(hash: u64, leaf: Leaf<'_, V>) -> *mut u8 {
+    leaf.as_raw().map_addr(|address| address | fingerprint(hash))
+}
+
+/// # Safety
+///
+/// `entry` is from a slot of a table of `V` and holds a leaf that stays alive for `'g`.
+#[inline(always)]
+unsafe fn leaf_of<'g, V>(entry: *mut u8) -> Leaf<'g, V> {
+    // SAFETY: the caller's promise.
+    unsafe { Leaf::from_raw(entry.map_addr(|address| address & !FINGERPRINT_MASK)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_bytes_are_found_exactly() {
+        let interesting = [0_u8, 1, 2, 0x7e, 0x7f, 0x80, 0x81, 0xfe, 0xff];
+        for first in interesting {
+            for second in interesting {
+                for at in 0..8 {
+                    let mut bytes = [second; 8];
+                    bytes[at] = first;
+                    let mask = zero_bytes(u64::from_le_bytes(bytes));
+                    let found: Vec<usize> = places(mask).collect();
+                    let expected: Vec<usize> = (0..8).filter(|at| bytes[*at] == 0).collect();
+                    assert_eq!(found, expected, "{bytes:?}");
+                    assert_eq!(byte_at(with_byte(u64::from_le_bytes(bytes), at, 7), at), 7);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_segment_fits_a_block() {
+        assert!(len_bytes(FULL_CLASS) <= crate::arena::SLAB_MAX_BYTES || cfg!(loom));
+        for class in 0..=FULL_CLASS {
+            assert_eq!(LAYOUTS[class].slots_offset % 64, 0);
+            assert_eq!(len_bytes(class) % 64, 0);
+        }
+    }
+}
