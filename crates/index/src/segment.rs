@@ -76,32 +76,22 @@ static LAYOUTS: [Layout; CLASSES] = {
     let mut layouts = [Layout { groups: 0, slots_offset: 0 }; CLASSES];
     let mut class = 0;
     while class < CLASSES {
-        let groups = slots_of_class(class) / GROUP_SLOTS;
-        #[expect(clippy::cast_possible_truncation, reason = "896 << 16 at most")]
-        let layout = Layout {
-            groups: groups as u32,
-            slots_offset: (HEAD_BYTES + groups * TAGS_BYTES).next_multiple_of(64) as u32,
-        };
+        #[expect(clippy::cast_possible_truncation, reason = "896 << 16 slots at most")]
+        let layout =
+            Layout { groups: (slots_of_class(class) / GROUP_SLOTS) as u32, slots_offset: slots_offset(class) as u32 };
         layouts[class] = layout;
         class += 1;
     }
     layouts
 };
 
-const fn len_bytes(class: usize) -> usize {
-    LAYOUTS_LEN[class]
+const fn slots_offset(class: usize) -> usize {
+    (HEAD_BYTES + slots_of_class(class) / GROUP_SLOTS * TAGS_BYTES).next_multiple_of(64)
 }
 
-const LAYOUTS_LEN: [usize; CLASSES] = {
-    let mut lens = [0; CLASSES];
-    let mut class = 0;
-    while class < CLASSES {
-        let slots = slots_of_class(class);
-        lens[class] = (HEAD_BYTES + slots / GROUP_SLOTS * TAGS_BYTES).next_multiple_of(64) + slots * SLOT_BYTES;
-        class += 1;
-    }
-    lens
-};
+const fn len_bytes(class: usize) -> usize {
+    slots_offset(class) + slots_of_class(class) * SLOT_BYTES
+}
 
 #[inline(always)]
 fn fingerprint(hash: u64) -> usize {

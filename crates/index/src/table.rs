@@ -190,6 +190,17 @@ impl Table {
         }
     }
 
+    /// Asks for what [`Table::insert`] will write besides the slot. The writer's.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Table::insert`].
+    #[inline(always)]
+    pub(crate) unsafe fn prefetch_insert(&self, hash: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { self.segment(hash) }.prefetch_head();
+    }
+
     /// Adds a leaf whose key is not in the table. The writer's.
     ///
     /// # Safety

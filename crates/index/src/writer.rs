@@ -172,6 +172,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
     /// Adds a key that is not there.
     fn add(&mut self, hash: u64, key: &[u8], value: V) -> Leaf<'_, V> {
         let (shared, own) = self.parts();
+        // SAFETY: this is the one writer.
+        unsafe { shared.table.prefetch_insert(hash) };
         let leaf: Leaf<'_, V> = Leaf::new(&mut own.arena, key, value);
         let len = shared.len.load(Ordering::Relaxed);
         // SAFETY: this is the one writer.
