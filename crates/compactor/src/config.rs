@@ -28,8 +28,9 @@ pub struct CompactionConfig {
     /// How fast background runs read and write together, in bytes per second; `None`: as fast as they can. The limit is lifted when
     /// more than half of the log can be freed, or space has run out. Explicit runs have none. Default: 128 MiB.
     pub rate_limit_bytes_per_s: Option<NonZeroU64>,
-    /// A tombstone stays for at least so long after the timestamp of the delete, so that an older command of its key that arrives late
-    /// stays without effect: 0 to 100 years. One that was submitted with an old timestamp counts as old. Default: one hour.
+    /// A tombstone stays for at least so long after the delete, so that an older command of its key that arrives late stays without effect: 0 to 100
+    /// years. It counts from the delete's timestamp where that can be true, else from when the store is sure to have had it: a timestamp
+    /// that a caller has submitted with it does not shorten or lengthen it at will. Default: one hour.
     pub tombstone_grace: Duration,
 }
 

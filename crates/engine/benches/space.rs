@@ -1,16 +1,32 @@
-//! Space and time: what overwriting costs on disk, what compaction costs others, how fast a store opens. One run, no threads but the
-//! store's own and those that are measured; prints one line per number. `HIGHTOWER_BENCH_KEYS` sets the number of keys (default 1,000,000).
+//! Space and time: what overwriting costs on disk, what compaction costs others, whether anything leaks. (How fast a store opens: the bench `open`.)
+//! Prints one line per number.
+//!
+//! Arguments name the parts to run: `settle`, `compacting`, `leak`; without one all of them. `HIGHTOWER_BENCH_KEYS` sets the number of keys (default
+//! 1,000,000), `HIGHTOWER_BENCH_RANDOM=1` makes the keys random bytes instead of counted text, `HIGHTOWER_BENCH_ROUNDS` sets the rounds of the part `leak`
+//! (default 1,000), `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`). "Disk" is the room that all files of the store take, as `du` counts it:
+//! segments, what is made ready for the next ones, the index checkpoint, the manifest.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hightower_engine::{CheckpointUse, CompactionConfig, SingleNodeEngine, StoreConfig};
+use hightower_engine::{CompactionConfig, SingleNodeEngine, StoreConfig};
+use tempfile::TempDir;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
 
 fn key(number: u64) -> [u8; 16] {
+    static RANDOM: LazyLock<bool> = LazyLock::new(|| setting("HIGHTOWER_BENCH_RANDOM", 0) != 0);
+    if *RANDOM {
+        let mut zipf = Zipf { keys: 0.0, zeta: 0.0, eta: 0.0, state: number.wrapping_mul(0x2545_f491_4f6c_dd1d) };
+        return (u128::from(zipf.uniform()) << 64 | u128::from(zipf.uniform())).to_be_bytes();
+    }
     let mut key = *b"key/000000000000";
     let text = format!("{number:012}");
     key[4..].copy_from_slice(text.as_bytes());
@@ -63,7 +79,8 @@ fn du(dir: &Path, ends: &str) -> u64 {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap());
     files
         .filter(|file| file.file_name().to_string_lossy().ends_with(ends))
-        .map(|file| file.metadata().unwrap().blocks() * 512)
+        // One that the background has removed in between takes no room.
+        .map(|file| file.metadata().map_or(0, |metadata| metadata.blocks() * 512))
         .sum()
 }
 
@@ -77,11 +94,13 @@ fn say(engine: &SingleNodeEngine, dir: &Path, when: &str) {
     let stats = engine.stats();
     let log: u64 = stats.segments.iter().map(|segment| segment.len_bytes).sum();
     let live = stats.live_bytes as f64;
+    let share = |bytes: u64| bytes as f64 / live;
     println!(
-        "{when}: log {:.3} x live, segment files on disk {:.3} x, checkpoint {:.3} x; {} segments, live {} MB",
-        log as f64 / live,
-        (du(dir, ".seg") + du(dir, ".spare")) as f64 / live,
-        du(dir, ".ckpt") as f64 / live,
+        "{when}: disk {:.3} x live; of that log {:.3}, checkpoint {:.3}, room made ready {:.3}; {} segments, live {} MB",
+        share(du(dir, "")),
+        share(log),
+        share(du(dir, ".ckpt")),
+        share((du(dir, ".seg") + du(dir, ".spare")).saturating_sub(log)),
         stats.segments.len(),
         stats.live_bytes / 1_000_000
     );
@@ -135,40 +154,79 @@ fn load(
 }
 
 fn main() {
-    let keys: u64 = std::env::var("HIGHTOWER_BENCH_KEYS").ok().and_then(|keys| keys.parse().ok()).unwrap_or(1_000_000);
-    let dir = tempfile::tempdir_in(std::env::var("HIGHTOWER_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into())).unwrap();
+    // `cargo bench` adds an argument of its own.
+    let parts: Vec<String> = std::env::args().skip(1).filter(|part| !part.starts_with('-')).collect();
+    let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let keys = setting("HIGHTOWER_BENCH_KEYS", 1_000_000);
+    if is_wanted("settle") {
+        settle(keys);
+    }
+    if is_wanted("compacting") {
+        compacting(keys);
+    }
+    if is_wanted("leak") {
+        leak(setting("HIGHTOWER_BENCH_ROUNDS", 1000));
+    }
+}
+
+fn new_dir() -> TempDir {
+    tempfile::tempdir_in(std::env::var("HIGHTOWER_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into())).unwrap()
+}
+
+/// The default settings, but that tombstones need not wait for an hour.
+fn config(dir: &Path) -> StoreConfig {
     let compaction = CompactionConfig { tombstone_grace: Duration::ZERO, ..CompactionConfig::default() };
-    let config = StoreConfig { compaction, compaction_interval: Duration::from_secs(1), ..StoreConfig::at(dir.path()) };
-    let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
-    let mut zipf = Zipf::new(keys);
+    StoreConfig { compaction, compaction_interval: Duration::from_secs(1), ..StoreConfig::at(dir) }
+}
+
+fn fill(engine: &SingleNodeEngine, zipf: &mut Zipf, keys: u64) {
     let started = Instant::now();
     (0..keys).for_each(|number| drop(engine.put(key(number), [1; 100])));
     (0..keys * 4).for_each(|_| drop(engine.put(key(zipf.key()), [2; 100])));
     (0..keys / 5).for_each(|number| drop(engine.delete(key(number * 5))));
     println!("filling: {:.1} s", started.elapsed().as_secs_f64());
+}
+
+/// Disk use after overwriting, when idle and after a full compaction; write amplification.
+fn settle(keys: u64) {
+    let dir = new_dir();
+    let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
+    fill(&engine, &mut Zipf::new(keys), keys);
+    say(&engine, dir.path(), "busy");
     wait_until_idle(&engine);
-    say(&engine, dir.path(), "idle");
+    say(&engine, dir.path(), "idle (bar 1.5)");
     let stats = engine.stats();
     let written = keys as f64 * 5.0 * 136.0 + keys as f64 / 5.0 * 36.0;
     println!(
-        "write amplification: {:.2} ({} runs, {} MB copied)",
+        "write amplification (bar 2.5): {:.2} ({} runs, {} MB copied)",
         1.0 + stats.compaction.written_bytes as f64 / written,
         stats.compaction.runs,
         stats.compaction.written_bytes / 1_000_000
     );
     let report = engine.run_compaction_now().unwrap();
     println!("full compaction: {:?}", report.elapsed);
-    thread::sleep(Duration::from_secs(1));
-    say(&engine, dir.path(), "after a full compaction");
+    thread::sleep(Duration::from_secs(2));
+    say(&engine, dir.path(), "after a full compaction (bar 1.1)");
+    engine.close().unwrap();
+    println!("closed: {} MB of files", du(dir.path(), "") / 1_000_000);
+}
 
-    let mut quiet = StoreConfig { compaction_interval: Duration::ZERO, ..config };
-    quiet.emit_snapshot_after_compaction = false;
-    drop(engine);
-    let engine = SingleNodeEngine::with_config(quiet.clone()).unwrap();
+/// What compaction costs those who read and write meanwhile.
+fn compacting(keys: u64) {
+    let dir = new_dir();
+    let quiet = StoreConfig {
+        compaction_interval: Duration::ZERO,
+        emit_snapshot_after_compaction: false,
+        ..config(dir.path())
+    };
+    let engine = SingleNodeEngine::with_config(quiet).unwrap();
+    let mut zipf = Zipf::new(keys);
+    fill(&engine, &mut zipf, keys);
+    engine.run_compaction_now().unwrap();
     // Touched beforehand, so that it does not count as the store's memory.
     let mut latencies = vec![Duration::ZERO; 1 << 20];
-    let (p999, gets) = load(&engine, &mut zipf, &mut latencies, Duration::from_secs(6), || false);
-    println!("without compaction: put p99.9 {p999:?}, {gets:.0} gets/s");
+    let (p999_without, gets_without) = load(&engine, &mut zipf, &mut latencies, Duration::from_secs(6), || false);
+    println!("without compaction: put p99.9 {p999_without:?}, {gets_without:.0} gets/s");
     let before = resident_bytes();
     let (peak, is_done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -188,33 +246,40 @@ fn main() {
         let (p999, gets) =
             load(&engine, &mut zipf, &mut latencies, Duration::from_secs(60), || is_done.load(Ordering::Relaxed));
         println!("while compacting without pause: put p99.9 {p999:?}, {gets:.0} gets/s");
+        println!(
+            "ratios: put p99.9 {:.2} x (bar 3), gets {:.2} x (bar 0.8)",
+            p999.as_secs_f64() / p999_without.as_secs_f64(),
+            gets / gets_without
+        );
     });
-    println!("memory while compacting: {:.1} MiB more", peak.into_inner().saturating_sub(before) as f64 / 1048576.0);
+    let more = peak.into_inner().saturating_sub(before) as f64 / 1_048_576.0;
+    println!("memory while compacting (bar 16): {more:.1} MiB more");
     let started = Instant::now();
     engine.close().unwrap();
     println!("close with a checkpoint: {:?}", started.elapsed());
-    drop(engine);
-    for round in 0..3 {
-        let engine = SingleNodeEngine::with_config(quiet.clone()).unwrap();
-        let report = engine.open_report();
-        let keys = engine.len();
-        println!(
-            "open {round} with a checkpoint: {:?} for {keys} keys, {:?}",
-            report.elapsed,
-            matches!(report.checkpoint, CheckpointUse::Loaded { .. })
-        );
-    }
-    for file in fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()) {
-        if file.extension().is_some_and(|end| end == "ckpt") {
-            fs::remove_file(file).unwrap();
+}
+
+/// Rounds of overwriting, deleting, compacting and opening again: disk, open files and memory stay what they are.
+fn leak(rounds: u64) {
+    const KEYS: u64 = 2000;
+    let dir = new_dir();
+    for round in 1..=rounds {
+        let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
+        (0..KEYS).for_each(|number| drop(engine.put(key(number), [1; 100])));
+        (0..KEYS).for_each(|number| drop(engine.put(key(number), [2; 100])));
+        (0..KEYS / 2).for_each(|number| drop(engine.delete(key(number * 2))));
+        engine.run_compaction_now().unwrap();
+        assert_eq!(engine.len() as u64, KEYS / 2);
+        engine.close().unwrap();
+        drop(engine);
+        if [rounds / 20, rounds / 4, rounds / 2, rounds].contains(&round) {
+            println!(
+                "round {round}: {} kB in {} files, {} open files, {:.1} MiB of memory",
+                du(dir.path(), "") / 1000,
+                fs::read_dir(dir.path()).unwrap().count(),
+                fs::read_dir("/proc/self/fd").unwrap().count(),
+                resident_bytes() as f64 / 1_048_576.0
+            );
         }
     }
-    let log = du(dir.path(), ".seg");
-    let started = Instant::now();
-    for file in fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()) {
-        std::hint::black_box(fs::read(file).unwrap().len());
-    }
-    println!("reading {} MB of files: {:?}", log / 1_000_000, started.elapsed());
-    let engine = SingleNodeEngine::with_config(quiet).unwrap();
-    println!("open without a checkpoint: {:?}", engine.open_report().elapsed);
 }

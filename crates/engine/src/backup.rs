@@ -4,6 +4,6 @@ mod copy;
 mod stream;
 
 pub(crate) use copy::Staging;
-pub use copy::{BackupReport, RestoreReport, restore};
+pub use copy::{BackupReport, RestoreReport, restore, restore_with_progress};
 pub(crate) use stream::commit;
 pub use stream::{ExportReport, ImportReport, import_snapshot};

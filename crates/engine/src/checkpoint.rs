@@ -6,12 +6,16 @@
 //! An entry counts only while its segment is there. Whatever compaction moved out of a segment, or dropped with it, after the checkpoint was
 //! taken, is found in segments that the checkpoint does not cover, or nowhere: so no checkpoint, however old, brings a deleted key back.
 
+mod block;
 pub(crate) mod codec;
+mod fold;
 mod load;
-mod siphash;
+mod merge;
+mod records;
 #[cfg(test)]
 mod tests;
 mod write;
 
-pub use load::{CheckpointUse, OpenPhase, OpenProgress};
-pub(crate) use load::{Fold, Watch, verify_points};
+pub use fold::{CheckpointUse, OpenPhase, OpenProgress};
+pub(crate) use fold::{Fold, Watch};
+pub(crate) use load::verify_order;

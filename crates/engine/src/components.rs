@@ -42,6 +42,17 @@ impl Clock for SystemClock {
     }
 }
 
+/// Who does what commits leave behind: syncing at intervals, sealing, making the next segment ready, compacting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Background {
+    /// Threads of the store, so that callers need not wait for it.
+    #[default]
+    Threads,
+    /// The caller of a write, before it returns: an interval is a sync at once, and nothing compacts by itself. Slower, but the operations of one
+    /// caller reach the file system in the same order each time, which tests that must repeat need.
+    Caller,
+}
+
 /// The parts that a store is built from. [`Default`] takes the real ones.
 ///
 /// ```
@@ -61,6 +72,8 @@ pub struct Components {
     pub entropy: Arc<dyn Entropy>,
     /// What decides which segments compaction rewrites.
     pub policy: Arc<dyn CompactionPolicy>,
+    /// Who works in the background.
+    pub background: Background,
 }
 
 impl Default for Components {
@@ -70,6 +83,7 @@ impl Default for Components {
             clock: Arc::new(SystemClock::default()),
             entropy: Arc::new(OsEntropy),
             policy: Arc::new(CostBenefit),
+            background: Background::default(),
         }
     }
 }

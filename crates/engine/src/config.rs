@@ -7,10 +7,10 @@ use hightower_compactor::CompactionConfig;
 
 use crate::error::{Error, Result};
 
-/// The smallest `max_segment_size`, in bytes.
+/// The smallest `max_segment_size` and `min_segment_size`, in bytes.
 pub const MIN_SEGMENT_SIZE_BYTES: u64 = 4096;
 
-/// The largest `max_segment_size`, in bytes: 2 GiB, so that offsets fit 32 bits with room for one oversize commit.
+/// The largest `max_segment_size` and `min_segment_size`, in bytes: 2 GiB, so that offsets fit 32 bits with room for one oversize commit.
 pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
 
 /// The smallest `max_disk_bytes`, in bytes.
@@ -54,6 +54,10 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit gets a segment of its own. Default: 64 MiB.
     pub max_segment_size: u64,
+    /// While little is written, new segments are a 64th of what lives in the store, but at least this long, in bytes, and at most
+    /// [`max_segment_size`](Self::max_segment_size); while much is written they are as long as what is written in some seconds. A segment takes its
+    /// room on disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB. Default: 1 MiB.
+    pub min_segment_size: u64,
     /// How often compaction looks for work by itself; zero: never. Default: 60 s.
     pub compaction_interval: Duration,
     /// How often the background syncs when [`durability`](Self::durability) is `None`; zero: never, as [`Durability::Os`]. Default: 25 ms.
@@ -86,6 +90,7 @@ impl Default for StoreConfig {
         Self {
             data_dir: PathBuf::from(".hightower"),
             max_segment_size: 64 * 1024 * 1024,
+            min_segment_size: 1024 * 1024,
             compaction_interval: Duration::from_secs(60),
             fsync_interval: Duration::from_millis(25),
             compaction: CompactionConfig::default(),
@@ -130,6 +135,10 @@ impl StoreConfig {
         }
         if !(MIN_SEGMENT_SIZE_BYTES..=MAX_SEGMENT_SIZE_BYTES).contains(&self.max_segment_size) {
             let text = format!("max_segment_size is {}: it must be 4 KiB to 2 GiB", self.max_segment_size);
+            return Err(Error::Validation(text.into()));
+        }
+        if !(MIN_SEGMENT_SIZE_BYTES..=MAX_SEGMENT_SIZE_BYTES).contains(&self.min_segment_size) {
+            let text = format!("min_segment_size is {}: it must be 4 KiB to 2 GiB", self.min_segment_size);
             return Err(Error::Validation(text.into()));
         }
         if self.worker_threads > 1024 {

@@ -4,17 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hightower_segment::{SegmentError, SegmentStore, Stamp};
 use hightower_state::ConcurrentKvState;
-use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::commit::CommitLog;
 use crate::compaction::Upkeep;
-use crate::components::Components;
+use crate::components::{Background, Components};
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
 use crate::flusher::Flusher;
 use crate::group_commit::{GroupCommit, Poison};
 use crate::maintenance::Maintenance;
 use crate::place::Place;
+use crate::sizing::Sizing;
+use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::Segments;
 
 /// Locks, in the order in which they may be taken together: the turn of upkeep (compaction, checkpoints, backups), the commit log, the state's writer, the segment table. Readers take none.
@@ -33,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) flusher: Flusher,
     pub(crate) maintenance: Maintenance,
     pub(crate) upkeep: Upkeep,
+    pub(crate) sizing: Sizing,
     pub(crate) closed: AtomicBool,
 }
 
@@ -45,6 +47,8 @@ impl Core {
         open: Option<(SegmentStore, CommitLog)>,
     ) -> Self {
         let (store, log) = open.unzip();
+        let upkeep = Upkeep::default();
+        upkeep.set_opened_ms(components.clock.now_ms());
         Self {
             config,
             components,
@@ -56,7 +60,8 @@ impl Core {
             poison: Poison::default(),
             flusher: Flusher::default(),
             maintenance: Maintenance::default(),
-            upkeep: Upkeep::default(),
+            upkeep,
+            sizing: Sizing::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -97,6 +102,7 @@ impl Core {
     pub(crate) fn make_durable(&self, seq: u64, durability: Durability) -> Result<()> {
         match durability {
             Durability::Os => Ok(()),
+            Durability::Interval(_) if self.components.background == Background::Caller => self.sync_to(seq),
             Durability::Interval(interval) => {
                 self.flusher.request(interval);
                 Ok(())
@@ -140,10 +146,19 @@ impl Core {
         }
     }
 
+    /// Does what the threads would do, if the store has none.
+    #[inline]
+    pub(crate) fn maintain_as_caller(&self) {
+        if self.components.background == Background::Caller && self.maintenance.take_wish() {
+            let _worked = self.maintain(0);
+        }
+    }
+
     fn maintain_store(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
         // Pages first: a writer may be waiting for nothing else.
         let mut worked = store.prefault_ahead(window_bytes)? > 0;
-        if store.wants_preparation() && self.has_disk_for(2 * u64::from(self.config.segment_len_bytes())) {
+        self.plan_segments(store);
+        if store.wants_preparation() && self.has_disk_for(2 * u64::from(store.next_len())) {
             let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
             worked |= store.prepare_next(stamp)?;
         }

@@ -4,26 +4,27 @@ use std::fmt;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use hightower_log::Command;
 use hightower_segment::Stamp;
 use hightower_state::{ApplyOutcome, KvState};
-use parking_lot::Mutex;
 
 use crate::backup::{BackupReport, ExportReport};
 use crate::batch::{Batch, BatchOutcome};
 use crate::checkpoint::OpenProgress;
 use crate::commit::Write;
 use crate::compaction::CompactionReport;
-use crate::components::Components;
+use crate::components::{Background, Components};
 use crate::config::{Durability, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::open::{OpenReport, open};
 use crate::pipeline::{Pipeline, Ticket, single_outcome};
+use crate::repair::RepairProgress;
 use crate::snapshot::{Range, Snapshot};
 use crate::stats::Stats;
+use crate::sync::Mutex;
+use crate::sync::thread::{self, JoinHandle};
 use crate::traits::{KvEngine, SnapshotEngine};
 use crate::value::Value;
 
@@ -130,6 +131,17 @@ impl SingleNodeEngine {
     }
 
     fn start_threads(&mut self) -> Result<()> {
+        if self.core.components.background == Background::Threads {
+            self.start_background()?;
+        }
+        let workers = self.core.config.worker_threads;
+        if workers > 0 {
+            self.pipeline = Some(Pipeline::start(1024 * workers, Arc::clone(&self.core) as Arc<_>)?);
+        }
+        Ok(())
+    }
+
+    fn start_background(&self) -> Result<()> {
         let core = Arc::clone(&self.core);
         self.spawn("hightower-flush", move || {
             core.flusher.run(|| {
@@ -140,20 +152,17 @@ impl SingleNodeEngine {
         let core = Arc::clone(&self.core);
         self.spawn("hightower-tail", move || {
             let mut last_seq = 0;
-            core.maintenance.run(|| {
+            let work = || {
                 let seq = core.state.visible_seq();
                 let window = if seq == last_seq { PREFAULT_MIN_BYTES } else { PREFAULT_MAX_BYTES };
                 last_seq = seq;
                 core.maintain(window)
-            });
+            };
+            core.maintenance.run(work, || core.rest());
         })?;
         if !self.core.config.compaction_interval.is_zero() {
             let core = Arc::clone(&self.core);
             self.spawn("hightower-compact", move || core.keep_up())?;
-        }
-        let workers = self.core.config.worker_threads;
-        if workers > 0 {
-            self.pipeline = Some(Pipeline::start(1024 * workers, Arc::clone(&self.core) as Arc<_>)?);
         }
         Ok(())
     }
@@ -492,7 +501,21 @@ impl SingleNodeEngine {
     /// [`Error::Conflict`] if the directory holds something else, [`Error::Locked`] if it is in use, [`Error::Full`], [`Error::Io`],
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
     pub fn backup_to(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
-        self.core.backup_to(dir.as_ref())
+        self.backup_with_progress(dir, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`backup_to`](Self::backup_to); `watch` hears of the progress and may end it. What was in the directory before stays whole then, and the next
+    /// backup into it goes on with what was copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`backup_to`](Self::backup_to), and [`Error::Aborted`].
+    pub fn backup_with_progress(
+        &self,
+        dir: impl AsRef<Path>,
+        mut watch: impl FnMut(RepairProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        self.core.backup_to(dir.as_ref(), &mut watch)
     }
 
     /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another machine, or another version. Memory does not

@@ -37,7 +37,7 @@ pub enum Error {
         detail: String,
     },
     /// Another process, or another engine of this process, has the store open.
-    #[error("{} is in use by another process: close it there first", path.display())]
+    #[error("{} is in use by another process: close it there first, or read a backup that it makes", path.display())]
     Locked {
         /// The directory of the store.
         path: PathBuf,

@@ -31,21 +31,26 @@ pub mod limits;
 mod maintenance;
 mod mutants;
 mod open;
+mod parallel;
 mod pipeline;
 mod place;
 mod read;
 mod repair;
+mod sizing;
 mod snapshot;
 mod stats;
+mod sync;
 mod table;
 mod traits;
 mod value;
 
-pub use backup::{BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore};
+pub use backup::{
+    BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,
+};
 pub use batch::{Batch, BatchChange, BatchOutcome, Expect};
 pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
-pub use components::{Clock, Components, SystemClock};
+pub use components::{Background, Clock, Components, SystemClock};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
 pub use engine::SingleNodeEngine;
 pub use error::{Error, ErrorKind, Result};

@@ -80,6 +80,7 @@ fn start(
 ) -> Result<(Core, OpenReport)> {
     let max_version = fold.state.max_version().max(fold.max_version).max(recovery.report().version_floor);
     let stamp = Stamp { max_version, timestamp: components.clock.now_ms() };
+    store.set_next_len(config.idle_segment_len(fold.segments.live_bytes()));
     let (appender, report) = recovery.finish(stamp)?;
     let last_seq = appender.next_seq().saturating_sub(1);
     fold.state.writer().resume(last_seq).map_err(|error| Error::Validation(error.to_string().into()))?;

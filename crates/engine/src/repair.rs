@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};
 
-/// How far a check or a salvage has come.
+/// How far a check, a salvage, a backup or a restore has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairProgress {
@@ -44,7 +44,7 @@ impl<'a> Meter<'a> {
         self.unreported = 0;
         match (self.watch)(self.progress) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Aborted("looking at the store")),
+            ControlFlow::Break(()) => Err(Error::Aborted("what was being done")),
         }
     }
 }

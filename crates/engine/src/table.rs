@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hightower_index::{Guard, Published, prefetch_read};
 use hightower_segment::Segment;
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::place::{MAX_SEGMENT_ID, Place};
+use crate::sync::Mutex;
 
 /// A segment, and how much of it still counts.
 #[derive(Debug)]
@@ -62,11 +62,11 @@ impl Tracked {
         }
     }
 
-    /// Takes over what a checkpoint says is live here; nothing was counted before.
-    pub(crate) fn load_live(&self, records: u64, bytes: u64, tombstone_bytes: u64) {
-        self.live_records.store(records, Ordering::Release);
-        self.live_bytes.store(bytes, Ordering::Relaxed);
-        self.tombstone_bytes.store(tombstone_bytes, Ordering::Relaxed);
+    /// So many records, found all at once when the store is opened, are the latest of their keys.
+    pub(crate) fn add_loaded(&self, records: u64, bytes: u64, tombstone_bytes: u64) {
+        self.live_records.fetch_add(records, Ordering::Release);
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.tombstone_bytes.fetch_add(tombstone_bytes, Ordering::Relaxed);
     }
 
     /// Read after [`live_records`](Self::live_records), it is never below it.
@@ -158,6 +158,12 @@ impl Segments {
     #[inline]
     pub(crate) fn find<'g>(&'g self, id: u32, guard: &'g Guard) -> Option<&'g Arc<Tracked>> {
         self.table(guard)?.find(id)
+    }
+
+    /// Bytes of records that are the latest of their key, in all segments.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        let guard = hightower_index::pin();
+        self.table(&guard).into_iter().flat_map(Table::iter).map(|tracked| tracked.live_bytes()).sum()
     }
 
     /// All segments, by id.

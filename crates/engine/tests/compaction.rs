@@ -174,6 +174,31 @@ fn a_late_older_command_meets_the_tombstone_until_its_grace_has_passed() {
 }
 
 #[test]
+fn a_submitted_timestamp_neither_shortens_nor_lengthens_the_grace() {
+    let minute_ms = 60_000;
+    for timestamp in [i64::MIN, 0, 1, i64::MAX] {
+        let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+        let engine = open_at(&dir, &clock);
+        clock.0.fetch_add(10 * minute_ms, Ordering::Relaxed);
+        let late = || Command::Set { key: b"k".to_vec(), value: b"late".to_vec(), version: 9, timestamp: 0 };
+        engine.submit(Command::Delete { key: b"k".to_vec(), version: 10, timestamp }).unwrap();
+        engine.put("beside", "x").unwrap();
+        for _ in 0..2 {
+            engine.put("beside", "y").unwrap();
+            engine.run_compaction_now().unwrap();
+            assert!(!engine.submit(late()).unwrap().changed(), "timestamp {timestamp}: forgotten too early");
+        }
+        // At the latest one grace after it was moved for the last time.
+        for _ in 0..2 {
+            clock.0.fetch_add(minute_ms + 1, Ordering::Relaxed);
+            engine.put("beside", "z").unwrap();
+            engine.run_compaction_now().unwrap();
+        }
+        assert_eq!(engine.stats().tombstones, 0, "timestamp {timestamp}: kept for ever");
+    }
+}
+
+#[test]
 fn a_live_store_is_left_alone_for_a_hundred_intervals() {
     let dir = TempDir::new().unwrap();
     let engine = SingleNodeEngine::with_config(StoreConfig {

@@ -10,7 +10,7 @@ use hightower_log::{RecordContext, encode_seal};
 
 use crate::error::{SegmentError, is_full};
 use crate::manifest::SegmentState;
-use crate::mutants;
+use crate::mutants::planted;
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
@@ -45,7 +45,7 @@ pub struct Appended {
 impl Appender {
     pub(crate) fn new(shared: Arc<Shared>, prepared: Prepared) -> Self {
         let Prepared { segment, writer } = prepared;
-        if mutants::on("durable-without-predecessors") {
+        if planted("durable_without_predecessors") {
             segment.raise_durable(FIRST_RECORD_AT);
         }
         shared.tail.lock().active = Some(Arc::clone(&segment));
@@ -168,8 +168,8 @@ impl Appender {
     /// As [`make_room`](Self::make_room).
     pub fn roll(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<Arc<Segment>, SegmentError> {
         self.shared.poison.check()?;
-        let needed = self.shared.segment_len_for(len_bytes)?;
-        let next = self.shared.take_successor(needed, purpose, stamp)?;
+        let least = self.shared.segment_len_for(len_bytes)?;
+        let next = self.shared.take_successor(least, purpose, stamp)?;
         self.write_seal(stamp)?;
         let rolled = Rolled {
             segment: Arc::clone(&self.segment),
@@ -228,6 +228,21 @@ impl Appender {
             cut.map_err(|error| SegmentError::io("cut", self.segment.path(), error))?;
         }
         Ok(())
+    }
+
+    /// Gives back the room of the active segment beyond the next `keep_bytes`; what comes after that goes into the next segment. For a store that
+    /// is not written to at the moment.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`]; then commits may use no more than was asked for, but the room may not have been given back.
+    pub fn give_back(&mut self, keep_bytes: u32) -> Result<(), SegmentError> {
+        let limit = self.position.saturating_add(keep_bytes);
+        if limit >= self.limit {
+            return Ok(());
+        }
+        self.limit = limit;
+        self.segment.release_behind(limit + SEAL_LEN_BYTES)
     }
 
     fn write_seal(&mut self, stamp: Stamp) -> Result<(), SegmentError> {

@@ -173,6 +173,16 @@ pub trait File: Debug + Send + Sync {
     /// Out of space comes back here. The file may then have grown by a part.
     fn allocate(&self, len_bytes: u64) -> io::Result<()>;
 
+    /// Gives back the room on the device behind `len_bytes`, without changing the file's length: what stood there reads as zeros from then on. Where
+    /// the file system cannot do that, nothing happens; it only costs room.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn release_behind(&self, _len_bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Maps the first `len_bytes` of the file, which must be that long and must not be made shorter while the mapping lives.
     /// Nothing of it is published yet.
     ///

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hightower_log::{Record, RecordContext, SegmentHeader, SegmentKind, decode};
+use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKind, decode};
 
 use crate::error::SegmentError;
 use crate::fs::{File, retry_interrupted};
@@ -30,6 +30,8 @@ pub struct Segment {
     durable: AtomicU32,
     /// How far pages were touched ahead.
     prefaulted: AtomicU32,
+    /// How much of the file may be used: all of it, until room is given back.
+    capacity: AtomicU32,
     sealed: AtomicBool,
 }
 
@@ -38,12 +40,15 @@ pub(crate) struct Parts {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
     pub(crate) mapping: Mapping,
+    /// Whether room behind its records was given back.
+    pub(crate) has_hole: bool,
 }
 
 impl Segment {
     pub(crate) fn new(path: PathBuf, header: SegmentHeader, file: Arc<dyn File>, mapping: Mapping) -> Self {
         Self {
             context: header.context(),
+            capacity: AtomicU32::new(to_offset(mapping.len())),
             mapping,
             header,
             path,
@@ -94,7 +99,7 @@ impl Segment {
     /// How much of the device the file takes up, used or not, in bytes.
     #[must_use]
     pub fn capacity_bytes(&self) -> u32 {
-        to_offset(self.mapping.len())
+        self.capacity.load(Ordering::Relaxed)
     }
 
     /// Whether no commit is in it.
@@ -150,6 +155,21 @@ impl Segment {
         Entries::new(self, offset, seq)
     }
 
+    /// When the segment was ended by a seal, Unix milliseconds; `None` if it was not: it is active, compacted, or a crash has ended it. Costs the decoding of
+    /// a few bytes.
+    #[must_use]
+    pub fn sealed_at(&self) -> Option<i64> {
+        let end = self.len_bytes();
+        // A seal is as short as its numbers allow.
+        (1..=crate::shared::SEAL_LEN_BYTES).find_map(|len| {
+            let record = self.record_at(end.checked_sub(len)?).ok()?;
+            match record.body {
+                RecordBody::Seal { timestamp, .. } if record.len == len => Some(timestamp),
+                _ => None,
+            }
+        })
+    }
+
     /// Tells the system how the segment will be read.
     ///
     /// # Errors
@@ -201,8 +221,23 @@ impl Segment {
         Ok(to_offset(touched))
     }
 
+    /// Gives back the room behind `end`, which nobody will write to any more. The file keeps its length: it is mapped.
+    pub(crate) fn release_behind(&self, end: u32) -> Result<(), SegmentError> {
+        self.capacity.fetch_min(end, Ordering::Relaxed);
+        let released = self.file.release_behind(end.into());
+        released.map_err(|error| SegmentError::io("release room of", &self.path, error))
+    }
+
+    /// Gives back what a sealed segment has not used, if that is worth a system call.
+    pub(crate) fn release_unused(&self) -> Result<(), SegmentError> {
+        const WORTH_BYTES: u32 = 64 << 10;
+        let end = self.len_bytes();
+        if self.capacity_bytes() - end < WORTH_BYTES { Ok(()) } else { self.release_behind(end) }
+    }
+
     pub(crate) fn into_parts(self) -> Parts {
-        Parts { path: self.path, file: self.file, mapping: self.mapping }
+        let has_hole = (self.capacity.into_inner() as usize) < self.mapping.len();
+        Parts { path: self.path, file: self.file, mapping: self.mapping, has_hole }
     }
 
     #[cold]

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
-use parking_lot::Mutex;
 
 use crate::error::{SegmentError, is_full};
 use crate::fs::{Access, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
+use crate::lock::{Mutex, step};
 use crate::manifest::{Manifest, SegmentState};
+use crate::mutants::planted;
 use crate::names::{MANIFEST, MANIFEST_TMP, spare_path};
 use crate::options::StoreOptions;
 use crate::poison::Poison;
 use crate::segment::Segment;
 use crate::spares::{Prepared, Spare};
-use crate::{mutants, tail::AppendMode};
+use crate::tail::AppendMode;
 
 /// No record is shorter than this: a head with the narrowest numbers, and one byte of key.
 const SHORTEST_COMMIT_BYTES: u64 = 16;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) next_spare: AtomicU32,
     /// The last attempt to make a file found the device full.
     pub(crate) full: AtomicBool,
+    /// How long files are that are made ahead of their use.
+    pub(crate) next_len: AtomicU32,
     /// How long the file is that is kept to be given up for a manifest.
     kept_room: Mutex<Option<u64>>,
     _lock: Box<dyn Lock>,
@@ -93,6 +96,7 @@ impl Shared {
         Ok(Self {
             fs,
             dir: dir.to_owned(),
+            next_len: AtomicU32::new(options.segment_len_bytes),
             options,
             mode,
             preparing: Mutex::default(),
@@ -210,7 +214,7 @@ impl Shared {
 
     /// Syncs the rolled segments. The caller holds `sync_turn`.
     fn sync_rolled(&self, unsynced: Vec<Arc<Segment>>) -> Result<(), SegmentError> {
-        if mutants::on("skip-predecessor-sync") {
+        if planted("skip_predecessor_sync") {
             return Ok(());
         }
         for segment in unsynced {
@@ -230,14 +234,16 @@ impl Shared {
     }
 
     fn sync_segment(&self, segment: &Segment, end: u32) -> Result<(), SegmentError> {
-        if !mutants::on("ack-before-sync") {
+        if !planted("ack_before_sync") {
+            step();
             let synced = segment.sync_to(end, self.mode == AppendMode::Mapped);
-            if mutants::on("no-poison-on-failed-sync") {
+            if planted("no_poison_on_failed_sync") {
                 synced?;
             } else {
                 synced.map_err(|error| self.poison.latch(error))?;
             }
         }
+        step();
         segment.raise_durable(end);
         Ok(())
     }
@@ -248,11 +254,11 @@ impl Shared {
             let _turn = self.sync_turn.lock();
             self.poison.check()?;
             let unsynced = self.tail.lock().unsynced();
-            if !mutants::on("seal-before-sync") {
+            if !planted("seal_before_sync") {
                 self.sync_rolled(unsynced)?;
             }
         }
-        let everything = mutants::on("seal-before-sync") || mutants::on("skip-predecessor-sync");
+        let everything = planted("seal_before_sync") || planted("skip_predecessor_sync");
         let synced: Vec<Rolled> =
             self.tail.lock().rolled.iter().filter(|rolled| rolled.synced || everything).cloned().collect();
         if synced.is_empty() {
@@ -269,6 +275,7 @@ impl Shared {
         })?;
         for rolled in &synced {
             rolled.segment.mark_sealed();
+            rolled.segment.release_unused()?;
         }
         self.tail.lock().rolled.retain(|rolled| !rolled.segment.is_sealed());
         Ok(synced.len())
@@ -300,7 +307,7 @@ pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> 
         remove_if_there(fs, &tmp)?;
     }
     written?;
-    if mutants::on("manifest-dir-not-synced") {
+    if planted("manifest_dir_not_synced") {
         return Ok(());
     }
     retry_interrupted(|| fs.sync_dir(dir)).map_err(|error| SegmentError::io("sync", dir, error))
@@ -310,7 +317,7 @@ fn write_manifest(fs: &dyn Fs, dir: &Path, tmp: &Path, bytes: &[u8]) -> Result<(
     let failed = |operation, error| SegmentError::io_or_full(operation, tmp, bytes.len() as u64, error);
     let file = fs.create_new(tmp).map_err(|error| failed("create", error))?;
     write_all_at(file.as_ref(), bytes, 0).map_err(|(_, error)| failed("write", error))?;
-    if !mutants::on("manifest-not-synced") {
+    if !planted("manifest_not_synced") {
         retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
     }
     fs.rename(tmp, &dir.join(MANIFEST)).map_err(|error| failed("rename", error))

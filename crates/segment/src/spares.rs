@@ -19,7 +19,7 @@ use crate::error::SegmentError;
 use crate::fs::{Access, File, retry_interrupted, write_all_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::mapping::{Mapping, MappingWriter};
-use crate::mutants;
+use crate::mutants::planted;
 use crate::names::{segment_path, spare_path};
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Parts, Segment};
@@ -54,12 +54,12 @@ impl Prepared {
 }
 
 impl Shared {
-    /// How long a segment must be to hold a commit of `len_bytes`.
+    /// How long a segment must be at least to hold a commit of `len_bytes`.
     pub(crate) fn segment_len_for(&self, len_bytes: usize) -> Result<u32, SegmentError> {
         let limit = MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES;
         let fits = u32::try_from(len_bytes).ok().filter(|len| *len <= limit);
         let len = fits.ok_or(SegmentError::TooLarge { len_bytes: len_bytes as u64, limit_bytes: limit.into() })?;
-        Ok((len + OVERHEAD_BYTES).max(self.options.segment_len_bytes))
+        Ok((len + OVERHEAD_BYTES).max(crate::options::MIN_SEGMENT_LEN_BYTES))
     }
 
     /// Makes a file with room for `len_bytes`.
@@ -94,22 +94,21 @@ impl Shared {
 
     /// Whether [`prepare_next`](Self::prepare_next) has something to do.
     pub(crate) fn wants_preparation(&self) -> bool {
+        let next_len = self.next_len.load(Ordering::Relaxed);
         let tail = self.tail.lock();
-        tail.active.is_some() && (tail.prepared.is_none() || tail.wants_reserve())
+        tail.wants_successor(next_len) || tail.wants_reserve(next_len)
     }
 
     /// Prepares the active segment's successor and, when that will be needed soon, a spare behind it.
     pub(crate) fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         let _preparing = self.preparing.lock();
         let (no_successor, no_reserve) = {
+            let next_len = self.next_len.load(Ordering::Relaxed);
             let tail = self.tail.lock();
-            if tail.active.is_none() {
-                return Ok(false);
-            }
-            (tail.prepared.is_none(), tail.wants_reserve())
+            (tail.active.is_some() && tail.prepared.is_none(), tail.wants_reserve(next_len))
         };
         if no_successor {
-            let len = self.options.segment_len_bytes;
+            let len = self.next_len.load(Ordering::Relaxed);
             let spare = self.pop_spare(len);
             let spare = spare.map_or_else(|| self.create_spare(len), Ok)?;
             let prepared = self.prepare(spare, stamp, |_| {})?;
@@ -122,9 +121,35 @@ impl Shared {
     }
 
     fn add_reserve(&self) -> Result<(), SegmentError> {
-        let spare = self.create_spare(self.options.segment_len_bytes)?;
+        let spare = self.create_spare(self.next_len.load(Ordering::Relaxed))?;
         self.tail.lock().pool.push(spare);
         Ok(())
+    }
+
+    /// Removes files that are kept ready and are longer than is wanted now: spares, and the prepared segment.
+    pub(crate) fn trim(&self) -> Result<(), SegmentError> {
+        let _preparing = self.preparing.lock();
+        let wanted = self.next_len.load(Ordering::Relaxed);
+        let is_long = |capacity: u32| capacity / 2 > wanted;
+        let (prepared, spares) = {
+            let mut tail = self.tail.lock();
+            let prepared = tail.prepared.take_if(|prepared| is_long(prepared.segment.capacity_bytes()));
+            let (long, pool): (Vec<_>, _) =
+                std::mem::take(&mut tail.pool).into_iter().partition(|spare| is_long(spare.capacity_bytes()));
+            tail.pool = pool;
+            (prepared, long)
+        };
+        for spare in spares {
+            self.fs.remove_file(&spare.path).map_err(|error| SegmentError::io("remove", &spare.path, error))?;
+        }
+        let Some(prepared) = prepared else { return Ok(()) };
+        let id = prepared.segment.id();
+        if let Err(error) = self.edit_manifest(|manifest| manifest.segments.retain(|entry| entry.id != id)) {
+            self.tail.lock().prepared = Some(prepared);
+            return Err(error);
+        }
+        let path = prepared.segment.path();
+        self.fs.remove_file(path).map_err(|error| SegmentError::io("remove", path, error))
     }
 
     pub(crate) fn pop_spare(&self, len_bytes: u32) -> Option<Spare> {
@@ -133,43 +158,43 @@ impl Shared {
         Some(tail.pool.swap_remove(index))
     }
 
-    /// A segment for commits that has room for `len_bytes`, header and seal included. Fast if one is prepared.
+    /// A segment for commits that has room for `least` bytes, header and seal included. Fast if one is prepared.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Full`], and nothing has changed.
-    pub(crate) fn take_successor(
-        &self,
-        len_bytes: u32,
-        purpose: Purpose,
-        stamp: Stamp,
-    ) -> Result<Prepared, SegmentError> {
-        if let Some(prepared) = self.tail.lock().take_prepared(len_bytes, purpose) {
+    pub(crate) fn take_successor(&self, least: u32, purpose: Purpose, stamp: Stamp) -> Result<Prepared, SegmentError> {
+        if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
             return Ok(prepared);
         }
         // Whoever prepares in the background may be about to finish.
         let _preparing = self.preparing.lock();
-        if let Some(prepared) = self.tail.lock().take_prepared(len_bytes, purpose) {
+        if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
             return Ok(prepared);
         }
         if purpose == Purpose::Grow && self.tail.lock().pool.is_empty() {
             // New data must leave a spare behind, and there is none yet.
             self.add_reserve()?;
-            if let Some(prepared) = self.tail.lock().take_prepared(len_bytes, purpose) {
+            if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
                 return Ok(prepared);
             }
         }
-        let spare = self.spare_for(len_bytes, purpose)?;
+        let spare = self.spare_for(least, purpose)?;
         self.replace_prepared(spare, stamp)
     }
 
-    /// A spare that may be used up for `purpose`.
-    pub(crate) fn spare_for(&self, len_bytes: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
+    /// A spare that may be used up for `purpose`. New data that comes faster than files are made ready gets a whole segment.
+    pub(crate) fn spare_for(&self, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
+        let len = match purpose {
+            Purpose::Grow => self.options.segment_len_bytes,
+            Purpose::Reclaim => self.next_len.load(Ordering::Relaxed),
+        };
+        let len = len.max(least);
         if purpose == Purpose::Grow && self.tail.lock().pool.len() > 1 {
-            return self.pop_spare(len_bytes).map_or_else(|| self.create_spare(len_bytes), Ok);
+            return self.pop_spare(len).map_or_else(|| self.create_spare(len), Ok);
         }
-        match self.create_spare(len_bytes) {
-            Err(error) if error.is_full() && purpose == Purpose::Reclaim => self.pop_spare(len_bytes).ok_or(error),
+        match self.create_spare(len) {
+            Err(error) if error.is_full() && purpose == Purpose::Reclaim => self.pop_spare(least).ok_or(error),
             made => made,
         }
     }
@@ -207,7 +232,7 @@ impl Shared {
         let named = self.edit_manifest(|manifest| {
             edit(manifest);
             manifest.insert(entry);
-            manifest.next_seq = header.base_seq.saturating_add(if mutants::on("seq-not-reserved") { 1 } else { span });
+            manifest.next_seq = header.base_seq.saturating_add(if planted("seq_not_reserved") { 1 } else { span });
             manifest.max_version = manifest.max_version.max(stamp.max_version);
         });
         if let Err(error) = named {
@@ -222,7 +247,7 @@ impl Shared {
 
     fn next_header(&self, stamp: Stamp, old_salt: Option<u64>) -> Result<SegmentHeader, SegmentError> {
         let salt = match old_salt {
-            Some(salt) if mutants::on("recycle-keeps-salt") => salt,
+            Some(salt) if planted("recycle_keeps_salt") => salt,
             _ => self.random()?,
         };
         Ok(SegmentHeader {
@@ -249,11 +274,11 @@ impl Shared {
         let len = spare.mapping.len() as u64;
         write_all_at(spare.file.as_ref(), &header.encode(), 0)
             .map_err(|(_, error)| SegmentError::io_or_full("write", &spare.path, len, error))?;
-        if !mutants::on("header-not-synced") {
+        if !planted("header_not_synced") {
             retry_interrupted(|| spare.file.sync_data())
                 .map_err(|error| SegmentError::io("sync", &spare.path, error))?;
         }
-        if !mutants::on("segment-dir-not-synced") {
+        if !planted("segment_dir_not_synced") {
             self.sync_dir()?;
         }
         spare
@@ -280,14 +305,16 @@ impl Shared {
 
     /// Only mapped appends gain by using a file again; a file with a second name is somebody's backup, and is never written to.
     fn as_spare(&self, parts: Parts) -> Result<Option<Spare>, SegmentError> {
-        let Parts { path, file, mapping } = parts;
-        let right_size = mapping.len() == self.options.segment_len_bytes as usize;
+        let Parts { path, file, mapping, has_hole } = parts;
+        // A larger one would take room that is not needed now, and a hole is no room at all.
+        let wanted_len = self.next_len.load(Ordering::Relaxed) as usize;
+        let right_size = !has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
         let wanted = self.tail.lock().pool.len() < self.options.recycle_limit;
         if self.mode != AppendMode::Mapped || !right_size || !wanted {
             return Ok(None);
         }
         let metadata = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?;
-        if metadata.links != 1 && !mutants::on("recycle-hard-links") {
+        if metadata.links != 1 && !planted("recycle_hard_links") {
             return Ok(None);
         }
         if mapping.is_writable() {
@@ -304,10 +331,19 @@ impl Shared {
 }
 
 impl crate::shared::TailState {
-    /// The spare behind the prepared segment is made when half of the active one is used, so that small stores stay small.
-    fn wants_reserve(&self) -> bool {
-        let used = self.active.as_ref().is_some_and(|active| active.len_bytes() > active.capacity_bytes() / 2);
-        used && self.pool.is_empty()
+    /// The successor is made ready while there still is so much room that nobody will have to wait for it, and not earlier: small stores stay small.
+    pub(crate) fn wants_successor(&self, next_len: u32) -> bool {
+        self.prepared.is_none() && self.remaining_bytes().is_some_and(|left| left < next_len / 4 * 3)
+    }
+
+    /// The spare behind the prepared segment is made later still.
+    pub(crate) fn wants_reserve(&self, next_len: u32) -> bool {
+        self.pool.is_empty() && self.remaining_bytes().is_some_and(|left| left < next_len / 2)
+    }
+
+    /// What is left of the active segment, if there is one.
+    fn remaining_bytes(&self) -> Option<u32> {
+        self.active.as_ref().map(|active| active.capacity_bytes().saturating_sub(active.len_bytes()))
     }
 
     fn take_prepared(&mut self, len_bytes: u32, purpose: Purpose) -> Option<Prepared> {

@@ -10,7 +10,7 @@ use crate::compacted::{CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
 use crate::fs::{Access, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
 use crate::manifest::{Manifest, SegmentState};
-use crate::mutants;
+use crate::mutants::planted;
 use crate::names::{LOCK, is_checkpoint};
 use crate::options::{Purpose, Stamp, StoreOptions};
 use crate::recovery::{Found, Intent, Survey, read_manifest, survey};
@@ -137,14 +137,15 @@ impl SegmentStore {
         SyncPoint { shared: Arc::clone(&self.shared) }
     }
 
-    /// Whether [`prepare_next`](Self::prepare_next) has something to do. Cheap.
+    /// Whether it is time for [`prepare_next`](Self::prepare_next): the active segment has less room left than three quarters of the next one's length,
+    /// and there is no successor or no spare. Cheap.
     #[must_use]
     pub fn wants_preparation(&self) -> bool {
         self.shared.wants_preparation()
     }
 
-    /// Makes the active segment's successor ready, and a spare behind it once the active segment is half full; for a background
-    /// thread. Tells whether there was anything to do.
+    /// Makes the active segment's successor ready, and a spare behind it once the active segment has less room left than half of the
+    /// length that [`set_next_len`](Self::set_next_len) says; for a background thread. Tells whether there was anything to do.
     ///
     /// # Errors
     ///
@@ -152,6 +153,37 @@ impl SegmentStore {
     /// [`SegmentError::Poisoned`] otherwise.
     pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.shared.prepare_next(stamp)
+    }
+
+    /// Sets how long files are that are made ahead of their use, at most [`StoreOptions::segment_len_bytes`], which it is at first. Small while
+    /// little is written, so that a store takes little more room than its data; a writer that outruns
+    /// [`prepare_next`](Self::prepare_next) gets the full length all the same. The first segment gets this length too, if it is set before
+    /// [`Recovery::finish`].
+    pub fn set_next_len(&self, len_bytes: u32) {
+        let len = len_bytes.clamp(crate::options::MIN_SEGMENT_LEN_BYTES, self.shared.options.segment_len_bytes);
+        self.shared.next_len.store(len, Ordering::Relaxed);
+    }
+
+    /// Where the log ends: the id of the active segment, and its length. Cheap.
+    #[must_use]
+    pub fn end(&self) -> Option<(u32, u32)> {
+        self.shared.tail.lock().active.as_ref().map(|active| (active.id(), active.len_bytes()))
+    }
+
+    /// What [`set_next_len`](Self::set_next_len) has set.
+    #[must_use]
+    pub fn next_len(&self) -> u32 {
+        self.shared.next_len.load(Ordering::Relaxed)
+    }
+
+    /// Removes the prepared segment and spare files that are more than twice as long as files are to be now; for a background thread, when nothing is
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], and nothing has changed; [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    pub fn trim(&self) -> Result<(), SegmentError> {
+        self.shared.trim()
     }
 
     /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared one, so that appends meet no
@@ -275,7 +307,7 @@ impl SegmentStore {
     pub fn tail_stats(&self) -> TailStats {
         let segments = self.shared.manifest.lock().segments.len();
         let tail = self.shared.tail.lock();
-        let left = |segment: &Segment| u64::from(segment.capacity_bytes() - segment.len_bytes());
+        let left = |segment: &Segment| u64::from(segment.capacity_bytes().saturating_sub(segment.len_bytes()));
         let active = tail.active.as_deref().map_or(0, left);
         let prepared = tail.prepared.as_ref().map_or(0, |prepared| left(&prepared.segment));
         let spares: u64 = tail.pool.iter().map(|spare| u64::from(spare.capacity_bytes())).sum();
@@ -363,7 +395,7 @@ impl Recovery {
         let Self { shared, segments, files, dropped, report } = self;
         // Only pages that are durable may be called so.
         for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
-            if !mutants::on("recovered-tail-not-synced") {
+            if !planted("recovered_tail_not_synced") {
                 retry_interrupted(|| segment.file().sync_data())
                     .map_err(|error| SegmentError::io("sync", segment.path(), error))?;
             }
@@ -385,7 +417,7 @@ impl Recovery {
             }
             manifest.max_version = manifest.max_version.max(report.max_version).max(stamp.max_version);
         };
-        let spare = match shared.create_spare(shared.options.segment_len_bytes) {
+        let spare = match shared.create_spare(shared.next_len.load(Ordering::Relaxed)) {
             // What does not count any more makes room.
             Err(error) if error.is_full() && !dropped.is_empty() => {
                 shared.edit_manifest(edit)?;
@@ -414,7 +446,7 @@ impl Shared {
         }
         let path = crate::names::segment_path(&self.dir, *first);
         let file = self.fs.open(&path, Access::Write).map_err(|error| SegmentError::io("open", &path, error))?;
-        let len = self.options.segment_len_bytes;
+        let len = self.next_len.load(Ordering::Relaxed);
         retry_interrupted(|| file.allocate(len.into()))
             .map_err(|error| SegmentError::io_or_full("allocate", &path, len.into(), error))?;
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };

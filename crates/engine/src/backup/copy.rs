@@ -7,6 +7,7 @@
 //! A segment that is complete never changes again, and its file is never used again while it has a second name: so a hard link is as good
 //! as a copy.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use crate::components::Components;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::files::{io_error, list, read_manifest, remove_if_there, sync_dir, write_file};
+use crate::mutants::planted;
+use crate::repair::{Meter, RepairProgress};
 
 /// What a backup did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +82,11 @@ impl Part {
 }
 
 impl Core {
-    pub(crate) fn backup_to(&self, dir: &Path) -> Result<BackupReport> {
+    pub(crate) fn backup_to(
+        &self,
+        dir: &Path,
+        watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
         self.check_writable()?;
         if dir == self.config.data_dir {
             return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
@@ -97,8 +104,10 @@ impl Core {
         let before = self.earlier(dir, &of_store)?;
 
         let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };
+        let mut meter = Meter::new(parts.iter().map(|part| u64::from(part.len_bytes)).sum(), watch);
         for part in &parts {
             self.add_part(dir, part, before.as_ref(), &mut report)?;
+            meter.add(part.len_bytes.into())?;
         }
         let manifest = Manifest {
             generation: before.map_or(1, |before| before.generation.saturating_add(1)),
@@ -109,7 +118,9 @@ impl Core {
             segments: parts.iter().map(Part::entry).collect(),
             store_id: of_store.store_id,
         };
-        sync_dir(fs, dir)?;
+        if !planted("backup_names_not_synced") {
+            sync_dir(fs, dir)?;
+        }
         write_file(fs, &dir.join("MANIFEST.tmp"), &dir.join(MANIFEST), &manifest.encode())?;
         sync_dir(fs, dir)?;
         report.removed_files = self.remove_stale(dir, &parts)?;
@@ -221,15 +232,30 @@ pub fn restore(
     source: impl AsRef<Path>,
     destination: impl AsRef<Path>,
 ) -> Result<RestoreReport> {
+    restore_with_progress(components, source, destination, &mut |_| ControlFlow::Continue(()))
+}
+
+/// As [`restore`]; `watch` hears of the progress and may end it: then there is no destination.
+///
+/// # Errors
+///
+/// As [`restore`], and [`Error::Aborted`].
+pub fn restore_with_progress(
+    components: &Components,
+    source: impl AsRef<Path>,
+    destination: impl AsRef<Path>,
+    watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
+) -> Result<RestoreReport> {
     let (source, destination) = (source.as_ref(), destination.as_ref());
-    let staging = Staging::beside(components, destination)?;
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Strict)?;
+    let staging = Staging::beside(components, destination)?;
+    let mut meter = Meter::new(store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum(), watch);
     let mut report = RestoreReport::default();
     let mut segments = Vec::new();
     for segment in store.segments().iter().filter(|segment| !segment.is_empty()) {
         let mut records = 0;
         for entry in segment.entries() {
-            entry?;
+            meter.add(entry?.len_bytes.into())?;
             records += 1;
         }
         let part = Part { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
@@ -260,6 +286,7 @@ pub(crate) struct Staging<'a> {
     components: &'a Components,
     pub(crate) dir: PathBuf,
     destination: PathBuf,
+    is_published: bool,
 }
 
 impl<'a> Staging<'a> {
@@ -278,15 +305,30 @@ impl<'a> Staging<'a> {
             remove_if_there(fs, &dir.join(name))?;
         }
         fs.create_dir_all(&dir).map_err(|source| io_error("create", &dir, source))?;
-        Ok(Self { components, dir, destination: destination.to_owned() })
+        Ok(Self { components, dir, destination: destination.to_owned(), is_published: false })
     }
 
     /// Gives it its name, durably.
-    pub(crate) fn publish(self) -> Result<()> {
+    pub(crate) fn publish(mut self) -> Result<()> {
         let fs = &*self.components.fs;
         sync_dir(fs, &self.dir)?;
         fs.rename(&self.dir, &self.destination).map_err(|source| io_error("rename", &self.dir, source))?;
+        self.is_published = true;
         let parent = self.destination.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_dir(fs, parent.unwrap_or(Path::new(".")))
+    }
+}
+
+/// What did not come to its end takes no room. The empty directory stays for the next attempt.
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if self.is_published {
+            return;
+        }
+        let fs = &*self.components.fs;
+        for name in list(fs, &self.dir).unwrap_or_default() {
+            // What ended the attempt is what the caller hears of; the next attempt removes what is left.
+            let _removed = remove_if_there(fs, &self.dir.join(name));
+        }
     }
 }

@@ -1,30 +1,29 @@
 //! The bytes of an index checkpoint; `docs/FORMAT.md` describes them.
 //!
 //! ```text
-//! header 128 | blocks | point table | segments | block index
+//! header 128 | blocks | segments | block index
 //! ```
 //!
-//! Made to be used in place, through a map: a block holds the same number of entries as any other (the last may hold fewer), so that the
-//! number of an entry gives its block and its place there; entries are of one width, and keys stand whole behind them, in order. A key
-//! is found by two reads through the point table, or by halving over the first keys of the blocks.
+//! Blocks hold the same number of entries each (the last may hold fewer), in key order, and know nothing of each other: they can be read by several
+//! threads at once, and a key can be looked up in place, by halving over the first keys of the blocks. How entries stand in a block is the
+//! matter of [`block`](super::block).
 //!
-//! Reading checks every place against the bytes that are there, never panics, and allocates nothing.
+//! Reading checks every place against the bytes that are there, and never panics.
 
 use thiserror::Error;
 
-use crate::checkpoint::siphash::siphash13;
+use crate::checkpoint::block::{Block, Cursor};
 
 pub(crate) const MAGIC: [u8; 8] = *b"HTKVCKP\n";
-pub(crate) const VERSION: u16 = 1;
+/// What is written. [`WIDE_VERSION`] is read as well.
+pub(crate) const VERSION: u16 = 2;
+/// Entries of one width with whole keys behind them, and a point table that nobody reads any more.
+pub(crate) const WIDE_VERSION: u16 = 1;
 pub(crate) const HEADER_LEN: usize = 128;
 /// Entries in a block.
 pub(crate) const BLOCK_ENTRIES: usize = 128;
-pub(crate) const ENTRY_LEN: usize = 24;
 pub(crate) const SEGMENT_LEN: usize = 40;
 pub(crate) const BLOCK_INDEX_LEN: usize = 16;
-pub(crate) const POINT_LEN: usize = 4;
-/// In an entry's length: the record is a tombstone.
-const TOMBSTONE: u32 = 1 << 31;
 
 /// Why bytes are not a checkpoint that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -37,13 +36,15 @@ pub(crate) enum CheckpointError {
     Features(u32),
 }
 
-fn damaged(offset: usize, what: &'static str) -> CheckpointError {
+pub(crate) fn damaged(offset: usize, what: &'static str) -> CheckpointError {
     CheckpointError::Damaged { offset: offset as u64, what }
 }
 
 /// What a checkpoint says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
+    /// [`VERSION`] or [`WIDE_VERSION`].
+    pub(crate) version: u16,
     pub(crate) store_id: [u8; 16],
     /// All commits up to this one are in it, none after.
     pub(crate) seq: u64,
@@ -51,15 +52,9 @@ pub(crate) struct Header {
     pub(crate) max_version: u64,
     pub(crate) entries: u64,
     pub(crate) segments: u32,
-    /// Slots of the point table: a power of two, or 0 if there is none.
-    pub(crate) points: u64,
-    pub(crate) points_at: u64,
     pub(crate) segments_at: u64,
     pub(crate) index_at: u64,
     pub(crate) file_len: u64,
-    pub(crate) hash_key: u64,
-    /// Checksum of the point table.
-    pub(crate) points_check: u32,
     /// Checksum of the segments and the block index.
     pub(crate) index_check: u32,
 }
@@ -76,17 +71,6 @@ pub(crate) struct Covered {
     pub(crate) tombstone_bytes: u64,
 }
 
-/// A key, and where its newest record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry<'a> {
-    pub(crate) key: &'a [u8],
-    pub(crate) version: u64,
-    pub(crate) segment: u32,
-    pub(crate) offset: u32,
-    pub(crate) len_bytes: u32,
-    pub(crate) is_tombstone: bool,
-}
-
 impl Header {
     pub(crate) fn blocks(&self) -> u64 {
         self.entries.div_ceil(BLOCK_ENTRIES as u64)
@@ -100,7 +84,7 @@ impl Header {
             at += part.len();
         };
         put(&MAGIC);
-        put(&VERSION.to_le_bytes());
+        put(&self.version.to_le_bytes());
         // The header's length, and below the number of entries in a block.
         put(&128_u16.to_le_bytes());
         put(&0_u32.to_le_bytes());
@@ -110,13 +94,12 @@ impl Header {
         put(&self.entries.to_le_bytes());
         put(&self.segments.to_le_bytes());
         put(&128_u32.to_le_bytes());
-        put(&self.points.to_le_bytes());
-        put(&self.points_at.to_le_bytes());
+        // Where version 1 has the size and the place of its point table.
+        put(&[0; 16]);
         put(&self.segments_at.to_le_bytes());
         put(&self.index_at.to_le_bytes());
         put(&self.file_len.to_le_bytes());
-        put(&self.hash_key.to_le_bytes());
-        put(&self.points_check.to_le_bytes());
+        put(&[0; 12]);
         put(&self.index_check.to_le_bytes());
         let check = crc32fast::hash(&bytes[..HEADER_LEN - 4]);
         bytes[HEADER_LEN - 4..].copy_from_slice(&check.to_le_bytes());
@@ -134,7 +117,7 @@ impl Header {
         }
         reader.at = 8;
         let version = u16::from_le_bytes(reader.array());
-        if version != VERSION {
+        if version != VERSION && version != WIDE_VERSION {
             return Err(CheckpointError::Version(version));
         }
         let header_len = u16::from_le_bytes(reader.array());
@@ -145,20 +128,24 @@ impl Header {
         let store_id = reader.array();
         let (seq, max_version, entries, segments) = (reader.u64(), reader.u64(), reader.u64(), reader.u32());
         let block_entries = reader.u32();
+        let (points, points_at) = (reader.u64(), reader.u64());
+        let (segments_at, index_at, file_len) = (reader.u64(), reader.u64(), reader.u64());
+        let (hash_key, points_check) = (reader.u64(), reader.u32());
+        let index_check = reader.u32();
+        if version == VERSION && (points, points_at, hash_key, points_check) != (0, 0, 0, 0) {
+            return Err(damaged(64, "reserved bytes that are not zero"));
+        }
         let header = Self {
+            version,
             store_id,
             seq,
             max_version,
             entries,
             segments,
-            points: reader.u64(),
-            points_at: reader.u64(),
-            segments_at: reader.u64(),
-            index_at: reader.u64(),
-            file_len: reader.u64(),
-            hash_key: reader.u64(),
-            points_check: reader.u32(),
-            index_check: reader.u32(),
+            segments_at,
+            index_at,
+            file_len,
+            index_check,
         };
         if usize::from(header_len) != HEADER_LEN || block_entries as usize != BLOCK_ENTRIES {
             return Err(damaged(10, "sizes that this version does not have"));
@@ -179,7 +166,7 @@ impl Covered {
         bytes
     }
 
-    fn decode(bytes: &[u8; SEGMENT_LEN]) -> Self {
+    pub(crate) fn decode(bytes: &[u8; SEGMENT_LEN]) -> Self {
         let mut reader = Reader { bytes, at: 0 };
         Self {
             id: reader.u32(),
@@ -192,24 +179,10 @@ impl Covered {
     }
 }
 
-impl Entry<'_> {
-    /// The entry's bytes, in a block in which its key ends at `key_end`, counted from the first key.
-    pub(crate) fn encode(&self, key_end: u32) -> [u8; ENTRY_LEN] {
-        let mut bytes = [0; ENTRY_LEN];
-        let len = self.len_bytes | if self.is_tombstone { TOMBSTONE } else { 0 };
-        bytes[0..8].copy_from_slice(&self.version.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.segment.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[16..20].copy_from_slice(&len.to_le_bytes());
-        bytes[20..24].copy_from_slice(&key_end.to_le_bytes());
-        bytes
-    }
-}
-
 /// Takes numbers out of bytes whose length was checked; what is not there is zero.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(crate) struct Reader<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
 }
 
 impl Reader<'_> {
@@ -219,11 +192,11 @@ impl Reader<'_> {
         found.unwrap_or([0; N])
     }
 
-    fn u32(&mut self) -> u32 {
+    pub(crate) fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.array())
     }
 
-    fn u64(&mut self) -> u64 {
+    pub(crate) fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
     }
 }
@@ -233,27 +206,17 @@ impl Reader<'_> {
 pub(crate) struct Checkpoint<'a> {
     pub(crate) header: Header,
     bytes: &'a [u8],
-    points: &'a [u8],
     segments: &'a [u8],
     index: &'a [u8],
 }
 
-/// One block, whose checksum was right.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Block<'a> {
-    entries: &'a [u8],
-    keys: &'a [u8],
-    at: usize,
-}
-
 impl<'a> Checkpoint<'a> {
-    /// Checks everything but the blocks and the point table.
+    /// Checks everything but the blocks.
     pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, CheckpointError> {
         let header = Header::decode(bytes)?;
         if header.file_len != bytes.len() as u64 {
             return Err(damaged(bytes.len(), "its length is not the one it gives"));
         }
-        let points = section(bytes, header.points_at, header.points, POINT_LEN)?;
         let segments = section(bytes, header.segments_at, header.segments.into(), SEGMENT_LEN)?;
         let index = section(bytes, header.index_at, header.blocks(), BLOCK_INDEX_LEN)?;
         let mut check = crc32fast::Hasher::new();
@@ -262,10 +225,7 @@ impl<'a> Checkpoint<'a> {
         if check.finalize() != header.index_check {
             return Err(damaged(to_usize(header.index_at), "wrong checksum of the segments and the block index"));
         }
-        if !(header.points == 0 || header.points.is_power_of_two() && header.points > header.entries) {
-            return Err(damaged(to_usize(header.points_at), "an impossible size of the point table"));
-        }
-        Ok(Self { header, bytes, points, segments, index })
+        Ok(Self { header, bytes, segments, index })
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = Covered> + use<'a> {
@@ -285,74 +245,32 @@ impl<'a> Checkpoint<'a> {
         }
         let first = number * BLOCK_ENTRIES as u64;
         let count = to_usize(self.header.entries.saturating_sub(first)).min(BLOCK_ENTRIES);
-        let split = bytes.split_at_checked(count * ENTRY_LEN);
-        let (entries, keys) = split.ok_or_else(|| damaged(at, "a block that is too short"))?;
-        Ok(Block { entries, keys, at })
+        Ok(Block { bytes, count, at, is_wide: self.header.version == WIDE_VERSION, segments: self.segments })
     }
 
-    /// Looks a key up in place. Without a point table: over the blocks.
-    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Entry<'a>>, CheckpointError> {
-        if self.header.points == 0 {
-            return self.find_in_order(key);
-        }
-        let mask = self.header.points - 1;
-        let mut slot = siphash13((self.header.hash_key, 0), key) & mask;
-        for _ in 0..self.header.points {
-            let number =
-                self.points.as_chunks::<POINT_LEN>().0.get(to_usize(slot)).map_or(0, |it| u32::from_le_bytes(*it));
-            let Some(number) = u64::from(number).checked_sub(1) else { return Ok(None) };
-            let block = self.block(number / BLOCK_ENTRIES as u64)?;
-            let entry = block.entry(to_usize(number % BLOCK_ENTRIES as u64))?;
-            if entry.key == key {
-                return Ok(Some(entry));
-            }
-            slot = (slot + 1) & mask;
-        }
-        Ok(None)
-    }
-
-    fn find_in_order(&self, key: &[u8]) -> Result<Option<Entry<'a>>, CheckpointError> {
+    /// The number of the block that holds `key` if any does: the last that does not begin above it.
+    pub(crate) fn block_of(&self, key: &[u8]) -> Result<u64, CheckpointError> {
         let (mut low, mut high) = (0, self.header.blocks());
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.block(middle)?.entry(0)?.key <= key { low = middle + 1 } else { high = middle }
+            if self.block(middle)?.first_key()? <= key { low = middle + 1 } else { high = middle }
         }
-        let Some(number) = low.checked_sub(1) else { return Ok(None) };
-        let block = self.block(number)?;
-        for at in 0..block.len() {
-            let entry = block.entry(at)?;
-            if entry.key == key {
-                return Ok(Some(entry));
+        Ok(low.saturating_sub(1))
+    }
+
+    /// Looks a key up in place; if it is there, the cursor stands at it.
+    pub(crate) fn find(&self, key: &[u8], cursor: &mut Cursor<'a>) -> Result<bool, CheckpointError> {
+        if self.header.entries == 0 {
+            return Ok(false);
+        }
+        let number = self.block_of(key)?;
+        cursor.begin(self.block(number)?);
+        while cursor.advance()? {
+            if cursor.key() == key {
+                return Ok(true);
             }
         }
-        Ok(None)
-    }
-
-    /// Checks the point table's checksum.
-    pub(crate) fn verify_points(&self) -> Result<(), CheckpointError> {
-        if crc32fast::hash(self.points) == self.header.points_check {
-            return Ok(());
-        }
-        Err(damaged(to_usize(self.header.points_at), "wrong checksum of the point table"))
-    }
-}
-
-impl<'a> Block<'a> {
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len() / ENTRY_LEN
-    }
-
-    /// The entry at this place of the block.
-    pub(crate) fn entry(&self, place: usize) -> Result<Entry<'a>, CheckpointError> {
-        let rows = self.entries.as_chunks::<ENTRY_LEN>().0;
-        let broken = || damaged(self.at, "an entry whose key is not there");
-        let row = rows.get(place).ok_or_else(broken)?;
-        let key_end = |row: &[u8; ENTRY_LEN]| Reader { bytes: row, at: 20 }.u32() as usize;
-        let start = place.checked_sub(1).and_then(|before| rows.get(before)).map_or(0, key_end);
-        let key = self.keys.get(start..key_end(row)).filter(|key| !key.is_empty()).ok_or_else(broken)?;
-        let mut reader = Reader { bytes: row, at: 0 };
-        let (version, segment, offset, len) = (reader.u64(), reader.u32(), reader.u32(), reader.u32());
-        Ok(Entry { key, version, segment, offset, len_bytes: len & !TOMBSTONE, is_tombstone: len & TOMBSTONE != 0 })
+        Ok(false)
     }
 }
 

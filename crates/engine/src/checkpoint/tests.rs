@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use hightower_segment::{Fs, RealFs};
 use hightower_state::{Change, CommandKind, ConcurrentKvState};
 
-use crate::checkpoint::codec::{Checkpoint, CheckpointError, Covered, Entry, Header};
+use crate::checkpoint::block::{Cursor, EntryValue};
+use crate::checkpoint::codec::{Checkpoint, CheckpointError, Covered, Header};
 use crate::checkpoint::write::{Moment, Sink, write_all};
 use crate::place::Place;
 
@@ -34,28 +35,33 @@ fn file(keys: u32) -> Vec<u8> {
     let path = dir.path().join("test.ckpt.tmp");
     let moment = Moment { state: state.snapshot(), max_version: 77_000, covered: vec![covered] };
     let sink = Sink::new(RealFs.create_new(&path).unwrap(), path.clone());
-    let len = write_all(sink, [5; 16], moment, 0x1234_5678_9abc_def0).unwrap();
+    let len = write_all(sink, [5; 16], moment).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes.len() as u64, len);
     bytes
 }
 
-fn walk(bytes: &[u8]) -> Result<Vec<Entry<'_>>, CheckpointError> {
+/// Key and value of every entry.
+fn walk(bytes: &[u8]) -> Result<Vec<(Vec<u8>, EntryValue)>, CheckpointError> {
     let checkpoint = Checkpoint::open(bytes)?;
-    checkpoint.verify_points()?;
     let mut entries = Vec::new();
+    let mut cursor = Cursor::new();
     for number in 0..checkpoint.header.blocks() {
-        let block = checkpoint.block(number)?;
-        for at in 0..block.len() {
-            entries.push(block.entry(at)?);
+        cursor.begin(checkpoint.block(number)?);
+        while cursor.advance()? {
+            entries.push((cursor.key().to_vec(), cursor.entry().value));
         }
     }
     Ok(entries)
 }
 
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
 #[test]
 fn the_bytes_are_the_golden_ones() {
-    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoint.txt");
+    let golden = golden("checkpoint.txt");
     let mut text = String::new();
     for keys in [0, 3] {
         write!(text, "{keys} keys ").unwrap();
@@ -70,25 +76,42 @@ fn the_bytes_are_the_golden_ones() {
 }
 
 #[test]
-fn every_key_is_found_in_place_with_and_without_the_point_table() {
+fn files_of_version_1_are_read() {
+    let text = std::fs::read_to_string(golden("checkpoint_v1.txt")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("3 keys ")).unwrap();
+    let byte = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+    let old: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect();
+    assert_eq!(walk(&old).unwrap(), walk(&file(3)).unwrap());
+    let checkpoint = Checkpoint::open(&old).unwrap();
+    assert!((0..3).all(|number| checkpoint.find(&key(number), &mut Cursor::new()).unwrap()));
+    for at in 0..old.len() {
+        // The point table is not looked at.
+        let (start, slots) = (u64::from_le_bytes(*old[72..].first_chunk().unwrap()), 8);
+        let mut damaged = old.clone();
+        damaged[at] ^= 1;
+        assert!(walk(&damaged).is_err() || (start..start + slots * 4).contains(&(at as u64)), "at {at}");
+    }
+}
+
+#[test]
+fn every_key_is_found_in_place() {
     for keys in [1, 127, 128, 129, 1000] {
         let bytes = file(keys);
         let entries = walk(&bytes).unwrap();
         assert_eq!(entries.len(), keys as usize);
-        assert!(entries.is_sorted_by(|a, b| a.key < b.key));
-        let with = Checkpoint::open(&bytes).unwrap();
-        let mut without = with;
-        without.header.points = 0;
-        for entry in &entries {
-            assert_eq!(with.find(entry.key), Ok(Some(*entry)));
-            assert_eq!(without.find(entry.key), Ok(Some(*entry)));
-            for absent in [[entry.key, b"\0"].concat(), entry.key[..entry.key.len() - 1].to_vec()] {
-                assert_eq!((with.find(&absent), without.find(&absent)), (Ok(None), Ok(None)));
+        assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
+        let checkpoint = Checkpoint::open(&bytes).unwrap();
+        let mut cursor = Cursor::new();
+        for (key, value) in &entries {
+            assert_eq!(checkpoint.find(key, &mut cursor), Ok(true));
+            assert_eq!((cursor.key(), cursor.entry().value), (&key[..], *value));
+            for absent in [[key, &b"\0"[..]].concat(), key[..key.len() - 1].to_vec()] {
+                assert_eq!(checkpoint.find(&absent, &mut cursor), Ok(false));
             }
         }
-        let entry = entries.iter().find(|entry| entry.key == key(0)).unwrap();
-        assert_eq!((entry.version, entry.segment, entry.offset, entry.len_bytes), (1000, 7, 64, 40));
-        assert_eq!(entries.iter().filter(|entry| entry.is_tombstone).count(), keys as usize / 7);
+        let (_, first) = entries.iter().find(|(found, _)| *found == key(0)).unwrap();
+        assert_eq!((first.version, first.covered, first.offset, first.len_bytes), (1000, 0, 64, 40));
+        assert_eq!(entries.iter().filter(|(_, value)| value.is_tombstone).count(), keys as usize / 7);
     }
 }
 
@@ -112,8 +135,6 @@ fn hostile_headers_with_right_checksums_neither_panic_nor_allocate() {
     for number in numbers {
         for header in [
             Header { entries: number, ..good },
-            Header { points: number, ..good },
-            Header { points_at: number, ..good },
             Header { segments_at: number, ..good },
             Header { index_at: number, ..good },
             Header { segments: u32::try_from(number & 0xffff_ffff).unwrap(), ..good },
@@ -122,7 +143,7 @@ fn hostile_headers_with_right_checksums_neither_panic_nor_allocate() {
             hostile[..128].copy_from_slice(&header.encode());
             assert!(walk(&hostile).is_err() || header == good);
             if let Ok(checkpoint) = Checkpoint::open(&hostile) {
-                let _ = checkpoint.find(b"key/00001");
+                let _ = checkpoint.find(b"key/00001", &mut Cursor::new());
             }
         }
     }

@@ -13,10 +13,8 @@ use hightower_index::pin;
 use hightower_segment::{CHECKPOINT_SUFFIX, File, SegmentStore};
 use hightower_state::CommandKind;
 
-use crate::checkpoint::codec::{
-    BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, ENTRY_LEN, Entry, HEADER_LEN, Header, POINT_LEN,
-};
-use crate::checkpoint::siphash::siphash13;
+use crate::checkpoint::block::{BlockWriter, Entry, EntryValue};
+use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_LEN, Header, VERSION};
 use crate::compaction::Turn;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -51,7 +49,7 @@ impl Core {
             .next_u64()
             .map_err(|source| io_error("draw a random number for", store.dir(), source))?;
         let name = format!("index-{seq:020}-{:08x}{CHECKPOINT_SUFFIX}", random >> 32);
-        let len_bytes = self.write_file(&store, &name, moment, random)?;
+        let len_bytes = self.write_file(&store, &name, moment)?;
         store.set_checkpoint(Some(&name))?;
         self.upkeep.set_checkpoint_bytes(len_bytes);
         self.upkeep.note(|stats| stats.checkpoints += 1);
@@ -92,14 +90,14 @@ impl Core {
     }
 
     /// Writes the file under its name, durably, and gives its length. A failure leaves nothing behind that counts.
-    fn write_file(&self, store: &SegmentStore, name: &str, moment: Moment, random: u64) -> Result<u64> {
+    fn write_file(&self, store: &SegmentStore, name: &str, moment: Moment) -> Result<u64> {
         let path = store.dir().join(name);
         let tmp = store.dir().join(format!("{name}.tmp"));
         let fs = store.fs();
         let written = fs
             .create_new(&tmp)
             .map_err(|source| io_error("create", &tmp, source))
-            .and_then(|file| write_all(Sink::new(file, tmp.clone()), store.manifest().store_id, moment, random))
+            .and_then(|file| write_all(Sink::new(file, tmp.clone()), store.manifest().store_id, moment))
             .and_then(|len| fs.rename(&tmp, &path).map(|()| len).map_err(|source| io_error("rename", &tmp, source)))
             .and_then(|len| sync_dir(&**fs, store.dir()).map(|()| len));
         if written.is_err() {
@@ -146,83 +144,62 @@ impl Sink {
 /// The block that is being filled, and what is known of those before it.
 #[derive(Default)]
 struct Blocks {
-    entries: Vec<u8>,
-    keys: Vec<u8>,
+    block: BlockWriter,
     index: Vec<u8>,
     count: u64,
-    /// The lower halves of the keys' hashes, for the point table.
-    hashes: Vec<u32>,
-    hash_key: u64,
 }
 
 impl Blocks {
     fn add(&mut self, sink: &mut Sink, entry: &Entry<'_>) -> Result<()> {
-        self.keys.extend_from_slice(entry.key);
-        // 128 keys of at most 64 KiB.
-        let key_end = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
-        self.entries.extend_from_slice(&entry.encode(key_end));
-        let [a, b, c, d, ..] = siphash13((self.hash_key, 0), entry.key).to_le_bytes();
-        self.hashes.push(u32::from_le_bytes([a, b, c, d]));
+        self.block.add(entry);
         self.count += 1;
-        if self.entries.len() == BLOCK_ENTRIES * ENTRY_LEN { self.end_block(sink) } else { Ok(()) }
+        if self.block.count() == BLOCK_ENTRIES { self.end_block(sink) } else { Ok(()) }
     }
 
     fn end_block(&mut self, sink: &mut Sink) -> Result<()> {
-        if self.entries.is_empty() {
+        let bytes = self.block.bytes();
+        if bytes.is_empty() {
             return Ok(());
         }
-        let mut check = crc32fast::Hasher::new();
-        check.update(&self.entries);
-        check.update(&self.keys);
-        let len = u32::try_from(self.entries.len() + self.keys.len()).unwrap_or(u32::MAX);
+        // 128 keys of at most 64 KiB.
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let mut row = [0; BLOCK_INDEX_LEN];
         row[0..8].copy_from_slice(&sink.position().to_le_bytes());
         row[8..12].copy_from_slice(&len.to_le_bytes());
-        row[12..16].copy_from_slice(&check.finalize().to_le_bytes());
+        row[12..16].copy_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         self.index.extend_from_slice(&row);
-        sink.put(&self.entries)?;
-        sink.put(&self.keys)?;
-        self.entries.clear();
-        self.keys.clear();
+        sink.put(bytes)?;
+        self.block.clear();
         Ok(())
-    }
-
-    /// The point table: at most two thirds full; none for more entries than its numbers can count.
-    fn points(&self) -> Vec<u8> {
-        let slots = (self.count + self.count / 2 + 1).next_power_of_two();
-        let Some(mask) = u32::try_from(slots - 1).ok().filter(|_| self.count > 0) else { return Vec::new() };
-        let mut points = vec![0_u8; usize::try_from(slots).unwrap_or(0) * POINT_LEN];
-        let table = points.as_chunks_mut::<POINT_LEN>().0;
-        for (number, hash) in (1_u32..).zip(&self.hashes) {
-            let mut slot = hash & mask;
-            while table.get(slot as usize).is_some_and(|taken| *taken != [0; POINT_LEN]) {
-                slot = (slot + 1) & mask;
-            }
-            if let Some(free) = table.get_mut(slot as usize) {
-                *free = number.to_le_bytes();
-            }
-        }
-        points
     }
 }
 
-pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment, hash_key: u64) -> Result<u64> {
+/// Which of the covered segments, in ascending order of their ids, has this id. `guess` is what the answer was last time.
+fn covered_by(covered: &[Covered], id: u32, guess: usize) -> Result<usize> {
+    if covered.get(guess).is_some_and(|covered| covered.id == id) {
+        return Ok(guess);
+    }
+    let found = covered.binary_search_by_key(&id, |covered| covered.id);
+    found.map_err(|_| Error::Validation(format!("checkpoint: segment {id} is not in the table").into()))
+}
+
+pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment) -> Result<u64> {
     let Moment { state, max_version, covered } = moment;
     sink.put(&[0; HEADER_LEN])?;
-    let mut blocks = Blocks { hash_key, ..Blocks::default() };
+    let mut blocks = Blocks::default();
     let mut entries = state.entries(Bound::Unbounded, Bound::Unbounded);
+    let mut at = 0;
     loop {
         let guard = pin();
         let Some((key, record)) = entries.next_pinned(&guard) else { break };
         let Place { segment, offset } = record.location;
+        at = covered_by(&covered, segment, at)?;
         let is_tombstone = record.kind == CommandKind::Delete;
-        let entry = Entry { key, version: record.version, segment, offset, len_bytes: record.len_bytes, is_tombstone };
-        blocks.add(&mut sink, &entry)?;
+        let value =
+            EntryValue { version: record.version, covered: at, offset, len_bytes: record.len_bytes, is_tombstone };
+        blocks.add(&mut sink, &Entry { key, value })?;
     }
     blocks.end_block(&mut sink)?;
-    let points = blocks.points();
-    let points_at = sink.position();
-    sink.put(&points)?;
     let segments_at = sink.position();
     let segments: Vec<u8> = covered.iter().flat_map(Covered::encode).collect();
     sink.put(&segments)?;
@@ -232,18 +209,15 @@ pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment, hash
     index_check.update(&segments);
     index_check.update(&blocks.index);
     let header = Header {
+        version: VERSION,
         store_id,
         seq: state.seq(),
         max_version,
         entries: blocks.count,
         segments: u32::try_from(covered.len()).unwrap_or(u32::MAX),
-        points: (points.len() / POINT_LEN) as u64,
-        points_at,
         segments_at,
         index_at,
         file_len: sink.position(),
-        hash_key,
-        points_check: crc32fast::hash(&points),
         index_check: index_check.finalize(),
     };
     sink.flush()?;

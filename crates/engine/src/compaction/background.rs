@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hightower_compactor::{Goal, SegmentUsage};
-use hightower_segment::{Purpose, Segment, Stamp};
-use parking_lot::{Condvar, Mutex};
+use hightower_segment::{Purpose, Segment, SegmentError, Stamp};
 
 use crate::compaction::stats::{CompactionReport, CompactionStats};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex};
 
 /// After failures the background waits at most this long until it tries again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
@@ -54,6 +54,8 @@ pub(crate) struct Upkeep {
     stats: Mutex<CompactionStats>,
     checkpoint_bytes: AtomicU64,
     retired_bytes: AtomicU64,
+    /// When the store was opened, Unix milliseconds.
+    opened_ms: AtomicI64,
 }
 
 impl Upkeep {
@@ -78,6 +80,15 @@ impl Upkeep {
             return Cause::Closing;
         }
         if std::mem::take(&mut signal.is_woken) { Cause::Woken } else { Cause::Interval }
+    }
+
+    /// When the store was opened, Unix milliseconds: whatever a crash has left was there by then.
+    pub(crate) fn opened_ms(&self) -> i64 {
+        self.opened_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_opened_ms(&self, opened_ms: i64) {
+        self.opened_ms.store(opened_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn stats(&self) -> CompactionStats {
@@ -211,6 +222,7 @@ impl Core {
         }
         self.free_patiently(&mut turn)?;
         self.upkeep.note_retired(&turn);
+        self.rest_unless_busy();
         report.waiting_segments = turn.retired.len() as u64;
         report.elapsed = self.components.clock.elapsed().saturating_sub(started);
         Ok(report)
@@ -257,6 +269,12 @@ impl Core {
     /// Ends the active segment and seals it, so that it can be compacted.
     pub(crate) fn roll_active(&self) -> Result<()> {
         let store = self.store()?;
+        // The successor is made before the lock is taken, so that nobody waits for it. Without room for it the roll looks for another way.
+        let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
+        match store.prepare_next(stamp) {
+            Ok(_) | Err(SegmentError::Full { .. }) => {}
+            Err(failure) => return Err(self.poison.latch(&failure)),
+        }
         {
             let mut log = self.commit_log()?;
             let stamp = Stamp { max_version: log.max_version, timestamp: self.components.clock.now_ms() };

@@ -29,6 +29,8 @@ pub(crate) struct RunHost<'a> {
     core: &'a Core,
     store: &'a SegmentStore,
     inputs: Vec<Arc<Tracked>>,
+    /// When each of them took its last commit, at the latest.
+    ended_ms: Vec<i64>,
     /// About how many bytes are still to be written.
     expected_bytes: u64,
     base_seq: u64,
@@ -51,10 +53,14 @@ impl<'a> RunHost<'a> {
         let all = core.segments.all();
         let is_input = |tracked: &Arc<Tracked>| inputs.iter().any(|usage| usage.id == tracked.segment.id());
         let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
+        let inputs: Vec<_> = all.into_iter().filter(is_input).collect();
+        let opened_ms = core.upkeep.opened_ms();
+        let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(opened_ms)).collect();
         Self {
             core,
             store,
-            inputs: all.into_iter().filter(is_input).collect(),
+            inputs,
+            ended_ms,
             expected_bytes: live_bytes,
             base_seq,
             stamp: Stamp { max_version: core.state.max_version(), timestamp: core.components.clock.now_ms() },
@@ -71,17 +77,17 @@ impl<'a> RunHost<'a> {
         found.ok_or_else(|| Error::Validation(format!("compaction policy: segment {id} is not there").into()))
     }
 
-    /// A tombstone counts from its own time, and at the latest from when compaction moved it: one from the future does not stay for ever.
+    /// Whether a tombstone's grace has passed, since the store learned of it.
     fn is_expired(&self, segment: u32, timestamp: i64) -> bool {
         let grace = self.core.config.compaction.tombstone_grace;
         let now_ms = self.stamp.timestamp;
-        let moved_long_ago = self.input(segment).is_ok_and(|tracked| {
-            let header = tracked.segment.header();
-            header.kind == SegmentKind::Compacted
-                && now_ms >= header.base_timestamp
-                && age(now_ms, header.base_timestamp) >= grace
-        });
-        moved_long_ago || (now_ms >= timestamp && age(now_ms, timestamp) >= grace)
+        let Some(at) = self.inputs.iter().position(|tracked| tracked.segment.id() == segment) else { return false };
+        let header = self.inputs[at].segment.header();
+        let learned_ms = match header.kind {
+            SegmentKind::Append => learned_by_commit(timestamp, header.base_timestamp, self.ended_ms[at]),
+            SegmentKind::Compacted => learned_by_compaction(timestamp, header.base_timestamp, grace),
+        };
+        now_ms >= learned_ms && age(now_ms, learned_ms) >= grace
     }
 
     /// An output with room for one more record of up to `len_bytes`.
@@ -180,6 +186,18 @@ impl Host for RunHost<'_> {
     }
 }
 
+/// When the store learned of a command that it committed. Its own timestamp says so only if it lies in the time of the segment: whoever submits a command
+/// chooses it.
+fn learned_by_commit(timestamp: i64, began_ms: i64, ended_ms: i64) -> i64 {
+    if (began_ms..=ended_ms).contains(&timestamp) { timestamp } else { ended_ms }
+}
+
+/// When the store learned of a tombstone that compaction has moved: before that, but how long before is known from the tombstone's timestamp alone. One
+/// that should have been forgotten instead of moved was not believed, or something stood in its way; so it counts from when it was moved.
+fn learned_by_compaction(timestamp: i64, moved_ms: i64, grace: Duration) -> i64 {
+    if timestamp > moved_ms || age(moved_ms, timestamp) >= grace { moved_ms } else { timestamp }
+}
+
 pub(crate) fn place_of(place: RecordPlace) -> Place {
     Place { segment: place.segment, offset: place.offset }
 }
@@ -199,5 +217,21 @@ impl PaceClock for RunClock<'_> {
         let before = self.elapsed();
         std::thread::sleep(duration);
         self.slept.set(before + duration);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{learned_by_commit, learned_by_compaction};
+
+    #[test]
+    fn a_timestamp_is_believed_where_it_can_be_true() {
+        assert_eq!([10, 15, 20].map(|time| learned_by_commit(time, 10, 20)), [10, 15, 20]);
+        assert_eq!([i64::MIN, 9, 21, i64::MAX].map(|time| learned_by_commit(time, 10, 20)), [20; 4]);
+        let grace = Duration::from_millis(100);
+        assert_eq!([901, 950, 1000].map(|time| learned_by_compaction(time, 1000, grace)), [901, 950, 1000]);
+        assert_eq!([i64::MIN, 900, 1001, i64::MAX].map(|time| learned_by_compaction(time, 1000, grace)), [1000; 4]);
     }
 }

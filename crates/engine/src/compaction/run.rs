@@ -24,7 +24,9 @@ use crate::compaction::host::{RunHost, place_of};
 use crate::compaction::stats::RunReport;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::place::Place;
+use crate::sync::step;
 use crate::table::Tracked;
 
 /// So many records are moved under one hold of the state's lock: few, since commits wait meanwhile.
@@ -55,7 +57,7 @@ impl Core {
         }
         let mut report = RunReport::default();
         report.note(&rewritten);
-        if !crate::mutants::planted("compaction_without_sync") {
+        if !planted("compaction_without_sync") {
             self.sync_to(self.state.visible_seq())?;
         }
         let edit = Edit { add: outputs, remove: removed };
@@ -66,7 +68,9 @@ impl Core {
             }
             return Err(failure.into());
         }
+        step();
         self.adopt(&edit.add)?;
+        step();
         // From here on the index and the manifest must come to agree, or nothing more may be written.
         let moved = self.install_moves(&rewritten.moved).and_then(|()| self.forget(&rewritten.forgotten));
         report.forgotten_tombstones = moved.map_err(|failure| self.poison.latch(&failure))?;
@@ -149,6 +153,7 @@ impl Core {
         let gone = self.segments.all().into_iter().filter(|tracked| edit.remove.contains(&tracked.segment.id()));
         let gone: Vec<Arc<Segment>> = gone.map(|tracked| Arc::clone(&tracked.segment)).collect();
         self.segments.remove(&edit.remove);
+        step();
         report.removed_segments = gone.len() as u64;
         report.removed_bytes = gone.iter().map(|segment| u64::from(segment.len_bytes())).sum();
         report.written_segments = edit.add.len() as u64;

@@ -9,7 +9,7 @@ use hightower_segment::{
     Finding, ReadOnlyStore, Segment, SegmentError, SegmentOutcome, SegmentReport, SegmentState, Tolerance,
 };
 
-use crate::checkpoint::{CheckpointUse, Fold, verify_points};
+use crate::checkpoint::{CheckpointUse, Fold, verify_order};
 use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::repair::{Meter, RepairProgress};
@@ -232,7 +232,7 @@ fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) ->
     let mut note = |detail: String| {
         report.damage.push(DamagedPlace { path: path.clone(), offset: 0, len_bytes: None, detail, keys: None });
     };
-    if let Err(detail) = verify_points(fs, &path) {
+    if let Err(detail) = verify_order(fs, &path) {
         note(detail);
     }
     let without = Fold::without_checkpoint(store.segments(), store.report(), &mut go_on)?;

@@ -127,6 +127,10 @@ impl File for RealFile {
         allocate(&self.0, len_bytes)
     }
 
+    fn release_behind(&self, len_bytes: u64) -> io::Result<()> {
+        punch(&self.0, len_bytes)
+    }
+
     fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
         Mapping::of_file(&self.0, len_bytes, access)
     }
@@ -166,6 +170,28 @@ fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Makes a hole of all whole blocks behind `len_bytes`.
+#[cfg(target_os = "linux")]
+fn punch(file: &fs::File, len_bytes: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    let metadata = file.metadata()?;
+    let start = len_bytes.next_multiple_of(metadata.blksize().max(1));
+    let Some(len) = metadata.len().checked_sub(start).filter(|len| *len > 0) else { return Ok(()) };
+    loop {
+        match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, len) {
+            Err(Errno::INTR) => {}
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn punch(_file: &fs::File, _len_bytes: u64) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -274,6 +274,23 @@ impl State {
         self.ops.push(Op::Names { dir, changes });
     }
 
+    /// Gives a directory another name, and with it all that is in it, in one step. (Names in it that were not synced go with it as if they had been; the
+    /// stores under test sync a directory before they move it.)
+    fn rename_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.names.keys().any(|name| name.parent() == Some(to)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let inside = self.names.iter().filter_map(|(name, node)| Some((name, name.strip_prefix(from).ok()?, *node)));
+        let mut changes = NameChanges::new();
+        for (name, rest, node) in inside {
+            let new = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+            changes.push((name.clone(), None));
+            changes.push((new, Some(node)));
+        }
+        self.change_names(to, changes);
+        Ok(())
+    }
+
     /// A sync as faults let it be: done, failed, or pretended.
     fn sync(&mut self, fault: Option<FaultKind>, done: Op, failed: Option<Op>) -> io::Result<()> {
         match fault {
@@ -335,6 +352,9 @@ impl Fs for SimFs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.enter(Call::Name)?;
+        if state.names.get(from) == Some(&Node::Dir) {
+            return state.rename_dir(from, to);
+        }
         let inode = state.inode(from)?;
         if from != to {
             state.change_names(to, vec![(from.to_owned(), None), (to.to_owned(), Some(Node::File(inode)))]);

@@ -1,0 +1,263 @@
+//! Folding a store's files into its state: the newest checkpoint if it can be used, and what the log has beyond it.
+//!
+//! All of it is work that threads can share. Segments are read and verified, each by one thread, and their records sorted by key. Then the keys
+//! are cut into ranges; for each range one thread decodes and verifies the checkpoint's blocks, merges them with the records, the highest version
+//! winning, and builds a run of the index. At the end the runs are joined. What is beyond a bound on memory is replayed after that, one by one.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use hightower_index::pin;
+use hightower_log::SegmentHeader;
+use hightower_segment::{Fs, RecoveryReport, Segment};
+use hightower_state::{ConcurrentKvState, LoadRun, StateError};
+
+use crate::checkpoint::codec::Covered;
+use crate::checkpoint::load::{Account, Mapped, Sums};
+use crate::checkpoint::merge::{Plan, Range};
+use crate::checkpoint::records::{Rest, read_sorted, replay_all};
+use crate::error::{Error, Result};
+use crate::parallel::{in_pieces, threads};
+use crate::place::Place;
+use crate::table::Segments;
+
+/// What opening is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenPhase {
+    /// Building the index, from the checkpoint and from what was replayed.
+    Checkpoint,
+    /// Reading the log beyond the checkpoint.
+    Replay,
+}
+
+/// How far opening has come, for [`SingleNodeEngine::open_with_progress`](crate::SingleNodeEngine::open_with_progress).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenProgress {
+    /// What is being done.
+    pub phase: OpenPhase,
+    /// How much of this phase's work is done: ranges of keys, or bytes of the log.
+    pub done: u64,
+    /// How much work this phase has.
+    pub total: u64,
+}
+
+/// Is told how far opening has come, and may end it.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(OpenProgress) -> ControlFlow<()>;
+
+/// What became of the checkpoint that the manifest names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckpointUse {
+    /// The manifest names none.
+    None,
+    /// It was loaded, and only the log beyond it was replayed.
+    Loaded {
+        /// Its file.
+        name: String,
+        /// How many entries of it counted.
+        entries: u64,
+    },
+    /// It could not be used, and all of the log was replayed.
+    Rebuilt {
+        /// Its file.
+        name: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+/// The state and the segment table, while files are folded into them.
+pub(crate) struct Fold {
+    pub(crate) state: ConcurrentKvState<Place>,
+    pub(crate) segments: Segments,
+    pub(crate) replayed_records: u64,
+    pub(crate) checkpoint: CheckpointUse,
+    /// The highest version that the checkpoint knows of.
+    pub(crate) max_version: u64,
+    /// How long the checkpoint is.
+    pub(crate) checkpoint_bytes: u64,
+}
+
+pub(crate) const ABORTED: Error = Error::Aborted("opening the store");
+
+/// Why the state was not built.
+pub(crate) enum Unusable {
+    /// The checkpoint is not what it should be: do without it.
+    Because(String),
+    /// The log is not what it should be, or the caller has ended the opening.
+    Failed(Error),
+}
+
+impl Fold {
+    /// Folds all of `segments`, by way of the checkpoint of this name if there is one.
+    pub(crate) fn of(
+        fs: &dyn Fs,
+        dir: &Path,
+        store_id: [u8; 16],
+        segments: &[Arc<Segment>],
+        report: &RecoveryReport,
+        watch: Watch<'_>,
+    ) -> Result<Self> {
+        let Some(name) = report.checkpoint.as_ref().or(report.missing_checkpoint.as_ref()) else {
+            return Self::without_checkpoint(segments, report, watch);
+        };
+        let mut fold = Self::empty(segments, report)?;
+        let loaded = Mapped::open(fs, &dir.join(name), store_id)
+            .and_then(|mapped| fold.build(segments, Some(&mapped), watch).map(|entries| (entries, mapped)));
+        match loaded {
+            Ok((entries, mapped)) => {
+                fold.checkpoint = CheckpointUse::Loaded { name: name.clone(), entries };
+                fold.max_version = mapped.max_version();
+                fold.checkpoint_bytes = mapped.len_bytes();
+                Ok(fold)
+            }
+            Err(Unusable::Because(reason)) => {
+                let mut fold = Self::without_checkpoint(segments, report, watch)?;
+                fold.checkpoint = CheckpointUse::Rebuilt { name: name.clone(), reason };
+                Ok(fold)
+            }
+            Err(Unusable::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Folds all of the log, as if there were no checkpoint.
+    pub(crate) fn without_checkpoint(
+        segments: &[Arc<Segment>],
+        report: &RecoveryReport,
+        watch: Watch<'_>,
+    ) -> Result<Self> {
+        let mut fold = Self::empty(segments, report)?;
+        match fold.build(segments, None, watch) {
+            Ok(_) => Ok(fold),
+            Err(Unusable::Failed(error)) => Err(error),
+            Err(Unusable::Because(reason)) => Err(Error::Validation(reason.into())),
+        }
+    }
+
+    fn empty(segments: &[Arc<Segment>], report: &RecoveryReport) -> Result<Self> {
+        let table = Segments::default();
+        for segment in segments {
+            let records =
+                report.segments.iter().find(|found| found.id == segment.id()).map_or(0, |found| found.records);
+            table.add(Arc::clone(segment))?.add_records(records);
+        }
+        Ok(Self {
+            state: ConcurrentKvState::new(),
+            segments: table,
+            replayed_records: 0,
+            checkpoint: CheckpointUse::None,
+            max_version: 0,
+            checkpoint_bytes: 0,
+        })
+    }
+
+    /// Builds the state; gives how many entries of the checkpoint counted.
+    fn build(&mut self, segments: &[Arc<Segment>], mapped: Option<&Mapped>, watch: Watch<'_>) -> Result<u64, Unusable> {
+        let checkpoint = mapped.map(Mapped::checkpoint).transpose()?;
+        let accounts = match &checkpoint {
+            Some(checkpoint) => self.accounts(checkpoint.segments())?,
+            None => Vec::new(),
+        };
+        let rest = rest_of(segments, &accounts);
+        let mut meter = Meter { done: 0, total: rest.iter().map(Rest::len_bytes).sum(), watch };
+        let (pending, left) = read_sorted(rest, &mut meter).map_err(Unusable::Failed)?;
+        let plan = Plan::new(checkpoint, &accounts, pending)?;
+        let ranges = self.build_ranges(&plan, meter.watch)?;
+
+        let mut entries = 0;
+        let mut booked_in_all = vec![Sums::default(); accounts.len()];
+        let mut runs = Vec::with_capacity(ranges.len());
+        for Range { run, booked, live, counted } in ranges {
+            booked_in_all.iter_mut().zip(&booked).for_each(|(all, booked)| all.add(booked));
+            self.add_live(&plan, &live);
+            entries += counted;
+            runs.push(run);
+        }
+        let wrong = accounts.iter().zip(&booked_in_all).find(|(account, booked)| !account.agrees(booked));
+        if let Some((account, _)) = wrong {
+            let reason = format!("its entries for segment {} do not add up", account.covered.id);
+            return Err(Unusable::Because(reason));
+        }
+        self.join(runs)?;
+        self.replayed_records = plan.pending.records();
+        self.replayed_records +=
+            replay_all(&self.state, &self.segments, &left, &mut meter).map_err(Unusable::Failed)?;
+        Ok(entries)
+    }
+
+    fn build_ranges(&self, plan: &Plan<'_>, watch: Watch<'_>) -> Result<Vec<Range>, Unusable> {
+        let total = plan.ranges.len();
+        let mut done = 0;
+        let ranges = in_pieces(
+            total,
+            |piece| plan.build(piece, self.state.load_run()),
+            || {
+                done += 1;
+                watch(OpenProgress { phase: OpenPhase::Checkpoint, done, total: total as u64 })
+            },
+        );
+        ranges.ok_or(Unusable::Failed(ABORTED))?.into_iter().collect()
+    }
+
+    fn join(&self, runs: Vec<LoadRun<Place>>) -> Result<(), Unusable> {
+        let joined = self.state.writer().load_runs(runs, threads());
+        joined.map(|_| ()).map_err(|error| match error {
+            StateError::KeysOutOfOrder => Unusable::Because("its keys are not in order".into()),
+            other => Unusable::Failed(Error::Validation(other.to_string().into())),
+        })
+    }
+
+    /// An account for each segment that the checkpoint covers, in its order.
+    fn accounts(&self, covered: impl Iterator<Item = Covered>) -> Result<Vec<Account>, Unusable> {
+        let guard = pin();
+        let mut accounts = Vec::new();
+        for covered in covered {
+            let tracked = self.segments.find(covered.id, &guard);
+            let tracked = tracked.filter(|tracked| tracked.segment.header().salt == covered.salt);
+            if tracked.is_some_and(|tracked| tracked.segment.len_bytes() < covered.len_bytes) {
+                let reason = format!("it covers more of segment {} than there is", covered.id);
+                return Err(Unusable::Because(reason));
+            }
+            accounts.push(Account::new(covered, tracked.is_some()));
+        }
+        Ok(accounts)
+    }
+
+    /// Books what is live in each segment.
+    fn add_live(&self, plan: &Plan<'_>, live: &[Sums]) {
+        let guard = pin();
+        for (id, sums) in plan.segment_ids.iter().zip(live) {
+            if let Some(tracked) = self.segments.find(*id, &guard) {
+                tracked.add_loaded(sums.records, sums.bytes, sums.tombstone_bytes);
+            }
+        }
+    }
+}
+
+/// What of each segment is not in the checkpoint.
+fn rest_of<'a>(segments: &'a [Arc<Segment>], accounts: &[Account]) -> Vec<Rest<'a>> {
+    let rest = segments.iter().filter_map(|segment| {
+        let account = accounts.iter().find(|account| account.is_there && account.covered.id == segment.id());
+        let from = account.map_or(SegmentHeader::LEN as u64, |account| account.covered.len_bytes.into());
+        let from = u32::try_from(from).unwrap_or(u32::MAX);
+        (from < segment.len_bytes()).then_some(Rest { segment, from })
+    });
+    rest.collect()
+}
+
+/// Counts bytes of the log for whoever watches.
+pub(crate) struct Meter<'a> {
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    pub(crate) watch: Watch<'a>,
+}
+
+impl Meter<'_> {
+    /// So many bytes are done, in all.
+    pub(crate) fn set(&mut self, done: u64) -> ControlFlow<()> {
+        self.done = done;
+        (self.watch)(OpenProgress { phase: OpenPhase::Replay, done, total: self.total })
+    }
+}

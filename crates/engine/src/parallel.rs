@@ -1,0 +1,82 @@
+//! Work in pieces that need nothing of each other, done by several threads.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use parking_lot::Mutex;
+
+/// No more threads than this, however many cores there are: the memory is busy long before.
+const MAX_THREADS: usize = 16;
+
+/// How many threads are worth starting.
+pub(crate) fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+}
+
+/// Does the pieces 0 to `count`, in no order, on several threads, the caller's among them; gives what came of each, in their order. `watch` is called
+/// by the caller's thread after each of its own pieces, and may end it all: then `None`.
+pub(crate) fn in_pieces<T: Send>(
+    count: usize,
+    work: impl Fn(usize) -> T + Sync,
+    mut watch: impl FnMut() -> ControlFlow<()>,
+) -> Option<Vec<T>> {
+    let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let done = Mutex::new(Vec::with_capacity(count));
+    let step = || {
+        let piece = next.fetch_add(1, Ordering::Relaxed);
+        if piece >= count || is_over.load(Ordering::Relaxed) {
+            return false;
+        }
+        let result = work(piece);
+        done.lock().push((piece, result));
+        true
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads().min(count) {
+            // One thread fewer only takes longer.
+            let _started = thread::Builder::new().name("hightower-open".into()).spawn_scoped(scope, || while step() {});
+        }
+        while step() {
+            if watch().is_break() {
+                is_over.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    if is_over.into_inner() {
+        return None;
+    }
+    let mut done = done.into_inner();
+    done.sort_unstable_by_key(|(piece, _)| *piece);
+    Some(done.into_iter().map(|(_, result)| result).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::in_pieces;
+
+    #[test]
+    fn every_piece_is_done_once_and_in_its_place() {
+        for count in [0, 1, 2, 1000] {
+            let mut calls = 0;
+            let squares = in_pieces(
+                count,
+                |piece| piece * piece,
+                || {
+                    calls += 1;
+                    ControlFlow::Continue(())
+                },
+            );
+            assert_eq!(squares.unwrap(), (0..count).map(|piece| piece * piece).collect::<Vec<_>>());
+            assert!(calls <= count);
+        }
+    }
+
+    #[test]
+    fn whoever_watches_may_end_it() {
+        let ended = in_pieces(100_000, |_| std::thread::yield_now(), || ControlFlow::Break(()));
+        assert!(ended.is_none());
+    }
+}

@@ -1,0 +1,100 @@
+//! Crashes while a store is restored, imported or salvaged: the source is as it was, and the destination is all there or not there; the next attempt goes
+//! through. (Backups are crashed by `crash.rs`, with everything else.)
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use common::{config, open_with};
+use hightower_engine::{
+    AppendMode, Background, Components, ErrorKind, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
+    import_snapshot, restore, salvage,
+};
+use hightower_segment::sim::{CrashPlan, SeededEntropy, SimFs};
+
+const TO: &str = "/copies/new";
+
+fn components(fs: &SimFs) -> Components {
+    Components {
+        fs: Arc::new(fs.clone()),
+        entropy: Arc::new(SeededEntropy::new(5)),
+        background: Background::Caller,
+        ..Components::default()
+    }
+}
+
+fn read(fs: &SimFs, dir: &str) -> Result<u64> {
+    let config = StoreConfig { read_only: true, ..StoreConfig::at(dir) };
+    Ok(open_with(fs, config, 1, Background::Caller)?.snapshot_state()?.digest())
+}
+
+/// A store with several segments, closed, all of it durable; its directory.
+fn source(fs: &SimFs) -> std::path::PathBuf {
+    let config = config(AppendMode::Positioned);
+    let dir = config.data_dir.clone();
+    let engine: SingleNodeEngine = open_with(fs, config, 2, Background::Caller).unwrap();
+    for number in 0..120_u32 {
+        engine.put(format!("key/{:03}", number % 70), number.to_string().repeat(9)).unwrap();
+    }
+    (0..20).for_each(|number| drop(engine.delete(format!("key/{number:03}")).unwrap()));
+    engine.close().unwrap();
+    dir
+}
+
+fn explore(what: &str, copy: impl Fn(&SimFs) -> Result<()>) {
+    let fs = SimFs::new();
+    let dir = source(&fs);
+    let dir = dir.to_str().unwrap();
+    fs.settle();
+    let expected = read(&fs, dir).unwrap();
+    copy(&fs).unwrap();
+    assert_eq!(read(&fs, TO).unwrap(), expected);
+    let mut seen = [0, 0];
+    for state in fs.crash_states(CrashPlan { exhaustive_limit: 8, samples: 4, seed: 7 }) {
+        let point = state.point;
+        assert_eq!(read(&state.fs, dir).unwrap(), expected, "{what}, {point}: the source has changed");
+        let is_there = match read(&state.fs, TO) {
+            Ok(found) => {
+                assert_eq!(found, expected, "{what}, {point}: half a destination");
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{what}, {point}: {error}");
+                false
+            }
+        };
+        seen[usize::from(is_there)] += 1;
+        match copy(&state.fs) {
+            Ok(()) => assert!(!is_there, "{what}, {point}: written over"),
+            Err(error) => assert!(is_there && error.kind() == ErrorKind::Conflict, "{what}, {point}: {error}"),
+        }
+        assert_eq!(read(&state.fs, TO).unwrap(), expected, "{what}, {point}: the second attempt");
+    }
+    assert!(seen[0] > 20 && seen[1] > 0, "{what}: {seen:?}");
+}
+
+#[test]
+fn a_restore_is_whole_or_absent() {
+    explore("restore", |fs| restore(&components(fs), config(AppendMode::Positioned).data_dir, TO).map(drop));
+}
+
+#[test]
+fn a_salvage_is_whole_or_absent() {
+    explore("salvage", |fs| {
+        let from = config(AppendMode::Positioned).data_dir;
+        salvage(&components(fs), from, TO, &mut |_| ControlFlow::Continue(())).map(drop)
+    });
+}
+
+#[test]
+fn an_import_is_whole_or_absent() {
+    explore("import", |fs| {
+        let from = StoreConfig { read_only: true, ..config(AppendMode::Positioned) };
+        let mut stream = Vec::new();
+        open_with(fs, from, 3, Background::Caller)?.export_snapshot(&mut stream)?;
+        import_snapshot(&components(fs), &mut &stream[..], TO).map(drop)
+    });
+}
