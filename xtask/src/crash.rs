@@ -24,13 +24,19 @@ const BATCH_KEYS: u64 = 5;
 pub(crate) struct Options {
     /// How often the writer is killed
     #[arg(long, default_value_t = 50)]
-    cycles: u64,
+    pub(crate) cycles: u64,
     /// What the moments of death are drawn from
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub(crate) seed: u64,
     /// Where the store is; a directory that goes away, if none is named
     #[arg(long)]
-    dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cycles: 50, seed: 1, dir: None }
+    }
 }
 
 #[derive(clap::Args)]
@@ -158,7 +164,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let lines = reader.join().map_err(|_| anyhow::anyhow!("reading the reports failed"))?;
         writes += note(&lines, &mut acknowledged)?;
         let told = format!("cycle {cycle} of seed {} after {life_ms} ms", options.seed);
-        acknowledged = check(&dir, cycle, &acknowledged).with_context(|| told)?;
+        let replay = format!("replay: cargo xtask crash --cycles {} --seed {}", cycle + 1, options.seed);
+        acknowledged = check(&dir, cycle, &acknowledged).with_context(|| format!("{told}; {replay}"))?;
     }
     println!("{} kills, {writes} acknowledged writes, all found", options.cycles);
     println!("{} passed, 0 failed", options.cycles);

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
+use crate::command::has_nightly;
+
 /// Every target but the canary.
 const TARGETS: [&str; 5] = ["record_decode", "manifest_open", "segment_open", "engine_model", "index_model"];
 /// A target with a planted bug: if it is not found, the fuzzers are not trusted.
@@ -13,16 +15,25 @@ const CANARY: &str = "canary";
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// One target; all of them, one after the other, if none is named
-    target: Option<String>,
+    pub(crate) target: Option<String>,
     /// How long, in all
     #[arg(long, default_value_t = 60)]
-    seconds: u64,
+    pub(crate) seconds: u64,
     /// What the inputs are drawn from
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub(crate) seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { target: None, seconds: 60, seed: 1 }
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if !has_nightly("fuzz") {
+        return Ok(());
+    }
     install()?;
     let targets = match &options.target {
         Some(target) => vec![target.as_str()],

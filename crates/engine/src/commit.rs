@@ -16,8 +16,10 @@ use crate::batch::{Batch, BatchOutcome, Operation, Requirement};
 use crate::config::Durability;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::pipeline::{Committer, Request};
 use crate::place::Place;
+use crate::sync::step;
 use crate::table::Tracked;
 
 /// The tail moves on by 2^18 bytes between two wake-ups of the maintenance thread.
@@ -85,6 +87,7 @@ impl Core {
             return Ok((outcome, seq));
         }
         self.make_durable(seq, durability)?;
+        self.maintain_as_caller();
         Ok((outcome, seq))
     }
 
@@ -123,6 +126,7 @@ impl Core {
             Planned { version, timestamp, outcome: won(write.value), offset, len_bytes: end - appended.offset };
         let mut commit = state.begin(appended.seq, guard).map_err(|error| self.poison.latch(&error))?;
         self.apply(&mut commit, &log.active, write.key, &planned, guard);
+        step();
         commit.publish();
         let seq = appended.seq;
         log.last_seq = seq;
@@ -139,6 +143,13 @@ impl Core {
         for operation in &batch.operations {
             self.state.prefetch(batch.parts(operation).0);
         }
+        if planted("requirement_before_lock") {
+            let early = first_unmet(&self.state.writer(), &batch.requirements);
+            crate::sync::thread::yield_now();
+            if let Some(rejected) = early {
+                return Ok(rejected);
+            }
+        }
         let mut log = self.commit_log()?;
         let outcome = self.commit_batch_locked(&mut log, batch, now)?;
         drop(log);
@@ -147,13 +158,16 @@ impl Core {
         {
             self.make_durable(*seq, durability)?;
         }
+        self.maintain_as_caller();
         Ok(outcome)
     }
 
     fn commit_batch_locked(&self, log: &mut CommitLog, batch: &Batch, now: i64) -> Result<BatchOutcome> {
         self.poison.check()?;
         let mut state = self.state.writer();
-        if let Some(rejected) = first_unmet(&state, &batch.requirements) {
+        if !planted("requirement_before_lock")
+            && let Some(rejected) = first_unmet(&state, &batch.requirements)
+        {
             return Ok(rejected);
         }
         let (mut plan, max_version) = plan(&state, log.max_version, batch, now)?;
@@ -176,6 +190,7 @@ impl Core {
                     self.apply(&mut commit, &log.active, batch.parts(operation).0, planned, &guard);
                 }
             }
+            step();
             commit.publish();
             log.last_seq = appended.seq;
             self.note_progress(appended.offset, log.appender.position());
@@ -295,6 +310,7 @@ impl Committer for Core {
                 *result = Err(error);
             }
         }
+        self.maintain_as_caller();
         results
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 const NOTHING: u64 = u64::MAX;
 
@@ -54,7 +54,7 @@ impl Flusher {
             let timed_out = self.wake.wait_for(&mut closing, Duration::from_micros(pending_us / 2)).timed_out();
             if timed_out {
                 self.pending_us.swap(NOTHING, Ordering::SeqCst);
-                parking_lot::MutexGuard::unlocked(&mut closing, &mut sync);
+                MutexGuard::unlocked(&mut closing, &mut sync);
             }
         }
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::sync::{Condvar, Mutex, step};
 
 /// The first failure of a write or sync. Once it is set, no new write is promised anything.
 #[derive(Debug, Default)]
@@ -101,8 +101,10 @@ impl GroupCommit {
 
         // Read before the sync: what is published later may not be covered.
         let covered = published();
+        step();
         let result = sync();
         let result = result.map_err(|failure| poison.latch(&failure));
+        let covered = if planted("covered_read_after_sync") { published() } else { covered };
         if result.is_ok() {
             self.durable_seq.fetch_max(covered, Ordering::AcqRel);
             self.syncs.fetch_add(1, Ordering::Relaxed);

@@ -4,15 +4,15 @@
 //! and if any of its writes asks for a sync, one sync serves them all.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hightower_state::ApplyOutcome;
-use parking_lot::{Condvar, Mutex};
 
 use crate::batch::{Batch, BatchOutcome};
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, receive};
 
 /// The most writes that one group commits before its callers hear of it.
 const MAX_GROUP: usize = 1024;
@@ -176,7 +176,7 @@ impl Pipeline {
 }
 
 fn run(receiver: &Receiver<Request>, committer: &dyn Committer) {
-    while let Ok(first) = receiver.recv() {
+    while let Ok(first) = receive(receiver) {
         let mut group = Vec::with_capacity(receiver.len().min(MAX_GROUP) + 1);
         group.push(first);
         group.extend(receiver.try_iter().take(MAX_GROUP - 1));

@@ -11,6 +11,7 @@ use hightower_state::Versioned;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::place::Place;
+use crate::sync::step;
 use crate::table::Tracked;
 
 impl Core {
@@ -51,6 +52,7 @@ impl Core {
         let mut missed = None;
         loop {
             let Some(place) = find(guard) else { return Ok(None) };
+            step();
             if let Some(tracked) = self.segments.find(place.segment, guard) {
                 return Ok(Some((tracked, place)));
             }
@@ -70,6 +72,7 @@ impl Core {
         place: Place,
         use_value: impl FnOnce(&[u8], u64) -> R,
     ) -> Result<R> {
+        step();
         let record = tracked.segment.record_at(place.offset)?;
         match record.body {
             RecordBody::Command(CommandRef::Set { value, version, .. }) => Ok(use_value(value, version)),

@@ -33,7 +33,10 @@ const CLASS_BITS: usize = 63;
 const FINGERPRINT_SHIFT: u32 = 48;
 const FINGERPRINT_MASK: usize = 0xffff << FINGERPRINT_SHIFT;
 /// How a leaf is put where readers find it.
-const PUBLISH: Ordering = if cfg!(mutants = "missed_publish") { Ordering::Relaxed } else { Ordering::Release };
+#[inline(always)]
+fn publish() -> Ordering {
+    if crate::mutants::planted("missed_publish") { Ordering::Relaxed } else { Ordering::Release }
+}
 
 /// The tag of a slot that was never used.
 const TAG_EMPTY: u8 = 0;
@@ -310,8 +313,8 @@ impl<'g> Segment<'g> {
             // The tags of free slots, empty or graves, differ in the last bit alone.
             if let Some(place) = places(zero_bytes(tags & splat(!TAG_GRAVE))).next() {
                 let was_grave = byte_at(tags, place) == TAG_GRAVE;
-                self.slot(group * GROUP_SLOTS + place).store(entry_of(hash, leaf), PUBLISH);
-                self.tags(group).store(with_byte(tags, place, tag_of(hash)), PUBLISH);
+                self.slot(group * GROUP_SLOTS + place).store(entry_of(hash, leaf), publish());
+                self.tags(group).store(with_byte(tags, place, tag_of(hash)), publish());
                 self.count(1, if was_grave { -1 } else { 0 });
                 return;
             }
@@ -328,7 +331,7 @@ impl<'g> Segment<'g> {
     pub(crate) fn clear(self, at: usize) {
         let (group, place) = (at / GROUP_SLOTS, at % GROUP_SLOTS);
         let tags = self.tags(group).load(Ordering::Relaxed);
-        let is_last = zero_bytes(tags ^ splat(TAG_EMPTY)) != 0 || cfg!(mutants = "tag_emptied");
+        let is_last = zero_bytes(tags ^ splat(TAG_EMPTY)) != 0 || crate::mutants::planted("tag_emptied");
         let tag = if is_last { TAG_EMPTY } else { TAG_GRAVE };
         self.tags(group).store(with_byte(tags, place, tag), Ordering::Release);
         self.slot(at).store(ptr::null_mut(), Ordering::Release);

@@ -55,6 +55,7 @@ mod command;
 mod error;
 mod header;
 pub mod limits;
+mod mutants;
 mod record;
 
 pub use checksum::payload_checksum;

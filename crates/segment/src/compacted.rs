@@ -8,6 +8,7 @@ use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 use crate::error::SegmentError;
 use crate::fs::{Access, retry_interrupted, write_all_at};
 use crate::manifest::SegmentState;
+use crate::mutants::planted;
 use crate::names::segment_path;
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
@@ -179,7 +180,7 @@ impl CompactedWriter {
         let shared = &self.shared;
         let failed = |operation, error| shared.poison.latch(SegmentError::io(operation, &path, error));
         file.set_len(len.into()).map_err(|error| failed("cut", error))?;
-        if !crate::mutants::on("output-not-synced") {
+        if !planted("output_not_synced") {
             retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
             shared.sync_dir().map_err(|error| shared.poison.latch(error))?;
         }

@@ -54,14 +54,11 @@ mod compacted;
 mod entropy;
 mod error;
 mod fs;
+mod lock;
 mod manifest;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
 mod mapping;
-#[cfg(not(mutants))]
 mod mutants;
-#[cfg(mutants)]
-#[doc(hidden)]
-pub mod mutants;
 mod names;
 mod options;
 mod poison;

@@ -1,29 +1,18 @@
-//! Planted bugs, for tests that must find them. In a normal build [`on`] is constant and the compiler removes them.
+//! Planted bugs, so that the tests can show that they see them; `cargo xtask mutants` lists them all.
+//!
+//! In a build with `--cfg mutants` the environment variable `HIGHTOWER_MUTANT` names the one that is active; in any other build
+//! none exists.
 
-/// Whether the planted bug `name` is switched on.
-#[cfg(not(mutants))]
-#[inline(always)]
-pub(crate) const fn on(_name: &str) -> bool {
-    false
+/// Whether the bug of this name is active.
+#[cfg(mutants)]
+pub(crate) fn planted(name: &str) -> bool {
+    static ACTIVE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    ACTIVE.get_or_init(|| std::env::var("HIGHTOWER_MUTANT").ok()).as_deref() == Some(name)
 }
 
-#[cfg(mutants)]
-pub use switched::{on, switch};
-
-#[cfg(mutants)]
-mod switched {
-    use parking_lot::Mutex;
-
-    static ON: Mutex<Option<String>> = Mutex::new(None);
-
-    /// Switches one planted bug on, and all others off. Before the first call the environment variable `HIGHTOWER_MUTANT` decides.
-    pub fn switch(name: &str) {
-        *ON.lock() = Some(name.to_owned());
-    }
-
-    /// Whether the planted bug `name` is switched on.
-    pub fn on(name: &str) -> bool {
-        let mut on = ON.lock();
-        on.get_or_insert_with(|| std::env::var("HIGHTOWER_MUTANT").unwrap_or_default()) == name
-    }
+/// Never: this build has no planted bugs.
+#[cfg(not(mutants))]
+#[inline(always)]
+pub(crate) const fn planted(_name: &str) -> bool {
+    false
 }

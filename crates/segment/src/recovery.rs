@@ -15,7 +15,7 @@ use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
 use crate::fs::{Access, File, Fs, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
-use crate::mutants;
+use crate::mutants::planted;
 use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_path};
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{Tail, find_tail, look_beyond};
@@ -232,10 +232,10 @@ impl Survey {
             self.report.max_version = self.report.max_version.max(if index <= end { tail.max_version } else { 0 });
             let room = u32::try_from(found.file_len).unwrap_or(u32::MAX);
             undone += seq_span(if index <= end { room.saturating_sub(tail.end) } else { room });
-            let counts = index <= end || mutants::on("keep-later-segments");
+            let counts = index <= end || planted("keep_later_segments");
             self.settle(fs, found, &tail, counts, intent)?;
         }
-        let floor = self.report.max_version.checked_add(if mutants::on("version-floor-ignored") { 0 } else { undone });
+        let floor = self.report.max_version.checked_add(if planted("version_floor_ignored") { 0 } else { undone });
         self.report.version_floor = floor.unwrap_or(self.report.max_version);
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Survey {
 fn rewrite(fs: &dyn Fs, path: &Path, end: u32) -> Result<Arc<dyn File>, SegmentError> {
     const STEP: usize = 1 << 20;
     let file = fs.open(path, Access::Write).map_err(|error| SegmentError::io("open", path, error))?;
-    if mutants::on("recovered-tail-not-rewritten") {
+    if planted("recovered_tail_not_rewritten") {
         return Ok(file);
     }
     let mut buffer = vec![0; STEP.min(end as usize)];
@@ -318,7 +318,7 @@ fn rewrite(fs: &dyn Fs, path: &Path, end: u32) -> Result<Arc<dyn File>, SegmentE
 
 /// Looks for a record that knew the end of the log, which is in segment `end`, to have been durable further than it reaches now.
 fn witness(open: &[Found], tails: &[Tail], end: usize) -> Option<SegmentError> {
-    if mutants::on("witness-ignored") {
+    if planted("witness_ignored") {
         return None;
     }
     let (found, tail) = (open.get(end)?, tails.get(end)?);

@@ -3,7 +3,7 @@
 use hightower_log::{CommandRef, DecodeError, Record, RecordBody, RecordContext, SegmentKind, decode, probe};
 
 use crate::error::{Damage, SegmentError};
-use crate::mutants;
+use crate::mutants::planted;
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
 
 /// A command and where it stands.
@@ -149,7 +149,7 @@ pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> Tail {
                 pending_version = pending_version.max(command.version());
             }
         }
-        if !record.continues() || mutants::on("batch-marker-ignored") {
+        if !record.continues() || planted("batch_marker_ignored") {
             tail.end = at;
             tail.commits += 1;
             tail.records += pending_records;

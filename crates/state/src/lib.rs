@@ -74,6 +74,8 @@ mod held;
 mod load;
 mod location;
 #[cfg(not(loom))]
+mod lock;
+#[cfg(not(loom))]
 mod model;
 #[cfg(all(test, loom))]
 mod models;

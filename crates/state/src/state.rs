@@ -6,7 +6,6 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_index::{Guard, Map, pin};
-use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 use crate::counters::Counters;
@@ -14,6 +13,7 @@ use crate::entry::{Entry, Latest};
 use crate::error::StateError;
 use crate::flight::Timeline;
 use crate::location::Location;
+use crate::lock::Mutex;
 use crate::outcome::CommandKind;
 use crate::range::Range;
 use crate::records::{Applied, Change, Versioned};

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hightower_engine::{
-    AppendMode, Batch, BatchOutcome, Clock, Command, Components, Durability, Expect, KvState, Result, SingleNodeEngine,
-    SnapshotEngine, StoreConfig,
+    AppendMode, Background, Batch, BatchOutcome, Clock, Command, Components, Durability, Expect, KvState, Result,
+    SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
 use hightower_segment::sim::{SeededEntropy, SimFs};
 
@@ -61,6 +61,8 @@ pub(crate) enum Step {
     /// A full compaction, with a checkpoint at its end.
     Compact,
     Checkpoint,
+    /// To one directory, over and over.
+    Backup,
     Close,
     Kill,
 }
@@ -70,6 +72,21 @@ pub(crate) enum Step {
 pub(crate) struct Promise {
     pub(crate) op: usize,
     pub(crate) commits: usize,
+}
+
+/// What a commit was given, and how many file system operations there were before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandedOut {
+    pub(crate) began: usize,
+    pub(crate) seq: u64,
+    pub(crate) version: u64,
+}
+
+/// While so many operations were recorded, the store was open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    pub(crate) opened: usize,
+    pub(crate) closing: usize,
 }
 
 /// A store, its model, and everything that was promised.
@@ -83,8 +100,19 @@ pub(crate) struct World {
     pub(crate) synced: Vec<Promise>,
     pub(crate) max_seq: u64,
     pub(crate) max_version: u64,
+    /// One for each commit, in order.
+    pub(crate) handed_out: Vec<HandedOut>,
+    /// Backups that have returned.
+    pub(crate) backups: Vec<Promise>,
+    /// Whether any command came with a version of its own.
+    pub(crate) given_versions: bool,
+    /// When the store was open; the last one is.
+    pub(crate) lives: Vec<Life>,
+    /// Operations before the step that is under way.
+    began: usize,
     mode: AppendMode,
     seed: u64,
+    background: Background,
 }
 
 pub(crate) fn config(mode: AppendMode) -> StoreConfig {
@@ -98,14 +126,31 @@ pub(crate) fn config(mode: AppendMode) -> StoreConfig {
 }
 
 pub(crate) fn open(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNodeEngine> {
+    open_with(fs, config(mode), seed, Background::Threads)
+}
+
+pub(crate) fn open_with(
+    fs: &SimFs,
+    config: StoreConfig,
+    seed: u64,
+    background: Background,
+) -> Result<SingleNodeEngine> {
     let components = Components {
         fs: Arc::new(fs.clone()),
         clock: Arc::new(CountingClock::default()),
         entropy: Arc::new(SeededEntropy::new(seed)),
+        background,
         ..Components::default()
     };
-    SingleNodeEngine::with_components(config(mode), components)
+    SingleNodeEngine::with_components(config, components)
 }
+
+/// A number from the environment, or the default.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+pub(crate) const BACKUP_DIR: &str = "/backup";
 
 pub(crate) fn key(number: u8) -> Vec<u8> {
     // Some keys are prefixes of others.
@@ -113,13 +158,79 @@ pub(crate) fn key(number: u8) -> Vec<u8> {
     [&text[..usize::from(number) % text.len()], &[number]].concat()
 }
 
+/// A workload from a seed, without kills: they would forget what was recorded before. Workloads with odd seeds leave all versions to the
+/// engine, so that it can be told exactly which were handed out.
+pub(crate) fn workload(seed: u64, steps: usize) -> Vec<Step> {
+    let mut random = seed;
+    let mut next = move |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let mut byte = move |bound: u64| u8::try_from(next(bound)).unwrap();
+    let submits = seed.is_multiple_of(2);
+    (0..steps)
+        .map(|_| {
+            let durability = if byte(4) == 0 { Durability::Sync } else { Durability::Os };
+            match byte(15) {
+                0..=5 => Step::Put { key: byte(12), value_len: usize::from(byte(200)), durability },
+                6 => Step::Put { key: byte(12), value_len: 1500, durability },
+                7 => Step::Delete { key: byte(12), durability },
+                8 if submits => Step::Submit { key: byte(12), version: u64::from(byte(60)), is_delete: byte(2) == 0 },
+                8 => Step::Claim { key: byte(12) },
+                9 | 10 => Step::Batch {
+                    puts: (0..byte(5)).map(|_| byte(12)).collect(),
+                    deletes: vec![byte(12)],
+                    submits: if submits { vec![(byte(12), u64::from(byte(80)))] } else { Vec::new() },
+                    durability,
+                },
+                11 => Step::Compact,
+                12 => Step::Checkpoint,
+                13 => Step::Backup,
+                _ if byte(3) == 0 => Step::Close,
+                _ => Step::Flush,
+            }
+        })
+        .collect()
+}
+
 impl World {
     pub(crate) fn new(mode: AppendMode, seed: u64) -> Self {
+        Self::with_background(mode, seed, Background::Threads)
+    }
+
+    /// A world whose file system sees the same operations each time.
+    pub(crate) fn repeatable(mode: AppendMode, seed: u64) -> Self {
+        Self::with_background(mode, seed, Background::Caller)
+    }
+
+    fn with_background(mode: AppendMode, seed: u64, background: Background) -> Self {
         let fs = SimFs::new();
-        let engine = Some(open(&fs, mode, seed).unwrap());
+        let engine = Some(open_with(&fs, config(mode), seed, background).unwrap());
         let model = KvState::new();
         let digests = vec![model.digest()];
-        Self { fs, engine, model, digests, synced: Vec::new(), max_seq: 0, max_version: 0, mode, seed }
+        let lives = vec![Life { opened: fs.op_count(), closing: usize::MAX }];
+        Self {
+            fs,
+            engine,
+            model,
+            digests,
+            synced: Vec::new(),
+            max_seq: 0,
+            max_version: 0,
+            handed_out: Vec::new(),
+            backups: Vec::new(),
+            given_versions: false,
+            lives,
+            began: 0,
+            mode,
+            seed,
+            background,
+        }
+    }
+
+    fn open(&self, fs: &SimFs) -> SingleNodeEngine {
+        let seed = self.seed ^ self.digests.len() as u64;
+        open_with(fs, config(self.mode), seed, self.background).unwrap()
     }
 
     fn engine(&self) -> &SingleNodeEngine {
@@ -131,6 +242,7 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, step: &Step) {
+        self.began = self.fs.op_count();
         match step {
             Step::Put { key: number, value_len, durability } => {
                 let (key, value) = (key(*number), vec![*number; *value_len]);
@@ -179,19 +291,27 @@ impl World {
                 self.check();
             }
             Step::Checkpoint => self.engine().checkpoint().unwrap(),
+            Step::Backup => {
+                self.engine().backup_to(BACKUP_DIR).unwrap();
+                self.backups.push(Promise { op: self.fs.op_count(), commits: self.digests.len() - 1 });
+            }
             Step::Close => {
+                self.lives.last_mut().unwrap().closing = self.began;
                 self.engine().close().unwrap();
                 self.note(Durability::Sync);
                 self.engine = None;
-                self.engine = Some(open(&self.fs, self.mode, self.seed ^ self.digests.len() as u64).unwrap());
+                self.engine = Some(self.open(&self.fs));
+                self.lives.push(Life { opened: self.fs.op_count(), closing: usize::MAX });
                 assert!(!self.engine().open_report().was_unclean());
                 self.check();
             }
             Step::Kill => {
                 let fs = self.fs.after_kill();
-                let engine = open(&fs, self.mode, self.seed ^ self.digests.len() as u64).unwrap();
+                let engine = self.open(&fs);
                 // Crash points are counted on the new disk from here on, which holds everything.
                 self.synced = vec![Promise { op: 0, commits: self.digests.len() - 1 }];
+                self.lives = vec![Life { opened: fs.op_count(), closing: usize::MAX }];
+                (self.handed_out, self.backups) = (Vec::new(), Vec::new());
                 self.fs = fs;
                 self.engine = Some(engine);
                 self.check();
@@ -200,6 +320,7 @@ impl World {
     }
 
     fn submit(&mut self, number: u8, version: u64, is_delete: bool) {
+        self.given_versions = true;
         let (key, timestamp) = (key(number), GIVEN_TIMESTAMP);
         let command = if is_delete {
             Command::Delete { key, version, timestamp }
@@ -214,6 +335,7 @@ impl World {
     }
 
     fn batch(&mut self, puts: &[u8], deletes: &[u8], submits: &[(u8, u64)], durability: Durability) {
+        self.given_versions |= !submits.is_empty();
         let mut batch = Batch::new();
         let mut changes = Vec::new();
         for number in puts {
@@ -272,6 +394,7 @@ impl World {
         self.digests.push(self.model.digest());
         self.max_seq = self.max_seq.max(self.engine().latest_seq());
         self.max_version = self.max_version.max(self.engine().latest_version());
+        self.handed_out.push(HandedOut { began: self.began, seq: self.max_seq, version: self.max_version });
     }
 
     fn note(&mut self, durability: Durability) {

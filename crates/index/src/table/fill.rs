@@ -202,7 +202,7 @@ fn fill_unit<V>(runs: &[Parted], shape: Shape, unit: usize, filled: &mut Filled)
         for &hashed in run.parts[unit * parts..][..parts].iter().flat_map(Part::iter) {
             let segment = segments[directory_index(hashed.hash, shape.depth) - unit * count];
             let has_room = segment.taken() < slots_limit(segment.slots());
-            if cfg!(mutants = "bulk_slot_lost") && segment.leaves() == 5 {
+            if crate::mutants::planted("bulk_slot_lost") && segment.leaves() == 5 {
                 continue;
             }
             if has_room {

@@ -67,6 +67,11 @@ pub struct Open {
     pub segments: Vec<Arc<Segment>>,
 }
 
+/// A number from the environment, or the default.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 pub fn options(mode: AppendMode, segment_len_bytes: u32, seed: u64) -> StoreOptions {
     StoreOptions {
         segment_len_bytes,

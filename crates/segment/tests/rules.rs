@@ -1,5 +1,4 @@
-//! Planted bugs, each undoing one rule, and the test that must see it. Built with `RUSTFLAGS="--cfg mutants"` only:
-//! `RUSTFLAGS="--cfg mutants" cargo test -p hightower-segment --test mutants`.
+//! One situation for each rule that random workloads seldom meet: what breaks when the rule is broken is listed by `cargo xtask mutants`.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,68 +7,21 @@
     clippy::cast_possible_truncation,
     reason = "a test that cannot go on ends here, and says what it saw"
 )]
-#![cfg(mutants)]
 
 mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{DIR, Step, World, options, workload};
+use common::{DIR, Step, World, options};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
-use hightower_segment::{AppendMode, Fs, SegmentError, SegmentStore, mutants, segment_name};
+use hightower_segment::{AppendMode, Fs, SegmentError, SegmentStore, segment_name};
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
 
-/// The bugs, and what must see them.
-const MUTANTS: [(&str, fn() -> Result<(), String>); 19] = [
-    ("manifest-not-synced", crashes),
-    ("manifest-dir-not-synced", crashes),
-    ("header-not-synced", crashes),
-    ("segment-dir-not-synced", crashes),
-    ("ack-before-sync", crashes),
-    ("skip-predecessor-sync", crashes),
-    ("seal-before-sync", crashes),
-    ("recovered-tail-not-synced", crashes),
-    ("batch-marker-ignored", batches),
-    ("keep-later-segments", crashes),
-    ("durable-without-predecessors", crashes),
-    ("version-floor-ignored", crashes),
-    ("seq-not-reserved", crashes),
-    ("output-not-synced", crashes),
-    ("recycle-keeps-salt", recycling),
-    ("recycle-hard-links", hard_links),
-    ("witness-ignored", damage),
-    ("no-poison-on-failed-sync", failed_syncs),
-    ("recovered-tail-not-rewritten", failed_syncs),
-];
-
-#[test]
-fn every_planted_bug_is_seen() {
-    for scenario in [crashes, batches, recycling, hard_links, damage, failed_syncs] {
-        mutants::switch("");
-        scenario().unwrap_or_else(|error| panic!("a failure without any planted bug: {error}"));
-    }
-    for (name, scenario) in MUTANTS {
-        mutants::switch(name);
-        let seen = scenario().err().unwrap_or_else(|| panic!("nobody saw the planted bug {name}"));
-        println!("{name}: {seen}");
-    }
-}
-
-fn crashes() -> Result<(), String> {
-    for seed in 0..10 {
-        for mode in [AppendMode::Mapped, AppendMode::Positioned] {
-            let mut world = World::new(SimFs::new(), options(mode, 1024, seed));
-            world.run(&workload(seed, 40)).map_err(|error| error.to_string())?;
-            world.explore(CrashPlan { exhaustive_limit: 64, samples: 10, seed })?;
-        }
-    }
-    Ok(())
-}
-
 /// Batches that reach over sector boundaries, never synced.
-fn batches() -> Result<(), String> {
+#[test]
+fn a_batch_is_whole_or_absent() -> Result<(), String> {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
         let mut world = World::new(SimFs::new(), options(mode, 4096, 5));
         world.run(&[Step::Commit { commands: 8, value_len: 100 }; 3]).map_err(|error| error.to_string())?;
@@ -79,7 +31,8 @@ fn batches() -> Result<(), String> {
 }
 
 /// Commits of one length, so that what is left in a recycled file stands where records may start.
-fn recycling() -> Result<(), String> {
+#[test]
+fn nothing_of_a_recycled_file_counts() -> Result<(), String> {
     use Step::{Compact, Kill, Prepare, SealPredecessors, Sync};
     let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 5));
     let cycle = [[PUT; 12].as_slice(), &[Prepare, SealPredecessors, Compact]].concat();
@@ -91,7 +44,8 @@ fn recycling() -> Result<(), String> {
 }
 
 /// A second name, such as a backup's, keeps what it had.
-fn hard_links() -> Result<(), String> {
+#[test]
+fn a_second_name_keeps_what_it_had() -> Result<(), String> {
     use Step::{Compact, Prepare, SealPredecessors};
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 5));
@@ -111,7 +65,8 @@ fn hard_links() -> Result<(), String> {
 }
 
 /// Damage in what was durable is never taken for a torn tail.
-fn damage() -> Result<(), String> {
+#[test]
+fn damage_of_durable_commits_is_no_torn_tail() -> Result<(), String> {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 4096, 1));
     world.run(&[PUT, PUT, Step::Sync, PUT, PUT]).map_err(|error| error.to_string())?;
@@ -130,7 +85,8 @@ fn damage() -> Result<(), String> {
 }
 
 /// After a failed sync nothing is acknowledged.
-fn failed_syncs() -> Result<(), String> {
+#[test]
+fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
     for at_call in 0..60 {
         let fs = SimFs::new();
         fs.inject(Fault { kind: FaultKind::Io, at_call, lasting: false });

@@ -1,0 +1,125 @@
+//! Locks, threads and waiting: those of the machine, or those whose every turn is a step of the schedule that shuttle draws
+//! (`--cfg shuttle`).
+//!
+//! Where threads meet without a lock, [`step`] is one more place where another may go on; it is nothing in a normal build. A guard that a
+//! [`Condvar`] waits with must be held for no step but that: threads wait for it in earnest.
+
+#[cfg(not(shuttle))]
+pub(crate) use normal::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, step, thread};
+#[cfg(shuttle)]
+pub(crate) use scheduled::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, step, thread};
+
+#[cfg(not(shuttle))]
+mod normal {
+    use crossbeam_channel::{Receiver, RecvError};
+    pub(crate) use parking_lot::{Condvar, MappedMutexGuard, Mutex, MutexGuard};
+    pub(crate) use std::thread;
+
+    /// Nothing.
+    #[inline(always)]
+    pub(crate) const fn step() {}
+
+    /// Waits for the next message.
+    pub(crate) fn receive<T>(receiver: &Receiver<T>) -> Result<T, RecvError> {
+        receiver.recv()
+    }
+}
+
+#[cfg(shuttle)]
+mod scheduled {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use crossbeam_channel::{Receiver, RecvError, TryRecvError};
+    pub(crate) use parking_lot::{MappedMutexGuard, MutexGuard};
+    pub(crate) use shuttle::thread;
+
+    /// So many steps are as long as any time: in a schedule every timer may fire early.
+    const STEPS_OF_A_TIMEOUT: u32 = 3;
+
+    /// Another thread may go on here. Threads that shuttle does not know, such as those that read ahead while a store is opened, go on by themselves.
+    pub(crate) fn step() {
+        if shuttle::current::try_get_current_task().is_some() {
+            thread::yield_now();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(parking_lot::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            loop {
+                step();
+                if let Some(guard) = self.0.try_lock() {
+                    return guard;
+                }
+            }
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar {
+        notified: AtomicU64,
+    }
+
+    /// What a wait with a time limit came to.
+    pub(crate) struct WaitOutcome(bool);
+
+    impl WaitOutcome {
+        pub(crate) fn timed_out(&self) -> bool {
+            self.0
+        }
+    }
+
+    impl Condvar {
+        pub(crate) const fn new() -> Self {
+            Self { notified: AtomicU64::new(0) }
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.notified.fetch_add(1, Ordering::SeqCst);
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.notified.fetch_add(1, Ordering::SeqCst);
+        }
+
+        pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+            let before = self.notified.load(Ordering::SeqCst);
+            MutexGuard::unlocked(guard, || {
+                while self.notified.load(Ordering::SeqCst) == before {
+                    step();
+                }
+            });
+        }
+
+        pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _limit: Duration) -> WaitOutcome {
+            let before = self.notified.load(Ordering::SeqCst);
+            let mut steps = 0;
+            MutexGuard::unlocked(guard, || {
+                while self.notified.load(Ordering::SeqCst) == before && steps < STEPS_OF_A_TIMEOUT {
+                    steps += 1;
+                    step();
+                }
+            });
+            WaitOutcome(steps == STEPS_OF_A_TIMEOUT)
+        }
+    }
+
+    pub(crate) fn receive<T>(receiver: &Receiver<T>) -> Result<T, RecvError> {
+        loop {
+            match receiver.try_recv() {
+                Ok(message) => return Ok(message),
+                Err(TryRecvError::Disconnected) => return Err(RecvError),
+                Err(TryRecvError::Empty) => step(),
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Each bit of a store's files flipped, one at a time: opening and reading notices it, or gives what was there without it. Never anything else.
+//!
+//! Two images: one of a store that was closed, where a flip may cost nothing that is read without an error; one of a store that was killed,
+//! where the newest commits, which nothing says were durable, may be taken for a torn tail.
+//!
+//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how long each image is at least (default 8,192).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
+mod common;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use common::{config, key, open_with, setting};
+use hightower_engine::{AppendMode, Background, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_segment::Fs;
+use hightower_segment::sim::SimFs;
+
+const DIR: &str = "/store";
+
+/// A store on disk, and the digests of what may be read from it.
+struct Image {
+    fs: SimFs,
+    files: Vec<(PathBuf, Vec<u8>)>,
+    allowed: HashSet<u64>,
+}
+
+impl Image {
+    /// A store of at least `len_bytes` with a manifest, sealed segments, an open one and a checkpoint.
+    fn new(len_bytes: usize, is_closed: bool) -> Self {
+        let fs = SimFs::new();
+        let engine = open_with(&fs, config(AppendMode::Mapped), 3, Background::Caller).unwrap();
+        let mut digests = Vec::new();
+        let mut note = |engine: &SingleNodeEngine| digests.push(engine.snapshot_state().unwrap().digest());
+        for number in (0..=u8::MAX).cycle() {
+            engine.put(key(number % 40), vec![number; 40 + usize::from(number) % 50]).unwrap();
+            note(&engine);
+            if number % 9 == 0 {
+                engine.delete(key(number % 40)).unwrap();
+                note(&engine);
+            }
+            if number % 50 == 30 {
+                engine.checkpoint().unwrap();
+            }
+            // A close gives up the file that was made ready, and cuts what is left of the last one.
+            let slack = if is_closed { 3 * 4096 } else { 0 };
+            if fs.used_bytes() >= (len_bytes + slack) as u64 {
+                break;
+            }
+        }
+        if is_closed {
+            engine.close().unwrap();
+        }
+        let fs = fs.after_kill();
+        drop(engine);
+        let names = fs.list(Path::new(DIR)).unwrap().into_iter().filter(|name| name != "LOCK");
+        let files: Vec<_> = names
+            .map(|name| Path::new(DIR).join(name))
+            .map(|path| (path.clone(), fs.read_file(&path).unwrap()))
+            .collect();
+        let last = digests.last().copied();
+        let allowed = if is_closed { last.into_iter().collect() } else { digests.into_iter().collect() };
+        Self { fs, files, allowed }
+    }
+
+    fn check(&self, engine: &SingleNodeEngine) -> Result<bool, String> {
+        let Ok(state) = engine.snapshot_state() else { return Ok(true) };
+        if self.allowed.contains(&state.digest()) { Ok(false) } else { Err("something else is read".into()) }
+    }
+
+    /// Whether the flip that was just made is noticed.
+    fn open(&self, can_write: bool) -> Result<bool, String> {
+        let config = StoreConfig { read_only: !can_write, ..config(AppendMode::Mapped) };
+        let fs = if can_write { self.fs.after_kill() } else { self.fs.clone() };
+        match open_with(&fs, config, 4, Background::Caller) {
+            Err(_) => Ok(true),
+            Ok(engine) => self.check(&engine),
+        }
+    }
+}
+
+fn flip_everything(is_closed: bool) {
+    let len_bytes = usize::try_from(setting("HIGHTOWER_TEST_IMAGE_BYTES", 8192)).unwrap();
+    let image = Image::new(len_bytes, is_closed);
+    let (mut flips, mut noticed) = (0_u64, 0_u64);
+    for (path, content) in &image.files {
+        let mut bytes = content.clone();
+        for bit in 0..content.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            image.fs.plant(path, &bytes);
+            // Recovery for writing does more, and costs more: some of the time.
+            let can_write = flips.is_multiple_of(37);
+            let is_noticed = image.open(can_write).unwrap_or_else(|error| {
+                panic!(
+                    "{} with bit {bit} flipped (closed: {is_closed}, for writing: {can_write}): {error}",
+                    path.display()
+                )
+            });
+            flips += 1;
+            noticed += u64::from(is_noticed);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        image.fs.plant(path, content);
+    }
+    let kind = if is_closed { "closed" } else { "killed" };
+    println!("a store that was {kind}: {flips} flipped bits, {noticed} noticed, the others harmless, 0 violations");
+    assert!(flips >= len_bytes as u64 * 8, "the image is too short: {flips} bits");
+    assert!(noticed > flips / 8, "{noticed} of {flips} noticed: the image is mostly empty");
+}
+
+#[test]
+fn of_a_store_that_was_closed() {
+    flip_everything(true);
+}
+
+#[test]
+fn of_a_store_that_was_killed() {
+    flip_everything(false);
+}

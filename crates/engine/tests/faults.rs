@@ -1,0 +1,294 @@
+//! One fault at each call that a workload makes to the file system, of every kind, once and lasting: whatever failed is told, nothing that failed half-way is ever
+//! seen, nothing that was promised is lost, and after a failed write or sync no write is taken any more while reads go on.
+//!
+//! Syncs that lie and flipped bits may cost what was promised; they are noticed, or harmless: no value is read that was not written.
+//!
+//! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the first.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{BACKUP_DIR, Step, config, key, open_with, setting, workload};
+use hightower_engine::{AppendMode, Background, Batch, Durability, Error, ErrorKind, SingleNodeEngine};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
+
+const STEPS: usize = 16;
+
+type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A store that something happens to, and what it may hold.
+struct Victim {
+    fs: SimFs,
+    mode: AppendMode,
+    engine: Option<SingleNodeEngine>,
+    /// What it held after each commit that returned; the first is nothing.
+    states: Vec<Content>,
+    /// What it holds if the one write that failed happened all the same.
+    maybe: Option<Content>,
+    /// How many commits were promised to survive a power loss.
+    durable: usize,
+    /// Every value that was ever handed in.
+    handed_in: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+}
+
+/// What a step came to.
+enum Came {
+    Through,
+    /// It failed, and nothing has changed.
+    ToNothing,
+    /// It failed, and the store takes no more writes.
+    ToAnEnd,
+}
+
+impl Victim {
+    fn new(fs: SimFs, mode: AppendMode) -> Self {
+        Self {
+            fs,
+            mode,
+            engine: None,
+            states: vec![Content::new()],
+            maybe: None,
+            durable: 0,
+            handed_in: BTreeMap::new(),
+        }
+    }
+
+    fn open(&mut self) -> Result<(), Error> {
+        self.engine = Some(open_with(&self.fs, config(self.mode), 7, Background::Caller)?);
+        // What was recovered was synced.
+        self.durable = self.states.len() - 1;
+        Ok(())
+    }
+
+    /// Runs until the end, or until the store gives up. Gives the promise that was broken, if one was.
+    fn run(&mut self, steps: &[Step]) -> Result<(), String> {
+        if self.open().is_err() {
+            return Ok(());
+        }
+        for (nth, step) in steps.iter().enumerate() {
+            match self.step(nth, step)? {
+                Came::Through | Came::ToNothing => self.check_live()?,
+                Came::ToAnEnd => return self.check_end(),
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, nth: usize, step: &Step) -> Result<Came, String> {
+        let Some(engine) = &self.engine else { return Ok(Came::ToAnEnd) };
+        let value = |number: u8, len: usize| [&[number, u8::try_from(nth).unwrap()], &vec![b'.'; len][..]].concat();
+        match step {
+            Step::Put { key: number, value_len, durability } => {
+                self.commit(vec![(key(*number), Some(value(*number, *value_len)))], *durability)
+            }
+            Step::Delete { key: number, durability } => self.commit(vec![(key(*number), None)], *durability),
+            Step::Submit { key: number, .. } | Step::Claim { key: number } => {
+                self.commit(vec![(key(*number), Some(value(*number, 9)))], Durability::Sync)
+            }
+            Step::Batch { puts, deletes, durability, .. } => {
+                let mut changes: Vec<_> = puts.iter().map(|number| (key(*number), Some(value(*number, 30)))).collect();
+                changes.extend(deletes.iter().map(|number| (key(*number), None)));
+                self.commit(changes, *durability)
+            }
+            Step::Flush => {
+                let flushed = engine.flush();
+                if flushed.is_ok() {
+                    self.durable = self.states.len() - 1;
+                }
+                Ok(came(flushed))
+            }
+            Step::Compact => Ok(came(engine.run_compaction_now().map(drop))),
+            Step::Checkpoint => Ok(came(engine.checkpoint())),
+            Step::Backup => Ok(came(engine.backup_to(BACKUP_DIR).map(drop))),
+            Step::Close | Step::Kill => {
+                if engine.close().is_ok() {
+                    self.durable = self.states.len() - 1;
+                }
+                self.engine = None;
+                // The process would end here and be started again; if that fails, it is over.
+                Ok(self.open().map_or(Came::ToAnEnd, |()| Came::Through))
+            }
+        }
+    }
+
+    fn commit(&mut self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, durability: Durability) -> Result<Came, String> {
+        let Some(engine) = &self.engine else { return Ok(Came::ToAnEnd) };
+        let mut next = self.states.last().unwrap().clone();
+        let mut batch = Batch::new();
+        for (key, value) in &changes {
+            match value {
+                Some(value) => {
+                    batch.push_put(key, value);
+                    next.insert(key.clone(), value.clone());
+                    self.handed_in.entry(key.clone()).or_default().push(value.clone());
+                }
+                None => {
+                    batch.push_delete(key);
+                    next.remove(key);
+                }
+            }
+        }
+        let result = engine.commit_with(batch, durability);
+        match result {
+            Ok(_) => {
+                self.states.push(next);
+                if durability == Durability::Sync {
+                    self.durable = self.states.len() - 1;
+                }
+                Ok(Came::Through)
+            }
+            Err(error) if error.kind() == ErrorKind::Full => Ok(Came::ToNothing),
+            Err(error) if error.kind() == ErrorKind::Poisoned => {
+                self.maybe = Some(next);
+                Ok(Came::ToAnEnd)
+            }
+            Err(error) => {
+                Err(format!("a commit fails with {error}, which neither leaves things as they were nor ends writing"))
+            }
+        }
+    }
+
+    fn last(&self) -> &Content {
+        self.states.last().unwrap()
+    }
+
+    fn may_hold(&self, content: &Content) -> bool {
+        content == self.last() || self.maybe.as_ref() == Some(content)
+    }
+
+    /// What can be read now is right; a read that fails is told.
+    fn check_live(&self) -> Result<(), String> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        let Ok(content) = content(engine) else { return Ok(()) };
+        if self.may_hold(&content) {
+            Ok(())
+        } else {
+            Err("the open store holds something else than was committed".into())
+        }
+    }
+
+    /// The store has given up writing: it says so each time, and reads go on.
+    fn check_end(&self) -> Result<(), String> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        for _ in 0..2 {
+            match engine.put_with("more", "of it", Durability::Os) {
+                Err(error) if error.kind() == ErrorKind::Poisoned => {}
+                Err(error) => return Err(format!("after a failed write the next gets {error}")),
+                Ok(_) => return Err("a write is taken after one has failed".into()),
+            }
+        }
+        self.check_live()
+    }
+}
+
+fn came(result: Result<(), Error>) -> Came {
+    match result {
+        Ok(()) => Came::Through,
+        Err(error) if error.kind() == ErrorKind::Poisoned => Came::ToAnEnd,
+        Err(_) => Came::ToNothing,
+    }
+}
+
+fn content(engine: &SingleNodeEngine) -> Result<Content, Error> {
+    Ok(engine.get_prefix("")?.into_iter().map(|(key, value)| (key, value.to_vec())).collect())
+}
+
+/// Whether a later commit or fault poisoned the store without the workload's noticing: then the last write may have failed as well.
+fn check(mut victim: Victim, kind: FaultKind) -> Result<(), String> {
+    drop(victim.engine.take());
+    victim.fs.heal();
+    if matches!(kind, FaultKind::LyingSync | FaultKind::FlipBit) {
+        return no_wrong_values(&victim);
+    }
+    let end = victim.fs.op_count();
+    let plan = CrashPlan { exhaustive_limit: 4, samples: 3, seed: 11 };
+    for state in victim.fs.crash_states_at(end, plan) {
+        let engine = open_with(&state.fs, config(victim.mode), 8, Background::Caller)
+            .map_err(|error| format!("after a power loss at {}: {error}", state.point))?;
+        let found = content(&engine).map_err(|error| format!("cannot be read after a power loss: {error}"))?;
+        let is_known = victim.states[victim.durable..].contains(&found) || victim.maybe.as_ref() == Some(&found);
+        if !is_known {
+            return Err(format!("after a power loss at {} something promised is gone", state.point));
+        }
+    }
+    let engine = open_with(&victim.fs.after_kill(), config(victim.mode), 8, Background::Caller)
+        .map_err(|error| format!("after the process's death: {error}"))?;
+    let found = content(&engine).map_err(|error| format!("cannot be read after the process's death: {error}"))?;
+    if !victim.may_hold(&found) {
+        return Err("after the process's death it holds something else than was committed".into());
+    }
+    engine.put("on", "it goes").map_err(|error| format!("takes no writes after it was opened again: {error}"))?;
+    engine.close().map_err(|error| format!("cannot be closed after it was opened again: {error}"))
+}
+
+fn no_wrong_values(victim: &Victim) -> Result<(), String> {
+    let Ok(engine) = open_with(&victim.fs.after_kill(), config(victim.mode), 8, Background::Caller) else {
+        return Ok(());
+    };
+    for entry in engine.range::<&[u8]>(..) {
+        let Ok(value) = entry.value() else { continue };
+        if !victim.handed_in.get(entry.key()).is_some_and(|values| values.iter().any(|known| value == known[..])) {
+            return Err(format!("a value that nobody wrote: {entry:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn strike(seed: u64, mode: AppendMode, fault: Option<Fault>) -> Result<SimFs, String> {
+    let fs = SimFs::new();
+    fault.into_iter().for_each(|fault| fs.inject(fault));
+    let mut victim = Victim::new(fs.clone(), mode);
+    victim.run(&workload(seed, STEPS))?;
+    check(victim, fault.map_or(FaultKind::Io, |fault| fault.kind))?;
+    Ok(fs)
+}
+
+fn sweep(kind: FaultKind) {
+    let (first, cases) = (setting("HIGHTOWER_TEST_SEED", 0), setting("HIGHTOWER_TEST_CASES", 1));
+    let mut runs = 0;
+    for seed in first..first + cases {
+        let mode = if seed.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned };
+        let calls = strike(seed, mode, None).unwrap().call_count();
+        for (at_call, lasting) in (0..calls).flat_map(|at| [(at, false), (at, true)]) {
+            let fault = Fault { kind, at_call, lasting };
+            runs += 1;
+            strike(seed, mode, Some(fault)).unwrap_or_else(|error| {
+                panic!("seed {seed}, {mode:?}, {fault:?}: {error}\nreplay: HIGHTOWER_TEST_SEED={seed} cargo test -p hightower-engine --test faults")
+            });
+        }
+    }
+    println!("engine, {kind:?}: {runs} single faults in {cases} workloads from seed {first}, 0 violations");
+}
+
+#[test]
+fn io_errors() {
+    sweep(FaultKind::Io);
+}
+
+#[test]
+fn no_space() {
+    sweep(FaultKind::NoSpace);
+}
+
+#[test]
+fn short_writes() {
+    sweep(FaultKind::ShortWrite);
+}
+
+#[test]
+fn interruptions() {
+    sweep(FaultKind::Interrupted);
+}
+
+#[test]
+fn lying_syncs() {
+    sweep(FaultKind::LyingSync);
+}
+
+#[test]
+fn flipped_bits() {
+    sweep(FaultKind::FlipBit);
+}

@@ -1,0 +1,211 @@
+//! The engine's threads in thousands of orders: shuttle runs the engine whole, on the simulated file system, and draws from a seed who goes on at each lock, wait
+//! and step.
+//!
+//! In every program callers put, delete, read, scan and commit conditional batches on three keys, beside whatever else the program is about.
+//! Afterwards the process dies, the store is opened again, and what it holds is one more scan: the whole history must be linearizable, so nothing acknowledged is lost and nothing comes back.
+//!
+//! Only with `--cfg shuttle`: `cargo xtask schedules`. `HIGHTOWER_TEST_CASES` sets the number of orders for each program (default 100),
+//! `HIGHTOWER_TEST_SEED` what they are drawn from. A failure prints shuttle's own schedule, and the same seed finds it again.
+
+#![cfg(shuttle)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
+
+#[path = "linearizability/checker.rs"]
+mod checker;
+mod common;
+#[path = "linearizability/random.rs"]
+mod random;
+#[path = "linearizability/recorder.rs"]
+mod recorder;
+#[path = "linearizability/store.rs"]
+mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use checker::{Call, is_linearizable};
+use common::{config, open_with, setting};
+use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_segment::sim::{Choice, CrashPoint, SimFs};
+use recorder::Caller;
+use shuttle::rand::Rng as _;
+use shuttle::scheduler::RandomScheduler;
+use shuttle::{Config, MaxSteps, Runner, thread};
+use store::Store;
+
+const CALLERS: u32 = 3;
+
+/// A store that several threads use.
+struct Scene {
+    fs: SimFs,
+    engine: SingleNodeEngine,
+    clock: AtomicU64,
+    seed: u64,
+}
+
+impl Scene {
+    fn new(background: Background, worker_threads: usize) -> Self {
+        let seed: u64 = shuttle::rand::thread_rng().r#gen();
+        let mode = if seed.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned };
+        let fs = SimFs::new();
+        let config = StoreConfig { worker_threads, ..config(mode) };
+        let engine = open_with(&fs, config, seed, background).unwrap();
+        Self { fs, engine, clock: AtomicU64::new(0), seed }
+    }
+
+    /// Some of everything, so that a compaction has work.
+    fn fill(&self) {
+        for number in 0..4 {
+            Caller::new(&self.engine, &self.clock, 100 + number, self.seed).run(8);
+        }
+        self.engine.run_compaction_now().unwrap();
+    }
+
+    /// Runs the callers beside the others, then lets the process die, and checks what everybody was told.
+    fn run(self, calls: u32, others: &[&(dyn Fn(&SingleNodeEngine) + Sync)]) {
+        let start = Caller::new(&self.engine, &self.clock, 0, 0).scan().unwrap();
+        let mut history = thread::scope(|scope| {
+            let callers: Vec<_> = (0..CALLERS).map(|number| scope.spawn(move_caller(&self, number, calls))).collect();
+            for other in others {
+                scope.spawn(|| other(&self.engine));
+            }
+            callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<Call<Store>>>()
+        });
+        history.push(start);
+        let reopened = open_with(&self.fs.after_kill(), config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        history.extend(Caller::new(&reopened, &self.clock, 0, 0).scan());
+        assert!(
+            is_linearizable_from_anywhere(&history),
+            "no order of these calls explains what they were told: {history:#?}"
+        );
+    }
+}
+
+fn move_caller(scene: &Scene, number: u32, calls: u32) -> impl FnOnce() -> Vec<Call<Store>> + '_ {
+    move || Caller::new(&scene.engine, &scene.clock, number, scene.seed).run(calls)
+}
+
+/// The first scan says what the store held before.
+fn is_linearizable_from_anywhere(history: &[Call<Store>]) -> bool {
+    let first = history.iter().min_by_key(|call| call.began);
+    let Some((_, store::Outcome::Saw(content))) = first.and_then(|call| call.ended.as_ref()) else { return false };
+    is_linearizable(&Store::holding(*content), history)
+}
+
+fn explore(program: impl Fn() + Send + Sync + 'static) {
+    let (seed, cases) = (setting("HIGHTOWER_TEST_SEED", 1), setting("HIGHTOWER_TEST_CASES", 100));
+    let mut settings = Config::new();
+    settings.stack_size = 1 << 20;
+    settings.max_steps = MaxSteps::FailAfter(2_000_000);
+    let done = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&done);
+    let scheduler = RandomScheduler::new_from_seed(seed, cases as usize);
+    Runner::new(scheduler, settings).run(move || {
+        program();
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    println!("schedules, {name}: {} orders from seed {seed}, 0 violations", done.load(Ordering::Relaxed));
+}
+
+#[test]
+fn commits() {
+    explore(|| Scene::new(Background::Caller, 0).run(6, &[]));
+}
+
+#[test]
+fn commits_through_the_pipeline() {
+    explore(|| Scene::new(Background::Caller, 1).run(5, &[]));
+}
+
+/// Whoever is told that a write is durable finds it on the disk, with nothing else that was not synced.
+#[test]
+fn group_commit() {
+    explore(|| {
+        let scene = Scene::new(Background::Caller, 0);
+        thread::scope(|scope| {
+            for number in 0..CALLERS {
+                let scene = &scene;
+                scope.spawn(move || {
+                    for nth in 0..3 {
+                        let key = format!("{number}/{nth}");
+                        scene.engine.put_with(&key, "durable", Durability::Sync).unwrap();
+                        let point = CrashPoint { op: scene.fs.op_count(), choice: Choice::Nth(0) };
+                        let left =
+                            open_with(&scene.fs.crash_at(point), config(AppendMode::Mapped), 2, Background::Caller);
+                        assert!(left.unwrap().contains_key(&key), "{key} was acknowledged before it was durable");
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn sealing_while_reading_and_writing() {
+    explore(|| Scene::new(Background::Threads, 0).run(6, &[&|engine| engine.flush().unwrap_or(())]));
+}
+
+#[test]
+fn compaction_against_overwrites_and_deletes() {
+    explore(|| {
+        let scene = Scene::new(Background::Caller, 0);
+        scene.fill();
+        scene.run(5, &[&|engine| drop(engine.run_compaction_now().unwrap())]);
+    });
+}
+
+/// A snapshot reads the same before, during and after a compaction, whatever is written meanwhile.
+#[test]
+fn snapshots_against_compaction() {
+    explore(|| {
+        let scene = Scene::new(Background::Caller, 0);
+        scene.fill();
+        let look = |engine: &SingleNodeEngine| {
+            let snapshot = engine.snapshot();
+            let first = snapshot.to_state().unwrap();
+            for _ in 0..2 {
+                thread::yield_now();
+                assert_eq!(snapshot.to_state().unwrap().digest(), first.digest(), "a snapshot has changed");
+            }
+            for (key, value) in first.iter() {
+                assert_eq!(snapshot.get(key).unwrap().as_deref(), Some(value));
+            }
+        };
+        scene.run(4, &[&|engine| drop(engine.run_compaction_now().unwrap()), &look]);
+    });
+}
+
+#[test]
+fn checkpoints_against_writes() {
+    explore(|| {
+        let scene = Scene::new(Background::Caller, 0);
+        scene.run(5, &[&|engine| engine.checkpoint().unwrap(), &|engine| engine.checkpoint().unwrap()]);
+    });
+}
+
+/// Whatever comes too late is told so, and whatever was told in time is there afterwards.
+#[test]
+fn closing_against_everything() {
+    explore(|| {
+        let scene = Scene::new(Background::Threads, usize::from(shuttle::rand::thread_rng().r#gen::<bool>()));
+        let close = |engine: &SingleNodeEngine| engine.close().unwrap();
+        let upkeep = |engine: &SingleNodeEngine| {
+            // They may come too late.
+            let _ = engine.run_compaction_now();
+            let _ = engine.checkpoint();
+        };
+        let read = |engine: &SingleNodeEngine| {
+            let snapshot = engine.snapshot();
+            let _ = engine.snapshot_state();
+            assert_eq!(snapshot.to_state().unwrap().digest(), snapshot.to_state().unwrap().digest());
+        };
+        scene.run(4, &[&close, &upkeep, &read]);
+    });
+}

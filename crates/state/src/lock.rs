@@ -1,0 +1,38 @@
+//! The crate's lock: that of parking_lot, or one whose every turn is a step of the schedule that shuttle draws (`--cfg shuttle`).
+
+#[cfg(not(shuttle))]
+pub(crate) use parking_lot::Mutex;
+#[cfg(shuttle)]
+pub(crate) use scheduled::Mutex;
+
+#[cfg(shuttle)]
+mod scheduled {
+    use parking_lot::MutexGuard;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(parking_lot::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            loop {
+                step();
+                if let Some(guard) = self.0.try_lock() {
+                    return guard;
+                }
+            }
+        }
+    }
+
+    /// Another thread may go on here. Threads that shuttle does not know, such as those that read ahead while a store is opened, go on by themselves.
+    fn step() {
+        if shuttle::current::try_get_current_task().is_some() {
+            shuttle::thread::yield_now();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}

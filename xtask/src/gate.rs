@@ -1,0 +1,77 @@
+//! `cargo xtask ci`: the gate, step by step. `.ci/run` calls it.
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{Run, root, steps};
+use crate::{crash, fuzz, mutants, proofs, schedules};
+
+/// A step of the gate.
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 13] = [
+    ("tests", tests),
+    ("format", format),
+    ("lints", lints),
+    ("documentation", documentation),
+    ("examples", examples),
+    ("demo", demo),
+    ("crash", || crash::run(&crash::Options::default())),
+    ("sim", || proofs::sim(&proofs::SimOptions::default())),
+    ("props", || proofs::props(&proofs::PropsOptions::default())),
+    ("lin", || proofs::lin(&proofs::LinOptions::default())),
+    ("schedules", || schedules::run(&schedules::Options::default())),
+    ("mutants", || mutants::run(&mutants::Options::default())),
+    ("fuzz", || fuzz::run(&fuzz::Options::default())),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only these: tests, format, lints, documentation, examples, demo, crash, sim, props, lin, schedules, mutants, fuzz
+    steps: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(unknown) = options.steps.iter().find(|name| !STEPS.iter().any(|(known, _)| known == name)) {
+        bail!("there is no step {unknown}; the steps are {}", STEPS.map(|(name, _)| name).join(", "));
+    }
+    let is_wanted = |name: &str| options.steps.is_empty() || options.steps.iter().any(|wanted| wanted == name);
+    let wanted: Vec<(&str, &dyn Fn() -> Result<()>)> =
+        STEPS.iter().filter(|(name, _)| is_wanted(name)).map(|(name, step)| (*name, step as &dyn Fn() -> _)).collect();
+    steps(&wanted, false)
+}
+
+/// The test command of the README, as it stands there.
+pub(crate) fn tests() -> Result<()> {
+    Run::cargo("test --workspace --locked").run()
+}
+
+fn format() -> Result<()> {
+    Run::cargo("fmt --all --check").run()
+}
+
+fn lints() -> Result<()> {
+    Run::cargo("clippy --workspace --all-targets --locked -- -D warnings").run()
+}
+
+pub(crate) fn documentation() -> Result<()> {
+    Run::cargo("doc --workspace --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings").run()
+}
+
+/// Every example of the facade runs to its end.
+fn examples() -> Result<()> {
+    for entry in std::fs::read_dir(root().join("crates/kv/examples")).context("list the examples")? {
+        let path = entry?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).context("an example without a name")?;
+        Run::cargo("run --quiet --locked --package hightower-kv --example").and(name).run()?;
+    }
+    Ok(())
+}
+
+/// The main command of the README, as it stands there.
+fn demo() -> Result<()> {
+    Run::cargo("run --release --locked -- demo").run()
+}
+
+pub(crate) fn bench() -> Result<()> {
+    Run::cargo("bench --locked -p hightower-log -p hightower-index -p hightower-segment -p hightower-state -p hightower-engine").run()
+}

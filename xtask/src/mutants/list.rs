@@ -1,0 +1,181 @@
+//! The planted bugs: which rule each undoes, and which tests must see it.
+
+use super::Build;
+
+pub(super) struct Mutant {
+    pub(super) name: &'static str,
+    pub(super) rule: &'static str,
+    /// Tried in this order.
+    pub(super) caught_by: &'static [Catcher],
+}
+
+/// A test, or several whose names contain `filter`.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Catcher {
+    pub(super) build: Build,
+    pub(super) package: &'static str,
+    /// The test's file; `lib` for the tests within the crate.
+    pub(super) test: &'static str,
+    pub(super) filter: &'static str,
+    pub(super) variables: &'static [(&'static str, &'static str)],
+}
+
+const fn plain(package: &'static str, test: &'static str, filter: &'static str) -> Catcher {
+    Catcher { build: Build::Plain, package, test, filter, variables: &[] }
+}
+
+const fn caught(name: &'static str, rule: &'static str, caught_by: &'static [Catcher]) -> Mutant {
+    Mutant { name, rule, caught_by }
+}
+
+/// Crashes of many workloads of the segment layer.
+const CRASHES: Catcher =
+    Catcher { variables: &[("HIGHTOWER_TEST_STATES", "80000")], ..plain("hightower-segment", "crash", "every_crash") };
+/// Crashes of the whole engine.
+const ENGINE_CRASHES: Catcher =
+    Catcher { variables: &[("HIGHTOWER_TEST_STATES", "20000")], ..plain("hightower-engine", "crash", "every_crash") };
+const fn rule_of_segments(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "rules", filter)
+}
+const LIN: Catcher = Catcher {
+    variables: &[("HIGHTOWER_TEST_CASES", "2000")],
+    ..plain("hightower-engine", "linearizability", "every_history")
+};
+const REPLAY: Catcher = Catcher {
+    variables: &[("HIGHTOWER_TEST_CASES", "1000")],
+    ..plain("hightower-engine", "replay", "replay_equals_state")
+};
+const HISTORY: Catcher =
+    Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
+const THREADS: Catcher =
+    Catcher { variables: &[("HIGHTOWER_TEST_SECONDS", "5")], ..plain("hightower-state", "threads", "") };
+const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
+const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
+const INDEX_THREADS: Catcher = plain("hightower-index", "threads", "");
+const INDEX_MODEL: Catcher = plain("hightower-index", "model_check", "every_node_grows_and_shrinks");
+const fn model_of_state(filter: &'static str) -> Catcher {
+    Catcher { build: Build::Loom, ..plain("hightower-state", "lib", filter) }
+}
+const fn model_of_index(filter: &'static str) -> Catcher {
+    Catcher { build: Build::Loom, ..plain("hightower-index", "loom", filter) }
+}
+const fn schedule(filter: &'static str) -> Catcher {
+    Catcher { build: Build::Shuttle, ..plain("hightower-engine", "schedules", filter) }
+}
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    // The log.
+    caught("salt_ignored", "a checksum is seeded with the segment's salt", &[LOG]),
+    caught("offset_ignored", "a checksum is seeded with the record's offset", &[LOG]),
+    // Segments.
+    caught("manifest_not_synced", "a manifest is synced before it is renamed", &[CRASHES]),
+    caught("manifest_dir_not_synced", "a manifest counts once its directory is synced", &[CRASHES]),
+    caught("header_not_synced", "a segment's header is durable before its first commit", &[CRASHES]),
+    caught("segment_dir_not_synced", "a segment's name is durable before its first commit", &[CRASHES]),
+    caught("ack_before_sync", "nobody is told before the sync has returned", &[CRASHES]),
+    caught("skip_predecessor_sync", "rolled segments are synced before the active one", &[CRASHES]),
+    caught("seal_before_sync", "a segment is synced before the manifest calls it sealed", &[CRASHES]),
+    caught("recovered_tail_not_synced", "a recovered tail is synced before it is sealed", &[CRASHES]),
+    caught(
+        "recovered_tail_not_rewritten",
+        "what a failed sync left in the cache is written anew",
+        &[rule_of_segments("nothing_is_acknowledged_after_a_failed_sync")],
+    ),
+    caught(
+        "batch_marker_ignored",
+        "a batch counts once its last record is there",
+        &[rule_of_segments("a_batch_is_whole_or_absent"), CRASHES],
+    ),
+    caught("keep_later_segments", "behind a hole nothing counts", &[CRASHES]),
+    caught("durable_without_predecessors", "a record calls durable only what all before it allows", &[CRASHES]),
+    caught("version_floor_ignored", "a version that a crash undid is not handed out again", &[CRASHES]),
+    caught("seq_not_reserved", "a seq that a crash undid is not handed out again", &[CRASHES]),
+    caught("output_not_synced", "an output of compaction is synced before its inputs go", &[CRASHES]),
+    caught(
+        "recycle_keeps_salt",
+        "a file that is used again gets a new salt",
+        &[rule_of_segments("nothing_of_a_recycled_file_counts")],
+    ),
+    caught(
+        "recycle_hard_links",
+        "a file with a second name is never used again",
+        &[rule_of_segments("a_second_name_keeps_what_it_had")],
+    ),
+    caught(
+        "witness_ignored",
+        "damage of what was durable is no torn tail",
+        &[rule_of_segments("damage_of_durable_commits_is_no_torn_tail")],
+    ),
+    caught(
+        "no_poison_on_failed_sync",
+        "after a failed sync nothing is written or promised",
+        &[rule_of_segments("nothing_is_acknowledged_after_a_failed_sync")],
+    ),
+    // The engine.
+    caught("compaction_without_sync", "what made records dead is durable before they go", &[ENGINE_CRASHES]),
+    caught(
+        "covered_read_after_sync",
+        "a sync covers what was published before it began",
+        &[plain("hightower-engine", "lib", "group_commit"), schedule("group_commit")],
+    ),
+    caught("requirement_before_lock", "requirements are looked at under the commit lock", &[LIN]),
+    caught(
+        "backup_names_not_synced",
+        "a backup's files have their names before its manifest counts",
+        &[ENGINE_CRASHES],
+    ),
+    // Compaction.
+    caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR, REPLAY]),
+    caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR, REPLAY]),
+    caught(
+        "install_without_comparing",
+        "a moved record is installed if the index still points to the old place",
+        &[schedule("compaction_against_overwrites_and_deletes"), THREADS],
+    ),
+    // The state.
+    caught(
+        "register_without_fence",
+        "a snapshot's claim is seen before it reads the seq",
+        &[model_of_state("snapshot")],
+    ),
+    caught("retain_without_fence", "a commit is seen before the claims are read", &[model_of_state("snapshot")]),
+    caught("undo_unchecked", "an undo slot is read again before it is believed", &[model_of_state("")]),
+    caught("undo_ignored", "a reader that is too early finds the old version", &[HISTORY, THREADS]),
+    caught("version_unchecked", "a plain read never mixes two versions", &[model_of_state("plain_reads")]),
+    caught("seq_first", "a reader loads the location before the seq", &[model_of_state("")]),
+    caught("location_before_seq", "a writer stores the seq before the location", &[model_of_state("")]),
+    caught("pending_unchecked", "a plain read takes only what is published", &[HISTORY, THREADS]),
+    caught("never_pending", "what is not published is marked", &[HISTORY, THREADS]),
+    caught(
+        "settled_before_published",
+        "the mark goes after the seq is published",
+        &[THREADS, model_of_state("plain_reads")],
+    ),
+    caught("retention_missed", "an old version stays while a snapshot reads it", &[HISTORY, THREADS]),
+    caught(
+        "needs_off_by_one",
+        "the last snapshot before a version counts as its predecessor's reader",
+        &[HISTORY, THREADS],
+    ),
+    caught("list_forgotten", "what an ended snapshot kept is gone through", &[HISTORY, THREADS]),
+    caught(
+        "tombstone_removed_early",
+        "a tombstone stays while a snapshot reads what was before it",
+        &[HISTORY, THREADS],
+    ),
+    caught("older_not_relocated", "compaction moves older versions too", &[HISTORY, THREADS]),
+    caught("retirement_ignored", "an iterator hands out no place that was retired", &[HISTORY, THREADS]),
+    // The index.
+    caught(
+        "missed_publish",
+        "a leaf is put into its slot with release",
+        &[model_of_index("a_lookup_sees_a_whole_leaf_or_none")],
+    ),
+    caught("early_free", "garbage waits for the epochs", &[INDEX_THREADS]),
+    caught(
+        "visible_too_soon",
+        "a node is published after its children are in it",
+        &[model_of_index("a_walk_sees_a_node_replaced_whole")],
+    ),
+    caught("slot_lost", "no leaf is left behind when a segment grows", &[INDEX_MODEL]),
+];

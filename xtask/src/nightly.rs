@@ -1,0 +1,33 @@
+//! `cargo xtask nightly`: every proof with its long profile.
+
+use anyhow::Result;
+
+use crate::command::steps;
+use crate::{crash, fuzz, mutants, proofs, schedules};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How long the fuzzers run, in all
+    #[arg(long, default_value_t = 4 * 3600)]
+    fuzz_seconds: u64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let fuzz = || fuzz::run(&fuzz::Options { seconds: options.fuzz_seconds, ..fuzz::Options::default() });
+    steps(
+        &[
+            ("sim", &|| proofs::sim(&proofs::SimOptions::LONG)),
+            ("crash", &|| crash::run(&crash::Options { cycles: 2000, ..crash::Options::default() })),
+            ("lin", &|| proofs::lin(&proofs::LinOptions::LONG)),
+            ("props", &|| proofs::props(&proofs::PropsOptions::LONG)),
+            ("schedules", &|| {
+                schedules::run(&schedules::Options { iterations: 20_000, ..schedules::Options::default() })
+            }),
+            ("mutants", &|| mutants::run(&mutants::Options::default())),
+            ("miri", &proofs::miri),
+            ("sanitize", &proofs::sanitize),
+            ("fuzz", &fuzz),
+        ],
+        true,
+    )
+}

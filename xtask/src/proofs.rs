@@ -1,0 +1,182 @@
+//! Verbs that run the crates' tests with settings of their own: simulated crashes and faults, properties, histories, Miri, sanitizers.
+
+use anyhow::{Result, ensure};
+
+use crate::command::{Run, has_component, sum_before};
+
+/// Fast, with every assertion alive.
+const TEST: &str = "test --locked --profile proof";
+
+#[derive(clap::Args)]
+pub(crate) struct SimOptions {
+    /// How many crash states are visited in all, at least
+    #[arg(long, default_value_t = 100_000)]
+    states: u64,
+    /// In how many workloads every fault strikes at every call
+    #[arg(long, default_value_t = 5)]
+    workloads: u64,
+    /// How long the image is, in bytes, whose bits are flipped one by one
+    #[arg(long, default_value_t = 8192)]
+    flips: u64,
+    /// The first workload
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        Self { states: 100_000, workloads: 5, flips: 8192, seed: 0 }
+    }
+}
+
+impl SimOptions {
+    pub(crate) const LONG: Self = Self { states: 2_000_000, workloads: 50, flips: 65_536, seed: 0 };
+}
+
+/// Crashes: three quarters of the states below, where they are cheap and fine-grained, one quarter of the whole engine.
+pub(crate) fn sim(options: &SimOptions) -> Result<()> {
+    let engine = options.states / 4;
+    let segment = options.states - engine;
+    let crash = |package: &str, states: u64| {
+        Run::cargo(&format!("{TEST} -p {package} --test crash -- --nocapture"))
+            .with("HIGHTOWER_TEST_STATES", states)
+            .with("HIGHTOWER_TEST_SEED", options.seed)
+            .lines()
+    };
+    let mut lines = crash("hightower-segment", segment)?;
+    lines.extend(crash("hightower-engine", engine)?);
+    let faults = |package: &str| {
+        Run::cargo(&format!("{TEST} -p {package} --test faults -- --nocapture"))
+            .with("HIGHTOWER_TEST_CASES", options.workloads)
+            .with("HIGHTOWER_TEST_SEED", options.seed)
+            .lines()
+    };
+    lines.extend(faults("hightower-segment")?);
+    lines.extend(faults("hightower-engine")?);
+    let flips = Run::cargo(&format!("{TEST} -p hightower-engine --test bit_flips -- --nocapture"));
+    lines.extend(flips.with("HIGHTOWER_TEST_IMAGE_BYTES", options.flips).lines()?);
+    // The updates of several keys at once of the authentication service, crashed and failed in the same way.
+    Run::cargo(&format!("{TEST} -p hightower-auth --test atomicity -- --nocapture")).run()?;
+    let [states, faults, bits] =
+        ["crash states", "single faults", "flipped bits"].map(|what| sum_before(&lines, &format!(" {what}")));
+    println!(
+        "\n{states} crash states, {faults} single faults in {} workloads of each layer, {bits} flipped bits: 0 violations",
+        options.workloads
+    );
+    ensure!(states >= options.states, "only {states} crash states were visited, {} were asked for", options.states);
+    ensure!(bits >= options.flips * 8, "only {bits} bits were flipped, {} were asked for", options.flips * 8);
+    Ok(())
+}
+
+#[derive(clap::Args)]
+pub(crate) struct PropsOptions {
+    /// How many cases of each property
+    #[arg(long, default_value_t = 1000)]
+    cases: u64,
+    /// What they are drawn from; a failure prints the smallest case and is found again by the same seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Default for PropsOptions {
+    fn default() -> Self {
+        Self { cases: 1000, seed: 1 }
+    }
+}
+
+impl PropsOptions {
+    pub(crate) const LONG: Self = Self { cases: 100_000, seed: 1 };
+}
+
+pub(crate) fn props(options: &PropsOptions) -> Result<()> {
+    let properties = [
+        ("hightower-log", "properties"),
+        ("hightower-index", "model_check"),
+        ("hightower-state", "model"),
+        ("hightower-state", "history"),
+        ("hightower-compactor", "model"),
+        ("hightower-engine", "replay"),
+    ];
+    for (package, test) in properties {
+        Run::cargo(&format!("{TEST} -p {package} --test {test}"))
+            .with("HIGHTOWER_TEST_CASES", options.cases)
+            .with("PROPTEST_CASES", options.cases)
+            .with("PROPTEST_RNG_SEED", options.seed)
+            .run()?;
+    }
+    println!("\n{} cases of every property from seed {}: 0 violations", options.cases, options.seed);
+    Ok(())
+}
+
+#[derive(clap::Args)]
+pub(crate) struct LinOptions {
+    /// How many histories
+    #[arg(long, default_value_t = 200)]
+    cases: u64,
+    /// The first one
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Default for LinOptions {
+    fn default() -> Self {
+        Self { cases: 200, seed: 0 }
+    }
+}
+
+impl LinOptions {
+    pub(crate) const LONG: Self = Self { cases: 10_000, seed: 0 };
+}
+
+pub(crate) fn lin(options: &LinOptions) -> Result<()> {
+    let lines = Run::cargo(&format!("{TEST} -p hightower-engine --test linearizability -- --nocapture"))
+        .with("HIGHTOWER_TEST_CASES", options.cases)
+        .with("HIGHTOWER_TEST_SEED", options.seed)
+        .lines()?;
+    let histories = sum_before(&lines, " histories from");
+    ensure!(histories >= options.cases, "only {histories} histories were checked");
+    Ok(())
+}
+
+/// Few cases: Miri is some hundred times slower than the machine.
+pub(crate) fn miri() -> Result<()> {
+    if !has_component("miri", "miri") {
+        return Ok(());
+    }
+    // crossbeam-epoch tags pointers and frees late: it needs these.
+    let flags = "-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
+    for (package, targets) in [
+        ("hightower-log", "--lib --tests"),
+        ("hightower-index", "--lib --tests"),
+        ("hightower-state", "--lib --test model --test history"),
+    ] {
+        Run::cargo(&format!("+nightly miri test -p {package} {targets}"))
+            .with("MIRIFLAGS", flags)
+            .with("HIGHTOWER_TEST_CASES", 4)
+            .with("PROPTEST_CASES", 4)
+            .run()?;
+    }
+    Ok(())
+}
+
+pub(crate) fn sanitize() -> Result<()> {
+    if !has_component("rust-src", "sanitize") {
+        return Ok(());
+    }
+    for sanitizer in ["thread", "address"] {
+        for (package, tests) in [
+            ("hightower-engine", "--test linearizability --test engine"),
+            ("hightower-index", "--test threads"),
+            ("hightower-state", "--test threads"),
+        ] {
+            let target = "x86_64-unknown-linux-gnu";
+            Run::cargo(&format!("+nightly test --release -Zbuild-std --target {target} -p {package} {tests}"))
+                .with("RUSTFLAGS", format!("-Zsanitizer={sanitizer}"))
+                .with("CARGO_TARGET_DIR", format!("target/sanitize-{sanitizer}"))
+                // Garbage that no epoch has freed at the end is no leak.
+                .with("ASAN_OPTIONS", "detect_leaks=0")
+                .run()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask schedules`: the order of threads as what is varied.
+//!
+//! Two tools, for two sizes. Shuttle runs the engine whole, on the simulated file system, and draws the order in which its threads go on from a
+//! seed. Loom runs the lock-free protocols of the index and the state, small programs with few threads, in every order, and with every outcome that their memory orderings allow.
+
+use anyhow::Result;
+
+use crate::command::Run;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How many orders of each of the engine's programs
+    #[arg(long, default_value_t = 500)]
+    pub(crate) iterations: u64,
+    /// What they are drawn from
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { iterations: 500, seed: 1 }
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    Run::cargo("test --locked --profile proof -p hightower-engine --test schedules -- --nocapture")
+        .with("RUSTFLAGS", "--cfg shuttle")
+        .with("CARGO_TARGET_DIR", "target/shuttle")
+        .with("HIGHTOWER_TEST_CASES", options.iterations)
+        .with("HIGHTOWER_TEST_SEED", options.seed)
+        .run()?;
+    for models in ["-p hightower-state --lib", "-p hightower-index --test loom"] {
+        Run::cargo(&format!("test --locked --release {models}"))
+            .with("RUSTFLAGS", "--cfg loom")
+            .with("CARGO_TARGET_DIR", "target/loom")
+            .run()?;
+    }
+    Ok(())
+}
