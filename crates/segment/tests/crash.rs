@@ -67,7 +67,7 @@ fn all_subsets_around_a_roll() {
         let plan = CrashPlan { exhaustive_limit: 4096, samples: 500, seed: 1 };
         let visited = world.explore(plan).unwrap();
         println!("segments, {mode:?}, around a roll: {visited} crash states, 0 violations");
-        assert!(visited > 1000);
+        assert!(visited > 500);
     }
 }
 
