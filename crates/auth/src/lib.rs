@@ -49,6 +49,7 @@ mod guess;
 mod hex;
 mod id;
 mod layout;
+mod mutants;
 mod options;
 mod password;
 mod permission;

@@ -109,3 +109,50 @@ fn aes_256_gcm() {
         assert!(aead::open(&key, &nonce, &bytes(aad), &forged).is_err());
     }
 }
+
+/// NIST's Cryptographic Algorithm Validation Program: see the head of the file for what it holds.
+const NIST_GCM: &str = include_str!("data/nist_gcm_256.txt");
+
+fn field(text: &str) -> Vec<u8> {
+    if text == "-" { Vec::new() } else { bytes(text) }
+}
+
+/// As NIST has them sealed; and with any one bit of tag, ciphertext, associated data, nonce or key changed, or cut short,
+/// nothing is opened.
+#[test]
+fn aes_256_gcm_nist_cavp() {
+    let mut cases = 0;
+    for line in NIST_GCM.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<Vec<u8>> = line.split(' ').map(field).collect();
+        let [key, nonce, plain, aad, cipher, tag] = <[Vec<u8>; 6]>::try_from(fields).unwrap();
+        let (key, nonce): ([u8; 32], [u8; 12]) = (key.try_into().unwrap(), nonce.try_into().unwrap());
+        let sealed = aead::seal(&key, &nonce, &aad, &plain).unwrap();
+        assert_eq!(sealed, [cipher, tag].concat(), "{line}");
+        assert_eq!(*aead::open(&key, &nonce, &aad, &sealed).unwrap(), plain, "{line}");
+        for bit in 0..sealed.len() * 8 {
+            assert!(aead::open(&key, &nonce, &aad, &flipped(&sealed, bit)).is_err(), "bit {bit} of {line}");
+        }
+        for bit in 0..aad.len() * 8 {
+            assert!(aead::open(&key, &nonce, &flipped(&aad, bit), &sealed).is_err(), "AAD bit {bit} of {line}");
+        }
+        for bit in 0..nonce.len() * 8 {
+            let nonce = flipped(&nonce, bit).try_into().unwrap();
+            assert!(aead::open(&key, &nonce, &aad, &sealed).is_err(), "nonce bit {bit} of {line}");
+        }
+        for bit in 0..key.len() * 8 {
+            let key = flipped(&key, bit).try_into().unwrap();
+            assert!(aead::open(&key, &nonce, &aad, &sealed).is_err(), "key bit {bit} of {line}");
+        }
+        for len in 0..sealed.len() {
+            assert!(aead::open(&key, &nonce, &aad, &sealed[..len]).is_err(), "{len} bytes of {line}");
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 50);
+}
+
+fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    bytes
+}

@@ -14,6 +14,7 @@ use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::ApiKeyId;
 use crate::layout;
+use crate::mutants::planted;
 use crate::permission::check_grants;
 use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label, checked_role_names};
 use crate::seam::{Timestamp, random};
@@ -86,7 +87,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             let key = StoredApiKey { public, secret_mac, previous_mac: [0; 32] };
             // The owner's record is written too: whoever deletes the owner at the same time sees this key.
-            self.replace_user(change, &owner)?;
+            if !planted("auth_owner_not_guarded") {
+                self.replace_user(change, &owner)?;
+            }
             change.create(&layout::api_key(key_id.as_bytes()), &key.encode()?);
             change.create(&layout::api_key_of(key.public.owner_id.as_bytes(), key_id.as_bytes()), &[]);
             change.audit(AuditAction::ApiKeyCreated, key_id.as_str());

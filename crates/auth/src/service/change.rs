@@ -12,6 +12,7 @@ use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::layout;
+use crate::mutants::planted;
 use crate::record::{ApiKeyRecord, RoleRecord, StoredApiKey, StoredSession, StoredUser};
 
 /// How often a change is tried against others before it gives up.
@@ -46,7 +47,9 @@ pub(super) struct Change<'k> {
 impl Change<'_> {
     /// Writes a new record; the key must be free.
     pub(super) fn create(&mut self, key: &[u8], body: &[u8]) {
-        self.batch.push_require(key, Expect::Absent);
+        if !planted("auth_taken_not_required") {
+            self.batch.push_require(key, Expect::Absent);
+        }
         self.batch.push_put(key, self.keys.sealer.seal(key, body));
     }
 
@@ -132,7 +135,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             let body = entry.encode(&next.last)?;
             let key = layout::audit(entry.seq);
-            batch.push_put(&key, keys.sealer.seal(&key, &body));
+            if planted("auth_audit_apart") {
+                self.shared.engine.put(&key, keys.sealer.seal(&key, &body))?;
+            } else {
+                batch.push_put(&key, keys.sealer.seal(&key, &body));
+            }
             next.last = chain_hash(&keys.audit, &body);
             next.next_seq += 1;
         }

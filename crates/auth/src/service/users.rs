@@ -12,6 +12,7 @@ use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::layout;
+use crate::mutants::planted;
 use crate::permission::prefix_end;
 use crate::record::{StoredUser, UserRecord, checked_role_names};
 use crate::sealed::identity;
@@ -71,7 +72,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             let id = user.public.user_id.as_bytes();
             change.create(&layout::user(id), &body);
-            change.create(&layout::name(&user.normal_name), id);
+            if planted("auth_name_apart") {
+                let name = layout::name(&user.normal_name);
+                self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
+            } else {
+                change.create(&layout::name(&user.normal_name), id);
+            }
             change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
             Ok(Step::Commit(user.public.clone()))
         })
@@ -228,6 +234,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.remove(&layout::name(&user.value.normal_name), name.version);
             // New keys and sessions replace the user's record too, so these lists are complete.
             for key in self.api_key_ids_of(id)? {
+                if planted("auth_delete_in_two_commits") {
+                    self.shared.engine.delete(layout::api_key(&key))?;
+                }
                 change.batch.push_delete(layout::api_key(&key));
                 change.batch.push_delete(layout::api_key_of(id, &key));
             }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use hightower_auth::{
-    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthOptions, AuthService, Clock, GuessPolicy, PasswordPolicy,
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Clock, GuessPolicy,
+    PasswordPolicy,
 };
 use hightower_engine::{ApplyOutcome, Batch, BatchOutcome, Command, Error, KvEngine, Result, Value};
 use parking_lot::Mutex;
@@ -197,6 +198,15 @@ pub fn cheap_hasher() -> Argon2SecretHasher {
     Argon2SecretHasher::with_params(Argon2Params::insecure(8, 1, 1).unwrap())
 }
 
+/// With which every hash of [`cheap_hasher`] is to be replaced.
+pub fn stronger_hasher() -> Argon2SecretHasher {
+    Argon2SecretHasher::with_params(Argon2Params::insecure(16, 1, 1).unwrap())
+}
+
+pub fn encryptor() -> Arc<AesGcmEncryptor> {
+    Arc::new(AesGcmEncryptor::new([7; 32]))
+}
+
 pub fn options(clock: &Arc<HandClock>) -> AuthOptions {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     AuthOptions { clock, password_policy: PasswordPolicy::with_lengths(8, 64).unwrap(), ..AuthOptions::default() }
@@ -213,12 +223,56 @@ pub fn no_delays() -> GuessPolicy {
 }
 
 pub fn service_on<E: KvEngine>(engine: E, clock: &Arc<HandClock>) -> Service<E> {
-    let encryptor = Arc::new(AesGcmEncryptor::new([7; 32]));
-    AuthService::with_options(engine, cheap_hasher(), encryptor, options(clock)).unwrap()
+    AuthService::with_options(engine, cheap_hasher(), encryptor(), options(clock)).unwrap()
 }
 
 pub fn service() -> (Arc<MemEngine>, Arc<HandClock>, Service) {
     let (engine, clock) = (MemEngine::new(), HandClock::new());
     let service = service_on(Arc::clone(&engine), &clock);
     (engine, clock, service)
+}
+
+pub const USERS: &[u8] = b"\0auth/u/";
+pub const NAMES: &[u8] = b"\0auth/n/";
+pub const KEYS: &[u8] = b"\0auth/k/";
+pub const KEY_INDEX: &[u8] = b"\0auth/K/";
+pub const SESSIONS: &[u8] = b"\0auth/s/";
+pub const SESSION_INDEX: &[u8] = b"\0auth/S/";
+
+pub fn under<'i>(image: &'i Image, prefix: &'i [u8]) -> impl Iterator<Item = &'i [u8]> {
+    image.entries.keys().filter_map(move |key| key.strip_prefix(prefix))
+}
+
+/// No user without a name or name without a user, no key or session without its owner and index
+/// entry, nor the other way round; every record authentic; the audit trail whole.
+pub fn check(image: &Image) {
+    if image.entries.is_empty() {
+        return;
+    }
+    check_by(&service_on(MemEngine::with_image(image.clone()), &HandClock::new()), image);
+}
+
+/// As [`check`], by a service on a copy of the image.
+pub fn check_by(auth: &Service, image: &Image) {
+    let has = |prefix: &[u8], rest: &[u8]| image.entries.contains_key(&[prefix, rest].concat());
+    let mut users = 0;
+    for user in auth.list_users(None, 1000).unwrap() {
+        users += 1;
+        let found = auth.find_user(&user.username).unwrap().expect("a user without a name");
+        assert_eq!(found.user_id, user.user_id);
+        for key in auth.list_api_keys(&user.user_id).unwrap() {
+            assert_eq!(key.owner_id, user.user_id);
+        }
+    }
+    assert_eq!(under(image, USERS).count(), users + 1);
+    assert_eq!(under(image, NAMES).count(), users + 1, "a name without a user, or two of one user");
+    assert_eq!(under(image, KEYS).count(), under(image, KEY_INDEX).count());
+    for entry in under(image, KEY_INDEX) {
+        assert!(has(USERS, &entry[..16]) && has(KEYS, &entry[16..]), "an orphaned API key");
+    }
+    assert_eq!(under(image, SESSIONS).count(), under(image, SESSION_INDEX).count());
+    for entry in under(image, SESSION_INDEX) {
+        assert!(has(USERS, &entry[..16]), "an orphaned session");
+    }
+    assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
 }
