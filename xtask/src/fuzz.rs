@@ -1,14 +1,25 @@
 //! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler and `cargo-fuzz`.
 
-use std::path::Path;
+mod seeds;
+
 use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::command::has_nightly;
+use crate::command::{has_nightly, root};
 
 /// Every target but the canary.
-const TARGETS: [&str; 5] = ["record_decode", "manifest_open", "segment_open", "engine_model", "index_model"];
+const TARGETS: [&str; 9] = [
+    "record_decode",
+    "manifest_open",
+    "segment_open",
+    "segment_bytes",
+    "checkpoint",
+    "engine_model",
+    "index_model",
+    "auth_records",
+    "cli_import",
+];
 /// A target with a planted bug: if it is not found, the fuzzers are not trusted.
 const CANARY: &str = "canary";
 
@@ -22,15 +33,21 @@ pub(crate) struct Options {
     /// What the inputs are drawn from
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Write the inputs that the fuzzers begin with anew, and do nothing else
+    #[arg(long)]
+    pub(crate) write_seeds: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { target: None, seconds: 60, seed: 1 }
+        Self { target: None, seconds: 60, seed: 1, write_seeds: false }
     }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.write_seeds {
+        return seeds::write();
+    }
     if !has_nightly("fuzz") {
         return Ok(());
     }
@@ -43,7 +60,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(!fuzz(CANARY, 60, options.seed, &["-runs=2000000"])?, "the planted bug of the canary was not found");
     println!("canary: the planted bug was found");
     for target in &targets {
-        ensure!(fuzz(target, seconds, options.seed, &[])?, "{target} failed: the input is in fuzz/artifacts/{target}");
+        let replay = format!("cargo +nightly fuzz run {target} fuzz/artifacts/{target}/<the newest file>");
+        ensure!(
+            fuzz(target, seconds, options.seed, &[])?,
+            "{target} failed with seed {}; replay: {replay}",
+            options.seed
+        );
         println!("{target}: {seconds} s without a failure");
     }
     println!("{} passed, 0 failed", targets.len() + 1);
@@ -65,9 +87,14 @@ fn install() -> Result<()> {
 
 /// Whether the target survived.
 fn fuzz(target: &str, seconds: u64, seed: u64, arguments: &[&str]) -> Result<bool> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
+    std::fs::create_dir_all(root().join(&corpus))?;
     let mut command = Command::new("cargo");
-    command.current_dir(root).args(["+nightly", "fuzz", "run", target, "--", "-verbosity=0", "-print_final_stats=1"]);
+    command.current_dir(root()).args(["+nightly", "fuzz", "run", target, &corpus]);
+    if root().join(&seeds).is_dir() {
+        command.arg(&seeds);
+    }
+    command.args(["--", "-verbosity=0", "-print_final_stats=1"]);
     // One seed: a short run does the same each time, so that a change is judged by itself. Long runs name another.
     command.arg(format!("-max_total_time={seconds}")).arg(format!("-seed={seed}")).args(arguments);
     let output = command.output()?;

@@ -56,7 +56,7 @@ pub(crate) fn sim(options: &SimOptions) -> Result<()> {
     let flips = Run::cargo(&format!("{TEST} -p hightower-engine --test bit_flips -- --nocapture"));
     lines.extend(flips.with("HIGHTOWER_TEST_IMAGE_BYTES", options.flips).lines()?);
     // The updates of several keys at once of the authentication service, crashed and failed in the same way.
-    Run::cargo(&format!("{TEST} -p hightower-auth --test atomicity -- --nocapture")).run()?;
+    Run::cargo(&format!("{TEST} -p hightower-auth --test atomicity --test crash -- --nocapture")).run()?;
     let [states, faults, bits] =
         ["crash states", "single faults", "flipped bits"].map(|what| sum_before(&lines, &format!(" {what}")));
     println!(

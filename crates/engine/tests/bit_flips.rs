@@ -1,7 +1,7 @@
 //! Each bit of a store's files flipped, one at a time: opening and reading notices it, or gives what was there without it. Never anything else.
 //!
 //! Two images: one of a store that was closed, where a flip may cost nothing that is read without an error; one of a store that was killed,
-//! where the newest commits, which nothing says were durable, may be taken for a torn tail.
+//! where commits after the last sync, which nothing says were durable, may be taken for a torn tail.
 //!
 //! `HIGHTOWER_TEST_IMAGE_BYTES` sets how long each image is at least (default 8,192).
 
@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use common::{config, key, open_with, setting};
-use hightower_engine::{AppendMode, Background, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
 use hightower_segment::Fs;
 use hightower_segment::sim::SimFs;
 
@@ -32,10 +32,16 @@ impl Image {
         let fs = SimFs::new();
         let engine = open_with(&fs, config(AppendMode::Mapped), 3, Background::Caller).unwrap();
         let mut digests = Vec::new();
+        // How many commits came before the last sync; some come after it, and say how far it went.
+        let mut synced = 0;
         let mut note = |engine: &SingleNodeEngine| digests.push(engine.snapshot_state().unwrap().digest());
         for number in (0..=u8::MAX).cycle() {
-            engine.put(key(number % 40), vec![number; 40 + usize::from(number) % 50]).unwrap();
+            let durability = if number % 20 == 0 { Durability::Sync } else { Durability::Os };
+            engine.put_with(key(number % 40), vec![number; 40 + usize::from(number) % 50], durability).unwrap();
             note(&engine);
+            if durability == Durability::Sync {
+                synced = engine.latest_seq();
+            }
             if number % 9 == 0 {
                 engine.delete(key(number % 40)).unwrap();
                 note(&engine);
@@ -45,7 +51,7 @@ impl Image {
             }
             // A close gives up the file that was made ready, and cuts what is left of the last one.
             let slack = if is_closed { 3 * 4096 } else { 0 };
-            if fs.used_bytes() >= (len_bytes + slack) as u64 {
+            if fs.used_bytes() >= (len_bytes + slack) as u64 && number % 20 > 5 {
                 break;
             }
         }
@@ -59,8 +65,10 @@ impl Image {
             .map(|name| Path::new(DIR).join(name))
             .map(|path| (path.clone(), fs.read_file(&path).unwrap()))
             .collect();
-        let last = digests.last().copied();
-        let allowed = if is_closed { last.into_iter().collect() } else { digests.into_iter().collect() };
+        // The n-th commit has seq n.
+        assert_eq!(usize::try_from(engine.latest_seq()).unwrap(), digests.len());
+        let promised = if is_closed { digests.len() } else { usize::try_from(synced).unwrap() };
+        let allowed = digests.split_off(promised - 1).into_iter().collect();
         Self { fs, files, allowed }
     }
 

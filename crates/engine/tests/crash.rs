@@ -155,7 +155,7 @@ fn explore(mode: AppendMode) {
     for seed in first.. {
         let world = world(seed, mode);
         workloads += 1;
-        for (nth, state) in (0..).zip(world.fs.crash_states(CrashPlan { exhaustive_limit: 8, samples: 4, seed })) {
+        for (nth, state) in (0..).zip(world.fs.crash_states(CrashPlan { exhaustive_limit: 4, samples: 2, seed })) {
             // The number decides what is checked, so the replay needs it too.
             visited += check(&world, &state.fs, state.point, mode, nth).unwrap_or_else(|error| {
                 panic!(

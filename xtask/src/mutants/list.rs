@@ -49,6 +49,8 @@ const HISTORY: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
 const THREADS: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_SECONDS", "5")], ..plain("hightower-state", "threads", "") };
+const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
+const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
 const INDEX_THREADS: Catcher = plain("hightower-index", "threads", "");
@@ -165,6 +167,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("older_not_relocated", "compaction moves older versions too", &[HISTORY, THREADS]),
     caught("retirement_ignored", "an iterator hands out no place that was retired", &[HISTORY, THREADS]),
+    // The authentication service.
+    caught(
+        "auth_taken_not_required",
+        "a change requires what it has read to be unchanged",
+        &[AUTH_RACES, AUTH_CRASHES],
+    ),
+    caught("auth_audit_apart", "a change and its line in the audit trail are one commit", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_use_unconditional", "a token is used up once", &[AUTH_RACES, AUTH_CRASHES]),
+    caught("auth_epoch_ignored", "a login counts for the password that it was made with", &[AUTH_RACES, AUTH_CRASHES]),
+    caught("auth_name_apart", "a user and the user's name are one commit", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_delete_in_two_commits", "a user goes with all that is the user's", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_owner_not_guarded", "no key is made for a user who is gone", &[AUTH_RACES, AUTH_CRASHES]),
     // The index.
     caught(
         "missed_publish",
@@ -178,4 +192,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[model_of_index("a_walk_sees_a_node_replaced_whole")],
     ),
     caught("slot_lost", "no leaf is left behind when a segment grows", &[INDEX_MODEL]),
+    caught(
+        "bulk_slot_lost",
+        "no leaf is left behind when a table is filled at once",
+        &[plain("hightower-index", "bulk", "")],
+    ),
+    caught(
+        "tag_emptied",
+        "a removed slot stays a grave while something may lie behind it",
+        &[plain("hightower-index", "model_check", "")],
+    ),
 ];
