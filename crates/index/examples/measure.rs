@@ -20,6 +20,7 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -112,8 +113,10 @@ enum Stopwatch {
 
 impl Stopwatch {
     fn start() -> Self {
+        static IS_CPU: LazyLock<bool> =
+            LazyLock::new(|| std::env::var("HIGHTOWER_BENCH_CLOCK").is_ok_and(|clock| clock == "cpu"));
         #[cfg(target_os = "linux")]
-        if std::env::var("HIGHTOWER_BENCH_CLOCK").is_ok_and(|clock| clock == "cpu") {
+        if *IS_CPU {
             return Self::Thread(thread_time());
         }
         Self::Wall(Instant::now())
@@ -233,11 +236,24 @@ fn pauses(shape: Shape, count: usize) {
     let keys = Keys::new(shape, 0, count, 1);
     let mut subject = Hightower::empty();
     let mut times_ns: Vec<u32> = Vec::with_capacity(count);
+    let mut slowest: Vec<(u32, usize, usize)> = Vec::new();
     for (value, key) in keys.iter().enumerate() {
-        let start = Instant::now();
+        let held_bytes = subject.map.memory_bytes();
+        let start = Stopwatch::start();
         subject.insert(key, value as u64);
-        times_ns.push(start.elapsed().as_nanos() as u32);
+        let time_ns = start.nanos_per(1) as u32;
+        times_ns.push(time_ns);
+        if time_ns > 300_000 {
+            slowest.push((time_ns / 1000, value, subject.map.memory_bytes().wrapping_sub(held_bytes)));
+        }
     }
+    slowest.sort_unstable_by(|left, right| right.cmp(left));
+    println!(
+        "pauses  {:9} above 300 µs: {}; the slowest (µs, insert, bytes taken): {:?}",
+        shape.name(),
+        slowest.len(),
+        slowest.get(..5).unwrap_or(&slowest)
+    );
     times_ns.sort_unstable();
     let at = |share: f64| f64::from(times_ns[((count - 1) as f64 * share) as usize]) / 1000.0;
     println!(

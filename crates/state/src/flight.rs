@@ -9,7 +9,7 @@ use crate::entry::{Entry, Latest};
 use crate::mutants::planted;
 use crate::registry::{Live, Registry, Ticket};
 use crate::sync::{AtomicU64, Guard, Ordering};
-use crate::undo::Undo;
+use crate::undo::{SlotNumber, Undo};
 use crate::version::Version;
 
 /// What readers and the writer agree on besides the entries.
@@ -61,7 +61,6 @@ pub(crate) struct Flight<R> {
     /// The entries that were written, the first without an allocation.
     first: Option<Touched<R>>,
     rest: Vec<Touched<R>>,
-    undo_is_taken: bool,
     kept: Kept,
 }
 
@@ -83,8 +82,8 @@ struct Touched<R> {
 enum Old {
     /// There was none: the key is new.
     None,
-    /// In the undo slot.
-    Undone(Version),
+    /// In an undo slot.
+    Undone(Version, SlotNumber),
     /// In front of the entry's older versions.
     Kept(Version),
 }
@@ -101,7 +100,7 @@ pub(crate) struct Retained<R> {
 
 impl<R: Reach> Flight<R> {
     pub(crate) fn new(seq: u64) -> Self {
-        Self { seq, first: None, rest: Vec::new(), undo_is_taken: false, kept: Kept::default() }
+        Self { seq, first: None, rest: Vec::new(), kept: Kept::default() }
     }
 
     pub(crate) fn seq(&self) -> u64 {
@@ -118,14 +117,12 @@ impl<R: Reach> Flight<R> {
             return;
         }
         let old = Version { word: old.word.settled(), ..old };
-        if self.undo_is_taken {
+        if let Some(slot) = timeline.undo.set(self.seq, entry.id(), &old) {
+            self.touch(reach, Old::Undone(old, slot));
+        } else {
             entry.older().push(&old, self.seq, guard);
             self.kept.added += 1;
             self.touch(reach, Old::Kept(old));
-        } else {
-            self.undo_is_taken = true;
-            timeline.undo.set(self.seq, entry.id(), &old);
-            self.touch(reach, Old::Undone(old));
         }
         entry.replace(new);
     }
@@ -168,8 +165,10 @@ impl<R: Reach> Flight<R> {
                 retained(Retained { reach: touched.reach, seq, until: self.seq }, live);
             }
         }
-        timeline.undo.clear();
         for touched in self.first.iter().chain(&self.rest) {
+            if let Old::Undone(_, slot) = touched.old {
+                timeline.undo.clear(slot);
+            }
             touched.reach.entry().settle();
         }
         self.kept
@@ -181,12 +180,12 @@ fn settle_old<R: Reach>(touched: &Touched<R>, seq: u64, live: &Live, guard: &Gua
     let older = touched.reach.entry().older();
     match touched.old {
         Old::None => None,
-        Old::Undone(old) if live.needs(old.seq, seq) && !planted("retention_missed") => {
+        Old::Undone(old, _) if live.needs(old.seq, seq) && !planted("retention_missed") => {
             older.push(&old, seq, guard);
             kept.added += 1;
             Some(old.seq)
         }
-        Old::Undone(_) => None,
+        Old::Undone(..) => None,
         Old::Kept(old) if live.needs(old.seq, seq) => Some(old.seq),
         Old::Kept(_) => {
             kept.dropped += older.trim(live, guard);

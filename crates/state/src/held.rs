@@ -65,12 +65,6 @@ impl<L: Location> ConcurrentKvState<L> {
         fence(Ordering::SeqCst);
         if registry.len() == 0 || !self.writer().holds(key, location) { Held::Free } else { Held::Retained }
     }
-
-    /// The seq of the oldest live snapshot. Takes no lock.
-    #[must_use]
-    pub fn oldest_snapshot_seq(&self) -> Option<u64> {
-        self.shared.timeline.registry.oldest().map(|(seq, _)| seq)
-    }
 }
 
 impl<L: Location> StateWriter<'_, L> {

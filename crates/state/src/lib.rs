@@ -41,7 +41,7 @@
 //! * A reader at a snapshot takes the entry if its seq isn't above the snapshot's, and else an older version.
 //! * A writer marks what it stores as *pending* until the commit is published, so that plain reads, which look at nothing shared
 //!   but the entry, see a batch whole or not at all.
-//! * What an overwrite replaces goes into one *undo slot* first. After publishing, the writer asks which snapshots are alive and keeps the
+//! * What an overwrite replaces goes into an *undo slot* first. After publishing, the writer asks which snapshots are alive and keeps the
 //!   old version only if one of them needs it; an overwrite without snapshots allocates nothing.
 //! * Snapshots claim a slot in a table without waiting for anybody. Old versions hang on the newest snapshot that needs them, and when that
 //!   ends, following commits look at a few of them each.

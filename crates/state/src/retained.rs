@@ -75,6 +75,11 @@ impl Retained {
         self.owned.values().chain(&self.orphaned).map(Items::len_bytes).sum()
     }
 
+    /// A copy of all lists, for [`each_of`]. Costs a copy of their bytes, and no look at any version.
+    pub(crate) fn copy(&self) -> Vec<Vec<u8>> {
+        self.owned.values().chain(&self.orphaned).flat_map(Items::copy).collect()
+    }
+
     /// Calls `each` with the seq and the key of every version on a list.
     pub(crate) fn for_each(&self, mut each: impl FnMut(u64, &[u8])) {
         for items in self.owned.values().chain(&self.orphaned) {
@@ -124,8 +129,23 @@ impl Items {
         }
     }
 
+    fn copy(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.chunks.iter().enumerate().map(|(at, chunk)| {
+            let rest = if at == 0 { chunk.get(self.taken..).unwrap_or_default() } else { chunk };
+            rest.to_vec()
+        })
+    }
+
     fn len_bytes(&self) -> usize {
         self.chunks.iter().map(Vec::capacity).sum()
+    }
+}
+
+/// Calls `each` with the seq and the key of every version in a copied chunk.
+pub(crate) fn each_of(mut chunk: &[u8], mut each: impl FnMut(u64, &[u8])) {
+    while let Some((seq, key, after)) = split(chunk) {
+        each(seq, key);
+        chunk = after;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::lock::Mutex;
 use crate::outcome::CommandKind;
 use crate::range::Range;
 use crate::records::{Applied, Change, Versioned};
+use crate::retained::each_of;
 use crate::snapshot::Snapshot;
 use crate::stats::StateStats;
 use crate::sync::{AtomicU64, Ordering};
@@ -244,6 +245,24 @@ impl<L: Location> ConcurrentKvState<L> {
     pub fn reclaim(&self) {
         const SLICE: usize = 256;
         while self.writer().reclaim(SLICE) {}
+    }
+
+    /// Calls `each` with the key and the location of every version that only snapshots hold, as [`StateWriter::for_each_retained`] does, but holds the
+    /// writer's lock only while the lists of such versions are copied: some milliseconds for a million. Versions that are let go meanwhile may be left
+    /// out; as long as nobody [relocates](StateWriter::relocate), no other is.
+    pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
+        let chunks = self.writer().core().retained.copy();
+        for chunk in chunks {
+            let guard = pin();
+            each_of(&chunk, |seq, key| {
+                let Some(entry) = self.shared.map.get(key, &guard) else { return };
+                entry.older().for_each(&guard, |old| {
+                    if old.seq == seq {
+                        each(key, L::from_bits(old.word.location()));
+                    }
+                });
+            });
+        }
     }
 
     /// Says that locations that have been [relocated](StateWriter::relocate) are about to go.
