@@ -10,8 +10,8 @@ use crate::failure::{Exit, Failure};
 use crate::notation;
 use crate::session::Session;
 use crate::verbs::{
-    auth, bench, check, compact, completions, delete, demo, export, get, import, man, prefix, put, scan, segments,
-    shell, stats,
+    auth, backup, bench, check, compact, completions, delete, demo, dump, export, get, import, man, prefix, put,
+    restore, salvage, scan, segments, shell, stats,
 };
 
 const LONG_ABOUT: &str = "\
@@ -27,11 +27,13 @@ First steps:
   htkvctl import FILE                  many records at once: one line each, key TAB value
   htkvctl export -o FILE               the same lines back, sorted by key
   htkvctl shell                        try things out, with history and completion
+  htkvctl backup DIR                   a copy to keep; `restore` makes a store of it again
 
 The store:
   --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower.
   Verbs that only read never create or change anything. Any number of processes may read a store
-  at the same time, or one may write to it; whoever comes in between is refused at once.
+  at the same time, or one may write to it; whoever comes in between is refused at once. To look into the
+  store of a program that is running, make a backup from within the program and read that.
 
 Keys and values:
   Any bytes. Plain text stands for itself: UTF-8 without control characters that does not start
@@ -81,6 +83,9 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     #[command(flatten)]
     Store(StoreVerb),
+    Restore(restore::Args),
+    Salvage(salvage::Args),
+    Dump(dump::Args),
     Auth(auth::Args),
     Shell(shell::Args),
     Demo(demo::Args),
@@ -96,6 +101,9 @@ impl Verb {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         match self {
             Self::Store(verb) => verb.run(session),
+            Self::Restore(args) => args.run(session),
+            Self::Salvage(args) => args.run(session),
+            Self::Dump(args) => args.run(session),
             Self::Auth(args) => args.run(session),
             Self::Shell(args) => args.run(session),
             Self::Demo(args) => args.run(session),
@@ -121,6 +129,7 @@ pub(crate) enum StoreVerb {
     Segments(segments::Args),
     Check(check::Args),
     Compact(compact::Args),
+    Backup(backup::Args),
 }
 
 impl StoreVerb {
@@ -137,6 +146,7 @@ impl StoreVerb {
             Self::Segments(args) => args.run(session),
             Self::Check(args) => args.run(session),
             Self::Compact(args) => args.run(session),
+            Self::Backup(args) => args.run(session),
         }
     }
 }

@@ -47,6 +47,11 @@ impl Failure {
         |source| Self::File { action: action.into(), source }
     }
 
+    /// Work that was ended because of Ctrl-C was interrupted; anything else is the store's to tell.
+    pub(crate) fn or_interrupted(error: Error) -> Self {
+        if error.kind() == ErrorKind::Aborted { Self::Interrupted } else { Self::Store(error) }
+    }
+
     /// The exit code: 1 not there or taken, 2 wrong usage, 3 the store refused, 130 interrupted.
     pub(crate) fn code(&self) -> u8 {
         match self {

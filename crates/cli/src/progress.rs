@@ -1,9 +1,13 @@
 //! Progress bars on standard error: seen on terminals, silent elsewhere.
 
-use std::time::Duration;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
+use hightower_kv::{Error, OpenPhase, OpenProgress, RepairProgress};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::failure::Failure;
+use crate::interrupt;
 use crate::screen::Screen;
 
 /// How often a bar is drawn at most is indicatif's business; how often it is told is ours: this many records.
@@ -56,5 +60,60 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Goes on, unless Ctrl-C was pressed.
+fn unless_interrupted() -> ControlFlow<()> {
+    if interrupt::check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+/// Runs `work` on a store's files under a bar of bytes; Ctrl-C ends it.
+pub(crate) fn watched<T>(
+    screen: Screen,
+    work: impl FnOnce(&mut dyn FnMut(RepairProgress) -> ControlFlow<()>) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    let mut bar = None;
+    let done = work(&mut |progress| {
+        bar.get_or_insert_with(|| Progress::bytes(screen, Some(progress.total_bytes))).set(progress.done_bytes);
+        unless_interrupted()
+    });
+    drop(bar);
+    done.map_err(Failure::or_interrupted)
+}
+
+/// Opening takes so long before a bar appears: nobody wants one for the blink of an eye.
+const OPEN_QUIETLY: Duration = Duration::from_millis(400);
+
+/// How far opening a store has come.
+#[derive(Debug)]
+pub(crate) struct OpenBar {
+    screen: Screen,
+    started: Instant,
+    bar: Option<(OpenPhase, Progress)>,
+}
+
+impl OpenBar {
+    pub(crate) fn new(screen: Screen) -> Self {
+        Self { screen, started: Instant::now(), bar: None }
+    }
+
+    /// Shows it, and ends the opening after Ctrl-C.
+    pub(crate) fn show(&mut self, progress: &OpenProgress) -> ControlFlow<()> {
+        let OpenProgress { phase, done, total, .. } = *progress;
+        if self.started.elapsed() < OPEN_QUIETLY {
+            return unless_interrupted();
+        }
+        if self.bar.as_ref().is_none_or(|(shown, _)| *shown != phase) {
+            let template = match phase {
+                OpenPhase::Checkpoint => "building the index {bar:30} {percent}% {eta}",
+                OpenPhase::Replay => "reading the log {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            };
+            self.bar = Some((phase, Progress::start(self.screen, Some(total), template)));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set(done);
+        }
+        unless_interrupted()
     }
 }

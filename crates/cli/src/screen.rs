@@ -78,6 +78,14 @@ impl Screen {
         };
     }
 
+    /// Says on standard error what a person may want to know; nothing for programs.
+    pub(crate) fn note(self, message: &str) {
+        if !self.json {
+            // As with errors: if standard error is gone there is nobody to tell.
+            let _gone = writeln!(anstream::stderr().lock(), "{}: {message}", styled(BOLD, "note"));
+        }
+    }
+
     /// Whether a person sees standard output.
     pub(crate) fn is_terminal(self) -> bool {
         io::stdout().is_terminal()

@@ -4,11 +4,13 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hightower_kv::{SingleNodeEngine, StoreConfig};
+use hightower_kv::{Components, Error, SingleNodeEngine, StoreConfig};
 
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::progress::OpenBar;
 use crate::screen::Screen;
+use crate::units::bytes;
 
 /// Where the store is, and how to talk to whoever runs the tool.
 #[derive(Debug)]
@@ -49,10 +51,35 @@ impl Session {
         self.open(StoreConfig::at(&self.data_dir))
     }
 
+    /// The store, to read from and write to. Fails if it is not there.
+    pub(crate) fn existing_writer(&self) -> Result<Store, Failure> {
+        if self.shared.is_none() && std::fs::read_dir(&self.data_dir).is_ok_and(|mut files| files.next().is_none()) {
+            return Err(self.no_store());
+        }
+        if self.shared.is_none() && !self.data_dir.exists() {
+            return Err(self.no_store());
+        }
+        self.writer()
+    }
+
+    fn no_store(&self) -> Failure {
+        Failure::Store(Error::NotFound(format!("{} holds no store", self.data_dir.display()).into()))
+    }
+
+    /// Fails in a shell, which has the store open.
+    pub(crate) fn needs_the_store_for_itself(&self, verb: &str) -> Result<(), Failure> {
+        match self.shared {
+            Some(_) => {
+                Err(Failure::Usage(format!("{verb} looks at the files while nobody uses them: leave the shell first")))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn open(&self, config: StoreConfig) -> Result<Store, Failure> {
         match &self.shared {
             Some(engine) => Ok(Store { engine: Arc::clone(engine), owned: false }),
-            None => Store::open(config),
+            None => Store::open_visibly(config, self.screen),
         }
     }
 }
@@ -68,7 +95,21 @@ pub(crate) struct Store {
 impl Store {
     /// Opens a store of its own. Ctrl-C closes it, should it come at a moment when nobody looks.
     pub(crate) fn open(config: StoreConfig) -> Result<Self, Failure> {
-        let engine = Arc::new(SingleNodeEngine::with_config(config)?);
+        Self::open_visibly(config, Screen::new(true))
+    }
+
+    /// As [`open`](Self::open); shows how far it has come if that takes long, and what a crash has cost.
+    fn open_visibly(config: StoreConfig, screen: Screen) -> Result<Self, Failure> {
+        let mut bar = OpenBar::new(screen);
+        let opened =
+            SingleNodeEngine::open_with_progress(config, Components::default(), |progress| bar.show(&progress));
+        drop(bar);
+        let engine = Arc::new(opened.map_err(Failure::or_interrupted)?);
+        let dropped_bytes = engine.open_report().dropped_bytes();
+        if dropped_bytes > 0 {
+            let dropped = bytes(dropped_bytes);
+            screen.note(&format!("the last writer ended without closing: {dropped} of unfinished writes were dropped"));
+        }
         interrupt::close_on_interrupt(&engine);
         Ok(Self { engine, owned: true })
     }

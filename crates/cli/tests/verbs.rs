@@ -100,8 +100,11 @@ fn numbers() {
         .sum();
     assert_eq!(live, 1);
     assert!(tool.ok(["segments"]).contains("live records"));
-    assert_eq!(tool.ok(["--json", "check"]), "{\"keys_read\":1,\"value_bytes_read\":1,\"damage\":[]}\n");
-    assert_eq!(tool.ok(["check"]), "no damage: 1 key, 1 B of values read\n");
+    let check = tool.run(["--json", "check"]).json();
+    assert_eq!((&check["level"], &check["records"], &check["damage"]), (&json!("checksums"), &json!(2), &json!([])));
+    assert!(tool.ok(["check"]).starts_with("no damage: 2 segments, 2 records, "));
+    assert!(tool.ok(["check", "--level", "structure"]).contains("no record read"));
+    assert!(tool.ok(["check", "--level", "index"]).contains("the same as the log"));
 }
 
 #[test]
@@ -123,7 +126,9 @@ fn reading_changes_nothing() {
     let tool = Tool::new();
     tool.ok(["put", "k", "v"]);
     let before = files(&tool.store());
-    for verb in [&["get", "k"][..], &["scan"], &["prefix", ""], &["export"], &["stats"], &["segments"], &["check"]] {
+    for verb in
+        [&["get", "k"][..], &["scan"], &["prefix", ""], &["export"], &["stats"], &["segments"], &["check"], &["dump"]]
+    {
         tool.ok(verb);
     }
     assert!(files(&tool.store()) == before, "a verb that reads has changed the store");
@@ -132,9 +137,18 @@ fn reading_changes_nothing() {
 #[test]
 fn a_store_that_is_not_there() {
     let tool = Tool::new();
-    for verb in [&["get", "k"][..], &["scan"], &["export"], &["stats"], &["check"]] {
+    for verb in [
+        &["get", "k"][..],
+        &["scan"],
+        &["export"],
+        &["stats"],
+        &["check"],
+        &["dump"],
+        &["backup", "copy"],
+        &["salvage", "copy"],
+    ] {
         assert_eq!(tool.run(verb).code, Some(3), "{verb:?}");
-        assert!(!tool.store().exists(), "{verb:?} has made a store");
+        assert!(!tool.store().exists() && !tool.path("copy").exists(), "{verb:?} has made a store");
     }
 }
 
@@ -152,8 +166,12 @@ fn damage_is_found_and_named() {
     std::fs::write(&path, bytes).unwrap();
     let check = tool.run(["--json", "check"]);
     assert_eq!(check.code, Some(1), "{}", check.err);
-    let message = check.json()["damage"][0]["message"].as_str().unwrap().to_owned();
-    assert!(message.contains(path.file_name().unwrap().to_str().unwrap()) && message.contains("offset"), "{message}");
+    let damage = check.json()["damage"][0].clone();
+    assert_eq!(damage["file"], json!(path.to_str().unwrap()));
+    assert!(
+        damage["offset"].as_u64() >= Some(64) && damage["message"].as_str().unwrap().contains("checksum"),
+        "{damage}"
+    );
     let get = tool.run(["get", "bad"]);
     assert_eq!((get.code, get.out.len()), (Some(3), 0), "{}", get.err);
 }

@@ -29,9 +29,18 @@ pub use hightower_segment as segment;
 pub use hightower_state as state;
 
 pub use hightower_engine::{
-    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, Command, CommandRef, CompactionConfig, CompactionReport,
-    Durability, Entry, Error, ErrorKind, Expect, KvEngine, KvState, OpenReport, Range, RecoveryMode, Result,
-    SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits,
+    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, CompactionConfig,
+    CompactionReport, CompactionStats, Components, Durability, Entry, Error, ErrorKind, Expect, KvEngine, KvState,
+    OpenPhase, OpenProgress, OpenReport, Range, RecoveryMode, Result, SegmentStats, SingleNodeEngine, Snapshot,
+    SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits,
+};
+
+/// Copies of a store, and ways out of damage. A store that is open is copied by
+/// [`SingleNodeEngine::backup_to`] and [`SingleNodeEngine::export_snapshot`]; these take it back, and look at files that nobody has open.
+pub use hightower_engine::{
+    BackupReport, CheckLevel, CheckReport, DamagedPlace, ExportReport, ImportReport, KeysBetween, RawRecord,
+    RepairProgress, RestoreReport, SalvageReport, check, dump, import_snapshot, restore, restore_with_progress,
+    salvage,
 };
 
 /// What a program that uses the store usually names: `use hightower_kv::prelude::*;`.

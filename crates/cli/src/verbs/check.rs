@@ -1,93 +1,124 @@
-//! `check`: read everything and verify every checksum.
+//! `check`: look for damage, as closely as asked.
 
-use hightower_kv::{Error, ErrorKind, Range};
+use clap::ValueEnum;
+use hightower_kv::{CheckLevel, CheckReport, CheckpointUse, Components, check};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
-use crate::interrupt;
-use crate::notation::show;
-use crate::progress::{Progress, STEP_RECORDS};
-use crate::records::Bytes;
-use crate::screen::{BAD, GOOD, styled};
-use crate::session::{Session, Store};
+use crate::progress::watched;
+use crate::screen::{BAD, DIM, GOOD, styled};
+use crate::session::Session;
 use crate::units::{bytes, counted};
+use crate::verbs::damage::Damage;
 
 const EXAMPLES: &str = "\
 Examples:
   htkvctl check
+  htkvctl check --level structure      is it all there? takes no time
+  htkvctl check --level index          and is the index checkpoint the same as the log? takes the memory of an open store
   htkvctl check --json && echo fine
 
-Opens the store for reading, which verifies the manifest, every segment and every record of the log, and then reads
-the value of every key. Changes nothing. Exit code 1 if there is damage; each damaged place is named.";
+Changes nothing and goes on behind what it finds. Exit code 1 if there is damage; each damaged place is named, with the keys that it lies
+between where that is known. What then: restore a backup, or `htkvctl salvage` what is whole.";
 
-/// Verify the whole store
+/// Look for damage
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Args {}
-
-#[derive(Default, Serialize)]
-struct Answer {
-    keys_read: u64,
-    value_bytes_read: u64,
-    damage: Vec<Damage>,
+pub(crate) struct Args {
+    /// How closely to look
+    #[arg(long, value_enum, default_value_t = Level::Checksums, value_name = "LEVEL")]
+    level: Level,
 }
 
-/// One damaged place.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Level {
+    /// the manifest, the segments' headers and lengths, the end of the log
+    Structure,
+    /// that, and the checksum of every record
+    Checksums,
+    /// that, and whether the index checkpoint says the same as the log
+    Index,
+}
+
 #[derive(Serialize)]
-struct Damage {
-    /// The key whose value cannot be read, if the damage was found that way.
-    key: Option<Bytes<'static>>,
-    message: String,
+struct Answer {
+    level: &'static str,
+    segments: u64,
+    records: u64,
+    bytes: u64,
+    unfinished_bytes: u64,
+    checkpoint: Option<&'static str>,
+    checkpoint_trouble: Option<String>,
+    damage: Vec<Damage>,
 }
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        let mut answer = Answer::default();
-        match session.reader() {
-            Ok(store) => store.finish(|store| verify(session, store, &mut answer))?,
-            Err(Failure::Store(error)) if error.kind() == ErrorKind::Corrupt => answer.note(None, &error),
-            Err(other) => return Err(other),
-        }
-        session.screen.answer(&answer, || answer.describe())?;
-        Ok(if answer.damage.is_empty() { Exit::Done } else { Exit::Negative })
+        session.needs_the_store_for_itself("check")?;
+        let (level, name) = match self.level {
+            Level::Structure => (CheckLevel::Structure, "structure"),
+            Level::Checksums => (CheckLevel::Checksums, "checksums"),
+            Level::Index => (CheckLevel::Index, "index"),
+        };
+        let report = watched(session.screen, |watch| check(&Components::default(), session.data_dir(), level, watch))?;
+        session.screen.answer(&Answer::of(&report, name), || describe(&report, name))?;
+        Ok(if report.is_whole() { Exit::Done } else { Exit::Negative })
     }
-}
-
-/// Reads the value of every key; damage is noted, and the reading goes on behind it.
-fn verify(session: &Session, store: &Store, answer: &mut Answer) -> Result<(), Failure> {
-    let progress = Progress::records(session.screen, store.len() as u64);
-    let everything: Range = store.prefix(b"");
-    for entry in everything {
-        match entry.value() {
-            Ok(value) => answer.value_bytes_read += value.len() as u64,
-            Err(error) if error.kind() == ErrorKind::Corrupt => answer.note(Some(entry.key()), &error),
-            Err(error) => return Err(error.into()),
-        }
-        answer.keys_read += 1;
-        if answer.keys_read.is_multiple_of(STEP_RECORDS) {
-            progress.set(answer.keys_read);
-            interrupt::check()?;
-        }
-    }
-    Ok(())
 }
 
 impl Answer {
-    fn note(&mut self, key: Option<&[u8]>, error: &Error) {
-        let key = key.map(|key| Bytes(key.to_vec().into()));
-        self.damage.push(Damage { key, message: error.to_string() });
-    }
-
-    fn describe(&self) -> String {
-        let read = format!("{}, {} of values read", counted(self.keys_read, "key"), bytes(self.value_bytes_read));
-        if self.damage.is_empty() {
-            return format!("{}: {read}", styled(GOOD, "no damage"));
+    fn of(report: &CheckReport, level: &'static str) -> Self {
+        let (checkpoint, checkpoint_trouble) = match &report.checkpoint {
+            None => (None, None),
+            Some(CheckpointUse::Loaded { .. }) => (Some("whole"), None),
+            Some(CheckpointUse::Rebuilt { reason, .. }) => (Some("useless"), Some(reason.clone())),
+            Some(_) => (Some("none"), None),
+        };
+        Self {
+            level,
+            segments: report.segments,
+            records: report.records,
+            bytes: report.bytes,
+            unfinished_bytes: report.unfinished_bytes,
+            checkpoint,
+            checkpoint_trouble,
+            damage: report.damage.iter().map(Damage::of).collect(),
         }
-        let mut lines = vec![format!("{}: {read}", styled(BAD, counted(self.damage.len() as u64, "damaged place")))];
-        lines.extend(self.damage.iter().map(|damage| match &damage.key {
-            Some(Bytes(key)) => format!("  {}: {}", show(key), damage.message),
-            None => format!("  {}", damage.message),
-        }));
-        lines.join("\n")
     }
+}
+
+fn describe(report: &CheckReport, level: &str) -> String {
+    let looked = match level {
+        "structure" => format!("{} looked at, no record read", counted(report.segments, "segment")),
+        _ => format!(
+            "{}, {}, {} verified",
+            counted(report.segments, "segment"),
+            counted(report.records, "record"),
+            bytes(report.bytes)
+        ),
+    };
+    let verdict = if report.is_whole() {
+        styled(GOOD, "no damage")
+    } else {
+        styled(BAD, counted(report.damage.len() as u64, "damaged place"))
+    };
+    let mut lines = vec![format!("{verdict}: {looked}")];
+    lines.extend(report.damage.iter().map(|place| Damage::of(place).describe()));
+    if report.unfinished_bytes > 0 {
+        let unfinished = bytes(report.unfinished_bytes);
+        lines.push(format!("a crash has left {unfinished} of unfinished writes; the next open drops them"));
+    }
+    match &report.checkpoint {
+        Some(CheckpointUse::Loaded { name, entries }) => {
+            let text =
+                format!("{name}: {}, the same as the log", counted(*entries, "entry").replace("entrys", "entries"));
+            lines.push(styled(DIM, text));
+        }
+        Some(CheckpointUse::Rebuilt { name, reason }) => {
+            lines.push(format!("{name} cannot be used: {reason}; no damage, the next open reads the log instead"));
+        }
+        Some(_) => lines.push(styled(DIM, "there is no index checkpoint; the next open reads the log")),
+        None => {}
+    }
+    lines.join("\n")
 }

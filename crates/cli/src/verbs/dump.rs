@@ -1,0 +1,121 @@
+//! `dump`: the records of the log as they stand in the files.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use hightower_kv::{CommandRef, Components, RawRecord, dump};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::interrupt;
+use crate::notation::show;
+use crate::records::Bytes;
+use crate::screen::{BAD, styled};
+use crate::session::Session;
+use crate::units::counted;
+
+const EXAMPLES: &str = "\
+Examples:
+  htkvctl dump | less
+  htkvctl dump --segment 7 --json
+  htkvctl dump --key pods/web-0        the history of one key, as far as it was not compacted away
+
+One line for each record that verifies, in the order of files and places, overtaken ones too: segment, offset, length, commit (- if compaction
+wrote it; + if more records of the same commit follow), version, time as Unix milliseconds, set or delete, key, and the value's length, or with
+--values the value. Damaged places are stepped over, and counted at the end: exit code 1 if there are any.";
+
+/// Show the raw records of the log
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Only of the segment with this number
+    #[arg(long, value_name = "NUMBER")]
+    segment: Option<u32>,
+
+    /// Only of this key
+    #[arg(long, value_name = "KEY", value_parser = crate::cli::Text::parser())]
+    key: Option<crate::cli::Text>,
+
+    /// Show values too, not only how long they are
+    #[arg(long)]
+    values: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    segment: u32,
+    offset: u32,
+    len_bytes: u32,
+    seq: Option<u64>,
+    continues: bool,
+    version: u64,
+    timestamp_ms: i64,
+    kind: &'static str,
+    key: Bytes<'a>,
+    value_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Bytes<'a>>,
+}
+
+impl Args {
+    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        let mut out = session.screen.records();
+        let mut stopped = Ok(());
+        let damaged = dump(&Components::default(), session.data_dir(), &mut |record| {
+            if !self.is_wanted(&record) {
+                return ControlFlow::Continue(());
+            }
+            stopped = interrupt::check().and_then(|()| self.write(&mut out, session.screen.json, &record));
+            if stopped.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        stopped?;
+        out.flush()?;
+        drop(out);
+        if damaged > 0 {
+            let places = counted(damaged, "damaged place");
+            session.screen.error("corrupt", &format!("{}: `htkvctl check` names them", styled(BAD, places)));
+            return Ok(Exit::Negative);
+        }
+        Ok(Exit::Done)
+    }
+
+    fn is_wanted(&self, record: &RawRecord<'_>) -> bool {
+        self.segment.is_none_or(|segment| record.segment == segment)
+            && self.key.as_ref().is_none_or(|key| record.command.key() == key.0)
+    }
+
+    fn write(&self, out: &mut dyn Write, json: bool, record: &RawRecord<'_>) -> Result<(), Failure> {
+        let RawRecord { segment, offset, len_bytes, seq, continues, command, .. } = *record;
+        let kind = if matches!(command, CommandRef::Set { .. }) { "set" } else { "delete" };
+        let (key, value) = (command.key(), command.value());
+        if json {
+            let line = Line {
+                segment,
+                offset,
+                len_bytes,
+                seq,
+                continues,
+                version: command.version(),
+                timestamp_ms: command.timestamp(),
+                kind,
+                key: Bytes(key.into()),
+                value_bytes: value.map(<[u8]>::len),
+                value: value.filter(|_| self.values).map(|value| Bytes(value.into())),
+            };
+            serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
+            return Ok(out.write_all(b"\n")?);
+        }
+        let commit = seq.map_or("-".into(), |seq| format!("{seq}{}", if continues { "+" } else { "" }));
+        let value = match value {
+            Some(value) if self.values => show(value).into_owned(),
+            Some(value) => format!("{} B", value.len()),
+            None => String::new(),
+        };
+        let (version, timestamp) = (command.version(), command.timestamp());
+        let line = format!(
+            "{segment:010} {offset:>10} {len_bytes:>6} {commit:>8} {version:>8} {timestamp} {kind:<6} {}\t{value}",
+            show(key)
+        );
+        Ok(writeln!(out, "{}", line.trim_end())?)
+    }
+}

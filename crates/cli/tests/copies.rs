@@ -1,0 +1,115 @@
+//! Copies of a store, ways out of damage, and the raw records: `backup`, `restore`, `salvage`, `dump`.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Tool, files, generated, sorted};
+use serde_json::{Value, json};
+
+/// A store of some size.
+fn filled() -> (Tool, Vec<u8>) {
+    let tool = Tool::new();
+    let text = generated(2000);
+    tool.run_with_input(["import", "-"], &text).ok();
+    (tool, sorted(&text))
+}
+
+#[test]
+fn a_backup_brings_everything_back() {
+    let (tool, records) = filled();
+    let first = tool.run(["--json", "backup", "copy"]).json();
+    assert!(first["linked_segments"].as_u64().unwrap() + first["copied_segments"].as_u64().unwrap() > 0, "{first}");
+    tool.ok(["put", "later", "x"]);
+    let second = tool.run(["--json", "backup", "copy"]).json();
+    assert!(second["kept_segments"].as_u64() > Some(0), "{second}");
+    assert!(second["copied_bytes"].as_u64() < Some(10_000), "only what is new: {second}");
+    assert!(tool.ok(["backup", "copy"]).contains("holds everything up to commit"));
+    assert!(tool.ok(["--data-dir", "copy", "check", "--level", "index"]).starts_with("no damage"));
+
+    std::fs::rename(tool.store(), tool.path("broken")).unwrap();
+    let restored = tool.run(["--json", "restore", "copy"]).json();
+    assert_eq!(restored["records"], json!(2001));
+    assert_eq!(tool.ok(["get", "later"]), "x\n");
+    tool.ok(["delete", "later"]);
+    assert!(tool.run(["export"]).out == records);
+    tool.run(["restore", "copy"]).fails(3, "not empty");
+    tool.run(["--data-dir", "new", "restore", "nothing"]).fails(3, "holds no store");
+    assert!(!tool.path("new").exists());
+    let other = tool.path("other");
+    std::fs::create_dir(&other).unwrap();
+    tool.write("other/letter", "dear");
+    tool.run(["backup", "other"]).fails(3, "other files");
+}
+
+#[test]
+fn a_restore_refuses_damage() {
+    let (tool, _) = filled();
+    tool.ok(["backup", "copy"]);
+    damage(&tool, "copy");
+    tool.run(["--data-dir", "new", "restore", "copy"]).fails(3, "damaged");
+    assert!(!tool.path("new").exists(), "there is no half a store");
+}
+
+/// Flips a bit in the middle of the longest segment.
+fn damage(tool: &Tool, dir: &str) {
+    let all = files(&tool.path(dir)).into_iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "seg"));
+    let (path, mut bytes) = all.max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    // A file of its own: a backup's may be a second name of the store's.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_whole_is_saved() {
+    let (tool, records) = filled();
+    tool.ok(["compact"]);
+    assert!(tool.ok(["salvage", "whole"]).starts_with("everything was whole: 2,000 keys"));
+    assert!(tool.run(["--data-dir", "whole", "export"]).out == records);
+
+    damage(&tool, "store");
+    let saved = tool.run(["--json", "salvage", "saved"]);
+    assert_eq!(saved.code, Some(1), "{}", saved.err);
+    let saved = saved.json();
+    assert_eq!((saved["keys"].as_u64(), saved["damage"].as_array().unwrap().len()), (Some(1999), 1));
+    assert_eq!(saved["damage"], tool.run(["--json", "check"]).json()["damage"]);
+    let lines = |text: &[u8]| text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<BTreeSet<_>>();
+    let kept = tool.run(["--data-dir", "saved", "export"]).out;
+    assert!(lines(&kept).is_subset(&lines(&records)), "what was saved is what there was");
+    assert_eq!(tool.run(["--data-dir", "saved", "check"]).code, Some(0));
+    tool.run(["salvage", "saved"]).fails(3, "not empty");
+}
+
+#[test]
+fn the_log_as_it_stands() {
+    let tool = Tool::new();
+    tool.ok(["put", "a", "1"]);
+    tool.ok(["put", "a", "22"]);
+    tool.ok(["put", "b", "x"]);
+    tool.ok(["delete", "a"]);
+    let dump = tool.ok(["--json", "dump", "--key", "a", "--values"]);
+    let lines: Vec<Value> = dump.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines.iter().map(|line| &line["kind"]).collect::<Vec<_>>(),
+        [&json!("set"), &json!("set"), &json!("delete")]
+    );
+    assert_eq!((&lines[1]["value"], &lines[1]["value_bytes"]), (&json!("22"), &json!(2)));
+    assert!(lines.is_sorted_by_key(|line| (line["version"].as_u64(), line["seq"].as_u64())));
+    let segment = lines[0]["segment"].to_string();
+    let text = tool.ok(["dump", "--segment", &segment]);
+    assert_eq!(text.lines().count(), 1, "each writer began a segment of its own: {text}");
+    assert!(text.ends_with("set    a\t1 B\n"), "{text}");
+    assert_eq!(tool.ok(["dump"]).lines().count(), 4);
+    damage(&tool, "store");
+    tool.run(["dump"]).fails(1, "1 damaged place");
+}
+
+#[test]
+fn verbs_that_need_the_files_are_not_for_a_shell() {
+    let (tool, _) = filled();
+    let shell = tool.run_with_input(["shell"], b"backup copy\ncheck\n");
+    assert!(shell.err.contains("leave the shell first"), "{}", shell.err);
+    assert!(tool.path("copy").exists());
+}
