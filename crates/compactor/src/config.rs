@@ -16,9 +16,9 @@ use thiserror::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactionConfig {
-    /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90. Default: 25.
+    /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90. Default: 20.
     pub start_percent: u8,
-    /// And goes on until no more than this share can be: 0 to `start_percent`. Default: 15.
+    /// And goes on until no more than this share can be: 0 to `start_percent`. Default: 12.
     pub stop_percent: u8,
     /// By itself, compaction leaves segments alone of which less than this share can be freed, in percent: 1 to 90. Default: 10.
     pub min_victim_percent: u8,
@@ -37,8 +37,8 @@ pub struct CompactionConfig {
 impl Default for CompactionConfig {
     fn default() -> Self {
         Self {
-            start_percent: 25,
-            stop_percent: 15,
+            start_percent: 20,
+            stop_percent: 12,
             min_victim_percent: 10,
             max_run_bytes: 128 << 20,
             rate_limit_bytes_per_s: NonZeroU64::new(128 << 20),

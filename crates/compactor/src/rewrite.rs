@@ -84,9 +84,9 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 192 Ki survivors with 5 MiB of keys: 11 MiB.
+    /// 128 Ki survivors with 4 MiB of keys: 8 MiB, and about 3 MiB for what is then known of their copies.
     fn default() -> Self {
-        Self { survivors: 192 << 10, key_bytes: 5 << 20 }
+        Self { survivors: 128 << 10, key_bytes: 4 << 20 }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Merging a checkpoint with the records beyond it, one range of keys at a time.
 
+use hightower_index::prefetch_read;
 use hightower_state::{Change, CommandKind, LoadRun};
 
 use crate::checkpoint::block::{Cursor, EntryValue};
@@ -13,6 +14,8 @@ use crate::place::Place;
 const BLOCKS_PER_RANGE: u64 = 192;
 /// And about so many records.
 const RECORDS_PER_RANGE: usize = 24 << 10;
+/// The processor is asked for a key so many records before it is needed.
+const PREFETCH_AHEAD: usize = 12;
 
 /// What is to be merged, and how the keys are cut into ranges.
 pub(crate) struct Plan<'a> {
@@ -63,19 +66,26 @@ impl<'a> Plan<'a> {
         let booked = vec![Sums::default(); self.accounts.len()];
         let live = vec![Sums::default(); self.segment_ids.len()];
         let mut merged = Range { run, booked, live, counted: 0 };
-        let mut items = items.iter().peekable();
+        let mut left = items.iter().peekable();
         self.for_each_entry(from, to, |key, value| {
-            while let Some(item) = items.next_if(|item| item.key < key) {
+            while let Some(item) = left.next_if(|item| item.key < key) {
                 self.push_item(&mut merged, item)?;
             }
             let Some(at) = self.book(&mut merged, value)? else { return Ok(()) };
-            let rival = items.next_if(|item| item.key == key);
+            let rival = left.next_if(|item| item.key == key);
             match rival.filter(|item| item.version > value.version) {
                 Some(item) => self.push_item(&mut merged, item),
                 None => self.push_entry(&mut merged, key, value, at),
             }
         })?;
-        items.try_for_each(|item| self.push_item(&mut merged, item))?;
+        let rest = items.get(items.len() - left.len()..).unwrap_or_default();
+        for (at, item) in rest.iter().enumerate() {
+            // Their keys lie in the log, in another order.
+            if let Some(ahead) = rest.get(at + PREFETCH_AHEAD) {
+                prefetch_read(ahead.key);
+            }
+            self.push_item(&mut merged, item)?;
+        }
         Ok(merged)
     }
 

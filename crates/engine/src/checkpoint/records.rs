@@ -14,7 +14,7 @@ use crate::parallel::in_pieces;
 use crate::place::Place;
 use crate::table::Segments;
 
-/// So many records are held at once, about: 48 bytes each. What the log has beyond that is replayed one by one.
+/// So many records are held at once, about: 56 bytes each. What the log has beyond that is replayed one by one.
 const PENDING_MAX: usize = 6 << 20;
 /// Records that are replayed one by one are read so many at a time.
 const RECORDS_PER_BATCH: usize = 1024;
@@ -40,6 +40,8 @@ impl Rest<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Item<'a> {
     pub(crate) key: &'a [u8],
+    /// Eight bytes of the key, behind what all keys begin with: they decide most comparisons without a look at the log.
+    bytes: u64,
     pub(crate) version: u64,
     pub(crate) segment: u32,
     pub(crate) offset: u32,
@@ -47,10 +49,11 @@ pub(crate) struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn of(segment: u32, entry: &LogEntry<'a>) -> Self {
+    fn of(segment: u32, entry: &LogEntry<'a>, prefix_len: usize) -> Self {
         let tombstone = if entry.command.value().is_none() { TOMBSTONE } else { 0 };
         let (key, version) = (entry.command.key(), entry.command.version());
-        Self { key, version, segment, offset: entry.offset, len: entry.len_bytes | tombstone }
+        let bytes = eight_bytes(key, prefix_len);
+        Self { key, bytes, version, segment, offset: entry.offset, len: entry.len_bytes | tombstone }
     }
 
     pub(crate) fn len_bytes(&self) -> u32 {
@@ -80,13 +83,14 @@ impl Pending<'_> {
 /// many records.
 pub(crate) fn read_sorted<'a>(rest: Vec<Rest<'a>>, meter: &mut Meter<'_>) -> Result<(Pending<'a>, Vec<Rest<'a>>)> {
     let (held, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let prefix = likely_prefix(&rest);
     let read = |piece: usize| {
         let rest: Rest<'a> = rest[piece];
         if held.load(Ordering::Relaxed) >= PENDING_MAX {
             return Ok(None);
         }
-        let read = read_segment(rest)?;
-        held.fetch_add(read.0.len(), Ordering::Relaxed);
+        let read = read_segment(rest, prefix)?;
+        held.fetch_add(read.newest.len(), Ordering::Relaxed);
         done.fetch_add(rest.len_bytes(), Ordering::Relaxed);
         Ok(Some(read))
     };
@@ -94,61 +98,85 @@ pub(crate) fn read_sorted<'a>(rest: Vec<Rest<'a>>, meter: &mut Meter<'_>) -> Res
         in_pieces(rest.len(), read, || meter.set(done.load(Ordering::Relaxed)));
     let mut pending = Pending::default();
     let mut left = Vec::new();
+    let mut is_likely = true;
     for (rest, part) in rest.iter().zip(parts.ok_or(ABORTED)?) {
         match part? {
-            Some((items, records)) => {
-                pending.parts.push(items);
-                pending.records += records;
+            Some(read) => {
+                is_likely &= read.has_prefix;
+                pending.parts.push(read.newest);
+                pending.records += read.records;
             }
             None => left.push(*rest),
         }
+    }
+    if !is_likely {
+        pending.parts.iter_mut().flatten().for_each(|item| item.bytes = eight_bytes(item.key, 0));
     }
     meter.done = done.into_inner();
     Ok((pending, left))
 }
 
-/// The newest record of each key, in key order, and how many records there were.
-fn read_segment<'a>(rest: Rest<'a>) -> Result<(Vec<Item<'a>>, u64), SegmentError> {
-    let id = rest.segment.id();
-    let items: Vec<Item<'a>> = rest
-        .segment
-        .entries_from(rest.from, 0)
-        .map(|entry| entry.map(|entry| Item::of(id, &entry)))
-        .collect::<Result<_, _>>()?;
-    let records = items.len() as u64;
-    Ok((newest_in_order(&items), records))
+/// What the first keys of all segments begin with.
+fn likely_prefix<'a>(rest: &[Rest<'a>]) -> &'a [u8] {
+    const KEYS_PER_SEGMENT: usize = 4;
+    let entries = rest.iter().flat_map(|rest| rest.segment.entries_from(rest.from, 0).take(KEYS_PER_SEGMENT));
+    // Damage is met again, by whoever reads all of the segment.
+    let keys = entries.filter_map(|entry| entry.ok().map(|entry| entry.command.key()));
+    let prefix = keys.reduce(|prefix, key| {
+        let shared = prefix.iter().zip(key).take_while(|(left, right)| left == right).count();
+        &prefix[..shared]
+    });
+    prefix.unwrap_or_default()
 }
 
-/// Sorts by key and keeps the newest of each; of two with the same version the first.
+/// The records of a segment.
+struct Read<'a> {
+    /// The newest of each key, in key order.
+    newest: Vec<Item<'a>>,
+    records: u64,
+    /// Whether all keys have the prefix that they were thought to have.
+    has_prefix: bool,
+}
+
+fn read_segment<'a>(rest: Rest<'a>, prefix: &[u8]) -> Result<Read<'a>, SegmentError> {
+    let id = rest.segment.id();
+    let mut has_prefix = true;
+    // No less than the shortest records would take is guessed; most are longer.
+    let mut items: Vec<Item<'a>> = Vec::with_capacity(usize::try_from(rest.len_bytes() / 128).unwrap_or(0));
+    for entry in rest.segment.entries_from(rest.from, 0) {
+        let entry = entry?;
+        has_prefix &= entry.command.key().starts_with(prefix);
+        items.push(Item::of(id, &entry, prefix.len()));
+    }
+    if !has_prefix {
+        items.iter_mut().for_each(|item| item.bytes = eight_bytes(item.key, 0));
+    }
+    Ok(Read { newest: newest_in_order(&items), records: items.len() as u64, has_prefix })
+}
+
+/// Sorts by key and keeps the newest of each; of two with the same version the first. The items' bytes begin at the same place of all keys, and what is
+/// before that place is the same in all.
 pub(crate) fn newest_in_order<'a>(items: &[Item<'a>]) -> Vec<Item<'a>> {
-    let common = common_prefix_len(items);
-    // Most comparisons are decided by eight bytes that lie side by side; the rest look at the keys.
-    let mut order: Vec<(u64, u32)> =
-        items.iter().zip(0..).map(|(item, at)| (eight_bytes(item.key, common), at)).collect();
-    let item = |at: u32| &items[at as usize];
-    order.sort_by(|(left_bytes, left), (right_bytes, right)| {
-        left_bytes.cmp(right_bytes).then_with(|| {
-            let (left, right) = (item(*left), item(*right));
-            left.key.cmp(right.key).then(right.version.cmp(&left.version))
-        })
-    });
+    // Small, so that sorting moves little and compares numbers.
+    let mut order: Vec<(u64, u32)> = items.iter().zip(0..).map(|(item, at)| (item.bytes, at)).collect();
+    order.sort_unstable();
     let mut newest: Vec<Item<'a>> = Vec::with_capacity(order.len());
-    for (_, at) in order {
-        let item = *item(at);
-        if newest.last().is_none_or(|last| last.key != item.key) {
-            newest.push(item);
+    for alike in order.chunk_by_mut(|left, right| left.0 == right.0) {
+        if alike.len() > 1 {
+            let item = |at: u32| &items[at as usize];
+            alike.sort_by(|(_, left), (_, right)| {
+                let (left, right) = (item(*left), item(*right));
+                left.key.cmp(right.key).then(right.version.cmp(&left.version))
+            });
+        }
+        for (at, (_, item)) in alike.iter().enumerate() {
+            let item = items[*item as usize];
+            if at == 0 || newest.last().is_none_or(|last| last.key != item.key) {
+                newest.push(item);
+            }
         }
     }
     newest
-}
-
-/// How many bytes all keys begin with.
-fn common_prefix_len(items: &[Item<'_>]) -> usize {
-    let Some(first) = items.first().map(|item| item.key) else { return 0 };
-    items.iter().fold(first.len(), |common, item| {
-        let is_common = item.key.get(..common).is_some_and(|start| start == &first[..common]);
-        if is_common { common } else { first.iter().zip(item.key).take_while(|(left, right)| left == right).count() }
-    })
 }
 
 /// Eight bytes of a key from here on, comparable as a number; zeros where it ends.
@@ -219,7 +247,7 @@ impl From<Error> for crate::checkpoint::fold::Unusable {
 
 #[cfg(test)]
 mod tests {
-    use super::{Item, newest_in_order};
+    use super::{Item, eight_bytes, newest_in_order};
 
     #[test]
     fn the_newest_of_each_key_in_key_order() {
@@ -232,7 +260,14 @@ mod tests {
             let items: Vec<Item<'_>> = keys
                 .iter()
                 .zip(0..)
-                .map(|(key, at)| Item { key, version: u64::from(100 - at), segment: 1, offset: at, len: 20 })
+                .map(|(key, at)| Item {
+                    key,
+                    bytes: eight_bytes(key, prefix.len()),
+                    version: u64::from(100 - at),
+                    segment: 1,
+                    offset: at,
+                    len: 20,
+                })
                 .collect();
             let newest = newest_in_order(&items);
             let mut expected: Vec<_> = keys.clone();

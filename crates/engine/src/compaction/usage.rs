@@ -11,29 +11,37 @@ use crate::table::Tracked;
 impl Core {
     /// All segments in numbers, by id.
     pub(crate) fn usage(&self) -> Vec<SegmentUsage> {
-        let (retained, has_snapshots) = self.retained_records();
         let now_ms = self.components.clock.now_ms();
-        let usage = |tracked: &Tracked| {
-            let age = age(now_ms, tracked.segment.header().base_timestamp);
+        // What lives is counted before what snapshots retain: a record that is overtaken in between is counted twice. The other way round it would
+        // not be counted at all, and its segment might be taken for dead.
+        let mut usage: Vec<_> = self
+            .segments
+            .all()
+            .iter()
+            .map(|tracked| usage_of(tracked, age(now_ms, tracked.segment.header().base_timestamp)))
+            .collect();
+        let (retained, has_snapshots) = self.retained_records();
+        for usage in &mut usage {
+            usage.retained_records = retained.get(&usage.id).copied().unwrap_or(0);
             // Which tombstones a snapshot hides is known only record by record; here it is enough not to promise too much.
-            let may_forget = !has_snapshots && age >= self.config.compaction.tombstone_grace;
-            usage_of(tracked, age, retained.get(&tracked.segment.id()).copied().unwrap_or(0), may_forget)
-        };
-        self.segments.all().iter().map(|tracked| usage(tracked)).collect()
+            if has_snapshots || usage.age < self.config.compaction.tombstone_grace {
+                usage.expired_tombstone_bytes = 0;
+            }
+        }
+        usage
     }
 
-    /// How many records of each segment only snapshots read, and whether there are snapshots at all.
+    /// How many records of each segment only snapshots read, and whether there are snapshots at all. The turn is held, so nobody relocates.
     fn retained_records(&self) -> (HashMap<u32, u64>, bool) {
-        let writer = self.state.writer();
-        let mut retained = HashMap::new();
-        writer.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
         // Counted, not asked for the oldest one's seq: a snapshot that is being taken has not said its seq yet.
-        let has_snapshots = writer.stats().snapshots > 0;
+        let has_snapshots = self.state.stats().snapshots > 0;
+        let mut retained = HashMap::new();
+        self.state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
         (retained, has_snapshots)
     }
 }
 
-fn usage_of(tracked: &Tracked, age: Duration, retained_records: u64, may_forget: bool) -> SegmentUsage {
+fn usage_of(tracked: &Tracked, age: Duration) -> SegmentUsage {
     let header = tracked.segment.header();
     // In this order: records come before they are live.
     let live_records = tracked.live_records();
@@ -46,8 +54,8 @@ fn usage_of(tracked: &Tracked, age: Duration, retained_records: u64, may_forget:
         records: tracked.records(),
         live_records,
         live_bytes: tracked.live_bytes(),
-        retained_records,
-        expired_tombstone_bytes: if may_forget { tracked.tombstone_bytes() } else { 0 },
+        retained_records: 0,
+        expired_tombstone_bytes: tracked.tombstone_bytes(),
         age,
     }
 }
