@@ -45,6 +45,9 @@ mod authorized;
 mod codec;
 pub mod crypto;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guess;
 mod hex;
 mod id;

@@ -36,6 +36,8 @@ use crate::options::AuthOptions;
 use crate::record::check_label;
 use crate::seam::Timestamp;
 use crate::verified::VerifiedCache;
+#[cfg(fuzzing)]
+pub(crate) use store_keys::Meta;
 use store_keys::StoreKeys;
 
 /// How many audited refusals pass at once; then one per second.

@@ -35,19 +35,19 @@ pub(super) struct StoreKeys {
 }
 
 /// The `meta` record: what is needed to unwrap the root.
-pub(super) struct Meta {
+pub(crate) struct Meta {
     pub(super) store_id: [u8; 16],
     pub(super) root: EncryptedBlob,
 }
 
 impl Meta {
-    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut writer = Writer::default();
         writer.u8(FORMAT).raw(&self.store_id).bytes(&self.root.to_bytes())?;
         Ok(writer.finish())
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         match reader.u8()? {
             FORMAT => {}

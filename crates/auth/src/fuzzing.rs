@@ -1,0 +1,56 @@
+//! For the fuzz targets: every decoder of stored bytes and typed text, reached without the MAC that stands in front of it.
+//!
+//! Whatever decodes must encode to bytes that decode to the same again.
+
+use crate::audit::{AuditCheckpoint, AuditEntry, Head};
+use crate::codec::Reader;
+use crate::crypto::{Argon2Params, EncryptedBlob, KeyRing};
+use crate::error::Result;
+use crate::record::{RoleRecord, StoredApiKey, StoredSession, StoredUser};
+use crate::service::Meta;
+use crate::token::{parse_api_key, parse_session};
+use crate::username::normalize_username;
+
+/// How many kinds of input there are.
+pub const KINDS: u8 = 12;
+
+/// Decodes `bytes` as what `kind` (below [`KINDS`]) says.
+///
+/// # Panics
+/// If what was decoded does not encode to bytes that decode to the same.
+pub fn decode(kind: u8, bytes: &[u8]) {
+    let id = [7; 16];
+    let text = String::from_utf8_lossy(bytes);
+    match kind {
+        0 => again(bytes, |bytes| StoredUser::decode(id, Reader::new(bytes))?.encode()),
+        1 => again(bytes, |bytes| StoredApiKey::decode(id, Reader::new(bytes))?.encode()),
+        2 => again(bytes, |bytes| StoredSession::decode(Reader::new(bytes))?.encode()),
+        3 => again(bytes, |bytes| RoleRecord::decode("role", Reader::new(bytes))?.encode()),
+        4 => again(bytes, |bytes| AuditEntry::decode(bytes).and_then(|(entry, previous)| entry.encode(&previous))),
+        5 => again(bytes, |bytes| Ok(Head::decode(Reader::new(bytes))?.encode())),
+        6 => again(bytes, |bytes| Meta::decode(bytes)?.encode()),
+        7 => again(bytes, |bytes| Ok(EncryptedBlob::from_bytes(bytes)?.to_bytes())),
+        8 => again(bytes, |bytes| Ok(parsed::<AuditCheckpoint>(bytes)?.to_string().into_bytes())),
+        9 => again(bytes, |bytes| Ok(parsed::<Argon2Params>(bytes)?.to_string().into_bytes())),
+        10 => again(bytes, |bytes| Ok(normalize_username(&String::from_utf8_lossy(bytes))?.into_bytes())),
+        _ => {
+            let _ring = KeyRing::parse(&text);
+            let _key = parse_api_key(&text);
+            let _session = parse_session(&text);
+        }
+    }
+}
+
+fn parsed<T: std::str::FromStr<Err = crate::Error>>(bytes: &[u8]) -> Result<T> {
+    String::from_utf8_lossy(bytes).parse()
+}
+
+/// Decodes and encodes twice: the second time must change nothing.
+#[allow(clippy::panic, reason = "a fuzz target fails by panicking")]
+fn again(bytes: &[u8], recode: impl Fn(&[u8]) -> Result<Vec<u8>>) {
+    let Ok(first) = recode(bytes) else { return };
+    match recode(&first) {
+        Ok(second) => assert_eq!(first, second, "decoding what was encoded gives something else"),
+        Err(error) => panic!("what was encoded does not decode: {error}"),
+    }
+}

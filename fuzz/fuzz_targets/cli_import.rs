@@ -1,0 +1,31 @@
+//! Any line as the command-line tool imports it: no panic, and what is read and written again reads the same, in either format.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+// The tool is a program without a library: its readers are compiled into the target as they are.
+#[allow(dead_code)]
+#[path = "../../crates/cli/src/notation.rs"]
+mod notation;
+#[allow(dead_code)]
+#[path = "../../crates/cli/src/records.rs"]
+mod records;
+
+use records::Format;
+
+fuzz_target!(|line: &[u8]| {
+    if let Ok(bytes) = notation::parse(line) {
+        assert_eq!(notation::parse(notation::show(&bytes).as_bytes()).ok(), Some(bytes));
+    }
+    for format in [Format::Tsv, Format::Jsonl] {
+        let Ok(record) = format.parse(line) else { continue };
+        for other in [Format::Tsv, Format::Jsonl] {
+            let mut written = Vec::new();
+            if other.write(&mut written, &record.key, &record.value).is_err() {
+                panic!("a record in memory cannot be written");
+            }
+            let written = written.strip_suffix(b"\n").unwrap_or(&written);
+            assert_eq!(other.parse(written).ok().as_ref(), Some(&record));
+        }
+    }
+});
