@@ -10,7 +10,7 @@ use crate::command::Run;
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// How many orders of each of the engine's programs
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1000)]
     pub(crate) iterations: u64,
     /// What they are drawn from
     #[arg(long, default_value_t = 1)]
@@ -19,7 +19,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { iterations: 500, seed: 1 }
+        Self { iterations: 1000, seed: 1 }
     }
 }
 

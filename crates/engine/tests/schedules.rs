@@ -21,6 +21,7 @@ mod checker;
 mod common;
 #[path = "linearizability/random.rs"]
 mod random;
+#[allow(dead_code, reason = "the threads here are shuttle's")]
 #[path = "linearizability/recorder.rs"]
 mod recorder;
 #[path = "linearizability/store.rs"]
