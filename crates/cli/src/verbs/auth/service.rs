@@ -29,7 +29,7 @@ pub(super) struct Options {
     key_file: Option<PathBuf>,
 
     /// How much work a new password hash is: KiB of memory, iterations, lanes. See `auth calibrate`
-    #[arg(long, global = true, value_name = "m=KIB,t=N,p=N", env = "HTKV_ARGON2", default_value_t = Argon2Params::default())]
+    #[arg(long, global = true, value_name = "m=KIB,t=N,p=N", env = "HTKV_ARGON2", hide_env_values = true, default_value_t = Argon2Params::default())]
     argon2: Argon2Params,
 
     /// Where the request comes from, for the audit trail and the delays after wrong passwords
