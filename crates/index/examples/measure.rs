@@ -4,6 +4,7 @@
 //! cargo run --release -p hightower-index --example measure          # 1 M keys
 //! HIGHTOWER_BENCH_KEYS=10000000 cargo run --release -p hightower-index --example measure
 //! HIGHTOWER_BENCH_CLOCK=cpu ...                                     # thread time instead of wall time in the table
+//! HIGHTOWER_BENCH_SHAPE=path ...                                    # one of: decimal, random16, path
 //! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, table, bulk, pauses, beside
 //! ```
 
@@ -53,21 +54,23 @@ fn main() {
     let count = std::env::var("HIGHTOWER_BENCH_KEYS").ok().and_then(|keys| keys.parse().ok()).unwrap_or(1_000_000);
     let only = std::env::var("HIGHTOWER_BENCH_ONLY").unwrap_or_default();
     let wanted = |part: &str| only.is_empty() || only.split(',').any(|each| each == part);
+    let shape = std::env::var("HIGHTOWER_BENCH_SHAPE").unwrap_or_default();
+    let shapes: Vec<Shape> = SHAPES.into_iter().filter(|each| shape.is_empty() || each.name() == shape).collect();
     println!("{count} keys");
     if wanted("memory") {
-        SHAPES.into_iter().for_each(|shape| memory(shape, count));
+        shapes.iter().for_each(|shape| memory(*shape, count));
     }
     if wanted("table") {
-        SHAPES.into_iter().for_each(|shape| table(shape, count));
+        shapes.iter().for_each(|shape| table(*shape, count));
     }
     if wanted("bulk") {
-        SHAPES.into_iter().for_each(|shape| bulk(shape, count));
+        shapes.iter().for_each(|shape| bulk(*shape, count));
     }
     if wanted("pauses") {
-        SHAPES.into_iter().for_each(|shape| pauses(shape, count));
+        shapes.iter().for_each(|shape| pauses(*shape, count));
     }
     if wanted("beside") {
-        SHAPES.into_iter().for_each(|shape| beside(shape, count));
+        shapes.iter().for_each(|shape| beside(*shape, count));
     }
 }
 

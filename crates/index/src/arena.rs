@@ -1,9 +1,8 @@
 //! The map's memory: slabs of equal blocks in aligned chunks, owned by the one writer, so that nothing here is shared.
 //!
 //! Chunks come one by one at first; a map that has grown takes them in regions of 2 MiB, which the system is asked to back by one huge page each:
-//! in a large map every access misses the cache, and with small pages it would miss the page tables' cache too. A huge page costs milliseconds at its
-//! first touch, too much for one insert: so an arena for single inserts asks when the region is full, and the system joins its pages in the background; an
-//! arena that is filled in bulk asks at once.
+//! in a large map every access misses the cache, and with small pages it would miss the page tables' cache too. The price is one insert in twenty
+//! thousand or so that waits until the system has cleared two megabytes.
 //!
 //! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; the chunk is found again from a block's address by masking.
 //! Longer blocks come from the global allocator one by one. A chunk whose last block is freed goes back, so removal gives memory
@@ -79,8 +78,6 @@ pub(crate) struct Arena {
     held_bytes: usize,
     /// What it holds before it takes memory in regions.
     regions_from_bytes: usize,
-    /// Whether regions are to be huge pages from the start.
-    is_bulk: bool,
 }
 
 // SAFETY: the arena owns all that its pointers point to, and none of it depends on the thread.
@@ -96,20 +93,12 @@ impl Arena {
             large: BTreeMap::new(),
             held_bytes: 0,
             regions_from_bytes: REGIONS_FROM_BYTES,
-            is_bulk: false,
         }
     }
 
-    /// An arena for many blocks at once, where no single one has to be fast.
-    pub(crate) fn bulk() -> Self {
-        let mut arena = Self::new();
-        arena.is_bulk = true;
-        arena
-    }
-
-    /// The same for what will soon be freed as a whole: it takes memory in regions early.
+    /// An arena for what will soon be freed as a whole: it takes memory in regions early.
     pub(crate) fn passing() -> Self {
-        let mut arena = Self::bulk();
+        let mut arena = Self::new();
         arena.regions_from_bytes = PASSING_REGIONS_FROM_BYTES;
         arena
     }
@@ -299,9 +288,6 @@ impl Arena {
         region.free &= region.free - 1;
         if region.free == 0 {
             self.roomy_regions.remove(&address);
-            if !self.is_bulk {
-                advise_huge(region.base);
-            }
         }
         // SAFETY: the region has a chunk for every bit.
         unsafe { region.base.add(at * CHUNK_BYTES) }
@@ -316,9 +302,7 @@ impl Arena {
 
     fn add_region(&mut self) -> usize {
         let base = allocate(region_layout());
-        if self.is_bulk {
-            advise_huge(base);
-        }
+        advise_huge(base);
         let address = base.as_ptr().addr();
         self.regions.insert(address, Region { base, free: ALL_FREE });
         self.roomy_regions.insert(address);

@@ -171,7 +171,7 @@ impl<V, H: KeyHasher> Map<V, H> {
     pub fn sorted_run(&self) -> SortedRun<V, H> {
         SortedRun {
             map: self.clone(),
-            arena: Arena::bulk(),
+            arena: Arena::new(),
             spine: Spine::new(),
             parted: Parted::new(),
             first_key: Box::default(),

@@ -187,7 +187,7 @@ fn fill_units<V>(runs: &[Parted], shape: Shape, threads: usize) -> Vec<Filled> {
 }
 
 fn fill_share<V>(runs: &[Parted], shape: Shape, units: Range<usize>) -> Filled {
-    let mut filled = Filled { arena: Arena::bulk(), segments: Vec::new(), left_over: Vec::new() };
+    let mut filled = Filled { arena: Arena::new(), segments: Vec::new(), left_over: Vec::new() };
     for unit in units {
         fill_unit::<V>(runs, shape, unit, &mut filled);
     }
