@@ -102,6 +102,7 @@ fn the_log_as_it_stands() {
     assert_eq!(text.lines().count(), 1, "each writer began a segment of its own: {text}");
     assert!(text.ends_with("set    a\t1 B\n"), "{text}");
     assert_eq!(tool.ok(["dump"]).lines().count(), 4);
+    tool.run_with_input(["import", "-"], b"c\t3\nd\t4\ne\t5\nf\t6\n").ok();
     damage(&tool, "store");
     tool.run(["dump"]).fails(1, "1 damaged place");
 }

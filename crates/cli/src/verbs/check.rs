@@ -110,8 +110,7 @@ fn describe(report: &CheckReport, level: &str) -> String {
     }
     match &report.checkpoint {
         Some(CheckpointUse::Loaded { name, entries }) => {
-            let text =
-                format!("{name}: {}, the same as the log", counted(*entries, "entry").replace("entrys", "entries"));
+            let text = format!("{name}: {}, the same as the log", counted(*entries, "key"));
             lines.push(styled(DIM, text));
         }
         Some(CheckpointUse::Rebuilt { name, reason }) => {

@@ -17,6 +17,9 @@ const RECORDS_PER_RANGE: usize = 24 << 10;
 /// The processor is asked for a key so many records before it is needed.
 const PREFETCH_AHEAD: usize = 12;
 
+/// From this key on, up to but without that one; `None`: from the first, to the last.
+type Between<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// What is to be merged, and how the keys are cut into ranges.
 pub(crate) struct Plan<'a> {
     checkpoint: Option<Checkpoint<'a>>,
@@ -27,7 +30,7 @@ pub(crate) struct Plan<'a> {
     /// Where each covered segment stands in `segment_ids`; `None` if it is not there any more.
     covered_at: Vec<Option<usize>>,
     /// From where to where each range goes.
-    pub(crate) ranges: Vec<(Option<&'a [u8]>, Option<&'a [u8]>)>,
+    pub(crate) ranges: Vec<Between<'a>>,
 }
 
 /// A range of keys, merged.
@@ -174,10 +177,7 @@ fn push(
 }
 
 /// Cuts the keys into ranges of about the same work.
-fn ranges<'a>(
-    checkpoint: Option<&Checkpoint<'a>>,
-    pending: &Pending<'a>,
-) -> Result<Vec<(Option<&'a [u8]>, Option<&'a [u8]>)>, Unusable> {
+fn ranges<'a>(checkpoint: Option<&Checkpoint<'a>>, pending: &Pending<'a>) -> Result<Vec<Between<'a>>, Unusable> {
     let mut cuts = Vec::new();
     if let Some(checkpoint) = checkpoint {
         let mut number = BLOCKS_PER_RANGE;
