@@ -324,16 +324,11 @@ impl<'g> Node<'g> {
                 return Some((CODE_TERMINAL, terminal));
             }
         }
-        let mut byte = u8::try_from(from.saturating_sub(1)).ok()?;
-        if matches!(self.kind, Kind::Four | Kind::Sixteen) {
-            return self.ceil_by_search(byte);
-        }
-        loop {
-            let child = self.child_of_large(byte);
-            if !child.is_nothing() {
-                return Some((code_of(byte), child));
-            }
-            byte = byte.checked_add(1)?;
+        let byte = u8::try_from(from.saturating_sub(1)).ok()?;
+        match self.kind {
+            Kind::Four | Kind::Sixteen => self.ceil_by_search(byte),
+            Kind::FortyEight => self.ceil_by_number(byte),
+            Kind::Full => (byte..=u8::MAX).find_map(|byte| self.existing(byte, usize::from(byte))),
         }
     }
 
@@ -342,10 +337,10 @@ impl<'g> Node<'g> {
     pub(crate) fn floor(self, from: Code) -> Option<(Code, Link)> {
         if from > CODE_TERMINAL {
             let byte = u8::try_from(from - 1).unwrap_or(u8::MAX);
-            let found = if matches!(self.kind, Kind::Four | Kind::Sixteen) {
-                self.floor_by_search(byte)
-            } else {
-                self.floor_of_large(byte)
+            let found = match self.kind {
+                Kind::Four | Kind::Sixteen => self.floor_by_search(byte),
+                Kind::FortyEight => self.floor_by_number(byte),
+                Kind::Full => (0..=byte).rev().find_map(|byte| self.existing(byte, usize::from(byte))),
             };
             if found.is_some() {
                 return found;
@@ -382,14 +377,55 @@ impl<'g> Node<'g> {
         }
     }
 
-    fn floor_of_large(self, mut byte: u8) -> Option<(Code, Link)> {
-        loop {
-            let child = self.child_of_large(byte);
-            if !child.is_nothing() {
-                return Some((code_of(byte), child));
+    /// Eight slot numbers at a time: most bytes of such a node have none.
+    #[inline]
+    fn ceil_by_number(self, byte: u8) -> Option<(Code, Link)> {
+        let first = usize::from(byte / 8);
+        // What lies before `byte` in its word does not count.
+        let mut unwanted = !(u64::MAX << (8 * u32::from(byte % 8)));
+        for at in first..Kind::FortyEight.key_words() {
+            let mut numbers = self.word(at).load(Ordering::Acquire) & !unwanted;
+            unwanted = 0;
+            while numbers != 0 {
+                let lane = numbers.trailing_zeros() / 8;
+                if let Some(found) = self.numbered(at, lane, numbers) {
+                    return Some(found);
+                }
+                numbers &= !(0xff << (8 * lane));
             }
-            byte = byte.checked_sub(1)?;
         }
+        None
+    }
+
+    fn floor_by_number(self, byte: u8) -> Option<(Code, Link)> {
+        let first = usize::from(byte / 8);
+        let mut wanted = u64::MAX >> (56 - 8 * u32::from(byte % 8));
+        for at in (0..=first).rev() {
+            let mut numbers = self.word(at).load(Ordering::Acquire) & wanted;
+            wanted = u64::MAX;
+            while numbers != 0 {
+                let lane = 7 - numbers.leading_zeros() / 8;
+                if let Some(found) = self.numbered(at, lane, numbers) {
+                    return Some(found);
+                }
+                numbers &= !(0xff << (8 * lane));
+            }
+        }
+        None
+    }
+
+    /// The child whose slot number stands in this lane of the word at `at`, if it is there.
+    #[inline(always)]
+    fn numbered(self, at: usize, lane: u32, numbers: u64) -> Option<(Code, Link)> {
+        let number = (numbers >> (8 * lane)) as usize & 0xff;
+        #[expect(clippy::cast_possible_truncation, reason = "32 words of eight lanes")]
+        self.existing((at * 8 + lane as usize) as u8, number - 1)
+    }
+
+    #[inline(always)]
+    fn existing(self, byte: u8, slot: usize) -> Option<(Code, Link)> {
+        let child = self.child_at(slot);
+        (!child.is_nothing()).then_some((code_of(byte), child))
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, FLAG_RESERVED, KEY_LEN_AT, KIND_AT,
     KIND_DELETE, KIND_MASK, KIND_SEAL, KIND_SET, Placement, Record, RecordBody, width,
 };
-use crate::checksum::{crc, fold, payload_checksum, seed};
+use crate::checksum::{crc, fold, join, seed, whole_checksum};
 use crate::command::CommandRef;
 use crate::error::{DecodeError, Field};
 use crate::header::RecordContext;
@@ -52,11 +52,10 @@ pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Resu
         return Err(truncated(offset, end, bytes));
     };
     // Key and value lie side by side, so one pass gives the checksum that their writer took of the two.
-    let payload = payload_checksum(&[], bytes.get(head.len..end).unwrap_or_default());
-    let expected = crc(head.checksum, &payload.to_le_bytes());
+    let expected = join(head.checksum, whole_checksum(bytes.get(head.len..end).unwrap_or_default()));
     let found = u32::from_le_bytes(chunk(bytes, 0).ok_or_else(|| truncated(offset, KIND_AT, bytes))?);
     if expected != found {
-        return Err(DecodeError::Checksum { offset, expected, found });
+        return Err(mismatch(offset, expected, found));
     }
     let (version, timestamp) = (head.version, head.timestamp);
     let body = match head.kind {
@@ -85,6 +84,7 @@ pub fn probe(bytes: &[u8], context: &RecordContext, offset: u32) -> Option<Probe
     Some(Probe { len, durable, continues })
 }
 
+#[inline(always)]
 fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head, DecodeError> {
     let Some(&[tag, widths]) = bytes.get(KIND_AT..).and_then(|rest| rest.first_chunk::<2>()) else {
         return Err(truncated(offset, KEY_LEN_AT + 1, bytes));
@@ -144,13 +144,14 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head
     })
 }
 
+#[inline(always)]
 fn check_tag(tag: u8, widths: u8, offset: u32) -> Result<(), DecodeError> {
     let kind = tag & KIND_MASK;
     if tag == 0 {
-        return Err(DecodeError::NoRecord { offset });
+        return Err(no_record(offset));
     }
     if !matches!(kind, KIND_SET | KIND_DELETE | KIND_SEAL) {
-        return Err(DecodeError::UnknownKind { offset, found: kind });
+        return Err(unknown(offset, kind));
     }
     let both = FLAG_CONTINUES | FLAG_RELOCATED;
     let seal_flags = FLAG_CONTINUES | FLAG_RELOCATED | FLAG_LONG_KEY;
@@ -163,6 +164,7 @@ fn check_tag(tag: u8, widths: u8, offset: u32) -> Result<(), DecodeError> {
     Ok(())
 }
 
+#[inline(always)]
 fn check_lengths(kind: u8, long_key: bool, key_len: u64, value_len: u64, offset: u32) -> Result<(), DecodeError> {
     if kind == KIND_SEAL {
         if key_len != 0 {
@@ -179,10 +181,11 @@ fn check_lengths(kind: u8, long_key: bool, key_len: u64, value_len: u64, offset:
     Ok(())
 }
 
+#[inline(always)]
 fn check_head(checksum: u32, found: u16, durable: u32, offset: u32) -> Result<(), DecodeError> {
     let expected = fold(checksum);
     if expected != found {
-        return Err(DecodeError::Checksum { offset, expected: expected.into(), found: found.into() });
+        return Err(mismatch(offset, expected.into(), found.into()));
     }
     if durable > offset {
         return Err(impossible(offset, Field::Durable, "at most the record's own offset", durable.into()));
@@ -191,6 +194,7 @@ fn check_head(checksum: u32, found: u16, durable: u32, offset: u32) -> Result<()
 }
 
 /// The little-endian number of `width` bytes at `at`, which the caller has checked to be there.
+#[inline(always)]
 fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
     if width == 0 {
         return 0;
@@ -203,14 +207,34 @@ fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
     narrow.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+#[inline(always)]
 fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
+// What ends in an error may take its time; kept out of line, it does not slow down what does not.
+
+#[cold]
+fn no_record(offset: u32) -> DecodeError {
+    DecodeError::NoRecord { offset }
+}
+
+#[cold]
+fn unknown(offset: u32, found: u8) -> DecodeError {
+    DecodeError::UnknownKind { offset, found }
+}
+
+#[cold]
+fn mismatch(offset: u32, expected: u32, found: u32) -> DecodeError {
+    DecodeError::Checksum { offset, expected, found }
+}
+
+#[cold]
 fn truncated(offset: u32, needed: usize, bytes: &[u8]) -> DecodeError {
     DecodeError::Truncated { offset, needed: needed as u64, available: bytes.len() as u64 }
 }
 
+#[cold]
 fn impossible(offset: u32, field: Field, expected: &'static str, found: u64) -> DecodeError {
     DecodeError::Impossible { offset, field, expected, found }
 }

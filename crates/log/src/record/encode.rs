@@ -4,7 +4,7 @@ use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, KEY_LEN_AT, KIND_AT, KIND_DELETE,
     KIND_SEAL, KIND_SET, MAX_HEAD_LEN_BYTES, Placement, WIDTHS_AT, width,
 };
-use crate::checksum::{crc, fold, payload_checksum, seed};
+use crate::checksum::{crc, fold, join, payload_checksum, seed};
 use crate::command::CommandRef;
 use crate::error::EncodeError;
 use crate::header::RecordContext;
@@ -44,7 +44,7 @@ impl RecordHead {
             self.bytes[self.len..self.len + 2].copy_from_slice(&fold(head).to_le_bytes());
             self.len += 2;
         }
-        let check = crc(head, &payload.to_le_bytes());
+        let check = join(head, payload);
         self.bytes[..KIND_AT].copy_from_slice(&check.to_le_bytes());
     }
 }
