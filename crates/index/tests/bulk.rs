@@ -80,7 +80,7 @@ proptest! {
 
 #[test]
 fn a_large_build_is_like_single_inserts_in_content_and_memory() {
-    let count = if cfg!(miri) { 400 } else { 60_000_u64 };
+    let count = if cfg!(miri) { 100 } else { 60_000_u64 };
     for spread in [7, 0x9e37_79b9_7f4a_7c15_u64] {
         let mut pair = Pair::new(u64::MAX);
         let empty_bytes = pair.map.memory_bytes();
