@@ -39,7 +39,9 @@ fn source(fs: &SimFs) -> std::path::PathBuf {
     for number in 0..120_u32 {
         engine.put(format!("key/{:03}", number % 70), number.to_string().repeat(9)).unwrap();
     }
-    (0..20).for_each(|number| drop(engine.delete(format!("key/{number:03}")).unwrap()));
+    for number in 0..20 {
+        engine.delete(format!("key/{number:03}")).unwrap();
+    }
     engine.close().unwrap();
     dir
 }
