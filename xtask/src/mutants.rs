@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut builds: BTreeMap<Build, Programs> = BTreeMap::new();
     for catcher in wanted.iter().flat_map(|mutant| mutant.caught_by) {
         if !builds.contains_key(&catcher.build) {
-            builds.insert(catcher.build, build(catcher.build)?);
+            builds.insert(catcher.build, build(catcher.build, &wanted)?);
         }
     }
     check_healthy(&wanted, &builds)?;
@@ -86,9 +86,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Builds the tests that a build is needed for, once, and tells where they are.
-fn build(build: Build) -> Result<Programs> {
+fn build(build: Build, wanted: &[&Mutant]) -> Result<Programs> {
     let (flags, folder) = build.flags();
-    let catchers = || MUTANTS.iter().flat_map(|mutant| mutant.caught_by).filter(|catcher| catcher.build == build);
+    let catchers = || wanted.iter().flat_map(|mutant| mutant.caught_by).filter(|catcher| catcher.build == build);
     let mut words: Vec<String> =
         ["test", "--locked", "--profile", "proof", "--no-run", "--message-format=json"].map(str::to_owned).into();
     let mut add = |pair: [&str; 2]| {

@@ -55,6 +55,8 @@ impl Image {
                 break;
             }
         }
+        // The n-th commit has seq n.
+        assert_eq!(usize::try_from(engine.latest_seq()).unwrap(), digests.len());
         if is_closed {
             engine.close().unwrap();
         }
@@ -65,8 +67,6 @@ impl Image {
             .map(|name| Path::new(DIR).join(name))
             .map(|path| (path.clone(), fs.read_file(&path).unwrap()))
             .collect();
-        // The n-th commit has seq n.
-        assert_eq!(usize::try_from(engine.latest_seq()).unwrap(), digests.len());
         let promised = if is_closed { digests.len() } else { usize::try_from(synced).unwrap() };
         let allowed = digests.split_off(promised - 1).into_iter().collect();
         Self { fs, files, allowed }
