@@ -396,8 +396,8 @@ mod tests {
     #[test]
     fn a_full_segment_fits_a_block() {
         assert!(len_bytes(FULL_CLASS) <= crate::arena::SLAB_MAX_BYTES || cfg!(loom));
-        for class in 0..=FULL_CLASS {
-            assert_eq!(LAYOUTS[class].slots_offset % 64, 0);
+        for (class, layout) in LAYOUTS.iter().enumerate().take(FULL_CLASS + 1) {
+            assert_eq!(layout.slots_offset % 64, 0);
             assert_eq!(len_bytes(class) % 64, 0);
         }
     }

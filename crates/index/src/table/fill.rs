@@ -176,7 +176,7 @@ fn fill_units<V>(runs: &[Parted], shape: Shape, threads: usize) -> Vec<Filled> {
     }
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads)
-            .map(|number| share(number))
+            .map(&share)
             .map(|units| scope.spawn(move || fill_share::<V>(runs, shape, units)))
             .collect();
         let own = fill_share::<V>(runs, shape, share(0));
