@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::flusher::Flusher;
 use crate::group_commit::{GroupCommit, Poison};
 use crate::maintenance::Maintenance;
+use crate::observe::{Operation, observe};
 use crate::place::Place;
 use crate::sizing::Sizing;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
@@ -117,7 +118,7 @@ impl Core {
             seq,
             &self.poison,
             || self.state.visible_seq(),
-            || self.store()?.sync_point().sync().map_err(Error::from),
+            || observe(Operation::Sync, || self.store()?.sync_point().sync().map_err(Error::from)),
         )
     }
 

@@ -18,6 +18,7 @@ use crate::components::{Background, Components};
 use crate::config::{Durability, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::observe::{Operation, observe};
 use crate::open::{OpenReport, open};
 use crate::pipeline::{Pipeline, Ticket, single_outcome};
 use crate::repair::RepairProgress;
@@ -121,7 +122,7 @@ impl SingleNodeEngine {
         mut watch: impl FnMut(OpenProgress) -> ControlFlow<()>,
     ) -> Result<Self> {
         let durability = config.effective_durability();
-        let (core, report) = open(config, components, &mut watch)?;
+        let (core, report) = observe(Operation::Open, || open(config, components, &mut watch))?;
         let core = Arc::new(core);
         let mut engine = Self { core, durability, pipeline: None, threads: Mutex::default(), report };
         if !engine.core.config.read_only {
@@ -308,10 +309,10 @@ impl SingleNodeEngine {
     ///
     /// As [`commit`](Self::commit).
     pub fn commit_with(&self, batch: Batch, durability: Durability) -> Result<BatchOutcome> {
-        match &self.pipeline {
+        observe(Operation::Batch, || match &self.pipeline {
             Some(pipeline) => pipeline.submit_batch(batch, durability)?.wait(),
             None => self.core.commit_batch(&batch, durability),
-        }
+        })
     }
 
     /// As [`submit_async`](Self::submit_async), for a batch.
@@ -328,6 +329,15 @@ impl SingleNodeEngine {
     }
 
     fn write(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
+        let operation = match (write.given, write.value) {
+            (Some(_), _) => Operation::Submit,
+            (None, Some(_)) => Operation::Put,
+            (None, None) => Operation::Delete,
+        };
+        observe(operation, || self.write_unobserved(write, durability))
+    }
+
+    fn write_unobserved(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
         let Some(pipeline) = &self.pipeline else {
             return self.core.commit_one(write, durability).map(|(outcome, _)| outcome);
         };
@@ -467,7 +477,7 @@ impl SingleNodeEngine {
     /// [`Error::Corrupt`] if a record does not verify, [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`],
     /// [`Error::Poisoned`]. What was freed until then stays so.
     pub fn run_compaction_now(&self) -> Result<CompactionReport> {
-        self.core.compact_fully()
+        observe(Operation::Compaction, || self.core.compact_fully())
     }
 
     /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on meanwhile.
@@ -515,7 +525,7 @@ impl SingleNodeEngine {
         dir: impl AsRef<Path>,
         mut watch: impl FnMut(RepairProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
-        self.core.backup_to(dir.as_ref(), &mut watch)
+        observe(Operation::Backup, || self.core.backup_to(dir.as_ref(), &mut watch))
     }
 
     /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another machine, or another version. Memory does not
@@ -566,6 +576,10 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store is closed all the same, and recovers at the next open.
     pub fn close(&self) -> Result<()> {
+        observe(Operation::Close, || self.close_unobserved())
+    }
+
+    fn close_unobserved(&self) -> Result<()> {
         if let Some(pipeline) = &self.pipeline {
             pipeline.close();
         }

@@ -30,6 +30,7 @@ mod group_commit;
 pub mod limits;
 mod maintenance;
 mod mutants;
+mod observe;
 mod open;
 mod parallel;
 mod pipeline;

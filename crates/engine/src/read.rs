@@ -10,6 +10,7 @@ use hightower_state::Versioned;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::observe::{Operation, observe};
 use crate::place::Place;
 use crate::sync::step;
 use crate::table::Tracked;
@@ -83,9 +84,11 @@ impl Core {
     /// Calls `use_value` with the latest value of `key` and its version.
     #[inline]
     pub(crate) fn read_latest<R>(&self, key: &[u8], use_value: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>> {
-        self.check_open()?;
-        let guard = pin();
-        self.read(&guard, |guard| self.state.get_pinned(key, guard), use_value)
+        observe(Operation::Get, || {
+            self.check_open()?;
+            let guard = pin();
+            self.read(&guard, |guard| self.state.get_pinned(key, guard), use_value)
+        })
     }
 
     /// Asks the processor for the first bytes of the record at `place`, for a read that follows soon.

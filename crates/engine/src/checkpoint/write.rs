@@ -18,6 +18,7 @@ use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_L
 use crate::compaction::Turn;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::observe::{Operation, observe};
 use crate::files::{io_error, sync_data, sync_dir, write_at};
 use crate::place::Place;
 
@@ -34,6 +35,10 @@ pub(crate) struct Moment {
 impl Core {
     /// Writes a checkpoint, unless the newest one says the same already.
     pub(crate) fn write_checkpoint(&self, turn: &mut Turn) -> Result<()> {
+        observe(Operation::Checkpoint, || self.write_checkpoint_unobserved(turn))
+    }
+
+    fn write_checkpoint_unobserved(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store()?;
         let runs = self.upkeep.stats().runs;
         let seq = self.state.visible_seq();

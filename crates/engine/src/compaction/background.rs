@@ -11,6 +11,7 @@ use hightower_segment::{Purpose, Segment, SegmentError, Stamp};
 use crate::compaction::stats::{CompactionReport, CompactionStats};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::observe::{Operation, observe};
 use crate::sync::{Condvar, Mutex};
 
 /// After failures the background waits at most this long until it tries again.
@@ -135,7 +136,7 @@ impl Core {
             if now < retry_at || self.poison.check().is_err() {
                 continue;
             }
-            match self.compact_in_background(cause == Cause::Interval) {
+            match observe(Operation::Compaction, || self.compact_in_background(cause == Cause::Interval)) {
                 Ok(()) => failures = 0,
                 Err(Error::Closed) => return,
                 Err(failure) => {

@@ -1,0 +1,90 @@
+//! What the engine tells the application's own instruments: counts and times to [`metrics`](https://docs.rs/metrics), spans to
+//! [`tracing`](https://docs.rs/tracing). Both are features of the crate; without them nothing of this is compiled but the call of the closure.
+//!
+//! | metric | kind | labels |
+//! | --- | --- | --- |
+//! | `hightower_operation_seconds` | histogram; its count is the number of operations | `operation` |
+//! | `hightower_failures_total` | counter | `operation`, `kind` |
+//!
+//! Spans bear the operation's name, in the target `hightower`: at level `TRACE` for reads and writes, `DEBUG` for all else.
+
+use crate::error::Result;
+
+/// What is counted and timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(feature = "metrics", feature = "tracing")), allow(dead_code, reason = "named in calls only"))]
+pub(crate) enum Operation {
+    Open,
+    Get,
+    Put,
+    Delete,
+    Submit,
+    Batch,
+    Sync,
+    Compaction,
+    Checkpoint,
+    Backup,
+    Close,
+}
+
+/// Runs an operation under the instruments.
+#[inline(always)]
+pub(crate) fn observe<T>(operation: Operation, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    #[cfg(feature = "tracing")]
+    let _entered = operation.span().entered();
+    #[cfg(feature = "metrics")]
+    let started = std::time::Instant::now();
+    let result = run();
+    #[cfg(feature = "metrics")]
+    operation.record(started.elapsed(), result.as_ref().err());
+    #[cfg(not(any(feature = "metrics", feature = "tracing")))]
+    let _ = operation;
+    result
+}
+
+#[cfg(feature = "metrics")]
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::Submit => "submit",
+            Self::Batch => "batch",
+            Self::Sync => "sync",
+            Self::Compaction => "compaction",
+            Self::Checkpoint => "checkpoint",
+            Self::Backup => "backup",
+            Self::Close => "close",
+        }
+    }
+
+    fn record(self, took: std::time::Duration, failure: Option<&crate::error::Error>) {
+        metrics::histogram!("hightower_operation_seconds", "operation" => self.name()).record(took);
+        if let Some(failure) = failure {
+            let kind = format!("{:?}", failure.kind());
+            metrics::counter!("hightower_failures_total", "operation" => self.name(), "kind" => kind).increment(1);
+        }
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Operation {
+    fn span(self) -> tracing::Span {
+        use tracing::{debug_span, trace_span};
+        match self {
+            Self::Open => debug_span!(target: "hightower", "open"),
+            Self::Get => trace_span!(target: "hightower", "get"),
+            Self::Put => trace_span!(target: "hightower", "put"),
+            Self::Delete => trace_span!(target: "hightower", "delete"),
+            Self::Submit => trace_span!(target: "hightower", "submit"),
+            Self::Batch => trace_span!(target: "hightower", "batch"),
+            Self::Sync => debug_span!(target: "hightower", "sync"),
+            Self::Compaction => debug_span!(target: "hightower", "compaction"),
+            Self::Checkpoint => debug_span!(target: "hightower", "checkpoint"),
+            Self::Backup => debug_span!(target: "hightower", "backup"),
+            Self::Close => debug_span!(target: "hightower", "close"),
+        }
+    }
+}
