@@ -33,30 +33,17 @@ impl SimOptions {
     pub(crate) const LONG: Self = Self { states: 2_000_000, workloads: 50, flips: 65_536, seed: 0 };
 }
 
-/// Crashes: three quarters of the states below, where they are cheap and fine-grained, one quarter of the whole engine.
+/// Half of the crash states are of segments, where they are fine-grained, half of the whole engine. One run for all, so that all is built once;
+/// the authentication service's updates of several keys at once are crashed in the same way.
 pub(crate) fn sim(options: &SimOptions) -> Result<()> {
-    let engine = options.states / 4;
-    let segment = options.states - engine;
-    let crash = |package: &str, states: u64| {
-        Run::cargo(&format!("{TEST} -p {package} --test crash -- --nocapture"))
-            .with("HIGHTOWER_TEST_STATES", states)
-            .with("HIGHTOWER_TEST_SEED", options.seed)
-            .lines()
-    };
-    let mut lines = crash("hightower-segment", segment)?;
-    lines.extend(crash("hightower-engine", engine)?);
-    let faults = |package: &str| {
-        Run::cargo(&format!("{TEST} -p {package} --test faults -- --nocapture"))
-            .with("HIGHTOWER_TEST_CASES", options.workloads)
-            .with("HIGHTOWER_TEST_SEED", options.seed)
-            .lines()
-    };
-    lines.extend(faults("hightower-segment")?);
-    lines.extend(faults("hightower-engine")?);
-    let flips = Run::cargo(&format!("{TEST} -p hightower-engine --test bit_flips -- --nocapture"));
-    lines.extend(flips.with("HIGHTOWER_TEST_IMAGE_BYTES", options.flips).lines()?);
-    // The updates of several keys at once of the authentication service, crashed and failed in the same way.
-    Run::cargo(&format!("{TEST} -p hightower-auth --test atomicity --test crash -- --nocapture")).run()?;
+    let packages = "-p hightower-segment -p hightower-engine -p hightower-auth";
+    let tests = "--test crash --test faults --test bit_flips --test atomicity";
+    let lines = Run::cargo(&format!("{TEST} {packages} {tests} -- --nocapture"))
+        .with("HIGHTOWER_TEST_STATES", options.states.div_ceil(2))
+        .with("HIGHTOWER_TEST_CASES", options.workloads)
+        .with("HIGHTOWER_TEST_IMAGE_BYTES", options.flips)
+        .with("HIGHTOWER_TEST_SEED", options.seed)
+        .lines()?;
     let [states, faults, bits] =
         ["crash states", "single faults", "flipped bits"].map(|what| sum_before(&lines, &format!(" {what}")));
     println!(
@@ -89,21 +76,15 @@ impl PropsOptions {
 }
 
 pub(crate) fn props(options: &PropsOptions) -> Result<()> {
-    let properties = [
-        ("hightower-log", "properties"),
-        ("hightower-index", "model_check"),
-        ("hightower-state", "model"),
-        ("hightower-state", "history"),
-        ("hightower-compactor", "model"),
-        ("hightower-engine", "replay"),
-    ];
-    for (package, test) in properties {
-        Run::cargo(&format!("{TEST} -p {package} --test {test}"))
-            .with("HIGHTOWER_TEST_CASES", options.cases)
-            .with("PROPTEST_CASES", options.cases)
-            .with("PROPTEST_RNG_SEED", options.seed)
-            .run()?;
-    }
+    let packages =
+        ["log", "index", "state", "compactor", "engine"].map(|name| format!("-p hightower-{name}")).join(" ");
+    let tests =
+        ["properties", "model_check", "model", "history", "replay"].map(|name| format!("--test {name}")).join(" ");
+    Run::cargo(&format!("{TEST} {packages} {tests}"))
+        .with("HIGHTOWER_TEST_CASES", options.cases)
+        .with("PROPTEST_CASES", options.cases)
+        .with("PROPTEST_RNG_SEED", options.seed)
+        .run()?;
     println!("\n{} cases of every property from seed {}: 0 violations", options.cases, options.seed);
     Ok(())
 }
