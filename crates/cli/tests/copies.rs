@@ -1,5 +1,7 @@
 //! Copies of a store, ways out of damage, and the raw records: `backup`, `restore`, `salvage`, `dump`.
 
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
 mod common;
 
 use std::collections::BTreeSet;

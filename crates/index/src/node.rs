@@ -417,7 +417,7 @@ impl<'g> Node<'g> {
     /// The child whose slot number stands in this lane of the word at `at`, if it is there.
     #[inline(always)]
     fn numbered(self, at: usize, lane: u32, numbers: u64) -> Option<(Code, Link)> {
-        let number = (numbers >> (8 * lane)) as usize & 0xff;
+        let number = ((numbers >> (8 * lane)) & 0xff) as usize;
         #[expect(clippy::cast_possible_truncation, reason = "32 words of eight lanes")]
         self.existing((at * 8 + lane as usize) as u8, number - 1)
     }

@@ -18,8 +18,8 @@ use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_L
 use crate::compaction::Turn;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::observe::{Operation, observe};
 use crate::files::{io_error, sync_data, sync_dir, write_at};
+use crate::observe::{Operation, observe};
 use crate::place::Place;
 
 /// Bytes are written in pieces of about this many.

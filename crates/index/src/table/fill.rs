@@ -175,10 +175,8 @@ fn fill_units<V>(runs: &[Parted], shape: Shape, threads: usize) -> Vec<Filled> {
         return vec![fill_share::<V>(runs, shape, share(0))];
     }
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads)
-            .map(&share)
-            .map(|units| scope.spawn(move || fill_share::<V>(runs, shape, units)))
-            .collect();
+        let others: Vec<_> =
+            (1..threads).map(&share).map(|units| scope.spawn(move || fill_share::<V>(runs, shape, units))).collect();
         let own = fill_share::<V>(runs, shape, share(0));
         let others =
             others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
