@@ -90,7 +90,7 @@ fn check_handed_out(world: &World, engine: &SingleNodeEngine, point: CrashPoint)
     engine.put("after", "the crash").map_err(|error| format!("takes no writes: {error}"))?;
     let (seq, version) = (engine.latest_seq(), engine.latest_version());
     let has_submits = world.given_versions;
-    for commit in world.handed_out.iter().filter(|commit| commit.began < point.op) {
+    for commit in world.handed_out.iter().filter(|commit| commit.done <= point.op) {
         if seq <= commit.seq {
             return Err(format!("hands out seq {seq}, though {} was before the crash", commit.seq));
         }

@@ -78,6 +78,8 @@ pub(crate) struct Promise {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandedOut {
     pub(crate) began: usize,
+    /// And how many when it had returned: from here on somebody knows its seq and version.
+    pub(crate) done: usize,
     pub(crate) seq: u64,
     pub(crate) version: u64,
 }
@@ -394,7 +396,8 @@ impl World {
         self.digests.push(self.model.digest());
         self.max_seq = self.max_seq.max(self.engine().latest_seq());
         self.max_version = self.max_version.max(self.engine().latest_version());
-        self.handed_out.push(HandedOut { began: self.began, seq: self.max_seq, version: self.max_version });
+        let (began, done) = (self.began, self.fs.op_count());
+        self.handed_out.push(HandedOut { began, done, seq: self.max_seq, version: self.max_version });
     }
 
     fn note(&mut self, durability: Durability) {
