@@ -199,8 +199,8 @@ impl<V, H: KeyHasher> Map<V, H> {
         unsafe { self.shared.table.prefetch_leaf::<V>(self.shared.hasher.hash(key)) };
     }
 
-    /// Asks for the memory where a lookup of `key` begins, without waiting for anything: for a caller that has something else to do
-    /// before [`prefetch`](Self::prefetch) or the lookup.
+    /// Asks for the memory where a lookup or an insertion of `key` begins, without waiting for anything: for a caller that has something else
+    /// to do before [`prefetch`](Self::prefetch), the lookup or the insertion.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -209,7 +209,10 @@ impl<V, H: KeyHasher> Map<V, H> {
     #[inline]
     pub fn prefetch_start(&self, key: &[u8], _guard: &Guard) {
         // SAFETY: the guard lives during the call, and the map too.
-        unsafe { self.shared.table.prefetch_slot(self.shared.hasher.hash(key)) };
+        unsafe {
+            self.shared.table.prefetch_slot(self.shared.hasher.hash(key));
+            self.shared.tree.prefetch_below_top(key);
+        }
     }
 
     /// The entries between two bounds, in key order, from both ends. Empty if the bounds cross.

@@ -70,6 +70,28 @@ impl<V> Tree<V> {
         load(&self.root)
     }
 
+    /// Asks for the node where the way to `key` leaves the nodes with all 256 places. Those stand at the top of a large tree and are near;
+    /// what hangs below them is not.
+    ///
+    /// # Safety
+    ///
+    /// A guard lives during the call, or nobody writes.
+    #[inline]
+    pub(crate) unsafe fn prefetch_below_top(&self, key: &[u8]) {
+        let mut link = self.root();
+        let mut depth = 0;
+        while link.is_full_node() {
+            // SAFETY: the caller's promise.
+            let Target::Node(node) = (unsafe { link.follow::<V>() }) else { return };
+            depth += node.prefix().len();
+            let Some(&byte) = key.get(depth) else { return };
+            let Some(place) = node.find(byte) else { return };
+            link = load(place);
+            depth += 1;
+        }
+        link.prefetch();
+    }
+
     /// Gives an empty tree its content, all at once. The writer's.
     pub(crate) fn plant(&self, root: Link) {
         publish(&self.root, root);
