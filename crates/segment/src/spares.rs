@@ -205,10 +205,14 @@ impl Shared {
         let old_id = old.as_ref().map(|prepared| prepared.segment.id());
         let made = self.prepare(spare, stamp, |manifest| manifest.segments.retain(|entry| Some(entry.id) != old_id));
         match (made, old) {
-            (Ok(prepared), Some(old)) => {
-                self.keep_or_remove(old.segment)?;
-                Ok(prepared)
-            }
+            (Ok(prepared), Some(old)) => match self.keep_or_remove(old.segment) {
+                Ok(_) => Ok(prepared),
+                Err(error) => {
+                    // The manifest names it, so it must be the next, or an empty segment would stay in the midst of the log.
+                    self.tail.lock().prepared = Some(prepared);
+                    Err(error)
+                }
+            },
             (Err(error), old) => {
                 self.tail.lock().prepared = old;
                 Err(error)
