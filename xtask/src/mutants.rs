@@ -6,6 +6,7 @@
 mod list;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -55,8 +56,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(!wanted.is_empty(), "no planted bug is called {}", options.names.join(", "));
     let mut builds: BTreeMap<Build, Programs> = BTreeMap::new();
     for catcher in wanted.iter().flat_map(|mutant| mutant.caught_by) {
-        if !builds.contains_key(&catcher.build) {
-            builds.insert(catcher.build, build(catcher.build, &wanted)?);
+        if let Entry::Vacant(place) = builds.entry(catcher.build) {
+            place.insert(build(catcher.build, &wanted)?);
         }
     }
     check_healthy(&wanted, &builds)?;

@@ -35,6 +35,7 @@
 #![deny(missing_docs)]
 
 mod config;
+pub mod conformance;
 mod mutants;
 mod pace;
 mod policy;

@@ -51,6 +51,7 @@
 
 mod appender;
 mod compacted;
+pub mod conformance;
 mod entropy;
 mod error;
 mod fs;

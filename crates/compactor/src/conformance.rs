@@ -1,0 +1,178 @@
+//! What a new [`CompactionPolicy`] has to do, as checks that its author runs in a test: [`check_policy`].
+//!
+//! ```
+//! use hightower_compactor::{CostBenefit, SizeTiered, conformance::check_policy};
+//!
+//! assert_eq!(check_policy(&CostBenefit), Ok(()));
+//! assert_eq!(check_policy(&SizeTiered::default()), Ok(()));
+//! ```
+
+use std::time::Duration;
+
+use hightower_log::SegmentKind;
+
+use crate::config::CompactionConfig;
+use crate::policy::CompactionPolicy;
+use crate::usage::{Goal, SegmentUsage};
+
+/// A rule that a policy has broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule.
+    pub rule: &'static str,
+    /// The segments that the policy was shown.
+    pub segments: Vec<SegmentUsage>,
+    /// Those that it chose.
+    pub chosen: Vec<u32>,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: chose {:?} of {:#?}", self.rule, self.chosen, self.segments)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+const SEGMENT_LEN_BYTES: u64 = 1 << 20;
+const RECORDS: u64 = 1_000;
+/// How many rounds a policy may take until it is content.
+const ROUNDS_MAX: usize = 1_000;
+
+/// Shows a policy logs of many kinds, does what it asks for, and checks that it
+///
+/// * chooses sealed segments of those it was shown, each once;
+/// * leaves a log alone that is live throughout, in the background and when all is to be freed;
+/// * comes to an end, and when all is to be freed has then left no segment that is dead throughout.
+///
+/// # Errors
+///
+/// [`Violation`].
+pub fn check_policy(policy: &dyn CompactionPolicy) -> Result<(), Violation> {
+    let config = CompactionConfig::default();
+    for goal in [Goal::Background, Goal::Full] {
+        for count in [0, 1, 2, 7, 40] {
+            let live = log(count, |_| RECORDS);
+            let chosen = choose(policy, &live, goal, &config)?;
+            ensure(chosen.is_empty(), "a log that is live throughout is left alone", &live, &chosen)?;
+            // Live shares that differ from segment to segment, with some that are dead or live throughout.
+            for factor in [3, 5, 7, 11] {
+                settle(policy, log(count, |id| RECORDS * (u64::from(id) * factor % 11) / 10), goal, &config)?;
+            }
+            settle(policy, log(count, |_| 0), goal, &config)?;
+        }
+    }
+    Ok(())
+}
+
+/// Segments in commit order, the last not sealed; `live` says how many records of each still count.
+fn log(count: u32, live: impl Fn(u32) -> u64) -> Vec<SegmentUsage> {
+    let segment = |id| {
+        let live_records = live(id).min(RECORDS);
+        SegmentUsage {
+            id,
+            kind: SegmentKind::Append,
+            is_sealed: id != count,
+            base_seq: u64::from(id) * RECORDS,
+            len_bytes: SEGMENT_LEN_BYTES,
+            records: RECORDS,
+            live_records,
+            live_bytes: SEGMENT_LEN_BYTES * live_records / RECORDS,
+            retained_records: 0,
+            expired_tombstone_bytes: 0,
+            age: Duration::from_secs(60 * u64::from(count - id)),
+        }
+    };
+    (1..=count).map(segment).collect()
+}
+
+fn choose(
+    policy: &dyn CompactionPolicy,
+    segments: &[SegmentUsage],
+    goal: Goal,
+    config: &CompactionConfig,
+) -> Result<Vec<u32>, Violation> {
+    let chosen = policy.choose(segments, goal, config);
+    let sealed = |id: &u32| segments.iter().any(|usage| usage.id == *id && usage.is_sealed);
+    ensure(chosen.iter().all(sealed), "only sealed segments of those that were shown are chosen", segments, &chosen)?;
+    let mut distinct = chosen.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    ensure(distinct.len() == chosen.len(), "each segment is chosen once", segments, &chosen)?;
+    Ok(chosen)
+}
+
+/// Rewrites what the policy chooses until it is content.
+fn settle(
+    policy: &dyn CompactionPolicy,
+    mut segments: Vec<SegmentUsage>,
+    goal: Goal,
+    config: &CompactionConfig,
+) -> Result<(), Violation> {
+    for _ in 0..ROUNDS_MAX {
+        let chosen = choose(policy, &segments, goal, config)?;
+        if chosen.is_empty() {
+            let left = segments.iter().any(|usage| usage.is_sealed && usage.is_dead());
+            return ensure(goal == Goal::Background || !left, "what is dead is freed", &segments, &chosen);
+        }
+        let (victims, mut rest): (Vec<_>, Vec<_>) = segments.into_iter().partition(|usage| chosen.contains(&usage.id));
+        rest.extend(survivors(&victims, &rest));
+        segments = rest;
+    }
+    Err(Violation { rule: "a policy comes to an end", segments, chosen: Vec::new() })
+}
+
+/// The one segment that the live records of the victims go into.
+fn survivors(victims: &[SegmentUsage], rest: &[SegmentUsage]) -> Option<SegmentUsage> {
+    let records = victims.iter().map(|usage| usage.live_records).sum();
+    let id = victims.iter().chain(rest).map(|usage| usage.id).max()? + 1;
+    let base_seq = victims.iter().map(|usage| usage.base_seq).max()? + RECORDS;
+    let len_bytes = victims.iter().map(|usage| usage.live_bytes).sum();
+    (records > 0).then_some(SegmentUsage {
+        id,
+        kind: SegmentKind::Compacted,
+        is_sealed: true,
+        base_seq,
+        len_bytes,
+        records,
+        live_records: records,
+        live_bytes: len_bytes,
+        retained_records: 0,
+        expired_tombstone_bytes: 0,
+        age: Duration::ZERO,
+    })
+}
+
+fn ensure(holds: bool, rule: &'static str, segments: &[SegmentUsage], chosen: &[u32]) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { rule, segments: segments.to_vec(), chosen: chosen.to_vec() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage, check_policy};
+
+    #[derive(Debug)]
+    struct Everything;
+
+    impl CompactionPolicy for Everything {
+        fn choose(&self, segments: &[SegmentUsage], _: Goal, _: &CompactionConfig) -> Vec<u32> {
+            segments.iter().filter(|usage| usage.is_sealed).map(|usage| usage.id).collect()
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl CompactionPolicy for Nothing {
+        fn choose(&self, _: &[SegmentUsage], _: Goal, _: &CompactionConfig) -> Vec<u32> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn policies_that_do_too_much_or_too_little_are_found_out() {
+        let rule = |policy: &dyn CompactionPolicy| check_policy(policy).map_err(|violation| violation.rule);
+        assert_eq!(rule(&Everything), Err("a log that is live throughout is left alone"));
+        assert_eq!(rule(&Nothing), Err("what is dead is freed"));
+    }
+}
