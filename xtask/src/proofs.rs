@@ -42,6 +42,7 @@ pub(crate) fn sim(options: &SimOptions) -> Result<()> {
         .with("HIGHTOWER_TEST_STATES", options.states.div_ceil(2))
         .with("HIGHTOWER_TEST_CASES", options.workloads)
         .with("HIGHTOWER_TEST_IMAGE_BYTES", options.flips)
+        .with("HIGHTOWER_TEST_FLIP_STEP", 1)
         .with("HIGHTOWER_TEST_SEED", options.seed)
         .lines()?;
     let [states, faults, bits] =
