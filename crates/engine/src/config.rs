@@ -54,7 +54,7 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit gets a segment of its own. Default: 64 MiB.
     pub max_segment_size: u64,
-    /// While little is written, new segments are a 64th of what lives in the store, but at least this long, in bytes, and at most
+    /// While little is written, new segments are a 128th of what lives in the store, but at least this long, in bytes, and at most
     /// [`max_segment_size`](Self::max_segment_size); while much is written they are as long as what is written in some seconds. A segment takes its
     /// room on disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB. Default: 1 MiB.
     pub min_segment_size: u64,

@@ -13,8 +13,8 @@ use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
 use crate::core::Core;
 use crate::error::Error;
 
-/// A segment is this share of the bytes that live, or more.
-const LIVE_SHARE: u64 = 64;
+/// A segment is this share of the bytes that live, or more: the active one, its successor and the spare take room for three.
+const LIVE_SHARE: u64 = 128;
 /// Writers fill no more than one segment in so many seconds, if the largest allows for it.
 const SECONDS_PER_SEGMENT: u64 = 2;
 /// The rate of writing is looked at so often.

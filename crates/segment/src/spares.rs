@@ -94,18 +94,16 @@ impl Shared {
 
     /// Whether [`prepare_next`](Self::prepare_next) has something to do.
     pub(crate) fn wants_preparation(&self) -> bool {
-        let next_len = self.next_len.load(Ordering::Relaxed);
         let tail = self.tail.lock();
-        tail.wants_successor(next_len) || tail.wants_reserve(next_len)
+        tail.wants_successor() || tail.wants_reserve()
     }
 
-    /// Prepares the active segment's successor and, when that will be needed soon, a spare behind it.
+    /// Prepares the active segment's successor, and a spare behind it.
     pub(crate) fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         let _preparing = self.preparing.lock();
         let (no_successor, no_reserve) = {
-            let next_len = self.next_len.load(Ordering::Relaxed);
             let tail = self.tail.lock();
-            (tail.active.is_some() && tail.prepared.is_none(), tail.wants_reserve(next_len))
+            (tail.wants_successor(), tail.wants_reserve())
         };
         if no_successor {
             let len = self.next_len.load(Ordering::Relaxed);
@@ -114,6 +112,8 @@ impl Shared {
             let prepared = self.prepare(spare, stamp, |_| {})?;
             self.tail.lock().prepared = Some(prepared);
         }
+        // The successor may have taken the one that was there.
+        let no_reserve = no_reserve || self.tail.lock().wants_reserve();
         if no_reserve {
             self.add_reserve()?;
         }
@@ -335,19 +335,15 @@ impl Shared {
 }
 
 impl crate::shared::TailState {
-    /// The successor is made ready while there still is so much room that nobody will have to wait for it, and not earlier: small stores stay small.
-    pub(crate) fn wants_successor(&self, next_len: u32) -> bool {
-        self.prepared.is_none() && self.remaining_bytes().is_some_and(|left| left < next_len / 4 * 3)
+    /// The successor is made ready at once. Made when the active segment is nearly full, it might find the device full; deletes and compaction,
+    /// which make room again, would then have none to begin with.
+    pub(crate) fn wants_successor(&self) -> bool {
+        self.active.is_some() && self.prepared.is_none()
     }
 
-    /// The spare behind the prepared segment is made later still.
-    pub(crate) fn wants_reserve(&self, next_len: u32) -> bool {
-        self.pool.is_empty() && self.remaining_bytes().is_some_and(|left| left < next_len / 2)
-    }
-
-    /// What is left of the active segment, if there is one.
-    fn remaining_bytes(&self) -> Option<u32> {
-        self.active.as_ref().map(|active| active.capacity_bytes().saturating_sub(active.len_bytes()))
+    /// So is the spare behind it.
+    pub(crate) fn wants_reserve(&self) -> bool {
+        self.active.is_some() && self.pool.is_empty()
     }
 
     fn take_prepared(&mut self, len_bytes: u32, purpose: Purpose) -> Option<Prepared> {

@@ -137,15 +137,14 @@ impl SegmentStore {
         SyncPoint { shared: Arc::clone(&self.shared) }
     }
 
-    /// Whether it is time for [`prepare_next`](Self::prepare_next): the active segment has less room left than three quarters of the next one's length,
-    /// and there is no successor or no spare. Cheap.
+    /// Whether it is time for [`prepare_next`](Self::prepare_next): there is no successor or no spare. Cheap.
     #[must_use]
     pub fn wants_preparation(&self) -> bool {
         self.shared.wants_preparation()
     }
 
-    /// Makes the active segment's successor ready, and a spare behind it once the active segment has less room left than half of the
-    /// length that [`set_next_len`](Self::set_next_len) says; for a background thread. Tells whether there was anything to do.
+    /// Makes the active segment's successor ready, and a spare behind it, of the length that [`set_next_len`](Self::set_next_len) says; for a
+    /// background thread. Tells whether there was anything to do.
     ///
     /// # Errors
     ///

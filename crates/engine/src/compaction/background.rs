@@ -200,6 +200,7 @@ impl Core {
             CompactionReport { background_failure: self.upkeep.stats().last_failure, ..CompactionReport::default() };
         self.state.reclaim();
         self.free_retired(&mut turn, &self.store()?)?;
+        self.drop_dead(&mut turn, &mut report)?;
         if self.usage().iter().any(|usage| !usage.is_sealed && usage.dead_records() + usage.expired_tombstone_bytes > 0)
         {
             self.roll_active()?;
@@ -227,6 +228,22 @@ impl Core {
         report.waiting_segments = turn.retired.len() as u64;
         report.elapsed = self.components.clock.elapsed().saturating_sub(started);
         Ok(report)
+    }
+
+    /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that does: on a full device it makes what there is.
+    fn drop_dead(&self, turn: &mut Turn, report: &mut CompactionReport) -> Result<()> {
+        // Segments that were rolled a moment ago may not be sealed yet.
+        self.store()?.sync_predecessors().map_err(|failure| self.append_failed(failure))?;
+        let usage = self.usage();
+        let dead: Vec<u32> =
+            usage.iter().filter(|usage| usage.is_sealed && usage.is_dead()).map(|usage| usage.id).collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let run = self.compact(turn, &usage, &dead, Goal::Full)?;
+        self.upkeep.note(|stats| stats.add(&run));
+        report.add(&run);
+        self.free_patiently(turn)
     }
 
     /// Frees what is retired, waiting a little for readers that are about to be done with it.
