@@ -141,7 +141,7 @@ mod tests {
     fn segments_follow_the_size_of_the_store() {
         let config = StoreConfig::default();
         assert_eq!(config.idle_segment_len(0), 1 << 20);
-        assert_eq!(config.idle_segment_len(640 << 20), 10 << 20);
+        assert_eq!(config.idle_segment_len(1280 << 20), 10 << 20);
         assert_eq!(config.idle_segment_len(1 << 50), 64 << 20);
         let small = StoreConfig { max_segment_size: 8192, ..config };
         assert_eq!(small.idle_segment_len(1 << 50), 8192);

@@ -50,8 +50,8 @@ impl Image {
             if number % 50 == 30 {
                 engine.checkpoint().unwrap();
             }
-            // A close gives up the file that was made ready, and cuts what is left of the last one.
-            let slack = if is_closed { 3 * 4096 } else { 0 };
+            // A close gives up the files that were made ready, and cuts what is left of the last one.
+            let slack = if is_closed { 5 * 4096 } else { 0 };
             if fs.used_bytes() >= (len_bytes + slack) as u64 && number % 20 > 5 {
                 break;
             }
