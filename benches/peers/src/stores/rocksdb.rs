@@ -90,7 +90,7 @@ impl Store for Rocks {
         for (key, value) in pairs {
             batch.put(key, value);
         }
-        Ok(self.database.write_opt(&batch, &self.write_options)?)
+        Ok(self.database.write_opt(batch, &self.write_options)?)
     }
 
     fn delete(&self, key: &[u8]) -> Result<()> {
