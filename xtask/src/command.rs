@@ -1,11 +1,11 @@
 //! Running cargo: what is run is printed first, so that it can be run again by hand.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
@@ -17,12 +17,13 @@ pub(crate) struct Run {
     program: String,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    folder: PathBuf,
 }
 
 impl Run {
     pub(crate) fn new(program: &str, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { program: program.to_owned(), arguments, variables: Vec::new() }
+        Self { program: program.to_owned(), arguments, variables: Vec::new(), folder: root() }
     }
 
     /// `cargo` with these words, of which a text may hold several.
@@ -41,6 +42,12 @@ impl Run {
         self
     }
 
+    /// In this folder, not in the root of the workspace.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        folder.clone_into(&mut self.folder);
+        self
+    }
+
     /// As it would be typed.
     pub(crate) fn text(&self) -> String {
         let variables = self.variables.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
@@ -50,7 +57,7 @@ impl Run {
 
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).current_dir(root());
+        command.args(&self.arguments).current_dir(&self.folder);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -78,6 +85,14 @@ impl Run {
         ensure!(child.wait()?.success(), "failed: {}", self.text());
         Ok(lines)
     }
+
+    /// The lines that it prints, for the program alone.
+    pub(crate) fn lines_quietly(&self) -> Result<Vec<String>> {
+        let output =
+            self.command().stderr(Stdio::inherit()).output().with_context(|| format!("start {}", self.program))?;
+        ensure!(output.status.success(), "failed: {}", self.text());
+        Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
+    }
 }
 
 fn quoted(word: &str) -> String {
@@ -92,6 +107,19 @@ pub(crate) fn sum_before(lines: &[String], words: &str) -> u64 {
         before.split_whitespace().next_back()?.parse::<u64>().ok()
     };
     lines.iter().filter_map(number).sum()
+}
+
+/// Makes sure that there is a `cargo NAME`.
+pub(crate) fn install(name: &str) -> Result<()> {
+    let known = Command::new("cargo").args([name, "--version"]).output().is_ok_and(|output| output.status.success());
+    if known {
+        return Ok(());
+    }
+    println!("cargo-{name} is not here: installing it");
+    if let Err(error) = Run::cargo(&format!("install cargo-{name} --locked --quiet")).run() {
+        bail!("cargo-{name} could not be installed: {error}");
+    }
+    Ok(())
 }
 
 /// Whether there is a nightly compiler; if not, says so, aloud.

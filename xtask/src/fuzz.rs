@@ -4,9 +4,9 @@ mod seeds;
 
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::command::{has_nightly, root};
+use crate::command::{has_nightly, install, root};
 
 /// Every target but the canary.
 const TARGETS: [&str; 9] = [
@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !has_nightly("fuzz") {
         return Ok(());
     }
-    install()?;
+    install("fuzz")?;
     let targets = match &options.target {
         Some(target) => vec![target.as_str()],
         None => TARGETS.to_vec(),
@@ -69,19 +69,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{target}: {seconds} s without a failure");
     }
     println!("{} passed, 0 failed", targets.len() + 1);
-    Ok(())
-}
-
-fn install() -> Result<()> {
-    let known = Command::new("cargo").args(["fuzz", "--version"]).output().is_ok_and(|output| output.status.success());
-    if known {
-        return Ok(());
-    }
-    println!("cargo-fuzz is not here: installing it");
-    let installed = Command::new("cargo").args(["install", "cargo-fuzz", "--locked", "--quiet"]).status()?;
-    if !installed.success() {
-        bail!("cargo install cargo-fuzz failed");
-    }
     Ok(())
 }
 

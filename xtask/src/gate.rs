@@ -69,7 +69,3 @@ fn examples() -> Result<()> {
 fn demo() -> Result<()> {
     Run::cargo("run --release --locked -- demo").run()
 }
-
-pub(crate) fn bench() -> Result<()> {
-    Run::cargo("bench --locked -p hightower-log -p hightower-index -p hightower-segment -p hightower-state -p hightower-engine").run()
-}

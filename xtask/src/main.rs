@@ -4,14 +4,18 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program that says what it runs")]
 
+mod api;
+mod bench;
 mod command;
 mod crash;
 mod fuzz;
 mod gate;
 mod mutants;
 mod nightly;
+mod package;
 mod peers;
 mod proofs;
+mod published;
 mod schedules;
 
 use clap::{Parser, Subcommand};
@@ -57,12 +61,24 @@ enum Verb {
     Sanitize,
     /// Plant each bug of the list, one at a time: some test sees every one (5 min, most of it building)
     Mutants(mutants::Options),
-    /// The benchmarks of the crates, in criterion's words (10 min)
-    Bench,
+    /// The benchmarks of every layer, in criterion's words (20 min)
+    Bench(bench::Options),
     /// Measure the store beside others, and write tables and plots to docs/benchmarks (30 min with all peers)
     Peers(peers::Options),
     /// Build the documentation; a broken link is an error (1 min)
     Docs,
+    /// Every crate is complete for the registry, and builds from what its package holds, in the order of the layers (3 min)
+    Package(package::Options),
+    /// The public interfaces break nothing that an earlier revision promised, or have the version that says so (10 min)
+    Semver(api::SemverOptions),
+    /// The public interfaces show types of no other crates than the root manifest's `public-dependencies` names (1 min)
+    ExternalTypes,
+    /// Every crate builds with every set of its features, without a warning (2 min)
+    Features,
+    /// Every crate builds with the oldest dependencies that its manifest allows (2 min)
+    MinimalVersions,
+    /// Every crate builds with the oldest compiler that it names (1 min)
+    Msrv,
     /// The long profile of all proofs, one after the other; failures are told at the end (some hours)
     Nightly(nightly::Options),
 }
@@ -81,9 +97,15 @@ fn main() -> anyhow::Result<()> {
         Verb::Miri => proofs::miri(),
         Verb::Sanitize => proofs::sanitize(),
         Verb::Mutants(options) => mutants::run(&options),
-        Verb::Bench => gate::bench(),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Peers(options) => peers::run(&options),
         Verb::Docs => gate::documentation(),
+        Verb::Package(options) => package::run(&options),
+        Verb::Semver(options) => api::semver(&options),
+        Verb::ExternalTypes => api::external_types(),
+        Verb::Features => api::features(),
+        Verb::MinimalVersions => api::minimal_versions(),
+        Verb::Msrv => api::msrv(),
         Verb::Nightly(options) => nightly::run(&options),
     }
 }

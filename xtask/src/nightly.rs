@@ -1,9 +1,9 @@
-//! `cargo xtask nightly`: every proof with its long profile.
+//! `cargo xtask nightly`: every proof with its long profile, and what a release needs.
 
 use anyhow::Result;
 
 use crate::command::steps;
-use crate::{crash, fuzz, mutants, proofs, schedules};
+use crate::{api, crash, fuzz, mutants, package, proofs, schedules};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -23,6 +23,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ("schedules", &|| {
                 schedules::run(&schedules::Options { iterations: 20_000, ..schedules::Options::default() })
             }),
+            ("package", &|| package::run(&package::Options::COMMITTED)),
+            ("semver", &|| api::semver(&api::SemverOptions::default())),
+            ("external-types", &api::external_types),
+            ("features", &api::features),
+            ("minimal-versions", &api::minimal_versions),
+            ("msrv", &api::msrv),
             ("mutants", &|| mutants::run(&mutants::Options::default())),
             ("miri", &proofs::miri),
             ("sanitize", &proofs::sanitize),

@@ -32,8 +32,8 @@ First steps:
 The store:
   --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower.
   Verbs that only read never create or change anything. Any number of processes may read a store
-  at the same time, or one may write to it; whoever comes in between is refused at once. To look into the
-  store of a program that is running, make a backup from within the program and read that.
+  at the same time, or one may write to it; whoever comes in between is refused at once. To look
+  into the store of a program that is running, make a backup from within the program and read that.
 
 Keys and values:
   Any bytes. Plain text stands for itself: UTF-8 without control characters that does not start
@@ -47,7 +47,7 @@ Output:
   appear on terminals only; NO_COLOR turns colours off.
 
 Exit codes:
-  0  done
+  0  done; Ctrl-C in `stats --every` too
   1  the key was not found, a condition did not hold, damage was found, or somebody was refused
   2  wrong usage: arguments, or an input or output file
   3  the store refused: locked, damaged, full, not there
@@ -66,12 +66,13 @@ pub(crate) struct Cli {
         value_name = "DIR",
         env = "HTKV_DATA_DIR",
         default_value = ".hightower",
-        hide_env_values = true
+        hide_env_values = true,
+        display_order = 900
     )]
     pub(crate) data_dir: PathBuf,
 
     /// Print JSON for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     pub(crate) json: bool,
 
     #[command(subcommand)]
@@ -174,6 +175,25 @@ mod tests {
     #[test]
     fn the_command_tree_holds_together() {
         super::Cli::command().debug_assert();
+    }
+
+    /// Lines that begin with spaces are laid out by hand and must fit; those that do not are paragraphs, which are broken to the width of the
+    /// terminal, so one must not be broken by hand.
+    #[test]
+    fn help_is_laid_out_for_a_hundred_columns() {
+        let mut tool = super::Cli::command();
+        tool.build();
+        for verb in [vec![tool.clone()], with_subcommands(&tool)].concat() {
+            let text =
+                verb.get_after_long_help().or(verb.get_after_help()).map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            for (line, next) in lines.iter().zip(lines.iter().skip(1).chain([&""])) {
+                let is_laid_out = line.starts_with(' ');
+                assert!(!is_laid_out || line.chars().count() <= 100, "{}: {line}", verb.get_name());
+                let goes_on = !line.is_empty() && !line.ends_with(':') && !next.is_empty() && !next.starts_with(' ');
+                assert!(is_laid_out || !goes_on, "{}: {line}", verb.get_name());
+            }
+        }
     }
 
     /// Everything below a command.

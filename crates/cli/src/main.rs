@@ -35,8 +35,23 @@ use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::session::Session;
 
+/// Help, the version, or what is wrong with the arguments. Programs get an error as an object here too, as far as it can be known that this is one.
+fn without_a_verb(answer: &clap::Error) -> ExitCode {
+    if answer.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = answer.render().to_string();
+        let first_paragraph: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = first_paragraph.join(" ").trim_start_matches("error: ").to_owned();
+        Screen::new(true).failure(&Failure::Usage(message));
+        return ExitCode::from(2);
+    }
+    answer.exit()
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(no_verb) => return without_a_verb(&no_verb),
+    };
     let screen = Screen::new(cli.json);
     let session = Session::new(cli.data_dir, screen);
     let result = interrupt::install().and_then(|()| cli.verb.run(&session));

@@ -33,6 +33,13 @@ impl Progress {
         Self::start(screen, Some(total), "{bar:30} {human_pos}/{human_len} records {per_sec} {eta}")
     }
 
+    /// Of work that doesn't say how far it is: that it goes on, and for how long.
+    pub(crate) fn spinner(screen: Screen, what: &'static str) -> Self {
+        let spinner = Self::start(screen, None, "{spinner} {msg} {elapsed}");
+        spinner.bar.set_message(what);
+        spinner
+    }
+
     /// Nothing to see.
     pub(crate) fn hidden() -> Self {
         Self { bar: ProgressBar::hidden() }

@@ -215,6 +215,7 @@ fn help_for_people() {
     assert!(!tool.ok(["--help"]).contains("demo-writer"));
     assert!(tool.ok(["man"]).contains(".TH htkvctl 1"));
     tool.ok(["man", "--dir", "pages"]);
+    assert!(tool.path("pages/htkvctl-auth-user-create.1").exists());
     assert!(tool.path("pages/htkvctl-import.1").exists() && !tool.path("pages/htkvctl-demo-writer.1").exists());
 }
 
@@ -264,4 +265,21 @@ fn demo_loses_nothing_and_leaves_nothing() {
     assert!(shown.contains("zone/America/Argentina/Ushuaia") && shown.contains("nothing is lost"), "{shown}");
     assert_eq!(tool.ok(["--data-dir", "kept", "prefix", "zone/", "--count"]), "312\n");
     tool.run(["demo", "--keep", "kept"]).fails(2, "is there already");
+}
+
+#[test]
+fn wrong_usage_is_an_object_too() {
+    let tool = Tool::new();
+    for (arguments, words) in [(&["--json", "get"][..], "<KEY>"), (&["put", "k", "--json"], "<VALUE|--file <FILE>>")] {
+        let wrong = tool.run(arguments);
+        let error: serde_json::Value = serde_json::from_str(&wrong.err).unwrap();
+        assert_eq!((wrong.code, &error["error"]["kind"]), (Some(2), &json!("usage")));
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("the following required arguments were not provided: ") && message.ends_with(words)
+        );
+    }
+    tool.run(["get"]).fails(2, "Usage: htkvctl get");
+    tool.run(["put", "k"]).fails(2, "htkvctl put [OPTIONS] <KEY> <VALUE>");
+    assert!(tool.ok(["--json", "--help"]).contains("First steps"));
 }

@@ -65,5 +65,5 @@ pub mod prelude {
 
 /// The code of the project's front page, kept compiling.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("front_page.md")]
 struct FrontPage;

@@ -31,16 +31,16 @@ use crate::verbs::auth::service::{Context, Options};
 
 const GUIDE: &str = "\
 First steps:
-  export HTKV_KEY_FILE=~/.htkv-keys          where the master keys are; keep a copy apart from the store
+  export HTKV_KEY_FILE=~/.htkv-keys          where the master keys are: keep a copy elsewhere
   htkvctl auth keyring generate              makes that file, readable by you only
   htkvctl auth user create alice             asks for the password; nothing of it is shown
   htkvctl auth role define operator read,write:prefix:jobs/
   htkvctl auth role grant alice operator
   htkvctl auth key create alice --label ci   prints the API key, once
-  htkvctl auth authorize write jobs/7        asks for an API key or session token, and says what it may
+  htkvctl auth authorize write jobs/7        asks for a key or session token: may it do that?
   htkvctl auth audit verify                  whether the trail of all this is whole
 
-Passwords and tokens are never arguments: others could read them in the list of processes and in the history of the
+Passwords and tokens are never arguments: others could read them in the list of processes and in the history of the \
 shell. They are asked for on the terminal; where standard input is no terminal they are its first lines:
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth user create alice
 

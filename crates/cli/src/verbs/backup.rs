@@ -17,11 +17,11 @@ Examples:
   htkvctl check --data-dir /backups/kv
   htkvctl restore /backups/kv --data-dir /var/lib/kv
 
-A backup is a store of its own: it can be read, checked and copied like any other. Complete segments are hard-linked where the file
-system can, and take no room twice; copy the directory elsewhere to survive the loss of the disk. The backup that is there stays whole until the new
+A backup is a store of its own: it can be read, checked and copied like any other. Complete segments are hard-linked where the file \
+system can, and take no room twice; copy the directory elsewhere to survive the loss of the disk. The backup that is there stays whole until the new \
 one is; after Ctrl-C run it again, and it goes on with what was copied.
 
-This opens the store for writing, so no other process may have it open. A program that has it open makes backups itself,
+This opens the store for writing, so no other process may have it open. A program that has it open makes backups itself, \
 while it goes on: SingleNodeEngine::backup_to.";
 
 /// Copy the store into a directory; into the same one again: only what is new

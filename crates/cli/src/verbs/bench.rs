@@ -14,6 +14,7 @@ use hightower_kv::{Durability, StoreConfig};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
 use crate::screen::Screen;
 use crate::session::{Session, Store};
 use crate::table::table;
@@ -27,10 +28,10 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl bench
   htkvctl bench --keys 1000000 --value-size 100
-  htkvctl bench --dir /mnt/disk           on the disk that matters; the default is the temporary directory
+  htkvctl bench --dir /mnt/disk           on the disk that matters, not in the temporary directory
 
-One thread, keys of 16 bytes in random order, values that don't compress. Every 16th operation is timed by
-itself for p50, p99 and max; the rate is that of all. \"put\" returns when the write survives the death of the
+One thread, keys of 16 bytes in random order, values that don't compress. Every 16th operation is timed by \
+itself for p50, p99 and max; the rate is that of all. \"put\" returns when the write survives the death of the \
 process, \"put, synced\" when it survives power loss. The store is made for the run and removed after it.";
 
 /// Measure a store on this machine
@@ -76,7 +77,9 @@ impl Args {
             None => tempfile::Builder::new().prefix("htkvctl-bench-").tempdir(),
         }
         .map_err(Failure::file("create a directory for the measurement"))?;
+        let bar = Progress::spinner(session.screen, "measuring");
         let results = self.measure(scratch.path());
+        drop(bar);
         scratch.close().map_err(Failure::file("remove the directory of the measurement"))?;
         self.tell(session.screen, results?)?;
         Ok(Exit::Done)

@@ -15,10 +15,10 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl check
   htkvctl check --level structure      is it all there? takes no time
-  htkvctl check --level index          and is the index checkpoint the same as the log? takes the memory of an open store
+  htkvctl check --level index          and does the index checkpoint say what the log says?
   htkvctl check --json && echo fine
 
-Changes nothing and goes on behind what it finds. Exit code 1 if there is damage; each damaged place is named, with the keys that it lies
+`--level index` takes the memory of an open store. Changes nothing and goes on behind what it finds. Exit code 1 if there is damage; each damaged place is named, with the keys that it lies \
 between where that is known. What then: restore a backup, or `htkvctl salvage` what is whole.";
 
 /// Look for damage

@@ -4,6 +4,7 @@ use hightower_kv::CompactionReport;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::units::{bytes, counted, duration};
 
@@ -12,7 +13,7 @@ Examples:
   htkvctl segments          shows how much there is to free
   htkvctl compact
 
-A store that is open compacts by itself in the background; this does all of it now. Safe to interrupt: a store that is
+A store that is open compacts by itself in the background; this does all of it now. Safe to interrupt: a store that is \
 compacted half way is as good as before.";
 
 /// Free the space of what was overwritten and deleted
@@ -34,7 +35,10 @@ struct Answer {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        let report = session.writer()?.finish(|store| Ok(store.run_compaction_now()?))?;
+        let report = session.writer()?.finish(|store| {
+            let _bar = Progress::spinner(session.screen, "compacting");
+            Ok(store.run_compaction_now()?)
+        })?;
         session.screen.answer(&Answer::of(&report), || describe(&report))?;
         Ok(Exit::Done)
     }

@@ -20,8 +20,8 @@ Examples:
   htkvctl dump --segment 7 --json
   htkvctl dump --key pods/web-0        the history of one key, as far as it was not compacted away
 
-One line for each record that verifies, in the order of files and places, overtaken ones too: segment, offset, length, commit (- if compaction
-wrote it; + if more records of the same commit follow), version, time as Unix milliseconds, set or delete, key, and the value's length, or with
+One line for each record that verifies, in the order of files and places, overtaken ones too: segment, offset, length, commit (- if compaction \
+wrote it; + if more records of the same commit follow), version, time as Unix milliseconds, set or delete, key, and the value's length, or with \
 --values the value. Damaged places are stepped over, and counted at the end: exit code 1 if there are any.";
 
 /// Show the raw records of the log

@@ -23,7 +23,7 @@ Examples:
   htkvctl export --prefix pods/ | head
   htkvctl export | gzip > dump.tsv.gz
 
-Records are sorted by the bytes of their keys and are those of one moment. A file is written beside its name and
+Records are sorted by the bytes of their keys and are those of one moment. A file is written beside its name and \
 renamed when it is complete, so there is never half of one. `import` takes all of it back, byte for byte.";
 
 /// Write all records as lines, sorted by key

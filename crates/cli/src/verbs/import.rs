@@ -36,7 +36,7 @@ Formats, told by the file's name (.jsonl, .ndjson and .json are JSON Lines, all 
          literals b\"...\" (see `htkvctl --help`). Lines end in LF or CR LF.
   jsonl  {\"key\":\"...\",\"value\":\"...\"}, bytes that are not UTF-8 as {\"base64\":\"...\"}
 
-Records are committed in atomic batches. A malformed line is named with its number and stops the import;
+Records are committed in atomic batches. A malformed line is named with its number and stops the import; \
 the records before it stay. To import again is harmless: what is there is overwritten by the same.";
 
 /// Put the records of a file into the store

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
@@ -40,18 +41,61 @@ impl Args {
     }
 }
 
+/// The page of a command: what clap knows of it, then its help's last part, whose examples stay as they are laid out.
 fn page(command: Command) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    Man::new(command).render(&mut text)?;
-    Ok(text)
+    let guide = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+    let mut page = Vec::new();
+    let command = command.after_help(Resettable::Reset).after_long_help(Resettable::Reset);
+    Man::new(command).render(&mut page)?;
+    if let Some(guide) = guide {
+        page.extend_from_slice(notes(&guide).as_bytes());
+    }
+    Ok(page)
+}
+
+/// A section of roff: indented lines as they are, all others filled.
+fn notes(guide: &str) -> String {
+    let mut section = String::from(".SH NOTES\n");
+    let mut is_filled = true;
+    for line in guide.lines() {
+        let wants_filling = !line.starts_with(' ');
+        if wants_filling != is_filled {
+            section.push_str(if wants_filling { ".fi\n" } else { ".nf\n" });
+            is_filled = wants_filling;
+        }
+        // A dot or an apostrophe in front would be a command.
+        let text = if line.is_empty() { ".PP".to_owned() } else { format!("\\&{}", escaped(line)) };
+        section.push_str(&text);
+        section.push('\n');
+    }
+    section
+}
+
+fn escaped(line: &str) -> String {
+    line.replace('\\', "\\e").replace('-', "\\-")
 }
 
 fn write_all(tool: &Command, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    fs::write(dir.join("htkvctl.1"), page(tool.clone())?)?;
-    for verb in tool.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help") {
-        let name = format!("htkvctl-{}", verb.get_name());
-        fs::write(dir.join(format!("{name}.1")), page(verb.clone().name(name.clone()))?)?;
+    write_with_subcommands(tool, "htkvctl", dir)
+}
+
+fn write_with_subcommands(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
+    fs::write(dir.join(format!("{name}.1")), page(command.clone().name(name.to_owned()))?)?;
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help") {
+        write_with_subcommands(verb, &format!("{name}-{}", verb.get_name()), dir)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::notes;
+
+    #[test]
+    fn examples_stay_laid_out() {
+        let section = notes("Examples:\n  get --raw b\"\\0\"   why\n\n.dotted prose\nExit code 1.");
+        let expected = ".SH NOTES\n\\&Examples:\n.nf\n\\&  get \\-\\-raw b\"\\e0\"   why\n.fi\n.PP\n\\&.dotted prose\n\\&Exit code 1.\n";
+        assert_eq!(section, expected);
+    }
 }

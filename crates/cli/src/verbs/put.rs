@@ -18,18 +18,20 @@ use crate::units;
 /// The largest value, in bytes; one more is read, so that the store can say what is wrong.
 const MAX_VALUE_LEN_BYTES: u64 = hightower_kv::limits::MAX_VALUE_LEN_BYTES as u64;
 
+const USAGE: &str = "htkvctl put [OPTIONS] <KEY> <VALUE>\n       htkvctl put [OPTIONS] <KEY> --file <FILE>";
+
 const EXAMPLES: &str = "\
 Examples:
   htkvctl put pods/web-0 running
   htkvctl put pods/web-0 --file manifest.json       the file's bytes as they are
   curl -s https://example.com | htkvctl put page --file -
-  htkvctl put lock/leader me --if absent            only if nobody has it: exit code 1 if somebody does
-  htkvctl put pods/web-0 stopped --if 42            only if version 42 gave the value; `get --json` tells the version
+  htkvctl put lock/leader me --if absent            only if nobody has it; else exit code 1
+  htkvctl put pods/web-0 stopped --if 42            only over version 42, as `get --json` told it
   htkvctl put 'b\"bin\\xff\"' 'b\"\\0\\x01\"'             any bytes";
 
 /// Give a key a value
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, group = ArgGroup::new("source").required(true))]
+#[command(override_usage = USAGE, after_help = EXAMPLES, group = ArgGroup::new("source").required(true))]
 pub(crate) struct Args {
     /// The key
     #[arg(value_parser = Text::parser())]

@@ -18,8 +18,8 @@ Examples:
   htkvctl salvage /var/lib/kv-saved    all that can be proven good, as a new store
   htkvctl check --data-dir /var/lib/kv-saved
 
-Reads the damaged store and changes nothing in it. A key whose newest record is damaged comes back with an older value, or not at all, and a
-deleted one may come back: so restore a backup if there is one, and salvage if there is none. Exit code 1 if something could not be saved; each
+Reads the damaged store and changes nothing in it. A key whose newest record is damaged comes back with an older value, or not at all, and a \
+deleted one may come back: so restore a backup if there is one, and salvage if there is none. Exit code 1 if something could not be saved; each \
 such place is named, with the keys that it lies between where that is known.";
 
 /// Copy what is whole out of a damaged store

@@ -25,12 +25,12 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl shell
   htkvctl shell --read-only         for looking only; others may read the store meanwhile
-  htkvctl shell < script            one verb per line; stops at the first that fails, with its exit code
+  htkvctl shell < script            one verb per line; ends at the first that fails, as it does
 
 In the shell:
   put pods/web-0 running            the verbs of htkvctl, without its name
   get pods/<Tab>                    completes verbs and keys
-  put note 'two words'              quotes: '...' as it is, \"...\" with \\\" and \\\\, b\"...\" for any bytes
+  put note 'two words'              '...' as it is, \"...\" with \\\" and \\\\, b\"...\" any bytes
   help, help put, exit              also: Ctrl-D ends, Ctrl-C stops a verb; # starts a comment
 
 A line that starts with a space is not remembered in the history.";

@@ -1,5 +1,6 @@
 //! `stats`: the store in numbers, once or again and again.
 
+use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,21 +16,29 @@ use crate::units::{self, bytes, count};
 /// How often a wait looks for Ctrl-C.
 const NAP: Duration = Duration::from_millis(50);
 
+/// How wide the columns of `--every` are.
+const WIDTHS: [usize; 7] = [13, 10, 8, 8, 8, 8, 8];
+
+/// So many looks stand under one heading, so that it stays in sight.
+const LOOKS_PER_HEADING: u64 = 20;
+
 const EXAMPLES: &str = "\
 Examples:
   htkvctl stats
-  htkvctl stats --every 1s             until Ctrl-C, with what has changed per second
+  htkvctl stats --every 1s             a line each second until Ctrl-C
   htkvctl stats --every 5s --json      one object per line
 
-With --every, each look opens the store for reading and closes it again; while another process writes to it, the look
-says so and the next one comes all the same. In the shell, whose store stays open, a look costs nothing.
+With --every, each look opens the store for reading and closes it again. While another process has it open for writing, \
+the look says so on standard error, and the next one comes all the same; one that wants to write at the very moment of \
+a look is refused. In the shell, whose store stays open, a look costs nothing. Ctrl-C is the way to end it: exit code 0.
 
 What the numbers are:
-  live, dead   bytes of records that are the latest of their key, and of those that compaction can free
+  live, dead   bytes of the latest records of keys, and of records that compaction can free
   index        memory that the keys take while the store is open
-  disk         what the store's segments take on disk, room that is kept free for new records included
-  seq          the number of the latest commit, rising but not without gaps; durable: up to which commit
-               power loss can take nothing";
+  disk         what the segments take on disk, with the room kept free for new records
+  seq          the number of the latest commit, rising but not without gaps; durable: up to which
+               commit power loss can take nothing
+  log/s        how many bytes the log has grown per second since the look before";
 
 /// Show the store in numbers
 #[derive(Debug, clap::Args)]
@@ -67,24 +76,51 @@ impl Args {
             session.screen.answer(&answer, || answer.describe())?;
             return Ok(Exit::Done);
         };
-        let mut before: Option<(Instant, Answer)> = None;
-        loop {
-            let now = Instant::now();
-            match look(session) {
-                Ok(answer) => {
-                    session
-                        .screen
-                        .answer(&answer, || answer.line(before.as_ref().map(|(then, old)| (now - *then, old))))?;
-                    before = Some((now, answer));
-                }
-                Err(Failure::Store(error)) if error.kind() == ErrorKind::Locked => {
-                    session.screen.failure(&Failure::Store(error));
-                }
-                Err(other) => return Err(other),
+        match watch(session, every) {
+            // It ends in no other way, so this is no failure.
+            Err(Failure::Interrupted) => {
+                interrupt::settle();
+                Ok(Exit::Done)
             }
-            nap_until(now + every)?;
+            Err(other) => Err(other),
+            Ok(never) => match never {},
         }
     }
+}
+
+/// Looks again and again, until something is wrong or somebody presses Ctrl-C.
+fn watch(session: &Session, every: Duration) -> Result<Infallible, Failure> {
+    let mut before: Option<(Instant, Answer)> = None;
+    let mut looks = 0_u64;
+    loop {
+        let now = Instant::now();
+        if looks.is_multiple_of(LOOKS_PER_HEADING) {
+            session.screen.tell(&heading())?;
+        }
+        looks += 1;
+        match look(session) {
+            Ok(answer) => {
+                let since = before.as_ref().map(|(then, old)| (now - *then, old));
+                session.screen.answer(&answer, || answer.line(since))?;
+                before = Some((now, answer));
+            }
+            Err(Failure::Store(error)) if error.kind() == ErrorKind::Locked => {
+                session.screen.failure(&Failure::Store(error));
+            }
+            Err(other) => return Err(other),
+        }
+        nap_until(now + every)?;
+    }
+}
+
+/// What stands over the columns of [`Answer::line`].
+fn heading() -> String {
+    columns(["keys", "tombstones", "live", "dead", "disk", "segments", "log/s"].map(str::to_owned))
+}
+
+/// Aligned to the right, and of the same width on every line.
+fn columns(cells: [String; 7]) -> String {
+    cells.iter().zip(WIDTHS).map(|(cell, width)| format!("{cell:>width$}")).collect::<Vec<_>>().join("  ")
 }
 
 fn look(session: &Session) -> Result<Answer, Failure> {
@@ -145,22 +181,20 @@ impl Answer {
         pairs(rows)
     }
 
-    /// One line, with rates since `before`.
+    /// One line of columns, with the rate since `before`.
     fn line(&self, before: Option<(Duration, &Self)>) -> String {
-        let numbers = format!(
-            "{} keys  {} live  {} dead  {} disk  seq {}",
+        let log_bytes = |answer: &Self| answer.live_bytes + answer.dead_bytes;
+        let rate = before.map_or_else(String::new, |(elapsed, old)| {
+            bytes(units::per_second(log_bytes(self).saturating_sub(log_bytes(old)), elapsed))
+        });
+        columns([
             count(self.keys),
+            count(self.tombstones),
             bytes(self.live_bytes),
             bytes(self.dead_bytes),
             bytes(self.disk_bytes),
-            count(self.latest_seq)
-        );
-        let Some((elapsed, old)) = before else { return numbers };
-        let commits = units::per_second(self.latest_seq.saturating_sub(old.latest_seq), elapsed);
-        let grown = units::per_second(
-            (self.live_bytes + self.dead_bytes).saturating_sub(old.live_bytes + old.dead_bytes),
-            elapsed,
-        );
-        format!("{numbers}  {} commits/s  {}/s", count(commits), bytes(grown))
+            count(self.segments),
+            rate,
+        ])
     }
 }

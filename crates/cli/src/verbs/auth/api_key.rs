@@ -51,8 +51,8 @@ A key never may more than its owner. The store keeps only a keyed hash of the to
     },
     /// Give an API key a new secret and print the new token, once
     #[command(after_help = "Examples:
-  htkvctl auth key rotate htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5                the old token stops working now
-  htkvctl auth key rotate htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 --overlap 1h   ... in an hour")]
+  htkvctl auth key rotate htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5                the old one ends now
+  htkvctl auth key rotate htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 --overlap 1h   it ends in an hour")]
     Rotate {
         /// The id of the key
         key: String,

@@ -15,7 +15,7 @@ Examples:
   htkvctl auth audit list --last 20
   htkvctl auth audit verify                  exit code 1 if an entry was changed, removed or put in
   htkvctl auth audit checkpoint              keep what it prints outside the store ...
-  htkvctl auth audit verify --since 42:...   ... and a store that was put back whole is found too";
+  htkvctl auth audit verify --since 42:...   the same, and a store that was put back is found out";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -39,7 +39,7 @@ pub(super) enum Verb {
     /// Whether every entry is there, unchanged and in its place
     #[command(after_help = "Examples:
   htkvctl auth audit verify
-  htkvctl auth audit verify --since 42:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  htkvctl auth audit verify --since 42:9f86d081...    42:... is an earlier checkpoint
 
 Prints the checkpoint of the trail's end. Exit code 1 if the trail is broken.")]
     Verify {

@@ -6,6 +6,7 @@ use hightower_kv::auth::crypto::calibrate;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
 use crate::units::parse_duration;
 use crate::verbs::auth::service::Context;
 
@@ -13,9 +14,9 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl auth calibrate                               at most 250 ms and 256 MiB for a hash
   htkvctl auth calibrate --goal 500ms --memory-mib 64
-  export HTKV_ARGON2=$(htkvctl auth calibrate)         new passwords get it, old ones at their next login
+  export HTKV_ARGON2=$(htkvctl auth calibrate)         new passwords get it, old ones at their login
 
-Run it alone on the machine that will check passwords. The answer is never weaker than the default (19 MiB, 2
+Run it alone on the machine that will check passwords. The answer is never weaker than the default (19 MiB, 2 \
 iterations), even where that takes longer. A login takes that much memory and time; as many as run at once take it each.";
 
 /// Find the strongest password hash that this machine computes in a given time
@@ -41,7 +42,9 @@ struct Answer {
 
 impl Args {
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
+        let bar = Progress::spinner(context.session.screen, "hashing");
         let params = calibrate(self.goal, self.memory_mib.saturating_mul(1024))?;
+        drop(bar);
         let answer = Answer {
             argon2: params.to_string(),
             memory_kib: params.memory_kib(),

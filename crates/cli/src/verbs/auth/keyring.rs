@@ -15,12 +15,12 @@ use crate::verbs::auth::service::{Auth, Context};
 
 pub(super) const EXAMPLES: &str = "\
 To rotate the master key:
-  htkvctl auth keyring generate              adds a key to the file; it wraps what is new from now on
+  htkvctl auth keyring generate              adds a key to the file; it wraps all that is new
   htkvctl auth keyring rotate                wraps everything else with it; data stays as it is
   htkvctl auth keyring list                  the old key wraps nothing any more
   htkvctl auth keyring remove 1              once no backup and no other store needs it either
 
-Without a master key nothing of the service can be read again: keep a copy of the file, apart from the store and its
+Without a master key nothing of the service can be read again: keep a copy of the file, apart from the store and its \
 backups. Programs that have the store open must get the new keys before `rotate` runs.";
 
 #[derive(Debug, Subcommand)]
@@ -45,7 +45,7 @@ Safe to run again after an interruption. Encrypted data is not touched, only the
     #[command(after_help = "Example:
   htkvctl auth keyring remove 1
 
-Refused, with exit code 1, for the current key and for one that still wraps something in this store. Backups and other
+Refused, with exit code 1, for the current key and for one that still wraps something in this store. Backups and other \
 stores are not looked at.")]
     Remove {
         /// The id of the key

@@ -41,7 +41,7 @@ Exit code 1 if the old password is wrong. Wrong ones are counted, as at a login.
   htkvctl auth password verify alice
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth password verify alice --source 192.0.2.7
 
-Exit code 1 if it is not. Unknown and disabled users are refused in the same words, after the same time. After too many
+Exit code 1 if it is not. Unknown and disabled users are refused in the same words, after the same time. After too many \
 wrong ones the answer is `delayed`, and the password is not looked at.")]
     Verify {
         /// The name or id

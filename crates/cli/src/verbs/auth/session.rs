@@ -22,7 +22,7 @@ pub(super) enum Verb {
     /// Log a user in: checks the password, prints the new session's token, once
     #[command(after_help = "Examples:
   htkvctl auth session create alice
-  printf '%s\\n' \"$PASSWORD\" | htkvctl auth session create alice --source 192.0.2.7 --json | jq -r .token
+  printf '%s\\n' \"$PASSWORD\" | htkvctl auth session create alice --json | jq -r .token
 
 Exit code 1 if the password is refused. The store keeps only a keyed hash of the token.")]
     Create {

@@ -32,7 +32,7 @@ pub(super) enum Verb {
   htkvctl auth user create alice --metadata alice.json     stored encrypted; 64 KiB at most
   pass show alice | htkvctl auth user create alice --json
 
-A password has 15 to 256 characters and is not a common one, nor near the name. Exit code 1 if the name is taken, in any
+A password has 15 to 256 characters and is not a common one, nor near the name. Exit code 1 if the name is taken, in any \
 spelling that is the same name: Alice, ALICE and alice are.")]
     Create {
         /// The name: letters, digits and . _ - @ +
@@ -44,7 +44,7 @@ spelling that is the same name: Alice, ALICE and alice are.")]
     /// List users, in the order of their ids
     #[command(after_help = "Examples:
   htkvctl auth user list
-  htkvctl auth user list --limit 100 --after usr_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5     the next page
+  htkvctl auth user list --limit 100 --after usr_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5   the next page
   htkvctl auth user list --json | jq -r .username")]
     List {
         /// At most so many

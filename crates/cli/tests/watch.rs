@@ -1,0 +1,70 @@
+//! `stats --every`: looks at a store that others write to in between, until Ctrl-C.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use common::Tool;
+use serde_json::Value;
+
+fn watch(tool: &Tool, arguments: &[&str]) -> Child {
+    let mut command = tool.command([&["stats", "--every", "20ms"], arguments].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Presses Ctrl-C, expects a clean end, and gives what was on standard error.
+fn interrupt(child: Child) -> String {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{err}");
+    err
+}
+
+/// Runs a verb until no look is in its way.
+fn insist(tool: &Tool, arguments: &[&str]) {
+    while tool.run(arguments).code == Some(3) {}
+    // What came of it is what the looks are then asked for.
+}
+
+#[test]
+fn a_line_for_every_look() {
+    let tool = Tool::new();
+    tool.ok(["put", "k/0", "v"]);
+    let mut child = watch(&tool, &[]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let heading: Vec<String> = lines.next().unwrap().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(heading, ["keys", "tombstones", "live", "dead", "disk", "segments", "log/s"]);
+    let first = lines.next().unwrap();
+    assert_eq!(first.split_whitespace().take(2).collect::<Vec<_>>(), ["1", "0"]);
+    assert!(lines.next().unwrap().ends_with(" 0 B"), "nothing was written since");
+    insist(&tool, &["put", "k/1", "v"]);
+    assert!(lines.any(|line| line.split_whitespace().next() == Some("2")));
+    let noise = interrupt(child);
+    assert!(noise.lines().all(|line| line.contains("in use")), "{noise}");
+    insist(&tool, &["put", "k/2", "v"]);
+    assert_eq!(tool.ok(["prefix", "k/", "--count"]), "3\n");
+}
+
+#[test]
+fn an_object_for_every_look() {
+    let tool = Tool::new();
+    tool.ok(["put", "k/0", "v"]);
+    let mut child = watch(&tool, &["--json"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut keys = || serde_json::from_str::<Value>(&lines.next().unwrap()).unwrap()["keys"].as_u64().unwrap();
+    assert_eq!([keys(), keys(), keys()], [1, 1, 1]);
+    insist(&tool, &["delete", "k/0"]);
+    assert!((0..1000).any(|_| keys() == 0));
+    interrupt(child);
+}
+
+#[test]
+fn no_store_ends_it() {
+    Tool::new().run(["stats", "--every", "1s"]).fails(3, "holds no store");
+}

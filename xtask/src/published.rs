@@ -1,0 +1,62 @@
+//! The crates of the workspace that are published, as cargo describes them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::command::Run;
+
+/// What cargo knows of the workspace.
+pub(crate) struct Workspace {
+    /// The packages that are published.
+    pub(crate) packages: Vec<Value>,
+    /// The names of those that are not.
+    unpublished: Vec<String>,
+    /// `[workspace.metadata.public-dependencies]`: whose types may stand in the public interface of which crate.
+    pub(crate) public_dependencies: BTreeMap<String, Vec<String>>,
+}
+
+impl Workspace {
+    pub(crate) fn read() -> Result<Self> {
+        let text = Run::cargo("metadata --no-deps --format-version 1 --locked").lines_quietly()?.concat();
+        let mut metadata: Value = serde_json::from_str(&text)?;
+        let public = metadata["metadata"]["public-dependencies"].take();
+        let packages = metadata["packages"].as_array_mut().context("cargo metadata names no packages")?;
+        // `publish = false` is an empty list of registries.
+        let is_published =
+            |package: &Value| package["publish"].as_array().is_none_or(|registries| !registries.is_empty());
+        let (packages, others): (Vec<_>, Vec<_>) = std::mem::take(packages).into_iter().partition(is_published);
+        let unpublished = others.iter().map(|package| self::text(package, "name").to_owned()).collect();
+        Ok(Self { packages, unpublished, public_dependencies: serde_json::from_value(public)? })
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.packages.iter().filter_map(|package| package["name"].as_str())
+    }
+
+    /// The names of those that others can build on.
+    pub(crate) fn libraries(&self) -> impl Iterator<Item = &str> {
+        let is_library =
+            |target: &Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib"));
+        let packages = self.packages.iter();
+        let libraries =
+            packages.filter(move |package| package["targets"].as_array().into_iter().flatten().any(is_library));
+        libraries.filter_map(|package| package["name"].as_str())
+    }
+
+    /// `--exclude` and a name for each of the others.
+    pub(crate) fn exclusions(&self) -> String {
+        self.unpublished.iter().map(|name| format!("--exclude {name} ")).collect()
+    }
+
+    /// `-p` and a name for each.
+    pub(crate) fn selection(&self) -> String {
+        self.names().map(|name| format!("-p {name} ")).collect()
+    }
+}
+
+/// A text in a package's description; empty where there is none.
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
