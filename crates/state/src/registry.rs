@@ -133,6 +133,21 @@ impl Registry {
         })
     }
 
+    /// Whether some snapshot reads below `seq`, which must be published. One that has not said its seq yet is waited for: it is some instructions
+    /// away from that.
+    pub(crate) fn reads_below(&self, seq: u64) -> bool {
+        fence(Ordering::SeqCst);
+        self.blocks().flat_map(|block| block.slots.iter()).any(|slot| {
+            loop {
+                match slot.seq_plus_one.load(Ordering::Acquire) {
+                    FREE => return false,
+                    PENDING => std::thread::yield_now(),
+                    known => return known - 1 < seq,
+                }
+            }
+        })
+    }
+
     /// How many snapshots are alive.
     pub(crate) fn len(&self) -> usize {
         self.blocks().map(|block| block.used.load(Ordering::Acquire)).sum()
@@ -266,5 +281,20 @@ mod tests {
         let (ticket, _) = registry.claim();
         assert!(registry.may_read_below(10), "it may turn out to be older");
         registry.release(&ticket);
+    }
+
+    #[test]
+    fn a_snapshot_on_its_way_is_waited_for() {
+        for (found, expected) in [(9, true), (10, false)] {
+            let registry = Registry::new();
+            let (_ticket, slot) = registry.claim();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(20));
+                    slot.seq_plus_one.store(found + 1, Ordering::Release);
+                });
+                assert_eq!(registry.reads_below(10), expected);
+            });
+        }
     }
 }

@@ -1,0 +1,42 @@
+//! Tombstones are forgotten while snapshots come and go.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hightower_engine::{CompactionConfig, SingleNodeEngine, StoreConfig};
+
+/// What compaction forgets has no record any more, so nothing in memory may go on pointing to one: a checkpoint and an export would stumble over it.
+#[test]
+fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
+    const KEYS: u32 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let compaction = CompactionConfig { tombstone_grace: Duration::ZERO, ..CompactionConfig::default() };
+    let config = StoreConfig { compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir.path()) };
+    let engine = SingleNodeEngine::with_config(config).unwrap();
+    let over = AtomicBool::new(false);
+    let rounds: Vec<_> = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    drop(engine.snapshot());
+                }
+            });
+        }
+        let round = |round: u32| {
+            (0..KEYS).try_for_each(|key| engine.put(format!("{round}/{key}"), "value").map(drop))?;
+            (0..KEYS).try_for_each(|key| engine.delete(format!("{round}/{key}")).map(drop))?;
+            engine.run_compaction_now()
+        };
+        let rounds = (0..4).map(round).collect();
+        over.store(true, Ordering::Relaxed);
+        rounds
+    });
+    for report in rounds {
+        assert!(report.unwrap().forgotten_tombstones > 0);
+    }
+    engine.export_snapshot(&mut Vec::new()).unwrap();
+    engine.close().unwrap();
+}
