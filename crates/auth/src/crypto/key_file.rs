@@ -50,31 +50,29 @@ impl KeyFile {
     /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not a
     /// private key file, [`Error::LimitExceeded`] if it is full, [`Error::Randomness`].
     pub fn add_random_key(&self, entropy: &dyn Entropy) -> Result<MasterKeyId> {
-        let full = Error::LimitExceeded("the key file has no room for another key; remove retired ones");
-        let (old, id) = match self.read() {
-            Ok(text) => {
-                let mut ring = KeyRing::parse(&text)?;
-                let Some(id) = ring.current_id().checked_add(1) else { return Err(full) };
-                ring.insert(id, [0; KEY_LEN_BYTES])?; // whether there is room
-                (text, id)
+        self.change(|old| {
+            let full = Error::LimitExceeded("the key file has no room for another key; remove retired ones");
+            let (old, id) = match old {
+                Ok(text) => {
+                    let mut ring = KeyRing::parse(&text)?;
+                    let Some(id) = ring.current_id().checked_add(1) else { return Err(full) };
+                    ring.insert(id, [0; KEY_LEN_BYTES])?; // whether there is room
+                    (text, id)
+                }
+                Err(Error::KeyFile { source, .. }) if source.kind() == ErrorKind::NotFound => (Zeroizing::default(), 1),
+                Err(error) => return Err(error),
+            };
+            let key = Zeroizing::new(random(entropy)?);
+            let entry = entry_text(id, &key);
+            let mut text = Zeroizing::new(String::with_capacity(old.len() + entry.len() + 2));
+            text.push_str(&old);
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
             }
-            Err(Error::KeyFile { source, .. }) if source.kind() == ErrorKind::NotFound => (Zeroizing::default(), 1),
-            Err(error) => return Err(error),
-        };
-        let key = Zeroizing::new(random(entropy)?);
-        let entry = entry_text(id, &key);
-        let mut text = Zeroizing::new(String::with_capacity(old.len() + entry.len() + 2));
-        text.push_str(&old);
-        if !text.is_empty() && !text.ends_with('\n') {
+            text.push_str(&entry);
             text.push('\n');
-        }
-        text.push_str(&entry);
-        text.push('\n');
-        if text.len() > MAX_KEY_FILE_LEN_BYTES {
-            return Err(full);
-        }
-        self.replace(&text)?;
-        Ok(id)
+            if text.len() > MAX_KEY_FILE_LEN_BYTES { Err(full) } else { Ok((text, id)) }
+        })
     }
 
     /// Removes a retired key from the file. What it still wraps, here or in a backup, can never be
@@ -83,18 +81,20 @@ impl KeyFile {
     /// # Errors
     /// As [`KeyRing::remove`], and [`Error::KeyFile`] if the file cannot be read or written.
     pub fn remove_key(&self, id: MasterKeyId) -> Result<()> {
-        let old = self.read()?;
-        KeyRing::parse(&old)?.remove(id)?;
-        let mut text = Zeroizing::new(String::with_capacity(old.len() + 1));
-        for line in old.lines() {
-            if !line.trim_start().starts_with('#') && !line.trim().is_empty() {
-                keep_others(line, id, &mut text)?;
-            } else {
-                text.push_str(line);
-                text.push('\n');
+        self.change(|old| {
+            let old = old?;
+            KeyRing::parse(&old)?.remove(id)?;
+            let mut text = Zeroizing::new(String::with_capacity(old.len() + 1));
+            for line in old.lines() {
+                if !line.trim_start().starts_with('#') && !line.trim().is_empty() {
+                    keep_others(line, id, &mut text)?;
+                } else {
+                    text.push_str(line);
+                    text.push('\n');
+                }
             }
-        }
-        self.replace(&text)
+            Ok((text, ()))
+        })
     }
 
     fn read(&self) -> Result<Zeroizing<String>> {
@@ -112,22 +112,29 @@ impl KeyFile {
         }
     }
 
-    fn replace(&self, text: &str) -> Result<()> {
+    /// Puts what `edit` makes of the file in its place. The new file is made before the old one is read, and there can be only one: of two that
+    /// change the file at once, neither loses the other's keys.
+    fn change<T>(&self, edit: impl FnOnce(Result<Zeroizing<String>>) -> Result<(Zeroizing<String>, T)>) -> Result<T> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let failed = |source| Error::KeyFile { path: new.clone(), source };
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true); // so that two do not change the file at once
+        options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&new).map_err(failed)?;
-        let outcome = write_and_rename(file, text, &new, &self.path);
+        let file = options.open(&new).map_err(|source| Error::KeyFile { path: new.clone(), source })?;
+        let failed = |source| Error::KeyFile { path: self.path.clone(), source };
+        let outcome = edit(self.read()).and_then(|(text, result)| {
+            write_and_rename(file, &text, &new, &self.path).map_err(failed)?;
+            Ok(result)
+        });
         if outcome.is_err() {
             // The first error is the one to tell.
             let _left_behind = std::fs::remove_file(&new);
         }
-        outcome.map_err(|source| Error::KeyFile { path: self.path.clone(), source })
+        let result = outcome?;
+        sync_directory_of(&self.path).map_err(failed)?;
+        Ok(result)
     }
 }
 
@@ -151,8 +158,7 @@ fn keep_others(line: &str, id: MasterKeyId, text: &mut String) -> Result<()> {
 fn write_and_rename(mut file: File, text: &str, new: &Path, path: &Path) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(new, path)?;
-    sync_directory_of(path)
+    std::fs::rename(new, path)
 }
 
 #[cfg(unix)]
@@ -243,6 +249,28 @@ mod tests {
         assert!(refused.to_string().contains("keys.new"), "{refused}");
         assert_eq!(file.load().unwrap().current_id(), 1);
         assert_eq!(std::fs::read_to_string(directory.path().join("keys.new")).unwrap(), "somebody else's");
+    }
+
+    #[test]
+    fn of_two_that_add_keys_at_once_neither_loses_the_others() {
+        const ADDED_BY_EACH: usize = 20;
+        let directory = tempfile::tempdir().unwrap();
+        let file = KeyFile::new(directory.path().join("keys"));
+        let add = || -> Vec<MasterKeyId> {
+            // While another is at it, the change is refused.
+            std::iter::repeat_with(|| file.add_random_key(&OsEntropy))
+                .filter_map(Result::ok)
+                .take(ADDED_BY_EACH)
+                .collect()
+        };
+        let (mut mine, theirs) = std::thread::scope(|scope| {
+            let other = scope.spawn(add);
+            (add(), other.join().unwrap())
+        });
+        mine.extend(theirs);
+        mine.sort_unstable();
+        assert_eq!(mine, file.load().unwrap().ids().collect::<Vec<_>>());
+        assert_eq!(mine.len(), 2 * ADDED_BY_EACH);
     }
 
     #[test]
