@@ -140,16 +140,21 @@ fn of(metadata: &fs::Metadata) -> Metadata {
     Metadata { len_bytes: metadata.len(), links: metadata.nlink() }
 }
 
-/// ext4, xfs and tmpfs keep blocks that were allocated for the file that they were allocated for. A copy-on-write file system
+/// The ext family, xfs and tmpfs keep blocks that were allocated for the file that they were allocated for. A copy-on-write file system
 /// (btrfs, zfs) needs new ones for every write, and of others nothing is known.
 #[cfg(target_os = "linux")]
 fn preallocation_is_promise(dir: &Path) -> io::Result<bool> {
+    Ok(keeps_blocks(&rustix::fs::statfs(dir)?))
+}
+
+#[cfg(target_os = "linux")]
+fn keeps_blocks(system: &rustix::fs::StatFs) -> bool {
     const EXT_MAGIC: i64 = 0xef53;
     const XFS_MAGIC: i64 = 0x5846_5342;
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    let kind = rustix::fs::statfs(dir)?.f_type;
     #[allow(clippy::unnecessary_cast, reason = "the type differs between platforms")]
-    Ok(matches!(kind as i64, EXT_MAGIC | XFS_MAGIC | TMPFS_MAGIC))
+    let kind = system.f_type as i64;
+    matches!(kind, EXT_MAGIC | XFS_MAGIC | TMPFS_MAGIC)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -165,6 +170,10 @@ fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
         match fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
+            // ext2 and ext3 cannot be told from ext4, and lack the call; a block that was written is kept all the same.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if keeps_blocks(&rustix::fs::fstatfs(file)?) => {
+                return fill(file, len_bytes);
+            }
             // No promise is made on such a file system, and none is relied on: appends there are positioned writes.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return grow(file, len_bytes),
             Err(error) => return Err(error.into()),
@@ -172,13 +181,31 @@ fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Makes a hole of all whole blocks behind `len_bytes`.
+/// Makes the file as long as that by writing zeros.
+#[cfg(target_os = "linux")]
+fn fill(file: &fs::File, len_bytes: u64) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut at = file.metadata()?.len();
+    while at < len_bytes {
+        let step = usize::try_from(len_bytes - at).unwrap_or(usize::MAX).min(ZEROS.len());
+        match file.write_at(&ZEROS[..step], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => at += written as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a hole of all whole blocks and pages behind `len_bytes`. A page that is partly a hole would need room again when its first part is written
+/// through a map, and a full device answers that with a signal.
 #[cfg(target_os = "linux")]
 fn punch(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
     let metadata = file.metadata()?;
-    let start = len_bytes.next_multiple_of(metadata.blksize().max(1));
+    let start = len_bytes.next_multiple_of(metadata.blksize().max(rustix::param::page_size() as u64));
     let Some(len) = metadata.len().checked_sub(start).filter(|len| *len > 0) else { return Ok(()) };
     loop {
         match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, len) {
