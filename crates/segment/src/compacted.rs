@@ -6,7 +6,7 @@ use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
 use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
-use crate::fs::{Access, retry_interrupted, write_all_at};
+use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::SegmentState;
 use crate::mutants::planted;
 use crate::names::segment_path;
@@ -228,8 +228,11 @@ impl Shared {
         }
         match Arc::into_inner(prepared.segment).map(Segment::into_parts) {
             Some(parts) => Ok(Spare { path: parts.path, file: parts.file, mapping: parts.mapping }),
-            // Its pages are being touched ahead at this moment; the file is garbage now.
-            None => Err(error),
+            // Its pages are being touched ahead at this moment; the file is garbage now, and room is short.
+            None => {
+                remove_if_there(self.fs.as_ref(), &segment_path(&self.dir, id))?;
+                Err(error)
+            }
         }
     }
 

@@ -172,6 +172,8 @@ pub(crate) struct Beyond {
 pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, known: u32) -> Beyond {
     let mut beyond = Beyond::default();
     let mut at = from as usize;
+    // Where what counts ends so far.
+    let mut behind = at;
     while let Some(next) = next_candidate(bytes, at) {
         at = next;
         let rest = bytes.get(at..).unwrap_or_default();
@@ -180,14 +182,20 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
             at += 1;
             continue;
         };
-        // The head fits; only a record that fits as a whole is a witness, or is skipped over.
+        // The head fits; only a record that fits as a whole is a witness, or is skipped over. One that is not whole is what is left of a commit only right
+        // behind what counts: among all that a file held before it was used again, some heads fit by chance.
         let Ok(record) = decode(rest, context, offset) else {
-            let claimed = usize::try_from(found.len).map_or(bytes.len(), |len| at.saturating_add(len).min(bytes.len()));
-            beyond.end = beyond.end.max(to_offset(claimed.max(at + 1)));
+            if at == behind {
+                let claimed =
+                    usize::try_from(found.len).map_or(bytes.len(), |len| at.saturating_add(len).min(bytes.len()));
+                behind = claimed.max(at + 1);
+                beyond.end = beyond.end.max(to_offset(behind));
+            }
             at += 1;
             continue;
         };
         at += record.len as usize;
+        behind = at;
         beyond.end = beyond.end.max(to_offset(at));
         if found.durable > known {
             beyond.witness = beyond.witness.max(Some(found.durable));
@@ -290,5 +298,54 @@ impl<'a> Scan<'a> {
             && matches!(error, DecodeError::NoRecord { .. } | DecodeError::Truncated { .. })
             && self.bytes.get(start..).unwrap_or_default().iter().all(|byte| *byte == 0);
         (!nothing).then(|| Finding::Damaged { offset, len_bytes: to_offset(at - start), error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hightower_log::{Placement, encode};
+
+    use super::*;
+
+    const PLACEMENT: Placement = Placement::Appended { durable: FIRST_RECORD_AT, continues: false };
+
+    fn filled(context: &RecordContext, len_bytes: usize) -> Vec<u8> {
+        let mut bytes = vec![0; FIRST_RECORD_AT as usize];
+        for version in 0.. {
+            let command = CommandRef::Set { key: b"key", value: b"value", version, timestamp: 0 };
+            let offset = to_offset(bytes.len());
+            encode(&mut bytes, context, offset, &command, PLACEMENT).unwrap();
+            if bytes.len() >= len_bytes {
+                break;
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_a_file_held_before_it_was_used_again_is_nothing_that_was_lost() {
+        let stale = filled(&RecordContext::new(1, 0, 0), 8 << 20);
+        let context = RecordContext::new(2, 0, 0);
+        assert_eq!(find_tail(&stale, &context).end, FIRST_RECORD_AT);
+        for from in [FIRST_RECORD_AT, 1000] {
+            assert_eq!(look_beyond(&stale, &context, from, 0), Beyond::default());
+        }
+    }
+
+    #[test]
+    fn a_commit_of_which_a_part_is_there_was_lost_as_far_as_its_head_says() {
+        let context = RecordContext::new(1, 0, 0);
+        let whole = filled(&context, 200);
+        let last = find_tail(&whole, &context).end;
+        let torn = &whole[..whole.len() - 3];
+        let end = find_tail(torn, &context).end;
+        assert!(end < last);
+        assert_eq!(look_beyond(torn, &context, end, end).end, to_offset(torn.len()));
+        // Behind a hole only what is whole is known.
+        let mut holed = whole.clone();
+        holed[end as usize - 1] ^= 1;
+        let from = find_tail(&holed, &context).end;
+        assert!(from < end);
+        assert_eq!(look_beyond(&holed, &context, from, from).end, last);
     }
 }
