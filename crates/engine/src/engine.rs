@@ -146,8 +146,10 @@ impl SingleNodeEngine {
         let core = Arc::clone(&self.core);
         self.spawn("hightower-flush", move || {
             core.flusher.run(|| {
+                let began = core.components.clock.elapsed();
                 // A failure is latched: the next write gets it.
                 let _latched = core.sync_to(core.state.visible_seq());
+                core.components.clock.elapsed().saturating_sub(began)
             });
         })?;
         let core = Arc::clone(&self.core);

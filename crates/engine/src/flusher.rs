@@ -40,21 +40,24 @@ impl Flusher {
         }
     }
 
-    /// Runs until [`close`](Self::close), calling `sync` when a request is due.
-    pub(crate) fn run(&self, mut sync: impl FnMut()) {
+    /// Runs until [`close`](Self::close), calling `sync` when a request is due; it says how long it took.
+    pub(crate) fn run(&self, mut sync: impl FnMut() -> Duration) {
         let mut closing = self.closing.lock();
+        // What is asked for while a sync runs is not covered by it, and may have waited for as long as it took.
+        let mut waited = Duration::ZERO;
         while !*closing {
             let pending_us = self.pending_us.load(Ordering::SeqCst);
+            let has_waited = std::mem::take(&mut waited);
             if pending_us == NOTHING {
                 self.wake.wait(&mut closing);
                 continue;
             }
             // A shorter request notifies, and then the wait starts anew with it; that can only make the sync earlier than promised, never
             // later than half of its interval from now.
-            let timed_out = self.wake.wait_for(&mut closing, Duration::from_micros(pending_us / 2)).timed_out();
-            if timed_out {
+            let left = Duration::from_micros(pending_us / 2).saturating_sub(has_waited);
+            if self.wake.wait_for(&mut closing, left).timed_out() {
                 self.pending_us.swap(NOTHING, Ordering::SeqCst);
-                MutexGuard::unlocked(&mut closing, &mut sync);
+                waited = MutexGuard::unlocked(&mut closing, &mut sync);
             }
         }
     }
@@ -81,6 +84,7 @@ mod tests {
             scope.spawn(|| {
                 flusher.run(|| {
                     syncs.fetch_add(1, Ordering::SeqCst);
+                    Duration::ZERO
                 });
             });
             thread::sleep(Duration::from_millis(30));
@@ -99,6 +103,28 @@ mod tests {
             flusher.request(Duration::from_millis(1));
             while syncs.load(Ordering::SeqCst) == 1 {
                 assert!(Instant::now() < deadline, "a shorter request must overtake a longer one");
+                thread::sleep(Duration::from_millis(1));
+            }
+            flusher.close();
+        });
+    }
+
+    #[test]
+    fn what_is_asked_for_during_a_slow_sync_has_waited_already() {
+        let (flusher, syncs) = (Flusher::default(), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                flusher.run(|| {
+                    if syncs.fetch_add(1, Ordering::SeqCst) == 0 {
+                        flusher.request(Duration::from_secs(60));
+                    }
+                    Duration::from_secs(30)
+                });
+            });
+            flusher.request(Duration::from_millis(1));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while syncs.load(Ordering::SeqCst) < 2 {
+                assert!(Instant::now() < deadline, "half of the interval was over when the first sync ended");
                 thread::sleep(Duration::from_millis(1));
             }
             flusher.close();
