@@ -55,7 +55,13 @@ impl Core {
             .map_err(|source| io_error("draw a random number for", store.dir(), source))?;
         let name = format!("index-{seq:020}-{:08x}{CHECKPOINT_SUFFIX}", random >> 32);
         let len_bytes = self.write_file(&store, &name, moment)?;
-        store.set_checkpoint(Some(&name))?;
+        if let Err(failure) = store.set_checkpoint(Some(&name)) {
+            if failure.is_full() {
+                // Certainly not named: it goes at once, since room is short. The first failure is the one to tell of.
+                let _removed = store.fs().remove_file(&store.dir().join(&name));
+            }
+            return Err(failure.into());
+        }
         self.upkeep.set_checkpoint_bytes(len_bytes);
         self.upkeep.note(|stats| stats.checkpoints += 1);
         if let Some((old, ..)) = turn.checkpoint.replace((name, seq, runs)) {

@@ -12,13 +12,19 @@ impl Core {
     /// All segments in numbers, by id.
     pub(crate) fn usage(&self) -> Vec<SegmentUsage> {
         let now_ms = self.components.clock.now_ms();
+        let all = self.segments.all();
+        // Which are sealed is asked before anything is counted: then all that the sealed ones hold has been taken into account in the counts of the
+        // others. The other way round, a segment that is written and sealed meanwhile would be taken for a victim while what its tombstones have overtaken
+        // still counted as live.
+        let sealed: Vec<bool> = all.iter().map(|tracked| tracked.segment.is_sealed()).collect();
         // What lives is counted before what snapshots retain: a record that is overtaken in between is counted twice. The other way round it would
         // not be counted at all, and its segment might be taken for dead.
-        let mut usage: Vec<_> = self
-            .segments
-            .all()
+        let mut usage: Vec<_> = all
             .iter()
-            .map(|tracked| usage_of(tracked, age(now_ms, tracked.segment.header().base_timestamp)))
+            .zip(sealed)
+            .map(|(tracked, is_sealed)| {
+                usage_of(tracked, is_sealed, age(now_ms, tracked.segment.header().base_timestamp))
+            })
             .collect();
         let (retained, has_snapshots) = self.retained_records();
         for usage in &mut usage {
@@ -41,14 +47,14 @@ impl Core {
     }
 }
 
-fn usage_of(tracked: &Tracked, age: Duration) -> SegmentUsage {
+fn usage_of(tracked: &Tracked, is_sealed: bool, age: Duration) -> SegmentUsage {
     let header = tracked.segment.header();
     // In this order: records come before they are live.
     let live_records = tracked.live_records();
     SegmentUsage {
         id: header.id,
         kind: header.kind,
-        is_sealed: tracked.segment.is_sealed(),
+        is_sealed,
         base_seq: header.base_seq,
         len_bytes: tracked.segment.len_bytes().into(),
         records: tracked.records(),
