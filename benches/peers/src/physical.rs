@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use memmap2::MmapMut;
+use anyhow::{Context, Result, ensure};
+use hightower_segment::{Access, Mapping};
 use rustix::fs::{FallocateFlags, fallocate};
 use serde::Serialize;
 
@@ -103,26 +103,26 @@ fn create_allocated(path: &Path, len_bytes: u64) -> Result<File> {
     Ok(file)
 }
 
-#[allow(unsafe_code)]
-fn map(file: &File) -> Result<MmapMut> {
-    // SAFETY: the file was just made by this process, nobody else knows it, and it is not truncated while it is mapped.
-    Ok(unsafe { MmapMut::map_mut(file)? })
-}
-
 fn nanoseconds_each(started: Instant, count: usize) -> f64 {
     started.elapsed().as_nanos() as f64 / count as f64
 }
 
-/// Fills the mapped file `passes` times; the time of a record in the last pass.
+/// Fills the mapped file `passes` times; the time of a record in the last pass. Beside the copy that is a check of the bounds and the move of the end up
+/// to which others may read.
 fn map_writes(path: &Path, passes: usize) -> Result<f64> {
-    let mut map = map(&create_allocated(path, FILE_LEN_BYTES)?)?;
+    let file = create_allocated(path, FILE_LEN_BYTES)?;
+    let mut map = Mapping::of_file(&file, FILE_LEN_BYTES as usize, Access::Write)?;
+    let count = FILE_LEN_BYTES as usize / RECORD_LEN_BYTES;
     let mut each = 0.0;
     for pass in 0..passes {
+        ensure!(map.reset(), "the map could not be begun again");
+        let mut writer = map.writer().context("the map has a writer")?;
         let record = [pass as u8 + 1; RECORD_LEN_BYTES];
         let started = Instant::now();
-        let mut places = map.chunks_exact_mut(RECORD_LEN_BYTES);
-        places.by_ref().for_each(|place| place.copy_from_slice(&record));
-        each = nanoseconds_each(started, FILE_LEN_BYTES as usize / RECORD_LEN_BYTES);
+        for _ in 0..count {
+            map.append(&mut writer, &[&record])?;
+        }
+        each = nanoseconds_each(started, count);
     }
     Ok(each)
 }
@@ -164,7 +164,11 @@ fn read_places(count: usize) -> Vec<u64> {
 }
 
 fn mapped_reads(path: &Path) -> Result<f64> {
-    let map = map(&cached_file(path)?)?;
+    let file = cached_file(path)?;
+    let mapping = Mapping::of_file(&file, READ_FILE_LEN_BYTES as usize, Access::Read)?;
+    let mut writer = mapping.writer().context("the map has a writer")?;
+    mapping.publish(&mut writer, mapping.len())?;
+    let map = mapping.slice(0..mapping.len()).context("the map is shorter than the file")?;
     let places = read_places(1_000_000);
     black_box(map.iter().step_by(4096).fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
     let mut buffer = [0; READ_LEN_BYTES];

@@ -51,6 +51,11 @@ pub(crate) fn show(bytes: &[u8]) -> Cow<'_, str> {
     plain(bytes).map_or_else(|| Cow::Owned(literal(bytes)), Cow::Borrowed)
 }
 
+/// A key within a sentence, where an empty one would look like a slip.
+pub(crate) fn named(key: &[u8]) -> Cow<'_, str> {
+    if key.is_empty() { Cow::Owned(literal(key)) } else { show(key) }
+}
+
 /// Bytes as a literal, even if they are plain.
 pub(crate) fn literal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 16);

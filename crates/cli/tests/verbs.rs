@@ -12,6 +12,7 @@ fn put_get_delete() {
     assert_eq!(tool.ok(["get", "pods/web-0"]), "running\n");
     assert_eq!(tool.ok(["get", "--raw", "pods/web-0"]), "running");
     tool.run(["get", "pods/web-1"]).fails(1, "pods/web-1 has no value");
+    tool.run(["get", ""]).fails(1, "b\"\" has no value");
     assert_eq!(tool.ok(["delete", "pods/web-0"]), "deleted pods/web-0\n");
     tool.run(["get", "pods/web-0"]).fails(1, "has no value");
     tool.run(["delete", "pods/web-0"]).fails(1, "has no value");

@@ -29,17 +29,22 @@ struct Lmdb {
     database: Database<'static, Bytes, Bytes>,
 }
 
+/// The only unsafe code outside the index and the segments' mapping: heed's way to open has no safe form.
 #[allow(unsafe_code)]
-fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
+fn open_environment(dir: &Path, flags: EnvFlags) -> Result<Env<WithTls>> {
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_readers(64);
+    // SAFETY: the directory is this process's alone for as long as the environment is open, so the map changes by LMDB's hand
+    // only; a file that power loss has damaged is never opened here.
+    Ok(unsafe { options.flags(flags).open(dir)? })
+}
+
+fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
     let flags = match guarantee {
         Guarantee::Process => EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC,
         Guarantee::Power => EnvFlags::WRITE_MAP,
     };
-    // SAFETY: the directory is this process's alone for as long as the environment is open, so the map changes by LMDB's hand
-    // only; a file that power loss has damaged is never opened here.
-    let environment = unsafe { options.flags(flags).open(dir)? };
+    let environment = open_environment(dir, flags)?;
     let created = environment.create_databases_and_commit(environment.write_txn()?, |opener, transaction| {
         Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(opener.create_database::<Bytes, Bytes>(transaction, None)?))
     })?;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
-use crate::notation::show;
+use crate::notation::{named, show};
 use crate::records::Bytes;
 use crate::session::Session;
 
@@ -44,7 +44,7 @@ impl Args {
                 Ok(Exit::Done)
             }
             BatchOutcome::Rejected { .. } => {
-                session.screen.error("not_found", &format!("{} has no value", show(key)));
+                session.screen.error("not_found", &format!("{} has no value", named(key)));
                 Ok(Exit::Negative)
             }
         }

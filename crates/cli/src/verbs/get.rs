@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
-use crate::notation::show;
+use crate::notation::{named, show};
 use crate::records::Bytes;
 use crate::session::Session;
 
@@ -43,7 +43,7 @@ impl Args {
         let key = &self.key.0[..];
         let found = session.reader()?.finish(|store| Ok(store.get_versioned(key)?))?;
         let Some((value, version)) = found else {
-            session.screen.error("not_found", &format!("{} has no value", show(key)));
+            session.screen.error("not_found", &format!("{} has no value", named(key)));
             return Ok(Exit::Negative);
         };
         if self.raw {
