@@ -263,6 +263,7 @@ impl Core {
         log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
         log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
         self.maintenance.wake();
+        self.sealing.wake();
         self.upkeep.wake();
         Ok(())
     }

@@ -33,7 +33,10 @@ pub(crate) struct Core {
     pub(crate) group: GroupCommit,
     pub(crate) poison: Poison,
     pub(crate) flusher: Flusher,
+    /// Makes ready what the tail will need.
     pub(crate) maintenance: Maintenance,
+    /// Syncs and seals what the tail has left behind: it waits for the device, and nobody should wait for it.
+    pub(crate) sealing: Maintenance,
     pub(crate) upkeep: Upkeep,
     pub(crate) sizing: Sizing,
     pub(crate) closed: AtomicBool,
@@ -61,6 +64,7 @@ impl Core {
             poison: Poison::default(),
             flusher: Flusher::default(),
             maintenance: Maintenance::default(),
+            sealing: Maintenance::default(),
             upkeep,
             sizing: Sizing::default(),
             closed: AtomicBool::new(false),
@@ -133,10 +137,19 @@ impl Core {
         }
     }
 
-    /// One round of background upkeep; says whether there was anything to do. `window_bytes` of pages are touched ahead of the tail.
+    /// One round of making ready; says whether there was anything to do. `window_bytes` of pages are touched ahead of the tail.
     pub(crate) fn maintain(&self, window_bytes: u32) -> bool {
+        self.work_on_tail(|store| self.prepare_tail(store, window_bytes))
+    }
+
+    /// Syncs and seals the segments that were rolled; says whether there were any.
+    pub(crate) fn seal(&self) -> bool {
+        self.work_on_tail(|store| Ok(store.has_predecessors() && store.sync_predecessors()? > 0))
+    }
+
+    fn work_on_tail(&self, work: impl FnOnce(&SegmentStore) -> Result<bool, SegmentError>) -> bool {
         let Ok(store) = self.store() else { return false };
-        match self.maintain_store(&store, window_bytes) {
+        match work(&store) {
             Ok(worked) => worked,
             // A full device is seen in the statistics, and met again by the commit that needs the room.
             Err(SegmentError::Full { .. }) => false,
@@ -151,20 +164,18 @@ impl Core {
     #[inline]
     pub(crate) fn maintain_as_caller(&self) {
         if self.components.background == Background::Caller && self.maintenance.take_wish() {
-            let _worked = self.maintain(0);
+            let _prepared = self.maintain(0);
+            let _sealed = self.seal();
         }
     }
 
-    fn maintain_store(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
+    fn prepare_tail(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
         // Pages first: a writer may be waiting for nothing else. That they cannot be touched ahead costs time later, and nothing else.
         let mut worked = store.prefault_ahead(window_bytes).is_ok_and(|touched| touched > 0);
         self.plan_segments(store);
         if store.wants_preparation() && self.has_disk_for(2 * u64::from(store.next_len())) {
             let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
             worked |= store.prepare_next(stamp)?;
-        }
-        if store.has_predecessors() {
-            worked |= store.sync_predecessors()? > 0;
         }
         Ok(worked)
     }

@@ -163,6 +163,8 @@ impl SingleNodeEngine {
             };
             core.maintenance.run(work, || core.rest());
         })?;
+        let core = Arc::clone(&self.core);
+        self.spawn("hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
         if !self.core.config.compaction_interval.is_zero() {
             let core = Arc::clone(&self.core);
             self.spawn("hightower-compact", move || core.keep_up())?;
@@ -588,6 +590,7 @@ impl SingleNodeEngine {
         let was_closed = self.core.closed.swap(true, std::sync::atomic::Ordering::AcqRel);
         self.core.flusher.close();
         self.core.maintenance.close();
+        self.core.sealing.close();
         self.core.upkeep.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // The threads do not panic; if one had, there would be nothing left to stop.

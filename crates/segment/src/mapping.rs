@@ -23,6 +23,9 @@ use crate::fs::Access;
 /// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;
 
+/// Pages are no longer than this on any target; rounding to it leaves at most some pages out.
+const LONGEST_PAGE_BYTES: usize = 64 << 10;
+
 /// What reads or writes through a mapping are expected to look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -292,6 +295,20 @@ impl Mapping {
         Ok(end.saturating_sub(range.start))
     }
 
+    /// Takes the whole pages of a range out of the process's page tables, all at once; the next access maps them again. Neither what they hold nor
+    /// what is dirty of them changes. Before a sync of much it pays: the system would else visit the page tables page by page, and
+    /// interrupt every other processor that runs this process for each.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system. Nothing depends on success but speed.
+    pub fn unmap_pages(&self, range: Range<usize>) -> io::Result<()> {
+        let Backing::File(raw) = &self.backing else { return Ok(()) };
+        let start = range.start.next_multiple_of(LONGEST_PAGE_BYTES);
+        let end = range.end.min(self.len) / LONGEST_PAGE_BYTES * LONGEST_PAGE_BYTES;
+        if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
+    }
+
     /// Tells the system how the whole mapping will be used.
     ///
     /// # Errors
@@ -360,6 +377,19 @@ fn populate(raw: &MmapRaw, at: usize, len: usize) -> io::Result<bool> {
 #[cfg(not(target_os = "linux"))]
 fn populate(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<bool> {
     Ok(false)
+}
+
+#[cfg(target_os = "linux")]
+fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
+    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared map of a file (`Backing::File` is made by
+    // `map_raw` and `map_raw_read_only` alone), whose content is the page cache's: the next access, a reader's or the writer's, finds the
+    // same bytes there.
+    unsafe { raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget_pages(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
+    Ok(())
 }
 
 /// Hears of what happens to a [`SharedMemory`] through its mappings.

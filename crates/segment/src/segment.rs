@@ -197,13 +197,29 @@ impl Segment {
 
     /// Makes everything up to `end` durable. The caller sees to it that no two run at once.
     pub(crate) fn sync_to(&self, end: u32, by_range: bool) -> Result<(), SegmentError> {
-        let from = self.durable() as usize;
         let synced = if by_range {
-            retry_interrupted(|| self.mapping.sync(from..end as usize))
+            self.sync_range(self.durable() as usize, end as usize)
         } else {
             retry_interrupted(|| self.file.sync_data())
         };
         synced.map_err(|error| SegmentError::io("sync", &self.path, error))
+    }
+
+    /// Step by step, so that what others want of the device meanwhile waits for one step alone: the header of the next segment does while a whole
+    /// segment of large values is on its way.
+    fn sync_range(&self, from: usize, end: usize) -> std::io::Result<()> {
+        const STEP_BYTES: usize = 4 << 20;
+        const WORTH_UNMAPPING_BYTES: usize = 1 << 20;
+        let mut at = from;
+        while at < end {
+            let next = (at + STEP_BYTES).min(end);
+            if next - at >= WORTH_UNMAPPING_BYTES {
+                self.mapping.unmap_pages(at..next)?;
+            }
+            retry_interrupted(|| self.mapping.sync(at..next))?;
+            at = next;
+        }
+        Ok(())
     }
 
     /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched.
