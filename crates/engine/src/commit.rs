@@ -74,10 +74,10 @@ impl Core {
         self.check_writable()?;
         // One guard for all that follows: pinning again under it costs next to nothing.
         let guard = pin();
-        self.state.prefetch_start(write.key);
+        let ahead = self.state.prefetch_start(write.key, &guard);
         let checksum = payload_checksum(write.key, value);
         let now = write.given.map_or_else(|| self.components.clock.now_ms(), |(_, timestamp)| timestamp);
-        self.state.prefetch(write.key);
+        self.state.prefetch_rest(write.key, ahead);
 
         let mut log = self.commit_log()?;
         let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum, &guard)?;

@@ -54,7 +54,7 @@ mod writer;
 pub use bulk::{BulkError, SortedRun};
 pub use epoch::{Guard, pin};
 pub use hash::{KeyHasher, SeededHasher};
-pub use map::{EntryRef, Map};
+pub use map::{Ahead, EntryRef, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
 pub use range::{Cursor, Range};

@@ -46,12 +46,6 @@ impl Link {
         self.0.is_null()
     }
 
-    /// Whether it leads to a node with a place for every byte.
-    #[inline(always)]
-    pub(crate) fn is_full_node(self) -> bool {
-        self.0.addr() & TAG_BITS == Kind::Full as usize
-    }
-
     /// Follows the link.
     ///
     /// # Safety

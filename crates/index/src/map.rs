@@ -2,6 +2,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::Bound;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::epoch::Guard;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
-use crate::link::Target;
+use crate::link::{Link, Target};
 use crate::range::{Range, prefix_end};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::table::Table;
@@ -18,6 +19,17 @@ use crate::tree::Tree;
 
 /// Keys looked up together by [`Map::get_many`].
 const GROUP_KEYS: usize = 16;
+
+/// How far [`Map::prefetch_start`] has come with a key, under its guard.
+#[derive(Debug)]
+#[must_use = "to be handed to `Map::prefetch_rest`"]
+pub struct Ahead<'g> {
+    hash: u64,
+    link: Link,
+    depth: usize,
+    map: *const u8,
+    lives: PhantomData<&'g Guard>,
+}
 
 /// What the one writer has to itself.
 pub(crate) struct Own {
@@ -200,19 +212,45 @@ impl<V, H: KeyHasher> Map<V, H> {
     }
 
     /// Asks for the memory where a lookup or an insertion of `key` begins, without waiting for anything: for a caller that has something else
-    /// to do before [`prefetch`](Self::prefetch), the lookup or the insertion.
+    /// to do before it goes on with [`prefetch_rest`](Self::prefetch_rest).
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
-    /// map.prefetch_start(b"a", &hightower_index::pin());
+    /// let guard = hightower_index::pin();
+    /// let ahead = map.prefetch_start(b"a", &guard);
+    /// // ... some tens of nanoseconds of other work ...
+    /// map.prefetch_rest(b"a", ahead);
+    /// writer.insert(b"a", 1);
     /// ```
     #[inline]
-    pub fn prefetch_start(&self, key: &[u8], _guard: &Guard) {
+    pub fn prefetch_start<'g>(&'g self, key: &[u8], _guard: &'g Guard) -> Ahead<'g> {
+        let hash = self.shared.hasher.hash(key);
         // SAFETY: the guard lives during the call, and the map too.
-        unsafe {
-            self.shared.table.prefetch_slot(self.shared.hasher.hash(key));
-            self.shared.tree.prefetch_below_top(key);
+        let (link, depth) = unsafe {
+            self.shared.table.prefetch_slot(hash);
+            self.shared.tree.prefetch_below_top(key)
+        };
+        Ahead { hash, link, depth, map: self.address(), lives: PhantomData }
+    }
+
+    /// Asks for the rest: the leaf of `key` if it has one, else where it would hang.
+    ///
+    /// Does nothing if `ahead` is of another map; of another key, it asks for memory that is of no use.
+    #[inline]
+    pub fn prefetch_rest(&self, key: &[u8], ahead: Ahead<'_>) {
+        if ahead.map != self.address() {
+            return;
         }
+        // SAFETY: `ahead` is of this map; the guard that `prefetch_start` was given has lived since.
+        unsafe {
+            if !self.shared.table.prefetch_leaf::<V>(ahead.hash) {
+                self.shared.tree.prefetch_further(key, ahead.link, ahead.depth);
+            }
+        }
+    }
+
+    fn address(&self) -> *const u8 {
+        Arc::as_ptr(&self.shared).cast()
     }
 
     /// The entries between two bounds, in key order, from both ends. Empty if the bounds cross.

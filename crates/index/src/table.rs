@@ -177,17 +177,16 @@ impl Table {
         segment.prefetch(hash);
     }
 
-    /// Asks for the leaf that the probe for `hash` will likely reach.
+    /// Asks for the leaf that the probe for `hash` will likely reach; says whether there is one.
     ///
     /// # Safety
     ///
     /// As for [`Table::get`].
     #[inline(always)]
-    pub(crate) unsafe fn prefetch_leaf<V>(&self, hash: u64) {
+    pub(crate) unsafe fn prefetch_leaf<V>(&self, hash: u64) -> bool {
         // SAFETY: the caller's promise.
-        if let Some(leaf) = unsafe { self.segment(hash) }.candidate::<V>(hash) {
-            leaf.prefetch();
-        }
+        let candidate = unsafe { self.segment(hash) }.candidate::<V>(hash);
+        candidate.inspect(|leaf| leaf.prefetch()).is_some()
     }
 
     /// Asks for what [`Table::insert`] will write besides the slot. The writer's.

@@ -15,6 +15,9 @@ use crate::link::{Link, Target};
 use crate::node::{Node, Plan};
 use crate::sync::{AtomicPtr, Ordering};
 
+/// So many nodes of one level stay in the processor's own caches: some hundred KiB.
+const NEAR_NODES: usize = 2048;
+
 /// The tree. Readers start at [`Tree::root`] under a guard.
 pub(crate) struct Tree<V> {
     root: AtomicPtr<u8>,
@@ -32,17 +35,32 @@ fn branch(key: &[u8], depth: usize) -> Branch {
     key.get(depth).map_or(Branch::End, |byte| Branch::Byte(*byte))
 }
 
-/// How many bytes both begin with; eight at a time while they are equal.
+/// How many bytes both begin with.
+#[inline]
 pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
-    let (left_words, right_words) = (left.as_chunks::<8>().0, right.as_chunks::<8>().0);
+    let len = left.len().min(right.len());
+    let (left, right) = (&left[..len], &right[..len]);
+    let (left_words, left_rest) = left.as_chunks::<8>();
+    let (right_words, right_rest) = right.as_chunks::<8>();
     for (at, (left, right)) in left_words.iter().zip(right_words).enumerate() {
         let difference = u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right);
         if difference != 0 {
             return at * 8 + difference.trailing_zeros() as usize / 8;
         }
     }
-    let start = left_words.len().min(right_words.len()) * 8;
-    start + left[start..].iter().zip(&right[start..]).take_while(|(left, right)| left == right).count()
+    let difference = short_word(left_rest) ^ short_word(right_rest);
+    // Of bytes that are not there both words have none, so a difference lies before the end.
+    if difference == 0 { len } else { left_words.len() * 8 + difference.trailing_zeros() as usize / 8 }
+}
+
+/// Up to seven bytes as one number, the first lowest. Of four to seven, the middle ones are read twice.
+#[inline(always)]
+fn short_word(bytes: &[u8]) -> u64 {
+    if let (Some(head), Some(tail)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let shift = 8 * (bytes.len() - 4);
+        return u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*tail)) << shift;
+    }
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 fn hang(plan: &mut Plan, branch: Branch, link: Link) {
@@ -70,26 +88,43 @@ impl<V> Tree<V> {
         load(&self.root)
     }
 
-    /// Asks for the node where the way to `key` leaves the nodes with all 256 places. Those stand at the top of a large tree and are near;
-    /// what hangs below them is not.
+    /// Follows the way to `key` through the nodes near the root, which are in use all the time and so near, and asks for the one below
+    /// them, which is not. Gives the link to it and how much of the key leads there.
     ///
     /// # Safety
     ///
     /// A guard lives during the call, or nobody writes.
     #[inline]
-    pub(crate) unsafe fn prefetch_below_top(&self, key: &[u8]) {
-        let mut link = self.root();
-        let mut depth = 0;
-        while link.is_full_node() {
+    pub(crate) unsafe fn prefetch_below_top(&self, key: &[u8]) -> (Link, usize) {
+        let (mut link, mut depth) = (self.root(), 0);
+        // How many nodes there may be beside the one that the link leads to.
+        let mut nodes = 1;
+        while nodes <= NEAR_NODES {
             // SAFETY: the caller's promise.
-            let Target::Node(node) = (unsafe { link.follow::<V>() }) else { return };
-            depth += node.prefix().len();
-            let Some(&byte) = key.get(depth) else { return };
-            let Some(place) = node.find(byte) else { return };
+            let Target::Node(node) = (unsafe { link.follow::<V>() }) else { break };
+            depth += node.prefix_len_bytes();
+            let Some(place) = key.get(depth).and_then(|&byte| node.find(byte)) else { return (Link::NOTHING, depth) };
             link = load(place);
             depth += 1;
+            nodes *= node.capacity();
         }
         link.prefetch();
+        (link, depth)
+    }
+
+    /// Goes one node further, which was asked for before, and asks for what comes next.
+    ///
+    /// # Safety
+    ///
+    /// As for [`prefetch_below_top`](Self::prefetch_below_top), which gave link and depth; the guard has lived since.
+    #[inline]
+    pub(crate) unsafe fn prefetch_further(&self, key: &[u8], link: Link, depth: usize) {
+        // SAFETY: the caller's promise.
+        let Target::Node(node) = (unsafe { link.follow::<V>() }) else { return };
+        let byte = key.get(depth + node.prefix_len_bytes());
+        if let Some(place) = byte.and_then(|&byte| node.find(byte)) {
+            load(place).prefetch();
+        }
     }
 
     /// Gives an empty tree its content, all at once. The writer's.

@@ -112,7 +112,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 pub use {
     commit::Commit,
     held::{Held, Relocated},
-    hightower_index::{Guard, pin},
+    hightower_index::{Ahead, Guard, pin},
     load::LoadRun,
     model::{KvState, StateRecord},
     range::{Entries, Range},

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_index::{Guard, Map, pin};
+use hightower_index::{Ahead, Guard, Map, pin};
 
 use crate::clock::{Clock, SystemClock};
 use crate::counters::Counters;
@@ -181,9 +181,17 @@ impl<L: Location> ConcurrentKvState<L> {
         self.shared.map.prefetch(key, &pin());
     }
 
-    /// As [`prefetch`](Self::prefetch), without waiting for anything: first this, then whatever else there is to do, then that.
-    pub fn prefetch_start(&self, key: &[u8]) {
-        self.shared.map.prefetch_start(key, &pin());
+    /// Asks for where a lookup or a write of this key begins, without waiting for anything: first this, then whatever else there is to
+    /// do, then [`prefetch_rest`](Self::prefetch_rest).
+    #[inline]
+    pub fn prefetch_start<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Ahead<'g> {
+        self.shared.map.prefetch_start(key, guard)
+    }
+
+    /// Asks for the rest of what a lookup or a write of this key will touch.
+    #[inline]
+    pub fn prefetch_rest(&self, key: &[u8], ahead: Ahead<'_>) {
+        self.shared.map.prefetch_rest(key, ahead);
     }
 
     /// A consistent view as of the newest published commit. O(1), waits for nobody.
