@@ -26,7 +26,7 @@ use core::ptr::NonNull;
 
 use crate::arena::Arena;
 use crate::link::Link;
-use crate::search;
+use crate::search::{self, Lanes};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 /// How a node finds the child of a byte. The values are the links' tags.
@@ -518,23 +518,34 @@ impl<'g> Node<'g> {
         plan
     }
 
-    /// Asks for what all children lead to, if they are few, so that a walk finds them near.
+    /// Whether it finds children by comparing bytes; then they are few.
     #[inline(always)]
-    pub(crate) fn prefetch_children(self) {
-        if !matches!(self.kind, Kind::Four | Kind::Sixteen) {
-            return;
-        }
-        for at in 0..self.used() {
-            self.child_at(at).prefetch();
-        }
+    pub(crate) fn is_small(self) -> bool {
+        matches!(self.kind, Kind::Four | Kind::Sixteen)
+    }
+
+    /// The children of a small node in order, as of now. A lane's child may be gone when it is looked at.
+    #[inline(always)]
+    pub(crate) fn lanes_in_order(self, rising: bool) -> Lanes {
+        let used = self.used();
+        search::order(self.keys(), used, rising)
+    }
+
+    /// The byte of a lane of a small node.
+    #[inline(always)]
+    pub(crate) fn byte_of_lane(self, lane: usize) -> u8 {
+        search::lane(self.keys(), lane)
+    }
+
+    /// The child in a lane of a small node; it may be nothing.
+    #[inline(always)]
+    pub(crate) fn child_in_lane(self, lane: usize) -> Link {
+        self.child_at(lane)
     }
 
     /// Asks for what the child at `code` leads to, if children are many.
     #[inline(always)]
     pub(crate) fn prefetch_child(self, code: Option<Code>) {
-        if matches!(self.kind, Kind::Four | Kind::Sixteen) {
-            return;
-        }
         if let Some(byte) = code.and_then(|code| u8::try_from(code.wrapping_sub(1)).ok()) {
             self.child_of_large(byte).prefetch();
         }

@@ -68,14 +68,8 @@ impl<'g, V> End<'g, V> {
         // SAFETY: the caller's promise.
         let walk = self.walk.get_or_insert_with(|| unsafe { Walk::start::<D>(root, borrow(bound)) });
         let batch = &mut self.batch;
-        (batch.next, batch.len) = (0, 0);
-        while batch.len < batch.wanted {
-            // SAFETY: the caller's promise.
-            let Some(leaf) = (unsafe { walk.next::<D>() }) else { break };
-            leaf.prefetch();
-            batch.leaves[batch.len] = Some(leaf);
-            batch.len += 1;
-        }
+        // SAFETY: the caller's promise.
+        (batch.next, batch.len) = (0, unsafe { walk.take::<D>(&mut batch.leaves[..batch.wanted]) });
         if let Some(behind) = batch.leaves.get_mut(batch.len) {
             *behind = None;
         }

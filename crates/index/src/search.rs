@@ -36,12 +36,61 @@ pub(crate) fn last_at_most(keys: [u64; 2], used: usize, byte: u8) -> Option<(u8,
     Some((!found, at))
 }
 
+/// The first lanes of a node in the order of their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lanes {
+    /// Four bits a lane, the next one lowest.
+    order: u64,
+    left: u8,
+}
+
+impl Lanes {
+    pub(crate) const NONE: Self = Self { order: 0, left: 0 };
+
+    /// The next lane.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<usize> {
+        let lane = self.peek()?;
+        self.order >>= 4;
+        self.left -= 1;
+        Some(lane)
+    }
+
+    /// The lane that is next.
+    #[inline(always)]
+    pub(crate) fn peek(self) -> Option<usize> {
+        (self.left > 0).then_some((self.order & 15) as usize)
+    }
+}
+
+/// The first `used` lanes, whose bytes differ, in the order of their bytes, rising or falling.
+#[inline]
+pub(crate) fn order(keys: [u64; 2], used: usize, rising: bool) -> Lanes {
+    let ranks = ranks(keys, used);
+    let mut order = 0;
+    for at in 0..used {
+        let rank = usize::from(lane(ranks, at));
+        order |= (at as u64) << (4 * if rising { rank } else { used - 1 - rank });
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
+    return Lanes { order, left: used as u8 };
+}
+
+/// For each of the first `used` lanes, how many of them have a lesser byte.
+#[inline(always)]
+fn ranks(keys: [u64; 2], used: usize) -> [u64; 2] {
+    #[cfg(target_arch = "x86_64")]
+    return sse2::ranks(keys, used);
+    #[cfg(not(target_arch = "x86_64"))]
+    portable::ranks(keys, used)
+}
+
 #[cfg(target_arch = "x86_64")]
 mod sse2 {
     use core::arch::x86_64::{
-        __m128i, _mm_and_si128, _mm_andnot_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_cvtsi128_si32, _mm_max_epu8,
-        _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi8, _mm_set_epi64x, _mm_set1_epi8, _mm_srli_epi16,
-        _mm_srli_si128,
+        __m128i, _mm_and_si128, _mm_andnot_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_cvtsi128_si32, _mm_cvtsi128_si64,
+        _mm_max_epu8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi8, _mm_set_epi64x, _mm_set1_epi8,
+        _mm_srli_epi16, _mm_srli_si128, _mm_sub_epi8,
     };
 
     #[inline(always)]
@@ -88,6 +137,22 @@ mod sse2 {
         }
     }
 
+    #[inline(always)]
+    pub(super) fn ranks(keys: [u64; 2], used: usize) -> [u64; 2] {
+        let all = load(keys);
+        // Each lane counts the lanes that it is at least, itself among them: a comparison that holds is -1.
+        let mut ranks = splat(0xff);
+        for at in 0..used {
+            let each = splat(super::lane(keys, at));
+            // SAFETY: SSE2 is part of x86_64.
+            unsafe { ranks = _mm_sub_epi8(ranks, _mm_cmpeq_epi8(_mm_max_epu8(all, each), all)) };
+        }
+        // SAFETY: SSE2 is part of x86_64.
+        unsafe {
+            [_mm_cvtsi128_si64(ranks).cast_unsigned(), _mm_cvtsi128_si64(_mm_srli_si128::<8>(ranks)).cast_unsigned()]
+        }
+    }
+
     /// The least of all lanes.
     #[inline(always)]
     fn least(lanes: __m128i) -> u8 {
@@ -116,6 +181,16 @@ mod portable {
     pub(super) fn first_at_least(keys: [u64; 2], used: usize, byte: u8) -> Option<(u8, usize)> {
         (0..used).map(|at| (lane(keys, at), at)).filter(|(each, _)| *each >= byte).min()
     }
+
+    #[inline(always)]
+    pub(super) fn ranks(keys: [u64; 2], used: usize) -> [u64; 2] {
+        let mut ranks = [0; 2];
+        for at in 0..used {
+            let rank = (0..used).filter(|&other| lane(keys, other) < lane(keys, at)).count();
+            ranks[at / 8] |= (rank as u64) << (8 * (at % 8));
+        }
+        ranks
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +209,26 @@ mod tests {
             prop_assert_eq!(first_at_least(keys, used, byte), portable::first_at_least(keys, used, byte));
             let last = (0..used).map(|at| lane(keys, at)).filter(|each| *each <= byte).max();
             prop_assert_eq!(last_at_most(keys, used, byte).map(|(each, _)| each), last);
+        }
+
+        #[test]
+        fn lanes_come_in_the_order_of_their_bytes(bytes in proptest::collection::hash_set(any::<u8>(), 0..=16), rising: bool) {
+            let mut keys = [0; 2];
+            let bytes: Vec<u8> = bytes.into_iter().collect();
+            for (at, byte) in bytes.iter().enumerate() {
+                keys[at / 8] |= u64::from(*byte) << (8 * (at % 8));
+            }
+            for at in 0..bytes.len() {
+                prop_assert_eq!(lane(ranks(keys, bytes.len()), at), lane(portable::ranks(keys, bytes.len()), at));
+            }
+            let mut lanes = order(keys, bytes.len(), rising);
+            let found: Vec<u8> = std::iter::from_fn(|| lanes.next()).map(|at| bytes[at]).collect();
+            let mut wanted = bytes;
+            wanted.sort_unstable();
+            if !rising {
+                wanted.reverse();
+            }
+            prop_assert_eq!(found, wanted);
         }
     }
 }

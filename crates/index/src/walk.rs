@@ -8,6 +8,7 @@ use core::ops::Bound;
 use crate::leaf::Leaf;
 use crate::link::{Link, Target};
 use crate::node::{CODE_MAX, CODE_TERMINAL, Code, Node, code_of};
+use crate::search::Lanes;
 use crate::tree::common_len;
 
 /// One direction of walking.
@@ -18,6 +19,8 @@ pub(crate) trait Direction {
     fn next(node: Node<'_>, at: Code) -> Option<(Code, Link)>;
     /// The place after `code`.
     fn after(code: Code) -> Option<Code>;
+    /// Whether `code` comes before `other`.
+    fn is_before(code: Code, other: Code) -> bool;
     /// Whether keys that are greater (true) or less (false) than the bound are ahead.
     const RISING: bool;
 }
@@ -40,6 +43,11 @@ impl Direction for Forward {
     fn after(code: Code) -> Option<Code> {
         (code < CODE_MAX).then_some(code + 1)
     }
+
+    #[inline(always)]
+    fn is_before(code: Code, other: Code) -> bool {
+        code < other
+    }
 }
 
 impl Direction for Backward {
@@ -55,11 +63,65 @@ impl Direction for Backward {
     fn after(code: Code) -> Option<Code> {
         code.checked_sub(1)
     }
+
+    #[inline(always)]
+    fn is_before(code: Code, other: Code) -> bool {
+        code > other
+    }
 }
 
+/// A node on the path, and what of it is still ahead.
+///
+/// The children of a small node are put in order once, when the walk comes to it; what is added to it later may be missed. Those of a large
+/// one are looked for one by one.
 struct Frame<'g> {
     node: Node<'g>,
+    /// Of a small node: the children ahead.
+    lanes: Lanes,
+    /// Of a large node: the first place ahead. Of a small one: its terminal, if that is ahead.
     at: Option<Code>,
+}
+
+impl<'g> Frame<'g> {
+    #[inline(always)]
+    fn new<D: Direction>(node: Node<'g>, at: Option<Code>) -> Self {
+        if !node.is_small() {
+            return Self { node, lanes: Lanes::NONE, at };
+        }
+        let Some(from) = at else { return Self { node, lanes: Lanes::NONE, at } };
+        let mut lanes = node.lanes_in_order(D::RISING);
+        if from != D::START {
+            while let Some(lane) = lanes.peek()
+                && D::is_before(code_of(node.byte_of_lane(lane)), from)
+            {
+                lanes.next();
+            }
+        }
+        let at = (!D::is_before(CODE_TERMINAL, from)).then_some(CODE_TERMINAL);
+        Self { node, lanes, at }
+    }
+
+    /// What comes next, and leaves it behind. It may be nothing.
+    #[inline(always)]
+    fn advance<D: Direction>(&mut self) -> Option<Link> {
+        if !self.node.is_small() {
+            let (code, link) = self.at.and_then(|at| D::next(self.node, at))?;
+            self.at = D::after(code);
+            self.node.prefetch_child(self.at.and_then(D::after));
+            return Some(link);
+        }
+        if D::RISING && self.at.take().is_some() {
+            return Some(self.node.terminal_link());
+        }
+        if let Some(lane) = self.lanes.next() {
+            let link = self.node.child_in_lane(lane);
+            if let Some(next) = self.lanes.peek() {
+                self.node.child_in_lane(next).prefetch();
+            }
+            return Some(link);
+        }
+        self.at.take().map(|_| self.node.terminal_link())
+    }
 }
 
 /// A walk that is under way.
@@ -95,14 +157,13 @@ impl<'g, V> Walk<'g, V> {
         match unsafe { link.follow() } {
             Target::Nothing => {}
             Target::Leaf(leaf) => self.first = Some(leaf),
-            Target::Node(node) => self.push(node, Some(D::START)),
+            Target::Node(node) => self.push::<D>(node, Some(D::START)),
         }
     }
 
     #[inline(always)]
-    fn push(&mut self, node: Node<'g>, at: Option<Code>) {
-        node.prefetch_children();
-        self.path.push(Frame { node, at });
+    fn push<D: Direction>(&mut self, node: Node<'g>, at: Option<Code>) {
+        self.path.push(Frame::new::<D>(node, at));
     }
 
     /// Descends towards `key`, leaving at each node the place behind the one taken.
@@ -126,7 +187,7 @@ impl<'g, V> Walk<'g, V> {
                 // All keys below are on one side: above a key that ends in the prefix, or as the first differing byte says.
                 let above = key.get(depth + shared).is_none_or(|byte| prefix[shared] > *byte);
                 if above == D::RISING {
-                    self.push(node, Some(D::START));
+                    self.push::<D>(node, Some(D::START));
                 }
                 return;
             }
@@ -138,39 +199,51 @@ impl<'g, V> Walk<'g, V> {
                     (true, false) => D::after(CODE_TERMINAL),
                     (false, false) => None,
                 };
-                return self.push(node, at);
+                return self.push::<D>(node, at);
             };
-            self.path.push(Frame { node, at: D::after(code_of(byte)) });
+            self.push::<D>(node, D::after(code_of(byte)));
             let Some(place) = node.find(byte) else { return };
             link = Link::from_raw(place.load(crate::sync::Ordering::Acquire));
             depth += 1;
         }
     }
 
-    /// The next leaf.
+    /// Puts the next leaves into `leaves` and asks for their memory; gives how many there were, fewer than there is room for only at the end.
     ///
     /// # Safety
     ///
     /// What [`Walk::start`] was promised still holds.
     #[inline]
-    pub(crate) unsafe fn next<D: Direction>(&mut self) -> Option<Leaf<'g, V>> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
+    pub(crate) unsafe fn take<D: Direction>(&mut self, leaves: &mut [Option<Leaf<'g, V>>]) -> usize {
+        let mut count = 0;
+        if let Some(first) = self.first.take()
+            && let Some(place) = leaves.first_mut()
+        {
+            *place = Some(first);
+            count = 1;
         }
-        loop {
-            let top = self.path.last_mut()?;
-            let Some((code, link)) = top.at.and_then(|at| D::next(top.node, at)) else {
-                self.path.pop();
-                continue;
+        while let Some(top) = self.path.last_mut() {
+            let entered = loop {
+                if count == leaves.len() {
+                    return count;
+                }
+                let Some(link) = top.advance::<D>() else { break None };
+                // SAFETY: the caller's promise.
+                match unsafe { link.follow() } {
+                    Target::Nothing => {}
+                    Target::Leaf(leaf) => {
+                        leaf.prefetch();
+                        leaves[count] = Some(leaf);
+                        count += 1;
+                    }
+                    Target::Node(node) => break Some(node),
+                }
             };
-            top.at = D::after(code);
-            top.node.prefetch_child(top.at.and_then(D::after));
-            // SAFETY: the caller's promise.
-            match unsafe { link.follow() } {
-                Target::Nothing => {}
-                Target::Leaf(leaf) => return Some(leaf),
-                Target::Node(node) => self.push(node, Some(D::START)),
+            match entered {
+                Some(node) => self.push::<D>(node, Some(D::START)),
+                None => drop(self.path.pop()),
             }
         }
+        count
     }
 }
