@@ -32,6 +32,9 @@ pub struct CompactionConfig {
     /// years. It counts from the delete's timestamp where that can be true, else from when the store is sure to have had it: a timestamp
     /// that a caller has submitted with it does not shorten or lengthen it at will. Default: one hour.
     pub tombstone_grace: Duration,
+    /// Whether an explicit compaction also puts in key order, once, what comes straight from the log and has nothing to free: scans then read
+    /// records one after the other. It costs one more writing of such segments. Background compaction never does it. Default: true.
+    pub order_when_explicit: bool,
 }
 
 impl Default for CompactionConfig {
@@ -43,6 +46,7 @@ impl Default for CompactionConfig {
             max_run_bytes: 128 << 20,
             rate_limit_bytes_per_s: NonZeroU64::new(128 << 20),
             tombstone_grace: Duration::from_secs(3600),
+            order_when_explicit: true,
         }
     }
 }

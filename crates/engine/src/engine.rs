@@ -461,8 +461,9 @@ impl SingleNodeEngine {
         self.core.sync_to(self.core.state.visible_seq())
     }
 
-    /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops those that hold nothing else. Writes
-    /// and reads go on meanwhile. Looks at no more than what was there when it began.
+    /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops those that hold nothing else. Then puts in key
+    /// order what is still in the order of its commits, unless [`order_when_explicit`](hightower_compactor::CompactionConfig::order_when_explicit)
+    /// says otherwise. Writes and reads go on meanwhile. Looks at no more than what was there when it began.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

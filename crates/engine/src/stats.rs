@@ -41,7 +41,7 @@ pub struct SegmentStats {
     pub live_records: u64,
     /// How many records were overtaken.
     pub dead_records: u64,
-    /// When it was started, Unix milliseconds.
+    /// When it was started, Unix milliseconds; of one that compaction wrote, about when its oldest record was.
     pub created_ms: i64,
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hightower_compactor::{Goal, SegmentUsage};
+use hightower_log::SegmentKind;
 use hightower_segment::{Purpose, Segment, SegmentError, Stamp};
 
 use crate::compaction::stats::{CompactionReport, CompactionStats};
@@ -22,6 +23,11 @@ const FREEING_ATTEMPTS: usize = 16;
 
 /// So many runs in the background, and others get the turn.
 const RUNS_PER_TURN: u32 = 16;
+
+/// The active segment is ended to be put in order if it holds more than one part in so many of what lives, and at least so many bytes; less is
+/// not worth a segment.
+const WORTH_ORDERING_SHARE: u64 = 16;
+const WORTH_ORDERING_BYTES: u64 = 1 << 20;
 
 /// What only the holder of the turn touches.
 #[derive(Debug, Default)]
@@ -201,8 +207,8 @@ impl Core {
         self.state.reclaim();
         self.free_retired(&mut turn, &self.store()?)?;
         self.drop_dead(&mut turn, &mut report)?;
-        if self.usage().iter().any(|usage| !usage.is_sealed && usage.dead_records() + usage.expired_tombstone_bytes > 0)
-        {
+        let usage = self.usage();
+        if usage.iter().any(|active| !active.is_sealed && self.is_worth_rolling(active, &usage)) {
             self.roll_active()?;
         }
         let session = Session { ids: self.usage().iter().map(|usage| usage.id).collect() };
@@ -219,6 +225,9 @@ impl Core {
             self.upkeep.note(|stats| stats.add(&run));
             report.add(&run);
         }
+        if self.config.compaction.order_when_explicit {
+            self.put_in_order(&mut turn, &session, &mut report)?;
+        }
         if report.runs > 0 && self.config.emit_snapshot_after_compaction {
             report.checkpoint_failure = self.try_checkpoint(&mut turn)?;
         }
@@ -228,6 +237,39 @@ impl Core {
         report.waiting_segments = turn.retired.len() as u64;
         report.elapsed = self.components.clock.elapsed().saturating_sub(started);
         Ok(report)
+    }
+
+    /// Whether an explicit compaction ends the active segment: for what it could free, or for a good part of the store that it could put in order.
+    fn is_worth_rolling(&self, active: &SegmentUsage, all: &[SegmentUsage]) -> bool {
+        let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
+        let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);
+        active.dead_records() + active.expired_tombstone_bytes > 0
+            || (self.config.compaction.order_when_explicit && is_good_part)
+    }
+
+    /// Rewrites in key order what the log has left in the order of its commits. A luxury: without room for it, it ends.
+    fn put_in_order(&self, turn: &mut Turn, session: &Session, report: &mut CompactionReport) -> Result<()> {
+        while let Some(usage) = self.next_of(session)? {
+            let is_unordered = |usage: &&SegmentUsage| {
+                usage.is_sealed && usage.kind == SegmentKind::Append && session.ids.contains(&usage.id)
+            };
+            let unordered: Vec<&SegmentUsage> = usage.iter().filter(is_unordered).collect();
+            if unordered.iter().map(|usage| usage.live_bytes).sum::<u64>() < WORTH_ORDERING_BYTES {
+                break;
+            }
+            let victims: Vec<u32> = unordered.iter().map(|usage| usage.id).collect();
+            let run = match self.compact(turn, &usage, &victims, Goal::Full) {
+                Ok(run) => run,
+                Err(Error::Full { .. }) => break,
+                Err(failure) => return Err(failure),
+            };
+            if run.removed_segments == 0 && run.written_segments == 0 {
+                break;
+            }
+            self.upkeep.note(|stats| stats.add(&run));
+            report.add(&run);
+        }
+        Ok(())
     }
 
     /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that does: on a full device it makes what there is.

@@ -35,6 +35,7 @@ pub(crate) struct RunHost<'a> {
     expected_bytes: u64,
     base_seq: u64,
     stamp: Stamp,
+    survivors: Survivors,
     output: Option<CompactedWriter>,
     finished: Vec<CompactedSegment>,
     pace: Pace,
@@ -64,6 +65,7 @@ impl<'a> RunHost<'a> {
             expected_bytes: live_bytes,
             base_seq,
             stamp: Stamp { max_version: core.state.max_version(), timestamp: core.components.clock.now_ms() },
+            survivors: Survivors::default(),
             output: None,
             finished: Vec::new(),
             pace,
@@ -98,7 +100,8 @@ impl<'a> RunHost<'a> {
             let needed = (SegmentHeader::LEN + len_bytes) as u64;
             let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.core.config.segment_len_bytes().into());
             let capacity = u32::try_from(wanted.max(needed)).unwrap_or(u32::MAX);
-            let output = self.store.create_compacted(capacity, Purpose::Reclaim, self.stamp)?;
+            let stamp = self.survivors.base(self.stamp);
+            let output = self.store.create_compacted(capacity, Purpose::Reclaim, stamp)?;
             self.output = Some(output.with_base_seq(self.base_seq));
         }
         self.output.as_mut().ok_or(Error::Closed)
@@ -146,6 +149,9 @@ impl Host for RunHost<'_> {
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {
         let held = self.core.state.held(command.key(), place_of(place), &pin());
+        if held != Held::Free {
+            self.survivors.note(command);
+        }
         match held {
             Held::Free => Need::None,
             Held::Newest { kind: CommandKind::Delete, is_hidden_from_snapshot: false }
@@ -183,6 +189,36 @@ impl Host for RunHost<'_> {
         self.pace.spend(std::mem::take(&mut self.unspent_bytes));
         let closed = &self.core.closed;
         if self.pace.wait(&self.clock, &mut || !closed.load(Ordering::Acquire)) { Ok(()) } else { Err(Error::Closed) }
+    }
+}
+
+/// What the survivors that were gathered so far have in common: the outputs count their versions and timestamps from it, so that
+/// their records are short.
+#[derive(Debug, Default)]
+struct Survivors {
+    least_version: Cell<Option<u64>>,
+    least_timestamp: Cell<Option<i64>>,
+    any_tombstone: Cell<bool>,
+}
+
+impl Survivors {
+    fn note(&self, command: &CommandRef<'_>) {
+        let (version, timestamp) = (command.version(), command.timestamp());
+        self.least_version.set(Some(self.least_version.get().map_or(version, |least| least.min(version))));
+        self.least_timestamp.set(Some(self.least_timestamp.get().map_or(timestamp, |least| least.min(timestamp))));
+        self.any_tombstone.set(self.any_tombstone.get() || command.value().is_none());
+    }
+
+    /// What an output that is begun at `now` counts from. With tombstones among them, timestamps count from now: the header's is what later says when
+    /// they were moved. A timestamp that no clock of our time has given would make those of all others long.
+    fn base(&self, now: Stamp) -> Stamp {
+        const LONGEST_MS: i64 = 100 * 366 * 86_400_000;
+        let is_likely = |least: &i64| (now.timestamp.saturating_sub(LONGEST_MS)..=now.timestamp).contains(least);
+        let timestamp = self.least_timestamp.get().filter(|_| !self.any_tombstone.get()).filter(is_likely);
+        Stamp {
+            max_version: self.least_version.get().unwrap_or(now.max_version),
+            timestamp: timestamp.unwrap_or(now.timestamp),
+        }
     }
 }
 
