@@ -56,6 +56,12 @@ impl Lanes {
         Some(lane)
     }
 
+    /// The lane after the next one.
+    #[inline(always)]
+    pub(crate) fn peek_second(self) -> Option<usize> {
+        (self.left > 1).then_some((self.order >> 4 & 15) as usize)
+    }
+
     /// The lane that is next.
     #[inline(always)]
     pub(crate) fn peek(self) -> Option<usize> {

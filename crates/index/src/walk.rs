@@ -98,7 +98,17 @@ impl<'g> Frame<'g> {
             }
         }
         let at = (!D::is_before(CODE_TERMINAL, from)).then_some(CODE_TERMINAL);
-        Self { node, lanes, at }
+        let frame = Self { node, lanes, at };
+        frame.prefetch_second();
+        frame
+    }
+
+    /// Asks for the child after the next one, which was asked for before.
+    #[inline(always)]
+    fn prefetch_second(&self) {
+        if let Some(lane) = self.lanes.peek_second() {
+            self.node.child_in_lane(lane).prefetch();
+        }
     }
 
     /// What comes next, and leaves it behind. It may be nothing.
@@ -115,9 +125,7 @@ impl<'g> Frame<'g> {
         }
         if let Some(lane) = self.lanes.next() {
             let link = self.node.child_in_lane(lane);
-            if let Some(next) = self.lanes.peek() {
-                self.node.child_in_lane(next).prefetch();
-            }
+            self.prefetch_second();
             return Some(link);
         }
         self.at.take().map(|_| self.node.terminal_link())
