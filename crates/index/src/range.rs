@@ -34,16 +34,18 @@ struct End<'g, V> {
     /// `None` until the first step.
     walk: Option<Walk<'g, V>>,
     batch: Batch<'g, V>,
+    /// Whether the batch is the last one.
+    is_last: bool,
     /// The last leaf that this end handed out.
     last: Option<Leaf<'g, V>>,
 }
 
 impl<'g, V> End<'g, V> {
     const fn new() -> Self {
-        Self { walk: None, batch: Batch::new(), last: None }
+        Self { walk: None, batch: Batch::new(), is_last: false, last: None }
     }
 
-    /// The next leaf of this end, fetching the ones behind it.
+    /// The next leaf of this end, fetching the ones behind it. The walk goes from `start` to `end`.
     ///
     /// # Safety
     ///
@@ -52,29 +54,48 @@ impl<'g, V> End<'g, V> {
     unsafe fn next<D: Direction>(
         &mut self,
         root: Link,
-        bound: &Bound<Box<[u8]>>,
+        start: &Bound<Box<[u8]>>,
+        end: &Bound<Box<[u8]>>,
         hook: &impl Fn(&V),
     ) -> Option<Leaf<'g, V>> {
         if self.batch.next == self.batch.len {
+            if self.is_last {
+                return None;
+            }
             // SAFETY: the caller's promise.
-            unsafe { self.refill::<D>(root, bound, hook) };
+            unsafe { self.refill::<D>(root, start, end, hook) };
         }
         let leaf = self.batch.leaves.get(self.batch.next).copied().flatten()?;
         self.batch.next += 1;
         Some(leaf)
     }
 
-    unsafe fn refill<D: Direction>(&mut self, root: Link, bound: &Bound<Box<[u8]>>, hook: &impl Fn(&V)) {
+    unsafe fn refill<D: Direction>(
+        &mut self,
+        root: Link,
+        start: &Bound<Box<[u8]>>,
+        end: &Bound<Box<[u8]>>,
+        hook: &impl Fn(&V),
+    ) {
         // SAFETY: the caller's promise.
-        let walk = self.walk.get_or_insert_with(|| unsafe { Walk::start::<D>(root, borrow(bound)) });
+        let walk = self.walk.get_or_insert_with(|| unsafe { Walk::start::<D>(root, borrow(start)) });
         let batch = &mut self.batch;
         // SAFETY: the caller's promise.
         (batch.next, batch.len) = (0, unsafe { walk.take::<D>(&mut batch.leaves[..batch.wanted]) });
+        self.is_last = batch.len < batch.wanted;
+        batch.wanted = (batch.wanted * 2).min(BATCH_LEAVES);
+        batch.leaves[..batch.len].iter().flatten().for_each(|leaf| hook(leaf.value()));
+        // By now the leaves are near. Keys come in order, so the last one speaks for all, nearly always.
+        let is_inside = |leaf: &Option<Leaf<'_, V>>| {
+            leaf.is_some_and(|leaf| if D::RISING { is_below(leaf.key(), end) } else { is_above(leaf.key(), end) })
+        };
+        if !batch.leaves[..batch.len].last().is_none_or(is_inside) {
+            batch.len = batch.leaves[..batch.len].partition_point(is_inside);
+            self.is_last = true;
+        }
         if let Some(behind) = batch.leaves.get_mut(batch.len) {
             *behind = None;
         }
-        batch.wanted = (batch.wanted * 2).min(BATCH_LEAVES);
-        batch.leaves[..batch.len].iter().flatten().for_each(|leaf| hook(leaf.value()));
     }
 }
 
@@ -182,11 +203,10 @@ impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
             return None;
         }
         // SAFETY: the promise of Range::new.
-        let Some(leaf) = (unsafe { self.front.next::<Forward>(self.root, &self.lower, &self.hook) }) else {
+        let Some(leaf) = (unsafe { self.front.next::<Forward>(self.root, &self.lower, &self.upper, &self.hook) }) else {
             return self.end();
         };
-        let met = self.back.last.is_some_and(|last| leaf.key() >= last.key());
-        if met || !is_below(leaf.key(), &self.upper) {
+        if self.back.last.is_some_and(|last| leaf.key() >= last.key()) {
             return self.end();
         }
         self.front.last = Some(leaf);
@@ -201,11 +221,10 @@ impl<V, F: Fn(&V)> DoubleEndedIterator for Range<'_, V, F> {
             return None;
         }
         // SAFETY: the promise of Range::new.
-        let Some(leaf) = (unsafe { self.back.next::<Backward>(self.root, &self.upper, &self.hook) }) else {
+        let Some(leaf) = (unsafe { self.back.next::<Backward>(self.root, &self.upper, &self.lower, &self.hook) }) else {
             return self.end();
         };
-        let met = self.front.last.is_some_and(|last| leaf.key() <= last.key());
-        if met || !is_above(leaf.key(), &self.lower) {
+        if self.front.last.is_some_and(|last| leaf.key() <= last.key()) {
             return self.end();
         }
         self.back.last = Some(leaf);
