@@ -172,6 +172,7 @@ impl Core {
     fn prepare_tail(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
         // Pages first: a writer may be waiting for nothing else. That they cannot be touched ahead costs time later, and nothing else.
         let mut worked = store.prefault_ahead(window_bytes).is_ok_and(|touched| touched > 0);
+        worked |= self.state.prepare_memory();
         self.plan_segments(store);
         if store.wants_preparation() && self.has_disk_for(2 * u64::from(store.next_len())) {
             let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };

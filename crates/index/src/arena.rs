@@ -2,7 +2,7 @@
 //!
 //! Chunks come one by one at first; a map that has grown takes them in regions of 2 MiB, which the system is asked to back by one huge page each:
 //! in a large map every access misses the cache, and with small pages it would miss the page tables' cache too. The price is one insert in twenty
-//! thousand or so that waits until the system has cleared two megabytes.
+//! thousand or so that waits until the system has cleared two megabytes, unless a region is in [reserve](crate::reserve).
 //!
 //! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; the chunk is found again from a block's address by masking.
 //! Longer blocks come from the global allocator one by one. A chunk whose last block is freed goes back, so removal gives memory
@@ -13,11 +13,14 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use crate::reserve::Reserve;
 
 /// Chunk length and alignment.
 const CHUNK_BYTES: usize = 32 * 1024;
 /// Region length and alignment: a huge page of most targets. One bit per chunk fits a word.
-const REGION_BYTES: usize = 64 * CHUNK_BYTES;
+pub(crate) const REGION_BYTES: usize = 64 * CHUNK_BYTES;
 const ALL_FREE: u64 = u64::MAX;
 /// What a map holds before it takes memory in regions.
 const REGIONS_FROM_BYTES: usize = 2 * REGION_BYTES;
@@ -48,10 +51,47 @@ struct Chunk {
 
 const _: () = assert!(size_of::<Chunk>() <= CHUNK_HEAD_BYTES);
 
-/// Memory for 64 chunks; bit `i` of `free` is set when chunk `i` is free.
-struct Region {
+/// Memory for 64 chunks; bit `i` of `free` is set when chunk `i` is free. Goes back when it is dropped.
+pub(crate) struct Region {
     base: NonNull<u8>,
     free: u64,
+}
+
+impl Region {
+    /// A region that the system is asked to back by a huge page.
+    pub(crate) fn new() -> Self {
+        let base = allocate(region_layout());
+        advise_huge(base);
+        Self { base, free: ALL_FREE }
+    }
+
+    /// Has the system map all of it.
+    pub(crate) fn touch(&self) {
+        const PAGE_BYTES: usize = 4096;
+        for offset in (0..REGION_BYTES).step_by(PAGE_BYTES) {
+            // SAFETY: the region is ours and that long.
+            unsafe { self.base.as_ptr().add(offset).write_volatile(0) };
+        }
+    }
+
+    /// Its memory, for [`from_raw`](Self::from_raw).
+    pub(crate) fn into_raw(self) -> NonNull<u8> {
+        core::mem::ManuallyDrop::new(self).base
+    }
+
+    /// # Safety
+    ///
+    /// `base` came from [`into_raw`](Self::into_raw) of a region without chunks, and is used for this once.
+    pub(crate) unsafe fn from_raw(base: NonNull<u8>) -> Self {
+        Self { base, free: ALL_FREE }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout. The arena drops a region when no chunk of it is in use, or when the map is gone.
+        unsafe { dealloc(self.base.as_ptr(), region_layout()) };
+    }
 }
 
 struct FreeBlock {
@@ -78,6 +118,8 @@ pub(crate) struct Arena {
     held_bytes: usize,
     /// What it holds before it takes memory in regions.
     regions_from_bytes: usize,
+    /// Where a region may be ready.
+    reserve: Option<Arc<Reserve>>,
 }
 
 // SAFETY: the arena owns all that its pointers point to, and none of it depends on the thread.
@@ -93,7 +135,15 @@ impl Arena {
             large: BTreeMap::new(),
             held_bytes: 0,
             regions_from_bytes: REGIONS_FROM_BYTES,
+            reserve: None,
         }
+    }
+
+    /// An arena that takes regions from `reserve` when they are ready there.
+    pub(crate) fn with_reserve(reserve: Arc<Reserve>) -> Self {
+        let mut arena = Self::new();
+        arena.reserve = Some(reserve);
+        arena
     }
 
     /// An arena for what will soon be freed as a whole: it takes memory in regions early.
@@ -271,10 +321,9 @@ impl Arena {
     /// Gives back a region of which every chunk is free.
     fn release_region(&mut self, address: usize) {
         self.roomy_regions.remove(&address);
-        let Some(region) = self.regions.remove(&address) else { return };
-        self.held_bytes -= REGION_BYTES;
-        // SAFETY: allocated with this layout, and no chunk of it is in use.
-        unsafe { dealloc(region.base.as_ptr(), region_layout()) };
+        if self.regions.remove(&address).is_some() {
+            self.held_bytes -= REGION_BYTES;
+        }
     }
 
     /// A chunk of memory: its own while the map is small, else out of a region, the lowest first, so that the highest may empty.
@@ -301,10 +350,9 @@ impl Arena {
     }
 
     fn add_region(&mut self) -> usize {
-        let base = allocate(region_layout());
-        advise_huge(base);
-        let address = base.as_ptr().addr();
-        self.regions.insert(address, Region { base, free: ALL_FREE });
+        let region = self.reserve.as_deref().and_then(Reserve::take).unwrap_or_else(Region::new);
+        let address = region.base.as_ptr().addr();
+        self.regions.insert(address, region);
         self.roomy_regions.insert(address);
         self.held_bytes += REGION_BYTES;
         address
@@ -334,12 +382,8 @@ impl Drop for Arena {
             // SAFETY: allocated with this layout; the map that used it is gone.
             unsafe { dealloc(base.as_ptr(), chunk_layout()) };
         }
-        for region in self.regions.values() {
-            // SAFETY: as above.
-            unsafe { dealloc(region.base.as_ptr(), region_layout()) };
-        }
         for (block, len_bytes) in self.large.values() {
-            // SAFETY: as above.
+            // SAFETY: as above; the regions go by themselves.
             unsafe { dealloc(block.as_ptr(), large_layout(*len_bytes)) };
         }
     }
@@ -452,6 +496,29 @@ mod tests {
         }
         arena.trim();
         assert_eq!(arena.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_region_in_reserve_is_taken_once() {
+        let reserve = Arc::new(Reserve::new());
+        let mut arena = Arena::with_reserve(Arc::clone(&reserve));
+        arena.regions_from_bytes = 0;
+        assert!(!reserve.prepare(), "nothing was taken yet");
+        let first = arena.alloc(8);
+        assert!(reserve.prepare() && !reserve.prepare());
+        assert_eq!((arena.held_bytes(), reserve.held_bytes()), (REGION_BYTES, REGION_BYTES));
+        // The first chunk is taken; 63 more, and the region is used up.
+        let more: Vec<_> = (0..64 * 4).map(|_| arena.alloc(SLAB_MAX_BYTES)).collect();
+        assert_eq!((arena.held_bytes(), reserve.held_bytes()), (2 * REGION_BYTES, 0));
+        assert!(reserve.prepare());
+        reserve.clear();
+        assert_eq!(reserve.held_bytes(), 0);
+        assert!(!reserve.prepare(), "what was cleared is not wanted again");
+        // SAFETY: the blocks are ours, and freed once.
+        unsafe {
+            arena.free(first, 8);
+            more.into_iter().for_each(|block| arena.free(block, SLAB_MAX_BYTES));
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod map;
 mod mutants;
 mod node;
 mod prefetch;
+mod reserve;
 mod published;
 mod range;
 mod search;

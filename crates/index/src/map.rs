@@ -13,6 +13,7 @@ use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
 use crate::link::{Link, Target};
 use crate::range::{Range, prefix_end};
+use crate::reserve::Reserve;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::table::Table;
 use crate::tree::Tree;
@@ -43,6 +44,7 @@ pub(crate) struct Shared<V, H> {
     pub(crate) hasher: H,
     pub(crate) len: AtomicUsize,
     pub(crate) memory_bytes: AtomicUsize,
+    pub(crate) reserve: Arc<Reserve>,
     /// Touched by the one [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
     pub(crate) own: UnsafeCell<Own>,
 }
@@ -55,9 +57,11 @@ unsafe impl<V: Send + Sync, H: Send + Sync> Sync for Shared<V, H> {}
 
 impl<V, H> Shared<V, H> {
     pub(crate) fn new(hasher: H) -> Self {
-        let mut arena = Arena::new();
+        let reserve = Arc::new(Reserve::new());
+        let mut arena = Arena::with_reserve(Arc::clone(&reserve));
         let table = Table::new(&mut arena);
         let shared = Self {
+            reserve,
             tree: Tree::new(),
             table,
             hasher,
@@ -77,7 +81,7 @@ impl<V, H> Shared<V, H> {
     /// The caller is the one writer and holds no reference into `own`.
     pub(crate) unsafe fn account(&self) {
         // SAFETY: the caller's promise.
-        let held_bytes = unsafe { (*self.own.get()).arena.held_bytes() };
+        let held_bytes = unsafe { (*self.own.get()).arena.held_bytes() } + self.reserve.held_bytes();
         self.memory_bytes.store(held_bytes + size_of::<Self>(), Ordering::Relaxed);
     }
 }
@@ -247,6 +251,19 @@ impl<V, H: KeyHasher> Map<V, H> {
                 self.shared.tree.prefetch_further(key, ahead.link, ahead.depth);
             }
         }
+    }
+
+    /// Makes ready some of the memory that the writer will need next, so that no insert waits for the system to clear it; says whether it
+    /// did. For a thread in the background, every ten thousand inserts or so. A map that does not grow, or is small, wants nothing. Takes up to some
+    /// milliseconds, in which nobody else waits.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// writer.insert(b"a", 1);
+    /// assert!(!map.prepare_memory(), "a small map has no use for it");
+    /// ```
+    pub fn prepare_memory(&self) -> bool {
+        self.shared.reserve.prepare()
     }
 
     fn address(&self) -> *const u8 {

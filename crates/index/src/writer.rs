@@ -266,6 +266,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         let own = self.parts().1;
         own.arena.trim();
         let waiting = own.limbo.len();
+        self.shared.reserve.clear();
         self.publish_memory();
         waiting
     }

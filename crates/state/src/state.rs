@@ -194,6 +194,12 @@ impl<L: Location> ConcurrentKvState<L> {
         self.shared.map.prefetch_rest(key, ahead);
     }
 
+    /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says whether it did. For a thread in the
+    /// background; see [`Map::prepare_memory`].
+    pub fn prepare_memory(&self) -> bool {
+        self.shared.map.prepare_memory()
+    }
+
     /// A consistent view as of the newest published commit. O(1), waits for nobody.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<L> {

@@ -1,0 +1,60 @@
+//! A region of memory made ready ahead, by whoever has the time, for the writer to take.
+//!
+//! A fresh huge page is cleared at its first touch, which takes from a fifth of a millisecond to some milliseconds. The insert that would meet it
+//! would wait that long; a thread in the background may as well.
+
+use std::ptr;
+
+use crate::arena::{REGION_BYTES, Region};
+use crate::sync::{AtomicBool, AtomicPtr, Ordering};
+
+/// At most one region, cleared and mapped.
+pub(crate) struct Reserve {
+    ready: AtomicPtr<u8>,
+    /// The writer has begun to take regions, and the last one that was ready is gone.
+    is_wanted: AtomicBool,
+}
+
+impl Reserve {
+    pub(crate) fn new() -> Self {
+        Self { ready: AtomicPtr::new(ptr::null_mut()), is_wanted: AtomicBool::new(false) }
+    }
+
+    /// The region that is ready, if one is. From now on another is wanted. The writer's.
+    pub(crate) fn take(&self) -> Option<Region> {
+        let base = self.ready.swap(ptr::null_mut(), Ordering::Acquire);
+        self.is_wanted.store(true, Ordering::Relaxed);
+        // SAFETY: what is stored came from `into_raw`, and the swap has made it ours.
+        ptr::NonNull::new(base).map(|base| unsafe { Region::from_raw(base) })
+    }
+
+    /// Makes a region ready if one is wanted; says whether it did.
+    pub(crate) fn prepare(&self) -> bool {
+        if !self.is_wanted.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let region = Region::new();
+        region.touch();
+        let before = self.ready.swap(region.into_raw().as_ptr(), Ordering::AcqRel);
+        // SAFETY: as in `take`.
+        drop(ptr::NonNull::new(before).map(|base| unsafe { Region::from_raw(base) }));
+        true
+    }
+
+    /// Gives back what is ready.
+    pub(crate) fn clear(&self) {
+        drop(self.take());
+        self.is_wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// Bytes taken from the global allocator.
+    pub(crate) fn held_bytes(&self) -> usize {
+        if self.ready.load(Ordering::Relaxed).is_null() { 0 } else { REGION_BYTES }
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
