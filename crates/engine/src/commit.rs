@@ -76,8 +76,9 @@ impl Core {
         let guard = pin();
         let ahead = self.state.prefetch_start(write.key, &guard);
         let checksum = payload_checksum(write.key, value);
+        let ahead = self.state.prefetch_step(write.key, ahead);
         let now = write.given.map_or_else(|| self.components.clock.now_ms(), |(_, timestamp)| timestamp);
-        self.state.prefetch_rest(write.key, ahead);
+        self.state.prefetch_step(write.key, ahead);
 
         let mut log = self.commit_log()?;
         let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum, &guard)?;

@@ -21,15 +21,21 @@ use crate::tree::Tree;
 /// Keys looked up together by [`Map::get_many`].
 const GROUP_KEYS: usize = 16;
 
-/// How far [`Map::prefetch_start`] has come with a key, under its guard.
+/// How far [`Map::prefetch_start`] and [`Map::prefetch_step`] have come with a key, under a guard.
 #[derive(Debug)]
-#[must_use = "to be handed to `Map::prefetch_rest`"]
 pub struct Ahead<'g> {
-    hash: u64,
-    link: Link,
-    depth: usize,
+    next: Next,
     map: *const u8,
     lives: PhantomData<&'g Guard>,
+}
+
+#[derive(Debug)]
+enum Next {
+    /// The slots where the table's probe begins were asked for.
+    Probe { hash: u64 },
+    /// The key is new; the node at the link was asked for.
+    Descend { link: Link, depth: usize },
+    Nothing,
 }
 
 /// What the one writer has to itself.
@@ -216,41 +222,51 @@ impl<V, H: KeyHasher> Map<V, H> {
     }
 
     /// Asks for the memory where a lookup or an insertion of `key` begins, without waiting for anything: for a caller that has something else
-    /// to do before it goes on with [`prefetch_rest`](Self::prefetch_rest).
+    /// to do before it goes on with [`prefetch_step`](Self::prefetch_step).
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
     /// let guard = hightower_index::pin();
     /// let ahead = map.prefetch_start(b"a", &guard);
     /// // ... some tens of nanoseconds of other work ...
-    /// map.prefetch_rest(b"a", ahead);
+    /// let ahead = map.prefetch_step(b"a", ahead);
+    /// // ... and some more ...
+    /// map.prefetch_step(b"a", ahead);
     /// writer.insert(b"a", 1);
     /// ```
     #[inline]
     pub fn prefetch_start<'g>(&'g self, key: &[u8], _guard: &'g Guard) -> Ahead<'g> {
         let hash = self.shared.hasher.hash(key);
         // SAFETY: the guard lives during the call, and the map too.
-        let (link, depth) = unsafe {
-            self.shared.table.prefetch_slot(hash);
-            self.shared.tree.prefetch_below_top(key)
-        };
-        Ahead { hash, link, depth, map: self.address(), lives: PhantomData }
+        unsafe { self.shared.table.prefetch_slot(hash) };
+        Ahead { next: Next::Probe { hash }, map: self.address(), lives: PhantomData }
     }
 
-    /// Asks for the rest: the leaf of `key` if it has one, else where it would hang.
+    /// Goes on with what was asked for before, and asks for what that leads to: the leaf of `key` if it has one, else the nodes where it
+    /// would hang. After two steps nothing is left to ask for.
     ///
     /// Does nothing if `ahead` is of another map; of another key, it asks for memory that is of no use.
     #[inline]
-    pub fn prefetch_rest(&self, key: &[u8], ahead: Ahead<'_>) {
+    pub fn prefetch_step<'g>(&'g self, key: &[u8], mut ahead: Ahead<'g>) -> Ahead<'g> {
         if ahead.map != self.address() {
-            return;
+            return ahead;
         }
         // SAFETY: `ahead` is of this map; the guard that `prefetch_start` was given has lived since.
-        unsafe {
-            if !self.shared.table.prefetch_leaf::<V>(ahead.hash) {
-                self.shared.tree.prefetch_further(key, ahead.link, ahead.depth);
+        ahead.next = unsafe {
+            match ahead.next {
+                Next::Probe { hash } if self.shared.table.prefetch_leaf::<V>(hash) => Next::Nothing,
+                Next::Probe { .. } => {
+                    let (link, depth) = self.shared.tree.prefetch_below_top(key);
+                    Next::Descend { link, depth }
+                }
+                Next::Descend { link, depth } => {
+                    self.shared.tree.prefetch_further(key, link, depth);
+                    Next::Nothing
+                }
+                Next::Nothing => Next::Nothing,
             }
-        }
+        };
+        ahead
     }
 
     /// Makes ready some of the memory that the writer will need next, so that no insert waits for the system to clear it; says whether it

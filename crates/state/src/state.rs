@@ -181,17 +181,17 @@ impl<L: Location> ConcurrentKvState<L> {
         self.shared.map.prefetch(key, &pin());
     }
 
-    /// Asks for where a lookup or a write of this key begins, without waiting for anything: first this, then whatever else there is to
-    /// do, then [`prefetch_rest`](Self::prefetch_rest).
+    /// Asks for where a lookup or a write of this key begins, without waiting for anything: first this, then something else, then
+    /// [`prefetch_step`](Self::prefetch_step), something else, and that again.
     #[inline]
     pub fn prefetch_start<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Ahead<'g> {
         self.shared.map.prefetch_start(key, guard)
     }
 
-    /// Asks for the rest of what a lookup or a write of this key will touch.
+    /// Goes on with what was asked for before, and asks for what that leads to.
     #[inline]
-    pub fn prefetch_rest(&self, key: &[u8], ahead: Ahead<'_>) {
-        self.shared.map.prefetch_rest(key, ahead);
+    pub fn prefetch_step<'g>(&'g self, key: &[u8], ahead: Ahead<'g>) -> Ahead<'g> {
+        self.shared.map.prefetch_step(key, ahead)
     }
 
     /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says whether it did. For a thread in the
