@@ -32,9 +32,14 @@ pub struct Ahead<'g> {
 #[derive(Debug)]
 enum Next {
     /// The slots where the table's probe begins were asked for.
-    Probe { hash: u64 },
+    Probe {
+        hash: u64,
+    },
     /// The key is new; the node at the link was asked for.
-    Descend { link: Link, depth: usize },
+    Descend {
+        link: Link,
+        depth: usize,
+    },
     Nothing,
 }
 

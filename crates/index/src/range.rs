@@ -203,7 +203,8 @@ impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
             return None;
         }
         // SAFETY: the promise of Range::new.
-        let Some(leaf) = (unsafe { self.front.next::<Forward>(self.root, &self.lower, &self.upper, &self.hook) }) else {
+        let Some(leaf) = (unsafe { self.front.next::<Forward>(self.root, &self.lower, &self.upper, &self.hook) })
+        else {
             return self.end();
         };
         if self.back.last.is_some_and(|last| leaf.key() >= last.key()) {
@@ -221,7 +222,8 @@ impl<V, F: Fn(&V)> DoubleEndedIterator for Range<'_, V, F> {
             return None;
         }
         // SAFETY: the promise of Range::new.
-        let Some(leaf) = (unsafe { self.back.next::<Backward>(self.root, &self.upper, &self.lower, &self.hook) }) else {
+        let Some(leaf) = (unsafe { self.back.next::<Backward>(self.root, &self.upper, &self.lower, &self.hook) })
+        else {
             return self.end();
         };
         if self.front.last.is_some_and(|last| leaf.key() <= last.key()) {
