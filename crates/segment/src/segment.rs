@@ -214,7 +214,8 @@ impl Segment {
         while at < end {
             let next = (at + STEP_BYTES).min(end);
             if next - at >= WORTH_UNMAPPING_BYTES {
-                self.mapping.unmap_pages(at..next)?;
+                // Refused for memory that the process has locked; the sync is right without it, if slower.
+                let _unmapped = self.mapping.unmap_pages(at..next);
             }
             retry_interrupted(|| self.mapping.sync(at..next))?;
             at = next;
