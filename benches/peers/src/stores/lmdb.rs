@@ -15,6 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "heed",
     version: "",
     survives_kill: true,
+    scan_divisor: 1,
     usage: "`WRITEMAP`, one transaction per operation, `APPEND` for sorted loads; not synced: `NOSYNC`, whose commits are in the page \
             cache and survive a killed process, but after power loss the file may be damaged as a whole; synced: its default; it \
             offers no compaction in place",

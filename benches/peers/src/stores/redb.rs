@@ -13,6 +13,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "redb",
     version: "",
     survives_kill: false,
+    scan_divisor: 1,
     usage: "cache of 2 GiB, one transaction per operation; not synced: `Durability::None`, whose commits a killed process loses \
             (there is nothing between that and a sync); synced: `Durability::Immediate`; compaction: `compact`",
     open,

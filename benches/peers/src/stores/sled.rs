@@ -13,6 +13,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "sled",
     version: "0.34.",
     survives_kill: false,
+    scan_divisor: 1,
     usage: "cache of 2 GiB, `Mode::HighThroughput`; not synced: the flush every 500 ms that is its default, so a killed process \
             loses what came after the last one; synced: `flush` after the write; it offers no compaction",
     open,

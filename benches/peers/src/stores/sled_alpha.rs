@@ -15,6 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "sled",
     version: "1.0.",
     survives_kill: false,
+    scan_divisor: 1,
     usage: "a pre-release, beside the stable 0.34: cache of 2 GiB, a fan-out of 64 (the default of 1,024 is for sorted work), the least \
             compression; not synced: the flush every 200 ms that is its default, so a killed process loses what came after the last \
             one; synced: `flush` after the write; it offers no compaction",
