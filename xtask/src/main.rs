@@ -6,6 +6,7 @@
 
 mod api;
 mod bench;
+mod cfgs;
 mod command;
 mod crash;
 mod fuzz;
@@ -17,6 +18,8 @@ mod peers;
 mod proofs;
 mod published;
 mod schedules;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -83,8 +86,15 @@ enum Verb {
     Nightly(nightly::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Options::parse().verb {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = cfgs::compile() {
+        return Ok(code);
+    }
+    run(Options::parse().verb).map(|()| ExitCode::SUCCESS)
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
         Verb::Ci(options) => gate::run(&options),
         Verb::Test => gate::tests(),
         Verb::Crash(options) => crash::run(&options),

@@ -5,7 +5,9 @@
 
 use anyhow::Result;
 
-use crate::command::Run;
+use crate::cfgs::Cfgs;
+
+const TEST: &[&str] = &["test", "--locked", "--profile", "proof"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -24,17 +26,13 @@ impl Default for Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    Run::cargo("test --locked --profile proof -p hightower-engine --test schedules -- --nocapture")
-        .with("RUSTFLAGS", "--cfg shuttle")
-        .with("CARGO_TARGET_DIR", "target/shuttle")
+    Cfgs::Shuttle
+        .cargo(&[TEST, &["-p", "hightower-engine", "--test", "schedules", "--", "--nocapture"]].concat())?
         .with("HIGHTOWER_TEST_CASES", options.iterations)
         .with("HIGHTOWER_TEST_SEED", options.seed)
         .run()?;
-    for models in ["-p hightower-state --lib", "-p hightower-index --test loom"] {
-        Run::cargo(&format!("test --locked --release {models}"))
-            .with("RUSTFLAGS", "--cfg loom")
-            .with("CARGO_TARGET_DIR", "target/loom")
-            .run()?;
+    for models in [&["-p", "hightower-state", "--lib"][..], &["-p", "hightower-index", "--test", "loom"]] {
+        Cfgs::Loom.cargo(&[TEST, models].concat())?.run()?;
     }
     Ok(())
 }

@@ -3,17 +3,17 @@
 //! Two images: one of a store that was closed, where a flip may cost nothing that is read without an error; one of a store that was killed,
 //! where commits after the last sync, which nothing says were durable, may be taken for a torn tail.
 //!
-//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how long each image is at least (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which share of the bits is
+//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how many bytes of keys and values are written to each image (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which share of the bits is
 //! flipped: 1 for each (default: every seventh, so that each bit of a byte has its turn).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use common::{config, key, open_with, setting};
+use common::{config, open_with, setting};
 use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
 use hightower_segment::Fs;
 use hightower_segment::sim::SimFs;
@@ -25,36 +25,42 @@ struct Image {
     fs: SimFs,
     files: Vec<(PathBuf, Vec<u8>)>,
     allowed: HashSet<u64>,
+    /// The lengths, key and value, of what is live and was promised: each bit of these counts.
+    promised_len_bytes: Vec<usize>,
 }
 
 impl Image {
-    /// A store of at least `len_bytes` with a manifest, sealed segments, an open one and a checkpoint.
+    /// A store to which `len_bytes` of keys and values were written, with a manifest, sealed segments, an open one and checkpoints; somewhat
+    /// more than half of it is live.
     fn new(len_bytes: usize, is_closed: bool) -> Self {
         let fs = SimFs::new();
         let engine = open_with(&fs, config(AppendMode::Mapped), 3, Background::Caller).unwrap();
-        let mut digests = Vec::new();
-        // How many commits came before the last sync; some come after it, and say how far it went.
-        let mut synced = 0;
         let digest = |engine: &SingleNodeEngine| engine.snapshot_state().unwrap().digest();
-        for number in (0..=u8::MAX).cycle() {
+        let mut digests = vec![digest(&engine)];
+        // How many commits the last sync covers; some come after it, and say how far it went.
+        let mut synced = 0;
+        let mut live = BTreeMap::new();
+        let (mut written, mut number) = (0, 0);
+        while written < len_bytes || number % 20 <= 5 {
+            let key = format!("key/{}", number % (len_bytes / 120).max(1)).into_bytes();
+            let value = vec![number.to_le_bytes()[0]; 40 + number % 50];
             let durability = if number % 20 == 0 { Durability::Sync } else { Durability::Os };
-            engine.put_with(key(number % 40), vec![number; 40 + usize::from(number) % 50], durability).unwrap();
+            written += key.len() + value.len();
+            engine.put_with(&key, &value, durability).unwrap();
             digests.push(digest(&engine));
+            live.insert(key.clone(), (key.len() + value.len(), digests.len() - 1));
             if durability == Durability::Sync {
-                synced = digests.len();
+                synced = digests.len() - 1;
             }
             if number % 9 == 0 {
-                engine.delete(key(number % 40)).unwrap();
+                engine.delete(&key).unwrap();
                 digests.push(digest(&engine));
+                live.remove(&key);
             }
             if number % 50 == 30 {
                 engine.checkpoint().unwrap();
             }
-            // A close gives up the files that were made ready, and cuts what is left of the last one.
-            let slack = if is_closed { 5 * 4096 } else { 0 };
-            if fs.used_bytes() >= (len_bytes + slack) as u64 && number % 20 > 5 {
-                break;
-            }
+            number += 1;
         }
         if is_closed {
             engine.close().unwrap();
@@ -66,9 +72,11 @@ impl Image {
             .map(|name| Path::new(DIR).join(name))
             .map(|path| (path.clone(), fs.read_file(&path).unwrap()))
             .collect();
-        let promised = if is_closed { digests.len() } else { synced };
-        let allowed = digests.split_off(promised - 1).into_iter().collect();
-        Self { fs, files, allowed }
+        let promised = if is_closed { digests.len() - 1 } else { synced };
+        let of_promised = live.into_values().filter(|(_, commit)| *commit <= promised).map(|(len, _)| len);
+        let promised_len_bytes = of_promised.collect();
+        let allowed = digests.split_off(promised).into_iter().collect();
+        Self { fs, files, allowed, promised_len_bytes }
     }
 
     fn check(&self, engine: &SingleNodeEngine) -> Result<bool, String> {
@@ -113,9 +121,11 @@ fn flip_everything(is_closed: bool) {
     }
     let kind = if is_closed { "closed" } else { "killed" };
     println!("a store that was {kind}: {flips} flipped bits, {noticed} noticed, the others harmless, 0 violations");
-    let all = |count: u64| count * step as u64;
-    assert!(all(flips) >= len_bytes as u64 * 8, "the image is too short: {flips} bits");
-    assert!(all(noticed) > 1000, "{noticed} of {flips} noticed: the image is empty");
+    assert!(flips * step as u64 >= len_bytes as u64 * 8, "the image is too short: {flips} bits");
+    // A flip in what is live and promised cannot be harmless; the others are of what is dead, not written yet, or there twice.
+    let least: usize = image.promised_len_bytes.iter().map(|len| len * 8 / step).sum();
+    assert!(least * step >= len_bytes * 8 / 3, "the image holds too little: {least} bits are live and promised");
+    assert!(noticed >= least as u64, "{noticed} of {flips} noticed, {least} are of what is live and promised");
 }
 
 #[test]

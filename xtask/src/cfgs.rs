@@ -1,0 +1,72 @@
+//! The workspace's own crates built with cfgs of their own: planted bugs, loom's or shuttle's threads.
+//!
+//! `RUSTFLAGS` would build every dependency anew for each set of cfgs, which takes longer than building the crates that look at them. Cargo
+//! lets a program stand between it and the compiler for the members of the workspace alone, and keeps what was built through programs of different names apart. That program is this
+//! one, under a name that says the cfgs: `rustc--mutants--loom`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::command::Run;
+
+const PREFIX: &str = "rustc--";
+
+/// Sets of cfgs, each as the name of the program that adds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cfgs {
+    /// The planted bugs, of which none is active unless the environment names it.
+    Mutants,
+    /// For the models: loom's atomics instead of the machine's.
+    Loom,
+    /// For the schedules: shuttle's locks and threads.
+    Shuttle,
+}
+
+impl Cfgs {
+    /// The bugs are in all of them, so that schedules and planted bugs are built once.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Mutants => "rustc--mutants",
+            Self::Loom => "rustc--mutants--loom",
+            Self::Shuttle => "rustc--mutants--shuttle",
+        }
+    }
+
+    /// `cargo` with these words, for crates with these cfgs.
+    pub(crate) fn cargo(self, words: &[&str]) -> Result<Run> {
+        let this = env::current_exe().context("where is this program")?;
+        // Beside the programs that cargo builds, so that it is in the target directory, wherever that is.
+        let folder = this.parent().context("a program without a folder")?.join("xtask-cfgs");
+        let program = folder.join(self.program()).with_extension(env::consts::EXE_EXTENSION);
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        renew(&this, &program).with_context(|| format!("copy this program to {}", program.display()))?;
+        Ok(Run::new("cargo", words).with("RUSTC_WORKSPACE_WRAPPER", program.display()))
+    }
+}
+
+/// Copies only what is new: cargo asks a compiler that has changed who it is, again.
+fn renew(from: &Path, to: &PathBuf) -> Result<()> {
+    let is_same = fs::read(to).is_ok_and(|known| fs::read(from).is_ok_and(|wanted| known == wanted));
+    if !is_same {
+        fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
+/// If this program was called by such a name: the compiler, with its cfgs.
+pub(crate) fn compile() -> Option<ExitCode> {
+    let mut arguments = env::args_os();
+    let name = PathBuf::from(arguments.next()?);
+    let cfgs = name.file_stem()?.to_str()?.strip_prefix(PREFIX)?.to_owned();
+    let mut command = Command::new(arguments.next()?);
+    command.args(arguments);
+    cfgs.split("--").for_each(|cfg| {
+        command.args(["--cfg", cfg]);
+    });
+    let code = command.status().ok().and_then(|status| u8::try_from(status.code()?).ok());
+    Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
