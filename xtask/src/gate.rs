@@ -3,12 +3,12 @@
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, root, steps};
-use crate::{crash, fuzz, proofs};
+use crate::{crash, fuzz, mutants, proofs, schedules};
 
 /// A step of the gate.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 13] = [
     ("tests", tests),
     ("format", format),
     ("lints", lints),
@@ -19,12 +19,14 @@ const STEPS: [Step; 11] = [
     ("sim", || proofs::sim(&proofs::SimOptions::default())),
     ("props", || proofs::props(&proofs::PropsOptions::default())),
     ("lin", || proofs::lin(&proofs::LinOptions::default())),
+    ("schedules", || schedules::run(&schedules::Options::default())),
+    ("mutants", || mutants::run(&mutants::Options::default())),
     ("fuzz", || fuzz::run(&fuzz::Options::default())),
 ];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only these: tests, format, lints, documentation, examples, demo, crash, sim, props, lin, fuzz
+    /// Only these: tests, format, lints, documentation, examples, demo, crash, sim, props, lin, schedules, mutants, fuzz
     steps: Vec<String>,
 }
 

@@ -36,8 +36,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Everything that must pass before a change lands, or the named steps of it; schedules, planted bugs, Miri and sanitizers, which build everything anew
-    /// in other ways, are in the nightly profile
+    /// Everything that must pass before a change lands, or the named steps of it; Miri and sanitizers, which build everything anew in other
+    /// ways, are in the nightly profile
     Ci(gate::Options),
     /// All tests of all crates, as the README says it (3 min)
     Test,

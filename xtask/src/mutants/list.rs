@@ -43,6 +43,10 @@ const LIN: Catcher = Catcher {
 };
 const HISTORY: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
+const THREADS: Catcher = Catcher {
+    variables: &[("HIGHTOWER_TEST_SECONDS", "3")],
+    ..plain("hightower-state", "threads", "plain_reads_see_batches_whole")
+};
 const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
 const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
@@ -158,11 +162,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("pending_unchecked", "a plain read takes only what is published", &[HISTORY]),
     caught("never_pending", "what is not published is marked", &[HISTORY]),
-    caught(
-        "settled_before_published",
-        "the mark goes after the seq is published",
-        &[model_of_state("plain_reads_see_a_batch_whole")],
-    ),
+    caught("settled_before_published", "the mark goes after the seq is published", &[THREADS]),
     caught("retention_missed", "an old version stays while a snapshot reads it", &[HISTORY]),
     caught("needs_off_by_one", "the last snapshot before a version counts as its predecessor's reader", &[HISTORY]),
     caught("list_forgotten", "what an ended snapshot kept is gone through", &[HISTORY]),
