@@ -1,6 +1,7 @@
 //! Work in pieces that need nothing of each other, done by several threads.
 
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -9,9 +10,11 @@ use parking_lot::Mutex;
 /// No more threads than this, however many cores there are: the memory is busy long before.
 const MAX_THREADS: usize = 16;
 
-/// How many threads are worth starting.
+/// How many threads are worth starting. Asked once: the answer takes reading several files, which is a quarter of what opening a small store
+/// costs.
 pub(crate) fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS))
 }
 
 /// Does the pieces 0 to `count`, in no order, on several threads, the caller's among them; gives what came of each, in their order. `watch` is called
