@@ -27,7 +27,11 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![vec(any::<u8>(), 0..200), vec(any::<u8>(), 250..260), (65_530_usize..65_540).prop_map(|len_bytes| vec![0; len_bytes])]
+    prop_oneof![
+        vec(any::<u8>(), 0..200),
+        vec(any::<u8>(), 250..260),
+        (65_530_usize..65_540).prop_map(|len_bytes| vec![0; len_bytes])
+    ]
 }
 
 /// Numbers near the places where their width changes, and any other.
