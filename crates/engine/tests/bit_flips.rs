@@ -3,8 +3,8 @@
 //! Two images: one of a store that was closed, where a flip may cost nothing that is read without an error; one of a store that was killed,
 //! where commits after the last sync, which nothing says were durable, may be taken for a torn tail.
 //!
-//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how long each image is at least (default 8,192), of which three quarters are keys and values;
-//! `HIGHTOWER_TEST_FLIP_STEP` which share of the bits is flipped: 1 for each (default: every seventh, so that each bit of a byte has its turn).
+//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how many bytes of keys and values each image holds at least (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which
+//! share of the bits is flipped: 1 for each (default: every seventeenth, so that each bit of a byte has its turn).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -30,7 +30,7 @@ struct Image {
 }
 
 impl Image {
-    /// A store of at least `len_bytes` with a manifest, sealed segments, an open one and checkpoints; somewhat
+    /// A store to which `len_bytes` of keys and values were written, with a manifest, sealed segments, an open one and checkpoints; somewhat
     /// more than half of it is live.
     fn new(len_bytes: usize, is_closed: bool) -> Self {
         let fs = SimFs::new();
@@ -41,7 +41,7 @@ impl Image {
         let mut synced = 0;
         let mut live = BTreeMap::new();
         let (mut written, mut number) = (0, 0);
-        while written * 4 < len_bytes * 3 || number % 20 <= 5 {
+        while written < len_bytes || number % 20 <= 5 {
             let key = format!("key/{}", number % (len_bytes / 120).max(1)).into_bytes();
             let value = vec![number.to_le_bytes()[0]; 40 + number % 50];
             let durability = if number % 20 == 0 { Durability::Sync } else { Durability::Os };
@@ -98,7 +98,7 @@ impl Image {
 fn flip_everything(is_closed: bool) {
     let len_bytes = usize::try_from(setting("HIGHTOWER_TEST_IMAGE_BYTES", 8192)).unwrap();
     let image = Image::new(len_bytes, is_closed);
-    let step = usize::try_from(setting("HIGHTOWER_TEST_FLIP_STEP", 7)).unwrap();
+    let step = usize::try_from(setting("HIGHTOWER_TEST_FLIP_STEP", 17)).unwrap();
     let (mut flips, mut noticed) = (0_u64, 0_u64);
     for (path, content) in &image.files {
         let mut bytes = content.clone();

@@ -63,11 +63,13 @@ fn all_subsets_around_a_roll() {
         let put = Commit { commands: 1, value_len: 200 };
         let batch = Commit { commands: 3, value_len: 60 };
         let mut world = World::new(SimFs::new(), options(mode, 1024, 7));
-        world.run(&[put, Sync, Prepare, batch, put, batch, put, batch, Sync, SealPredecessors, put, batch]).unwrap();
+        world.run(&[put, Sync, Prepare, batch, put, batch, put, Sync, SealPredecessors, put]).unwrap();
         let plan = CrashPlan { exhaustive_limit: 4096, samples: 500, seed: 1 };
         let visited = world.explore(plan).unwrap();
         println!("segments, {mode:?}, around a roll: {visited} crash states, 0 violations");
-        assert!(visited > 500);
+        // 823: all there are, for no boundary has more than 4,096. The successor is made ready when the store is opened, so little is pending at the
+        // roll itself; far fewer would mean that something is synced, or recorded, otherwise than it was.
+        assert!(visited > 750, "only {visited} states");
     }
 }
 
