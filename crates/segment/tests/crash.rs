@@ -67,8 +67,8 @@ fn all_subsets_around_a_roll() {
         let plan = CrashPlan { exhaustive_limit: 4096, samples: 500, seed: 1 };
         let visited = world.explore(plan).unwrap();
         println!("segments, {mode:?}, around a roll: {visited} crash states, 0 violations");
-        // 823: all there are, for no boundary has more than 4,096. The successor is made ready when the store is opened, so little is pending at the
-        // roll itself; far fewer would mean that something is synced, or recorded, otherwise than it was.
+        // It is 823: the successor is made ready when the store is opened, so little is pending at the roll itself. Far fewer would mean that
+        // something is synced, or recorded, otherwise than it was.
         assert!(visited > 750, "only {visited} states");
     }
 }
