@@ -213,7 +213,34 @@ fn a_live_store_is_left_alone_for_a_hundred_intervals() {
     thread::sleep(Duration::from_millis(300));
     assert_eq!(engine.stats().compaction.runs, 0);
     assert_eq!(live(&engine.stats().segments), before);
-    assert_eq!(engine.run_compaction_now().unwrap().written_segments, 0, "not even when asked to");
+    assert_eq!(engine.run_compaction_now().unwrap().written_segments, 0, "nor when asked to: it is little");
+}
+
+#[test]
+fn an_explicit_run_puts_what_is_live_in_key_order_once() {
+    let scattered = |number: u32| key(number * 7919 % 20_000);
+    for order_when_explicit in [true, false] {
+        let dir = TempDir::new().unwrap();
+        let base = config(dir.path());
+        let compaction = CompactionConfig { order_when_explicit, ..base.compaction.clone() };
+        let config = StoreConfig { compaction, max_segment_size: 1 << 20, ..base };
+        let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
+        for number in 0..20_000 {
+            engine.put(scattered(number), [number.to_le_bytes()[0]; 100]).unwrap();
+        }
+        let moved = engine.run_compaction_now().unwrap().moved_records;
+        let in_order = |segment: &&SegmentStats| segment.is_compacted;
+        let ordered: u64 = engine.stats().segments.iter().filter(in_order).map(|segment| segment.live_records).sum();
+        assert_eq!(moved, ordered);
+        // What the active segment has at the end is too little to be worth a segment of its own.
+        assert!(if order_when_explicit { (10_000..=20_000).contains(&moved) } else { moved == 0 }, "{moved}");
+        assert_eq!(engine.run_compaction_now().unwrap().moved_records, 0, "once is enough");
+        engine.close().unwrap();
+        let engine = SingleNodeEngine::with_config(config).unwrap();
+        for number in 0..20_000 {
+            assert_eq!(engine.get(scattered(number)).unwrap().unwrap(), [number.to_le_bytes()[0]; 100]);
+        }
+    }
 }
 
 #[test]

@@ -208,7 +208,8 @@ impl Core {
         self.free_retired(&mut turn, &self.store()?)?;
         self.drop_dead(&mut turn, &mut report)?;
         let usage = self.usage();
-        if usage.iter().any(|active| !active.is_sealed && self.is_worth_rolling(active, &usage)) {
+        let may_order = self.config.compaction.order_when_explicit && !self.store()?.tail_stats().full;
+        if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
             self.roll_active()?;
         }
         let session = Session { ids: self.usage().iter().map(|usage| usage.id).collect() };
@@ -225,7 +226,7 @@ impl Core {
             self.upkeep.note(|stats| stats.add(&run));
             report.add(&run);
         }
-        if self.config.compaction.order_when_explicit {
+        if may_order {
             self.put_in_order(&mut turn, &session, &mut report)?;
         }
         if report.runs > 0 && self.config.emit_snapshot_after_compaction {
@@ -239,22 +240,15 @@ impl Core {
         Ok(report)
     }
 
-    /// Whether an explicit compaction ends the active segment: for what it could free, or for a good part of the store that it could put in order.
-    fn is_worth_rolling(&self, active: &SegmentUsage, all: &[SegmentUsage]) -> bool {
-        let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
-        let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);
-        active.dead_records() + active.expired_tombstone_bytes > 0
-            || (self.config.compaction.order_when_explicit && is_good_part)
-    }
-
-    /// Rewrites in key order what the log has left in the order of its commits. A luxury: without room for it, it ends.
+    /// Rewrites in key order what the log has left in the order of its commits. A luxury: once there is no room for it, it ends.
     fn put_in_order(&self, turn: &mut Turn, session: &Session, report: &mut CompactionReport) -> Result<()> {
         while let Some(usage) = self.next_of(session)? {
             let is_unordered = |usage: &&SegmentUsage| {
                 usage.is_sealed && usage.kind == SegmentKind::Append && session.ids.contains(&usage.id)
             };
             let unordered: Vec<&SegmentUsage> = usage.iter().filter(is_unordered).collect();
-            if unordered.iter().map(|usage| usage.live_bytes).sum::<u64>() < WORTH_ORDERING_BYTES {
+            let live_bytes: u64 = unordered.iter().map(|usage| usage.live_bytes).sum();
+            if live_bytes < WORTH_ORDERING_BYTES || self.store()?.tail_stats().full {
                 break;
             }
             let victims: Vec<u32> = unordered.iter().map(|usage| usage.id).collect();
@@ -345,4 +339,11 @@ impl Core {
         store.sync_predecessors()?;
         Ok(())
     }
+}
+
+/// Whether an explicit compaction ends the active segment: for what it could free, or for a good part of the store that it could put in order.
+fn is_worth_rolling(active: &SegmentUsage, all: &[SegmentUsage], may_order: bool) -> bool {
+    let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
+    let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);
+    active.dead_records() + active.expired_tombstone_bytes > 0 || (may_order && is_good_part)
 }
