@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hightower_segment::{SegmentError, SegmentStore, Stamp};
+use hightower_segment::{Lock, SegmentError, SegmentStore, Stamp};
 use hightower_state::ConcurrentKvState;
 
 use crate::commit::CommitLog;
@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) upkeep: Upkeep,
     pub(crate) sizing: Sizing,
     pub(crate) closed: AtomicBool,
+    /// Keeps writers away from a store that is open for reading, for as long as anybody reads: snapshots outlive the engine.
+    _reading: Option<Box<dyn Lock>>,
 }
 
 impl Core {
@@ -68,7 +70,13 @@ impl Core {
             upkeep,
             sizing: Sizing::default(),
             closed: AtomicBool::new(false),
+            _reading: None,
         }
+    }
+
+    /// A store that is open for reading, with the lock of readers.
+    pub(crate) fn reading(self, lock: Option<Box<dyn Lock>>) -> Self {
+        Self { _reading: lock, ..self }
     }
 
     /// The segment store, unless the store is read-only or closed.

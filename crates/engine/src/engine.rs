@@ -81,7 +81,7 @@ impl SingleNodeEngine {
     }
 
     /// Opens a store for reading only: nothing on disk is created or changed. Other readers may have it open
-    /// too, a writer may not.
+    /// too, a writer may not, until the engine and its snapshots are dropped.
     ///
     /// # Errors
     ///

@@ -113,13 +113,14 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
     let fold = Fold::of(fs, &config.data_dir, store_id, store.segments(), store.report(), watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
+    let (recovery, lock) = store.into_parts();
     let report = OpenReport {
-        recovery: store.into_report(),
+        recovery,
         checkpoint: fold.checkpoint,
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    Ok((Core::new(config, components, fold.state, fold.segments, None), report))
+    Ok((Core::new(config, components, fold.state, fold.segments, None).reading(lock), report))
 }
 
 /// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed yet.

@@ -293,6 +293,26 @@ fn a_read_only_store_reads_and_changes_nothing() {
 }
 
 #[test]
+fn readers_share_and_keep_a_writer_out() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    engine.put("a", "1").unwrap();
+    assert_eq!(SingleNodeEngine::open_read_only(dir.path()).unwrap_err().kind(), ErrorKind::Locked);
+    drop(engine);
+    let write = || SingleNodeEngine::with_config(StoreConfig::at(dir.path()));
+    let reader = SingleNodeEngine::open_read_only(dir.path()).unwrap();
+    let second = SingleNodeEngine::open_read_only(dir.path()).unwrap();
+    drop(reader);
+    assert_eq!(write().unwrap_err().kind(), ErrorKind::Locked);
+    let snapshot = second.snapshot();
+    drop(second);
+    assert_eq!(write().unwrap_err().kind(), ErrorKind::Locked, "its files might be used again");
+    assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
+    drop(snapshot);
+    write().unwrap();
+}
+
+#[test]
 fn synced_writers_share_syncs() {
     let dir = TempDir::new().unwrap();
     let engine = Arc::new(open(&dir));

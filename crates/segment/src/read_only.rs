@@ -32,7 +32,7 @@ pub struct ReadOnlyStore {
     segments: Vec<Arc<Segment>>,
     report: RecoveryReport,
     manifest: Manifest,
-    _lock: Option<Box<dyn Lock>>,
+    lock: Option<Box<dyn Lock>>,
 }
 
 impl ReadOnlyStore {
@@ -57,7 +57,7 @@ impl ReadOnlyStore {
             survey(fs, dir, &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
         report.damage.extend(damage);
         let segments = live.into_iter().map(|found| Arc::new(found.segment)).collect();
-        Ok(Self { segments, report, manifest, _lock: lock })
+        Ok(Self { segments, report, manifest, lock })
     }
 
     /// The segments, oldest first.
@@ -72,10 +72,11 @@ impl ReadOnlyStore {
         &self.report
     }
 
-    /// What was found, for keeping. Gives up the lock; segments that were cloned stay readable.
+    /// What was found, and what keeps writers out (nothing, if there is no lock file): hold it for as long as segments that were cloned are read, since
+    /// a writer may use their files again.
     #[must_use]
-    pub fn into_report(self) -> RecoveryReport {
-        self.report
+    pub fn into_parts(self) -> (RecoveryReport, Option<Box<dyn Lock>>) {
+        (self.report, self.lock)
     }
 
     /// The manifest; in a salvage without a readable one, what the segments' headers say.
