@@ -3,7 +3,8 @@
 //! A *spare* is a file with room on the device and nothing in it that counts. A *prepared* segment is a spare with a header of its
 //! own that is durable, and that the manifest names: from then on commits may go into it. Freed segments become spares again:
 //! their pages are mapped, cached and allocated, which makes them the fastest to write to. What a spare still holds never passes
-//! for a record, since every checksum is seeded with a salt that is drawn anew.
+//! for a record, since every checksum is seeded with a salt that is drawn anew. Only files that were made since the store was
+//! opened are used again: others may be mapped by snapshots that have outlived an earlier opening, and are removed.
 //!
 //! One spare (or the prepared segment, when there is no other) is kept back from new data, so that deletes and compaction can go
 //! on when the device is full.
@@ -307,29 +308,22 @@ impl Shared {
         Ok(false)
     }
 
-    /// Only mapped appends gain by using a file again; a file with a second name is somebody's backup, and is never written to.
+    /// Only mapped appends gain by using a file again. A file with a second name is somebody's backup, and is never written to. Nor is one that was
+    /// opened for reading, as are all that an earlier opening has left: its readers of that time may map the file still, and nothing here knows of them.
     fn as_spare(&self, parts: Parts) -> Result<Option<Spare>, SegmentError> {
         let Parts { path, file, mapping, has_hole } = parts;
         // A larger one would take room that is not needed now, and a hole is no room at all.
         let wanted_len = self.next_len.load(Ordering::Relaxed) as usize;
         let right_size = !has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
+        let own = mapping.is_writable();
         let wanted = self.tail.lock().pool.len() < self.options.recycle_limit;
-        if self.mode != AppendMode::Mapped || !right_size || !wanted {
+        if self.mode != AppendMode::Mapped || !own || !right_size || !wanted {
             return Ok(None);
         }
         let metadata = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?;
         if metadata.links != 1 && !planted("recycle_hard_links") {
             return Ok(None);
         }
-        if mapping.is_writable() {
-            return Ok(Some(Spare { path, file, mapping }));
-        }
-        // The segment was opened for reading: map it anew.
-        let len = mapping.len();
-        drop(mapping);
-        let opened = self.fs.open(&path, Access::Write);
-        let file = opened.map_err(|error| SegmentError::io("open", &path, error))?;
-        let mapping = file.map(len, Access::Write).map_err(|error| SegmentError::io("map", &path, error))?;
         Ok(Some(Spare { path, file, mapping }))
     }
 }

@@ -17,7 +17,6 @@ use crate::recovery::{Found, Intent, Survey, read_manifest, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
 use crate::shared::{Shared, replace_manifest};
-use crate::spares::Spare;
 use crate::sync::SyncPoint;
 use crate::tail::AppendMode;
 
@@ -249,7 +248,7 @@ impl SegmentStore {
     }
 
     /// Gives up a segment that [`install`](Self::install) has removed. When nobody else holds it, its file is kept for use again
-    /// (if it has the right size and no second name) or removed.
+    /// (if it has the right size and no second name, and commits went into it since this store was opened) or removed.
     ///
     /// # Errors
     ///
@@ -420,7 +419,8 @@ impl Recovery {
             // What does not count any more makes room.
             Err(error) if error.is_full() && !dropped.is_empty() => {
                 shared.edit_manifest(edit)?;
-                shared.reuse_dropped(&dropped)?
+                shared.remove_dropped(&dropped)?;
+                shared.create_spare(shared.next_len.load(Ordering::Relaxed))?
             }
             made => made?,
         };
@@ -435,30 +435,15 @@ impl Recovery {
 }
 
 impl Shared {
-    /// The first of the dropped segments' files as a spare.
-    fn reuse_dropped(&self, dropped: &[u32]) -> Result<Spare, SegmentError> {
-        let (first, rest) =
-            dropped.split_first().ok_or_else(|| SegmentError::Invalid { what: "nothing was dropped".to_owned() })?;
-        for id in rest {
-            let path = crate::names::segment_path(&self.dir, *id);
-            remove_if_there(self.fs.as_ref(), &path)?;
-        }
-        let path = crate::names::segment_path(&self.dir, *first);
-        let file = self.fs.open(&path, Access::Write).map_err(|error| SegmentError::io("open", &path, error))?;
-        let len = self.next_len.load(Ordering::Relaxed);
-        retry_interrupted(|| file.allocate(len.into()))
-            .map_err(|error| SegmentError::io_or_full("allocate", &path, len.into(), error))?;
-        let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
-        let mapping = file.map(len as usize, access).map_err(|error| SegmentError::io("map", &path, error))?;
-        Ok(Spare { path, file, mapping })
+    /// Removes the files of segments of which nothing counts.
+    fn remove_dropped(&self, dropped: &[u32]) -> Result<(), SegmentError> {
+        let mut paths = dropped.iter().map(|id| crate::names::segment_path(&self.dir, *id));
+        paths.try_for_each(|path| remove_if_there(self.fs.as_ref(), &path))
     }
 
     /// Removes files that count no longer, and gives back what sealed files have allocated behind their records.
     fn tidy(&self, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
-        for id in dropped {
-            let path = crate::names::segment_path(&self.dir, *id);
-            remove_if_there(self.fs.as_ref(), &path)?;
-        }
+        self.remove_dropped(dropped)?;
         for (segment, recovered) in files {
             let len = u64::from(segment.len_bytes());
             if recovered.file_len <= len {

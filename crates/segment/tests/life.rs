@@ -140,6 +140,29 @@ fn freed_files_are_used_again() {
     assert!(open.store.install(&Edit { add: Vec::new(), remove: vec![99] }).is_err());
 }
 
+/// Readers of an earlier opening may still map what it has left: none of those files is used again.
+#[test]
+fn files_that_earlier_readers_map_are_not_used_again() {
+    let mut world = world(AppendMode::Mapped);
+    world.run(&[PUT; 30]).unwrap();
+    let earlier = open_of(&mut world).segments.clone();
+    let bytes = || earlier.iter().map(|segment| segment.bytes_from(0).to_vec()).collect::<Vec<_>>();
+    let ids: Vec<u32> = earlier.iter().map(|segment| segment.id()).collect();
+    world.step(Step::Reopen).unwrap();
+    let before = bytes();
+    let open = open_of(&mut world);
+    open.store.install(&Edit { add: Vec::new(), remove: ids.clone() }).unwrap();
+    let (gone, kept): (Vec<_>, Vec<_>) = open.segments.drain(..).partition(|segment| ids.contains(&segment.id()));
+    open.segments = kept;
+    assert_eq!(gone.len(), ids.len());
+    for segment in gone {
+        assert!(matches!(open.store.release(segment).unwrap(), Released::Removed));
+    }
+    world.run(&[Step::Prepare, Step::Prepare]).unwrap();
+    world.run(&[PUT; 60]).unwrap();
+    assert!(bytes() == before, "what an earlier reader sees has changed");
+}
+
 #[test]
 fn the_real_file_system() {
     for mode in [AppendMode::Auto, AppendMode::Mapped, AppendMode::Positioned] {
