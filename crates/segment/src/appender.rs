@@ -224,8 +224,9 @@ impl Appender {
         self.shared.remove_kept_room()?;
         if !empty {
             // Readers may still map the file, but nobody looks behind what was published.
-            let cut = self.segment.file().set_len(self.position.into());
+            let cut = self.segment.file()?.set_len(self.position.into());
             cut.map_err(|error| SegmentError::io("cut", self.segment.path(), error))?;
+            self.segment.close_file();
         }
         Ok(())
     }

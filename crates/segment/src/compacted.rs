@@ -185,7 +185,7 @@ impl CompactedWriter {
             shared.sync_dir().map_err(|error| shared.poison.latch(error))?;
         }
         let mapping = file.map(len as usize, Access::Read).map_err(|error| failed("map", error))?;
-        let segment = published(Segment::new(path, self.header, file, mapping), len)?;
+        let segment = published(Segment::new(path, self.header, None, mapping), len)?;
         segment.raise_durable(len);
         Ok(CompactedSegment { segment: Arc::new(segment), records: self.records })
     }
@@ -227,7 +227,7 @@ impl Shared {
             return Err(error);
         }
         match Arc::into_inner(prepared.segment).map(Segment::into_parts) {
-            Some(parts) => Ok(Spare { path: parts.path, file: parts.file, mapping: parts.mapping }),
+            Some(parts) => self.spare_of(parts),
             // Its pages are being touched ahead at this moment; the file is garbage now, and room is short.
             None => {
                 remove_if_there(self.fs.as_ref(), &segment_path(&self.dir, id))?;

@@ -24,6 +24,10 @@ mod scheduled {
             Self(parking_lot::Mutex::new(value))
         }
 
+        pub(crate) fn into_inner(self) -> T {
+            self.0.into_inner()
+        }
+
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             loop {
                 step();

@@ -158,7 +158,7 @@ fn find(fs: &dyn Fs, dir: &Path, entry: SegmentEntry, salvage: bool) -> Result<F
         Err(error) => return Err(error),
     };
     let mapping = file.map(len as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
-    let segment = published(Segment::new(path, header, file, mapping), len)?;
+    let segment = published(Segment::new(path, header, None, mapping), len)?;
     Ok(Found { segment, entry, file_len })
 }
 
@@ -275,17 +275,19 @@ impl Survey {
         let state = SegmentState::Sealed { len_bytes: end, records: tail.records };
         let entry = SegmentEntry { state, ..found.entry };
         let (path, header) = (found.segment.path().to_owned(), *found.segment.header());
-        let mut file = Arc::clone(found.segment.file());
         drop(found.segment);
-        if intent == Intent::Write {
-            file = rewrite(fs, &path, end)?;
-        }
+        let to_write = intent == Intent::Write;
+        let file = if to_write { rewrite(fs, &path, end) } else { open(fs, &path, Access::Read) }?;
         // Mapped anew: what counts and no more.
         let mapping = file.map(end as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
-        let segment = published(Segment::new(path, header, file, mapping), end)?;
+        let segment = published(Segment::new(path, header, to_write.then_some(file), mapping), end)?;
         self.live.push(Found { segment, entry, file_len: found.file_len });
         Ok(())
     }
+}
+
+fn open(fs: &dyn Fs, path: &Path, access: Access) -> Result<Arc<dyn File>, SegmentError> {
+    fs.open(path, access).map_err(|error| SegmentError::io("open", path, error))
 }
 
 /// Writes the first `end` bytes of a file over themselves.
@@ -294,7 +296,7 @@ impl Survey {
 /// read well, and another sync would not write them. Written anew they are dirty, and the sync that follows means something.
 fn rewrite(fs: &dyn Fs, path: &Path, end: u32) -> Result<Arc<dyn File>, SegmentError> {
     const STEP: usize = 1 << 20;
-    let file = fs.open(path, Access::Write).map_err(|error| SegmentError::io("open", path, error))?;
+    let file = open(fs, path, Access::Write)?;
     if planted("recovered_tail_not_rewritten") {
         return Ok(file);
     }

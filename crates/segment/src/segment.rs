@@ -11,6 +11,7 @@ use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKin
 
 use crate::error::SegmentError;
 use crate::fs::{File, retry_interrupted};
+use crate::lock::Mutex;
 use crate::mapping::{Advice, Mapping};
 use crate::scan::Entries;
 
@@ -25,7 +26,8 @@ pub struct Segment {
     mapping: Mapping,
     header: SegmentHeader,
     path: PathBuf,
-    file: Arc<dyn File>,
+    /// Open while there may be something to write or to sync. A sealed segment's is closed: readers have its map, and a process may have few files open.
+    file: Mutex<Option<Arc<dyn File>>>,
     /// Up to which offset everything is known to be durable, here and in all segments before; 0 while a segment before is not.
     durable: AtomicU32,
     /// How far pages were touched ahead.
@@ -38,21 +40,23 @@ pub struct Segment {
 /// A segment taken apart, when nobody reads it any more.
 pub(crate) struct Parts {
     pub(crate) path: PathBuf,
-    pub(crate) file: Arc<dyn File>,
+    /// `None` if it was closed.
+    pub(crate) file: Option<Arc<dyn File>>,
     pub(crate) mapping: Mapping,
     /// Whether room behind its records was given back.
     pub(crate) has_hole: bool,
 }
 
 impl Segment {
-    pub(crate) fn new(path: PathBuf, header: SegmentHeader, file: Arc<dyn File>, mapping: Mapping) -> Self {
+    /// With its file, if there will be something to write or to sync.
+    pub(crate) fn new(path: PathBuf, header: SegmentHeader, file: Option<Arc<dyn File>>, mapping: Mapping) -> Self {
         Self {
             context: header.context(),
             capacity: AtomicU32::new(to_offset(mapping.len())),
             mapping,
             header,
             path,
-            file,
+            file: Mutex::new(file),
             durable: AtomicU32::new(0),
             prefaulted: AtomicU32::new(0),
             sealed: AtomicBool::new(false),
@@ -183,8 +187,17 @@ impl Segment {
         &self.mapping
     }
 
-    pub(crate) fn file(&self) -> &Arc<dyn File> {
-        &self.file
+    /// Its file, if it is not sealed.
+    pub(crate) fn file(&self) -> Result<Arc<dyn File>, SegmentError> {
+        let file = self.file.lock().clone();
+        file.ok_or_else(|| SegmentError::Invalid {
+            what: format!("segment {} is sealed, and its file closed", self.id()),
+        })
+    }
+
+    /// Closes its file, which nobody will write to or sync any more.
+    pub(crate) fn close_file(&self) {
+        self.file.lock().take();
     }
 
     pub(crate) fn raise_durable(&self, offset: u32) {
@@ -200,7 +213,8 @@ impl Segment {
         let synced = if by_range {
             self.sync_range(self.durable() as usize, end as usize)
         } else {
-            retry_interrupted(|| self.file.sync_data())
+            let file = self.file()?;
+            retry_interrupted(|| file.sync_data())
         };
         synced.map_err(|error| SegmentError::io("sync", &self.path, error))
     }
@@ -241,7 +255,7 @@ impl Segment {
     /// Gives back the room behind `end`, which nobody will write to any more. The file keeps its length: it is mapped.
     pub(crate) fn release_behind(&self, end: u32) -> Result<(), SegmentError> {
         self.capacity.fetch_min(end, Ordering::Relaxed);
-        let released = self.file.release_behind(end.into());
+        let released = self.file()?.release_behind(end.into());
         released.map_err(|error| SegmentError::io("release room of", &self.path, error))
     }
 
@@ -254,7 +268,7 @@ impl Segment {
 
     pub(crate) fn into_parts(self) -> Parts {
         let has_hole = (self.capacity.into_inner() as usize) < self.mapping.len();
-        Parts { path: self.path, file: self.file, mapping: self.mapping, has_hole }
+        Parts { path: self.path, file: self.file.into_inner(), mapping: self.mapping, has_hole }
     }
 
     #[cold]

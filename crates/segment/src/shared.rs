@@ -276,6 +276,7 @@ impl Shared {
         for rolled in &synced {
             rolled.segment.mark_sealed();
             rolled.segment.release_unused()?;
+            rolled.segment.close_file();
         }
         self.tail.lock().rolled.retain(|rolled| !rolled.segment.is_sealed());
         Ok(synced.len())

@@ -246,7 +246,7 @@ impl Shared {
             }
             return Err(error);
         }
-        let segment = Segment::new(spare.path, header, spare.file, spare.mapping);
+        let segment = Segment::new(spare.path, header, Some(spare.file), spare.mapping);
         Ok(Prepared { segment: Arc::new(segment), writer })
     }
 
@@ -311,20 +311,28 @@ impl Shared {
     /// Only mapped appends gain by using a file again. A file with a second name is somebody's backup, and is never written to. Nor is one that was
     /// opened for reading, as are all that an earlier opening has left: its readers of that time may map the file still, and nothing here knows of them.
     fn as_spare(&self, parts: Parts) -> Result<Option<Spare>, SegmentError> {
-        let Parts { path, file, mapping, has_hole } = parts;
+        let Parts { path, mapping, has_hole, .. } = &parts;
         // A larger one would take room that is not needed now, and a hole is no room at all.
         let wanted_len = self.next_len.load(Ordering::Relaxed) as usize;
-        let right_size = !has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
+        let right_size = !*has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
         let own = mapping.is_writable();
         let wanted = self.tail.lock().pool.len() < self.options.recycle_limit;
         if self.mode != AppendMode::Mapped || !own || !right_size || !wanted {
             return Ok(None);
         }
-        let metadata = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?;
+        let metadata = self.fs.metadata(path).map_err(|error| SegmentError::io("look at", path, error))?;
         if metadata.links != 1 && !planted("recycle_hard_links") {
             return Ok(None);
         }
-        Ok(Some(Spare { path, file, mapping }))
+        self.spare_of(parts).map(Some)
+    }
+
+    /// A segment's file as a spare, opened again if it was closed.
+    pub(crate) fn spare_of(&self, parts: Parts) -> Result<Spare, SegmentError> {
+        let Parts { path, file, mapping, .. } = parts;
+        let opened = file.map_or_else(|| self.fs.open(&path, Access::Write), Ok);
+        let file = opened.map_err(|error| SegmentError::io("open", &path, error))?;
+        Ok(Spare { path, file, mapping })
     }
 }
 

@@ -394,7 +394,8 @@ impl Recovery {
         // Only pages that are durable may be called so.
         for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
             if !planted("recovered_tail_not_synced") {
-                retry_interrupted(|| segment.file().sync_data())
+                let file = segment.file()?;
+                retry_interrupted(|| file.sync_data())
                     .map_err(|error| SegmentError::io("sync", segment.path(), error))?;
             }
             segment.raise_durable(segment.len_bytes());
@@ -427,7 +428,10 @@ impl Recovery {
         let prepared = shared.prepare(spare, stamp, edit)?;
         // Everything before it is durable, and named so.
         prepared.segment.raise_durable(crate::segment::FIRST_RECORD_AT);
-        files.iter().for_each(|(segment, _)| segment.mark_sealed());
+        for (segment, _) in &files {
+            segment.mark_sealed();
+            segment.close_file();
+        }
         shared.tidy(&files, &dropped)?;
         drop(segments);
         Ok((Appender::new(shared, prepared), report))

@@ -57,7 +57,8 @@ pub(crate) struct Positioned {
 
 impl Tail for Positioned {
     fn append(&mut self, segment: &Segment, offset: u32, parts: &[&[u8]]) -> Result<(), (u64, io::Error)> {
-        let file = segment.file().as_ref();
+        let file = segment.file().map_err(|error| (0, io::Error::other(error)))?;
+        let file = file.as_ref();
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len <= JOINED_LEN_BYTES {
             self.joined.clear();

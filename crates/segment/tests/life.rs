@@ -203,6 +203,55 @@ fn the_real_file_system() {
     }
 }
 
+/// However many segments there are, few of their files are open: a process may have no more than some of them.
+#[test]
+#[cfg(target_os = "linux")]
+fn sealed_segments_hold_no_file_open() {
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().canonicalize().unwrap();
+        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        let options = StoreOptions { segment_len_bytes: 4096, appends: mode, ..StoreOptions::default() };
+        let (store, recovery) = SegmentStore::open(Arc::clone(&fs), &dir, options.clone()).unwrap();
+        let (mut appender, _) = recovery.finish(STAMP).unwrap();
+        let mut held = vec![Arc::clone(appender.segment())];
+        for version in 1..2000 {
+            put(&mut appender, version);
+            if held.last().map(|last| last.id()) != Some(appender.segment().id()) {
+                held.push(Arc::clone(appender.segment()));
+                store.prepare_next(STAMP).unwrap();
+                store.sync_predecessors().unwrap();
+            }
+        }
+        assert!(held.len() > 60, "{}", held.len());
+        // The lock, the active segment, its successor, and spares.
+        assert!(open_files(&dir) < 8, "{} files are open", open_files(&dir));
+        // A file that is used again is opened again.
+        let first = held.remove(0);
+        store.install(&Edit { add: Vec::new(), remove: vec![first.id()] }).unwrap();
+        let released = store.release(first).unwrap();
+        assert_eq!(matches!(released, Released::Kept), mode == AppendMode::Mapped, "{released:?}");
+        (2000..2200).for_each(|version| put(&mut appender, version));
+        appender.close(STAMP).unwrap();
+        assert!(open_files(&dir) < 2, "{} files are open after the end", open_files(&dir));
+        assert!(held.iter().flat_map(|segment| segment.entries()).all(|entry| entry.is_ok()));
+        drop(store);
+        let (_store, recovery) = SegmentStore::open(fs, &dir, options).unwrap();
+        assert!(recovery.segments().len() > 50);
+        let kept = recovery.segments().to_vec();
+        let (_appender, _) = recovery.finish(STAMP).unwrap();
+        assert!(open_files(&dir) < 8, "{} files are open after another open", open_files(&dir));
+        assert!(kept.iter().flat_map(|segment| segment.entries()).all(|entry| entry.is_ok()));
+    }
+}
+
+/// How many files of this process below `dir` are open.
+#[cfg(target_os = "linux")]
+fn open_files(dir: &std::path::Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+    open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir))).count()
+}
+
 fn put(appender: &mut Appender, version: u64) {
     let command = command(version, 90);
     appender.make_room(200, Purpose::Grow, STAMP).unwrap();

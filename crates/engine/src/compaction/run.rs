@@ -169,9 +169,16 @@ impl Core {
         }
         // The old table is freed once all guards of its time are gone; usually that takes two steps of the epoch.
         (0..4).for_each(|_| pin().flush());
-        for segment in std::mem::take(&mut turn.retired) {
-            if let Released::InUse(segment) = store.release(segment)? {
-                turn.retired.push(segment);
+        let mut waiting = std::mem::take(&mut turn.retired).into_iter();
+        while let Some(segment) = waiting.next() {
+            match store.release(segment) {
+                Ok(Released::InUse(segment)) => turn.retired.push(segment),
+                Ok(Released::Kept | Released::Removed) => {}
+                Err(failure) => {
+                    // The others are freed another time.
+                    turn.retired.extend(waiting);
+                    return Err(failure.into());
+                }
             }
         }
         Ok(())
