@@ -141,8 +141,15 @@ impl Core {
             SegmentError::Full { .. } | SegmentError::TooLarge { .. } | SegmentError::DoesNotFit { .. } => {
                 failure.into()
             }
+            // A file could not be made, for want of descriptors or memory; nothing of the log was touched.
+            SegmentError::Io { .. } if self.is_log_sound() => failure.into(),
             other => self.poison.latch(&other),
         }
+    }
+
+    /// Whether nothing has failed so far that leaves it open what the files hold.
+    pub(crate) fn is_log_sound(&self) -> bool {
+        self.store().is_ok_and(|store| !store.is_poisoned())
     }
 
     /// One round of making ready; says whether there was anything to do. `window_bytes` of pages are touched ahead of the tail.
@@ -161,6 +168,8 @@ impl Core {
             Ok(worked) => worked,
             // A full device is seen in the statistics, and met again by the commit that needs the room.
             Err(SegmentError::Full { .. }) => false,
+            // A file could not be made or removed. If it is needed, the commit that needs it makes it, or is told.
+            Err(SegmentError::Io { .. }) if !store.is_poisoned() => false,
             Err(failure) => {
                 self.poison.latch(&failure);
                 false

@@ -18,7 +18,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused a read or write outside the commit path. Retrying may help.
+    /// The operating system refused something, and nothing has changed: a read or write outside the commit path, or the making of a file for want of file
+    /// descriptors or memory. Retrying may help.
     #[error("{action}: {source}")]
     Io {
         /// What was being done, and to which file.

@@ -88,6 +88,8 @@ impl Core {
         match self.try_rest() {
             // A full device is seen elsewhere; a store that was closed meanwhile has given back everything.
             Ok(()) | Err(Error::Full { .. } | Error::Closed | Error::ReadOnly | Error::Poisoned { .. }) => {}
+            // What could not be removed is tried again at the next rest, and does no harm until then.
+            Err(Error::Io { .. }) if self.is_log_sound() => {}
             Err(failure) => drop(self.poison.latch(&failure)),
         }
     }

@@ -140,7 +140,8 @@ impl Victim {
                 }
                 Ok(Came::Through)
             }
-            Err(error) if error.kind() == ErrorKind::Full => Ok(Came::ToNothing),
+            // No room, or a file that could not be made.
+            Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Io) => Ok(Came::ToNothing),
             Err(error) if error.kind() == ErrorKind::Poisoned => {
                 self.maybe = Some(next);
                 Ok(Came::ToAnEnd)

@@ -184,7 +184,7 @@ impl CompactedWriter {
             retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
             shared.sync_dir().map_err(|error| shared.poison.latch(error))?;
         }
-        let mapping = file.map(len as usize, Access::Read).map_err(|error| failed("map", error))?;
+        let mapping = file.map(len as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
         let segment = published(Segment::new(path, self.header, None, mapping), len)?;
         segment.raise_durable(len);
         Ok(CompactedSegment { segment: Arc::new(segment), records: self.records })

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
 
 use crate::error::{SegmentError, is_full};
-use crate::fs::{Access, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
+use crate::fs::{Access, File, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
 use crate::lock::{Mutex, step};
 use crate::manifest::{Manifest, SegmentState};
 use crate::mutants::planted;
@@ -127,7 +127,7 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and nothing has changed; any other error, and the store is poisoned.
+    /// Any, and nothing has changed, or the store is poisoned.
     pub(crate) fn edit_manifest(&self, edit: impl FnOnce(&mut Manifest)) -> Result<(), SegmentError> {
         self.poison.check()?;
         let mut manifest = self.manifest.lock();
@@ -137,12 +137,17 @@ impl Shared {
         next.next_segment_id = self.next_id.load(Ordering::Relaxed);
         self.keep_room(next.encoded_len() as u64)?;
         let mut written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
-        while matches!(&written, Err(error) if error.is_full()) && self.give_up_room() {
+        while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {
             written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
         }
-        written.map_err(|error| self.poison.latch(error))?;
-        *manifest = next;
-        Ok(())
+        match written {
+            Ok(()) => {
+                *manifest = next;
+                Ok(())
+            }
+            Err(NotReplaced::Unchanged(error)) => Err(error),
+            Err(NotReplaced::Unknown(error)) => Err(self.poison.latch(error)),
+        }
     }
 
     /// Keeps a small file with room for a manifest, to be given up when the device is full: without it a store could no longer
@@ -155,20 +160,18 @@ impl Shared {
             return Ok(());
         }
         let path = spare_path(&self.dir, 0);
-        let made = match *kept {
-            Some(_) => self.fs.open(&path, Access::Write),
-            None => self.fs.create_new(&path),
-        };
-        *kept = made.and_then(|file| retry_interrupted(|| file.allocate(wanted))).map_or_else(
-            |error| {
-                if is_full(&error) { Ok(None) } else { Err(self.poison.latch(SegmentError::io("make", &path, error))) }
-            },
-            |()| Ok(Some(wanted)),
-        )?;
-        if kept.is_none() {
+        let made = if kept.is_some() {
+            self.fs.open(&path, Access::Write)
+        } else {
+            // An attempt that failed may have left one.
             remove_if_there(self.fs.as_ref(), &path)?;
-        }
-        Ok(())
+            self.fs.create_new(&path)
+        };
+        let made = made.and_then(|file| retry_interrupted(|| file.allocate(wanted)));
+        *kept = made.is_ok().then_some(wanted);
+        let Err(error) = made else { return Ok(()) };
+        remove_if_there(self.fs.as_ref(), &path)?;
+        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &path, error)) }
     }
 
     /// Removes what is kept for this, or else a spare file, to make room. Tells whether there was anything.
@@ -294,30 +297,50 @@ pub(crate) fn seq_span(capacity_bytes: u32) -> u64 {
     u64::from(capacity_bytes) / SHORTEST_COMMIT_BYTES + 1
 }
 
-/// Writes a manifest over the old one, so that after a crash it is one or the other.
-///
-/// # Errors
-///
-/// [`SegmentError::Full`], and the old one is in place; any other error, and it is not known which one is.
-pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), SegmentError> {
-    let tmp = dir.join(MANIFEST_TMP);
-    // An earlier attempt may have left one.
-    remove_if_there(fs, &tmp)?;
-    let written = write_manifest(fs, dir, &tmp, &manifest.encode());
-    if matches!(&written, Err(error) if error.is_full()) {
-        remove_if_there(fs, &tmp)?;
+/// Why a manifest was not replaced.
+#[derive(Debug)]
+pub(crate) enum NotReplaced {
+    /// The old one is in place.
+    Unchanged(SegmentError),
+    /// It is not known which one is.
+    Unknown(SegmentError),
+}
+
+impl From<NotReplaced> for SegmentError {
+    fn from(failure: NotReplaced) -> Self {
+        match failure {
+            NotReplaced::Unchanged(error) | NotReplaced::Unknown(error) => error,
+        }
     }
-    written?;
+}
+
+/// Writes a manifest over the old one, so that after a crash it is one or the other.
+pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), NotReplaced> {
+    let tmp = dir.join(MANIFEST_TMP);
+    let bytes = manifest.encode();
+    // An earlier attempt may have left one.
+    remove_if_there(fs, &tmp).map_err(NotReplaced::Unchanged)?;
+    let created = fs.create_new(&tmp);
+    let file = created.map_err(|error| {
+        NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error))
+    })?;
+    if let Err(error) = write_manifest(fs, dir, &tmp, file.as_ref(), &bytes) {
+        if !error.is_full() {
+            return Err(NotReplaced::Unknown(error));
+        }
+        remove_if_there(fs, &tmp).map_err(NotReplaced::Unknown)?;
+        return Err(NotReplaced::Unchanged(error));
+    }
     if planted("manifest_dir_not_synced") {
         return Ok(());
     }
-    retry_interrupted(|| fs.sync_dir(dir)).map_err(|error| SegmentError::io("sync", dir, error))
+    let synced = retry_interrupted(|| fs.sync_dir(dir));
+    synced.map_err(|error| NotReplaced::Unknown(SegmentError::io("sync", dir, error)))
 }
 
-fn write_manifest(fs: &dyn Fs, dir: &Path, tmp: &Path, bytes: &[u8]) -> Result<(), SegmentError> {
+fn write_manifest(fs: &dyn Fs, dir: &Path, tmp: &Path, file: &dyn File, bytes: &[u8]) -> Result<(), SegmentError> {
     let failed = |operation, error| SegmentError::io_or_full(operation, tmp, bytes.len() as u64, error);
-    let file = fs.create_new(tmp).map_err(|error| failed("create", error))?;
-    write_all_at(file.as_ref(), bytes, 0).map_err(|(_, error)| failed("write", error))?;
+    write_all_at(file, bytes, 0).map_err(|(_, error)| failed("write", error))?;
     if !planted("manifest_not_synced") {
         retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
     }

@@ -67,13 +67,14 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and nothing is left behind.
+    /// [`SegmentError::Full`], or [`SegmentError::Io`] if the process has no more file descriptors or memory. Nothing that counts was touched: it can be
+    /// tried again.
     pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
         self.poison.check()?;
         let path = spare_path(&self.dir, self.next_spare.fetch_add(1, Ordering::Relaxed));
         let made = self.try_create_spare(path, len_bytes);
         self.full.store(matches!(&made, Err(error) if error.is_full()), Ordering::Release);
-        made.map_err(|error| self.poison.latch(error))
+        made
     }
 
     fn try_create_spare(&self, path: PathBuf, len_bytes: u32) -> Result<Spare, SegmentError> {
@@ -132,17 +133,14 @@ impl Shared {
         let _preparing = self.preparing.lock();
         let wanted = self.next_len.load(Ordering::Relaxed);
         let is_long = |capacity: u32| capacity / 2 > wanted;
-        let (prepared, spares) = {
-            let mut tail = self.tail.lock();
-            let prepared = tail.prepared.take_if(|prepared| is_long(prepared.segment.capacity_bytes()));
-            let (long, pool): (Vec<_>, _) =
-                std::mem::take(&mut tail.pool).into_iter().partition(|spare| is_long(spare.capacity_bytes()));
-            tail.pool = pool;
-            (prepared, long)
-        };
-        for spare in spares {
-            self.fs.remove_file(&spare.path).map_err(|error| SegmentError::io("remove", &spare.path, error))?;
+        while let Some(spare) = self.take_spare(|spare| is_long(spare.capacity_bytes())) {
+            if let Err(error) = self.fs.remove_file(&spare.path) {
+                let error = SegmentError::io("remove", &spare.path, error);
+                self.tail.lock().pool.push(spare);
+                return Err(error);
+            }
         }
+        let prepared = self.tail.lock().prepared.take_if(|prepared| is_long(prepared.segment.capacity_bytes()));
         let Some(prepared) = prepared else { return Ok(()) };
         let id = prepared.segment.id();
         if let Err(error) = self.edit_manifest(|manifest| manifest.segments.retain(|entry| entry.id != id)) {
@@ -154,8 +152,12 @@ impl Shared {
     }
 
     pub(crate) fn pop_spare(&self, len_bytes: u32) -> Option<Spare> {
+        self.take_spare(|spare| spare.capacity_bytes() >= len_bytes)
+    }
+
+    fn take_spare(&self, is_wanted: impl Fn(&Spare) -> bool) -> Option<Spare> {
         let mut tail = self.tail.lock();
-        let index = tail.pool.iter().position(|spare| spare.capacity_bytes() >= len_bytes)?;
+        let index = tail.pool.iter().position(is_wanted)?;
         Some(tail.pool.swap_remove(index))
     }
 
@@ -222,7 +224,7 @@ impl Shared {
         }
     }
 
-    /// Gives a spare a header and has the manifest name it, with `edit` in the same step. On lack of room the spare goes back.
+    /// Gives a spare a header and has the manifest name it, with `edit` in the same step. Where that fails and has changed nothing, the spare goes back.
     pub(crate) fn prepare(
         &self,
         mut spare: Spare,
@@ -230,7 +232,13 @@ impl Shared {
         edit: impl FnOnce(&mut Manifest),
     ) -> Result<Prepared, SegmentError> {
         let old_salt = spare.mapping.published_from(0).and_then(|bytes| SegmentHeader::decode(bytes).ok());
-        let header = self.next_header(stamp, old_salt.map(|header| header.salt))?;
+        let header = match self.next_header(stamp, old_salt.map(|header| header.salt)) {
+            Ok(header) => header,
+            Err(error) => {
+                self.tail.lock().pool.push(spare);
+                return Err(error);
+            }
+        };
         let writer = self.write_header(&mut spare, &header).map_err(|error| self.poison.latch(error))?;
         let entry = entry_of(&header, SegmentState::Open);
         let span = seq_span(spare.capacity_bytes());
@@ -241,7 +249,7 @@ impl Shared {
             manifest.max_version = manifest.max_version.max(stamp.max_version);
         });
         if let Err(error) = named {
-            if error.is_full() {
+            if !self.poison.is_set() {
                 self.tail.lock().pool.push(spare);
             }
             return Err(error);

@@ -148,7 +148,8 @@ impl SegmentStore {
     /// # Errors
     ///
     /// [`SegmentError::Full`], and nothing has changed: appends go on while the active segment has room. [`SegmentError::Io`] or
-    /// [`SegmentError::Poisoned`] otherwise.
+    /// [`SegmentError::Poisoned`] otherwise; unless the store [is poisoned](Self::is_poisoned), nothing has changed either, and it can be tried again: the
+    /// process may have run out of file descriptors or memory.
     pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.shared.prepare_next(stamp)
     }
@@ -354,14 +355,18 @@ fn create(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<Manifest, S
 fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<(), SegmentError> {
     for ancestor in dir.ancestors().skip(1) {
         match retry_interrupted(|| fs.sync_dir(ancestor)) {
-            // A directory that this process may not even open is not one that it has made something in.
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
-                return Err(SegmentError::io("sync", ancestor, error));
-            }
+            Err(error) if !is_beyond_reach(&error) => return Err(SegmentError::io("sync", ancestor, error)),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// A directory that this process may not even open, or whose file system is read-only, is not one that it has made something in. And where the file
+/// system syncs no directories, there is nothing to be done: if the store is on it too, making its first manifest fails.
+fn is_beyond_reach(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 fn recovered(found: Found, before: Option<SegmentState>) -> (Arc<Segment>, Recovered) {

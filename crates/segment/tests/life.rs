@@ -10,13 +10,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
-use common::{Open, Step, World, command, encode_commit, options};
-use hightower_segment::sim::SimFs;
+use common::{DIR, Open, Step, World, command, encode_commit, options};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{
-    AppendMode, Appender, Edit, Fs, MANIFEST, Manifest, Purpose, RealFs, Released, Segment, SegmentError, SegmentStore,
-    Stamp, StoreOptions, segment_name,
+    Access, AppendMode, Appender, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest, Metadata, Purpose, RealFs,
+    Released, Segment, SegmentError, SegmentStore, Stamp, StoreOptions, segment_name,
 };
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
@@ -203,6 +206,107 @@ fn the_real_file_system() {
     }
 }
 
+/// Out of file descriptors or memory, a process can make no file. That ends no writing: nothing was written yet.
+#[test]
+fn a_file_that_cannot_be_made_poisons_nothing() {
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        let mut failed = BTreeSet::new();
+        for at in 0..24 {
+            let mut world = world(mode);
+            world.run(&[PUT]).unwrap();
+            let at_call = world.fs.call_count() + at;
+            world.fs.inject(Fault { kind: FaultKind::Io, at_call, lasting: false });
+            let Err(SegmentError::Io { operation, path, .. }) = world.step(Step::Prepare) else { continue };
+            if !["create", "allocate", "map"].contains(&operation) {
+                continue;
+            }
+            failed.insert((operation, path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_owned()));
+            assert!(!open_of(&mut world).store.is_poisoned(), "{operation} {}", path.display());
+            world.run(&[Step::Prepare]).unwrap();
+            world.run(&[PUT; 40]).unwrap();
+            world.run(&[Step::Sync, Step::SealPredecessors, Step::Compact]).unwrap();
+            world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 }).unwrap();
+        }
+        for (operation, kind) in [("create", "spare"), ("allocate", "spare"), ("map", "spare"), ("create", "tmp")] {
+            assert!(failed.contains(&(operation, kind.to_owned())), "{operation} {kind} did not fail: {failed:?}");
+        }
+    }
+}
+
+/// What cannot be removed now stays in use, and so does all else.
+#[test]
+fn a_trim_that_fails_loses_nothing() {
+    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 4096, 1));
+    world.run(&[PUT, Step::Prepare]).unwrap();
+    let store = open_of(&mut world).store.clone();
+    let before = store.tail_stats();
+    assert!(before.prepared && before.spares == 1, "{before:?}");
+    store.set_next_len(512);
+    world.fs.inject(Fault { kind: FaultKind::Io, at_call: world.fs.call_count(), lasting: false });
+    assert!(matches!(store.trim(), Err(SegmentError::Io { operation: "remove", .. })));
+    assert_eq!(store.tail_stats(), before);
+    store.trim().unwrap();
+    let after = store.tail_stats();
+    assert!(!after.prepared && after.spares == 0, "{after:?}");
+    drop(store);
+    world.run(&[PUT; 60]).unwrap();
+    world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 }).unwrap();
+}
+
+/// A file system whose directories, but for the store's own, answer a sync with an error.
+#[derive(Debug)]
+struct NoSyncAbove(SimFs, i32);
+
+impl Fs for NoSyncAbove {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir == Path::new(DIR) { self.0.sync_dir(dir) } else { Err(io::Error::from_raw_os_error(self.1)) }
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.0.create_new(path)
+    }
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+        self.0.open(path, access)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.0.remove_file(path)
+    }
+    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
+        self.0.hard_link(original, link)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.0.metadata(path)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir_all(dir)
+    }
+    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        self.0.try_lock(path, kind)
+    }
+    fn preallocation_is_promise(&self, dir: &Path) -> io::Result<bool> {
+        self.0.preallocation_is_promise(dir)
+    }
+}
+
+/// A store can be made below directories that cannot be synced, but a sync that fails is told.
+#[test]
+#[cfg(target_os = "linux")]
+fn directories_above_that_sync_nothing() {
+    let (not_permitted, invalid, read_only, unsupported, broken) = (13, 22, 30, 95, 5);
+    for (error, is_made) in
+        [(not_permitted, true), (invalid, true), (read_only, true), (unsupported, true), (broken, false)]
+    {
+        let fs = Arc::new(NoSyncAbove(SimFs::new(), error));
+        let made = SegmentStore::open(fs, Path::new(DIR), options(AppendMode::Mapped, 1024, 1));
+        assert_eq!(made.is_ok(), is_made, "error {error}: {:?}", made.err());
+    }
+}
+
 /// However many segments there are, few of their files are open: a process may have no more than some of them.
 #[test]
 #[cfg(target_os = "linux")]
@@ -247,7 +351,7 @@ fn sealed_segments_hold_no_file_open() {
 
 /// How many files of this process below `dir` are open.
 #[cfg(target_os = "linux")]
-fn open_files(dir: &std::path::Path) -> usize {
+fn open_files(dir: &Path) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
     open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir))).count()
 }

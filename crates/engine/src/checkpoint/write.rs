@@ -56,8 +56,8 @@ impl Core {
         let name = format!("index-{seq:020}-{:08x}{CHECKPOINT_SUFFIX}", random >> 32);
         let len_bytes = self.write_file(&store, &name, moment)?;
         if let Err(failure) = store.set_checkpoint(Some(&name)) {
-            if failure.is_full() {
-                // Certainly not named: it goes at once, since room is short. The first failure is the one to tell of.
+            if !store.is_poisoned() {
+                // Certainly not named: it goes at once, since room may be short. The first failure is the one to tell of.
                 let _removed = store.fs().remove_file(&store.dir().join(&name));
             }
             return Err(failure.into());

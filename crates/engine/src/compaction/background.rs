@@ -327,7 +327,7 @@ impl Core {
         let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
         match store.prepare_next(stamp) {
             Ok(_) | Err(SegmentError::Full { .. }) => {}
-            Err(failure) => return Err(self.poison.latch(&failure)),
+            Err(failure) => return Err(self.append_failed(failure)),
         }
         {
             let mut log = self.commit_log()?;

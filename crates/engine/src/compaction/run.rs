@@ -16,7 +16,7 @@ use hightower_compactor::{
     Budget, Goal, Moved, Pace, RecordPlace, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
 use hightower_index::pin;
-use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentError, SegmentStore};
+use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentStore};
 use hightower_state::StateWriter;
 
 use crate::compaction::background::Turn;
@@ -63,7 +63,7 @@ impl Core {
         let edit = Edit { add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
             // Unless it is certain that nothing has changed, the manifest on disk may name the outputs already.
-            if matches!(failure, SegmentError::Full { .. } | SegmentError::Invalid { .. }) {
+            if !store.is_poisoned() {
                 edit.add.into_iter().for_each(|output| drop(store.release(output.segment)));
             }
             return Err(failure.into());
