@@ -609,7 +609,10 @@ impl SingleNodeEngine {
         let closed = match log {
             Some(log) if !was_closed => self.core.poison.check().and_then(|()| {
                 let stamp = Stamp { max_version: log.max_version, timestamp: self.core.components.clock.now_ms() };
-                log.appender.close(stamp).map_err(|failure| self.core.poison.latch(&failure))
+                log.appender.close(stamp).map_err(|failure| self.core.poison.latch(&failure))?;
+                // Before the store is let go of: whoever waits for one of them then learns that it is durable.
+                self.core.group.note_durable(log.last_seq);
+                Ok(())
             }),
             _ => Ok(()),
         };

@@ -51,6 +51,14 @@ fn describe(failure: &dyn std::error::Error) -> String {
     text
 }
 
+/// What has made a commit durable.
+enum Synced {
+    /// The sync that its writer has led.
+    Here,
+    /// The end of the store, before that.
+    Before,
+}
+
 /// Shares syncs between the writers of one store.
 #[derive(Debug, Default)]
 pub(crate) struct GroupCommit {
@@ -77,7 +85,14 @@ impl GroupCommit {
         self.syncs.load(Ordering::Relaxed)
     }
 
+    /// Something else, such as closing the store, has made all commits up to `seq` durable.
+    pub(crate) fn note_durable(&self, seq: u64) {
+        self.durable_seq.fetch_max(seq, Ordering::AcqRel);
+    }
+
     /// Returns once commit `seq` is durable. `published` tells the latest commit that is appended in full; `sync` makes all of it durable.
+    ///
+    /// [`Error::Closed`] from `sync` is no failure: the store was closed meanwhile, and what closing has made durable is durable.
     pub(crate) fn wait(
         &self,
         seq: u64,
@@ -102,16 +117,27 @@ impl GroupCommit {
         // Read before the sync: what is published later may not be covered.
         let covered = published();
         step();
-        let result = sync();
-        let result = result.map_err(|failure| poison.latch(&failure));
+        let result = match sync() {
+            Err(Error::Closed) => self.after_close(seq, poison),
+            result => result.map(|()| Synced::Here).map_err(|failure| poison.latch(&failure)),
+        };
         let covered = if planted("covered_read_after_sync") { published() } else { covered };
-        if result.is_ok() {
-            self.durable_seq.fetch_max(covered, Ordering::AcqRel);
+        if let Ok(Synced::Here) = result {
+            self.note_durable(covered);
             self.syncs.fetch_add(1, Ordering::Relaxed);
         }
         *self.syncing.lock() = false;
         self.done.notify_all();
-        result
+        result.map(drop)
+    }
+
+    /// There is nothing left to sync: either closing has done it, or it has failed, or it never came to this commit.
+    fn after_close(&self, seq: u64, poison: &Poison) -> Result<Synced> {
+        if self.durable_seq() >= seq {
+            return Ok(Synced::Before);
+        }
+        poison.check()?;
+        Err(Error::Closed)
     }
 }
 
@@ -149,6 +175,24 @@ mod tests {
         });
         let syncs = syncs.load(Ordering::SeqCst);
         assert!(syncs < 160, "160 commits took {syncs} syncs: none was shared");
+    }
+
+    #[test]
+    fn a_store_that_is_closed_meanwhile_has_not_failed() {
+        let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
+        let error = group.wait(1, &poison, || 1, || Err(Error::Closed)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        poison.check().unwrap();
+        // Closing syncs what was committed before.
+        let closed = || {
+            group.note_durable(2);
+            Err(Error::Closed)
+        };
+        group.wait(2, &poison, || 3, closed).unwrap();
+        assert_eq!((group.durable_seq(), group.syncs()), (2, 0));
+        assert_eq!(group.wait(3, &poison, || 3, || Err(Error::Closed)).unwrap_err().kind(), ErrorKind::Closed);
+        poison.latch(&io::Error::other("broken disk"));
+        assert_eq!(group.wait(4, &poison, || 4, || Err(Error::Closed)).unwrap_err().kind(), ErrorKind::Poisoned);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use hightower_engine::{
     ApplyOutcome, Batch, BatchOutcome, Command, Durability, ErrorKind, Expect, KvEngine, SingleNodeEngine,
@@ -310,6 +311,36 @@ fn readers_share_and_keep_a_writer_out() {
     assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
     drop(snapshot);
     write().unwrap();
+}
+
+/// A commit that meets the end of the store is durable, or is refused because the store is closed; nothing has failed.
+#[test]
+fn commits_beside_a_close_are_durable_or_refused() {
+    for round in 0..40_u64 {
+        let dir = TempDir::new().unwrap();
+        let engine = open(&dir);
+        let write = |writer: u64| {
+            let mut count = 0;
+            loop {
+                match engine.put_with(format!("{writer}/{count}"), "value", Durability::Sync) {
+                    Ok(_) => count += 1,
+                    Err(error) => break (writer, count, error),
+                }
+            }
+        };
+        let ends = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..3).map(|writer| scope.spawn(move || write(writer))).collect();
+            std::thread::sleep(Duration::from_micros(500 + 100 * (round % 8)));
+            engine.close().unwrap();
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+        });
+        drop(engine);
+        let again = open(&dir);
+        for (writer, count, error) in ends {
+            assert_eq!(error.kind(), ErrorKind::Closed, "round {round}: {error}");
+            assert!((0..count).all(|number| again.get(format!("{writer}/{number}")).unwrap().is_some()));
+        }
+    }
 }
 
 #[test]
