@@ -370,10 +370,10 @@ fn the_interval_syncs_by_itself() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
     engine.put("a", "1").unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while engine.stats().durable_seq < engine.latest_seq() {
         assert!(std::time::Instant::now() < deadline, "nobody synced");
-        thread::sleep(std::time::Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -419,7 +419,7 @@ fn the_memory_cap_refuses_new_keys_only() {
 fn live_and_dead_bytes_are_exact_across_reopen() {
     let dir = TempDir::new().unwrap();
     // Without compaction, which would take the dead ones away.
-    let config = StoreConfig { compaction_interval: std::time::Duration::ZERO, ..small(&dir) };
+    let config = StoreConfig { compaction_interval: Duration::ZERO, ..small(&dir) };
     let engine = SingleNodeEngine::with_config(config).unwrap();
     for round in 0..5 {
         for number in 0..300 {
