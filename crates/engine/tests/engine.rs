@@ -328,9 +328,9 @@ fn commits_beside_a_close_are_durable_or_refused() {
                 }
             }
         };
-        let ends = std::thread::scope(|scope| {
+        let ends = thread::scope(|scope| {
             let writers: Vec<_> = (0..3).map(|writer| scope.spawn(move || write(writer))).collect();
-            std::thread::sleep(Duration::from_micros(500 + 100 * (round % 8)));
+            thread::sleep(Duration::from_micros(500 + 100 * (round % 8)));
             engine.close().unwrap();
             writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
         });
