@@ -321,9 +321,8 @@ pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> 
     // An earlier attempt may have left one.
     remove_if_there(fs, &tmp).map_err(NotReplaced::Unchanged)?;
     let created = fs.create_new(&tmp);
-    let file = created.map_err(|error| {
-        NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error))
-    })?;
+    let file = created
+        .map_err(|error| NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error)))?;
     if let Err(error) = write_manifest(fs, dir, &tmp, file.as_ref(), &bytes) {
         if !error.is_full() {
             return Err(NotReplaced::Unknown(error));
