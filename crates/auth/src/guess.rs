@@ -123,11 +123,25 @@ impl GuessTable {
 
     /// How long to wait before an attempt, in ms; if 0, the attempt is charged as a failure.
     pub(crate) fn begin(&self, charges: &[Charge], now_ms: Timestamp) -> i64 {
-        let wait_ms = charges.iter().map(|charge| self.wait_ms(charge, now_ms)).max().unwrap_or(0);
-        if wait_ms == 0 {
-            charges.iter().for_each(|charge| self.add_failure(&charge.tag, now_ms));
+        // All locks for both steps: of attempts at the same time, each sees what the others were charged. In order, so that no two wait for each other.
+        let mut places: Vec<usize> = charges.iter().map(|charge| place(&charge.tag)).collect();
+        places.sort_unstable();
+        places.dedup();
+        let mut held: Vec<_> = places.into_iter().map(|place| (place, self.shards[place].lock())).collect();
+        let wait_ms = charges.iter().filter_map(|charge| {
+            let (_, shard) = held.iter().find(|(at, _)| *at == place(&charge.tag))?;
+            Some(charge.wait_ms(*shard.get(&charge.tag)?, now_ms, self.half_life_ms))
+        });
+        let wait_ms = wait_ms.max().unwrap_or(0);
+        if wait_ms > 0 {
+            return wait_ms;
         }
-        wait_ms
+        for Charge { tag, .. } in charges {
+            held.iter_mut()
+                .filter(|(at, _)| *at == place(tag))
+                .for_each(|(_, shard)| self.add_failure(shard, *tag, now_ms));
+        }
+        0
     }
 
     /// Takes the charge back after a right password; the first counter starts anew.
@@ -153,17 +167,9 @@ impl GuessTable {
             .collect()
     }
 
-    fn wait_ms(&self, charge: &Charge, now_ms: Timestamp) -> i64 {
-        match self.shard(&charge.tag).lock().get(&charge.tag) {
-            Some(counter) => charge.wait_ms(*counter, now_ms, self.half_life_ms),
-            None => 0,
-        }
-    }
-
-    fn add_failure(&self, tag: &SourceTag, now_ms: Timestamp) {
-        let mut shard = self.shard(tag).lock();
-        self.make_room(&mut shard, now_ms);
-        let counter = shard.entry(*tag).or_insert(Counter { failures: 0, last_ms: now_ms });
+    fn add_failure(&self, shard: &mut HashMap<SourceTag, Counter>, tag: SourceTag, now_ms: Timestamp) {
+        self.make_room(shard, now_ms);
+        let counter = shard.entry(tag).or_insert(Counter { failures: 0, last_ms: now_ms });
         counter.failures = counter.remaining(now_ms, self.half_life_ms).saturating_add(1);
         counter.last_ms = now_ms;
     }
@@ -180,8 +186,13 @@ impl GuessTable {
     }
 
     fn shard(&self, tag: &SourceTag) -> &Mutex<HashMap<SourceTag, Counter>> {
-        &self.shards[usize::from(tag[15]) % SHARDS]
+        &self.shards[place(tag)]
     }
+}
+
+/// The shard that a tag's counter is in.
+fn place(tag: &SourceTag) -> usize {
+    usize::from(tag[15]) % SHARDS
 }
 
 /// The slot that a tag's counter is persisted in.
@@ -226,6 +237,9 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn charge(name: u8, free: u32) -> Charge {
@@ -248,6 +262,30 @@ mod tests {
         }
         assert_eq!(table.begin(&charges, now - 999_999), 60_000, "a clock that goes back adds nothing");
         assert_eq!(table.begin(&charges, now + 24 * 3_600_000), 0);
+    }
+
+    #[test]
+    fn attempts_at_the_same_time_do_not_pass_as_one() {
+        const ROUNDS: usize = 3000;
+        let table = GuessTable::new(3_600_000);
+        let passed: Vec<AtomicUsize> = (0..ROUNDS).map(|_| AtomicUsize::new(0)).collect();
+        let start = Barrier::new(4);
+        let guess = || {
+            for (round, passed) in passed.iter().enumerate() {
+                let tag = |kind: u8| {
+                    let mut tag = [kind; 16];
+                    tag[..8].copy_from_slice(&round.to_le_bytes());
+                    tag
+                };
+                let charges = [3, 2, 1].map(|kind| Charge { tag: tag(kind), free: 2, max_delay_ms: 60_000 });
+                start.wait();
+                for _ in 0..2 {
+                    passed.fetch_add(usize::from(table.begin(&charges, 0) == 0), Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(guess))));
+        assert!(passed.iter().all(|passed| passed.load(Ordering::Relaxed) == 2), "{passed:?}");
     }
 
     #[test]

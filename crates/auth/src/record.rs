@@ -2,6 +2,8 @@
 //!
 //! The stored forms hold hashes and are private; the public forms hold nothing that helps to guess.
 
+use subtle::ConstantTimeEq;
+
 use crate::codec::{Reader, Writer};
 use crate::crypto::{EncryptedBlob, SecretHash, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
@@ -140,6 +142,21 @@ pub(crate) struct StoredApiKey {
 }
 
 impl StoredApiKey {
+    /// Whether it has a secret with this MAC: its own, or the one before the last rotation that left it some time.
+    pub(crate) fn has_secret(&self, mac: &[u8; TAG_LEN_BYTES]) -> bool {
+        let previous = self.public.previous_secret_until_ms.is_some() && bool::from(self.previous_mac.ct_eq(mac));
+        bool::from(self.secret_mac.ct_eq(mac)) || previous
+    }
+
+    /// When a secret that it has stops working, if it does.
+    pub(crate) fn expiry_of(&self, mac: &[u8; TAG_LEN_BYTES]) -> Option<Timestamp> {
+        let ApiKeyRecord { expires_at_ms, previous_secret_until_ms, .. } = &self.public;
+        if self.secret_mac.ct_eq(mac).into() {
+            return *expires_at_ms;
+        }
+        expires_at_ms.iter().chain(previous_secret_until_ms).min().copied()
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let key = &self.public;
         let mut writer = Writer::default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hightower_auth::{
     Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EnvelopeEncryptor, ErrorKind,
-    Grant, KeyRange, Login, PasswordCheck, RESERVED_PREFIX, Token,
+    Grant, KeyRange, Login, PasswordCheck, Principal, RESERVED_PREFIX, Token,
 };
 use hightower_engine::{Batch, Command, ErrorKind as EngineKind, Expect, KvEngine};
 use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, no_delays, options, service, service_on};
@@ -160,6 +160,33 @@ fn ending_all_sessions_writes_as_much_for_one_as_for_sixty() {
     let before = engine.image();
     auth.revoke_all_sessions(&user.user_id).unwrap();
     assert_eq!(engine.image().version - before.version, 4); // user, generation, audit entry, head
+}
+
+/// Who authenticated by a secret goes with it, at once or when its time is over.
+#[test]
+fn principals_end_with_the_secret_that_they_came_by() {
+    let (_, clock, auth) = service();
+    let user = auth.create_user("alice", PASSWORD).unwrap();
+    auth.set_role("all", &[Grant::new([Action::Read], KeyRange::prefix("")).unwrap()]).unwrap();
+    auth.set_user_roles(&user.user_id, &["all".to_owned()]).unwrap();
+    let may = |principal: &Principal| auth.authorize(principal, Action::Read, b"key").unwrap();
+    let by = |token: &str| auth.authenticate(token).unwrap();
+    let (record, first) = auth.create_api_key(&user.user_id, None).unwrap();
+    let by_first = by(&first).unwrap();
+    assert!(may(&by_first));
+
+    let (_, second) = auth.rotate_api_key(&record.key_id, 1000).unwrap();
+    let (late, by_second) = (by(&first).unwrap(), by(&second).unwrap());
+    assert!(may(&by_first) && may(&late) && may(&by_second));
+    clock.advance_ms(999);
+    assert!(may(&by_first) && may(&late));
+    clock.advance_ms(1);
+    assert!(!may(&by_first) && !may(&late), "the overlap is over");
+    assert!(may(&by_second));
+
+    let (_, third) = auth.rotate_api_key(&record.key_id, 0).unwrap();
+    assert!(!may(&by_second), "its secret is gone");
+    assert!(may(&by(&third).unwrap()) && by(&second).is_none());
 }
 
 #[test]

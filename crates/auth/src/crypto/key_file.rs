@@ -1,9 +1,10 @@
 //! A file with master keys, which only its owner can read: loaded, extended and shortened.
 //!
 //! A lost master key is lost data, so a change writes a new file beside the old one, syncs it, puts
-//! it in the old one's place and syncs the directory: after a crash there is one or the other.
+//! it in the old one's place and syncs the directory: after a crash there is one or the other. Whoever
+//! makes the new file holds a lock on it, which ends with its process: what a crash has left is written over.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -112,17 +113,13 @@ impl KeyFile {
         }
     }
 
-    /// Puts what `edit` makes of the file in its place. The new file is made before the old one is read, and there can be only one: of two that
+    /// Puts what `edit` makes of the file in its place. The new file is claimed before the old one is read, and only one can have it: of two that
     /// change the file at once, neither loses the other's keys.
     fn change<T>(&self, edit: impl FnOnce(Result<Zeroizing<String>>) -> Result<(Zeroizing<String>, T)>) -> Result<T> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&new).map_err(|source| Error::KeyFile { path: new.clone(), source })?;
+        let file = claim(&new).map_err(|source| Error::KeyFile { path: new.clone(), source })?;
         let failed = |source| Error::KeyFile { path: self.path.clone(), source };
         let outcome = edit(self.read()).and_then(|(text, result)| {
             write_and_rename(file, &text, &new, &self.path).map_err(failed)?;
@@ -142,6 +139,46 @@ impl KeyProvider for KeyFile {
     fn load(&self) -> Result<KeyRing> {
         KeyRing::parse(&self.read()?)
     }
+}
+
+/// The new file: empty, readable by its owner only, and nobody else's until it is dropped.
+fn claim(new: &Path) -> std::io::Result<File> {
+    let taken = || std::io::Error::new(ErrorKind::AlreadyExists, "somebody else is changing the key file");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(new)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(taken()),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    // Between the two steps somebody else may have put it in the key file's place.
+    if !is_named(&file, new)? {
+        return Err(taken());
+    }
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    file.set_len(0)?;
+    Ok(file)
+}
+
+/// Whether this is the file of that name, and of no other.
+#[cfg(unix)]
+fn is_named(file: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: &std::fs::Metadata| (metadata.dev(), metadata.ino(), metadata.nlink());
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok(identity(&named) == identity(&file.metadata()?) && named.nlink() == 1),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(unix))]
+fn is_named(_file: &File, _path: &Path) -> std::io::Result<bool> {
+    Ok(true)
 }
 
 /// Appends the entries of a line but the one with this id.
@@ -244,11 +281,43 @@ mod tests {
         let path = directory.path().join("keys");
         let file = KeyFile::new(&path);
         file.add_random_key(&OsEntropy).unwrap();
-        std::fs::write(directory.path().join("keys.new"), "somebody else's").unwrap();
+        let new = directory.path().join("keys.new");
+        std::fs::write(&new, "somebody else's").unwrap();
+        let somebody_else = File::open(&new).unwrap();
+        somebody_else.lock().unwrap();
         let refused = file.add_random_key(&OsEntropy).unwrap_err();
         assert!(refused.to_string().contains("keys.new"), "{refused}");
         assert_eq!(file.load().unwrap().current_id(), 1);
-        assert_eq!(std::fs::read_to_string(directory.path().join("keys.new")).unwrap(), "somebody else's");
+        assert_eq!(std::fs::read_to_string(&new).unwrap(), "somebody else's");
+        // Whoever it was died.
+        drop(somebody_else);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 2);
+        assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1, 2]);
+        assert!(!new.exists());
+    }
+
+    /// What a crash left may be longer than what is written now, and readable by others.
+    #[cfg(unix)]
+    #[test]
+    fn what_a_crash_left_is_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, new) = (directory.path().join("keys"), directory.path().join("keys.new"));
+        let file = KeyFile::new(&path);
+        std::fs::write(&new, format!("9:{HEX}\n").repeat(20)).unwrap();
+        set_mode(&new, 0o644);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
+        assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1], "private, and nothing of the old");
+        assert!(!new.exists());
+        // But never into a file that has another name, or is somewhere else.
+        let other = directory.path().join("other");
+        std::fs::write(&other, "theirs").unwrap();
+        std::fs::hard_link(&other, &new).unwrap();
+        assert!(file.add_random_key(&OsEntropy).is_err());
+        std::fs::remove_file(&new).unwrap();
+        std::os::unix::fs::symlink(&other, &new).unwrap();
+        assert!(file.add_random_key(&OsEntropy).is_err());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
+        assert_eq!(file.load().unwrap().current_id(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use super::AuthService;
 use super::change::{Loaded, Step};
 use crate::audit::AuditAction;
-use crate::crypto::{EnvelopeEncryptor, SecretHasher};
+use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::id::ApiKeyId;
 use crate::layout;
@@ -107,6 +107,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
     pub fn authenticate_api_key(&self, token: &str) -> Result<Option<ApiKeyRecord>> {
+        Ok(self.authenticate_secret(token)?.map(|(key, _)| key))
+    }
+
+    /// The key of this token, if it works, and the MAC of the secret in it.
+    pub(super) fn authenticate_secret(&self, token: &str) -> Result<Option<(ApiKeyRecord, [u8; TAG_LEN_BYTES])>> {
         let Some((id, secret)) = parse_api_key(token) else {
             return Ok(None);
         };
@@ -120,7 +125,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if !works_at(&verified, now_ms) {
             return Ok(None);
         }
-        self.touch_api_key(&verified.key, version, now_ms).map(Some)
+        let Verified { key, by_previous_secret, .. } = &*verified;
+        let secret_mac = if *by_previous_secret { key.previous_mac } else { key.secret_mac };
+        Ok(Some((self.touch_api_key(key, version, now_ms)?, secret_mac)))
     }
 
     /// Checks records and secret, or finds that exactly these were checked before.
@@ -144,12 +151,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         };
         let owner = StoredUser::decode(*key.public.owner_id.as_bytes(), sealer.open(&owner_key, &owner_bytes)?)?;
         let mac = self.secret_mac(&key.public.key_id, secret)?;
-        let (current, previous) = (mac.ct_eq(&key.secret_mac), mac.ct_eq(&key.previous_mac));
-        let has_previous = key.public.previous_secret_until_ms.is_some();
-        if !(bool::from(current) || bool::from(previous) && has_previous) {
+        if !key.has_secret(&mac) {
             return Ok(None);
         }
-        let by_previous_secret = !bool::from(current);
+        let by_previous_secret = !bool::from(mac.ct_eq(&key.secret_mac));
         Ok(Some(cache.remember(id, secret_tag, key_bytes, owner_bytes, key, owner, by_previous_secret)))
     }
 
@@ -188,7 +193,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(keys)
     }
 
-    /// Gives a key a new secret. The one before works for `overlap_ms` more (0: not at all).
+    /// Gives a key a new secret. The one before works for `overlap_ms` more (0: not at all), and so do the principals that it has authenticated.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Validation`] for a negative overlap.
@@ -204,6 +209,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let until_ms = self.now_ms().saturating_add(overlap_ms);
             key.value.public.previous_secret_until_ms = (overlap_ms > 0).then_some(until_ms);
             self.replace_api_key(change, &key)?;
+            change.access_changes();
             change.audit(AuditAction::ApiKeyRotated, key_id);
             Ok(Step::Commit(key.value.public))
         })?;

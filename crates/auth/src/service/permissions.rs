@@ -35,7 +35,8 @@ pub struct Principal {
 /// By what a principal authenticated.
 #[derive(Clone)]
 enum Credential {
-    ApiKey(ApiKeyId),
+    /// With the MAC of the very secret, so that it ends when the key gets another one.
+    ApiKey(ApiKeyId, [u8; TAG_LEN_BYTES]),
     Session([u8; TAG_LEN_BYTES]),
 }
 
@@ -86,7 +87,7 @@ impl Principal {
     /// Who it is to the audit trail.
     pub fn actor(&self) -> Actor {
         match &self.credential {
-            Credential::ApiKey(id) => Actor::ApiKey(id.clone()),
+            Credential::ApiKey(id, _) => Actor::ApiKey(id.clone()),
             Credential::Session(_) => Actor::User(self.user_id.clone()),
         }
     }
@@ -105,10 +106,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
     pub fn authenticate(&self, token: &str) -> Result<Option<Principal>> {
         let (user_id, credential) = if token.starts_with(API_KEY_PREFIX) {
-            let Some(key) = self.authenticate_api_key(token)? else {
+            let Some((key, secret_mac)) = self.authenticate_secret(token)? else {
                 return Ok(None);
             };
-            (key.owner_id, Credential::ApiKey(key.key_id))
+            (key.owner_id, Credential::ApiKey(key.key_id, secret_mac))
         } else {
             let (Some(session), Some(secret)) = (self.authenticate_session(token)?, parse_session(token)) else {
                 return Ok(None);
@@ -162,13 +163,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn resolve(&self, credential: &Credential) -> Result<Access> {
         let generation = self.generation()?;
         let (user_id, expires_at_ms, limit) = match credential {
-            Credential::ApiKey(id) => match self.load_api_key(id.as_bytes())? {
-                Some(key) => {
-                    let key = key.value.public;
-                    (key.owner_id.clone(), key.expires_at_ms, self.limit_of(&key.access)?)
+            Credential::ApiKey(id, secret_mac) => {
+                let Some(key) = self.load_api_key(id.as_bytes())?.map(|key| key.value) else {
+                    return Ok(Access::none(generation));
+                };
+                if !key.has_secret(secret_mac) {
+                    return Ok(Access::none(generation));
                 }
-                None => return Ok(Access::none(generation)),
-            },
+                (key.public.owner_id.clone(), key.expiry_of(secret_mac), self.limit_of(&key.public.access)?)
+            }
             Credential::Session(token_hash) => match self.load_session(token_hash)? {
                 Some(session) if self.session_is_alive(&session.value)? => {
                     (session.value.public.user_id, Some(session.value.public.expires_at_ms), None)
