@@ -32,7 +32,8 @@ enum Step {
     Clone(usize),
     Drop(usize),
     Reclaim(usize),
-    RemoveTombstone(u8),
+    /// Forgets one of the tombstones that there are.
+    RemoveTombstone(usize),
     /// Moves one record that was ever written, live or not.
     Relocate(usize),
     /// Walks a snapshot's range from both ends, and moves everything when half of it has been handed out.
@@ -52,7 +53,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(Step::Clone),
         2 => any::<usize>().prop_map(Step::Drop),
         1 => (0_usize..4).prop_map(Step::Reclaim),
-        1 => (0_u8..24).prop_map(Step::RemoveTombstone),
+        2 => any::<usize>().prop_map(Step::RemoveTombstone),
         2 => any::<usize>().prop_map(Step::Relocate),
         1 => (any::<usize>(), prop::collection::vec(any::<bool>(), 30), any::<bool>())
             .prop_map(|(snapshot, ends, churn)| Step::Walk { snapshot, ends, churn }),
@@ -91,7 +92,7 @@ impl World {
             Step::Reclaim(budget) => {
                 self.state.writer().reclaim(budget);
             }
-            Step::RemoveTombstone(key) => self.remove_tombstone(&name(key)),
+            Step::RemoveTombstone(at) => self.remove_tombstone(at),
             Step::Relocate(at) if !self.written.is_empty() => self.relocate(at % self.written.len()),
             Step::Relocate(_) => {}
             Step::Walk { snapshot, ends, churn } => self.walk(snapshot, &ends, churn),
@@ -138,14 +139,13 @@ impl World {
         self.written[place.0 as usize].1
     }
 
-    fn remove_tombstone(&mut self, key: &[u8]) {
-        let Some(record) = self.model.record(key) else { return };
-        let version = record.version;
-        let is_dead = record.value.is_none();
-        let digest_needs = self.snapshots.iter().any(|(_, model)| model.get(key).is_some());
-        let removed = self.state.writer().remove_tombstone(key, version);
-        assert!(!removed || (is_dead && !digest_needs));
-        assert!(removed || !is_dead || !self.snapshots.is_empty(), "nothing stands in the way of this one");
+    fn remove_tombstone(&mut self, at: usize) {
+        let tombstones: Vec<_> = self.model.tombstones().map(|(key, version)| (key.to_vec(), version)).collect();
+        let Some((key, version)) = at.checked_rem(tombstones.len()).map(|at| &tombstones[at]) else { return };
+        let is_read = self.snapshots.iter().any(|(_, model)| model.get(key).is_some());
+        let removed = self.state.writer().remove_tombstone(key, *version);
+        assert!(!removed || !is_read, "a snapshot reads what was before it");
+        assert!(removed || !self.snapshots.is_empty(), "nothing stands in the way of this one");
         if removed {
             self.model = without(&self.model, key);
             self.snapshots.iter_mut().for_each(|(_, model)| *model = without(model, key));
@@ -337,6 +337,24 @@ fn a_relocated_record_has_the_length_of_its_copy() {
     assert_eq!(before.get(b"k").map(|found| found.location), Some(11));
     let replaced = state.apply(&change(3, 30, 300)).unwrap().replaced.unwrap();
     assert_eq!((replaced.location, replaced.len_bytes), (21, 190));
+}
+
+#[test]
+fn a_tombstone_stays_while_a_snapshot_reads_what_was_before_it() {
+    let state = ConcurrentKvState::<u32>::new();
+    let change = |version, kind| Change { key: b"k", version, kind, location: 10, len_bytes: 0 };
+    state.apply(&change(1, CommandKind::Set)).unwrap();
+    let before = state.snapshot();
+    state.apply(&change(2, CommandKind::Delete)).unwrap();
+    let after = state.snapshot();
+
+    assert!(!state.writer().remove_tombstone(b"k", 2));
+    assert_eq!(before.get(b"k").map(|found| found.version), Some(1));
+    drop(before);
+    assert!(!state.writer().remove_tombstone(b"k", 1), "not the newest");
+    assert!(state.writer().remove_tombstone(b"k", 2));
+    assert!(after.get(b"k").is_none());
+    assert_eq!(state.stats().retained_versions, 0);
 }
 
 /// A batch that is larger than the undo slots: nothing of it shows before it is published, all of it after, and a snapshot from before stays.

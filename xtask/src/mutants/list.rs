@@ -165,6 +165,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("settled_before_published", "the mark goes after the seq is published", &[THREADS]),
     caught("retention_missed", "an old version stays while a snapshot reads it", &[HISTORY]),
     caught("needs_off_by_one", "the last snapshot before a version counts as its predecessor's reader", &[HISTORY]),
+    caught("tombstone_removed_early", "a tombstone stays while a snapshot reads what was before it", &[HISTORY]),
     caught("list_forgotten", "what an ended snapshot kept is gone through", &[HISTORY]),
     caught("older_not_relocated", "compaction moves older versions too", &[HISTORY]),
     caught("retirement_ignored", "an iterator hands out no place that was retired", &[HISTORY]),
