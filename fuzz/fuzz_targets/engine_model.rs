@@ -1,63 +1,170 @@
-//! Random operations, reopens and kills on a simulated disk, beside the model.
+//! Random operations, upkeep, reopens, kills and power losses on a simulated disk, beside the model.
+//!
+//! The store has no threads of its own here: an input does the same each time, and most of a run is not spent on starting threads. What threads
+//! do beside each other is for the schedules and the linearizability checker.
 #![no_main]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hightower_engine::{
-    Command, Components, Durability, KvState, SingleNodeEngine, SnapshotEngine, StoreConfig,
+    AppendMode, Background, Clock, Command, Components, Durability, KvState, SingleNodeEngine, SnapshotEngine,
+    StoreConfig,
 };
-use hightower_segment::sim::{SeededEntropy, SimFs};
+use hightower_segment::sim::{Choice, CrashPoint, SeededEntropy, SimFs};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Set { key: u8, len: u8, version: u16 },
-    Delete { key: u8, version: u16 },
+    Set {
+        key: u8,
+        len: u8,
+        version: u16,
+    },
+    Delete {
+        key: u8,
+        version: u16,
+    },
     Batch(Vec<(u8, u16)>),
+    Flush,
+    Compact,
+    Checkpoint,
     Close,
     Kill,
+    /// What reached the disk is drawn from the number.
+    PowerLoss(u32),
 }
 
-fn open(fs: &SimFs) -> SingleNodeEngine {
-    let components =
-        Components { fs: Arc::new(fs.clone()), entropy: Arc::new(SeededEntropy::new(5)), ..Components::default() };
-    let config = StoreConfig { max_segment_size: 4096, durability: Some(Durability::Os), ..StoreConfig::at("/store") };
+/// It stands still: no tombstone's grace ever passes, so compaction leaves what the model knows.
+#[derive(Debug)]
+struct StoppedClock;
+
+const NOW_MS: i64 = 1_700_000_000_000;
+
+impl Clock for StoppedClock {
+    fn now_ms(&self) -> i64 {
+        NOW_MS
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+struct World {
+    fs: SimFs,
+    mode: AppendMode,
+    engine: SingleNodeEngine,
+    model: KvState,
+    /// What a power loss may not take.
+    durable: KvState,
+    /// The commits since.
+    since: Vec<Vec<Command>>,
+}
+
+fn open(fs: &SimFs, append_mode: AppendMode) -> SingleNodeEngine {
+    let components = Components {
+        fs: Arc::new(fs.clone()),
+        clock: Arc::new(StoppedClock),
+        entropy: Arc::new(SeededEntropy::new(5)),
+        background: Background::Caller,
+        ..Components::default()
+    };
+    let config = StoreConfig {
+        max_segment_size: 4096,
+        append_mode,
+        durability: Some(Durability::Os),
+        compaction_interval: Duration::ZERO,
+        ..StoreConfig::at("/store")
+    };
     SingleNodeEngine::with_components(config, components).expect("an undamaged store opens")
 }
 
 fn set(key: u8, len: u8, version: u16) -> Command {
-    Command::Set { key: vec![b'k', key % 16], value: vec![key; len.into()], version: version.into(), timestamp: 0 }
+    Command::Set { key: vec![b'k', key % 16], value: vec![key; len.into()], version: version.into(), timestamp: NOW_MS }
 }
 
-fuzz_target!(|steps: Vec<Step>| {
-    let mut fs = SimFs::new();
-    let mut engine = open(&fs);
-    let mut model = KvState::new();
-    for step in steps.iter().take(200) {
+impl World {
+    fn new(mode: AppendMode) -> Self {
+        let fs = SimFs::new();
+        let engine = open(&fs, mode);
+        Self { fs, mode, engine, model: KvState::new(), durable: KvState::new(), since: Vec::new() }
+    }
+
+    fn step(&mut self, step: &Step) {
         match step {
-            Step::Set { key, len, version } => {
-                let command = set(*key, *len, *version);
-                assert_eq!(model.apply(&command), engine.submit(command).expect("submit"));
-            }
-            Step::Delete { key, version } => {
-                let command = Command::Delete { key: vec![b'k', key % 16], version: (*version).into(), timestamp: 0 };
-                assert_eq!(model.apply(&command), engine.submit(command).expect("submit"));
-            }
+            Step::Set { key, len, version } => self.submit(set(*key, *len, *version)),
+            Step::Delete { key, version } => self.submit(Command::Delete {
+                key: vec![b'k', key % 16],
+                version: (*version).into(),
+                timestamp: NOW_MS,
+            }),
             Step::Batch(changes) => {
                 let commands: Vec<_> = changes.iter().take(20).map(|(key, version)| set(*key, 9, *version)).collect();
-                let expected: Vec<_> = commands.iter().map(|command| model.apply(command)).collect();
-                assert_eq!(engine.submit_batch(commands).expect("submit"), expected);
+                let expected: Vec<_> = commands.iter().map(|command| self.model.apply(command)).collect();
+                assert_eq!(self.engine.submit_batch(commands.clone()).expect("submit"), expected);
+                self.since.push(commands);
             }
+            Step::Flush => {
+                self.engine.flush().expect("flush");
+                self.all_is_durable();
+            }
+            Step::Compact => drop(self.engine.run_compaction_now().expect("compact")),
+            Step::Checkpoint => self.engine.checkpoint().expect("checkpoint"),
             Step::Close => {
-                engine.close().expect("close");
-                engine = open(&fs);
+                self.engine.close().expect("close");
+                self.engine = open(&self.fs, self.mode);
+                self.all_is_durable();
             }
             Step::Kill => {
-                fs = fs.after_kill();
-                engine = open(&fs);
+                self.reopen(self.fs.after_kill());
+                self.all_is_durable();
             }
+            Step::PowerLoss(seed) => self.lose_power(u64::from(*seed)),
         }
     }
-    assert_eq!(engine.snapshot_state().expect("read").digest(), model.digest());
+
+    fn submit(&mut self, command: Command) {
+        assert_eq!(self.model.apply(&command), self.engine.submit(command.clone()).expect("submit"));
+        self.since.push(vec![command]);
+    }
+
+    fn reopen(&mut self, fs: SimFs) {
+        self.engine = open(&fs, self.mode);
+        self.fs = fs;
+    }
+
+    fn digest(&self) -> u64 {
+        self.engine.snapshot_state().expect("read").digest()
+    }
+
+    /// Recovery and close sync what there is.
+    fn all_is_durable(&mut self) {
+        self.durable = self.model.clone();
+        self.since.clear();
+    }
+
+    /// What is found is what was durable and some of the commits since, in their order.
+    fn lose_power(&mut self, seed: u64) {
+        let choice = if seed == 0 { Choice::Nth(0) } else { Choice::Drawn(seed) };
+        self.reopen(self.fs.crash_at(CrashPoint { op: self.fs.op_count(), choice }));
+        let found = self.digest();
+        self.model = self.durable.clone();
+        let mut commits = std::mem::take(&mut self.since).into_iter();
+        while self.model.digest() != found {
+            let commit = commits.next().expect("a power loss leaves a prefix of the commits");
+            for command in &commit {
+                self.model.apply(command);
+            }
+        }
+        self.all_is_durable();
+    }
+}
+
+fuzz_target!(|input: (bool, Vec<Step>)| {
+    let (mapped, steps) = input;
+    let mut world = World::new(if mapped { AppendMode::Mapped } else { AppendMode::Positioned });
+    steps.iter().take(200).for_each(|step| world.step(step));
+    assert_eq!(world.digest(), world.model.digest());
 });

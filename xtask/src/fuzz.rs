@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// How long, in all
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
+    /// How many executions of each target, at most; as many as there is time for, if it is not said
+    #[arg(long)]
+    pub(crate) runs: Option<u64>,
     /// What the inputs are drawn from
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -40,7 +43,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { target: None, seconds: 60, seed: 1, write_seeds: false }
+        Self { target: None, seconds: 60, runs: None, seed: 1, write_seeds: false }
     }
 }
 
@@ -59,14 +62,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let seconds = (options.seconds / targets.len() as u64).max(1);
     ensure!(!fuzz(CANARY, 60, options.seed, &["-runs=2000000"])?, "the planted bug of the canary was not found");
     println!("canary: the planted bug was found");
+    let runs: Vec<String> = options.runs.iter().map(|runs| format!("-runs={runs}")).collect();
+    let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
     for target in &targets {
         let replay = format!("cargo +nightly fuzz run {target} fuzz/artifacts/{target}/<the newest file>");
         ensure!(
-            fuzz(target, seconds, options.seed, &[])?,
+            fuzz(target, seconds, options.seed, &runs)?,
             "{target} failed with seed {}; replay: {replay}",
             options.seed
         );
-        println!("{target}: {seconds} s without a failure");
+        println!("{target}: no failure in {seconds} s, or as many executions as were asked for");
     }
     println!("{} passed, 0 failed", targets.len() + 1);
     Ok(())

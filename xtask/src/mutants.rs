@@ -1,15 +1,18 @@
 //! `cargo xtask mutants`: the tests are tested.
 //!
 //! Each bug of [`list`] undoes one rule. All of them are compiled in; the environment says which one is active. Only the tests
-//! that are named to catch it run. They must fail with it and pass without.
+//! that are named to catch it run. They must fail with it and pass without. A test that hangs has caught nothing, unless the list says
+//! that the bug shows by that.
 
 mod list;
+mod run;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,8 +20,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::cfgs::Cfgs;
-use crate::command::root;
-use list::{Catcher, MUTANTS, Mutant};
+use list::{Catcher, MUTANTS, Mutant, Shows};
+use run::Outcome;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -31,44 +34,84 @@ pub(crate) struct Options {
 
 /// Test programs by package and target.
 type Programs = BTreeMap<(String, String), PathBuf>;
+type Builds = BTreeMap<Cfgs, Programs>;
+/// How long each catcher may take, by what it takes without a planted bug.
+type Limits<'a> = BTreeMap<&'a Catcher, Duration>;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let is_wanted = |mutant: &&Mutant| options.names.is_empty() || options.names.iter().any(|name| name == mutant.name);
     let wanted: Vec<&Mutant> = MUTANTS.iter().filter(is_wanted).collect();
     ensure!(!wanted.is_empty(), "no planted bug is called {}", options.names.join(", "));
-    let mut builds: BTreeMap<Cfgs, Programs> = BTreeMap::new();
+    let mut builds = Builds::new();
     for catcher in wanted.iter().flat_map(|mutant| mutant.caught_by) {
         if let Entry::Vacant(place) = builds.entry(catcher.cfgs) {
             place.insert(build(catcher.cfgs, &wanted)?);
         }
     }
-    check_healthy(&wanted, &builds)?;
+    let limits = check_healthy(&wanted, &builds)?;
     println!("\n{:<32} {:<78} caught by", "planted bug", "rule that it undoes");
     let missed = side_by_side(&wanted, |mutant| {
-        let caught = catch(mutant, &builds, options.every)?;
-        let by = if caught.is_empty() { "NOBODY".to_owned() } else { caught.join(", ") };
-        println!("{:<32} {:<78} {by}", mutant.name, mutant.rule);
+        let tried = catch(mutant, &builds, &limits, options.every)?;
+        println!("{:<32} {:<78} {tried}", mutant.name, mutant.rule);
         std::io::stdout().flush()?;
-        Ok(caught.is_empty().then_some(mutant.name))
+        Ok(tried.caught.is_empty().then_some((mutant.name, tried.hung.is_empty())))
     })?;
-    println!("\n{} planted bugs, {} caught", wanted.len(), wanted.len() - missed.len());
-    ensure!(missed.is_empty(), "nobody catches {}", missed.join(", "));
+    let hung = missed.iter().filter(|(_, only_passed)| !only_passed).count();
+    println!(
+        "\n{} planted bugs, {} caught, {hung} hung, {} missed",
+        wanted.len(),
+        wanted.len() - missed.len(),
+        missed.len() - hung
+    );
+    let names: Vec<&str> = missed.iter().map(|(name, _)| *name).collect();
+    ensure!(missed.is_empty(), "nobody catches {}", names.join(", "));
     Ok(())
 }
 
+/// What the catchers of a planted bug came to, as told to the reader.
+#[derive(Default)]
+struct Tried {
+    caught: Vec<String>,
+    hung: Vec<String>,
+}
+
+impl std::fmt::Display for Tried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.caught.is_empty() {
+            f.write_str("NOBODY")?;
+        }
+        f.write_str(&self.caught.join(", "))?;
+        if !self.hung.is_empty() {
+            write!(f, "; HUNG: {}", self.hung.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
 /// Who catches it: the first of its catchers that does, or every one.
-fn catch(mutant: &Mutant, builds: &BTreeMap<Cfgs, Programs>, every: bool) -> Result<Vec<String>> {
-    let mut caught = Vec::new();
+fn catch(mutant: &Mutant, builds: &Builds, limits: &Limits<'_>, every: bool) -> Result<Tried> {
+    let mut tried = Tried::default();
     for catcher in mutant.caught_by {
         let started = Instant::now();
-        if let Some(test) = fails(catcher, builds, Some(mutant.name))? {
-            caught.push(format!("{} {test} ({:.1} s)", catcher.package, started.elapsed().as_secs_f64()));
-            if !every {
-                break;
+        let limit = limits.get(catcher).copied().unwrap_or(run::LEAST_LIMIT);
+        let outcome = run::run(catcher, program(catcher, builds)?, Some(mutant.name), limit)?;
+        let told = |how: &str| format!("{} {how} ({:.1} s)", catcher.package, started.elapsed().as_secs_f64());
+        match outcome {
+            Outcome::Passed => continue,
+            Outcome::Failed(test) => tried.caught.push(told(&test)),
+            Outcome::Hung if mutant.shows == Shows::ByHanging => {
+                tried.caught.push(told(&format!("{}, which hangs", catcher.filter)));
+            }
+            Outcome::Hung => {
+                tried.hung.push(told(catcher.filter));
+                continue;
             }
         }
+        if !every {
+            break;
+        }
     }
-    Ok(caught)
+    Ok(tried)
 }
 
 /// As many at once as there are processors: most tests use one. Gives what was found; the first error ends it.
@@ -133,57 +176,30 @@ fn folder_of(manifest: &str) -> String {
     parent.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// With no bug planted, every catcher passes.
-fn check_healthy(wanted: &[&Mutant], builds: &BTreeMap<Cfgs, Programs>) -> Result<()> {
+/// With no bug planted, every catcher passes. Gives how long each may take with one.
+fn check_healthy<'a>(wanted: &[&'a Mutant], builds: &Builds) -> Result<Limits<'a>> {
     let started = Instant::now();
     let mut catchers: Vec<&Catcher> = wanted.iter().flat_map(|mutant| mutant.caught_by).collect();
     catchers.sort();
     catchers.dedup();
+    let limits = Mutex::new(Limits::new());
     side_by_side(&catchers, |catcher| {
-        let failed = fails(catcher, builds, None)?;
-        ensure!(failed.is_none(), "{} {catcher:?} fails without any planted bug", catcher.package);
+        let started = Instant::now();
+        match run::run(catcher, program(catcher, builds)?, None, run::HEALTHY_LIMIT)? {
+            Outcome::Passed => {}
+            Outcome::Failed(test) => bail!("{} {test} fails without any planted bug: {catcher:?}", catcher.package),
+            Outcome::Hung => bail!("{} hangs without any planted bug: {catcher:?}", catcher.package),
+        }
+        let mut limits = limits.lock().map_err(|_| anyhow!("a worker panicked"))?;
+        limits.insert(*catcher, run::limit_after(started.elapsed()));
         Ok(None::<()>)
     })?;
     println!("without a planted bug all {} catchers pass ({:.0} s)", catchers.len(), started.elapsed().as_secs_f64());
-    Ok(())
+    limits.into_inner().map_err(|_| anyhow!("a worker panicked"))
 }
 
-/// The name of the test that failed, if one did.
-fn fails(catcher: &Catcher, builds: &BTreeMap<Cfgs, Programs>, mutant: Option<&str>) -> Result<Option<String>> {
-    const LONGEST: Duration = Duration::from_secs(240);
+fn program<'a>(catcher: &Catcher, builds: &'a Builds) -> Result<&'a PathBuf> {
     let key = (catcher.package.to_owned(), catcher.test.to_owned());
     let program = builds.get(&catcher.cfgs).and_then(|programs| programs.get(&key));
-    let program = program.with_context(|| format!("{} has no test {}", catcher.package, catcher.test))?;
-    let output_file = tempfile::NamedTempFile::new()?;
-    let mut command = Command::new(program);
-    command.arg(catcher.filter).envs(catcher.variables.iter().copied()).current_dir(root());
-    // What a planted bug breaks is nothing to remember.
-    command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
-    command.env_remove("HIGHTOWER_MUTANT").envs(mutant.map(|name| ("HIGHTOWER_MUTANT", name)));
-    command.stdin(Stdio::null()).stdout(output_file.reopen()?).stderr(Stdio::null());
-    let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break Some(status);
-        }
-        if started.elapsed() > LONGEST {
-            child.kill()?;
-            child.wait()?;
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let told = std::fs::read(output_file.path())?;
-    let told = String::from_utf8_lossy(&told);
-    if told.contains("running 0 tests") {
-        bail!("{} has no test like {}", catcher.test, catcher.filter);
-    }
-    let failed = told.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    Ok(match status {
-        Some(status) if status.success() => None,
-        // A planted bug may hang or abort as well as fail.
-        Some(_) => Some(failed.unwrap_or(catcher.filter).to_owned()),
-        None => Some(format!("{} (hangs)", catcher.filter)),
-    })
+    program.with_context(|| format!("{} has no test {}", catcher.package, catcher.test))
 }

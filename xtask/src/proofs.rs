@@ -37,7 +37,7 @@ impl SimOptions {
 /// the authentication service's updates of several keys at once are crashed in the same way.
 pub(crate) fn sim(options: &SimOptions) -> Result<()> {
     let packages = "-p hightower-segment -p hightower-engine -p hightower-auth";
-    let tests = "--test crash --test faults --test bit_flips --test atomicity";
+    let tests = "--test crash --test copies_crash --test faults --test upkeep_faults --test bit_flips --test atomicity";
     let lines = Run::cargo(&format!("{TEST} {packages} {tests} -- --nocapture"))
         .with("HIGHTOWER_TEST_STATES", options.states.div_ceil(2))
         .with("HIGHTOWER_TEST_CASES", options.workloads)

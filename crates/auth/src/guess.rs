@@ -22,6 +22,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use crate::mutants::planted;
 use crate::record::SourceTag;
 use crate::seam::Timestamp;
 
@@ -127,7 +128,8 @@ impl GuessTable {
         let mut places: Vec<usize> = charges.iter().map(|charge| place(&charge.tag)).collect();
         places.sort_unstable();
         places.dedup();
-        let mut held: Vec<_> = places.into_iter().map(|place| (place, self.shards[place].lock())).collect();
+        let lock_all = || places.iter().map(|&place| (place, self.shards[place].lock())).collect::<Vec<_>>();
+        let mut held = lock_all();
         let wait_ms = charges.iter().filter_map(|charge| {
             let (_, shard) = held.iter().find(|(at, _)| *at == place(&charge.tag))?;
             Some(charge.wait_ms(*shard.get(&charge.tag)?, now_ms, self.half_life_ms))
@@ -135,6 +137,11 @@ impl GuessTable {
         let wait_ms = wait_ms.max().unwrap_or(0);
         if wait_ms > 0 {
             return wait_ms;
+        }
+        if planted("auth_guess_charged_late") {
+            drop(held);
+            std::thread::yield_now();
+            held = lock_all();
         }
         for Charge { tag, .. } in charges {
             held.iter_mut()

@@ -118,7 +118,7 @@ impl GroupCommit {
         let covered = published();
         step();
         let result = match sync() {
-            Err(Error::Closed) => self.after_close(seq, poison),
+            Err(Error::Closed) if !planted("close_fails_waiters") => self.after_close(seq, poison),
             result => result.map(|()| Synced::Here).map_err(|failure| poison.latch(&failure)),
         };
         let covered = if planted("covered_read_after_sync") { published() } else { covered };

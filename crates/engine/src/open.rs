@@ -11,6 +11,7 @@ use crate::components::Components;
 use crate::config::{RecoveryMode, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 
 /// What opening a store found and did.
 #[derive(Debug)]
@@ -114,6 +115,7 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let (recovery, lock) = store.into_parts();
+    let lock = lock.filter(|_| !planted("reading_lock_dropped"));
     let report = OpenReport {
         recovery,
         checkpoint: fold.checkpoint,

@@ -4,7 +4,9 @@
 //! where commits after the last sync, which nothing says were durable, may be taken for a torn tail.
 //!
 //! `HIGHTOWER_TEST_IMAGE_BYTES` sets how many bytes of keys and values each image holds at least (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which
-//! share of the bits is flipped: 1 for each (default: every seventeenth, so that each bit of a byte has its turn).
+//! share of the bits is flipped: 1 for each (default: every seventeenth, so that each bit of a byte has its turn), and
+//! `HIGHTOWER_TEST_FLIP_FIRST` with which it begins (default 0), so that a long run can be cut into pieces: 8 runs with step 8 and the firsts
+//! 0 to 7 flip each bit once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -99,10 +101,11 @@ fn flip_everything(is_closed: bool) {
     let len_bytes = usize::try_from(setting("HIGHTOWER_TEST_IMAGE_BYTES", 8192)).unwrap();
     let image = Image::new(len_bytes, is_closed);
     let step = usize::try_from(setting("HIGHTOWER_TEST_FLIP_STEP", 17)).unwrap();
+    let first = usize::try_from(setting("HIGHTOWER_TEST_FLIP_FIRST", 0)).unwrap();
     let (mut flips, mut noticed) = (0_u64, 0_u64);
     for (path, content) in &image.files {
         let mut bytes = content.clone();
-        for bit in (0..content.len() * 8).step_by(step) {
+        for bit in (first..content.len() * 8).step_by(step) {
             bytes[bit / 8] ^= 1 << (bit % 8);
             image.fs.plant(path, &bytes);
             // Recovery for writing does more, and costs more: some of the time.

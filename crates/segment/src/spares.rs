@@ -74,6 +74,9 @@ impl Shared {
         let path = spare_path(&self.dir, self.next_spare.fetch_add(1, Ordering::Relaxed));
         let made = self.try_create_spare(path, len_bytes);
         self.full.store(matches!(&made, Err(error) if error.is_full()), Ordering::Release);
+        if planted("failed_create_poisons") {
+            return made.map_err(|error| self.poison.latch(error));
+        }
         made
     }
 
@@ -323,7 +326,7 @@ impl Shared {
         // A larger one would take room that is not needed now, and a hole is no room at all.
         let wanted_len = self.next_len.load(Ordering::Relaxed) as usize;
         let right_size = !*has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
-        let own = mapping.is_writable();
+        let own = mapping.is_writable() || planted("recycle_earlier_files");
         let wanted = self.tail.lock().pool.len() < self.options.recycle_limit;
         if self.mode != AppendMode::Mapped || !own || !right_size || !wanted {
             return Ok(None);

@@ -5,8 +5,18 @@ use crate::cfgs::Cfgs;
 pub(super) struct Mutant {
     pub(super) name: &'static str,
     pub(super) rule: &'static str,
+    pub(super) shows: Shows,
     /// Tried in this order.
     pub(super) caught_by: &'static [Catcher],
+}
+
+/// How a planted bug makes its catchers notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shows {
+    /// They fail. A catcher that hangs instead has not caught it.
+    ByFailing,
+    /// They fail, or wait for ever for what the bug has lost.
+    ByHanging,
 }
 
 /// A test, or several whose names contain `filter`.
@@ -25,7 +35,7 @@ const fn plain(package: &'static str, test: &'static str, filter: &'static str) 
 }
 
 const fn caught(name: &'static str, rule: &'static str, caught_by: &'static [Catcher]) -> Mutant {
-    Mutant { name, rule, caught_by }
+    Mutant { name, rule, shows: Shows::ByFailing, caught_by }
 }
 
 /// Crashes of many workloads of the segment layer.
@@ -37,16 +47,15 @@ const ENGINE_CRASHES: Catcher =
 const fn rule_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "rules", filter)
 }
+const fn life_of_segments(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "life", filter)
+}
 const LIN: Catcher = Catcher {
     variables: &[("HIGHTOWER_TEST_CASES", "400")],
     ..plain("hightower-engine", "linearizability", "every_history")
 };
 const HISTORY: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
-const THREADS: Catcher = Catcher {
-    variables: &[("HIGHTOWER_TEST_SECONDS", "3")],
-    ..plain("hightower-state", "threads", "plain_reads_see_batches_whole")
-};
 const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
 const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
@@ -102,6 +111,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[rule_of_segments("a_second_name_keeps_what_it_had")],
     ),
     caught(
+        "recycle_earlier_files",
+        "a file that an earlier opening may have mapped is never used again",
+        &[life_of_segments("files_that_earlier_readers_map_are_not_used_again")],
+    ),
+    caught(
+        "failed_create_poisons",
+        "a file that cannot be made ends no writing",
+        &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
+    ),
+    caught(
         "witness_ignored",
         "damage of what was durable is no torn tail",
         &[rule_of_segments("damage_of_durable_commits_is_no_torn_tail")],
@@ -119,6 +138,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "backup_names_not_synced",
         "a backup's files have their names before its manifest counts",
         &[ENGINE_CRASHES],
+    ),
+    caught(
+        "reading_lock_dropped",
+        "a store that somebody reads takes no writer",
+        &[plain("hightower-engine", "engine", "readers_share_and_keep_a_writer_out")],
+    ),
+    caught(
+        "close_fails_waiters",
+        "a commit that meets the end of the store is durable or refused as closed",
+        &[plain("hightower-engine", "lib", "a_store_that_is_closed_meanwhile_has_not_failed")],
     ),
     // Compaction.
     caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
@@ -162,7 +191,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("pending_unchecked", "a plain read takes only what is published", &[HISTORY]),
     caught("never_pending", "what is not published is marked", &[HISTORY]),
-    caught("settled_before_published", "the mark goes after the seq is published", &[THREADS]),
+    caught(
+        "settled_before_published",
+        "the mark goes after the seq is published",
+        &[model_of_state("a_snapshot_is_never_older_than_what_was_read_before_it")],
+    ),
     caught("retention_missed", "an old version stays while a snapshot reads it", &[HISTORY]),
     caught("needs_off_by_one", "the last snapshot before a version counts as its predecessor's reader", &[HISTORY]),
     caught("tombstone_removed_early", "a tombstone stays while a snapshot reads what was before it", &[HISTORY]),
@@ -181,6 +214,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("auth_name_apart", "a user and the user's name are one commit", &[AUTH_CRASHES, AUTH_RACES]),
     caught("auth_delete_in_two_commits", "a user goes with all that is the user's", &[AUTH_CRASHES, AUTH_RACES]),
     caught("auth_owner_not_guarded", "no key is made for a user who is gone", &[AUTH_RACES, AUTH_CRASHES]),
+    caught(
+        "auth_secret_unbound",
+        "a principal ends with the secret that it was made by",
+        &[plain("hightower-auth", "service", "principals_end_with_the_secret")],
+    ),
+    caught(
+        "auth_guess_charged_late",
+        "an attempt is looked at and charged in one step",
+        &[plain("hightower-auth", "lib", "attempts_at_the_same_time_do_not_pass_as_one")],
+    ),
+    caught(
+        "key_file_not_claimed",
+        "of two who change a key file, one at a time does",
+        &[plain("hightower-auth", "lib", "key_file")],
+    ),
     // The index.
     caught(
         "missed_publish",

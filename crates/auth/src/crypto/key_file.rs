@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::aead::KEY_LEN_BYTES;
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId, entry_text, parse_entry};
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::seam::{Entropy, random};
 
 /// Longest key file, in bytes.
@@ -151,6 +152,7 @@ fn claim(new: &Path) -> std::io::Result<File> {
     let file = options.open(new)?;
     match file.try_lock() {
         Ok(()) => {}
+        Err(TryLockError::WouldBlock) if planted("key_file_not_claimed") => {}
         Err(TryLockError::WouldBlock) => return Err(taken()),
         Err(TryLockError::Error(error)) => return Err(error),
     }

@@ -152,11 +152,19 @@ impl SimFs {
         let mut state = self.state.lock();
         let inode = state.next_inode;
         state.next_inode += 1;
-        if let Some(Node::File(old)) = state.names.insert(path.to_owned(), Node::File(inode)) {
-            state.files.remove(&old);
-        }
+        let old = state.names.insert(path.to_owned(), Node::File(inode));
         state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(bytes)), len: bytes.len() });
-        state.settle();
+        if let Some(Node::File(old)) = old {
+            state.files.remove(&old);
+            state.start.files.remove(&old);
+        }
+        if !state.ops.is_empty() {
+            state.settle();
+            return;
+        }
+        // Nothing else has changed since the recording began: no need to copy it all.
+        state.start.names.insert(path.to_owned(), Node::File(inode));
+        state.start.files.insert(inode, DiskFile::settled(bytes.to_vec()));
     }
 
     /// Removes a file behind everybody's back; likewise.
