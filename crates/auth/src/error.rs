@@ -41,8 +41,8 @@ pub enum Error {
     /// The random generator failed; nothing was changed.
     #[error("the random generator failed")]
     Randomness(#[source] getrandom::Error),
-    /// A key file could not be read.
-    #[error("cannot read the key file {path}: {source}")]
+    /// A file of master keys or peppers could not be read or written.
+    #[error("the file of secrets {path}: {source}")]
     KeyFile {
         /// The file.
         path: std::path::PathBuf,
@@ -107,7 +107,7 @@ impl From<Error> for hightower_engine::Error {
             Error::Crypto(text) => Self::Crypto(text.into()),
             Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
             Error::KeyFile { path, source } => {
-                Self::Io { action: format!("reading the key file {}", path.display()), source }
+                Self::Io { action: format!("using the file of secrets {}", path.display()), source }
             }
         }
     }

@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hightower_auth::{AuthService, Error, Login};
 use parking_lot::{Condvar, Mutex};
 use support::{
     HandClock, Image, KEY_INDEX, KEYS, MemEngine, NAMES, OTHER, PASSWORD, SESSION_INDEX, SESSIONS, Service, USERS,
-    check, encryptor, options, service_on, stronger_hasher,
+    check, check_by, encryptor, options, service_on, stronger_hasher,
 };
 
 mod support;
@@ -260,5 +260,48 @@ fn a_deleted_user_leaves_nothing() {
         let rename = |auth: &Service| drop(user(auth).map(|user| tolerate(auth.rename_user(&user.user_id, "bob"))));
         let (_, image) = explore(seed, prepare, &[&delete, &key, &login, &rename]);
         check(&image);
+    }
+}
+
+/// The id of the master key that is added last.
+const NEWEST: u32 = 2;
+
+/// Adds a master key and rotates to it, all in front of operation `at` that `job` has the engine do; `None` if the job does fewer.
+fn rotated_before(at: u64, job: impl Fn(&Service)) -> Option<Service> {
+    let (countdown, whole): (Arc<Mutex<Option<u64>>>, Arc<OnceLock<Service>>) = Default::default();
+    let (left, service) = (Arc::clone(&countdown), Arc::clone(&whole));
+    let engine = MemEngine::with_hook(Box::new(move || {
+        let before = left.lock().take();
+        *left.lock() = before.and_then(|steps| steps.checked_sub(1));
+        if let (Some(0), Some(auth)) = (before, service.get()) {
+            auth.encryptor().add_key(NEWEST, [9; 32]).unwrap();
+            auth.rotate_master_key().unwrap();
+        }
+    }));
+    let auth = service_on(engine, &HandClock::new());
+    auth.create_user("alice", PASSWORD).unwrap();
+    whole.get_or_init(|| auth.clone());
+    *countdown.lock() = Some(at);
+    job(&auth);
+    let is_rotated = countdown.lock().is_none();
+    is_rotated.then_some(auth)
+}
+
+#[test]
+fn nothing_stays_under_a_master_key_that_was_rotated_out() {
+    let alice = |auth: &Service| auth.find_user("alice").unwrap().unwrap().user_id;
+    let create = |auth: &Service| drop(auth.create_user_with_metadata("bob", PASSWORD, Some(b"his")).unwrap());
+    let edit = |auth: &Service| drop(auth.set_user_metadata(&alice(auth), Some(b"hers")).unwrap());
+    let key = |auth: &Service| drop(auth.create_api_key_with_metadata(&alice(auth), None, Some(b"its")).unwrap());
+    for (name, job) in [("create", &create as &dyn Fn(&Service)), ("edit", &edit), ("key", &key)] {
+        let mut moments = 0;
+        while let Some(auth) = rotated_before(moments, job) {
+            let usage: Vec<_> = auth.master_key_usage().unwrap().into_iter().collect();
+            assert_eq!(usage, [(NEWEST, 2)], "{name}, rotated before its operation {moments}");
+            auth.encryptor().remove_key(1).unwrap();
+            check_by(&auth, &auth.engine().image());
+            moments += 1;
+        }
+        assert!(moments >= 4, "{name} has {moments} operations");
     }
 }

@@ -427,6 +427,27 @@ fn master_keys_rotate_while_everything_goes_on() {
 }
 
 #[test]
+fn a_key_ring_that_missed_a_rotation_encrypts_nothing() {
+    let (engine, clock, auth) = service();
+    let behind = service_on(engine, &clock);
+    let user = behind.create_user_with_metadata("alice", PASSWORD, Some(b"data")).unwrap();
+    auth.encryptor().add_key(2, [9; 32]).unwrap();
+    // A newer key may be used before the rotation.
+    auth.set_user_metadata(&user.user_id, Some(b"newer")).unwrap();
+    auth.rotate_master_key().unwrap();
+    let refused = behind.set_user_metadata(&user.user_id, Some(b"under the old key")).unwrap_err();
+    assert!(refused.to_string().contains("load it again"), "{refused}");
+    assert_eq!(
+        behind.create_api_key_with_metadata(&user.user_id, None, Some(b"x")).unwrap_err().kind(),
+        ErrorKind::Crypto
+    );
+    behind.create_api_key(&user.user_id, None).unwrap();
+    assert_eq!(auth.master_key_usage().unwrap().into_iter().collect::<Vec<_>>(), [(2, 2)]);
+    behind.encryptor().add_key(2, [9; 32]).unwrap();
+    behind.set_user_metadata(&user.user_id, Some(b"data")).unwrap();
+}
+
+#[test]
 fn swapped_metadata_is_refused() {
     let (_, _, auth) = service();
     let alice = auth.create_user_with_metadata("alice", PASSWORD, Some(b"hers")).unwrap();

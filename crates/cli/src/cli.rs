@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::{Exit, Failure};
 use crate::notation;
+use crate::options;
 use crate::session::Session;
 use crate::verbs::{
     auth, backup, bench, check, compact, completions, delete, demo, dump, export, get, import, man, prefix, put,
@@ -30,7 +31,8 @@ First steps:
   htkvctl backup DIR                   a copy to keep; `restore` makes a store of it again
 
 The store:
-  --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower.
+  --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower. An environment
+  variable that is empty counts as none, here and everywhere.
   Verbs that only read never create or change anything. Any number of processes may read a store
   at the same time, or one may write to it; whoever comes in between is refused at once. To look
   into the store of a program that is running, make a backup from within the program and read that.
@@ -79,6 +81,11 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// The command tree as it is used: no verb shows options that it has no use for.
+pub(crate) fn command() -> clap::Command {
+    options::tailored(Cli::command())
+}
+
 /// Everything the tool can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -87,7 +94,6 @@ pub(crate) enum Verb {
     Restore(restore::Args),
     Salvage(salvage::Args),
     Dump(dump::Args),
-    Auth(auth::Args),
     Shell(shell::Args),
     Demo(demo::Args),
     Bench(bench::Args),
@@ -105,7 +111,6 @@ impl Verb {
             Self::Restore(args) => args.run(session),
             Self::Salvage(args) => args.run(session),
             Self::Dump(args) => args.run(session),
-            Self::Auth(args) => args.run(session),
             Self::Shell(args) => args.run(session),
             Self::Demo(args) => args.run(session),
             Self::Bench(args) => args.run(session),
@@ -131,6 +136,7 @@ pub(crate) enum StoreVerb {
     Check(check::Args),
     Compact(compact::Args),
     Backup(backup::Args),
+    Auth(Box<auth::Args>),
 }
 
 impl StoreVerb {
@@ -148,6 +154,7 @@ impl StoreVerb {
             Self::Check(args) => args.run(session),
             Self::Compact(args) => args.run(session),
             Self::Backup(args) => args.run(session),
+            Self::Auth(args) => args.run(session),
         }
     }
 }
@@ -170,18 +177,16 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_tree_holds_together() {
-        super::Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 
     /// Lines that begin with spaces are laid out by hand and must fit; those that do not are paragraphs, which are broken to the width of the
     /// terminal, so one must not be broken by hand.
     #[test]
     fn help_is_laid_out_for_a_hundred_columns() {
-        let mut tool = super::Cli::command();
+        let mut tool = super::command();
         tool.build();
         for verb in [vec![tool.clone()], with_subcommands(&tool)].concat() {
             let text =
@@ -203,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_verb_explains_itself() {
-        for verb in with_subcommands(&super::Cli::command()) {
+        for verb in with_subcommands(&super::command()) {
             assert!(verb.get_about().is_some(), "{} has no help", verb.get_name());
             let teaches = verb.get_after_long_help().or(verb.get_after_help()).is_some();
             assert!(teaches || verb.is_hide_set(), "{} has no examples", verb.get_name());

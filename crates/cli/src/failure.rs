@@ -1,6 +1,7 @@
 //! Why a verb did not do what it was asked to, and the exit code that says so.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use hightower_kv::auth;
@@ -31,17 +32,22 @@ pub(crate) enum Failure {
     Usage(String),
     /// A file other than the store's could not be read or written.
     File { action: String, source: io::Error },
+    /// There is no store where one should be.
+    NoStore(PathBuf),
     /// The store refused.
     Store(Error),
     /// The authentication service refused.
     Auth(auth::Error),
-    /// Ctrl-C, or a signal that asks for the same.
-    Interrupted,
+    /// Ctrl-C, or a signal that asks for the same; and what was done before it, if that is worth a word.
+    Interrupted { so_far: Option<String> },
     /// Whoever read the output has gone: `export | head`. Not an error.
     OutputClosed,
 }
 
 impl Failure {
+    /// Ctrl-C, with no more to say.
+    pub(crate) const INTERRUPTED: Self = Self::Interrupted { so_far: None };
+
     /// Wraps an error of reading or writing something that is not the store.
     pub(crate) fn file(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         |source| Self::File { action: action.into(), source }
@@ -49,7 +55,7 @@ impl Failure {
 
     /// Work that was ended because of Ctrl-C was interrupted; anything else is the store's to tell.
     pub(crate) fn or_interrupted(error: Error) -> Self {
-        if error.kind() == ErrorKind::Aborted { Self::Interrupted } else { Self::Store(error) }
+        if error.kind() == ErrorKind::Aborted { Self::INTERRUPTED } else { Self::Store(error) }
     }
 
     /// The exit code: 1 not there or taken, 2 wrong usage, 3 the store refused, 130 interrupted.
@@ -58,9 +64,9 @@ impl Failure {
             Self::OutputClosed => 0,
             Self::Usage(_) | Self::File { .. } => 2,
             Self::Store(error) if matches!(error.kind(), ErrorKind::Validation | ErrorKind::LimitExceeded) => 2,
-            Self::Store(_) => 3,
+            Self::Store(_) | Self::NoStore(_) => 3,
             Self::Auth(error) => auth_code(error),
-            Self::Interrupted => 130,
+            Self::Interrupted { .. } => 130,
         }
     }
 
@@ -69,9 +75,10 @@ impl Failure {
         match self {
             Self::Usage(_) => "usage".into(),
             Self::File { .. } => "file".into(),
+            Self::NoStore(_) => "not_found".into(),
             Self::Store(error) => snake_case(&format!("{:?}", error.kind())),
             Self::Auth(error) => snake_case(&format!("{:?}", error.kind())),
-            Self::Interrupted => "interrupted".into(),
+            Self::Interrupted { .. } => "interrupted".into(),
             Self::OutputClosed => "output_closed".into(),
         }
     }
@@ -81,9 +88,14 @@ impl Failure {
         match self {
             Self::Usage(text) => text.clone(),
             Self::File { action, source } => format!("{action}: {source}"),
+            Self::NoStore(dir) => format!(
+                "{} holds no store: --data-dir or HTKV_DATA_DIR says where it is; `put`, `import` and `shell` make one",
+                dir.display()
+            ),
             Self::Store(error) => error.to_string(),
             Self::Auth(error) => error.to_string(),
-            Self::Interrupted => "interrupted; what was done so far is in the store".into(),
+            Self::Interrupted { so_far: None } => "interrupted".into(),
+            Self::Interrupted { so_far: Some(done) } => format!("interrupted; {done}"),
             Self::OutputClosed => "the output was closed".into(),
         }
     }
@@ -144,13 +156,14 @@ mod tests {
         for (failure, code, kind) in [
             (Failure::Usage("x".into()), 2, "usage"),
             (Failure::Store(Error::Closed), 3, "closed"),
+            (Failure::NoStore("dir".into()), 3, "not_found"),
             (Failure::Store(Error::ReadOnly), 3, "read_only"),
             (Failure::Store(Error::Validation("empty".into())), 2, "validation"),
             (Failure::from(auth::Error::NotFound("x")), 1, "not_found"),
             (Failure::from(auth::Error::LimitExceeded("x")), 2, "limit_exceeded"),
             (Failure::from(auth::Error::Crypto("x")), 3, "crypto"),
             (Failure::from(auth::Error::Engine(Error::Closed)), 3, "closed"),
-            (Failure::Interrupted, 130, "interrupted"),
+            (Failure::INTERRUPTED, 130, "interrupted"),
             (Failure::OutputClosed, 0, "output_closed"),
         ] {
             assert_eq!((failure.code(), &*failure.kind()), (code, kind));

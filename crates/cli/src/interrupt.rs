@@ -13,6 +13,7 @@ use std::time::Duration;
 use hightower_kv::SingleNodeEngine;
 
 use crate::failure::Failure;
+use crate::screen::Screen;
 
 /// How long a verb has to notice.
 const GRACE: Duration = Duration::from_millis(500);
@@ -24,14 +25,15 @@ static SETTLED: AtomicU64 = AtomicU64::new(0);
 /// The store that is open for writing, if any.
 static STORE: Mutex<Weak<SingleNodeEngine>> = Mutex::new(Weak::new());
 
-/// Takes over the signals.
-pub(crate) fn install() -> Result<(), Failure> {
-    ctrlc::set_handler(on_interrupt).map_err(|bad| Failure::Usage(format!("cannot listen for Ctrl-C: {bad}")))
+/// Takes over the signals; `screen` hears of an end that no verb tells of.
+pub(crate) fn install(screen: Screen) -> Result<(), Failure> {
+    ctrlc::set_handler(move || on_interrupt(screen))
+        .map_err(|bad| Failure::Usage(format!("cannot listen for Ctrl-C: {bad}")))
 }
 
 /// Fails if an interrupt has come since the last [`settle`].
 pub(crate) fn check() -> Result<(), Failure> {
-    if pending() { Err(Failure::Interrupted) } else { Ok(()) }
+    if pending() { Err(Failure::INTERRUPTED) } else { Ok(()) }
 }
 
 /// Goes on after an interrupt that has stopped what it was meant for.
@@ -49,22 +51,22 @@ fn pending() -> bool {
 }
 
 /// Runs on a thread of its own, once for each signal.
-fn on_interrupt() {
+fn on_interrupt(screen: Screen) {
     if pending() {
-        process::exit(i32::from(Failure::Interrupted.code()));
+        process::exit(i32::from(Failure::INTERRUPTED.code()));
     }
     let mine = COME.fetch_add(1, Ordering::SeqCst) + 1;
-    thread::spawn(move || end_if_unnoticed(mine));
+    thread::spawn(move || end_if_unnoticed(mine, screen));
 }
 
-fn end_if_unnoticed(mine: u64) {
+fn end_if_unnoticed(mine: u64, screen: Screen) {
     thread::sleep(GRACE);
     if SETTLED.load(Ordering::SeqCst) >= mine {
         return;
     }
     let engine = STORE.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
     let closed = engine.map_or(Ok(()), |engine| engine.close());
-    // Nobody is left to tell but the exit code.
-    let code = closed.map_or_else(|error| Failure::Store(error).code(), |()| Failure::Interrupted.code());
-    process::exit(i32::from(code));
+    let failure = closed.map_or_else(Failure::Store, |()| Failure::INTERRUPTED);
+    screen.failure(&failure);
+    process::exit(i32::from(failure.code()));
 }

@@ -2,7 +2,7 @@
 //!
 //! One module per verb under [`verbs`], each with its arguments, its help and its work; what they share lies beside them:
 //!
-//! * [`cli`] — the command tree and the help that belongs to no single verb;
+//! * [`cli`] — the command tree and the help that belongs to no single verb; [`options`] — which verb has which of the options for many;
 //! * [`session`] — opening and closing the store, for one verb or for a whole shell;
 //! * [`screen`], [`table`], [`progress`], [`units`] — what people and programs see;
 //! * [`notation`], [`records`], [`lines`] — keys and values as text, and text as lines;
@@ -18,6 +18,7 @@ mod failure;
 mod interrupt;
 mod lines;
 mod notation;
+mod options;
 mod progress;
 mod records;
 mod screen;
@@ -28,7 +29,7 @@ mod verbs;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use crate::cli::Cli;
 use crate::failure::Failure;
@@ -48,13 +49,15 @@ fn without_a_verb(answer: &clap::Error) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(no_verb) => return without_a_verb(&no_verb),
     };
     let screen = Screen::new(cli.json);
     let session = Session::new(cli.data_dir, screen);
-    let result = interrupt::install().and_then(|()| cli.verb.run(&session));
+    let ready = options::refuse_unused(&matches).and_then(|()| interrupt::install(screen));
+    let result = ready.and_then(|()| cli.verb.run(&session));
     match result {
         Ok(exit) => exit.code(),
         Err(failure) => {

@@ -33,6 +33,13 @@ impl Progress {
         Self::start(screen, Some(total), "{bar:30} {human_pos}/{human_len} records {per_sec} {eta}")
     }
 
+    /// Of so many steps of a work that has a name.
+    pub(crate) fn steps(screen: Screen, what: &'static str, total: u64) -> Self {
+        let bar = Self::start(screen, Some(total), "{msg} {bar:30} {human_pos}/{human_len} {eta}");
+        bar.bar.set_message(what);
+        bar
+    }
+
     /// Of work that doesn't say how far it is: that it goes on, and for how long.
     pub(crate) fn spinner(screen: Screen, what: &'static str) -> Self {
         let spinner = Self::start(screen, None, "{spinner} {msg} {elapsed}");

@@ -16,6 +16,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
+use hightower_kv::limits;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -83,6 +84,18 @@ struct KeyLine<'a> {
 pub(crate) struct Record<'a> {
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) value: Cow<'a, [u8]>,
+}
+
+/// Whether the store would take a key and a value of these lengths.
+pub(crate) fn check_limits(key: &[u8], value: &[u8]) -> Result<(), String> {
+    let (longest_key, longest_value) = (limits::MAX_KEY_LEN_BYTES, limits::MAX_VALUE_LEN_BYTES);
+    if key.is_empty() || key.len() > longest_key {
+        return Err(format!("the key has {} bytes: it must have 1 to {longest_key}", key.len()));
+    }
+    if value.len() > longest_value {
+        return Err(format!("the value has more than the {longest_value} bytes that it may have"));
+    }
+    Ok(())
 }
 
 fn parse_tsv(line: &[u8]) -> Result<Record<'_>, String> {

@@ -53,17 +53,15 @@ impl Session {
 
     /// The store, to read from and write to. Fails if it is not there.
     pub(crate) fn existing_writer(&self) -> Result<Store, Failure> {
-        if self.shared.is_none() && std::fs::read_dir(&self.data_dir).is_ok_and(|mut files| files.next().is_none()) {
-            return Err(self.no_store());
-        }
-        if self.shared.is_none() && !self.data_dir.exists() {
+        let is_empty = || std::fs::read_dir(&self.data_dir).is_ok_and(|mut files| files.next().is_none());
+        if self.shared.is_none() && (!self.data_dir.exists() || is_empty()) {
             return Err(self.no_store());
         }
         self.writer()
     }
 
     fn no_store(&self) -> Failure {
-        Failure::Store(Error::NotFound(format!("{} holds no store", self.data_dir.display()).into()))
+        Failure::NoStore(self.data_dir.clone())
     }
 
     /// Fails in a shell, which has the store open.
@@ -79,7 +77,13 @@ impl Session {
     fn open(&self, config: StoreConfig) -> Result<Store, Failure> {
         match &self.shared {
             Some(engine) => Ok(Store { engine: Arc::clone(engine), owned: false }),
-            None => Store::open_visibly(config, self.screen),
+            None if self.data_dir.is_file() => {
+                Err(Failure::Usage(format!("{} is a file, not the directory of a store", self.data_dir.display())))
+            }
+            None => Store::open_visibly(config, self.screen).map_err(|failure| match failure {
+                Failure::Store(Error::NotFound(_)) => self.no_store(),
+                other => other,
+            }),
         }
     }
 }

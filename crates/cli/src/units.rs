@@ -45,6 +45,11 @@ pub(crate) fn duration(duration: Duration) -> String {
     format!("{} {unit}", three_digits(value))
 }
 
+/// A duration for programs: milliseconds, to the microsecond.
+pub(crate) fn as_ms<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
+}
+
 /// How many per second, rounded; nothing took no time.
 pub(crate) fn per_second(number: u64, elapsed: Duration) -> u64 {
     let seconds = elapsed.as_secs_f64().max(1e-9);
@@ -82,6 +87,11 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// Reads a number of things of which none would be no question.
+pub(crate) fn parse_some(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is no number from 1 on"))
 }
 
 /// Reads `250ms`, `1s`, `2m`, `1h` or `30d`; more than zero.

@@ -353,10 +353,97 @@ fn reading_makes_and_changes_nothing() {
 #[test]
 fn calibration_prints_what_the_option_reads() {
     let desk = Desk::new();
-    let params = desk.ok(&["calibrate", "--goal", "1ms", "--memory-mib", "19"], "");
+    let calibrate =
+        |memory_mib: &str| desk.tool.run(["--json", "auth", "calibrate", "--goal", "1ms", "--memory-mib", memory_mib]);
+    let params = desk.tool.ok(["auth", "calibrate", "--goal", "1ms", "--memory-mib", "19"]);
     assert_eq!(params, "m=19456,t=2,p=1\n");
     desk.ok(&["--argon2", params.trim_end(), "user", "create", "alice"], PASSWORD);
-    assert_eq!(desk.json(&["calibrate", "--goal", "1ms", "--memory-mib", "64"], "")["iterations"], json!(2));
-    desk.run(&["calibrate", "--memory-mib", "8"], "").fails(2, "19 MiB");
+    assert_eq!(calibrate("64").json()["iterations"], json!(2));
+    calibrate("8").fails(2, "19 MiB");
     desk.run(&["--argon2", "m=8,t=1,p=1", "user", "list"], "").fails(2, "weaker");
+}
+
+#[test]
+fn auth_in_a_shell() {
+    let desk = Desk::new();
+    let script = format!(
+        "auth user create alice\n{PASSWORD}\nput jobs/7 x\nauth role define operator read:prefix:jobs/\n\
+         auth role grant alice operator\nauth password verify alice\n{PASSWORD}\nauth user show alice --json\n\
+         auth calibrate --source x\n"
+    );
+    let mut command = desk.tool.command(["shell"]);
+    command.env("HTKV_KEY_FILE", desk.key_file());
+    let ended = Ended::of_input(command, script.as_bytes());
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    assert!(ended.err.contains("`auth calibrate` has no use for --source"), "{}", ended.err);
+    let shown = String::from_utf8(ended.out).unwrap();
+    assert!(shown.contains("created alice") && shown.contains("the password is right") && !shown.contains(PASSWORD));
+    let user: Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
+    assert_eq!((&user["username"], &user["roles"]), (&json!("alice"), &json!(["operator"])));
+    assert_eq!(desk.tool.ok(["get", "jobs/7"]), "x\n");
+    let mut command = desk.tool.command(["shell", "--read-only"]);
+    command.env("HTKV_KEY_FILE", desk.key_file());
+    Ended::of_input(command, b"auth user list\nauth user disable alice\n").fails(3, "reading only");
+}
+
+/// A file that only its owner can read.
+fn private(desk: &Desk, name: &str, text: &str) -> String {
+    let path = desk.tool.write(name, text);
+    #[cfg(unix)]
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn passwords_with_a_pepper() {
+    let desk = Desk::new();
+    let first = "1:00112233445566778899aabbccddeeff";
+    let pepper = private(&desk, "pepper", &format!("# of the service\n{first}\n"));
+    let both = private(&desk, "both", &format!("{first}\n2:{}\n", "ab".repeat(32)));
+    let second = private(&desk, "second", &format!("2:{}\n", "ab".repeat(32)));
+    let wrong = private(&desk, "wrong", "1:ffffffffffffffffffffffffffffffff");
+    desk.ok(&["--pepper-file", &pepper, "user", "create", "alice"], PASSWORD);
+    let verify = |file: &str| desk.run(&["password", "verify", "alice", "--pepper-file", file], PASSWORD);
+    verify(&pepper).ok();
+    desk.run(&["password", "verify", "alice"], PASSWORD).fails(3, "the pepper of this password hash");
+    assert_eq!(verify(&wrong).code, Some(1));
+    // A login moves the password to the newest pepper.
+    verify(&second).fails(3, "pepper");
+    verify(&both).ok();
+    verify(&second).ok();
+    let mut by_variable = desk.tool.command(["auth", "password", "verify", "alice"]);
+    by_variable.env("HTKV_KEY_FILE", desk.key_file()).env("HTKV_PEPPER_FILE", &second);
+    Ended::of_input(by_variable, PASSWORD.as_bytes()).ok();
+
+    let short = private(&desk, "short", "1:0011");
+    verify(&short).fails(2, "a pepper has at least 16 bytes");
+    verify("nowhere").fails(2, "nowhere");
+    let garbage = private(&desk, "garbage", "1:00112233445566778899aabbccddee_my_secret");
+    let refused = verify(&garbage);
+    assert!(!refused.err.contains("my_secret"), "{}", refused.err);
+    refused.fails(2, "a pepper is written id:hex-digits");
+    #[cfg(unix)]
+    {
+        std::fs::set_permissions(&pepper, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        verify(&pepper).fails(2, "others can read the pepper file");
+    }
+}
+
+#[test]
+fn pruning_the_trail_comes_to_an_end() {
+    let desk = Desk::with_alice();
+    let removed = desk.json(&["audit", "prune", "--before", "18446744073709551615"], "");
+    assert_eq!(removed, json!({ "removed": 1 }));
+    let entries = desk.ok(&["audit", "list", "--json"], "");
+    assert!(entries.lines().count() == 1 && entries.contains("audit_pruned"), "{entries}");
+    desk.ok(&["audit", "verify"], "");
+}
+
+#[test]
+fn lists_of_nothing() {
+    let desk = Desk::with_alice();
+    desk.run(&["user", "list", "--limit", "0"], "").fails(2, "is no number from 1 on");
+    desk.run(&["audit", "list", "--last", "0"], "").fails(2, "is no number from 1 on");
+    let last = text(&desk.json(&["user", "list"], "")["user_id"]);
+    assert_eq!(desk.ok(&["user", "list", "--after", &last], ""), "there are no more users\n");
 }

@@ -173,8 +173,26 @@ fn damage_is_found_and_named() {
         damage["offset"].as_u64() >= Some(64) && damage["message"].as_str().unwrap().contains("checksum"),
         "{damage}"
     );
+    let message = damage["message"].as_str().unwrap();
+    assert!(!message.contains(path.to_str().unwrap()) && !message.starts_with("offset"), "said twice: {message}");
     let get = tool.run(["get", "bad"]);
     assert_eq!((get.code, get.out.len()), (Some(3), 0), "{}", get.err);
+    let dump = tool.run(["--json", "dump"]);
+    assert_eq!(dump.code, Some(1));
+    let error: serde_json::Value = serde_json::from_str(&dump.err).unwrap();
+    assert_eq!(
+        error,
+        json!({ "error": { "kind": "corrupt", "message": "1 damaged place: `htkvctl check` tells more" } })
+    );
+}
+
+#[test]
+fn a_segment_that_is_not_there() {
+    let tool = Tool::new();
+    tool.ok(["put", "k", "v"]);
+    assert_eq!(tool.ok(["dump", "--segment", "1"]).lines().count(), 1);
+    assert_eq!(tool.ok(["dump", "--segment", "1", "--key", "x"]), "");
+    tool.run(["dump", "--segment", "7"]).fails(1, "no record is in a segment 7");
 }
 
 #[test]
@@ -233,6 +251,17 @@ fn the_shell_runs_lines() {
     tool.run_with_input(["shell"], b"put k 'open\n").fails(2, "missing at the end");
     tool.run_with_input(["shell", "--read-only"], b"put k v\n").fails(3, "reading only");
     assert_eq!(tool.run_with_input(["shell"], b"get k\n").code, Some(1));
+}
+
+#[test]
+fn verbs_of_a_script_read_the_lines_behind_them() {
+    let tool = Tool::new();
+    let script = b"put a 1\nimport -\nb\t2\nc\t3\n";
+    let shown = tool.run_with_input(["shell"], script).ok();
+    assert!(shown.starts_with("put a (1 B)\nimported 2 records"), "{shown}");
+    assert_eq!(tool.ok(["export"]), "a\t1\nb\t2\nc\t3\n");
+    tool.run_with_input(["shell"], b"put d --file -\nall\nof this\n").ok();
+    assert_eq!(tool.ok(["get", "d", "--raw"]), "all\nof this\n");
 }
 
 #[test]

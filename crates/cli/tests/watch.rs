@@ -1,4 +1,4 @@
-//! `stats --every`: looks at a store that others write to in between, until Ctrl-C.
+//! Ctrl-C: what it ends, and how that is told. `stats --every` looks at a store that others write to in between, until then.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
@@ -7,6 +7,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use common::Tool;
 use serde_json::Value;
@@ -16,14 +17,19 @@ fn watch(tool: &Tool, arguments: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Presses Ctrl-C, expects a clean end, and gives what was on standard error.
-fn interrupt(child: Child) -> String {
+/// Presses Ctrl-C, expects this exit code, and gives what was on standard error.
+fn interrupt_for(child: Child, code: i32) -> String {
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let ended = child.wait_with_output().unwrap();
     let err = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(0), "{err}");
+    assert_eq!(ended.status.code(), Some(code), "{err}");
     err
+}
+
+/// As [`interrupt_for`], with a clean end.
+fn interrupt(child: Child) -> String {
+    interrupt_for(child, 0)
 }
 
 /// Runs a verb until no look is in its way.
@@ -67,4 +73,24 @@ fn an_object_for_every_look() {
 #[test]
 fn no_store_ends_it() {
     Tool::new().run(["stats", "--every", "1s"]).fails(3, "holds no store");
+}
+
+/// A verb that waits where nothing looks for Ctrl-C ends all the same, and says so; the store is closed.
+#[test]
+fn a_verb_that_waits_is_interrupted() {
+    let tool = Tool::new();
+    tool.ok(["put", "k", "v"]);
+    for (arguments, said) in [
+        (&["put", "k", "--file", "-"][..], "error: interrupted\n"),
+        (&["import", "-"], "error: interrupted\n"),
+        (&["--json", "import", "-"], "{\"error\":{\"kind\":\"interrupted\",\"message\":\"interrupted\"}}\n"),
+    ] {
+        let mut command = tool.command(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take();
+        std::thread::sleep(Duration::from_millis(300)); // so that it listens
+        assert_eq!(interrupt_for(child, 130), said, "{arguments:?}");
+        drop(input);
+        assert_eq!(tool.ok(["get", "k"]), "v\n");
+    }
 }

@@ -276,10 +276,11 @@ fn leak(rounds: u64) {
         drop(engine);
         if [rounds / 20, rounds / 4, rounds / 2, rounds].contains(&round) {
             println!(
-                "round {round}: {} kB in {} files, {} open files, {:.1} MiB of memory",
+                "round {round}: {} kB in {} files, {} open files, {} memory maps, {:.1} MiB of memory",
                 du(dir.path(), "") / 1000,
                 fs::read_dir(dir.path()).unwrap().count(),
                 fs::read_dir("/proc/self/fd").unwrap().count(),
+                fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
                 resident_bytes() as f64 / 1_048_576.0
             );
         }

@@ -229,6 +229,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "of two who change a key file, one at a time does",
         &[plain("hightower-auth", "lib", "key_file")],
     ),
+    caught("auth_rotation_not_guarded", "nothing stays under a master key that was rotated out", &[AUTH_RACES]),
     // The index.
     caught(
         "missed_publish",

@@ -5,19 +5,20 @@
 //! makes the new file holds a lock on it, which ends with its process: what a crash has left is written over.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::aead::KEY_LEN_BYTES;
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId, entry_text, parse_entry};
+use super::secret_file::{MAX_SECRET_FILE_LEN_BYTES, SecretFile};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::seam::{Entropy, random};
 
 /// Longest key file, in bytes.
-pub const MAX_KEY_FILE_LEN_BYTES: usize = 64 * 1024;
+pub const MAX_KEY_FILE_LEN_BYTES: usize = MAX_SECRET_FILE_LEN_BYTES;
 
 /// Master keys in a file, in the form that [`KeyRing::parse`] takes.
 ///
@@ -100,18 +101,7 @@ impl KeyFile {
     }
 
     fn read(&self) -> Result<Zeroizing<String>> {
-        let failed = |source| Error::KeyFile { path: self.path.clone(), source };
-        let file = File::open(&self.path).map_err(failed)?;
-        // The file that was opened is judged, not whatever has its name by now.
-        refuse_shared(&file).map_err(failed)??;
-        let limit = MAX_KEY_FILE_LEN_BYTES + 1;
-        let mut text = Zeroizing::new(String::with_capacity(limit));
-        match file.take(limit as u64).read_to_string(&mut text) {
-            Err(error) if error.kind() == ErrorKind::InvalidData => Err(Error::Validation("the key file is not text")),
-            Err(error) => Err(failed(error)),
-            Ok(_) if text.len() == limit => Err(Error::Validation("the key file is too long")),
-            Ok(_) => Ok(text),
-        }
+        SecretFile::KEYS.read(&self.path)
     }
 
     /// Puts what `edit` makes of the file in its place. The new file is claimed before the old one is read, and only one can have it: of two that
@@ -209,21 +199,6 @@ fn sync_directory_of(path: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn sync_directory_of(_path: &Path) -> std::io::Result<()> {
     Ok(())
-}
-
-fn refuse_shared(file: &File) -> std::io::Result<Result<()>> {
-    let metadata = file.metadata()?;
-    if metadata.len() > MAX_KEY_FILE_LEN_BYTES as u64 {
-        return Ok(Err(Error::Validation("the key file is too long")));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            return Ok(Err(Error::Validation("others can read the key file: chmod 600 it")));
-        }
-    }
-    Ok(Ok(()))
 }
 
 #[cfg(test)]

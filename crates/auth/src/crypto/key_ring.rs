@@ -9,6 +9,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::aead::KEY_LEN_BYTES;
+use super::secret_file::entries;
 use crate::error::{Error, Result};
 
 /// The id of a master key: any number, higher is newer.
@@ -106,13 +107,11 @@ impl KeyRing {
     /// [`Error::Validation`] for anything else, or for no key at all.
     pub fn parse(text: &str) -> Result<Self> {
         let mut ring: Option<Self> = None;
-        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-            for entry in line.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-                let (id, key) = parse_entry(entry)?;
-                match &mut ring {
-                    Some(ring) => ring.insert(id, *key)?,
-                    None => ring = Some(Self::with_id(id, *key)),
-                }
+        for entry in entries(text) {
+            let (id, key) = parse_entry(entry)?;
+            match &mut ring {
+                Some(ring) => ring.insert(id, *key)?,
+                None => ring = Some(Self::with_id(id, *key)),
             }
         }
         ring.ok_or(Error::Validation("no master key found; write one as id:64-hex-digits"))
@@ -178,8 +177,8 @@ impl KeyEnvironment {
 impl KeyProvider for KeyEnvironment {
     fn load(&self) -> Result<KeyRing> {
         match std::env::var(&self.variable) {
-            Ok(text) => KeyRing::parse(&Zeroizing::new(text)),
-            Err(_) => Err(Error::NotFound("the environment variable with the master keys is not set")),
+            Ok(text) if !text.is_empty() => KeyRing::parse(&Zeroizing::new(text)),
+            _ => Err(Error::NotFound("the environment variable with the master keys is not set")),
         }
     }
 }

@@ -12,6 +12,7 @@ mod key_ring;
 mod mac;
 mod pepper;
 mod phc;
+mod secret_file;
 
 pub use argon2id::{Argon2Params, Argon2SecretHasher, SecretHash, SecretHasher, calibrate};
 pub use envelope::{AesGcmEncryptor, EncryptedBlob, EnvelopeEncryptor, MAX_PLAINTEXT_LEN_BYTES};

@@ -67,7 +67,6 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let key_id = ApiKeyId::from_bytes(random(&*self.options().entropy)?);
         let secret = random_secret(&*self.options().entropy)?;
         let secret_mac = self.secret_mac(&key_id, &secret)?;
-        let metadata = self.encrypt_field("api key", key_id.as_bytes(), options.metadata)?;
         let record = self.change(|change| {
             let owner = self.user_by_id(user_id)?;
             let owner_id = owner.value.public.user_id.clone();
@@ -79,7 +78,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 owner_id,
                 label: options.label.map(str::to_owned),
                 access: access.clone(),
-                metadata: metadata.clone(),
+                metadata: self.encrypt_field(change, "api key", key_id.as_bytes(), options.metadata)?,
                 created_at_ms: self.now_ms(),
                 expires_at_ms: options.expires_at_ms,
                 last_used_ms: None,

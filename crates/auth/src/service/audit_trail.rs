@@ -142,7 +142,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Removes entries before number `before_seq`, up to [`MAX_AUDIT_PAGE`] per call, and tells how
-    /// many it removed. The chain stays verifiable from there on; the removal is itself audited.
+    /// many it removed. The chain stays verifiable from there on; the removal is itself audited, so with a number that
+    /// the trail has not come to there is always something to remove: take one of `audit_checkpoint().next_seq` at most.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic: a broken trail is not pruned.

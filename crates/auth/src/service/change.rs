@@ -65,6 +65,11 @@ impl Change<'_> {
         self.batch.push_delete(key);
     }
 
+    /// Leaves a record as it is, which must still be the one that was read.
+    pub(super) fn require(&mut self, key: &[u8], version: u64) {
+        self.batch.push_require(key, Expect::Version(version));
+    }
+
     /// The commit may take access from someone: every principal is looked up anew afterwards.
     pub(super) fn access_changes(&mut self) {
         self.access_changed = true;

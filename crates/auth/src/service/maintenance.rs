@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use hightower_engine::{Expect, KvEngine, Value};
+use hightower_engine::{KvEngine, Value};
 
 use super::AuthService;
 use super::change::{Loaded, Step};
@@ -43,7 +43,7 @@ pub struct Purged {
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Wraps the root key and every record's data key with the current master key. Data stays as
     /// it is, and everything else may go on meanwhile. When it returns, older master keys wrap
-    /// nothing any more and can be removed.
+    /// nothing any more, also of what was encrypted while it ran, and can be removed.
     ///
     /// Safe to run again after an interruption: it finds what is left.
     ///
@@ -97,7 +97,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(usage)
     }
 
-    fn meta(&self) -> Result<Loaded<Meta>> {
+    pub(super) fn meta(&self) -> Result<Loaded<Meta>> {
         match self.shared.engine.get_versioned(layout::META)? {
             Some((bytes, version)) => Ok(Loaded { value: Meta::decode(&bytes)?, version }),
             None => Err(Error::Crypto("the service's key record is missing")),
@@ -112,7 +112,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(root) = self.shared.crypto.rewrap(&meta.root, &root_identity(&meta.store_id))? else {
                 return Ok(Step::Stop(false));
             };
-            change.batch.push_require(layout::META, Expect::Version(version));
+            change.require(layout::META, version);
             change.batch.push_put(layout::META, Meta { root, ..meta }.encode()?);
             Ok(Step::Commit(true))
         })?);
@@ -188,7 +188,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(false));
             }
             let SessionRecord { session_id, .. } = &session.value.public;
-            change.batch.push_require(layout::session(token_hash), Expect::Version(session.version));
+            change.require(&layout::session(token_hash), session.version);
             drop_session(change, user_id, &IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash });
             Ok(Step::Commit(true))
         })

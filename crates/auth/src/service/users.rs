@@ -51,27 +51,26 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let password = self.options().password_policy.accept(password, &name)?;
         let password_hash = self.shared.hasher.hash_secret(password.as_bytes())?;
         let user_id = UserId::from_bytes(random(&*self.options().entropy)?);
-        let metadata = self.encrypt_field("user", user_id.as_bytes(), metadata)?;
         let now_ms = self.now_ms();
         let public = UserRecord {
             user_id,
             username: username.trim().to_owned(),
             disabled: false,
             roles: Vec::new(),
-            metadata,
+            metadata: None,
             created_at_ms: now_ms,
             password_changed_at_ms: now_ms,
             last_login_ms: None,
         };
-        let user =
+        let mut user =
             StoredUser { public, normal_name: name.as_str().to_owned(), epoch: 0, password_hash, trusted: Vec::new() };
-        let body = user.encode()?;
         self.change(|change| {
             if self.load_name(&user.normal_name)?.is_some() {
                 return Err(Error::Conflict("the username is taken"));
             }
+            user.public.metadata = self.encrypt_field(change, "user", user.public.user_id.as_bytes(), metadata)?;
             let id = user.public.user_id.as_bytes();
-            change.create(&layout::user(id), &body);
+            change.create(&layout::user(id), &user.encode()?);
             if planted("auth_name_apart") {
                 let name = layout::name(&user.normal_name);
                 self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
@@ -208,9 +207,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// [`Error::NotFound`], [`Error::LimitExceeded`] past 64 KiB.
     pub fn set_user_metadata(&self, user_id: &str, metadata: Option<&[u8]>) -> Result<UserRecord> {
-        self.change_user(user_id, AuditAction::UserMetadataSet, |service, _, user| {
+        self.change_user(user_id, AuditAction::UserMetadataSet, |service, change, user| {
             let id = *user.value.public.user_id.as_bytes();
-            user.value.public.metadata = service.encrypt_field("user", &id, metadata)?;
+            user.value.public.metadata = service.encrypt_field(change, "user", &id, metadata)?;
             Ok(true)
         })
     }
@@ -277,15 +276,32 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
+    /// Encrypts a field for the commit of `change`.
+    ///
+    /// A rotation wraps the root anew before it looks at the records. So the commit requires the root to be as it was before this encrypted: what
+    /// an older master key wraps is there when the rotation looks, or is not committed, and this is tried again with the newer key.
     pub(super) fn encrypt_field(
         &self,
+        change: &mut Change<'_>,
         kind: &str,
         id: &[u8],
         metadata: Option<&[u8]>,
     ) -> Result<Option<EncryptedBlob>> {
+        let Some(metadata) = metadata.filter(|bytes| !bytes.is_empty()) else {
+            return Ok(None);
+        };
         let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
-        let metadata = metadata.filter(|bytes| !bytes.is_empty());
-        metadata.map(|bytes| self.shared.crypto.seal(bytes, &identity)).transpose()
+        let meta = self.meta()?;
+        let blob = self.shared.crypto.seal(metadata, &identity)?;
+        if !planted("auth_rotation_not_guarded") {
+            if blob.key_id() < meta.value.root.key_id() {
+                return Err(Error::Crypto(
+                    "the store was rotated to a newer master key than this key ring has: load it again",
+                ));
+            }
+            change.require(layout::META, meta.version);
+        }
+        Ok(Some(blob))
     }
 
     pub(super) fn decrypt_field(&self, kind: &str, id: &[u8], blob: Option<&EncryptedBlob>) -> Result<Option<Vec<u8>>> {

@@ -44,6 +44,8 @@ Passwords and tokens are never arguments: others could read them in the list of 
 shell. They are asked for on the terminal; where standard input is no terminal they are its first lines:
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth user create alice
 
+If the program that uses the store puts a pepper into its passwords, name the same with --pepper-file: without it no password of such a user can be checked or set. A file of one's own: (umask 077; echo \"1:$(openssl rand -hex 32)\" > ~/.htkv-peppers)
+
 A USER is a name, in any spelling that is the same name, or an id (usr_...). Refused, unknown and taken is exit code 1.";
 
 /// Users, sessions, API keys, roles and the audit trail of a store

@@ -14,6 +14,7 @@ use hightower_kv::{Durability, StoreConfig};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::interrupt;
 use crate::progress::Progress;
 use crate::screen::Screen;
 use crate::session::{Session, Store};
@@ -77,9 +78,7 @@ impl Args {
             None => tempfile::Builder::new().prefix("htkvctl-bench-").tempdir(),
         }
         .map_err(Failure::file("create a directory for the measurement"))?;
-        let bar = Progress::spinner(session.screen, "measuring");
-        let results = self.measure(scratch.path());
-        drop(bar);
+        let results = self.measure(session.screen, scratch.path());
         scratch.close().map_err(Failure::file("remove the directory of the measurement"))?;
         self.tell(session.screen, results?)?;
         Ok(Exit::Done)
@@ -93,13 +92,13 @@ impl Args {
         })
     }
 
-    fn measure(&self, dir: &Path) -> Result<Vec<Measured>, Failure> {
+    fn measure(&self, screen: Screen, dir: &Path) -> Result<Vec<Measured>, Failure> {
         let durability = match self.durability {
             Level::Os => Some(Durability::Os),
             Level::Interval => None,
         };
         let config = StoreConfig { durability, ..StoreConfig::at(dir) };
-        let mut results = Store::open(config.clone())?.finish(|store| self.run_all(store))?;
+        let mut results = Store::open(config.clone())?.finish(|store| self.run_all(screen, store))?;
         let started = Instant::now();
         let store = Store::open(config)?;
         results.push(Measured::once("open after a clean close", store.len() as u64, started.elapsed()));
@@ -107,42 +106,49 @@ impl Args {
         Ok(results)
     }
 
-    fn run_all(&self, store: &Store) -> Result<Vec<Measured>, Failure> {
+    fn run_all(&self, screen: Screen, store: &Store) -> Result<Vec<Measured>, Failure> {
         let mut value = Filler::new(self.value_size);
         Ok(vec![
-            self.each("put", |key| done(store.put(key, value.next())))?,
-            self.each("get", |key| done(store.get(key)))?,
-            self.missing(store)?,
-            self.each("overwrite", |key| done(store.put(key, value.next())))?,
-            scan(store)?,
-            self.synced(store)?,
+            self.each(screen, "put", |key| done(store.put(key, value.next())))?,
+            self.each(screen, "get", |key| done(store.get(key)))?,
+            self.each(screen, "get, no such key", |key| done(store.get(absent(key))))?,
+            self.each(screen, "overwrite", |key| done(store.put(key, value.next())))?,
+            self.scan(screen, store)?,
+            self.synced(screen, store)?,
         ])
     }
 
     /// Does something with every key once, in random order.
     fn each(
         &self,
+        screen: Screen,
         name: &'static str,
         mut work: impl FnMut(&[u8; 16]) -> Result<(), Failure>,
     ) -> Result<Measured, Failure> {
+        let bar = Progress::steps(screen, name, self.keys);
         let mut meter = Meter::start(name);
-        for key in shuffled(self.keys) {
-            meter.time(|| work(&key_of(key)))?;
+        for (number, at) in shuffled(self.keys).zip(0_u64..) {
+            meter.time(|| work(&key_of(number)))?;
+            show(&bar, at)?;
         }
         Ok(meter.finish())
     }
 
-    fn missing(&self, store: &Store) -> Result<Measured, Failure> {
-        let mut meter = Meter::start("get, no such key");
-        for number in shuffled(self.keys) {
-            let mut key = key_of(number);
-            key[15] = b'?';
-            meter.time(|| done(store.get(key)))?;
-        }
-        Ok(meter.finish())
+    fn scan(&self, screen: Screen, store: &Store) -> Result<Measured, Failure> {
+        let name = "scan of everything";
+        let bar = Progress::steps(screen, name, self.keys);
+        let (started, mut pairs, mut stopped) = (Instant::now(), 0, Ok(()));
+        store.prefix(b"").for_each_pair(|_, _| {
+            pairs += 1;
+            stopped = show(&bar, pairs);
+            if stopped.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        stopped?;
+        Ok(Measured::once(name, pairs, started.elapsed()))
     }
 
-    fn synced(&self, store: &Store) -> Result<Measured, Failure> {
+    fn synced(&self, screen: Screen, store: &Store) -> Result<Measured, Failure> {
+        let _bar = Progress::spinner(screen, "put, synced");
         let mut value = Filler::new(self.value_size);
         let mut meter = Meter::start("put, synced");
         let started = Instant::now();
@@ -156,19 +162,29 @@ impl Args {
     }
 }
 
+/// How often the bar is told of the progress: seldom, so that it costs the rate nothing.
+const STEPS_PER_LOOK: u64 = 4096;
+
+/// Now and then shows how far it is; fails after Ctrl-C.
+fn show(bar: &Progress, at: u64) -> Result<(), Failure> {
+    if !at.is_multiple_of(STEPS_PER_LOOK) {
+        return Ok(());
+    }
+    bar.set(at);
+    interrupt::check()
+}
+
 /// Whether it worked is all that counts.
 fn done<T>(result: hightower_kv::Result<T>) -> Result<(), Failure> {
     result?;
     Ok(())
 }
 
-fn scan(store: &Store) -> Result<Measured, Failure> {
-    let (started, mut pairs) = (Instant::now(), 0);
-    store.prefix(b"").for_each_pair(|_, _| {
-        pairs += 1;
-        ControlFlow::Continue(())
-    })?;
-    Ok(Measured::once("scan of everything", pairs, started.elapsed()))
+/// A key that is not there, beside one that is.
+fn absent(key: &[u8; 16]) -> [u8; 16] {
+    let mut key = *key;
+    key[15] = b'?';
+    key
 }
 
 /// The key of a number: 16 bytes, ordered as the numbers are.

@@ -1,12 +1,14 @@
 //! `compact`: free the space of what was overwritten and deleted.
 
+use std::time::Duration;
+
 use hightower_kv::CompactionReport;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::units::{bytes, counted, duration};
+use crate::units::{as_ms, bytes, counted, duration};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,12 +32,13 @@ struct Answer {
     read_bytes: u64,
     written_bytes: u64,
     freed_bytes: u64,
-    elapsed_ms: u128,
+    #[serde(rename = "elapsed_ms", serialize_with = "as_ms")]
+    elapsed: Duration,
 }
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        let report = session.writer()?.finish(|store| {
+        let report = session.existing_writer()?.finish(|store| {
             let _bar = Progress::spinner(session.screen, "compacting");
             Ok(store.run_compaction_now()?)
         })?;
@@ -54,7 +57,7 @@ impl Answer {
             read_bytes: report.read_bytes,
             written_bytes: report.written_bytes,
             freed_bytes: report.freed_bytes,
-            elapsed_ms: report.elapsed.as_millis(),
+            elapsed: report.elapsed,
         }
     }
 }

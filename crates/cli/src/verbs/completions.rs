@@ -2,10 +2,9 @@
 
 use std::io::Write;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::failure::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -25,7 +24,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(&self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "htkvctl", &mut script);
+        clap_complete::generate(self.shell, &mut cli::command(), "htkvctl", &mut script);
         let mut out = std::io::stdout().lock();
         out.write_all(&script)?;
         out.flush()?;

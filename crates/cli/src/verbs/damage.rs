@@ -23,11 +23,16 @@ impl Damage {
     pub(crate) fn of(place: &DamagedPlace) -> Self {
         let keys = place.keys.clone().unwrap_or_default();
         let key = |key: Option<Vec<u8>>| key.map(|key| Bytes(key.into()));
+        let file = place.path.display().to_string();
+        // What stands beside it need not be said twice.
+        let without = |text: &str, beginning: &str| text.strip_prefix(beginning).unwrap_or(text).to_owned();
+        let message = without(&place.detail, &format!("{file}: "));
+        let message = without(&message, &format!("damaged at offset {}: ", place.offset));
         Self {
-            file: place.path.display().to_string(),
             offset: place.offset,
             len_bytes: place.len_bytes,
-            message: place.detail.clone(),
+            message: without(&message, &format!("offset {}: ", place.offset)),
+            file,
             after_key: key(keys.after),
             before_key: key(keys.before),
         }

@@ -36,7 +36,7 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
         let batch = Batch::new().delete(key).require(key, Expect::Present);
-        match session.writer()?.finish(|store| Ok(store.commit(batch)?))? {
+        match session.existing_writer()?.finish(|store| Ok(store.commit(batch)?))? {
             BatchOutcome::Committed { seq, versions, .. } => {
                 let version = versions.first().copied().unwrap_or_default();
                 let answer = Answer { outcome: "removed", key: Bytes::of(key), version, seq };

@@ -52,7 +52,8 @@ struct Answer {
     imported: Imported,
     acknowledged: u64,
     acknowledged_per_second: u64,
-    reopen_ms: f64,
+    #[serde(rename = "reopen_ms", serialize_with = "units::as_ms")]
+    reopen: Duration,
     found: u64,
     lost: u64,
     beyond_acknowledged: u64,
@@ -66,7 +67,10 @@ impl Args {
             }
             Some(dir) => self.show(session.screen, dir),
             None => {
-                let scratch = tempfile::tempdir().map_err(Failure::file("create a temporary directory"))?;
+                let scratch = tempfile::Builder::new()
+                    .prefix("htkvctl-demo-")
+                    .tempdir()
+                    .map_err(Failure::file("create a temporary directory"))?;
                 let result = self.show(session.screen, scratch.path());
                 scratch.close().map_err(Failure::file("remove the temporary directory"))?;
                 result
@@ -137,7 +141,7 @@ fn verify(screen: Screen, dir: &Path, imported: Imported, acknowledged: &Acknowl
             imported,
             acknowledged: acknowledged.last,
             acknowledged_per_second: acknowledged.per_second(),
-            reopen_ms: (opened.as_secs_f64() * 1e6).round() / 1e3,
+            reopen: opened,
             found,
             lost: acknowledged.last - found,
             beyond_acknowledged: written.saturating_sub(found),

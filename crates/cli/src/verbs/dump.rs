@@ -10,7 +10,6 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::notation::show;
 use crate::records::Bytes;
-use crate::screen::{BAD, styled};
 use crate::session::Session;
 use crate::units::counted;
 
@@ -61,11 +60,13 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let mut out = session.screen.records();
         let mut stopped = Ok(());
+        let mut is_there = false;
         let damaged = dump(&Components::default(), session.data_dir(), &mut |record| {
-            if !self.is_wanted(&record) {
-                return ControlFlow::Continue(());
-            }
-            stopped = interrupt::check().and_then(|()| self.write(&mut out, session.screen.json, &record));
+            is_there |= self.segment.is_none_or(|segment| record.segment == segment);
+            stopped = interrupt::check().and_then(|()| match self.is_wanted(&record) {
+                true => self.write(&mut out, session.screen.json, &record),
+                false => Ok(()),
+            });
             if stopped.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         stopped?;
@@ -73,7 +74,11 @@ impl Args {
         drop(out);
         if damaged > 0 {
             let places = counted(damaged, "damaged place");
-            session.screen.error("corrupt", &format!("{}: `htkvctl check` names them", styled(BAD, places)));
+            session.screen.error("corrupt", &format!("{places}: `htkvctl check` tells more"));
+            return Ok(Exit::Negative);
+        }
+        if let Some(segment) = self.segment.filter(|_| !is_there) {
+            session.screen.error("not_found", &format!("no record is in a segment {segment}; see `htkvctl segments`"));
             return Ok(Exit::Negative);
         }
         Ok(Exit::Done)

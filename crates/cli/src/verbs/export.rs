@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tempfile::NamedTempFile;
@@ -46,7 +46,8 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Exported {
     records: u64,
-    elapsed_ms: u128,
+    #[serde(rename = "elapsed_ms", serialize_with = "units::as_ms")]
+    elapsed: Duration,
 }
 
 impl Args {
@@ -78,7 +79,7 @@ impl Args {
         target.complete(path).map_err(Failure::file(format!("write {}", path.display())))?;
         drop(progress);
         let elapsed = started.elapsed();
-        session.screen.answer(&Exported { records, elapsed_ms: elapsed.as_millis() }, || {
+        session.screen.answer(&Exported { records, elapsed }, || {
             let (records, elapsed) = (units::counted(records, "record"), units::duration(elapsed));
             format!("exported {records} to {} in {elapsed}", path.display())
         })?;

@@ -15,7 +15,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::progress::Progress;
-use crate::records::Format;
+use crate::records::{Format, check_limits};
 use crate::screen::Screen;
 use crate::session::Session;
 use crate::units;
@@ -57,12 +57,8 @@ pub(crate) struct Imported {
     pub(crate) records: u64,
     pub(crate) bytes_read: u64,
     pub(crate) batches: u64,
-    #[serde(rename = "elapsed_ms", serialize_with = "as_ms")]
+    #[serde(rename = "elapsed_ms", serialize_with = "units::as_ms")]
     pub(crate) elapsed: Duration,
-}
-
-fn as_ms<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
 }
 
 impl Args {
@@ -160,10 +156,10 @@ fn malformed(name: &str, number: u64, problem: &dyn std::fmt::Display) -> Failur
 
 /// Says how much was imported all the same.
 fn with_count(failure: Failure, records: u64) -> Failure {
+    let before = format!("imported before it: {}", units::counted(records, "record"));
     match failure {
-        Failure::Usage(text) => {
-            Failure::Usage(format!("{text}; imported before it: {}", units::counted(records, "record")))
-        }
+        Failure::Usage(text) => Failure::Usage(format!("{text}; {before}")),
+        Failure::Interrupted { .. } => Failure::Interrupted { so_far: Some(before) },
         other => other,
     }
 }
@@ -179,13 +175,7 @@ struct Loader<'a, E> {
 impl<E: KvEngine> Loader<'_, E> {
     /// Adds a record; says whether the batch is to be committed now. Refuses what the store would refuse, as long as the line is known.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
-        let limits = (hightower_kv::limits::MAX_KEY_LEN_BYTES, hightower_kv::limits::MAX_VALUE_LEN_BYTES);
-        if key.is_empty() || key.len() > limits.0 {
-            return Err(format!("the key has {} bytes: it must have 1 to {}", key.len(), limits.0));
-        }
-        if value.len() > limits.1 {
-            return Err(format!("the value has {} bytes: it may have {}", value.len(), limits.1));
-        }
+        check_limits(key, value)?;
         self.batch.push_put(key, value);
         self.batch_len_bytes += key.len() + value.len();
         Ok(self.batch.len() >= BATCH_RECORDS || self.batch_len_bytes >= BATCH_LEN_BYTES)

@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clap::Command;
 use clap::builder::Resettable;
-use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::failure::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(&self) -> Result<Exit, Failure> {
-        let mut tool = Cli::command();
+        let mut tool = cli::command();
         tool.build();
         match &self.dir {
             None => {

@@ -11,11 +11,11 @@ use serde::Serialize;
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
 use crate::notation::show;
-use crate::records::Bytes;
+use crate::records::{Bytes, check_limits};
 use crate::session::Session;
 use crate::units;
 
-/// The largest value, in bytes; one more is read, so that the store can say what is wrong.
+/// The largest value, in bytes; one more is read, to see that it is too long.
 const MAX_VALUE_LEN_BYTES: u64 = hightower_kv::limits::MAX_VALUE_LEN_BYTES as u64;
 
 const USAGE: &str = "htkvctl put [OPTIONS] <KEY> <VALUE>\n       htkvctl put [OPTIONS] <KEY> --file <FILE>";
@@ -60,6 +60,7 @@ enum Answer<'a> {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let value = self.read_value()?;
+        check_limits(&self.key.0, &value).map_err(Failure::Usage)?;
         let mut batch = Batch::new().put(&self.key.0, &value);
         if let Some(condition) = self.condition {
             batch.push_require(&self.key.0, condition);

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
@@ -16,6 +16,7 @@ use rustyline::{Config, Editor};
 use crate::cli::StoreVerb;
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
+use crate::options;
 use crate::screen::{BOLD, DIM, Screen, styled};
 use crate::session::{Session, Store};
 use crate::units::counted;
@@ -31,7 +32,10 @@ In the shell:
   put pods/web-0 running            the verbs of htkvctl, without its name
   get pods/<Tab>                    completes verbs and keys
   put note 'two words'              '...' as it is, \"...\" with \\\" and \\\\, b\"...\" any bytes
+  auth user create alice            asks for the password, and shows nothing of it
   help, help put, exit              also: Ctrl-D ends, Ctrl-C stops a verb; # starts a comment
+
+What a verb in a script reads from standard input (`put KEY --file -`, `import -`, passwords) are the lines behind it.
 
 A line that starts with a space is not remembered in the history.";
 
@@ -84,9 +88,12 @@ impl Args {
 
 /// Runs the lines of standard input; the first that fails ends it.
 fn run_script(session: &Session) -> Result<Exit, Failure> {
-    for line in io::stdin().lines() {
-        let line = line.map_err(Failure::file("read standard input"))?;
-        match run_line(session, &line)? {
+    let mut line = String::new();
+    // Not `lines()`, which would keep standard input to itself: a verb may read what is behind its line.
+    while io::stdin().read_line(&mut line).map_err(Failure::file("read standard input"))? > 0 {
+        let done = run_line(session, line.trim_end_matches(['\r', '\n']));
+        line.clear();
+        match done? {
             (Step::End, exit) => return Ok(exit),
             (Step::Next, Exit::Done) => {}
             (Step::Next, negative) => return Ok(negative),
@@ -144,10 +151,13 @@ fn run_line(session: &Session, line: &str) -> Result<(Step, Exit), Failure> {
     if words.is_empty() {
         return Ok((Step::Next, Exit::Done));
     }
-    match Line::try_parse_from(words) {
-        Ok(Line { verb: LineVerb::Exit, .. }) => Ok((Step::End, Exit::Done)),
-        Ok(Line { json: true, verb: LineVerb::Store(verb) }) => Ok((Step::Next, verb.run(&session.for_programs())?)),
-        Ok(Line { verb: LineVerb::Store(verb), .. }) => Ok((Step::Next, verb.run(session)?)),
+    match parse(words) {
+        Ok((Line { verb: LineVerb::Exit, .. }, _)) => Ok((Step::End, Exit::Done)),
+        Ok((Line { json, verb: LineVerb::Store(verb) }, matches)) => {
+            options::refuse_unused(&matches)?;
+            let exit = if json { verb.run(&session.for_programs())? } else { verb.run(session)? };
+            Ok((Step::Next, exit))
+        }
         Err(help) if !help.use_stderr() => {
             session.screen.say(help.render().ansi().to_string().trim_end())?;
             Ok((Step::Next, Exit::Done))
@@ -157,6 +167,16 @@ fn run_line(session: &Session, line: &str) -> Result<(Step, Exit), Failure> {
             Err(Failure::Usage(text.trim_start_matches("error: ").trim_end().to_owned()))
         }
     }
+}
+
+/// The verbs of a line, as [`cli::command`](crate::cli::command) is those of the tool.
+fn command() -> Command {
+    options::tailored(Line::command())
+}
+
+fn parse(words: Vec<String>) -> Result<(Line, ArgMatches), clap::Error> {
+    let matches = command().try_get_matches_from(words)?;
+    Ok((Line::from_arg_matches(&matches)?, matches))
 }
 
 /// Where lines are remembered: where the XDG base directory specification says.

@@ -78,7 +78,7 @@ impl Args {
         };
         match watch(session, every) {
             // It ends in no other way, so this is no failure.
-            Err(Failure::Interrupted) => {
+            Err(Failure::Interrupted { .. }) => {
                 interrupt::settle();
                 Ok(Exit::Done)
             }

@@ -56,12 +56,7 @@ impl Tool {
         arguments: impl IntoIterator<Item = S>,
         input: &[u8],
     ) -> Ended {
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // A tool that stops early closes its end.
-        let _closed = child.stdin.take().unwrap().write_all(input);
-        Ended::of(child.wait_with_output().unwrap())
+        Ended::of_input(self.command(arguments), input)
     }
 
     /// Runs it, expects success, and gives what it printed.
@@ -71,6 +66,15 @@ impl Tool {
 }
 
 impl Ended {
+    /// Runs a command with this on standard input.
+    pub(crate) fn of_input(mut command: Command, input: &[u8]) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A tool that stops early closes its end.
+        let _closed = child.stdin.take().unwrap().write_all(input);
+        Self::of(child.wait_with_output().unwrap())
+    }
+
     fn of(output: Output) -> Self {
         let err = String::from_utf8(output.stderr).unwrap();
         assert!(!err.contains("panicked"), "{err}");

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::failure::{Exit, Failure, snake_case};
 use crate::interrupt;
-use crate::units::{count, date_time};
+use crate::progress::Progress;
+use crate::units::{count, date_time, parse_some};
 use crate::verbs::auth::service::{Auth, Context};
 use crate::verbs::auth::view::{self, View};
 
@@ -30,10 +31,10 @@ pub(super) enum Verb {
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         from: u64,
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = parse_some)]
         limit: usize,
         /// The last so many instead
-        #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"])]
+        #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"], value_parser = parse_some)]
         last: Option<usize>,
     },
     /// Whether every entry is there, unchanged and in its place
@@ -148,7 +149,10 @@ impl Verb {
                 Ok(Exit::Done)
             }
             Self::Prune { before } => {
-                let removed = context.change(|auth| prune(auth, *before))?;
+                let removed = context.change(|auth| {
+                    let _bar = Progress::spinner(screen, "removing entries");
+                    prune(auth, *before)
+                })?;
                 screen.answer(&Pruned { removed }, || format!("removed {}", entries_text(removed)))?;
                 Ok(Exit::Done)
             }
@@ -178,7 +182,11 @@ fn entries_text(entries: u64) -> String {
 
 fn verify(context: &Context<'_>, since: Option<&AuditCheckpoint>) -> Result<Exit, Failure> {
     let screen = context.session.screen;
-    match context.read(|auth| Ok(auth.verify_audit(since)?))? {
+    let verdict = context.read(|auth| {
+        let _bar = Progress::spinner(screen, "verifying the trail");
+        Ok(auth.verify_audit(since)?)
+    })?;
+    match verdict {
         AuditVerdict::Intact { entries, checkpoint } => {
             let checkpoint = checkpoint.to_string();
             let answer = Verdict::Intact { entries, checkpoint: checkpoint.clone() };
@@ -195,10 +203,11 @@ fn verify(context: &Context<'_>, since: Option<&AuditCheckpoint>) -> Result<Exit
 }
 
 fn prune(auth: &Auth, before: u64) -> Result<u64, Failure> {
+    // Each call adds an entry of its own, which stays: otherwise there would be no end.
+    let before = before.min(auth.audit_checkpoint()?.next_seq);
     let mut removed = 0;
     loop {
         interrupt::check()?;
-        // What this call adds to the trail is behind `before`, or is left to the next one.
         match auth.prune_audit(before)? {
             0 => return Ok(removed),
             more => removed += more,

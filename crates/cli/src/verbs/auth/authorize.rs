@@ -49,15 +49,18 @@ impl Args {
             let allowed = auth.authorize(&principal, self.action, &self.key.0)?;
             Ok(Some((principal.user_id().clone(), allowed)))
         })?;
-        let (outcome, text, exit) = match &found {
-            Some((_, true)) => ("allowed", "allowed", Exit::Done),
-            Some((_, false)) => ("denied", "denied", Exit::Negative),
-            None => ("refused", "refused: the token does not work;", Exit::Negative),
+        let (outcome, exit) = match &found {
+            Some((_, true)) => ("allowed", Exit::Done),
+            Some((_, false)) => ("denied", Exit::Negative),
+            None => ("refused", Exit::Negative),
         };
         let user_id = found.as_ref().map(|(user_id, _)| user_id.as_str());
         let (action, key) = (action_name(self.action), &self.key.0[..]);
         let answer = Answer { outcome, action, key: Bytes::of(key), user_id };
-        context.session.screen.answer(&answer, || format!("{text} {action} {}", show(key)))?;
+        context.session.screen.answer(&answer, || match user_id {
+            Some(_) => format!("{outcome}: {action} {}", show(key)),
+            None => "refused: the token does not work".into(),
+        })?;
         Ok(exit)
     }
 }

@@ -8,6 +8,7 @@ use hightower_kv::auth::{Error, OsEntropy};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
 use crate::screen::Screen;
 use crate::table::table;
 use crate::units::{count, counted};
@@ -94,10 +95,12 @@ impl Verb {
 
 fn rotate(context: &Context<'_>) -> Result<Exit, Failure> {
     let key_id = context.options.key_ring()?.current_id();
-    let rotation = context.change(|auth| Ok(auth.rotate_master_key()?))?;
+    let rotation = context.change(|auth| {
+        let _bar = Progress::spinner(context.session.screen, "wrapping keys");
+        Ok(auth.rotate_master_key()?)
+    })?;
     let (rewrapped, examined) = (rotation.rewrapped, rotation.examined);
-    let text =
-        || format!("master key {key_id} now wraps {} more, of {}", counted(rewrapped, "record"), count(examined));
+    let text = || format!("master key {key_id} wraps all {}; {} anew", counted(examined, "record"), count(rewrapped));
     context.session.screen.answer(&Rotated { outcome: "rotated", key_id, rewrapped, examined }, text)?;
     Ok(Exit::Done)
 }
@@ -140,7 +143,11 @@ fn usage(context: &Context<'_>) -> Result<Option<BTreeMap<MasterKeyId, u64>>, Fa
     if !context.session.data_dir().exists() {
         return Ok(None);
     }
-    match context.read(|auth: &Auth| Ok(auth.master_key_usage()?)) {
+    let count = |auth: &Auth| {
+        let _bar = Progress::spinner(context.session.screen, "counting records");
+        Ok(auth.master_key_usage()?)
+    };
+    match context.read(count) {
         Ok(usage) => Ok(Some(usage)),
         Err(Failure::Auth(Error::NotFound(_))) => Ok(Some(BTreeMap::new())),
         Err(failure) => Err(failure),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::progress::Progress;
 use crate::units::counted;
 use crate::verbs::auth::service::Context;
 
@@ -26,7 +27,10 @@ struct Answer {
 impl Args {
     #[allow(clippy::unused_self, reason = "every verb is run alike")]
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
-        let purged = context.change(|auth| Ok(auth.purge_expired()?))?;
+        let purged = context.change(|auth| {
+            let _bar = Progress::spinner(context.session.screen, "looking for what has expired");
+            Ok(auth.purge_expired()?)
+        })?;
         let answer = Answer { sessions: purged.sessions, api_keys: purged.api_keys };
         let text =
             || format!("removed {} and {}", counted(purged.sessions, "session"), counted(purged.api_keys, "API key"));

@@ -27,7 +27,7 @@ pub(super) fn ask_new(what: &str) -> Result<Zeroizing<String>, Failure> {
 fn prompt(what: &str) -> Result<Zeroizing<String>, Failure> {
     match rpassword::prompt_password(format!("{what}: ")) {
         Ok(secret) => Ok(Zeroizing::new(secret)),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Failure::Interrupted),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Failure::INTERRUPTED),
         Err(source) => Err(Failure::File { action: format!("ask for the {what} on the terminal"), source }),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hightower_kv::SingleNodeEngine;
 use hightower_kv::auth::crypto::{KeyEnvironment, KeyFile};
 use hightower_kv::auth::{
-    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthService, Error, KeyProvider, KeyRing, UserRecord,
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthService, Error, KeyProvider, KeyRing, Pepper, UserRecord,
 };
 
 use crate::failure::Failure;
@@ -28,6 +28,10 @@ pub(super) struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_KEY_FILE", hide_env_values = true)]
     key_file: Option<PathBuf>,
 
+    /// The file with the peppers of the password hashes, if the service has any, one a line: id:hex-digits. Only its owner may be able to read it
+    #[arg(long, global = true, value_name = "FILE", env = "HTKV_PEPPER_FILE", hide_env_values = true)]
+    pepper_file: Option<PathBuf>,
+
     /// How much work a new password hash is: KiB of memory, iterations, lanes. See `auth calibrate`
     #[arg(long, global = true, value_name = "m=KIB,t=N,p=N", env = "HTKV_ARGON2", hide_env_values = true, default_value_t = Argon2Params::default())]
     argon2: Argon2Params,
@@ -45,6 +49,18 @@ impl Options {
         }
     }
 
+    fn secrets(&self) -> Result<Secrets, Failure> {
+        Ok(Secrets { hasher: self.hasher()?, ring: self.key_ring()? })
+    }
+
+    fn hasher(&self) -> Result<Argon2SecretHasher, Failure> {
+        let hasher = Argon2SecretHasher::with_params(self.argon2);
+        match &self.pepper_file {
+            Some(path) => Ok(hasher.pepper(Pepper::from_file(path)?)),
+            None => Ok(hasher),
+        }
+    }
+
     pub(super) fn key_ring(&self) -> Result<KeyRing, Failure> {
         match &self.key_file {
             Some(path) => Ok(KeyFile::new(path).load()?),
@@ -54,6 +70,12 @@ impl Options {
             },
         }
     }
+}
+
+/// What the service knows besides the store: read before the store is opened, or made.
+struct Secrets {
+    hasher: Argon2SecretHasher,
+    ring: KeyRing,
 }
 
 /// The service on the tool's store.
@@ -68,32 +90,28 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// Runs `work` on a store that others may read too. What it would write (last uses) is left out.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
-        let ring = self.options.key_ring()?;
-        self.session.reader()?.finish(|store| work(&self.begun(store, ring)?))
+        let secrets = self.options.secrets()?;
+        self.session.reader()?.finish(|store| work(&self.begun(store, secrets)?))
     }
 
     /// Runs `work`, which changes something that is there.
     pub(super) fn change<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
-        let ring = self.options.key_ring()?;
-        if !self.session.data_dir().exists() {
-            self.session.reader()?.close()?; // says what is missing, and makes nothing
-        }
-        self.session.writer()?.finish(|store| work(&self.begun(store, ring)?))
+        let secrets = self.options.secrets()?;
+        self.session.existing_writer()?.finish(|store| work(&self.begun(store, secrets)?))
     }
 
     /// Runs `work`, which may make the first record, and the store.
     pub(super) fn create<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
-        let ring = self.options.key_ring()?;
-        self.session.writer()?.finish(|store| work(&self.service(store, ring)?))
+        let secrets = self.options.secrets()?;
+        self.session.writer()?.finish(|store| work(&self.service(store, secrets)?))
     }
 
-    fn begun(&self, store: &Store, ring: KeyRing) -> Result<Auth, Failure> {
-        let auth = self.service(store, ring)?;
+    fn begun(&self, store: &Store, secrets: Secrets) -> Result<Auth, Failure> {
+        let auth = self.service(store, secrets)?;
         if auth.is_initialised()? { Ok(auth) } else { Err(Error::NotFound(NO_RECORDS).into()) }
     }
 
-    fn service(&self, store: &Store, ring: KeyRing) -> Result<Auth, Failure> {
-        let hasher = Argon2SecretHasher::with_params(self.options.argon2);
+    fn service(&self, store: &Store, Secrets { hasher, ring }: Secrets) -> Result<Auth, Failure> {
         let auth = AuthService::new(store.engine(), hasher, AesGcmEncryptor::with_ring(ring));
         match &self.options.source {
             Some(source) => Ok(auth.from_source(source)?),

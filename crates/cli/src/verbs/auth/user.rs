@@ -13,6 +13,7 @@ use crate::interrupt;
 use crate::notation::show;
 use crate::records::Bytes;
 use crate::screen::Screen;
+use crate::units::parse_some;
 use crate::verbs::auth::secret::ask_new;
 use crate::verbs::auth::service::{Context, user};
 use crate::verbs::auth::view;
@@ -48,7 +49,7 @@ spelling that is the same name: Alice, ALICE and alice are.")]
   htkvctl auth user list --json | jq -r .username")]
     List {
         /// At most so many
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = parse_some)]
         limit: Option<usize>,
         /// Only those behind this id
         #[arg(long, value_name = "ID")]
@@ -176,6 +177,7 @@ fn tell(screen: Screen, user: &UserRecord, done: &str) -> Result<Exit, Failure> 
 }
 
 fn list(context: &Context<'_>, limit: usize, after: Option<UserId>) -> Result<Exit, Failure> {
+    let is_first_page = after.is_none();
     let users = context.read(|auth| {
         let (mut users, mut after) = (Vec::new(), after);
         while users.len() < limit {
@@ -188,7 +190,11 @@ fn list(context: &Context<'_>, limit: usize, after: Option<UserId>) -> Result<Ex
         Ok(users)
     })?;
     let views: Vec<_> = users.iter().map(view::User::from).collect();
-    view::many(context.session.screen, &views, "there are no users")
+    view::many(
+        context.session.screen,
+        &views,
+        if is_first_page { "there are no users" } else { "there are no more users" },
+    )
 }
 
 fn delete(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {

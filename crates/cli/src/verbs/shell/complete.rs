@@ -1,8 +1,8 @@
-//! What Tab offers: verbs, then keys of the store, one step of their path at a time.
+//! What Tab offers: verbs, verbs of nouns, then keys of the store, one step of their path at a time.
 
 use std::ops::Bound;
 
-use clap::CommandFactory;
+use clap::Command;
 use hightower_kv::Range;
 use rustyline::completion::Completer;
 use rustyline::highlight::Highlighter;
@@ -10,7 +10,7 @@ use rustyline::hint::Hinter;
 use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 
-use super::Line;
+use super::command;
 use crate::notation::plain;
 use crate::session::Store;
 
@@ -23,15 +23,23 @@ const SEPARATOR: u8 = b'/';
 /// Completes verbs and keys.
 pub(crate) struct Completion<'a> {
     store: &'a Store,
-    verbs: Vec<String>,
+    verbs: Command,
 }
 
 impl<'a> Completion<'a> {
     pub(crate) fn new(store: &'a Store) -> Self {
-        let mut verbs: Vec<String> = Line::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-        verbs.push("help".into());
+        let mut verbs = command();
+        // Adds `help`.
+        verbs.build();
         Self { store, verbs }
     }
+}
+
+/// The verbs that start with `typed`, behind the words `before`; none where other arguments follow.
+fn verbs(tree: &Command, before: &str, typed: &str) -> Vec<String> {
+    let innermost = before.split_whitespace().try_fold(tree, |noun, word| noun.find_subcommand(word));
+    let verbs = innermost.into_iter().flat_map(Command::get_subcommands).map(|verb| verb.get_name().to_owned());
+    verbs.filter(|verb| verb.starts_with(typed)).collect()
 }
 
 impl Completer for Completion<'_> {
@@ -44,11 +52,10 @@ impl Completer for Completion<'_> {
         let word = &typed[start..];
         let before = typed[..start].trim();
         let candidates = match before.split_whitespace().next() {
-            None | Some("help") => self.verbs.iter().filter(|verb| verb.starts_with(word)).cloned().collect(),
             Some("put" | "get" | "delete" | "prefix" | "scan") => {
                 steps(word.as_bytes(), |bounds| self.store.range::<&[u8]>(bounds))
             }
-            Some(_) => Vec::new(),
+            _ => verbs(&self.verbs, before, word),
         };
         Ok((start, candidates))
     }
@@ -96,8 +103,21 @@ impl Helper for Completion<'_> {}
 
 #[cfg(test)]
 mod tests {
-    use super::steps;
+    use super::{command, steps, verbs};
     use hightower_kv::{SingleNodeEngine, StoreConfig};
+
+    #[test]
+    fn verbs_complete_noun_by_noun() {
+        let mut tree = command();
+        tree.build();
+        assert_eq!(verbs(&tree, "", "pr"), ["prefix"]);
+        assert_eq!(verbs(&tree, "", "h"), ["help"]);
+        assert_eq!(verbs(&tree, "help", "comp"), ["compact"]);
+        assert_eq!(verbs(&tree, "auth", "p"), ["password", "purge"]);
+        assert_eq!(verbs(&tree, "auth user", "d"), ["disable", "delete"]);
+        assert_eq!(verbs(&tree, "auth user show", ""), Vec::<String>::new());
+        assert_eq!(verbs(&tree, "import", ""), Vec::<String>::new());
+    }
 
     #[test]
     fn keys_complete_step_by_step() {
