@@ -227,7 +227,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught(
         "key_file_not_claimed",
         "of two who change a key file, one at a time does",
-        &[plain("hightower-auth", "lib", "key_file")],
+        &[plain("hightower-auth", "lib", "two_changes_at_once_are_refused")],
     ),
     caught("auth_rotation_not_guarded", "nothing stays under a master key that was rotated out", &[AUTH_RACES]),
     // The index.

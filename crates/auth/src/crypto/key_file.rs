@@ -302,9 +302,11 @@ mod tests {
         const ADDED_BY_EACH: usize = 20;
         let directory = tempfile::tempdir().unwrap();
         let file = KeyFile::new(directory.path().join("keys"));
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
         let add = || -> Vec<MasterKeyId> {
-            // While another is at it, the change is refused.
+            // While another is at it, the change is refused; a file that they have spoilt refuses all, so this ends.
             std::iter::repeat_with(|| file.add_random_key(&OsEntropy))
+                .take_while(|_| std::time::Instant::now() < end)
                 .filter_map(Result::ok)
                 .take(ADDED_BY_EACH)
                 .collect()
