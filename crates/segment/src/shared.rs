@@ -168,6 +168,10 @@ impl Shared {
             self.fs.create_new(&path)
         };
         let made = made.and_then(|file| retry_interrupted(|| file.allocate(wanted)));
+        if kept.is_some() && made.as_ref().is_err_and(is_full) {
+            // Better too little than nothing, which is what whatever grows would leave of it.
+            return Ok(());
+        }
         *kept = made.is_ok().then_some(wanted);
         let Err(error) = made else { return Ok(()) };
         remove_if_there(self.fs.as_ref(), &path)?;
