@@ -93,7 +93,7 @@ pub(crate) struct Operation {
     value_len: Option<usize>,
     /// `None`: the engine gives the version and the time.
     pub(crate) given: Option<(u64, i64)>,
-    pub(crate) payload_checksum: u32,
+    pub(crate) payload_checksum: u64,
 }
 
 /// One change of a [`Batch`].

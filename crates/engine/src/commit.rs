@@ -97,7 +97,7 @@ impl Core {
         log: &mut CommitLog,
         write: Write<'_>,
         timestamp: i64,
-        checksum: u32,
+        checksum: u64,
         guard: &Guard,
     ) -> Result<(ApplyOutcome, u64)> {
         self.poison.check()?;
@@ -402,7 +402,7 @@ fn encode_batch(log: &mut CommitLog, batch: &Batch, plan: &mut [Planned]) -> Res
     Ok(())
 }
 
-fn checksum_of(operation: &Operation) -> u32 {
+fn checksum_of(operation: &Operation) -> u64 {
     operation.payload_checksum
 }
 

@@ -5,7 +5,7 @@
 //! already, and is asked again.
 
 use hightower_index::{Guard, pin};
-use hightower_log::{CommandRef, RecordBody};
+use hightower_log::CommandRef;
 use hightower_state::Versioned;
 
 use crate::core::Core;
@@ -74,10 +74,9 @@ impl Core {
         use_value: impl FnOnce(&[u8], u64) -> R,
     ) -> Result<R> {
         step();
-        let record = tracked.segment.record_at(place.offset)?;
-        match record.body {
-            RecordBody::Command(CommandRef::Set { value, version, .. }) => Ok(use_value(value, version)),
-            RecordBody::Command(CommandRef::Delete { .. }) | RecordBody::Seal { .. } => Err(self.lost(place)),
+        match tracked.segment.value_at(place.offset)? {
+            Some(found) => Ok(use_value(found.value, found.version)),
+            None => Err(self.lost(place)),
         }
     }
 

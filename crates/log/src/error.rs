@@ -103,8 +103,8 @@ pub enum DecodeError {
         /// The first eight bytes.
         found: [u8; 8],
     },
-    /// The segment was written by a later format version.
-    #[error("segment format version {found} is newer than {supported}, the newest this build reads: use a newer build")]
+    /// The segment was written in a format version that this build does not know: a later one, as a rule.
+    #[error("segment format version {found} is not among 1 to {supported}, which this build reads: use a newer build")]
     UnsupportedVersion {
         /// The version that stands in the header.
         found: u16,
@@ -146,6 +146,9 @@ pub enum EncodeError {
         /// How long it is.
         len_bytes: usize,
     },
+    /// Records are only written in the newest format version.
+    #[error("a segment of an earlier format version takes no more records")]
+    OldVersion,
     /// The record claims that bytes behind its own start were durable before it was written.
     #[error("a record at offset {offset} cannot know {durable} bytes to be durable")]
     DurableBeyondRecord {

@@ -16,10 +16,11 @@
 //! # Example
 //!
 //! ```
-//! use hightower_log::{Command, Placement, RecordBody, SegmentHeader, SegmentKind, decode, encode};
+//! use hightower_log::{Command, FORMAT_VERSION, Placement, RecordBody, SegmentHeader, SegmentKind, decode, encode};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let header = SegmentHeader {
+//!     version: FORMAT_VERSION,
 //!     id: 1,
 //!     kind: SegmentKind::Append,
 //!     features: 0,
@@ -63,6 +64,6 @@ pub use command::{Command, CommandRef};
 pub use error::{DecodeError, EncodeError, Field};
 pub use header::{FORMAT_VERSION, RecordContext, SegmentHeader, SegmentKind};
 pub use record::{
-    MAX_HEAD_LEN_BYTES, Placement, Probe, Record, RecordBody, RecordHead, decode, encode, encode_head, encode_seal,
-    encoded_len, probe,
+    MAX_HEAD_LEN_BYTES, Placement, Probe, Record, RecordBody, RecordHead, SetValue, decode, decode_value, encode,
+    encode_head, encode_seal, encoded_len, probe,
 };

@@ -10,9 +10,11 @@
 
 mod decode;
 mod encode;
+mod value;
 
 pub use decode::{Probe, decode, probe};
 pub use encode::{RecordHead, encode, encode_head, encode_seal, encoded_len};
+pub use value::{SetValue, decode_value};
 
 use crate::command::CommandRef;
 

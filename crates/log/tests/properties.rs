@@ -11,8 +11,8 @@
 
 use hightower_log::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 use hightower_log::{
-    Command, CommandRef, DecodeError, EncodeError, Placement, RecordBody, RecordContext, SegmentHeader, SegmentKind,
-    decode, encode, encode_seal, encoded_len, probe,
+    Command, CommandRef, DecodeError, EncodeError, FORMAT_VERSION, Placement, RecordBody, RecordContext, SegmentHeader,
+    SegmentKind, SetValue, decode, decode_value, encode, encode_seal, encoded_len, probe,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -101,6 +101,23 @@ proptest! {
     }
 
     #[test]
+    fn the_short_way_to_a_value_agrees_with_the_long_one(
+        (_, context, offset, _, mut bytes) in record(), behind in vec(any::<u8>(), 0..40),
+        flips in vec((any::<prop::sample::Index>(), 0_u32..8), 0..2),
+    ) {
+        bytes.extend(behind);
+        for (at, bit) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1_u8 << bit;
+        }
+        let long = decode(&bytes, &context, offset).map(|record| match record.body {
+            RecordBody::Command(CommandRef::Set { value, version, .. }) => Some(SetValue { value, version }),
+            RecordBody::Command(CommandRef::Delete { .. }) | RecordBody::Seal { .. } => None,
+        });
+        prop_assert_eq!(decode_value(&bytes, &context, offset), long);
+    }
+
+    #[test]
     fn a_flipped_bit_is_an_error((_, context, offset, _, mut bytes) in record(), at in any::<prop::sample::Index>(), bit in 0_u32..8) {
         let at = at.index(bytes.len());
         bytes[at] ^= 1_u8 << bit;
@@ -161,7 +178,7 @@ proptest! {
 
     #[test]
     fn a_flipped_bit_in_a_header_is_an_error(id in any::<u32>(), salt in any::<u64>(), seq in any::<u64>(), at in 0_usize..64, bit in 0_u32..8) {
-        let header = SegmentHeader { id, kind: SegmentKind::Append, features: 0, salt, base_seq: seq, base_version: seq, base_timestamp: -1 };
+        let header = SegmentHeader { version: FORMAT_VERSION, id, kind: SegmentKind::Append, features: 0, salt, base_seq: seq, base_version: seq, base_timestamp: -1 };
         let mut bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         bytes[at] ^= 1_u8 << bit;
@@ -232,6 +249,7 @@ fn zeros_are_no_record() {
 #[test]
 fn later_formats_are_refused_by_name() {
     let header = SegmentHeader {
+        version: FORMAT_VERSION,
         id: 1,
         kind: SegmentKind::Append,
         features: 0,
@@ -240,8 +258,11 @@ fn later_formats_are_refused_by_name() {
         base_version: 0,
         base_timestamp: 0,
     };
-    let newer = header_with(header, 8, 2);
-    assert_eq!(SegmentHeader::decode(&newer), Err(DecodeError::UnsupportedVersion { found: 2, supported: 1 }));
+    for found in [0, 3] {
+        let other = header_with(header, 8, found);
+        let refused = DecodeError::UnsupportedVersion { found: found.into(), supported: FORMAT_VERSION };
+        assert_eq!(SegmentHeader::decode(&other), Err(refused));
+    }
     let featured = header_with(header, 12, 4);
     assert_eq!(SegmentHeader::decode(&featured), Err(DecodeError::UnsupportedFeatures { found: 4 }));
     assert!(matches!(SegmentHeader::decode(&header_with(header, 20, 9)), Err(DecodeError::Impossible { .. })));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKind, decode};
+use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKind, SetValue, decode, decode_value};
 
 use crate::error::SegmentError;
 use crate::fs::{File, retry_interrupted};
@@ -133,10 +133,23 @@ impl Segment {
     /// [`SegmentError::OutOfBounds`] where no record was published; [`SegmentError::Corrupt`] if the bytes there are no record.
     #[inline]
     pub fn record_at(&self, offset: u32) -> Result<Record<'_>, SegmentError> {
-        let Some(bytes) = self.mapping.published_from(offset as usize).filter(|_| offset >= FIRST_RECORD_AT) else {
-            return Err(self.out_of_bounds(offset));
-        };
-        decode(bytes, &self.context, offset).map_err(|error| self.damaged(offset, error))
+        decode(self.record_bytes(offset)?, &self.context, offset).map_err(|error| self.damaged(offset, error))
+    }
+
+    /// The value of the set at an offset, verified; `None` if the record there is none. The short way of [`record_at`](Self::record_at).
+    ///
+    /// # Errors
+    ///
+    /// As [`record_at`](Self::record_at).
+    #[inline]
+    pub fn value_at(&self, offset: u32) -> Result<Option<SetValue<'_>>, SegmentError> {
+        decode_value(self.record_bytes(offset)?, &self.context, offset).map_err(|error| self.damaged(offset, error))
+    }
+
+    #[inline]
+    fn record_bytes(&self, offset: u32) -> Result<&[u8], SegmentError> {
+        let bytes = self.mapping.published_from(offset as usize).filter(|_| offset >= FIRST_RECORD_AT);
+        bytes.ok_or_else(|| self.out_of_bounds(offset))
     }
 
     /// The published bytes from an offset on, not verified; none if there are none. For warming caches before

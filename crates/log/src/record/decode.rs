@@ -4,7 +4,7 @@ use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, FLAG_RESERVED, KEY_LEN_AT, KIND_AT,
     KIND_DELETE, KIND_MASK, KIND_SEAL, KIND_SET, Placement, Record, RecordBody, width,
 };
-use crate::checksum::{crc, fold, join, seed, whole_checksum};
+use crate::checksum::HeadSum;
 use crate::command::CommandRef;
 use crate::error::{DecodeError, Field};
 use crate::header::RecordContext;
@@ -31,8 +31,8 @@ struct Head {
     placement: Placement,
     /// Where the key starts.
     len: usize,
-    /// The checksum over the head's fields, that the record's check goes on from.
-    checksum: u32,
+    /// The sum over the head's fields, that the record's check goes on from.
+    sum: HeadSum,
 }
 
 /// Reads the record at `offset` of a segment, given the bytes from there on, and verifies all of it. Borrows, allocates nothing;
@@ -51,8 +51,7 @@ pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Resu
     let (Some(key), Some(value)) = (bytes.get(head.len..value_at), bytes.get(value_at..end)) else {
         return Err(truncated(offset, end, bytes));
     };
-    // Key and value lie side by side, so one pass gives the checksum that their writer took of the two.
-    let expected = join(head.checksum, whole_checksum(bytes.get(head.len..end).unwrap_or_default()));
+    let expected = head.sum.check_of(context.checks, key, value);
     let found = u32::from_le_bytes(chunk(bytes, 0).ok_or_else(|| truncated(offset, KIND_AT, bytes))?);
     if expected != found {
         return Err(mismatch(offset, expected, found));
@@ -120,11 +119,16 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head
     }
 
     let checked_end = if appended { fields_end + size_of::<u32>() } else { fields_end };
-    let checksum = crc(seed(context.salt, offset), bytes.get(KIND_AT..checked_end).unwrap_or_default());
+    let sum = HeadSum::new(context, offset, bytes.get(KIND_AT..checked_end).unwrap_or_default());
     let placement = if appended {
         let tail = chunk::<4>(bytes, fields_end).zip(chunk::<2>(bytes, checked_end));
         let (durable, head_check) = tail.ok_or_else(|| truncated(offset, len, bytes))?;
-        check_head(checksum, u16::from_le_bytes(head_check), u32::from_le_bytes(durable), offset)?;
+        check_head(
+            sum.head_check(context.checks),
+            u16::from_le_bytes(head_check),
+            u32::from_le_bytes(durable),
+            offset,
+        )?;
         Placement::Appended { durable: u32::from_le_bytes(durable), continues: tag & FLAG_CONTINUES != 0 }
     } else {
         Placement::Relocated
@@ -140,7 +144,7 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head
         timestamp: context.base_timestamp.wrapping_add(timestamp_delta.cast_signed()),
         placement,
         len,
-        checksum,
+        sum,
     })
 }
 
@@ -182,8 +186,7 @@ fn check_lengths(kind: u8, long_key: bool, key_len: u64, value_len: u64, offset:
 }
 
 #[inline(always)]
-fn check_head(checksum: u32, found: u16, durable: u32, offset: u32) -> Result<(), DecodeError> {
-    let expected = fold(checksum);
+fn check_head(expected: u16, found: u16, durable: u32, offset: u32) -> Result<(), DecodeError> {
     if expected != found {
         return Err(mismatch(offset, expected.into(), found.into()));
     }

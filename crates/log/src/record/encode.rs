@@ -4,10 +4,10 @@ use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, KEY_LEN_AT, KIND_AT, KIND_DELETE,
     KIND_SEAL, KIND_SET, MAX_HEAD_LEN_BYTES, Placement, WIDTHS_AT, width,
 };
-use crate::checksum::{crc, fold, join, payload_checksum, seed};
+use crate::checksum::{HeadSum, payload_checksum};
 use crate::command::CommandRef;
 use crate::error::EncodeError;
-use crate::header::RecordContext;
+use crate::header::{Checks, RecordContext};
 use crate::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 
 /// All of a record that stands before its key, on the stack. The record is these bytes, then the key, then the value.
@@ -35,17 +35,15 @@ impl RecordHead {
     }
 
     /// Writes the checks, which need everything before them, and so come last.
-    fn seal(&mut self, context: &RecordContext, offset: u32, placement: Placement, payload: u32) {
+    fn seal(&mut self, context: &RecordContext, offset: u32, placement: Placement, payload_checksum: u64) {
         if let Placement::Appended { durable, .. } = placement {
             self.push(&durable.to_le_bytes());
         }
-        let head = crc(seed(context.salt, offset), &self.bytes[KIND_AT..self.len]);
+        let sum = HeadSum::new(context, offset, &self.bytes[KIND_AT..self.len]);
         if let Placement::Appended { .. } = placement {
-            self.bytes[self.len..self.len + 2].copy_from_slice(&fold(head).to_le_bytes());
-            self.len += 2;
+            self.push(&sum.head_check(context.checks).to_le_bytes());
         }
-        let check = join(head, payload);
-        self.bytes[..KIND_AT].copy_from_slice(&check.to_le_bytes());
+        self.bytes[..KIND_AT].copy_from_slice(&sum.check(payload_checksum).to_le_bytes());
     }
 }
 
@@ -108,7 +106,7 @@ impl Parts {
             }
     }
 
-    fn head(&self, context: &RecordContext, offset: u32, placement: Placement, payload: u32) -> RecordHead {
+    fn head(&self, context: &RecordContext, offset: u32, placement: Placement, payload: u64) -> RecordHead {
         let mut head = RecordHead::new();
         let mut kind = self.kind;
         match placement {
@@ -166,8 +164,8 @@ pub fn encoded_len(
 ///
 /// # Errors
 ///
-/// [`EncodeError`] if the key is empty, the key or value is too long, the record would reach beyond the largest segment, or it
-/// claims to know more bytes durable than there are before it.
+/// [`EncodeError`] if the key is empty, the key or value is too long, the record would reach beyond the largest segment, it
+/// claims to know more bytes durable than there are before it, or the context is of an earlier format version.
 ///
 /// ```
 /// use hightower_log::{CommandRef, Placement, RecordContext, encode, encode_head, payload_checksum};
@@ -187,9 +185,10 @@ pub fn encode_head(
     offset: u32,
     command: &CommandRef<'_>,
     placement: Placement,
-    payload_checksum: u32,
+    payload_checksum: u64,
 ) -> Result<RecordHead, EncodeError> {
     let parts = Parts::of(command)?;
+    check_newest(context)?;
     let head = parts.head(context, offset, placement, payload_checksum);
     let len_bytes = head.len + parts.key_len + parts.value_len.unwrap_or(0);
     if u32::try_from(offset as usize + len_bytes).is_err() {
@@ -201,6 +200,14 @@ pub fn encode_head(
         return Err(EncodeError::DurableBeyondRecord { offset, durable });
     }
     Ok(head)
+}
+
+#[inline]
+fn check_newest(context: &RecordContext) -> Result<(), EncodeError> {
+    match context.checks {
+        Checks::Xxh3 => Ok(()),
+        Checks::Crc32 => Err(EncodeError::OldVersion),
+    }
 }
 
 /// Appends the record of `command` at `offset` to `buffer` and returns its length in bytes.
@@ -228,7 +235,7 @@ pub fn encode(
 ///
 /// # Errors
 ///
-/// [`EncodeError::BeyondSegment`] or [`EncodeError::DurableBeyondRecord`].
+/// [`EncodeError::BeyondSegment`], [`EncodeError::DurableBeyondRecord`] or [`EncodeError::OldVersion`].
 pub fn encode_seal(
     context: &RecordContext,
     offset: u32,
@@ -239,6 +246,7 @@ pub fn encode_seal(
     if durable > offset {
         return Err(EncodeError::DurableBeyondRecord { offset, durable });
     }
+    check_newest(context)?;
     let parts = Parts { kind: KIND_SEAL, key_len: 0, value_len: None, version: max_version, timestamp };
     let placement = Placement::Appended { durable, continues: false };
     let head = parts.head(context, offset, placement, payload_checksum(b"", b""));
