@@ -5,7 +5,7 @@
 //! HIGHTOWER_BENCH_KEYS=10000000 cargo run --release -p hightower-index --example measure
 //! HIGHTOWER_BENCH_CLOCK=cpu ...                                     # thread time instead of wall time in the table
 //! HIGHTOWER_BENCH_SHAPE=path ...                                    # one of: decimal, random16, path
-//! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, table, bulk, pauses, beside
+//! HIGHTOWER_BENCH_ONLY=pauses,beside ...                            # some of: memory, pin, table, others (a table with more maps), bulk, pauses, beside
 //! ```
 
 #![allow(
@@ -60,8 +60,12 @@ fn main() {
     if wanted("memory") {
         shapes.iter().for_each(|shape| memory(*shape, count));
     }
-    if wanted("table") {
-        shapes.iter().for_each(|shape| table(*shape, count));
+    if wanted("pin") {
+        pins();
+    }
+    let with_others = wanted("others");
+    if wanted("table") || with_others {
+        shapes.iter().for_each(|shape| table(*shape, count, with_others));
     }
     if wanted("bulk") {
         shapes.iter().for_each(|shape| bulk(*shape, count));
@@ -143,53 +147,117 @@ fn thread_time() -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }
 
-fn table(shape: Shape, count: usize) {
-    let keys = Keys::new(shape, 0, count, 1);
-    let queries = Keys::new(shape, 0, count, 2);
-    let absent = Keys::new(shape, count as u64, count.min(1_000_000), 3);
+/// Nanoseconds per operation of one map: the best of several rounds.
+struct Figures {
+    insert: f64,
+    get: f64,
+    miss: f64,
+    overwrite: f64,
+    step: f64,
+}
+
+impl Figures {
+    const NONE: Self = Self { insert: f64::MAX, get: f64::MAX, miss: f64::MAX, overwrite: f64::MAX, step: f64::MAX };
+
+    fn columns(&self) -> [f64; 5] {
+        [self.insert, self.get, self.miss, self.overwrite, self.step]
+    }
+
+    fn print(&self, shape: Shape, name: &str) {
+        let columns =
+            self.columns().map(|each| if each == f64::MAX { "      –".into() } else { format!("{each:7.1}") });
+        println!("ns      {:9} {name:20} {}", shape.name(), columns.join(" "));
+    }
+}
+
+/// What the rounds of a table need.
+struct Workload {
+    keys: Keys,
+    queries: Keys,
+    absent: Keys,
+}
+
+impl Workload {
+    fn new(shape: Shape, count: usize) -> Self {
+        Self {
+            keys: Keys::new(shape, 0, count, 1),
+            queries: Keys::new(shape, 0, count, 2),
+            absent: Keys::new(shape, count as u64, count.min(1_000_000), 3),
+        }
+    }
+}
+
+/// Times of single operations. The two maps that the bars compare take turns, so that a machine that is slow for a while is so for both.
+fn table(shape: Shape, count: usize, with_others: bool) {
+    const ROUNDS: usize = 4;
+    let load = Workload::new(shape, count);
     println!(
-        "ns      {:9} {:20} {:>7} {:>7} {:>7} {:>9} {:>7}",
+        "ns      {:9} {:20} {:>7} {:>7} {:>7} {:>7} {:>7}",
         shape.name(),
         "",
         "insert",
         "get",
         "absent",
-        "overwrite",
+        "overwr.",
         "step"
     );
-    row::<Hightower>(shape, &keys, &queries, &absent);
-    row::<Sharded>(shape, &keys, &queries, &absent);
-    if count <= 1_000_000 {
-        row::<Skip>(shape, &keys, &queries, &absent);
-        row::<Tree>(shape, &keys, &queries, &absent);
+    let (mut ours, mut theirs) = (Figures::NONE, Figures::NONE);
+    for _ in 0..if count <= 1_000_000 { 3 } else { 1 } {
+        let mut first = filled::<Hightower>(&load, &mut ours);
+        let mut second = filled::<Sharded>(&load, &mut theirs);
+        for _ in 0..ROUNDS {
+            round(&mut first, &load, &mut ours);
+            round(&mut second, &load, &mut theirs);
+        }
+    }
+    ours.print(shape, Hightower::NAME);
+    theirs.print(shape, Sharded::NAME);
+    let ratios: Vec<_> = ours.columns().into_iter().zip(theirs.columns()).take(4).collect();
+    let ratios: Vec<_> = ratios.into_iter().map(|(ours, theirs)| format!("{:7.2}", ours / theirs)).collect();
+    println!("ns      {:9} {:20} {}", shape.name(), "ratio", ratios.join(" "));
+    if with_others {
+        row::<Skip>(shape, &load);
+        row::<Tree>(shape, &load);
     }
 }
 
-fn row<S: Subject>(shape: Shape, keys: &Keys, queries: &Keys, absent: &Keys) {
+fn row<S: Subject>(shape: Shape, load: &Workload) {
+    let mut figures = Figures::NONE;
+    let mut subject = filled::<S>(load, &mut figures);
+    round(&mut subject, load, &mut figures);
+    figures.print(shape, S::NAME);
+}
+
+fn filled<S: Subject>(load: &Workload, figures: &mut Figures) -> S {
     let start = Stopwatch::start();
-    let mut subject: S = fill(keys);
-    let insert = start.nanos_per(keys.len());
-    let best = |run: &mut dyn FnMut() -> usize| {
-        (0..3)
-            .map(|_| {
-                let start = Stopwatch::start();
-                let count = run();
-                start.nanos_per(count)
-            })
-            .fold(f64::MAX, f64::min)
+    let subject = fill(&load.keys);
+    figures.insert = figures.insert.min(start.nanos_per(load.keys.len()));
+    subject
+}
+
+fn round<S: Subject>(subject: &mut S, load: &Workload, figures: &mut Figures) {
+    let time = |best: &mut f64, run: &mut dyn FnMut() -> usize| {
+        let start = Stopwatch::start();
+        let count = run();
+        *best = best.min(start.nanos_per(count));
     };
-    let get = best(&mut || queries.iter().filter(|key| black_box(subject.get(key)).is_some()).count());
-    let miss = best(&mut || absent.iter().filter(|key| black_box(subject.get(key)).is_none()).count());
-    let overwrite = best(&mut || queries.iter().map(|key| subject.overwrite(key, 1)).count());
-    let step = if S::ORDERED {
-        best(&mut || {
+    time(&mut figures.get, &mut || load.queries.iter().filter(|key| black_box(subject.get(key)).is_some()).count());
+    time(&mut figures.miss, &mut || load.absent.iter().filter(|key| black_box(subject.get(key)).is_none()).count());
+    time(&mut figures.overwrite, &mut || load.queries.iter().map(|key| subject.overwrite(key, 1)).count());
+    if S::ORDERED {
+        time(&mut figures.step, &mut || {
             black_box(subject.scan());
-            keys.len()
-        })
-    } else {
-        f64::NAN
-    };
-    println!("ns      {:9} {:20} {insert:7.0} {get:7.0} {miss:7.0} {overwrite:9.0} {step:7.1}", shape.name(), S::NAME);
+            load.keys.len()
+        });
+    }
+}
+
+/// What a guard costs by itself: part of every lookup.
+fn pins() {
+    const PINS: usize = 10_000_000;
+    let start = Stopwatch::start();
+    (0..PINS).for_each(|_| drop(black_box(hightower_index::pin())));
+    println!("pin     {:.1} ns", start.nanos_per(PINS));
 }
 
 /// Building from sorted input, alone and with two threads, in wall time.

@@ -8,13 +8,13 @@ use core::fmt;
 use std::sync::Arc;
 
 use crate::arena::Arena;
+use crate::bytes::common_len;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::map::Map;
 use crate::spine::{Spine, join};
 use crate::sync::Ordering;
 use crate::table::{Parted, Tools};
-use crate::tree::common_len;
 use crate::writer::Writer;
 
 /// Why entries were not taken over. Nothing has changed then.

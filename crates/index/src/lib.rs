@@ -31,6 +31,7 @@ compile_error!("hightower-index keeps a fingerprint in the top bits of 64-bit po
 
 mod arena;
 mod bulk;
+mod bytes;
 mod epoch;
 mod hash;
 mod leaf;

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::Bound;
 
+use crate::bytes::compare;
 use crate::epoch::Guard;
 use crate::hash::KeyHasher;
 use crate::leaf::Leaf;
@@ -180,16 +181,16 @@ impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
 
 fn is_below(key: &[u8], upper: &Bound<Box<[u8]>>) -> bool {
     match upper {
-        Bound::Included(end) => key <= &**end,
-        Bound::Excluded(end) => key < &**end,
+        Bound::Included(end) => compare(key, end).is_le(),
+        Bound::Excluded(end) => compare(key, end).is_lt(),
         Bound::Unbounded => true,
     }
 }
 
 fn is_above(key: &[u8], lower: &Bound<Box<[u8]>>) -> bool {
     match lower {
-        Bound::Included(start) => key >= &**start,
-        Bound::Excluded(start) => key > &**start,
+        Bound::Included(start) => compare(key, start).is_ge(),
+        Bound::Excluded(start) => compare(key, start).is_gt(),
         Bound::Unbounded => true,
     }
 }
@@ -207,7 +208,7 @@ impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
         else {
             return self.end();
         };
-        if self.back.last.is_some_and(|last| leaf.key() >= last.key()) {
+        if self.back.last.is_some_and(|last| compare(leaf.key(), last.key()).is_ge()) {
             return self.end();
         }
         self.front.last = Some(leaf);
@@ -226,7 +227,7 @@ impl<V, F: Fn(&V)> DoubleEndedIterator for Range<'_, V, F> {
         else {
             return self.end();
         };
-        if self.front.last.is_some_and(|last| leaf.key() <= last.key()) {
+        if self.front.last.is_some_and(|last| compare(leaf.key(), last.key()).is_le()) {
             return self.end();
         }
         self.back.last = Some(leaf);

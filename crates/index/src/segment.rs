@@ -18,6 +18,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use crate::arena::Arena;
+use crate::bytes::equal;
 use crate::leaf::Leaf;
 use crate::prefetch::prefetch_line;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
@@ -269,7 +270,7 @@ impl<'g> Segment<'g> {
     /// The leaf of `key`, and its slot.
     #[inline(always)]
     pub(crate) fn find<V>(self, hash: u64, key: &[u8]) -> Option<(usize, Leaf<'g, V>)> {
-        self.probe(hash, |leaf| leaf.key() == key)
+        self.probe(hash, |leaf| equal(leaf.key(), key))
     }
 
     /// The first leaf that tag and fingerprint let through, unchecked: what a lookup will most likely compare with.

@@ -7,10 +7,10 @@
 use core::marker::PhantomData;
 
 use crate::arena::Arena;
+use crate::bytes::common_len;
 use crate::leaf::Leaf;
 use crate::link::{Link, Target};
 use crate::node::{Node, build};
-use crate::tree::common_len;
 
 /// A node that is not built yet.
 struct Open {

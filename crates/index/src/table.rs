@@ -21,7 +21,7 @@ use crate::arena::Arena;
 use crate::hash::KeyHasher;
 use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
-use crate::segment::{FULL_CLASS, FULL_SLOTS, MAX_CLASS, Segment, slots_limit};
+use crate::segment::{FULL_CLASS, FULL_SLOTS, MAX_CLASS, Segment, slots_limit, slots_of_class};
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 pub(crate) use fill::Parted;
@@ -292,11 +292,10 @@ impl Table {
             if depth > directory.depth { self.resize_directory(directory, depth, tools) } else { directory };
         let at = directory_index(hash, directory.depth);
         let places = directory.places_of(at, old.depth());
-        let class = old.class();
-        let halves = [Segment::alloc(tools.arena, class, depth), Segment::alloc(tools.arena, class, depth)];
-        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| {
-            halves[(hash >> (64 - depth) & 1) as usize].put(hash, leaf);
-        });
+        let half_of = |hash: u64| (hash >> (64 - depth) & 1) as usize;
+        let classes = classes_of_halves::<V, H>(old, tools.hasher, half_of);
+        let halves = classes.map(|class| Segment::alloc(tools.arena, class, depth));
+        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| halves[half_of(hash)].put(hash, leaf));
         let middle = places.start + places.len() / 2;
         self.install(directory, places.start, halves[0]);
         self.install(directory, middle, halves[1]);
@@ -395,6 +394,19 @@ fn for_each_hashed<V, H: KeyHasher>(segment: Segment<'_>, hasher: &H, mut visit:
         }
         visit(hasher.hash(leaf.key()), leaf);
     }
+}
+
+/// How large the halves of a segment have to be. Halves of a segment that had grown beyond a full one are as small as what goes into them allows: one
+/// that is empty sees no removal, so that nothing would ever make it smaller, and its buddy could not be merged with it.
+fn classes_of_halves<V, H: KeyHasher>(old: Segment<'_>, hasher: &H, half_of: impl Fn(u64) -> usize) -> [usize; 2] {
+    if old.class() <= FULL_CLASS || crate::mutants::planted("halves_stay_large") {
+        return [old.class(); 2];
+    }
+    let mut leaves = [0; 2];
+    for_each_hashed::<V, H>(old, hasher, |hash, _| leaves[half_of(hash)] += 1);
+    leaves.map(|leaves| {
+        (FULL_CLASS..old.class()).find(|&class| leaves < slots_limit(slots_of_class(class))).unwrap_or(old.class())
+    })
 }
 
 fn retire_segment(segment: Segment<'_>, limbo: &mut Limbo) {

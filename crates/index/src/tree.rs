@@ -9,6 +9,7 @@
 use core::marker::PhantomData;
 
 use crate::arena::Arena;
+use crate::bytes::common_len;
 use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
 use crate::link::{Link, Target};
@@ -33,34 +34,6 @@ enum Branch {
 
 fn branch(key: &[u8], depth: usize) -> Branch {
     key.get(depth).map_or(Branch::End, |byte| Branch::Byte(*byte))
-}
-
-/// How many bytes both begin with.
-#[inline]
-pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
-    let len = left.len().min(right.len());
-    let (left, right) = (&left[..len], &right[..len]);
-    let (left_words, left_rest) = left.as_chunks::<8>();
-    let (right_words, right_rest) = right.as_chunks::<8>();
-    for (at, (left, right)) in left_words.iter().zip(right_words).enumerate() {
-        let difference = u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right);
-        if difference != 0 {
-            return at * 8 + difference.trailing_zeros() as usize / 8;
-        }
-    }
-    let difference = short_word(left_rest) ^ short_word(right_rest);
-    // Of bytes that are not there both words have none, so a difference lies before the end.
-    if difference == 0 { len } else { left_words.len() * 8 + difference.trailing_zeros() as usize / 8 }
-}
-
-/// Up to seven bytes as one number, the first lowest. Of four to seven, the middle ones are read twice.
-#[inline(always)]
-fn short_word(bytes: &[u8]) -> u64 {
-    if let (Some(head), Some(tail)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        let shift = 8 * (bytes.len() - 4);
-        return u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*tail)) << shift;
-    }
-    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 fn hang(plan: &mut Plan, branch: Branch, link: Link) {

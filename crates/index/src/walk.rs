@@ -3,13 +3,14 @@
 //! A walk sees each node as it is when it looks. A key that is there for the whole walk is seen once: nodes that are replaced stay as they were under
 //! the guard, and what is added to a node only adds codes that the walk either has passed or has yet to reach.
 
+use core::cmp::Ordering;
 use core::ops::Bound;
 
+use crate::bytes::{common_len, compare};
 use crate::leaf::Leaf;
 use crate::link::{Link, Target};
 use crate::node::{CODE_MAX, CODE_TERMINAL, Code, Node, code_of};
 use crate::search::Lanes;
-use crate::tree::common_len;
 
 /// One direction of walking.
 pub(crate) trait Direction {
@@ -183,8 +184,11 @@ impl<'g, V> Walk<'g, V> {
             let node = match unsafe { link.follow::<V>() } {
                 Target::Nothing => return,
                 Target::Leaf(leaf) => {
-                    let ahead = if D::RISING { leaf.key() > key } else { leaf.key() < key };
-                    self.first = (ahead || (inclusive && leaf.key() == key)).then_some(leaf);
+                    let is_ahead = match compare(leaf.key(), key) {
+                        Ordering::Equal => inclusive,
+                        order => (order == Ordering::Greater) == D::RISING,
+                    };
+                    self.first = is_ahead.then_some(leaf);
                     return;
                 }
                 Target::Node(node) => node,

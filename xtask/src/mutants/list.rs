@@ -253,4 +253,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a removed slot stays a grave while something may lie behind it",
         &[plain("hightower-index", "model_check", "")],
     ),
+    caught(
+        "halves_stay_large",
+        "a split leaves no large segment that nothing would make smaller",
+        &[plain("hightower-index", "model_check", "hashes_that_begin_alike_leave_nothing_behind")],
+    ),
 ];
