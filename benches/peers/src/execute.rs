@@ -137,7 +137,15 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(store: &'a dyn Store, value_len_bytes: usize, generation: u64) -> Self {
-        Self { store, values: Values::new(value_len_bytes), generation, check: 0, pairs: 0, done: 0, latencies_ns: Vec::new() }
+        Self {
+            store,
+            values: Values::new(value_len_bytes),
+            generation,
+            check: 0,
+            pairs: 0,
+            done: 0,
+            latencies_ns: Vec::new(),
+        }
     }
 
     fn run(&mut self, stream: &[Operation], latencies: Latencies, stop: &AtomicBool) -> Result<()> {

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::data::{Values, key};
-use crate::stores::Entry;
 use crate::store::Guarantee;
+use crate::stores::Entry;
 use crate::workload::VALUE_LEN_BYTES;
 
 /// Returned writes after which the writer is killed.

@@ -57,7 +57,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw(table: &Table, rows: &[&Row], path: &Path) -> Drawn {
     let group_height = table.stores.len() as i32 * BAR_HEIGHT + GAP;
-    let size = ((NAMES_WIDTH + BAR_WIDTH + LABEL_WIDTH) as u32, (LEGEND_HEIGHT + rows.len() as i32 * group_height) as u32);
+    let size =
+        ((NAMES_WIDTH + BAR_WIDTH + LABEL_WIDTH) as u32, (LEGEND_HEIGHT + rows.len() as i32 * group_height) as u32);
     let area = SVGBackend::new(path, size).into_drawing_area();
     area.fill(&WHITE)?;
     draw_legend(table, rows, &area)?;

@@ -326,13 +326,12 @@ mod tests {
 
     #[test]
     fn a_weaker_peer_does_not_count_where_it_writes() {
-        for (id, best) in [("delete", "strong"), ("ycsb_a_2", "strong"), ("put_p999", "strong"), ("get_uniform", "weak")] {
+        for (id, best) in
+            [("delete", "strong"), ("ycsb_a_2", "strong"), ("put_p999", "strong"), ("get_uniform", "weak")]
+        {
             let better = if row(id).unit.more_is_better() { 100.0 } else { 1.0 };
-            let runs = [
-                run(OWN, id, 30.0, Some(1)),
-                run("weak", id, better, Some(1)),
-                run("strong", id, 10.0, Some(1)),
-            ];
+            let runs =
+                [run(OWN, id, 30.0, Some(1)), run("weak", id, better, Some(1)), run("strong", id, 10.0, Some(1))];
             let table = table(&runs, vec![entry(OWN, true), entry("weak", false), entry("strong", true)]);
             assert_eq!(table.best(row(id)).map(|(entry, _)| entry.id), Some(best), "{id}");
         }
