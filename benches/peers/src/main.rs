@@ -175,7 +175,7 @@ fn child(options: &Options, step: u32) -> Result<()> {
     let (Some(id), Some(&group)) = (options.stores.first(), options.workloads.first()) else {
         anyhow::bail!("a child needs one store and one workload");
     };
-    let task = Task { entry: stores::entry(id)?, dir: &options.dir, keys: options.keys };
+    let task = Task { entry: stores::entry(id)?, dir: &options.dir, keys: options.keys, budget: options.budget()? };
     println!("{}", serde_json::to_string(&task.run(group, step)?)?);
     Ok(())
 }
