@@ -13,6 +13,8 @@ pub(crate) struct Workspace {
     pub(crate) packages: Vec<Value>,
     /// The names of those that are not.
     unpublished: Vec<String>,
+    /// Where the workspace is.
+    root: String,
     /// `[workspace.metadata.public-dependencies]`: whose types may stand in the public interface of which crate.
     pub(crate) public_dependencies: BTreeMap<String, Vec<String>>,
 }
@@ -21,6 +23,7 @@ impl Workspace {
     pub(crate) fn read() -> Result<Self> {
         let text = Run::cargo("metadata --no-deps --format-version 1 --locked").lines_quietly()?.concat();
         let mut metadata: Value = serde_json::from_str(&text)?;
+        let root = self::text(&metadata, "workspace_root").to_owned();
         let public = metadata["metadata"]["public-dependencies"].take();
         let packages = metadata["packages"].as_array_mut().context("cargo metadata names no packages")?;
         // `publish = false` is an empty list of registries.
@@ -28,21 +31,24 @@ impl Workspace {
             |package: &Value| package["publish"].as_array().is_none_or(|registries| !registries.is_empty());
         let (packages, others): (Vec<_>, Vec<_>) = std::mem::take(packages).into_iter().partition(is_published);
         let unpublished = others.iter().map(|package| self::text(package, "name").to_owned()).collect();
-        Ok(Self { packages, unpublished, public_dependencies: serde_json::from_value(public)? })
+        Ok(Self { packages, unpublished, root, public_dependencies: serde_json::from_value(public)? })
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.packages.iter().filter_map(|package| package["name"].as_str())
     }
 
-    /// The names of those that others can build on.
-    pub(crate) fn libraries(&self) -> impl Iterator<Item = &str> {
+    /// The names of those that others can build on, each with the path of its manifest from the root on.
+    pub(crate) fn library_manifests(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_library =
             |target: &Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib"));
         let packages = self.packages.iter();
         let libraries =
             packages.filter(move |package| package["targets"].as_array().into_iter().flatten().any(is_library));
-        libraries.filter_map(|package| package["name"].as_str())
+        libraries.map(|package| {
+            let manifest = text(package, "manifest_path");
+            (text(package, "name"), manifest.strip_prefix(&self.root).unwrap_or(manifest).trim_start_matches('/'))
+        })
     }
 
     /// `--exclude` and a name for each of the others.

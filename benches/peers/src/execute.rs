@@ -1,6 +1,11 @@
 //! Runs streams of operations over a store, checks every answer, and takes the time.
+//!
+//! A row has a budget of time: a store that has not done all operations by then stops at the end of the one that it is at, and its rate counts
+//! from what it did. [`complete`] then writes what is left, so that the rows that follow find the same content in every store.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +15,9 @@ use crate::data::Values;
 use crate::operation::{Kind, Operation, Streams};
 use crate::store::Store;
 
+/// Changes of one commit where what is left of a row is written.
+pub(crate) const COMPLETING_BATCH: usize = 1000;
+
 /// What a run did.
 pub(crate) struct Outcome {
     /// Operations.
@@ -18,6 +26,10 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// A sum over all that was written and read: the same for every store that did the same work.
     pub(crate) check: u64,
+    /// How many operations each stream did; fewer than it has where the budget was used up.
+    pub(crate) done: Vec<usize>,
+    /// Whether an operation was left undone.
+    pub(crate) stopped: bool,
     /// The time of each operation in nanoseconds, if asked for.
     pub(crate) latencies_ns: Vec<u64>,
 }
@@ -38,42 +50,78 @@ pub(crate) enum Latencies {
     Off,
 }
 
+/// How a run is to be made.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    /// Bytes of a value.
+    pub(crate) value_len_bytes: usize,
+    /// Whether to take the time of each operation.
+    pub(crate) latencies: Latencies,
+    /// After this long, every stream stops at the end of its operation; never, if absent.
+    pub(crate) budget: Option<Duration>,
+}
+
 /// Runs each stream on a thread of its own, all started at once.
-pub(crate) fn run(
-    store: &dyn Store,
-    streams: &Streams,
-    value_len_bytes: usize,
-    generation: u64,
-    latencies: Latencies,
-) -> Result<Outcome> {
-    let barrier = Barrier::new(streams.len());
+pub(crate) fn run(store: &dyn Store, streams: &Streams, terms: Terms) -> Result<Outcome> {
+    let (barrier, stop) = (Barrier::new(streams.len() + 1), AtomicBool::new(false));
+    let (sender, receiver) = channel::<()>();
     let results: Vec<Result<(Instant, Instant, Worker<'_>)>> = thread::scope(|scope| {
         let start = |(thread, stream)| {
-            let barrier = &barrier;
+            let (barrier, stop, sender) = (&barrier, &stop, sender.clone());
             scope.spawn(move || {
-                let mut worker = Worker::new(store, value_len_bytes, (generation << 8) + thread as u64);
-                if latencies == Latencies::Each {
+                // Dropped at the end, however that comes: when all are, there is nothing to stop.
+                let _running = sender;
+                let mut worker = Worker::new(store, terms.value_len_bytes, thread as u64);
+                if terms.latencies == Latencies::Each {
                     worker.latencies_ns = vec![0; Vec::<Operation>::len(stream)];
                 }
                 barrier.wait();
                 let started = Instant::now();
-                worker.run(stream, latencies)?;
+                worker.run(stream, terms.latencies, stop)?;
                 Ok((started, Instant::now(), worker))
             })
         };
         let threads: Vec<_> = streams.iter().enumerate().map(start).collect();
+        drop(sender);
+        barrier.wait();
+        let ended = terms.budget.map(|budget| receiver.recv_timeout(budget));
+        stop.store(matches!(ended, Some(Err(RecvTimeoutError::Timeout))), Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))).collect()
     });
-    collect(results, streams.iter().map(|stream| stream.len() as u64).sum())
+    collect(results, streams)
 }
 
-fn collect(results: Vec<Result<(Instant, Instant, Worker<'_>)>>, operations: u64) -> Result<Outcome> {
+fn collect(results: Vec<Result<(Instant, Instant, Worker<'_>)>>, streams: &Streams) -> Result<Outcome> {
     let results: Vec<_> = results.into_iter().collect::<Result<_>>()?;
     let started = results.iter().map(|result| result.0).min().context("no stream")?;
     let ended = results.iter().map(|result| result.1).max().context("no stream")?;
     let check = results.iter().fold(0, |sum: u64, result| sum.wrapping_add(result.2.check));
+    let done: Vec<usize> = results.iter().map(|result| result.2.done).collect();
+    let stopped = done.iter().zip(streams).any(|(&done, stream)| done < stream.len());
     let latencies_ns = results.into_iter().flat_map(|result| result.2.latencies_ns).collect();
-    Ok(Outcome { operations, elapsed: ended - started, check, latencies_ns })
+    let operations = done.iter().sum::<usize>() as u64;
+    Ok(Outcome { operations, elapsed: ended - started, check, done, stopped, latencies_ns })
+}
+
+/// Writes what `streams` would have written beyond the first `done` operations of each, by batches, untimed.
+pub(crate) fn complete(store: &dyn Store, streams: &Streams, done: &[usize], value_len_bytes: usize) -> Result<()> {
+    for (thread, (stream, &done)) in streams.iter().zip(done).enumerate() {
+        let mut values = Values::new(value_len_bytes);
+        for chunk in stream[done..].chunks(COMPLETING_BATCH) {
+            let of = |wanted: fn(Kind) -> bool| chunk.iter().filter(move |operation| wanted(operation.kind));
+            let puts: Vec<_> = of(|kind| matches!(kind, Kind::Put | Kind::PutLast | Kind::ReadModifyWrite))
+                .map(|operation| (operation.key.to_vec(), values.make(&operation.key, thread as u64).to_vec()))
+                .collect();
+            if !puts.is_empty() {
+                store.put_batch(&puts)?;
+            }
+            let deletes: Vec<_> = of(|kind| kind == Kind::Delete).map(|operation| operation.key.to_vec()).collect();
+            if !deletes.is_empty() {
+                store.delete_batch(&deletes)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One thread's view.
@@ -83,23 +131,39 @@ struct Worker<'a> {
     generation: u64,
     check: u64,
     pairs: u64,
+    done: usize,
     latencies_ns: Vec<u64>,
 }
 
 impl<'a> Worker<'a> {
     fn new(store: &'a dyn Store, value_len_bytes: usize, generation: u64) -> Self {
-        Self { store, values: Values::new(value_len_bytes), generation, check: 0, pairs: 0, latencies_ns: Vec::new() }
+        Self {
+            store,
+            values: Values::new(value_len_bytes),
+            generation,
+            check: 0,
+            pairs: 0,
+            done: 0,
+            latencies_ns: Vec::new(),
+        }
     }
 
-    fn run(&mut self, stream: &[Operation], latencies: Latencies) -> Result<()> {
-        if latencies == Latencies::Off {
-            return stream.iter().try_for_each(|operation| self.execute(operation));
-        }
+    fn run(&mut self, stream: &[Operation], latencies: Latencies, stop: &AtomicBool) -> Result<()> {
         for (place, operation) in stream.iter().enumerate() {
-            let started = Instant::now();
-            self.execute(operation)?;
-            self.latencies_ns[place] = u64::try_from(started.elapsed().as_nanos())?;
+            // At least one is done, so that there always is a rate.
+            if place > 0 && stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if latencies == Latencies::Off {
+                self.execute(operation)?;
+            } else {
+                let started = Instant::now();
+                self.execute(operation)?;
+                self.latencies_ns[place] = u64::try_from(started.elapsed().as_nanos())?;
+            }
+            self.done = place + 1;
         }
+        self.latencies_ns.truncate(self.done);
         Ok(())
     }
 
@@ -163,7 +227,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Scans everything once; `None` if the store cannot. The operations are pairs.
+/// Scans everything once; `None` if the store cannot. The operations are pairs. The scan is one operation: no budget cuts it short.
 pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Option<Outcome>> {
     let mut worker = Worker::new(store, value_len_bytes, 0);
     let started = Instant::now();
@@ -171,7 +235,8 @@ pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Opti
         return Ok(None);
     }
     let elapsed = started.elapsed();
-    Ok(Some(Outcome { operations: worker.pairs, elapsed, check: worker.check, latencies_ns: Vec::new() }))
+    let (operations, check) = (worker.pairs, worker.check);
+    Ok(Some(Outcome { operations, elapsed, check, done: Vec::new(), stopped: false, latencies_ns: Vec::new() }))
 }
 
 /// What a scan has seen.
@@ -201,4 +266,119 @@ fn number_of(key: &[u8]) -> u64 {
         word[..chunk.len()].copy_from_slice(chunk);
         sum.rotate_left(7) ^ u64::from_le_bytes(word)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::data::key;
+    use crate::operation::{deletes, load_random, uniform};
+    use crate::store::Visit;
+
+    /// A map behind a lock, which takes `pause` for each single write.
+    #[derive(Default)]
+    struct Slow {
+        pairs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+        pause: Duration,
+    }
+
+    impl Store for Slow {
+        fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+            thread::sleep(self.pause);
+            self.put_batch(&[(key.to_vec(), value.to_vec())])
+        }
+
+        fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+            self.pairs.lock().unwrap().extend(pairs.iter().cloned());
+            Ok(())
+        }
+
+        fn delete(&self, key: &[u8]) -> Result<()> {
+            thread::sleep(self.pause);
+            self.pairs.lock().unwrap().remove(key);
+            Ok(())
+        }
+
+        fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
+            self.pairs.lock().unwrap().retain(|key, _| !keys.contains(key));
+            Ok(())
+        }
+
+        fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+            let value = self.pairs.lock().unwrap().get(key).cloned();
+            value.map(|value| visit(&value)).transpose().map(|found| found.is_some())
+        }
+
+        fn scan_prefix(&self, _prefix: &[u8], _visit: Visit<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn scan_from(&self, _start: &[u8], _limit: usize, _visit: Visit<'_>) -> Result<bool> {
+            Ok(false)
+        }
+
+        fn compact(&mut self) -> Result<bool> {
+            Ok(false)
+        }
+
+        fn close(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn terms(budget_ms: u64) -> Terms {
+        let budget = Some(Duration::from_millis(budget_ms));
+        Terms { value_len_bytes: 100, latencies: Latencies::Each, budget }
+    }
+
+    #[test]
+    fn a_slow_store_is_stopped_and_its_work_completed() {
+        let store = Slow { pause: Duration::from_millis(2), ..Slow::default() };
+        let streams = load_random(20_000, 2);
+        let outcome = run(&store, &streams, terms(50)).unwrap();
+        assert!(outcome.stopped && outcome.operations < 100, "{} operations", outcome.operations);
+        assert!(outcome.elapsed < Duration::from_secs(5));
+        assert_eq!(outcome.operations, outcome.done.iter().sum::<usize>() as u64);
+        assert_eq!(outcome.operations, outcome.latencies_ns.len() as u64);
+        assert!(outcome.latencies_ns.iter().all(|&nanoseconds| nanoseconds >= 2_000_000));
+        assert!(outcome.rate() < 1000.0, "the rate counts what was done, not what was asked for");
+        assert_eq!(store.pairs.lock().unwrap().len() as u64, outcome.operations);
+
+        complete(&store, &streams, &outcome.done, 100).unwrap();
+        assert_eq!(store.pairs.lock().unwrap().len(), 20_000);
+        // Every value passes its check, and every deletion is made up for, too.
+        run(&store, &uniform(20_000, 5000, 1, Kind::Get), terms(60_000)).unwrap();
+        let streams = deletes(20_000, 5000);
+        let outcome = run(&store, &streams, terms(20)).unwrap();
+        assert!(outcome.stopped);
+        complete(&store, &streams, &outcome.done, 100).unwrap();
+        assert_eq!(store.pairs.lock().unwrap().len(), 15_000);
+    }
+
+    #[test]
+    fn a_store_within_its_budget_does_all() {
+        let store = Slow::default();
+        let outcome = run(&store, &load_random(3000, 2), terms(60_000)).unwrap();
+        assert!(!outcome.stopped && outcome.operations == 3000 && outcome.done == [1500, 1500]);
+        assert!(outcome.elapsed < Duration::from_secs(30), "the end of the work ends the wait for the budget");
+    }
+
+    #[test]
+    fn one_operation_is_always_done() {
+        let store = Slow { pause: Duration::from_millis(30), ..Slow::default() };
+        let outcome = run(&store, &load_random(10_000, 1), terms(0)).unwrap();
+        assert!(outcome.stopped && outcome.operations >= 1 && outcome.rate() > 0.0);
+    }
+
+    #[test]
+    fn without_a_budget_nothing_is_stopped() {
+        let store = Slow::default();
+        store.put(&key(0), &[0; 100]).unwrap();
+        let outcome =
+            run(&store, &load_random(1000, 1), Terms { value_len_bytes: 100, latencies: Latencies::Off, budget: None });
+        assert!(!outcome.unwrap().stopped);
+    }
 }

@@ -13,6 +13,7 @@
 
 mod data;
 mod execute;
+mod kill;
 mod machine;
 mod operation;
 mod physical;
@@ -25,18 +26,21 @@ mod stores;
 mod workload;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use crate::rounds::Plan;
+use crate::stores::Entry;
 use crate::workload::{Group, Task};
 
 /// Measures Hightower KV beside other embedded stores, and writes the table, the numbers and the plots.
 #[derive(Parser)]
 #[command(name = "hightower-peers")]
 struct Options {
-    /// Stores to measure, by id; all that were compiled in if absent.
+    /// Stores to measure, by id. If absent, all that were compiled in but `sled-1.0-alpha`: that is a pre-release of a store whose newest
+    /// stable version takes part, and needs minutes more.
     #[arg(long, value_delimiter = ',')]
     stores: Vec<String>,
 
@@ -51,6 +55,11 @@ struct Options {
     /// How often every store runs every workload; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+
+    /// Seconds that the operations of a row may take. A store that needs longer is stopped at the end of an operation; its rate counts from
+    /// what it did, and the table marks it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    row_seconds: f64,
 
     /// Where the table, the numbers and the plots go.
     #[arg(long, default_value = "docs/benchmarks")]
@@ -84,6 +93,14 @@ struct Options {
     #[arg(long)]
     physical: bool,
 
+    /// Kill a writer of each store instead, and count the returned writes that are gone: what the mark † in the table stands for.
+    #[arg(long)]
+    kill_check: bool,
+
+    /// Write to one store until killed.
+    #[arg(long, hide = true)]
+    kill_writer: bool,
+
     /// Run one step of one workload here, and print the numbers: what the children do.
     #[arg(long, hide = true, value_name = "STEP")]
     child: Option<u32>,
@@ -95,9 +112,28 @@ impl Options {
         keys.max(10_000).next_multiple_of(1000)
     }
 
+    /// The stores that are named, or all that take part by default.
+    fn stores(&self) -> Result<Vec<Entry>> {
+        if self.stores.is_empty() {
+            return Ok(stores::entries().into_iter().filter(|entry| entry.by_default).collect());
+        }
+        self.stores.iter().map(|id| stores::entry(id)).collect()
+    }
+
+    fn budget(&self) -> Result<Duration> {
+        Ok(Duration::try_from_secs_f64(self.row_seconds)?)
+    }
+
     fn groups(&self) -> Vec<Group> {
         if self.workloads.is_empty() { Group::value_variants().to_vec() } else { self.workloads.clone() }
     }
+}
+
+/// Reads a number of seconds that a duration can hold.
+fn seconds(text: &str) -> Result<f64> {
+    let seconds: f64 = text.parse()?;
+    Duration::try_from_secs_f64(seconds)?;
+    Ok(seconds)
 }
 
 fn main() -> Result<()> {
@@ -109,19 +145,23 @@ fn main() -> Result<()> {
     if options.physical {
         return physical::measure(&options.dir, &options.out);
     }
+    let stores = options.stores()?;
+    ensure!(!stores.is_empty(), "no store was compiled in: build with `--features all-peers`");
+    if options.kill_writer {
+        return kill::write(&stores[0], &options.dir);
+    }
+    if options.kill_check {
+        return kill::check(&stores, &options.dir);
+    }
     let plan = Plan {
-        stores: if options.stores.is_empty() {
-            stores::entries()
-        } else {
-            options.stores.iter().map(|id| stores::entry(id)).collect::<Result<_>>()?
-        },
+        stores,
         groups: options.groups(),
         keys: options.keys(),
         rounds: if options.quick { 1 } else { options.rounds },
+        row_seconds: options.row_seconds,
         dir: options.dir.clone(),
         runs: options.runs.clone(),
     };
-    ensure!(!plan.stores.is_empty(), "no store was compiled in: build with `--features all-peers`");
     if !options.report_only {
         plan.run(options.append)?;
     }
@@ -135,7 +175,7 @@ fn child(options: &Options, step: u32) -> Result<()> {
     let (Some(id), Some(&group)) = (options.stores.first(), options.workloads.first()) else {
         anyhow::bail!("a child needs one store and one workload");
     };
-    let task = Task { entry: stores::entry(id)?, dir: &options.dir, keys: options.keys };
+    let task = Task { entry: stores::entry(id)?, dir: &options.dir, keys: options.keys, budget: options.budget()? };
     println!("{}", serde_json::to_string(&task.run(group, step)?)?);
     Ok(())
 }

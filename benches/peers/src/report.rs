@@ -20,14 +20,21 @@ pub(crate) struct Table {
     pub(crate) stores: Vec<Entry>,
     /// Row and store to the values of all rounds, sorted.
     values: BTreeMap<(String, String), Vec<f64>>,
+    /// Rows and stores that did not do all work in the row's time, in any round.
+    stopped: BTreeSet<(String, String)>,
     keys: BTreeSet<u64>,
+    row_seconds: Vec<f64>,
     failures: Vec<String>,
 }
 
 impl Table {
     fn new(runs: &[Run]) -> Self {
         let stores = entries().into_iter().filter(|entry| runs.iter().any(|run| run.store == entry.id)).collect();
-        let mut table = Self { stores, values: BTreeMap::new(), keys: BTreeSet::new(), failures: Vec::new() };
+        let mut row_seconds: Vec<f64> = runs.iter().map(|run| run.row_seconds).collect();
+        row_seconds.sort_unstable_by(f64::total_cmp);
+        row_seconds.dedup();
+        let (values, stopped, keys) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut table = Self { stores, values, stopped, keys, row_seconds, failures: Vec::new() };
         let mut checks: BTreeMap<(&str, u64), (u64, &str)> = BTreeMap::new();
         for run in runs {
             table.keys.insert(run.keys);
@@ -39,7 +46,11 @@ impl Table {
                 }
             };
             for measurement in measurements {
-                table.values.entry((measurement.row.clone(), run.store.clone())).or_default().push(measurement.value);
+                let place = (measurement.row.clone(), run.store.clone());
+                if measurement.stopped {
+                    table.stopped.insert(place.clone());
+                }
+                table.values.entry(place).or_default().push(measurement.value);
                 let Some(check) = measurement.check else { continue };
                 let first = *checks.entry((&measurement.row, run.keys)).or_insert((check, &run.store));
                 if first.0 != check {
@@ -58,6 +69,11 @@ impl Table {
         let values = self.values.get(&(row.to_owned(), store.to_owned()))?;
         let middle = values.len() / 2;
         Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
+    }
+
+    /// The mark of a number that counts from a part of the work.
+    pub(crate) fn stopped_mark(&self, row: &str, store: &str) -> &'static str {
+        if self.stopped.contains(&(row.to_owned(), store.to_owned())) { " ‡" } else { "" }
     }
 
     /// The best peer of a row that counts, and its median.
@@ -124,6 +140,7 @@ fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String
     text += "The guarantee is that a returned write survives `kill -9` of the process, and where a row says *synced*, power loss. A store \
              marked † loses returned writes when the process is killed; it does not count as the best where it writes. Per second unless a \
              row names a unit; *ratio* is how many times better than the best peer that counts (bold) Hightower KV is.\n\n";
+    text += &budget(table)?;
     text += &rows(table)?;
     text += &bare(table)?;
     text += "\n## How each store is used\n\nValues do not compress, and compression is off where a store has it. Every put, get and delete is an \
@@ -135,10 +152,31 @@ fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String
         text += "\n## What went wrong\n\n";
         table.failures.iter().try_for_each(|failure| writeln!(text, "- {failure}"))?;
     }
-    text += "\n## Plots\n\nEach bar is a store's share of the best rate of its row.\n";
+    text += "\n## Plots\n\nThe longest bar of a row is its largest number: the best of rates, the worst of times, memory and disk.\n";
     plots.iter().try_for_each(|plot| writeln!(text, "\n![{plot}]({plot}.svg)"))?;
     text += "\n## Again\n\n```sh\ncargo xtask peers\ncargo xtask peers -- --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
              cargo xtask peers -- --physical\n```\n";
+    Ok(text)
+}
+
+/// What the time of a row is, and what it means for the numbers.
+fn budget(table: &Table) -> Result<String> {
+    let seconds: Vec<String> = table.row_seconds.iter().map(|seconds| format!("{seconds}")).collect();
+    let mut text = format!(
+        "A store has {} s for the operations of a row. ‡ marks a number of a store that needed longer and was stopped at the end of an \
+         operation: rates and latencies count from what it did by then. What it had not yet written goes in by batches of 1,000, untimed, so \
+         that the next row finds the same content; where disk is weighed, ‡ means that the last changes came that way.",
+        seconds.join(" or ")
+    );
+    let left_out = entries().into_iter().filter(|entry| !table.stores.iter().any(|store| store.id == entry.id));
+    let left_out: Vec<String> = left_out.map(|entry| format!("{} {}", entry.id, version_of(&entry))).collect();
+    if !left_out.is_empty() {
+        write!(text, " Compiled in, and not part of these runs: {}.", left_out.join(", "))?;
+    }
+    if left_out.iter().any(|name| name.starts_with("sled-1.0-alpha")) {
+        text += " sled 1.0 is a pre-release; the newest stable version takes part.";
+    }
+    text += "\n\n";
     Ok(text)
 }
 
@@ -159,8 +197,10 @@ fn rows(table: &Table) -> Result<String> {
         let best = table.best(row).map(|(entry, _)| entry.id);
         for entry in &table.stores {
             match table.median(row.id, entry.id) {
-                Some(value) if best == Some(entry.id) => write!(text, " **{}** |", number(value))?,
-                Some(value) => write!(text, " {} |", number(value))?,
+                Some(value) => {
+                    let bold = if best == Some(entry.id) { "**" } else { "" };
+                    write!(text, " {bold}{}{bold}{} |", number(value), table.stopped_mark(row.id, entry.id))?;
+                }
                 None => text += " — |",
             }
         }
@@ -198,7 +238,9 @@ fn numbers(table: &Table, machine: &Machine) -> serde_json::Value {
         .map(|row| {
             let of = |entry: &Entry| {
                 let rounds = table.values.get(&(row.id.to_owned(), entry.id.to_owned()))?;
-                Some((entry.id.to_owned(), json!({ "median": table.median(row.id, entry.id), "rounds": rounds })))
+                let stopped = table.stopped.contains(&(row.id.to_owned(), entry.id.to_owned()));
+                let median = table.median(row.id, entry.id);
+                Some((entry.id.to_owned(), json!({ "median": median, "rounds": rounds, "stopped": stopped })))
             };
             let stores: serde_json::Map<_, _> = table.stores.iter().filter_map(of).collect();
             let (bar, reached) = table.verdict(row);
@@ -206,12 +248,12 @@ fn numbers(table: &Table, machine: &Machine) -> serde_json::Value {
                     "best_peer": table.best(row).map(|(entry, _)| entry.id), "ratio": table.ratio(row), "bar": bar, "reached": reached })
         })
         .collect();
-    json!({ "machine": machine, "keys": table.keys, "stores": stores, "rows": rows,
+    json!({ "machine": machine, "keys": table.keys, "row_seconds": table.row_seconds, "stores": stores, "rows": rows,
             "bare_synced_appends_per_second": table.median(BARE_SYNC, BARE), "failures": table.failures })
 }
 
 /// A number with three or more significant digits, and thousands apart.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");
     }
@@ -234,9 +276,23 @@ mod tests {
     use super::*;
     use crate::workload::{Group, Measurement};
 
-    fn run(store: &str, row: &str, value: f64, check: u64) -> Run {
-        let result = Ok(vec![Measurement { row: row.into(), value, check: Some(check) }]);
-        Run { store: store.into(), group: Group::Core, keys: 1000, result }
+    fn run(store: &str, row: &str, value: f64, check: Option<u64>) -> Run {
+        let result = Ok(vec![Measurement { row: row.into(), value, check, stopped: check.is_none() }]);
+        Run { store: store.into(), group: Group::Core, keys: 1000, row_seconds: 10.0, result }
+    }
+
+    /// A store that cannot be opened: for tables.
+    fn entry(id: &'static str, survives_kill: bool) -> Entry {
+        let open = |_: &Path, _| anyhow::bail!("not a store");
+        Entry { id, package: "none", version: "", survives_kill, by_default: true, usage: "", open }
+    }
+
+    fn table(runs: &[Run], stores: Vec<Entry>) -> Table {
+        Table { stores, ..Table::new(runs) }
+    }
+
+    fn row(id: &str) -> &'static Row {
+        ROWS.iter().find(|row| row.id == id).unwrap()
     }
 
     #[test]
@@ -248,15 +304,50 @@ mod tests {
 
     #[test]
     fn different_work_is_noticed() {
-        let runs = [run("a", "delete", 1.0, 7), run("b", "delete", 1.0, 7)];
+        let runs = [run("a", "delete", 1.0, Some(7)), run("b", "delete", 1.0, Some(7))];
         assert!(Table::new(&runs).failures.is_empty());
-        let runs = [run("a", "delete", 1.0, 7), run("b", "delete", 1.0, 8)];
+        let runs = [run("a", "delete", 1.0, Some(7)), run("b", "delete", 1.0, Some(8))];
         assert_eq!(Table::new(&runs).failures.len(), 1);
     }
 
     #[test]
     fn the_median_is_in_the_middle() {
-        let runs = [run("a", "delete", 9.0, 7), run("a", "delete", 1.0, 7), run("a", "delete", 2.0, 7)];
+        let runs = [9.0, 1.0, 2.0].map(|value| run("a", "delete", value, Some(7)));
         assert_eq!(Table::new(&runs).median("delete", "a"), Some(2.0));
+    }
+
+    #[test]
+    fn a_store_that_was_stopped_once_is_marked() {
+        let runs = [run("a", "delete", 9.0, Some(7)), run("a", "delete", 1.0, None), run("b", "delete", 5.0, Some(7))];
+        let table = table(&runs, vec![entry("a", true), entry("b", true)]);
+        assert!(table.failures.is_empty(), "work that was not done is not compared");
+        assert_eq!(rows(&table).unwrap().lines().last(), Some("| delete | 5.00 ‡ | **5.00** |  | ≥ 3 × |  |"));
+    }
+
+    #[test]
+    fn a_weaker_peer_does_not_count_where_it_writes() {
+        for (id, best) in
+            [("delete", "strong"), ("ycsb_a_2", "strong"), ("put_p999", "strong"), ("get_uniform", "weak")]
+        {
+            let better = if row(id).unit.more_is_better() { 100.0 } else { 1.0 };
+            let runs =
+                [run(OWN, id, 30.0, Some(1)), run("weak", id, better, Some(1)), run("strong", id, 10.0, Some(1))];
+            let table = table(&runs, vec![entry(OWN, true), entry("weak", false), entry("strong", true)]);
+            assert_eq!(table.best(row(id)).map(|(entry, _)| entry.id), Some(best), "{id}");
+        }
+        // With power loss as the guarantee all are equal.
+        let runs = [run("weak", "synced_1", 100.0, Some(1)), run("strong", "synced_1", 10.0, Some(1))];
+        let table = table(&runs, vec![entry("weak", false), entry("strong", true)]);
+        assert_eq!(table.best(row("synced_1")).map(|(entry, _)| entry.id), Some("weak"));
+    }
+
+    #[test]
+    fn a_bar_is_met_or_missed() {
+        let met = |own: f64, peer: f64, id: &str| {
+            let runs = [run(OWN, id, own, Some(1)), run("peer", id, peer, Some(1))];
+            table(&runs, vec![entry(OWN, true), entry("peer", true)]).verdict(row(id)).1
+        };
+        assert_eq!((met(300.0, 100.0, "delete"), met(299.0, 100.0, "delete")), (Some(true), Some(false)));
+        assert_eq!((met(120.0, 1.0, "memory"), met(121.0, 500.0, "memory")), (Some(true), Some(false)));
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) keys: u64,
     /// How often.
     pub(crate) rounds: u32,
+    /// Seconds that the operations of a row may take.
+    pub(crate) row_seconds: f64,
     /// Where the stores live meanwhile.
     pub(crate) dir: PathBuf,
     /// Where the number of every run goes.
@@ -40,6 +42,8 @@ pub(crate) struct Run {
     pub(crate) group: Group,
     /// Keys that were loaded.
     pub(crate) keys: u64,
+    /// Seconds that the operations of a row could take.
+    pub(crate) row_seconds: f64,
     /// What was measured, or why it was not.
     pub(crate) result: Result<Vec<Measurement>, String>,
 }
@@ -62,7 +66,7 @@ impl Plan {
                     let started = Instant::now();
                     let result = self.run_one(id, group).map_err(|error| format!("{error:#}"));
                     report_progress(id, group, (round, self.rounds), started, &result);
-                    let run = Run { store: id.into(), group, keys: self.keys, result };
+                    let run = Run { store: id.into(), group, keys: self.keys, row_seconds: self.row_seconds, result };
                     writeln!(runs, "{}", serde_json::to_string(&run)?)?;
                 }
             }
@@ -78,7 +82,7 @@ impl Plan {
         fs::create_dir_all(&dir)?;
         let result = if id == BARE {
             physical::bare_synced_appends(&dir, (self.keys / 250).max(400))
-                .map(|rate| vec![Measurement { row: BARE_SYNC.into(), value: rate, check: None }])
+                .map(|rate| vec![Measurement { row: BARE_SYNC.into(), value: rate, check: None, stopped: false }])
         } else {
             self.run_children(id, group, &dir)
         };
@@ -93,7 +97,7 @@ impl Plan {
         for step in 0..group.steps() {
             let output = Command::new(std::env::current_exe()?)
                 .args(["--stores", id, "--workloads", name.get_name(), "--keys", &self.keys.to_string()])
-                .args(["--child", &step.to_string(), "--dir"])
+                .args(["--row-seconds", &self.row_seconds.to_string(), "--child", &step.to_string(), "--dir"])
                 .arg(dir)
                 .env("RUST_BACKTRACE", "0")
                 .stderr(Stdio::piped())

@@ -31,6 +31,11 @@ pub(crate) trait Store: Send + Sync {
     /// Removes one key at the guarantee that the store was opened with.
     fn delete(&self, key: &[u8]) -> Result<()>;
 
+    /// Removes all keys, as one commit where the store can.
+    fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
+
     /// Calls `visit` with the latest value of `key`, borrowed where the store can; whether there was one.
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool>;
 

@@ -1,14 +1,17 @@
 //! The workloads: groups of rows that share a store. Each group runs in a child process of its own over a fresh directory.
+//!
+//! Every row has a budget of time. What a store has not written by then it writes by batches, untimed, so that the next row finds the same
+//! content in every store; so are the loads of rows that only need content.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Permutation, key};
-use crate::execute::{Latencies, Outcome, run, scan_all};
+use crate::execute::{Latencies, Outcome, Terms, complete, run, scan_all};
 use crate::machine::{anonymous_memory_bytes, disk_bytes};
 use crate::operation::{self, Kind, Operation, Streams, Ycsb};
 use crate::store::{Guarantee, Store};
@@ -59,6 +62,9 @@ pub(crate) struct Measurement {
     pub(crate) value: f64,
     /// A sum over the work that was done; equal for every store, or absent where there is nothing to compare.
     pub(crate) check: Option<u64>,
+    /// Whether the row's budget ended before its work: the number counts from what was done.
+    #[serde(default)]
+    pub(crate) stopped: bool,
 }
 
 /// What a child process is to do.
@@ -69,6 +75,8 @@ pub(crate) struct Task<'a> {
     pub(crate) dir: &'a Path,
     /// How many keys.
     pub(crate) keys: u64,
+    /// How long the operations of a row may take.
+    pub(crate) budget: Duration,
 }
 
 impl Task<'_> {
@@ -96,16 +104,35 @@ impl Task<'_> {
         (self.entry.open)(self.dir, guarantee)
     }
 
+    /// Runs the operations of a row within its budget, notes the rate, and writes what is left.
+    fn row(&self, results: &mut Results, row: &str, store: &dyn Store, streams: &Streams) -> Result<()> {
+        results.rate(row, &self.within_budget(store, streams, Latencies::Off)?);
+        Ok(())
+    }
+
+    fn within_budget(&self, store: &dyn Store, streams: &Streams, latencies: Latencies) -> Result<Outcome> {
+        let terms = Terms { value_len_bytes: VALUE_LEN_BYTES, latencies, budget: Some(self.budget) };
+        let outcome = run(store, streams, terms)?;
+        complete(store, streams, &outcome.done, VALUE_LEN_BYTES)?;
+        Ok(outcome)
+    }
+
+    /// Loads all keys in the quickest way: for rows that need the content, not its history.
+    fn load_by_batches(&self, store: &dyn Store) -> Result<()> {
+        complete(store, &operation::load_random(self.keys, 1), &[0], VALUE_LEN_BYTES)?;
+        store.settle()
+    }
+
     fn core(&self, results: &mut Results) -> Result<()> {
         let keys = self.keys;
         let mut store = self.open(Guarantee::Process)?;
-        results.rate("put_random", &execute(&*store, &operation::load_random(keys, 1))?);
+        self.row(results, "put_random", &*store, &operation::load_random(keys, 1))?;
         results.number("memory", mebibytes(anonymous_memory_bytes()?));
         store.settle()?;
-        results.rate("get_uniform", &execute(&*store, &operation::uniform(keys, keys, 1, Kind::Get))?);
-        results.rate("get_uniform_2", &execute(&*store, &operation::uniform(keys, keys, 2, Kind::Get))?);
-        results.rate("get_zipfian", &execute(&*store, &operation::zipfian(keys, keys, 1, Kind::Get))?);
-        results.rate("get_absent", &execute(&*store, &operation::absent(keys, keys))?);
+        self.row(results, "get_uniform", &*store, &operation::uniform(keys, keys, 1, Kind::Get))?;
+        self.row(results, "get_uniform_2", &*store, &operation::uniform(keys, keys, 2, Kind::Get))?;
+        self.row(results, "get_zipfian", &*store, &operation::zipfian(keys, keys, 1, Kind::Get))?;
+        self.row(results, "get_absent", &*store, &operation::absent(keys, keys))?;
         self.prefix_scans(results, &*store, "_fresh")?;
         store.compact()?;
         self.prefix_scans(results, &*store, "")?;
@@ -115,25 +142,18 @@ impl Task<'_> {
         }
         results.number("memory_read", mebibytes(anonymous_memory_bytes()?));
         store.settle()?;
-        results.rate("overwrite_zipfian", &execute(&*store, &operation::zipfian(keys, keys, 1, Kind::Put))?);
+        self.row(results, "overwrite_zipfian", &*store, &operation::zipfian(keys, keys, 1, Kind::Put))?;
         store.settle()?;
-        results.rate("delete", &execute(&*store, &operation::deletes(keys, keys / 2))?);
+        self.row(results, "delete", &*store, &operation::deletes(keys, keys / 2))?;
         self.verify_deleted(&*store, keys / 2)?;
         store.close()
     }
 
     fn prefix_scans(&self, results: &mut Results, store: &dyn Store, suffix: &str) -> Result<()> {
-        let divisor = self.entry.scan_divisor;
-        let scans = [
-            ("scan_10", operation::scans_of_ten(self.keys, self.keys / 10 / divisor)),
-            ("scan_1000", operation::scans_of_a_thousand(self.keys, (self.keys / 500 / divisor).max(2))),
-        ];
-        for (row, streams) in scans {
-            let (row, outcome) = (format!("{row}{suffix}"), execute(store, &streams)?);
-            // Only the same scans have the same sum.
-            if divisor == 1 { results.rate(&row, &outcome) } else { results.number(&row, outcome.rate()) }
-        }
-        Ok(())
+        let tens = operation::scans_of_ten(self.keys, self.keys / 10);
+        self.row(results, &format!("scan_10{suffix}"), store, &tens)?;
+        let thousands = operation::scans_of_a_thousand(self.keys, (self.keys / 500).max(2));
+        self.row(results, &format!("scan_1000{suffix}"), store, &thousands)
     }
 
     /// Looks at some of the first `count` deleted keys, and of those that were not.
@@ -148,7 +168,7 @@ impl Task<'_> {
 
     fn load(&self, results: &mut Results, row: &str, streams: &Streams) -> Result<()> {
         let store = self.open(Guarantee::Process)?;
-        results.rate(row, &execute(&*store, streams)?);
+        self.row(results, row, &*store, streams)?;
         store.settle()?;
         execute(&*store, &operation::uniform(self.keys, self.keys / 10, 1, Kind::Get))?;
         store.close()
@@ -156,23 +176,21 @@ impl Task<'_> {
 
     fn latency(&self, results: &mut Results) -> Result<()> {
         let store = self.open(Guarantee::Process)?;
-        let streams = operation::load_random(self.keys, 1);
-        let mut latencies_ns = run(&*store, &streams, VALUE_LEN_BYTES, 0, Latencies::Each)?.latencies_ns;
+        let mut outcome = self.within_budget(&*store, &operation::load_random(self.keys, 1), Latencies::Each)?;
+        let latencies_ns = &mut outcome.latencies_ns;
         latencies_ns.sort_unstable();
-        let at = |share: f64| {
-            let place = (latencies_ns.len() as f64 * share) as usize;
-            latencies_ns.get(place.min(latencies_ns.len() - 1)).map(|&nanoseconds| nanoseconds as f64 / 1e3)
-        };
         for (row, share) in [("put_p50", 0.5), ("put_p999", 0.999), ("put_max", 1.0)] {
-            results.number(row, at(share).context("no put was timed")?);
+            let place = (latencies_ns.len() as f64 * share) as usize;
+            let nanoseconds = latencies_ns.get(place.min(latencies_ns.len().saturating_sub(1)));
+            let value = *nanoseconds.context("no put was timed")? as f64 / 1e3;
+            results.0.push(Measurement { row: row.into(), value, check: None, stopped: outcome.stopped });
         }
         store.close()
     }
 
     fn ycsb(&self, results: &mut Results, threads: u64) -> Result<()> {
         let store = self.open(Guarantee::Process)?;
-        execute(&*store, &operation::load_random(self.keys, 1))?;
-        store.settle()?;
+        self.load_by_batches(&*store)?;
         let mut first_new = self.keys;
         let mixes = [
             ("a", Ycsb::A, 2),
@@ -190,14 +208,11 @@ impl Task<'_> {
             }
             let (streams, next) = operation::ycsb(workload, self.keys, self.keys / divisor, threads, first_new);
             first_new = next;
-            let outcome = execute(&*store, &streams)?;
+            let outcome = self.within_budget(&*store, &streams, Latencies::Off)?;
             // With two threads, what a scan sees of the other thread's inserts depends on the moment.
-            let row = format!("ycsb_{name}_{threads}");
-            if scans && threads > 1 {
-                results.number(&row, outcome.rate());
-            } else {
-                results.rate(&row, &outcome);
-            }
+            let mut measurement = Measurement::rate(&format!("ycsb_{name}_{threads}"), &outcome);
+            measurement.check = measurement.check.filter(|_| !scans || threads == 1);
+            results.0.push(measurement);
             store.settle()?;
         }
         store.close()
@@ -206,8 +221,8 @@ impl Task<'_> {
     fn synced(&self, results: &mut Results) -> Result<()> {
         let commits = (self.keys / 250).max(400);
         let store = self.open(Guarantee::Power)?;
-        results.rate("synced_1", &execute(&*store, &operation::load_random(commits, 1))?);
-        results.rate("synced_8", &execute(&*store, &operation::load_random(commits * 2, 8))?);
+        self.row(results, "synced_1", &*store, &operation::load_random(commits, 1))?;
+        self.row(results, "synced_8", &*store, &operation::load_random(commits * 2, 8))?;
         self.synced_batches(results, &*store, commits / 20)?;
         store.close()
     }
@@ -222,11 +237,18 @@ impl Task<'_> {
         let batches: Vec<Vec<_>> = (0..count)
             .map(|batch| (batch * 1000..(batch + 1) * 1000).map(|index| pair(index, &mut values)).collect())
             .collect();
-        let started = Instant::now();
-        batches.iter().try_for_each(|batch| store.put_batch(batch))?;
-        results.number("synced_batch", count as f64 / started.elapsed().as_secs_f64());
-        let get = |index: u64| Operation { key: key(self.keys + index), kind: Kind::Get };
-        execute(store, &vec![(0..count * 1000).step_by(11).map(get).collect()]).map(|_| ())
+        let (started, mut done) = (Instant::now(), 0);
+        for batch in &batches {
+            store.put_batch(batch)?;
+            done += 1;
+            if started.elapsed() >= self.budget {
+                break;
+            }
+        }
+        let (value, stopped) = (done as f64 / started.elapsed().as_secs_f64(), done < count);
+        results.0.push(Measurement { row: "synced_batch".into(), value, check: None, stopped });
+        let get = |index: u64| Operation { key: key(self.keys + order.at(index)), kind: Kind::Get };
+        execute(store, &vec![(0..done * 1000).step_by(11).map(get).collect()]).map(|_| ())
     }
 
     fn values(&self, results: &mut Results) -> Result<()> {
@@ -235,10 +257,14 @@ impl Task<'_> {
             let dir: PathBuf = self.dir.join(len_bytes.to_string());
             std::fs::create_dir_all(&dir)?;
             let store = (self.entry.open)(&dir, Guarantee::Process)?;
-            let outcome = run(&*store, &operation::load_random(keys, 1), len_bytes, 0, Latencies::Off)?;
+            let terms = Terms { value_len_bytes: len_bytes, latencies: Latencies::Off, budget: Some(self.budget) };
+            let streams = operation::load_random(keys, 1);
+            let outcome = run(&*store, &streams, terms)?;
             results.rate(&format!("put_value_{len_bytes}"), &outcome);
             store.settle()?;
-            run(&*store, &operation::uniform(keys, keys / 10, 1, Kind::Get), len_bytes, 0, Latencies::Off)?;
+            let written = streams[0][..outcome.done[0]].iter().step_by(10);
+            let gets = written.map(|operation| Operation { key: operation.key, kind: Kind::Get }).collect();
+            run(&*store, &vec![gets], Terms { budget: None, ..terms })?;
             store.close()?;
             std::fs::remove_dir_all(&dir)?;
         }
@@ -247,8 +273,7 @@ impl Task<'_> {
 
     fn prepare_reopen(&self) -> Result<()> {
         let store = self.open(Guarantee::Process)?;
-        execute(&*store, &operation::load_random(self.keys, 1))?;
-        store.settle()?;
+        self.load_by_batches(&*store)?;
         store.close()
     }
 
@@ -268,10 +293,13 @@ impl Task<'_> {
         let (keys, deleted) = (self.keys, self.keys / 5);
         let live_bytes = (keys - deleted) as f64 * (crate::data::KEY_LEN_BYTES + VALUE_LEN_BYTES) as f64;
         let mut store = self.open(Guarantee::Process)?;
-        execute(&*store, &operation::load_random(keys, 1))?;
-        execute(&*store, &operation::zipfian(keys, keys, 1, Kind::Put))?;
-        execute(&*store, &operation::deletes(keys, deleted))?;
+        self.load_by_batches(&*store)?;
+        // One by one, as programs write: batches would spare the garbage that is weighed here. A slow store's last changes come by batches.
+        let (overwrites, deletes) = (operation::zipfian(keys, keys, 1, Kind::Put), operation::deletes(keys, deleted));
+        let overwritten = self.within_budget(&*store, &overwrites, Latencies::Off)?;
+        let stopped = self.within_budget(&*store, &deletes, Latencies::Off)?.stopped || overwritten.stopped;
         store.settle()?;
+        let first = results.0.len();
         results.number("disk_garbage", disk_bytes(self.dir)? as f64 / live_bytes);
         let started = Instant::now();
         if store.compact()? {
@@ -281,16 +309,26 @@ impl Task<'_> {
         self.verify_deleted(&*store, deleted)?;
         store.close()?;
         results.number("disk", disk_bytes(self.dir)? as f64 / live_bytes);
+        results.0[first..].iter_mut().for_each(|measurement| measurement.stopped = stopped);
         Ok(())
     }
 }
 
+/// Runs operations that are no row's: to their end.
 fn execute(store: &dyn Store, streams: &Streams) -> Result<Outcome> {
-    run(store, streams, VALUE_LEN_BYTES, 0, Latencies::Off)
+    run(store, streams, Terms { value_len_bytes: VALUE_LEN_BYTES, latencies: Latencies::Off, budget: None })
 }
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+impl Measurement {
+    /// The rate of a row. Only those who did all of its work can be compared by the sum over it.
+    fn rate(row: &str, outcome: &Outcome) -> Self {
+        let check = (!outcome.stopped).then_some(outcome.check);
+        Self { row: row.into(), value: outcome.rate(), check, stopped: outcome.stopped }
+    }
 }
 
 /// The measurements so far.
@@ -299,10 +337,44 @@ struct Results(Vec<Measurement>);
 
 impl Results {
     fn rate(&mut self, row: &str, outcome: &Outcome) {
-        self.0.push(Measurement { row: row.into(), value: outcome.rate(), check: Some(outcome.check) });
+        self.0.push(Measurement::rate(row, outcome));
     }
 
     fn number(&mut self, row: &str, value: f64) {
-        self.0.push(Measurement { row: row.into(), value, check: None });
+        self.0.push(Measurement { row: row.into(), value, check: None, stopped: false });
+    }
+}
+
+#[cfg(all(test, feature = "own"))]
+mod tests {
+    use super::*;
+
+    fn run_all(group: Group, budget: Duration) -> Vec<Measurement> {
+        let dir = std::env::temp_dir().join(format!("peers-{group:?}-{}-{}", budget.as_nanos(), std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let task = Task { entry: crate::stores::entry("hightower").unwrap(), dir: &dir, keys: 10_000, budget };
+        let rows = (0..group.steps()).flat_map(|step| task.run(group, step).unwrap()).collect();
+        std::fs::remove_dir_all(&dir).unwrap();
+        rows
+    }
+
+    #[test]
+    fn every_row_is_measured_by_some_group() {
+        let groups = Group::value_variants().iter().filter(|group| **group != Group::Synced);
+        let measured: Vec<String> =
+            groups.flat_map(|group| run_all(*group, Duration::from_secs(600))).map(|row| row.row).collect();
+        for row in crate::rows::ROWS.iter().filter(|row| !row.id.starts_with("synced")) {
+            assert!(measured.iter().any(|id| id == row.id), "{} is in no group", row.id);
+        }
+    }
+
+    #[test]
+    fn a_store_without_time_is_marked_and_finishes_what_others_need() {
+        // The checks within the groups see to it that the content is complete all the same.
+        for group in [Group::Core, Group::Ycsb2, Group::Churn, Group::Latency, Group::Values] {
+            let rows = run_all(group, Duration::ZERO);
+            assert!(rows.iter().filter(|row| row.stopped).all(|row| row.check.is_none() && row.value > 0.0));
+            assert!(rows.iter().any(|row| row.stopped), "{group:?}");
+        }
     }
 }

@@ -60,6 +60,14 @@ impl Session {
         self.writer()
     }
 
+    /// Says where a store is looked for, and what makes one, if there is none here.
+    pub(crate) fn unless_missing(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Store(Error::NotFound(_)) => self.no_store(),
+            other => other,
+        }
+    }
+
     fn no_store(&self) -> Failure {
         Failure::NoStore(self.data_dir.clone())
     }
@@ -80,10 +88,7 @@ impl Session {
             None if self.data_dir.is_file() => {
                 Err(Failure::Usage(format!("{} is a file, not the directory of a store", self.data_dir.display())))
             }
-            None => Store::open_visibly(config, self.screen).map_err(|failure| match failure {
-                Failure::Store(Error::NotFound(_)) => self.no_store(),
-                other => other,
-            }),
+            None => Store::open_visibly(config, self.screen).map_err(|failure| self.unless_missing(failure)),
         }
     }
 }

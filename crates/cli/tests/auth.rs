@@ -421,11 +421,11 @@ fn passwords_with_a_pepper() {
     let garbage = private(&desk, "garbage", "1:00112233445566778899aabbccddee_my_secret");
     let refused = verify(&garbage);
     assert!(!refused.err.contains("my_secret"), "{}", refused.err);
-    refused.fails(2, "a pepper is written id:hex-digits");
+    refused.fails(2, &format!("{garbage}: a pepper is written id:hex-digits"));
     #[cfg(unix)]
     {
         std::fs::set_permissions(&pepper, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-        verify(&pepper).fails(2, "others can read the pepper file");
+        verify(&pepper).fails(2, &format!("{pepper}: others can read the pepper file"));
     }
 }
 

@@ -82,6 +82,19 @@ fn what_changes_something_makes_no_store() {
 }
 
 #[test]
+fn who_looks_where_no_store_is_hears_how_to_name_one() {
+    let tool = Tool::new();
+    for verb in
+        [&["get", "k"][..], &["stats"], &["check"], &["dump"], &["salvage", "saved"], &["export"], &["backup", "b"]]
+    {
+        let refused = tool.run(verb);
+        assert!(refused.err.contains("holds no store: --data-dir or HTKV_DATA_DIR says where it is"), "{verb:?}");
+        refused.fails(3, "holds no store");
+    }
+    assert!(!tool.store().exists());
+}
+
+#[test]
 fn a_file_is_no_store() {
     let tool = Tool::new();
     tool.write("file", "x");

@@ -30,6 +30,21 @@
 //! };
 //! assert_eq!(CostBenefit.choose(&[overwritten], Goal::Background, &CompactionConfig::default()), [1]);
 //! ```
+//!
+//! # What it is not
+//!
+//! It opens no file and takes no lock. `hightower-engine` brings the segments, reads and writes the records, and installs the result.
+//!
+//! # At a glance
+//!
+//! | | |
+//! | --- | --- |
+//! | limits | a run takes up to 65,536 input segments, and ends early where its budget of survivors or key bytes is used up; the next one goes on |
+//! | durability | none of its own: a run changes nothing that counts until the engine has synced the outputs and installed them |
+//! | memory | the budget of a run, whatever the size of a segment: about 11 MiB by default |
+//! | threads | a run stays on the thread that calls it; policies are `Send` and `Sync` |
+//! | features | none |
+//! | format | none of its own: it sees commands, not bytes |
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

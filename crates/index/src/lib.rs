@@ -21,8 +21,21 @@
 //! Values never move and are shared with readers, so a value that changes in place does so through atomics or [`Published`] cells inside it: an overwrite is
 //! then a lookup and a store, without a new leaf.
 //!
-//! What it is not: durable, transactional, or for many writers (put the [`Writer`] behind a lock for that). Iterators are weakly consistent; snapshots are for
+//! # What it is not
+//!
+//! Durable, transactional, or for many writers (put the [`Writer`] behind a lock for that). Iterators are weakly consistent; snapshots are for
 //! the layer above.
+//!
+//! # At a glance
+//!
+//! | | |
+//! | --- | --- |
+//! | limits | keys up to [`MAX_KEY_LEN_BYTES`], the empty one too; 64-bit machines |
+//! | durability | none: it lives in memory |
+//! | memory | a leaf of key and value for each key, and its share of nodes and table; [`Map::memory_bytes`] counts all of it |
+//! | threads | one [`Writer`]; any number of [`Map`]s, cloned to any thread, which never wait |
+//! | features | none |
+//! | format | none: nothing of it is written |
 
 #![deny(missing_docs)]
 

@@ -47,6 +47,22 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # What it is not
+//!
+//! It reads no files, knows nothing of commits beyond the bit that says that more follows, and does not decide which of two commands
+//! wins: files are `hightower-segment`'s, the rules are `hightower-state`'s.
+//!
+//! # At a glance
+//!
+//! | | |
+//! | --- | --- |
+//! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, commits of up to 65,536 commands, segments below 4 GiB |
+//! | durability | none: it writes into your buffer |
+//! | memory | what you give it; decoding borrows |
+//! | threads | every function is pure; all types are `Send` and `Sync` |
+//! | features | none |
+//! | format | version 1. Golden bytes pin it, an unknown version or kind of record is an error, and every released version stays readable |
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

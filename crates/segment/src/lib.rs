@@ -45,6 +45,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # What it is not
+//!
+//! It gives keys and versions no meaning, keeps no index, and starts no thread: the layers above do.
+//!
+//! # At a glance
+//!
+//! | | |
+//! | --- | --- |
+//! | limits | segments from 512 bytes to below 4 GiB; one writing process, by a lock file; files are named by numbers up to 2³² - 1 |
+//! | durability | an append is in the page cache when it returns, a sync covers all appends before it: see `docs/DURABILITY.md` |
+//! | memory | address space for the maps of segments; the process's own memory doesn't grow with the records |
+//! | threads | one appender; `Segment`, `SyncPoint` and `SegmentStore` are shared, and reading takes no lock |
+//! | features | `sim`: the simulated file system, with a page cache, a disk, crashes and faults |
+//! | format | version 1 of segments and of the manifest, byte by byte in `docs/FORMAT.md`; an unknown version is refused |
 
 #![deny(missing_docs)]
 #![deny(unsafe_code)]

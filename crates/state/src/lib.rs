@@ -53,6 +53,22 @@
 //! A location is good while the [`Guard`] lives under which it was read. Whoever moves records calls
 //! [`relocate`](StateWriter::relocate) for each, then [`retire_locations`](ConcurrentKvState::retire_locations), and gives the old places up
 //! once no guard from before is alive.
+//!
+//! # What it is not
+//!
+//! It holds no values, reads no files, and has one writer at a time. Commands of the same key and version but different content are the
+//! caller's mistake: the first one stays.
+//!
+//! # At a glance
+//!
+//! | | |
+//! | --- | --- |
+//! | limits | locations of 62 bits; keys as the index takes them, up to 65,535 bytes where records hold them; 64-bit machines |
+//! | durability | none: it lives in memory, and a replay of commands in any order builds it again |
+//! | memory | a key costs its index leaf: the key, 40 bytes of entry, and the index's own overhead; a live snapshot keeps an old version of each key that is overwritten meanwhile |
+//! | threads | one writer at a time, behind the state's own lock; readers, snapshots and iterators on any thread, without locks or retries |
+//! | features | none |
+//! | format | none: nothing of it is written |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 // The models use the protocols alone, not what the map makes of them.

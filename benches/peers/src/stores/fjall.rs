@@ -19,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "fjall",
     version: "",
     survives_kill: true,
-    scan_divisor: 1,
+    by_default: true,
     usage: "cache of 2 GiB, larger than the data; filters and indexes pinned; no compression (the values do not compress); synced: \
             `persist(SyncData)` after the write, batches with `durability(SyncData)`; compaction: memtable flushed, then a major one",
     open,

@@ -15,7 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "heed",
     version: "",
     survives_kill: true,
-    scan_divisor: 1,
+    by_default: true,
     usage: "`WRITEMAP`, one transaction per operation, `APPEND` for sorted loads; not synced: `NOSYNC`, whose commits are in the page \
             cache and survive a killed process, but after power loss the file may be damaged as a whole; synced: its default; it \
             offers no compaction in place",
@@ -81,6 +81,14 @@ impl Store for Lmdb {
     fn delete(&self, key: &[u8]) -> Result<()> {
         let mut transaction = self.environment.write_txn()?;
         self.database.delete(&mut transaction, key)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
+        let mut transaction = self.environment.write_txn()?;
+        for key in keys {
+            self.database.delete(&mut transaction, key)?;
+        }
         Ok(transaction.commit()?)
     }
 

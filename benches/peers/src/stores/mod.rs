@@ -44,8 +44,8 @@ pub(crate) struct Entry {
     pub(crate) version: &'static str,
     /// Whether a returned write survives `kill -9` in the workloads that are not synced.
     pub(crate) survives_kill: bool,
-    /// So many fewer prefix scans than the others: 1, but for a store that looks at every key for each.
-    pub(crate) scan_divisor: u64,
+    /// Whether it takes part where no stores are named.
+    pub(crate) by_default: bool,
     /// How it is used here, and what its guarantee is.
     pub(crate) usage: &'static str,
     /// Opens it, creating it if missing.

@@ -14,7 +14,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "hightower-engine",
     version: "",
     survives_kill: true,
-    scan_divisor: 1,
+    by_default: true,
     usage: "default settings but the durability: `Os`, or `Sync` where synced; compaction: `run_compaction_now`",
     open,
 };

@@ -14,10 +14,10 @@ pub(super) const ENTRY: Entry = Entry {
     package: "hightower-kv",
     version: "0.1.",
     survives_kill: true,
-    scan_divisor: 1000,
+    by_default: true,
     usage: "inline (0 worker threads, its fastest for callers that wait), compaction only when asked for; synced: `put`, then \
-            `flush`. A batch is not atomic; the only scan that it offers is `get_prefix`, which copies and has no order, so it is sorted here; as it looks at \
-            every key for each, it gets a thousandth of the scans",
+            `flush`. A batch is not atomic; the only scan that it offers is `get_prefix`, which looks at every key, copies and has no \
+            order, so it is sorted here",
     open,
 };
 

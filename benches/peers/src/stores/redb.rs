@@ -13,7 +13,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "redb",
     version: "",
     survives_kill: false,
-    scan_divisor: 1,
+    by_default: true,
     usage: "cache of 2 GiB, one transaction per operation; not synced: `Durability::None`, whose commits a killed process loses \
             (there is nothing between that and a sync); synced: `Durability::Immediate`; compaction: `compact`",
     open,
@@ -69,6 +69,15 @@ impl Store for Redb {
 
     fn delete(&self, key: &[u8]) -> Result<()> {
         self.write(|table| table.remove(key).map(|_| ()).map_err(Into::into))
+    }
+
+    fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
+        self.write(|table| {
+            for key in keys {
+                table.remove(key.as_slice())?;
+            }
+            Ok(())
+        })
     }
 
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {

@@ -17,7 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "rocksdb",
     version: "",
     survives_kill: true,
-    scan_divisor: 1,
+    by_default: true,
     usage: "by its tuning guide: level style, 512 MiB for memtables, pipelined and concurrent memtable writes, bloom filters \
             of 10 bits, hash index in 4 KiB blocks, hyper-clock block cache of 2 GiB, no compression (the values do not compress); \
             synced: `sync` with recycled logs; compaction: `compact_range` down to the last level",

@@ -13,7 +13,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "sled",
     version: "0.34.",
     survives_kill: false,
-    scan_divisor: 1,
+    by_default: true,
     usage: "cache of 2 GiB, `Mode::HighThroughput`; not synced: the flush every 500 ms that is its default, so a killed process \
             loses what came after the last one; synced: `flush` after the write; it offers no compaction",
     open,
@@ -55,6 +55,13 @@ impl Store for Sled {
 
     fn delete(&self, key: &[u8]) -> Result<()> {
         self.tree.remove(key)?;
+        self.flush_if_synced()
+    }
+
+    fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
+        let mut batch = Batch::default();
+        keys.iter().for_each(|key| batch.remove(key.as_slice()));
+        self.tree.apply_batch(batch)?;
         self.flush_if_synced()
     }
 

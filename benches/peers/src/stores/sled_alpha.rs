@@ -15,7 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     package: "sled",
     version: "1.0.",
     survives_kill: false,
-    scan_divisor: 1,
+    by_default: false,
     usage: "a pre-release, beside the stable 0.34: cache of 2 GiB, a fan-out of 64 (the default of 1,024 is for sorted work), the least \
             compression; not synced: the flush every 200 ms that is its default, so a killed process loses what came after the last \
             one; synced: `flush` after the write; it offers no compaction",
@@ -80,6 +80,12 @@ impl Store for Sled {
 
     fn delete(&self, key: &[u8]) -> Result<()> {
         self.write(|tree| tree.remove(key).map(|_| ()).map_err(Into::into))
+    }
+
+    fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
+        let mut batch = Batch::default();
+        keys.iter().for_each(|key| batch.remove(key.as_slice()));
+        self.write(|tree| Ok(tree.apply_batch(batch)?))
     }
 
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {

@@ -60,7 +60,8 @@ impl Args {
             Level::Checksums => (CheckLevel::Checksums, "checksums"),
             Level::Index => (CheckLevel::Index, "index"),
         };
-        let report = watched(session.screen, |watch| check(&Components::default(), session.data_dir(), level, watch))?;
+        let report = watched(session.screen, |watch| check(&Components::default(), session.data_dir(), level, watch))
+            .map_err(|failure| session.unless_missing(failure))?;
         session.screen.answer(&Answer::of(&report, name), || describe(&report, name))?;
         Ok(if report.is_whole() { Exit::Done } else { Exit::Negative })
     }

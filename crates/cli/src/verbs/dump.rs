@@ -68,7 +68,8 @@ impl Args {
                 false => Ok(()),
             });
             if stopped.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
+        })
+        .map_err(|error| session.unless_missing(error.into()))?;
         stopped?;
         out.flush()?;
         drop(out);

@@ -43,7 +43,8 @@ struct Answer {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let report =
-            watched(session.screen, |watch| salvage(&Components::default(), session.data_dir(), &self.to, watch))?;
+            watched(session.screen, |watch| salvage(&Components::default(), session.data_dir(), &self.to, watch))
+                .map_err(|failure| session.unless_missing(failure))?;
         let answer = Answer {
             salvaged: self.to.display().to_string(),
             records: report.records,

@@ -1,6 +1,6 @@
 //! The options that all verbs of `auth` take, and the service on the store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hightower_kv::SingleNodeEngine;
@@ -23,12 +23,12 @@ const NO_RECORDS: &str = "the store has no users, roles or keys yet; `auth user 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Service")]
 pub(super) struct Options {
-    /// The file with the master keys, one a line: id:64-hex-digits. Only its owner may be able to read it. Without it the
+    /// The file with the master keys, one a line: id:64-hex-digits, where the id is a number. Only its owner may be able to read it. Without it the
     /// environment variable HTKV_MASTER_KEYS holds them, separated by commas
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_KEY_FILE", hide_env_values = true)]
     key_file: Option<PathBuf>,
 
-    /// The file with the peppers of the password hashes, if the service has any, one a line: id:hex-digits. Only its owner may be able to read it
+    /// The file with the peppers of the password hashes, if the service has any, one a line: id:hex-digits, where the id is a number. Only its owner may be able to read it
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_PEPPER_FILE", hide_env_values = true)]
     pepper_file: Option<PathBuf>,
 
@@ -56,19 +56,27 @@ impl Options {
     fn hasher(&self) -> Result<Argon2SecretHasher, Failure> {
         let hasher = Argon2SecretHasher::with_params(self.argon2);
         match &self.pepper_file {
-            Some(path) => Ok(hasher.pepper(Pepper::from_file(path)?)),
+            Some(path) => Ok(hasher.pepper(Pepper::from_file(path).map_err(|error| name_file(path, error))?)),
             None => Ok(hasher),
         }
     }
 
     pub(super) fn key_ring(&self) -> Result<KeyRing, Failure> {
         match &self.key_file {
-            Some(path) => Ok(KeyFile::new(path).load()?),
+            Some(path) => KeyFile::new(path).load().map_err(|error| name_file(path, error)),
             None => match KeyEnvironment::new(KEY_VARIABLE).load() {
                 Err(Error::NotFound(_)) => Err(Failure::Usage(NO_KEYS.into())),
                 outcome => Ok(outcome?),
             },
         }
+    }
+}
+
+/// What is wrong with what a file holds is said with its name.
+fn name_file(path: &Path, error: Error) -> Failure {
+    match error {
+        Error::Validation(problem) => Failure::Usage(format!("{}: {problem}", path.display())),
+        other => Failure::Auth(other),
     }
 }
 
