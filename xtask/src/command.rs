@@ -137,13 +137,17 @@ pub(crate) fn has_component(component: &str, what: &str) -> bool {
     if !has_nightly(what) {
         return false;
     }
-    let listed = Command::new("rustup").args(["+nightly", "component", "list", "--installed"]).output();
-    let is_there = listed
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(component)));
+    let is_there = is_component_there(component);
     if !is_there {
         println!("SKIPPED {what}: nightly has no {component} (rustup +nightly component add {component})");
     }
     is_there
+}
+
+/// Whether nightly has a component.
+pub(crate) fn is_component_there(component: &str) -> bool {
+    let listed = Command::new("rustup").args(["component", "list", "--toolchain", "nightly", "--installed"]).output();
+    listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(component)))
 }
 
 /// Runs named steps one after the other. With `go_on` a failure does not keep the others from running; it is told at the end.

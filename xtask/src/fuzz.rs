@@ -1,12 +1,16 @@
-//! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler and `cargo-fuzz`.
+//! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler.
+//!
+//! They are laid out as `cargo fuzz` wants them, but built here: it would be one more tool to install, and would build target by target. What
+//! libFuzzer needs of the compiler are the few flags below.
 
 mod seeds;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::command::{has_nightly, install, root};
+use crate::command::{Run, has_nightly, root};
 
 /// Every target but the canary.
 const TARGETS: [&str; 9] = [
@@ -22,6 +26,10 @@ const TARGETS: [&str; 9] = [
 ];
 /// A target with a planted bug: if it is not found, the fuzzers are not trusted.
 const CANARY: &str = "canary";
+/// Which branches are taken, and what is compared with what: from these libFuzzer learns where to go on.
+const COVERAGE: &str = "--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -36,6 +44,15 @@ pub(crate) struct Options {
     /// What the inputs are drawn from
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Without the address sanitizer: several times as many executions in the same time, of which fewer bugs of memory show
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// How long an input is at most, in bytes; as the fuzzer thinks fit, if it is not said
+    #[arg(long)]
+    pub(crate) max_len: Option<u64>,
+    /// Run the named target on this input alone, and say all that it says: for what a failure has left in `fuzz/artifacts`
+    #[arg(long, requires = "target")]
+    pub(crate) input: Option<PathBuf>,
     /// Write the inputs that the fuzzers begin with anew, and do nothing else
     #[arg(long)]
     pub(crate) write_seeds: bool,
@@ -43,7 +60,31 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { target: None, seconds: 60, runs: None, seed: 1, write_seeds: false }
+        Self {
+            target: None,
+            seconds: 60,
+            runs: None,
+            seed: 1,
+            plain: false,
+            max_len: None,
+            input: None,
+            write_seeds: false,
+        }
+    }
+}
+
+impl Options {
+    /// One target, for so many executions, however long they take.
+    pub(crate) fn runs_of(target: &str, runs: u64) -> Self {
+        let target = Some(target.to_owned());
+        Self { target, runs: Some(runs), seconds: 24 * 3600, plain: true, ..Self::default() }
+    }
+
+    /// What libFuzzer is told. One seed: a short run does the same each time, so that a change is judged by itself. Long runs name another.
+    fn arguments(&self) -> Vec<String> {
+        let runs = self.runs.map(|runs| format!("-runs={runs}"));
+        let max_len = self.max_len.map(|len| format!("-max_len={len}"));
+        [Some(format!("-seed={}", self.seed)), runs, max_len].into_iter().flatten().collect()
     }
 }
 
@@ -54,20 +95,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !has_nightly("fuzz") {
         return Ok(());
     }
-    install("fuzz")?;
     let targets = match &options.target {
         Some(target) => vec![target.as_str()],
         None => TARGETS.to_vec(),
     };
-    let seconds = (options.seconds / targets.len() as u64).max(1);
-    ensure!(!fuzz(CANARY, 60, options.seed, &["-runs=2000000"])?, "the planted bug of the canary was not found");
+    let programs = build(&[&targets[..], &[CANARY]].concat(), options.plain)?;
+    if let (Some(target), Some(input)) = (&options.target, &options.input) {
+        return Run::new(&programs.join(target).display().to_string(), &[&input.display().to_string()]).run();
+    }
+    let canary = Options { target: None, runs: Some(2_000_000), max_len: None, input: None, ..*options };
+    ensure!(!fuzz(&programs, CANARY, 60, &canary)?, "the planted bug of the canary was not found");
     println!("canary: the planted bug was found");
-    let runs: Vec<String> = options.runs.iter().map(|runs| format!("-runs={runs}")).collect();
-    let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+    let seconds = (options.seconds / targets.len() as u64).max(1);
     for target in &targets {
-        let replay = format!("cargo +nightly fuzz run {target} fuzz/artifacts/{target}/<the newest file>");
+        let replay = format!("cargo xtask fuzz {target} --input fuzz/artifacts/{target}/<the newest file>");
         ensure!(
-            fuzz(target, seconds, options.seed, &runs)?,
+            fuzz(&programs, target, seconds, options)?,
             "{target} failed with seed {}; replay: {replay}",
             options.seed
         );
@@ -77,19 +120,32 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Builds the targets, all at once, and says where they are.
+fn build(targets: &[&str], plain: bool) -> Result<PathBuf> {
+    let host = Run::cargo("+nightly -vV").lines_quietly()?;
+    let host =
+        host.iter().find_map(|line| line.strip_prefix("host: ")).context("cargo does not say what it runs on")?;
+    let (folder, sanitizer) = if plain { ("fuzz-plain", "") } else { ("fuzz", " -Zsanitizer=address") };
+    let folder = root().join("target").join(folder);
+    // With a target that is named, the flags are not for build scripts.
+    let words = format!("+nightly build --release --locked --manifest-path fuzz/Cargo.toml --target {host}");
+    let build = targets.iter().fold(Run::cargo(&words), |build, target| build.and("--bin").and(target));
+    let build = build.with("RUSTFLAGS", format!("{COVERAGE}{sanitizer}"));
+    build.with("CARGO_TARGET_DIR", folder.display()).run()?;
+    Ok(folder.join(host).join("release"))
+}
+
 /// Whether the target survived.
-fn fuzz(target: &str, seconds: u64, seed: u64, arguments: &[&str]) -> Result<bool> {
-    let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
-    std::fs::create_dir_all(root().join(&corpus))?;
-    let mut command = Command::new("cargo");
-    command.current_dir(root()).args(["+nightly", "fuzz", "run", target, &corpus]);
-    if root().join(&seeds).is_dir() {
-        command.arg(&seeds);
-    }
-    command.args(["--", "-verbosity=0", "-print_final_stats=1"]);
-    // One seed: a short run does the same each time, so that a change is judged by itself. Long runs name another.
-    command.arg(format!("-max_total_time={seconds}")).arg(format!("-seed={seed}")).args(arguments);
-    let output = command.output()?;
+fn fuzz(programs: &Path, target: &str, seconds: u64, options: &Options) -> Result<bool> {
+    let folder = |kind: &str| root().join("fuzz").join(kind).join(target);
+    let (corpus, seeds, artifacts) = (folder("corpus"), folder("seeds"), folder("artifacts"));
+    std::fs::create_dir_all(&corpus)?;
+    std::fs::create_dir_all(&artifacts)?;
+    let mut command = Command::new(programs.join(target));
+    command.current_dir(root()).arg(&corpus).args(seeds.is_dir().then_some(&seeds));
+    command.args(["-verbosity=0", "-print_final_stats=1"]).arg(format!("-max_total_time={seconds}"));
+    command.arg(format!("-artifact_prefix={}/", artifacts.display())).args(options.arguments());
+    let output = command.output().with_context(|| format!("start {target}"))?;
     let told = String::from_utf8_lossy(&output.stderr);
     for line in told.lines().filter(|line| line.starts_with("stat::number_of_executed_units")) {
         println!("{target}: {line}");

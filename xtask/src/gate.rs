@@ -1,5 +1,7 @@
 //! `cargo xtask ci`: the gate, step by step. `.ci/run` calls it.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, root, steps};
@@ -37,7 +39,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let is_wanted = |name: &str| options.steps.is_empty() || options.steps.iter().any(|wanted| wanted == name);
     let wanted: Vec<(&str, &dyn Fn() -> Result<()>)> =
         STEPS.iter().filter(|(name, _)| is_wanted(name)).map(|(name, step)| (*name, step as &dyn Fn() -> _)).collect();
-    steps(&wanted, false)
+    tell_room();
+    steps(&wanted, false).inspect_err(|_| tell_room())
+}
+
+/// How much room the devices have that the steps write to, on which also depends whether they pass: what they build takes some 20 GB.
+fn tell_room() {
+    let devices = [root(), std::env::temp_dir()];
+    // Where there is no such program, there is nothing to tell.
+    let _told = Command::new("df").args(["-P", "-h"]).args(devices).status();
 }
 
 /// The test command of the README, as it stands there.

@@ -11,6 +11,7 @@ mod command;
 mod crash;
 mod fuzz;
 mod gate;
+mod memory;
 mod mutants;
 mod nightly;
 mod package;
@@ -58,7 +59,7 @@ enum Verb {
     Schedules(schedules::Options),
     /// Histories of concurrent callers are linearizable, by two checkers (200 histories: 5 s)
     Lin(proofs::LinOptions),
-    /// Miri over log, index and state: no undefined behaviour (10 min)
+    /// Miri over log, index and state: no undefined behaviour; valgrind's memcheck where Miri is not (10 min)
     Miri,
     /// Thread and address sanitizer over the engine's and the index's concurrent tests: no data race, no stray access (5 min)
     Sanitize,
@@ -104,8 +105,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Props(options) => proofs::props(&options),
         Verb::Schedules(options) => schedules::run(&options),
         Verb::Lin(options) => proofs::lin(&options),
-        Verb::Miri => proofs::miri(),
-        Verb::Sanitize => proofs::sanitize(),
+        Verb::Miri => memory::miri(),
+        Verb::Sanitize => memory::sanitize(),
         Verb::Mutants(options) => mutants::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Peers(options) => peers::run(&options),

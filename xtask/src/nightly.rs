@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::command::steps;
-use crate::{api, crash, fuzz, mutants, package, proofs, schedules};
+use crate::{api, crash, fuzz, memory, mutants, package, proofs, schedules};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -13,6 +13,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let engine_model = || fuzz::Options::runs_of("engine_model", 10_000_000);
     let fuzz = || fuzz::run(&fuzz::Options { seconds: options.fuzz_seconds, ..fuzz::Options::default() });
     steps(
         &[
@@ -30,8 +31,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ("minimal-versions", &api::minimal_versions),
             ("msrv", &api::msrv),
             ("mutants", &|| mutants::run(&mutants::Options::default())),
-            ("miri", &proofs::miri),
-            ("sanitize", &proofs::sanitize),
+            ("miri", &memory::miri),
+            ("sanitize", &memory::sanitize),
+            ("fuzz record_decode", &|| fuzz::run(&fuzz::Options::runs_of("record_decode", 100_000_000))),
+            ("fuzz engine_model", &|| fuzz::run(&fuzz::Options { max_len: Some(192), ..engine_model() })),
             ("fuzz", &fuzz),
         ],
         true,

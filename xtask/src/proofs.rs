@@ -1,8 +1,8 @@
-//! Verbs that run the crates' tests with settings of their own: simulated crashes and faults, properties, histories, Miri, sanitizers.
+//! Verbs that run the crates' tests with settings of their own: simulated crashes and faults, properties, histories.
 
 use anyhow::{Result, ensure};
 
-use crate::command::{Run, has_component, sum_before};
+use crate::command::{Run, sum_before};
 
 /// Fast, with every assertion alive.
 const TEST: &str = "test --locked --profile proof";
@@ -117,48 +117,5 @@ pub(crate) fn lin(options: &LinOptions) -> Result<()> {
         .lines()?;
     let histories = sum_before(&lines, " histories from");
     ensure!(histories >= options.cases, "only {histories} histories were checked");
-    Ok(())
-}
-
-/// Few cases: Miri is some hundred times slower than the machine.
-pub(crate) fn miri() -> Result<()> {
-    if !has_component("miri", "miri") {
-        return Ok(());
-    }
-    // crossbeam-epoch tags pointers and frees late: it needs these.
-    let flags = "-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
-    for (package, targets) in [
-        ("hightower-log", "--lib --tests"),
-        ("hightower-index", "--lib --tests"),
-        ("hightower-state", "--lib --test model --test history"),
-    ] {
-        Run::cargo(&format!("+nightly miri test -p {package} {targets}"))
-            .with("MIRIFLAGS", flags)
-            .with("HIGHTOWER_TEST_CASES", 4)
-            .with("PROPTEST_CASES", 4)
-            .run()?;
-    }
-    Ok(())
-}
-
-pub(crate) fn sanitize() -> Result<()> {
-    if !has_component("rust-src", "sanitize") {
-        return Ok(());
-    }
-    for sanitizer in ["thread", "address"] {
-        for (package, tests) in [
-            ("hightower-engine", "--test linearizability --test engine"),
-            ("hightower-index", "--test threads"),
-            ("hightower-state", "--test threads"),
-        ] {
-            let target = "x86_64-unknown-linux-gnu";
-            Run::cargo(&format!("+nightly test --release -Zbuild-std --target {target} -p {package} {tests}"))
-                .with("RUSTFLAGS", format!("-Zsanitizer={sanitizer}"))
-                .with("CARGO_TARGET_DIR", format!("target/sanitize-{sanitizer}"))
-                // Garbage that no epoch has freed at the end is no leak.
-                .with("ASAN_OPTIONS", "detect_leaks=0")
-                .run()?;
-        }
-    }
     Ok(())
 }

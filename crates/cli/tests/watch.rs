@@ -7,9 +7,8 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use common::Tool;
+use common::{Tool, wait_until_it_listens};
 use serde_json::Value;
 
 fn watch(tool: &Tool, arguments: &[&str]) -> Child {
@@ -88,7 +87,7 @@ fn a_verb_that_waits_is_interrupted() {
         let mut command = tool.command(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take();
-        std::thread::sleep(Duration::from_millis(300)); // so that it listens
+        wait_until_it_listens(&child);
         assert_eq!(interrupt_for(child, 130), said, "{arguments:?}");
         drop(input);
         assert_eq!(tool.ok(["get", "k"]), "v\n");

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use hightower_log::SegmentKind;
 
 use crate::config::CompactionConfig;
+use crate::mutants::planted;
 use crate::tombstone::TombstoneRule;
 use crate::usage::{Goal, SegmentUsage};
 
@@ -142,7 +143,7 @@ impl<'a> Candidate<'a> {
     /// Whether it may be rewritten at all: a segment from which nothing goes is left alone.
     fn is_eligible(&self) -> bool {
         let has_garbage = self.usage.dead_records() > self.usage.retained_records || self.free_bytes > 0;
-        self.usage.is_sealed && !self.usage.is_dead() && has_garbage
+        self.usage.is_sealed && !self.usage.is_dead() && (has_garbage || planted("live_rewritten"))
     }
 
     fn is_worth_it(&self, config: &CompactionConfig) -> bool {

@@ -5,6 +5,7 @@ use hightower_state::ApplyOutcome;
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::mutants::planted;
 
 /// What a batch requires of a key at the moment it commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +247,7 @@ pub(crate) fn check_lengths(key_len: usize, value_len: usize) -> Result<()> {
     if key_len == 0 {
         return Err(Error::Validation("the key is empty: a key has 1 to 65,535 bytes".into()));
     }
-    if key_len > limits::MAX_KEY_LEN_BYTES {
+    if key_len > limits::MAX_KEY_LEN_BYTES && !planted("limits_unchecked") {
         let limit = limits::MAX_KEY_LEN_BYTES as u64;
         return Err(Error::LimitExceeded { what: "key (bytes)", found: key_len as u64, limit });
     }

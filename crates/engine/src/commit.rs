@@ -84,6 +84,7 @@ impl Core {
         let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum, &guard)?;
         drop(log);
         drop(guard);
+        let _held = if planted("sync_under_the_lock") { self.commit_log().ok() } else { None };
         if outcome == ApplyOutcome::IgnoredStale {
             return Ok((outcome, seq));
         }
@@ -132,7 +133,9 @@ impl Core {
         let seq = appended.seq;
         log.last_seq = seq;
         self.note_progress(appended.offset, end);
-        log.max_version = log.max_version.max(version);
+        if write.given.is_none() || !planted("given_version_forgotten") {
+            log.max_version = log.max_version.max(version);
+        }
         Ok((planned.outcome, seq))
     }
 
@@ -281,7 +284,7 @@ impl Core {
     fn check_memory(&self, state: &StateWriter<'_, Place>, write: Write<'_>) -> Result<()> {
         let Some(cap) = self.config.max_index_memory_bytes else { return Ok(()) };
         let used = self.state.index_bytes() as u64;
-        if used < cap || write.value.is_none() || state.version_of(write.key).is_some() {
+        if used < cap || planted("cap_ignored") || write.value.is_none() || state.version_of(write.key).is_some() {
             return Ok(());
         }
         let detail = format!(

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::flusher::Flusher;
 use crate::group_commit::{GroupCommit, Poison};
 use crate::maintenance::Maintenance;
+use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::place::Place;
 use crate::sizing::Sizing;
@@ -117,7 +118,9 @@ impl Core {
             Durability::Os => Ok(()),
             Durability::Interval(_) if self.components.background == Background::Caller => self.sync_to(seq),
             Durability::Interval(interval) => {
-                self.flusher.request(interval);
+                if !planted("interval_forgotten") {
+                    self.flusher.request(interval);
+                }
                 Ok(())
             }
             Durability::Sync => self.sync_to(seq),

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::mutants::planted;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 const NOTHING: u64 = u64::MAX;
@@ -47,7 +48,7 @@ impl Flusher {
         let mut waited = Duration::ZERO;
         while !*closing {
             let pending_us = self.pending_us.load(Ordering::SeqCst);
-            let has_waited = std::mem::take(&mut waited);
+            let has_waited = if planted("interval_counts_anew") { Duration::ZERO } else { std::mem::take(&mut waited) };
             if pending_us == NOTHING {
                 self.wake.wait(&mut closing);
                 continue;
@@ -73,40 +74,79 @@ impl Flusher {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::Flusher;
 
-    #[test]
-    fn it_syncs_when_asked_and_only_then() {
+    /// Waits in many short steps, not until some moment: a machine that stands still for a while must not end it.
+    fn wait_for(what: &str, is_there: impl Fn() -> bool) {
+        for _ in 0..10_000 {
+            if is_there() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("{what}");
+    }
+
+    /// Ends the flusher also when an assertion fails: else its thread, and the test with it, would wait for ever.
+    struct Closes<'a>(&'a Flusher);
+
+    impl Drop for Closes<'_> {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+
+    /// Runs a flusher, of which `requests` were asked before, beside `look`.
+    fn beside(requests: impl FnOnce(&Flusher), look: impl FnOnce(&Flusher, &AtomicUsize)) {
         let (flusher, syncs) = (Flusher::default(), AtomicUsize::new(0));
+        requests(&flusher);
         thread::scope(|scope| {
+            let _closes = Closes(&flusher);
             scope.spawn(|| {
                 flusher.run(|| {
                     syncs.fetch_add(1, Ordering::SeqCst);
                     Duration::ZERO
                 });
             });
-            thread::sleep(Duration::from_millis(30));
-            assert_eq!(syncs.load(Ordering::SeqCst), 0, "nothing was written");
-            for _ in 0..100 {
-                flusher.request(Duration::from_millis(2));
-            }
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while syncs.load(Ordering::SeqCst) == 0 {
-                assert!(Instant::now() < deadline, "the request was never served");
-                thread::sleep(Duration::from_millis(1));
-            }
-            thread::sleep(Duration::from_millis(30));
-            assert_eq!(syncs.load(Ordering::SeqCst), 1, "one sync serves all requests");
-            flusher.request(Duration::from_secs(3600));
-            flusher.request(Duration::from_millis(1));
-            while syncs.load(Ordering::SeqCst) == 1 {
-                assert!(Instant::now() < deadline, "a shorter request must overtake a longer one");
-                thread::sleep(Duration::from_millis(1));
-            }
-            flusher.close();
+            look(&flusher, &syncs);
         });
+    }
+
+    #[test]
+    fn it_syncs_nothing_when_nothing_was_written() {
+        beside(
+            |_| {},
+            |_, syncs| {
+                thread::sleep(Duration::from_millis(30));
+                assert_eq!(syncs.load(Ordering::SeqCst), 0);
+            },
+        );
+    }
+
+    #[test]
+    fn one_sync_serves_all_requests_before_it() {
+        beside(
+            |flusher| (0..100).for_each(|_| flusher.request(Duration::from_millis(2))),
+            |_, syncs| {
+                wait_for("the requests were never served", || syncs.load(Ordering::SeqCst) > 0);
+                thread::sleep(Duration::from_millis(30));
+                assert_eq!(syncs.load(Ordering::SeqCst), 1);
+            },
+        );
+    }
+
+    #[test]
+    fn a_shorter_request_overtakes_a_longer_one() {
+        beside(
+            |flusher| flusher.request(Duration::from_secs(3600)),
+            |flusher, syncs| {
+                thread::sleep(Duration::from_millis(5));
+                flusher.request(Duration::from_millis(1));
+                wait_for("the shorter request was never served", || syncs.load(Ordering::SeqCst) > 0);
+            },
+        );
     }
 
     #[test]
@@ -121,13 +161,10 @@ mod tests {
                     Duration::from_secs(30)
                 });
             });
+            let _closes = Closes(&flusher);
             flusher.request(Duration::from_millis(1));
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while syncs.load(Ordering::SeqCst) < 2 {
-                assert!(Instant::now() < deadline, "half of the interval was over when the first sync ended");
-                thread::sleep(Duration::from_millis(1));
-            }
-            flusher.close();
+            let has_synced_again = || syncs.load(Ordering::SeqCst) > 1;
+            wait_for("half of the interval was over when the first sync ended", has_synced_again);
         });
     }
 }

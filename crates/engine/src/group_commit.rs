@@ -110,6 +110,9 @@ impl GroupCommit {
                 break;
             }
             self.done.wait(&mut syncing);
+            if planted("failure_told_to_one") && poison.check().is_err() {
+                return Ok(());
+            }
         }
         *syncing = true;
         drop(syncing);

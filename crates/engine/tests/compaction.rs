@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hightower_engine::{
     CheckpointUse, Clock, Command, CompactionConfig, Components, SegmentStats, SingleNodeEngine, SnapshotEngine,
@@ -256,16 +256,17 @@ fn the_background_keeps_the_log_in_bounds() {
             engine.put(key(number * (round + 1) % 500), [1; 60]).unwrap();
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    let is_in_bounds = || {
         let stats = engine.stats();
         let len: u64 = stats.segments.iter().map(|segment| segment.len_bytes).sum();
-        if len * 2 <= stats.live_bytes * 3 && stats.compaction.waiting_segments == 0 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{stats:?}");
+        len * 2 <= stats.live_bytes * 3 && stats.compaction.waiting_segments == 0
+    };
+    // Many short waits, not one moment: a machine that stands still for a while must not end it.
+    let is_kept = (0..3000).any(|_| {
         thread::sleep(Duration::from_millis(10));
-    }
+        is_in_bounds()
+    });
+    assert!(is_kept, "{:?}", engine.stats());
     assert_eq!(engine.stats().compaction.last_failure, None);
     assert_eq!(engine.len(), 500);
 }

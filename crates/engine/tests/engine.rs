@@ -370,11 +370,12 @@ fn the_interval_syncs_by_itself() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
     engine.put("a", "1").unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while engine.stats().durable_seq < engine.latest_seq() {
-        assert!(std::time::Instant::now() < deadline, "nobody synced");
+    // Many short waits, not one moment: a machine that stands still for a while must not end it.
+    let has_synced = (0..10_000).any(|_| {
         thread::sleep(Duration::from_millis(2));
-    }
+        engine.stats().durable_seq >= engine.latest_seq()
+    });
+    assert!(has_synced, "nobody synced");
 }
 
 #[test]

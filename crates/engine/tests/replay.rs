@@ -11,8 +11,12 @@
 
 mod common;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use common::{Step, World};
-use hightower_engine::{AppendMode, Durability};
+use hightower_engine::{AppendMode, Durability, KvState};
+use hightower_segment::{Fs, ReadOnlyStore, Tolerance};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -55,7 +59,21 @@ proptest! {
         let mut world = World::new(mode, seed);
         world.run(&steps);
         world.check();
+        prop_assert_eq!(fold_of_log(&world).digest(), world.model.digest(), "the log's fold, before a kill");
         world.step(&Step::Kill);
         world.step(&Step::Close);
+        prop_assert_eq!(fold_of_log(&world).digest(), world.model.digest(), "the log's fold, after a close");
     }
+}
+
+/// The log is the truth: what its records come to, one after the other, without the engine and without a checkpoint. No tombstone has lived long enough
+/// to be forgotten.
+fn fold_of_log(world: &World) -> KvState {
+    let fs: Arc<dyn Fs> = Arc::new(world.fs.after_kill());
+    let store = ReadOnlyStore::open(&fs, Path::new("/store"), Tolerance::Strict).unwrap();
+    let entries = store.segments().iter().flat_map(|segment| segment.entries());
+    entries.fold(KvState::new(), |mut state, entry| {
+        state.apply(entry.unwrap().command);
+        state
+    })
 }

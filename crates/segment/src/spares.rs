@@ -178,7 +178,7 @@ impl Shared {
         if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
             return Ok(prepared);
         }
-        if purpose == Purpose::Grow && self.tail.lock().pool.is_empty() {
+        if purpose == Purpose::Grow && self.tail.lock().pool.is_empty() && !planted("growth_takes_the_last_room") {
             // New data must leave a spare behind, and there is none yet.
             self.add_reserve()?;
             if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
@@ -361,7 +361,7 @@ impl crate::shared::TailState {
     }
 
     fn take_prepared(&mut self, len_bytes: u32, purpose: Purpose) -> Option<Prepared> {
-        let allowed = purpose == Purpose::Reclaim || !self.pool.is_empty();
+        let allowed = purpose == Purpose::Reclaim || !self.pool.is_empty() || planted("growth_takes_the_last_room");
         self.prepared.take_if(|prepared| allowed && prepared.fits(len_bytes))
     }
 }

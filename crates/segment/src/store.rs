@@ -325,7 +325,8 @@ impl SegmentStore {
 
 fn lock(fs: &dyn Fs, dir: &Path) -> Result<Box<dyn Lock>, SegmentError> {
     let path = dir.join(LOCK);
-    match fs.try_lock(&path, LockKind::Exclusive) {
+    let kind = if planted("writers_share") { LockKind::Shared } else { LockKind::Exclusive };
+    match fs.try_lock(&path, kind) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(SegmentError::Locked { path }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SegmentError::NoStore { dir: dir.to_owned() }),
@@ -353,6 +354,9 @@ fn create(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<Manifest, S
 /// Makes the directory's own name durable, and those of the directories above: an earlier attempt to make them may have failed after
 /// they could be seen.
 fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<(), SegmentError> {
+    if planted("ancestors_not_synced") {
+        return Ok(());
+    }
     for ancestor in dir.ancestors().skip(1) {
         match retry_interrupted(|| fs.sync_dir(ancestor)) {
             Err(error) if !is_beyond_reach(&error) => return Err(SegmentError::io("sync", ancestor, error)),

@@ -3,6 +3,8 @@
 //! For one key the state is the command with the highest version, and nothing else counts. Everything in this crate that
 //! changes a key asks [`ApplyOutcome::decide`], so that the plain model and the concurrent state can't drift apart.
 
+use crate::mutants::planted;
+
 /// What a command does to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandKind {
@@ -37,7 +39,7 @@ impl ApplyOutcome {
     /// ```
     #[must_use]
     pub fn decide(current: Option<u64>, version: u64, kind: CommandKind) -> Self {
-        if current.is_some_and(|current| version <= current) {
+        if current.is_some_and(|current| version < current || version == current && !planted("equal_version_wins")) {
             return Self::IgnoredStale;
         }
         match kind {

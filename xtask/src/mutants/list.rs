@@ -47,6 +47,23 @@ const ENGINE_CRASHES: Catcher =
 const fn rule_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "rules", filter)
 }
+/// What open does with what it finds.
+const fn opening(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "startup", filter)
+}
+/// Every kind of fault at every call, in the segment layer.
+const fn fault_of_segments(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "faults", filter)
+}
+const fn engine(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "engine", filter)
+}
+const fn compaction(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "compaction", filter)
+}
+const fn within_engine(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "lib", filter)
+}
 const fn life_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "life", filter)
 }
@@ -59,6 +76,8 @@ const HISTORY: Catcher =
 const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
 const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
+const FULL_DEVICE: Catcher =
+    plain("hightower-engine", "upkeep_faults", "deletes_and_compaction_make_room_on_a_full_device");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
 const INDEX_THREADS: Catcher = plain("hightower-index", "threads", "");
 const INDEX_MODEL: Catcher = plain("hightower-index", "model_check", "every_node_grows_and_shrinks");
@@ -130,7 +149,75 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "after a failed sync nothing is written or promised",
         &[rule_of_segments("nothing_is_acknowledged_after_a_failed_sync")],
     ),
+    caught(
+        "damage_is_an_end",
+        "a bad record in what counts is damage, never an end",
+        &[opening("row_13_sealed_segment_damaged")],
+    ),
+    caught("holes_are_damage", "what a crash may leave is no damage", &[CRASHES]),
+    caught(
+        "leftovers_count_as_lost",
+        "what a file held before it was used again was not lost",
+        &[plain("hightower-segment", "lib", "what_a_file_held_before")],
+    ),
+    caught("inputs_go_first", "an input goes once the manifest no longer names it", &[CRASHES]),
+    caught(
+        "half_a_commit_written_over",
+        "after a write that got half-way nothing is written",
+        &[fault_of_segments("no_space"), fault_of_segments("short_writes")],
+    ),
+    caught(
+        "ancestors_not_synced",
+        "a new store's directory has its name for good",
+        &[life_of_segments("directories_above_that_sync_nothing")],
+    ),
+    caught("missing_segment_ignored", "a segment that is named and not there is an error", &[opening("row_14")]),
+    caught("header_unchecked", "a segment is the one that the manifest names", &[opening("row_15_segments_swapped")]),
+    caught("garbage_kept", "what the manifest does not name is removed", &[opening("row_16_unnamed_files")]),
+    caught("manifest_unverified", "a manifest has a checksum", &[opening("row_05_damaged_manifest")]),
+    caught("features_guessed", "unknown features are refused", &[opening("row_06_newer_manifest")]),
+    caught("writers_share", "of two writers the second is refused", &[opening("row_18_locked")]),
+    caught(
+        "sealed_files_stay_open",
+        "a sealed segment takes no file descriptor",
+        &[life_of_segments("sealed_segments_hold_no_file_open")],
+    ),
+    caught(
+        "no_room_for_manifests",
+        "room is kept for a manifest on a full device",
+        &[FULL_DEVICE, fault_of_segments("no_space")],
+    ),
+    caught("growth_takes_the_last_room", "new data leaves room for deletes and compaction", &[FULL_DEVICE]),
     // The engine.
+    caught(
+        "sync_under_the_lock",
+        "nobody waits for a sync but who asked for it",
+        &[plain("hightower-engine", "waits", "readers_and_other_writers")],
+    ),
+    caught(
+        "failure_told_to_one",
+        "a sync that fails is told to all who wait for it",
+        &[within_engine("a_failed_sync_reaches_every_waiter")],
+    ),
+    caught(
+        "interval_counts_anew",
+        "what comes while a sync runs waits no longer than its interval",
+        &[within_engine("what_is_asked_for_during_a_slow_sync")],
+    ),
+    caught("interval_forgotten", "a write is synced within its interval", &[engine("the_interval_syncs_by_itself")]),
+    caught(
+        "given_version_forgotten",
+        "the engine's versions are above all that it has seen",
+        &[engine("versions_decide_whatever_the_order")],
+    ),
+    caught("cap_ignored", "past the cap of the index new keys are refused", &[engine("the_memory_cap_refuses")]),
+    caught("limits_unchecked", "limits are checked at the API", &[engine("limits_are_refused")]),
+    caught("queue_not_drained", "closing commits what was handed in", &[engine("the_pipeline_keeps_order")]),
+    caught(
+        "checkpoint_unverified",
+        "a damaged checkpoint is not believed",
+        &[plain("hightower-engine", "bit_flips", "of_a_store_that_was_closed"), within_engine("checkpoint")],
+    ),
     caught("compaction_without_sync", "what made records dead is durable before they go", &[ENGINE_CRASHES]),
     caught("covered_read_after_sync", "a sync covers what was published before it began", &[schedule("group_commit")]),
     caught("requirement_before_lock", "requirements are looked at under the commit lock", &[LIN]),
@@ -157,7 +244,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a moved record is installed if the index still points to the old place",
         &[schedule("compaction_against_overwrites_and_deletes")],
     ),
+    caught("grace_ignored", "a tombstone stays for its grace", &[compaction("tombstone"), compaction("")]),
+    caught(
+        "live_rewritten",
+        "what is fully live is never rewritten for its own sake",
+        &[plain("hightower-compactor", "lib", "garbage_and_age_decide")],
+    ),
+    caught("pace_ignored", "compaction keeps to its rate", &[plain("hightower-compactor", "lib", "the_rate_is_kept")]),
     // The state.
+    caught(
+        "equal_version_wins",
+        "an equal version is stale",
+        &[plain("hightower-state", "model", ""), engine("versions_decide_whatever_the_order")],
+    ),
     caught(
         "register_without_fence",
         "a snapshot's claim is seen before it reads the seq",

@@ -99,6 +99,26 @@ impl Ended {
     }
 }
 
+/// Returns once Ctrl-C no longer just kills the tool: how long it takes to start depends on what else the machine does.
+#[cfg(target_os = "linux")]
+pub(crate) fn wait_until_it_listens(child: &std::process::Child) {
+    const INTERRUPT: u64 = 1 << (2 - 1);
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap() & INTERRUPT != 0
+    };
+    while !caught() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// Elsewhere a program cannot be asked: it is given time.
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) fn wait_until_it_listens(_: &std::process::Child) {
+    std::thread::sleep(std::time::Duration::from_secs(2));
+}
+
 /// Lines as `LC_ALL=C sort` has them.
 pub(crate) fn sorted(text: &[u8]) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();

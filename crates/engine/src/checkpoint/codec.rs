@@ -13,6 +13,7 @@
 use thiserror::Error;
 
 use crate::checkpoint::block::{Block, Cursor};
+use crate::mutants::planted;
 
 pub(crate) const MAGIC: [u8; 8] = *b"HTKVCKP\n";
 /// What is written. [`WIDE_VERSION`] is read as well.
@@ -240,7 +241,7 @@ impl<'a> Checkpoint<'a> {
         let (at, len, check) = (to_usize(reader.u64()), reader.u32() as usize, reader.u32());
         let end = at.checked_add(len).filter(|_| at >= HEADER_LEN);
         let bytes = end.and_then(|end| self.bytes.get(at..end)).ok_or_else(|| damaged(at, "a block beyond the end"))?;
-        if crc32fast::hash(bytes) != check {
+        if crc32fast::hash(bytes) != check && !planted("checkpoint_unverified") {
             return Err(damaged(at, "wrong checksum of a block"));
         }
         let first = number * BLOCK_ENTRIES as u64;
