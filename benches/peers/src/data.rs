@@ -6,7 +6,7 @@
 //! A value starts with its key and a generation, and goes on with words that follow from both: a wrong, torn or mixed-up value
 //! does not pass [`Values::check`], and compression gains nothing.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 /// Bytes of a key.
 pub(crate) const KEY_LEN_BYTES: usize = 16;
@@ -181,22 +181,28 @@ impl Values {
     }
 
     /// Whether `value` is one that [`make`](Self::make) gave for `key`: its length, its first 24 and its last 8 bytes.
-    pub(crate) fn check(&self, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn check(&self, key: &Key, value: &[u8]) -> Result<()> {
         ensure!(value.len() == self.buffer.len(), "a value of {} bytes instead of {}", value.len(), self.buffer.len());
-        ensure!(&value[..KEY_LEN_BYTES] == key, "the value of another key");
-        let mut generation = [0; 8];
-        generation.copy_from_slice(&value[KEY_LEN_BYTES..HEAD_LEN_BYTES]);
-        let seed = seed_of(key, u64::from_le_bytes(generation));
-        ensure!(value[value.len() - 8..] == mix(!seed).to_le_bytes(), "a torn value");
+        let (Some((found, rest)), Some(last)) = (value.split_first_chunk(), value.last_chunk()) else {
+            bail!("a value of {} bytes", value.len());
+        };
+        ensure!(words(found) == words(key), "the value of another key");
+        let generation = rest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let seed = seed_of(key, generation);
+        ensure!(u64::from_le_bytes(*last) == mix(!seed), "a torn value");
         Ok(())
     }
 }
 
-fn seed_of(key: &[u8], generation: u64) -> u64 {
-    let mut words = [[0; 8]; 2];
-    words[0].copy_from_slice(&key[..8]);
-    words[1].copy_from_slice(&key[8..16]);
-    u64::from_le_bytes(words[0]) ^ u64::from_le_bytes(words[1]).rotate_left(21) ^ generation.rotate_left(42)
+/// A key as two numbers.
+pub(crate) fn words(key: &Key) -> [u64; 2] {
+    let whole = u128::from_le_bytes(*key);
+    [whole as u64, (whole >> 64) as u64]
+}
+
+fn seed_of(key: &Key, generation: u64) -> u64 {
+    let [low, high] = words(key);
+    low ^ high.rotate_left(21) ^ generation.rotate_left(42)
 }
 
 #[cfg(test)]

@@ -1,20 +1,17 @@
-//! Leaves: one allocation that holds the value, the key's length and the key's bytes, in this order.
+//! Leaves: one allocation that holds the key's length, the key's bytes and the value, in this order.
+//!
+//! The key stands before the value because keys are compared, here and by callers, with `memcmp`, which reads 32 bytes where 16 are asked for: behind
+//! the end of a leaf that would be a cache line that nobody has asked for, and comparing a key would take as long as everything else.
 //!
 //! Tree and table point to the same leaf. Key and length never change while the leaf is reachable; the value changes only through its own
 //! interior (atomics, [`Published`](crate::Published)).
 
 use core::marker::PhantomData;
-use core::mem::{align_of, offset_of, size_of};
+use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
 use crate::arena::Arena;
 use crate::prefetch::prefetch_line;
-
-#[repr(C)]
-struct Head<V> {
-    value: V,
-    key_len_bytes: u32,
-}
 
 /// Copies a key; a short one without a call.
 ///
@@ -36,8 +33,8 @@ unsafe fn copy_key(key: &[u8], to: *mut u8) {
 
 /// A leaf that stays alive for `'g`.
 pub(crate) struct Leaf<'g, V> {
-    head: NonNull<Head<V>>,
-    lives: PhantomData<&'g Head<V>>,
+    start: NonNull<u8>,
+    lives: PhantomData<&'g V>,
 }
 
 impl<V> Clone for Leaf<'_, V> {
@@ -50,18 +47,24 @@ impl<V> Copy for Leaf<'_, V> {}
 
 impl<V> PartialEq for Leaf<'_, V> {
     fn eq(&self, other: &Self) -> bool {
-        self.head == other.head
+        self.start == other.start
     }
 }
 
 impl<'g, V> Leaf<'g, V> {
-    const KEY_OFFSET: usize = offset_of!(Head<V>, key_len_bytes) + size_of::<u32>();
+    const KEY_OFFSET: usize = size_of::<u32>();
     /// Leaves are aligned to 8 at least, so that pointers to them have three bits to spare.
-    const ALIGN: usize = if align_of::<Head<V>>() > 8 { align_of::<Head<V>>() } else { 8 };
+    const ALIGN: usize = if align_of::<V>() > 8 { align_of::<V>() } else { 8 };
+
+    /// Where the value is.
+    #[inline(always)]
+    fn value_offset(key_len_bytes: usize) -> usize {
+        (Self::KEY_OFFSET + key_len_bytes).next_multiple_of(align_of::<V>())
+    }
 
     fn len_bytes(key_len_bytes: usize) -> usize {
-        const { assert!(align_of::<Head<V>>() <= 64, "values aligned to more than a cache line are not supported") };
-        (Self::KEY_OFFSET + key_len_bytes).max(size_of::<Head<V>>()).next_multiple_of(Self::ALIGN)
+        const { assert!(align_of::<V>() <= 64, "values aligned to more than a cache line are not supported") };
+        (Self::value_offset(key_len_bytes) + size_of::<V>()).next_multiple_of(Self::ALIGN)
     }
 
     /// A new leaf, not yet reachable by anybody.
@@ -71,16 +74,16 @@ impl<'g, V> Leaf<'g, V> {
     /// When the key is longer than `u32::MAX` bytes.
     pub(crate) fn new(arena: &mut Arena, key: &[u8], value: V) -> Self {
         assert!(key.len() <= crate::MAX_KEY_LEN_BYTES, "a key of {} bytes is over the limit", key.len());
-        let head = arena.alloc(Self::len_bytes(key.len())).cast::<Head<V>>();
-        // SAFETY: the block is fresh, long enough for head and key, and aligned for the head (the length is a multiple of ALIGN).
+        let start = arena.alloc(Self::len_bytes(key.len())).cast::<u8>();
+        // SAFETY: the block is fresh, long enough for length, key and value, and aligned for both numbers (its length is a multiple of ALIGN, and
+        // the value's offset one of the value's alignment).
         unsafe {
-            (&raw mut (*head.as_ptr()).value).write(value);
             #[expect(clippy::cast_possible_truncation, reason = "checked above")]
-            (&raw mut (*head.as_ptr()).key_len_bytes).write(key.len() as u32);
-            let bytes = head.as_ptr().cast::<u8>().add(Self::KEY_OFFSET);
-            copy_key(key, bytes);
+            start.cast::<u32>().write(key.len() as u32);
+            copy_key(key, start.as_ptr().add(Self::KEY_OFFSET));
+            start.add(Self::value_offset(key.len())).cast::<V>().write(value);
         }
-        Self { head, lives: PhantomData }
+        Self { start, lives: PhantomData }
     }
 
     /// Drops the value and gives the memory back.
@@ -92,8 +95,8 @@ impl<'g, V> Leaf<'g, V> {
         let len_bytes = Self::len_bytes(self.key().len());
         // SAFETY: by the caller's promise the leaf is ours alone; it was allocated with this length.
         unsafe {
-            (&raw mut (*self.head.as_ptr()).value).drop_in_place();
-            arena.free(self.head.cast(), len_bytes);
+            self.value_ptr().drop_in_place();
+            arena.free(self.start.cast(), len_bytes);
         }
     }
 
@@ -104,7 +107,7 @@ impl<'g, V> Leaf<'g, V> {
     /// As for [`Leaf::free`].
     pub(crate) unsafe fn drop_value(self) {
         // SAFETY: by the caller's promise the leaf is ours alone.
-        unsafe { (&raw mut (*self.head.as_ptr()).value).drop_in_place() }
+        unsafe { self.value_ptr().drop_in_place() }
     }
 
     /// The leaf at `address`.
@@ -115,35 +118,45 @@ impl<'g, V> Leaf<'g, V> {
     #[inline(always)]
     pub(crate) unsafe fn from_raw(address: *mut u8) -> Self {
         // SAFETY: as_raw gave a non-null pointer.
-        Self { head: unsafe { NonNull::new_unchecked(address.cast()) }, lives: PhantomData }
+        Self { start: unsafe { NonNull::new_unchecked(address) }, lives: PhantomData }
     }
 
     #[inline(always)]
     pub(crate) fn as_raw(self) -> *mut u8 {
-        self.head.as_ptr().cast()
+        self.start.as_ptr()
+    }
+
+    #[inline(always)]
+    fn key_len_bytes(self) -> usize {
+        // SAFETY: the leaf is alive for 'g; the length was written before it became reachable and never changes.
+        unsafe { self.start.cast::<u32>().read() as usize }
+    }
+
+    #[inline(always)]
+    fn value_ptr(self) -> NonNull<V> {
+        // SAFETY: the leaf reaches to the end of its value.
+        unsafe { self.start.add(Self::value_offset(self.key_len_bytes())).cast() }
     }
 
     #[inline(always)]
     pub(crate) fn value(self) -> &'g V {
         // SAFETY: the leaf is alive for 'g and its value was written before it became reachable.
-        unsafe { &(*self.head.as_ptr()).value }
+        unsafe { self.value_ptr().as_ref() }
     }
 
     #[inline(always)]
     pub(crate) fn key(self) -> &'g [u8] {
         // SAFETY: the leaf is alive for 'g; length and bytes were written before it became reachable and never change.
-        unsafe {
-            let len_bytes = (*self.head.as_ptr()).key_len_bytes as usize;
-            core::slice::from_raw_parts(self.head.as_ptr().cast::<u8>().add(Self::KEY_OFFSET), len_bytes)
-        }
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr().add(Self::KEY_OFFSET), self.key_len_bytes()) }
     }
 
-    /// Asks for the lines of the value and of a short key.
+    /// Asks for the lines of a short key and of the value behind it.
     #[inline(always)]
     pub(crate) fn prefetch(self) {
+        const SHORT_KEY_LEN_BYTES: usize = 16;
         let start = self.as_raw();
         prefetch_line(start);
-        if !(Self::KEY_OFFSET + 16).is_multiple_of(64) && start.addr() % 64 + Self::KEY_OFFSET + 16 > 64 {
+        if start.addr() % 64 + Self::len_bytes(SHORT_KEY_LEN_BYTES) > 64 {
             prefetch_line(start.wrapping_add(64));
         }
     }
