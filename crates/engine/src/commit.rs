@@ -22,8 +22,9 @@ use crate::place::Place;
 use crate::sync::step;
 use crate::table::Tracked;
 
-/// The tail moves on by 2^18 bytes between two wake-ups of the maintenance thread.
-const MAINTENANCE_STEP_BITS: u32 = 18;
+/// The tail moves on by 2^20 bytes between two wake-ups of the maintenance thread, which looks by itself while there is much to do: to wake it costs
+/// a writer up to some ten microseconds.
+const MAINTENANCE_STEP_BITS: u32 = 20;
 
 /// What only the holder of the commit lock touches.
 #[derive(Debug)]

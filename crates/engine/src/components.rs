@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hightower_compactor::{CompactionPolicy, CostBenefit};
 use hightower_segment::{Entropy, Fs, OsEntropy, RealFs};
@@ -30,15 +30,28 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
-        // A clock set before 1970 counts backwards from there; one set beyond the year 292 million stands still.
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
-        }
+        now_ms()
     }
 
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// The time of the kernel's last tick, a few milliseconds ago at most: every write asks, and this takes a fifth of what the exact time takes.
+#[cfg(target_os = "linux")]
+fn now_ms() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn now_ms() -> i64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    // A clock set before 1970 counts backwards from there; one set beyond the year 292 million stands still.
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
     }
 }
 

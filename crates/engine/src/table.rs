@@ -15,6 +15,9 @@ use crate::place::{MAX_SEGMENT_ID, Place};
 use crate::sync::Mutex;
 
 /// A segment, and how much of it still counts.
+///
+/// The books are kept by whoever holds the state's writer lock (or loads the store, alone), so that adding needs no locked instruction; anybody
+/// may read them.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) segment: Arc<Segment>,
@@ -39,34 +42,34 @@ impl Tracked {
         }
     }
 
-    /// So many records were added.
+    /// So many records were added. The caller holds the state's writer lock, or nobody else knows the segment yet.
     pub(crate) fn add_records(&self, records: u64) {
-        self.records.fetch_add(records, Ordering::Relaxed);
+        add(&self.records, records, Ordering::Relaxed);
     }
 
-    /// A record of so many bytes became the latest of its key.
+    /// A record of so many bytes became the latest of its key. The caller holds the state's writer lock.
     pub(crate) fn add_live(&self, len_bytes: u32, is_tombstone: bool) {
-        self.live_bytes.fetch_add(len_bytes.into(), Ordering::Relaxed);
-        self.live_records.fetch_add(1, Ordering::Release);
+        add(&self.live_bytes, len_bytes.into(), Ordering::Relaxed);
+        add(&self.live_records, 1, Ordering::Release);
         if is_tombstone {
-            self.tombstone_bytes.fetch_add(len_bytes.into(), Ordering::Relaxed);
+            add(&self.tombstone_bytes, len_bytes.into(), Ordering::Relaxed);
         }
     }
 
-    /// A record of so many bytes was overtaken.
+    /// A record of so many bytes was overtaken. The caller holds the state's writer lock.
     pub(crate) fn remove_live(&self, len_bytes: u32, was_tombstone: bool) {
-        self.live_bytes.fetch_sub(len_bytes.into(), Ordering::Relaxed);
-        self.live_records.fetch_sub(1, Ordering::Relaxed);
+        subtract(&self.live_bytes, len_bytes.into());
+        subtract(&self.live_records, 1);
         if was_tombstone {
-            self.tombstone_bytes.fetch_sub(len_bytes.into(), Ordering::Relaxed);
+            subtract(&self.tombstone_bytes, len_bytes.into());
         }
     }
 
     /// So many records, found all at once when the store is opened, are the latest of their keys.
     pub(crate) fn add_loaded(&self, records: u64, bytes: u64, tombstone_bytes: u64) {
-        self.live_records.fetch_add(records, Ordering::Release);
-        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.tombstone_bytes.fetch_add(tombstone_bytes, Ordering::Relaxed);
+        add(&self.live_records, records, Ordering::Release);
+        add(&self.live_bytes, bytes, Ordering::Relaxed);
+        add(&self.tombstone_bytes, tombstone_bytes, Ordering::Relaxed);
     }
 
     /// Read after [`live_records`](Self::live_records), it is never below it.
@@ -85,6 +88,18 @@ impl Tracked {
     pub(crate) fn live_records(&self) -> u64 {
         self.live_records.load(Ordering::Acquire)
     }
+}
+
+/// Adds to a number that others read but nobody else changes at the moment.
+#[inline]
+fn add(number: &AtomicU64, more: u64, order: Ordering) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(more), order);
+}
+
+/// Takes away from such a number.
+#[inline]
+fn subtract(number: &AtomicU64, less: u64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
 }
 
 /// All segments, as of one moment.
