@@ -67,7 +67,7 @@ enum Verb {
     Mutants(mutants::Options),
     /// The benchmarks of every layer, in criterion's words (20 min)
     Bench(bench::Options),
-    /// Measure the store beside others, and write tables and plots to docs/benchmarks (all peers, three rounds: @TIME@)
+    /// Measure the store beside others, and write tables and plots to docs/benchmarks (all peers, three rounds: about an hour)
     Peers(peers::Options),
     /// Build the documentation; a broken link is an error (1 min)
     Docs,

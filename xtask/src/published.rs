@@ -45,7 +45,7 @@ impl Workspace {
         let packages = self.packages.iter();
         let libraries =
             packages.filter(move |package| package["targets"].as_array().into_iter().flatten().any(is_library));
-        libraries.map(|package| {
+        libraries.map(move |package| {
             let manifest = text(package, "manifest_path");
             (text(package, "name"), manifest.strip_prefix(&self.root).unwrap_or(manifest).trim_start_matches('/'))
         })

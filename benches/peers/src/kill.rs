@@ -27,17 +27,17 @@ pub(crate) fn write(entry: &Entry, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills a writer of each store, and says how many returned writes that cost; an error where that is not what the store's mark says.
+/// Kills a writer of each store, and says how many returned writes that cost; an error where a store without a mark loses any.
 pub(crate) fn check(stores: &[Entry], dir: &Path) -> Result<()> {
     for entry in stores {
         let dir = dir.join(entry.id);
         let (returned, lost) = lose(entry, &dir).with_context(|| entry.id)?;
         println!("{}: {lost} of {returned} returned writes lost by kill -9", entry.id);
+        // One that loses some may be lucky: its buffer may have been flushed the moment before.
         ensure!(
-            entry.survives_kill == (lost == 0),
-            "{} is listed as a store that {} returned writes when it is killed",
-            entry.id,
-            if entry.survives_kill { "keeps" } else { "loses" }
+            !entry.survives_kill || lost == 0,
+            "{} is listed as a store that loses nothing when it is killed",
+            entry.id
         );
     }
     Ok(())

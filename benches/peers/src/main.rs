@@ -36,6 +36,9 @@ use crate::stores::Entry;
 use crate::workload::{Group, Task};
 
 /// Measures Hightower KV beside other embedded stores, and writes the table, the numbers and the plots.
+///
+/// Seven stores take some 15 to 20 minutes a round on a machine with two cores that does nothing else, so three rounds about an hour; the slow
+/// stores are most of it, each for four minutes a round at most. Half the `--row-seconds` takes little more than half the time.
 #[derive(Parser)]
 #[command(name = "hightower-peers")]
 struct Options {
@@ -58,7 +61,7 @@ struct Options {
 
     /// Seconds that the operations of a row may take. A store that needs longer is stopped at the end of an operation; its rate counts from
     /// what it did, and the table marks it.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     row_seconds: f64,
 
     /// Where the table, the numbers and the plots go.

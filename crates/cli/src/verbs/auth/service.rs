@@ -76,7 +76,7 @@ impl Options {
 fn name_file(path: &Path, error: Error) -> Failure {
     match error {
         Error::Validation(problem) => Failure::Usage(format!("{}: {problem}", path.display())),
-        other => Failure::Auth(other),
+        other => other.into(),
     }
 }
 
