@@ -231,10 +231,10 @@ mod tests {
         let pipeline = Pipeline::start(100, Arc::clone(&slow) as Arc<_>).unwrap();
         let submit = |_| pipeline.submit_batch(Batch::new(), Durability::Os).unwrap();
         let tickets: Vec<_> = (0..20).map(submit).collect();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let closing = scope.spawn(|| pipeline.close());
             let has_closed = (0..100).any(|_| {
-                std::thread::sleep(Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(1));
                 closing.is_finished()
             });
             slow.go_on();
