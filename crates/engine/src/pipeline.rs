@@ -190,3 +190,59 @@ fn run(receiver: &Receiver<Request>, committer: &dyn Committer) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Commits nothing before it may.
+    #[derive(Default)]
+    struct Slow {
+        may_go_on: Mutex<bool>,
+        changed: Condvar,
+        committed: AtomicUsize,
+    }
+
+    impl Slow {
+        fn go_on(&self) {
+            *self.may_go_on.lock() = true;
+            self.changed.notify_all();
+        }
+    }
+
+    impl Committer for Slow {
+        fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
+            let mut may_go_on = self.may_go_on.lock();
+            while !*may_go_on {
+                self.changed.wait(&mut may_go_on);
+            }
+            self.committed.fetch_add(requests.len(), Ordering::SeqCst);
+            let outcome = || BatchOutcome::Committed { seq: 1, outcomes: Vec::new(), versions: Vec::new() };
+            requests.iter().map(|_| Ok(outcome())).collect()
+        }
+    }
+
+    #[test]
+    fn closing_waits_for_all_that_was_handed_in() {
+        let slow = Arc::new(Slow::default());
+        let pipeline = Pipeline::start(100, Arc::clone(&slow) as Arc<_>).unwrap();
+        let submit = |_| pipeline.submit_batch(Batch::new(), Durability::Os).unwrap();
+        let tickets: Vec<_> = (0..20).map(submit).collect();
+        thread::scope(|scope| {
+            let closing = scope.spawn(|| pipeline.close());
+            let has_closed = (0..100).any(|_| {
+                thread::sleep(Duration::from_millis(1));
+                closing.is_finished()
+            });
+            slow.go_on();
+            assert!(!has_closed, "what was handed in is not committed yet");
+            closing.join().unwrap();
+            assert_eq!(slow.committed.load(Ordering::SeqCst), 20);
+        });
+        assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+        assert!(matches!(pipeline.submit_batch(Batch::new(), Durability::Os), Err(Error::Closed)));
+    }
+}

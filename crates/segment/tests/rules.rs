@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use common::{DIR, Step, World, options};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
-use hightower_segment::{AppendMode, Fs, SegmentError, SegmentStore, segment_name};
+use hightower_segment::{AppendMode, Fs, Purpose, SegmentError, SegmentStore, segment_name};
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
 
@@ -107,4 +107,40 @@ fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The last spare becomes a segment, for deletes; that the manifest names it needs room that nothing else has taken.
+#[test]
+fn a_manifest_finds_room_on_a_full_device() -> Result<(), String> {
+    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT, Step::Prepare]).map_err(|error| error.to_string())?;
+    world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
+    let active = |world: &World| world.open.as_ref().map_or(0, |open| open.appender.segment().id());
+    let first = active(&world);
+    let full = loop {
+        match world.commit(1, 0, Purpose::Reclaim) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(full.is_full(), "{full}");
+    let used = active(&world) - first;
+    assert!(used >= 2, "{used}: the successor, and then the spare");
+    world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 })
+}
+
+/// What is left of it might stand behind a later, shorter commit.
+#[test]
+fn after_a_write_that_got_half_way_nothing_is_written() -> Result<(), String> {
+    let mut world = World::new(SimFs::new(), options(AppendMode::Positioned, 4096, 1));
+    world.run(&[PUT]).map_err(|error| error.to_string())?;
+    let at_call = world.fs.call_count();
+    world.fs.inject(Fault { kind: FaultKind::ShortWrite, at_call, lasting: false });
+    world.fs.inject(Fault { kind: FaultKind::NoSpace, at_call: at_call + 1, lasting: true });
+    assert!(world.step(PUT).is_err());
+    world.fs.heal();
+    match world.step(PUT) {
+        Err(SegmentError::Poisoned { .. }) => world.explore_end(CrashPlan::default()),
+        other => Err(format!("the next write comes to {other:?}")),
+    }
 }

@@ -51,10 +51,6 @@ const fn rule_of_segments(filter: &'static str) -> Catcher {
 const fn opening(filter: &'static str) -> Catcher {
     plain("hightower-segment", "startup", filter)
 }
-/// Every kind of fault at every call, in the segment layer.
-const fn fault_of_segments(filter: &'static str) -> Catcher {
-    plain("hightower-segment", "faults", filter)
-}
 const fn engine(filter: &'static str) -> Catcher {
     plain("hightower-engine", "engine", filter)
 }
@@ -164,7 +160,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught(
         "half_a_commit_written_over",
         "after a write that got half-way nothing is written",
-        &[fault_of_segments("no_space"), fault_of_segments("short_writes")],
+        &[rule_of_segments("after_a_write_that_got_half_way_nothing_is_written")],
     ),
     caught(
         "ancestors_not_synced",
@@ -185,7 +181,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught(
         "no_room_for_manifests",
         "room is kept for a manifest on a full device",
-        &[FULL_DEVICE, fault_of_segments("no_space")],
+        &[rule_of_segments("a_manifest_finds_room_on_a_full_device")],
     ),
     caught("growth_takes_the_last_room", "new data leaves room for deletes and compaction", &[FULL_DEVICE]),
     // The engine.
@@ -212,11 +208,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("cap_ignored", "past the cap of the index new keys are refused", &[engine("the_memory_cap_refuses")]),
     caught("limits_unchecked", "limits are checked at the API", &[engine("limits_are_refused")]),
-    caught("queue_not_drained", "closing commits what was handed in", &[engine("the_pipeline_keeps_order")]),
+    caught(
+        "queue_not_drained",
+        "closing commits what was handed in",
+        &[within_engine("closing_waits_for_all_that_was_handed_in")],
+    ),
     caught(
         "checkpoint_unverified",
         "a damaged checkpoint is not believed",
-        &[plain("hightower-engine", "bit_flips", "of_a_store_that_was_closed"), within_engine("checkpoint")],
+        &[within_engine("a_flipped_bit_or_a_missing_byte_is_noticed")],
     ),
     caught("compaction_without_sync", "what made records dead is durable before they go", &[ENGINE_CRASHES]),
     caught("covered_read_after_sync", "a sync covers what was published before it began", &[schedule("group_commit")]),
@@ -244,7 +244,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a moved record is installed if the index still points to the old place",
         &[schedule("compaction_against_overwrites_and_deletes")],
     ),
-    caught("grace_ignored", "a tombstone stays for its grace", &[compaction("tombstone"), compaction("")]),
+    caught("grace_ignored", "a tombstone stays for its grace", &[compaction("a_submitted_timestamp_neither_shortens")]),
     caught(
         "live_rewritten",
         "what is fully live is never rewritten for its own sake",
