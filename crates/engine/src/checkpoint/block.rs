@@ -1,8 +1,8 @@
 //! How entries stand in a block of a checkpoint.
 //!
-//! A block is eight [columns](super::column), and behind them of each key what is new against the key before. The place of a record stands there only if
-//! the record does not lie right behind the one before, as nearly all do after a compaction, which writes in key order. The first entry of a block is
-//! written against nothing, so that every block stands for itself.
+//! A block is eight [columns](super::column), and behind them of each key what is new against the key before. Where a record is stands there only if
+//! it does not lie right behind the last one in its segment, as nearly all do after a compaction, which writes in key order. The first entry of a block
+//! is written against nothing, so that every block stands for itself.
 
 use hightower_log::limits::MAX_KEY_LEN_BYTES;
 
@@ -65,18 +65,15 @@ impl BlockWriter {
     /// Writes the block out, and begins the next.
     pub(crate) fn end_block(&mut self, bytes: &mut Vec<u8>) {
         let values = &self.values;
-        let is_moved = |at: &usize| {
-            let (before, value) = (values[*at - 1], values[*at]);
-            value.covered != before.covered || value.offset != before.end()
-        };
-        let moved = (1..values.len()).map(|at| u64::from(is_moved(&at)));
-        let placed = || values.iter().take(1).chain((1..values.len()).filter(is_moved).map(|at| &values[at]));
+        let mut ends = Ends::above(values.iter().map(|value| value.covered).min().unwrap_or(0));
+        let moved: Vec<bool> = values.iter().map(|value| !ends.extend(value)).collect();
+        let offsets = values.iter().zip(&moved).filter(|(_, moved)| **moved).map(|(value, _)| value.offset.into());
         put_column(bytes, values.iter().map(|value| value.version));
         put_column(bytes, values.iter().map(|value| value.len_bytes.into()));
         put_column(bytes, values.iter().map(|value| value.is_tombstone.into()));
-        put_column(bytes, moved);
-        put_column(bytes, placed().map(|value| value.covered as u64));
-        put_column(bytes, placed().map(|value| value.offset.into()));
+        put_column(bytes, values.iter().map(|value| value.covered as u64));
+        put_column(bytes, moved.iter().map(|moved| (*moved).into()));
+        put_column(bytes, offsets);
         put_column(bytes, self.lens.iter().map(|(key_len, _)| *key_len as u64));
         put_column(bytes, self.lens.iter().skip(1).map(|(_, shared)| *shared as u64));
         bytes.extend_from_slice(&self.new_bytes);
@@ -87,14 +84,51 @@ impl BlockWriter {
     }
 }
 
+/// So many segments, counted from the first of a block, are looked after by [`Ends`].
+const NEAR_SEGMENTS: usize = 64;
+
+/// Where the last record of each segment has ended, within a block.
+#[derive(Debug)]
+struct Ends {
+    /// The first segment of the block.
+    first: usize,
+    ends: [u32; NEAR_SEGMENTS],
+    /// A bit for each that has ended anywhere.
+    known: u64,
+}
+
+impl Ends {
+    fn above(first: usize) -> Self {
+        Self { first, ends: [0; NEAR_SEGMENTS], known: 0 }
+    }
+
+    /// Where the last record of this segment has ended.
+    #[inline]
+    fn end_of(&self, covered: usize) -> Option<u32> {
+        let at = covered.checked_sub(self.first).filter(|at| *at < NEAR_SEGMENTS)?;
+        (self.known >> at & 1 != 0).then(|| self.ends[at])
+    }
+
+    /// Goes on to a record; says whether it lies right behind the last one of its segment.
+    #[inline]
+    fn extend(&mut self, value: &EntryValue) -> bool {
+        let is_behind = self.end_of(value.covered) == Some(value.offset);
+        if let Some(at) = value.covered.checked_sub(self.first).filter(|at| *at < NEAR_SEGMENTS) {
+            self.ends[at] = value.end();
+            self.known |= 1 << at;
+        }
+        is_behind
+    }
+}
+
 /// The columns of a block, and where they end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Columns<'a> {
     version: Column<'a>,
     len: Column<'a>,
     is_tombstone: Column<'a>,
-    is_moved: Column<'a>,
     covered: Column<'a>,
+    is_moved: Column<'a>,
     offset: Column<'a>,
     key_len: Column<'a>,
     shared: Column<'a>,
@@ -104,14 +138,13 @@ struct Columns<'a> {
 impl<'a> Columns<'a> {
     fn of(block: &Block<'a>) -> Option<Self> {
         let mut numbers = Numbers { bytes: block.bytes, at: 0 };
-        let behind_first = block.count.checked_sub(1)?;
+        let (count, behind_first) = (block.count, block.count.checked_sub(1)?);
         let mut take = |count| Column::take(&mut numbers, count);
-        let (version, len, is_tombstone) = (take(block.count)?, take(block.count)?, take(block.count)?);
-        let is_moved = take(behind_first)?;
-        let placed = 1 + is_moved.count_ones(behind_first)?;
-        let (covered, offset) = (take(placed)?, take(placed)?);
-        let (key_len, shared) = (take(block.count)?, take(behind_first)?);
-        Some(Self { version, len, is_tombstone, is_moved, covered, offset, key_len, shared, end: numbers.at })
+        let (version, len, is_tombstone) = (take(count)?, take(count)?, take(count)?);
+        let (covered, is_moved) = (take(count)?, take(count)?);
+        let offset = take(is_moved.count_ones(count)?)?;
+        let (key_len, shared) = (take(count)?, take(behind_first)?);
+        Some(Self { version, len, is_tombstone, covered, is_moved, offset, key_len, shared, end: numbers.at })
     }
 }
 
@@ -151,8 +184,9 @@ pub(crate) struct Cursor<'a> {
     /// Where it reads on.
     pub(super) at: usize,
     pub(super) done: usize,
-    /// How many of the places were read.
-    placed: usize,
+    /// How many of the offsets were read.
+    offsets: usize,
+    ends: Ends,
     pub(super) key: Vec<u8>,
     pub(super) value: EntryValue,
 }
@@ -161,8 +195,8 @@ impl<'a> Cursor<'a> {
     /// A cursor that stands nowhere.
     pub(crate) fn new() -> Self {
         let block = Block { bytes: &[], count: 0, at: 0, version: 0, segments: &[] };
-        let columns = Columns::default();
-        Self { block, columns, at: 0, done: 0, placed: 0, key: Vec::new(), value: EntryValue::default() }
+        let (columns, ends) = (Columns::default(), Ends::above(0));
+        Self { block, columns, at: 0, done: 0, offsets: 0, ends, key: Vec::new(), value: EntryValue::default() }
     }
 
     /// Stands before the first entry of a block.
@@ -171,12 +205,14 @@ impl<'a> Cursor<'a> {
     ///
     /// If it has no columns that could be a block's.
     pub(crate) fn begin(&mut self, block: Block<'a>) -> Result<(), CheckpointError> {
-        (self.block, self.at, self.done, self.placed) = (block, 0, 0, 0);
+        (self.block, self.at, self.done, self.offsets) = (block, 0, 0, 0);
         self.key.clear();
         self.value = EntryValue::default();
         if ![WIDE_VERSION, TAGGED_VERSION].contains(&block.version) {
             self.columns = Columns::of(&block).ok_or_else(|| damaged(block.at, "columns that cannot be a block's"))?;
             self.at = self.columns.end;
+            (self.ends.first, self.ends.known) =
+                (usize::try_from(self.columns.covered.least()).unwrap_or(usize::MAX), 0);
         }
         Ok(())
     }
@@ -215,14 +251,13 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn read(&mut self) -> Option<()> {
-        let (columns, done, last) = (&self.columns, self.done, self.value);
-        let is_moved = done == 0 || columns.is_moved.get(done - 1) != 0;
-        let (covered, offset) = if is_moved {
-            let at = self.placed;
-            self.placed += 1;
-            (usize::try_from(columns.covered.get(at)).ok()?, u32::try_from(columns.offset.get(at)).ok()?)
+        let (columns, done) = (&self.columns, self.done);
+        let covered = usize::try_from(columns.covered.get(done)).ok()?;
+        let offset = if columns.is_moved.get(done) == 0 {
+            self.ends.end_of(covered)?
         } else {
-            (last.covered, last.end())
+            self.offsets += 1;
+            u32::try_from(columns.offset.get(self.offsets - 1)).ok()?
         };
         let len_bytes = u32::try_from(columns.len.get(done)).ok()?;
         let is_tombstone = match columns.is_tombstone.get(done) {
@@ -231,6 +266,7 @@ impl<'a> Cursor<'a> {
             _ => return None,
         };
         self.value = EntryValue { version: columns.version.get(done), covered, offset, len_bytes, is_tombstone };
+        self.ends.extend(&self.value);
         let shared = if done == 0 { 0 } else { usize::try_from(columns.shared.get(done - 1)).ok()? };
         let new_len = usize::try_from(columns.key_len.get(done)).ok()?.checked_sub(shared)?;
         let mut numbers = Numbers { bytes: self.block.bytes, at: self.at };
@@ -318,6 +354,39 @@ mod tests {
         // A byte of the key and one of its version, a quarter for what it shares, now and then a second byte of the key.
         let more = block(&entries(128)).len() - block(&entries(64)).len();
         assert!(more <= 64 * 5 / 2, "{more}");
+    }
+
+    #[test]
+    fn records_of_several_segments_in_turn_take_few_bytes_too() {
+        let keys: Vec<Vec<u8>> = (1000..1128).map(|n| format!("pods/default/web-{n}").into_bytes()).collect();
+        for segments in [3, 64, 65] {
+            let mut ends = vec![64_000_000; segments];
+            let entries: Vec<_> = keys
+                .iter()
+                .enumerate()
+                .map(|(n, key)| {
+                    let segment = n * n % segments;
+                    ends[segment] += 130;
+                    entry(key, 70_000, 7 + segment, ends[segment] - 130, 130)
+                })
+                .chain([
+                    entry(b"z", 70_000, 7 + segments - 1, 5, 130),
+                    entry(b"zz", 70_000, 7 + segments - 1, 135, 130),
+                ])
+                .collect();
+            let bytes = block(&entries);
+            let mut cursor = Cursor::new();
+            cursor
+                .begin(Block { bytes: &bytes, count: entries.len(), at: 0, version: VERSION, segments: &[] })
+                .unwrap();
+            for entry in &entries {
+                assert_eq!(cursor.advance(), Ok(true));
+                assert_eq!(cursor.entry(), *entry);
+            }
+            assert_eq!(cursor.advance(), Ok(false));
+            // The first record of each segment needs its offset.
+            assert!(bytes.len() < 128 * 3 + segments * 4, "{segments}: {}", bytes.len());
+        }
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl<'a> Column<'a> {
         self.least.wrapping_add(word >> (bit % 8) & self.mask)
     }
 
+    /// The least number.
+    pub(crate) fn least(&self) -> u64 {
+        self.least
+    }
+
     /// The sum of the first numbers, each of them 0 or 1; `None` if one is not.
     pub(crate) fn count_ones(&self, count: usize) -> Option<usize> {
         if self.width == 0 {

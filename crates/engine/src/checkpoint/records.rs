@@ -311,11 +311,10 @@ mod tests {
             .iter()
             .map(|rest| [prefix, b"k", rest].concat())
             .collect();
-            let item = |(key, at): (&'_ Vec<u8>, u32)| Item {
-                offset: at,
-                ..Item::new(key, prefix.len(), u64::from(100 - at))
-            };
-            let items: Vec<Item<'_>> = keys.iter().zip(0..).map(|pair| item(pair)).collect();
+            let mut items: Vec<Item<'_>> = Vec::new();
+            for (key, at) in keys.iter().zip(0..) {
+                items.push(Item { offset: at, ..Item::new(key, prefix.len(), u64::from(100 - at)) });
+            }
             let order = items.iter().zip(0..).map(|(item, at)| (item.bytes, 0, at)).collect();
             let newest = newest_in_order(order, |_, at| &items[at as usize]);
             let mut expected: Vec<_> = keys.clone();
