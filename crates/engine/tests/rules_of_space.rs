@@ -145,7 +145,7 @@ fn the_oldest_segment_goes_once_nothing_lives_in_it() {
 /// Compactions, checkpoints and backups, all asked for at once beside the background and a writer, until the store is closed under them.
 #[test]
 fn everything_at_once_until_it_is_closed() {
-    for round in 0..6 {
+    for round in 0..3 {
         let (dir, places) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let busy = StoreConfig { compaction_interval: Duration::from_millis(1), ..config(dir.path()) };
         let engine = SingleNodeEngine::with_config(busy).unwrap();

@@ -353,7 +353,7 @@ mod tests {
         };
         // A byte of the key and one of its version, a quarter for what it shares, now and then a second byte of the key.
         let more = block(&entries(128)).len() - block(&entries(64)).len();
-        assert!(more <= 64 * 5 / 2, "{more}");
+        assert!(more <= 64 * 3, "{more}");
     }
 
     #[test]
@@ -384,8 +384,8 @@ mod tests {
                 assert_eq!(cursor.entry(), *entry);
             }
             assert_eq!(cursor.advance(), Ok(false));
-            // The first record of each segment needs its offset.
-            assert!(bytes.len() < 128 * 3 + segments * 4, "{segments}: {}", bytes.len());
+            // The first record of each segment needs its offset; one for each record would take twice that.
+            assert!(bytes.len() < 128 * 4 + segments * 4, "{segments}: {}", bytes.len());
         }
     }
 
