@@ -1,8 +1,8 @@
 //! How fast a store opens: after a clean close, and after a kill with no checkpoint at all; with two cores and with one; beside the rate at which the
-//! page cache gives the same files. One line per number.
+//! page cache, and the device itself, give the same files. One line per number.
 //!
 //! `HIGHTOWER_BENCH_KEYS` (default 1,000,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set the size, `HIGHTOWER_BENCH_DIR` the place. One core
-//! is taken away with `taskset`, in a process of its own.
+//! is taken away with `taskset`, in a process of its own. The device is only measured by root, who may empty the page cache.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs::{self, File};
@@ -53,12 +53,19 @@ fn read_log(dir: &Path) -> (Duration, u64) {
     (started.elapsed(), bytes)
 }
 
-/// Opens the store read-only and so leaves it as it was. The best of some rounds.
+/// Has the next read come from the device; says whether that could be done.
+fn empty_page_cache() -> bool {
+    let synced = Command::new("sync").status();
+    synced.is_ok_and(|status| status.success()) && fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
+
+/// Opens the store read-only and so leaves it as it was. The best of some rounds; of one if nothing is in the page cache.
 fn open(dir: &Path, what: &str) {
+    let rounds = if what.contains("cold") { 1 } else { 5 };
     let mut best = Duration::MAX;
     let mut first_get = Duration::MAX;
     let mut keys = 0;
-    for _ in 0..5 {
+    for _ in 0..rounds {
         let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
         best = best.min(engine.open_report().elapsed);
         keys = engine.len();
@@ -106,14 +113,24 @@ fn main() {
     open_in_child(dir, "clean close, two cores", "0,1");
     open_in_child(dir, "clean close, one core", "0");
     files(dir, ".ckpt").iter().for_each(|path| fs::remove_file(path).unwrap());
-    let (time, bytes) = (0..3).map(|_| read_log(dir)).min().unwrap();
-    println!(
-        "page cache: {:.0} MB in {time:?}, {:.0} MB/s",
-        bytes as f64 / 1e6,
-        bytes as f64 / time.as_secs_f64() / 1e6
-    );
+    let say = |what: &str, (time, bytes): (Duration, u64)| {
+        println!(
+            "{what}: {:.0} MB in {time:?}, {:.0} MB/s",
+            bytes as f64 / 1e6,
+            bytes as f64 / time.as_secs_f64() / 1e6
+        );
+    };
+    say("page cache", (0..3).map(|_| read_log(dir)).min().unwrap());
     open_in_child(dir, "no checkpoint, two cores", "0,1");
     open_in_child(dir, "no checkpoint, one core", "0");
+    for _ in 0..3 {
+        if empty_page_cache() {
+            say("device", read_log(dir));
+        }
+        if empty_page_cache() {
+            open_in_child(dir, "no checkpoint, cold, two cores", "0,1");
+        }
+    }
     // As a kill leaves it: the last segment open, and no checkpoint.
     let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
     (0..keys / 4).for_each(|number| {

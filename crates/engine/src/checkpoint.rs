@@ -8,9 +8,13 @@
 
 mod block;
 pub(crate) mod codec;
+mod column;
+mod deal;
 mod fold;
 mod load;
 mod merge;
+mod numbers;
+mod old;
 mod records;
 #[cfg(test)]
 mod tests;

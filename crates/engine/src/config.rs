@@ -54,9 +54,9 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit gets a segment of its own. Default: 64 MiB.
     pub max_segment_size: u64,
-    /// While little is written, new segments are a 128th of what lives in the store, but at least this long, in bytes, and at most
+    /// While little is written, new segments are a 512th of what lives in the store, but at least this long, in bytes, and at most
     /// [`max_segment_size`](Self::max_segment_size); while much is written they are as long as what is written in some seconds. A segment takes its
-    /// room on disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB. Default: 1 MiB.
+    /// room on disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB. Default: 256 KiB.
     pub min_segment_size: u64,
     /// How often compaction looks for work by itself; zero: never. Default: 60 s.
     pub compaction_interval: Duration,
@@ -90,7 +90,7 @@ impl Default for StoreConfig {
         Self {
             data_dir: PathBuf::from(".hightower"),
             max_segment_size: 64 * 1024 * 1024,
-            min_segment_size: 1024 * 1024,
+            min_segment_size: 256 * 1024,
             compaction_interval: Duration::from_secs(60),
             fsync_interval: Duration::from_millis(25),
             compaction: CompactionConfig::default(),

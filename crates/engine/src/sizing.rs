@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::error::Error;
 
 /// A segment is this share of the bytes that live, or more: the active one, its successor and the spare take room for three.
-const LIVE_SHARE: u64 = 128;
+const LIVE_SHARE: u64 = 512;
 /// Writers fill no more than one segment in so many seconds, if the largest allows for it.
 const SECONDS_PER_SEGMENT: u64 = 2;
 /// The rate of writing is looked at so often.
@@ -142,8 +142,8 @@ mod tests {
     #[test]
     fn segments_follow_the_size_of_the_store() {
         let config = StoreConfig::default();
-        assert_eq!(config.idle_segment_len(0), 1 << 20);
-        assert_eq!(config.idle_segment_len(1280 << 20), 10 << 20);
+        assert_eq!(config.idle_segment_len(0), 256 << 10);
+        assert_eq!(config.idle_segment_len(1280 << 20), 5 << 19);
         assert_eq!(config.idle_segment_len(1 << 50), 64 << 20);
         let small = StoreConfig { max_segment_size: 8192, ..config };
         assert_eq!(small.idle_segment_len(1 << 50), 8192);

@@ -86,6 +86,10 @@ impl CompactedWriter {
             .rename(&spare.path, &path)
             .map_err(|error| shared.poison.latch(SegmentError::io("rename", &spare.path, error)))?;
         spare.path = path;
+        // It may have been a segment before, of which nothing may be read any more.
+        if !spare.mapping.reset() {
+            return Err(SegmentError::Invalid { what: "a spare file is still in use".to_owned() });
+        }
         Ok(Self {
             shared: Arc::clone(shared),
             spare: Some(spare),
@@ -214,6 +218,9 @@ impl Shared {
     /// A file for compaction: a new one, or, when the device is full, a spare, or at last the prepared segment's.
     fn compaction_file(&self, capacity: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
         let capacity = capacity.max(crate::options::MIN_SEGMENT_LEN_BYTES);
+        if purpose == Purpose::Grow {
+            self.require_room()?;
+        }
         let error = match self.create_spare(capacity) {
             Err(error) if error.is_full() && purpose == Purpose::Reclaim => error,
             made => return made,

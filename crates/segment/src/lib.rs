@@ -70,6 +70,7 @@ pub mod conformance;
 mod entropy;
 mod error;
 mod fs;
+mod kept_room;
 mod lock;
 mod manifest;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
 
-use crate::error::{SegmentError, is_full};
-use crate::fs::{Access, File, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
+use crate::error::SegmentError;
+use crate::fs::{File, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
+use crate::kept_room::KeptRoom;
 use crate::lock::{Mutex, step};
 use crate::manifest::{Manifest, SegmentState};
 use crate::mutants::planted;
-use crate::names::{MANIFEST, MANIFEST_TMP, spare_path};
+use crate::names::{MANIFEST, MANIFEST_TMP};
 use crate::options::StoreOptions;
 use crate::poison::Poison;
 use crate::segment::Segment;
@@ -52,8 +53,8 @@ pub(crate) struct Shared {
     pub(crate) full: AtomicBool,
     /// How long files are that are made ahead of their use.
     pub(crate) next_len: AtomicU32,
-    /// How long the file is that is kept to be given up for a manifest.
-    kept_room: Mutex<Option<u64>>,
+    /// The file that is kept to be given up for a manifest.
+    pub(crate) kept_room: KeptRoom,
     _lock: Box<dyn Lock>,
 }
 
@@ -107,7 +108,7 @@ impl Shared {
             poison: Poison::default(),
             next_spare: AtomicU32::new(1),
             full: AtomicBool::new(false),
-            kept_room: Mutex::default(),
+            kept_room: KeptRoom::default(),
             _lock: lock,
         })
     }
@@ -135,66 +136,23 @@ impl Shared {
         edit(&mut next);
         next.generation += 1;
         next.next_segment_id = self.next_id.load(Ordering::Relaxed);
-        self.keep_room(next.encoded_len() as u64)?;
+        let len_bytes = next.encoded_len() as u64;
+        self.keep_room(len_bytes)?;
+        let mut has_given_up = false;
         let mut written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
         while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {
+            has_given_up = true;
             written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
         }
         match written {
             Ok(()) => {
                 *manifest = next;
+                // The old manifest's room is free: it is kept before anything else takes it. If that fails, whatever would grow next is told.
+                let _made_later = if has_given_up { self.keep_room(len_bytes) } else { Ok(()) };
                 Ok(())
             }
             Err(NotReplaced::Unchanged(error)) => Err(error),
             Err(NotReplaced::Unknown(error)) => Err(self.poison.latch(error)),
-        }
-    }
-
-    /// Keeps a small file with room for a manifest, to be given up when the device is full: without it a store could no longer
-    /// record that it has freed something.
-    fn keep_room(&self, manifest_len: u64) -> Result<(), SegmentError> {
-        const BLOCK_LEN_BYTES: u64 = 4096;
-        if planted("no_room_for_manifests") {
-            return Ok(());
-        }
-        let wanted = (2 * manifest_len).next_multiple_of(BLOCK_LEN_BYTES);
-        let mut kept = self.kept_room.lock();
-        if kept.is_some_and(|len| len >= wanted) {
-            return Ok(());
-        }
-        let path = spare_path(&self.dir, 0);
-        let made = if kept.is_some() {
-            self.fs.open(&path, Access::Write)
-        } else {
-            // An attempt that failed may have left one.
-            remove_if_there(self.fs.as_ref(), &path)?;
-            self.fs.create_new(&path)
-        };
-        let made = made.and_then(|file| retry_interrupted(|| file.allocate(wanted)));
-        if kept.is_some() && made.as_ref().is_err_and(is_full) {
-            // Better too little than nothing, which is what whatever grows would leave of it.
-            return Ok(());
-        }
-        *kept = made.is_ok().then_some(wanted);
-        let Err(error) = made else { return Ok(()) };
-        remove_if_there(self.fs.as_ref(), &path)?;
-        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &path, error)) }
-    }
-
-    /// Removes what is kept for this, or else a spare file, to make room. Tells whether there was anything.
-    fn give_up_room(&self) -> bool {
-        if self.kept_room.lock().take().is_some() {
-            return self.fs.remove_file(&spare_path(&self.dir, 0)).is_ok();
-        }
-        let Some(spare) = self.tail.lock().pool.pop() else { return false };
-        self.fs.remove_file(&spare.path).is_ok()
-    }
-
-    /// Removes the file that [`keep_room`](Self::keep_room) has made, at the end.
-    pub(crate) fn remove_kept_room(&self) -> Result<(), SegmentError> {
-        match self.kept_room.lock().take() {
-            Some(_) => remove_if_there(self.fs.as_ref(), &spare_path(&self.dir, 0)),
-            None => Ok(()),
         }
     }
 

@@ -110,6 +110,9 @@ impl Shared {
             let tail = self.tail.lock();
             (tail.wants_successor(), tail.wants_reserve())
         };
+        if no_successor || no_reserve {
+            self.require_room()?;
+        }
         if no_successor {
             let len = self.next_len.load(Ordering::Relaxed);
             let spare = self.pop_spare(len);
@@ -170,6 +173,9 @@ impl Shared {
     ///
     /// [`SegmentError::Full`], and nothing has changed.
     pub(crate) fn take_successor(&self, least: u32, purpose: Purpose, stamp: Stamp) -> Result<Prepared, SegmentError> {
+        if purpose == Purpose::Grow {
+            self.require_room()?;
+        }
         if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
             return Ok(prepared);
         }

@@ -425,11 +425,17 @@ impl Recovery {
             }
             manifest.max_version = manifest.max_version.max(report.max_version).max(stamp.max_version);
         };
+        // Before anything else takes it.
+        shared.keep_room(shared.manifest.lock().encoded_len() as u64)?;
         let spare = match shared.create_spare(shared.next_len.load(Ordering::Relaxed)) {
             // What does not count any more makes room.
             Err(error) if error.is_full() && !dropped.is_empty() => {
                 shared.edit_manifest(edit)?;
                 shared.remove_dropped(&dropped)?;
+                shared.create_spare(shared.next_len.load(Ordering::Relaxed))?
+            }
+            // Better a store that only shrinks than none.
+            Err(error) if error.is_full() && shared.give_up_room() => {
                 shared.create_spare(shared.next_len.load(Ordering::Relaxed))?
             }
             made => made?,

@@ -18,8 +18,9 @@ use std::sync::Arc;
 use common::{DIR, Open, Step, World, command, encode_commit, options};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{
-    Access, AppendMode, Appender, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest, Metadata, Purpose, RealFs,
-    Released, Segment, SegmentError, SegmentStore, Stamp, StoreOptions, segment_name,
+    Access, AppendMode, Appender, CompactedWriter, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest, Metadata,
+    Purpose, RealFs, Released, Segment, SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp, StoreOptions,
+    segment_name,
 };
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
@@ -71,6 +72,67 @@ fn full_disk() {
         }
         world.step(PUT).unwrap();
     }
+}
+
+/// Whatever the background does in between, and however little room is left: once new data finds no more, deletes and compaction do, and what they free
+/// serves new data.
+#[test]
+fn a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order() {
+    const ORDERS: [&[Step]; 5] = [
+        &[],
+        &[Step::Prepare],
+        &[Step::SealPredecessors],
+        &[Step::Prepare, Step::SealPredecessors],
+        &[Step::SealPredecessors, Step::Prepare],
+    ];
+    for (puts, left) in (200..340).step_by(20).flat_map(|puts| (0..10_000).step_by(400).map(move |left| (puts, left))) {
+        for (order, deletes) in ORDERS.into_iter().flat_map(|order| [(order, false), (order, true)]) {
+            full_disk_in_order(puts, left, order, deletes).unwrap_or_else(|what| {
+                panic!("{puts} puts, {left} bytes left, {order:?}, deletes: {deletes}: {what}");
+            });
+        }
+    }
+}
+
+/// Fills what is left of a disk, with `order` done after each put, as the background may. Then the segment that is kept back serves deletes, or a
+/// compaction.
+fn full_disk_in_order(puts: usize, left: u64, order: &[Step], deletes: bool) -> Result<(), String> {
+    let mut world = world(AppendMode::Mapped);
+    // The manifest comes near the length at which more room has to be kept for it.
+    world.run(&vec![PUT; puts]).unwrap();
+    world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + left));
+    let background = |world: &mut World| {
+        let failed = order.iter().filter_map(|step| world.step(*step).err()).find(|error| !error.is_full());
+        failed.map_or(Ok(()), |error| Err(format!("in the background: {error}")))
+    };
+    while let Ok(()) = world.step(PUT) {
+        background(&mut world)?;
+    }
+    let error = world.step(PUT).err().ok_or("it is not full")?;
+    if !error.is_full() {
+        return Err(format!("a put on a full disk: {error}"));
+    }
+    for _ in 0..if deletes { 12 } else { 0 } {
+        world.commit(1, 0, Purpose::Reclaim).map_err(|error| format!("a delete: {error}"))?;
+        background(&mut world)?;
+    }
+    world.step(Step::SealPredecessors).map_err(|error| format!("sealing: {error}"))?;
+    let open = open_of(&mut world);
+    let mut edit = Edit::default();
+    if !deletes {
+        let output = open.store.create_compacted(1024, Purpose::Reclaim, STAMP);
+        edit.add.push(output.and_then(CompactedWriter::finish).map_err(|error| format!("compacting: {error}"))?);
+    }
+    let sealed = |entry: &&SegmentEntry| matches!(entry.state, SegmentState::Sealed { .. });
+    let ids: Vec<u32> = open.store.manifest().segments.iter().filter(sealed).map(|entry| entry.id).take(16).collect();
+    edit.remove.clone_from(&ids);
+    open.store.install(&edit).map_err(|error| format!("recording what was compacted: {error}"))?;
+    let (gone, kept): (Vec<_>, Vec<_>) = open.segments.drain(..).partition(|segment| ids.contains(&segment.id()));
+    open.segments = kept;
+    for segment in gone {
+        open.store.release(segment).map_err(|error| format!("letting go of a file: {error}"))?;
+    }
+    world.step(PUT).map_err(|error| format!("a put into what was freed: {error}"))
 }
 
 /// With nothing but the spare left, compaction can still write.

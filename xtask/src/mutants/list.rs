@@ -136,6 +136,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
     ),
     caught(
+        "growth_without_kept_room",
+        "nothing is made for new data while there is no room kept for a manifest",
+        &[life_of_segments("a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order")],
+    ),
+    caught(
         "witness_ignored",
         "damage of what was durable is no torn tail",
         &[rule_of_segments("damage_of_durable_commits_is_no_torn_tail")],

@@ -16,8 +16,10 @@ use crate::checkpoint::block::{Block, Cursor};
 use crate::mutants::planted;
 
 pub(crate) const MAGIC: [u8; 8] = *b"HTKVCKP\n";
-/// What is written. [`WIDE_VERSION`] is read as well.
-pub(crate) const VERSION: u16 = 2;
+/// What is written. [`TAGGED_VERSION`] and [`WIDE_VERSION`] are read as well.
+pub(crate) const VERSION: u16 = 3;
+/// Entries one after the other, each with a tag.
+pub(crate) const TAGGED_VERSION: u16 = 2;
 /// Entries of one width with whole keys behind them, and a point table that nobody reads any more.
 pub(crate) const WIDE_VERSION: u16 = 1;
 pub(crate) const HEADER_LEN: usize = 128;
@@ -44,7 +46,7 @@ pub(crate) fn damaged(offset: usize, what: &'static str) -> CheckpointError {
 /// What a checkpoint says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// [`VERSION`] or [`WIDE_VERSION`].
+    /// [`VERSION`], or one that is only read.
     pub(crate) version: u16,
     pub(crate) store_id: [u8; 16],
     /// All commits up to this one are in it, none after.
@@ -118,7 +120,7 @@ impl Header {
         }
         reader.at = 8;
         let version = u16::from_le_bytes(reader.array());
-        if version != VERSION && version != WIDE_VERSION {
+        if ![VERSION, TAGGED_VERSION, WIDE_VERSION].contains(&version) {
             return Err(CheckpointError::Version(version));
         }
         let header_len = u16::from_le_bytes(reader.array());
@@ -133,7 +135,7 @@ impl Header {
         let (segments_at, index_at, file_len) = (reader.u64(), reader.u64(), reader.u64());
         let (hash_key, points_check) = (reader.u64(), reader.u32());
         let index_check = reader.u32();
-        if version == VERSION && (points, points_at, hash_key, points_check) != (0, 0, 0, 0) {
+        if version != WIDE_VERSION && (points, points_at, hash_key, points_check) != (0, 0, 0, 0) {
             return Err(damaged(64, "reserved bytes that are not zero"));
         }
         let header = Self {
@@ -246,7 +248,7 @@ impl<'a> Checkpoint<'a> {
         }
         let first = number * BLOCK_ENTRIES as u64;
         let count = to_usize(self.header.entries.saturating_sub(first)).min(BLOCK_ENTRIES);
-        Ok(Block { bytes, count, at, is_wide: self.header.version == WIDE_VERSION, segments: self.segments })
+        Ok(Block { bytes, count, at, version: self.header.version, segments: self.segments })
     }
 
     /// The number of the block that holds `key` if any does: the last that does not begin above it.
@@ -265,7 +267,7 @@ impl<'a> Checkpoint<'a> {
             return Ok(false);
         }
         let number = self.block_of(key)?;
-        cursor.begin(self.block(number)?);
+        cursor.begin(self.block(number)?)?;
         while cursor.advance()? {
             if cursor.key() == key {
                 return Ok(true);

@@ -1,7 +1,7 @@
 //! Folding a store's files into its state: the newest checkpoint if it can be used, and what the log has beyond it.
 //!
-//! All of it is work that threads can share. Segments are read and verified, each by one thread, and their records sorted by key. Then the keys
-//! are cut into ranges; for each range one thread decodes and verifies the checkpoint's blocks, merges them with the records, the highest version
+//! All of it is work that threads can share. Segments are read and verified, each by one thread. Then the keys are cut into ranges, and the records dealt
+//! out to them; for each range one thread sorts its records, decodes and verifies the checkpoint's blocks, merges both, the highest version
 //! winning, and builds a run of the index. At the end the runs are joined. What is beyond a bound on memory is replayed after that, one by one.
 
 use std::ops::ControlFlow;
@@ -16,7 +16,7 @@ use hightower_state::{ConcurrentKvState, LoadRun, StateError};
 use crate::checkpoint::codec::Covered;
 use crate::checkpoint::load::{Account, Mapped, Sums};
 use crate::checkpoint::merge::{Plan, Range};
-use crate::checkpoint::records::{Rest, read_sorted, replay_all};
+use crate::checkpoint::records::{Rest, read, replay_all};
 use crate::error::{Error, Result};
 use crate::parallel::{in_pieces, threads};
 use crate::place::Place;
@@ -162,7 +162,8 @@ impl Fold {
         };
         let rest = rest_of(segments, &accounts);
         let mut meter = Meter { done: 0, total: rest.iter().map(Rest::len_bytes).sum(), watch };
-        let (pending, left) = read_sorted(rest, &mut meter).map_err(Unusable::Failed)?;
+        let (pending, left) = read(rest, &mut meter).map_err(Unusable::Failed)?;
+        self.replayed_records = pending.records;
         let plan = Plan::new(checkpoint, &accounts, pending)?;
         let ranges = self.build_ranges(&plan, meter.watch)?;
 
@@ -181,7 +182,6 @@ impl Fold {
             return Err(Unusable::Because(reason));
         }
         self.join(runs)?;
-        self.replayed_records = plan.pending.records();
         self.replayed_records +=
             replay_all(&self.state, &self.segments, &left, &mut meter).map_err(Unusable::Failed)?;
         Ok(entries)

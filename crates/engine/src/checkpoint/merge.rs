@@ -5,15 +5,16 @@ use hightower_state::{Change, CommandKind, LoadRun};
 
 use crate::checkpoint::block::{Cursor, EntryValue};
 use crate::checkpoint::codec::Checkpoint;
+use crate::checkpoint::deal::Dealt;
 use crate::checkpoint::fold::Unusable;
 use crate::checkpoint::load::{Account, Sums};
-use crate::checkpoint::records::{Item, Pending, newest_in_order};
+use crate::checkpoint::records::{Item, Pending};
 use crate::place::Place;
 
 /// About so many blocks of a checkpoint make a range.
 const BLOCKS_PER_RANGE: u64 = 192;
 /// And about so many records.
-const RECORDS_PER_RANGE: usize = 24 << 10;
+const RECORDS_PER_RANGE: usize = 8 << 10;
 /// The processor is asked for a key so many records before it is needed.
 const PREFETCH_AHEAD: usize = 12;
 
@@ -24,11 +25,13 @@ type Between<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 pub(crate) struct Plan<'a> {
     checkpoint: Option<Checkpoint<'a>>,
     accounts: &'a [Account],
-    pub(crate) pending: Pending<'a>,
+    records: Dealt<'a>,
     /// Ids of all segments that records may be in, ascending.
     pub(crate) segment_ids: Vec<u32>,
     /// Where each covered segment stands in `segment_ids`; `None` if it is not there any more.
     covered_at: Vec<Option<usize>>,
+    /// Where the segment of each part of the records stands in `segment_ids`.
+    part_at: Vec<usize>,
     /// From where to where each range goes.
     pub(crate) ranges: Vec<Between<'a>>,
 }
@@ -51,31 +54,33 @@ impl<'a> Plan<'a> {
         pending: Pending<'a>,
     ) -> Result<Self, Unusable> {
         let there = accounts.iter().filter(|account| account.is_there).map(|account| account.covered.id);
-        let read = pending.parts.iter().filter_map(|part| part.first().map(|item| item.segment));
-        let mut segment_ids: Vec<u32> = there.chain(read).collect();
+        let mut segment_ids: Vec<u32> = there.chain(pending.segments.iter().copied()).collect();
         segment_ids.sort_unstable();
         segment_ids.dedup();
-        let at =
-            |account: &Account| account.is_there.then(|| segment_ids.binary_search(&account.covered.id).ok()).flatten();
-        let covered_at = accounts.iter().map(at).collect();
-        let ranges = ranges(checkpoint.as_ref(), &pending)?;
-        Ok(Self { checkpoint, accounts, pending, segment_ids, covered_at, ranges })
+        let at = |id: u32| segment_ids.partition_point(|other| *other < id);
+        let covered_at = accounts.iter().map(|account| account.is_there.then(|| at(account.covered.id))).collect();
+        let part_at = pending.segments.iter().map(|id| at(*id)).collect();
+        let cuts = cuts(checkpoint.as_ref(), &pending)?;
+        let records = Dealt::of(pending, &cuts);
+        let starts = std::iter::once(None).chain(cuts.iter().copied().map(Some));
+        let ranges = starts.zip(cuts.iter().copied().map(Some).chain([None])).collect();
+        Ok(Self { checkpoint, accounts, records, segment_ids, covered_at, part_at, ranges })
     }
 
     /// Merges a range into `run`.
     pub(crate) fn build(&self, range: usize, run: LoadRun<Place>) -> Result<Range, Unusable> {
         let (from, to) = self.ranges[range];
-        let items = self.items_between(from, to);
+        let items = self.records.range(range);
         let booked = vec![Sums::default(); self.accounts.len()];
         let live = vec![Sums::default(); self.segment_ids.len()];
         let mut merged = Range { run, booked, live, counted: 0 };
         let mut left = items.iter().peekable();
         self.for_each_entry(from, to, |key, value| {
-            while let Some(item) = left.next_if(|item| item.key < key) {
+            while let Some(item) = left.next_if(|item| item.key() < key) {
                 self.push_item(&mut merged, item)?;
             }
             let Some(at) = self.book(&mut merged, value)? else { return Ok(()) };
-            let rival = left.next_if(|item| item.key == key);
+            let rival = left.next_if(|item| item.key() == key);
             match rival.filter(|item| item.version > value.version) {
                 Some(item) => self.push_item(&mut merged, item),
                 None => self.push_entry(&mut merged, key, value, at),
@@ -83,25 +88,13 @@ impl<'a> Plan<'a> {
         })?;
         let rest = items.get(items.len() - left.len()..).unwrap_or_default();
         for (at, item) in rest.iter().enumerate() {
-            // Their keys lie in the log, in another order.
+            // Long keys lie in the log, in another order.
             if let Some(ahead) = rest.get(at + PREFETCH_AHEAD) {
-                prefetch_read(ahead.key);
+                prefetch_read(ahead.key());
             }
             self.push_item(&mut merged, item)?;
         }
         Ok(merged)
-    }
-
-    /// The newest records of the keys of a range, in order.
-    fn items_between(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Vec<Item<'a>> {
-        let mut items = Vec::new();
-        for part in &self.pending.parts {
-            let start = from.map_or(0, |from| part.partition_point(|item| item.key < from));
-            let end = to.map_or(part.len(), |to| part.partition_point(|item| item.key < to));
-            items.extend_from_slice(part.get(start..end).unwrap_or_default());
-        }
-        // Those of one part are sorted already.
-        if self.pending.parts.len() > 1 { newest_in_order(&items) } else { items }
     }
 
     /// Calls `each` with the checkpoint's entries of a range, in order.
@@ -113,17 +106,25 @@ impl<'a> Plan<'a> {
     ) -> Result<(), Unusable> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
         let first = from.map_or(Ok(0), |from| checkpoint.block_of(from))?;
+        let block_from = |number: u64| {
+            let block = (number < checkpoint.header.blocks()).then(|| checkpoint.block(number)).transpose()?;
+            block.map(|block| Ok::<_, Unusable>((block, block.first_key()?))).transpose()
+        };
         let mut cursor = Cursor::new();
-        for number in first..checkpoint.header.blocks() {
-            let block = checkpoint.block(number)?;
-            if to.is_some_and(|to| block.first_key().is_ok_and(|key| key >= to)) {
-                break;
-            }
-            cursor.begin(block);
+        let mut next = block_from(first)?;
+        let mut number = first;
+        while let Some((block, first_key)) = next.filter(|(_, key)| to.is_none_or(|to| *key < to)) {
+            number += 1;
+            next = block_from(number)?;
+            // Only the first and the last block may reach beyond the range.
+            let is_whole = from.is_none_or(|from| first_key >= from)
+                && to.is_none_or(|to| next.is_some_and(|(_, next_key)| next_key <= to));
+            let is_inside =
+                |key: &[u8]| is_whole || (from.is_none_or(|from| key >= from) && to.is_none_or(|to| key < to));
+            cursor.begin(block)?;
             while cursor.advance()? {
                 let entry = cursor.entry();
-                let is_inside = from.is_none_or(|from| entry.key >= from) && to.is_none_or(|to| entry.key < to);
-                if is_inside {
+                if is_inside(entry.key) {
                     each(entry.key, &entry.value)?;
                 }
             }
@@ -154,11 +155,10 @@ impl<'a> Plan<'a> {
     }
 
     fn push_item(&self, merged: &mut Range, item: &Item<'_>) -> Result<(), Unusable> {
-        let location = Place { segment: item.segment, offset: item.offset };
-        push(merged, item.key, item.version, location, item.len_bytes(), item.is_tombstone())?;
-        if let Ok(at) = self.segment_ids.binary_search(&item.segment) {
-            merged.live[at].count(item.len_bytes(), item.is_tombstone());
-        }
+        let at = self.part_at[item.part as usize];
+        let location = Place { segment: self.segment_ids[at], offset: item.offset };
+        push(merged, item.key(), item.version, location, item.len_bytes(), item.is_tombstone())?;
+        merged.live[at].count(item.len_bytes(), item.is_tombstone());
         Ok(())
     }
 }
@@ -176,8 +176,8 @@ fn push(
     pushed.map_err(|error| Unusable::Because(error.to_string()))
 }
 
-/// Cuts the keys into ranges of about the same work.
-fn ranges<'a>(checkpoint: Option<&Checkpoint<'a>>, pending: &Pending<'a>) -> Result<Vec<Between<'a>>, Unusable> {
+/// Keys that cut all keys into ranges of about the same work.
+fn cuts<'a>(checkpoint: Option<&Checkpoint<'a>>, pending: &Pending<'a>) -> Result<Vec<&'a [u8]>, Unusable> {
     let mut cuts = Vec::new();
     if let Some(checkpoint) = checkpoint {
         let mut number = BLOCKS_PER_RANGE;
@@ -189,9 +189,7 @@ fn ranges<'a>(checkpoint: Option<&Checkpoint<'a>>, pending: &Pending<'a>) -> Res
     cuts.extend(record_cuts(pending));
     cuts.sort_unstable();
     cuts.dedup();
-    let starts = std::iter::once(None).chain(cuts.iter().copied().map(Some));
-    let ends = cuts.iter().copied().map(Some).chain([None]);
-    Ok(starts.zip(ends).collect())
+    Ok(cuts)
 }
 
 /// Keys with about [`RECORDS_PER_RANGE`] records between two of them.
@@ -200,7 +198,7 @@ fn record_cuts<'a>(pending: &Pending<'a>) -> Vec<&'a [u8]> {
     const SAMPLES_PER_CUT: usize = 16;
     let step = RECORDS_PER_RANGE / SAMPLES_PER_CUT;
     let samples = pending.parts.iter().flat_map(|part| part.iter().skip(step / 2).step_by(step));
-    let mut samples: Vec<&[u8]> = samples.map(|item| item.key).collect();
+    let mut samples: Vec<&[u8]> = samples.map(|item| item.far_key).collect();
     samples.sort_unstable();
     samples.into_iter().skip(SAMPLES_PER_CUT).step_by(SAMPLES_PER_CUT).collect()
 }

@@ -156,6 +156,7 @@ impl Sink {
 #[derive(Default)]
 struct Blocks {
     block: BlockWriter,
+    bytes: Vec<u8>,
     index: Vec<u8>,
     count: u64,
 }
@@ -168,10 +169,12 @@ impl Blocks {
     }
 
     fn end_block(&mut self, sink: &mut Sink) -> Result<()> {
-        let bytes = self.block.bytes();
-        if bytes.is_empty() {
+        if self.block.count() == 0 {
             return Ok(());
         }
+        self.bytes.clear();
+        self.block.end_block(&mut self.bytes);
+        let bytes = &self.bytes;
         // 128 keys of at most 64 KiB.
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let mut row = [0; BLOCK_INDEX_LEN];
@@ -179,9 +182,7 @@ impl Blocks {
         row[8..12].copy_from_slice(&len.to_le_bytes());
         row[12..16].copy_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         self.index.extend_from_slice(&row);
-        sink.put(bytes)?;
-        self.block.clear();
-        Ok(())
+        sink.put(bytes)
     }
 }
 
