@@ -79,5 +79,5 @@ fn examples() -> Result<()> {
 
 /// The main command of the README, as it stands there.
 fn demo() -> Result<()> {
-    Run::cargo("run --release --locked -- demo").run()
+    Run::cargo("run --locked -- demo").run()
 }
