@@ -18,7 +18,7 @@ pub(crate) fn miri() -> Result<()> {
     if !has_component("miri", "miri") {
         return memcheck();
     }
-    // crossbeam-epoch tags pointers and frees late: it needs these.
+    // Chunks of the index are found again from the addresses of their blocks, and records of its collector are never freed.
     let flags = "-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
     for (package, targets) in WATCHED {
         Run::cargo(&format!("+nightly miri test -p {package} {targets}"))

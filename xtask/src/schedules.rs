@@ -31,7 +31,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .with("HIGHTOWER_TEST_CASES", options.iterations)
         .with("HIGHTOWER_TEST_SEED", options.seed)
         .run()?;
-    for models in [&["-p", "hightower-state", "--lib"][..], &["-p", "hightower-index", "--test", "loom"]] {
+    for models in [
+        &["-p", "hightower-state", "--lib"][..],
+        &["-p", "hightower-index", "--test", "loom"],
+        &["-p", "hightower-index", "--lib", "collector"],
+    ] {
         Cfgs::Loom.cargo(&[TEST, models].concat())?.run()?;
     }
     Ok(())

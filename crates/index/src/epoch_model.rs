@@ -1,11 +1,11 @@
 //! The epoch collector as loom sees it: a deferred action runs when every guard that was alive when it was deferred has ended, at the earliest.
 //!
-//! Crossbeam's collector has its own loom tests. Here its promise is kept in the plainest way, so that the models of this crate stay small.
+//! The collector has models of its own. Here its promise is kept in the plainest way, so that the models of what uses it stay small.
 
 use loom::lazy_static;
 use loom::sync::Mutex;
 
-type Action = Box<dyn FnOnce()>;
+use crate::collector::Action;
 
 #[derive(Default)]
 struct State {
@@ -13,9 +13,6 @@ struct State {
     alive: Vec<usize>,
     waiting: Vec<(Vec<usize>, Action)>,
 }
-
-// SAFETY: an action may run on any thread, as whoever defers it promises.
-unsafe impl Send for State {}
 
 lazy_static! {
     static ref STATE: Mutex<State> = Mutex::new(State::default());
@@ -49,13 +46,11 @@ impl Guard {
     pub(super) fn flush(&self) {
         with_state(|state| state.waiting.extract_if(.., |(seen_by, _)| seen_by.is_empty()).collect::<Vec<_>>())
             .into_iter()
-            .for_each(|(_, action)| action());
+            // SAFETY: whoever deferred it promised that it may run once the guards of its time have ended; each runs once.
+            .for_each(|(_, action)| unsafe { (action.run)(action.data) });
     }
 
-    pub(super) unsafe fn defer_unchecked<F: FnOnce()>(&self, action: F) {
-        let action: Box<dyn FnOnce() + '_> = Box::new(action);
-        // SAFETY: the caller promises that the action may run at any later time.
-        let action: Action = unsafe { core::mem::transmute(action) };
+    pub(super) fn defer(&self, action: Action) {
         // The guard that defers does not use what it defers.
         let others = |state: &State| state.alive.iter().copied().filter(|each| *each != self.number).collect();
         with_state(|state| state.waiting.push((others(state), action)));

@@ -43,8 +43,12 @@
 compile_error!("hightower-index keeps a fingerprint in the top bits of 64-bit pointers");
 
 mod arena;
+#[cfg_attr(all(loom, not(test)), allow(dead_code, reason = "under loom only its models use it"))]
+mod barrier;
 mod bulk;
 mod bytes;
+#[cfg_attr(loom, allow(dead_code, reason = "under loom only its models use it"))]
+mod collector;
 mod epoch;
 mod hash;
 mod leaf;

@@ -31,6 +31,16 @@ struct Batch {
     unseen: Arc<AtomicBool>,
 }
 
+/// Raises a batch's flag.
+///
+/// # Safety
+///
+/// `flag` came from `Arc::into_raw`, and is given away.
+unsafe fn raise(flag: *mut ()) {
+    // SAFETY: the caller's promise.
+    unsafe { Arc::from_raw(flag.cast_const().cast::<AtomicBool>()) }.store(true, Ordering::Release);
+}
+
 /// The waiting line.
 pub(crate) struct Limbo {
     open: Vec<Retired>,
@@ -56,9 +66,9 @@ impl Limbo {
         let guard = pin();
         if !self.open.is_empty() {
             let unseen = Arc::new(AtomicBool::new(crate::mutants::planted("early_free")));
-            let flag = Arc::clone(&unseen);
-            // SAFETY: the closure owns its flag, which may be raised from any thread at any time.
-            unsafe { guard.defer(move || flag.store(true, Ordering::Release)) };
+            let flag = Arc::into_raw(Arc::clone(&unseen)).cast_mut().cast();
+            // SAFETY: the flag is an `Arc`'s, given away with it, and may be raised from any thread at any time.
+            unsafe { guard.defer(flag, raise) };
             let items = core::mem::replace(&mut self.open, Vec::with_capacity(BATCH_ITEMS));
             self.sealed.push_back(Batch { items, unseen });
         }

@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
-use core::ops::Bound;
+use core::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use crate::arena::Arena;
@@ -12,7 +12,7 @@ use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
 use crate::link::{Link, Target};
-use crate::range::{Range, prefix_end};
+use crate::range::{self, Range, prefix_end};
 use crate::reserve::Reserve;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::table::Table;
@@ -310,6 +310,36 @@ impl<V, H: KeyHasher> Map<V, H> {
     pub fn range<'g>(&'g self, lower: Bound<&[u8]>, upper: Bound<&[u8]>, _guard: &'g Guard) -> Range<'g, V> {
         // SAFETY: the guard lives for 'g, and the map too.
         unsafe { Range::new(self.shared.tree.root(), lower, upper) }
+    }
+
+    /// Calls `visit` with the entries between two bounds, in key order, until it breaks; says whether it did. `ahead` is called with each value some
+    /// entries before, and perhaps with some beyond the end, so that it can ask for what the value points to.
+    ///
+    /// As [`range`](Self::range), which can be stored and goes both ways; this is cheaper to begin, as it copies no bounds and allocates nothing.
+    ///
+    /// ```
+    /// use std::ops::{Bound, ControlFlow};
+    /// let (mut writer, map) = hightower_index::new::<u32>();
+    /// for (key, value) in [("a", 1), ("b", 2), ("c", 3)] {
+    ///     writer.insert(key.as_bytes(), value);
+    /// }
+    /// let (guard, mut sum) = (hightower_index::pin(), 0);
+    /// let flow = map.visit(Bound::Excluded(b"a"), Bound::Unbounded, &guard, |_| {}, |entry| {
+    ///     sum += entry.value();
+    ///     ControlFlow::Continue(())
+    /// });
+    /// assert_eq!((flow, sum), (ControlFlow::Continue(()), 5));
+    /// ```
+    pub fn visit<'g>(
+        &'g self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        _guard: &'g Guard,
+        ahead: impl Fn(&V),
+        visit: impl FnMut(EntryRef<'g, V>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        // SAFETY: the guard lives for 'g, and the map too.
+        unsafe { range::visit(self.shared.tree.root(), lower, upper, ahead, visit) }
     }
 
     /// All entries, in key order, from both ends.

@@ -185,21 +185,20 @@ impl<T: Send + Sync + 'static> Published<T> {
         if old.is_null() {
             return;
         }
-        let old = Retired(old);
         // SAFETY: the value is out of the cell, so only guards that exist now can see it; T is Send and 'static, so it may be dropped
         // on any thread at any time.
-        unsafe { guard.defer(move || old.free()) }
+        unsafe { guard.defer(old.cast(), free::<T>) }
     }
 }
 
-/// A value that has left its cell and waits to be dropped.
-struct Retired<T>(*mut T);
-
-impl<T> Retired<T> {
-    fn free(self) {
-        // SAFETY: the pointer came from Box::into_raw, has left its cell, and is freed once.
-        drop(unsafe { Box::from_raw(self.0) });
-    }
+/// Drops a value that has left its cell.
+///
+/// # Safety
+///
+/// It came from `Box::into_raw` of a `Box<T>`, nobody can see it any more, and it is freed once.
+unsafe fn free<T>(value: *mut ()) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(value.cast::<T>()) });
 }
 
 impl<T> From<Option<Box<T>>> for Published<T> {

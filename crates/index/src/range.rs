@@ -1,7 +1,7 @@
 //! Iterators in key order, and cursors that outlive a guard.
 
 use core::fmt;
-use core::ops::Bound;
+use core::ops::{Bound, ControlFlow};
 
 use crate::bytes::compare;
 use crate::epoch::Guard;
@@ -82,21 +82,69 @@ impl<'g, V> End<'g, V> {
         let walk = self.walk.get_or_insert_with(|| unsafe { Walk::start::<D>(root, borrow(start)) });
         let batch = &mut self.batch;
         // SAFETY: the caller's promise.
-        (batch.next, batch.len) = (0, unsafe { walk.take::<D>(&mut batch.leaves[..batch.wanted]) });
-        self.is_last = batch.len < batch.wanted;
+        (batch.len, self.is_last) =
+            unsafe { fetch::<V, D>(walk, &mut batch.leaves[..batch.wanted], borrow(end), hook) };
+        batch.next = 0;
         batch.wanted = (batch.wanted * 2).min(BATCH_LEAVES);
-        batch.leaves[..batch.len].iter().flatten().for_each(|leaf| hook(leaf.value()));
-        // By now the leaves are near. Keys come in order, so the last one speaks for all, nearly always.
-        let is_inside = |leaf: &Option<Leaf<'_, V>>| {
-            leaf.is_some_and(|leaf| if D::RISING { is_below(leaf.key(), end) } else { is_above(leaf.key(), end) })
-        };
-        if !batch.leaves[..batch.len].last().is_none_or(is_inside) {
-            batch.len = batch.leaves[..batch.len].partition_point(is_inside);
-            self.is_last = true;
-        }
         if let Some(behind) = batch.leaves.get_mut(batch.len) {
             *behind = None;
         }
+    }
+}
+
+/// Takes the next leaves of a walk that goes up to `end`, as many as there is room for; gives how many there are, and whether they are the last.
+///
+/// # Safety
+///
+/// As for [`Walk::take`].
+#[inline]
+unsafe fn fetch<'g, V, D: Direction>(
+    walk: &mut Walk<'g, V>,
+    leaves: &mut [Option<Leaf<'g, V>>],
+    end: Bound<&[u8]>,
+    hook: &impl Fn(&V),
+) -> (usize, bool) {
+    // SAFETY: the caller's promise.
+    let len = unsafe { walk.take::<D>(leaves) };
+    let is_last = len < leaves.len();
+    let leaves = &leaves[..len];
+    leaves.iter().flatten().for_each(|leaf| hook(leaf.value()));
+    // By now the leaves are near. Keys come in order, so the last one speaks for all, nearly always.
+    let is_inside = |leaf: &Option<Leaf<'_, V>>| {
+        leaf.is_some_and(|leaf| if D::RISING { is_below(leaf.key(), end) } else { is_above(leaf.key(), end) })
+    };
+    if leaves.last().is_none_or(is_inside) {
+        return (len, is_last);
+    }
+    (leaves.partition_point(is_inside), true)
+}
+
+/// Calls `visit` with the entries between two bounds, in key order, until it breaks.
+///
+/// # Safety
+///
+/// `root` is the root of a tree of `V` and a guard lives for `'g`.
+pub(crate) unsafe fn visit<'g, V: 'g>(
+    root: Link,
+    lower: Bound<&[u8]>,
+    upper: Bound<&[u8]>,
+    hook: impl Fn(&V),
+    mut visit: impl FnMut(EntryRef<'g, V>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    // SAFETY: the caller's promise.
+    let mut walk = unsafe { Walk::start::<Forward>(root, lower) };
+    let mut leaves = [None; BATCH_LEAVES];
+    let mut wanted = FIRST_BATCH_LEAVES;
+    loop {
+        // SAFETY: the caller's promise.
+        let (len, is_last) = unsafe { fetch::<V, Forward>(&mut walk, &mut leaves[..wanted], upper, &hook) };
+        for leaf in leaves[..len].iter().flatten() {
+            visit(EntryRef::new(*leaf))?;
+        }
+        if is_last {
+            return ControlFlow::Continue(());
+        }
+        wanted = (wanted * 2).min(BATCH_LEAVES);
     }
 }
 
@@ -179,7 +227,7 @@ impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
     }
 }
 
-fn is_below(key: &[u8], upper: &Bound<Box<[u8]>>) -> bool {
+fn is_below(key: &[u8], upper: Bound<&[u8]>) -> bool {
     match upper {
         Bound::Included(end) => compare(key, end).is_le(),
         Bound::Excluded(end) => compare(key, end).is_lt(),
@@ -187,7 +235,7 @@ fn is_below(key: &[u8], upper: &Bound<Box<[u8]>>) -> bool {
     }
 }
 
-fn is_above(key: &[u8], lower: &Bound<Box<[u8]>>) -> bool {
+fn is_above(key: &[u8], lower: Bound<&[u8]>) -> bool {
     match lower {
         Bound::Included(start) => compare(key, start).is_ge(),
         Bound::Excluded(start) => compare(key, start).is_gt(),

@@ -284,6 +284,7 @@ impl<'g> Segment<'g> {
     fn probe<V>(self, hash: u64, is_right: impl Fn(Leaf<'g, V>) -> bool) -> Option<(usize, Leaf<'g, V>)> {
         let (wanted, tags_wanted) = (fingerprint(hash), splat(tag_of(hash)));
         let mut group = home(hash, self.groups());
+        // An absent key doesn't need its slots; one that is there would wait for them after the tags. The one gains more than the other loses.
         prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
         for _ in 0..self.groups() {
             let tags = self.tags(group).load(Ordering::Acquire);

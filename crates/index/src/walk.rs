@@ -1,9 +1,10 @@
-//! Walking the tree in key order, forwards or backwards, with the path in a vector (never on the stack, however long the keys).
+//! Walking the tree in key order, forwards or backwards, without recursion: however long the keys, the path beyond its first nodes is in a vector.
 //!
 //! A walk sees each node as it is when it looks. A key that is there for the whole walk is seen once: nodes that are replaced stay as they were under
 //! the guard, and what is added to a node only adds codes that the walk either has passed or has yet to reach.
 
 use core::cmp::Ordering;
+use core::mem::MaybeUninit;
 use core::ops::Bound;
 
 use crate::bytes::{common_len, compare};
@@ -75,6 +76,7 @@ impl Direction for Backward {
 ///
 /// The children of a small node are put in order once, when the walk comes to it; what is added to it later may be missed. Those of a large
 /// one are looked for one by one.
+#[derive(Clone, Copy)]
 struct Frame<'g> {
     node: Node<'g>,
     /// Of a small node: the children ahead.
@@ -112,6 +114,18 @@ impl<'g> Frame<'g> {
         }
     }
 
+    /// Asks for the next child.
+    #[inline(always)]
+    fn prefetch_first<D: Direction>(&self) {
+        if let Some(lane) = self.lanes.peek() {
+            self.node.child_in_lane(lane).prefetch();
+        } else if !self.node.is_small()
+            && let Some((_, link)) = self.at.and_then(|at| D::next(self.node, at))
+        {
+            link.prefetch();
+        }
+    }
+
     /// What comes next, and leaves it behind. It may be nothing.
     #[inline(always)]
     fn advance<D: Direction>(&mut self) -> Option<Link> {
@@ -133,9 +147,61 @@ impl<'g> Frame<'g> {
     }
 }
 
+/// Frames that lie in the path itself: as many as most trees are deep.
+const NEAR_FRAMES: usize = 12;
+
+/// The nodes that a walk is in, from the root down. A short path takes no memory elsewhere.
+struct Path<'g> {
+    /// The first of them; those below `len` are there.
+    near: [MaybeUninit<Frame<'g>>; NEAR_FRAMES],
+    len: usize,
+    far: Vec<Frame<'g>>,
+}
+
+impl<'g> Path<'g> {
+    const fn new() -> Self {
+        Self { near: [const { MaybeUninit::uninit() }; NEAR_FRAMES], len: 0, far: Vec::new() }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, frame: Frame<'g>) {
+        match self.near.get_mut(self.len) {
+            Some(place) => {
+                place.write(frame);
+                self.len += 1;
+            }
+            None => self.far.push(frame),
+        }
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) {
+        if self.far.pop().is_none() {
+            self.len = self.len.saturating_sub(1);
+        }
+    }
+
+    /// Asks for what follows in the two lowest nodes of a short path: a walk that has just begun will come there soon, and nothing was asked for yet.
+    #[inline(always)]
+    fn prefetch_beside<D: Direction>(&self) {
+        // SAFETY: as in `last_mut`.
+        let frames = self.near[..self.len].iter().rev().take(2).map(|frame| unsafe { frame.assume_init_ref() });
+        frames.for_each(Frame::prefetch_first::<D>);
+    }
+
+    #[inline(always)]
+    fn last_mut(&mut self) -> Option<&mut Frame<'g>> {
+        if !self.far.is_empty() {
+            return self.far.last_mut();
+        }
+        // SAFETY: `push` has written those below `len`.
+        self.near[..self.len].last_mut().map(|frame| unsafe { frame.assume_init_mut() })
+    }
+}
+
 /// A walk that is under way.
 pub(crate) struct Walk<'g, V> {
-    path: Vec<Frame<'g>>,
+    path: Path<'g>,
     first: Option<Leaf<'g, V>>,
 }
 
@@ -146,7 +212,7 @@ impl<'g, V> Walk<'g, V> {
     ///
     /// `root` is the root of a tree of `V`, and a guard lives for `'g`, or nobody writes during `'g`.
     pub(crate) unsafe fn start<D: Direction>(root: Link, bound: Bound<&[u8]>) -> Self {
-        let mut walk = Self { path: Vec::with_capacity(16), first: None };
+        let mut walk = Self { path: Path::new(), first: None };
         let (key, inclusive) = match bound {
             Bound::Unbounded => {
                 // SAFETY: the caller's promise.
@@ -184,6 +250,8 @@ impl<'g, V> Walk<'g, V> {
             let node = match unsafe { link.follow::<V>() } {
                 Target::Nothing => return,
                 Target::Leaf(leaf) => {
+                    leaf.prefetch();
+                    self.path.prefetch_beside::<D>();
                     let is_ahead = match compare(leaf.key(), key) {
                         Ordering::Equal => inclusive,
                         order => (order == Ordering::Greater) == D::RISING,
@@ -253,7 +321,7 @@ impl<'g, V> Walk<'g, V> {
             };
             match entered {
                 Some(node) => self.push::<D>(node, Some(D::START)),
-                None => drop(self.path.pop()),
+                None => self.path.pop(),
             }
         }
         count

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use hightower_index::{Guard, pin};
 
-use crate::bounds::prefix_end;
 use crate::location::Location;
 use crate::range::{Entries, Range};
 use crate::records::{EntryRecord, Versioned};
@@ -119,14 +118,21 @@ impl<L: Location> Snapshot<L> {
     /// ```
     #[must_use]
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        Range::new(Walk::new(self.clone(), from, to))
+        self.clone().into_range(from, to)
     }
 
     /// The keys that were there and begin with `prefix`, in order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
-        let end = prefix_end(prefix);
-        self.range(Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded))
+        self.clone().into_prefix(prefix)
+    }
+
+    pub(crate) fn into_range(self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
+        Range::new(Walk::new(self, from, to))
+    }
+
+    pub(crate) fn into_prefix(self, prefix: &[u8]) -> Range<L> {
+        Range::new(Walk::of_prefix(self, prefix))
     }
 
     /// Every key between two bounds that was known, tombstones included: what a checkpoint holds.

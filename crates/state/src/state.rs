@@ -209,13 +209,13 @@ impl<L: Location> ConcurrentKvState<L> {
     /// The keys between two bounds as of now, in order: a [`snapshot`](Self::snapshot)'s range.
     #[must_use]
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        self.snapshot().range(from, to)
+        self.snapshot().into_range(from, to)
     }
 
     /// The keys that begin with `prefix` as of now, in order: a [`snapshot`](Self::snapshot)'s prefix.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
-        self.snapshot().prefix(prefix)
+        self.snapshot().into_prefix(prefix)
     }
 
     /// How many keys are there, tombstones not counted. Exact whenever no commit is on its way.

@@ -86,6 +86,16 @@ impl<L: Location> Walk<L> {
     pub(crate) fn new(snapshot: Snapshot<L>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
         let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
         let middle = (!bounds::is_empty(from, to)).then(|| Middle { from: owned(from), to: owned(to) });
+        Self::over(snapshot, middle)
+    }
+
+    /// A walk over the keys that begin with `prefix`.
+    pub(crate) fn of_prefix(snapshot: Snapshot<L>, prefix: &[u8]) -> Self {
+        let to = bounds::prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
+        Self::over(snapshot, Some(Middle { from: Bound::Included(prefix.to_vec()), to }))
+    }
+
+    fn over(snapshot: Snapshot<L>, middle: Option<Middle>) -> Self {
         Self {
             snapshot,
             live_only: false,
@@ -161,19 +171,21 @@ impl<L: Location> Walk<L> {
         // The newest location may be the wrong one for an old snapshot; then only the prefetch is wasted.
         let prefetch = |entry: &Entry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
-        for entry in shared.map.range(borrow(&from), borrow(&to), guard).prefetch_with(prefetch) {
+        let flow = shared.map.visit(borrow(&from), borrow(&to), guard, prefetch, |entry| {
             *left -= 1;
             let version = shared.timeline.at(entry.value(), seq, guard);
             let version = version.filter(|version| !(live_only && version.word.is_tombstone()));
             if version.is_some_and(|version| visit(entry.key(), EntryRecord::new(&version)).is_break()) {
                 end = Some((entry.key(), Visited::Stopped));
-                break;
+                return ControlFlow::Break(());
             }
             if *left == 0 {
                 end = Some((entry.key(), Visited::Some));
-                break;
+                return ControlFlow::Break(());
             }
-        }
+            ControlFlow::Continue(())
+        });
+        debug_assert_eq!(flow.is_break(), end.is_some());
         let (last, visited) = end?;
         exclude(&mut from, last);
         self.middle = Some(Middle { from, to });

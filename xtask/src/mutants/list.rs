@@ -83,6 +83,9 @@ const fn model_of_state(filter: &'static str) -> Catcher {
 const fn model_of_index(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Loom, ..plain("hightower-index", "loom", filter) }
 }
+const fn model_in_index(filter: &'static str) -> Catcher {
+    Catcher { cfgs: Cfgs::Loom, ..plain("hightower-index", "lib", filter) }
+}
 const fn schedule(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
 }
@@ -357,6 +360,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a removed slot stays a grave while something may lie behind it",
         &[plain("hightower-index", "model_check", "")],
     ),
+    caught(
+        "guard_without_fence",
+        "a guard is announced before anything is read under it",
+        &[model_in_index("collector")],
+    ),
+    caught("freed_a_step_early", "what is sealed waits two steps of the epoch", &[model_in_index("collector")]),
     caught(
         "halves_stay_large",
         "a split leaves no large segment that nothing would make smaller",

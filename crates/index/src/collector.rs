@@ -1,0 +1,449 @@
+//! Reclamation by epochs ("Practical lock-freedom", Fraser 2004), with guards that cost two plain stores.
+//!
+//! # The protocol
+//!
+//! | reader | collector, under its lock |
+//! | --- | --- |
+//! | 1. reads the epoch and says it in its record | 1. fences every thread ([`barrier::heavy`]) |
+//! | 2. its side of the fence ([`barrier::light`]) | 2. seals what was put out of reach before with the epoch, e |
+//! | 3. reads pointers and what they lead to | 3. makes the epoch e + 1 if every record says e or nothing |
+//! | 4. clears its record | 4. frees what was sealed at e − 1 or before |
+//!
+//! Of a reader's fence and one of the collector's, one comes first. If it is the collector's, the reader sees everything as out of reach that was so before, and
+//! cannot get at it. If it is the reader's, the collector sees its record in that turn and in all later ones until it is cleared, so the epoch goes one
+//! step further at most; what is sealed in these turns is freed only after two.
+//!
+//! A record is cleared, and written again, with release, and the collector reads it with acquire: all that a reader has done comes before what is freed.
+//!
+//! Records are never freed; threads that end hand theirs on. Whoever puts things out of reach collects, a step for each bag of [`BAG_ACTIONS`]; a reader
+//! does so once in [`PINS_PER_TURN`] guards, and only if something waits.
+
+use core::cell::{Cell, RefCell};
+use core::ptr;
+use std::collections::VecDeque;
+
+use crate::barrier;
+use crate::mutants::planted;
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+
+/// What a thread keeps before it hands it over.
+const BAG_ACTIONS: usize = 64;
+/// How often a thread that only reads looks for something to free.
+const PINS_PER_TURN: u32 = 4096;
+/// What a record says while its thread has no guard. Epochs begin at 1.
+const NOT_PINNED: u64 = 0;
+
+/// One call that frees something.
+pub(crate) struct Action {
+    pub(crate) data: *mut (),
+    pub(crate) run: unsafe fn(*mut ()),
+}
+
+// SAFETY: whoever defers an action promises that it may run on any thread.
+unsafe impl Send for Action {}
+
+/// What one thread says to the collector, and keeps for itself.
+#[repr(align(128))]
+pub(crate) struct Record {
+    /// The epoch at which the thread was pinned.
+    pinned_at: AtomicU64,
+    is_taken: AtomicBool,
+    /// Written before the record can be reached.
+    next: Cell<*mut Record>,
+    // From here on the owner's alone.
+    guards: Cell<usize>,
+    pins: Cell<u32>,
+    /// The thread has ended: whoever drops the last guard gives the record back.
+    is_orphan: Cell<bool>,
+    bag: RefCell<Vec<Action>>,
+}
+
+/// Everything that waits, and who may be looking.
+pub(crate) struct Collector {
+    epoch: AtomicU64,
+    records: AtomicPtr<Record>,
+    /// Bags and the epochs that they were sealed at, the oldest first.
+    sealed: Mutex<VecDeque<(u64, Vec<Action>)>>,
+    /// How many bags wait.
+    waiting: AtomicUsize,
+}
+
+impl Record {
+    fn new() -> Self {
+        Self {
+            pinned_at: AtomicU64::new(NOT_PINNED),
+            is_taken: AtomicBool::new(true),
+            next: Cell::new(ptr::null_mut()),
+            guards: Cell::new(0),
+            pins: Cell::new(0),
+            is_orphan: Cell::new(false),
+            bag: RefCell::new(Vec::new()),
+        }
+    }
+}
+
+impl Collector {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self {
+            epoch: AtomicU64::new(NOT_PINNED + 1),
+            records: AtomicPtr::new(ptr::null_mut()),
+            sealed: Mutex::new(VecDeque::new()),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: AtomicU64::new(NOT_PINNED + 1),
+            records: AtomicPtr::new(ptr::null_mut()),
+            sealed: Mutex::new(VecDeque::new()),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// A record for the calling thread: one that another has given back, or a new one.
+    pub(crate) fn take_record(&'static self) -> &'static Record {
+        barrier::prepare();
+        let mut each = self.records.load(Ordering::Acquire);
+        // SAFETY: records are never freed, and `next` doesn't change once a record can be reached.
+        while let Some(record) = unsafe { each.as_ref() } {
+            if record.is_taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return record;
+            }
+            each = record.next.get();
+        }
+        let record: &'static Record = Box::leak(Box::new(Record::new()));
+        let mut first = self.records.load(Ordering::Relaxed);
+        loop {
+            record.next.set(first);
+            let new = ptr::from_ref(record).cast_mut();
+            match self.records.compare_exchange(first, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return record,
+                Err(other) => first = other,
+            }
+        }
+    }
+
+    /// The thread that owns the record has ended; its guards may not have.
+    pub(crate) fn end_thread(&self, record: &Record) {
+        record.is_orphan.set(true);
+        if record.guards.get() == 0 {
+            self.give_back(record);
+        }
+    }
+
+    #[cold]
+    fn give_back(&self, record: &Record) {
+        record.is_orphan.set(false);
+        // What this runs takes guards of another record. What cannot be sealed waits in this one for its next owner.
+        self.flush(record);
+        record.is_taken.store(false, Ordering::Release);
+    }
+
+    /// Begins a guard.
+    #[inline(always)]
+    pub(crate) fn enter(&self, record: &Record) {
+        let guards = record.guards.get();
+        record.guards.set(guards + 1);
+        if guards == 0 {
+            self.announce(record);
+        }
+    }
+
+    /// Ends a guard.
+    #[inline(always)]
+    pub(crate) fn leave(&self, record: &Record) {
+        let guards = record.guards.get() - 1;
+        record.guards.set(guards);
+        if guards == 0 {
+            record.pinned_at.store(NOT_PINNED, Ordering::Release);
+            if record.is_orphan.get() {
+                self.give_back(record);
+            }
+        }
+    }
+
+    /// Lets go of what was read so far, unless there are other guards.
+    #[inline]
+    pub(crate) fn renew(&self, record: &Record) {
+        if record.guards.get() == 1 {
+            self.announce(record);
+        }
+    }
+
+    #[inline(always)]
+    fn announce(&self, record: &Record) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        // Release, though nothing is published: a collector that reads this, and not the clearing before, still comes after that.
+        record.pinned_at.store(epoch, Ordering::Release);
+        if !planted("guard_without_fence") {
+            barrier::light();
+        }
+        let pins = record.pins.get().wrapping_add(1);
+        record.pins.set(pins);
+        if pins.is_multiple_of(PINS_PER_TURN) {
+            self.collect_if_due();
+        }
+    }
+
+    /// Has the action run once no guard that exists now is alive.
+    pub(crate) fn defer(&self, record: &Record, action: Action) {
+        let is_full = {
+            let mut bag = record.bag.borrow_mut();
+            bag.push(action);
+            bag.len() >= BAG_ACTIONS
+        };
+        if is_full {
+            self.flush(record);
+        }
+    }
+
+    /// Hands over what the thread keeps, and goes one step on.
+    pub(crate) fn flush(&self, record: &Record) {
+        let bag = record.bag.take();
+        let ripe = self.turn(lock(&self.sealed), bag).unwrap_or_else(|mut bag| {
+            record.bag.borrow_mut().append(&mut bag);
+            Vec::new()
+        });
+        run(ripe);
+    }
+
+    #[cold]
+    fn collect_if_due(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0
+            && let Ok(sealed) = self.sealed.try_lock()
+        {
+            run(self.turn(sealed, Vec::new()).unwrap_or_default());
+        }
+    }
+
+    /// Seals a bag, advances if it may, and gives what has waited long enough.
+    ///
+    /// # Errors
+    ///
+    /// Gives the bag back if the system refuses the fence.
+    fn turn(
+        &self,
+        mut sealed: MutexGuard<'_, VecDeque<(u64, Vec<Action>)>>,
+        bag: Vec<Action>,
+    ) -> Result<Vec<Vec<Action>>, Vec<Action>> {
+        if !barrier::heavy() {
+            return Err(bag);
+        }
+        // Only who has the lock changes it.
+        let mut epoch = self.epoch.load(Ordering::Relaxed);
+        if !bag.is_empty() {
+            sealed.push_back((epoch, bag));
+        }
+        if self.all_say(epoch) {
+            epoch += 1;
+            self.epoch.store(epoch, Ordering::Release);
+        }
+        let steps = if planted("freed_a_step_early") { 1 } else { 2 };
+        let mut ripe = Vec::new();
+        while sealed.front().is_some_and(|(sealed_at, _)| sealed_at + steps <= epoch) {
+            ripe.extend(sealed.pop_front().map(|(_, bag)| bag));
+        }
+        self.waiting.store(sealed.len(), Ordering::Relaxed);
+        Ok(ripe)
+    }
+
+    /// Whether every thread that has a guard was pinned at `epoch`.
+    fn all_say(&self, epoch: u64) -> bool {
+        let mut each = self.records.load(Ordering::Acquire);
+        // SAFETY: as in `take_record`; of what other threads own only the atomics are touched.
+        while !each.is_null() {
+            let (pinned_at, next) = unsafe { ((*each).pinned_at.load(Ordering::Acquire), (*each).next.get()) };
+            if pinned_at != NOT_PINNED && pinned_at != epoch {
+                return false;
+            }
+            each = next;
+        }
+        true
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that may panic happens under the lock but allocations, which leave the queue whole.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn run(ripe: Vec<Vec<Action>>) {
+    for action in ripe.into_iter().flatten() {
+        // SAFETY: whoever deferred it promised that it may run once the guards of its time have ended; each runs once.
+        unsafe { (action.run)(action.data) };
+    }
+}
+
+/// The process's collector, and each thread's record.
+#[cfg(not(loom))]
+mod process {
+    use core::cell::Cell;
+
+    use super::{Action, Collector, Record};
+
+    static COLLECTOR: Collector = Collector::new();
+
+    thread_local! {
+        static RECORD: Cell<Option<&'static Record>> = const { Cell::new(None) };
+        static END: EndOfThread = const { EndOfThread };
+    }
+
+    /// Gives the thread's record back when the thread ends.
+    struct EndOfThread;
+
+    impl Drop for EndOfThread {
+        fn drop(&mut self) {
+            if let Some(record) = RECORD.take() {
+                COLLECTOR.end_thread(record);
+            }
+        }
+    }
+
+    /// Belongs to its thread, as the record is not `Sync`.
+    pub(crate) struct Guard {
+        record: &'static Record,
+    }
+
+    #[inline(always)]
+    pub(crate) fn pin() -> Guard {
+        let record = RECORD.get().unwrap_or_else(register);
+        COLLECTOR.enter(record);
+        Guard { record }
+    }
+
+    #[cold]
+    fn register() -> &'static Record {
+        let record = COLLECTOR.take_record();
+        if END.try_with(|_| ()).is_ok() {
+            RECORD.set(Some(record));
+        } else {
+            // The thread is ending, and has given its record back: this one serves a single guard.
+            record.leave_with_guard();
+        }
+        record
+    }
+
+    impl Guard {
+        pub(crate) fn repin(&mut self) {
+            COLLECTOR.renew(self.record);
+        }
+
+        pub(crate) fn flush(&self) {
+            COLLECTOR.flush(self.record);
+        }
+
+        pub(crate) fn defer(&self, action: Action) {
+            COLLECTOR.defer(self.record, action);
+        }
+    }
+
+    impl Drop for Guard {
+        #[inline(always)]
+        fn drop(&mut self) {
+            COLLECTOR.leave(self.record);
+        }
+    }
+}
+
+#[cfg(not(loom))]
+pub(crate) use process::{Guard, pin};
+
+impl Record {
+    /// Has the record given back when its last guard ends.
+    #[cfg(not(loom))]
+    fn leave_with_guard(&self) {
+        self.is_orphan.set(true);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// What loom watches: it fails the model if the write is not ordered after every read.
+    struct Watched(UnsafeCell<u64>);
+
+    unsafe fn free(data: *mut ()) {
+        // SAFETY: it came from `Box::into_raw`, and is freed once; that nobody reads it is what loom checks, and the memory stays.
+        unsafe { (*data.cast::<Watched>()).0.with_mut(|value| *value = u64::MAX) };
+    }
+
+    fn model(run: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.max_branches = 50_000;
+        builder.check(run);
+    }
+
+    struct Cell {
+        collector: &'static Collector,
+        place: AtomicPtr<Watched>,
+    }
+
+    impl Cell {
+        fn new() -> Arc<Self> {
+            let first = Box::into_raw(Box::new(Watched(UnsafeCell::new(1))));
+            let collector = Box::leak(Box::new(Collector::new()));
+            Arc::new(Self { collector, place: AtomicPtr::new(first) })
+        }
+
+        fn read(&self, record: &Record) {
+            self.collector.enter(record);
+            let value = self.place.load(Ordering::Acquire);
+            // SAFETY: loom says if it is not.
+            let value = unsafe { (*value).0.with(|value| *value) };
+            assert!(value == 1 || value == 2, "freed while it was in reach");
+            self.collector.leave(record);
+        }
+
+        fn replace(&self, record: &Record) {
+            let new = Box::into_raw(Box::new(Watched(UnsafeCell::new(2))));
+            let old = self.place.swap(new, Ordering::AcqRel);
+            self.collector.defer(record, Action { data: old.cast(), run: free });
+        }
+    }
+
+    #[test]
+    fn collector_frees_nothing_that_a_guard_sees() {
+        model(|| {
+            let cell = Cell::new();
+            let own = cell.collector.take_record();
+            let reader = Arc::clone(&cell);
+            let reader = thread::spawn(move || {
+                let record = reader.collector.take_record();
+                reader.read(record);
+                reader.collector.end_thread(record);
+            });
+            cell.replace(own);
+            (0..3).for_each(|_| cell.collector.flush(own));
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn collector_sees_a_guard_that_comes_again() {
+        model(|| {
+            let cell = Cell::new();
+            let (own, other) = (cell.collector.take_record(), cell.collector.take_record());
+            cell.collector.end_thread(other);
+            let reader = Arc::clone(&cell);
+            let reader = thread::spawn(move || {
+                let record = reader.collector.take_record();
+                reader.read(record);
+                reader.read(record);
+            });
+            cell.replace(own);
+            (0..2).for_each(|_| cell.collector.flush(own));
+            reader.join().unwrap();
+            (0..3).for_each(|_| cell.collector.flush(own));
+            assert_eq!(cell.collector.waiting.load(Ordering::Relaxed), 0, "everything is freed in the end");
+        });
+    }
+}
