@@ -147,8 +147,8 @@ fn read_and_write(engine: &SingleNodeEngine) {
     let snapshot = engine.snapshot();
     let before = snapshot.get("a").unwrap();
     assert_eq!(engine.get("a").unwrap(), before);
-    let count = engine.range::<&str>(..).map(|entry| entry.into_pair().unwrap()).count();
-    assert_eq!(count, engine.len());
+    let pairs: Vec<_> = engine.range::<&str>(..).map(|entry| entry.into_pair().unwrap()).collect();
+    assert_eq!(pairs.len(), engine.len());
     engine.put_with("beside", "it", Durability::Os).unwrap();
     engine.put_with("beside", "it", Durability::Interval(Duration::from_secs(3600))).unwrap();
     assert_eq!(engine.get("beside").unwrap().unwrap(), b"it");
