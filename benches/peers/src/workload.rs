@@ -347,7 +347,8 @@ impl Results {
     }
 }
 
-#[cfg(all(test, feature = "own"))]
+#[cfg(test)]
+#[cfg(feature = "own")]
 mod tests {
     use super::*;
 

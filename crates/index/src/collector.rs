@@ -253,8 +253,8 @@ impl Collector {
     /// Whether every thread that has a guard was pinned at `epoch`.
     fn all_say(&self, epoch: u64) -> bool {
         let mut each = self.records.load(Ordering::Acquire);
-        // SAFETY: as in `take_record`; of what other threads own only the atomics are touched.
         while !each.is_null() {
+            // SAFETY: as in `take_record`; of what other threads own only the atomics are touched.
             let (pinned_at, next) = unsafe { ((*each).pinned_at.load(Ordering::Acquire), (*each).next.get()) };
             if pinned_at != NOT_PINNED && pinned_at != epoch {
                 return false;
