@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs;
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -229,6 +230,8 @@ fn compacting(keys: u64) {
     let mut latencies = vec![Duration::ZERO; 1 << 20];
     let (p999_without, gets_without) = load(&engine, &mut zipf, &mut latencies, Duration::from_secs(6), || false);
     println!("without compaction: put p99.9 {p999_without:?}, {gets_without:.0} gets/s");
+    let gets_beside_work = beside_a_busy_thread(&engine, &mut zipf, &mut latencies);
+    println!("beside a thread that computes in its registers: gets {:.2} x", gets_beside_work / gets_without);
     let before = resident_bytes();
     let (peak, is_done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -259,6 +262,24 @@ fn compacting(keys: u64) {
     let started = Instant::now();
     engine.close().unwrap();
     println!("close with a checkpoint: {:?}", started.elapsed());
+}
+
+/// Gets per second while another thread does nothing but compute: what the machine alone takes away, where its processors share a core.
+fn beside_a_busy_thread(engine: &SingleNodeEngine, zipf: &mut Zipf, latencies: &mut Vec<Duration>) -> f64 {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 1_u64;
+            while !is_done.load(Ordering::Relaxed) {
+                for _ in 0..1000 {
+                    number = black_box(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17));
+                }
+            }
+        });
+        let (_, gets) = load(engine, zipf, latencies, Duration::from_secs(6), || false);
+        is_done.store(true, Ordering::Relaxed);
+        gets
+    })
 }
 
 /// Rounds of overwriting, deleting, compacting and opening again: disk, open files and memory stay what they are.
