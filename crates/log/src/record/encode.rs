@@ -2,7 +2,7 @@
 
 use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, KEY_LEN_AT, KIND_AT, KIND_DELETE,
-    KIND_SEAL, KIND_SET, MAX_HEAD_LEN_BYTES, Placement, width,
+    KIND_SEAL, KIND_SET, MAX_HEAD_LEN_BYTES, Placement, WIDTHS_AT, width,
 };
 use crate::checksum::{HeadSum, payload_checksum};
 use crate::command::CommandRef;
@@ -13,65 +13,43 @@ use crate::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 /// All of a record that stands before its key, on the stack. The record is these bytes, then the key, then the value.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordHead {
-    bytes: [u8; ROOM_BYTES],
+    bytes: [u8; MAX_HEAD_LEN_BYTES],
     len: usize,
 }
 
-/// The longest head, and what its last word has too much.
-const ROOM_BYTES: usize = KIND_AT + 2 * size_of::<u128>();
-const _: () = assert!(ROOM_BYTES >= MAX_HEAD_LEN_BYTES);
+impl RecordHead {
+    fn new() -> Self {
+        Self { bytes: [0; MAX_HEAD_LEN_BYTES], len: KEY_LEN_AT }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn push_number(&mut self, number: u64, width: usize) {
+        // Eight bytes are always copied, since a copy of fixed length is one store; what is too much is written over next.
+        // The widest place is 16 bytes before the array's end, so eight always fit.
+        self.bytes[self.len..self.len + 8].copy_from_slice(&number.to_le_bytes());
+        self.len += width;
+    }
+
+    /// Writes the checks, which need everything before them, and so come last.
+    fn seal(&mut self, context: &RecordContext, offset: u32, placement: Placement, payload_checksum: u64) {
+        if let Placement::Appended { durable, .. } = placement {
+            self.push(&durable.to_le_bytes());
+        }
+        let sum = HeadSum::new(context, offset, &self.bytes[KIND_AT..self.len]);
+        if let Placement::Appended { .. } = placement {
+            self.push(&sum.head_check(context.checks).to_le_bytes());
+        }
+        self.bytes[..KIND_AT].copy_from_slice(&sum.check(payload_checksum).to_le_bytes());
+    }
+}
 
 impl AsRef<[u8]> for RecordHead {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-}
-
-/// The fields of a head, put together in registers: the checksum reads them at once, and would have to wait for bytes that were stored one by one.
-#[derive(Clone, Copy)]
-struct Fields {
-    low: u128,
-    high: u128,
-    len: usize,
-}
-
-impl Fields {
-    /// With room for the kind and the widths, which are known last.
-    fn new() -> Self {
-        Self { low: 0, high: 0, len: KEY_LEN_AT - KIND_AT }
-    }
-
-    /// Adds a number that `width` bytes can hold.
-    #[inline(always)]
-    fn push(&mut self, number: u64, width: usize) {
-        let (number, at) = (u128::from(number), 8 * self.len);
-        if self.len < size_of::<u128>() {
-            self.low |= number << at;
-            if self.len + width > size_of::<u128>() {
-                self.high |= number >> (128 - at);
-            }
-        } else {
-            self.high |= number << (at - 128);
-        }
-        self.len += width;
-    }
-
-    /// The head's bytes, with the checks, which need everything before them.
-    #[inline(always)]
-    fn seal(mut self, context: &RecordContext, offset: u32, placement: Placement, payload_checksum: u64) -> RecordHead {
-        if let Placement::Appended { durable, .. } = placement {
-            self.push(durable.into(), size_of::<u32>());
-        }
-        let mut head = RecordHead { bytes: [0; ROOM_BYTES], len: KIND_AT + self.len };
-        head.bytes[KIND_AT..KIND_AT + 16].copy_from_slice(&self.low.to_le_bytes());
-        head.bytes[KIND_AT + 16..].copy_from_slice(&self.high.to_le_bytes());
-        let sum = HeadSum::new(context, offset, &head.bytes[KIND_AT..head.len]);
-        if let Placement::Appended { .. } = placement {
-            head.bytes[head.len..head.len + 2].copy_from_slice(&sum.head_check(context.checks).to_le_bytes());
-            head.len += size_of::<u16>();
-        }
-        head.bytes[..KIND_AT].copy_from_slice(&sum.check(payload_checksum).to_le_bytes());
-        head
     }
 }
 
@@ -85,7 +63,6 @@ struct Parts {
 }
 
 impl Parts {
-    #[inline(always)]
     fn of(command: &CommandRef<'_>) -> Result<Self, EncodeError> {
         let key_len = command.key().len();
         if key_len == 0 {
@@ -129,30 +106,35 @@ impl Parts {
             }
     }
 
-    #[inline(always)]
     fn head(&self, context: &RecordContext, offset: u32, placement: Placement, payload: u64) -> RecordHead {
-        let mut fields = Fields::new();
+        let mut head = RecordHead::new();
         let mut kind = self.kind;
         match placement {
             Placement::Appended { continues: true, .. } => kind |= FLAG_CONTINUES,
             Placement::Appended { continues: false, .. } => {}
             Placement::Relocated => kind |= FLAG_RELOCATED,
         }
-        if self.key_len > 0xff {
-            kind |= FLAG_LONG_KEY;
+        match u8::try_from(self.key_len) {
+            Ok(short) => head.push(&[short]),
+            Err(_) => {
+                kind |= FLAG_LONG_KEY;
+                // The limit on keys makes the length fit two bytes.
+                head.push_number(self.key_len as u64, 2);
+            }
         }
-        fields.push(self.key_len as u64, if self.key_len > 0xff { 2 } else { 1 });
         let (version, timestamp) = (self.version_delta(context), self.timestamp_delta(context));
         let mut widths = width_bits(width(version)) << 2 | width_bits(width(timestamp)) << 5;
         if let Some(value_len) = self.value_len {
             let value_width = width(value_len as u64);
             widths |= width_bits(value_width);
-            fields.push(value_len as u64, value_width);
+            head.push_number(value_len as u64, value_width);
         }
-        fields.push(version, width(version));
-        fields.push(timestamp, width(timestamp));
-        fields.low |= u128::from(u16::from_le_bytes([kind, widths]));
-        fields.seal(context, offset, placement, payload)
+        head.push_number(version, width(version));
+        head.push_number(timestamp, width(timestamp));
+        head.bytes[KIND_AT] = kind;
+        head.bytes[WIDTHS_AT] = widths;
+        head.seal(context, offset, placement, payload);
+        head
     }
 }
 
@@ -198,8 +180,6 @@ pub fn encoded_len(
 /// assert_eq!(whole, [head.as_ref(), b"key", b"value"].concat());
 /// # Ok::<(), hightower_log::EncodeError>(())
 /// ```
-// Inlined, since what is stored for a call and read at once in wider words stalls the processor for longer than all the rest takes.
-#[inline]
 pub fn encode_head(
     context: &RecordContext,
     offset: u32,
