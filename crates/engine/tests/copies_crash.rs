@@ -1,5 +1,5 @@
 //! Crashes while a store is restored, imported or salvaged: the source is as it was, and the destination is all there or not there; the next attempt goes
-//! through. (Backups are crashed by `crash.rs`, with everything else.)
+//! through. A backup into an earlier one is that one or the new one. (Backups are crashed by `crash.rs` too, with everything else.)
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -99,4 +99,30 @@ fn an_import_is_whole_or_absent() {
         open_with(fs, from, 3, Background::Caller)?.export_snapshot(&mut stream)?;
         import_snapshot(&components(fs), &mut &stream[..], TO).map(drop)
     });
+}
+
+#[test]
+fn a_backup_into_an_earlier_one_is_that_one_or_the_new_one() {
+    const BACKUP: &str = "/copies/backup";
+    let fs = SimFs::new();
+    let engine = open_with(&fs, config(AppendMode::Positioned), 2, Background::Caller).unwrap();
+    let mut returned = Vec::new();
+    for round in 0..3_u32 {
+        for number in 0..40_u32 {
+            engine.put(format!("key/{number:03}"), format!("{round}").repeat(40)).unwrap();
+        }
+        engine.backup_to(BACKUP).unwrap();
+        returned.push((fs.op_count(), read(&fs, BACKUP).unwrap()));
+    }
+    let (first_op, mut seen) = (returned[0].0, 0);
+    let states = fs.crash_states(CrashPlan { exhaustive_limit: 10, samples: 16, seed: 3 });
+    for state in states.filter(|state| state.point.op >= first_op) {
+        let point = state.point;
+        let found = read(&state.fs, BACKUP).unwrap_or_else(|error| panic!("{point}: {error}"));
+        let last = returned.iter().rposition(|(op, _)| *op <= point.op).unwrap();
+        let next = returned.get(last + 1).map(|(_, digest)| *digest);
+        assert!(found == returned[last].1 || Some(found) == next, "{point}: neither the old backup nor the new one");
+        seen += 1;
+    }
+    assert!(seen > 500, "{seen}");
 }

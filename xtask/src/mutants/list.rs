@@ -232,7 +232,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught(
         "backup_names_not_synced",
         "a backup's files have their names before its manifest counts",
-        &[ENGINE_CRASHES],
+        &[plain("hightower-engine", "copies_crash", "a_backup_into_an_earlier_one")],
     ),
     caught(
         "reading_lock_dropped",
