@@ -38,7 +38,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// The time of the kernel's last tick, a few milliseconds ago at most: every write asks, and this takes a fifth of what the exact time takes.
+/// The time of the kernel's last tick, a few milliseconds ago at most: every write asks, and this takes a quarter of what the exact time takes.
 #[cfg(target_os = "linux")]
 fn now_ms() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);

@@ -2,7 +2,7 @@
 //!
 //! A record's check is made of two hashes, because the two halves become known at different times: the payload's (key and value) as soon as
 //! the caller hands them over, the head's only once the commit order gives the record its offset. Joining them is one operation. Both are
-//! XXH3 with 64 bits (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): a record of a hundred bytes takes it a third of the
+//! XXH3 with 64 bits (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): a record of a hundred bytes takes it half of the
 //! time of a CRC, and every read pays for one. Segments of format version 1 have CRC-32 (RFC 1952) in its place, and are only read.
 
 use crc32fast::Hasher;
