@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use crate::checkpoint::records::{Item, Order, Pending, eight_bytes, newest_in_order};
+use crate::checkpoint::records::{Item, Order, eight_bytes, newest_in_order};
 use crate::parallel::in_pieces;
 
 /// Records by range.
@@ -11,7 +11,7 @@ pub(crate) struct Dealt<'a> {
     parts: Vec<Part<'a>>,
 }
 
-/// Those of one segment.
+/// Those of one part.
 #[derive(Debug, Default)]
 struct Part<'a> {
     items: Vec<Item<'a>>,
@@ -31,10 +31,9 @@ impl Part<'_> {
 
 impl<'a> Dealt<'a> {
     /// Deals records out to the ranges that these keys, which rise, begin; the first range is what is below them all.
-    pub(crate) fn of(pending: Pending<'a>, cuts: &[&[u8]]) -> Self {
-        let prefix = pending.prefix;
+    pub(crate) fn of(parts: Vec<Vec<Item<'a>>>, prefix: &[u8], cuts: &[&[u8]]) -> Self {
         let cuts: Vec<(u64, &[u8])> = cuts.iter().map(|cut| (cut_bytes(cut, prefix), *cut)).collect();
-        let parts: Vec<_> = pending.parts.into_iter().map(Mutex::new).collect();
+        let parts: Vec<_> = parts.into_iter().map(Mutex::new).collect();
         let dealt = in_pieces(
             parts.len(),
             |piece| deal(std::mem::take(&mut *parts[piece].lock()), &cuts),
@@ -87,7 +86,7 @@ fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> Part<'a> {
 #[cfg(test)]
 mod tests {
     use super::Dealt;
-    use crate::checkpoint::records::{Item, Pending};
+    use crate::checkpoint::records::Item;
 
     #[test]
     fn every_record_is_in_the_range_of_its_key() {
@@ -96,12 +95,11 @@ mod tests {
                 (0..200_u32).map(|n| [prefix, format!("{:03}", n * 61 % 200).as_bytes()].concat()).collect();
             let item = |number: usize| Item::new(&keys[number], prefix.len(), u64::try_from(number).unwrap());
             let parts = vec![(0..120).map(item).collect(), Vec::new(), (60..200).map(item).collect()];
-            let pending = Pending { parts, prefix, segments: vec![1, 2, 3], records: 260 };
             let cut = |text: &str| [prefix, text.as_bytes()].concat();
             let cuts = [b"".to_vec(), b"a".to_vec(), cut("050"), cut("0500"), cut("1"), b"q".to_vec()];
             let mut cuts: Vec<&[u8]> = cuts.iter().map(Vec::as_slice).collect();
             cuts.sort_unstable();
-            let dealt = Dealt::of(pending, &cuts);
+            let dealt = Dealt::of(parts, prefix, &cuts);
             let mut all = Vec::new();
             for range in 0..=cuts.len() {
                 let items = dealt.range(range);

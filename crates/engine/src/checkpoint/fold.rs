@@ -2,7 +2,7 @@
 //!
 //! All of it is work that threads can share. Segments are read and verified, each by one thread. Then the keys are cut into ranges, and the records dealt
 //! out to them; for each range one thread sorts its records, decodes and verifies the checkpoint's blocks, merges both, the highest version
-//! winning, and builds a run of the index. At the end the runs are joined. What is beyond a bound on memory is replayed after that, one by one.
+//! winning, and builds a run of the index. At the end the runs are joined.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -16,7 +16,7 @@ use hightower_state::{ConcurrentKvState, LoadRun, StateError};
 use crate::checkpoint::codec::Covered;
 use crate::checkpoint::load::{Account, Mapped, Sums};
 use crate::checkpoint::merge::{Plan, Range};
-use crate::checkpoint::records::{Rest, read, replay_all};
+use crate::checkpoint::records::{HELD_MAX, Rest, read};
 use crate::error::{Error, Result};
 use crate::parallel::{in_pieces, threads};
 use crate::place::Place;
@@ -162,7 +162,7 @@ impl Fold {
         };
         let rest = rest_of(segments, &accounts);
         let mut meter = Meter { done: 0, total: rest.iter().map(Rest::len_bytes).sum(), watch };
-        let (pending, left) = read(rest, &mut meter).map_err(Unusable::Failed)?;
+        let pending = read(&rest, HELD_MAX, &mut meter).map_err(Unusable::Failed)?;
         self.replayed_records = pending.records;
         let plan = Plan::new(checkpoint, &accounts, pending)?;
         let ranges = self.build_ranges(&plan, meter.watch)?;
@@ -182,8 +182,6 @@ impl Fold {
             return Err(Unusable::Because(reason));
         }
         self.join(runs)?;
-        self.replayed_records +=
-            replay_all(&self.state, &self.segments, &left, &mut meter).map_err(Unusable::Failed)?;
         Ok(entries)
     }
 

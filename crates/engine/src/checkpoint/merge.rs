@@ -8,13 +8,11 @@ use crate::checkpoint::codec::Checkpoint;
 use crate::checkpoint::deal::Dealt;
 use crate::checkpoint::fold::Unusable;
 use crate::checkpoint::load::{Account, Sums};
-use crate::checkpoint::records::{Item, Pending};
+use crate::checkpoint::records::{Item, Pending, record_cuts};
 use crate::place::Place;
 
 /// About so many blocks of a checkpoint make a range.
 const BLOCKS_PER_RANGE: u64 = 192;
-/// And about so many records.
-const RECORDS_PER_RANGE: usize = 8 << 10;
 /// The processor is asked for a key so many records before it is needed.
 const PREFETCH_AHEAD: usize = 12;
 
@@ -30,7 +28,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) segment_ids: Vec<u32>,
     /// Where each covered segment stands in `segment_ids`; `None` if it is not there any more.
     covered_at: Vec<Option<usize>>,
-    /// Where the segment of each part of the records stands in `segment_ids`.
+    /// Where each segment that was read stands in `segment_ids`.
     part_at: Vec<usize>,
     /// From where to where each range goes.
     pub(crate) ranges: Vec<Between<'a>>,
@@ -61,7 +59,7 @@ impl<'a> Plan<'a> {
         let covered_at = accounts.iter().map(|account| account.is_there.then(|| at(account.covered.id))).collect();
         let part_at = pending.segments.iter().map(|id| at(*id)).collect();
         let cuts = cuts(checkpoint.as_ref(), &pending)?;
-        let records = Dealt::of(pending, &cuts);
+        let records = Dealt::of(pending.parts, pending.prefix, &cuts);
         let starts = std::iter::once(None).chain(cuts.iter().copied().map(Some));
         let ranges = starts.zip(cuts.iter().copied().map(Some).chain([None])).collect();
         Ok(Self { checkpoint, accounts, records, segment_ids, covered_at, part_at, ranges })
@@ -190,15 +188,4 @@ fn cuts<'a>(checkpoint: Option<&Checkpoint<'a>>, pending: &Pending<'a>) -> Resul
     cuts.sort_unstable();
     cuts.dedup();
     Ok(cuts)
-}
-
-/// Keys with about [`RECORDS_PER_RANGE`] records between two of them.
-fn record_cuts<'a>(pending: &Pending<'a>) -> Vec<&'a [u8]> {
-    /// So many samples are taken for each cut, so that the ranges become about the same.
-    const SAMPLES_PER_CUT: usize = 16;
-    let step = RECORDS_PER_RANGE / SAMPLES_PER_CUT;
-    let samples = pending.parts.iter().flat_map(|part| part.iter().skip(step / 2).step_by(step));
-    let mut samples: Vec<&[u8]> = samples.map(|item| item.far_key).collect();
-    samples.sort_unstable();
-    samples.into_iter().skip(SAMPLES_PER_CUT).step_by(SAMPLES_PER_CUT).collect()
 }

@@ -1,24 +1,23 @@
 //! What the log has beyond a checkpoint, read and verified, so that it can be merged.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use hightower_index::{pin, prefetch_read};
+use hightower_index::prefetch_read;
 use hightower_segment::{Advice, Entry as LogEntry, Segment, SegmentError};
-use hightower_state::{Change, CommandKind, ConcurrentKvState, StateWriter};
 
+use crate::checkpoint::deal::Dealt;
 use crate::checkpoint::fold::{ABORTED, Meter};
 use crate::error::{Error, Result};
 use crate::parallel::{in_pieces, threads};
-use crate::place::Place;
-use crate::table::Segments;
 
-/// So many records are held at once, about: 80 bytes each. What the log has beyond that is replayed one by one.
-const PENDING_MAX: usize = 5 << 20;
-/// Records that are replayed one by one are read so many at a time.
-const RECORDS_PER_BATCH: usize = 1024;
-/// The index is asked for a key so many records before it is needed.
+/// So many records are held at once before the older ones of a key are forgotten: 80 bytes each.
+pub(crate) const HELD_MAX: usize = 5 << 20;
+/// About so many records make a range of keys.
+const RECORDS_PER_RANGE: usize = 8 << 10;
+/// So many ranges of newest records become one part again.
+const RANGES_PER_PART: usize = 64;
+/// The processor is asked for a record so many records before it is needed.
 const PREFETCH_AHEAD: usize = 12;
 /// In a length: the record is a tombstone. No record is that long.
 const TOMBSTONE: u32 = 1 << 31;
@@ -56,7 +55,7 @@ pub(crate) struct Item<'a> {
     /// Eight bytes of the key, behind what all keys begin with: they decide most comparisons without a look at the log.
     pub(super) bytes: u64,
     pub(crate) version: u64,
-    /// Of which of the parts it is.
+    /// Of which of the segments that were read it is.
     pub(crate) part: u32,
     pub(crate) offset: u32,
     len: u32,
@@ -90,6 +89,11 @@ impl<'a> Item<'a> {
         prefetch_read(&self.near_key);
     }
 
+    /// Compares as the places in the log do.
+    fn in_log(&self) -> (u32, u32) {
+        (self.part, self.offset)
+    }
+
     pub(crate) fn len_bytes(&self) -> u32 {
         self.len & !TOMBSTONE
     }
@@ -99,67 +103,116 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Records of several segments, each part in the order of its segment.
+/// Records of several segments, in parts: those of one segment, or the newest of some ranges of keys.
 #[derive(Debug, Default)]
 pub(crate) struct Pending<'a> {
     pub(crate) parts: Vec<Vec<Item<'a>>>,
-    /// The ids of the parts' segments.
+    /// The ids of the segments that were read.
     pub(crate) segments: Vec<u32>,
     /// What all keys begin with.
     pub(crate) prefix: &'a [u8],
-    /// How many records were read, those that were left out included.
+    /// How many records were read, those that were forgotten included.
     pub(crate) records: u64,
 }
 
-/// Reads and verifies the segments, by several threads. Gives back those that were not read because there were too many records.
-pub(crate) fn read<'a>(rest: Vec<Rest<'a>>, meter: &mut Meter<'_>) -> Result<(Pending<'a>, Vec<Rest<'a>>)> {
-    let (held, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-    let prefix = likely_prefix(&rest);
-    rest.iter().take(threads()).for_each(Rest::read_ahead);
+impl<'a> Pending<'a> {
+    fn held(&self) -> usize {
+        self.parts.iter().map(Vec::len).sum()
+    }
+
+    /// Adds what was read of a segment. Its items' bytes begin behind the prefix of all, or are made to.
+    fn add(&mut self, mut read: Read<'a>) {
+        self.records += read.records;
+        let prefix_len = if read.has_prefix { self.prefix.len() } else { 0 };
+        if prefix_len < self.prefix.len() {
+            self.prefix = &[];
+            self.parts.iter_mut().for_each(|part| set_bytes(part, 0));
+        }
+        if prefix_len < read.prefix_len {
+            set_bytes(&mut read.items, prefix_len);
+        }
+        self.parts.push(read.items);
+    }
+
+    /// Forgets all records but the newest of each key.
+    fn keep_newest(&mut self, meter: &mut Meter<'_>) -> Result<()> {
+        let cuts = record_cuts(self);
+        let dealt = Dealt::of(std::mem::take(&mut self.parts), self.prefix, &cuts);
+        let ranges: Vec<usize> = (0..=cuts.len()).collect();
+        let pieces: Vec<&[usize]> = ranges.chunks(RANGES_PER_PART).collect();
+        let newest = |piece: usize| {
+            let ranges: &[usize] = pieces[piece];
+            ranges.iter().flat_map(|range| dealt.range(*range)).collect()
+        };
+        self.parts = in_pieces(pieces.len(), newest, || meter.set(meter.done)).ok_or(ABORTED)?;
+        Ok(())
+    }
+}
+
+/// Reads and verifies the segments, by several threads.
+///
+/// Once more than `most` records are held, all but the newest of each key are forgotten; if more than half are left, then so many keys there are, and
+/// `most` grows with them. So what is held is bounded by the number of keys, which the index must hold too, and not by the length of the log.
+pub(crate) fn read<'a>(rest: &[Rest<'a>], mut most: usize, meter: &mut Meter<'_>) -> Result<Pending<'a>> {
+    let prefix = likely_prefix(rest);
+    let segments = rest.iter().map(|rest| rest.segment.id()).collect();
+    let mut pending = Pending { parts: Vec::new(), segments, prefix, records: 0 };
+    let mut left: Vec<(u32, Rest<'a>)> = (0..).zip(rest.iter().copied()).collect();
+    while !left.is_empty() {
+        if pending.held() >= most / 2 && !pending.parts.is_empty() {
+            pending.keep_newest(meter)?;
+            most = most.max(2 * pending.held());
+        }
+        left = read_some(left, most, &mut pending, meter)?;
+    }
+    Ok(pending)
+}
+
+/// Reads segments until so many records are held; gives those that were not read.
+fn read_some<'a>(
+    rest: Vec<(u32, Rest<'a>)>,
+    most: usize,
+    pending: &mut Pending<'a>,
+    meter: &mut Meter<'_>,
+) -> Result<Vec<(u32, Rest<'a>)>> {
+    let (held, done) = (AtomicUsize::new(pending.held()), AtomicU64::new(meter.done));
+    let prefix = pending.prefix;
+    rest.iter().take(threads()).for_each(|(_, rest)| rest.read_ahead());
     let read = |piece: usize| {
-        if let Some(ahead) = rest.get(piece + threads()) {
+        if let Some((_, ahead)) = rest.get(piece + threads()) {
             ahead.read_ahead();
         }
-        let rest: Rest<'a> = rest[piece];
-        let held_before = held.load(Ordering::Relaxed);
-        if held_before >= PENDING_MAX {
+        let (part, rest): (u32, Rest<'a>) = rest[piece];
+        if held.load(Ordering::Relaxed) > most {
             return Ok(None);
         }
-        let mut read = read_segment(rest, u32::try_from(piece).unwrap_or(u32::MAX), prefix)?;
-        if held_before >= PENDING_MAX / 2 {
-            let order = read.items.iter().zip(0..).map(|(item, at)| (item.bytes, 0, at)).collect();
-            read.items = newest_in_order(order, |_, at| &read.items[at as usize]);
-        }
+        let read = read_segment(rest, part, prefix)?;
         held.fetch_add(read.items.len(), Ordering::Relaxed);
         done.fetch_add(rest.len_bytes(), Ordering::Relaxed);
         Ok(Some(read))
     };
     let parts: Option<Vec<Result<_, SegmentError>>> =
         in_pieces(rest.len(), read, || meter.set(done.load(Ordering::Relaxed)));
-    let mut pending = Pending { prefix, ..Pending::default() };
     let mut left = Vec::new();
     for (rest, part) in rest.iter().zip(parts.ok_or(ABORTED)?) {
-        let items = match part? {
-            Some(read) => {
-                if !read.has_prefix {
-                    pending.prefix = &[];
-                }
-                pending.records += read.records;
-                read.items
-            }
-            None => {
-                left.push(*rest);
-                Vec::new()
-            }
-        };
-        pending.segments.push(rest.segment.id());
-        pending.parts.push(items);
-    }
-    if pending.prefix.len() < prefix.len() {
-        pending.parts.iter_mut().flatten().for_each(|item| item.bytes = eight_bytes(item.far_key, 0));
+        match part? {
+            Some(read) => pending.add(read),
+            None => left.push(*rest),
+        }
     }
     meter.done = done.into_inner();
-    Ok((pending, left))
+    Ok(left)
+}
+
+/// Keys with about [`RECORDS_PER_RANGE`] records between two of them.
+pub(super) fn record_cuts<'a>(pending: &Pending<'a>) -> Vec<&'a [u8]> {
+    /// So many samples are taken for each cut, so that the ranges become about the same.
+    const SAMPLES_PER_CUT: usize = 16;
+    let step = RECORDS_PER_RANGE / SAMPLES_PER_CUT;
+    let samples = pending.parts.iter().flat_map(|part| part.iter().skip(step / 2).step_by(step));
+    let mut samples: Vec<&[u8]> = samples.map(|item| item.far_key).collect();
+    samples.sort_unstable();
+    samples.into_iter().skip(SAMPLES_PER_CUT).step_by(SAMPLES_PER_CUT).collect()
 }
 
 /// What the first keys of all segments begin with.
@@ -181,6 +234,8 @@ struct Read<'a> {
     records: u64,
     /// Whether all keys have the prefix that they were thought to have.
     has_prefix: bool,
+    /// How long that is.
+    prefix_len: usize,
 }
 
 fn read_segment<'a>(rest: Rest<'a>, part: u32, prefix: &[u8]) -> Result<Read<'a>, SegmentError> {
@@ -192,17 +247,18 @@ fn read_segment<'a>(rest: Rest<'a>, part: u32, prefix: &[u8]) -> Result<Read<'a>
         has_prefix &= entry.command.key().starts_with(prefix);
         items.push(Item::of(part, &entry, prefix.len()));
     }
-    if !has_prefix {
-        items.iter_mut().for_each(|item| item.bytes = eight_bytes(item.far_key, 0));
-    }
     let records = items.len() as u64;
-    Ok(Read { items, records, has_prefix })
+    Ok(Read { items, records, has_prefix, prefix_len: prefix.len() })
+}
+
+fn set_bytes(items: &mut [Item<'_>], prefix_len: usize) {
+    items.iter_mut().for_each(|item| item.bytes = eight_bytes(item.far_key, prefix_len));
 }
 
 /// Where an item is, and its bytes: small, so that sorting moves little and compares numbers.
 pub(super) type Order = (u64, u32, u32);
 
-/// Sorts by key and keeps the newest of each; of two with the same version the first. The items' bytes begin at the same place of all keys, and what is
+/// Sorts by key and keeps the newest of each; of two with the same version the first in the log. The items' bytes begin at the same place of all keys, and what is
 /// before that place is the same in all. `find` finds an item by its part and its place there.
 pub(super) fn newest_in_order<'i, 'a: 'i>(
     mut order: Vec<Order>,
@@ -217,7 +273,10 @@ pub(super) fn newest_in_order<'i, 'a: 'i>(
     });
     let mut items: Vec<Item<'a>> = gathered.collect();
     for alike in items.chunk_by_mut(|left, right| left.bytes == right.bytes).filter(|alike| alike.len() > 1) {
-        alike.sort_by(|left, right| left.key().cmp(right.key()).then(right.version.cmp(&left.version)));
+        alike.sort_unstable_by(|left, right| {
+            let newer = || right.version.cmp(&left.version);
+            left.key().cmp(right.key()).then_with(newer).then_with(|| left.in_log().cmp(&right.in_log()))
+        });
     }
     items.dedup_by(|next, newest| next.bytes == newest.bytes && next.key() == newest.key());
     items
@@ -232,57 +291,6 @@ pub(super) fn eight_bytes(key: &[u8], from: usize) -> u64 {
     rest.iter().zip((0..64).step_by(8).rev()).fold(0, |number, (byte, shift)| number | u64::from(*byte) << shift)
 }
 
-/// Replays segments record by record into a state that may hold newer ones; gives how many records there were.
-pub(crate) fn replay_all(
-    state: &ConcurrentKvState<Place>,
-    segments: &Segments,
-    rest: &[Rest<'_>],
-    meter: &mut Meter<'_>,
-) -> Result<u64> {
-    let mut records = 0;
-    for rest in rest {
-        let mut entries = rest.segment.entries_from(rest.from, 0);
-        loop {
-            let batch: Vec<_> = entries.by_ref().take(RECORDS_PER_BATCH).collect::<Result<_, _>>()?;
-            let Some(last) = batch.last() else { break };
-            let done = u64::from(last.offset + last.len_bytes - batch[0].offset);
-            let mut writer = state.writer();
-            for (at, entry) in batch.iter().enumerate() {
-                if let Some(ahead) = batch.get(at + PREFETCH_AHEAD) {
-                    state.prefetch(ahead.command.key());
-                }
-                replay(&mut writer, segments, rest.segment.id(), entry);
-            }
-            drop(writer);
-            records += batch.len() as u64;
-            if meter.set(meter.done + done) == ControlFlow::Break(()) {
-                return Err(ABORTED);
-            }
-        }
-    }
-    Ok(records)
-}
-
-fn replay(writer: &mut StateWriter<'_, Place>, segments: &Segments, segment: u32, entry: &LogEntry<'_>) {
-    let command = entry.command;
-    let kind = if command.value().is_some() { CommandKind::Set } else { CommandKind::Delete };
-    let location = Place { segment, offset: entry.offset };
-    let change = Change { key: command.key(), version: command.version(), kind, location, len_bytes: entry.len_bytes };
-    let applied = writer.replay(&change);
-    if !applied.outcome.changed() {
-        return;
-    }
-    let guard = pin();
-    if let Some(tracked) = segments.find(segment, &guard) {
-        tracked.add_live(entry.len_bytes, kind == CommandKind::Delete);
-    }
-    if let Some(replaced) = applied.replaced
-        && let Some(tracked) = segments.find(replaced.location.segment, &guard)
-    {
-        tracked.remove_live(replaced.len_bytes, replaced.was_tombstone);
-    }
-}
-
 impl From<Error> for crate::checkpoint::fold::Unusable {
     fn from(error: Error) -> Self {
         Self::Failed(error)
@@ -291,7 +299,69 @@ impl From<Error> for crate::checkpoint::fold::Unusable {
 
 #[cfg(test)]
 mod tests {
-    use super::{Item, newest_in_order};
+    use std::ops::ControlFlow;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use hightower_log::SegmentHeader;
+    use hightower_segment::{Fs, ReadOnlyStore, RealFs, Tolerance};
+
+    use super::{HELD_MAX, Item, Meter, Rest, newest_in_order, read};
+    use crate::{SingleNodeEngine, StoreConfig};
+
+    /// A key, and which record of it is the newest.
+    type Newest = (Vec<u8>, u64, u32, u32, bool);
+
+    /// What reading a log gives when so many records may be held, and how many they were in all.
+    fn newest(dir: &Path, most: usize) -> (Vec<Newest>, u64) {
+        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        let store = ReadOnlyStore::open(&fs, dir, Tolerance::Strict).unwrap();
+        let from = SegmentHeader::LEN as u32;
+        let rest: Vec<_> = store.segments().iter().map(|segment| Rest { segment, from }).collect();
+        let mut go_on = |_| ControlFlow::Continue(());
+        let mut meter = Meter { done: 0, total: 0, watch: &mut go_on };
+        let mut pending = read(&rest, most, &mut meter).unwrap();
+        assert_eq!(meter.done, rest.iter().map(Rest::len_bytes).sum::<u64>());
+        pending.keep_newest(&mut meter).unwrap();
+        let items = pending.parts.iter().flatten();
+        let newest =
+            items.map(|item| (item.key().to_vec(), item.version, item.part, item.offset, item.is_tombstone()));
+        (newest.collect(), pending.records)
+    }
+
+    #[test]
+    fn what_is_forgotten_on_the_way_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = StoreConfig {
+            max_segment_size: 16 * 1024,
+            min_segment_size: 16 * 1024,
+            compaction_interval: std::time::Duration::ZERO,
+            ..StoreConfig::at(dir.path())
+        };
+        let engine = SingleNodeEngine::with_config(small).unwrap();
+        let key = |number: u32| match number % 1000 {
+            long if long.is_multiple_of(7) => format!("pod/{long}/{}", "x".repeat(40)),
+            short => format!("pod/{short}"),
+        };
+        for step in 0..12_000_u32 {
+            let number = step.wrapping_mul(0x9e37_79b9) % 12_000;
+            engine.put(key(number), number.to_le_bytes()).unwrap();
+            // What nearly all keys begin with is known before; these few are a surprise.
+            if step > 9_000 && step.is_multiple_of(500) {
+                engine.put(format!("node/{step}"), []).unwrap();
+            }
+            if number.is_multiple_of(11) {
+                engine.delete(key(number / 2)).unwrap();
+            }
+        }
+        engine.close().unwrap();
+        let (all, records) = newest(dir.path(), HELD_MAX);
+        assert!(records > 12_000 && all.len() < 1_500, "{records} records of {} keys", all.len());
+        assert!(all.is_sorted_by(|left, right| left.0 < right.0));
+        for most in [0, 1, 300, 2_000, 11_000] {
+            assert!(newest(dir.path(), most) == (all.clone(), records), "holding {most}");
+        }
+    }
 
     #[test]
     fn the_newest_of_each_key_in_key_order() {
