@@ -214,7 +214,9 @@ impl<'a> Worker<'a> {
         let mut seen = Seen::default();
         let (store, values) = (self.store, &self.values);
         let supported = store.scan_from(start, limit, &mut |key, value| {
-            ensure!(key >= start, "a scan began before its start");
+            // Of the first key only: the others follow it. To compare each with an empty start takes longer than all else here where the library does
+            // so by a masked load, of nowhere.
+            ensure!(seen.pairs > 0 || key >= start, "a scan began before its start");
             seen.add(values, key, value)
         })?;
         self.note(&seen);

@@ -324,8 +324,7 @@ mod tests {
         assert_eq!(meter.done, rest.iter().map(Rest::len_bytes).sum::<u64>());
         pending.keep_newest(&mut meter).unwrap();
         let items = pending.parts.iter().flatten();
-        let newest =
-            items.map(|item| (item.key().to_vec(), item.version, item.part, item.offset, item.is_tombstone()));
+        let newest = items.map(|item| (item.key().to_vec(), item.version, item.part, item.offset, item.is_tombstone()));
         (newest.collect(), pending.records)
     }
 
