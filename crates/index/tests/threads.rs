@@ -158,6 +158,17 @@ fn readers_and_scanners_beside_a_writer() {
     assert_eq!(map.len() as u64, count() / 2);
 }
 
+/// What nobody can reach any more is given back while the map goes on.
+#[test]
+fn what_was_replaced_is_given_back() {
+    let (mut writer, map) = hightower_index::new();
+    let mut fill = |value: u64| (0..count()).for_each(|number| drop(writer.insert(&key(number), value)));
+    fill(0);
+    let once = map.memory_bytes();
+    (1..20).for_each(fill);
+    assert!(map.memory_bytes() < 3 * once, "{} bytes, {once} after the first round", map.memory_bytes());
+}
+
 /// What is held is dropped once, whatever is left in the map, in limbo and under guards.
 #[test]
 fn every_value_is_dropped_once() {
@@ -179,4 +190,56 @@ fn every_value_is_dropped_once() {
     drop(writer);
     drop(map);
     assert_eq!(dropped.load(Relaxed), 2 * count());
+}
+
+/// Where the system refuses `membarrier`, as some sandboxes have it do, both sides of the collector fence.
+#[cfg(all(target_os = "linux", not(miri)))]
+mod without_membarrier {
+    use std::io;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    const IS_REFUSED: &str = "HIGHTOWER_TEST_MEMBARRIER_IS_REFUSED";
+
+    /// Has the system refuse the call from now on, in this process and what it becomes.
+    fn refuse() -> io::Result<()> {
+        #[expect(clippy::cast_possible_truncation, reason = "codes of 16 bits, and the number of a system call")]
+        // SAFETY: the filter's instructions are made from numbers alone; `prctl` copies what the two pointers lead to.
+        let is_done = unsafe {
+            let (load, jump, give) = (
+                libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                libc::BPF_RET,
+            );
+            let mut filter = [
+                libc::BPF_STMT(load as u16, 0),
+                libc::BPF_JUMP(jump as u16, libc::SYS_membarrier as u32, 0, 1),
+                libc::BPF_STMT(give as u16, libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
+                libc::BPF_STMT(give as u16, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+        };
+        if is_done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    #[test]
+    fn all_of_it_once_more() {
+        let mut tests = Command::new(std::env::current_exe().unwrap());
+        tests.args(["--skip", "all_of_it_once_more"]).env(IS_REFUSED, "1");
+        // SAFETY: between fork and exec it makes two system calls and touches nothing that a lock guards.
+        unsafe { tests.pre_exec(refuse) };
+        assert!(tests.status().unwrap().success());
+    }
+
+    /// That the process above is what it should be.
+    #[test]
+    fn it_is_refused_when_it_should_be() {
+        if std::env::var_os(IS_REFUSED).is_some() {
+            // SAFETY: the call takes three numbers and touches no memory of ours.
+            let answer = unsafe { libc::syscall(libc::SYS_membarrier, 0, 0, 0) };
+            assert_eq!((answer, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EPERM)));
+        }
+    }
 }
