@@ -162,7 +162,11 @@ fn readers_and_scanners_beside_a_writer() {
 #[test]
 fn what_was_replaced_is_given_back() {
     let (mut writer, map) = hightower_index::new();
-    let mut fill = |value: u64| (0..count()).for_each(|number| drop(writer.insert(&key(number), value)));
+    let mut fill = |value: u64| {
+        for number in 0..count() {
+            writer.insert(&key(number), value);
+        }
+    };
     fill(0);
     let once = map.memory_bytes();
     (1..20).for_each(fill);
