@@ -90,6 +90,22 @@ fn open_in_child(dir: &Path, what: &str, cores: &str) {
     }
 }
 
+/// A copy of a store that is open, from a moment in which its background changes no file.
+fn copy_at_rest(dir: &Path) -> tempfile::TempDir {
+    let manifest = || fs::read(dir.join("MANIFEST")).unwrap();
+    loop {
+        let before = manifest();
+        std::thread::sleep(Duration::from_secs(1));
+        let copy = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
+        for path in files(dir, "").into_iter().filter(|path| path.is_file()) {
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+        if manifest() == before {
+            return copy;
+        }
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, only, dir, what] = &arguments[..]
@@ -136,10 +152,7 @@ fn main() {
     (0..keys / 4).for_each(|number| {
         engine.put(key(number), &value).unwrap();
     });
-    let tail = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
-    for path in files(dir, "").into_iter().filter(|path| path.is_file()) {
-        fs::copy(&path, tail.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let tail = copy_at_rest(dir);
     files(tail.path(), ".spare").iter().for_each(|path| fs::remove_file(path).unwrap());
     files(tail.path(), ".ckpt").iter().for_each(|path| fs::remove_file(path).unwrap());
     open_in_child(tail.path(), "killed, no checkpoint, two cores", "0,1");

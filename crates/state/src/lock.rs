@@ -1,27 +1,57 @@
-//! The crate's lock: that of parking_lot, or one whose every turn is a step of the schedule that shuttle draws (`--cfg shuttle`).
+//! The crate's lock: that of the standard library, or one whose every turn is a step of the schedule that shuttle draws (`--cfg shuttle`).
+//!
+//! The standard library's, because who waits for it goes to sleep and is woken. Whoever waits for one of parking_lot gives up its processor some times before, and
+//! where all of them are busy Linux gives it to another for a whole slice: a put beside a compaction then waited 1 to 3 ms for a lock that is held for
+//! some microseconds.
 
 #[cfg(not(shuttle))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use plain::{Mutex, MutexGuard};
 #[cfg(shuttle)]
-pub(crate) use scheduled::Mutex;
+pub(crate) use scheduled::{Mutex, MutexGuard};
 
-#[cfg(shuttle)]
-mod scheduled {
-    use parking_lot::MutexGuard;
+#[cfg(not(shuttle))]
+mod plain {
+    use std::sync::PoisonError;
+
+    pub(crate) use std::sync::MutexGuard;
 
     #[derive(Debug, Default)]
-    pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+    pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
         pub(crate) const fn new(value: T) -> Self {
-            Self(parking_lot::Mutex::new(value))
+            Self(std::sync::Mutex::new(value))
+        }
+
+        /// A panic under the lock is the panicking thread's affair: what the lock guards is whole between any two of its steps.
+        #[inline]
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
+
+#[cfg(shuttle)]
+mod scheduled {
+    use std::sync::TryLockError;
+
+    pub(crate) use std::sync::MutexGuard;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::sync::Mutex::new(value))
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             loop {
                 step();
-                if let Some(guard) = self.0.try_lock() {
-                    return guard;
+                match self.0.try_lock() {
+                    Ok(guard) => return guard,
+                    Err(TryLockError::Poisoned(failed)) => return failed.into_inner(),
+                    Err(TryLockError::WouldBlock) => {}
                 }
             }
         }

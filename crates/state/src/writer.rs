@@ -4,7 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use hightower_index::{Guard, Map, Writer, pin};
-use parking_lot::MutexGuard;
 
 use crate::commit::Commit;
 use crate::counters::Delta;
@@ -12,6 +11,7 @@ use crate::entry::Entry;
 use crate::error::StateError;
 use crate::flight::Kept;
 use crate::location::Location;
+use crate::lock::MutexGuard;
 use crate::mutants::planted;
 use crate::older;
 use crate::outcome::{ApplyOutcome, CommandKind};
