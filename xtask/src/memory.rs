@@ -63,6 +63,9 @@ const CONCURRENT: [(&str, &str); 4] = [
     ("hightower-state", "--test threads --test history"),
 ];
 
+/// The one of them that orders its threads by atomics of its own.
+const ALONE: &str = "hightower-index";
+
 pub(crate) fn sanitize() -> Result<()> {
     if !has_nightly("sanitize") {
         return Ok(());
@@ -80,6 +83,12 @@ pub(crate) fn sanitize() -> Result<()> {
     let suppressions = crate::command::root().join("xtask/tsan-suppressions.txt");
     for sanitizer in ["thread", "address"] {
         for (package, tests) in CONCURRENT {
+            if sanitizer == "thread" && !builds_std && package != ALONE {
+                println!(
+                    "SKIPPED the thread sanitizer on {package}: it does not see what Arc, OnceLock and Mutex of an unwatched standard library order"
+                );
+                continue;
+            }
             Run::cargo(&format!("+nightly test --release {how} --target {target} -p {package} {tests}"))
                 .with("RUSTFLAGS", format!("-Zsanitizer={sanitizer}{flags}"))
                 .with("CARGO_TARGET_DIR", format!("target/sanitize-{sanitizer}"))
