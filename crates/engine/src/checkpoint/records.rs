@@ -316,7 +316,7 @@ mod tests {
     fn newest(dir: &Path, most: usize) -> (Vec<Newest>, u64) {
         let fs: Arc<dyn Fs> = Arc::new(RealFs);
         let store = ReadOnlyStore::open(&fs, dir, Tolerance::Strict).unwrap();
-        let from = SegmentHeader::LEN as u32;
+        let from = u32::try_from(SegmentHeader::LEN).unwrap();
         let rest: Vec<_> = store.segments().iter().map(|segment| Rest { segment, from }).collect();
         let mut go_on = |_| ControlFlow::Continue(());
         let mut meter = Meter { done: 0, total: 0, watch: &mut go_on };
