@@ -1,6 +1,6 @@
 //! Where a record lives: which segment, which offset.
 
-use hightower_state::{Location, LocationBits};
+use hightower_state::{HINT_BITS, Location, LocationBits};
 
 /// The place of a record in the log. Segment ids are never used twice, so a place never comes to mean another record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,13 +26,56 @@ impl Location for Place {
         let (segment, offset) = ((bits >> 32) as u32, bits as u32);
         Self { segment, offset }
     }
+
+    fn hint(self) -> u32 {
+        HintedPlace::of(self).0
+    }
+}
+
+/// What a hint says of a place: the end of the segment's id, and which cache line its record begins in. Zero, a segment's header, says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HintedPlace(pub(crate) u32);
+
+impl HintedPlace {
+    const LINE_BYTES: u32 = 64;
+    /// A hint reaches 64 MiB far into a segment.
+    const LINE_BITS: u32 = 20;
+    /// How many segments a hint can tell apart.
+    pub(crate) const SEGMENTS: usize = 1 << (HINT_BITS - Self::LINE_BITS);
+
+    fn of(place: Place) -> Self {
+        let line = place.offset / Self::LINE_BYTES;
+        if line >> Self::LINE_BITS != 0 {
+            return Self(0);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "less than 128")]
+        let segment = Self::segment_of(place.segment) as u32;
+        Self(segment << Self::LINE_BITS | line)
+    }
+
+    /// The end of a segment's id.
+    #[inline]
+    pub(crate) fn segment_of(id: u32) -> usize {
+        id as usize % Self::SEGMENTS
+    }
+
+    #[inline]
+    pub(crate) fn segment(self) -> usize {
+        (self.0 >> Self::LINE_BITS) as usize % Self::SEGMENTS
+    }
+
+    /// Where the line begins.
+    #[inline]
+    pub(crate) fn offset(self) -> u32 {
+        self.0 % (1 << Self::LINE_BITS) * Self::LINE_BYTES
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use hightower_state::Location;
 
-    use super::{MAX_SEGMENT_ID, Place};
+    use super::{HintedPlace, MAX_SEGMENT_ID, Place};
 
     #[test]
     fn bits_and_back() {
@@ -42,5 +85,16 @@ mod tests {
                 assert_eq!(Place::from_bits(place.to_bits()), place);
             }
         }
+    }
+
+    #[test]
+    fn a_hint_tells_segment_and_line() {
+        let hint = |segment, offset| HintedPlace(Place { segment, offset }.hint());
+        assert_eq!((hint(3, 200).segment(), hint(3, 200).offset()), (3, 192));
+        assert_eq!(
+            (hint(128 + 127, (64 << 20) - 1).segment(), hint(127, (64 << 20) - 1).offset()),
+            (127, (64 << 20) - 64)
+        );
+        assert_eq!(hint(3, 64 << 20), HintedPlace(0), "too far in for a hint");
     }
 }

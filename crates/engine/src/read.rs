@@ -11,7 +11,7 @@ use hightower_state::Versioned;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::observe::{Operation, observe};
-use crate::place::Place;
+use crate::place::{HintedPlace, Place};
 use crate::sync::step;
 use crate::table::Tracked;
 
@@ -86,7 +86,11 @@ impl Core {
         observe(Operation::Get, || {
             self.check_open()?;
             let guard = pin();
-            self.read(&guard, |guard| self.state.get_pinned(key, guard), use_value)
+            self.read(
+                &guard,
+                |guard| self.state.get_hinted(key, guard, |hint| self.prefetch_hinted(hint, guard)),
+                use_value,
+            )
         })
     }
 
@@ -95,6 +99,14 @@ impl Core {
     pub(crate) fn prefetch(&self, place: Place, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
             table.prefetch(place);
+        }
+    }
+
+    /// Asks for the record that a hint of the index tells of, while the index's entry is waited for.
+    #[inline]
+    pub(crate) fn prefetch_hinted(&self, hint: u32, guard: &Guard) {
+        if let Some(table) = self.segments.table(guard) {
+            table.prefetch_hinted(HintedPlace(hint));
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 
-use hightower_index::pin;
+use hightower_index::{Guard, pin};
 use hightower_state::{KvState, Versioned, Visited};
 
 use crate::core::Core;
@@ -64,7 +64,7 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let (key, guard) = (key.as_ref(), pin());
-        self.core.read(&guard, |guard| self.state.get_pinned(key, guard), |value, _| use_value(value))
+        self.core.read(&guard, |guard| self.find(key, guard), |value, _| use_value(value))
     }
 
     /// The value that `key` had, and the version that gave it.
@@ -74,11 +74,11 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         let (key, guard) = (key.as_ref(), pin());
-        self.core.read(
-            &guard,
-            |guard| self.state.get_pinned(key, guard),
-            |value, version| (Value::from(value), version),
-        )
+        self.core.read(&guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
+    }
+
+    fn find(&self, key: &[u8], guard: &Guard) -> Option<Versioned<Place>> {
+        self.state.get_hinted(key, guard, |hint| self.core.prefetch_hinted(hint, guard))
     }
 
     /// The values that many keys had, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.

@@ -11,7 +11,7 @@ use hightower_index::{Guard, Published, prefetch_read};
 use hightower_segment::Segment;
 
 use crate::error::{Error, Result};
-use crate::place::{MAX_SEGMENT_ID, Place};
+use crate::place::{HintedPlace, MAX_SEGMENT_ID, Place};
 use crate::sync::Mutex;
 
 /// A segment, and how much of it still counts.
@@ -108,15 +108,19 @@ pub(crate) struct Table {
     /// A power of two of slots, at least twice as many as segments; a segment stands in the first free slot from its id's on. The id stands
     /// beside it, so that the search touches nothing else.
     slots: Vec<Option<(u32, Arc<Tracked>)>>,
+    /// The segments by the ends of their ids: of those with one end, one of them.
+    hinted: Vec<Option<Arc<Segment>>>,
 }
 
 impl Table {
     fn of(tracked: impl Iterator<Item = Arc<Tracked>>) -> Self {
         let all: Vec<_> = tracked.collect();
-        let mut table = Self { slots: vec![None; (all.len() * 2).next_power_of_two()] };
+        let mut table =
+            Self { slots: vec![None; (all.len() * 2).next_power_of_two()], hinted: vec![None; HintedPlace::SEGMENTS] };
         let mask = table.slots.len() - 1;
         for tracked in all {
             let id = tracked.segment.id();
+            table.hinted[HintedPlace::segment_of(id)] = Some(Arc::clone(&tracked.segment));
             let mut at = id as usize & mask;
             while table.slots[at].is_some() {
                 at = (at + 1) & mask;
@@ -146,6 +150,14 @@ impl Table {
     pub(crate) fn prefetch(&self, place: Place) {
         if let Some(tracked) = self.find(place.segment) {
             prefetch_read(tracked.segment.bytes_from(place.offset));
+        }
+    }
+
+    /// Asks the processor for the first bytes of the record that a hint tells of, if there is one.
+    #[inline]
+    pub(crate) fn prefetch_hinted(&self, hint: HintedPlace) {
+        if let Some(Some(segment)) = self.hinted.get(hint.segment()) {
+            prefetch_read(segment.bytes_from(hint.offset()));
         }
     }
 

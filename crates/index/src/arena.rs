@@ -449,7 +449,7 @@ fn allocate(layout: Layout) -> NonNull<u8> {
     // SAFETY: no layout here has length zero.
     let block = unsafe { alloc(layout) };
     let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
-    // Table slots keep a fingerprint in a pointer's top 16 bits. User addresses have them clear on every supported target unless asked for.
+    // Table slots have room for 48 bits of an address. User addresses have them clear on every supported target unless asked for.
     assert!(block.as_ptr().addr() >> 48 == 0, "the allocator returned an address of more than 48 bits");
     block
 }

@@ -97,11 +97,13 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
     #[inline]
     fn try_push(&mut self, key: &[u8], value: V) -> Result<(), V> {
         let Some(shared) = self.shared_with_last(key) else { return Err(value) };
+        let shared_map = &self.map.shared;
+        let hint = (shared_map.hint_of)(&value);
         let leaf: Leaf<'_, V> = Leaf::new(&mut self.arena, key, value);
         if self.len == 0 {
             self.first_key = key.into();
         }
-        self.parted.push(self.map.shared.hasher.hash(key), leaf);
+        self.parted.push(shared_map.hasher.hash(key), leaf, hint);
         self.spine.push(&mut self.arena, leaf, shared);
         self.len += 1;
         Ok(())

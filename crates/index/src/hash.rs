@@ -8,8 +8,8 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 /// Hashes keys for the point table.
 ///
-/// The same key must always get the same hash. All 64 bits should be well mixed: the table takes its directory index from the top, the
-/// fingerprint from the middle and the place in a segment from the bottom. A bad hasher makes a map slow, never wrong.
+/// The same key must always get the same hash. All 64 bits should be well mixed: the table takes its directory index from the top, and the
+/// place in a segment and the tag from the bottom. A bad hasher makes a map slow, never wrong.
 ///
 /// ```
 /// use hightower_index::{KeyHasher, pin, with_hasher};

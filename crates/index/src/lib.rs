@@ -40,7 +40,7 @@
 #![deny(missing_docs)]
 
 #[cfg(not(target_pointer_width = "64"))]
-compile_error!("hightower-index keeps a fingerprint in the top bits of 64-bit pointers");
+compile_error!("hightower-index keeps a hint in the top bits of 64-bit pointers");
 
 mod arena;
 #[cfg_attr(all(loom, not(test)), allow(dead_code, reason = "under loom only its models use it"))]
@@ -77,7 +77,10 @@ pub use map::{Ahead, EntryRef, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
 pub use range::{Cursor, Range};
-pub use writer::{Writer, new, with_hasher, with_hasher_seed};
+pub use writer::{Writer, new, with_hasher, with_hasher_and_hints, with_hasher_seed, with_hints};
+
+/// How many bits of a [hint](with_hints) are kept.
+pub const HINT_BITS: u32 = segment::HINT_BITS;
 
 /// The longest key that a map takes, in bytes: 4 GiB − 1.
 pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;

@@ -53,6 +53,8 @@ pub(crate) struct Shared<V, H> {
     pub(crate) tree: Tree<V>,
     pub(crate) table: Table,
     pub(crate) hasher: H,
+    /// What a value hints at.
+    pub(crate) hint_of: fn(&V) -> u32,
     pub(crate) len: AtomicUsize,
     pub(crate) memory_bytes: AtomicUsize,
     pub(crate) reserve: Arc<Reserve>,
@@ -67,7 +69,7 @@ unsafe impl<V: Send + Sync, H: Send + Sync> Send for Shared<V, H> {}
 unsafe impl<V: Send + Sync, H: Send + Sync> Sync for Shared<V, H> {}
 
 impl<V, H> Shared<V, H> {
-    pub(crate) fn new(hasher: H) -> Self {
+    pub(crate) fn new(hasher: H, hint_of: fn(&V) -> u32) -> Self {
         let reserve = Arc::new(Reserve::new());
         let mut arena = Arena::with_reserve(Arc::clone(&reserve));
         let table = Table::new(&mut arena);
@@ -76,6 +78,7 @@ impl<V, H> Shared<V, H> {
             tree: Tree::new(),
             table,
             hasher,
+            hint_of,
             len: AtomicUsize::new(0),
             memory_bytes: AtomicUsize::new(0),
             own: UnsafeCell::new(Own { arena, limbo: Limbo::new() }),
@@ -165,6 +168,22 @@ impl<V, H: KeyHasher> Map<V, H> {
     #[inline]
     pub fn get_entry<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Option<EntryRef<'g, V>> {
         self.find(key, guard).map(EntryRef::new)
+    }
+
+    /// As [`get`](Self::get); calls `hinted` with the value's [hint](crate::with_hints) before it waits for the value, so that the caller can ask for what the value points
+    /// to. A hint may be out of date, half of an old one, or another key's: it must never be relied on.
+    ///
+    /// ```
+    /// let (mut writer, map) = hightower_index::with_hints::<u32>(|value| value / 10);
+    /// writer.insert(b"a", 70);
+    /// let (guard, mut hints) = (hightower_index::pin(), Vec::new());
+    /// assert_eq!(map.get_hinted(b"a", &guard, |hint| hints.push(hint)), Some(&70));
+    /// assert_eq!(hints, [7]);
+    /// ```
+    #[inline]
+    pub fn get_hinted<'g>(&'g self, key: &[u8], _guard: &'g Guard, hinted: impl FnMut(u32)) -> Option<&'g V> {
+        // SAFETY: the guard lives for 'g, and the map too.
+        unsafe { self.shared.table.get_hinted(self.shared.hasher.hash(key), key, hinted) }.map(Leaf::value)
     }
 
     #[inline(always)]

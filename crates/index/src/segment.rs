@@ -1,18 +1,19 @@
-//! Segments of the point table: slots with tagged pointers to leaves, and beside them one byte of tag per slot.
+//! Segments of the point table: slots with pointers to leaves, and beside them one byte of tag per slot, and one of hint.
 //!
-//! A slot is eight bytes: a pointer to a leaf in the low 48 bits, a fingerprint of the key's hash in the top 16. Eight slots, one cache line, are a group; their
-//! tags are one word. A tag says that its slot was never used, is a grave, or holds a key whose hash ends in a certain byte. A lookup compares the eight
+//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of what the leaf's value [hints at](crate::HINT_BITS); the other 8 are a byte
+//! beside the tag. Eight slots, one cache line, are a group; their tags are one word, and their bytes of hints the next. A tag says that its slot was never used, is a grave, or holds a key whose hash ends in a certain byte. A lookup compares the eight
 //! tags of its group at once and looks at a slot only if its tag is right; while the group has no slot that was never used, it goes on to the next group. So a
 //! lookup of an absent key reads tags only, and these are so few that they mostly stay in the cache. The group's slots are fetched at the same time, so that
 //! one of a present key does not wait twice. (Tags beside slots are the idea of Google's "Swiss Tables".)
 //!
 //! ```text
-//! head 64 | tags: 8 per word, padded to a line | slots, a line per group
+//! head 64 | a word of tags and one of hints per group, padded to a line | slots, a line per group
 //! ```
 //!
 //! Readers see a slot go from nothing to a leaf, from a leaf to its replacement, and from a leaf to nothing; a new leaf is in its slot before its tag is
 //! set. A leaf never moves within a segment. A tag returns to *never used* only in a group that has another such: no key lies behind such a group, so
-//! no probe can miss one.
+//! no probe can miss one. A hint is set in two steps, and belongs to nothing: a reader may see half of it, or that of a leaf that was there before, and
+//! must lose no more by it than time.
 
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
@@ -24,15 +25,22 @@ use crate::prefetch::prefetch_line;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// Slots of a segment that splits when it is full: what fits a block of the arena.
-pub(crate) const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 896 };
+pub(crate) const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 800 };
 /// The size class of such a segment; smaller ones are doubled until they get there.
 pub(crate) const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
 /// Slots of a group: a cache line, and a word of tags.
 const GROUP_SLOTS: usize = 8;
 /// Bits of an address that hold a segment's size class.
 const CLASS_BITS: usize = 63;
-const FINGERPRINT_SHIFT: u32 = 48;
-const FINGERPRINT_MASK: usize = 0xffff << FINGERPRINT_SHIFT;
+/// How far a leaf's address is shifted in its slot: the top 16 bits of an address are not used, and the last three are zero.
+const LEAF_SHIFT: u32 = 16;
+/// Bits of a hint that a slot has room for.
+const SLOT_HINT_BITS: u32 = LEAF_SHIFT + 3;
+const SLOT_HINT_MASK: usize = (1 << SLOT_HINT_BITS) - 1;
+/// Bits of a hint: those of the slot, and a byte beside the tag.
+pub(crate) const HINT_BITS: u32 = SLOT_HINT_BITS + u8::BITS;
+const HINT_MASK: u32 = (1 << HINT_BITS) - 1;
+
 /// How a leaf is put where readers find it.
 #[inline(always)]
 fn publish() -> Ordering {
@@ -54,7 +62,8 @@ struct Head {
 
 const HEAD_BYTES: usize = size_of::<Head>();
 const SLOT_BYTES: usize = size_of::<AtomicPtr<u8>>();
-const TAGS_BYTES: usize = size_of::<AtomicU64>();
+/// A word of tags and one of hints.
+const MARKS_BYTES: usize = 2 * size_of::<AtomicU64>();
 
 pub(crate) const fn slots_of_class(class: usize) -> usize {
     if class < FULL_CLASS { 8 << class } else { FULL_SLOTS << (class - FULL_CLASS) }
@@ -80,7 +89,7 @@ static LAYOUTS: [Layout; CLASSES] = {
     let mut layouts = [Layout { groups: 0, slots_offset: 0 }; CLASSES];
     let mut class = 0;
     while class < CLASSES {
-        #[expect(clippy::cast_possible_truncation, reason = "896 << 16 slots at most")]
+        #[expect(clippy::cast_possible_truncation, reason = "800 << 16 slots at most")]
         let layout =
             Layout { groups: (slots_of_class(class) / GROUP_SLOTS) as u32, slots_offset: slots_offset(class) as u32 };
         layouts[class] = layout;
@@ -90,19 +99,14 @@ static LAYOUTS: [Layout; CLASSES] = {
 };
 
 const fn slots_offset(class: usize) -> usize {
-    (HEAD_BYTES + slots_of_class(class) / GROUP_SLOTS * TAGS_BYTES).next_multiple_of(64)
+    (HEAD_BYTES + slots_of_class(class) / GROUP_SLOTS * MARKS_BYTES).next_multiple_of(64)
 }
 
 const fn len_bytes(class: usize) -> usize {
     slots_offset(class) + slots_of_class(class) * SLOT_BYTES
 }
 
-#[inline(always)]
-fn fingerprint(hash: u64) -> usize {
-    ((hash >> 32) as usize & 0xffff) << FINGERPRINT_SHIFT
-}
-
-/// The tag of a key: the end of its hash, which neither fingerprint nor group depend on, but for two values.
+/// The tag of a key: the end of its hash, which neither directory nor group depend on, but for two values.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the last byte is meant")]
 fn tag_of(hash: u64) -> u8 {
@@ -154,8 +158,9 @@ impl<'g> Segment<'g> {
         // SAFETY: the block is fresh and that long.
         unsafe {
             base.cast::<Head>().write(Head { leaves: 0, graves: 0, depth });
-            let tags = base.as_ptr().add(HEAD_BYTES).cast::<AtomicU64>();
-            (0..segment.groups()).for_each(|at| tags.add(at).write(AtomicU64::new(splat(TAG_EMPTY))));
+            let marks = base.as_ptr().add(HEAD_BYTES).cast::<[AtomicU64; 2]>();
+            let unused = || [AtomicU64::new(splat(TAG_EMPTY)), AtomicU64::new(0)];
+            (0..segment.groups()).for_each(|at| marks.add(at).write(unused()));
             let slots = base.as_ptr().add(segment.layout().slots_offset as usize).cast::<AtomicPtr<u8>>();
             (0..segment.slots()).for_each(|at| slots.add(at).write(AtomicPtr::new(ptr::null_mut())));
         }
@@ -209,15 +214,36 @@ impl<'g> Segment<'g> {
     #[inline(always)]
     fn slot(self, at: usize) -> &'g AtomicPtr<u8> {
         debug_assert!(at < self.slots());
-        // SAFETY: the segment is alive for 'g, and has that many slots behind its tags.
+        // SAFETY: the segment is alive for 'g, and has that many slots behind its marks.
         unsafe { &*self.base.as_ptr().add(self.layout().slots_offset as usize + at * SLOT_BYTES).cast() }
     }
 
     #[inline(always)]
-    fn tags(self, group: usize) -> &'g AtomicU64 {
+    fn marks(self, group: usize) -> &'g [AtomicU64; 2] {
         debug_assert!(group < self.groups());
-        // SAFETY: the segment is alive for 'g, and has that many words of tags behind its head.
-        unsafe { &*self.base.as_ptr().add(HEAD_BYTES + group * TAGS_BYTES).cast() }
+        // SAFETY: the segment is alive for 'g, and has marks of that many groups behind its head.
+        unsafe { &*self.base.as_ptr().add(HEAD_BYTES + group * MARKS_BYTES).cast() }
+    }
+
+    #[inline(always)]
+    fn tags(self, group: usize) -> &'g AtomicU64 {
+        &self.marks(group)[0]
+    }
+
+    /// The top bytes of the group's hints.
+    #[inline(always)]
+    fn hints(self, group: usize) -> &'g AtomicU64 {
+        &self.marks(group)[1]
+    }
+
+    /// The hint of an entry that was read from this slot.
+    #[inline(always)]
+    fn hint(self, at: usize, entry: *mut u8) -> u32 {
+        let (group, place) = (at / GROUP_SLOTS, at % GROUP_SLOTS);
+        let top = byte_at(self.hints(group).load(Ordering::Relaxed), place);
+        #[expect(clippy::cast_possible_truncation, reason = "19 bits")]
+        let low = (entry.addr() & SLOT_HINT_MASK) as u32;
+        u32::from(top) << SLOT_HINT_BITS | low
     }
 
     #[inline(always)]
@@ -270,19 +296,37 @@ impl<'g> Segment<'g> {
     /// The leaf of `key`, and its slot.
     #[inline(always)]
     pub(crate) fn find<V>(self, hash: u64, key: &[u8]) -> Option<(usize, Leaf<'g, V>)> {
-        self.probe(hash, |leaf| equal(leaf.key(), key))
+        self.probe(hash, |_, _, leaf| equal(leaf.key(), key))
     }
 
-    /// The first leaf that tag and fingerprint let through, unchecked: what a lookup will most likely compare with.
+    /// As [`find`](Self::find); calls `hinted` with the hint of each leaf before it is looked at: nearly always of the right one alone.
+    #[inline(always)]
+    pub(crate) fn find_hinted<V>(
+        self,
+        hash: u64,
+        key: &[u8],
+        mut hinted: impl FnMut(u32),
+    ) -> Option<(usize, Leaf<'g, V>)> {
+        self.probe(hash, |at, entry, leaf| {
+            hinted(self.hint(at, entry));
+            equal(leaf.key(), key)
+        })
+    }
+
+    /// The first leaf that its tag lets through, unchecked: what a lookup will most likely compare with.
     #[inline(always)]
     pub(crate) fn candidate<V>(self, hash: u64) -> Option<Leaf<'g, V>> {
-        self.probe(hash, |_| true).map(|(_, leaf)| leaf)
+        self.probe(hash, |_, _, _| true).map(|(_, leaf)| leaf)
     }
 
-    /// The first leaf of this tag and fingerprint that is right, and its slot.
+    /// The first leaf of this tag that is right, and its slot. `is_right` is told the slot, and what it held.
     #[inline(always)]
-    fn probe<V>(self, hash: u64, is_right: impl Fn(Leaf<'g, V>) -> bool) -> Option<(usize, Leaf<'g, V>)> {
-        let (wanted, tags_wanted) = (fingerprint(hash), splat(tag_of(hash)));
+    fn probe<V>(
+        self,
+        hash: u64,
+        mut is_right: impl FnMut(usize, *mut u8, Leaf<'g, V>) -> bool,
+    ) -> Option<(usize, Leaf<'g, V>)> {
+        let tags_wanted = splat(tag_of(hash));
         let mut group = home(hash, self.groups());
         // An absent key doesn't need its slots; one that is there would wait for them after the tags. The one gains more than the other loses.
         prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
@@ -291,10 +335,10 @@ impl<'g> Segment<'g> {
             for place in places(zero_bytes(tags ^ tags_wanted)) {
                 let at = group * GROUP_SLOTS + place;
                 let entry = self.slot(at).load(Ordering::Acquire);
-                if entry.addr() & FINGERPRINT_MASK == wanted && !entry.is_null() {
-                    // SAFETY: slots hold leaves of V under a fingerprint, published with release, that live as long as the segment's readers.
+                if !entry.is_null() {
+                    // SAFETY: slots hold leaves of V, published with release, that live as long as the segment's readers.
                     let leaf = unsafe { leaf_of::<V>(entry) };
-                    if is_right(leaf) {
+                    if is_right(at, entry, leaf) {
                         return Some((at, leaf));
                     }
                 }
@@ -308,14 +352,14 @@ impl<'g> Segment<'g> {
     }
 
     /// Puts a leaf that is not here into the first free slot of its probe. There is one. The writer's.
-    pub(crate) fn put<V>(self, hash: u64, leaf: Leaf<'_, V>) {
+    pub(crate) fn put<V>(self, hash: u64, leaf: Leaf<'_, V>, hint: u32) {
         let mut group = home(hash, self.groups());
         loop {
             let tags = self.tags(group).load(Ordering::Relaxed);
             // The tags of free slots, empty or graves, differ in the last bit alone.
             if let Some(place) = places(zero_bytes(tags & splat(!TAG_GRAVE))).next() {
                 let was_grave = byte_at(tags, place) == TAG_GRAVE;
-                self.slot(group * GROUP_SLOTS + place).store(entry_of(hash, leaf), publish());
+                self.set(group * GROUP_SLOTS + place, leaf, hint, publish());
                 self.tags(group).store(with_byte(tags, place, tag_of(hash)), publish());
                 self.count(1, if was_grave { -1 } else { 0 });
                 return;
@@ -325,8 +369,26 @@ impl<'g> Segment<'g> {
     }
 
     /// Puts a leaf in the place of the one of the same key in slot `at`. The writer's.
-    pub(crate) fn replace<V>(self, at: usize, hash: u64, leaf: Leaf<'_, V>) {
-        self.slot(at).store(entry_of(hash, leaf), Ordering::Release);
+    pub(crate) fn replace<V>(self, at: usize, leaf: Leaf<'_, V>, hint: u32) {
+        self.set(at, leaf, hint, Ordering::Release);
+    }
+
+    /// Sets the hint of the leaf in slot `at`, unless it has it already. The writer's.
+    #[inline(always)]
+    pub(crate) fn hint_anew<V>(self, at: usize, leaf: Leaf<'_, V>, hint: u32) {
+        let known = self.hint(at, self.slot(at).load(Ordering::Relaxed));
+        if known != hint & HINT_MASK && !crate::mutants::planted("hint_not_renewed") {
+            self.set(at, leaf, hint, Ordering::Release);
+        }
+    }
+
+    #[inline(always)]
+    fn set<V>(self, at: usize, leaf: Leaf<'_, V>, hint: u32, order: Ordering) {
+        let hints = self.hints(at / GROUP_SLOTS);
+        #[expect(clippy::cast_possible_truncation, reason = "what is above is no part of a hint")]
+        let top = (hint >> SLOT_HINT_BITS) as u8;
+        hints.store(with_byte(hints.load(Ordering::Relaxed), at % GROUP_SLOTS, top), Ordering::Relaxed);
+        self.slot(at).store(entry_of(leaf, hint), order);
     }
 
     /// Empties a slot. It becomes a grave if something may lie behind its group. The writer's.
@@ -340,12 +402,13 @@ impl<'g> Segment<'g> {
         self.count(-1, if is_last { 0 } else { 1 });
     }
 
-    /// All leaves, in slot order.
-    pub(crate) fn entries<V: 'g>(self) -> impl Iterator<Item = Leaf<'g, V>> {
+    /// All leaves and their hints, in slot order.
+    pub(crate) fn entries<V: 'g>(self) -> impl Iterator<Item = (Leaf<'g, V>, u32)> {
         (0..self.slots()).filter_map(move |at| {
             let entry = self.slot(at).load(Ordering::Relaxed);
+            let hint = if crate::mutants::planted("hint_lost") { 0 } else { self.hint(at, entry) };
             // SAFETY: as in probe.
-            (!entry.is_null()).then(|| unsafe { leaf_of::<V>(entry) })
+            (!entry.is_null()).then(|| (unsafe { leaf_of::<V>(entry) }, hint))
         })
     }
 }
@@ -360,8 +423,10 @@ fn with_byte(word: u64, place: usize, byte: u8) -> u64 {
     word & !(0xff << shift) | u64::from(byte) << shift
 }
 
-fn entry_of<V>(hash: u64, leaf: Leaf<'_, V>) -> *mut u8 {
-    leaf.as_raw().map_addr(|address| address | fingerprint(hash))
+/// What a slot holds for a leaf.
+#[inline(always)]
+fn entry_of<V>(leaf: Leaf<'_, V>, hint: u32) -> *mut u8 {
+    leaf.as_raw().map_addr(|address| address << LEAF_SHIFT | hint as usize & SLOT_HINT_MASK)
 }
 
 /// # Safety
@@ -370,7 +435,7 @@ fn entry_of<V>(hash: u64, leaf: Leaf<'_, V>) -> *mut u8 {
 #[inline(always)]
 unsafe fn leaf_of<'g, V>(entry: *mut u8) -> Leaf<'g, V> {
     // SAFETY: the caller's promise.
-    unsafe { Leaf::from_raw(entry.map_addr(|address| address & !FINGERPRINT_MASK)) }
+    unsafe { Leaf::from_raw(entry.map_addr(|entry| (entry & !SLOT_HINT_MASK) >> LEAF_SHIFT)) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! time, before or after, and there is no state in which it must look in two places.
 //!
 //! ```text
-//! hash:  63 ........ directory index | 47 .. 32 fingerprint | 31 ............ 8 group in the segment (scaled) | 7 .. 0 tag
+//! hash:  63 ........ directory index | 31 ............ 8 group in the segment (scaled) | 7 .. 0 tag
 //! ```
 //!
 //! If a hasher gives so many keys the same top bits that splitting does not help, segments grow instead: a bad hash makes lookups slow,
@@ -123,6 +123,21 @@ pub(crate) struct Table {
     segments: AtomicUsize,
 }
 
+/// Where the table has a leaf.
+pub(crate) struct Place<'g, V> {
+    segment: Segment<'g>,
+    at: usize,
+    pub(crate) leaf: Leaf<'g, V>,
+}
+
+impl<V> Place<'_, V> {
+    /// Sets the leaf's hint, unless it has it already. The writer's, before it changes the table.
+    #[inline(always)]
+    pub(crate) fn hint_anew(&self, hint: u32) {
+        self.segment.hint_anew(self.at, self.leaf, hint);
+    }
+}
+
 /// What the writer's methods need besides the table.
 pub(crate) struct Tools<'a, H> {
     pub(crate) arena: &'a mut Arena,
@@ -163,6 +178,34 @@ impl Table {
     pub(crate) unsafe fn get<'g, V>(&self, hash: u64, key: &[u8]) -> Option<Leaf<'g, V>> {
         // SAFETY: the caller's promise.
         unsafe { self.segment(hash) }.find(hash, key).map(|(_, leaf)| leaf)
+    }
+
+    /// The leaf of `key`; `hinted` gets its hint before it is looked at, and rarely that of another leaf.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Table::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn get_hinted<'g, V>(
+        &self,
+        hash: u64,
+        key: &[u8],
+        hinted: impl FnMut(u32),
+    ) -> Option<Leaf<'g, V>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.segment(hash) }.find_hinted(hash, key, hinted).map(|(_, leaf)| leaf)
+    }
+
+    /// The leaf of `key`, and where the table has it: good until the table is changed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Table::insert`].
+    #[inline(always)]
+    pub(crate) unsafe fn place<'g, V>(&self, hash: u64, key: &[u8]) -> Option<Place<'g, V>> {
+        // SAFETY: the caller's promise.
+        let segment = unsafe { self.segment(hash) };
+        segment.find(hash, key).map(|(at, leaf)| Place { segment, at, leaf })
     }
 
     /// Asks for the line where the probe for `hash` begins.
@@ -208,7 +251,7 @@ impl Table {
     pub(crate) unsafe fn insert<V, H: KeyHasher>(
         &self,
         hash: u64,
-        leaf: Leaf<'_, V>,
+        (leaf, hint): (Leaf<'_, V>, u32),
         leaves: usize,
         tools: &mut Tools<'_, H>,
     ) {
@@ -216,7 +259,7 @@ impl Table {
             // SAFETY: the writer alone retires segments, and does so below only after its last use of this one.
             let segment = unsafe { self.segment(hash) };
             if segment.taken() < slots_limit(segment.slots()) {
-                segment.put(hash, leaf);
+                segment.put(hash, leaf, hint);
                 return;
             }
             // SAFETY: the caller's promise.
@@ -229,11 +272,11 @@ impl Table {
     /// # Safety
     ///
     /// As for [`Table::insert`].
-    pub(crate) unsafe fn replace<V>(&self, hash: u64, leaf: Leaf<'_, V>) {
+    pub(crate) unsafe fn replace<V>(&self, hash: u64, leaf: Leaf<'_, V>, hint: u32) {
         // SAFETY: the caller's promise.
         let segment = unsafe { self.segment(hash) };
         if let Some((at, _)) = segment.find::<V>(hash, leaf.key()) {
-            segment.replace(at, hash, leaf);
+            segment.replace(at, leaf, hint);
         }
     }
 
@@ -275,9 +318,9 @@ impl Table {
         let at = directory_index(hash, directory.depth);
         let old = directory.segment(at);
         let new = Segment::alloc(tools.arena, class, old.depth());
-        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| {
+        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| {
             if !(crate::mutants::planted("slot_lost") && new.leaves() == 5) {
-                new.put(hash, leaf);
+                new.put(hash, leaf, hint);
             }
         });
         self.install(directory, at, new);
@@ -295,7 +338,7 @@ impl Table {
         let half_of = |hash: u64| (hash >> (64 - depth) & 1) as usize;
         let classes = classes_of_halves::<V, H>(old, tools.hasher, half_of);
         let halves = classes.map(|class| Segment::alloc(tools.arena, class, depth));
-        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf| halves[half_of(hash)].put(hash, leaf));
+        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| halves[half_of(hash)].put(hash, leaf, hint));
         let middle = places.start + places.len() / 2;
         self.install(directory, places.start, halves[0]);
         self.install(directory, middle, halves[1]);
@@ -344,7 +387,7 @@ impl Table {
         }
         let merged = Segment::alloc(tools.arena, segment.class(), segment.depth() - 1);
         for each in [segment, buddy] {
-            for_each_hashed::<V, H>(each, tools.hasher, |hash, leaf| merged.put(hash, leaf));
+            for_each_hashed::<V, H>(each, tools.hasher, |hash, leaf, hint| merged.put(hash, leaf, hint));
         }
         self.install(directory, at, merged);
         retire_segment(segment, tools.limbo);
@@ -378,21 +421,21 @@ impl Table {
         let mut at = 0;
         while at < directory.len() {
             let segment = directory.segment(at);
-            segment.entries::<V>().for_each(&mut visit);
+            segment.entries::<V>().for_each(|(leaf, _)| visit(leaf));
             at += directory.places_of(at, segment.depth()).len();
         }
     }
 }
 
-/// Calls `visit` with each leaf of a segment and its hash, fetching leaves ahead.
-fn for_each_hashed<V, H: KeyHasher>(segment: Segment<'_>, hasher: &H, mut visit: impl FnMut(u64, Leaf<'_, V>)) {
+/// Calls `visit` with each leaf of a segment, its hash and its hint, fetching leaves ahead.
+fn for_each_hashed<V, H: KeyHasher>(segment: Segment<'_>, hasher: &H, mut visit: impl FnMut(u64, Leaf<'_, V>, u32)) {
     let mut ahead = segment.entries::<V>();
-    ahead.by_ref().take(REBUILD_AHEAD).for_each(Leaf::prefetch);
-    for leaf in segment.entries::<V>() {
-        if let Some(next) = ahead.next() {
+    ahead.by_ref().take(REBUILD_AHEAD).for_each(|(leaf, _)| leaf.prefetch());
+    for (leaf, hint) in segment.entries::<V>() {
+        if let Some((next, _)) = ahead.next() {
             next.prefetch();
         }
-        visit(hasher.hash(leaf.key()), leaf);
+        visit(hasher.hash(leaf.key()), leaf, hint);
     }
 }
 
@@ -403,7 +446,7 @@ fn classes_of_halves<V, H: KeyHasher>(old: Segment<'_>, hasher: &H, half_of: imp
         return [old.class(); 2];
     }
     let mut leaves = [0; 2];
-    for_each_hashed::<V, H>(old, hasher, |hash, _| leaves[half_of(hash)] += 1);
+    for_each_hashed::<V, H>(old, hasher, |hash, _, _| leaves[half_of(hash)] += 1);
     leaves.map(|leaves| {
         (FULL_CLASS..old.class()).find(|&class| leaves < slots_limit(slots_of_class(class))).unwrap_or(old.class())
     })

@@ -59,7 +59,36 @@ pub fn with_hasher_seed<V>(seed: u64) -> (Writer<V>, Map<V>) {
 /// ```
 #[must_use]
 pub fn with_hasher<V, H: KeyHasher>(hasher: H) -> (Writer<V, H>, Map<V, H>) {
-    let shared = Arc::new(Shared::new(hasher));
+    with_hasher_and_hints(hasher, |_| 0)
+}
+
+/// Makes a map, as [`new`], that keeps the lowest [`HINT_BITS`](crate::HINT_BITS) bits of what `hint_of` says of each value where a lookup comes by before it has waited
+/// for the value: see [`Map::get_hinted`]. A value that points to memory elsewhere can hint at where that is, so that both are waited for at once. It costs
+/// no memory.
+///
+/// Hints are taken when a value is put in, and when [`Writer::upsert`] or [`Writer::hint_anew`] is called for its key.
+///
+/// ```
+/// let (mut writer, map) = hightower_index::with_hints::<u32>(|value| *value);
+/// writer.insert(b"a", 7);
+/// let mut hints = Vec::new();
+/// map.get_hinted(b"a", &hightower_index::pin(), |hint| hints.push(hint));
+/// assert_eq!(hints, [7]);
+/// ```
+#[must_use]
+pub fn with_hints<V>(hint_of: fn(&V) -> u32) -> (Writer<V>, Map<V>) {
+    with_hasher_and_hints(SeededHasher::random(), hint_of)
+}
+
+/// As [`with_hints`], and hashes keys with `hasher`, as [`with_hasher`].
+///
+/// ```
+/// use hightower_index::{SeededHasher, with_hasher_and_hints};
+/// let (writer, map) = with_hasher_and_hints::<u32, _>(SeededHasher::new(1), |value| *value);
+/// ```
+#[must_use]
+pub fn with_hasher_and_hints<V, H: KeyHasher>(hasher: H, hint_of: fn(&V) -> u32) -> (Writer<V, H>, Map<V, H>) {
+    let shared = Arc::new(Shared::new(hasher, hint_of));
     (Writer { shared: Arc::clone(&shared) }, Map { shared })
 }
 
@@ -107,7 +136,10 @@ impl<V, H: KeyHasher> Writer<V, H> {
         (self.add(hash, key, make()).value(), true)
     }
 
-    /// As [`get_or_insert_with`](Self::get_or_insert_with), but what it gives outlives the borrow of the writer, as what a reader finds does.
+    /// Calls `change` with the entry of `key`, which is made if there was none, and whether it was made. The entry outlives the borrow of the writer, as what a
+    /// reader finds does. What the value hints at is taken anew after `change`.
+    ///
+    /// If `make` panics, nothing has changed.
     ///
     /// # Panics
     ///
@@ -116,27 +148,50 @@ impl<V, H: KeyHasher> Writer<V, H> {
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
     /// let guard = hightower_index::pin();
-    /// let (first, _) = writer.entry_or_insert_with(b"a", &map, &guard, || 1);
-    /// let (second, made) = writer.entry_or_insert_with(b"b", &map, &guard, || 2);
+    /// let first = writer.upsert(b"a", &map, &guard, || 1, |entry, _| entry);
+    /// let (second, made) = writer.upsert(b"b", &map, &guard, || 2, |entry, made| (entry, made));
     /// assert_eq!((first.value(), second.value(), made), (&1, &2, true));
     /// ```
-    pub fn entry_or_insert_with<'g>(
+    #[inline]
+    pub fn upsert<'g, R>(
         &mut self,
         key: &[u8],
         map: &'g Map<V, H>,
         _guard: &'g Guard,
         make: impl FnOnce() -> V,
-    ) -> (EntryRef<'g, V>, bool) {
+        change: impl FnOnce(EntryRef<'g, V>, bool) -> R,
+    ) -> R {
         assert!(Arc::ptr_eq(&self.shared, &map.shared), "the handle belongs to another map");
         let hash = self.shared.hasher.hash(key);
-        // SAFETY: the writer is borrowed mutably, so nobody writes.
-        let found = unsafe { self.shared.table.get::<V>(hash, key) };
-        let (raw, made) = match found {
-            Some(leaf) => (leaf.as_raw(), false),
-            None => (self.add(hash, key, make()).as_raw(), true),
+        // SAFETY: the writer is borrowed mutably, so nobody writes; the leaf is in the map, which lives for 'g as the assertion says, and whenever it is
+        // taken out, the guard keeps it.
+        let Some(place) = (unsafe { map.shared.table.place(hash, key) }) else {
+            let raw = self.add(hash, key, make()).as_raw();
+            // SAFETY: as above.
+            return change(EntryRef::new(unsafe { Leaf::from_raw(raw) }), true);
         };
-        // SAFETY: the leaf is in the map, which lives for 'g as the assertion says; whenever it is taken out, the guard keeps it.
-        (EntryRef::new(unsafe { Leaf::from_raw(raw) }), made)
+        let changed = change(EntryRef::new(place.leaf), false);
+        place.hint_anew((map.shared.hint_of)(place.leaf.value()));
+        changed
+    }
+
+    /// Takes what the value of `key` hints at anew, after it has changed. Says whether the key is there.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// let (mut writer, map) = hightower_index::with_hints::<AtomicU32>(|value| value.load(Ordering::Relaxed));
+    /// writer.insert(b"a", AtomicU32::new(1));
+    /// writer.get(b"a").unwrap().store(2, Ordering::Relaxed);
+    /// assert!(writer.hint_anew(b"a"));
+    /// let mut hints = Vec::new();
+    /// map.get_hinted(b"a", &hightower_index::pin(), |hint| hints.push(hint));
+    /// assert_eq!(hints, [2]);
+    /// ```
+    pub fn hint_anew(&mut self, key: &[u8]) -> bool {
+        let shared = self.parts().0;
+        // SAFETY: this is the one writer.
+        let place = unsafe { shared.table.place(shared.hasher.hash(key), key) };
+        place.inspect(|place| place.hint_anew((shared.hint_of)(place.leaf.value()))).is_some()
     }
 
     /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see it.
@@ -158,10 +213,11 @@ impl<V, H: KeyHasher> Writer<V, H> {
             return false;
         };
         let (shared, own) = self.parts();
+        let hint = (shared.hint_of)(&value);
         let leaf = Leaf::new(&mut own.arena, key, value);
         // SAFETY: this is the one writer.
         unsafe {
-            shared.table.replace(hash, leaf);
+            shared.table.replace(hash, leaf, hint);
             shared.tree.replace(leaf);
         }
         own.limbo.push(Retired::Link(Link::leaf(old)));
@@ -174,13 +230,14 @@ impl<V, H: KeyHasher> Writer<V, H> {
         let (shared, own) = self.parts();
         // SAFETY: this is the one writer.
         unsafe { shared.table.prefetch_insert(hash) };
+        let hint = (shared.hint_of)(&value);
         let leaf: Leaf<'_, V> = Leaf::new(&mut own.arena, key, value);
         let len = shared.len.load(Ordering::Relaxed);
         // SAFETY: this is the one writer.
         unsafe {
             shared.tree.insert(leaf, &mut own.arena, &mut own.limbo);
             let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
-            shared.table.insert(hash, leaf, len, &mut tools);
+            shared.table.insert(hash, (leaf, hint), len, &mut tools);
         }
         shared.len.store(len + 1, Ordering::Relaxed);
         let raw = leaf.as_raw();

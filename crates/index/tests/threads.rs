@@ -82,6 +82,10 @@ fn look_up(map: &Map<Canary>, stop: &AtomicBool, start: u64) {
         if let Some(entry) = found {
             assert_eq!(entry.key(), key);
             entry.value().check(&key);
+            // The hints are all alike; what is looked at here is how they are read beside the writer.
+            assert!(
+                map.get_hinted(&key, &guard, |hint| assert_eq!(hint, 0)).is_none_or(|value| value.number == number)
+            );
         }
     }
 }

@@ -54,23 +54,30 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
     {
         let Some(flight) = &mut self.flight else { return Applied::STALE };
         let new = pending(change, flight.seq());
-        let (entry, is_new) =
-            self.core.index.entry_or_insert_with(change.key, &self.shared.map, self.guard, || Entry::new(&new));
-        let old = (!is_new).then(|| entry.value().newest());
-        let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
-        if !outcome.changed() {
-            return Applied::STALE;
-        }
-        if is_new {
-            flight.added(entry);
-        } else {
-            flight.overwrite(&self.shared.timeline, entry, &new, self.guard);
-        }
-        self.delta.add(new.word, new.version);
-        if let Some(old) = &old {
-            self.delta.remove(old.word);
-        }
-        Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
+        let (shared, guard, delta) = (self.shared, self.guard, &mut self.delta);
+        self.core.index.upsert(
+            change.key,
+            &shared.map,
+            guard,
+            || Entry::new(&new),
+            |entry, is_new| {
+                let old = (!is_new).then(|| entry.value().newest());
+                let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
+                if !outcome.changed() {
+                    return Applied::STALE;
+                }
+                if is_new {
+                    flight.added(entry);
+                } else {
+                    flight.overwrite(&shared.timeline, entry, &new, guard);
+                }
+                delta.add(new.word, new.version);
+                if let Some(old) = &old {
+                    delta.remove(old.word);
+                }
+                Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
+            },
+        )
     }
 
     /// Makes the commit visible, all at once.

@@ -128,7 +128,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 pub use {
     commit::Commit,
     held::{Held, Relocated},
-    hightower_index::{Ahead, Guard, pin},
+    hightower_index::{Ahead, Guard, HINT_BITS, pin},
     load::LoadRun,
     model::{KvState, StateRecord},
     range::{Entries, Range},

@@ -86,6 +86,12 @@ pub trait Location: Copy + Send + Sync + 'static {
 
     /// The location that these bits came from.
     fn from_bits(bits: LocationBits) -> Self;
+
+    /// What a lookup can be told before it has found the location: [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted). The lowest
+    /// [`HINT_BITS`](crate::HINT_BITS) bits of it are kept.
+    fn hint(self) -> u32 {
+        0
+    }
 }
 
 impl Location for LocationBits {

@@ -76,6 +76,15 @@ impl<L: Location> Snapshot<L> {
         self.entry_pinned(key, guard)?.found()
     }
 
+    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as [`ConcurrentKvState::get_hinted`] does, with a hint at the latest location.
+    #[must_use]
+    #[inline]
+    pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
+        let shared = &self.state().shared;
+        let entry = shared.map.get_hinted(key, guard, hinted)?;
+        EntryRecord::new(&shared.timeline.at(entry, self.seq(), guard)?).found()
+    }
+
     /// Everything that was known of a key, tombstones included. The location stays good while the guard lives.
     #[must_use]
     pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {

@@ -75,7 +75,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// An empty state whose snapshots tell their age by `clock`.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
-        let (index, map) = hightower_index::new();
+        let (index, map) = hightower_index::with_hints(|entry: &Entry| L::from_bits(entry.newest_location()).hint());
         let shared = Shared {
             map,
             timeline: Timeline::new(),
@@ -145,6 +145,45 @@ impl<L: Location> ConcurrentKvState<L> {
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
         let entry = self.shared.map.get(key, guard)?;
+        found(self.shared.latest(entry, guard)?)
+    }
+
+    /// As [`get_pinned`](Self::get_pinned); calls `hinted` with the location's [hint](Location::hint) before it waits for the entry, so that the caller can ask for what lies
+    /// there meanwhile. A hint may be of an older location, half of it, or another key's: it must never be relied on.
+    ///
+    /// ```
+    /// use hightower_state::{ConcurrentKvState, Location, LocationBits, pin};
+    ///
+    /// #[derive(Clone, Copy, Debug, PartialEq)]
+    /// struct Slot(u32);
+    ///
+    /// impl Location for Slot {
+    ///     fn to_bits(self) -> LocationBits {
+    ///         self.0.into()
+    ///     }
+    ///
+    ///     fn from_bits(bits: LocationBits) -> Self {
+    ///         Self(u32::from_bits(bits))
+    ///     }
+    ///
+    ///     fn hint(self) -> u32 {
+    ///         self.0
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::new();
+    /// state.set(b"a", 1, Slot(5))?;
+    /// state.set(b"a", 2, Slot(6))?;
+    /// let mut hints = Vec::new();
+    /// let found = state.get_hinted(b"a", &pin(), |hint| hints.push(hint));
+    /// assert_eq!((found.map(|found| found.location), hints), (Some(Slot(6)), vec![6]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
+        let entry = self.shared.map.get_hinted(key, guard, hinted)?;
         found(self.shared.latest(entry, guard)?)
     }
 

@@ -148,6 +148,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
         if let Some(old) = &old {
             delta.remove(old.word);
             entry.replace(&new);
+            self.core.index.hint_anew(change.key);
         }
         self.shared.counters.add(&delta);
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
@@ -184,7 +185,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).
     pub fn relocate(&mut self, key: &[u8], old: L, new: L) -> bool {
         let entry = self.core.index.get(key);
-        entry.is_some_and(|entry| entry.relocate(old.to_bits(), new.to_bits(), &pin()))
+        let is_there = entry.is_some_and(|entry| entry.relocate(old.to_bits(), new.to_bits(), &pin()));
+        is_there && self.core.index.hint_anew(key)
     }
 
     pub(crate) fn core(&mut self) -> &mut Core {

@@ -350,6 +350,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[model_of_index("a_walk_sees_a_node_replaced_whole")],
     ),
     caught("slot_lost", "no leaf is left behind when a segment grows", &[INDEX_MODEL]),
+    caught("hint_lost", "a leaf takes its hint along when a segment grows", &[INDEX_MODEL]),
+    caught("hint_not_renewed", "a hint follows the location that it is of", &[plain("hightower-state", "hints", "")]),
     caught(
         "bulk_slot_lost",
         "no leaf is left behind when a table is filled at once",

@@ -18,11 +18,13 @@ const PARTS: usize = 1 << PART_BITS;
 /// Leaves that a segment gets on average, at most: room is left for those that hashes spread unevenly, and for some inserts.
 const FILL_LEAVES: usize = FULL_SLOTS * 7 / 10;
 
-/// A leaf on its way into the table.
+/// A leaf on its way into the table. Packed, because millions of them wait together.
 #[derive(Clone, Copy)]
+#[repr(C, packed(4))]
 struct Hashed {
     hash: u64,
     leaf: *mut u8,
+    hint: u32,
 }
 
 /// Leaves, parted by the leading bits of their hashes.
@@ -38,7 +40,7 @@ struct Part {
     room: usize,
 }
 
-const BLOCK_LEN: usize = 127;
+const BLOCK_LEN: usize = 101;
 
 // SAFETY: filling copies the leaves' addresses; values are touched only by their owner, who asks for what that takes.
 unsafe impl Send for Parted {}
@@ -51,7 +53,7 @@ impl Parted {
     }
 
     #[inline(always)]
-    pub(crate) fn push<V>(&mut self, hash: u64, leaf: Leaf<'_, V>) {
+    pub(crate) fn push<V>(&mut self, hash: u64, leaf: Leaf<'_, V>, hint: u32) {
         let part = &mut self.parts[directory_index(hash, PART_BITS)];
         if part.room == 0 {
             part.blocks.push(self.arena.alloc(BLOCK_LEN * size_of::<Hashed>()).cast());
@@ -59,7 +61,7 @@ impl Parted {
         }
         if let Some(block) = part.blocks.last() {
             // SAFETY: the block has room for as many, behind those that it holds.
-            unsafe { block.add(BLOCK_LEN - part.room).write(Hashed { hash, leaf: leaf.as_raw() }) };
+            unsafe { block.add(BLOCK_LEN - part.room).write(Hashed { hash, leaf: leaf.as_raw(), hint }) };
             part.room -= 1;
         }
     }
@@ -141,9 +143,9 @@ impl Table {
         }
         // SAFETY: the caller is the writer.
         unsafe { self.replace_directory(new, tools) };
-        for Hashed { hash, leaf } in left_over {
+        for Hashed { hash, leaf, hint } in left_over {
             // SAFETY: the leaf is alive and new to the table; the caller's promise.
-            unsafe { self.insert::<V, H>(hash, Leaf::from_raw(leaf), leaves, tools) };
+            unsafe { self.insert::<V, H>(hash, (Leaf::from_raw(leaf), hint), leaves, tools) };
         }
     }
 
@@ -205,7 +207,7 @@ fn fill_unit<V>(runs: &[Parted], shape: Shape, unit: usize, filled: &mut Filled)
             }
             if has_room {
                 // SAFETY: the leaf is alive; its address is only copied.
-                segment.put(hashed.hash, unsafe { Leaf::<V>::from_raw(hashed.leaf) });
+                segment.put(hashed.hash, unsafe { Leaf::<V>::from_raw(hashed.leaf) }, hashed.hint);
             } else {
                 filled.left_over.push(hashed);
             }

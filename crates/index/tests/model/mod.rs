@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use hightower_index::{Cursor, KeyHasher, Map, SeededHasher, Writer, pin, with_hasher};
+use hightower_index::{Cursor, HINT_BITS, KeyHasher, Map, SeededHasher, Writer, pin, with_hasher_and_hints};
 
-/// A hasher that keeps only the bits of `mask`, so that fingerprints, directory indices or whole hashes collide.
+/// A hasher that keeps only the bits of `mask`, so that tags, directory indices or whole hashes collide.
 pub struct MaskedHasher {
     pub inner: SeededHasher,
     pub mask: u64,
@@ -23,8 +23,14 @@ impl KeyHasher for MaskedHasher {
     }
 }
 
-/// All bits; no fingerprint; no place in the segment; no directory index; nothing at all.
-pub const MASKS: [u64; 5] = [u64::MAX, !(0xffff << 32), !0xffff_ffff, 0x0000_ffff_ffff_ffff, 0];
+/// All bits; no tag; no place in the segment; no directory index; nothing at all.
+pub const MASKS: [u64; 5] = [u64::MAX, !0xff, !0xffff_ffff, 0x0000_ffff_ffff_ffff, 0];
+
+/// Something of all bits of a value.
+#[allow(clippy::cast_possible_truncation, reason = "the upper half is meant")]
+fn hint_of(value: &u64) -> u32 {
+    (value.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
 
 /// One step of a history.
 #[derive(Clone, Debug)]
@@ -47,7 +53,7 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(mask: u64) -> Self {
-        let (writer, map) = with_hasher(MaskedHasher { inner: SeededHasher::new(7), mask });
+        let (writer, map) = with_hasher_and_hints(MaskedHasher { inner: SeededHasher::new(7), mask }, hint_of);
         Self { writer, map, model: BTreeMap::new() }
     }
 
@@ -59,20 +65,36 @@ impl Pair {
             }
             Operation::GetOrInsert(key, value) => {
                 let found = self.model.get(key).copied();
-                let (now, made) = self.writer.get_or_insert_with(key, || *value);
-                assert_eq!((*now, made), (found.unwrap_or(*value), found.is_none()));
+                let (now, made) = if value % 2 == 0 {
+                    self.writer.upsert(key, &self.map, &pin(), || *value, |entry, made| (*entry.value(), made))
+                } else {
+                    let (now, made) = self.writer.get_or_insert_with(key, || *value);
+                    (*now, made)
+                };
+                assert_eq!((now, made), (found.unwrap_or(*value), found.is_none()));
                 self.model.insert(key.clone(), found.unwrap_or(*value));
             }
             Operation::Remove(key) => assert_eq!(self.writer.remove(key), self.model.remove(key).is_some()),
             Operation::Get(key) => {
                 assert_eq!(self.map.get(key, &pin()), self.model.get(key));
                 assert_eq!(self.writer.get(key), self.model.get(key));
+                self.compare_hint(key);
             }
             Operation::Range(low, high, mode) => self.compare_range(low, high, *mode),
             Operation::Prefix(prefix) => self.compare_prefix(prefix),
             Operation::Reclaim => drop(self.writer.reclaim()),
         }
         assert_eq!(self.map.len(), self.model.len());
+    }
+
+    /// A lookup of a key that is there is told its hint last.
+    fn compare_hint(&self, key: &[u8]) {
+        let (guard, mut told) = (pin(), None);
+        let found = self.map.get_hinted(key, &guard, |hint| told = Some(hint));
+        assert_eq!(found, self.model.get(key));
+        if let Some(value) = found {
+            assert_eq!(told, Some(hint_of(value) & ((1 << HINT_BITS) - 1)));
+        }
     }
 
     /// Compares a range from both ends in turn: bit `i` of `mode` says which end step `i` takes; its low bits also choose the bounds.
@@ -131,6 +153,7 @@ impl Pair {
             assert_eq!(entry.map(|entry| (entry.key(), entry.value())), Some((keys[at], expected.next().unwrap())));
         });
         assert!(expected.next().is_none());
+        keys.iter().for_each(|key| self.compare_hint(key));
         self.compare_by_cursor();
     }
 

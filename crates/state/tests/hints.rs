@@ -1,0 +1,81 @@
+//! A lookup is told where the newest version lies before it has looked, whatever way that version came there.
+
+#![allow(clippy::unwrap_used)]
+
+use hightower_state::{Change, CommandKind, ConcurrentKvState, HINT_BITS, Location, LocationBits, pin};
+
+/// A location that is its own hint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Slot(u32);
+
+impl Location for Slot {
+    fn to_bits(self) -> LocationBits {
+        self.0.into()
+    }
+
+    fn from_bits(bits: LocationBits) -> Self {
+        Self(u32::from_bits(bits))
+    }
+
+    fn hint(self) -> u32 {
+        self.0
+    }
+}
+
+/// The location that a lookup found, and the hint that it was told last, both by the state and by a snapshot.
+fn told(state: &ConcurrentKvState<Slot>, key: &[u8]) -> [Option<(Slot, u32)>; 2] {
+    let (guard, snapshot, mut hint) = (pin(), state.snapshot(), 0);
+    let latest = state.get_hinted(key, &guard, |told| hint = told).map(|found| (found.location, hint));
+    let seen = snapshot.get_hinted(key, &guard, |told| hint = told).map(|found| (found.location, hint));
+    [latest, seen]
+}
+
+fn is_right(location: u32) -> [Option<(Slot, u32)>; 2] {
+    [Some((Slot(location), location % (1 << HINT_BITS))); 2]
+}
+
+fn change(key: &[u8], version: u64, location: u32) -> Change<'_, Slot> {
+    Change { key, version, kind: CommandKind::Set, location: Slot(location), len_bytes: 0 }
+}
+
+#[test]
+fn hints_follow_the_newest_location() {
+    let state = ConcurrentKvState::new();
+    state.set(b"a", 1, Slot(77)).unwrap();
+    assert_eq!(told(&state, b"a"), is_right(77));
+    // All bits that a hint has, and some more.
+    for (version, location) in [(2, u32::MAX), (3, 0), (4, 1 << 26), (5, 1 << 19), (6, 0x0555_5555), (7, 0x02aa_aaaa)] {
+        state.set(b"a", version, Slot(location)).unwrap();
+        assert_eq!(told(&state, b"a"), is_right(location));
+    }
+    state.set(b"a", 1, Slot(1)).unwrap();
+    assert_eq!(told(&state, b"a"), is_right(0x02aa_aaaa), "a stale command leaves nothing behind");
+    state.delete(b"a", 8, Slot(5)).unwrap();
+    assert_eq!(told(&state, b"a"), [None, None]);
+    state.set(b"a", 9, Slot(6)).unwrap();
+    assert_eq!(told(&state, b"a"), is_right(6));
+}
+
+#[test]
+fn hints_follow_a_record_that_is_moved() {
+    let state = ConcurrentKvState::new();
+    state.set(b"a", 1, Slot(1)).unwrap();
+    assert!(state.writer().relocate(b"a", Slot(1), Slot(2)));
+    assert_eq!(told(&state, b"a"), is_right(2));
+    assert!(!state.writer().relocate(b"a", Slot(1), Slot(3)));
+    assert_eq!(told(&state, b"a"), is_right(2));
+}
+
+#[test]
+fn hints_are_there_after_a_load() {
+    let state = ConcurrentKvState::new();
+    let keys: Vec<[u8; 4]> = (0..5000_u32).map(u32::to_be_bytes).collect();
+    let mut run = state.load_run();
+    keys.iter().zip(0..).for_each(|(key, at)| run.push(&change(key, 1, at)).unwrap());
+    state.writer().load_runs([run], 2).unwrap();
+    for (key, at) in keys.iter().zip(0..) {
+        assert_eq!(told(&state, key), is_right(at));
+    }
+    state.writer().replay(&change(&keys[7], 2, 9000));
+    assert_eq!(told(&state, &keys[7]), is_right(9000));
+}
