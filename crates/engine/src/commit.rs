@@ -22,7 +22,7 @@ use crate::place::Place;
 use crate::sync::step;
 use crate::table::Tracked;
 
-/// The tail moves on by 2^20 bytes between two wake-ups of the maintenance thread, which looks by itself while there is much to do: to wake it costs
+/// The tail moves on by 2^20 bytes between two wake-ups of the threads that make ready, which look by themselves while there is much to do: to wake them costs
 /// a writer up to some ten microseconds.
 const MAINTENANCE_STEP_BITS: u32 = 20;
 
@@ -286,17 +286,17 @@ impl Core {
         let stamp = Stamp { max_version: log.max_version, timestamp };
         log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
         log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
-        self.maintenance.wake();
+        self.wake_tail();
         self.sealing.wake();
         self.upkeep.wake();
         Ok(())
     }
 
-    /// Wakes the maintenance thread each time the tail has moved on by a step, so that it stays ahead.
+    /// Wakes the threads that make ready each time the tail has moved on by a step, so that they stay ahead.
     #[inline]
     fn note_progress(&self, from: u32, to: u32) {
         if from >> MAINTENANCE_STEP_BITS != to >> MAINTENANCE_STEP_BITS {
-            self.maintenance.wake();
+            self.wake_tail();
         }
     }
 

@@ -15,6 +15,7 @@ use crate::group_commit::{GroupCommit, Poison};
 use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
+use crate::pace::Pace;
 use crate::place::Place;
 use crate::sizing::Sizing;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
@@ -34,8 +35,10 @@ pub(crate) struct Core {
     pub(crate) group: GroupCommit,
     pub(crate) poison: Poison,
     pub(crate) flusher: Flusher,
-    /// Makes ready what the tail will need.
+    /// Makes the files ready that the tail will need.
     pub(crate) maintenance: Maintenance,
+    /// Touches the pages that the tail will need: a fast writer is upon them while a file is still being made, which waits for the device.
+    pub(crate) touching: Maintenance,
     /// Syncs and seals what the tail has left behind: it waits for the device, and nobody should wait for it.
     pub(crate) sealing: Maintenance,
     pub(crate) upkeep: Upkeep,
@@ -67,6 +70,7 @@ impl Core {
             poison: Poison::default(),
             flusher: Flusher::default(),
             maintenance: Maintenance::default(),
+            touching: Maintenance::default(),
             sealing: Maintenance::default(),
             upkeep,
             sizing: Sizing::default(),
@@ -155,9 +159,33 @@ impl Core {
         self.store().is_ok_and(|store| !store.is_poisoned())
     }
 
-    /// One round of making ready; says whether there was anything to do. `window_bytes` of pages are touched ahead of the tail.
-    pub(crate) fn maintain(&self, window_bytes: u32) -> bool {
-        self.work_on_tail(|store| self.prepare_tail(store, window_bytes))
+    /// Touches pages ahead of a tail that moves at this pace, and has memory for new keys ready; says whether there was anything to do. That pages cannot be
+    /// touched costs time later, and nothing else.
+    pub(crate) fn touch_ahead(&self, pace: &mut Pace) -> bool {
+        let has_memory_made = self.state.prepare_memory();
+        let Ok(store) = self.store() else { return has_memory_made };
+        let Some(tail) = store.progress() else { return has_memory_made };
+        let ahead = pace.look(tail, self.components.clock.elapsed());
+        let touched = store.prefault_ahead(ahead.len_bytes, ahead.pages);
+        has_memory_made || touched.is_ok_and(|touched_bytes| touched_bytes > 0)
+    }
+
+    /// Makes the files ready that the tail will need next; says whether there was anything to do.
+    pub(crate) fn prepare_files(&self) -> bool {
+        self.work_on_tail(|store| {
+            self.plan_segments(store);
+            if !store.wants_preparation() || !self.has_disk_for(2 * u64::from(store.next_len())) {
+                return Ok(false);
+            }
+            let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
+            store.prepare_next(stamp)
+        })
+    }
+
+    /// The tail has moved on.
+    pub(crate) fn wake_tail(&self) {
+        self.touching.wake();
+        self.maintenance.wake();
     }
 
     /// Syncs and seals the segments that were rolled; says whether there were any.
@@ -184,20 +212,9 @@ impl Core {
     #[inline]
     pub(crate) fn maintain_as_caller(&self) {
         if self.components.background == Background::Caller && self.maintenance.take_wish() {
-            let _prepared = self.maintain(0);
+            let _made = self.state.prepare_memory();
+            let _prepared = self.prepare_files();
             let _sealed = self.seal();
         }
-    }
-
-    fn prepare_tail(&self, store: &SegmentStore, window_bytes: u32) -> Result<bool, SegmentError> {
-        // Pages first: a writer may be waiting for nothing else. That they cannot be touched ahead costs time later, and nothing else.
-        let mut worked = store.prefault_ahead(window_bytes).is_ok_and(|touched| touched > 0);
-        worked |= self.state.prepare_memory();
-        self.plan_segments(store);
-        if store.wants_preparation() && self.has_disk_for(2 * u64::from(store.next_len())) {
-            let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
-            worked |= store.prepare_next(stamp)?;
-        }
-        Ok(worked)
     }
 }

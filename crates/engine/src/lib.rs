@@ -48,6 +48,7 @@ mod maintenance;
 mod mutants;
 mod observe;
 mod open;
+mod pace;
 mod parallel;
 mod pipeline;
 mod place;

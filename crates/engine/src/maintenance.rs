@@ -1,11 +1,11 @@
-//! What runs in the background to keep commits short: making the next segment ready, touching pages ahead of the tail, syncing and
-//! sealing segments that were rolled; and when it is quiet, giving back room that was made ready.
+//! What runs in the background to keep commits short, each on a thread of its own: making the next segment ready, touching pages ahead of the tail, and
+//! syncing and sealing segments that were rolled; and when it is quiet, giving back room that was made ready.
 
 use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How often the thread looks by itself whether the tail has come near the pages that were touched.
+/// How often such a thread looks by itself whether the tail has come near what was made ready.
 const TICK: Duration = Duration::from_millis(2);
 /// How many quiet looks until it sleeps until woken.
 const QUIET_TICKS: u32 = 50;
@@ -18,7 +18,7 @@ struct Wish {
     is_closing: bool,
 }
 
-/// The meeting place of writers and the maintenance thread.
+/// The meeting place of writers and such a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Maintenance {
     wish: Mutex<Wish>,

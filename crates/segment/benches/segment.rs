@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
-use hightower_segment::{AppendMode, Appender, Purpose, RealFs, SegmentStore, Stamp, StoreOptions};
+use hightower_segment::{AppendMode, Appender, Pages, Purpose, RealFs, SegmentStore, Stamp, StoreOptions};
 
 const STAMP: Stamp = Stamp { max_version: 0, timestamp: 1_700_000_000_000 };
 const KEY: &[u8; 16] = b"0123456789abcdef";
@@ -59,7 +59,7 @@ fn append(criterion: &mut Criterion) {
                 let mut left = count;
                 while left > 0 {
                     let mut bench = Bench::new(mode);
-                    bench.store.prefault_ahead(64 << 20).unwrap();
+                    bench.store.prefault_ahead(64 << 20, Pages::Small).unwrap();
                     let batch = left.min(450_000);
                     let start = Instant::now();
                     for _ in 0..batch {

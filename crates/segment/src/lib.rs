@@ -98,13 +98,15 @@ pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, SegmentError};
 pub use fs::{Access, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
-pub use mapping::{Advice, Frozen, Mapping, MappingError, MappingWriter, MemoryObserver, SharedMemory};
+pub use mapping::{
+    Advice, Frozen, HUGE_PAGE_BYTES, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory,
+};
 pub use names::{CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, LOCK, MANIFEST, segment_name};
 pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_only::{ReadOnlyStore, Tolerance};
 pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use scan::{Entries, Entry, Finding, Scan};
 pub use segment::Segment;
-pub use store::{Recovery, SegmentStore, TailStats};
+pub use store::{Recovery, SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;
 pub use tail::AppendMode;

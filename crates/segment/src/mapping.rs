@@ -23,8 +23,22 @@ use crate::fs::Access;
 /// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;
 
+/// A huge page: as much as the last level of the processor's page tables covers.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Pages are no longer than this on any target; rounding to it leaves at most some pages out.
 const LONGEST_PAGE_BYTES: usize = 64 << 10;
+
+/// In what pages the system is to keep a file in memory: [`Mapping::keep_in`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// As small as they come: a sync writes little more than what has changed.
+    #[default]
+    Small,
+    /// Huge where that is possible. Touching them takes a third of the time, and reading from them a little less; but a sync writes each that has changed as a
+    /// whole, 2 MiB. For what is written much faster than it is synced.
+    Huge,
+}
 
 /// What reads or writes through a mapping are expected to look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +115,9 @@ impl Mapping {
             Access::Read => options.map_raw_read_only(file)?,
             Access::Write => options.map_raw(file)?,
         };
+        if access == Access::Write {
+            keep_pages_small(&raw);
+        }
         Ok(Self::new(raw.as_mut_ptr(), len_bytes, access, Backing::File(raw)))
     }
 
@@ -272,6 +289,15 @@ impl Mapping {
         true
     }
 
+    /// Says in what pages the file is to be kept from now on, whoever touches them. A wish: if it is not granted, nothing changes but speed.
+    pub fn keep_in(&self, pages: Pages) {
+        let Backing::File(raw) = &self.backing else { return };
+        let _wish = match pages {
+            Pages::Small => forget_huge_pages(raw),
+            Pages::Huge => wish_for_huge_pages(raw),
+        };
+    }
+
     /// Touches the pages of a range for writing, so that later appends meet no page fault; makes them dirty. A range beyond the
     /// end is cut. Gives how many bytes were touched: 0 where the system cannot do it, which only costs time later.
     ///
@@ -293,6 +319,15 @@ impl Mapping {
             at += step;
         }
         Ok(end.saturating_sub(range.start))
+    }
+
+    /// Nothing will be appended any more: has the system treat the file as it would any other, if there was something else that it was asked for.
+    pub fn settle(&self) {
+        if self.access == Access::Write
+            && let Backing::File(raw) = &self.backing
+        {
+            let _wishes = [raw.advise(memmap2::Advice::Normal), forget_huge_pages(raw)];
+        }
     }
 
     /// Takes the whole pages of a range out of the process's page tables, all at once; the next access maps them again. Neither what they hold nor
@@ -377,6 +412,34 @@ fn populate(raw: &MmapRaw, at: usize, len: usize) -> io::Result<bool> {
 #[cfg(not(target_os = "linux"))]
 fn populate(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<bool> {
     Ok(false)
+}
+
+/// Asks the system not to read around what is touched, because then it would keep ever more pages together, and write them together: a sync of one record
+/// takes 90 µs at the start of a segment, and behind 40 MiB 360 (Linux 6.18). A wish: if it is not granted, nothing changes but speed.
+fn keep_pages_small(raw: &MmapRaw) {
+    let _wish = raw.advise(memmap2::Advice::Random);
+}
+
+/// Takes the wish for huge pages back: a page that is read again, after the system has given it up, would be read with all of its 2 MiB.
+#[cfg(target_os = "linux")]
+fn forget_huge_pages(raw: &MmapRaw) -> io::Result<()> {
+    raw.advise(memmap2::Advice::NoHugePage)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
+    Ok(())
+}
+
+/// Asks the system for huge pages. It may know none, or have none for this file.
+#[cfg(target_os = "linux")]
+fn wish_for_huge_pages(raw: &MmapRaw) -> io::Result<()> {
+    raw.advise(memmap2::Advice::HugePage)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wish_for_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(target_os = "linux")]

@@ -12,7 +12,7 @@ use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKin
 use crate::error::SegmentError;
 use crate::fs::{File, retry_interrupted};
 use crate::lock::Mutex;
-use crate::mapping::{Advice, Mapping};
+use crate::mapping::{Advice, Mapping, Pages};
 use crate::scan::Entries;
 
 /// Where the first record starts.
@@ -32,6 +32,8 @@ pub struct Segment {
     durable: AtomicU32,
     /// How far pages were touched ahead.
     prefaulted: AtomicU32,
+    /// Whether huge pages were asked for.
+    has_huge_pages: AtomicBool,
     /// How much of the file may be used: all of it, until room is given back.
     capacity: AtomicU32,
     sealed: AtomicBool,
@@ -59,6 +61,7 @@ impl Segment {
             file: Mutex::new(file),
             durable: AtomicU32::new(0),
             prefaulted: AtomicU32::new(0),
+            has_huge_pages: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
         }
     }
@@ -250,8 +253,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched.
-    pub(crate) fn prefault_to(&self, end: u32) -> Result<u32, SegmentError> {
+    /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched. What is touched from now on, by whomever, is kept in such pages.
+    pub(crate) fn prefault_to(&self, end: u32, pages: Pages) -> Result<u32, SegmentError> {
+        let wants_huge = pages == Pages::Huge;
+        if self.has_huge_pages.swap(wants_huge, Ordering::Relaxed) != wants_huge {
+            self.mapping.keep_in(pages);
+        }
         let start = self.prefaulted.load(Ordering::Relaxed).max(self.len_bytes());
         let end = end.min(self.capacity_bytes());
         if start >= end {

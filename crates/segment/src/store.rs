@@ -10,12 +10,13 @@ use crate::compacted::{CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
 use crate::fs::{Access, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
 use crate::manifest::{Manifest, SegmentState};
+use crate::mapping::Pages;
 use crate::mutants::planted;
 use crate::names::{LOCK, is_checkpoint};
 use crate::options::{Purpose, Stamp, StoreOptions};
 use crate::recovery::{Found, Intent, Survey, read_manifest, survey};
 use crate::report::RecoveryReport;
-use crate::segment::Segment;
+use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{Shared, replace_manifest};
 use crate::sync::SyncPoint;
 use crate::tail::AppendMode;
@@ -64,6 +65,17 @@ pub struct TailStats {
     pub full: bool,
     /// Whether writes are refused because one failed.
     pub poisoned: bool,
+}
+
+/// How far the tail of the log has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TailProgress {
+    /// The id of the active segment.
+    pub segment: u32,
+    /// How long it is.
+    pub len_bytes: u32,
+    /// Up to where its commits are known to be durable; 0 if none are.
+    pub durable_bytes: u32,
 }
 
 impl SegmentStore {
@@ -169,6 +181,19 @@ impl SegmentStore {
         self.shared.tail.lock().active.as_ref().map(|active| (active.id(), active.len_bytes()))
     }
 
+    /// How far the tail of the log has come. Cheap.
+    #[must_use]
+    pub fn progress(&self) -> Option<TailProgress> {
+        let tail = self.shared.tail.lock();
+        let active = tail.active.as_ref()?;
+        let durable = active.durable();
+        Some(TailProgress {
+            segment: active.id(),
+            len_bytes: active.len_bytes(),
+            durable_bytes: if durable > FIRST_RECORD_AT { durable } else { 0 },
+        })
+    }
+
     /// What [`set_next_len`](Self::set_next_len) has set.
     #[must_use]
     pub fn next_len(&self) -> u32 {
@@ -189,20 +214,23 @@ impl SegmentStore {
     /// page fault; for a background thread. The pages become dirty: touch no more than will soon be written. Gives how many
     /// bytes were touched; always 0 with positioned appends.
     ///
+    /// The segments keep what is touched from now on in such `pages`, a writer's that has overtaken included.
+    ///
     /// # Errors
     ///
     /// [`SegmentError::Io`]. It harms nothing but speed.
-    pub fn prefault_ahead(&self, len_bytes: u32) -> Result<u32, SegmentError> {
+    pub fn prefault_ahead(&self, len_bytes: u32, pages: Pages) -> Result<u32, SegmentError> {
         let (active, prepared) = {
             let tail = self.shared.tail.lock();
             (tail.active.clone(), tail.prepared.as_ref().map(|prepared| Arc::clone(&prepared.segment)))
         };
         let (AppendMode::Mapped, Some(active)) = (self.shared.mode, active) else { return Ok(0) };
         let end = active.len_bytes().saturating_add(len_bytes);
-        let touched = active.prefault_to(end)?;
+        let touched = active.prefault_to(end, pages)?;
         let left = end.saturating_sub(active.capacity_bytes());
-        let Some(prepared) = prepared.filter(|_| left > 0) else { return Ok(touched) };
-        Ok(touched + prepared.prefault_to(prepared.len_bytes().saturating_add(left))?)
+        let Some(prepared) = prepared else { return Ok(touched) };
+        let left = if left > 0 { prepared.len_bytes().saturating_add(left) } else { 0 };
+        Ok(touched + prepared.prefault_to(left, pages)?)
     }
 
     /// Syncs rolled segments and seals them in the manifest; for a background thread. Gives how many were sealed.
@@ -442,7 +470,7 @@ impl Recovery {
         };
         let prepared = shared.prepare(spare, stamp, edit)?;
         // Everything before it is durable, and named so.
-        prepared.segment.raise_durable(crate::segment::FIRST_RECORD_AT);
+        prepared.segment.raise_durable(FIRST_RECORD_AT);
         for (segment, _) in &files {
             segment.mark_sealed();
             segment.close_file();

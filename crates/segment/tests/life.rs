@@ -18,7 +18,7 @@ use std::sync::Arc;
 use common::{DIR, Open, Step, World, command, encode_commit, options};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{
-    Access, AppendMode, Appender, CompactedWriter, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest, Metadata,
+    Access, AppendMode, Appender, CompactedWriter, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest, Metadata, Pages,
     Purpose, RealFs, Released, Segment, SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp, StoreOptions,
     segment_name,
 };
@@ -251,7 +251,7 @@ fn the_real_file_system() {
                 version += 1;
                 put(&mut appender, version);
                 if version % 100 == 0 {
-                    store.prefault_ahead(16 << 10).unwrap();
+                    store.prefault_ahead(16 << 10, Pages::Small).unwrap();
                     store.prepare_next(STAMP).unwrap();
                     store.sync_point().sync().unwrap();
                     assert_eq!(appender.durable(), appender.position());
@@ -419,8 +419,12 @@ fn open_files(dir: &Path) -> usize {
 }
 
 fn put(appender: &mut Appender, version: u64) {
-    let command = command(version, 90);
-    appender.make_room(200, Purpose::Grow, STAMP).unwrap();
+    put_value(appender, version, 90);
+}
+
+fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
+    let command = command(version, value_len);
+    appender.make_room(value_len + 110, Purpose::Grow, STAMP).unwrap();
     let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
     let appended = appender.append(&[&bytes], 1).unwrap();
     let segment: &Segment = appender.segment();
@@ -443,7 +447,7 @@ fn readers_and_syncs_beside_the_appender() {
                 store.sync_point().sync().unwrap();
                 store.sync_predecessors().unwrap();
                 store.prepare_next(STAMP).unwrap();
-                store.prefault_ahead(8 << 10).unwrap();
+                store.prefault_ahead(8 << 10, Pages::Huge).unwrap();
             }
         });
         scope.spawn(|| {
@@ -462,4 +466,38 @@ fn readers_and_syncs_beside_the_appender() {
     });
     appender.close(STAMP).unwrap();
     assert!(!store.has_predecessors());
+}
+
+/// Pages are a matter of speed: whatever ones are asked for, and whenever that changes, the file holds what was appended.
+#[test]
+#[cfg_attr(miri, ignore = "maps files")]
+fn pages_of_any_size_hold_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_len_bytes: 9 << 20, ..StoreOptions::default() };
+    let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options.clone()).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    for version in 1..=250 {
+        let pages = if version / 40 % 2 == 0 { Pages::Small } else { Pages::Huge };
+        store.prefault_ahead(3 << 20, pages).unwrap();
+        put_value(&mut appender, version, 100 << 10);
+        if version % 60 == 0 {
+            store.sync_point().sync().unwrap();
+        }
+        store.prepare_next(STAMP).unwrap();
+    }
+    let progress = store.progress().unwrap();
+    assert_eq!((progress.segment, progress.len_bytes), store.end().unwrap());
+    assert!(progress.durable_bytes < progress.len_bytes, "the last sync was ten commits ago");
+    store.sync_point().sync().unwrap();
+    assert_eq!(store.progress().unwrap().durable_bytes, progress.len_bytes);
+    store.sync_predecessors().unwrap();
+    drop((appender, store));
+
+    let (_store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
+    let mut version = 0;
+    for entry in recovery.segments().iter().flat_map(|segment| segment.entries()) {
+        version += 1;
+        assert_eq!(entry.unwrap().command, command(version, 100 << 10).borrow());
+    }
+    assert_eq!(version, 250);
 }

@@ -335,7 +335,7 @@ impl Core {
             log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.append_failed(failure))?;
             log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
         }
-        self.maintenance.wake();
+        self.wake_tail();
         store.sync_predecessors()?;
         Ok(())
     }

@@ -12,13 +12,10 @@ use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::observe::{Operation, observe};
 use crate::open::open;
+use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::sync::Mutex;
 use crate::sync::thread;
-
-/// Pages are touched this far ahead of the tail, at most; less while little is written.
-const PREFAULT_MAX_BYTES: u32 = 4 << 20;
-const PREFAULT_MIN_BYTES: u32 = 256 << 10;
 
 impl SingleNodeEngine {
     /// Opens the store in `.hightower` of the current directory with the default settings, making it if there is none.
@@ -115,14 +112,12 @@ impl SingleNodeEngine {
         })?;
         let core = Arc::clone(&self.core);
         self.spawn("hightower-tail", move || {
-            let mut last_seq = 0;
-            let work = || {
-                let seq = core.state.visible_seq();
-                let window = if seq == last_seq { PREFAULT_MIN_BYTES } else { PREFAULT_MAX_BYTES };
-                last_seq = seq;
-                core.maintain(window)
-            };
-            core.maintenance.run(work, || core.rest());
+            core.maintenance.run(|| core.prepare_files(), || core.rest());
+        })?;
+        let core = Arc::clone(&self.core);
+        self.spawn("hightower-pages", move || {
+            let mut pace = Pace::default();
+            core.touching.run(|| core.touch_ahead(&mut pace), || {});
         })?;
         let core = Arc::clone(&self.core);
         self.spawn("hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
@@ -159,6 +154,7 @@ impl SingleNodeEngine {
         let was_closed = self.core.closed.swap(true, std::sync::atomic::Ordering::AcqRel);
         self.core.flusher.close();
         self.core.maintenance.close();
+        self.core.touching.close();
         self.core.sealing.close();
         self.core.upkeep.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {

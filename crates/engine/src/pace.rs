@@ -1,0 +1,110 @@
+//! How fast the tail of the log moves, and so how far ahead of it pages are touched, and how large.
+//!
+//! Huge pages are touched in a third of the time, and save look-ups of addresses later. But the system writes one that has changed as a whole, whether a sync
+//! asks for it or half a minute has passed. So they are for a tail that moves on by more than one of them from sync to sync, and in a second.
+
+use std::time::Duration;
+
+use hightower_segment::{HUGE_PAGE_BYTES, Pages, TailProgress};
+
+/// Pages are touched this far ahead of the tail, at most; less while nothing is written.
+const AHEAD_MAX_BYTES: u32 = 4 << 20;
+const AHEAD_MIN_BYTES: u32 = 256 << 10;
+/// The tail's speed is judged anew each time that this has passed.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// What is to be touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) len_bytes: u32,
+    pub(crate) pages: Pages,
+}
+
+/// What has been seen of the tail.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    last: Option<TailProgress>,
+    pages: Pages,
+    /// How far the tail has come since a sync was seen, in rounds in which it was fast.
+    unsynced_bytes: u64,
+    round_began: Duration,
+    round_bytes: u64,
+}
+
+impl Pace {
+    /// Looks at the tail, and says what to do.
+    pub(crate) fn look(&mut self, tail: TailProgress, now: Duration) -> Ahead {
+        let before = self.last.replace(tail).unwrap_or(tail);
+        let (from, synced_to) =
+            if before.segment == tail.segment { (before.len_bytes, before.durable_bytes) } else { (0, 0) };
+        let moved_bytes = u64::from(tail.len_bytes.saturating_sub(from));
+        self.unsynced_bytes += moved_bytes;
+        self.round_bytes += moved_bytes;
+        let is_much = self.unsynced_bytes >= HUGE_PAGE_BYTES as u64;
+        if is_much {
+            self.pages = Pages::Huge;
+        }
+        if tail.durable_bytes > synced_to {
+            self.unsynced_bytes = 0;
+            if !is_much {
+                self.pages = Pages::Small;
+            }
+        }
+        self.end_round(now);
+        let len_bytes = if moved_bytes == 0 { AHEAD_MIN_BYTES } else { AHEAD_MAX_BYTES };
+        Ahead { len_bytes, pages: self.pages }
+    }
+
+    fn end_round(&mut self, now: Duration) {
+        if now.saturating_sub(self.round_began) < ROUND {
+            return;
+        }
+        if self.round_bytes < HUGE_PAGE_BYTES as u64 {
+            self.unsynced_bytes = 0;
+            self.pages = Pages::Small;
+        }
+        (self.round_began, self.round_bytes) = (now, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u32 = 1 << 20;
+
+    fn at(segment: u32, len_bytes: u32, durable_bytes: u32) -> TailProgress {
+        TailProgress { segment, len_bytes, durable_bytes }
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_fast_tail_gets_huge_pages_until_it_is_synced_or_slow() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.look(at(1, 64, 0), ms(0)), Ahead { len_bytes: AHEAD_MIN_BYTES, pages: Pages::Small });
+        assert_eq!(pace.look(at(1, MIB, 0), ms(1)), Ahead { len_bytes: AHEAD_MAX_BYTES, pages: Pages::Small });
+        assert_eq!(pace.look(at(1, 3 * MIB, 0), ms(2)).pages, Pages::Huge);
+        // On into the next segment.
+        assert_eq!(pace.look(at(2, MIB, 0), ms(3)).pages, Pages::Huge);
+        // Synced after much, and then after little.
+        assert_eq!(pace.look(at(2, 4 * MIB, 4 * MIB), ms(4)).pages, Pages::Huge);
+        assert_eq!(pace.look(at(2, 4 * MIB + 100, 4 * MIB + 100), ms(5)).pages, Pages::Small);
+        assert_eq!(pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(6)).pages, Pages::Huge);
+        // A round in which nothing was written.
+        assert_eq!(pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(1006)).pages, Pages::Huge);
+        let quiet = pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(2006));
+        assert_eq!(quiet, Ahead { len_bytes: AHEAD_MIN_BYTES, pages: Pages::Small });
+    }
+
+    #[test]
+    fn a_tail_that_is_slow_or_synced_often_gets_small_pages() {
+        let (mut slow, mut synced) = (Pace::default(), Pace::default());
+        for step in 1..200 {
+            assert_eq!(slow.look(at(1, step * MIB / 2, 0), ms(500 * u64::from(step))).pages, Pages::Small);
+            assert_eq!(synced.look(at(1, step * MIB, step * MIB), ms(u64::from(step))).pages, Pages::Small);
+        }
+    }
+}
