@@ -59,7 +59,8 @@ impl<'g, V> Leaf<'g, V> {
     /// Where the value is.
     #[inline(always)]
     fn value_offset(key_len_bytes: usize) -> usize {
-        (Self::KEY_OFFSET + key_len_bytes).next_multiple_of(align_of::<V>())
+        // Not `next_multiple_of`, of which the compiler makes ten instructions, in every lookup.
+        (Self::KEY_OFFSET + key_len_bytes + align_of::<V>() - 1) & !(align_of::<V>() - 1)
     }
 
     fn len_bytes(key_len_bytes: usize) -> usize {

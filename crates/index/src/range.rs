@@ -148,7 +148,7 @@ impl<'g, V> End<'g, V> {
     ) -> Option<Leaf<'g, V>> {
         // SAFETY: the caller's promise.
         unsafe {
-            let walk = self.walk.get_or_insert_with(|| Walk::start::<D>(root, borrow(start)));
+            let walk = self.walk.get_or_insert_with(|| Walk::start::<D>(root, borrow(start), borrow(end)));
             self.window.next::<D>(walk, borrow(end), hook)
         }
     }
@@ -167,7 +167,7 @@ pub(crate) unsafe fn visit<'g, V: 'g>(
     mut visit: impl FnMut(EntryRef<'g, V>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     // SAFETY: the caller's promise.
-    let mut walk = unsafe { Walk::start::<Forward>(root, lower) };
+    let mut walk = unsafe { Walk::start::<Forward>(root, lower, upper) };
     let mut window = Window::new();
     // SAFETY: the caller's promise.
     while let Some(leaf) = unsafe { window.next::<Forward>(&mut walk, upper, &hook) } {

@@ -81,17 +81,17 @@ struct Frame<'g> {
     node: Node<'g>,
     /// Of a small node: the children ahead.
     lanes: Lanes,
-    /// Of a large node: the first place ahead. Of a small one: its terminal, if that is ahead.
+    /// Of a large node, and of one that is not in order yet: the first place ahead. Of a small one: its terminal, if that is ahead.
     at: Option<Code>,
+    /// Whether the children of a small node are in order.
+    is_ordered: bool,
 }
 
 impl<'g> Frame<'g> {
     #[inline(always)]
     fn new<D: Direction>(node: Node<'g>, at: Option<Code>) -> Self {
-        if !node.is_small() {
-            return Self { node, lanes: Lanes::NONE, at };
-        }
-        let Some(from) = at else { return Self { node, lanes: Lanes::NONE, at } };
+        let unordered = Self::unordered(node, at);
+        let Some(from) = at.filter(|_| node.is_small()) else { return Self { is_ordered: true, ..unordered } };
         let mut lanes = node.lanes_in_order(D::RISING);
         if from != D::START {
             while let Some(lane) = lanes.peek()
@@ -101,9 +101,22 @@ impl<'g> Frame<'g> {
             }
         }
         let at = (!D::is_before(CODE_TERMINAL, from)).then_some(CODE_TERMINAL);
-        let frame = Self { node, lanes, at };
+        let frame = Self { node, lanes, at, is_ordered: true };
         frame.prefetch_second();
         frame
+    }
+
+    /// A node whose children are put in order when the walk comes back to it, if ever: most of those above the start of a short scan never are.
+    #[inline(always)]
+    fn unordered(node: Node<'g>, at: Option<Code>) -> Self {
+        Self { node, lanes: Lanes::NONE, at, is_ordered: false }
+    }
+
+    #[inline(always)]
+    fn put_in_order<D: Direction>(&mut self) {
+        if !self.is_ordered {
+            *self = Self::new::<D>(self.node, self.at);
+        }
     }
 
     /// Asks for the child after the next one, which was asked for before.
@@ -124,6 +137,34 @@ impl<'g> Frame<'g> {
         {
             link.prefetch();
         }
+    }
+
+    /// Takes leaves that come next in a small node, up to the first thing that is none, and asks for their memory: most of a walk, and cheaper in a row.
+    ///
+    /// # Safety
+    ///
+    /// The frame is of a tree of `V`, and a guard lives for `'g`, or nobody writes during `'g`.
+    #[inline(always)]
+    unsafe fn take_leaves<V, D: Direction>(&mut self, leaves: &mut [Option<Leaf<'g, V>>], count: &mut usize) {
+        // Before the lanes of a rising walk comes the terminal. A large node has no lanes.
+        if D::RISING && self.at.is_some() {
+            if !self.node.is_small() || !self.node.terminal_link().is_nothing() {
+                return;
+            }
+            self.at = None;
+        }
+        let mut lanes = self.lanes;
+        while let Some(place) = leaves.get_mut(*count)
+            && let Some(lane) = lanes.peek()
+            // SAFETY: the caller's promise.
+            && let Target::Leaf(leaf) = unsafe { self.node.child_in_lane(lane).follow() }
+        {
+            leaf.prefetch();
+            *place = Some(leaf);
+            *count += 1;
+            lanes.next();
+        }
+        self.lanes = lanes;
     }
 
     /// What comes next, and leaves it behind. It may be nothing.
@@ -183,10 +224,13 @@ impl<'g> Path<'g> {
 
     /// Asks for what follows in the two lowest nodes of a short path: a walk that has just begun will come there soon, and nothing was asked for yet.
     #[inline(always)]
-    fn prefetch_beside<D: Direction>(&self) {
+    fn prefetch_beside<D: Direction>(&mut self) {
         // SAFETY: as in `last_mut`.
-        let frames = self.near[..self.len].iter().rev().take(2).map(|frame| unsafe { frame.assume_init_ref() });
-        frames.for_each(Frame::prefetch_first::<D>);
+        let frames = self.near[..self.len].iter_mut().rev().take(2).map(|frame| unsafe { frame.assume_init_mut() });
+        frames.for_each(|frame| {
+            frame.put_in_order::<D>();
+            frame.prefetch_first::<D>();
+        });
     }
 
     #[inline(always)]
@@ -199,6 +243,46 @@ impl<'g> Path<'g> {
     }
 }
 
+/// The far end of a range beside the way down to its near one.
+struct Beside<'k> {
+    /// The end's key, as long as it begins with what leads to where the way has come.
+    key: Option<&'k [u8]>,
+    is_excluded: bool,
+}
+
+impl<'k> Beside<'k> {
+    #[inline(always)]
+    fn new(end: Bound<&'k [u8]>) -> Self {
+        let (key, is_excluded) = match end {
+            Bound::Included(key) => (Some(key), false),
+            Bound::Excluded(key) => (Some(key), true),
+            Bound::Unbounded => (None, false),
+        };
+        Self { key, is_excluded }
+    }
+
+    /// The way goes on by `bytes`, from `depth` on.
+    #[inline(always)]
+    fn pass(&mut self, depth: usize, bytes: &[u8]) {
+        self.key = self.key.filter(|key| key.get(depth..).is_some_and(|rest| rest.starts_with(bytes)));
+    }
+
+    /// Whether something from `behind` on, in a node at `depth` on the way, may be inside the range. If the end has left the way, it did so beyond all of this
+    /// node.
+    #[inline(always)]
+    fn may_hold<D: Direction>(&self, depth: usize, behind: Option<Code>) -> bool {
+        let (Some(behind), Some(key)) = (behind, self.key) else { return behind.is_some() };
+        match (D::RISING, key.get(depth)) {
+            (true, Some(&byte)) if self.is_excluded && key.len() == depth + 1 => behind < code_of(byte),
+            (true, Some(&byte)) => behind <= code_of(byte),
+            // All keys with the end's key before them are greater.
+            (true, None) => false,
+            (false, Some(&byte)) => behind >= code_of(byte),
+            (false, None) => true,
+        }
+    }
+}
+
 /// A walk that is under way.
 pub(crate) struct Walk<'g, V> {
     path: Path<'g>,
@@ -206,12 +290,12 @@ pub(crate) struct Walk<'g, V> {
 }
 
 impl<'g, V> Walk<'g, V> {
-    /// A walk that starts at `bound`, which is its lower end if the direction is rising, else its upper.
+    /// A walk that starts at `bound`, which is its lower end if the direction is rising, else its upper. It may go on beyond `end`, the other one.
     ///
     /// # Safety
     ///
     /// `root` is the root of a tree of `V`, and a guard lives for `'g`, or nobody writes during `'g`.
-    pub(crate) unsafe fn start<D: Direction>(root: Link, bound: Bound<&[u8]>) -> Self {
+    pub(crate) unsafe fn start<D: Direction>(root: Link, bound: Bound<&[u8]>, end: Bound<&[u8]>) -> Self {
         let mut walk = Self { path: Path::new(), first: None };
         let (key, inclusive) = match bound {
             Bound::Unbounded => {
@@ -223,7 +307,7 @@ impl<'g, V> Walk<'g, V> {
             Bound::Excluded(key) => (key, false),
         };
         // SAFETY: the caller's promise.
-        unsafe { walk.seek::<D>(root, key, inclusive) };
+        unsafe { walk.seek::<D>(root, key, inclusive, end) };
         walk
     }
 
@@ -241,10 +325,12 @@ impl<'g, V> Walk<'g, V> {
         self.path.push(Frame::new::<D>(node, at));
     }
 
-    /// Descends towards `key`, leaving at each node the place behind the one taken.
-    unsafe fn seek<D: Direction>(&mut self, root: Link, key: &[u8], inclusive: bool) {
+    /// Descends towards `key`, leaving at each node the place behind the one taken, unless all that lies there is beyond the end: of a scan of one prefix
+    /// that is every node above it, and the walk then ends by itself.
+    unsafe fn seek<D: Direction>(&mut self, root: Link, key: &[u8], inclusive: bool, end: Bound<&[u8]>) {
         let mut link = root;
         let mut depth = 0;
+        let mut beside = Beside::new(end);
         loop {
             // SAFETY: the caller's promise.
             let node = match unsafe { link.follow::<V>() } {
@@ -271,6 +357,7 @@ impl<'g, V> Walk<'g, V> {
                 }
                 return;
             }
+            beside.pass(depth, prefix);
             depth += shared;
             let Some(&byte) = key.get(depth) else {
                 // The key ends here: all below are above it, but for its own leaf in the terminal.
@@ -281,7 +368,11 @@ impl<'g, V> Walk<'g, V> {
                 };
                 return self.push::<D>(node, at);
             };
-            self.push::<D>(node, D::after(code_of(byte)));
+            let behind = D::after(code_of(byte));
+            if beside.may_hold::<D>(depth, behind) {
+                self.path.push(Frame::unordered(node, behind));
+            }
+            beside.pass(depth, &[byte]);
             let Some(place) = node.find(byte) else { return };
             link = Link::from_raw(place.load(crate::sync::Ordering::Acquire));
             depth += 1;
@@ -303,6 +394,9 @@ impl<'g, V> Walk<'g, V> {
             count = 1;
         }
         while let Some(top) = self.path.last_mut() {
+            top.put_in_order::<D>();
+            // SAFETY: the caller's promise.
+            unsafe { top.take_leaves::<V, D>(leaves, &mut count) };
             let entered = loop {
                 if count == leaves.len() {
                     return count;
