@@ -5,6 +5,9 @@
 //! prefix, without locks. Since published bytes are never written again, and unpublished ones never lent, a borrowed slice never
 //! changes: that is what makes the interface safe.
 //!
+//! A file that is appended to is mapped twice, since what is wished of its pages differs: by the writer, which touches them ahead, in ever more or as few at once as
+//! suits it; and by readers, to whom a page comes back after the system has given it up, and who cannot write. Both see the same bytes: they are the page cache's.
+//!
 //! Behind it is either a file's pages ([`Mapping::of_file`]) or plain shared memory ([`Mapping::of_memory`]), which a file system
 //! without maps, for one the simulated one, uses as the image of the file.
 
@@ -53,7 +56,10 @@ pub enum Advice {
 
 /// A file's bytes in memory, up to a published end: one writer appends behind it, any number of readers borrow before it.
 pub struct Mapping {
-    base: *mut u8,
+    /// Where readers find the bytes.
+    base: *const u8,
+    /// Where the writer puts them.
+    target: *mut u8,
     len: usize,
     published: AtomicUsize,
     /// Pairs the mapping with its writer; no two mappings of a process share one.
@@ -64,8 +70,15 @@ pub struct Mapping {
 }
 
 enum Backing {
-    File(MmapRaw),
+    File(FileMaps),
     Memory { memory: Arc<SharedMemory>, observer: Arc<dyn MemoryObserver> },
+}
+
+/// The maps of one file.
+struct FileMaps {
+    reading: MmapRaw,
+    /// If it is appended to.
+    writing: Option<MmapRaw>,
 }
 
 /// The right to append to one [`Mapping`]; there is one per mapping, and it cannot be cloned.
@@ -89,8 +102,8 @@ pub enum MappingError {
     ReadOnly,
 }
 
-// SAFETY: `base` points into `backing`, which lives as long as the mapping and is itself free to move between threads. All access
-// through `base` follows the protocol of the module's story, which needs no particular thread.
+// SAFETY: `base` and `target` point into `backing`, which lives as long as the mapping and is itself free to move between threads. All access
+// through them follows the protocol of the module's story, which needs no particular thread.
 unsafe impl Send for Mapping {}
 // SAFETY: shared references give out slices of published bytes, which nobody writes, and let one `&mut MappingWriter` write
 // unpublished bytes, which nobody reads. The published end moves by release stores and is read by acquire loads.
@@ -111,14 +124,15 @@ impl Mapping {
         }
         let mut options = MmapOptions::new();
         options.len(len_bytes);
-        let raw = match access {
-            Access::Read => options.map_raw_read_only(file)?,
-            Access::Write => options.map_raw(file)?,
+        let reading = options.map_raw_read_only(file)?;
+        let writing = match access {
+            Access::Read => None,
+            Access::Write => Some(options.map_raw(file)?),
         };
-        if access == Access::Write {
-            keep_pages_small(&raw);
-        }
-        Ok(Self::new(raw.as_mut_ptr(), len_bytes, access, Backing::File(raw)))
+        writing.iter().for_each(keep_pages_small);
+        let base = reading.as_ptr();
+        let target = writing.as_ref().map_or(std::ptr::null_mut(), MmapRaw::as_mut_ptr);
+        Ok(Self::new((base, target), len_bytes, access, Backing::File(FileMaps { reading, writing })))
     }
 
     /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter; `observer` learns of each append and
@@ -132,12 +146,13 @@ impl Mapping {
     ) -> Self {
         memory.mappings.fetch_add(1, Ordering::AcqRel);
         let (base, len) = (memory.base(), memory.len().min(len_bytes));
-        Self::new(base, len, access, Backing::Memory { memory, observer })
+        Self::new((base, base), len, access, Backing::Memory { memory, observer })
     }
 
-    fn new(base: *mut u8, len: usize, access: Access, backing: Backing) -> Self {
+    fn new((base, target): (*const u8, *mut u8), len: usize, access: Access, backing: Backing) -> Self {
         Self {
             base,
+            target,
             len,
             published: AtomicUsize::new(0),
             id: next_id(),
@@ -180,8 +195,8 @@ impl Mapping {
             return None;
         }
         // SAFETY: the range lies within the published bytes, which lie within `len` bytes from `base`. They are initialised (a
-        // file's bytes always are, memory starts as zeros) and are never written again while `self` is borrowed: writers write
-        // behind the published end only, and `reset` needs `&mut self`.
+        // file's bytes always are, memory starts as zeros) and are never written again while `self` is borrowed, through this map or the writer's: writers
+        // write behind the published end only, and `reset` needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
     }
 
@@ -246,8 +261,8 @@ impl Mapping {
         for part in parts {
             // SAFETY: `append` has checked that all parts together fit between `start` and `len`, that the pages are writable,
             // and that the caller holds the one writer. No reader sees unpublished bytes, and a part that borrows from this
-            // mapping lies before `start`, so source and target do not overlap.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.base.add(at), part.len()) };
+            // mapping lies before `start`, so source and target do not overlap, neither by their addresses nor in the file.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.target.add(at), part.len()) };
             at += part.len();
         }
     }
@@ -282,6 +297,7 @@ impl Mapping {
         {
             return false;
         }
+        self.keep_in(Pages::Small);
         // An old writer's id fits no longer.
         self.id = next_id();
         self.writer_taken = AtomicBool::new(false);
@@ -289,9 +305,17 @@ impl Mapping {
         true
     }
 
-    /// Says in what pages the file is to be kept from now on, whoever touches them. A wish: if it is not granted, nothing changes but speed.
+    /// The map that a file is appended to through.
+    fn writing(&self) -> Option<&MmapRaw> {
+        match &self.backing {
+            Backing::File(maps) => maps.writing.as_ref(),
+            Backing::Memory { .. } => None,
+        }
+    }
+
+    /// Says in what pages what will be appended is to be kept, whoever touches them first. A wish: if it is not granted, nothing changes but speed.
     pub fn keep_in(&self, pages: Pages) {
-        let Backing::File(raw) = &self.backing else { return };
+        let Some(raw) = self.writing() else { return };
         let _wish = match pages {
             Pages::Small => forget_huge_pages(raw),
             Pages::Huge => wish_for_huge_pages(raw),
@@ -305,12 +329,9 @@ impl Mapping {
     ///
     /// Those of the system.
     pub fn prefault(&self, range: Range<usize>) -> io::Result<usize> {
-        let Backing::File(raw) = &self.backing else { return Ok(0) };
+        let Some(raw) = self.writing() else { return Ok(0) };
         let end = range.end.min(self.len);
         let mut at = range.start;
-        if self.access != Access::Write {
-            return Ok(0);
-        }
         while at < end {
             let step = PREFAULT_STEP_BYTES.min(end - at);
             if !populate(raw, at, step)? {
@@ -321,37 +342,28 @@ impl Mapping {
         Ok(end.saturating_sub(range.start))
     }
 
-    /// Nothing will be appended any more: has the system treat the file as it would any other, if there was something else that it was asked for.
-    pub fn settle(&self) {
-        if self.access == Access::Write
-            && let Backing::File(raw) = &self.backing
-        {
-            let _wishes = [raw.advise(memmap2::Advice::Normal), forget_huge_pages(raw)];
-        }
-    }
-
-    /// Takes the whole pages of a range out of the process's page tables, all at once; the next access maps them again. Neither what they hold nor
-    /// what is dirty of them changes. Before a sync of much it pays: the system would else visit the page tables page by page, and
+    /// Takes the whole pages of a range out of the writer's page tables, all at once; its next access maps them again. Neither what they hold nor
+    /// what is dirty of them changes, and readers have them still. Before a sync of much it pays: the system would else visit the page tables page by page, and
     /// interrupt every other processor that runs this process for each.
     ///
     /// # Errors
     ///
     /// Those of the system. Nothing depends on success but speed.
     pub fn unmap_pages(&self, range: Range<usize>) -> io::Result<()> {
-        let Backing::File(raw) = &self.backing else { return Ok(()) };
+        let Some(raw) = self.writing() else { return Ok(()) };
         let start = range.start.next_multiple_of(LONGEST_PAGE_BYTES);
         let end = range.end.min(self.len) / LONGEST_PAGE_BYTES * LONGEST_PAGE_BYTES;
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
-    /// Tells the system how the whole mapping will be used.
+    /// Tells the system how readers will use the whole mapping.
     ///
     /// # Errors
     ///
     /// Those of the system. Nothing depends on success but speed.
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
-        let Backing::File(raw) = &self.backing else { return Ok(()) };
-        raw.advise(match advice {
+        let Backing::File(maps) = &self.backing else { return Ok(()) };
+        maps.reading.advise(match advice {
             Advice::Random => memmap2::Advice::Random,
             Advice::Sequential => memmap2::Advice::Sequential,
             Advice::WillNeed => memmap2::Advice::WillNeed,
@@ -370,7 +382,9 @@ impl Mapping {
             return Ok(());
         }
         match &self.backing {
-            Backing::File(raw) => raw.flush_range(range.start, end - range.start),
+            Backing::File(maps) => {
+                maps.writing.as_ref().unwrap_or(&maps.reading).flush_range(range.start, end - range.start)
+            }
             Backing::Memory { observer, .. } => observer.sync(range.start..end),
         }
     }
@@ -420,7 +434,7 @@ fn keep_pages_small(raw: &MmapRaw) {
     let _wish = raw.advise(memmap2::Advice::Random);
 }
 
-/// Takes the wish for huge pages back: a page that is read again, after the system has given it up, would be read with all of its 2 MiB.
+/// Takes the wish for huge pages back.
 #[cfg(target_os = "linux")]
 fn forget_huge_pages(raw: &MmapRaw) -> io::Result<()> {
     raw.advise(memmap2::Advice::NoHugePage)
@@ -444,7 +458,7 @@ fn wish_for_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
-    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared map of a file (`Backing::File` is made by
+    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared map of a file (those in `FileMaps` are made by
     // `map_raw` and `map_raw_read_only` alone), whose content is the page cache's: the next access, a reader's or the writer's, finds the
     // same bytes there.
     unsafe { raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) }

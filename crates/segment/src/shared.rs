@@ -244,7 +244,6 @@ impl Shared {
         for rolled in &synced {
             rolled.segment.mark_sealed();
             rolled.segment.release_unused()?;
-            rolled.segment.mapping().settle();
             if !planted("sealed_files_stay_open") {
                 rolled.segment.close_file();
             }
