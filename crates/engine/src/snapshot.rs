@@ -13,6 +13,10 @@ use crate::error::Result;
 use crate::place::Place;
 use crate::value::Value;
 
+/// Keys of a [`Snapshot::multi_get`] that are looked up before the first of their values is read: so many that their records are near by then, and so few that they
+/// are near still.
+const MULTI_GET_TOGETHER: usize = 16;
+
 /// Items that an internal iteration visits under one guard: enough that the guard costs nothing, few enough that memory is freed meanwhile.
 const ITEMS_PER_GUARD: usize = 256;
 
@@ -88,21 +92,28 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
         let guard = pin();
-        let mut places = vec![None; keys.len()];
-        self.state.get_many(keys, &guard, |at, found| {
-            if let (Some(slot), Some(found)) = (places.get_mut(at), found) {
-                self.core.prefetch(found.location, &guard);
-                *slot = Some(found);
+        let mut values = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(MULTI_GET_TOGETHER) {
+            let mut places = [None; MULTI_GET_TOGETHER];
+            self.state.get_many(keys, &guard, |at, found| {
+                if let (Some(slot), Some(found)) = (places.get_mut(at), found) {
+                    self.core.prefetch(found.location, &guard);
+                    *slot = Some(found);
+                }
+            });
+            for (key, found) in keys.iter().zip(places) {
+                values.push(self.read_found(key.as_ref(), found, &guard)?);
             }
-        });
-        let read = |(key, found): (&K, Option<Versioned<Place>>)| {
-            let Some(found) = found else { return Ok(None) };
-            // The first look uses the place that is known already; if its segment is gone, the snapshot is asked again.
-            let first = Cell::new(Some(found));
-            let find = |guard| first.take().or_else(|| self.state.get_pinned(key.as_ref(), guard));
-            self.core.read(&guard, find, |value, _| Value::from(value))
-        };
-        keys.iter().zip(places).map(read).collect()
+        }
+        Ok(values)
+    }
+
+    /// The value at a place that was looked up under this guard; if its segment is gone, the snapshot is asked again.
+    fn read_found(&self, key: &[u8], found: Option<Versioned<Place>>, guard: &Guard) -> Result<Option<Value>> {
+        let Some(found) = found else { return Ok(None) };
+        let first = Cell::new(Some(found));
+        let find = |guard| first.take().or_else(|| self.state.get_pinned(key, guard));
+        self.core.read(guard, find, |value, _| Value::from(value))
     }
 
     /// Whether `key` had a value. Reads the index only.

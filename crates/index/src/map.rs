@@ -18,8 +18,8 @@ use crate::sync::{AtomicUsize, Ordering};
 use crate::table::Table;
 use crate::tree::Tree;
 
-/// Keys looked up together by [`Map::get_many`].
-const GROUP_KEYS: usize = 16;
+/// Keys looked up together by [`Map::get_many`]: their lines are no more than a processor can wait for at once (see the window of a range).
+const GROUP_KEYS: usize = 8;
 
 /// How far [`Map::prefetch_start`] and [`Map::prefetch_step`] have come with a key, under a guard.
 #[derive(Debug)]
@@ -194,7 +194,7 @@ impl<V, H: KeyHasher> Map<V, H> {
 
     /// Looks many keys up at once, and calls `found` with each key's place in `keys` and its entry, in order.
     ///
-    /// Cost: the cache misses of sixteen lookups overlap, so that in a large map a key takes a fraction of a [`Map::get`].
+    /// Cost: the cache misses of eight lookups overlap, so that in a large map a key takes a fraction of a [`Map::get`].
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
