@@ -1,10 +1,10 @@
 //! Segments of the point table: slots with pointers to leaves, and beside them one byte of tag per slot, and one of hint.
 //!
-//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of what the leaf's value [hints at](crate::HINT_BITS); the other 8 are a byte
-//! beside the tag. Eight slots, one cache line, are a group; their tags are one word, and their bytes of hints the next. A tag says that its slot was never used, is a grave, or holds a key whose hash ends in a certain byte. A lookup compares the eight
-//! tags of its group at once and looks at a slot only if its tag is right; while the group has no slot that was never used, it goes on to the next group. So a
-//! lookup of an absent key reads tags only, and these are so few that they mostly stay in the cache. The group's slots are fetched at the same time, so that
-//! one of a present key does not wait twice. (Tags beside slots are the idea of Google's "Swiss Tables".)
+//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of what the leaf's value [hints at](crate::HINT_BITS); the other 8 are a
+//! byte beside the tag. Eight slots, one cache line, are a group; their tags are one word, and their bytes of hints the next. A tag says that its slot was never
+//! used, is a grave, or holds a key whose hash ends in a certain byte. A lookup compares the eight tags of its group at once and looks at a slot only if its tag is
+//! right; while the group has no slot that was never used, it goes on to the next group. So a lookup of an absent key reads tags only, nearly always. The group's
+//! slots are fetched at the same time, so that one of a present key does not wait twice. (Tags beside slots are the idea of Google's "Swiss Tables".)
 //!
 //! ```text
 //! head 64 | a word of tags and one of hints per group, padded to a line | slots, a line per group
