@@ -165,9 +165,12 @@ impl Core {
         let has_memory_made = self.state.prepare_memory();
         let Ok(store) = self.store() else { return has_memory_made };
         let Some(tail) = store.progress() else { return has_memory_made };
-        let ahead = pace.look(tail, self.components.clock.elapsed());
-        let touched = store.prefault_ahead(ahead.len_bytes, ahead.pages);
-        has_memory_made || touched.is_ok_and(|touched_bytes| touched_bytes > 0)
+        let began = self.components.clock.elapsed();
+        let ahead = pace.look(tail, began);
+        let Ok(touched_bytes) = store.prefault_ahead(ahead.len_bytes, ahead.pages) else { return has_memory_made };
+        let ended = self.components.clock.elapsed();
+        pace.took(ahead, touched_bytes, ended.saturating_sub(began), ended);
+        has_memory_made || touched_bytes > 0
     }
 
     /// Makes the files ready that the tail will need next; says whether there was anything to do.

@@ -2,6 +2,9 @@
 //!
 //! Huge pages are touched in a third of the time, and save look-ups of addresses later. But the system writes one that has changed as a whole, whether a sync
 //! asks for it or half a minute has passed. So they are for a tail that moves on by more than one of them from sync to sync, and in a second.
+//!
+//! On a virtual machine whose host finds memory only when it is touched, and takes it back when it is free, a huge page can take ten times as long; small ones
+//! are mostly such as were in use a moment ago. So touching is timed, and where huge pages are dear, a fast tail is left to the system's own reading ahead for a while.
 
 use std::time::Duration;
 
@@ -12,6 +15,10 @@ const AHEAD_MAX_BYTES: u32 = 4 << 20;
 const AHEAD_MIN_BYTES: u32 = 256 << 10;
 /// The tail's speed is judged anew each time that this has passed.
 const ROUND: Duration = Duration::from_secs(1);
+/// Touching takes a quarter of a millisecond for a huge page. When it took this long, and as much again for each mebibyte, they are dear.
+const DEAR: Duration = Duration::from_millis(1);
+/// How long huge pages are not asked for again then.
+const DEAR_FOR: Duration = Duration::from_secs(10);
 
 /// What is to be touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub(crate) struct Pace {
     unsynced_bytes: u64,
     round_began: Duration,
     round_bytes: u64,
+    /// Until when huge pages are not asked for.
+    dear_until: Duration,
 }
 
 impl Pace {
@@ -52,7 +61,15 @@ impl Pace {
         }
         self.end_round(now);
         let len_bytes = if moved_bytes == 0 { AHEAD_MIN_BYTES } else { AHEAD_MAX_BYTES };
-        Ahead { len_bytes, pages: self.pages }
+        let is_dear = self.pages == Pages::Huge && now < self.dear_until;
+        Ahead { len_bytes, pages: if is_dear { Pages::Mixed } else { self.pages } }
+    }
+
+    /// Hears how long it took to touch what `ahead` said, of which so much was left to be touched.
+    pub(crate) fn took(&mut self, ahead: Ahead, touched_bytes: u32, spent: Duration, now: Duration) {
+        if ahead.pages == Pages::Huge && spent > DEAR * (1 + (touched_bytes >> 20)) {
+            self.dear_until = now + DEAR_FOR;
+        }
     }
 
     fn end_round(&mut self, now: Duration) {
@@ -97,6 +114,21 @@ mod tests {
         assert_eq!(pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(1006)).pages, Pages::Huge);
         let quiet = pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(2006));
         assert_eq!(quiet, Ahead { len_bytes: AHEAD_MIN_BYTES, pages: Pages::Small });
+    }
+
+    #[test]
+    fn huge_pages_that_are_dear_are_not_asked_for_for_a_while() {
+        let mut pace = Pace::default();
+        pace.look(at(1, 64, 0), ms(0));
+        let ahead = pace.look(at(1, 3 * MIB, 0), ms(1));
+        assert_eq!(ahead.pages, Pages::Huge);
+        pace.took(ahead, 4 * MIB, ms(4), ms(5));
+        assert_eq!(pace.look(at(1, 6 * MIB, 0), ms(6)).pages, Pages::Huge, "four mebibytes may take so long");
+        pace.took(ahead, 2 * MIB, ms(4), ms(10));
+        assert_eq!(pace.look(at(1, 9 * MIB, 0), ms(11)).pages, Pages::Mixed);
+        assert_eq!(pace.look(at(1, 12 * MIB, 12 * MIB), ms(12)).pages, Pages::Mixed);
+        assert_eq!(pace.look(at(1, 12 * MIB + 9, 12 * MIB + 9), ms(13)).pages, Pages::Small);
+        assert_eq!(pace.look(at(1, 20 * MIB, 0), ms(10_011)).pages, Pages::Huge);
     }
 
     #[test]

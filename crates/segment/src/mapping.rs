@@ -38,6 +38,8 @@ pub enum Pages {
     /// As small as they come: a sync writes little more than what has changed.
     #[default]
     Small,
+    /// As the system likes: it reads around what is touched, ever more together, and later writes as much together.
+    Mixed,
     /// Huge where that is possible. Touching them takes a third of the time, and reading from them a little less; but a sync writes each that has changed as a
     /// whole, 2 MiB. For what is written much faster than it is synced.
     Huge,
@@ -316,9 +318,11 @@ impl Mapping {
     /// Says in what pages what will be appended is to be kept, whoever touches them first. A wish: if it is not granted, nothing changes but speed.
     pub fn keep_in(&self, pages: Pages) {
         let Some(raw) = self.writing() else { return };
-        let _wish = match pages {
-            Pages::Small => forget_huge_pages(raw),
-            Pages::Huge => wish_for_huge_pages(raw),
+        let _wishes = match pages {
+            Pages::Small => [forget_huge_pages(raw), raw.advise(memmap2::Advice::Random)],
+            Pages::Mixed => [forget_huge_pages(raw), raw.advise(memmap2::Advice::Normal)],
+            // At random, or the system would bring the next one too.
+            Pages::Huge => [wish_for_huge_pages(raw), raw.advise(memmap2::Advice::Random)],
         };
     }
 

@@ -32,8 +32,8 @@ pub struct Segment {
     durable: AtomicU32,
     /// How far pages were touched ahead.
     prefaulted: AtomicU32,
-    /// Whether huge pages were asked for.
-    has_huge_pages: AtomicBool,
+    /// In what pages it is kept.
+    pages: Mutex<Pages>,
     /// How much of the file may be used: all of it, until room is given back.
     capacity: AtomicU32,
     sealed: AtomicBool,
@@ -61,7 +61,7 @@ impl Segment {
             file: Mutex::new(file),
             durable: AtomicU32::new(0),
             prefaulted: AtomicU32::new(0),
-            has_huge_pages: AtomicBool::new(false),
+            pages: Mutex::default(),
             sealed: AtomicBool::new(false),
         }
     }
@@ -255,8 +255,7 @@ impl Segment {
 
     /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched. What is touched from now on, by whomever, is kept in such pages.
     pub(crate) fn prefault_to(&self, end: u32, pages: Pages) -> Result<u32, SegmentError> {
-        let wants_huge = pages == Pages::Huge;
-        if self.has_huge_pages.swap(wants_huge, Ordering::Relaxed) != wants_huge {
+        if std::mem::replace(&mut *self.pages.lock(), pages) != pages {
             self.mapping.keep_in(pages);
         }
         let start = self.prefaulted.load(Ordering::Relaxed).max(self.len_bytes());

@@ -477,7 +477,7 @@ fn pages_of_any_size_hold_the_same_bytes() {
     let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options.clone()).unwrap();
     let (mut appender, _) = recovery.finish(STAMP).unwrap();
     for version in 1..=250 {
-        let pages = if version / 40 % 2 == 0 { Pages::Small } else { Pages::Huge };
+        let pages = [Pages::Small, Pages::Huge, Pages::Mixed][(version / 30 % 3) as usize];
         store.prefault_ahead(3 << 20, pages).unwrap();
         put_value(&mut appender, version, 100 << 10);
         if version % 60 == 0 {
