@@ -1,6 +1,6 @@
 //! How fast the tail of the log moves, and so how far ahead of it pages are touched, and how large.
 //!
-//! Huge pages are touched in a third of the time, and save look-ups of addresses later. But the system writes one that has changed as a whole, whether a sync
+//! Huge pages are touched in a seventh of the time of small ones, half of that of the system's own reading ahead, and save look-ups of addresses later. But the system writes one that has changed as a whole, whether a sync
 //! asks for it or half a minute has passed. So they are for a tail that moves on by more than one of them from sync to sync, and in a second.
 //!
 //! On a virtual machine whose host finds memory only when it is touched, and takes it back when it is free, a huge page can take ten times as long; small ones

@@ -440,3 +440,32 @@ fn live_and_dead_bytes_are_exact_across_reopen() {
     drop(engine);
     assert_eq!(live(&open(&dir)), before);
 }
+
+/// A hint of the index tells 128 segments apart. Beyond that it leads to the wrong one for most keys, and no read may notice.
+#[test]
+fn reads_are_right_where_hints_are_wrong() {
+    let dir = TempDir::new().unwrap();
+    let config = || StoreConfig { max_segment_size: 4 << 10, compaction_interval: Duration::ZERO, ..small(&dir) };
+    let engine = SingleNodeEngine::with_config(config()).unwrap();
+    let key = |number: u32| format!("key/{number:05}");
+    let value = |number: u32, round: u32| format!("{number} in round {round} ").repeat(40);
+    for round in 0..3 {
+        for number in 0..900 {
+            engine.put(key(number), value(number, round)).unwrap();
+        }
+    }
+    assert!(engine.stats().segments.len() > 3 * 128, "{} segments", engine.stats().segments.len());
+    let check = |engine: &SingleNodeEngine| {
+        let snapshot = engine.snapshot();
+        for number in 0..900 {
+            assert_eq!(engine.get(key(number)).unwrap().unwrap(), value(number, 2).as_bytes());
+            assert_eq!(snapshot.get(key(number)).unwrap().unwrap(), value(number, 2).as_bytes());
+        }
+        assert_eq!(engine.get("key/absent").unwrap(), None);
+    };
+    check(&engine);
+    engine.run_compaction_now().unwrap();
+    check(&engine);
+    engine.close().unwrap();
+    check(&SingleNodeEngine::with_config(config()).unwrap());
+}

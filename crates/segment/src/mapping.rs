@@ -40,7 +40,7 @@ pub enum Pages {
     Small,
     /// As the system likes: it reads around what is touched, ever more together, and later writes as much together.
     Mixed,
-    /// Huge where that is possible. Touching them takes a third of the time, and reading from them a little less; but a sync writes each that has changed as a
+    /// Huge where that is possible. Touching them takes half of the time that mixed ones take, and reading from them a little less; but a sync writes each that has changed as a
     /// whole, 2 MiB. For what is written much faster than it is synced.
     Huge,
 }
