@@ -280,6 +280,7 @@ impl Core {
             return Ok(());
         }
         let purpose = if only_deletes { Purpose::Reclaim } else { Purpose::Grow };
+        let _growing = self.growing();
         if purpose == Purpose::Grow {
             self.check_disk(len_max)?;
         }

@@ -21,7 +21,8 @@ use crate::sizing::Sizing;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::Segments;
 
-/// Locks, in the order in which they may be taken together: the turn of upkeep (compaction, checkpoints, backups), the commit log, the state's writer, the segment table. Readers take none.
+/// Locks, in the order in which they may be taken together: the turn of upkeep (compaction, checkpoints, backups), the commit log, the state's writer, `growing`, the segment table. Readers
+/// take none.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) sealing: Maintenance,
     pub(crate) upkeep: Upkeep,
     pub(crate) sizing: Sizing,
+    /// Held by whoever makes files that the quota has to allow for.
+    pub(crate) growing: Mutex<()>,
     pub(crate) closed: AtomicBool,
     /// Keeps writers away from a store that is open for reading, for as long as anybody reads: snapshots outlive the engine.
     _reading: Option<Box<dyn Lock>>,
@@ -74,6 +77,7 @@ impl Core {
             sealing: Maintenance::default(),
             upkeep,
             sizing: Sizing::default(),
+            growing: Mutex::default(),
             closed: AtomicBool::new(false),
             _reading: None,
         }
@@ -177,7 +181,11 @@ impl Core {
     pub(crate) fn prepare_files(&self) -> bool {
         self.work_on_tail(|store| {
             self.plan_segments(store);
-            if !store.wants_preparation() || !self.has_disk_for(2 * u64::from(store.next_len())) {
+            if !store.wants_preparation() {
+                return Ok(false);
+            }
+            let _growing = self.growing();
+            if !self.has_disk_for(2 * u64::from(store.next_len())) {
                 return Ok(false);
             }
             let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };

@@ -99,7 +99,11 @@ impl Core {
         self.sizing.growth.lock().bytes_per_s = 0;
         let wanted = self.idle_len();
         store.set_next_len(wanted);
-        store.trim()?;
+        {
+            // A roll may count on the files that this removes.
+            let _growing = self.growing();
+            store.trim()?;
+        }
         let mut log = self.commit_log()?;
         if log.appender.remaining_bytes() / 2 > wanted {
             let given_back: Result<(), SegmentError> = log.appender.give_back(wanted);

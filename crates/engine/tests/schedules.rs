@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use checker::{Call, is_linearizable};
 use common::{config, open_with, setting};
-use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_engine::{AppendMode, Background, Durability, ErrorKind, SingleNodeEngine, SnapshotEngine, StoreConfig};
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use recorder::Caller;
 use shuttle::rand::Rng as _;
@@ -188,6 +188,30 @@ fn checkpoints_against_writes() {
     explore(|| {
         let scene = Scene::new(Background::Caller, 0);
         scene.run(5, &[&|engine| engine.checkpoint().unwrap(), &|engine| engine.checkpoint().unwrap()]);
+    });
+}
+
+/// Writers, the thread that makes files ready and the one that gives room back ask for room at the same time, and each takes what it was allowed.
+#[test]
+fn a_quota_against_files_made_ahead() {
+    explore(|| {
+        let fs = SimFs::new();
+        let quota = 1 << 20;
+        let config = StoreConfig { max_disk_bytes: Some(quota), max_segment_size: quota, ..config(AppendMode::Mapped) };
+        let engine = open_with(&fs, config, shuttle::rand::thread_rng().r#gen(), Background::Threads).unwrap();
+        // A value takes a segment for itself, and most a longer one than those that are made ahead; how near the last one that is allowed comes to the quota is chance.
+        let value = vec![0; shuttle::rand::thread_rng().gen_range(50_000..250_000)];
+        thread::scope(|scope| {
+            for number in 0..2 {
+                let (engine, value) = (&engine, &value);
+                scope.spawn(move || {
+                    let grown = (0..).map(|nth| engine.put(format!("{number}/{nth}"), value)).find_map(Result::err);
+                    assert_eq!(grown.unwrap().kind(), ErrorKind::Full);
+                    let disk_bytes = engine.stats().disk_bytes;
+                    assert!(disk_bytes <= quota, "{disk_bytes} bytes of the disk are taken, of {quota} allowed");
+                });
+            }
+        });
     });
 }
 

@@ -195,6 +195,17 @@ impl Shared {
         self.replace_prepared(spare, stamp)
     }
 
+    /// What [`take_successor`](Self::take_successor) would make for new data.
+    pub(crate) fn room_for_roll(&self, len_bytes: usize) -> Result<u64, SegmentError> {
+        let least = self.segment_len_for(len_bytes)?;
+        let whole = self.options.segment_len_bytes.max(least);
+        let tail = self.tail.lock();
+        let reserve = if tail.pool.is_empty() { self.next_len.load(Ordering::Relaxed) } else { 0 };
+        let is_ready = tail.prepared.as_ref().is_some_and(|prepared| prepared.fits(least))
+            || tail.pool.len() > 1 && tail.pool.iter().any(|spare| spare.capacity_bytes() >= whole);
+        Ok(u64::from(reserve) + if is_ready { 0 } else { u64::from(whole) })
+    }
+
     /// A spare that may be used up for `purpose`. New data that comes faster than files are made ready gets a whole segment.
     pub(crate) fn spare_for(&self, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
         let len = match purpose {

@@ -200,6 +200,16 @@ impl SegmentStore {
         self.shared.next_len.load(Ordering::Relaxed)
     }
 
+    /// How much more of the device it would take to roll to a segment with room for a commit of `len_bytes` of new data: the files that
+    /// [`Appender::make_room`] would have to make first. Nothing where a successor and a spare are ready. Cheap.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::TooLarge`] if no segment can hold such a commit.
+    pub fn room_for_roll(&self, len_bytes: usize) -> Result<u64, SegmentError> {
+        self.shared.room_for_roll(len_bytes)
+    }
+
     /// Removes the prepared segment and spare files that are more than twice as long as files are to be now; for a background thread, when nothing is
     /// written.
     ///

@@ -34,6 +34,29 @@ fn open_of(world: &mut World) -> &mut Open {
     world.open.as_mut().unwrap()
 }
 
+/// What a roll is said to need is what it takes of the device, whatever is ready and however long the commit.
+#[test]
+fn a_roll_takes_what_it_is_said_to_need() {
+    let mut world = world(AppendMode::Mapped);
+    world.run(&[PUT]).unwrap();
+    let files_len = |world: &World| {
+        let names = world.fs.list(Path::new(DIR)).unwrap();
+        let files = names.iter().filter(|name| name.ends_with(".seg") || name.ends_with(".spare"));
+        files.map(|name| world.fs.metadata(&Path::new(DIR).join(name)).unwrap().len_bytes).sum::<u64>()
+    };
+    for (is_ready, len_bytes, needed) in [(false, 10, 2048), (true, 10, 0), (true, 5000, 5098), (false, 3000, 3098)] {
+        if is_ready {
+            world.step(Step::Prepare).unwrap();
+        }
+        let before = files_len(&world);
+        assert_eq!(open_of(&mut world).store.room_for_roll(len_bytes).unwrap(), needed, "{is_ready} {len_bytes}");
+        open_of(&mut world).appender.roll(len_bytes, Purpose::Grow, STAMP).unwrap();
+        assert_eq!(files_len(&world) - before, needed, "{is_ready} {len_bytes}");
+    }
+    let too_long = open_of(&mut world).store.room_for_roll(usize::MAX);
+    assert!(matches!(too_long, Err(SegmentError::TooLarge { .. })), "{too_long:?}");
+}
+
 /// New data stops with a clear error; deletes, compaction and reads go on; what they free serves new data.
 #[test]
 fn full_disk() {

@@ -191,6 +191,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "room is kept for a manifest on a full device",
         &[rule_of_segments("a_manifest_finds_room_on_a_full_device")],
     ),
+    caught(
+        "quota_not_locked",
+        "who may make files has made them before the next asks",
+        &[schedule("a_quota_against_")],
+    ),
     caught("growth_takes_the_last_room", "new data leaves room for deletes and compaction", &[FULL_DEVICE]),
     // The engine.
     caught(

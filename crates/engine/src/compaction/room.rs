@@ -2,13 +2,15 @@
 //!
 //! The quota is met where files are made, not at each write: an active segment has its room already. A store near its quota first
 //! goes without a prepared segment; then a write that needs a new one is refused, while deletes and compaction, which free space in the end, may
-//! go beyond by a segment.
+//! go beyond by a segment. Between the question whether there is room and the file that takes it nobody else may ask: both are done under one lock.
 
 use hightower_segment::SegmentStore;
 
 use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::sync::MutexGuard;
 
 /// A store with a quota has segments of at most this share of it, so that the quota is not used up by room for what is to come.
 const QUOTA_SHARE: u64 = 16;
@@ -22,13 +24,22 @@ impl StoreConfig {
 }
 
 impl Core {
-    /// How much of the disk segments, spare files and checkpoint take.
-    pub(crate) fn disk_bytes(&self, store: &SegmentStore) -> u64 {
+    /// How much of the disk segments, spare files and checkpoint take; rather too much than too little where writers or compaction are at work meanwhile:
+    /// what goes from the one sum to the other counts twice.
+    fn disk_bytes(&self, store: &SegmentStore) -> u64 {
+        let before = store.tail_stats();
         let segments: u64 = self.segments.all().iter().map(|tracked| u64::from(tracked.segment.len_bytes())).sum();
-        segments + store.tail_stats().reserved_bytes + self.upkeep.other_bytes()
+        let reserved = before.reserved_bytes.max(store.tail_stats().reserved_bytes);
+        segments + reserved + self.upkeep.other_bytes()
     }
 
-    /// Whether the quota allows for files of so many bytes more.
+    /// Keeps others from making files that count against the quota, until the guard goes. Nothing in a store without one.
+    pub(crate) fn growing(&self) -> Option<MutexGuard<'_, ()>> {
+        let has_quota = self.config.max_disk_bytes.is_some() && !planted("quota_not_locked");
+        has_quota.then(|| self.growing.lock())
+    }
+
+    /// Whether the quota allows for files of so many bytes more. Only under [`growing`](Self::growing) is it still so when they are made.
     pub(crate) fn has_disk_for(&self, more_bytes: u64) -> bool {
         let Some(max) = self.config.max_disk_bytes else { return true };
         self.store().is_ok_and(|store| self.disk_bytes(&store).saturating_add(more_bytes) <= max)
@@ -38,10 +49,7 @@ impl Core {
     pub(crate) fn check_disk(&self, len_bytes: usize) -> Result<()> {
         let Some(max) = self.config.max_disk_bytes else { return Ok(()) };
         let store = self.store()?;
-        let segment_len = u64::from(self.config.segment_len_bytes()).max(len_bytes as u64);
-        // A successor if none is ready, and the spare that is kept back if there is none.
-        let tail = store.tail_stats();
-        let needed = segment_len * (u64::from(!tail.prepared) + u64::from(tail.spares == 0));
+        let needed = store.room_for_roll(len_bytes)?;
         let used = self.disk_bytes(&store);
         if used.saturating_add(needed) <= max {
             return Ok(());
