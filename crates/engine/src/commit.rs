@@ -31,6 +31,9 @@ const WARMED_TOGETHER: usize = 8;
 /// And so many in all: what they bring fits the second cache of a core.
 const WARMED_MAX: usize = 2048;
 
+/// A batch of so many commands that will be synced is on its way to the device while they are applied, which takes tens of microseconds.
+const WRITTEN_EARLY_MIN: usize = 128;
+
 /// What only the holder of the commit lock touches.
 #[derive(Debug)]
 pub(crate) struct CommitLog {
@@ -159,7 +162,7 @@ impl Core {
             }
         }
         let mut log = self.commit_log()?;
-        let outcome = self.commit_batch_locked(&mut log, batch, now)?;
+        let outcome = self.commit_batch_locked(&mut log, batch, now, durability)?;
         drop(log);
         if let BatchOutcome::Committed { seq, outcomes, .. } = &outcome
             && outcomes.iter().any(|outcome| *outcome != ApplyOutcome::IgnoredStale)
@@ -186,7 +189,13 @@ impl Core {
         }
     }
 
-    fn commit_batch_locked(&self, log: &mut CommitLog, batch: &Batch, now: i64) -> Result<BatchOutcome> {
+    fn commit_batch_locked(
+        &self,
+        log: &mut CommitLog,
+        batch: &Batch,
+        now: i64,
+        durability: Durability,
+    ) -> Result<BatchOutcome> {
         self.poison.check()?;
         let mut state = self.state.writer();
         if !planted("requirement_before_lock")
@@ -207,6 +216,10 @@ impl Core {
             // At most 65,536 commands: the batch was validated.
             let appended = appender.append(&[scratch.as_slice()], u32::try_from(records).unwrap_or(u32::MAX));
             let appended = appended.map_err(|failure| self.append_failed(failure))?;
+            if durability == Durability::Sync && records >= WRITTEN_EARLY_MIN {
+                // The device is at work while the index is.
+                appender.start_writing(appended);
+            }
             let guard = pin();
             let mut commit = state.begin(appended.seq, &guard).map_err(|error| self.poison.latch(&error))?;
             for (operation, planned) in batch.operations.iter().zip(&plan) {
@@ -324,7 +337,7 @@ impl Committer for Core {
             .map(|request| {
                 request.batch.validate()?;
                 let log = log.as_mut().map_err(|_| Error::Closed)?;
-                self.commit_batch_locked(log, &request.batch, now)
+                self.commit_batch_locked(log, &request.batch, now, request.durability)
             })
             .collect();
         drop(log);

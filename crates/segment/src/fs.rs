@@ -152,6 +152,10 @@ pub trait File: Debug + Send + Sync {
     /// Those of the system. After an error nothing is known of what was written since the last success.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Begins to write what has changed in a range to the device, and waits for nothing. A hint, for bytes that will be synced soon: it makes nothing durable,
+    /// and what goes wrong is told by the sync. Where the system knows no such thing, nothing happens.
+    fn start_writing(&self, _offset: u64, _len_bytes: u64) {}
+
     /// Length and number of names.
     ///
     /// # Errors

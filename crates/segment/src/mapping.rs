@@ -29,9 +29,6 @@ const PREFAULT_STEP_BYTES: usize = 256 << 10;
 /// A huge page: as much as the last level of the processor's page tables covers.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Pages are no longer than this on any target; rounding to it leaves at most some pages out.
-const LONGEST_PAGE_BYTES: usize = 64 << 10;
-
 /// In what pages the system is to keep a file in memory: [`Mapping::keep_in`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
@@ -346,17 +343,18 @@ impl Mapping {
         Ok(end.saturating_sub(range.start))
     }
 
-    /// Takes the whole pages of a range out of the writer's page tables, all at once; its next access maps them again. Neither what they hold nor
-    /// what is dirty of them changes, and readers have them still. Before a sync of much it pays: the system would else visit the page tables page by page, and
-    /// interrupt every other processor that runs this process for each.
+    /// Takes the pages of a range out of the writer's page tables, all at once; its next access maps them again. Neither what they hold nor
+    /// what is dirty of them changes, and readers have them still. Before several pages are synced it pays: the system would else visit the page tables page by
+    /// page, and interrupt every other processor that runs this process for each.
     ///
     /// # Errors
     ///
     /// Those of the system. Nothing depends on success but speed.
     pub fn unmap_pages(&self, range: Range<usize>) -> io::Result<()> {
         let Some(raw) = self.writing() else { return Ok(()) };
-        let start = range.start.next_multiple_of(LONGEST_PAGE_BYTES);
-        let end = range.end.min(self.len) / LONGEST_PAGE_BYTES * LONGEST_PAGE_BYTES;
+        let page_bytes = rustix::param::page_size();
+        let start = range.start / page_bytes * page_bytes;
+        let end = range.end.min(self.len);
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
@@ -472,6 +470,19 @@ fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
 fn forget_pages(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
     Ok(())
 }
+
+/// Has the device begin with the changed pages of a range. No crate that wraps the system's calls has this one.
+#[cfg(target_os = "linux")]
+pub(crate) fn start_writing(file: &std::fs::File, offset: u64, len_bytes: u64) {
+    use std::os::fd::AsRawFd;
+    let (Ok(offset), Ok(len_bytes)) = (i64::try_from(offset), i64::try_from(len_bytes)) else { return };
+    // SAFETY: the descriptor is that of an open file, which is borrowed; the call is given no memory of this process.
+    let _told_by_the_sync =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn start_writing(_file: &std::fs::File, _offset: u64, _len_bytes: u64) {}
 
 /// Hears of what happens to a [`SharedMemory`] through its mappings.
 pub trait MemoryObserver: Send + Sync {

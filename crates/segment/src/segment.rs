@@ -3,6 +3,7 @@
 //! A [`Segment`] is the mapped file and what is known of it. Reading a record is a bounds check and a decode: no lock, no shared
 //! counter, no system call. Whoever appends publishes bytes first; offsets behind the published end hold no record.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -224,6 +225,24 @@ impl Segment {
         self.sealed.store(true, Ordering::Release);
     }
 
+    /// Has the device begin with what was appended behind `from`: what a sync does first, while its caller has something else to do.
+    pub(crate) fn start_writing(&self, from: u32) {
+        let end = self.len_bytes();
+        self.unmap_before_writing(from as usize..end as usize);
+        // A file that cannot be opened is met by the sync.
+        if let Ok(file) = self.file() {
+            file.start_writing(from.into(), end.saturating_sub(from).into());
+        }
+    }
+
+    fn unmap_before_writing(&self, range: Range<usize>) {
+        const WORTH_IT_BYTES: usize = 16 << 10;
+        if range.len() >= WORTH_IT_BYTES {
+            // Refused for memory that the process has locked; what follows is right without it, if slower.
+            let _unmapped = self.mapping.unmap_pages(range);
+        }
+    }
+
     /// Makes everything up to `end` durable. The caller sees to it that no two run at once.
     pub(crate) fn sync_to(&self, end: u32, by_range: bool) -> Result<(), SegmentError> {
         let synced = if by_range {
@@ -239,14 +258,10 @@ impl Segment {
     /// segment of large values is on its way.
     fn sync_range(&self, from: usize, end: usize) -> std::io::Result<()> {
         const STEP_BYTES: usize = 4 << 20;
-        const WORTH_UNMAPPING_BYTES: usize = 1 << 20;
         let mut at = from;
         while at < end {
             let next = (at + STEP_BYTES).min(end);
-            if next - at >= WORTH_UNMAPPING_BYTES {
-                // Refused for memory that the process has locked; the sync is right without it, if slower.
-                let _unmapped = self.mapping.unmap_pages(at..next);
-            }
+            self.unmap_before_writing(at..next);
             retry_interrupted(|| self.mapping.sync(at..next))?;
             at = next;
         }

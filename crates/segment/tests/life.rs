@@ -450,6 +450,9 @@ fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
     appender.make_room(value_len + 110, Purpose::Grow, STAMP).unwrap();
     let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
     let appended = appender.append(&[&bytes], 1).unwrap();
+    if version % 3 == 0 {
+        appender.start_writing(appended);
+    }
     let segment: &Segment = appender.segment();
     assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
 }

@@ -115,6 +115,10 @@ impl File for RealFile {
         self.0.sync_data()
     }
 
+    fn start_writing(&self, offset: u64, len_bytes: u64) {
+        crate::mapping::start_writing(&self.0, offset, len_bytes);
+    }
+
     fn metadata(&self) -> io::Result<Metadata> {
         self.0.metadata().map(|metadata| of(&metadata))
     }
