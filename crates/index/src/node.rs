@@ -130,29 +130,23 @@ impl Plan {
         unsafe { self.children[..self.len].assume_init_ref() }
     }
 
-    /// Builds the node, with room for `spare` more children, under the concatenation of `prefix`.
-    pub(crate) fn build<'g>(&self, arena: &mut Arena, prefix: [&[u8]; 3], spare: usize) -> Node<'g> {
-        build(arena, prefix, self.terminal, self.children(), spare)
+    /// Builds the node under the concatenation of `prefix`.
+    pub(crate) fn build<'g>(&self, arena: &mut Arena, prefix: [&[u8]; 3]) -> Node<'g> {
+        build(arena, prefix, self.terminal, self.children())
     }
 }
 
-/// A node with room for `spare` more children, under the concatenation of `prefix`. The children's bytes differ.
-pub(crate) fn build<'g>(
-    arena: &mut Arena,
-    prefix: [&[u8]; 3],
-    terminal: Link,
-    children: &[(u8, Link)],
-    spare: usize,
-) -> Node<'g> {
-    let wanted = (children.len() + spare).min(256);
-    let (capacity, kind) =
-        CAPACITIES.into_iter().find(|(capacity, _)| usize::from(*capacity) >= wanted).unwrap_or((256, Kind::Full));
+/// A node of the least capacity that will do, under the concatenation of `prefix`. The children's bytes differ.
+pub(crate) fn build<'g>(arena: &mut Arena, prefix: [&[u8]; 3], terminal: Link, children: &[(u8, Link)]) -> Node<'g> {
+    let fitting = CAPACITIES.iter().find(|(capacity, _)| usize::from(*capacity) >= children.len());
+    let &(capacity, kind) = fitting.unwrap_or(&(256, Kind::Full));
     let prefix_len_bytes = prefix.iter().map(|part| part.len()).sum();
-    let node = Node::alloc(arena, kind, capacity, prefix_len_bytes);
+    let node = Node::alloc(arena, kind, capacity, prefix_len_bytes, terminal);
     node.fill_prefix(prefix);
-    node.set_terminal(terminal);
-    for &(byte, child) in children {
-        node.append(byte, child);
+    if node.is_small() {
+        node.fill_small(children);
+    } else {
+        node.fill_large(children);
     }
     node
 }
@@ -163,25 +157,64 @@ fn len_bytes(kind: Kind, capacity: usize, prefix_len_bytes: usize) -> usize {
 }
 
 impl<'g> Node<'g> {
-    fn alloc(arena: &mut Arena, kind: Kind, capacity: u16, prefix_len_bytes: usize) -> Self {
+    /// A node whose words, slots and prefix are yet to be filled.
+    fn alloc(arena: &mut Arena, kind: Kind, capacity: u16, prefix_len_bytes: usize, terminal: Link) -> Self {
         let bytes = len_bytes(kind, usize::from(capacity), prefix_len_bytes);
         let base = arena.alloc(bytes);
         #[expect(clippy::cast_possible_truncation, reason = "a prefix is part of a key; 256 is stored as 0")]
-        // SAFETY: the block is fresh and long enough for head, words and slots.
+        // SAFETY: the block is fresh and long enough for the head.
         unsafe {
             base.cast::<Head>().write(Head {
                 prefix_len_bytes: prefix_len_bytes as u32,
                 live: AtomicU16::new(0),
                 used: AtomicU8::new(0),
                 capacity: capacity as u8,
-                terminal: AtomicPtr::new(core::ptr::null_mut()),
+                terminal: AtomicPtr::new(terminal.raw()),
             });
-            let words = base.as_ptr().add(HEAD_BYTES).cast::<AtomicU64>();
-            (0..kind.key_words()).for_each(|at| words.add(at).write(AtomicU64::new(0)));
-            let slots = words.add(kind.key_words()).cast::<AtomicPtr<u8>>();
-            (0..usize::from(capacity)).for_each(|at| slots.add(at).write(AtomicPtr::new(core::ptr::null_mut())));
         }
         Self { base, kind, lives: PhantomData }
+    }
+
+    /// Gives a fresh small node its words and slots, each written once: nodes of ten children are built four times on the way there.
+    fn fill_small(self, children: &[(u8, Link)]) {
+        let (words, slots) = self.fresh_parts();
+        let mut keys = [0_u64; 2];
+        for (at, &(byte, child)) in children.iter().enumerate() {
+            keys[at / 8] |= u64::from(byte) << (8 * (at % 8));
+            // SAFETY: the node was built for so many children.
+            unsafe { slots.add(at).write(AtomicPtr::new(child.raw())) };
+        }
+        // SAFETY: the block has so many words and slots.
+        unsafe {
+            (0..self.kind.key_words()).for_each(|at| words.add(at).write(AtomicU64::new(keys[at])));
+            (children.len()..self.capacity()).for_each(|at| slots.add(at).write(AtomicPtr::new(core::ptr::null_mut())));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
+        let len = children.len() as u8;
+        self.head().used.store(len, Ordering::Relaxed);
+        self.head().live.store(len.into(), Ordering::Relaxed);
+    }
+
+    /// Gives a fresh large node its words and slots.
+    fn fill_large(self, children: &[(u8, Link)]) {
+        let (words, slots) = self.fresh_parts();
+        // SAFETY: the block has so many words and slots.
+        unsafe {
+            (0..self.kind.key_words()).for_each(|at| words.add(at).write(AtomicU64::new(0)));
+            (0..self.capacity()).for_each(|at| slots.add(at).write(AtomicPtr::new(core::ptr::null_mut())));
+        }
+        for &(byte, child) in children {
+            self.append(byte, child);
+        }
+    }
+
+    /// Where the words and the slots of a fresh node go.
+    fn fresh_parts(self) -> (*mut AtomicU64, *mut AtomicPtr<u8>) {
+        // SAFETY: both lie in the node's block, behind its head.
+        unsafe {
+            let words = self.base.as_ptr().add(HEAD_BYTES).cast::<AtomicU64>();
+            (words, words.add(self.kind.key_words()).cast())
+        }
     }
 
     /// Gives the node's memory back; children are left alone.
@@ -277,10 +310,6 @@ impl<'g> Node<'g> {
     #[inline(always)]
     pub(crate) fn terminal_link(self) -> Link {
         Link::from_raw(self.terminal().load(Ordering::Acquire))
-    }
-
-    fn set_terminal(self, link: Link) {
-        self.terminal().store(link.raw(), Ordering::Release);
     }
 
     #[inline(always)]
@@ -497,15 +526,14 @@ impl<'g> Node<'g> {
         smaller.is_some_and(|smaller| live <= smaller * 3 / 4)
     }
 
-    /// The content, without the child of `leave_out`.
-    pub(crate) fn plan(self, leave_out: Option<u8>) -> Plan {
-        let mut plan = Plan::new(self.terminal_link());
+    /// Adds what hangs here to a plan, but for the child of `leave_out`.
+    pub(crate) fn add_to(self, plan: &mut Plan, leave_out: Option<u8>) {
         let mut keep = |byte: u8, child: Link| {
             if !child.is_nothing() && Some(byte) != leave_out {
                 plan.push(byte, child);
             }
         };
-        if matches!(self.kind, Kind::Four | Kind::Sixteen) {
+        if self.is_small() {
             let keys = self.keys();
             for at in 0..self.used() {
                 keep(search::lane(keys, at), self.child_at(at));
@@ -515,7 +543,13 @@ impl<'g> Node<'g> {
                 keep(byte, self.child_of_large(byte));
             }
         }
-        plan
+    }
+
+    /// A copy of the least capacity that will do, under the concatenation of `prefix`.
+    pub(crate) fn copied<'c>(self, arena: &mut Arena, prefix: [&[u8]; 3]) -> Node<'c> {
+        let mut plan = Plan::new(self.terminal_link());
+        self.add_to(&mut plan, None);
+        plan.build(arena, prefix)
     }
 
     /// Whether it finds children by comparing bytes; then they are few.

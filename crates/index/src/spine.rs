@@ -10,7 +10,7 @@ use crate::arena::Arena;
 use crate::bytes::common_len;
 use crate::leaf::Leaf;
 use crate::link::{Link, Target};
-use crate::node::{Node, build};
+use crate::node::{Node, Plan, build};
 
 /// A node that is not built yet.
 struct Open {
@@ -70,7 +70,7 @@ impl<V> Spine<V> {
             let above = self.open.last().map(|open| open.end).max(floor);
             let start = above.map_or(0, |end| end + 1);
             let children = &self.children[top.first_child..];
-            below = Link::node(build(arena, [&last.key()[start..top.end], &[], &[]], top.terminal, children, 0));
+            below = Link::node(build(arena, [&last.key()[start..top.end], &[], &[]], top.terminal, children));
             self.children.truncate(top.first_child);
         }
         below
@@ -132,7 +132,7 @@ pub(crate) unsafe fn join<V>(arena: &mut Arena, left: Link, right: Link) -> Link
     let mut link = unsafe { descend::<V>(arena, left, right, &mut joints, &mut replaced) };
     while let Some(joint) = joints.pop() {
         let children: Vec<_> = joint.before.into_iter().chain([(joint.byte, link)]).chain(joint.after).collect();
-        link = Link::node(build(arena, [joint.prefix, &[], &[]], joint.terminal, &children, 0));
+        link = Link::node(build(arena, [joint.prefix, &[], &[]], joint.terminal, &children));
     }
     for node in replaced {
         // SAFETY: its content is in the new nodes, and by the caller's promise nobody can reach it.
@@ -175,7 +175,7 @@ unsafe fn descend<'g, V: 'g>(
                         before.push((byte, side.settle::<V>(arena, replaced)));
                     }
                     before.extend(after);
-                    return Link::node(build(arena, [prefix, &[], &[]], terminal, &before, 0));
+                    return Link::node(build(arena, [prefix, &[], &[]], terminal, &before));
                 }
             }
         }
@@ -217,7 +217,8 @@ impl<'g> Side<'g> {
             return Parts { terminal: self.link, children: Vec::new(), seam: None };
         };
         replaced.push(node);
-        let plan = node.plan(None);
+        let mut plan = Plan::new(node.terminal_link());
+        node.add_to(&mut plan, None);
         let mut children = plan.children().to_vec();
         children.sort_unstable_by_key(|(byte, _)| *byte);
         let seam = if seam_is_last { children.pop() } else { (!children.is_empty()).then(|| children.remove(0)) };
@@ -236,7 +237,7 @@ impl<'g> Side<'g> {
         match unsafe { self.link.follow::<'g, V>() } {
             Target::Node(node) if !self.is_whole => {
                 replaced.push(node);
-                Link::node(node.plan(None).build(arena, [self.rest, &[], &[]], 0))
+                Link::node(node.copied(arena, [self.rest, &[], &[]]))
             }
             _ => self.link,
         }

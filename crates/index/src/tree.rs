@@ -136,12 +136,13 @@ impl<V> Tree<V> {
                 Some(child) => place = child,
                 None if node.try_add(byte, Link::leaf(leaf)) => return,
                 None => {
-                    let mut plan = node.plan(None);
+                    let mut plan = Plan::new(node.terminal_link());
+                    node.add_to(&mut plan, None);
                     if crate::mutants::planted("visible_too_soon") {
-                        publish(place, Link::node(Plan::new(node.terminal_link()).build(arena, [prefix, &[], &[]], 0)));
+                        publish(place, Link::node(Plan::new(node.terminal_link()).build(arena, [prefix, &[], &[]])));
                     }
                     plan.push(byte, Link::leaf(leaf));
-                    publish(place, Link::node(plan.build(arena, [prefix, &[], &[]], 0)));
+                    publish(place, Link::node(plan.build(arena, [prefix, &[], &[]])));
                     return limbo.push(Retired::Link(link));
                 }
             }
@@ -218,17 +219,17 @@ fn fork<V>(arena: &mut Arena, old: Leaf<'_, V>, new: Leaf<'_, V>, depth: usize) 
     let mut plan = Plan::new(Link::NOTHING);
     hang(&mut plan, branch(old.key(), end), Link::leaf(old));
     hang(&mut plan, branch(new.key(), end), Link::leaf(new));
-    Link::node(plan.build(arena, [&new.key()[depth..end], &[], &[]], 0))
+    Link::node(plan.build(arena, [&new.key()[depth..end], &[], &[]]))
 }
 
 /// A node that holds `leaf` and a copy of `node`, which share only the first `shared` bytes of the node's prefix.
 fn split<V>(arena: &mut Arena, node: Node<'_>, leaf: Leaf<'_, V>, depth: usize, shared: usize) -> Link {
     let prefix = node.prefix();
-    let lower = node.plan(None).build(arena, [&prefix[shared + 1..], &[], &[]], 0);
+    let lower = node.copied(arena, [&prefix[shared + 1..], &[], &[]]);
     let mut plan = Plan::new(Link::NOTHING);
     plan.push(prefix[shared], Link::node(lower));
     hang(&mut plan, branch(leaf.key(), depth + shared), Link::leaf(leaf));
-    Link::node(plan.build(arena, [&prefix[..shared], &[], &[]], 0))
+    Link::node(plan.build(arena, [&prefix[..shared], &[], &[]]))
 }
 
 /// Takes one leaf out of `node`, and the node too if what is left fits better elsewhere. `place` leads to the node.
@@ -245,11 +246,14 @@ fn detach<V>(node: Node<'_>, place: &AtomicPtr<u8>, gone: Branch, arena: &mut Ar
             Branch::Byte(byte) => node.clear(byte),
         };
     }
-    let mut plan = node.plan(match gone {
-        Branch::End => None,
-        Branch::Byte(byte) => Some(byte),
-    });
-    plan.terminal = terminal;
+    let mut plan = Plan::new(terminal);
+    node.add_to(
+        &mut plan,
+        match gone {
+            Branch::End => None,
+            Branch::Byte(byte) => Some(byte),
+        },
+    );
     if lonely {
         let (link, merged) = collapse::<V>(&plan, node, arena);
         publish(place, link);
@@ -259,7 +263,7 @@ fn detach<V>(node: Node<'_>, place: &AtomicPtr<u8>, gone: Branch, arena: &mut Ar
         }
         return;
     }
-    publish(place, Link::node(plan.build(arena, [node.prefix(), &[], &[]], 0)));
+    publish(place, Link::node(plan.build(arena, [node.prefix(), &[], &[]])));
     limbo.push(Retired::Link(old));
 }
 
@@ -270,7 +274,7 @@ fn collapse<V>(plan: &Plan, node: Node<'_>, arena: &mut Arena) -> (Link, Option<
     // SAFETY: the writer's call; the child is in the tree.
     match unsafe { child.follow::<V>() } {
         Target::Node(lower) => {
-            let joined = lower.plan(None).build(arena, [node.prefix(), &[byte], lower.prefix()], 0);
+            let joined = lower.copied(arena, [node.prefix(), &[byte], lower.prefix()]);
             (Link::node(joined), Some(child))
         }
         Target::Leaf(_) | Target::Nothing => (child, None),
