@@ -5,6 +5,8 @@
 //!
 //! On a virtual machine whose host finds memory only when it is touched, and takes it back when it is free, a huge page can take ten times as long; small ones
 //! are mostly such as were in use a moment ago. So touching is timed, and where huge pages are dear, a fast tail is left to the system's own reading ahead for a while.
+//!
+//! Long records that overtake what was touched are written by system calls, which need no pages. Where most of what is appended is such, none are touched.
 
 use std::time::Duration;
 
@@ -44,23 +46,27 @@ impl Pace {
     /// Looks at the tail, and says what to do.
     pub(crate) fn look(&mut self, tail: TailProgress, now: Duration) -> Ahead {
         let before = self.last.replace(tail).unwrap_or(tail);
-        let (from, synced_to) =
-            if before.segment == tail.segment { (before.len_bytes, before.durable_bytes) } else { (0, 0) };
-        let moved_bytes = u64::from(tail.len_bytes.saturating_sub(from));
+        let before = if before.segment == tail.segment { before } else { TailProgress::default() };
+        let moved_bytes = u64::from(tail.len_bytes.saturating_sub(before.len_bytes));
+        let written_bytes = u64::from(tail.written_bytes.saturating_sub(before.written_bytes));
         self.unsynced_bytes += moved_bytes;
         self.round_bytes += moved_bytes;
         let is_much = self.unsynced_bytes >= HUGE_PAGE_BYTES as u64;
         if is_much {
             self.pages = Pages::Huge;
         }
-        if tail.durable_bytes > synced_to {
+        if tail.durable_bytes > before.durable_bytes {
             self.unsynced_bytes = 0;
             if !is_much {
                 self.pages = Pages::Small;
             }
         }
         self.end_round(now);
-        let len_bytes = if moved_bytes == 0 { AHEAD_MIN_BYTES } else { AHEAD_MAX_BYTES };
+        let len_bytes = match moved_bytes {
+            0 => AHEAD_MIN_BYTES,
+            _ if 2 * written_bytes > moved_bytes => 0,
+            _ => AHEAD_MAX_BYTES,
+        };
         let is_dear = self.pages == Pages::Huge && now < self.dear_until;
         Ahead { len_bytes, pages: if is_dear { Pages::Mixed } else { self.pages } }
     }
@@ -91,7 +97,7 @@ mod tests {
     const MIB: u32 = 1 << 20;
 
     fn at(segment: u32, len_bytes: u32, durable_bytes: u32) -> TailProgress {
-        TailProgress { segment, len_bytes, durable_bytes }
+        TailProgress { segment, len_bytes, durable_bytes, written_bytes: 0 }
     }
 
     fn ms(ms: u64) -> Duration {
@@ -129,6 +135,18 @@ mod tests {
         assert_eq!(pace.look(at(1, 12 * MIB, 12 * MIB), ms(12)).pages, Pages::Mixed);
         assert_eq!(pace.look(at(1, 12 * MIB + 9, 12 * MIB + 9), ms(13)).pages, Pages::Small);
         assert_eq!(pace.look(at(1, 20 * MIB, 0), ms(10_011)).pages, Pages::Huge);
+    }
+
+    #[test]
+    fn nothing_is_touched_for_what_is_written() {
+        let mut pace = Pace::default();
+        pace.look(at(1, 64, 0), ms(0));
+        assert_eq!(pace.look(at(1, MIB, 0), ms(1)).len_bytes, AHEAD_MAX_BYTES);
+        let written = TailProgress { written_bytes: MIB, ..at(1, 2 * MIB, 0) };
+        assert_eq!(pace.look(written, ms(2)).len_bytes, 0);
+        assert_eq!(pace.look(written, ms(3)).len_bytes, AHEAD_MIN_BYTES, "who knows what comes");
+        assert_eq!(pace.look(TailProgress { len_bytes: 4 * MIB, ..written }, ms(4)).len_bytes, AHEAD_MAX_BYTES);
+        assert_eq!(pace.look(TailProgress { written_bytes: MIB, ..at(2, MIB + 64, 0) }, ms(5)).len_bytes, 0);
     }
 
     #[test]

@@ -51,7 +51,9 @@ impl Appender {
         shared.tail.lock().active = Some(Arc::clone(&segment));
         let tail: Box<dyn Tail> = match shared.mode {
             AppendMode::Positioned => Box::new(Positioned { writer, joined: Vec::new() }),
-            AppendMode::Auto | AppendMode::Mapped => Box::new(Mapped(writer)),
+            AppendMode::Auto | AppendMode::Mapped => {
+                Box::new(Mapped { writer, long_record_bytes: shared.options.long_record_bytes, joined: Vec::new() })
+            }
         };
         Self {
             position: segment.len_bytes(),
@@ -131,7 +133,7 @@ impl Appender {
             return Err(self.refuse(len));
         }
         let appended = Appended { offset: self.position, seq: self.next_seq };
-        if let Err(failure) = self.tail.append(&self.segment, self.position, parts) {
+        if let Err(failure) = self.tail.append(&self.segment, self.position, parts, records) {
             return Err(self.fail(failure, len));
         }
         // `len` is at most what remains, which is a `u32`.
@@ -256,7 +258,7 @@ impl Appender {
         let Stamp { max_version, timestamp } = stamp;
         let head = encode_seal(self.context(), self.position, self.durable(), max_version, timestamp)?;
         let seal: &[u8] = head.as_ref();
-        self.tail.append(&self.segment, self.position, &[seal]).map_err(|(_, error)| {
+        self.tail.append(&self.segment, self.position, &[seal], 1).map_err(|(_, error)| {
             self.shared.poison.latch(SegmentError::io("append to", self.segment.path(), error))
         })?;
         self.position = self.segment.len_bytes();

@@ -26,6 +26,9 @@ pub struct StoreOptions {
     pub segment_len_bytes: u32,
     /// How commits are appended. The default is [`AppendMode::Auto`].
     pub appends: AppendMode,
+    /// Where appends are mapped: records of this length, in bytes, on an average of a commit, are written by a system call if their pages were not
+    /// [touched ahead](crate::SegmentStore::prefault_ahead). The default is 32 KiB.
+    pub long_record_bytes: u32,
     /// How many freed segment files are kept for use again, at most; 0 to 64. The default is 2.
     pub recycle_limit: usize,
     /// Whether a missing store is made. The default is true.
@@ -39,6 +42,7 @@ impl Default for StoreOptions {
         Self {
             segment_len_bytes: 64 << 20,
             appends: AppendMode::Auto,
+            long_record_bytes: 32 << 10,
             recycle_limit: 2,
             create_if_missing: true,
             entropy: Arc::new(OsEntropy),

@@ -33,6 +33,8 @@ pub struct Segment {
     durable: AtomicU32,
     /// How far pages were touched ahead.
     prefaulted: AtomicU32,
+    /// How many of its bytes were written by system calls, for being long, where others are copied.
+    written: AtomicU32,
     /// In what pages it is kept.
     pages: Mutex<Pages>,
     /// How much of the file may be used: all of it, until room is given back.
@@ -62,6 +64,7 @@ impl Segment {
             file: Mutex::new(file),
             durable: AtomicU32::new(0),
             prefaulted: AtomicU32::new(0),
+            written: AtomicU32::new(0),
             pages: Mutex::default(),
             sealed: AtomicBool::new(false),
         }
@@ -223,6 +226,20 @@ impl Segment {
 
     pub(crate) fn mark_sealed(&self) {
         self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Whether all pages of `len` bytes at `offset` were touched ahead.
+    pub(crate) fn is_touched(&self, offset: u32, len: usize) -> bool {
+        offset as usize + len <= self.prefaulted.load(Ordering::Relaxed) as usize
+    }
+
+    /// The appender alone does this, so a load and a store are enough.
+    pub(crate) fn count_written(&self, len: usize) {
+        self.written.store(self.written_bytes().saturating_add(to_offset(len)), Ordering::Relaxed);
+    }
+
+    pub(crate) fn written_bytes(&self) -> u32 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Has the device begin with what was appended behind `from`: what a sync does first, while its caller has something else to do.

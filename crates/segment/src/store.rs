@@ -68,7 +68,7 @@ pub struct TailStats {
 }
 
 /// How far the tail of the log has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TailProgress {
     /// The id of the active segment.
     pub segment: u32,
@@ -76,6 +76,8 @@ pub struct TailProgress {
     pub len_bytes: u32,
     /// Up to where its commits are known to be durable; 0 if none are.
     pub durable_bytes: u32,
+    /// How many of its bytes were [written for being long](crate::StoreOptions::long_record_bytes), and needed no page to be touched.
+    pub written_bytes: u32,
 }
 
 impl SegmentStore {
@@ -191,6 +193,7 @@ impl SegmentStore {
             segment: active.id(),
             len_bytes: active.len_bytes(),
             durable_bytes: if durable > FIRST_RECORD_AT { durable } else { 0 },
+            written_bytes: active.written_bytes(),
         })
     }
 

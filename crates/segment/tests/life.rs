@@ -450,7 +450,7 @@ fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
     appender.make_room(value_len + 110, Purpose::Grow, STAMP).unwrap();
     let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
     let appended = appender.append(&[&bytes], 1).unwrap();
-    if version % 3 == 0 {
+    if version.is_multiple_of(3) {
         appender.start_writing(appended);
     }
     let segment: &Segment = appender.segment();
@@ -492,6 +492,29 @@ fn readers_and_syncs_beside_the_appender() {
     });
     appender.close(STAMP).unwrap();
     assert!(!store.has_predecessors());
+}
+
+/// Long records go by system calls, unless their pages are there; short ones never do.
+#[test]
+#[cfg_attr(miri, ignore = "maps files")]
+fn long_records_are_written_where_pages_were_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_len_bytes: 8 << 20, appends: AppendMode::Mapped, ..StoreOptions::default() };
+    let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    let written = || store.progress().unwrap().written_bytes;
+    put_value(&mut appender, 1, 1000);
+    assert_eq!(written(), 0);
+    put_value(&mut appender, 2, 100 << 10);
+    let long = written();
+    assert!((100 << 10..101 << 10).contains(&long), "{long}");
+    put_value(&mut appender, 3, 1000);
+    assert_eq!(written(), long);
+    // Where the system can touch pages at all.
+    if store.prefault_ahead(1 << 20, Pages::Small).unwrap() > 0 {
+        put_value(&mut appender, 4, 100 << 10);
+        assert_eq!(written(), long);
+    }
 }
 
 /// Pages are a matter of speed: whatever ones are asked for, and whenever that changes, the file holds what was appended.

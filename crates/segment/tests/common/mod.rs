@@ -76,6 +76,8 @@ pub fn options(mode: AppendMode, segment_len_bytes: u32, seed: u64) -> StoreOpti
     StoreOptions {
         segment_len_bytes,
         appends: mode,
+        // So that there are commits of both kinds.
+        long_record_bytes: 100,
         entropy: Arc::new(SeededEntropy::new(seed)),
         ..StoreOptions::default()
     }
