@@ -327,11 +327,10 @@ impl Entry {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn value(&self) -> Result<Value> {
         let (guard, core) = (pin(), &self.snapshot.core);
-        if let Some(tracked) = core.segments.find(self.found.location.segment, &guard) {
-            let record = tracked.segment.record_at(self.found.location.offset)?;
-            if let Some(value) = record.command().and_then(|command| command.value()) {
-                return Ok(Value::from(value));
-            }
+        if let Some(tracked) = core.segments.find(self.found.location.segment, &guard)
+            && let Some(found) = tracked.segment.value_at(self.found.location.offset)?
+        {
+            return Ok(Value::from(found.value));
         }
         // Compaction has moved it since; the snapshot knows where to.
         self.snapshot.get(&self.key)?.ok_or_else(|| crate::Error::NotFound("the key of a snapshot's entry".into()))

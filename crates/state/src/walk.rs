@@ -31,6 +31,9 @@ const MAX_BATCH_ITEMS: usize = 64;
 /// A batch ends after this many entries, found or not, so that no guard is held for long.
 const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
 
+/// So many items before one is handed out, what it points to is asked for. One by one: a processor that is asked for a whole batch drops most of it.
+const ITEMS_AHEAD: usize = 8;
+
 /// How a visit of a range came to an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visited {
@@ -82,6 +85,12 @@ struct Item {
     version: Version,
 }
 
+impl Item {
+    fn location<L: Location>(&self) -> L {
+        L::from_bits(self.version.word.location())
+    }
+}
+
 impl<L: Location> Walk<L> {
     pub(crate) fn new(snapshot: Snapshot<L>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
         let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
@@ -124,7 +133,10 @@ impl<L: Location> Walk<L> {
         }
         let from = if self.batch(end).items.is_empty() { end.other() } else { end };
         let batch = self.batch(from);
-        let item = if from == end { batch.items.pop_front() } else { batch.items.pop_back() }?;
+        let item = batch.pop(from == end)?;
+        if let Some(later) = batch.peek(from == end, ITEMS_AHEAD - 1) {
+            ahead(later.location());
+        }
         Some((batch.key(&item), EntryRecord::new(&item.version)))
     }
 
@@ -224,9 +236,10 @@ impl<L: Location> Walk<L> {
         let range = shared.map.range(borrow(&from), borrow(&to), guard);
         self.batch(end).clear();
         let last = match end {
-            End::Front => self.scan(end, range, guard, ahead),
-            End::Back => self.scan(end, range.rev(), guard, ahead),
+            End::Front => self.scan(end, range, guard),
+            End::Back => self.scan(end, range.rev(), guard),
         };
+        self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
         self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
         self.middle = last.map(|last| match end {
             End::Front => Middle { from: Bound::Excluded(last), to },
@@ -240,11 +253,9 @@ impl<L: Location> Walk<L> {
         end: End,
         entries: impl Iterator<Item = EntryRef<'g, Entry>>,
         guard: &'g Guard,
-        ahead: &impl Fn(L),
     ) -> Option<Vec<u8>> {
         for (scanned, entry) in entries.enumerate() {
             if let Some(version) = self.visible(&entry, guard) {
-                ahead(L::from_bits(version.word.location()));
                 self.batch(end).push(entry.key(), version);
             }
             if self.batch(end).items.len() == self.batch_items || scanned + 1 == MAX_BATCH_SCANNED {
@@ -274,6 +285,16 @@ impl Batch {
         let key_start = self.keys.len();
         self.keys.extend_from_slice(key);
         self.items.push_back(Item { key_start, key_end: self.keys.len(), version });
+    }
+
+    /// The next item that its own end hands out, or the other end.
+    fn pop(&mut self, by_own_end: bool) -> Option<Item> {
+        if by_own_end { self.items.pop_front() } else { self.items.pop_back() }
+    }
+
+    /// The item that comes after `skipped` others.
+    fn peek(&self, by_own_end: bool, skipped: usize) -> Option<&Item> {
+        self.items.get(if by_own_end { skipped } else { self.items.len().checked_sub(skipped + 1)? })
     }
 
     fn key(&self, item: &Item) -> &[u8] {

@@ -1,0 +1,47 @@
+//! What a walk tells of locations before it hands them out: each once, in time for memory to be asked for, and never many at once.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+use std::cell::RefCell;
+use std::ops::Bound;
+
+use hightower_state::{ConcurrentKvState, Range, pin};
+
+const KEYS: u32 = 500;
+/// A record is three cache lines, and there are processors that drop what is asked for while 24 are on their way.
+const MOST_ON_THEIR_WAY: usize = 8;
+
+/// Walks from the ends that `from_back` says; gives the locations in the order in which they were handed out, and checks what was told before.
+fn walk(mut range: Range<u32>, mut from_back: impl FnMut(usize) -> bool) -> Vec<u32> {
+    let told = RefCell::new(Vec::new());
+    let mut handed = Vec::new();
+    loop {
+        let guard = pin();
+        let ahead = |location| told.borrow_mut().push(location);
+        let next = if from_back(handed.len()) {
+            range.next_back_pinned_with(&guard, ahead)
+        } else {
+            range.next_pinned_with(&guard, ahead)
+        };
+        let Some((_, found)) = next else { break };
+        assert!(told.borrow().contains(&found.location), "{} came as a surprise", found.location);
+        handed.push(found.location);
+        let on_their_way = told.borrow().len() - handed.len();
+        assert!(on_their_way <= MOST_ON_THEIR_WAY, "{on_their_way} at once");
+    }
+    let mut told = told.into_inner();
+    told.sort_unstable();
+    assert_eq!(told, (0..KEYS).collect::<Vec<_>>(), "each is told of once");
+    handed
+}
+
+#[test]
+fn locations_are_told_of_a_few_items_ahead() {
+    let state = ConcurrentKvState::<u32>::new();
+    for number in 0..KEYS {
+        state.set(&number.to_be_bytes(), 1, number).unwrap();
+    }
+    let all = || state.range(Bound::Unbounded, Bound::Unbounded);
+    assert_eq!(walk(all(), |_| false), (0..KEYS).collect::<Vec<_>>());
+    assert_eq!(walk(all(), |_| true), (0..KEYS).rev().collect::<Vec<_>>());
+}
