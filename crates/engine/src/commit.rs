@@ -217,8 +217,7 @@ impl Core {
             let appended = appender.append(&[scratch.as_slice()], u32::try_from(records).unwrap_or(u32::MAX));
             let appended = appended.map_err(|failure| self.append_failed(failure))?;
             if durability == Durability::Sync && records >= WRITTEN_EARLY_MIN {
-                // The device is at work while the index is.
-                appender.start_writing(appended);
+                self.start_writing();
             }
             let guard = pin();
             let mut commit = state.begin(appended.seq, &guard).map_err(|error| self.poison.latch(&error))?;

@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) touching: Maintenance,
     /// Syncs and seals what the tail has left behind: it waits for the device, and nobody should wait for it.
     pub(crate) sealing: Maintenance,
+    /// Whether the device is to begin with what will be synced: for the same thread.
+    writing_wanted: AtomicBool,
     pub(crate) upkeep: Upkeep,
     pub(crate) sizing: Sizing,
     /// Held by whoever makes files that the quota has to allow for.
@@ -75,6 +77,7 @@ impl Core {
             maintenance: Maintenance::default(),
             touching: Maintenance::default(),
             sealing: Maintenance::default(),
+            writing_wanted: AtomicBool::new(false),
             upkeep,
             sizing: Sizing::default(),
             growing: Mutex::default(),
@@ -199,8 +202,22 @@ impl Core {
         self.maintenance.wake();
     }
 
+    /// Has the device begin with what was appended, while its commit is applied: what a sync would do first. By another thread, since it may wait for the device,
+    /// and others wait for the committing one.
+    pub(crate) fn start_writing(&self) {
+        if self.components.background == Background::Threads {
+            self.writing_wanted.store(true, Ordering::Release);
+            self.sealing.wake();
+        }
+    }
+
     /// Syncs and seals the segments that were rolled; says whether there were any.
     pub(crate) fn seal(&self) -> bool {
+        if self.writing_wanted.swap(false, Ordering::Acquire)
+            && let Ok(store) = self.store()
+        {
+            store.start_writing();
+        }
         self.work_on_tail(|store| Ok(store.has_predecessors() && store.sync_predecessors()? > 0))
     }
 

@@ -145,12 +145,6 @@ impl Appender {
         Ok(appended)
     }
 
-    /// Has the device begin with a commit that will be synced soon, and waits for nothing: for long ones, whose caller has work to do until then. It makes nothing
-    /// durable. Takes some tens of microseconds for a hundred kilobytes, by which the sync is shorter.
-    pub fn start_writing(&self, appended: Appended) {
-        self.segment.start_writing(appended.offset);
-    }
-
     /// Sees to it that a commit of `len_bytes` fits the active segment, rolling to a new one where it does not. Tells whether it
     /// rolled: then context, position and seq are new. Costs nothing while there is room, microseconds when it rolls to a prepared
     /// segment, and the making of a file when there is none.

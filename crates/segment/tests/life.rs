@@ -450,9 +450,6 @@ fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
     appender.make_room(value_len + 110, Purpose::Grow, STAMP).unwrap();
     let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
     let appended = appender.append(&[&bytes], 1).unwrap();
-    if version.is_multiple_of(3) {
-        appender.start_writing(appended);
-    }
     let segment: &Segment = appender.segment();
     assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
 }
@@ -470,6 +467,7 @@ fn readers_and_syncs_beside_the_appender() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while busy() {
+                store.start_writing();
                 store.sync_point().sync().unwrap();
                 store.sync_predecessors().unwrap();
                 store.prepare_next(STAMP).unwrap();
