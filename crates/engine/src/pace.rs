@@ -4,7 +4,7 @@
 //! asks for it or half a minute has passed. So they are for a tail that moves on by more than one of them from sync to sync, and in a second.
 //!
 //! On a virtual machine whose host finds memory only when it is touched, and takes it back when it is free, a huge page can take ten times as long; small ones
-//! are mostly such as were in use a moment ago. So touching is timed, and where huge pages are dear, a fast tail is left to the system's own reading ahead for a while.
+//! are mostly such as were in use a moment ago. So touching is timed, and where huge pages come slower than the tail needs them, it is left to the system's own reading ahead for a while.
 //!
 //! Long records that overtake what was touched are written by system calls, which need no pages. Where most of what is appended is such, none are touched.
 
@@ -17,8 +17,15 @@ const AHEAD_MAX_BYTES: u32 = 4 << 20;
 const AHEAD_MIN_BYTES: u32 = 256 << 10;
 /// The tail's speed is judged anew each time that this has passed.
 const ROUND: Duration = Duration::from_secs(1);
-/// Touching takes a quarter of a millisecond for a huge page. When it took this long, and as much again for each mebibyte, they are dear.
-const DEAR: Duration = Duration::from_millis(1);
+/// Touching takes a quarter of a millisecond for a huge page, two mebibytes. When it took this long, and as much again for each mebibyte, it may be too slow.
+const SLOW: Duration = Duration::from_micros(250);
+/// It is if it takes more than this share of the time in which the tail moves on by as much.
+const SLOW_SHARE: u32 = 2;
+/// And if it was so this often in a row: once may be the machine's. Or if it takes so many times as long as the tail.
+const SLOW_OFTEN: u8 = 3;
+const HOPELESS_TIMES: u32 = 4;
+/// The tail's speed for that is its mean over this time, or longer.
+const SPEED_OVER: Duration = Duration::from_millis(2);
 /// How long huge pages are not asked for again then.
 const DEAR_FOR: Duration = Duration::from_secs(10);
 
@@ -38,6 +45,12 @@ pub(crate) struct Pace {
     unsynced_bytes: u64,
     round_began: Duration,
     round_bytes: u64,
+    /// How long the tail took for a mebibyte of late; `None` if it has not moved.
+    time_per_mib: Option<Duration>,
+    speed_since: Duration,
+    speed_bytes: u64,
+    /// How often in a row huge pages were too slow.
+    slow_touches: u8,
     /// Until when huge pages are not asked for.
     dear_until: Duration,
 }
@@ -51,6 +64,7 @@ impl Pace {
         let written_bytes = u64::from(tail.written_bytes.saturating_sub(before.written_bytes));
         self.unsynced_bytes += moved_bytes;
         self.round_bytes += moved_bytes;
+        self.note_speed(moved_bytes, now);
         let is_much = self.unsynced_bytes >= HUGE_PAGE_BYTES as u64;
         if is_much {
             self.pages = Pages::Huge;
@@ -73,9 +87,28 @@ impl Pace {
 
     /// Hears how long it took to touch what `ahead` said, of which so much was left to be touched.
     pub(crate) fn took(&mut self, ahead: Ahead, touched_bytes: u32, spent: Duration, now: Duration) {
-        if ahead.pages == Pages::Huge && spent > DEAR * (1 + (touched_bytes >> 20)) {
+        let Some(time_per_mib) = self.time_per_mib else { return };
+        if ahead.pages != Pages::Huge || touched_bytes == 0 {
+            return;
+        }
+        let left = time_of(touched_bytes.into(), time_per_mib);
+        let is_slow = spent > SLOW * (1 + (touched_bytes >> 20)) && spent * SLOW_SHARE > left;
+        self.slow_touches = if is_slow { self.slow_touches + 1 } else { 0 };
+        if self.slow_touches == SLOW_OFTEN || is_slow && spent > left * HOPELESS_TIMES {
+            self.slow_touches = 0;
             self.dear_until = now + DEAR_FOR;
         }
+    }
+
+    fn note_speed(&mut self, moved_bytes: u64, now: Duration) {
+        self.speed_bytes += moved_bytes;
+        let since = now.saturating_sub(self.speed_since);
+        if since < SPEED_OVER {
+            return;
+        }
+        let per_mib_ns = |bytes| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).saturating_mul(1 << 20) / bytes;
+        self.time_per_mib = (self.speed_bytes > 0).then(|| Duration::from_nanos(per_mib_ns(self.speed_bytes)));
+        (self.speed_since, self.speed_bytes) = (now, 0);
     }
 
     fn end_round(&mut self, now: Duration) {
@@ -88,6 +121,12 @@ impl Pace {
         }
         (self.round_began, self.round_bytes) = (now, 0);
     }
+}
+
+/// How long the tail takes for so many bytes.
+fn time_of(bytes: u64, time_per_mib: Duration) -> Duration {
+    let per_mib_ns = u64::try_from(time_per_mib.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(per_mib_ns.saturating_mul(bytes) >> 20)
 }
 
 #[cfg(test)]
@@ -122,19 +161,50 @@ mod tests {
         assert_eq!(quiet, Ahead { len_bytes: AHEAD_MIN_BYTES, pages: Pages::Small });
     }
 
+    /// A tail that moves on by a mebibyte each millisecond, and asks for huge pages.
+    fn fast(pace: &mut Pace, from_ms: u32) -> Ahead {
+        (0..=4).map(|step| pace.look(at(1, (from_ms + step) * MIB, 0), ms((from_ms + step).into()))).last().unwrap()
+    }
+
     #[test]
-    fn huge_pages_that_are_dear_are_not_asked_for_for_a_while() {
+    fn huge_pages_that_come_slower_than_the_tail_are_not_asked_for_for_a_while() {
         let mut pace = Pace::default();
-        pace.look(at(1, 64, 0), ms(0));
-        let ahead = pace.look(at(1, 3 * MIB, 0), ms(1));
+        let ahead = fast(&mut pace, 1);
         assert_eq!(ahead.pages, Pages::Huge);
-        pace.took(ahead, 4 * MIB, ms(4), ms(5));
-        assert_eq!(pace.look(at(1, 6 * MIB, 0), ms(6)).pages, Pages::Huge, "four mebibytes may take so long");
+        pace.took(ahead, 4 * MIB, ms(1), ms(5));
+        assert_eq!(fast(&mut pace, 6).pages, Pages::Huge);
+        (0..2).for_each(|_| pace.took(ahead, 2 * MIB, ms(4), ms(10)));
+        pace.took(ahead, 2 * MIB, ms(1), ms(10));
         pace.took(ahead, 2 * MIB, ms(4), ms(10));
-        assert_eq!(pace.look(at(1, 9 * MIB, 0), ms(11)).pages, Pages::Mixed);
-        assert_eq!(pace.look(at(1, 12 * MIB, 12 * MIB), ms(12)).pages, Pages::Mixed);
-        assert_eq!(pace.look(at(1, 12 * MIB + 9, 12 * MIB + 9), ms(13)).pages, Pages::Small);
+        assert_eq!(pace.look(at(1, 10 * MIB, 0), ms(10)).pages, Pages::Huge, "not three times in a row");
+        (0..2).for_each(|_| pace.took(ahead, 2 * MIB, ms(4), ms(10)));
+        assert_eq!(fast(&mut pace, 11).pages, Pages::Mixed);
+        let synced = at(1, 16 * MIB, 16 * MIB);
+        pace.look(synced, ms(16));
+        assert_eq!(pace.look(at(1, 16 * MIB + 9, 16 * MIB + 9), ms(17)).pages, Pages::Small);
         assert_eq!(pace.look(at(1, 20 * MIB, 0), ms(10_011)).pages, Pages::Huge);
+    }
+
+    #[test]
+    fn huge_pages_that_are_hopelessly_slow_are_given_up_at_once() {
+        let mut pace = Pace::default();
+        let ahead = fast(&mut pace, 1);
+        pace.took(ahead, 2 * MIB, ms(9), ms(14));
+        assert_eq!(fast(&mut pace, 14).pages, Pages::Mixed);
+    }
+
+    #[test]
+    fn huge_pages_may_be_slow_if_the_tail_is_slower() {
+        let mut pace = Pace::default();
+        // A mebibyte in four milliseconds.
+        for step in 1..100_u32 {
+            let ahead = pace.look(at(1, step * MIB, 0), ms(4 * u64::from(step)));
+            assert_eq!(ahead.pages, if step < 3 { Pages::Small } else { Pages::Huge });
+            pace.took(ahead, 2 * MIB, Duration::from_micros(3900), ms(4 * u64::from(step) + 4));
+        }
+        let ahead = pace.look(at(1, 100 * MIB, 0), ms(400));
+        (0..3).for_each(|_| pace.took(ahead, 2 * MIB, Duration::from_micros(4100), ms(404)));
+        assert_eq!(pace.look(at(1, 101 * MIB, 0), ms(405)).pages, Pages::Mixed);
     }
 
     #[test]
