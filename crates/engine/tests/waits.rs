@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::config;
-use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine};
+use hightower_engine::{AppendMode, Batch, Components, Durability, SingleNodeEngine};
 use hightower_segment::sim::SimFs;
 use hightower_segment::{Access, File, Fs, Lock, LockKind, Mapping, Metadata};
 
@@ -43,8 +43,8 @@ impl Gate {
         Shut(self)
     }
 
-    fn wait_for_somebody(&self) {
-        drop(self.changed.wait_while(self.state.lock().unwrap(), |state| state.waiting == 0).unwrap());
+    fn wait_for(&self, waiting: usize) {
+        drop(self.changed.wait_while(self.state.lock().unwrap(), |state| state.waiting < waiting).unwrap());
     }
 }
 
@@ -57,7 +57,7 @@ impl Drop for Shut<'_> {
     }
 }
 
-/// A file system on which the syncs of files pass the gate.
+/// A file system on which the syncs of files pass the gate, and what begins to write for one.
 #[derive(Debug)]
 struct GatedFs(SimFs, Arc<Gate>);
 
@@ -117,6 +117,10 @@ impl File for GatedFile {
         self.1.pass();
         self.0.sync_data()
     }
+    fn start_writing(&self, offset: u64, len_bytes: u64) {
+        self.1.pass();
+        self.0.start_writing(offset, len_bytes);
+    }
     fn metadata(&self) -> io::Result<Metadata> {
         self.0.metadata()
     }
@@ -157,12 +161,17 @@ fn read_and_write(engine: &SingleNodeEngine) {
     assert_eq!(snapshot.get("a").unwrap(), before);
 }
 
-/// Lets `stuck` run into the shut gate, and then others work.
-fn nobody_waits_for(engine: &SingleNodeEngine, gate: &Gate, stuck: impl FnOnce(&SingleNodeEngine) + Send) {
+/// Lets `stuck` run into the shut gate, until so many wait there, and then others work.
+fn nobody_waits_for(
+    engine: &SingleNodeEngine,
+    gate: &Gate,
+    waiting: usize,
+    stuck: impl FnOnce(&SingleNodeEngine) + Send,
+) {
     thread::scope(|scope| {
         let shut = gate.shut();
         let stuck = scope.spawn(|| stuck(engine));
-        gate.wait_for_somebody();
+        gate.wait_for(waiting);
         let others = scope.spawn(|| read_and_write(engine));
         // Many short waits, not one moment: a machine that stands still for a while must not end it.
         let have_ended = (0..20_000).any(|_| {
@@ -181,10 +190,22 @@ fn nobody_waits_for(engine: &SingleNodeEngine, gate: &Gate, stuck: impl FnOnce(&
 fn readers_and_other_writers_wait_for_no_commit_that_waits_for_its_sync() {
     let (engine, gate) = open();
     engine.put("a", "1").unwrap();
-    nobody_waits_for(&engine, &gate, |engine| {
+    nobody_waits_for(&engine, &gate, 1, |engine| {
         engine.put_with("a", "2", Durability::Sync).unwrap();
     });
     assert_eq!(engine.get("a").unwrap().unwrap(), b"2");
+}
+
+/// The device begins with a long batch before its sync, on a thread that nobody waits for.
+#[test]
+fn readers_and_other_writers_wait_for_no_batch_that_is_on_its_way() {
+    let (engine, gate) = open();
+    engine.put("a", "1").unwrap();
+    nobody_waits_for(&engine, &gate, 2, |engine| {
+        let mut batch = Batch::new();
+        (0..200).for_each(|number| batch.push_put(format!("{number}"), [1; 100]));
+        engine.commit_with(batch, Durability::Sync).unwrap();
+    });
 }
 
 #[test]
@@ -194,7 +215,7 @@ fn readers_and_writers_wait_for_no_compaction() {
         engine.put(format!("{}", number % 300), [1; 1000]).unwrap();
     }
     engine.put("a", "1").unwrap();
-    nobody_waits_for(&engine, &gate, |engine| {
+    nobody_waits_for(&engine, &gate, 1, |engine| {
         assert!(engine.run_compaction_now().unwrap().moved_records > 0);
     });
 }

@@ -20,6 +20,9 @@ use crate::scan::Entries;
 #[allow(clippy::cast_possible_truncation, reason = "64")]
 pub(crate) const FIRST_RECORD_AT: u32 = SegmentHeader::LEN as u32;
 
+/// How much a sync writes at once.
+const SYNC_STEP_BYTES: usize = 4 << 20;
+
 /// A segment file: its bytes, mapped. Shared as `Arc<Segment>` by everyone who reads.
 #[derive(Debug)]
 pub struct Segment {
@@ -242,13 +245,14 @@ impl Segment {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Has the device begin with what was appended behind `from`: what a sync does first, while its caller has something else to do.
-    pub(crate) fn start_writing(&self, from: u32) {
-        let end = self.len_bytes();
-        self.unmap_before_writing(from as usize..end as usize);
+    /// Has the device begin with the first step of what a sync will write, while its caller has something else to do.
+    pub(crate) fn start_writing(&self) {
+        let from = self.durable() as usize;
+        let end = (self.len_bytes() as usize).min(from + SYNC_STEP_BYTES);
+        self.unmap_before_writing(from..end);
         // A file that cannot be opened is met by the sync.
         if let Ok(file) = self.file() {
-            file.start_writing(from.into(), end.saturating_sub(from).into());
+            file.start_writing(from as u64, end.saturating_sub(from) as u64);
         }
     }
 
@@ -274,10 +278,9 @@ impl Segment {
     /// Step by step, so that what others want of the device meanwhile waits for one step alone: the header of the next segment does while a whole
     /// segment of large values is on its way.
     fn sync_range(&self, from: usize, end: usize) -> std::io::Result<()> {
-        const STEP_BYTES: usize = 4 << 20;
         let mut at = from;
         while at < end {
-            let next = (at + STEP_BYTES).min(end);
+            let next = (at + SYNC_STEP_BYTES).min(end);
             self.unmap_before_writing(at..next);
             retry_interrupted(|| self.mapping.sync(at..next))?;
             at = next;

@@ -251,7 +251,7 @@ impl SegmentStore {
     pub fn start_writing(&self) {
         let active = self.shared.tail.lock().active.clone();
         if let Some(active) = active {
-            active.start_writing(active.durable());
+            active.start_writing();
         }
     }
 
