@@ -143,6 +143,7 @@ impl Core {
         self.group.wait(
             seq,
             &self.poison,
+            || self.components.clock.elapsed(),
             || self.state.visible_seq(),
             || observe(Operation::Sync, || self.store()?.sync_point().sync().map_err(Error::from)),
         )

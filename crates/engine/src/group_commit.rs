@@ -3,14 +3,24 @@
 //! The first writer that needs its commit durable becomes the leader and syncs on its own thread, so a lone writer pays one
 //! sync and no hand-over. Writers that come while it runs wait; when it ends, those that it covered return, and one of the others leads the
 //! next sync, which covers all that was published by then.
+//!
+//! Writers that commit again as soon as they have returned would so fall into two halves, each of which waits for the other's sync. So a leader waits a little for as many as
+//! were there last time, those that came during the sync among them. A lone writer was alone last time, and waits for nobody.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::mutants::planted;
-use crate::sync::{Condvar, Mutex, step};
+use crate::sync::{Condvar, Mutex, step, thread};
+
+/// A leader waits for the next of the others no longer than this share of what a sync takes, and no longer than that: they need a processor's time to come, not the device's.
+const PATIENCE_SHARE: u64 = 5;
+const PATIENCE_MAX: Duration = Duration::from_micros(25);
+/// Nor does it look for them more often than this.
+const LOOKS_MAX: usize = 1000;
 
 /// The first failure of a write or sync. Once it is set, no new write is promised anything.
 #[derive(Debug, Default)]
@@ -69,6 +79,19 @@ pub(crate) struct GroupCommit {
     durable_seq: AtomicU64,
     /// How many syncs have run.
     syncs: AtomicU64,
+    /// How many have come to wait.
+    arrivals: AtomicU64,
+    last: LastSync,
+}
+
+/// What the leader of a sync leaves to the next one, which has taken the lock in between: the order of memory is the lock's.
+#[derive(Debug, Default)]
+struct LastSync {
+    /// How many had come when it began.
+    arrivals: AtomicU64,
+    /// How many came since the sync before it had begun: whom it covered, and who came meanwhile.
+    there: AtomicU64,
+    took_ns: AtomicU64,
 }
 
 impl GroupCommit {
@@ -97,10 +120,12 @@ impl GroupCommit {
         &self,
         seq: u64,
         poison: &Poison,
+        elapsed: impl Fn() -> Duration,
         published: impl Fn() -> u64,
         sync: impl Fn() -> Result<()>,
     ) -> Result<()> {
         let mut syncing = self.syncing.lock();
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
         loop {
             if self.durable_seq() >= seq {
                 return Ok(());
@@ -117,6 +142,8 @@ impl GroupCommit {
         *syncing = true;
         drop(syncing);
 
+        self.gather(&elapsed);
+        let (there, began) = (self.arrivals.load(Ordering::Relaxed), elapsed());
         // Read before the sync: what is published later may not be covered.
         let covered = published();
         step();
@@ -128,10 +155,40 @@ impl GroupCommit {
         if let Ok(Synced::Here) = result {
             self.note_durable(covered);
             self.syncs.fetch_add(1, Ordering::Relaxed);
+            self.note_sync(there, elapsed().saturating_sub(began));
         }
         *self.syncing.lock() = false;
         self.done.notify_all();
         result.map(drop)
+    }
+
+    /// Waits a little for those who were there at the last sync: they come back at once, most of them.
+    fn gather(&self, elapsed: &impl Fn() -> Duration) {
+        let came_since = || self.arrivals.load(Ordering::Relaxed) - self.last.arrivals.load(Ordering::Relaxed);
+        let expected = self.last.there.load(Ordering::Relaxed);
+        if came_since() >= expected {
+            return;
+        }
+        let share = Duration::from_nanos(self.last.took_ns.load(Ordering::Relaxed) / PATIENCE_SHARE);
+        let patience = share.min(PATIENCE_MAX);
+        let (mut came, mut came_at) = (came_since(), elapsed());
+        for _ in 0..LOOKS_MAX {
+            thread::yield_now();
+            let (now_came, now) = (came_since(), elapsed());
+            if now_came >= expected || (now_came == came && now.saturating_sub(came_at) >= patience) {
+                return;
+            }
+            if now_came > came {
+                (came, came_at) = (now_came, now);
+            }
+        }
+    }
+
+    /// A sync has run, before which so many had come.
+    fn note_sync(&self, arrivals: u64, took: Duration) {
+        let before = self.last.arrivals.swap(arrivals, Ordering::Relaxed);
+        self.last.there.store(self.arrivals.load(Ordering::Relaxed) - before, Ordering::Relaxed);
+        self.last.took_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// There is nothing left to sync: either closing has done it, or it has failed, or it never came to this commit.
@@ -170,7 +227,7 @@ mod tests {
                             durable.fetch_max(upto, Ordering::SeqCst);
                             Ok(())
                         };
-                        group.wait(seq, &poison, || next.load(Ordering::SeqCst), sync).unwrap();
+                        group.wait(seq, &poison, || Duration::ZERO, || next.load(Ordering::SeqCst), sync).unwrap();
                         assert!(durable.load(Ordering::SeqCst) >= seq, "returned before it was durable");
                     }
                 });
@@ -183,7 +240,7 @@ mod tests {
     #[test]
     fn a_store_that_is_closed_meanwhile_has_not_failed() {
         let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
-        let error = group.wait(1, &poison, || 1, || Err(Error::Closed)).unwrap_err();
+        let error = group.wait(1, &poison, || Duration::ZERO, || 1, || Err(Error::Closed)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Closed);
         poison.check().unwrap();
         // Closing syncs what was committed before.
@@ -191,11 +248,17 @@ mod tests {
             group.note_durable(2);
             Err(Error::Closed)
         };
-        group.wait(2, &poison, || 3, closed).unwrap();
+        group.wait(2, &poison, || Duration::ZERO, || 3, closed).unwrap();
         assert_eq!((group.durable_seq(), group.syncs()), (2, 0));
-        assert_eq!(group.wait(3, &poison, || 3, || Err(Error::Closed)).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(
+            group.wait(3, &poison, || Duration::ZERO, || 3, || Err(Error::Closed)).unwrap_err().kind(),
+            ErrorKind::Closed
+        );
         poison.latch(&io::Error::other("broken disk"));
-        assert_eq!(group.wait(4, &poison, || 4, || Err(Error::Closed)).unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(
+            group.wait(4, &poison, || Duration::ZERO, || 4, || Err(Error::Closed)).unwrap_err().kind(),
+            ErrorKind::Poisoned
+        );
     }
 
     #[test]
@@ -213,7 +276,7 @@ mod tests {
                 .into_iter()
                 .map(|seq| {
                     let (group, poison, failing) = (&group, &poison, &failing);
-                    scope.spawn(move || group.wait(seq, poison, || 4, failing))
+                    scope.spawn(move || group.wait(seq, poison, || Duration::ZERO, || 4, failing))
                 })
                 .collect();
             for waiter in waiters {

@@ -204,7 +204,7 @@ fn readers_and_other_writers_wait_for_no_batch_that_is_on_its_way() {
     nobody_waits_for(&engine, &gate, 2, |engine| {
         let mut batch = Batch::new();
         (0..200).for_each(|number| batch.push_put(format!("{number}"), [1; 100]));
-        engine.commit_with(batch, Durability::Sync).unwrap();
+        assert!(engine.commit_with(batch, Durability::Sync).unwrap().is_committed());
     });
 }
 
