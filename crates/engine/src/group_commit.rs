@@ -79,7 +79,7 @@ pub(crate) struct GroupCommit {
     durable_seq: AtomicU64,
     /// How many syncs have run.
     syncs: AtomicU64,
-    /// How many have come to wait.
+    /// How many have come who had to wait.
     arrivals: AtomicU64,
     last: LastSync,
 }
@@ -125,7 +125,9 @@ impl GroupCommit {
         sync: impl Fn() -> Result<()>,
     ) -> Result<()> {
         let mut syncing = self.syncing.lock();
-        self.arrivals.fetch_add(1, Ordering::Relaxed);
+        if self.durable_seq() < seq {
+            self.arrivals.fetch_add(1, Ordering::Relaxed);
+        }
         loop {
             if self.durable_seq() >= seq {
                 return Ok(());
