@@ -145,7 +145,7 @@ impl GroupCommit {
         drop(syncing);
 
         self.gather(&elapsed);
-        let (there, began) = (self.arrivals.load(Ordering::Relaxed), elapsed());
+        let (arrivals, began) = (self.arrivals.load(Ordering::Relaxed), elapsed());
         // Read before the sync: what is published later may not be covered.
         let covered = published();
         step();
@@ -157,7 +157,7 @@ impl GroupCommit {
         if let Ok(Synced::Here) = result {
             self.note_durable(covered);
             self.syncs.fetch_add(1, Ordering::Relaxed);
-            self.note_sync(there, elapsed().saturating_sub(began));
+            self.note_sync(arrivals, elapsed().saturating_sub(began));
         }
         *self.syncing.lock() = false;
         self.done.notify_all();
