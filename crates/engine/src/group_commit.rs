@@ -239,6 +239,41 @@ mod tests {
         assert!(syncs < 160, "160 commits took {syncs} syncs: none was shared");
     }
 
+    /// How often a leader asks for the time, which passes by 10 µs each time, while `come` says who comes.
+    fn looks(group: &GroupCommit, come: impl Fn(u64)) -> u64 {
+        let asked = AtomicU64::new(0);
+        group.gather(&|| {
+            let asked = asked.fetch_add(1, Ordering::Relaxed) + 1;
+            come(asked);
+            Duration::from_micros(10 * asked)
+        });
+        asked.into_inner()
+    }
+
+    #[test]
+    fn a_leader_waits_for_those_who_were_there_and_for_nobody_who_stays_away() {
+        let group = GroupCommit::starting_at(0);
+        let one_comes = || {
+            group.arrivals.fetch_add(1, Ordering::Relaxed);
+        };
+        one_comes();
+        assert_eq!(looks(&group, |_| ()), 0, "nobody was there before");
+        group.note_sync(1, Duration::from_millis(1));
+        one_comes();
+        assert_eq!(looks(&group, |_| ()), 0, "a lone writer was alone");
+        // Two came while it synced: three were there.
+        one_comes();
+        one_comes();
+        group.note_sync(2, Duration::from_millis(1));
+        assert_eq!(looks(&group, |_| ()), 4, "25 us without anybody, and the look at which it began");
+        let third = |asked| {
+            if asked == 2 {
+                one_comes();
+            }
+        };
+        assert_eq!(looks(&group, third), 3, "the third has come, and is seen at the next look");
+    }
+
     #[test]
     fn a_store_that_is_closed_meanwhile_has_not_failed() {
         let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
