@@ -1,9 +1,15 @@
 //! Lines of a file, numbered, without taking a whole file or an endless line into memory.
+//!
+//! A byte order mark of UTF-8 at the start of the file is skipped: some editors write one. A key that begins with these
+//! bytes is written as a literal (see [`notation`](crate::notation)), so no record is lost to that.
 
 use std::io::{self, BufRead, Read};
 
 /// The longest line that is read, in bytes: the largest key and value, every byte of them escaped, and some room.
 const MAX_LINE_LEN_BYTES: u64 = 4 * ((1 << 30) + (1 << 16)) + 1024;
+
+/// U+FEFF in UTF-8.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads one line after the other into one buffer.
 pub(crate) struct Lines<R> {
@@ -19,7 +25,8 @@ impl<R: BufRead> Lines<R> {
         Self { reader, buffer: Vec::new(), number: 0, bytes_read: 0, max_len_bytes: MAX_LINE_LEN_BYTES }
     }
 
-    /// The next line without its end (`\n` or `\r\n`), or `None` after the last.
+    /// The next line without its end, or `None` after the last. A line ends in `\n` or `\r\n`; the last one may
+    /// also end in `\r`, or in nothing.
     ///
     /// A line that is too long is an error of kind [`io::ErrorKind::InvalidData`].
     pub(crate) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
@@ -31,14 +38,14 @@ impl<R: BufRead> Lines<R> {
         }
         self.number += 1;
         self.bytes_read += read as u64;
-        let line = match &self.buffer[..] {
-            [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] => line,
-            line if line.len() as u64 > self.max_len_bytes => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than any record can be"));
-            }
-            line => line,
-        };
-        Ok(Some(line))
+        let line = &self.buffer[..];
+        if line.len() as u64 > self.max_len_bytes && !line.ends_with(b"\n") {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is longer than any record can be"));
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mark = if self.number == 1 { BYTE_ORDER_MARK } else { b"" };
+        Ok(Some(line.strip_prefix(mark).unwrap_or(line)))
     }
 
     /// The number of the line read last, from 1.
@@ -66,7 +73,15 @@ mod tests {
         assert_eq!(all(b""), Vec::<Vec<u8>>::new());
         assert_eq!(all(b"a\nb"), [b"a", b"b"]);
         assert_eq!(all(b"a\r\nb\n"), [b"a", b"b"]);
-        assert_eq!(all(b"\n\na\r"), [&b""[..], b"", b"a\r"]);
+        assert_eq!(all(b"\n\na\r"), [&b""[..], b"", b"a"]);
+        assert_eq!(all(b"a\r\r\nb\r\r"), [b"a\r", b"b\r"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_at_the_start_of_the_file_alone() {
+        assert_eq!(all(b"\xef\xbb\xbfa\n\xef\xbb\xbfb"), [&b"a"[..], b"\xef\xbb\xbfb"]);
+        assert_eq!(all(b"\xef\xbb\xbf\xef\xbb\xbfa"), [b"\xef\xbb\xbfa"]);
+        assert_eq!(all(b"\xef\xbb"), [b"\xef\xbb"]);
     }
 
     #[test]

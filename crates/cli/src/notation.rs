@@ -4,7 +4,7 @@
 //! what `get`, `prefix` and `scan` print, and in TSV files.
 //!
 //! * **Plain text stands for itself.** Text is plain if it is UTF-8, has no control character (tab and line feed are among
-//!   them), and does not start with `b"`. Backslashes and quotes in it mean nothing, so JSON passes through unchanged.
+//!   them), and does not start with `b"` or a byte order mark, which readers of files skip. Backslashes and quotes in it mean nothing, so JSON passes through unchanged.
 //! * **Everything else is a byte-string literal**, as Rust and Python write it: `b"` … `"`, holding printable ASCII and the
 //!   escapes `\t \n \r \0 \\ \"` and `\xNN` (two hex digits, any case, any byte).
 //!
@@ -14,6 +14,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+
+use crate::lines::BYTE_ORDER_MARK;
 
 const OPENING: &[u8] = b"b\"";
 
@@ -38,7 +40,7 @@ impl fmt::Display for BadLiteral {
 
 /// The bytes as text, if they are plain.
 pub(crate) fn plain(bytes: &[u8]) -> Option<&str> {
-    if bytes.starts_with(OPENING) {
+    if bytes.starts_with(OPENING) || bytes.starts_with(BYTE_ORDER_MARK) {
         return None;
     }
     let text = std::str::from_utf8(bytes).ok()?;

@@ -51,6 +51,29 @@ fn every_byte_survives_both_formats() {
 }
 
 #[test]
+fn a_byte_order_mark_and_a_last_line_without_end_are_no_part_of_a_record() {
+    for (name, text) in [
+        ("in.tsv", "\u{feff}a\t1\r\nb\t2\r"),
+        ("in.jsonl", "\u{feff}{\"key\":\"a\",\"value\":\"1\"}\r\n{\"key\":\"b\",\"value\":\"2\"}\r"),
+    ] {
+        let tool = Tool::new();
+        tool.write(name, text);
+        tool.ok(["import", name]);
+        assert_eq!(tool.ok(["export"]), "a\t1\nb\t2\n", "{name}");
+    }
+    // A key that begins with these bytes comes back from both formats, as the first record too.
+    let tool = Tool::new();
+    tool.write("in.tsv", "b\"\\xef\\xbb\\xbf\"\t1\n");
+    tool.ok(["import", "in.tsv"]);
+    let tsv = tool.run(["export"]).out;
+    for name in ["out.tsv", "out.jsonl"] {
+        tool.ok(["export", "-o", name]);
+        tool.ok(["--data-dir", name.trim_start_matches("out."), "import", name]);
+        assert!(tool.run(["--data-dir", name.trim_start_matches("out."), "export"]).out == tsv, "{name}");
+    }
+}
+
+#[test]
 fn a_malformed_line_is_named_and_what_came_before_stays() {
     for (name, good, bad, words) in [
         ("a.tsv", "k1\tv\nk2\tv\n\n", "no tab\n", "a.tsv, line 4: 0 tabs"),

@@ -33,7 +33,8 @@ Examples:
 
 Formats, told by the file's name (.jsonl, .ndjson and .json are JSON Lines, all else TSV) or by --format:
   tsv    key, one tab, value. Fields are plain text as it is, backslashes included, or byte-string
-         literals b\"...\" (see `htkvctl --help`). Lines end in LF or CR LF.
+         literals b\"...\" (see `htkvctl --help`). Lines end in LF or CR LF; a byte order mark at the
+         start of the file is skipped.
   jsonl  {\"key\":\"...\",\"value\":\"...\"}, bytes that are not UTF-8 as {\"base64\":\"...\"}
 
 Records are committed in atomic batches. A malformed line is named with its number and stops the import; \
