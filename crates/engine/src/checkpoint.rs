@@ -14,7 +14,6 @@ mod fold;
 mod load;
 mod merge;
 mod numbers;
-mod old;
 mod records;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@
 //! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 unless told otherwise (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
 //! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call; what each survives: `docs/DURABILITY.md` |
 //! | memory | about 110 bytes for a key of 16 bytes, whatever its value; compaction takes about 11 MiB more while it runs; values are the page cache's. `max_index_memory_bytes` caps the index |
-//! | threads | share the engine in an `Arc`. It has up to four threads of its own (syncing, upkeep of the log's tail, sealing, compaction) and, with `worker_threads`, one that commits; iterators and snapshots own what they need |
+//! | threads | share the engine in an `Arc`. It has 5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`) and, with `worker_threads`, one that commits; iterators and snapshots own what they need |
 //! | features | `metrics` and `tracing`: counts, times and spans for the facades of these names; `sim`: the simulated file system. None is on by default, and none costs anything while off |
 //! | format | version 1, byte by byte in `docs/FORMAT.md`; every released version stays readable, an unknown one is refused |
 
@@ -85,3 +85,7 @@ pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};
 pub use traits::{KvEngine, SnapshotEngine};
 pub use value::Value;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

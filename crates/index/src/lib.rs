@@ -84,3 +84,7 @@ pub const HINT_BITS: u32 = segment::HINT_BITS;
 
 /// The longest key that a map takes, in bytes: 4 GiB − 1.
 pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,8 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hightower_log::{
-    CommandRef, FORMAT_VERSION, Placement, RecordContext, SegmentHeader, SegmentKind, decode, encode, encode_head,
-    payload_checksum,
+    CommandRef, Placement, RecordContext, SegmentHeader, SegmentKind, decode, encode, encode_head, payload_checksum,
 };
 
 const KEY: &[u8; 16] = b"0123456789abcdef";
@@ -56,7 +55,6 @@ fn fixed(criterion: &mut Criterion) {
         bencher.iter(|| encode_head(&context, OFFSET, black_box(&command(&value)), PLACEMENT, checksum).unwrap());
     });
     let header = SegmentHeader {
-        version: FORMAT_VERSION,
         id: 1,
         kind: SegmentKind::Append,
         features: 0,

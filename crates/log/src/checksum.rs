@@ -3,12 +3,11 @@
 //! A record's check is made of two hashes, because the two halves become known at different times: the payload's (key and value) as soon as
 //! the caller hands them over, the head's only once the commit order gives the record its offset. Joining them is one operation. Both are
 //! XXH3 with 64 bits (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): a record of a hundred bytes takes it half of the
-//! time of a CRC, and every read pays for one. Segments of format version 1 have CRC-32 (RFC 1952) in its place, and are only read.
+//! time of a CRC, and every read pays for one.
 
-use crc32fast::Hasher;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::header::{Checks, RecordContext};
+use crate::header::RecordContext;
 use crate::mutants::planted;
 
 /// The checksum of a record's payload, which needs neither offset nor segment: compute it before taking any lock.
@@ -35,20 +34,14 @@ impl HeadSum {
     pub(crate) fn new(context: &RecordContext, offset: u32, fields: &[u8]) -> Self {
         let salt = if planted("salt_ignored") { 0 } else { context.salt };
         let offset = if planted("offset_ignored") { 0 } else { offset };
-        match context.checks {
-            Checks::Xxh3 => Self(xxh3_64_with_seed(fields, seed(salt, offset))),
-            Checks::Crc32 => Self(crc(old_seed(salt, offset), fields).into()),
-        }
+        Self(xxh3_64_with_seed(fields, seed(salt, offset)))
     }
 
     /// The check of the head alone, in an appended record.
     #[inline]
-    pub(crate) fn head_check(self, checks: Checks) -> u16 {
-        let [a, b, c, d, ..] = self.0.to_le_bytes();
-        match checks {
-            Checks::Xxh3 => u16::from_le_bytes([a, b]),
-            Checks::Crc32 => u16::from_le_bytes([a ^ c, b ^ d]),
-        }
+    pub(crate) fn head_check(self) -> u16 {
+        let [a, b, ..] = self.0.to_le_bytes();
+        u16::from_le_bytes([a, b])
     }
 
     /// The check of a record with this payload.
@@ -57,21 +50,6 @@ impl HeadSum {
         // The upper half: the head's own check is of the lower.
         let [.., a, b, c, d] = (self.0 ^ payload_checksum).to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
-    }
-
-    /// The check that is to be expected of a record with this key and value, which lie side by side.
-    #[inline]
-    pub(crate) fn check_of(self, checks: Checks, key: &[u8], value: &[u8]) -> u32 {
-        match checks {
-            Checks::Xxh3 => self.check(payload_checksum(key, value)),
-            Checks::Crc32 => self.old_check(key, value),
-        }
-    }
-
-    #[cold]
-    fn old_check(self, key: &[u8], value: &[u8]) -> u32 {
-        let [a, b, c, d, ..] = self.0.to_le_bytes();
-        crc(u32::from_le_bytes([a, b, c, d]), &crc(crc(0, key), value).to_le_bytes())
     }
 }
 
@@ -82,21 +60,6 @@ impl HeadSum {
 #[inline]
 fn seed(salt: u64, offset: u32) -> u64 {
     salt.wrapping_add(u64::from(offset).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-}
-
-/// The same in format version 1.
-fn old_seed(salt: u64, offset: u32) -> u32 {
-    let [a, b, c, d, e, f, g, h] = salt.to_le_bytes();
-    let low = u32::from_le_bytes([a, b, c, d]);
-    let high = u32::from_le_bytes([e, f, g, h]);
-    (offset.wrapping_mul(0x9e37_79b1) ^ low).wrapping_add(high)
-}
-
-/// The CRC-32 of `bytes`, going on from `start`.
-pub(crate) fn crc(start: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = Hasher::new_with_initial(start);
-    hasher.update(bytes);
-    hasher.finalize()
 }
 
 #[cfg(test)]

@@ -146,9 +146,6 @@ pub enum EncodeError {
         /// How long it is.
         len_bytes: usize,
     },
-    /// Records are only written in the newest format version.
-    #[error("a segment of an earlier format version takes no more records")]
-    OldVersion,
     /// The record claims that bytes behind its own start were durable before it was written.
     #[error("a record at offset {offset} cannot know {durable} bytes to be durable")]
     DurableBeyondRecord {

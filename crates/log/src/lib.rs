@@ -16,11 +16,10 @@
 //! # Example
 //!
 //! ```
-//! use hightower_log::{Command, FORMAT_VERSION, Placement, RecordBody, SegmentHeader, SegmentKind, decode, encode};
+//! use hightower_log::{Command, Placement, RecordBody, SegmentHeader, SegmentKind, decode, encode};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let header = SegmentHeader {
-//!     version: FORMAT_VERSION,
 //!     id: 1,
 //!     kind: SegmentKind::Append,
 //!     features: 0,
@@ -83,3 +82,7 @@ pub use record::{
     MAX_HEAD_LEN_BYTES, Placement, Probe, Record, RecordBody, RecordHead, SetValue, decode, decode_value, encode,
     encode_head, encode_seal, encoded_len, probe,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,4 @@
-//! The format, pinned: the same commands must give the bytes in `tests/golden/records.txt`, byte for byte; and what version 1 wrote,
-//! `tests/golden/records_v1.txt`, still says the same.
+//! The format, pinned: the same commands must give the bytes in `tests/golden/records.txt`, byte for byte.
 //!
 //! Those lines are a promise to every store that was ever written. Writing them anew is a deliberate act, after the format
 //! version was raised: `HIGHTOWER_REGENERATE_GOLDEN=1 cargo test -p hightower-log --test golden`.
@@ -16,22 +15,19 @@ use std::fs;
 use std::path::PathBuf;
 
 use hightower_log::{
-    CommandRef, DecodeError, EncodeError, FORMAT_VERSION, Placement, RecordBody, RecordContext, SegmentHeader,
-    SegmentKind, decode, encode, encode_seal, probe,
+    CommandRef, DecodeError, FORMAT_VERSION, Placement, RecordBody, RecordContext, SegmentHeader, SegmentKind, decode,
+    encode, encode_seal, probe,
 };
 
 const APPENDED: Placement = Placement::Appended { durable: 64, continues: false };
 const CONTINUES: Placement = Placement::Appended { durable: 0, continues: true };
 
-/// Where the bytes of a format version are.
-fn path(version: u16) -> PathBuf {
-    let name = if version == FORMAT_VERSION { "records.txt".to_owned() } else { format!("records_v{version}.txt") };
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records.txt")
 }
 
-fn header(version: u16, kind: SegmentKind) -> SegmentHeader {
+fn header(kind: SegmentKind) -> SegmentHeader {
     SegmentHeader {
-        version,
         id: 3,
         kind,
         features: 0,
@@ -91,9 +87,9 @@ fn commands() -> Vec<(&'static str, u32, Placement, CommandRef<'static>)> {
 fn lines() -> String {
     let mut text = String::new();
     for (name, kind) in [("header-append", SegmentKind::Append), ("header-compacted", SegmentKind::Compacted)] {
-        writeln!(text, "{name} {}", hex(&header(FORMAT_VERSION, kind).encode())).unwrap();
+        writeln!(text, "{name} {}", hex(&header(kind).encode())).unwrap();
     }
-    let context = header(FORMAT_VERSION, SegmentKind::Append).context();
+    let context = header(SegmentKind::Append).context();
     for (name, offset, placement, command) in commands() {
         let mut bytes = Vec::new();
         encode(&mut bytes, &context, offset, &command, placement).unwrap();
@@ -105,9 +101,9 @@ fn lines() -> String {
     text
 }
 
-/// The bytes that a golden file has under a name.
-fn golden(version: u16, name: &str) -> Vec<u8> {
-    let text = fs::read_to_string(path(version)).unwrap();
+/// The bytes that the golden file has under a name.
+fn golden(name: &str) -> Vec<u8> {
+    let text = fs::read_to_string(path()).unwrap();
     let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
     let mut bytes = unhex(line.rsplit(' ').next().unwrap());
     // The tail of a long record is its value, which the file does not repeat.
@@ -120,9 +116,9 @@ fn golden(version: u16, name: &str) -> Vec<u8> {
 #[test]
 fn encodings_are_the_golden_ones() {
     if std::env::var_os("HIGHTOWER_REGENERATE_GOLDEN").is_some() {
-        fs::write(path(FORMAT_VERSION), lines()).unwrap();
+        fs::write(path(), lines()).unwrap();
     }
-    let golden = fs::read_to_string(path(FORMAT_VERSION)).unwrap();
+    let golden = fs::read_to_string(path()).unwrap();
     for (golden, now) in golden.lines().zip(lines().lines()) {
         assert_eq!(golden, now);
     }
@@ -130,50 +126,31 @@ fn encodings_are_the_golden_ones() {
 }
 
 #[test]
-fn golden_bytes_of_every_version_decode_to_their_commands() {
-    for version in 1..=FORMAT_VERSION {
-        let context = header(version, SegmentKind::Append).context();
-        for (name, offset, placement, command) in commands() {
-            let bytes = golden(version, name);
-            let record = decode(&bytes, &context, offset).unwrap();
-            assert_eq!(record.body, RecordBody::Command(command), "{name} of version {version}");
-            assert_eq!(record.placement, placement, "{name} of version {version}");
-            assert_eq!(probe(&bytes, &context, offset).is_some(), placement != Placement::Relocated, "{name}");
-        }
-        let seal = golden(version, "seal");
-        let sealed = RecordBody::Seal { max_version: 7_777, timestamp: 1_700_000_000_500 };
-        assert_eq!(decode(&seal, &context, 500).unwrap().body, sealed);
-        for (name, kind) in [("header-append", SegmentKind::Append), ("header-compacted", SegmentKind::Compacted)] {
-            assert_eq!(SegmentHeader::decode(&golden(version, name)), Ok(header(version, kind)), "{name}");
-        }
+fn golden_bytes_decode_to_their_commands() {
+    let context = header(SegmentKind::Append).context();
+    for (name, offset, placement, command) in commands() {
+        let bytes = golden(name);
+        let record = decode(&bytes, &context, offset).unwrap();
+        assert_eq!(record.body, RecordBody::Command(command), "{name}");
+        assert_eq!(record.placement, placement, "{name}");
+        assert_eq!(probe(&bytes, &context, offset).is_some(), placement != Placement::Relocated, "{name}");
+    }
+    let sealed = RecordBody::Seal { max_version: 7_777, timestamp: 1_700_000_000_500 };
+    assert_eq!(decode(&golden("seal"), &context, 500).unwrap().body, sealed);
+    for (name, kind) in [("header-append", SegmentKind::Append), ("header-compacted", SegmentKind::Compacted)] {
+        assert_eq!(SegmentHeader::decode(&golden(name)), Ok(header(kind)), "{name}");
     }
 }
 
 #[test]
-fn no_bit_of_an_old_record_can_be_flipped() {
-    let context = header(1, SegmentKind::Append).context();
-    for (name, offset, ..) in commands() {
-        let mut bytes = golden(1, name);
-        for bit in 0..bytes.len().min(400) * 8 {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&bytes, &context, offset).is_err(), "bit {bit} of {name}");
-            bytes[bit / 8] ^= 1 << (bit % 8);
-        }
-        assert!(decode(&bytes, &context, offset + 1).is_err(), "{name} at another offset");
-        assert!(decode(&bytes, &header(2, SegmentKind::Append).context(), offset).is_err(), "{name} as of version 2");
-    }
-}
-
-#[test]
-fn records_are_written_in_the_newest_version_alone() {
-    let old = RecordContext::new(1, 0, 0).with_version(1).unwrap();
-    let command = CommandRef::Delete { key: b"key", version: 1, timestamp: 1 };
-    let mut bytes = Vec::new();
-    assert_eq!(encode(&mut bytes, &old, 64, &command, APPENDED), Err(EncodeError::OldVersion));
-    assert_eq!(encode_seal(&old, 64, 0, 1, 1).unwrap_err(), EncodeError::OldVersion);
+fn another_version_is_refused() {
+    let mut bytes = golden("header-append");
     for version in [0, FORMAT_VERSION + 1] {
+        bytes[8..10].copy_from_slice(&version.to_le_bytes());
+        let check = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&check.to_le_bytes());
         let refused = DecodeError::UnsupportedVersion { found: version, supported: FORMAT_VERSION };
-        assert_eq!(old.with_version(version), Err(refused));
+        assert_eq!(SegmentHeader::decode(&bytes), Err(refused));
     }
 }
 

@@ -178,7 +178,7 @@ proptest! {
 
     #[test]
     fn a_flipped_bit_in_a_header_is_an_error(id in any::<u32>(), salt in any::<u64>(), seq in any::<u64>(), at in 0_usize..64, bit in 0_u32..8) {
-        let header = SegmentHeader { version: FORMAT_VERSION, id, kind: SegmentKind::Append, features: 0, salt, base_seq: seq, base_version: seq, base_timestamp: -1 };
+        let header = SegmentHeader { id, kind: SegmentKind::Append, features: 0, salt, base_seq: seq, base_version: seq, base_timestamp: -1 };
         let mut bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         bytes[at] ^= 1_u8 << bit;
@@ -249,7 +249,6 @@ fn zeros_are_no_record() {
 #[test]
 fn later_formats_are_refused_by_name() {
     let header = SegmentHeader {
-        version: FORMAT_VERSION,
         id: 1,
         kind: SegmentKind::Append,
         features: 0,

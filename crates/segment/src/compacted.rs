@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
-use hightower_log::{FORMAT_VERSION, RecordContext, SegmentHeader, SegmentKind};
+use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
 use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
@@ -71,7 +71,6 @@ impl CompactedWriter {
         let _preparing = shared.preparing.lock();
         let mut spare = shared.compaction_file(capacity, purpose)?;
         let header = SegmentHeader {
-            version: FORMAT_VERSION,
             id: shared.take_id()?,
             kind: SegmentKind::Compacted,
             features: 0,

@@ -110,3 +110,7 @@ pub use segment::Segment;
 pub use store::{Recovery, SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;
 pub use tail::AppendMode;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

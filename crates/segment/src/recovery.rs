@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use hightower_log::{FORMAT_VERSION, RecordContext, SegmentHeader, SegmentKind};
+use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
@@ -155,8 +155,8 @@ fn find(fs: &dyn Fs, dir: &Path, entry: SegmentEntry, salvage: bool) -> Result<F
     };
     let header = match read_header(file.as_ref(), &path, &entry) {
         Ok(header) => header,
-        // The manifest knows all of it but the format version, which is the newest unless the bytes say otherwise.
-        Err(_) if salvage => header_of(&entry, version_in(file.as_ref())),
+        // The manifest knows all that the header says.
+        Err(_) if salvage => header_of(&entry),
         Err(error) => return Err(error),
     };
     let mapping = file.map(len as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
@@ -169,7 +169,7 @@ fn read_header(file: &dyn File, path: &Path, entry: &SegmentEntry) -> Result<Seg
     let read = read_full_at(file, &mut bytes, 0).map_err(|error| SegmentError::io("read", path, error))?;
     let header = SegmentHeader::decode(bytes.get(..read).unwrap_or_default())
         .map_err(|error| SegmentError::decode(path, 0, error))?;
-    let expected = header_of(entry, header.version);
+    let expected = header_of(entry);
     let fields = [
         ("id", expected.id.into(), u64::from(header.id)),
         ("salt", expected.salt, header.salt),
@@ -186,16 +186,8 @@ fn read_header(file: &dyn File, path: &Path, entry: &SegmentEntry) -> Result<Seg
     }
 }
 
-/// The format version in a header that is damaged elsewhere, or the newest.
-fn version_in(file: &dyn File) -> u16 {
-    let mut bytes = [0; SegmentHeader::LEN];
-    let read = read_full_at(file, &mut bytes, 0).unwrap_or(0);
-    SegmentHeader::decode_version(bytes.get(..read).unwrap_or_default()).unwrap_or(FORMAT_VERSION)
-}
-
-fn header_of(entry: &SegmentEntry, version: u16) -> SegmentHeader {
+fn header_of(entry: &SegmentEntry) -> SegmentHeader {
     SegmentHeader {
-        version,
         id: entry.id,
         kind: entry.kind,
         features: 0,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
-use hightower_log::{FORMAT_VERSION, SegmentHeader, SegmentKind};
+use hightower_log::{SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
 use crate::fs::{Access, File, retry_interrupted, write_all_at};
@@ -284,7 +284,6 @@ impl Shared {
             _ => self.random()?,
         };
         Ok(SegmentHeader {
-            version: FORMAT_VERSION,
             id: self.take_id()?,
             kind: SegmentKind::Append,
             features: 0,

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::place::Place;
 
 const MAGIC: [u8; 8] = *b"HTKVEXP\n";
-/// The version that is written: that of the segments whose records it has.
+/// The version of streams, which is that of the records in them.
 const VERSION: u16 = hightower_log::FORMAT_VERSION;
 const HEADER_LEN: usize = 64;
 const FRAME_HEADER_LEN: usize = 24;
@@ -58,7 +58,6 @@ pub struct ImportReport {
 /// What versions and timestamps are counted from, and a number of this stream's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
-    version: u16,
     store_id: [u8; 16],
     seq: u64,
     max_version: u64,
@@ -70,7 +69,7 @@ impl Header {
     fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
         bytes[12..28].copy_from_slice(&self.store_id);
         bytes[28..36].copy_from_slice(&self.seq.to_le_bytes());
         bytes[36..44].copy_from_slice(&self.max_version.to_le_bytes());
@@ -89,14 +88,14 @@ impl Header {
             return Err(damaged(60, "wrong checksum of the header"));
         }
         let found = u32_at(bytes, 8);
-        let Some(version) = u16::try_from(found).ok().filter(|version| (1..=VERSION).contains(version)) else {
-            let detail = format!("an export of version {found:#x}: this build reads 1 to {VERSION}; use a newer build");
+        if found != u32::from(VERSION) {
+            let detail =
+                format!("an export of version {found:#x}: this build reads version {VERSION}; use another build");
             return Err(Error::VersionUnsupported { path: "the stream".into(), detail });
-        };
+        }
         let mut store_id = [0; 16];
         store_id.copy_from_slice(&bytes[12..28]);
         Ok(Self {
-            version,
             store_id,
             seq: u64_at(bytes, 28),
             max_version: u64_at(bytes, 36),
@@ -106,10 +105,8 @@ impl Header {
     }
 
     /// What the records of a frame are encoded against: no two frames share it.
-    fn context(&self, frame: u64) -> Result<RecordContext> {
+    fn context(&self, frame: u64) -> RecordContext {
         RecordContext::new(self.salt.wrapping_add(frame), self.max_version, self.timestamp)
-            .with_version(self.version)
-            .map_err(|error| Error::VersionUnsupported { path: "the stream".into(), detail: error.to_string() })
     }
 }
 
@@ -194,7 +191,7 @@ impl FrameWriter<'_> {
 
     fn add(&mut self, command: hightower_log::CommandRef<'_>) -> Result<()> {
         let offset = FIRST_OFFSET + u32::try_from(self.frame.len()).unwrap_or(u32::MAX - FIRST_OFFSET);
-        let context = self.header.context(self.number)?;
+        let context = self.header.context(self.number);
         encode(&mut self.frame, &context, offset, &command, Placement::Relocated)
             .map_err(|error| Error::Validation(error.to_string().into()))?;
         self.in_frame += 1;
@@ -240,7 +237,6 @@ impl Core {
     ) -> Result<ExportReport> {
         let salt = self.components.entropy.next_u64();
         let header = Header {
-            version: VERSION,
             store_id: self.store().map_or([0; 16], |store| store.manifest().store_id),
             seq: snapshot.seq(),
             max_version: self.latest_version(),
@@ -346,7 +342,7 @@ impl FrameReader<'_> {
                 let total = u64_at(&frame, 0);
                 return if total == report.records { Ok(report) } else { Err(damaged(start, "frames are missing")) };
             }
-            report.records += commit_frame(engine, &frame, &header.context(number)?, head.records, start)?;
+            report.records += commit_frame(engine, &frame, &header.context(number), head.records, start)?;
         }
         Ok(report)
     }
@@ -387,42 +383,23 @@ pub(crate) fn commit(engine: &SingleNodeEngine, commands: Vec<Command>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{FrameHeader, Header, LAST, import_snapshot};
-    use crate::{Components, SingleNodeEngine, StoreConfig};
+    use super::{Header, VERSION, import_snapshot};
+    use crate::{Components, Error};
 
-    /// A relocated set of `key` to `value` with version 5,001, as format version 1 wrote it at offset 64: the golden bytes of the log crate.
-    const OLD_RECORD: [u8; 18] = *b"\x30\xaa\x1b\xf1\x21\x00\x03\x05\x01\x7bkeyvalue";
-
-    fn old_stream(version: u16) -> Vec<u8> {
-        let salt = 0x0123_4567_89ab_cdef;
+    #[test]
+    fn a_stream_of_another_version_is_refused() {
         let header =
-            Header { version, store_id: [7; 16], seq: 9, max_version: 5_000, salt, timestamp: 1_700_000_000_000 };
-        let mut stream = header.encode().to_vec();
-        for (number, records, bytes) in [(0, 1, &OLD_RECORD[..]), (1, LAST, &1_u64.to_le_bytes()[..])] {
-            let len_bytes = u32::try_from(bytes.len()).unwrap();
-            let head = FrameHeader { number, len_bytes, records, check: crc32fast::hash(bytes) };
-            stream.extend(head.encode(salt));
-            stream.extend(bytes);
-        }
-        stream
-    }
-
-    #[test]
-    fn a_stream_of_version_1_is_read() {
+            Header { store_id: [7; 16], seq: 9, max_version: 5_000, salt: 5, timestamp: 1_700_000_000_000 }.encode();
+        assert!(Header::decode(&header).is_ok());
         let dir = tempfile::tempdir().unwrap();
-        let moved = dir.path().join("moved");
-        import_snapshot(&Components::default(), &mut &old_stream(1)[..], &moved).unwrap();
-        let engine = SingleNodeEngine::with_config(StoreConfig::at(&moved)).unwrap();
-        let (value, version) = engine.get_versioned("key").unwrap().unwrap();
-        assert_eq!((&value[..], version), (&b"value"[..], 5_001));
-    }
-
-    #[test]
-    fn another_version_reads_the_same_bytes_as_damage_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        for version in [0, 2, 3] {
+        for version in [VERSION - 1, VERSION + 1] {
+            let mut other = header;
+            other[8..10].copy_from_slice(&version.to_le_bytes());
+            let check = crc32fast::hash(&other[..60]);
+            other[60..].copy_from_slice(&check.to_le_bytes());
             let moved = dir.path().join(version.to_string());
-            assert!(import_snapshot(&Components::default(), &mut &old_stream(version)[..], &moved).is_err());
+            let refused = import_snapshot(&Components::default(), &mut &other[..], &moved);
+            assert!(matches!(refused, Err(Error::VersionUnsupported { .. })), "{refused:?}");
             assert!(!moved.exists());
         }
     }

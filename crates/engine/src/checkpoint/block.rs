@@ -6,10 +6,9 @@
 
 use hightower_log::limits::MAX_KEY_LEN_BYTES;
 
-use crate::checkpoint::codec::{CheckpointError, TAGGED_VERSION, WIDE_VERSION, damaged};
+use crate::checkpoint::codec::{CheckpointError, damaged};
 use crate::checkpoint::column::{Column, put_column};
 use crate::checkpoint::numbers::Numbers;
-use crate::checkpoint::old::{first_tagged_key, first_wide_key};
 
 /// A key, and where its newest record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,23 +154,15 @@ pub(crate) struct Block<'a> {
     pub(crate) count: usize,
     /// Where it begins in the file.
     pub(crate) at: usize,
-    /// The version of the file.
-    pub(crate) version: u16,
-    /// The covered segments, as they stand in the file.
-    pub(crate) segments: &'a [u8],
 }
 
 impl<'a> Block<'a> {
     /// The key of its first entry.
     pub(crate) fn first_key(&self) -> Result<&'a [u8], CheckpointError> {
-        let key = match self.version {
-            WIDE_VERSION => first_wide_key(self.bytes, self.count),
-            TAGGED_VERSION => first_tagged_key(self.bytes),
-            _ => Columns::of(self).and_then(|columns| {
-                let len = usize::try_from(columns.key_len.get(0)).ok()?;
-                self.bytes.get(columns.end..)?.get(..len)
-            }),
-        };
+        let key = Columns::of(self).and_then(|columns| {
+            let len = usize::try_from(columns.key_len.get(0)).ok()?;
+            self.bytes.get(columns.end..)?.get(..len)
+        });
         key.filter(|key| !key.is_empty()).ok_or_else(|| damaged(self.at, "a block without a first key"))
     }
 }
@@ -179,22 +170,22 @@ impl<'a> Block<'a> {
 /// Reads the entries of blocks one after the other. Kept for many blocks, it allocates once.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
-    pub(super) block: Block<'a>,
+    block: Block<'a>,
     columns: Columns<'a>,
     /// Where it reads on.
-    pub(super) at: usize,
-    pub(super) done: usize,
+    at: usize,
+    done: usize,
     /// How many of the offsets were read.
     offsets: usize,
     ends: Ends,
-    pub(super) key: Vec<u8>,
-    pub(super) value: EntryValue,
+    key: Vec<u8>,
+    value: EntryValue,
 }
 
 impl<'a> Cursor<'a> {
     /// A cursor that stands nowhere.
     pub(crate) fn new() -> Self {
-        let block = Block { bytes: &[], count: 0, at: 0, version: 0, segments: &[] };
+        let block = Block { bytes: &[], count: 0, at: 0 };
         let (columns, ends) = (Columns::default(), Ends::above(0));
         Self { block, columns, at: 0, done: 0, offsets: 0, ends, key: Vec::new(), value: EntryValue::default() }
     }
@@ -208,12 +199,9 @@ impl<'a> Cursor<'a> {
         (self.block, self.at, self.done, self.offsets) = (block, 0, 0, 0);
         self.key.clear();
         self.value = EntryValue::default();
-        if ![WIDE_VERSION, TAGGED_VERSION].contains(&block.version) {
-            self.columns = Columns::of(&block).ok_or_else(|| damaged(block.at, "columns that cannot be a block's"))?;
-            self.at = self.columns.end;
-            (self.ends.first, self.ends.known) =
-                (usize::try_from(self.columns.covered.least()).unwrap_or(usize::MAX), 0);
-        }
+        self.columns = Columns::of(&block).ok_or_else(|| damaged(block.at, "columns that cannot be a block's"))?;
+        self.at = self.columns.end;
+        (self.ends.first, self.ends.known) = (usize::try_from(self.columns.covered.least()).unwrap_or(usize::MAX), 0);
         Ok(())
     }
 
@@ -232,17 +220,11 @@ impl<'a> Cursor<'a> {
     /// If the bytes are no entry, or the keys do not rise.
     #[inline]
     pub(crate) fn advance(&mut self) -> Result<bool, CheckpointError> {
-        let version = self.block.version;
         if self.done == self.block.count {
-            let is_over = version == WIDE_VERSION || self.at == self.block.bytes.len();
+            let is_over = self.at == self.block.bytes.len();
             return if is_over { Ok(false) } else { Err(damaged(self.block.at, "a block that is too long")) };
         }
-        let read = match version {
-            WIDE_VERSION => self.read_wide(),
-            TAGGED_VERSION => self.read_tagged(),
-            _ => self.read(),
-        };
-        if read.is_none() {
+        if self.read().is_none() {
             return Err(damaged(self.block.at, "an entry that cannot be one"));
         }
         self.done += 1;
@@ -277,7 +259,7 @@ impl<'a> Cursor<'a> {
 
     /// The next key is as the last one up to there, and goes on with new bytes. `None` if it would not be above the last one.
     #[inline]
-    pub(super) fn replace_key(&mut self, shared: usize, new: &[u8]) -> Option<()> {
+    fn replace_key(&mut self, shared: usize, new: &[u8]) -> Option<()> {
         let replaced = self.key.get(shared..)?;
         if shared + new.len() > MAX_KEY_LEN_BYTES || new.is_empty() || new.first() <= replaced.first() {
             return None;
@@ -291,7 +273,6 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::{Block, BlockWriter, Cursor, Entry, EntryValue};
-    use crate::checkpoint::codec::{TAGGED_VERSION, VERSION, WIDE_VERSION};
 
     fn entry(key: &[u8], version: u64, covered: usize, offset: u32, len_bytes: u32) -> Entry<'_> {
         Entry { key, value: EntryValue { version, covered, offset, len_bytes, is_tombstone: version % 2 == 1 } }
@@ -326,7 +307,7 @@ mod tests {
             entry(&longer, 4, 1, 14, 9),
         ];
         let bytes = block(&entries);
-        let block = Block { bytes: &bytes, count: entries.len(), at: 128, version: VERSION, segments: &[] };
+        let block = Block { bytes: &bytes, count: entries.len(), at: 128 };
         assert_eq!(block.first_key(), Ok(&b"a"[..]));
         let mut cursor = Cursor::new();
         cursor.begin(block).unwrap();
@@ -376,9 +357,7 @@ mod tests {
                 .collect();
             let bytes = block(&entries);
             let mut cursor = Cursor::new();
-            cursor
-                .begin(Block { bytes: &bytes, count: entries.len(), at: 0, version: VERSION, segments: &[] })
-                .unwrap();
+            cursor.begin(Block { bytes: &bytes, count: entries.len(), at: 0 }).unwrap();
             for entry in &entries {
                 assert_eq!(cursor.advance(), Ok(true));
                 assert_eq!(cursor.entry(), *entry);
@@ -392,7 +371,7 @@ mod tests {
     #[test]
     fn hostile_bytes_neither_panic_nor_pass_for_rising_keys() {
         let mut state = 1_u64;
-        for version in [WIDE_VERSION, TAGGED_VERSION, VERSION] {
+        {
             for _ in 0..20_000 {
                 let bytes: Vec<u8> = (0..64)
                     .map(|_| {
@@ -401,7 +380,7 @@ mod tests {
                     })
                     .collect();
                 let mut cursor = Cursor::new();
-                let block = Block { bytes: &bytes, count: 6, at: 0, version, segments: &[] };
+                let block = Block { bytes: &bytes, count: 6, at: 0 };
                 let _first = block.first_key();
                 if cursor.begin(block).is_err() {
                     continue;

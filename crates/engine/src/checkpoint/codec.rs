@@ -16,12 +16,7 @@ use crate::checkpoint::block::{Block, Cursor};
 use crate::mutants::planted;
 
 pub(crate) const MAGIC: [u8; 8] = *b"HTKVCKP\n";
-/// What is written. [`TAGGED_VERSION`] and [`WIDE_VERSION`] are read as well.
-pub(crate) const VERSION: u16 = 3;
-/// Entries one after the other, each with a tag.
-pub(crate) const TAGGED_VERSION: u16 = 2;
-/// Entries of one width with whole keys behind them, and a point table that nobody reads any more.
-pub(crate) const WIDE_VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 pub(crate) const HEADER_LEN: usize = 128;
 /// Entries in a block.
 pub(crate) const BLOCK_ENTRIES: usize = 128;
@@ -46,8 +41,6 @@ pub(crate) fn damaged(offset: usize, what: &'static str) -> CheckpointError {
 /// What a checkpoint says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// [`VERSION`], or one that is only read.
-    pub(crate) version: u16,
     pub(crate) store_id: [u8; 16],
     /// All commits up to this one are in it, none after.
     pub(crate) seq: u64,
@@ -87,7 +80,7 @@ impl Header {
             at += part.len();
         };
         put(&MAGIC);
-        put(&self.version.to_le_bytes());
+        put(&VERSION.to_le_bytes());
         // The header's length, and below the number of entries in a block.
         put(&128_u16.to_le_bytes());
         put(&0_u32.to_le_bytes());
@@ -97,7 +90,6 @@ impl Header {
         put(&self.entries.to_le_bytes());
         put(&self.segments.to_le_bytes());
         put(&128_u32.to_le_bytes());
-        // Where version 1 has the size and the place of its point table.
         put(&[0; 16]);
         put(&self.segments_at.to_le_bytes());
         put(&self.index_at.to_le_bytes());
@@ -120,7 +112,7 @@ impl Header {
         }
         reader.at = 8;
         let version = u16::from_le_bytes(reader.array());
-        if ![VERSION, TAGGED_VERSION, WIDE_VERSION].contains(&version) {
+        if version != VERSION {
             return Err(CheckpointError::Version(version));
         }
         let header_len = u16::from_le_bytes(reader.array());
@@ -131,25 +123,15 @@ impl Header {
         let store_id = reader.array();
         let (seq, max_version, entries, segments) = (reader.u64(), reader.u64(), reader.u64(), reader.u32());
         let block_entries = reader.u32();
-        let (points, points_at) = (reader.u64(), reader.u64());
+        let reserved_before: [u8; 16] = reader.array();
         let (segments_at, index_at, file_len) = (reader.u64(), reader.u64(), reader.u64());
-        let (hash_key, points_check) = (reader.u64(), reader.u32());
+        let reserved_behind: [u8; 12] = reader.array();
         let index_check = reader.u32();
-        if version != WIDE_VERSION && (points, points_at, hash_key, points_check) != (0, 0, 0, 0) {
+        if (reserved_before, reserved_behind) != ([0; 16], [0; 12]) {
             return Err(damaged(64, "reserved bytes that are not zero"));
         }
-        let header = Self {
-            version,
-            store_id,
-            seq,
-            max_version,
-            entries,
-            segments,
-            segments_at,
-            index_at,
-            file_len,
-            index_check,
-        };
+        let header =
+            Self { store_id, seq, max_version, entries, segments, segments_at, index_at, file_len, index_check };
         if usize::from(header_len) != HEADER_LEN || block_entries as usize != BLOCK_ENTRIES {
             return Err(damaged(10, "sizes that this version does not have"));
         }
@@ -248,7 +230,7 @@ impl<'a> Checkpoint<'a> {
         }
         let first = number * BLOCK_ENTRIES as u64;
         let count = to_usize(self.header.entries.saturating_sub(first)).min(BLOCK_ENTRIES);
-        Ok(Block { bytes, count, at, version: self.header.version, segments: self.segments })
+        Ok(Block { bytes, count, at })
     }
 
     /// The number of the block that holds `key` if any does: the last that does not begin above it.

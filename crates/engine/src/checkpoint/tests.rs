@@ -75,31 +75,6 @@ fn the_bytes_are_the_golden_ones() {
     assert_eq!(std::fs::read_to_string(golden).unwrap(), text);
 }
 
-/// What an earlier version has written for three keys.
-fn old_file(name: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(golden(name)).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("3 keys ")).unwrap();
-    (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect()
-}
-
-#[test]
-fn files_of_earlier_versions_are_read() {
-    for name in ["checkpoint_v1.txt", "checkpoint_v2.txt"] {
-        let old = old_file(name);
-        assert_eq!(walk(&old).unwrap(), walk(&file(3)).unwrap());
-        let checkpoint = Checkpoint::open(&old).unwrap();
-        assert!((0..3).all(|number| checkpoint.find(&key(number), &mut Cursor::new()).unwrap()));
-        // Version 1 has a point table, which is not looked at.
-        let start = u64::from_le_bytes(*old[72..].first_chunk().unwrap());
-        let unread = if start == 0 { 0..0 } else { start..start + 32 };
-        for at in 0..old.len() {
-            let mut damaged = old.clone();
-            damaged[at] ^= 1;
-            assert!(walk(&damaged).is_err() || unread.contains(&(at as u64)), "{name} at {at}");
-        }
-    }
-}
-
 #[test]
 fn every_key_is_found_in_place() {
     for keys in [1, 127, 128, 129, 1000] {

@@ -14,7 +14,7 @@ use hightower_segment::{CHECKPOINT_SUFFIX, File, SegmentStore};
 use hightower_state::CommandKind;
 
 use crate::checkpoint::block::{BlockWriter, Entry, EntryValue};
-use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_LEN, Header, VERSION};
+use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_LEN, Header};
 use crate::compaction::Turn;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -221,7 +221,6 @@ pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment) -> R
     index_check.update(&segments);
     index_check.update(&blocks.index);
     let header = Header {
-        version: VERSION,
         store_id,
         seq: state.seq(),
         max_version,

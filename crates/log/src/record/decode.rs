@@ -4,7 +4,7 @@ use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, FLAG_RESERVED, KEY_LEN_AT, KIND_AT,
     KIND_DELETE, KIND_MASK, KIND_SEAL, KIND_SET, Placement, Record, RecordBody, width,
 };
-use crate::checksum::HeadSum;
+use crate::checksum::{HeadSum, payload_checksum};
 use crate::command::CommandRef;
 use crate::error::{DecodeError, Field};
 use crate::header::RecordContext;
@@ -51,7 +51,7 @@ pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Resu
     let (Some(key), Some(value)) = (bytes.get(head.len..value_at), bytes.get(value_at..end)) else {
         return Err(truncated(offset, end, bytes));
     };
-    let expected = head.sum.check_of(context.checks, key, value);
+    let expected = head.sum.check(payload_checksum(key, value));
     let found = u32::from_le_bytes(chunk(bytes, 0).ok_or_else(|| truncated(offset, KIND_AT, bytes))?);
     if expected != found {
         return Err(mismatch(offset, expected, found));
@@ -123,12 +123,7 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head
     let placement = if appended {
         let tail = chunk::<4>(bytes, fields_end).zip(chunk::<2>(bytes, checked_end));
         let (durable, head_check) = tail.ok_or_else(|| truncated(offset, len, bytes))?;
-        check_head(
-            sum.head_check(context.checks),
-            u16::from_le_bytes(head_check),
-            u32::from_le_bytes(durable),
-            offset,
-        )?;
+        check_head(sum.head_check(), u16::from_le_bytes(head_check), u32::from_le_bytes(durable), offset)?;
         Placement::Appended { durable: u32::from_le_bytes(durable), continues: tag & FLAG_CONTINUES != 0 }
     } else {
         Placement::Relocated

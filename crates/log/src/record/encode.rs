@@ -7,7 +7,7 @@ use super::{
 use crate::checksum::{HeadSum, payload_checksum};
 use crate::command::CommandRef;
 use crate::error::EncodeError;
-use crate::header::{Checks, RecordContext};
+use crate::header::RecordContext;
 use crate::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 
 /// All of a record that stands before its key, on the stack. The record is these bytes, then the key, then the value.
@@ -41,7 +41,7 @@ impl RecordHead {
         }
         let sum = HeadSum::new(context, offset, &self.bytes[KIND_AT..self.len]);
         if let Placement::Appended { .. } = placement {
-            self.push(&sum.head_check(context.checks).to_le_bytes());
+            self.push(&sum.head_check().to_le_bytes());
         }
         self.bytes[..KIND_AT].copy_from_slice(&sum.check(payload_checksum).to_le_bytes());
     }
@@ -188,7 +188,6 @@ pub fn encode_head(
     payload_checksum: u64,
 ) -> Result<RecordHead, EncodeError> {
     let parts = Parts::of(command)?;
-    check_newest(context)?;
     let head = parts.head(context, offset, placement, payload_checksum);
     let len_bytes = head.len + parts.key_len + parts.value_len.unwrap_or(0);
     if u32::try_from(offset as usize + len_bytes).is_err() {
@@ -200,14 +199,6 @@ pub fn encode_head(
         return Err(EncodeError::DurableBeyondRecord { offset, durable });
     }
     Ok(head)
-}
-
-#[inline]
-fn check_newest(context: &RecordContext) -> Result<(), EncodeError> {
-    match context.checks {
-        Checks::Xxh3 => Ok(()),
-        Checks::Crc32 => Err(EncodeError::OldVersion),
-    }
 }
 
 /// Appends the record of `command` at `offset` to `buffer` and returns its length in bytes.
@@ -235,7 +226,7 @@ pub fn encode(
 ///
 /// # Errors
 ///
-/// [`EncodeError::BeyondSegment`], [`EncodeError::DurableBeyondRecord`] or [`EncodeError::OldVersion`].
+/// [`EncodeError::BeyondSegment`] or [`EncodeError::DurableBeyondRecord`].
 pub fn encode_seal(
     context: &RecordContext,
     offset: u32,
@@ -246,7 +237,6 @@ pub fn encode_seal(
     if durable > offset {
         return Err(EncodeError::DurableBeyondRecord { offset, durable });
     }
-    check_newest(context)?;
     let parts = Parts { kind: KIND_SEAL, key_len: 0, value_len: None, version: max_version, timestamp };
     let placement = Placement::Appended { durable, continues: false };
     let head = parts.head(context, offset, placement, payload_checksum(b"", b""));

@@ -7,7 +7,7 @@ use super::{
 use crate::checksum::{HeadSum, payload_checksum};
 use crate::command::CommandRef;
 use crate::error::DecodeError;
-use crate::header::{Checks, RecordContext};
+use crate::header::RecordContext;
 
 /// What a set gives its key, borrowing from the bytes that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +47,12 @@ pub fn decode_value<'a>(
     }
 }
 
-/// The value, if everything is as it mostly is: a set with a short key, of the newest format version, not at the very end of the bytes, and whole.
+/// The value, if everything is as it mostly is: a set with a short key, not at the very end of the bytes, and whole.
 #[inline]
 fn verified<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Option<SetValue<'a>> {
     let head = bytes.first_chunk::<MAX_HEAD_LEN_BYTES>()?;
     let (tag, widths) = (head[KIND_AT], head[WIDTHS_AT]);
-    if context.checks != Checks::Xxh3 || tag & !(FLAG_CONTINUES | FLAG_RELOCATED) != KIND_SET {
+    if tag & !(FLAG_CONTINUES | FLAG_RELOCATED) != KIND_SET {
         return None;
     }
     let value_width = usize::from(widths & 3) + 1;
@@ -69,8 +69,7 @@ fn verified<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Option
     let (key, value) = (bytes.get(key_at..value_at)?, bytes.get(value_at..value_end)?);
 
     let sum = HeadSum::new(context, offset, head.get(KIND_AT..checked_end)?);
-    let head_fits =
-        appended == 0 || sum.head_check(context.checks) == u16::from_le_bytes(*head.get(checked_end..)?.first_chunk()?);
+    let head_fits = appended == 0 || sum.head_check() == u16::from_le_bytes(*head.get(checked_end..)?.first_chunk()?);
     if !head_fits || sum.check(payload_checksum(key, value)) != u32::from_le_bytes(*head.first_chunk()?) {
         return None;
     }

@@ -1,0 +1,94 @@
+//! What the documents say in numbers is what the code does.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+
+use hightower_kv::log::{FORMAT_VERSION, SegmentHeader};
+use hightower_kv::segment::MANIFEST_VERSION;
+use hightower_kv::{SingleNodeEngine, StoreConfig, limits};
+
+/// A document of the repository, its lines joined, so that it does not matter where they break.
+fn document(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.lines().map(|line| line.trim_start_matches("//! ")).collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn says(path: &str, fact: &str) {
+    assert!(document(path).contains(fact), "{path} should say: {fact}");
+}
+
+#[test]
+fn format_versions() {
+    for path in ["crates/log/README.md", "crates/log/src/lib.rs", "crates/engine/README.md", "crates/engine/src/lib.rs"]
+    {
+        says(path, &format!("| format | version {FORMAT_VERSION}"));
+    }
+    assert_eq!(FORMAT_VERSION, MANIFEST_VERSION, "the next two documents give one number for both");
+    for path in ["crates/segment/README.md", "crates/segment/src/lib.rs"] {
+        says(path, &format!("| format | version {FORMAT_VERSION} of segments and of the manifest"));
+    }
+    says("crates/kv/README.md", &format!("The files have format version {FORMAT_VERSION}"));
+    let versions = document("docs/FORMAT.md").matches(&format!("| 8 | u16 | version | {FORMAT_VERSION}")).count();
+    assert_eq!(versions, 4, "segment, manifest, checkpoint and stream have a version each");
+    says("docs/FORMAT.md", &format!("| 10 | u16 | header length | {} |", SegmentHeader::LEN));
+}
+
+#[test]
+fn limits_of_keys_and_values() {
+    assert_eq!((limits::MAX_KEY_LEN_BYTES, limits::MAX_VALUE_LEN_BYTES), (65_535, 1 << 30));
+    says("crates/engine/README.md", "keys of 1 to 65,535 bytes, values up to 1 GiB, batches up to 65,536 commands");
+    says("docs/FORMAT.md", "1 to 65,535, and 0 in a seal");
+    says("docs/FORMAT.md", "0 to 2^30");
+}
+
+#[test]
+fn the_oldest_compiler() {
+    let rust = env!("CARGO_PKG_RUST_VERSION");
+    for path in ["README.md", "CONTRIBUTING.md", "crates/engine/README.md"] {
+        says(path, &format!("Rust {rust} or newer"));
+    }
+}
+
+/// The names of this process's threads that are a store's, without the prefix, once there are `count` of them: a thread
+/// gives itself its name after it was started.
+#[cfg(target_os = "linux")]
+fn threads_of_stores(count: usize) -> Vec<String> {
+    for _ in 0..1000 {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        let names: Vec<_> = names
+            .filter_map(|name| Some(name.trim_end().strip_prefix("hightower-")?.to_owned()))
+            // What helps to open a store ends with that.
+            .filter(|name| name != "open")
+            .collect();
+        if names.len() == count {
+            return names;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("a store should have {count} threads of its own");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_of_a_store() {
+    let said = "5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`)";
+    for path in ["crates/kv/README.md", "crates/engine/README.md", "crates/engine/src/lib.rs"] {
+        says(path, said);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("inline"))).unwrap();
+    for name in threads_of_stores(5) {
+        // The system cuts names to 15 bytes.
+        assert!(said.contains(&format!("`{name}")), "{name} is not named in: {said}");
+    }
+    drop(engine);
+    let queued = StoreConfig { worker_threads: 3, ..StoreConfig::at(dir.path().join("queued")) };
+    let engine = SingleNodeEngine::with_config(queued).unwrap();
+    assert_eq!(threads_of_stores(6).iter().filter(|name| "commit".starts_with(name.as_str())).count(), 1);
+    drop(engine);
+}
