@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! entry body = seq u64 | hash of the entry before [32] | at_ms i64 | actor | action u8 | outcome u8
-//!            | suppressed u32 | target | source
+//!            | suppressed u32 | target | user id (u8 0, or 1 and 16 bytes) | source
 //! hash       = HMAC-SHA-256(audit key, entry body)
 //! ```
 
@@ -37,6 +37,8 @@ pub enum Actor {
 macro_rules! actions {
     ($($name:ident = $code:literal, $docs:literal;)*) => {
         /// What was done.
+        ///
+        /// As text it is the name in small letters, with underscores.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum AuditAction {
@@ -44,6 +46,9 @@ macro_rules! actions {
         }
 
         impl AuditAction {
+            /// All actions that this build knows.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             fn code(self) -> u8 {
                 match self { $(Self::$name => $code,)* }
             }
@@ -81,6 +86,30 @@ actions! {
     AccessDenied = 20, "A principal wanted what it may not.";
     MasterKeyRotated = 21, "Records were re-wrapped by the current master key.";
     AuditPruned = 22, "Old entries of the trail were removed.";
+    NewSource = 40, "A user logged in from a source that was not known as the user's.";
+}
+
+impl fmt::Display for AuditAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = format!("{self:?}");
+        let mut text = String::with_capacity(name.len() + 4);
+        for letter in name.chars() {
+            if letter.is_ascii_uppercase() && !text.is_empty() {
+                text.push('_');
+            }
+            text.push(letter.to_ascii_lowercase());
+        }
+        f.pad(&text)
+    }
+}
+
+impl FromStr for AuditAction {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.iter().find(|action| action.to_string() == text);
+        found.copied().ok_or(Error::Validation("no action of the audit trail has this name"))
+    }
 }
 
 /// How it ended.
@@ -106,6 +135,8 @@ pub struct AuditEntry {
     pub action: AuditAction,
     /// To what: an id or a name.
     pub target: String,
+    /// Whose account it concerns, where it concerns one.
+    pub user_id: Option<UserId>,
     /// From where.
     pub source: Option<String>,
     /// How it ended.
@@ -124,7 +155,12 @@ impl AuditEntry {
             Actor::ApiKey(id) => writer.u8(2).raw(id.as_bytes()),
         };
         writer.u8(self.action.code()).u8((self.outcome == AuditOutcome::Refused).into()).u32(self.suppressed);
-        writer.bytes(self.target.as_bytes())?.optional_bytes(self.source.as_deref().map(str::as_bytes))?;
+        writer.bytes(self.target.as_bytes())?;
+        match &self.user_id {
+            Some(id) => writer.u8(1).raw(id.as_bytes()),
+            None => writer.u8(0),
+        };
+        writer.optional_bytes(self.source.as_deref().map(str::as_bytes))?;
         Ok(writer.finish())
     }
 
@@ -142,9 +178,10 @@ impl AuditEntry {
         let outcome = if reader.flag()? { AuditOutcome::Refused } else { AuditOutcome::Done };
         let suppressed = reader.u32()?;
         let target = reader.text()?.to_owned();
+        let user_id = if reader.flag()? { Some(UserId::from_bytes(reader.array()?)) } else { None };
         let source = if reader.flag()? { Some(reader.text()?.to_owned()) } else { None };
         reader.end()?;
-        Ok((Self { seq, at_ms, actor, action, target, source, outcome, suppressed }, previous))
+        Ok((Self { seq, at_ms, actor, action, target, user_id, source, outcome, suppressed }, previous))
     }
 }
 
@@ -251,6 +288,16 @@ pub enum AuditVerdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn actions_have_names_and_codes_that_lead_back() {
+        for action in AuditAction::ALL {
+            assert_eq!(action.to_string().parse::<AuditAction>().unwrap(), *action);
+            assert_eq!(AuditAction::from_code(action.code()).unwrap(), *action);
+        }
+        assert_eq!(AuditAction::ApiKeyCreated.to_string(), "api_key_created");
+        assert!("ApiKeyCreated".parse::<AuditAction>().is_err());
+    }
 
     #[test]
     fn half_a_checkpoint_is_refused() {

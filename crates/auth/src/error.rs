@@ -49,6 +49,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// What was read could not be written where it was to go.
+    #[error("writing the output failed")]
+    Output(#[source] std::io::Error),
     /// The engine refused or failed.
     #[error(transparent)]
     Engine(#[from] hightower_engine::Error),
@@ -72,7 +75,7 @@ pub enum ErrorKind {
     Crypto,
     /// See [`Error::VersionUnsupported`].
     VersionUnsupported,
-    /// See [`Error::Randomness`] and [`Error::KeyFile`].
+    /// See [`Error::Randomness`], [`Error::KeyFile`] and [`Error::Output`].
     Io,
     /// See [`Error::Engine`]; its own kind is inside.
     Engine,
@@ -89,7 +92,7 @@ impl Error {
             Self::Denied(_) => ErrorKind::Denied,
             Self::Crypto(_) => ErrorKind::Crypto,
             Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
-            Self::Randomness(_) | Self::KeyFile { .. } => ErrorKind::Io,
+            Self::Randomness(_) | Self::KeyFile { .. } | Self::Output(_) => ErrorKind::Io,
             Self::Engine(_) => ErrorKind::Engine,
         }
     }
@@ -106,6 +109,7 @@ impl From<Error> for hightower_engine::Error {
             Error::Denied(text) => Self::Denied(text.into()),
             Error::Crypto(text) => Self::Crypto(text.into()),
             Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
+            Error::Output(source) => Self::Io { action: "writing the output".into(), source },
             Error::KeyFile { path, source } => {
                 Self::Io { action: format!("using the file of secrets {}", path.display()), source }
             }

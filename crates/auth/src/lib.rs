@@ -67,6 +67,7 @@ mod guess;
 mod hex;
 mod id;
 mod layout;
+mod listener;
 mod mutants;
 mod options;
 mod password;
@@ -89,6 +90,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use guess::GuessPolicy;
 pub use id::{ApiKeyId, SessionId, UserId};
 pub use layout::RESERVED_PREFIX;
+pub use listener::AuditListener;
 pub use options::AuthOptions;
 pub use password::{BreachCheck, MAX_PASSWORD_LEN_BYTES, MIN_PASSWORD_FLOOR, PasswordPolicy};
 pub use permission::{Action, Grant, KeyRange, MAX_GRANT_KEY_LEN_BYTES, MAX_GRANTS, PermissionSet};
@@ -98,7 +100,8 @@ pub use record::{
 };
 pub use seam::{Clock, Entropy, OsEntropy, SystemClock, Timestamp};
 pub use service::{
-    ApiKeyOptions, AuthService, AuthStats, Login, MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Purged, Rotation,
+    ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, Login, MAX_AUDIT_PAGE, MAX_PAGE,
+    PasswordCheck, Principal, Purged, Rotation,
 };
 pub use token::{SECRET_LEN_BYTES, Token};
 pub use username::{MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};

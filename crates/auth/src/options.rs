@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::guess::GuessPolicy;
+use crate::listener::AuditListener;
 use crate::password::PasswordPolicy;
 use crate::seam::{Clock, Entropy, OsEntropy, SystemClock};
 
@@ -34,6 +35,8 @@ pub struct AuthOptions {
     pub last_used_interval_ms: i64,
     /// How many verified API keys are remembered, with the bytes that were verified; 0 for none, default 16,384.
     pub verified_cache_entries: usize,
+    /// Hears of each entry of the audit trail once it is committed; default none.
+    pub listener: Option<Arc<dyn AuditListener>>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where ids, secrets and tokens come from.
@@ -51,6 +54,7 @@ impl Default for AuthOptions {
             max_api_keys_per_user: 256,
             last_used_interval_ms: 60 * 1000,
             verified_cache_entries: 16_384,
+            listener: None,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
         }

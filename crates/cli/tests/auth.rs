@@ -290,6 +290,17 @@ fn the_trail_is_read_verified_and_pruned() {
     assert_eq!(page.trim_end(), list.lines().nth(1).unwrap());
     assert_eq!(desk.ok(&["--json", "audit", "list", "--last", "1"], "").trim_end(), list.lines().nth(2).unwrap());
     assert!(desk.ok(&["audit", "list"], "").contains("password_verified  refused"));
+    assert_eq!(desk.ok(&["audit", "export"], ""), list, "an export is the list for programs");
+    assert_eq!(desk.ok(&["audit", "export", "--within", "1h", "--user", "alice"], "").lines().count(), 3);
+    assert_eq!(desk.ok(&["audit", "export", "--until-ms", "1"], ""), "");
+    let refused = desk.ok(&["--json", "audit", "list", "--refused", "--last", "5"], "");
+    assert!(refused.lines().count() == 1 && refused.contains("password_verified"), "{refused}");
+    assert_eq!(
+        desk.ok(&["audit", "list", "--action", "user_created", "--json"], "").trim_end(),
+        list.lines().next().unwrap()
+    );
+    desk.run(&["audit", "list", "--action", "user_eaten"], "").fails(2, "no action of the audit trail has this name");
+    desk.run(&["audit", "export", "--user", "nobody"], "").fails(1, "no user has this name or id");
     let verdict = desk.json(&["audit", "verify", "--since", &checkpoint], "");
     assert_eq!((&verdict["outcome"], &verdict["entries"]), (&json!("intact"), &json!(3)));
     let other = format!("{}:{}", &checkpoint[..1], "0".repeat(64));

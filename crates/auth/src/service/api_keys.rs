@@ -91,7 +91,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             change.create(&layout::api_key(key_id.as_bytes()), &key.encode()?);
             change.create(&layout::api_key_of(key.public.owner_id.as_bytes(), key_id.as_bytes()), &[]);
-            change.audit(AuditAction::ApiKeyCreated, key_id.as_str());
+            change.audit_of(&key.public.owner_id, AuditAction::ApiKeyCreated, key_id.as_str());
             Ok(Step::Commit(key.public))
         })?;
         let token = api_key_token(&record.key_id, &secret);
@@ -209,7 +209,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             key.value.public.previous_secret_until_ms = (overlap_ms > 0).then_some(until_ms);
             self.replace_api_key(change, &key)?;
             change.access_changes();
-            change.audit(AuditAction::ApiKeyRotated, key_id);
+            change.audit_of(&key.value.public.owner_id, AuditAction::ApiKeyRotated, key_id);
             Ok(Step::Commit(key.value.public))
         })?;
         let token = api_key_token(&record.key_id, &secret);
@@ -231,7 +231,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.remove(&layout::api_key(id.as_bytes()), key.version);
             change.batch.push_delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
             change.access_changes();
-            change.audit(AuditAction::ApiKeyRevoked, key_id);
+            change.audit_of(owner_id, AuditAction::ApiKeyRevoked, key_id);
             Ok(Step::Commit(true))
         })
     }

@@ -35,11 +35,20 @@ pub(super) enum Step<T> {
     Again,
 }
 
+/// What a commit adds to the audit trail.
+struct Event {
+    action: AuditAction,
+    target: String,
+    user_id: Option<UserId>,
+    outcome: AuditOutcome,
+    suppressed: u32,
+}
+
 /// A commit in the making.
 pub(super) struct Change<'k> {
     keys: &'k StoreKeys,
     pub(super) batch: Batch,
-    events: Vec<(AuditAction, String, AuditOutcome, u32)>,
+    events: Vec<Event>,
     pruned: Option<(u64, AuditHash)>,
     access_changed: bool,
 }
@@ -75,13 +84,23 @@ impl Change<'_> {
         self.access_changed = true;
     }
 
-    /// Adds an entry to the audit trail.
+    /// Adds an entry to the audit trail. If the target is a user's id, the entry concerns that user.
     pub(super) fn audit(&mut self, action: AuditAction, target: impl Into<String>) {
-        self.events.push((action, target.into(), AuditOutcome::Done, 0));
+        let target = target.into();
+        let user_id = UserId::parse(&target);
+        self.events.push(Event { action, target, user_id, outcome: AuditOutcome::Done, suppressed: 0 });
+    }
+
+    /// Adds an entry that concerns this user.
+    pub(super) fn audit_of(&mut self, user_id: &UserId, action: AuditAction, target: impl Into<String>) {
+        let (target, user_id) = (target.into(), Some(user_id.clone()));
+        self.events.push(Event { action, target, user_id, outcome: AuditOutcome::Done, suppressed: 0 });
     }
 
     pub(super) fn audit_refusal(&mut self, action: AuditAction, target: impl Into<String>, suppressed: u32) {
-        self.events.push((action, target.into(), AuditOutcome::Refused, suppressed));
+        let target = target.into();
+        let user_id = UserId::parse(&target);
+        self.events.push(Event { action, target, user_id, outcome: AuditOutcome::Refused, suppressed });
     }
 
     /// The trail begins at `first_seq` from now on, whose predecessor has hash `anchor`.
@@ -102,8 +121,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 Step::Commit(result) => result,
                 Step::Again => continue,
             };
-            match self.shared.engine.commit(self.finish(change)?)? {
-                BatchOutcome::Committed { .. } => return Ok(result),
+            let (batch, entries) = self.finish(change)?;
+            match self.shared.engine.commit(batch)? {
+                BatchOutcome::Committed { .. } => {
+                    self.tell_listener(&entries);
+                    return Ok(result);
+                }
                 BatchOutcome::Rejected { .. } => {
                     self.shared.counts.commit_retries.fetch_add(1, Ordering::Relaxed);
                     std::thread::yield_now();
@@ -113,27 +136,30 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Err(Error::Conflict("others keep changing the same records; try again"))
     }
 
-    fn finish(&self, change: Change<'_>) -> Result<Batch> {
+    /// The batch to commit, and the entries that it adds to the audit trail.
+    fn finish(&self, change: Change<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
         if change.access_changed {
             batch.push_put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
         }
         if change.events.is_empty() && change.pruned.is_none() {
-            return Ok(batch);
+            return Ok((batch, Vec::new()));
         }
         let head = self.audit_head()?;
         let mut next = head.value;
         if let Some((first_seq, anchor)) = change.pruned {
             (next.first_seq, next.anchor) = (first_seq, anchor);
         }
-        for (action, target, outcome, suppressed) in change.events {
+        let mut entries = Vec::with_capacity(change.events.len());
+        for Event { action, target, user_id, outcome, suppressed } in change.events {
             let entry = AuditEntry {
                 seq: next.next_seq,
                 at_ms: self.now_ms(),
                 actor: self.caller.actor.clone(),
                 action,
                 target,
+                user_id,
                 source: self.caller.source.clone(),
                 outcome,
                 suppressed,
@@ -147,10 +173,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             next.last = chain_hash(&keys.audit, &body);
             next.next_seq += 1;
+            entries.push(entry);
         }
         batch.push_require(layout::AUDIT_HEAD, Expect::Version(head.version));
         batch.push_put(layout::AUDIT_HEAD, keys.sealer.seal(layout::AUDIT_HEAD, &next.encode()));
-        Ok(batch)
+        Ok((batch, entries))
     }
 
     /// Reads, checks and decodes a record.

@@ -96,7 +96,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(mut user) = self.same_password(&accepted)? else {
                 return Ok(Step::Stop(None));
             };
-            self.note_login(&mut user, &accepted, stronger.as_ref());
+            self.note_login(change, &mut user, &accepted, stronger.as_ref());
             self.replace_user(change, &user)?;
             change.audit(AuditAction::PasswordVerified, user.value.public.user_id.as_str());
             Ok(Step::Commit(Some(user.value.public)))
@@ -119,7 +119,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(mut user) = self.same_password(&accepted)? else {
                 return Ok(Step::Stop(None));
             };
-            self.note_login(&mut user, &accepted, stronger.as_ref());
+            self.note_login(change, &mut user, &accepted, stronger.as_ref());
             self.replace_user(change, &user)?;
             let (session, token) = self.start_session(change, &user.value)?;
             change.audit(AuditAction::SessionStarted, user.value.public.user_id.as_str());
@@ -244,12 +244,21 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.shared.hasher.hash_secret(accepted.password.as_bytes()).map(Some)
     }
 
-    fn note_login(&self, user: &mut Loaded<StoredUser>, accepted: &Accepted, stronger: Option<&SecretHash>) {
+    fn note_login(
+        &self,
+        change: &mut Change<'_>,
+        user: &mut Loaded<StoredUser>,
+        accepted: &Accepted,
+        stronger: Option<&SecretHash>,
+    ) {
         user.value.public.last_login_ms = Some(self.now_ms());
         if let Some(hash) = stronger {
             user.value.password_hash = hash.clone();
         }
         if let Some(source) = accepted.source {
+            if !user.value.trusted.contains(&source) {
+                change.audit(AuditAction::NewSource, user.value.public.user_id.as_str());
+            }
             user.value.trusted.retain(|known| *known != source);
             user.value.trusted.insert(0, source);
             user.value.trusted.truncate(MAX_TRUSTED_SOURCES);

@@ -5,6 +5,7 @@
 //! is whole or absent, at any concurrency and any crash, without a lock held across the engine.
 
 mod api_keys;
+mod audit_search;
 mod audit_trail;
 mod change;
 mod logins;
@@ -22,14 +23,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hightower_engine::KvEngine;
 
 pub use api_keys::ApiKeyOptions;
+pub use audit_search::{AuditFilter, AuditPage};
 pub use audit_trail::MAX_AUDIT_PAGE;
 pub use logins::{Login, PasswordCheck};
 pub use maintenance::{Purged, Rotation};
 pub use permissions::Principal;
 pub use users::MAX_PAGE;
 
-use crate::audit::Actor;
-use crate::crypto::{EnvelopeEncryptor, SecretHasher};
+use crate::audit::{Actor, AuditEntry};
+use crate::crypto::{AesGcmEncryptor, Argon2SecretHasher, EnvelopeEncryptor, SecretHasher};
 use crate::error::Result;
 use crate::guess::{GuessTable, Limiter};
 use crate::options::AuthOptions;
@@ -89,6 +91,8 @@ pub struct AuthStats {
     pub commit_retries: u64,
     /// API keys verified without the help of the cache.
     pub api_keys_verified_cold: u64,
+    /// Panics of the listener that were contained.
+    pub listener_panics: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +100,7 @@ struct Counts {
     last_used_failures: AtomicU64,
     commit_retries: AtomicU64,
     cold: AtomicU64,
+    listener_panics: AtomicU64,
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
@@ -182,6 +187,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             last_used_failures: counts.last_used_failures.load(Ordering::Relaxed),
             commit_retries: counts.commit_retries.load(Ordering::Relaxed),
             api_keys_verified_cold: counts.cold.load(Ordering::Relaxed),
+            listener_panics: counts.listener_panics.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Tells the listener what was committed; no lock is held here.
+    fn tell_listener(&self, entries: &[AuditEntry]) {
+        let Some(listener) = &self.options().listener else { return };
+        for entry in entries {
+            let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener.committed(entry)));
+            if told.is_err() {
+                self.shared.counts.listener_panics.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -195,6 +212,34 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     fn cache(&self) -> Result<&VerifiedCache> {
         Ok(&self.keys()?.verified)
+    }
+}
+
+/// A service with the usual parts: Argon2id for passwords, AES-256-GCM for what is encrypted.
+///
+/// # Examples
+/// ```
+/// use hightower_auth::{AuthService, DefaultAuthService};
+/// use hightower_engine::{SingleNodeEngine, StoreConfig};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path()))?;
+/// let auth: DefaultAuthService<_> = AuthService::open(engine, [7; 32])?;
+/// auth.create_user("Alice", "violet teapot orbit 9")?;
+/// # Ok(())
+/// # }
+/// ```
+pub type DefaultAuthService<E> = AuthService<E, Argon2SecretHasher, AesGcmEncryptor>;
+
+impl<E: KvEngine> DefaultAuthService<E> {
+    /// A service with the usual parts and default options, under this master key. Makes or loads the store's keys.
+    ///
+    /// # Errors
+    /// [`crate::Error::Crypto`] if the master key is not the one of this store; the engine's.
+    pub fn open(engine: E, master_key: [u8; 32]) -> Result<Self> {
+        let service = Self::new(engine, Argon2SecretHasher::new(), AesGcmEncryptor::new(master_key));
+        service.prepare()?;
+        Ok(service)
     }
 }
 

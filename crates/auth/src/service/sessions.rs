@@ -178,7 +178,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.batch.push_require(layout::session(token_hash), Expect::Version(session.version));
             drop_session(change, user_id.as_bytes(), &entry);
             change.access_changes();
-            change.audit(AuditAction::SessionEnded, session_id.as_str());
+            change.audit_of(user_id, AuditAction::SessionEnded, session_id.as_str());
             Ok(Step::Commit(true))
         })
     }

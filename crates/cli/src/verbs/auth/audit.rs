@@ -1,14 +1,20 @@
 //! `auth audit`: read, verify and prune the trail.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use clap::Subcommand;
-use hightower_kv::auth::{Actor, AuditCheckpoint, AuditEntry, AuditOutcome, AuditVerdict, MAX_AUDIT_PAGE};
+use hightower_kv::auth::{
+    Actor, AuditAction, AuditCheckpoint, AuditEntry, AuditFilter, AuditOutcome, AuditVerdict, Clock, MAX_AUDIT_PAGE,
+    SystemClock, UserId,
+};
 use serde::Serialize;
 
-use crate::failure::{Exit, Failure, snake_case};
+use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::units::{count, date_time, parse_some};
-use crate::verbs::auth::service::{Auth, Context};
+use crate::units::{count, date_time, parse_duration, parse_some};
+use crate::verbs::auth::service::{Auth, Context, user};
 use crate::verbs::auth::view::{self, View};
 
 pub(super) const EXAMPLES: &str = "\
@@ -25,8 +31,11 @@ pub(super) enum Verb {
   htkvctl auth audit list                        the first 100
   htkvctl auth audit list --from 100 --limit 50  a page
   htkvctl auth audit list --last 20
-  htkvctl auth audit list --limit 1000000 --json | jq 'select(.outcome == \"refused\")'")]
+  htkvctl auth audit list --user alice --action password_changed --action password_reset
+  htkvctl auth audit list --refused --within 1d --last 20")]
     List {
+        #[command(flatten)]
+        filter: FilterArgs,
         /// From this number on
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         from: u64,
@@ -36,6 +45,16 @@ pub(super) enum Verb {
         /// The last so many instead
         #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"], value_parser = parse_some)]
         last: Option<usize>,
+    },
+    /// Print all entries as JSON Lines, oldest first
+    #[command(after_help = "Examples:
+  htkvctl auth audit export > trail.jsonl
+  htkvctl auth audit export --user alice --within 30d | jq -c 'select(.source != null)'
+
+Each line has seq, at_ms, actor, action, target, user_id, source, outcome and suppressed.")]
+    Export {
+        #[command(flatten)]
+        filter: FilterArgs,
     },
     /// Whether every entry is there, unchanged and in its place
     #[command(after_help = "Examples:
@@ -64,6 +83,49 @@ The removal is itself an entry of the trail. A broken trail is not pruned.")]
     },
 }
 
+/// Which entries of the trail.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filter")]
+pub(super) struct FilterArgs {
+    /// Only what this user did, or what concerns the user's account; an id of a deleted user works too
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Only this action, such as password_changed; may be given more than once
+    #[arg(long = "action", value_name = "ACTION")]
+    actions: Vec<AuditAction>,
+    /// Only entries of this time before now: 500ms, 1s, 2m, 1h or 30d
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "from_ms")]
+    within: Option<Duration>,
+    /// Only entries of this Unix time in ms or later
+    #[arg(long, value_name = "MS")]
+    from_ms: Option<i64>,
+    /// Only entries before this Unix time in ms
+    #[arg(long, value_name = "MS")]
+    until_ms: Option<i64>,
+    /// Only what was refused
+    #[arg(long)]
+    refused: bool,
+}
+
+impl FilterArgs {
+    fn filter(&self, auth: &Auth) -> Result<AuditFilter, Failure> {
+        let user_id = |text: &String| match text.parse::<UserId>() {
+            Ok(id) => Ok(id),
+            Err(_) => Ok::<_, Failure>(user(auth, text)?.user_id),
+        };
+        let start_ms = |within: Duration| {
+            SystemClock.now_ms().saturating_sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
+        };
+        Ok(AuditFilter {
+            user: self.user.as_ref().map(user_id).transpose()?,
+            actions: self.actions.clone(),
+            from_ms: self.from_ms.or_else(|| self.within.map(start_ms)),
+            until_ms: self.until_ms,
+            outcome: self.refused.then_some(AuditOutcome::Refused),
+        })
+    }
+}
+
 #[derive(Serialize)]
 struct Entry {
     seq: u64,
@@ -71,6 +133,7 @@ struct Entry {
     actor: String,
     action: String,
     target: String,
+    user_id: Option<String>,
     source: Option<String>,
     outcome: &'static str,
     suppressed: u32,
@@ -86,8 +149,9 @@ impl From<AuditEntry> for Entry {
                 Actor::User(id) => id.to_string(),
                 Actor::ApiKey(id) => id.to_string(),
             },
-            action: snake_case(&format!("{:?}", entry.action)),
+            action: entry.action.to_string(),
             target: entry.target,
+            user_id: entry.user_id.map(|id| id.to_string()),
             source: entry.source,
             outcome: match entry.outcome {
                 AuditOutcome::Done => "done",
@@ -137,10 +201,14 @@ impl Verb {
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
         let screen = context.session.screen;
         match self {
-            Self::List { from, limit, last } => {
-                let entries = context.read(|auth| list(auth, *from, *limit, *last))?;
+            Self::List { filter, from, limit, last } => {
+                let entries = context.read(|auth| list(auth, &filter.filter(auth)?, *from, *limit, *last))?;
                 let views: Vec<_> = entries.into_iter().map(Entry::from).collect();
                 view::many(screen, &views, "there are no entries")
+            }
+            Self::Export { filter } => {
+                context.read(|auth| Ok(auth.export_audit(&filter.filter(auth)?, &mut screen.records())?))?;
+                Ok(Exit::Done)
             }
             Self::Verify { since } => verify(context, since.as_ref()),
             Self::Checkpoint => {
@@ -160,20 +228,34 @@ impl Verb {
     }
 }
 
-fn list(auth: &Auth, from: u64, limit: usize, last: Option<usize>) -> Result<Vec<AuditEntry>, Failure> {
-    let (mut from, limit) = match last {
-        Some(last) => (auth.audit_checkpoint()?.next_seq.saturating_sub(last as u64), last),
-        None => (from, limit),
+fn list(
+    auth: &Auth,
+    filter: &AuditFilter,
+    from: u64,
+    limit: usize,
+    last: Option<usize>,
+) -> Result<VecDeque<AuditEntry>, Failure> {
+    let mut seq = match last {
+        // Without a filter the last entries are where they are.
+        Some(last) if *filter == AuditFilter::default() => {
+            auth.audit_checkpoint()?.next_seq.saturating_sub(last as u64)
+        }
+        _ => from,
     };
-    let mut entries: Vec<AuditEntry> = Vec::new();
-    while entries.len() < limit {
+    let mut entries = VecDeque::new();
+    loop {
         interrupt::check()?;
-        let page = auth.audit_entries(from, MAX_AUDIT_PAGE.min(limit - entries.len()))?;
-        let Some(end) = page.last() else { break };
-        from = end.seq.saturating_add(1);
-        entries.extend(page);
+        let page_len = if last.is_some() { MAX_AUDIT_PAGE } else { MAX_AUDIT_PAGE.min(limit - entries.len()) };
+        let page = auth.find_audit(filter, seq, page_len)?;
+        entries.extend(page.entries);
+        if let Some(last) = last {
+            entries.drain(..entries.len().saturating_sub(last));
+        }
+        match page.next_seq {
+            Some(next) if last.is_some() || entries.len() < limit => seq = next,
+            _ => return Ok(entries),
+        }
     }
-    Ok(entries)
 }
 
 fn entries_text(entries: u64) -> String {
