@@ -119,13 +119,25 @@ fn a_backup_is_of_one_moment_while_writes_and_compactions_go_on() {
                 }
             }
         });
-        for round in 0..8 {
-            let backup = dir.path().join(format!("backup-{}", round % 2));
+        while engine.get("a").unwrap().is_none() {
+            thread::yield_now();
+        }
+        let mut rounds = Vec::new();
+        for backup in 0..8 {
+            let backup = dir.path().join(format!("backup-{}", backup % 2));
             engine.backup_to(&backup).unwrap();
             let copy = SingleNodeEngine::open_read_only(&backup).unwrap();
-            assert_eq!(copy.get("a").unwrap(), copy.get("b").unwrap());
+            let round = copy.get("a").unwrap().expect("the backup began after the first round");
+            assert_eq!(copy.get("b").unwrap().as_deref(), Some(&round[..]));
+            rounds.push(round.to_vec());
             assert!(!copy.open_report().was_unclean());
+            // The next backup is of another moment.
+            while engine.get("a").unwrap().unwrap() == round {
+                thread::yield_now();
+            }
         }
+        rounds.dedup();
+        assert_eq!(rounds.len(), 8, "each backup is of a moment of its own");
         done.store(true, Ordering::Relaxed);
     });
 }

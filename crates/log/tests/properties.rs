@@ -147,10 +147,28 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_a_panic(bytes in vec(any::<u8>(), 0..200), context in context(), offset in any::<u32>()) {
-        // Random bytes never pass a 32-bit check in so few cases; what matters is that nothing panics.
-        prop_assert!(decode(&bytes, &context, offset).is_err());
-        let _ = probe(&bytes, &context, offset);
+    fn a_record_with_other_bytes_is_an_error(
+        (_, context, offset, _, bytes) in record(),
+        edits in vec((prop_oneof![0_usize..34, any::<usize>()], any::<u8>()), 1..6),
+        more in vec(any::<u8>(), 0..40),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        // Most edits hit the head, where the kind, the widths and the lengths stand; its checks are mended in the next property.
+        let mut mutated = bytes.clone();
+        for (at, byte) in edits {
+            let at = at % mutated.len();
+            mutated[at] = byte;
+        }
+        prop_assume!(mutated != bytes);
+        mutated.extend(more);
+        mutated.truncate(cut.map_or(mutated.len(), |cut| cut.index(mutated.len())));
+        let _ = probe(&mutated, &context, offset);
+        prop_assert!(decode(&mutated, &context, offset).is_err());
+        prop_assert!(decode_value(&mutated, &context, offset).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
         prop_assert!(SegmentHeader::decode(&bytes).is_err());
     }
 
