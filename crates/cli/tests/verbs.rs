@@ -271,6 +271,7 @@ fn bench_measures_and_cleans_up() {
     std::fs::create_dir(&dir).unwrap();
     let arguments = ["--json", "bench", "--keys", "500", "--dir", "bench"];
     let answer = tool.run(arguments).json();
+    assert_eq!(answer["is_debug_build"], serde_json::json!(cfg!(debug_assertions)));
     let names: Vec<_> =
         answer["results"].as_array().unwrap().iter().map(|row| row["operation"].as_str().unwrap()).collect();
     assert_eq!(names[0], "put");

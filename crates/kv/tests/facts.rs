@@ -45,6 +45,40 @@ fn limits_of_keys_and_values() {
     says("docs/FORMAT.md", "0 to 2^30");
 }
 
+/// What stands in backquotes in the table of the index crate's README is there under this name.
+#[test]
+fn names_of_the_index() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../index/README.md")).unwrap();
+    let (_, table) = readme.split_once("## What there is").unwrap();
+    let (table, _) = table.split_once("## What it is not").unwrap();
+    let table: String = table.lines().filter(|line| line.starts_with('|')).collect();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../index/src");
+    let files = fs::read_dir(src).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file());
+    let source: String = files.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut names = 0;
+    for (_, quoted) in table.split('`').enumerate().filter(|(number, _)| number % 2 == 1) {
+        let name: String = quoted.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect();
+        let is_std = ["Clone", "Option", "Box"].contains(&name.as_str()) || name.is_empty();
+        let is_there = ["fn", "struct", "trait"].iter().any(|kind| {
+            let declared = format!("pub {kind} {name}");
+            source
+                .match_indices(&declared)
+                .any(|(at, _)| !source[at + declared.len()..].starts_with(char::is_alphanumeric))
+        });
+        assert!(
+            is_std || is_there || name == "self" || quoted.starts_with('&'),
+            "crates/index/README.md names `{quoted}`"
+        );
+        names += 1;
+    }
+    assert!(names > 30, "the table was not found");
+}
+
+#[test]
+fn the_front_page_is_the_readme() {
+    assert_eq!(document("README.md"), document("crates/kv/src/front_page.md"), "copy README.md to front_page.md");
+}
+
 #[test]
 fn the_oldest_compiler() {
     let rust = env!("CARGO_PKG_RUST_VERSION");

@@ -22,7 +22,10 @@ use crate::table::table;
 use crate::units::{count, duration};
 use crate::verbs::bench::meter::{Measured, Meter};
 
-/// The synced puts go on for so long.
+const DEBUG_BUILD: &str =
+    "this is a debug build, several times slower than a release build; use `cargo run --release -- bench`";
+
+/// How long the synced puts take.
 const SYNC_TIME: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -68,11 +71,16 @@ enum Level {
 struct Answer {
     keys: u64,
     value_size_bytes: u32,
+    /// Whether the tool was built without optimization, so that the figures say little.
+    is_debug_build: bool,
     results: Vec<Measured>,
 }
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        if cfg!(debug_assertions) {
+            session.screen.note(DEBUG_BUILD);
+        }
         let scratch = match &self.dir {
             Some(dir) => tempfile::Builder::new().prefix("htkvctl-bench-").tempdir_in(dir),
             None => tempfile::Builder::new().prefix("htkvctl-bench-").tempdir(),
@@ -85,7 +93,8 @@ impl Args {
     }
 
     fn tell(&self, screen: Screen, results: Vec<Measured>) -> Result<(), Failure> {
-        let answer = Answer { keys: self.keys, value_size_bytes: self.value_size, results };
+        let is_debug_build = cfg!(debug_assertions);
+        let answer = Answer { keys: self.keys, value_size_bytes: self.value_size, is_debug_build, results };
         screen.answer(&answer, || {
             let heading = ["operation", "how many", "per second", "p50", "p99", "max"];
             table(&heading, answer.results.iter().map(Measured::row))
