@@ -9,6 +9,7 @@ use hightower_log::Command;
 
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::layout;
+use crate::mutants::planted;
 use crate::permission::{Action, KeyRange};
 use crate::service::{AuthService, Principal};
 
@@ -112,7 +113,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
         if batch.is_empty() { Ok(Vec::new()) } else { self.all(batch) }
     }
 
-    fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+    fn commit(&self, mut batch: Batch) -> Result<BatchOutcome> {
+        // The engine's reserve is for what takes access away, which is not a principal's to say.
+        batch.set_uses_reserve(planted("auth_reserve_for_all") && batch.uses_reserve());
         for _ in 0..MAX_TRIES {
             let generation = self.check_batch(&batch)?;
             let guarded = batch.clone().require(layout::GENERATION, Expect::Version(generation));

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use hightower_auth::{AuditVerdict, Error, ErrorKind, Login};
-use hightower_engine::{SingleNodeEngine, StoreConfig};
+use hightower_auth::{Action, AuditVerdict, AuthorizedEngine, Error, ErrorKind, Grant, KeyRange, Login};
+use hightower_engine::{Batch, ErrorKind as EngineKind, KvEngine, SingleNodeEngine, StoreConfig};
 use support::{HandClock, OTHER, PASSWORD, Service, service_on};
 
 mod support;
@@ -68,4 +68,54 @@ fn threads_agree_on_names_and_lose_no_audit_entry() {
     }
     let missing = auth.disable_user("usr_ffffffffffffffffffffffffffffffff").unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+/// A store that a tenant has filled up to what `config` allows, with one who has everything that can be taken away.
+fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) -> StoreConfig) {
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let engine = Arc::new(SingleNodeEngine::with_config(config(directory.path())).unwrap());
+    let auth = service_on(Arc::clone(&engine), &clock);
+    let tenant = auth.create_user("tenant", PASSWORD).unwrap();
+    let grants = [Grant::new([Action::Write], KeyRange::prefix("data/")).unwrap()];
+    auth.set_role("writer", &grants).unwrap();
+    auth.set_user_roles(&tenant.user_id, &["writer".to_owned()]).unwrap();
+    let other = auth.create_user("other", PASSWORD).unwrap();
+    let (key, api_token) = auth.create_api_key(&tenant.user_id, None).unwrap();
+    let Login::Accepted { token, .. } = auth.login("tenant", PASSWORD).unwrap() else { panic!() };
+
+    let principal = auth.authenticate(&api_token).unwrap().unwrap();
+    let view = AuthorizedEngine::new(&auth, principal);
+    for value in [&[7; 200][..], &[7]] {
+        let fill = |number: u32| Batch::new().put(format!("data/{number:08}/{}", value.len()), value).use_reserve();
+        let refused = (0..1_000_000).find_map(|number| view.commit(fill(number)).err()).unwrap();
+        assert_eq!(refused.kind(), EngineKind::Full, "{refused}");
+    }
+    let refused = auth.create_user("one.more", PASSWORD).unwrap_err();
+    assert!(matches!(&refused, Error::Engine(error) if error.kind() == EngineKind::Full), "{refused}");
+
+    assert!(auth.logout(&token).unwrap());
+    assert!(auth.authenticate_session(&token).unwrap().is_none());
+    assert!(auth.revoke_api_key(&key.key_id).unwrap());
+    auth.revoke_all_sessions(&tenant.user_id).unwrap();
+    auth.set_user_roles(&tenant.user_id, &[]).unwrap();
+    auth.set_role("writer", &[]).unwrap();
+    assert!(auth.disable_user(&tenant.user_id).unwrap().disabled);
+    assert!(auth.delete_user(&tenant.user_id).unwrap());
+    assert!(auth.delete_user(&other.user_id).unwrap());
+    assert!(auth.authenticate(&api_token).unwrap().is_none());
+    assert!(view.put("data/1", "x").is_err());
+    assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
+}
+
+#[test]
+fn access_is_taken_away_when_the_index_is_full() {
+    taking_access_away_from_a_full_store(|dir| StoreConfig {
+        max_index_memory_bytes: Some(1 << 20),
+        ..StoreConfig::at(dir)
+    });
+}
+
+#[test]
+fn access_is_taken_away_when_the_quota_is_used_up() {
+    taking_access_away_from_a_full_store(|dir| StoreConfig { max_disk_bytes: Some(2 << 20), ..StoreConfig::at(dir) });
 }

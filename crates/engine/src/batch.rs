@@ -65,7 +65,7 @@ impl BatchOutcome {
 /// Changes and requirements, collected to be committed as one.
 ///
 /// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next use. Limits (keys of 1 to 65,535 bytes,
-/// values up to 1 GiB, 65,536 commands, one segment) are checked when the batch is committed.
+/// values up to 1 GiB, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
 ///
 /// ```
 /// use hightower_engine::{Batch, Expect};
@@ -83,6 +83,7 @@ pub struct Batch {
     pub(crate) bytes: Vec<u8>,
     pub(crate) operations: Vec<Operation>,
     pub(crate) requirements: Vec<Requirement>,
+    uses_reserve: bool,
 }
 
 /// One command of a batch; its key and value lie in the batch's buffer.
@@ -170,6 +171,37 @@ impl Batch {
         self.requirements.push(Requirement { key: key.as_ref().to_vec(), expect });
     }
 
+    /// Lets the batch use the reserve of a store that is full: for what takes access away (a logout, a revocation), so that whoever has
+    /// filled the store cannot keep it. A view of an engine for others must take this mark away before it passes a batch on.
+    ///
+    /// The reserve lets such batches go beyond `max_index_memory_bytes` by a 16th, beyond `max_disk_bytes` by an 8th, and on a full
+    /// device into the room that is kept for deletes. It is there again once deletes and compaction have made room.
+    ///
+    /// ```
+    /// use hightower_engine::Batch;
+    ///
+    /// let mut batch = Batch::new().delete("sessions/17").put("audit/90", "ended").use_reserve();
+    /// assert!(batch.uses_reserve());
+    /// batch.set_uses_reserve(false);
+    /// assert!(!batch.uses_reserve());
+    /// ```
+    #[must_use]
+    pub fn use_reserve(mut self) -> Self {
+        self.uses_reserve = true;
+        self
+    }
+
+    /// Says whether the batch may [use the reserve](Self::use_reserve).
+    pub fn set_uses_reserve(&mut self, uses_reserve: bool) {
+        self.uses_reserve = uses_reserve;
+    }
+
+    /// Whether the batch may [use the reserve](Self::use_reserve).
+    #[must_use]
+    pub fn uses_reserve(&self) -> bool {
+        self.uses_reserve
+    }
+
     /// How many commands it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -187,6 +219,7 @@ impl Batch {
         self.bytes.clear();
         self.operations.clear();
         self.requirements.clear();
+        self.uses_reserve = false;
     }
 
     /// The changes it holds, in the order they were added. A checked view of an engine decides by them.

@@ -34,6 +34,26 @@ const WARMED_MAX: usize = 2048;
 /// A batch of so many commands that will be synced is on its way to the device while they are applied, which takes tens of microseconds.
 const WRITTEN_EARLY_MIN: usize = 128;
 
+/// A longer scratch buffer is given back after its batch.
+const SCRATCH_KEPT_BYTES: usize = 1 << 20;
+
+/// The reserve for what takes access away is this share of `max_index_memory_bytes`, and at least so much.
+const INDEX_RESERVE_SHARE: u64 = 16;
+const INDEX_RESERVE_MIN_BYTES: u64 = 64 << 10;
+/// About what a key takes in the index besides its bytes.
+const INDEX_ENTRY_BYTES: u64 = 64;
+
+/// What a commit needs room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// New data.
+    Data,
+    /// A batch that [may use the reserve](Batch::use_reserve).
+    Reserve,
+    /// Deletes and nothing else.
+    Deletes,
+}
+
 /// What only the holder of the commit lock touches.
 #[derive(Debug)]
 pub(crate) struct CommitLog {
@@ -44,13 +64,15 @@ pub(crate) struct CommitLog {
     pub(crate) last_seq: u64,
     /// The highest version that was ever seen.
     pub(crate) max_version: u64,
-    /// Where batches are encoded; kept, so that no batch allocates twice.
+    /// Where batches are encoded; kept while it is short, so that few batches allocate twice.
     scratch: Vec<u8>,
+    /// About how much the index has grown beyond its cap by the reserve.
+    index_reserve_used_bytes: u64,
 }
 
 impl CommitLog {
     pub(crate) fn new(appender: Appender, active: Arc<Tracked>, last_seq: u64, max_version: u64) -> Self {
-        Self { appender, active, last_seq, max_version, scratch: Vec::new() }
+        Self { appender, active, last_seq, max_version, scratch: Vec::new(), index_reserve_used_bytes: 0 }
     }
 }
 
@@ -121,10 +143,11 @@ impl Core {
                 version
             }
         };
-        self.check_memory(&state, write)?;
+        self.check_memory(log, &state, [(write.key, write.value)], false)?;
         let command = command_of(write.key, write.value, version, timestamp);
         let len_max = hightower_log::MAX_HEAD_LEN_BYTES + write.key.len() + write.value.unwrap_or_default().len();
-        self.make_room(log, len_max, write.value.is_none(), timestamp)?;
+        let demand = if write.value.is_none() { Demand::Deletes } else { Demand::Data };
+        self.make_room(log, len_max, demand, timestamp)?;
 
         let offset = log.appender.position();
         let placement = Placement::Appended { durable: log.appender.durable(), continues: false };
@@ -204,10 +227,8 @@ impl Core {
             return Ok(rejected);
         }
         let (mut plan, max_version) = plan(&state, log.max_version, batch, now)?;
-        for operation in &batch.operations {
-            let (key, value) = batch.parts(operation);
-            self.check_memory(&state, Write { key, value, given: None })?;
-        }
+        let writes = batch.operations.iter().map(|operation| batch.parts(operation));
+        let reserve_taken_bytes = self.check_memory(log, &state, writes, batch.uses_reserve())?;
         self.make_room_for(log, batch, &plan, now)?;
         encode_batch(log, batch, &mut plan)?;
         let records = plan.iter().filter(|planned| planned.outcome != ApplyOutcome::IgnoredStale).count();
@@ -216,6 +237,10 @@ impl Core {
             // At most 65,536 commands: the batch was validated.
             let appended = appender.append(&[scratch.as_slice()], u32::try_from(records).unwrap_or(u32::MAX));
             let appended = appended.map_err(|failure| self.append_failed(failure))?;
+            log.index_reserve_used_bytes += reserve_taken_bytes;
+            if log.scratch.capacity() > SCRATCH_KEPT_BYTES && !planted("scratch_kept") {
+                log.scratch = Vec::new();
+            }
             if durability == Durability::Sync && records >= WRITTEN_EARLY_MIN {
                 self.start_writing();
             }
@@ -242,21 +267,22 @@ impl Core {
     /// Rolls to a segment with room for all that the plan writes.
     fn make_room_for(&self, log: &mut CommitLog, batch: &Batch, plan: &[Planned], now: i64) -> Result<()> {
         let mut len_max = 0;
-        let mut writes = 0;
+        let mut has_writes = false;
         let mut only_deletes = true;
         for (operation, planned) in batch.operations.iter().zip(plan) {
             if planned.outcome != ApplyOutcome::IgnoredStale {
                 let (key, value) = batch.parts(operation);
                 len_max += hightower_log::MAX_HEAD_LEN_BYTES + key.len() + value.unwrap_or_default().len();
-                writes += 1;
+                has_writes = true;
                 only_deletes &= value.is_none();
             }
         }
-        let limit = self.config.max_segment_size;
-        if writes > 1 && len_max as u64 > limit {
-            return Err(Error::LimitExceeded { what: "batch (bytes)", found: len_max as u64, limit });
-        }
-        if writes == 0 { Ok(()) } else { self.make_room(log, len_max, only_deletes, now) }
+        let demand = match (only_deletes, batch.uses_reserve()) {
+            (true, _) => Demand::Deletes,
+            (false, true) => Demand::Reserve,
+            (false, _) => Demand::Data,
+        };
+        if has_writes { self.make_room(log, len_max, demand, now) } else { Ok(()) }
     }
 
     /// Makes one command of a commit visible, and keeps the books of live and dead bytes.
@@ -287,14 +313,14 @@ impl Core {
     }
 
     /// Rolls to the next segment if a commit of up to `len_max` bytes would not fit the active one.
-    fn make_room(&self, log: &mut CommitLog, len_max: usize, only_deletes: bool, timestamp: i64) -> Result<()> {
+    fn make_room(&self, log: &mut CommitLog, len_max: usize, demand: Demand, timestamp: i64) -> Result<()> {
         if len_max <= log.appender.remaining_bytes() as usize {
             return Ok(());
         }
-        let purpose = if only_deletes { Purpose::Reclaim } else { Purpose::Grow };
+        let purpose = if demand == Demand::Data { Purpose::Grow } else { Purpose::Reclaim };
         let _growing = self.growing();
-        if purpose == Purpose::Grow {
-            self.check_disk(len_max)?;
+        if demand != Demand::Deletes {
+            self.check_disk(len_max, demand)?;
         }
         let stamp = Stamp { max_version: log.max_version, timestamp };
         log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
@@ -313,12 +339,27 @@ impl Core {
         }
     }
 
-    /// Refuses a new key when the index has reached its cap.
-    fn check_memory(&self, state: &StateWriter<'_, Place>, write: Write<'_>) -> Result<()> {
-        let Some(cap) = self.config.max_index_memory_bytes else { return Ok(()) };
+    /// Refuses new keys when the index has reached its cap. Gives how much of the reserve they take, which is for those that may use it.
+    fn check_memory<'a>(
+        &self,
+        log: &mut CommitLog,
+        state: &StateWriter<'_, Place>,
+        writes: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+        uses_reserve: bool,
+    ) -> Result<u64> {
+        let Some(cap) = self.config.max_index_memory_bytes else { return Ok(0) };
         let used = self.state.index_bytes() as u64;
-        if used < cap || planted("cap_ignored") || write.value.is_none() || state.version_of(write.key).is_some() {
-            return Ok(());
+        if used < cap || planted("cap_ignored") {
+            log.index_reserve_used_bytes = 0;
+            return Ok(0);
+        }
+        let is_new = |(key, value): &(&[u8], Option<&[u8]>)| value.is_some() && state.version_of(key).is_none();
+        let taken_bytes: u64 =
+            writes.into_iter().filter(is_new).map(|(key, _)| key.len() as u64 + INDEX_ENTRY_BYTES).sum();
+        let reserve = (cap / INDEX_RESERVE_SHARE).max(INDEX_RESERVE_MIN_BYTES);
+        let fits_reserve = uses_reserve && log.index_reserve_used_bytes.saturating_add(taken_bytes) <= reserve;
+        if taken_bytes == 0 || fits_reserve || (uses_reserve && planted("reserve_without_bound")) {
+            return Ok(taken_bytes);
         }
         let detail = format!(
             "the index takes {used} bytes of the {cap} that max_index_memory_bytes allows; delete keys or raise it"
@@ -445,4 +486,24 @@ fn checksum_of(operation: &Operation) -> u64 {
 /// The codec refused what the limits had let pass.
 fn refused(error: hightower_log::EncodeError) -> Error {
     Error::Validation(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SCRATCH_KEPT_BYTES;
+    use crate::batch::Batch;
+    use crate::config::StoreConfig;
+    use crate::engine::SingleNodeEngine;
+
+    #[test]
+    fn the_memory_of_a_large_batch_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap();
+        let scratch_bytes = || engine.core.commit.lock().as_ref().unwrap().scratch.capacity();
+        engine.commit(Batch::new().put("a", "b").put("c", "d")).unwrap();
+        assert!((1..=SCRATCH_KEPT_BYTES).contains(&scratch_bytes()), "that of a short one is kept");
+        engine.commit(Batch::new().put("a", vec![7; 2 * SCRATCH_KEPT_BYTES]).put("c", "d")).unwrap();
+        assert!(scratch_bytes() <= SCRATCH_KEPT_BYTES, "{}", scratch_bytes());
+        assert_eq!(engine.get("a").unwrap().unwrap().len(), 2 * SCRATCH_KEPT_BYTES);
+    }
 }

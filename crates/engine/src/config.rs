@@ -52,7 +52,7 @@ pub use hightower_segment::AppendMode;
 pub struct StoreConfig {
     /// The directory of the store; created if missing. Default: `.hightower`.
     pub data_dir: PathBuf,
-    /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit gets a segment of its own. Default: 64 MiB.
+    /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit, of one command or of many, gets a segment of its own. Default: 64 MiB.
     pub max_segment_size: u64,
     /// While little is written, new segments are a 512th of what lives in the store, but at least this long, in bytes, and at most
     /// [`max_segment_size`](Self::max_segment_size); while much is written they are as long as what is written in some seconds. A segment takes its
@@ -73,9 +73,10 @@ pub struct StoreConfig {
     /// [`fsync_interval`](Self::fsync_interval). Default: `None`.
     pub durability: Option<Durability>,
     /// The most memory that the index may take, in bytes. Past it, writes of new keys are refused; overwrites and deletes of known
-    /// keys go on. Default: no cap.
+    /// keys go on, and so do batches that [may use the reserve](crate::Batch::use_reserve): they may add a 16th of the cap, 64 KiB at least. Default: no cap.
     pub max_index_memory_bytes: Option<u64>,
-    /// The most that the store's files may take on disk, in bytes. Past it, writes other than deletes are refused. Default: no cap.
+    /// The most that the store's files may take on disk, in bytes. Past it, writes other than deletes are refused; batches that
+    /// [may use the reserve](crate::Batch::use_reserve) may go beyond it by an 8th. Default: no cap.
     pub max_disk_bytes: Option<u64>,
     /// What opening does about an unfinished tail. Default: drop it and report.
     pub recovery_mode: RecoveryMode,

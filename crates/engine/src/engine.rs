@@ -47,7 +47,7 @@ use crate::value::Value;
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 pub struct SingleNodeEngine {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     durability: Durability,
     pipeline: Option<Pipeline>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -141,7 +141,8 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or more bytes than a segment holds.
+    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or 4 GiB. A batch that is longer
+    /// than a segment gets one of its own.
     pub fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
     where
         I: IntoIterator<Item = Command>,

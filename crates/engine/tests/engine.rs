@@ -159,6 +159,21 @@ fn requirements_hold_or_nothing_happens() {
 }
 
 #[test]
+fn a_batch_that_is_longer_than_a_segment_gets_one_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir);
+    let mut wide = Batch::new();
+    (0..200).for_each(|number: u32| wide.push_put(number.to_be_bytes(), vec![7; 1000]));
+    engine.put("a", "b").unwrap();
+    assert!(engine.commit(wide).unwrap().is_committed());
+    engine.put("c", "d").unwrap();
+    drop(engine);
+    let engine = open(&dir);
+    assert_eq!(engine.len(), 202);
+    assert_eq!(engine.get(199_u32.to_be_bytes()).unwrap().unwrap(), vec![7; 1000]);
+}
+
+#[test]
 fn limits_are_refused_and_leave_nothing_behind() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
@@ -169,9 +184,6 @@ fn limits_are_refused_and_leave_nothing_behind() {
     let mut many = Batch::new();
     (0..65_537).for_each(|number: u32| many.push_put(number.to_be_bytes(), ""));
     assert_eq!(engine.commit(many).unwrap_err().kind(), ErrorKind::LimitExceeded);
-    let mut wide = Batch::new();
-    (0..20).for_each(|number: u32| wide.push_put(number.to_be_bytes(), vec![0; 1000]));
-    assert_eq!(engine.commit(wide).unwrap_err().kind(), ErrorKind::LimitExceeded, "it is longer than a segment");
     assert_eq!(engine.commit(Batch::new().require("", Expect::Absent)).unwrap_err().kind(), ErrorKind::Validation);
     assert_eq!((engine.len(), engine.latest_seq()), (0, 0));
 
@@ -414,6 +426,9 @@ fn the_memory_cap_refuses_new_keys_only() {
     assert_eq!(engine.commit(Batch::new().put("key 2", "x").put("another", "y")).unwrap_err().kind(), ErrorKind::Full);
     assert_eq!(engine.get("key 2").unwrap().unwrap(), b"v", "a refused batch leaves nothing behind");
     assert_eq!(engine.len(), refused - 1);
+    let by_reserve = |number: &usize| Batch::new().put(format!("reserve {number}"), "v").use_reserve();
+    let refused = (0..100_000).find(|number| engine.commit(by_reserve(number)).is_err()).unwrap();
+    assert!((500..5000).contains(&refused), "the reserve has a bound: {refused}");
 }
 
 #[test]

@@ -219,6 +219,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the engine's versions are above all that it has seen",
         &[engine("versions_decide_whatever_the_order")],
     ),
+    caught("scratch_kept", "the memory of a large batch is given back", &[within_engine("large_batch")]),
+    caught(
+        "reserve_without_bound",
+        "what takes access away has a bounded reserve beyond the cap",
+        &[engine("the_memory_cap_refuses")],
+    ),
     caught("cap_ignored", "past the cap of the index new keys are refused", &[engine("the_memory_cap_refuses")]),
     caught("limits_unchecked", "limits are checked at the API", &[engine("limits_are_refused")]),
     caught(
@@ -340,6 +346,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "key_file_not_claimed",
         "of two who change a key file, one at a time does",
         &[plain("hightower-auth", "lib", "two_changes_at_once_are_refused")],
+    ),
+    caught(
+        "auth_without_reserve",
+        "what takes access away may use the engine's reserve",
+        &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
+    ),
+    caught(
+        "auth_reserve_for_all",
+        "a principal may not use the engine's reserve",
+        &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
     ),
     caught("auth_rotation_not_guarded", "nothing stays under a master key that was rotated out", &[AUTH_RACES]),
     // The index.

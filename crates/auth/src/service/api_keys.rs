@@ -230,7 +230,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let ApiKeyRecord { key_id: id, owner_id, .. } = &key.value.public;
             change.remove(&layout::api_key(id.as_bytes()), key.version);
             change.batch.push_delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
-            change.access_changes();
+            change.takes_access();
             change.audit_of(owner_id, AuditAction::ApiKeyRevoked, key_id);
             Ok(Step::Commit(true))
         })

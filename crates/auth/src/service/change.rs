@@ -51,6 +51,7 @@ pub(super) struct Change<'k> {
     events: Vec<Event>,
     pruned: Option<(u64, AuditHash)>,
     access_changed: bool,
+    takes_access: bool,
 }
 
 impl Change<'_> {
@@ -84,6 +85,13 @@ impl Change<'_> {
         self.access_changed = true;
     }
 
+    /// The commit takes access from someone: as [`access_changes`](Self::access_changes), and it may use the room that the engine keeps for this, so that
+    /// nobody keeps access by filling the store.
+    pub(super) fn takes_access(&mut self) {
+        self.access_changed = true;
+        self.takes_access = true;
+    }
+
     /// Adds an entry to the audit trail. If the target is a user's id, the entry concerns that user.
     pub(super) fn audit(&mut self, action: AuditAction, target: impl Into<String>) {
         let target = target.into();
@@ -114,8 +122,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     pub(super) fn change<T>(&self, mut step: impl FnMut(&mut Change<'_>) -> Result<Step<T>>) -> Result<T> {
         let keys = self.keys()?;
         for _ in 0..MAX_TRIES {
-            let mut change =
-                Change { keys, batch: Batch::new(), events: Vec::new(), pruned: None, access_changed: false };
+            let mut change = Change {
+                keys,
+                batch: Batch::new(),
+                events: Vec::new(),
+                pruned: None,
+                access_changed: false,
+                takes_access: false,
+            };
             let result = match step(&mut change)? {
                 Step::Stop(result) => return Ok(result),
                 Step::Commit(result) => result,
@@ -140,6 +154,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn finish(&self, change: Change<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
+        batch.set_uses_reserve(change.takes_access && !planted("auth_without_reserve"));
         if change.access_changed {
             batch.push_put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
         }

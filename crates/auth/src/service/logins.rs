@@ -177,7 +177,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         user.value.public.password_changed_at_ms = self.now_ms();
         user.value.epoch += 1;
         self.replace_user(change, &user)?;
-        change.access_changes();
+        change.takes_access();
         change.audit(action, user.value.public.user_id.as_str());
         Ok(())
     }

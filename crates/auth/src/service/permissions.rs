@@ -219,7 +219,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 Some(old) => change.replace(&layout::role(name), old.version, &body),
                 None => change.create(&layout::role(name), &body),
             }
-            change.access_changes();
+            change.takes_access();
             change.audit(AuditAction::RoleSet, name);
             Ok(Step::Commit(role.clone()))
         })
@@ -263,7 +263,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(false));
             };
             change.remove(&layout::role(name), role.version);
-            change.access_changes();
+            change.takes_access();
             change.audit(AuditAction::RoleDeleted, name);
             Ok(Step::Commit(true))
         })

@@ -177,7 +177,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let entry = IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash };
             change.batch.push_require(layout::session(token_hash), Expect::Version(session.version));
             drop_session(change, user_id.as_bytes(), &entry);
-            change.access_changes();
+            change.takes_access();
             change.audit_of(user_id, AuditAction::SessionEnded, session_id.as_str());
             Ok(Step::Commit(true))
         })
@@ -192,7 +192,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let mut user = self.user_by_id(user_id)?;
             user.value.epoch += 1;
             self.replace_user(change, &user)?;
-            change.access_changes();
+            change.takes_access();
             change.audit(AuditAction::AllSessionsEnded, user_id);
             Ok(Step::Commit(()))
         })

@@ -156,7 +156,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change_user(user_id, AuditAction::UserDisabled, |_, change, user| {
             user.value.public.disabled = true;
             user.value.epoch += 1;
-            change.access_changes();
+            change.takes_access();
             Ok(true)
         })
     }
@@ -182,7 +182,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let roles = checked_role_names(roles)?;
         self.change_user(user_id, AuditAction::UserRolesSet, |_, change, user| {
             user.value.public.roles.clone_from(&roles);
-            change.access_changes();
+            change.takes_access();
             Ok(true)
         })
     }
@@ -197,7 +197,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let mut roles = [&user.value.public.roles[..], &add].concat();
             roles.retain(|role| !remove.contains(role));
             user.value.public.roles = checked_role_names(&roles)?;
-            change.access_changes();
+            change.takes_access();
             Ok(true)
         })
     }
@@ -243,7 +243,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 change.batch.push_delete(layout::session(&session.token_hash));
                 change.batch.push_delete(layout::session_of(id, &session.id));
             }
-            change.access_changes();
+            change.takes_access();
             change.audit(AuditAction::UserDeleted, user_id);
             Ok(Step::Commit(true))
         })

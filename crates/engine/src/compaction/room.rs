@@ -6,6 +6,7 @@
 
 use hightower_segment::SegmentStore;
 
+use crate::commit::Demand;
 use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -14,6 +15,8 @@ use crate::sync::MutexGuard;
 
 /// A store with a quota has segments of at most this share of it, so that the quota is not used up by room for what is to come.
 const QUOTA_SHARE: u64 = 16;
+/// What takes access away may go beyond the quota by this share of it.
+const QUOTA_RESERVE_SHARE: u64 = 8;
 
 impl StoreConfig {
     /// How long new segments are: as configured, or less if the quota asks for it.
@@ -46,12 +49,13 @@ impl Core {
     }
 
     /// Refuses to go on to a new segment for a write of `len_bytes` when the quota is used up.
-    pub(crate) fn check_disk(&self, len_bytes: usize) -> Result<()> {
+    pub(crate) fn check_disk(&self, len_bytes: usize, demand: Demand) -> Result<()> {
         let Some(max) = self.config.max_disk_bytes else { return Ok(()) };
         let store = self.store()?;
         let needed = store.room_for_roll(len_bytes)?;
         let used = self.disk_bytes(&store);
-        if used.saturating_add(needed) <= max {
+        let reserve = if demand == Demand::Data { 0 } else { max / QUOTA_RESERVE_SHARE };
+        if used.saturating_add(needed) <= max.saturating_add(reserve) {
             return Ok(());
         }
         self.upkeep.wake();
