@@ -500,9 +500,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap();
         let scratch_bytes = || engine.core.commit.lock().as_ref().unwrap().scratch.capacity();
-        engine.commit(Batch::new().put("a", "b").put("c", "d")).unwrap();
+        assert!(engine.commit(Batch::new().put("a", "b").put("c", "d")).unwrap().is_committed());
         assert!((1..=SCRATCH_KEPT_BYTES).contains(&scratch_bytes()), "that of a short one is kept");
-        engine.commit(Batch::new().put("a", vec![7; 2 * SCRATCH_KEPT_BYTES]).put("c", "d")).unwrap();
+        let large = Batch::new().put("a", vec![7; 2 * SCRATCH_KEPT_BYTES]).put("c", "d");
+        assert!(engine.commit(large).unwrap().is_committed());
         assert!(scratch_bytes() <= SCRATCH_KEPT_BYTES, "{}", scratch_bytes());
         assert_eq!(engine.get("a").unwrap().unwrap().len(), 2 * SCRATCH_KEPT_BYTES);
     }
