@@ -31,7 +31,7 @@ pub(crate) struct Core {
     pub(crate) segments: Segments,
     /// `None` in a store that is read-only or closed.
     pub(crate) commit: Mutex<Option<CommitLog>>,
-    /// Holds the store's lock file. `None` as above, so that a snapshot that outlives the engine does not keep the store locked.
+    /// Holds the store's lock. `None` as above, so that a snapshot that outlives the engine does not keep the store locked.
     store: Mutex<Option<SegmentStore>>,
     pub(crate) group: GroupCommit,
     pub(crate) poison: Poison,
@@ -96,7 +96,7 @@ impl Core {
         self.store.lock().clone().ok_or(if self.config.read_only { Error::ReadOnly } else { Error::Closed })
     }
 
-    /// Lets go of the segment store, and with it of the lock file.
+    /// Lets go of the segment store, and with it of the lock.
     pub(crate) fn release_store(&self) {
         self.store.lock().take();
     }

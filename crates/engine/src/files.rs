@@ -2,9 +2,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
-use hightower_segment::{Access, File, Fs, MANIFEST, Manifest};
+use hightower_segment::{Access, Dir, File, MANIFEST, Manifest};
 
 use crate::error::{Error, Result};
 
@@ -36,25 +35,29 @@ pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u
     Ok(())
 }
 
-/// Makes a file of these bytes, durably, under a name that is moved to `path` at the end. The directory is the caller's to sync.
-pub(crate) fn write_file(fs: &dyn Fs, tmp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    remove_if_there(fs, tmp)?;
-    let file: Arc<dyn File> = fs.create_new(tmp).map_err(|source| io_error("create", tmp, source))?;
+/// Makes a file of these bytes, durably, with the name `tmp`, and renames it to `name` at the end. The directory is the caller's to
+/// sync.
+pub(crate) fn write_file(dir: &dyn Dir, tmp: &str, name: &str, bytes: &[u8]) -> Result<()> {
+    remove_if_there(dir, tmp)?;
+    let path = dir.path().join(tmp);
+    let file = dir.create_new(tmp).map_err(|source| io_error("create", &path, source))?;
     let mut pieces = bytes.chunks(PIECE_LEN_BYTES).zip((0_u64..).step_by(PIECE_LEN_BYTES));
     let written = pieces
-        .try_for_each(|(piece, at)| write_at(&*file, tmp, piece, at))
-        .and_then(|()| sync_data(&*file, tmp))
-        .and_then(|()| fs.rename(tmp, path).map_err(|source| io_error("rename", tmp, source)));
+        .try_for_each(|(piece, at)| write_at(&*file, &path, piece, at))
+        .and_then(|()| sync_data(&*file, &path))
+        .and_then(|()| dir.rename(tmp, name).map_err(|source| io_error("rename", &path, source)));
     if written.is_err() {
         // The first failure is the one to tell of; the name says that the file is garbage.
-        let _removed = fs.remove_file(tmp);
+        let _removed = dir.remove_file(tmp);
     }
     written
 }
 
-pub(crate) fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<()> {
-    match fs.remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, source)),
+pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<()> {
+    match dir.remove_file(name) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", &dir.path().join(name), source))
+        }
         _ => Ok(()),
     }
 }
@@ -73,23 +76,19 @@ fn retry(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-pub(crate) fn sync_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    retry(|| fs.sync_dir(dir)).map_err(|source| io_error("sync", dir, source))
+pub(crate) fn sync_dir(dir: &dyn Dir) -> Result<()> {
+    retry(|| dir.sync()).map_err(|source| io_error("sync", dir.path(), source))
 }
 
-/// The names in a directory; none if it is not there.
-pub(crate) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>> {
-    match fs.list(dir) {
-        Ok(names) => Ok(names),
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(io_error("list", dir, source)),
-    }
+/// The names in a directory.
+pub(crate) fn list(dir: &dyn Dir) -> Result<Vec<String>> {
+    dir.list().map_err(|source| io_error("list", dir.path(), source))
 }
 
 /// The manifest in a directory, if there is one.
-pub(crate) fn read_manifest(fs: &dyn Fs, dir: &Path) -> Result<Option<Manifest>> {
-    let path = dir.join(MANIFEST);
-    let file = match fs.open(&path, Access::Read) {
+pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<Manifest>> {
+    let path = dir.path().join(MANIFEST);
+    let file = match dir.open(MANIFEST, Access::Read) {
         Ok(file) => file,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error("open", &path, source)),

@@ -66,8 +66,7 @@ fn open_for_writing(config: StoreConfig, components: Components, watch: Watch<'_
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(&config, recovery.report())?;
     let store_id = store.manifest().store_id;
-    let fs = &*components.fs;
-    let fold = Fold::of(fs, &config.data_dir, store_id, recovery.segments(), recovery.report(), watch)?;
+    let fold = Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), watch)?;
     start(config, components, store, recovery, fold)
 }
 
@@ -110,12 +109,11 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
     refuse_loss(&config, store.report())?;
     let store_id = store.manifest().store_id;
-    let fs = &*components.fs;
-    let fold = Fold::of(fs, &config.data_dir, store_id, store.segments(), store.report(), watch)?;
+    let fold = Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let (recovery, lock) = store.into_parts();
-    let lock = lock.filter(|_| !planted("reading_lock_dropped"));
+    let lock = Some(lock).filter(|_| !planted("reading_lock_dropped"));
     let report = OpenReport {
         recovery,
         checkpoint: fold.checkpoint,

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use common::{config, open_with, setting};
 use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
-use hightower_segment::Fs;
 use hightower_segment::sim::SimFs;
 
 const DIR: &str = "/store";
@@ -69,8 +68,10 @@ impl Image {
         }
         let fs = fs.after_kill();
         drop(engine);
-        let names = fs.list(Path::new(DIR)).unwrap().into_iter().filter(|name| name != "LOCK");
-        let files: Vec<_> = names
+        let files: Vec<_> = fs
+            .names_in(Path::new(DIR))
+            .unwrap()
+            .into_iter()
             .map(|name| Path::new(DIR).join(name))
             .map(|path| (path.clone(), fs.read_file(&path).unwrap()))
             .collect();

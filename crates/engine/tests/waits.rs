@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::config;
 use hightower_engine::{AppendMode, Batch, Components, Durability, SingleNodeEngine};
 use hightower_segment::sim::SimFs;
-use hightower_segment::{Access, File, Fs, Lock, LockKind, Mapping, Metadata};
+use hightower_segment::{Access, Dir, File, Fs, Lock, LockKind, Mapping, Metadata};
 
 /// Where syncs wait while it is shut.
 #[derive(Debug, Default)]
@@ -62,47 +62,62 @@ impl Drop for Shut<'_> {
 struct GatedFs(SimFs, Arc<Gate>);
 
 #[derive(Debug)]
+struct GatedDir(Arc<dyn Dir>, Arc<Gate>);
+
+#[derive(Debug)]
 struct GatedFile(Arc<dyn File>, Arc<Gate>);
 
-impl GatedFs {
+impl GatedDir {
     fn gated(&self, file: Arc<dyn File>) -> Arc<dyn File> {
         Arc::new(GatedFile(file, Arc::clone(&self.1)))
     }
 }
 
 impl Fs for GatedFs {
-    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.0.create_new(path).map(|file| self.gated(file))
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(GatedDir(self.0.open_dir(path)?, Arc::clone(&self.1))))
     }
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
-        self.0.open(path, access).map(|file| self.gated(file))
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir_all(path)
     }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename_dir(from, to)
+    }
+}
+
+impl Dir for GatedDir {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.0.create_new(name).map(|file| self.gated(file))
+    }
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        self.0.open(name, access).map(|file| self.gated(file))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.0.rename(from, to)
     }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_file(path)
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.0.remove_file(name)
     }
-    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
-        self.0.hard_link(original, link)
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        self.0.hard_link(name, target, link)
     }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.0.list(dir)
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
     }
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.0.metadata(path)
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        self.0.metadata(name)
     }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.0.create_dir_all(dir)
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
     }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.sync_dir(dir)
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        self.0.try_lock(kind)
     }
-    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
-        self.0.try_lock(path, kind)
-    }
-    fn preallocation_is_promise(&self, dir: &Path) -> io::Result<bool> {
-        self.0.preallocation_is_promise(dir)
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        self.0.preallocation_is_promise()
     }
 }
 

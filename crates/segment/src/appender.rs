@@ -11,6 +11,7 @@ use hightower_log::{RecordContext, encode_seal};
 use crate::error::{SegmentError, is_full};
 use crate::manifest::SegmentState;
 use crate::mutants::planted;
+use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
@@ -218,10 +219,11 @@ impl Appender {
             }
         })?;
         self.segment.mark_sealed();
-        let unused = pool.into_iter().map(|spare| spare.path);
-        let unused = unused.chain(prepared.map(|prepared| prepared.segment.path().to_owned()));
-        for path in unused.chain(empty.then(|| self.segment.path().to_owned())) {
-            self.shared.fs.remove_file(&path).map_err(|error| SegmentError::io("remove", &path, error))?;
+        let unused = pool.into_iter().map(|spare| spare.name);
+        let unused = unused.chain(prepared.map(|prepared| segment_name(prepared.segment.id())));
+        for name in unused.chain(empty.then(|| segment_name(id))) {
+            let removed = self.shared.dir.remove_file(&name);
+            removed.map_err(|error| SegmentError::io("remove", &self.shared.path_of(&name), error))?;
         }
         self.shared.remove_kept_room()?;
         if !empty {

@@ -9,7 +9,7 @@ use crate::error::SegmentError;
 use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::SegmentState;
 use crate::mutants::planted;
-use crate::names::segment_path;
+use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::Shared;
@@ -79,12 +79,12 @@ impl CompactedWriter {
             base_version: stamp.max_version,
             base_timestamp: stamp.timestamp,
         };
-        let path = segment_path(&shared.dir, header.id);
+        let name = segment_name(header.id);
         shared
-            .fs
-            .rename(&spare.path, &path)
-            .map_err(|error| shared.poison.latch(SegmentError::io("rename", &spare.path, error)))?;
-        spare.path = path;
+            .dir
+            .rename(&spare.name, &name)
+            .map_err(|error| shared.poison.latch(SegmentError::io("rename", &shared.path_of(&spare.name), error)))?;
+        spare.name = name;
         // It may have been a segment before, of which nothing may be read any more.
         if !spare.mapping.reset() {
             return Err(SegmentError::Invalid { what: "a spare file is still in use".to_owned() });
@@ -160,7 +160,8 @@ impl CompactedWriter {
         self.shared.poison.check()?;
         let Some(spare) = &self.spare else { return Ok(()) };
         write_all_at(spare.file.as_ref(), &self.buffer, self.flushed).map_err(|(_, error)| {
-            let error = SegmentError::io_or_full("write", &spare.path, self.buffer.len() as u64, error);
+            let error =
+                SegmentError::io_or_full("write", &self.shared.path_of(&spare.name), self.buffer.len() as u64, error);
             self.shared.poison.latch(error)
         })?;
         self.flushed += self.buffer.len() as u64;
@@ -177,11 +178,12 @@ impl CompactedWriter {
     pub fn finish(mut self) -> Result<CompactedSegment, SegmentError> {
         self.flush()?;
         let len = self.position();
-        let Some(Spare { path, file, mapping }) = self.spare.take() else {
+        let Some(Spare { name, file, mapping }) = self.spare.take() else {
             return Err(SegmentError::Invalid { what: "the segment is finished".to_owned() });
         };
         drop(mapping);
         let shared = &self.shared;
+        let path = shared.path_of(&name);
         let failed = |operation, error| shared.poison.latch(SegmentError::io(operation, &path, error));
         file.set_len(len.into()).map_err(|error| failed("cut", error))?;
         if !planted("output_not_synced") {
@@ -199,7 +201,7 @@ impl Drop for CompactedWriter {
     fn drop(&mut self) {
         if let Some(spare) = self.spare.take() {
             // Nobody is left to tell of a failure, and the next open removes what no manifest names.
-            let _ = self.shared.fs.remove_file(&spare.path);
+            let _ = self.shared.dir.remove_file(&spare.name);
         }
     }
 }
@@ -237,7 +239,7 @@ impl Shared {
             Some(parts) => self.spare_of(parts),
             // Its pages are being touched ahead at this moment; the file is garbage now, and room is short.
             None => {
-                remove_if_there(self.fs.as_ref(), &segment_path(&self.dir, id))?;
+                remove_if_there(self.dir.as_ref(), &segment_name(id))?;
                 Err(error)
             }
         }
@@ -247,7 +249,7 @@ impl Shared {
     pub(crate) fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
         self.check_edit(edit)?;
         if planted("inputs_go_first") {
-            edit.remove.iter().try_for_each(|id| remove_if_there(self.fs.as_ref(), &segment_path(&self.dir, *id)))?;
+            edit.remove.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))?;
         }
         self.edit_manifest(|manifest| {
             manifest.segments.retain(|entry| !edit.remove.contains(&entry.id));

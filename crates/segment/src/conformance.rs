@@ -13,7 +13,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::fs::{Access, File, Fs, LockKind, read_full_at, write_all_at};
+use crate::fs::{Access, Dir, File, Fs, LockKind, read_full_at, write_all_at};
 
 /// A promise of [`Fs`] that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +26,7 @@ pub struct Violation {
 }
 
 type Checked = Result<(), String>;
-type Check = fn(&dyn Fs, &Path) -> Checked;
+type Check = fn(&dyn Dir) -> Checked;
 
 const CHECKS: [(&str, Check); 9] = [
     ("a name is created once", created_once),
@@ -37,7 +37,14 @@ const CHECKS: [(&str, Check); 9] = [
     ("a removed file stays whole for who has it open", removing),
     ("a hard link is a second name", linking),
     ("maps and positioned access see the same bytes", mapping),
+    ("a name is one path component", one_component),
+];
+
+type FsCheck = fn(&dyn Fs, &Path) -> Checked;
+
+const FS_CHECKS: [(&str, FsCheck); 2] = [
     ("an exclusive lock keeps others out until it is dropped", locking),
+    ("a handle stays with its directory, whatever becomes of the name", moving),
 ];
 
 /// Checks a file system in an empty directory of it; the first promise that is not kept is the error. Files are left behind.
@@ -46,7 +53,10 @@ const CHECKS: [(&str, Check); 9] = [
 ///
 /// [`Violation`].
 pub fn check_fs(fs: &dyn Fs, dir: &Path) -> Result<(), Violation> {
-    CHECKS.iter().try_for_each(|(check, run)| run(fs, dir).map_err(|found| Violation { check, found }))
+    let opened = fs.open_dir(dir);
+    let handle = opened.map_err(|error| Violation { check: "a directory can be opened", found: error.to_string() })?;
+    CHECKS.iter().try_for_each(|(check, run)| run(&*handle).map_err(|found| Violation { check, found }))?;
+    FS_CHECKS.iter().try_for_each(|(check, run)| run(fs, dir).map_err(|found| Violation { check, found }))
 }
 
 fn ok<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
@@ -79,19 +89,19 @@ fn reads(file: &dyn File, offset: u64, wanted: &[u8]) -> Checked {
     )
 }
 
-fn created_once(fs: &dyn Fs, dir: &Path) -> Checked {
-    let path = dir.join("created");
-    refused(fs.open(&path, Access::Read), io::ErrorKind::NotFound, "opening a file that is not there")?;
-    ok("creating", fs.create_new(&path))?;
-    refused(fs.create_new(&path), io::ErrorKind::AlreadyExists, "creating it again")?;
-    ok("syncing the directory", fs.sync_dir(dir))?;
-    let names = ok("listing", fs.list(dir))?;
+fn created_once(dir: &dyn Dir) -> Checked {
+    let name = "created";
+    refused(dir.open(name, Access::Read), io::ErrorKind::NotFound, "opening a file that is not there")?;
+    ok("creating", dir.create_new(name))?;
+    refused(dir.create_new(name), io::ErrorKind::AlreadyExists, "creating it again")?;
+    ok("syncing the directory", dir.sync())?;
+    let names = ok("listing", dir.list())?;
     ensure(names.iter().any(|name| name == "created"), &format!("the new name is not listed: {names:?}"))
 }
 
-fn bytes_stay(fs: &dyn Fs, dir: &Path) -> Checked {
-    let path = dir.join("bytes");
-    let file = ok("creating", fs.create_new(&path))?;
+fn bytes_stay(dir: &dyn Dir) -> Checked {
+    let name = "bytes";
+    let file = ok("creating", dir.create_new(name))?;
     write(&*file, b"hello", 0)?;
     write(&*file, b"p!", 3)?;
     // Hints, whatever they are of.
@@ -102,20 +112,20 @@ fn bytes_stay(fs: &dyn Fs, dir: &Path) -> Checked {
     ok("syncing", file.sync_data())?;
     reads(&*file, 0, b"help!")?;
     reads(&*file, 5, b"")?;
-    reads(&*ok("opening", fs.open(&path, Access::Read))?, 1, b"elp!")?;
-    ensure(ok("looking up", fs.metadata(&path))?.len_bytes == 5, "the length is not 5")
+    reads(&*ok("opening", dir.open(name, Access::Read))?, 1, b"elp!")?;
+    ensure(ok("looking up", dir.metadata(name))?.len_bytes == 5, "the length is not 5")
 }
 
-fn lengths(fs: &dyn Fs, dir: &Path) -> Checked {
-    let file = ok("creating", fs.create_new(&dir.join("lengths")))?;
+fn lengths(dir: &dyn Dir) -> Checked {
+    let file = ok("creating", dir.create_new("lengths"))?;
     write(&*file, b"abcdef", 0)?;
     ok("cutting", file.set_len(2))?;
     ok("growing", file.set_len(4))?;
     reads(&*file, 0, b"ab\0\0")
 }
 
-fn allocating(fs: &dyn Fs, dir: &Path) -> Checked {
-    let file = ok("creating", fs.create_new(&dir.join("allocated")))?;
+fn allocating(dir: &dyn Dir) -> Checked {
+    let file = ok("creating", dir.create_new("allocated"))?;
     write(&*file, b"abc", 0)?;
     ok("allocating", file.allocate(8192))?;
     let len_bytes = ok("looking up", file.metadata())?.len_bytes;
@@ -126,38 +136,38 @@ fn allocating(fs: &dyn Fs, dir: &Path) -> Checked {
     reads(&*file, 0, b"abc\0\0")
 }
 
-fn renaming(fs: &dyn Fs, dir: &Path) -> Checked {
-    let (from, to) = (dir.join("new"), dir.join("old"));
-    write(&*ok("creating", fs.create_new(&to))?, b"old", 0)?;
-    let was = ok("opening", fs.open(&to, Access::Read))?;
-    write(&*ok("creating", fs.create_new(&from))?, b"new", 0)?;
-    ok("renaming", fs.rename(&from, &to))?;
-    reads(&*ok("opening", fs.open(&to, Access::Read))?, 0, b"new")?;
+fn renaming(dir: &dyn Dir) -> Checked {
+    let (from, to) = ("new", "old");
+    write(&*ok("creating", dir.create_new(to))?, b"old", 0)?;
+    let was = ok("opening", dir.open(to, Access::Read))?;
+    write(&*ok("creating", dir.create_new(from))?, b"new", 0)?;
+    ok("renaming", dir.rename(from, to))?;
+    reads(&*ok("opening", dir.open(to, Access::Read))?, 0, b"new")?;
     reads(&*was, 0, b"old")?;
-    refused(fs.open(&from, Access::Read), io::ErrorKind::NotFound, "opening the former name")
+    refused(dir.open(from, Access::Read), io::ErrorKind::NotFound, "opening the former name")
 }
 
-fn removing(fs: &dyn Fs, dir: &Path) -> Checked {
-    let path = dir.join("removed");
-    let file = ok("creating", fs.create_new(&path))?;
+fn removing(dir: &dyn Dir) -> Checked {
+    let name = "removed";
+    let file = ok("creating", dir.create_new(name))?;
     write(&*file, b"still", 0)?;
-    ok("removing", fs.remove_file(&path))?;
+    ok("removing", dir.remove_file(name))?;
     reads(&*file, 0, b"still")?;
-    refused(fs.remove_file(&path), io::ErrorKind::NotFound, "removing it again")
+    refused(dir.remove_file(name), io::ErrorKind::NotFound, "removing it again")
 }
 
-fn linking(fs: &dyn Fs, dir: &Path) -> Checked {
-    let (path, link) = (dir.join("linked"), dir.join("link"));
-    write(&*ok("creating", fs.create_new(&path))?, b"one", 0)?;
-    ok("linking", fs.hard_link(&path, &link))?;
-    ensure(ok("looking up", fs.metadata(&path))?.links == 2, "a file of two names does not count two")?;
-    refused(fs.hard_link(&path, &link), io::ErrorKind::AlreadyExists, "linking to a name that is taken")?;
-    ok("removing", fs.remove_file(&path))?;
-    reads(&*ok("opening", fs.open(&link, Access::Read))?, 0, b"one")
+fn linking(dir: &dyn Dir) -> Checked {
+    let (name, link) = ("linked", "link");
+    write(&*ok("creating", dir.create_new(name))?, b"one", 0)?;
+    ok("linking", dir.hard_link(name, dir, link))?;
+    ensure(ok("looking up", dir.metadata(name))?.links == 2, "a file of two names does not count two")?;
+    refused(dir.hard_link(name, dir, link), io::ErrorKind::AlreadyExists, "linking to a name that is taken")?;
+    ok("removing", dir.remove_file(name))?;
+    reads(&*ok("opening", dir.open(link, Access::Read))?, 0, b"one")
 }
 
-fn mapping(fs: &dyn Fs, dir: &Path) -> Checked {
-    let file = ok("creating", fs.create_new(&dir.join("mapped")))?;
+fn mapping(dir: &dyn Dir) -> Checked {
+    let file = ok("creating", dir.create_new("mapped"))?;
     ok("allocating", file.allocate(4096))?;
     let map = ok("mapping for writing", file.map(4096, Access::Write))?;
     let Some(mut writer) = map.writer() else { return Err("a new mapping has no writer".to_owned()) };
@@ -173,27 +183,71 @@ fn mapping(fs: &dyn Fs, dir: &Path) -> Checked {
     ensure(map.slice(6..18) == Some(b" and written"), "the map does not show what was written by position")
 }
 
-fn locking(fs: &dyn Fs, dir: &Path) -> Checked {
-    let path = dir.join("lock");
-    refused(fs.try_lock(&path, LockKind::Shared), io::ErrorKind::NotFound, "a shared lock on no file")?;
-    let held = ok("locking", fs.try_lock(&path, LockKind::Exclusive))?;
+fn one_component(dir: &dyn Dir) -> Checked {
+    for name in ["", ".", "..", "a/b", "/a"] {
+        refused(dir.create_new(name), io::ErrorKind::InvalidInput, &format!("creating {name:?}"))?;
+        refused(dir.open(name, Access::Read), io::ErrorKind::InvalidInput, &format!("opening {name:?}"))?;
+        refused(dir.remove_file(name), io::ErrorKind::InvalidInput, &format!("removing {name:?}"))?;
+    }
+    Ok(())
+}
+
+/// Handles are opened twice, as two processes would.
+fn locking(fs: &dyn Fs, path: &Path) -> Checked {
+    let [one, other] = [fs.open_dir(path), fs.open_dir(path)];
+    let (one, other) = (ok("opening the directory", one)?, ok("opening it again", other)?);
+    let held = ok("locking", one.try_lock(LockKind::Exclusive))?;
     ensure(held.is_some(), "nobody had the lock, and it was not given")?;
     for kind in [LockKind::Exclusive, LockKind::Shared] {
-        let second = ok("trying a second lock", fs.try_lock(&path, kind))?;
-        ensure(second.is_none(), &format!("{kind:?} was given beside an exclusive lock"))?;
+        for dir in [&one, &other] {
+            let second = ok("trying a second lock", dir.try_lock(kind))?;
+            ensure(second.is_none(), &format!("{kind:?} was given beside an exclusive lock"))?;
+        }
     }
     drop(held);
-    let shared = [LockKind::Shared, LockKind::Shared].map(|kind| fs.try_lock(&path, kind));
-    ensure(shared.iter().all(|lock| matches!(lock, Ok(Some(_)))), "two readers cannot share the lock")
+    let shared = [LockKind::Shared, LockKind::Shared].map(|kind| one.try_lock(kind));
+    ensure(shared.iter().all(|lock| matches!(lock, Ok(Some(_)))), "two readers cannot share the lock")?;
+    let third = ok("trying a lock beside readers", other.try_lock(LockKind::Exclusive))?;
+    ensure(third.is_none(), "a writer was let in beside readers")
+}
+
+/// A handle stays with its directory: when that gets another name, and when another directory has its name.
+fn moving(fs: &dyn Fs, path: &Path) -> Checked {
+    let (here, there) = (path.join("here"), path.join("there"));
+    ok("creating a directory", fs.create_dir_all(&here))?;
+    let dir = ok("opening it", fs.open_dir(&here))?;
+    let held = ok("locking it", dir.try_lock(LockKind::Exclusive))?;
+    ensure(held.is_some(), "nobody had the lock, and it was not given")?;
+    write(&*ok("creating", dir.create_new("before"))?, b"before", 0)?;
+    ok("renaming it", fs.rename_dir(&here, &there))?;
+    refused(fs.open_dir(&here), io::ErrorKind::NotFound, "opening its former name")?;
+    ok("creating another", fs.create_dir_all(&here))?;
+    let other = ok("opening that", fs.open_dir(&here))?;
+    ensure(matches!(other.try_lock(LockKind::Exclusive), Ok(Some(_))), "another directory of the name is locked too")?;
+    write(&*ok("creating", dir.create_new("after"))?, b"after", 0)?;
+    ok("renaming a file", dir.rename("after", "later"))?;
+    ok("syncing the directory", dir.sync())?;
+    ensure(ok("listing", other.list())?.is_empty(), "a file went into another directory of the same name")?;
+    let moved = ok("opening it by its new name", fs.open_dir(&there))?;
+    ensure(matches!(moved.try_lock(LockKind::Shared), Ok(None)), "the lock did not move with the directory")?;
+    let mut names = ok("listing", moved.list())?;
+    names.sort();
+    ensure(names == ["before", "later"], &format!("the moved directory has {names:?}"))?;
+    refused(fs.rename_dir(&here, &there), io::ErrorKind::DirectoryNotEmpty, "replacing a directory that is not empty")?;
+    reads(&*ok("opening", dir.open("before", Access::Read))?, 0, b"before")?;
+    // Linked into another directory.
+    ok("linking", dir.hard_link("before", &*other, "linked"))?;
+    reads(&*ok("opening", other.open("linked", Access::Read))?, 0, b"before")
 }
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
+    use std::io;
     use std::path::Path;
     use std::sync::Arc;
 
     use super::check_fs;
-    use crate::fs::{Access, File, Fs, Lock, LockKind, Metadata};
+    use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata};
     use crate::sim::SimFs;
 
     #[test]
@@ -204,53 +258,93 @@ mod tests {
         assert_eq!(check_fs(&fs, dir), Ok(()));
     }
 
-    /// Renames by linking, and so keeps the old name.
-    #[derive(Debug)]
-    struct KeepsNames(SimFs);
+    /// Breaks one promise.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Fault {
+        /// Renames by linking, and so keeps the old name.
+        KeepsNames,
+        /// Finds its directory anew at each use.
+        ResolvesAgain,
+    }
 
-    impl Fs for KeepsNames {
-        fn create_new(&self, path: &Path) -> std::io::Result<Arc<dyn File>> {
-            self.0.create_new(path)
+    #[derive(Debug)]
+    struct Faulty(SimFs, Fault);
+
+    #[derive(Debug)]
+    struct FaultyDir(Faulty, Arc<dyn Dir>);
+
+    impl FaultyDir {
+        fn dir(&self) -> io::Result<Arc<dyn Dir>> {
+            if self.0.1 == Fault::ResolvesAgain { self.0.0.open_dir(self.1.path()) } else { Ok(Arc::clone(&self.1)) }
         }
-        fn open(&self, path: &Path, access: Access) -> std::io::Result<Arc<dyn File>> {
-            self.0.open(path, access)
+    }
+
+    impl Fs for Faulty {
+        fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+            Ok(Arc::new(FaultyDir(Self(self.0.clone(), self.1), self.0.open_dir(path)?)))
         }
-        fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-            self.0.remove_file(to)?;
-            self.0.hard_link(from, to)
+        fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+            self.0.create_dir_all(path)
         }
-        fn remove_file(&self, path: &Path) -> std::io::Result<()> {
-            self.0.remove_file(path)
+        fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.0.rename_dir(from, to)
         }
-        fn hard_link(&self, original: &Path, link: &Path) -> std::io::Result<()> {
-            self.0.hard_link(original, link)
+    }
+
+    impl Dir for FaultyDir {
+        fn path(&self) -> &Path {
+            self.1.path()
         }
-        fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
-            self.0.list(dir)
+        fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            self.dir()?.create_new(name)
         }
-        fn metadata(&self, path: &Path) -> std::io::Result<Metadata> {
-            self.0.metadata(path)
+        fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+            self.dir()?.open(name, access)
         }
-        fn create_dir_all(&self, dir: &Path) -> std::io::Result<()> {
-            self.0.create_dir_all(dir)
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            if self.0.1 != Fault::KeepsNames {
+                return self.dir()?.rename(from, to);
+            }
+            let dir = self.dir()?;
+            dir.remove_file(to)?;
+            dir.hard_link(from, &*dir, to)
         }
-        fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-            self.0.sync_dir(dir)
+        fn remove_file(&self, name: &str) -> io::Result<()> {
+            self.dir()?.remove_file(name)
         }
-        fn try_lock(&self, path: &Path, kind: LockKind) -> std::io::Result<Option<Box<dyn Lock>>> {
-            self.0.try_lock(path, kind)
+        fn hard_link(&self, name: &str, _target: &dyn Dir, link: &str) -> io::Result<()> {
+            let dir = self.dir()?;
+            dir.hard_link(name, &*dir, link)
         }
-        fn preallocation_is_promise(&self, dir: &Path) -> std::io::Result<bool> {
-            self.0.preallocation_is_promise(dir)
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.dir()?.list()
+        }
+        fn metadata(&self, name: &str) -> io::Result<Metadata> {
+            self.dir()?.metadata(name)
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.dir()?.sync()
+        }
+        fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+            self.dir()?.try_lock(kind)
+        }
+        fn preallocation_is_promise(&self) -> io::Result<bool> {
+            self.dir()?.preallocation_is_promise()
         }
     }
 
     #[test]
-    fn one_that_keeps_old_names_does_not() {
-        let fs = KeepsNames(SimFs::new());
-        let dir = Path::new("/store");
-        fs.create_dir_all(dir).unwrap();
-        let violation = check_fs(&fs, dir).unwrap_err();
-        assert_eq!(violation.check, "a rename replaces what had the name");
+    fn one_that_breaks_a_promise_does_not() {
+        let faults = [
+            (Fault::KeepsNames, "a rename replaces what had the name"),
+            (Fault::ResolvesAgain, "a handle stays with its directory, whatever becomes of the name"),
+        ];
+        for (fault, check) in faults {
+            let fs = Faulty(SimFs::new(), fault);
+            let dir = Path::new("/store");
+            fs.create_dir_all(dir).unwrap();
+            let violation = check_fs(&fs, dir).unwrap_err();
+            assert_eq!(violation.check, check, "{violation}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! The file system as this crate sees it: a seam with a real side ([`RealFs`]) and a simulated one (`sim::SimFs`).
 //!
 //! The traits ask for no more than a log needs: append-only files of fixed size, atomic replacement, directory syncs and one
-//! lock. Everything a store does to the outside goes through them.
+//! lock. Everything a store does to the outside goes through them. A store resolves the path of its directory once: from then on
+//! it names its files relative to the directory that it has open.
 
 mod real;
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
@@ -44,89 +46,116 @@ pub struct Metadata {
 /// A held lock; dropping it gives it back.
 pub trait Lock: Debug + Send + Sync {}
 
-/// A file system. Used as `Arc<dyn Fs>`.
+/// A file system. Used as `Arc<dyn Fs>`. What happens inside a directory is a matter of [`Dir`].
 ///
 /// All errors are the system's own. Out of space must come back as [`io::ErrorKind::StorageFull`] or
 /// [`io::ErrorKind::QuotaExceeded`].
 pub trait Fs: Debug + Send + Sync {
-    /// Creates a file for reading and writing.
+    /// Opens a directory. The handle stays with this directory, whatever happens to its name afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::NotADirectory`] if something else has its name.
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>>;
+
+    /// Creates a directory and those above it that are missing, for their owner alone, and syncs every directory that got a new
+    /// entry. Nothing happens if it exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a directory another name, in one step. An empty directory that has the new name is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::DirectoryNotEmpty`] if the new name is that of a directory with something in it; those of the system.
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()>;
+}
+
+/// An open directory: its files, by name. Used as `Arc<dyn Dir>`.
+///
+/// All methods mean the directory that was opened, even if it was renamed since, or another one has its name now. Once it was
+/// removed, they fail with [`io::ErrorKind::NotFound`]. No method but [`list`](Self::list), [`try_lock`](Self::try_lock) and those
+/// that open a file needs another file descriptor.
+///
+/// A name is one path component: with a `/` in it, empty, `.` or `..`, it is refused with [`io::ErrorKind::InvalidInput`].
+pub trait Dir: Any + Debug + Send + Sync {
+    /// Where the directory was when it was opened, as an absolute path: for messages.
+    fn path(&self) -> &Path;
+
+    /// Creates a file for reading and writing, for its owner alone.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::AlreadyExists`] if the name is taken.
-    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// Opens a file that exists.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::NotFound`] if it does not.
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>>;
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
 
     /// Renames a file, replacing what has the new name, in one step.
     ///
     /// # Errors
     ///
     /// Those of the system.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file's name. Open files and maps of it stay whole.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::NotFound`] if it does not exist.
-    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    fn remove_file(&self, name: &str) -> io::Result<()>;
 
-    /// Gives a file a second name.
+    /// Gives a file a second name, in `target`, which may be this directory or another one.
     ///
     /// # Errors
     ///
-    /// Those of the system, for one [`io::ErrorKind::AlreadyExists`].
-    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()>;
+    /// [`io::ErrorKind::AlreadyExists`] if the name is taken; [`io::ErrorKind::CrossesDevices`] if the directories are not of one
+    /// file system; those of the system.
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()>;
 
-    /// The names in a directory, in no order. Names that are not UTF-8 are left out: a store makes none.
+    /// The names in the directory, in no order. Names that are not UTF-8 are left out: a store makes none.
     ///
     /// # Errors
     ///
     /// Those of the system.
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    fn list(&self) -> io::Result<Vec<String>>;
 
     /// Length and number of names of a file.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::NotFound`] if it does not exist.
-    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+    fn metadata(&self, name: &str) -> io::Result<Metadata>;
 
-    /// Creates a directory and those above it that are missing, and syncs every directory that got a new entry. Nothing happens
-    /// if it exists.
+    /// Makes the names in the directory durable: creations, renames, removals.
     ///
     /// # Errors
     ///
     /// Those of the system.
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
 
-    /// Makes the names in a directory durable: creations, renames, removals.
+    /// Takes a lock on the directory itself, without waiting; `None` if another holder is in the way. There is no lock file, so
+    /// nothing in the directory can be removed or replaced to get around it. The lock ends with the process at the latest.
     ///
     /// # Errors
     ///
-    /// Those of the system.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-
-    /// Takes a lock on a file without waiting; `None` if another holder is in the way. An exclusive lock creates the file.
-    /// The lock ends with the process at the latest.
-    ///
-    /// # Errors
-    ///
-    /// Those of the system; for a shared lock [`io::ErrorKind::NotFound`] if the file does not exist.
-    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
+    /// Those of the system, for one [`io::ErrorKind::Unsupported`] where the file system locks no directories.
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
 
     /// Whether writing into an allocated file cannot fail for want of space, so that stores through a map are safe.
     ///
     /// # Errors
     ///
     /// Those of the system.
-    fn preallocation_is_promise(&self, dir: &Path) -> io::Result<bool>;
+    fn preallocation_is_promise(&self) -> io::Result<bool>;
 }
 
 /// An open file. Used as `Arc<dyn File>`.
@@ -242,9 +271,19 @@ pub(crate) fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -
 }
 
 /// Removes a file that may be gone already.
-pub(crate) fn remove_if_there(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
-    match fs.remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SegmentError::io("remove", path, error)),
+pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<(), SegmentError> {
+    match dir.remove_file(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(SegmentError::io("remove", &dir.path().join(name), error))
+        }
         _ => Ok(()),
     }
+}
+
+/// Whether this is a name, and not a path that leads elsewhere.
+pub(crate) fn check_name(name: &str) -> io::Result<()> {
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no file name")));
+    }
+    Ok(())
 }

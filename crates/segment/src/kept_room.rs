@@ -10,7 +10,7 @@ use crate::error::{SegmentError, is_full};
 use crate::fs::{Access, remove_if_there, retry_interrupted};
 use crate::lock::Mutex;
 use crate::mutants::planted;
-use crate::names::spare_path;
+use crate::names::spare_name;
 use crate::shared::Shared;
 
 /// File systems hand out room in blocks.
@@ -57,13 +57,13 @@ impl Shared {
         if kept.is_some_and(|len| len >= wanted) {
             return Ok(());
         }
-        let path = spare_path(&self.dir, 0);
+        let name = spare_name(0);
         let made = if kept.is_some() {
-            self.fs.open(&path, Access::Write)
+            self.dir.open(&name, Access::Write)
         } else {
             // An attempt that failed may have left one.
-            remove_if_there(self.fs.as_ref(), &path)?;
-            self.fs.create_new(&path)
+            remove_if_there(self.dir.as_ref(), &name)?;
+            self.dir.create_new(&name)
         };
         let made = made.and_then(|file| retry_interrupted(|| file.allocate(wanted)));
         if kept.is_some() && made.as_ref().is_err_and(is_full) {
@@ -72,8 +72,8 @@ impl Shared {
         }
         *kept = made.is_ok().then_some(wanted);
         let Err(error) = made else { return Ok(()) };
-        remove_if_there(self.fs.as_ref(), &path)?;
-        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &path, error)) }
+        remove_if_there(self.dir.as_ref(), &name)?;
+        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.path_of(&name), error)) }
     }
 
     /// Before room is taken for new data: there is room for a manifest, or it can be made now.
@@ -93,23 +93,23 @@ impl Shared {
             return Ok(());
         }
         self.full.store(true, Ordering::Release);
-        Err(SegmentError::Full { path: spare_path(&self.dir, 0), needed_bytes })
+        Err(SegmentError::Full { path: self.path_of(&spare_name(0)), needed_bytes })
     }
 
     /// Removes what is kept for this, or else a spare file, to make room. Tells whether there was anything.
     pub(crate) fn give_up_room(&self) -> bool {
         if self.kept_room.len.lock().take().is_some() {
             self.kept_room.is_enough.store(false, Ordering::Release);
-            return self.fs.remove_file(&spare_path(&self.dir, 0)).is_ok();
+            return self.dir.remove_file(&spare_name(0)).is_ok();
         }
         let Some(spare) = self.tail.lock().pool.pop() else { return false };
-        self.fs.remove_file(&spare.path).is_ok()
+        self.dir.remove_file(&spare.name).is_ok()
     }
 
     /// Removes the file, at the end.
     pub(crate) fn remove_kept_room(&self) -> Result<(), SegmentError> {
         match self.kept_room.len.lock().take() {
-            Some(_) => remove_if_there(self.fs.as_ref(), &spare_path(&self.dir, 0)),
+            Some(_) => remove_if_there(self.dir.as_ref(), &spare_name(0)),
             None => Ok(()),
         }
     }

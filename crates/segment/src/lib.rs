@@ -96,12 +96,12 @@ pub use appender::{Appended, Appender};
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, SegmentError};
-pub use fs::{Access, File, Fs, Lock, LockKind, Metadata, RealFs};
+pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
 pub use mapping::{
     Advice, Frozen, HUGE_PAGE_BYTES, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory,
 };
-pub use names::{CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, LOCK, MANIFEST, segment_name};
+pub use names::{CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, segment_name};
 pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_only::{ReadOnlyStore, Tolerance};
 pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};

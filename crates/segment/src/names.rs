@@ -4,8 +4,6 @@
 
 use std::path::{Path, PathBuf};
 
-/// The lock file.
-pub const LOCK: &str = "LOCK";
 /// The manifest.
 pub const MANIFEST: &str = "MANIFEST";
 /// The manifest's replacement while it is being written.
@@ -34,8 +32,8 @@ pub(crate) fn segment_path(dir: &Path, id: u32) -> PathBuf {
     dir.join(segment_name(id))
 }
 
-pub(crate) fn spare_path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("{number:010}{SPARE_SUFFIX}"))
+pub(crate) fn spare_name(number: u32) -> String {
+    format!("{number:010}{SPARE_SUFFIX}")
 }
 
 /// The id of the segment with this name, if it is one.
@@ -76,17 +74,8 @@ mod tests {
         for name in ["0000000001.seg", "4294967295.seg", "0000000009.spare", "MANIFEST.tmp", "a-1.ckpt", "a.ckpt.tmp"] {
             assert!(is_garbage_when_unnamed(name), "{name}");
         }
-        let others = [
-            "LOCK",
-            "MANIFEST",
-            "1.seg",
-            "4294967296.seg",
-            "000000000a.seg",
-            "notes.txt",
-            ".ckpt",
-            "../x.ckpt",
-            "x.seg",
-        ];
+        let others =
+            ["MANIFEST", "1.seg", "4294967296.seg", "000000000a.seg", "notes.txt", ".ckpt", "../x.ckpt", "x.seg"];
         for name in others {
             assert!(!is_garbage_when_unnamed(name), "{name}");
         }

@@ -1,20 +1,19 @@
 //! Looking at a store without changing a byte of it, damaged ones too.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use hightower_log::{SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
-use crate::fs::{Access, Fs, Lock, LockKind, read_full_at};
+use crate::fs::{Access, Dir, Fs, Lock, LockKind, read_full_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::names::{LOCK, segment_id, segment_path};
+use crate::names::{segment_id, segment_name};
 use crate::recovery::{Intent, Survey, read_manifest, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
 use crate::spares::entry_of;
-use crate::store::list;
+use crate::store::{list, lock, open_dir};
 
 /// What a read-only open does about damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +31,12 @@ pub struct ReadOnlyStore {
     segments: Vec<Arc<Segment>>,
     report: RecoveryReport,
     manifest: Manifest,
-    lock: Option<Box<dyn Lock>>,
+    lock: Box<dyn Lock>,
+    dir: Arc<dyn Dir>,
 }
 
 impl ReadOnlyStore {
-    /// Opens a store for reading. Keeps writers out while it lives, if the lock file is there.
+    /// Opens a store for reading. Keeps writers out while it lives.
     ///
     /// # Errors
     ///
@@ -44,20 +44,20 @@ impl ReadOnlyStore {
     /// [`SegmentStore::open`](crate::SegmentStore::open).
     pub fn open(fs: &Arc<dyn Fs>, dir: &Path, tolerance: Tolerance) -> Result<Self, SegmentError> {
         let salvage = tolerance == Tolerance::Salvage;
-        let fs = fs.as_ref();
-        let lock = shared_lock(fs, dir)?;
-        let names = list(fs, dir)?;
-        let (manifest, damage) = match read_manifest(fs, dir, &names) {
+        let opened = open_dir(fs.as_ref(), dir)?;
+        let lock = lock(opened.as_ref(), LockKind::Shared)?;
+        let names = list(opened.as_ref())?;
+        let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
             Ok(Some(manifest)) => (manifest, None),
             Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
-            Err(error) if salvage => (manifest_from_headers(fs, dir, &names), Some(error)),
+            Err(error) if salvage => (manifest_from_headers(opened.as_ref(), &names), Some(error)),
             Err(error) => return Err(error),
         };
         let Survey { live, mut report, .. } =
-            survey(fs, dir, &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
+            survey(opened.as_ref(), &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
         report.damage.extend(damage);
         let segments = live.into_iter().map(|found| Arc::new(found.segment)).collect();
-        Ok(Self { segments, report, manifest, lock })
+        Ok(Self { dir: opened, segments, report, manifest, lock })
     }
 
     /// The segments, oldest first.
@@ -66,16 +66,22 @@ impl ReadOnlyStore {
         &self.segments
     }
 
+    /// The store's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Arc<dyn Dir> {
+        &self.dir
+    }
+
     /// What was found.
     #[must_use]
     pub fn report(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// What was found, and what keeps writers out (nothing, if there is no lock file): hold it for as long as segments that were cloned are read, since
-    /// a writer may use their files again.
+    /// What was found, and what keeps writers out: hold it for as long as segments that were cloned are read, since a writer may
+    /// use their files again.
     #[must_use]
-    pub fn into_parts(self) -> (RecoveryReport, Option<Box<dyn Lock>>) {
+    pub fn into_parts(self) -> (RecoveryReport, Box<dyn Lock>) {
         (self.report, self.lock)
     }
 
@@ -86,33 +92,19 @@ impl ReadOnlyStore {
     }
 }
 
-/// Without a lock file there is no writer, and a read-only directory must not get one.
-fn shared_lock(fs: &dyn Fs, dir: &Path) -> Result<Option<Box<dyn Lock>>, SegmentError> {
-    let path = dir.join(LOCK);
-    match fs.try_lock(&path, LockKind::Shared) {
-        Ok(Some(lock)) => Ok(Some(lock)),
-        Ok(None) => Err(SegmentError::Locked { path }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs.list(dir) {
-            Ok(_) => Ok(None),
-            Err(_) => Err(SegmentError::NoStore { dir: dir.to_owned() }),
-        },
-        Err(error) => Err(SegmentError::io("lock", &path, error)),
-    }
-}
-
 /// Stands in for a manifest that cannot be read: every file that begins with a segment header.
-fn manifest_from_headers(fs: &dyn Fs, dir: &Path, names: &[String]) -> Manifest {
+fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Manifest {
     let mut manifest = Manifest::new([0; 16]);
     for id in names.iter().filter_map(|name| segment_id(name)) {
-        if let Some(entry) = entry_from_header(fs, dir, id) {
+        if let Some(entry) = entry_from_header(dir, id) {
             manifest.insert(entry);
         }
     }
     manifest
 }
 
-fn entry_from_header(fs: &dyn Fs, dir: &Path, id: u32) -> Option<SegmentEntry> {
-    let file = fs.open(&segment_path(dir, id), Access::Read).ok()?;
+fn entry_from_header(dir: &dyn Dir, id: u32) -> Option<SegmentEntry> {
+    let file = dir.open(&segment_name(id), Access::Read).ok()?;
     let mut bytes = [0; SegmentHeader::LEN];
     let read = read_full_at(file.as_ref(), &mut bytes, 0).ok()?;
     let header = SegmentHeader::decode(bytes.get(..read)?).ok().filter(|header| header.id == id)?;

@@ -13,10 +13,10 @@ use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
-use crate::fs::{Access, File, Fs, read_full_at, write_all_at};
+use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mutants::planted;
-use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_path};
+use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_name, segment_path};
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{Tail, find_tail, look_beyond};
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
@@ -45,9 +45,9 @@ pub(crate) struct Survey {
 /// # Errors
 ///
 /// [`SegmentError::MissingManifest`] if there are segments; [`SegmentError::Corrupt`] or [`SegmentError::VersionUnsupported`].
-pub(crate) fn read_manifest(fs: &dyn Fs, dir: &Path, names: &[String]) -> Result<Option<Manifest>, SegmentError> {
-    let path = dir.join(MANIFEST);
-    let file = match fs.open(&path, Access::Read) {
+pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Manifest>, SegmentError> {
+    let path = dir.path().join(MANIFEST);
+    let file = match dir.open(MANIFEST, Access::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let segments = names.iter().any(|name| segment_id(name).is_some());
@@ -84,8 +84,7 @@ pub(crate) enum Intent {
 ///
 /// [`SegmentError::MissingSegment`], [`SegmentError::Corrupt`], [`SegmentError::VersionUnsupported`] or [`SegmentError::Io`].
 pub(crate) fn survey(
-    fs: &dyn Fs,
-    dir: &Path,
+    dir: &dyn Dir,
     names: &[String],
     manifest: &Manifest,
     intent: Intent,
@@ -104,7 +103,7 @@ pub(crate) fn survey(
     let mut survey = Survey { live: Vec::new(), dropped: Vec::new(), report };
     let mut open = Vec::new();
     for entry in &manifest.segments {
-        let found = match find(fs, dir, *entry, salvage) {
+        let found = match find(dir, *entry, salvage) {
             Ok(found) => found,
             Err(error) if salvage => {
                 survey.report.damage.push(error);
@@ -119,7 +118,7 @@ pub(crate) fn survey(
         }
     }
     survey.report.unclean = !open.is_empty();
-    survey.recover(fs, open, intent)?;
+    survey.recover(dir, open, intent)?;
     // Oldest first, though open segments came last.
     survey.live.sort_by_key(|found| found.entry.id);
     survey.report.segments.sort_by_key(|segment| segment.id);
@@ -135,9 +134,9 @@ fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
 }
 
 /// Opens, maps and identifies one segment. Of a sealed one its length is published, of an open one all of the file.
-fn find(fs: &dyn Fs, dir: &Path, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
-    let path = segment_path(dir, entry.id);
-    let file = match fs.open(&path, Access::Read) {
+fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
+    let path = segment_path(dir.path(), entry.id);
+    let file = match dir.open(&segment_name(entry.id), Access::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(SegmentError::MissingSegment { path }),
         Err(error) => return Err(SegmentError::io("open", &path, error)),
@@ -217,7 +216,7 @@ impl Survey {
     }
 
     /// Finds where the log ends, in the segments that were not sealed, given by ascending id.
-    fn recover(&mut self, fs: &dyn Fs, open: Vec<Found>, intent: Intent) -> Result<(), SegmentError> {
+    fn recover(&mut self, dir: &dyn Dir, open: Vec<Found>, intent: Intent) -> Result<(), SegmentError> {
         let tails: Vec<Tail> =
             open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
         let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());
@@ -235,7 +234,7 @@ impl Survey {
             let room = u32::try_from(found.file_len).unwrap_or(u32::MAX);
             undone += seq_span(if index <= end { room.saturating_sub(tail.end) } else { room });
             let counts = index <= end || planted("keep_later_segments");
-            self.settle(fs, found, &tail, counts, intent)?;
+            self.settle(dir, found, &tail, counts, intent)?;
         }
         let floor = self.report.max_version.checked_add(if planted("version_floor_ignored") { 0 } else { undone });
         self.report.version_floor = floor.unwrap_or(self.report.max_version);
@@ -245,7 +244,7 @@ impl Survey {
     /// Keeps the valid part of a segment that was not sealed, or drops it.
     fn settle(
         &mut self,
-        fs: &dyn Fs,
+        dir: &dyn Dir,
         found: Found,
         tail: &Tail,
         counts: bool,
@@ -279,7 +278,7 @@ impl Survey {
         let (path, header) = (found.segment.path().to_owned(), *found.segment.header());
         drop(found.segment);
         let to_write = intent == Intent::Write;
-        let file = if to_write { rewrite(fs, &path, end) } else { open(fs, &path, Access::Read) }?;
+        let file = if to_write { rewrite(dir, &path, header.id, end) } else { open(dir, header.id, Access::Read) }?;
         // Mapped anew: what counts and no more.
         let mapping = file.map(end as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
         let segment = published(Segment::new(path, header, to_write.then_some(file), mapping), end)?;
@@ -288,17 +287,17 @@ impl Survey {
     }
 }
 
-fn open(fs: &dyn Fs, path: &Path, access: Access) -> Result<Arc<dyn File>, SegmentError> {
-    fs.open(path, access).map_err(|error| SegmentError::io("open", path, error))
+fn open(dir: &dyn Dir, id: u32, access: Access) -> Result<Arc<dyn File>, SegmentError> {
+    dir.open(&segment_name(id), access).map_err(|error| SegmentError::io("open", &segment_path(dir.path(), id), error))
 }
 
 /// Writes the first `end` bytes of a file over themselves.
 ///
 /// If an earlier sync of the file failed, the kernel may hold pages that it takes for clean and that never reached the disk: they
 /// read well, and another sync would not write them. Written anew they are dirty, and the sync that follows means something.
-fn rewrite(fs: &dyn Fs, path: &Path, end: u32) -> Result<Arc<dyn File>, SegmentError> {
+fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File>, SegmentError> {
     const STEP: usize = 1 << 20;
-    let file = open(fs, path, Access::Write)?;
+    let file = open(dir, id, Access::Write)?;
     if planted("recovered_tail_not_rewritten") {
         return Ok(file);
     }

@@ -14,6 +14,7 @@ use crate::error::SegmentError;
 use crate::fs::{File, retry_interrupted};
 use crate::lock::Mutex;
 use crate::mapping::{Advice, Mapping, Pages};
+use crate::names::segment_name;
 use crate::scan::Entries;
 
 /// Where the first record starts.
@@ -47,7 +48,7 @@ pub struct Segment {
 
 /// A segment taken apart, when nobody reads it any more.
 pub(crate) struct Parts {
-    pub(crate) path: PathBuf,
+    pub(crate) name: String,
     /// `None` if it was closed.
     pub(crate) file: Option<Arc<dyn File>>,
     pub(crate) mapping: Mapping,
@@ -322,7 +323,7 @@ impl Segment {
 
     pub(crate) fn into_parts(self) -> Parts {
         let has_hole = (self.capacity.into_inner() as usize) < self.mapping.len();
-        Parts { path: self.path, file: self.file.into_inner(), mapping: self.mapping, has_hole }
+        Parts { name: segment_name(self.header.id), file: self.file.into_inner(), mapping: self.mapping, has_hole }
     }
 
     #[cold]

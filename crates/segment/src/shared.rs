@@ -5,14 +5,14 @@
 //! `manifest` (held while the file is replaced), `tail` (held for a few instructions, never across I/O). An append takes none of
 //! them; a roll with a prepared successor takes `tail` alone.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
 
 use crate::error::SegmentError;
-use crate::fs::{File, Fs, Lock, remove_if_there, retry_interrupted, write_all_at};
+use crate::fs::{Dir, File, Lock, remove_if_there, retry_interrupted, write_all_at};
 use crate::kept_room::KeptRoom;
 use crate::lock::{Mutex, step};
 use crate::manifest::{Manifest, SegmentState};
@@ -35,8 +35,8 @@ pub(crate) const OVERHEAD_BYTES: u32 = SegmentHeader::LEN as u32 + SEAL_LEN_BYTE
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) fs: Arc<dyn Fs>,
-    pub(crate) dir: PathBuf,
+    /// Open for as long as the store is: its files are named relative to it.
+    pub(crate) dir: Arc<dyn Dir>,
     pub(crate) options: StoreOptions,
     /// [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
     pub(crate) mode: AppendMode,
@@ -80,23 +80,22 @@ pub(crate) struct Rolled {
 
 impl Shared {
     pub(crate) fn new(
-        fs: Arc<dyn Fs>,
-        dir: &Path,
+        dir: Arc<dyn Dir>,
         options: StoreOptions,
         manifest: Manifest,
         lock: Box<dyn Lock>,
     ) -> Result<Self, SegmentError> {
         let mode = match options.appends {
             AppendMode::Auto => {
-                let promise = fs.preallocation_is_promise(dir);
-                let promise = promise.map_err(|error| SegmentError::io("look up the file system of", dir, error))?;
+                let promise = dir.preallocation_is_promise();
+                let promise =
+                    promise.map_err(|error| SegmentError::io("look up the file system of", dir.path(), error))?;
                 if promise { AppendMode::Mapped } else { AppendMode::Positioned }
             }
             forced => forced,
         };
         Ok(Self {
-            fs,
-            dir: dir.to_owned(),
+            dir,
             next_len: AtomicU32::new(options.segment_len_bytes),
             options,
             mode,
@@ -113,6 +112,11 @@ impl Shared {
         })
     }
 
+    /// Where a file of the store is, for messages.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// An id that no segment had.
     pub(crate) fn take_id(&self) -> Result<u32, SegmentError> {
         let taken = self.next_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
@@ -121,7 +125,7 @@ impl Shared {
 
     pub(crate) fn random(&self) -> Result<u64, SegmentError> {
         let number = self.options.entropy.next_u64();
-        number.map_err(|error| SegmentError::io("draw a random number for", &self.dir, error))
+        number.map_err(|error| SegmentError::io("draw a random number for", self.dir.path(), error))
     }
 
     /// Changes the manifest: on disk first, then here. If the device is full, spare files are given up for it.
@@ -139,10 +143,10 @@ impl Shared {
         let len_bytes = next.encoded_len() as u64;
         self.keep_room(len_bytes)?;
         let mut has_given_up = false;
-        let mut written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
+        let mut written = replace_manifest(self.dir.as_ref(), &next);
         while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {
             has_given_up = true;
-            written = replace_manifest(self.fs.as_ref(), &self.dir, &next);
+            written = replace_manifest(self.dir.as_ref(), &next);
         }
         match written {
             Ok(()) => {
@@ -158,8 +162,8 @@ impl Shared {
 
     /// Makes the file names in the store's directory durable.
     pub(crate) fn sync_dir(&self) -> Result<(), SegmentError> {
-        let synced = retry_interrupted(|| self.fs.sync_dir(&self.dir));
-        synced.map_err(|error| SegmentError::io("sync", &self.dir, error))
+        let synced = retry_interrupted(|| self.dir.sync());
+        synced.map_err(|error| SegmentError::io("sync", self.dir.path(), error))
     }
 
     /// Syncs everything that was appended before the call: rolled segments first, then the active one.
@@ -282,33 +286,35 @@ impl From<NotReplaced> for SegmentError {
 }
 
 /// Writes a manifest over the old one, so that after a crash it is one or the other.
-pub(crate) fn replace_manifest(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), NotReplaced> {
-    let tmp = dir.join(MANIFEST_TMP);
+pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(), NotReplaced> {
     let bytes = manifest.encode();
     // An earlier attempt may have left one.
-    remove_if_there(fs, &tmp).map_err(NotReplaced::Unchanged)?;
-    let created = fs.create_new(&tmp);
-    let file = created
+    remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unchanged)?;
+    let tmp = dir.path().join(MANIFEST_TMP);
+    let file = dir
+        .create_new(MANIFEST_TMP)
         .map_err(|error| NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error)))?;
-    if let Err(error) = write_manifest(fs, dir, &tmp, file.as_ref(), &bytes) {
+    if let Err(error) = write_manifest(dir, file.as_ref(), &bytes) {
         if !error.is_full() {
             return Err(NotReplaced::Unknown(error));
         }
-        remove_if_there(fs, &tmp).map_err(NotReplaced::Unknown)?;
+        remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unknown)?;
         return Err(NotReplaced::Unchanged(error));
     }
     if planted("manifest_dir_not_synced") {
         return Ok(());
     }
-    let synced = retry_interrupted(|| fs.sync_dir(dir));
-    synced.map_err(|error| NotReplaced::Unknown(SegmentError::io("sync", dir, error)))
+    let synced = retry_interrupted(|| dir.sync());
+    synced.map_err(|error| NotReplaced::Unknown(SegmentError::io("sync", dir.path(), error)))
 }
 
-fn write_manifest(fs: &dyn Fs, dir: &Path, tmp: &Path, file: &dyn File, bytes: &[u8]) -> Result<(), SegmentError> {
-    let failed = |operation, error| SegmentError::io_or_full(operation, tmp, bytes.len() as u64, error);
+fn write_manifest(dir: &dyn Dir, file: &dyn File, bytes: &[u8]) -> Result<(), SegmentError> {
+    let failed = |operation, error| {
+        SegmentError::io_or_full(operation, &dir.path().join(MANIFEST_TMP), bytes.len() as u64, error)
+    };
     write_all_at(file, bytes, 0).map_err(|(_, error)| failed("write", error))?;
     if !planted("manifest_not_synced") {
         retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
     }
-    fs.rename(tmp, &dir.join(MANIFEST)).map_err(|error| failed("rename", error))
+    dir.rename(MANIFEST_TMP, MANIFEST).map_err(|error| failed("rename", error))
 }

@@ -9,7 +9,6 @@
 //! One spare (or the prepared segment, when there is no other) is kept back from new data, so that deletes and compaction can go
 //! on when the device is full.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +20,7 @@ use crate::fs::{Access, File, retry_interrupted, write_all_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::mapping::{Mapping, MappingWriter};
 use crate::mutants::planted;
-use crate::names::{segment_path, spare_path};
+use crate::names::{segment_name, spare_name};
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Parts, Segment};
 use crate::shared::{OVERHEAD_BYTES, Shared, seq_span};
@@ -30,7 +29,7 @@ use crate::tail::AppendMode;
 /// A file with room in it, and a map of it; no manifest names it.
 #[derive(Debug)]
 pub(crate) struct Spare {
-    pub(crate) path: PathBuf,
+    pub(crate) name: String,
     pub(crate) file: Arc<dyn File>,
     pub(crate) mapping: Mapping,
 }
@@ -71,8 +70,8 @@ impl Shared {
     /// tried again.
     pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
         self.poison.check()?;
-        let path = spare_path(&self.dir, self.next_spare.fetch_add(1, Ordering::Relaxed));
-        let made = self.try_create_spare(path, len_bytes);
+        let name = spare_name(self.next_spare.fetch_add(1, Ordering::Relaxed));
+        let made = self.try_create_spare(name, len_bytes);
         self.full.store(matches!(&made, Err(error) if error.is_full()), Ordering::Release);
         if planted("failed_create_poisons") {
             return made.map_err(|error| self.poison.latch(error));
@@ -80,18 +79,19 @@ impl Shared {
         made
     }
 
-    fn try_create_spare(&self, path: PathBuf, len_bytes: u32) -> Result<Spare, SegmentError> {
-        let failed = |operation, error| SegmentError::io_or_full(operation, &path, len_bytes.into(), error);
-        let file = self.fs.create_new(&path).map_err(|error| failed("create", error))?;
+    fn try_create_spare(&self, name: String, len_bytes: u32) -> Result<Spare, SegmentError> {
+        let failed =
+            |operation, error| SegmentError::io_or_full(operation, &self.path_of(&name), len_bytes.into(), error);
+        let file = self.dir.create_new(&name).map_err(|error| failed("create", error))?;
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
         let mapped = retry_interrupted(|| file.allocate(len_bytes.into()))
             .map_err(|error| failed("allocate", error))
             .and_then(|()| file.map(len_bytes as usize, access).map_err(|error| failed("map", error)));
         match mapped {
-            Ok(mapping) => Ok(Spare { path, file, mapping }),
+            Ok(mapping) => Ok(Spare { name, file, mapping }),
             Err(error) => {
                 // If this fails too, the next open removes the file; the first error is the one to tell of.
-                let _ = self.fs.remove_file(&path);
+                let _ = self.dir.remove_file(&name);
                 Err(error)
             }
         }
@@ -140,8 +140,8 @@ impl Shared {
         let wanted = self.next_len.load(Ordering::Relaxed);
         let is_long = |capacity: u32| capacity / 2 > wanted;
         while let Some(spare) = self.take_spare(|spare| is_long(spare.capacity_bytes())) {
-            if let Err(error) = self.fs.remove_file(&spare.path) {
-                let error = SegmentError::io("remove", &spare.path, error);
+            if let Err(error) = self.dir.remove_file(&spare.name) {
+                let error = SegmentError::io("remove", &self.path_of(&spare.name), error);
                 self.tail.lock().pool.push(spare);
                 return Err(error);
             }
@@ -153,8 +153,9 @@ impl Shared {
             self.tail.lock().prepared = Some(prepared);
             return Err(error);
         }
-        let path = prepared.segment.path();
-        self.fs.remove_file(path).map_err(|error| SegmentError::io("remove", path, error))
+        self.dir
+            .remove_file(&segment_name(id))
+            .map_err(|error| SegmentError::io("remove", prepared.segment.path(), error))
     }
 
     pub(crate) fn pop_spare(&self, len_bytes: u32) -> Option<Spare> {
@@ -274,7 +275,7 @@ impl Shared {
             }
             return Err(error);
         }
-        let segment = Segment::new(spare.path, header, Some(spare.file), spare.mapping);
+        let segment = Segment::new(self.path_of(&spare.name), header, Some(spare.file), spare.mapping);
         Ok(Prepared { segment: Arc::new(segment), writer })
     }
 
@@ -296,9 +297,11 @@ impl Shared {
 
     /// Makes the header durable under the segment's name.
     fn write_header(&self, spare: &mut Spare, header: &SegmentHeader) -> Result<MappingWriter, SegmentError> {
-        let path = segment_path(&self.dir, header.id);
-        self.fs.rename(&spare.path, &path).map_err(|error| SegmentError::io("rename", &spare.path, error))?;
-        spare.path = path;
+        let name = segment_name(header.id);
+        self.dir
+            .rename(&spare.name, &name)
+            .map_err(|error| SegmentError::io("rename", &self.path_of(&spare.name), error))?;
+        spare.name = name;
         let in_use = |_| SegmentError::Invalid { what: "a spare file is still in use".to_owned() };
         if !spare.mapping.reset() {
             return Err(in_use(()));
@@ -306,10 +309,10 @@ impl Shared {
         let mut writer = spare.mapping.writer().ok_or_else(|| in_use(()))?;
         let len = spare.mapping.len() as u64;
         write_all_at(spare.file.as_ref(), &header.encode(), 0)
-            .map_err(|(_, error)| SegmentError::io_or_full("write", &spare.path, len, error))?;
+            .map_err(|(_, error)| SegmentError::io_or_full("write", &self.path_of(&spare.name), len, error))?;
         if !planted("header_not_synced") {
             retry_interrupted(|| spare.file.sync_data())
-                .map_err(|error| SegmentError::io("sync", &spare.path, error))?;
+                .map_err(|error| SegmentError::io("sync", &self.path_of(&spare.name), error))?;
         }
         if !planted("segment_dir_not_synced") {
             self.sync_dir()?;
@@ -323,7 +326,7 @@ impl Shared {
 
     /// A freed segment's file becomes a spare, or is removed if nobody needs it. Gives whether it was kept.
     pub(crate) fn keep_or_remove(&self, segment: Arc<Segment>) -> Result<bool, SegmentError> {
-        let path = segment.path().to_owned();
+        let name = segment_name(segment.id());
         let parts = Arc::into_inner(segment).map(Segment::into_parts);
         if let Some(parts) = parts
             && let Some(spare) = self.as_spare(parts)?
@@ -331,15 +334,15 @@ impl Shared {
             self.tail.lock().pool.push(spare);
             return Ok(true);
         }
-        let removed = self.fs.remove_file(&path);
-        removed.map_err(|error| SegmentError::io("remove", &path, error))?;
+        let removed = self.dir.remove_file(&name);
+        removed.map_err(|error| SegmentError::io("remove", &self.path_of(&name), error))?;
         Ok(false)
     }
 
     /// Only mapped appends gain by using a file again. A file with a second name is somebody's backup, and is never written to. Nor is one that was
     /// opened for reading, as are all that an earlier opening has left: its readers of that time may map the file still, and nothing here knows of them.
     fn as_spare(&self, parts: Parts) -> Result<Option<Spare>, SegmentError> {
-        let Parts { path, mapping, has_hole, .. } = &parts;
+        let Parts { name, mapping, has_hole, .. } = &parts;
         // A larger one would take room that is not needed now, and a hole is no room at all.
         let wanted_len = self.next_len.load(Ordering::Relaxed) as usize;
         let right_size = !*has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
@@ -348,7 +351,8 @@ impl Shared {
         if self.mode != AppendMode::Mapped || !own || !right_size || !wanted {
             return Ok(None);
         }
-        let metadata = self.fs.metadata(path).map_err(|error| SegmentError::io("look at", path, error))?;
+        let metadata =
+            self.dir.metadata(name).map_err(|error| SegmentError::io("look at", &self.path_of(name), error))?;
         if metadata.links != 1 && !planted("recycle_hard_links") {
             return Ok(None);
         }
@@ -357,10 +361,10 @@ impl Shared {
 
     /// A segment's file as a spare, opened again if it was closed.
     pub(crate) fn spare_of(&self, parts: Parts) -> Result<Spare, SegmentError> {
-        let Parts { path, file, mapping, .. } = parts;
-        let opened = file.map_or_else(|| self.fs.open(&path, Access::Write), Ok);
-        let file = opened.map_err(|error| SegmentError::io("open", &path, error))?;
-        Ok(Spare { path, file, mapping })
+        let Parts { name, file, mapping, .. } = parts;
+        let opened = file.map_or_else(|| self.dir.open(&name, Access::Write), Ok);
+        let file = opened.map_err(|error| SegmentError::io("open", &self.path_of(&name), error))?;
+        Ok(Spare { name, file, mapping })
     }
 }
 

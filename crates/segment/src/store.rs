@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use crate::appender::Appender;
 use crate::compacted::{CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
-use crate::fs::{Access, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
+use crate::fs::{Access, Dir, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
 use crate::manifest::{Manifest, SegmentState};
 use crate::mapping::Pages;
 use crate::mutants::planted;
-use crate::names::{LOCK, is_checkpoint};
+use crate::names::{is_checkpoint, segment_name};
 use crate::options::{Purpose, Stamp, StoreOptions};
 use crate::recovery::{Found, Intent, Survey, read_manifest, survey};
 use crate::report::RecoveryReport;
@@ -119,20 +119,23 @@ impl SegmentStore {
         if options.create_if_missing {
             fs.create_dir_all(dir).map_err(|error| SegmentError::io("create", dir, error))?;
         }
-        let lock = lock(fs.as_ref(), dir)?;
-        let names = list(fs.as_ref(), dir)?;
-        let found = read_manifest(fs.as_ref(), dir, &names)?;
+        let path = dir;
+        let dir = open_dir(fs.as_ref(), path)?;
+        let kind = if planted("writers_share") { LockKind::Shared } else { LockKind::Exclusive };
+        let lock = lock(dir.as_ref(), kind)?;
+        let names = list(dir.as_ref())?;
+        let found = read_manifest(dir.as_ref(), &names)?;
         let created = found.is_none();
         let manifest = match found {
             Some(manifest) => manifest,
-            None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
-            None => create(fs.as_ref(), dir, &options)?,
+            None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: path.to_owned() }),
+            None => create(fs.as_ref(), dir.as_ref(), &options)?,
         };
-        let Survey { live, dropped, mut report } = survey(fs.as_ref(), dir, &names, &manifest, Intent::Write)?;
+        let Survey { live, dropped, mut report } = survey(dir.as_ref(), &names, &manifest, Intent::Write)?;
         report.created = created;
         let before: Vec<_> =
             live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
-        let shared = Arc::new(Shared::new(fs, dir, options, manifest, lock)?);
+        let shared = Arc::new(Shared::new(dir, options, manifest, lock)?);
         let files: Vec<_> = live.into_iter().zip(before).map(|(found, before)| recovered(found, before)).collect();
         let recovery = Recovery {
             shared: Arc::clone(&shared),
@@ -328,15 +331,9 @@ impl SegmentStore {
         self.shared.manifest.lock().clone()
     }
 
-    /// The file system that the store is on.
+    /// The store's directory: the one that was opened, whatever its name is now.
     #[must_use]
-    pub fn fs(&self) -> &Arc<dyn Fs> {
-        &self.shared.fs
-    }
-
-    /// The store's directory.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Arc<dyn Dir> {
         &self.shared.dir
     }
 
@@ -373,42 +370,48 @@ impl SegmentStore {
     }
 }
 
-fn lock(fs: &dyn Fs, dir: &Path) -> Result<Box<dyn Lock>, SegmentError> {
-    let path = dir.join(LOCK);
-    let kind = if planted("writers_share") { LockKind::Shared } else { LockKind::Exclusive };
-    match fs.try_lock(&path, kind) {
+/// Opens the directory of a store.
+pub(crate) fn open_dir(fs: &dyn Fs, path: &Path) -> Result<Arc<dyn Dir>, SegmentError> {
+    fs.open_dir(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => SegmentError::NoStore { dir: path.to_owned() },
+        _ => SegmentError::io("open", path, error),
+    })
+}
+
+pub(crate) fn lock(dir: &dyn Dir, kind: LockKind) -> Result<Box<dyn Lock>, SegmentError> {
+    match dir.try_lock(kind) {
         Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(SegmentError::Locked { path }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SegmentError::NoStore { dir: dir.to_owned() }),
-        Err(error) => Err(SegmentError::io("lock", &path, error)),
+        Ok(None) => Err(SegmentError::Locked { path: dir.path().to_owned() }),
+        Err(error) => Err(SegmentError::io("lock", dir.path(), error)),
     }
 }
 
-pub(crate) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<String>, SegmentError> {
-    let mut names = fs.list(dir).map_err(|error| SegmentError::io("list", dir, error))?;
+pub(crate) fn list(dir: &dyn Dir) -> Result<Vec<String>, SegmentError> {
+    let mut names = dir.list().map_err(|error| SegmentError::io("list", dir.path(), error))?;
     names.sort();
     Ok(names)
 }
 
 /// Makes an empty store. The manifest comes first: segments without one are an error.
-fn create(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<Manifest, SegmentError> {
-    sync_ancestors(fs, dir)?;
+fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions) -> Result<Manifest, SegmentError> {
+    sync_ancestors(fs, dir.path())?;
     let random =
-        || options.entropy.next_u64().map_err(|error| SegmentError::io("draw a random number for", dir, error));
+        || options.entropy.next_u64().map_err(|error| SegmentError::io("draw a random number for", dir.path(), error));
     let id = u128::from(random()?) << 64 | u128::from(random()?);
     let manifest = Manifest::new(id.to_le_bytes());
-    replace_manifest(fs, dir, &manifest)?;
+    replace_manifest(dir, &manifest)?;
     Ok(manifest)
 }
 
 /// Makes the directory's own name durable, and those of the directories above: an earlier attempt to make them may have failed after
 /// they could be seen.
-fn sync_ancestors(fs: &dyn Fs, dir: &Path) -> Result<(), SegmentError> {
+fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     if planted("ancestors_not_synced") {
         return Ok(());
     }
-    for ancestor in dir.ancestors().skip(1) {
-        match retry_interrupted(|| fs.sync_dir(ancestor)) {
+    for ancestor in path.ancestors().skip(1) {
+        let synced = fs.open_dir(ancestor).and_then(|dir| retry_interrupted(|| dir.sync()));
+        match synced {
             Err(error) if !is_beyond_reach(&error) => return Err(SegmentError::io("sync", ancestor, error)),
             _ => {}
         }
@@ -460,8 +463,7 @@ impl Recovery {
             segment.raise_durable(segment.len_bytes());
         }
         for name in &report.garbage {
-            let path = shared.dir.join(name);
-            remove_if_there(shared.fs.as_ref(), &path)?;
+            remove_if_there(shared.dir.as_ref(), name)?;
         }
         let edit = |manifest: &mut Manifest| {
             manifest.segments.retain(|entry| !dropped.contains(&entry.id));
@@ -506,8 +508,7 @@ impl Recovery {
 impl Shared {
     /// Removes the files of segments of which nothing counts.
     fn remove_dropped(&self, dropped: &[u32]) -> Result<(), SegmentError> {
-        let mut paths = dropped.iter().map(|id| crate::names::segment_path(&self.dir, *id));
-        paths.try_for_each(|path| remove_if_there(self.fs.as_ref(), &path))
+        dropped.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))
     }
 
     /// Removes files that count no longer, and gives back what sealed files have allocated behind their records.
@@ -519,7 +520,8 @@ impl Shared {
                 continue;
             }
             let path = segment.path();
-            let file = self.fs.open(path, Access::Write).map_err(|error| SegmentError::io("open", path, error))?;
+            let file = self.dir.open(&segment_name(segment.id()), Access::Write);
+            let file = file.map_err(|error| SegmentError::io("open", path, error))?;
             file.set_len(len).map_err(|error| SegmentError::io("cut", path, error))?;
         }
         Ok(())

@@ -52,8 +52,11 @@ fn a_second_name_keeps_what_it_had() -> Result<(), String> {
     let error = |error: SegmentError| error.to_string();
     world.run(&[PUT; 30]).map_err(error)?;
     world.step(SealPredecessors).map_err(error)?;
-    let (file, backup) = (Path::new(DIR).join(segment_name(1)), Path::new("/data/backup.seg"));
-    fs.hard_link(&file, backup).map_err(|error| error.to_string())?;
+    let (parent, backup) = (Path::new("/data"), Path::new("/data/backup.seg"));
+    let linked = fs
+        .open_dir(Path::new(DIR))
+        .and_then(|dir| dir.hard_link(&segment_name(1), &*fs.open_dir(parent)?, "backup.seg"));
+    linked.map_err(|error| error.to_string())?;
     let before = fs.read_file(backup).map_err(|error| error.to_string())?;
     for _ in 0..4 {
         world.run(&[Compact, Prepare]).map_err(error)?;

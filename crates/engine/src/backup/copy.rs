@@ -7,12 +7,13 @@
 //! A segment that is complete never changes again, and its file is never used again while it has a second name: so a hard link is as good
 //! as a copy.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hightower_segment::{
-    LOCK, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance, segment_name,
+    Dir, Fs, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance, segment_name,
 };
 
 use crate::components::Components;
@@ -97,16 +98,17 @@ impl Core {
         let (seq, max_version, parts) = self.parts()?;
         self.sync_to(seq)?;
         fs.create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
-        let lock = fs.try_lock(&dir.join(LOCK), LockKind::Exclusive);
-        let lock = lock.map_err(|source| io_error("lock", dir, source))?;
+        let target = fs.open_dir(dir).map_err(|source| io_error("open", dir, source))?;
+        let target = target.as_ref();
+        let lock = target.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir, source))?;
         let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
         let of_store = self.store()?.manifest();
-        let before = self.earlier(dir, &of_store)?;
+        let before = earlier(target, &of_store)?;
 
         let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };
         let mut meter = Meter::new(parts.iter().map(|part| u64::from(part.len_bytes)).sum(), watch);
         for part in &parts {
-            self.add_part(dir, part, before.as_ref(), &mut report)?;
+            self.add_part(target, part, before.as_ref(), &mut report)?;
             meter.add(part.len_bytes.into())?;
         }
         let manifest = Manifest {
@@ -119,11 +121,11 @@ impl Core {
             store_id: of_store.store_id,
         };
         if !planted("backup_names_not_synced") {
-            sync_dir(fs, dir)?;
+            sync_dir(target)?;
         }
-        write_file(fs, &dir.join("MANIFEST.tmp"), &dir.join(MANIFEST), &manifest.encode())?;
-        sync_dir(fs, dir)?;
-        report.removed_files = self.remove_stale(dir, &parts)?;
+        write_file(target, "MANIFEST.tmp", MANIFEST, &manifest.encode())?;
+        sync_dir(target)?;
+        report.removed_files = remove_stale(target, &parts)?;
         Ok(report)
     }
 
@@ -138,71 +140,66 @@ impl Core {
         Ok((log.last_seq, log.max_version, parts.collect()))
     }
 
-    /// The manifest of an earlier backup of this store.
-    fn earlier(&self, dir: &Path, of_store: &Manifest) -> Result<Option<Manifest>> {
-        let fs = &*self.components.fs;
-        match read_manifest(fs, dir)? {
-            Some(manifest) if manifest.store_id == of_store.store_id => Ok(Some(manifest)),
-            Some(_) => {
-                Err(Error::Conflict(format!("{} holds another store: take another directory", dir.display()).into()))
-            }
-            None if list(fs, dir)?.iter().any(|name| !is_ours(name)) => {
-                let text = format!("{} holds other files: take another directory", dir.display());
-                Err(Error::Conflict(text.into()))
-            }
-            None => Ok(None),
-        }
-    }
-
-    fn add_part(&self, dir: &Path, part: &Part, before: Option<&Manifest>, report: &mut BackupReport) -> Result<()> {
-        let fs = &*self.components.fs;
-        let path = dir.join(segment_name(part.segment.id()));
+    fn add_part(&self, dir: &dyn Dir, part: &Part, before: Option<&Manifest>, report: &mut BackupReport) -> Result<()> {
+        let name = segment_name(part.segment.id());
         let known = before.and_then(|before| before.segment(part.segment.id())).filter(|known| **known == part.entry());
-        let is_there = fs.metadata(&path).is_ok_and(|found| found.len_bytes >= part.len_bytes.into());
+        let is_there = dir.metadata(&name).is_ok_and(|found| found.len_bytes >= part.len_bytes.into());
         if known.is_some() && is_there {
             report.kept_segments += 1;
             return Ok(());
         }
         // A file of this name is garbage to whoever opens the backup.
-        let tmp = dir.join(format!("{:010}.spare", part.segment.id()));
+        let tmp = format!("{:010}.spare", part.segment.id());
         if part.segment.is_sealed() {
-            remove_if_there(fs, &tmp)?;
-            if fs.hard_link(part.segment.path(), &tmp).is_ok() {
-                fs.rename(&tmp, &path).map_err(|source| io_error("rename", &tmp, source))?;
+            remove_if_there(dir, &tmp)?;
+            if self.store()?.dir().hard_link(&name, dir, &tmp).is_ok() {
+                dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
                 // Renaming one name of a file to another of its names does nothing.
-                remove_if_there(fs, &tmp)?;
+                remove_if_there(dir, &tmp)?;
                 report.linked_segments += 1;
                 return Ok(());
             }
         }
-        write_file(fs, &tmp, &path, part.bytes())?;
+        write_file(dir, &tmp, &name, part.bytes())?;
         report.copied_segments += 1;
         report.copied_bytes += u64::from(part.len_bytes);
         Ok(())
     }
+}
 
-    /// Removes what an earlier backup had and this one does not need.
-    fn remove_stale(&self, dir: &Path, parts: &[Part]) -> Result<u64> {
-        let fs = &*self.components.fs;
-        let needed: Vec<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
-        let names = list(fs, dir)?;
-        let stale =
-            names.iter().filter(|name| (name.ends_with(".seg") || name.ends_with(".spare")) && !needed.contains(name));
-        let mut removed = 0;
-        for name in stale {
-            remove_if_there(fs, &dir.join(name))?;
-            removed += 1;
+/// The manifest of an earlier backup of this store.
+fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<Manifest>> {
+    let path = dir.path().display();
+    match read_manifest(dir)? {
+        Some(manifest) if manifest.store_id == of_store.store_id => Ok(Some(manifest)),
+        Some(_) => Err(Error::Conflict(format!("{path} holds another store: take another directory").into())),
+        None if list(dir)?.iter().any(|name| !is_ours(name)) => {
+            Err(Error::Conflict(format!("{path} holds other files: take another directory").into()))
         }
-        if removed > 0 {
-            sync_dir(fs, dir)?;
-        }
-        Ok(removed)
+        None => Ok(None),
     }
+}
+
+/// Removes what an earlier backup had and this one does not need.
+fn remove_stale(dir: &dyn Dir, parts: &[Part]) -> Result<u64> {
+    let needed: Vec<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
+    let names = list(dir)?;
+    let stale =
+        names.iter().filter(|name| (name.ends_with(".seg") || name.ends_with(".spare")) && !needed.contains(name));
+    let mut removed = 0;
+    for name in stale {
+        remove_if_there(dir, name)?;
+        removed += 1;
+    }
+    if removed > 0 {
+        sync_dir(dir)?;
+    }
+    Ok(removed)
 }
 
 /// Whether a file may be in a backup directory that has no manifest: what is left of a backup that did not come to its end.
 fn is_ours(name: &str) -> bool {
-    name == LOCK || name == "MANIFEST.tmp" || name.ends_with(".seg") || name.ends_with(".spare")
+    name == "MANIFEST.tmp" || name.ends_with(".seg") || name.ends_with(".spare")
 }
 
 /// Makes a store in `destination` out of a backup, or of any store that is not in use. Every record is verified on the way.
@@ -260,13 +257,7 @@ pub fn restore_with_progress(
         }
         let part = Part { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
         let name = segment_name(segment.id());
-        let fs = &*components.fs;
-        write_file(
-            fs,
-            &staging.dir.join(format!("{:010}.spare", segment.id())),
-            &staging.dir.join(name),
-            part.bytes(),
-        )?;
+        write_file(staging.dir.as_ref(), &format!("{:010}.spare", segment.id()), &name, part.bytes())?;
         report.segments += 1;
         report.records += records;
         report.bytes += u64::from(part.len_bytes);
@@ -274,17 +265,25 @@ pub fn restore_with_progress(
     }
     let max_version = store.manifest().max_version.max(store.report().version_floor);
     let manifest = Manifest { segments, checkpoint: None, max_version, ..store.manifest().clone() };
-    let fs = &*components.fs;
-    sync_dir(fs, &staging.dir)?;
-    write_file(fs, &staging.dir.join("MANIFEST.tmp"), &staging.dir.join(MANIFEST), &manifest.encode())?;
+    sync_dir(staging.dir.as_ref())?;
+    write_file(staging.dir.as_ref(), "MANIFEST.tmp", MANIFEST, &manifest.encode())?;
     staging.publish()?;
     Ok(report)
+}
+
+/// Whether a directory has nothing in it, or is not there.
+fn is_empty(fs: &dyn Fs, path: &Path) -> Result<bool> {
+    match fs.open_dir(path) {
+        Ok(dir) => Ok(list(dir.as_ref())?.is_empty()),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(source) => Err(io_error("open", path, source)),
+    }
 }
 
 /// A directory that is filled beside the one it is to become.
 pub(crate) struct Staging<'a> {
     components: &'a Components,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Arc<dyn Dir>,
     destination: PathBuf,
     is_published: bool,
 }
@@ -293,29 +292,32 @@ impl<'a> Staging<'a> {
     /// Makes an empty one. What an earlier attempt has left is removed.
     pub(crate) fn beside(components: &'a Components, destination: &Path) -> Result<Self> {
         let fs = &*components.fs;
-        if !list(fs, destination)?.is_empty() {
+        if !is_empty(fs, destination)? {
             let text = format!("{} is not empty: take another directory", destination.display());
             return Err(Error::Conflict(text.into()));
         }
         let name = destination.file_name().ok_or(Error::Validation("the destination has no name".into()))?;
         let mut name = name.to_owned();
         name.push(".unfinished");
-        let dir = destination.with_file_name(name);
-        for name in list(fs, &dir)? {
-            remove_if_there(fs, &dir.join(name))?;
+        let path = destination.with_file_name(name);
+        fs.create_dir_all(&path).map_err(|source| io_error("create", &path, source))?;
+        let dir = fs.open_dir(&path).map_err(|source| io_error("open", &path, source))?;
+        for name in list(dir.as_ref())? {
+            remove_if_there(dir.as_ref(), &name)?;
         }
-        fs.create_dir_all(&dir).map_err(|source| io_error("create", &dir, source))?;
         Ok(Self { components, dir, destination: destination.to_owned(), is_published: false })
     }
 
     /// Gives it its name, durably.
     pub(crate) fn publish(mut self) -> Result<()> {
         let fs = &*self.components.fs;
-        sync_dir(fs, &self.dir)?;
-        fs.rename(&self.dir, &self.destination).map_err(|source| io_error("rename", &self.dir, source))?;
+        sync_dir(self.dir.as_ref())?;
+        let path = self.dir.path();
+        fs.rename_dir(path, &self.destination).map_err(|source| io_error("rename", path, source))?;
         self.is_published = true;
-        let parent = self.destination.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync_dir(fs, parent.unwrap_or(Path::new(".")))
+        let parent = self.destination.parent().unwrap_or(Path::new("/"));
+        let opened = fs.open_dir(parent).map_err(|source| io_error("open", parent, source))?;
+        sync_dir(opened.as_ref())
     }
 }
 
@@ -325,10 +327,9 @@ impl Drop for Staging<'_> {
         if self.is_published {
             return;
         }
-        let fs = &*self.components.fs;
-        for name in list(fs, &self.dir).unwrap_or_default() {
+        for name in list(self.dir.as_ref()).unwrap_or_default() {
             // What ended the attempt is what the caller hears of; the next attempt removes what is left.
-            let _removed = remove_if_there(fs, &self.dir.join(name));
+            let _removed = remove_if_there(self.dir.as_ref(), &name);
         }
     }
 }

@@ -285,7 +285,7 @@ pub fn import_snapshot(
     destination: impl AsRef<Path>,
 ) -> Result<ImportReport> {
     let staging = Staging::beside(components, destination.as_ref())?;
-    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(&staging.dir) };
+    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(staging.dir.path()) };
     let engine = SingleNodeEngine::with_components(config, components.clone())?;
     let mut reader = FrameReader { stream, at: 0 };
     let report = reader.read_into(&engine)?;

@@ -5,12 +5,11 @@
 //! winning, and builds a run of the index. At the end the runs are joined.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
 use hightower_index::pin;
 use hightower_log::SegmentHeader;
-use hightower_segment::{Fs, RecoveryReport, Segment};
+use hightower_segment::{Dir, RecoveryReport, Segment};
 use hightower_state::{ConcurrentKvState, LoadRun, StateError};
 
 use crate::checkpoint::codec::Covered;
@@ -93,8 +92,7 @@ pub(crate) enum Unusable {
 impl Fold {
     /// Folds all of `segments`, by way of the checkpoint of this name if there is one.
     pub(crate) fn of(
-        fs: &dyn Fs,
-        dir: &Path,
+        dir: &dyn Dir,
         store_id: [u8; 16],
         segments: &[Arc<Segment>],
         report: &RecoveryReport,
@@ -104,7 +102,7 @@ impl Fold {
             return Self::without_checkpoint(segments, report, watch);
         };
         let mut fold = Self::empty(segments, report)?;
-        let loaded = Mapped::open(fs, &dir.join(name), store_id)
+        let loaded = Mapped::open(dir, name, store_id)
             .and_then(|mapped| fold.build(segments, Some(&mapped), watch).map(|entries| (entries, mapped)));
         match loaded {
             Ok((entries, mapped)) => {

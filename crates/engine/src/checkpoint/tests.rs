@@ -34,7 +34,7 @@ fn file(keys: u32) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("test.ckpt.tmp");
     let moment = Moment { state: state.snapshot(), max_version: 77_000, covered: vec![covered] };
-    let sink = Sink::new(RealFs.create_new(&path).unwrap(), path.clone());
+    let sink = Sink::new(RealFs.open_dir(dir.path()).unwrap().create_new("test.ckpt.tmp").unwrap(), path.clone());
     let len = write_all(sink, [5; 16], moment).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes.len() as u64, len);

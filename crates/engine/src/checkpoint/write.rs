@@ -4,7 +4,6 @@
 //! checkpoint points to is durable, and the snapshot is written out in key order to a file that counts only once it is whole, synced, renamed, and
 //! named in the manifest.
 
-use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_L
 use crate::compaction::Turn;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::files::{io_error, sync_data, sync_dir, write_at};
+use crate::files::{io_error, remove_if_there, sync_data, sync_dir, write_at};
 use crate::observe::{Operation, observe};
 use crate::place::Place;
 
@@ -52,26 +51,20 @@ impl Core {
             .components
             .entropy
             .next_u64()
-            .map_err(|source| io_error("draw a random number for", store.dir(), source))?;
+            .map_err(|source| io_error("draw a random number for", store.dir().path(), source))?;
         let name = format!("index-{seq:020}-{:08x}{CHECKPOINT_SUFFIX}", random >> 32);
         let len_bytes = self.write_file(&store, &name, moment)?;
         if let Err(failure) = store.set_checkpoint(Some(&name)) {
             if !store.is_poisoned() {
                 // Certainly not named: it goes at once, since room may be short. The first failure is the one to tell of.
-                let _removed = store.fs().remove_file(&store.dir().join(&name));
+                let _removed = store.dir().remove_file(&name);
             }
             return Err(failure.into());
         }
         self.upkeep.set_checkpoint_bytes(len_bytes);
         self.upkeep.note(|stats| stats.checkpoints += 1);
         if let Some((old, ..)) = turn.checkpoint.replace((name, seq, runs)) {
-            let path = store.dir().join(old);
-            match store.fs().remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("remove", &path, source));
-                }
-                _ => {}
-            }
+            remove_if_there(store.dir().as_ref(), &old)?;
         }
         Ok(())
     }
@@ -102,18 +95,18 @@ impl Core {
 
     /// Writes the file under its name, durably, and gives its length. A failure leaves nothing behind that counts.
     fn write_file(&self, store: &SegmentStore, name: &str, moment: Moment) -> Result<u64> {
-        let path = store.dir().join(name);
-        let tmp = store.dir().join(format!("{name}.tmp"));
-        let fs = store.fs();
-        let written = fs
+        let tmp = format!("{name}.tmp");
+        let dir = store.dir();
+        let path = dir.path().join(&tmp);
+        let written = dir
             .create_new(&tmp)
-            .map_err(|source| io_error("create", &tmp, source))
-            .and_then(|file| write_all(Sink::new(file, tmp.clone()), store.manifest().store_id, moment))
-            .and_then(|len| fs.rename(&tmp, &path).map(|()| len).map_err(|source| io_error("rename", &tmp, source)))
-            .and_then(|len| sync_dir(&**fs, store.dir()).map(|()| len));
+            .map_err(|source| io_error("create", &path, source))
+            .and_then(|file| write_all(Sink::new(file, path.clone()), store.manifest().store_id, moment))
+            .and_then(|len| dir.rename(&tmp, name).map(|()| len).map_err(|source| io_error("rename", &path, source)))
+            .and_then(|len| sync_dir(dir.as_ref()).map(|()| len));
         if written.is_err() {
             // The first failure is the one to tell of; the next open removes what is left.
-            let _removed = fs.remove_file(&tmp);
+            let _removed = dir.remove_file(&tmp);
         }
         written
     }

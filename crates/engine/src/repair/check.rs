@@ -223,16 +223,16 @@ fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
 /// Folds the log once with the checkpoint and once without, and compares.
 fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
-    let (fs, store_id) = (&*components.fs, store.manifest().store_id);
+    let (opened, store_id) = (store.dir().as_ref(), store.manifest().store_id);
     let mut go_on = |_| ControlFlow::Continue(());
-    let with = Fold::of(fs, dir, store_id, store.segments(), store.report(), &mut go_on)?;
+    let with = Fold::of(opened, store_id, store.segments(), store.report(), &mut go_on)?;
     report.checkpoint = Some(with.checkpoint.clone());
     let CheckpointUse::Loaded { name, .. } = &with.checkpoint else { return Ok(()) };
     let path = dir.join(name);
     let mut note = |detail: String| {
         report.damage.push(DamagedPlace { path: path.clone(), offset: 0, len_bytes: None, detail, keys: None });
     };
-    if let Err(detail) = verify_order(fs, &path) {
+    if let Err(detail) = verify_order(opened, name) {
         note(detail);
     }
     let without = Fold::without_checkpoint(store.segments(), store.report(), &mut go_on)?;

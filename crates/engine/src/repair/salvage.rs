@@ -64,7 +64,7 @@ pub fn salvage(
     let staging = Staging::beside(components, destination.as_ref())?;
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Salvage)?;
     let without_manifest = store.report().damage.iter().any(is_about_manifest);
-    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(&staging.dir) };
+    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(staging.dir.path()) };
     let engine = SingleNodeEngine::with_components(config, components.clone())?;
     let total = store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum();
     let mut meter = Meter::new(total, watch);

@@ -1,12 +1,17 @@
 //! The operating system's files.
 
-use std::fs::{self, OpenOptions, TryLockError};
+use std::any::Any;
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Access, File, Fs, Lock, LockKind, Metadata};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
 use crate::mapping::Mapping;
 
 /// The operating system's file system.
@@ -16,89 +21,167 @@ use crate::mapping::Mapping;
 /// use hightower_segment::{Fs, RealFs};
 ///
 /// let fs: Arc<dyn Fs> = Arc::new(RealFs);
-/// assert!(fs.list(&std::env::temp_dir()).is_ok());
+/// assert!(fs.open_dir(&std::env::temp_dir())?.list().is_ok());
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
+/// An open directory. Its descriptor is kept, so that a sync needs no other.
+#[derive(Debug)]
+struct RealDir {
+    descriptor: OwnedFd,
+    path: PathBuf,
+}
+
 #[derive(Debug)]
 struct RealFile(fs::File);
 
-/// The lock goes with the open file.
+/// A descriptor of its own for the directory: the lock belongs to what one call of `open` has opened.
 #[derive(Debug)]
-struct RealLock(#[allow(dead_code, reason = "held for its drop")] fs::File);
+struct RealLock(OwnedFd);
 
 impl Lock for RealLock {}
 
+/// Closing the descriptor would not be enough: a child that was forked meanwhile has a copy of it, until it executes another
+/// program.
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // It can only fail for a descriptor that is none; the lock then goes with it.
+        let _unlocked = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn open_dir(path: &Path) -> io::Result<RealDir> {
+    // The parent of a relative path of one component.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let descriptor = retry_on_intr(|| rustix::fs::open(path, DIRECTORY, Mode::empty()))?;
+    // Without a working directory it is as relative as it was given: it only serves messages.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok(RealDir { descriptor, path })
+}
+
 impl Fs for RealFs {
-    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(open_dir(path)?))
     }
 
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
-        Ok(Arc::new(RealFile(file)))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
-        fs::hard_link(original, link)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
-        names.filter_map(Result::transpose).collect()
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        fs::metadata(path).map(|metadata| of(&metadata))
-    }
-
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        if dir.as_os_str().is_empty() || dir.is_dir() {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.as_os_str().is_empty() || path.is_dir() {
             return Ok(());
         }
-        let parent = dir.parent().unwrap_or(Path::new("/"));
+        let parent = path.parent().unwrap_or(Path::new("/"));
         self.create_dir_all(parent)?;
-        match fs::create_dir(dir) {
-            Ok(()) => self.sync_dir(parent),
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => open_dir(parent)?.sync(),
             // Somebody else made it in between.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        fs::File::open(dir)?.sync_all()
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+}
+
+impl RealDir {
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
+        check_name(name)?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let opened = retry_on_intr(|| rustix::fs::openat(&self.descriptor, name, flags | OFlags::CLOEXEC, mode));
+        Ok(Arc::new(RealFile(opened.map_err(|error| self.explained(error))?.into())))
     }
 
-    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
-        let file = match kind {
-            LockKind::Shared => fs::File::open(path)?,
-            LockKind::Exclusive => OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?,
+    /// Tells a file that is not there from a directory that is gone.
+    fn explained(&self, error: Errno) -> io::Error {
+        let is_gone =
+            error == Errno::NOENT && rustix::fs::fstat(&self.descriptor).is_ok_and(|found| found.st_nlink == 0);
+        if is_gone {
+            return io::Error::new(io::ErrorKind::NotFound, "its directory was removed while it was open");
+        }
+        error.into()
+    }
+}
+
+impl Dir for RealDir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        self.open_file(name, if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        let renamed = rustix::fs::renameat(&self.descriptor, from, &self.descriptor, to);
+        renamed.map_err(|error| self.explained(error))
+    }
+
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        let removed = rustix::fs::unlinkat(&self.descriptor, name, AtFlags::empty());
+        removed.map_err(|error| self.explained(error))
+    }
+
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        check_name(name)?;
+        check_name(link)?;
+        let target: &dyn Any = target;
+        let target = target.downcast_ref::<Self>().ok_or(io::ErrorKind::CrossesDevices)?;
+        let linked = rustix::fs::linkat(&self.descriptor, name, &target.descriptor, link, AtFlags::empty());
+        linked.map_err(|error| self.explained(error))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.descriptor)? {
+            let name = entry?.file_name().to_owned().into_string();
+            names.extend(name.ok().filter(|name| name != "." && name != ".."));
+        }
+        Ok(names)
+    }
+
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        check_name(name)?;
+        let found = rustix::fs::statat(&self.descriptor, name, AtFlags::empty());
+        let found = found.map_err(|error| self.explained(error))?;
+        let len_bytes = u64::try_from(found.st_size).map_err(io::Error::other)?;
+        #[allow(clippy::useless_conversion, reason = "the type differs between platforms")]
+        Ok(Metadata { len_bytes, links: u64::from(found.st_nlink) })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.descriptor)?)
+    }
+
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        let own = retry_on_intr(|| rustix::fs::openat(&self.descriptor, ".", DIRECTORY, Mode::empty()))?;
+        let operation = match kind {
+            LockKind::Shared => FlockOperation::NonBlockingLockShared,
+            LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
-        let locked = match kind {
-            LockKind::Shared => file.try_lock_shared(),
-            LockKind::Exclusive => file.try_lock(),
-        };
-        match locked {
-            Ok(()) => Ok(Some(Box::new(RealLock(file)))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+        match retry_on_intr(|| rustix::fs::flock(&own, operation)) {
+            Ok(()) => Ok(Some(Box::new(RealLock(own)))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            // NFS turns the lock into one of a range of bytes, for which the directory would have to be open for writing.
+            Err(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "the file system locks no directories"))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn preallocation_is_promise(&self, dir: &Path) -> io::Result<bool> {
-        preallocation_is_promise(dir)
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        preallocation_is_promise(&self.descriptor)
     }
 }
 
@@ -147,8 +230,8 @@ fn of(metadata: &fs::Metadata) -> Metadata {
 /// The ext family, xfs and tmpfs keep blocks that were allocated for the file that they were allocated for. A copy-on-write file system
 /// (btrfs, zfs) needs new ones for every write, and of others nothing is known.
 #[cfg(target_os = "linux")]
-fn preallocation_is_promise(dir: &Path) -> io::Result<bool> {
-    Ok(keeps_blocks(&rustix::fs::statfs(dir)?))
+fn preallocation_is_promise(dir: &OwnedFd) -> io::Result<bool> {
+    Ok(keeps_blocks(&rustix::fs::fstatfs(dir)?))
 }
 
 #[cfg(target_os = "linux")]
@@ -162,14 +245,13 @@ fn keeps_blocks(system: &rustix::fs::StatFs) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn preallocation_is_promise(_dir: &Path) -> io::Result<bool> {
+fn preallocation_is_promise(_dir: &OwnedFd) -> io::Result<bool> {
     Ok(false)
 }
 
 #[cfg(target_os = "linux")]
 fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
     loop {
         match fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
             Ok(()) => return Ok(()),
@@ -207,7 +289,6 @@ fn fill(file: &fs::File, len_bytes: u64) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 fn punch(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
     let metadata = file.metadata()?;
     let start = len_bytes.next_multiple_of(metadata.blksize().max(rustix::param::page_size() as u64));
     let Some(len) = metadata.len().checked_sub(start).filter(|len| *len > 0) else { return Ok(()) };

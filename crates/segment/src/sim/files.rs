@@ -1,5 +1,6 @@
 //! The page cache: the file system as a running process sees it.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use super::disk::{Disk, DiskFile, Inode, NameChanges, Node, Op};
 use super::fault::{Call, Fault, FaultKind};
 use super::rng::mix;
-use crate::fs::{Access, File, Fs, Lock, LockKind, Metadata};
+use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
 use crate::mapping::{Mapping, MemoryObserver, SharedMemory};
 
 /// The simulated file system. Clones are handles to the same one.
@@ -20,12 +21,17 @@ pub struct SimFs {
     state: Arc<Mutex<State>>,
 }
 
+/// A directory, whatever its name.
+type DirId = u64;
+
 #[derive(Debug)]
 struct State {
     names: BTreeMap<PathBuf, Node>,
     files: BTreeMap<Inode, CachedFile>,
     next_inode: Inode,
-    locks: BTreeMap<PathBuf, Held>,
+    /// Where the directories are that were opened; nowhere, if they were removed.
+    dirs: BTreeMap<DirId, Option<PathBuf>>,
+    locks: BTreeMap<DirId, Held>,
     /// The disk when the recording began.
     start: Disk,
     ops: Vec<Op>,
@@ -83,6 +89,7 @@ impl SimFs {
             names: start.names.clone(),
             files,
             next_inode: start.files.keys().next_back().map_or(1, |last| last + 1),
+            dirs: BTreeMap::new(),
             locks: BTreeMap::new(),
             start,
             ops: Vec::new(),
@@ -174,6 +181,30 @@ impl SimFs {
         state.settle();
     }
 
+    /// Removes a directory with all that is in it, behind everybody's back; likewise. Handles to it stay, and find nothing.
+    pub fn unplant_dir(&self, path: &Path) {
+        let mut state = self.state.lock();
+        state.names.retain(|name, _| !name.starts_with(path));
+        for at in state.dirs.values_mut() {
+            at.take_if(|at| at.starts_with(path));
+        }
+        state.settle();
+    }
+
+    /// The names in a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`].
+    pub fn names_in(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        if state.names.get(path) != Some(&Node::Dir) {
+            return Err(not_found());
+        }
+        let names = state.names.keys().filter(|name| name.parent() == Some(path));
+        Ok(names.filter_map(|name| name.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+
     /// Takes what processes see as durable, and forgets the record: the state after a clean shutdown of the machine.
     pub fn settle(&self) {
         self.state.lock().settle();
@@ -228,6 +259,30 @@ impl State {
             Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
             softer => Ok(softer),
         }
+    }
+
+    fn dir_id(&mut self, path: &Path) -> io::Result<DirId> {
+        match self.names.get(path) {
+            Some(Node::Dir) => {}
+            Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
+            None => return Err(not_found()),
+        }
+        let known = self.dirs.iter().find(|(_, at)| at.as_deref() == Some(path)).map(|(id, _)| *id);
+        Ok(known.unwrap_or_else(|| {
+            let id = self.dirs.keys().next_back().map_or(1, |last| last + 1);
+            self.dirs.insert(id, Some(path.to_owned()));
+            id
+        }))
+    }
+
+    fn dir(&self, id: DirId) -> io::Result<&Path> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "its directory was removed while it was open");
+        self.dirs.get(&id).and_then(Option::as_deref).ok_or_else(gone)
+    }
+
+    fn path_in(&self, id: DirId, name: &str) -> io::Result<PathBuf> {
+        check_name(name)?;
+        Ok(self.dir(id)?.join(name))
     }
 
     fn inode(&self, path: &Path) -> io::Result<Inode> {
@@ -296,6 +351,14 @@ impl State {
             changes.push((new, Some(node)));
         }
         self.change_names(to, changes);
+        for at in self.dirs.values_mut() {
+            // An empty directory that is replaced is gone.
+            at.take_if(|at| at == to);
+            let rest = at.as_deref().and_then(|at| at.strip_prefix(from).ok());
+            if let Some(rest) = rest {
+                *at = Some(if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) });
+            }
+        }
         Ok(())
     }
 
@@ -334,82 +397,17 @@ impl State {
 }
 
 impl Fs for SimFs {
-    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut state = self.state.lock();
-        state.enter(Call::Grow)?;
-        if state.names.contains_key(path) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        if !path.parent().is_some_and(|parent| state.names.get(parent) == Some(&Node::Dir)) {
-            return Err(not_found());
-        }
-        let inode = state.next_inode;
-        state.next_inode += 1;
-        state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(&[])), len: 0 });
-        state.change_names(path, vec![(path.to_owned(), Some(Node::File(inode)))]);
-        Ok(Arc::new(SimFile { fs: self.clone(), inode, access: Access::Write }))
-    }
-
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
         let mut state = self.state.lock();
         state.enter(Call::Look)?;
-        let inode = state.inode(path)?;
-        Ok(Arc::new(SimFile { fs: self.clone(), inode, access }))
+        let id = state.dir_id(path)?;
+        Ok(Arc::new(SimDir { fs: self.clone(), id, path: path.to_owned() }))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.enter(Call::Name)?;
-        if state.names.get(from) == Some(&Node::Dir) {
-            return state.rename_dir(from, to);
-        }
-        let inode = state.inode(from)?;
-        if from != to {
-            state.change_names(to, vec![(from.to_owned(), None), (to.to_owned(), Some(Node::File(inode)))]);
-        }
-        Ok(())
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.enter(Call::Name)?;
-        state.inode(path)?;
-        state.change_names(path, vec![(path.to_owned(), None)]);
-        Ok(())
-    }
-
-    fn hard_link(&self, original: &Path, link: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.enter(Call::Grow)?;
-        let inode = state.inode(original)?;
-        if state.names.contains_key(link) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        state.change_names(link, vec![(link.to_owned(), Some(Node::File(inode)))]);
-        Ok(())
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let mut state = self.state.lock();
-        state.enter(Call::Look)?;
-        if state.names.get(dir) != Some(&Node::Dir) {
-            return Err(not_found());
-        }
-        let names = state.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(names.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        let mut state = self.state.lock();
-        state.enter(Call::Look)?;
-        let inode = state.inode(path)?;
-        state.metadata(inode)
-    }
-
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         let missing: Vec<PathBuf> =
-            dir.ancestors().take_while(|path| !state.names.contains_key(*path)).map(Path::to_owned).collect();
+            path.ancestors().take_while(|path| !state.names.contains_key(*path)).map(Path::to_owned).collect();
         for path in missing.into_iter().rev() {
             state.enter(Call::Grow)?;
             state.change_names(&path, vec![(path.clone(), Some(Node::Dir))]);
@@ -420,24 +418,118 @@ impl Fs for SimFs {
         Ok(())
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        let fault = state.enter(Call::Sync)?;
-        if state.names.get(dir) != Some(&Node::Dir) {
-            return Err(not_found());
+        state.enter(Call::Name)?;
+        match state.names.get(from) {
+            Some(Node::Dir) => state.rename_dir(from, to),
+            Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+            None => Err(not_found()),
         }
-        state.sync(fault, Op::SyncDir { dir: dir.to_owned() }, None)
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+struct SimDir {
+    fs: SimFs,
+    id: DirId,
+    /// Where it was when it was opened.
+    path: PathBuf,
+}
+
+impl SimDir {
+    fn create(&self, state: &mut State, name: &str) -> io::Result<Arc<dyn File>> {
+        state.enter(Call::Grow)?;
+        let path = state.path_in(self.id, name)?;
+        if state.names.contains_key(&path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(&[])), len: 0 });
+        state.change_names(&path, vec![(path.clone(), Some(Node::File(inode)))]);
+        Ok(Arc::new(SimFile { fs: self.fs.clone(), inode, access: Access::Write }))
+    }
+}
+
+impl Dir for SimDir {
+    fn path(&self) -> &Path {
+        &self.path
     }
 
-    fn try_lock(&self, path: &Path, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
-        let exists = self.state.lock().names.contains_key(path);
-        if !exists && kind == LockKind::Exclusive {
-            self.create_new(path)?;
-        }
-        let mut state = self.state.lock();
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.create(&mut self.fs.state.lock(), name)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut state = self.fs.state.lock();
         state.enter(Call::Look)?;
-        state.inode(path)?;
-        let held = state.locks.entry(path.to_owned()).or_default();
+        let inode = state.inode(&state.path_in(self.id, name)?)?;
+        Ok(Arc::new(SimFile { fs: self.fs.clone(), inode, access }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Name)?;
+        let (from, to) = (state.path_in(self.id, from)?, state.path_in(self.id, to)?);
+        let inode = state.inode(&from)?;
+        if from != to {
+            state.change_names(&to, vec![(from, None), (to.clone(), Some(Node::File(inode)))]);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Name)?;
+        let path = state.path_in(self.id, name)?;
+        state.inode(&path)?;
+        state.change_names(&path, vec![(path.clone(), None)]);
+        Ok(())
+    }
+
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        let target: &dyn Any = target;
+        let target = target.downcast_ref::<Self>().filter(|target| Arc::ptr_eq(&target.fs.state, &self.fs.state));
+        let target = target.ok_or(io::ErrorKind::CrossesDevices)?.id;
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Grow)?;
+        let inode = state.inode(&state.path_in(self.id, name)?)?;
+        let link = state.path_in(target, link)?;
+        if state.names.contains_key(&link) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.change_names(&link, vec![(link.clone(), Some(Node::File(inode)))]);
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Look)?;
+        let dir = state.dir(self.id)?;
+        let names = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(names.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Look)?;
+        let inode = state.inode(&state.path_in(self.id, name)?)?;
+        state.metadata(inode)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.fs.state.lock();
+        let fault = state.enter(Call::Sync)?;
+        let dir = state.dir(self.id)?.to_owned();
+        state.sync(fault, Op::SyncDir { dir }, None)
+    }
+
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Look)?;
+        let held = state.locks.entry(self.id).or_default();
         if held.exclusive || (kind == LockKind::Exclusive && held.shared > 0) {
             return Ok(None);
         }
@@ -445,18 +537,18 @@ impl Fs for SimFs {
             LockKind::Shared => held.shared += 1,
             LockKind::Exclusive => held.exclusive = true,
         }
-        Ok(Some(Box::new(SimLock { fs: self.clone(), path: path.to_owned(), kind })))
+        Ok(Some(Box::new(SimLock { fs: self.fs.clone(), dir: self.id, kind })))
     }
 
-    fn preallocation_is_promise(&self, _dir: &Path) -> io::Result<bool> {
-        Ok(self.state.lock().promise)
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        Ok(self.fs.state.lock().promise)
     }
 }
 
 #[derive(Debug)]
 struct SimLock {
     fs: SimFs,
-    path: PathBuf,
+    dir: DirId,
     kind: LockKind,
 }
 
@@ -464,7 +556,7 @@ impl Lock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        if let Some(held) = self.fs.state.lock().locks.get_mut(&self.path) {
+        if let Some(held) = self.fs.state.lock().locks.get_mut(&self.dir) {
             match self.kind {
                 LockKind::Shared => held.shared -= 1,
                 LockKind::Exclusive => held.exclusive = false,

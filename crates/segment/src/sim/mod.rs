@@ -16,19 +16,20 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use hightower_segment::{Access, Fs};
+//! use hightower_segment::Fs;
 //! use hightower_segment::sim::{CrashPlan, SimFs};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let fs = SimFs::new();
 //! fs.create_dir_all(Path::new("/db"))?;
-//! let file = fs.create_new(Path::new("/db/file"))?;
+//! let dir = fs.open_dir(Path::new("/db"))?;
+//! let file = dir.create_new("file")?;
 //! file.write_at(b"hello", 0)?;
 //! file.sync_data()?;
 //! // The bytes are durable, but the name is not: some crashes lose the file.
-//! let lost = |fs: &SimFs| fs.open(Path::new("/db/file"), Access::Read).is_err();
+//! let lost = |fs: &SimFs| fs.read_file(Path::new("/db/file")).is_err();
 //! assert!(fs.crash_states(CrashPlan::default()).any(|state| lost(&state.fs)));
-//! fs.sync_dir(Path::new("/db"))?;
+//! dir.sync()?;
 //! let now = fs.op_count();
 //! assert!(!fs.crash_states(CrashPlan::default()).any(|state| state.point.op == now && lost(&state.fs)));
 //! # Ok(())
