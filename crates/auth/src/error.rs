@@ -111,7 +111,7 @@ impl From<Error> for hightower_engine::Error {
             Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
             Error::Output(source) => Self::Io { action: "writing the output".into(), source },
             Error::KeyFile { path, source } => {
-                Self::Io { action: format!("using the file of secrets {}", path.display()), source }
+                Self::Io { action: format!("using the file of secrets {}", path.display()), source: source.into() }
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin};
 use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
 use hightower_segment::{Appender, Purpose, Stamp};
-use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, Replaced, StateWriter};
+use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, ConcurrentKvState, Replaced, StateWriter};
 
 use crate::batch::{Batch, BatchOutcome, Operation, Requirement};
 use crate::config::Durability;
@@ -105,14 +105,15 @@ impl Core {
         self.check_writable()?;
         // One guard for all that follows: pinning again under it costs next to nothing.
         let guard = pin();
-        let ahead = self.state.prefetch_start(write.key, &guard);
+        let state = self.state(&guard)?;
+        let ahead = state.prefetch_start(write.key, &guard);
         let checksum = payload_checksum(write.key, value);
-        let ahead = self.state.prefetch_step(write.key, ahead);
+        let ahead = state.prefetch_step(write.key, ahead);
         let now = write.given.map_or_else(|| self.components.clock.now_ms(), |(_, timestamp)| timestamp);
-        self.state.prefetch_step(write.key, ahead);
+        state.prefetch_step(write.key, ahead);
 
         let mut log = self.commit_log()?;
-        let (outcome, seq) = self.commit_one_locked(&mut log, write, now, checksum, &guard)?;
+        let (outcome, seq) = self.commit_one_locked(&mut log, state, write, now, checksum, &guard)?;
         drop(log);
         drop(guard);
         let _held = if planted("sync_under_the_lock") { self.commit_log().ok() } else { None };
@@ -127,13 +128,14 @@ impl Core {
     fn commit_one_locked(
         &self,
         log: &mut CommitLog,
+        state: &ConcurrentKvState<Place>,
         write: Write<'_>,
         timestamp: i64,
         checksum: u64,
         guard: &Guard,
     ) -> Result<(ApplyOutcome, u64)> {
         self.poison.check()?;
-        let mut state = self.state.writer();
+        let mut state = state.writer();
         let version = match write.given {
             None => next_version(log.max_version)?,
             Some((version, _)) => {
@@ -176,17 +178,20 @@ impl Core {
         batch.validate()?;
         self.check_writable()?;
         let now = self.components.clock.now_ms();
-        self.prefetch_batch(batch);
+        let guard = pin();
+        let state = self.state(&guard)?;
+        prefetch_batch(state, batch, &guard);
         if planted("requirement_before_lock") {
-            let early = first_unmet(&self.state.writer(), &batch.requirements);
+            let early = first_unmet(&state.writer(), &batch.requirements);
             crate::sync::thread::yield_now();
             if let Some(rejected) = early {
                 return Ok(rejected);
             }
         }
         let mut log = self.commit_log()?;
-        let outcome = self.commit_batch_locked(&mut log, batch, now, durability)?;
+        let outcome = self.commit_batch_locked(&mut log, state, batch, now, durability)?;
         drop(log);
+        drop(guard);
         if let BatchOutcome::Committed { seq, outcomes, .. } = &outcome
             && outcomes.iter().any(|outcome| *outcome != ApplyOutcome::IgnoredStale)
         {
@@ -196,31 +201,16 @@ impl Core {
         Ok(outcome)
     }
 
-    /// Warms the ways of a batch's keys in the index, of several at a time, so that their cache misses overlap.
-    fn prefetch_batch(&self, batch: &Batch) {
-        let guard = pin();
-        let mut ahead = Vec::with_capacity(WARMED_TOGETHER);
-        let most = batch.operations.len().min(WARMED_MAX);
-        for operations in batch.operations[..most].chunks(WARMED_TOGETHER) {
-            let keys = || operations.iter().map(|operation| batch.parts(operation).0);
-            ahead.extend(keys().map(|key| self.state.prefetch_start(key, &guard)));
-            let further = keys().zip(ahead.drain(..)).map(|(key, ahead)| self.state.prefetch_step(key, ahead));
-            let further: Vec<_> = further.collect();
-            for (key, ahead) in keys().zip(further) {
-                self.state.prefetch_step(key, ahead);
-            }
-        }
-    }
-
     fn commit_batch_locked(
         &self,
         log: &mut CommitLog,
+        state: &ConcurrentKvState<Place>,
         batch: &Batch,
         now: i64,
         durability: Durability,
     ) -> Result<BatchOutcome> {
         self.poison.check()?;
-        let mut state = self.state.writer();
+        let mut state = state.writer();
         if !planted("requirement_before_lock")
             && let Some(rejected) = first_unmet(&state, &batch.requirements)
         {
@@ -348,7 +338,7 @@ impl Core {
         uses_reserve: bool,
     ) -> Result<u64> {
         let Some(cap) = self.config.max_index_memory_bytes else { return Ok(0) };
-        let used = self.state.index_bytes() as u64;
+        let used = self.number(ConcurrentKvState::index_bytes, |_| 0) as u64;
         if used < cap || planted("cap_ignored") {
             log.index_reserve_used_bytes = 0;
             return Ok(0);
@@ -371,16 +361,19 @@ impl Core {
 impl Committer for Core {
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
         let now = self.components.clock.now_ms();
+        let guard = pin();
+        let state = self.state(&guard);
         let mut log = self.commit_log();
         let mut results: Vec<_> = requests
             .iter()
             .map(|request| {
                 request.batch.validate()?;
                 let log = log.as_mut().map_err(|_| Error::Closed)?;
-                self.commit_batch_locked(log, &request.batch, now, request.durability)
+                self.commit_batch_locked(log, state.clone()?, &request.batch, now, request.durability)
             })
             .collect();
         drop(log);
+        drop(guard);
         // The last one first: the sync that covers it covers the others, which then find themselves durable.
         for (request, result) in requests.iter().zip(&mut results).rev() {
             if let Ok(BatchOutcome::Committed { seq, .. }) = result
@@ -391,6 +384,21 @@ impl Committer for Core {
         }
         self.maintain_as_caller();
         results
+    }
+}
+
+/// Warms the ways of a batch's keys in the index, of several at a time, so that their cache misses overlap.
+fn prefetch_batch(state: &ConcurrentKvState<Place>, batch: &Batch, guard: &Guard) {
+    let mut ahead = Vec::with_capacity(WARMED_TOGETHER);
+    let most = batch.operations.len().min(WARMED_MAX);
+    for operations in batch.operations[..most].chunks(WARMED_TOGETHER) {
+        let keys = || operations.iter().map(|operation| batch.parts(operation).0);
+        ahead.extend(keys().map(|key| state.prefetch_start(key, guard)));
+        let further = keys().zip(ahead.drain(..)).map(|(key, ahead)| state.prefetch_step(key, ahead));
+        let further: Vec<_> = further.collect();
+        for (key, ahead) in keys().zip(further) {
+            state.prefetch_step(key, ahead);
+        }
     }
 }
 

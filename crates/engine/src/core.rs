@@ -1,14 +1,17 @@
 //! The open store: what all of its handles, snapshots and threads share.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hightower_index::{Guard, Published, pin};
 use hightower_segment::{Lock, SegmentError, SegmentStore, Stamp};
-use hightower_state::ConcurrentKvState;
+use hightower_state::{ConcurrentKvState, StateStats};
 
 use crate::commit::CommitLog;
 use crate::compaction::Upkeep;
 use crate::components::{Background, Components};
 use crate::config::{Durability, StoreConfig};
+use crate::engine::Life;
 use crate::error::{Error, Result};
 use crate::flusher::Flusher;
 use crate::group_commit::{GroupCommit, Poison};
@@ -27,7 +30,10 @@ use crate::table::Segments;
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
     pub(crate) components: Components,
-    pub(crate) state: ConcurrentKvState<Place>,
+    /// The index. Nothing once the store is closed: its memory then goes with the last snapshot.
+    state: Published<ConcurrentKvState<Place>>,
+    /// What a closed store still says of itself.
+    last: OnceLock<LastNumbers>,
     pub(crate) segments: Segments,
     /// `None` in a store that is read-only or closed.
     pub(crate) commit: Mutex<Option<CommitLog>>,
@@ -48,9 +54,18 @@ pub(crate) struct Core {
     pub(crate) sizing: Sizing,
     /// Held by whoever makes files that the quota has to allow for.
     pub(crate) growing: Mutex<()>,
+    /// Set when closing begins: from then on nothing new is begun.
     pub(crate) closed: AtomicBool,
+    pub(crate) life: Life,
     /// Keeps writers away from a store that is open for reading, for as long as anybody reads: snapshots outlive the engine.
     _reading: Option<Box<dyn Lock>>,
+}
+
+/// What a closed store still says of itself.
+#[derive(Debug)]
+pub(crate) struct LastNumbers {
+    pub(crate) state: StateStats,
+    pub(crate) latest_version: u64,
 }
 
 impl Core {
@@ -68,7 +83,8 @@ impl Core {
             config,
             components,
             group: GroupCommit::starting_at(state.visible_seq()),
-            state,
+            state: Published::new(state),
+            last: OnceLock::new(),
             segments,
             commit: Mutex::new(log),
             store: Mutex::new(store),
@@ -82,6 +98,7 @@ impl Core {
             sizing: Sizing::default(),
             growing: Mutex::default(),
             closed: AtomicBool::new(false),
+            life: Life::default(),
             _reading: None,
         }
     }
@@ -89,6 +106,51 @@ impl Core {
     /// A store that is open for reading, with the lock of readers.
     pub(crate) fn reading(self, lock: Option<Box<dyn Lock>>) -> Self {
         Self { _reading: lock, ..self }
+    }
+
+    /// The index, unless the store is closed.
+    #[inline]
+    pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> Result<&'g ConcurrentKvState<Place>> {
+        self.state.load(guard).ok_or(Error::Closed)
+    }
+
+    /// As [`state`](Self::state), for work that takes longer than a guard should live.
+    pub(crate) fn state_handle(&self) -> Result<ConcurrentKvState<Place>> {
+        self.state(&pin()).cloned()
+    }
+
+    /// Lets go of the index, which is freed once no snapshot and no reader holds it; the numbers of this moment stay. No version above
+    /// `version_floor` was seen by anything but the index.
+    pub(crate) fn release_state(&self, version_floor: u64) {
+        let Ok(state) = self.state_handle() else { return };
+        let mut last = state.stats();
+        drop(state);
+        (last.index_bytes, last.retained_versions, last.retained_bytes) = (0, 0, 0);
+        (last.snapshots, last.oldest_snapshot) = (0, None);
+        let latest_version = last.max_version.max(version_floor);
+        self.last.get_or_init(|| LastNumbers { state: last, latest_version });
+        if !planted("closed_index_kept") {
+            self.state.store(None, &pin());
+        }
+        // Usually two steps of the epoch free it; else whoever pins next.
+        (0..4).for_each(|_| pin().flush());
+    }
+
+    /// What `open` says of the index, or, once the store is closed, `closed` of its last numbers.
+    pub(crate) fn number<R: Default>(
+        &self,
+        open: impl FnOnce(&ConcurrentKvState<Place>) -> R,
+        closed: impl FnOnce(&LastNumbers) -> R,
+    ) -> R {
+        match self.state(&pin()) {
+            Ok(state) => open(state),
+            Err(_) => self.last.get().map(closed).unwrap_or_default(),
+        }
+    }
+
+    /// The seq of the latest commit that is published.
+    pub(crate) fn visible_seq(&self) -> u64 {
+        self.number(ConcurrentKvState::visible_seq, |last| last.state.visible_seq)
     }
 
     /// The segment store, unless the store is read-only or closed.
@@ -144,7 +206,7 @@ impl Core {
             seq,
             &self.poison,
             || self.components.clock.elapsed(),
-            || self.state.visible_seq(),
+            || self.visible_seq(),
             || observe(Operation::Sync, || self.store()?.sync_point().sync().map_err(Error::from)),
         )
     }
@@ -170,7 +232,7 @@ impl Core {
     /// Touches pages ahead of a tail that moves at this pace, and has memory for new keys ready; says whether there was anything to do. That pages cannot be
     /// touched costs time later, and nothing else.
     pub(crate) fn touch_ahead(&self, pace: &mut Pace) -> bool {
-        let has_memory_made = self.state.prepare_memory();
+        let has_memory_made = self.prepare_memory();
         let Ok(store) = self.store() else { return has_memory_made };
         let Some(tail) = store.progress() else { return has_memory_made };
         let began = self.components.clock.elapsed();
@@ -192,9 +254,19 @@ impl Core {
             if !self.has_disk_for(2 * u64::from(store.next_len())) {
                 return Ok(false);
             }
-            let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
-            store.prepare_next(stamp)
+            store.prepare_next(self.stamp())
         })
+    }
+
+    /// Has memory for new keys ready; says whether there was anything to do.
+    fn prepare_memory(&self) -> bool {
+        self.number(ConcurrentKvState::prepare_memory, |_| false)
+    }
+
+    /// What a segment that is begun now counts from.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let max_version = self.number(ConcurrentKvState::max_version, |last| last.latest_version);
+        Stamp { max_version, timestamp: self.components.clock.now_ms() }
     }
 
     /// The tail has moved on.
@@ -241,7 +313,7 @@ impl Core {
     #[inline]
     pub(crate) fn maintain_as_caller(&self) {
         if self.components.background == Background::Caller && self.maintenance.take_wish() {
-            let _made = self.state.prepare_memory();
+            let _made = self.prepare_memory();
             let _prepared = self.prepare_files();
             let _sealed = self.seal();
         }

@@ -2,13 +2,16 @@
 
 mod life;
 
+pub(crate) use life::Life;
+
 use std::fmt;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
 
+use hightower_index::pin;
 use hightower_log::Command;
-use hightower_state::{ApplyOutcome, KvState};
+use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};
 
 use crate::backup::{BackupReport, ExportReport};
 use crate::batch::{Batch, BatchOutcome};
@@ -19,12 +22,10 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::observe::{Operation, observe};
 use crate::open::OpenReport;
-use crate::pipeline::{Pipeline, Ticket, single_outcome};
+use crate::pipeline::{Ticket, single_outcome};
 use crate::repair::RepairProgress;
 use crate::snapshot::{Range, Snapshot};
 use crate::stats::Stats;
-use crate::sync::Mutex;
-use crate::sync::thread::JoinHandle;
 use crate::traits::{KvEngine, SnapshotEngine};
 use crate::value::Value;
 
@@ -40,7 +41,7 @@ use crate::value::Value;
 /// engine.put("pods/web-0", "running")?;
 /// engine.put("pods/web-1", "pending")?;
 /// assert_eq!(engine.get("pods/web-0")?.unwrap(), b"running");
-/// for entry in engine.prefix("pods/") {
+/// for entry in engine.prefix("pods/")? {
 ///     println!("{} is {:?}", entry.key().escape_ascii(), entry.value()?);
 /// }
 /// engine.close()?;
@@ -49,8 +50,6 @@ use crate::value::Value;
 pub struct SingleNodeEngine {
     pub(crate) core: Arc<Core>,
     durability: Durability,
-    pipeline: Option<Pipeline>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
     report: OpenReport,
 }
 
@@ -131,7 +130,7 @@ impl SingleNodeEngine {
     /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
     pub fn submit_async(&self, command: Command) -> Result<Ticket<ApplyOutcome>> {
         self.core.check_writable()?;
-        match &self.pipeline {
+        match self.core.life.pipeline() {
             Some(pipeline) => pipeline.submit_one(Batch::new().submit(&command), self.durability),
             None => Ok(Ticket::ready(self.submit(command))),
         }
@@ -188,7 +187,7 @@ impl SingleNodeEngine {
     ///
     /// As [`commit`](Self::commit).
     pub fn commit_with(&self, batch: Batch, durability: Durability) -> Result<BatchOutcome> {
-        observe(Operation::Batch, || match &self.pipeline {
+        observe(Operation::Batch, || match self.core.life.pipeline() {
             Some(pipeline) => pipeline.submit_batch(batch, durability)?.wait(),
             None => self.core.commit_batch(&batch, durability),
         })
@@ -201,7 +200,7 @@ impl SingleNodeEngine {
     /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
     pub fn commit_async(&self, batch: Batch) -> Result<Ticket<BatchOutcome>> {
         self.core.check_writable()?;
-        match &self.pipeline {
+        match self.core.life.pipeline() {
             Some(pipeline) => pipeline.submit_batch(batch, self.durability),
             None => Ok(Ticket::ready(self.core.commit_batch(&batch, self.durability))),
         }
@@ -217,7 +216,7 @@ impl SingleNodeEngine {
     }
 
     fn write_unobserved(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
-        let Some(pipeline) = &self.pipeline else {
+        let Some(pipeline) = self.core.life.pipeline() else {
             return self.core.commit_one(write, durability).map(|(outcome, _)| outcome);
         };
         let batch = match (write.given, write.value) {
@@ -261,8 +260,7 @@ impl SingleNodeEngine {
     ///
     /// As [`get`](Self::get).
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
-        self.core.check_open()?;
-        self.snapshot().multi_get(keys)
+        self.snapshot()?.multi_get(keys)
     }
 
     /// All keys that start with `prefix`, with their values, in key order, as of one moment.
@@ -271,35 +269,44 @@ impl SingleNodeEngine {
     ///
     /// As [`get`](Self::get).
     pub fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
-        self.core.check_open()?;
-        self.prefix(prefix).collect_pairs(usize::MAX)
+        self.prefix(prefix)?.collect_pairs(usize::MAX)
     }
 
-    /// The keys in `bounds`, in key order, from either end, as of this moment.
-    #[must_use]
-    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
-        self.snapshot().range(bounds)
+    /// The keys in `bounds`, in key order, from either end, as of this moment. What was begun before the store is closed goes on after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Result<Range> {
+        Ok(self.snapshot()?.range(bounds))
     }
 
-    /// The keys that begin with `prefix`, in key order, from either end, as of this moment.
-    #[must_use]
-    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
-        self.snapshot().prefix(prefix)
+    /// The keys that begin with `prefix`, in key order, from either end, as of this moment. What was begun before the store is closed goes on
+    /// after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
+        Ok(self.snapshot()?.prefix(prefix))
     }
 
     /// Whether `key` has a value. Reads the index only.
-    #[must_use]
-    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> bool {
-        self.core.state.contains_key(key.as_ref())
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.core.state(&pin())?.contains_key(key.as_ref()))
     }
 
-    /// How many keys have a value.
+    /// How many keys have a value; of a closed store, how many had one in the end.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.core.state.len()
+        self.core.number(ConcurrentKvState::len, |last| last.state.live_keys)
     }
 
-    /// Whether no key has a value.
+    /// Whether no key has a value; of a closed store, whether none had one in the end.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -312,17 +319,24 @@ impl SingleNodeEngine {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
     /// engine.put("a", "1")?;
-    /// let both = engine.read_with(|snapshot| (snapshot.contains_key("a"), snapshot.contains_key("b")));
+    /// let both = engine.read_with(|snapshot| (snapshot.contains_key("a"), snapshot.contains_key("b")))?;
     /// assert_eq!(both, (true, false));
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
-    pub fn read_with<R>(&self, reader: impl FnOnce(&Snapshot) -> R) -> R {
-        reader(&self.snapshot())
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn read_with<R>(&self, reader: impl FnOnce(&Snapshot) -> R) -> Result<R> {
+        Ok(reader(&self.snapshot()?))
     }
 
-    /// The store as of this moment. Under a microsecond, whatever the number of keys.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    /// The store as of this moment. Under a microsecond, whatever the number of keys. It stays readable after the store is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::new(&self.core)
     }
 
@@ -333,7 +347,7 @@ impl SingleNodeEngine {
     /// [`Error::Poisoned`] if a sync failed, [`Error::Closed`], [`Error::ReadOnly`].
     pub fn flush(&self) -> Result<()> {
         self.core.check_writable()?;
-        self.core.sync_to(self.core.state.visible_seq())
+        self.core.sync_to(self.core.visible_seq())
     }
 
     /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops those that hold nothing else. Then puts in key
@@ -367,7 +381,7 @@ impl SingleNodeEngine {
     /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
     pub fn checkpoint(&self) -> Result<()> {
         self.core.check_writable()?;
-        let mut turn = self.core.upkeep.turn.lock();
+        let mut turn = self.core.upkeep.turn.lock()?;
         self.core.write_checkpoint(&mut turn)
     }
 
@@ -416,19 +430,20 @@ impl SingleNodeEngine {
     /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify, [`Error::Closed`].
     pub fn export_snapshot(&self, stream: &mut dyn std::io::Write) -> Result<ExportReport> {
         self.core.check_open()?;
-        self.core.export(&self.core.state.snapshot(), stream)
+        let state = self.core.state_handle()?;
+        self.core.export(&state.snapshot(), stream)
     }
 
-    /// The highest version that the store has seen.
+    /// The highest version that the store has seen, also once it is closed.
     #[must_use]
     pub fn latest_version(&self) -> u64 {
         self.core.latest_version()
     }
 
-    /// The seq of the latest commit.
+    /// The seq of the latest commit, also once the store is closed.
     #[must_use]
     pub fn latest_seq(&self) -> u64 {
-        self.core.state.visible_seq()
+        self.core.visible_seq()
     }
 
     /// The store in numbers. Cheap: reads no file.
@@ -498,15 +513,13 @@ impl KvEngine for SingleNodeEngine {
     }
 
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
-        self.core.check_open()?;
-        self.range::<&[u8]>((from, to)).collect_pairs(limit)
+        self.range::<&[u8]>((from, to))?.collect_pairs(limit)
     }
 }
 
 impl SnapshotEngine for SingleNodeEngine {
     fn snapshot_state(&self) -> Result<KvState> {
-        self.core.check_open()?;
-        self.snapshot().to_state()
+        self.snapshot()?.to_state()
     }
 
     fn latest_version(&self) -> u64 {

@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Match on [`kind`](Error::kind) where the reaction is the same for a whole class; match on the variant for its details. Messages
 /// are for people and may change.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused something, and nothing has changed: a read or write outside the commit path, or the making of a file for want of file
@@ -24,8 +24,8 @@ pub enum Error {
     Io {
         /// What was being done, and to which file.
         action: String,
-        /// What the operating system said.
-        source: io::Error,
+        /// What the operating system said; shared, so that one failure can be told to several callers.
+        source: Arc<io::Error>,
     },
     /// Bytes on disk are not what was written. The store can be opened read-only, and salvaged.
     #[error("{} is damaged at offset {offset}: {detail}", path.display())]
@@ -169,7 +169,7 @@ impl From<SegmentError> for Error {
     fn from(error: SegmentError) -> Self {
         match error {
             SegmentError::Io { operation, path, source } => {
-                Self::Io { action: format!("cannot {operation} {}", path.display()), source }
+                Self::Io { action: format!("cannot {operation} {}", path.display()), source: source.into() }
             }
             SegmentError::Corrupt { path, offset, reason } => Self::Corrupt {
                 path,

@@ -16,7 +16,7 @@ pub(crate) fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
     if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return Error::Full { detail: format!("{action}: the device is full") };
     }
-    Error::Io { action, source }
+    Error::Io { action, source: source.into() }
 }
 
 /// Writes all of `bytes`, going on after short writes and interruptions.

@@ -305,7 +305,7 @@ mod tests {
         let failing = || {
             tries.fetch_add(1, Ordering::SeqCst);
             thread::sleep(Duration::from_millis(5));
-            Err(Error::Io { action: "sync".into(), source: io::Error::other("broken disk") })
+            Err(Error::Io { action: "sync".into(), source: io::Error::other("broken disk").into() })
         };
         thread::scope(|scope| {
             let waiters: Vec<_> = (1..=4).map(|seq| scope.spawn(move || seq)).map(|seq| seq.join().unwrap()).collect();

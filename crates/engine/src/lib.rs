@@ -60,6 +60,7 @@ mod stats;
 mod sync;
 mod table;
 mod traits;
+mod turn;
 mod value;
 
 pub use backup::{

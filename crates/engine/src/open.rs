@@ -94,7 +94,7 @@ fn start(
     };
     let core = Core::new(config, components, fold.state, fold.segments, Some((store, log)));
     core.upkeep.set_checkpoint_bytes(fold.checkpoint_bytes);
-    let mut turn = core.upkeep.turn.lock();
+    let mut turn = core.upkeep.turn.lock()?;
     turn.checkpoint = match fold.checkpoint {
         // Nothing was replayed: it says all there is to say.
         CheckpointUse::Loaded { name, .. } if fold.replayed_records == 0 => Some((name, last_seq, 0)),

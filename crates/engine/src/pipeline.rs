@@ -142,8 +142,13 @@ impl Pipeline {
         let thread = thread::Builder::new()
             .name("hightower-commit".into())
             .spawn(move || run(&receiver, &*committer))
-            .map_err(|source| Error::Io { action: "start the commit thread".into(), source })?;
+            .map_err(|source| Error::Io { action: "start the commit thread".into(), source: source.into() })?;
         Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The thread that commits, until it is joined.
+    pub(crate) fn thread_id(&self) -> Option<thread::ThreadId> {
+        self.thread.lock().as_ref().map(|thread| thread.thread().id())
     }
 
     /// Hands in a batch; waits while the queue is full.

@@ -84,13 +84,9 @@ impl Core {
     #[inline]
     pub(crate) fn read_latest<R>(&self, key: &[u8], use_value: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>> {
         observe(Operation::Get, || {
-            self.check_open()?;
             let guard = pin();
-            self.read(
-                &guard,
-                |guard| self.state.get_hinted(key, guard, |hint| self.prefetch_hinted(hint, guard)),
-                use_value,
-            )
+            let state = self.state(&guard)?;
+            self.read(&guard, |guard| state.get_hinted(key, guard, |hint| self.prefetch_hinted(hint, guard)), use_value)
         })
     }
 

@@ -29,7 +29,7 @@ const ITEMS_PER_GUARD: usize = 256;
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
 /// engine.put("a", "1")?;
-/// let snapshot = engine.snapshot();
+/// let snapshot = engine.snapshot()?;
 /// engine.put("a", "2")?;
 /// assert_eq!(snapshot.get("a")?.unwrap(), b"1");
 /// assert_eq!(engine.get("a")?.unwrap(), b"2");
@@ -42,8 +42,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(core: &Arc<Core>) -> Self {
-        Self { core: Arc::clone(core), state: core.state.snapshot() }
+    pub(crate) fn new(core: &Arc<Core>) -> Result<Self> {
+        Ok(Self { core: Arc::clone(core), state: core.state(&pin())?.snapshot() })
     }
 
     /// The seq of the latest commit that it shows.
@@ -130,7 +130,7 @@ impl Snapshot {
     /// for key in ["a", "b", "c"] {
     ///     engine.put(key, key.to_uppercase())?;
     /// }
-    /// let snapshot = engine.snapshot();
+    /// let snapshot = engine.snapshot()?;
     /// let keys: Vec<_> = snapshot.range("b"..).rev().map(|entry| entry.key().to_vec()).collect();
     /// assert_eq!(keys, [b"c", b"b"]);
     /// assert_eq!(snapshot.range::<&str>(..).next().unwrap().value()?, b"A");
@@ -200,7 +200,7 @@ impl Range {
     /// engine.put("a", "1")?;
     /// engine.put("b", "22")?;
     /// let mut len = 0;
-    /// engine.range::<&str>(..).for_each_pair(|_key, value| {
+    /// engine.range::<&str>(..)?.for_each_pair(|_key, value| {
     ///     len += value.len();
     ///     ControlFlow::Continue(())
     /// })?;

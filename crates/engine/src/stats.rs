@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hightower_log::SegmentKind;
 use hightower_segment::AppendMode;
+use hightower_state::{ConcurrentKvState, StateStats};
 
 use crate::compaction::CompactionStats;
 use crate::core::Core;
@@ -45,7 +46,8 @@ pub struct SegmentStats {
     pub created_ms: i64,
 }
 
-/// The store in numbers, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap: no file is read.
+/// The store in numbers, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap: no file is read. Of a closed store they are
+/// the last ones; its index takes nothing any more, but for what snapshots still hold of it, which is not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -88,29 +90,30 @@ pub struct Stats {
 impl Core {
     /// The highest version that was ever seen.
     pub(crate) fn latest_version(&self) -> u64 {
-        let log = self.commit.lock();
-        log.as_ref().map_or(0, |log| log.max_version).max(self.state.max_version())
+        let floor = self.commit.lock().as_ref().map_or(0, |log| log.max_version);
+        floor.max(self.number(ConcurrentKvState::max_version, |last| last.latest_version))
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let segments: Vec<_> = self.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
-        let state = self.state.stats();
+        let state = self.number(|state| Some(state.stats()), |last| Some(last.state.clone()));
+        let of_state = |number: fn(&StateStats) -> u64| state.as_ref().map_or(0, number);
         let tail = self.store().ok().map(|store| store.tail_stats());
         let sum = |part: fn(&SegmentStats) -> u64| segments.iter().map(part).sum::<u64>();
         Stats {
-            keys: state.live_keys as u64,
-            tombstones: state.tombstones as u64,
-            index_bytes: (state.index_bytes + state.retained_bytes) as u64,
+            keys: of_state(|state| state.live_keys as u64),
+            tombstones: of_state(|state| state.tombstones as u64),
+            index_bytes: of_state(|state| (state.index_bytes + state.retained_bytes) as u64),
             live_bytes: sum(|segment| segment.live_bytes),
             dead_bytes: sum(|segment| segment.dead_bytes),
             disk_bytes: sum(|segment| segment.len_bytes) + tail.map_or(0, |tail| tail.reserved_bytes),
-            latest_seq: state.visible_seq,
+            latest_seq: of_state(|state| state.visible_seq),
             latest_version: self.latest_version(),
             durable_seq: self.group.durable_seq(),
             syncs: self.group.syncs(),
-            snapshots: state.snapshots as u64,
-            oldest_snapshot_age: state.oldest_snapshot.map(|oldest| oldest.age),
-            retained_versions: state.retained_versions as u64,
+            snapshots: of_state(|state| state.snapshots as u64),
+            oldest_snapshot_age: state.as_ref().and_then(|state| state.oldest_snapshot).map(|oldest| oldest.age),
+            retained_versions: of_state(|state| state.retained_versions as u64),
             append_path: match tail.map(|tail| tail.appends) {
                 None => AppendPath::None,
                 Some(AppendMode::Positioned) => AppendPath::Positioned,

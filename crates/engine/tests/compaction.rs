@@ -116,7 +116,7 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     assert_eq!((report.forgotten_tombstones, engine.stats().tombstones), (1900, 0));
     let check = |engine: &SingleNodeEngine| {
         assert_eq!((engine.len(), engine.stats().tombstones), (100, 0));
-        assert!((0..2000).all(|number| engine.contains_key(key(number)) == (number >= 1900)));
+        assert!((0..2000).all(|number| engine.contains_key(key(number)).unwrap() == (number >= 1900)));
         let stats = engine.stats();
         assert!(stats.live_bytes < 100 * 100 && stats.dead_bytes < 20_000, "{stats:?}");
     };
@@ -278,14 +278,14 @@ fn snapshots_read_what_they_saw_across_compactions() {
     for number in 0..600 {
         engine.put(key(number), "first").unwrap();
     }
-    let first = engine.snapshot();
+    let first = engine.snapshot().unwrap();
     for number in 0..400 {
         engine.put(key(number), "second").unwrap();
     }
     for number in 400..500 {
         engine.delete(key(number)).unwrap();
     }
-    let second = engine.snapshot();
+    let second = engine.snapshot().unwrap();
     let mut range = second.range::<&str>(..);
     let held: Vec<_> = range.by_ref().take(50).collect();
     clock.0.fetch_add(120_000, Ordering::Relaxed);
@@ -332,7 +332,7 @@ fn everything_at_once() {
         }
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let snapshot = engine.snapshot();
+                let snapshot = engine.snapshot().unwrap();
                 let sum = |_: ()| -> u64 {
                     let pairs = snapshot.prefix("n/").map(|entry| entry.value().unwrap());
                     pairs.map(|value| String::from_utf8_lossy(&value).parse::<u64>().unwrap()).sum()

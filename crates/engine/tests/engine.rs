@@ -204,13 +204,13 @@ fn ranges_and_prefixes_in_both_directions() {
     let keys = |range: hightower_engine::Range| -> Vec<String> {
         range.map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect()
     };
-    assert_eq!(keys(engine.prefix("a/")), ["a/1", "a/3"]);
-    assert_eq!(keys(engine.range("a/3"..)), ["a/3", "b", "b/1"]);
-    assert_eq!(keys(engine.range(.."a/1")), ["a"]);
-    assert_eq!(keys(engine.range("a/1"..="b")), ["a/1", "a/3", "b"]);
-    assert_eq!(keys(engine.range::<&str>(..)).len(), 5);
-    assert_eq!(keys(engine.prefix("zz")), Vec::<String>::new());
-    let mut both = engine.range::<&str>(..);
+    assert_eq!(keys(engine.prefix("a/").unwrap()), ["a/1", "a/3"]);
+    assert_eq!(keys(engine.range("a/3"..).unwrap()), ["a/3", "b", "b/1"]);
+    assert_eq!(keys(engine.range(.."a/1").unwrap()), ["a"]);
+    assert_eq!(keys(engine.range("a/1"..="b").unwrap()), ["a/1", "a/3", "b"]);
+    assert_eq!(keys(engine.range::<&str>(..).unwrap()).len(), 5);
+    assert_eq!(keys(engine.prefix("zz").unwrap()), Vec::<String>::new());
+    let mut both = engine.range::<&str>(..).unwrap();
     let ends = (both.next().unwrap(), both.next_back().unwrap());
     assert_eq!((ends.0.key(), ends.1.key()), (&b"a"[..], &b"b/1"[..]));
     assert_eq!(ends.1.value().unwrap(), b"B/1");
@@ -231,8 +231,8 @@ fn a_snapshot_keeps_its_moment() {
     for number in 0..200 {
         engine.put(format!("{number:03}"), "old").unwrap();
     }
-    let snapshot = engine.snapshot();
-    let mut range = engine.range::<&str>(..);
+    let snapshot = engine.snapshot().unwrap();
+    let mut range = engine.range::<&str>(..).unwrap();
     for number in (0..200).step_by(2) {
         engine.put(format!("{number:03}"), "new").unwrap();
         engine.delete(format!("{:03}", number + 1)).unwrap();
@@ -258,7 +258,7 @@ fn a_snapshot_outlives_the_engine_and_does_not_lock_the_store() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
     engine.put("a", "1").unwrap();
-    let snapshot = engine.snapshot();
+    let snapshot = engine.snapshot().unwrap();
     drop(engine);
     let engine = open(&dir);
     engine.put("a", "2").unwrap();
@@ -297,7 +297,7 @@ fn a_read_only_store_reads_and_changes_nothing() {
     let reader = SingleNodeEngine::open_read_only(dir.path()).unwrap();
     let second = SingleNodeEngine::open_read_only(dir.path()).unwrap();
     assert_eq!(reader.get("a").unwrap().unwrap(), b"1");
-    assert_eq!(second.prefix("").count(), 1);
+    assert_eq!(second.prefix("").unwrap().count(), 1);
     assert_eq!(reader.put("b", "").unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(reader.commit(Batch::new().put("b", "")).unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(reader.flush().unwrap_err().kind(), ErrorKind::ReadOnly);
@@ -317,7 +317,7 @@ fn readers_share_and_keep_a_writer_out() {
     let second = SingleNodeEngine::open_read_only(dir.path()).unwrap();
     drop(reader);
     assert_eq!(write().unwrap_err().kind(), ErrorKind::Locked);
-    let snapshot = second.snapshot();
+    let snapshot = second.snapshot().unwrap();
     drop(second);
     assert_eq!(write().unwrap_err().kind(), ErrorKind::Locked, "its files might be used again");
     assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
@@ -471,7 +471,7 @@ fn reads_are_right_where_hints_are_wrong() {
     }
     assert!(engine.stats().segments.len() > 3 * 128, "{} segments", engine.stats().segments.len());
     let check = |engine: &SingleNodeEngine| {
-        let snapshot = engine.snapshot();
+        let snapshot = engine.snapshot().unwrap();
         for number in 0..900 {
             assert_eq!(engine.get(key(number)).unwrap().unwrap(), value(number, 2).as_bytes());
             assert_eq!(snapshot.get(key(number)).unwrap().unwrap(), value(number, 2).as_bytes());

@@ -21,7 +21,7 @@ fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    drop(engine.snapshot());
+                    drop(engine.snapshot().unwrap());
                 }
             });
         }

@@ -140,7 +140,10 @@ fn group_commit() {
                         let point = CrashPoint { op: scene.fs.op_count(), choice: Choice::Nth(0) };
                         let left =
                             open_with(&scene.fs.crash_at(point), config(AppendMode::Mapped), 2, Background::Caller);
-                        assert!(left.unwrap().contains_key(&key), "{key} was acknowledged before it was durable");
+                        assert!(
+                            left.unwrap().contains_key(&key).unwrap(),
+                            "{key} was acknowledged before it was durable"
+                        );
                     }
                 });
             }
@@ -169,7 +172,7 @@ fn snapshots_against_compaction() {
         let scene = Scene::new(Background::Caller, 0);
         scene.fill();
         let look = |engine: &SingleNodeEngine| {
-            let snapshot = engine.snapshot();
+            let snapshot = engine.snapshot().unwrap();
             let first = snapshot.to_state().unwrap();
             for _ in 0..2 {
                 thread::yield_now();
@@ -227,7 +230,7 @@ fn closing_against_everything() {
             let _ = engine.checkpoint();
         };
         let read = |engine: &SingleNodeEngine| {
-            let snapshot = engine.snapshot();
+            let snapshot = engine.snapshot().unwrap();
             let _ = engine.snapshot_state();
             assert_eq!(snapshot.to_state().unwrap().digest(), snapshot.to_state().unwrap().digest());
         };

@@ -40,7 +40,7 @@ fn main() -> Result<()> {
 
 fn print(when: &str, engine: &SingleNodeEngine) -> Result<()> {
     println!("{when}:");
-    for entry in engine.prefix("") {
+    for entry in engine.prefix("")? {
         println!("  {} = {}", entry.key().escape_ascii(), entry.value()?.escape_ascii());
     }
     Ok(())

@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let took = started.elapsed();
     // Every one of them survives power loss now.
     println!("2,000 durable writes in {took:?}, with {} syncs", engine.stats().syncs);
-    assert_eq!(engine.prefix("jobs/").count(), 2_000);
+    assert_eq!(engine.prefix("jobs/")?.count(), 2_000);
     engine.close()?;
     let _left_to_the_system = std::fs::remove_dir_all(&dir);
     Ok(())

@@ -20,21 +20,21 @@ fn main() -> Result<()> {
     }
     assert!(engine.commit(batch)?.is_committed());
 
-    println!("node-a has {} pods", engine.prefix("pods/node-a/").count());
+    println!("node-a has {} pods", engine.prefix("pods/node-a/")?.count());
 
     println!("the last three of all, read from the end:");
-    for entry in engine.prefix("pods/").rev().take(3) {
+    for entry in engine.prefix("pods/")?.rev().take(3) {
         println!("  {} = {}", entry.key().escape_ascii(), entry.value()?.escape_ascii());
     }
 
     println!("a range across nodes:");
-    for entry in engine.range("pods/node-a/0998".."pods/node-b/0002") {
+    for entry in engine.range("pods/node-a/0998".."pods/node-b/0002")? {
         println!("  {}", entry.key().escape_ascii());
     }
 
     // The fastest way over many: keys and values are lent, not copied.
     let mut bytes = 0;
-    engine.prefix("pods/").for_each_pair(|key, value| {
+    engine.prefix("pods/")?.for_each_pair(|key, value| {
         bytes += key.len() + value.len();
         ControlFlow::Continue(())
     })?;

@@ -24,7 +24,7 @@ fn main() -> Result<()> {
         thread::spawn(move || (0..20_000).try_for_each(|step| move_one(&engine, step % ACCOUNTS, step * 7 % ACCOUNTS)))
     };
     for _ in 0..5 {
-        let snapshot = engine.snapshot();
+        let snapshot = engine.snapshot()?;
         println!("at seq {}: {} in all accounts", snapshot.seq(), total(&snapshot)?);
         assert_eq!(total(&snapshot)?, ACCOUNTS * EACH);
     }

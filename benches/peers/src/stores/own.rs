@@ -68,11 +68,11 @@ impl Store for Own {
     }
 
     fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
-        visit_pairs(self.0.prefix(prefix), usize::MAX, visit)
+        visit_pairs(self.0.prefix(prefix)?, usize::MAX, visit)
     }
 
     fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
-        visit_pairs(self.0.range(start..), limit, visit).map(|()| true)
+        visit_pairs(self.0.range(start..)?, limit, visit).map(|()| true)
     }
 
     fn settle(&self) -> Result<()> {

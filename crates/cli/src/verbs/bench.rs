@@ -147,7 +147,7 @@ impl Args {
         let name = "scan of everything";
         let bar = Progress::steps(screen, name, self.keys);
         let (started, mut pairs, mut stopped) = (Instant::now(), 0, Ok(()));
-        store.prefix(b"").for_each_pair(|_, _| {
+        store.prefix(b"")?.for_each_pair(|_, _| {
             pairs += 1;
             stopped = show(&bar, pairs);
             if stopped.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -115,7 +115,7 @@ fn show_reads(screen: Screen, store: &Store) -> Result<Imported, Failure> {
     screen.tell(&format!("{} get {key}\n  {}", step(2), show(&value)))?;
     let prefix = "zone/America/Argentina/";
     screen.tell(&format!("{} prefix {prefix}", step(3)))?;
-    for entry in store.prefix(prefix) {
+    for entry in store.prefix(prefix)? {
         let (key, value) = (show(entry.key()).into_owned(), entry.value()?);
         screen.tell(&format!("  {key}  {}", styled(DIM, show(&value))))?;
     }
@@ -136,7 +136,7 @@ fn verify(screen: Screen, dir: &Path, imported: Imported, acknowledged: &Acknowl
                 interrupt::check()?;
             }
         }
-        let written = store.prefix(writer::PREFIX).count() as u64;
+        let written = store.prefix(writer::PREFIX)?.count() as u64;
         Ok(Answer {
             imported,
             acknowledged: acknowledged.last,

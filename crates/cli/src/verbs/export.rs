@@ -88,7 +88,7 @@ impl Args {
 
     fn write(&self, store: &Store, format: Format, out: &mut dyn Write, progress: &Progress) -> Result<u64, Failure> {
         let prefix = self.prefix.as_ref().map(|prefix| &prefix.0[..]).unwrap_or_default();
-        write_pairs(&mut store.prefix(prefix), None, format, out, progress)
+        write_pairs(&mut store.prefix(prefix)?, None, format, out, progress)
     }
 
     fn progress(&self, session: &Session, store: &Store) -> Progress {

@@ -29,6 +29,6 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        session.reader()?.finish(|store| self.list.print(session, store.prefix(&self.prefix.0)))
+        session.reader()?.finish(|store| self.list.print(session, store.prefix(&self.prefix.0)?))
     }
 }

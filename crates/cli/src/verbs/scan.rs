@@ -36,6 +36,6 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let from = self.from.as_ref().map_or(Bound::Unbounded, |from| Bound::Included(&from.0));
         let to = self.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to.0));
-        session.reader()?.finish(|store| self.list.print(session, store.range::<&Vec<u8>>((from, to))))
+        session.reader()?.finish(|store| self.list.print(session, store.range::<&Vec<u8>>((from, to))?))
     }
 }

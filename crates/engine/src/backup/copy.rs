@@ -94,7 +94,7 @@ impl Core {
         }
         let fs = &*self.components.fs;
         // With the turn no segment goes away meanwhile.
-        let _turn = self.upkeep.turn.lock();
+        let _turn = self.upkeep.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
         self.sync_to(seq)?;
         fs.create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;

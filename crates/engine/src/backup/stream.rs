@@ -186,7 +186,9 @@ struct FrameWriter<'a> {
 impl FrameWriter<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
-        self.stream.write_all(bytes).map_err(|source| Error::Io { action: "cannot write the export".into(), source })
+        self.stream
+            .write_all(bytes)
+            .map_err(|source| Error::Io { action: "cannot write the export".into(), source: source.into() })
     }
 
     fn add(&mut self, command: hightower_log::CommandRef<'_>) -> Result<()> {
@@ -223,7 +225,9 @@ impl FrameWriter<'_> {
         let head = FrameHeader { number: self.number, len_bytes: 8, records: LAST, check: crc32fast::hash(&total) };
         self.put(&head.encode(self.header.salt))?;
         self.put(&total)?;
-        self.stream.flush().map_err(|source| Error::Io { action: "cannot write the export".into(), source })?;
+        self.stream
+            .flush()
+            .map_err(|source| Error::Io { action: "cannot write the export".into(), source: source.into() })?;
         Ok(self.bytes)
     }
 }
@@ -240,7 +244,8 @@ impl Core {
             store_id: self.store().map_or([0; 16], |store| store.manifest().store_id),
             seq: snapshot.seq(),
             max_version: self.latest_version(),
-            salt: salt.map_err(|source| Error::Io { action: "cannot draw a random number".into(), source })?,
+            salt: salt
+                .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })?,
             timestamp: self.components.clock.now_ms(),
         };
         let mut writer =
@@ -324,7 +329,7 @@ impl FrameReader<'_> {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return damaged(self.at, "it is cut short");
         }
-        Error::Io { action: "cannot read the export".into(), source }
+        Error::Io { action: "cannot read the export".into(), source: source.into() }
     }
 
     fn read_into(&mut self, engine: &SingleNodeEngine) -> Result<ImportReport> {

@@ -40,7 +40,7 @@ impl Core {
     fn write_checkpoint_unobserved(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store()?;
         let runs = self.upkeep.stats().runs;
-        let seq = self.state.visible_seq();
+        let seq = self.visible_seq();
         if turn.checkpoint.as_ref().is_some_and(|(_, at, when)| (*at, *when) == (seq, runs)) {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Core {
 
     fn moment(&self) -> Result<Moment> {
         let log = self.commit_log()?;
-        let state = self.state.snapshot();
+        let state = self.state(&pin())?.snapshot();
         let max_version = log.max_version;
         let covered = self.segments.all().into_iter().map(|tracked| Covered {
             id: tracked.segment.id(),

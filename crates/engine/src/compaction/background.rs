@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::observe::{Operation, observe};
 use crate::sync::{Condvar, Mutex};
+use crate::turn::CheckedMutex;
 
 /// After failures the background waits at most this long until it tries again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
@@ -55,7 +56,7 @@ enum Cause {
 /// Compaction, checkpoints and backups take turns here.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
-    pub(crate) turn: Mutex<Turn>,
+    pub(crate) turn: CheckedMutex<Turn>,
     signal: Mutex<Signal>,
     wake: Condvar,
     stats: Mutex<CompactionStats>,
@@ -163,8 +164,8 @@ impl Core {
 
     /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the active segment may be ended for it.
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
-        let mut turn = self.upkeep.turn.lock();
-        self.state.reclaim();
+        let mut turn = self.upkeep.turn.lock()?;
+        self.state_handle()?.reclaim();
         self.free_retired(&mut turn, &self.store()?)?;
         let mut has_run = false;
         for left in (0..RUNS_PER_TURN).rev() {
@@ -201,10 +202,10 @@ impl Core {
     pub(crate) fn compact_fully(&self) -> Result<CompactionReport> {
         self.check_writable()?;
         let started = self.components.clock.elapsed();
-        let mut turn = self.upkeep.turn.lock();
+        let mut turn = self.upkeep.turn.lock()?;
         let mut report =
             CompactionReport { background_failure: self.upkeep.stats().last_failure, ..CompactionReport::default() };
-        self.state.reclaim();
+        self.state_handle()?.reclaim();
         self.free_retired(&mut turn, &self.store()?)?;
         self.drop_dead(&mut turn, &mut report)?;
         let usage = self.usage();
@@ -324,8 +325,7 @@ impl Core {
     pub(crate) fn roll_active(&self) -> Result<()> {
         let store = self.store()?;
         // The successor is made before the lock is taken, so that nobody waits for it. Without room for it the roll looks for another way.
-        let stamp = Stamp { max_version: self.state.max_version(), timestamp: self.components.clock.now_ms() };
-        match store.prepare_next(stamp) {
+        match store.prepare_next(self.stamp()) {
             Ok(_) | Err(SegmentError::Full { .. }) => {}
             Err(failure) => return Err(self.append_failed(failure)),
         }

@@ -9,7 +9,7 @@ use hightower_compactor::{Host, Need, Pace, PaceClock, RecordPlace, SegmentUsage
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentHeader, SegmentKind, encode_head, payload_checksum};
 use hightower_segment::{CompactedSegment, CompactedWriter, Purpose, SegmentStore, Stamp};
-use hightower_state::{CommandKind, Held};
+use hightower_state::{CommandKind, ConcurrentKvState, Held};
 
 use crate::compaction::usage::age;
 use crate::components::Clock;
@@ -28,6 +28,7 @@ const OUTPUT_SLACK_BYTES: u64 = 64 << 10;
 /// A run's view of the engine.
 pub(crate) struct RunHost<'a> {
     core: &'a Core,
+    state: ConcurrentKvState<Place>,
     store: &'a SegmentStore,
     inputs: Vec<Arc<Tracked>>,
     /// When each of them took its last commit, at the latest.
@@ -51,28 +52,29 @@ impl<'a> RunHost<'a> {
         inputs: &[&SegmentUsage],
         base_seq: u64,
         pace: Pace,
-    ) -> Self {
+    ) -> Result<Self> {
         let all = core.segments.all();
         let is_input = |tracked: &Arc<Tracked>| inputs.iter().any(|usage| usage.id == tracked.segment.id());
         let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
         let inputs: Vec<_> = all.into_iter().filter(is_input).collect();
         let opened_ms = core.upkeep.opened_ms();
         let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(opened_ms)).collect();
-        Self {
+        Ok(Self {
             core,
+            state: core.state_handle()?,
             store,
             inputs,
             ended_ms,
             expected_bytes: live_bytes,
             base_seq,
-            stamp: Stamp { max_version: core.state.max_version(), timestamp: core.components.clock.now_ms() },
+            stamp: core.stamp(),
             survivors: Survivors::default(),
             output: None,
             finished: Vec::new(),
             pace,
             clock: RunClock { clock: &*core.components.clock, slept: Cell::new(Duration::ZERO) },
             unspent_bytes: 0,
-        }
+        })
     }
 
     fn input(&self, id: u32) -> Result<&Arc<Tracked>> {
@@ -149,7 +151,7 @@ impl Host for RunHost<'_> {
     }
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {
-        let held = self.core.state.held(command.key(), place_of(place), &pin());
+        let held = self.state.held(command.key(), place_of(place), &pin());
         if held != Held::Free {
             self.survivors.note(command);
         }
@@ -188,6 +190,7 @@ impl Host for RunHost<'_> {
             return Ok(());
         }
         self.pace.spend(std::mem::take(&mut self.unspent_bytes));
+        // Asked before it waits, and also if it does not: whoever closes the store waits for this run.
         let closed = &self.core.closed;
         if self.pace.wait(&self.clock, &mut || !closed.load(Ordering::Acquire)) { Ok(()) } else { Err(Error::Closed) }
     }

@@ -47,7 +47,7 @@ impl Core {
         let dead: Vec<u32> = dead.iter().map(|usage| usage.id).collect();
         let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
 
-        let mut host = RunHost::new(self, &store, &inputs, output_base_seq(usage, &ids), self.pace(usage, goal));
+        let mut host = RunHost::new(self, &store, &inputs, output_base_seq(usage, &ids), self.pace(usage, goal))?;
         let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, &dead].concat());
         let rewritten = rewrite(&mut host, &ids, Budget::default(), rule)?;
         let outputs = host.finish()?;
@@ -58,7 +58,7 @@ impl Core {
         let mut report = RunReport::default();
         report.note(&rewritten);
         if !planted("compaction_without_sync") {
-            self.sync_to(self.state.visible_seq())?;
+            self.sync_to(self.visible_seq())?;
         }
         let edit = Edit { add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
@@ -100,16 +100,17 @@ impl Core {
     fn install_moves(&self, moved: &[Moved]) -> Result<()> {
         for some in moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
+            let state = self.state(&guard)?;
             // The records are read before the lock is taken.
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
                 let to = self.tracked(moved.to.segment, &guard)?;
                 let command = to.segment.record_at(moved.to.offset)?.command();
                 let command = command.ok_or(Error::Validation("compaction: a record is no command".into()))?;
-                self.state.prefetch(command.key());
+                state.prefetch(command.key());
                 ready.push((moved, command, to, self.tracked(moved.from.segment, &guard)?));
             }
-            let mut writer = self.state.writer();
+            let mut writer = state.writer();
             for (moved, command, to, from) in ready {
                 let is_tombstone = command.value().is_none();
                 let (old, new) = (place_of(moved.from), place_of(moved.to));
@@ -134,7 +135,7 @@ impl Core {
                 let record = tracked.segment.record_at(place.offset)?;
                 ready.extend(record.command().map(|command| (*place, command)));
             }
-            let mut writer: StateWriter<'_, Place> = self.state.writer();
+            let mut writer: StateWriter<'_, Place> = self.state(&guard)?.writer();
             for (place, command) in ready {
                 let is_there = writer.entry(command.key()).is_some_and(|entry| entry.location == place_of(place));
                 forgotten += u64::from(is_there && writer.remove_tombstone(command.key(), command.version()));

@@ -40,9 +40,11 @@ impl Core {
     /// How many records of each segment only snapshots read, and whether there are snapshots at all. The turn is held, so nobody relocates.
     fn retained_records(&self) -> (HashMap<u32, u64>, bool) {
         // Counted, not asked for the oldest one's seq: a snapshot that is being taken has not said its seq yet.
-        let has_snapshots = self.state.stats().snapshots > 0;
         let mut retained = HashMap::new();
-        self.state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
+        // A store that is being closed takes no more runs.
+        let Ok(state) = self.state_handle() else { return (retained, true) };
+        let has_snapshots = state.stats().snapshots > 0;
+        state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
         (retained, has_snapshots)
     }
 }

@@ -1,21 +1,26 @@
 //! How a store's life begins and ends: opening it, starting the threads that work beside its callers, and closing it.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use hightower_segment::Stamp;
 
 use crate::checkpoint::OpenProgress;
+use crate::commit::CommitLog;
 use crate::components::{Background, Components};
 use crate::config::StoreConfig;
+use crate::core::Core;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open::open;
 use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::sync::Mutex;
-use crate::sync::thread;
+use crate::sync::thread::{self, JoinHandle, ThreadId};
+use crate::turn::{CheckedMutex, called_from_within};
 
 impl SingleNodeEngine {
     /// Opens the store in `.hightower` of the current directory with the default settings, making it if there is none.
@@ -81,115 +86,234 @@ impl SingleNodeEngine {
     ) -> Result<Self> {
         let durability = config.effective_durability();
         let (core, report) = observe(Operation::Open, || open(config, components, &mut watch))?;
-        let core = Arc::new(core);
-        let mut engine = Self { core, durability, pipeline: None, threads: Mutex::default(), report };
+        let engine = Self { core: Arc::new(core), durability, report };
         if !engine.core.config.read_only {
-            engine.start_threads()?;
+            start_threads(&engine.core)?;
         }
         Ok(engine)
     }
 
-    fn start_threads(&mut self) -> Result<()> {
-        if self.core.components.background == Background::Threads {
-            self.start_background()?;
+    /// Commits what was handed in, syncs, and closes the store; the next open has nothing to recover. Later calls get
+    /// [`Error::Closed`], but for those that only tell numbers, such as [`len`](Self::len) and [`stats`](Self::stats): they go on telling
+    /// the last ones. Snapshots, ranges and backups that were begun before stay whole, and hold the memory that they need; all
+    /// else is freed.
+    ///
+    /// It waits: for what was handed in, for a sync, for the end of the step that a compaction is at, and while an index checkpoint is written. In
+    /// asynchronous code call it where blocking is allowed: see the project's `docs/ASYNC.md`.
+    ///
+    /// Closing again is no error: whoever comes second waits for the first, and gets the same outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store is closed all the same, and recovers at the next
+    /// open. [`Error::Validation`] if it is called from code that the store is calling, such as a compaction policy; then nothing has happened.
+    pub fn close(&self) -> Result<()> {
+        observe(Operation::Close, || self.core.close())
+    }
+}
+
+/// Drops the handle, and closes the store: see [`close`](SingleNodeEngine::close) for what that waits for. What could not be written is
+/// recovered, or reported, at the next open; call `close` to hear of it.
+impl Drop for SingleNodeEngine {
+    fn drop(&mut self) {
+        if self.core.life.is_own_thread() {
+            // The last handle was the policy's, say. This thread cannot wait for itself, so another closes the store.
+            let core = Arc::clone(&self.core);
+            let _started = thread::Builder::new().name("hightower-close".into()).spawn(move || drop(core.close()));
+            return;
         }
-        let workers = self.core.config.worker_threads;
-        if workers > 0 {
-            self.pipeline = Some(Pipeline::start(1024 * workers, Arc::clone(&self.core) as Arc<_>)?);
-        }
-        Ok(())
+        // Nobody is left to be told.
+        let _closed = self.close();
+    }
+}
+
+/// What begins with the store's life and ends with it.
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    /// What closing came to; whoever comes later waits here for it.
+    outcome: CheckedMutex<Option<Result<()>>>,
+    pipeline: OnceLock<Pipeline>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The ids of these threads and of the pipeline's, which stay when they are joined.
+    own: Mutex<Vec<ThreadId>>,
+}
+
+impl Life {
+    /// The queue in front of the commit, if the store has one.
+    #[inline]
+    pub(crate) fn pipeline(&self) -> Option<&Pipeline> {
+        self.pipeline.get()
     }
 
-    fn start_background(&self) -> Result<()> {
-        let core = Arc::clone(&self.core);
-        self.spawn("hightower-flush", move || {
-            core.flusher.run(|| {
-                let began = core.components.clock.elapsed();
-                // A failure is latched: the next write gets it.
-                let _latched = core.sync_to(core.state.visible_seq());
-                core.components.clock.elapsed().saturating_sub(began)
-            });
-        })?;
-        let core = Arc::clone(&self.core);
-        self.spawn("hightower-tail", move || {
-            core.maintenance.run(|| core.prepare_files(), || core.rest());
-        })?;
-        let core = Arc::clone(&self.core);
-        self.spawn("hightower-pages", move || {
-            let mut pace = Pace::default();
-            core.touching.run(|| core.touch_ahead(&mut pace), || {});
-        })?;
-        let core = Arc::clone(&self.core);
-        self.spawn("hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
-        if !self.core.config.compaction_interval.is_zero() {
-            let core = Arc::clone(&self.core);
-            self.spawn("hightower-compact", move || core.keep_up())?;
-        }
-        Ok(())
+    /// Whether this is a thread of the store's, which nobody may have wait for the end of all of them.
+    fn is_own_thread(&self) -> bool {
+        self.own.lock().contains(&thread::current().id())
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = thread::Builder::new()
             .name(name.into())
             .spawn(run)
-            .map_err(|source| Error::Io { action: format!("cannot start the thread {name}"), source })?;
+            .map_err(|source| Error::Io { action: format!("cannot start the thread {name}"), source: source.into() })?;
+        self.own.lock().push(thread.thread().id());
         self.threads.lock().push(thread);
         Ok(())
     }
+}
 
-    /// Commits what was handed in, syncs, and closes the store; the next open has nothing to recover. Later calls get
-    /// [`Error::Closed`]; snapshots stay readable. Closing twice is no error.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store is closed all the same, and recovers at the next open.
-    pub fn close(&self) -> Result<()> {
-        observe(Operation::Close, || self.close_unobserved())
+fn start_threads(core: &Arc<Core>) -> Result<()> {
+    if core.components.background == Background::Threads {
+        start_background(core)?;
+    }
+    let workers = core.config.worker_threads;
+    if workers > 0 {
+        let pipeline = Pipeline::start(1024 * workers, Arc::clone(core) as Arc<_>)?;
+        core.life.own.lock().extend(pipeline.thread_id());
+        core.life.pipeline.get_or_init(|| pipeline);
+    }
+    Ok(())
+}
+
+fn start_background(this: &Arc<Core>) -> Result<()> {
+    let core = Arc::clone(this);
+    this.life.spawn("hightower-flush", move || {
+        core.flusher.run(|| {
+            let began = core.components.clock.elapsed();
+            // A failure is latched: the next write gets it.
+            let _latched = core.sync_to(core.visible_seq());
+            core.components.clock.elapsed().saturating_sub(began)
+        });
+    })?;
+    let core = Arc::clone(this);
+    this.life.spawn("hightower-tail", move || {
+        core.maintenance.run(|| core.prepare_files(), || core.rest());
+    })?;
+    let core = Arc::clone(this);
+    this.life.spawn("hightower-pages", move || {
+        let mut pace = Pace::default();
+        core.touching.run(|| core.touch_ahead(&mut pace), || {});
+    })?;
+    let core = Arc::clone(this);
+    this.life.spawn("hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
+    if !this.config.compaction_interval.is_zero() {
+        let core = Arc::clone(this);
+        this.life.spawn("hightower-compact", move || core.keep_up())?;
+    }
+    Ok(())
+}
+
+impl Core {
+    fn close(&self) -> Result<()> {
+        if self.life.is_own_thread() {
+            return Err(called_from_within());
+        }
+        self.upkeep.turn.refuse_holder()?;
+        let mut outcome = self.life.outcome.lock()?;
+        if let Some(outcome) = &*outcome
+            && !planted("close_again_closes_again")
+        {
+            return outcome.clone();
+        }
+        let closed = self.shut_down();
+        *outcome = Some(closed.clone());
+        closed
     }
 
-    fn close_unobserved(&self) -> Result<()> {
-        if let Some(pipeline) = &self.pipeline {
+    fn shut_down(&self) -> Result<()> {
+        if let Some(pipeline) = self.life.pipeline() {
             pipeline.close();
         }
-        let was_closed = self.core.closed.swap(true, std::sync::atomic::Ordering::AcqRel);
-        self.core.flusher.close();
-        self.core.maintenance.close();
-        self.core.touching.close();
-        self.core.sealing.close();
-        self.core.upkeep.close();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
+        self.closed.store(true, Ordering::Release);
+        self.flusher.close();
+        self.maintenance.close();
+        self.touching.close();
+        self.sealing.close();
+        self.upkeep.close();
+        for thread in std::mem::take(&mut *self.life.threads.lock()) {
             // The threads do not panic; if one had, there would be nothing left to stop.
             let _ended = thread.join();
         }
         // Under the turn, so that whatever else works on the files has ended.
-        let mut turn = self.core.upkeep.turn.lock();
-        let checkpointed = if was_closed || self.core.config.read_only || self.core.poison.check().is_err() {
+        let mut turn = self.upkeep.turn.lock()?;
+        let checkpointed = if self.config.read_only || self.poison.check().is_err() {
             Ok(())
         } else {
-            let freed = self.core.free_patiently(&mut turn);
-            freed.and_then(|()| self.core.try_checkpoint(&mut turn)).map(drop)
+            let freed = self.free_patiently(&mut turn);
+            freed.and_then(|()| self.try_checkpoint(&mut turn)).map(drop)
         };
-        let log = self.core.commit.lock().take();
-        let closed = match log {
-            Some(log) if !was_closed => self.core.poison.check().and_then(|()| {
-                let stamp = Stamp { max_version: log.max_version, timestamp: self.core.components.clock.now_ms() };
-                log.appender.close(stamp).map_err(|failure| self.core.poison.latch(&failure))?;
-                // Before the store is let go of: whoever waits for one of them then learns that it is durable.
-                self.core.group.note_durable(log.last_seq);
-                Ok(())
-            }),
-            _ => Ok(()),
-        };
+        let log = self.commit.lock().take();
+        let version_floor = log.as_ref().map_or(0, |log| log.max_version);
+        let closed = log.map_or(Ok(()), |log| self.close_log(log));
         turn.retired.clear();
-        self.core.release_store();
+        self.release_store();
+        self.release_state(version_floor);
         // A store without a checkpoint is whole, but the caller should know why the next open is slow.
         closed.and(checkpointed)
     }
+
+    fn close_log(&self, log: CommitLog) -> Result<()> {
+        self.poison.check()?;
+        let stamp = Stamp { max_version: log.max_version, timestamp: self.components.clock.now_ms() };
+        log.appender.close(stamp).map_err(|failure| self.poison.latch(&failure))?;
+        // Before the store is let go of: whoever waits for one of them then learns that it is durable.
+        self.group.note_durable(log.last_seq);
+        Ok(())
+    }
 }
 
-impl Drop for SingleNodeEngine {
-    fn drop(&mut self) {
-        // Nobody is left to be told; what could not be written now is recovered, or reported, at the next open.
-        let _closed = self.close();
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use hightower_state::{Clock, ConcurrentKvState};
+
+    use crate::components::Components;
+    use crate::config::StoreConfig;
+    use crate::core::Core;
+    use crate::snapshot::Snapshot;
+    use crate::table::Segments;
+
+    /// Sees when the index is freed, which owns it.
+    struct Witness(Arc<AtomicBool>);
+
+    impl Clock for Witness {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Other tests may keep an epoch from ending for a while.
+    fn is_freed(flag: &AtomicBool) -> bool {
+        (0..1000).any(|_| {
+            hightower_index::pin().flush();
+            std::thread::sleep(Duration::from_millis(1));
+            flag.load(Ordering::SeqCst)
+        })
+    }
+
+    #[test]
+    fn a_closed_store_frees_its_index_with_the_last_snapshot() {
+        for has_snapshot in [false, true] {
+            let flag = Arc::new(AtomicBool::new(false));
+            let state = ConcurrentKvState::with_clock(Witness(Arc::clone(&flag)));
+            let config = StoreConfig { read_only: true, ..StoreConfig::default() };
+            let core = Arc::new(Core::new(config, Components::default(), state, Segments::default(), None));
+            let snapshot = has_snapshot.then(|| Snapshot::new(&core).unwrap());
+            core.close().unwrap();
+            if let Some(snapshot) = snapshot {
+                hightower_index::pin().flush();
+                assert!(!flag.load(Ordering::SeqCst) && !snapshot.contains_key("a"), "the snapshot reads it");
+            }
+            assert!(is_freed(&flag), "the engine is still there, and its index should not be");
+            assert!(Snapshot::new(&core).is_err());
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use clap::Command;
-use hightower_kv::Range;
+use hightower_kv::{Entry, SingleNodeEngine};
 use rustyline::completion::Completer;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -53,7 +53,7 @@ impl Completer for Completion<'_> {
         let before = typed[..start].trim();
         let candidates = match before.split_whitespace().next() {
             Some("put" | "get" | "delete" | "prefix" | "scan") => {
-                steps(word.as_bytes(), |bounds| self.store.range::<&[u8]>(bounds))
+                steps(word.as_bytes(), |bounds| first(self.store, bounds))
             }
             _ => verbs(&self.verbs, before, word),
         };
@@ -64,12 +64,12 @@ impl Completer for Completion<'_> {
 /// The ways to go on from `typed`: keys, and for keys that have a separator further on, everything up to it.
 ///
 /// Each way costs one look at the store, however many keys lie behind it. Keys that would need quotes are left out.
-fn steps(typed: &[u8], range: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Range) -> Vec<String> {
+fn steps(typed: &[u8], first: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry>) -> Vec<String> {
     let mut found = Vec::new();
     let mut from = Bound::Included(typed.to_vec());
     for _ in 0..MAX_CANDIDATES {
         let bounds = (from.as_ref().map(|key| &key[..]), Bound::Unbounded);
-        let Some(entry) = range(bounds).next() else { break };
+        let Some(entry) = first(bounds) else { break };
         let Some(rest) = entry.key().strip_prefix(typed) else { break };
         let step = match rest.iter().position(|byte| *byte == SEPARATOR) {
             Some(at) => &entry.key()[..=typed.len() + at],
@@ -81,6 +81,11 @@ fn steps(typed: &[u8], range: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Range) ->
         from = behind(step);
     }
     found
+}
+
+/// The first entry of the store between two bounds; none where it cannot be read.
+fn first(store: &SingleNodeEngine, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry> {
+    store.range::<&[u8]>(bounds).ok()?.next()
 }
 
 /// Where keys begin that are behind a step and everything below it.
@@ -103,7 +108,7 @@ impl Helper for Completion<'_> {}
 
 #[cfg(test)]
 mod tests {
-    use super::{command, steps, verbs};
+    use super::{command, first, steps, verbs};
     use hightower_kv::{SingleNodeEngine, StoreConfig};
 
     #[test]
@@ -127,7 +132,7 @@ mod tests {
             store.put(key, "").unwrap();
         }
         store.put(b"pods/\xff", "").unwrap();
-        let complete = |typed: &str| steps(typed.as_bytes(), |bounds| store.range::<&[u8]>(bounds));
+        let complete = |typed: &str| steps(typed.as_bytes(), |bounds| first(&store, bounds));
         assert_eq!(complete("pod"), ["podium", "pods/"]);
         assert_eq!(complete("pods/"), ["pods/a/", "pods/b", "pods/b/"]);
         assert_eq!(complete("pods/a/"), ["pods/a/1", "pods/a/2"]);

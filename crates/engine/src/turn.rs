@@ -1,0 +1,96 @@
+//! A lock that tells its holder instead of waiting for itself.
+//!
+//! Work that takes long (compaction, a checkpoint, closing) calls code that is not the store's: policies, clocks, file systems. If that calls the store
+//! again on the same thread, it gets an error at once where it would wait for ever.
+
+use std::ops::{Deref, DerefMut};
+
+use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::sync::thread::{self, ThreadId};
+use crate::sync::{Mutex, MutexGuard};
+
+/// A mutex that refuses the thread that holds it.
+#[derive(Debug, Default)]
+pub(crate) struct CheckedMutex<T> {
+    content: Mutex<T>,
+    holder: Mutex<Option<ThreadId>>,
+}
+
+impl<T> CheckedMutex<T> {
+    /// Waits for other threads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Validation`] if this thread has it already.
+    pub(crate) fn lock(&self) -> Result<CheckedGuard<'_, T>> {
+        self.refuse_holder()?;
+        let content = self.content.lock();
+        *self.holder.lock() = Some(thread::current().id());
+        Ok(CheckedGuard { holder: &self.holder, content })
+    }
+
+    /// Refuses the thread that has it, and nobody else.
+    pub(crate) fn refuse_holder(&self) -> Result<()> {
+        if *self.holder.lock() == Some(thread::current().id()) && !planted("reentry_not_seen") {
+            return Err(called_from_within());
+        }
+        Ok(())
+    }
+}
+
+/// The error of a call that would wait for the call that it comes from.
+pub(crate) fn called_from_within() -> Error {
+    Error::Validation(
+        "called from code that the store itself is calling, such as a compaction policy: the call would wait for itself; make it from another thread"
+            .into(),
+    )
+}
+
+/// The lock, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct CheckedGuard<'a, T> {
+    holder: &'a Mutex<Option<ThreadId>>,
+    content: MutexGuard<'a, T>,
+}
+
+impl<T> Deref for CheckedGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.content
+    }
+}
+
+impl<T> DerefMut for CheckedGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.content
+    }
+}
+
+impl<T> Drop for CheckedGuard<'_, T> {
+    fn drop(&mut self) {
+        // The content's lock goes after this.
+        *self.holder.lock() = None;
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::CheckedMutex;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn its_holder_is_refused_and_others_wait() {
+        let turn = CheckedMutex::<u32>::default();
+        let mut held = turn.lock().unwrap();
+        *held += 1;
+        assert_eq!(turn.lock().map(|held| *held).unwrap_err().kind(), ErrorKind::Validation);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| turn.lock().map(|held| *held));
+            drop(held);
+            assert_eq!(other.join().unwrap().unwrap(), 1);
+        });
+        assert_eq!(*turn.lock().unwrap(), 1, "and it is free again");
+    }
+}
