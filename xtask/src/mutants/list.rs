@@ -255,6 +255,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a commit that meets the end of the store is durable or refused as closed",
         &[plain("hightower-engine", "lib", "a_store_that_is_closed_meanwhile_has_not_failed")],
     ),
+    // Life.
+    caught(
+        "close_again_closes_again",
+        "a later closer gets the outcome of the first",
+        &[plain("hightower-engine", "lifecycle", "closers_at_once_are_all_told_the_same")],
+    ),
+    caught(
+        "closed_index_kept",
+        "a closed store says so and frees its index",
+        &[within_engine("a_closed_store_frees_its_index")],
+    ),
+    caught(
+        "reentry_not_seen",
+        "a call that would wait for itself is an error",
+        &[within_engine("its_holder_is_refused_and_others_wait")],
+    ),
     // Compaction.
     caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
     caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR]),
