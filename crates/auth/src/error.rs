@@ -109,7 +109,7 @@ impl From<Error> for hightower_engine::Error {
             Error::Denied(text) => Self::Denied(text.into()),
             Error::Crypto(text) => Self::Crypto(text.into()),
             Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
-            Error::Output(source) => Self::Io { action: "writing the output".into(), source },
+            Error::Output(source) => Self::Io { action: "writing the output".into(), source: source.into() },
             Error::KeyFile { path, source } => {
                 Self::Io { action: format!("using the file of secrets {}", path.display()), source: source.into() }
             }
