@@ -243,11 +243,25 @@ fn the_master_key_rotates_and_is_looked_after() {
     assert_eq!(desk.ok(&["keyring", "generate"], ""), "generated master key 2\n");
     assert_eq!(wraps(2), [(json!(false), json!(2)), (json!(true), json!(0))]);
     desk.run(&["keyring", "remove", "1"], "").fails(1, "still wraps");
-    desk.run(&["keyring", "remove", "2"], "").fails(1, "current");
+    // The hint for the current key is one that helps.
+    desk.run(&["keyring", "remove", "2"], "").fails(1, "keyring generate");
+    // A mistyped directory, and a store in which nobody uses the service, tell nothing about the key.
+    let elsewhere = desk.tool.path("mistyped");
+    desk.run(&["--data-dir", elsewhere.to_str().unwrap(), "keyring", "remove", "1"], "").fails(2, "--without-store");
+    desk.tool.ok(["--data-dir", elsewhere.to_str().unwrap(), "put", "k", "v"]);
+    desk.run(&["--data-dir", elsewhere.to_str().unwrap(), "keyring", "remove", "1"], "").fails(2, "--without-store");
+    assert_eq!(wraps(2)[0].1, json!(2), "the key is still there");
     assert_eq!(desk.json(&["keyring", "rotate"], "")["rewrapped"], json!(2));
     assert_eq!(desk.json(&["keyring", "rotate"], "")["rewrapped"], json!(0));
     assert_eq!(wraps(2), [(json!(false), json!(0)), (json!(true), json!(2))]);
     desk.ok(&["keyring", "remove", "1"], "");
+    assert_eq!(wraps(2), [(json!(false), json!(0)), (json!(true), json!(2))]);
+    assert!(desk.ok(&["keyring", "list"], "").contains("retired"));
+    desk.ok(&["keyring", "restore", "1"], "");
+    assert!(!desk.ok(&["keyring", "list"], "").contains("retired"));
+    desk.ok(&["keyring", "remove", "1", "--without-store"], "");
+    assert_eq!(desk.json(&["keyring", "prune"], "")["key_ids"], json!([1]));
+    desk.run(&["keyring", "restore", "1"], "").fails(1, "no retired master key");
     assert_eq!(wraps(1), [(json!(true), json!(2))]);
     assert_eq!(desk.ok(&["user", "metadata", "alice"], ""), "data\n");
 
@@ -261,6 +275,7 @@ fn the_master_key_rotates_and_is_looked_after() {
     assert_eq!(output.status.code(), Some(2));
     assert!(!String::from_utf8(output.stderr).unwrap().contains("xyz"));
     desk.tool.run(["auth", "user", "list"]).fails(2, "no master keys");
+    desk.tool.run(["auth", "--key-file", "nowhere", "user", "list"]).fails(2, "keyring generate --key-file nowhere");
 }
 
 #[cfg(unix)]

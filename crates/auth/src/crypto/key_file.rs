@@ -3,6 +3,9 @@
 //! A lost master key is lost data, so a change writes a new file beside the old one, syncs it, puts
 //! it in the old one's place and syncs the directory: after a crash there is one or the other. Whoever
 //! makes the new file holds a lock on it, which ends with its process: what a crash has left is written over.
+//!
+//! A key that leaves the ring stays in the file as a comment, `#retired id:hex`, until
+//! [`KeyFile::prune_retired`]: a key that was retired by mistake can be restored.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -12,17 +15,21 @@ use zeroize::Zeroizing;
 
 use super::aead::KEY_LEN_BYTES;
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId, entry_text, parse_entry};
-use super::secret_file::{MAX_SECRET_FILE_LEN_BYTES, SecretFile};
+use super::secret_file::{MAX_SECRET_FILE_LEN_BYTES, SecretFile, directory_of, open_itself};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::seam::{Entropy, random};
+
+/// What stands in front of a key that has left the ring.
+const RETIRED: &str = "#retired ";
 
 /// Longest key file, in bytes.
 pub const MAX_KEY_FILE_LEN_BYTES: usize = MAX_SECRET_FILE_LEN_BYTES;
 
 /// Master keys in a file, in the form that [`KeyRing::parse`] takes.
 ///
-/// On Unix the file must not be readable by group or others.
+/// On Unix the file must be a regular file of this process's user, readable by that user only, in a
+/// directory that nobody but that user and root can write to.
 ///
 /// # Examples
 /// ```
@@ -78,26 +85,84 @@ impl KeyFile {
         })
     }
 
-    /// Removes a retired key from the file. What it still wraps, here or in a backup, can never be
-    /// read again.
+    /// Takes a key out of the ring. It stays in the file, as a comment, until
+    /// [`KeyFile::prune_retired`]; [`KeyFile::restore_key`] takes it back.
     ///
     /// # Errors
     /// As [`KeyRing::remove`], and [`Error::KeyFile`] if the file cannot be read or written.
-    pub fn remove_key(&self, id: MasterKeyId) -> Result<()> {
+    pub fn retire_key(&self, id: MasterKeyId) -> Result<()> {
         self.change(|old| {
             let old = old?;
             KeyRing::parse(&old)?.remove(id)?;
-            let mut text = Zeroizing::new(String::with_capacity(old.len() + 1));
+            let mut text = Zeroizing::new(String::with_capacity(old.len() + RETIRED.len() + 2));
             for line in old.lines() {
                 if !line.trim_start().starts_with('#') && !line.trim().is_empty() {
-                    keep_others(line, id, &mut text)?;
+                    retire_one(line, id, &mut text)?;
                 } else {
-                    text.push_str(line);
-                    text.push('\n');
+                    push_line(&mut text, &[line]);
                 }
+            }
+            if text.len() > MAX_KEY_FILE_LEN_BYTES {
+                return Err(Error::LimitExceeded("the key file has no room for the mark of a retired key"));
             }
             Ok((text, ()))
         })
+    }
+
+    /// Takes a retired key back into the ring.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no retired key has this id, [`Error::Conflict`] if another key of the
+    /// ring has it, [`Error::KeyFile`] if the file cannot be read or written.
+    pub fn restore_key(&self, id: MasterKeyId) -> Result<()> {
+        self.change(|old| {
+            let old = old?;
+            let mut text = Zeroizing::new(String::with_capacity(old.len() + 1));
+            let mut found = false;
+            for line in old.lines() {
+                match retired_entry(line) {
+                    Some((retired, entry)) if retired == id => {
+                        found = true;
+                        push_line(&mut text, &[entry]);
+                    }
+                    _ => push_line(&mut text, &[line]),
+                }
+            }
+            if !found {
+                return Err(Error::NotFound("no retired master key has this id"));
+            }
+            KeyRing::parse(&text)?;
+            Ok((text, ()))
+        })
+    }
+
+    /// Removes all retired keys from the file for ever, and tells their ids. What they still wrap,
+    /// in another store or in a backup, can never be read again.
+    ///
+    /// # Errors
+    /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not
+    /// a private key file.
+    pub fn prune_retired(&self) -> Result<Vec<MasterKeyId>> {
+        self.change(|old| {
+            let old = old?;
+            let mut text = Zeroizing::new(String::with_capacity(old.len() + 1));
+            let mut pruned = Vec::new();
+            for line in old.lines() {
+                match retired_entry(line) {
+                    Some((id, _)) => pruned.push(id),
+                    None => push_line(&mut text, &[line]),
+                }
+            }
+            Ok((text, pruned))
+        })
+    }
+
+    /// The ids of the retired keys that are still in the file, in its order.
+    ///
+    /// # Errors
+    /// As [`KeyFile::prune_retired`].
+    pub fn retired_ids(&self) -> Result<Vec<MasterKeyId>> {
+        Ok(self.read()?.lines().filter_map(|line| Some(retired_entry(line)?.0)).collect())
     }
 
     fn read(&self) -> Result<Zeroizing<String>> {
@@ -110,6 +175,7 @@ impl KeyFile {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
+        SecretFile::KEYS.refuse_directory_of(&self.path)?;
         let file = claim(&new).map_err(|source| Error::KeyFile { path: new.clone(), source })?;
         let failed = |source| Error::KeyFile { path: self.path.clone(), source };
         let outcome = edit(self.read()).and_then(|(text, result)| {
@@ -139,7 +205,11 @@ fn claim(new: &Path) -> std::io::Result<File> {
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(new)?;
+    let no_file = || std::io::Error::new(ErrorKind::AlreadyExists, "it is no regular file: remove it");
+    let file = open_itself(new, &mut options)?.ok_or_else(no_file)?;
+    if !file.metadata()?.is_file() {
+        return Err(no_file());
+    }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) if planted("key_file_not_claimed") => {}
@@ -173,15 +243,24 @@ fn is_named(_file: &File, _path: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// Appends the entries of a line but the one with this id.
-fn keep_others(line: &str, id: MasterKeyId, text: &mut String) -> Result<()> {
+/// Appends the entries of a line, and the one with this id as a retired one.
+fn retire_one(line: &str, id: MasterKeyId, text: &mut String) -> Result<()> {
     for entry in line.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        if parse_entry(entry)?.0 != id {
-            text.push_str(entry);
-            text.push('\n');
-        }
+        let is_it = parse_entry(entry)?.0 == id;
+        push_line(text, &[if is_it { RETIRED } else { "" }, entry]);
     }
     Ok(())
+}
+
+/// The id and entry of a line with a retired key.
+fn retired_entry(line: &str) -> Option<(MasterKeyId, &str)> {
+    let entry = line.trim().strip_prefix(RETIRED)?.trim();
+    Some((parse_entry(entry).ok()?.0, entry))
+}
+
+fn push_line(text: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| text.push_str(part));
+    text.push('\n');
 }
 
 fn write_and_rename(mut file: File, text: &str, new: &Path, path: &Path) -> std::io::Result<()> {
@@ -192,8 +271,7 @@ fn write_and_rename(mut file: File, text: &str, new: &Path, path: &Path) -> std:
 
 #[cfg(unix)]
 fn sync_directory_of(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(directory_of(path))?.sync_all()
 }
 
 #[cfg(not(unix))]
@@ -242,14 +320,61 @@ mod tests {
         set_mode(&path, 0o600);
         assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 8);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
-        assert_eq!(file.remove_key(8).unwrap_err().kind(), ErrorKind::Conflict);
-        assert_eq!(file.remove_key(4).unwrap_err().kind(), ErrorKind::NotFound);
-        file.remove_key(3).unwrap();
+        assert_eq!(file.retire_key(8).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(file.retire_key(4).unwrap_err().kind(), ErrorKind::NotFound);
+        file.retire_key(3).unwrap();
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [7, 8]);
-        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# ours\n7:"));
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# ours\n#retired 3:"));
+        assert_eq!(file.retired_ids().unwrap(), [3]);
+        assert_eq!(file.restore_key(9).unwrap_err().kind(), ErrorKind::NotFound);
+        file.restore_key(3).unwrap();
+        assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
+        file.retire_key(3).unwrap();
+        assert_eq!(file.prune_retired().unwrap(), [3]);
+        assert_eq!(file.prune_retired().unwrap(), []);
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("3:"), "pruned for ever");
         assert!(file.load().is_ok(), "the new file is private too");
         let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
         assert_eq!(left.len(), 1);
+    }
+
+    /// Only a regular file of one's own, under its own name, where nobody can replace it.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_a_private_regular_file_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let refused = |path: &Path, words: &str| {
+            let file = KeyFile::new(path);
+            for error in [file.load().unwrap_err(), file.add_random_key(&OsEntropy).unwrap_err()] {
+                assert!(error.to_string().contains(words), "{error}");
+            }
+        };
+        std::fs::write(at("real"), format!("1:{HEX}\n")).unwrap();
+        set_mode(&at("real"), 0o600);
+        std::os::unix::fs::symlink(at("real"), at("link")).unwrap();
+        refused(&at("link"), "not a regular file");
+        assert!(at("link").is_symlink(), "a link is not replaced by a file");
+        std::fs::create_dir(at("directory")).unwrap();
+        refused(&at("directory"), "not a regular file");
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+        assert!(made.success());
+        set_mode(&at("pipe"), 0o600);
+        refused(&at("pipe"), "not a regular file");
+        // A dangling link beside the file makes nothing.
+        std::os::unix::fs::symlink(at("elsewhere"), at("real.new")).unwrap();
+        let error = KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap_err();
+        assert!(error.to_string().contains("real.new"), "{error}");
+        assert!(!at("elsewhere").exists());
+        std::fs::remove_file(at("real.new")).unwrap();
+        set_mode(directory.path(), 0o770);
+        refused(&at("real"), "others can replace the key file");
+        set_mode(directory.path(), 0o700);
+        assert_eq!(KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap(), 2);
+        // Another user's file: only root can make one to try it.
+        if std::os::unix::fs::chown(at("real"), Some(12_345), None).is_ok() {
+            refused(&at("real"), "belongs to another user");
+        }
     }
 
     #[test]

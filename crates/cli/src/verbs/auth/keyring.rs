@@ -12,6 +12,7 @@ use crate::progress::Progress;
 use crate::screen::Screen;
 use crate::table::table;
 use crate::units::{count, counted};
+use crate::verbs::auth::secret::confirm;
 use crate::verbs::auth::service::{Auth, Context};
 
 pub(super) const EXAMPLES: &str = "\
@@ -19,7 +20,8 @@ To rotate the master key:
   htkvctl auth keyring generate              adds a key to the file; it wraps all that is new
   htkvctl auth keyring rotate                wraps everything else with it; data stays as it is
   htkvctl auth keyring list                  the old key wraps nothing any more
-  htkvctl auth keyring remove 1              once no backup and no other store needs it either
+  htkvctl auth keyring remove 1              it stays in the file as retired; `restore 1` takes it back
+  htkvctl auth keyring prune                 once no backup and no other store needs it: gone for ever
 
 Without a master key nothing of the service can be read again: keep a copy of the file, apart from the store and its \
 backups. Programs that have the store open must get the new keys before `rotate` runs.";
@@ -42,15 +44,39 @@ Safe to run again after an interruption. Encrypted data is not touched, only the
     #[command(after_help = "Example:
   htkvctl auth keyring list")]
     List,
-    /// Remove a retired master key from the key file
-    #[command(after_help = "Example:
+    /// Take an older master key out of use; it stays in the key file as retired
+    #[command(after_help = "Examples:
   htkvctl auth keyring remove 1
+  htkvctl auth keyring remove 1 --without-store     no store has anything that it wraps
 
-Refused, with exit code 1, for the current key and for one that still wraps something in this store. Backups and other \
-stores are not looked at.")]
+Refused, with exit code 1, for the current key and for one that still wraps something in this store. Without the store \
+that uses the key nothing can be known about it: that has to be said with --without-store. Backups and other stores are \
+not looked at. `auth keyring restore` takes the key back, until `auth keyring prune`.")]
     Remove {
         /// The id of the key
         id: MasterKeyId,
+        /// Look at no store: you know that none needs the key
+        #[arg(long)]
+        without_store: bool,
+    },
+    /// Take a retired master key back into use
+    #[command(after_help = "Example:
+  htkvctl auth keyring restore 1
+
+Exit code 1 if the key file has no retired key of this id.")]
+    Restore {
+        /// The id of the key
+        id: MasterKeyId,
+    },
+    /// Remove the retired master keys from the key file for ever
+    #[command(after_help = "Example:
+  htkvctl auth keyring prune
+
+What they still wrap, in a backup or another store, can never be read again. Asks first on a terminal.")]
+    Prune {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -58,6 +84,12 @@ stores are not looked at.")]
 struct Changed {
     outcome: &'static str,
     key_id: MasterKeyId,
+}
+
+#[derive(Serialize)]
+struct Pruned {
+    outcome: &'static str,
+    key_ids: Vec<MasterKeyId>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +105,7 @@ struct Key {
     key_id: MasterKeyId,
     current: bool,
     in_ring: bool,
+    retired: bool,
     wraps: Option<u64>,
 }
 
@@ -88,7 +121,14 @@ impl Verb {
             }
             Self::Rotate => rotate(context),
             Self::List => list(context),
-            Self::Remove { id } => remove(context, *id),
+            Self::Remove { id, without_store } => remove(context, *id, *without_store),
+            Self::Restore { id } => {
+                context.options.key_file()?.restore_key(*id)?;
+                let answer = Changed { outcome: "restored", key_id: *id };
+                screen.answer(&answer, || format!("restored master key {id}"))?;
+                Ok(Exit::Done)
+            }
+            Self::Prune { yes } => prune(context, *yes),
         }
     }
 }
@@ -107,8 +147,9 @@ fn rotate(context: &Context<'_>) -> Result<Exit, Failure> {
 
 fn list(context: &Context<'_>) -> Result<Exit, Failure> {
     let ring = context.options.key_ring()?;
+    let retired = context.options.retired_keys()?;
     let usage = usage(context)?;
-    let mut ids: Vec<_> = ring.ids().collect();
+    let mut ids: Vec<_> = ring.ids().chain(retired.iter().copied()).collect();
     ids.extend(usage.iter().flat_map(BTreeMap::keys));
     ids.sort_unstable();
     ids.dedup();
@@ -116,6 +157,7 @@ fn list(context: &Context<'_>) -> Result<Exit, Failure> {
         key_id,
         current: key_id == ring.current_id(),
         in_ring: ring.ids().any(|id| id == key_id),
+        retired: retired.contains(&key_id),
         wraps: usage.as_ref().map(|usage| usage.get(&key_id).copied().unwrap_or(0)),
     });
     show(context.session.screen, &keys.collect::<Vec<_>>())
@@ -127,10 +169,11 @@ fn show(screen: Screen, keys: &[Key]) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let row = |key: &Key| {
-        let state = match (key.current, key.in_ring) {
-            (true, _) => "current",
-            (false, true) => "older",
-            (false, false) => "missing",
+        let state = match (key.current, key.in_ring, key.retired) {
+            (true, _, _) => "current",
+            (false, true, _) => "older",
+            (false, false, true) => "retired",
+            (false, false, false) => "missing",
         };
         vec![key.key_id.to_string(), state.into(), key.wraps.map_or_else(|| "no store".into(), count)]
     };
@@ -138,7 +181,7 @@ fn show(screen: Screen, keys: &[Key]) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// How many records each key wraps; `None` where there is no store yet.
+/// How many records each key wraps; `None` where there is no store, or none with the service's records.
 fn usage(context: &Context<'_>) -> Result<Option<BTreeMap<MasterKeyId, u64>>, Failure> {
     if !context.session.data_dir().exists() {
         return Ok(None);
@@ -149,23 +192,51 @@ fn usage(context: &Context<'_>) -> Result<Option<BTreeMap<MasterKeyId, u64>>, Fa
     };
     match context.read(count) {
         Ok(usage) => Ok(Some(usage)),
-        Err(Failure::Auth(Error::NotFound(_))) => Ok(Some(BTreeMap::new())),
+        Err(Failure::Auth(Error::NotFound(_)) | Failure::NoStore(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-fn remove(context: &Context<'_>, key_id: MasterKeyId) -> Result<Exit, Failure> {
+fn remove(context: &Context<'_>, key_id: MasterKeyId, without_store: bool) -> Result<Exit, Failure> {
     let file = context.options.key_file()?;
-    let wraps = usage(context)?.and_then(|usage| usage.get(&key_id).copied());
-    if wraps.is_some() {
-        return Err(
-            Error::Conflict("the key still wraps records of this store; run `auth keyring rotate` first").into()
-        );
+    if context.options.key_ring()?.current_id() == key_id {
+        return Err(Error::Conflict(
+            "the current master key cannot be removed: `auth keyring generate` makes its successor, \
+             `auth keyring rotate` moves this store to it",
+        )
+        .into());
     }
-    file.remove_key(key_id)?;
-    context
-        .session
-        .screen
-        .answer(&Changed { outcome: "removed", key_id }, || format!("removed master key {key_id}"))?;
+    let usage = if without_store { Some(BTreeMap::new()) } else { usage(context)? };
+    match usage {
+        None => {
+            let dir = context.session.data_dir().display();
+            return Err(Failure::Usage(format!(
+                "{dir} holds no store with users, roles or keys: --data-dir or HTKV_DATA_DIR says where the store is that \
+                 used the key; --without-store removes the key without a look at any"
+            )));
+        }
+        Some(usage) if usage.contains_key(&key_id) => {
+            return Err(
+                Error::Conflict("the key still wraps records of this store; run `auth keyring rotate` first").into()
+            );
+        }
+        Some(_) => {}
+    }
+    file.retire_key(key_id)?;
+    let text = || format!("removed master key {key_id}; `auth keyring restore {key_id}` takes it back");
+    context.session.screen.answer(&Changed { outcome: "removed", key_id }, text)?;
+    Ok(Exit::Done)
+}
+
+fn prune(context: &Context<'_>, yes: bool) -> Result<Exit, Failure> {
+    let file = context.options.key_file()?;
+    let count = file.retired_ids()?.len() as u64;
+    if count > 0 {
+        confirm(yes, &format!("remove {} from the key file for ever", counted(count, "retired master key")))?;
+    }
+    let key_ids = file.prune_retired()?;
+    let count = key_ids.len() as u64;
+    let text = || format!("removed {}", counted(count, "retired master key"));
+    context.session.screen.answer(&Pruned { outcome: "pruned", key_ids }, text)?;
     Ok(Exit::Done)
 }

@@ -24,6 +24,22 @@ pub(super) fn ask_new(what: &str) -> Result<Zeroizing<String>, Failure> {
     Ok(secret)
 }
 
+/// Asks a person whether to do what cannot be undone; a program that runs the tool has decided.
+///
+/// # Errors
+/// [`Failure::Usage`] if the answer is not yes.
+pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
+    if yes || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    eprint!("{what}? [y/N] ");
+    let answer = read_line(&mut io::stdin().lock(), "answer")?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::Usage("nothing was changed; --yes does it without asking".into())),
+    }
+}
+
 fn prompt(what: &str) -> Result<Zeroizing<String>, Failure> {
     match rpassword::prompt_password(format!("{what}: ")) {
         Ok(secret) => Ok(Zeroizing::new(secret)),

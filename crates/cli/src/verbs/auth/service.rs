@@ -1,10 +1,11 @@
 //! The options that all verbs of `auth` take, and the service on the store.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hightower_kv::SingleNodeEngine;
-use hightower_kv::auth::crypto::{KeyEnvironment, KeyFile};
+use hightower_kv::auth::crypto::{KeyEnvironment, KeyFile, MasterKeyId};
 use hightower_kv::auth::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthService, Error, KeyProvider, KeyRing, Pepper, UserRecord,
 };
@@ -63,12 +64,27 @@ impl Options {
 
     pub(super) fn key_ring(&self) -> Result<KeyRing, Failure> {
         match &self.key_file {
-            Some(path) => KeyFile::new(path).load().map_err(|error| name_file(path, error)),
+            Some(path) => KeyFile::new(path).load().map_err(|error| match error {
+                Error::KeyFile { source, .. } if source.kind() == ErrorKind::NotFound => Failure::Usage(format!(
+                    "{}: there is no key file; `htkvctl auth keyring generate --key-file {}` makes one",
+                    path.display(),
+                    path.display()
+                )),
+                error => name_file(path, error),
+            }),
             None => match KeyEnvironment::new(KEY_VARIABLE).load() {
                 Err(Error::NotFound(_)) => Err(Failure::Usage(NO_KEYS.into())),
                 outcome => Ok(outcome?),
             },
         }
+    }
+}
+
+impl Options {
+    /// The ids of the retired keys in the key file; none where the keys come from the environment.
+    pub(super) fn retired_keys(&self) -> Result<Vec<MasterKeyId>, Failure> {
+        let ids = self.key_file.as_ref().map(|path| KeyFile::new(path).retired_ids());
+        Ok(ids.transpose()?.unwrap_or_default())
     }
 }
 
