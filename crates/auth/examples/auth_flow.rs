@@ -52,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     match auth.verify_audit(None)? {
         AuditVerdict::Intact { entries, .. } => println!("the trail of {entries} entries is intact"),
+        AuditVerdict::PrunedPast { first_seq } => println!("the trail begins at entry {first_seq}, behind the anchor"),
         AuditVerdict::Broken { seq, problem } => println!("entry {seq}: {problem}"),
     }
     Ok(())

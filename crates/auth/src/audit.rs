@@ -86,6 +86,11 @@ actions! {
     AccessDenied = 20, "A principal wanted what it may not.";
     MasterKeyRotated = 21, "Records were re-wrapped by the current master key.";
     AuditPruned = 22, "Old entries of the trail were removed.";
+    DelaysCleared = 30, "The delays of a user or source after wrong passwords were cleared.";
+    LoginDelayed = 31, "A password was not looked at, because of a delay after wrong ones.";
+    PasswordUncheckable = 32, "A password could not be checked: its hash is broken, or its pepper is missing.";
+    ApiKeyRefused = 33, "A token with the form of an API key's was refused: unknown, revoked, expired, or of a disabled user.";
+    SessionRefused = 34, "A token with the form of a session's was refused: unknown, ended, expired, or of a disabled user.";
     NewSource = 40, "A user logged in from a source that was not known as the user's.";
 }
 
@@ -217,49 +222,62 @@ impl Head {
     }
 }
 
-/// The end of a trail at some moment. Keep it outside the store: against it, verification finds
-/// even a store that was put back whole to an earlier state.
+/// The end of a trail at some moment. Keep it outside the store: only against it does verification
+/// find that the whole trail was put back to an earlier state, or wiped and begun anew.
 ///
-/// As text it is the number, a colon, and the hash in 64 hexadecimal digits.
+/// As text it is the store's id in 32 hexadecimal digits, the number, and the hash in 64, with colons
+/// between. It holds no secret.
 ///
 /// # Examples
 /// ```
-/// use hightower_auth::AuditCheckpoint;
-/// let checkpoint = AuditCheckpoint { next_seq: 12, hash: [0xab; 32] };
-/// assert_eq!(checkpoint.to_string().parse::<AuditCheckpoint>()?, checkpoint);
+/// use hightower_auth::AuditAnchor;
+/// let anchor = AuditAnchor { store_id: [0xcd; 16], next_seq: 12, hash: [0xab; 32] };
+/// assert_eq!(anchor.to_string().parse::<AuditAnchor>()?, anchor);
 /// # Ok::<(), hightower_auth::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct AuditCheckpoint {
+pub struct AuditAnchor {
+    /// Which store's trail it is.
+    pub store_id: [u8; 16],
     /// The number that the next entry gets.
     pub next_seq: u64,
     /// The hash of the last entry.
     pub hash: AuditHash,
 }
 
-impl fmt::Debug for AuditCheckpoint {
+impl fmt::Debug for AuditAnchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AuditCheckpoint({self})")
+        write!(f, "AuditAnchor({self})")
     }
 }
 
-impl fmt::Display for AuditCheckpoint {
+impl fmt::Display for AuditAnchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut hash = String::with_capacity(64);
+        let (mut store_id, mut hash) = (String::with_capacity(32), String::with_capacity(64));
+        crate::hex::encode(&self.store_id, &mut store_id);
         crate::hex::encode(&self.hash, &mut hash);
-        write!(f, "{}:{hash}", self.next_seq)
+        write!(f, "{store_id}:{}:{hash}", self.next_seq)
     }
 }
 
-impl FromStr for AuditCheckpoint {
+impl FromStr for AuditAnchor {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        const SHAPE: Error = Error::Validation("a checkpoint is a number, a colon and 64 hexadecimal digits");
-        let (next_seq, digits) = text.split_once(':').ok_or(SHAPE)?;
-        let mut hash = AuditHash::default();
+        const SHAPE: Error = Error::Validation(
+            "an anchor is 32 hexadecimal digits, a number and 64 hexadecimal digits, with colons between",
+        );
+        let mut parts = text.split(':');
+        let (Some(store), Some(next_seq), Some(digits), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(SHAPE);
+        };
+        let (mut store_id, mut hash) = ([0; 16], AuditHash::default());
+        let fits =
+            crate::hex::decode(store.as_bytes(), &mut store_id) && crate::hex::decode(digits.as_bytes(), &mut hash);
         match next_seq.parse() {
-            Ok(next_seq) if crate::hex::decode(digits.as_bytes(), &mut hash) => Ok(Self { next_seq, hash }),
+            Ok(next_seq) if fits => Ok(Self { store_id, next_seq, hash }),
             _ => Err(SHAPE),
         }
     }
@@ -269,12 +287,22 @@ impl FromStr for AuditCheckpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum AuditVerdict {
-    /// Every entry is there as it was written.
+    /// Every entry is there as it was written; with an anchor, also all that was there at the anchor.
+    ///
+    /// Without an anchor this says nothing about a trail that was put back whole, head included, to an
+    /// earlier state, or wiped with the store's records and begun anew.
     Intact {
         /// How many entries there are.
         entries: u64,
         /// The end of the trail, to keep.
-        checkpoint: AuditCheckpoint,
+        anchor: AuditAnchor,
+    },
+    /// What is there is as it was written, but the trail begins behind the anchor: entries up to there
+    /// were pruned, and whether they were those of the anchor cannot be known any more. Keep an anchor
+    /// from after the pruning.
+    PrunedPast {
+        /// The first entry that is there.
+        first_seq: u64,
     },
     /// The trail was tampered with, or damaged.
     Broken {
@@ -300,13 +328,22 @@ mod tests {
     }
 
     #[test]
-    fn half_a_checkpoint_is_refused() {
-        let digits = "ab".repeat(32);
-        assert!(format!("0:{digits}").parse::<AuditCheckpoint>().is_ok());
-        for text in
-            ["", "7", ":", "7:", &digits, &format!("x:{digits}"), &format!("7:{digits}0"), &format!("-1:{digits}")]
-        {
-            assert!(text.parse::<AuditCheckpoint>().is_err(), "{text}");
+    fn half_an_anchor_is_refused() {
+        let (store, digits) = ("cd".repeat(16), "ab".repeat(32));
+        assert!(format!("{store}:0:{digits}").parse::<AuditAnchor>().is_ok());
+        for text in [
+            "",
+            "7",
+            "::",
+            &format!("{store}:7:"),
+            &format!("7:{digits}"),
+            &format!("{store}:x:{digits}"),
+            &format!("{store}:7:{digits}0"),
+            &format!("{store}:-1:{digits}"),
+            &format!("{digits}:7:{digits}"),
+            &format!("{store}:7:{digits}:"),
+        ] {
+            assert!(text.parse::<AuditAnchor>().is_err(), "{text}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Whatever decodes must encode to bytes that decode to the same again.
 
-use crate::audit::{AuditCheckpoint, AuditEntry, Head};
+use crate::audit::{AuditAnchor, AuditEntry, Head};
 use crate::codec::Reader;
 use crate::crypto::{Argon2Params, EncryptedBlob, KeyRing};
 use crate::error::Result;
@@ -30,7 +30,7 @@ pub fn decode(kind: u8, bytes: &[u8]) {
         5 => again(bytes, |bytes| Ok(Head::decode(Reader::new(bytes))?.encode())),
         6 => again(bytes, |bytes| Meta::decode(bytes)?.encode()),
         7 => again(bytes, |bytes| Ok(EncryptedBlob::from_bytes(bytes)?.to_bytes())),
-        8 => again(bytes, |bytes| Ok(parsed::<AuditCheckpoint>(bytes)?.to_string().into_bytes())),
+        8 => again(bytes, |bytes| Ok(parsed::<AuditAnchor>(bytes)?.to_string().into_bytes())),
         9 => again(bytes, |bytes| Ok(parsed::<Argon2Params>(bytes)?.to_string().into_bytes())),
         10 => again(bytes, |bytes| Ok(normalize_username(&String::from_utf8_lossy(bytes))?.into_bytes())),
         _ => {

@@ -13,15 +13,19 @@
 //! account's counter does not hold up sources from which its user has logged in before, and its
 //! delay is short: a stranger can slow an account down, never lock it.
 //!
-//! Counters live in memory, in a table of bounded size. A counter is written to the store when it
-//! reaches 8, 16, 32, ... failures, into one of 4096 slots, at most once a second over time: failed
+//! Counters live in memory, in a table of bounded size, and in the store, in 4096 slots: a program
+//! that makes a service for each request counts on where the one before stopped. Each failure
+//! writes its counters in one small commit, for one account 16 at once and then one per 10 s: failed
 //! logins cannot make the log grow without bound. An attempt is charged before the password is
-//! checked and refunded if it was right, so that attempts at the same time do not pass as one.
+//! checked and refunded if it was right, so that attempts at the same time do not pass as one. A time
+//! of a failure that is in the future counts as now: a clock that was set back delays nobody longer.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use parking_lot::Mutex;
 
+use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::record::SourceTag;
 use crate::seam::Timestamp;
@@ -31,7 +35,8 @@ pub(crate) const SLOTS: u16 = 4096;
 const SHARDS: usize = 16;
 const MAX_COUNTERS_PER_SHARD: usize = 4096;
 const EVICTION_SAMPLE: usize = 8;
-const FIRST_PERSISTED: u32 = 8;
+const MAX_DELAY_MS: i64 = 24 * 60 * 60 * 1000;
+const HALF_LIVES_MS: std::ops::RangeInclusive<i64> = 60 * 1000..=30 * 24 * 60 * 60 * 1000;
 
 /// How guessing is slowed down. Lower is stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +47,11 @@ pub struct GuessPolicy {
     pub free_per_source: u32,
     /// Failures of all sources at one account before delays begin.
     pub free_per_account: u32,
-    /// Longest delay of a source, in ms.
+    /// Longest delay of a source, in ms; 0 for none, at most a day.
     pub max_source_delay_ms: i64,
-    /// Longest delay of an account for sources that it does not know, in ms.
+    /// Longest delay of an account for sources that it does not know, in ms; 0 for none, at most a day.
     pub max_account_delay_ms: i64,
-    /// A counter halves after this long without a failure, in ms.
+    /// A counter halves after this long without a failure, in ms; 1 minute to 30 days.
     pub half_life_ms: i64,
 }
 
@@ -63,6 +68,23 @@ impl Default for GuessPolicy {
     }
 }
 
+impl GuessPolicy {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for a setting out of range.
+    pub fn validate(&self) -> Result<()> {
+        let delays = [self.max_source_delay_ms, self.max_account_delay_ms];
+        if !delays.iter().all(|delay_ms| (0..=MAX_DELAY_MS).contains(delay_ms)) {
+            return Err(Error::Validation("a delay after wrong passwords has 0 ms to one day"));
+        }
+        if !HALF_LIVES_MS.contains(&self.half_life_ms) {
+            return Err(Error::Validation("counts of wrong passwords halve in 1 minute to 30 days"));
+        }
+        Ok(())
+    }
+}
+
 /// Failures counted under one tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counter {
@@ -72,7 +94,7 @@ pub(crate) struct Counter {
 
 impl Counter {
     /// The failures that still count.
-    fn remaining(&self, now_ms: Timestamp, half_life_ms: i64) -> u32 {
+    pub(crate) fn remaining(&self, now_ms: Timestamp, half_life_ms: i64) -> u32 {
         let halvings = now_ms.saturating_sub(self.last_ms).max(0) / half_life_ms.max(1);
         u32::try_from(halvings).ok().and_then(|halvings| self.failures.checked_shr(halvings)).unwrap_or(0)
     }
@@ -94,7 +116,6 @@ impl Charge {
             return 0;
         };
         let delay_ms = 1000_i64.checked_shl(over.min(40)).unwrap_or(i64::MAX).min(self.max_delay_ms);
-        // A clock that went back must not make a delay longer than it is.
         delay_ms.saturating_sub(now_ms.saturating_sub(counter.last_ms).max(0)).max(0)
     }
 }
@@ -111,15 +132,31 @@ impl GuessTable {
         Self { half_life_ms, shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    pub(crate) fn knows(&self, tag: &SourceTag) -> bool {
+    #[cfg(test)]
+    fn knows(&self, tag: &SourceTag) -> bool {
         self.shard(tag).lock().contains_key(tag)
     }
 
-    /// Puts a counter from the store into memory, unless one is there.
-    pub(crate) fn restore(&self, tag: SourceTag, counter: Counter) {
+    /// Puts a counter from the store into memory, unless a worse one is there.
+    pub(crate) fn restore(&self, tag: SourceTag, counter: Counter, now_ms: Timestamp) {
+        let left = |counter: &Counter| counter.remaining(now_ms, self.half_life_ms);
+        if left(&counter) == 0 {
+            return;
+        }
         let mut shard = self.shard(&tag).lock();
-        self.make_room(&mut shard, counter.last_ms);
-        shard.entry(tag).or_insert(counter);
+        match shard.get_mut(&tag) {
+            Some(held) if left(held) >= left(&counter) => {}
+            Some(held) => *held = counter,
+            None => {
+                self.make_room(&mut shard, now_ms);
+                shard.insert(tag, counter);
+            }
+        }
+    }
+
+    /// Forgets a counter.
+    pub(crate) fn forget(&self, tag: &SourceTag) {
+        self.shard(tag).lock().remove(tag);
     }
 
     /// How long to wait before an attempt, in ms; if 0, the attempt is charged as a failure.
@@ -130,11 +167,16 @@ impl GuessTable {
         places.dedup();
         let lock_all = || places.iter().map(|&place| (place, self.shards[place].lock())).collect::<Vec<_>>();
         let mut held = lock_all();
-        let wait_ms = charges.iter().filter_map(|charge| {
-            let (_, shard) = held.iter().find(|(at, _)| *at == place(&charge.tag))?;
-            Some(charge.wait_ms(*shard.get(&charge.tag)?, now_ms, self.half_life_ms))
-        });
-        let wait_ms = wait_ms.max().unwrap_or(0);
+        let mut wait_ms = 0;
+        for charge in charges {
+            let shard = held.iter_mut().find(|(at, _)| *at == place(&charge.tag));
+            let Some(counter) = shard.and_then(|(_, shard)| shard.get_mut(&charge.tag)) else { continue };
+            // The clock went back since: the delay runs from now on, not from a day to come.
+            if !planted("auth_delay_from_the_future") {
+                counter.last_ms = counter.last_ms.min(now_ms);
+            }
+            wait_ms = wait_ms.max(charge.wait_ms(*counter, now_ms, self.half_life_ms));
+        }
         if wait_ms > 0 {
             return wait_ms;
         }
@@ -163,15 +205,10 @@ impl GuessTable {
         }
     }
 
-    /// The counters among `charges` that have just reached a number worth writing down.
-    pub(crate) fn worth_persisting(&self, charges: &[Charge]) -> Vec<(SourceTag, Counter)> {
-        let current = charges.iter().filter_map(|charge| {
-            let counter = *self.shard(&charge.tag).lock().get(&charge.tag)?;
-            Some((charge.tag, counter))
-        });
-        current
-            .filter(|(_, counter)| counter.failures >= FIRST_PERSISTED && counter.failures.is_power_of_two())
-            .collect()
+    /// The counters of `charges` as they are now.
+    pub(crate) fn counters(&self, charges: &[Charge]) -> Vec<(SourceTag, Counter)> {
+        let counter = |charge: &Charge| Some((charge.tag, *self.shard(&charge.tag).lock().get(&charge.tag)?));
+        charges.iter().filter_map(counter).collect()
     }
 
     fn add_failure(&self, shard: &mut HashMap<SourceTag, Counter>, tag: SourceTag, now_ms: Timestamp) {
@@ -207,38 +244,81 @@ pub(crate) fn slot(tag: &SourceTag) -> u16 {
     u16::from_le_bytes([tag[0], tag[1]]) % SLOTS
 }
 
-/// Lets so many through at once and one per second over time, and counts the rest.
-#[derive(Debug)]
-pub(crate) struct Limiter {
-    burst: i64,
-    state: Mutex<LimiterState>,
-}
-
-#[derive(Debug)]
-struct LimiterState {
-    /// Milliseconds saved up; one passage costs 1000.
+/// Passages of one kind that are saved up: so many at once, then one per `ms_per_passage`.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// Milliseconds saved up; one passage costs `ms_per_passage`.
     saved_ms: i64,
     last_ms: Timestamp,
     suppressed: u32,
 }
 
-impl Limiter {
-    pub(crate) fn new(burst: i64, now_ms: Timestamp) -> Self {
-        Self { burst, state: Mutex::new(LimiterState { saved_ms: burst * 1000, last_ms: now_ms, suppressed: 0 }) }
+impl Bucket {
+    fn full(rate: Rate, now_ms: Timestamp) -> Self {
+        Self { saved_ms: rate.burst * rate.ms_per_passage, last_ms: now_ms, suppressed: 0 }
     }
 
-    /// `Some(how many were suppressed since the last passage)` if one may pass now.
-    pub(crate) fn pass(&self, now_ms: Timestamp) -> Option<u32> {
+    fn refill(&mut self, rate: Rate, now_ms: Timestamp) {
+        let elapsed_ms = now_ms.saturating_sub(self.last_ms).max(0);
+        self.saved_ms = self.saved_ms.saturating_add(elapsed_ms).min(rate.burst * rate.ms_per_passage);
+        self.last_ms = now_ms;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: i64,
+    ms_per_passage: i64,
+}
+
+/// For one key: 16 at once, then one per 10 s.
+const RATE_OF_ONE: Rate = Rate { burst: 16, ms_per_passage: 10_000 };
+/// For all keys together: 256 at once, then one per second, which ten noisy keys use up.
+const RATE_OF_ALL: Rate = Rate { burst: 256, ms_per_passage: 1000 };
+/// Keys that are remembered.
+const MAX_LIMITED_KEYS: usize = 4096;
+
+/// A rate limiter with a limit for each key and one for all, so that one noisy key neither hides the
+/// others nor fills the log. It counts what it held back.
+#[derive(Debug)]
+pub(crate) struct Limiter<K> {
+    state: Mutex<LimiterState<K>>,
+}
+
+#[derive(Debug)]
+struct LimiterState<K> {
+    all: Bucket,
+    each: HashMap<K, Bucket>,
+}
+
+impl<K: Hash + Eq + Clone> Limiter<K> {
+    pub(crate) fn new(now_ms: Timestamp) -> Self {
+        Self { state: Mutex::new(LimiterState { all: Bucket::full(RATE_OF_ALL, now_ms), each: HashMap::new() }) }
+    }
+
+    /// `Some(how many of this key were suppressed since its last passage)` if one may pass now.
+    pub(crate) fn pass(&self, key: K, now_ms: Timestamp) -> Option<u32> {
         let mut state = self.state.lock();
-        let elapsed_ms = now_ms.saturating_sub(state.last_ms).max(0);
-        state.saved_ms = state.saved_ms.saturating_add(elapsed_ms).min(self.burst * 1000);
-        state.last_ms = now_ms;
-        if state.saved_ms < 1000 {
-            state.suppressed = state.suppressed.saturating_add(1);
+        let LimiterState { all, each } = &mut *state;
+        if each.len() >= MAX_LIMITED_KEYS && !each.contains_key(&key) {
+            // The quietest of a few makes room.
+            let sample = each.iter().take(EVICTION_SAMPLE);
+            let quietest = sample.min_by_key(|(_, bucket)| (bucket.suppressed, -bucket.saved_ms));
+            let quietest = quietest.map(|(key, _)| key.clone());
+            quietest.and_then(|key| each.remove(&key));
+        }
+        let one = each.entry(key).or_insert_with(|| Bucket::full(RATE_OF_ONE, now_ms));
+        one.refill(RATE_OF_ONE, now_ms);
+        all.refill(RATE_OF_ALL, now_ms);
+        if all.saved_ms < RATE_OF_ALL.ms_per_passage
+            || (one.saved_ms < RATE_OF_ONE.ms_per_passage && !planted("auth_one_limit_for_all"))
+        {
+            one.suppressed = one.suppressed.saturating_add(1);
             return None;
         }
-        state.saved_ms -= 1000;
-        Some(std::mem::take(&mut state.suppressed))
+        all.saved_ms -= RATE_OF_ALL.ms_per_passage;
+        one.saved_ms -= RATE_OF_ONE.ms_per_passage;
+        Some(std::mem::take(&mut one.suppressed))
     }
 }
 
@@ -306,16 +386,25 @@ mod tests {
         assert!(!table.knows(&[1; 16]) && !table.knows(&[2; 16]));
     }
 
+    /// A clock that was a year ahead when passwords were guessed: the delay runs from now on.
     #[test]
-    fn writes_grow_with_the_logarithm_of_the_failures() {
-        let table = GuessTable::new(i64::MAX);
-        let charges = [charge(1, u32::MAX)];
-        let mut writes = 0;
-        for _ in 0..10_000 {
-            table.begin(&charges, 0);
-            writes += table.worth_persisting(&charges).len();
-        }
-        assert_eq!(writes, 11); // 8, 16, ..., 8192
+    fn a_clock_that_was_set_back_delays_nobody_longer() {
+        const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+        let (table, charges) = (GuessTable::new(3_600_000), [charge(1, 3)]);
+        let counter = Counter { failures: 9, last_ms: YEAR_MS };
+        table.restore([1; 16], counter, 0);
+        assert_eq!(table.begin(&charges, 0), 60_000);
+        assert_eq!(table.begin(&charges, 60_000), 0);
+    }
+
+    #[test]
+    fn of_two_counters_the_worse_is_kept() {
+        let table = GuessTable::new(3_600_000);
+        let restore = |failures| table.restore([1; 16], Counter { failures, last_ms: 0 }, 0);
+        [3, 9, 2].into_iter().for_each(restore);
+        assert_eq!(table.counters(&[charge(1, 3)])[0].1.failures, 9);
+        table.forget(&[1; 16]);
+        assert!(table.counters(&[charge(1, 3)]).is_empty());
     }
 
     #[test]
@@ -335,12 +424,33 @@ mod tests {
     }
 
     #[test]
-    fn the_limiter_lets_a_burst_and_then_one_a_second() {
-        let limiter = Limiter::new(3, 0);
-        let passed = (0..10).filter(|_| limiter.pass(0).is_some()).count();
-        assert_eq!(passed, 3);
-        assert_eq!(limiter.pass(999), None);
-        assert_eq!(limiter.pass(1000), Some(8));
-        assert_eq!(limiter.pass(1000), None);
+    fn the_limiter_holds_back_the_noisy_and_no_other() {
+        let limiter = Limiter::new(0);
+        let passed = |key: u32, now_ms| (0..1000).filter(|_| limiter.pass(key, now_ms).is_some()).count();
+        assert_eq!(passed(1, 0), 16);
+        assert_eq!(passed(2, 0), 16, "the noise of one hides nobody else's");
+        assert_eq!(limiter.pass(1, 9_999), None);
+        assert_eq!(limiter.pass(1, 10_000), Some(985));
+        assert_eq!(limiter.pass(1, 10_000), None);
+        let all: usize = (3..1000).map(|key| passed(key, 10_000)).sum();
+        assert!((200..=256).contains(&all), "all together have a limit too: {all}");
+        for key in 0..20_000 {
+            limiter.pass(key, 10_000);
+        }
+        assert!(limiter.state.lock().each.len() <= MAX_LIMITED_KEYS);
+    }
+
+    #[test]
+    fn senseless_policies_are_refused() {
+        let good = GuessPolicy::default();
+        good.validate().unwrap();
+        for bad in [
+            GuessPolicy { half_life_ms: 0, ..good },
+            GuessPolicy { half_life_ms: i64::MAX, ..good },
+            GuessPolicy { max_source_delay_ms: -1, ..good },
+            GuessPolicy { max_account_delay_ms: i64::MAX, ..good },
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?}");
+        }
     }
 }

@@ -80,7 +80,7 @@ mod token;
 mod username;
 mod verified;
 
-pub use audit::{Actor, AuditAction, AuditCheckpoint, AuditEntry, AuditHash, AuditOutcome, AuditVerdict};
+pub use audit::{Actor, AuditAction, AuditAnchor, AuditEntry, AuditHash, AuditOutcome, AuditVerdict};
 pub use authorized::{AuthorizedEngine, IntoAuthService};
 pub use crypto::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, EncryptedBlob, EnvelopeEncryptor, KeyProvider, KeyRing, Pepper,

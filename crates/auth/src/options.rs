@@ -31,7 +31,8 @@ pub struct AuthOptions {
     pub max_sessions_per_user: usize,
     /// Most API keys of one user. 1 to 8192, default 256.
     pub max_api_keys_per_user: usize,
-    /// Last use of an API key or session is written at most once in this time, in ms; default 1 min.
+    /// Last use of an API key or session is written at most once in this time, in ms; 0 for at each use, at most half of
+    /// `session_idle_ms`, so that a session that is used does not end; default 1 min.
     pub last_used_interval_ms: i64,
     /// How many verified API keys are remembered, with the bytes that were verified; 0 for none, default 16,384.
     pub verified_cache_entries: usize,
@@ -73,6 +74,9 @@ impl AuthOptions {
         if !(1..=1024).contains(&self.max_sessions_per_user) || !(1..=8192).contains(&self.max_api_keys_per_user) {
             return Err(Error::Validation("1 to 1024 sessions and 1 to 8192 API keys per user are possible"));
         }
-        Ok(())
+        if self.last_used_interval_ms > self.session_idle_ms / 2 {
+            return Err(Error::Validation("the interval of last uses is at most half of the idle time of a session"));
+        }
+        self.guess_policy.validate()
     }
 }

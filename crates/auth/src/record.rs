@@ -51,6 +51,8 @@ pub(crate) struct StoredUser {
     pub(crate) normal_name: String,
     /// Sessions carry the epoch they began in; raising it ends them all.
     pub(crate) epoch: u64,
+    /// Wrong passwords are counted under it; raising it clears the account's delays.
+    pub(crate) guess_epoch: u64,
     pub(crate) password_hash: SecretHash,
     /// Sources of recent successful logins, latest first.
     pub(crate) trusted: Vec<SourceTag>,
@@ -60,7 +62,8 @@ impl StoredUser {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let user = &self.public;
         let mut writer = Writer::default();
-        writer.u8(user.disabled.into()).u64(self.epoch).i64(user.created_at_ms).i64(user.password_changed_at_ms);
+        writer.u8(user.disabled.into()).u64(self.epoch).u64(self.guess_epoch);
+        writer.i64(user.created_at_ms).i64(user.password_changed_at_ms);
         writer.optional_i64(user.last_login_ms);
         writer.bytes(user.username.as_bytes())?.bytes(self.normal_name.as_bytes())?;
         writer.bytes(self.password_hash.as_str().as_bytes())?;
@@ -71,7 +74,7 @@ impl StoredUser {
     }
 
     pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
-        let (disabled, epoch) = (reader.flag()?, reader.u64()?);
+        let (disabled, epoch, guess_epoch) = (reader.flag()?, reader.u64()?, reader.u64()?);
         let (created_at_ms, password_changed_at_ms) = (reader.i64()?, reader.i64()?);
         let last_login_ms = reader.optional_i64()?;
         let (username, normal_name) = (reader.text()?.to_owned(), reader.text()?.to_owned());
@@ -91,7 +94,7 @@ impl StoredUser {
             password_changed_at_ms,
             last_login_ms,
         };
-        Ok(Self { public, normal_name, epoch, password_hash, trusted })
+        Ok(Self { public, normal_name, epoch, guess_epoch, password_hash, trusted })
     }
 }
 

@@ -125,10 +125,10 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
     let verdict = |image: &Image, since| {
         service_on(MemEngine::with_image(image.clone()), &HandClock::new()).verify_audit(since).unwrap()
     };
-    let AuditVerdict::Intact { entries, checkpoint } = verdict(&world.image, None) else { panic!() };
+    let AuditVerdict::Intact { entries, anchor } = verdict(&world.image, None) else { panic!() };
     let trail: Vec<Vec<u8>> = world.image.entries.keys().filter(|key| key.starts_with(b"\0auth/a/")).cloned().collect();
     assert_eq!(trail.len() as u64, entries);
-    assert!(matches!(verdict(&world.image, Some(&checkpoint)), AuditVerdict::Intact { .. }));
+    assert!(matches!(verdict(&world.image, Some(&anchor)), AuditVerdict::Intact { .. }));
     for (at, key) in trail.iter().enumerate() {
         let mut image = world.image.clone();
         image.entries.remove(key);
@@ -147,18 +147,29 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
         image.entries.insert([b"\0auth/a/".as_slice(), &(entries + 7).to_be_bytes()].concat(), value);
         broken_at(verdict(&image, None));
     }
-    // The tail removed, with the head as it was then put back: only the checkpoint tells.
+    // The tail removed, with the head as it was then put back: only the anchor tells.
     let engine = MemEngine::with_image(world.image.clone());
     let auth = service_on(Arc::clone(&engine), &HandClock::new());
     auth.create_user("carol", PASSWORD).unwrap();
-    let later = auth.audit_checkpoint().unwrap();
+    let later = auth.audit_anchor().unwrap();
     assert!(matches!(verdict(&world.image, None), AuditVerdict::Intact { .. }));
     broken_at(verdict(&world.image, Some(&later)));
-    assert!(matches!(verdict(&engine.image(), Some(&checkpoint)), AuditVerdict::Intact { .. }));
-    // Pruned, the rest still verifies, and against the checkpoint too.
+    assert!(matches!(verdict(&engine.image(), Some(&anchor)), AuditVerdict::Intact { .. }));
+    // Pruned, the rest still verifies, and against the anchor too.
     assert_eq!(auth.prune_audit(3).unwrap(), 3);
     assert!(matches!(auth.verify_audit(Some(&later)).unwrap(), AuditVerdict::Intact { .. }));
     assert_eq!(auth.audit_entries(0, 1).unwrap()[0].seq, 3);
+
+    // Against an anchor from before what was pruned nothing can be said, whatever it claims.
+    let early = hightower_auth::AuditAnchor { next_seq: 2, hash: [9; 32], ..later };
+    assert_eq!(auth.verify_audit(Some(&early)).unwrap(), AuditVerdict::PrunedPast { first_seq: 3 });
+    // All records wiped, and begun anew: only the anchor tells; and looking makes no new store.
+    let wiped = MemEngine::new();
+    let anew = service_on(Arc::clone(&wiped), &HandClock::new());
+    broken_at(anew.verify_audit(Some(&later)).unwrap());
+    assert!(wiped.image().entries.is_empty());
+    anew.create_user("carol", PASSWORD).unwrap();
+    broken_at(anew.verify_audit(Some(&anchor)).unwrap());
 }
 
 fn broken_at(verdict: AuditVerdict) -> u64 {

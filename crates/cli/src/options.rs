@@ -17,8 +17,8 @@ const UNUSED: [(&[&str], &[&str]); 6] = [
     (&["bench"], &["data_dir"]),
     (&["completions"], &["data_dir", "json"]),
     (&["man"], &["data_dir", "json"]),
-    (&["auth", "calibrate"], &["data_dir", "key_file", "pepper_file", "argon2", "source"]),
-    (&["auth", "keyring", "generate"], &["data_dir", "pepper_file", "argon2", "source"]),
+    (&["auth", "calibrate"], &["data_dir", "key_file", "pepper_file", "argon2", "source", "anchor"]),
+    (&["auth", "keyring", "generate"], &["data_dir", "pepper_file", "argon2", "source", "anchor"]),
 ];
 
 /// The tree with such options hidden, and without environment variables that are set to nothing: they count as not set.

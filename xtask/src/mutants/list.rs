@@ -374,6 +374,46 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
     ),
     caught("auth_rotation_not_guarded", "nothing stays under a master key that was rotated out", &[AUTH_RACES]),
+    caught(
+        "auth_key_file_followed",
+        "a key file is a regular file under its own name",
+        &[plain("hightower-auth", "lib", "what_is_not_a_private_regular_file")],
+    ),
+    caught(
+        "auth_counters_in_memory",
+        "wrong passwords count for the next service on the store too",
+        &[plain("hightower-auth", "hardening", "a_service_for_each_guess_is_delayed")],
+    ),
+    caught(
+        "auth_delay_from_the_future",
+        "a clock that was set back makes no delay longer",
+        &[plain("hightower-auth", "hardening", "delays_end_in_time")],
+    ),
+    caught(
+        "auth_trust_survives_reset",
+        "a reset forgets the sources that were trusted",
+        &[plain("hightower-auth", "hardening", "a_reset_forgets_the_sources")],
+    ),
+    caught(
+        "auth_idle_ignored_by_views",
+        "a view ends with its session, idle or not",
+        &[plain("hightower-auth", "hardening", "idle_expiry_holds_for_views")],
+    ),
+    caught(
+        "auth_rehash_by_iterations",
+        "a hash is replaced only by a stronger one",
+        &[plain("hightower-auth", "lib", "stronger_hashes_are_never_replaced")],
+    ),
+    caught(
+        "auth_one_limit_for_all",
+        "the noise of one principal hides no other's refusals",
+        &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
+    ),
+    caught(
+        "auth_anchor_pruned_past",
+        "an anchor from before the trail's first entry proves nothing",
+        &[plain("hightower-auth", "tampering", "the_verifier_finds")],
+    ),
     // The index.
     caught(
         "missed_publish",

@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::pepper::Pepper;
 use super::phc::{self, HASH_LEN_BYTES, Phc, SALT_LEN_BYTES};
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::seam::{Entropy, OsEntropy, random};
 
 /// The least memory, in KiB, that OWASP's Password Storage Cheat Sheet accepts for 1, 2, 3, 4 and
@@ -105,8 +106,14 @@ impl Argon2Params {
             && (8 * self.lanes..=MAX_MEMORY_KIB).contains(&self.memory_kib)
     }
 
+    /// Whether `other` is more work, in memory times passes, and no less memory. Lanes do not count: they are computed one
+    /// after another.
     fn weaker_than(self, other: Self) -> bool {
-        self.memory_kib < other.memory_kib || self.iterations < other.iterations || self.lanes < other.lanes
+        let work = |params: Self| u64::from(params.memory_kib) * u64::from(params.iterations);
+        if planted("auth_rehash_by_iterations") {
+            return self.iterations < other.iterations;
+        }
+        self.memory_kib <= other.memory_kib && work(self) < work(other)
     }
 }
 
@@ -144,6 +151,16 @@ pub trait SecretHasher: Send + Sync {
     /// Whether `hash` is weaker than what [`SecretHasher::hash_secret`] makes now, so that it
     /// should be replaced at the next login.
     fn needs_rehash(&self, hash: &SecretHash) -> bool;
+
+    /// A new hash in the place of `old`, never weaker than it. Without a rule of its own, as
+    /// [`SecretHasher::hash_secret`].
+    ///
+    /// # Errors
+    /// As [`SecretHasher::hash_secret`].
+    fn rehash_secret(&self, secret: &[u8], old: &SecretHash) -> Result<SecretHash> {
+        let _old = old;
+        self.hash_secret(secret)
+    }
 }
 
 impl<T: SecretHasher + ?Sized> SecretHasher for Arc<T> {
@@ -155,6 +172,9 @@ impl<T: SecretHasher + ?Sized> SecretHasher for Arc<T> {
     }
     fn needs_rehash(&self, hash: &SecretHash) -> bool {
         (**self).needs_rehash(hash)
+    }
+    fn rehash_secret(&self, secret: &[u8], old: &SecretHash) -> Result<SecretHash> {
+        (**self).rehash_secret(secret, old)
     }
 }
 
@@ -251,6 +271,18 @@ impl Argon2SecretHasher {
         self.params
     }
 
+    fn hash_with(&self, params: Argon2Params, secret: &[u8]) -> Result<SecretHash> {
+        let salt: [u8; SALT_LEN_BYTES] = random(&*self.entropy)?;
+        let mut phc = Phc {
+            params,
+            pepper: self.pepper.as_ref().map(Pepper::current_id),
+            salt: salt.to_vec(),
+            hash: [0; HASH_LEN_BYTES],
+        };
+        self.derive(secret, &mut phc)?;
+        Ok(SecretHash::from(phc.to_text()))
+    }
+
     fn derive(&self, secret: &[u8], phc: &mut Phc) -> Result<()> {
         let pepper = match (phc.pepper, &self.pepper) {
             (None, _) => None,
@@ -264,15 +296,13 @@ impl Argon2SecretHasher {
 
 impl SecretHasher for Argon2SecretHasher {
     fn hash_secret(&self, secret: &[u8]) -> Result<SecretHash> {
-        let salt: [u8; SALT_LEN_BYTES] = random(&*self.entropy)?;
-        let mut phc = Phc {
-            params: self.params,
-            pepper: self.pepper.as_ref().map(Pepper::current_id),
-            salt: salt.to_vec(),
-            hash: [0; HASH_LEN_BYTES],
-        };
-        self.derive(secret, &mut phc)?;
-        Ok(SecretHash::from(phc.to_text()))
+        self.hash_with(self.params, secret)
+    }
+
+    /// Takes the parameters of `old` where they are not weaker: a hash that is replaced for its pepper keeps its strength.
+    fn rehash_secret(&self, secret: &[u8], old: &SecretHash) -> Result<SecretHash> {
+        let old = Phc::parse(old.as_str())?.params;
+        self.hash_with(if old.weaker_than(self.params) { self.params } else { old }, secret)
     }
 
     fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> Result<bool> {
@@ -420,6 +450,23 @@ mod tests {
         assert!(new.needs_rehash(&old));
         assert!(new.verify_secret(b"x", &old).unwrap());
         assert!(!format!("{old:?}").contains("argon2id"));
+    }
+
+    /// More lanes or passes with less memory are no reason to replace a hash, and no pepper makes one weaker.
+    #[test]
+    fn stronger_hashes_are_never_replaced_by_weaker() {
+        let with = |memory_kib, iterations, lanes| {
+            Argon2SecretHasher::with_params(Argon2Params::insecure(memory_kib, iterations, lanes).unwrap())
+        };
+        let strong = with(512, 1, 4).hash_secret(b"x").unwrap();
+        for weaker in [with(19, 2, 1), with(64, 3, 8), with(256, 4, 1), with(512, 1, 1), with(512, 1, 8)] {
+            assert!(!weaker.needs_rehash(&strong), "{:?}", weaker.params());
+        }
+        assert!(with(512, 2, 1).needs_rehash(&strong) && with(513, 1, 1).needs_rehash(&strong));
+        let peppered = with(19, 2, 1).pepper(Pepper::new(1, vec![1; 16]).unwrap());
+        assert!(peppered.needs_rehash(&strong));
+        let replaced = peppered.rehash_secret(b"x", &strong).unwrap();
+        assert!(replaced.as_str().contains("m=512,t=1,p=4") && peppered.verify_secret(b"x", &replaced).unwrap());
     }
 
     #[test]

@@ -115,15 +115,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Ok(None);
         };
         let Some((key_bytes, version)) = self.shared.engine.get_versioned(layout::api_key(&id))? else {
-            return Ok(None);
-        };
-        let Some(verified) = self.verify_api_key(id, &secret, key_bytes)? else {
+            // Of random ids there are very many: they share a limit, keys that are there have their own.
+            self.audit_refusal(AuditAction::ApiKeyRefused, "unknown key", &ApiKeyId::from_bytes(id));
             return Ok(None);
         };
         let now_ms = self.now_ms();
-        if !works_at(&verified, now_ms) {
+        let verified = self.verify_api_key(id, &secret, key_bytes)?;
+        let Some(verified) = verified.filter(|verified| works_at(verified, now_ms)) else {
+            let key_id = ApiKeyId::from_bytes(id);
+            self.audit_refusal(AuditAction::ApiKeyRefused, &key_id, &key_id);
             return Ok(None);
-        }
+        };
         let Verified { key, by_previous_secret, .. } = &*verified;
         let secret_mac = if *by_previous_secret { key.previous_mac } else { key.secret_mac };
         Ok(Some((self.touch_api_key(key, version, now_ms)?, secret_mac)))
@@ -159,7 +161,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     fn touch_api_key(&self, key: &StoredApiKey, version: u64, now_ms: Timestamp) -> Result<ApiKeyRecord> {
         let interval_ms = self.options().last_used_interval_ms;
-        if key.public.last_used_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) < interval_ms) {
+        if key.public.last_used_ms.is_some_and(|last_ms| (0..interval_ms).contains(&now_ms.saturating_sub(last_ms))) {
             return Ok(key.public.clone());
         }
         let mut next = key.clone();

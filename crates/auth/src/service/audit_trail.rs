@@ -6,10 +6,11 @@ use hightower_engine::KvEngine;
 
 use super::AuthService;
 use super::change::Step;
-use crate::audit::{AuditAction, AuditCheckpoint, AuditEntry, AuditHash, AuditVerdict, Head, chain_hash};
+use crate::audit::{AuditAction, AuditAnchor, AuditEntry, AuditHash, AuditVerdict, Head, chain_hash};
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::mutants::planted;
 use crate::permission::prefix_end;
 
 /// Most audit entries in one page.
@@ -35,19 +36,30 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ///
     /// # Errors
     /// [`Error::Crypto`] if the head is missing or not authentic.
-    pub fn audit_checkpoint(&self) -> Result<AuditCheckpoint> {
+    pub fn audit_anchor(&self) -> Result<AuditAnchor> {
         let head = self.audit_head()?.value;
-        Ok(AuditCheckpoint { next_seq: head.next_seq, hash: head.last })
+        Ok(AuditAnchor { store_id: self.keys()?.store_id, next_seq: head.next_seq, hash: head.last })
     }
 
     /// Checks the whole trail: every entry there, unchanged, in its place, and as many as there
-    /// must be. With a checkpoint from earlier, also that the trail goes on from it.
+    /// must be. With an anchor from earlier, also that the trail
+    /// goes on from it; without one, a trail that was put back whole or begun anew is intact too.
     ///
     /// Reads all entries once, with memory for one page.
     ///
     /// # Errors
     /// The engine's. What is wrong with the trail is a verdict, not an error.
-    pub fn verify_audit(&self, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
+    pub fn verify_audit(&self, since: Option<&AuditAnchor>) -> Result<AuditVerdict> {
+        if let Some(since) = since {
+            // A look must not make a store where there is none.
+            if !self.is_initialised()? {
+                return Ok(AuditVerdict::Broken { seq: 0, problem: "the service's records are gone" });
+            }
+            if since.store_id != self.keys()?.store_id {
+                let problem = "the trail is another store's, or the records were wiped and begun anew";
+                return Ok(AuditVerdict::Broken { seq: 0, problem });
+            }
+        }
         loop {
             let head = match self.audit_head() {
                 Ok(head) => head.value,
@@ -64,12 +76,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn verify_from(&self, head: &Head, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
+    fn verify_from(&self, head: &Head, since: Option<&AuditAnchor>) -> Result<AuditVerdict> {
         if since.is_some_and(|since| since.next_seq > head.next_seq) {
-            return Ok(AuditVerdict::Broken {
-                seq: head.next_seq,
-                problem: "the trail is shorter than at the checkpoint",
-            });
+            return Ok(AuditVerdict::Broken { seq: head.next_seq, problem: "the trail is shorter than at the anchor" });
         }
         let mut last = head.anchor;
         let mut seq = head.first_seq;
@@ -88,7 +97,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         from_seq: u64,
         to_seq: u64,
         last: &mut AuditHash,
-        since: Option<&AuditCheckpoint>,
+        since: Option<&AuditAnchor>,
     ) -> Result<Option<AuditVerdict>> {
         let keys = self.keys()?;
         let (from, to) = (layout::audit(from_seq), layout::audit(to_seq));
@@ -110,7 +119,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             *last = chain_hash(&keys.audit, body);
             if since.is_some_and(|since| since.next_seq == seq + 1 && since.hash != *last) {
-                return broken("the trail is another than at the checkpoint");
+                return broken("the trail is another than at the anchor");
             }
         }
         match found.next() {
@@ -119,13 +128,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn verify_ends(&self, head: &Head, last: AuditHash, since: Option<&AuditCheckpoint>) -> Result<AuditVerdict> {
+    fn verify_ends(&self, head: &Head, last: AuditHash, since: Option<&AuditAnchor>) -> Result<AuditVerdict> {
         let broken = |seq, problem| Ok(AuditVerdict::Broken { seq, problem });
         if last != head.last {
             return broken(head.next_seq, "the last entry is not the one that the head names");
         }
         if since.is_some_and(|since| since.next_seq == head.first_seq && since.hash != head.anchor) {
-            return broken(head.first_seq, "the trail is another than at the checkpoint");
+            return broken(head.first_seq, "the trail is another than at the anchor");
         }
         let (first, next) = (layout::audit(head.first_seq), layout::audit(head.next_seq));
         let before = self.shared.engine.scan(Bound::Included(layout::AUDIT), Bound::Excluded(&first), 1)?;
@@ -138,12 +147,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return broken(head.next_seq, "an entry is outside the trail");
         }
         let entries = head.next_seq - head.first_seq;
-        Ok(AuditVerdict::Intact { entries, checkpoint: AuditCheckpoint { next_seq: head.next_seq, hash: head.last } })
+        if since.is_some_and(|since| since.next_seq < head.first_seq) && !planted("auth_anchor_pruned_past") {
+            return Ok(AuditVerdict::PrunedPast { first_seq: head.first_seq });
+        }
+        let anchor = AuditAnchor { store_id: self.keys()?.store_id, next_seq: head.next_seq, hash: head.last };
+        Ok(AuditVerdict::Intact { entries, anchor })
     }
 
     /// Removes entries before number `before_seq`, up to [`MAX_AUDIT_PAGE`] per call, and tells how
     /// many it removed. The chain stays verifiable from there on; the removal is itself audited, so with a number that
-    /// the trail has not come to there is always something to remove: take one of `audit_checkpoint().next_seq` at most.
+    /// the trail has not come to there is always something to remove: take one of `audit_anchor().next_seq` at most.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic: a broken trail is not pruned.

@@ -3,7 +3,9 @@
 //! Every check does the same work whether the user exists, is disabled, is held up by a delay or
 //! gives a wrong password: two index look-ups, one user record, one password hash.
 
-use hightower_engine::KvEngine;
+use std::sync::atomic::Ordering;
+
+use hightower_engine::{Batch, KvEngine};
 
 use super::AuthService;
 use super::change::{Change, Loaded, Step};
@@ -16,7 +18,7 @@ use crate::guess::{Charge, Counter, slot};
 use crate::layout;
 use crate::mutants::planted;
 use crate::password::Prepared;
-use crate::record::{MAX_TRUSTED_SOURCES, SessionRecord, SourceTag, StoredUser, UserRecord};
+use crate::record::{MAX_TRUSTED_SOURCES, SessionRecord, SourceTag, StoredUser, UserRecord, check_label};
 use crate::token::Token;
 use crate::username::{NormalUsername, normal_form};
 
@@ -140,18 +142,27 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Ok(false);
         };
         let name = normal_form(&accepted.user.normal_name)?;
-        let new_password = self.options().password_policy.accept(new_password, &name)?;
+        let new_password = match self.options().password_policy.accept(new_password, &name) {
+            Ok(password) => password,
+            Err(refused) => {
+                let user_id = &accepted.user.public.user_id;
+                self.audit_refusal(AuditAction::PasswordChanged, user_id, user_id);
+                return Err(refused);
+            }
+        };
         let hash = self.shared.hasher.hash_secret(new_password.as_bytes())?;
         self.change(|change| {
-            let Some(user) = self.same_password(&accepted)? else {
+            let Some(mut user) = self.same_password(&accepted)? else {
                 return Ok(Step::Stop(false));
             };
+            user.value.trusted = accepted.source.into_iter().collect();
             self.put_password(change, user, &hash, AuditAction::PasswordChanged)?;
             Ok(Step::Commit(true))
         })
     }
 
-    /// Sets a password without the old one: for operators. Ends all sessions of the user.
+    /// Sets a password without the old one: for operators. Ends all sessions of the user, forgets the
+    /// sources that it has logged in from, and clears its delays.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Validation`].
@@ -160,7 +171,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let new_password = self.options().password_policy.accept(new_password, &name)?;
         let hash = self.shared.hasher.hash_secret(new_password.as_bytes())?;
         self.change(|change| {
-            let user = self.user_by_id(user_id)?;
+            let mut user = self.user_by_id(user_id)?;
+            // Whoever knew the old password may have made a source trusted, and delays are over.
+            if !planted("auth_trust_survives_reset") {
+                user.value.trusted.clear();
+            }
+            user.value.guess_epoch += 1;
             self.put_password(change, user, &hash, AuditAction::PasswordReset)?;
             Ok(Step::Commit(()))
         })
@@ -191,21 +207,31 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let (user, known) = self.user_or_nobody(name.as_ref())?;
         let decoy = &self.keys()?.decoy;
         let source = self.caller.source.as_deref().map(|source| self.guess_tag("source", "", source)).transpose()?;
-        let charges = self.charges(name.as_ref(), &user, source)?;
+        let charges = self.charges(name.as_ref(), known, &user, source)?;
         let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
         let open = known && !user.public.disabled && wait_ms == 0;
         let hash = if open { &user.password_hash } else { decoy };
-        let right = self.shared.hasher.verify_secret(password.as_bytes(), hash)? && open;
+        let (right, action) = match self.shared.hasher.verify_secret(password.as_bytes(), hash) {
+            Ok(right) => (right && open, AuditAction::PasswordVerified),
+            // An answer of its own would tell that there is such a user.
+            Err(Error::Crypto(_)) if open => {
+                self.shared.counts.uncheckable.fetch_add(1, Ordering::Relaxed);
+                let _as_long = self.shared.hasher.verify_secret(password.as_bytes(), decoy)?;
+                (false, AuditAction::PasswordUncheckable)
+            }
+            Err(error) => return Err(error),
+        };
         if right {
             self.shared.guesses.refund(&charges);
             return Ok(Checked::Accepted(Box::new(Accepted { user, password, source })));
         }
+        let target = if known { user.public.user_id.as_str() } else { "unknown user" };
         if wait_ms > 0 {
+            self.audit_refusal(AuditAction::LoginDelayed, target, target);
             return Ok(Checked::Delayed(wait_ms));
         }
         self.persist_counters(&charges)?;
-        let target = if known { user.public.user_id.as_str() } else { "unknown user" };
-        self.audit_refusal(AuditAction::PasswordVerified, target)?;
+        self.audit_refusal(action, target, target);
         Ok(Checked::Refused)
     }
 
@@ -241,7 +267,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if !self.shared.hasher.needs_rehash(&accepted.user.password_hash) {
             return Ok(None);
         }
-        self.shared.hasher.hash_secret(accepted.password.as_bytes()).map(Some)
+        self.shared.hasher.rehash_secret(accepted.password.as_bytes(), &accepted.user.password_hash).map(Some)
     }
 
     fn note_login(
@@ -269,11 +295,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn charges(
         &self,
         name: Option<&NormalUsername>,
+        known: bool,
         user: &StoredUser,
         source: Option<SourceTag>,
     ) -> Result<Vec<Charge>> {
         let policy = self.options().guess_policy;
-        let name = name.map_or("", NormalUsername::as_str);
+        // A user by id and epoch, an unknown one by name: no name has a space.
+        let unknown = name.filter(|_| !known).map_or("", NormalUsername::as_str);
+        let name = &format!("{} {} {unknown}", user.public.user_id, user.guess_epoch);
         let account = self.guess_tag("account", name, "")?;
         let mut charges = Vec::with_capacity(3);
         match (source, &self.caller.source) {
@@ -305,13 +334,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     fn restore_counter(&self, tag: &SourceTag) -> Result<()> {
-        if self.shared.guesses.knows(tag) {
-            return Ok(());
-        }
         if let Some((stored, counter)) = self.load_counter(tag)?
             && stored == *tag
         {
-            self.shared.guesses.restore(*tag, counter);
+            self.shared.guesses.restore(*tag, counter, self.now_ms());
         }
         Ok(())
     }
@@ -325,34 +351,83 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.load(&layout::guess_slot(slot(tag)), read)?.map(|stored| stored.value))
     }
 
-    /// Writes down counters that grew much, so that a restart does not forget them.
+    /// Writes the counters of a failure down, so that another service on this store, after a restart
+    /// or for the next request, counts on from there.
     fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
-        for (tag, counter) in self.shared.guesses.worth_persisting(charges) {
-            if let Some((other, held)) = self.load_counter(&tag)? {
-                let fresh = self.now_ms().saturating_sub(held.last_ms) < self.options().guess_policy.half_life_ms;
-                if other != tag && fresh && held.failures > counter.failures {
-                    continue; // the slot holds somebody worse
-                }
-            }
-            if self.shared.persists.pass(self.now_ms()).is_none() {
-                return Ok(());
+        let (Some(account), now_ms) = (charges.last(), self.now_ms()) else { return Ok(()) };
+        if planted("auth_counters_in_memory") || self.shared.persists.pass(account.tag, now_ms).is_none() {
+            return Ok(());
+        }
+        let half_life_ms = self.options().guess_policy.half_life_ms;
+        let mut batch = Batch::new();
+        for (tag, counter) in self.shared.guesses.counters(charges) {
+            if let Some((other, held)) = self.load_counter(&tag)?
+                && other != tag
+                && held.last_ms <= now_ms
+                && held.remaining(now_ms, half_life_ms) > counter.failures
+            {
+                continue; // the slot holds somebody worse
             }
             let mut writer = Writer::default();
             writer.raw(&tag).u32(counter.failures).i64(counter.last_ms);
             let key = layout::guess_slot(slot(&tag));
-            self.shared.engine.put(&key, self.keys()?.sealer.seal(&key, &writer.finish()))?;
+            batch.push_put(&key, self.keys()?.sealer.seal(&key, &writer.finish()));
         }
+        // Without requirements a batch cannot be rejected.
+        let _committed = self.shared.engine.commit(batch)?;
         Ok(())
     }
 
-    /// Adds a refusal to the audit trail, if not too many came at once.
-    pub(super) fn audit_refusal(&self, action: AuditAction, target: &str) -> Result<()> {
-        let Some(suppressed) = self.shared.refusals.pass(self.now_ms()) else {
-            return Ok(());
-        };
+    /// Clears the delays of a user after wrong passwords, from whatever source.
+    ///
+    /// The delay of a source that has guessed at many users stays: see
+    /// [`AuthService::clear_source_delays`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn clear_delays(&self, user_id: &str) -> Result<()> {
         self.change(|change| {
-            change.audit_refusal(action, target, suppressed);
+            let mut user = self.user_by_id(user_id)?;
+            user.value.guess_epoch += 1;
+            self.replace_user(change, &user)?;
+            change.audit(AuditAction::DelaysCleared, user_id);
             Ok(Step::Commit(()))
         })
+    }
+
+    /// Clears the delay of a source after wrong passwords at many users, in the store and in this
+    /// service's memory.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] for what can be no source.
+    pub fn clear_source_delays(&self, source: &str) -> Result<()> {
+        check_label(Some(source))?;
+        let tag = self.guess_tag("source", "", source)?;
+        self.shared.guesses.forget(&tag);
+        let key = layout::guess_slot(slot(&tag));
+        self.change(|change| {
+            let stored = self.load(&key, |mut reader| reader.array::<16>())?;
+            if let Some(stored) = stored.filter(|stored| stored.value == tag) {
+                change.remove(&key, stored.version);
+            }
+            change.audit(AuditAction::DelaysCleared, source);
+            Ok(Step::Commit(()))
+        })
+    }
+
+    /// Adds a refusal to the audit trail, unless too many of this kind came at once to the same
+    /// principal `who`. What gets no entry is counted: in the next entry of its kind, and in
+    /// [`super::AuthStats::refusals_suppressed`]. A refusal stands whether its entry can be written or not.
+    pub(super) fn audit_refusal(&self, action: AuditAction, who: &str, target: &str) {
+        let written = self.shared.refusals.pass((action, who.to_owned()), self.now_ms()).is_some_and(|suppressed| {
+            let outcome = self.change(|change| {
+                change.audit_refusal(action, target, suppressed);
+                Ok(Step::Commit(()))
+            });
+            outcome.is_ok()
+        });
+        if !written {
+            self.shared.counts.refusals_suppressed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

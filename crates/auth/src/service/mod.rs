@@ -30,22 +30,17 @@ pub use maintenance::{Purged, Rotation};
 pub use permissions::Principal;
 pub use users::MAX_PAGE;
 
-use crate::audit::{Actor, AuditEntry};
+use crate::audit::{Actor, AuditAction, AuditEntry};
 use crate::crypto::{AesGcmEncryptor, Argon2SecretHasher, EnvelopeEncryptor, SecretHasher};
 use crate::error::Result;
 use crate::guess::{GuessTable, Limiter};
 use crate::options::AuthOptions;
-use crate::record::check_label;
+use crate::record::{SourceTag, check_label};
 use crate::seam::Timestamp;
 use crate::verified::VerifiedCache;
 #[cfg(fuzzing)]
 pub(crate) use store_keys::Meta;
 use store_keys::StoreKeys;
-
-/// How many audited refusals pass at once; then one per second.
-const REFUSAL_BURST: i64 = 64;
-/// How many counters are persisted at once; then one per second.
-const PERSIST_BURST: i64 = 64;
 
 /// Authentication and authorisation on an engine.
 ///
@@ -76,8 +71,10 @@ struct Shared<E, H, C> {
     options: AuthOptions,
     keys: OnceLock<StoreKeys>,
     guesses: GuessTable,
-    refusals: Limiter,
-    persists: Limiter,
+    /// Entries of refusals in the trail: by what was refused, and to whom.
+    refusals: Limiter<(AuditAction, String)>,
+    /// Writes of counters of wrong passwords: by account.
+    persists: Limiter<SourceTag>,
     counts: Counts,
 }
 
@@ -93,6 +90,12 @@ pub struct AuthStats {
     pub api_keys_verified_cold: u64,
     /// Panics of the listener that were contained.
     pub listener_panics: u64,
+    /// Refusals without an entry of their own in the audit trail: too many came at once, or the
+    /// entry could not be written.
+    pub refusals_suppressed: u64,
+    /// Passwords that could not be checked, because their hash is broken or its pepper missing. They
+    /// were refused as wrong ones are.
+    pub passwords_uncheckable: u64,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +104,8 @@ struct Counts {
     commit_retries: AtomicU64,
     cold: AtomicU64,
     listener_panics: AtomicU64,
+    refusals_suppressed: AtomicU64,
+    uncheckable: AtomicU64,
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
@@ -126,8 +131,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             hasher,
             crypto,
             guesses: GuessTable::new(options.guess_policy.half_life_ms),
-            refusals: Limiter::new(REFUSAL_BURST, now_ms),
-            persists: Limiter::new(PERSIST_BURST, now_ms),
+            refusals: Limiter::new(now_ms),
+            persists: Limiter::new(now_ms),
             counts: Counts::default(),
             keys: OnceLock::new(),
             options,
@@ -188,6 +193,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             commit_retries: counts.commit_retries.load(Ordering::Relaxed),
             api_keys_verified_cold: counts.cold.load(Ordering::Relaxed),
             listener_panics: counts.listener_panics.load(Ordering::Relaxed),
+            refusals_suppressed: counts.refusals_suppressed.load(Ordering::Relaxed),
+            passwords_uncheckable: counts.uncheckable.load(Ordering::Relaxed),
         }
     }
 

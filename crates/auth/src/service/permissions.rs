@@ -5,7 +5,7 @@
 //! one look-up of that record; if its version is another, everything is read anew.
 
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use hightower_engine::KvEngine;
@@ -25,6 +25,9 @@ use crate::permission::{Action, Grant, KeyRange, PermissionSet, check_grants, pr
 use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
 use crate::seam::Timestamp;
 use crate::token::{API_KEY_PREFIX, parse_session};
+
+/// What an API key may do changes only with the generation.
+const ALWAYS: Range<Timestamp> = Timestamp::MIN..Timestamp::MAX;
 
 /// Somebody who has authenticated. Made by [`AuthService::authenticate`] only.
 pub struct Principal {
@@ -46,13 +49,17 @@ pub(crate) struct Access {
     pub(crate) generation: u64,
     alive: bool,
     expires_at_ms: Option<Timestamp>,
+    /// When it may be used without another look at the credential: use through it must keep a session
+    /// alive, and what else keeps the session alive counts too.
+    fresh: Range<Timestamp>,
     owner: PermissionSet,
     limit: Option<PermissionSet>,
 }
 
 impl Access {
     fn none(generation: u64) -> Self {
-        Self { generation, alive: false, expires_at_ms: None, owner: PermissionSet::default(), limit: None }
+        let (fresh, owner) = (ALWAYS, PermissionSet::default());
+        Self { generation, alive: false, expires_at_ms: None, fresh, owner, limit: None }
     }
 
     /// Whether every key of `range` outside the service's own prefix may be acted on.
@@ -141,7 +148,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// What a principal may do now.
     pub(crate) fn access_of(&self, principal: &Principal) -> Result<Arc<Access>> {
         let access = Arc::clone(&principal.access.read());
-        if access.generation == self.generation()? {
+        if access.generation == self.generation()? && access.fresh.contains(&self.now_ms()) {
             return Ok(access);
         }
         let access = Arc::new(self.resolve(&principal.credential)?);
@@ -163,7 +170,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Reads the generation first: a change behind it makes the next check read again.
     fn resolve(&self, credential: &Credential) -> Result<Access> {
         let generation = self.generation()?;
-        let (user_id, expires_at_ms, limit) = match credential {
+        let (user_id, expires_at_ms, fresh, limit) = match credential {
             Credential::ApiKey(id, secret_mac) => {
                 let Some(key) = self.load_api_key(id.as_bytes())?.map(|key| key.value) else {
                     return Ok(Access::none(generation));
@@ -171,20 +178,28 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 if !key.has_secret(secret_mac) && !planted("auth_secret_unbound") {
                     return Ok(Access::none(generation));
                 }
-                (key.public.owner_id.clone(), key.expiry_of(secret_mac), self.limit_of(&key.public.access)?)
+                let limit = self.limit_of(&key.public.access)?;
+                (key.public.owner_id.clone(), key.expiry_of(secret_mac), ALWAYS, limit)
             }
-            Credential::Session(token_hash) => match self.load_session(token_hash)? {
-                Some(session) if self.session_is_alive(&session.value)? => {
-                    (session.value.public.user_id, Some(session.value.public.expires_at_ms), None)
-                }
-                _ => return Ok(Access::none(generation)),
-            },
+            Credential::Session(token_hash) => {
+                let Some(session) = self.live_session(token_hash)? else {
+                    return Ok(Access::none(generation));
+                };
+                let expires_at_ms = session.idle_expires_at_ms.min(session.expires_at_ms);
+                let touched_again_at_ms = session.last_seen_ms.saturating_add(self.options().last_used_interval_ms);
+                let fresh = self.now_ms()..touched_again_at_ms.min(expires_at_ms);
+                let (expires_at_ms, fresh) = match planted("auth_idle_ignored_by_views") {
+                    true => (session.expires_at_ms, ALWAYS),
+                    false => (expires_at_ms, fresh),
+                };
+                (session.user_id, Some(expires_at_ms), fresh, None)
+            }
         };
         let Some(user) = self.load_user(user_id.as_bytes())? else {
             return Ok(Access::none(generation));
         };
         let owner = PermissionSet::new(&self.grants_of(&user.value.public.roles)?);
-        Ok(Access { generation, alive: !user.value.public.disabled, expires_at_ms, owner, limit })
+        Ok(Access { generation, alive: !user.value.public.disabled, expires_at_ms, fresh, owner, limit })
     }
 
     fn limit_of(&self, access: &ApiKeyAccess) -> Result<Option<PermissionSet>> {
@@ -270,7 +285,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Notes in the audit trail that a principal was refused.
-    pub(crate) fn audit_denial(&self, principal: &Principal, what: &str) -> Result<()> {
-        self.acting_as(principal.actor()).audit_refusal(AuditAction::AccessDenied, what)
+    pub(crate) fn audit_denial(&self, principal: &Principal, what: &str) {
+        let who = match &principal.credential {
+            Credential::ApiKey(id, _) => id.as_str(),
+            Credential::Session(_) => principal.user_id.as_str(),
+        };
+        self.acting_as(principal.actor()).audit_refusal(AuditAction::AccessDenied, who, what);
     }
 }

@@ -36,16 +36,28 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Ok(None);
         };
         let token_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
-        let Some(session) = self.load_session(&token_hash)? else {
-            return Ok(None);
-        };
-        if !self.session_is_alive(&session.value)? {
-            return Ok(None);
+        match self.live_session(&token_hash)? {
+            Some(session) => Ok(Some(session)),
+            None => {
+                let session = self.load_session(&token_hash)?.map(|session| session.value.public.session_id);
+                let target = session.as_ref().map_or("unknown session", |id| id.as_str());
+                self.audit_refusal(AuditAction::SessionRefused, target, target);
+                Ok(None)
+            }
         }
-        self.touch_session(&token_hash, session).map(Some)
     }
 
-    pub(super) fn session_is_alive(&self, session: &StoredSession) -> Result<bool> {
+    /// The session with this hash of its token, if it is alive: this is a use of it.
+    pub(super) fn live_session(&self, token_hash: &[u8]) -> Result<Option<SessionRecord>> {
+        match self.load_session(token_hash)? {
+            Some(session) if self.session_is_alive(&session.value)? => {
+                self.touch_session(token_hash, session).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn session_is_alive(&self, session: &StoredSession) -> Result<bool> {
         let user = self.load_user(session.public.user_id.as_bytes())?;
         let now_ms = self.now_ms();
         Ok(user.is_some_and(|user| !user.value.public.disabled && !session.is_over(now_ms, user.value.epoch)))
@@ -53,7 +65,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     fn touch_session(&self, token_hash: &[u8], session: Loaded<StoredSession>) -> Result<SessionRecord> {
         let (mut next, now_ms) = (session.value.clone(), self.now_ms());
-        if now_ms.saturating_sub(next.public.last_seen_ms) < self.options().last_used_interval_ms {
+        // A last use in the future is from before the clock was set back.
+        if (0..self.options().last_used_interval_ms).contains(&now_ms.saturating_sub(next.public.last_seen_ms)) {
             return Ok(next.public);
         }
         next.public.last_seen_ms = now_ms;

@@ -6,6 +6,7 @@ use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 use zeroize::Zeroizing;
 
 use super::AuthService;
+use crate::audit::{AuditAction, AuditEntry, AuditOutcome, Head, chain_hash};
 use crate::codec::{Reader, Writer};
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MacKey, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
@@ -107,9 +108,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let blob = self.shared.crypto.seal(root.as_slice(), &root_identity(&store_id))?;
         let meta = Meta { store_id, root: blob };
         let keys = self.derive_keys(root.as_slice(), store_id)?;
-        let batch = self.first_records(&keys, &meta)?;
+        let (batch, entry) = self.first_records(&keys, &meta)?;
         match self.shared.engine.commit(batch)? {
-            BatchOutcome::Committed { .. } => Ok(meta),
+            BatchOutcome::Committed { .. } => {
+                self.tell_listener(&[entry]);
+                Ok(meta)
+            }
             BatchOutcome::Rejected { .. } => match self.load_meta()? {
                 Some(meta) => Ok(meta),
                 None => Err(Error::Crypto("the service's key record is missing although other records are there")),
@@ -117,7 +121,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn first_records(&self, keys: &StoreKeys, meta: &Meta) -> Result<Batch> {
+    fn first_records(&self, keys: &StoreKeys, meta: &Meta) -> Result<(Batch, AuditEntry)> {
         let nobody = StoredUser {
             public: UserRecord {
                 user_id: UserId::from_bytes(NOBODY),
@@ -131,22 +135,37 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             },
             normal_name: String::new(),
             epoch: 0,
+            guess_epoch: 0,
             password_hash: keys.decoy.clone(),
             trusted: Vec::new(),
         };
+        let entry = AuditEntry {
+            seq: 0,
+            at_ms: self.now_ms(),
+            actor: self.caller.actor.clone(),
+            action: AuditAction::StoreInitialised,
+            target: "store".into(),
+            user_id: None,
+            source: self.caller.source.clone(),
+            outcome: AuditOutcome::Done,
+            suppressed: 0,
+        };
+        let entry_body = entry.encode(&Head::EMPTY.last)?;
+        let head = Head { next_seq: 1, last: chain_hash(&keys.audit, &entry_body), ..Head::EMPTY };
         let mut batch = Batch::new();
         let records = [
             (layout::META.to_vec(), meta.encode()?),
             sealed(keys, layout::user(&NOBODY), &nobody.encode()?),
             sealed(keys, layout::name(""), &NOBODY),
             sealed(keys, layout::GENERATION.to_vec(), &[]),
-            sealed(keys, layout::AUDIT_HEAD.to_vec(), &crate::audit::Head::EMPTY.encode()),
+            sealed(keys, layout::audit(0), &entry_body),
+            sealed(keys, layout::AUDIT_HEAD.to_vec(), &head.encode()),
         ];
         for (key, value) in records {
             batch.push_require(&key, Expect::Absent);
             batch.push_put(&key, value);
         }
-        Ok(batch)
+        Ok((batch, entry))
     }
 }
 

@@ -62,8 +62,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             password_changed_at_ms: now_ms,
             last_login_ms: None,
         };
-        let mut user =
-            StoredUser { public, normal_name: name.as_str().to_owned(), epoch: 0, password_hash, trusted: Vec::new() };
+        let mut user = StoredUser {
+            public,
+            normal_name: name.as_str().to_owned(),
+            epoch: 0,
+            guess_epoch: 0,
+            password_hash,
+            trusted: Vec::new(),
+        };
         self.change(|change| {
             if self.load_name(&user.normal_name)?.is_some() {
                 return Err(Error::Conflict("the username is taken"));

@@ -181,6 +181,10 @@ impl HandClock {
         Arc::new(Self(AtomicI64::new(1_800_000_000_000)))
     }
 
+    pub fn set_back_ms(&self, ms: i64) {
+        self.0.fetch_sub(ms, Ordering::SeqCst);
+    }
+
     pub fn advance_ms(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }

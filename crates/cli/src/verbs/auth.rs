@@ -89,7 +89,7 @@ enum Noun {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        let context = Context { session, options: &self.options };
+        let context = Context { session, options: &self.options, checks_anchor: true };
         match &self.noun {
             Noun::User(verb) => verb.run(&context),
             Noun::Password(verb) => verb.run(&context),

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use hightower_kv::auth::{
-    Actor, AuditAction, AuditCheckpoint, AuditEntry, AuditFilter, AuditOutcome, AuditVerdict, Clock, MAX_AUDIT_PAGE,
-    SystemClock, UserId,
+    Actor, AuditAction, AuditEntry, AuditFilter, AuditOutcome, AuditVerdict, Clock, MAX_AUDIT_PAGE, SystemClock, UserId,
 };
 use serde::Serialize;
 
@@ -14,6 +13,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::units::{count, date_time, parse_duration, parse_some};
+use crate::verbs::auth::secret::confirm;
 use crate::verbs::auth::service::{Auth, Context, user};
 use crate::verbs::auth::view::{self, View};
 
@@ -21,8 +21,8 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   htkvctl auth audit list --last 20
   htkvctl auth audit verify                  exit code 1 if an entry was changed, removed or put in
-  htkvctl auth audit checkpoint              keep what it prints outside the store ...
-  htkvctl auth audit verify --since 42:...   the same, and a store that was put back is found out";
+  htkvctl auth audit anchor                  keep what it prints outside the store ...
+  htkvctl auth audit verify --anchor \"$OLD\"   ... and a trail that was put back is found out";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -59,27 +59,30 @@ Each line has seq, at_ms, actor, action, target, user_id, source, outcome and su
     /// Whether every entry is there, unchanged and in its place
     #[command(after_help = "Examples:
   htkvctl auth audit verify
-  htkvctl auth audit verify --since 42:9f86d081...    42:... is an earlier checkpoint
+  htkvctl auth audit verify --anchor \"$(tail -n 1 /mnt/elsewhere/anchors)\"
 
-Prints the checkpoint of the trail's end. Exit code 1 if the trail is broken.")]
-    Verify {
-        /// Also that the trail goes on from this checkpoint
-        #[arg(long, value_name = "CHECKPOINT")]
-        since: Option<AuditCheckpoint>,
-    },
-    /// Print the checkpoint of the trail's end, to keep outside the store
+With --anchor also that the trail goes on from there. Without one, a trail that was put back whole to an earlier state, or \
+wiped and begun anew, does not show. Prints the anchor of the trail's end. Exit code 1 if the trail is broken, or was \
+pruned past the anchor, so that nothing can be said.")]
+    Verify,
+    /// Print what to keep outside the store: the anchor of the trail's end
     #[command(after_help = "Example:
-  htkvctl auth audit checkpoint >> /mnt/elsewhere/checkpoints")]
-    Checkpoint,
+  htkvctl auth audit anchor >> /mnt/elsewhere/anchors
+
+Every verb of `auth` that uses the store takes it with --anchor, and refuses a trail that does not go on from it.")]
+    Anchor,
     /// Remove old entries; what stays can still be verified
     #[command(after_help = "Example:
   htkvctl auth audit prune --before 1000
 
-The removal is itself an entry of the trail. A broken trail is not pruned.")]
+The removal is itself an entry of the trail. A broken trail is not pruned. Asks first on a terminal.")]
     Prune {
         /// Entries before this number go
         #[arg(long, value_name = "SEQ")]
         before: u64,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -183,13 +186,14 @@ impl View for Entry {
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 enum Verdict {
-    Intact { entries: u64, checkpoint: String },
+    Intact { entries: u64, anchor: String },
+    PrunedPast { first_seq: u64 },
     Broken { seq: u64, problem: &'static str },
 }
 
 #[derive(Serialize)]
-struct Checkpoint {
-    checkpoint: String,
+struct Anchor {
+    anchor: String,
 }
 
 #[derive(Serialize)]
@@ -210,13 +214,14 @@ impl Verb {
                 context.read(|auth| Ok(auth.export_audit(&filter.filter(auth)?, &mut screen.records())?))?;
                 Ok(Exit::Done)
             }
-            Self::Verify { since } => verify(context, since.as_ref()),
-            Self::Checkpoint => {
-                let checkpoint = context.read(|auth| Ok(auth.audit_checkpoint()?))?.to_string();
-                screen.answer(&Checkpoint { checkpoint: checkpoint.clone() }, || checkpoint)?;
+            Self::Verify => verify(context),
+            Self::Anchor => {
+                let anchor = context.read(|auth| Ok(auth.audit_anchor()?))?.to_string();
+                screen.answer(&Anchor { anchor: anchor.clone() }, || anchor)?;
                 Ok(Exit::Done)
             }
-            Self::Prune { before } => {
+            Self::Prune { before, yes } => {
+                confirm(*yes, &format!("remove the entries before {before} for ever"))?;
                 let removed = context.change(|auth| {
                     let _bar = Progress::spinner(screen, "removing entries");
                     prune(auth, *before)
@@ -237,9 +242,7 @@ fn list(
 ) -> Result<VecDeque<AuditEntry>, Failure> {
     let mut seq = match last {
         // Without a filter the last entries are where they are.
-        Some(last) if *filter == AuditFilter::default() => {
-            auth.audit_checkpoint()?.next_seq.saturating_sub(last as u64)
-        }
+        Some(last) if *filter == AuditFilter::default() => auth.audit_anchor()?.next_seq.saturating_sub(last as u64),
         _ => from,
     };
     let mut entries = VecDeque::new();
@@ -262,18 +265,31 @@ fn entries_text(entries: u64) -> String {
     if entries == 1 { "1 entry".into() } else { format!("{} entries", count(entries)) }
 }
 
-fn verify(context: &Context<'_>, since: Option<&AuditCheckpoint>) -> Result<Exit, Failure> {
+fn verify(context: &Context<'_>) -> Result<Exit, Failure> {
     let screen = context.session.screen;
+    let since = context.options.anchor.as_ref();
+    let context = &Context { checks_anchor: false, ..*context };
     let verdict = context.read(|auth| {
         let _bar = Progress::spinner(screen, "verifying the trail");
         Ok(auth.verify_audit(since)?)
     })?;
     match verdict {
-        AuditVerdict::Intact { entries, checkpoint } => {
-            let checkpoint = checkpoint.to_string();
-            let answer = Verdict::Intact { entries, checkpoint: checkpoint.clone() };
-            screen.answer(&answer, || format!("the trail is whole: {}\n{checkpoint}", entries_text(entries)))?;
+        AuditVerdict::Intact { entries, anchor } => {
+            let anchor = anchor.to_string();
+            let answer = Verdict::Intact { entries, anchor: anchor.clone() };
+            screen.answer(&answer, || format!("the trail is whole: {}\n{anchor}", entries_text(entries)))?;
+            if since.is_none() {
+                screen.note(
+                    "without --anchor a trail that was put back to an earlier state, or begun anew, does not show",
+                );
+            }
             Ok(Exit::Done)
+        }
+        AuditVerdict::PrunedPast { first_seq } => {
+            screen.answer(&Verdict::PrunedPast { first_seq }, || {
+                format!("the trail was pruned past the anchor: it begins at entry {first_seq}, nothing can be said")
+            })?;
+            Ok(Exit::Negative)
         }
         AuditVerdict::Broken { seq, problem } => {
             screen.answer(&Verdict::Broken { seq, problem }, || {
@@ -286,7 +302,7 @@ fn verify(context: &Context<'_>, since: Option<&AuditCheckpoint>) -> Result<Exit
 
 fn prune(auth: &Auth, before: u64) -> Result<u64, Failure> {
     // Each call adds an entry of its own, which stays: otherwise there would be no end.
-    let before = before.min(auth.audit_checkpoint()?.next_seq);
+    let before = before.min(auth.audit_anchor()?.next_seq);
     let mut removed = 0;
     loop {
         interrupt::check()?;

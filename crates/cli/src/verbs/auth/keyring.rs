@@ -20,8 +20,8 @@ To rotate the master key:
   htkvctl auth keyring generate              adds a key to the file; it wraps all that is new
   htkvctl auth keyring rotate                wraps everything else with it; data stays as it is
   htkvctl auth keyring list                  the old key wraps nothing any more
-  htkvctl auth keyring remove 1              it stays in the file as retired; `restore 1` takes it back
-  htkvctl auth keyring prune                 once no backup and no other store needs it: gone for ever
+  htkvctl auth keyring remove 1              the file keeps it as retired; see `restore`
+  htkvctl auth keyring prune                 when no backup and no other store needs it
 
 Without a master key nothing of the service can be read again: keep a copy of the file, apart from the store and its \
 backups. Programs that have the store open must get the new keys before `rotate` runs.";

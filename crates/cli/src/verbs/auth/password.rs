@@ -8,7 +8,7 @@ use crate::failure::{Exit, Failure};
 use crate::screen::Screen;
 use crate::units;
 use crate::verbs::auth::secret::{ask, ask_new};
-use crate::verbs::auth::service::{Context, user};
+use crate::verbs::auth::service::{Context, unless_uncheckable, user};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -74,6 +74,7 @@ fn change(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let (user, changed) = context.change(|auth| {
         let user = user(auth, name)?;
         let changed = auth.change_password(&user.username, &old, &new)?;
+        unless_uncheckable(auth)?;
         Ok((user, changed))
     })?;
     if changed { tell_changed(context.session.screen, &user) } else { tell_refused(context.session.screen, None) }
@@ -100,7 +101,9 @@ fn verify(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let check = context.change(|auth| {
         // An unknown name goes through too, so that it is answered as a wrong password is.
         let name = user(auth, name).map_or_else(|_| name.to_owned(), |user| user.username);
-        Ok(auth.check_password(&name, &password)?)
+        let check = auth.check_password(&name, &password)?;
+        unless_uncheckable(auth)?;
+        Ok(check)
     })?;
     let screen = context.session.screen;
     match check {

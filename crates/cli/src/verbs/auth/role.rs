@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::verbs::auth::grant::GrantText;
+use crate::verbs::auth::secret::confirm;
 use crate::verbs::auth::service::{Auth, Context, user};
 use crate::verbs::auth::view;
 
@@ -56,10 +57,13 @@ Examples:
     #[command(after_help = "Example:
   htkvctl auth role remove operator
 
-Exit code 1 if there is no such role.")]
+Exit code 1 if there is no such role. Asks first on a terminal.")]
     Remove {
         /// The name
         role: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Give a user roles, besides those it has
     #[command(after_help = "Example:
@@ -102,7 +106,10 @@ impl Verb {
                 view::many(screen, &views, "there are no roles")
             }
             Self::Show { role } => view::one(screen, &view::Role::from(&context.read(|auth| find(auth, role))?)),
-            Self::Remove { role } => remove(context, role),
+            Self::Remove { role, yes } => {
+                confirm(*yes, &format!("remove the role {role} from all who have it"))?;
+                remove(context, role)
+            }
             Self::Grant { user, roles } => change(context, user, roles, &[]),
             Self::Revoke { user, roles } => change(context, user, &[], roles),
         }

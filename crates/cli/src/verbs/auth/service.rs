@@ -7,7 +7,8 @@ use std::sync::Arc;
 use hightower_kv::SingleNodeEngine;
 use hightower_kv::auth::crypto::{KeyEnvironment, KeyFile, MasterKeyId};
 use hightower_kv::auth::{
-    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthService, Error, KeyProvider, KeyRing, Pepper, UserRecord,
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditAnchor, AuditVerdict, AuthService, Error, KeyProvider,
+    KeyRing, Pepper, UserRecord,
 };
 
 use crate::failure::Failure;
@@ -39,7 +40,11 @@ pub(super) struct Options {
 
     /// Where the request comes from, for the audit trail and the delays after wrong passwords
     #[arg(long, global = true, value_name = "ADDRESS")]
-    source: Option<String>,
+    pub(super) source: Option<String>,
+
+    /// An earlier end of the audit trail, as `auth audit anchor` printed it: the trail must go on from it, else nothing is done
+    #[arg(long, global = true, value_name = "ANCHOR", env = "HTKV_AUDIT_ANCHOR", hide_env_values = true)]
+    pub(super) anchor: Option<AuditAnchor>,
 }
 
 impl Options {
@@ -109,6 +114,8 @@ pub(super) type Auth = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, Ae
 pub(super) struct Context<'a> {
     pub(super) session: &'a Session,
     pub(super) options: &'a Options,
+    /// Whether the trail is held against the anchor before anything is done.
+    pub(super) checks_anchor: bool,
 }
 
 impl Context<'_> {
@@ -127,12 +134,27 @@ impl Context<'_> {
     /// Runs `work`, which may make the first record, and the store.
     pub(super) fn create<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
         let secrets = self.options.secrets()?;
-        self.session.writer()?.finish(|store| work(&self.service(store, secrets)?))
+        self.session.writer()?.finish(|store| work(&self.anchored(self.service(store, secrets)?)?))
     }
 
     fn begun(&self, store: &Store, secrets: Secrets) -> Result<Auth, Failure> {
         let auth = self.service(store, secrets)?;
-        if auth.is_initialised()? { Ok(auth) } else { Err(Error::NotFound(NO_RECORDS).into()) }
+        if auth.is_initialised()? { self.anchored(auth) } else { Err(Error::NotFound(NO_RECORDS).into()) }
+    }
+
+    /// The service, if its audit trail goes on from the anchor that was given.
+    fn anchored(&self, auth: Auth) -> Result<Auth, Failure> {
+        let Some(anchor) = self.options.anchor.as_ref().filter(|_| self.checks_anchor) else { return Ok(auth) };
+        match auth.verify_audit(Some(anchor))? {
+            AuditVerdict::Intact { .. } => Ok(auth),
+            AuditVerdict::PrunedPast { .. } => {
+                Err(Error::Conflict("the audit trail was pruned past the anchor: it cannot be held against it").into())
+            }
+            AuditVerdict::Broken { problem, .. } => {
+                self.session.screen.note(problem);
+                Err(Error::Conflict("the audit trail does not go on from the anchor: nothing was done").into())
+            }
+        }
     }
 
     fn service(&self, store: &Store, Secrets { hasher, ring }: Secrets) -> Result<Auth, Failure> {
@@ -141,6 +163,14 @@ impl Context<'_> {
             Some(source) => Ok(auth.from_source(source)?),
             None => Ok(auth),
         }
+    }
+}
+
+/// Says that a password could not be checked, which the service answers as a wrong one.
+pub(super) fn unless_uncheckable(auth: &Auth) -> Result<(), Failure> {
+    match auth.stats().passwords_uncheckable {
+        0 => Ok(()),
+        _ => Err(Error::Crypto("the pepper of this password hash is not configured: --pepper-file names it").into()),
     }
 }
 

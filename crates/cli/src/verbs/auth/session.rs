@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::failure::{Exit, Failure};
 use crate::verbs::auth::password::tell_refused;
 use crate::verbs::auth::secret::ask;
-use crate::verbs::auth::service::{Context, user};
+use crate::verbs::auth::service::{Context, unless_uncheckable, user};
 use crate::verbs::auth::view;
 
 pub(super) const EXAMPLES: &str = "\
@@ -88,7 +88,9 @@ fn create(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let password = ask("password")?;
     let login = context.change(|auth| {
         let name = user(auth, name).map_or_else(|_| name.to_owned(), |user| user.username);
-        Ok(auth.login(&name, &password)?)
+        let login = auth.login(&name, &password)?;
+        unless_uncheckable(auth)?;
+        Ok(login)
     })?;
     let screen = context.session.screen;
     match login {

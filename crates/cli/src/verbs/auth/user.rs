@@ -14,7 +14,7 @@ use crate::notation::show;
 use crate::records::Bytes;
 use crate::screen::Screen;
 use crate::units::parse_some;
-use crate::verbs::auth::secret::ask_new;
+use crate::verbs::auth::secret::{ask_new, confirm};
 use crate::verbs::auth::service::{Context, user};
 use crate::verbs::auth::view;
 
@@ -90,14 +90,27 @@ All sessions end, and no API key of the user works, until `auth user enable`.")]
         /// The name or id
         user: String,
     },
+    /// Let a user try again at once, after a delay for wrong passwords
+    #[command(after_help = "Examples:
+  htkvctl auth user unlock alice
+  htkvctl auth user unlock alice --source 192.0.2.7     also what this source has guessed at others
+
+A delay ends by itself, after 15 minutes at most. `auth password reset` clears it too.")]
+    Unlock {
+        /// The name or id
+        user: String,
+    },
     /// Delete a user with all sessions and API keys
     #[command(after_help = "Example:
   htkvctl auth user delete alice
 
-In one commit: all of it or nothing. The name is free again; the id is never given to another.")]
+In one commit: all of it or nothing. The name is free again; the id is never given to another. Asks first on a terminal.")]
     Delete {
         /// The name or id
         user: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Print, set or remove a user's encrypted metadata
     #[command(after_help = "Examples:
@@ -153,7 +166,16 @@ impl Verb {
                 let done = context.change(|auth| Ok(auth.disable_user(&user(auth, name)?.user_id)?))?;
                 tell(screen, &done, "disabled")
             }
-            Self::Delete { user: name } => delete(context, name),
+            Self::Unlock { user: name } => {
+                let done = context.change(|auth| {
+                    let user = user(auth, name)?;
+                    auth.clear_delays(&user.user_id)?;
+                    context.options.source.as_deref().map_or(Ok(()), |source| auth.clear_source_delays(source))?;
+                    Ok(user)
+                })?;
+                tell(screen, &done, "unlocked")
+            }
+            Self::Delete { user: name, yes } => delete(context, name, *yes),
             Self::Metadata { user: name, set, clear, raw } => match (set, clear) {
                 (Some(file), _) => set_metadata(context, name, Some(file)),
                 (None, true) => set_metadata(context, name, None),
@@ -197,7 +219,8 @@ fn list(context: &Context<'_>, limit: usize, after: Option<UserId>) -> Result<Ex
     )
 }
 
-fn delete(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
+fn delete(context: &Context<'_>, name: &str, yes: bool) -> Result<Exit, Failure> {
+    confirm(yes, &format!("delete {} with all sessions and API keys", show(name.as_bytes())))?;
     let user = context.change(|auth| {
         let user = user(auth, name)?;
         match auth.delete_user(&user.user_id)? {

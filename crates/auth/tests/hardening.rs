@@ -1,0 +1,233 @@
+//! What a hostile user, a clock, a full trail or a careless operator can do to the service's promises.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
+use std::sync::Arc;
+
+use hightower_auth::{
+    Action, AesGcmEncryptor, Argon2SecretHasher, AuditAction, AuditOutcome, AuthOptions, AuthService, AuthorizedEngine,
+    ErrorKind, Grant, GuessPolicy, KeyRange, Login, PasswordCheck, Pepper, Token,
+};
+use hightower_engine::{ErrorKind as EngineKind, KvEngine};
+use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on};
+
+mod support;
+
+const MINUTE_MS: i64 = 60_000;
+const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
+
+fn login(auth: &Service, username: &str, password: &str) -> Token {
+    match auth.login(username, password).unwrap() {
+        Login::Accepted { token, .. } => token,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A user who may do everything to everything.
+fn mighty(auth: &Service, name: &str) -> String {
+    let user = auth.create_user(name, PASSWORD).unwrap();
+    auth.set_role("all", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]).unwrap();
+    auth.set_user_roles(&user.user_id, &["all".into()]).unwrap();
+    user.user_id.to_string()
+}
+
+fn view(auth: &Service, token: &str) -> AuthorizedEngine<Arc<MemEngine>, Argon2SecretHasher, Arc<AesGcmEncryptor>> {
+    AuthorizedEngine::new(auth, auth.authenticate(token).unwrap().unwrap())
+}
+
+fn refusals(auth: &Service, action: AuditAction) -> usize {
+    let entries = auth.audit_entries(0, 1000).unwrap();
+    entries.iter().filter(|entry| entry.action == action && entry.outcome == AuditOutcome::Refused).count()
+}
+
+/// A tool call or a service for each request: the counters of the one before count.
+#[test]
+fn a_service_for_each_guess_is_delayed_as_one_for_all() {
+    let (engine, clock, auth) = service();
+    auth.create_user("alice", PASSWORD).unwrap();
+    for source in [None, Some("192.0.2.7")] {
+        let checked = (0..100).filter(|_| {
+            let fresh = service_on(Arc::clone(&engine), &clock);
+            let fresh = source.map_or(fresh.clone(), |source| fresh.from_source(source).unwrap());
+            fresh.check_password("alice", OTHER).unwrap() == PasswordCheck::Refused
+        });
+        assert_eq!(checked.count(), 5, "{source:?}");
+        clock.advance_ms(24 * 60 * MINUTE_MS);
+    }
+}
+
+#[test]
+fn delays_end_in_time_whatever_the_clock_does_and_at_once_after_a_reset() {
+    let (engine, clock, auth) = service();
+    let user = auth.create_user("alice", PASSWORD).unwrap();
+    let fail = |auth: &Service| (0..9).for_each(|_| assert!(!auth.verify_password("alice", OTHER).unwrap()));
+    let away = auth.from_source("away").unwrap();
+    let delayed = |auth: &Service| match auth.check_password("alice", OTHER).unwrap() {
+        PasswordCheck::Delayed { retry_after_ms } => retry_after_ms,
+        _ => 0,
+    };
+    // Guesses while the clock was a year ahead; after a restart too.
+    fail(&away);
+    clock.set_back_ms(YEAR_MS);
+    let restarted = service_on(Arc::clone(&engine), &clock).from_source("away").unwrap();
+    for service in [&away, &restarted] {
+        let wait_ms = delayed(service);
+        assert!(wait_ms > 0 && wait_ms <= 15 * MINUTE_MS, "{wait_ms}");
+    }
+    clock.advance_ms(15 * MINUTE_MS);
+    assert!(away.verify_password("alice", PASSWORD).unwrap() && restarted.verify_password("alice", PASSWORD).unwrap());
+
+    // An operator's reset, and the verb that only unlocks.
+    fail(&away);
+    assert!(delayed(&away) > 0);
+    auth.reset_password(&user.user_id, PASSWORD).unwrap();
+    assert!(away.verify_password("alice", PASSWORD).unwrap());
+    fail(&away);
+    assert!(delayed(&away) > 0);
+    auth.clear_delays(&user.user_id).unwrap();
+    assert!(away.verify_password("alice", PASSWORD).unwrap());
+    assert_eq!(auth.clear_delays("usr_x").unwrap_err().kind(), ErrorKind::NotFound);
+
+    // A source that has guessed at many.
+    let spray = auth.from_source("spray").unwrap();
+    (0..25).for_each(|n| assert!(!spray.verify_password(&format!("user{n}"), OTHER).unwrap()));
+    assert!(delayed(&spray) > 0);
+    auth.clear_source_delays("spray").unwrap();
+    assert!(spray.verify_password("alice", PASSWORD).unwrap());
+    assert!(service_on(engine, &clock).from_source("spray").unwrap().verify_password("alice", PASSWORD).unwrap());
+}
+
+/// A view keeps its session alive by use, and ends with it.
+#[test]
+fn idle_expiry_holds_for_views_and_use_through_them_counts() {
+    let (engine, clock, auth) = service();
+    mighty(&auth, "alice");
+    let token = login(&auth, "alice", PASSWORD);
+    let (used, idle) = (view(&auth, &token), view(&auth, &login(&auth, "alice", PASSWORD)));
+    let writes = engine.writes();
+    used.get(b"k").unwrap();
+    assert_eq!(engine.writes(), writes, "no write within the interval");
+    for _ in 0..20 {
+        clock.advance_ms(29 * MINUTE_MS);
+        used.get(b"k").unwrap();
+    }
+    assert!(auth.authenticate_session(&token).unwrap().is_some(), "use through the view kept it alive");
+    assert_eq!(idle.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle for hours");
+    clock.advance_ms(31 * MINUTE_MS);
+    assert_eq!(used.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle");
+    assert!(auth.engine().get(b"k").unwrap().is_none());
+
+    // What is alive by other means than the view is alive for it; and purged is purged, whatever the clock does.
+    let token = login(&auth, "alice", PASSWORD);
+    let view = view(&auth, &token);
+    for _ in 0..3 {
+        clock.advance_ms(20 * MINUTE_MS);
+        assert!(auth.authenticate_session(&token).unwrap().is_some());
+    }
+    view.put(b"k", b"in time").unwrap();
+    clock.advance_ms(31 * MINUTE_MS);
+    assert!(auth.purge_expired().unwrap().sessions > 0);
+    clock.set_back_ms(31 * MINUTE_MS);
+    assert_eq!(view.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "purged");
+}
+
+#[test]
+fn a_clock_that_was_set_back_freezes_no_last_use() {
+    let (_, clock, auth) = service();
+    let user = auth.create_user("alice", PASSWORD).unwrap();
+    let (session, (_, key)) = (login(&auth, "alice", PASSWORD), auth.create_api_key(&user.user_id, None).unwrap());
+    auth.authenticate_api_key(&key).unwrap().unwrap();
+    clock.set_back_ms(YEAR_MS);
+    auth.authenticate_api_key(&key).unwrap().unwrap();
+    auth.authenticate_session(&session).unwrap().unwrap();
+    let now_ms = 1_800_000_000_000 - YEAR_MS;
+    assert_eq!(auth.list_api_keys(&user.user_id).unwrap()[0].last_used_ms, Some(now_ms));
+    assert_eq!(auth.list_sessions(&user.user_id).unwrap()[0].idle_expires_at_ms, now_ms + 30 * MINUTE_MS);
+}
+
+#[test]
+fn every_kind_of_refusal_leaves_an_entry_and_noise_hides_no_other() {
+    let (_, clock, auth) = service();
+    let user = auth.create_user("alice", PASSWORD).unwrap();
+    assert_eq!(auth.audit_entries(0, 1).unwrap()[0].action, AuditAction::StoreInitialised);
+    assert!(auth.change_password("alice", PASSWORD, "short").is_err());
+    assert_eq!(refusals(&auth, AuditAction::PasswordChanged), 1);
+
+    let (record, key) = auth.create_api_key(&user.user_id, None).unwrap();
+    let session = login(&auth, "alice", PASSWORD);
+    auth.revoke_api_key(&record.key_id).unwrap();
+    auth.logout(&session).unwrap();
+    for _ in 0..200 {
+        assert!(auth.authenticate_api_key(&key).unwrap().is_none());
+        assert!(auth.authenticate_session(&session).unwrap().is_none());
+    }
+    for action in [AuditAction::ApiKeyRefused, AuditAction::SessionRefused] {
+        assert_eq!(refusals(&auth, action), 16, "{action:?}");
+    }
+    let before = auth.stats().refusals_suppressed;
+    assert_eq!(before, 2 * (200 - 16));
+    clock.advance_ms(10_000);
+    assert!(auth.authenticate_api_key(&key).unwrap().is_none());
+    let entries = auth.audit_entries(0, 1000).unwrap();
+    assert_eq!((entries.last().unwrap().suppressed, entries.last().unwrap().target.as_str()), (184, &*record.key_id));
+
+    // Noise about users that do not exist, and delays; then the one who matters.
+    let noise = auth.from_source("noise").unwrap();
+    (0..1000).for_each(|_| assert!(!noise.verify_password("nobody", OTHER).unwrap()));
+    assert!(refusals(&auth, AuditAction::LoginDelayed) > 0);
+    let one = auth.from_source("one").unwrap();
+    assert!(!one.verify_password("alice", OTHER).unwrap());
+    let last = auth.audit_entries(0, 1000).unwrap().pop().unwrap();
+    assert_eq!((last.action, last.target.as_str()), (AuditAction::PasswordVerified, &*user.user_id));
+}
+
+#[test]
+fn without_the_pepper_known_users_are_refused_as_unknown_ones_are() {
+    let (engine, clock, _) = service();
+    let peppered = cheap_hasher().pepper(Pepper::new(1, vec![1; 16]).unwrap());
+    let with = AuthService::with_options(Arc::clone(&engine), peppered, encryptor(), options(&clock)).unwrap();
+    with.create_user("alice", PASSWORD).unwrap();
+    let without = service_on(engine, &clock);
+    for _ in 0..5 {
+        assert_eq!(without.check_password("nobody", PASSWORD).unwrap(), PasswordCheck::Refused);
+        assert_eq!(without.check_password("alice", PASSWORD).unwrap(), PasswordCheck::Refused);
+    }
+    for name in ["alice", "nobody"] {
+        assert!(matches!(without.check_password(name, PASSWORD).unwrap(), PasswordCheck::Delayed { .. }), "{name}");
+    }
+    assert_eq!(without.stats().passwords_uncheckable, 5);
+    assert_eq!(refusals(&without, AuditAction::PasswordUncheckable), 5);
+    clock.advance_ms(24 * 60 * MINUTE_MS);
+    assert!(with.verify_password("alice", PASSWORD).unwrap());
+}
+
+/// A source from which a thief has logged in is a stranger again after a reset.
+#[test]
+fn a_reset_forgets_the_sources_that_were_trusted() {
+    let (_, _, auth) = service();
+    let user = auth.create_user("alice", PASSWORD).unwrap();
+    let thief = auth.from_source("thief").unwrap();
+    assert!(thief.verify_password("alice", PASSWORD).unwrap());
+    auth.reset_password(&user.user_id, OTHER).unwrap();
+    for n in 0..20 {
+        let stranger = auth.from_source(&format!("stranger {n}")).unwrap();
+        assert!(!stranger.verify_password("alice", PASSWORD).unwrap());
+    }
+    let answer = thief.check_password("alice", PASSWORD).unwrap();
+    assert!(matches!(answer, PasswordCheck::Delayed { .. }), "{answer:?}");
+}
+
+#[test]
+fn senseless_options_are_refused() {
+    let clock = HandClock::new();
+    let good = options(&clock);
+    for bad in [
+        AuthOptions { last_used_interval_ms: good.session_idle_ms, ..good.clone() },
+        AuthOptions { last_used_interval_ms: -1, ..good.clone() },
+        AuthOptions { guess_policy: GuessPolicy { half_life_ms: 0, ..good.guess_policy }, ..good.clone() },
+        AuthOptions { guess_policy: GuessPolicy { max_source_delay_ms: i64::MAX, ..good.guess_policy }, ..good },
+    ] {
+        let refused = AuthService::with_options(MemEngine::new(), cheap_hasher(), encryptor(), bad).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Validation);
+    }
+}
