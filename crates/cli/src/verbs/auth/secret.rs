@@ -1,6 +1,6 @@
 //! Passwords and tokens: typed without echo, or lines of standard input; never arguments.
 
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use zeroize::Zeroizing;
 
@@ -32,7 +32,8 @@ pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
     if yes || !io::stdin().is_terminal() {
         return Ok(());
     }
-    eprint!("{what}? [y/N] ");
+    // If standard error is gone there is nobody to ask; the answer then is no.
+    let _gone = write!(anstream::stderr().lock(), "{what}? [y/N] ");
     let answer = read_line(&mut io::stdin().lock(), "answer")?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
