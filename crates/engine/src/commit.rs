@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hightower_index::{Guard, pin};
 use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
-use hightower_segment::{Appender, Purpose, Stamp};
+use hightower_segment::{Appender, Purpose};
 use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, ConcurrentKvState, Replaced, StateWriter};
 
 use crate::batch::{Batch, BatchOutcome, Operation, Requirement};
@@ -102,6 +102,7 @@ impl Core {
     pub(crate) fn commit_one(&self, write: Write<'_>, durability: Durability) -> Result<(ApplyOutcome, u64)> {
         let value = write.value.unwrap_or_default();
         crate::batch::check_lengths(write.key.len(), value.len())?;
+        crate::batch::check_version(write.given)?;
         self.check_writable()?;
         // One guard for all that follows: pinning again under it costs next to nothing.
         let guard = pin();
@@ -109,7 +110,7 @@ impl Core {
         let ahead = state.prefetch_start(write.key, &guard);
         let checksum = payload_checksum(write.key, value);
         let ahead = state.prefetch_step(write.key, ahead);
-        let now = write.given.map_or_else(|| self.components.clock.now_ms(), |(_, timestamp)| timestamp);
+        let now = write.given.map_or_else(|| self.time.now_ms(), |(_, timestamp)| timestamp);
         state.prefetch_step(write.key, ahead);
 
         let mut log = self.commit_log()?;
@@ -149,7 +150,7 @@ impl Core {
         let command = command_of(write.key, write.value, version, timestamp);
         let len_max = hightower_log::MAX_HEAD_LEN_BYTES + write.key.len() + write.value.unwrap_or_default().len();
         let demand = if write.value.is_none() { Demand::Deletes } else { Demand::Data };
-        self.make_room(log, len_max, demand, timestamp)?;
+        self.make_room(log, len_max, demand)?;
 
         let offset = log.appender.position();
         let placement = Placement::Appended { durable: log.appender.durable(), continues: false };
@@ -177,7 +178,7 @@ impl Core {
     pub(crate) fn commit_batch(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
         batch.validate()?;
         self.check_writable()?;
-        let now = self.components.clock.now_ms();
+        let now = self.time.now_ms();
         let guard = pin();
         let state = self.state(&guard)?;
         prefetch_batch(state, batch, &guard);
@@ -219,7 +220,7 @@ impl Core {
         let (mut plan, max_version) = plan(&state, log.max_version, batch, now)?;
         let writes = batch.operations.iter().map(|operation| batch.parts(operation));
         let reserve_taken_bytes = self.check_memory(log, &state, writes, batch.uses_reserve())?;
-        self.make_room_for(log, batch, &plan, now)?;
+        self.make_room_for(log, batch, &plan)?;
         encode_batch(log, batch, &mut plan)?;
         let records = plan.iter().filter(|planned| planned.outcome != ApplyOutcome::IgnoredStale).count();
         if records > 0 {
@@ -255,7 +256,7 @@ impl Core {
     }
 
     /// Rolls to a segment with room for all that the plan writes.
-    fn make_room_for(&self, log: &mut CommitLog, batch: &Batch, plan: &[Planned], now: i64) -> Result<()> {
+    fn make_room_for(&self, log: &mut CommitLog, batch: &Batch, plan: &[Planned]) -> Result<()> {
         let mut len_max = 0;
         let mut has_writes = false;
         let mut only_deletes = true;
@@ -272,7 +273,7 @@ impl Core {
             (false, true) => Demand::Reserve,
             (false, _) => Demand::Data,
         };
-        if has_writes { self.make_room(log, len_max, demand, now) } else { Ok(()) }
+        if has_writes { self.make_room(log, len_max, demand) } else { Ok(()) }
     }
 
     /// Makes one command of a commit visible, and keeps the books of live and dead bytes.
@@ -303,7 +304,7 @@ impl Core {
     }
 
     /// Rolls to the next segment if a commit of up to `len_max` bytes would not fit the active one.
-    fn make_room(&self, log: &mut CommitLog, len_max: usize, demand: Demand, timestamp: i64) -> Result<()> {
+    fn make_room(&self, log: &mut CommitLog, len_max: usize, demand: Demand) -> Result<()> {
         if len_max <= log.appender.remaining_bytes() as usize {
             return Ok(());
         }
@@ -312,7 +313,7 @@ impl Core {
         if demand != Demand::Deletes {
             self.check_disk(len_max, demand)?;
         }
-        let stamp = Stamp { max_version: log.max_version, timestamp };
+        let stamp = self.stamp_of(log.max_version);
         log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
         log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
         self.wake_tail();
@@ -360,7 +361,7 @@ impl Core {
 
 impl Committer for Core {
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
-        let now = self.components.clock.now_ms();
+        let now = self.time.now_ms();
         let guard = pin();
         let state = self.state(&guard);
         let mut log = self.commit_log();
@@ -404,11 +405,10 @@ fn prefetch_batch(state: &ConcurrentKvState<Place>, batch: &Batch, guard: &Guard
 
 /// The version for a command that brings none.
 fn next_version(max_version: u64) -> Result<u64> {
-    max_version.checked_add(1).ok_or(Error::LimitExceeded {
-        what: "version: a command with the highest one was submitted, so none is left for put and delete; the next",
-        found: u64::MAX,
-        limit: u64::MAX - 1,
-    })
+    let used_up = Error::Validation(
+        "the store has given the last version, 2^64 - 1: its files were not made by this program".into(),
+    );
+    max_version.checked_add(1).ok_or(used_up)
 }
 
 fn won(value: Option<&[u8]>) -> ApplyOutcome {

@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 use hightower_compactor::{CompactionPolicy, CostBenefit};
 use hightower_segment::{Entropy, Fs, OsEntropy, RealFs};
 
-/// Tells the time. Timestamps of commands and the ages in `stats` come from here; no promise of the store depends on it.
+/// Tells the time. Timestamps of commands and the ages in `stats` come from here, and the grace of tombstones is measured by it.
+///
+/// It may step back, or say anything: within a store time never goes back. Until this clock has caught up, time passes at a half of
+/// the pace of [`elapsed`](Self::elapsed). A time before 1970 or after the year 9999 is not believed. A clock that steps forward ends
+/// graces early.
 pub trait Clock: Debug + Send + Sync {
     /// Unix time in milliseconds.
     fn now_ms(&self) -> i64;

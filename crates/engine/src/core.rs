@@ -23,6 +23,7 @@ use crate::place::Place;
 use crate::sizing::Sizing;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::Segments;
+use crate::time::StoreTime;
 
 /// Locks, in the order in which they may be taken together: the turn of upkeep (compaction, checkpoints, backups), the commit log, the state's writer, `growing`, the segment table. Readers
 /// take none.
@@ -30,6 +31,7 @@ use crate::table::Segments;
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
     pub(crate) components: Components,
+    pub(crate) time: StoreTime,
     /// The index. Nothing once the store is closed: its memory then goes with the last snapshot.
     state: Published<ConcurrentKvState<Place>>,
     /// What a closed store still says of itself.
@@ -72,16 +74,18 @@ impl Core {
     pub(crate) fn new(
         config: StoreConfig,
         components: Components,
+        time: StoreTime,
         state: ConcurrentKvState<Place>,
         segments: Segments,
         open: Option<(SegmentStore, CommitLog)>,
     ) -> Self {
         let (store, log) = open.unzip();
         let upkeep = Upkeep::default();
-        upkeep.set_opened_ms(components.clock.now_ms());
+        upkeep.set_opened_ms(time.now_ms());
         Self {
             config,
             components,
+            time,
             group: GroupCommit::starting_at(state.visible_seq()),
             state: Published::new(state),
             last: OnceLock::new(),
@@ -266,7 +270,12 @@ impl Core {
     /// What a segment that is begun now counts from.
     pub(crate) fn stamp(&self) -> Stamp {
         let max_version = self.number(ConcurrentKvState::max_version, |last| last.latest_version);
-        Stamp { max_version, timestamp: self.components.clock.now_ms() }
+        self.stamp_of(max_version)
+    }
+
+    /// The same, where the highest version is known: the only place where a stamp is made, so that no caller's number gets into one.
+    pub(crate) fn stamp_of(&self, max_version: u64) -> Stamp {
+        Stamp { max_version, timestamp: self.time.stamp_ms() }
     }
 
     /// The tail has moved on.

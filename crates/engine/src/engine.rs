@@ -98,11 +98,25 @@ impl SingleNodeEngine {
     }
 
     /// Commits a command with the version it carries: it counts if that is above the key's, else it is
-    /// [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put) are above it from then on.
+    /// [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put) are above it from then on. The timestamp is kept with the
+    /// record and decides nothing.
+    ///
+    /// ```
+    /// # use hightower_engine::{Command, ErrorKind, SingleNodeEngine, StoreConfig, limits};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+    /// let delete = |version| Command::Delete { key: b"job".to_vec(), version, timestamp: 0 };
+    /// assert!(engine.submit(delete(limits::MAX_SUBMITTED_VERSION))?.changed());
+    /// assert_eq!(engine.submit(delete(1 << 63)).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    /// // A put wins whatever was submitted.
+    /// assert!(engine.put("job", "queued")?.changed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put).
+    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for a version above
+    /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION), 2^63 − 1.
     pub fn submit(&self, command: Command) -> Result<ApplyOutcome> {
         let given = Some((command.version(), command.timestamp()));
         self.write(Write { key: command.key(), value: command.value(), given }, self.durability)

@@ -55,7 +55,7 @@ pub enum Error {
         /// Which room, how much of it there is, and how to get more.
         detail: String,
     },
-    /// A key, value or batch is larger than the limit.
+    /// A key, value or batch is larger than the limit, or a submitted version is higher.
     #[error("{what} of {found} is over the limit of {limit}")]
     LimitExceeded {
         /// What was measured, with its unit.

@@ -59,6 +59,7 @@ mod snapshot;
 mod stats;
 mod sync;
 mod table;
+mod time;
 mod traits;
 mod turn;
 mod value;

@@ -12,6 +12,7 @@ use crate::config::{RecoveryMode, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
+use crate::time::StoreTime;
 
 /// What opening a store found and did.
 #[derive(Debug)]
@@ -79,7 +80,8 @@ fn start(
     fold: Fold,
 ) -> Result<(Core, OpenReport)> {
     let max_version = fold.state.max_version().max(fold.max_version).max(recovery.report().version_floor);
-    let stamp = Stamp { max_version, timestamp: components.clock.now_ms() };
+    let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
+    let stamp = Stamp { max_version, timestamp: time.stamp_ms() };
     store.set_next_len(config.idle_segment_len(fold.segments.live_bytes()));
     let (appender, report) = recovery.finish(stamp)?;
     let last_seq = appender.next_seq().saturating_sub(1);
@@ -92,7 +94,7 @@ fn start(
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    let core = Core::new(config, components, fold.state, fold.segments, Some((store, log)));
+    let core = Core::new(config, components, time, fold.state, fold.segments, Some((store, log)));
     core.upkeep.set_checkpoint_bytes(fold.checkpoint_bytes);
     let mut turn = core.upkeep.turn.lock()?;
     turn.checkpoint = match fold.checkpoint {
@@ -120,7 +122,8 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    Ok((Core::new(config, components, fold.state, fold.segments, None).reading(lock), report))
+    let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
+    Ok((Core::new(config, components, time, fold.state, fold.segments, None).reading(lock), report))
 }
 
 /// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed yet.

@@ -15,7 +15,7 @@ use crate::value::Value;
 /// It is implemented for references and `Arc`s of engines, and takes keys and values as [`SingleNodeEngine`](crate::SingleNodeEngine)
 /// does, so that calls read the same on all of them. Every method may be called from any thread.
 pub trait KvEngine: Send + Sync {
-    /// Commits one command with the version it carries.
+    /// Commits one command with the version it carries, which is at most [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
     ///
     /// # Errors
     ///

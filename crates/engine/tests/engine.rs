@@ -77,22 +77,6 @@ fn versions_decide_whatever_the_order() {
 }
 
 #[test]
-fn the_highest_version_is_taken_and_then_puts_are_refused() {
-    let dir = TempDir::new().unwrap();
-    let engine = open(&dir);
-    assert_eq!(engine.submit(set("a", "last", u64::MAX)).unwrap(), ApplyOutcome::Applied);
-    let error = engine.put("b", "x").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
-    assert_eq!(engine.commit(Batch::new().delete("a")).unwrap_err().kind(), ErrorKind::LimitExceeded);
-    assert_eq!(engine.submit(set("b", "own version", 5)).unwrap(), ApplyOutcome::Applied);
-    drop(engine);
-    let engine = open(&dir);
-    assert_eq!(engine.get("a").unwrap().unwrap(), b"last");
-    assert_eq!(engine.get("b").unwrap().unwrap(), b"own version");
-    assert_eq!(engine.put("b", "x").unwrap_err().kind(), ErrorKind::LimitExceeded);
-}
-
-#[test]
 fn a_batch_is_one_commit() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);

@@ -20,7 +20,8 @@ pub enum Command {
         key: Vec<u8>,
         /// The value, 0 to [`MAX_VALUE_LEN_BYTES`](crate::limits::MAX_VALUE_LEN_BYTES) bytes.
         value: Vec<u8>,
-        /// Decides between commands of the same key.
+        /// Decides between commands of the same key. A caller's is at most
+        /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
         timestamp: i64,
@@ -29,7 +30,8 @@ pub enum Command {
     Delete {
         /// The key, 1 to [`MAX_KEY_LEN_BYTES`](crate::limits::MAX_KEY_LEN_BYTES) bytes.
         key: Vec<u8>,
-        /// Decides between commands of the same key.
+        /// Decides between commands of the same key. A caller's is at most
+        /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
         timestamp: i64,
@@ -52,7 +54,8 @@ pub enum CommandRef<'a> {
         key: &'a [u8],
         /// The value.
         value: &'a [u8],
-        /// Decides between commands of the same key.
+        /// Decides between commands of the same key. A caller's is at most
+        /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
         timestamp: i64,
@@ -61,7 +64,8 @@ pub enum CommandRef<'a> {
     Delete {
         /// The key.
         key: &'a [u8],
-        /// Decides between commands of the same key.
+        /// Decides between commands of the same key. A caller's is at most
+        /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
         timestamp: i64,

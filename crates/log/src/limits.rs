@@ -11,5 +11,9 @@ pub const MAX_VALUE_LEN_BYTES: usize = 1 << 30;
 /// The most commands that one batch commits as a whole.
 pub const MAX_BATCH_COMMANDS: usize = 65_536;
 
+/// The highest version that a caller may submit: 2^63 − 1. The versions above it are the store's own to give, so that a put or a delete
+/// without a version always wins, whatever was submitted before.
+pub const MAX_SUBMITTED_VERSION: u64 = (1 << 63) - 1;
+
 /// The longest segment file, in bytes: offsets in a segment are `u32`.
 pub const MAX_SEGMENT_LEN_BYTES: u32 = u32::MAX;

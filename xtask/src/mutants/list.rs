@@ -57,6 +57,10 @@ const fn engine(filter: &'static str) -> Catcher {
 const fn compaction(filter: &'static str) -> Catcher {
     plain("hightower-engine", "compaction", filter)
 }
+/// Versions, timestamps and clocks from all of their range.
+const fn callers_numbers(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "callers_numbers", filter)
+}
 const fn within_engine(filter: &'static str) -> Catcher {
     plain("hightower-engine", "lib", filter)
 }
@@ -115,6 +119,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("keep_later_segments", "behind a hole nothing counts", &[CRASHES]),
     caught("durable_without_predecessors", "a record calls durable only what all before it allows", &[CRASHES]),
+    caught(
+        "any_version_submitted",
+        "versions from 2^63 on are the store's own to give",
+        &[callers_numbers("a_version_from")],
+    ),
+    caught("header_of_a_caller", "no caller says how old a segment is", &[callers_numbers("an_output_of_compaction")]),
+    caught("clock_may_go_back", "the store's time does not go back", &[callers_numbers("a_clock_that_steps_back")]),
+    caught(
+        "time_begins_anew",
+        "the store's time does not go back when it is opened",
+        &[callers_numbers("a_clock_that_steps_back")],
+    ),
     caught("version_floor_ignored", "a version that a crash undid is not handed out again", &[CRASHES]),
     caught("seq_not_reserved", "a seq that a crash undid is not handed out again", &[CRASHES]),
     caught("output_not_synced", "an output of compaction is synced before its inputs go", &[CRASHES]),

@@ -12,6 +12,7 @@ use hightower_log::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 use hightower_log::{Command, MAX_HEAD_LEN_BYTES, Placement, RecordContext, decode, encode};
 
 use crate::backup::copy::Staging;
+use crate::batch::Batch;
 use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
 use crate::core::Core;
@@ -246,7 +247,7 @@ impl Core {
             max_version: self.latest_version(),
             salt: salt
                 .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })?,
-            timestamp: self.components.clock.now_ms(),
+            timestamp: self.time.now_ms(),
         };
         let mut writer =
             FrameWriter { stream, header, number: 0, frame: Vec::new(), in_frame: 0, records: 0, bytes: 0 };
@@ -381,9 +382,9 @@ fn commit_frame(
 pub(crate) fn commit(engine: &SingleNodeEngine, commands: Vec<Command>) -> Result<()> {
     let len: u64 = commands.iter().map(|it| (it.key().len() + it.value().map_or(0, <[u8]>::len) + 64) as u64).sum();
     if len * 2 < engine.config().max_segment_size {
-        return engine.submit_batch(commands).map(drop);
+        return engine.commit(Batch::copy_of(&commands)).map(drop);
     }
-    commands.into_iter().try_for_each(|command| engine.submit(command).map(drop))
+    commands.iter().try_for_each(|command| engine.commit(Batch::copy_of([command])).map(drop))
 }
 
 #[cfg(test)]

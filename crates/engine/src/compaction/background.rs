@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hightower_compactor::{Goal, SegmentUsage};
 use hightower_log::SegmentKind;
-use hightower_segment::{Purpose, Segment, SegmentError, Stamp};
+use hightower_segment::{Purpose, Segment, SegmentError};
 
 use crate::compaction::stats::{CompactionReport, CompactionStats};
 use crate::core::Core;
@@ -331,7 +331,7 @@ impl Core {
         }
         {
             let mut log = self.commit_log()?;
-            let stamp = Stamp { max_version: log.max_version, timestamp: self.components.clock.now_ms() };
+            let stamp = self.stamp_of(log.max_version);
             log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.append_failed(failure))?;
             log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
         }

@@ -103,7 +103,8 @@ impl<'a> RunHost<'a> {
             let needed = (SegmentHeader::LEN + len_bytes) as u64;
             let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.core.config.segment_len_bytes().into());
             let capacity = u32::try_from(wanted.max(needed)).unwrap_or(u32::MAX);
-            let stamp = self.survivors.base(self.stamp);
+            let bases = self.inputs.iter().map(|input| input.segment.header().base_timestamp);
+            let stamp = self.survivors.base(self.stamp, bases.min().unwrap_or(self.stamp.timestamp));
             let output = self.store.create_compacted(capacity, Purpose::Reclaim, stamp)?;
             self.output = Some(output.with_base_seq(self.base_seq));
         }
@@ -214,10 +215,9 @@ impl Survivors {
     }
 
     /// What an output that is begun at `now` counts from. With tombstones among them, timestamps count from now: the header's is what later says when
-    /// they were moved. A timestamp that no clock of our time has given would make those of all others long.
-    fn base(&self, now: Stamp) -> Stamp {
-        const LONGEST_MS: i64 = 100 * 366 * 86_400_000;
-        let is_likely = |least: &i64| (now.timestamp.saturating_sub(LONGEST_MS)..=now.timestamp).contains(least);
+    /// they were moved. Nor does a timestamp count that lies before the oldest input: a caller has chosen it, and the header also says how old the segment is.
+    fn base(&self, now: Stamp, oldest_ms: i64) -> Stamp {
+        let is_likely = |least: &i64| (oldest_ms..=now.timestamp).contains(least) || planted("header_of_a_caller");
         let timestamp = self.least_timestamp.get().filter(|_| !self.any_tombstone.get()).filter(is_likely);
         Stamp {
             max_version: self.least_version.get().unwrap_or(now.max_version),

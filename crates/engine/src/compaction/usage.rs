@@ -11,7 +11,7 @@ use crate::table::Tracked;
 impl Core {
     /// All segments in numbers, by id.
     pub(crate) fn usage(&self) -> Vec<SegmentUsage> {
-        let now_ms = self.components.clock.now_ms();
+        let now_ms = self.time.now_ms();
         let all = self.segments.all();
         // Which are sealed is asked before anything is counted: then all that the sealed ones hold has been taken into account in the counts of the
         // others. The other way round, a segment that is written and sealed meanwhile would be taken for a victim while what its tombstones have overtaken

@@ -4,8 +4,6 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use hightower_segment::Stamp;
-
 use crate::checkpoint::OpenProgress;
 use crate::commit::CommitLog;
 use crate::components::{Background, Components};
@@ -253,7 +251,7 @@ impl Core {
 
     fn close_log(&self, log: CommitLog) -> Result<()> {
         self.poison.check()?;
-        let stamp = Stamp { max_version: log.max_version, timestamp: self.components.clock.now_ms() };
+        let stamp = self.stamp_of(log.max_version);
         log.appender.close(stamp).map_err(|failure| self.poison.latch(&failure))?;
         // Before the store is let go of: whoever waits for one of them then learns that it is durable.
         self.group.note_durable(log.last_seq);

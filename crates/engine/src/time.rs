@@ -1,0 +1,147 @@
+//! The store's own time: what segments are stamped with, and what the grace of tombstones is measured by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use hightower_log::SegmentKind;
+
+use crate::components::Clock;
+use crate::mutants::planted;
+use crate::sync::Mutex;
+use crate::table::Segments;
+
+/// 9999-12-31T23:59:59.999Z: a clock that says more, or less than 0, says nothing.
+const LATEST_PLAUSIBLE_MS: i64 = 253_402_300_799_999;
+
+/// While the clock is behind what the store was stamped with before, the store's time passes at a half of its pace: a grace still ends, and the clock can catch up.
+const SLOWED_BY: u64 = 2;
+
+/// Time that never goes back within a store, whatever its clock says, and that no caller can move: a stamp that lay before an earlier one would end the grace
+/// of tombstones as soon as the clock is set right.
+#[derive(Debug)]
+pub(crate) struct StoreTime {
+    clock: Arc<dyn Clock>,
+    /// The latest stamp, Unix milliseconds.
+    latest_ms: AtomicI64,
+    /// What the clock had measured since its beginning when it was given.
+    stamped_at: Mutex<Duration>,
+}
+
+impl StoreTime {
+    /// Goes on where the segments of a store end.
+    pub(crate) fn resume(clock: Arc<dyn Clock>, segments: &Segments) -> Self {
+        let all = segments.all();
+        let headers = all.iter().map(|tracked| tracked.segment.header());
+        let begun = headers.map(|header| header.base_timestamp);
+        let appended = all.iter().filter(|tracked| tracked.segment.header().kind == SegmentKind::Append);
+        let newest = appended.max_by_key(|tracked| tracked.segment.id());
+        let ended = newest.and_then(|tracked| tracked.segment.sealed_at());
+        let latest_ms = begun.chain(ended).filter(|ms| is_plausible(*ms)).max();
+        let latest_ms = latest_ms.filter(|_| !planted("time_begins_anew"));
+        Self::beginning_at(clock, latest_ms.unwrap_or(0))
+    }
+
+    fn beginning_at(clock: Arc<dyn Clock>, latest_ms: i64) -> Self {
+        let stamped_at = Mutex::new(clock.elapsed());
+        Self { clock, latest_ms: AtomicI64::new(latest_ms), stamped_at }
+    }
+
+    /// Unix time in milliseconds, not before the latest stamp. Costs a look at the clock.
+    #[inline]
+    pub(crate) fn now_ms(&self) -> i64 {
+        let now_ms = self.clock.now_ms();
+        let now_ms = if is_plausible(now_ms) || planted("clock_may_go_back") { now_ms } else { 0 };
+        if planted("clock_may_go_back") { now_ms } else { now_ms.max(self.latest_ms.load(Ordering::Relaxed)) }
+    }
+
+    /// The time for a header or a seal: not before any that was given.
+    pub(crate) fn stamp_ms(&self) -> i64 {
+        let (now_ms, elapsed) = (self.now_ms(), self.clock.elapsed());
+        let mut stamped_at = self.stamped_at.lock();
+        let passed = elapsed.saturating_sub(*stamped_at);
+        let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) / SLOWED_BY;
+        let latest_ms = self.latest_ms.load(Ordering::Relaxed);
+        let slowed_ms = latest_ms.saturating_add_unsigned(passed_ms);
+        if now_ms > slowed_ms || planted("clock_may_go_back") {
+            *stamped_at = stamped_at.saturating_add(passed);
+            self.latest_ms.store(now_ms, Ordering::Relaxed);
+            return now_ms;
+        }
+        // What is less than a millisecond counts the next time.
+        *stamped_at = stamped_at.saturating_add(Duration::from_millis(passed_ms.saturating_mul(SLOWED_BY)));
+        self.latest_ms.store(slowed_ms, Ordering::Relaxed);
+        slowed_ms
+    }
+}
+
+fn is_plausible(ms: i64) -> bool {
+    (0..=LATEST_PLAUSIBLE_MS).contains(&ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Hands {
+        now_ms: AtomicI64,
+        elapsed_us: AtomicU64,
+    }
+
+    impl Hands {
+        fn set(&self, now_ms: i64, elapsed_us: u64) {
+            self.now_ms.store(now_ms, Ordering::Relaxed);
+            self.elapsed_us.store(elapsed_us, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for Hands {
+        fn now_ms(&self) -> i64 {
+            self.now_ms.load(Ordering::Relaxed)
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_micros(self.elapsed_us.load(Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn time_never_goes_back_and_never_stands_still() {
+        let hands = Arc::new(Hands::default());
+        let time = StoreTime::beginning_at(Arc::clone(&hands) as Arc<_>, 1_000_000);
+        hands.set(2_000_000, 0);
+        assert_eq!((time.now_ms(), time.stamp_ms()), (2_000_000, 2_000_000));
+        for strange in [5, 0, -1, i64::MIN, i64::MAX, LATEST_PLAUSIBLE_MS + 1] {
+            hands.set(strange, 0);
+            assert_eq!((time.now_ms(), time.stamp_ms()), (2_000_000, 2_000_000), "{strange}");
+        }
+        // However often it is asked, and in however small steps: at a half of the pace.
+        for step in 1..=8000 {
+            hands.set(5, step * 500);
+            let _stamp = time.stamp_ms();
+        }
+        assert_eq!((time.now_ms(), time.stamp_ms()), (2_002_000, 2_002_000));
+        // The clock has caught up.
+        hands.set(2_003_000, 6_000_000);
+        assert_eq!((time.now_ms(), time.stamp_ms()), (2_003_000, 2_003_000));
+        hands.set(2_003_500, 6_500_000);
+        assert_eq!(time.stamp_ms(), 2_003_500);
+    }
+
+    #[test]
+    fn a_clock_of_extremes_alone_still_lets_time_pass() {
+        for strange in [i64::MIN, i64::MAX] {
+            let hands = Arc::new(Hands::default());
+            hands.set(strange, 0);
+            let time = StoreTime::beginning_at(Arc::clone(&hands) as Arc<_>, 0);
+            assert_eq!((time.now_ms(), time.stamp_ms()), (0, 0));
+            hands.set(strange, 10_000_000);
+            assert_eq!((time.stamp_ms(), time.now_ms()), (5_000, 5_000));
+            hands.set(strange, u64::MAX);
+            assert!(time.stamp_ms() > 5_000);
+        }
+    }
+}

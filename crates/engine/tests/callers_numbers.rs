@@ -1,0 +1,309 @@
+//! Versions and timestamps that callers choose, and clocks that say anything: they decide about the caller's own key and nothing else.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hightower_engine::{
+    ApplyOutcome, Batch, Clock, Command, CompactionConfig, Components, Error, Result, SingleNodeEngine, SnapshotEngine,
+    StoreConfig, import_snapshot, limits, restore, salvage,
+};
+use hightower_segment::sim::{Choice, CrashPoint, SimFs};
+use tempfile::TempDir;
+
+const OWN: u64 = 1 << 63;
+const NOW_MS: i64 = 1_700_000_000_000;
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What it says is set by the test; what it measures is true to it.
+#[derive(Debug)]
+struct Hands {
+    now_ms: AtomicI64,
+    elapsed_ms: AtomicU64,
+}
+
+impl Hands {
+    fn at(now_ms: i64) -> Arc<Self> {
+        Arc::new(Self { now_ms: AtomicI64::new(now_ms), elapsed_ms: AtomicU64::new(0) })
+    }
+
+    fn pass(&self, ms: u32) {
+        self.now_ms.fetch_add(ms.into(), Ordering::Relaxed);
+        self.elapsed_ms.fetch_add(ms.into(), Ordering::Relaxed);
+    }
+
+    fn say(&self, now_ms: i64) {
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hands {
+    fn now_ms(&self) -> i64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.elapsed_ms.load(Ordering::Relaxed))
+    }
+}
+
+fn config(dir: &Path) -> StoreConfig {
+    let compaction = CompactionConfig { tombstone_grace: GRACE, ..CompactionConfig::default() };
+    StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir) }
+}
+
+fn open_with(config: StoreConfig, clock: &Arc<Hands>) -> SingleNodeEngine {
+    let components = Components { clock: Arc::clone(clock) as Arc<_>, ..Components::default() };
+    SingleNodeEngine::with_components(config, components).unwrap()
+}
+
+fn set(key: &str, version: u64, timestamp: i64) -> Command {
+    Command::Set { key: key.into(), value: b"own".to_vec(), version, timestamp }
+}
+
+fn removal(key: &str, version: u64) -> Command {
+    Command::Delete { key: key.into(), version, timestamp: NOW_MS }
+}
+
+type Submit = fn(&SingleNodeEngine, Command) -> Result<ApplyOutcome>;
+
+/// Every way in which a caller hands in a command.
+const PATHS: [Submit; 6] = [
+    |engine, command| engine.submit(command),
+    |engine, command| engine.submit_async(command)?.wait(),
+    |engine, command| engine.submit_batch([command]).map(|outcomes| outcomes[0]),
+    |engine, command| outcome_of(engine.commit(Batch::new().submit(&command))?),
+    |engine, command| outcome_of(engine.commit_async(Batch::new().put("beside", "x").submit(&command))?.wait()?),
+    |engine, command| {
+        let mut batch = Batch::new();
+        batch.push_command(&command);
+        outcome_of(engine.commit(batch.delete("beside"))?)
+    },
+];
+
+fn outcome_of(outcome: hightower_engine::BatchOutcome) -> Result<ApplyOutcome> {
+    match outcome {
+        hightower_engine::BatchOutcome::Committed { outcomes, .. } => {
+            Ok(*outcomes.iter().find(|outcome| **outcome != ApplyOutcome::Removed).unwrap_or(&outcomes[0]))
+        }
+        rejected @ hightower_engine::BatchOutcome::Rejected { .. } => panic!("{rejected:?}"),
+    }
+}
+
+fn refuses(path: Submit, engine: &SingleNodeEngine, command: Command) {
+    let version = command.version();
+    match path(engine, command) {
+        Err(Error::LimitExceeded { what: "submitted version", found, limit }) => {
+            assert_eq!((found, limit), (version, limits::MAX_SUBMITTED_VERSION));
+        }
+        other => panic!("version {version}: {other:?}"),
+    }
+}
+
+/// A put and a delete win, whatever was submitted before.
+fn puts_and_deletes_win(engine: &SingleNodeEngine, key: &str) {
+    assert_eq!(engine.put(key, "put").unwrap(), ApplyOutcome::Applied);
+    assert_eq!(engine.get(key).unwrap().unwrap(), b"put");
+    assert_eq!(engine.delete(key).unwrap(), ApplyOutcome::Removed);
+    assert_eq!(engine.get(key).unwrap(), None);
+    let batch = engine.commit(Batch::new().put(key, "batch")).unwrap();
+    assert!(batch.is_committed());
+    assert_eq!(engine.get(key).unwrap().unwrap(), b"batch");
+}
+
+#[test]
+fn a_version_from_2_to_the_63_on_is_refused_on_every_path() {
+    assert_eq!(limits::MAX_SUBMITTED_VERSION, OWN - 1);
+    for workers in [0, 1] {
+        for (number, path) in PATHS.into_iter().enumerate() {
+            let dir = TempDir::new().unwrap();
+            let config = StoreConfig { worker_threads: workers, ..config(dir.path()) };
+            let engine = open_with(config.clone(), &Hands::at(NOW_MS));
+            engine.put("a", "1").unwrap();
+            let digest = engine.snapshot_state().unwrap().digest();
+            for version in [OWN, OWN + 1, u64::MAX - 1, u64::MAX] {
+                refuses(path, &engine, set("a", version, NOW_MS));
+                refuses(path, &engine, removal("b", version));
+            }
+            assert_eq!(engine.snapshot_state().unwrap().digest(), digest, "path {number}: something has changed");
+            assert_eq!(engine.latest_version(), 1);
+
+            // The highest that may be submitted counts, and ends nothing.
+            assert_eq!(path(&engine, set("a", OWN - 1, NOW_MS)).unwrap(), ApplyOutcome::Applied);
+            for key in ["a", "b"] {
+                puts_and_deletes_win(&engine, key);
+            }
+            engine.run_compaction_now().unwrap();
+            puts_and_deletes_win(&engine, "a");
+            engine.close().unwrap();
+            let engine = open_with(config, &Hands::at(NOW_MS));
+            assert!(engine.latest_version() >= OWN, "path {number}");
+            for key in ["a", "b", "c"] {
+                puts_and_deletes_win(&engine, key);
+            }
+            // Its replay knows versions of its own; callers still may not give one.
+            refuses(path, &engine, set("d", OWN, NOW_MS));
+            assert_eq!(path(&engine, set("d", 7, NOW_MS)).unwrap(), ApplyOutcome::Applied);
+        }
+    }
+}
+
+#[test]
+fn copies_keep_the_versions_that_the_store_gave() {
+    let dir = TempDir::new().unwrap();
+    let components = Components::default();
+    let at = |name: &str| dir.path().join(name);
+    let engine = SingleNodeEngine::with_config(config(&at("kv"))).unwrap();
+    engine.submit(set("a", OWN - 1, 0)).unwrap();
+    engine.put("b", "above").unwrap();
+    engine.put("c", [7; 12 << 10]).unwrap();
+    engine.delete("d").unwrap();
+    let digest = engine.snapshot_state().unwrap().digest();
+    let mut stream = Vec::new();
+    engine.export_snapshot(&mut stream).unwrap();
+    engine.backup_to(at("backup")).unwrap();
+    engine.close().unwrap();
+
+    import_snapshot(&components, &mut &stream[..], at("moved")).unwrap();
+    restore(&components, at("backup"), at("restored")).unwrap();
+    salvage(&components, at("kv"), at("saved"), &mut |_| ControlFlow::Continue(())).unwrap();
+    for name in ["moved", "restored", "saved"] {
+        let copy = SingleNodeEngine::with_config(config(&at(name))).unwrap();
+        assert_eq!(copy.snapshot_state().unwrap().digest(), digest, "{name}");
+        for key in ["a", "b", "d", "e"] {
+            puts_and_deletes_win(&copy, key);
+        }
+        refuses(PATHS[0], &copy, set("a", OWN, 0));
+    }
+}
+
+#[test]
+fn a_crash_above_the_versions_of_callers_gives_none_twice() {
+    let fs = SimFs::new();
+    let open = |fs: &SimFs| {
+        let components = Components { fs: Arc::new(fs.clone()), ..Components::default() };
+        SingleNodeEngine::with_components(config(Path::new("/store")), components).unwrap()
+    };
+    let engine = open(&fs);
+    engine.submit(set("a", OWN - 1, 0)).unwrap();
+    engine.flush().unwrap();
+    for _ in 0..20 {
+        engine.put("b", "lost").unwrap();
+    }
+    let given = engine.get_versioned("b").unwrap().unwrap().1;
+    assert_eq!(given, OWN + 19);
+    let engine = open(&fs.crash_at(CrashPoint { op: fs.op_count(), choice: Choice::Nth(0) }));
+    assert_eq!(engine.get("b").unwrap(), None);
+    engine.put("b", "anew").unwrap();
+    let anew = engine.get_versioned("b").unwrap().unwrap().1;
+    assert!(anew > given && anew < u64::MAX / 4 * 3, "{anew}");
+}
+
+#[test]
+fn a_timestamp_of_a_command_that_rolls_neither_ends_a_grace_nor_makes_it_endless() {
+    for timestamp in [i64::MIN, 0, NOW_MS - 1_000_000, NOW_MS + 1_000_000, i64::MAX] {
+        for workers in [0, 1] {
+            for path in PATHS {
+                let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+                let engine = open_with(StoreConfig { worker_threads: workers, ..config(dir.path()) }, &clock);
+                let big = |key: &str| {
+                    let (key, value) = (key.into(), vec![1; 10 << 10]);
+                    Command::Set { key, value, version: engine.latest_version() + 1, timestamp }
+                };
+                let dead = ["first", "second", "third"];
+                for key in dead {
+                    clock.pass(10);
+                    engine.put(key, "x").unwrap();
+                    engine.delete(key).unwrap();
+                    assert!(path(&engine, big(&format!("big/{key}"))).unwrap().changed());
+                }
+                clock.pass(1000);
+                engine.run_compaction_now().unwrap();
+                for key in dead {
+                    let late = set(key, 1, NOW_MS);
+                    assert!(!engine.submit(late).unwrap().changed(), "{key} is back, by timestamp {timestamp}");
+                }
+                let now_ms = clock.now_ms();
+                for segment in engine.stats().segments {
+                    assert!((NOW_MS..=now_ms).contains(&segment.created_ms), "{timestamp}: {segment:?}");
+                }
+                for _ in 0..3 {
+                    clock.pass(61_000);
+                    engine.put("beside", "y").unwrap();
+                    engine.delete("beside").unwrap();
+                    engine.run_compaction_now().unwrap();
+                }
+                assert!(engine.stats().tombstones <= 1, "timestamp {timestamp} keeps tombstones for ever");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_output_of_compaction_is_not_as_old_as_a_caller_says() {
+    let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+    let engine = open_with(config(dir.path()), &clock);
+    for number in 0..400 {
+        engine.submit(set(&format!("k/{}", number % 200), number + 1, 5)).unwrap();
+    }
+    engine.run_compaction_now().unwrap();
+    for segment in engine.stats().segments {
+        assert_eq!(segment.created_ms, NOW_MS, "{segment:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_steps_back_ends_no_grace() {
+    for back_to in [i64::MIN, -1, 0, NOW_MS - 3_600_000] {
+        let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+        let engine = open_with(config(dir.path()), &clock);
+        engine.put("k", "x").unwrap();
+        clock.say(back_to);
+        let delete_and_roll = |engine: &SingleNodeEngine, key: &str| {
+            engine.put(key, "x").unwrap();
+            engine.delete(key).unwrap();
+            engine.put("beside", [1; 10 << 10]).unwrap();
+            engine.put("beside", [2; 10 << 10]).unwrap();
+        };
+        delete_and_roll(&engine, "k");
+        engine.close().unwrap();
+        // A restart does not make the store younger either.
+        let engine = open_with(config(dir.path()), &clock);
+        delete_and_roll(&engine, "l");
+        clock.say(NOW_MS + 1000);
+        engine.run_compaction_now().unwrap();
+        for key in ["k", "l"] {
+            assert!(!engine.submit(set(key, 1, 0)).unwrap().changed(), "{key} is back after {back_to}");
+        }
+        clock.pass(61_000);
+        engine.put("beside", "y").unwrap();
+        engine.run_compaction_now().unwrap();
+        assert_eq!(engine.stats().tombstones, 0, "{back_to}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_ahead_keeps_no_tombstone_for_ever() {
+    for ahead in [i64::MAX, NOW_MS * 1000, NOW_MS + 3_600_000_000] {
+        let (dir, clock) = (TempDir::new().unwrap(), Hands::at(ahead));
+        let engine = open_with(config(dir.path()), &clock);
+        engine.put("k", "x").unwrap();
+        engine.delete("k").unwrap();
+        engine.close().unwrap();
+        clock.say(NOW_MS);
+        let engine = open_with(config(dir.path()), &clock);
+        // Time passes at a half of its pace, until the clock has caught up.
+        for _ in 0..3 {
+            engine.put("beside", [3; 10 << 10]).unwrap();
+            engine.run_compaction_now().unwrap();
+            clock.pass(125_000);
+        }
+        engine.put("beside", "y").unwrap();
+        engine.run_compaction_now().unwrap();
+        assert_eq!(engine.stats().tombstones, 0, "{ahead}");
+    }
+}
