@@ -272,6 +272,7 @@ mod tests {
     use crate::core::Core;
     use crate::snapshot::Snapshot;
     use crate::table::Segments;
+    use crate::time::StoreTime;
 
     /// Sees when the index is freed, which owns it.
     struct Witness(Arc<AtomicBool>);
@@ -303,7 +304,9 @@ mod tests {
             let flag = Arc::new(AtomicBool::new(false));
             let state = ConcurrentKvState::with_clock(Witness(Arc::clone(&flag)));
             let config = StoreConfig { read_only: true, ..StoreConfig::default() };
-            let core = Arc::new(Core::new(config, Components::default(), state, Segments::default(), None));
+            let (components, segments) = (Components::default(), Segments::default());
+            let time = StoreTime::resume(Arc::clone(&components.clock), &segments);
+            let core = Arc::new(Core::new(config, components, time, state, segments, None));
             let snapshot = has_snapshot.then(|| Snapshot::new(&core).unwrap());
             core.close().unwrap();
             if let Some(snapshot) = snapshot {
