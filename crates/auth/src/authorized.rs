@@ -157,7 +157,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
         let range = KeyRange::bounds(from, to);
         self.check_range(&range)?;
         let mut found = Vec::new();
-        for part in range.without(&layout::reserved()) {
+        for part in range.without(&layout::reserved_keys()) {
             let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
             found.extend(self.service.engine().scan(Bound::Included(part.start()), to, limit - found.len())?);
         }

@@ -30,7 +30,16 @@ pub(crate) const AUDIT: &[u8] = b"\0auth/a/";
 pub(crate) const API_KEYS: &[u8] = b"\0auth/k/";
 pub(crate) const SESSIONS: &[u8] = b"\0auth/s/";
 
-pub(crate) fn reserved() -> KeyRange {
+/// The service's own keys: what no one but the service should read or write. All that decides about
+/// a key by itself, the tool among it, asks this.
+///
+/// # Examples
+/// ```
+/// use hightower_auth::{RESERVED_PREFIX, reserved_keys};
+/// assert!(reserved_keys().contains(&[RESERVED_PREFIX, b"meta"].concat()));
+/// assert!(!reserved_keys().contains(b"auth/meta"));
+/// ```
+pub fn reserved_keys() -> KeyRange {
     KeyRange::prefix(RESERVED_PREFIX)
 }
 

@@ -89,7 +89,7 @@ pub use crypto::{
 pub use error::{Error, ErrorKind, Result};
 pub use guess::GuessPolicy;
 pub use id::{ApiKeyId, SessionId, UserId};
-pub use layout::RESERVED_PREFIX;
+pub use layout::{RESERVED_PREFIX, reserved_keys};
 pub use listener::AuditListener;
 pub use options::AuthOptions;
 pub use password::{BreachCheck, MAX_PASSWORD_LEN_BYTES, MIN_PASSWORD_FLOOR, PasswordPolicy};

@@ -112,7 +112,7 @@ impl KeyRange {
     }
 
     /// What of it lies before and behind `hole`, empty parts left out.
-    pub(crate) fn without(&self, hole: &Self) -> Vec<Self> {
+    pub fn without(&self, hole: &Self) -> Vec<Self> {
         let before = Self { start: self.start.clone(), end: earlier(self.end.as_ref(), &hole.start) };
         let mut parts = vec![before];
         if let Some(hole_end) = &hole.end {

@@ -5,6 +5,7 @@
 //! * [`cli`] — the command tree and the help that belongs to no single verb; [`options`] — which verb has which of the options for many;
 //! * [`session`] — opening and closing the store, for one verb or for a whole shell;
 //! * [`screen`], [`table`], [`progress`], [`units`] — what people and programs see;
+//! * [`reach`] — which keys plain verbs leave alone;
 //! * [`notation`], [`records`], [`lines`] — keys and values as text, and text as lines;
 //! * [`failure`] — what went wrong, and the exit code that says so; [`interrupt`] — Ctrl-C.
 //!
@@ -20,6 +21,7 @@ mod lines;
 mod notation;
 mod options;
 mod progress;
+mod reach;
 mod records;
 mod screen;
 mod session;

@@ -344,7 +344,7 @@ fn the_trail_is_read_verified_and_pruned() {
     assert_eq!(past, json!({ "outcome": "pruned_past", "first_seq": 4 }));
     let anchor = text(&desk.json(&["audit", "anchor"], "")["anchor"]);
     // Whoever removes an entry past the service is found out.
-    desk.tool.ok(["delete", r#"b"\0auth/a/\0\0\0\0\0\0\0\x05""#]);
+    desk.tool.ok(["delete", "--with-auth", r#"b"\0auth/a/\0\0\0\0\0\0\0\x05""#]);
     let verdict = desk.refused(&["audit", "verify"], "");
     assert_eq!((&verdict["outcome"], &verdict["seq"]), (&json!("broken"), &json!(5)));
     // Whoever wipes all records and lets the service begin anew is found out by the anchor alone.
@@ -400,6 +400,46 @@ fn reading_makes_and_changes_nothing() {
         assert!(desk.run(verb, &key).code <= Some(1), "{verb:?}");
     }
     assert!(common::files(&desk.tool.store()) == before, "a verb that reads has changed the store");
+}
+
+/// Plain verbs neither show, count, write nor replace what `auth` looks after, unless they are told to.
+#[test]
+fn plain_verbs_leave_the_services_records_alone() {
+    let desk = Desk::with_alice();
+    let tool = &desk.tool;
+    tool.ok(["put", "jobs/7", "x"]);
+    tool.ok(["put", r#"b"\0""#, "first"]);
+    for verb in [&["prefix", ""][..], &["scan"], &["scan", "--reverse"], &["prefix", "", "--keys-only"], &["export"]] {
+        let shown = tool.ok(verb);
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(!shown.contains("auth"), "{shown}");
+        assert!(tool.ok([verb, &["--with-auth"]].concat()).contains("argon2id") || verb.contains(&"--keys-only"));
+    }
+    assert_eq!(tool.ok(["scan", "--count"]), "2\n");
+    assert_eq!(tool.ok(["scan", "--limit", "1"]), "b\"\\0\"\tfirst\n");
+    assert_eq!(tool.ok(["scan", "--limit", "1", "--reverse", "--keys-only"]), "jobs/7\n");
+    let meta = r#"b"\0auth/meta""#;
+    for verb in [&["get", meta][..], &["put", meta, "x"], &["delete", meta]] {
+        tool.run(verb).fails(2, "--with-auth");
+    }
+    assert!(tool.run(["get", meta, "--with-auth"]).code == Some(0));
+
+    // Another store's export with its accounts does not replace these.
+    let other = Desk::new();
+    other.ok(&["user", "create", "mallory"], OTHER);
+    let file = other.tool.path("dump.tsv");
+    other.tool.ok(["export", "--with-auth", "-o", file.to_str().unwrap()]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "it holds hashes");
+    }
+    tool.run(["import", file.to_str().unwrap()]).fails(2, "--with-auth");
+    desk.ok(&["password", "verify", "alice"], PASSWORD);
+    let restored = Desk::new();
+    std::fs::copy(other.key_file(), restored.key_file()).unwrap();
+    restored.tool.ok(["import", "--with-auth", file.to_str().unwrap()]);
+    restored.ok(&["password", "verify", "mallory"], OTHER);
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Access {
         if !self.alive || self.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
             return false;
         }
-        let parts = range.without(&layout::reserved());
+        let parts = range.without(&layout::reserved_keys());
         if parts.is_empty() && !range.is_empty() {
             return false; // nothing but the service's own keys
         }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
 use crate::notation::{named, show};
+use crate::reach::Reach;
 use crate::records::Bytes;
 use crate::session::Session;
 
@@ -22,6 +23,9 @@ pub(crate) struct Args {
     /// The key
     #[arg(value_parser = Text::parser())]
     key: Text,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Serialize)]
@@ -35,6 +39,7 @@ struct Answer<'a> {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
+        self.reach.check(key)?;
         let batch = Batch::new().delete(key).require(key, Expect::Present);
         match session.existing_writer()?.finish(|store| Ok(store.commit(batch)?))? {
             BatchOutcome::Committed { seq, versions, .. } => {

@@ -17,6 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::notation::show;
 use crate::progress::Progress;
+use crate::reach::Reach;
 use crate::records::Format;
 use crate::screen::{BAD, BOLD, DIM, GOOD, Screen, styled};
 use crate::session::{Session, Store};
@@ -103,7 +104,7 @@ fn step(number: u32) -> String {
 
 /// Imports the time zones and reads some of them.
 fn show_reads(screen: Screen, store: &Store) -> Result<Imported, Failure> {
-    let imported = import(&**store, ZONES, "zones.tsv", Format::Tsv, &Progress::hidden())?;
+    let imported = import(&**store, ZONES, "zones.tsv", Format::Tsv, Reach::default(), &Progress::hidden())?;
     screen.tell(&format!(
         "{} import the time zones of the tz database: {} records in {}",
         step(1),

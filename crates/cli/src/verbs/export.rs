@@ -5,12 +5,14 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hightower_kv::auth::KeyRange;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
+use crate::reach::Reach;
 use crate::records::Format;
 use crate::session::{Session, Store};
 use crate::units;
@@ -24,7 +26,8 @@ Examples:
   htkvctl export | gzip > dump.tsv.gz
 
 Records are sorted by the bytes of their keys and are those of one moment. A file is written beside its name and \
-renamed when it is complete, so there is never half of one. `import` takes all of it back, byte for byte.";
+renamed when it is complete, so there is never half of one. `import` takes all of it back, byte for byte. Users, sessions, \
+keys and roles are left out; with --with-auth they are in it, and the file is readable by its owner only.";
 
 /// Write all records as lines, sorted by key
 #[derive(Debug, clap::Args)]
@@ -41,6 +44,9 @@ pub(crate) struct Args {
     /// Only keys that start with this
     #[arg(long, value_name = "PREFIX", value_parser = Text::parser())]
     prefix: Option<Text>,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Serialize)]
@@ -74,7 +80,8 @@ impl Args {
         let format = self.format.unwrap_or_else(|| Format::of_name(path));
         let progress = self.progress(session, store);
         let named = |failure| name_file(failure, path);
-        let mut target = Target::create(path).map_err(Failure::file(format!("create {}", path.display())))?;
+        let mut target =
+            Target::create(path, self.reach.with_auth).map_err(Failure::file(format!("create {}", path.display())))?;
         let records = self.write(store, format, target.writer(), &progress).map_err(named)?;
         target.complete(path).map_err(Failure::file(format!("write {}", path.display())))?;
         drop(progress);
@@ -88,7 +95,8 @@ impl Args {
 
     fn write(&self, store: &Store, format: Format, out: &mut dyn Write, progress: &Progress) -> Result<u64, Failure> {
         let prefix = self.prefix.as_ref().map(|prefix| &prefix.0[..]).unwrap_or_default();
-        write_pairs(&mut store.prefix(prefix)?, None, format, out, progress)
+        let mut ranges = self.reach.ranges(store, &KeyRange::prefix(prefix))?;
+        write_pairs(&mut ranges, None, format, out, progress)
     }
 
     fn progress(&self, session: &Session, store: &Store) -> Progress {
@@ -107,6 +115,18 @@ fn name_file(failure: Failure, path: &Path) -> Failure {
     }
 }
 
+fn create_new(path: &Path, private: bool) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if private {
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    #[cfg(not(unix))]
+    let _nothing_to_set = private;
+    options.open(path)
+}
+
 /// A file on its way.
 enum Target {
     /// Appears under its name when it is complete.
@@ -116,24 +136,25 @@ enum Target {
 }
 
 impl Target {
-    fn create(path: &Path) -> io::Result<Self> {
+    /// `private`: nobody but the owner may read it, for it holds password hashes.
+    fn create(path: &Path, private: bool) -> io::Result<Self> {
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_file() => {
                 Ok(Self::InPlace(BufWriter::new(File::options().write(true).open(path)?)))
             }
-            Ok(_) => Self::staged(&path.canonicalize()?),
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Self::staged(path),
+            Ok(_) => Self::staged(&path.canonicalize()?, private),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Self::staged(path, private),
             Err(error) => Err(error),
         }
     }
 
-    fn staged(path: &Path) -> io::Result<Self> {
+    fn staged(path: &Path, private: bool) -> io::Result<Self> {
         let dir = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // Created as any other file would be, so that its permissions are what the user's umask says.
         let file = tempfile::Builder::new()
             .prefix(".htkvctl-")
             .suffix(".partial")
-            .make_in(dir, |path| File::create_new(path))?;
+            .make_in(dir, |path| create_new(path, private))?;
         Ok(Self::Staged(BufWriter::with_capacity(256 * 1024, file)))
     }
 

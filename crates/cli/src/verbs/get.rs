@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
 use crate::notation::{named, show};
+use crate::reach::Reach;
 use crate::records::Bytes;
 use crate::session::Session;
 
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// The bytes as they are: nothing escaped, no line feed added
     #[arg(long, conflicts_with = "json")]
     raw: bool,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Serialize)]
@@ -41,6 +45,7 @@ struct Answer<'a> {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
+        self.reach.check(key)?;
         let found = session.reader()?.finish(|store| Ok(store.get_versioned(key)?))?;
         let Some((value, version)) = found else {
             session.screen.error("not_found", &format!("{} has no value", named(key)));

@@ -15,6 +15,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::progress::Progress;
+use crate::reach::{OVERRIDE, Reach};
 use crate::records::{Format, check_limits};
 use crate::screen::Screen;
 use crate::session::Session;
@@ -38,7 +39,8 @@ Formats, told by the file's name (.jsonl, .ndjson and .json are JSON Lines, all 
   jsonl  {\"key\":\"...\",\"value\":\"...\"}, bytes that are not UTF-8 as {\"base64\":\"...\"}
 
 Records are committed in atomic batches. A malformed line is named with its number and stops the import; \
-the records before it stay. To import again is harmless: what is there is overwritten by the same.";
+the records before it stay. So does one of the authentication service's records, without --with-auth: with it, the users, \
+keys and roles of this store are replaced by those of the file. To import again is harmless: what is there is overwritten by the same.";
 
 /// Put the records of a file into the store
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,9 @@ pub(crate) struct Args {
     /// What the lines look like
     #[arg(long)]
     format: Option<Format>,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// What came of an import.
@@ -69,7 +74,7 @@ impl Args {
         let name = if is_stdin(&self.file) { "standard input".into() } else { self.file.display().to_string() };
         let store = session.writer()?;
         let progress = Progress::bytes(session.screen, len_bytes);
-        let imported = store.finish(|store| import(&**store, input, &name, format, &progress))?;
+        let imported = store.finish(|store| import(&**store, input, &name, format, self.reach, &progress))?;
         drop(progress);
         tell(session.screen, &imported)?;
         Ok(Exit::Done)
@@ -113,10 +118,11 @@ pub(crate) fn import(
     input: impl BufRead,
     name: &str,
     format: Format,
+    reach: Reach,
     progress: &Progress,
 ) -> Result<Imported, Failure> {
     let started = Instant::now();
-    let mut loader = Loader { store, batch: Batch::new(), batch_len_bytes: 0, done: Imported::default() };
+    let mut loader = Loader { store, reach, batch: Batch::new(), batch_len_bytes: 0, done: Imported::default() };
     let mut lines = Lines::new(input);
     let result = load(&mut loader, &mut lines, name, format, progress);
     // What came before a bad line, or before Ctrl-C, stays.
@@ -168,6 +174,7 @@ fn with_count(failure: Failure, records: u64) -> Failure {
 /// Collects records into batches and commits them.
 struct Loader<'a, E> {
     store: &'a E,
+    reach: Reach,
     batch: Batch,
     batch_len_bytes: usize,
     done: Imported,
@@ -177,6 +184,9 @@ impl<E: KvEngine> Loader<'_, E> {
     /// Adds a record; says whether the batch is to be committed now. Refuses what the store would refuse, as long as the line is known.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
         check_limits(key, value)?;
+        if !self.reach.includes(key) {
+            return Err(format!("the key is one of the authentication service's; {OVERRIDE}"));
+        }
         self.batch.push_put(key, value);
         self.batch_len_bytes += key.len() + value.len();
         Ok(self.batch.len() >= BATCH_RECORDS || self.batch_len_bytes >= BATCH_LEN_BYTES)

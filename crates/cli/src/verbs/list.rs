@@ -4,13 +4,15 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use hightower_kv::Range;
+use hightower_kv::auth::KeyRange;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::progress::{Progress, STEP_RECORDS};
+use crate::reach::Reach;
 use crate::records::Format;
-use crate::session::Session;
+use crate::session::{Session, Store};
 
 /// How to list keys.
 #[derive(Debug, clap::Args)]
@@ -30,6 +32,9 @@ pub(crate) struct ListArgs {
     /// Only how many there are
     #[arg(long, conflicts_with = "keys_only")]
     count: bool,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Serialize)]
@@ -38,37 +43,41 @@ struct Count {
 }
 
 impl ListArgs {
-    /// Prints what is in `range` as `session` wants it.
-    pub(crate) fn print(&self, session: &Session, range: Range) -> Result<Exit, Failure> {
+    /// Prints what of `range` is within reach, as `session` wants it.
+    pub(crate) fn print(&self, session: &Session, store: &Store, range: &KeyRange) -> Result<Exit, Failure> {
+        let mut ranges = self.reach.ranges(store, range)?;
+        if self.reverse {
+            ranges.reverse();
+        }
         if self.count {
-            let count = self.count(range)?;
+            let count = self.count(ranges)?;
             session.screen.answer(&Count { count }, || count.to_string())?;
             return Ok(Exit::Done);
         }
         let format = if session.screen.json { Format::Jsonl } else { Format::Tsv };
         let mut out = session.screen.records();
-        self.write(range, format, &mut out)?;
+        self.write(ranges, format, &mut out)?;
         out.flush()?;
         Ok(Exit::Done)
     }
 
-    fn count(&self, range: Range) -> Result<u64, Failure> {
+    fn count(&self, ranges: Vec<Range>) -> Result<u64, Failure> {
         let mut count = 0;
-        for _ in range.take(self.take()) {
+        for _ in ranges.into_iter().flatten().take(self.take()) {
             count += 1;
             check_now_and_then(count)?;
         }
         Ok(count)
     }
 
-    fn write(&self, range: Range, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
-        let mut range = range;
+    fn write(&self, mut ranges: Vec<Range>, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
         if !self.keys_only && !self.reverse {
-            write_pairs(&mut range, self.limit, format, out, &Progress::hidden())?;
+            write_pairs(&mut ranges, self.limit, format, out, &Progress::hidden())?;
             return Ok(());
         }
+        let next = |range: &mut Range| if self.reverse { range.next_back() } else { range.next() };
         for done in 1..=self.limit.unwrap_or(u64::MAX) {
-            let Some(entry) = (if self.reverse { range.next_back() } else { range.next() }) else { break };
+            let Some(entry) = ranges.iter_mut().find_map(next) else { break };
             if self.keys_only {
                 format.write_key(out, entry.key())?;
             } else {
@@ -86,7 +95,7 @@ impl ListArgs {
 
 /// Writes keys with their values, up to `limit`; gives how many.
 pub(crate) fn write_pairs(
-    range: &mut Range,
+    ranges: &mut [Range],
     limit: Option<u64>,
     format: Format,
     out: &mut dyn Write,
@@ -98,23 +107,29 @@ pub(crate) fn write_pairs(
     }
     let mut written = 0_u64;
     let mut failure = None;
-    range.for_each_pair(|key, value| {
+    let mut pair = |written: &mut u64, failure: &mut Option<Failure>, key: &[u8], value: &[u8]| {
         let step = format.write(out, key, value).map_err(Failure::from).and_then(|()| {
-            written += 1;
+            *written += 1;
             if written.is_multiple_of(STEP_RECORDS) {
-                progress.set(written);
+                progress.set(*written);
             }
-            check_now_and_then(written)
+            check_now_and_then(*written)
         });
         match step {
-            Ok(()) if written < limit => ControlFlow::Continue(()),
+            Ok(()) if *written < limit => ControlFlow::Continue(()),
             Ok(()) => ControlFlow::Break(()),
             Err(stopped) => {
-                failure = Some(stopped);
+                *failure = Some(stopped);
                 ControlFlow::Break(())
             }
         }
-    })?;
+    };
+    for range in ranges {
+        range.for_each_pair(|key, value| pair(&mut written, &mut failure, key, value))?;
+        if failure.is_some() || written == limit {
+            break;
+        }
+    }
     failure.map_or(Ok(written), Err)
 }
 

@@ -1,5 +1,7 @@
 //! `prefix`: the keys that start with something.
 
+use hightower_kv::auth::KeyRange;
+
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
 use crate::session::Session;
@@ -29,6 +31,6 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        session.reader()?.finish(|store| self.list.print(session, store.prefix(&self.prefix.0)?))
+        session.reader()?.finish(|store| self.list.print(session, store, &KeyRange::prefix(&self.prefix.0[..])))
     }
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
 use crate::notation::show;
+use crate::reach::Reach;
 use crate::records::{Bytes, check_limits};
 use crate::session::Session;
 use crate::units;
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Only if the key is `absent`, `present`, or has its value from this version
     #[arg(long = "if", value_name = "CONDITION", value_parser = parse_condition)]
     condition: Option<Expect>,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Serialize)]
@@ -59,6 +63,7 @@ enum Answer<'a> {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
+        self.reach.check(&self.key.0)?;
         let value = self.read_value()?;
         check_limits(&self.key.0, &value).map_err(Failure::Usage)?;
         let mut batch = Batch::new().put(&self.key.0, &value);

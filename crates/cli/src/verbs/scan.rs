@@ -1,6 +1,6 @@
 //! `scan`: the keys between two bounds.
 
-use std::ops::Bound;
+use hightower_kv::auth::KeyRange;
 
 use crate::cli::Text;
 use crate::failure::{Exit, Failure};
@@ -34,8 +34,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        let from = self.from.as_ref().map_or(Bound::Unbounded, |from| Bound::Included(&from.0));
-        let to = self.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to.0));
-        session.reader()?.finish(|store| self.list.print(session, store.range::<&Vec<u8>>((from, to))?))
+        let from = self.from.as_ref().map(|from| from.0.clone()).unwrap_or_default();
+        let range = KeyRange::new(from, self.to.as_ref().map(|to| to.0.clone()));
+        session.reader()?.finish(|store| self.list.print(session, store, &range))
     }
 }

@@ -9,9 +9,10 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use hightower_kv::auth::RESERVED_PREFIX;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{Config, Editor};
+use rustyline::{CompletionType, Config, Editor};
 
 use crate::cli::StoreVerb;
 use crate::failure::{Exit, Failure};
@@ -105,7 +106,12 @@ fn run_script(session: &Session) -> Result<Exit, Failure> {
 /// Reads lines from a person until there are no more.
 fn converse(session: &Session, store: &Store) -> Result<Exit, Failure> {
     let failed = |bad: ReadlineError| Failure::Usage(format!("the terminal: {bad}"));
-    let config = Config::builder().history_ignore_space(true).auto_add_history(true).build();
+    // A list: the other kind of completion undoes what it has completed at the next Tab.
+    let config = Config::builder()
+        .history_ignore_space(true)
+        .auto_add_history(true)
+        .completion_type(CompletionType::List)
+        .build();
     let mut editor: Editor<Completion<'_>, FileHistory> = Editor::with_config(config).map_err(failed)?;
     editor.set_helper(Some(Completion::new(store)));
     let history = history_file();
@@ -141,7 +147,9 @@ fn save(editor: &mut Editor<Completion<'_>, FileHistory>, path: &Path, screen: S
 }
 
 fn greet(session: &Session, store: &Store) -> Result<(), Failure> {
-    let what = format!("{} in {}", counted(store.len() as u64, "key"), session.data_dir().display());
+    let of_auth = store.prefix(RESERVED_PREFIX)?.count();
+    let keys = counted((store.len() - of_auth.min(store.len())) as u64, "key");
+    let what = format!("{keys} in {}", session.data_dir().display());
     session.screen.tell(&format!("{}: {what}. {}", styled(BOLD, "Hightower KV"), styled(DIM, "help, Tab, Ctrl-D")))
 }
 

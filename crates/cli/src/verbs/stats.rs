@@ -33,6 +33,7 @@ the look says so on standard error, and the next one comes all the same; one tha
 a look is refused. In the shell, whose store stays open, a look costs nothing. Ctrl-C is the way to end it: exit code 0.
 
 What the numbers are:
+  keys         all of the store's, with those of the authentication service
   live, dead   bytes of the latest records of keys, and of records that compaction can free
   index        memory that the keys take while the store is open
   disk         what the segments take on disk, with the room kept free for new records
