@@ -10,7 +10,7 @@ use hightower_log::SegmentKind;
 
 use crate::config::CompactionConfig;
 use crate::mutants::planted;
-use crate::tombstone::TombstoneRule;
+use crate::tombstone::free_alone;
 use crate::usage::{Goal, SegmentUsage};
 
 /// Decides which segments the next run rewrites.
@@ -80,7 +80,9 @@ struct Log<'a> {
 
 impl<'a> Log<'a> {
     fn of(segments: &'a [SegmentUsage]) -> Self {
-        let candidates: Vec<_> = segments.iter().map(|usage| Candidate::new(usage, segments)).collect();
+        let free_alone = free_alone(segments);
+        let candidate = |usage: &'a SegmentUsage| Candidate::new(usage, free_alone.contains(&usage.id));
+        let candidates: Vec<_> = segments.iter().map(candidate).collect();
         Self {
             len_bytes: segments.iter().map(|usage| usage.len_bytes).sum(),
             free_bytes: candidates.iter().map(|candidate| candidate.free_bytes).sum(),
@@ -132,10 +134,9 @@ fn within_budget(candidates: Vec<&Candidate<'_>>, config: &CompactionConfig) -> 
 }
 
 impl<'a> Candidate<'a> {
-    fn new(usage: &'a SegmentUsage, segments: &[SegmentUsage]) -> Self {
+    fn new(usage: &'a SegmentUsage, is_free_alone: bool) -> Self {
         let tombstones = usage.expired_tombstone_bytes;
-        let is_allowed =
-            tombstones > 0 && usage.is_sealed && TombstoneRule::new(segments, &[usage.id]).allows(usage.id);
+        let is_allowed = tombstones > 0 && usage.is_sealed && is_free_alone;
         let (free, blocked) = if is_allowed { (tombstones, 0) } else { (0, tombstones) };
         Self { usage, free_bytes: usage.dead_bytes().saturating_add(free), blocked_bytes: blocked }
     }

@@ -18,6 +18,8 @@
 //!
 //! Checkpoints never matter: an entry of a checkpoint counts only while its segment is there.
 
+use std::collections::{HashMap, HashSet};
+
 use hightower_log::SegmentKind;
 
 use crate::mutants::planted;
@@ -27,7 +29,7 @@ use crate::usage::SegmentUsage;
 #[derive(Clone, Debug)]
 pub struct TombstoneRule {
     /// The inputs, each with a seq above all its commits.
-    bounds: Vec<(u32, u64)>,
+    bounds: HashMap<u32, u64>,
     /// The lowest seq that a dead record outside the inputs may have; `u64::MAX` if there is none.
     oldest_outside: u64,
 }
@@ -36,23 +38,46 @@ impl TombstoneRule {
     /// The rule for a run that removes `inputs`, out of all segments of the store.
     #[must_use]
     pub fn new(segments: &[SegmentUsage], inputs: &[u32]) -> Self {
-        let outside = segments.iter().filter(|usage| !inputs.contains(&usage.id));
-        let blockers = outside.filter(|usage| !is_clean(usage));
-        let oldest = blockers.map(|usage| match usage.kind {
-            SegmentKind::Append => usage.base_seq,
-            SegmentKind::Compacted => 0,
-        });
-        let bounds = inputs.iter().map(|id| (*id, commits_end(segments, *id))).collect();
-        Self { bounds, oldest_outside: oldest.min().unwrap_or(u64::MAX) }
+        let ends = CommitEnds::of(segments);
+        let bounds: HashMap<u32, u64> = inputs.iter().map(|id| (*id, ends.get(*id))).collect();
+        let outside = segments.iter().filter(|usage| !bounds.contains_key(&usage.id));
+        let oldest = outside.filter_map(oldest_dead).min();
+        Self { bounds, oldest_outside: oldest.unwrap_or(u64::MAX) }
     }
 
     /// Whether a tombstone in this segment may go as far as other segments are concerned: its grace and snapshots are
     /// not this rule's business.
     #[must_use]
     pub fn allows(&self, segment: u32) -> bool {
-        let bound = self.bounds.iter().find(|(id, _)| *id == segment).map(|(_, bound)| *bound);
-        bound.is_some_and(|bound| bound <= self.oldest_outside || planted("tombstone_unblocked"))
+        let bound = self.bounds.get(&segment);
+        bound.is_some_and(|bound| *bound <= self.oldest_outside || planted("tombstone_unblocked"))
     }
+}
+
+/// The ids of the segments that could each be the one input of a run that forgets tombstones. As asking a [`TombstoneRule`] for each, but in one pass.
+pub(crate) fn free_alone(segments: &[SegmentUsage]) -> HashSet<u32> {
+    let ends = CommitEnds::of(segments);
+    // The oldest dead record outside of a segment is the oldest of all, or the next one if the oldest is in the segment itself.
+    let (mut oldest, mut next) = ((u64::MAX, None), u64::MAX);
+    for (seq, id) in segments.iter().filter_map(|usage| Some((oldest_dead(usage)?, usage.id))) {
+        if seq < oldest.0 {
+            (oldest, next) = ((seq, Some(id)), oldest.0);
+        } else {
+            next = next.min(seq);
+        }
+    }
+    let outside = |id: u32| if oldest.1 == Some(id) { next } else { oldest.0 };
+    let is_free = |id: &u32| ends.get(*id) <= outside(*id) || planted("tombstone_unblocked");
+    segments.iter().map(|usage| usage.id).filter(is_free).collect()
+}
+
+/// The lowest seq that a dead record of the segment may have; `None` if it has none.
+fn oldest_dead(usage: &SegmentUsage) -> Option<u64> {
+    let seq = match usage.kind {
+        SegmentKind::Append => usage.base_seq,
+        SegmentKind::Compacted => 0,
+    };
+    (!is_clean(usage)).then_some(seq)
 }
 
 /// Whether the segment has no dead record.
@@ -61,20 +86,34 @@ fn is_clean(usage: &SegmentUsage) -> bool {
     usage.dead_records() == 0
 }
 
-/// A seq above those of all commits that the segment's records come from.
-fn commits_end(segments: &[SegmentUsage], id: u32) -> u64 {
-    let Some(segment) = segments.iter().find(|usage| usage.id == id) else { return u64::MAX };
-    if segment.kind == SegmentKind::Compacted {
-        return segment.base_seq;
+/// For each segment a seq above those of all commits that its records come from.
+struct CommitEnds(HashMap<u32, u64>);
+
+impl CommitEnds {
+    fn of(segments: &[SegmentUsage]) -> Self {
+        let mut by_id: Vec<&SegmentUsage> = segments.iter().collect();
+        by_id.sort_unstable_by_key(|usage| std::cmp::Reverse(usage.id));
+        let mut later = u64::MAX;
+        let mut end = |usage: &SegmentUsage| match usage.kind {
+            SegmentKind::Compacted => (usage.id, usage.base_seq),
+            SegmentKind::Append => {
+                let next = later.min(usage.base_seq);
+                (usage.id, std::mem::replace(&mut later, next))
+            }
+        };
+        Self(by_id.into_iter().map(&mut end).collect())
     }
-    let later = segments.iter().filter(|usage| usage.kind == SegmentKind::Append && usage.id > id);
-    later.map(|usage| usage.base_seq).min().unwrap_or(u64::MAX)
+
+    fn get(&self, id: u32) -> u64 {
+        self.0.get(&id).copied().unwrap_or(u64::MAX)
+    }
 }
 
 /// The base seq for what a run writes: above all commits that the inputs' records come from.
 #[must_use]
 pub fn output_base_seq(segments: &[SegmentUsage], inputs: &[u32]) -> u64 {
-    inputs.iter().map(|id| commits_end(segments, *id)).max().unwrap_or(u64::MAX)
+    let ends = CommitEnds::of(segments);
+    inputs.iter().map(|id| ends.get(*id)).max().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -125,5 +164,30 @@ mod tests {
         assert!(!TombstoneRule::new(&with_output, &[5]).allows(5));
         with_output[4] = usage(5, Compacted, 100, 1);
         assert!(!TombstoneRule::new(&with_output, &[2]).allows(2), "what it holds may be as old as anything");
+    }
+
+    #[test]
+    fn asked_for_all_at_once_the_rule_says_the_same() {
+        use SegmentKind::{Append, Compacted};
+        let mut state = 1_u64;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..2000 {
+            let mut base_seq = 1;
+            let segments: Vec<_> = (1..=u32::try_from(draw(6)).unwrap())
+                .map(|id| {
+                    base_seq += draw(3);
+                    let kind = if draw(3) == 0 { Compacted } else { Append };
+                    usage(id, kind, base_seq, draw(3).saturating_sub(1))
+                })
+                .collect();
+            let alone = free_alone(&segments);
+            for usage in &segments {
+                let rule = TombstoneRule::new(&segments, &[usage.id]);
+                assert_eq!(alone.contains(&usage.id), rule.allows(usage.id), "{} of {segments:?}", usage.id);
+            }
+        }
     }
 }

@@ -318,7 +318,7 @@ impl Core {
         log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
         self.wake_tail();
         self.sealing.wake();
-        self.upkeep.wake();
+        self.upkeep.note_roll(self.segments.count());
         Ok(())
     }
 

@@ -21,6 +21,8 @@ const SECONDS_PER_SEGMENT: u64 = 2;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// What was written before a pause of this length says nothing about what comes.
 const MEMORY: Duration = Duration::from_secs(1);
+/// How much lives is looked at when the log has grown by one part in so many of its segments.
+const LOOK_SHARE: usize = 64;
 /// With each look the rate falls by no more than this share.
 const FALL_SHARE: u64 = 32;
 
@@ -46,10 +48,19 @@ impl Growth {
     }
 }
 
-/// What is known of the rate at which the store is written to.
+/// How many bytes lived when it was looked at last. To look costs the more the more segments there are, so it is not done at each roll.
+#[derive(Clone, Copy, Debug, Default)]
+struct Living {
+    bytes: u64,
+    /// The active segment of that time.
+    segment: u32,
+}
+
+/// What is known of the rate at which the store is written to, and of its size.
 #[derive(Debug, Default)]
 pub(crate) struct Sizing {
     growth: Mutex<Growth>,
+    living: Mutex<Living>,
 }
 
 impl StoreConfig {
@@ -67,6 +78,16 @@ impl Core {
         self.config.idle_segment_len(self.segments.live_bytes())
     }
 
+    /// The same, from what was known when the log had at most one part in [`LOOK_SHARE`] fewer segments.
+    fn idle_len_about(&self, active: u32) -> u32 {
+        let mut living = self.sizing.living.lock();
+        let grown = active.abs_diff(living.segment) as usize;
+        if grown > self.segments.count() / LOOK_SHARE {
+            *living = Living { bytes: self.segments.live_bytes(), segment: active };
+        }
+        self.config.idle_segment_len(living.bytes)
+    }
+
     /// Looks at how fast the log grows, and says how long files are to be.
     pub(crate) fn plan_segments(&self, store: &SegmentStore) {
         let now = self.components.clock.elapsed();
@@ -80,7 +101,7 @@ impl Core {
             growth.bytes_per_s
         };
         let rush = u32::try_from(bytes_per_s.saturating_mul(SECONDS_PER_SEGMENT)).unwrap_or(u32::MAX);
-        store.set_next_len(self.idle_len().max(rush));
+        store.set_next_len(self.idle_len_about(end.0).max(rush));
     }
 
     /// Gives back room that was made ready for more than is written now. For when nothing is.

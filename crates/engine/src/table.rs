@@ -1,16 +1,19 @@
 //! The segments that records are read from, found by id without a lock or a shared counter.
 //!
-//! The table is replaced as a whole when a segment comes or goes; readers look at the one that was current when they came, under an
-//! epoch guard, and the old one is freed once none of them is left. Ids are consecutive but for gaps that compaction leaves, so a table of twice as
-//! many slots, indexed by the low bits of the id, finds most segments at the first look.
+//! A segment that comes is put into a free slot of the table, which readers see from then on. The table is replaced as a whole when it is half full or
+//! when segments go: readers look at the one that was current when they came, under an epoch guard, and the old one is freed once none of them is left.
+//! So adding costs the same however many segments there are, but for the copy each time their number has doubled. Ids are consecutive but
+//! for gaps that compaction leaves, so a table of at least twice as many slots, indexed by the low bits of the id, finds most segments at the first look.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, prefetch_read};
 use hightower_segment::Segment;
 
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::place::{HintedPlace, MAX_SEGMENT_ID, Place};
 use crate::sync::Mutex;
 
@@ -102,32 +105,44 @@ fn subtract(number: &AtomicU64, less: u64) {
     number.store(number.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
 }
 
-/// All segments, as of one moment.
-#[derive(Debug, Default)]
+/// Free, or a segment beside its id.
+type Slot = OnceLock<(u32, Arc<Tracked>)>;
+
+/// The segments, as of the last time that some went or that the table was full, and those that came since.
+#[derive(Debug)]
 pub(crate) struct Table {
     /// A power of two of slots, at least twice as many as segments; a segment stands in the first free slot from its id's on. The id stands
     /// beside it, so that the search touches nothing else.
-    slots: Vec<Option<(u32, Arc<Tracked>)>>,
-    /// The segments by the ends of their ids: of those with one end, one of them.
-    hinted: Vec<Option<Arc<Segment>>>,
+    slots: Box<[Slot]>,
+    /// The segments by the ends of their ids: of those with one end, the first that came.
+    hinted: Box<[OnceLock<Arc<Segment>>]>,
 }
 
 impl Table {
-    fn of(tracked: impl Iterator<Item = Arc<Tracked>>) -> Self {
-        let all: Vec<_> = tracked.collect();
-        let mut table =
-            Self { slots: vec![None; (all.len() * 2).next_power_of_two()], hinted: vec![None; HintedPlace::SEGMENTS] };
-        let mask = table.slots.len() - 1;
-        for tracked in all {
-            let id = tracked.segment.id();
-            table.hinted[HintedPlace::segment_of(id)] = Some(Arc::clone(&tracked.segment));
-            let mut at = id as usize & mask;
-            while table.slots[at].is_some() {
-                at = (at + 1) & mask;
-            }
-            table.slots[at] = Some((id, tracked));
-        }
+    /// The fewest slots of a table.
+    const LEAST_SLOTS: usize = 16;
+
+    fn of(all: &[Arc<Tracked>]) -> Self {
+        // From a quarter to an eighth is taken: as many segments again find room before the next copy.
+        let slots = (all.len() * 4).next_power_of_two().max(Self::LEAST_SLOTS);
+        let table = Self {
+            slots: std::iter::repeat_with(OnceLock::new).take(slots).collect(),
+            hinted: std::iter::repeat_with(OnceLock::new).take(HintedPlace::SEGMENTS).collect(),
+        };
+        all.iter().for_each(|tracked| table.put(tracked));
         table
+    }
+
+    /// Puts a segment into the first free slot from its id's on. The caller alone changes the table, and half of it is free.
+    fn put(&self, tracked: &Arc<Tracked>) {
+        let id = tracked.segment.id();
+        let mask = self.slots.len() - 1;
+        // Another segment with the same end of its id may be there.
+        let _first_come = self.hinted[HintedPlace::segment_of(id)].set(Arc::clone(&tracked.segment));
+        let mut at = id as usize & mask;
+        while self.slots[at].set((id, Arc::clone(tracked))).is_err() {
+            at = (at + 1) & mask;
+        }
     }
 
     /// The segment with this id.
@@ -136,7 +151,7 @@ impl Table {
         let mask = self.slots.len().wrapping_sub(1);
         let mut at = id as usize & mask;
         // Half of the slots are empty, so the search ends.
-        while let Some((found, tracked)) = self.slots.get(at)?.as_ref() {
+        while let Some((found, tracked)) = self.slots.get(at)?.get() {
             if *found == id {
                 return Some(tracked);
             }
@@ -156,14 +171,41 @@ impl Table {
     /// Asks the processor for the first bytes of the record that a hint tells of, if there is one.
     #[inline]
     pub(crate) fn prefetch_hinted(&self, hint: HintedPlace) {
-        if let Some(Some(segment)) = self.hinted.get(hint.segment()) {
+        if let Some(segment) = self.hinted.get(hint.segment()).and_then(OnceLock::get) {
             prefetch_read(segment.bytes_from(hint.offset()));
         }
     }
 
     /// All segments, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Tracked>> {
-        self.slots.iter().flatten().map(|(_, tracked)| tracked)
+    fn iter(&self) -> impl Iterator<Item = &Arc<Tracked>> {
+        self.slots.iter().filter_map(OnceLock::get).map(|(_, tracked)| tracked)
+    }
+}
+
+/// What is known of all segments together, and kept by whoever changes the table.
+#[derive(Debug, Default)]
+struct Totals {
+    segments: usize,
+    /// How long those are together that do not grow any more.
+    sealed_bytes: u64,
+    /// The others, and those that were sealed since they were looked at.
+    unsealed: Vec<Arc<Tracked>>,
+    /// When there are so many of them, they are looked at again.
+    look_at: usize,
+}
+
+impl Totals {
+    /// How long all segments are together.
+    fn len_bytes(&mut self) -> u64 {
+        let mut grown = 0;
+        let sealed_bytes = &mut self.sealed_bytes;
+        self.unsealed.retain(|tracked| {
+            let is_sealed = tracked.segment.is_sealed();
+            let len = u64::from(tracked.segment.len_bytes());
+            *(if is_sealed { &mut *sealed_bytes } else { &mut grown }) += len;
+            !is_sealed
+        });
+        *sealed_bytes + grown
     }
 }
 
@@ -171,7 +213,7 @@ impl Table {
 #[derive(Debug, Default)]
 pub(crate) struct Segments {
     current: Published<Table>,
-    changing: Mutex<()>,
+    totals: Mutex<Totals>,
 }
 
 impl Segments {
@@ -187,7 +229,17 @@ impl Segments {
         self.table(guard)?.find(id)
     }
 
-    /// Bytes of records that are the latest of their key, in all segments.
+    /// How many segments there are.
+    pub(crate) fn count(&self) -> usize {
+        self.totals.lock().segments
+    }
+
+    /// How long all segments are together. Looks at few of them.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.totals.lock().len_bytes()
+    }
+
+    /// Bytes of records that are the latest of their key, in all segments. Looks at each.
     pub(crate) fn live_bytes(&self) -> u64 {
         let guard = hightower_index::pin();
         self.table(&guard).into_iter().flat_map(Table::iter).map(|tracked| tracked.live_bytes()).sum()
@@ -197,7 +249,7 @@ impl Segments {
     pub(crate) fn all(&self) -> Vec<Arc<Tracked>> {
         let guard = hightower_index::pin();
         let mut all: Vec<_> = self.table(&guard).into_iter().flat_map(Table::iter).cloned().collect();
-        all.sort_by_key(|tracked| tracked.segment.id());
+        all.sort_unstable_by_key(|tracked| tracked.segment.id());
         all
     }
 
@@ -208,30 +260,96 @@ impl Segments {
             let (found, limit) = (u64::from(id), u64::from(MAX_SEGMENT_ID));
             return Err(Error::LimitExceeded { what: "segment id", found, limit });
         }
-        let _turn = self.changing.lock();
+        let mut totals = self.totals.lock();
         let guard = hightower_index::pin();
         if let Some(known) = self.find(id, &guard) {
             return Ok(Arc::clone(known));
         }
         let tracked = Arc::new(Tracked::new(segment));
-        let all = self.table(&guard).into_iter().flat_map(Table::iter).cloned();
-        let table = Table::of(all.chain([Arc::clone(&tracked)]));
-        self.replace(table, &guard);
+        totals.segments += 1;
+        totals.unsealed.push(Arc::clone(&tracked));
+        if totals.unsealed.len() >= totals.look_at {
+            totals.len_bytes();
+            totals.look_at = totals.unsealed.len() * 2 + Table::LEAST_SLOTS;
+        }
+        let has_room =
+            |table: &&Table| totals.segments * 2 <= table.slots.len() && !planted("table_copied_by_each_add");
+        match self.table(&guard).filter(has_room) {
+            Some(table) => table.put(&tracked),
+            None => {
+                let all: Vec<_> = self.table(&guard).into_iter().flat_map(Table::iter).cloned().collect();
+                self.replace(&[all, vec![Arc::clone(&tracked)]].concat(), &guard);
+            }
+        }
         Ok(tracked)
     }
 
-    /// Takes segments out. Readers that came before keep what they have found.
-    pub(crate) fn remove(&self, ids: &[u32]) {
-        let _turn = self.changing.lock();
+    /// Takes segments out, and gives them. Readers that came before keep what they have found.
+    pub(crate) fn remove(&self, ids: &[u32]) -> Vec<Arc<Tracked>> {
+        let ids: HashSet<u32> = ids.iter().copied().collect();
+        let mut totals = self.totals.lock();
         let guard = hightower_index::pin();
-        let kept = self.table(&guard).into_iter().flat_map(Table::iter);
-        let table = Table::of(kept.filter(|tracked| !ids.contains(&tracked.segment.id())).cloned());
-        self.replace(table, &guard);
+        let all = self.table(&guard).into_iter().flat_map(Table::iter).cloned();
+        let (gone, kept): (Vec<_>, Vec<_>) = all.partition(|tracked| ids.contains(&tracked.segment.id()));
+        *totals = Totals { segments: kept.len(), unsealed: kept.clone(), ..Totals::default() };
+        totals.len_bytes();
+        self.replace(&kept, &guard);
+        gone
     }
 
     /// Hands the old table over for freeing at once: it holds segments, whose files wait for it.
-    fn replace(&self, table: Table, guard: &Guard) {
-        self.current.store(Some(Box::new(table)), guard);
+    fn replace(&self, all: &[Arc<Tracked>], guard: &Guard) {
+        self.current.store(Some(Box::new(Table::of(all))), guard);
         guard.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use hightower_index::pin;
+    use hightower_segment::sim::SimFs;
+    use hightower_segment::{AppendMode, Purpose, Segment, SegmentStore, Stamp, StoreOptions};
+
+    use super::Segments;
+
+    /// Empty segments with ascending ids.
+    fn segments(count: usize) -> Vec<Arc<Segment>> {
+        let stamp = Stamp { max_version: 0, timestamp: 0 };
+        let options =
+            StoreOptions { segment_len_bytes: 1024, appends: AppendMode::Positioned, ..StoreOptions::default() };
+        let (_store, recovery) = SegmentStore::open(Arc::new(SimFs::new()), Path::new("/store"), options).unwrap();
+        let (mut appender, _) = recovery.finish(stamp).unwrap();
+        let rolls = std::iter::repeat_with(|| appender.roll(64, Purpose::Reclaim, stamp).unwrap());
+        rolls.take(count).collect()
+    }
+
+    #[test]
+    fn adding_copies_the_table_only_when_it_has_doubled() {
+        let table = Segments::default();
+        let all = segments(600);
+        let mut copies = HashSet::new();
+        for (at, segment) in all.iter().enumerate() {
+            table.add(Arc::clone(segment)).unwrap();
+            let guard = pin();
+            copies.insert(std::ptr::from_ref(table.table(&guard).unwrap()).addr());
+            assert!(all[..=at].iter().rev().take(20).all(|added| table.find(added.id(), &guard).is_some()));
+        }
+        assert_eq!((table.count(), table.all().len()), (600, 600));
+        // A table of 16 slots, 64 from the ninth segment on, and so on to 2,048.
+        assert!(copies.len() <= 6, "{} tables for 600 segments", copies.len());
+        let lens = |some: &[Arc<Segment>]| some.iter().map(|segment| u64::from(segment.len_bytes())).sum::<u64>();
+        assert_eq!(table.len_bytes(), lens(&all));
+
+        let (gone, kept) = all.split_at(400);
+        let ids: Vec<u32> = gone.iter().map(|segment| segment.id()).collect();
+        assert_eq!(table.remove(&ids).len(), 400);
+        let guard = pin();
+        assert!(gone.iter().all(|segment| table.find(segment.id(), &guard).is_none()));
+        assert!(kept.iter().all(|segment| table.find(segment.id(), &guard).is_some()));
+        assert_eq!((table.count(), table.len_bytes()), (200, lens(kept)));
     }
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use hightower_log::{RecordContext, encode_seal};
 
 use crate::error::{SegmentError, is_full};
-use crate::manifest::SegmentState;
+use crate::manifest::{SegmentEntry, SegmentState};
+use crate::manifest_edit::ManifestEdit;
+use crate::manifest_file::Form;
 use crate::mutants::planted;
 use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
@@ -211,12 +213,16 @@ impl Appender {
         };
         let (id, prepared_id) = (self.segment.id(), prepared.as_ref().map(|prepared| prepared.segment.id()));
         let state = SegmentState::Sealed { len_bytes: self.position, records: self.records };
-        self.shared.edit_manifest(|manifest| {
-            manifest.max_version = manifest.max_version.max(stamp.max_version);
-            manifest.segments.retain(|entry| Some(entry.id) != prepared_id && !(empty && entry.id == id));
-            if let Some(entry) = manifest.segment_mut(id) {
-                entry.state = state;
-            }
+        self.shared.edit_manifest(Form::Last, |manifest| ManifestEdit {
+            max_version: stamp.max_version,
+            remove: prepared_id.into_iter().chain(empty.then_some(id)).collect(),
+            put: manifest
+                .segment(id)
+                .filter(|_| !empty)
+                .map(|entry| SegmentEntry { state, ..*entry })
+                .into_iter()
+                .collect(),
+            ..ManifestEdit::default()
         })?;
         self.segment.mark_sealed();
         let unused = pool.into_iter().map(|spare| spare.name);

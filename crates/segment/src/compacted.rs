@@ -8,6 +8,8 @@ use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 use crate::error::SegmentError;
 use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::SegmentState;
+use crate::manifest_edit::ManifestEdit;
+use crate::manifest_file::Form;
 use crate::mutants::planted;
 use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
@@ -231,7 +233,7 @@ impl Shared {
         }
         let Some(prepared) = self.tail.lock().prepared.take() else { return Err(error) };
         let id = prepared.segment.id();
-        if let Err(error) = self.edit_manifest(|manifest| manifest.segments.retain(|entry| entry.id != id)) {
+        if let Err(error) = self.edit_manifest(Form::Shortest, |_| ManifestEdit::removing(id)) {
             self.tail.lock().prepared = Some(prepared);
             return Err(error);
         }
@@ -251,12 +253,14 @@ impl Shared {
         if planted("inputs_go_first") {
             edit.remove.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))?;
         }
-        self.edit_manifest(|manifest| {
-            manifest.segments.retain(|entry| !edit.remove.contains(&entry.id));
-            for CompactedSegment { segment, records } in &edit.add {
-                let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
-                manifest.insert(entry_of(segment.header(), state));
-            }
+        let added = edit.add.iter().map(|CompactedSegment { segment, records }| {
+            let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
+            entry_of(segment.header(), state)
+        });
+        self.edit_manifest(Form::Shortest, |_| ManifestEdit {
+            remove: edit.remove.clone(),
+            put: added.collect(),
+            ..ManifestEdit::default()
         })?;
         edit.add.iter().for_each(|added| added.segment.mark_sealed());
         Ok(())

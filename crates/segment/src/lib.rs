@@ -73,6 +73,8 @@ mod fs;
 mod kept_room;
 mod lock;
 mod manifest;
+mod manifest_edit;
+mod manifest_file;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
 mod mapping;
 mod mutants;

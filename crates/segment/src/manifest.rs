@@ -1,12 +1,13 @@
 //! The manifest: which files make up the store.
 //!
 //! One small file names the live segments and what is known of them. It is replaced as a whole (write a new one, sync it, rename
-//! it over the old one, sync the directory), so that it is always either the old or the new one. What it does not name does not
-//! count. The bytes are described in the project's `docs/FORMAT.md`.
+//! it over the old one, sync the directory), so that it is always either the old or the new one; in between, changes are appended to it, each as an
+//! [edit](crate::manifest_edit). What it does not name does not count. The bytes are described in the project's `docs/FORMAT.md`.
 
 use hightower_log::SegmentKind;
 use thiserror::Error;
 
+use crate::manifest_edit::ManifestEdit;
 use crate::mutants::planted;
 use crate::names::is_checkpoint;
 
@@ -16,7 +17,7 @@ pub const MANIFEST_VERSION: u16 = 1;
 /// A longer manifest is refused before it is read.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
 const FIXED_LEN_BYTES: usize = 72;
-const ENTRY_LEN_BYTES: usize = 56;
+pub(crate) const ENTRY_LEN_BYTES: usize = 56;
 const CHECK_LEN_BYTES: usize = 4;
 
 /// What a store consists of.
@@ -119,11 +120,6 @@ impl Manifest {
         self.segments.get(index)
     }
 
-    pub(crate) fn segment_mut(&mut self, id: u32) -> Option<&mut SegmentEntry> {
-        let index = self.segments.binary_search_by_key(&id, |entry| entry.id).ok()?;
-        self.segments.get_mut(index)
-    }
-
     /// Adds an entry at its place.
     pub(crate) fn insert(&mut self, entry: SegmentEntry) {
         let index = self.segments.partition_point(|other| other.id < entry.id);
@@ -134,6 +130,12 @@ impl Manifest {
     pub(crate) fn encoded_len(&self) -> usize {
         let name_len = self.checkpoint.as_deref().map_or(0, str::len);
         FIXED_LEN_BYTES + name_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
+    }
+
+    /// About how many bytes it takes after a change, never too few.
+    pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
+        let name_len = edit.checkpoint.iter().flatten().map(String::len).sum::<usize>();
+        (self.encoded_len() + name_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
     }
 
     /// The manifest's bytes.
@@ -165,13 +167,13 @@ impl Manifest {
         bytes
     }
 
-    /// Reads a manifest. Never allocates more than a small multiple of the input's length.
+    /// Reads a manifest, with the edits that stand behind it. Never allocates more than a small multiple of the input's length.
     ///
     /// # Errors
     ///
     /// [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let body = verify(bytes)?;
+        let (body, check) = verify(bytes)?;
         let mut reader = Reader { bytes: body, at: 8 };
         let version = u16::from_le_bytes(reader.array()?);
         if version != MANIFEST_VERSION {
@@ -203,31 +205,33 @@ impl Manifest {
         manifest.segments.reserve_exact(count);
         for _ in 0..count {
             let entry = SegmentEntry::decode(&mut reader)?;
-            manifest.check_order(&entry, &reader)?;
+            manifest.check_entry(&entry).map_err(|reason| reader.damaged(reason))?;
+            if manifest.segments.last().is_some_and(|last| last.id >= entry.id) {
+                return Err(reader.damaged("segment ids out of order"));
+            }
             manifest.segments.push(entry);
         }
+        manifest.replay(bytes, body.len() + CHECK_LEN_BYTES, check)?;
         Ok(manifest)
     }
 
-    fn check_order(&self, entry: &SegmentEntry, reader: &Reader<'_>) -> Result<(), ManifestError> {
+    /// Whether there can be such a segment in this store; if not, why.
+    pub(crate) fn check_entry(&self, entry: &SegmentEntry) -> Result<(), &'static str> {
         if entry.id == 0 || entry.id >= self.next_segment_id {
-            return Err(reader.damaged("a segment id that was never given"));
-        }
-        if self.segments.last().is_some_and(|last| last.id >= entry.id) {
-            return Err(reader.damaged("segment ids out of order"));
+            return Err("a segment id that was never given");
         }
         if entry.kind == SegmentKind::Compacted && entry.state == SegmentState::Open {
-            return Err(reader.damaged("a compacted segment that is not sealed"));
+            return Err("a compacted segment that is not sealed");
         }
         if entry.kind == SegmentKind::Append && entry.base_seq >= self.next_seq {
-            return Err(reader.damaged("a segment with seqs that were never given"));
+            return Err("a segment with seqs that were never given");
         }
         Ok(())
     }
 }
 
 impl SegmentEntry {
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let (state, len_bytes, records) = match self.state {
             SegmentState::Open => (1, 0, 0),
             SegmentState::Sealed { len_bytes, records } => (2, len_bytes, records),
@@ -247,7 +251,7 @@ impl SegmentEntry {
         bytes.extend_from_slice(&records.to_le_bytes());
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, ManifestError> {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, ManifestError> {
         let id = reader.u32()?;
         let [kind, state, reserved, reserved_too] = reader.array()?;
         let kind = match kind {
@@ -270,31 +274,31 @@ impl SegmentEntry {
     }
 }
 
-/// Checks magic, length and checksum, and gives the bytes without the checksum.
-fn verify(bytes: &[u8]) -> Result<&[u8], ManifestError> {
+/// Checks magic, length and checksum, and gives the bytes of the manifest before its edits, without its check, and that.
+fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
     let damaged = |offset, reason| ManifestError::Damaged { offset, reason };
     if bytes.first_chunk::<8>() != Some(&MAGIC) {
         return Err(damaged(0, "it does not begin as a manifest does"));
     }
+    let cut = damaged(bytes.len() as u64, "it is cut short");
+    let len = Reader { bytes, at: 16 }.u64().map_err(|_| cut)?;
+    let whole = usize::try_from(len).ok().and_then(|len| bytes.get(..len)).ok_or(cut)?;
     let Some((body, check)) =
-        bytes.split_last_chunk::<CHECK_LEN_BYTES>().filter(|(body, _)| body.len() >= FIXED_LEN_BYTES)
+        whole.split_last_chunk::<CHECK_LEN_BYTES>().filter(|(body, _)| body.len() >= FIXED_LEN_BYTES)
     else {
-        return Err(damaged(bytes.len() as u64, "it is cut short"));
+        return Err(damaged(16, "it gives a length that is none"));
     };
-    let mut reader = Reader { bytes: body, at: 16 };
-    if reader.u64()? != bytes.len() as u64 {
-        return Err(damaged(16, "its length is not the one it gives"));
-    }
-    if crc32fast::hash(body) != u32::from_le_bytes(*check) && !planted("manifest_unverified") {
+    let check = u32::from_le_bytes(*check);
+    if crc32fast::hash(body) != check && !planted("manifest_unverified") {
         return Err(damaged(body.len() as u64, "wrong checksum"));
     }
-    Ok(body)
+    Ok((body, check))
 }
 
 /// Takes numbers off the front of some bytes.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(crate) struct Reader<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
 }
 
 impl Reader<'_> {
@@ -305,15 +309,19 @@ impl Reader<'_> {
         Ok(array)
     }
 
-    fn u32(&mut self) -> Result<u32, ManifestError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, ManifestError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, ManifestError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, ManifestError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, ManifestError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn checkpoint(&mut self, len: usize) -> Result<String, ManifestError> {
+    pub(crate) fn checkpoint(&mut self, len: usize) -> Result<String, ManifestError> {
         let name = self.bytes.get(self.at..self.at + len).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let name =
             name.filter(|name| is_checkpoint(name)).ok_or_else(|| self.damaged("an impossible checkpoint name"))?;

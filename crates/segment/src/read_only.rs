@@ -103,7 +103,7 @@ fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Manifest {
     manifest
 }
 
-fn entry_from_header(dir: &dyn Dir, id: u32) -> Option<SegmentEntry> {
+pub(crate) fn entry_from_header(dir: &dyn Dir, id: u32) -> Option<SegmentEntry> {
     let file = dir.open(&segment_name(id), Access::Read).ok()?;
     let mut bytes = [0; SegmentHeader::LEN];
     let read = read_full_at(file.as_ref(), &mut bytes, 0).ok()?;

@@ -17,6 +17,7 @@ use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mutants::planted;
 use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_name, segment_path};
+use crate::read_only::entry_from_header;
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{Tail, find_tail, look_beyond};
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
@@ -61,9 +62,31 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
     let mut bytes = vec![0; len];
     let read = read_full_at(file.as_ref(), &mut bytes, 0).map_err(|error| SegmentError::io("read", &path, error))?;
     bytes.truncate(read);
-    Manifest::decode(&bytes).map(Some).map_err(|error| match error {
+    let manifest = Manifest::decode(&bytes).map_err(|error| match error {
         ManifestError::Damaged { offset, reason } => SegmentError::corrupt(&path, offset, Damage::Manifest(reason)),
-        newer => SegmentError::VersionUnsupported { path, what: newer.to_string() },
+        newer => SegmentError::VersionUnsupported { path: path.clone(), what: newer.to_string() },
+    })?;
+    if has_lost_an_edit(dir, names, &manifest) && !planted("lost_edit_unnoticed") {
+        let damage = Damage::Manifest("it has lost an edit: a segment with commits is not named");
+        return Err(SegmentError::corrupt(&path, bytes.len() as u64, damage));
+    }
+    Ok(Some(manifest))
+}
+
+/// Whether there are commits that a damaged or missing edit at the end of the manifest has named. A segment is named before its first commit, in one step
+/// with the raise of the next seq: so none that begins there, or later, has commits, unless the step was lost.
+///
+/// Edits follow a manifest that names the segment which its writer appends to. One that names none is whole: its store was closed, or it is a backup,
+/// beside which files for the next one may lie.
+fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> bool {
+    if manifest.segments.iter().all(|entry| entry.state != SegmentState::Open) {
+        return false;
+    }
+    let unnamed = names.iter().filter_map(|name| segment_id(name)).filter(|id| manifest.segment(*id).is_none());
+    let mut entries = unnamed.filter_map(|id| entry_from_header(dir, id));
+    entries.any(|entry| {
+        let begins_there = entry.kind == SegmentKind::Append && entry.base_seq >= manifest.next_seq;
+        begins_there && find(dir, entry, true).is_ok_and(|found| found.segment.record_at(FIRST_RECORD_AT).is_ok())
     })
 }
 

@@ -62,6 +62,13 @@ pub enum SegmentOutcome {
 }
 
 impl RecoveryReport {
+    /// What was found of the segment with this id.
+    #[must_use]
+    pub fn segment(&self, id: u32) -> Option<&SegmentReport> {
+        let at = self.segments.binary_search_by_key(&id, |segment| segment.id).ok()?;
+        self.segments.get(at)
+    }
+
     /// How many commands the live segments hold.
     #[must_use]
     pub fn records(&self) -> u64 {

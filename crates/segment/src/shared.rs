@@ -15,7 +15,9 @@ use crate::error::SegmentError;
 use crate::fs::{Dir, File, Lock, remove_if_there, retry_interrupted, write_all_at};
 use crate::kept_room::KeptRoom;
 use crate::lock::{Mutex, step};
-use crate::manifest::{Manifest, SegmentState};
+use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::manifest_edit::ManifestEdit;
+use crate::manifest_file::{Form, ManifestFile};
 use crate::mutants::planted;
 use crate::names::{MANIFEST, MANIFEST_TMP};
 use crate::options::StoreOptions;
@@ -42,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) mode: AppendMode,
     pub(crate) preparing: Mutex<()>,
     pub(crate) sync_turn: Mutex<()>,
-    pub(crate) manifest: Mutex<Manifest>,
+    pub(crate) manifest: Mutex<ManifestFile>,
     pub(crate) tail: Mutex<TailState>,
     pub(crate) poison: Poison,
     /// The next free segment id; the manifest's follows it.
@@ -102,7 +104,7 @@ impl Shared {
             preparing: Mutex::default(),
             sync_turn: Mutex::default(),
             next_id: AtomicU32::new(manifest.next_segment_id),
-            manifest: Mutex::new(manifest),
+            manifest: Mutex::new(ManifestFile::new(manifest)),
             tail: Mutex::default(),
             poison: Poison::default(),
             next_spare: AtomicU32::new(1),
@@ -126,38 +128,6 @@ impl Shared {
     pub(crate) fn random(&self) -> Result<u64, SegmentError> {
         let number = self.options.entropy.next_u64();
         number.map_err(|error| SegmentError::io("draw a random number for", self.dir.path(), error))
-    }
-
-    /// Changes the manifest: on disk first, then here. If the device is full, spare files are given up for it.
-    ///
-    /// # Errors
-    ///
-    /// Any, and nothing has changed, or the store is poisoned.
-    pub(crate) fn edit_manifest(&self, edit: impl FnOnce(&mut Manifest)) -> Result<(), SegmentError> {
-        self.poison.check()?;
-        let mut manifest = self.manifest.lock();
-        let mut next = manifest.clone();
-        edit(&mut next);
-        next.generation += 1;
-        next.next_segment_id = self.next_id.load(Ordering::Relaxed);
-        let len_bytes = next.encoded_len() as u64;
-        self.keep_room(len_bytes)?;
-        let mut has_given_up = false;
-        let mut written = replace_manifest(self.dir.as_ref(), &next);
-        while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {
-            has_given_up = true;
-            written = replace_manifest(self.dir.as_ref(), &next);
-        }
-        match written {
-            Ok(()) => {
-                *manifest = next;
-                // The old manifest's room is free: it is kept before anything else takes it. If that fails, whatever would grow next is told.
-                let _made_later = if has_given_up { self.keep_room(len_bytes) } else { Ok(()) };
-                Ok(())
-            }
-            Err(NotReplaced::Unchanged(error)) => Err(error),
-            Err(NotReplaced::Unknown(error)) => Err(self.poison.latch(error)),
-        }
     }
 
     /// Makes the file names in the store's directory durable.
@@ -236,14 +206,13 @@ impl Shared {
         if synced.is_empty() {
             return Ok(0);
         }
-        self.edit_manifest(|manifest| {
-            for rolled in &synced {
-                manifest.max_version = manifest.max_version.max(rolled.max_version);
-                if let Some(entry) = manifest.segment_mut(rolled.segment.id()) {
-                    entry.state =
-                        SegmentState::Sealed { len_bytes: rolled.segment.len_bytes(), records: rolled.records };
-                }
-            }
+        self.edit_manifest(Form::Shortest, |manifest| {
+            let sealed = synced.iter().filter_map(|Rolled { segment, records, .. }| {
+                let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
+                manifest.segment(segment.id()).map(|entry| SegmentEntry { state, ..*entry })
+            });
+            let max_version = synced.iter().map(|rolled| rolled.max_version).max().unwrap_or(0);
+            ManifestEdit { max_version, put: sealed.collect(), ..ManifestEdit::default() }
         })?;
         for rolled in &synced {
             rolled.segment.mark_sealed();
@@ -285,8 +254,8 @@ impl From<NotReplaced> for SegmentError {
     }
 }
 
-/// Writes a manifest over the old one, so that after a crash it is one or the other.
-pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(), NotReplaced> {
+/// Writes a manifest over the old one, so that after a crash it is one or the other. Gives its file, and what stands in there.
+pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Arc<dyn File>, Vec<u8>), NotReplaced> {
     let bytes = manifest.encode();
     // An earlier attempt may have left one.
     remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unchanged)?;
@@ -301,11 +270,11 @@ pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(),
         remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unknown)?;
         return Err(NotReplaced::Unchanged(error));
     }
-    if planted("manifest_dir_not_synced") {
-        return Ok(());
+    if !planted("manifest_dir_not_synced") {
+        let synced = retry_interrupted(|| dir.sync());
+        synced.map_err(|error| NotReplaced::Unknown(SegmentError::io("sync", dir.path(), error)))?;
     }
-    let synced = retry_interrupted(|| dir.sync());
-    synced.map_err(|error| NotReplaced::Unknown(SegmentError::io("sync", dir.path(), error)))
+    Ok((file, bytes))
 }
 
 fn write_manifest(dir: &dyn Dir, file: &dyn File, bytes: &[u8]) -> Result<(), SegmentError> {

@@ -17,7 +17,9 @@ use hightower_log::{SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
 use crate::fs::{Access, File, retry_interrupted, write_all_at};
-use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::manifest::{SegmentEntry, SegmentState};
+use crate::manifest_edit::ManifestEdit;
+use crate::manifest_file::Form;
 use crate::mapping::{Mapping, MappingWriter};
 use crate::mutants::planted;
 use crate::names::{segment_name, spare_name};
@@ -117,7 +119,7 @@ impl Shared {
             let len = self.next_len.load(Ordering::Relaxed);
             let spare = self.pop_spare(len);
             let spare = spare.map_or_else(|| self.create_spare(len), Ok)?;
-            let prepared = self.prepare(spare, stamp, |_| {})?;
+            let prepared = self.prepare(spare, stamp, ManifestEdit::default())?;
             self.tail.lock().prepared = Some(prepared);
         }
         // The successor may have taken the one that was there.
@@ -149,7 +151,7 @@ impl Shared {
         let prepared = self.tail.lock().prepared.take_if(|prepared| is_long(prepared.segment.capacity_bytes()));
         let Some(prepared) = prepared else { return Ok(()) };
         let id = prepared.segment.id();
-        if let Err(error) = self.edit_manifest(|manifest| manifest.segments.retain(|entry| entry.id != id)) {
+        if let Err(error) = self.edit_manifest(Form::Shortest, |_| ManifestEdit::removing(id)) {
             self.tail.lock().prepared = Some(prepared);
             return Err(error);
         }
@@ -226,8 +228,8 @@ impl Shared {
     /// Prepares `spare` in place of the prepared segment, if there is one: ids must follow the order of use.
     fn replace_prepared(&self, spare: Spare, stamp: Stamp) -> Result<Prepared, SegmentError> {
         let old = self.tail.lock().prepared.take();
-        let old_id = old.as_ref().map(|prepared| prepared.segment.id());
-        let made = self.prepare(spare, stamp, |manifest| manifest.segments.retain(|entry| Some(entry.id) != old_id));
+        let without_old = old.as_ref().map(|prepared| ManifestEdit::removing(prepared.segment.id()));
+        let made = self.prepare(spare, stamp, without_old.unwrap_or_default());
         match (made, old) {
             (Ok(prepared), Some(old)) => match self.keep_or_remove(old.segment) {
                 Ok(_) => Ok(prepared),
@@ -246,12 +248,7 @@ impl Shared {
     }
 
     /// Gives a spare a header and has the manifest name it, with `edit` in the same step. Where that fails and has changed nothing, the spare goes back.
-    pub(crate) fn prepare(
-        &self,
-        mut spare: Spare,
-        stamp: Stamp,
-        edit: impl FnOnce(&mut Manifest),
-    ) -> Result<Prepared, SegmentError> {
+    pub(crate) fn prepare(&self, mut spare: Spare, stamp: Stamp, edit: ManifestEdit) -> Result<Prepared, SegmentError> {
         let old_salt = spare.mapping.published_from(0).and_then(|bytes| SegmentHeader::decode(bytes).ok());
         let header = match self.next_header(stamp, old_salt.map(|header| header.salt)) {
             Ok(header) => header,
@@ -263,11 +260,12 @@ impl Shared {
         let writer = self.write_header(&mut spare, &header).map_err(|error| self.poison.latch(error))?;
         let entry = entry_of(&header, SegmentState::Open);
         let span = seq_span(spare.capacity_bytes());
-        let named = self.edit_manifest(|manifest| {
-            edit(manifest);
-            manifest.insert(entry);
-            manifest.next_seq = header.base_seq.saturating_add(if planted("seq_not_reserved") { 1 } else { span });
-            manifest.max_version = manifest.max_version.max(stamp.max_version);
+        let next_seq = header.base_seq.saturating_add(if planted("seq_not_reserved") { 1 } else { span });
+        let named = self.edit_manifest(Form::Shortest, |_| ManifestEdit {
+            next_seq: Some(next_seq),
+            max_version: edit.max_version.max(stamp.max_version),
+            put: [edit.put, vec![entry]].concat(),
+            ..edit
         });
         if let Err(error) = named {
             if !self.poison.is_set() {

@@ -9,7 +9,9 @@ use crate::appender::Appender;
 use crate::compacted::{CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
 use crate::fs::{Access, Dir, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
-use crate::manifest::{Manifest, SegmentState};
+use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::manifest_edit::ManifestEdit;
+use crate::manifest_file::{Form, ManifestFile};
 use crate::mapping::Pages;
 use crate::mutants::planted;
 use crate::names::{is_checkpoint, segment_name};
@@ -322,13 +324,16 @@ impl SegmentStore {
         if let Some(name) = name.filter(|name| !is_checkpoint(name)) {
             return Err(SegmentError::Invalid { what: format!("{name:?} is no name for a checkpoint") });
         }
-        self.shared.edit_manifest(|manifest| manifest.checkpoint = name.map(str::to_owned))
+        self.shared.edit_manifest(Form::Shortest, |_| ManifestEdit {
+            checkpoint: Some(name.map(str::to_owned)),
+            ..ManifestEdit::default()
+        })
     }
 
     /// A copy of the manifest as it is on disk.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
-        self.shared.manifest.lock().clone()
+        Manifest::clone(&self.shared.manifest.lock())
     }
 
     /// The store's directory: the one that was opened, whatever its name is now.
@@ -465,24 +470,26 @@ impl Recovery {
         for name in &report.garbage {
             remove_if_there(shared.dir.as_ref(), name)?;
         }
-        let edit = |manifest: &mut Manifest| {
-            manifest.segments.retain(|entry| !dropped.contains(&entry.id));
-            for (segment, recovered) in &files {
-                if let (Some(entry), Some(state)) = (manifest.segment_mut(segment.id()), recovered.newly_sealed) {
-                    entry.state = state;
-                }
-            }
-            if report.missing_checkpoint.is_some() {
-                manifest.checkpoint = None;
-            }
-            manifest.max_version = manifest.max_version.max(report.max_version).max(stamp.max_version);
+        let sealed = |manifest: &ManifestFile| {
+            let newly = files.iter().filter_map(|(segment, recovered)| {
+                let state = recovered.newly_sealed?;
+                manifest.segment(segment.id()).map(|entry| SegmentEntry { state, ..*entry })
+            });
+            newly.collect()
+        };
+        let edit = ManifestEdit {
+            remove: dropped.clone(),
+            put: sealed(&shared.manifest.lock()),
+            checkpoint: report.missing_checkpoint.is_some().then_some(None),
+            max_version: report.max_version.max(stamp.max_version),
+            ..ManifestEdit::default()
         };
         // Before anything else takes it.
         shared.keep_room(shared.manifest.lock().encoded_len() as u64)?;
         let spare = match shared.create_spare(shared.next_len.load(Ordering::Relaxed)) {
             // What does not count any more makes room.
             Err(error) if error.is_full() && !dropped.is_empty() => {
-                shared.edit_manifest(edit)?;
+                shared.edit_manifest(Form::Shortest, |_| edit.clone())?;
                 shared.remove_dropped(&dropped)?;
                 shared.create_spare(shared.next_len.load(Ordering::Relaxed))?
             }

@@ -141,6 +141,56 @@ fn row_05_damaged_manifest() {
     }
 }
 
+/// A store whose writer has died, with edits behind its manifest; the manifest's bytes, and where each edit begins.
+fn edited() -> (SimFs, Vec<u8>, Vec<usize>) {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
+    let some = [vec![PUT; 10], vec![Step::Prepare, Step::Sync, Step::SealPredecessors]].concat();
+    world.run(&[&some[..], &some, &some, &[Step::Compact], &some, &some].concat()).unwrap();
+    world.open = None;
+    fs.settle();
+    let bytes = fs.read_file(&path(MANIFEST)).unwrap();
+    let edits: Vec<usize> =
+        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"HTKVEDT\n")).chain([bytes.len()]).collect();
+    assert!(edits.len() >= 8, "{edits:?}");
+    (fs, bytes, edits)
+}
+
+#[test]
+fn row_05_an_edit_that_was_cut_or_damaged() {
+    let (fs, whole, edits) = edited();
+    let open_with = |bytes: &[u8]| {
+        // Nothing that an open changes counts for the next one.
+        let fs = fs.after_kill();
+        fs.plant(&path(MANIFEST), bytes);
+        open(&fs)
+    };
+    let (all, _) = open_with(&whole).unwrap();
+    assert_eq!(all, 50);
+    let is_damage = |found: &Result<(usize, RecoveryReport), SegmentError>| {
+        matches!(found, Err(SegmentError::Corrupt { .. } | SegmentError::MissingSegment { .. }))
+    };
+    let mut harmless = 0;
+    for len in edits[0]..whole.len() {
+        let found = open_with(&whole[..len]);
+        harmless += usize::from(found.is_ok());
+        assert!(is_damage(&found) || matches!(found, Ok((50, _))), "cut at {len}: {found:?}");
+    }
+    // No more than what a seal said is lost without a trace: the segment says it too.
+    assert!(harmless <= whole.len() - edits[edits.len() - 3], "{harmless} cuts do no harm");
+    for bit in edits[0] * 8..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let found = open_with(&bytes);
+        let is_last = bit / 8 >= edits[edits.len() - 2];
+        assert!(is_damage(&found) || (is_last && matches!(found, Ok((50, _)))), "bit {bit}: {found:?}");
+    }
+    // What the crash of a writer leaves of an edit that it was about to append.
+    for rest in [&b"HTKVEDT\n"[..], &[0; 300], &whole[edits[1]..]] {
+        assert!(matches!(open_with(&[&whole, rest].concat()), Ok((50, _))));
+    }
+}
+
 #[test]
 fn row_06_newer_manifest() {
     let (fs, _) = store(3, true);

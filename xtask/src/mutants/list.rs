@@ -101,6 +101,27 @@ pub(super) const MUTANTS: &[Mutant] = &[
     // Segments.
     caught("manifest_not_synced", "a manifest is synced before it is renamed", &[CRASHES]),
     caught("manifest_dir_not_synced", "a manifest counts once its directory is synced", &[CRASHES]),
+    caught("edit_not_synced", "an edit of the manifest is synced before it counts", &[CRASHES]),
+    caught(
+        "damaged_edit_is_an_end",
+        "an edit of the manifest that is damaged, with others behind it, is damage",
+        &[opening("row_05_an_edit")],
+    ),
+    caught(
+        "lost_edit_unnoticed",
+        "commits that no manifest names show that it has lost an edit",
+        &[opening("row_05_an_edit")],
+    ),
+    caught(
+        "edit_in_a_linked_manifest",
+        "a manifest that has a second name stays as it is",
+        &[life_of_segments("a_manifest_with_a_second_name")],
+    ),
+    caught(
+        "manifest_always_whole",
+        "what a roll writes does not grow with the number of segments",
+        &[life_of_segments("a_roll_does_not_write_all")],
+    ),
     caught("header_not_synced", "a segment's header is durable before its first commit", &[CRASHES]),
     caught("segment_dir_not_synced", "a segment's name is durable before its first commit", &[CRASHES]),
     caught("ack_before_sync", "nobody is told before the sync has returned", &[CRASHES]),
@@ -214,6 +235,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("growth_takes_the_last_room", "new data leaves room for deletes and compaction", &[FULL_DEVICE]),
     // The engine.
+    caught(
+        "table_copied_by_each_add",
+        "adding a segment costs the same however many there are",
+        &[within_engine("adding_copies_the_table")],
+    ),
+    caught(
+        "each_roll_looks_at_all_segments",
+        "a roll costs the same however many segments there are",
+        &[within_engine("the_more_segments")],
+    ),
     caught(
         "sync_under_the_lock",
         "nobody waits for a sync but who asked for it",

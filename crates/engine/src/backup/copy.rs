@@ -7,6 +7,7 @@
 //! A segment that is complete never changes again, and its file is never used again while it has a second name: so a hard link is as good
 //! as a copy.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -182,10 +183,10 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<Manifest>> {
 
 /// Removes what an earlier backup had and this one does not need.
 fn remove_stale(dir: &dyn Dir, parts: &[Part]) -> Result<u64> {
-    let needed: Vec<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
+    let needed: HashSet<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
     let names = list(dir)?;
     let stale =
-        names.iter().filter(|name| (name.ends_with(".seg") || name.ends_with(".spare")) && !needed.contains(name));
+        names.iter().filter(|name| (name.ends_with(".seg") || name.ends_with(".spare")) && !needed.contains(*name));
     let mut removed = 0;
     for name in stale {
         remove_if_there(dir, name)?;

@@ -4,6 +4,7 @@
 //! out to them; for each range one thread sorts its records, decodes and verifies the checkpoint's blocks, merges both, the highest version
 //! winning, and builds a run of the index. At the end the runs are joined.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -136,9 +137,9 @@ impl Fold {
 
     fn empty(segments: &[Arc<Segment>], report: &RecoveryReport) -> Result<Self> {
         let table = Segments::default();
+        let found: HashMap<u32, u64> = report.segments.iter().map(|found| (found.id, found.records)).collect();
         for segment in segments {
-            let records =
-                report.segments.iter().find(|found| found.id == segment.id()).map_or(0, |found| found.records);
+            let records = found.get(&segment.id()).copied().unwrap_or(0);
             table.add(Arc::clone(segment))?.add_records(records);
         }
         Ok(Self {
@@ -169,7 +170,9 @@ impl Fold {
         let mut booked_in_all = vec![Sums::default(); accounts.len()];
         let mut runs = Vec::with_capacity(ranges.len());
         for Range { run, booked, live, counted } in ranges {
-            booked_in_all.iter_mut().zip(&booked).for_each(|(all, booked)| all.add(booked));
+            for (at, booked) in &booked {
+                booked_in_all[*at].add(booked);
+            }
             self.add_live(&plan, &live);
             entries += counted;
             runs.push(run);
@@ -222,10 +225,11 @@ impl Fold {
     }
 
     /// Books what is live in each segment.
-    fn add_live(&self, plan: &Plan<'_>, live: &[Sums]) {
+    fn add_live(&self, plan: &Plan<'_>, live: &[(usize, Sums)]) {
         let guard = pin();
-        for (id, sums) in plan.segment_ids.iter().zip(live) {
-            if let Some(tracked) = self.segments.find(*id, &guard) {
+        for (at, sums) in live {
+            let id = plan.segment_ids.get(*at).copied().unwrap_or_default();
+            if let Some(tracked) = self.segments.find(id, &guard) {
                 tracked.add_loaded(sums.records, sums.bytes, sums.tombstone_bytes);
             }
         }
@@ -234,10 +238,11 @@ impl Fold {
 
 /// What of each segment is not in the checkpoint.
 fn rest_of<'a>(segments: &'a [Arc<Segment>], accounts: &[Account]) -> Vec<Rest<'a>> {
+    let first_record_at = u32::try_from(SegmentHeader::LEN).unwrap_or(u32::MAX);
+    let there = accounts.iter().filter(|account| account.is_there);
+    let covered: HashMap<u32, u32> = there.map(|account| (account.covered.id, account.covered.len_bytes)).collect();
     let rest = segments.iter().filter_map(|segment| {
-        let account = accounts.iter().find(|account| account.is_there && account.covered.id == segment.id());
-        let from = account.map_or(SegmentHeader::LEN as u64, |account| account.covered.len_bytes.into());
-        let from = u32::try_from(from).unwrap_or(u32::MAX);
+        let from = covered.get(&segment.id()).copied().unwrap_or(first_record_at);
         (from < segment.len_bytes()).then_some(Rest { segment, from })
     });
     rest.collect()

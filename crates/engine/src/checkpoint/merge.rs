@@ -37,12 +37,28 @@ pub(crate) struct Plan<'a> {
 /// A range of keys, merged.
 pub(crate) struct Range {
     pub(crate) run: LoadRun<Place>,
-    /// What the checkpoint's entries add up to, for each covered segment.
-    pub(crate) booked: Vec<Sums>,
-    /// What won, for each segment.
-    pub(crate) live: Vec<Sums>,
+    /// What the checkpoint's entries add up to, for each covered segment that has some.
+    pub(crate) booked: SparseSums,
+    /// What won, for each segment that has some.
+    pub(crate) live: SparseSums,
     /// How many entries of the checkpoint are in segments that are there.
     pub(crate) counted: u64,
+}
+
+/// Sums of those of many segments that have any, each with the segment's place among all. All ranges are kept until the last is merged: sums for each
+/// segment would take as much memory as there are ranges times segments.
+pub(crate) type SparseSums = Vec<(usize, Sums)>;
+
+fn sparse(sums: Vec<Sums>) -> SparseSums {
+    sums.into_iter().enumerate().filter(|(_, sums)| *sums != Sums::default()).collect()
+}
+
+/// A range of keys while it is merged.
+struct Merging {
+    run: LoadRun<Place>,
+    booked: Vec<Sums>,
+    live: Vec<Sums>,
+    counted: u64,
 }
 
 impl<'a> Plan<'a> {
@@ -71,7 +87,7 @@ impl<'a> Plan<'a> {
         let items = self.records.range(range);
         let booked = vec![Sums::default(); self.accounts.len()];
         let live = vec![Sums::default(); self.segment_ids.len()];
-        let mut merged = Range { run, booked, live, counted: 0 };
+        let mut merged = Merging { run, booked, live, counted: 0 };
         let mut left = items.iter().peekable();
         self.for_each_entry(from, to, |key, value| {
             while let Some(item) = left.next_if(|item| item.key() < key) {
@@ -92,7 +108,8 @@ impl<'a> Plan<'a> {
             }
             self.push_item(&mut merged, item)?;
         }
-        Ok(merged)
+        let Merging { run, booked, live, counted } = merged;
+        Ok(Range { run, booked: sparse(booked), live: sparse(live), counted })
     }
 
     /// Calls `each` with the checkpoint's entries of a range, in order.
@@ -131,7 +148,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Books an entry of the checkpoint; gives where its segment stands in `segment_ids`, if it is there.
-    fn book(&self, merged: &mut Range, value: &EntryValue) -> Result<Option<usize>, Unusable> {
+    fn book(&self, merged: &mut Merging, value: &EntryValue) -> Result<Option<usize>, Unusable> {
         let found = self.accounts.get(value.covered).zip(merged.booked.get_mut(value.covered));
         let Some((account, booked)) = found else {
             return Err(Unusable::Because("an entry in a segment that it does not cover".into()));
@@ -145,14 +162,14 @@ impl<'a> Plan<'a> {
         Ok(at)
     }
 
-    fn push_entry(&self, merged: &mut Range, key: &[u8], value: &EntryValue, at: usize) -> Result<(), Unusable> {
+    fn push_entry(&self, merged: &mut Merging, key: &[u8], value: &EntryValue, at: usize) -> Result<(), Unusable> {
         let location = Place { segment: self.segment_ids[at], offset: value.offset };
         push(merged, key, value.version, location, value.len_bytes, value.is_tombstone)?;
         merged.live[at].count(value.len_bytes, value.is_tombstone);
         Ok(())
     }
 
-    fn push_item(&self, merged: &mut Range, item: &Item<'_>) -> Result<(), Unusable> {
+    fn push_item(&self, merged: &mut Merging, item: &Item<'_>) -> Result<(), Unusable> {
         let at = self.part_at[item.part as usize];
         let location = Place { segment: self.segment_ids[at], offset: item.offset };
         push(merged, item.key(), item.version, location, item.len_bytes(), item.is_tombstone())?;
@@ -162,7 +179,7 @@ impl<'a> Plan<'a> {
 }
 
 fn push(
-    merged: &mut Range,
+    merged: &mut Merging,
     key: &[u8],
     version: u64,
     location: Place,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hightower_compactor::{Goal, SegmentUsage};
@@ -12,6 +12,7 @@ use hightower_segment::{Purpose, Segment, SegmentError};
 use crate::compaction::stats::{CompactionReport, CompactionStats};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::sync::{Condvar, Mutex};
 use crate::turn::CheckedMutex;
@@ -24,6 +25,9 @@ const FREEING_ATTEMPTS: usize = 16;
 
 /// So many runs in the background, and others get the turn.
 const RUNS_PER_TURN: u32 = 16;
+
+/// The background looks when the log has grown by one part in so many of its segments: a look costs the more the more segments there are.
+const LOOK_SHARE: usize = 64;
 
 /// The active segment is ended to be put in order if it holds more than one part in so many of what lives, and at least so many bytes; less is
 /// not worth a segment.
@@ -62,6 +66,8 @@ pub(crate) struct Upkeep {
     stats: Mutex<CompactionStats>,
     checkpoint_bytes: AtomicU64,
     retired_bytes: AtomicU64,
+    /// How many segments were ended since the background was woken for it.
+    rolls: AtomicUsize,
     /// When the store was opened, Unix milliseconds.
     opened_ms: AtomicI64,
 }
@@ -71,6 +77,15 @@ impl Upkeep {
     pub(crate) fn wake(&self) {
         self.signal.lock().is_woken = true;
         self.wake.notify_one();
+    }
+
+    /// The log has gone on to a new segment, of so many: time to look whether there is something to compact, if it has grown enough since.
+    pub(crate) fn note_roll(&self, segments: usize) {
+        let rolls = self.rolls.fetch_add(1, Ordering::Relaxed) + 1;
+        if rolls >= segments / LOOK_SHARE || planted("each_roll_looks_at_all_segments") {
+            self.rolls.store(0, Ordering::Relaxed);
+            self.wake();
+        }
     }
 
     /// Ends the thread in the background.
@@ -346,4 +361,21 @@ fn is_worth_rolling(active: &SegmentUsage, all: &[SegmentUsage], may_order: bool
     let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
     let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);
     active.dead_records() + active.expired_tombstone_bytes > 0 || (may_order && is_good_part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Upkeep;
+
+    #[test]
+    fn the_more_segments_there_are_the_more_rolls_it_takes_to_look_at_them_all() {
+        let rolls_per_look = |segments: usize| {
+            let upkeep = Upkeep::default();
+            (1..).find(|_| {
+                upkeep.note_roll(segments);
+                upkeep.signal.lock().is_woken
+            })
+        };
+        assert_eq!([1, 64, 128, 31_000].map(rolls_per_look), [1, 1, 2, 484].map(Some));
+    }
 }

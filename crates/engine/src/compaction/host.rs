@@ -30,6 +30,7 @@ pub(crate) struct RunHost<'a> {
     core: &'a Core,
     state: ConcurrentKvState<Place>,
     store: &'a SegmentStore,
+    /// By id.
     inputs: Vec<Arc<Tracked>>,
     /// When each of them took its last commit, at the latest.
     ended_ms: Vec<i64>,
@@ -53,10 +54,12 @@ impl<'a> RunHost<'a> {
         base_seq: u64,
         pace: Pace,
     ) -> Result<Self> {
-        let all = core.segments.all();
-        let is_input = |tracked: &Arc<Tracked>| inputs.iter().any(|usage| usage.id == tracked.segment.id());
         let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
-        let inputs: Vec<_> = all.into_iter().filter(is_input).collect();
+        let guard = pin();
+        let mut inputs: Vec<_> =
+            inputs.iter().filter_map(|usage| core.segments.find(usage.id, &guard)).map(Arc::clone).collect();
+        inputs.sort_unstable_by_key(|tracked| tracked.segment.id());
+        drop(guard);
         let opened_ms = core.upkeep.opened_ms();
         let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(opened_ms)).collect();
         Ok(Self {
@@ -77,8 +80,12 @@ impl<'a> RunHost<'a> {
         })
     }
 
+    fn position(&self, id: u32) -> Option<usize> {
+        self.inputs.binary_search_by_key(&id, |tracked| tracked.segment.id()).ok()
+    }
+
     fn input(&self, id: u32) -> Result<&Arc<Tracked>> {
-        let found = self.inputs.iter().find(|tracked| tracked.segment.id() == id);
+        let found = self.position(id).and_then(|at| self.inputs.get(at));
         found.ok_or_else(|| Error::Validation(format!("compaction policy: segment {id} is not there").into()))
     }
 
@@ -86,7 +93,7 @@ impl<'a> RunHost<'a> {
     fn is_expired(&self, segment: u32, timestamp: i64) -> bool {
         let grace = self.core.config.compaction.tombstone_grace;
         let now_ms = self.stamp.timestamp;
-        let Some(at) = self.inputs.iter().position(|tracked| tracked.segment.id() == segment) else { return false };
+        let Some(at) = self.position(segment) else { return false };
         let header = self.inputs[at].segment.header();
         let learned_ms = match header.kind {
             SegmentKind::Append => learned_by_commit(timestamp, header.base_timestamp, self.ended_ms[at]),

@@ -31,7 +31,7 @@ impl Core {
     /// what goes from the one sum to the other counts twice.
     fn disk_bytes(&self, store: &SegmentStore) -> u64 {
         let before = store.tail_stats();
-        let segments: u64 = self.segments.all().iter().map(|tracked| u64::from(tracked.segment.len_bytes())).sum();
+        let segments = self.segments.len_bytes();
         let reserved = before.reserved_bytes.max(store.tail_stats().reserved_bytes);
         segments + reserved + self.upkeep.other_bytes()
     }

@@ -42,7 +42,10 @@ impl Core {
         goal: Goal,
     ) -> Result<RunReport> {
         let store = self.store()?;
-        let find = |id: &u32| usage.iter().find(|usage| usage.id == *id && usage.is_sealed);
+        let find = |id: &u32| {
+            let found = usage.binary_search_by_key(id, |usage| usage.id).ok().and_then(|at| usage.get(at));
+            found.filter(|usage| usage.is_sealed)
+        };
         let (dead, inputs): (Vec<_>, Vec<_>) = victims.iter().filter_map(find).partition(|usage| usage.is_dead());
         let dead: Vec<u32> = dead.iter().map(|usage| usage.id).collect();
         let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
@@ -151,9 +154,8 @@ impl Core {
 
     /// Takes the inputs out of the table, and frees what nobody holds.
     fn retire(&self, turn: &mut Turn, store: &SegmentStore, edit: &Edit, report: &mut RunReport) -> Result<()> {
-        let gone = self.segments.all().into_iter().filter(|tracked| edit.remove.contains(&tracked.segment.id()));
-        let gone: Vec<Arc<Segment>> = gone.map(|tracked| Arc::clone(&tracked.segment)).collect();
-        self.segments.remove(&edit.remove);
+        let gone = self.segments.remove(&edit.remove);
+        let gone: Vec<Arc<Segment>> = gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
         step();
         report.removed_segments = gone.len() as u64;
         report.removed_bytes = gone.iter().map(|segment| u64::from(segment.len_bytes())).sum();

@@ -127,7 +127,7 @@ pub fn check(
         let total = store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum();
         let mut meter = Meter::new(total, watch);
         for segment in store.segments() {
-            let outcome = found.segments.iter().find(|outcome| outcome.id == segment.id());
+            let outcome = found.segment(segment.id());
             check_segment(segment, outcome, &mut report, &mut meter)?;
         }
     }

@@ -70,7 +70,7 @@ pub fn salvage(
     let mut meter = Meter::new(total, watch);
     let mut records = 0;
     for segment in store.segments() {
-        let outcome = store.report().segments.iter().find(|outcome| outcome.id == segment.id());
+        let outcome = store.report().segment(segment.id());
         // What a crash has left unfinished is not to be finished here, unless the end of the log is itself in doubt.
         let is_damaged = damage.iter().any(|place| place.path == segment.path());
         let end = if is_damaged { segment.len_bytes() } else { counted_end(segment, outcome) };

@@ -1,0 +1,268 @@
+//! Changes of the manifest, as they stand behind it in its file.
+//!
+//! A store has as many entries in its manifest as segments, and changes one or two of them at a time. So a change is appended as an *edit*, and
+//! the whole is written anew only when the edits behind it have become as long as it is. An edit counts once it is synced, and the next one is
+//! written after that: bytes at the end that are no edit were never part of the store, and bytes that are none with an edit behind them are damage.
+
+use crate::manifest::{ENTRY_LEN_BYTES, Manifest, ManifestError, Reader, SegmentEntry};
+use crate::mutants::planted;
+
+const MAGIC: [u8; 8] = *b"HTKVEDT\n";
+const FIXED_LEN_BYTES: usize = 48;
+const CHECK_LEN_BYTES: usize = 4;
+/// A longer edit is not appended: the manifest is written anew. So a reader looks at no more than this for each place where an edit may begin.
+pub(crate) const MAX_LEN_BYTES: usize = 64 << 10;
+/// In the flags: the edit says which checkpoint there is.
+const NAMES_CHECKPOINT: u16 = 1;
+
+/// A change of the manifest, all of it or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ManifestEdit {
+    /// The next seq, if it changes.
+    pub(crate) next_seq: Option<u64>,
+    /// A version that was seen.
+    pub(crate) max_version: u64,
+    /// The newest checkpoint, if it changes.
+    pub(crate) checkpoint: Option<Option<String>>,
+    /// Ids of segments that are live no longer; of those that are not there nothing happens.
+    pub(crate) remove: Vec<u32>,
+    /// Entries that are added, or stand in the place of those with their ids.
+    pub(crate) put: Vec<SegmentEntry>,
+}
+
+/// What an edit says of the whole manifest after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heading {
+    generation: u64,
+    next_segment_id: u32,
+    next_seq: u64,
+    max_version: u64,
+}
+
+impl Manifest {
+    /// What [`apply`](Self::apply) will make of the manifest's numbers.
+    pub(crate) fn heading_after(&self, edit: &ManifestEdit) -> Heading {
+        Heading {
+            generation: self.generation + 1,
+            next_segment_id: self.next_segment_id,
+            next_seq: edit.next_seq.unwrap_or(self.next_seq),
+            max_version: self.max_version.max(edit.max_version),
+        }
+    }
+
+    /// Changes the manifest, which is the next one then.
+    pub(crate) fn apply(&mut self, edit: &ManifestEdit) {
+        self.generation += 1;
+        self.next_seq = edit.next_seq.unwrap_or(self.next_seq);
+        self.max_version = self.max_version.max(edit.max_version);
+        if let Some(checkpoint) = &edit.checkpoint {
+            self.checkpoint.clone_from(checkpoint);
+        }
+        match edit.remove.as_slice() {
+            [] => {}
+            [id] => {
+                if let Ok(at) = self.segments.binary_search_by_key(id, |entry| entry.id) {
+                    self.segments.remove(at);
+                }
+            }
+            many => {
+                let mut many = many.to_vec();
+                many.sort_unstable();
+                self.segments.retain(|entry| many.binary_search(&entry.id).is_err());
+            }
+        }
+        for entry in &edit.put {
+            match self.segments.binary_search_by_key(&entry.id, |other| other.id) {
+                Ok(at) => self.segments[at] = *entry,
+                Err(at) => self.segments.insert(at, *entry),
+            }
+        }
+    }
+
+    /// Makes the changes that stand in `bytes` from `at` on, behind the manifest with this check.
+    pub(crate) fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<(), ManifestError> {
+        while let Some(edit) = edit_at(bytes, at, check) {
+            self.apply_encoded(edit, at)?;
+            at += edit.len();
+        }
+        let is_magic = |place: &usize| bytes.get(*place..).is_some_and(|rest| rest.starts_with(&MAGIC));
+        let later = (at + 1..bytes.len()).filter(is_magic).find_map(|place| edit_at(bytes, place, check));
+        if later.is_some() && !planted("damaged_edit_is_an_end") {
+            return Err(ManifestError::Damaged { offset: at as u64, reason: "a damaged edit, with others behind it" });
+        }
+        Ok(())
+    }
+
+    /// Makes the change that an edit describes, which stands at `at` of the file.
+    fn apply_encoded(&mut self, bytes: &[u8], at: usize) -> Result<(), ManifestError> {
+        let damaged = |reason| ManifestError::Damaged { offset: at as u64, reason };
+        let mut reader = Reader { bytes: bytes.get(..bytes.len() - CHECK_LEN_BYTES).unwrap_or_default(), at: 12 };
+        let next_segment_id = reader.u32()?;
+        let (generation, next_seq, max_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let (removed, put) = (reader.u16()?, reader.u16()?);
+        let (flags, name_len) = (reader.u16()?, usize::from(reader.u16()?));
+        if flags & !NAMES_CHECKPOINT != 0 || flags == 0 && name_len > 0 {
+            return Err(damaged("unknown flags of an edit"));
+        }
+        let mut edit = ManifestEdit { next_seq: Some(next_seq), max_version, ..ManifestEdit::default() };
+        if flags & NAMES_CHECKPOINT != 0 {
+            edit.checkpoint = Some(if name_len > 0 { Some(reader.checkpoint(name_len)?) } else { None });
+        }
+        for _ in 0..removed {
+            edit.remove.push(reader.u32()?);
+        }
+        for _ in 0..put {
+            edit.put.push(SegmentEntry::decode(&mut reader)?);
+        }
+        let goes_on = self.generation.checked_add(1) == Some(generation)
+            && next_segment_id >= self.next_segment_id
+            && next_seq >= self.next_seq
+            && max_version >= self.max_version;
+        if reader.at != reader.bytes.len() || !goes_on {
+            return Err(damaged("an edit that does not follow from what is before it"));
+        }
+        self.next_segment_id = next_segment_id;
+        self.apply(&edit);
+        edit.put.iter().try_for_each(|entry| self.check_entry(entry)).map_err(damaged)
+    }
+}
+
+impl ManifestEdit {
+    /// A segment goes.
+    pub(crate) fn removing(id: u32) -> Self {
+        Self { remove: vec![id], ..Self::default() }
+    }
+
+    /// The edit as bytes for the place `at` of the file of the manifest with this check; `after` is what is so then. `None` if it is too long.
+    pub(crate) fn encode(&self, after: Heading, check: u32, at: u64) -> Option<Vec<u8>> {
+        let name = self.checkpoint.as_ref().map(|name| name.as_deref().unwrap_or_default());
+        let name_len = name.map_or(0, str::len);
+        let lists_len = self.remove.len().checked_mul(4)?.checked_add(self.put.len().checked_mul(ENTRY_LEN_BYTES)?)?;
+        let total = FIXED_LEN_BYTES + name_len + lists_len + CHECK_LEN_BYTES;
+        if total > MAX_LEN_BYTES {
+            return None;
+        }
+        let short = |len: usize| u32::try_from(len).ok();
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&short(total)?.to_le_bytes());
+        bytes.extend_from_slice(&after.next_segment_id.to_le_bytes());
+        bytes.extend_from_slice(&after.generation.to_le_bytes());
+        bytes.extend_from_slice(&after.next_seq.to_le_bytes());
+        bytes.extend_from_slice(&after.max_version.to_le_bytes());
+        bytes.extend_from_slice(&u16::try_from(self.remove.len()).ok()?.to_le_bytes());
+        bytes.extend_from_slice(&u16::try_from(self.put.len()).ok()?.to_le_bytes());
+        bytes.extend_from_slice(&if name.is_some() { NAMES_CHECKPOINT } else { 0 }.to_le_bytes());
+        bytes.extend_from_slice(&u16::try_from(name_len).ok()?.to_le_bytes());
+        bytes.extend_from_slice(name.unwrap_or_default().as_bytes());
+        self.remove.iter().for_each(|id| bytes.extend_from_slice(&id.to_le_bytes()));
+        self.put.iter().for_each(|entry| entry.encode(&mut bytes));
+        let check = check_of(&bytes, check, at);
+        bytes.extend_from_slice(&check.to_le_bytes());
+        Some(bytes)
+    }
+}
+
+/// The bytes of the edit at a place, if one is there.
+fn edit_at(bytes: &[u8], at: usize, check: u32) -> Option<&[u8]> {
+    let rest = bytes.get(at..).filter(|rest| rest.starts_with(&MAGIC))?;
+    let len = u32::from_le_bytes(*rest.get(8..)?.first_chunk()?) as usize;
+    let edit = rest.get(..len).filter(|_| (FIXED_LEN_BYTES + CHECK_LEN_BYTES..=MAX_LEN_BYTES).contains(&len))?;
+    let (body, found) = edit.split_last_chunk::<CHECK_LEN_BYTES>()?;
+    (check_of(body, check, at as u64) == u32::from_le_bytes(*found)).then_some(edit)
+}
+
+/// The check of an edit also says behind which manifest it stands, and where.
+fn check_of(body: &[u8], check: u32, at: u64) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&check.to_le_bytes());
+    hasher.update(&at.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use hightower_log::SegmentKind;
+
+    use super::ManifestEdit;
+    use crate::manifest::{Manifest, ManifestError, SegmentEntry, SegmentState};
+
+    const ENTRY: SegmentEntry = SegmentEntry {
+        id: 1,
+        kind: SegmentKind::Append,
+        salt: 0x0807_0605_0403_0201,
+        base_seq: 1,
+        base_version: 5,
+        base_timestamp: 1_700_000_000_000,
+        state: SegmentState::Open,
+    };
+
+    /// A manifest, with the bytes of its file: two edits stand behind it.
+    fn edited() -> (Manifest, Vec<u8>) {
+        let mut manifest = Manifest::new([0xab; 16]);
+        manifest.next_segment_id = 3;
+        let mut bytes = manifest.encode();
+        let check = u32::from_le_bytes(*bytes.last_chunk().unwrap());
+        let sealed = SegmentState::Sealed { len_bytes: 100, records: 2 };
+        let first = ManifestEdit { next_seq: Some(66), put: vec![ENTRY], ..ManifestEdit::default() };
+        let second = ManifestEdit {
+            max_version: 7,
+            checkpoint: Some(Some("a.ckpt".to_owned())),
+            remove: vec![1],
+            put: vec![SegmentEntry { id: 2, state: sealed, ..ENTRY }],
+            ..ManifestEdit::default()
+        };
+        for edit in [first, second] {
+            let encoded = edit.encode(manifest.heading_after(&edit), check, bytes.len() as u64).unwrap();
+            bytes.extend_from_slice(&encoded);
+            manifest.apply(&edit);
+        }
+        (manifest, bytes)
+    }
+
+    #[test]
+    fn the_bytes_are_the_golden_ones() {
+        let hex: String = edited().1.iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = include_str!("../tests/golden/manifest.txt").replace('\n', "");
+        assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn edits_are_replayed_and_a_torn_one_at_the_end_is_not() {
+        let (manifest, bytes) = edited();
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
+        assert_eq!(manifest.segments.iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
+        assert_eq!((manifest.generation, manifest.next_seq, manifest.max_version), (3, 66, 7));
+        let (base, first) = (Manifest::decode(&bytes[..76]).unwrap(), Manifest::decode(&bytes[..184]).unwrap());
+        assert_eq!((base.segments.len(), first.segments.as_slice()), (0, &[ENTRY][..]));
+        for len in 76..bytes.len() {
+            let expected = if len < 184 { &base } else { &first };
+            assert_eq!(Manifest::decode(&bytes[..len]).as_ref(), Ok(expected), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn an_edit_counts_in_its_place_alone() {
+        let (_, bytes) = edited();
+        let refused = |bytes: Vec<u8>, at: u64| {
+            let found = Manifest::decode(&bytes);
+            assert!(matches!(found, Err(ManifestError::Damaged { offset, .. }) if offset == at), "{found:?}");
+        };
+        let mut bent = bytes.clone();
+        bent[100] ^= 1;
+        refused(bent, 76);
+        // Copied to another place it is no edit; neither is that of another manifest.
+        let twice = [&bytes[..], &bytes[184..]].concat();
+        assert_eq!(Manifest::decode(&twice), Manifest::decode(&bytes));
+        let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[76..]].concat();
+        assert_eq!(Manifest::decode(&other), Ok(Manifest::new([0xcd; 16])));
+    }
+
+    #[test]
+    fn an_edit_that_is_too_long_is_none() {
+        let edit = ManifestEdit { remove: (1..20_000).collect(), ..ManifestEdit::default() };
+        let manifest = Manifest::new([0; 16]);
+        assert_eq!(edit.encode(manifest.heading_after(&edit), 0, 76), None);
+    }
+}
