@@ -4,14 +4,18 @@
 
 mod common;
 
+use std::io;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, Weak};
 use std::thread;
+use std::time::Duration;
 
 use common::{config, open_with};
 use hightower_engine::{
-    AppendMode, Background, Batch, Command, Durability, Error, ErrorKind, KvEngine, SingleNodeEngine, SnapshotEngine,
-    StoreConfig,
+    AppendMode, Background, Batch, CheckLevel, Clock, Command, CompactionConfig, CompactionPolicy, Components,
+    CostBenefit, Durability, Error, ErrorKind, Goal, KvEngine, SegmentUsage, SingleNodeEngine, SnapshotEngine,
+    StoreConfig, check, import_snapshot, restore_with_progress, salvage,
 };
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 
@@ -152,11 +156,7 @@ fn whoever_watches_an_opening_cannot_open_the_store_meanwhile() {
         seen.push(SingleNodeEngine::with_config(StoreConfig::at(dir.path())).map(drop).map_err(|error| error.kind()));
         ControlFlow::Continue(())
     };
-    let engine = SingleNodeEngine::open_with_progress(
-        StoreConfig::at(dir.path()),
-        hightower_engine::Components::default(),
-        watch,
-    );
+    let engine = SingleNodeEngine::open_with_progress(StoreConfig::at(dir.path()), Components::default(), watch);
     assert_eq!(engine.unwrap().len(), 200);
     assert!(!seen.is_empty() && seen.iter().all(|outcome| *outcome == Err(ErrorKind::Locked)), "{seen:?}");
 }
@@ -191,7 +191,7 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
                     }
                 });
             }
-            thread::sleep(std::time::Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(2));
             close_at_once(&engine, 2).into_iter().for_each(|outcome| outcome.unwrap());
             writers.into_iter().map(|writer| writer.join().unwrap()).sum()
         });
@@ -200,4 +200,251 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
         let reopened = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).unwrap();
         assert_eq!(reopened.len(), acknowledged);
     }
+}
+
+/// A store of some mebibytes in small segments, so that whoever watches is called often.
+fn with_much(dir: &std::path::Path, components: Components) -> SingleNodeEngine {
+    let config =
+        StoreConfig { max_segment_size: 256 << 10, compaction_interval: Duration::ZERO, ..StoreConfig::at(dir) };
+    let engine = SingleNodeEngine::with_components(config, components).unwrap();
+    for number in 0..300_u32 {
+        engine.put_with(format!("{number:04}"), vec![7; 16 << 10], Durability::Os).unwrap();
+    }
+    engine
+}
+
+#[test]
+fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = with_much(&dir.path().join("kv"), Components::default());
+    engine.delete("0000").unwrap();
+    let mut calls = 0;
+    let copied = engine.backup_with_progress(dir.path().join("copy"), |_| {
+        calls += 1;
+        if calls == 1 {
+            engine.checkpoint().unwrap();
+            engine.run_compaction_now().unwrap();
+            engine.backup_to(dir.path().join("other copy")).unwrap();
+            assert_eq!(engine.backup_to(dir.path().join("copy")).unwrap_err().kind(), ErrorKind::Locked);
+            // From another thread it must not wait for the copy either.
+            thread::scope(|scope| scope.spawn(|| engine.close()).join().unwrap()).unwrap();
+            engine.close().unwrap();
+            // Whoever opens the store now removes what compaction has left behind, and the copy goes on.
+            let again = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).unwrap();
+            again.run_compaction_now().unwrap();
+        }
+        ControlFlow::Continue(())
+    });
+    let copied = copied.unwrap();
+    assert!(calls > 1, "it was asked more than once");
+    for copy in ["copy", "other copy"] {
+        let copy = dir.path().join(copy);
+        let report =
+            check(&Components::default(), &copy, CheckLevel::Index, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(report.is_whole(), "{report:?}");
+        let copy = SingleNodeEngine::open_read_only(&copy).unwrap();
+        assert_eq!((copy.len(), copy.get("0299").unwrap().map(|value| value.len())), (299, Some(16 << 10)));
+        assert!(copy.latest_seq() >= copied.seq);
+    }
+}
+
+/// A stream that closes the store that writes to it.
+struct Closing<'a>(&'a SingleNodeEngine, Vec<u8>);
+
+impl io::Write for Closing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.close().map_err(io::Error::other)?;
+        self.1.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_export_goes_on_when_the_store_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = with_much(&dir.path().join("kv"), Components::default());
+    let mut stream = Closing(&engine, Vec::new());
+    let exported = engine.export_snapshot(&mut stream).unwrap();
+    assert_eq!(exported.records, 300);
+    import_snapshot(&Components::default(), &mut &stream.1[..], dir.path().join("moved")).unwrap();
+    assert_eq!(SingleNodeEngine::open_read_only(dir.path().join("moved")).unwrap().len(), 300);
+}
+
+#[test]
+fn whoever_watches_a_copy_or_a_check_gets_an_answer_from_the_store_it_is_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = dir.path().join("kv");
+    drop(with_much(&kv, Components::default()));
+    let components = Components::default();
+    let mut answers = Vec::new();
+    let mut watch = |_| {
+        answers.push(SingleNodeEngine::with_config(StoreConfig::at(&kv)).map(drop).map_err(|error| error.kind()));
+        ControlFlow::Continue(())
+    };
+    restore_with_progress(&components, &kv, dir.path().join("restored"), &mut watch).unwrap();
+    salvage(&components, &kv, dir.path().join("saved"), &mut watch).unwrap();
+    check(&components, &kv, CheckLevel::Index, &mut watch).unwrap();
+    assert!(answers.len() > 3 && answers.iter().all(|answer| *answer == Err(ErrorKind::Locked)), "{answers:?}");
+    assert_eq!(SingleNodeEngine::open_read_only(dir.path().join("saved")).unwrap().len(), 300);
+}
+
+/// A policy that calls the store that it decides for.
+#[derive(Debug, Default)]
+struct Meddler {
+    engine: OnceLock<Weak<SingleNodeEngine>>,
+    answers: Mutex<Vec<(Goal, Result<(), ErrorKind>)>>,
+    dir: std::path::PathBuf,
+}
+
+impl CompactionPolicy for Meddler {
+    fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32> {
+        let Some(engine) = self.engine.get().and_then(Weak::upgrade) else { return Vec::new() };
+        engine.put("from the policy", "value").unwrap();
+        assert!(engine.get("from the policy").unwrap().is_some());
+        let calls = [
+            engine.checkpoint(),
+            engine.run_compaction_now().map(drop),
+            engine.backup_to(self.dir.join("copy")).map(drop),
+            engine.close(),
+        ];
+        self.answers.lock().unwrap().extend(calls.map(|call| (goal, call.map_err(|error| error.kind()))));
+        CostBenefit.choose(segments, goal, config)
+    }
+}
+
+#[test]
+fn a_policy_that_calls_the_store_gets_an_error_where_it_would_wait_for_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let meddler = Arc::new(Meddler { dir: dir.path().to_owned(), ..Meddler::default() });
+    let components = Components { policy: Arc::clone(&meddler) as Arc<_>, ..Components::default() };
+    let config =
+        StoreConfig { compaction_interval: Duration::from_millis(1), ..StoreConfig::at(dir.path().join("kv")) };
+    let engine = Arc::new(SingleNodeEngine::with_components(config, components).unwrap());
+    for number in 0..100 {
+        engine.put("key", format!("{number}")).unwrap();
+    }
+    meddler.engine.set(Arc::downgrade(&engine)).unwrap();
+    let has_answered = |goal| meddler.answers.lock().unwrap().iter().any(|(asked, _)| *asked == goal);
+    while !has_answered(Goal::Background) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    engine.run_compaction_now().unwrap();
+    assert!(has_answered(Goal::Full));
+    let answers = std::mem::take(&mut *meddler.answers.lock().unwrap());
+    assert!(answers.iter().all(|(_, answer)| *answer == Err(ErrorKind::Validation)), "{answers:?}");
+    // The policy's own handle may be the last: then its thread, which is one of the store's, has to close it.
+    drop(engine);
+    let reopened = (0..10_000).find_map(|_| {
+        thread::sleep(Duration::from_millis(1));
+        SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).ok()
+    });
+    let reopened = reopened.unwrap();
+    assert!(!reopened.open_report().was_unclean());
+    assert_eq!(reopened.get("key").unwrap().unwrap(), b"99");
+}
+
+/// A policy whose thread in the background holds the last handle of the store.
+#[derive(Debug, Default)]
+struct LastHolder {
+    engine: Mutex<Option<Arc<SingleNodeEngine>>>,
+    has_dropped: AtomicBool,
+}
+
+impl CompactionPolicy for LastHolder {
+    fn choose(&self, _: &[SegmentUsage], _: Goal, _: &CompactionConfig) -> Vec<u32> {
+        let engine = self.engine.lock().unwrap().take();
+        if let Some(engine) = engine {
+            drop(engine);
+            self.has_dropped.store(true, Ordering::SeqCst);
+        }
+        Vec::new()
+    }
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_by_a_thread_of_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = Arc::new(LastHolder::default());
+    let components = Components { policy: Arc::clone(&policy) as Arc<_>, ..Components::default() };
+    let config = StoreConfig { compaction_interval: Duration::from_millis(1), ..StoreConfig::at(dir.path()) };
+    let engine = Arc::new(SingleNodeEngine::with_components(config, components).unwrap());
+    engine.put_with("key", "value", Durability::Os).unwrap();
+    *policy.engine.lock().unwrap() = Some(engine);
+    while !policy.has_dropped.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let reopened = (0..10_000).find_map(|_| {
+        thread::sleep(Duration::from_millis(1));
+        SingleNodeEngine::with_config(StoreConfig::at(dir.path())).ok()
+    });
+    let reopened = reopened.unwrap();
+    assert!(!reopened.open_report().was_unclean(), "it was closed, not only left");
+    assert_eq!(reopened.get("key").unwrap().unwrap(), b"value");
+}
+
+/// Lets the background compact everything while an explicit run waits for it, and leaves that nothing to do.
+#[derive(Debug, Default)]
+struct BackgroundFirst {
+    explicit_began: AtomicBool,
+    is_armed: AtomicBool,
+    background_began: AtomicBool,
+}
+
+impl CompactionPolicy for BackgroundFirst {
+    fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32> {
+        if goal == Goal::Full || !self.is_armed.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        self.background_began.store(true, Ordering::SeqCst);
+        while !self.explicit_began.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        CostBenefit.choose(segments, Goal::Full, config)
+    }
+}
+
+impl Clock for BackgroundFirst {
+    fn now_ms(&self) -> i64 {
+        1_700_000_000_000
+    }
+
+    fn elapsed(&self) -> Duration {
+        if thread::current().name() == Some("explicit") {
+            self.explicit_began.store(true, Ordering::SeqCst);
+        }
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn an_explicit_run_reports_what_the_background_did_for_it_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let both = Arc::new(BackgroundFirst::default());
+    let components =
+        Components { policy: Arc::clone(&both) as Arc<_>, clock: Arc::clone(&both) as Arc<_>, ..Components::default() };
+    let config = StoreConfig {
+        compaction_interval: Duration::from_millis(1),
+        max_segment_size: 16 << 10,
+        compaction: CompactionConfig { order_when_explicit: false, ..CompactionConfig::default() },
+        ..StoreConfig::at(dir.path())
+    };
+    let engine = SingleNodeEngine::with_components(config, components).unwrap();
+    for number in 0..400 {
+        engine.put_with(format!("{}", number % 40), vec![b'v'; 500 + number], Durability::Os).unwrap();
+        engine.put_with(format!("kept {number}"), "value", Durability::Os).unwrap();
+    }
+    engine.flush().unwrap();
+    both.is_armed.store(true, Ordering::SeqCst);
+    while !both.background_began.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let report = thread::scope(|scope| {
+        let explicit = || engine.run_compaction_now().unwrap();
+        thread::Builder::new().name("explicit".into()).spawn_scoped(scope, explicit).unwrap().join().unwrap()
+    });
+    assert!(report.runs > 0 && report.moved_records > 0 && report.freed_bytes > 0, "{report:?}");
 }

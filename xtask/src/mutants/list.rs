@@ -318,6 +318,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a call that would wait for itself is an error",
         &[within_engine("its_holder_is_refused_and_others_wait")],
     ),
+    Mutant {
+        name: "backup_keeps_the_turn",
+        rule: "nobody who closes the store waits for a copy of it",
+        shows: Shows::ByHanging,
+        caught_by: &[plain("hightower-engine", "lifecycle", "whoever_watches_a_backup_may_call_the_store")],
+    },
+    caught(
+        "background_not_reported",
+        "an explicit run reports all that was done since it was called",
+        &[plain("hightower-engine", "lifecycle", "an_explicit_run_reports_what_the_background_did")],
+    ),
     // Compaction.
     caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
     caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR]),

@@ -94,16 +94,18 @@ impl Core {
             return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
         }
         let fs = &*self.components.fs;
-        // With the turn no segment goes away meanwhile.
-        let _turn = self.upkeep.turn.lock()?;
+        // With the turn the segments and the manifest are of one moment. What follows takes long and needs no turn: whoever closes the store, or
+        // compacts it, waits for no copy. Segments that are held are neither changed, removed nor used again.
+        let turn = self.upkeep.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
         self.sync_to(seq)?;
+        let of_store = self.store()?.manifest();
+        let _turn = planted("backup_keeps_the_turn").then_some(turn);
         fs.create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
         let target = fs.open_dir(dir).map_err(|source| io_error("open", dir, source))?;
         let target = target.as_ref();
         let lock = target.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir, source))?;
         let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
-        let of_store = self.store()?.manifest();
         let before = earlier(target, &of_store)?;
 
         let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };
@@ -153,7 +155,8 @@ impl Core {
         let tmp = format!("{:010}.spare", part.segment.id());
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
-            if self.store()?.dir().hard_link(&name, dir, &tmp).is_ok() {
+            // A store that was closed meanwhile has given up its directory, and what it holds of the segment is copied.
+            if self.store().is_ok_and(|store| store.dir().hard_link(&name, dir, &tmp).is_ok()) {
                 dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
                 // Renaming one name of a file to another of its names does nothing.
                 remove_if_there(dir, &tmp)?;

@@ -9,7 +9,7 @@ use hightower_compactor::{Goal, SegmentUsage};
 use hightower_log::SegmentKind;
 use hightower_segment::{Purpose, Segment, SegmentError};
 
-use crate::compaction::stats::{CompactionReport, CompactionStats};
+use crate::compaction::stats::{CompactionReport, CompactionStats, RunReport, Total};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
@@ -57,13 +57,20 @@ enum Cause {
     Closing,
 }
 
+/// What compaction has done.
+#[derive(Debug, Default)]
+struct Books {
+    stats: CompactionStats,
+    total: Total,
+}
+
 /// Compaction, checkpoints and backups take turns here.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
     pub(crate) turn: CheckedMutex<Turn>,
     signal: Mutex<Signal>,
     wake: Condvar,
-    stats: Mutex<CompactionStats>,
+    books: Mutex<Books>,
     checkpoint_bytes: AtomicU64,
     retired_bytes: AtomicU64,
     /// How many segments were ended since the background was woken for it.
@@ -115,11 +122,22 @@ impl Upkeep {
     }
 
     pub(crate) fn stats(&self) -> CompactionStats {
-        self.stats.lock().clone()
+        self.books.lock().stats.clone()
     }
 
     pub(crate) fn note(&self, change: impl FnOnce(&mut CompactionStats)) {
-        change(&mut self.stats.lock());
+        change(&mut self.books.lock().stats);
+    }
+
+    fn note_run(&self, run: &RunReport) {
+        let mut books = self.books.lock();
+        books.stats.add(run);
+        books.total.add(run);
+    }
+
+    /// All that was done since the store was opened.
+    fn total(&self) -> Total {
+        self.books.lock().total.clone()
     }
 
     /// What the store takes on disk besides segments.
@@ -203,7 +221,7 @@ impl Core {
                 break;
             }
             has_run = true;
-            self.upkeep.note(|stats| stats.add(&run));
+            self.upkeep.note_run(&run);
         }
         if has_run && self.config.emit_snapshot_after_compaction {
             let failure = self.try_checkpoint(&mut turn)?;
@@ -216,13 +234,14 @@ impl Core {
     /// See [`SingleNodeEngine::run_compaction_now`](crate::SingleNodeEngine::run_compaction_now).
     pub(crate) fn compact_fully(&self) -> Result<CompactionReport> {
         self.check_writable()?;
+        let before = self.upkeep.total();
         let started = self.components.clock.elapsed();
         let mut turn = self.upkeep.turn.lock()?;
-        let mut report =
-            CompactionReport { background_failure: self.upkeep.stats().last_failure, ..CompactionReport::default() };
+        let before = if planted("background_not_reported") { self.upkeep.total() } else { before };
+        let background_failure = self.upkeep.stats().last_failure;
         self.state_handle()?.reclaim();
         self.free_retired(&mut turn, &self.store()?)?;
-        self.drop_dead(&mut turn, &mut report)?;
+        self.drop_dead(&mut turn)?;
         let usage = self.usage();
         let may_order = self.config.compaction.order_when_explicit && !self.store()?.tail_stats().full;
         if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
@@ -239,25 +258,28 @@ impl Core {
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
-            self.upkeep.note(|stats| stats.add(&run));
-            report.add(&run);
+            self.upkeep.note_run(&run);
         }
         if may_order {
-            self.put_in_order(&mut turn, &session, &mut report)?;
+            self.put_in_order(&mut turn, &session)?;
         }
-        if report.runs > 0 && self.config.emit_snapshot_after_compaction {
-            report.checkpoint_failure = self.try_checkpoint(&mut turn)?;
-        }
+        let has_run = self.upkeep.total().since(&before).runs > 0;
+        let checkpoint_failure =
+            if has_run && self.config.emit_snapshot_after_compaction { self.try_checkpoint(&mut turn)? } else { None };
         self.free_patiently(&mut turn)?;
         self.upkeep.note_retired(&turn);
         self.rest_unless_busy();
-        report.waiting_segments = turn.retired.len() as u64;
-        report.elapsed = self.components.clock.elapsed().saturating_sub(started);
-        Ok(report)
+        Ok(CompactionReport {
+            waiting_segments: turn.retired.len() as u64,
+            checkpoint_failure,
+            background_failure,
+            elapsed: self.components.clock.elapsed().saturating_sub(started),
+            ..self.upkeep.total().since(&before)
+        })
     }
 
     /// Rewrites in key order what the log has left in the order of its commits. A luxury: once there is no room for it, it ends.
-    fn put_in_order(&self, turn: &mut Turn, session: &Session, report: &mut CompactionReport) -> Result<()> {
+    fn put_in_order(&self, turn: &mut Turn, session: &Session) -> Result<()> {
         while let Some(usage) = self.next_of(session)? {
             let is_unordered = |usage: &&SegmentUsage| {
                 usage.is_sealed && usage.kind == SegmentKind::Append && session.ids.contains(&usage.id)
@@ -276,14 +298,13 @@ impl Core {
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
-            self.upkeep.note(|stats| stats.add(&run));
-            report.add(&run);
+            self.upkeep.note_run(&run);
         }
         Ok(())
     }
 
     /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that does: on a full device it makes what there is.
-    fn drop_dead(&self, turn: &mut Turn, report: &mut CompactionReport) -> Result<()> {
+    fn drop_dead(&self, turn: &mut Turn) -> Result<()> {
         // Segments that were rolled a moment ago may not be sealed yet.
         self.store()?.sync_predecessors().map_err(|failure| self.append_failed(failure))?;
         let usage = self.usage();
@@ -293,8 +314,7 @@ impl Core {
             return Ok(());
         }
         let run = self.compact(turn, &usage, &dead, Goal::Full)?;
-        self.upkeep.note(|stats| stats.add(&run));
-        report.add(&run);
+        self.upkeep.note_run(&run);
         self.free_patiently(turn)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hightower_compactor::Rewritten;
 
-/// What one call of [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) did.
+/// What compaction did from a call of [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) to its return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionReport {
@@ -77,16 +77,40 @@ impl RunReport {
     }
 }
 
-impl CompactionReport {
+/// What all runs did, one after the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Total {
+    runs: u64,
+    sum: RunReport,
+}
+
+impl Total {
     pub(crate) fn add(&mut self, run: &RunReport) {
         self.runs += 1;
-        self.removed_segments += run.removed_segments;
-        self.written_segments += run.written_segments;
-        self.moved_records += run.moved_records;
-        self.forgotten_tombstones += run.forgotten_tombstones;
-        self.read_bytes += run.read_bytes;
-        self.written_bytes += run.written_bytes;
-        self.freed_bytes = (self.freed_bytes + run.removed_bytes).saturating_sub(run.written_file_bytes);
+        self.sum.removed_segments += run.removed_segments;
+        self.sum.removed_bytes += run.removed_bytes;
+        self.sum.written_segments += run.written_segments;
+        self.sum.written_file_bytes += run.written_file_bytes;
+        self.sum.moved_records += run.moved_records;
+        self.sum.forgotten_tombstones += run.forgotten_tombstones;
+        self.sum.read_bytes += run.read_bytes;
+        self.sum.written_bytes += run.written_bytes;
+    }
+
+    /// What was done since it was `before`.
+    pub(crate) fn since(&self, before: &Self) -> CompactionReport {
+        let since = |number: fn(&RunReport) -> u64| number(&self.sum).saturating_sub(number(&before.sum));
+        CompactionReport {
+            runs: self.runs.saturating_sub(before.runs),
+            removed_segments: since(|sum| sum.removed_segments),
+            written_segments: since(|sum| sum.written_segments),
+            moved_records: since(|sum| sum.moved_records),
+            forgotten_tombstones: since(|sum| sum.forgotten_tombstones),
+            read_bytes: since(|sum| sum.read_bytes),
+            written_bytes: since(|sum| sum.written_bytes),
+            freed_bytes: since(|sum| sum.removed_bytes).saturating_sub(since(|sum| sum.written_file_bytes)),
+            ..CompactionReport::default()
+        }
     }
 }
 
