@@ -1,0 +1,238 @@
+//! The hot paths, each on a small store whose operations repeat: no threads of its own, a clock that stands still, random
+//! numbers that are not. `cargo xtask counts` runs these under callgrind and compares them with `benches/counts/baseline.json`.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unused_qualifications,
+    reason = "a benchmark may end at once, and macros write parts of it"
+)]
+
+use std::hint::black_box;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use hightower_auth::{AesGcmEncryptor, Argon2SecretHasher, AuthService, Token};
+use hightower_engine::{Background, Batch, Clock, Components, Durability, SingleNodeEngine, StoreConfig};
+use hightower_segment::Entropy;
+use tempfile::TempDir;
+
+/// How many keys a store holds before its operations are counted.
+const KEYS: u64 = 20_000;
+/// How many operations are counted together.
+const OPERATIONS: u64 = 1_000;
+const VALUE: [u8; 100] = [7; 100];
+
+#[derive(Debug)]
+struct StandingClock;
+
+impl Clock for StandingClock {
+    fn now_ms(&self) -> i64 {
+        1_700_000_000_000
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Numbers that look random and are the same each time.
+#[derive(Debug, Default)]
+struct CountingEntropy(AtomicU64);
+
+impl Entropy for CountingEntropy {
+    fn next_u64(&self) -> io::Result<u64> {
+        Ok(mixed(self.0.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// The finalizer of SplitMix64: every number once, in no order.
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
+struct Store {
+    engine: SingleNodeEngine,
+    // Dropped after the engine.
+    dir: TempDir,
+}
+
+fn open(dir: &TempDir) -> SingleNodeEngine {
+    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(dir.path()) };
+    let components = Components {
+        clock: Arc::new(StandingClock),
+        entropy: Arc::new(CountingEntropy::default()),
+        background: Background::Caller,
+        ..Components::default()
+    };
+    SingleNodeEngine::with_components(config, components).unwrap()
+}
+
+/// A key of 16 bytes.
+fn key(number: u64) -> [u8; 16] {
+    let mut key = *b"0000000000000000";
+    for (at, digit) in key.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(mixed(number) >> (4 * at) & 15) as usize];
+    }
+    key
+}
+
+fn sorted_key(number: u64) -> [u8; 16] {
+    let mut key = *b"s000000000000000";
+    for (at, digit) in key.iter_mut().skip(1).rev().enumerate() {
+        *digit = b"0123456789"[(number / 10_u64.pow(u32::try_from(at).unwrap()) % 10) as usize];
+    }
+    key
+}
+
+fn loaded() -> Store {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(&dir);
+    for first in (0..KEYS).step_by(1_000) {
+        let mut batch = Batch::new();
+        (first..first + 1_000).for_each(|number| batch.push_put(&key(number), &VALUE));
+        assert!(engine.commit(batch).unwrap().is_committed());
+    }
+    Store { engine, dir }
+}
+
+fn compacted() -> Store {
+    let store = loaded();
+    store.engine.run_compaction_now().unwrap();
+    store
+}
+
+fn reopened() -> Store {
+    let Store { engine, dir } = loaded();
+    engine.close().unwrap();
+    drop(engine);
+    Store { engine: open(&dir), dir }
+}
+
+fn closed() -> TempDir {
+    let Store { engine, dir } = loaded();
+    engine.close().unwrap();
+    dir
+}
+
+fn batch() -> (Store, Batch) {
+    let mut batch = Batch::new();
+    (0..1_000).for_each(|number| batch.push_put(&key(number * 7 % KEYS), &VALUE));
+    (loaded(), batch)
+}
+
+/// The keys that are read or overwritten, in no order.
+fn some(number: u64) -> [u8; 16] {
+    key(mixed(number) % KEYS)
+}
+
+#[library_benchmark(setup = loaded)]
+fn put_new(store: Store) -> Store {
+    (KEYS..KEYS + OPERATIONS).for_each(|number| assert!(store.engine.put(key(number), VALUE).is_ok()));
+    store
+}
+
+#[library_benchmark(setup = loaded)]
+fn put_sorted(store: Store) -> Store {
+    (0..OPERATIONS).for_each(|number| assert!(store.engine.put(sorted_key(number), VALUE).is_ok()));
+    store
+}
+
+#[library_benchmark(setup = loaded)]
+fn overwrite(store: Store) -> Store {
+    (0..OPERATIONS).for_each(|number| assert!(store.engine.put(some(number), VALUE).is_ok()));
+    store
+}
+
+#[library_benchmark(setup = loaded)]
+fn delete(store: Store) -> Store {
+    (0..OPERATIONS).for_each(|number| assert!(store.engine.delete(some(number)).is_ok()));
+    store
+}
+
+#[library_benchmark]
+#[bench::loaded(setup = loaded)]
+#[bench::compacted(setup = compacted)]
+#[bench::reopened(setup = reopened)]
+fn get(store: Store) -> Store {
+    (0..OPERATIONS).for_each(|number| drop(black_box(store.engine.get(some(number)).unwrap())));
+    store
+}
+
+#[library_benchmark(setup = loaded)]
+fn get_absent(store: Store) -> Store {
+    (KEYS..KEYS + OPERATIONS).for_each(|number| drop(black_box(store.engine.get(key(number)).unwrap())));
+    store
+}
+
+#[library_benchmark(setup = batch)]
+fn batch_of_1000(input: (Store, Batch)) -> Store {
+    assert!(input.0.engine.commit(input.1).unwrap().is_committed());
+    input.0
+}
+
+fn scan(store: Store, scans: u64, pairs: usize) -> Store {
+    for number in 0..scans {
+        for entry in store.engine.range(some(number)..).take(pairs) {
+            black_box((entry.key(), entry.value().unwrap()));
+        }
+    }
+    store
+}
+
+#[library_benchmark(setup = loaded)]
+fn scan_10(store: Store) -> Store {
+    scan(store, 100, 10)
+}
+
+#[library_benchmark(setup = loaded)]
+fn scan_1000(store: Store) -> Store {
+    scan(store, 1, 1_000)
+}
+
+#[library_benchmark(setup = closed)]
+fn open_store(dir: TempDir) -> Store {
+    let engine = open(&dir);
+    Store { engine, dir }
+}
+
+type Service = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncryptor>;
+
+fn service() -> (Service, Token, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = AuthService::new(Arc::new(open(&dir)), Argon2SecretHasher::new(), AesGcmEncryptor::new([7; 32]));
+    let user = auth.create_user("alice", "violet teapot orbit 9").unwrap();
+    let token = auth.create_api_key(&user.user_id, Some("counted")).unwrap().1;
+    assert!(auth.authenticate_api_key(&token).unwrap().is_some());
+    (auth, token, dir)
+}
+
+#[library_benchmark(setup = service)]
+fn check_api_key(input: (Service, Token, TempDir)) -> (Service, Token, TempDir) {
+    (0..100).for_each(|_| assert!(input.0.authenticate_api_key(&input.1).unwrap().is_some()));
+    input
+}
+
+library_benchmark_group!(
+    name = hot_paths,
+    benchmarks = [
+        put_new,
+        put_sorted,
+        overwrite,
+        delete,
+        get,
+        get_absent,
+        batch_of_1000,
+        scan_10,
+        scan_1000,
+        open_store,
+        check_api_key
+    ]
+);
+
+main!(library_benchmark_groups = hot_paths);
