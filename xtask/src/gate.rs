@@ -5,18 +5,19 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, root, steps};
-use crate::{crash, fuzz, mutants, proofs, schedules};
+use crate::{counts, crash, fuzz, mutants, proofs, schedules};
 
 /// A step of the gate.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("tests", tests),
     ("format", format),
     ("lints", lints),
     ("documentation", documentation),
     ("examples", examples),
     ("demo", demo),
+    ("counts", || counts::run(&counts::Options::default())),
     ("crash", || crash::run(&crash::Options::default())),
     ("sim", || proofs::sim(&proofs::SimOptions::default())),
     ("props", || proofs::props(&proofs::PropsOptions::default())),
@@ -28,7 +29,7 @@ const STEPS: [Step; 13] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only these: tests, format, lints, documentation, examples, demo, crash, sim, props, lin, schedules, mutants, fuzz
+    /// Only these: tests, format, lints, documentation, examples, demo, counts, crash, sim, props, lin, schedules, mutants, fuzz
     steps: Vec<String>,
 }
 

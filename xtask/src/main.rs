@@ -8,6 +8,7 @@ mod api;
 mod bench;
 mod cfgs;
 mod command;
+mod counts;
 mod crash;
 mod fuzz;
 mod gate;
@@ -67,6 +68,8 @@ enum Verb {
     Mutants(mutants::Options),
     /// The benchmarks of every layer, in criterion's words (20 min)
     Bench(bench::Options),
+    /// Count instructions and cache lines of the hot paths under callgrind; one that is 3 % dearer than the baseline is an error (2 min)
+    Counts(counts::Options),
     /// Measure the store beside others, and write tables and plots to docs/benchmarks (all peers, three rounds: about an hour)
     Peers(peers::Options),
     /// Build the documentation; a broken link is an error (1 min)
@@ -109,6 +112,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Sanitize => memory::sanitize(),
         Verb::Mutants(options) => mutants::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Counts(options) => counts::run(&options),
         Verb::Peers(options) => peers::run(&options),
         Verb::Docs => gate::documentation(),
         Verb::Package(options) => package::run(&options),

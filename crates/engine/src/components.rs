@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use hightower_compactor::{CompactionPolicy, CostBenefit};
 use hightower_segment::{Entropy, Fs, OsEntropy, RealFs};
+use hightower_state::SeededHasher;
+
+use crate::error::{Error, Result};
 
 /// Tells the time. Timestamps of commands and the ages in `stats` come from here, and the grace of tombstones is measured by it.
 ///
@@ -91,6 +94,15 @@ pub struct Components {
     pub policy: Arc<dyn CompactionPolicy>,
     /// Who works in the background.
     pub background: Background,
+}
+
+impl Components {
+    /// The hasher of an index: its seed is drawn anew for each opening, so that nobody can choose keys that collide.
+    pub(crate) fn hasher(&self) -> Result<SeededHasher> {
+        let seed = self.entropy.next_u64();
+        seed.map(SeededHasher::new)
+            .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })
+    }
 }
 
 impl Default for Components {

@@ -67,7 +67,8 @@ fn open_for_writing(config: StoreConfig, components: Components, watch: Watch<'_
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(&config, recovery.report())?;
     let store_id = store.manifest().store_id;
-    let fold = Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), watch)?;
+    let fold =
+        Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), &components.hasher()?, watch)?;
     start(config, components, store, recovery, fold)
 }
 
@@ -111,7 +112,8 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
     refuse_loss(&config, store.report())?;
     let store_id = store.manifest().store_id;
-    let fold = Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), watch)?;
+    let fold =
+        Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), &components.hasher()?, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let (recovery, lock) = store.into_parts();

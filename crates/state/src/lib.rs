@@ -128,7 +128,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 pub use {
     commit::Commit,
     held::{Held, Relocated},
-    hightower_index::{Ahead, Guard, HINT_BITS, pin},
+    hightower_index::{Ahead, Guard, HINT_BITS, SeededHasher, pin},
     load::LoadRun,
     model::{KvState, StateRecord},
     range::{Entries, Range},

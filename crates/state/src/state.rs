@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_index::{Ahead, Guard, Map, pin};
+use hightower_index::{Ahead, Guard, Map, SeededHasher, pin};
 
 use crate::clock::{Clock, SystemClock};
 use crate::counters::Counters;
@@ -75,7 +75,22 @@ impl<L: Location> ConcurrentKvState<L> {
     /// An empty state whose snapshots tell their age by `clock`.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
-        let (index, map) = hightower_index::with_hints(|entry: &Entry| L::from_bits(entry.newest_location()).hint());
+        Self::with_hasher(SeededHasher::random(), clock)
+    }
+
+    /// An empty state whose index hashes keys with `hasher`, and whose snapshots tell their age by `clock`. Keep the
+    /// hasher's seed from those who choose keys: they could choose ones that collide.
+    ///
+    /// ```
+    /// use hightower_state::{ConcurrentKvState, SeededHasher, SystemClock};
+    ///
+    /// let state = ConcurrentKvState::<u32>::with_hasher(SeededHasher::new(7), SystemClock::new());
+    /// assert_eq!(state.len(), 0);
+    /// ```
+    #[must_use]
+    pub fn with_hasher(hasher: SeededHasher, clock: impl Clock) -> Self {
+        let hint_of = |entry: &Entry| L::from_bits(entry.newest_location()).hint();
+        let (index, map) = hightower_index::with_hasher_and_hints(hasher, hint_of);
         let shared = Shared {
             map,
             timeline: Timeline::new(),

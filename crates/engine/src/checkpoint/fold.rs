@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hightower_index::pin;
 use hightower_log::SegmentHeader;
 use hightower_segment::{Dir, RecoveryReport, Segment};
-use hightower_state::{ConcurrentKvState, LoadRun, StateError};
+use hightower_state::{ConcurrentKvState, LoadRun, SeededHasher, StateError, SystemClock};
 
 use crate::checkpoint::codec::Covered;
 use crate::checkpoint::load::{Account, Mapped, Sums};
@@ -97,12 +97,13 @@ impl Fold {
         store_id: [u8; 16],
         segments: &[Arc<Segment>],
         report: &RecoveryReport,
+        hasher: &SeededHasher,
         watch: Watch<'_>,
     ) -> Result<Self> {
         let Some(name) = report.checkpoint.as_ref().or(report.missing_checkpoint.as_ref()) else {
-            return Self::without_checkpoint(segments, report, watch);
+            return Self::without_checkpoint(segments, report, hasher, watch);
         };
-        let mut fold = Self::empty(segments, report)?;
+        let mut fold = Self::empty(segments, report, hasher)?;
         let loaded = Mapped::open(dir, name, store_id)
             .and_then(|mapped| fold.build(segments, Some(&mapped), watch).map(|entries| (entries, mapped)));
         match loaded {
@@ -113,7 +114,7 @@ impl Fold {
                 Ok(fold)
             }
             Err(Unusable::Because(reason)) => {
-                let mut fold = Self::without_checkpoint(segments, report, watch)?;
+                let mut fold = Self::without_checkpoint(segments, report, hasher, watch)?;
                 fold.checkpoint = CheckpointUse::Rebuilt { name: name.clone(), reason };
                 Ok(fold)
             }
@@ -125,9 +126,10 @@ impl Fold {
     pub(crate) fn without_checkpoint(
         segments: &[Arc<Segment>],
         report: &RecoveryReport,
+        hasher: &SeededHasher,
         watch: Watch<'_>,
     ) -> Result<Self> {
-        let mut fold = Self::empty(segments, report)?;
+        let mut fold = Self::empty(segments, report, hasher)?;
         match fold.build(segments, None, watch) {
             Ok(_) => Ok(fold),
             Err(Unusable::Failed(error)) => Err(error),
@@ -135,7 +137,7 @@ impl Fold {
         }
     }
 
-    fn empty(segments: &[Arc<Segment>], report: &RecoveryReport) -> Result<Self> {
+    fn empty(segments: &[Arc<Segment>], report: &RecoveryReport, hasher: &SeededHasher) -> Result<Self> {
         let table = Segments::default();
         let found: HashMap<u32, u64> = report.segments.iter().map(|found| (found.id, found.records)).collect();
         for segment in segments {
@@ -143,7 +145,7 @@ impl Fold {
             table.add(Arc::clone(segment))?.add_records(records);
         }
         Ok(Self {
-            state: ConcurrentKvState::new(),
+            state: ConcurrentKvState::with_hasher(hasher.clone(), SystemClock::new()),
             segments: table,
             replayed_records: 0,
             checkpoint: CheckpointUse::None,

@@ -1,0 +1,198 @@
+//! `cargo xtask counts`: instructions and cache lines of the hot paths under callgrind, against a committed baseline.
+//!
+//! Time on a shared machine says little; these counts are nearly the same in every run, so a change of a few percent shows.
+//! What is counted is in `benches/counts`, the baseline in `benches/counts/baseline.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::command::{Run, root};
+
+/// A row may become this much dearer before the gate fails.
+const LIMIT_PERCENT: f64 = 3.0;
+/// A few cache lines more or less are noise, however few there are in all.
+const LINES_NOISE: f64 = 150.0;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Write the counts of this run as the new baseline; commit it with the change that needs it
+    #[arg(long, requires = "because")]
+    renew: bool,
+    /// Why the baseline is renewed; it is kept in the file
+    #[arg(long, value_name = "REASON", requires = "renew")]
+    because: Option<String>,
+}
+
+/// What was counted for one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Counts {
+    instructions: f64,
+    /// Lines that the first-level cache did not have.
+    lines: f64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !has_valgrind() {
+        println!("SKIPPED counts: valgrind is not here and could not be installed (apt-get install valgrind)");
+        return Ok(());
+    }
+    let counted = count()?;
+    ensure!(!counted.is_empty(), "nothing was counted");
+    let compiler = compiler()?;
+    if options.renew {
+        return renew(&counted, &compiler, options.because.as_deref().unwrap_or_default());
+    }
+    let text = fs::read_to_string(baseline_path()).context("read the baseline; write one with --renew")?;
+    let baseline: Value = serde_json::from_str(&text).context("the baseline is no JSON")?;
+    let is_same_compiler = baseline["compiler"] == json!(compiler);
+    let dearer = compare(&counted, &baseline["rows"])?;
+    if dearer.is_empty() {
+        return Ok(());
+    }
+    if !is_same_compiler {
+        println!("NOT JUDGED: the baseline is of {}, this is {compiler}", baseline["compiler"]);
+        return Ok(());
+    }
+    bail!(
+        "more than {LIMIT_PERCENT} % dearer: {}; find out why, or `cargo xtask counts --renew --because REASON`",
+        dearer.join(", ")
+    )
+}
+
+/// Prints each row beside its baseline; gives the names of those that are beyond the limit.
+fn compare(counted: &BTreeMap<String, Counts>, baseline: &Value) -> Result<Vec<String>> {
+    let mut dearer = Vec::new();
+    println!("{:<16} {:>14} {:>9} {:>12} {:>9}", "row", "instructions", "change", "cache lines", "change");
+    for (name, now) in counted {
+        let Some(before) = row_of(&baseline[name]) else { bail!("the baseline has no row {name}: renew it") };
+        let (instructions, lines) = (change(before.instructions, now.instructions), change(before.lines, now.lines));
+        println!("{name:<16} {:>14} {instructions:>+8.2}% {:>12} {lines:>+8.2}%", now.instructions, now.lines);
+        if instructions > LIMIT_PERCENT || (lines > LIMIT_PERCENT && now.lines - before.lines > LINES_NOISE) {
+            dearer.push(name.clone());
+        }
+    }
+    let gone: Vec<_> =
+        baseline.as_object().into_iter().flatten().filter(|(name, _)| !counted.contains_key(*name)).collect();
+    ensure!(gone.is_empty(), "these rows of the baseline were not counted: {gone:?}");
+    Ok(dearer)
+}
+
+fn change(before: f64, now: f64) -> f64 {
+    (now / before.max(1.0) - 1.0) * 100.0
+}
+
+fn row_of(row: &Value) -> Option<Counts> {
+    Some(Counts { instructions: row["instructions"].as_f64()?, lines: row["lines"].as_f64()? })
+}
+
+fn renew(counted: &BTreeMap<String, Counts>, compiler: &str, reason: &str) -> Result<()> {
+    ensure!(!reason.trim().is_empty(), "say why the baseline is renewed");
+    let rows: BTreeMap<_, _> = counted
+        .iter()
+        .map(|(name, counts)| (name, json!({ "instructions": counts.instructions, "lines": counts.lines })))
+        .collect();
+    let baseline = json!({ "compiler": compiler, "reason": reason, "rows": rows });
+    fs::write(baseline_path(), format!("{baseline:#}\n")).context("write the baseline")
+}
+
+fn baseline_path() -> PathBuf {
+    root().join("benches/counts/baseline.json")
+}
+
+/// Runs the benchmarks and reads what they counted.
+fn count() -> Result<BTreeMap<String, Counts>> {
+    let home = root().join("target/gungraun");
+    if home.exists() {
+        fs::remove_dir_all(&home).context("remove the counts of an earlier run")?;
+    }
+    Run::cargo("bench --locked --quiet -p hightower-counts --bench counts -- --save-summary=json")
+        .with("GUNGRAUN_RUNNER", runner()?.display())
+        .with("GUNGRAUN_HOME", home.display())
+        .lines_quietly()?;
+    let rows = home.join("hightower-counts/counts/hot_paths");
+    fs::read_dir(&rows)
+        .with_context(|| format!("list {}", rows.display()))?
+        .map(|row| {
+            let row = row?;
+            let summary: Value = serde_json::from_slice(&fs::read(row.path().join("summary.json"))?)?;
+            let counts = counts_in(&summary).with_context(|| format!("no counts in {}", row.path().display()))?;
+            Ok((row.file_name().to_string_lossy().into_owned(), counts))
+        })
+        .collect()
+}
+
+fn counts_in(summary: &Value) -> Option<Counts> {
+    let metrics = &summary["profiles"][0]["data"]["parts"][0]["metrics"];
+    let metric = |name: &str| {
+        let values = &metrics[name]["values"];
+        values["new"].as_f64().or_else(|| values.as_f64())
+    };
+    Some(Counts { instructions: metric("Ir")?, lines: metric("LLhits")? + metric("RamHits")? })
+}
+
+/// The program that runs the benchmarks, of the library's version.
+fn runner() -> Result<PathBuf> {
+    let manifest = include_str!("../../Cargo.toml");
+    let version = manifest.lines().find_map(|line| line.strip_prefix("gungraun = \"")?.strip_suffix('"'));
+    let version = version.context("the workspace does not name gungraun")?;
+    let tools = root().join("target/tools").join(format!("gungraun-runner-{version}"));
+    let runner = tools.join("bin/gungraun-runner");
+    if !runner.exists() {
+        // Without optimization: it only starts valgrind, and is built in a third of the time.
+        Run::cargo("install gungraun-runner --locked --quiet --debug --version")
+            .and(&format!("={version}"))
+            .and("--root")
+            .and(&tools.display().to_string())
+            .run()?;
+    }
+    fs::canonicalize(&runner).context("the runner was not installed")
+}
+
+/// Whether valgrind is here, or could be installed.
+fn has_valgrind() -> bool {
+    let is_there = || Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
+    if is_there() {
+        return true;
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return false;
+    }
+    println!("valgrind is not here: installing it");
+    let install = |arguments: &[&str]| Run::new("apt-get", arguments).run();
+    let installed = install(&["update", "-qq"]).and_then(|()| install(&["install", "-y", "-qq", "valgrind"]));
+    installed.is_ok() && is_there()
+}
+
+/// The compiler's version, on which the counts depend.
+fn compiler() -> Result<String> {
+    let lines = Run::new("rustc", &["--version"]).lines_quietly()?;
+    lines.into_iter().next().context("rustc does not say its version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, compare};
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_row_that_is_dearer_is_named_and_a_missing_one_is_an_error() {
+        let baseline = json!({ "put": { "instructions": 1000, "lines": 10_000 } });
+        let dearer = |instructions, lines| {
+            let counted = BTreeMap::from([("put".to_owned(), Counts { instructions, lines })]);
+            compare(&counted, &baseline).unwrap()
+        };
+        assert!(dearer(1029.0, 10_290.0).is_empty());
+        assert!(dearer(500.0, 500.0).is_empty());
+        assert_eq!(dearer(1031.0, 10_000.0), ["put"]);
+        assert_eq!(dearer(1000.0, 10_310.0), ["put"]);
+        assert!(compare(&BTreeMap::new(), &baseline).is_err());
+        let unknown = BTreeMap::from([("get".to_owned(), Counts { instructions: 1.0, lines: 1.0 })]);
+        assert!(compare(&unknown, &baseline).is_err());
+    }
+}
