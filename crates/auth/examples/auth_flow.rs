@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let from_office = auth.from_source("192.0.2.7")?;
     let token = match from_office.login("alice", "violet teapot orbit 9")? {
         Login::Accepted { token, .. } => token,
+        Login::FactorRequired { .. } => return Err("nobody has a second factor yet".into()),
         Login::Refused => return Err("wrong name or password".into()),
         Login::Delayed { retry_after_ms } => return Err(format!("try again in {retry_after_ms} ms").into()),
     };

@@ -87,11 +87,23 @@ actions! {
     MasterKeyRotated = 21, "Records were re-wrapped by the current master key.";
     AuditPruned = 22, "Old entries of the trail were removed.";
     DelaysCleared = 30, "The delays of a user or source after wrong passwords were cleared.";
-    LoginDelayed = 31, "A password was not looked at, because of a delay after wrong ones.";
+    LoginDelayed = 31, "A password or code was not looked at, because of a delay after wrong ones.";
     PasswordUncheckable = 32, "A password could not be checked: its hash is broken, or its pepper is missing.";
     ApiKeyRefused = 33, "A token with the form of an API key's was refused: unknown, revoked, expired, or of a disabled user.";
     SessionRefused = 34, "A token with the form of a session's was refused: unknown, ended, expired, or of a disabled user.";
     NewSource = 40, "A user logged in from a source that was not known as the user's.";
+    FactorEnrolled = 41, "A second factor was enrolled; it waits for its confirmation.";
+    FactorConfirmed = 42, "A second factor was confirmed, and is asked for from now on.";
+    FactorDisabled = 43, "All second factors of a user were removed; all sessions ended.";
+    FactorVerified = 44, "A code was checked.";
+    RecoveryCodeUsed = 45, "A recovery code was used up.";
+    RecoveryCodesMade = 46, "A user got new recovery codes.";
+    FactorRequired = 47, "A second factor was required from a user by name, or is not any more.";
+    FactorPolicySet = 48, "It was set from whom a second factor is required.";
+    SteppedUp = 49, "A session proved more than before.";
+    TokenIssued = 50, "A single-use token was issued.";
+    TokenUsed = 51, "A single-use token was used up.";
+    TokensRevoked = 52, "All single-use tokens of a user were revoked.";
 }
 
 impl fmt::Display for AuditAction {

@@ -25,6 +25,9 @@ pub enum Error {
     /// The principal may not do this.
     #[error("permission denied: {0}")]
     Denied(&'static str),
+    /// The session has to prove more first: a factor, or the same one again.
+    #[error("the session must be authenticated again for this")]
+    StepUpRequired,
     /// Something stored is not what the service wrote, or the key for it is missing or wrong.
     #[error("crypto error: {0}")]
     Crypto(&'static str),
@@ -71,6 +74,8 @@ pub enum ErrorKind {
     LimitExceeded,
     /// See [`Error::Denied`].
     Denied,
+    /// See [`Error::StepUpRequired`].
+    StepUpRequired,
     /// See [`Error::Crypto`].
     Crypto,
     /// See [`Error::VersionUnsupported`].
@@ -90,6 +95,7 @@ impl Error {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::LimitExceeded(_) => ErrorKind::LimitExceeded,
             Self::Denied(_) => ErrorKind::Denied,
+            Self::StepUpRequired => ErrorKind::StepUpRequired,
             Self::Crypto(_) => ErrorKind::Crypto,
             Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
             Self::Randomness(_) | Self::KeyFile { .. } | Self::Output(_) => ErrorKind::Io,
@@ -107,6 +113,7 @@ impl From<Error> for hightower_engine::Error {
             Error::NotFound(text) => Self::NotFound(text.into()),
             Error::LimitExceeded(text) => Self::Validation(text.into()),
             Error::Denied(text) => Self::Denied(text.into()),
+            Error::StepUpRequired => Self::Denied(error.to_string().into()),
             Error::Crypto(text) => Self::Crypto(text.into()),
             Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
             Error::Output(source) => Self::Io { action: "writing the output".into(), source: source.into() },

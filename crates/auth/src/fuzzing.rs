@@ -6,13 +6,15 @@ use crate::audit::{AuditAnchor, AuditEntry, Head};
 use crate::codec::Reader;
 use crate::crypto::{Argon2Params, EncryptedBlob, KeyRing};
 use crate::error::Result;
+use crate::factor::{Code, FactorPolicy, StoredFactors};
 use crate::record::{RoleRecord, StoredApiKey, StoredSession, StoredUser};
 use crate::service::Meta;
-use crate::token::{parse_api_key, parse_session};
+use crate::single_use::StoredToken;
+use crate::token::{parse_api_key, parse_session, parse_single_use};
 use crate::username::normalize_username;
 
 /// How many kinds of input there are.
-pub const KINDS: u8 = 12;
+pub const KINDS: u8 = 15;
 
 /// Decodes `bytes` as what `kind` (below [`KINDS`]) says.
 ///
@@ -33,7 +35,12 @@ pub fn decode(kind: u8, bytes: &[u8]) {
         8 => again(bytes, |bytes| Ok(parsed::<AuditAnchor>(bytes)?.to_string().into_bytes())),
         9 => again(bytes, |bytes| Ok(parsed::<Argon2Params>(bytes)?.to_string().into_bytes())),
         10 => again(bytes, |bytes| Ok(normalize_username(&String::from_utf8_lossy(bytes))?.into_bytes())),
+        11 => again(bytes, |bytes| StoredFactors::decode(Reader::new(bytes))?.encode()),
+        12 => again(bytes, |bytes| Ok(StoredToken::decode(Reader::new(bytes))?.encode())),
+        13 => again(bytes, |bytes| FactorPolicy::decode(Reader::new(bytes))?.encode()),
         _ => {
+            let _code = Code::parse(&text);
+            let _single_use = parse_single_use(&text);
             let _ring = KeyRing::parse(&text);
             let _key = parse_api_key(&text);
             let _session = parse_session(&text);

@@ -11,6 +11,10 @@
 //! | `s/` session token hash | session |
 //! | `S/` user id, session id | index of a user's sessions: the token hash |
 //! | `r/` role name | role |
+//! | `f/` user id | the user's second factors |
+//! | `factors` | from whom a second factor is required |
+//! | `t/` token hash | single-use token |
+//! | `T/` user id, token hash | index of a user's single-use tokens |
 //! | `g/` slot, 2 bytes | persisted guessing counter |
 //! | `a/` seq, 8 bytes big-endian | audit entry |
 //! | `head` | head of the audit trail |
@@ -29,6 +33,10 @@ pub(crate) const ROLES: &[u8] = b"\0auth/r/";
 pub(crate) const AUDIT: &[u8] = b"\0auth/a/";
 pub(crate) const API_KEYS: &[u8] = b"\0auth/k/";
 pub(crate) const SESSIONS: &[u8] = b"\0auth/s/";
+
+pub(crate) const FACTORS: &[u8] = b"\0auth/f/";
+pub(crate) const FACTOR_POLICY: &[u8] = b"\0auth/factors";
+pub(crate) const SINGLE_USES: &[u8] = b"\0auth/t/";
 
 /// The service's own keys: what no one but the service should read or write. All that decides about
 /// a key by itself, the tool among it, asks this.
@@ -81,6 +89,22 @@ pub(crate) fn session_of(user: &[u8; ID_LEN_BYTES], session: &[u8; ID_LEN_BYTES]
 
 pub(crate) fn role(name: &str) -> Vec<u8> {
     join(&[ROLES, name.as_bytes()])
+}
+
+pub(crate) fn factors(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[FACTORS, user])
+}
+
+pub(crate) fn single_use(token_hash: &[u8]) -> Vec<u8> {
+    join(&[SINGLE_USES, token_hash])
+}
+
+pub(crate) fn single_uses_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[RESERVED_PREFIX, b"T/", user])
+}
+
+pub(crate) fn single_use_of(user: &[u8; ID_LEN_BYTES], token_hash: &[u8]) -> Vec<u8> {
+    join(&[&single_uses_of(user), token_hash])
 }
 
 pub(crate) fn guess_slot(slot: u16) -> Vec<u8> {

@@ -60,6 +60,7 @@ mod authorized;
 mod codec;
 pub mod crypto;
 mod error;
+mod factor;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -76,6 +77,7 @@ mod record;
 mod sealed;
 mod seam;
 mod service;
+mod single_use;
 mod token;
 mod username;
 mod verified;
@@ -87,6 +89,10 @@ pub use crypto::{
     SecretHash, SecretHasher,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use factor::{
+    Enrolment, Factor, FactorPolicy, FactorStatus, FactorUse, MAX_TOTP_WINDOW_STEPS, RECOVERY_CODES, TotpAlgorithm,
+    TotpOptions,
+};
 pub use guess::GuessPolicy;
 pub use id::{ApiKeyId, SessionId, UserId};
 pub use layout::{RESERVED_PREFIX, reserved_keys};
@@ -100,8 +106,9 @@ pub use record::{
 };
 pub use seam::{Clock, Entropy, OsEntropy, SystemClock, Timestamp};
 pub use service::{
-    ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, Login, MAX_AUDIT_PAGE, MAX_PAGE,
-    PasswordCheck, Principal, Purged, Rotation,
+    ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, FactorCheck, Login,
+    MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Proof, Purged, ResetRequest, Rotation, StepUp,
 };
+pub use single_use::{MAX_TOKEN_LIFETIME_MS, MAX_TOKENS_PER_PURPOSE, TokenLifetimes, TokenPurpose, TokenRecord};
 pub use token::{SECRET_LEN_BYTES, Token};
 pub use username::{MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::factor::TotpOptions;
 use crate::guess::GuessPolicy;
 use crate::listener::AuditListener;
 use crate::password::PasswordPolicy;
 use crate::seam::{Clock, Entropy, OsEntropy, SystemClock};
+use crate::single_use::TokenLifetimes;
 
 /// Settings of an `AuthService`; start from [`AuthOptions::default`] and change fields.
 ///
@@ -36,6 +38,10 @@ pub struct AuthOptions {
     pub last_used_interval_ms: i64,
     /// How many verified API keys are remembered, with the bytes that were verified; 0 for none, default 16,384.
     pub verified_cache_entries: usize,
+    /// How one-time passwords are made and checked.
+    pub totp: TotpOptions,
+    /// How long single-use tokens count.
+    pub token_lifetimes: TokenLifetimes,
     /// Hears of each entry of the audit trail once it is committed; default none.
     pub listener: Option<Arc<dyn AuditListener>>,
     /// Where the time comes from.
@@ -55,6 +61,8 @@ impl Default for AuthOptions {
             max_api_keys_per_user: 256,
             last_used_interval_ms: 60 * 1000,
             verified_cache_entries: 16_384,
+            totp: TotpOptions::default(),
+            token_lifetimes: TokenLifetimes::default(),
             listener: None,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
@@ -68,6 +76,8 @@ impl AuthOptions {
     /// # Errors
     /// [`Error::Validation`] for a setting out of range.
     pub fn validate(&self) -> Result<()> {
+        self.totp.validate()?;
+        self.token_lifetimes.validate()?;
         if self.session_idle_ms <= 0 || self.session_absolute_ms <= 0 || self.last_used_interval_ms < 0 {
             return Err(Error::Validation("session and last-used times must be positive"));
         }

@@ -7,6 +7,7 @@ use subtle::ConstantTimeEq;
 use crate::codec::{Reader, Writer};
 use crate::crypto::{EncryptedBlob, SecretHash, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
+use crate::factor::{Factor, FactorUse, decode_uses, encode_uses};
 use crate::id::{ApiKeyId, SessionId, UserId};
 use crate::permission::{Grant, decode_grants, encode_grants};
 use crate::seam::Timestamp;
@@ -227,6 +228,15 @@ pub struct SessionRecord {
     pub expires_at_ms: Timestamp,
     /// Where it was begun from.
     pub source: Option<String>,
+    /// By what its user proved who they are, and when last, in Unix ms.
+    pub factors: Vec<FactorUse>,
+}
+
+impl SessionRecord {
+    /// Whether its user proved who they are by a second factor.
+    pub fn has_second_factor(&self) -> bool {
+        self.factors.iter().any(|used| Factor::SECOND.contains(&used.factor))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -243,6 +253,7 @@ impl StoredSession {
         writer.i64(session.created_at_ms).i64(session.last_seen_ms);
         writer.i64(session.idle_expires_at_ms).i64(session.expires_at_ms);
         writer.optional_bytes(session.source.as_deref().map(str::as_bytes))?;
+        encode_uses(&session.factors, &mut writer)?;
         Ok(writer.finish())
     }
 
@@ -252,6 +263,7 @@ impl StoredSession {
         let (created_at_ms, last_seen_ms) = (reader.i64()?, reader.i64()?);
         let (idle_expires_at_ms, expires_at_ms) = (reader.i64()?, reader.i64()?);
         let source = decode_optional_text(&mut reader)?;
+        let factors = decode_uses(&mut reader)?;
         reader.end()?;
         let public = SessionRecord {
             session_id,
@@ -261,6 +273,7 @@ impl StoredSession {
             idle_expires_at_ms,
             expires_at_ms,
             source,
+            factors,
         };
         Ok(Self { public, epoch })
     }
@@ -296,7 +309,7 @@ impl RoleRecord {
     }
 }
 
-fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> {
+pub(crate) fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> {
     let Ok(count) = u16::try_from(names.len()) else {
         return Err(Error::LimitExceeded("too many roles"));
     };
@@ -304,7 +317,7 @@ fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> {
     names.iter().try_for_each(|name| writer.bytes(name.as_bytes()).map(drop))
 }
 
-fn decode_names(reader: &mut Reader<'_>) -> Result<Vec<String>> {
+pub(crate) fn decode_names(reader: &mut Reader<'_>) -> Result<Vec<String>> {
     let count = reader.u16()?;
     (0..count).map(|_| Ok(reader.text()?.to_owned())).collect()
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! htk_<id: 32 digits>_<secret: 64 digits>_<checksum: 8 digits>      an API key
 //! hts_<secret: 64 digits>_<checksum: 8 digits>                      a session
+//! hto_<secret: 64 digits>_<checksum: 8 digits>                      a single-use token
 //! ```
 //!
 //! All digits are lower-case hexadecimal, so that each token has one text. The fixed prefixes let
@@ -25,19 +26,24 @@ pub const SECRET_LEN_BYTES: usize = 32;
 
 pub(crate) const API_KEY_PREFIX: &str = "htk_";
 pub(crate) const SESSION_PREFIX: &str = "hts_";
+pub(crate) const SINGLE_USE_PREFIX: &str = "hto_";
 const CHECKSUM_LEN_BYTES: usize = 4;
 const CHECKSUM_DIGITS: usize = 2 * CHECKSUM_LEN_BYTES;
 
 /// The secret part of a token; wiped when dropped.
 pub(crate) type TokenSecret = SecretBox<[u8; SECRET_LEN_BYTES]>;
 
-/// A token to hand to its owner, once: the store keeps only a keyed hash of it.
+/// A token or code to hand to its owner, once: the store keeps only a keyed hash of it, or encrypts it.
 ///
 /// It dereferences to its text; `Debug` does not show it, and its memory is wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<String>);
 
 impl Token {
+    pub(crate) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -76,13 +82,19 @@ pub(crate) fn session_token(secret: &TokenSecret) -> Token {
     finish(text, secret)
 }
 
+pub(crate) fn single_use_token(secret: &TokenSecret) -> Token {
+    let mut text = String::with_capacity(160);
+    text.push_str("hto");
+    finish(text, secret)
+}
+
 fn finish(mut text: String, secret: &TokenSecret) -> Token {
     text.push('_');
     hex::encode(secret.expose_secret(), &mut text);
     let checksum = crc32fast::hash(text.as_bytes());
     text.push('_');
     hex::encode(&checksum.to_be_bytes(), &mut text);
-    Token(Zeroizing::new(text))
+    Token::new(text)
 }
 
 /// The id bytes and secret of a well-formed API key token.
@@ -97,6 +109,11 @@ pub(crate) fn parse_api_key(token: &str) -> Option<([u8; ID_LEN_BYTES], TokenSec
 /// The secret of a well-formed session token.
 pub(crate) fn parse_session(token: &str) -> Option<TokenSecret> {
     parse_secret(checked_body(token)?.strip_prefix(SESSION_PREFIX.as_bytes())?)
+}
+
+/// The secret of a well-formed single-use token.
+pub(crate) fn parse_single_use(token: &str) -> Option<TokenSecret> {
+    parse_secret(checked_body(token)?.strip_prefix(SINGLE_USE_PREFIX.as_bytes())?)
 }
 
 fn checked_body(token: &str) -> Option<&[u8]> {
@@ -134,7 +151,10 @@ mod tests {
         assert!(parse_session(text).is_none());
         let session = session_token(&secret);
         assert_eq!(parse_session(&session).unwrap().expose_secret(), secret.expose_secret());
-        assert!(parse_api_key(&session).is_none());
+        assert!(parse_api_key(&session).is_none() && parse_single_use(&session).is_none());
+        let single = single_use_token(&secret);
+        assert_eq!(parse_single_use(&single).unwrap().expose_secret(), secret.expose_secret());
+        assert!(parse_api_key(&single).is_none() && parse_session(&single).is_none());
     }
 
     #[test]

@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use hightower_auth::crypto::MasterKeyId;
 use hightower_auth::{
-    Action, AesGcmEncryptor, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, Grant, KeyRange, KeyRing, Login,
-    Token,
+    Action, AesGcmEncryptor, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, Factor, FactorCheck, FactorPolicy,
+    Grant, KeyRange, KeyRing, Login, Proof, StepUp, Token,
 };
 use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
 use hightower_segment::sim::{CrashPlan, SeededEntropy, SimFs};
 use support::{
     HandClock, Image, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, check_by, no_delays, options, stronger_hasher,
+    totp_code,
 };
 
 mod support;
@@ -165,6 +166,43 @@ fn the_store_is_looked_after(story: &mut Story) {
     story.step("prune audit", |auth| assert_eq!(auth.prune_audit(5).unwrap(), 5));
 }
 
+fn factors_and_tokens(story: &mut Story) {
+    let (erin, invitation) = story.step("invite user", |auth| auth.invite_user("erin").unwrap());
+    let erin = erin.user_id.to_string();
+    let accepted = |auth: &Service<Engine>| assert!(auth.accept_invitation(&invitation, PASSWORD).unwrap().is_some());
+    story.step("accept invitation", accepted);
+    let enrolment = story.step("enrol", |auth| auth.enrol_totp(&erin).unwrap());
+    let code = totp_code(&enrolment.secret, &story.clock);
+    let right = FactorCheck::Accepted(Factor::Totp);
+    story.step("confirm", |auth| assert_eq!(auth.confirm_totp(&erin, &code).unwrap(), right));
+    story.clock.advance_ms(30_000);
+    let half = story.step("half a login", |auth| auth.login("erin", PASSWORD).unwrap());
+    let Login::FactorRequired { token, .. } = half else { panic!("{half:?}") };
+    let code = totp_code(&enrolment.secret, &story.clock);
+    let whole = story.step("the other half", |auth| auth.complete_login(&token, &code).unwrap());
+    let Login::Accepted { token, .. } = whole else { panic!("{whole:?}") };
+    story.tokens.push(token.clone());
+    let stepped =
+        story.step("step up", |auth| auth.step_up(&token, Proof::Code(&enrolment.recovery_codes[0])).unwrap());
+    let StepUp::Accepted { token, .. } = stepped else { panic!("{stepped:?}") };
+    story.tokens.push(token);
+    story.step("recovery codes", |auth| auth.regenerate_recovery_codes(&erin).unwrap());
+    story.step("require factor", |auth| auth.require_second_factor(&erin, true).unwrap());
+    let policy = FactorPolicy { roles: vec!["janitor".to_owned()], ..FactorPolicy::default() };
+    story.step("factor policy", |auth| auth.set_factor_policy(&policy).unwrap());
+    let (_, verification) = story.step("issue", |auth| auth.issue_verification(&erin, "erin@example.org").unwrap());
+    let verified = |auth: &Service<Engine>| auth.verify_with(&verification, "erin@example.org").unwrap();
+    assert!(story.step("verify", verified).is_some());
+    let (_, reset) = story.step("issue", |auth| auth.issue_password_reset(&erin).unwrap());
+    story.step("reset", |auth| assert!(auth.reset_password_with(&reset, OTHER).unwrap().is_some()));
+    story.step("issue", |auth| auth.issue_password_reset(&erin).unwrap());
+    story.step("revoke tokens", |auth| assert_eq!(auth.revoke_tokens(&erin).unwrap(), 1));
+    story.step("disable factor", |auth| assert!(auth.disable_second_factor(&erin).unwrap()));
+    story.step("enrol", |auth| auth.enrol_totp(&erin).unwrap());
+    story.step("issue", |auth| auth.issue_password_reset(&erin).unwrap());
+    story.step("delete user", |auth| assert!(auth.delete_user(&erin).unwrap()));
+}
+
 fn people_go(story: &mut Story) {
     let (bob, carol) = (story.id("bob"), story.id("carol"));
     story.login("carol", OTHER);
@@ -180,6 +218,7 @@ fn story(mode: AppendMode, durability: Durability) -> Story {
     people_come(&mut story);
     credentials_change(&mut story);
     the_store_is_looked_after(&mut story);
+    factors_and_tokens(&mut story);
     people_go(&mut story);
     story
 }
@@ -202,13 +241,15 @@ fn answers(image: &Image, tokens: &[Token]) -> String {
         let metadata = auth.decrypt_user_metadata(&user).unwrap();
         let facts = (&user.user_id, &user.username, user.disabled, &user.roles, user.last_login_ms, metadata);
         writeln!(text, "{facts:?} {:?}", auth.list_sessions(&user.user_id).unwrap()).unwrap();
+        let factors = auth.factor_status(&user.user_id).unwrap();
+        writeln!(text, "  {factors:?} {:?}", auth.list_tokens(&user.user_id).unwrap()).unwrap();
         for key in auth.list_api_keys(&user.user_id).unwrap() {
             let metadata = auth.decrypt_api_key_metadata(&key).unwrap();
             let times = (key.last_used_ms, key.previous_secret_until_ms);
             writeln!(text, "  {} {:?} {:?} {times:?} {metadata:?}", key.key_id, key.label, key.access).unwrap();
         }
     }
-    writeln!(text, "{:?}", auth.list_roles(None, 99).unwrap()).unwrap();
+    writeln!(text, "{:?} {:?}", auth.list_roles(None, 99).unwrap(), auth.factor_policy().unwrap()).unwrap();
     let AuditVerdict::Intact { entries, .. } = auth.verify_audit(None).unwrap() else { panic!("the trail is broken") };
     writeln!(text, "{entries} audit entries").unwrap();
     // What follows writes, to the copy.

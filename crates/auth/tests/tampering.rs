@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hightower_auth::{AuditVerdict, ErrorKind, Result, Token};
-use support::{HandClock, Image, MemEngine, PASSWORD, Service, service_on};
+use hightower_auth::{AuditVerdict, ErrorKind, FactorPolicy, Result, Token};
+use support::{HandClock, Image, MemEngine, PASSWORD, Service, service_on, with_totp};
 
 mod support;
 
@@ -16,13 +16,19 @@ struct World {
     user_id: String,
     api_key: Token,
     session: Token,
+    robert: String,
+    recovery: Token,
+    single_use: Token,
 }
 
 fn world() -> World {
     let engine = MemEngine::new();
     let auth = service_on(Arc::clone(&engine), &HandClock::new());
     let user = auth.create_user_with_metadata("alice", PASSWORD, Some(b"data")).unwrap();
-    auth.create_user("robert", PASSWORD).unwrap();
+    let robert = auth.create_user("robert", PASSWORD).unwrap().user_id.to_string();
+    let recovery = with_totp(&auth, &HandClock::new(), &robert).recovery_codes.remove(0);
+    auth.set_factor_policy(&FactorPolicy { roles: vec!["other".into()], ..FactorPolicy::default() }).unwrap();
+    let (_, single_use) = auth.issue_verification(&robert, "subject").unwrap();
     auth.set_role("role", &[]).unwrap();
     auth.set_user_roles(&user.user_id, &["role".into()]).unwrap();
     let (_, api_key) = auth.create_api_key_with_metadata(&user.user_id, Some("label"), Some(b"data")).unwrap();
@@ -30,7 +36,7 @@ fn world() -> World {
         panic!()
     };
     auth.authenticate_api_key(&api_key).unwrap().unwrap();
-    World { image: engine.image(), user_id: user.user_id.to_string(), api_key, session }
+    World { image: engine.image(), user_id: user.user_id.to_string(), api_key, session, robert, recovery, single_use }
 }
 
 /// Everything a caller can learn, as text.
@@ -46,11 +52,14 @@ fn answers(world: &World, auth: &Service) -> Result<String> {
     let roles = auth.list_roles(None, 9)?;
     let users = auth.list_users(None, 9)?;
     let trail = auth.audit_entries(0, 99)?;
+    let factors = (auth.factor_policy()?, auth.factor_status(&world.robert)?, auth.list_tokens(&world.robert)?);
+    let code = auth.verify_second_factor(&world.robert, &world.recovery)?;
+    let verified = auth.verify_with(&world.single_use, "subject")?;
     let found = auth.find_user("robert")?;
     let right = auth.verify_password("alice", PASSWORD)?;
     let unknown = auth.verify_password("carol", PASSWORD)?;
     Ok(format!(
-        "{unknown} {user:?} {metadata:?} {key:?} {key_metadata:?} {session:?} {principal:?} {keys:?} {sessions:?} {roles:?} {users:?} {trail:?} {found:?} {right}"
+        "{factors:?} {code:?} {verified:?} {unknown} {user:?} {metadata:?} {key:?} {key_metadata:?} {session:?} {principal:?} {keys:?} {sessions:?} {roles:?} {users:?} {trail:?} {found:?} {right}"
     ))
 }
 

@@ -74,6 +74,8 @@ const LIN: Catcher = Catcher {
 const HISTORY: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
 const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
+const AUTH_FACTORS: Catcher = plain("hightower-auth", "factors", "");
+const AUTH_TOKENS: Catcher = plain("hightower-auth", "single_use", "");
 const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
 const FULL_DEVICE: Catcher =
@@ -416,6 +418,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an attempt is looked at and charged in one step",
         &[plain("hightower-auth", "lib", "attempts_at_the_same_time_do_not_pass_as_one")],
     ),
+    caught("auth_code_used_twice", "a code is used by one of those who try it at once", &[AUTH_RACES]),
+    caught("auth_token_used_twice", "a single-use token is used once", &[AUTH_RACES]),
+    caught("auth_totp_replayed", "a one-time password is accepted once", &[AUTH_FACTORS]),
+    caught("auth_recovery_code_stays", "a recovery code opens once", &[AUTH_FACTORS]),
+    caught("auth_factor_not_asked_of_sessions", "a session without a required factor does not count", &[AUTH_FACTORS]),
+    caught("auth_password_replaces_factor", "half a login replaces no second factor", &[AUTH_FACTORS]),
+    caught("auth_codes_not_delayed", "guesses at codes are delayed", &[AUTH_FACTORS]),
+    caught("auth_token_purpose_ignored", "a token is for one purpose", &[AUTH_TOKENS]),
+    caught("auth_token_outlives_password", "a token ends with what it is for", &[AUTH_TOKENS]),
     caught(
         "key_file_not_claimed",
         "of two who change a key file, one at a time does",

@@ -14,11 +14,13 @@ use crate::audit::AuditAction;
 use crate::codec::{Reader, Writer};
 use crate::crypto::{EnvelopeEncryptor, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
+use crate::factor::{Factor, FactorUse};
 use crate::guess::{Charge, Counter, slot};
 use crate::layout;
 use crate::mutants::planted;
 use crate::password::Prepared;
 use crate::record::{MAX_TRUSTED_SOURCES, SessionRecord, SourceTag, StoredUser, UserRecord, check_label};
+use crate::single_use::TokenPurpose;
 use crate::token::Token;
 use crate::username::{NormalUsername, normal_form};
 
@@ -50,6 +52,16 @@ pub enum Login {
         /// What the client presents from now on; it is not kept here.
         token: Token,
     },
+    /// The password is right, and a second factor is asked for. The session starts with
+    /// [`AuthService::complete_login`], and until then there is nothing but this token, which opens nothing else.
+    FactorRequired {
+        /// What the client presents with the code.
+        token: Token,
+        /// From when on the token does not count, in Unix ms.
+        expires_at_ms: i64,
+        /// Whether the user has a second factor. If not, [`AuthService::enrol_at_login`] comes first.
+        enrolled: bool,
+    },
     /// As [`PasswordCheck::Refused`].
     Refused,
     /// As [`PasswordCheck::Delayed`].
@@ -60,13 +72,13 @@ pub enum Login {
 }
 
 /// A password that was found right, and what it was checked against.
-struct Accepted {
-    user: StoredUser,
+pub(super) struct Accepted {
+    pub(super) user: StoredUser,
     password: Prepared,
     source: Option<SourceTag>,
 }
 
-enum Checked {
+pub(super) enum Checked {
     Accepted(Box<Accepted>),
     Refused,
     Delayed(i64),
@@ -98,7 +110,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(mut user) = self.same_password(&accepted)? else {
                 return Ok(Step::Stop(None));
             };
-            self.note_login(change, &mut user, &accepted, stronger.as_ref());
+            self.note_login(change, &mut user, accepted.source, stronger.as_ref());
             self.replace_user(change, &user)?;
             change.audit(AuditAction::PasswordVerified, user.value.public.user_id.as_str());
             Ok(Step::Commit(Some(user.value.public)))
@@ -106,7 +118,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(user.map_or(PasswordCheck::Refused, |user| PasswordCheck::Accepted(Box::new(user))))
     }
 
-    /// Checks the password and starts a session.
+    /// Checks the password and starts a session; or, if the user has a second factor or one is required, hands out a token to go on with.
     ///
     /// # Errors
     /// As [`AuthService::verify_password`].
@@ -121,16 +133,26 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(mut user) = self.same_password(&accepted)? else {
                 return Ok(Step::Stop(None));
             };
-            self.note_login(change, &mut user, &accepted, stronger.as_ref());
+            let factors = self.factors_of(&user.value.public.user_id)?.value;
+            if self.asks_for_second(&user.value.public, &factors)? {
+                if let Some(hash) = &stronger {
+                    user.value.password_hash = hash.clone();
+                }
+                self.replace_user(change, &user)?;
+                let (record, token) = self.add_token(change, &user.value, TokenPurpose::Login, "")?;
+                change.audit(AuditAction::PasswordVerified, user.value.public.user_id.as_str());
+                let (expires_at_ms, enrolled) = (record.expires_at_ms, factors.active.is_some());
+                return Ok(Step::Commit(Some(Login::FactorRequired { token, expires_at_ms, enrolled })));
+            }
+            self.note_login(change, &mut user, accepted.source, stronger.as_ref());
             self.replace_user(change, &user)?;
-            let (session, token) = self.start_session(change, &user.value)?;
+            let uses = vec![FactorUse { factor: Factor::Password, at_ms: self.now_ms() }];
+            let (session, token) = self.start_session(change, &user.value, uses)?;
             change.audit(AuditAction::SessionStarted, user.value.public.user_id.as_str());
-            Ok(Step::Commit(Some((user.value.public, session, token))))
+            let (user, session) = (Box::new(user.value.public), Box::new(session));
+            Ok(Step::Commit(Some(Login::Accepted { user, session, token })))
         })?;
-        Ok(match started {
-            Some((user, session, token)) => Login::Accepted { user: Box::new(user), session: Box::new(session), token },
-            None => Login::Refused,
-        })
+        Ok(started.unwrap_or(Login::Refused))
     }
 
     /// Changes a password, if the old one is right: `false` if not. Ends all sessions of the user.
@@ -182,7 +204,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    fn put_password(
+    pub(super) fn put_password(
         &self,
         change: &mut Change<'_>,
         mut user: Loaded<StoredUser>,
@@ -198,7 +220,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    fn check(&self, username: &str, password: &str) -> Result<Checked> {
+    pub(super) fn check(&self, username: &str, password: &str) -> Result<Checked> {
         let Ok(password) = Prepared::new(password) else {
             return Ok(Checked::Refused); // no user can have it, so this tells nothing
         };
@@ -206,7 +228,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let name = normal_form(username).ok();
         let (user, known) = self.user_or_nobody(name.as_ref())?;
         let decoy = &self.keys()?.decoy;
-        let source = self.caller.source.as_deref().map(|source| self.guess_tag("source", "", source)).transpose()?;
+        let source = self.source_tag()?;
         let charges = self.charges(name.as_ref(), known, &user, source)?;
         let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
         let open = known && !user.public.disabled && wait_ms == 0;
@@ -270,18 +292,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.shared.hasher.rehash_secret(accepted.password.as_bytes(), &accepted.user.password_hash).map(Some)
     }
 
-    fn note_login(
+    pub(super) fn note_login(
         &self,
         change: &mut Change<'_>,
         user: &mut Loaded<StoredUser>,
-        accepted: &Accepted,
+        source: Option<SourceTag>,
         stronger: Option<&SecretHash>,
     ) {
         user.value.public.last_login_ms = Some(self.now_ms());
         if let Some(hash) = stronger {
             user.value.password_hash = hash.clone();
         }
-        if let Some(source) = accepted.source {
+        if let Some(source) = source {
             if !user.value.trusted.contains(&source) {
                 change.audit(AuditAction::NewSource, user.value.public.user_id.as_str());
             }
@@ -326,14 +348,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(charges)
     }
 
-    fn guess_tag(&self, kind: &str, name: &str, source: &str) -> Result<SourceTag> {
+    pub(super) fn source_tag(&self) -> Result<Option<SourceTag>> {
+        self.caller.source.as_deref().map(|source| self.guess_tag("source", "", source)).transpose()
+    }
+
+    pub(super) fn guess_tag(&self, kind: &str, name: &str, source: &str) -> Result<SourceTag> {
         let tag = self.keys()?.guess.tag(&[kind.as_bytes(), b"\0", name.as_bytes(), b"\0", source.as_bytes()]);
         let mut short = SourceTag::default();
         short.copy_from_slice(&tag[..16]);
         Ok(short)
     }
 
-    fn restore_counter(&self, tag: &SourceTag) -> Result<()> {
+    pub(super) fn restore_counter(&self, tag: &SourceTag) -> Result<()> {
         if let Some((stored, counter)) = self.load_counter(tag)?
             && stored == *tag
         {
@@ -353,7 +379,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Writes the counters of a failure down, so that another service on this store, after a restart
     /// or for the next request, counts on from there.
-    fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
+    pub(super) fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
         let (Some(account), now_ms) = (charges.last(), self.now_ms()) else { return Ok(()) };
         if planted("auth_counters_in_memory") || self.shared.persists.pass(account.tag, now_ms).is_none() {
             return Ok(());

@@ -13,6 +13,7 @@ use super::store_keys::{Meta, root_identity};
 use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MasterKeyId, SecretHasher};
 use crate::error::{Error, Result};
+use crate::id::UserId;
 use crate::layout;
 use crate::permission::prefix_end;
 use crate::record::SessionRecord;
@@ -38,6 +39,8 @@ pub struct Purged {
     pub sessions: u64,
     /// API keys that were expired.
     pub api_keys: u64,
+    /// Single-use tokens that did not count any more.
+    pub tokens: u64,
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
@@ -60,6 +63,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.for_each_key(layout::API_KEYS, |_, id| {
             rotation.examined += 1;
             rotation.rewrapped += u64::from(self.rewrap_api_key(id)?);
+            Ok(())
+        })?;
+        self.for_each_key(layout::FACTORS, |_, id| {
+            rotation.examined += 1;
+            rotation.rewrapped += u64::from(self.rewrap_factors(id)?);
             Ok(())
         })?;
         if rotation.rewrapped > 0 {
@@ -92,6 +100,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.for_each_key(layout::API_KEYS, |_, id| {
             let key = self.load_api_key(id)?;
             key.and_then(|key| key.value.public.metadata).iter().for_each(&mut count);
+            Ok(())
+        })?;
+        self.for_each_key(layout::FACTORS, |_, id| {
+            let mut factors = self.factors_of(&UserId::from_bytes(*id))?.value;
+            factors.secrets_mut().for_each(|secret| count(&secret.blob));
             Ok(())
         })?;
         Ok(usage)
@@ -147,7 +160,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    fn rewrap_field(&self, kind: &str, id: &[u8; 16], blob: Option<&EncryptedBlob>) -> Result<Option<EncryptedBlob>> {
+    pub(super) fn rewrap_field(
+        &self,
+        kind: &str,
+        id: &[u8; 16],
+        blob: Option<&EncryptedBlob>,
+    ) -> Result<Option<EncryptedBlob>> {
         let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
         match blob {
             Some(blob) => self.shared.crypto.rewrap(blob, &identity),
@@ -155,7 +173,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// Removes sessions that are over and API keys that are expired. They are refused anyway; this
+    /// Removes sessions that are over, API keys that are expired, and single-use tokens that do not count any more. They are refused anyway; this
     /// frees their space.
     ///
     /// # Errors
@@ -172,6 +190,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if let Some(key) = key.filter(|key| key.expires_at_ms.is_some_and(expired)) {
                 purged.api_keys += u64::from(self.revoke_api_key(&key.key_id)?);
             }
+            Ok(())
+        })?;
+        self.for_each_key::<32>(layout::SINGLE_USES, |_, hash| {
+            purged.tokens += u64::from(self.purge_token(hash)?);
             Ok(())
         })?;
         Ok(purged)

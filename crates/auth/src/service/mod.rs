@@ -8,10 +8,13 @@ mod api_keys;
 mod audit_search;
 mod audit_trail;
 mod change;
+mod factors;
 mod logins;
 mod maintenance;
 mod permissions;
+mod second_step;
 mod sessions;
+mod single_use;
 mod store_keys;
 mod users;
 
@@ -25,9 +28,12 @@ use hightower_engine::KvEngine;
 pub use api_keys::ApiKeyOptions;
 pub use audit_search::{AuditFilter, AuditPage};
 pub use audit_trail::MAX_AUDIT_PAGE;
+pub use factors::FactorCheck;
 pub use logins::{Login, PasswordCheck};
 pub use maintenance::{Purged, Rotation};
 pub use permissions::Principal;
+pub use second_step::{Proof, StepUp};
+pub use single_use::ResetRequest;
 pub use users::MAX_PAGE;
 
 use crate::audit::{Actor, AuditAction, AuditEntry};

@@ -92,6 +92,14 @@ impl Principal {
         &self.user_id
     }
 
+    /// The hash of its session's token, if it is in a session.
+    pub(super) fn session(&self) -> Option<&[u8; TAG_LEN_BYTES]> {
+        match &self.credential {
+            Credential::Session(token_hash) => Some(token_hash),
+            Credential::ApiKey(..) => None,
+        }
+    }
+
     /// Who it is to the audit trail.
     pub fn actor(&self) -> Actor {
         match &self.credential {

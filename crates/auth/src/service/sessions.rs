@@ -11,6 +11,7 @@ use super::change::{Change, Loaded, Step};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
+use crate::factor::FactorUse;
 use crate::id::{SessionId, UserId};
 use crate::layout;
 use crate::mutants::planted;
@@ -57,10 +58,22 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn session_is_alive(&self, session: &StoredSession) -> Result<bool> {
-        let user = self.load_user(session.public.user_id.as_bytes())?;
-        let now_ms = self.now_ms();
-        Ok(user.is_some_and(|user| !user.value.public.disabled && !session.is_over(now_ms, user.value.epoch)))
+    pub(super) fn session_is_alive(&self, session: &StoredSession) -> Result<bool> {
+        let Some(user) = self.load_user(session.public.user_id.as_bytes())? else {
+            return Ok(false);
+        };
+        let user = user.value;
+        Ok(!user.public.disabled
+            && !session.is_over(self.now_ms(), user.epoch)
+            && self.has_proved_enough(session, &user)?)
+    }
+
+    /// Whether a session has a second factor, or its user is not asked for one.
+    fn has_proved_enough(&self, session: &StoredSession, user: &StoredUser) -> Result<bool> {
+        if session.public.has_second_factor() || planted("auth_factor_not_asked_of_sessions") {
+            return Ok(true);
+        }
+        Ok(!self.asks_for_second(&user.public, &self.factors_of(&user.public.user_id)?.value)?)
     }
 
     fn touch_session(&self, token_hash: &[u8], session: Loaded<StoredSession>) -> Result<SessionRecord> {
@@ -92,7 +105,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Adds a session to a change that also replaces the user's record.
-    pub(super) fn start_session(&self, change: &mut Change<'_>, user: &StoredUser) -> Result<(SessionRecord, Token)> {
+    pub(super) fn start_session(
+        &self,
+        change: &mut Change<'_>,
+        user: &StoredUser,
+        factors: Vec<FactorUse>,
+    ) -> Result<(SessionRecord, Token)> {
         let user_id = &user.public.user_id;
         self.make_room_for_session(change, user)?;
         let secret = random_secret(&*self.options().entropy)?;
@@ -107,6 +125,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             idle_expires_at_ms: now_ms.saturating_add(options.session_idle_ms).min(expires_at_ms),
             expires_at_ms,
             source: self.caller.source.clone(),
+            factors,
         };
         let session = StoredSession { public, epoch: user.epoch };
         change.create(&layout::session(&token_hash), &session.encode()?);
@@ -147,8 +166,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let mut sessions = Vec::new();
         for entry in self.session_index_of(user.public.user_id.as_bytes())? {
             let session = self.load_session(&entry.token_hash)?;
-            let alive = session.filter(|session| !session.value.is_over(self.now_ms(), user.epoch));
-            sessions.extend(alive.map(|session| session.value.public));
+            let Some(session) = session.filter(|session| !session.value.is_over(self.now_ms(), user.epoch)) else {
+                continue;
+            };
+            if self.has_proved_enough(&session.value, &user)? {
+                sessions.push(session.value.public);
+            }
         }
         sessions.sort_by_key(|session| session.created_at_ms);
         Ok(sessions)

@@ -28,6 +28,8 @@ pub(super) struct StoreKeys {
     pub(super) sealer: Sealer,
     pub(super) api_key: MacKey,
     pub(super) session: MacKey,
+    pub(super) single_use: MacKey,
+    pub(super) recovery: MacKey,
     pub(super) guess: MacKey,
     pub(super) audit: MacKey,
     /// A hash of nothing anyone knows, verified where there is no password to verify.
@@ -94,6 +96,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             sealer: Sealer::new(root.derive(b"hightower-auth records v1")?, store_id),
             api_key: root.derive(b"hightower-auth api keys v1")?,
             session: root.derive(b"hightower-auth sessions v1")?,
+            single_use: root.derive(b"hightower-auth single-use tokens v1")?,
+            recovery: root.derive(b"hightower-auth recovery codes v1")?,
             guess: root.derive(b"hightower-auth guesses v1")?,
             audit: root.derive(b"hightower-auth audit v1")?,
             decoy: self.shared.hasher.hash_secret(unknown.as_slice())?,

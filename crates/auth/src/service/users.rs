@@ -6,9 +6,10 @@ use hightower_engine::KvEngine;
 
 use super::AuthService;
 use super::change::{Change, Loaded, Step};
+use super::single_use::drop_token;
 use super::store_keys::NOBODY;
 use crate::audit::AuditAction;
-use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHasher};
+use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::layout;
@@ -17,7 +18,7 @@ use crate::permission::prefix_end;
 use crate::record::{StoredUser, UserRecord, checked_role_names};
 use crate::sealed::identity;
 use crate::seam::random;
-use crate::username::normal_form;
+use crate::username::{NormalUsername, normal_form};
 
 /// Most records in one page of a list.
 pub const MAX_PAGE: usize = 1000;
@@ -50,10 +51,24 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
         let password = self.options().password_policy.accept(password, &name)?;
         let password_hash = self.shared.hasher.hash_secret(password.as_bytes())?;
-        let user_id = UserId::from_bytes(random(&*self.options().entropy)?);
+        let mut user = self.new_user(username, &name, password_hash)?;
+        self.change(|change| {
+            self.add_user(change, &mut user, metadata)?;
+            change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
+            Ok(Step::Commit(user.public.clone()))
+        })
+    }
+
+    /// A user as it is at first, not yet stored.
+    pub(super) fn new_user(
+        &self,
+        username: &str,
+        name: &NormalUsername,
+        password_hash: SecretHash,
+    ) -> Result<StoredUser> {
         let now_ms = self.now_ms();
         let public = UserRecord {
-            user_id,
+            user_id: UserId::from_bytes(random(&*self.options().entropy)?),
             username: username.trim().to_owned(),
             disabled: false,
             roles: Vec::new(),
@@ -62,30 +77,30 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             password_changed_at_ms: now_ms,
             last_login_ms: None,
         };
-        let mut user = StoredUser {
-            public,
-            normal_name: name.as_str().to_owned(),
-            epoch: 0,
-            guess_epoch: 0,
-            password_hash,
-            trusted: Vec::new(),
-        };
-        self.change(|change| {
-            if self.load_name(&user.normal_name)?.is_some() {
-                return Err(Error::Conflict("the username is taken"));
-            }
-            user.public.metadata = self.encrypt_field(change, "user", user.public.user_id.as_bytes(), metadata)?;
-            let id = user.public.user_id.as_bytes();
-            change.create(&layout::user(id), &user.encode()?);
-            if planted("auth_name_apart") {
-                let name = layout::name(&user.normal_name);
-                self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
-            } else {
-                change.create(&layout::name(&user.normal_name), id);
-            }
-            change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
-            Ok(Step::Commit(user.public.clone()))
-        })
+        let normal_name = name.as_str().to_owned();
+        Ok(StoredUser { public, normal_name, epoch: 0, guess_epoch: 0, password_hash, trusted: Vec::new() })
+    }
+
+    /// Adds a new user to a change, if its name is free.
+    pub(super) fn add_user(
+        &self,
+        change: &mut Change<'_>,
+        user: &mut StoredUser,
+        metadata: Option<&[u8]>,
+    ) -> Result<()> {
+        if self.load_name(&user.normal_name)?.is_some() {
+            return Err(Error::Conflict("the username is taken"));
+        }
+        user.public.metadata = self.encrypt_field(change, "user", user.public.user_id.as_bytes(), metadata)?;
+        let id = user.public.user_id.as_bytes();
+        change.create(&layout::user(id), &user.encode()?);
+        if planted("auth_name_apart") {
+            let name = layout::name(&user.normal_name);
+            self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
+        } else {
+            change.create(&layout::name(&user.normal_name), id);
+        }
+        Ok(())
     }
 
     /// The user of this id.
@@ -220,7 +235,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Deletes a user with all its sessions and API keys, in one commit; `false` if there is none.
+    /// Deletes a user with all its sessions, API keys, single-use tokens and factors, in one commit; `false` if there is none.
     ///
     /// # Errors
     /// [`Error::Crypto`], or the engine's.
@@ -249,6 +264,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 change.batch.push_delete(layout::session(&session.token_hash));
                 change.batch.push_delete(layout::session_of(id, &session.id));
             }
+            for hash in self.token_hashes_of(id)? {
+                drop_token(change, id, &hash);
+            }
+            // Whoever writes factors requires the user's record too.
+            change.batch.push_delete(layout::factors(id));
             change.takes_access();
             change.audit(AuditAction::UserDeleted, user_id);
             Ok(Step::Commit(true))

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use hightower_auth::{
-    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Clock, GuessPolicy,
-    PasswordPolicy,
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Clock, Enrolment,
+    Factor, FactorCheck, GuessPolicy, PasswordPolicy,
 };
 use hightower_engine::{ApplyOutcome, Batch, BatchOutcome, Command, Error, KvEngine, Result, Value};
 use parking_lot::Mutex;
@@ -236,6 +236,25 @@ pub fn service() -> (Arc<MemEngine>, Arc<HandClock>, Service) {
     (engine, clock, service)
 }
 
+/// The one-time password of a secret in base32 at the clock's time.
+pub fn totp_code(secret: &str, clock: &Arc<HandClock>) -> String {
+    let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
+    let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
+    totp.generate(u64::try_from(clock.now_ms() / 1000).unwrap()).to_string()
+}
+
+/// A one-time password for a user, confirmed; the clock is a step further, so that the next code is another.
+pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<HandClock>, user_id: &str) -> Enrolment {
+    let enrolment = auth.enrol_totp(user_id).unwrap();
+    let code = totp_code(&enrolment.secret, clock);
+    assert_eq!(auth.confirm_totp(user_id, &code).unwrap(), FactorCheck::Accepted(Factor::Totp));
+    clock.advance_ms(30_000);
+    enrolment
+}
+
+pub const FACTORS: &[u8] = b"\0auth/f/";
+pub const SINGLE_USES: &[u8] = b"\0auth/t/";
+pub const SINGLE_USE_INDEX: &[u8] = b"\0auth/T/";
 pub const USERS: &[u8] = b"\0auth/u/";
 pub const NAMES: &[u8] = b"\0auth/n/";
 pub const KEYS: &[u8] = b"\0auth/k/";
@@ -277,6 +296,13 @@ pub fn check_by(auth: &Service, image: &Image) {
     assert_eq!(under(image, SESSIONS).count(), under(image, SESSION_INDEX).count());
     for entry in under(image, SESSION_INDEX) {
         assert!(has(USERS, &entry[..16]), "an orphaned session");
+    }
+    assert_eq!(under(image, SINGLE_USES).count(), under(image, SINGLE_USE_INDEX).count());
+    for entry in under(image, SINGLE_USE_INDEX) {
+        assert!(has(USERS, &entry[..16]) && has(SINGLE_USES, &entry[16..]), "an orphaned single-use token");
+    }
+    for user in under(image, FACTORS) {
+        assert!(has(USERS, user), "factors of nobody");
     }
     assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
 }

@@ -12,6 +12,7 @@ mod api_key;
 mod audit;
 mod authorize;
 mod calibrate;
+mod factor;
 mod grant;
 mod keyring;
 mod password;
@@ -20,6 +21,7 @@ mod role;
 mod secret;
 mod service;
 mod session;
+mod token;
 mod user;
 mod view;
 
@@ -70,6 +72,12 @@ enum Noun {
     /// Log users in, and end what they began
     #[command(subcommand, after_help = session::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Session(session::Verb),
+    /// Second factors: one-time passwords and recovery codes
+    #[command(subcommand, after_help = factor::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Factor(factor::Verb),
+    /// Single-use tokens: password resets, invitations, verifications
+    #[command(subcommand, after_help = token::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Token(token::Verb),
     /// API keys: what programs authenticate with
     #[command(subcommand, after_help = api_key::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Key(api_key::Verb),
@@ -94,6 +102,8 @@ impl Args {
             Noun::User(verb) => verb.run(&context),
             Noun::Password(verb) => verb.run(&context),
             Noun::Session(verb) => verb.run(&context),
+            Noun::Factor(verb) => verb.run(&context),
+            Noun::Token(verb) => verb.run(&context),
             Noun::Key(verb) => verb.run(&context),
             Noun::Role(verb) => verb.run(&context),
             Noun::Authorize(args) => args.run(&context),

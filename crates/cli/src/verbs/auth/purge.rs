@@ -13,7 +13,7 @@ Example:
 
 They are refused anyway; this frees their space, and the places that they take in a user's limits.";
 
-/// Remove sessions and API keys that have expired
+/// Remove sessions, API keys and single-use tokens that have expired
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {}
@@ -22,6 +22,7 @@ pub(super) struct Args {}
 struct Answer {
     sessions: u64,
     api_keys: u64,
+    tokens: u64,
 }
 
 impl Args {
@@ -31,9 +32,11 @@ impl Args {
             let _bar = Progress::spinner(context.session.screen, "looking for what has expired");
             Ok(auth.purge_expired()?)
         })?;
-        let answer = Answer { sessions: purged.sessions, api_keys: purged.api_keys };
-        let text =
-            || format!("removed {} and {}", counted(purged.sessions, "session"), counted(purged.api_keys, "API key"));
+        let answer = Answer { sessions: purged.sessions, api_keys: purged.api_keys, tokens: purged.tokens };
+        let text = || {
+            let (sessions, api_keys) = (counted(purged.sessions, "session"), counted(purged.api_keys, "API key"));
+            format!("removed {sessions}, {api_keys} and {}", counted(purged.tokens, "single-use token"))
+        };
         context.session.screen.answer(&answer, text)?;
         Ok(Exit::Done)
     }

@@ -95,7 +95,27 @@ fn create(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let screen = context.session.screen;
     match login {
         Login::Accepted { session, token, .. } => view::one(screen, &view::Session::with_token(&session, &token)),
+        Login::FactorRequired { enrolled: false, .. } => {
+            let text = || "refused: a second factor is required and none is enrolled: `auth factor enrol`".into();
+            screen.answer(&Answer { outcome: "factor_required" }, text)?;
+            Ok(Exit::Negative)
+        }
+        Login::FactorRequired { token, .. } => complete(context, &token),
         Login::Refused => tell_refused(screen, None),
+        Login::Delayed { retry_after_ms } => tell_refused(screen, Some(retry_after_ms)),
+    }
+}
+
+/// The second step of a login: by a one-time password or a recovery code.
+fn complete(context: &Context<'_>, token: &str) -> Result<Exit, Failure> {
+    let code = ask("code")?;
+    let screen = context.session.screen;
+    match context.change(|auth| Ok(auth.complete_login(token, &code)?))? {
+        Login::Accepted { session, token, .. } => view::one(screen, &view::Session::with_token(&session, &token)),
+        Login::Refused | Login::FactorRequired { .. } => {
+            screen.answer(&Answer { outcome: "refused" }, || "refused: the code is wrong or was used".into())?;
+            Ok(Exit::Negative)
+        }
         Login::Delayed { retry_after_ms } => tell_refused(screen, Some(retry_after_ms)),
     }
 }

@@ -102,6 +102,13 @@ impl View for User<'_> {
     }
 }
 
+/// A factor that a session was authenticated by.
+#[derive(Serialize)]
+struct FactorSeen {
+    factor: String,
+    at_ms: i64,
+}
+
 /// A session.
 #[derive(Serialize)]
 pub(super) struct Session<'a> {
@@ -112,6 +119,7 @@ pub(super) struct Session<'a> {
     idle_expires_at_ms: i64,
     expires_at_ms: i64,
     source: Option<&'a str>,
+    factors: Vec<FactorSeen>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
 }
@@ -133,6 +141,11 @@ impl<'a> From<&'a SessionRecord> for Session<'a> {
             idle_expires_at_ms: session.idle_expires_at_ms,
             expires_at_ms: session.expires_at_ms,
             source: session.source.as_deref(),
+            factors: session
+                .factors
+                .iter()
+                .map(|used| FactorSeen { factor: used.factor.to_string(), at_ms: used.at_ms })
+                .collect(),
             token: None,
         }
     }
@@ -159,6 +172,8 @@ impl View for Session<'_> {
             ("ends", date_time(self.expires_at_ms)),
             ("source", self.source.unwrap_or("unknown").into()),
         ];
+        let at = |seen: &FactorSeen| ("authenticated", format!("{} {}", seen.factor, date_time(seen.at_ms)));
+        pairs.extend(self.factors.iter().map(at));
         pairs.extend(self.token.map(|token| ("token", token.into())));
         pairs
     }

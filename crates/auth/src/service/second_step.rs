@@ -1,0 +1,243 @@
+//! Logins in two steps, and sessions that prove more than they did: by a second factor, or by the password again.
+
+use hightower_engine::{Expect, KvEngine};
+use secrecy::ExposeSecret;
+
+use super::AuthService;
+use super::change::{Change, Loaded, Step};
+use super::factors::Attempt;
+use super::logins::{Checked, Login};
+use super::permissions::Principal;
+use crate::audit::AuditAction;
+use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
+use crate::error::{Error, Result};
+use crate::factor::{Code, Enrolment, Factor, FactorUse};
+use crate::layout;
+use crate::mutants::planted;
+use crate::record::{SessionRecord, StoredSession, StoredUser};
+use crate::single_use::TokenPurpose;
+use crate::token::{Token, parse_session, random_secret, session_token};
+
+/// What somebody in a session proves who they are with.
+#[derive(Clone, Copy)]
+pub enum Proof<'a> {
+    /// The password.
+    Password(&'a str),
+    /// A one-time password or a recovery code.
+    Code(&'a str),
+}
+
+/// The answer to a step-up.
+#[derive(Debug)]
+#[must_use]
+pub enum StepUp {
+    /// The proof is right: the session goes on under a new token, and the one before does not count any more.
+    Accepted {
+        /// The session.
+        session: Box<SessionRecord>,
+        /// What the client presents from now on.
+        token: Token,
+    },
+    /// The proof is wrong, or the session is over.
+    Refused,
+    /// Too many failures: the proof was not looked at.
+    Delayed {
+        /// When to try again, in ms from now.
+        retry_after_ms: i64,
+    },
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Goes on with a login that answered [`Login::FactorRequired`], by a one-time password or a recovery code, and starts
+    /// the session. If an enrolment waits for its confirmation and the user has no second factor yet, the code confirms it.
+    ///
+    /// A wrong code is counted against the user; the token counts until it is used or expires.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn complete_login(&self, token: &str, code: &str) -> Result<Login> {
+        let Some(live) = self.live_token(token, TokenPurpose::Login, "")? else {
+            self.noted::<()>(TokenPurpose::Login, None)?;
+            return Ok(Login::Refused);
+        };
+        let source = self.source_tag()?;
+        let attempt = self.attempt(&live.user.value, code, |code| {
+            let Some(code) = code else { return Ok(None) };
+            self.change(|change| {
+                let Some(mut live) = self.live_token(token, TokenPurpose::Login, "")? else {
+                    return Ok(Step::Stop(None));
+                };
+                let Some(second) = self.accept_or_confirm(change, &live.user.value, code)? else {
+                    return Ok(Step::Stop(None));
+                };
+                self.use_token(change, &live);
+                let first = FactorUse { factor: Factor::Password, at_ms: live.token.value.public.created_at_ms };
+                let uses = vec![first, FactorUse { factor: second, at_ms: self.now_ms() }];
+                self.note_login(change, &mut live.user, source, None);
+                self.replace_user(change, &live.user)?;
+                let (session, token) = self.start_session(change, &live.user.value, uses)?;
+                change.audit(AuditAction::SessionStarted, live.user.value.public.user_id.as_str());
+                Ok(Step::Commit(Some((live.user.value.public, session, token))))
+            })
+        })?;
+        Ok(match attempt {
+            Attempt::Accepted((user, session, token)) => {
+                Login::Accepted { user: Box::new(user), session: Box::new(session), token }
+            }
+            Attempt::Refused => Login::Refused,
+            Attempt::Delayed(retry_after_ms) => Login::Delayed { retry_after_ms },
+        })
+    }
+
+    /// Enrols a second factor for a user from whom one is required and who has none, on the strength of a login that answered
+    /// [`Login::FactorRequired`]; [`AuthService::complete_login`] confirms it. `None` if the token does not count.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the user has a second factor: a password alone does not replace it.
+    pub fn enrol_at_login(&self, token: &str) -> Result<Option<Enrolment>> {
+        let done = self.change(|change| {
+            let Some(live) = self.live_token(token, TokenPurpose::Login, "")? else {
+                return Ok(Step::Stop(None));
+            };
+            let user_id = &live.user.value.public.user_id;
+            if self.factors_of(user_id)?.value.active.is_some() && !planted("auth_password_replaces_factor") {
+                return Err(Error::Conflict("the user has a second factor already"));
+            }
+            let enrolment = self.enrol(change, &live.user.value)?;
+            change.require(&layout::user(user_id.as_bytes()), live.user.version);
+            Ok(Step::Commit(Some(enrolment)))
+        })?;
+        self.noted(TokenPurpose::Login, done)
+    }
+
+    /// Has somebody in a session prove who they are once more: the session then knows this factor and when
+    /// ([`SessionRecord::factors`]), and goes on under a new token until it would have ended. A code confirms an
+    /// enrolment too, if the user has no second factor yet.
+    ///
+    /// A session that does not count only because it has no second factor can be stepped up by one.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn step_up(&self, session_token: &str, proof: Proof<'_>) -> Result<StepUp> {
+        let Some(secret) = parse_session(session_token) else {
+            return Ok(StepUp::Refused);
+        };
+        let token_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
+        let Some((_, user)) = self.session_and_user(&token_hash)? else {
+            return Ok(StepUp::Refused);
+        };
+        let attempt = match proof {
+            Proof::Password(password) => {
+                let checked = match self.check(&user.value.normal_name, password)? {
+                    Checked::Accepted(accepted) => accepted.user,
+                    Checked::Refused => return Ok(StepUp::Refused),
+                    Checked::Delayed(retry_after_ms) => return Ok(StepUp::Delayed { retry_after_ms }),
+                };
+                // The epoch rises with each password.
+                let is_same =
+                    |user: &StoredUser| user.epoch == checked.epoch && user.public.user_id == checked.public.user_id;
+                let accept = |_: &mut Change<'_>, user: &StoredUser| Ok(is_same(user).then_some(Factor::Password));
+                match self.prove(&token_hash, accept)? {
+                    Some(done) => Attempt::Accepted(done),
+                    None => Attempt::Refused,
+                }
+            }
+            Proof::Code(code) => self.attempt(&user.value, code, |code| {
+                let Some(code) = code else { return Ok(None) };
+                self.prove(&token_hash, |change, user| self.accept_or_confirm(change, user, code))
+            })?,
+        };
+        Ok(match attempt {
+            Attempt::Accepted((session, token)) => StepUp::Accepted { session: Box::new(session), token },
+            Attempt::Refused => StepUp::Refused,
+            Attempt::Delayed(retry_after_ms) => StepUp::Delayed { retry_after_ms },
+        })
+    }
+
+    /// Whether a principal is in a session that was authenticated by one of these factors at most `max_age_ms` ago.
+    ///
+    /// # Errors
+    /// [`Error::StepUpRequired`] if not: have the user prove it with [`AuthService::step_up`]; then go on with the new token's
+    /// principal. [`Error::Denied`] for an API key, which has no factors.
+    pub fn require_recent(&self, principal: &Principal, any_of: &[Factor], max_age_ms: i64) -> Result<()> {
+        let Some(token_hash) = principal.session() else {
+            return Err(Error::Denied("an API key has no factors: this takes a session"));
+        };
+        let session = self.load_session(token_hash)?.map(|session| session.value);
+        let Some(session) = session else {
+            return Err(Error::StepUpRequired);
+        };
+        if !self.session_is_alive(&session)? {
+            return Err(Error::StepUpRequired);
+        }
+        let now_ms = self.now_ms();
+        // A clock that went back by more than the age makes nothing recent.
+        let is_recent = |used: &FactorUse| {
+            any_of.contains(&used.factor)
+                && u64::try_from(max_age_ms).is_ok_and(|age_ms| now_ms.abs_diff(used.at_ms) <= age_ms)
+        };
+        if session.public.factors.iter().any(is_recent) { Ok(()) } else { Err(Error::StepUpRequired) }
+    }
+
+    /// Uses up a code, or confirms by it what is pending where nothing is active.
+    fn accept_or_confirm(&self, change: &mut Change<'_>, user: &StoredUser, code: &Code) -> Result<Option<Factor>> {
+        let mut factors = self.factors_of(&user.public.user_id)?;
+        if factors.value.active.is_some() {
+            return self.accept_code(change, user, code);
+        }
+        if !self.confirm(change, user, &mut factors.value, code)? {
+            return Ok(None);
+        }
+        self.put_factors(change, &user.public.user_id, &factors)?;
+        Ok(Some(Factor::Totp))
+    }
+
+    /// A session that is not over, and its user, who is enabled.
+    fn session_and_user(
+        &self,
+        token_hash: &[u8; TAG_LEN_BYTES],
+    ) -> Result<Option<(Loaded<StoredSession>, Loaded<StoredUser>)>> {
+        let Some(session) = self.load_session(token_hash)? else {
+            return Ok(None);
+        };
+        let Some(user) = self.load_user(session.value.public.user_id.as_bytes())? else {
+            return Ok(None);
+        };
+        let counts = !user.value.public.disabled && !session.value.is_over(self.now_ms(), user.value.epoch);
+        Ok(counts.then_some((session, user)))
+    }
+
+    /// Adds the factor that `accept` finds proved to a session, which goes on under a new token.
+    fn prove(
+        &self,
+        token_hash: &[u8; TAG_LEN_BYTES],
+        accept: impl Fn(&mut Change<'_>, &StoredUser) -> Result<Option<Factor>>,
+    ) -> Result<Option<(SessionRecord, Token)>> {
+        self.change(|change| {
+            let Some((mut session, user)) = self.session_and_user(token_hash)? else {
+                return Ok(Step::Stop(None));
+            };
+            let Some(factor) = accept(change, &user.value)? else {
+                return Ok(Step::Stop(None));
+            };
+            let public = &mut session.value.public;
+            public.factors.retain(|used| used.factor != factor);
+            public.factors.push(FactorUse { factor, at_ms: self.now_ms() });
+            public.last_seen_ms = self.now_ms();
+            let idle_ms = public.last_seen_ms.saturating_add(self.options().session_idle_ms);
+            public.idle_expires_at_ms = idle_ms.min(public.expires_at_ms);
+            let (user_id, session_id) = (*public.user_id.as_bytes(), *public.session_id.as_bytes());
+            let secret = random_secret(&*self.options().entropy)?;
+            let next_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
+            let index = layout::session_of(&user_id, &session_id);
+            change.remove(&layout::session(token_hash), session.version);
+            change.create(&layout::session(&next_hash), &session.value.encode()?);
+            change.batch.push_require(&index, Expect::Present);
+            change.batch.push_put(&index, self.keys()?.sealer.seal(&index, &next_hash));
+            change.require(&layout::user(&user_id), user.version);
+            change.takes_access();
+            change.audit(AuditAction::SteppedUp, user.value.public.user_id.as_str());
+            Ok(Step::Commit(Some((session.value.public, session_token(&secret)))))
+        })
+    }
+}

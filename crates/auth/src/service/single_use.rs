@@ -1,0 +1,382 @@
+//! Single-use tokens: issued, used, listed and revoked. Each counts once: its use removes it in the commit that does
+//! what it is for.
+
+use hightower_engine::{KvEngine, Value};
+use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
+
+use super::AuthService;
+use super::change::{Change, Loaded, Step};
+use crate::audit::AuditAction;
+use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
+use crate::error::{Error, Result};
+use crate::guess::Charge;
+use crate::id::UserId;
+use crate::layout;
+use crate::mutants::planted;
+use crate::record::{StoredUser, UserRecord, check_label};
+use crate::single_use::{MAX_TOKENS_PER_PURPOSE, StoredToken, TokenPurpose, TokenRecord};
+use crate::token::{Token, parse_single_use, random_secret, single_use_token};
+use crate::username::normal_form;
+
+/// How many password resets of one user, and three times as many of one source, are issued before delays begin.
+const FREE_RESETS: u32 = 3;
+
+/// The answer to somebody who asks for a password reset.
+#[derive(Debug)]
+#[must_use]
+pub enum ResetRequest {
+    /// Send this token to the user, to nobody else.
+    Issued {
+        /// The user.
+        user: Box<UserRecord>,
+        /// What to send.
+        token: Token,
+        /// From when on it does not count, in Unix ms.
+        expires_at_ms: i64,
+    },
+    /// No user has this name, or the user is disabled. Say to the client the same as if there were one.
+    Nobody,
+    /// Too many were asked for.
+    Delayed {
+        /// When to try again, in ms from now.
+        retry_after_ms: i64,
+    },
+}
+
+/// A token that counts, and its user.
+pub(super) struct Live {
+    hash: [u8; TAG_LEN_BYTES],
+    pub(super) token: Loaded<StoredToken>,
+    pub(super) user: Loaded<StoredUser>,
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+    /// Issues a token with which the user's password can be set without the old one, once, within
+    /// [`crate::TokenLifetimes::password_reset_ms`].
+    ///
+    /// It stops counting when it is used, when the password is changed, when the user is renamed, disabled or deleted, and
+    /// when all sessions of the user are ended. This call is for operators; one that strangers can reach
+    /// is [`AuthService::request_password_reset`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled.
+    pub fn issue_password_reset(&self, user_id: &str) -> Result<(TokenRecord, Token)> {
+        self.issue(user_id, TokenPurpose::PasswordReset, "")
+    }
+
+    /// As [`AuthService::issue_password_reset`], for whoever claims to be the user of this name. After a few requests
+    /// for one account, or from one source, they are delayed.
+    ///
+    /// An unknown name takes less time, so send the answer to the client before the token is sent, and the same
+    /// answer in each case.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn request_password_reset(&self, username: &str) -> Result<ResetRequest> {
+        let name = normal_form(username).ok();
+        let normal = name.as_ref().map_or("", |name| name.as_str());
+        let mut charges = vec![self.charge("reset", normal, FREE_RESETS)?];
+        if let Some(source) = &self.caller.source {
+            charges.push(self.charge("reset source", source, 3 * FREE_RESETS)?);
+        }
+        let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
+        if wait_ms > 0 {
+            let who = self.caller.source.as_deref().unwrap_or("unknown source");
+            self.audit_refusal(AuditAction::TokenIssued, who, "a password reset, delayed");
+            return Ok(ResetRequest::Delayed { retry_after_ms: wait_ms });
+        }
+        self.persist_counters(&charges)?;
+        let found = match name {
+            Some(name) => self.load_name(name.as_str())?,
+            None => None,
+        };
+        let issued = match found {
+            Some(id) => self.issue(UserId::from_bytes(id.value).as_str(), TokenPurpose::PasswordReset, ""),
+            None => Err(Error::NotFound("no user has this name")),
+        };
+        let (record, token) = match issued {
+            Ok(issued) => issued,
+            Err(Error::NotFound(_) | Error::Denied(_)) => {
+                let who = self.caller.source.as_deref().unwrap_or("unknown source");
+                self.audit_refusal(AuditAction::TokenIssued, who, "a password reset for nobody");
+                return Ok(ResetRequest::Nobody);
+            }
+            Err(error) => return Err(error),
+        };
+        let user = self.user_by_id(&record.user_id)?.value.public;
+        Ok(ResetRequest::Issued { user: Box::new(user), token, expires_at_ms: record.expires_at_ms })
+    }
+
+    /// Sets a new password by a token of [`AuthService::issue_password_reset`], and ends all sessions of the user; `None` if the
+    /// token does not count. A second factor stays, and is asked for at the next login.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] if the new password breaks a rule: the token then still counts.
+    pub fn reset_password_with(&self, token: &str, new_password: &str) -> Result<Option<UserRecord>> {
+        self.set_password_with(token, TokenPurpose::PasswordReset, new_password)
+    }
+
+    /// Creates a user without a password, and a token with which the first one is set, once, within
+    /// [`crate::TokenLifetimes::invitation_ms`]. Until then nobody can log in as the user.
+    ///
+    /// # Errors
+    /// As [`AuthService::create_user`].
+    pub fn invite_user(&self, username: &str) -> Result<(UserRecord, Token)> {
+        let name = normal_form(username)?;
+        // Whatever this is a hash of, nobody knows it.
+        let unknown = random_secret(&*self.options().entropy)?;
+        let hash = self.shared.hasher.hash_secret(unknown.expose_secret())?;
+        let mut user = self.new_user(username, &name, hash)?;
+        self.change(|change| {
+            self.add_user(change, &mut user, None)?;
+            let (_, token) = self.add_token(change, &user, TokenPurpose::Invitation, "")?;
+            change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
+            Ok(Step::Commit((user.public.clone(), token)))
+        })
+    }
+
+    /// A new invitation for a user, in the place of one that was lost.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled.
+    pub fn issue_invitation(&self, user_id: &str) -> Result<(TokenRecord, Token)> {
+        self.issue(user_id, TokenPurpose::Invitation, "")
+    }
+
+    /// Sets the first password by a token of [`AuthService::invite_user`]; `None` if the token does not count.
+    ///
+    /// # Errors
+    /// As [`AuthService::reset_password_with`].
+    pub fn accept_invitation(&self, token: &str, password: &str) -> Result<Option<UserRecord>> {
+        self.set_password_with(token, TokenPurpose::Invitation, password)
+    }
+
+    /// Issues a token that shows that whoever brings it back reads what is sent to `subject` (an address, say), for
+    /// [`crate::TokenLifetimes::verification_ms`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled, [`Error::Validation`] for a subject
+    /// past 256 bytes or with control characters.
+    pub fn issue_verification(&self, user_id: &str, subject: &str) -> Result<(TokenRecord, Token)> {
+        check_label(Some(subject))?;
+        self.issue(user_id, TokenPurpose::Verification, subject)
+    }
+
+    /// Uses a token of [`AuthService::issue_verification`] up, and returns the user; `None` if it does not count. `subject`
+    /// is what the user's address is now: a token for another one does not count.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a record is not authentic, or the engine's.
+    pub fn verify_with(&self, token: &str, subject: &str) -> Result<Option<UserRecord>> {
+        let done = self.change(|change| {
+            let Some(live) = self.live_token(token, TokenPurpose::Verification, subject)? else {
+                return Ok(Step::Stop(None));
+            };
+            self.use_token(change, &live);
+            Ok(Step::Commit(Some(live.user.value.public)))
+        })?;
+        self.noted(TokenPurpose::Verification, done)
+    }
+
+    /// The single-use tokens of a user that have not expired, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user.
+    pub fn list_tokens(&self, user_id: &str) -> Result<Vec<TokenRecord>> {
+        let user = self.user_by_id(user_id)?.value;
+        let held = self.tokens_of(user.public.user_id.as_bytes())?.into_iter();
+        let counts = |token: &StoredToken| token.epoch == user.epoch && self.now_ms() < token.public.expires_at_ms;
+        let mut tokens: Vec<_> = held.map(|(_, token)| token).filter(counts).map(|token| token.public).collect();
+        tokens.sort_by_key(|token| token.created_at_ms);
+        Ok(tokens)
+    }
+
+    /// Takes all single-use tokens from a user, and returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the user.
+    pub fn revoke_tokens(&self, user_id: &str) -> Result<u64> {
+        self.change(|change| {
+            let user = self.user_by_id(user_id)?;
+            let id = user.value.public.user_id.as_bytes();
+            let held = self.token_hashes_of(id)?;
+            if held.is_empty() {
+                return Ok(Step::Stop(0));
+            }
+            // Whoever issues a token replaces the user's record, so this list is complete.
+            change.require(&layout::user(id), user.version);
+            held.iter().for_each(|hash| drop_token(change, id, hash));
+            change.takes_access();
+            change.audit(AuditAction::TokensRevoked, user_id);
+            Ok(Step::Commit(held.len() as u64))
+        })
+    }
+
+    fn issue(&self, user_id: &str, purpose: TokenPurpose, subject: &str) -> Result<(TokenRecord, Token)> {
+        self.change(|change| {
+            let user = self.user_by_id(user_id)?;
+            if user.value.public.disabled {
+                return Err(Error::Denied("the user is disabled"));
+            }
+            self.replace_user(change, &user)?;
+            Ok(Step::Commit(self.add_token(change, &user.value, purpose, subject)?))
+        })
+    }
+
+    /// Adds a token to a change that also writes the user's record.
+    pub(super) fn add_token(
+        &self,
+        change: &mut Change<'_>,
+        user: &StoredUser,
+        purpose: TokenPurpose,
+        subject: &str,
+    ) -> Result<(TokenRecord, Token)> {
+        let (id, now_ms) = (user.public.user_id.as_bytes(), self.now_ms());
+        let mut alike = Vec::new();
+        for (hash, token) in self.tokens_of(id)? {
+            if token.epoch != user.epoch || now_ms >= token.public.expires_at_ms {
+                drop_token(change, id, &hash);
+            } else if token.public.purpose == purpose {
+                alike.push((token.public.created_at_ms, hash));
+            }
+        }
+        alike.sort_unstable();
+        let excess = (alike.len() + 1).saturating_sub(MAX_TOKENS_PER_PURPOSE);
+        alike.iter().take(excess).for_each(|(_, hash)| drop_token(change, id, hash));
+        let secret = random_secret(&*self.options().entropy)?;
+        let hash = self.keys()?.single_use.tag(&[secret.expose_secret()]);
+        let public = TokenRecord {
+            purpose,
+            user_id: user.public.user_id.clone(),
+            created_at_ms: now_ms,
+            expires_at_ms: now_ms.saturating_add(self.options().token_lifetimes.of(purpose)),
+        };
+        let token = StoredToken { public, epoch: user.epoch, binding: self.binding(user, subject)? };
+        change.create(&layout::single_use(&hash), &token.encode());
+        change.create(&layout::single_use_of(id, &hash), &[]);
+        if purpose != TokenPurpose::Login {
+            change.audit_of(&user.public.user_id, AuditAction::TokenIssued, purpose.to_string());
+        }
+        Ok((token.public, single_use_token(&secret)))
+    }
+
+    /// What a token is bound to besides its user's epoch. The lengths in front keep name and subject apart.
+    fn binding(&self, user: &StoredUser, subject: &str) -> Result<[u8; TAG_LEN_BYTES]> {
+        let name = user.normal_name.as_bytes();
+        let name_len = (name.len() as u64).to_le_bytes();
+        Ok(self.keys()?.single_use.tag(&[b"binding", &name_len, name, subject.as_bytes()]))
+    }
+
+    /// The token and its user, if it counts for this purpose now.
+    pub(super) fn live_token(&self, token: &str, purpose: TokenPurpose, subject: &str) -> Result<Option<Live>> {
+        let Some(secret) = parse_single_use(token) else {
+            return Ok(None);
+        };
+        let hash = self.keys()?.single_use.tag(&[secret.expose_secret()]);
+        let Some(token) = self.load(&layout::single_use(&hash), StoredToken::decode)? else {
+            return Ok(None);
+        };
+        let Some(user) = self.load_user(token.value.public.user_id.as_bytes())? else {
+            return Ok(None);
+        };
+        let TokenRecord { purpose: its_purpose, expires_at_ms, .. } = token.value.public;
+        let is_bound = bool::from(token.value.binding.ct_eq(&self.binding(&user.value, subject)?));
+        let counts = (its_purpose == purpose || planted("auth_token_purpose_ignored"))
+            && self.now_ms() < expires_at_ms
+            && (token.value.epoch == user.value.epoch || planted("auth_token_outlives_password"))
+            && is_bound
+            && !user.value.public.disabled;
+        Ok(counts.then_some(Live { hash, token, user }))
+    }
+
+    /// Removes a token that must still be there, in the commit that does what it is for.
+    pub(super) fn use_token(&self, change: &mut Change<'_>, live: &Live) {
+        let id = live.user.value.public.user_id.as_bytes();
+        if !planted("auth_token_used_twice") {
+            change.require(&layout::single_use(&live.hash), live.token.version);
+        }
+        change.require(&layout::user(id), live.user.version);
+        drop_token(change, id, &live.hash);
+        let TokenRecord { purpose, user_id, .. } = &live.token.value.public;
+        change.audit_of(user_id, AuditAction::TokenUsed, purpose.to_string());
+    }
+
+    fn set_password_with(&self, token: &str, purpose: TokenPurpose, new_password: &str) -> Result<Option<UserRecord>> {
+        let Some(live) = self.live_token(token, purpose, "")? else {
+            return self.noted(purpose, None);
+        };
+        let name = normal_form(&live.user.value.normal_name)?;
+        let password = self.options().password_policy.accept(new_password, &name)?;
+        let hash = self.shared.hasher.hash_secret(password.as_bytes())?;
+        let done = self.change(|change| {
+            let Some(mut live) = self.live_token(token, purpose, "")? else {
+                return Ok(Step::Stop(None));
+            };
+            self.use_token(change, &live);
+            // As an operator's reset: sources that are trusted may be a thief's, and delays are over.
+            live.user.value.trusted.clear();
+            live.user.value.guess_epoch += 1;
+            let public = live.user.value.public.clone();
+            self.put_password(change, live.user, &hash, AuditAction::PasswordReset)?;
+            Ok(Step::Commit(Some(public)))
+        })?;
+        self.noted(purpose, done)
+    }
+
+    /// A token that does not count leaves a line in the audit trail.
+    pub(super) fn noted<T>(&self, purpose: TokenPurpose, outcome: Option<T>) -> Result<Option<T>> {
+        if outcome.is_none() {
+            let who = self.caller.source.as_deref().unwrap_or("unknown source");
+            self.audit_refusal(AuditAction::TokenUsed, who, &purpose.to_string());
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn token_hashes_of(&self, user_id: &[u8; 16]) -> Result<Vec<[u8; TAG_LEN_BYTES]>> {
+        let (keys, prefix) = (self.keys()?, layout::single_uses_of(user_id));
+        let hash = |(key, value): (Vec<u8>, Value)| {
+            keys.sealer.open(&key, &value)?.end()?;
+            key[prefix.len()..].try_into().map_err(|_| Error::Crypto("a stored record is not what the service wrote"))
+        };
+        self.shared.engine.get_prefix(&prefix)?.into_iter().map(hash).collect()
+    }
+
+    fn tokens_of(&self, user_id: &[u8; 16]) -> Result<Vec<([u8; TAG_LEN_BYTES], StoredToken)>> {
+        let mut tokens = Vec::new();
+        for hash in self.token_hashes_of(user_id)? {
+            let token = self.load(&layout::single_use(&hash), StoredToken::decode)?;
+            tokens.extend(token.map(|token| (hash, token.value)));
+        }
+        Ok(tokens)
+    }
+
+    /// Removes a token that does not count any more, whatever the reason.
+    pub(super) fn purge_token(&self, hash: &[u8; TAG_LEN_BYTES]) -> Result<bool> {
+        self.change(|change| {
+            let Some(token) = self.load(&layout::single_use(hash), StoredToken::decode)? else {
+                return Ok(Step::Stop(false));
+            };
+            let user_id = token.value.public.user_id.as_bytes();
+            let epoch = self.load_user(user_id)?.map(|user| user.value.epoch);
+            if epoch == Some(token.value.epoch) && self.now_ms() < token.value.public.expires_at_ms {
+                return Ok(Step::Stop(false));
+            }
+            change.require(&layout::single_use(hash), token.version);
+            drop_token(change, user_id, hash);
+            Ok(Step::Commit(true))
+        })
+    }
+
+    /// One counter of attempts of this kind, with the longest delay of a source.
+    pub(super) fn charge(&self, kind: &str, name: &str, free: u32) -> Result<Charge> {
+        let tag = self.guess_tag(kind, name, "")?;
+        self.restore_counter(&tag)?;
+        Ok(Charge { tag, free, max_delay_ms: self.options().guess_policy.max_source_delay_ms })
+    }
+}
+
+pub(super) fn drop_token(change: &mut Change<'_>, user_id: &[u8; 16], hash: &[u8; TAG_LEN_BYTES]) {
+    change.batch.push_delete(layout::single_use(hash));
+    change.batch.push_delete(layout::single_use_of(user_id, hash));
+}
