@@ -118,3 +118,75 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hightower_index::pin;
+    use hightower_state::Location;
+    use tempfile::TempDir;
+
+    use crate::config::StoreConfig;
+    use crate::engine::SingleNodeEngine;
+
+    fn open(dir: &TempDir) -> SingleNodeEngine {
+        let config = StoreConfig {
+            max_segment_size: 64 << 10,
+            compaction_interval: Duration::ZERO,
+            ..StoreConfig::at(dir.path())
+        };
+        SingleNodeEngine::with_config(config).unwrap()
+    }
+
+    fn key(number: u32) -> String {
+        format!("key/{:08x}", number.wrapping_mul(0x9e37_79b9))
+    }
+
+    /// Of how many keys the place that a get was told beforehand, while it waited for the index, was the one that its record has.
+    fn right_hints(engine: &SingleNodeEngine, keys: u32) -> u32 {
+        let guard = pin();
+        let state = engine.core.state(&guard).unwrap();
+        let is_right = |number: &u32| {
+            let mut told = None;
+            let found = state.get_hinted(key(*number).as_bytes(), &guard, |hint| told = Some(hint)).unwrap();
+            told == Some(found.location.hint())
+        };
+        (0..keys).filter(is_right).count().try_into().unwrap()
+    }
+
+    /// The ways that records come to their places in production: a put, a batch, compaction that moves them, a load of the checkpoint, a replay of the log.
+    #[test]
+    fn hints_are_right_however_a_record_came_to_its_place() {
+        const KEYS: u32 = 3000;
+        let dir = TempDir::new().unwrap();
+        let engine = open(&dir);
+        for number in 0..KEYS {
+            engine.put(key(number), [1; 50]).unwrap();
+        }
+        let odd = (1..KEYS).step_by(2).fold(engine.batch(), |batch, number| batch.put(key(number), [2; 60]));
+        assert!(engine.commit(odd).unwrap().is_committed());
+        assert_eq!(right_hints(&engine, KEYS), KEYS, "after writing");
+
+        let moved = engine.run_compaction_now().unwrap().moved_records;
+        assert!(moved >= u64::from(KEYS) / 2, "only {moved}");
+        assert_eq!(right_hints(&engine, KEYS), KEYS, "after compaction");
+
+        engine.close().unwrap();
+        let engine = open(&dir);
+        assert_eq!(right_hints(&engine, KEYS), KEYS, "after a load of the checkpoint");
+        for number in (0..KEYS).step_by(3) {
+            engine.put(key(number), [3; 40]).unwrap();
+        }
+        engine.close().unwrap();
+        for file in std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()) {
+            if file.extension().is_some_and(|end| end == "ckpt") {
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+        let engine = open(&dir);
+        assert_eq!(right_hints(&engine, KEYS), KEYS, "after a replay");
+        engine.run_compaction_now().unwrap();
+        assert_eq!(right_hints(&engine, KEYS), KEYS, "after another compaction");
+    }
+}

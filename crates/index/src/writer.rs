@@ -66,7 +66,7 @@ pub fn with_hasher<V, H: KeyHasher>(hasher: H) -> (Writer<V, H>, Map<V, H>) {
 /// for the value: see [`Map::get_hinted`]. A value that points to memory elsewhere can hint at where that is, so that both are waited for at once. It costs
 /// no memory.
 ///
-/// Hints are taken when a value is put in, and when [`Writer::upsert`] or [`Writer::hint_anew`] is called for its key.
+/// Hints are taken when a value is put in, and when [`Writer::upsert`] or [`Writer::update`] is called for its key.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::with_hints::<u32>(|value| *value);
@@ -175,23 +175,24 @@ impl<V, H: KeyHasher> Writer<V, H> {
         changed
     }
 
-    /// Takes what the value of `key` hints at anew, after it has changed. Says whether the key is there.
+    /// Calls `change` with the value of `key`, and takes anew what it hints at. Gives what `change` gave, or `None` if the key is not there.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU32, Ordering};
     /// let (mut writer, map) = hightower_index::with_hints::<AtomicU32>(|value| value.load(Ordering::Relaxed));
     /// writer.insert(b"a", AtomicU32::new(1));
-    /// writer.get(b"a").unwrap().store(2, Ordering::Relaxed);
-    /// assert!(writer.hint_anew(b"a"));
+    /// assert_eq!(writer.update(b"a", |value| value.swap(2, Ordering::Relaxed)), Some(1));
     /// let mut hints = Vec::new();
     /// map.get_hinted(b"a", &hightower_index::pin(), |hint| hints.push(hint));
     /// assert_eq!(hints, [2]);
     /// ```
-    pub fn hint_anew(&mut self, key: &[u8]) -> bool {
+    pub fn update<R>(&mut self, key: &[u8], change: impl FnOnce(&V) -> R) -> Option<R> {
         let shared = self.parts().0;
         // SAFETY: this is the one writer.
-        let place = unsafe { shared.table.place(shared.hasher.hash(key), key) };
-        place.inspect(|place| place.hint_anew((shared.hint_of)(place.leaf.value()))).is_some()
+        let place = unsafe { shared.table.place(shared.hasher.hash(key), key) }?;
+        let changed = change(place.leaf.value());
+        place.hint_anew((shared.hint_of)(place.leaf.value()));
+        Some(changed)
     }
 
     /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see it.

@@ -2,6 +2,7 @@
 
 use crate::entry::Entry;
 use crate::location::Location;
+use crate::mutants::planted;
 use crate::outcome::CommandKind;
 use crate::state::ConcurrentKvState;
 use crate::sync::{Guard, Ordering, fence};
@@ -23,7 +24,7 @@ pub enum Held {
     Retained,
 }
 
-/// What [`StateWriter::relocate_record`] has changed.
+/// What [`StateWriter::relocate`] has changed: nothing, if the record at the new place is garbage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relocated {
     /// If the record was the newest of its key: how long it was there.
@@ -68,10 +69,31 @@ impl<L: Location> ConcurrentKvState<L> {
 }
 
 impl<L: Location> StateWriter<'_, L> {
-    /// As [`relocate`](Self::relocate), for a record whose copy is `len_bytes` long.
-    pub fn relocate_record(&mut self, key: &[u8], old: L, new: L, len_bytes: u32) -> Relocated {
-        let Some(entry) = self.index_entry(key) else { return Relocated::default() };
-        relocate(entry, old, new, len_bytes)
+    /// Points the key's versions that lie at `old` to `new` instead, the newest as well as those kept for snapshots, and what lookups are told
+    /// beforehand with them. The record's copy at `new` is `len_bytes` long.
+    ///
+    /// Readers that hold a location already may still follow it: see
+    /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).
+    ///
+    /// ```
+    /// use hightower_state::{ConcurrentKvState, Relocated};
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// state.set(b"a", 1, 10)?;
+    /// let relocated = state.writer().relocate(b"a", 10, 20, 7);
+    /// assert_eq!(relocated.newest_len_bytes, Some(0));
+    /// assert_eq!(state.get(b"a").map(|found| found.location), Some(20));
+    /// assert_eq!(state.writer().relocate(b"a", 10, 30, 7), Relocated::default());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn relocate(&mut self, key: &[u8], old: L, new: L, len_bytes: u32) -> Relocated {
+        let index = &mut self.core().index;
+        if planted("relocation_keeps_hint") {
+            return index.get(key).map(|entry| relocate(entry, old, new, len_bytes)).unwrap_or_default();
+        }
+        index.update(key, |entry| relocate(entry, old, new, len_bytes)).unwrap_or_default()
     }
 }
 

@@ -137,18 +137,23 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// and carries no seq: use this only before the state is given to readers.
     pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
         let new = change.version_at(0);
-        let (entry, inserted) = self.core.index.get_or_insert_with(change.key, || Entry::new(&new));
-        let old = (!inserted).then(|| entry.newest());
+        let old = self.core.index.update(change.key, |entry| {
+            let old = entry.newest();
+            let outcome = ApplyOutcome::decide(Some(old.version), change.version, change.kind);
+            if outcome.changed() {
+                entry.replace(&new);
+            }
+            old
+        });
         let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
         if !outcome.changed() {
             return Applied::STALE;
         }
         let mut delta = Delta::default();
         delta.add(new.word, new.version);
-        if let Some(old) = &old {
-            delta.remove(old.word);
-            entry.replace(&new);
-            self.core.index.hint_anew(change.key);
+        match &old {
+            Some(old) => delta.remove(old.word),
+            None => drop(self.core.index.insert(change.key, Entry::new(&new))),
         }
         self.shared.counters.add(&delta);
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
@@ -178,27 +183,12 @@ impl<'a, L: Location> StateWriter<'a, L> {
         holds
     }
 
-    /// Points the key's versions that lie at `old` to `new` instead, the newest as well as those kept for snapshots. Says whether
-    /// there was one; if not, the record at `new` is garbage.
-    ///
-    /// Readers that hold a location already may still follow it: see
-    /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).
-    pub fn relocate(&mut self, key: &[u8], old: L, new: L) -> bool {
-        let entry = self.core.index.get(key);
-        let is_there = entry.is_some_and(|entry| entry.relocate(old.to_bits(), new.to_bits(), &pin()));
-        is_there && self.core.index.hint_anew(key)
-    }
-
     pub(crate) fn core(&mut self) -> &mut Core {
         &mut self.core
     }
 
     pub(crate) fn shared(&self) -> &Shared {
         self.shared
-    }
-
-    pub(crate) fn index_entry(&self, key: &[u8]) -> Option<&Entry> {
-        self.core.index.get(key)
     }
 
     /// Forgets a tombstone, if it is still the key's newest command, has this version, and no snapshot needs what was before it.

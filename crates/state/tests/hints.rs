@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use hightower_state::{Change, CommandKind, ConcurrentKvState, HINT_BITS, Location, LocationBits, pin};
+use hightower_state::{Change, CommandKind, ConcurrentKvState, HINT_BITS, Location, LocationBits, Relocated, pin};
 
 /// A location that is its own hint.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,10 +60,18 @@ fn hints_follow_the_newest_location() {
 fn hints_follow_a_record_that_is_moved() {
     let state = ConcurrentKvState::new();
     state.set(b"a", 1, Slot(1)).unwrap();
-    assert!(state.writer().relocate(b"a", Slot(1), Slot(2)));
+    let moved = Relocated { newest_len_bytes: Some(0), retained: false };
+    assert_eq!(state.writer().relocate(b"a", Slot(1), Slot(2), 10), moved);
     assert_eq!(told(&state, b"a"), is_right(2));
-    assert!(!state.writer().relocate(b"a", Slot(1), Slot(3)));
+    assert_eq!(state.writer().relocate(b"a", Slot(1), Slot(3), 10), Relocated::default());
     assert_eq!(told(&state, b"a"), is_right(2));
+    // What only a snapshot reads leaves the hint of the newest as it is.
+    let before = state.snapshot();
+    state.set(b"a", 2, Slot(20)).unwrap();
+    let retained = Relocated { newest_len_bytes: None, retained: true };
+    assert_eq!(state.writer().relocate(b"a", Slot(2), Slot(4), 10), retained);
+    assert_eq!(told(&state, b"a"), is_right(20));
+    assert_eq!(before.get(b"a").map(|found| found.location), Some(Slot(4)));
 }
 
 #[test]

@@ -158,16 +158,12 @@ impl World {
         let new = self.write(&key, value);
         let mut writer = self.state.writer();
         let held = writer.holds(&key, old);
-        if at.is_multiple_of(2) {
-            assert_eq!(writer.relocate(&key, old, new), held);
-        } else {
-            let newest = writer.entry(&key).filter(|entry| entry.location == old);
-            // The copy is as long as the original, which the models count on; that another length is taken over is a test of its own.
-            let relocated = writer.relocate_record(&key, old, new, newest.map_or(value, |entry| entry.len_bytes));
-            let expected =
-                Relocated { newest_len_bytes: newest.map(|entry| entry.len_bytes), retained: held && newest.is_none() };
-            assert_eq!(relocated, expected);
-        }
+        let newest = writer.entry(&key).filter(|entry| entry.location == old);
+        // The copy is as long as the original, which the models count on; that another length is taken over is a test of its own.
+        let relocated = writer.relocate(&key, old, new, newest.map_or(value, |entry| entry.len_bytes));
+        let expected =
+            Relocated { newest_len_bytes: newest.map(|entry| entry.len_bytes), retained: held && newest.is_none() };
+        assert_eq!(relocated, expected);
         assert!(!writer.holds(&key, old) && writer.holds(&key, new) == held);
         drop(writer);
         self.state.retire_locations();
@@ -326,10 +322,10 @@ fn a_relocated_record_has_the_length_of_its_copy() {
 
     let mut writer = state.writer();
     let newest = Relocated { newest_len_bytes: Some(200), retained: false };
-    assert_eq!(writer.relocate_record(b"k", 20, 21, 190), newest);
-    assert_eq!(writer.relocate_record(b"k", 10, 11, 90), Relocated { newest_len_bytes: None, retained: true });
-    assert_eq!(writer.relocate_record(b"k", 10, 12, 90), Relocated::default(), "it has moved already");
-    assert_eq!(writer.relocate_record(b"other", 20, 22, 1), Relocated::default());
+    assert_eq!(writer.relocate(b"k", 20, 21, 190), newest);
+    assert_eq!(writer.relocate(b"k", 10, 11, 90), Relocated { newest_len_bytes: None, retained: true });
+    assert_eq!(writer.relocate(b"k", 10, 12, 90), Relocated::default(), "it has moved already");
+    assert_eq!(writer.relocate(b"other", 20, 22, 1), Relocated::default());
     assert_eq!(writer.entry(b"k").map(|entry| (entry.location, entry.len_bytes)), Some((21, 190)));
     drop(writer);
 

@@ -250,8 +250,9 @@ fn relocated_versions_are_found_where_they_are() {
             for key in 0..SLOTS {
                 let mut writer = state.writer();
                 let old = generation * SLOTS + key;
-                assert!(writer.relocate(&name(key), old, old + 2 * SLOTS), "kept for the snapshot");
-                assert!(writer.relocate(&name(key), old + SLOTS, old + 3 * SLOTS), "the newest");
+                assert!(writer.relocate(&name(key), old, old + 2 * SLOTS, 0).retained, "kept for the snapshot");
+                let newest = writer.relocate(&name(key), old + SLOTS, old + 3 * SLOTS, 0);
+                assert_eq!(newest.newest_len_bytes, Some(0));
             }
             state.retire_locations();
             retired.store(generation + 2, Ordering::SeqCst);

@@ -497,6 +497,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     caught("slot_lost", "no leaf is left behind when a segment grows", &[INDEX_MODEL]),
     caught("hint_lost", "a leaf takes its hint along when a segment grows", &[INDEX_MODEL]),
+    caught(
+        "relocation_keeps_hint",
+        "a hint follows a record that compaction moves",
+        &[plain("hightower-state", "hints", "moved"), within_engine("hints_are_right")],
+    ),
     caught("hint_not_renewed", "a hint follows the location that it is of", &[plain("hightower-state", "hints", "")]),
     caught(
         "bulk_slot_lost",

@@ -117,7 +117,7 @@ impl Core {
             for (moved, command, to, from) in ready {
                 let is_tombstone = command.value().is_none();
                 let (old, new) = (place_of(moved.from), place_of(moved.to));
-                let relocated = writer.relocate_record(command.key(), old, new, moved.len_bytes);
+                let relocated = writer.relocate(command.key(), old, new, moved.len_bytes);
                 if let Some(old_len_bytes) = relocated.newest_len_bytes {
                     to.add_live(moved.len_bytes, is_tombstone);
                     from.remove_live(old_len_bytes, is_tombstone);
