@@ -12,6 +12,7 @@ mod counts;
 mod crash;
 mod fuzz;
 mod gate;
+mod hostile;
 mod memory;
 mod mutants;
 mod nightly;
@@ -48,6 +49,12 @@ enum Verb {
     /// The writer that is killed
     #[command(hide = true)]
     CrashWriter(crash::WriterOptions),
+    /// Callers, callbacks, numbers, directories, processes, limits, devices and foreign files that are hostile, in rounds drawn from a
+    /// seed, beside a model (as long as `--seconds` says)
+    Hostile(hostile::Options),
+    /// One round of them, in a process of its own
+    #[command(hide = true)]
+    HostileRound(hostile::RoundOptions),
     /// Power loss at every operation with every subset of what was not synced; every fault at every call; every bit of an image
     /// flipped: the promises hold (100,000 crash states: 90 s)
     Sim(proofs::SimOptions),
@@ -103,6 +110,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Test => gate::tests(),
         Verb::Crash(options) => crash::run(&options),
         Verb::CrashWriter(options) => crash::write(&options),
+        Verb::Hostile(options) => hostile::run(&options),
+        Verb::HostileRound(options) => hostile::enter(&options),
         Verb::Sim(options) => proofs::sim(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Props(options) => proofs::props(&options),

@@ -1,0 +1,203 @@
+//! `cargo xtask hostile`: a storm over the whole public interface of the store, aimed at what surrounds it: callers, their callbacks and
+//! numbers, other processes, the directory, descriptors, memory, devices, files of others.
+//!
+//! Each round is a process of its own, drawn from a seed, with a model beside the store that knows what it may hold ([`model`]). A round
+//! fails by a call that gives what the model or the promises of `docs/DURABILITY.md` exclude, by a panic, by a signal, or by a call that does not return
+//! ([`watch`]). What fails is tried again with less, and the smallest round that fails is printed with the command that replays it.
+
+mod kinds;
+mod model;
+mod mounts;
+mod plan;
+mod random;
+mod round;
+mod store;
+mod storm;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+
+use kinds::Kind;
+use plan::Plan;
+use random::Random;
+use round::Outcome;
+pub(crate) use round::{RoundOptions, enter};
+
+/// How long smaller rounds are tried after a finding.
+const SHRINK: Duration = Duration::from_secs(60);
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How long rounds are begun
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// What the rounds are drawn from; by itself, the time
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Only these kinds, by comma: callers, callbacks, numbers, held, directory, processes, limits, devices, foreign
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) kinds: Vec<Kind>,
+    /// One round, as a finding has printed it
+    #[arg(long)]
+    pub(crate) replay: Option<Plan>,
+    /// How often the round is replayed: threads do not meet in the same way each time
+    #[arg(long, default_value_t = 1)]
+    pub(crate) times: u64,
+    /// Operations that no round calls, by comma
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) without: Vec<String>,
+    /// Tell all findings at the end, not only the first, and do not try smaller rounds
+    #[arg(long)]
+    pub(crate) go_on: bool,
+    /// Where the stores are; a directory of the system's for such, if none is named
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seconds: 60,
+            seed: None,
+            kinds: Vec::new(),
+            replay: None,
+            times: 1,
+            without: Vec::new(),
+            go_on: false,
+            dir: None,
+        }
+    }
+}
+
+/// What all rounds have done.
+#[derive(Default)]
+struct Figures {
+    rounds: BTreeMap<String, u64>,
+    operations: BTreeMap<String, u64>,
+    errors: BTreeMap<String, u64>,
+    reopenings: u64,
+    skipped: BTreeMap<String, String>,
+}
+
+impl Figures {
+    fn add(&mut self, plan: &Plan, lines: &[String]) {
+        *self.rounds.entry(plan.kind.to_string()).or_default() += 1;
+        for line in lines {
+            let words: Vec<&str> = line.splitn(3, ' ').collect();
+            let [what, name, rest] = words[..] else { continue };
+            let count = || rest.parse::<u64>().unwrap_or(0);
+            match what {
+                "operation" => *self.operations.entry(name.to_owned()).or_default() += count(),
+                "error" => *self.errors.entry(name.to_owned()).or_default() += count(),
+                "reopening" => self.reopenings += count(),
+                "skipped" => drop(self.skipped.insert(name.to_owned(), rest.to_owned())),
+                _ => {}
+            }
+        }
+    }
+
+    fn print(&self) {
+        let list = |of: &BTreeMap<String, u64>| {
+            of.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        for (what, why) in &self.skipped {
+            println!("SKIPPED {what}: {why}");
+        }
+        println!("rounds: {}", list(&self.rounds));
+        println!("operations: {}", list(&self.operations));
+        println!("errors that the promises allow: {}", list(&self.errors));
+        println!(
+            "{} rounds, {} operations, {} errors, {} openings",
+            self.rounds.values().sum::<u64>(),
+            self.operations.values().sum::<u64>(),
+            self.errors.values().sum::<u64>(),
+            self.reopenings
+        );
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    if let Some(plan) = &options.replay {
+        return replay(plan, options.times, &parent);
+    }
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = options.seed.unwrap_or(since_epoch.as_secs());
+    println!("seed {seed}");
+    let kinds = if options.kinds.is_empty() { Kind::ALL.to_vec() } else { options.kinds.clone() };
+    let mut random = Random::new(seed);
+    let mut figures = Figures::default();
+    let mut findings = Vec::new();
+    let started = Instant::now();
+    // Each kind has its turn, however short the time.
+    for turn in 0.. {
+        if started.elapsed() >= Duration::from_secs(options.seconds) && turn >= kinds.len() {
+            break;
+        }
+        let kind = kinds[turn % kinds.len()];
+        let mut plan = kind.draw(&mut random);
+        plan.without.extend(options.without.iter().cloned());
+        println!("round {turn}: {plan}");
+        match round::run(&plan, &parent)? {
+            Outcome::Passed(lines) => figures.add(&plan, &lines),
+            Outcome::Failed(told) => {
+                println!("{told}");
+                figures.add(&plan, &[]);
+                let smallest = if options.go_on { plan.clone() } else { shrink(&plan, &parent)? };
+                println!(
+                    "FOUND by round {turn} of seed {seed}; replay: cargo xtask hostile --times 20 --replay {smallest}"
+                );
+                findings.push(smallest.to_string());
+                if !options.go_on {
+                    break;
+                }
+            }
+        }
+    }
+    figures.print();
+    ensure!(findings.is_empty(), "{} findings: {}", findings.len(), findings.join(" "));
+    Ok(())
+}
+
+fn replay(plan: &Plan, times: u64, parent: &std::path::Path) -> Result<()> {
+    let mut failures = 0;
+    for time in 0..times {
+        match round::run(plan, parent)? {
+            Outcome::Passed(lines) => println!("{plan} passes: {}", lines.join(", ")),
+            Outcome::Failed(told) => {
+                println!("{told}");
+                println!("{plan} fails at time {} of {times}", time + 1);
+                failures += 1;
+                break;
+            }
+        }
+    }
+    ensure!(failures == 0, "{plan} fails");
+    println!("{plan} passes {times} times");
+    Ok(())
+}
+
+/// The smallest round that still fails, as far as the time reaches. Threads do not meet in the same way each time, so each is tried twice.
+fn shrink(plan: &Plan, parent: &std::path::Path) -> Result<Plan> {
+    let started = Instant::now();
+    let mut smallest = plan.clone();
+    'smaller: loop {
+        for smaller in smallest.smaller() {
+            for _ in 0..2 {
+                if started.elapsed() >= SHRINK {
+                    return Ok(smallest);
+                }
+                if let Outcome::Failed(_) = round::run(&smaller, parent)? {
+                    println!("  also {smaller}");
+                    smallest = smaller;
+                    continue 'smaller;
+                }
+            }
+        }
+        return Ok(smallest);
+    }
+}

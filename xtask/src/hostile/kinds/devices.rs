@@ -1,0 +1,229 @@
+//! Small devices, filled to the last block, by the store and by others; deletes, compaction and new life there.
+//!
+//! Where root may mount, they are file systems of their own; everywhere, a quota of the store's.
+
+use std::fs;
+use std::io::Write as _;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use hightower_engine::{Components, ErrorKind, SingleNodeEngine, StoreConfig};
+
+use crate::hostile::model::{Change, Effect, Model};
+use crate::hostile::mounts::{KINDS, Mount, least_len_bytes, mount};
+use crate::hostile::random::Random;
+use crate::hostile::round::Round;
+use crate::hostile::store::{Called, Handle, Store};
+use crate::hostile::storm::config;
+
+/// The longest value of a small device.
+const VALUE_LEN_BYTES: u64 = 2000;
+/// From this size on half of a device must be of use.
+const USEFUL_FROM_BYTES: u64 = 4 << 20;
+
+fn key(number: u64) -> String {
+    format!("key/{number:06}")
+}
+
+pub(super) fn run(round: &Round) -> Result<()> {
+    let mut random = Random::new(round.plan.seed);
+    let len_bytes = random.pick(&[1, 2, 3, 4, 8, 16, 16, 48, 64_u64]) << 20;
+    let drawn = random.pick(&["tmpfs", "tmpfs", "ext4", "ext4", "quota", "overlay", "xfs", "btrfs"]);
+    let is_wanted = |kind: &str| !round.plan.without.contains(kind);
+    let device = if is_wanted(drawn) { drawn } else { "quota" };
+    debug_assert!(device == "quota" || KINDS.contains(&device), "only those are known");
+    let len_bytes = if device == "quota" { len_bytes.min(16 << 20) } else { len_bytes.max(least_len_bytes(device)) };
+    let mounted = match device {
+        "quota" => None,
+        kind => match mount(kind, &round.dir, len_bytes) {
+            Ok(mounted) => Some(mounted),
+            Err(error) => {
+                println!("skipped {kind} cannot be mounted here: {}", format!("{error:#}").replace('\n', " "));
+                None
+            }
+        },
+    };
+    let device = if mounted.is_some() { device } else { "quota" };
+    println!("device {device} {} MiB", len_bytes >> 20);
+    let dir = mounted.as_ref().map_or_else(|| round.store_dir(), |mounted| mounted.dir.join("store"));
+    let mut config = if random.once_in(2) { StoreConfig::at(&dir) } else { config(&mut random, &dir) };
+    config.compaction_interval = random.pick(&[std::time::Duration::ZERO, std::time::Duration::from_millis(20)]);
+    config.worker_threads = 0;
+    if mounted.is_none() {
+        config.max_disk_bytes = Some(len_bytes);
+    }
+    // What there is more of than a device of usual size takes long to fill.
+    let keys = (len_bytes / 150).min(100_000);
+    let model = Model::new((0..keys).map(key), if len_bytes > 64 << 20 { 50_000 } else { VALUE_LEN_BYTES });
+    let store = Store::unopened(config, Components::default(), &round.scratch(), model, &round.plan)?;
+    store.allow(&[ErrorKind::Full]);
+    let is_open = store.open_again(None)?;
+    ensure!(is_open || len_bytes < 2 << 20, "a store does not open on an empty device of {len_bytes} bytes");
+    if !is_open {
+        return Ok(());
+    }
+    let device = Device { round, store, mounted, len_bytes, keys };
+    device
+        .attack(&mut random)
+        .with_context(|| format!("on {device_name} of {} MiB", len_bytes >> 20, device_name = drawn))
+}
+
+struct Device<'a> {
+    round: &'a Round,
+    store: Store,
+    mounted: Option<Mount>,
+    len_bytes: u64,
+    keys: u64,
+}
+
+impl Device<'_> {
+    fn attack(&self, random: &mut Random) -> Result<()> {
+        let mut live_bytes = self.fill(random, 0, u64::MAX)?.1;
+        if self.len_bytes >= USEFUL_FROM_BYTES {
+            ensure!(
+                live_bytes * 2 >= self.len_bytes.min(self.keys * VALUE_LEN_BYTES / 8),
+                "an empty device of {} bytes is full with {live_bytes} bytes of values",
+                self.len_bytes
+            );
+        }
+        for turn in 0..3 {
+            if random.once_in(2) {
+                self.fill_by_others()?;
+            }
+            if random.once_in(2) {
+                self.new_life(random).context("a new life on a full device")?;
+            }
+            let part = random.pick(&[2, 3]);
+            self.delete(part).with_context(|| format!("deletes on a full device, turn {turn}"))?;
+            if random.once_in(3) {
+                self.new_life(random).context("a new life after deletes")?;
+            }
+            let handle = self.handle()?;
+            let before = handle.engine.stats();
+            let compacted =
+                self.store.call(&handle, "compact", "on a full device", SingleNodeEngine::run_compaction_now)?;
+            let after = handle.engine.stats();
+            let what = format!(
+                "dead bytes {} and disk bytes {} before a compaction, {} and {} after it: {compacted:?}",
+                before.dead_bytes, before.disk_bytes, after.dead_bytes, after.disk_bytes
+            );
+            ensure!(matches!(compacted, Called::Done(_)), "compaction does not work on a full device: {what}");
+            ensure!(
+                before.dead_bytes < 64 << 10 || after.dead_bytes <= before.dead_bytes * 3 / 4,
+                "compaction frees next to nothing: {what}"
+            );
+            // What has become free can be used.
+            let (written, bytes) = self.fill(random, 0, 64)?;
+            ensure!(written > 0, "nothing can be put after half was deleted and compacted: {what}");
+            live_bytes = bytes;
+            if turn < 2 {
+                self.fill(random, self.keys / 2, u64::MAX)?;
+            }
+        }
+        let _last = live_bytes;
+        let _others = fs::remove_file(self.others());
+        self.store.finish(1)
+    }
+
+    fn handle(&self) -> Result<std::sync::Arc<Handle>> {
+        self.store.handle().context("the store is open")
+    }
+
+    /// Puts until the device is full, or so many; gives how many puts there were and how many bytes of values.
+    fn fill(&self, random: &mut Random, from: u64, most: u64) -> Result<(u64, u64)> {
+        let store = &self.store;
+        let handle = self.handle()?;
+        let (mut written, mut bytes, mut refused) = (0, 0, 0);
+        for number in from..self.keys.min(from.saturating_add(most)) {
+            let pending = store.model.begin(vec![key(number)], Change { is_set: true, given: None })?;
+            let value = store.model.value(pending.number);
+            match store.call(&handle, "put", "to fill", |engine| engine.put(key(number), &value))? {
+                Called::Done(outcome) => {
+                    store.model.end_with(&pending, &[outcome], &[])?;
+                    written += 1;
+                    bytes += value.len() as u64;
+                    refused = 0;
+                }
+                Called::Failed(_) => {
+                    store.model.end(&pending, &[(Effect::None, None)])?;
+                    refused += 1;
+                    // Some more may fit, as they are shorter; or background compaction makes room.
+                    if refused == 20 + random.below(20) {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok((written, bytes))
+    }
+
+    fn others(&self) -> std::path::PathBuf {
+        self.mounted.as_ref().map_or_else(|| self.round.dir.join("none"), |mounted| mounted.dir.join("others"))
+    }
+
+    /// Somebody else's file takes what is left of the device.
+    fn fill_by_others(&self) -> Result<()> {
+        if self.mounted.is_none() {
+            return Ok(());
+        }
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.others())?;
+        for len in [64 << 10, 4096, 512, 1] {
+            let block = vec![1; len];
+            let mut most = (256 << 20) / len;
+            while file.write_all(&block).is_ok() && most > 0 {
+                most -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every delete of one of `part` keys that are there succeeds.
+    fn delete(&self, part: u64) -> Result<()> {
+        let store = &self.store;
+        let handle = self.handle()?;
+        let mut deleted = 0;
+        for number in (0..self.keys).filter(|number| number % part != 0) {
+            if !handle.engine.contains_key(key(number)) {
+                continue;
+            }
+            let pending = store.model.begin(vec![key(number)], Change { is_set: false, given: None })?;
+            match store.call(&handle, "delete", "on a full device", |engine| engine.delete(key(number)))? {
+                Called::Done(outcome) => store.model.end_with(&pending, &[outcome], &[])?,
+                Called::Failed(kind) => {
+                    store.model.end(&pending, &[(Effect::None, None)])?;
+                    // Tombstones take room, too: deletes and compactions take turns.
+                    let compacted =
+                        store.call(&handle, "compact", "between deletes", SingleNodeEngine::run_compaction_now)?;
+                    let Called::Done(_) = compacted else {
+                        bail!("delete {deleted} fails with {kind:?}, and compaction with {compacted:?}");
+                    };
+                    let pending = store.model.begin(vec![key(number)], Change { is_set: false, given: None })?;
+                    match store.call(&handle, "delete", "after compaction", |engine| engine.delete(key(number)))? {
+                        Called::Done(outcome) => store.model.end_with(&pending, &[outcome], &[])?,
+                        Called::Failed(kind) => {
+                            store.model.end(&pending, &[(Effect::None, None)])?;
+                            bail!("delete {deleted} fails with {kind:?}, also after a compaction");
+                        }
+                    }
+                }
+            }
+            deleted += 1;
+        }
+        Ok(())
+    }
+
+    /// Closed or dropped, and opened again: what is there is there.
+    fn new_life(&self, random: &mut Random) -> Result<()> {
+        let is_closed = random.once_in(2);
+        if is_closed {
+            let outcome = self.store.close(1)?.flatten();
+            ensure!(outcome.is_none() || outcome == Some(ErrorKind::Full), "close comes to {outcome:?}");
+            if !self.store.open_again(None)? {
+                return Err(anyhow!("the store does not open on the full device"));
+            }
+        } else {
+            self.store.drop_and_open()?;
+        }
+        let handle = self.handle()?;
+        self.store.verify(&handle.engine, &self.store.model.read())
+    }
+}

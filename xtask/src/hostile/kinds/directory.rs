@@ -1,0 +1,190 @@
+//! The store's directory is moved, replaced by another store, linked to, removed; its lock is removed; the working directory changes under a
+//! relative name. What was acknowledged is where the directory is now; the store that took its name is left alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use hightower_engine::{Components, ErrorKind, SingleNodeEngine, StoreConfig};
+
+use crate::hostile::plan::Plan;
+use crate::hostile::random::Random;
+use crate::hostile::round::Round;
+use crate::hostile::store::Store;
+use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::watch::doing;
+
+/// What callers do to the store while its directory is not what it was.
+const MIX: Mix = &[
+    ("put", 100),
+    ("delete", 20),
+    ("batch", 20),
+    ("get", 40),
+    ("range", 4),
+    ("snapshot", 4),
+    ("held", 10),
+    ("flush", 5),
+    ("checkpoint", 5),
+    ("compact", 10),
+];
+
+/// What a store may say whose directory is not the one that it opened.
+const SURPRISED: &[ErrorKind] =
+    &[ErrorKind::Io, ErrorKind::Poisoned, ErrorKind::Conflict, ErrorKind::NotFound, ErrorKind::Locked];
+
+const EVENTS: &[&str] = &["chdir", "moved", "swapped", "lock", "removed", "linked"];
+
+pub(super) fn run(round: &Round) -> Result<()> {
+    let mut random = Random::new(round.plan.seed);
+    let events: Vec<_> = EVENTS.iter().copied().filter(|event| !round.plan.without.contains(*event)).collect();
+    let event = random.pick(&events);
+    println!("event {event}");
+    let mut attack = Attack { round, plan: round.plan.clone(), random };
+    match event {
+        "chdir" => attack.change_directory(),
+        "moved" => attack.move_away(false),
+        "swapped" => attack.move_away(true),
+        "lock" => attack.remove_lock(),
+        "removed" => attack.remove_all(),
+        _ => attack.link(),
+    }
+    .with_context(|| format!("the event is {event}"))
+}
+
+struct Attack<'a> {
+    round: &'a Round,
+    plan: Plan,
+    random: Random,
+}
+
+impl Attack<'_> {
+    fn config(&mut self, dir: &Path) -> StoreConfig {
+        let mut config = config(&mut self.random, dir);
+        // Many files are made.
+        config.max_segment_size = self.random.pick(&[4 << 10, 16 << 10]);
+        config.min_segment_size = 4 << 10;
+        config
+    }
+
+    fn open(&mut self, dir: &Path, scratch: &str) -> Result<Store> {
+        let config = self.config(dir);
+        Store::open(config, Components::default(), &self.round.dir.join(scratch), model(600), &self.plan)
+    }
+
+    fn storm(&mut self, store: &Store) -> Result<()> {
+        storm(store, &self.plan, &mut self.random, MIX)
+    }
+
+    /// Closes a store whose directory is not what it was: it may fail, as if the process had died.
+    fn close(store: &Store) -> Result<()> {
+        store.allow(SURPRISED);
+        store.close(1).map(drop)
+    }
+
+    /// What is in the directory now is the store as its model knows it.
+    fn expect(&mut self, store: &Store, dir: &Path) -> Result<()> {
+        let _doing = doing("expect", &dir.display().to_string());
+        let engine =
+            SingleNodeEngine::with_config(self.config(dir)).with_context(|| format!("open {}", dir.display()))?;
+        store.model.settle();
+        store.verify(&engine, &store.model.read()).with_context(|| format!("in {}", dir.display()))?;
+        Ok(engine.close()?)
+    }
+
+    /// A relative name, and a store of the same name where the process goes.
+    fn change_directory(&mut self) -> Result<()> {
+        let (here, there) = (self.round.dir.join("here"), self.round.dir.join("there"));
+        fs::create_dir_all(&here)?;
+        fs::create_dir_all(&there)?;
+        let other = self.open(&there.join("kv"), "scratch-other")?;
+        self.storm(&other)?;
+        ensure!(other.close(1)? == Some(None), "a close among friends");
+        std::env::set_current_dir(&here)?;
+        let store = self.open(Path::new("kv"), "scratch")?;
+        self.storm(&store)?;
+        std::env::set_current_dir(&there)?;
+        self.storm(&store)?;
+        ensure!(store.close(1)? == Some(None), "a close in another working directory");
+        self.expect(&store, &here.join("kv"))?;
+        self.expect(&other, &there.join("kv"))
+    }
+
+    /// The directory gets another name while it is open; perhaps another store takes its old one.
+    fn move_away(&mut self, is_replaced: bool) -> Result<()> {
+        let (dir, moved) = (self.round.store_dir(), self.round.dir.join("moved"));
+        let store = self.open(&dir, "scratch")?;
+        self.storm(&store)?;
+        fs::rename(&dir, &moved)?;
+        store.allow(SURPRISED);
+        let other = if is_replaced { Some(self.open(&dir, "scratch-other")?) } else { None };
+        for _ in 0..2 {
+            self.storm(&store)?;
+            if let Some(other) = &other {
+                self.storm(other)?;
+            }
+        }
+        Self::close(&store)?;
+        if let Some(other) = &other {
+            self.storm(other)?;
+            ensure!(other.close(1)? == Some(None), "a close among friends");
+            self.expect(other, &dir)?;
+        }
+        self.expect(&store, &moved)
+    }
+
+    /// Without its lock file the store still has one writer.
+    fn remove_lock(&mut self) -> Result<()> {
+        let dir = self.round.store_dir();
+        let store = self.open(&dir, "scratch")?;
+        self.storm(&store)?;
+        fs::remove_file(dir.join("LOCK"))?;
+        for read_only in [false, true] {
+            match SingleNodeEngine::with_config(StoreConfig { read_only, ..self.config(&dir) }) {
+                Err(error) if error.kind() == ErrorKind::Locked => {}
+                Err(error) => bail!("a second opening of a store without LOCK fails with {error}"),
+                // It is dropped at once, but has been there.
+                Ok(_) if !read_only => bail!("a second writer is admitted once LOCK was removed"),
+                Ok(reader) => store.verify(&reader, &store.model.read())?,
+            }
+        }
+        self.storm(&store)?;
+        ensure!(store.close(1)? == Some(None), "a close without LOCK");
+        self.expect(&store, &dir)
+    }
+
+    /// All files are gone: reads go on, writes fail or go nowhere, and nothing crashes or waits for ever.
+    fn remove_all(&mut self) -> Result<()> {
+        let dir = self.round.store_dir();
+        let store = self.open(&dir, "scratch")?;
+        self.storm(&store)?;
+        store.allow(SURPRISED);
+        fs::remove_dir_all(&dir)?;
+        self.storm(&store)?;
+        Self::close(&store)?;
+        ensure!(!dir.join("MANIFEST").exists(), "a store that was removed is back");
+        // Its name can be taken by a new one.
+        let next = self.open(&dir, "scratch-next")?;
+        self.storm(&next)?;
+        next.finish(1)
+    }
+
+    /// The directory is reached by a link, which is then pointed elsewhere.
+    fn link(&mut self) -> Result<()> {
+        let (real, link): (PathBuf, PathBuf) = (self.round.dir.join("real"), self.round.dir.join("link"));
+        let elsewhere = self.round.dir.join("elsewhere");
+        fs::create_dir_all(&real)?;
+        std::os::unix::fs::symlink(&real, &link)?;
+        let other = self.open(&elsewhere, "scratch-other")?;
+        self.storm(&other)?;
+        ensure!(other.close(1)? == Some(None), "a close among friends");
+        let store = self.open(&link, "scratch")?;
+        self.storm(&store)?;
+        fs::remove_file(&link)?;
+        std::os::unix::fs::symlink(&elsewhere, &link)?;
+        store.allow(SURPRISED);
+        self.storm(&store)?;
+        Self::close(&store)?;
+        self.expect(&store, &real)?;
+        self.expect(&other, &elsewhere)
+    }
+}

@@ -1,0 +1,248 @@
+//! Files and directories of others in every place, with names like the store's: none is read, changed or removed, and none makes the
+//! store wait, crash or lose anything.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use hightower_engine::{
+    Components, ErrorKind, Result as EngineResult, SingleNodeEngine, import_snapshot, restore, salvage,
+};
+
+use crate::hostile::random::Random;
+use crate::hostile::round::Round;
+use crate::hostile::store::Store;
+use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::watch::{count_error, doing};
+
+const MIX: Mix = &[
+    ("put", 100),
+    ("delete", 20),
+    ("batch", 20),
+    ("get", 40),
+    ("range", 4),
+    ("checkpoint", 5),
+    ("compact", 10),
+    ("close", 4),
+    ("drop", 2),
+];
+
+/// Names that are not the store's, however much they look like it.
+const NAMES: &[&str] = &[
+    "holiday.seg",
+    "tyre.spare",
+    "0000.seg.bak",
+    "0000000001.seg.bak",
+    "1.seg",
+    "00000000001.seg",
+    "+000000001.seg",
+    "0000000001.SEG",
+    " 0000000001.seg",
+    "0000000001.spare~",
+    "MANIFEST.bak",
+    "MANIFEST.tmp.old",
+    "LOCK.old",
+    "checkpoint.txt",
+    "x.ckpt",
+    "notes.tmp",
+    ".hidden",
+    "ünïcode.seg",
+];
+
+/// What is known of a foreign thing: its kind, inode, mode, time of change, and content or target.
+type Seen = (String, u64, u32, i64, Vec<u8>);
+
+fn look(path: &Path) -> Result<Seen> {
+    let metadata = fs::symlink_metadata(path).with_context(|| format!("{} is gone", path.display()))?;
+    let kind = metadata.file_type();
+    let (name, content) = if kind.is_symlink() {
+        ("link", fs::read_link(path)?.into_os_string().into_encoded_bytes())
+    } else if kind.is_fifo() {
+        ("fifo", Vec::new())
+    } else if kind.is_dir() {
+        let mut names: Vec<_> =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into_encoded_bytes())).collect::<Result<_>>()?;
+        names.sort();
+        ("directory", names.join(&b'/'))
+    } else {
+        ("file", fs::read(path)?)
+    };
+    // Directories of ours among others' change with time.
+    let changed = if kind.is_dir() { 0 } else { metadata.ctime() };
+    Ok((name.to_owned(), metadata.ino(), metadata.mode(), changed, content))
+}
+
+/// All that was planted, as it was then.
+#[derive(Default)]
+struct Planted(BTreeMap<PathBuf, Seen>);
+
+impl Planted {
+    fn plant(&mut self, dir: &Path, random: &mut Random, names: &[&str]) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        for name in names {
+            let path = dir.join(name);
+            if fs::symlink_metadata(&path).is_ok() {
+                continue;
+            }
+            match random.below(8) {
+                0 => {
+                    fs::create_dir(&path)?;
+                    fs::write(path.join("inside"), "of somebody else")?;
+                    self.0.insert(path.join("inside"), look(&path.join("inside"))?);
+                }
+                1 => fs::create_dir(&path)?,
+                2 => std::os::unix::fs::symlink("/dev/null", &path)?,
+                3 => std::os::unix::fs::symlink("nowhere", &path)?,
+                4 => {
+                    let made = std::process::Command::new("mkfifo").arg(&path).status()?;
+                    ensure!(made.success(), "mkfifo {}", path.display());
+                }
+                _ => fs::write(&path, format!("of somebody else: {name}"))?,
+            }
+            if random.once_in(4) && !fs::symlink_metadata(&path)?.is_symlink() {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o400))?;
+            }
+            self.0.insert(path.clone(), look(&path)?);
+        }
+        Ok(())
+    }
+
+    fn check(&self, after: &str) -> Result<()> {
+        for (path, before) in &self.0 {
+            let now = look(path).with_context(|| format!("after {after}"))?;
+            let tell = |seen: &Seen| {
+                format!("{} {} {:o} {} {:?}", seen.0, seen.1, seen.2, seen.3, String::from_utf8_lossy(&seen.4))
+            };
+            ensure!(
+                now == *before,
+                "after {after}: {} of somebody else was {}, and is {}",
+                path.display(),
+                tell(before),
+                tell(&now)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What is done to a target that is not empty may be refused, for these reasons.
+const REFUSED: &[ErrorKind] = &[ErrorKind::Conflict, ErrorKind::Io, ErrorKind::NotFound, ErrorKind::Locked];
+
+fn may_be_refused<T>(result: EngineResult<T>, what: &str) -> Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) => {
+            ensure!(REFUSED.contains(&error.kind()), "{what} fails with {:?}: {error}", error.kind());
+            count_error(&format!("{:?}", error.kind()));
+            Ok(false)
+        }
+    }
+}
+
+pub(super) fn run(round: &Round) -> Result<()> {
+    let mut random = Random::new(round.plan.seed);
+    let mut planted = Planted::default();
+    let dir = round.store_dir();
+    let is_before = random.once_in(2);
+    if is_before {
+        planted.plant(&dir, &mut random, NAMES)?;
+    }
+    let mut config = config(&mut random, &dir);
+    config.max_segment_size = random.pick(&[4 << 10, 16 << 10]);
+    let store = Store::open(config, Components::default(), &round.scratch(), model(600), &round.plan)?;
+    planted.check("open")?;
+    planted.plant(&dir, &mut random, NAMES)?;
+    // Beside the store, where copies are staged.
+    planted.plant(&round.dir, &mut random, &["store.unfinished", "store.tmp", "store.bak"])?;
+    // Names that the store would take itself, but what has them is a directory: it takes others, or says what is in its way.
+    let takes_names = random.once_in(3);
+    if takes_names {
+        let ahead: Vec<String> = (20..40).map(|id| format!("{id:010}.{}", random.pick(&["seg", "spare"]))).collect();
+        for name in &ahead {
+            fs::create_dir(dir.join(name))?;
+            planted.0.insert(dir.join(name), look(&dir.join(name))?);
+        }
+        store.allow(&[ErrorKind::Io, ErrorKind::Conflict]);
+    }
+    let mut plan = round.plan.clone();
+    if takes_names {
+        // Whether it can be opened then is another matter.
+        plan.without.extend(["close", "drop"].map(str::to_owned));
+    }
+    storm(&store, &plan, &mut random, MIX)?;
+    planted.check("a storm")?;
+    for _ in 0..6 {
+        copies(round, &store, &mut random, &mut planted)?;
+    }
+    if takes_names {
+        let Some(handle) = store.handle() else { return planted.check("all") };
+        store.verify(&handle.engine, &store.model.read())?;
+        return planted.check("all");
+    }
+    store.finish(1)?;
+    planted.check("all")
+}
+
+/// Backups, restores, salvages and imports into places where others have something.
+fn copies(round: &Round, store: &Store, random: &mut Random, planted: &mut Planted) -> Result<()> {
+    let Some(handle) = store.handle() else { return Ok(()) };
+    let engine = &handle.engine;
+    let real = Components::default();
+    let number = random.next() >> 40;
+    let (backup, target) = (round.dir.join(format!("backup-{number}")), round.dir.join(format!("target-{number}")));
+    let _doing = doing("copies", "");
+    let reading = store.model.read();
+    if !may_be_refused(engine.backup_to(&backup), "a backup")? {
+        return Ok(());
+    }
+    let place = random.pick(&["backup", "target", "unfinished", "link", "file", "source"]);
+    let told = format!("copies with foreign things in the {place}");
+    let unfinished = round.dir.join(format!("target-{number}.unfinished"));
+    let mut source = backup.clone();
+    let take = usize::try_from(1 + random.below(NAMES.len() as u64 - 1)).unwrap_or(1);
+    match place {
+        "backup" => planted.plant(&backup, random, &NAMES[..take])?,
+        "target" => planted.plant(&target, random, &NAMES[..take])?,
+        "unfinished" => planted.plant(&unfinished, random, &NAMES[..take])?,
+        "link" => {
+            let behind = round.dir.join(format!("behind-{number}"));
+            fs::create_dir(&behind)?;
+            std::os::unix::fs::symlink(&behind, &target)?;
+        }
+        "file" => {
+            fs::write(&target, "of somebody else")?;
+            planted.0.insert(target.clone(), look(&target)?);
+        }
+        // The source has the name under which the copy would be staged.
+        _ => {
+            fs::rename(&backup, &unfinished)?;
+            source.clone_from(&unfinished);
+        }
+    }
+    let what = random.pick(&["backup", "restore", "salvage", "import"]);
+    let is_done = match what {
+        "backup" => may_be_refused(engine.backup_to(if place == "backup" { &backup } else { &target }), &told)?,
+        "restore" => may_be_refused(restore(&real, &source, &target), &told)?,
+        "salvage" => {
+            may_be_refused(salvage(&real, &source, &target, &mut |_| std::ops::ControlFlow::Continue(())), &told)?
+        }
+        _ => {
+            let mut stream = Vec::new();
+            engine.export_snapshot(&mut stream)?;
+            may_be_refused(import_snapshot(&real, &mut &stream[..], &target), &told)?
+        }
+    };
+    planted.check(&format!("a {what}, {told}"))?;
+    let copy = if what == "backup" && place == "backup" { &backup } else { &target };
+    if is_done {
+        let copy =
+            SingleNodeEngine::open_read_only(copy).with_context(|| format!("open what a {what} made, {told}"))?;
+        store.verify(&copy, &reading).with_context(|| format!("what a {what} made, {told}"))?;
+    }
+    // What was copied from is as good as before.
+    let copy =
+        SingleNodeEngine::open_read_only(&source).with_context(|| format!("open the source of a {what}, {told}"))?;
+    store.verify(&copy, &reading).with_context(|| format!("the source of a {what}, {told}"))
+}

@@ -1,0 +1,34 @@
+//! Snapshots, iterators, entries and values that are held while all of the store is rewritten, closed, dropped and opened again under them.
+
+use anyhow::Result;
+use hightower_engine::Components;
+
+use crate::hostile::random::Random;
+use crate::hostile::round::Round;
+use crate::hostile::store::Store;
+use crate::hostile::storm::{Mix, config, model, run as storm};
+
+const MIX: Mix = &[
+    ("put", 100),
+    ("delete", 30),
+    ("batch", 30),
+    ("snapshot", 30),
+    ("range", 10),
+    ("visit", 20),
+    ("get", 20),
+    ("held", 60),
+    ("checkpoint", 4),
+    ("compact", 15),
+    ("close", 6),
+    ("drop", 4),
+];
+
+pub(super) fn run(round: &Round) -> Result<()> {
+    let mut random = Random::new(round.plan.seed);
+    let mut config = config(&mut random, &round.store_dir());
+    // A grace of nothing: tombstones go as soon as they may.
+    config.compaction.tombstone_grace = std::time::Duration::ZERO;
+    let store = Store::open(config, Components::default(), &round.scratch(), model(2000), &round.plan)?;
+    storm(&store, &round.plan, &mut random, MIX)?;
+    store.finish(1)
+}

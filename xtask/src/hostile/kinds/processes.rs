@@ -1,0 +1,177 @@
+//! Other processes: a writer that is killed at any moment, children that are started while the store is opened and closed, a fork that goes on
+//! with a copy of the store.
+
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
+
+use crate::hostile::model::Model;
+use crate::hostile::random::Random;
+use crate::hostile::round::Round;
+use crate::hostile::store::Store;
+use crate::hostile::storm::{ALL, Mix, config, key, model, run as storm};
+use crate::hostile::watch::doing;
+
+const EVENTS: &[&str] = &["kill", "spawn", "fork"];
+
+/// Openings and closings beside children that are started.
+const LIFE: Mix = &[("put", 20), ("get", 10), ("batch", 5), ("compact", 1), ("close", 40), ("drop", 10)];
+
+pub(super) fn run(round: &Round) -> Result<()> {
+    let mut random = Random::new(round.plan.seed);
+    if let Some(role) = &round.role {
+        return writer(round, role.parse().context("the role is a number")?);
+    }
+    let events: Vec<_> = EVENTS.iter().copied().filter(|event| !round.plan.without.contains(*event)).collect();
+    let event = random.pick(&events);
+    println!("event {event}");
+    match event {
+        "kill" => kill(round, &mut random),
+        "spawn" => spawn(round, &mut random),
+        _ => fork(round, &mut random),
+    }
+    .with_context(|| format!("the event is {event}"))
+}
+
+fn config_of(cycle: u64, round: &Round) -> StoreConfig {
+    config(&mut Random::new(round.plan.seed ^ cycle), &round.store_dir())
+}
+
+fn journaled(round: &Round) -> Result<Model> {
+    model(1000).with_journal(&round.dir.join("journal"))
+}
+
+/// The writer that is killed: everything at any time, until then.
+fn writer(round: &Round, cycle: u64) -> Result<()> {
+    let config = config_of(cycle, round);
+    let store = Store::open(config, Components::default(), &round.scratch(), journaled(round)?, &round.plan)?;
+    let mut plan = round.plan.clone();
+    plan.operations = u64::MAX;
+    storm(&store, &plan, &mut Random::new(round.plan.seed.rotate_left(32) ^ cycle), ALL)
+}
+
+fn kill(round: &Round, random: &mut Random) -> Result<()> {
+    let mut seen = (0, 0);
+    for cycle in 1..=1 + random.below(6) {
+        let _doing = doing("kill", &cycle.to_string());
+        let mut child = round.child(&cycle.to_string())?.spawn().context("start a writer")?;
+        thread::sleep(Duration::from_millis(random.pick(&[3, 20, 60, 150, 400])));
+        child.kill()?;
+        let status = child.wait()?;
+        ensure!(status.signal() == Some(9), "the writer has found something: {status}");
+        let model = journaled(round)?;
+        let store =
+            Store::unopened(config_of(cycle, round), Components::default(), &round.scratch(), model, &round.plan)?;
+        if !store.config.data_dir.exists() {
+            continue;
+        }
+        store.open_again(None)?;
+        let handle = store.handle().context("it was opened")?;
+        store.verify(&handle.engine, &store.model.read())?;
+        let now = (handle.engine.latest_seq(), handle.engine.latest_version());
+        ensure!(now.0 >= seen.0 && now.1 >= seen.1, "(seq, version) has gone back from {seen:?} to {now:?}");
+        seen = now;
+        drop(handle);
+        if random.once_in(2) {
+            store.finish(1)?;
+        }
+        // Half of the time the next writer finds what this process has dropped.
+    }
+    Ok(())
+}
+
+/// Children are started, by fork and exec, while the store is closed and opened: none of them keeps it locked.
+fn spawn(round: &Round, random: &mut Random) -> Result<()> {
+    let store = Store::open(config_of(0, round), Components::default(), &round.scratch(), model(1000), &round.plan)?;
+    let is_over = AtomicBool::new(false);
+    let uid = rustix::process::getuid().as_raw();
+    thread::scope(|scope| -> Result<()> {
+        let starters: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let _doing = doing("spawn", "");
+                        // With a user given, the library forks and executes, instead of doing both at once.
+                        ensure!(Command::new("/bin/true").uid(uid).status()?.success(), "/bin/true has failed");
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let result = storm(&store, &round.plan, random, LIFE);
+        is_over.store(true, Ordering::Relaxed);
+        starters.into_iter().try_for_each(|starter| starter.join().unwrap_or_else(|_| bail!("a starter panicked")))?;
+        result
+    })?;
+    store.finish(1)
+}
+
+/// What a fork does to the copy of the engine that it has.
+const FORKED: &[&str] = &["put", "delete", "close", "flush", "compact", "checkpoint", "get"];
+
+/// A fork is not the process that opened the store: it may not write, whatever it calls.
+fn fork(round: &Round, random: &mut Random) -> Result<()> {
+    let mut config = config_of(0, round);
+    config.worker_threads = usize::try_from(random.pick(&[0, 0, 1])).unwrap_or(0);
+    let store = Store::open(config, Components::default(), &round.scratch(), model(1000), &round.plan)?;
+    let calls: Vec<_> = FORKED.iter().copied().filter(|call| !round.plan.without.contains(*call)).collect();
+    for _ in 0..3 {
+        storm(&store, &round.plan, random, LIFE)?;
+        let handle = store.handle().context("it is open")?;
+        let call = random.pick(&calls);
+        match fork::fork().context("fork")? {
+            fork::Fork::Child => {
+                drop(store);
+                std::process::exit(forked(&handle.engine, call));
+            }
+            fork::Fork::Parent(child) => {
+                // It has only this one thread, and may wait for what another held: that is a finding, too.
+                let status = wait(child).with_context(|| format!("{call} in a fork"))?;
+                ensure!(status != 7, "{call} in a fork succeeds");
+                ensure!(status == 0, "{call} in a fork ends with {status}");
+            }
+        }
+        store.verify(&handle.engine, &store.model.read()).with_context(|| format!("after {call} in a fork"))?;
+    }
+    store.finish(1)
+}
+
+/// Gives what the fork ends with: 7 for what it may not be able to do.
+fn forked(engine: &SingleNodeEngine, call: &str) -> i32 {
+    let is_done = match call {
+        "put" => engine.put(key(0), "of a fork").is_ok(),
+        "delete" => engine.delete(key(0)).is_ok(),
+        // These may come to anything, as long as they return and the parent's store is as it was.
+        "close" | "get" | "flush" => {
+            let _any = match call {
+                "close" => engine.close().is_ok(),
+                "get" => engine.get(key(0)).is_ok(),
+                _ => engine.flush().is_ok(),
+            };
+            false
+        }
+        "compact" => engine.run_compaction_now().is_ok(),
+        _ => engine.checkpoint().is_ok(),
+    };
+    if is_done { 7 } else { 0 }
+}
+
+fn wait(child: i32) -> Result<i32> {
+    let _doing = doing("fork", "");
+    let child = rustix::process::Pid::from_raw(child);
+    for _ in 0..2000 {
+        if let Some((_, status)) = rustix::process::waitpid(child, rustix::process::WaitOptions::NOHANG)? {
+            return status.exit_status().with_context(|| format!("it died: {status:?}"));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    if let Some(child) = child {
+        rustix::process::kill_process(child, rustix::process::Signal::KILL)?;
+    }
+    bail!("it does not return")
+}

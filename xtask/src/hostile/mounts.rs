@@ -1,0 +1,91 @@
+//! File systems of a round's own: made, mounted, and unmounted whatever happens.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A mounted file system; it goes away with this.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) dir: PathBuf,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // The round's parent unmounts what is left.
+        let _unmounted = quietly("umount", &[&self.dir.display().to_string()]);
+    }
+}
+
+/// Runs a program; what it says is the error's text.
+fn quietly(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {program}"))?;
+    let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "{program} {}: {told}", arguments.join(" "));
+    Ok(())
+}
+
+/// The kinds of file systems that a round may be on.
+pub(super) const KINDS: &[&str] = &["tmpfs", "ext4", "xfs", "btrfs", "overlay"];
+
+/// Mounts a new, empty file system of `len_bytes`, as far as its kind can be so small.
+pub(super) fn mount(kind: &str, parent: &Path, len_bytes: u64) -> Result<Mount> {
+    let dir = parent.join(format!("mount-{kind}"));
+    std::fs::create_dir_all(&dir)?;
+    let target = dir.display().to_string();
+    match kind {
+        "tmpfs" => quietly("mount", &["-t", "tmpfs", "-o", &format!("size={len_bytes}"), "none", &target])?,
+        "ext4" | "xfs" | "btrfs" => {
+            let image = parent.join(format!("image-{kind}"));
+            std::fs::File::create(&image)?.set_len(len_bytes.max(least_len_bytes(kind)))?;
+            let image = image.display().to_string();
+            quietly(&format!("mkfs.{kind}"), &["-q", &image])?;
+            quietly("mount", &["-o", "loop", &image, &target])?;
+        }
+        "overlay" => {
+            let base = mount("tmpfs", parent, len_bytes)?;
+            let part = |name: &str| {
+                let part = base.dir.join(name);
+                std::fs::create_dir_all(&part).map(|()| part.display().to_string())
+            };
+            let options = format!("lowerdir={},upperdir={},workdir={}", part("lower")?, part("upper")?, part("work")?);
+            quietly("mount", &["-t", "overlay", "overlay", "-o", &options, &target])?;
+            // Its upper layer is unmounted by the round's parent, after it.
+            std::mem::forget(base);
+        }
+        other => bail!("there is no file system {other}"),
+    }
+    Ok(Mount { dir })
+}
+
+/// How small a file system of this kind can be.
+pub(super) fn least_len_bytes(kind: &str) -> u64 {
+    match kind {
+        "xfs" => 300 << 20,
+        "btrfs" => 114 << 20,
+        "ext4" => 1 << 20,
+        _ => 1 << 20,
+    }
+}
+
+/// Unmounts all that a round has mounted, the last first.
+pub(super) fn unmount_below(dir: &Path) -> Result<()> {
+    let mounted = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let below: Vec<&str> = mounted
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|target| Path::new(target).starts_with(dir))
+        .collect();
+    for target in below.into_iter().rev() {
+        // Lazily, if something still uses it: it is gone from the tree, and goes away with its last user.
+        if quietly("umount", &[target]).is_err() {
+            quietly("umount", &["-l", target])?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! One round, in a process of its own: whatever it does to itself, or dies of, the next one begins anew.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::mounts;
+use super::plan::Plan;
+use super::watch;
+
+/// A call may take that long before it is taken for one that never returns.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// And a round that long, for those whose own watchdog has died.
+const ROUND_LIMIT: Duration = Duration::from_secs(180);
+
+#[derive(clap::Args)]
+pub(crate) struct RoundOptions {
+    plan: Plan,
+    dir: PathBuf,
+    /// What a child of a round is for
+    #[arg(long)]
+    role: Option<String>,
+}
+
+/// What a round has to do with.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) plan: Plan,
+    /// An empty directory, which goes away with the round.
+    pub(super) dir: PathBuf,
+    pub(super) role: Option<String>,
+}
+
+impl Round {
+    pub(super) fn store_dir(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    /// A child of this round, to be killed, limited, or sent elsewhere: the same plan in another role.
+    pub(super) fn child(&self, role: &str) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("hostile-round").arg(self.plan.to_string()).arg(&self.dir).args(["--role", role]);
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+/// What came of a round.
+pub(super) enum Outcome {
+    /// With its figures.
+    Passed(Vec<String>),
+    /// With what it has said.
+    Failed(String),
+}
+
+/// Runs a round in a child, in a directory that is empty before and gone after it.
+pub(super) fn run(plan: &Plan, parent: &Path) -> Result<Outcome> {
+    let dir = tempfile::Builder::new().prefix("hostile-").tempdir_in(parent)?;
+    let said = dir.path().join("said");
+    let root = dir.path().join("round");
+    std::fs::create_dir(&root)?;
+    // A round may have children of another user.
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let output = File::create(&said)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("hostile-round").arg(plan.to_string()).arg(&root);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn().context("start a round")?;
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if started.elapsed() >= ROUND_LIMIT {
+            break None;
+        }
+        sleep(Duration::from_millis(5));
+    };
+    // With all that it has started.
+    let _killed = Command::new("kill")
+        .args(["-KILL", "--", &format!("-{}", child.id())])
+        .stderr(Stdio::null())
+        .status()
+        .context("start kill")?;
+    child.wait()?;
+    mounts::unmount_below(dir.path())?;
+    let text = String::from_utf8_lossy(&std::fs::read(&said)?).into_owned();
+    // A round may have taken the permissions away.
+    if let Err(error) = dir.close() {
+        eprintln!("a round has left something behind: {error}");
+    }
+    Ok(match status {
+        Some(status) if status.success() => Outcome::Passed(text.lines().map(str::to_owned).collect()),
+        Some(status) => Outcome::Failed(format!("{text}\n{plan}: {status}")),
+        None => Outcome::Failed(format!("{text}\n{plan}: no end after {} s", ROUND_LIMIT.as_secs())),
+    })
+}
+
+/// What the child does.
+pub(crate) fn enter(options: &RoundOptions) -> Result<()> {
+    watch::start(CALL_LIMIT)?;
+    let round = Round { plan: options.plan.clone(), dir: options.dir.clone(), role: options.role.clone() };
+    let outcome = round.plan.kind.run(&round).and_then(|()| watch::check_panics());
+    if let Err(error) = outcome {
+        eprintln!("FINDING: {error:#}");
+        std::process::exit(1);
+    }
+    watch::figures().iter().for_each(|line| println!("{line}"));
+    // What a storm has leaked on purpose ends here.
+    std::process::exit(0);
+}

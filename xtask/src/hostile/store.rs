@@ -1,0 +1,336 @@
+//! A store under attack: the engine that is open now, its model, and what calls may fail with at the moment.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use hightower_engine::{CheckLevel, Components, Error, ErrorKind, SingleNodeEngine, StoreConfig, check};
+
+use super::model::{Model, Reading};
+use super::plan::Plan;
+use super::storm::{CLOSED_READS, TOGETHER};
+use super::watch::{count_error, count_reopening, doing, lock};
+
+/// An engine with what is known of its life.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) engine: SingleNodeEngine,
+    /// A call of `close` has begun.
+    closing: AtomicBool,
+    /// A call of `close` has returned.
+    closed: AtomicBool,
+}
+
+/// How often an open is tried that may fail.
+const OPENINGS: u64 = 2000;
+
+/// What a call came to that was allowed to fail.
+#[derive(Debug)]
+pub(super) enum Called<T> {
+    Done(T),
+    Failed(ErrorKind),
+}
+
+/// A store, the threads' common ground.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) config: StoreConfig,
+    pub(super) components: Components,
+    /// Where copies of the store may be made.
+    pub(super) scratch: PathBuf,
+    pub(super) model: Model,
+    engine: RwLock<Option<Arc<Handle>>>,
+    /// What calls may fail with while the surroundings are hostile.
+    allowed: Mutex<BTreeSet<Kind>>,
+    /// Who ends one life and begins the next.
+    turn: Mutex<()>,
+    /// What the plan leaves out.
+    without: BTreeSet<String>,
+    /// Seq and version that were seen last: neither goes back.
+    seen: Mutex<(u64, u64)>,
+}
+
+/// [`ErrorKind`], which has no order, by name.
+type Kind = String;
+
+pub(super) fn name_of(kind: ErrorKind) -> Kind {
+    format!("{kind:?}")
+}
+
+impl Store {
+    pub(super) fn open(
+        config: StoreConfig,
+        components: Components,
+        scratch: &Path,
+        model: Model,
+        plan: &Plan,
+    ) -> Result<Self> {
+        let store = Self::unopened(config, components, scratch, model, plan)?;
+        store.open_again(None)?;
+        Ok(store)
+    }
+
+    /// A store that nobody has opened yet.
+    pub(super) fn unopened(
+        config: StoreConfig,
+        components: Components,
+        scratch: &Path,
+        model: Model,
+        plan: &Plan,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(scratch)?;
+        Ok(Self {
+            config,
+            components,
+            scratch: scratch.to_owned(),
+            model,
+            engine: RwLock::default(),
+            allowed: Mutex::default(),
+            turn: Mutex::default(),
+            without: plan.without.clone(),
+            seen: Mutex::default(),
+        })
+    }
+
+    /// From now on calls may fail with these, too.
+    pub(super) fn allow(&self, kinds: &[ErrorKind]) {
+        lock(&self.allowed).extend(kinds.iter().map(|kind| name_of(*kind)));
+    }
+
+    /// From now on calls may not fail with anything that the surroundings do.
+    pub(super) fn allow_nothing(&self) {
+        lock(&self.allowed).clear();
+    }
+
+    pub(super) fn allows(&self, kind: ErrorKind) -> bool {
+        lock(&self.allowed).contains(&name_of(kind))
+    }
+
+    /// The engine that is open now; between two lives there is none.
+    pub(super) fn handle(&self) -> Option<Arc<Handle>> {
+        self.engine.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set_handle(&self, handle: Option<Arc<Handle>>) -> Option<Arc<Handle>> {
+        let mut place = self.engine.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::replace(&mut *place, handle)
+    }
+
+    /// Calls the engine, and checks that it fails with nothing but what it may.
+    pub(super) fn call<T>(
+        &self,
+        handle: &Handle,
+        operation: &'static str,
+        detail: &str,
+        call: impl FnOnce(&SingleNodeEngine) -> Result<T, Error>,
+    ) -> Result<Called<T>> {
+        self.call_with(handle, operation, detail, &[], call)
+    }
+
+    /// As [`call`](Self::call), for a call that may also fail with these.
+    pub(super) fn call_with<T>(
+        &self,
+        handle: &Handle,
+        operation: &'static str,
+        detail: &str,
+        also: &[ErrorKind],
+        call: impl FnOnce(&SingleNodeEngine) -> Result<T, Error>,
+    ) -> Result<Called<T>> {
+        let was_closed = handle.closed.load(Ordering::SeqCst);
+        let _doing = doing(operation, detail);
+        match call(&handle.engine) {
+            Ok(_) if was_closed && !self.without.contains(CLOSED_READS) => {
+                bail!("{operation} {detail} succeeds after a close has returned")
+            }
+            Ok(done) => Ok(Called::Done(done)),
+            Err(error) => {
+                let kind = error.kind();
+                let may_be_closed = kind == ErrorKind::Closed && handle.closing.load(Ordering::SeqCst);
+                let is_allowed = may_be_closed || also.contains(&kind) || self.allows(kind);
+                if is_allowed {
+                    count_error(&name_of(kind));
+                    return Ok(Called::Failed(kind));
+                }
+                Err(anyhow!("{operation} {detail} fails with {}, which nothing explains: {error}", name_of(kind)))
+            }
+        }
+    }
+
+    /// Opens the store, looks at what the last life has left, and makes the engine everybody's. Not before an open has succeeded or
+    /// failed with something that is allowed; says which.
+    pub(super) fn open_again(&self, last: Option<&Handle>) -> Result<bool> {
+        let _doing = doing("open", &self.config.data_dir.display().to_string());
+        let opened = SingleNodeEngine::with_components(self.config.clone(), self.components.clone());
+        let engine = match opened {
+            Ok(engine) => engine,
+            Err(error) if self.allows(error.kind()) => {
+                count_error(&name_of(error.kind()));
+                return Ok(false);
+            }
+            Err(error) => bail!("open fails with {}, which nothing explains: {error}", name_of(error.kind())),
+        };
+        count_reopening();
+        let report = engine.open_report();
+        if last.is_some() {
+            ensure!(!report.was_unclean(), "the store was closed, and the next open finds it unclean: {report:?}");
+            ensure!(report.dropped_bytes() == 0, "a tail is dropped after a clean close: {report:?}");
+        }
+        let now = (engine.latest_seq(), engine.latest_version());
+        let mut seen = lock(&self.seen);
+        ensure!(now.0 >= seen.0 && now.1 >= seen.1, "(seq, version) has gone back from {seen:?} to {now:?}");
+        *seen = now;
+        drop(seen);
+        self.model.settle();
+        let handle = Handle { engine, closing: AtomicBool::new(false), closed: AtomicBool::new(false) };
+        self.set_handle(Some(Arc::new(handle)));
+        Ok(true)
+    }
+
+    /// Closes the engine, from several threads at once if asked to. All get the same outcome, and none before the store is closed. Gives the
+    /// outcome: `None` for success. `None` of the outer kind: somebody else was at it.
+    pub(super) fn close(&self, closers: u64) -> Result<Option<Option<ErrorKind>>> {
+        let Ok(_turn) = self.turn.try_lock() else { return Ok(None) };
+        let Some(handle) = self.handle() else { return Ok(None) };
+        self.close_handle(&handle, closers).map(Some)
+    }
+
+    fn close_handle(&self, handle: &Handle, closers: u64) -> Result<Option<ErrorKind>> {
+        let closers = if self.without.contains(TOGETHER) { 1 } else { closers };
+        handle.closing.store(true, Ordering::SeqCst);
+        let seq_before = handle.engine.latest_seq();
+        let close_one = || -> Result<(Option<ErrorKind>, u64)> {
+            let _doing = doing("close", "");
+            let outcome = handle.engine.close();
+            let durable_seq = handle.engine.stats().durable_seq;
+            handle.closed.store(true, Ordering::SeqCst);
+            match outcome {
+                Ok(()) => Ok((None, durable_seq)),
+                Err(error) if self.allows(error.kind()) => Ok((Some(error.kind()), durable_seq)),
+                Err(error) => bail!("close fails with {}, which nothing explains: {error}", name_of(error.kind())),
+            }
+        };
+        let outcomes = thread::scope(|scope| -> Result<Vec<_>> {
+            let closers: Vec<_> = (1..closers).map(|_| scope.spawn(close_one)).collect();
+            let mut outcomes = vec![close_one()?];
+            for closer in closers {
+                outcomes.push(closer.join().map_err(|_| anyhow!("a closer panicked"))??);
+            }
+            Ok(outcomes)
+        })?;
+        let first = outcomes[0].0;
+        ensure!(
+            outcomes.iter().all(|(outcome, _)| *outcome == first),
+            "calls of close at once came to different outcomes: {outcomes:?}"
+        );
+        if first.is_none() {
+            for (_, durable_seq) in &outcomes {
+                ensure!(
+                    *durable_seq >= seq_before,
+                    "close has returned, and seq {durable_seq} is durable of {seq_before}"
+                );
+            }
+        }
+        let mut seen = lock(&self.seen);
+        *seen = (seen.0.max(handle.engine.latest_seq()), seen.1.max(handle.engine.latest_version()));
+        Ok(first)
+    }
+
+    /// Closes and opens again, while the others call what they like. Gives whether there was a new life.
+    pub(super) fn reopen(&self, closers: u64) -> Result<bool> {
+        let Ok(_turn) = self.turn.try_lock() else { return Ok(false) };
+        let Some(handle) = self.handle() else { return Ok(false) };
+        let outcome = self.close_handle(&handle, closers)?;
+        // A reader's handle, a snapshot, a call that is not over: none of them keeps the store from its next life.
+        self.begin_life(outcome.is_none().then_some(&handle))?;
+        Ok(true)
+    }
+
+    /// Drops the engine without a close, once nobody calls it any more, and opens again.
+    pub(super) fn drop_and_open(&self) -> Result<bool> {
+        let Ok(_turn) = self.turn.try_lock() else { return Ok(false) };
+        let Some(mut handle) = self.set_handle(None) else { return Ok(false) };
+        let handle = loop {
+            match Arc::try_unwrap(handle) {
+                Ok(handle) => break handle,
+                Err(shared) => handle = shared,
+            }
+            thread::sleep(Duration::from_micros(200));
+        };
+        let seen_now = (handle.engine.latest_seq(), handle.engine.latest_version());
+        {
+            let mut seen = lock(&self.seen);
+            *seen = (seen.0.max(seen_now.0), seen.1.max(seen_now.1));
+        }
+        {
+            let _doing = doing("drop", "");
+            drop(handle.engine);
+        }
+        self.begin_life(None)?;
+        Ok(true)
+    }
+
+    fn begin_life(&self, last: Option<&Handle>) -> Result<()> {
+        // What fails because of the surroundings succeeds once they are better.
+        for _ in 0..OPENINGS {
+            if self.open_again(last)? {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        bail!("the store cannot be opened, however often it is tried")
+    }
+
+    /// The end of a storm: closes, looks for damage, opens once more, and reads everything.
+    pub(super) fn finish(&self, closers: u64) -> Result<()> {
+        self.allow_nothing();
+        if let Some(handle) = self.handle() {
+            let outcome = self.close_handle(&handle, closers)?;
+            ensure!(outcome.is_none(), "close came to {outcome:?}");
+            self.set_handle(None);
+        }
+        self.check_files()?;
+        self.open_again(None)?;
+        let handle = self.handle().context("it was opened")?;
+        self.verify(&handle.engine, &self.model.read()).context("after the last open")?;
+        let (least, most) = self.model.counts();
+        let len = handle.engine.range::<&str>(..).count();
+        ensure!((least..=most).contains(&len), "{len} keys are there, of {least} to {most}");
+        ensure!(self.close_handle(&handle, 1)?.is_none(), "the last close");
+        self.set_handle(None);
+        Ok(())
+    }
+
+    /// Looks for damage in the files of a store that nobody has open.
+    pub(super) fn check_files(&self) -> Result<()> {
+        let _doing = doing("check", "");
+        let report = check(&self.components, &self.config.data_dir, CheckLevel::Index, &mut |_| {
+            std::ops::ControlFlow::Continue(())
+        })?;
+        ensure!(report.is_whole(), "the store is damaged: {:?}", report.damage);
+        Ok(())
+    }
+
+    /// Reads everything, as of one moment, and compares it with the model.
+    pub(super) fn verify(&self, engine: &SingleNodeEngine, reading: &Reading<'_>) -> Result<()> {
+        let _doing = doing("verify", "");
+        let mut range = engine.range::<&str>(..);
+        let mut found = std::collections::BTreeMap::new();
+        for entry in &mut range {
+            let key = String::from_utf8(entry.key().to_vec())?;
+            let value = entry.value().map_err(|error| anyhow!("{key} cannot be read: {error}"))?;
+            ensure!(found.insert(key.clone(), (value, entry.version())).is_none(), "{key} comes twice");
+        }
+        for key in self.model.keys() {
+            match found.remove(key) {
+                Some((value, version)) => reading.check(key, Some(&value), Some(version))?,
+                None => reading.check(key, None, None)?,
+            }
+        }
+        ensure!(found.is_empty(), "keys that nobody has written: {:?}", found.keys());
+        Ok(())
+    }
+}

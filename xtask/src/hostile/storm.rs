@@ -1,0 +1,759 @@
+//! Callers that call everything at any time.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use hightower_engine::{
+    ApplyOutcome, Batch, BatchOutcome, CheckLevel, Command, Components, Durability, Entry, Error, ErrorKind, Expect,
+    Range, SingleNodeEngine, Snapshot, SnapshotEngine, StoreConfig, Ticket, Value, check, dump, import_snapshot,
+    restore, salvage,
+};
+
+use super::model::{CEILING, Change, Effect, Model, Pending};
+use super::plan::Plan;
+use super::random::Random;
+use super::store::{Called, Handle, Store, name_of};
+use super::watch::doing;
+
+/// All operations by name, as `--replay` and the figures spell them.
+pub(super) const OPERATIONS: &[&str] = &[
+    "put",
+    "delete",
+    "submit",
+    "batch",
+    "require",
+    "async",
+    "get",
+    "multi_get",
+    "range",
+    "visit",
+    "presence",
+    "snapshot",
+    "held",
+    "stats",
+    "flush",
+    "checkpoint",
+    "compact",
+    "backup",
+    "restore",
+    "export",
+    "salvage",
+    "close",
+    "drop",
+    // Not calls, but what is special about some.
+    TOGETHER,
+    CLOSED_READS,
+    CEILING_VERSIONS,
+];
+
+/// Closing from several threads at once.
+pub(super) const TOGETHER: &str = "together";
+/// That reads fail, too, once the store is closed.
+pub(super) const CLOSED_READS: &str = "closed_reads";
+/// Versions of callers from 2^63 on.
+pub(super) const CEILING_VERSIONS: &str = "ceiling";
+
+/// How often which operation is called, against the others.
+pub(super) type Mix = &'static [(&'static str, u64)];
+
+/// Everything.
+pub(super) const ALL: Mix = &[
+    ("put", 300),
+    ("delete", 60),
+    ("submit", 60),
+    ("batch", 60),
+    ("require", 40),
+    ("async", 60),
+    ("get", 150),
+    ("multi_get", 20),
+    ("range", 10),
+    ("visit", 10),
+    ("presence", 40),
+    ("snapshot", 20),
+    ("held", 60),
+    ("stats", 20),
+    ("flush", 10),
+    ("checkpoint", 5),
+    ("compact", 8),
+    ("backup", 3),
+    ("restore", 1),
+    ("export", 1),
+    ("salvage", 1),
+    ("close", 6),
+    ("drop", 2),
+];
+
+/// Keys of single writes.
+pub(super) const KEYS: u64 = 60;
+/// Groups of keys that are only written as one.
+pub(super) const GROUPS: u64 = 6;
+/// Keys of a group.
+pub(super) const GROUP_KEYS: u64 = 4;
+/// What one caller holds at most of snapshots, iterators and values.
+const HELD: usize = 12;
+
+pub(super) fn key(number: u64) -> String {
+    format!("key/{:03}", number % KEYS)
+}
+
+fn group(number: u64) -> Vec<String> {
+    (0..GROUP_KEYS).map(|at| format!("group/{}/{at}", number % GROUPS)).collect()
+}
+
+/// The model of the keys that callers write.
+pub(super) fn model(max_value_len: u64) -> Model {
+    let keys = (0..KEYS).map(key).chain((0..GROUPS).flat_map(group));
+    Model::new(keys, max_value_len)
+}
+
+/// Settings drawn for a small, busy store.
+pub(super) fn config(random: &mut Random, dir: &std::path::Path) -> StoreConfig {
+    let interval = Duration::from_millis(1 + random.below(5));
+    let max_segment_size = random.pick(&[4 << 10, 16 << 10, 64 << 10, 256 << 10]);
+    StoreConfig {
+        max_segment_size,
+        min_segment_size: random.pick(&[4 << 10, max_segment_size]),
+        compaction_interval: Duration::from_millis(random.pick(&[0, 1, 5, 20])),
+        worker_threads: usize::try_from(random.pick(&[0, 0, 0, 1, 2])).unwrap_or(0),
+        durability: Some(random.pick(&[
+            Durability::Os,
+            Durability::Interval(interval),
+            Durability::Interval(interval),
+            Durability::Sync,
+        ])),
+        append_mode: random.pick(&[
+            hightower_engine::AppendMode::Auto,
+            hightower_engine::AppendMode::Mapped,
+            hightower_engine::AppendMode::Positioned,
+        ]),
+        emit_snapshot_after_compaction: random.once_in(2),
+        ..StoreConfig::at(dir)
+    }
+}
+
+/// Runs the callers of a plan to their end; the first finding ends all.
+pub(super) fn run(store: &Store, plan: &Plan, random: &mut Random, mix: Mix) -> Result<()> {
+    let is_over = AtomicBool::new(false);
+    let is_over = &is_over;
+    let findings = thread::scope(|scope| {
+        let callers: Vec<_> = (0..plan.threads)
+            .map(|number| {
+                let mut caller = Caller::new(store, plan, number, random.fork(), mix);
+                let call = move || {
+                    let mut result = Ok(());
+                    for _ in 0..plan.operations {
+                        if result.is_err() || is_over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        result = caller.step();
+                    }
+                    let result = result.and_then(|()| caller.let_all_go());
+                    if result.is_err() {
+                        is_over.store(true, Ordering::Relaxed);
+                    }
+                    result
+                };
+                thread::Builder::new().name(format!("caller-{number}")).spawn_scoped(scope, call)
+            })
+            .collect::<std::io::Result<_>>()?;
+        let findings = callers.into_iter().filter_map(|caller| match caller.join() {
+            Ok(result) => result.err(),
+            Err(_) => Some(anyhow!("a caller panicked")),
+        });
+        Ok::<_, anyhow::Error>(findings.collect::<Vec<_>>())
+    })?;
+    findings.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// What a caller keeps, to look at again much later.
+enum Held {
+    Snapshot(Snapshot, Vec<(String, Option<Vec<u8>>)>),
+    Range(Range, Vec<(Vec<u8>, Vec<u8>)>),
+    Entry(Entry, Vec<u8>),
+    Value(Value, Vec<u8>),
+}
+
+/// One thread of the storm.
+pub(super) struct Caller<'a> {
+    store: &'a Store,
+    number: u64,
+    random: Random,
+    mix: Vec<(&'static str, u64)>,
+    held: Vec<Held>,
+    without: BTreeSet<String>,
+}
+
+impl<'a> Caller<'a> {
+    pub(super) fn new(store: &'a Store, plan: &Plan, number: u64, random: Random, mix: Mix) -> Self {
+        let mix = mix.iter().filter(|(name, _)| !plan.without.contains(*name)).copied().collect();
+        Self { store, number, random, mix, held: Vec::new(), without: plan.without.clone() }
+    }
+
+    /// One call.
+    pub(super) fn step(&mut self) -> Result<()> {
+        let total: u64 = self.mix.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.random.below(total);
+        let found = self.mix.iter().find(|(_, weight)| {
+            let is_here = at < *weight;
+            at = at.saturating_sub(*weight);
+            is_here
+        });
+        let Some((operation, _)) = found else { return Ok(()) };
+        let Some(handle) = self.store.handle() else {
+            thread::sleep(Duration::from_micros(100));
+            return Ok(());
+        };
+        self.call(operation, handle)
+    }
+
+    fn call(&mut self, operation: &'static str, handle: Arc<Handle>) -> Result<()> {
+        match operation {
+            "put" => self.put(&handle),
+            "delete" => self.delete(&handle),
+            "submit" => self.submit(&handle),
+            "batch" => self.batch(&handle),
+            "require" => self.require(&handle),
+            "async" => self.queued(&handle),
+            "get" => self.get(&handle),
+            "multi_get" => self.multi_get(&handle),
+            "range" => self.range(&handle),
+            "visit" => self.visit(&handle),
+            "presence" => self.presence(&handle),
+            "snapshot" => self.snapshot(&handle),
+            "held" => self.look_again(),
+            "stats" => self.stats(&handle),
+            "flush" => self.store.call(&handle, "flush", "", SingleNodeEngine::flush).map(drop),
+            "checkpoint" => self.store.call(&handle, "checkpoint", "", SingleNodeEngine::checkpoint).map(drop),
+            "compact" => self.store.call(&handle, "compact", "", SingleNodeEngine::run_compaction_now).map(drop),
+            "backup" => self.backup(&handle),
+            "restore" => self.restore(&handle),
+            "export" => self.export(&handle),
+            "salvage" => self.salvage(&handle),
+            "close" => {
+                drop(handle);
+                let most = if self.without.contains(TOGETHER) { 1 } else { 3 };
+                let closers = 1 + self.random.below(most);
+                self.store.reopen(closers).map(drop)
+            }
+            "drop" => {
+                drop(handle);
+                self.store.drop_and_open().map(drop)
+            }
+            other => bail!("there is no operation {other}"),
+        }
+    }
+
+    fn durability(&mut self) -> Durability {
+        let interval = Durability::Interval(Duration::from_millis(1));
+        self.random.pick(&[Durability::Os, Durability::Os, interval, Durability::Sync])
+    }
+
+    fn any_key(&mut self) -> String {
+        key(self.random.next())
+    }
+
+    /// Notes what came of a write of one key.
+    fn end(&self, pending: &Pending, called: Called<ApplyOutcome>) -> Result<()> {
+        match called {
+            Called::Done(outcome) => self.store.model.end_with(pending, &[outcome], &[]),
+            Called::Failed(kind) => self.store.model.end(pending, &[(effect_of(kind), None)]),
+        }
+    }
+
+    pub(super) fn put(&mut self, handle: &Handle) -> Result<()> {
+        let (key, durability) = (self.any_key(), self.durability());
+        let store = self.store;
+        let pending = store.model.begin(vec![key.clone()], Change { is_set: true, given: None })?;
+        let value = store.model.value(pending.number);
+        let called = store.call(handle, "put", &key, |engine| engine.put_with(&key, &value, durability))?;
+        self.end(&pending, called)
+    }
+
+    fn delete(&mut self, handle: &Handle) -> Result<()> {
+        let (key, durability) = (self.any_key(), self.durability());
+        let store = self.store;
+        let pending = store.model.begin(vec![key.clone()], Change { is_set: false, given: None })?;
+        let called = store.call(handle, "delete", &key, |engine| engine.delete_with(&key, durability))?;
+        self.end(&pending, called)
+    }
+
+    /// A version and a timestamp from all of their range.
+    fn given(&mut self) -> (u64, i64) {
+        let version = match self.random.below(16) {
+            0 => self.random.below(3),
+            1 => CEILING - 1 - self.random.below(3),
+            2 => CEILING + self.random.below(3),
+            3 => u64::MAX - self.random.below(3),
+            4 => 1 << self.random.below(64),
+            5 => self.random.next() >> 1 >> self.random.below(63),
+            _ => self.random.below(1_000_000),
+        };
+        let now = 1_700_000_000_000;
+        let timestamp = match self.random.below(8) {
+            0 => 0,
+            1 => i64::MIN,
+            2 => i64::MAX,
+            3 => -1,
+            4 => self.random.next().cast_signed(),
+            _ => now + self.random.below(1000).cast_signed(),
+        };
+        let version = if self.without.contains(CEILING_VERSIONS) { version % (CEILING - 1000) } else { version };
+        (version, timestamp)
+    }
+
+    fn submit(&mut self, handle: &Handle) -> Result<()> {
+        let (key, (version, timestamp)) = (self.any_key(), self.given());
+        let is_set = !self.random.once_in(4);
+        let store = self.store;
+        let pending = store.model.begin(vec![key.clone()], Change { is_set, given: Some(version) })?;
+        let command = command(&key, is_set.then(|| store.model.value(pending.number)), version, timestamp);
+        let also: &[ErrorKind] = if version >= CEILING { REFUSED } else { &[] };
+        let called = match self.random.below(3) {
+            0 => store.call_with(handle, "submit", &key, also, |engine| {
+                engine.submit_async(command.clone()).and_then(Ticket::wait)
+            })?,
+            1 => store.call_with(handle, "submit", &key, also, |engine| {
+                let outcomes = engine.submit_batch([command.clone()])?;
+                Ok(outcomes[0])
+            })?,
+            _ => store.call_with(handle, "submit", &key, also, |engine| engine.submit(command.clone()))?,
+        };
+        self.end(&pending, called)
+    }
+
+    /// A group of keys, which are only ever written together.
+    fn batch(&mut self, handle: &Handle) -> Result<()> {
+        let (keys, durability) = (group(self.random.next()), self.durability());
+        let is_set = !self.random.once_in(6);
+        let store = self.store;
+        let pending = store.model.begin(keys.clone(), Change { is_set, given: None })?;
+        let value = store.model.value(pending.number);
+        let mut batch = Batch::new();
+        for key in &keys {
+            if is_set { batch.push_put(key, &value) } else { batch.push_delete(key) }
+        }
+        let called = store.call(handle, "batch", &keys[0], |engine| engine.commit_with(batch, durability))?;
+        self.end_batch(&pending, keys.len(), called)
+    }
+
+    fn end_batch(&self, pending: &Pending, keys: usize, called: Called<BatchOutcome>) -> Result<()> {
+        match called {
+            Called::Done(BatchOutcome::Committed { outcomes, versions, .. }) => {
+                self.store.model.end_with(pending, &outcomes, &versions)
+            }
+            Called::Done(BatchOutcome::Rejected { .. }) => {
+                self.store.model.end(pending, &vec![(Effect::None, None); keys])
+            }
+            Called::Failed(kind) => self.store.model.end(pending, &vec![(effect_of(kind), None); keys]),
+        }
+    }
+
+    /// Reads a key, and writes it if it is as it was read.
+    fn require(&mut self, handle: &Handle) -> Result<()> {
+        let key = self.any_key();
+        let store = self.store;
+        let reading = store.model.read();
+        let Called::Done(found) = store.call(handle, "get", &key, |engine| engine.get_versioned(&key))? else {
+            return Ok(());
+        };
+        let found_version = found.as_ref().map(|(_, version)| *version);
+        reading.check(&key, found.as_ref().map(|(value, _)| &value[..]), found_version)?;
+        let expect = match found_version {
+            Some(version) if self.random.once_in(2) => Expect::Version(version),
+            Some(_) => Expect::Present,
+            None => Expect::Absent,
+        };
+        let pending = store.model.begin(vec![key.clone()], Change { is_set: true, given: None })?;
+        let batch = Batch::new().put(&key, store.model.value(pending.number)).require(&key, expect);
+        let called = store.call(handle, "require", &key, |engine| engine.commit(batch))?;
+        if let Called::Done(BatchOutcome::Rejected { key: rejected, expected, found }) = &called {
+            ensure!(rejected == key.as_bytes() && *expected == expect, "rejected for something else: {called:?}");
+            ensure!(!expect.holds(*found), "rejected, but what was found is as required: {called:?}");
+        }
+        self.end_batch(&pending, 1, called)
+    }
+
+    /// Hands several writes in before it waits for any.
+    fn queued(&mut self, handle: &Handle) -> Result<()> {
+        let store = self.store;
+        let mut tickets = Vec::new();
+        for _ in 0..1 + self.random.below(8) {
+            let key = self.any_key();
+            let pending = store.model.begin(vec![key.clone()], Change { is_set: true, given: None })?;
+            let batch = Batch::new().put(&key, store.model.value(pending.number));
+            match store.call(handle, "async", &key, |engine| engine.commit_async(batch))? {
+                Called::Done(ticket) => tickets.push((key, pending, ticket)),
+                Called::Failed(kind) => store.model.end(&pending, &[(effect_of(kind), None)])?,
+            }
+        }
+        for (key, pending, ticket) in tickets {
+            let _doing = doing("wait", &key);
+            let called = match ticket.wait() {
+                Ok(outcome) => Called::Done(outcome),
+                Err(error) if error.kind() == ErrorKind::Closed || store.allows(error.kind()) => {
+                    Called::Failed(error.kind())
+                }
+                Err(error) => bail!("a ticket fails with {}, which nothing explains: {error}", name_of(error.kind())),
+            };
+            self.end_batch(&pending, 1, called)?;
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, handle: &Handle) -> Result<()> {
+        let key = self.any_key();
+        let store = self.store;
+        let reading = store.model.read();
+        match self.random.below(3) {
+            0 => {
+                let Called::Done(found) = store.call(handle, "get", &key, |engine| engine.get(&key))? else {
+                    return Ok(());
+                };
+                reading.check(&key, found.as_deref(), None)?;
+                if let Some(found) = found {
+                    let copy = found.to_vec();
+                    self.hold(Held::Value(found, copy));
+                }
+                Ok(())
+            }
+            1 => {
+                let copy = |engine: &SingleNodeEngine| engine.get_with(&key, <[u8]>::to_vec);
+                let Called::Done(found) = store.call(handle, "get", &key, copy)? else { return Ok(()) };
+                reading.check(&key, found.as_deref(), None)
+            }
+            _ => {
+                let versioned = |engine: &SingleNodeEngine| engine.get_versioned(&key);
+                let Called::Done(found) = store.call(handle, "get", &key, versioned)? else { return Ok(()) };
+                let version = found.as_ref().map(|(_, version)| *version);
+                reading.check(&key, found.as_ref().map(|(value, _)| &value[..]), version)
+            }
+        }
+    }
+
+    fn multi_get(&mut self, handle: &Handle) -> Result<()> {
+        let store = self.store;
+        let reading = store.model.read();
+        let keys = group(self.random.next());
+        let Called::Done(found) = store.call(handle, "multi_get", &keys[0], |engine| engine.multi_get(&keys))? else {
+            return Ok(());
+        };
+        check_group(&keys, found.iter().map(|value| value.as_deref()))?;
+        keys.iter().zip(&found).try_for_each(|(key, value)| reading.check(key, value.as_deref(), None))
+    }
+
+    /// Reads everything in order, from one end or the other, as of one moment.
+    fn range(&mut self, handle: &Handle) -> Result<()> {
+        let store = self.store;
+        let reading = store.model.read();
+        let Called::Done(mut range) = store.call(handle, "range", "", |engine| Ok(engine.range::<&str>(..)))? else {
+            return Ok(());
+        };
+        let is_reversed = self.random.once_in(2);
+        let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        {
+            let _doing = doing("iterate", "");
+            let mut next = || if is_reversed { range.next_back() } else { range.next() };
+            while let Some(entry) = next() {
+                let value = entry.value().map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
+                found.push((entry.key().to_vec(), value.to_vec()));
+                if self.held.len() < HELD && self.random.once_in(40) {
+                    let value = value.to_vec();
+                    self.held.push(Held::Entry(entry, value));
+                }
+            }
+        }
+        if is_reversed {
+            found.reverse();
+        }
+        ensure!(found.is_sorted_by(|(one, _), (next, _)| one < next), "the keys of a range are not in order");
+        check_all(store, &found, &reading)
+    }
+
+    /// Reads pairs in place, in two visits, and perhaps keeps the rest for later.
+    fn visit(&mut self, handle: &Handle) -> Result<()> {
+        let store = self.store;
+        let reading = store.model.read();
+        let Called::Done(mut range) = store.call(handle, "visit", "", |engine| Ok(engine.range::<&str>(..)))? else {
+            return Ok(());
+        };
+        let stop_at = self.random.below(KEYS);
+        let mut found = Vec::new();
+        let _doing = doing("visit", "");
+        let first = range.for_each_pair(|key, value| {
+            found.push((key.to_vec(), value.to_vec()));
+            if found.len() as u64 > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        first.map_err(|error| anyhow!("a visit fails: {error}"))?;
+        let kept = self.random.once_in(3);
+        if kept {
+            // What is left is known by a snapshot of the same moment.
+            let rest = range.snapshot().range::<&str>(..).collect_pairs(usize::MAX);
+            let rest = rest.map_err(|error| anyhow!("a snapshot cannot be read: {error}"))?;
+            let rest: Vec<_> = rest.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
+            ensure!(rest.starts_with(&found), "a visit and its snapshot differ");
+            let rest = rest[found.len()..].to_vec();
+            self.hold(Held::Range(range, rest));
+            return Ok(());
+        }
+        for pair in &mut range {
+            let pair = pair.into_pair().map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
+            found.push((pair.0, pair.1.into_vec()));
+        }
+        check_all(store, &found, &reading)
+    }
+
+    fn presence(&mut self, handle: &Handle) -> Result<()> {
+        let key = self.any_key();
+        let store = self.store;
+        let reading = store.model.read();
+        let called = store.call(handle, "presence", &key, |engine| Ok(engine.contains_key(&key)))?;
+        if let Called::Done(is_there) = called {
+            reading.check_presence(&key, is_there)?;
+        }
+        if let Called::Done(len) = store.call(handle, "presence", "len", |engine| Ok(engine.len()))? {
+            let most = store.model.keys().count();
+            ensure!(len <= most, "{len} keys have a value, of {most} that were ever written");
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, handle: &Handle) -> Result<()> {
+        let store = self.store;
+        let reading = store.model.read();
+        let Called::Done(snapshot) = store.call(handle, "snapshot", "", |engine| Ok(engine.snapshot()))? else {
+            return Ok(());
+        };
+        let mut seen = Vec::new();
+        let keys = group(self.random.next());
+        for key in keys.iter().cloned().chain((0..8).map(|_| key(self.random.next()))) {
+            let found = snapshot.get_versioned(&key).map_err(|error| anyhow!("a snapshot cannot be read: {error}"))?;
+            let version = found.as_ref().map(|(_, version)| *version);
+            reading.check(&key, found.as_ref().map(|(value, _)| &value[..]), version)?;
+            seen.push((key, found.map(|(value, _)| value.into_vec())));
+        }
+        check_group(&keys, seen.iter().take(keys.len()).map(|(_, value)| value.as_deref()))?;
+        if self.random.once_in(4) {
+            store.call(handle, "snapshot", "state", SnapshotEngine::snapshot_state).map(drop)?;
+        }
+        self.hold(Held::Snapshot(snapshot, seen));
+        Ok(())
+    }
+
+    fn hold(&mut self, held: Held) {
+        if self.held.len() == HELD {
+            let at = usize::try_from(self.random.below(HELD as u64)).unwrap_or(0);
+            self.held.swap_remove(at);
+        }
+        self.held.push(held);
+    }
+
+    /// What is held is as it was, whatever has happened since.
+    fn look_again(&mut self) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let at = usize::try_from(self.random.below(self.held.len() as u64)).unwrap_or(0);
+        let held = self.held.swap_remove(at);
+        if let Some(held) = look(held)? {
+            self.held.push(held);
+        }
+        Ok(())
+    }
+
+    /// Looks at everything once more.
+    pub(super) fn let_all_go(&mut self) -> Result<()> {
+        self.held.drain(..).try_for_each(|held| look(held).map(drop))
+    }
+
+    fn stats(&mut self, handle: &Handle) -> Result<()> {
+        let _doing = doing("stats", "");
+        let stats = handle.engine.stats();
+        ensure!(stats.durable_seq <= stats.latest_seq.max(handle.engine.latest_seq()), "more is durable than there is");
+        ensure!(
+            stats.poisoned.is_none() || self.store.allows(ErrorKind::Poisoned),
+            "the store refuses writes: {:?}",
+            stats.poisoned
+        );
+        ensure!(
+            stats.compaction.last_failure.is_none() || self.store.allows(ErrorKind::Full),
+            "compaction fails in the background: {:?}",
+            stats.compaction.last_failure
+        );
+        Ok(())
+    }
+
+    fn backup(&mut self, handle: &Handle) -> Result<()> {
+        let dir = self.store.scratch.join(format!("backup-{}", self.number));
+        let store = self.store;
+        let reading = store.model.read();
+        let detail = dir.display().to_string();
+        let breaks_off = self.random.once_in(8);
+        let aborted: &[ErrorKind] = if breaks_off { &[ErrorKind::Aborted] } else { &[] };
+        let called = store.call_with(handle, "backup", &detail, aborted, |engine| {
+            engine.backup_with_progress(&dir, |_| {
+                if breaks_off { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        })?;
+        let Called::Done(_) = called else { return Ok(()) };
+        verify_copy(store, &dir, &reading).context("a backup")?;
+        let report = check(&Components::default(), &dir, CheckLevel::Index, &mut |_| ControlFlow::Continue(()))?;
+        ensure!(report.is_whole(), "a backup is damaged: {:?}", report.damage);
+        let mut records = 0;
+        dump(&Components::default(), &dir, &mut |_| {
+            records += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(())
+    }
+
+    fn restore(&mut self, handle: &Handle) -> Result<()> {
+        let backup = self.store.scratch.join(format!("backup-{}", self.number));
+        let restored = self.store.scratch.join(format!("restored-{}", self.number));
+        let store = self.store;
+        let reading = store.model.read();
+        let called = store.call(handle, "backup", "to restore", |engine| engine.backup_to(&backup))?;
+        let Called::Done(_) = called else { return Ok(()) };
+        {
+            let _doing = doing("restore", "");
+            restore(&Components::default(), &backup, &restored)?;
+        }
+        verify_copy(store, &restored, &reading).context("a restored store")?;
+        Ok(std::fs::remove_dir_all(&restored)?)
+    }
+
+    fn export(&mut self, handle: &Handle) -> Result<()> {
+        let imported = self.store.scratch.join(format!("imported-{}", self.number));
+        let store = self.store;
+        let reading = store.model.read();
+        let mut stream = Vec::new();
+        let called = store.call(handle, "export", "", |engine| engine.export_snapshot(&mut stream))?;
+        let Called::Done(_) = called else { return Ok(()) };
+        {
+            let _doing = doing("import", "");
+            import_snapshot(&Components::default(), &mut &stream[..], &imported)?;
+        }
+        verify_copy(store, &imported, &reading).context("an imported store")?;
+        Ok(std::fs::remove_dir_all(&imported)?)
+    }
+
+    fn salvage(&mut self, handle: &Handle) -> Result<()> {
+        let salvaged = self.store.scratch.join(format!("salvaged-{}", self.number));
+        let backup = self.store.scratch.join(format!("backup-{}", self.number));
+        let store = self.store;
+        let reading = store.model.read();
+        let called = store.call(handle, "backup", "to salvage", |engine| engine.backup_to(&backup))?;
+        let Called::Done(_) = called else { return Ok(()) };
+        let _doing = doing("salvage", "");
+        salvage(&Components::default(), &backup, &salvaged, &mut |_| ControlFlow::Continue(()))?;
+        verify_copy(store, &salvaged, &reading).context("a salvaged store")?;
+        Ok(std::fs::remove_dir_all(&salvaged)?)
+    }
+}
+
+/// What a caller's version may be refused with where it is beyond the limit.
+const REFUSED: &[ErrorKind] = &[ErrorKind::Validation, ErrorKind::LimitExceeded];
+
+fn command(key: &str, value: Option<Vec<u8>>, version: u64, timestamp: i64) -> Command {
+    let key = key.as_bytes().to_vec();
+    match value {
+        Some(value) => Command::Set { key, value, version, timestamp },
+        None => Command::Delete { key, version, timestamp },
+    }
+}
+
+/// What a write can have done that has failed so.
+pub(super) fn effect_of(kind: ErrorKind) -> Effect {
+    match kind {
+        // Nothing has changed, as the docs say.
+        ErrorKind::Full
+        | ErrorKind::Io
+        | ErrorKind::LimitExceeded
+        | ErrorKind::Validation
+        | ErrorKind::ReadOnly
+        | ErrorKind::Conflict
+        | ErrorKind::Denied => Effect::None,
+        // It may have been on its way when the store was closed, or when a sync failed.
+        _ => Effect::Unknown,
+    }
+}
+
+/// All keys of a group have the value of the same write, or none has one.
+fn check_group<'v>(keys: &[String], values: impl Iterator<Item = Option<&'v [u8]>>) -> Result<()> {
+    let numbers: Vec<_> = values.map(|value| value.and_then(|value| value.first_chunk::<8>().copied())).collect();
+    ensure!(numbers.iter().all(|number| *number == numbers[0]), "a batch is there in part: {keys:?} have {numbers:?}");
+    Ok(())
+}
+
+/// All that a full range has given, as of one moment.
+fn check_all(store: &Store, found: &[(Vec<u8>, Vec<u8>)], reading: &super::model::Reading<'_>) -> Result<()> {
+    let find = |key: &str| {
+        let at = found.binary_search_by(|(known, _)| known.as_slice().cmp(key.as_bytes())).ok()?;
+        Some(&found[at].1[..])
+    };
+    for number in 0..GROUPS {
+        let keys = group(number);
+        check_group(&keys, keys.iter().map(|key| find(key)))?;
+    }
+    store.model.keys().try_for_each(|key| reading.check(key, find(key), None))?;
+    ensure!(
+        found.iter().all(|(key, _)| store.model.keys().any(|known| known.as_bytes() == key)),
+        "a range has keys that nobody has written"
+    );
+    Ok(())
+}
+
+/// Opens a copy of the store for reading, and compares it with the model.
+fn verify_copy(store: &Store, dir: &std::path::Path, reading: &super::model::Reading<'_>) -> Result<()> {
+    let copy = SingleNodeEngine::open_read_only(dir)?;
+    store.verify(&copy, reading)?;
+    let found = copy.range::<&str>(..).collect_pairs(usize::MAX)?;
+    let found: Vec<_> = found.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
+    check_all(store, &found, reading)
+}
+
+/// Gives it back if it can be looked at again.
+fn look(held: Held) -> Result<Option<Held>> {
+    let _doing = doing("held", "");
+    let unreadable = |error: Error| anyhow!("what is held cannot be read any more: {error}");
+    match held {
+        Held::Snapshot(snapshot, seen) => {
+            for (key, before) in &seen {
+                let now = snapshot.get(key).map_err(unreadable)?.map(Value::into_vec);
+                ensure!(
+                    now == *before,
+                    "a snapshot has changed at {key}: {}",
+                    differ(before.as_deref(), now.as_deref())
+                );
+            }
+            Ok(Some(Held::Snapshot(snapshot, seen)))
+        }
+        Held::Range(range, rest) => {
+            let mut now = Vec::new();
+            for entry in range {
+                let (key, value) = entry.into_pair().map_err(unreadable)?;
+                now.push((key, value.into_vec()));
+            }
+            ensure!(now == rest, "an iterator that was held has {} of {} pairs, or others", now.len(), rest.len());
+            Ok(None)
+        }
+        Held::Entry(entry, before) => {
+            let now = entry.value().map_err(unreadable)?;
+            ensure!(*now == before, "an entry has changed: {}", differ(Some(&before), Some(&now)));
+            Ok(Some(Held::Entry(entry, before)))
+        }
+        Held::Value(value, before) => {
+            ensure!(*value == before, "a value has changed: {}", differ(Some(&before), Some(&value)));
+            Ok(Some(Held::Value(value, before)))
+        }
+    }
+}
+
+fn differ(before: Option<&[u8]>, now: Option<&[u8]>) -> String {
+    let number = |value: Option<&[u8]>| value.and_then(|value| value.first_chunk().copied()).map(u64::from_le_bytes);
+    format!("it was of write {:?}, it is of write {:?}", number(before), number(now))
+}
