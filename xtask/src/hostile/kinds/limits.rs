@@ -37,6 +37,8 @@ const MIX: Mix = &[
 ];
 
 const EVENTS: &[&str] = &["descriptors", "threads", "memory"];
+/// How the language and the system say that they end a process for want of memory.
+const OUT_OF_MEMORY: &[&str] = &["memory allocation of", "out of memory", "failed to allocate an alternative stack"];
 /// A user without rights: the system's limit of threads does not bind root.
 const NOBODY: u32 = 65_534;
 
@@ -63,7 +65,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
         return Ok(());
     }
     // Where the language ends the process for want of memory, the store is as after any other death.
-    let is_out_of_memory = output.status.signal() == Some(6) && told.contains("memory allocation of");
+    let is_out_of_memory = output.status.signal() == Some(6) && OUT_OF_MEMORY.iter().any(|words| told.contains(words));
     ensure!(event == "memory" && is_out_of_memory, "the event is {event}: {}\n{told}", output.status);
     let model = model(1000).with_journal(&round.dir.join("journal"))?;
     let config = config(&mut Random::new(round.plan.seed), &round.store_dir());

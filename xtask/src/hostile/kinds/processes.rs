@@ -164,7 +164,7 @@ fn forked(engine: &SingleNodeEngine, call: &str) -> i32 {
 fn wait(child: i32) -> Result<i32> {
     let _doing = doing("fork", "");
     let child = rustix::process::Pid::from_raw(child);
-    for _ in 0..2000 {
+    for _ in 0..1000 {
         if let Some((_, status)) = rustix::process::waitpid(child, rustix::process::WaitOptions::NOHANG)? {
             return status.exit_status().with_context(|| format!("it died: {status:?}"));
         }
