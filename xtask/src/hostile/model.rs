@@ -14,13 +14,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hightower_engine::ApplyOutcome;
+use hightower_engine::{ApplyOutcome, limits};
 
 use super::random::mix;
 use super::watch::lock;
 
-/// Versions from here on may be refused to callers.
-pub(super) const CEILING: u64 = 1 << 63;
+/// Versions from here on are refused to callers.
+pub(super) const CEILING: u64 = limits::MAX_SUBMITTED_VERSION + 1;
 /// Past that number of writes of a key, those are forgotten that no read can see any more.
 const PRUNE_AT: usize = 40;
 

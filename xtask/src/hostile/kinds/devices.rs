@@ -182,7 +182,7 @@ impl Device<'_> {
         let handle = self.handle()?;
         let mut deleted = 0;
         for number in (0..self.keys).filter(|number| number % part != 0) {
-            if !handle.engine.contains_key(key(number)) {
+            if !handle.engine.contains_key(key(number))? {
                 continue;
             }
             let pending = store.model.begin(vec![key(number)], Change { is_set: false, given: None })?;
