@@ -360,6 +360,10 @@ impl Core {
 }
 
 impl Committer for Core {
+    fn note_panic(&self) {
+        self.poison_by_panic("hightower-commit");
+    }
+
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
         let now = self.time.now_ms();
         let guard = pin();

@@ -75,6 +75,11 @@ pub enum Background {
 
 /// The parts that a store is built from. [`Default`] takes the real ones.
 ///
+/// They are called in the middle of the store's work, under its locks and on its own threads. So they must not call the store; only a policy may, which
+/// gets an error where a call would wait for itself. If one of them panics, that call of it has failed and nothing else: a file system that panics has failed
+/// with an I/O error, a clock stands still, a policy's run is given up. [`Stats::caught_panics`](crate::Stats::caught_panics) counts them.
+/// (A program that is built to abort on panics aborts.)
+///
 /// ```
 /// use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
 ///

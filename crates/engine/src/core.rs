@@ -1,7 +1,7 @@
 //! The open store: what all of its handles, snapshots and threads share.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, pin};
 use hightower_segment::{Lock, SegmentError, SegmentStore, Stamp};
@@ -15,6 +15,7 @@ use crate::engine::Life;
 use crate::error::{Error, Result};
 use crate::flusher::Flusher;
 use crate::group_commit::{GroupCommit, Poison};
+use crate::guarded::Panics;
 use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     /// Set when closing begins: from then on nothing new is begun.
     pub(crate) closed: AtomicBool,
     pub(crate) life: Life,
+    /// Panics of what the caller brought.
+    pub(crate) panics: Arc<Panics>,
     /// Keeps writers away from a store that is open for reading, for as long as anybody reads: snapshots outlive the engine.
     _reading: Option<Box<dyn Lock>>,
 }
@@ -103,8 +106,14 @@ impl Core {
             growing: Mutex::default(),
             closed: AtomicBool::new(false),
             life: Life::default(),
+            panics: Arc::default(),
             _reading: None,
         }
+    }
+
+    /// The same, which shows these panics.
+    pub(crate) fn showing(self, panics: Arc<Panics>) -> Self {
+        Self { panics, ..self }
     }
 
     /// A store that is open for reading, with the lock of readers.
@@ -226,6 +235,13 @@ impl Core {
             SegmentError::Io { .. } if self.is_log_sound() => failure.into(),
             other => self.poison.latch(&other),
         }
+    }
+
+    /// Refuses writes from now on, since a thread of the store's has panicked.
+    #[cold]
+    pub(crate) fn poison_by_panic(&self, name: &str) {
+        let message = self.panics.last().unwrap_or_default();
+        let _told = self.poison.latch(&std::io::Error::other(format!("the thread {name} ended by a bug: {message}")));
     }
 
     /// Whether nothing has failed so far that leaves it open what the files hold.

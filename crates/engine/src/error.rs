@@ -97,6 +97,14 @@ pub enum Error {
     /// Whoever asked may not do this.
     #[error("permission denied: {0}")]
     Denied(Cow<'static, str>),
+    /// Code that the caller brought, such as a compaction policy, panicked. The store is as it was before.
+    #[error("{what} panicked: {message}")]
+    Panicked {
+        /// Which code.
+        what: &'static str,
+        /// The panic's message.
+        message: String,
+    },
 }
 
 /// The class of an [`Error`](enum@Error): what a program decides by.
@@ -133,6 +141,8 @@ pub enum ErrorKind {
     Aborted,
     /// [`Error::Denied`]
     Denied,
+    /// [`Error::Panicked`]
+    Panicked,
 }
 
 impl Error {
@@ -161,6 +171,7 @@ impl Error {
             Self::Crypto(_) => ErrorKind::Crypto,
             Self::Aborted(_) => ErrorKind::Aborted,
             Self::Denied(_) => ErrorKind::Denied,
+            Self::Panicked { .. } => ErrorKind::Panicked,
         }
     }
 }

@@ -94,6 +94,26 @@ struct LastSync {
     took_ns: AtomicU64,
 }
 
+/// A sync that is led. Its end, however it comes, wakes those who wait.
+struct Leading<'a> {
+    group: &'a GroupCommit,
+    poison: &'a Poison,
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            if planted("panic_keeps_the_lead") {
+                return;
+            }
+            // Nobody knows what the sync has come to, and it must not be tried again.
+            let _told = self.poison.latch(&std::io::Error::other("the thread that synced the log panicked"));
+        }
+        *self.group.syncing.lock() = false;
+        self.group.done.notify_all();
+    }
+}
+
 impl GroupCommit {
     /// Starts with all commits up to `seq` durable.
     pub(crate) fn starting_at(seq: u64) -> Self {
@@ -143,6 +163,7 @@ impl GroupCommit {
         }
         *syncing = true;
         drop(syncing);
+        let leading = Leading { group: self, poison };
 
         self.gather(&elapsed);
         let (arrivals, began) = (self.arrivals.load(Ordering::Relaxed), elapsed());
@@ -159,8 +180,7 @@ impl GroupCommit {
             self.syncs.fetch_add(1, Ordering::Relaxed);
             self.note_sync(arrivals, elapsed().saturating_sub(began));
         }
-        *self.syncing.lock() = false;
-        self.done.notify_all();
+        drop(leading);
         result.map(drop)
     }
 
@@ -324,5 +344,33 @@ mod tests {
         });
         assert_eq!(tries.load(Ordering::SeqCst), 1);
         assert_eq!(poison.check().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+
+    #[test]
+    fn a_leader_that_panics_leaves_nobody_waiting() {
+        use std::sync::Barrier;
+
+        let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
+        let both = Barrier::new(2);
+        let arrived = |wanted| {
+            while group.arrivals.load(Ordering::Relaxed) < wanted {
+                thread::yield_now();
+            }
+        };
+        thread::scope(|scope| {
+            let (group, poison, both) = (&group, &poison, &both);
+            let leader = scope.spawn(move || {
+                let sync = || {
+                    both.wait();
+                    arrived(2);
+                    panic!("a bug");
+                };
+                group.wait(1, poison, || Duration::ZERO, || 1, sync)
+            });
+            both.wait();
+            let waits = group.wait(1, poison, || Duration::ZERO, || 1, || Ok(()));
+            assert_eq!(waits.unwrap_err().kind(), ErrorKind::Poisoned);
+            assert!(leader.join().is_err());
+        });
     }
 }

@@ -43,6 +43,7 @@ mod error;
 mod files;
 mod flusher;
 mod group_commit;
+mod guarded;
 pub mod limits;
 mod maintenance;
 mod mutants;

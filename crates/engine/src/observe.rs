@@ -6,9 +6,16 @@
 //! | `hightower_operation_seconds` | histogram; its count is the number of operations | `operation` |
 //! | `hightower_failures_total` | counter | `operation`, `kind` |
 //!
+//! A recorder or a subscriber that panics is noted in [`Stats`](crate::Stats), and the operation goes on. They must not call the store: an operation may
+//! hold its locks.
+//!
 //! Spans bear the operation's name, in the target `hightower`: at level `TRACE` for reads and writes, `DEBUG` for all else.
 
 use crate::error::Result;
+use crate::guarded::Panics;
+
+/// Panics of the recorder and the subscriber, which are the process's as they are.
+pub(crate) static INSTRUMENTS: Panics = Panics::new();
 
 /// What is counted and timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +38,42 @@ pub(crate) enum Operation {
 #[inline(always)]
 pub(crate) fn observe<T>(operation: Operation, run: impl FnOnce() -> Result<T>) -> Result<T> {
     #[cfg(feature = "tracing")]
-    let _entered = operation.span().entered();
+    let _entered = Entered::new(operation);
     #[cfg(feature = "metrics")]
     let started = std::time::Instant::now();
     let result = run();
     #[cfg(feature = "metrics")]
-    operation.record(started.elapsed(), result.as_ref().err());
+    {
+        let took = started.elapsed();
+        // Noted; what was measured is lost.
+        let _recorded = INSTRUMENTS.catch("the recorder of metrics", || operation.record(took, result.as_ref().err()));
+    }
     #[cfg(not(any(feature = "metrics", feature = "tracing")))]
     let _ = operation;
     result
+}
+
+/// A span that is entered until it is dropped; none if the subscriber has panicked.
+#[cfg(feature = "tracing")]
+struct Entered(Option<tracing::span::EnteredSpan>);
+
+#[cfg(feature = "tracing")]
+const SUBSCRIBER: &str = "the subscriber of spans";
+
+#[cfg(feature = "tracing")]
+impl Entered {
+    fn new(operation: Operation) -> Self {
+        Self(INSTRUMENTS.catch(SUBSCRIBER, || operation.span().entered()).ok())
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let span = self.0.take();
+        // Noted; the operation has ended all the same.
+        let _left = INSTRUMENTS.catch(SUBSCRIBER, || drop(span));
+    }
 }
 
 #[cfg(feature = "metrics")]

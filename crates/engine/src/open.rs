@@ -45,6 +45,8 @@ impl OpenReport {
 /// Opens a store, for writing or for reading as the settings say.
 pub(crate) fn open(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
     config.validate()?;
+    let panics = Arc::default();
+    let components = components.guarded(&panics);
     let started = components.clock.elapsed();
     let (core, mut report) = if config.read_only {
         open_for_reading(config, components, watch)?
@@ -52,7 +54,7 @@ pub(crate) fn open(config: StoreConfig, components: Components, watch: Watch<'_>
         open_for_writing(config, components, watch)?
     };
     report.elapsed = core.components.clock.elapsed().saturating_sub(started);
-    Ok((core, report))
+    Ok((core.showing(panics), report))
 }
 
 fn open_for_writing(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {

@@ -40,6 +40,8 @@ pub(crate) fn in_pieces<T: Send>(
             // One thread fewer only takes longer.
             let _started = thread::Builder::new().name("hightower-open".into()).spawn_scoped(scope, || while step() {});
         }
+        // Also if `watch` panics: the others need not go on then.
+        let _over = SetOnUnwind(&is_over);
         while step() {
             if watch().is_break() {
                 is_over.store(true, Ordering::Relaxed);
@@ -52,6 +54,17 @@ pub(crate) fn in_pieces<T: Send>(
     let mut done = done.into_inner();
     done.sort_unstable_by_key(|(piece, _)| *piece);
     Some(done.into_iter().map(|(_, result)| result).collect())
+}
+
+/// Sets a flag if it is dropped by a panic.
+struct SetOnUnwind<'a>(&'a AtomicBool);
+
+impl Drop for SetOnUnwind<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Writes of one caller commit in the order they were handed in, each with its own seq and outcome. A group takes the commit lock once,
 //! and if any of its writes asks for a sync, one sync serves them all.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -125,6 +126,9 @@ pub(crate) fn single_outcome(outcome: BatchOutcome) -> Result<ApplyOutcome> {
 pub(crate) trait Committer: Send + Sync + 'static {
     /// Commits each batch by itself, in order, under one hold of the commit lock; then waits until those are durable that ask for it.
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>>;
+
+    /// The thread has ended by a panic, which is a bug.
+    fn note_panic(&self);
 }
 
 /// The queue and its thread.
@@ -141,7 +145,12 @@ impl Pipeline {
         let (sender, receiver) = bounded(depth);
         let thread = thread::Builder::new()
             .name("hightower-commit".into())
-            .spawn(move || run(&receiver, &*committer))
+            .spawn(move || {
+                // What it had taken is answered when it is dropped, and what comes later is refused.
+                if catch_unwind(AssertUnwindSafe(|| run(&receiver, &*committer))).is_err() {
+                    committer.note_panic();
+                }
+            })
             .map_err(|source| Error::Io { action: "start the commit thread".into(), source: source.into() })?;
         Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
@@ -228,6 +237,8 @@ mod tests {
             let outcome = || BatchOutcome::Committed { seq: 1, outcomes: Vec::new(), versions: Vec::new() };
             requests.iter().map(|_| Ok(outcome())).collect()
         }
+
+        fn note_panic(&self) {}
     }
 
     #[test]

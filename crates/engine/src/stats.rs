@@ -8,6 +8,7 @@ use hightower_state::{ConcurrentKvState, StateStats};
 
 use crate::compaction::CompactionStats;
 use crate::core::Core;
+use crate::observe::INSTRUMENTS;
 use crate::table::Tracked;
 
 /// How records reach the active segment of an open store.
@@ -81,6 +82,12 @@ pub struct Stats {
     pub append_path: AppendPath,
     /// What compaction has done.
     pub compaction: CompactionStats,
+    /// How often code of the caller's has panicked in the store's work: the clock, the file system, the source of randomness, the compaction
+    /// policy; and the recorder of metrics and the subscriber of spans, which are counted for all stores of the process. Each such call has
+    /// failed, and nothing else.
+    pub caught_panics: u64,
+    /// Which code panicked last, and with which message.
+    pub last_panic: Option<String>,
     /// Why writes are refused, if they are.
     pub poisoned: Option<String>,
     /// Each segment, by id.
@@ -120,6 +127,8 @@ impl Core {
                 Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
             },
             compaction: self.upkeep.stats(),
+            caught_panics: self.panics.count() + INSTRUMENTS.count(),
+            last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()),
             poisoned: self.poison.reason().map(str::to_owned),
             segments,
         }

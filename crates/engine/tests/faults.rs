@@ -269,6 +269,12 @@ fn io_errors() {
     sweep(FaultKind::Io);
 }
 
+/// A file system of the caller's that panics has failed, whatever of the store's work it was called by.
+#[test]
+fn panics() {
+    sweep(FaultKind::Panic);
+}
+
 #[test]
 fn no_space() {
     sweep(FaultKind::NoSpace);

@@ -63,3 +63,53 @@ fn operations_are_counted_timed_and_spanned() {
         assert!(names.contains(&wanted), "no span {wanted} in {names:?}");
     }
 }
+
+/// A recorder and a subscriber that panic at everything.
+struct Broken;
+
+impl metrics::Recorder for Broken {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+    fn register_counter(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        panic!("a broken recorder")
+    }
+
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        panic!("a broken recorder")
+    }
+
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        panic!("a broken recorder")
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Broken {
+    fn on_exit(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+        panic!("a broken subscriber")
+    }
+}
+
+#[test]
+fn instruments_that_panic_are_noted_and_the_work_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let subscriber = tracing_subscriber::registry().with(Broken);
+    tracing::subscriber::with_default(subscriber, || {
+        metrics::with_local_recorder(&Broken, || {
+            let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap();
+            for number in 0..10 {
+                engine.put_with(format!("{number}"), "value", Durability::Sync).unwrap();
+            }
+            assert_eq!(engine.get("3").unwrap().unwrap(), b"value");
+            engine.put("", "no key").unwrap_err();
+            let stats = engine.stats();
+            assert!(stats.caught_panics >= 20 && stats.poisoned.is_none(), "{stats:?}");
+            assert!(stats.last_panic.is_some());
+            engine.close().unwrap();
+        });
+    });
+    assert_eq!(SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap().len(), 10);
+}

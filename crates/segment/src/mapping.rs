@@ -15,6 +15,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -99,6 +100,9 @@ pub enum MappingError {
     /// The mapping is for reading.
     #[error("the mapping is read-only")]
     ReadOnly,
+    /// The observer of plain memory panicked. It may have heard of bytes that do not count.
+    #[error("the observer of the memory panicked")]
+    ObserverPanicked,
 }
 
 // SAFETY: `base` and `target` point into `backing`, which lives as long as the mapping and is itself free to move between threads. All access
@@ -244,7 +248,7 @@ impl Mapping {
                 let mut at = start;
                 for part in parts {
                     memory.write_at(at, part).map_err(|Frozen| MappingError::DoesNotFit)?;
-                    observer.wrote(at, part);
+                    heard(|| observer.wrote(at, part)).ok_or(MappingError::ObserverPanicked)?;
                     at += part.len();
                 }
                 memory.freeze(end);
@@ -387,9 +391,17 @@ impl Mapping {
             Backing::File(maps) => {
                 maps.writing.as_ref().unwrap_or(&maps.reading).flush_range(range.start, end - range.start)
             }
-            Backing::Memory { observer, .. } => observer.sync(range.start..end),
+            Backing::Memory { observer, .. } => {
+                let panicked = || Err(io::Error::other(MappingError::ObserverPanicked));
+                heard(|| observer.sync(range.start..end)).unwrap_or_else(panicked)
+            }
         }
     }
+}
+
+/// Calls an observer, which is code of the caller's; nothing if it panics. Nothing of a mapping is half-changed then.
+fn heard<R>(call: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 impl Drop for Mapping {

@@ -177,31 +177,35 @@ impl<L: Location> Walk<L> {
         ahead: &impl Fn(L),
         visit: &mut impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
     ) -> Option<Visited> {
-        let Middle { mut from, to } = self.middle.take()?;
+        let mut rest = Rest { middle: self.middle.take(), last: None, slot: &mut self.middle };
+        let Middle { from, to } = rest.middle.as_ref()?;
         let shared = &self.snapshot.state().shared;
         let (seq, live_only) = (self.snapshot.seq(), self.live_only);
         // The newest location may be the wrong one for an old snapshot; then only the prefetch is wasted.
         let prefetch = |entry: &Entry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
-        let flow = shared.map.visit(borrow(&from), borrow(&to), guard, prefetch, |entry| {
+        let last = &mut rest.last;
+        let flow = shared.map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
             *left -= 1;
+            // Before `visit`, which may panic: what is left then begins behind this key.
+            *last = Some(entry.key());
             let version = shared.timeline.at(entry.value(), seq, guard);
             let version = version.filter(|version| !(live_only && version.word.is_tombstone()));
             if version.is_some_and(|version| visit(entry.key(), EntryRecord::new(&version)).is_break()) {
-                end = Some((entry.key(), Visited::Stopped));
+                end = Some(Visited::Stopped);
                 return ControlFlow::Break(());
             }
             if *left == 0 {
-                end = Some((entry.key(), Visited::Some));
+                end = Some(Visited::Some);
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         });
         debug_assert_eq!(flow.is_break(), end.is_some());
-        let (last, visited) = end?;
-        exclude(&mut from, last);
-        self.middle = Some(Middle { from, to });
-        Some(visited)
+        if end.is_none() {
+            rest.middle = None;
+        }
+        end
     }
 
     fn batch(&mut self, end: End) -> &mut Batch {
@@ -239,12 +243,13 @@ impl<L: Location> Walk<L> {
             End::Front => self.scan(end, range, guard),
             End::Back => self.scan(end, range.rev(), guard),
         };
-        self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
         self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
         self.middle = last.map(|last| match end {
             End::Front => Middle { from: Bound::Excluded(last), to },
             End::Back => Middle { from, to: Bound::Excluded(last) },
         });
+        // Last, since it is the caller's code.
+        self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
     }
 
     /// Puts what is visible into a batch, until that is full; gives the last key that was looked at, or `None` if there are no more.
@@ -268,6 +273,26 @@ impl<L: Location> Walk<L> {
     fn visible(&self, entry: &EntryRef<'_, Entry>, guard: &Guard) -> Option<Version> {
         let version = self.snapshot.state().shared.timeline.at(entry.value(), self.snapshot.seq(), guard)?;
         (!self.live_only || !version.word.is_tombstone()).then_some(version)
+    }
+}
+
+/// What is left of the middle while it is visited. However the visit ends, also by a panic of the visitor, it goes back there.
+struct Rest<'a, 'g> {
+    middle: Option<Middle>,
+    /// The last key that was looked at.
+    last: Option<&'g [u8]>,
+    slot: &'a mut Option<Middle>,
+}
+
+impl Drop for Rest<'_, '_> {
+    fn drop(&mut self) {
+        let mut middle = self.middle.take();
+        if let (Some(middle), Some(last)) = (&mut middle, self.last) {
+            exclude(&mut middle.from, last);
+        }
+        if !planted("panic_ends_the_range") || !std::thread::panicking() {
+            *self.slot = middle;
+        }
     }
 }
 

@@ -331,6 +331,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an explicit run reports all that was done since it was called",
         &[plain("hightower-engine", "lifecycle", "an_explicit_run_reports_what_the_background_did")],
     ),
+    caught(
+        "panics_pass",
+        "a panic of what the caller brought fails that call only",
+        &[plain("hightower-engine", "panics", "a_policy_that_panics_fails_its_run")],
+    ),
+    Mutant {
+        name: "panic_keeps_the_lead",
+        rule: "a leader that panics leaves nobody waiting",
+        shows: Shows::ByHanging,
+        caught_by: &[within_engine("a_leader_that_panics_leaves_nobody_waiting")],
+    },
+    caught(
+        "panic_ends_the_range",
+        "a range whose visitor panics gives the rest",
+        &[plain("hightower-engine", "panics", "a_range_whose_visitor_panics")],
+    ),
     // Compaction.
     caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
     caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR]),

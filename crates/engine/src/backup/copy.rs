@@ -248,6 +248,7 @@ pub fn restore_with_progress(
     watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
 ) -> Result<RestoreReport> {
     let (source, destination) = (source.as_ref(), destination.as_ref());
+    let components = &components.guarded_once();
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Strict)?;
     let staging = Staging::beside(components, destination)?;
     let mut meter = Meter::new(store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum(), watch);

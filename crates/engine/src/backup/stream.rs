@@ -290,6 +290,7 @@ pub fn import_snapshot(
     stream: &mut dyn Read,
     destination: impl AsRef<Path>,
 ) -> Result<ImportReport> {
+    let components = &components.guarded_once();
     let staging = Staging::beside(components, destination.as_ref())?;
     let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(staging.dir.path()) };
     let engine = SingleNodeEngine::with_components(config, components.clone())?;

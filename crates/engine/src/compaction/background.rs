@@ -12,6 +12,7 @@ use hightower_segment::{Purpose, Segment, SegmentError};
 use crate::compaction::stats::{CompactionReport, CompactionStats, RunReport, Total};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::guarded::choose;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::sync::{Condvar, Mutex};
@@ -207,7 +208,7 @@ impl Core {
                 self.upkeep.wake();
             }
             let usage = self.usage();
-            let victims = self.components.policy.choose(&usage, Goal::Background, &self.config.compaction);
+            let victims = self.choose(&usage, Goal::Background)?;
             if victims.is_empty() {
                 if !(may_roll && self.active_is_in_the_way(&usage)) {
                     break;
@@ -231,6 +232,10 @@ impl Core {
         Ok(())
     }
 
+    fn choose(&self, usage: &[SegmentUsage], goal: Goal) -> Result<Vec<u32>> {
+        choose(&self.panics, &*self.components.policy, usage, goal, &self.config.compaction)
+    }
+
     /// See [`SingleNodeEngine::run_compaction_now`](crate::SingleNodeEngine::run_compaction_now).
     pub(crate) fn compact_fully(&self) -> Result<CompactionReport> {
         self.check_writable()?;
@@ -249,7 +254,7 @@ impl Core {
         }
         let session = Session { ids: self.usage().iter().map(|usage| usage.id).collect() };
         while let Some(usage) = self.next_of(&session)? {
-            let victims = self.components.policy.choose(&usage, Goal::Full, &self.config.compaction);
+            let victims = self.choose(&usage, Goal::Full)?;
             let victims: Vec<u32> = victims.into_iter().filter(|id| session.ids.contains(id)).collect();
             if victims.is_empty() {
                 break;

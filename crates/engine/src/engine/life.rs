@@ -148,10 +148,17 @@ impl Life {
         self.own.lock().contains(&thread::current().id())
     }
 
-    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    /// A thread of the store's. It has no reason to panic: if it does, by a bug, nothing is known of what it was at, and writes are refused from then on.
+    fn spawn(&self, core: &Arc<Core>, name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let core = Arc::clone(core);
+        let guarded = move || {
+            if core.panics.catch(name, run).is_err() {
+                core.poison_by_panic(name);
+            }
+        };
         let thread = thread::Builder::new()
             .name(name.into())
-            .spawn(run)
+            .spawn(guarded)
             .map_err(|source| Error::Io { action: format!("cannot start the thread {name}"), source: source.into() })?;
         self.own.lock().push(thread.thread().id());
         self.threads.lock().push(thread);
@@ -174,7 +181,7 @@ fn start_threads(core: &Arc<Core>) -> Result<()> {
 
 fn start_background(this: &Arc<Core>) -> Result<()> {
     let core = Arc::clone(this);
-    this.life.spawn("hightower-flush", move || {
+    this.life.spawn(this, "hightower-flush", move || {
         core.flusher.run(|| {
             let began = core.components.clock.elapsed();
             // A failure is latched: the next write gets it.
@@ -183,19 +190,19 @@ fn start_background(this: &Arc<Core>) -> Result<()> {
         });
     })?;
     let core = Arc::clone(this);
-    this.life.spawn("hightower-tail", move || {
+    this.life.spawn(this, "hightower-tail", move || {
         core.maintenance.run(|| core.prepare_files(), || core.rest());
     })?;
     let core = Arc::clone(this);
-    this.life.spawn("hightower-pages", move || {
+    this.life.spawn(this, "hightower-pages", move || {
         let mut pace = Pace::default();
         core.touching.run(|| core.touch_ahead(&mut pace), || {});
     })?;
     let core = Arc::clone(this);
-    this.life.spawn("hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
+    this.life.spawn(this, "hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
     if !this.config.compaction_interval.is_zero() {
         let core = Arc::clone(this);
-        this.life.spawn("hightower-compact", move || core.keep_up())?;
+        this.life.spawn(this, "hightower-compact", move || core.keep_up())?;
     }
     Ok(())
 }
@@ -228,7 +235,7 @@ impl Core {
         self.sealing.close();
         self.upkeep.close();
         for thread in std::mem::take(&mut *self.life.threads.lock()) {
-            // The threads do not panic; if one had, there would be nothing left to stop.
+            // A panic of it was caught, and has poisoned the store.
             let _ended = thread.join();
         }
         // Under the turn, so that whatever else works on the files has ended.

@@ -113,6 +113,7 @@ pub fn check(
     watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
 ) -> Result<CheckReport> {
     let dir = dir.as_ref();
+    let components = &components.guarded_once();
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Salvage)?;
     let found = store.report();
     let mut report = CheckReport {
@@ -279,6 +280,7 @@ pub fn dump(
     dir: impl AsRef<Path>,
     visit: &mut dyn FnMut(RawRecord<'_>) -> ControlFlow<()>,
 ) -> Result<u64, Error> {
+    let components = &components.guarded_once();
     let store = ReadOnlyStore::open(&components.fs, dir.as_ref(), Tolerance::Salvage)?;
     let mut damaged = 0;
     for segment in store.segments() {

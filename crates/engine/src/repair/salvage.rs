@@ -59,6 +59,7 @@ pub fn salvage(
     watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
 ) -> Result<SalvageReport> {
     let source = source.as_ref();
+    let components = &components.guarded_once();
     let CheckReport { damage, checkpoint, .. } = check(components, source, CheckLevel::Checksums, watch)?;
     debug_assert_eq!(checkpoint, None::<CheckpointUse>, "the index is not asked: only the log counts");
     let staging = Staging::beside(components, destination.as_ref())?;

@@ -17,10 +17,12 @@ pub enum FaultKind {
     LyingSync,
     /// One bit of what is read or written is flipped.
     FlipBit,
+    /// The call panics before it does anything.
+    Panic,
 }
 
 impl FaultKind {
-    /// All of them.
+    /// All that the system can do; [`Panic`](Self::Panic) is what a file system of the caller's can do.
     pub const ALL: [Self; 6] =
         [Self::Io, Self::NoSpace, Self::ShortWrite, Self::Interrupted, Self::LyingSync, Self::FlipBit];
 }
@@ -60,7 +62,7 @@ impl Fault {
     pub(crate) fn strikes(&self, call: Call, number: u64) -> bool {
         let due = if self.lasting { number >= self.at_call } else { number == self.at_call };
         due && match self.kind {
-            FaultKind::Io => call != Call::Memory,
+            FaultKind::Io | FaultKind::Panic => call != Call::Memory,
             FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow),
             FaultKind::ShortWrite => call == Call::Write,
             FaultKind::Interrupted => {

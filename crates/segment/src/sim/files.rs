@@ -257,6 +257,8 @@ impl State {
             Some(FaultKind::Io) if call != Call::Sync => Err(input_output()),
             Some(FaultKind::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
             Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
+            #[expect(clippy::panic, reason = "that is what the test asked for")]
+            Some(FaultKind::Panic) => panic!("the simulated file system was told to panic"),
             softer => Ok(softer),
         }
     }

@@ -1,0 +1,345 @@
+//! Panics of code that is not the store's stop here.
+//!
+//! What a caller brings as [`Components`] runs in the middle of the store's work, often under a lock and on a thread of the store's own. So each call of it is
+//! guarded: a panic becomes the failure of that call, which the store handles as it handles any other, and is counted. A file system that panics has failed
+//! with an I/O error; a clock that panics stands still; a policy that panics has failed the run that asked it.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hightower_compactor::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage};
+use hightower_segment::{Access, Dir, Entropy, File, Fs, Lock, LockKind, Mapping, Metadata};
+use parking_lot::Mutex;
+
+use crate::components::{Clock, Components};
+use crate::error::{Error, Result};
+use crate::mutants::planted;
+
+/// The panics that were caught.
+#[derive(Debug, Default)]
+pub(crate) struct Panics {
+    count: AtomicU64,
+    last: Mutex<Option<String>>,
+}
+
+impl Panics {
+    pub(crate) const fn new() -> Self {
+        Self { count: AtomicU64::new(0), last: Mutex::new(None) }
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// What panicked last, and with which message.
+    pub(crate) fn last(&self) -> Option<String> {
+        self.last.lock().clone()
+    }
+
+    /// Calls code that is not the store's; a panic of it is noted, and its message given.
+    #[inline]
+    pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Result<R, String> {
+        if planted("panics_pass") {
+            return Ok(call());
+        }
+        // Nothing of the store's is changed by the call, so nothing of it can be left half-changed.
+        catch_unwind(AssertUnwindSafe(call)).map_err(|payload| self.note(what, payload))
+    }
+
+    #[cold]
+    fn note(&self, what: &'static str, payload: Box<dyn Any + Send>) -> String {
+        let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+            (Some(text), _) => (*text).to_owned(),
+            (None, Some(text)) => text.clone(),
+            (None, None) => "no message".to_owned(),
+        };
+        // A payload of the caller's own type might panic when it is dropped.
+        std::mem::forget(payload);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        *self.last.lock() = Some(format!("{what} panicked: {message}"));
+        message
+    }
+
+    /// As [`catch`](Self::catch), for calls that may fail anyway.
+    #[inline]
+    fn io<R>(&self, what: &'static str, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match self.catch(what, call) {
+            Ok(result) => result,
+            Err(message) => Err(io::Error::other(format!("{what} panicked: {message}"))),
+        }
+    }
+}
+
+impl Components {
+    /// The same, with every call of them guarded.
+    pub(crate) fn guarded(&self, panics: &Arc<Panics>) -> Self {
+        Self {
+            fs: Arc::new(GuardedFs { inner: Arc::clone(&self.fs), panics: Arc::clone(panics) }),
+            clock: Arc::new(GuardedClock {
+                inner: Arc::clone(&self.clock),
+                panics: Arc::clone(panics),
+                last_ms: AtomicI64::new(0),
+                last_elapsed_ms: AtomicU64::new(0),
+            }),
+            entropy: Arc::new(GuardedEntropy { inner: Arc::clone(&self.entropy), panics: Arc::clone(panics) }),
+            policy: Arc::clone(&self.policy),
+            background: self.background,
+        }
+    }
+
+    /// The same, for work that has no statistics to show panics in: they are failures of it.
+    pub(crate) fn guarded_once(&self) -> Self {
+        self.guarded(&Arc::default())
+    }
+}
+
+/// Asks a policy; its panic is an error.
+pub(crate) fn choose(
+    panics: &Panics,
+    policy: &dyn CompactionPolicy,
+    usage: &[SegmentUsage],
+    goal: Goal,
+    config: &CompactionConfig,
+) -> Result<Vec<u32>> {
+    let what = "the compaction policy";
+    panics.catch(what, || policy.choose(usage, goal, config)).map_err(|message| Error::Panicked { what, message })
+}
+
+/// A clock that stands still where the caller's panics.
+struct GuardedClock {
+    inner: Arc<dyn Clock>,
+    panics: Arc<Panics>,
+    /// What it said last, written when it has changed: many threads ask.
+    last_ms: AtomicI64,
+    last_elapsed_ms: AtomicU64,
+}
+
+impl Clock for GuardedClock {
+    fn now_ms(&self) -> i64 {
+        let last_ms = self.last_ms.load(Ordering::Relaxed);
+        let now_ms = self.panics.catch("the clock", || self.inner.now_ms()).unwrap_or(last_ms);
+        if now_ms != last_ms {
+            self.last_ms.store(now_ms, Ordering::Relaxed);
+        }
+        now_ms
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self.panics.catch("the clock", || self.inner.elapsed()) {
+            Ok(elapsed) => {
+                let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+                if elapsed_ms > self.last_elapsed_ms.load(Ordering::Relaxed) {
+                    self.last_elapsed_ms.store(elapsed_ms, Ordering::Relaxed);
+                }
+                elapsed
+            }
+            Err(_) => Duration::from_millis(self.last_elapsed_ms.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+struct GuardedEntropy {
+    inner: Arc<dyn Entropy>,
+    panics: Arc<Panics>,
+}
+
+impl Entropy for GuardedEntropy {
+    fn next_u64(&self) -> io::Result<u64> {
+        self.panics.io("the source of randomness", || self.inner.next_u64())
+    }
+}
+
+const FS: &str = "the file system";
+
+struct GuardedFs {
+    inner: Arc<dyn Fs>,
+    panics: Arc<Panics>,
+}
+
+impl Fs for GuardedFs {
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        let (inner, path) = self.panics.io(FS, || {
+            let dir = self.inner.open_dir(path)?;
+            let path = dir.path().to_owned();
+            Ok((dir, path))
+        })?;
+        Ok(Arc::new(GuardedDir { inner: Some(inner), path, panics: Arc::clone(&self.panics) }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.panics.io(FS, || self.inner.create_dir_all(path))
+    }
+
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.panics.io(FS, || self.inner.rename_dir(from, to))
+    }
+}
+
+/// A handle of the caller's; dropping it is a call, too.
+struct GuardedDir {
+    /// There until it is dropped.
+    inner: Option<Arc<dyn Dir>>,
+    path: PathBuf,
+    panics: Arc<Panics>,
+}
+
+impl GuardedDir {
+    #[inline]
+    fn call<R>(&self, call: impl FnOnce(&(dyn Dir + 'static)) -> io::Result<R>) -> io::Result<R> {
+        let inner = self.inner.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        self.panics.io(FS, || call(&**inner))
+    }
+
+    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(GuardedFile { inner: Some(file), panics: Arc::clone(&self.panics) })
+    }
+}
+
+impl Dir for GuardedDir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.call(|inner| inner.create_new(name)).map(|file| self.file(file))
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        self.call(|inner| inner.open(name, access)).map(|file| self.file(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.call(|inner| inner.rename(from, to))
+    }
+
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.call(|inner| inner.remove_file(name))
+    }
+
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        // The caller's directory knows directories of its own kind only.
+        let any: &dyn Any = target;
+        let guarded = any.downcast_ref::<Self>().and_then(|guarded| guarded.inner.as_deref());
+        self.call(|inner| inner.hard_link(name, guarded.unwrap_or(target), link))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.call(<dyn Dir>::list)
+    }
+
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        self.call(|inner| inner.metadata(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.call(<dyn Dir>::sync)
+    }
+
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        let lock = self.call(|inner| inner.try_lock(kind))?;
+        Ok(lock
+            .map(|lock| Box::new(GuardedLock { inner: Some(lock), panics: Arc::clone(&self.panics) }) as Box<dyn Lock>))
+    }
+
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        self.call(<dyn Dir>::preallocation_is_promise)
+    }
+}
+
+struct GuardedFile {
+    /// There until it is dropped.
+    inner: Option<Arc<dyn File>>,
+    panics: Arc<Panics>,
+}
+
+impl GuardedFile {
+    #[inline]
+    fn call<R>(&self, call: impl FnOnce(&(dyn File + 'static)) -> io::Result<R>) -> io::Result<R> {
+        let inner = self.inner.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        self.panics.io(FS, || call(&**inner))
+    }
+}
+
+impl File for GuardedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.call(|inner| inner.read_at(buffer, offset))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.call(|inner| inner.write_at(bytes, offset))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.call(<dyn File>::sync_data)
+    }
+
+    fn start_writing(&self, offset: u64, len_bytes: u64) {
+        // A hint: what has not begun is written by the sync.
+        let _begun = self.call(|inner| {
+            inner.start_writing(offset, len_bytes);
+            Ok(())
+        });
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        self.call(<dyn File>::metadata)
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.call(|inner| inner.set_len(len_bytes))
+    }
+
+    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        self.call(|inner| inner.allocate(len_bytes))
+    }
+
+    fn release_behind(&self, len_bytes: u64) -> io::Result<()> {
+        self.call(|inner| inner.release_behind(len_bytes))
+    }
+
+    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
+        self.call(|inner| inner.map(len_bytes, access))
+    }
+}
+
+struct GuardedLock {
+    /// There until it is dropped.
+    inner: Option<Box<dyn Lock>>,
+    panics: Arc<Panics>,
+}
+
+impl Lock for GuardedLock {}
+
+/// Dropping a handle of the caller's is a call of its code, and shows as what it guards does.
+macro_rules! handles {
+    ($($handle:ident),*) => {$(
+        impl Drop for $handle {
+            fn drop(&mut self) {
+                let inner = self.inner.take();
+                // Noted; there is nobody to be told.
+                let _dropped = self.panics.catch(FS, || drop(inner));
+            }
+        }
+    )*};
+}
+
+handles!(GuardedDir, GuardedFile, GuardedLock);
+
+macro_rules! shown_as_inner {
+    ($($guarded:ident),*) => {$(
+        impl fmt::Debug for $guarded {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.inner.fmt(formatter)
+            }
+        }
+    )*};
+}
+
+shown_as_inner!(GuardedClock, GuardedEntropy, GuardedFs, GuardedDir, GuardedFile, GuardedLock);
