@@ -91,6 +91,7 @@ actions! {
     PasswordUncheckable = 32, "A password could not be checked: its hash is broken, or its pepper is missing.";
     ApiKeyRefused = 33, "A token with the form of an API key's was refused: unknown, revoked, expired, or of a disabled user.";
     SessionRefused = 34, "A token with the form of a session's was refused: unknown, ended, expired, or of a disabled user.";
+    RootKeyRotated = 35, "Every record was sealed anew, under a new root key.";
     NewSource = 40, "A user logged in from a source that was not known as the user's.";
     FactorEnrolled = 41, "A second factor was enrolled; it waits for its confirmation.";
     FactorConfirmed = 42, "A second factor was confirmed, and is asked for from now on.";

@@ -2,7 +2,7 @@
 //!
 //! | key | record |
 //! | --- | --- |
-//! | `meta` | store id, wrapped root key |
+//! | `meta` | store id, wrapped root keys |
 //! | `gen` | rewritten whenever anybody's access changes |
 //! | `u/` user id | user |
 //! | `n/` normal username | the user id |
@@ -18,6 +18,7 @@
 //! | `g/` slot, 2 bytes | persisted guessing counter |
 //! | `a/` seq, 8 bytes big-endian | audit entry |
 //! | `head` | head of the audit trail |
+//! | `m/` `u` or `k`, id | encrypted metadata of a user or an API key, apart from what each login reads |
 
 use crate::id::ID_LEN_BYTES;
 use crate::permission::KeyRange;
@@ -32,6 +33,7 @@ pub(crate) const USERS: &[u8] = b"\0auth/u/";
 pub(crate) const ROLES: &[u8] = b"\0auth/r/";
 pub(crate) const AUDIT: &[u8] = b"\0auth/a/";
 pub(crate) const API_KEYS: &[u8] = b"\0auth/k/";
+pub(crate) const METADATA: &[u8] = b"\0auth/m/";
 pub(crate) const SESSIONS: &[u8] = b"\0auth/s/";
 
 pub(crate) const FACTORS: &[u8] = b"\0auth/f/";
@@ -85,6 +87,39 @@ pub(crate) fn sessions_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
 
 pub(crate) fn session_of(user: &[u8; ID_LEN_BYTES], session: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
     join(&[&sessions_of(user), session])
+}
+
+/// Whose metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetadataOf {
+    User,
+    ApiKey,
+}
+
+impl MetadataOf {
+    fn letter(self) -> u8 {
+        match self {
+            Self::User => b'u',
+            Self::ApiKey => b'k',
+        }
+    }
+
+    /// The kind with this letter in its keys.
+    pub(crate) fn of_letter(letter: u8) -> Option<Self> {
+        [Self::User, Self::ApiKey].into_iter().find(|kind| kind.letter() == letter)
+    }
+
+    /// The kind in the associated data of the encryption.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::ApiKey => "api key",
+        }
+    }
+}
+
+pub(crate) fn metadata(of: MetadataOf, id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
+    join(&[METADATA, &[of.letter()], id])
 }
 
 pub(crate) fn role(name: &str) -> Vec<u8> {

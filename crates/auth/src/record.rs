@@ -5,7 +5,7 @@
 use subtle::ConstantTimeEq;
 
 use crate::codec::{Reader, Writer};
-use crate::crypto::{EncryptedBlob, SecretHash, TAG_LEN_BYTES};
+use crate::crypto::{SecretHash, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::factor::{Factor, FactorUse, decode_uses, encode_uses};
 use crate::id::{ApiKeyId, SessionId, UserId};
@@ -36,8 +36,8 @@ pub struct UserRecord {
     pub disabled: bool,
     /// The roles, sorted.
     pub roles: Vec<String>,
-    /// Encrypted metadata; see `AuthService::decrypt_user_metadata`.
-    pub metadata: Option<EncryptedBlob>,
+    /// Whether it has encrypted metadata; see `AuthService::decrypt_user_metadata`.
+    pub has_metadata: bool,
     /// When the user was created, in Unix ms.
     pub created_at_ms: Timestamp,
     /// When the password was last set, in Unix ms.
@@ -70,7 +70,7 @@ impl StoredUser {
         writer.bytes(self.password_hash.as_str().as_bytes())?;
         encode_names(&user.roles, &mut writer)?;
         writer.bytes(&self.trusted.concat())?;
-        encode_blob(user.metadata.as_ref(), &mut writer)?;
+        writer.u8(user.has_metadata.into());
         Ok(writer.finish())
     }
 
@@ -82,7 +82,7 @@ impl StoredUser {
         let password_hash = SecretHash::from(reader.text()?.to_owned());
         let roles = decode_names(&mut reader)?;
         let trusted = reader.bytes()?.as_chunks().0.to_vec();
-        let metadata = decode_blob(&mut reader)?;
+        let has_metadata = reader.flag()?;
         reader.end()?;
         let user_id = UserId::from_bytes(id);
         let public = UserRecord {
@@ -90,7 +90,7 @@ impl StoredUser {
             username,
             disabled,
             roles,
-            metadata,
+            has_metadata,
             created_at_ms,
             password_changed_at_ms,
             last_login_ms,
@@ -126,8 +126,8 @@ pub struct ApiKeyRecord {
     pub label: Option<String>,
     /// What it may do, at most.
     pub access: ApiKeyAccess,
-    /// Encrypted metadata; see `AuthService::decrypt_api_key_metadata`.
-    pub metadata: Option<EncryptedBlob>,
+    /// Whether it has encrypted metadata; see `AuthService::decrypt_api_key_metadata`.
+    pub has_metadata: bool,
     /// When it was created, in Unix ms.
     pub created_at_ms: Timestamp,
     /// When it stops working, in Unix ms.
@@ -178,7 +178,7 @@ impl StoredApiKey {
                 encode_grants(grants, &mut writer)?;
             }
         }
-        encode_blob(key.metadata.as_ref(), &mut writer)?;
+        writer.u8(key.has_metadata.into());
         Ok(writer.finish())
     }
 
@@ -193,14 +193,14 @@ impl StoredApiKey {
         } else {
             ApiKeyAccess::LikeOwner
         };
-        let metadata = decode_blob(&mut reader)?;
+        let has_metadata = reader.flag()?;
         reader.end()?;
         let public = ApiKeyRecord {
             key_id: ApiKeyId::from_bytes(id),
             owner_id,
             label,
             access,
-            metadata,
+            has_metadata,
             created_at_ms,
             expires_at_ms,
             last_used_ms,
@@ -320,14 +320,6 @@ pub(crate) fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> 
 pub(crate) fn decode_names(reader: &mut Reader<'_>) -> Result<Vec<String>> {
     let count = reader.u16()?;
     (0..count).map(|_| Ok(reader.text()?.to_owned())).collect()
-}
-
-fn encode_blob(blob: Option<&EncryptedBlob>, writer: &mut Writer) -> Result<()> {
-    writer.optional_bytes(blob.map(EncryptedBlob::to_bytes).as_deref()).map(drop)
-}
-
-fn decode_blob(reader: &mut Reader<'_>) -> Result<Option<EncryptedBlob>> {
-    reader.optional_bytes()?.map(EncryptedBlob::from_bytes).transpose()
 }
 
 fn decode_optional_text(reader: &mut Reader<'_>) -> Result<Option<String>> {

@@ -18,12 +18,30 @@ const REFUSED: Error = Error::Crypto("a stored record is not what the service wr
 #[derive(Clone, Debug)]
 pub(crate) struct Sealer {
     mac: MacKey,
+    /// The key before, while records are moved from it to the current one.
+    previous: Option<MacKey>,
     store_id: [u8; 16],
 }
 
 impl Sealer {
     pub(crate) fn new(mac: MacKey, store_id: [u8; 16]) -> Self {
-        Self { mac, store_id }
+        Self { mac, previous: None, store_id }
+    }
+
+    /// Opens what was sealed with this key too.
+    #[must_use]
+    pub(crate) fn with_previous(mut self, previous: Option<MacKey>) -> Self {
+        self.previous = previous;
+        self
+    }
+
+    /// Whether a value is sealed with the current key.
+    pub(crate) fn is_current(&self, key: &[u8], value: &[u8]) -> bool {
+        value.split_last_chunk::<TAG_LEN_BYTES>().is_some_and(|(signed, tag)| self.verify(&self.mac, key, signed, tag))
+    }
+
+    fn verify(&self, mac: &MacKey, key: &[u8], signed: &[u8], tag: &[u8; TAG_LEN_BYTES]) -> bool {
+        mac.verify(&[&self.store_id, &length(key), key, signed], tag)
     }
 
     /// The value to store under `key`.
@@ -44,7 +62,8 @@ impl Sealer {
         let Some((signed, tag)) = value.split_last_chunk::<TAG_LEN_BYTES>() else {
             return Err(REFUSED);
         };
-        if !self.mac.verify(&[&self.store_id, &length(key), key, signed], tag) {
+        let by_previous = || self.previous.as_ref().is_some_and(|mac| self.verify(mac, key, signed, tag));
+        if !self.verify(&self.mac, key, signed, tag) && !by_previous() {
             return Err(REFUSED);
         }
         match signed.split_first() {

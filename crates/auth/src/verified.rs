@@ -104,6 +104,11 @@ impl VerifiedCache {
         verified
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.sets.iter().for_each(|set| *set.lock() = Set::default());
+    }
+
     fn set(&self, id: &[u8; 16]) -> Option<&Mutex<Set>> {
         // Ids are random, so their low bytes choose sets evenly; only ids that exist come here.
         let low = u32::from_le_bytes([id[0], id[1], id[2], id[3]]) as usize;

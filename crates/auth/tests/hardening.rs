@@ -231,3 +231,146 @@ fn senseless_options_are_refused() {
         assert_eq!(refused.kind(), ErrorKind::Validation);
     }
 }
+
+/// Somebody with a copy of the store and of its master key, and later with write access.
+mod thief {
+    use super::*;
+    use hightower_auth::{AuditVerdict, KeyRing};
+    use support::Image;
+
+    const ADMIN: &str = "violet orbit teapot 7";
+
+    fn ring(ids: std::ops::RangeInclusive<u32>) -> Arc<AesGcmEncryptor> {
+        let mut ring = KeyRing::with_id(*ids.start(), [u8::try_from(*ids.start()).unwrap(); 32]);
+        ids.skip(1).for_each(|id| ring.insert(id, [u8::try_from(id).unwrap(); 32]).unwrap());
+        Arc::new(AesGcmEncryptor::with_ring(ring))
+    }
+
+    fn on(image: &Image, ids: std::ops::RangeInclusive<u32>) -> (Arc<MemEngine>, Service) {
+        let (engine, clock) = (MemEngine::with_image(image.clone()), HandClock::new());
+        let auth = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), ring(ids), options(&clock)).unwrap();
+        (engine, auth)
+    }
+
+    /// The records that make an administrator in a copy, put over those of the store, with or without its key record.
+    fn forged(copy: &Image, now: &Image, with_meta: bool) -> Image {
+        let (engine, auth) = on(copy, 1..=1);
+        let user = auth.create_user("mallory", ADMIN).unwrap();
+        auth.set_role("all", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]).unwrap();
+        auth.set_user_roles(&user.user_id, &["all".into()]).unwrap();
+        let mut image = now.clone();
+        for (key, (value, version)) in engine.image().entries {
+            if with_meta || !key.ends_with(b"/meta") {
+                image.entries.insert(key, (value, version + now.version));
+            }
+        }
+        image.version = 2 * image.version + 100;
+        image
+    }
+
+    fn store() -> (Image, Token) {
+        let (engine, auth) = on(&Image::default(), 1..=1);
+        let user = auth.create_user_with_metadata("alice", PASSWORD, Some(b"hers")).unwrap();
+        let (_, token) = auth.create_api_key_with_metadata(&user.user_id, None, Some(b"the key's")).unwrap();
+        (engine.image(), token)
+    }
+
+    #[test]
+    fn forges_an_administrator_after_a_rotation_of_the_master_key_but_not_of_the_root() {
+        let (copy, token) = store();
+        let (engine, auth) = on(&copy, 1..=2);
+        auth.rotate_master_key().unwrap();
+        let (_, fooled) = on(&forged(&copy, &engine.image(), false), 2..=2);
+        assert!(fooled.verify_password("mallory", ADMIN).unwrap(), "what docs/SECURITY.md says of it");
+
+        let (engine, auth) = on(&copy, 1..=2);
+        let anchor = auth.audit_anchor().unwrap();
+        let principal = auth.authenticate(&token).unwrap().unwrap();
+        assert!(auth.rotate_root().unwrap().rewrapped > 5);
+        auth.encryptor().remove_key(1).unwrap();
+        // All that was, is: tokens, passwords, metadata, principals, anchors; and a second service takes the new keys.
+        for auth in [auth.clone(), on(&engine.image(), 2..=2).1] {
+            assert!(auth.authenticate_api_key(&token).unwrap().is_some());
+            assert!(auth.verify_password("alice", PASSWORD).unwrap());
+            let user = auth.find_user("alice").unwrap().unwrap();
+            assert_eq!(auth.decrypt_user_metadata(&user).unwrap().unwrap(), b"hers");
+            assert!(!auth.authorize(&principal, Action::Read, b"k").unwrap());
+            assert!(matches!(auth.verify_audit(Some(&anchor)).unwrap(), AuditVerdict::Intact { .. }));
+            assert_eq!(auth.master_key_usage().unwrap().into_keys().collect::<Vec<_>>(), [2]);
+        }
+        for with_meta in [false, true] {
+            let (_, auth) = on(&forged(&copy, &engine.image(), with_meta), 2..=2);
+            let refused = auth.verify_password("mallory", ADMIN).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Crypto, "{refused}");
+        }
+        // The old key opens nothing of the new store.
+        assert_eq!(on(&engine.image(), 1..=1).1.prepare().unwrap_err().kind(), ErrorKind::Crypto);
+        // And the root is never wrapped by a key that wrapped the one before.
+        assert_eq!(auth.rotate_root().unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    /// Of every moment of the rotation: what the thief copies then, and puts back after, forges nothing either.
+    #[test]
+    fn moments_of_the_rotation_put_back_later_open_nothing() {
+        let (copy, _) = store();
+        let (engine, auth) = on(&copy, 1..=2);
+        *engine.history.lock() = Some(Vec::new());
+        auth.rotate_root().unwrap();
+        let moments = engine.history.lock().take().unwrap();
+        assert!(moments.len() >= 4, "{}", moments.len());
+        for moment in &moments[..moments.len() - 1] {
+            let mut image = forged(&copy, &engine.image(), false);
+            let meta = moment.entries.iter().find(|(key, _)| key.ends_with(b"/meta")).unwrap();
+            image.entries.insert(meta.0.clone(), meta.1.clone());
+            let (_, fooled) = on(&image, 2..=2);
+            assert!(fooled.verify_password("mallory", ADMIN).is_err());
+            // With the old key still there it can be taken up again from each moment.
+            let (_, resumed) = on(moment, 1..=2);
+            resumed.create_user("bob", PASSWORD).unwrap();
+            assert!(resumed.rotate_root().is_ok());
+            resumed.encryptor().remove_key(1).unwrap();
+            assert!(resumed.verify_password("alice", PASSWORD).unwrap());
+            assert!(resumed.verify_password("bob", PASSWORD).unwrap());
+        }
+    }
+
+    /// Another service on the same store, which has not heard of the rotation, neither fails nor writes under the old root.
+    #[test]
+    fn services_on_the_same_store_take_the_new_root() {
+        let (copy, token) = store();
+        let (engine, auth) = on(&copy, 1..=2);
+        let other =
+            AuthService::with_options(Arc::clone(&engine), cheap_hasher(), ring(1..=2), options(&HandClock::new()))
+                .unwrap();
+        assert!(other.authenticate_api_key(&token).unwrap().is_some());
+        auth.rotate_root().unwrap();
+        other.create_user("bob", PASSWORD).unwrap();
+        assert!(other.authenticate_api_key(&token).unwrap().is_some());
+        assert!(other.verify_password("alice", PASSWORD).unwrap());
+        assert_eq!(other.list_users(None, 9).unwrap().len(), 2);
+        assert!(!other.verify_password("bob", OTHER).unwrap());
+        let (_, fresh) = on(&engine.image(), 2..=2);
+        assert!(fresh.verify_password("bob", PASSWORD).unwrap());
+        assert!(matches!(fresh.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
+    }
+}
+
+/// Metadata is no part of what a login reads and writes.
+#[test]
+fn a_login_neither_reads_nor_writes_metadata() {
+    let (engine, _, auth) = service();
+    let user = auth.create_user_with_metadata("alice", PASSWORD, Some(&[7; 64 * 1024])).unwrap();
+    let record = [b"\0auth/u/", user.user_id.as_bytes().as_slice()].concat();
+    assert!(engine.image().entries[&record].0.len() < 1024);
+    assert!(user.has_metadata && auth.verify_password("alice", PASSWORD).unwrap());
+    let user = auth.set_user_metadata(&user.user_id, None).unwrap();
+    assert!(!user.has_metadata && auth.decrypt_user_metadata(&user).unwrap().is_none());
+    auth.set_user_metadata(&user.user_id, Some(b"again")).unwrap();
+    let (key, _) = auth.create_api_key_with_metadata(&user.user_id, None, Some(b"the key's")).unwrap();
+    let (other, _) = auth.create_api_key_with_metadata(&user.user_id, None, Some(b"the other's")).unwrap();
+    assert!(auth.revoke_api_key(&key.key_id).unwrap());
+    assert!(auth.decrypt_api_key_metadata(&key).unwrap().is_none() && other.has_metadata);
+    auth.delete_user(&user.user_id).unwrap();
+    let left = engine.image().entries.keys().filter(|key| key.starts_with(b"\0auth/m/")).count();
+    assert_eq!(left, 0, "metadata goes with its owner");
+}

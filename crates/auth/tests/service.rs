@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use hightower_auth::{
-    Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EnvelopeEncryptor, ErrorKind,
-    Grant, KeyRange, Login, PasswordCheck, Principal, RESERVED_PREFIX, Token,
+    Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EncryptedBlob, EnvelopeEncryptor,
+    ErrorKind, Grant, KeyRange, Login, PasswordCheck, Principal, RESERVED_PREFIX, Token, UserRecord,
 };
 use hightower_engine::{Batch, Command, ErrorKind as EngineKind, Expect, KvEngine};
 use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, no_delays, options, service, service_on};
@@ -449,13 +449,17 @@ fn a_key_ring_that_missed_a_rotation_encrypts_nothing() {
 
 #[test]
 fn swapped_metadata_is_refused() {
-    let (_, _, auth) = service();
+    let (engine, _, auth) = service();
     let alice = auth.create_user_with_metadata("alice", PASSWORD, Some(b"hers")).unwrap();
-    let mut bob = auth.create_user_with_metadata("robert", PASSWORD, Some(b"his")).unwrap();
-    bob.metadata = alice.metadata.clone();
+    let bob = auth.create_user_with_metadata("robert", PASSWORD, Some(b"his")).unwrap();
+    let at = |user: &UserRecord| [b"\0auth/m/u", user.user_id.as_bytes().as_slice()].concat();
+    let hers = engine.image().entries[&at(&alice)].0.clone();
+    // A record that is moved is refused as such; and so is its encrypted part, which is bound to its place too.
+    let blob = EncryptedBlob::from_bytes(&hers[1..hers.len() - 32]).unwrap();
+    assert_eq!(auth.encryptor().decrypt(&blob).unwrap_err().kind(), ErrorKind::Crypto);
+    engine.tamper(&at(&bob), Some(hers));
     assert_eq!(auth.decrypt_user_metadata(&bob).unwrap_err().kind(), ErrorKind::Crypto);
-    let loose = auth.encryptor().decrypt(alice.metadata.as_ref().unwrap());
-    assert_eq!(loose.unwrap_err().kind(), ErrorKind::Crypto);
+    assert_eq!(auth.decrypt_user_metadata(&alice).unwrap().unwrap(), b"hers");
 }
 
 #[test]

@@ -270,6 +270,14 @@ fn the_master_key_rotates_and_is_looked_after() {
     assert_eq!(desk.json(&["keyring", "prune"], "")["key_ids"], json!([1]));
     desk.run(&["keyring", "restore", "1"], "").fails(1, "no retired master key");
     assert_eq!(wraps(1), [(json!(true), json!(2))]);
+
+    // The root goes with a newer master key only.
+    desk.run(&["keyring", "rotate", "--root"], "").fails(1, "add a newer one");
+    desk.ok(&["keyring", "generate"], "");
+    assert!(desk.json(&["keyring", "rotate", "--root"], "")["rewrapped"].as_u64() > Some(5));
+    desk.ok(&["keyring", "remove", "2"], "");
+    desk.ok(&["keyring", "prune", "--yes"], "");
+    assert_eq!(wraps(1), [(json!(true), json!(2))]);
     assert_eq!(desk.ok(&["user", "metadata", "alice"], ""), "data\n");
 
     let keys = std::fs::read_to_string(desk.key_file()).unwrap();

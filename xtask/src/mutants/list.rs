@@ -495,6 +495,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
     ),
     caught(
+        "auth_stale_keys_write",
+        "no commit is made with keys that were replaced meanwhile",
+        &[plain("hightower-auth", "hardening", "services_on_the_same_store_take_the_new_root")],
+    ),
+    caught(
+        "auth_reseal_one_a_page",
+        "a rotation of the root leaves no record under the old one",
+        &[plain("hightower-auth", "hardening", "but_not_of_the_root")],
+    ),
+    caught(
         "auth_anchor_pruned_past",
         "an anchor from before the trail's first entry proves nothing",
         &[plain("hightower-auth", "tampering", "the_verifier_finds")],

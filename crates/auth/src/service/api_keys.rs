@@ -13,7 +13,7 @@ use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::id::ApiKeyId;
-use crate::layout;
+use crate::layout::{self, MetadataOf};
 use crate::mutants::planted;
 use crate::permission::check_grants;
 use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label, checked_role_names};
@@ -78,7 +78,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 owner_id,
                 label: options.label.map(str::to_owned),
                 access: access.clone(),
-                metadata: self.encrypt_field(change, "api key", key_id.as_bytes(), options.metadata)?,
+                has_metadata: self.put_metadata(change, MetadataOf::ApiKey, key_id.as_bytes(), options.metadata)?,
                 created_at_ms: self.now_ms(),
                 expires_at_ms: options.expires_at_ms,
                 last_used_ms: None,
@@ -144,13 +144,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
         }
         self.shared.counts.cold.fetch_add(1, Ordering::Relaxed);
-        let sealer = &self.keys()?.sealer;
-        let key = StoredApiKey::decode(id, sealer.open(&layout::api_key(&id), &key_bytes)?)?;
+        let key =
+            self.with_keys(|keys| StoredApiKey::decode(id, keys.sealer.open(&layout::api_key(&id), &key_bytes)?))?;
         let owner_key = layout::user(key.public.owner_id.as_bytes());
         let Some(owner_bytes) = self.shared.engine.get(&owner_key)? else {
             return Ok(None);
         };
-        let owner = StoredUser::decode(*key.public.owner_id.as_bytes(), sealer.open(&owner_key, &owner_bytes)?)?;
+        let owner_id = *key.public.owner_id.as_bytes();
+        let owner = self.with_keys(|keys| StoredUser::decode(owner_id, keys.sealer.open(&owner_key, &owner_bytes)?))?;
         let mac = self.secret_mac(&key.public.key_id, secret)?;
         if !key.has_secret(&mac) {
             return Ok(None);
@@ -232,27 +233,31 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let ApiKeyRecord { key_id: id, owner_id, .. } = &key.value.public;
             change.remove(&layout::api_key(id.as_bytes()), key.version);
             change.batch.push_delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
+            change.batch.push_delete(layout::metadata(MetadataOf::ApiKey, id.as_bytes()));
             change.takes_access();
             change.audit_of(owner_id, AuditAction::ApiKeyRevoked, key_id);
             Ok(Step::Commit(true))
         })
     }
 
-    /// A key's metadata in the clear, if it has any.
+    /// A key's metadata in the clear, as it is now; `None` if it has none, or is revoked.
     ///
     /// # Errors
     /// [`Error::Crypto`] if it is not this key's, was changed, or its master key is missing.
     pub fn decrypt_api_key_metadata(&self, api_key: &ApiKeyRecord) -> Result<Option<Vec<u8>>> {
-        self.decrypt_field("api key", api_key.key_id.as_bytes(), api_key.metadata.as_ref())
+        self.get_metadata(MetadataOf::ApiKey, api_key.key_id.as_bytes())
     }
 
     pub(super) fn api_key_ids_of(&self, user_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
-        let (keys, prefix) = (self.keys()?, layout::api_keys_of(user_id));
-        let id = |(key, value): (Vec<u8>, Value)| {
-            keys.sealer.open(&key, &value)?.end()?;
-            key[prefix.len()..].try_into().map_err(|_| Error::Crypto("a stored record is not what the service wrote"))
-        };
-        self.shared.engine.get_prefix(&prefix)?.into_iter().map(id).collect()
+        let prefix = layout::api_keys_of(user_id);
+        self.with_keys(|keys| {
+            let id = |(key, value): (Vec<u8>, Value)| {
+                keys.sealer.open(&key, &value)?.end()?;
+                let foreign = |_| Error::Crypto("a stored record is not what the service wrote");
+                key[prefix.len()..].try_into().map_err(foreign)
+            };
+            self.shared.engine.get_prefix(&prefix)?.into_iter().map(id).collect()
+        })
     }
 
     fn api_key_by_id(&self, key_id: &str) -> Result<Loaded<StoredApiKey>> {

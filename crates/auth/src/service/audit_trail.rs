@@ -24,12 +24,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic, or the engine's.
     pub fn audit_entries(&self, from_seq: u64, limit: usize) -> Result<Vec<AuditEntry>> {
-        let keys = self.keys()?;
         let end = prefix_end(layout::AUDIT);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let from = layout::audit(from_seq);
-        let page = self.shared.engine.scan(Bound::Included(&from), to, limit.min(MAX_AUDIT_PAGE))?;
-        page.iter().map(|(key, value)| Ok(AuditEntry::decode(keys.sealer.open(key, value)?.rest())?.0)).collect()
+        self.with_keys(|keys| {
+            let page = self.shared.engine.scan(Bound::Included(&from), to, limit.min(MAX_AUDIT_PAGE))?;
+            page.iter().map(|(key, value)| Ok(AuditEntry::decode(keys.sealer.open(key, value)?.rest())?.0)).collect()
+        })
     }
 
     /// The end of the trail now, to keep outside the store.
@@ -66,7 +67,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 Err(Error::Crypto(problem)) => return Ok(AuditVerdict::Broken { seq: 0, problem }),
                 Err(error) => return Err(error),
             };
+            let keys = self.keys()?;
             let verdict = self.verify_from(&head, since)?;
+            if matches!(verdict, AuditVerdict::Broken { .. }) && self.refresh_keys(&keys)? {
+                continue;
+            }
             // Pruned while this ran: what was read is gone for a good reason, so look again.
             let pruned = matches!(verdict, AuditVerdict::Broken { .. })
                 && self.audit_head().is_ok_and(|now| now.value.first_seq != head.first_seq);

@@ -46,7 +46,7 @@ struct Event {
 
 /// A commit in the making.
 pub(super) struct Change<'k> {
-    keys: &'k StoreKeys,
+    pub(super) keys: &'k StoreKeys,
     pub(super) batch: Batch,
     events: Vec<Event>,
     pruned: Option<(u64, AuditHash)>,
@@ -120,8 +120,8 @@ impl Change<'_> {
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Runs `step` until its commit is not in the way of another.
     pub(super) fn change<T>(&self, mut step: impl FnMut(&mut Change<'_>) -> Result<Step<T>>) -> Result<T> {
-        let keys = self.keys()?;
         for _ in 0..MAX_TRIES {
+            let keys = &*self.keys()?;
             let mut change = Change {
                 keys,
                 batch: Batch::new(),
@@ -141,7 +141,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                     self.tell_listener(&entries);
                     return Ok(result);
                 }
-                BatchOutcome::Rejected { .. } => {
+                BatchOutcome::Rejected { key, .. } => {
+                    if key == layout::META {
+                        self.refresh_keys(keys)?;
+                    }
                     self.shared.counts.commit_retries.fetch_add(1, Ordering::Relaxed);
                     std::thread::yield_now();
                 }
@@ -154,6 +157,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn finish(&self, change: Change<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
+        if !planted("auth_stale_keys_write") {
+            batch.push_require(layout::META, Expect::Version(keys.meta_version));
+        }
         batch.set_uses_reserve(change.takes_access && !planted("auth_without_reserve"));
         if change.access_changed {
             batch.push_put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
@@ -196,17 +202,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Reads, checks and decodes a record.
-    pub(super) fn load<T>(
-        &self,
-        key: &[u8],
-        decode: impl FnOnce(Reader<'_>) -> Result<T>,
-    ) -> Result<Option<Loaded<T>>> {
-        let keys = self.keys()?;
-        let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else {
-            return Ok(None);
-        };
-        let value = decode(keys.sealer.open(key, &bytes)?)?;
-        Ok(Some(Loaded { value, version }))
+    pub(super) fn load<T>(&self, key: &[u8], decode: impl Fn(Reader<'_>) -> Result<T>) -> Result<Option<Loaded<T>>> {
+        self.with_keys(|keys| {
+            let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else {
+                return Ok(None);
+            };
+            let value = decode(keys.sealer.open(key, &bytes)?)?;
+            Ok(Some(Loaded { value, version }))
+        })
     }
 
     pub(super) fn audit_head(&self) -> Result<Loaded<Head>> {

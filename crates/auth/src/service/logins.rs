@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use hightower_engine::{Batch, KvEngine};
+use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 
 use super::AuthService;
 use super::change::{Change, Loaded, Step};
@@ -227,7 +227,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         // A name that no user can have is looked up as nobody's, so that it takes as long.
         let name = normal_form(username).ok();
         let (user, known) = self.user_or_nobody(name.as_ref())?;
-        let decoy = &self.keys()?.decoy;
+        let decoy = &self.process_keys()?.decoy;
         let source = self.source_tag()?;
         let charges = self.charges(name.as_ref(), known, &user, source)?;
         let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
@@ -266,7 +266,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             (None, Some(bytes)) => ("", bytes, false),
             (None, None) => return Err(Error::Crypto("a record that always exists is missing")),
         };
-        let id = self.keys()?.sealer.open(&layout::name(text), &bytes)?.array()?;
+        let id = self.with_keys(|keys| keys.sealer.open(&layout::name(text), &bytes)?.array())?;
         match self.load_user(&id)? {
             Some(user) => Ok((user.value, known)),
             // Deleted or renamed between the two look-ups.
@@ -385,7 +385,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Ok(());
         }
         let half_life_ms = self.options().guess_policy.half_life_ms;
-        let mut batch = Batch::new();
+        let keys = self.keys()?;
+        let mut batch = Batch::new().require(layout::META, Expect::Version(keys.meta_version));
         for (tag, counter) in self.shared.guesses.counters(charges) {
             if let Some((other, held)) = self.load_counter(&tag)?
                 && other != tag
@@ -397,10 +398,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let mut writer = Writer::default();
             writer.raw(&tag).u32(counter.failures).i64(counter.last_ms);
             let key = layout::guess_slot(slot(&tag));
-            batch.push_put(&key, self.keys()?.sealer.seal(&key, &writer.finish()));
+            batch.push_put(&key, keys.sealer.seal(&key, &writer.finish()));
         }
-        // Without requirements a batch cannot be rejected.
-        let _committed = self.shared.engine.commit(batch)?;
+        // Rejected, because the store's keys were just replaced: the next failure is written with the new ones.
+        if let BatchOutcome::Rejected { .. } = self.shared.engine.commit(batch)? {
+            self.refresh_keys(&keys)?;
+        }
         Ok(())
     }
 

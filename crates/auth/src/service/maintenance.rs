@@ -9,23 +9,25 @@ use hightower_engine::{KvEngine, Value};
 use super::AuthService;
 use super::change::{Loaded, Step};
 use super::sessions::{IndexedSession, drop_session};
-use super::store_keys::{Meta, root_identity};
+use super::store_keys::{Meta, Root, root_identity};
 use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MasterKeyId, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::layout;
+use crate::layout::{self, MetadataOf};
+use crate::mutants::planted;
 use crate::permission::prefix_end;
 use crate::record::SessionRecord;
 use crate::sealed::identity;
 
 const PAGE: usize = 256;
+const RESEAL_PAGE: usize = 64;
 
 /// What a rotation of the master key did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rotation {
-    /// Records whose data key was wrapped anew.
+    /// Records whose data key was wrapped anew, or that were sealed anew.
     pub rewrapped: u64,
     /// Records looked at.
     pub examined: u64,
@@ -44,9 +46,12 @@ pub struct Purged {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Wraps the root key and every record's data key with the current master key. Data stays as
+    /// Wraps the root keys and every record's data key with the current master key. Data stays as
     /// it is, and everything else may go on meanwhile. When it returns, older master keys wrap
     /// nothing any more, also of what was encrypted while it ran, and can be removed.
+    ///
+    /// Who has an older master key and a copy of the store from before still knows the root keys, and can
+    /// forge records if the store can be written: against that, [`AuthService::rotate_root`].
     ///
     /// Safe to run again after an interruption: it finds what is left.
     ///
@@ -54,22 +59,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
     pub fn rotate_master_key(&self) -> Result<Rotation> {
         let mut rotation = Rotation::default();
-        self.rewrap_root(&mut rotation)?;
-        self.for_each_key(layout::USERS, |key, id| {
-            rotation.examined += 1;
-            rotation.rewrapped += u64::from(self.rewrap_user(key, id)?);
-            Ok(())
-        })?;
-        self.for_each_key(layout::API_KEYS, |_, id| {
-            rotation.examined += 1;
-            rotation.rewrapped += u64::from(self.rewrap_api_key(id)?);
-            Ok(())
-        })?;
-        self.for_each_key(layout::FACTORS, |_, id| {
-            rotation.examined += 1;
-            rotation.rewrapped += u64::from(self.rewrap_factors(id)?);
-            Ok(())
-        })?;
+        self.rewrap_roots(&mut rotation)?;
+        self.rewrap_metadata(&mut rotation)?;
         if rotation.rewrapped > 0 {
             let target = format!("key {}", self.shared.crypto.current_key_id());
             self.change(|change| {
@@ -80,31 +71,122 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(rotation)
     }
 
+    /// Replaces the root key that makes records authentic, under a newer master key, and seals every
+    /// record anew. When it returns and the older master keys are removed from the ring, who has a copy
+    /// of them and of the store from before can open nothing new, and forge nothing. Tokens, passwords
+    /// and audit anchors stay as they are.
+    ///
+    /// Everything else may go on meanwhile. Reads each record once and writes it once, 64 to a commit.
+    /// Safe to run again after an interruption: it finds what is left. The older master keys are needed
+    /// until it has returned.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the current master key wraps the root already: add a newer one first, and do
+    /// not call [`AuthService::rotate_master_key`], which would wrap the old root with it.
+    /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
+    pub fn rotate_root(&self) -> Result<Rotation> {
+        self.prepare()?;
+        let mut rotation = Rotation::default();
+        self.begin_root()?;
+        self.reseal_all(&mut rotation)?;
+        self.rewrap_metadata(&mut rotation)?;
+        self.change(|change| {
+            let Loaded { value: meta, version } = self.meta()?;
+            if version != change.keys.meta_version {
+                self.refresh_keys(change.keys)?;
+                return Ok(Step::Again);
+            }
+            if meta.previous.is_none() {
+                return Ok(Step::Stop(()));
+            }
+            change.batch.push_put(layout::META, Meta { previous: None, ..meta }.encode()?);
+            change.audit(AuditAction::RootKeyRotated, format!("key {}", self.shared.crypto.current_key_id()));
+            Ok(Step::Commit(()))
+        })?;
+        // So that this service opens nothing of the old root from now on either.
+        let keys = self.keys()?;
+        self.refresh_keys(&keys)?;
+        Ok(rotation)
+    }
+
+    /// A new sealing root, unless one is on its way already.
+    fn begin_root(&self) -> Result<()> {
+        self.change(|change| {
+            let Loaded { value: meta, version } = self.meta()?;
+            if version != change.keys.meta_version {
+                self.refresh_keys(change.keys)?;
+                return Ok(Step::Again);
+            }
+            if meta.previous.is_some() {
+                return Ok(Step::Stop(()));
+            }
+            if meta.sealing.key_id() >= self.shared.crypto.current_key_id() {
+                return Err(Error::Conflict(
+                    "the current master key wraps the root key already: add a newer one, then rotate the root",
+                ));
+            }
+            let sealing = self.new_root(&meta.store_id, Root::Sealing)?;
+            let lookup_identity = root_identity(&meta.store_id, Root::Lookup);
+            let lookup = self.shared.crypto.rewrap(&meta.lookup, &lookup_identity)?.unwrap_or(meta.lookup);
+            let next = Meta { store_id: meta.store_id, sealing, lookup, previous: Some(meta.sealing) };
+            change.batch.push_put(layout::META, next.encode()?);
+            Ok(Step::Commit(()))
+        })?;
+        let keys = self.keys()?;
+        self.refresh_keys(&keys).map(drop)
+    }
+
+    /// Seals every record with the new root. New ones are: every commit requires the keys to be current.
+    fn reseal_all(&self, rotation: &mut Rotation) -> Result<()> {
+        let end = prefix_end(layout::RESERVED_PREFIX);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut after = layout::RESERVED_PREFIX.to_vec();
+        loop {
+            let page = self.shared.engine.scan(Bound::Excluded(&after), to, RESEAL_PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after.clone_from(last);
+            let keys: Vec<Vec<u8>> = page.into_iter().map(|(key, _)| key).filter(|key| key != layout::META).collect();
+            rotation.examined += keys.len() as u64;
+            rotation.rewrapped += self.change(|change| {
+                let mut resealed = 0;
+                for key in &keys {
+                    // Gone meanwhile, or sealed anew by its own change.
+                    let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else { continue };
+                    if change.keys.sealer.is_current(key, &bytes) {
+                        continue;
+                    }
+                    let body = change.keys.sealer.open(key, &bytes)?.rest();
+                    change.replace(key, version, body);
+                    resealed += 1;
+                    if planted("auth_reseal_one_a_page") {
+                        break;
+                    }
+                }
+                Ok(if resealed == 0 { Step::Stop(0) } else { Step::Commit(resealed) })
+            })?;
+        }
+    }
+
     /// How many records each master key wraps a key of. A key that is not named here wraps nothing in
     /// this store and can be removed, unless another store or a backup needs it.
     ///
-    /// Reads every user and API key once; what changes meanwhile may be counted as before or after.
+    /// Reads all metadata once; what changes meanwhile may be counted as before or after.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
     pub fn master_key_usage(&self) -> Result<BTreeMap<MasterKeyId, u64>> {
         let mut usage = BTreeMap::new();
-        let mut count = |blob: &EncryptedBlob| *usage.entry(blob.key_id()).or_insert(0) += 1;
+        let mut count = |key_id| *usage.entry(key_id).or_insert(0) += 1;
         self.prepare()?;
-        count(&self.meta()?.value.root);
-        self.for_each_key(layout::USERS, |_, id| {
-            let user = self.load_user(id)?;
-            user.and_then(|user| user.value.public.metadata).iter().for_each(&mut count);
-            Ok(())
-        })?;
-        self.for_each_key(layout::API_KEYS, |_, id| {
-            let key = self.load_api_key(id)?;
-            key.and_then(|key| key.value.public.metadata).iter().for_each(&mut count);
+        self.meta()?.value.master_keys().into_iter().for_each(&mut count);
+        self.for_each_key::<17>(layout::METADATA, |key, _| {
+            let blob = self.load(key, |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
+            blob.iter().for_each(|blob| count(blob.value.key_id()));
             Ok(())
         })?;
         self.for_each_key(layout::FACTORS, |_, id| {
             let mut factors = self.factors_of(&UserId::from_bytes(*id))?.value;
-            factors.secrets_mut().for_each(|secret| count(&secret.blob));
+            factors.secrets_mut().for_each(|secret| count(secret.blob.key_id()));
             Ok(())
         })?;
         Ok(usage)
@@ -117,45 +199,53 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn rewrap_root(&self, rotation: &mut Rotation) -> Result<()> {
+    fn rewrap_roots(&self, rotation: &mut Rotation) -> Result<()> {
         self.prepare()?;
         rotation.examined += 1;
         rotation.rewrapped += u64::from(self.change(|change| {
             let Loaded { value: meta, version } = self.meta()?;
-            let Some(root) = self.shared.crypto.rewrap(&meta.root, &root_identity(&meta.store_id))? else {
+            if version != change.keys.meta_version {
+                self.refresh_keys(change.keys)?;
+                return Ok(Step::Again);
+            }
+            let rewrap = |blob, root| self.shared.crypto.rewrap(blob, &root_identity(&meta.store_id, root));
+            let (sealing, lookup) = (rewrap(&meta.sealing, Root::Sealing)?, rewrap(&meta.lookup, Root::Lookup)?);
+            if sealing.is_none() && lookup.is_none() {
                 return Ok(Step::Stop(false));
-            };
-            change.require(layout::META, version);
-            change.batch.push_put(layout::META, Meta { root, ..meta }.encode()?);
+            }
+            let (sealing, lookup) = (sealing.unwrap_or(meta.sealing), lookup.unwrap_or(meta.lookup));
+            change.batch.push_put(layout::META, Meta { sealing, lookup, ..meta }.encode()?);
             Ok(Step::Commit(true))
         })?);
         Ok(())
     }
 
-    fn rewrap_user(&self, key: &[u8], id: &[u8; 16]) -> Result<bool> {
-        self.change(|change| {
-            let Some(mut user) = self.load_user(id)? else {
-                return Ok(Step::Stop(false));
-            };
-            let Some(blob) = self.rewrap_field("user", id, user.value.public.metadata.as_ref())? else {
-                return Ok(Step::Stop(false));
-            };
-            user.value.public.metadata = Some(blob);
-            change.replace(key, user.version, &user.value.encode()?);
-            Ok(Step::Commit(true))
+    /// Wraps the data keys of all metadata and second factors with the current master key.
+    fn rewrap_metadata(&self, rotation: &mut Rotation) -> Result<()> {
+        self.for_each_key(layout::FACTORS, |_, id| {
+            rotation.examined += 1;
+            rotation.rewrapped += u64::from(self.rewrap_factors(id)?);
+            Ok(())
+        })?;
+        self.for_each_key::<17>(layout::METADATA, |key, rest| {
+            rotation.examined += 1;
+            rotation.rewrapped += u64::from(self.rewrap_one(key, rest)?);
+            Ok(())
         })
     }
 
-    fn rewrap_api_key(&self, id: &[u8; 16]) -> Result<bool> {
+    fn rewrap_one(&self, key: &[u8], rest: &[u8; 17]) -> Result<bool> {
+        let foreign = Error::Crypto("a stored record is not what the service wrote");
+        let ([letter, id @ ..], Some(of)) = (rest, MetadataOf::of_letter(rest[0])) else { return Err(foreign) };
+        let _letter = letter;
         self.change(|change| {
-            let Some(mut key) = self.load_api_key(id)? else {
+            let Some(held) = self.load(key, |mut reader| EncryptedBlob::from_bytes(reader.rest()))? else {
                 return Ok(Step::Stop(false));
             };
-            let Some(blob) = self.rewrap_field("api key", id, key.value.public.metadata.as_ref())? else {
+            let Some(blob) = self.rewrap_field(of.name(), id, Some(&held.value))? else {
                 return Ok(Step::Stop(false));
             };
-            key.value.public.metadata = Some(blob);
-            self.replace_api_key(change, &key)?;
+            change.replace(key, held.version, &blob.to_bytes());
             Ok(Step::Commit(true))
         })
     }

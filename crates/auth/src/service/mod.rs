@@ -44,9 +44,10 @@ use crate::options::AuthOptions;
 use crate::record::{SourceTag, check_label};
 use crate::seam::Timestamp;
 use crate::verified::VerifiedCache;
+use parking_lot::RwLock;
 #[cfg(fuzzing)]
 pub(crate) use store_keys::Meta;
-use store_keys::StoreKeys;
+use store_keys::{ProcessKeys, StoreKeys};
 
 /// Authentication and authorisation on an engine.
 ///
@@ -75,7 +76,9 @@ struct Shared<E, H, C> {
     hasher: H,
     crypto: C,
     options: AuthOptions,
-    keys: OnceLock<StoreKeys>,
+    /// Those of the store, as of the last look; and those of this process.
+    keys: RwLock<Option<Arc<StoreKeys>>>,
+    process_keys: OnceLock<ProcessKeys>,
     guesses: GuessTable,
     /// Entries of refusals in the trail: by what was refused, and to whom.
     refusals: Limiter<(AuditAction, String)>,
@@ -140,7 +143,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             refusals: Limiter::new(now_ms),
             persists: Limiter::new(now_ms),
             counts: Counts::default(),
-            keys: OnceLock::new(),
+            keys: RwLock::default(),
+            process_keys: OnceLock::new(),
             options,
         };
         Self { shared: Arc::new(shared), caller: Arc::default() }
@@ -188,7 +192,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// The engine's.
     pub fn is_initialised(&self) -> Result<bool> {
-        Ok(self.shared.keys.get().is_some() || self.load_meta()?.is_some())
+        Ok(self.shared.keys.read().is_some() || self.load_meta()?.is_some())
     }
 
     /// What happened besides the answers.
@@ -224,7 +228,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     fn cache(&self) -> Result<&VerifiedCache> {
-        Ok(&self.keys()?.verified)
+        Ok(&self.process_keys()?.verified)
     }
 }
 

@@ -262,17 +262,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// As [`AuthService::get_role`].
     pub fn list_roles(&self, after: Option<&str>, limit: usize) -> Result<Vec<RoleRecord>> {
-        let (keys, after) = (self.keys()?, layout::role(after.unwrap_or("")));
+        let after = layout::role(after.unwrap_or(""));
         let end = prefix_end(layout::ROLES);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
-        let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(
-            &key[layout::ROLES.len()..],
-        ) {
-            Ok(name) => RoleRecord::decode(name, keys.sealer.open(key, value)?),
-            Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
-        };
-        page.iter().map(decode).collect()
+        self.with_keys(|keys| {
+            let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
+            let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(
+                &key[layout::ROLES.len()..],
+            ) {
+                Ok(name) => RoleRecord::decode(name, keys.sealer.open(key, value)?),
+                Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
+            };
+            page.iter().map(decode).collect()
+        })
     }
 
     /// Deletes a role: whoever has it loses what it allowed. `false` if there is none.

@@ -92,8 +92,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Writes a last use, if the record is still the one that was read: a revoked one stays so.
     /// A failure to write is counted, and refuses nobody.
     pub(super) fn note_use(&self, key: &[u8], version: u64, body: &[u8]) -> Result<()> {
-        let value = self.keys()?.sealer.seal(key, body);
-        let mut batch = Batch::new().put(key, value);
+        let keys = self.keys()?;
+        let mut batch = Batch::new().put(key, keys.sealer.seal(key, body));
+        batch.push_require(layout::META, Expect::Version(keys.meta_version));
         if !planted("auth_use_unconditional") {
             batch.push_require(key, Expect::Version(version));
         }
@@ -235,15 +236,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn session_index_of(&self, user_id: &[u8; 16]) -> Result<Vec<IndexedSession>> {
-        let (keys, prefix) = (self.keys()?, layout::sessions_of(user_id));
-        let entry = |(key, value): (Vec<u8>, hightower_engine::Value)| {
-            let token_hash = keys.sealer.open(&key, &value)?.array()?;
-            match key[prefix.len()..].try_into() {
-                Ok(id) => Ok(IndexedSession { id, token_hash }),
-                Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
-            }
-        };
-        self.shared.engine.get_prefix(&prefix)?.into_iter().map(entry).collect()
+        let prefix = layout::sessions_of(user_id);
+        self.with_keys(|keys| {
+            let entry = |(key, value): (Vec<u8>, hightower_engine::Value)| {
+                let token_hash = keys.sealer.open(&key, &value)?.array()?;
+                match key[prefix.len()..].try_into() {
+                    Ok(id) => Ok(IndexedSession { id, token_hash }),
+                    Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
+                }
+            };
+            self.shared.engine.get_prefix(&prefix)?.into_iter().map(entry).collect()
+        })
     }
 }
 

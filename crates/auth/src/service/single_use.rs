@@ -334,12 +334,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn token_hashes_of(&self, user_id: &[u8; 16]) -> Result<Vec<[u8; TAG_LEN_BYTES]>> {
-        let (keys, prefix) = (self.keys()?, layout::single_uses_of(user_id));
-        let hash = |(key, value): (Vec<u8>, Value)| {
-            keys.sealer.open(&key, &value)?.end()?;
-            key[prefix.len()..].try_into().map_err(|_| Error::Crypto("a stored record is not what the service wrote"))
-        };
-        self.shared.engine.get_prefix(&prefix)?.into_iter().map(hash).collect()
+        let prefix = layout::single_uses_of(user_id);
+        self.with_keys(|keys| {
+            let hash = |(key, value): (Vec<u8>, Value)| {
+                keys.sealer.open(&key, &value)?.end()?;
+                let foreign = |_| Error::Crypto("a stored record is not what the service wrote");
+                key[prefix.len()..].try_into().map_err(foreign)
+            };
+            self.shared.engine.get_prefix(&prefix)?.into_iter().map(hash).collect()
+        })
     }
 
     fn tokens_of(&self, user_id: &[u8; 16]) -> Result<Vec<([u8; TAG_LEN_BYTES], StoredToken)>> {

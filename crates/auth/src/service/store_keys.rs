@@ -1,14 +1,22 @@
-//! The store's own keys: one random root, wrapped by the master key, from which a key for each
-//! purpose is derived. Secrets that are stored only as hashes stay checkable through every
-//! rotation of master keys, because the root stays and only its wrapping changes.
+//! The store's own keys: two random roots, wrapped by the master key, from which a key for each
+//! purpose is derived.
+//!
+//! The **sealing root** makes records authentic. [`AuthService::rotate_root`] replaces it: who had the
+//! old one can forge nothing any more. The **lookup root** turns secrets that are random and long, names
+//! and addresses into what is looked up, and chains the audit trail. It stays, so that tokens and
+//! anchors outlive every rotation; without the sealing root it is of no use to write anything.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 use zeroize::Zeroizing;
 
 use super::AuthService;
+use super::change::Loaded;
 use crate::audit::{AuditAction, AuditEntry, AuditOutcome, Head, chain_hash};
 use crate::codec::{Reader, Writer};
-use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MacKey, SecretHash, SecretHasher};
+use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MacKey, MasterKeyId, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::layout;
@@ -21,10 +29,16 @@ const FORMAT: u8 = 1;
 /// The user that is read where there is none, so that both cases do the same work.
 pub(super) const NOBODY: [u8; 16] = [0; 16];
 
-/// Everything derived from the root key.
-#[derive(Debug)]
+/// Everything derived from the roots, as of one version of the `meta` record.
+#[derive(Clone, Debug)]
 pub(super) struct StoreKeys {
     pub(super) store_id: [u8; 16],
+    /// Every commit requires it, so that none is made with keys that were replaced meanwhile.
+    pub(super) meta_version: u64,
+    /// The roots as they are encrypted: the same text is the same roots, whatever wraps its data key.
+    roots: Vec<Vec<u8>>,
+    /// The master key that wraps the roots.
+    pub(super) master_key_id: MasterKeyId,
     pub(super) sealer: Sealer,
     pub(super) api_key: MacKey,
     pub(super) session: MacKey,
@@ -32,21 +46,32 @@ pub(super) struct StoreKeys {
     pub(super) recovery: MacKey,
     pub(super) guess: MacKey,
     pub(super) audit: MacKey,
+}
+
+/// What the service keeps besides, for as long as the process runs.
+#[derive(Debug)]
+pub(super) struct ProcessKeys {
     /// A hash of nothing anyone knows, verified where there is no password to verify.
     pub(super) decoy: SecretHash,
     pub(super) verified: VerifiedCache,
 }
 
-/// The `meta` record: what is needed to unwrap the root.
+/// The `meta` record: what is needed to unwrap the roots.
 pub(crate) struct Meta {
     pub(super) store_id: [u8; 16],
-    pub(super) root: EncryptedBlob,
+    pub(super) sealing: EncryptedBlob,
+    pub(super) lookup: EncryptedBlob,
+    /// The sealing root before, as an older master key wraps it, while records are moved to the new
+    /// one. It is never wrapped by a newer master key: who knows the old root could put that back.
+    pub(super) previous: Option<EncryptedBlob>,
 }
 
 impl Meta {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut writer = Writer::default();
-        writer.u8(FORMAT).raw(&self.store_id).bytes(&self.root.to_bytes())?;
+        writer.u8(FORMAT).raw(&self.store_id);
+        writer.bytes(&self.sealing.to_bytes())?.bytes(&self.lookup.to_bytes())?;
+        writer.optional_bytes(self.previous.as_ref().map(EncryptedBlob::to_bytes).as_deref())?;
         Ok(writer.finish())
     }
 
@@ -56,72 +81,166 @@ impl Meta {
             FORMAT => {}
             found => return Err(Error::VersionUnsupported { what: "the service's key record", found, known: FORMAT }),
         }
-        let meta = Self { store_id: reader.array()?, root: EncryptedBlob::from_bytes(reader.bytes()?)? };
+        let meta = Self {
+            store_id: reader.array()?,
+            sealing: EncryptedBlob::from_bytes(reader.bytes()?)?,
+            lookup: EncryptedBlob::from_bytes(reader.bytes()?)?,
+            previous: reader.optional_bytes()?.map(EncryptedBlob::from_bytes).transpose()?,
+        };
         reader.end()?;
         Ok(meta)
     }
+
+    fn encrypted_roots(&self) -> Vec<Vec<u8>> {
+        let roots = [Some(&self.sealing), Some(&self.lookup), self.previous.as_ref()];
+        let text = |root: Option<&EncryptedBlob>| root.map(|blob| [&blob.nonce()[..], blob.ciphertext()].concat());
+        roots.into_iter().map(|root| text(root).unwrap_or_default()).collect()
+    }
+
+    /// The master keys that it needs.
+    pub(super) fn master_keys(&self) -> BTreeSet<MasterKeyId> {
+        [&self.sealing, &self.lookup].into_iter().chain(&self.previous).map(EncryptedBlob::key_id).collect()
+    }
 }
 
-/// What the wrapped root key belongs to.
-pub(super) fn root_identity(store_id: &[u8; 16]) -> Vec<u8> {
-    identity(store_id, "store", store_id, "root")
+/// Which root it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    Sealing,
+    Lookup,
 }
+
+/// What a wrapped root belongs to.
+pub(super) fn root_identity(store_id: &[u8; 16], root: Root) -> Vec<u8> {
+    let name = match root {
+        Root::Sealing => "sealing root",
+        Root::Lookup => "lookup root",
+    };
+    identity(store_id, "store", store_id, name)
+}
+
+/// How often work is done again because the store's keys were replaced meanwhile.
+const MAX_KEY_REFRESHES: usize = 16;
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    pub(super) fn keys(&self) -> Result<&StoreKeys> {
-        if let Some(keys) = self.shared.keys.get() {
+    pub(super) fn keys(&self) -> Result<Arc<StoreKeys>> {
+        let held = self.shared.keys.read().clone();
+        if let Some(keys) = held {
             return Ok(keys);
         }
-        // Not inside `get_or_init`: no lock is held while the engine works. A second thread may
-        // do this work too; both find the same root.
-        let meta = match self.load_meta()? {
-            Some(meta) => meta,
-            None => self.initialise_store()?,
-        };
-        let root = self.shared.crypto.open(&meta.root, &root_identity(&meta.store_id))?;
-        let keys = self.derive_keys(&root, meta.store_id)?;
-        Ok(self.shared.keys.get_or_init(|| keys))
+        // No lock is held while the engine works. A second thread may do this work too; both find the same roots.
+        if self.load_meta()?.is_none() {
+            self.initialise_store()?;
+        }
+        self.take_keys()
+    }
+
+    /// What does not depend on the store.
+    pub(super) fn process_keys(&self) -> Result<&ProcessKeys> {
+        if let Some(keys) = self.shared.process_keys.get() {
+            return Ok(keys);
+        }
+        let entropy = &*self.options().entropy;
+        let unknown = Zeroizing::new(random::<32>(entropy)?);
+        let decoy = self.shared.hasher.hash_secret(unknown.as_slice())?;
+        let verified = VerifiedCache::new(self.options().verified_cache_entries, entropy)?;
+        Ok(self.shared.process_keys.get_or_init(|| ProcessKeys { decoy, verified }))
     }
 
     pub(super) fn load_meta(&self) -> Result<Option<Meta>> {
         self.shared.engine.get(layout::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 
-    fn derive_keys(&self, root: &[u8], store_id: [u8; 16]) -> Result<StoreKeys> {
-        let entropy = &*self.options().entropy;
-        let root = MacKey::new(root)?;
-        let unknown = Zeroizing::new(random::<32>(entropy)?);
+    /// Takes the keys of the `meta` record as it is now.
+    fn take_keys(&self) -> Result<Arc<StoreKeys>> {
+        let meta = self.meta()?;
+        let same = self.shared.keys.read().clone().filter(|held| held.roots == meta.value.encrypted_roots());
+        let keys = Arc::new(match same {
+            // Only wrapped anew: a ring that has not got the newer master key need not open them again.
+            Some(held) => StoreKeys {
+                meta_version: meta.version,
+                master_key_id: meta.value.sealing.key_id(),
+                ..StoreKeys::clone(&held)
+            },
+            None => self.derive_keys(&meta)?,
+        });
+        let mut held = self.shared.keys.write();
+        match &*held {
+            Some(newer) if newer.meta_version >= keys.meta_version => Ok(Arc::clone(newer)),
+            _ => {
+                *held = Some(Arc::clone(&keys));
+                drop(held);
+                // What was verified under keys that are replaced is looked at anew.
+                self.process_keys()?.verified.clear();
+                Ok(keys)
+            }
+        }
+    }
+
+    /// Whether other keys than `stale` hold now; if so, they are taken.
+    pub(super) fn refresh_keys(&self, stale: &StoreKeys) -> Result<bool> {
+        let now = self.shared.engine.get_versioned(layout::META)?;
+        if now.is_none_or(|(_, version)| version == stale.meta_version) {
+            return Ok(false);
+        }
+        Ok(self.take_keys()?.meta_version != stale.meta_version)
+    }
+
+    /// Runs `work` with the store's keys; again, if it met what they do not open and others hold by now.
+    pub(super) fn with_keys<T>(&self, work: impl Fn(&StoreKeys) -> Result<T>) -> Result<T> {
+        let mut refreshes = 0;
+        loop {
+            let keys = self.keys()?;
+            match work(&keys) {
+                Err(Error::Crypto(_)) if refreshes < MAX_KEY_REFRESHES && self.refresh_keys(&keys)? => refreshes += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn derive_keys(&self, meta: &Loaded<Meta>) -> Result<StoreKeys> {
+        let Loaded { value: meta, version } = meta;
+        let open = |blob, root| self.shared.crypto.open(blob, &root_identity(&meta.store_id, root));
+        let sealing = |blob| MacKey::new(&open(blob, Root::Sealing)?)?.derive(b"hightower-auth records v1");
+        let previous = meta.previous.as_ref().map(sealing).transpose()?;
+        let lookup = MacKey::new(&open(&meta.lookup, Root::Lookup)?)?;
         Ok(StoreKeys {
-            store_id,
-            sealer: Sealer::new(root.derive(b"hightower-auth records v1")?, store_id),
-            api_key: root.derive(b"hightower-auth api keys v1")?,
-            session: root.derive(b"hightower-auth sessions v1")?,
-            single_use: root.derive(b"hightower-auth single-use tokens v1")?,
-            recovery: root.derive(b"hightower-auth recovery codes v1")?,
-            guess: root.derive(b"hightower-auth guesses v1")?,
-            audit: root.derive(b"hightower-auth audit v1")?,
-            decoy: self.shared.hasher.hash_secret(unknown.as_slice())?,
-            verified: VerifiedCache::new(self.options().verified_cache_entries, entropy)?,
+            store_id: meta.store_id,
+            meta_version: *version,
+            roots: meta.encrypted_roots(),
+            master_key_id: meta.sealing.key_id(),
+            sealer: Sealer::new(sealing(&meta.sealing)?, meta.store_id).with_previous(previous),
+            api_key: lookup.derive(b"hightower-auth api keys v1")?,
+            session: lookup.derive(b"hightower-auth sessions v1")?,
+            single_use: lookup.derive(b"hightower-auth single-use tokens v1")?,
+            recovery: lookup.derive(b"hightower-auth recovery codes v1")?,
+            guess: lookup.derive(b"hightower-auth guesses v1")?,
+            audit: lookup.derive(b"hightower-auth audit v1")?,
         })
     }
 
-    /// Makes the root key and the records that always exist, in one commit.
-    fn initialise_store(&self) -> Result<Meta> {
-        let entropy = &*self.options().entropy;
-        let (store_id, root) = (random(entropy)?, Zeroizing::new(random::<32>(entropy)?));
-        let blob = self.shared.crypto.seal(root.as_slice(), &root_identity(&store_id))?;
-        let meta = Meta { store_id, root: blob };
-        let keys = self.derive_keys(root.as_slice(), store_id)?;
-        let (batch, entry) = self.first_records(&keys, &meta)?;
+    /// A new root, wrapped by the current master key.
+    pub(super) fn new_root(&self, store_id: &[u8; 16], root: Root) -> Result<EncryptedBlob> {
+        let bytes = Zeroizing::new(random::<32>(&*self.options().entropy)?);
+        self.shared.crypto.seal(bytes.as_slice(), &root_identity(store_id, root))
+    }
+
+    /// Makes the roots and the records that always exist, in one commit; if somebody else does it first, theirs stay.
+    fn initialise_store(&self) -> Result<()> {
+        let store_id = random(&*self.options().entropy)?;
+        let (sealing, lookup) = (self.new_root(&store_id, Root::Sealing)?, self.new_root(&store_id, Root::Lookup)?);
+        let meta = Meta { store_id, sealing, lookup, previous: None };
+        let meta = Loaded { value: meta, version: 0 };
+        let (batch, entry) = self.first_records(&self.derive_keys(&meta)?, &meta.value)?;
         match self.shared.engine.commit(batch)? {
             BatchOutcome::Committed { .. } => {
                 self.tell_listener(&[entry]);
-                Ok(meta)
+                Ok(())
             }
-            BatchOutcome::Rejected { .. } => match self.load_meta()? {
-                Some(meta) => Ok(meta),
-                None => Err(Error::Crypto("the service's key record is missing although other records are there")),
-            },
+            BatchOutcome::Rejected { .. } if self.load_meta()?.is_some() => Ok(()),
+            BatchOutcome::Rejected { .. } => {
+                Err(Error::Crypto("the service's key record is missing although other records are there"))
+            }
         }
     }
 
@@ -132,7 +251,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 username: String::new(),
                 disabled: true,
                 roles: Vec::new(),
-                metadata: None,
+                has_metadata: false,
                 created_at_ms: self.now_ms(),
                 password_changed_at_ms: self.now_ms(),
                 last_login_ms: None,
@@ -140,7 +259,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             normal_name: String::new(),
             epoch: 0,
             guess_epoch: 0,
-            password_hash: keys.decoy.clone(),
+            password_hash: self.process_keys()?.decoy.clone(),
             trusted: Vec::new(),
         };
         let entry = AuditEntry {

@@ -12,7 +12,7 @@ use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::layout;
+use crate::layout::{self, MetadataOf};
 use crate::mutants::planted;
 use crate::permission::prefix_end;
 use crate::record::{StoredUser, UserRecord, checked_role_names};
@@ -72,7 +72,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             username: username.trim().to_owned(),
             disabled: false,
             roles: Vec::new(),
-            metadata: None,
+            has_metadata: false,
             created_at_ms: now_ms,
             password_changed_at_ms: now_ms,
             last_login_ms: None,
@@ -91,7 +91,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if self.load_name(&user.normal_name)?.is_some() {
             return Err(Error::Conflict("the username is taken"));
         }
-        user.public.metadata = self.encrypt_field(change, "user", user.public.user_id.as_bytes(), metadata)?;
+        let id = *user.public.user_id.as_bytes();
+        user.public.has_metadata = self.put_metadata(change, MetadataOf::User, &id, metadata)?;
         let id = user.public.user_id.as_bytes();
         change.create(&layout::user(id), &user.encode()?);
         if planted("auth_name_apart") {
@@ -132,18 +133,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// As [`AuthService::get_user`].
     pub fn list_users(&self, after: Option<&UserId>, limit: usize) -> Result<Vec<UserRecord>> {
-        let keys = self.keys()?;
         let after = layout::user(after.map_or(&NOBODY, |id| id.as_bytes()));
         let end = prefix_end(layout::USERS);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
-        let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| {
-            let Ok(id) = key[layout::USERS.len()..].try_into() else {
-                return Err(Error::Crypto("a stored record is not what the service wrote"));
+        self.with_keys(|keys| {
+            let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
+            let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| {
+                let Ok(id) = key[layout::USERS.len()..].try_into() else {
+                    return Err(Error::Crypto("a stored record is not what the service wrote"));
+                };
+                Ok(StoredUser::decode(id, keys.sealer.open(key, value)?)?.public)
             };
-            Ok(StoredUser::decode(id, keys.sealer.open(key, value)?)?.public)
-        };
-        page.iter().map(decode).collect()
+            page.iter().map(decode).collect()
+        })
     }
 
     /// Gives a user another name.
@@ -230,7 +232,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     pub fn set_user_metadata(&self, user_id: &str, metadata: Option<&[u8]>) -> Result<UserRecord> {
         self.change_user(user_id, AuditAction::UserMetadataSet, |service, change, user| {
             let id = *user.value.public.user_id.as_bytes();
-            user.value.public.metadata = service.encrypt_field(change, "user", &id, metadata)?;
+            user.value.public.has_metadata = service.put_metadata(change, MetadataOf::User, &id, metadata)?;
             Ok(true)
         })
     }
@@ -259,7 +261,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 }
                 change.batch.push_delete(layout::api_key(&key));
                 change.batch.push_delete(layout::api_key_of(id, &key));
+                change.batch.push_delete(layout::metadata(MetadataOf::ApiKey, &key));
             }
+            change.batch.push_delete(layout::metadata(MetadataOf::User, id));
             for session in self.session_index_of(id)? {
                 change.batch.push_delete(layout::session(&session.token_hash));
                 change.batch.push_delete(layout::session_of(id, &session.id));
@@ -275,12 +279,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// A user's metadata in the clear, if it has any.
+    /// A user's metadata in the clear, as it is now; `None` if it has none, or is gone.
     ///
     /// # Errors
     /// [`Error::Crypto`] if it is not this user's, was changed, or its master key is missing.
     pub fn decrypt_user_metadata(&self, user: &UserRecord) -> Result<Option<Vec<u8>>> {
-        self.decrypt_field("user", user.user_id.as_bytes(), user.metadata.as_ref())
+        self.get_metadata(MetadataOf::User, user.user_id.as_bytes())
     }
 
     /// Reads a user, lets `edit` change it, writes it back with an audit entry. `edit` tells
@@ -304,11 +308,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Encrypts a field for the commit of `change`.
     ///
-    /// A rotation wraps the root anew before it looks at the records. So the commit requires the root to be as it was before this encrypted: what
+    /// A rotation wraps the roots anew before it looks at the records, and every commit requires them to be as they were. So what
     /// an older master key wraps is there when the rotation looks, or is not committed, and this is tried again with the newer key.
     pub(super) fn encrypt_field(
         &self,
-        change: &mut Change<'_>,
+        change: &Change<'_>,
         kind: &str,
         id: &[u8],
         metadata: Option<&[u8]>,
@@ -316,18 +320,38 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let Some(metadata) = metadata.filter(|bytes| !bytes.is_empty()) else {
             return Ok(None);
         };
-        let identity = identity(&self.keys()?.store_id, kind, id, "metadata");
-        let meta = self.meta()?;
-        let blob = self.shared.crypto.seal(metadata, &identity)?;
-        if !planted("auth_rotation_not_guarded") {
-            if blob.key_id() < meta.value.root.key_id() {
-                return Err(Error::Crypto(
-                    "the store was rotated to a newer master key than this key ring has: load it again",
-                ));
-            }
-            change.require(layout::META, meta.version);
+        let blob = self.shared.crypto.seal(metadata, &identity(&change.keys.store_id, kind, id, "metadata"))?;
+        if blob.key_id() < change.keys.master_key_id && !planted("auth_rotation_not_guarded") {
+            return Err(Error::Crypto(
+                "the store was rotated to a newer master key than this key ring has: load it again",
+            ));
         }
         Ok(Some(blob))
+    }
+
+    /// Puts, replaces or removes metadata in the commit of `change`; whether there is some then.
+    pub(super) fn put_metadata(
+        &self,
+        change: &mut Change<'_>,
+        of: MetadataOf,
+        id: &[u8; 16],
+        metadata: Option<&[u8]>,
+    ) -> Result<bool> {
+        let key = layout::metadata(of, id);
+        let held = self.load(&key, |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
+        let blob = self.encrypt_field(change, of.name(), id, metadata)?;
+        match (&blob, held) {
+            (Some(blob), Some(held)) => change.replace(&key, held.version, &blob.to_bytes()),
+            (Some(blob), None) => change.create(&key, &blob.to_bytes()),
+            (None, Some(held)) => change.remove(&key, held.version),
+            (None, None) => {}
+        }
+        Ok(blob.is_some())
+    }
+
+    pub(super) fn get_metadata(&self, of: MetadataOf, id: &[u8; 16]) -> Result<Option<Vec<u8>>> {
+        let held = self.load(&layout::metadata(of, id), |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
+        self.decrypt_field(of.name(), id, held.map(|held| held.value).as_ref())
     }
 
     pub(super) fn decrypt_field(&self, kind: &str, id: &[u8], blob: Option<&EncryptedBlob>) -> Result<Option<Vec<u8>>> {

@@ -35,11 +35,19 @@ pub(super) enum Verb {
 The key is on disk when this returns. It gets the highest id, and so becomes the current one.")]
     Generate,
     /// Wrap all that older keys wrap with the current key
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   htkvctl auth keyring rotate
+  htkvctl auth keyring rotate --root       an older key may be in the wrong hands
 
-Safe to run again after an interruption. Encrypted data is not touched, only the keys that it is encrypted with.")]
-    Rotate,
+Safe to run again after an interruption. Encrypted data is not touched, only the keys that it is encrypted with. Who has an \
+older master key and a copy of the store from before could still forge records, if the store can be written: --root replaces \
+the key against which all records are checked, and seals each anew. It needs a newer master key than the one that wraps \
+the root, so `generate` first and do not rotate without --root; then `remove` the older key.")]
+    Rotate {
+        /// Seal every record anew, under a new root key
+        #[arg(long)]
+        root: bool,
+    },
     /// List the ids of the master keys, and how many records each wraps
     #[command(after_help = "Example:
   htkvctl auth keyring list")]
@@ -119,7 +127,7 @@ impl Verb {
                     .answer(&Changed { outcome: "generated", key_id }, || format!("generated master key {key_id}"))?;
                 Ok(Exit::Done)
             }
-            Self::Rotate => rotate(context),
+            Self::Rotate { root } => rotate(context, *root),
             Self::List => list(context),
             Self::Remove { id, without_store } => remove(context, *id, *without_store),
             Self::Restore { id } => {
@@ -133,11 +141,11 @@ impl Verb {
     }
 }
 
-fn rotate(context: &Context<'_>) -> Result<Exit, Failure> {
+fn rotate(context: &Context<'_>, root: bool) -> Result<Exit, Failure> {
     let key_id = context.options.key_ring()?.current_id();
     let rotation = context.change(|auth| {
         let _bar = Progress::spinner(context.session.screen, "wrapping keys");
-        Ok(auth.rotate_master_key()?)
+        Ok(if root { auth.rotate_root()? } else { auth.rotate_master_key()? })
     })?;
     let (rewrapped, examined) = (rotation.rewrapped, rotation.examined);
     let text = || format!("master key {key_id} wraps all {}; {} anew", counted(examined, "record"), count(rewrapped));
