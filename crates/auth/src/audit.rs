@@ -105,6 +105,8 @@ actions! {
     TokenIssued = 50, "A single-use token was issued.";
     TokenUsed = 51, "A single-use token was used up.";
     TokensRevoked = 52, "All single-use tokens of a user were revoked.";
+    ManagementRead = 53, "A principal read users, roles or the trail.";
+    ManagementFailed = 54, "A principal's management call failed, or found nothing to do.";
 }
 
 impl fmt::Display for AuditAction {

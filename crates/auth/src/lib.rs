@@ -106,8 +106,8 @@ pub use record::{
 };
 pub use seam::{Clock, Entropy, OsEntropy, SystemClock, Timestamp};
 pub use service::{
-    ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, FactorCheck, Login,
-    MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Proof, Purged, ResetRequest, Rotation, StepUp,
+    AdminService, ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, FactorCheck,
+    Login, MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Proof, Purged, ResetRequest, Rotation, StepUp,
 };
 pub use single_use::{MAX_TOKEN_LIFETIME_MS, MAX_TOKENS_PER_PURPOSE, TokenLifetimes, TokenPurpose, TokenRecord};
 pub use token::{SECRET_LEN_BYTES, Token};

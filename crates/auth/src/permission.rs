@@ -24,17 +24,31 @@ pub enum Action {
     Write,
     /// Submit commands with versions of one's own, which can shut out later writers.
     Admin,
+    /// See users, their sessions, API keys, tokens and factors; the range is of usernames in normal form.
+    ViewUsers,
+    /// Create and change users; the range is of usernames in normal form. See [`crate::AdminService`].
+    ManageUsers,
+    /// Define roles, and give them to users; the range is of role names.
+    ManageRoles,
+    /// Read the audit trail; counts only on all.
+    ReadAudit,
 }
 
 impl Action {
-    /// All actions.
+    /// All actions on keys.
     pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
+    /// All actions on users, roles and the audit trail. A grant has either these or those on keys.
+    pub const MANAGEMENT: [Self; 4] = [Self::ViewUsers, Self::ManageUsers, Self::ManageRoles, Self::ReadAudit];
 
     fn bit(self) -> u8 {
         match self {
             Self::Read => 1,
             Self::Write => 2,
             Self::Admin => 4,
+            Self::ViewUsers => 8,
+            Self::ManageUsers => 16,
+            Self::ManageRoles => 32,
+            Self::ReadAudit => 64,
         }
     }
 
@@ -43,9 +57,16 @@ impl Action {
             Self::Read => 0,
             Self::Write => 1,
             Self::Admin => 2,
+            Self::ViewUsers => 3,
+            Self::ManageUsers => 4,
+            Self::ManageRoles => 5,
+            Self::ReadAudit => 6,
         }
     }
 }
+
+/// The bits of the actions on keys.
+const ON_KEYS: u8 = 7;
 
 /// Keys from `start` up to, not including, `end`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,12 +190,15 @@ impl Grant {
     /// These actions on these keys.
     ///
     /// # Errors
-    /// [`Error::Validation`] for no action, an empty range, or a bound past
+    /// [`Error::Validation`] for no action, actions on keys beside management, an empty range, or a bound past
     /// [`MAX_GRANT_KEY_LEN_BYTES`].
     pub fn new(actions: impl IntoIterator<Item = Action>, range: KeyRange) -> Result<Self> {
         let actions = actions.into_iter().fold(0, |all, action| all | action.bit());
         if actions == 0 || range.is_empty() {
             return Err(Error::Validation("a grant needs an action and a range that is not empty"));
+        }
+        if actions & ON_KEYS != 0 && actions & !ON_KEYS != 0 {
+            return Err(Error::Validation("a grant is of actions on keys or of management, not of both"));
         }
         if range.start.len() > MAX_GRANT_KEY_LEN_BYTES
             || range.end.as_ref().is_some_and(|end| end.len() > MAX_GRANT_KEY_LEN_BYTES)
@@ -186,7 +210,7 @@ impl Grant {
 
     /// The actions, in order.
     pub fn actions(&self) -> impl Iterator<Item = Action> + '_ {
-        Action::ALL.into_iter().filter(|action| self.actions & action.bit() != 0)
+        Action::ALL.into_iter().chain(Action::MANAGEMENT).filter(|action| self.actions & action.bit() != 0)
     }
 
     /// The keys.
@@ -223,7 +247,8 @@ pub(crate) fn decode_grants(reader: &mut Reader<'_>) -> Result<Vec<Grant>> {
 
 fn decode_grant(reader: &mut Reader<'_>) -> Result<Grant> {
     let actions = reader.u8()?;
-    if actions == 0 || actions > 7 {
+    let is_mixed = actions & ON_KEYS != 0 && actions & !ON_KEYS != 0;
+    if actions == 0 || actions > 127 || is_mixed {
         return Err(Error::Crypto("a grant names an action that this build does not know"));
     }
     Ok(Grant { actions, range: KeyRange::decode(reader)? })
@@ -232,7 +257,7 @@ fn decode_grant(reader: &mut Reader<'_>) -> Result<Grant> {
 /// The union of grants, ready for fast checks. An empty set allows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermissionSet {
-    by_action: [Vec<KeyRange>; 3],
+    by_action: [Vec<KeyRange>; 7],
 }
 
 impl PermissionSet {
@@ -266,6 +291,12 @@ impl PermissionSet {
             (Some(_), None) => false,
             (Some(covering), Some(end)) => end <= covering,
         })
+    }
+
+    /// Each action with each of its ranges.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (Action, &KeyRange)> {
+        let actions = Action::ALL.into_iter().chain(Action::MANAGEMENT);
+        actions.flat_map(|action| self.by_action[action.index()].iter().map(move |range| (action, range)))
     }
 
     fn covering(&self, action: Action, key: &[u8]) -> Option<&KeyRange> {
@@ -331,6 +362,7 @@ mod tests {
     #[test]
     fn senseless_grants_are_refused() {
         assert!(Grant::new([], KeyRange::all()).is_err());
+        assert!(Grant::new([Action::Read, Action::ViewUsers], KeyRange::all()).is_err());
         assert!(Grant::new([Action::Read], KeyRange::new("b", Some(b"b".to_vec()))).is_err());
         assert!(Grant::new([Action::Read], KeyRange::prefix(vec![0; 1025])).is_err());
     }

@@ -75,6 +75,7 @@ const HISTORY: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
 const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
 const AUTH_FACTORS: Catcher = plain("hightower-auth", "factors", "");
+const AUTH_ADMIN: Catcher = plain("hightower-auth", "admin", "");
 const AUTH_TOKENS: Catcher = plain("hightower-auth", "single_use", "");
 const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
@@ -441,6 +442,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("auth_factor_not_asked_of_sessions", "a session without a required factor does not count", &[AUTH_FACTORS]),
     caught("auth_password_replaces_factor", "half a login replaces no second factor", &[AUTH_FACTORS]),
     caught("auth_codes_not_delayed", "guesses at codes are delayed", &[AUTH_FACTORS]),
+    caught("auth_roles_given_freely", "nobody gives more than they have", &[AUTH_ADMIN]),
+    caught("auth_admin_of_the_mightier", "nobody manages who has more than they have", &[AUTH_ADMIN]),
+    caught("auth_admin_not_guarded", "authority counts as of the commit", &[AUTH_ADMIN]),
     caught("auth_token_purpose_ignored", "a token is for one purpose", &[AUTH_TOKENS]),
     caught("auth_token_outlives_password", "a token ends with what it is for", &[AUTH_TOKENS]),
     caught(

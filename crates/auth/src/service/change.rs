@@ -18,6 +18,9 @@ use crate::record::{ApiKeyRecord, RoleRecord, StoredApiKey, StoredSession, Store
 /// How often a change is tried against others before it gives up.
 const MAX_TRIES: u32 = 10_000;
 
+/// The problem of a change whose caller's authority may not be what it was.
+pub(super) const AUTHORITY_MOVED: &str = "somebody's access changed since the caller's was checked";
+
 /// A record with the version to require when it is replaced.
 #[derive(Clone, Debug)]
 pub(super) struct Loaded<T> {
@@ -141,6 +144,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                     self.tell_listener(&entries);
                     return Ok(result);
                 }
+                BatchOutcome::Rejected { key, .. } if key == layout::GENERATION && self.caller.guard.is_some() => {
+                    return Err(Error::Conflict(AUTHORITY_MOVED));
+                }
                 BatchOutcome::Rejected { key, .. } => {
                     if key == layout::META {
                         self.refresh_keys(keys)?;
@@ -161,6 +167,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             batch.push_require(layout::META, Expect::Version(keys.meta_version));
         }
         batch.set_uses_reserve(change.takes_access && !planted("auth_without_reserve"));
+        if let Some(generation) = self.caller.guard.filter(|_| !planted("auth_admin_not_guarded")) {
+            batch.push_require(layout::GENERATION, Expect::Version(generation));
+        }
         if change.access_changed {
             batch.push_put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
         }

@@ -4,6 +4,7 @@
 //! read, adds its audit entry, and commits; if somebody was faster it starts over. So each change
 //! is whole or absent, at any concurrency and any crash, without a lock held across the engine.
 
+mod admin;
 mod api_keys;
 mod audit_search;
 mod audit_trail;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hightower_engine::KvEngine;
 
+pub use admin::AdminService;
 pub use api_keys::ApiKeyOptions;
 pub use audit_search::{AuditFilter, AuditPage};
 pub use audit_trail::MAX_AUDIT_PAGE;
@@ -51,6 +53,9 @@ use store_keys::{ProcessKeys, StoreKeys};
 
 /// Authentication and authorisation on an engine.
 ///
+/// Its calls trust their caller: they are for the program that embeds the service. What others may manage goes through
+/// [`AdminService`].
+///
 /// Cloning is cheap; clones share everything but who they act for
 /// (see [`AuthService::acting_as`] and [`AuthService::from_source`]).
 pub struct AuthService<E, H, C> {
@@ -69,6 +74,8 @@ impl<E, H, C> Clone for AuthService<E, H, C> {
 struct Caller {
     actor: Actor,
     source: Option<String>,
+    /// The generation as of which the caller's authority was checked: changes commit only if it still is this one.
+    guard: Option<u64>,
 }
 
 struct Shared<E, H, C> {
@@ -153,7 +160,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// This service, acting for `actor`: the audit trail names it.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {
-        let caller = Caller { actor, source: self.caller.source.clone() };
+        let caller = Caller { actor, ..(*self.caller).clone() };
         Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
     }
 
@@ -164,8 +171,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// [`crate::Error::Validation`] past 256 bytes or with control characters.
     pub fn from_source(&self, source: &str) -> Result<Self> {
         check_label(Some(source))?;
-        let caller = Caller { actor: self.caller.actor.clone(), source: Some(source.to_owned()) };
+        let caller = Caller { source: Some(source.to_owned()), ..(*self.caller).clone() };
         Ok(Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) })
+    }
+
+    /// This service, whose changes commit only as long as the generation is this one.
+    fn guarded_by(&self, generation: u64) -> Self {
+        let caller = Caller { guard: Some(generation), ..(*self.caller).clone() };
+        Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
     }
 
     /// The engine below.

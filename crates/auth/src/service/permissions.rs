@@ -77,6 +77,24 @@ impl Access {
         })
     }
 
+    /// Whether it has every one of these rights.
+    pub(super) fn covers(&self, rights: &PermissionSet) -> bool {
+        let has = |(action, range)| {
+            self.owner.allows_range(action, range)
+                && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, range))
+        };
+        rights.ranges().all(has)
+    }
+
+    /// Whether `action` is allowed on anything at all.
+    pub(super) fn allows_any(&self, action: Action, now_ms: Timestamp) -> bool {
+        let has = |set: &PermissionSet| set.ranges().any(|(held, _)| held == action);
+        self.alive
+            && self.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
+            && has(&self.owner)
+            && self.limit.as_ref().is_none_or(has)
+    }
+
     pub(crate) fn allows(&self, action: Action, key: &[u8], now_ms: Timestamp) -> bool {
         self.alive
             && self.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
@@ -220,7 +238,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn grants_of(&self, roles: &[String]) -> Result<Vec<Grant>> {
+    pub(super) fn grants_of(&self, roles: &[String]) -> Result<Vec<Grant>> {
         let mut grants = Vec::new();
         for name in roles {
             grants.extend(self.load_role(name)?.into_iter().flat_map(|role| role.value.grants));
@@ -291,6 +309,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.takes_access();
             change.audit(AuditAction::RoleDeleted, name);
             Ok(Step::Commit(true))
+        })
+    }
+
+    /// Adds an entry to the audit trail for what changes nothing.
+    pub(super) fn note(&self, action: AuditAction, target: &str) -> Result<()> {
+        self.change(|change| {
+            change.audit(action, target);
+            Ok(Step::Commit(()))
         })
     }
 

@@ -167,6 +167,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             user.value.normal_name = name.as_str().to_owned();
             user.value.public.username = username.trim().to_owned();
+            // Who may manage the user is a matter of the name.
+            change.access_changes();
             Ok(true)
         })
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! grant   = actions ":" keys
 //! actions = action { "," action }              action = "read" | "write" | "admin"
+//!                                                     | "view-users" | "manage-users" | "manage-roles" | "read-audit"
 //! keys    = "all" | "prefix:" KEY | "key:" KEY | "range:" [ KEY ] ".." [ KEY ]
 //! ```
 //!
@@ -37,7 +38,13 @@ pub(super) fn action(name: &str) -> Result<Action, String> {
         "read" => Ok(Action::Read),
         "write" => Ok(Action::Write),
         "admin" => Ok(Action::Admin),
-        _ => Err(format!("{name:?} is no action: read, write or admin")),
+        "view-users" => Ok(Action::ViewUsers),
+        "manage-users" => Ok(Action::ManageUsers),
+        "manage-roles" => Ok(Action::ManageRoles),
+        "read-audit" => Ok(Action::ReadAudit),
+        _ => Err(format!(
+            "{name:?} is no action: read, write or admin, on keys; view-users, manage-users, manage-roles or read-audit, on names"
+        )),
     }
 }
 
@@ -46,6 +53,10 @@ pub(super) fn action_name(action: Action) -> &'static str {
         Action::Read => "read",
         Action::Write => "write",
         Action::Admin => "admin",
+        Action::ViewUsers => "view-users",
+        Action::ManageUsers => "manage-users",
+        Action::ManageRoles => "manage-roles",
+        Action::ReadAudit => "read-audit",
     }
 }
 
