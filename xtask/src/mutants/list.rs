@@ -316,11 +316,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a closed store says so and frees its index",
         &[within_engine("a_closed_store_frees_its_index")],
     ),
-    caught(
-        "reentry_not_seen",
-        "a call that would wait for itself is an error",
-        &[within_engine("its_holder_is_refused_and_others_wait")],
-    ),
+    Mutant {
+        name: "reentry_not_seen",
+        rule: "a call that would wait for itself is an error",
+        shows: Shows::ByHanging,
+        caught_by: &[within_engine("its_holder_is_refused_and_others_wait")],
+    },
     Mutant {
         name: "backup_keeps_the_turn",
         rule: "nobody who closes the store waits for a copy of it",
