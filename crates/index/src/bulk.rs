@@ -12,6 +12,7 @@ use crate::bytes::common_len;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::map::Map;
+use crate::panics::Panics;
 use crate::spine::{Spine, join};
 use crate::sync::Ordering;
 use crate::table::{Parted, Tools};
@@ -98,12 +99,13 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
     fn try_push(&mut self, key: &[u8], value: V) -> Result<(), V> {
         let Some(shared) = self.shared_with_last(key) else { return Err(value) };
         let shared_map = &self.map.shared;
-        let hint = (shared_map.hint_of)(&value);
+        // Whatever may panic comes before the leaf, which nobody would drop.
+        let (hash, hint) = (shared_map.hasher.hash(key), (shared_map.hint_of)(&value));
         let leaf: Leaf<'_, V> = Leaf::new(&mut self.arena, key, value);
         if self.len == 0 {
             self.first_key = key.into();
         }
-        self.parted.push(shared_map.hasher.hash(key), leaf, hint);
+        self.parted.push(hash, leaf, hint);
         self.spine.push(&mut self.arena, leaf, shared);
         self.len += 1;
         Ok(())
@@ -148,8 +150,12 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
 impl<V, H: KeyHasher> Drop for SortedRun<V, H> {
     fn drop(&mut self) {
         if core::mem::needs_drop::<V>() {
-            // SAFETY: leaves that were not taken over are the run's alone.
-            self.parted.leaves().for_each(|leaf| unsafe { Leaf::<V>::from_raw(leaf).drop_value() });
+            let mut panics = Panics::default();
+            for leaf in self.parted.leaves() {
+                // SAFETY: leaves that were not taken over are the run's alone.
+                panics.run(|| unsafe { Leaf::<V>::from_raw(leaf).drop_value() });
+            }
+            panics.go_on();
         }
     }
 }
@@ -221,27 +227,30 @@ impl<V, H: KeyHasher> Writer<V, H> {
     }
 
     /// Takes over runs of this map whose keys rise. The map is empty.
-    fn adopt(&mut self, runs: Vec<SortedRun<V, H>>, threads: usize) -> usize {
+    fn adopt(&mut self, mut runs: Vec<SortedRun<V, H>>, threads: usize) -> usize {
         let len = runs.iter().map(SortedRun::len).sum();
         if len == 0 {
             return 0;
         }
         let (shared, own) = self.parts();
         let mut root = crate::link::Link::NOTHING;
-        let mut parted = Vec::with_capacity(runs.len());
-        for mut run in runs {
+        for run in &mut runs {
             own.arena.absorb(core::mem::replace(&mut run.arena, Arena::new()));
             let spine = core::mem::replace(&mut run.spine, Spine::new());
             let right = spine.finish(&mut own.arena);
             // SAFETY: both trees are in the arena, nobody else can reach them, and the runs' keys rise.
             root = unsafe { join::<V>(&mut own.arena, root, right) };
-            parted.push(core::mem::replace(&mut run.parted, Parted::new()));
         }
+        // The runs own the leaves until all is there: if the hasher panics, they drop the values, and the map stays empty.
+        let parted: Vec<_> = runs.iter().map(|run| &run.parted).collect();
         let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
         // SAFETY: this is the one writer; the map is empty, so the table holds no leaf.
         unsafe { shared.table.fill::<V, H>(&parted, len, threads, &mut tools) };
         shared.tree.plant(root);
         shared.len.store(len, Ordering::Relaxed);
+        for run in &mut runs {
+            run.parted = Parted::new();
+        }
         self.tidy();
         len
     }

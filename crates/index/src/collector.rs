@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 
 use crate::barrier;
 use crate::mutants::planted;
+use crate::panics::Panics;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// What a thread keeps before it hands it over.
@@ -271,10 +272,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn run(ripe: Vec<Vec<Action>>) {
+    let mut panics = Panics::default();
     for action in ripe.into_iter().flatten() {
         // SAFETY: whoever deferred it promised that it may run once the guards of its time have ended; each runs once.
-        unsafe { (action.run)(action.data) };
+        panics.run(|| unsafe { (action.run)(action.data) });
     }
+    panics.go_on();
 }
 
 /// The process's collector, and each thread's record.

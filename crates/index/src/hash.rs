@@ -9,7 +9,8 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 /// Hashes keys for the point table.
 ///
 /// The same key must always get the same hash. All 64 bits should be well mixed: the table takes its directory index from the top, and the
-/// place in a segment and the tag from the bottom. A bad hasher makes a map slow, never wrong.
+/// place in a segment and the tag from the bottom. One that gives many keys the same hash makes a map slow. One that gives a key two hashes, or panics, makes a map
+/// forget keys, or have one twice; it never makes it touch memory that is not its own, and every value is dropped once.
 ///
 /// ```
 /// use hightower_index::{KeyHasher, pin, with_hasher};

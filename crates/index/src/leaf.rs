@@ -93,12 +93,17 @@ impl<'g, V> Leaf<'g, V> {
     ///
     /// Nobody can reach the leaf any more, and it is freed once.
     pub(crate) unsafe fn free(self, arena: &mut Arena) {
-        let len_bytes = Self::len_bytes(self.key().len());
-        // SAFETY: by the caller's promise the leaf is ours alone; it was allocated with this length.
-        unsafe {
-            self.value_ptr().drop_in_place();
-            arena.free(self.start.cast(), len_bytes);
+        /// Gives the memory back, also when the value's own drop panics.
+        struct Memory<'a>(&'a mut Arena, NonNull<u8>, usize);
+        impl Drop for Memory<'_> {
+            fn drop(&mut self) {
+                // SAFETY: the leaf was allocated with this length, and by the promise of `free` nobody can reach it any more.
+                unsafe { self.0.free(self.1, self.2) };
+            }
         }
+        let _memory = Memory(arena, self.start, Self::len_bytes(self.key().len()));
+        // SAFETY: by the caller's promise the leaf is ours alone.
+        unsafe { self.value_ptr().drop_in_place() };
     }
 
     /// Drops the value alone, for when the arena goes as a whole.

@@ -57,6 +57,7 @@ mod link;
 mod map;
 mod mutants;
 mod node;
+mod panics;
 mod prefetch;
 mod published;
 mod range;

@@ -12,6 +12,7 @@ use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::limbo::{Limbo, Retired};
 use crate::link::{Link, Target};
+use crate::panics::Panics;
 use crate::range::{self, Range, prefix_end};
 use crate::reserve::Reserve;
 use crate::sync::{AtomicUsize, Ordering};
@@ -60,6 +61,8 @@ pub(crate) struct Shared<V, H> {
     pub(crate) reserve: Arc<Reserve>,
     /// Touched by the one [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
     pub(crate) own: UnsafeCell<Own>,
+    /// A writer takes values and a reader of the same map gives them out, so neither handle may pass for one of a longer or a shorter lived `V`.
+    invariant: PhantomData<fn(V) -> V>,
 }
 
 // SAFETY: readers touch tree, table and counters, which are atomic, and get `&V` on any thread (V: Sync). `own` is the writer's alone; it
@@ -82,6 +85,7 @@ impl<V, H> Shared<V, H> {
             len: AtomicUsize::new(0),
             memory_bytes: AtomicUsize::new(0),
             own: UnsafeCell::new(Own { arena, limbo: Limbo::new() }),
+            invariant: PhantomData,
         };
         // SAFETY: nobody else has the map yet.
         unsafe { shared.account() };
@@ -105,17 +109,19 @@ impl<V, H> Drop for Shared<V, H> {
         if !core::mem::needs_drop::<V>() {
             return;
         }
+        let mut panics = Panics::default();
         // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in limbo, in one of them, and not both.
         unsafe {
-            self.table.for_each_leaf::<V>(|leaf| leaf.drop_value());
+            self.table.for_each_leaf::<V>(|leaf| panics.run(|| leaf.drop_value()));
             for retired in self.own.get_mut().limbo.take_all() {
                 if let Retired::Link(link) = retired
                     && let Target::Leaf(leaf) = link.follow::<V>()
                 {
-                    leaf.drop_value();
+                    panics.run(|| leaf.drop_value());
                 }
             }
         }
+        panics.go_on();
     }
 }
 
@@ -128,6 +134,20 @@ impl<V, H> Drop for Shared<V, H> {
 /// writer.insert(b"key", 1);
 /// let reader = std::thread::spawn(move || map.get(b"key", &hightower_index::pin()).copied());
 /// assert_eq!(reader.join().unwrap(), Some(1));
+/// ```
+///
+/// A map is of one type of values, their lifetime included: a reader of longer lived values than the writer puts in would outlive them.
+///
+/// ```compile_fail
+/// fn shorten<'v>(map: hightower_index::Map<&'static str>) -> hightower_index::Map<&'v str> {
+///     map
+/// }
+/// ```
+///
+/// ```compile_fail
+/// fn lengthen<'v>(map: hightower_index::Map<&'v str>) -> hightower_index::Map<&'static str> {
+///     map
+/// }
 /// ```
 pub struct Map<V, H = SeededHasher> {
     pub(crate) shared: Arc<Shared<V, H>>,

@@ -136,6 +136,16 @@ impl<V> Place<'_, V> {
     pub(crate) fn hint_anew(&self, hint: u32) {
         self.segment.hint_anew(self.at, self.leaf, hint);
     }
+
+    /// Puts another leaf of the same key here. The writer's, as above.
+    pub(crate) fn replace(&self, leaf: Leaf<'_, V>, hint: u32) {
+        self.segment.replace(self.at, leaf, hint);
+    }
+
+    /// Takes the leaf out. The writer's, as above.
+    pub(crate) fn clear(&self) {
+        self.segment.clear(self.at);
+    }
 }
 
 /// What the writer's methods need besides the table.
@@ -243,7 +253,7 @@ impl Table {
         unsafe { self.segment(hash) }.prefetch_head();
     }
 
-    /// Adds a leaf whose key is not in the table. The writer's.
+    /// Adds a leaf whose key is not in the table. The writer's. If the hasher panics, the table is as it was.
     ///
     /// # Safety
     ///
@@ -257,9 +267,7 @@ impl Table {
     ) {
         loop {
             // SAFETY: the writer alone retires segments, and does so below only after its last use of this one.
-            let segment = unsafe { self.segment(hash) };
-            if segment.taken() < slots_limit(segment.slots()) {
-                segment.put(hash, leaf, hint);
+            if unsafe { self.try_insert(hash, leaf, hint) } {
                 return;
             }
             // SAFETY: the caller's promise.
@@ -267,29 +275,30 @@ impl Table {
         }
     }
 
-    /// Replaces the leaf of a key that is in the table. The writer's.
+    /// Adds a leaf whose key is not in the table, if there is room without asking for hashes; says whether there was. The writer's.
     ///
     /// # Safety
     ///
     /// As for [`Table::insert`].
-    pub(crate) unsafe fn replace<V>(&self, hash: u64, leaf: Leaf<'_, V>, hint: u32) {
+    #[inline(always)]
+    pub(crate) unsafe fn try_insert<V>(&self, hash: u64, leaf: Leaf<'_, V>, hint: u32) -> bool {
         // SAFETY: the caller's promise.
         let segment = unsafe { self.segment(hash) };
-        if let Some((at, _)) = segment.find::<V>(hash, leaf.key()) {
-            segment.replace(at, leaf, hint);
+        let has_room = segment.taken() < slots_limit(segment.slots());
+        if has_room {
+            segment.put(hash, leaf, hint);
         }
+        has_room
     }
 
-    /// Takes the leaf of `key` out. The writer's.
+    /// Gives memory back if a removal has left the segment of `hash` nearly empty. The writer's. If the hasher panics, the table is as it was.
     ///
     /// # Safety
     ///
     /// As for [`Table::insert`].
-    pub(crate) unsafe fn remove<V, H: KeyHasher>(&self, hash: u64, key: &[u8], tools: &mut Tools<'_, H>) {
+    pub(crate) unsafe fn shrink_if_sparse<V, H: KeyHasher>(&self, hash: u64, tools: &mut Tools<'_, H>) {
         // SAFETY: the caller's promise.
         let segment = unsafe { self.segment(hash) };
-        let Some((at, _)) = segment.find::<V>(hash, key) else { return };
-        segment.clear(at);
         if segment.leaves() < segment.slots() / 8 {
             // SAFETY: the caller's promise.
             unsafe { self.shrink::<V, H>(hash, tools) };
@@ -338,7 +347,12 @@ impl Table {
         let half_of = |hash: u64| (hash >> (64 - depth) & 1) as usize;
         let classes = classes_of_halves::<V, H>(old, tools.hasher, half_of);
         let halves = classes.map(|class| Segment::alloc(tools.arena, class, depth));
-        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| halves[half_of(hash)].put(hash, leaf, hint));
+        for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| {
+            // A hasher that says another thing than when the halves were measured may find one full; then the other has room.
+            let half = half_of(hash);
+            let is_full = halves[half].taken() >= slots_limit(halves[half].slots());
+            halves[if is_full { 1 - half } else { half }].put(hash, leaf, hint);
+        });
         let middle = places.start + places.len() / 2;
         self.install(directory, places.start, halves[0]);
         self.install(directory, middle, halves[1]);

@@ -3,6 +3,9 @@
 //! Every change that readers can see is one atomic store: of a child's place in its node, or of the place that leads to a node that was built anew. So
 //! a reader finds the tree before or after, never between. What a store unlinks goes to limbo. All loops descend; nothing recurses.
 //!
+//! Invariant: what the tree leads to is in the table too, whatever a hasher says; so a leaf that the table has given up is freed once nobody sees it. The branch bytes
+//! on the way to a leaf do not say that it is the one that was looked for: nothing is replaced or removed before its address was compared.
+//!
 //! Invariant: every node holds at least two things (children and terminal together), so a removal leaves at least one, which takes the node's
 //! place if it is the only one.
 
@@ -105,7 +108,7 @@ impl<V> Tree<V> {
         publish(&self.root, root);
     }
 
-    /// Hangs in a leaf whose key is not in the tree.
+    /// Hangs in a leaf. Its key is not in the tree, unless a hasher has lied: then it takes the place of the leaf that is there, which stays in the table.
     ///
     /// # Safety
     ///
@@ -119,6 +122,7 @@ impl<V> Tree<V> {
             // SAFETY: only the writer retires what the tree reaches, and not during this call.
             let node = match unsafe { link.follow::<V>() } {
                 Target::Nothing => return publish(place, Link::leaf(leaf)),
+                Target::Leaf(other) if other.key() == key => return publish(place, Link::leaf(leaf)),
                 Target::Leaf(other) => return publish(place, fork(arena, other, leaf, depth)),
                 Target::Node(node) => node,
             };
@@ -150,18 +154,19 @@ impl<V> Tree<V> {
         }
     }
 
-    /// Puts `leaf` in the place of the leaf of the same key, if there is one.
+    /// Puts `leaf` in the place of `old`, which has the same key. If the tree does not lead to exactly that leaf, nothing happens.
     ///
     /// # Safety
     ///
     /// The caller is the one writer.
-    pub(crate) unsafe fn replace(&self, leaf: Leaf<'_, V>) {
+    pub(crate) unsafe fn replace(&self, old: Leaf<'_, V>, leaf: Leaf<'_, V>) {
         let mut place = &self.root;
         let mut depth = 0;
         loop {
             // SAFETY: as in insert.
             match unsafe { load(place).follow::<V>() } {
                 Target::Nothing => return,
+                Target::Leaf(found) if found != old && !crate::mutants::planted("any_leaf_replaced") => return,
                 Target::Leaf(_) => return publish(place, Link::leaf(leaf)),
                 Target::Node(node) => {
                     depth += node.prefix().len();
@@ -173,12 +178,13 @@ impl<V> Tree<V> {
         }
     }
 
-    /// Takes the leaf of `key` out, which is in the tree.
+    /// Takes `leaf` out. If the tree does not lead to exactly that leaf, nothing happens.
     ///
     /// # Safety
     ///
     /// The caller is the one writer.
-    pub(crate) unsafe fn remove(&self, key: &[u8], arena: &mut Arena, limbo: &mut Limbo) {
+    pub(crate) unsafe fn remove(&self, leaf: Leaf<'_, V>, arena: &mut Arena, limbo: &mut Limbo) {
+        let key = leaf.key();
         let mut place = &self.root;
         let mut depth = 0;
         // The node that `place` is in, and the place that leads to it.
@@ -187,6 +193,7 @@ impl<V> Tree<V> {
             // SAFETY: as in insert.
             match unsafe { load(place).follow::<V>() } {
                 Target::Nothing => return,
+                Target::Leaf(found) if found != leaf && !crate::mutants::planted("any_leaf_removed") => return,
                 Target::Leaf(_) => break,
                 Target::Node(node) => {
                     depth += node.prefix().len();

@@ -1,6 +1,7 @@
 //! The writer's handle: one per map, by type.
 
 use core::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::epoch::Guard;
@@ -9,8 +10,9 @@ use crate::leaf::Leaf;
 use crate::limbo::Retired;
 use crate::link::{Link, Target};
 use crate::map::{EntryRef, Map, Own, Shared};
+use crate::panics::Panics;
 use crate::sync::Ordering;
-use crate::table::Tools;
+use crate::table::{Place, Tools};
 
 /// The one writer of a map. Not `Clone`; every change needs `&mut self`.
 ///
@@ -24,6 +26,14 @@ use crate::table::Tools;
 /// assert_eq!(map.get(b"a", &hightower_index::pin()), Some(&2));
 /// assert!(writer.remove(b"a"));
 /// assert!(map.is_empty());
+/// ```
+///
+/// A writer of long lived values does not pass for one of shorter lived ones, which a reader would outlive:
+///
+/// ```compile_fail
+/// fn shorten<'v>(writer: hightower_index::Writer<&'static str>) -> hightower_index::Writer<&'v str> {
+///     writer
+/// }
 /// ```
 pub struct Writer<V, H = SeededHasher> {
     pub(crate) shared: Arc<Shared<V, H>>,
@@ -130,8 +140,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
     pub fn get_or_insert_with(&mut self, key: &[u8], make: impl FnOnce() -> V) -> (&V, bool) {
         let hash = self.shared.hasher.hash(key);
         // SAFETY: the writer is borrowed mutably, so nobody writes.
-        if let Some(leaf) = unsafe { find_or_approach(&self.shared, hash, key) } {
-            return (leaf.value(), false);
+        if let Some(place) = unsafe { find_or_approach(&self.shared, hash, key) } {
+            return (place.leaf.value(), false);
         }
         (self.add(hash, key, make()).value(), true)
     }
@@ -209,19 +219,17 @@ impl<V, H: KeyHasher> Writer<V, H> {
     pub fn insert(&mut self, key: &[u8], value: V) -> bool {
         let hash = self.shared.hasher.hash(key);
         // SAFETY: the writer is borrowed mutably, so nobody writes.
-        let Some(old) = (unsafe { find_or_approach(&self.shared, hash, key) }) else {
+        let Some(place) = (unsafe { find_or_approach(&self.shared, hash, key) }) else {
             self.add(hash, key, value);
             return false;
         };
         let (shared, own) = self.parts();
         let hint = (shared.hint_of)(&value);
         let leaf = Leaf::new(&mut own.arena, key, value);
+        place.replace(leaf, hint);
         // SAFETY: this is the one writer.
-        unsafe {
-            shared.table.replace(hash, leaf, hint);
-            shared.tree.replace(leaf);
-        }
-        own.limbo.push(Retired::Link(Link::leaf(old)));
+        unsafe { shared.tree.replace(place.leaf, leaf) };
+        own.limbo.push(Retired::Link(Link::leaf(place.leaf)));
         self.tidy();
         true
     }
@@ -235,16 +243,36 @@ impl<V, H: KeyHasher> Writer<V, H> {
         let leaf: Leaf<'_, V> = Leaf::new(&mut own.arena, key, value);
         let len = shared.len.load(Ordering::Relaxed);
         // SAFETY: this is the one writer.
-        unsafe {
+        let is_there = unsafe {
             shared.tree.insert(leaf, &mut own.arena, &mut own.limbo);
-            let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
-            shared.table.insert(hash, (leaf, hint), len, &mut tools);
+            shared.table.try_insert(hash, leaf, hint)
+        };
+        if !is_there {
+            self.make_room_for(hash, leaf.as_raw(), hint);
         }
-        shared.len.store(len + 1, Ordering::Relaxed);
+        self.shared.len.store(len + 1, Ordering::Relaxed);
         let raw = leaf.as_raw();
         self.tidy();
         // SAFETY: the leaf is in the map and the writer is borrowed for its lifetime.
         unsafe { Leaf::from_raw(raw) }
+    }
+
+    /// Puts a leaf that the tree has into the table, which has no room for it as it is. If the hasher panics, the tree gives the leaf up again.
+    #[cold]
+    fn make_room_for(&mut self, hash: u64, raw: *mut u8, hint: u32) {
+        let (shared, own) = self.parts();
+        // SAFETY: the caller's leaf, which is alive as long as the tree or limbo has it.
+        let leaf: Leaf<'_, V> = unsafe { Leaf::from_raw(raw) };
+        let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+        let leaves = shared.len.load(Ordering::Relaxed);
+        // SAFETY: this is the one writer.
+        let insert = AssertUnwindSafe(|| unsafe { shared.table.insert(hash, (leaf, hint), leaves, &mut tools) });
+        if let Err(panic) = catch_unwind(insert) {
+            // SAFETY: this is the one writer.
+            unsafe { shared.tree.remove(leaf, &mut own.arena, &mut own.limbo) };
+            own.limbo.push(Retired::Link(Link::leaf(leaf)));
+            resume_unwind(panic);
+        }
     }
 
     /// Takes `key` out. True when it was there. Its value is dropped once no reader can see it.
@@ -259,15 +287,16 @@ impl<V, H: KeyHasher> Writer<V, H> {
         let (shared, own) = self.parts();
         let hash = shared.hasher.hash(key);
         // SAFETY: this is the one writer.
-        let Some(leaf) = (unsafe { shared.table.get::<V>(hash, key) }) else { return false };
+        let Some(place) = (unsafe { shared.table.place::<V>(hash, key) }) else { return false };
+        place.clear();
         // SAFETY: as above.
-        unsafe {
-            let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
-            shared.table.remove::<V, H>(hash, key, &mut tools);
-            shared.tree.remove(key, &mut own.arena, &mut own.limbo);
-        }
-        own.limbo.push(Retired::Link(Link::leaf(leaf)));
+        unsafe { shared.tree.remove(place.leaf, &mut own.arena, &mut own.limbo) };
+        own.limbo.push(Retired::Link(Link::leaf(place.leaf)));
         shared.len.store(shared.len.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        // Last, because the hasher may panic.
+        let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+        // SAFETY: as above.
+        unsafe { shared.table.shrink_if_sparse::<V, H>(hash, &mut tools) };
         self.tidy();
         true
     }
@@ -346,12 +375,17 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
     fn free_unseen(&mut self, all: bool) {
         let own = self.parts().1;
+        let mut panics = Panics::default();
         for retired in own.limbo.take_unseen(all).into_iter().flatten() {
             // SAFETY: the epochs have said that nobody can see these any more; each was retired once.
             unsafe {
                 match retired {
                     Retired::Block(block) => block.free(&mut own.arena),
                     Retired::Link(link) => match link.follow::<V>() {
+                        Target::Leaf(leaf) if crate::mutants::planted("panic_leaks_a_batch") => {
+                            leaf.free(&mut own.arena)
+                        }
+                        Target::Leaf(leaf) if core::mem::needs_drop::<V>() => panics.run(|| leaf.free(&mut own.arena)),
                         Target::Leaf(leaf) => leaf.free(&mut own.arena),
                         Target::Node(node) => node.free(&mut own.arena),
                         Target::Nothing => {}
@@ -359,22 +393,23 @@ impl<V, H: KeyHasher> Writer<V, H> {
                 }
             }
         }
+        panics.go_on();
     }
 }
 
-/// The leaf of `key`. If there is none, the nodes where it will hang have been asked for: first the one below those that are always near, which comes while the
+/// Where the leaf of `key` is. If there is none, the nodes where it will hang have been asked for: first the one below those that are always near, which comes while the
 /// table is looked at, and then the next, which comes while the leaf is made. So an insertion waits twice less.
 ///
 /// # Safety
 ///
 /// Nobody writes during `'w`.
 #[inline]
-unsafe fn find_or_approach<'w, V, H>(shared: &Shared<V, H>, hash: u64, key: &[u8]) -> Option<Leaf<'w, V>> {
+unsafe fn find_or_approach<'w, V, H>(shared: &Shared<V, H>, hash: u64, key: &[u8]) -> Option<Place<'w, V>> {
     // SAFETY: the caller's promise.
     unsafe {
         shared.table.prefetch_slot(hash);
         let (link, depth) = shared.tree.prefetch_below_top(key);
-        let found = shared.table.get(hash, key);
+        let found = shared.table.place(hash, key);
         if found.is_none() {
             shared.tree.prefetch_further(key, link, depth);
         }

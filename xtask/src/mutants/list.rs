@@ -83,6 +83,10 @@ const FULL_DEVICE: Catcher =
     plain("hightower-engine", "upkeep_faults", "deletes_and_compaction_make_room_on_a_full_device");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
 const INDEX_THREADS: Catcher = plain("hightower-index", "threads", "");
+/// Hashers that collide, lie and panic.
+const fn hostile(filter: &'static str) -> Catcher {
+    plain("hightower-index", "hostile", filter)
+}
 const INDEX_MODEL: Catcher = plain("hightower-index", "model_check", "every_node_grows_and_shrinks");
 const fn model_of_state(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Loom, ..plain("hightower-state", "lib", filter) }
@@ -527,6 +531,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[model_of_index("a_walk_sees_a_node_replaced_whole")],
     ),
     caught("slot_lost", "no leaf is left behind when a segment grows", &[INDEX_MODEL]),
+    caught(
+        "any_leaf_replaced",
+        "the tree replaces the leaf that it was sent for, or none",
+        &[hostile("whatever_a_hasher")],
+    ),
+    caught(
+        "any_leaf_removed",
+        "the tree removes the leaf that it was sent for, or none",
+        &[hostile("a_leaf_is"), hostile("whatever_a_hasher")],
+    ),
+    caught("bulk_published_early", "a bulk build is there as a whole or not at all", &[hostile("a_bulk_build_is")]),
+    caught("panic_leaks_a_batch", "a drop that panics keeps no other value alive", &[hostile("a_drop_that")]),
     caught("hint_lost", "a leaf takes its hint along when a segment grows", &[INDEX_MODEL]),
     caught(
         "relocation_keeps_hint",

@@ -11,7 +11,7 @@ use crate::hash::KeyHasher;
 use crate::leaf::Leaf;
 use crate::limbo::Retired;
 use crate::segment::{FULL_CLASS, FULL_SLOTS, Segment, slots_limit, slots_of_class};
-use crate::sync::Ordering;
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 const PART_BITS: u32 = 6;
 const PARTS: usize = 1 << PART_BITS;
@@ -116,14 +116,14 @@ impl Shape {
 }
 
 impl Table {
-    /// Puts leaves of different keys into a table that holds none, with so many threads. The writer's.
+    /// Puts leaves of different keys into a table that holds none, with so many threads. The writer's. All of them are there at once; if the hasher panics, none.
     ///
     /// # Safety
     ///
     /// As for [`Table::insert`].
     pub(crate) unsafe fn fill<V, H: KeyHasher>(
         &self,
-        runs: &[Parted],
+        runs: &[&Parted],
         leaves: usize,
         threads: usize,
         tools: &mut Tools<'_, H>,
@@ -141,24 +141,29 @@ impl Table {
             }
             left_over.extend(each.left_over);
         }
-        // SAFETY: the caller is the writer.
-        unsafe { self.replace_directory(new, tools) };
-        for Hashed { hash, leaf, hint } in left_over {
-            // SAFETY: the leaf is alive and new to the table; the caller's promise.
-            unsafe { self.insert::<V, H>(hash, (Leaf::from_raw(leaf), hint), leaves, tools) };
+        let filled = Self { directory: AtomicPtr::new(new.tagged()), segments: AtomicUsize::new(new.len()) };
+        if crate::mutants::planted("bulk_published_early") {
+            // SAFETY: the caller is the writer.
+            unsafe { self.take_over(&filled, tools) };
         }
+        for Hashed { hash, leaf, hint } in left_over {
+            // SAFETY: the leaf is alive and new to the table; nobody else knows the table.
+            unsafe { filled.insert::<V, H>(hash, (Leaf::from_raw(leaf), hint), leaves, tools) };
+        }
+        // SAFETY: the caller is the writer.
+        unsafe { self.take_over(&filled, tools) };
     }
 
-    /// Publishes a directory of segments of full depth, and retires the old one with all that it leads to.
+    /// Publishes all that another table holds, and retires what this one has.
     ///
     /// # Safety
     ///
     /// As for [`Table::insert`]; what the old segments hold is not lost.
-    unsafe fn replace_directory<H>(&self, new: Directory<'_>, tools: &mut Tools<'_, H>) {
+    unsafe fn take_over<H>(&self, new: &Self, tools: &mut Tools<'_, H>) {
         // SAFETY: only the writer retires directories.
         let old = unsafe { self.directory() };
-        self.directory.store(new.tagged(), Ordering::Release);
-        self.segments.store(new.len(), Ordering::Relaxed);
+        self.directory.store(new.directory.load(Ordering::Relaxed), Ordering::Release);
+        self.segments.store(new.segments.load(Ordering::Relaxed), Ordering::Relaxed);
         let mut at = 0;
         while at < old.len() {
             let segment = old.segment(at);
@@ -169,7 +174,7 @@ impl Table {
     }
 }
 
-fn fill_units<V>(runs: &[Parted], shape: Shape, threads: usize) -> Vec<Filled> {
+fn fill_units<V>(runs: &[&Parted], shape: Shape, threads: usize) -> Vec<Filled> {
     let units = shape.units();
     let threads = threads.clamp(1, units);
     let share = |number: usize| number * units / threads..(number + 1) * units / threads;
@@ -177,16 +182,22 @@ fn fill_units<V>(runs: &[Parted], shape: Shape, threads: usize) -> Vec<Filled> {
         return vec![fill_share::<V>(runs, shape, share(0))];
     }
     std::thread::scope(|scope| {
-        let others: Vec<_> =
-            (1..threads).map(&share).map(|units| scope.spawn(move || fill_share::<V>(runs, shape, units))).collect();
+        let start = |units: Range<usize>| {
+            let fill = move || fill_share::<V>(runs, shape, units);
+            std::thread::Builder::new().spawn_scoped(scope, fill)
+        };
+        let others: Vec<_> = (1..threads).map(|number| (number, start(share(number)))).collect();
         let own = fill_share::<V>(runs, shape, share(0));
-        let others =
-            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let others = others.into_iter().map(|(number, other)| match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // The system has no thread left: this one does it.
+            Err(_) => fill_share::<V>(runs, shape, share(number)),
+        });
         [own].into_iter().chain(others).collect()
     })
 }
 
-fn fill_share<V>(runs: &[Parted], shape: Shape, units: Range<usize>) -> Filled {
+fn fill_share<V>(runs: &[&Parted], shape: Shape, units: Range<usize>) -> Filled {
     let mut filled = Filled { arena: Arena::new(), segments: Vec::new(), left_over: Vec::new() };
     for unit in units {
         fill_unit::<V>(runs, shape, unit, &mut filled);
@@ -194,7 +205,7 @@ fn fill_share<V>(runs: &[Parted], shape: Shape, units: Range<usize>) -> Filled {
     filled
 }
 
-fn fill_unit<V>(runs: &[Parted], shape: Shape, unit: usize, filled: &mut Filled) {
+fn fill_unit<V>(runs: &[&Parted], shape: Shape, unit: usize, filled: &mut Filled) {
     let count = (1 << shape.depth) / shape.units();
     let segments: Vec<_> = (0..count).map(|_| Segment::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
     let parts = PARTS / shape.units();
