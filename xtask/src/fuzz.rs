@@ -21,6 +21,7 @@ const TARGETS: [&str; 9] = [
     "checkpoint",
     "engine_model",
     "index_model",
+    "index_hostile",
     "auth_records",
     "cli_import",
 ];

@@ -383,7 +383,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
                     Retired::Block(block) => block.free(&mut own.arena),
                     Retired::Link(link) => match link.follow::<V>() {
                         Target::Leaf(leaf) if crate::mutants::planted("panic_leaks_a_batch") => {
-                            leaf.free(&mut own.arena)
+                            leaf.free(&mut own.arena);
                         }
                         Target::Leaf(leaf) if core::mem::needs_drop::<V>() => panics.run(|| leaf.free(&mut own.arena)),
                         Target::Leaf(leaf) => leaf.free(&mut own.arena),

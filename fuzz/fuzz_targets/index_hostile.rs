@@ -1,0 +1,140 @@
+//! The index with hashers that collide, lie and panic, and with values that count their drops, of which some panic: keys may get lost, memory and values never.
+#![no_main]
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+
+use hightower_index::{KeyHasher, Map, SeededHasher, Writer, pin, with_hasher};
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    Insert(Key, bool),
+    Remove(Key),
+    GetOrInsert(Key),
+    Update(Key),
+    Get(Key),
+    Walk,
+    Reclaim,
+    /// Keys above the ones before, into a map that is empty.
+    Build(Vec<u8>),
+    /// From now on every hash is changed by these bits, or by none.
+    Lie(u64),
+    /// The hasher panics after so many calls.
+    Panic(u8),
+}
+
+/// Short keys of few bytes, of which many are beginnings of others.
+#[derive(Arbitrary, Debug)]
+struct Key(u16);
+
+impl Key {
+    fn bytes(&self) -> Vec<u8> {
+        let len = usize::from(self.0 >> 13) + 1;
+        (0..len).map(|at| (self.0 >> (2 * at) & 3) as u8).collect()
+    }
+}
+
+/// What panics where it was asked to; anything else is a finding.
+struct Asked;
+
+/// What the hasher does at the moment. The fuzzer has one thread.
+struct Manner {
+    mask: u64,
+    lie: Cell<u64>,
+    calls_left: Cell<Option<u8>>,
+    honest: SeededHasher,
+}
+
+struct Hostile(Rc<Manner>);
+
+// SAFETY: the target has one thread, and gives its maps to no other.
+unsafe impl Send for Hostile {}
+// SAFETY: as above.
+unsafe impl Sync for Hostile {}
+
+impl KeyHasher for Hostile {
+    fn hash(&self, key: &[u8]) -> u64 {
+        match self.0.calls_left.get() {
+            Some(0) => {
+                self.0.calls_left.set(None);
+                resume_unwind(Box::new(Asked));
+            }
+            left => self.0.calls_left.set(left.map(|left| left - 1)),
+        }
+        self.0.honest.hash(key) & self.0.mask ^ self.0.lie.get()
+    }
+}
+
+thread_local! {
+    static ALIVE: Cell<i64> = const { Cell::new(0) };
+}
+
+/// A value in memory of its own, so that the sanitizer sees one that is used after its drop or dropped twice.
+struct Counted(Box<u64>, bool);
+
+impl Counted {
+    fn new(panics: bool) -> Self {
+        ALIVE.set(ALIVE.get() + 1);
+        Self(Box::new(7), panics)
+    }
+
+    fn check(&self) {
+        assert_eq!(*self.0, 7);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.check();
+        ALIVE.set(ALIVE.get() - 1);
+        if self.1 && !std::thread::panicking() {
+            resume_unwind(Box::new(Asked));
+        }
+    }
+}
+
+fn run(call: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(call))
+        && !panic.is::<Asked>()
+    {
+        resume_unwind(panic);
+    }
+}
+
+fn step(step: &Step, manner: &Manner, writer: &mut Writer<Counted, Hostile>, map: &Map<Counted, Hostile>) {
+    match step {
+        Step::Insert(key, panics) => drop(writer.insert(&key.bytes(), Counted::new(*panics))),
+        Step::Remove(key) => drop(writer.remove(&key.bytes())),
+        Step::GetOrInsert(key) => writer.get_or_insert_with(&key.bytes(), || Counted::new(false)).0.check(),
+        Step::Update(key) => drop(writer.update(&key.bytes(), Counted::check)),
+        Step::Get(key) => map.get(&key.bytes(), &pin()).into_iter().for_each(Counted::check),
+        Step::Walk => map.iter(&pin()).for_each(|entry| entry.value().check()),
+        Step::Reclaim => drop(writer.reclaim()),
+        Step::Build(steps) => {
+            let numbers = steps.iter().scan(0_u32, |at, step| {
+                *at += u32::from(*step) + 1;
+                Some(*at)
+            });
+            let entries: Vec<_> = numbers.map(|number| (number.to_be_bytes(), Counted::new(false))).collect();
+            writer.bulk_build(entries);
+        }
+        Step::Lie(bits) => manner.lie.set(*bits),
+        Step::Panic(calls) => manner.calls_left.set(Some(*calls)),
+    }
+}
+
+fuzz_target!(|input: (u64, Vec<Step>)| {
+    let (mask, steps) = input;
+    let (lie, calls_left) = (Cell::new(0), Cell::new(None));
+    let manner = Rc::new(Manner { mask, lie, calls_left, honest: SeededHasher::new(3) });
+    let (mut writer, map) = with_hasher(Hostile(Rc::clone(&manner)));
+    for each in &steps {
+        run(|| step(each, &manner, &mut writer, &map));
+    }
+    run(|| map.iter(&pin()).for_each(|entry| entry.value().check()));
+    run(|| drop((writer, map)));
+    assert_eq!(ALIVE.get(), 0);
+});
