@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::command::{Run, has_nightly, root};
 
 /// Every target but the canary.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 10] = [
     "record_decode",
     "manifest_open",
     "segment_open",

@@ -113,7 +113,7 @@ fn step(handles: &mut Handles, alive: &Arc<AtomicI64>, seed: &mut u64) {
     let call = || match choice {
         0..=6 => drop(writer.insert(&key(number), Witness::new(alive))),
         7..=11 => drop(writer.remove(&key(number))),
-        12 => drop(writer.get_or_insert_with(&key(number), || Witness::new(alive)).0.check()),
+        12 => writer.get_or_insert_with(&key(number), || Witness::new(alive)).0.check(),
         13 => drop(writer.update(&key(number), Witness::check)),
         14 => writer.upsert(&key(number), map, &pin(), || Witness::new(alive), |entry, _| entry.value().check()),
         _ => drop(writer.reclaim()),
