@@ -4,6 +4,8 @@
 //! Compaction may move a record between the first two looks and take its segment out of the table; then the index knows the new place
 //! already, and is asked again.
 
+use std::cell::RefCell;
+
 use hightower_index::{Guard, pin};
 use hightower_log::CommandRef;
 use hightower_state::Versioned;
@@ -13,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::observe::{Operation, observe};
 use crate::place::{HintedPlace, Place};
 use crate::sync::step;
-use crate::table::Tracked;
+use crate::table::{InOrder, Tracked};
 
 impl Core {
     /// Calls `use_value` with the value that `find` locates and its version.
@@ -95,6 +97,14 @@ impl Core {
     pub(crate) fn prefetch(&self, place: Place, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
             table.prefetch(place);
+        }
+    }
+
+    /// The same for a reader of many records; see [`Table::prefetch_in_order`](crate::table::Table::prefetch_in_order).
+    #[inline]
+    pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut InOrder>, guard: &Guard) {
+        if let Some(table) = self.segments.table(guard) {
+            table.prefetch_in_order(place, order);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The store as of one moment, for as long as it is held.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use hightower_state::{KvState, Versioned, Visited};
 use crate::core::Core;
 use crate::error::Result;
 use crate::place::Place;
+use crate::table::InOrder;
 use crate::value::Value;
 
 /// Keys of a [`Snapshot::multi_get`] that are looked up before the first of their values is read: so many that their records are near by then, and so few that they
@@ -139,13 +140,13 @@ impl Snapshot {
     #[must_use]
     pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
         let (from, to) = (as_bytes(bounds.start_bound()), as_bytes(bounds.end_bound()));
-        Range { snapshot: self.clone(), inner: self.state.range(from, to) }
+        Range { snapshot: self.clone(), inner: self.state.range(from, to), order: InOrder::default() }
     }
 
     /// The keys that begin with `prefix` and had a value, in key order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
-        Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()) }
+        Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: InOrder::default() }
     }
 
     /// A copy of everything, tombstones included: as large in memory as all keys and values.
@@ -186,6 +187,8 @@ fn as_bytes<K: AsRef<[u8]>>(bound: Bound<&K>) -> Bound<&[u8]> {
 pub struct Range {
     snapshot: Snapshot,
     inner: hightower_state::Range<Place>,
+    /// Of the records from the front.
+    order: InOrder,
 }
 
 impl Range {
@@ -212,7 +215,8 @@ impl Range {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends there.
     pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
-        let Self { snapshot: Snapshot { core, state }, inner } = self;
+        let Self { snapshot: Snapshot { core, state }, inner, order } = self;
+        let order = RefCell::new(order);
         loop {
             let guard = pin();
             // One look at the table serves all: what compaction moves meanwhile is found the long way.
@@ -221,7 +225,7 @@ impl Range {
             let visited = inner.visit_pinned(
                 ITEMS_PER_GUARD,
                 &guard,
-                |place| table.prefetch(place),
+                |place| table.prefetch_in_order(place, &order),
                 |key, found| {
                     let visit = |value: &[u8], _version| visit(key, value);
                     let flow = match table.find(found.location.segment) {
@@ -278,7 +282,9 @@ impl Iterator for Range {
 
     fn next(&mut self) -> Option<Entry> {
         let (guard, core) = (pin(), &self.snapshot.core);
-        let (key, found) = self.inner.next_pinned_with(&guard, |place| core.prefetch(place, &guard))?;
+        let order = RefCell::new(&mut self.order);
+        let ahead = |place| core.prefetch_in_order(place, &order, &guard);
+        let (key, found) = self.inner.next_pinned_with(&guard, ahead)?;
         let key = key.to_vec();
         Some(self.entry((key, found)))
     }

@@ -5,12 +5,13 @@
 //! So adding costs the same however many segments there are, but for the copy each time their number has doubled. Ids are consecutive but
 //! for gaps that compaction leaves, so a table of at least twice as many slots, indexed by the low bits of the id, finds most segments at the first look.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, prefetch_read};
-use hightower_segment::Segment;
+use hightower_segment::{ReadAhead, Segment};
 
 use crate::error::{Error, Result};
 use crate::mutants::planted;
@@ -168,6 +169,14 @@ impl Table {
         }
     }
 
+    /// The same for a reader of many records, which has the device read ahead of it as long as they stand one behind the other.
+    #[inline]
+    pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut InOrder>) {
+        let Some(tracked) = self.find(place.segment) else { return };
+        order.borrow_mut().read_ahead(place, tracked);
+        prefetch_read(tracked.segment.bytes_from(place.offset));
+    }
+
     /// Asks the processor for the first bytes of the record that a hint tells of, if there is one.
     #[inline]
     pub(crate) fn prefetch_hinted(&self, hint: HintedPlace) {
@@ -179,6 +188,58 @@ impl Table {
     /// All segments, in no order.
     fn iter(&self) -> impl Iterator<Item = &Arc<Tracked>> {
         self.slots.iter().filter_map(OnceLock::get).map(|(_, tracked)| tracked)
+    }
+}
+
+/// Sees whether a reader of many records goes through segments from front to back, through some in turn perhaps, and has the device read ahead of it then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InOrder {
+    streams: [Stream; Self::STREAMS],
+    /// Which of them was begun first.
+    oldest: usize,
+}
+
+/// The records of one segment among those that are read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    segment: u32,
+    offset: u32,
+    /// How many records, one after the other, stood behind the one before and near it.
+    run: u32,
+    ahead: ReadAhead,
+}
+
+impl InOrder {
+    /// Keys that were written in order, and then some of them again, stand in so many segments at once.
+    const STREAMS: usize = 4;
+    /// So many records make an order.
+    const RUN: u32 = 8;
+    /// A record that begins further behind the one before is read for itself.
+    const NEAR_BYTES: u32 = 64 << 10;
+
+    /// The reader comes to a place in this segment.
+    #[inline]
+    pub(crate) fn read_ahead(&mut self, place: Place, tracked: &Tracked) {
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.segment == place.segment) else {
+            return self.begin(place);
+        };
+        let is_near = place.offset.wrapping_sub(stream.offset) <= Self::NEAR_BYTES;
+        stream.offset = place.offset;
+        if !is_near {
+            (stream.run, stream.ahead) = (0, ReadAhead::default());
+        } else if stream.run < Self::RUN {
+            stream.run += 1;
+        } else {
+            tracked.segment.read_ahead(&mut stream.ahead, place.offset);
+        }
+    }
+
+    fn begin(&mut self, place: Place) {
+        let Place { segment, offset } = place;
+        if let Some(oldest) = self.streams.get_mut(self.oldest) {
+            *oldest = Stream { segment, offset, ..Stream::default() };
+        }
+        self.oldest = (self.oldest + 1) % Self::STREAMS;
     }
 }
 

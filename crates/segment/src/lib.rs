@@ -81,6 +81,7 @@ mod mutants;
 mod names;
 mod options;
 mod poison;
+mod read_ahead;
 mod read_only;
 mod recovery;
 mod report;
@@ -100,11 +101,10 @@ pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, SegmentError};
 pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
-pub use mapping::{
-    Advice, Frozen, HUGE_PAGE_BYTES, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory,
-};
+pub use mapping::{Frozen, HUGE_PAGE_BYTES, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory};
 pub use names::{CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, segment_name};
 pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
+pub use read_ahead::{InOrder, ReadAhead};
 pub use read_only::{ReadOnlyStore, Tolerance};
 pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use scan::{Entries, Entry, Finding, Scan};

@@ -23,6 +23,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
 use crate::fs::Access;
+use crate::mutants::planted;
 
 /// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;
@@ -41,17 +42,6 @@ pub enum Pages {
     /// Huge where that is possible. Touching them takes half of the time that mixed ones take, and reading from them a little less; but a sync writes each that has changed as a
     /// whole, 2 MiB. For what is written much faster than it is synced.
     Huge,
-}
-
-/// What reads or writes through a mapping are expected to look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    /// No order.
-    Random,
-    /// From front to back: read ahead.
-    Sequential,
-    /// Soon: begin to read.
-    WillNeed,
 }
 
 /// A file's bytes in memory, up to a published end: one writer appends behind it, any number of readers borrow before it.
@@ -77,6 +67,8 @@ enum Backing {
 /// The maps of one file.
 struct FileMaps {
     reading: MmapRaw,
+    /// How many read all of it from front to back.
+    in_order: Mutex<u32>,
     /// If it is appended to.
     writing: Option<MmapRaw>,
 }
@@ -128,6 +120,10 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len_bytes);
         let reading = options.map_raw_read_only(file)?;
+        // Or a page that is not in memory would bring as much as the system reads ahead of a file, up to many megabytes, of which a lookup needs a page or two.
+        if !planted("lookups_read_ahead") {
+            let _wish = reading.advise(memmap2::Advice::Random);
+        }
         let writing = match access {
             Access::Read => None,
             Access::Write => Some(options.map_raw(file)?),
@@ -135,7 +131,12 @@ impl Mapping {
         writing.iter().for_each(keep_pages_small);
         let base = reading.as_ptr();
         let target = writing.as_ref().map_or(std::ptr::null_mut(), MmapRaw::as_mut_ptr);
-        Ok(Self::new((base, target), len_bytes, access, Backing::File(FileMaps { reading, writing })))
+        Ok(Self::new(
+            (base, target),
+            len_bytes,
+            access,
+            Backing::File(FileMaps { reading, in_order: Mutex::new(0), writing }),
+        ))
     }
 
     /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter; `observer` learns of each append and
@@ -362,18 +363,49 @@ impl Mapping {
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
-    /// Tells the system how readers will use the whole mapping.
+    /// Tells the system that the whole mapping is read from front to back: it then reads ahead of the reader, and what was read once goes first when memory
+    /// is short. Until as many ends as beginnings were told; lookups meanwhile bring more than they need. A wish: if it is not granted, reading takes longer.
+    pub(crate) fn begin_in_order(&self) {
+        self.count_in_order(|readers| readers + 1);
+    }
+
+    /// The other end of [`begin_in_order`](Self::begin_in_order).
+    pub(crate) fn end_in_order(&self) {
+        self.count_in_order(|readers| readers.saturating_sub(1));
+    }
+
+    fn count_in_order(&self, change: impl FnOnce(u32) -> u32) {
+        let Backing::File(maps) = &self.backing else { return };
+        let mut readers = maps.in_order.lock();
+        let before = *readers;
+        *readers = change(before);
+        let _wish = match (before, *readers) {
+            (0, 1..) => maps.reading.advise(memmap2::Advice::Sequential),
+            (1.., 0) => maps.reading.advise(memmap2::Advice::Random),
+            _ => Ok(()),
+        };
+    }
+
+    /// Tells the system once and for all that the mapping is read from front to back, by one reader or few.
+    pub fn read_in_order(&self) {
+        if let Backing::File(maps) = &self.backing {
+            *maps.in_order.lock() = 1;
+            // A wish: if it is not granted, reading takes longer.
+            let _wish = maps.reading.advise(memmap2::Advice::Sequential);
+        }
+    }
+
+    /// Has the device begin to read a range, which will be needed soon. A range beyond the end is cut.
     ///
     /// # Errors
     ///
     /// Those of the system. Nothing depends on success but speed.
-    pub fn advise(&self, advice: Advice) -> io::Result<()> {
+    pub fn will_need(&self, range: Range<usize>) -> io::Result<()> {
         let Backing::File(maps) = &self.backing else { return Ok(()) };
-        maps.reading.advise(match advice {
-            Advice::Random => memmap2::Advice::Random,
-            Advice::Sequential => memmap2::Advice::Sequential,
-            Advice::WillNeed => memmap2::Advice::WillNeed,
-        })
+        let page_bytes = rustix::param::page_size();
+        let start = range.start / page_bytes * page_bytes;
+        let end = range.end.min(self.len);
+        if start >= end { Ok(()) } else { maps.reading.advise_range(memmap2::Advice::WillNeed, start, end - start) }
     }
 
     /// Makes a range of the file durable, as far as it was written when the call began, whole pages at a time. The file's length

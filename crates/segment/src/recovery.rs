@@ -240,6 +240,10 @@ impl Survey {
 
     /// Finds where the log ends, in the segments that were not sealed, given by ascending id.
     fn recover(&mut self, dir: &dyn Dir, open: Vec<Found>, intent: Intent) -> Result<(), SegmentError> {
+        for found in &open {
+            // All of it will be looked at, some of it twice.
+            found.segment.mapping().read_in_order();
+        }
         let tails: Vec<Tail> =
             open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
         let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());

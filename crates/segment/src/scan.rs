@@ -4,6 +4,7 @@ use hightower_log::{CommandRef, DecodeError, Record, RecordBody, RecordContext, 
 
 use crate::error::{Damage, SegmentError};
 use crate::mutants::planted;
+use crate::read_ahead::InOrder;
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
 
 /// A command and where it stands.
@@ -30,12 +31,14 @@ pub struct Entries<'a> {
     seq: u64,
     in_commit: bool,
     done: bool,
+    order: InOrder<'a>,
 }
 
 impl<'a> Entries<'a> {
     pub(crate) fn new(segment: &'a Segment, offset: u32, seq: u64) -> Self {
         let offset = offset.max(FIRST_RECORD_AT);
-        Self { segment, bytes: segment.bytes_from(offset), offset, seq, in_commit: false, done: false }
+        let bytes = segment.bytes_from(offset);
+        Self { segment, bytes, offset, seq, in_commit: false, done: false, order: InOrder::looking(segment, offset) }
     }
 
     fn step(&mut self) -> Result<Option<Entry<'a>>, SegmentError> {
@@ -43,6 +46,7 @@ impl<'a> Entries<'a> {
             if self.bytes.is_empty() {
                 return self.end();
             }
+            self.order.go_to(self.offset);
             let record = match decode(self.bytes, self.segment.context(), self.offset) {
                 Err(_) if planted("damage_is_an_end") => return Ok(None),
                 record => record.map_err(|error| self.segment.damaged(self.offset, error))?,
@@ -241,6 +245,7 @@ pub struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
     seq: u64,
+    order: InOrder<'a>,
 }
 
 impl Segment {
@@ -251,7 +256,8 @@ impl Segment {
     #[must_use]
     pub fn scan(&self) -> Scan<'_> {
         let at = FIRST_RECORD_AT as usize;
-        Scan { segment: self, bytes: self.bytes_from(0), at, seq: self.header().base_seq }
+        let (bytes, seq) = (self.bytes_from(0), self.header().base_seq);
+        Scan { segment: self, bytes, at, seq, order: InOrder::looking(self, FIRST_RECORD_AT) }
     }
 }
 
@@ -262,6 +268,7 @@ impl<'a> Iterator for Scan<'a> {
         loop {
             let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
             let offset = to_offset(self.at);
+            self.order.go_to(offset);
             let record = match decode(rest, self.segment.context(), offset) {
                 Ok(record) => record,
                 Err(error) => return self.damaged(offset, error),

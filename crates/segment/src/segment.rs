@@ -13,7 +13,7 @@ use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKin
 use crate::error::SegmentError;
 use crate::fs::{File, retry_interrupted};
 use crate::lock::Mutex;
-use crate::mapping::{Advice, Mapping, Pages};
+use crate::mapping::{Mapping, Pages};
 use crate::names::segment_name;
 use crate::scan::Entries;
 
@@ -196,15 +196,6 @@ impl Segment {
                 _ => None,
             }
         })
-    }
-
-    /// Tells the system how the segment will be read.
-    ///
-    /// # Errors
-    ///
-    /// [`SegmentError::Io`]. Nothing depends on success but speed.
-    pub fn advise(&self, advice: Advice) -> Result<(), SegmentError> {
-        self.mapping.advise(advice).map_err(|error| SegmentError::io("advise on", &self.path, error))
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {

@@ -463,6 +463,49 @@ fn directories_above_that_sync_nothing() {
     }
 }
 
+/// What the system was told of how the readers' map of a file is read: `rr` at random, `sr` in order.
+#[cfg(target_os = "linux")]
+fn advice_of(path: &Path) -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut found = Vec::new();
+    let mut is_it = false;
+    for line in maps.lines() {
+        if line.contains(" r--s ") || line.contains(" rw-s ") || line.contains("-p ") {
+            is_it = line.contains(" r--s ") && line.ends_with(path.to_str().unwrap());
+        } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| is_it) {
+            found.extend(flags.split_whitespace().filter(|flag| ["rr", "sr"].contains(flag)).map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// A lookup brings the pages of its record alone; for who reads all of a segment the system reads ahead.
+#[test]
+#[cfg(target_os = "linux")]
+fn only_who_reads_all_of_a_segment_reads_ahead() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().canonicalize().unwrap();
+    let options = StoreOptions { segment_len_bytes: 1 << 20, appends: AppendMode::Mapped, ..StoreOptions::default() };
+    let (_store, recovery) = SegmentStore::open(Arc::new(RealFs), &dir, options).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    (1..4000).for_each(|version| put(&mut appender, version));
+    let segment = Arc::clone(appender.segment());
+    let advice = || advice_of(segment.path());
+    assert!(segment.len_bytes() > 128 << 10, "{}", segment.len_bytes());
+    assert_eq!(advice(), ["rr"]);
+    let mut first = segment.entries();
+    assert!(first.by_ref().take(10).all(|entry| entry.is_ok()));
+    assert_eq!(advice(), ["rr"], "a look at the first records is no reading of all");
+    assert!(first.by_ref().take(2000).all(|entry| entry.is_ok()));
+    let mut second = segment.scan();
+    assert_eq!(second.by_ref().take(2000).count(), 2000);
+    assert_eq!(advice(), ["sr"]);
+    drop(first);
+    assert_eq!(advice(), ["sr"], "another reader is not done");
+    drop(second);
+    assert_eq!(advice(), ["rr"]);
+}
+
 /// However many segments there are, few of their files are open: a process may have no more than some of them.
 #[test]
 #[cfg(target_os = "linux")]

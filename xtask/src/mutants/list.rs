@@ -129,6 +129,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "what a roll writes does not grow with the number of segments",
         &[life_of_segments("a_roll_does_not_write_all")],
     ),
+    caught(
+        "lookups_read_ahead",
+        "a lookup brings the pages of its record alone",
+        &[life_of_segments("only_who_reads_all")],
+    ),
+    caught(
+        "nobody_reads_ahead",
+        "for who reads all of a segment the system reads ahead",
+        &[life_of_segments("only_who_reads_all")],
+    ),
     caught("header_not_synced", "a segment's header is durable before its first commit", &[CRASHES]),
     caught("segment_dir_not_synced", "a segment's name is durable before its first commit", &[CRASHES]),
     caught("ack_before_sync", "nobody is told before the sync has returned", &[CRASHES]),

@@ -77,9 +77,12 @@ impl Part {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// Makes a file of its bytes; see [`write_file`].
+    fn write_to(&self, dir: &dyn Dir, tmp: &str, name: &str) -> Result<()> {
         let bytes = self.segment.bytes_from(0);
-        bytes.get(..self.len_bytes as usize).unwrap_or(bytes)
+        let bytes = bytes.get(..self.len_bytes as usize).unwrap_or(bytes);
+        let _order = self.segment.read_in_order();
+        write_file(dir, tmp, name, bytes)
     }
 }
 
@@ -164,7 +167,7 @@ impl Core {
                 return Ok(());
             }
         }
-        write_file(dir, &tmp, &name, part.bytes())?;
+        part.write_to(dir, &tmp, &name)?;
         report.copied_segments += 1;
         report.copied_bytes += u64::from(part.len_bytes);
         Ok(())
@@ -262,7 +265,7 @@ pub fn restore_with_progress(
         }
         let part = Part { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
         let name = segment_name(segment.id());
-        write_file(staging.dir.as_ref(), &format!("{:010}.spare", segment.id()), &name, part.bytes())?;
+        part.write_to(staging.dir.as_ref(), &format!("{:010}.spare", segment.id()), &name)?;
         report.segments += 1;
         report.records += records;
         report.bytes += u64::from(part.len_bytes);

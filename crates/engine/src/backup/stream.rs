@@ -3,6 +3,7 @@
 //! Frames of some records each, every frame with a number, a length and checksums, so that one that is missing, doubled or misplaced is noticed as
 //! well as one that is damaged; a last frame with the totals, so that a stream that was cut short is no whole one.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::ops::Bound;
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::core::Core;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::place::Place;
+use crate::table::InOrder;
 
 const MAGIC: [u8; 8] = *b"HTKVEXP\n";
 /// The version of streams, which is that of the records in them.
@@ -253,9 +255,12 @@ impl Core {
             FrameWriter { stream, header, number: 0, frame: Vec::new(), in_frame: 0, records: 0, bytes: 0 };
         writer.put(&header.encode())?;
         let mut entries = snapshot.entries(Bound::Unbounded, Bound::Unbounded);
+        let mut order = InOrder::default();
+        let order = RefCell::new(&mut order);
         loop {
             let guard = pin();
             let Some((key, entry)) = entries.next_pinned(&guard) else { break };
+            self.prefetch_in_order(entry.location, &order, &guard);
             let find = |guard| Some(snapshot.entry_pinned(key, guard)?.location).or(Some(entry.location));
             self.read_record(&guard, find, |command| writer.add(command))?.unwrap_or(Ok(()))?;
         }

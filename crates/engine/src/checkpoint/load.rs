@@ -46,6 +46,7 @@ fn map(dir: &dyn Dir, name: &str) -> std::io::Result<Mapping> {
     let file = dir.open(name, Access::Read)?;
     let len = usize::try_from(file.metadata()?.len_bytes).map_err(std::io::Error::other)?;
     let mapping = file.map(len, Access::Read)?;
+    mapping.read_in_order();
     let mut writer = mapping.writer().ok_or_else(|| std::io::Error::other("the map is in use"))?;
     mapping.publish(&mut writer, len).map_err(std::io::Error::other)?;
     Ok(mapping)

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hightower_index::prefetch_read;
-use hightower_segment::{Advice, Entry as LogEntry, Segment, SegmentError};
+use hightower_segment::{Entry as LogEntry, Segment, SegmentError};
 
 use crate::checkpoint::deal::Dealt;
 use crate::checkpoint::fold::{ABORTED, Meter};
 use crate::error::{Error, Result};
-use crate::parallel::{in_pieces, threads};
+use crate::parallel::in_pieces;
 
 /// So many records are held at once before the older ones of a key are forgotten: 80 bytes each.
 pub(crate) const HELD_MAX: usize = 5 << 20;
@@ -32,14 +32,6 @@ pub(crate) struct Rest<'a> {
 impl Rest<'_> {
     pub(crate) fn len_bytes(&self) -> u64 {
         u64::from(self.segment.len_bytes().saturating_sub(self.from))
-    }
-
-    /// Has the device read it while others are being worked on, if it is most of its segment.
-    fn read_ahead(&self) {
-        if self.len_bytes() > u64::from(self.segment.len_bytes()) / 2 {
-            // Whoever reads it reads it anyway, at the latest then.
-            let _begun = self.segment.advise(Advice::WillNeed);
-        }
     }
 }
 
@@ -177,11 +169,7 @@ fn read_some<'a>(
 ) -> Result<Vec<(u32, Rest<'a>)>> {
     let (held, done) = (AtomicUsize::new(pending.held()), AtomicU64::new(meter.done));
     let prefix = pending.prefix;
-    rest.iter().take(threads()).for_each(|(_, rest)| rest.read_ahead());
     let read = |piece: usize| {
-        if let Some((_, ahead)) = rest.get(piece + threads()) {
-            ahead.read_ahead();
-        }
         let (part, rest): (u32, Rest<'a>) = rest[piece];
         if held.load(Ordering::Relaxed) > most {
             return Ok(None);

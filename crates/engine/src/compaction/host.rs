@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::place::Place;
-use crate::table::Tracked;
+use crate::table::{InOrder, Tracked};
 
 /// The pace is kept in steps of so many bytes.
 const SPEND_STEP_BYTES: u64 = 128 << 10;
@@ -32,6 +32,7 @@ pub(crate) struct RunHost<'a> {
     store: &'a SegmentStore,
     /// By id.
     inputs: Vec<Arc<Tracked>>,
+    order: InOrder,
     /// When each of them took its last commit, at the latest.
     ended_ms: Vec<i64>,
     /// About how many bytes are still to be written.
@@ -66,6 +67,7 @@ impl<'a> RunHost<'a> {
             core,
             state: core.state_handle()?,
             store,
+            order: InOrder::default(),
             inputs,
             ended_ms,
             expected_bytes: live_bytes,
@@ -176,6 +178,8 @@ impl Host for RunHost<'_> {
 
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32)> {
         let tracked = Arc::clone(self.input(place.segment)?);
+        // Keys that were written in order are copied from front to back, from several inputs in turn. What was gathered from may be in memory no more.
+        self.order.read_ahead(place_of(place), &tracked);
         let record = tracked.segment.record_at(place.offset)?;
         let command = record.command().ok_or(Error::Validation("compaction: a record is no command".into()))?;
         let (key, value) = (command.key(), command.value().unwrap_or_default());

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::sync::step;
-use crate::table::Tracked;
+use crate::table::{InOrder, Tracked};
 
 /// So many records are moved under one hold of the state's lock: few, since commits wait meanwhile.
 const MOVES_PER_LOCK: usize = 24;
@@ -101,6 +101,7 @@ impl Core {
 
     /// Points the index from the old places to the new ones.
     fn install_moves(&self, moved: &[Moved]) -> Result<()> {
+        let mut order = InOrder::default();
         for some in moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
             let state = self.state(&guard)?;
@@ -108,6 +109,7 @@ impl Core {
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
                 let to = self.tracked(moved.to.segment, &guard)?;
+                order.read_ahead(place_of(moved.to), to);
                 let command = to.segment.record_at(moved.to.offset)?.command();
                 let command = command.ok_or(Error::Validation("compaction: a record is no command".into()))?;
                 state.prefetch(command.key());

@@ -1,0 +1,134 @@
+//! Having the device read what a sequential reader will need.
+//!
+//! The readers' maps are advised as read at random, so that a lookup brings the pages of its record and no others. Who reads all of a segment from
+//! front to back says so for that time ([`InOrder`]); the system then reads ahead. A reader of many records that stand one behind the other only for a
+//! while asks for windows ahead of it ([`ReadAhead`]): small at first, so that a look at a few records brings little, and as long as the device
+//! likes them soon.
+
+use crate::mutants::planted;
+use crate::segment::Segment;
+
+const FIRST_WINDOW_BYTES: u32 = 64 << 10;
+const LONGEST_WINDOW_BYTES: u32 = 8 << 20;
+/// Who has come so far into a segment reads all of it.
+const LOOK_BYTES: u32 = FIRST_WINDOW_BYTES / 2;
+
+/// How far the device was asked to read ahead of a reader of one segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadAhead {
+    asked_to: u32,
+    /// When the reader has come here, the next window is asked for.
+    next_at: u32,
+    window_bytes: u32,
+}
+
+impl ReadAhead {
+    /// Whether a reader that has come to `offset` needs another window.
+    #[inline]
+    pub(crate) fn is_due(&self, offset: u32) -> bool {
+        offset >= self.next_at
+    }
+
+    /// The next window for a reader at `offset`: from one to two windows are always ahead of it.
+    fn next_window(&mut self, offset: u32) -> std::ops::Range<u32> {
+        self.window_bytes = (self.window_bytes * 2).clamp(FIRST_WINDOW_BYTES, LONGEST_WINDOW_BYTES);
+        let from = self.asked_to.max(offset);
+        self.asked_to = from.saturating_add(self.window_bytes);
+        self.next_at = self.asked_to.saturating_sub(self.window_bytes).max(offset.saturating_add(1));
+        from..self.asked_to
+    }
+}
+
+impl Segment {
+    /// Has the device read ahead of a reader that goes through the segment from front to back and has come to `offset`. Costs a comparison, and a
+    /// system call for each window: 64 KiB first, up to 8 MiB.
+    #[inline]
+    pub fn read_ahead(&self, ahead: &mut ReadAhead, offset: u32) {
+        if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
+            self.ask_for(ahead, offset);
+        }
+    }
+
+    #[cold]
+    fn ask_for(&self, ahead: &mut ReadAhead, offset: u32) {
+        let mut window = ahead.next_window(offset);
+        window.end = window.end.min(self.len_bytes());
+        if window.start < window.end {
+            // If it is refused, the reader waits for each page.
+            let _wish = self.mapping().will_need(window.start as usize..window.end as usize);
+        } else {
+            ahead.next_at = u32::MAX;
+        }
+    }
+}
+
+/// A reader that goes through a segment from front to back, for as long as it lives.
+#[derive(Debug)]
+pub struct InOrder<'a> {
+    segment: &'a Segment,
+    /// From here on it is one that reads all of it; before that it may only look at the first records. `None` once that is so.
+    looks_until: Option<u32>,
+}
+
+impl<'a> InOrder<'a> {
+    /// A reader from `offset` on that may be content with the first records.
+    pub(crate) fn looking(segment: &'a Segment, offset: u32) -> Self {
+        Self { segment, looks_until: Some(offset.saturating_add(LOOK_BYTES)) }
+    }
+
+    /// The reader has come to `offset`. Costs a comparison.
+    #[inline]
+    pub(crate) fn go_to(&mut self, offset: u32) {
+        if self.looks_until.is_some_and(|until| offset >= until) {
+            self.begin();
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self) {
+        if self.looks_until.take().is_some() && !planted("nobody_reads_ahead") {
+            self.segment.mapping().begin_in_order();
+        }
+    }
+}
+
+impl Drop for InOrder<'_> {
+    fn drop(&mut self) {
+        if self.looks_until.is_none() && !planted("nobody_reads_ahead") {
+            self.segment.mapping().end_in_order();
+        }
+    }
+}
+
+impl Segment {
+    /// Has the system read ahead, for a reader that goes through all of the segment from front to back, as long as what this gives lives.
+    #[must_use]
+    pub fn read_in_order(&self) -> InOrder<'_> {
+        let mut reader = InOrder::looking(self, 0);
+        reader.begin();
+        reader
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ReadAhead;
+
+    #[test]
+    fn windows_grow_and_stay_ahead() {
+        let mut ahead = ReadAhead::default();
+        let mut windows = Vec::new();
+        for offset in (64..64 << 20).step_by(1000) {
+            while ahead.is_due(offset) {
+                windows.push(ahead.next_window(offset));
+            }
+            assert!(ahead.asked_to > offset);
+        }
+        assert_eq!(
+            windows[..3],
+            [64..64 + (64 << 10), 64 + (64 << 10)..64 + (192 << 10), 64 + (192 << 10)..64 + (448 << 10)]
+        );
+        assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start), "each byte is asked for once");
+        assert!((12..20).contains(&windows.len()), "{} windows", windows.len());
+    }
+}
