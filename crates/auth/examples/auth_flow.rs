@@ -1,13 +1,17 @@
-//! A person logs in, a program uses an API key, and both see only what their roles allow.
+//! A person logs in, a program uses an API key, and both see only what their roles allow. Then the
+//! person gets a second
+//! factor, forgets the password, and gets a new one by a token that is used once.
 //!
 //! Run it with `cargo run -p hightower-auth --example auth_flow`.
 
 use std::error::Error;
 
 use hightower_auth::{
-    Action, ApiKeyAccess, ApiKeyOptions, AuditVerdict, AuthorizedEngine, Grant, IntoAuthService, KeyRange, Login,
+    Action, ApiKeyAccess, ApiKeyOptions, AuditVerdict, AuthorizedEngine, Clock, Factor, Grant, IntoAuthService,
+    KeyRange, Login, ResetRequest, SystemClock,
 };
 use hightower_engine::{KvEngine, SingleNodeEngine, StoreConfig};
+use totp_rs::{Builder, Secret};
 
 #[allow(clippy::print_stdout, reason = "an example shows what it does")]
 fn main() -> Result<(), Box<dyn Error>> {
@@ -47,6 +51,38 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     auth.revoke_api_key(&key.key_id)?;
     println!("revoked, it sees nothing: {}", dashboard.get(b"jobs/1").is_err());
+
+    // A second factor: the secret goes into an authenticator app, which this stands for.
+    let enrolment = auth.enrol_totp(&alice.user_id)?;
+    let app = Builder::new().with_secret(Secret::try_from_base32(enrolment.secret.as_str())?).build()?;
+    let now_s = || u64::try_from(SystemClock.now_ms() / 1000).unwrap_or(0);
+    println!("confirmed: {:?}", auth.confirm_totp(&alice.user_id, &app.generate(now_s()).to_string())?);
+    println!("her session without it is over: {}", hers.get(b"jobs/1").is_err());
+
+    // The password is forgotten: a token that is used once sets another. The second factor stays.
+    let reset = match from_office.request_password_reset("alice")? {
+        ResetRequest::Issued { token, .. } => token, // which a real program sends by mail
+        other => return Err(format!("no reset: {other:?}").into()),
+    };
+    let is_set = |password| Ok::<_, Box<dyn Error>>(from_office.reset_password_with(&reset, password)?.is_some());
+    println!("reset: {}, and again: {}", is_set("four more random words")?, is_set("one more good password")?);
+
+    let half = match from_office.login("alice", "four more random words")? {
+        Login::FactorRequired { token, .. } => token,
+        other => return Err(format!("no second factor was asked for: {other:?}").into()),
+    };
+    println!("half a login opens nothing: {}", auth.authenticate(&half)?.is_none());
+    // The code after the one that confirmed: the window of one step allows it.
+    let Login::Accepted { session, token, .. } =
+        from_office.complete_login(&half, &app.generate(now_s() + 30).to_string())?
+    else {
+        return Err("the code is wrong".into());
+    };
+    for used in &session.factors {
+        println!("proved by {} at {}", used.factor, used.at_ms);
+    }
+    let principal = auth.authenticate(&token)?.ok_or("the session is over")?;
+    auth.require_recent(&principal, &Factor::SECOND, 60_000)?;
 
     for entry in auth.audit_entries(0, 100)? {
         println!("{:>3} {:?} {} {:?}", entry.seq, entry.action, entry.target, entry.outcome);

@@ -103,7 +103,8 @@ pub(crate) fn decode_uses(reader: &mut Reader<'_>) -> Result<Vec<FactorUse>> {
     (0..count).map(|_| Ok(FactorUse { factor: Factor::from_code(reader.u8()?)?, at_ms: reader.i64()? })).collect()
 }
 
-/// The hash in a one-time password. Most authenticator apps know only SHA-1, which HMAC does not weaken.
+/// The hash in a one-time password. Most authenticator apps know only SHA-1, which HMAC does not
+/// weaken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TotpAlgorithm {
     /// HMAC-SHA-1, a secret of 20 bytes.
@@ -224,7 +225,8 @@ impl FactorPolicy {
     }
 }
 
-/// A new one-time password's secret and new recovery codes, to be shown once: the store keeps the first
+/// A new one-time password's secret and new recovery codes, to be shown once: the store keeps the
+/// first
 /// encrypted and the others only as keyed hashes.
 #[derive(Debug)]
 #[non_exhaustive]

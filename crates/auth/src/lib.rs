@@ -39,7 +39,7 @@
 //!
 //! # What it is not
 //!
-//! An identity provider. It speaks no HTTP, OAuth or LDAP, sends no mail, and has no second factors; the transport is the caller's.
+//! An identity provider. It speaks no HTTP, OAuth or LDAP, sends no mail, and knows no WebAuthn; the transport is the caller's.
 //!
 //! # At a glance
 //!
@@ -112,3 +112,7 @@ pub use service::{
 pub use single_use::{MAX_TOKEN_LIFETIME_MS, MAX_TOKENS_PER_PURPOSE, TokenLifetimes, TokenPurpose, TokenRecord};
 pub use token::{SECRET_LEN_BYTES, Token};
 pub use username::{MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

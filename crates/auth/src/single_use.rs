@@ -1,4 +1,5 @@
-//! Single-use tokens: what a mail or a colleague carries to a user, for one purpose and a short time.
+//! Single-use tokens: what a mail or a colleague carries to a user, for one purpose and a short
+//! time.
 //!
 //! ```text
 //! hto_<secret: 64 digits>_<checksum: 8 digits>
@@ -6,8 +7,10 @@
 //!                                      | epoch u64 | binding [32]
 //! ```
 //!
-//! A token counts as long as its user is enabled, the user's epoch is the token's (it rises with each password, when
-//! the user is disabled, and when all sessions are ended), and the binding is the MAC of the user's name and of
+//! A token counts as long as its user is enabled, the user's epoch is the token's (it rises with
+//! each password, when
+//! the user is disabled, and when all sessions are ended), and the binding is the MAC of the user's
+//! name and of
 //! what else the token is for.
 
 use std::fmt;
@@ -18,7 +21,8 @@ use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::seam::Timestamp;
 
-/// Most single-use tokens of one purpose that a user can have; a new one takes the place of the oldest.
+/// Most single-use tokens of one purpose that a user can have; a new one takes the place of the
+/// oldest.
 pub const MAX_TOKENS_PER_PURPOSE: usize = 4;
 /// Longest that a single-use token can count, in ms: 30 days.
 pub const MAX_TOKEN_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1000;

@@ -1,4 +1,5 @@
-//! The view for those who manage: what they may, never more than they have, and all of it in the trail.
+//! The view for those who manage: what they may, never more than they have, and all of it in the
+//! trail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 

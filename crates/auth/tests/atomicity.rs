@@ -200,7 +200,8 @@ fn a_changed_password_is_never_reverted() {
         let check_old =
             |auth: &Service| assert!(matches!(auth.verify_password("alice", PASSWORD).unwrap(), true | false));
         let login_old = |auth: &Service| drop(auth.login("alice", PASSWORD).unwrap());
-        // Hashes the password that it has checked anew, as logins do when the parameters have risen.
+        // Hashes the password that it has checked anew, as logins do when the parameters have
+        // risen.
         let rehash = |auth: &Service| {
             let options = options(&HandClock::new());
             let engine = Arc::clone(auth.engine());
@@ -316,7 +317,8 @@ fn a_code_and_a_token_are_used_by_one() {
     }
 }
 
-/// Of two who set a password by one token, one does; and a login by the old password does not get through beside it.
+/// Of two who set a password by one token, one does; and a login by the old password does not get
+/// through beside it.
 #[test]
 fn a_reset_token_sets_one_password() {
     for seed in 1..=schedules() {
@@ -347,7 +349,8 @@ fn a_reset_token_sets_one_password() {
 /// The id of the master key that is added last.
 const NEWEST: u32 = 2;
 
-/// Adds a master key and rotates to it, all in front of operation `at` that `job` has the engine do; `None` if the job does fewer.
+/// Adds a master key and rotates to it, all in front of operation `at` that `job` has the engine
+/// do; `None` if the job does fewer.
 fn rotated_before(at: u64, job: impl Fn(&Service)) -> Option<Service> {
     let (countdown, whole): (Arc<Mutex<Option<u64>>>, Arc<OnceLock<Service>>) = Default::default();
     let (left, service) = (Arc::clone(&countdown), Arc::clone(&whole));

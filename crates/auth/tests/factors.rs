@@ -1,4 +1,5 @@
-//! Second factors: enrolled, asked for, used once, delayed, required, and proved again within a session.
+//! Second factors: enrolled, asked for, used once, delayed, required, and proved again within a
+//! session.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -307,6 +308,23 @@ fn secrets_move_to_a_new_master_key_and_the_trail_tells_all() {
     ] {
         assert!(seen.contains(&event), "{event:?} in {seen:?}");
     }
+}
+
+#[test]
+fn codes_and_tokens_outlive_a_rotation_of_the_root() {
+    let (_, clock, auth) = service();
+    let id = alice(&auth);
+    let enrolment = with_totp(&auth, &clock, &id);
+    let (_, reset) = auth.issue_password_reset(&id).unwrap();
+    auth.encryptor().add_key(2, [2; 32]).unwrap();
+    auth.rotate_root().unwrap();
+    auth.encryptor().remove_key(1).unwrap();
+    let code = totp_code(&enrolment.secret, &clock);
+    assert_eq!(auth.verify_second_factor(&id, &code).unwrap(), FactorCheck::Accepted(Factor::Totp));
+    assert_eq!(auth.verify_second_factor(&id, &code).unwrap(), FactorCheck::Refused);
+    let recovery = auth.verify_second_factor(&id, &enrolment.recovery_codes[0]).unwrap();
+    assert_eq!(recovery, FactorCheck::Accepted(Factor::RecoveryCode));
+    assert!(auth.reset_password_with(&reset, OTHER).unwrap().is_some());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hightower_engine::{
     ApplyOutcome, Batch, Command, Error as EngineError, ErrorKind as EngineKind, KvEngine, SingleNodeEngine,
     StoreConfig, limits,
 };
-use support::{HandClock, OTHER, PASSWORD, Service, service_on};
+use support::{HandClock, OTHER, PASSWORD, Service, service_on, with_totp};
 
 mod support;
 
@@ -85,6 +85,9 @@ fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) ->
     let other = auth.create_user("other", PASSWORD).unwrap();
     let (key, api_token) = auth.create_api_key(&tenant.user_id, None).unwrap();
     let Login::Accepted { token, .. } = auth.login("tenant", PASSWORD).unwrap() else { panic!() };
+    with_totp(&auth, &clock, &other.user_id);
+    let (_, reset) = auth.issue_password_reset(&other.user_id).unwrap();
+    auth.issue_invitation(&other.user_id).unwrap();
 
     let principal = auth.authenticate(&api_token).unwrap().unwrap();
     let view = AuthorizedEngine::new(&auth, principal);
@@ -103,6 +106,10 @@ fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) ->
     auth.set_user_roles(&tenant.user_id, &[]).unwrap();
     auth.set_role("writer", &[]).unwrap();
     assert!(auth.disable_user(&tenant.user_id).unwrap().disabled);
+    auth.require_second_factor(&other.user_id, true).unwrap();
+    assert!(auth.reset_password_with(&reset, OTHER).unwrap().is_some());
+    assert!(auth.revoke_tokens(&other.user_id).unwrap() == 1);
+    assert!(auth.disable_second_factor(&other.user_id).unwrap());
     assert!(auth.delete_user(&tenant.user_id).unwrap());
     assert!(auth.delete_user(&other.user_id).unwrap());
     assert!(auth.authenticate(&api_token).unwrap().is_none());

@@ -1,4 +1,5 @@
-//! Single-use tokens: for one purpose, once, for a time, and no longer than what they are for stays as it is.
+//! Single-use tokens: for one purpose, once, for a time, and no longer than what they are for stays
+//! as it is.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 

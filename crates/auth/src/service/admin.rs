@@ -1,6 +1,7 @@
 //! The service as one principal may manage it.
 //!
-//! Every call of [`AuthService`] trusts its caller: it is for the program that embeds the service. Where that program
+//! Every call of [`AuthService`] trusts its caller: it is for the program that embeds the service.
+//! Where that program
 //! lets others manage users and roles, it gives them this view instead.
 
 use std::collections::BTreeSet;
@@ -46,8 +47,10 @@ const MAX_TRIES: u32 = 1000;
 /// | from whom a second factor is required | `ManageUsers` and `ManageRoles` on all |
 ///
 /// So nobody gets or gives more than they have. Names of users are in their normal form
-/// ([`crate::normalize_username`]). Authority counts as of the commit: one that was taken away before is not used.
-/// Each call is in the audit trail with the principal as its actor, whether it was done, refused or failed; reads
+/// ([`crate::normalize_username`]). Authority counts as of the commit: one that was taken away
+/// before is not used.
+/// Each call is in the audit trail with the principal as its actor, whether it was done, refused or
+/// failed; reads
 /// too.
 ///
 /// # Examples
@@ -83,7 +86,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         Self { service, principal: Arc::new(principal), recent: None }
     }
 
-    /// This view, where every call needs a session that was authenticated by one of these factors at most
+    /// This view, where every call needs a session that was authenticated by one of these factors
+    /// at most
     /// `max_age_ms` ago: else [`Error::StepUpRequired`].
     #[must_use]
     pub fn require_recent(mut self, any_of: &[Factor], max_age_ms: i64) -> Self {
@@ -440,7 +444,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         access.allows_range(action, &KeyRange::all(), self.service.now_ms())
     }
 
-    /// Whether the principal may change this user: by name, and because it has every right that the user has. An id
+    /// Whether the principal may change this user: by name, and because it has every right that the
+    /// user has. An id
     /// that no user has is refused in the same words as one that it may not change.
     fn may_manage(&self, access: &Access, user_id: &str) -> Result<bool> {
         let user = match self.service.user_by_id(user_id) {
@@ -509,7 +514,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         })
     }
 
-    /// Checks that the principal may, and runs the call so that it commits only if nobody's access has changed since.
+    /// Checks that the principal may, and runs the call so that it commits only if nobody's access
+    /// has changed since.
     fn run<T>(
         &self,
         what: &str,

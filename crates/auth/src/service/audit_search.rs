@@ -71,7 +71,8 @@ struct Line<'a> {
 }
 
 impl AuditEntry {
-    /// The entry as one JSON object, without a line feed: `seq`, `at_ms` (Unix ms), `actor` (`system` or an id), `action`, `target`,
+    /// The entry as one JSON object, without a line feed: `seq`, `at_ms` (Unix ms), `actor`
+    /// (`system` or an id), `action`, `target`,
     /// `user_id`, `source`, `outcome` (`done` or `refused`) and `suppressed`.
     ///
     /// # Errors
@@ -102,9 +103,11 @@ impl AuditEntry {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries that `filter` lets through, from number `from_seq` on.
+    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries that `filter` lets through, from number
+    /// `from_seq` on.
     ///
-    /// Reads the trail from there, with memory for one page, until the limit is reached or the trail ends. Each
+    /// Reads the trail from there, with memory for one page, until the limit is reached or the
+    /// trail ends. Each
     /// entry is checked by itself; [`AuthService::verify_audit`] checks the chain.
     ///
     /// # Errors
@@ -127,11 +130,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// Writes all entries that `filter` lets through to `out`, oldest first, one JSON object a line (see
-    /// [`AuditEntry::to_json`]), and returns their number. What is appended meanwhile may be among them.
+    /// Writes all entries that `filter` lets through to `out`, oldest first, one JSON object a line
+    /// (see
+    /// [`AuditEntry::to_json`]), and returns their number. What is appended meanwhile may be among
+    /// them.
     ///
     /// # Errors
-    /// [`Error::Output`] if `out` fails, [`Error::Crypto`] if an entry is not authentic, or the engine's. What was written
+    /// [`Error::Output`] if `out` fails, [`Error::Crypto`] if an entry is not authentic, or the
+    /// engine's. What was written
     /// before stays written.
     pub fn export_audit(&self, filter: &AuditFilter, out: &mut dyn Write) -> Result<u64> {
         let (mut seq, mut written) = (0, 0);

@@ -43,8 +43,10 @@ pub(super) struct Factors {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Makes a one-time password's secret and recovery codes for a user, to be shown once. They ask for nothing and
-    /// open nothing until a code of the secret confirms them; an enrolment before that was not confirmed is forgotten.
+    /// Makes a one-time password's secret and recovery codes for a user, to be shown once. They ask
+    /// for nothing and
+    /// open nothing until a code of the secret confirms them; an enrolment before that was not
+    /// confirmed is forgotten.
     ///
     /// Where the user does this, require a recent password first ([`AuthService::require_recent`]).
     ///
@@ -59,8 +61,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Confirms the enrolment by a code: from now on each login asks for a second factor, and sessions of the user that
-    /// were begun without one do not count any more. `Refused` if the code is wrong or nothing is enrolled.
+    /// Confirms the enrolment by a code: from now on each login asks for a second factor, and
+    /// sessions of the user that
+    /// were begun without one do not count any more. `Refused` if the code is wrong or nothing is
+    /// enrolled.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -75,8 +79,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Checks a one-time password or a recovery code of a user, and uses it up: each is accepted once, also by
-    /// attempts at the same time and after a restart. Wrong ones are counted and delayed as wrong passwords are.
+    /// Checks a one-time password or a recovery code of a user, and uses it up: each is accepted
+    /// once, also by
+    /// attempts at the same time and after a restart. Wrong ones are counted and delayed as wrong
+    /// passwords are.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -84,7 +90,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.checked(user_id, code, |service, change, user, code| service.accept_code(change, user, code))
     }
 
-    /// Takes all second factors from a user, and ends all sessions; `false` if there are none. What is required of the user
+    /// Takes all second factors from a user, and ends all sessions; `false` if there are none. What
+    /// is required of the user
     /// by name stays required.
     ///
     /// # Errors
@@ -143,7 +150,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Requires a second factor from a user, or does not by name any more. Sessions that were begun without one do not
+    /// Requires a second factor from a user, or does not by name any more. Sessions that were begun
+    /// without one do not
     /// count while it is required; at the next login the user enrols.
     ///
     /// # Errors
@@ -202,7 +210,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Writes factors back, if nobody else did. The change must require or replace the user's record too, so that
+    /// Writes factors back, if nobody else did. The change must require or replace the user's
+    /// record too, so that
     /// whoever deletes the user at the same time sees this.
     pub(super) fn put_factors(&self, change: &mut Change<'_>, user_id: &UserId, factors: &Factors) -> Result<()> {
         let (key, body) = (layout::factors(user_id.as_bytes()), factors.value.encode()?);
@@ -274,7 +283,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(true)
     }
 
-    /// Uses up a code in a change that also requires or replaces the user's record; `None` if it is not accepted.
+    /// Uses up a code in a change that also requires or replaces the user's record; `None` if it is
+    /// not accepted.
     pub(super) fn accept_code(
         &self,
         change: &mut Change<'_>,
@@ -306,7 +316,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(Some(factor))
     }
 
-    /// What an attempt at a user's second factor is charged to. Only who knows the password, or is in a session, comes
+    /// What an attempt at a user's second factor is charged to. Only who knows the password, or is
+    /// in a session, comes
     /// here, so that this counter may hold up every source.
     fn factor_charges(&self, user: &StoredUser) -> Result<[Charge; 1]> {
         let free = self.options().guess_policy.free_per_account_and_source;

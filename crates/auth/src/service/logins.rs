@@ -53,13 +53,15 @@ pub enum Login {
         token: Token,
     },
     /// The password is right, and a second factor is asked for. The session starts with
-    /// [`AuthService::complete_login`], and until then there is nothing but this token, which opens nothing else.
+    /// [`AuthService::complete_login`], and until then there is nothing but this token, which opens
+    /// nothing else.
     FactorRequired {
         /// What the client presents with the code.
         token: Token,
         /// From when on the token does not count, in Unix ms.
         expires_at_ms: i64,
-        /// Whether the user has a second factor. If not, [`AuthService::enrol_at_login`] comes first.
+        /// Whether the user has a second factor. If not, [`AuthService::enrol_at_login`] comes
+        /// first.
         enrolled: bool,
     },
     /// As [`PasswordCheck::Refused`].
@@ -118,7 +120,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(user.map_or(PasswordCheck::Refused, |user| PasswordCheck::Accepted(Box::new(user))))
     }
 
-    /// Checks the password and starts a session; or, if the user has a second factor or one is required, hands out a token to go on with.
+    /// Checks the password and starts a session; or, if the user has a second factor or one is
+    /// required, hands out a token to go on with.
     ///
     /// # Errors
     /// As [`AuthService::verify_password`].
@@ -183,7 +186,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Sets a password without the old one: for operators. Ends all sessions of the user, forgets the
+    /// Sets a password without the old one: for operators. Ends all sessions of the user, forgets
+    /// the
     /// sources that it has logged in from, and clears its delays.
     ///
     /// # Errors
@@ -377,7 +381,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.load(&layout::guess_slot(slot(tag)), read)?.map(|stored| stored.value))
     }
 
-    /// Writes the counters of a failure down, so that another service on this store, after a restart
+    /// Writes the counters of a failure down, so that another service on this store, after a
+    /// restart
     /// or for the next request, counts on from there.
     pub(super) fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
         let (Some(account), now_ms) = (charges.last(), self.now_ms()) else { return Ok(()) };
@@ -400,7 +405,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let key = layout::guess_slot(slot(&tag));
             batch.push_put(&key, keys.sealer.seal(&key, &writer.finish()));
         }
-        // Rejected, because the store's keys were just replaced: the next failure is written with the new ones.
+        // Rejected, because the store's keys were just replaced: the next failure is written with
+        // the new ones.
         if let BatchOutcome::Rejected { .. } = self.shared.engine.commit(batch)? {
             self.refresh_keys(&keys)?;
         }
@@ -446,7 +452,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Adds a refusal to the audit trail, unless too many of this kind came at once to the same
     /// principal `who`. What gets no entry is counted: in the next entry of its kind, and in
-    /// [`super::AuthStats::refusals_suppressed`]. A refusal stands whether its entry can be written or not.
+    /// [`super::AuthStats::refusals_suppressed`]. A refusal stands whether its entry can be written
+    /// or not.
     pub(super) fn audit_refusal(&self, action: AuditAction, who: &str, target: &str) {
         let written = self.shared.refusals.pass((action, who.to_owned()), self.now_ms()).is_some_and(|suppressed| {
             let outcome = self.change(|change| {

@@ -50,7 +50,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// it is, and everything else may go on meanwhile. When it returns, older master keys wrap
     /// nothing any more, also of what was encrypted while it ran, and can be removed.
     ///
-    /// Who has an older master key and a copy of the store from before still knows the root keys, and can
+    /// Who has an older master key and a copy of the store from before still knows the root keys,
+    /// and can
     /// forge records if the store can be written: against that, [`AuthService::rotate_root`].
     ///
     /// Safe to run again after an interruption: it finds what is left.
@@ -71,17 +72,23 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(rotation)
     }
 
-    /// Replaces the root key that makes records authentic, under a newer master key, and seals every
-    /// record anew. When it returns and the older master keys are removed from the ring, who has a copy
-    /// of them and of the store from before can open nothing new, and forge nothing. Tokens, passwords
+    /// Replaces the root key that makes records authentic, under a newer master key, and seals
+    /// every
+    /// record anew. When it returns and the older master keys are removed from the ring, who has a
+    /// copy
+    /// of them and of the store from before can open nothing new, and forge nothing. Tokens,
+    /// passwords
     /// and audit anchors stay as they are.
     ///
-    /// Everything else may go on meanwhile. Reads each record once and writes it once, 64 to a commit.
-    /// Safe to run again after an interruption: it finds what is left. The older master keys are needed
+    /// Everything else may go on meanwhile. Reads each record once and writes it once, 64 to a
+    /// commit.
+    /// Safe to run again after an interruption: it finds what is left. The older master keys are
+    /// needed
     /// until it has returned.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the current master key wraps the root already: add a newer one first, and do
+    /// [`Error::Conflict`] if the current master key wraps the root already: add a newer one first,
+    /// and do
     /// not call [`AuthService::rotate_master_key`], which would wrap the old root with it.
     /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
     pub fn rotate_root(&self) -> Result<Rotation> {
@@ -136,7 +143,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.refresh_keys(&keys).map(drop)
     }
 
-    /// Seals every record with the new root. New ones are: every commit requires the keys to be current.
+    /// Seals every record with the new root. New ones are: every commit requires the keys to be
+    /// current.
     fn reseal_all(&self, rotation: &mut Rotation) -> Result<()> {
         let end = prefix_end(layout::RESERVED_PREFIX);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -167,7 +175,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// How many records each master key wraps a key of. A key that is not named here wraps nothing in
+    /// How many records each master key wraps a key of. A key that is not named here wraps nothing
+    /// in
     /// this store and can be removed, unless another store or a backup needs it.
     ///
     /// Reads all metadata once; what changes meanwhile may be counted as before or after.
@@ -263,7 +272,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// Removes sessions that are over, API keys that are expired, and single-use tokens that do not count any more. They are refused anyway; this
+    /// Removes sessions that are over, API keys that are expired, and single-use tokens that do not
+    /// count any more. They are refused anyway; this
     /// frees their space.
     ///
     /// # Errors

@@ -53,7 +53,8 @@ use store_keys::{ProcessKeys, StoreKeys};
 
 /// Authentication and authorisation on an engine.
 ///
-/// Its calls trust their caller: they are for the program that embeds the service. What others may manage goes through
+/// Its calls trust their caller: they are for the program that embeds the service. What others may
+/// manage goes through
 /// [`AdminService`].
 ///
 /// Cloning is cheap; clones share everything but who they act for
@@ -74,7 +75,8 @@ impl<E, H, C> Clone for AuthService<E, H, C> {
 struct Caller {
     actor: Actor,
     source: Option<String>,
-    /// The generation as of which the caller's authority was checked: changes commit only if it still is this one.
+    /// The generation as of which the caller's authority was checked: changes commit only if it
+    /// still is this one.
     guard: Option<u64>,
 }
 
@@ -109,7 +111,8 @@ pub struct AuthStats {
     /// Refusals without an entry of their own in the audit trail: too many came at once, or the
     /// entry could not be written.
     pub refusals_suppressed: u64,
-    /// Passwords that could not be checked, because their hash is broken or its pepper missing. They
+    /// Passwords that could not be checked, because their hash is broken or its pepper missing.
+    /// They
     /// were refused as wrong ones are.
     pub passwords_uncheckable: u64,
 }
@@ -262,7 +265,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 pub type DefaultAuthService<E> = AuthService<E, Argon2SecretHasher, AesGcmEncryptor>;
 
 impl<E: KvEngine> DefaultAuthService<E> {
-    /// A service with the usual parts and default options, under this master key. Makes or loads the store's keys.
+    /// A service with the usual parts and default options, under this master key. Makes or loads
+    /// the store's keys.
     ///
     /// # Errors
     /// [`crate::Error::Crypto`] if the master key is not the one of this store; the engine's.

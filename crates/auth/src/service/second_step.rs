@@ -1,4 +1,5 @@
-//! Logins in two steps, and sessions that prove more than they did: by a second factor, or by the password again.
+//! Logins in two steps, and sessions that prove more than they did: by a second factor, or by the
+//! password again.
 
 use hightower_engine::{Expect, KvEngine};
 use secrecy::ExposeSecret;
@@ -31,7 +32,8 @@ pub enum Proof<'a> {
 #[derive(Debug)]
 #[must_use]
 pub enum StepUp {
-    /// The proof is right: the session goes on under a new token, and the one before does not count any more.
+    /// The proof is right: the session goes on under a new token, and the one before does not count
+    /// any more.
     Accepted {
         /// The session.
         session: Box<SessionRecord>,
@@ -48,8 +50,10 @@ pub enum StepUp {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Goes on with a login that answered [`Login::FactorRequired`], by a one-time password or a recovery code, and starts
-    /// the session. If an enrolment waits for its confirmation and the user has no second factor yet, the code confirms it.
+    /// Goes on with a login that answered [`Login::FactorRequired`], by a one-time password or a
+    /// recovery code, and starts
+    /// the session. If an enrolment waits for its confirmation and the user has no second factor
+    /// yet, the code confirms it.
     ///
     /// A wrong code is counted against the user; the token counts until it is used or expires.
     ///
@@ -89,8 +93,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Enrols a second factor for a user from whom one is required and who has none, on the strength of a login that answered
-    /// [`Login::FactorRequired`]; [`AuthService::complete_login`] confirms it. `None` if the token does not count.
+    /// Enrols a second factor for a user from whom one is required and who has none, on the
+    /// strength of a login that answered
+    /// [`Login::FactorRequired`]; [`AuthService::complete_login`] confirms it. `None` if the token
+    /// does not count.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the user has a second factor: a password alone does not replace it.
@@ -110,8 +116,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.noted(TokenPurpose::Login, done)
     }
 
-    /// Has somebody in a session prove who they are once more: the session then knows this factor and when
-    /// ([`SessionRecord::factors`]), and goes on under a new token until it would have ended. A code confirms an
+    /// Has somebody in a session prove who they are once more: the session then knows this factor
+    /// and when
+    /// ([`SessionRecord::factors`]), and goes on under a new token until it would have ended. A
+    /// code confirms an
     /// enrolment too, if the user has no second factor yet.
     ///
     /// A session that does not count only because it has no second factor can be stepped up by one.
@@ -154,10 +162,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Whether a principal is in a session that was authenticated by one of these factors at most `max_age_ms` ago.
+    /// Whether a principal is in a session that was authenticated by one of these factors at most
+    /// `max_age_ms` ago.
     ///
     /// # Errors
-    /// [`Error::StepUpRequired`] if not: have the user prove it with [`AuthService::step_up`]; then go on with the new token's
+    /// [`Error::StepUpRequired`] if not: have the user prove it with [`AuthService::step_up`]; then
+    /// go on with the new token's
     /// principal. [`Error::Denied`] for an API key, which has no factors.
     pub fn require_recent(&self, principal: &Principal, any_of: &[Factor], max_age_ms: i64) -> Result<()> {
         let Some(token_hash) = principal.session() else {

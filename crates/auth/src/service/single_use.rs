@@ -1,4 +1,5 @@
-//! Single-use tokens: issued, used, listed and revoked. Each counts once: its use removes it in the commit that does
+//! Single-use tokens: issued, used, listed and revoked. Each counts once: its use removes it in the
+//! commit that does
 //! what it is for.
 
 use hightower_engine::{KvEngine, Value};
@@ -19,7 +20,8 @@ use crate::single_use::{MAX_TOKENS_PER_PURPOSE, StoredToken, TokenPurpose, Token
 use crate::token::{Token, parse_single_use, random_secret, single_use_token};
 use crate::username::normal_form;
 
-/// How many password resets of one user, and three times as many of one source, are issued before delays begin.
+/// How many password resets of one user, and three times as many of one source, are issued before
+/// delays begin.
 const FREE_RESETS: u32 = 3;
 
 /// The answer to somebody who asks for a password reset.
@@ -35,7 +37,8 @@ pub enum ResetRequest {
         /// From when on it does not count, in Unix ms.
         expires_at_ms: i64,
     },
-    /// No user has this name, or the user is disabled. Say to the client the same as if there were one.
+    /// No user has this name, or the user is disabled. Say to the client the same as if there were
+    /// one.
     Nobody,
     /// Too many were asked for.
     Delayed {
@@ -55,8 +58,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Issues a token with which the user's password can be set without the old one, once, within
     /// [`crate::TokenLifetimes::password_reset_ms`].
     ///
-    /// It stops counting when it is used, when the password is changed, when the user is renamed, disabled or deleted, and
-    /// when all sessions of the user are ended. This call is for operators; one that strangers can reach
+    /// It stops counting when it is used, when the password is changed, when the user is renamed,
+    /// disabled or deleted, and
+    /// when all sessions of the user are ended. This call is for operators; one that strangers can
+    /// reach
     /// is [`AuthService::request_password_reset`].
     ///
     /// # Errors
@@ -65,10 +70,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.issue(user_id, TokenPurpose::PasswordReset, "")
     }
 
-    /// As [`AuthService::issue_password_reset`], for whoever claims to be the user of this name. After a few requests
+    /// As [`AuthService::issue_password_reset`], for whoever claims to be the user of this name.
+    /// After a few requests
     /// for one account, or from one source, they are delayed.
     ///
-    /// An unknown name takes less time, so send the answer to the client before the token is sent, and the same
+    /// An unknown name takes less time, so send the answer to the client before the token is sent,
+    /// and the same
     /// answer in each case.
     ///
     /// # Errors
@@ -108,7 +115,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(ResetRequest::Issued { user: Box::new(user), token, expires_at_ms: record.expires_at_ms })
     }
 
-    /// Sets a new password by a token of [`AuthService::issue_password_reset`], and ends all sessions of the user; `None` if the
+    /// Sets a new password by a token of [`AuthService::issue_password_reset`], and ends all
+    /// sessions of the user; `None` if the
     /// token does not count. A second factor stays, and is asked for at the next login.
     ///
     /// # Errors
@@ -144,7 +152,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.issue(user_id, TokenPurpose::Invitation, "")
     }
 
-    /// Sets the first password by a token of [`AuthService::invite_user`]; `None` if the token does not count.
+    /// Sets the first password by a token of [`AuthService::invite_user`]; `None` if the token does
+    /// not count.
     ///
     /// # Errors
     /// As [`AuthService::reset_password_with`].
@@ -152,18 +161,21 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.set_password_with(token, TokenPurpose::Invitation, password)
     }
 
-    /// Issues a token that shows that whoever brings it back reads what is sent to `subject` (an address, say), for
+    /// Issues a token that shows that whoever brings it back reads what is sent to `subject` (an
+    /// address, say), for
     /// [`crate::TokenLifetimes::verification_ms`].
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled, [`Error::Validation`] for a subject
+    /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled, [`Error::Validation`]
+    /// for a subject
     /// past 256 bytes or with control characters.
     pub fn issue_verification(&self, user_id: &str, subject: &str) -> Result<(TokenRecord, Token)> {
         check_label(Some(subject))?;
         self.issue(user_id, TokenPurpose::Verification, subject)
     }
 
-    /// Uses a token of [`AuthService::issue_verification`] up, and returns the user; `None` if it does not count. `subject`
+    /// Uses a token of [`AuthService::issue_verification`] up, and returns the user; `None` if it
+    /// does not count. `subject`
     /// is what the user's address is now: a token for another one does not count.
     ///
     /// # Errors
@@ -261,7 +273,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok((token.public, single_use_token(&secret)))
     }
 
-    /// What a token is bound to besides its user's epoch. The lengths in front keep name and subject apart.
+    /// What a token is bound to besides its user's epoch. The lengths in front keep name and
+    /// subject apart.
     fn binding(&self, user: &StoredUser, subject: &str) -> Result<[u8; TAG_LEN_BYTES]> {
         let name = user.normal_name.as_bytes();
         let name_len = (name.len() as u64).to_le_bytes();
@@ -314,7 +327,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(None));
             };
             self.use_token(change, &live);
-            // As an operator's reset: sources that are trusted may be a thief's, and delays are over.
+            // As an operator's reset: sources that are trusted may be a thief's, and delays are
+            // over.
             live.user.value.trusted.clear();
             live.user.value.guess_epoch += 1;
             let public = live.user.value.public.clone();
