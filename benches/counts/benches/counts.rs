@@ -95,7 +95,7 @@ fn loaded() -> Store {
     let engine = open(&dir);
     for first in (0..KEYS).step_by(1_000) {
         let mut batch = Batch::new();
-        (first..first + 1_000).for_each(|number| batch.push_put(&key(number), &VALUE));
+        (first..first + 1_000).for_each(|number| batch.push_put(key(number), VALUE));
         assert!(engine.commit(batch).unwrap().is_committed());
     }
     Store { engine, dir }
@@ -122,7 +122,7 @@ fn closed() -> TempDir {
 
 fn batch() -> (Store, Batch) {
     let mut batch = Batch::new();
-    (0..1_000).for_each(|number| batch.push_put(&key(number * 7 % KEYS), &VALUE));
+    (0..1_000).for_each(|number| batch.push_put(key(number * 7 % KEYS), VALUE));
     (loaded(), batch)
 }
 
