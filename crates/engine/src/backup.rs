@@ -1,9 +1,10 @@
 //! Copies of a store: backups that can be opened as they are, and streams for moving.
 
 mod copy;
+mod destination;
 mod stream;
 
-pub(crate) use copy::Staging;
 pub use copy::{BackupReport, RestoreReport, restore, restore_with_progress};
+pub(crate) use destination::Destination;
 pub(crate) use stream::commit;
 pub use stream::{ExportReport, ImportReport, import_snapshot};

@@ -193,6 +193,7 @@ impl From<SegmentError> for Error {
             SegmentError::MissingManifest { path } => {
                 missing(path, "there are segments, but no manifest that names them")
             }
+            SegmentError::Unfinished { .. } => Self::NotFound(error.to_string().into()),
             SegmentError::NoStore { dir } => Self::NotFound(format!("{} holds no store", dir.display()).into()),
             SegmentError::VersionUnsupported { path, what } => Self::VersionUnsupported {
                 path,

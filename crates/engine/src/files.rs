@@ -55,7 +55,8 @@ pub(crate) fn write_file(dir: &dyn Dir, tmp: &str, name: &str, bytes: &[u8]) -> 
 
 pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<()> {
     match dir.remove_file(name) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+        // A directory is none of the store's, whatever its name.
+        Err(source) if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
             Err(io_error("remove", &dir.path().join(name), source))
         }
         _ => Ok(()),
@@ -85,10 +86,21 @@ pub(crate) fn list(dir: &dyn Dir) -> Result<Vec<String>> {
     dir.list().map_err(|source| io_error("list", dir.path(), source))
 }
 
-/// The manifest in a directory, if there is one.
-pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<Manifest>> {
-    let path = dir.path().join(MANIFEST);
-    let file = match dir.open(MANIFEST, Access::Read) {
+/// The manifest in a directory, if there is one: its bytes, and what they say.
+pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<(Vec<u8>, Manifest)>> {
+    let Some(bytes) = read_file(dir, MANIFEST)? else { return Ok(None) };
+    let manifest = Manifest::decode(&bytes);
+    manifest.map(|manifest| Some((bytes, manifest))).map_err(|error| Error::Corrupt {
+        path: dir.path().join(MANIFEST),
+        offset: 0,
+        detail: error.to_string(),
+    })
+}
+
+/// What is in a file, if there is one.
+pub(crate) fn read_file(dir: &dyn Dir, name: &str) -> Result<Option<Vec<u8>>> {
+    let path = dir.path().join(name);
+    let file = match dir.open(name, Access::Read) {
         Ok(file) => file,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error("open", &path, source)),
@@ -103,6 +115,5 @@ pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<Manifest>> {
             Err(error) => return Err(io_error("read", &path, error)),
         }
     }
-    let manifest = Manifest::decode(&bytes);
-    manifest.map(Some).map_err(|error| Error::Corrupt { path, offset: 0, detail: error.to_string() })
+    Ok(Some(bytes))
 }

@@ -42,8 +42,13 @@ impl OpenReport {
     }
 }
 
-/// Opens a store, for writing or for reading as the settings say.
-pub(crate) fn open(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
+/// Opens a store, for writing or for reading as the settings say. `is_copy`: it is being made, as a copy of another.
+pub(crate) fn open(
+    config: StoreConfig,
+    components: Components,
+    is_copy: bool,
+    watch: Watch<'_>,
+) -> Result<(Core, OpenReport)> {
     config.validate()?;
     let panics = Arc::default();
     let components = components.guarded(&panics);
@@ -51,18 +56,24 @@ pub(crate) fn open(config: StoreConfig, components: Components, watch: Watch<'_>
     let (core, mut report) = if config.read_only {
         open_for_reading(config, components, watch)?
     } else {
-        open_for_writing(config, components, watch)?
+        open_for_writing(config, components, is_copy, watch)?
     };
     report.elapsed = core.components.clock.elapsed().saturating_sub(started);
     Ok((core.showing(panics), report))
 }
 
-fn open_for_writing(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
+fn open_for_writing(
+    config: StoreConfig,
+    components: Components,
+    is_copy: bool,
+    watch: Watch<'_>,
+) -> Result<(Core, OpenReport)> {
     let options = StoreOptions {
         segment_len_bytes: config.segment_len_bytes(),
         // The one that is kept back for hard times anyway; more would only take room.
         recycle_limit: 1,
         appends: config.append_mode,
+        allow_unfinished: is_copy,
         entropy: Arc::clone(&components.entropy),
         ..StoreOptions::default()
     };

@@ -58,6 +58,15 @@ pub enum SegmentError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A copy of a store was begun in the directory, by a restore, an import or a salvage, and has not come to its end.
+    #[error(
+        "{}: a copy of a store was begun here and is not complete; make it again, or remove the file UNFINISHED to open it as it is",
+        dir.display()
+    )]
+    Unfinished {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Written by a later format than this build reads.
     #[error("{}: {what} is newer than this build reads; use a newer build", path.display())]
     VersionUnsupported {

@@ -273,7 +273,8 @@ pub(crate) fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -
 /// Removes a file that may be gone already.
 pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<(), SegmentError> {
     match dir.remove_file(name) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        // A directory is none of the store's, whatever its name.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
             Err(SegmentError::io("remove", &dir.path().join(name), error))
         }
         _ => Ok(()),

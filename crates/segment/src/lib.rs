@@ -102,7 +102,9 @@ pub use error::{Damage, SegmentError};
 pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
 pub use mapping::{Frozen, HUGE_PAGE_BYTES, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory};
-pub use names::{CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, segment_name};
+pub use names::{
+    CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_name,
+};
 pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_ahead::{InOrder, ReadAhead};
 pub use read_only::{ReadOnlyStore, Tolerance};

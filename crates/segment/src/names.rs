@@ -9,6 +9,9 @@ pub const MANIFEST: &str = "MANIFEST";
 /// The manifest's replacement while it is being written.
 pub(crate) const MANIFEST_TMP: &str = "MANIFEST.tmp";
 
+/// Stands in a directory while a copy of a store is made there: what is in it is not a store yet.
+pub const UNFINISHED: &str = "UNFINISHED";
+
 const SEGMENT_SUFFIX: &str = ".seg";
 const SPARE_SUFFIX: &str = ".spare";
 /// How the names of index checkpoints end.
@@ -56,13 +59,38 @@ pub(crate) fn is_checkpoint(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// Whether a file with this name is the store's to remove when the manifest does not name it.
-pub(crate) fn is_garbage_when_unnamed(name: &str) -> bool {
+/// Whether this is the exact form of a checkpoint's name: `index-`, the seqno in 20 digits, `-`, 8 hexadecimal digits, `.ckpt`.
+fn is_exact_checkpoint(name: &str) -> bool {
+    let Some((seqno, random)) = name
+        .strip_prefix("index-")
+        .and_then(|name| name.strip_suffix(CHECKPOINT_SUFFIX))
+        .and_then(|name| name.split_once('-'))
+    else {
+        return false;
+    };
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    seqno.len() == 20
+        && seqno.bytes().all(|byte| byte.is_ascii_digit())
+        && random.len() == 8
+        && random.bytes().all(is_hex)
+}
+
+/// Whether a file with this name is the store's to remove when the manifest does not name it. Names that only look alike are
+/// others' files.
+///
+/// ```
+/// use hightower_segment::is_garbage_when_unnamed;
+///
+/// assert!(is_garbage_when_unnamed("0000000007.seg"));
+/// assert!(!is_garbage_when_unnamed("holiday.seg"));
+/// ```
+#[must_use]
+pub fn is_garbage_when_unnamed(name: &str) -> bool {
     name == MANIFEST_TMP
         || segment_id(name).is_some()
         || numbered(name, SPARE_SUFFIX).is_some()
-        || is_checkpoint(name)
-        || name.strip_suffix(".tmp").is_some_and(is_checkpoint)
+        || is_exact_checkpoint(name)
+        || name.strip_suffix(".tmp").is_some_and(is_exact_checkpoint)
 }
 
 #[cfg(test)]
@@ -71,11 +99,24 @@ mod tests {
 
     #[test]
     fn names_of_a_store_are_told_from_others() {
-        for name in ["0000000001.seg", "4294967295.seg", "0000000009.spare", "MANIFEST.tmp", "a-1.ckpt", "a.ckpt.tmp"] {
+        const CHECKPOINT: &str = "index-00000000000000917519-8437560f.ckpt";
+        for name in ["0000000001.seg", "4294967295.seg", "0000000009.spare", "MANIFEST.tmp", CHECKPOINT] {
             assert!(is_garbage_when_unnamed(name), "{name}");
         }
-        let others =
-            ["MANIFEST", "1.seg", "4294967296.seg", "000000000a.seg", "notes.txt", ".ckpt", "../x.ckpt", "x.seg"];
+        assert!(is_garbage_when_unnamed(&format!("{CHECKPOINT}.tmp")));
+        let others = [
+            "MANIFEST",
+            "UNFINISHED",
+            "a-1.ckpt",
+            "index-1-2.ckpt",
+            "1.seg",
+            "4294967296.seg",
+            "000000000a.seg",
+            "notes.txt",
+            ".ckpt",
+            "../x.ckpt",
+            "x.seg",
+        ];
         for name in others {
             assert!(!is_garbage_when_unnamed(name), "{name}");
         }

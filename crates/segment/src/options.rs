@@ -33,6 +33,8 @@ pub struct StoreOptions {
     pub recycle_limit: usize,
     /// Whether a missing store is made. The default is true.
     pub create_if_missing: bool,
+    /// Whether a directory may be opened in which a copy of a store is being made: by the one who makes it. The default is false.
+    pub allow_unfinished: bool,
     /// Where salts and the store's id come from.
     pub entropy: Arc<dyn Entropy>,
 }
@@ -45,6 +47,7 @@ impl Default for StoreOptions {
             long_record_bytes: 32 << 10,
             recycle_limit: 2,
             create_if_missing: true,
+            allow_unfinished: false,
             entropy: Arc::new(OsEntropy),
         }
     }

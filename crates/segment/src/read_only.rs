@@ -9,7 +9,7 @@ use crate::error::SegmentError;
 use crate::fs::{Access, Dir, Fs, Lock, LockKind, read_full_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::names::{segment_id, segment_name};
-use crate::recovery::{Intent, Survey, read_manifest, survey};
+use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
 use crate::spares::entry_of;
@@ -47,6 +47,7 @@ impl ReadOnlyStore {
         let opened = open_dir(fs.as_ref(), dir)?;
         let lock = lock(opened.as_ref(), LockKind::Shared)?;
         let names = list(opened.as_ref())?;
+        refuse_unfinished(opened.as_ref(), &names)?;
         let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
             Ok(Some(manifest)) => (manifest, None),
             Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),

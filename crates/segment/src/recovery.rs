@@ -16,7 +16,7 @@ use crate::error::{Damage, SegmentError};
 use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mutants::planted;
-use crate::names::{MANIFEST, is_garbage_when_unnamed, segment_id, segment_name, segment_path};
+use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_id, segment_name, segment_path};
 use crate::read_only::entry_from_header;
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{Tail, find_tail, look_beyond};
@@ -46,6 +46,14 @@ pub(crate) struct Survey {
 /// # Errors
 ///
 /// [`SegmentError::MissingManifest`] if there are segments; [`SegmentError::Corrupt`] or [`SegmentError::VersionUnsupported`].
+/// Refuses a directory in which a copy of a store is being made, or was when a crash came.
+pub(crate) fn refuse_unfinished(dir: &dyn Dir, names: &[String]) -> Result<(), SegmentError> {
+    if names.iter().any(|name| name == UNFINISHED) && !planted("unfinished_ignored") {
+        return Err(SegmentError::Unfinished { dir: dir.path().to_owned() });
+    }
+    Ok(())
+}
+
 pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Manifest>, SegmentError> {
     let path = dir.path().join(MANIFEST);
     let file = match dir.open(MANIFEST, Access::Read) {

@@ -16,7 +16,7 @@ use crate::mapping::Pages;
 use crate::mutants::planted;
 use crate::names::{is_checkpoint, segment_name};
 use crate::options::{Purpose, Stamp, StoreOptions};
-use crate::recovery::{Found, Intent, Survey, read_manifest, survey};
+use crate::recovery::{Found, Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::report::RecoveryReport;
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{Shared, replace_manifest};
@@ -126,6 +126,9 @@ impl SegmentStore {
         let kind = if planted("writers_share") { LockKind::Shared } else { LockKind::Exclusive };
         let lock = lock(dir.as_ref(), kind)?;
         let names = list(dir.as_ref())?;
+        if !options.allow_unfinished {
+            refuse_unfinished(dir.as_ref(), &names)?;
+        }
         let found = read_manifest(dir.as_ref(), &names)?;
         let created = found.is_none();
         let manifest = match found {

@@ -401,7 +401,13 @@ fn row_15_segments_swapped() {
 #[test]
 fn row_16_unnamed_files() {
     let (fs, _) = store(5, true);
-    for name in ["0000000077.seg", "0000000078.spare", "MANIFEST.tmp", "old.ckpt", "new.ckpt.tmp"] {
+    for name in [
+        "0000000077.seg",
+        "0000000078.spare",
+        "MANIFEST.tmp",
+        "index-00000000000000000007-0123abcd.ckpt",
+        "index-00000000000000000009-0123abcd.ckpt.tmp",
+    ] {
         fs.plant(&path(name), b"anything");
     }
     fs.plant(&path("notes.txt"), b"mine");

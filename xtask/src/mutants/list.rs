@@ -310,6 +310,31 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-engine", "copies_crash", "a_backup_into_an_earlier_one")],
     ),
     caught(
+        "backup_removes_others",
+        "a backup removes exact names of the store's alone",
+        &[plain("hightower-engine", "foreign_files", "a_backup_leaves_files_of_others_alone")],
+    ),
+    caught(
+        "backup_over_a_store",
+        "a backup that was opened for writing is a store of its own, and is not replaced",
+        &[plain("hightower-engine", "foreign_files", "a_backup_that_became_a_store")],
+    ),
+    caught(
+        "copy_over_others",
+        "a copy goes into an empty directory, or into one that an earlier attempt has left",
+        &[plain("hightower-engine", "foreign_files", "a_copy_touches_nothing_else")],
+    ),
+    caught(
+        "unfinished_ignored",
+        "a copy that has not come to its end is no store",
+        &[plain("hightower-engine", "foreign_files", "an_unfinished_copy")],
+    ),
+    caught(
+        "copy_names_not_synced",
+        "a copy's files have their names before it counts as a store",
+        &[plain("hightower-engine", "copies_crash", "is_whole_or_absent")],
+    ),
+    caught(
         "reading_lock_dropped",
         "a store that somebody reads takes no writer",
         &[plain("hightower-engine", "engine", "readers_share_and_keep_a_writer_out")],

@@ -127,11 +127,21 @@ fn create_new(path: &Path, private: bool) -> io::Result<File> {
     options.open(path)
 }
 
+#[cfg(unix)]
+fn make_private(file: &File) -> io::Result<()> {
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn make_private(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
 /// A file on its way.
 enum Target {
     /// Appears under its name when it is complete.
     Staged(BufWriter<NamedTempFile>),
-    /// A device or pipe, which has to be written in place.
+    /// Written in place: a device, a pipe, or a file in a directory that takes no new one.
     InPlace(BufWriter<File>),
 }
 
@@ -142,9 +152,31 @@ impl Target {
             Ok(metadata) if !metadata.is_file() => {
                 Ok(Self::InPlace(BufWriter::new(File::options().write(true).open(path)?)))
             }
-            Ok(_) => Self::staged(&path.canonicalize()?, private),
+            Ok(metadata) => Self::replacing(&path.canonicalize()?, &metadata, private),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Self::staged(path, private),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The file keeps its mode. Where its directory takes no new file, it is written in place.
+    fn replacing(path: &Path, metadata: &fs::Metadata, private: bool) -> io::Result<Self> {
+        let staged = Self::staged(path, private).and_then(|target| {
+            if let (Self::Staged(file), false) = (&target, private) {
+                file.get_ref().as_file().set_permissions(metadata.permissions())?;
+            }
+            Ok(target)
+        });
+        match staged {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+            {
+                let file = File::options().write(true).truncate(true).open(path)?;
+                if private {
+                    make_private(&file)?;
+                }
+                Ok(Self::InPlace(BufWriter::with_capacity(256 * 1024, file)))
+            }
+            other => other,
         }
     }
 

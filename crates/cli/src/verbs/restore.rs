@@ -14,10 +14,9 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl restore /backups/kv --data-dir /var/lib/kv
 
-The directory of the new store, --data-dir, must be empty or not there: move a broken store away first. Every record is verified \
-on the way. All is written beside the new directory and moved there at the end, so after Ctrl-C or a crash there is no half a store, at most \
-an empty directory NAME.unfinished, which the next attempt uses. The \
-backup stays as it is; any store that is not open can be copied the same way.";
+The directory of the new store, --data-dir, must be empty or not there: move a broken store away first. A mount point or a \
+link to a directory will do. Every record is verified on the way. Ctrl-C leaves the directory empty. After a crash the file \
+UNFINISHED stands in it: it is not opened as a store, and the next restore begins anew. The backup stays as it is; any store that is not open can be copied the same way.";
 
 /// Make a store out of a backup
 #[derive(Debug, clap::Args)]

@@ -8,21 +8,26 @@
 //! as a copy.
 
 use std::collections::HashSet;
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hightower_segment::{
-    Dir, Fs, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance, segment_name,
+    Dir, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
+    is_garbage_when_unnamed, segment_name,
 };
 
+use crate::backup::destination::Destination;
 use crate::components::Components;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::files::{io_error, list, read_manifest, remove_if_there, sync_dir, write_file};
+use crate::files::{io_error, list, read_file, read_manifest, remove_if_there, sync_dir, write_file};
 use crate::mutants::planted;
 use crate::repair::{Meter, RepairProgress};
+
+/// Says which manifests a backup has written into the directory: any other is of a store that was opened there for writing.
+const BACKUP: &str = "BACKUP";
+const BACKUP_TMP: &str = "BACKUP.tmp";
 
 /// What a backup did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,7 +114,7 @@ impl Core {
         let target = target.as_ref();
         let lock = target.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir, source))?;
         let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
-        let before = earlier(target, &of_store)?;
+        let (before_bytes, before) = earlier(target, &of_store)?.unzip();
 
         let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };
         let mut meter = Meter::new(parts.iter().map(|part| u64::from(part.len_bytes)).sum(), watch);
@@ -129,7 +134,12 @@ impl Core {
         if !planted("backup_names_not_synced") {
             sync_dir(target)?;
         }
-        write_file(target, "MANIFEST.tmp", MANIFEST, &manifest.encode())?;
+        // Whatever a crash leaves of the two files, the one names the other.
+        let manifest = manifest.encode();
+        let digests = before_bytes.iter().map(Vec::as_slice).chain([&manifest[..]]).map(digest).collect::<String>();
+        write_file(target, BACKUP_TMP, BACKUP, digests.as_bytes())?;
+        sync_dir(target)?;
+        write_file(target, "MANIFEST.tmp", MANIFEST, &manifest)?;
         sync_dir(target)?;
         report.removed_files = remove_stale(target, &parts)?;
         Ok(report)
@@ -174,12 +184,28 @@ impl Core {
     }
 }
 
-/// The manifest of an earlier backup of this store.
-fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<Manifest>> {
+/// What tells a manifest that a backup has written from all others: its length and checksum, as a line of text.
+fn digest(manifest: &[u8]) -> String {
+    format!("{} {:08x}\n", manifest.len(), crc32fast::hash(manifest))
+}
+
+/// The manifest of an earlier backup of this store, as it is and decoded.
+fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manifest)>> {
     let path = dir.path().display();
     match read_manifest(dir)? {
-        Some(manifest) if manifest.store_id == of_store.store_id => Ok(Some(manifest)),
-        Some(_) => Err(Error::Conflict(format!("{path} holds another store: take another directory").into())),
+        Some((bytes, manifest)) => {
+            if manifest.store_id != of_store.store_id {
+                return Err(Error::Conflict(format!("{path} holds another store: take another directory").into()));
+            }
+            let digests = read_file(dir, BACKUP)?.unwrap_or_default();
+            let is_backup = String::from_utf8_lossy(&digests).contains(&digest(&bytes));
+            if !is_backup && !planted("backup_over_a_store") {
+                let text =
+                    format!("{path} was opened for writing since a backup was made there: take another directory");
+                return Err(Error::Conflict(text.into()));
+            }
+            Ok(Some((bytes, manifest)))
+        }
         None if list(dir)?.iter().any(|name| !is_ours(name)) => {
             Err(Error::Conflict(format!("{path} holds other files: take another directory").into()))
         }
@@ -191,8 +217,9 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<Manifest>> {
 fn remove_stale(dir: &dyn Dir, parts: &[Part]) -> Result<u64> {
     let needed: HashSet<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
     let names = list(dir)?;
-    let stale =
-        names.iter().filter(|name| (name.ends_with(".seg") || name.ends_with(".spare")) && !needed.contains(*name));
+    let is_exact =
+        |name: &str| is_garbage_when_unnamed(name) || planted("backup_removes_others") && name.ends_with(".seg");
+    let stale = names.iter().filter(|name| is_exact(name) && !needed.contains(*name));
     let mut removed = 0;
     for name in stale {
         remove_if_there(dir, name)?;
@@ -206,12 +233,14 @@ fn remove_stale(dir: &dyn Dir, parts: &[Part]) -> Result<u64> {
 
 /// Whether a file may be in a backup directory that has no manifest: what is left of a backup that did not come to its end.
 fn is_ours(name: &str) -> bool {
-    name == "MANIFEST.tmp" || name.ends_with(".seg") || name.ends_with(".spare")
+    name == BACKUP || name == BACKUP_TMP || is_garbage_when_unnamed(name)
 }
 
 /// Makes a store in `destination` out of a backup, or of any store that is not in use. Every record is verified on the way.
 ///
-/// All is written beside the destination first, and moved there at the end: a restore that does not come to its end leaves no destination.
+/// The destination is a new or an empty directory; a mount point or a link will do. Until all of it is durable a file `UNFINISHED`
+/// stands in it, and no open takes it for a store: a restore that fails leaves an empty directory, one that a crash ends is
+/// made again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -239,7 +268,7 @@ pub fn restore(
     restore_with_progress(components, source, destination, &mut |_| ControlFlow::Continue(()))
 }
 
-/// As [`restore`]; `watch` hears of the progress and may end it: then there is no destination.
+/// As [`restore`]; `watch` hears of the progress and may end it: then the destination is empty.
 ///
 /// # Errors
 ///
@@ -253,7 +282,7 @@ pub fn restore_with_progress(
     let (source, destination) = (source.as_ref(), destination.as_ref());
     let components = &components.guarded_once();
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Strict)?;
-    let staging = Staging::beside(components, destination)?;
+    let copy = Destination::begin(components, destination)?;
     let mut meter = Meter::new(store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum(), watch);
     let mut report = RestoreReport::default();
     let mut segments = Vec::new();
@@ -265,7 +294,7 @@ pub fn restore_with_progress(
         }
         let part = Part { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
         let name = segment_name(segment.id());
-        part.write_to(staging.dir.as_ref(), &format!("{:010}.spare", segment.id()), &name)?;
+        part.write_to(copy.dir(), &format!("{:010}.spare", segment.id()), &name)?;
         report.segments += 1;
         report.records += records;
         report.bytes += u64::from(part.len_bytes);
@@ -273,71 +302,7 @@ pub fn restore_with_progress(
     }
     let max_version = store.manifest().max_version.max(store.report().version_floor);
     let manifest = Manifest { segments, checkpoint: None, max_version, ..store.manifest().clone() };
-    sync_dir(staging.dir.as_ref())?;
-    write_file(staging.dir.as_ref(), "MANIFEST.tmp", MANIFEST, &manifest.encode())?;
-    staging.publish()?;
+    write_file(copy.dir(), "MANIFEST.tmp", MANIFEST, &manifest.encode())?;
+    copy.finish()?;
     Ok(report)
-}
-
-/// Whether a directory has nothing in it, or is not there.
-fn is_empty(fs: &dyn Fs, path: &Path) -> Result<bool> {
-    match fs.open_dir(path) {
-        Ok(dir) => Ok(list(dir.as_ref())?.is_empty()),
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(source) => Err(io_error("open", path, source)),
-    }
-}
-
-/// A directory that is filled beside the one it is to become.
-pub(crate) struct Staging<'a> {
-    components: &'a Components,
-    pub(crate) dir: Arc<dyn Dir>,
-    destination: PathBuf,
-    is_published: bool,
-}
-
-impl<'a> Staging<'a> {
-    /// Makes an empty one. What an earlier attempt has left is removed.
-    pub(crate) fn beside(components: &'a Components, destination: &Path) -> Result<Self> {
-        let fs = &*components.fs;
-        if !is_empty(fs, destination)? {
-            let text = format!("{} is not empty: take another directory", destination.display());
-            return Err(Error::Conflict(text.into()));
-        }
-        let name = destination.file_name().ok_or(Error::Validation("the destination has no name".into()))?;
-        let mut name = name.to_owned();
-        name.push(".unfinished");
-        let path = destination.with_file_name(name);
-        fs.create_dir_all(&path).map_err(|source| io_error("create", &path, source))?;
-        let dir = fs.open_dir(&path).map_err(|source| io_error("open", &path, source))?;
-        for name in list(dir.as_ref())? {
-            remove_if_there(dir.as_ref(), &name)?;
-        }
-        Ok(Self { components, dir, destination: destination.to_owned(), is_published: false })
-    }
-
-    /// Gives it its name, durably.
-    pub(crate) fn publish(mut self) -> Result<()> {
-        let fs = &*self.components.fs;
-        sync_dir(self.dir.as_ref())?;
-        let path = self.dir.path();
-        fs.rename_dir(path, &self.destination).map_err(|source| io_error("rename", path, source))?;
-        self.is_published = true;
-        let parent = self.destination.parent().unwrap_or(Path::new("/"));
-        let opened = fs.open_dir(parent).map_err(|source| io_error("open", parent, source))?;
-        sync_dir(opened.as_ref())
-    }
-}
-
-/// What did not come to its end takes no room. The empty directory stays for the next attempt.
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        if self.is_published {
-            return;
-        }
-        for name in list(self.dir.as_ref()).unwrap_or_default() {
-            // What ended the attempt is what the caller hears of; the next attempt removes what is left.
-            let _removed = remove_if_there(self.dir.as_ref(), &name);
-        }
-    }
 }

@@ -12,10 +12,9 @@ use hightower_index::pin;
 use hightower_log::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 use hightower_log::{Command, MAX_HEAD_LEN_BYTES, Placement, RecordContext, decode, encode};
 
-use crate::backup::copy::Staging;
+use crate::backup::destination::Destination;
 use crate::batch::Batch;
 use crate::components::Components;
-use crate::config::{Durability, StoreConfig};
 use crate::core::Core;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
@@ -269,8 +268,8 @@ impl Core {
     }
 }
 
-/// Makes a store in `destination` out of an exported stream. All is written beside the destination first, and moved there at the
-/// end: a stream that is damaged or cut short leaves no destination. Memory does not depend on the number of keys, but for the index.
+/// Makes a store in `destination`, a new or empty directory, out of an exported stream. A stream that is damaged or cut short
+/// leaves the directory empty. Memory does not depend on the number of keys, but for the index.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -296,14 +295,13 @@ pub fn import_snapshot(
     destination: impl AsRef<Path>,
 ) -> Result<ImportReport> {
     let components = &components.guarded_once();
-    let staging = Staging::beside(components, destination.as_ref())?;
-    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(staging.dir.path()) };
-    let engine = SingleNodeEngine::with_components(config, components.clone())?;
+    let mut copy = Destination::begin(components, destination.as_ref())?;
+    let engine = copy.open(components)?;
     let mut reader = FrameReader { stream, at: 0 };
     let report = reader.read_into(&engine)?;
     engine.close()?;
     drop(engine);
-    staging.publish()?;
+    copy.finish()?;
     Ok(report)
 }
 
@@ -412,7 +410,7 @@ mod tests {
             let moved = dir.path().join(version.to_string());
             let refused = import_snapshot(&Components::default(), &mut &other[..], &moved);
             assert!(matches!(refused, Err(Error::VersionUnsupported { .. })), "{refused:?}");
-            assert!(!moved.exists());
+            assert_eq!(std::fs::read_dir(&moved).unwrap().count(), 0);
         }
     }
 }

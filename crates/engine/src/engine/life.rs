@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use crate::checkpoint::OpenProgress;
+use crate::checkpoint::{OpenProgress, Watch};
 use crate::commit::CommitLog;
 use crate::components::{Background, Components};
 use crate::config::StoreConfig;
@@ -82,8 +82,17 @@ impl SingleNodeEngine {
         components: Components,
         mut watch: impl FnMut(OpenProgress) -> ControlFlow<()>,
     ) -> Result<Self> {
+        Self::open_in(config, components, false, &mut watch)
+    }
+
+    /// Opens a store that is being made as a copy of another.
+    pub(crate) fn open_copy(config: StoreConfig, components: Components) -> Result<Self> {
+        Self::open_in(config, components, true, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn open_in(config: StoreConfig, components: Components, is_copy: bool, watch: Watch<'_>) -> Result<Self> {
         let durability = config.effective_durability();
-        let (core, report) = observe(Operation::Open, || open(config, components, &mut watch))?;
+        let (core, report) = observe(Operation::Open, || open(config, components, is_copy, watch))?;
         let engine = Self { core: Arc::new(core), durability, report };
         if !engine.core.config.read_only {
             start_threads(&engine.core)?;

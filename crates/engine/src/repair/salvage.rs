@@ -5,10 +5,9 @@ use std::path::Path;
 
 use hightower_segment::{ReadOnlyStore, SegmentError, Tolerance};
 
-use crate::backup::{Staging, commit};
+use crate::backup::{Destination, commit};
 use crate::checkpoint::CheckpointUse;
 use crate::components::Components;
-use crate::config::{Durability, StoreConfig};
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
 use crate::repair::check::{CheckLevel, CheckReport, check, counted_end};
@@ -30,7 +29,7 @@ pub struct SalvageReport {
 }
 
 /// Makes a new store in `destination` of all records in `source` that verify. Changes nothing in `source`. `watch` hears of the
-/// progress and may end it; then there is no destination.
+/// progress and may end it; then the destination is empty.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -62,11 +61,10 @@ pub fn salvage(
     let components = &components.guarded_once();
     let CheckReport { damage, checkpoint, .. } = check(components, source, CheckLevel::Checksums, watch)?;
     debug_assert_eq!(checkpoint, None::<CheckpointUse>, "the index is not asked: only the log counts");
-    let staging = Staging::beside(components, destination.as_ref())?;
+    let mut copy = Destination::begin(components, destination.as_ref())?;
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Salvage)?;
     let without_manifest = store.report().damage.iter().any(is_about_manifest);
-    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(staging.dir.path()) };
-    let engine = SingleNodeEngine::with_components(config, components.clone())?;
+    let engine = copy.open(components)?;
     let total = store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum();
     let mut meter = Meter::new(total, watch);
     let mut records = 0;
@@ -75,12 +73,12 @@ pub fn salvage(
         // What a crash has left unfinished is not to be finished here, unless the end of the log is itself in doubt.
         let is_damaged = damage.iter().any(|place| place.path == segment.path());
         let end = if is_damaged { segment.len_bytes() } else { counted_end(segment, outcome) };
-        records += copy(segment, end, &engine, &mut meter)?;
+        records += copy_segment(segment, end, &engine, &mut meter)?;
     }
     let keys = engine.len() as u64;
     engine.close()?;
     drop(engine);
-    staging.publish()?;
+    copy.finish()?;
     Ok(SalvageReport { records, keys, damage, without_manifest })
 }
 
@@ -93,7 +91,7 @@ fn is_about_manifest(error: &SegmentError) -> bool {
 }
 
 /// Commits all records of a segment up to `end` that verify; gives how many.
-fn copy(
+fn copy_segment(
     segment: &hightower_segment::Segment,
     end: u32,
     engine: &SingleNodeEngine,

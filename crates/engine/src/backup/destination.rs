@@ -1,0 +1,137 @@
+//! Where restore, import and salvage make a copy of a store.
+//!
+//! The copy is made in its own directory from the start, so a mount point, a link or `.` will do as well as a new name. The
+//! file `UNFINISHED` stands in it until all else is durable. While it stands there, no open takes the directory for a store,
+//! and the next attempt may remove what this one has left. Files with other names are never touched.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hightower_segment::{Dir, Lock, LockKind, MANIFEST, UNFINISHED, is_garbage_when_unnamed};
+
+use crate::components::Components;
+use crate::config::{Durability, StoreConfig};
+use crate::engine::SingleNodeEngine;
+use crate::error::{Error, Result};
+use crate::files::{io_error, list, read_file, remove_if_there, sync_data, sync_dir, write_at};
+use crate::mutants::planted;
+
+/// A directory that becomes a store with [`finish`](Self::finish). Dropped before that, it is emptied.
+pub(crate) struct Destination {
+    dir: Arc<dyn Dir>,
+    /// What this attempt wrote into the mark: a later attempt writes something else.
+    token: Vec<u8>,
+    /// `None` while an engine has the directory open, which holds the lock itself.
+    lock: Option<Box<dyn Lock>>,
+    is_finished: bool,
+}
+
+impl Destination {
+    /// Takes an empty directory, or makes one. What an earlier attempt has left in it is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if it holds anything else, [`Error::Locked`] if it is in use, [`Error::Full`], [`Error::Io`].
+    pub(crate) fn begin(components: &Components, path: &Path) -> Result<Self> {
+        let fs = &*components.fs;
+        fs.create_dir_all(path).map_err(|source| io_error("create", path, source))?;
+        let dir = fs.open_dir(path).map_err(|source| io_error("open", path, source))?;
+        let lock = lock(dir.as_ref())?.ok_or_else(|| Error::Locked { path: path.to_owned() })?;
+        let names = list(dir.as_ref())?;
+        let is_left_over = names.iter().any(|name| name == UNFINISHED);
+        let is_free = names.is_empty() || is_left_over && names.iter().all(|name| is_of_a_copy(name));
+        if !is_free && !planted("copy_over_others") {
+            let text = format!("{} is not empty: take another directory", path.display());
+            return Err(Error::Conflict(text.into()));
+        }
+        clear(dir.as_ref())?;
+        let token = components.entropy.next_u64();
+        let token = token.map_err(|source| io_error("draw a random number for", path, source))?;
+        let token = format!("{token:016x}\n").into_bytes();
+        let destination = Self { dir, token, lock: Some(lock), is_finished: false };
+        destination.mark()?;
+        Ok(destination)
+    }
+
+    /// Makes the mark durable, before anything else comes in.
+    fn mark(&self) -> Result<()> {
+        let path = self.dir.path().join(UNFINISHED);
+        let file = self.dir.create_new(UNFINISHED).map_err(|source| io_error("create", &path, source))?;
+        write_at(file.as_ref(), &path, &self.token, 0)?;
+        sync_data(file.as_ref(), &path)?;
+        sync_dir(self.dir.as_ref())
+    }
+
+    pub(crate) fn dir(&self) -> &dyn Dir {
+        self.dir.as_ref()
+    }
+
+    /// Opens a new store in it; close and drop that before [`finish`](Self::finish).
+    pub(crate) fn open(&mut self, components: &Components) -> Result<SingleNodeEngine> {
+        self.lock = None;
+        let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(self.dir.path()) };
+        let engine = SingleNodeEngine::open_copy(config, components.clone())?;
+        // The path may lead elsewhere by now.
+        self.check_mark(engine.core.store()?.dir().as_ref())?;
+        Ok(engine)
+    }
+
+    fn check_mark(&self, dir: &dyn Dir) -> Result<()> {
+        if read_file(dir, UNFINISHED)?.as_ref() == Some(&self.token) {
+            return Ok(());
+        }
+        let text = format!("{} was taken by another copy meanwhile", self.dir.path().display());
+        Err(Error::Conflict(text.into()))
+    }
+
+    /// Makes all of it durable, and then a store.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let dir = self.dir.as_ref();
+        if self.lock.is_none() {
+            let lock = lock(dir)?;
+            self.lock = Some(lock.ok_or_else(|| Error::Locked { path: dir.path().to_owned() })?);
+        }
+        self.check_mark(dir)?;
+        if !planted("copy_names_not_synced") {
+            sync_dir(dir)?;
+        }
+        remove_if_there(dir, UNFINISHED)?;
+        self.is_finished = true;
+        sync_dir(dir)
+    }
+}
+
+/// A copy that does not come to its end takes no room. The empty directory stays.
+impl Drop for Destination {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        let dir = self.dir.as_ref();
+        if self.lock.is_none() {
+            self.lock = lock(dir).ok().flatten();
+        }
+        if self.lock.is_some() && self.check_mark(dir).is_ok() {
+            // The caller hears of what ended the copy; the next attempt removes what is left.
+            let _cleared = clear(dir);
+        }
+    }
+}
+
+fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
+    dir.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir.path(), source))
+}
+
+/// Whether a file of this name can have come from an attempt.
+fn is_of_a_copy(name: &str) -> bool {
+    name == UNFINISHED || name == MANIFEST || is_garbage_when_unnamed(name)
+}
+
+/// Removes all that an attempt has made, its mark last.
+fn clear(dir: &dyn Dir) -> Result<()> {
+    let names = list(dir)?;
+    for name in names.iter().filter(|name| is_of_a_copy(name) && *name != UNFINISHED) {
+        remove_if_there(dir, name)?;
+    }
+    remove_if_there(dir, UNFINISHED)
+}

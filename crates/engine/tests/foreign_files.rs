@@ -1,0 +1,238 @@
+//! Files that are not the store's, and places where others have theirs: nothing of them is read, changed or removed.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use hightower_engine::{
+    Components, ErrorKind, Result, SingleNodeEngine, StoreConfig, import_snapshot, restore, restore_with_progress,
+    salvage,
+};
+use tempfile::TempDir;
+
+fn open(dir: &Path) -> SingleNodeEngine {
+    let config =
+        StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, ..StoreConfig::at(dir) };
+    SingleNodeEngine::with_config(config).unwrap()
+}
+
+/// A store of some segments, closed.
+fn store(dir: &Path) {
+    let engine = open(dir);
+    for number in 0..300 {
+        engine.put(format!("key/{number:03}"), [7; 200]).unwrap();
+    }
+    engine.close().unwrap();
+}
+
+/// What a user keeps: names alike the store's, each with a content of its own.
+fn plant(dir: &Path) -> Vec<PathBuf> {
+    fs::create_dir_all(dir).unwrap();
+    let names = [
+        "holiday.seg",
+        "tyre.spare",
+        "x.ckpt",
+        "index-1-2.ckpt",
+        "1.seg",
+        "0000000001.seg.bak",
+        "MANIFEST.old",
+        "LOCK",
+    ];
+    names.iter().for_each(|name| fs::write(dir.join(name), name).unwrap());
+    let folders = ["photos.ckpt", "0000004711.seg", "0000004711.spare"];
+    folders.iter().for_each(|name| fs::create_dir_all(dir.join(name).join("inside")).unwrap());
+    names.iter().chain(&folders).map(|name| dir.join(name)).collect()
+}
+
+#[track_caller]
+fn untouched(planted: &[PathBuf]) {
+    for path in planted {
+        if path.is_dir() {
+            assert!(path.join("inside").is_dir(), "{}", path.display());
+        } else {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert_eq!(fs::read_to_string(path).ok().as_deref(), Some(name), "{}", path.display());
+        }
+    }
+}
+
+type Copy = Box<dyn Fn(&Path) -> Result<()>>;
+
+/// Every way to make a copy of the store in `from`.
+fn copies(from: &Path) -> Vec<(&'static str, Copy)> {
+    let from = from.to_owned();
+    let (source, damaged) = (from.clone(), from.clone());
+    vec![
+        ("restore", Box::new(move |to| restore(&Components::default(), &source, to).map(drop))),
+        (
+            "salvage",
+            Box::new(move |to| {
+                salvage(&Components::default(), &damaged, to, &mut |_| ControlFlow::Continue(())).map(drop)
+            }),
+        ),
+        (
+            "import",
+            Box::new(move |to| {
+                let mut stream = Vec::new();
+                SingleNodeEngine::open_read_only(&from)?.export_snapshot(&mut stream)?;
+                import_snapshot(&Components::default(), &mut &stream[..], to).map(drop)
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn a_store_among_files_of_others_leaves_them_alone() {
+    let dir = TempDir::new().unwrap();
+    store(dir.path());
+    let planted = plant(dir.path());
+    for _ in 0..2 {
+        store(dir.path());
+        let engine = open(dir.path());
+        engine.run_compaction_now().unwrap();
+        engine.close().unwrap();
+        untouched(&planted);
+    }
+}
+
+#[test]
+fn a_backup_leaves_files_of_others_alone() {
+    let dir = TempDir::new().unwrap();
+    let (kv, backup) = (dir.path().join("kv"), dir.path().join("backup"));
+    store(&kv);
+    let engine = open(&kv);
+    engine.backup_to(&backup).unwrap();
+    let planted = plant(&backup);
+    (0..300).for_each(|number| assert!(engine.delete(format!("key/{number:03}")).is_ok()));
+    engine.run_compaction_now().unwrap();
+    assert!(engine.backup_to(&backup).unwrap().removed_files > 0, "the test should make something stale");
+    untouched(&planted);
+    // A directory without a backup in it, but with others' files, is none for backups.
+    let photos = dir.path().join("photos");
+    let planted = plant(&photos);
+    assert_eq!(engine.backup_to(&photos).unwrap_err().kind(), ErrorKind::Conflict);
+    untouched(&planted);
+}
+
+#[test]
+fn a_backup_that_became_a_store_of_its_own_is_not_replaced() {
+    let dir = TempDir::new().unwrap();
+    let (kv, backup) = (dir.path().join("kv"), dir.path().join("backup"));
+    store(&kv);
+    let engine = open(&kv);
+    for round in 0..3 {
+        engine.put("round", round.to_string()).unwrap();
+        engine.backup_to(&backup).unwrap();
+        // To be read is no harm to a backup.
+        assert_eq!(
+            SingleNodeEngine::open_read_only(&backup).unwrap().get("round").unwrap().unwrap(),
+            round.to_string().as_bytes()
+        );
+    }
+    let promoted = open(&backup);
+    promoted.put("round", "of its own").unwrap();
+    promoted.close().unwrap();
+    assert_eq!(engine.backup_to(&backup).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(open(&backup).get("round").unwrap().unwrap(), b"of its own");
+    // Nor is a copy of the store that no backup has made.
+    let copied = dir.path().join("copied");
+    assert!(Command::new("cp").arg("-r").args([&kv, &copied]).status().unwrap().success());
+    assert_eq!(engine.backup_to(&copied).unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_copy_goes_into_any_empty_directory() {
+    let dir = TempDir::new().unwrap();
+    let kv = dir.path().join("kv");
+    store(&kv);
+    for (what, copy) in copies(&kv) {
+        let (new, empty, target) = (dir.path().join("new/er"), dir.path().join("empty"), dir.path().join("target"));
+        let (link, dot) = (dir.path().join("link"), dir.path().join("dot"));
+        [&empty, &target, &dot].iter().for_each(|path| fs::create_dir(path).unwrap());
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for to in [new.clone(), empty.clone(), link.clone(), dot.join(".")] {
+            copy(&to).unwrap_or_else(|error| panic!("{what} to {}: {error}", to.display()));
+            assert_eq!(open(&to).len(), 300, "{what} to {}", to.display());
+            // The second one finds a store there.
+            assert_eq!(copy(&to).unwrap_err().kind(), ErrorKind::Conflict, "{what} to {}", to.display());
+        }
+        assert!(link.is_symlink() && target.join("MANIFEST").exists());
+        [&dir.path().join("new"), &empty, &target, &dot].iter().for_each(|path| fs::remove_dir_all(path).unwrap());
+        fs::remove_file(&link).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_goes_onto_a_file_system_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let (kv, mounted) = (dir.path().join("kv"), dir.path().join("mounted"));
+    store(&kv);
+    fs::create_dir(&mounted).unwrap();
+    for (what, copy) in copies(&kv) {
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"]).arg(&mounted).output();
+        if !mount.is_ok_and(|done| done.status.success()) {
+            println!("SKIPPED: no file system can be mounted here");
+            return;
+        }
+        let copied = copy(&mounted).map(|()| open(&mounted).len());
+        assert!(Command::new("umount").arg(&mounted).status().unwrap().success());
+        assert_eq!(copied.unwrap_or_else(|error| panic!("{what}: {error}")), 300);
+    }
+}
+
+#[test]
+fn a_copy_touches_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    // The source has the name that a directory beside the destination might be given.
+    let (kv, to) = (dir.path().join("to.unfinished"), dir.path().join("to"));
+    store(&kv);
+    for (what, copy) in copies(&kv) {
+        let planted = plant(&to);
+        assert_eq!(copy(&to).unwrap_err().kind(), ErrorKind::Conflict, "{what}");
+        untouched(&planted);
+        // Nor if an attempt of ours was there before them.
+        fs::write(to.join("UNFINISHED"), "0").unwrap();
+        assert_eq!(copy(&to).unwrap_err().kind(), ErrorKind::Conflict, "{what}");
+        untouched(&planted);
+        fs::remove_dir_all(&to).unwrap();
+        copy(&to).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(open(&to).len(), 300, "{what}");
+        fs::remove_dir_all(&to).unwrap();
+        // A store is not copied onto itself.
+        assert!(copy(&kv).is_err(), "{what}");
+        assert_eq!(open(&kv).len(), 300, "{what}");
+    }
+}
+
+#[test]
+fn an_unfinished_copy_is_no_store_and_is_made_again() {
+    let dir = TempDir::new().unwrap();
+    let (kv, to) = (dir.path().join("kv"), dir.path().join("to"));
+    store(&kv);
+    // Ended by the caller: empty again.
+    let large = dir.path().join("large");
+    let engine = SingleNodeEngine::with_config(StoreConfig::at(&large)).unwrap();
+    (0..3).for_each(|number| assert!(engine.put(number.to_string(), vec![7; 1 << 20]).is_ok()));
+    engine.close().unwrap();
+    let mut ended = |_| ControlFlow::Break(());
+    let aborted = restore_with_progress(&Components::default(), &large, &to, &mut ended);
+    assert_eq!(aborted.unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+    for (what, copy) in copies(&kv) {
+        // Ended by a crash: what a process leaves that dies right before its end.
+        copy(&to).unwrap();
+        fs::write(to.join("UNFINISHED"), "0").unwrap();
+        let refused = SingleNodeEngine::with_config(StoreConfig::at(&to)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotFound, "{what}: {refused}");
+        assert!(refused.to_string().contains("UNFINISHED"), "{refused}");
+        assert_eq!(SingleNodeEngine::open_read_only(&to).unwrap_err().kind(), ErrorKind::NotFound, "{what}");
+        copy(&to).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(open(&to).len(), 300, "{what}");
+        assert!(!to.join("UNFINISHED").exists());
+        fs::remove_dir_all(&to).unwrap();
+    }
+}
