@@ -205,6 +205,10 @@ fn roles_and_what_they_allow() {
     assert_eq!(role["grants"], json!(["read,write:prefix:jobs/", r#"read:key:b"\xff""#]));
     desk.run(&["role", "grant", "alice", "nobody"], "").fails(1, "no role has this name");
     desk.ok(&["role", "define", "auditor", "read:range:a..f"], "");
+    let lead = desk.json(&["role", "define", "lead", "view-users,manage-users:prefix:team-a.", "manage-roles:all"], "");
+    assert_eq!(lead["grants"], json!(["view-users,manage-users:prefix:team-a.", "manage-roles:all"]));
+    desk.run(&["role", "define", "lead", "read,manage-users:all"], "").fails(2, "not of both");
+    desk.ok(&["role", "remove", "lead", "--yes"], "");
     assert_eq!(desk.json(&["role", "grant", "alice", "operator"], "")["roles"], json!(["operator"]));
     assert_eq!(desk.json(&["role", "grant", "alice", "auditor"], "")["roles"], json!(["auditor", "operator"]));
     let all = text(&desk.json(&["key", "create", "alice"], "")["token"]);
