@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hightower_compactor::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage};
-use hightower_segment::{Access, Dir, Entropy, File, Fs, Lock, LockKind, Mapping, Metadata};
+use hightower_segment::{Access, Dir, Entropy, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
 use parking_lot::Mutex;
 
 use crate::components::{Clock, Components};
@@ -304,8 +304,8 @@ impl File for GuardedFile {
         self.call(|inner| inner.release_behind(len_bytes))
     }
 
-    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
-        self.call(|inner| inner.map(len_bytes, access))
+    fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping> {
+        self.call(|inner| inner.map(len_bytes, access, permit))
     }
 }
 

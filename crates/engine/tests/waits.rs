@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::config;
 use hightower_engine::{AppendMode, Batch, Components, Durability, SingleNodeEngine};
 use hightower_segment::sim::SimFs;
-use hightower_segment::{Access, Dir, File, Fs, Lock, LockKind, Mapping, Metadata};
+use hightower_segment::{Access, Dir, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
 
 /// Where syncs wait while it is shut.
 #[derive(Debug, Default)]
@@ -145,8 +145,8 @@ impl File for GatedFile {
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {
         self.0.allocate(len_bytes)
     }
-    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
-        self.0.map(len_bytes, access)
+    fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping> {
+        self.0.map(len_bytes, access, permit)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::SegmentState;
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
+use crate::mapping::MapPermit;
 use crate::mutants::planted;
 use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
@@ -192,7 +193,9 @@ impl CompactedWriter {
             retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
             shared.sync_dir().map_err(|error| shared.poison.latch(error))?;
         }
-        let mapping = file.map(len as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
+        let mapping = file
+            .map(len as usize, Access::Read, MapPermit::of_store())
+            .map_err(|error| SegmentError::io("map", &path, error))?;
         let segment = published(Segment::new(path, self.header, None, mapping), len)?;
         segment.raise_durable(len);
         Ok(CompactedSegment { segment: Arc::new(segment), records: self.records })

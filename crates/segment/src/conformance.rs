@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 
 use crate::fs::{Access, Dir, File, Fs, LockKind, read_full_at, write_all_at};
+use crate::mapping::MapPermit;
 
 /// A promise of [`Fs`] that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +170,7 @@ fn linking(dir: &dyn Dir) -> Checked {
 fn mapping(dir: &dyn Dir) -> Checked {
     let file = ok("creating", dir.create_new("mapped"))?;
     ok("allocating", file.allocate(4096))?;
-    let map = ok("mapping for writing", file.map(4096, Access::Write))?;
+    let map = ok("mapping for writing", file.map(4096, Access::Write, MapPermit::of_store()))?;
     let Some(mut writer) = map.writer() else { return Err("a new mapping has no writer".to_owned()) };
     map.append(&mut writer, &[b"map", b"ped"]).map_err(|error| format!("appending through the map failed: {error}"))?;
     ensure(map.slice(0..6) == Some(b"mapped"), "what was appended is not published")?;

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::SegmentError;
-use crate::mapping::Mapping;
+use crate::mapping::{MapPermit, Mapping};
 pub use real::RealFs;
 
 /// How a file is opened or mapped.
@@ -216,13 +216,13 @@ pub trait File: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Maps the first `len_bytes` of the file, which must be that long and must not be made shorter while the mapping lives.
-    /// Nothing of it is published yet.
+    /// Maps the first `len_bytes` of the file, which must be that long. Nothing of it is published yet. What else must hold while the
+    /// mapping lives, the permit promises.
     ///
     /// # Errors
     ///
     /// Those of the system.
-    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping>;
+    fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping>;
 }
 
 /// Writes all of `bytes`, going on after short writes and interruptions.

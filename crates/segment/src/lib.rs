@@ -65,6 +65,7 @@
 #![deny(unsafe_code)]
 
 mod appender;
+mod checkpoint_file;
 mod compacted;
 pub mod conformance;
 mod entropy;
@@ -96,12 +97,15 @@ mod sync;
 mod tail;
 
 pub use appender::{Appended, Appender};
+pub use checkpoint_file::map_checkpoint;
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, SegmentError};
 pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
-pub use mapping::{Frozen, HUGE_PAGE_BYTES, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory};
+pub use mapping::{
+    Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory,
+};
 pub use names::{
     CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_name,
 };

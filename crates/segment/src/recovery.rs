@@ -15,6 +15,7 @@ use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
 use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
+use crate::mapping::MapPermit;
 use crate::mutants::planted;
 use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_id, segment_name, segment_path};
 use crate::read_only::entry_from_header;
@@ -189,7 +190,9 @@ fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, Segm
         Err(_) if salvage => header_of(&entry),
         Err(error) => return Err(error),
     };
-    let mapping = file.map(len as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
+    let mapping = file
+        .map(len as usize, Access::Read, MapPermit::of_store())
+        .map_err(|error| SegmentError::io("map", &path, error))?;
     let segment = published(Segment::new(path, header, None, mapping), len)?;
     Ok(Found { segment, entry, file_len })
 }
@@ -316,7 +319,9 @@ impl Survey {
         let to_write = intent == Intent::Write;
         let file = if to_write { rewrite(dir, &path, header.id, end) } else { open(dir, header.id, Access::Read) }?;
         // Mapped anew: what counts and no more.
-        let mapping = file.map(end as usize, Access::Read).map_err(|error| SegmentError::io("map", &path, error))?;
+        let mapping = file
+            .map(end as usize, Access::Read, MapPermit::of_store())
+            .map_err(|error| SegmentError::io("map", &path, error))?;
         let segment = published(Segment::new(path, header, to_write.then_some(file), mapping), end)?;
         self.live.push(Found { segment, entry, file_len: found.file_len });
         Ok(())

@@ -20,7 +20,7 @@ use crate::fs::{Access, File, retry_interrupted, write_all_at};
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
-use crate::mapping::{Mapping, MappingWriter};
+use crate::mapping::{MapPermit, Mapping, MappingWriter};
 use crate::mutants::planted;
 use crate::names::{segment_name, spare_name};
 use crate::options::{Purpose, Stamp};
@@ -86,9 +86,10 @@ impl Shared {
             |operation, error| SegmentError::io_or_full(operation, &self.path_of(&name), len_bytes.into(), error);
         let file = self.dir.create_new(&name).map_err(|error| failed("create", error))?;
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
-        let mapped = retry_interrupted(|| file.allocate(len_bytes.into()))
-            .map_err(|error| failed("allocate", error))
-            .and_then(|()| file.map(len_bytes as usize, access).map_err(|error| failed("map", error)));
+        let mapped =
+            retry_interrupted(|| file.allocate(len_bytes.into())).map_err(|error| failed("allocate", error)).and_then(
+                |()| file.map(len_bytes as usize, access, MapPermit::of_store()).map_err(|error| failed("map", error)),
+            );
         match mapped {
             Ok(mapping) => Ok(Spare { name, file, mapping }),
             Err(error) => {

@@ -1,6 +1,6 @@
 //! A checkpoint's file, and the books that it must agree with.
 
-use hightower_segment::{Access, Dir, Mapping};
+use hightower_segment::{Dir, Mapping, map_checkpoint};
 
 use crate::checkpoint::block::{Cursor, EntryValue};
 use crate::checkpoint::codec::{Checkpoint, CheckpointError, Covered, Header};
@@ -20,7 +20,7 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     pub(crate) fn open(dir: &dyn Dir, name: &str, store_id: [u8; 16]) -> Result<Self, Unusable> {
-        let mapping = map(dir, name).map_err(|error| Unusable::Because(error.to_string()))?;
+        let mapping = map_checkpoint(dir, name).map_err(|error| Unusable::Because(error.to_string()))?;
         let header = Checkpoint::open(mapping.published_from(0).unwrap_or_default())?.header;
         if header.store_id != store_id {
             return Err(Unusable::Because("it belongs to another store".into()));
@@ -41,20 +41,9 @@ impl Mapped {
     }
 }
 
-/// The file, mapped and readable.
-fn map(dir: &dyn Dir, name: &str) -> std::io::Result<Mapping> {
-    let file = dir.open(name, Access::Read)?;
-    let len = usize::try_from(file.metadata()?.len_bytes).map_err(std::io::Error::other)?;
-    let mapping = file.map(len, Access::Read)?;
-    mapping.read_in_order();
-    let mut writer = mapping.writer().ok_or_else(|| std::io::Error::other("the map is in use"))?;
-    mapping.publish(&mut writer, len).map_err(std::io::Error::other)?;
-    Ok(mapping)
-}
-
 /// Checks that keys can be looked up in place: one of each block, which finds that block or another that holds the key too. Says what is wrong.
 pub(crate) fn verify_order(dir: &dyn Dir, name: &str) -> Result<(), String> {
-    let mapping = map(dir, name).map_err(|error| error.to_string())?;
+    let mapping = map_checkpoint(dir, name).map_err(|error| error.to_string())?;
     let checkpoint =
         Checkpoint::open(mapping.published_from(0).unwrap_or_default()).map_err(|error| error.to_string())?;
     let mut cursor = Cursor::new();

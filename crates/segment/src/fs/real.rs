@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
-use crate::mapping::Mapping;
+use crate::mapping::{MapPermit, Mapping};
 
 /// The operating system's file system.
 ///
@@ -218,8 +218,8 @@ impl File for RealFile {
         punch(&self.0, len_bytes)
     }
 
-    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
-        Mapping::of_file(&self.0, len_bytes, access)
+    fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping> {
+        Mapping::of_file(&self.0, len_bytes, access, permit)
     }
 }
 

@@ -13,7 +13,7 @@ use super::disk::{Disk, DiskFile, Inode, NameChanges, Node, Op};
 use super::fault::{Call, Fault, FaultKind};
 use super::rng::mix;
 use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
-use crate::mapping::{Mapping, MemoryObserver, SharedMemory};
+use crate::mapping::{MapPermit, Mapping, MemoryObserver, SharedMemory};
 
 /// The simulated file system. Clones are handles to the same one.
 #[derive(Clone, Debug)]
@@ -654,7 +654,7 @@ impl File for SimFile {
         self.resize(len_bytes, false)
     }
 
-    fn map(&self, len_bytes: usize, access: Access) -> io::Result<Mapping> {
+    fn map(&self, len_bytes: usize, access: Access, _permit: MapPermit) -> io::Result<Mapping> {
         if access == Access::Write {
             self.writable()?;
         }
