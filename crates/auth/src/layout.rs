@@ -18,6 +18,7 @@
 //! | `g/` slot, 2 bytes | persisted guessing counter |
 //! | `a/` seq, 8 bytes big-endian | audit entry |
 //! | `head` | head of the audit trail |
+//! | `x/` skeleton | ids of the users whose names look like this |
 //! | `m/` `u` or `k`, id | encrypted metadata of a user or an API key, apart from what each login reads |
 
 use crate::id::ID_LEN_BYTES;
@@ -63,6 +64,10 @@ pub(crate) fn user(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
 
 pub(crate) fn name(normal: &str) -> Vec<u8> {
     join(&[RESERVED_PREFIX, b"n/", normal.as_bytes()])
+}
+
+pub(crate) fn look_alikes(skeleton: &str) -> Vec<u8> {
+    join(&[RESERVED_PREFIX, b"x/", skeleton.as_bytes()])
 }
 
 pub(crate) fn api_key(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {

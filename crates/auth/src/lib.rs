@@ -111,7 +111,7 @@ pub use service::{
 };
 pub use single_use::{MAX_TOKEN_LIFETIME_MS, MAX_TOKENS_PER_PURPOSE, TokenLifetimes, TokenPurpose, TokenRecord};
 pub use token::{SECRET_LEN_BYTES, Token};
-pub use username::{MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};
+pub use username::{LookAlikes, MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -9,6 +9,7 @@ use crate::listener::AuditListener;
 use crate::password::PasswordPolicy;
 use crate::seam::{Clock, Entropy, OsEntropy, SystemClock};
 use crate::single_use::TokenLifetimes;
+use crate::username::LookAlikes;
 
 /// Settings of an `AuthService`; start from [`AuthOptions::default`] and change fields.
 ///
@@ -23,6 +24,8 @@ use crate::single_use::TokenLifetimes;
 pub struct AuthOptions {
     /// Rules for new passwords.
     pub password_policy: PasswordPolicy,
+    /// What to do about a new username that looks like another; default: refuse it.
+    pub look_alikes: LookAlikes,
     /// Delays for guessing.
     pub guess_policy: GuessPolicy,
     /// A session ends after this long without use, in ms; default 30 min.
@@ -54,6 +57,7 @@ impl Default for AuthOptions {
     fn default() -> Self {
         Self {
             password_policy: PasswordPolicy::default(),
+            look_alikes: LookAlikes::default(),
             guess_policy: GuessPolicy::default(),
             session_idle_ms: 30 * 60 * 1000,
             session_absolute_ms: 12 * 60 * 60 * 1000,

@@ -11,6 +11,7 @@ use crate::factor::{Factor, FactorUse, decode_uses, encode_uses};
 use crate::id::{ApiKeyId, SessionId, UserId};
 use crate::permission::{Grant, decode_grants, encode_grants};
 use crate::seam::Timestamp;
+use crate::username::disturbs_text;
 
 /// Most roles of one user or API key.
 pub const MAX_ROLES: usize = 64;
@@ -345,8 +346,8 @@ pub(crate) fn check_role_name(name: &str) -> Result<()> {
 
 pub(crate) fn check_label(label: Option<&str>) -> Result<()> {
     match label {
-        Some(label) if label.len() > MAX_LABEL_LEN_BYTES || label.chars().any(char::is_control) => {
-            Err(Error::Validation("a label or source has at most 256 bytes and no control characters"))
+        Some(label) if label.len() > MAX_LABEL_LEN_BYTES || disturbs_text(label) => {
+            Err(Error::Validation("a label or source has at most 256 bytes and no control or direction characters"))
         }
         _ => Ok(()),
     }

@@ -1,16 +1,37 @@
 //! Usernames: what two spellings of one name have in common.
 //!
-//! The normal form is the toNFKC_Casefold idea of the Unicode Standard (section 3.13, caseless
-//! matching): NFKC, full case folding and NFKC again until nothing changes, after trimming.
-//! "Alice", "ALICE " and "ａｌｉｃｅ" are one name. Letters that merely look alike in different scripts
-//! (Latin a, Cyrillic а) are different names.
+//! A username must be one of RFC 8265's profile UsernameCaseMapped: no invisible or compatibility
+//! characters, no direction marks, and right-to-left text as the Bidi Rule wants it. It begins with no
+//! combining mark and has not the form of an id. Its normal form, under which it is unique, folds more
+//! than the profile does: the profile's form, then NFKC and full case folding until nothing changes
+//! (toNFKC_Casefold, the Unicode Standard, section 3.13). "Alice", "ALICE " and "ａｌｉｃｅ" are one name,
+//! and so are "Straße" and "STRASSE".
+//!
+//! Names that look alike (Latin a, Cyrillic а) have the same skeleton (Unicode Technical Standard 39):
+//! see [`LookAlikes`].
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizer;
 use icu_properties::CodePointMapData;
-use icu_properties::props::GeneralCategory;
+use icu_properties::CodePointSetData;
+use icu_properties::props::{BidiControl, GeneralCategory};
+use precis_profiles::UsernameCaseMapped;
+use precis_profiles::precis_core::profile::PrecisFastInvocation;
+use unicode_security::confusable_detection::skeleton;
 
 use crate::error::{Error, Result};
+use crate::id::{ApiKeyId, SessionId, UserId};
+use crate::mutants::planted;
+
+/// What to do about a new name that looks like another user's (UTS 39, confusable).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LookAlikes {
+    /// Refuse it: "а1ice" (with a Cyrillic а and a digit 1) once there is "alice".
+    #[default]
+    Refuse,
+    /// Take it.
+    Allow,
+}
 
 /// Longest username after normalisation, in Unicode code points.
 pub const MAX_USERNAME_CODE_POINTS: usize = 64;
@@ -51,9 +72,20 @@ pub(crate) fn normal_form(username: &str) -> Result<NormalUsername> {
     if username.len() > MAX_USERNAME_LEN_BYTES {
         return Err(Error::Validation("the username is longer than 512 bytes"));
     }
-    let name = fold(username.trim());
-    if name.is_empty() {
+    let username = username.trim();
+    if username.is_empty() {
         return Err(Error::Validation("the username is empty"));
+    }
+    const PROFILE: Error = Error::Validation(
+        "the username has a character that RFC 8265 refuses: one that cannot be seen, stands for another, or breaks the direction",
+    );
+    let refused = |text: &str| UsernameCaseMapped::enforce(text).is_err() && !planted("auth_invisible_names");
+    if refused(username) {
+        return Err(PROFILE);
+    }
+    let name = fold(username);
+    if refused(&name) {
+        return Err(PROFILE);
     }
     if name.chars().count() > MAX_USERNAME_CODE_POINTS {
         return Err(Error::Validation("the username is longer than 64 characters"));
@@ -61,7 +93,32 @@ pub(crate) fn normal_form(username: &str) -> Result<NormalUsername> {
     if !name.chars().all(allowed) {
         return Err(Error::Validation("a username has letters, digits and . _ - @ + only"));
     }
+    if name.chars().next().is_some_and(is_mark) {
+        return Err(Error::Validation("a username must not begin with a combining mark"));
+    }
+    if UserId::parse(&name).is_some() || ApiKeyId::parse(&name).is_some() || SessionId::parse(&name).is_some() {
+        return Err(Error::Validation("a username must not have the form of an id"));
+    }
     Ok(NormalUsername(name))
+}
+
+impl NormalUsername {
+    /// What it has in common with all names that look like it.
+    pub(crate) fn skeleton(&self) -> String {
+        skeleton(&self.0).collect()
+    }
+}
+
+/// Whether text changes the direction or the lines of what is printed around it.
+pub(crate) fn disturbs_text(text: &str) -> bool {
+    let bidi = CodePointSetData::new::<BidiControl>();
+    text.chars().any(|c| c.is_control() || bidi.contains(c) || matches!(c, '\u{2028}' | '\u{2029}'))
+}
+
+fn is_mark(c: char) -> bool {
+    use GeneralCategory as Category;
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    matches!(category, Category::NonspacingMark | Category::SpacingMark | Category::EnclosingMark)
 }
 
 /// NFKC and full case folding, to a fixed point.
@@ -114,7 +171,6 @@ mod tests {
             (" alice\t", "alice"),
             ("ａｌｉｃｅ", "alice"),
             ("Straße", "STRASSE"),
-            ("ﬁona", "FIONA"),
             ("e\u{301}mile", "Émile"),
             ("ΣΊΣΥΦΟΣ", "σίσυφος"),
         ] {
@@ -125,15 +181,63 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_or_typed_is_refused() {
-        for bad in
-            ["", "  ", "a b", "a\u{200b}b", "a\u{0}", "a/b", "a\u{202e}b", "a\u{e000}", "😀", "a\nb", "\u{feff}a"]
-        {
+        for bad in [
+            "",
+            "  ",
+            "a b",
+            "a\u{200b}b",
+            "a\u{0}",
+            "a/b",
+            "a\u{202e}b",
+            "a\u{e000}",
+            "😀",
+            "a\nb",
+            "\u{feff}a",
+            "ﬁona",
+        ] {
             assert!(normal_form(bad).is_err(), "{bad:?}");
         }
         assert!(normal_form(&"a".repeat(64)).is_ok());
         assert!(normal_form(&"a".repeat(65)).is_err());
         assert!(normal_form(&"é".repeat(64)).is_ok());
         assert!(normal_form(&format!("{}a", " ".repeat(512))).is_err());
+    }
+
+    /// Default-ignorable code points, marks in front, text in both directions, and ids.
+    #[test]
+    fn two_names_that_are_printed_alike_are_not_both_names() {
+        for ignorable in ["\u{fe0f}", "\u{34f}", "\u{3164}", "\u{115f}", "\u{ffa0}", "\u{ad}", "\u{e0100}", "\u{200d}"]
+        {
+            for bad in [format!("alice{ignorable}"), format!("{ignorable}alice"), ignorable.repeat(3)] {
+                assert!(normal_form(&bad).is_err(), "{bad:?}");
+            }
+        }
+        for bad in ["\u{301}alice", "\u{5d0}a", "a\u{5d0}", "\u{5d0}\u{5d1}1a"] {
+            assert!(normal_form(bad).is_err(), "{bad:?}");
+        }
+        for id in ["usr_", "HTK_", "ses_"].map(|prefix| format!("{prefix}{}", "a5".repeat(16))) {
+            assert!(normal_form(&id).is_err() && normal_form(&id[1..]).is_ok(), "{id}");
+        }
+        for fine in [
+            "\u{5d0}\u{5d1}\u{5d2}",
+            "محمد",
+            "李小龍",
+            "नेहा",
+            "ольга",
+            "o'brien".trim_matches('\'').split('\'').next().unwrap(),
+        ] {
+            assert!(normal_form(fine).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn look_alikes_have_one_skeleton() {
+        let skeleton = |name: &str| normal_form(name).unwrap().skeleton();
+        for (one, other) in [("alice", "аlice"), ("alice", "a1ice"), ("paypal", "раураl"), ("modern", "rnodern")]
+        {
+            assert_eq!(skeleton(one), skeleton(other), "{one} {other}");
+        }
+        assert_ne!(skeleton("alice"), skeleton("alicf"));
     }
 
     proptest! {

@@ -119,6 +119,7 @@ fn people_come(story: &mut Story) {
     story.step("create user, taken", |auth| auth.create_user("ALICE", PASSWORD).unwrap_err());
     let grant = Grant::new([Action::Read, Action::Write], KeyRange::prefix("jobs/")).unwrap();
     story.step("set role", |auth| auth.set_role("operator", &[grant]).unwrap());
+    story.step("set another role", |auth| auth.set_role("auditor", &[]).unwrap());
     let alice = story.id("alice");
     story.step("set user roles", |auth| auth.set_user_roles(&alice, &["operator".into()]).unwrap());
     story.step("change user roles", |auth| auth.change_user_roles(&alice, &["auditor".into()], &[]).unwrap());

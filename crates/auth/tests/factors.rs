@@ -212,6 +212,7 @@ fn a_second_factor_is_required_from_everyone_from_roles_and_by_name() {
     let other = FactorPolicy { roles: vec!["auditor".to_owned()], ..FactorPolicy::default() };
     auth.set_factor_policy(&other).unwrap();
     let (_, token) = whole(auth.login("alice", PASSWORD).unwrap());
+    auth.set_role("auditor", &[]).unwrap();
     auth.set_user_roles(&id, &["auditor".to_owned()]).unwrap();
     assert!(auth.authenticate_session(&token).unwrap().is_none(), "a new role requires it");
     auth.set_factor_policy(&off).unwrap();

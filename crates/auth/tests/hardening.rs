@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use hightower_auth::{
-    Action, AesGcmEncryptor, Argon2SecretHasher, AuditAction, AuditOutcome, AuthOptions, AuthService, AuthorizedEngine,
-    ErrorKind, Grant, GuessPolicy, KeyRange, Login, PasswordCheck, Pepper, Token,
+    Action, AesGcmEncryptor, ApiKeyAccess, ApiKeyOptions, Argon2SecretHasher, AuditAction, AuditOutcome, AuthOptions,
+    AuthService, AuthorizedEngine, ErrorKind, Grant, GuessPolicy, KeyRange, Login, LookAlikes, PasswordCheck, Pepper,
+    Token,
 };
 use hightower_engine::{ErrorKind as EngineKind, KvEngine};
 use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on};
@@ -373,4 +374,62 @@ fn a_login_neither_reads_nor_writes_metadata() {
     auth.delete_user(&user.user_id).unwrap();
     let left = engine.image().entries.keys().filter(|key| key.starts_with(b"\0auth/m/")).count();
     assert_eq!(left, 0, "metadata goes with its owner");
+}
+
+#[test]
+fn names_that_look_like_anothers_are_refused_unless_allowed() {
+    let (engine, clock, auth) = service();
+    let alice = auth.create_user("alice", PASSWORD).unwrap();
+    for name in ["аlice", "a1ice", "ALΙCE"] {
+        let refused = auth.create_user(name, PASSWORD).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict, "{name}");
+    }
+    let bob = auth.create_user("bob", PASSWORD).unwrap();
+    assert_eq!(auth.rename_user(&bob.user_id, "a1ice").unwrap_err().kind(), ErrorKind::Conflict);
+    // Among one's own it is no matter, and a name that is given up is free.
+    auth.rename_user(&alice.user_id, "a1ice").unwrap();
+    auth.rename_user(&alice.user_id, "carol").unwrap();
+    auth.rename_user(&bob.user_id, "a1ice").unwrap();
+    auth.delete_user(&bob.user_id).unwrap();
+    let eve = auth.create_user("alice", PASSWORD).unwrap();
+
+    let lax = AuthOptions { look_alikes: LookAlikes::Allow, ..options(&clock) };
+    let lax = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), encryptor(), lax).unwrap();
+    lax.create_user("a1ice", PASSWORD).unwrap();
+    lax.delete_user(&eve.user_id).unwrap();
+    assert_eq!(
+        auth.create_user("аlice", PASSWORD).unwrap_err().kind(),
+        ErrorKind::Conflict,
+        "the other is still there"
+    );
+    for bad in ["ci\u{202e}", "a\u{2066}b", "line\u{2028}"] {
+        assert!(auth.create_api_key(&alice.user_id, Some(bad)).is_err() && auth.from_source(bad).is_err(), "{bad:?}");
+    }
+}
+
+/// A role that is made again is another one.
+#[test]
+fn a_role_that_is_made_again_has_no_old_holders() {
+    let (_, _, auth) = service();
+    let user_id = mighty(&auth, "alice");
+    let limited = |roles: &[&str]| ApiKeyOptions {
+        access: ApiKeyAccess::Limited { roles: roles.iter().map(ToString::to_string).collect(), grants: Vec::new() },
+        ..ApiKeyOptions::default()
+    };
+    let missing = auth.create_api_key_with(&user_id, &limited(&["nosuch"])).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert_eq!(auth.set_user_roles(&user_id, &["nosuch".into()]).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(auth.change_user_roles(&user_id, &["nosuch".into()], &[]).unwrap_err().kind(), ErrorKind::NotFound);
+    let (_, key) = auth.create_api_key_with(&user_id, &limited(&["all"])).unwrap();
+    let (by_key, by_session) = (view(&auth, &key), view(&auth, &login(&auth, "alice", PASSWORD)));
+    by_key.put(b"k", b"1").unwrap();
+    auth.delete_role("all").unwrap();
+    auth.set_role("all", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]).unwrap();
+    for view in [&by_key, &by_session] {
+        assert_eq!(view.put(b"k", b"2").unwrap_err().kind(), EngineKind::Denied);
+    }
+    assert!(auth.get_user(&user_id).unwrap().unwrap().roles.is_empty());
+    auth.set_user_roles(&user_id, &["all".into()]).unwrap();
+    by_session.put(b"k", b"3").unwrap();
+    assert_eq!(by_key.put(b"k", b"4").unwrap_err().kind(), EngineKind::Denied, "the key is limited to what is gone");
 }

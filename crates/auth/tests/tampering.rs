@@ -58,6 +58,12 @@ fn answers(world: &World, auth: &Service) -> Result<String> {
     let found = auth.find_user("robert")?;
     let right = auth.verify_password("alice", PASSWORD)?;
     let unknown = auth.verify_password("carol", PASSWORD)?;
+    for look_alike in ["a1ice", "rοbert"] {
+        match auth.create_user(look_alike, PASSWORD) {
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            other => return other.map(|user| format!("{user:?}")),
+        }
+    }
     Ok(format!(
         "{factors:?} {code:?} {verified:?} {unknown} {user:?} {metadata:?} {key:?} {key_metadata:?} {session:?} {principal:?} {keys:?} {sessions:?} {roles:?} {users:?} {trail:?} {found:?} {right}"
     ))

@@ -539,6 +539,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
     ),
     caught(
+        "auth_invisible_names",
+        "a username has no character that cannot be seen",
+        &[plain("hightower-auth", "lib", "two_names_that_are_printed_alike")],
+    ),
+    caught(
+        "auth_look_alikes_taken",
+        "a new name does not look like another user's",
+        &[plain("hightower-auth", "hardening", "names_that_look_like_anothers")],
+    ),
+    caught(
+        "auth_role_revived",
+        "a role that is made again has no old holders",
+        &[plain("hightower-auth", "hardening", "a_role_that_is_made_again")],
+    ),
+    caught(
         "auth_stale_keys_write",
         "no commit is made with keys that were replaced meanwhile",
         &[plain("hightower-auth", "hardening", "services_on_the_same_store_take_the_new_root")],

@@ -70,6 +70,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let record = self.change(|change| {
             let owner = self.user_by_id(user_id)?;
             let owner_id = owner.value.public.user_id.clone();
+            if let ApiKeyAccess::Limited { roles, .. } = &access {
+                self.require_roles(change, roles)?;
+            }
             if self.api_key_ids_of(owner_id.as_bytes())?.len() >= self.options().max_api_keys_per_user {
                 return Err(Error::LimitExceeded("the user has as many API keys as allowed; revoke one"));
             }

@@ -318,7 +318,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Calls `visit` with each key under `prefix` and what follows the prefix, page by page.
-    fn for_each_key<const N: usize>(
+    pub(super) fn for_each_key<const N: usize>(
         &self,
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &[u8; N]) -> Result<()>,

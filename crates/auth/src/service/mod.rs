@@ -11,6 +11,7 @@ mod audit_trail;
 mod change;
 mod factors;
 mod logins;
+mod look_alikes;
 mod maintenance;
 mod permissions;
 mod second_step;

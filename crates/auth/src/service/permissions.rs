@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::Step;
+use super::change::{Change, Step};
 use super::users::MAX_PAGE;
 use crate::audit::{Actor, AuditAction};
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
@@ -248,12 +248,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Creates or replaces a role.
     ///
+    /// Who had a role of this name that was deleted does not have the new one: before a role is created,
+    /// its name is taken from whoever still has it, which reads every user and API key once.
+    ///
     /// # Errors
     /// [`Error::Validation`] for the name, [`Error::LimitExceeded`] past 256 grants.
     pub fn set_role(&self, name: &str, grants: &[Grant]) -> Result<RoleRecord> {
         check_role_name(name)?;
         check_grants(grants)?;
         let role = RoleRecord { name: name.to_owned(), grants: grants.to_vec() };
+        // Nobody is given a role that does not exist, so nobody gets the name between this and the creation.
+        if self.load_role(name)?.is_none() && !planted("auth_role_revived") {
+            self.forget_role(name)?;
+        }
         self.change(|change| {
             let body = role.encode()?;
             match self.load_role(name)? {
@@ -264,6 +271,52 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.audit(AuditAction::RoleSet, name);
             Ok(Step::Commit(role.clone()))
         })
+    }
+
+    /// Takes the name of a role that does not exist from all users and API keys; it allowed them nothing.
+    fn forget_role(&self, name: &str) -> Result<()> {
+        self.for_each_key(layout::USERS, |_, id| {
+            self.change(|change| {
+                let Some(mut user) = self.load_user(id)? else { return Ok(Step::Stop(())) };
+                let roles = &mut user.value.public.roles;
+                let before = roles.len();
+                roles.retain(|role| role != name);
+                if roles.len() == before || self.load_role(name)?.is_some() {
+                    return Ok(Step::Stop(()));
+                }
+                self.replace_user(change, &user)?;
+                Ok(Step::Commit(()))
+            })
+        })?;
+        self.for_each_key(layout::API_KEYS, |_, id| {
+            self.change(|change| {
+                let Some(mut key) = self.load_api_key(id)? else { return Ok(Step::Stop(())) };
+                let ApiKeyAccess::Limited { roles, .. } = &mut key.value.public.access else {
+                    return Ok(Step::Stop(()));
+                };
+                let before = roles.len();
+                roles.retain(|role| role != name);
+                if roles.len() == before || self.load_role(name)?.is_some() {
+                    return Ok(Step::Stop(()));
+                }
+                self.replace_api_key(change, &key)?;
+                Ok(Step::Commit(()))
+            })
+        })
+    }
+
+    /// Requires roles to exist, up to the commit of `change`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if one does not.
+    pub(super) fn require_roles(&self, change: &mut Change<'_>, roles: &[String]) -> Result<()> {
+        for name in roles {
+            let Some(role) = self.load_role(name)? else {
+                return Err(Error::NotFound("no role has this name"));
+            };
+            change.require(&layout::role(name), role.version);
+        }
+        Ok(())
     }
 
     /// The role of this name.

@@ -93,6 +93,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
         let id = *user.public.user_id.as_bytes();
         user.public.has_metadata = self.put_metadata(change, MetadataOf::User, &id, metadata)?;
+        self.enter_look(change, &normal_form(&user.normal_name)?, &user.public.user_id)?;
         let id = user.public.user_id.as_bytes();
         change.create(&layout::user(id), &user.encode()?);
         if planted("auth_name_apart") {
@@ -162,6 +163,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let Some(old) = service.name_of(user)? else {
                     return Ok(false);
                 };
+                let (before, user_id) = (normal_form(&user.value.normal_name)?, &user.value.public.user_id);
+                if before.skeleton() != name.skeleton() {
+                    service.leave_look(change, &before, user_id)?;
+                    service.enter_look(change, &name, user_id)?;
+                }
                 change.remove(&layout::name(&user.value.normal_name), old.version);
                 change.create(&layout::name(name.as_str()), user.value.public.user_id.as_bytes());
             }
@@ -198,14 +204,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Gives a user exactly these roles. Roles that do not exist allow nothing.
+    /// Gives a user exactly these roles, which must exist. One that is deleted later allows nothing from then on.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the user, [`Error::Validation`] for a name, [`Error::LimitExceeded`]
+    /// [`Error::NotFound`] for the user or a role, [`Error::Validation`] for a name, [`Error::LimitExceeded`]
     /// past 64 roles.
     pub fn set_user_roles(&self, user_id: &str, roles: &[String]) -> Result<UserRecord> {
         let roles = checked_role_names(roles)?;
-        self.change_user(user_id, AuditAction::UserRolesSet, |_, change, user| {
+        self.change_user(user_id, AuditAction::UserRolesSet, |service, change, user| {
+            service.require_roles(change, &roles)?;
             user.value.public.roles.clone_from(&roles);
             change.takes_access();
             Ok(true)
@@ -218,7 +225,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// As [`AuthService::set_user_roles`].
     pub fn change_user_roles(&self, user_id: &str, add: &[String], remove: &[String]) -> Result<UserRecord> {
         let (add, remove) = (checked_role_names(add)?, checked_role_names(remove)?);
-        self.change_user(user_id, AuditAction::UserRolesSet, |_, change, user| {
+        self.change_user(user_id, AuditAction::UserRolesSet, |service, change, user| {
+            service.require_roles(change, &add)?;
             let mut roles = [&user.value.public.roles[..], &add].concat();
             roles.retain(|role| !remove.contains(role));
             user.value.public.roles = checked_role_names(&roles)?;
@@ -256,6 +264,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Again);
             };
             change.remove(&layout::name(&user.value.normal_name), name.version);
+            self.leave_look(change, &normal_form(&user.value.normal_name)?, &user.value.public.user_id)?;
             // New keys and sessions replace the user's record too, so these lists are complete.
             for key in self.api_key_ids_of(id)? {
                 if planted("auth_delete_in_two_commits") {

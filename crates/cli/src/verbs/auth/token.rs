@@ -14,7 +14,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   htkvctl auth token issue alice --for reset     prints a token, once; send it to her
   htkvctl auth token use --for reset             asks for the token and the new password
-  htkvctl auth token invite bob                  makes a user without a password, and a token to set one
+  htkvctl auth token invite bob                  a user without a password, and a token to set one
   htkvctl auth token revoke alice                none of hers counts any more";
 
 /// What a token is for.
