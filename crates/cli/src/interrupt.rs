@@ -14,6 +14,7 @@ use hightower_kv::SingleNodeEngine;
 
 use crate::failure::Failure;
 use crate::screen::Screen;
+use crate::terminal;
 
 /// How long a verb has to notice.
 const GRACE: Duration = Duration::from_millis(500);
@@ -53,6 +54,7 @@ fn pending() -> bool {
 /// Runs on a thread of its own, once for each signal.
 fn on_interrupt(screen: Screen) {
     if pending() {
+        terminal::restore();
         process::exit(i32::from(Failure::INTERRUPTED.code()));
     }
     let mine = COME.fetch_add(1, Ordering::SeqCst) + 1;
@@ -67,6 +69,7 @@ fn end_if_unnoticed(mine: u64, screen: Screen) {
     let engine = STORE.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
     let closed = engine.map_or(Ok(()), |engine| engine.close());
     let failure = closed.map_or_else(Failure::Store, |()| Failure::INTERRUPTED);
+    terminal::restore();
     screen.failure(&failure);
     process::exit(i32::from(failure.code()));
 }

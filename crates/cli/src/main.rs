@@ -7,7 +7,7 @@
 //! * [`screen`], [`table`], [`progress`], [`units`] — what people and programs see;
 //! * [`reach`] — which keys plain verbs leave alone;
 //! * [`notation`], [`records`], [`lines`] — keys and values as text, and text as lines;
-//! * [`failure`] — what went wrong, and the exit code that says so; [`interrupt`] — Ctrl-C.
+//! * [`failure`] — what went wrong, and the exit code that says so; [`interrupt`] — Ctrl-C; [`terminal`] — questions to a person.
 //!
 //! Nothing here knows how a store works: all of that is behind the library's public API.
 
@@ -26,6 +26,7 @@ mod records;
 mod screen;
 mod session;
 mod table;
+mod terminal;
 mod units;
 mod verbs;
 

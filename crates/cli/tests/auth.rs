@@ -196,6 +196,15 @@ fn api_keys() {
         desk.run(verb, "").fails(1, "no API key has this id");
     }
     desk.run(&["key", "create", "alice", "--grant", "fly:all"], "").fails(2, "is no action");
+    desk.run(&["key", "create", "alice", "--role", "nosuch"], "").fails(1, "no role has this name");
+    // A whole token is taken where only its owner sees it.
+    let leaked = text(&desk.json(&["key", "create", "alice"], "")["token"]);
+    let refused = desk.run(&["key", "revoke", &leaked], "");
+    assert!(!refused.err.contains(&leaked), "{}", refused.err);
+    refused.fails(2, "a token is no argument");
+    assert_eq!(desk.ok(&["key", "revoke"], &leaked), format!("revoked {}\n", &leaked[..36]));
+    assert!(!works(&leaked));
+    desk.run(&["key", "revoke"], &leaked).fails(1, "no API key has this id");
 }
 
 #[test]
@@ -234,6 +243,13 @@ fn roles_and_what_they_allow() {
     assert_eq!(allowed("read", "config", &all), "denied");
     desk.run(&["role", "show", "auditor"], "").fails(1, "no role has this name");
     assert_eq!(desk.ok(&["role", "list"], "").lines().count(), 2);
+    // Without grants a role is not emptied by mistake; and several are told apart.
+    desk.ok(&["role", "define", "spaces", "read:prefix:a read:key:b", "write:key:it's"], "");
+    let shown = desk.ok(&["role", "show", "spaces"], "");
+    assert!(shown.contains(r"'read:prefix:a read:key:b' 'write:key:it'\''s'"), "{shown}");
+    desk.run(&["role", "define", "spaces"], "").fails(2, "--nothing");
+    assert_eq!(desk.json(&["role", "show", "spaces"], "")["grants"].as_array().unwrap().len(), 2);
+    assert_eq!(desk.json(&["role", "define", "spaces", "--nothing"], "")["grants"], json!([]));
     for grant in ["read:everything", "read:range:f..a", "read"] {
         assert_eq!(desk.run(&["role", "define", "bad", grant], "").code, Some(2), "{grant}");
     }

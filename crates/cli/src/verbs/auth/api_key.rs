@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use hightower_kv::auth::{ApiKeyAccess, ApiKeyOptions, ApiKeyRecord, Clock, Error, SystemClock};
+use hightower_kv::auth::{ApiKeyAccess, ApiKeyId, ApiKeyOptions, ApiKeyRecord, Clock, Error, SystemClock};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -14,6 +14,9 @@ use crate::verbs::auth::secret::ask;
 use crate::verbs::auth::service::{Auth, Context, user};
 use crate::verbs::auth::user::{print_metadata, read_metadata};
 use crate::verbs::auth::view;
+
+/// Length of the id of an API key as text: htk_ and 32 digits.
+const ID_LEN_BYTES: usize = 36;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -61,13 +64,16 @@ A key never may more than its owner. The store keeps only a keyed hash of the to
         overlap: Option<Duration>,
     },
     /// Revoke an API key for ever
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   htkvctl auth key revoke htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5
+  htkvctl auth key revoke                     asks for the token
+  printf '%s\\n' \"$LEAKED\" | htkvctl auth key revoke
 
-Exit code 1 if there is no such key.")]
+Exit code 1 if there is no such key. A token is no argument: others can read those. One that leaked may have lost its end: \
+the id, with which it begins, is enough.")]
     Revoke {
-        /// The id of the key
-        key: String,
+        /// The id of the key; without it the token is asked for, or the first line of standard input
+        key: Option<String>,
     },
     /// Whether a token is a working API key's, and which
     #[command(after_help = "Examples:
@@ -137,7 +143,8 @@ impl Verb {
                 let (key, token) = context.change(|auth| Ok(auth.rotate_api_key(key, overlap_ms)?))?;
                 view::one(screen, &view::ApiKey::with_token(&key, &token))
             }
-            Self::Revoke { key } => revoke(context, key),
+            Self::Revoke { key: Some(key) } => revoke(context, key),
+            Self::Revoke { key: None } => revoke(context, id_in(&ask("API key")?)),
             Self::Authenticate => authenticate(context),
             Self::Metadata { key, raw } => {
                 let metadata = context.read(|auth| Ok(auth.decrypt_api_key_metadata(&find(auth, key)?)?))?;
@@ -178,7 +185,18 @@ fn find(auth: &Auth, key_id: &str) -> Result<ApiKeyRecord, Failure> {
     Ok(auth.get_api_key(key_id)?.ok_or(Error::NotFound("no API key has this id"))?)
 }
 
+/// The id with which a token begins, or what was given if it is none.
+fn id_in(token: &str) -> &str {
+    let token = token.trim();
+    token.get(..ID_LEN_BYTES).filter(|id| id.parse::<ApiKeyId>().is_ok()).unwrap_or(token)
+}
+
 fn revoke(context: &Context<'_>, key_id: &str) -> Result<Exit, Failure> {
+    if id_in(key_id) != key_id {
+        return Err(Failure::Usage(
+            "a token is no argument, where others can read it: give its id, or the token on standard input".into(),
+        ));
+    }
     if !context.change(|auth| Ok(auth.revoke_api_key(key_id)?))? {
         return Err(Error::NotFound("no API key has this id").into());
     }

@@ -35,12 +35,16 @@ An action implies no other. Keys are written as everywhere: b\"...\" for any byt
 
 Examples:
   htkvctl auth role define operator read,write:prefix:jobs/ read:key:motd
-  htkvctl auth role define nobody            may nothing")]
+  htkvctl auth role define nobody --nothing  replaces what it allowed by nothing")]
     Define {
         /// The name: ASCII letters, digits and . _ - :
         role: String,
         /// What it allows; 256 at most
+        #[arg(required_unless_present = "nothing")]
         grants: Vec<GrantText>,
+        /// It allows nothing
+        #[arg(long, conflicts_with = "grants")]
+        nothing: bool,
     },
     /// List roles, in the order of their names
     #[command(after_help = "Example:
@@ -99,7 +103,7 @@ impl Verb {
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
         let screen = context.session.screen;
         match self {
-            Self::Define { role, grants } => define(context, role, grants),
+            Self::Define { role, grants, nothing: _ } => define(context, role, grants),
             Self::List => {
                 let roles = context.read(list)?;
                 let views: Vec<_> = roles.iter().map(view::Role::from).collect();

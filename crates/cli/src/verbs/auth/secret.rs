@@ -1,10 +1,11 @@
 //! Passwords and tokens: typed without echo, or lines of standard input; never arguments.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read};
 
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::terminal;
 
 /// Longest line, in bytes; longer than every password and token.
 const MAX_LINE_LEN_BYTES: usize = 4096;
@@ -32,9 +33,7 @@ pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
     if yes || !io::stdin().is_terminal() {
         return Ok(());
     }
-    // If standard error is gone there is nobody to ask; the answer then is no.
-    let _gone = write!(anstream::stderr().lock(), "{what}? [y/N] ");
-    let answer = read_line(&mut io::stdin().lock(), "answer")?;
+    let answer = terminal::ask(&format!("{what}? [y/N] "), false)?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::Usage("nothing was changed; --yes does it without asking".into())),
@@ -42,11 +41,7 @@ pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
 }
 
 fn prompt(what: &str) -> Result<Zeroizing<String>, Failure> {
-    match rpassword::prompt_password(format!("{what}: ")) {
-        Ok(secret) => Ok(Zeroizing::new(secret)),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Failure::INTERRUPTED),
-        Err(source) => Err(Failure::File { action: format!("ask for the {what} on the terminal"), source }),
-    }
+    terminal::ask(&format!("{what}: "), true)
 }
 
 /// The next line, without its end.

@@ -46,6 +46,16 @@ fn list_or(names: &[String], none: &str) -> String {
     if names.is_empty() { none.into() } else { names.join(" ") }
 }
 
+/// One word of a list, quoted as in a shell where it would be more than one, or other than it is.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| !c.is_whitespace() && !"'\"\\#$`*?;&|<>(){}[]!~".contains(c);
+    match text.contains('\'') {
+        _ if text.chars().all(is_plain) => text.into(),
+        false => format!("'{text}'"),
+        true => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// A user.
 #[derive(Serialize)]
 pub(super) struct User<'a> {
@@ -207,7 +217,8 @@ impl<'a> ApiKey<'a> {
         if self.like_owner {
             return "all that its owner may".into();
         }
-        list_or(&[self.roles, &self.grants].concat(), "nothing")
+        let grants: Vec<_> = self.grants.iter().map(|grant| word(grant)).collect();
+        list_or(&[self.roles, &grants].concat(), "nothing")
     }
 }
 
@@ -273,14 +284,21 @@ impl<'a> From<&'a RoleRecord> for Role<'a> {
     }
 }
 
+impl Role<'_> {
+    fn grants_text(&self) -> String {
+        let grants: Vec<_> = self.grants.iter().map(|grant| word(grant)).collect();
+        list_or(&grants, "nothing")
+    }
+}
+
 impl View for Role<'_> {
     const HEADING: &'static [&'static str] = &["role", "grants"];
 
     fn row(&self) -> Vec<String> {
-        vec![self.role.into(), list_or(&self.grants, "nothing")]
+        vec![self.role.into(), self.grants_text()]
     }
 
     fn pairs(&self) -> Vec<(&'static str, String)> {
-        vec![("role", self.role.into()), ("grants", list_or(&self.grants, "nothing"))]
+        vec![("role", self.role.into()), ("grants", self.grants_text())]
     }
 }

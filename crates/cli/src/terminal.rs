@@ -1,0 +1,140 @@
+//! Questions to a person on the terminal: a line at a time, with or without echo, and Ctrl-C stops the question.
+//!
+//! A read that waits for a line would not notice an interrupt: so the terminal is only read when it has a line, and in between the
+//! flag is looked at. What was typed before the interrupt is discarded, and the echo comes back however the question ends.
+
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+
+/// Longest line, in bytes.
+const MAX_LINE_LEN_BYTES: usize = 4096;
+
+/// Asks; with `hidden`, what is typed does not show. The answer is without its line end.
+pub(crate) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Failure> {
+    imp::ask(question, hidden)
+}
+
+/// Gives the terminal its echo back, should the process end during a question.
+pub(crate) fn restore() {
+    imp::restore();
+}
+
+fn failed(source: std::io::Error) -> Failure {
+    Failure::File { action: "ask on the terminal".into(), source }
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::fs::File;
+    use std::io::{self, Read, Write};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
+    use rustix::termios::{LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
+    use zeroize::Zeroizing;
+
+    use super::{MAX_LINE_LEN_BYTES, failed};
+    use crate::failure::Failure;
+    use crate::interrupt;
+
+    /// How often a question looks for Ctrl-C: 50 ms.
+    const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+    /// The terminal as it was, while it shows nothing.
+    static BEFORE: Mutex<Option<(Arc<File>, Termios)>> = Mutex::new(None);
+
+    /// Shows nothing of what is typed, until it is dropped.
+    struct Hidden;
+
+    impl Hidden {
+        fn new(terminal: &Arc<File>) -> io::Result<Self> {
+            let before = tcgetattr(terminal)?;
+            let mut hidden = before.clone();
+            hidden.local_modes.remove(LocalModes::ECHO);
+            // The line feed shows: the next line then begins where it should.
+            hidden.local_modes.insert(LocalModes::ECHONL);
+            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::clone(terminal), before));
+            let guard = Self;
+            tcsetattr(terminal, OptionalActions::Now, &hidden)?;
+            Ok(guard)
+        }
+    }
+
+    impl Drop for Hidden {
+        fn drop(&mut self) {
+            restore();
+        }
+    }
+
+    pub(super) fn restore() {
+        if let Some((terminal, before)) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A terminal that has gone needs no echo.
+            let _gone = tcsetattr(terminal, OptionalActions::Now, &before);
+        }
+    }
+
+    pub(super) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Failure> {
+        let terminal = Arc::new(File::options().read(true).write(true).open("/dev/tty").map_err(failed)?);
+        let _hidden = if hidden { Some(Hidden::new(&terminal).map_err(failed)?) } else { None };
+        (&*terminal).write_all(question.as_bytes()).map_err(failed)?;
+        let answer = line(&terminal);
+        if matches!(answer, Err(Failure::Interrupted { .. })) {
+            // What was typed so far is no answer to whatever comes next.
+            let _gone = tcflush(&terminal, QueueSelector::IFlush);
+            let _gone = (&*terminal).write_all(b"\n");
+        }
+        answer
+    }
+
+    fn line(terminal: &File) -> Result<Zeroizing<String>, Failure> {
+        // Room for everything, so that no half of it is left behind by growing.
+        let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE_LEN_BYTES + 1));
+        let mut byte = Zeroizing::new([0]);
+        loop {
+            interrupt::check()?;
+            match poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&NAP)) {
+                Ok(0) | Err(Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+            // The terminal has a whole line, so none of its bytes is waited for.
+            let read = (&*terminal).read(byte.as_mut_slice()).map_err(failed)?;
+            if read == 0 || byte[0] == b'\n' {
+                break;
+            }
+            if line.len() >= MAX_LINE_LEN_BYTES {
+                return Err(Failure::Usage("the line that was typed is longer than any answer can be".into()));
+            }
+            line.push(byte[0]);
+        }
+        match std::str::from_utf8(&line) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err(Failure::Usage("what was typed is not UTF-8".into())),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use std::io::{self, Write};
+
+    use zeroize::Zeroizing;
+
+    use super::{MAX_LINE_LEN_BYTES, failed};
+    use crate::failure::Failure;
+
+    pub(super) fn restore() {}
+
+    pub(super) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Failure> {
+        if hidden {
+            return rpassword::prompt_password(question).map(Zeroizing::new).map_err(failed);
+        }
+        let mut out = io::stderr().lock();
+        out.write_all(question.as_bytes()).and_then(|()| out.flush()).map_err(failed)?;
+        let mut line = Zeroizing::new(String::with_capacity(MAX_LINE_LEN_BYTES));
+        io::stdin().read_line(&mut line).map_err(failed)?;
+        Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
