@@ -5,12 +5,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, root, steps};
-use crate::{counts, crash, fuzz, mutants, proofs, schedules};
+use crate::{counts, crash, fuzz, hostile, mutants, proofs, schedules};
 
 /// A step of the gate.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("tests", tests),
     ("format", format),
     ("lints", lints),
@@ -19,6 +19,7 @@ const STEPS: [Step; 14] = [
     ("demo", demo),
     ("counts", || counts::run(&counts::Options::default())),
     ("crash", || crash::run(&crash::Options::default())),
+    ("hostile", || hostile::run(&hostile::Options::default())),
     ("sim", || proofs::sim(&proofs::SimOptions::default())),
     ("props", || proofs::props(&proofs::PropsOptions::default())),
     ("lin", || proofs::lin(&proofs::LinOptions::default())),
@@ -29,7 +30,7 @@ const STEPS: [Step; 14] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only these: tests, format, lints, documentation, examples, demo, counts, crash, sim, props, lin, schedules, mutants, fuzz
+    /// Only these: tests, format, lints, documentation, examples, demo, counts, crash, hostile, sim, props, lin, schedules, mutants, fuzz
     steps: Vec<String>,
 }
 

@@ -27,9 +27,6 @@ use random::Random;
 use round::Outcome;
 pub(crate) use round::{RoundOptions, enter};
 
-/// How long smaller rounds are tried after a finding.
-const SHRINK: Duration = Duration::from_secs(60);
-
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// How long rounds are begun
@@ -50,9 +47,12 @@ pub(crate) struct Options {
     /// Operations that no round calls, by comma
     #[arg(long, value_delimiter = ',')]
     pub(crate) without: Vec<String>,
-    /// Tell all findings at the end, not only the first, and do not try smaller rounds
+    /// Go on after a finding, and do not try smaller rounds
     #[arg(long)]
     pub(crate) go_on: bool,
+    /// How long smaller rounds are tried after a finding
+    #[arg(long, default_value_t = 60)]
+    pub(crate) shrink_seconds: u64,
     /// Where the stores are; a directory of the system's for such, if none is named
     #[arg(long)]
     pub(crate) dir: Option<PathBuf>,
@@ -68,6 +68,7 @@ impl Default for Options {
             times: 1,
             without: Vec::new(),
             go_on: false,
+            shrink_seconds: 60,
             dir: None,
         }
     }
@@ -147,7 +148,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Outcome::Failed(told) => {
                 println!("{told}");
                 figures.add(&plan, &[]);
-                let smallest = if options.go_on { plan.clone() } else { shrink(&plan, &parent)? };
+                let time = if options.go_on { 0 } else { options.shrink_seconds };
+                let smallest = shrink(&plan, &parent, Duration::from_secs(time))?;
                 println!(
                     "FOUND by round {turn} of seed {seed}; replay: cargo xtask hostile --times 20 --replay {smallest}"
                 );
@@ -182,13 +184,13 @@ fn replay(plan: &Plan, times: u64, parent: &std::path::Path) -> Result<()> {
 }
 
 /// The smallest round that still fails, as far as the time reaches. Threads do not meet in the same way each time, so each is tried twice.
-fn shrink(plan: &Plan, parent: &std::path::Path) -> Result<Plan> {
+fn shrink(plan: &Plan, parent: &std::path::Path, time: Duration) -> Result<Plan> {
     let started = Instant::now();
     let mut smallest = plan.clone();
     'smaller: loop {
         for smaller in smallest.smaller() {
             for _ in 0..2 {
-                if started.elapsed() >= SHRINK {
+                if started.elapsed() >= time {
                     return Ok(smallest);
                 }
                 if let Outcome::Failed(_) = round::run(&smaller, parent)? {

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::cfgs::Cfgs;
 use list::{Catcher, MUTANTS, Mutant, Shows};
-use run::Outcome;
+use run::{HOSTILE, Outcome};
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -136,9 +136,22 @@ fn side_by_side<T: Sync, U: Send>(items: &[T], work: impl Fn(&T) -> Result<Optio
     })
 }
 
-/// Builds the tests that a build is needed for, once, and tells where they are.
+/// Builds the programs that the catchers need, once, and tells where they are.
 fn build(cfgs: Cfgs, wanted: &[&Mutant]) -> Result<Programs> {
     let catchers = || wanted.iter().flat_map(|mutant| mutant.caught_by).filter(|catcher| catcher.cfgs == cfgs);
+    let tests = || catchers().filter(|catcher| catcher.test != HOSTILE);
+    let mut programs = Programs::new();
+    if catchers().count() > tests().count() {
+        let words = ["build", "--locked", "--profile", "proof", "-p", "xtask", "--message-format=json"];
+        for (message, program) in cargo(cfgs, &words)? {
+            if message["target"]["name"] == "xtask" {
+                programs.insert(("xtask".to_owned(), HOSTILE.to_owned()), program);
+            }
+        }
+    }
+    if tests().next().is_none() {
+        return Ok(programs);
+    }
     let mut words: Vec<String> =
         ["test", "--locked", "--profile", "proof", "--no-run", "--message-format=json"].map(str::to_owned).into();
     let mut add = |pair: [&str; 2]| {
@@ -146,28 +159,36 @@ fn build(cfgs: Cfgs, wanted: &[&Mutant]) -> Result<Programs> {
             words.extend(pair.map(str::to_owned));
         }
     };
-    catchers().for_each(|catcher| add(["-p", catcher.package]));
-    catchers().filter(|catcher| catcher.test != "lib").for_each(|catcher| add(["--test", catcher.test]));
-    if catchers().any(|catcher| catcher.test == "lib") {
+    tests().for_each(|catcher| add(["-p", catcher.package]));
+    tests().filter(|catcher| catcher.test != "lib").for_each(|catcher| add(["--test", catcher.test]));
+    if tests().any(|catcher| catcher.test == "lib") {
         words.push("--lib".to_owned());
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let run = cfgs.cargo(&words)?;
-    println!("$ {}", run.text());
-    let output = run.command().stderr(Stdio::inherit()).output().context("start cargo")?;
-    ensure!(output.status.success(), "the tests do not build with {cfgs:?}");
-    let mut programs = Programs::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let message: Value = serde_json::from_str(line)?;
-        let (Some(program), Some(package)) = (message["executable"].as_str(), message["manifest_path"].as_str()) else {
-            continue;
-        };
+    for (message, program) in cargo(cfgs, &words)? {
+        let Some(package) = message["manifest_path"].as_str() else { continue };
         let package = format!("hightower-{}", folder_of(package));
         let is_lib = message["target"]["kind"][0] == "lib";
         let target = if is_lib { "lib" } else { message["target"]["name"].as_str().unwrap_or_default() };
-        programs.insert((package, target.to_owned()), program.into());
+        programs.insert((package, target.to_owned()), program);
     }
     Ok(programs)
+}
+
+/// Runs cargo, and gives what it tells of each program that it has built.
+fn cargo(cfgs: Cfgs, words: &[&str]) -> Result<Vec<(Value, PathBuf)>> {
+    let run = cfgs.cargo(words)?;
+    println!("$ {}", run.text());
+    let output = run.command().stderr(Stdio::inherit()).output().context("start cargo")?;
+    ensure!(output.status.success(), "the tests do not build with {cfgs:?}");
+    let mut built = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Value = serde_json::from_str(line)?;
+        if let Some(program) = message["executable"].as_str().map(PathBuf::from) {
+            built.push((message, program));
+        }
+    }
+    Ok(built)
 }
 
 /// `.../crates/log/Cargo.toml` gives `log`.

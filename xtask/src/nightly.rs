@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::command::steps;
-use crate::{api, crash, fuzz, memory, mutants, package, proofs, schedules};
+use crate::{api, crash, fuzz, hostile, memory, mutants, package, proofs, schedules};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -19,6 +19,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         &[
             ("sim", &|| proofs::sim(&proofs::SimOptions::LONG)),
             ("crash", &|| crash::run(&crash::Options { cycles: 2000, ..crash::Options::default() })),
+            ("hostile", &|| hostile::run(&hostile::Options { seconds: 3600, ..hostile::Options::default() })),
             ("lin", &|| proofs::lin(&proofs::LinOptions::LONG)),
             ("props", &|| proofs::props(&proofs::PropsOptions::LONG)),
             ("schedules", &|| {

@@ -1,5 +1,6 @@
 //! The planted bugs: which rule each undoes, and which tests must see it.
 
+use super::run::HOSTILE;
 use crate::cfgs::Cfgs;
 
 pub(super) struct Mutant {
@@ -24,7 +25,7 @@ pub(super) enum Shows {
 pub(super) struct Catcher {
     pub(super) cfgs: Cfgs,
     pub(super) package: &'static str,
-    /// The test's file; `lib` for the tests within the crate.
+    /// The test's file; `lib` for the tests within the crate; `hostile` for storms, of the kinds that `filter` names.
     pub(super) test: &'static str,
     pub(super) filter: &'static str,
     pub(super) variables: &'static [(&'static str, &'static str)],
@@ -38,6 +39,10 @@ const fn caught(name: &'static str, rule: &'static str, caught_by: &'static [Cat
     Mutant { name, rule, shows: Shows::ByFailing, caught_by }
 }
 
+/// Storms of some kinds of hostility, for five seconds.
+const fn storms(kinds: &'static str) -> Catcher {
+    plain("xtask", HOSTILE, kinds)
+}
 /// Crashes of many workloads of the segment layer.
 const CRASHES: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_STATES", "30000")], ..plain("hightower-segment", "crash", "every_crash") };

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use super::list::Catcher;
 use crate::command::root;
 
+/// The catcher that is no test, but this program's storms: `filter` names the kinds.
+pub(super) const HOSTILE: &str = "hostile";
 /// For a catcher without a planted bug.
 pub(super) const HEALTHY_LIMIT: Duration = Duration::from_secs(600);
 /// For the fastest catcher with a planted bug.
@@ -31,7 +33,13 @@ pub(super) enum Outcome {
 pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit: Duration) -> Result<Outcome> {
     let output_file = tempfile::NamedTempFile::new()?;
     let mut command = Command::new(program);
-    command.arg(catcher.filter).envs(catcher.variables.iter().copied()).current_dir(root());
+    if catcher.test == HOSTILE {
+        let words = ["hostile", "--seed", "1", "--seconds", "5", "--shrink-seconds", "0", "--kinds", catcher.filter];
+        command.args(words);
+    } else {
+        command.arg(catcher.filter);
+    }
+    command.envs(catcher.variables.iter().copied()).current_dir(root());
     // What a planted bug breaks is nothing to remember.
     command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
     command.env_remove("HIGHTOWER_MUTANT").envs(mutant.map(|name| ("HIGHTOWER_MUTANT", name)));
