@@ -220,7 +220,9 @@ impl Store {
             let _doing = doing("close", "");
             let outcome = handle.engine.close();
             let durable_seq = handle.engine.stats().durable_seq;
-            handle.closed.store(true, Ordering::SeqCst);
+            // What was refused, as a call that would wait for itself, has closed nothing.
+            let is_refused = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Validation);
+            handle.closed.fetch_or(!is_refused, Ordering::SeqCst);
             match outcome {
                 Ok(()) => Ok((None, durable_seq)),
                 Err(error) if self.allows(error.kind()) => Ok((Some(error.kind()), durable_seq)),
