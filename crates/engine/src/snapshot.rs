@@ -10,6 +10,7 @@ use hightower_state::{KvState, Versioned, Visited};
 
 use crate::core::Core;
 use crate::error::Result;
+use crate::mutants::planted;
 use crate::place::Place;
 use crate::table::InOrder;
 use crate::value::Value;
@@ -337,6 +338,9 @@ impl Entry {
             && let Some(found) = tracked.segment.value_at(self.found.location.offset)?
         {
             return Ok(Value::from(found.value));
+        }
+        if planted("entry_not_followed") {
+            return Err(crate::Error::NotFound("the record of an entry".into()));
         }
         // Compaction has moved it since; the snapshot knows where to.
         self.snapshot.get(&self.key)?.ok_or_else(|| crate::Error::NotFound("the key of a snapshot's entry".into()))

@@ -458,6 +458,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("list_forgotten", "what an ended snapshot kept is gone through", &[HISTORY]),
     caught("older_not_relocated", "compaction moves older versions too", &[HISTORY]),
     caught("retirement_ignored", "an iterator hands out no place that was retired", &[HISTORY]),
+    // What surrounds the store.
+    caught(
+        "lock_until_dropped",
+        "a store that was closed can be opened, whoever still has a handle",
+        &[storms("callers")],
+    ),
+    caught("entry_not_followed", "an entry that is held is read wherever its record has moved", &[storms("held")]),
     // The authentication service.
     caught(
         "auth_taken_not_required",
