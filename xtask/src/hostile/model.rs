@@ -6,7 +6,7 @@
 //!
 //! A journal makes the model outlive its process: each write is noted there before its call and after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -85,6 +85,8 @@ pub(super) struct Model {
     journal: Option<Mutex<File>>,
     /// The stamps of reads that run: what they may see is not forgotten.
     reads: Mutex<BTreeMap<u64, u64>>,
+    /// Versions that a committed batch has required of a key, and thereby replaced.
+    taken: Mutex<BTreeSet<(String, u64)>>,
     /// Tombstones may be forgotten, since the clock has gone past their grace.
     pub(super) forgets_tombstones: AtomicBool,
 }
@@ -98,6 +100,7 @@ impl Model {
             max_value_len,
             journal: None,
             reads: Mutex::default(),
+            taken: Mutex::default(),
             forgets_tombstones: AtomicBool::new(false),
         }
     }
@@ -278,6 +281,11 @@ impl Model {
         });
         ensure!(deletes || above.is_none(), "version {given} is not above {above:?}, which was there");
         Ok(())
+    }
+
+    /// A batch was committed that required this version of a key. Gives whether it is the first one.
+    pub(super) fn take_version(&self, key: &str, version: u64) -> bool {
+        lock(&self.taken).insert((key.to_owned(), version))
     }
 
     fn history(&self, key: &str) -> Result<&Mutex<Vec<Written>>> {

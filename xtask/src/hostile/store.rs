@@ -28,6 +28,13 @@ pub(super) struct Handle {
 /// How often an open is tried that may fail.
 const OPENINGS: u64 = 2000;
 
+impl Handle {
+    /// Whether a call of `close` has begun.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+}
+
 /// What a call came to that was allowed to fail.
 #[derive(Debug)]
 pub(super) enum Called<T> {
@@ -149,7 +156,7 @@ impl Store {
             Ok(done) => Ok(Called::Done(done)),
             Err(error) => {
                 let kind = error.kind();
-                let may_be_closed = kind == ErrorKind::Closed && handle.closing.load(Ordering::SeqCst);
+                let may_be_closed = kind == ErrorKind::Closed && handle.is_closing();
                 let is_allowed = may_be_closed || also.contains(&kind) || self.allows(kind);
                 if is_allowed {
                     count_error(&name_of(kind));

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hightower_engine::{
     ApplyOutcome, Batch, BatchOutcome, CheckLevel, Command, Components, Durability, Entry, Error, ErrorKind, Expect,
     Range, SingleNodeEngine, Snapshot, SnapshotEngine, StoreConfig, Ticket, Value, check, dump, import_snapshot,
-    restore, salvage,
+    limits, restore, salvage,
 };
 
 use super::model::{CEILING, Change, Effect, Model, Pending};
@@ -43,6 +43,7 @@ pub(super) const OPERATIONS: &[&str] = &[
     "restore",
     "export",
     "salvage",
+    "limits",
     "close",
     "drop",
     // Not calls, but what is special about some.
@@ -84,6 +85,7 @@ pub(super) const ALL: Mix = &[
     ("restore", 1),
     ("export", 1),
     ("salvage", 1),
+    ("limits", 10),
     ("close", 6),
     ("drop", 2),
 ];
@@ -197,7 +199,7 @@ where
 /// What a caller keeps, to look at again much later.
 enum Held {
     Snapshot(Snapshot, Vec<(String, Option<Vec<u8>>)>),
-    Range(Range, Vec<(Vec<u8>, Vec<u8>)>),
+    Range(Box<Range>, Vec<(Vec<u8>, Vec<u8>)>),
     Entry(Entry, Vec<u8>),
     Value(Value, Vec<u8>),
 }
@@ -258,6 +260,7 @@ impl<'a> Caller<'a> {
             "restore" => self.restore(&handle),
             "export" => self.export(&handle),
             "salvage" => self.salvage(&handle),
+            "limits" => self.limits(&handle),
             "close" => {
                 drop(handle);
                 let most = if self.without.contains(TOGETHER) { 1 } else { 3 };
@@ -382,7 +385,8 @@ impl<'a> Caller<'a> {
 
     /// Reads a key, and writes it if it is as it was read.
     fn require(&mut self, handle: &Handle) -> Result<()> {
-        let key = self.any_key();
+        // Few keys, so that several callers want the same.
+        let key = key(self.random.below(3));
         let store = self.store;
         let reading = store.model.read();
         let Called::Done(found) = store.call(handle, "get", &key, |engine| engine.get_versioned(&key))? else {
@@ -402,7 +406,30 @@ impl<'a> Caller<'a> {
             ensure!(rejected == key.as_bytes() && *expected == expect, "rejected for something else: {called:?}");
             ensure!(!expect.holds(*found), "rejected, but what was found is as required: {called:?}");
         }
+        if let (Called::Done(BatchOutcome::Committed { .. }), Expect::Version(version)) = (&called, expect) {
+            let is_first = store.model.take_version(&key, version);
+            ensure!(is_first, "two batches are committed that both required version {version} of {key}");
+        }
         self.end_batch(&pending, 1, called)
+    }
+
+    /// What is too long or empty is refused, on each path.
+    fn limits(&mut self, handle: &Handle) -> Result<()> {
+        let key = match self.random.below(2) {
+            0 => Vec::new(),
+            _ => vec![b'x'; limits::MAX_KEY_LEN_BYTES + 1],
+        };
+        let expected = if key.is_empty() { ErrorKind::Validation } else { ErrorKind::LimitExceeded };
+        let store = self.store;
+        let call = |engine: &SingleNodeEngine| match self.random.below(4) {
+            0 => engine.put(&key, "value").map(drop),
+            1 => engine.delete(&key).map(drop),
+            2 => engine.commit_async(Batch::new().put(&key, "value")).and_then(Ticket::wait).map(drop),
+            _ => engine.commit(Batch::new().put("key/000", "value").require(&key, Expect::Absent)).map(drop),
+        };
+        let called = store.call_with(handle, "limits", &key.len().to_string(), &[expected], call)?;
+        ensure!(!matches!(called, Called::Done(())), "a key of {} bytes is taken", key.len());
+        Ok(())
     }
 
     /// Hands several writes in before it waits for any.
@@ -418,13 +445,14 @@ impl<'a> Caller<'a> {
                 Called::Failed(kind) => store.model.end(&pending, &[(effect_of(kind), None)])?,
             }
         }
+        // What was handed in before a close began is committed by it.
+        let may_be_closed = handle.is_closing();
         for (key, pending, ticket) in tickets {
             let _doing = doing("wait", &key);
             let called = match ticket.wait() {
                 Ok(outcome) => Called::Done(outcome),
-                Err(error) if error.kind() == ErrorKind::Closed || store.allows(error.kind()) => {
-                    Called::Failed(error.kind())
-                }
+                Err(error) if store.allows(error.kind()) => Called::Failed(error.kind()),
+                Err(error) if may_be_closed && error.kind() == ErrorKind::Closed => Called::Failed(error.kind()),
                 Err(error) => bail!("a ticket fails with {}, which nothing explains: {error}", name_of(error.kind())),
             };
             self.end_batch(&pending, 1, called)?;
@@ -524,7 +552,7 @@ impl<'a> Caller<'a> {
             let rest: Vec<_> = rest.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
             ensure!(rest.starts_with(&found), "a visit and its snapshot differ");
             let rest = rest[found.len()..].to_vec();
-            self.hold(Held::Range(range, rest));
+            self.hold(Held::Range(Box::new(range), rest));
             return Ok(());
         }
         for pair in &mut range {
@@ -763,7 +791,7 @@ fn look(held: Held) -> Result<Option<Held>> {
         }
         Held::Range(range, rest) => {
             let mut now = Vec::new();
-            for entry in range {
+            for entry in *range {
                 let (key, value) = entry.into_pair().map_err(unreadable)?;
                 now.push((key, value.into_vec()));
             }

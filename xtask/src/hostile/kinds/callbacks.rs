@@ -25,6 +25,9 @@ use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::{config, effect_of, key, model};
 use crate::hostile::watch::{Planned, check_panics, doing, lock};
 
+/// The longest value: so long that copies have progress to tell of, which they do each mebibyte.
+const LONGEST: u64 = 800_000;
+
 /// What a callback does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
@@ -321,7 +324,11 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let findings = Arc::<Mutex<Vec<String>>>::default();
     let at_component = random.pick(&["policy", "clock", "none", "none"]);
     // A clock may not call the store, whose locks are held around it.
-    let acts = if at_component == "clock" { &[Act::Nothing, Act::Panic] } else { ACTS };
+    let acts = match at_component {
+        "clock" => [Act::Nothing, Act::Panic].as_slice(),
+        "policy" => &[Act::Checkpoint, Act::Compact, Act::Close, Act::Backup, Act::Put, Act::Stats, Act::Panic],
+        _ => ACTS,
+    };
     let what = random.pick(acts);
     let component = Arc::new(Component {
         store: OnceLock::new(),
@@ -340,8 +347,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
         _ => {}
     }
     let mut config = config(&mut random, &round.store_dir());
-    config.max_segment_size = 256 << 10;
-    let store = Arc::new(Store::open(config, components, &round.scratch(), model(8000), &round.plan)?);
+    config.max_segment_size = 2 << 20;
+    let store = Arc::new(Store::open(config, components, &round.scratch(), model(LONGEST), &round.plan)?);
     let _set = component.store.set(Arc::downgrade(&store));
     fill(&store)?;
     component.is_on.store(true, Ordering::Relaxed);
@@ -368,7 +375,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     store.finish(1)
 }
 
-/// More than a mebibyte, so that there is progress to be told of.
+/// Gives every key a value, and makes a backup.
 fn fill(store: &Store) -> Result<()> {
     let handle = store.handle().context("the store is open")?;
     for number in 0..60 {
@@ -376,7 +383,6 @@ fn fill(store: &Store) -> Result<()> {
         let outcome = handle.engine.put(key(number), store.model.value(pending.number))?;
         store.model.end_with(&pending, &[outcome], &[])?;
     }
-    // A ballast that the model knows as it knows all others: as a key of a group.
     handle.engine.backup_to(store.scratch.join("backup")).map(drop)?;
     Ok(())
 }
