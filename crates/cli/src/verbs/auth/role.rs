@@ -40,7 +40,6 @@ Examples:
         /// The name: ASCII letters, digits and . _ - :
         role: String,
         /// What it allows; 256 at most
-        #[arg(required_unless_present = "nothing")]
         grants: Vec<GrantText>,
         /// It allows nothing
         #[arg(long, conflicts_with = "grants")]
@@ -103,7 +102,10 @@ impl Verb {
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
         let screen = context.session.screen;
         match self {
-            Self::Define { role, grants, nothing: _ } => define(context, role, grants),
+            Self::Define { grants, nothing: false, .. } if grants.is_empty() => Err(Failure::Usage(
+                "name what the role allows, or say --nothing: without grants it would be emptied".into(),
+            )),
+            Self::Define { role, grants, .. } => define(context, role, grants),
             Self::List => {
                 let roles = context.read(list)?;
                 let views: Vec<_> = roles.iter().map(view::Role::from).collect();
