@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, pin};
-use hightower_segment::{Lock, SegmentError, SegmentStore, Stamp};
+use hightower_segment::{ForkGuard, Lock, SegmentError, SegmentStore, Stamp};
 use hightower_state::{ConcurrentKvState, StateStats};
 
 use crate::commit::CommitLog;
@@ -13,6 +13,7 @@ use crate::components::{Background, Components};
 use crate::config::{Durability, StoreConfig};
 use crate::engine::Life;
 use crate::error::{Error, Result};
+use crate::files::io_error;
 use crate::flusher::Flusher;
 use crate::group_commit::{GroupCommit, Poison};
 use crate::guarded::Panics;
@@ -20,6 +21,7 @@ use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::pace::Pace;
+use crate::pipeline::Pipeline;
 use crate::place::Place;
 use crate::sizing::Sizing;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
@@ -62,8 +64,29 @@ pub(crate) struct Core {
     pub(crate) life: Life,
     /// Panics of what the caller brought.
     pub(crate) panics: Arc<Panics>,
+    /// Tells a child that was forked from the process that opened the store, which must leave it alone.
+    pub(crate) fork_guard: ForkGuard,
     /// Keeps writers away from a store that is open for reading, for as long as anybody reads: snapshots outlive the engine.
-    _reading: Option<Box<dyn Lock>>,
+    _reading: Option<ReadingLock>,
+}
+
+/// What keeps writers away from a store that is being read. It has to be dropped last: then segments that were let go of, but wait for the end of
+/// an epoch to be freed, and hold the lock too, are freed first.
+#[derive(Debug)]
+pub(crate) struct ReadingLock(pub(crate) Arc<dyn Lock>);
+
+impl Drop for ReadingLock {
+    fn drop(&mut self) {
+        // Usually two steps of the epoch free them. A thread that is at a read of another store meanwhile ends that in microseconds.
+        const STEPS_MAX: usize = 1000;
+        for _ in 0..STEPS_MAX {
+            if Arc::strong_count(&self.0) == 1 {
+                return;
+            }
+            pin().flush();
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// What a closed store still says of itself.
@@ -81,11 +104,12 @@ impl Core {
         state: ConcurrentKvState<Place>,
         segments: Segments,
         open: Option<(SegmentStore, CommitLog)>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let fork_guard = ForkGuard::new().map_err(|source| io_error("watch for forks of", &config.data_dir, source))?;
         let (store, log) = open.unzip();
         let upkeep = Upkeep::default();
         upkeep.set_opened_ms(time.now_ms());
-        Self {
+        Ok(Self {
             config,
             components,
             time,
@@ -107,8 +131,9 @@ impl Core {
             closed: AtomicBool::new(false),
             life: Life::default(),
             panics: Arc::default(),
+            fork_guard,
             _reading: None,
-        }
+        })
     }
 
     /// The same, which shows these panics.
@@ -117,13 +142,14 @@ impl Core {
     }
 
     /// A store that is open for reading, with the lock of readers.
-    pub(crate) fn reading(self, lock: Option<Box<dyn Lock>>) -> Self {
+    pub(crate) fn reading(self, lock: Option<ReadingLock>) -> Self {
         Self { _reading: lock, ..self }
     }
 
     /// The index, unless the store is closed.
     #[inline]
     pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> Result<&'g ConcurrentKvState<Place>> {
+        self.check_not_forked()?;
         self.state.load(guard).ok_or(Error::Closed)
     }
 
@@ -155,9 +181,9 @@ impl Core {
         open: impl FnOnce(&ConcurrentKvState<Place>) -> R,
         closed: impl FnOnce(&LastNumbers) -> R,
     ) -> R {
-        match self.state(&pin()) {
-            Ok(state) => open(state),
-            Err(_) => self.last.get().map(closed).unwrap_or_default(),
+        match self.state.load(&pin()) {
+            Some(state) => open(state),
+            None => self.last.get().map(closed).unwrap_or_default(),
         }
     }
 
@@ -168,6 +194,7 @@ impl Core {
 
     /// The segment store, unless the store is read-only or closed.
     pub(crate) fn store(&self) -> Result<SegmentStore> {
+        self.check_not_forked()?;
         self.store.lock().clone().ok_or(if self.config.read_only { Error::ReadOnly } else { Error::Closed })
     }
 
@@ -194,8 +221,23 @@ impl Core {
         self.poison.check()
     }
 
+    /// Refuses anything in a child of the process that opened the store: its locks may be held by threads that are not there, and its files are the
+    /// parent's.
+    #[inline]
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
+        if self.fork_guard.is_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// The queue in front of the commit, if the store has one.
+    #[inline]
+    pub(crate) fn pipeline(&self) -> Result<Option<&Pipeline>> {
+        self.check_not_forked()?;
+        Ok(self.life.pipeline())
+    }
+
     /// Refuses anything once the store is closed.
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_not_forked()?;
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 

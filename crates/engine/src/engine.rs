@@ -144,7 +144,7 @@ impl SingleNodeEngine {
     /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
     pub fn submit_async(&self, command: Command) -> Result<Ticket<ApplyOutcome>> {
         self.core.check_writable()?;
-        match self.core.life.pipeline() {
+        match self.core.pipeline()? {
             Some(pipeline) => pipeline.submit_one(Batch::new().submit(&command), self.durability),
             None => Ok(Ticket::ready(self.submit(command))),
         }
@@ -201,7 +201,7 @@ impl SingleNodeEngine {
     ///
     /// As [`commit`](Self::commit).
     pub fn commit_with(&self, batch: Batch, durability: Durability) -> Result<BatchOutcome> {
-        observe(Operation::Batch, || match self.core.life.pipeline() {
+        observe(Operation::Batch, || match self.core.pipeline()? {
             Some(pipeline) => pipeline.submit_batch(batch, durability)?.wait(),
             None => self.core.commit_batch(&batch, durability),
         })
@@ -214,7 +214,7 @@ impl SingleNodeEngine {
     /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
     pub fn commit_async(&self, batch: Batch) -> Result<Ticket<BatchOutcome>> {
         self.core.check_writable()?;
-        match self.core.life.pipeline() {
+        match self.core.pipeline()? {
             Some(pipeline) => pipeline.submit_batch(batch, self.durability),
             None => Ok(Ticket::ready(self.core.commit_batch(&batch, self.durability))),
         }
@@ -230,7 +230,7 @@ impl SingleNodeEngine {
     }
 
     fn write_unobserved(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
-        let Some(pipeline) = self.core.life.pipeline() else {
+        let Some(pipeline) = self.core.pipeline()? else {
             return self.core.commit_one(write, durability).map(|(outcome, _)| outcome);
         };
         let batch = match (write.given, write.value) {
@@ -386,7 +386,10 @@ impl SingleNodeEngine {
     /// [`Error::Corrupt`] if a record does not verify, [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`],
     /// [`Error::Poisoned`], [`Error::Validation`] if it is called from a compaction policy. What was freed until then stays so.
     pub fn run_compaction_now(&self) -> Result<CompactionReport> {
-        observe(Operation::Compaction, || self.core.compact_fully())
+        observe(Operation::Compaction, || {
+            self.core.check_not_forked()?;
+            self.core.compact_fully()
+        })
     }
 
     /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on meanwhile.

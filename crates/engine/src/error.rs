@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hightower_segment::SegmentError;
@@ -38,11 +38,22 @@ pub enum Error {
         detail: String,
     },
     /// Another process, or another engine of this process, has the store open.
-    #[error("{} is in use by another process: close it there first, or read a backup that it makes", path.display())]
+    #[error(
+        "{} is in use by {}: close it there first, or read a backup that it makes",
+        path.display(),
+        if *by_this_process { "this process" } else { "another process" }
+    )]
     Locked {
         /// The directory of the store.
         path: PathBuf,
+        /// Whether it is this process that has it open.
+        by_this_process: bool,
     },
+    /// The store was opened by the process that this one was forked from, and only that one may use it. Nothing was changed.
+    #[error(
+        "the store belongs to the process that opened it, and this one was forked since: open it in the process that uses it"
+    )]
+    Forked,
     /// An earlier write or sync failed, so nothing can be promised for new writes until the store is opened again. Reads go on.
     #[error("the store refuses writes since an earlier failure; open it again to go on: {reason}")]
     Poisoned {
@@ -117,6 +128,8 @@ pub enum ErrorKind {
     Corrupt,
     /// [`Error::Locked`]
     Locked,
+    /// [`Error::Forked`]
+    Forked,
     /// [`Error::Poisoned`]
     Poisoned,
     /// [`Error::Full`]
@@ -159,6 +172,7 @@ impl Error {
             Self::Io { .. } => ErrorKind::Io,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Locked { .. } => ErrorKind::Locked,
+            Self::Forked => ErrorKind::Forked,
             Self::Poisoned { .. } => ErrorKind::Poisoned,
             Self::Full { .. } => ErrorKind::Full,
             Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
@@ -199,9 +213,8 @@ impl From<SegmentError> for Error {
                 path,
                 detail: format!("{what} is newer than this build reads; use a newer build"),
             },
-            SegmentError::Locked { path } => {
-                Self::Locked { path: path.parent().map_or_else(|| path.clone(), Path::to_path_buf) }
-            }
+            SegmentError::Locked { path, by_this_process } => Self::Locked { path, by_this_process },
+            SegmentError::Forked { .. } => Self::Forked,
             SegmentError::Poisoned { cause } => Self::Poisoned { reason: cause },
             SegmentError::Full { .. } => Self::Full { detail: error.to_string() },
             SegmentError::TooLarge { len_bytes, limit_bytes } => {

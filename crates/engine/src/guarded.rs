@@ -248,6 +248,11 @@ impl Dir for GuardedDir {
             .map(|lock| Box::new(GuardedLock { inner: Some(lock), panics: Arc::clone(&self.panics) }) as Box<dyn Lock>))
     }
 
+    fn is_locked_by_this_process(&self) -> bool {
+        // For messages alone; the panic is counted.
+        self.call(|inner| Ok(inner.is_locked_by_this_process())).unwrap_or(false)
+    }
+
     fn preallocation_is_promise(&self) -> io::Result<bool> {
         self.call(<dyn Dir>::preallocation_is_promise)
     }

@@ -9,7 +9,7 @@ use crate::checkpoint::{CheckpointUse, Fold, Watch};
 use crate::commit::CommitLog;
 use crate::components::Components;
 use crate::config::{RecoveryMode, StoreConfig};
-use crate::core::Core;
+use crate::core::{Core, ReadingLock};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::time::StoreTime;
@@ -108,7 +108,7 @@ fn start(
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    let core = Core::new(config, components, time, fold.state, fold.segments, Some((store, log)));
+    let core = Core::new(config, components, time, fold.state, fold.segments, Some((store, log)))?;
     core.upkeep.set_checkpoint_bytes(fold.checkpoint_bytes);
     let mut turn = core.upkeep.turn.lock()?;
     turn.checkpoint = match fold.checkpoint {
@@ -122,23 +122,25 @@ fn start(
 }
 
 fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
+    // Declared first, to be dropped last.
+    let reading;
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
+    reading = ReadingLock(Arc::clone(store.lock()));
     refuse_loss(&config, store.report())?;
     let store_id = store.manifest().store_id;
     let fold =
         Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), &components.hasher()?, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
-    let (recovery, lock) = store.into_parts();
-    let lock = Some(lock).filter(|_| !planted("reading_lock_dropped"));
+    let lock = Some(reading).filter(|_| !planted("reading_lock_dropped"));
     let report = OpenReport {
-        recovery,
+        recovery: store.into_report(),
         checkpoint: fold.checkpoint,
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
     let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
-    Ok((Core::new(config, components, time, fold.state, fold.segments, None).reading(lock), report))
+    Ok((Core::new(config, components, time, fold.state, fold.segments, None)?.reading(lock), report))
 }
 
 /// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed yet.

@@ -175,7 +175,10 @@ impl Appender {
         self.shared.poison.check()?;
         let least = self.shared.segment_len_for(len_bytes)?;
         let next = self.shared.take_successor(least, purpose, stamp)?;
-        self.write_seal(stamp)?;
+        if let Err(error) = self.write_seal(stamp) {
+            self.shared.give_successor_back(next, &error);
+            return Err(error);
+        }
         let rolled = Rolled {
             segment: Arc::clone(&self.segment),
             records: self.records,
@@ -260,9 +263,7 @@ impl Appender {
         let Stamp { max_version, timestamp } = stamp;
         let head = encode_seal(self.context(), self.position, self.durable(), max_version, timestamp)?;
         let seal: &[u8] = head.as_ref();
-        self.tail.append(&self.segment, self.position, &[seal], 1).map_err(|(_, error)| {
-            self.shared.poison.latch(SegmentError::io("append to", self.segment.path(), error))
-        })?;
+        self.tail.append(&self.segment, self.position, &[seal], 1).map_err(|failure| self.fail(failure, seal.len()))?;
         self.position = self.segment.len_bytes();
         Ok(())
     }
@@ -275,14 +276,15 @@ impl Appender {
         SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes: self.remaining_bytes().into() }
     }
 
-    /// A write that did nothing for lack of room can be tried again. One that wrote a part cannot: a later, shorter commit in its
-    /// place might be followed by what is left of it.
+    /// A write that did nothing for lack of room or memory can be tried again. One that wrote a part cannot: a later, shorter commit
+    /// in its place might be followed by what is left of it.
     #[cold]
     fn fail(&self, (written, error): (u64, std::io::Error), len: usize) -> SegmentError {
         let path = self.segment.path();
         if (written == 0 || planted("half_a_commit_written_over")) && is_full(&error) {
             return SegmentError::Full { path: path.to_owned(), needed_bytes: len as u64 };
         }
-        self.shared.poison.latch(SegmentError::io("append to", path, error))
+        let error = SegmentError::io("append to", path, error);
+        if written == 0 { self.shared.poison.latch(error) } else { self.shared.poison.latch_sync(error) }
     }
 }

@@ -83,10 +83,11 @@ impl CompactedWriter {
             base_timestamp: stamp.timestamp,
         };
         let name = segment_name(header.id);
-        shared
-            .dir
-            .rename(&spare.name, &name)
-            .map_err(|error| shared.poison.latch(SegmentError::io("rename", &shared.path_of(&spare.name), error)))?;
+        if let Err(error) = shared.dir.rename(&spare.name, &name) {
+            let error = shared.poison.latch(SegmentError::io("rename", &shared.path_of(&spare.name), error));
+            shared.tail.lock().pool.push(spare);
+            return Err(error);
+        }
         spare.name = name;
         // It may have been a segment before, of which nothing may be read any more.
         if !spare.mapping.reset() {
@@ -177,21 +178,29 @@ impl CompactedWriter {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then garbage, removed at the latest by the next open.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then removed, by the next open at the latest.
     pub fn finish(mut self) -> Result<CompactedSegment, SegmentError> {
         self.flush()?;
-        let len = self.position();
-        let Some(Spare { name, file, mapping }) = self.spare.take() else {
+        let Some(spare) = self.spare.take() else {
             return Err(SegmentError::Invalid { what: "the segment is finished".to_owned() });
         };
+        let name = spare.name.clone();
+        self.seal(spare).inspect_err(|_| {
+            // No manifest names it, and its room may be needed; the first failure is the one to tell of.
+            let _removed = self.shared.dir.remove_file(&name);
+        })
+    }
+
+    fn seal(&self, Spare { name, file, mapping }: Spare) -> Result<CompactedSegment, SegmentError> {
         drop(mapping);
+        let len = self.position();
         let shared = &self.shared;
         let path = shared.path_of(&name);
-        let failed = |operation, error| shared.poison.latch(SegmentError::io(operation, &path, error));
-        file.set_len(len.into()).map_err(|error| failed("cut", error))?;
+        let io = |operation, error| SegmentError::io(operation, &path, error);
+        file.set_len(len.into()).map_err(|error| shared.poison.latch(io("cut", error)))?;
         if !planted("output_not_synced") {
-            retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
-            shared.sync_dir().map_err(|error| shared.poison.latch(error))?;
+            let synced = retry_interrupted(|| file.sync_data()).map_err(|error| io("sync", error));
+            synced.and_then(|()| shared.sync_dir()).map_err(|error| shared.poison.latch_sync(error))?;
         }
         let mapping = file
             .map(len as usize, Access::Read, MapPermit::of_store())

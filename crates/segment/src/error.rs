@@ -7,6 +7,8 @@ use std::sync::Arc;
 use hightower_log::{DecodeError, EncodeError};
 use thiserror::Error;
 
+use crate::mapping::FORKED;
+
 /// Why an operation on a store failed. Every message names the file and says what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -76,10 +78,18 @@ pub enum SegmentError {
         what: String,
     },
     /// Another process, or another handle in this one, has the store open.
-    #[error("{}: the store is open elsewhere; close it there first", path.display())]
+    #[error("{}: the store is open {}; close it there first", path.display(), if *by_this_process { "elsewhere in this process" } else { "in another process" })]
     Locked {
-        /// The lock file.
+        /// The store's directory.
         path: PathBuf,
+        /// Whether it is this process that has it open.
+        by_this_process: bool,
+    },
+    /// The process that opened the store has forked, and this is the child. Nothing was changed; the store is the parent's.
+    #[error("{}: {FORKED}; open the store in the process that uses it", dir.display())]
+    Forked {
+        /// The store's directory.
+        dir: PathBuf,
     },
     /// An earlier write or sync failed: what the file holds is not known, so nothing more is written.
     #[error("the store takes no writes since an earlier one failed ({cause}); reads go on; reopen it to recover")]
@@ -202,6 +212,11 @@ impl SegmentError {
         }
     }
 
+    /// Whether the process or the system had too little of something, such as file descriptors or memory; see [`is_shortage`].
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_shortage(source)) && !crate::mutants::planted("shortage_poisons")
+    }
+
     /// Whether this is [`SegmentError::Full`].
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -212,4 +227,12 @@ impl SegmentError {
 /// Whether the system says that the device or the quota is used up.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether the process or the system had too little of something to begin with what was asked: file descriptors, memory, threads. The
+/// device was not asked, and the same call may succeed later. (Of a sync that is not known.)
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::NOBUFS];
+    Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))
 }

@@ -150,6 +150,11 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Those of the system, for one [`io::ErrorKind::Unsupported`] where the file system locks no directories.
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
 
+    /// Whether a lock that is in the way is held by this process, as far as that is known: for messages.
+    fn is_locked_by_this_process(&self) -> bool {
+        false
+    }
+
     /// Whether writing into an allocated file cannot fail for want of space, so that stores through a map are safe.
     ///
     /// # Errors

@@ -104,7 +104,8 @@ pub use error::{Damage, SegmentError};
 pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
 pub use mapping::{
-    Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages, SharedMemory,
+    ForkGuard, Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages,
+    SharedMemory,
 };
 pub use names::{
     CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_name,

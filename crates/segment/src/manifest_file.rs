@@ -80,7 +80,7 @@ impl EditLog {
         if let Err((written, error)) = write_all_at(self.file.as_ref(), &bytes, self.end) {
             let failed = SegmentError::io_or_full("write", &self.path, bytes.len() as u64, error);
             // What stands there is no edit, so long as a part is missing.
-            let is_harmless = failed.is_full() && written < bytes.len() as u64;
+            let is_harmless = (failed.is_full() || failed.is_shortage()) && written < bytes.len() as u64;
             return if is_harmless { Ok(false) } else { Err(NotAppended { failed, may_be_replaced: false }) };
         }
         if !planted("edit_not_synced") {
@@ -128,7 +128,7 @@ impl Shared {
                 }
                 Ok(false) => {}
                 Err(NotAppended { failed, may_be_replaced: true }) => in_doubt = Some(failed),
-                Err(NotAppended { failed, .. }) => return Err(self.poison.latch(failed)),
+                Err(NotAppended { failed, .. }) => return Err(self.poison.latch_sync(failed)),
             }
         }
         let mut next = now.clone();
@@ -155,9 +155,9 @@ impl Shared {
             }
             Err(NotReplaced::Unchanged(error)) => Err(match in_doubt {
                 None => error,
-                Some(doubt) => self.poison.latch(doubt),
+                Some(doubt) => self.poison.latch_sync(doubt),
             }),
-            Err(NotReplaced::Unknown(error)) => Err(self.poison.latch(error)),
+            Err(NotReplaced::Unknown(error)) => Err(self.poison.latch_sync(error)),
         }
     }
 }

@@ -11,6 +11,8 @@
 //! Behind it is either a file's pages ([`Mapping::of_file`]) or plain shared memory ([`Mapping::of_memory`]), which a file system
 //! without maps, for one the simulated one, uses as the image of the file.
 
+mod fork_guard;
+
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::io;
@@ -24,6 +26,10 @@ use parking_lot::Mutex;
 
 use crate::fs::Access;
 use crate::mutants::planted;
+pub(crate) use fork_guard::FORKED;
+pub use fork_guard::ForkGuard;
+#[cfg(feature = "sim")]
+pub use fork_guard::run_in_fork;
 
 /// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;

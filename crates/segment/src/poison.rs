@@ -2,25 +2,37 @@
 //!
 //! After a failed fsync the kernel may have dropped the pages it could not write, and a second fsync would report success for
 //! them. So a failure is never retried; reopening reads what is really there.
+//!
+//! What fails before the device is asked, for want of file descriptors or memory, has changed nothing, and does not throw it.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::error::SegmentError;
+use crate::error::{SegmentError, is_shortage};
+use crate::mapping::ForkGuard;
+use crate::mutants::planted;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Poison {
     set: AtomicBool,
     cause: OnceLock<Arc<str>>,
+    guard: ForkGuard,
+    dir: PathBuf,
 }
 
 impl Poison {
+    /// For the store in `dir`, which is this process's.
+    pub(crate) fn new(guard: ForkGuard, dir: PathBuf) -> Self {
+        Self { set: AtomicBool::new(false), cause: OnceLock::new(), guard, dir }
+    }
+
     /// # Errors
     ///
-    /// [`SegmentError::Poisoned`] if anything failed before.
+    /// [`SegmentError::Poisoned`] if anything failed before; [`SegmentError::Forked`] in a child of the process that opened the store.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), SegmentError> {
-        if self.set.load(Ordering::Acquire) { Err(self.error()) } else { Ok(()) }
+        if self.set.load(Ordering::Acquire) || self.guard.is_forked() { Err(self.error()) } else { Ok(()) }
     }
 
     pub(crate) fn is_set(&self) -> bool {
@@ -33,8 +45,16 @@ impl Poison {
         self.set.store(true, Ordering::Release);
     }
 
-    /// Throws the latch unless the error is only a lack of room, and gives the error back.
+    /// Throws the latch unless nothing can have changed: for want of room, of descriptors or of memory. Gives the error back. Not for syncs.
     pub(crate) fn latch(&self, error: SegmentError) -> SegmentError {
+        match &error {
+            SegmentError::Io { source, .. } if is_shortage(source) && !planted("shortage_poisons") => error,
+            _ => self.latch_sync(error),
+        }
+    }
+
+    /// The same for a sync that failed: after that nothing is known, whatever the reason.
+    pub(crate) fn latch_sync(&self, error: SegmentError) -> SegmentError {
         if matches!(error, SegmentError::Io { .. }) {
             self.set(&error.to_string());
         }
@@ -43,6 +63,9 @@ impl Poison {
 
     #[cold]
     fn error(&self) -> SegmentError {
+        if self.guard.is_forked() {
+            return SegmentError::Forked { dir: self.dir.clone() };
+        }
         SegmentError::Poisoned { cause: self.cause.get().cloned().unwrap_or_else(|| "cause unknown".into()) }
     }
 }

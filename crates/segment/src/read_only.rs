@@ -8,6 +8,7 @@ use hightower_log::{SegmentHeader, SegmentKind};
 use crate::error::SegmentError;
 use crate::fs::{Access, Dir, Fs, Lock, LockKind, read_full_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::mutants::planted;
 use crate::names::{segment_id, segment_name};
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::report::RecoveryReport;
@@ -31,12 +32,12 @@ pub struct ReadOnlyStore {
     segments: Vec<Arc<Segment>>,
     report: RecoveryReport,
     manifest: Manifest,
-    lock: Box<dyn Lock>,
+    lock: Arc<dyn Lock>,
     dir: Arc<dyn Dir>,
 }
 
 impl ReadOnlyStore {
-    /// Opens a store for reading. Keeps writers out while it lives.
+    /// Opens a store for reading. Keeps writers out while it or any of its segments lives.
     ///
     /// # Errors
     ///
@@ -45,7 +46,7 @@ impl ReadOnlyStore {
     pub fn open(fs: &Arc<dyn Fs>, dir: &Path, tolerance: Tolerance) -> Result<Self, SegmentError> {
         let salvage = tolerance == Tolerance::Salvage;
         let opened = open_dir(fs.as_ref(), dir)?;
-        let lock = lock(opened.as_ref(), LockKind::Shared)?;
+        let lock: Arc<dyn Lock> = lock(opened.as_ref(), LockKind::Shared)?.into();
         let names = list(opened.as_ref())?;
         refuse_unfinished(opened.as_ref(), &names)?;
         let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
@@ -57,7 +58,9 @@ impl ReadOnlyStore {
         let Survey { live, mut report, .. } =
             survey(opened.as_ref(), &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
         report.damage.extend(damage);
-        let segments = live.into_iter().map(|found| Arc::new(found.segment)).collect();
+        let is_held = !planted("reading_lock_dropped") && !planted("segments_outlive_the_lock");
+        let hold = |segment: Segment| if is_held { segment.holding(&lock) } else { segment };
+        let segments = live.into_iter().map(|found| Arc::new(hold(found.segment))).collect();
         Ok(Self { dir: opened, segments, report, manifest, lock })
     }
 
@@ -65,6 +68,12 @@ impl ReadOnlyStore {
     #[must_use]
     pub fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
+    }
+
+    /// What keeps writers out, and every segment holds.
+    #[must_use]
+    pub fn lock(&self) -> &Arc<dyn Lock> {
+        &self.lock
     }
 
     /// The store's directory.
@@ -79,11 +88,10 @@ impl ReadOnlyStore {
         &self.report
     }
 
-    /// What was found, and what keeps writers out: hold it for as long as segments that were cloned are read, since a writer may
-    /// use their files again.
+    /// What was found, when the rest is not needed any more.
     #[must_use]
-    pub fn into_parts(self) -> (RecoveryReport, Box<dyn Lock>) {
-        (self.report, self.lock)
+    pub fn into_report(self) -> RecoveryReport {
+        self.report
     }
 
     /// The manifest; in a salvage without a readable one, what the segments' headers say.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKind, SetValue, decode, decode_value};
 
 use crate::error::SegmentError;
-use crate::fs::{File, retry_interrupted};
+use crate::fs::{File, Lock, retry_interrupted};
 use crate::lock::Mutex;
 use crate::mapping::{Mapping, Pages};
 use crate::names::segment_name;
@@ -44,6 +44,10 @@ pub struct Segment {
     /// How much of the file may be used: all of it, until room is given back.
     capacity: AtomicU32,
     sealed: AtomicBool,
+    /// In a store that is open for reading, what keeps writers out: one that recovers may cut the file under a borrowed slice. The last field, so that
+    /// it outlives the map.
+    #[allow(dead_code, reason = "held for its drop")]
+    lock: Option<Arc<dyn Lock>>,
 }
 
 /// A segment taken apart, when nobody reads it any more.
@@ -71,7 +75,13 @@ impl Segment {
             written: AtomicU32::new(0),
             pages: Mutex::default(),
             sealed: AtomicBool::new(false),
+            lock: None,
         }
+    }
+
+    /// The same, holding a lock for as long as it lives.
+    pub(crate) fn holding(self, lock: &Arc<dyn Lock>) -> Self {
+        Self { lock: Some(Arc::clone(lock)), ..self }
     }
 
     /// The segment's number in its store.

@@ -18,6 +18,7 @@ use crate::lock::{Mutex, step};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::{Form, ManifestFile};
+use crate::mapping::ForkGuard;
 use crate::mutants::planted;
 use crate::names::{MANIFEST, MANIFEST_TMP};
 use crate::options::StoreOptions;
@@ -96,8 +97,8 @@ impl Shared {
             }
             forced => forced,
         };
+        let guard = ForkGuard::new().map_err(|error| SegmentError::io("watch for forks of", dir.path(), error))?;
         Ok(Self {
-            dir,
             next_len: AtomicU32::new(options.segment_len_bytes),
             options,
             mode,
@@ -106,10 +107,11 @@ impl Shared {
             next_id: AtomicU32::new(manifest.next_segment_id),
             manifest: Mutex::new(ManifestFile::new(manifest)),
             tail: Mutex::default(),
-            poison: Poison::default(),
+            poison: Poison::new(guard, dir.path().to_owned()),
             next_spare: AtomicU32::new(1),
             full: AtomicBool::new(false),
             kept_room: KeptRoom::default(),
+            dir,
             _lock: lock,
         })
     }
@@ -138,6 +140,8 @@ impl Shared {
 
     /// Syncs everything that was appended before the call: rolled segments first, then the active one.
     pub(crate) fn sync(&self) -> Result<(), SegmentError> {
+        // Before the lock too: in a child that was forked nobody may be there to give it back.
+        self.poison.check()?;
         let _turn = self.sync_turn.lock();
         self.poison.check()?;
         // Both under one lock: no roll can come in between, so all of an earlier append is in one of them.
@@ -182,7 +186,7 @@ impl Shared {
             if planted("no_poison_on_failed_sync") {
                 synced?;
             } else {
-                synced.map_err(|error| self.poison.latch(error))?;
+                synced.map_err(|error| self.poison.latch_sync(error))?;
             }
         }
         step();
@@ -192,6 +196,7 @@ impl Shared {
 
     /// Syncs rolled segments and seals them in the manifest. Gives how many were sealed.
     pub(crate) fn seal_rolled(&self) -> Result<usize, SegmentError> {
+        self.poison.check()?;
         {
             let _turn = self.sync_turn.lock();
             self.poison.check()?;
@@ -264,10 +269,11 @@ pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Ar
         .create_new(MANIFEST_TMP)
         .map_err(|error| NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error)))?;
     if let Err(error) = write_manifest(dir, file.as_ref(), &bytes) {
-        if !error.is_full() {
+        if !error.is_full() && !error.is_shortage() {
             return Err(NotReplaced::Unknown(error));
         }
-        remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unknown)?;
+        // The old one is in place, and if this cannot be removed now, the next attempt or the next open does that.
+        let _removed = remove_if_there(dir, MANIFEST_TMP);
         return Err(NotReplaced::Unchanged(error));
     }
     if !planted("manifest_dir_not_synced") {

@@ -108,6 +108,7 @@ impl Shared {
 
     /// Prepares the active segment's successor, and a spare behind it.
     pub(crate) fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
+        self.poison.check()?;
         let _preparing = self.preparing.lock();
         let (no_successor, no_reserve) = {
             let tail = self.tail.lock();
@@ -139,6 +140,7 @@ impl Shared {
 
     /// Removes files that are kept ready and are longer than is wanted now: spares, and the prepared segment.
     pub(crate) fn trim(&self) -> Result<(), SegmentError> {
+        self.poison.check()?;
         let _preparing = self.preparing.lock();
         let wanted = self.next_len.load(Ordering::Relaxed);
         let is_long = |capacity: u32| capacity / 2 > wanted;
@@ -197,6 +199,20 @@ impl Shared {
         }
         let spare = self.spare_for(least, purpose)?;
         self.replace_prepared(spare, stamp)
+    }
+
+    /// A successor was taken, and the roll to it failed with nothing written. The manifest names it, so it has to come next.
+    pub(crate) fn give_successor_back(&self, successor: Prepared, error: &SegmentError) {
+        let mut tail = self.tail.lock();
+        if planted("successor_lost") {
+            return;
+        }
+        if tail.prepared.is_none() {
+            tail.prepared = Some(successor);
+        } else {
+            // One behind it was made meanwhile: an empty segment would stay in the midst of the log.
+            self.poison.set(&error.to_string());
+        }
     }
 
     /// What [`take_successor`](Self::take_successor) would make for new data.
@@ -258,7 +274,16 @@ impl Shared {
                 return Err(error);
             }
         };
-        let writer = self.write_header(&mut spare, &header).map_err(|error| self.poison.latch(error))?;
+        let writer = match self.write_header(&mut spare, &header) {
+            Ok(writer) => writer,
+            Err(error) => {
+                let error = self.poison.latch(error);
+                if !self.poison.is_set() {
+                    self.tail.lock().pool.push(spare);
+                }
+                return Err(error);
+            }
+        };
         let entry = entry_of(&header, SegmentState::Open);
         let span = seq_span(spare.capacity_bytes());
         let next_seq = header.base_seq.saturating_add(if planted("seq_not_reserved") { 1 } else { span });
@@ -311,10 +336,11 @@ impl Shared {
             .map_err(|(_, error)| SegmentError::io_or_full("write", &self.path_of(&spare.name), len, error))?;
         if !planted("header_not_synced") {
             retry_interrupted(|| spare.file.sync_data())
-                .map_err(|error| SegmentError::io("sync", &self.path_of(&spare.name), error))?;
+                .map_err(|error| SegmentError::io("sync", &self.path_of(&spare.name), error))
+                .map_err(|error| self.poison.latch_sync(error))?;
         }
         if !planted("segment_dir_not_synced") {
-            self.sync_dir()?;
+            self.sync_dir().map_err(|error| self.poison.latch_sync(error))?;
         }
         spare
             .mapping

@@ -389,7 +389,10 @@ pub(crate) fn open_dir(fs: &dyn Fs, path: &Path) -> Result<Arc<dyn Dir>, Segment
 pub(crate) fn lock(dir: &dyn Dir, kind: LockKind) -> Result<Box<dyn Lock>, SegmentError> {
     match dir.try_lock(kind) {
         Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(SegmentError::Locked { path: dir.path().to_owned() }),
+        Ok(None) => {
+            let by_this_process = dir.is_locked_by_this_process();
+            Err(SegmentError::Locked { path: dir.path().to_owned(), by_this_process })
+        }
         Err(error) => Err(SegmentError::io("lock", dir.path(), error)),
     }
 }

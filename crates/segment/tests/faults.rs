@@ -100,6 +100,61 @@ fn sweep(kind: FaultKind) {
     println!("segments, {kind:?}: {runs} single faults in {cases} workloads from seed {first}, 0 violations");
 }
 
+/// Runs a workload in which every step that fails is taken again, a moment later.
+fn outlive(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(mode, 1024, seed));
+    fs.inject(fault);
+    for step in workload(seed, STEPS) {
+        if world.open.is_none()
+            && let Err(error) = world.open()
+        {
+            expect_shortage(&error)?;
+            fs.heal();
+            world.open().map_err(|error| format!("opening it again: {error}"))?;
+        }
+        let Err(error) = world.step(step) else { continue };
+        expect_shortage(&error)?;
+        fs.heal();
+        match &world.open {
+            Some(open) if open.store.is_poisoned() => return Err(format!("{step:?} has poisoned the store: {error}")),
+            Some(_) => world.step(step).map_err(|error| format!("{step:?} again: {error}"))?,
+            // It was to be closed or opened.
+            None => {}
+        }
+    }
+    world.open = None;
+    fs.heal();
+    check(&world, fault.kind)
+}
+
+fn expect_shortage(error: &SegmentError) -> Result<(), String> {
+    const ENOMEM: i32 = 12;
+    const EMFILE: i32 = 24;
+    match error {
+        SegmentError::Io { source, .. } if matches!(source.raw_os_error(), Some(ENOMEM | EMFILE)) => Ok(()),
+        other => Err(format!("not the failure that was injected: {other}")),
+    }
+}
+
+/// What fails for want of descriptors or memory has asked the device for nothing, so it changes nothing, and can be tried again.
+#[test]
+fn shortages_pass() {
+    let seed = setting("HIGHTOWER_TEST_SEED", 100);
+    for kind in [FaultKind::NoDescriptors, FaultKind::NoMemory] {
+        sweep(kind);
+        for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+            for at_call in 0..calls(seed, mode) {
+                for lasting in [false, true] {
+                    let fault = Fault { kind, at_call, lasting };
+                    outlive(seed, mode, fault)
+                        .unwrap_or_else(|error| panic!("seed {seed}, {mode:?}, {fault:?}: {error}"));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn io_errors() {
     sweep(FaultKind::Io);

@@ -35,6 +35,10 @@ const fn plain(package: &'static str, test: &'static str, filter: &'static str) 
     Catcher { cfgs: Cfgs::Mutants, package, test, filter, variables: &[] }
 }
 
+const fn surroundings_of_segments(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "surroundings", filter)
+}
+
 const fn caught(name: &'static str, rule: &'static str, caught_by: &'static [Catcher]) -> Mutant {
     Mutant { name, rule, shows: Shows::ByFailing, caught_by }
 }
@@ -239,6 +243,41 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("garbage_kept", "what the manifest does not name is removed", &[opening("row_16_unnamed_files")]),
     caught("manifest_unverified", "a manifest has a checksum", &[opening("row_05_damaged_manifest")]),
     caught("features_guessed", "unknown features are refused", &[opening("row_06_newer_manifest")]),
+    caught(
+        "path_resolved_again",
+        "a store stays with the directory that it opened",
+        &[surroundings_of_segments("a_store_stays_with_its_directory"), surroundings_of_segments("a_relative_path")],
+    ),
+    caught(
+        "unlocked_by_closing",
+        "a child that was forked does not keep the lock of a store that was closed",
+        &[surroundings_of_segments("a_child_that_lives_on_does_not_keep_the_lock")],
+    ),
+    caught(
+        "child_unlocks",
+        "a child that was forked does not give back its parent's lock",
+        &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
+    ),
+    caught(
+        "forks_unnoticed",
+        "a child that was forked writes nothing",
+        &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
+    ),
+    caught(
+        "segments_outlive_the_lock",
+        "a segment that is read keeps writers out",
+        &[surroundings_of_segments("a_segment_that_is_read_keeps_writers_out")],
+    ),
+    caught(
+        "shortage_poisons",
+        "what fails before the device was asked ends no writing",
+        &[plain("hightower-segment", "faults", "shortages_pass")],
+    ),
+    caught(
+        "successor_lost",
+        "a roll that could not begin leaves its successor to the next one",
+        &[plain("hightower-segment", "faults", "shortages_pass")],
+    ),
     caught("writers_share", "of two writers the second is refused", &[opening("row_18_locked")]),
     caught(
         "sealed_files_stay_open",

@@ -113,7 +113,8 @@ impl Core {
         let target = fs.open_dir(dir).map_err(|source| io_error("open", dir, source))?;
         let target = target.as_ref();
         let lock = target.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir, source))?;
-        let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned() })?;
+        let by_this_process = target.is_locked_by_this_process();
+        let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned(), by_this_process })?;
         let (before_bytes, before) = earlier(target, &of_store)?.unzip();
 
         let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };

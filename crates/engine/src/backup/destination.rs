@@ -36,7 +36,8 @@ impl Destination {
         let fs = &*components.fs;
         fs.create_dir_all(path).map_err(|source| io_error("create", path, source))?;
         let dir = fs.open_dir(path).map_err(|source| io_error("open", path, source))?;
-        let lock = lock(dir.as_ref())?.ok_or_else(|| Error::Locked { path: path.to_owned() })?;
+        let lock = lock(dir.as_ref())?
+            .ok_or_else(|| Error::Locked { path: path.to_owned(), by_this_process: dir.is_locked_by_this_process() })?;
         let names = list(dir.as_ref())?;
         let is_left_over = names.iter().any(|name| name == UNFINISHED);
         let is_free = names.is_empty() || is_left_over && names.iter().all(|name| is_of_a_copy(name));
@@ -89,7 +90,10 @@ impl Destination {
         let dir = self.dir.as_ref();
         if self.lock.is_none() {
             let lock = lock(dir)?;
-            self.lock = Some(lock.ok_or_else(|| Error::Locked { path: dir.path().to_owned() })?);
+            self.lock = Some(lock.ok_or_else(|| Error::Locked {
+                path: dir.path().to_owned(),
+                by_this_process: dir.is_locked_by_this_process(),
+            })?);
         }
         self.check_mark(dir)?;
         if !planted("copy_names_not_synced") {

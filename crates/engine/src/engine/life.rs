@@ -123,6 +123,11 @@ impl SingleNodeEngine {
 /// recovered, or reported, at the next open; call `close` to hear of it.
 impl Drop for SingleNodeEngine {
     fn drop(&mut self) {
+        if self.core.fork_guard.is_forked() {
+            // The threads and the files are the parent's: nothing is joined, unlocked or removed here.
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
         if self.core.life.is_own_thread() {
             // The last handle was the policy's, say. This thread cannot wait for itself, so another closes the store.
             let core = Arc::clone(&self.core);
@@ -218,6 +223,7 @@ fn start_background(this: &Arc<Core>) -> Result<()> {
 
 impl Core {
     fn close(&self) -> Result<()> {
+        self.check_not_forked()?;
         if self.life.is_own_thread() {
             return Err(called_from_within());
         }
@@ -322,7 +328,7 @@ mod tests {
             let config = StoreConfig { read_only: true, ..StoreConfig::default() };
             let (components, segments) = (Components::default(), Segments::default());
             let time = StoreTime::resume(Arc::clone(&components.clock), &segments);
-            let core = Arc::new(Core::new(config, components, time, state, segments, None));
+            let core = Arc::new(Core::new(config, components, time, state, segments, None).unwrap());
             let snapshot = has_snapshot.then(|| Snapshot::new(&core).unwrap());
             core.close().unwrap();
             if let Some(snapshot) = snapshot {

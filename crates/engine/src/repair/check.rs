@@ -11,6 +11,7 @@ use hightower_segment::{
 
 use crate::checkpoint::{CheckpointUse, Fold, verify_order};
 use crate::components::Components;
+use crate::core::ReadingLock;
 use crate::error::{Error, Result};
 use crate::repair::{Meter, RepairProgress};
 
@@ -223,7 +224,10 @@ fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
 
 /// Folds the log once with the checkpoint and once without, and compares.
 fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
+    // Declared first, to be dropped last: what holds the segments below is freed by the end of an epoch.
+    let _reading;
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
+    _reading = ReadingLock(Arc::clone(store.lock()));
     let (opened, store_id) = (store.dir().as_ref(), store.manifest().store_id);
     let hasher = components.hasher()?;
     let mut go_on = |_| ControlFlow::Continue(());

@@ -8,11 +8,13 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
-use crate::mapping::{MapPermit, Mapping};
+use crate::mapping::{ForkGuard, MapPermit, Mapping};
+use crate::mutants::planted;
 
 /// The operating system's file system.
 ///
@@ -32,23 +34,63 @@ pub struct RealFs;
 struct RealDir {
     descriptor: OwnedFd,
     path: PathBuf,
+    /// Nothing is changed in a child of the process that opened it.
+    guard: ForkGuard,
 }
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    guard: ForkGuard,
+}
 
 /// A descriptor of its own for the directory: the lock belongs to what one call of `open` has opened.
 #[derive(Debug)]
-struct RealLock(OwnedFd);
+struct RealLock {
+    descriptor: OwnedFd,
+    directory: DirectoryId,
+    guard: ForkGuard,
+}
+
+/// Device and inode.
+type DirectoryId = (u64, u64);
+
+/// The directories that this process, or one that it was forked from, has locked: for messages alone.
+static LOCKED: Mutex<Vec<(DirectoryId, ForkGuard)>> = Mutex::new(Vec::new());
+
+/// Nobody holds it for long. But in a child that was forked at that moment nobody ever gives it back.
+fn locked() -> Option<MutexGuard<'static, Vec<(DirectoryId, ForkGuard)>>> {
+    if !ForkGuard::is_in_child() {
+        return Some(LOCKED.lock());
+    }
+    (0..1000).find_map(|_| {
+        let guard = LOCKED.try_lock();
+        if guard.is_none() {
+            std::thread::yield_now();
+        }
+        guard
+    })
+}
 
 impl Lock for RealLock {}
 
-/// Closing the descriptor would not be enough: a child that was forked meanwhile has a copy of it, until it executes another
-/// program.
 impl Drop for RealLock {
     fn drop(&mut self) {
-        // It can only fail for a descriptor that is none; the lock then goes with it.
-        let _unlocked = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+        // A child that was forked holds the same lock. It is the parent's, and stays.
+        if self.guard.is_forked() && !planted("child_unlocks") {
+            return;
+        }
+        if let Some(mut locked) = locked()
+            && let Some(index) = locked.iter().position(|known| *known == (self.directory, self.guard))
+        {
+            locked.swap_remove(index);
+        }
+        if planted("unlocked_by_closing") {
+            return;
+        }
+        // Closing the descriptor is not enough: a child that was forked meanwhile has a copy of it, until it executes another program.
+        // This can only fail for a descriptor that is none.
+        let _unlocked = rustix::fs::flock(&self.descriptor, FlockOperation::Unlock);
     }
 }
 
@@ -60,7 +102,7 @@ fn open_dir(path: &Path) -> io::Result<RealDir> {
     let descriptor = retry_on_intr(|| rustix::fs::open(path, DIRECTORY, Mode::empty()))?;
     // Without a working directory it is as relative as it was given: it only serves messages.
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Ok(RealDir { descriptor, path })
+    Ok(RealDir { descriptor, path, guard: ForkGuard::new()? })
 }
 
 impl Fs for RealFs {
@@ -90,9 +132,22 @@ impl Fs for RealFs {
 impl RealDir {
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
         check_name(name)?;
+        if planted("path_resolved_again")
+            && let Ok(again) = open_dir(&self.path)
+            && again.id()? != self.id()?
+        {
+            return again.open_file(name, flags);
+        }
         let mode = Mode::RUSR | Mode::WUSR;
         let opened = retry_on_intr(|| rustix::fs::openat(&self.descriptor, name, flags | OFlags::CLOEXEC, mode));
-        Ok(Arc::new(RealFile(opened.map_err(|error| self.explained(error))?.into())))
+        let file = opened.map_err(|error| self.explained(error))?.into();
+        Ok(Arc::new(RealFile { file, guard: self.guard }))
+    }
+
+    fn id(&self) -> io::Result<DirectoryId> {
+        let found = rustix::fs::fstat(&self.descriptor)?;
+        #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the types differ between platforms")]
+        Ok((found.st_dev as u64, found.st_ino as u64))
     }
 
     /// Tells a file that is not there from a directory that is gone.
@@ -112,6 +167,7 @@ impl Dir for RealDir {
     }
 
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.guard.check()?;
         self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
 
@@ -120,6 +176,7 @@ impl Dir for RealDir {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.guard.check()?;
         check_name(from)?;
         check_name(to)?;
         let renamed = rustix::fs::renameat(&self.descriptor, from, &self.descriptor, to);
@@ -127,12 +184,14 @@ impl Dir for RealDir {
     }
 
     fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.guard.check()?;
         check_name(name)?;
         let removed = rustix::fs::unlinkat(&self.descriptor, name, AtFlags::empty());
         removed.map_err(|error| self.explained(error))
     }
 
     fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        self.guard.check()?;
         check_name(name)?;
         check_name(link)?;
         let target: &dyn Any = target;
@@ -160,17 +219,23 @@ impl Dir for RealDir {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.guard.check()?;
         Ok(rustix::fs::fsync(&self.descriptor)?)
     }
 
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        self.guard.check()?;
+        let directory = self.id()?;
         let own = retry_on_intr(|| rustix::fs::openat(&self.descriptor, ".", DIRECTORY, Mode::empty()))?;
         let operation = match kind {
             LockKind::Shared => FlockOperation::NonBlockingLockShared,
             LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
         match retry_on_intr(|| rustix::fs::flock(&own, operation)) {
-            Ok(()) => Ok(Some(Box::new(RealLock(own)))),
+            Ok(()) => {
+                locked().into_iter().for_each(|mut locked| locked.push((directory, self.guard)));
+                Ok(Some(Box::new(RealLock { descriptor: own, directory, guard: self.guard })))
+            }
             Err(Errno::WOULDBLOCK) => Ok(None),
             // NFS turns the lock into one of a range of bytes, for which the directory would have to be open for writing.
             Err(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => {
@@ -180,6 +245,11 @@ impl Dir for RealDir {
         }
     }
 
+    fn is_locked_by_this_process(&self) -> bool {
+        let Ok(directory) = self.id() else { return false };
+        locked().is_some_and(|locked| locked.iter().any(|(locked, guard)| *locked == directory && !guard.is_forked()))
+    }
+
     fn preallocation_is_promise(&self) -> io::Result<bool> {
         preallocation_is_promise(&self.descriptor)
     }
@@ -187,39 +257,44 @@ impl Dir for RealDir {
 
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
+        self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(bytes, offset)
+        self.guard.check()?;
+        self.file.write_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.guard.check()?;
+        self.file.sync_data()
     }
 
     fn start_writing(&self, offset: u64, len_bytes: u64) {
-        crate::mapping::start_writing(&self.0, offset, len_bytes);
+        crate::mapping::start_writing(&self.file, offset, len_bytes);
     }
 
     fn metadata(&self) -> io::Result<Metadata> {
-        self.0.metadata().map(|metadata| of(&metadata))
+        self.file.metadata().map(|metadata| of(&metadata))
     }
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.set_len(len_bytes)
+        self.guard.check()?;
+        self.file.set_len(len_bytes)
     }
 
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {
-        allocate(&self.0, len_bytes)
+        self.guard.check()?;
+        allocate(&self.file, len_bytes)
     }
 
     fn release_behind(&self, len_bytes: u64) -> io::Result<()> {
-        punch(&self.0, len_bytes)
+        self.guard.check()?;
+        punch(&self.file, len_bytes)
     }
 
     fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping> {
-        Mapping::of_file(&self.0, len_bytes, access, permit)
+        Mapping::of_file(&self.file, len_bytes, access, permit)
     }
 }
 

@@ -17,14 +17,26 @@ pub enum FaultKind {
     LyingSync,
     /// One bit of what is read or written is flipped.
     FlipBit,
+    /// The process has no more file descriptors: calls that open something fail.
+    NoDescriptors,
+    /// The system has no more memory: everything fails but syncs, which ask the device, and copies into maps.
+    NoMemory,
     /// The call panics before it does anything.
     Panic,
 }
 
 impl FaultKind {
     /// All that the system can do; [`Panic`](Self::Panic) is what a file system of the caller's can do.
-    pub const ALL: [Self; 6] =
-        [Self::Io, Self::NoSpace, Self::ShortWrite, Self::Interrupted, Self::LyingSync, Self::FlipBit];
+    pub const ALL: [Self; 8] = [
+        Self::Io,
+        Self::NoSpace,
+        Self::ShortWrite,
+        Self::Interrupted,
+        Self::LyingSync,
+        Self::FlipBit,
+        Self::NoDescriptors,
+        Self::NoMemory,
+    ];
 }
 
 /// A fault and when it strikes.
@@ -42,13 +54,17 @@ pub struct Fault {
 /// Which calls a fault can apply to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Looks something up.
+    /// Looks something up, or maps it.
     Look,
+    /// Opens what is there.
+    Open,
+    /// Creates and opens a file: needs room.
+    Create,
     /// Reads bytes.
     Read,
     /// Writes bytes.
     Write,
-    /// Creates, links or allocates: needs room.
+    /// Makes a directory, links or allocates: needs room.
     Grow,
     /// Renames or removes.
     Name,
@@ -63,7 +79,7 @@ impl Fault {
         let due = if self.lasting { number >= self.at_call } else { number == self.at_call };
         due && match self.kind {
             FaultKind::Io | FaultKind::Panic => call != Call::Memory,
-            FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow),
+            FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Create),
             FaultKind::ShortWrite => call == Call::Write,
             FaultKind::Interrupted => {
                 matches!(call, Call::Read | Call::Write | Call::Sync)
@@ -71,6 +87,8 @@ impl Fault {
             }
             FaultKind::LyingSync => call == Call::Sync,
             FaultKind::FlipBit => matches!(call, Call::Read | Call::Write),
+            FaultKind::NoDescriptors => matches!(call, Call::Open | Call::Create),
+            FaultKind::NoMemory => !matches!(call, Call::Sync | Call::Memory),
         }
     }
 }

@@ -243,8 +243,11 @@ fn not_found() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
+const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+const EMFILE: i32 = 24;
+
 fn input_output() -> io::Error {
-    const EIO: i32 = 5;
     io::Error::from_raw_os_error(EIO)
 }
 
@@ -259,6 +262,8 @@ impl State {
             Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
             #[expect(clippy::panic, reason = "that is what the test asked for")]
             Some(FaultKind::Panic) => panic!("the simulated file system was told to panic"),
+            Some(FaultKind::NoDescriptors) => Err(io::Error::from_raw_os_error(EMFILE)),
+            Some(FaultKind::NoMemory) => Err(io::Error::from_raw_os_error(ENOMEM)),
             softer => Ok(softer),
         }
     }
@@ -401,7 +406,7 @@ impl State {
 impl Fs for SimFs {
     fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
         let mut state = self.state.lock();
-        state.enter(Call::Look)?;
+        state.enter(Call::Open)?;
         let id = state.dir_id(path)?;
         Ok(Arc::new(SimDir { fs: self.clone(), id, path: path.to_owned() }))
     }
@@ -442,7 +447,7 @@ struct SimDir {
 
 impl SimDir {
     fn create(&self, state: &mut State, name: &str) -> io::Result<Arc<dyn File>> {
-        state.enter(Call::Grow)?;
+        state.enter(Call::Create)?;
         let path = state.path_in(self.id, name)?;
         if state.names.contains_key(&path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -466,7 +471,7 @@ impl Dir for SimDir {
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
         let mut state = self.fs.state.lock();
-        state.enter(Call::Look)?;
+        state.enter(Call::Open)?;
         let inode = state.inode(&state.path_in(self.id, name)?)?;
         Ok(Arc::new(SimFile { fs: self.fs.clone(), inode, access }))
     }
@@ -508,7 +513,7 @@ impl Dir for SimDir {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut state = self.fs.state.lock();
-        state.enter(Call::Look)?;
+        state.enter(Call::Open)?;
         let dir = state.dir(self.id)?;
         let names = state.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(names.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
@@ -530,7 +535,7 @@ impl Dir for SimDir {
 
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
         let mut state = self.fs.state.lock();
-        state.enter(Call::Look)?;
+        state.enter(Call::Open)?;
         let held = state.locks.entry(self.id).or_default();
         if held.exclusive || (kind == LockKind::Exclusive && held.shared > 0) {
             return Ok(None);
@@ -540,6 +545,10 @@ impl Dir for SimDir {
             LockKind::Exclusive => held.exclusive = true,
         }
         Ok(Some(Box::new(SimLock { fs: self.fs.clone(), dir: self.id, kind })))
+    }
+
+    fn is_locked_by_this_process(&self) -> bool {
+        self.fs.state.lock().locks.get(&self.id).is_some_and(|held| held.exclusive || held.shared > 0)
     }
 
     fn preallocation_is_promise(&self) -> io::Result<bool> {

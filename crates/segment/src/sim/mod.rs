@@ -42,6 +42,7 @@ mod fault;
 mod files;
 mod rng;
 
+pub use crate::mapping::run_in_fork;
 pub use crash::{Choice, CrashPlan, CrashPoint, CrashState, CrashStates, ParseCrashPointError};
 pub use fault::{Fault, FaultKind};
 pub use files::SimFs;
