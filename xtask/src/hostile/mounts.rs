@@ -64,11 +64,10 @@ pub(super) fn mount(kind: &str, parent: &Path, len_bytes: u64) -> Result<Mount> 
 }
 
 /// How small a file system of this kind can be.
-pub(super) fn least_len_bytes(kind: &str) -> u64 {
+fn least_len_bytes(kind: &str) -> u64 {
     match kind {
         "xfs" => 300 << 20,
         "btrfs" => 114 << 20,
-        "ext4" => 1 << 20,
         _ => 1 << 20,
     }
 }

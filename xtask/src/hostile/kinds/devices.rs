@@ -9,14 +9,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hightower_engine::{Components, ErrorKind, SingleNodeEngine, StoreConfig};
 
 use crate::hostile::model::{Change, Effect, Model};
-use crate::hostile::mounts::{KINDS, Mount, least_len_bytes, mount};
+use crate::hostile::mounts::{KINDS, Mount, mount};
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::config;
 
-/// The longest value of a small device.
-const VALUE_LEN_BYTES: u64 = 2000;
 /// From this size on half of a device must be of use.
 const USEFUL_FROM_BYTES: u64 = 4 << 20;
 
@@ -31,10 +29,10 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let is_wanted = |kind: &str| !round.plan.without.contains(kind);
     let device = if is_wanted(drawn) { drawn } else { "quota" };
     debug_assert!(device == "quota" || KINDS.contains(&device), "only those are known");
-    let len_bytes = if device == "quota" { len_bytes.min(16 << 20) } else { len_bytes.max(least_len_bytes(device)) };
+    let len_bytes = if device == "quota" { len_bytes.min(16 << 20) } else { len_bytes };
     let mounted = match device {
         "quota" => None,
-        kind => match mount(kind, &round.dir, len_bytes) {
+        kind => match mount(kind, &round.dir, len_bytes).and_then(|mounted| leave(mounted, len_bytes)) {
             Ok(mounted) => Some(mounted),
             Err(error) => {
                 println!("skipped {kind} cannot be mounted here: {}", format!("{error:#}").replace('\n', " "));
@@ -48,12 +46,23 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let mut config = if random.once_in(2) { StoreConfig::at(&dir) } else { config(&mut random, &dir) };
     config.compaction_interval = random.pick(&[std::time::Duration::ZERO, std::time::Duration::from_millis(20)]);
     config.worker_threads = 0;
+    if len_bytes > 8 << 20 {
+        // Thousands of files would take their time.
+        config.max_segment_size = config.max_segment_size.max(256 << 10);
+        config.min_segment_size = config.min_segment_size.max(64 << 10);
+    }
     if mounted.is_none() {
         config.max_disk_bytes = Some(len_bytes);
     }
-    // What there is more of than a device of usual size takes long to fill.
-    let keys = (len_bytes / 150).min(100_000);
-    let model = Model::new((0..keys).map(key), if len_bytes > 64 << 20 { 50_000 } else { VALUE_LEN_BYTES });
+    // Half as much again as fits, in values that are longer on larger devices.
+    let max_value_len: u64 = match len_bytes >> 20 {
+        0..4 => 2000,
+        4..32 => 16_000,
+        _ => 64_000,
+    };
+    let mean_len = (max_value_len / 16).min(450) + max_value_len / 32;
+    let keys = len_bytes * 3 / 2 / mean_len;
+    let model = Model::new((0..keys).map(key), max_value_len);
     let store = Store::unopened(config, Components::default(), &round.scratch(), model, &round.plan)?;
     store.allow(&[ErrorKind::Full]);
     let is_open = store.open_again(None)?;
@@ -65,6 +74,17 @@ pub(super) fn run(round: &Round) -> Result<()> {
     device
         .attack(&mut random)
         .with_context(|| format!("on {device_name} of {} MiB", len_bytes >> 20, device_name = drawn))
+}
+
+/// Where a file system cannot be so small, somebody else's file takes all but `len_bytes` of it.
+fn leave(mounted: Mount, len_bytes: u64) -> Result<Mount> {
+    let free = rustix::fs::statvfs(&mounted.dir)?;
+    let taken = (free.f_bavail * free.f_frsize).saturating_sub(len_bytes);
+    if taken >= 32 << 20 {
+        let file = fs::File::create(mounted.dir.join("ballast"))?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, taken)?;
+    }
+    Ok(mounted)
 }
 
 struct Device<'a> {
@@ -80,7 +100,7 @@ impl Device<'_> {
         let mut live_bytes = self.fill(random, 0, u64::MAX)?.1;
         if self.len_bytes >= USEFUL_FROM_BYTES {
             ensure!(
-                live_bytes * 2 >= self.len_bytes.min(self.keys * VALUE_LEN_BYTES / 8),
+                live_bytes * 2 >= self.len_bytes,
                 "an empty device of {} bytes is full with {live_bytes} bytes of values",
                 self.len_bytes
             );
