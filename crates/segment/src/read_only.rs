@@ -1,11 +1,12 @@
 //! Looking at a store without changing a byte of it, damaged ones too.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use hightower_log::{SegmentHeader, SegmentKind};
 
-use crate::error::SegmentError;
+use crate::error::{SegmentError, is_shortage};
 use crate::fs::{Access, Dir, Fs, Lock, LockKind, read_full_at};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::mutants::planted;
@@ -52,7 +53,10 @@ impl ReadOnlyStore {
         let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
             Ok(Some(manifest)) => (manifest, None),
             Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
-            Err(error) if salvage => (manifest_from_headers(opened.as_ref(), &names), Some(error)),
+            // What could not be read for want of memory or descriptors is not damaged.
+            Err(error) if salvage && !error.is_shortage() => {
+                (manifest_from_headers(opened.as_ref(), &names)?, Some(error))
+            }
             Err(error) => return Err(error),
         };
         let Survey { live, mut report, .. } =
@@ -102,27 +106,44 @@ impl ReadOnlyStore {
 }
 
 /// Stands in for a manifest that cannot be read: every file that begins with a segment header.
-fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Manifest {
+fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Result<Manifest, SegmentError> {
     let mut manifest = Manifest::new([0; 16]);
     for id in names.iter().filter_map(|name| segment_id(name)) {
-        if let Some(entry) = entry_from_header(dir, id) {
+        if let Some(entry) = entry_from_header(dir, id)? {
             manifest.insert(entry);
         }
     }
-    manifest
+    Ok(manifest)
 }
 
-pub(crate) fn entry_from_header(dir: &dyn Dir, id: u32) -> Option<SegmentEntry> {
-    let file = dir.open(&segment_name(id), Access::Read).ok()?;
+/// What the header of a segment's file says; `None` if there is no header that can be read.
+///
+/// # Errors
+///
+/// [`SegmentError::Io`] if the process had too little memory or too few descriptors to look.
+pub(crate) fn entry_from_header(dir: &dyn Dir, id: u32) -> Result<Option<SegmentEntry>, SegmentError> {
+    let name = segment_name(id);
+    match read_header(dir, &name, id) {
+        Ok(found) => Ok(found),
+        Err(error) if is_shortage(&error) && !planted("shortage_is_damage") => {
+            Err(SegmentError::io("read", &dir.path().join(name), error))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn read_header(dir: &dyn Dir, name: &str, id: u32) -> io::Result<Option<SegmentEntry>> {
+    let file = dir.open(name, Access::Read)?;
     let mut bytes = [0; SegmentHeader::LEN];
-    let read = read_full_at(file.as_ref(), &mut bytes, 0).ok()?;
-    let header = SegmentHeader::decode(bytes.get(..read)?).ok().filter(|header| header.id == id)?;
+    let read = read_full_at(file.as_ref(), &mut bytes, 0)?;
+    let header = SegmentHeader::decode(bytes.get(..read).unwrap_or_default()).ok();
+    let Some(header) = header.filter(|header| header.id == id) else { return Ok(None) };
     let state = match header.kind {
         SegmentKind::Append => SegmentState::Open,
         SegmentKind::Compacted => {
-            let len_bytes = u32::try_from(file.metadata().ok()?.len_bytes).unwrap_or(u32::MAX);
+            let len_bytes = u32::try_from(file.metadata()?.len_bytes).unwrap_or(u32::MAX);
             SegmentState::Sealed { len_bytes, records: 0 }
         }
     };
-    Some(entry_of(&header, state))
+    Ok(Some(entry_of(&header, state)))
 }

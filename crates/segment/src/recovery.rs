@@ -75,7 +75,7 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
         ManifestError::Damaged { offset, reason } => SegmentError::corrupt(&path, offset, Damage::Manifest(reason)),
         newer => SegmentError::VersionUnsupported { path: path.clone(), what: newer.to_string() },
     })?;
-    if has_lost_an_edit(dir, names, &manifest) && !planted("lost_edit_unnoticed") {
+    if has_lost_an_edit(dir, names, &manifest)? && !planted("lost_edit_unnoticed") {
         let damage = Damage::Manifest("it has lost an edit: a segment with commits is not named");
         return Err(SegmentError::corrupt(&path, bytes.len() as u64, damage));
     }
@@ -87,16 +87,23 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
 ///
 /// Edits follow a manifest that names the segment which its writer appends to. One that names none is whole: its store was closed, or it is a backup,
 /// beside which files for the next one may lie.
-fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> bool {
+fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Result<bool, SegmentError> {
     if manifest.segments.iter().all(|entry| entry.state != SegmentState::Open) {
-        return false;
+        return Ok(false);
     }
     let unnamed = names.iter().filter_map(|name| segment_id(name)).filter(|id| manifest.segment(*id).is_none());
-    let mut entries = unnamed.filter_map(|id| entry_from_header(dir, id));
-    entries.any(|entry| {
-        let begins_there = entry.kind == SegmentKind::Append && entry.base_seq >= manifest.next_seq;
-        begins_there && find(dir, entry, true).is_ok_and(|found| found.segment.record_at(FIRST_RECORD_AT).is_ok())
-    })
+    for id in unnamed {
+        let entry = entry_from_header(dir, id)?;
+        let begins_there =
+            |entry: &SegmentEntry| entry.kind == SegmentKind::Append && entry.base_seq >= manifest.next_seq;
+        let Some(entry) = entry.filter(begins_there) else { continue };
+        match find(dir, entry, true) {
+            Ok(found) if found.segment.record_at(FIRST_RECORD_AT).is_ok() => return Ok(true),
+            Err(error) if error.is_shortage() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
 /// What a survey is for.
@@ -137,7 +144,8 @@ pub(crate) fn survey(
     for entry in &manifest.segments {
         let found = match find(dir, *entry, salvage) {
             Ok(found) => found,
-            Err(error) if salvage => {
+            // What could not be read for want of memory or descriptors is not damaged.
+            Err(error) if salvage && (!error.is_shortage() || planted("shortage_is_damage")) => {
                 survey.report.damage.push(error);
                 continue;
             }

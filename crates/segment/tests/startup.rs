@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{DIR, Step, World, options};
-use hightower_segment::sim::SimFs;
+use hightower_segment::sim::{Fault, FaultKind, SimFs};
 use hightower_segment::{
     AppendMode, Damage, Fs, MANIFEST, ReadOnlyStore, RecoveryReport, SegmentError, SegmentOutcome, SegmentState,
     SegmentStore, Stamp, StoreOptions, Tolerance, segment_name,
@@ -76,6 +76,43 @@ fn open_with(fs: &SimFs, options: StoreOptions) -> Result<(usize, RecoveryReport
 fn read_only(fs: &SimFs, tolerance: Tolerance) -> Result<ReadOnlyStore, SegmentError> {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
     ReadOnlyStore::open(&fs, Path::new(DIR), tolerance)
+}
+
+/// What could not be read for want of descriptors or memory is no damage, in a store with a manifest and in one without.
+#[test]
+fn a_shortage_is_no_damage() {
+    for has_manifest in [true, false] {
+        let (fs, _) = store(40, true);
+        if !has_manifest {
+            fs.unplant(&path("MANIFEST"));
+        }
+        let count =
+            |store: &ReadOnlyStore| store.segments().iter().map(|segment| segment.scan().count()).sum::<usize>();
+        let before = fs.call_count();
+        let whole = count(&read_only(&fs, Tolerance::Salvage).unwrap());
+        let calls = fs.call_count() - before;
+        let mut refused = 0;
+        for (kind, lasting) in
+            [(FaultKind::NoDescriptors, false), (FaultKind::NoMemory, false), (FaultKind::NoMemory, true)]
+        {
+            for at in 0..calls {
+                fs.inject(Fault { kind, at_call: fs.call_count() + at, lasting });
+                let opened = read_only(&fs, Tolerance::Salvage);
+                fs.heal();
+                match opened {
+                    Err(error) => {
+                        assert!(matches!(error, SegmentError::Io { .. }), "{kind:?} at {at}: {error}");
+                        refused += 1;
+                    }
+                    Ok(store) => {
+                        assert_eq!(store.report().damage.len(), usize::from(!has_manifest), "{kind:?} at {at}");
+                        assert_eq!(count(&store), whole, "{kind:?} at {at}");
+                    }
+                }
+            }
+        }
+        assert!(refused > 10, "{refused}");
+    }
 }
 
 fn edit(fs: &SimFs, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {

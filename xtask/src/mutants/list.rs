@@ -354,6 +354,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-engine", "copies_crash", "a_backup_into_an_earlier_one")],
     ),
     caught(
+        "shortage_is_damage",
+        "what cannot be read for want of memory or descriptors is an error, and no damage",
+        &[opening("a_shortage_is_no_damage")],
+    ),
+    caught(
         "backup_removes_others",
         "a backup removes exact names of the store's alone",
         &[plain("hightower-engine", "foreign_files", "a_backup_leaves_files_of_others_alone")],
