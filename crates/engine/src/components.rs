@@ -19,7 +19,7 @@ pub trait Clock: Debug + Send + Sync {
     /// Unix time in milliseconds.
     fn now_ms(&self) -> i64;
 
-    /// Time since some fixed moment, never going back.
+    /// Time since some fixed moment, never going back. If it does, it stands still for the store; more than 1,000 years are not believed.
     fn elapsed(&self) -> Duration;
 }
 

@@ -20,6 +20,7 @@ use crate::guarded::Panics;
 use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
+use crate::open_store::{InUse, OpenStore};
 use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::place::Place;
@@ -42,8 +43,8 @@ pub(crate) struct Core {
     pub(crate) segments: Segments,
     /// `None` in a store that is read-only or closed.
     pub(crate) commit: Mutex<Option<CommitLog>>,
-    /// Holds the store's lock. `None` as above, so that a snapshot that outlives the engine does not keep the store locked.
-    store: Mutex<Option<SegmentStore>>,
+    /// Holds the store's lock. Empty as above, so that a snapshot that outlives the engine does not keep the store locked.
+    store: OpenStore,
     pub(crate) group: GroupCommit,
     pub(crate) poison: Poison,
     pub(crate) flusher: Flusher,
@@ -118,7 +119,7 @@ impl Core {
             last: OnceLock::new(),
             segments,
             commit: Mutex::new(log),
-            store: Mutex::new(store),
+            store: OpenStore::new(store),
             poison: Poison::default(),
             flusher: Flusher::default(),
             maintenance: Maintenance::default(),
@@ -192,16 +193,16 @@ impl Core {
         self.number(ConcurrentKvState::visible_seq, |last| last.state.visible_seq)
     }
 
-    /// The segment store, unless the store is read-only or closed.
-    pub(crate) fn store(&self) -> Result<SegmentStore> {
+    /// The segment store, unless the store is read-only or closed. Closing waits until it is dropped.
+    pub(crate) fn store(&self) -> Result<InUse<'_>> {
         self.check_not_forked()?;
-        self.store.lock().clone().ok_or(if self.config.read_only { Error::ReadOnly } else { Error::Closed })
+        self.store.get().ok_or(if self.config.read_only { Error::ReadOnly } else { Error::Closed })
     }
 
-    /// Lets go of the segment store, and with it of the lock.
+    /// Lets go of the segment store, and with it of the lock, once nobody works with it.
     pub(crate) fn release_store(&self) {
         if !planted("lock_until_dropped") {
-            self.store.lock().take();
+            self.store.close();
         }
     }
 

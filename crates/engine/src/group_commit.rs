@@ -98,11 +98,13 @@ struct LastSync {
 struct Leading<'a> {
     group: &'a GroupCommit,
     poison: &'a Poison,
+    /// Without it the sync has panicked: that the thread is panicking says nothing, since destructors may commit.
+    has_ended: bool,
 }
 
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if !self.has_ended || planted("destructor_poisons") && thread::panicking() {
             if planted("panic_keeps_the_lead") {
                 return;
             }
@@ -163,7 +165,7 @@ impl GroupCommit {
         }
         *syncing = true;
         drop(syncing);
-        let leading = Leading { group: self, poison };
+        let mut leading = Leading { group: self, poison, has_ended: false };
 
         self.gather(&elapsed);
         let (arrivals, began) = (self.arrivals.load(Ordering::Relaxed), elapsed());
@@ -180,6 +182,7 @@ impl GroupCommit {
             self.syncs.fetch_add(1, Ordering::Relaxed);
             self.note_sync(arrivals, elapsed().saturating_sub(began));
         }
+        leading.has_ended = true;
         drop(leading);
         result.map(drop)
     }

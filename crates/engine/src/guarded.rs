@@ -55,13 +55,13 @@ impl Panics {
 
     #[cold]
     fn note(&self, what: &'static str, payload: Box<dyn Any + Send>) -> String {
-        let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-            (Some(text), _) => (*text).to_owned(),
-            (None, Some(text)) => text.clone(),
-            (None, None) => "no message".to_owned(),
-        };
-        // A payload of the caller's own type might panic when it is dropped.
-        std::mem::forget(payload);
+        let message = payload.downcast::<String>().map(|text| *text);
+        let message = message.or_else(|payload| payload.downcast::<&str>().map(|text| (*text).to_owned()));
+        let message = message.unwrap_or_else(|payload| {
+            // A payload of the caller's own type might panic when it is dropped.
+            std::mem::forget(payload);
+            "no message".to_owned()
+        });
         self.count.fetch_add(1, Ordering::Relaxed);
         *self.last.lock() = Some(format!("{what} panicked: {message}"));
         message
@@ -112,7 +112,10 @@ pub(crate) fn choose(
     panics.catch(what, || policy.choose(usage, goal, config)).map_err(|message| Error::Panicked { what, message })
 }
 
-/// A clock that stands still where the caller's panics.
+/// No clock has run for longer, so that times can be added and multiplied: a thousand years.
+const LONGEST_ELAPSED: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
+
+/// A clock that stands still where the caller's panics, and whose [`elapsed`](Clock::elapsed) does not go back.
 struct GuardedClock {
     inner: Arc<dyn Clock>,
     panics: Arc<Panics>,
@@ -132,16 +135,18 @@ impl Clock for GuardedClock {
     }
 
     fn elapsed(&self) -> Duration {
-        match self.panics.catch("the clock", || self.inner.elapsed()) {
-            Ok(elapsed) => {
-                let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-                if elapsed_ms > self.last_elapsed_ms.load(Ordering::Relaxed) {
-                    self.last_elapsed_ms.store(elapsed_ms, Ordering::Relaxed);
-                }
-                elapsed
-            }
-            Err(_) => Duration::from_millis(self.last_elapsed_ms.load(Ordering::Relaxed)),
+        let last_ms = self.last_elapsed_ms.load(Ordering::Relaxed);
+        let last = Duration::from_millis(last_ms);
+        let elapsed = self.panics.catch("the clock", || self.inner.elapsed()).unwrap_or(last);
+        if planted("elapsed_unbounded") {
+            return elapsed;
         }
+        let elapsed = elapsed.clamp(last, LONGEST_ELAPSED);
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        if elapsed_ms > last_ms {
+            self.last_elapsed_ms.fetch_max(elapsed_ms, Ordering::Relaxed);
+        }
+        elapsed
     }
 }
 

@@ -49,6 +49,7 @@ mod maintenance;
 mod mutants;
 mod observe;
 mod open;
+mod open_store;
 mod pace;
 mod parallel;
 mod pipeline;

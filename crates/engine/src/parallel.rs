@@ -40,13 +40,14 @@ pub(crate) fn in_pieces<T: Send>(
             // One thread fewer only takes longer.
             let _started = thread::Builder::new().name("hightower-open".into()).spawn_scoped(scope, || while step() {});
         }
-        // Also if `watch` panics: the others need not go on then.
-        let _over = SetOnUnwind(&is_over);
+        // If `watch` panics, the others need not go on.
+        let over = SetOnDrop(&is_over);
         while step() {
             if watch().is_break() {
                 is_over.store(true, Ordering::Relaxed);
             }
         }
+        std::mem::forget(over);
     });
     if is_over.into_inner() {
         return None;
@@ -56,14 +57,12 @@ pub(crate) fn in_pieces<T: Send>(
     Some(done.into_iter().map(|(_, result)| result).collect())
 }
 
-/// Sets a flag if it is dropped by a panic.
-struct SetOnUnwind<'a>(&'a AtomicBool);
+/// Sets a flag unless it is forgotten. Whether the thread is panicking says nothing: a destructor may open a store.
+struct SetOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for SetOnUnwind<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

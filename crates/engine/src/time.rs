@@ -34,9 +34,10 @@ impl StoreTime {
         let all = segments.all();
         let headers = all.iter().map(|tracked| tracked.segment.header());
         let begun = headers.map(|header| header.base_timestamp);
-        let appended = all.iter().filter(|tracked| tracked.segment.header().kind == SegmentKind::Append);
-        let newest = appended.max_by_key(|tracked| tracked.segment.id());
-        let ended = newest.and_then(|tracked| tracked.segment.sealed_at());
+        let appended = all.iter().rev().filter(|tracked| tracked.segment.header().kind == SegmentKind::Append);
+        // The newest may have been begun, ahead of its use, before the one before it was sealed.
+        let looked_at = if planted("seal_of_before_ignored") { 1 } else { 2 };
+        let ended = appended.take(looked_at).filter_map(|tracked| tracked.segment.sealed_at());
         let latest_ms = begun.chain(ended).filter(|ms| is_plausible(*ms)).max();
         let latest_ms = latest_ms.filter(|_| !planted("time_begins_anew"));
         Self::beginning_at(clock, latest_ms.unwrap_or(0))

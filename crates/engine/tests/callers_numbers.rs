@@ -307,3 +307,116 @@ fn a_clock_that_was_ahead_keeps_no_tombstone_for_ever() {
         assert_eq!(engine.stats().tombstones, 0, "{ahead}");
     }
 }
+
+#[test]
+fn a_grace_ends_while_the_clock_is_behind_and_nothing_is_written() {
+    let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+    let engine = open_with(config(dir.path()), &clock);
+    engine.put("k", "x").unwrap();
+    engine.delete("k").unwrap();
+    engine.run_compaction_now().unwrap();
+    clock.say(NOW_MS - 365 * 24 * 3_600_000);
+    for _ in 0..3 {
+        clock.pass(125_000);
+        engine.run_compaction_now().unwrap();
+    }
+    assert_eq!(engine.stats().tombstones, 0, "time has stood still");
+}
+
+#[test]
+fn a_crash_takes_back_no_time_that_a_seal_has_seen() {
+    let (fs, clock) = (SimFs::new(), Hands::at(NOW_MS));
+    let open = |fs: &SimFs| {
+        let components = Components {
+            fs: Arc::new(fs.clone()),
+            clock: Arc::clone(&clock) as Arc<_>,
+            background: hightower_engine::Background::Caller,
+            ..Components::default()
+        };
+        SingleNodeEngine::with_components(config(Path::new("/store")), components).unwrap()
+    };
+    let engine = open(&fs);
+    // The next segment is begun ahead of its use; the one before it ends an hour later.
+    engine.put("a", [1; 9 << 10]).unwrap();
+    engine.put("b", [2; 9 << 10]).unwrap();
+    clock.pass(3_600_000);
+    engine.put("c", [3; 9 << 10]).unwrap();
+    let created_ms: Vec<_> = engine.stats().segments.iter().map(|segment| segment.created_ms).collect();
+    assert_eq!(created_ms, [NOW_MS; 3], "no header tells of that hour");
+    clock.say(NOW_MS);
+    let engine = open(&fs.crash_at(CrashPoint { op: fs.op_count(), choice: Choice::Everything }));
+    let latest_ms = engine.stats().segments.iter().map(|segment| segment.created_ms).max();
+    assert_eq!(latest_ms, Some(NOW_MS + 3_600_000), "the seal has seen that hour");
+}
+
+/// A clock whose every answer is drawn anew from all that its types can say.
+#[derive(Debug)]
+struct Wild(AtomicU64);
+
+impl Wild {
+    fn draw(&self) -> u64 {
+        let drawn = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        (drawn ^ (drawn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+}
+
+impl Clock for Wild {
+    fn now_ms(&self) -> i64 {
+        match self.draw() >> 61 {
+            0 => i64::MIN,
+            1 => i64::MAX,
+            2 => 0,
+            3 => 253_402_300_799_999,
+            4 => NOW_MS,
+            _ => self.draw().cast_signed(),
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self.draw() >> 61 {
+            0 => Duration::MAX,
+            1 => Duration::ZERO,
+            2 => Duration::from_secs(u64::MAX),
+            _ => Duration::from_micros(self.draw() >> 40),
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_says_anything_harms_nothing() {
+    for (workers, background) in [
+        (0, hightower_engine::Background::Threads),
+        (1, hightower_engine::Background::Threads),
+        (0, hightower_engine::Background::Caller),
+    ] {
+        let dir = TempDir::new().unwrap();
+        for round in 0..4_u64 {
+            let components =
+                Components { clock: Arc::new(Wild(AtomicU64::new(round))), background, ..Components::default() };
+            let compaction = CompactionConfig {
+                tombstone_grace: GRACE,
+                rate_limit_bytes_per_s: std::num::NonZeroU64::new(1 << 30),
+                ..CompactionConfig::default()
+            };
+            let config = StoreConfig {
+                worker_threads: workers,
+                compaction,
+                max_segment_size: 1 << 20,
+                compaction_interval: Duration::from_millis(1),
+                ..config(dir.path())
+            };
+            let engine = SingleNodeEngine::with_components(config, components).unwrap();
+            for number in 0..1500_u64 {
+                engine.put(format!("{}", number % 300), vec![7; 3000]).unwrap();
+                if number % 7 == 0 {
+                    engine.delete(format!("{}", number % 300)).unwrap();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            engine.run_compaction_now().unwrap();
+            let stats = engine.stats();
+            assert_eq!((stats.poisoned, stats.caught_panics, stats.last_panic), (None, 0, None));
+            engine.close().unwrap();
+        }
+    }
+}

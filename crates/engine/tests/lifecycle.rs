@@ -202,6 +202,54 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
     }
 }
 
+/// Whoever looks at a store, syncs it or copies it while it is closed does not keep it locked, and neither do snapshots.
+#[test]
+fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut held = Vec::new();
+    for round in 0..150_usize {
+        let config = StoreConfig {
+            worker_threads: round % 3,
+            max_segment_size: 16 << 10,
+            ..StoreConfig::at(dir.path().join("kv"))
+        };
+        let engine = SingleNodeEngine::with_config(config).unwrap();
+        for number in 0..20 {
+            engine.put_with(format!("{number}"), vec![7; 3 << 10], Durability::Os).unwrap();
+        }
+        held.push((engine.snapshot().unwrap(), engine.range::<&str>(..).unwrap()));
+        if held.len() > 5 {
+            held.remove(0);
+        }
+        let closed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for other in 0..4 {
+                let (engine, dir, closed) = (&engine, &dir, &closed);
+                scope.spawn(move || {
+                    while !closed.load(Ordering::SeqCst) {
+                        match other {
+                            0 => drop(engine.stats()),
+                            1 => drop(engine.flush()),
+                            2 => drop(engine.backup_to(dir.path().join("copy"))),
+                            _ => drop(engine.put_with("key", "value", Durability::Sync)),
+                        }
+                    }
+                });
+            }
+            thread::sleep(Duration::from_micros(500));
+            let outcome = engine.close();
+            let again = SingleNodeEngine::open_read_only(dir.path().join("kv"));
+            closed.store(true, Ordering::SeqCst);
+            outcome.unwrap();
+            assert!(!again.unwrap_or_else(|error| panic!("round {round}: {error}")).open_report().was_unclean());
+        });
+    }
+    for (snapshot, mut range) in held {
+        assert_eq!(snapshot.get("7").unwrap().map(|value| value.len()), Some(3 << 10));
+        assert!(range.next_back().unwrap().value().is_ok());
+    }
+}
+
 /// A store of some mebibytes in small segments, so that whoever watches is called often.
 fn with_much(dir: &std::path::Path, components: Components) -> SingleNodeEngine {
     let config =

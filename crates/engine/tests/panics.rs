@@ -217,3 +217,37 @@ fn callbacks_that_panic_leave_the_store_as_it_was() {
     assert!(!engine.open_report().was_unclean());
     assert_eq!((engine.len(), SingleNodeEngine::open_read_only(&copy).unwrap().len()), (101, 101));
 }
+
+/// Runs its closure when it is dropped, as destructors do.
+struct Last<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Last<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_destructor_that_uses_a_store_while_its_thread_panics_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SingleNodeEngine::with_config(small(&dir)).unwrap();
+    let other = StoreConfig { max_segment_size: 16 << 10, ..StoreConfig::at(dir.path().join("other")) };
+    fill(&SingleNodeEngine::with_config(other.clone()).unwrap());
+    let mut outcomes = Vec::new();
+    panics(|| {
+        let _last = Last(|| {
+            outcomes.push(engine.put_with("a", "1", Durability::Sync).map(drop));
+            outcomes.push(engine.flush());
+            outcomes.push(engine.checkpoint());
+            outcomes.push(engine.run_compaction_now().map(drop));
+            outcomes.push(engine.backup_to(dir.path().join("copy")).map(drop));
+            outcomes.push(SingleNodeEngine::with_config(other.clone()).map(|other| assert_eq!(other.len(), 440)));
+        });
+        panic!("here")
+    });
+    assert_eq!(outcomes.len(), 6);
+    outcomes.into_iter().for_each(|outcome| outcome.unwrap());
+    assert_eq!(engine.stats().poisoned, None);
+    engine.put_with("b", "2", Durability::Sync).unwrap();
+    engine.close().unwrap();
+}

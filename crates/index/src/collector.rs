@@ -139,7 +139,7 @@ impl Collector {
     fn give_back(&self, record: &Record) {
         record.is_orphan.set(false);
         // What this runs takes guards of another record. What cannot be sealed waits in this one for its next owner.
-        self.flush(record);
+        self.hand_over(record).end();
         record.is_taken.store(false, Ordering::Release);
     }
 
@@ -203,12 +203,16 @@ impl Collector {
 
     /// Hands over what the thread keeps, and goes one step on.
     pub(crate) fn flush(&self, record: &Record) {
+        self.hand_over(record).go_on();
+    }
+
+    fn hand_over(&self, record: &Record) -> Panics {
         let bag = record.bag.take();
         let ripe = self.turn(lock(&self.sealed), bag).unwrap_or_else(|mut bag| {
             record.bag.borrow_mut().append(&mut bag);
             Vec::new()
         });
-        run(ripe);
+        run(ripe)
     }
 
     #[cold]
@@ -216,7 +220,9 @@ impl Collector {
         if self.waiting.load(Ordering::Relaxed) > 0
             && let Ok(sealed) = self.sealed.try_lock()
         {
-            run(self.turn(sealed, Vec::new()).unwrap_or_default());
+            // Whoever takes a guard has nothing to do with what is freed; and half a guard would stay for ever.
+            let panics = run(self.turn(sealed, Vec::new()).unwrap_or_default());
+            if planted("pin_panics") { panics.go_on() } else { panics.end() }
         }
     }
 
@@ -271,13 +277,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn run(ripe: Vec<Vec<Action>>) {
+fn run(ripe: Vec<Vec<Action>>) -> Panics {
     let mut panics = Panics::default();
     for action in ripe.into_iter().flatten() {
         // SAFETY: whoever deferred it promised that it may run once the guards of its time have ended; each runs once.
         panics.run(|| unsafe { (action.run)(action.data) });
     }
-    panics.go_on();
+    panics
 }
 
 /// The process's collector, and each thread's record.

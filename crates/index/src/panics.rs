@@ -22,6 +22,11 @@ impl Panics {
         }
     }
 
+    /// The panic was shown when it began, and goes no further.
+    pub(crate) fn end(self) {
+        mem::forget(self);
+    }
+
     /// Goes on with the panic, if there was one.
     pub(crate) fn go_on(self) {
         if let Some(panic) = self.first {

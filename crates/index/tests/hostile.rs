@@ -171,6 +171,8 @@ fn a_bulk_build_is_there_or_not() {
             assert_eq!((map.len(), map.iter(&pin()).count()), (expected, expected), "a panic at call {at}");
             if built.is_err() {
                 assert_eq!(alive.load(Ordering::SeqCst), 0, "a panic at call {at}");
+                let is_there = |number: u64| map.get(&number.to_be_bytes(), &pin()).is_some();
+                assert!(!(0..KEYS).step_by(61).any(is_there), "a panic at call {at} leaves what was dropped in reach");
             }
             // It can be used, and built again.
             assert_eq!(writer.bulk_build([("a", Witness::new(&alive))]), 1);

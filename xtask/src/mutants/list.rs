@@ -174,6 +174,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("header_of_a_caller", "no caller says how old a segment is", &[callers_numbers("an_output_of_compaction")]),
     caught("clock_may_go_back", "the store's time does not go back", &[callers_numbers("a_clock_that_steps_back")]),
     caught(
+        "seal_of_before_ignored",
+        "the store's time does not go back after a crash",
+        &[callers_numbers("a_crash_takes_back_no_time")],
+    ),
+    caught(
+        "idle_time_stands_still",
+        "a grace ends although nothing is written",
+        &[callers_numbers("a_grace_ends_while_the_clock_is_behind")],
+    ),
+    caught(
+        "elapsed_unbounded",
+        "whatever a clock says, times can be added",
+        &[callers_numbers("a_clock_that_says_anything")],
+    ),
+    caught(
         "time_begins_anew",
         "the store's time does not go back when it is opened",
         &[callers_numbers("a_clock_that_steps_back")],
@@ -417,6 +432,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         caught_by: &[plain("hightower-engine", "lifecycle", "whoever_watches_a_backup_may_call_the_store")],
     },
     caught(
+        "closed_while_in_use",
+        "once a close has returned the store can be opened",
+        &[within_engine("closing_waits_for_those_who_work_with_it")],
+    ),
+    caught(
         "background_not_reported",
         "an explicit run reports all that was done since it was called",
         &[plain("hightower-engine", "lifecycle", "an_explicit_run_reports_what_the_background_did")],
@@ -432,6 +452,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         shows: Shows::ByHanging,
         caught_by: &[within_engine("a_leader_that_panics_leaves_nobody_waiting")],
     },
+    caught(
+        "destructor_poisons",
+        "a destructor may use the store while its thread panics",
+        &[plain("hightower-engine", "panics", "a_destructor_that_uses_a_store")],
+    ),
     caught(
         "panic_ends_the_range",
         "a range whose visitor panics gives the rest",
@@ -648,6 +673,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[hostile("a_leaf_is"), hostile("whatever_a_hasher")],
     ),
     caught("bulk_published_early", "a bulk build is there as a whole or not at all", &[hostile("a_bulk_build_is")]),
+    caught(
+        "pin_panics",
+        "whoever takes a guard does not panic for what it frees",
+        &[plain("hightower-index", "drops", "whoever_takes_a_guard")],
+    ),
     caught("panic_leaks_a_batch", "a drop that panics keeps no other value alive", &[hostile("a_drop_that")]),
     caught("hint_lost", "a leaf takes its hint along when a segment grows", &[INDEX_MODEL]),
     caught(

@@ -170,7 +170,8 @@ impl Core {
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
             // A store that was closed meanwhile has given up its directory, and what it holds of the segment is copied.
-            if self.store().is_ok_and(|store| store.dir().hard_link(&name, dir, &tmp).is_ok()) {
+            let own = self.store().map(|store| Arc::clone(store.dir()));
+            if own.is_ok_and(|own| own.hard_link(&name, dir, &tmp).is_ok()) {
                 dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
                 // Renaming one name of a file to another of its names does nothing.
                 remove_if_there(dir, &tmp)?;

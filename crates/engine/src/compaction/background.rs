@@ -200,7 +200,7 @@ impl Core {
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
         let mut turn = self.upkeep.turn.lock()?;
         self.state_handle()?.reclaim();
-        self.free_retired(&mut turn, &self.store()?)?;
+        self.free_retired(&mut turn, &*self.store()?)?;
         let mut has_run = false;
         for left in (0..RUNS_PER_TURN).rev() {
             if left == 0 {
@@ -245,7 +245,7 @@ impl Core {
         let before = if planted("background_not_reported") { self.upkeep.total() } else { before };
         let background_failure = self.upkeep.stats().last_failure;
         self.state_handle()?.reclaim();
-        self.free_retired(&mut turn, &self.store()?)?;
+        self.free_retired(&mut turn, &*self.store()?)?;
         self.drop_dead(&mut turn)?;
         let usage = self.usage();
         let may_order = self.config.compaction.order_when_explicit && !self.store()?.tail_stats().full;

@@ -6,12 +6,14 @@ use std::time::Duration;
 use hightower_compactor::SegmentUsage;
 
 use crate::core::Core;
+use crate::mutants::planted;
 use crate::table::Tracked;
 
 impl Core {
     /// All segments in numbers, by id.
     pub(crate) fn usage(&self) -> Vec<SegmentUsage> {
-        let now_ms = self.time.now_ms();
+        // Time passes also while nothing is written: a stamp counts what has elapsed if the clock is behind.
+        let now_ms = if planted("idle_time_stands_still") { self.time.now_ms() } else { self.time.stamp_ms() };
         let all = self.segments.all();
         // Which are sealed is asked before anything is counted: then all that the sealed ones hold has been taken into account in the counts of the
         // others. The other way round, a segment that is written and sealed meanwhile would be taken for a victim while what its tombstones have overtaken

@@ -1,0 +1,60 @@
+//! Values whose drop panics, freed by whoever comes by: a thread that takes a guard, or ends, has nothing to do with them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+
+use hightower_index::{Published, pin};
+
+struct Loud {
+    alive: Arc<AtomicI64>,
+    panics: bool,
+}
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+        assert!(!self.panics, "as asked for");
+    }
+}
+
+/// Puts values out of reach, and hands them over to whoever frees them. Who hands over may panic.
+fn retire(alive: &Arc<AtomicI64>, count: usize, panics: bool) {
+    let cell = Published::empty();
+    let store = |value| drop(catch_unwind(AssertUnwindSafe(|| cell.store(value, &pin()))));
+    for _ in 0..count {
+        alive.fetch_add(1, Ordering::SeqCst);
+        store(Some(Box::new(Loud { alive: Arc::clone(alive), panics })));
+    }
+    store(None);
+}
+
+/// One test, since all threads of a process share what waits to be freed.
+#[test]
+fn whoever_takes_a_guard_or_ends_does_not_panic_for_the_values_of_others() {
+    let alive = Arc::default();
+    retire(&alive, 1000, true);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..200_000).for_each(|_| drop(pin())));
+        }
+    });
+
+    // A thread that ends frees what it can: if that panicked, the process would end with it.
+    for _ in 0..20 {
+        thread::scope(|scope| scope.spawn(|| retire(&alive, 10, true)).join().unwrap());
+    }
+
+    // No guard was forgotten on the way: everything is freed.
+    let quiet = Arc::default();
+    let mut tries = 0;
+    retire(&quiet, 100, false);
+    while quiet.load(Ordering::SeqCst) + alive.load(Ordering::SeqCst) > 0 {
+        let _panicked = catch_unwind(|| pin().flush());
+        tries += 1;
+        assert!(tries < 100_000, "{quiet:?} and {alive:?} were not freed");
+    }
+}
