@@ -54,7 +54,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | segments from 512 bytes to below 4 GiB; one writing process, by a lock file; files are named by numbers up to 2³² - 1 |
+//! | limits | segments from 512 bytes to below 4 GiB; one writing process, by a lock on the directory; files are named by numbers up to 2³² - 1 |
 //! | durability | an append is in the page cache when it returns, a sync covers all appends before it: see `docs/DURABILITY.md` |
 //! | memory | address space for the maps of segments; the process's own memory doesn't grow with the records |
 //! | threads | one appender; `Segment`, `SyncPoint` and `SegmentStore` are shared, and reading takes no lock |
