@@ -34,6 +34,17 @@ pub enum Actor {
     ApiKey(ApiKeyId),
 }
 
+impl Actor {
+    /// `system`, or the id.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::System => "system",
+            Self::User(id) => id.as_str(),
+            Self::ApiKey(id) => id.as_str(),
+        }
+    }
+}
+
 macro_rules! actions {
     ($($name:ident = $code:literal, $docs:literal;)*) => {
         /// What was done.

@@ -19,6 +19,7 @@
 //! logins cannot make the log grow without bound. An attempt is charged before the password is
 //! checked and refunded if it was right, so that attempts at the same time do not pass as one. A time
 //! of a failure that is in the future counts as now: a clock that was set back delays nobody longer.
+//! Services on one store each add their failures to those in the store: none forgets another's.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -120,11 +121,27 @@ impl Charge {
     }
 }
 
+/// A counter in memory.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    counter: Counter,
+    /// How many of its failures are those of the store; what is in the store beyond them was counted
+    /// by others.
+    stored: u32,
+}
+
+impl Held {
+    /// The failures of the store that still count.
+    fn stored(&self, now_ms: Timestamp, half_life_ms: i64) -> u32 {
+        Counter { failures: self.stored, ..self.counter }.remaining(now_ms, half_life_ms)
+    }
+}
+
 /// The counters in memory.
 #[derive(Debug)]
 pub(crate) struct GuessTable {
     half_life_ms: i64,
-    shards: Vec<Mutex<HashMap<SourceTag, Counter>>>,
+    shards: Vec<Mutex<HashMap<SourceTag, Held>>>,
 }
 
 impl GuessTable {
@@ -137,20 +154,40 @@ impl GuessTable {
         self.shard(tag).lock().contains_key(tag)
     }
 
-    /// Puts a counter from the store into memory, unless a worse one is there.
-    pub(crate) fn restore(&self, tag: SourceTag, counter: Counter, now_ms: Timestamp) {
-        let left = |counter: &Counter| counter.remaining(now_ms, self.half_life_ms);
-        if left(&counter) == 0 {
+    /// Adds to a counter what the store has of it beyond what came from here.
+    pub(crate) fn restore(&self, tag: SourceTag, stored: Counter, now_ms: Timestamp) {
+        let left = stored.remaining(now_ms, self.half_life_ms);
+        if left == 0 {
             return;
         }
         let mut shard = self.shard(&tag).lock();
-        match shard.get_mut(&tag) {
-            Some(held) if left(held) >= left(&counter) => {}
-            Some(held) => *held = counter,
-            None => {
-                self.make_room(&mut shard, now_ms);
-                shard.insert(tag, counter);
-            }
+        let Some(held) = shard.get_mut(&tag) else {
+            self.make_room(&mut shard, now_ms);
+            shard.insert(tag, Held { counter: stored, stored: stored.failures });
+            return;
+        };
+        let by_others = left.saturating_sub(held.stored(now_ms, self.half_life_ms));
+        if by_others > 0 {
+            let failures = held.counter.remaining(now_ms, self.half_life_ms).saturating_add(by_others);
+            let last_ms = held.counter.last_ms.max(stored.last_ms);
+            *held = Held { counter: Counter { failures, last_ms }, stored: left };
+        }
+    }
+
+    /// The counter as it is to be stored. It counts as stored from now on; [`GuessTable::not_stored`]
+    /// with the number that this returns takes that back.
+    pub(crate) fn store(&self, tag: &SourceTag) -> Option<(Counter, u32)> {
+        let mut shard = self.shard(tag).lock();
+        let held = shard.get_mut(tag)?;
+        Some((held.counter, std::mem::replace(&mut held.stored, held.counter.failures)))
+    }
+
+    /// The counter was not stored after all: `before` of its failures are.
+    pub(crate) fn not_stored(&self, tag: &SourceTag, counter: Counter, before: u32) {
+        if let Some(held) = self.shard(tag).lock().get_mut(tag)
+            && held.stored == counter.failures
+        {
+            held.stored = before;
         }
     }
 
@@ -170,7 +207,8 @@ impl GuessTable {
         let mut wait_ms = 0;
         for charge in charges {
             let shard = held.iter_mut().find(|(at, _)| *at == place(&charge.tag));
-            let Some(counter) = shard.and_then(|(_, shard)| shard.get_mut(&charge.tag)) else { continue };
+            let Some(held) = shard.and_then(|(_, shard)| shard.get_mut(&charge.tag)) else { continue };
+            let counter = &mut held.counter;
             // The clock went back since: the delay runs from now on, not from a day to come.
             if !planted("auth_delay_from_the_future") {
                 counter.last_ms = counter.last_ms.min(now_ms);
@@ -197,7 +235,7 @@ impl GuessTable {
     pub(crate) fn refund(&self, charges: &[Charge]) {
         for (at, charge) in charges.iter().enumerate() {
             let mut shard = self.shard(&charge.tag).lock();
-            let Some(counter) = shard.get_mut(&charge.tag) else { continue };
+            let Some(Held { counter, .. }) = shard.get_mut(&charge.tag) else { continue };
             counter.failures = if at == 0 { 0 } else { counter.failures.saturating_sub(1) };
             if counter.failures == 0 {
                 shard.remove(&charge.tag);
@@ -205,31 +243,28 @@ impl GuessTable {
         }
     }
 
-    /// The counters of `charges` as they are now.
-    pub(crate) fn counters(&self, charges: &[Charge]) -> Vec<(SourceTag, Counter)> {
-        let counter = |charge: &Charge| Some((charge.tag, *self.shard(&charge.tag).lock().get(&charge.tag)?));
-        charges.iter().filter_map(counter).collect()
-    }
-
-    fn add_failure(&self, shard: &mut HashMap<SourceTag, Counter>, tag: SourceTag, now_ms: Timestamp) {
+    fn add_failure(&self, shard: &mut HashMap<SourceTag, Held>, tag: SourceTag, now_ms: Timestamp) {
         self.make_room(shard, now_ms);
-        let counter = shard.entry(tag).or_insert(Counter { failures: 0, last_ms: now_ms });
-        counter.failures = counter.remaining(now_ms, self.half_life_ms).saturating_add(1);
-        counter.last_ms = now_ms;
+        let none = Held { counter: Counter { failures: 0, last_ms: now_ms }, stored: 0 };
+        let held = shard.entry(tag).or_insert(none);
+        let stored = held.stored(now_ms, self.half_life_ms);
+        let failures = held.counter.remaining(now_ms, self.half_life_ms).saturating_add(1);
+        *held = Held { counter: Counter { failures, last_ms: now_ms }, stored };
     }
 
-    fn make_room(&self, shard: &mut HashMap<SourceTag, Counter>, now_ms: Timestamp) {
+    fn make_room(&self, shard: &mut HashMap<SourceTag, Held>, now_ms: Timestamp) {
         if shard.len() < MAX_COUNTERS_PER_SHARD {
             return;
         }
         let sample = shard.iter().take(EVICTION_SAMPLE);
-        let least = sample.min_by_key(|(_, counter)| (counter.remaining(now_ms, self.half_life_ms), counter.last_ms));
+        let badness = |held: &Held| (held.counter.remaining(now_ms, self.half_life_ms), held.counter.last_ms);
+        let least = sample.min_by_key(|(_, held)| badness(held));
         if let Some(tag) = least.map(|(tag, _)| *tag) {
             shard.remove(&tag);
         }
     }
 
-    fn shard(&self, tag: &SourceTag) -> &Mutex<HashMap<SourceTag, Counter>> {
+    fn shard(&self, tag: &SourceTag) -> &Mutex<HashMap<SourceTag, Held>> {
         &self.shards[place(tag)]
     }
 }
@@ -402,9 +437,24 @@ mod tests {
         let table = GuessTable::new(3_600_000);
         let restore = |failures| table.restore([1; 16], Counter { failures, last_ms: 0 }, 0);
         [3, 9, 2].into_iter().for_each(restore);
-        assert_eq!(table.counters(&[charge(1, 3)])[0].1.failures, 9);
+        assert_eq!(table.store(&[1; 16]).unwrap().0.failures, 9);
         table.forget(&[1; 16]);
-        assert!(table.counters(&[charge(1, 3)]).is_empty());
+        assert!(table.store(&[1; 16]).is_none());
+    }
+
+    #[test]
+    fn failures_of_others_in_the_store_are_added() {
+        let (table, charges) = (GuessTable::new(3_600_000), [charge(1, 90)]);
+        let restore = |failures| table.restore([1; 16], Counter { failures, last_ms: 0 }, 0);
+        (0..2).for_each(|_| assert_eq!(table.begin(&charges, 0), 0));
+        restore(3);
+        let (counter, before) = table.store(&[1; 16]).unwrap();
+        assert_eq!((counter.failures, before), (5, 3));
+        restore(5);
+        assert_eq!(table.store(&[1; 16]).unwrap().0.failures, 5, "they are its own");
+        table.not_stored(&[1; 16], counter, 3);
+        restore(4);
+        assert_eq!(table.store(&[1; 16]).unwrap().0.failures, 6, "another was faster");
     }
 
     #[test]

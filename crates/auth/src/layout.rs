@@ -11,6 +11,7 @@
 //! | `s/` session token hash | session |
 //! | `S/` user id, session id | index of a user's sessions: the token hash |
 //! | `r/` role name | role |
+//! | `deleted` | rewritten whenever a role is deleted |
 //! | `f/` user id | the user's second factors |
 //! | `factors` | from whom a second factor is required |
 //! | `t/` token hash | single-use token |
@@ -29,6 +30,7 @@ pub const RESERVED_PREFIX: &[u8] = b"\0auth/";
 
 pub(crate) const META: &[u8] = b"\0auth/meta";
 pub(crate) const GENERATION: &[u8] = b"\0auth/gen";
+pub(crate) const ROLE_DELETIONS: &[u8] = b"\0auth/deleted";
 pub(crate) const AUDIT_HEAD: &[u8] = b"\0auth/head";
 pub(crate) const USERS: &[u8] = b"\0auth/u/";
 pub(crate) const ROLES: &[u8] = b"\0auth/r/";

@@ -55,6 +55,8 @@ pub(crate) struct StoredUser {
     pub(crate) epoch: u64,
     /// Wrong passwords are counted under it; raising it clears the account's delays.
     pub(crate) guess_epoch: u64,
+    /// Wrong codes are counted under it: a password that was reset by mail does not clear their delays.
+    pub(crate) code_epoch: u64,
     pub(crate) password_hash: SecretHash,
     /// Sources of recent successful logins, latest first.
     pub(crate) trusted: Vec<SourceTag>,
@@ -64,7 +66,7 @@ impl StoredUser {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let user = &self.public;
         let mut writer = Writer::default();
-        writer.u8(user.disabled.into()).u64(self.epoch).u64(self.guess_epoch);
+        writer.u8(user.disabled.into()).u64(self.epoch).u64(self.guess_epoch).u64(self.code_epoch);
         writer.i64(user.created_at_ms).i64(user.password_changed_at_ms);
         writer.optional_i64(user.last_login_ms);
         writer.bytes(user.username.as_bytes())?.bytes(self.normal_name.as_bytes())?;
@@ -76,7 +78,8 @@ impl StoredUser {
     }
 
     pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
-        let (disabled, epoch, guess_epoch) = (reader.flag()?, reader.u64()?, reader.u64()?);
+        let disabled = reader.flag()?;
+        let (epoch, guess_epoch, code_epoch) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (created_at_ms, password_changed_at_ms) = (reader.i64()?, reader.i64()?);
         let last_login_ms = reader.optional_i64()?;
         let (username, normal_name) = (reader.text()?.to_owned(), reader.text()?.to_owned());
@@ -96,7 +99,7 @@ impl StoredUser {
             password_changed_at_ms,
             last_login_ms,
         };
-        Ok(Self { public, normal_name, epoch, guess_epoch, password_hash, trusted })
+        Ok(Self { public, normal_name, epoch, guess_epoch, code_epoch, password_hash, trusted })
     }
 }
 

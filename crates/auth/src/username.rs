@@ -111,8 +111,13 @@ impl NormalUsername {
 
 /// Whether text changes the direction or the lines of what is printed around it.
 pub(crate) fn disturbs_text(text: &str) -> bool {
+    text.chars().any(disturbs)
+}
+
+/// Whether a character does.
+pub(crate) fn disturbs(c: char) -> bool {
     let bidi = CodePointSetData::new::<BidiControl>();
-    text.chars().any(|c| c.is_control() || bidi.contains(c) || matches!(c, '\u{2028}' | '\u{2029}'))
+    c.is_control() || bidi.contains(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 fn is_mark(c: char) -> bool {

@@ -213,6 +213,8 @@ fn every_call_is_in_the_trail_with_its_actor() {
     assert_eq!(last().0, AuditAction::ManagementFailed);
     denied(view.set_role("admin", &[grant(&[Action::Write], "jobs/")]));
     assert_eq!(last(), (AuditAction::AccessDenied, AuditOutcome::Refused, "set role: admin".to_owned()));
+    denied(view.disable_user("\u{202e}usr\u{7}_\u{2028}\u{2066}1"));
+    assert_eq!(last().2, "disable user: usr_1", "nothing that changes the text around it");
     view.set_factor_policy(&FactorPolicy::default()).unwrap();
     assert_eq!(last().0, AuditAction::FactorPolicySet);
     assert!(auth.list_users(None, 10).unwrap().len() == 2);

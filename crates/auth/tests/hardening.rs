@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Barrier};
 
 use hightower_auth::{
     Action, AesGcmEncryptor, ApiKeyAccess, ApiKeyOptions, Argon2SecretHasher, AuditAction, AuditOutcome, AuthOptions,
-    AuthService, AuthorizedEngine, ErrorKind, Grant, GuessPolicy, KeyRange, Login, LookAlikes, PasswordCheck, Pepper,
-    Token,
+    AuthService, AuthorizedEngine, Error as AuthError, ErrorKind, Grant, GuessPolicy, KeyRange, Login, LookAlikes,
+    PasswordCheck, Pepper, SecretHash, SecretHasher, Token,
 };
 use hightower_engine::{ErrorKind as EngineKind, KvEngine};
+use parking_lot::Mutex;
 use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on};
 
 mod support;
@@ -432,4 +434,93 @@ fn a_role_that_is_made_again_has_no_old_holders() {
     auth.set_user_roles(&user_id, &["all".into()]).unwrap();
     by_session.put(b"k", b"3").unwrap();
     assert_eq!(by_key.put(b"k", b"4").unwrap_err().kind(), EngineKind::Denied, "the key is limited to what is gone");
+}
+
+/// Whatever moment a role is deleted at while somebody sets it, who held it does not hold the new one.
+#[test]
+fn a_role_that_is_deleted_while_it_is_set_has_no_old_holders() {
+    type Rival = fn(&Service, &str);
+    let everything = || Grant::new(Action::ALL, KeyRange::all()).unwrap();
+    // Deletes what is there; or makes it, gives it, and deletes it while another is about to make it.
+    let rivals: [(bool, Rival); 2] = [
+        (true, |auth, _| assert!(auth.delete_role("all").unwrap())),
+        (false, |auth, id| {
+            auth.set_role("all", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]).unwrap();
+            auth.set_user_roles(id, &["all".into()]).unwrap();
+            auth.delete_role("all").unwrap();
+        }),
+    ];
+    for (is_there, rival) in rivals {
+        for at in 0.. {
+            let (steps, armed) = (Arc::new(AtomicI64::new(-1)), Arc::new(Mutex::new(None::<(Service, String)>)));
+            let (left, other) = (Arc::clone(&steps), Arc::clone(&armed));
+            let engine = MemEngine::with_hook(Box::new(move || {
+                if left.load(Ordering::SeqCst) >= 0
+                    && left.fetch_sub(1, Ordering::SeqCst) == 0
+                    && let Some((auth, id)) = other.lock().take()
+                {
+                    rival(&auth, &id);
+                }
+            }));
+            let auth = service_on(engine, &HandClock::new());
+            let id = mighty(&auth, "alice");
+            if !is_there {
+                auth.delete_role("all").unwrap();
+            }
+            *armed.lock() = Some((auth.clone(), id.clone()));
+            steps.store(at, Ordering::SeqCst);
+            auth.set_role("all", &[everything()]).unwrap();
+            steps.store(-1, Ordering::SeqCst);
+            if armed.lock().is_some() {
+                assert!(at >= 3, "setting a role has {at} operations");
+                break;
+            }
+            let trail = auth.audit_entries(0, 1000).unwrap();
+            let last = |action| trail.iter().rposition(|entry| entry.action == action).unwrap();
+            let made_again = last(AuditAction::RoleSet) > last(AuditAction::RoleDeleted);
+            let holds = auth.get_user(&id).unwrap().unwrap().roles.contains(&"all".to_owned());
+            let revived = made_again && holds;
+            assert!(!revived, "deleted before operation {at}: the new role has an old holder ({is_there})");
+        }
+    }
+}
+
+/// A hasher that looks at passwords of several threads at the same time.
+#[derive(Debug)]
+struct Together(Argon2SecretHasher, Arc<Barrier>);
+
+impl SecretHasher for Together {
+    fn hash_secret(&self, secret: &[u8]) -> Result<SecretHash, AuthError> {
+        self.0.hash_secret(secret)
+    }
+
+    fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> Result<bool, AuthError> {
+        self.1.wait();
+        self.0.verify_secret(secret, hash)
+    }
+
+    fn needs_rehash(&self, hash: &SecretHash) -> bool {
+        self.0.needs_rehash(hash)
+    }
+}
+
+/// Services of their own for guesses at the same time: none of the guesses is forgotten.
+#[test]
+fn guesses_at_the_same_time_through_services_of_their_own_all_count() {
+    const THREADS: usize = 8;
+    let (engine, clock, auth) = service();
+    auth.create_user("alice", PASSWORD).unwrap();
+    let (together, checked) = (Arc::new(Barrier::new(THREADS)), AtomicI64::new(0));
+    let guess = || {
+        for _ in 0..12 {
+            let hasher = Together(cheap_hasher(), Arc::clone(&together));
+            let fresh = AuthService::with_options(Arc::clone(&engine), hasher, encryptor(), options(&clock)).unwrap();
+            let is_checked = fresh.check_password("alice", OTHER).unwrap() == PasswordCheck::Refused;
+            checked.fetch_add(is_checked.into(), Ordering::SeqCst);
+            together.wait();
+        }
+    };
+    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(guess))));
+    // Those that begin together with the first are checked; their failures are more than are free.
+    assert_eq!(checked.into_inner(), THREADS as i64);
 }

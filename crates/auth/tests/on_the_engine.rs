@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use hightower_auth::{Action, AuditVerdict, AuthorizedEngine, Error, ErrorKind, Grant, KeyRange, Login};
+use hightower_auth::{
+    Action, AdminService, AuditVerdict, AuthorizedEngine, Error, ErrorKind, Grant, KeyRange, Login, Proof, StepUp,
+};
 use hightower_engine::{
     ApplyOutcome, Batch, Command, Error as EngineError, ErrorKind as EngineKind, KvEngine, SingleNodeEngine,
     StoreConfig, limits,
@@ -128,6 +130,77 @@ fn access_is_taken_away_when_the_index_is_full() {
 #[test]
 fn access_is_taken_away_when_the_quota_is_used_up() {
     taking_access_away_from_a_full_store(|dir| StoreConfig { max_disk_bytes: Some(2 << 20), ..StoreConfig::at(dir) });
+}
+
+/// A user who has filled the store cannot use up the room that is kept for taking access away, by taking
+/// access from itself again and again.
+#[test]
+fn the_reserve_is_not_used_up_by_a_users_own_calls() {
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let config = StoreConfig { max_index_memory_bytes: Some(1 << 20), ..StoreConfig::at(directory.path()) };
+    let auth = service_on(Arc::new(SingleNodeEngine::with_config(config).unwrap()), &clock);
+    let tenant = auth.create_user("tenant", PASSWORD).unwrap();
+    auth.set_role("writer", &[Grant::new([Action::Write], KeyRange::prefix("data/")).unwrap()]).unwrap();
+    auth.set_user_roles(&tenant.user_id, &["writer".to_owned()]).unwrap();
+    let (key, api_token) = auth.create_api_key(&tenant.user_id, None).unwrap();
+    let Login::Accepted { token, .. } = auth.login("tenant", PASSWORD).unwrap() else { panic!() };
+    let lead = auth.create_user("lead", PASSWORD).unwrap().user_id;
+    auth.set_role("lead", &[Grant::new([Action::ManageUsers], KeyRange::all()).unwrap()]).unwrap();
+    auth.set_user_roles(&lead, &["lead".to_owned()]).unwrap();
+    let (_, lead_token) = auth.create_api_key(&lead, None).unwrap();
+    let view = AuthorizedEngine::new(&auth, auth.authenticate(&api_token).unwrap().unwrap());
+    let full = (0..1_000_000).find_map(|number: u32| view.put(format!("data/{number:08}"), [7]).err()).unwrap();
+    assert_eq!(full.kind(), EngineKind::Full, "{full}");
+
+    let is_full = |error: &Error| matches!(error, Error::Engine(error) if error.kind() == EngineKind::Full);
+    let mut session = token;
+    let stepped_up = (0..5000).take_while(|_| match auth.step_up(&session, Proof::Password(PASSWORD)) {
+        Ok(StepUp::Accepted { token, .. }) => {
+            session = token;
+            true
+        }
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => {
+            assert!(is_full(&error), "{error}");
+            false
+        }
+    });
+    assert!((1..100).contains(&stepped_up.count()));
+    clock.advance_ms(60_000);
+    let changed = (0..5000).take_while(|number| {
+        let (old, new) = if number % 2 == 0 { (PASSWORD, OTHER) } else { (OTHER, PASSWORD) };
+        match auth.change_password("tenant", old, new) {
+            Ok(is_changed) => is_changed,
+            Err(error) => {
+                assert!(is_full(&error), "{error}");
+                false
+            }
+        }
+    });
+    let changed = changed.count();
+    assert!((1..100).contains(&changed), "a user can change the password of a full store, not without end: {changed}");
+
+    // Nor can one who manages users.
+    let lead = auth.find_user("lead").unwrap().unwrap().user_id;
+    let manager = AdminService::new(&auth, auth.authenticate(&lead_token).unwrap().unwrap());
+    let disabled = (0..5000).take_while(|_| match manager.revoke_all_sessions(&lead) {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(is_full(&error), "{error}");
+            false
+        }
+    });
+    let disabled = disabled.count();
+    assert!((1..100).contains(&disabled), "{disabled}");
+
+    // A leaked secret is replaced, what is over is removed, and the tenant loses access.
+    let (_, replaced) = auth.rotate_api_key(&key.key_id, 0).unwrap();
+    assert!(auth.authenticate(&api_token).unwrap().is_none() && auth.authenticate(&replaced).unwrap().is_some());
+    clock.advance_ms(24 * 60 * 60_000);
+    auth.purge_expired().unwrap();
+    assert!(auth.disable_user(&tenant.user_id).unwrap().disabled);
+    assert!(auth.delete_user(&tenant.user_id).unwrap());
+    assert!(view.put("data/00000000", "x").is_err());
 }
 
 /// Who may submit versions for one key decides about that key alone.

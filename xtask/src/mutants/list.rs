@@ -635,6 +635,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-auth", "hardening", "a_role_that_is_made_again")],
     ),
     caught(
+        "auth_role_deleted_meanwhile",
+        "a role that is deleted while it is set has no old holders",
+        &[plain("hightower-auth", "hardening", "a_role_that_is_deleted_while_it_is_set")],
+    ),
+    caught(
+        "auth_counters_overwritten",
+        "services that count wrong passwords at the same time forget none",
+        &[plain("hightower-auth", "hardening", "guesses_at_the_same_time")],
+    ),
+    caught(
+        "auth_reset_clears_code_delays",
+        "a reset by mail gives no more guesses at codes",
+        &[plain("hightower-auth", "factors", "a_reset_by_mail")],
+    ),
+    caught(
+        "auth_own_calls_use_up_reserve",
+        "a principal's own calls do not use up the engine's reserve",
+        &[plain("hightower-auth", "on_the_engine", "the_reserve_is_not_used_up")],
+    ),
+    caught(
         "auth_stale_keys_write",
         "no commit is made with keys that were replaced meanwhile",
         &[plain("hightower-auth", "hardening", "services_on_the_same_store_take_the_new_root")],

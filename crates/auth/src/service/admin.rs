@@ -27,7 +27,7 @@ use crate::permission::{Action, Grant, KeyRange, PermissionSet};
 use crate::record::{ApiKeyRecord, RoleRecord, SessionRecord, UserRecord, check_role_name};
 use crate::single_use::TokenRecord;
 use crate::token::Token;
-use crate::username::normal_form;
+use crate::username::{disturbs, normal_form};
 
 /// How often a call is tried again because somebody's access changed at the same time.
 const MAX_TRIES: u32 = 1000;
@@ -552,7 +552,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
 
 /// What the audit trail says of a call; the target may be anything that a caller typed.
 fn said(what: &str, target: &str) -> String {
-    let target: String = target.chars().filter(|c| !c.is_control()).take(128).collect();
+    let target: String = target.chars().filter(|c| !disturbs(*c)).take(128).collect();
     format!("{what}: {target}")
 }
 

@@ -214,7 +214,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let until_ms = self.now_ms().saturating_add(overlap_ms);
             key.value.public.previous_secret_until_ms = (overlap_ms > 0).then_some(until_ms);
             self.replace_api_key(change, &key)?;
-            change.access_changes();
+            change.takes_access();
             change.audit_of(&key.value.public.owner_id, AuditAction::ApiKeyRotated, key_id);
             Ok(Step::Commit(key.value.public))
         })?;

@@ -78,11 +78,6 @@ impl AuditEntry {
     /// # Errors
     /// [`Error::Output`] if memory for the text is refused.
     pub fn to_json(&self) -> Result<String> {
-        let actor = match &self.actor {
-            Actor::System => "system",
-            Actor::User(id) => id.as_str(),
-            Actor::ApiKey(id) => id.as_str(),
-        };
         let outcome = match self.outcome {
             AuditOutcome::Done => "done",
             AuditOutcome::Refused => "refused",
@@ -90,7 +85,7 @@ impl AuditEntry {
         let line = Line {
             seq: self.seq,
             at_ms: self.at_ms,
-            actor,
+            actor: self.actor.as_str(),
             action: self.action.to_string(),
             target: &self.target,
             user_id: self.user_id.as_ref().map(UserId::as_str),

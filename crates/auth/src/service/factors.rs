@@ -321,7 +321,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// here, so that this counter may hold up every source.
     fn factor_charges(&self, user: &StoredUser) -> Result<[Charge; 1]> {
         let free = self.options().guess_policy.free_per_account_and_source;
-        let name = format!("{} {}", user.public.user_id, user.guess_epoch);
+        let name = format!("{} {}", user.public.user_id, user.code_epoch);
         Ok([self.charge("second factor", &name, free)?])
     }
 

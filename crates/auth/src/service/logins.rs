@@ -24,6 +24,9 @@ use crate::single_use::TokenPurpose;
 use crate::token::Token;
 use crate::username::{NormalUsername, normal_form};
 
+/// How often counters of wrong passwords are written anew because others write them at the same time.
+const MAX_PERSIST_TRIES: u32 = 1000;
+
 /// The answer to a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -176,12 +179,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
         };
         let hash = self.shared.hasher.hash_secret(new_password.as_bytes())?;
+        let may_use_reserve = self.may_use_reserve(&accepted.user.public.user_id);
         self.change(|change| {
             let Some(mut user) = self.same_password(&accepted)? else {
                 return Ok(Step::Stop(false));
             };
             user.value.trusted = accepted.source.into_iter().collect();
             self.put_password(change, user, &hash, AuditAction::PasswordChanged)?;
+            if !may_use_reserve {
+                change.leaves_reserve();
+            }
             Ok(Step::Commit(true))
         })
     }
@@ -203,6 +210,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 user.value.trusted.clear();
             }
             user.value.guess_epoch += 1;
+            user.value.code_epoch += 1;
             self.put_password(change, user, &hash, AuditAction::PasswordReset)?;
             Ok(Step::Commit(()))
         })
@@ -364,7 +372,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn restore_counter(&self, tag: &SourceTag) -> Result<()> {
-        if let Some((stored, counter)) = self.load_counter(tag)?
+        if let Some(Loaded { value: (stored, counter), .. }) = self.load_counter(tag)?
             && stored == *tag
         {
             self.shared.guesses.restore(*tag, counter, self.now_ms());
@@ -372,13 +380,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    fn load_counter(&self, tag: &SourceTag) -> Result<Option<(SourceTag, Counter)>> {
+    fn load_counter(&self, tag: &SourceTag) -> Result<Option<Loaded<(SourceTag, Counter)>>> {
         let read = |mut reader: Reader<'_>| {
             let stored = (reader.array()?, Counter { failures: reader.u32()?, last_ms: reader.i64()? });
             reader.end()?;
             Ok(stored)
         };
-        Ok(self.load(&layout::guess_slot(slot(tag)), read)?.map(|stored| stored.value))
+        self.load(&layout::guess_slot(slot(tag)), read)
     }
 
     /// Writes the counters of a failure down, so that another service on this store, after a
@@ -389,31 +397,65 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if planted("auth_counters_in_memory") || self.shared.persists.pass(account.tag, now_ms).is_none() {
             return Ok(());
         }
+        for _ in 0..MAX_PERSIST_TRIES {
+            let mut stored = Vec::with_capacity(charges.len());
+            let outcome = self.try_persist(charges, now_ms, &mut stored);
+            if matches!(outcome, Ok(true)) {
+                return Ok(());
+            }
+            for (tag, counter, before) in stored {
+                self.shared.guesses.not_stored(&tag, counter, before);
+            }
+            outcome?;
+            std::thread::yield_now();
+        }
+        Ok(()) // in memory they count; the next failure is written again
+    }
+
+    /// Adds the counters to those of other services in the store; `false` if one of those was faster.
+    fn try_persist(
+        &self,
+        charges: &[Charge],
+        now_ms: i64,
+        stored: &mut Vec<(SourceTag, Counter, u32)>,
+    ) -> Result<bool> {
         let half_life_ms = self.options().guess_policy.half_life_ms;
         let keys = self.keys()?;
         let mut batch = Batch::new().require(layout::META, Expect::Version(keys.meta_version));
-        for (tag, counter) in self.shared.guesses.counters(charges) {
-            if let Some((other, held)) = self.load_counter(&tag)?
-                && other != tag
-                && held.last_ms <= now_ms
-                && held.remaining(now_ms, half_life_ms) > counter.failures
+        for Charge { tag, .. } in charges {
+            let held = self.load_counter(tag)?;
+            let expected = held.as_ref().map_or(Expect::Absent, |held| Expect::Version(held.version));
+            let own = held.as_ref().filter(|held| held.value.0 == *tag);
+            if let Some(own) = own.filter(|_| !planted("auth_counters_overwritten")) {
+                self.shared.guesses.restore(*tag, own.value.1, now_ms);
+            }
+            let Some((counter, before)) = self.shared.guesses.store(tag) else { continue };
+            stored.push((*tag, counter, before));
+            if let Some(Loaded { value: (_, other), .. }) = held.filter(|held| held.value.0 != *tag)
+                && other.last_ms <= now_ms
+                && other.remaining(now_ms, half_life_ms) > counter.failures
             {
                 continue; // the slot holds somebody worse
             }
             let mut writer = Writer::default();
-            writer.raw(&tag).u32(counter.failures).i64(counter.last_ms);
-            let key = layout::guess_slot(slot(&tag));
+            writer.raw(tag).u32(counter.failures).i64(counter.last_ms);
+            let key = layout::guess_slot(slot(tag));
+            if !planted("auth_counters_overwritten") {
+                batch.push_require(&key, expected);
+            }
             batch.push_put(&key, keys.sealer.seal(&key, &writer.finish()));
         }
-        // Rejected, because the store's keys were just replaced: the next failure is written with
-        // the new ones.
-        if let BatchOutcome::Rejected { .. } = self.shared.engine.commit(batch)? {
-            self.refresh_keys(&keys)?;
+        match self.shared.engine.commit(batch)? {
+            BatchOutcome::Committed { .. } => Ok(true),
+            BatchOutcome::Rejected { .. } => {
+                // The store's keys may have been replaced meanwhile.
+                self.refresh_keys(&keys)?;
+                Ok(false)
+            }
         }
-        Ok(())
     }
 
-    /// Clears the delays of a user after wrong passwords, from whatever source.
+    /// Clears the delays of a user after wrong passwords and codes, from whatever source.
     ///
     /// The delay of a source that has guessed at many users stays: see
     /// [`AuthService::clear_source_delays`].
@@ -424,6 +466,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change(|change| {
             let mut user = self.user_by_id(user_id)?;
             user.value.guess_epoch += 1;
+            user.value.code_epoch += 1;
             self.replace_user(change, &user)?;
             change.audit(AuditAction::DelaysCleared, user_id);
             Ok(Step::Commit(()))

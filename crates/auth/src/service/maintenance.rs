@@ -312,7 +312,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let SessionRecord { session_id, .. } = &session.value.public;
             change.require(&layout::session(token_hash), session.version);
             drop_session(change, user_id, &IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash });
-            change.access_changes();
+            change.takes_access();
             Ok(Step::Commit(true))
         })
     }

@@ -94,6 +94,8 @@ struct Shared<E, H, C> {
     refusals: Limiter<(AuditAction, String)>,
     /// Writes of counters of wrong passwords: by account.
     persists: Limiter<SourceTag>,
+    /// Uses of the engine's reserve by what users and managers do: by principal.
+    reserve_uses: Limiter<String>,
     counts: Counts,
 }
 
@@ -153,6 +155,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             guesses: GuessTable::new(options.guess_policy.half_life_ms),
             refusals: Limiter::new(now_ms),
             persists: Limiter::new(now_ms),
+            reserve_uses: Limiter::new(now_ms),
             counts: Counts::default(),
             keys: RwLock::default(),
             process_keys: OnceLock::new(),

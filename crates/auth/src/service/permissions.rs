@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use hightower_engine::KvEngine;
+use hightower_engine::{Expect, KvEngine};
 use parking_lot::RwLock;
 use secrecy::ExposeSecret;
 
@@ -25,6 +25,9 @@ use crate::permission::{Action, Grant, KeyRange, PermissionSet, check_grants, pr
 use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
 use crate::seam::Timestamp;
 use crate::token::{API_KEY_PREFIX, parse_session};
+
+/// How often a role is made anew because roles were deleted at the same time.
+const MAX_TRIES: u32 = 1000;
 
 /// What an API key may do changes only with the generation.
 const ALWAYS: Range<Timestamp> = Timestamp::MIN..Timestamp::MAX;
@@ -249,7 +252,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Creates or replaces a role.
     ///
     /// Who had a role of this name that was deleted does not have the new one: before a role is created,
-    /// its name is taken from whoever still has it, which reads every user and API key once.
+    /// its name is taken from all who still have it, which reads every user and API key once. If a role
+    /// is deleted meanwhile, this starts over.
     ///
     /// # Errors
     /// [`Error::Validation`] for the name, [`Error::LimitExceeded`] past 256 grants.
@@ -257,20 +261,44 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         check_role_name(name)?;
         check_grants(grants)?;
         let role = RoleRecord { name: name.to_owned(), grants: grants.to_vec() };
-        // Nobody is given a role that does not exist, so nobody gets the name between this and the creation.
-        if self.load_role(name)?.is_none() && !planted("auth_role_revived") {
+        // The role deletions as of which nobody has the name of the role that is to be made.
+        let mut forgotten_as_of = None;
+        for _ in 0..MAX_TRIES {
+            let made = self.change(|change| {
+                let body = role.encode()?;
+                match (self.load_role(name)?, forgotten_as_of) {
+                    (Some(old), _) => change.replace(&layout::role(name), old.version, &body),
+                    (None, Some(expected)) => {
+                        if self.role_deletions()? != expected && !planted("auth_role_deleted_meanwhile") {
+                            return Ok(Step::Stop(None));
+                        }
+                        change.create(&layout::role(name), &body);
+                        if !planted("auth_role_deleted_meanwhile") {
+                            change.batch.push_require(layout::ROLE_DELETIONS, expected);
+                        }
+                    }
+                    (None, None) if planted("auth_role_revived") => change.create(&layout::role(name), &body),
+                    (None, None) => return Ok(Step::Stop(None)),
+                }
+                change.takes_access();
+                change.audit(AuditAction::RoleSet, name);
+                Ok(Step::Commit(Some(role.clone())))
+            })?;
+            if let Some(made) = made {
+                return Ok(made);
+            }
+            // Nobody is given a role that does not exist: whoever gets the name after this was given a
+            // role that was made, and to be made again it must be deleted.
+            forgotten_as_of = Some(self.role_deletions()?);
             self.forget_role(name)?;
         }
-        self.change(|change| {
-            let body = role.encode()?;
-            match self.load_role(name)? {
-                Some(old) => change.replace(&layout::role(name), old.version, &body),
-                None => change.create(&layout::role(name), &body),
-            }
-            change.takes_access();
-            change.audit(AuditAction::RoleSet, name);
-            Ok(Step::Commit(role.clone()))
-        })
+        Err(Error::Conflict("roles keep being deleted; try again"))
+    }
+
+    /// What to require so that no role was deleted since.
+    fn role_deletions(&self) -> Result<Expect> {
+        let held = self.load(layout::ROLE_DELETIONS, |reader| reader.end())?;
+        Ok(held.map_or(Expect::Absent, |held| Expect::Version(held.version)))
     }
 
     /// Takes the name of a role that does not exist from all users and API keys; it allowed them nothing.
@@ -359,6 +387,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(false));
             };
             change.remove(&layout::role(name), role.version);
+            // Whoever makes a role at the same time looks again for those who still have its name.
+            change.batch.push_put(layout::ROLE_DELETIONS, change.keys.sealer.seal(layout::ROLE_DELETIONS, &[]));
             change.takes_access();
             change.audit(AuditAction::RoleDeleted, name);
             Ok(Step::Commit(true))

@@ -223,6 +223,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         token_hash: &[u8; TAG_LEN_BYTES],
         accept: impl Fn(&mut Change<'_>, &StoredUser) -> Result<Option<Factor>>,
     ) -> Result<Option<(SessionRecord, Token)>> {
+        let Some((_, user)) = self.session_and_user(token_hash)? else {
+            return Ok(None);
+        };
+        let may_use_reserve = self.may_use_reserve(&user.value.public.user_id);
         self.change(|change| {
             let Some((mut session, user)) = self.session_and_user(token_hash)? else {
                 return Ok(Step::Stop(None));
@@ -246,6 +250,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.batch.push_put(&index, self.keys()?.sealer.seal(&index, &next_hash));
             change.require(&layout::user(&user_id), user.version);
             change.takes_access();
+            if !may_use_reserve {
+                change.leaves_reserve();
+            }
             change.audit(AuditAction::SteppedUp, user.value.public.user_id.as_str());
             Ok(Step::Commit(Some((session.value.public, session_token(&secret)))))
         })

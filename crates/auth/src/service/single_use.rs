@@ -327,10 +327,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(None));
             };
             self.use_token(change, &live);
-            // As an operator's reset: sources that are trusted may be a thief's, and delays are
-            // over.
+            // As an operator's reset: sources that are trusted may be a thief's, and delays of passwords
+            // are over. Those of codes stay: whoever reads the mail would guess codes without end.
             live.user.value.trusted.clear();
             live.user.value.guess_epoch += 1;
+            live.user.value.code_epoch += u64::from(planted("auth_reset_clears_code_delays"));
             let public = live.user.value.public.clone();
             self.put_password(change, live.user, &hash, AuditAction::PasswordReset)?;
             Ok(Step::Commit(Some(public)))

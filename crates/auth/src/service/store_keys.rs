@@ -259,6 +259,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             normal_name: String::new(),
             epoch: 0,
             guess_epoch: 0,
+            code_epoch: 0,
             password_hash: self.process_keys()?.decoy.clone(),
             trusted: Vec::new(),
         };

@@ -78,7 +78,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             last_login_ms: None,
         };
         let normal_name = name.as_str().to_owned();
-        Ok(StoredUser { public, normal_name, epoch: 0, guess_epoch: 0, password_hash, trusted: Vec::new() })
+        let (epoch, guess_epoch, code_epoch) = (0, 0, 0);
+        Ok(StoredUser { public, normal_name, epoch, guess_epoch, code_epoch, password_hash, trusted: Vec::new() })
     }
 
     /// Adds a new user to a change, if its name is free.
