@@ -22,7 +22,8 @@ use crate::seam::Timestamp;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Only what this user did, or what concerns the user's account.
+    /// Only what this user did in a session, or what concerns the user's account. API keys are actors of
+    /// their own.
     pub user: Option<UserId>,
     /// Only these actions; empty for all.
     pub actions: Vec<AuditAction>,
