@@ -99,6 +99,30 @@ fn a_store_among_files_of_others_leaves_them_alone() {
     }
 }
 
+/// The names of the segments to come are taken by directories: each roll that meets one fails, and the next takes the next name.
+#[test]
+fn a_name_that_others_have_taken_is_passed_over() {
+    let temp = TempDir::new().unwrap();
+    let dir = temp.path().join("store");
+    let engine = open(&dir);
+    let taken: Vec<PathBuf> = (10..40).step_by(3).map(|id| dir.join(format!("{id:010}.seg"))).collect();
+    taken.iter().for_each(|path| fs::create_dir_all(path.join("inside")).unwrap());
+    let mut failures = 0;
+    for number in 0..3000 {
+        let put = || engine.put(format!("key/{number:04}"), [7; 200]);
+        for _ in 0..20 {
+            let Err(error) = put() else { break };
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            failures += 1;
+        }
+    }
+    assert_eq!((engine.len(), engine.stats().poisoned), (3000, None), "after {failures} failures");
+    engine.run_compaction_now().unwrap();
+    engine.close().unwrap();
+    untouched(&taken);
+    assert_eq!(open(&dir).len(), 3000);
+}
+
 #[test]
 fn a_backup_leaves_files_of_others_alone() {
     let dir = TempDir::new().unwrap();

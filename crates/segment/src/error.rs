@@ -217,6 +217,11 @@ impl SegmentError {
         matches!(self, Self::Io { source, .. } if is_shortage(source)) && !crate::mutants::planted("shortage_poisons")
     }
 
+    /// Whether what was asked for has changed nothing: for a shortage, or since something that is not the store's has the name.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.is_shortage() || matches!(self, Self::Io { source, .. } if is_in_the_way(source))
+    }
+
     /// Whether this is [`SegmentError::Full`].
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -227,6 +232,15 @@ impl SegmentError {
 /// Whether the system says that the device or the quota is used up.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether a name is that of something else than a file of the store's: a directory, say. Neither was touched.
+fn is_in_the_way(error: &io::Error) -> bool {
+    use io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty
+    ) && !crate::mutants::planted("strangers_poison")
 }
 
 /// Whether the process or the system had too little of something to begin with what was asked: file descriptors, memory, threads. The

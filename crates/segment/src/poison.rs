@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::error::{SegmentError, is_shortage};
+use crate::error::SegmentError;
 use crate::mapping::ForkGuard;
-use crate::mutants::planted;
 
 #[derive(Debug)]
 pub(crate) struct Poison {
@@ -45,12 +44,9 @@ impl Poison {
         self.set.store(true, Ordering::Release);
     }
 
-    /// Throws the latch unless nothing can have changed: for want of room, of descriptors or of memory. Gives the error back. Not for syncs.
+    /// Throws the latch unless nothing can have changed: for want of room, of descriptors or of memory, or since something of others' is in the way. Gives the error back. Not for syncs.
     pub(crate) fn latch(&self, error: SegmentError) -> SegmentError {
-        match &error {
-            SegmentError::Io { source, .. } if is_shortage(source) && !planted("shortage_poisons") => error,
-            _ => self.latch_sync(error),
-        }
+        if error.changes_nothing() { error } else { self.latch_sync(error) }
     }
 
     /// The same for a sync that failed: after that nothing is known, whatever the reason.

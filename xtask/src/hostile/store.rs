@@ -296,12 +296,14 @@ impl Store {
         Ok(true)
     }
 
-    fn begin_life(&self, last: Option<&Handle>) -> Result<()> {
+    fn begin_life(&self, mut last: Option<&Handle>) -> Result<()> {
         // What fails because of the surroundings succeeds once they are better.
         for _ in 0..OPENINGS {
             if self.open_again(last)? {
                 return Ok(());
             }
+            // It may have begun, and recovers the next time.
+            last = None;
             thread::sleep(Duration::from_millis(5));
         }
         bail!("the store cannot be opened, however often it is tried")

@@ -628,7 +628,7 @@ impl<'a> Caller<'a> {
         let stats = handle.engine.stats();
         ensure!(stats.durable_seq <= stats.latest_seq.max(handle.engine.latest_seq()), "more is durable than there is");
         ensure!(
-            stats.poisoned.is_none() || self.store.allows(ErrorKind::Poisoned),
+            stats.poisoned.is_none() || handle.is_closing() || self.store.allows(ErrorKind::Poisoned),
             "the store refuses writes: {:?}",
             stats.poisoned
         );

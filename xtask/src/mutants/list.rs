@@ -533,6 +533,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a store that was closed can be opened, whoever still has a handle",
         &[storms("callers")],
     ),
+    caught(
+        "strangers_poison",
+        "what others have put in the way ends no writing",
+        &[plain("hightower-engine", "foreign_files", "a_name_that_others_have_taken"), storms("foreign")],
+    ),
     caught("entry_not_followed", "an entry that is held is read wherever its record has moved", &[storms("held")]),
     // The authentication service.
     caught(

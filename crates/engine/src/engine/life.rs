@@ -274,7 +274,11 @@ impl Core {
     fn close_log(&self, log: CommitLog) -> Result<()> {
         self.poison.check()?;
         let stamp = self.stamp_of(log.max_version);
-        log.appender.close(stamp).map_err(|failure| self.poison.latch(&failure))?;
+        log.appender.close(stamp).map_err(|failure| {
+            // For those who wait for a sync; the caller hears what has failed.
+            let _latched = self.poison.latch(&failure);
+            Error::from(failure)
+        })?;
         // Before the store is let go of: whoever waits for one of them then learns that it is durable.
         self.group.note_durable(log.last_seq);
         Ok(())

@@ -153,7 +153,10 @@ impl Attack<'_> {
         let store = self.open(&dir, "scratch")?;
         self.storm(&store)?;
         store.allow(REMOVED);
-        fs::remove_dir_all(&dir)?;
+        // Its own threads may make files meanwhile.
+        while let Err(error) = fs::remove_dir_all(&dir) {
+            ensure!(error.kind() == std::io::ErrorKind::DirectoryNotEmpty, "remove the directory: {error}");
+        }
         self.storm(&store)?;
         store.close(1)?;
         ensure!(!dir.join("MANIFEST").exists(), "a store that was removed is back");
