@@ -1,5 +1,6 @@
 //! A store that is larger than the memory it may use: gets beside bare reads of the device, and scans, check and compaction beside its sequential rate.
-//! One line per number, with the ratio to the device in the same run.
+//! One line per number, with the ratio to the device in the same run; and of which that time was made: of the thread that ran, of its waiting for a processor that
+//! others had, and of its waiting for the device. On a busy machine only the last, and the first on its own, say something of the store.
 //!
 //! `HIGHTOWER_BENCH_KEYS` (default 800,000 values of 1,000 bytes) sets the size, `HIGHTOWER_BENCH_MEMORY_MB` (default 256) the memory,
 //! `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`), which must be on a disk. Each part runs in a process and a memory cgroup of its own, after the page cache
@@ -45,67 +46,97 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Runs a part, and gives how much it did each second.
-fn part(dir: &Path, name: &str) -> f64 {
-    let rate = |work: f64, started: Instant| work / started.elapsed().as_secs_f64();
+/// When a part began, and how long its thread had run and waited for a processor until then.
+struct Began {
+    at: Instant,
+    ran: [f64; 2],
+}
+
+/// What a part did each second, and the seconds that it took, ran, and waited for a processor.
+struct Took {
+    rate: f64,
+    seconds: f64,
+    ran: [f64; 2],
+}
+
+/// Of this thread, in seconds.
+fn ran() -> [f64; 2] {
+    let all = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let mut all = all.split_whitespace().map(|nanoseconds| nanoseconds.parse::<f64>().unwrap() / 1e9);
+    [all.next().unwrap(), all.next().unwrap()]
+}
+
+impl Began {
+    fn now() -> Self {
+        Self { at: Instant::now(), ran: ran() }
+    }
+
+    fn took(&self, work: f64) -> Took {
+        let (seconds, now) = (self.at.elapsed().as_secs_f64(), ran());
+        Took { rate: work / seconds, seconds, ran: [now[0] - self.ran[0], now[1] - self.ran[1]] }
+    }
+}
+
+/// Runs a part.
+fn part(dir: &Path, name: &str) -> Took {
     match name {
         "bare reads" => {
             let files: Vec<_> = segments(dir).iter().map(|path| File::open(path).unwrap()).collect();
             let mut page = [0; 4096];
-            let started = Instant::now();
+            let began = Began::now();
             for number in 0..LOOKUPS {
                 let file = &files[usize::try_from(mix(number) % files.len() as u64).unwrap()];
                 let pages = (file.metadata().unwrap().len() / 4096).max(1);
                 file.read_at(&mut page, mix(!number) % pages * 4096).unwrap();
             }
-            rate(LOOKUPS as f64, started)
+            began.took(LOOKUPS as f64)
         }
         "gets" => {
             let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
-            let started = Instant::now();
+            let began = Began::now();
             for number in 0..LOOKUPS {
                 assert!(engine.get((mix(number) % keys()).to_be_bytes()).unwrap().is_some());
             }
-            rate(LOOKUPS as f64, started)
+            began.took(LOOKUPS as f64)
         }
         "sequential reads" => {
             let mut buffer = vec![0; 1 << 20];
-            let (started, mut bytes) = (Instant::now(), 0);
+            let (began, mut bytes) = (Began::now(), 0);
             for path in segments(dir) {
                 let mut file = File::open(path).unwrap();
                 while let read @ 1.. = file.read(&mut buffer).unwrap() {
                     bytes += read;
                 }
             }
-            rate(bytes as f64 / 1e6, started)
+            began.took(bytes as f64 / 1e6)
         }
         "full scan" => {
             let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
-            let (started, mut bytes) = (Instant::now(), 0);
+            let (began, mut bytes) = (Began::now(), 0);
             let mut range = engine.range::<&[u8]>(..).unwrap();
             let count = |key: &[u8], value: &[u8]| {
                 bytes += key.len() + value.len();
                 ControlFlow::Continue(())
             };
             range.for_each_pair(count).unwrap();
-            rate(bytes as f64 / 1e6, started)
+            began.took(bytes as f64 / 1e6)
         }
         "check" => {
             let bytes: u64 = segments(dir).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
-            let started = Instant::now();
+            let began = Began::now();
             assert!(
                 check(&Components::default(), dir, CheckLevel::Checksums, &mut |_| ControlFlow::Continue(()))
                     .unwrap()
                     .is_whole()
             );
-            rate(bytes as f64 / 1e6, started)
+            began.took(bytes as f64 / 1e6)
         }
         // Reads all, and writes half of it again.
         "read two, write one" => {
             let mut buffer = vec![0; 1 << 20];
             let path = dir.join("copy");
             let mut copy = OpenOptions::new().create(true).truncate(true).write(true).open(&path).unwrap();
-            let (started, mut bytes, mut pieces) = (Instant::now(), 0, 0);
+            let (began, mut bytes, mut pieces) = (Began::now(), 0, 0);
             for path in segments(dir) {
                 let mut file = File::open(path).unwrap();
                 while let read @ 1.. = file.read(&mut buffer).unwrap() {
@@ -117,18 +148,18 @@ fn part(dir: &Path, name: &str) -> f64 {
                 }
             }
             copy.sync_data().unwrap();
-            let rate = rate(bytes as f64 / 1e6, started);
+            let took = began.took(bytes as f64 / 1e6);
             fs::remove_file(path).unwrap();
-            rate
+            took
         }
         "compaction" => {
             let bytes: u64 = segments(dir).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
             let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
-            let started = Instant::now();
+            let began = Began::now();
             engine.run_compaction_now().unwrap();
-            let rate = rate(bytes as f64 / 1e6, started);
+            let took = began.took(bytes as f64 / 1e6);
             engine.close().unwrap();
-            rate
+            took
         }
         other => unreachable!("{other}"),
     }
@@ -150,20 +181,30 @@ fn limit_memory() -> bool {
     })
 }
 
-fn in_child(dir: &Path, name: &str) -> f64 {
+fn in_child(dir: &Path, name: &str) -> Took {
     let _synced = Command::new("sync").status();
     let is_empty = fs::write("/proc/sys/vm/drop_caches", "3").is_ok();
     let child = Command::new(std::env::current_exe().unwrap()).arg("--only").arg(dir).arg(name).output().unwrap();
     assert!(child.status.success() && is_empty, "{name}: {}", String::from_utf8_lossy(&child.stderr));
-    String::from_utf8_lossy(&child.stdout).trim().parse().unwrap()
+    let numbers = String::from_utf8_lossy(&child.stdout);
+    let numbers: Vec<f64> = numbers.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    Took { rate: numbers[0], seconds: numbers[1], ran: [numbers[2], numbers[3]] }
+}
+
+impl Took {
+    fn parts(&self) -> String {
+        let [running, queued] = self.ran;
+        let device = (self.seconds - running - queued).max(0.0);
+        format!("{:.2} s: {running:.2} running, {queued:.2} for a processor, {device:.2} for the device", self.seconds)
+    }
 }
 
 fn beside(dir: &Path, unit: &str, device: &str, parts: &[&str]) {
     let bare = in_child(dir, device);
-    println!("{device}: {bare:.0} {unit}");
+    println!("{device}: {:.0} {unit} ({})", bare.rate, bare.parts());
     for name in parts {
         let found = in_child(dir, name);
-        println!("{name}: {found:.0} {unit}, {:.2} of the device", found / bare);
+        println!("{name}: {:.0} {unit}, {:.2} of the device ({})", found.rate, found.rate / bare.rate, found.parts());
     }
 }
 
@@ -173,7 +214,8 @@ fn main() {
         && only == "--only"
     {
         assert!(limit_memory(), "no memory cgroup can be made");
-        return println!("{}", part(Path::new(dir), name));
+        let Took { rate, seconds, ran: [running, queued] } = part(Path::new(dir), name);
+        return println!("{rate} {seconds} {running} {queued}");
     }
     let place = std::env::var("HIGHTOWER_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into());
     let temp = tempfile::tempdir_in(place).unwrap();

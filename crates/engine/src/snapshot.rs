@@ -158,9 +158,12 @@ impl Snapshot {
     pub fn to_state(&self) -> Result<KvState> {
         let mut copy = KvState::new();
         let mut entries = self.state.entries(Bound::Unbounded, Bound::Unbounded);
+        let mut order = InOrder::default();
+        let order = RefCell::new(&mut order);
         loop {
             let guard = pin();
             let Some((key, entry)) = entries.next_pinned(&guard) else { break };
+            self.core.prefetch_in_order(entry.location, &order, &guard);
             self.core.read_record(
                 &guard,
                 |guard| Some(self.state.entry_pinned(key, guard)?.location).or(Some(entry.location)),

@@ -5,11 +5,16 @@
 //! while asks for windows ahead of it ([`ReadAhead`]): small at first, so that a look at a few records brings little, and as long as the device
 //! likes them soon.
 
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
 use crate::mutants::planted;
 use crate::segment::Segment;
 
 const FIRST_WINDOW_BYTES: u32 = 64 << 10;
-const LONGEST_WINDOW_BYTES: u32 = 8 << 20;
+const LONGEST_WINDOW_BYTES: u32 = 2 << 20;
+/// The system cuts a wish to what it reads ahead of a file, or to the device's longest request if that is more, and says nothing: from 128 KiB on.
+const WISH_BYTES: u32 = 128 << 10;
 /// Who has come so far into a segment reads all of it.
 const LOOK_BYTES: u32 = FIRST_WINDOW_BYTES / 2;
 
@@ -30,7 +35,7 @@ impl ReadAhead {
     }
 
     /// The next window for a reader at `offset`: from one to two windows are always ahead of it.
-    fn next_window(&mut self, offset: u32) -> std::ops::Range<u32> {
+    fn next_window(&mut self, offset: u32) -> Range<u32> {
         self.window_bytes = (self.window_bytes * 2).clamp(FIRST_WINDOW_BYTES, LONGEST_WINDOW_BYTES);
         let from = self.asked_to.max(offset);
         self.asked_to = from.saturating_add(self.window_bytes);
@@ -39,9 +44,16 @@ impl ReadAhead {
     }
 }
 
+/// A window in pieces that the system does not cut.
+fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
+    let wish_bytes = if planted("wishes_are_cut") { LONGEST_WINDOW_BYTES } else { WISH_BYTES };
+    let starts = window.clone().step_by(wish_bytes as usize);
+    starts.map(move |start| start as usize..start.saturating_add(wish_bytes).min(window.end) as usize)
+}
+
 impl Segment {
     /// Has the device read ahead of a reader that goes through the segment from front to back and has come to `offset`. Costs a comparison, and a
-    /// system call for each window: 64 KiB first, up to 8 MiB.
+    /// system call for each 128 KiB: 64 KiB first, then up to 2 MiB at once.
     #[inline]
     pub fn read_ahead(&self, ahead: &mut ReadAhead, offset: u32) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
@@ -53,26 +65,34 @@ impl Segment {
     fn ask_for(&self, ahead: &mut ReadAhead, offset: u32) {
         let mut window = ahead.next_window(offset);
         window.end = window.end.min(self.len_bytes());
-        if window.start < window.end {
-            // If it is refused, the reader waits for each page.
-            let _wish = self.mapping().will_need(window.start as usize..window.end as usize);
-        } else {
+        if window.is_empty() {
             ahead.next_at = u32::MAX;
+        }
+        for wish in wishes(window) {
+            // If it is refused, the reader waits for each page.
+            let _wish = self.mapping().will_need(wish);
         }
     }
 }
 
 /// A reader that goes through a segment from front to back, for as long as it lives.
 #[derive(Debug)]
-pub struct InOrder<'a> {
-    segment: &'a Segment,
+pub struct InOrder<S: Deref<Target = Segment>> {
+    segment: S,
     /// From here on it is one that reads all of it; before that it may only look at the first records. `None` once that is so.
     looks_until: Option<u32>,
 }
 
-impl<'a> InOrder<'a> {
+impl<S: Deref<Target = Segment>> InOrder<S> {
+    /// A reader of all of it.
+    fn of_all(segment: S) -> Self {
+        let mut reader = Self::looking(segment, 0);
+        reader.begin();
+        reader
+    }
+
     /// A reader from `offset` on that may be content with the first records.
-    pub(crate) fn looking(segment: &'a Segment, offset: u32) -> Self {
+    pub(crate) fn looking(segment: S, offset: u32) -> Self {
         Self { segment, looks_until: Some(offset.saturating_add(LOOK_BYTES)) }
     }
 
@@ -92,7 +112,7 @@ impl<'a> InOrder<'a> {
     }
 }
 
-impl Drop for InOrder<'_> {
+impl<S: Deref<Target = Segment>> Drop for InOrder<S> {
     fn drop(&mut self) {
         if self.looks_until.is_none() && !planted("nobody_reads_ahead") {
             self.segment.mapping().end_in_order();
@@ -103,16 +123,31 @@ impl Drop for InOrder<'_> {
 impl Segment {
     /// Has the system read ahead, for a reader that goes through all of the segment from front to back, as long as what this gives lives.
     #[must_use]
-    pub fn read_in_order(&self) -> InOrder<'_> {
-        let mut reader = InOrder::looking(self, 0);
-        reader.begin();
-        reader
+    pub fn read_in_order(&self) -> InOrder<&Self> {
+        InOrder::of_all(self)
+    }
+
+    /// The same for who holds the segment.
+    #[must_use]
+    pub fn hold_in_order(self: &Arc<Self>) -> InOrder<Arc<Self>> {
+        InOrder::of_all(Arc::clone(self))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::ReadAhead;
+    use super::{LONGEST_WINDOW_BYTES, ReadAhead, WISH_BYTES, wishes};
+
+    #[test]
+    fn no_wish_is_longer_than_the_system_grants() {
+        let window = 64..64 + LONGEST_WINDOW_BYTES;
+        let wishes: Vec<_> = wishes(window.clone()).collect();
+        assert!(wishes.iter().all(|wish| wish.len() <= WISH_BYTES as usize));
+        assert!(wishes.windows(2).all(|pair| pair[0].end == pair[1].start));
+        let (first, last) = (wishes.first().unwrap(), wishes.last().unwrap());
+        assert_eq!(first.start..last.end, window.start as usize..window.end as usize);
+        assert_eq!(super::wishes(5..5).count(), 0);
+    }
 
     #[test]
     fn windows_grow_and_stay_ahead() {
@@ -129,6 +164,6 @@ mod tests {
             [64..64 + (64 << 10), 64 + (64 << 10)..64 + (192 << 10), 64 + (192 << 10)..64 + (448 << 10)]
         );
         assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start), "each byte is asked for once");
-        assert!((12..20).contains(&windows.len()), "{} windows", windows.len());
+        assert!((34..42).contains(&windows.len()), "{} windows", windows.len());
     }
 }

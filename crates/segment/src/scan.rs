@@ -31,7 +31,7 @@ pub struct Entries<'a> {
     seq: u64,
     in_commit: bool,
     done: bool,
-    order: InOrder<'a>,
+    order: InOrder<&'a Segment>,
 }
 
 impl<'a> Entries<'a> {
@@ -245,7 +245,7 @@ pub struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
     seq: u64,
-    order: InOrder<'a>,
+    order: InOrder<&'a Segment>,
 }
 
 impl Segment {

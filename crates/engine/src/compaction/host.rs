@@ -8,7 +8,7 @@ use std::time::Duration;
 use hightower_compactor::{Host, Need, Pace, PaceClock, RecordPlace, SegmentUsage, Visit, Visitor};
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentHeader, SegmentKind, encode_head, payload_checksum};
-use hightower_segment::{CompactedSegment, CompactedWriter, Purpose, SegmentStore, Stamp};
+use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
 use hightower_state::{CommandKind, ConcurrentKvState, Held};
 
 use crate::compaction::usage::age;
@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::place::Place;
-use crate::table::{InOrder, Tracked};
+use crate::table::Tracked;
 
 /// The pace is kept in steps of so many bytes.
 const SPEND_STEP_BYTES: u64 = 128 << 10;
@@ -32,7 +32,8 @@ pub(crate) struct RunHost<'a> {
     store: &'a SegmentStore,
     /// By id.
     inputs: Vec<Arc<Tracked>>,
-    order: InOrder,
+    /// All of each of them is read, and what survives once more.
+    _in_order: Vec<InOrder<Arc<Segment>>>,
     /// When each of them took its last commit, at the latest.
     ended_ms: Vec<i64>,
     /// About how many bytes are still to be written.
@@ -67,7 +68,7 @@ impl<'a> RunHost<'a> {
             core,
             state: core.state_handle()?,
             store,
-            order: InOrder::default(),
+            _in_order: inputs.iter().map(|input| input.segment.hold_in_order()).collect(),
             inputs,
             ended_ms,
             expected_bytes: live_bytes,
@@ -178,8 +179,6 @@ impl Host for RunHost<'_> {
 
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32)> {
         let tracked = Arc::clone(self.input(place.segment)?);
-        // Keys that were written in order are copied from front to back, from several inputs in turn. What was gathered from may be in memory no more.
-        self.order.read_ahead(place_of(place), &tracked);
         let record = tracked.segment.record_at(place.offset)?;
         let command = record.command().ok_or(Error::Validation("compaction: a record is no command".into()))?;
         let (key, value) = (command.key(), command.value().unwrap_or_default());

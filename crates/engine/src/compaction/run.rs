@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::sync::step;
-use crate::table::{InOrder, Tracked};
+use crate::table::Tracked;
 
 /// So many records are moved under one hold of the state's lock: few, since commits wait meanwhile.
 const MOVES_PER_LOCK: usize = 24;
@@ -75,8 +75,10 @@ impl Core {
         self.adopt(&edit.add)?;
         step();
         // From here on the index and the manifest must come to agree, or nothing more may be written.
+        let in_order: Vec<_> = edit.add.iter().map(|output| output.segment.read_in_order()).collect();
         let moved = self.install_moves(&rewritten.moved).and_then(|()| self.forget(&rewritten.forgotten));
         report.forgotten_tombstones = moved.map_err(|failure| self.poison.latch(&failure))?;
+        drop(in_order);
         self.retire(turn, &store, &edit, &mut report)?;
         Ok(report)
     }
@@ -101,7 +103,6 @@ impl Core {
 
     /// Points the index from the old places to the new ones.
     fn install_moves(&self, moved: &[Moved]) -> Result<()> {
-        let mut order = InOrder::default();
         for some in moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
             let state = self.state(&guard)?;
@@ -109,7 +110,6 @@ impl Core {
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
                 let to = self.tracked(moved.to.segment, &guard)?;
-                order.read_ahead(place_of(moved.to), to);
                 let command = to.segment.record_at(moved.to.offset)?.command();
                 let command = command.ok_or(Error::Validation("compaction: a record is no command".into()))?;
                 state.prefetch(command.key());
