@@ -194,9 +194,8 @@ impl Table {
 /// Sees whether a reader of many records goes through segments from front to back, through some in turn perhaps, and has the device read ahead of it then.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InOrder {
+    /// By the ends of the segments' ids.
     streams: [Stream; Self::STREAMS],
-    /// Which of them was begun first.
-    oldest: usize,
 }
 
 /// The records of one segment among those that are read.
@@ -210,8 +209,8 @@ struct Stream {
 }
 
 impl InOrder {
-    /// Keys that were written in order, and then some of them again, stand in so many segments at once.
-    const STREAMS: usize = 4;
+    /// A scan goes through so many segments in turn: each run of compaction has put its own records in order.
+    const STREAMS: usize = 16;
     /// So many records make an order.
     const RUN: u32 = 8;
     /// A record that begins further behind the one before is read for itself.
@@ -220,26 +219,22 @@ impl InOrder {
     /// The reader comes to a place in this segment.
     #[inline]
     pub(crate) fn read_ahead(&mut self, place: Place, tracked: &Tracked) {
-        let Some(stream) = self.streams.iter_mut().find(|stream| stream.segment == place.segment) else {
-            return self.begin(place);
-        };
-        let is_near = place.offset.wrapping_sub(stream.offset) <= Self::NEAR_BYTES;
-        stream.offset = place.offset;
+        let Place { segment, offset } = place;
+        let at = if planted("scans_follow_one_segment") { 0 } else { segment as usize % Self::STREAMS };
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        if stream.segment != segment {
+            *stream = Stream { segment, offset, ..Stream::default() };
+            return;
+        }
+        let is_near = offset.wrapping_sub(stream.offset) <= Self::NEAR_BYTES;
+        stream.offset = offset;
         if !is_near {
             (stream.run, stream.ahead) = (0, ReadAhead::default());
         } else if stream.run < Self::RUN {
             stream.run += 1;
         } else {
-            tracked.segment.read_ahead(&mut stream.ahead, place.offset);
+            tracked.segment.read_ahead(&mut stream.ahead, offset);
         }
-    }
-
-    fn begin(&mut self, place: Place) {
-        let Place { segment, offset } = place;
-        if let Some(oldest) = self.streams.get_mut(self.oldest) {
-            *oldest = Stream { segment, offset, ..Stream::default() };
-        }
-        self.oldest = (self.oldest + 1) % Self::STREAMS;
     }
 }
 
@@ -375,7 +370,8 @@ mod tests {
     use hightower_segment::sim::SimFs;
     use hightower_segment::{AppendMode, Purpose, Segment, SegmentStore, Stamp, StoreOptions};
 
-    use super::Segments;
+    use super::{InOrder, Segments};
+    use crate::place::Place;
 
     /// Empty segments with ascending ids.
     fn segments(count: usize) -> Vec<Arc<Segment>> {
@@ -412,5 +408,18 @@ mod tests {
         assert!(gone.iter().all(|segment| table.find(segment.id(), &guard).is_none()));
         assert!(kept.iter().all(|segment| table.find(segment.id(), &guard).is_some()));
         assert_eq!((table.count(), table.len_bytes()), (200, lens(kept)));
+    }
+
+    #[test]
+    fn a_scan_that_goes_through_many_segments_in_turn_reads_ahead_in_each() {
+        let (table, all) = (Segments::default(), segments(InOrder::STREAMS));
+        let tracked: Vec<_> = all.into_iter().map(|segment| table.add(segment).unwrap()).collect();
+        let mut order = InOrder::default();
+        for round in 0..=InOrder::RUN {
+            for tracked in &tracked {
+                order.read_ahead(Place { segment: tracked.segment.id(), offset: 64 + round * 1000 }, tracked);
+            }
+        }
+        assert!(order.streams.iter().all(|stream| stream.run == InOrder::RUN));
     }
 }

@@ -148,6 +148,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "for who reads all of a segment the system reads ahead",
         &[life_of_segments("only_who_reads_all")],
     ),
+    caught(
+        "wishes_are_cut",
+        "the device reads as far ahead as it was asked to",
+        &[plain("hightower-segment", "lib", "no_wish_is_longer")],
+    ),
+    caught(
+        "scans_follow_one_segment",
+        "a scan through many segments in turn reads ahead in each",
+        &[within_engine("a_scan_that_goes_through_many")],
+    ),
     caught("header_not_synced", "a segment's header is durable before its first commit", &[CRASHES]),
     caught("segment_dir_not_synced", "a segment's name is durable before its first commit", &[CRASHES]),
     caught("ack_before_sync", "nobody is told before the sync has returned", &[CRASHES]),
