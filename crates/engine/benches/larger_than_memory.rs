@@ -1,6 +1,7 @@
 //! A store that is larger than the memory it may use: gets beside bare reads of the device, and scans, check and compaction beside its sequential rate.
-//! One line per number, with the ratio to the device in the same run; and of which that time was made: of the thread that ran, of its waiting for a processor that
-//! others had, and of its waiting for the device. On a busy machine only the last, and the first on its own, say something of the store.
+//! One line per number, with the ratio to the device in the same run, and how the time divides: the
+//! thread ran, waited for a processor that others had, or waited for the device. On a busy machine
+//! only the first and the last say something of the store.
 //!
 //! `HIGHTOWER_BENCH_KEYS` (default 800,000 values of 1,000 bytes) sets the size, `HIGHTOWER_BENCH_MEMORY_MB` (default 256) the memory,
 //! `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`), which must be on a disk. Each part runs in a process and a memory cgroup of its own, after the page cache

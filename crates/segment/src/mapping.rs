@@ -443,11 +443,13 @@ impl Mapping {
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
-    /// Tells the system that the whole mapping is read from front to back: it then reads ahead of the reader, in large pages, which costs it a third of
-    /// what small ones take. Until as many ends as beginnings were told; lookups meanwhile bring more than they need. A wish: if it is not granted, reading takes longer.
+    /// Tells the system that the whole mapping is read from front to back: it then reads ahead of the
+    /// reader, in large pages, which cost a third of what small ones do. Until as many ends as
+    /// beginnings were told; lookups meanwhile read more than they need. A wish: if it is not granted,
+    /// reading takes longer.
     ///
-    /// The advice for it would seem to be another, "sequential": but with that the system reads piece after piece in small pages, and each only when the reader needs it,
-    /// if the reading does not begin at the start of the file.
+    /// The advice is "normal". With "sequential", Linux 6.18 reads piece by piece in small pages, and
+    /// only when the reader waits, unless the first page that is missing is the file's first.
     pub(crate) fn begin_in_order(&self) {
         self.count_in_order(|readers| readers + 1);
     }

@@ -13,7 +13,8 @@ use crate::segment::Segment;
 
 const FIRST_WINDOW_BYTES: u32 = 64 << 10;
 const LONGEST_WINDOW_BYTES: u32 = 2 << 20;
-/// The system cuts a wish to what it reads ahead of a file, or to the device's longest request if that is more, and says nothing: from 128 KiB on.
+/// The system cuts a longer wish, without an error, to what it reads ahead of a file or to the
+/// device's longest request, whichever is more. Both are rarely below this.
 const WISH_BYTES: u32 = 128 << 10;
 /// Who has come so far into a segment reads all of it.
 const LOOK_BYTES: u32 = FIRST_WINDOW_BYTES / 2;
@@ -52,8 +53,9 @@ fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Segment {
-    /// Has the device read ahead of a reader that goes through the segment from front to back and has come to `offset`. Costs a comparison, and a
-    /// system call for each 128 KiB: 64 KiB first, then up to 2 MiB at once.
+    /// Has the device read ahead of a reader that goes through the segment from front to back and has
+    /// come to `offset`: 64 KiB first, later 2 MiB at once. Costs a comparison, and a system call for
+    /// each 128 KiB.
     #[inline]
     pub fn read_ahead(&self, ahead: &mut ReadAhead, offset: u32) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {

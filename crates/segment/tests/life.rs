@@ -463,7 +463,8 @@ fn directories_above_that_sync_nothing() {
     }
 }
 
-/// What the system was told of how the readers' map of a file is read: `rr` at random; nothing lets it read ahead as it does of any file.
+/// The advice that the readers' map of a file carries: `rr` for random access; with none, the system
+/// reads ahead as it does of any file.
 #[cfg(target_os = "linux")]
 fn advice_of(path: &Path) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
