@@ -296,6 +296,57 @@ fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
     }
 }
 
+/// Closes a store, and opens it again and changes it.
+fn close_and_go_on_anew(engine: &SingleNodeEngine, config: &StoreConfig) {
+    engine.close().unwrap();
+    let again = SingleNodeEngine::with_config(config.clone()).unwrap();
+    again.put("new", "value").unwrap();
+    again.run_compaction_now().unwrap();
+}
+
+#[test]
+fn a_visitor_may_close_the_store_and_keeps_what_it_was_shown() {
+    for worker_threads in [0, 1, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig { worker_threads, max_segment_size: 32 << 10, ..StoreConfig::at(dir.path()) };
+        let open = || {
+            let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
+            for number in 0..100 {
+                engine.put_with(format!("{number:03}"), [3; 700], Durability::Os).unwrap();
+            }
+            engine
+        };
+        let engine = open();
+        let visit = |value: &[u8]| {
+            close_and_go_on_anew(&engine, &config);
+            assert_eq!(value, [3; 700]);
+        };
+        engine.get_with("007", visit).unwrap().unwrap();
+
+        let engine = open();
+        let mut seen = 0;
+        let visit = |_: &[u8], value: &[u8]| {
+            seen += 1;
+            if seen == 3 {
+                close_and_go_on_anew(&engine, &config);
+            }
+            assert!(seen > 100 || value == [3; 700]);
+            ControlFlow::Continue(())
+        };
+        engine.range::<&str>(..).unwrap().for_each_pair(visit).unwrap();
+        assert_eq!(seen, 101);
+
+        let engine = open();
+        let commands = (1..4).map(|version| {
+            if version == 2 {
+                close_and_go_on_anew(&engine, &config);
+            }
+            Command::Delete { key: b"007".to_vec(), version, timestamp: 0 }
+        });
+        assert_eq!(engine.submit_batch(commands).unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
+
 /// A stream that closes the store that writes to it.
 struct Closing<'a>(&'a SingleNodeEngine, Vec<u8>);
 

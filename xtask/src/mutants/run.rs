@@ -33,7 +33,7 @@ pub(super) enum Outcome {
 pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit: Duration) -> Result<Outcome> {
     let output_file = tempfile::NamedTempFile::new()?;
     let mut command = Command::new(program);
-    if catcher.test == HOSTILE {
+    if catcher.package == "xtask" {
         let words = ["hostile", "--seed", "1", "--seconds", "5", "--shrink-seconds", "0", "--kinds", catcher.filter];
         command.args(words);
     } else {
