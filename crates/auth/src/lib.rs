@@ -73,6 +73,7 @@ mod mutants;
 mod options;
 mod password;
 mod permission;
+mod quota;
 mod record;
 mod sealed;
 mod seam;
@@ -100,6 +101,7 @@ pub use listener::AuditListener;
 pub use options::AuthOptions;
 pub use password::{BreachCheck, MAX_PASSWORD_LEN_BYTES, MIN_PASSWORD_FLOOR, PasswordPolicy};
 pub use permission::{Action, Grant, KeyRange, MAX_GRANT_KEY_LEN_BYTES, MAX_GRANTS, PermissionSet};
+pub use quota::{Quota, QuotaUse};
 pub use record::{
     ApiKeyAccess, ApiKeyRecord, MAX_LABEL_LEN_BYTES, MAX_ROLE_NAME_LEN_BYTES, MAX_ROLES, RoleRecord, SessionRecord,
     UserRecord,

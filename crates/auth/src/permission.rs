@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, Result};
+use crate::quota::Quota;
 
 /// Longest bound of a grant, in bytes.
 pub const MAX_GRANT_KEY_LEN_BYTES: usize = 1024;
@@ -67,6 +68,8 @@ impl Action {
 
 /// The bits of the actions on keys.
 const ON_KEYS: u8 = 7;
+/// The bits of the actions that change keys.
+const WRITES: u8 = 6;
 
 /// Keys from `start` up to, not including, `end`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,6 +146,12 @@ impl KeyRange {
         parts
     }
 
+    /// Whether a key is in both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let begins_before_end = |one: &Self, other: &Self| other.end.as_ref().is_none_or(|end| one.start < *end);
+        begins_before_end(self, other) && begins_before_end(other, self)
+    }
+
     pub(crate) fn encode(&self, writer: &mut Writer) -> Result<()> {
         writer.bytes(&self.start)?.optional_bytes(self.end.as_deref()).map(drop)
     }
@@ -184,6 +193,7 @@ fn earlier(end: Option<&Vec<u8>>, other: &Vec<u8>) -> Option<Vec<u8>> {
 pub struct Grant {
     actions: u8,
     range: KeyRange,
+    quota: Option<Quota>,
 }
 
 impl Grant {
@@ -205,7 +215,23 @@ impl Grant {
         {
             return Err(Error::Validation("a bound of a grant is longer than 1024 bytes"));
         }
-        Ok(Self { actions, range })
+        Ok(Self { actions, range, quota: None })
+    }
+
+    /// The same grant with a quota: writes that it allows fit in it, or are refused. See [`Quota`].
+    ///
+    /// # Errors
+    /// [`Error::Validation`] if the grant allows no writes: it has neither [`Action::Write`] nor [`Action::Admin`].
+    pub fn with_quota(self, quota: Quota) -> Result<Self> {
+        if self.actions & WRITES == 0 {
+            return Err(Error::Validation("a quota is for a grant that allows write or admin"));
+        }
+        Ok(Self { quota: Some(quota), ..self })
+    }
+
+    /// How much may be under the range for writes that it allows; `None`: any amount.
+    pub fn quota(&self) -> Option<&Quota> {
+        self.quota.as_ref()
     }
 
     /// The actions, in order.
@@ -236,6 +262,7 @@ pub(crate) fn encode_grants(grants: &[Grant], writer: &mut Writer) -> Result<()>
     for grant in grants {
         writer.u8(grant.actions);
         grant.range.encode(writer)?;
+        Quota::encode(grant.quota.as_ref(), writer);
     }
     Ok(())
 }
@@ -251,18 +278,43 @@ fn decode_grant(reader: &mut Reader<'_>) -> Result<Grant> {
     if actions == 0 || actions > 127 || is_mixed {
         return Err(Error::Crypto("a grant names an action that this build does not know"));
     }
-    Ok(Grant { actions, range: KeyRange::decode(reader)? })
+    let (range, quota) = (KeyRange::decode(reader)?, Quota::decode(reader)?);
+    if quota.is_some() && actions & WRITES == 0 {
+        return Err(Error::Crypto("a grant that allows no writes has a quota"));
+    }
+    Ok(Grant { actions, range, quota })
 }
 
 /// The union of grants, ready for fast checks. An empty set allows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermissionSet {
     by_action: [Vec<KeyRange>; 7],
+    /// `None` if no grant has a quota.
+    metered: Option<Box<Metered>>,
+}
+
+/// The grants of a set, apart by whether they have a quota.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Metered {
+    without_quota: PermissionSet,
+    with_quota: Vec<(Grant, Quota)>,
 }
 
 impl PermissionSet {
     /// The union of `grants`. Takes `n log n`.
     pub fn new<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Self {
+        let grants: Vec<&Grant> = grants.into_iter().collect();
+        let mut set = Self::union(grants.iter().copied());
+        let with_quota: Vec<_> =
+            grants.iter().filter_map(|grant| Some(((*grant).clone(), grant.quota.clone()?))).collect();
+        if !with_quota.is_empty() {
+            let without_quota = Self::union(grants.into_iter().filter(|grant| grant.quota.is_none()));
+            set.metered = Some(Box::new(Metered { without_quota, with_quota }));
+        }
+        set
+    }
+
+    fn union<'a>(grants: impl Iterator<Item = &'a Grant>) -> Self {
         let mut set = Self::default();
         for grant in grants {
             for action in grant.actions() {
@@ -291,6 +343,50 @@ impl PermissionSet {
             (Some(_), None) => false,
             (Some(covering), Some(end)) => end <= covering,
         })
+    }
+
+    /// Whether a grant has a quota.
+    pub(crate) fn has_quotas(&self) -> bool {
+        self.metered.is_some()
+    }
+
+    /// The quotas that a change of `key` must fit in, with their ranges: those of all grants that allow it, or none
+    /// if a grant without a quota allows it.
+    pub(crate) fn quotas<'a>(
+        &'a self,
+        action: Action,
+        key: &'a [u8],
+    ) -> impl Iterator<Item = (&'a KeyRange, &'a Quota)> {
+        let metered = self.metered.iter().filter(move |metered| !metered.without_quota.allows(action, key));
+        let grants = metered.flat_map(|metered| &metered.with_quota);
+        grants.filter(move |(grant, _)| grant.allows(action, key)).map(|(grant, quota)| (&grant.range, quota))
+    }
+
+    /// Whether who has `rights` is held by every quota that holds who has this set, as tightly: each quota of this
+    /// set that limits something in `rights` is there too, on the same range.
+    pub(crate) fn quotas_hold(&self, rights: &Self) -> bool {
+        let Some(mine) = &self.metered else { return true };
+        let theirs = rights.metered.as_deref();
+        let free = theirs.map_or(rights, |theirs| &theirs.without_quota);
+        let is_free = |action, range: &KeyRange| mine.without_quota.allows_range(action, range);
+        let writes = |action: &Action| action.bit() & WRITES != 0;
+        let with_quota = theirs.map_or(&[][..], |theirs| &theirs.with_quota);
+        let is_kept = |action: Action, held: &Grant, quota: &Quota| {
+            with_quota.iter().any(|(grant, given)| {
+                grant.range == held.range && grant.actions & action.bit() != 0 && given.is_within(quota)
+            })
+        };
+        free.ranges().filter(|(action, _)| writes(action)).all(|(action, range)| is_free(action, range))
+            && with_quota.iter().all(|(given, _)| {
+                given.actions().filter(writes).all(|action| {
+                    is_free(action, &given.range)
+                        || mine.with_quota.iter().all(|(held, quota)| {
+                            held.actions & action.bit() == 0
+                                || !held.range.overlaps(&given.range)
+                                || is_kept(action, held, quota)
+                        })
+                })
+            })
     }
 
     /// Each action with each of its ranges.

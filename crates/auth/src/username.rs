@@ -7,8 +7,10 @@
 //! (toNFKC_Casefold, the Unicode Standard, section 3.13). "Alice", "ALICE " and "ａｌｉｃｅ" are one name,
 //! and so are "Straße" and "STRASSE".
 //!
-//! Names that look alike (Latin a, Cyrillic а) have the same skeleton (Unicode Technical Standard 39):
-//! see [`LookAlikes`].
+//! Names that look alike (Latin a, Cyrillic а) have the same skeleton (Unicode Technical Standard 39),
+//! in normal form or as they were given: see [`LookAlikes`].
+
+use std::collections::BTreeSet;
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizer;
@@ -26,7 +28,8 @@ use crate::mutants::planted;
 /// What to do about a new name that looks like another user's (UTS 39, confusable).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LookAlikes {
-    /// Refuse it: "а1ice" (with a Cyrillic а and a digit 1) once there is "alice".
+    /// Refuse it: "а1ice" (with a Cyrillic а and a digit 1) once there is "alice", and "ALlCE" (with a small L) once
+    /// there is "ALICE". Compared are the lower-case forms, and the names as they were given.
     #[default]
     Refuse,
     /// Take it.
@@ -103,9 +106,12 @@ pub(crate) fn normal_form(username: &str) -> Result<NormalUsername> {
 }
 
 impl NormalUsername {
-    /// What it has in common with all names that look like it.
-    pub(crate) fn skeleton(&self) -> String {
-        skeleton(&self.0).collect()
+    /// What it has in common with all names that look like it: the skeletons of its normal form, and of how it was
+    /// given. A capital I looks like a small L, and a small i does not.
+    pub(crate) fn skeletons(&self, given: &str) -> BTreeSet<String> {
+        let given = nfkc(given.trim());
+        let given = if planted("auth_looks_of_lower_case") { &self.0 } else { &given };
+        [&self.0, given].into_iter().map(|form| skeleton(form).collect()).collect()
     }
 }
 
@@ -237,12 +243,23 @@ mod tests {
 
     #[test]
     fn look_alikes_have_one_skeleton() {
-        let skeleton = |name: &str| normal_form(name).unwrap().skeleton();
-        for (one, other) in [("alice", "аlice"), ("alice", "a1ice"), ("paypal", "раураl"), ("modern", "rnodern")]
-        {
-            assert_eq!(skeleton(one), skeleton(other), "{one} {other}");
+        let look_alike = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|name| normal_form(name).unwrap().skeletons(name));
+            !one.is_disjoint(&other)
+        };
+        for (one, other) in [
+            ("alice", "аlice"),
+            ("alice", "a1ice"),
+            ("paypal", "раураl"),
+            ("modern", "rnodern"),
+            ("ALICE", "ALlCE"),
+            ("Alice", "AIice"),
+        ] {
+            assert!(look_alike(one, other), "{one} {other}");
         }
-        assert_ne!(skeleton("alice"), skeleton("alicf"));
+        for (one, other) in [("alice", "alicf"), ("allce", "ALICE"), ("bob", "BOB2")] {
+            assert!(!look_alike(one, other), "{one} {other}");
+        }
     }
 
     proptest! {

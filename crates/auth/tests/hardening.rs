@@ -404,6 +404,23 @@ fn names_that_look_like_anothers_are_refused_unless_allowed() {
         ErrorKind::Conflict,
         "the other is still there"
     );
+    // Capitals look like other letters than small ones: what counts is also how a name was given.
+    for (taken, like) in [("MARIA", "MARlA"), ("Ivan", "lvan"), ("Paul", "PauI")] {
+        let taken = auth.create_user(taken, PASSWORD).unwrap();
+        assert_eq!(auth.create_user(like, PASSWORD).unwrap_err().kind(), ErrorKind::Conflict, "{like}");
+        assert_eq!(auth.rename_user(&alice.user_id, like).unwrap_err().kind(), ErrorKind::Conflict, "{like}");
+        // Given anew in other capitals, it leaves the old look to others.
+        auth.rename_user(&taken.user_id, &taken.username.to_lowercase()).unwrap();
+        if like == "MARlA" {
+            let other = auth.create_user(like, PASSWORD).unwrap();
+            let back = auth.rename_user(&taken.user_id, &taken.username).unwrap_err();
+            assert_eq!(back.kind(), ErrorKind::Conflict);
+            auth.delete_user(&other.user_id).unwrap();
+        }
+        auth.delete_user(&taken.user_id).unwrap();
+        let like = auth.create_user(like, PASSWORD).unwrap();
+        auth.delete_user(&like.user_id).unwrap();
+    }
     for bad in ["ci\u{202e}", "a\u{2066}b", "line\u{2028}"] {
         assert!(auth.create_api_key(&alice.user_id, Some(bad)).is_err() && auth.from_source(bad).is_err(), "{bad:?}");
     }

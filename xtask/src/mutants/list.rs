@@ -589,6 +589,31 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-auth", "lib", "two_changes_at_once_are_refused")],
     ),
     caught(
+        "auth_quota_unlocked",
+        "writes under one quota take turns",
+        &[plain("hightower-auth", "quotas", "writers_at_the_same_time")],
+    ),
+    caught(
+        "auth_quota_stale_refusal",
+        "no refusal rests on what was there long ago",
+        &[plain("hightower-auth", "quotas", "a_refusal_rests_on")],
+    ),
+    caught(
+        "auth_quota_trusts_versions",
+        "a stale delete makes no room in a quota",
+        &[plain("hightower-auth", "quotas", "submitted_versions")],
+    ),
+    caught(
+        "auth_quota_given_away",
+        "nobody gives away more than their quota",
+        &[plain("hightower-auth", "quotas", "nobody_gives_away")],
+    ),
+    caught(
+        "auth_looks_of_lower_case",
+        "names look alike in the capitals that they were given in",
+        &[plain("hightower-auth", "hardening", "names_that_look_like")],
+    ),
+    caught(
         "auth_without_reserve",
         "what takes access away may use the engine's reserve",
         &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],

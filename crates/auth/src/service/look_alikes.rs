@@ -2,6 +2,8 @@
 //!
 //! It is kept whatever the policy is, so that a stricter policy finds what came before it.
 
+use std::collections::BTreeSet;
+
 use hightower_engine::KvEngine;
 
 use super::AuthService;
@@ -11,36 +13,64 @@ use crate::error::{Error, Result};
 use crate::id::{ID_LEN_BYTES, UserId};
 use crate::layout;
 use crate::mutants::planted;
-use crate::username::{LookAlikes, NormalUsername};
+use crate::record::StoredUser;
+use crate::username::{LookAlikes, normal_form};
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Enters a user under the skeleton of its name.
+    /// Enters a user under these skeletons of its name.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the policy refuses names that look alike and another user has one.
-    pub(super) fn enter_look(&self, change: &mut Change<'_>, name: &NormalUsername, id: &UserId) -> Result<()> {
-        let key = layout::look_alikes(&name.skeleton());
-        let Some(held) = self.load(&key, |mut reader| Ok(reader.rest().to_vec()))? else {
-            change.create(&key, id.as_bytes());
-            return Ok(());
-        };
-        let others = held.value.as_chunks::<ID_LEN_BYTES>().0.iter().any(|other| other != id.as_bytes());
-        if others && self.options().look_alikes == LookAlikes::Refuse && !planted("auth_look_alikes_taken") {
-            return Err(Error::Conflict("the username looks like another user's"));
+    pub(super) fn enter_looks(&self, change: &mut Change<'_>, looks: &BTreeSet<String>, id: &UserId) -> Result<()> {
+        for look in looks {
+            let key = layout::look_alikes(look);
+            let Some(held) = self.load(&key, |mut reader| Ok(reader.rest().to_vec()))? else {
+                change.create(&key, id.as_bytes());
+                continue;
+            };
+            let others = held.value.as_chunks::<ID_LEN_BYTES>().0.iter().any(|other| other != id.as_bytes());
+            if others && self.options().look_alikes == LookAlikes::Refuse && !planted("auth_look_alikes_taken") {
+                return Err(Error::Conflict("the username looks like another user's"));
+            }
+            change.replace(&key, held.version, &[&held.value, &id.as_bytes()[..]].concat());
         }
-        change.replace(&key, held.version, &[&held.value, &id.as_bytes()[..]].concat());
         Ok(())
     }
 
-    /// Takes a user out from under the skeleton of its name.
-    pub(super) fn leave_look(&self, change: &mut Change<'_>, name: &NormalUsername, id: &UserId) -> Result<()> {
-        let key = layout::look_alikes(&name.skeleton());
-        let Some(held) = self.load(&key, |mut reader| Ok(reader.rest().to_vec()))? else { return Ok(()) };
-        let others: Vec<_> = held.value.as_chunks().0.iter().filter(|other| *other != id.as_bytes()).copied().collect();
-        match others.is_empty() {
-            true => change.remove(&key, held.version),
-            false => change.replace(&key, held.version, &others.concat()),
+    /// Takes a user out from under these skeletons of its name.
+    pub(super) fn leave_looks(&self, change: &mut Change<'_>, looks: &BTreeSet<String>, id: &UserId) -> Result<()> {
+        for look in looks {
+            let key = layout::look_alikes(look);
+            let Some(held) = self.load(&key, |mut reader| Ok(reader.rest().to_vec()))? else { continue };
+            let mut others = held.value.as_chunks().0.to_vec();
+            others.retain(|other| other != id.as_bytes());
+            match others.is_empty() {
+                true => change.remove(&key, held.version),
+                false => change.replace(&key, held.version, &others.concat()),
+            }
         }
         Ok(())
+    }
+
+    /// Moves a user from the skeletons of its old name to those of the new one.
+    ///
+    /// # Errors
+    /// As [`Self::enter_looks`].
+    pub(super) fn change_looks(
+        &self,
+        change: &mut Change<'_>,
+        before: &BTreeSet<String>,
+        after: &BTreeSet<String>,
+        id: &UserId,
+    ) -> Result<()> {
+        self.leave_looks(change, &(before - after), id)?;
+        self.enter_looks(change, &(after - before), id)
+    }
+}
+
+impl StoredUser {
+    /// The skeletons of its name.
+    pub(super) fn looks(&self) -> Result<BTreeSet<String>> {
+        Ok(normal_form(&self.normal_name)?.skeletons(&self.public.username))
     }
 }

@@ -14,6 +14,7 @@ mod logins;
 mod look_alikes;
 mod maintenance;
 mod permissions;
+mod quotas;
 mod second_step;
 mod sessions;
 mod single_use;
@@ -34,7 +35,9 @@ pub use audit_trail::MAX_AUDIT_PAGE;
 pub use factors::FactorCheck;
 pub use logins::{Login, PasswordCheck};
 pub use maintenance::{Purged, Rotation};
+pub(crate) use permissions::Access;
 pub use permissions::Principal;
+use quotas::Quotas;
 pub use second_step::{Proof, StepUp};
 pub use single_use::ResetRequest;
 pub use users::MAX_PAGE;
@@ -97,6 +100,7 @@ struct Shared<E, H, C> {
     /// Uses of the engine's reserve by what users and managers do: by principal.
     reserve_uses: Limiter<String>,
     counts: Counts,
+    quotas: Quotas,
 }
 
 /// What happened besides the answers, since the service was made.
@@ -157,6 +161,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             persists: Limiter::new(now_ms),
             reserve_uses: Limiter::new(now_ms),
             counts: Counts::default(),
+            quotas: Quotas::default(),
             keys: RwLock::default(),
             process_keys: OnceLock::new(),
             options,

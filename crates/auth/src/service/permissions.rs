@@ -86,7 +86,13 @@ impl Access {
             self.owner.allows_range(action, range)
                 && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, range))
         };
-        rights.ranges().all(has)
+        let quotas_hold = |held: &PermissionSet| held.quotas_hold(rights) || planted("auth_quota_given_away");
+        rights.ranges().all(has) && quotas_hold(&self.owner) && self.limit.as_ref().is_none_or(quotas_hold)
+    }
+
+    /// The sets of grants that each must allow what is done.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &PermissionSet> {
+        std::iter::once(&self.owner).chain(&self.limit)
     }
 
     /// Whether `action` is allowed on anything at all.

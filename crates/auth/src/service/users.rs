@@ -94,7 +94,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
         let id = *user.public.user_id.as_bytes();
         user.public.has_metadata = self.put_metadata(change, MetadataOf::User, &id, metadata)?;
-        self.enter_look(change, &normal_form(&user.normal_name)?, &user.public.user_id)?;
+        self.enter_looks(change, &user.looks()?, &user.public.user_id)?;
         let id = user.public.user_id.as_bytes();
         change.create(&layout::user(id), &user.encode()?);
         if planted("auth_name_apart") {
@@ -164,14 +164,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let Some(old) = service.name_of(user)? else {
                     return Ok(false);
                 };
-                let (before, user_id) = (normal_form(&user.value.normal_name)?, &user.value.public.user_id);
-                if before.skeleton() != name.skeleton() {
-                    service.leave_look(change, &before, user_id)?;
-                    service.enter_look(change, &name, user_id)?;
-                }
                 change.remove(&layout::name(&user.value.normal_name), old.version);
                 change.create(&layout::name(name.as_str()), user.value.public.user_id.as_bytes());
             }
+            let (before, after) = (user.value.looks()?, name.skeletons(username));
+            service.change_looks(change, &before, &after, &user.value.public.user_id)?;
             user.value.normal_name = name.as_str().to_owned();
             user.value.public.username = username.trim().to_owned();
             // Who may manage the user is a matter of the name.
@@ -265,7 +262,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Again);
             };
             change.remove(&layout::name(&user.value.normal_name), name.version);
-            self.leave_look(change, &normal_form(&user.value.normal_name)?, &user.value.public.user_id)?;
+            self.leave_looks(change, &user.value.looks()?, &user.value.public.user_id)?;
             // New keys and sessions replace the user's record too, so these lists are complete.
             for key in self.api_key_ids_of(id)? {
                 if planted("auth_delete_in_two_commits") {

@@ -1,7 +1,8 @@
 //! What a role or an API key allows, as text: `read,write:prefix:jobs/`.
 //!
 //! ```text
-//! grant   = actions ":" keys
+//! grant   = actions [ quota ] ":" keys
+//! quota   = { "," ( "max-keys=" NUMBER | "max-bytes=" NUMBER ) }
 //! actions = action { "," action }              action = "read" | "write" | "admin"
 //!                                                     | "view-users" | "manage-users" | "manage-roles" | "read-audit"
 //! keys    = "all" | "prefix:" KEY | "key:" KEY | "range:" [ KEY ] ".." [ KEY ]
@@ -12,7 +13,7 @@
 
 use std::str::FromStr;
 
-use hightower_kv::auth::{Action, Grant, KeyRange};
+use hightower_kv::auth::{Action, Grant, KeyRange, Quota};
 
 use crate::notation::{self, show};
 
@@ -28,9 +29,34 @@ impl FromStr for GrantText {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (actions, keys) = text.split_once(':').ok_or(SHAPE)?;
-        let actions = actions.split(',').map(action).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self(Grant::new(actions, range(keys)?).map_err(|bad| bad.to_string())?))
+        let words = || actions.split(',').filter(|word| !word.contains('='));
+        let grant = Grant::new(words().map(action).collect::<Result<Vec<_>, _>>()?, range(keys)?);
+        let limits = actions.split(',').filter_map(|word| word.split_once('='));
+        let grant = grant.map_err(|bad| bad.to_string())?;
+        match quota(limits)? {
+            Some(quota) => grant.with_quota(quota).map(Self).map_err(|bad| bad.to_string()),
+            None => Ok(Self(grant)),
+        }
     }
+}
+
+fn quota<'a>(limits: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Option<Quota>, String> {
+    let (mut max_keys, mut max_bytes) = (None, None);
+    for (name, number) in limits {
+        let limit = match name {
+            "max-keys" => &mut max_keys,
+            "max-bytes" => &mut max_bytes,
+            _ => return Err(format!("{name:?} is no limit of a quota: max-keys or max-bytes")),
+        };
+        let number = number.parse().map_err(|_| format!("{name}={number}: {number:?} is no number from 0 on"))?;
+        if limit.replace(number).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+    }
+    if max_keys.is_none() && max_bytes.is_none() {
+        return Ok(None);
+    }
+    Quota::new(max_keys, max_bytes).map(Some).map_err(|bad| bad.to_string())
 }
 
 pub(super) fn action(name: &str) -> Result<Action, String> {
@@ -100,8 +126,10 @@ fn end_of_first_key(text: &str) -> usize {
 
 /// Writes a grant as [`GrantText`] reads it.
 pub(super) fn text(grant: &Grant) -> String {
-    let actions: Vec<_> = grant.actions().map(action_name).collect();
-    format!("{}:{}", actions.join(","), range_text(grant.range()))
+    let mut words: Vec<String> = grant.actions().map(|action| action_name(action).to_owned()).collect();
+    words.extend(grant.quota().and_then(Quota::max_keys).map(|most| format!("max-keys={most}")));
+    words.extend(grant.quota().and_then(Quota::max_bytes).map(|most| format!("max-bytes={most}")));
+    format!("{}:{}", words.join(","), range_text(grant.range()))
 }
 
 fn range_text(range: &KeyRange) -> String {
@@ -121,7 +149,7 @@ fn range_text(range: &KeyRange) -> String {
 #[cfg(test)]
 mod tests {
     use super::{GrantText, text};
-    use hightower_kv::auth::{Action, Grant, KeyRange};
+    use hightower_kv::auth::{Action, Grant, KeyRange, Quota};
     use proptest::prelude::*;
 
     #[test]
@@ -143,6 +171,21 @@ mod tests {
     }
 
     #[test]
+    fn quotas_are_read() {
+        for (typed, max_keys, max_bytes) in [
+            ("write,max-keys=7:all", Some(7), None),
+            ("write,max-bytes=0:all", None, Some(0)),
+            ("max-bytes=18446744073709551615,write,max-keys=1:all", Some(1), Some(u64::MAX)),
+        ] {
+            let quota = Quota::new(max_keys, max_bytes).unwrap();
+            let expected = Grant::new([Action::Write], KeyRange::all()).unwrap().with_quota(quota).unwrap();
+            assert_eq!(typed.parse::<GrantText>().unwrap().0, expected, "{typed}");
+        }
+        let grant: GrantText = "max-bytes=5,write,max-keys=3:prefix:max-keys=1:".parse().unwrap();
+        assert_eq!(text(&grant.0), "write,max-keys=3,max-bytes=5:prefix:max-keys=1:");
+    }
+
+    #[test]
     fn anything_else_is_refused() {
         for typed in [
             "",
@@ -158,6 +201,15 @@ mod tests {
             "read:range:a..a",
             r#"read:range:b"a..b"#,
             r#"read:prefix:b"x"#,
+            "max-keys=1:all",
+            "read,max-keys=1:all",
+            "manage-users,max-keys=1:all",
+            "write,max-keys=:all",
+            "write,max-keys=-1:all",
+            "write,max-keys=18446744073709551616:all",
+            "write,max-keys=1,max-keys=2:all",
+            "write,max-disk=1:all",
+            "write,=1:all",
         ] {
             assert!(typed.parse::<GrantText>().is_err(), "{typed:?}");
         }
@@ -170,13 +222,17 @@ mod tests {
             start in prop::collection::vec(prop::sample::select(&b"ab.\":\\\x00\xff"[..]), 0..6),
             end in prop::option::of(prop::collection::vec(prop::sample::select(&b"ab.\":\\\x00\xff"[..]), 0..6)),
             kind in 0..3,
+            limits in prop::option::of((prop::option::of(any::<u64>()), prop::option::of(any::<u64>()))),
         ) {
             let range = match kind {
                 0 => KeyRange::prefix(start),
                 1 => KeyRange::key(&start),
                 _ => KeyRange::new(start, end),
             };
-            if let Ok(grant) = Grant::new(actions, range) {
+            if let Ok(mut grant) = Grant::new(actions, range) {
+                if let Some(quota) = limits.and_then(|(keys, bytes)| Quota::new(keys, bytes).ok()) {
+                    grant = grant.clone().with_quota(quota).unwrap_or(grant);
+                }
                 let written = text(&grant);
                 prop_assert_eq!(written.parse::<GrantText>().map(|read| read.0), Ok(grant), "{}", written);
             }
