@@ -47,7 +47,7 @@
 //! | --- | --- |
 //! | limits | names of up to 64 code points, passwords of 15 to 256 characters by default, 64 sessions and 256 API keys a user by default (at most 1,024 and 8,192), 64 roles a user, 256 grants a role, 64 KiB of metadata |
 //! | durability | each change has the level of the engine's store |
-//! | memory | what the engine takes for the keys; up to 16,384 verified API keys are remembered (`verified_cache_entries`); each running password hash takes 19 MiB by default |
+//! | memory | what the engine takes for the keys; up to 16,384 verified API keys are remembered (`verified_cache_entries`), and the use of up to 4,096 ranges with quotas; each running password hash takes 19 MiB by default |
 //! | threads | `AuthService` and `AuthorizedEngine` are shared; all calls may run at once |
 //! | features | none. In `hightower-kv` the whole crate is the feature `auth` |
 //! | format | records carry a version; an unknown one is refused |

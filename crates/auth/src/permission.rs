@@ -456,6 +456,34 @@ mod tests {
     }
 
     #[test]
+    fn grants_are_stored_with_their_quotas() {
+        let grant = |actions: &[Action]| Grant::new(actions.iter().copied(), KeyRange::prefix("a/")).unwrap();
+        let quota = |max_keys, max_bytes| Quota::new(max_keys, max_bytes).unwrap();
+        let grants = [
+            grant(&[Action::Read]),
+            grant(&[Action::Write]).with_quota(quota(Some(7), None)).unwrap(),
+            grant(&[Action::Admin]).with_quota(quota(None, Some(0))).unwrap(),
+            grant(&Action::ALL).with_quota(quota(Some(u64::MAX), Some(9))).unwrap(),
+        ];
+        let encoded = |grants: &[Grant]| {
+            let mut writer = Writer::default();
+            encode_grants(grants, &mut writer).unwrap();
+            writer.finish()
+        };
+        let bytes = encoded(&grants);
+        assert_eq!(decode_grants(&mut Reader::new(&bytes)).unwrap(), grants);
+        for len in 0..bytes.len() {
+            assert!(decode_grants(&mut Reader::new(&bytes[..len])).is_err());
+        }
+        let mut of_read = encoded(&grants[..1]);
+        for limits in [1, 2, 3, 4, 255] {
+            *of_read.last_mut().unwrap() = limits;
+            let bytes = [&of_read[..], &[0; 16]].concat();
+            assert!(decode_grants(&mut Reader::new(&bytes)).is_err(), "{limits}");
+        }
+    }
+
+    #[test]
     fn senseless_grants_are_refused() {
         assert!(Grant::new([], KeyRange::all()).is_err());
         assert!(Grant::new([Action::Read, Action::ViewUsers], KeyRange::all()).is_err());

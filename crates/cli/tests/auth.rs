@@ -218,6 +218,15 @@ fn roles_and_what_they_allow() {
     assert_eq!(lead["grants"], json!(["view-users,manage-users:prefix:team-a.", "manage-roles:all"]));
     desk.run(&["role", "define", "lead", "read,manage-users:all"], "").fails(2, "not of both");
     desk.ok(&["role", "remove", "lead", "--yes"], "");
+    let quota = "read,write,max-keys=1000,max-bytes=64000000:prefix:a/";
+    assert_eq!(desk.json(&["role", "define", "tenant", quota, "read:all"], "")["grants"], json!([quota, "read:all"]));
+    let shown = desk.ok(&["role", "show", "tenant"], "");
+    assert!(shown.contains("max-keys=1000,max-bytes=64000000"), "{shown}");
+    desk.ok(&["role", "grant", "alice", "tenant"], "");
+    let key = desk.json(&["key", "create", "alice", "--grant", "write,max-keys=7:prefix:a/b/"], "");
+    assert!(desk.ok(&["key", "show", &text(&key["key_id"])], "").contains("write,max-keys=7:prefix:a/b/"));
+    desk.run(&["role", "define", "tenant", "read,max-keys=7:all"], "").fails(2, "allows write or admin");
+    desk.ok(&["role", "remove", "tenant", "--yes"], "");
     assert_eq!(desk.json(&["role", "grant", "alice", "operator"], "")["roles"], json!(["operator"]));
     assert_eq!(desk.json(&["role", "grant", "alice", "auditor"], "")["roles"], json!(["auditor", "operator"]));
     let all = text(&desk.json(&["key", "create", "alice"], "")["token"]);
