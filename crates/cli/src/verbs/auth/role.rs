@@ -33,10 +33,9 @@ pub(super) enum Verb {
 
 An action implies no other. Keys are written as everywhere: b\"...\" for any bytes.
 
-A quota limits how much may be under the range, whoever wrote it; who has used it up can
-delete, and nothing more. Of several on one key each counts, unless a grant without a
-quota allows the same:
   write,max-keys=10000,max-bytes=64000000:prefix:tenant-a/
+            a quota: at most so much under the range, whoever wrote it; past it, only deletes.
+            Of several on one key each counts, unless a grant without one allows the same
 
 Examples:
   htkvctl auth role define operator read,write:prefix:jobs/ read:key:motd
