@@ -274,7 +274,7 @@ fn every_quota_counts_unless_a_grant_has_none() {
     view.put("a/2", "").unwrap();
     assert!(refused(view.put("a/b/1", "")).contains("start with a/ allows 3"));
 
-    // A role more takes nothing away; and it frees only what it allows.
+    // A grant without a quota frees what it allows, and nothing else.
     let free = Grant::new([Action::Write], KeyRange::prefix("a/b/")).unwrap();
     let view = tenant(&auth, "free", &[wide.clone(), narrow.clone(), free]);
     for number in 0..9 {

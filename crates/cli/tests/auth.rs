@@ -226,6 +226,7 @@ fn roles_and_what_they_allow() {
     let key = desk.json(&["key", "create", "alice", "--grant", "write,max-keys=7:prefix:a/b/"], "");
     assert!(desk.ok(&["key", "show", &text(&key["key_id"])], "").contains("write,max-keys=7:prefix:a/b/"));
     desk.run(&["role", "define", "tenant", "read,max-keys=7:all"], "").fails(2, "allows write or admin");
+    desk.ok(&["role", "revoke", "alice", "tenant"], "");
     desk.ok(&["role", "remove", "tenant", "--yes"], "");
     assert_eq!(desk.json(&["role", "grant", "alice", "operator"], "")["roles"], json!(["operator"]));
     assert_eq!(desk.json(&["role", "grant", "alice", "auditor"], "")["roles"], json!(["auditor", "operator"]));
