@@ -181,10 +181,6 @@ impl Fs for GuardedFs {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.panics.io(FS, || self.inner.create_dir_all(path))
     }
-
-    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.panics.io(FS, || self.inner.rename_dir(from, to))
-    }
 }
 
 /// A handle of the caller's; dropping it is a call, too.

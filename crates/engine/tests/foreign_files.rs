@@ -260,3 +260,46 @@ fn an_unfinished_copy_is_no_store_and_is_made_again() {
         fs::remove_dir_all(&to).unwrap();
     }
 }
+
+/// Names that are no text, and directories with names of a store's files, are others' too.
+#[test]
+fn what_is_no_file_of_a_store_is_seen() {
+    use std::os::unix::ffi::OsStrExt;
+    let temp = tempfile::tempdir().unwrap();
+    let source = temp.path().join("source");
+    store(&source);
+    let no_text = std::ffi::OsStr::from_bytes(b"\xff\xfe.seg");
+    for (number, (copy, make)) in copies(&source).into_iter().enumerate() {
+        let dir = temp.path().join(format!("no text {number}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(no_text), "mine").unwrap();
+        let error = make(&dir).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{copy}: {error}");
+        let dir = temp.path().join(format!("directory {number}"));
+        fs::create_dir_all(dir.join("0000000001.seg")).unwrap();
+        fs::write(dir.join("UNFINISHED"), "0123456789abcdef\n").unwrap();
+        let error = make(&dir).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{copy}: {error}");
+        assert!(dir.join("0000000001.seg").is_dir());
+    }
+    let target = temp.path().join("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join(no_text), "mine").unwrap();
+    let error = open(&source).backup_to(&target).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+}
+
+/// It can be salvaged, and a backup would remove what it holds.
+#[test]
+fn a_backup_leaves_a_store_without_a_manifest_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let (source, lost) = (temp.path().join("source"), temp.path().join("lost"));
+    store(&source);
+    store(&lost);
+    fs::remove_file(lost.join("MANIFEST")).unwrap();
+    let names = || fs::read_dir(&lost).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let before = names();
+    let error = open(&source).backup_to(&lost).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(names(), before);
+}

@@ -80,9 +80,6 @@ impl Fs for GatedFs {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.0.create_dir_all(path)
     }
-    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename_dir(from, to)
-    }
 }
 
 impl Dir for GatedDir {
@@ -115,6 +112,9 @@ impl Dir for GatedDir {
     }
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
         self.0.try_lock(kind)
+    }
+    fn is_locked_by_this_process(&self) -> bool {
+        self.0.is_locked_by_this_process()
     }
     fn preallocation_is_promise(&self) -> io::Result<bool> {
         self.0.preallocation_is_promise()

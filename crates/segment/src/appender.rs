@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hightower_log::{RecordContext, encode_seal};
 
 use crate::error::{SegmentError, is_full};
+use crate::fs::remove_if_there;
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
@@ -231,8 +232,7 @@ impl Appender {
         let unused = pool.into_iter().map(|spare| spare.name);
         let unused = unused.chain(prepared.map(|prepared| segment_name(prepared.segment.id())));
         for name in unused.chain(empty.then(|| segment_name(id))) {
-            let removed = self.shared.dir.remove_file(&name);
-            removed.map_err(|error| SegmentError::io("remove", &self.shared.path_of(&name), error))?;
+            remove_if_there(self.shared.dir.as_ref(), &name)?;
         }
         self.shared.remove_kept_room()?;
         if !empty {

@@ -73,22 +73,23 @@ impl CompactedWriter {
     ) -> Result<Self, SegmentError> {
         let _preparing = shared.preparing.lock();
         let mut spare = shared.compaction_file(capacity, purpose)?;
+        let named = shared.name_as_segment(&mut spare).and_then(|id| Ok((id, shared.random()?)));
+        let (id, salt) = match named {
+            Ok(named) => named,
+            Err(error) => {
+                shared.put_back(spare, &error);
+                return Err(error);
+            }
+        };
         let header = SegmentHeader {
-            id: shared.take_id()?,
+            id,
             kind: SegmentKind::Compacted,
             features: 0,
-            salt: shared.random()?,
+            salt,
             base_seq: 0,
             base_version: stamp.max_version,
             base_timestamp: stamp.timestamp,
         };
-        let name = segment_name(header.id);
-        if let Err(error) = shared.dir.rename(&spare.name, &name) {
-            let error = shared.poison.latch(SegmentError::io("rename", &shared.path_of(&spare.name), error));
-            shared.tail.lock().pool.push(spare);
-            return Err(error);
-        }
-        spare.name = name;
         // It may have been a segment before, of which nothing may be read any more.
         if !spare.mapping.reset() {
             return Err(SegmentError::Invalid { what: "a spare file is still in use".to_owned() });

@@ -7,7 +7,7 @@
 //! use hightower_segment::{RealFs, conformance::check_fs};
 //!
 //! let dir = tempfile::tempdir().unwrap();
-//! assert_eq!(check_fs(&RealFs, dir.path()), Ok(()));
+//! assert_eq!(check_fs(&RealFs, dir.path(), &|from, to| std::fs::rename(from, to)), Ok(()));
 //! ```
 
 use std::io;
@@ -41,7 +41,10 @@ const CHECKS: [(&str, Check); 9] = [
     ("a name is one path component", one_component),
 ];
 
-type FsCheck = fn(&dyn Fs, &Path) -> Checked;
+/// Gives a directory another name.
+type RenameDir<'a> = &'a dyn Fn(&Path, &Path) -> io::Result<()>;
+
+type FsCheck = fn(&dyn Fs, &Path, RenameDir<'_>) -> Checked;
 
 const FS_CHECKS: [(&str, FsCheck); 2] = [
     ("an exclusive lock keeps others out until it is dropped", locking),
@@ -50,14 +53,16 @@ const FS_CHECKS: [(&str, FsCheck); 2] = [
 
 /// Checks a file system in an empty directory of it; the first promise that is not kept is the error. Files are left behind.
 ///
+/// `rename_dir` gives a directory of this file system another name, in one step, as another program might do it; no store does.
+///
 /// # Errors
 ///
 /// [`Violation`].
-pub fn check_fs(fs: &dyn Fs, dir: &Path) -> Result<(), Violation> {
+pub fn check_fs(fs: &dyn Fs, dir: &Path, rename_dir: &dyn Fn(&Path, &Path) -> io::Result<()>) -> Result<(), Violation> {
     let opened = fs.open_dir(dir);
     let handle = opened.map_err(|error| Violation { check: "a directory can be opened", found: error.to_string() })?;
     CHECKS.iter().try_for_each(|(check, run)| run(&*handle).map_err(|found| Violation { check, found }))?;
-    FS_CHECKS.iter().try_for_each(|(check, run)| run(fs, dir).map_err(|found| Violation { check, found }))
+    FS_CHECKS.iter().try_for_each(|(check, run)| run(fs, dir, rename_dir).map_err(|found| Violation { check, found }))
 }
 
 fn ok<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
@@ -194,7 +199,7 @@ fn one_component(dir: &dyn Dir) -> Checked {
 }
 
 /// Handles are opened twice, as two processes would.
-fn locking(fs: &dyn Fs, path: &Path) -> Checked {
+fn locking(fs: &dyn Fs, path: &Path, _rename_dir: RenameDir<'_>) -> Checked {
     let [one, other] = [fs.open_dir(path), fs.open_dir(path)];
     let (one, other) = (ok("opening the directory", one)?, ok("opening it again", other)?);
     let held = ok("locking", one.try_lock(LockKind::Exclusive))?;
@@ -213,14 +218,14 @@ fn locking(fs: &dyn Fs, path: &Path) -> Checked {
 }
 
 /// A handle stays with its directory: when that gets another name, and when another directory has its name.
-fn moving(fs: &dyn Fs, path: &Path) -> Checked {
+fn moving(fs: &dyn Fs, path: &Path, rename_dir: RenameDir<'_>) -> Checked {
     let (here, there) = (path.join("here"), path.join("there"));
     ok("creating a directory", fs.create_dir_all(&here))?;
     let dir = ok("opening it", fs.open_dir(&here))?;
     let held = ok("locking it", dir.try_lock(LockKind::Exclusive))?;
     ensure(held.is_some(), "nobody had the lock, and it was not given")?;
     write(&*ok("creating", dir.create_new("before"))?, b"before", 0)?;
-    ok("renaming it", fs.rename_dir(&here, &there))?;
+    ok("renaming it", rename_dir(&here, &there))?;
     refused(fs.open_dir(&here), io::ErrorKind::NotFound, "opening its former name")?;
     ok("creating another", fs.create_dir_all(&here))?;
     let other = ok("opening that", fs.open_dir(&here))?;
@@ -234,7 +239,7 @@ fn moving(fs: &dyn Fs, path: &Path) -> Checked {
     let mut names = ok("listing", moved.list())?;
     names.sort();
     ensure(names == ["before", "later"], &format!("the moved directory has {names:?}"))?;
-    refused(fs.rename_dir(&here, &there), io::ErrorKind::DirectoryNotEmpty, "replacing a directory that is not empty")?;
+    refused(rename_dir(&here, &there), io::ErrorKind::DirectoryNotEmpty, "replacing a directory that is not empty")?;
     reads(&*ok("opening", dir.open("before", Access::Read))?, 0, b"before")?;
     // Linked into another directory.
     ok("linking", dir.hard_link("before", &*other, "linked"))?;
@@ -256,7 +261,7 @@ mod tests {
         let fs = SimFs::new();
         let dir = Path::new("/store");
         fs.create_dir_all(dir).unwrap();
-        assert_eq!(check_fs(&fs, dir), Ok(()));
+        assert_eq!(check_fs(&fs, dir, &|from, to| fs.rename_dir(from, to)), Ok(()));
     }
 
     /// Breaks one promise.
@@ -286,9 +291,6 @@ mod tests {
         }
         fn create_dir_all(&self, path: &Path) -> io::Result<()> {
             self.0.create_dir_all(path)
-        }
-        fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.0.rename_dir(from, to)
         }
     }
 
@@ -329,6 +331,9 @@ mod tests {
         fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
             self.dir()?.try_lock(kind)
         }
+        fn is_locked_by_this_process(&self) -> bool {
+            self.dir().is_ok_and(|dir| dir.is_locked_by_this_process())
+        }
         fn preallocation_is_promise(&self) -> io::Result<bool> {
             self.dir()?.preallocation_is_promise()
         }
@@ -344,7 +349,7 @@ mod tests {
             let fs = Faulty(SimFs::new(), fault);
             let dir = Path::new("/store");
             fs.create_dir_all(dir).unwrap();
-            let violation = check_fs(&fs, dir).unwrap_err();
+            let violation = check_fs(&fs, dir, &|from, to| fs.0.rename_dir(from, to)).unwrap_err();
             assert_eq!(violation.check, check, "{violation}");
         }
     }

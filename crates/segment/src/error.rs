@@ -222,6 +222,13 @@ impl SegmentError {
         self.is_shortage() || matches!(self, Self::Io { source, .. } if is_in_the_way(source))
     }
 
+    /// Whether the system has refused to change a name, before it began: the file has lost its name, or nothing in the directory may be changed.
+    pub(crate) fn is_refused_rename(&self) -> bool {
+        use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+        matches!(self, Self::Io { operation: "rename", source, .. }
+            if matches!(source.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem))
+    }
+
     /// Whether this is [`SegmentError::Full`].
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -65,13 +65,6 @@ pub trait Fs: Debug + Send + Sync {
     ///
     /// Those of the system.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
-
-    /// Gives a directory another name, in one step. An empty directory that has the new name is replaced.
-    ///
-    /// # Errors
-    ///
-    /// [`io::ErrorKind::DirectoryNotEmpty`] if the new name is that of a directory with something in it; those of the system.
-    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()>;
 }
 
 /// An open directory: its files, by name. Used as `Arc<dyn Dir>`.
@@ -92,18 +85,19 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// [`io::ErrorKind::AlreadyExists`] if the name is taken.
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Opens a file that exists.
+    /// Opens a regular file that exists. It waits for nothing: what is no regular file, such as a named pipe, is refused.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotFound`] if it does not.
+    /// [`io::ErrorKind::NotFound`] if it does not exist; [`io::ErrorKind::IsADirectory`] or
+    /// [`io::ErrorKind::InvalidInput`] if it is no regular file.
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
 
     /// Renames a file, replacing what has the new name, in one step.
     ///
     /// # Errors
     ///
-    /// Those of the system.
+    /// [`io::ErrorKind::IsADirectory`] if a directory has the new name; those of the system.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file's name. Open files and maps of it stay whole.
@@ -121,7 +115,8 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// file system; those of the system.
     fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()>;
 
-    /// The names in the directory, in no order. Names that are not UTF-8 are left out: a store makes none.
+    /// The names in the directory, in no order. A name that is not UTF-8 is given with U+FFFD in place of what is not: no file
+    /// of a store has such a name, but the directory is not empty.
     ///
     /// # Errors
     ///
@@ -151,9 +146,7 @@ pub trait Dir: Any + Debug + Send + Sync {
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
 
     /// Whether a lock that is in the way is held by this process, as far as that is known: for messages.
-    fn is_locked_by_this_process(&self) -> bool {
-        false
-    }
+    fn is_locked_by_this_process(&self) -> bool;
 
     /// Whether writing into an allocated file cannot fail for want of space, so that stores through a map are safe.
     ///

@@ -40,7 +40,8 @@ pub(crate) struct EditLog {
 pub(crate) enum Form {
     /// As an edit, if that is shorter.
     Shortest,
-    /// It is the last one: the manifest is written anew, so that one check covers all of it, and its file is closed.
+    /// It is the last one: the manifest is written anew, so that one check covers all of it, and its file is closed. If no file can be made for that, it is
+    /// appended after all.
     Last,
 }
 
@@ -133,7 +134,18 @@ impl Shared {
         }
         let mut next = now.clone();
         next.apply(&edit);
-        let written = self.write_whole(&next, in_doubt)?;
+        let written = match (self.write_whole(&next, in_doubt), log.as_mut().filter(|_| form == Form::Last)) {
+            // Nothing has changed, for want of a descriptor, say. The file that is open will do.
+            (Err(failure), Some(log)) if !self.poison.is_set() && !planted("last_edit_needs_a_file") => {
+                let appended = log.append(now.heading_after(&edit), &edit);
+                if !appended.map_err(|NotAppended { failed, .. }| self.poison.latch_sync(failed))? {
+                    return Err(failure);
+                }
+                now.apply(&edit);
+                return Ok(());
+            }
+            (written, _) => written?,
+        };
         *log = (form == Form::Shortest).then_some(written);
         *now = next;
         Ok(())

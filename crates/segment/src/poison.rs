@@ -49,6 +49,11 @@ impl Poison {
         if error.changes_nothing() { error } else { self.latch_sync(error) }
     }
 
+    /// The same for a rename, which the system may also have refused.
+    pub(crate) fn latch_rename(&self, error: SegmentError) -> SegmentError {
+        if error.is_refused_rename() { error } else { self.latch(error) }
+    }
+
     /// The same for a sync that failed: after that nothing is known, whatever the reason.
     pub(crate) fn latch_sync(&self, error: SegmentError) -> SegmentError {
         if matches!(error, SegmentError::Io { .. }) {

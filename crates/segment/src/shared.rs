@@ -269,7 +269,8 @@ pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Ar
         .create_new(MANIFEST_TMP)
         .map_err(|error| NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error)))?;
     if let Err(error) = write_manifest(dir, file.as_ref(), &bytes) {
-        if !error.is_full() && !error.is_shortage() {
+        let is_unchanged = error.is_full() || error.changes_nothing() || error.is_refused_rename();
+        if !is_unchanged {
             return Err(NotReplaced::Unknown(error));
         }
         // The old one is in place, and if this cannot be removed now, the next attempt or the next open does that.

@@ -9,6 +9,7 @@
 //! One spare (or the prepared segment, when there is no other) is kept back from new data, so that deletes and compaction can go
 //! on when the device is full.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,7 +17,7 @@ use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
 use hightower_log::{SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
-use crate::fs::{Access, File, retry_interrupted, write_all_at};
+use crate::fs::{Access, File, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
@@ -72,8 +73,7 @@ impl Shared {
     /// tried again.
     pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
         self.poison.check()?;
-        let name = spare_name(self.next_spare.fetch_add(1, Ordering::Relaxed));
-        let made = self.try_create_spare(name, len_bytes);
+        let made = self.try_create_spare(len_bytes);
         self.full.store(matches!(&made, Err(error) if error.is_full()), Ordering::Release);
         if planted("failed_create_poisons") {
             return made.map_err(|error| self.poison.latch(error));
@@ -81,10 +81,23 @@ impl Shared {
         made
     }
 
-    fn try_create_spare(&self, name: String, len_bytes: u32) -> Result<Spare, SegmentError> {
+    /// Creates an empty file with the name of a spare. Names that others have taken since the store was opened are passed over.
+    pub(crate) fn create_spare_file(&self) -> (String, io::Result<Arc<dyn File>>) {
+        loop {
+            let number = self.next_spare.fetch_add(1, Ordering::Relaxed);
+            let name = spare_name(number);
+            match self.dir.create_new(&name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < u32::MAX => {}
+                made => return (name, made),
+            }
+        }
+    }
+
+    fn try_create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
+        let (name, file) = self.create_spare_file();
         let failed =
             |operation, error| SegmentError::io_or_full(operation, &self.path_of(&name), len_bytes.into(), error);
-        let file = self.dir.create_new(&name).map_err(|error| failed("create", error))?;
+        let file = file.map_err(|error| failed("create", error))?;
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
         let mapped =
             retry_interrupted(|| file.allocate(len_bytes.into())).map_err(|error| failed("allocate", error)).and_then(
@@ -145,8 +158,7 @@ impl Shared {
         let wanted = self.next_len.load(Ordering::Relaxed);
         let is_long = |capacity: u32| capacity / 2 > wanted;
         while let Some(spare) = self.take_spare(|spare| is_long(spare.capacity_bytes())) {
-            if let Err(error) = self.dir.remove_file(&spare.name) {
-                let error = SegmentError::io("remove", &self.path_of(&spare.name), error);
+            if let Err(error) = remove_if_there(self.dir.as_ref(), &spare.name) {
                 self.tail.lock().pool.push(spare);
                 return Err(error);
             }
@@ -158,9 +170,7 @@ impl Shared {
             self.tail.lock().prepared = Some(prepared);
             return Err(error);
         }
-        self.dir
-            .remove_file(&segment_name(id))
-            .map_err(|error| SegmentError::io("remove", prepared.segment.path(), error))
+        remove_if_there(self.dir.as_ref(), &segment_name(id))
     }
 
     pub(crate) fn pop_spare(&self, len_bytes: u32) -> Option<Spare> {
@@ -267,20 +277,16 @@ impl Shared {
     /// Gives a spare a header and has the manifest name it, with `edit` in the same step. Where that fails and has changed nothing, the spare goes back.
     pub(crate) fn prepare(&self, mut spare: Spare, stamp: Stamp, edit: ManifestEdit) -> Result<Prepared, SegmentError> {
         let old_salt = spare.mapping.published_from(0).and_then(|bytes| SegmentHeader::decode(bytes).ok());
-        let header = match self.next_header(stamp, old_salt.map(|header| header.salt)) {
-            Ok(header) => header,
+        let named = self.name_as_segment(&mut spare);
+        let header = named.and_then(|id| self.next_header(id, stamp, old_salt.map(|header| header.salt)));
+        let written = header.and_then(|header| {
+            let writer = self.write_header(&mut spare, &header).map_err(|error| self.poison.latch(error))?;
+            Ok((header, writer))
+        });
+        let (header, writer) = match written {
+            Ok(written) => written,
             Err(error) => {
-                self.tail.lock().pool.push(spare);
-                return Err(error);
-            }
-        };
-        let writer = match self.write_header(&mut spare, &header) {
-            Ok(writer) => writer,
-            Err(error) => {
-                let error = self.poison.latch(error);
-                if !self.poison.is_set() {
-                    self.tail.lock().pool.push(spare);
-                }
+                self.put_back(spare, &error);
                 return Err(error);
             }
         };
@@ -294,22 +300,50 @@ impl Shared {
             ..edit
         });
         if let Err(error) = named {
-            if !self.poison.is_set() {
-                self.tail.lock().pool.push(spare);
-            }
+            self.put_back(spare, &error);
             return Err(error);
         }
         let segment = Segment::new(self.path_of(&spare.name), header, Some(spare.file), spare.mapping);
         Ok(Prepared { segment: Arc::new(segment), writer })
     }
 
-    fn next_header(&self, stamp: Stamp, old_salt: Option<u64>) -> Result<SegmentHeader, SegmentError> {
+    /// Gives a spare the name of a segment, and with it the next id whose name no directory of others has.
+    pub(crate) fn name_as_segment(&self, spare: &mut Spare) -> Result<u32, SegmentError> {
+        loop {
+            let id = self.take_id()?;
+            let name = segment_name(id);
+            match self.dir.rename(&spare.name, &name) {
+                Ok(()) => {
+                    spare.name = name;
+                    return Ok(id);
+                }
+                Err(error)
+                    if error.kind() == io::ErrorKind::IsADirectory
+                        && !planted("taken_names_refuse")
+                        && !planted("strangers_poison") => {}
+                Err(error) => {
+                    let error = SegmentError::io("rename", &self.path_of(&spare.name), error);
+                    return Err(self.poison.latch_rename(error));
+                }
+            }
+        }
+    }
+
+    /// A spare of which no use was made, for the next one; unless its file has lost its name, or nothing is known any more.
+    pub(crate) fn put_back(&self, spare: Spare, error: &SegmentError) {
+        let is_gone = matches!(error, SegmentError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        if !is_gone && !self.poison.is_set() {
+            self.tail.lock().pool.push(spare);
+        }
+    }
+
+    fn next_header(&self, id: u32, stamp: Stamp, old_salt: Option<u64>) -> Result<SegmentHeader, SegmentError> {
         let salt = match old_salt {
             Some(salt) if planted("recycle_keeps_salt") => salt,
             _ => self.random()?,
         };
         Ok(SegmentHeader {
-            id: self.take_id()?,
+            id,
             kind: SegmentKind::Append,
             features: 0,
             salt,
@@ -319,13 +353,8 @@ impl Shared {
         })
     }
 
-    /// Makes the header durable under the segment's name.
+    /// Makes the header durable, and the segment's name.
     fn write_header(&self, spare: &mut Spare, header: &SegmentHeader) -> Result<MappingWriter, SegmentError> {
-        let name = segment_name(header.id);
-        self.dir
-            .rename(&spare.name, &name)
-            .map_err(|error| SegmentError::io("rename", &self.path_of(&spare.name), error))?;
-        spare.name = name;
         let in_use = |_| SegmentError::Invalid { what: "a spare file is still in use".to_owned() };
         if !spare.mapping.reset() {
             return Err(in_use(()));
@@ -359,8 +388,7 @@ impl Shared {
             self.tail.lock().pool.push(spare);
             return Ok(true);
         }
-        let removed = self.dir.remove_file(&name);
-        removed.map_err(|error| SegmentError::io("remove", &self.path_of(&name), error))?;
+        remove_if_there(self.dir.as_ref(), &name)?;
         Ok(false)
     }
 

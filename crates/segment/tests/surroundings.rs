@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
@@ -54,14 +55,19 @@ fn real() -> Arc<dyn Fs> {
     Arc::new(RealFs)
 }
 
-/// A file system, a directory in it, and what is in a directory.
-type Place = (Arc<dyn Fs>, PathBuf, Box<dyn Fn(&Path) -> BTreeMap<String, Vec<u8>>>);
+/// A file system, and a directory in it.
+struct Place {
+    fs: Arc<dyn Fs>,
+    base: PathBuf,
+    content: Box<dyn Fn(&Path) -> BTreeMap<String, Vec<u8>>>,
+    rename_dir: Box<dyn Fn(&Path, &Path) -> io::Result<()>>,
+}
 
 /// The real file system and the simulated one.
 fn places(temp: &Path) -> [Place; 2] {
     let sim = SimFs::new();
     sim.create_dir_all(Path::new("/data")).unwrap();
-    let look = sim.clone();
+    let (look, rename) = (sim.clone(), sim.clone());
     let in_sim = move |dir: &Path| {
         let names = look.names_in(dir).unwrap();
         names.into_iter().map(|name| (name.clone(), look.read_file(&dir.join(name)).unwrap())).collect()
@@ -70,17 +76,30 @@ fn places(temp: &Path) -> [Place; 2] {
         let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
         files.map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap())).collect()
     };
-    [(real(), temp.to_owned(), Box::new(on_disk)), (Arc::new(sim), "/data".into(), Box::new(in_sim))]
+    [
+        Place {
+            fs: real(),
+            base: temp.to_owned(),
+            content: Box::new(on_disk),
+            rename_dir: Box::new(|from, to| fs::rename(from, to)),
+        },
+        Place {
+            fs: Arc::new(sim),
+            base: "/data".into(),
+            content: Box::new(in_sim),
+            rename_dir: Box::new(move |from, to| rename.rename_dir(from, to)),
+        },
+    ]
 }
 
 #[test]
 fn a_store_stays_with_its_directory_when_that_is_renamed_and_another_takes_its_name() {
     let temp = tempfile::tempdir().unwrap();
-    for (fs, base, content) in places(temp.path()) {
+    for Place { fs, base, content, rename_dir } in places(temp.path()) {
         let (here, there) = (base.join("store"), base.join("moved"));
         let (store, mut appender) = open(&fs, &here).unwrap();
         (1..=100).for_each(|version| put(&mut appender, version).unwrap());
-        fs.rename_dir(&here, &there).unwrap();
+        rename_dir(&here, &there).unwrap();
         let (other, mut of_other) = open(&fs, &here).unwrap();
         (1..=30).for_each(|version| put(&mut of_other, version).unwrap());
         of_other.close(STAMP).unwrap();
@@ -221,7 +240,7 @@ fn a_child_that_lives_on_does_not_keep_the_lock() {
     let temp = tempfile::tempdir().unwrap();
     let fs = real();
     let (store, appender) = open(&fs, temp.path()).unwrap();
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (mut reader, writer) = io::pipe().unwrap();
     std::thread::scope(|scope| {
         let child = scope.spawn(|| {
             // It ends when the other end of the pipe is closed.
@@ -232,7 +251,7 @@ fn a_child_that_lives_on_does_not_keep_the_lock() {
                 true
             })
         });
-        std::io::Read::read_exact(&mut reader, &mut [0]).unwrap();
+        io::Read::read_exact(&mut reader, &mut [0]).unwrap();
         appender.close(STAMP).unwrap();
         drop(store);
         let again = open(&fs, temp.path());
@@ -248,7 +267,7 @@ fn a_child_of_fork_leaves_the_store_alone() {
     let dir = temp.path();
     let (store, mut appender) = open(&fs, dir).unwrap();
     (1..=50).for_each(|version| put(&mut appender, version).unwrap());
-    let before = places(dir)[0].2(dir);
+    let before = (places(dir)[0].content)(dir);
     let parts = std::cell::RefCell::new(Some((store, appender)));
     let refused = run_in_fork(|| {
         let is_refused = |outcome: Result<(), SegmentError>| matches!(outcome, Err(SegmentError::Forked { .. }));
@@ -268,7 +287,7 @@ fn a_child_of_fork_leaves_the_store_alone() {
         true
     });
     assert!(refused.unwrap());
-    assert_eq!(places(dir)[0].2(dir), before, "the child has changed a file");
+    assert_eq!((places(dir)[0].content)(dir), before, "the child has changed a file");
     let (store, mut appender) = parts.into_inner().unwrap();
     assert!(matches!(open(&fs, dir), Err(SegmentError::Locked { .. })), "the child has unlocked it");
     (51..=200).for_each(|version| put(&mut appender, version).unwrap());
@@ -343,5 +362,117 @@ fn without_descriptors_a_write_fails_and_can_be_tried_again() {
             count(&real(), &dir) as u64 == version
         });
         assert!(done.unwrap(), "with {free} descriptors");
+    }
+}
+
+/// Directories that others have made with the names of files to come are passed over.
+#[test]
+fn directories_with_the_names_of_coming_files_are_passed_over() {
+    let temp = tempfile::tempdir().unwrap();
+    let (fs, dir) = (real(), temp.path());
+    let names = [(0..40, "spare"), (3..9, "seg"), (12..13, "seg"), (20..24, "seg")];
+    let names = names.into_iter().flat_map(|(numbers, end)| numbers.map(move |number| format!("{number:010}.{end}")));
+    let taken: Vec<_> = names.map(|name| dir.join(name)).collect();
+    let (store, mut appender) = open(&fs, dir).unwrap();
+    for name in &taken {
+        let _own = fs::create_dir(name);
+    }
+    let mut version = 0;
+    let mut put_some = |store: &SegmentStore, appender: &mut Appender| {
+        for _ in 0..300 {
+            version += 1;
+            put(appender, version).unwrap();
+            if version % 30 == 0 {
+                store.prepare_next(STAMP).unwrap();
+                store.sync_predecessors().unwrap();
+                drop(store.create_compacted(4096, Purpose::Reclaim, STAMP).unwrap());
+            }
+        }
+    };
+    put_some(&store, &mut appender);
+    assert!(!store.is_poisoned());
+    appender.close(STAMP).unwrap();
+    drop(store);
+    let left = taken.iter().filter(|name| name.is_dir()).count();
+    assert!(left > 30, "{left}");
+    // They are there from the start now.
+    let (store, mut appender) = open(&fs, dir).unwrap();
+    put_some(&store, &mut appender);
+    appender.close(STAMP).unwrap();
+    drop(store);
+    assert_eq!(taken.iter().filter(|name| name.is_dir()).count(), left);
+    assert_eq!(count(&fs, dir), 600);
+}
+
+/// One with the name of the next manifest: closing needs no new file.
+#[test]
+fn a_directory_in_the_place_of_the_next_manifest_does_no_harm() {
+    let temp = tempfile::tempdir().unwrap();
+    let (fs, dir) = (real(), temp.path());
+    let (store, mut appender) = open(&fs, dir).unwrap();
+    fs::create_dir(dir.join("MANIFEST.tmp")).unwrap();
+    (1..=300).for_each(|version| put(&mut appender, version).unwrap());
+    appender.close(STAMP).unwrap();
+    drop(store);
+    let failure = open(&fs, dir).unwrap_err();
+    assert!(failure.to_string().contains("MANIFEST.tmp"), "{failure}");
+    fs::remove_dir(dir.join("MANIFEST.tmp")).unwrap();
+    assert_eq!(count(&fs, dir), 300);
+    open(&fs, dir).unwrap();
+}
+
+/// To open a pipe is to wait for its other end.
+#[test]
+fn pipes_with_the_names_of_files_are_not_waited_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let fs = real();
+    let pipe = |path: PathBuf| {
+        let made = rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0);
+        made.unwrap();
+        path
+    };
+    let manifest = temp.path().join("manifest");
+    fs::create_dir(&manifest).unwrap();
+    pipe(manifest.join("MANIFEST"));
+    let failure = open(&fs, &manifest).unwrap_err();
+    assert!(failure.to_string().contains("it is no regular file"), "{failure}");
+    let segment = temp.path().join("segment");
+    fs::create_dir(&segment).unwrap();
+    pipe(segment.join("0000000001.seg"));
+    assert!(matches!(open(&fs, &segment), Err(SegmentError::MissingManifest { .. })));
+    let salvaged = ReadOnlyStore::open(&fs, &segment, Tolerance::Salvage).unwrap();
+    assert!(salvaged.segments().is_empty());
+    // Beside a store that was not closed: it is garbage, as a file of the name would be.
+    let store = temp.path().join("store");
+    let (_, mut appender) = open(&fs, &store).unwrap();
+    put(&mut appender, 1).unwrap();
+    drop(appender);
+    let pipe = pipe(store.join("0000000099.seg"));
+    assert_eq!(count(&fs, &store), 1);
+    let (_, appender) = open(&fs, &store).unwrap();
+    appender.close(STAMP).unwrap();
+    assert!(!pipe.exists());
+}
+
+/// In a child, since the limit is the whole process's.
+#[test]
+fn a_store_is_closed_without_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let temp = tempfile::tempdir().unwrap();
+    for puts in [0, 1, 10, 100, 400] {
+        let dir = temp.path().join(puts.to_string());
+        let done = run_in_fork(|| {
+            let (store, mut appender) = open(&real(), &dir).unwrap();
+            (1..=puts).for_each(|version| put(&mut appender, version).unwrap());
+            setrlimit(Resource::Nofile, Rlimit { current: Some(100), ..getrlimit(Resource::Nofile) }).unwrap();
+            let hoard: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+            let closed = appender.close(STAMP);
+            assert!(!store.is_poisoned());
+            drop((hoard, store));
+            closed.unwrap();
+            let store = ReadOnlyStore::open(&real(), &dir, Tolerance::Strict).unwrap();
+            !store.report().unclean && count(&real(), &dir) as u64 == puts
+        });
+        assert!(done.unwrap(), "with {puts} puts");
     }
 }

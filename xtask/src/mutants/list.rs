@@ -299,6 +299,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-segment", "faults", "shortages_pass")],
     ),
     caught(
+        "taken_names_refuse",
+        "a name that others have taken is passed over",
+        &[surroundings_of_segments("directories_with_the_names_of_coming_files_are_passed_over")],
+    ),
+    caught(
+        "pipes_opened",
+        "what is no regular file is not waited for",
+        &[surroundings_of_segments("pipes_with_the_names_of_files_are_not_waited_for")],
+    ),
+    caught(
+        "last_edit_needs_a_file",
+        "a store can be closed when no file can be made",
+        &[surroundings_of_segments("a_store_is_closed_without_descriptors")],
+    ),
+    caught(
         "successor_lost",
         "a roll that could not begin leaves its successor to the next one",
         &[plain("hightower-segment", "faults", "shortages_pass")],

@@ -117,6 +117,10 @@ impl Core {
         let _lock = lock.ok_or_else(|| Error::Locked { path: dir.to_owned(), by_this_process })?;
         let (before_bytes, before) = earlier(target, &of_store)?.unzip();
 
+        if before.is_none() {
+            write_file(target, BACKUP_TMP, BACKUP, &[])?;
+            sync_dir(target)?;
+        }
         let mut report = BackupReport { seq, segments: parts.len() as u64, ..BackupReport::default() };
         let mut meter = Meter::new(parts.iter().map(|part| u64::from(part.len_bytes)).sum(), watch);
         for part in &parts {
@@ -208,10 +212,15 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manife
             }
             Ok(Some((bytes, manifest)))
         }
-        None if list(dir)?.iter().any(|name| !is_ours(name)) => {
+        None => {
+            let names = list(dir)?;
+            // The first thing that a backup puts into a directory is the file that tells it from a store that has lost its manifest.
+            let is_begun = names.iter().any(|name| name == BACKUP) || planted("backup_over_a_store");
+            if names.iter().all(|name| is_ours(name) && (is_begun || name == BACKUP_TMP)) {
+                return Ok(None);
+            }
             Err(Error::Conflict(format!("{path} holds other files: take another directory").into()))
         }
-        None => Ok(None),
     }
 }
 

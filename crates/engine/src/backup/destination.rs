@@ -42,8 +42,7 @@ impl Destination {
         let is_left_over = names.iter().any(|name| name == UNFINISHED);
         let is_free = names.is_empty() || is_left_over && names.iter().all(|name| is_of_a_copy(name));
         if !is_free && !planted("copy_over_others") {
-            let text = format!("{} is not empty: take another directory", path.display());
-            return Err(Error::Conflict(text.into()));
+            return Err(not_empty(path));
         }
         clear(dir.as_ref())?;
         let token = components.entropy.next_u64();
@@ -122,6 +121,10 @@ impl Drop for Destination {
     }
 }
 
+fn not_empty(path: &Path) -> Error {
+    Error::Conflict(format!("{} is not empty: take another directory", path.display()).into())
+}
+
 fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
     dir.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir.path(), source))
 }
@@ -136,6 +139,10 @@ fn clear(dir: &dyn Dir) -> Result<()> {
     let names = list(dir)?;
     for name in names.iter().filter(|name| is_of_a_copy(name) && *name != UNFINISHED) {
         remove_if_there(dir, name)?;
+    }
+    // Directories stay, whatever their names.
+    if list(dir)?.iter().any(|name| name != UNFINISHED) && !planted("copy_over_others") {
+        return Err(not_empty(dir.path()));
     }
     remove_if_there(dir, UNFINISHED)
 }

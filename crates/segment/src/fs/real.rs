@@ -123,10 +123,6 @@ impl Fs for RealFs {
             Err(error) => Err(error),
         }
     }
-
-    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
 }
 
 impl RealDir {
@@ -139,8 +135,18 @@ impl RealDir {
             return again.open_file(name, flags);
         }
         let mode = Mode::RUSR | Mode::WUSR;
-        let opened = retry_on_intr(|| rustix::fs::openat(&self.descriptor, name, flags | OFlags::CLOEXEC, mode));
-        let file = opened.map_err(|error| self.explained(error))?.into();
+        // To open a pipe that has the name would wait for its other end.
+        let waits = if planted("pipes_opened") { OFlags::empty() } else { OFlags::NONBLOCK };
+        let flags = flags | OFlags::CLOEXEC | waits;
+        let opened = retry_on_intr(|| rustix::fs::openat(&self.descriptor, name, flags, mode));
+        let file: fs::File = opened.map_err(|error| self.explained(error))?.into();
+        let found = file.metadata()?;
+        if found.is_dir() {
+            return Err(Errno::ISDIR.into());
+        }
+        if !found.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
         Ok(Arc::new(RealFile { file, guard: self.guard }))
     }
 
@@ -203,8 +209,11 @@ impl Dir for RealDir {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.descriptor)? {
-            let name = entry?.file_name().to_owned().into_string();
-            names.extend(name.ok().filter(|name| name != "." && name != ".."));
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy();
+            if name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
         }
         Ok(names)
     }

@@ -424,8 +424,15 @@ impl Fs for SimFs {
         }
         Ok(())
     }
+}
 
-    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+impl SimFs {
+    /// Gives a directory another name, in one step, as another program might do it. An empty directory that has the new name is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::DirectoryNotEmpty`] if the new name is that of a directory with something in it, and those of the file system.
+    pub fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.enter(Call::Name)?;
         match state.names.get(from) {
