@@ -76,6 +76,9 @@ fn unknown_and_disabled_users_take_as_long_as_a_wrong_password() {
         auth.disable_user(&off.user_id).unwrap();
         compare(auth, "alice", "nobdy", pairs);
         compare(auth, "alice", "disab", pairs);
+        // What is kept of a user beside the name costs a login nothing.
+        auth.create_user_with_metadata("metad", PASSWORD, Some(&[7; 64 << 10])).unwrap();
+        compare(auth, "metad", "nobdy", pairs);
     }
 }
 
