@@ -55,12 +55,16 @@ fn real() -> Arc<dyn Fs> {
     Arc::new(RealFs)
 }
 
+/// What is in a directory.
+type Content = dyn Fn(&Path) -> BTreeMap<String, Vec<u8>>;
+type RenameDir = dyn Fn(&Path, &Path) -> io::Result<()>;
+
 /// A file system, and a directory in it.
 struct Place {
     fs: Arc<dyn Fs>,
     base: PathBuf,
-    content: Box<dyn Fn(&Path) -> BTreeMap<String, Vec<u8>>>,
-    rename_dir: Box<dyn Fn(&Path, &Path) -> io::Result<()>>,
+    content: Box<Content>,
+    rename_dir: Box<RenameDir>,
 }
 
 /// The real file system and the simulated one.
