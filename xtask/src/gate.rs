@@ -19,7 +19,7 @@ const STEPS: [Step; 15] = [
     ("demo", demo),
     ("counts", || counts::run(&counts::Options::default())),
     ("crash", || crash::run(&crash::Options::default())),
-    ("hostile", || hostile::run(&hostile::Options::default())),
+    ("hostile", || hostile::run(&hostile::Options::of_gate())),
     ("sim", || proofs::sim(&proofs::SimOptions::default())),
     ("props", || proofs::props(&proofs::PropsOptions::default())),
     ("lin", || proofs::lin(&proofs::LinOptions::default())),

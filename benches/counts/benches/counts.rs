@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use hightower_auth::{AesGcmEncryptor, Argon2SecretHasher, AuthService, Token};
+use hightower_auth::{AesGcmEncryptor, Argon2SecretHasher, AuthOptions, AuthService, KeyRing, Token};
 use hightower_engine::{Background, Batch, Clock, Components, Durability, SingleNodeEngine, StoreConfig};
 use hightower_segment::Entropy;
 use tempfile::TempDir;
@@ -45,6 +45,16 @@ struct CountingEntropy(AtomicU64);
 impl Entropy for CountingEntropy {
     fn next_u64(&self) -> io::Result<u64> {
         Ok(mixed(self.0.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl hightower_auth::Entropy for CountingEntropy {
+    fn fill(&self, out: &mut [u8]) -> hightower_auth::Result<()> {
+        for bytes in out.chunks_mut(8) {
+            let number = mixed(self.0.fetch_add(1, Ordering::Relaxed)).to_le_bytes();
+            bytes.copy_from_slice(&number[..bytes.len()]);
+        }
+        Ok(())
     }
 }
 
@@ -205,7 +215,10 @@ type Service = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncr
 
 fn service() -> (Service, Token, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let auth = AuthService::new(Arc::new(open(&dir)), Argon2SecretHasher::new(), AesGcmEncryptor::new([7; 32]));
+    let entropy: Arc<dyn hightower_auth::Entropy> = Arc::new(CountingEntropy::default());
+    let encryptor = AesGcmEncryptor::with_entropy(KeyRing::single([7; 32]), Arc::clone(&entropy));
+    let options = AuthOptions { entropy, ..AuthOptions::default() };
+    let auth = AuthService::with_options(Arc::new(open(&dir)), Argon2SecretHasher::new(), encryptor, options).unwrap();
     let user = auth.create_user("alice", "violet teapot orbit 9").unwrap();
     let token = auth.create_api_key(&user.user_id, Some("counted")).unwrap().1;
     assert!(auth.authenticate_api_key(&token).unwrap().is_some());
