@@ -303,11 +303,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a name that others have taken is passed over",
         &[surroundings_of_segments("directories_with_the_names_of_coming_files_are_passed_over")],
     ),
-    caught(
-        "pipes_opened",
-        "what is no regular file is not waited for",
-        &[surroundings_of_segments("pipes_with_the_names_of_files_are_not_waited_for")],
-    ),
+    Mutant {
+        name: "pipes_opened",
+        rule: "what is no regular file is not waited for",
+        shows: Shows::ByHanging,
+        caught_by: &[surroundings_of_segments("pipes_with_the_names_of_files_are_not_waited_for")],
+    },
     caught(
         "last_edit_needs_a_file",
         "a store can be closed when no file can be made",
