@@ -61,7 +61,7 @@ fn a_variable_that_is_empty_counts_as_none() {
     assert_eq!(without_keys.status.code(), Some(2));
     assert!(String::from_utf8(without_keys.stderr).unwrap().contains("no master keys: name their file"));
     assert!(run(&["auth", "keyring", "generate", "--key-file", "keys"]).status.success());
-    assert!(run(&["auth", "role", "define", "nobody", "--key-file", "keys"]).status.success());
+    assert!(run(&["auth", "role", "define", "nobody", "--nothing", "--key-file", "keys"]).status.success());
 }
 
 #[test]
