@@ -494,7 +494,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught(
         "install_without_comparing",
         "a moved record is installed if the index still points to the old place",
-        &[schedule("compaction_against_overwrites_and_deletes")],
+        &[schedule("compaction_against_overwrites_and_deletes"), storms("callers")],
     ),
     caught("grace_ignored", "a tombstone stays for its grace", &[compaction("a_submitted_timestamp_neither_shortens")]),
     caught(
@@ -639,7 +639,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a principal may not use the engine's reserve",
         &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
     ),
-    caught("auth_rotation_not_guarded", "nothing stays under a master key that was rotated out", &[AUTH_RACES]),
     caught(
         "auth_key_file_followed",
         "a key file is a regular file under its own name",

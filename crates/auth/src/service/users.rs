@@ -330,7 +330,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Ok(None);
         };
         let blob = self.shared.crypto.seal(metadata, &identity(&change.keys.store_id, kind, id, "metadata"))?;
-        if blob.key_id() < change.keys.master_key_id && !planted("auth_rotation_not_guarded") {
+        if blob.key_id() < change.keys.master_key_id {
             return Err(Error::Crypto(
                 "the store was rotated to a newer master key than this key ring has: load it again",
             ));

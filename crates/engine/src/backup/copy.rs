@@ -136,14 +136,13 @@ impl Core {
             segments: parts.iter().map(Part::entry).collect(),
             store_id: of_store.store_id,
         };
-        if !planted("backup_names_not_synced") {
-            sync_dir(target)?;
-        }
         // Whatever a crash leaves of the two files, the one names the other.
         let manifest = manifest.encode();
         let digests = before_bytes.iter().map(Vec::as_slice).chain([&manifest[..]]).map(digest).collect::<String>();
         write_file(target, BACKUP_TMP, BACKUP, digests.as_bytes())?;
-        sync_dir(target)?;
+        if !planted("backup_names_not_synced") {
+            sync_dir(target)?;
+        }
         write_file(target, "MANIFEST.tmp", MANIFEST, &manifest)?;
         sync_dir(target)?;
         report.removed_files = remove_stale(target, &parts)?;
