@@ -494,7 +494,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught(
         "install_without_comparing",
         "a moved record is installed if the index still points to the old place",
-        &[schedule("compaction_against_overwrites_and_deletes"), storms("callers")],
+        &[plain("hightower-state", "hints", "moved"), schedule("compaction_against_overwrites_and_deletes")],
     ),
     caught("grace_ignored", "a tombstone stays for its grace", &[compaction("a_submitted_timestamp_neither_shortens")]),
     caught(
