@@ -5,11 +5,10 @@
 
 use std::io::{self, BufRead, Read};
 
+use crate::notation::BYTE_ORDER_MARK;
+
 /// The longest line that is read, in bytes: the largest key and value, every byte of them escaped, and some room.
 const MAX_LINE_LEN_BYTES: u64 = 4 * ((1 << 30) + (1 << 16)) + 1024;
-
-/// U+FEFF in UTF-8.
-pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads one line after the other into one buffer.
 pub(crate) struct Lines<R> {

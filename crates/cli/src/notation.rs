@@ -15,7 +15,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::lines::BYTE_ORDER_MARK;
+/// U+FEFF in UTF-8.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const OPENING: &[u8] = b"b\"";
 

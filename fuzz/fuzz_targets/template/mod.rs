@@ -43,7 +43,7 @@ pub fn template() -> &'static (Files, Written) {
         }
         let killed = fs.after_kill();
         let dir = Path::new(DIR);
-        let names = hightower_segment::Fs::list(&killed, dir).expect("list");
+        let names = killed.names_in(dir).expect("list");
         let files = names.into_iter().filter(|name| name != "LOCK");
         let files = files.map(|name| (name.clone(), killed.read_file(&dir.join(&name)).expect("read"))).collect();
         (files, written)
