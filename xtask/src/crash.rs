@@ -141,7 +141,7 @@ fn survey(engine: &SingleNodeEngine) -> Result<Numbers> {
     let batch = batch.collect::<Result<Vec<_>>>()?;
     ensure!(batch.iter().all(|number| *number == batch[0]), "a batch is there in part: {batch:?}");
     seen.batch = batch[0];
-    ensure!(engine.range::<&str>(..)?.count() == engine.len(), "the number of keys is not what iterating finds");
+    ensure!(engine.range(..)?.count() == engine.len(), "the number of keys is not what iterating finds");
     Ok(seen)
 }
 

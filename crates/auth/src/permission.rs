@@ -166,13 +166,7 @@ fn successor(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// The first byte string behind all that start with `prefix`.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end)
-}
+pub(crate) use hightower_engine::prefix_end;
 
 fn earlier(end: Option<&Vec<u8>>, other: &Vec<u8>) -> Option<Vec<u8>> {
     Some(end.map_or(other, |end| end.min(other)).clone())

@@ -38,7 +38,7 @@ impl Reach {
         let parts = if self.with_auth { vec![range.clone()] } else { range.without(&reserved_keys()) };
         let open = |part: &KeyRange| {
             let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
-            snapshot.range::<&[u8]>((Bound::Included(part.start()), to))
+            snapshot.range((Bound::Included(part.start()), to))
         };
         Ok(parts.iter().map(open).collect())
     }

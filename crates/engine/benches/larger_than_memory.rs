@@ -116,7 +116,7 @@ fn part(dir: &Path, name: &str) -> Took {
         "full scan" => {
             let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
             let (began, mut bytes) = (Began::now(), 0);
-            let mut range = engine.range::<&[u8]>(..).unwrap();
+            let mut range = engine.range(..).unwrap();
             let count = |key: &[u8], value: &[u8]| {
                 bytes += key.len() + value.len();
                 ControlFlow::Continue(())

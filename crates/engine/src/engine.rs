@@ -5,7 +5,7 @@ mod life;
 pub(crate) use life::Life;
 
 use std::fmt;
-use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};
 
 use crate::backup::{BackupReport, ExportReport};
 use crate::batch::{Batch, BatchOutcome};
+use crate::bounds::KeyBounds;
 use crate::commit::Write;
 use crate::compaction::CompactionReport;
 use crate::config::{Durability, StoreConfig};
@@ -291,7 +292,7 @@ impl SingleNodeEngine {
     /// # Errors
     ///
     /// [`Error::Closed`].
-    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Result<Range> {
+    pub fn range(&self, bounds: impl KeyBounds) -> Result<Range> {
         Ok(self.snapshot()?.range(bounds))
     }
 
@@ -303,6 +304,55 @@ impl SingleNodeEngine {
     /// [`Error::Closed`].
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(self.snapshot()?.prefix(prefix))
+    }
+
+    /// All keys, in key order, from either end, as of this moment; their values are read when asked for.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// for entry in engine.iter()? {
+    ///     println!("{} has {} bytes", entry.key().escape_ascii(), entry.value()?.len());
+    /// }
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn iter(&self) -> Result<Range> {
+        self.range(..)
+    }
+
+    /// The first key, and its value. Costs a copy of both.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// engine.put("b", "2")?;
+    /// assert_eq!(engine.first_key_value()?, Some((b"a".to_vec(), "1".into())));
+    /// assert_eq!(engine.last_key_value()?, Some((b"b".to_vec(), "2".into())));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn first_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
+        self.snapshot()?.first_key_value()
+    }
+
+    /// The last key, and its value. Costs a copy of both.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn last_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
+        self.snapshot()?.last_key_value()
     }
 
     /// Whether `key` has a value. Reads the index only.
@@ -532,7 +582,7 @@ impl KvEngine for SingleNodeEngine {
     }
 
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
-        self.range::<&[u8]>((from, to))?.collect_pairs(limit)
+        self.range((from, to))?.collect_pairs(limit)
     }
 }
 

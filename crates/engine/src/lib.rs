@@ -24,7 +24,7 @@
 //! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call; what each survives: `docs/DURABILITY.md` |
 //! | memory | about 110 bytes for a key of 16 bytes, whatever its value; compaction takes about 11 MiB more while it runs; values are the page cache's. `max_index_memory_bytes` caps the index |
 //! | threads | share the engine in an `Arc`. It has 5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`) and, with `worker_threads`, one that commits; iterators and snapshots own what they need |
-//! | features | `metrics` and `tracing`: counts, times and spans for the facades of these names; `sim`: the simulated file system. None is on by default, and none costs anything while off |
+//! | features | `metrics` and `tracing`: counts, times and spans for the facades of these names; `bytes` and `serde`: conversions of [`Value`]s for the crates of these names; `sim`: the simulated file system. None is on by default, and none costs anything while off |
 //! | format | version 1, byte by byte in `docs/FORMAT.md`; every released version stays readable, an unknown one is refused |
 
 #![forbid(unsafe_code)]
@@ -32,6 +32,7 @@
 
 mod backup;
 mod batch;
+mod bounds;
 mod checkpoint;
 mod commit;
 mod compaction;
@@ -39,6 +40,7 @@ pub mod components;
 mod config;
 mod core;
 mod engine;
+mod entry_key;
 mod error;
 mod files;
 mod flusher;
@@ -70,6 +72,7 @@ pub use backup::{
     BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,
 };
 pub use batch::{Batch, BatchChange, BatchOutcome, Expect};
+pub use bounds::{KeyBounds, prefix_end};
 pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Background, Clock, Components, SystemClock};

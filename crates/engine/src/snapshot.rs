@@ -2,13 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::iter::FusedIterator;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use hightower_index::{Guard, pin};
 use hightower_state::{KvState, Versioned, Visited};
 
+use crate::bounds::KeyBounds;
 use crate::core::Core;
+use crate::entry_key::EntryKey;
 use crate::error::Result;
 use crate::mutants::planted;
 use crate::place::Place;
@@ -135,12 +138,12 @@ impl Snapshot {
     /// let snapshot = engine.snapshot()?;
     /// let keys: Vec<_> = snapshot.range("b"..).rev().map(|entry| entry.key().to_vec()).collect();
     /// assert_eq!(keys, [b"c", b"b"]);
-    /// assert_eq!(snapshot.range::<&str>(..).next().unwrap().value()?, b"A");
+    /// assert_eq!(snapshot.range(..).next().unwrap().value()?, b"A");
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
     #[must_use]
-    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>) -> Range {
-        let (from, to) = (as_bytes(bounds.start_bound()), as_bytes(bounds.end_bound()));
+    pub fn range(&self, bounds: impl KeyBounds) -> Range {
+        let (from, to) = bounds.key_bounds();
         Range { snapshot: self.clone(), inner: self.state.range(from, to), order: InOrder::default() }
     }
 
@@ -148,6 +151,50 @@ impl Snapshot {
     #[must_use]
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
         Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: InOrder::default() }
+    }
+
+    /// All keys that had a value, in key order, from either end; their values are read when asked for.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// for entry in &engine.snapshot()? {
+    ///     assert_eq!((entry.key(), entry.value()?), (&b"a"[..], "1".into()));
+    /// }
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    #[must_use]
+    pub fn iter(&self) -> Range {
+        self.range(..)
+    }
+
+    /// The first key that had a value, and its value. Costs a copy of both.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let snapshot = engine.snapshot()?;
+    /// assert_eq!(snapshot.first_key_value()?, None);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn first_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
+        self.iter().next().map(Entry::into_pair).transpose()
+    }
+
+    /// The last key that had a value, and its value. Costs a copy of both.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
+    pub fn last_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
+        self.iter().next_back().map(Entry::into_pair).transpose()
     }
 
     /// A copy of everything, tombstones included: as large in memory as all keys and values.
@@ -174,20 +221,26 @@ impl Snapshot {
     }
 }
 
+impl IntoIterator for &Snapshot {
+    type Item = Entry;
+    type IntoIter = Range;
+
+    fn into_iter(self) -> Range {
+        self.iter()
+    }
+}
+
 impl fmt::Debug for Snapshot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Snapshot").field("seq", &self.seq()).finish_non_exhaustive()
     }
 }
 
-fn as_bytes<K: AsRef<[u8]>>(bound: Bound<&K>) -> Bound<&[u8]> {
-    bound.map(AsRef::as_ref)
-}
-
 /// Keys in order, from either end, as of one moment: an iterator of [`Entry`]s.
 ///
-/// It owns its snapshot, so it can be stored and sent to other threads. Each [`Entry`] costs one allocation for its key; where that
-/// matters, [`for_each_pair`](Self::for_each_pair) lends keys and values in place.
+/// It owns its snapshot, so it can be stored and sent to other threads. An [`Entry`] costs one
+/// allocation if its key is longer than 22 bytes; [`for_each_pair`](Self::for_each_pair) lends keys
+/// and values in place.
 pub struct Range {
     snapshot: Snapshot,
     inner: hightower_state::Range<Place>,
@@ -196,6 +249,49 @@ pub struct Range {
 }
 
 impl Range {
+    /// The same keys without those up to `cursor`, and `cursor` itself: the next page, if the cursor
+    /// is the last key of the page before. The cursor need not have a value, and may lie outside the
+    /// range. Costs a copy of the cursor.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// for number in 0..5 {
+    ///     engine.put(format!("jobs/{number}"), "")?;
+    /// }
+    /// let first = engine.prefix("jobs/")?.collect_pairs(2)?;
+    /// let cursor = &first.last().unwrap().0;
+    /// let second = engine.prefix("jobs/")?.after(cursor).collect_pairs(2)?;
+    /// assert_eq!(second[0].0, b"jobs/2");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    #[must_use]
+    pub fn after(mut self, cursor: impl AsRef<[u8]>) -> Self {
+        self.inner.skip_to_after(cursor.as_ref());
+        self
+    }
+
+    /// The same keys without those from `cursor` on, and `cursor` itself: the page before, read from
+    /// the back, if the cursor is the first key of a page. Otherwise as [`after`](Self::after).
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// for number in 0..5 {
+    ///     engine.put(format!("jobs/{number}"), "")?;
+    /// }
+    /// let before = engine.prefix("jobs/")?.before("jobs/3").next_back().unwrap();
+    /// assert_eq!(before.key(), b"jobs/2");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    #[must_use]
+    pub fn before(mut self, cursor: impl AsRef<[u8]>) -> Self {
+        self.inner.stop_before(cursor.as_ref());
+        self
+    }
+
     /// Calls `visit` with each key and value, in order, until it breaks; neither is copied. Records are asked for some items ahead, which makes
     /// this the fastest way over many keys. What is left can be iterated on.
     ///
@@ -207,7 +303,7 @@ impl Range {
     /// engine.put("a", "1")?;
     /// engine.put("b", "22")?;
     /// let mut len = 0;
-    /// engine.range::<&str>(..)?.for_each_pair(|_key, value| {
+    /// engine.range(..)?.for_each_pair(|_key, value| {
     ///     len += value.len();
     ///     ControlFlow::Continue(())
     /// })?;
@@ -276,7 +372,7 @@ impl Range {
         &self.snapshot
     }
 
-    fn entry(&self, (key, found): (Vec<u8>, Versioned<Place>)) -> Entry {
+    fn entry(&self, key: EntryKey, found: Versioned<Place>) -> Entry {
         Entry { snapshot: self.snapshot.clone(), key, found }
     }
 }
@@ -289,8 +385,8 @@ impl Iterator for Range {
         let order = RefCell::new(&mut self.order);
         let ahead = |place| core.prefetch_in_order(place, &order, &guard);
         let (key, found) = self.inner.next_pinned_with(&guard, ahead)?;
-        let key = key.to_vec();
-        Some(self.entry((key, found)))
+        let key = EntryKey::from(key);
+        Some(self.entry(key, found))
     }
 }
 
@@ -298,10 +394,12 @@ impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Entry> {
         let (guard, core) = (pin(), &self.snapshot.core);
         let (key, found) = self.inner.next_back_pinned_with(&guard, |place| core.prefetch(place, &guard))?;
-        let key = key.to_vec();
-        Some(self.entry((key, found)))
+        let key = EntryKey::from(key);
+        Some(self.entry(key, found))
     }
 }
+
+impl FusedIterator for Range {}
 
 impl fmt::Debug for Range {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -313,7 +411,7 @@ impl fmt::Debug for Range {
 #[derive(Clone)]
 pub struct Entry {
     snapshot: Snapshot,
-    key: Vec<u8>,
+    key: EntryKey,
     found: Versioned<Place>,
 }
 
@@ -321,7 +419,7 @@ impl Entry {
     /// The key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
-        &self.key
+        self.key.as_bytes()
     }
 
     /// The version that gave the value.
@@ -346,7 +444,7 @@ impl Entry {
             return Err(crate::Error::NotFound("the record of an entry".into()));
         }
         // Compaction has moved it since; the snapshot knows where to.
-        self.snapshot.get(&self.key)?.ok_or_else(|| crate::Error::NotFound("the key of a snapshot's entry".into()))
+        self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::NotFound("the key of a snapshot's entry".into()))
     }
 
     /// The key and the value.
@@ -356,13 +454,13 @@ impl Entry {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn into_pair(self) -> Result<(Vec<u8>, Value)> {
         let value = self.value()?;
-        Ok((self.key, value))
+        Ok((self.key.into_vec(), value))
     }
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = self.key.escape_ascii().to_string();
+        let key = self.key().escape_ascii().to_string();
         formatter.debug_struct("Entry").field("key", &key).field("version", &self.version()).finish_non_exhaustive()
     }
 }

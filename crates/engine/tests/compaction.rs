@@ -286,7 +286,7 @@ fn snapshots_read_what_they_saw_across_compactions() {
         engine.delete(key(number)).unwrap();
     }
     let second = engine.snapshot().unwrap();
-    let mut range = second.range::<&str>(..);
+    let mut range = second.range(..);
     let held: Vec<_> = range.by_ref().take(50).collect();
     clock.0.fetch_add(120_000, Ordering::Relaxed);
     for round in 0..4 {

@@ -192,9 +192,9 @@ fn ranges_and_prefixes_in_both_directions() {
     assert_eq!(keys(engine.range("a/3"..).unwrap()), ["a/3", "b", "b/1"]);
     assert_eq!(keys(engine.range(.."a/1").unwrap()), ["a"]);
     assert_eq!(keys(engine.range("a/1"..="b").unwrap()), ["a/1", "a/3", "b"]);
-    assert_eq!(keys(engine.range::<&str>(..).unwrap()).len(), 5);
+    assert_eq!(keys(engine.range(..).unwrap()).len(), 5);
     assert_eq!(keys(engine.prefix("zz").unwrap()), Vec::<String>::new());
-    let mut both = engine.range::<&str>(..).unwrap();
+    let mut both = engine.range(..).unwrap();
     let ends = (both.next().unwrap(), both.next_back().unwrap());
     assert_eq!((ends.0.key(), ends.1.key()), (&b"a"[..], &b"b/1"[..]));
     assert_eq!(ends.1.value().unwrap(), b"B/1");
@@ -216,7 +216,7 @@ fn a_snapshot_keeps_its_moment() {
         engine.put(format!("{number:03}"), "old").unwrap();
     }
     let snapshot = engine.snapshot().unwrap();
-    let mut range = engine.range::<&str>(..).unwrap();
+    let mut range = engine.range(..).unwrap();
     for number in (0..200).step_by(2) {
         engine.put(format!("{number:03}"), "new").unwrap();
         engine.delete(format!("{:03}", number + 1)).unwrap();

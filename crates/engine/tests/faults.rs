@@ -229,7 +229,7 @@ fn no_wrong_values(victim: &Victim) -> Result<(), String> {
     let Ok(engine) = open_with(&victim.fs.after_kill(), config(victim.mode), 8, Background::Caller) else {
         return Ok(());
     };
-    for entry in engine.range::<&[u8]>(..).unwrap() {
+    for entry in engine.range(..).unwrap() {
         let Ok(value) = entry.value() else { continue };
         if !victim.handed_in.get(entry.key()).is_some_and(|values| values.iter().any(|known| value == known[..])) {
             return Err(format!("a value that nobody wrote: {entry:?}"));

@@ -90,7 +90,7 @@ fn all_calls<'a>(engine: &'a SingleNodeEngine, dir: &'a tempfile::TempDir) -> Ve
         ("get_versioned", kind(engine.get_versioned("k").map(drop))),
         ("multi_get", kind(engine.multi_get(&["k"]).map(drop))),
         ("get_prefix", kind(engine.get_prefix("k").map(drop))),
-        ("range", kind(engine.range::<&str>(..).map(drop))),
+        ("range", kind(engine.range(..).map(drop))),
         ("prefix", kind(engine.prefix("k").map(drop))),
         ("contains_key", kind(engine.contains_key("k").map(drop))),
         ("read_with", kind(engine.read_with(|_| ()))),
@@ -113,7 +113,7 @@ fn a_closed_store_says_so_to_every_call_and_its_snapshots_stay() {
         let engine = SingleNodeEngine::with_config(config).unwrap();
         engine.put("a", "1").unwrap();
         engine.put("b", "2").unwrap();
-        let (snapshot, mut range) = (engine.snapshot().unwrap(), engine.range::<&str>(..).unwrap());
+        let (snapshot, mut range) = (engine.snapshot().unwrap(), engine.range(..).unwrap());
         let before = engine.stats();
         engine.close().unwrap();
         for (call, kind) in all_calls(&engine, &dir) {
@@ -187,7 +187,7 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
                             _ => engine.backup_to(dir.path().join("copy")).map(drop),
                         };
                         let _late = engine.checkpoint();
-                        let _late = engine.range::<&str>(..).map(Iterator::count);
+                        let _late = engine.range(..).map(Iterator::count);
                     }
                 });
             }
@@ -217,7 +217,7 @@ fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
         for number in 0..20 {
             engine.put_with(format!("{number}"), vec![7; 3 << 10], Durability::Os).unwrap();
         }
-        held.push((engine.snapshot().unwrap(), engine.range::<&str>(..).unwrap()));
+        held.push((engine.snapshot().unwrap(), engine.range(..).unwrap()));
         if held.len() > 5 {
             held.remove(0);
         }
@@ -333,7 +333,7 @@ fn a_visitor_may_close_the_store_and_keeps_what_it_was_shown() {
             assert!(seen > 100 || value == [3; 700]);
             ControlFlow::Continue(())
         };
-        engine.range::<&str>(..).unwrap().for_each_pair(visit).unwrap();
+        engine.range(..).unwrap().for_each_pair(visit).unwrap();
         assert_eq!(seen, 101);
 
         let engine = open();

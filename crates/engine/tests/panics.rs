@@ -174,7 +174,7 @@ fn a_range_whose_visitor_panics_still_gives_the_rest() {
         engine.put_with(format!("{number:03}"), "value", Durability::Os).unwrap();
     }
     for (begun, at) in [(0, 0), (0, 300), (3, 7), (70, 700)] {
-        let mut range = engine.range::<&str>(..).unwrap();
+        let mut range = engine.range(..).unwrap();
         assert_eq!(range.by_ref().take(begun).count(), begun);
         let mut seen = begun;
         panics(|| {

@@ -250,7 +250,7 @@ const CALLS: [(&str, Call); 12] = [
     ("batch", |engine| engine.commit(Batch::new().put("beside", "value").delete("a")).map(drop)),
     ("asynchronous batch", |engine| engine.commit_async(Batch::new().put("beside", "value"))?.wait().map(drop)),
     ("get", |engine| engine.get("a").map(drop)),
-    ("scan", |engine| engine.range::<&str>(..)?.for_each_pair(|_, _| ControlFlow::Continue(()))),
+    ("scan", |engine| engine.range(..)?.for_each_pair(|_, _| ControlFlow::Continue(()))),
     ("snapshot", |engine| engine.snapshot()?.to_state().map(drop)),
     ("flush", SingleNodeEngine::flush),
     ("checkpoint", SingleNodeEngine::checkpoint),

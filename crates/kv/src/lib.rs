@@ -30,9 +30,9 @@ pub use hightower_state as state;
 
 pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, CompactionConfig,
-    CompactionReport, CompactionStats, Components, Durability, Entry, Error, ErrorKind, Expect, KvEngine, KvState,
-    OpenPhase, OpenProgress, OpenReport, Range, RecoveryMode, Result, SegmentStats, SingleNodeEngine, Snapshot,
-    SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits,
+    CompactionReport, CompactionStats, Components, Durability, Entry, Error, ErrorKind, Expect, KeyBounds, KvEngine,
+    KvState, OpenPhase, OpenProgress, OpenReport, Range, RecoveryMode, Result, SegmentStats, SingleNodeEngine,
+    Snapshot, SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits, prefix_end,
 };
 
 /// Copies of a store, and ways out of damage. A store that is open is copied by

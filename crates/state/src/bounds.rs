@@ -2,8 +2,18 @@
 
 use std::ops::Bound;
 
-/// The first key after every key that begins with `prefix`; `None` if there is no such key.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+/// The first key after every key that begins with `prefix`; `None` if there is no such key, because
+/// the prefix is empty or all of its bytes are 255. Costs one allocation.
+///
+/// ```
+/// use hightower_state::prefix_end;
+///
+/// assert_eq!(prefix_end(b"jobs/"), Some(b"jobs0".to_vec()));
+/// assert_eq!(prefix_end(b"a\xff"), Some(b"b".to_vec()));
+/// assert_eq!(prefix_end(b"\xff"), None);
+/// ```
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;

@@ -126,6 +126,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 
 #[cfg(not(loom))]
 pub use {
+    bounds::prefix_end,
     commit::Commit,
     held::{Held, Relocated},
     hightower_index::{Ahead, Guard, HINT_BITS, SeededHasher, pin},

@@ -1,6 +1,7 @@
 //! The iterators: live keys, or everything that is known.
 
 use std::fmt;
+use std::iter::FusedIterator;
 use std::ops::ControlFlow;
 
 use hightower_index::{Guard, pin};
@@ -103,6 +104,44 @@ impl<L: Location> Range<L> {
         })
     }
 
+    /// Leaves out every key up to `key`, and `key` itself: what is left begins behind it.
+    ///
+    /// ```
+    /// use hightower_state::ConcurrentKvState;
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// state.set(b"a", 1, 10)?;
+    /// state.set(b"b", 2, 20)?;
+    /// let mut range = state.prefix(b"");
+    /// range.skip_to_after(b"a");
+    /// assert_eq!(range.next().map(|(key, _)| key), Some(b"b".to_vec()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn skip_to_after(&mut self, key: &[u8]) {
+        self.walk.skip_to_after(key);
+    }
+
+    /// Leaves out every key from `key` on, and `key` itself: what is left ends before it.
+    ///
+    /// ```
+    /// use hightower_state::ConcurrentKvState;
+    ///
+    /// # fn main() -> Result<(), hightower_state::StateError> {
+    /// let state = ConcurrentKvState::<u32>::new();
+    /// state.set(b"a", 1, 10)?;
+    /// state.set(b"b", 2, 20)?;
+    /// let mut range = state.prefix(b"");
+    /// range.stop_before(b"b");
+    /// assert_eq!(range.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_before(&mut self, key: &[u8]) {
+        self.walk.stop_before(key);
+    }
+
     /// The seq that the range is read at.
     #[must_use]
     pub fn seq(&self) -> u64 {
@@ -130,6 +169,11 @@ impl<L: Location> DoubleEndedIterator for Range<L> {
         Some((key.to_vec(), found))
     }
 }
+
+/// Once it has ended it stays so: what is left lies between two ends that only move together.
+impl<L: Location> FusedIterator for Range<L> {}
+
+impl<L: Location> FusedIterator for Entries<L> {}
 
 impl<L: Location> Entries<L> {
     pub(crate) fn new(walk: Walk<L>) -> Self {

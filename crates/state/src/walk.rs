@@ -140,6 +140,39 @@ impl<L: Location> Walk<L> {
         Some((batch.key(&item), EntryRecord::new(&item.version)))
     }
 
+    /// Leaves out the keys up to `key`, and `key` itself.
+    pub(crate) fn skip_to_after(&mut self, key: &[u8]) {
+        self.give_back();
+        let Some(middle) = &mut self.middle else { return };
+        let is_behind = match &middle.from {
+            Bound::Included(from) | Bound::Excluded(from) => key >= from.as_slice(),
+            Bound::Unbounded => true,
+        };
+        if is_behind {
+            middle.from = Bound::Excluded(key.to_vec());
+        }
+        self.drop_empty_middle();
+    }
+
+    /// Leaves out the keys from `key` on, and `key` itself.
+    pub(crate) fn stop_before(&mut self, key: &[u8]) {
+        self.give_back();
+        let Some(middle) = &mut self.middle else { return };
+        let is_before = match &middle.to {
+            Bound::Included(to) | Bound::Excluded(to) => key <= to.as_slice(),
+            Bound::Unbounded => true,
+        };
+        if is_before {
+            middle.to = Bound::Excluded(key.to_vec());
+        }
+        self.drop_empty_middle();
+    }
+
+    fn drop_empty_middle(&mut self) {
+        let is_empty = |middle: &Middle| bounds::is_empty(borrow(&middle.from), borrow(&middle.to));
+        self.middle = self.middle.take().filter(|middle| !is_empty(middle));
+    }
+
     /// Calls `visit` with the items from the front, until it breaks or `limit` entries were looked at, visible or not. `ahead` as in
     /// [`next`](Self::next).
     pub(crate) fn visit(
@@ -222,6 +255,11 @@ impl<L: Location> Walk<L> {
             return;
         }
         self.retirements = retirements;
+        self.give_back();
+    }
+
+    /// Gives what was looked up and not handed out back to the middle.
+    fn give_back(&mut self) {
         let lowest = self.front.first_key().or_else(|| self.middle.is_none().then(|| self.back.last_key()).flatten());
         let highest = self.back.first_key().or_else(|| self.middle.is_none().then(|| self.front.last_key()).flatten());
         let middle = self.middle.take();

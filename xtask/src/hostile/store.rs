@@ -322,7 +322,7 @@ impl Store {
         let handle = self.handle().context("it was opened")?;
         self.verify(&handle.engine, &self.model.read()).context("after the last open")?;
         let (least, most) = self.model.counts();
-        let len = handle.engine.range::<&str>(..)?.count();
+        let len = handle.engine.range(..)?.count();
         ensure!((least..=most).contains(&len), "{len} keys are there, of {least} to {most}");
         ensure!(self.close_handle(&handle, 1)?.is_none(), "the last close");
         self.set_handle(None);
@@ -342,7 +342,7 @@ impl Store {
     /// Reads everything, as of one moment, and compares it with the model.
     pub(super) fn verify(&self, engine: &SingleNodeEngine, reading: &Reading<'_>) -> Result<()> {
         let _doing = doing("verify", "");
-        let mut range = engine.range::<&str>(..)?;
+        let mut range = engine.range(..)?;
         let mut found = std::collections::BTreeMap::new();
         for entry in &mut range {
             let key = String::from_utf8(entry.key().to_vec())?;

@@ -505,7 +505,7 @@ impl<'a> Caller<'a> {
     fn range(&mut self, handle: &Handle) -> Result<()> {
         let store = self.store;
         let reading = store.model.read();
-        let Called::Done(mut range) = store.call(handle, "range", "", |engine| engine.range::<&str>(..))? else {
+        let Called::Done(mut range) = store.call(handle, "range", "", |engine| engine.range(..))? else {
             return Ok(());
         };
         let is_reversed = self.random.once_in(2);
@@ -533,7 +533,7 @@ impl<'a> Caller<'a> {
     fn visit(&mut self, handle: &Handle) -> Result<()> {
         let store = self.store;
         let reading = store.model.read();
-        let Called::Done(mut range) = store.call(handle, "visit", "", |engine| engine.range::<&str>(..))? else {
+        let Called::Done(mut range) = store.call(handle, "visit", "", |engine| engine.range(..))? else {
             return Ok(());
         };
         let stop_at = self.random.below(KEYS);
@@ -547,7 +547,7 @@ impl<'a> Caller<'a> {
         let kept = self.random.once_in(3);
         if kept {
             // What is left is known by a snapshot of the same moment.
-            let rest = range.snapshot().range::<&str>(..).collect_pairs(usize::MAX);
+            let rest = range.snapshot().range(..).collect_pairs(usize::MAX);
             let rest = rest.map_err(|error| anyhow!("a snapshot cannot be read: {error}"))?;
             let rest: Vec<_> = rest.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
             ensure!(rest.starts_with(&found), "a visit and its snapshot differ");
@@ -768,7 +768,7 @@ fn check_all(store: &Store, found: &[(Vec<u8>, Vec<u8>)], reading: &super::model
 fn verify_copy(store: &Store, dir: &std::path::Path, reading: &super::model::Reading<'_>) -> Result<()> {
     let Some(copy) = store.allowed(SingleNodeEngine::open_read_only(dir), "opening a copy")? else { return Ok(()) };
     store.verify(&copy, reading)?;
-    let found = copy.range::<&str>(..)?.collect_pairs(usize::MAX)?;
+    let found = copy.range(..)?.collect_pairs(usize::MAX)?;
     let found: Vec<_> = found.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
     check_all(store, &found, reading)
 }

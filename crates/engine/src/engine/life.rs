@@ -21,13 +21,34 @@ use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::turn::{CheckedMutex, called_from_within};
 
 impl SingleNodeEngine {
-    /// Opens the store in `.hightower` of the current directory with the default settings, making it if there is none.
+    /// Opens the store in `.hightower` of the current directory with the default settings, making it
+    /// if there is none: the spelling of hightower-kv 0.1. New programs name a directory, with
+    /// [`open`](Self::open).
     ///
     /// # Errors
     ///
     /// As [`with_config`](Self::with_config).
     pub fn new() -> Result<Self> {
         Self::with_config(StoreConfig::default())
+    }
+
+    /// Opens the store in `data_dir` with the default settings, making it if there is none. Costs a
+    /// read of the index checkpoint and of what was written since it.
+    ///
+    /// ```
+    /// use hightower_engine::SingleNodeEngine;
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let engine = SingleNodeEngine::open(dir.path().join("kv"))?;
+    /// engine.put("key", "value")?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`with_config`](Self::with_config).
+    pub fn open(data_dir: impl Into<std::path::PathBuf>) -> Result<Self> {
+        Self::with_config(StoreConfig::at(data_dir))
     }
 
     /// Opens a store, making it if there is none. What a crash left unfinished is dropped, and told in

@@ -90,7 +90,7 @@ fn try_act(store: &Store, act: Act) -> Result<()> {
         Act::Put => put(store, &handle),
         Act::Get => store.call(&handle, "get", "within", |engine| engine.get(key(1))).map(drop),
         Act::Batch => store.call(&handle, "batch", "within", |engine| engine.commit(Batch::new())).map(drop),
-        Act::Range => store.call(&handle, "range", "within", |engine| Ok(engine.range::<&str>(..)?.count())).map(drop),
+        Act::Range => store.call(&handle, "range", "within", |engine| Ok(engine.range(..)?.count())).map(drop),
         Act::Stats => {
             let _doing = doing("stats", "within");
             let _stats = handle.engine.stats();
@@ -270,7 +270,7 @@ impl Site<'_> {
             "restore" => restore_with_progress(&real, &backup, &target, &mut |_| self.flow()).map(drop),
             "salvage" => salvage(&real, &backup, &target, &mut |_| self.flow()).map(drop),
             "dump" => dump(&real, &backup, &mut |_| self.flow()).map(drop),
-            "visitor" => engine.range::<&str>(..).and_then(|mut range| range.for_each_pair(|_, _| self.flow())),
+            "visitor" => engine.range(..).and_then(|mut range| range.for_each_pair(|_, _| self.flow())),
             "get_with" => engine.get_with(key(7), |_| self.act()).map(drop),
             "read_with" => engine.read_with(|_| self.act()),
             "export" => {

@@ -85,7 +85,7 @@ fn steps(typed: &[u8], first: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Option<En
 
 /// The first entry of the store between two bounds; none where it cannot be read.
 fn first(store: &SingleNodeEngine, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry> {
-    store.range::<&[u8]>(bounds).ok()?.next()
+    store.range(bounds).ok()?.next()
 }
 
 /// Where keys begin that are behind a step and everything below it.

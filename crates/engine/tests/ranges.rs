@@ -1,0 +1,209 @@
+//! Ranges as callers spell them: every kind of bounds, cursors, first and last keys.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::iter::FusedIterator;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::ops::ControlFlow;
+
+use hightower_engine::{Range, SingleNodeEngine, Value, prefix_end};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+fn keys(range: Range) -> Vec<String> {
+    range.map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect()
+}
+
+fn of_letters(letters: &str) -> (TempDir, SingleNodeEngine) {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::open(dir.path()).unwrap();
+    for letter in letters.chars() {
+        engine.put(letter.to_string(), "value").unwrap();
+    }
+    (dir, engine)
+}
+
+#[test]
+fn bounds_of_every_kind_need_no_type() {
+    let (_dir, engine) = of_letters("abcde");
+    let snapshot = engine.snapshot().unwrap();
+    let whole = ["a", "b", "c", "d", "e"];
+    assert_eq!(keys(engine.range(..).unwrap()), whole);
+    assert_eq!(keys(snapshot.range(..)), whole);
+    assert_eq!(keys(engine.iter().unwrap()), whole);
+    assert_eq!(keys(snapshot.iter()), whole);
+    assert_eq!(keys(engine.range("b".."d").unwrap()), ["b", "c"]);
+    assert_eq!(keys(engine.range("b"..="d").unwrap()), ["b", "c", "d"]);
+    assert_eq!(keys(engine.range("d"..).unwrap()), ["d", "e"]);
+    assert_eq!(keys(engine.range(.."b").unwrap()), ["a"]);
+    assert_eq!(keys(engine.range(..="b").unwrap()), ["a", "b"]);
+    assert_eq!(keys(engine.range(b"b"..b"d").unwrap()), ["b", "c"]);
+    assert_eq!(keys(engine.range(&b"a"[..]..b"bb").unwrap()), ["a", "b"]);
+    assert_eq!(keys(engine.range(b"b".to_vec()..b"cc".to_vec()).unwrap()), ["b", "c"]);
+    assert_eq!(keys(engine.range(String::from("d")..).unwrap()), ["d", "e"]);
+    assert_eq!(keys(engine.range(Value::from("d")..).unwrap()), ["d", "e"]);
+    assert_eq!(keys(engine.range((Excluded("b"), Unbounded)).unwrap()), ["c", "d", "e"]);
+    assert_eq!(keys(engine.range((Excluded("b"), Included("d"))).unwrap()), ["c", "d"]);
+    let bounds = "b".."c";
+    assert_eq!(keys(engine.range(&bounds).unwrap()), keys(engine.range(bounds).unwrap()));
+    // Bounds that hold nothing, in any order.
+    assert_eq!(engine.range("d".."b").unwrap().count(), 0);
+    assert_eq!(engine.range((Excluded("b"), Excluded("b"))).unwrap().count(), 0);
+    let end = prefix_end(b"b").unwrap();
+    assert_eq!(keys(engine.range(b"b".to_vec()..end).unwrap()), keys(engine.prefix("b").unwrap()));
+}
+
+#[test]
+fn first_and_last_keys() {
+    let (_dir, engine) = of_letters("");
+    assert_eq!(engine.first_key_value().unwrap(), None);
+    assert_eq!(engine.last_key_value().unwrap(), None);
+    let empty = engine.snapshot().unwrap();
+    for key in ["m", "a", "z"] {
+        engine.put(key, key.to_uppercase()).unwrap();
+    }
+    assert_eq!(engine.first_key_value().unwrap(), Some((b"a".to_vec(), "A".into())));
+    assert_eq!(engine.last_key_value().unwrap(), Some((b"z".to_vec(), "Z".into())));
+    engine.delete("a").unwrap();
+    engine.delete("z").unwrap();
+    assert_eq!(engine.first_key_value().unwrap(), engine.last_key_value().unwrap());
+    assert_eq!(empty.first_key_value().unwrap(), None);
+}
+
+#[test]
+fn a_cursor_need_not_be_a_key() {
+    let (_dir, engine) = of_letters("abcde");
+    let whole = || engine.range(..).unwrap();
+    assert_eq!(keys(whole().after("b")), ["c", "d", "e"]);
+    assert_eq!(keys(whole().after("bb")), ["c", "d", "e"]);
+    assert_eq!(keys(whole().after("")), ["a", "b", "c", "d", "e"]);
+    assert_eq!(keys(whole().after("e")), [""; 0]);
+    assert_eq!(keys(whole().before("b")), ["a"]);
+    assert_eq!(keys(whole().before("")), [""; 0]);
+    assert_eq!(keys(whole().after("b").before("d")), ["c"]);
+    assert_eq!(keys(whole().after("d").before("b")), [""; 0]);
+    // A cursor outside the range does not widen it.
+    assert_eq!(keys(engine.range("b".."d").unwrap().after("a")), ["b", "c"]);
+    assert_eq!(keys(engine.range("b".."d").unwrap().before("z")), ["b", "c"]);
+    assert_eq!(keys(engine.range("b".."d").unwrap().after("d")), [""; 0]);
+}
+
+#[test]
+fn pages_give_every_key_once() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::open(dir.path()).unwrap();
+    for number in 0..250 {
+        engine.put(format!("jobs/{number:03}"), "").unwrap();
+    }
+    engine.put("jobs", "").unwrap();
+    engine.put("k", "").unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let mut page = engine.prefix("jobs/").unwrap();
+        if let Some(cursor) = seen.last() {
+            page = page.after(cursor);
+        }
+        let page = page.collect_pairs(17).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|(key, _)| key));
+    }
+    assert_eq!(seen.len(), 250);
+    assert!(seen.is_sorted());
+}
+
+fn assert_fused<I: FusedIterator + DoubleEndedIterator>(_: &I) {}
+
+#[test]
+fn a_range_that_has_ended_stays_so() {
+    let (_dir, engine) = of_letters("ab");
+    let mut range = engine.range(..).unwrap();
+    assert_fused(&range);
+    assert_eq!(range.by_ref().count(), 2);
+    engine.put("c", "").unwrap();
+    assert!((0..3).all(|_| range.next().is_none() && range.next_back().is_none()));
+    range = range.after("a");
+    assert!(range.next().is_none());
+}
+
+#[test]
+fn entries_of_short_and_long_keys() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::open(dir.path()).unwrap();
+    let long = "k".repeat(65_535);
+    let written = ["k", "k234567890123456789012", "k2345678901234567890123", long.as_str()];
+    for key in written {
+        engine.put(key, key).unwrap();
+    }
+    for (entry, key) in engine.iter().unwrap().zip(["k", written[1], written[2], written[3]]) {
+        assert_eq!(entry.key(), key.as_bytes());
+        assert_eq!(entry.clone().into_pair().unwrap(), (key.as_bytes().to_vec(), key.into()));
+    }
+}
+
+/// What a caller may do to a range that it holds.
+#[derive(Clone, Debug)]
+enum Step {
+    Next,
+    NextBack,
+    Visit(usize),
+    After(u8),
+    Before(u8),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Next),
+        3 => Just(Step::NextBack),
+        1 => (0..6_usize).prop_map(Step::Visit),
+        1 => any::<u8>().prop_map(Step::After),
+        1 => any::<u8>().prop_map(Step::Before),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Cursors, steps from both ends and visits, in any order, against a plain list of keys.
+    #[test]
+    fn cursors_in_the_middle_of_a_walk(
+        written in prop::collection::btree_set(any::<u8>(), 0..40),
+        steps in prop::collection::vec(any_step(), 0..40),
+    ) {
+        let dir = TempDir::new().unwrap();
+        let engine = SingleNodeEngine::open(dir.path()).unwrap();
+        for key in &written {
+            engine.put([*key], [*key]).unwrap();
+        }
+        let mut left: std::collections::VecDeque<u8> = written.into_iter().collect();
+        let mut range = engine.range(..).unwrap();
+        for step in steps {
+            match step {
+                Step::Next => prop_assert_eq!(range.next().map(|entry| entry.key()[0]), left.pop_front()),
+                Step::NextBack => prop_assert_eq!(range.next_back().map(|entry| entry.key()[0]), left.pop_back()),
+                Step::Visit(most) => {
+                    let mut visited = Vec::new();
+                    if most > 0 {
+                        range.for_each_pair(|key, _| {
+                            visited.push(key[0]);
+                            if visited.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                        }).unwrap();
+                    }
+                    let expected: Vec<u8> = left.drain(..most.min(left.len())).collect();
+                    prop_assert_eq!(visited, expected);
+                }
+                Step::After(cursor) => {
+                    range = range.after([cursor]);
+                    left.retain(|key| *key > cursor);
+                }
+                Step::Before(cursor) => {
+                    range = range.before([cursor]);
+                    left.retain(|key| *key < cursor);
+                }
+            }
+        }
+        let rest: Vec<u8> = range.map(|entry| entry.key()[0]).collect();
+        prop_assert_eq!(rest, Vec::from(left));
+    }
+}
