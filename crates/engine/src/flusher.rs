@@ -46,19 +46,25 @@ impl Flusher {
         let mut closing = self.closing.lock();
         // What is asked for while a sync runs is not covered by it, and may have waited for as long as it took.
         let mut waited = Duration::ZERO;
+        // The share of its interval that the pending request waits for others, as a power of two: less each time that the wait starts
+        // anew, so that all waits together are shorter than the interval of the first request.
+        let mut share = 1;
         while !*closing {
             let pending_us = self.pending_us.load(Ordering::SeqCst);
             let has_waited = if planted("interval_counts_anew") { Duration::ZERO } else { std::mem::take(&mut waited) };
             if pending_us == NOTHING {
                 self.wake.wait(&mut closing);
+                share = 1;
                 continue;
             }
-            // A shorter request notifies, and then the wait starts anew with it; that can only make the sync earlier than promised, never
-            // later than half of its interval from now.
-            let left = Duration::from_micros(pending_us / 2).saturating_sub(has_waited);
+            let left = Duration::from_micros(pending_us >> share).saturating_sub(has_waited);
             if self.wake.wait_for(&mut closing, left).timed_out() {
                 self.pending_us.swap(NOTHING, Ordering::SeqCst);
                 waited = MutexGuard::unlocked(&mut closing, &mut sync);
+                share = 1;
+            } else if !planted("interval_starts_anew") {
+                // A shorter request has woken it.
+                share = (share + 1).min(63);
             }
         }
     }
@@ -145,6 +151,23 @@ mod tests {
                 thread::sleep(Duration::from_millis(5));
                 flusher.request(Duration::from_millis(1));
                 wait_for("the shorter request was never served", || syncs.load(Ordering::SeqCst) > 0);
+            },
+        );
+    }
+
+    #[test]
+    fn ever_shorter_requests_hold_up_no_earlier_one() {
+        beside(
+            |flusher| flusher.request(Duration::from_secs(10)),
+            |flusher, syncs| {
+                for number in 1..2_000 {
+                    flusher.request(Duration::from_millis(10_000 - number));
+                    thread::sleep(Duration::from_millis(1));
+                    if syncs.load(Ordering::SeqCst) > 0 {
+                        return;
+                    }
+                }
+                panic!("no sync while requests came");
             },
         );
     }

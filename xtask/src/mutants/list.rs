@@ -362,6 +362,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "what comes while a sync runs waits no longer than its interval",
         &[within_engine("what_is_asked_for_during_a_slow_sync")],
     ),
+    caught(
+        "interval_starts_anew",
+        "ever shorter intervals hold up no earlier write",
+        &[within_engine("ever_shorter_requests_hold_up")],
+    ),
     caught("interval_forgotten", "a write is synced within its interval", &[engine("the_interval_syncs_by_itself")]),
     caught(
         "given_version_forgotten",

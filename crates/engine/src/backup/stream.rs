@@ -243,7 +243,7 @@ impl Core {
     ) -> Result<ExportReport> {
         let salt = self.components.entropy.next_u64();
         let header = Header {
-            store_id: self.store().map_or([0; 16], |store| store.manifest().store_id),
+            store_id: self.store()?.manifest().store_id,
             seq: snapshot.seq(),
             max_version: self.latest_version(),
             salt: salt
