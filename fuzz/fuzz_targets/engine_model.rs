@@ -64,20 +64,8 @@ struct World {
 }
 
 fn open(fs: &SimFs, append_mode: AppendMode) -> SingleNodeEngine {
-    let components = Components {
-        fs: Arc::new(fs.clone()),
-        clock: Arc::new(StoppedClock),
-        entropy: Arc::new(SeededEntropy::new(5)),
-        background: Background::Caller,
-        ..Components::default()
-    };
-    let config = StoreConfig {
-        max_segment_size: 4096,
-        append_mode,
-        durability: Some(Durability::Os),
-        compaction_interval: Duration::ZERO,
-        ..StoreConfig::at("/store")
-    };
+    let components = Components::default().with_fs(Arc::new(fs.clone())).with_clock(Arc::new(StoppedClock)).with_entropy(Arc::new(SeededEntropy::new(5))).with_background(Background::Caller);
+    let config = StoreConfig::at("/store").with_max_segment_size(4096).with_append_mode(append_mode).with_durability(Durability::Os).with_compaction_interval(Duration::ZERO);
     SingleNodeEngine::with_components(config, components).expect("an undamaged store opens")
 }
 

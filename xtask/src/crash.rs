@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hightower_engine::{AppendMode, Batch, Durability, SingleNodeEngine, StoreConfig};
+use hightower_engine::{AppendMode, Durability, SingleNodeEngine, StoreConfig};
 
 /// Writer threads that put single keys; one more writes batches.
 const PUTTERS: usize = 3;
@@ -47,16 +47,14 @@ pub(crate) struct WriterOptions {
 
 fn config(dir: &Path, cycle: u64) -> StoreConfig {
     let interval = Duration::from_millis(2);
-    StoreConfig {
-        max_segment_size: 256 << 10,
-        append_mode: if cycle.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned },
-        durability: Some(
+    StoreConfig::at(dir)
+        .with_max_segment_size(256 << 10)
+        .with_append_mode(if cycle.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned })
+        .with_durability(
             [Durability::Os, Durability::Interval(interval), Durability::Sync]
                 [usize::try_from(cycle / 2 % 3).unwrap_or(0)],
-        ),
-        compaction_interval: Duration::from_millis(20),
-        ..StoreConfig::at(dir)
-    }
+        )
+        .with_compaction_interval(Duration::from_millis(20))
 }
 
 fn slot_key(putter: usize, number: u64) -> String {
@@ -102,8 +100,8 @@ pub(crate) fn write(options: &WriterOptions) -> Result<()> {
         let start = seen.batch + 1;
         threads.push(scope.spawn(move || -> Result<()> {
             for number in start.. {
-                let batch = (0..BATCH_KEYS).fold(Batch::new(), |batch, at| batch.put(batch_key(at), value(number)));
-                ensure!(engine.commit(batch)?.is_committed(), "a batch without requirements was rejected");
+                let batch = (0..BATCH_KEYS).map(|at| (batch_key(at), value(number))).collect();
+                ensure!(engine.commit(&batch)?.is_committed(), "a batch without requirements was rejected");
                 report(&format!("batch 0 {number}"))?;
             }
             Ok(())

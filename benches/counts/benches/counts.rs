@@ -73,13 +73,11 @@ struct Store {
 }
 
 fn open(dir: &TempDir) -> SingleNodeEngine {
-    let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(dir.path()) };
-    let components = Components {
-        clock: Arc::new(StandingClock),
-        entropy: Arc::new(CountingEntropy::default()),
-        background: Background::Caller,
-        ..Components::default()
-    };
+    let config = StoreConfig::at(dir.path()).with_durability(Durability::Os);
+    let components = Components::default()
+        .with_clock(Arc::new(StandingClock))
+        .with_entropy(Arc::new(CountingEntropy::default()))
+        .with_background(Background::Caller);
     SingleNodeEngine::with_components(config, components).unwrap()
 }
 
@@ -105,8 +103,10 @@ fn loaded() -> Store {
     let engine = open(&dir);
     for first in (0..KEYS).step_by(1_000) {
         let mut batch = Batch::new();
-        (first..first + 1_000).for_each(|number| batch.push_put(key(number), VALUE));
-        assert!(engine.commit(batch).unwrap().is_committed());
+        (first..first + 1_000).for_each(|number| {
+            batch.put(key(number), VALUE);
+        });
+        assert!(engine.commit(&batch).unwrap().is_committed());
     }
     Store { engine, dir }
 }
@@ -132,7 +132,9 @@ fn closed() -> TempDir {
 
 fn batch() -> (Store, Batch) {
     let mut batch = Batch::new();
-    (0..1_000).for_each(|number| batch.push_put(key(number * 7 % KEYS), VALUE));
+    (0..1_000).for_each(|number| {
+        batch.put(key(number * 7 % KEYS), VALUE);
+    });
     (loaded(), batch)
 }
 
@@ -182,7 +184,7 @@ fn get_absent(store: Store) -> Store {
 
 #[library_benchmark(setup = batch)]
 fn batch_of_1000(input: (Store, Batch)) -> Store {
-    assert!(input.0.engine.commit(input.1).unwrap().is_committed());
+    assert!(input.0.engine.commit(&input.1).unwrap().is_committed());
     input.0
 }
 

@@ -4,7 +4,9 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_engine::{ApplyOutcome, Batch, BatchOutcome, Error as EngineError, Expect, KvEngine, Result, Value};
+use hightower_engine::{
+    ApplyOutcome, Batch, BatchOutcome, Committed, Error as EngineError, Expect, KvEngine, Rejected, Result, Value,
+};
 use hightower_log::Command;
 
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
@@ -92,23 +94,23 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         Ok(access)
     }
 
-    fn one(&self, batch: Batch) -> Result<ApplyOutcome> {
+    fn one(&self, batch: &Batch) -> Result<ApplyOutcome> {
         self.all(batch)?.pop().ok_or_else(|| EngineError::Conflict("the engine told no outcome".into()))
     }
 
-    fn all(&self, batch: Batch) -> Result<Vec<ApplyOutcome>> {
+    fn all(&self, batch: &Batch) -> Result<Vec<ApplyOutcome>> {
         match self.commit(batch)? {
-            BatchOutcome::Committed { outcomes, .. } => Ok(outcomes),
-            BatchOutcome::Rejected { .. } => {
-                Err(EngineError::Conflict("a write without requirements was rejected".into()))
-            }
+            BatchOutcome::Committed(Committed { outcomes, .. }) => Ok(outcomes),
+            BatchOutcome::Rejected(_) => Err(EngineError::Conflict("a write without requirements was rejected".into())),
         }
     }
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for AuthorizedEngine<E, H, C> {
     fn submit(&self, command: Command) -> Result<ApplyOutcome> {
-        self.one(Batch::new().submit(&command))
+        let mut batch = Batch::new();
+        batch.submit(&command);
+        self.one(&batch)
     }
 
     fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
@@ -116,18 +118,21 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
         I: IntoIterator<Item = Command>,
     {
         let mut batch = Batch::new();
-        commands.into_iter().for_each(|command| batch.push_command(&command));
-        if batch.is_empty() { Ok(Vec::new()) } else { self.all(batch) }
+        for command in commands {
+            batch.submit(&command);
+        }
+        if batch.is_empty() { Ok(Vec::new()) } else { self.all(&batch) }
     }
 
-    fn commit(&self, mut batch: Batch) -> Result<BatchOutcome> {
+    fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
         // The engine's reserve is for what takes access away, which is not a principal's to say.
-        batch.set_uses_reserve(planted("auth_reserve_for_all") && batch.uses_reserve());
+        let uses_reserve = planted("auth_reserve_for_all") && batch.uses_reserve();
         for _ in 0..MAX_TRIES {
-            let access = self.check_batch(&batch)?;
-            let guarded = batch.clone().require(layout::GENERATION, Expect::Version(access.generation));
+            let access = self.check_batch(batch)?;
+            let mut guarded = batch.clone();
+            guarded.use_reserve(uses_reserve).require(layout::GENERATION, Expect::Version(access.generation));
             match self.service.commit_within_quotas(&access, guarded)? {
-                BatchOutcome::Rejected { key, .. } if key == layout::GENERATION => {}
+                BatchOutcome::Rejected(Rejected { key, .. }) if key == layout::GENERATION => {}
                 outcome => return Ok(outcome),
             }
         }

@@ -32,15 +32,12 @@ mod support;
 type Engine = Arc<SingleNodeEngine>;
 
 fn open(fs: &SimFs, mode: AppendMode, durability: Durability) -> Engine {
-    let components =
-        Components { fs: Arc::new(fs.clone()), entropy: Arc::new(SeededEntropy::new(1)), ..Components::default() };
-    let config = StoreConfig {
-        max_segment_size: 16 * 1024,
-        append_mode: mode,
-        durability: Some(durability),
-        compaction_interval: Duration::ZERO,
-        ..StoreConfig::at("/store")
-    };
+    let components = Components::default().with_fs(Arc::new(fs.clone())).with_entropy(Arc::new(SeededEntropy::new(1)));
+    let config = StoreConfig::at("/store")
+        .with_max_segment_size(16 * 1024)
+        .with_append_mode(mode)
+        .with_durability(durability)
+        .with_compaction_interval(Duration::ZERO);
     Arc::new(SingleNodeEngine::with_components(config, components).unwrap())
 }
 

@@ -94,8 +94,10 @@ fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) ->
     let principal = auth.authenticate(&api_token).unwrap().unwrap();
     let view = AuthorizedEngine::new(&auth, principal);
     for value in [&[7; 200][..], &[7]] {
-        let fill = |number: u32| Batch::new().put(format!("data/{number:08}/{}", value.len()), value).use_reserve();
-        let refused = (0..1_000_000).find_map(|number| view.commit(fill(number)).err()).unwrap();
+        let fill = |number: u32| {
+            view.commit(Batch::new().put(format!("data/{number:08}/{}", value.len()), value).use_reserve(true))
+        };
+        let refused = (0..1_000_000).find_map(|number| fill(number).err()).unwrap();
         assert_eq!(refused.kind(), EngineKind::Full, "{refused}");
     }
     let refused = auth.create_user("one.more", PASSWORD).unwrap_err();
@@ -121,15 +123,12 @@ fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) ->
 
 #[test]
 fn access_is_taken_away_when_the_index_is_full() {
-    taking_access_away_from_a_full_store(|dir| StoreConfig {
-        max_index_memory_bytes: Some(1 << 20),
-        ..StoreConfig::at(dir)
-    });
+    taking_access_away_from_a_full_store(|dir| StoreConfig::at(dir).with_max_index_memory_bytes(1 << 20));
 }
 
 #[test]
 fn access_is_taken_away_when_the_quota_is_used_up() {
-    taking_access_away_from_a_full_store(|dir| StoreConfig { max_disk_bytes: Some(2 << 20), ..StoreConfig::at(dir) });
+    taking_access_away_from_a_full_store(|dir| StoreConfig::at(dir).with_max_disk_bytes(2 << 20));
 }
 
 /// A user who has filled the store cannot use up the room that is kept for taking access away, by taking
@@ -137,7 +136,7 @@ fn access_is_taken_away_when_the_quota_is_used_up() {
 #[test]
 fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
-    let config = StoreConfig { max_index_memory_bytes: Some(1 << 20), ..StoreConfig::at(directory.path()) };
+    let config = StoreConfig::at(directory.path()).with_max_index_memory_bytes(1 << 20);
     let auth = service_on(Arc::new(SingleNodeEngine::with_config(config).unwrap()), &clock);
     let tenant = auth.create_user("tenant", PASSWORD).unwrap();
     auth.set_role("writer", &[Grant::new([Action::Write], KeyRange::prefix("data/")).unwrap()]).unwrap();

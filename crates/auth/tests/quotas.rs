@@ -106,10 +106,14 @@ fn bytes_of_keys_and_values_count() {
 fn batches_fit_whole_or_not_at_all() {
     let (_, _, auth) = service();
     let view = tenant(&auth, "tenant", &[at_most(on("a/"), 2, None), on("b/")]);
-    let batch = |count: u32| (0..count).fold(Batch::new().put("b/1", ""), |batch, n| batch.put(format!("a/{n}"), ""));
-    refused(view.commit(batch(3)));
+    let batch = |count: u32| {
+        let mut batch: Batch = (0..count).map(|n| (format!("a/{n}"), "")).collect();
+        batch.put("b/1", "");
+        batch
+    };
+    refused(view.commit(&batch(3)));
     assert_eq!((keys(&auth, "a/"), keys(&auth, "b/")), (0, 0));
-    assert!(view.commit(batch(2)).unwrap().is_committed());
+    assert!(view.commit(&batch(2)).unwrap().is_committed());
     // What a batch takes makes room for what it adds, in whatever order; a key counts once.
     assert!(view.commit(Batch::new().put("a/7", "").delete("a/0")).unwrap().is_committed());
     assert!(
@@ -418,15 +422,15 @@ proptest! {
             for (key, len) in writes as &Vec<Write> {
                 let name = format!("a/{key}");
                 match len {
-                    Some(len) => { after.insert(*key, *len); batch.push_put(name, vec![7; *len]); }
-                    None => { after.remove(key); batch.push_delete(name); }
+                    Some(len) => { after.insert(*key, *len); batch.put(name, vec![7; *len]); }
+                    None => { after.remove(key); batch.delete(name); }
                 }
             }
             let (had, has) = (sizes(&model), sizes(&after));
             let fits = |had: u64, has: u64, most: Option<u64>| has <= had || most.is_none_or(|most| has <= most);
             let expected = fits(had.0, has.0, max_keys) && fits(had.1, has.1, max_bytes);
-            match view.commit(batch) {
-                Ok(BatchOutcome::Committed { .. }) => { prop_assert!(expected); model = after; }
+            match view.commit(&batch) {
+                Ok(BatchOutcome::Committed(_)) => { prop_assert!(expected); model = after; }
                 Ok(rejected) => panic!("{rejected:?}"),
                 Err(error) => { prop_assert_eq!(error.kind(), EngineKind::Full); prop_assert!(!expected, "{}", error); }
             }

@@ -121,7 +121,8 @@ impl OpenBar {
         if self.bar.as_ref().is_none_or(|(shown, _)| *shown != phase) {
             let template = match phase {
                 OpenPhase::Checkpoint => "building the index {bar:30} {percent}% {eta}",
-                OpenPhase::Replay => "reading the log {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+                // The log, and what later versions may add.
+                _ => "reading the log {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             };
             self.bar = Some((phase, Progress::start(self.screen, Some(total), template)));
         }

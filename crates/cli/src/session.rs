@@ -43,7 +43,7 @@ impl Session {
 
     /// The store, to read from. Creates and changes nothing.
     pub(crate) fn reader(&self) -> Result<Store, Failure> {
-        self.open(StoreConfig { read_only: true, ..StoreConfig::at(&self.data_dir) })
+        self.open(StoreConfig::at(&self.data_dir).with_read_only(true))
     }
 
     /// The store, to read from and write to. Creates it if it is not there.

@@ -11,10 +11,11 @@ use thiserror::Error;
 /// use std::time::Duration;
 /// use hightower_compactor::CompactionConfig;
 ///
-/// let config = CompactionConfig { tombstone_grace: Duration::from_secs(86_400), ..CompactionConfig::default() };
+/// let config = CompactionConfig::default().with_tombstone_grace(Duration::from_secs(86_400));
 /// assert!(config.validate().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CompactionConfig {
     /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90. Default: 20.
     pub start_percent: u8,
@@ -35,6 +36,32 @@ pub struct CompactionConfig {
     /// Whether an explicit compaction also puts in key order, once, what comes straight from the log and has nothing to free: scans then read
     /// records one after the other. It costs one more writing of such segments. Background compaction never does it. Default: true.
     pub order_when_explicit: bool,
+}
+
+/// The settings one by one, each as a copy of the others with a new one.
+macro_rules! settings {
+    ($($setting:ident, $with:ident, $value:ty;)*) => {
+        impl CompactionConfig {
+            $(
+                #[doc = concat!("The same with [`", stringify!($setting), "`](Self::", stringify!($setting), ").")]
+                #[must_use]
+                pub fn $with(mut self, value: $value) -> Self {
+                    self.$setting = value;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+settings! {
+    start_percent, with_start_percent, u8;
+    stop_percent, with_stop_percent, u8;
+    min_victim_percent, with_min_victim_percent, u8;
+    max_run_bytes, with_max_run_bytes, u64;
+    rate_limit_bytes_per_s, with_rate_limit_bytes_per_s, Option<NonZeroU64>;
+    tombstone_grace, with_tombstone_grace, Duration;
+    order_when_explicit, with_order_when_explicit, bool;
 }
 
 impl Default for CompactionConfig {
@@ -101,12 +128,12 @@ mod tests {
         let good = CompactionConfig::default();
         assert_eq!(good.validate(), Ok(()));
         let bad = [
-            CompactionConfig { start_percent: 0, ..good.clone() },
-            CompactionConfig { start_percent: 91, ..good.clone() },
-            CompactionConfig { stop_percent: 26, ..good.clone() },
-            CompactionConfig { min_victim_percent: 0, ..good.clone() },
-            CompactionConfig { max_run_bytes: 1, ..good.clone() },
-            CompactionConfig { tombstone_grace: Duration::MAX, ..good.clone() },
+            good.clone().with_start_percent(0),
+            good.clone().with_start_percent(91),
+            good.clone().with_stop_percent(26),
+            good.clone().with_min_victim_percent(0),
+            good.clone().with_max_run_bytes(1),
+            good.clone().with_tombstone_grace(Duration::MAX),
         ];
         let names = [
             "start_percent",

@@ -62,6 +62,7 @@ impl SegmentUsage {
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Goal {
     /// Keep the log's garbage within bounds at little cost.
     Background,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hightower_engine::{Durability, SingleNodeEngine, StoreConfig};
+use hightower_engine::{Batch, Durability, SingleNodeEngine, StoreConfig};
 use tempfile::TempDir;
 
 const KEYS: u64 = 10_000;
@@ -14,12 +14,10 @@ const KEYS: u64 = 10_000;
 /// A store whose returned writes survive the death of the process, with nothing at work in the background that the scenario doesn't ask for.
 fn store(worker_threads: usize) -> (TempDir, SingleNodeEngine) {
     let dir = tempfile::tempdir().unwrap();
-    let config = StoreConfig {
-        durability: Some(Durability::Os),
-        compaction_interval: Duration::ZERO,
-        worker_threads,
-        ..StoreConfig::at(dir.path())
-    };
+    let config = StoreConfig::at(dir.path())
+        .with_durability(Durability::Os)
+        .with_compaction_interval(Duration::ZERO)
+        .with_commit_queue_depth(1024 * worker_threads);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     (dir, engine)
 }
@@ -99,7 +97,7 @@ fn workers(criterion: &mut Criterion) {
         let (_dir, engine) = store(workers);
         group.bench_function(BenchmarkId::new("put_1k", workers), |bencher| {
             bencher.iter(|| {
-                let batch = |number| engine.batch().put(key(number), [7; 100]);
+                let batch = |number| Batch::from_iter([(key(number), [7; 100])]);
                 let tickets: Vec<_> = (0..1_000).map(|number| engine.commit_async(batch(number)).unwrap()).collect();
                 tickets.into_iter().all(|ticket| ticket.wait().is_ok())
             });

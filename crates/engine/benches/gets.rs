@@ -31,8 +31,7 @@ fn key(number: u64) -> [u8; 16] {
 }
 
 fn open(dir: &Path) -> SingleNodeEngine {
-    let config =
-        StoreConfig { durability: Some(Durability::Os), compaction_interval: Duration::ZERO, ..StoreConfig::at(dir) };
+    let config = StoreConfig::at(dir).with_durability(Durability::Os).with_compaction_interval(Duration::ZERO);
     SingleNodeEngine::with_config(config).unwrap()
 }
 

@@ -32,7 +32,7 @@ fn keys() -> u64 {
 }
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig { compaction_interval: Duration::ZERO, emit_snapshot_after_compaction: false, ..StoreConfig::at(dir) }
+    StoreConfig::at(dir).with_compaction_interval(Duration::ZERO).with_checkpoint_after_compaction(false)
 }
 
 fn mix(seed: u64) -> u64 {
@@ -95,7 +95,7 @@ fn part(dir: &Path, name: &str) -> Took {
             began.took(LOOKUPS as f64)
         }
         "gets" => {
-            let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
+            let engine = SingleNodeEngine::with_config(config(dir).with_read_only(true)).unwrap();
             let began = Began::now();
             for number in 0..LOOKUPS {
                 assert!(engine.get((mix(number) % keys()).to_be_bytes()).unwrap().is_some());
@@ -114,7 +114,7 @@ fn part(dir: &Path, name: &str) -> Took {
             began.took(bytes as f64 / 1e6)
         }
         "full scan" => {
-            let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
+            let engine = SingleNodeEngine::with_config(config(dir).with_read_only(true)).unwrap();
             let (began, mut bytes) = (Began::now(), 0);
             let mut range = engine.range(..).unwrap();
             let count = |key: &[u8], value: &[u8]| {

@@ -29,7 +29,7 @@ fn key(number: u64) -> [u8; 16] {
 }
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig { compaction_interval: Duration::ZERO, emit_snapshot_after_compaction: false, ..StoreConfig::at(dir) }
+    StoreConfig::at(dir).with_compaction_interval(Duration::ZERO).with_checkpoint_after_compaction(false)
 }
 
 fn files(dir: &Path, ends: &str) -> Vec<PathBuf> {
@@ -66,7 +66,7 @@ fn open(dir: &Path, what: &str) {
     let mut first_get = Duration::MAX;
     let mut keys = 0;
     for _ in 0..rounds {
-        let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
+        let engine = SingleNodeEngine::with_config(config(dir).with_read_only(true)).unwrap();
         best = best.min(engine.open_report().elapsed);
         keys = engine.len();
         let started = Instant::now();

@@ -15,7 +15,7 @@ const KEYS: u64 = 100_000;
 
 /// Nothing at work in the background that would change the files between two rounds.
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig { compaction_interval: Duration::ZERO, emit_snapshot_after_compaction: false, ..StoreConfig::at(dir) }
+    StoreConfig::at(dir).with_compaction_interval(Duration::ZERO).with_checkpoint_after_compaction(false)
 }
 
 fn fill(dir: &Path) -> SingleNodeEngine {
@@ -39,7 +39,7 @@ fn copied(dir: &Path) -> TempDir {
 
 /// Opens without changing a file, so that every round finds the same.
 fn open_to_read(dir: &Path) -> SingleNodeEngine {
-    let engine = SingleNodeEngine::with_config(StoreConfig { read_only: true, ..config(dir) }).unwrap();
+    let engine = SingleNodeEngine::with_config(config(dir).with_read_only(true)).unwrap();
     assert_eq!(engine.len() as u64, KEYS);
     engine
 }

@@ -14,18 +14,16 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig {
-        max_segment_size: 4096,
-        min_segment_size: 4096,
-        durability: Some(Durability::Os),
-        emit_snapshot_after_compaction: false,
-        ..StoreConfig::at(dir)
-    }
+    StoreConfig::at(dir)
+        .with_max_segment_size(4096)
+        .with_min_segment_size(4096)
+        .with_durability(Durability::Os)
+        .with_checkpoint_after_compaction(false)
 }
 
 fn open(dir: &Path, read_only: bool) -> Duration {
     let rounds = (0..3).map(|_| {
-        let engine = SingleNodeEngine::with_config(StoreConfig { read_only, ..config(dir) }).unwrap();
+        let engine = SingleNodeEngine::with_config(config(dir).with_read_only(read_only)).unwrap();
         let elapsed = engine.open_report().elapsed;
         engine.close().unwrap();
         elapsed

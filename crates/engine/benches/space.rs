@@ -178,8 +178,8 @@ fn new_dir() -> TempDir {
 
 /// The default settings, but that tombstones need not wait for an hour.
 fn config(dir: &Path) -> StoreConfig {
-    let compaction = CompactionConfig { tombstone_grace: Duration::ZERO, ..CompactionConfig::default() };
-    StoreConfig { compaction, compaction_interval: Duration::from_secs(1), ..StoreConfig::at(dir) }
+    let compaction = CompactionConfig::default().with_tombstone_grace(Duration::ZERO);
+    StoreConfig::at(dir).with_compaction(compaction).with_compaction_interval(Duration::from_secs(1))
 }
 
 fn fill(engine: &SingleNodeEngine, zipf: &mut Zipf, keys: u64) {
@@ -217,11 +217,7 @@ fn settle(keys: u64) {
 /// What compaction costs those who read and write meanwhile.
 fn compacting(keys: u64) {
     let dir = new_dir();
-    let quiet = StoreConfig {
-        compaction_interval: Duration::ZERO,
-        emit_snapshot_after_compaction: false,
-        ..config(dir.path())
-    };
+    let quiet = config(dir.path()).with_compaction_interval(Duration::ZERO).with_checkpoint_after_compaction(false);
     let engine = SingleNodeEngine::with_config(quiet).unwrap();
     let mut zipf = Zipf::new(keys);
     fill(&engine, &mut zipf, keys);

@@ -1,5 +1,7 @@
 //! Several changes that commit as one, if what they require holds.
 
+use std::borrow::Cow;
+
 use hightower_log::{Command, payload_checksum};
 use hightower_state::ApplyOutcome;
 
@@ -8,7 +10,15 @@ use crate::limits;
 use crate::mutants::planted;
 
 /// What a batch requires of a key at the moment it commits.
+///
+/// ```
+/// use hightower_engine::Expect;
+///
+/// assert!(Expect::Absent.holds(None));
+/// assert!(!Expect::Version(7).holds(Some(8)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Expect {
     /// The key has no value.
     Absent,
@@ -30,39 +40,106 @@ impl Expect {
     }
 }
 
-/// What became of a batch.
+/// What became of a batch. There are these two outcomes; what may grow is what they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a batch with requirements may have been rejected"]
+#[must_use = "a batch with requirements may have been rejected; `committed()?` makes that an error"]
 pub enum BatchOutcome {
     /// All of it is committed.
-    Committed {
-        /// The seq of the commit. Where every command was stale, nothing was written, and this is the latest seq there was.
-        seq: u64,
-        /// What became of each command, in the order they were added.
-        outcomes: Vec<ApplyOutcome>,
-        /// The version of each command, in the same order.
-        versions: Vec<u64>,
-    },
+    Committed(Committed),
     /// Nothing is committed, because a requirement did not hold.
-    Rejected {
-        /// The first key that was not as required.
-        key: Vec<u8>,
-        /// What was required of it.
-        expected: Expect,
-        /// The version of the value that it had; `None` if it had no value.
-        found: Option<u64>,
-    },
+    Rejected(Rejected),
 }
 
 impl BatchOutcome {
     /// Whether the batch was committed.
     #[must_use]
     pub fn is_committed(&self) -> bool {
-        matches!(self, Self::Committed { .. })
+        matches!(self, Self::Committed(_))
+    }
+
+    /// What was committed, for callers to whom a rejection is an error.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, Error, Expect, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let mut claim = Batch::new();
+    /// claim.put("leader", "node-1").require("leader", Expect::Absent);
+    /// let seq = engine.commit(&claim)?.committed()?.seq;
+    /// let refused = || -> Result<u64, Error> { Ok(engine.commit(&claim)?.committed()?.seq) };
+    /// assert!(matches!(refused(), Err(Error::Rejected(_))));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What was not as required; `?` makes an [`Error::Rejected`] of it.
+    pub fn committed(self) -> Result<Committed, Rejected> {
+        match self {
+            Self::Committed(committed) => Ok(committed),
+            Self::Rejected(rejected) => Err(rejected),
+        }
     }
 }
 
+/// A batch that was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// The seq of the commit. Where every command was stale, nothing was written, and this is the
+    /// latest seq there was.
+    pub seq: u64,
+    /// What became of each command, in the order they were added.
+    pub outcomes: Vec<ApplyOutcome>,
+    /// The version of each command, in the same order.
+    pub versions: Vec<u64>,
+}
+
+impl Committed {
+    /// For engines other than the store's own.
+    #[must_use]
+    pub fn new(seq: u64, outcomes: Vec<ApplyOutcome>, versions: Vec<u64>) -> Self {
+        Self { seq, outcomes, versions }
+    }
+}
+
+/// A batch of which nothing was committed: the first of its requirements that did not hold. As an
+/// error it says to read the key again and to decide anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the batch was rejected: {} {}, and {}", key.escape_ascii(), required(*expected), there(*found))]
+#[non_exhaustive]
+pub struct Rejected {
+    /// The first key that was not as required.
+    pub key: Vec<u8>,
+    /// What was required of it.
+    pub expected: Expect,
+    /// The version of the value that it had; `None` if it had no value.
+    pub found: Option<u64>,
+}
+
+impl Rejected {
+    /// For engines other than the store's own.
+    #[must_use]
+    pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
+        Self { key, expected, found }
+    }
+}
+
+fn required(expected: Expect) -> String {
+    match expected {
+        Expect::Absent => "was to have no value".into(),
+        Expect::Present => "was to have a value".into(),
+        Expect::Version(version) => format!("was to have the value of version {version}"),
+    }
+}
+
+fn there(found: Option<u64>) -> String {
+    found.map_or_else(|| "it has none".into(), |version| format!("it has one of version {version}"))
+}
+
 /// Changes and requirements, collected to be committed as one.
+///
+/// Its methods add to it and give it back, for chains: `engine.commit(Batch::new().put("a", "1"))`.
 ///
 /// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next use. Limits (keys of 1 to 65,535 bytes,
 /// values up to 1 GiB, versions of submitted commands below 2^63, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
@@ -70,11 +147,9 @@ impl BatchOutcome {
 /// ```
 /// use hightower_engine::{Batch, Expect};
 ///
-/// let batch = Batch::new()
-///     .put("accounts/alice", "90")
-///     .put("accounts/bob", "110")
-///     .delete("transfers/17")
-///     .require("transfers/17", Expect::Present);
+/// let mut batch = Batch::new();
+/// batch.put("accounts/alice", "90").put("accounts/bob", "110");
+/// batch.delete("transfers/17").require("transfers/17", Expect::Present);
 /// assert_eq!(batch.len(), 3);
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -118,6 +193,50 @@ pub(crate) struct Requirement {
     pub(crate) expect: Expect,
 }
 
+/// A batch that gives each key its value.
+///
+/// ```
+/// use hightower_engine::Batch;
+///
+/// let batch: Batch = (0..10).map(|number| (format!("jobs/{number}"), "queued")).collect();
+/// assert_eq!(batch.len(), 10);
+/// ```
+impl<K: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(K, V)> for Batch {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        let mut batch = Self::new();
+        batch.extend(pairs);
+        batch
+    }
+}
+
+/// Adds puts.
+impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Extend<(K, V)> for Batch {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        for (key, value) in pairs {
+            self.put(key, value);
+        }
+    }
+}
+
+impl From<Batch> for Cow<'_, Batch> {
+    fn from(batch: Batch) -> Self {
+        Self::Owned(batch)
+    }
+}
+
+impl<'a> From<&'a Batch> for Cow<'a, Batch> {
+    fn from(batch: &'a Batch) -> Self {
+        Self::Borrowed(batch)
+    }
+}
+
+/// For chains, which end with a batch that is borrowed so.
+impl<'a> From<&'a mut Batch> for Cow<'a, Batch> {
+    fn from(batch: &'a mut Batch) -> Self {
+        Self::Borrowed(batch)
+    }
+}
+
 impl Batch {
     /// An empty batch.
     #[must_use]
@@ -126,51 +245,25 @@ impl Batch {
     }
 
     /// Adds: give `key` this value.
-    #[must_use]
-    pub fn put(mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.push_put(key, value);
-        self
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push(key.as_ref(), Some(value.as_ref()), None)
     }
 
     /// Adds: take `key`'s value away.
-    #[must_use]
-    pub fn delete(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.push_delete(key);
-        self
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(key.as_ref(), None, None)
     }
 
     /// Adds a command with a version of its own, below 2^63, which may turn out to be stale.
-    #[must_use]
-    pub fn submit(mut self, command: &Command) -> Self {
-        self.push_command(command);
-        self
+    pub fn submit(&mut self, command: &Command) -> &mut Self {
+        self.push(command.key(), command.value(), Some((command.version(), command.timestamp())))
     }
 
-    /// Requires something of `key`, as it is before the batch. If one requirement does not hold, nothing is committed.
-    #[must_use]
-    pub fn require(mut self, key: impl AsRef<[u8]>, expect: Expect) -> Self {
-        self.push_require(key, expect);
-        self
-    }
-
-    /// As [`put`](Self::put), for loops.
-    pub fn push_put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.push(key.as_ref(), Some(value.as_ref()), None);
-    }
-
-    /// As [`delete`](Self::delete), for loops.
-    pub fn push_delete(&mut self, key: impl AsRef<[u8]>) {
-        self.push(key.as_ref(), None, None);
-    }
-
-    /// As [`submit`](Self::submit), for loops.
-    pub fn push_command(&mut self, command: &Command) {
-        self.push(command.key(), command.value(), Some((command.version(), command.timestamp())));
-    }
-
-    /// As [`require`](Self::require), for loops.
-    pub fn push_require(&mut self, key: impl AsRef<[u8]>, expect: Expect) {
+    /// Requires something of `key`, as it is before the batch. If one requirement does not hold,
+    /// nothing is committed.
+    pub fn require(&mut self, key: impl AsRef<[u8]>, expect: Expect) -> &mut Self {
         self.requirements.push(Requirement { key: key.as_ref().to_vec(), expect });
+        self
     }
 
     /// Lets the batch use the reserve of a store that is full: for what takes access away (a logout, a revocation), so that whoever has
@@ -182,20 +275,13 @@ impl Batch {
     /// ```
     /// use hightower_engine::Batch;
     ///
-    /// let mut batch = Batch::new().delete("sessions/17").put("audit/90", "ended").use_reserve();
+    /// let mut batch = Batch::new();
+    /// batch.delete("sessions/17").put("audit/90", "ended").use_reserve(true);
     /// assert!(batch.uses_reserve());
-    /// batch.set_uses_reserve(false);
-    /// assert!(!batch.uses_reserve());
     /// ```
-    #[must_use]
-    pub fn use_reserve(mut self) -> Self {
-        self.uses_reserve = true;
+    pub fn use_reserve(&mut self, may_use: bool) -> &mut Self {
+        self.uses_reserve = may_use;
         self
-    }
-
-    /// Says whether the batch may [use the reserve](Self::use_reserve).
-    pub fn set_uses_reserve(&mut self, uses_reserve: bool) {
-        self.uses_reserve = uses_reserve;
     }
 
     /// Whether the batch may [use the reserve](Self::use_reserve).
@@ -241,18 +327,20 @@ impl Batch {
     /// A copy of commands of another store. Some of their versions may be the store's own, above what callers may submit.
     pub(crate) fn copy_of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
         let mut batch = Self { is_copy: true, ..Self::new() };
-        commands.into_iter().for_each(|command| batch.push_command(command));
+        for command in commands {
+            batch.submit(command);
+        }
         batch
     }
 
-    /// A batch of one command with its own version and timestamp.
-    pub(crate) fn given(key: &[u8], value: Option<&[u8]>, given: (u64, i64)) -> Self {
+    /// A batch of one command.
+    pub(crate) fn of_one(key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) -> Self {
         let mut batch = Self::new();
-        batch.push(key, value, Some(given));
+        batch.push(key, value, given);
         batch
     }
 
-    fn push(&mut self, key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) {
+    fn push(&mut self, key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) -> &mut Self {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
@@ -263,6 +351,7 @@ impl Batch {
             given,
             payload_checksum: payload_checksum(key, value.unwrap_or_default()),
         });
+        self
     }
 
     /// The key and value (`None`: a delete) of an operation of this batch.

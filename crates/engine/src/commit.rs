@@ -12,7 +12,7 @@ use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
 use hightower_segment::{Appender, Purpose};
 use hightower_state::{ApplyOutcome, Change, CommandKind, Commit, ConcurrentKvState, Replaced, StateWriter};
 
-use crate::batch::{Batch, BatchOutcome, Operation, Requirement};
+use crate::batch::{Batch, BatchOutcome, Committed, Operation, Rejected, Requirement};
 use crate::config::Durability;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -193,7 +193,7 @@ impl Core {
         let outcome = self.commit_batch_locked(&mut log, state, batch, now, durability)?;
         drop(log);
         drop(guard);
-        if let BatchOutcome::Committed { seq, outcomes, .. } = &outcome
+        if let BatchOutcome::Committed(Committed { seq, outcomes, .. }) = &outcome
             && outcomes.iter().any(|outcome| *outcome != ApplyOutcome::IgnoredStale)
         {
             self.make_durable(*seq, durability)?;
@@ -248,11 +248,11 @@ impl Core {
             self.note_progress(appended.offset, log.appender.position());
         }
         log.max_version = max_version;
-        Ok(BatchOutcome::Committed {
+        Ok(BatchOutcome::Committed(Committed {
             seq: log.last_seq,
             outcomes: plan.iter().map(|planned| planned.outcome).collect(),
             versions: plan.iter().map(|planned| planned.version).collect(),
-        })
+        }))
     }
 
     /// Rolls to a segment with room for all that the plan writes.
@@ -381,7 +381,7 @@ impl Committer for Core {
         drop(guard);
         // The last one first: the sync that covers it covers the others, which then find themselves durable.
         for (request, result) in requests.iter().zip(&mut results).rev() {
-            if let Ok(BatchOutcome::Committed { seq, .. }) = result
+            if let Ok(BatchOutcome::Committed(Committed { seq, .. })) = result
                 && let Err(error) = self.make_durable(*seq, request.durability)
             {
                 *result = Err(error);
@@ -434,7 +434,7 @@ fn first_unmet(state: &StateWriter<'_, Place>, requirements: &[Requirement]) -> 
         if requirement.expect.holds(found) {
             return None;
         }
-        Some(BatchOutcome::Rejected { key: requirement.key.clone(), expected: requirement.expect, found })
+        Some(BatchOutcome::Rejected(Rejected { key: requirement.key.clone(), expected: requirement.expect, found }))
     })
 }
 
@@ -497,7 +497,7 @@ fn checksum_of(operation: &Operation) -> u64 {
 
 /// The codec refused what the limits had let pass.
 fn refused(error: hightower_log::EncodeError) -> Error {
-    Error::Validation(error.to_string().into())
+    Error::Internal(error.to_string().into())
 }
 
 #[cfg(test)]
@@ -514,8 +514,9 @@ mod tests {
         let scratch_bytes = || engine.core.commit.lock().as_ref().unwrap().scratch.capacity();
         assert!(engine.commit(Batch::new().put("a", "b").put("c", "d")).unwrap().is_committed());
         assert!((1..=SCRATCH_KEPT_BYTES).contains(&scratch_bytes()), "that of a short one is kept");
-        let large = Batch::new().put("a", vec![7; 2 * SCRATCH_KEPT_BYTES]).put("c", "d");
-        assert!(engine.commit(large).unwrap().is_committed());
+        let mut large = Batch::new();
+        large.put("a", vec![7; 2 * SCRATCH_KEPT_BYTES]).put("c", "d");
+        assert!(engine.commit(&large).unwrap().is_committed());
         assert!(scratch_bytes() <= SCRATCH_KEPT_BYTES, "{}", scratch_bytes());
         assert_eq!(engine.get("a").unwrap().unwrap().len(), 2 * SCRATCH_KEPT_BYTES);
     }

@@ -64,6 +64,7 @@ fn now_ms() -> i64 {
 
 /// Who does what commits leave behind: syncing at intervals, sealing, making the next segment ready, compacting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Background {
     /// Threads of the store, so that callers need not wait for it.
     #[default]
@@ -88,6 +89,7 @@ pub enum Background {
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Components {
     /// Where files live.
     pub fs: Arc<dyn Fs>,
@@ -99,6 +101,30 @@ pub struct Components {
     pub policy: Arc<dyn CompactionPolicy>,
     /// Who works in the background.
     pub background: Background,
+}
+
+/// The parts one by one, each as a copy of the others with a new one.
+macro_rules! parts {
+    ($($part:ident, $with:ident, $value:ty;)*) => {
+        impl Components {
+            $(
+                #[doc = concat!("The same with [`", stringify!($part), "`](Self::", stringify!($part), ").")]
+                #[must_use]
+                pub fn $with(mut self, value: $value) -> Self {
+                    self.$part = value;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+parts! {
+    fs, with_fs, Arc<dyn Fs>;
+    clock, with_clock, Arc<dyn Clock>;
+    entropy, with_entropy, Arc<dyn Entropy>;
+    policy, with_policy, Arc<dyn CompactionPolicy>;
+    background, with_background, Background;
 }
 
 impl Components {

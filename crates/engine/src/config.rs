@@ -1,10 +1,12 @@
 //! Settings: plain data. Components (clock, file system, randomness) are in [`components`](crate::components).
 
+use std::convert::identity;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hightower_compactor::CompactionConfig;
 
+use crate::builder::StoreBuilder;
 use crate::error::{Error, Result};
 
 /// The smallest `max_segment_size` and `min_segment_size`, in bytes.
@@ -16,8 +18,15 @@ pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
 /// The smallest `max_disk_bytes`, in bytes.
 const MIN_DISK_BYTES: u64 = 1 << 20;
 
+/// The largest `commit_queue_depth`.
+const MAX_COMMIT_QUEUE_DEPTH: usize = 1 << 20;
+
+/// Writes in the queue for each of `worker_threads`.
+const WRITES_PER_WORKER: usize = 1024;
+
 /// What a returned write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Durability {
     /// The death of the process at any instruction. No sync is waited for; the operating system writes when it likes.
     Os,
@@ -30,6 +39,7 @@ pub enum Durability {
 
 /// What opening does about a tail that a crash left unfinished. Damage to what was durable is an error in both modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RecoveryMode {
     /// Drop the unfinished tail and say so in the recovery report.
     #[default]
@@ -40,15 +50,23 @@ pub enum RecoveryMode {
 
 pub use hightower_segment::AppendMode;
 
-/// Settings of a store. Start from [`Default`] and change what matters:
+/// Settings of a store. Start from [`at`](Self::at) and change what matters, by the `with_` methods
+/// or field by field:
 ///
 /// ```
 /// use hightower_engine::{Durability, StoreConfig};
 ///
-/// let config = StoreConfig { data_dir: "/var/lib/node/kv".into(), durability: Some(Durability::Sync), ..StoreConfig::default() };
+/// let mut config = StoreConfig::at("/var/lib/node/kv").with_durability(Durability::Sync);
+/// config.max_disk_bytes = Some(1 << 30);
 /// assert!(config.validate().is_ok());
 /// ```
+///
+/// Three fields are the spelling of hightower-kv 0.1 and have a true name beside them:
+/// `fsync_interval` ([`durability`](Self::durability)), `worker_threads`
+/// ([`commit_queue_depth`](Self::commit_queue_depth)) and `emit_snapshot_after_compaction`
+/// ([`checkpoint_after_compaction`](Self::checkpoint_after_compaction)).
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StoreConfig {
     /// The directory of the store; created if missing. Default: `.hightower`.
     pub data_dir: PathBuf,
@@ -60,17 +78,27 @@ pub struct StoreConfig {
     pub min_segment_size: u64,
     /// How often compaction looks for work by itself; zero: never. Default: 60 s.
     pub compaction_interval: Duration,
-    /// How often the background syncs when [`durability`](Self::durability) is `None`; zero: never, as [`Durability::Os`]. Default: 25 ms.
+    /// The spelling of 0.1 for a [`durability`](Self::durability) of [`Durability::Interval`]: counts
+    /// only while that is `None`. Zero: [`Durability::Os`]. Default: 25 ms.
     pub fsync_interval: Duration,
     /// How much garbage is let be, how hard compaction works, and how long tombstones stay.
     pub compaction: CompactionConfig,
     /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default: true.
+    pub checkpoint_after_compaction: bool,
+    /// The spelling of 0.1 for [`checkpoint_after_compaction`](Self::checkpoint_after_compaction):
+    /// where either is false, compaction writes no checkpoint. Default: true.
     pub emit_snapshot_after_compaction: bool,
-    /// With 0, a write runs on the thread that asks for it. With more, a commit thread drains a queue that up to `1024 × worker_threads`
-    /// writes wait in, so that callers may submit without waiting. Default: 0, which is faster for callers that wait.
+    /// How many writes may wait in the queue of the commit thread, 0 to 1,048,576. With 0 there is no
+    /// such thread: a write runs on the thread that asks for it, which is faster for callers that wait.
+    /// With more, callers may hand writes in and go on, and writes that ask for a sync share it.
+    /// Default: 0.
+    pub commit_queue_depth: usize,
+    /// The spelling of 0.1 for [`commit_queue_depth`](Self::commit_queue_depth), in units of 1,024
+    /// writes, 0 to 1,024. The larger of both counts; there is one commit thread whatever it says.
+    /// Default: 0.
     pub worker_threads: usize,
-    /// What a returned write survives, unless a call says otherwise. `None`: [`Durability::Interval`] of
-    /// [`fsync_interval`](Self::fsync_interval). Default: `None`.
+    /// What a returned write survives, unless a call says otherwise. `None`: [`Durability::Interval`]
+    /// of [`fsync_interval`](Self::fsync_interval), so of 25 ms. Default: `None`.
     pub durability: Option<Durability>,
     /// The most memory that the index may take, in bytes. Past it, writes of new keys are refused; overwrites and deletes of known
     /// keys go on, and so do batches that [may use the reserve](crate::Batch::use_reserve): they may add a 16th of the cap, 64 KiB at least. Default: no cap.
@@ -95,7 +123,9 @@ impl Default for StoreConfig {
             compaction_interval: Duration::from_secs(60),
             fsync_interval: Duration::from_millis(25),
             compaction: CompactionConfig::default(),
+            checkpoint_after_compaction: true,
             emit_snapshot_after_compaction: true,
+            commit_queue_depth: 0,
             worker_threads: 0,
             durability: None,
             max_index_memory_bytes: None,
@@ -114,7 +144,25 @@ impl StoreConfig {
         Self { data_dir: data_dir.into(), ..Self::default() }
     }
 
+    /// The depth of the commit thread's queue, in either spelling; 0: no queue.
+    pub(crate) fn effective_queue_depth(&self) -> usize {
+        self.commit_queue_depth.max(self.worker_threads.saturating_mul(WRITES_PER_WORKER))
+    }
+
+    /// Whether compaction ends with an index checkpoint, in either spelling.
+    pub(crate) fn writes_checkpoint_after_compaction(&self) -> bool {
+        self.checkpoint_after_compaction && self.emit_snapshot_after_compaction
+    }
+
     /// What a returned write survives unless the call says otherwise.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use hightower_engine::{Durability, StoreConfig};
+    ///
+    /// let config = StoreConfig::at("kv");
+    /// assert_eq!(config.effective_durability(), Durability::Interval(Duration::from_millis(25)));
+    /// ```
     #[must_use]
     pub fn effective_durability(&self) -> Durability {
         match self.durability {
@@ -142,7 +190,11 @@ impl StoreConfig {
             let text = format!("min_segment_size is {}: it must be 4 KiB to 2 GiB", self.min_segment_size);
             return Err(Error::Validation(text.into()));
         }
-        if self.worker_threads > 1024 {
+        if self.commit_queue_depth > MAX_COMMIT_QUEUE_DEPTH {
+            let text = format!("commit_queue_depth is {}: it must be 0 to 1,048,576", self.commit_queue_depth);
+            return Err(Error::Validation(text.into()));
+        }
+        if self.worker_threads > MAX_COMMIT_QUEUE_DEPTH / WRITES_PER_WORKER {
             let text = format!("worker_threads is {}: it must be 0 to 1024", self.worker_threads);
             return Err(Error::Validation(text.into()));
         }
@@ -152,4 +204,50 @@ impl StoreConfig {
         }
         self.compaction.validate().map_err(|error| Error::Validation(error.to_string().into()))
     }
+}
+
+/// Settings as the `with_` methods of [`StoreConfig`] and the methods of
+/// [`StoreBuilder`](crate::StoreBuilder).
+macro_rules! settings {
+    ($($setting:ident, $with:ident, $value:ty, $into:expr;)*) => {
+        impl StoreConfig {
+            $(
+                #[doc = concat!("The same with [`", stringify!($setting), "`](Self::", stringify!($setting), ").")]
+                #[must_use]
+                pub fn $with(mut self, value: $value) -> Self {
+                    self.$setting = $into(value);
+                    self
+                }
+            )*
+        }
+
+        /// # Settings
+        ///
+        /// Each is the field of [`StoreConfig`] of the same name, which says what it does, its unit, its
+        /// range and its default. [`open`](Self::open) checks them.
+        impl StoreBuilder {
+            $(
+                #[doc = concat!("Sets [`", stringify!($setting), "`](StoreConfig::", stringify!($setting), ").")]
+                pub fn $setting(mut self, value: $value) -> Self {
+                    self.config.$setting = $into(value);
+                    self
+                }
+            )*
+        }
+    };
+}
+
+settings! {
+    max_segment_size, with_max_segment_size, u64, identity;
+    min_segment_size, with_min_segment_size, u64, identity;
+    compaction_interval, with_compaction_interval, Duration, identity;
+    compaction, with_compaction, CompactionConfig, identity;
+    checkpoint_after_compaction, with_checkpoint_after_compaction, bool, identity;
+    commit_queue_depth, with_commit_queue_depth, usize, identity;
+    durability, with_durability, Durability, Some;
+    max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
+    max_disk_bytes, with_max_disk_bytes, u64, Some;
+    recovery_mode, with_recovery_mode, RecoveryMode, identity;
+    read_only, with_read_only, bool, identity;
+    append_mode, with_append_mode, AppendMode, identity;
 }

@@ -8,13 +8,30 @@ use std::sync::Arc;
 use hightower_segment::SegmentError;
 use thiserror::Error;
 
+use crate::batch::Rejected;
+
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why the store did not do what it was asked to.
 ///
-/// Match on [`kind`](Error::kind) where the reaction is the same for a whole class; match on the variant for its details. Messages
-/// are for people and may change.
+/// What a caller can do about it:
+///
+/// | variants | what to do |
+/// | --- | --- |
+/// | `Io`, `Conflict` | try again, perhaps later |
+/// | `Rejected` | read the key again and decide anew |
+/// | `Full` | delete, compact, or raise the limit that the text names; reads and deletes go on |
+/// | `Locked`, `Forked`, `Closed`, `ReadOnly` | use the store where it is open, or open it so |
+/// | `Poisoned` | close the store and open it again: what was promised is recovered |
+/// | `LimitExceeded`, `Validation` | mend the call or the setting that the text names |
+/// | `Corrupt`, `VersionUnsupported` | open read-only, restore a backup, salvage; or use a later version |
+/// | `NotFound`, `Denied`, `Crypto` | ask for something else, or with other rights or keys |
+/// | `Aborted`, `Panicked` | look at the callback or the component that did it |
+/// | `Internal` | report it: the store has broken a rule of its own |
+///
+/// Match on the variant, or compare the [`kind`](Error::kind), which has the same names without
+/// details. Messages are for people and may change.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -93,6 +110,13 @@ pub enum Error {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// A requirement of a batch did not hold, and nothing was committed. Read the key again and decide
+    /// anew.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// The store has broken a rule of its own: a bug, to be reported. Nothing was changed by the call.
+    #[error("internal error, please report it: {0}")]
+    Internal(Cow<'static, str>),
     /// Something else has what was asked for, such as a name that must be unique.
     #[error("conflict: {0}")]
     Conflict(Cow<'static, str>),
@@ -144,6 +168,10 @@ pub enum ErrorKind {
     VersionUnsupported,
     /// [`Error::Closed`]
     Closed,
+    /// [`Error::Rejected`]
+    Rejected,
+    /// [`Error::Internal`]
+    Internal,
     /// [`Error::Conflict`]
     Conflict,
     /// [`Error::NotFound`]
@@ -180,6 +208,8 @@ impl Error {
             Self::ReadOnly => ErrorKind::ReadOnly,
             Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
             Self::Closed => ErrorKind::Closed,
+            Self::Rejected(_) => ErrorKind::Rejected,
+            Self::Internal(_) => ErrorKind::Internal,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Crypto(_) => ErrorKind::Crypto,

@@ -23,7 +23,7 @@
 //! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 unless told otherwise (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
 //! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call; what each survives: `docs/DURABILITY.md` |
 //! | memory | about 110 bytes for a key of 16 bytes, whatever its value; compaction takes about 11 MiB more while it runs; values are the page cache's. `max_index_memory_bytes` caps the index |
-//! | threads | share the engine in an `Arc`. It has 5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`) and, with `worker_threads`, one that commits; iterators and snapshots own what they need |
+//! | threads | share the engine in an `Arc`. It has 5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`) and, with a `commit_queue_depth`, one that commits; iterators and snapshots own what they need |
 //! | features | `metrics` and `tracing`: counts, times and spans for the facades of these names; `bytes` and `serde`: conversions of [`Value`]s for the crates of these names; `sim`: the simulated file system. None is on by default, and none costs anything while off |
 //! | format | version 1, byte by byte in `docs/FORMAT.md`; every released version stays readable, an unknown one is refused |
 
@@ -33,6 +33,7 @@
 mod backup;
 mod batch;
 mod bounds;
+mod builder;
 mod checkpoint;
 mod commit;
 mod compaction;
@@ -63,6 +64,7 @@ mod snapshot;
 mod stats;
 mod sync;
 mod table;
+mod ticket;
 mod time;
 mod traits;
 mod turn;
@@ -71,8 +73,9 @@ mod value;
 pub use backup::{
     BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,
 };
-pub use batch::{Batch, BatchChange, BatchOutcome, Expect};
+pub use batch::{Batch, BatchChange, BatchOutcome, Committed, Expect, Rejected};
 pub use bounds::{KeyBounds, prefix_end};
+pub use builder::StoreBuilder;
 pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Background, Clock, Components, SystemClock};
@@ -84,13 +87,13 @@ pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};
 pub use open::OpenReport;
-pub use pipeline::Ticket;
 pub use repair::{
     CheckLevel, CheckReport, DamagedPlace, KeysBetween, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,
 };
 pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};
-pub use traits::{KvEngine, SnapshotEngine};
+pub use ticket::Ticket;
+pub use traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
 pub use value::Value;
 
 #[cfg(doctest)]

@@ -17,6 +17,9 @@ use crate::guarded::Panics;
 /// Panics of the recorder and the subscriber, which are the process's as they are.
 pub(crate) static INSTRUMENTS: Panics = Panics::new();
 
+/// Panics of the callbacks and wakers of tickets, which belong to no store: a ticket may outlive its own.
+pub(crate) static CALLBACKS: Panics = Panics::new();
+
 /// What is counted and timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(any(feature = "metrics", feature = "tracing")), allow(dead_code, reason = "named in calls only"))]

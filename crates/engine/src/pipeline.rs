@@ -6,92 +6,20 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use hightower_state::ApplyOutcome;
 
-use crate::batch::{Batch, BatchOutcome};
+use crate::batch::{Batch, BatchOutcome, Committed};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Condvar, Mutex, receive};
+use crate::sync::{Mutex, receive};
+use crate::ticket::{Promise, Ticket};
+use crate::turn::called_from_within;
 
 /// The most writes that one group commits before its callers hear of it.
 const MAX_GROUP: usize = 1024;
-
-/// A write that was handed in; [`wait`](Ticket::wait) gives its outcome.
-///
-/// Dropping a ticket does not take the write back.
-#[derive(Debug)]
-#[must_use = "the write may still fail: wait for its outcome"]
-pub struct Ticket<T> {
-    reply: Arc<Reply<T>>,
-}
-
-impl<T> Ticket<T> {
-    /// Waits until the write is committed at the durability it asked for.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the same write would have failed with inline.
-    pub fn wait(self) -> Result<T> {
-        let mut slot = self.reply.slot.lock();
-        loop {
-            if let Some(result) = slot.take() {
-                return result;
-            }
-            self.reply.arrived.wait(&mut slot);
-        }
-    }
-
-    /// The outcome if it is known already, else the ticket again.
-    ///
-    /// # Errors
-    ///
-    /// The ticket, while the write is on its way.
-    pub fn try_wait(self) -> Result<Result<T>, Self> {
-        let known = self.reply.slot.lock().take();
-        known.ok_or(self)
-    }
-
-    /// A ticket whose outcome is known.
-    pub(crate) fn ready(result: Result<T>) -> Self {
-        Self { reply: Arc::new(Reply { slot: Mutex::new(Some(result)), arrived: Condvar::new() }) }
-    }
-}
-
-/// Where the commit thread leaves an outcome. Dropped without one, it leaves [`Error::Closed`].
-#[derive(Debug)]
-struct Reply<T> {
-    slot: Mutex<Option<Result<T>>>,
-    arrived: Condvar,
-}
-
-/// The commit thread's side of a ticket.
-#[derive(Debug)]
-pub(crate) struct Promise<T> {
-    reply: Arc<Reply<T>>,
-}
-
-impl<T> Promise<T> {
-    fn new() -> (Self, Ticket<T>) {
-        let reply = Arc::new(Reply { slot: Mutex::new(None), arrived: Condvar::new() });
-        (Self { reply: Arc::clone(&reply) }, Ticket { reply })
-    }
-
-    fn keep(self, result: Result<T>) {
-        *self.reply.slot.lock() = Some(result);
-        self.reply.arrived.notify_all();
-    }
-}
-
-impl<T> Drop for Promise<T> {
-    fn drop(&mut self) {
-        // A caller must never wait for a thread that is gone. After `keep` the ticket may have taken the result, and nobody looks any more.
-        self.reply.slot.lock().get_or_insert(Err(Error::Closed));
-        self.reply.arrived.notify_all();
-    }
-}
 
 /// A write on its way to the commit thread: a batch, whose caller wants either the whole outcome or that of its one command.
 pub(crate) struct Request {
@@ -117,8 +45,8 @@ impl Request {
 /// The outcome of a batch of one command without requirements.
 pub(crate) fn single_outcome(outcome: BatchOutcome) -> Result<ApplyOutcome> {
     match outcome {
-        BatchOutcome::Committed { outcomes, .. } if outcomes.len() == 1 => Ok(outcomes[0]),
-        _ => Err(Error::Validation("one command expected, without requirements".into())),
+        BatchOutcome::Committed(Committed { outcomes, .. }) if outcomes.len() == 1 => Ok(outcomes[0]),
+        _ => Err(Error::Internal("one command expected, without requirements".into())),
     }
 }
 
@@ -137,6 +65,7 @@ pub(crate) struct Pipeline {
     /// Taken when closing, which ends the thread once it has committed what was handed in.
     sender: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    committer: thread::ThreadId,
 }
 
 impl Pipeline {
@@ -152,24 +81,37 @@ impl Pipeline {
                 }
             })
             .map_err(|source| Error::Io { action: "start the commit thread".into(), source: source.into() })?;
-        Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+        let committer = thread.thread().id();
+        Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), committer })
     }
 
-    /// The thread that commits, until it is joined.
-    pub(crate) fn thread_id(&self) -> Option<thread::ThreadId> {
-        self.thread.lock().as_ref().map(|thread| thread.thread().id())
+    /// The thread that commits.
+    pub(crate) fn thread_id(&self) -> thread::ThreadId {
+        self.committer
+    }
+
+    /// Hands in a batch and waits for its outcome.
+    ///
+    /// # Errors
+    ///
+    /// On the commit thread [`Error::Validation`], before anything is handed in.
+    pub(crate) fn commit(&self, batch: Batch, durability: Durability) -> Result<BatchOutcome> {
+        if thread::current().id() == self.committer && !planted("committer_waits") {
+            return Err(called_from_within());
+        }
+        self.submit_batch(batch, durability)?.wait()
     }
 
     /// Hands in a batch; waits while the queue is full.
     pub(crate) fn submit_batch(&self, batch: Batch, durability: Durability) -> Result<Ticket<BatchOutcome>> {
-        let (promise, ticket) = Promise::new();
+        let (promise, ticket) = Promise::new(Some(self.committer));
         self.send(Request { batch, durability, reply: AnyPromise::Batch(promise) })?;
         Ok(ticket)
     }
 
     /// Hands in a batch of one command; waits while the queue is full.
     pub(crate) fn submit_one(&self, batch: Batch, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
-        let (promise, ticket) = Promise::new();
+        let (promise, ticket) = Promise::new(Some(self.committer));
         self.send(Request { batch, durability, reply: AnyPromise::One(promise) })?;
         Ok(ticket)
     }
@@ -177,6 +119,13 @@ impl Pipeline {
     fn send(&self, request: Request) -> Result<()> {
         // Cloned, so that a full queue makes this caller wait without holding the lock that closing needs.
         let sender = self.sender.lock().clone().ok_or(Error::Closed)?;
+        if thread::current().id() == self.committer {
+            // A callback hands in another write. Room in the queue is made by this thread alone.
+            return sender.try_send(request).map_err(|failure| match failure {
+                TrySendError::Full(_) => called_from_within(),
+                TrySendError::Disconnected(_) => Error::Closed,
+            });
+        }
         sender.send(request).map_err(|_| Error::Closed)
     }
 
@@ -211,6 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::sync::Condvar;
 
     /// Commits nothing before it may.
     #[derive(Default)]
@@ -234,7 +184,7 @@ mod tests {
                 self.changed.wait(&mut may_go_on);
             }
             self.committed.fetch_add(requests.len(), Ordering::SeqCst);
-            let outcome = || BatchOutcome::Committed { seq: 1, outcomes: Vec::new(), versions: Vec::new() };
+            let outcome = || BatchOutcome::Committed(Committed { seq: 1, outcomes: Vec::new(), versions: Vec::new() });
             requests.iter().map(|_| Ok(outcome())).collect()
         }
 

@@ -174,8 +174,8 @@ mod tests {
         for number in 0..KEYS {
             engine.put(key(number), [1; 50]).unwrap();
         }
-        let odd = (1..KEYS).step_by(2).fold(engine.batch(), |batch, number| batch.put(key(number), [2; 60]));
-        assert!(engine.commit(odd).unwrap().is_committed());
+        let odd = (1..KEYS).step_by(2).map(|number| (key(number), [2; 60])).collect();
+        assert!(engine.commit(&odd).unwrap().is_committed());
         assert_eq!(right_hints(&engine, KEYS), KEYS, "after writing");
 
         let moved = engine.run_compaction_now().unwrap().moved_records;

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::table::InOrder;
+use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
 
 /// Keys of a [`Snapshot::multi_get`] that are looked up before the first of their values is read: so many that their records are near by then, and so few that they
@@ -218,6 +219,24 @@ impl Snapshot {
             )?;
         }
         Ok(copy)
+    }
+}
+
+impl KvReader for Snapshot {
+    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        Self::get(self, key)
+    }
+
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        Self::get_versioned(self, key)
+    }
+
+    fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        Ok(Self::contains_key(self, key))
+    }
+
+    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+        Ok(Box::new(Self::range(self, (from, to)).map(Entry::into_pair)))
     }
 }
 
@@ -441,10 +460,10 @@ impl Entry {
             return Ok(Value::from(found.value));
         }
         if planted("entry_not_followed") {
-            return Err(crate::Error::NotFound("the record of an entry".into()));
+            return Err(crate::Error::Internal("the record of an entry is not there".into()));
         }
         // Compaction has moved it since; the snapshot knows where to.
-        self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::NotFound("the key of a snapshot's entry".into()))
+        self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::Internal("the key of an entry is not there".into()))
     }
 
     /// The key and the value.

@@ -8,11 +8,12 @@ use hightower_state::{ConcurrentKvState, StateStats};
 
 use crate::compaction::CompactionStats;
 use crate::core::Core;
-use crate::observe::INSTRUMENTS;
+use crate::observe::{CALLBACKS, INSTRUMENTS};
 use crate::table::Tracked;
 
 /// How records reach the active segment of an open store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AppendPath {
     /// Through a writable map.
     Mapped,
@@ -127,8 +128,8 @@ impl Core {
                 Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
             },
             compaction: self.upkeep.stats(),
-            caught_panics: self.panics.count() + INSTRUMENTS.count(),
-            last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()),
+            caught_panics: self.panics.count() + INSTRUMENTS.count() + CALLBACKS.count(),
+            last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()).or_else(|| CALLBACKS.last()),
             poisoned: self.poison.reason().map(str::to_owned),
             segments,
         }

@@ -7,6 +7,8 @@ use hightower_log::Command;
 use hightower_state::{ApplyOutcome, KvState};
 
 use crate::batch::{Batch, BatchOutcome};
+use crate::bounds::prefix_end;
+use crate::config::Durability;
 use crate::error::Result;
 use crate::value::Value;
 
@@ -36,7 +38,7 @@ pub trait KvEngine: Send + Sync {
     /// # Errors
     ///
     /// If a command or the batch is over a limit, or the engine refuses writes.
-    fn commit(&self, batch: Batch) -> Result<BatchOutcome>;
+    fn commit(&self, batch: &Batch) -> Result<BatchOutcome>;
 
     /// Gives `key` a value, with a version above every version that the engine has seen.
     ///
@@ -81,6 +83,128 @@ pub trait KvEngine: Send + Sync {
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>>;
 }
 
+/// What a [`KvReader`] gives of a range: keys with their values, in key order, from either end.
+pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<(Vec<u8>, Value)>> + Send + 'a>;
+
+/// Whatever can be read by key: a store, a [`Snapshot`](crate::Snapshot) of one. Code that only reads
+/// takes a `&dyn KvReader` or an `Arc<dyn KvReader>`, and does not care which it is.
+///
+/// Unlike [`KvEngine`] it can be a trait object. It is not in the prelude, and references and `Arc`s
+/// do not implement it: they dereference to what does. So calls on a store itself stay what they are.
+///
+/// ```
+/// use std::sync::Arc;
+/// use hightower_engine::{KvReader, Result, SingleNodeEngine};
+///
+/// fn total_len(reader: &dyn KvReader, prefix: &[u8]) -> Result<usize> {
+///     reader.prefix(prefix)?.try_fold(0, |sum, pair| Ok(sum + pair?.1.len()))
+/// }
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let engine = SingleNodeEngine::open(dir.path())?;
+/// engine.put("a/1", "four")?;
+/// let moment: Arc<dyn KvReader> = Arc::new(engine.snapshot()?);
+/// engine.put("a/2", "five!")?;
+/// assert_eq!((total_len(&engine, b"a/")?, total_len(&*moment, b"a/")?), (9, 4));
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+pub trait KvReader: Send + Sync {
+    /// The value of `key`. Costs a copy.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be read or does not verify.
+    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        Ok(self.get_versioned(key)?.map(|(value, _)| value))
+    }
+
+    /// The value of `key`, and the version that gave it. Costs a copy.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be read or does not verify.
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>>;
+
+    /// Whether `key` has a value.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be told.
+    fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.get_versioned(key)?.is_some())
+    }
+
+    /// The keys between two bounds, with their values, in key order, as of one moment. An item is an
+    /// error if its value cannot be read or does not verify; the items behind it are given all the
+    /// same. Costs an allocation, and for each item a copy of the key and the value.
+    ///
+    /// # Errors
+    ///
+    /// If the range cannot be read at all.
+    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>>;
+
+    /// The keys that begin with `prefix`, otherwise as [`range`](Self::range).
+    ///
+    /// # Errors
+    ///
+    /// As [`range`](Self::range).
+    fn prefix(&self, prefix: &[u8]) -> Result<Pairs<'_>> {
+        let end = prefix_end(prefix);
+        self.range(Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded))
+    }
+}
+
+/// Whatever takes writes, and can be read: an `Arc<dyn KvWriter>` is all that a service needs of its
+/// store. It is a [`KvReader`] too, and becomes an `Arc<dyn KvReader>` where one is expected.
+///
+/// ```
+/// use std::sync::Arc;
+/// use hightower_engine::{Batch, Expect, KvReader, KvWriter, SingleNodeEngine};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store: Arc<dyn KvWriter> = Arc::new(SingleNodeEngine::open(dir.path())?);
+/// store.put(b"a", b"1")?;
+/// store.commit(Batch::new().delete("a").require("a", Expect::Present))?.committed()?;
+/// let reader: Arc<dyn KvReader> = store;
+/// assert_eq!(reader.get(b"a")?, None);
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+pub trait KvWriter: KvReader {
+    /// Commits a batch as one, if what it requires holds; a rejection is an outcome, not an error.
+    ///
+    /// # Errors
+    ///
+    /// If the batch is over a limit, or writes are refused.
+    fn commit(&self, batch: &Batch) -> Result<BatchOutcome>;
+
+    /// As [`commit`](Self::commit), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome>;
+
+    /// Gives `key` a value, with a version above every version that was seen.
+    ///
+    /// # Errors
+    ///
+    /// If the key or value is over a limit, or writes are refused.
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.commit(Batch::new().put(key, value))?.committed()?;
+        Ok(())
+    }
+
+    /// Takes `key`'s value away, with a version above every version that was seen.
+    ///
+    /// # Errors
+    ///
+    /// If the key is over a limit, or writes are refused.
+    fn delete(&self, key: &[u8]) -> Result<()> {
+        self.commit(Batch::new().delete(key))?.committed()?;
+        Ok(())
+    }
+}
+
 /// An engine that can show all of its state as of one moment.
 pub trait SnapshotEngine {
     /// A copy of the whole state, tombstones included: as large in memory as all keys and values.
@@ -111,7 +235,7 @@ macro_rules! delegate {
                 (**self).submit_batch(commands)
             }
 
-            fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+            fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
                 (**self).commit(batch)
             }
 

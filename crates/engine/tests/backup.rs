@@ -16,7 +16,7 @@ use hightower_engine::{
 use tempfile::TempDir;
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, ..StoreConfig::at(dir) }
+    StoreConfig::at(dir).with_max_segment_size(16 << 10).with_compaction_interval(Duration::ZERO)
 }
 
 fn open(dir: &Path) -> SingleNodeEngine {
@@ -114,8 +114,9 @@ fn a_backup_is_of_one_moment_while_writes_and_compactions_go_on() {
         scope.spawn(|| {
             for round in 0_u64.. {
                 // Two keys that always change together.
-                let batch = hightower_engine::Batch::new().put("a", round.to_string()).put("b", round.to_string());
-                assert!(matches!(engine.commit(batch).unwrap(), hightower_engine::BatchOutcome::Committed { .. }));
+                let mut batch = hightower_engine::Batch::new();
+                batch.put("a", round.to_string()).put("b", round.to_string());
+                assert!(matches!(engine.commit(&batch).unwrap(), hightower_engine::BatchOutcome::Committed(_)));
                 if round % 500 == 0 {
                     engine.run_compaction_now().unwrap();
                 }
@@ -292,7 +293,7 @@ fn no_damage_makes_check_or_salvage_fail() {
 #[test]
 fn a_quota_refuses_growth_but_not_deletes_and_compaction_makes_room() {
     let dir = TempDir::new().unwrap();
-    let config = StoreConfig { max_disk_bytes: Some(1 << 20), ..config(dir.path()) };
+    let config = config(dir.path()).with_max_disk_bytes(1 << 20);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     let mut keys = 0;
     let error = loop {

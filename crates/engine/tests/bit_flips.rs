@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use common::{config, open_with, setting};
-use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_engine::{AppendMode, Background, Durability, SingleNodeEngine, SnapshotEngine};
 use hightower_segment::sim::SimFs;
 
 const DIR: &str = "/store";
@@ -89,7 +89,7 @@ impl Image {
 
     /// Whether the flip that was just made is noticed.
     fn open(&self, can_write: bool) -> Result<bool, String> {
-        let config = StoreConfig { read_only: !can_write, ..config(AppendMode::Mapped) };
+        let config = config(AppendMode::Mapped).with_read_only(!can_write);
         let fs = if can_write { self.fs.after_kill() } else { self.fs.clone() };
         match open_with(&fs, config, 4, Background::Caller) {
             Err(_) => Ok(true),

@@ -52,12 +52,15 @@ impl Clock for Hands {
 }
 
 fn config(dir: &Path) -> StoreConfig {
-    let compaction = CompactionConfig { tombstone_grace: GRACE, ..CompactionConfig::default() };
-    StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir) }
+    let compaction = CompactionConfig::default().with_tombstone_grace(GRACE);
+    StoreConfig::at(dir)
+        .with_max_segment_size(16 << 10)
+        .with_compaction_interval(Duration::ZERO)
+        .with_compaction(compaction)
 }
 
 fn open_with(config: StoreConfig, clock: &Arc<Hands>) -> SingleNodeEngine {
-    let components = Components { clock: Arc::clone(clock) as Arc<_>, ..Components::default() };
+    let components = Components::default().with_clock(Arc::clone(clock) as Arc<_>);
     SingleNodeEngine::with_components(config, components).unwrap()
 }
 
@@ -80,17 +83,17 @@ const PATHS: [Submit; 6] = [
     |engine, command| outcome_of(engine.commit_async(Batch::new().put("beside", "x").submit(&command))?.wait()?),
     |engine, command| {
         let mut batch = Batch::new();
-        batch.push_command(&command);
+        batch.submit(&command);
         outcome_of(engine.commit(batch.delete("beside"))?)
     },
 ];
 
 fn outcome_of(outcome: hightower_engine::BatchOutcome) -> Result<ApplyOutcome> {
     match outcome {
-        hightower_engine::BatchOutcome::Committed { outcomes, .. } => {
+        hightower_engine::BatchOutcome::Committed(hightower_engine::Committed { outcomes, .. }) => {
             Ok(*outcomes.iter().find(|outcome| **outcome != ApplyOutcome::Removed).unwrap_or(&outcomes[0]))
         }
-        rejected @ hightower_engine::BatchOutcome::Rejected { .. } => panic!("{rejected:?}"),
+        rejected @ hightower_engine::BatchOutcome::Rejected(_) => panic!("{rejected:?}"),
     }
 }
 
@@ -121,7 +124,7 @@ fn a_version_from_2_to_the_63_on_is_refused_on_every_path() {
     for workers in [0, 1] {
         for (number, path) in PATHS.into_iter().enumerate() {
             let dir = TempDir::new().unwrap();
-            let config = StoreConfig { worker_threads: workers, ..config(dir.path()) };
+            let config = config(dir.path()).with_commit_queue_depth(1024 * workers);
             let engine = open_with(config.clone(), &Hands::at(NOW_MS));
             engine.put("a", "1").unwrap();
             let digest = engine.snapshot_state().unwrap().digest();
@@ -185,7 +188,7 @@ fn copies_keep_the_versions_that_the_store_gave() {
 fn a_crash_above_the_versions_of_callers_gives_none_twice() {
     let fs = SimFs::new();
     let open = |fs: &SimFs| {
-        let components = Components { fs: Arc::new(fs.clone()), ..Components::default() };
+        let components = Components::default().with_fs(Arc::new(fs.clone()));
         SingleNodeEngine::with_components(config(Path::new("/store")), components).unwrap()
     };
     let engine = open(&fs);
@@ -209,7 +212,7 @@ fn a_timestamp_of_a_command_that_rolls_neither_ends_a_grace_nor_makes_it_endless
         for workers in [0, 1] {
             for path in PATHS {
                 let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
-                let engine = open_with(StoreConfig { worker_threads: workers, ..config(dir.path()) }, &clock);
+                let engine = open_with(config(dir.path()).with_commit_queue_depth(1024 * workers), &clock);
                 let big = |key: &str| {
                     let (key, value) = (key.into(), vec![1; 10 << 10]);
                     Command::Set { key, value, version: engine.latest_version() + 1, timestamp }
@@ -327,12 +330,10 @@ fn a_grace_ends_while_the_clock_is_behind_and_nothing_is_written() {
 fn a_crash_takes_back_no_time_that_a_seal_has_seen() {
     let (fs, clock) = (SimFs::new(), Hands::at(NOW_MS));
     let open = |fs: &SimFs| {
-        let components = Components {
-            fs: Arc::new(fs.clone()),
-            clock: Arc::clone(&clock) as Arc<_>,
-            background: hightower_engine::Background::Caller,
-            ..Components::default()
-        };
+        let components = Components::default()
+            .with_fs(Arc::new(fs.clone()))
+            .with_clock(Arc::clone(&clock) as Arc<_>)
+            .with_background(hightower_engine::Background::Caller);
         SingleNodeEngine::with_components(config(Path::new("/store")), components).unwrap()
     };
     let engine = open(&fs);
@@ -392,19 +393,15 @@ fn a_clock_that_says_anything_harms_nothing() {
         let dir = TempDir::new().unwrap();
         for round in 0..4_u64 {
             let components =
-                Components { clock: Arc::new(Wild(AtomicU64::new(round))), background, ..Components::default() };
-            let compaction = CompactionConfig {
-                tombstone_grace: GRACE,
-                rate_limit_bytes_per_s: std::num::NonZeroU64::new(1 << 30),
-                ..CompactionConfig::default()
-            };
-            let config = StoreConfig {
-                worker_threads: workers,
-                compaction,
-                max_segment_size: 1 << 20,
-                compaction_interval: Duration::from_millis(1),
-                ..config(dir.path())
-            };
+                Components::default().with_clock(Arc::new(Wild(AtomicU64::new(round)))).with_background(background);
+            let compaction = CompactionConfig::default()
+                .with_tombstone_grace(GRACE)
+                .with_rate_limit_bytes_per_s(std::num::NonZeroU64::new(1 << 30));
+            let config = config(dir.path())
+                .with_commit_queue_depth(1024 * workers)
+                .with_compaction(compaction)
+                .with_max_segment_size(1 << 20)
+                .with_compaction_interval(Duration::from_millis(1));
             let engine = SingleNodeEngine::with_components(config, components).unwrap();
             for number in 0..1500_u64 {
                 engine.put(format!("{}", number % 300), vec![7; 3000]).unwrap();

@@ -30,12 +30,15 @@ impl Clock for Hands {
 }
 
 fn config(dir: &Path) -> StoreConfig {
-    let compaction = CompactionConfig { tombstone_grace: Duration::from_secs(60), ..CompactionConfig::default() };
-    StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir) }
+    let compaction = CompactionConfig::default().with_tombstone_grace(Duration::from_secs(60));
+    StoreConfig::at(dir)
+        .with_max_segment_size(16 << 10)
+        .with_compaction_interval(Duration::ZERO)
+        .with_compaction(compaction)
 }
 
 fn open_at(dir: &TempDir, clock: &Arc<Hands>) -> SingleNodeEngine {
-    let components = Components { clock: Arc::clone(clock) as Arc<_>, ..Components::default() };
+    let components = Components::default().with_clock(Arc::clone(clock) as Arc<_>);
     SingleNodeEngine::with_components(config(dir.path()), components).unwrap()
 }
 
@@ -145,7 +148,7 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
         std::fs::write(dir.path().join(&name), &damaged).unwrap();
-        let config = StoreConfig { read_only: true, ..config(dir.path()) };
+        let config = config(dir.path()).with_read_only(true);
         check(&SingleNodeEngine::with_config(config).unwrap());
     }
 }
@@ -201,11 +204,8 @@ fn a_submitted_timestamp_neither_shortens_nor_lengthens_the_grace() {
 #[test]
 fn a_live_store_is_left_alone_for_a_hundred_intervals() {
     let dir = TempDir::new().unwrap();
-    let engine = SingleNodeEngine::with_config(StoreConfig {
-        compaction_interval: Duration::from_millis(2),
-        ..config(dir.path())
-    })
-    .unwrap();
+    let engine =
+        SingleNodeEngine::with_config(config(dir.path()).with_compaction_interval(Duration::from_millis(2))).unwrap();
     for number in 0..3000 {
         engine.put(key(number), [1; 60]).unwrap();
     }
@@ -222,8 +222,8 @@ fn an_explicit_run_puts_what_is_live_in_key_order_once() {
     for order_when_explicit in [true, false] {
         let dir = TempDir::new().unwrap();
         let base = config(dir.path());
-        let compaction = CompactionConfig { order_when_explicit, ..base.compaction.clone() };
-        let config = StoreConfig { compaction, max_segment_size: 1 << 20, ..base };
+        let compaction = base.compaction.clone().with_order_when_explicit(order_when_explicit);
+        let config = base.with_compaction(compaction).with_max_segment_size(1 << 20);
         let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
         for number in 0..20_000 {
             engine.put(scattered(number), [number.to_le_bytes()[0]; 100]).unwrap();
@@ -246,11 +246,8 @@ fn an_explicit_run_puts_what_is_live_in_key_order_once() {
 #[test]
 fn the_background_keeps_the_log_in_bounds() {
     let dir = TempDir::new().unwrap();
-    let engine = SingleNodeEngine::with_config(StoreConfig {
-        compaction_interval: Duration::from_millis(20),
-        ..config(dir.path())
-    })
-    .unwrap();
+    let engine =
+        SingleNodeEngine::with_config(config(dir.path()).with_compaction_interval(Duration::from_millis(20))).unwrap();
     for round in 0..20 {
         for number in 0..500 {
             engine.put(key(number * (round + 1) % 500), [1; 60]).unwrap();
@@ -318,7 +315,7 @@ fn snapshots_read_what_they_saw_across_compactions() {
 #[test]
 fn everything_at_once() {
     let dir = TempDir::new().unwrap();
-    let config = StoreConfig { compaction_interval: Duration::from_millis(1), ..config(dir.path()) };
+    let config = config(dir.path()).with_compaction_interval(Duration::from_millis(1));
     let engine = Arc::new(SingleNodeEngine::with_config(config.clone()).unwrap());
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

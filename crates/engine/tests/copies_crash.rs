@@ -18,16 +18,14 @@ use hightower_segment::sim::{CrashPlan, SeededEntropy, SimFs};
 const TO: &str = "/copies/new";
 
 fn components(fs: &SimFs) -> Components {
-    Components {
-        fs: Arc::new(fs.clone()),
-        entropy: Arc::new(SeededEntropy::new(5)),
-        background: Background::Caller,
-        ..Components::default()
-    }
+    Components::default()
+        .with_fs(Arc::new(fs.clone()))
+        .with_entropy(Arc::new(SeededEntropy::new(5)))
+        .with_background(Background::Caller)
 }
 
 fn read(fs: &SimFs, dir: &str) -> Result<u64> {
-    let config = StoreConfig { read_only: true, ..StoreConfig::at(dir) };
+    let config = StoreConfig::at(dir).with_read_only(true);
     Ok(open_with(fs, config, 1, Background::Caller)?.snapshot_state()?.digest())
 }
 
@@ -94,7 +92,7 @@ fn a_salvage_is_whole_or_absent() {
 #[test]
 fn an_import_is_whole_or_absent() {
     explore("import", |fs| {
-        let from = StoreConfig { read_only: true, ..config(AppendMode::Positioned) };
+        let from = config(AppendMode::Positioned).with_read_only(true);
         let mut stream = Vec::new();
         open_with(fs, from, 3, Background::Caller)?.export_snapshot(&mut stream)?;
         import_snapshot(&components(fs), &mut &stream[..], TO).map(drop)

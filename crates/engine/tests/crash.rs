@@ -151,7 +151,7 @@ fn crash_the_recovery(
 /// A backup that has returned is whole, and one that has not is the one before, or none.
 fn check_backup(world: &World, fs: &SimFs, point: CrashPoint) -> Result<(), String> {
     let promised = world.backups.iter().filter(|backup| backup.op <= point.op).map(|backup| backup.commits).max();
-    let config = StoreConfig { read_only: true, ..StoreConfig::at(BACKUP_DIR) };
+    let config = StoreConfig::at(BACKUP_DIR).with_read_only(true);
     let opened = open_with(fs, config, 96, Background::Caller);
     let backup = match (opened, promised) {
         (Ok(backup), _) => backup,

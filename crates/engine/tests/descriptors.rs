@@ -15,7 +15,7 @@ use hightower_segment::sim::run_in_fork;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig { max_segment_size: 16 << 10, min_segment_size: 4096, ..StoreConfig::at(dir) }
+    StoreConfig::at(dir).with_max_segment_size(16 << 10).with_min_segment_size(4096)
 }
 
 fn fill(engine: &SingleNodeEngine, keys: std::ops::Range<u32>) {

@@ -8,13 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Durability, ErrorKind, Expect, KvEngine, SingleNodeEngine,
-    SnapshotEngine, StoreConfig,
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, ErrorKind, Expect, KvEngine, Rejected,
+    SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
 use tempfile::TempDir;
 
 fn small(dir: &TempDir) -> StoreConfig {
-    StoreConfig { max_segment_size: 16 << 10, ..StoreConfig::at(dir.path()) }
+    StoreConfig::at(dir.path()).with_max_segment_size(16 << 10)
 }
 
 fn open(dir: &TempDir) -> SingleNodeEngine {
@@ -82,8 +82,11 @@ fn a_batch_is_one_commit() {
     let engine = open(&dir);
     engine.put("a", "0").unwrap();
     let before = engine.latest_seq();
-    let batch = engine.batch().put("a", "1").put("b", "2").delete("a").put("c", "");
-    let BatchOutcome::Committed { seq, outcomes, versions } = engine.commit(batch).unwrap() else { panic!() };
+    let mut batch = engine.batch();
+    batch.put("a", "1").put("b", "2").delete("a").put("c", "");
+    let BatchOutcome::Committed(Committed { seq, outcomes, versions, .. }) = engine.commit(&batch).unwrap() else {
+        panic!()
+    };
     assert_eq!(seq, before + 1);
     use ApplyOutcome::{Applied, IgnoredStale, Removed};
     assert_eq!(outcomes, [Applied, Applied, Removed, Applied]);
@@ -123,7 +126,7 @@ fn requirements_hold_or_nothing_happens() {
 
     let rejected = |key: &str, expect: Expect, found| {
         let outcome = engine.commit(Batch::new().put("b", "x").require(key, expect)).unwrap();
-        assert_eq!(outcome, BatchOutcome::Rejected { key: key.into(), expected: expect, found });
+        assert_eq!(outcome, BatchOutcome::Rejected(Rejected::new(key.into(), expect, found)));
     };
     rejected("a", Expect::Absent, Some(version));
     rejected("a", Expect::Version(version + 1), Some(version));
@@ -132,13 +135,14 @@ fn requirements_hold_or_nothing_happens() {
     rejected("never", Expect::Version(0), None);
     assert_eq!((engine.get("b").unwrap(), engine.latest_seq()), (None, seq));
 
-    let batch = Batch::new()
+    let mut batch = Batch::new();
+    batch
         .put("b", "x")
         .require("a", Expect::Version(version))
         .require("a", Expect::Present)
         .require("gone", Expect::Absent)
         .require("b", Expect::Absent);
-    assert!(engine.commit(batch).unwrap().is_committed());
+    assert!(engine.commit(&batch).unwrap().is_committed());
     assert_eq!(engine.get("b").unwrap().unwrap(), b"x");
 }
 
@@ -146,10 +150,9 @@ fn requirements_hold_or_nothing_happens() {
 fn a_batch_that_is_longer_than_a_segment_gets_one_of_its_own() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
-    let mut wide = Batch::new();
-    (0..200).for_each(|number: u32| wide.push_put(number.to_be_bytes(), vec![7; 1000]));
+    let wide = (0..200_u32).map(|number| (number.to_be_bytes(), vec![7; 1000])).collect();
     engine.put("a", "b").unwrap();
-    assert!(engine.commit(wide).unwrap().is_committed());
+    assert!(engine.commit(&wide).unwrap().is_committed());
     engine.put("c", "d").unwrap();
     drop(engine);
     let engine = open(&dir);
@@ -165,9 +168,8 @@ fn limits_are_refused_and_leave_nothing_behind() {
     assert_eq!(engine.put(vec![0; 65_536], "x").unwrap_err().kind(), ErrorKind::LimitExceeded);
     assert_eq!(engine.delete(vec![0; 65_536]).unwrap_err().kind(), ErrorKind::LimitExceeded);
     assert_eq!(engine.put("big", vec![0; (1 << 30) + 1]).unwrap_err().kind(), ErrorKind::LimitExceeded);
-    let mut many = Batch::new();
-    (0..65_537).for_each(|number: u32| many.push_put(number.to_be_bytes(), ""));
-    assert_eq!(engine.commit(many).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    let many = (0..65_537_u32).map(|number| (number.to_be_bytes(), "")).collect();
+    assert_eq!(engine.commit(&many).unwrap_err().kind(), ErrorKind::LimitExceeded);
     assert_eq!(engine.commit(Batch::new().require("", Expect::Absent)).unwrap_err().kind(), ErrorKind::Validation);
     assert_eq!((engine.len(), engine.latest_seq()), (0, 0));
 
@@ -377,7 +379,7 @@ fn the_interval_syncs_by_itself() {
 #[test]
 fn the_pipeline_keeps_order_and_outcomes() {
     let dir = TempDir::new().unwrap();
-    let engine = SingleNodeEngine::with_config(StoreConfig { worker_threads: 2, ..small(&dir) }).unwrap();
+    let engine = SingleNodeEngine::with_config(small(&dir).with_commit_queue_depth(2048)).unwrap();
     let tickets: Vec<_> = (0..2000_u64)
         .map(|number| engine.submit_async(set("counter", &number.to_string(), number + 1)).unwrap())
         .collect();
@@ -399,7 +401,7 @@ fn the_pipeline_keeps_order_and_outcomes() {
 #[test]
 fn the_memory_cap_refuses_new_keys_only() {
     let dir = TempDir::new().unwrap();
-    let config = StoreConfig { max_index_memory_bytes: Some(2 << 20), ..small(&dir) };
+    let config = small(&dir).with_max_index_memory_bytes(2 << 20);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     let refused = (0..100_000).find(|number| engine.put(format!("key {number}"), "v").is_err()).unwrap();
     assert!(refused > 500, "{refused}");
@@ -410,8 +412,9 @@ fn the_memory_cap_refuses_new_keys_only() {
     assert_eq!(engine.commit(Batch::new().put("key 2", "x").put("another", "y")).unwrap_err().kind(), ErrorKind::Full);
     assert_eq!(engine.get("key 2").unwrap().unwrap(), b"v", "a refused batch leaves nothing behind");
     assert_eq!(engine.len(), refused - 1);
-    let by_reserve = |number: &usize| Batch::new().put(format!("reserve {number}"), "v").use_reserve();
-    let refused = (0..100_000).find(|number| engine.commit(by_reserve(number)).is_err()).unwrap();
+    let by_reserve =
+        |number: &usize| engine.commit(Batch::new().put(format!("reserve {number}"), "v").use_reserve(true));
+    let refused = (0..100_000).find(|number| by_reserve(number).is_err()).unwrap();
     assert!((500..5000).contains(&refused), "the reserve has a bound: {refused}");
 }
 
@@ -419,7 +422,7 @@ fn the_memory_cap_refuses_new_keys_only() {
 fn live_and_dead_bytes_are_exact_across_reopen() {
     let dir = TempDir::new().unwrap();
     // Without compaction, which would take the dead ones away.
-    let config = StoreConfig { compaction_interval: Duration::ZERO, ..small(&dir) };
+    let config = small(&dir).with_compaction_interval(Duration::ZERO);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     for round in 0..5 {
         for number in 0..300 {
@@ -444,7 +447,7 @@ fn live_and_dead_bytes_are_exact_across_reopen() {
 #[test]
 fn reads_are_right_where_hints_are_wrong() {
     let dir = TempDir::new().unwrap();
-    let config = || StoreConfig { max_segment_size: 4 << 10, compaction_interval: Duration::ZERO, ..small(&dir) };
+    let config = || small(&dir).with_max_segment_size(4 << 10).with_compaction_interval(Duration::ZERO);
     let engine = SingleNodeEngine::with_config(config()).unwrap();
     let key = |number: u32| format!("key/{number:05}");
     let value = |number: u32, round: u32| format!("{number} in round {round} ").repeat(40);

@@ -121,17 +121,17 @@ impl Victim {
         for (key, value) in &changes {
             match value {
                 Some(value) => {
-                    batch.push_put(key, value);
+                    batch.put(key, value);
                     next.insert(key.clone(), value.clone());
                     self.handed_in.entry(key.clone()).or_default().push(value.clone());
                 }
                 None => {
-                    batch.push_delete(key);
+                    batch.delete(key);
                     next.remove(key);
                 }
             }
         }
-        let result = engine.commit_with(batch, durability);
+        let result = engine.commit_with(&batch, durability);
         match result {
             Ok(_) => {
                 self.states.push(next);

@@ -15,8 +15,7 @@ use hightower_engine::{
 use tempfile::TempDir;
 
 fn open(dir: &Path) -> SingleNodeEngine {
-    let config =
-        StoreConfig { max_segment_size: 16 << 10, compaction_interval: Duration::ZERO, ..StoreConfig::at(dir) };
+    let config = StoreConfig::at(dir).with_max_segment_size(16 << 10).with_compaction_interval(Duration::ZERO);
     SingleNodeEngine::with_config(config).unwrap()
 }
 

@@ -13,8 +13,8 @@ use hightower_engine::{CompactionConfig, SingleNodeEngine, StoreConfig};
 fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
     const KEYS: u32 = 5_000;
     let dir = tempfile::tempdir().unwrap();
-    let compaction = CompactionConfig { tombstone_grace: Duration::ZERO, ..CompactionConfig::default() };
-    let config = StoreConfig { compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir.path()) };
+    let compaction = CompactionConfig::default().with_tombstone_grace(Duration::ZERO);
+    let config = StoreConfig::at(dir.path()).with_compaction_interval(Duration::ZERO).with_compaction(compaction);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     let over = AtomicBool::new(false);
     let forgotten: Result<Vec<u64>, _> = thread::scope(|scope| {

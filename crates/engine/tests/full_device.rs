@@ -47,7 +47,7 @@ fn on_a_small_device() {
     let device = std::env::var(DEVICE).unwrap();
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
         let dir = format!("{device}/{mode:?}");
-        let config = StoreConfig { max_segment_size: 256 << 10, append_mode: mode, ..StoreConfig::at(&dir) };
+        let config = StoreConfig::at(&dir).with_max_segment_size(256 << 10).with_append_mode(mode);
         let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
         let written = fill(&engine);
         let held = |engine: &SingleNodeEngine, from: u32| {

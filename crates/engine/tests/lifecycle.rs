@@ -43,7 +43,7 @@ fn close_at_once(engine: &SingleNodeEngine, threads: usize) -> Vec<Result<(), Er
 fn closers_at_once_are_all_told_the_same() {
     for round in 0..60 {
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { worker_threads: round % 2, ..StoreConfig::at(dir.path()) };
+        let config = StoreConfig::at(dir.path()).with_commit_queue_depth(1024 * (round % 2));
         let engine = SingleNodeEngine::with_config(config).unwrap();
         for number in 0..100 {
             engine.put_with(format!("{number:03}"), "value", Durability::Os).unwrap();
@@ -109,7 +109,7 @@ fn all_calls<'a>(engine: &'a SingleNodeEngine, dir: &'a tempfile::TempDir) -> Ve
 fn a_closed_store_says_so_to_every_call_and_its_snapshots_stay() {
     for worker_threads in [0, 1] {
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { worker_threads, ..StoreConfig::at(dir.path().join("kv")) };
+        let config = StoreConfig::at(dir.path().join("kv")).with_commit_queue_depth(1024 * worker_threads);
         let engine = SingleNodeEngine::with_config(config).unwrap();
         engine.put("a", "1").unwrap();
         engine.put("b", "2").unwrap();
@@ -166,7 +166,7 @@ fn whoever_watches_an_opening_cannot_open_the_store_meanwhile() {
 fn a_close_beside_all_calls_ends_and_loses_nothing() {
     for round in 0..20 {
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { worker_threads: round % 2, ..StoreConfig::at(dir.path().join("kv")) };
+        let config = StoreConfig::at(dir.path().join("kv")).with_commit_queue_depth(1024 * (round % 2));
         let engine = Arc::new(SingleNodeEngine::with_config(config).unwrap());
         let acknowledged: usize = thread::scope(|scope| {
             let writers: Vec<_> = (0..2)
@@ -208,11 +208,9 @@ fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
     let dir = tempfile::tempdir().unwrap();
     let mut held = Vec::new();
     for round in 0..150_usize {
-        let config = StoreConfig {
-            worker_threads: round % 3,
-            max_segment_size: 16 << 10,
-            ..StoreConfig::at(dir.path().join("kv"))
-        };
+        let config = StoreConfig::at(dir.path().join("kv"))
+            .with_commit_queue_depth(1024 * (round % 3))
+            .with_max_segment_size(16 << 10);
         let engine = SingleNodeEngine::with_config(config).unwrap();
         for number in 0..20 {
             engine.put_with(format!("{number}"), vec![7; 3 << 10], Durability::Os).unwrap();
@@ -252,8 +250,7 @@ fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
 
 /// A store of some mebibytes in small segments, so that whoever watches is called often.
 fn with_much(dir: &std::path::Path, components: Components) -> SingleNodeEngine {
-    let config =
-        StoreConfig { max_segment_size: 256 << 10, compaction_interval: Duration::ZERO, ..StoreConfig::at(dir) };
+    let config = StoreConfig::at(dir).with_max_segment_size(256 << 10).with_compaction_interval(Duration::ZERO);
     let engine = SingleNodeEngine::with_components(config, components).unwrap();
     for number in 0..300_u32 {
         engine.put_with(format!("{number:04}"), vec![7; 16 << 10], Durability::Os).unwrap();
@@ -308,7 +305,8 @@ fn close_and_go_on_anew(engine: &SingleNodeEngine, config: &StoreConfig) {
 fn a_visitor_may_close_the_store_and_keeps_what_it_was_shown() {
     for worker_threads in [0, 1, 3] {
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { worker_threads, max_segment_size: 32 << 10, ..StoreConfig::at(dir.path()) };
+        let config =
+            StoreConfig::at(dir.path()).with_commit_queue_depth(1024 * worker_threads).with_max_segment_size(32 << 10);
         let open = || {
             let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
             for number in 0..100 {
@@ -419,9 +417,8 @@ impl CompactionPolicy for Meddler {
 fn a_policy_that_calls_the_store_gets_an_error_where_it_would_wait_for_itself() {
     let dir = tempfile::tempdir().unwrap();
     let meddler = Arc::new(Meddler { dir: dir.path().to_owned(), ..Meddler::default() });
-    let components = Components { policy: Arc::clone(&meddler) as Arc<_>, ..Components::default() };
-    let config =
-        StoreConfig { compaction_interval: Duration::from_millis(1), ..StoreConfig::at(dir.path().join("kv")) };
+    let components = Components::default().with_policy(Arc::clone(&meddler) as Arc<_>);
+    let config = StoreConfig::at(dir.path().join("kv")).with_compaction_interval(Duration::from_millis(1));
     let engine = Arc::new(SingleNodeEngine::with_components(config, components).unwrap());
     for number in 0..100 {
         engine.put("key", format!("{number}")).unwrap();
@@ -468,8 +465,8 @@ impl CompactionPolicy for LastHolder {
 fn the_last_handle_may_be_dropped_by_a_thread_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let policy = Arc::new(LastHolder::default());
-    let components = Components { policy: Arc::clone(&policy) as Arc<_>, ..Components::default() };
-    let config = StoreConfig { compaction_interval: Duration::from_millis(1), ..StoreConfig::at(dir.path()) };
+    let components = Components::default().with_policy(Arc::clone(&policy) as Arc<_>);
+    let config = StoreConfig::at(dir.path()).with_compaction_interval(Duration::from_millis(1));
     let engine = Arc::new(SingleNodeEngine::with_components(config, components).unwrap());
     engine.put_with("key", "value", Durability::Os).unwrap();
     *policy.engine.lock().unwrap() = Some(engine);
@@ -524,13 +521,11 @@ fn an_explicit_run_reports_what_the_background_did_for_it_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let both = Arc::new(BackgroundFirst::default());
     let components =
-        Components { policy: Arc::clone(&both) as Arc<_>, clock: Arc::clone(&both) as Arc<_>, ..Components::default() };
-    let config = StoreConfig {
-        compaction_interval: Duration::from_millis(1),
-        max_segment_size: 16 << 10,
-        compaction: CompactionConfig { order_when_explicit: false, ..CompactionConfig::default() },
-        ..StoreConfig::at(dir.path())
-    };
+        Components::default().with_policy(Arc::clone(&both) as Arc<_>).with_clock(Arc::clone(&both) as Arc<_>);
+    let config = StoreConfig::at(dir.path())
+        .with_compaction_interval(Duration::from_millis(1))
+        .with_max_segment_size(16 << 10)
+        .with_compaction(CompactionConfig::default().with_order_when_explicit(false));
     let engine = SingleNodeEngine::with_components(config, components).unwrap();
     for number in 0..400 {
         engine.put_with(format!("{}", number % 40), vec![b'v'; 500 + number], Durability::Os).unwrap();

@@ -76,7 +76,7 @@ fn fill(engine: &SingleNodeEngine) {
 }
 
 fn small(dir: &tempfile::TempDir) -> StoreConfig {
-    StoreConfig { max_segment_size: 16 << 10, ..StoreConfig::at(dir.path().join("kv")) }
+    StoreConfig::at(dir.path().join("kv")).with_max_segment_size(16 << 10)
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn a_policy_that_panics_fails_its_run_and_the_background_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let policy = Arc::new(Unreliable::default());
     policy.panics.store(true, Ordering::SeqCst);
-    let components = Components { policy: Arc::clone(&policy) as Arc<_>, ..Components::default() };
-    let config = StoreConfig { compaction_interval: Duration::from_millis(1), ..small(&dir) };
+    let components = Components::default().with_policy(Arc::clone(&policy) as Arc<_>);
+    let config = small(&dir).with_compaction_interval(Duration::from_millis(1));
     let engine = SingleNodeEngine::with_components(config, components).unwrap();
     fill(&engine);
     wait_for("the panic is not shown", || engine.stats().compaction.failures > 0);
@@ -106,7 +106,7 @@ fn a_policy_that_panics_fails_its_run_and_the_background_goes_on() {
 fn a_clock_that_panics_stands_still_and_leaves_no_writer_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(Unreliable::default());
-    let components = Components { clock: Arc::clone(&clock) as Arc<_>, ..Components::default() };
+    let components = Components::default().with_clock(Arc::clone(&clock) as Arc<_>);
     let engine = SingleNodeEngine::with_components(small(&dir), components).unwrap();
     engine.put("first", "value").unwrap();
     clock.panics.store(true, Ordering::SeqCst);
@@ -134,7 +134,7 @@ fn a_clock_that_panics_stands_still_and_leaves_no_writer_waiting() {
 fn a_source_of_randomness_that_panics_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let entropy = Arc::new(Unreliable::default());
-    let components = Components { entropy: Arc::clone(&entropy) as Arc<_>, ..Components::default() };
+    let components = Components::default().with_entropy(Arc::clone(&entropy) as Arc<_>);
     entropy.panics.store(true, Ordering::SeqCst);
     let refused = SingleNodeEngine::with_components(small(&dir), components.clone()).unwrap_err();
     assert!(refused.to_string().contains("the source of randomness panicked"), "{refused}");
@@ -193,7 +193,7 @@ fn a_range_whose_visitor_panics_still_gives_the_rest() {
 #[test]
 fn callbacks_that_panic_leave_the_store_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let config = StoreConfig { max_segment_size: 256 << 10, ..small(&dir) };
+    let config = small(&dir).with_max_segment_size(256 << 10);
     let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
     for number in 0..100_u32 {
         engine.put_with(format!("{number:03}"), vec![7; 32 << 10], Durability::Os).unwrap();
@@ -231,7 +231,7 @@ impl<F: FnMut()> Drop for Last<F> {
 fn a_destructor_that_uses_a_store_while_its_thread_panics_does_no_harm() {
     let dir = tempfile::tempdir().unwrap();
     let engine = SingleNodeEngine::with_config(small(&dir)).unwrap();
-    let other = StoreConfig { max_segment_size: 16 << 10, ..StoreConfig::at(dir.path().join("other")) };
+    let other = StoreConfig::at(dir.path().join("other")).with_max_segment_size(16 << 10);
     fill(&SingleNodeEngine::with_config(other.clone()).unwrap());
     let mut outcomes = Vec::new();
     panics(|| {

@@ -15,8 +15,11 @@ use hightower_engine::{
 use tempfile::TempDir;
 
 fn config(dir: &Path) -> StoreConfig {
-    let compaction = CompactionConfig { tombstone_grace: Duration::ZERO, ..CompactionConfig::default() };
-    StoreConfig { max_segment_size: 8 << 10, compaction_interval: Duration::ZERO, compaction, ..StoreConfig::at(dir) }
+    let compaction = CompactionConfig::default().with_tombstone_grace(Duration::ZERO);
+    StoreConfig::at(dir)
+        .with_max_segment_size(8 << 10)
+        .with_compaction_interval(Duration::ZERO)
+        .with_compaction(compaction)
 }
 
 fn open(dir: &Path) -> SingleNodeEngine {
@@ -90,9 +93,8 @@ fn versions_out_of_order_and_equal_ones_of_sets_and_deletes() {
     for _ in 0..8 {
         let dir = TempDir::new().unwrap();
         // Nothing is forgotten here: the model does not forget either.
-        let compaction =
-            CompactionConfig { tombstone_grace: Duration::from_secs(1 << 30), ..CompactionConfig::default() };
-        let config = StoreConfig { compaction, ..config(dir.path()) };
+        let compaction = CompactionConfig::default().with_tombstone_grace(Duration::from_secs(1 << 30));
+        let config = config(dir.path()).with_compaction(compaction);
         let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
         let mut model = KvState::new();
         for number in 0..1500 {
@@ -156,7 +158,7 @@ fn the_oldest_segment_goes_once_nothing_lives_in_it() {
 fn everything_at_once_until_it_is_closed() {
     for round in 0..3 {
         let (dir, places) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        let busy = StoreConfig { compaction_interval: Duration::from_millis(1), ..config(dir.path()) };
+        let busy = config(dir.path()).with_compaction_interval(Duration::from_millis(1));
         let engine = SingleNodeEngine::with_config(busy).unwrap();
         let (written, backups) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let until_closed = |work: &dyn Fn() -> Result<(), Error>| loop {

@@ -58,7 +58,7 @@ impl Scene {
         let seed: u64 = shuttle::rand::thread_rng().r#gen();
         let mode = if seed.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned };
         let fs = SimFs::new();
-        let config = StoreConfig { worker_threads, ..config(mode) };
+        let config = config(mode).with_commit_queue_depth(1024 * worker_threads);
         let engine = open_with(&fs, config, seed, background).unwrap();
         Self { fs, engine, clock: AtomicU64::new(0), seed }
     }
@@ -203,7 +203,7 @@ fn a_quota_against_files_made_ahead() {
     explore(|| {
         let fs = SimFs::new();
         let quota = 1 << 20;
-        let config = StoreConfig { max_disk_bytes: Some(quota), max_segment_size: quota, ..config(AppendMode::Mapped) };
+        let config = config(AppendMode::Mapped).with_max_disk_bytes(quota).with_max_segment_size(quota);
         let engine = open_with(&fs, config, shuttle::rand::thread_rng().r#gen(), Background::Threads).unwrap();
         // A value takes a segment for itself, and most a longer one than those that are made ahead; how near the last one that is allowed comes to the quota is chance.
         let value = vec![0; shuttle::rand::thread_rng().gen_range(50_000..250_000)];

@@ -12,7 +12,7 @@ use hightower_engine::{
 use hightower_segment::sim::run_in_fork;
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig { max_segment_size: 64 << 10, min_segment_size: 4096, ..StoreConfig::at(dir) }
+    StoreConfig::at(dir).with_max_segment_size(64 << 10).with_min_segment_size(4096)
 }
 
 fn open(dir: &Path) -> Result<SingleNodeEngine, Error> {
@@ -88,7 +88,7 @@ fn a_child_of_fork_is_refused_everything_and_changes_nothing() {
     for worker_threads in [0, 1] {
         let dir = temp.path().join(worker_threads.to_string());
         let dir = dir.as_path();
-        let engine = SingleNodeEngine::with_config(StoreConfig { worker_threads, ..config(dir) }).unwrap();
+        let engine = SingleNodeEngine::with_config(config(dir).with_commit_queue_depth(1024 * worker_threads)).unwrap();
         fill(&engine, 0..200);
         let engine = std::cell::RefCell::new(Some(engine));
         let refused = run_in_fork(|| {
@@ -161,7 +161,8 @@ fn in_a_process_without_threads() {
     let Some(dir) = std::env::var_os("SURROUNDINGS_DIR") else { return };
     assert!(std::thread::Builder::new().spawn(|| ()).is_err());
     for worker_threads in [0, 1] {
-        let opened = SingleNodeEngine::with_config(StoreConfig { worker_threads, ..config(Path::new(&dir)) });
+        let opened =
+            SingleNodeEngine::with_config(config(Path::new(&dir)).with_commit_queue_depth(1024 * worker_threads));
         let error = opened.unwrap_err();
         assert!(error.kind() == ErrorKind::Io && error.to_string().contains("cannot start the thread"), "{error}");
     }

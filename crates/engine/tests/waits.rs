@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::config;
-use hightower_engine::{AppendMode, Batch, Components, Durability, SingleNodeEngine};
+use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine};
 use hightower_segment::sim::SimFs;
 use hightower_segment::{Access, Dir, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
 
@@ -155,8 +155,8 @@ fn open() -> (SingleNodeEngine, Arc<Gate>) {
     let gate = Arc::<Gate>::default();
     let fs = Arc::new(GatedFs(SimFs::new(), Arc::clone(&gate)));
     let engine = SingleNodeEngine::with_components(
-        hightower_engine::StoreConfig { max_segment_size: 1 << 20, ..config(AppendMode::Positioned) },
-        Components { fs, ..Components::default() },
+        config(AppendMode::Positioned).with_max_segment_size(1 << 20),
+        Components::default().with_fs(fs),
     );
     (engine.unwrap(), gate)
 }
@@ -217,9 +217,8 @@ fn readers_and_other_writers_wait_for_no_batch_that_is_on_its_way() {
     let (engine, gate) = open();
     engine.put("a", "1").unwrap();
     nobody_waits_for(&engine, &gate, 2, |engine| {
-        let mut batch = Batch::new();
-        (0..200).for_each(|number| batch.push_put(format!("{number}"), [1; 100]));
-        assert!(engine.commit_with(batch, Durability::Sync).unwrap().is_committed());
+        let batch = (0..200).map(|number| (format!("{number}"), [1; 100])).collect();
+        assert!(engine.commit_with(&batch, Durability::Sync).unwrap().is_committed());
     });
 }
 

@@ -1,4 +1,5 @@
-//! A store in an asynchronous program: short calls in tasks, long ones where blocking is allowed, and a close before the runtime ends.
+//! A store in an asynchronous program: short calls in tasks, durable writes awaited, long calls where
+//! blocking is allowed, and a close before the runtime ends.
 //!
 //! `cargo run -p hightower-kv --example async_service`; `docs/ASYNC.md` says which call waits for what.
 
@@ -13,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = std::env::temp_dir().join(format!("hightower-async-service-{}", std::process::id()));
-    let config = StoreConfig::at(&dir);
+    let config = StoreConfig::at(&dir).with_commit_queue_depth(4096);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).build()?;
     runtime.block_on(serve(config))?;
     let _left_to_the_system = std::fs::remove_dir_all(&dir);
@@ -33,8 +34,9 @@ async fn serve(config: StoreConfig) -> Result<(), Box<dyn Error>> {
                     // Microseconds: no task switch is worth it.
                     engine.put(format!("jobs/{worker}/{job:04}"), "done")?;
                 }
-                // A sync waits for the device.
-                spawn_blocking(move || engine.flush()).await.map_err(std::io::Error::other)??;
+                // A durable write waits for the device: the task awaits it, and blocks no thread.
+                let done = Batch::from_iter([(format!("workers/{worker}"), "1000 jobs")]);
+                engine.commit_async_with(done, Durability::Sync)?.await?.committed()?;
                 Ok::<_, Box<dyn Error + Send + Sync>>(())
             })
         })

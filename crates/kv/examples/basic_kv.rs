@@ -4,7 +4,9 @@
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
-use hightower_kv::{ApplyOutcome, Batch, BatchOutcome, Expect, Result, SingleNodeEngine, StoreConfig};
+use hightower_kv::{
+    ApplyOutcome, Batch, BatchOutcome, Committed, Expect, Rejected, Result, SingleNodeEngine, StoreConfig,
+};
 
 fn main() -> Result<()> {
     let dir = std::env::temp_dir().join(format!("hightower-basic-kv-{}", std::process::id()));
@@ -19,11 +21,14 @@ fn main() -> Result<()> {
     print("after an update and a delete", &engine)?;
 
     // All or nothing, and only if nobody was faster.
-    let claim = || Batch::new().put("leader", "node-a").put("leader/term", "1").require("leader", Expect::Absent);
+    let mut claim = Batch::new();
+    claim.put("leader", "node-a").put("leader/term", "1").require("leader", Expect::Absent);
     for attempt in 1..=2 {
-        match engine.commit(claim())? {
-            BatchOutcome::Committed { seq, .. } => println!("attempt {attempt}: committed as seq {seq}"),
-            BatchOutcome::Rejected { found, .. } => println!("attempt {attempt}: rejected, found version {found:?}"),
+        match engine.commit(&claim)? {
+            BatchOutcome::Committed(Committed { seq, .. }) => println!("attempt {attempt}: committed as seq {seq}"),
+            BatchOutcome::Rejected(Rejected { found, .. }) => {
+                println!("attempt {attempt}: rejected, found version {found:?}")
+            }
         }
     }
     print("after the batches", &engine)?;

@@ -20,8 +20,9 @@ fn increment(engine: &SingleNodeEngine) -> Result<()> {
             Some((value, version)) => (parse(&value), Expect::Version(version)),
             None => (0, Expect::Absent),
         };
-        let batch = Batch::new().put("count", (count + 1).to_string()).require("count", expected);
-        if engine.commit(batch)?.is_committed() {
+        let mut batch = Batch::new();
+        batch.put("count", (count + 1).to_string()).require("count", expected);
+        if engine.commit(&batch)?.is_committed() {
             return Ok(());
         }
     }

@@ -11,7 +11,7 @@ use hightower_kv::prelude::*;
 
 fn main() -> Result<()> {
     let dir = std::env::temp_dir().join(format!("hightower-pipelined-writes-{}", std::process::id()));
-    let config = StoreConfig { worker_threads: 1, durability: Some(Durability::Sync), ..StoreConfig::at(&dir) };
+    let config = StoreConfig::at(&dir).with_commit_queue_depth(1024).with_durability(Durability::Sync);
     let engine = SingleNodeEngine::with_config(config)?;
 
     let started = Instant::now();

@@ -15,10 +15,10 @@ fn main() -> Result<()> {
     let mut batch = Batch::new();
     for node in ["node-a", "node-b"] {
         for pod in 0..1000 {
-            batch.push_put(format!("pods/{node}/{pod:04}"), format!("pod {pod} on {node}"));
+            batch.put(format!("pods/{node}/{pod:04}"), format!("pod {pod} on {node}"));
         }
     }
-    assert!(engine.commit(batch)?.is_committed());
+    engine.commit(&batch)?.committed()?;
 
     println!("node-a has {} pods", engine.prefix("pods/node-a/")?.count());
 

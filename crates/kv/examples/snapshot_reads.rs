@@ -15,8 +15,8 @@ const EACH: u64 = 1000;
 fn main() -> Result<()> {
     let dir = std::env::temp_dir().join(format!("hightower-snapshot-reads-{}", std::process::id()));
     let engine = Arc::new(SingleNodeEngine::with_config(StoreConfig::at(&dir))?);
-    let accounts = (0..ACCOUNTS).fold(Batch::new(), |batch, account| batch.put(key(account), EACH.to_string()));
-    assert!(engine.commit(accounts)?.is_committed());
+    let accounts = (0..ACCOUNTS).map(|account| (key(account), EACH.to_string())).collect();
+    engine.commit(&accounts)?.committed()?;
 
     // Money moves from account to account, two puts at a time; the sum never changes.
     let writer = {
@@ -45,8 +45,9 @@ fn move_one(engine: &SingleNodeEngine, from: u64, to: u64) -> Result<()> {
     if from == to || poorer == 0 {
         return Ok(());
     }
-    let batch = Batch::new().put(key(from), (poorer - 1).to_string()).put(key(to), richer.to_string());
-    assert!(engine.commit(batch)?.is_committed());
+    let mut batch = Batch::new();
+    batch.put(key(from), (poorer - 1).to_string()).put(key(to), richer.to_string());
+    engine.commit(&batch)?.committed()?;
     Ok(())
 }
 

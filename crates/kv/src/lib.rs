@@ -7,7 +7,7 @@
 //! | module | what it has |
 //! | --- | --- |
 //! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Snapshot`], [`KvEngine`] |
-//! | `auth` | users, sessions, API keys and permissions on the store; the feature `auth`, on by default |
+//! | `auth` | users, sessions, API keys and permissions on the store; the feature `auth`, off by default |
 //! | [`compactor`] | which segments compaction rewrites, and what of them survives |
 //! | [`state`] | the apply rules and [`KvState`], the plain model of the state |
 //! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
@@ -29,10 +29,11 @@ pub use hightower_segment as segment;
 pub use hightower_state as state;
 
 pub use hightower_engine::{
-    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, CompactionConfig,
-    CompactionReport, CompactionStats, Components, Durability, Entry, Error, ErrorKind, Expect, KeyBounds, KvEngine,
-    KvState, OpenPhase, OpenProgress, OpenReport, Range, RecoveryMode, Result, SegmentStats, SingleNodeEngine,
-    Snapshot, SnapshotEngine, Stats, StoreConfig, Ticket, Value, limits, prefix_end,
+    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, Committed,
+    CompactionConfig, CompactionReport, CompactionStats, Components, Durability, Entry, Error, ErrorKind, Expect,
+    KeyBounds, KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RecoveryMode,
+    Rejected, Result, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreBuilder, StoreConfig,
+    Ticket, Value, limits, prefix_end,
 };
 
 /// Copies of a store, and ways out of damage. A store that is open is copied by

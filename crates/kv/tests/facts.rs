@@ -121,7 +121,7 @@ fn threads_of_a_store() {
         assert!(said.contains(&format!("`{name}")), "{name} is not named in: {said}");
     }
     drop(engine);
-    let queued = StoreConfig { worker_threads: 3, ..StoreConfig::at(dir.path().join("queued")) };
+    let queued = StoreConfig::at(dir.path().join("queued")).with_commit_queue_depth(3072);
     let engine = SingleNodeEngine::with_config(queued).unwrap();
     assert_eq!(threads_of_stores(6).iter().filter(|name| "commit".starts_with(name.as_str())).count(), 1);
     drop(engine);

@@ -13,6 +13,7 @@
 /// assert_eq!(command.value(), None);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Command {
     /// Gives a key a value.
     Set {
@@ -73,6 +74,33 @@ pub enum CommandRef<'a> {
 }
 
 impl Command {
+    /// A command that gives `key` a value, with timestamp 0.
+    ///
+    /// ```
+    /// use hightower_log::Command;
+    ///
+    /// let command = Command::set("jobs/17", "done", 9).at(1_700_000_000_000);
+    /// assert_eq!((command.version(), command.timestamp()), (9, 1_700_000_000_000));
+    /// ```
+    #[must_use]
+    pub fn set(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>, version: u64) -> Self {
+        Self::Set { key: key.into(), value: value.into(), version, timestamp: 0 }
+    }
+
+    /// A command that takes `key`'s value away, with timestamp 0.
+    #[must_use]
+    pub fn delete(key: impl Into<Vec<u8>>, version: u64) -> Self {
+        Self::Delete { key: key.into(), version, timestamp: 0 }
+    }
+
+    /// The same command with this timestamp: Unix time in milliseconds.
+    #[must_use]
+    pub fn at(mut self, timestamp_ms: i64) -> Self {
+        let (Self::Set { timestamp, .. } | Self::Delete { timestamp, .. }) = &mut self;
+        *timestamp = timestamp_ms;
+        self
+    }
+
     /// The same command, borrowed.
     #[must_use]
     pub fn borrow(&self) -> CommandRef<'_> {

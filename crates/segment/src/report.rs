@@ -52,6 +52,7 @@ pub struct SegmentReport {
 
 /// What was done with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SegmentOutcome {
     /// It was sealed before, and is used as it is.
     Sealed,

@@ -16,6 +16,7 @@ pub enum CommandKind {
 
 /// What came of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ApplyOutcome {
     /// A `Set` won: the key has its value now.
     Applied,

@@ -16,11 +16,11 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 pub type Written = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
 pub fn components(fs: &SimFs) -> Components {
-    Components { fs: Arc::new(fs.clone()), entropy: Arc::new(SeededEntropy::new(5)), ..Components::default() }
+    Components::default().with_fs(Arc::new(fs.clone())).with_entropy(Arc::new(SeededEntropy::new(5)))
 }
 
 pub fn config() -> StoreConfig {
-    StoreConfig { max_segment_size: 4096, durability: Some(Durability::Os), ..StoreConfig::at(DIR) }
+    StoreConfig::at(DIR).with_max_segment_size(4096).with_durability(Durability::Os)
 }
 
 /// Sealed segments, an open one, a checkpoint; and every value that was ever written.
@@ -33,8 +33,9 @@ pub fn template() -> &'static (Files, Written) {
         for number in 0..60_u32 {
             let key = format!("key/{}", number % 17).into_bytes();
             let value = vec![number.to_le_bytes()[0]; 40 + number as usize];
-            let batch = Batch::new().put(&key, &value).put("same", &value);
-            assert!(engine.commit(batch).expect("commit").is_committed());
+            let mut batch = Batch::new();
+            batch.put(&key, &value).put("same", &value);
+            assert!(engine.commit(&batch).expect("commit").is_committed());
             written.entry(key).or_default().push(value.clone());
             written.entry(b"same".to_vec()).or_default().push(value);
             if number == 40 {

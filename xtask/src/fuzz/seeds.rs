@@ -39,12 +39,13 @@ pub(super) fn write() -> Result<()> {
 
 /// A store with sealed segments and a checkpoint.
 fn fill(dir: &Path) -> Result<()> {
-    let config = StoreConfig { max_segment_size: 4096, append_mode: AppendMode::Positioned, ..StoreConfig::at(dir) };
+    let config = StoreConfig::at(dir).with_max_segment_size(4096).with_append_mode(AppendMode::Positioned);
     let engine = SingleNodeEngine::with_config(config)?;
     for number in 0..30_u8 {
         let value = vec![number; usize::from(number)];
-        let batch = Batch::new().put([b'k', number % 7], &value).delete([b'd', number % 5]);
-        anyhow::ensure!(engine.commit(batch)?.is_committed(), "a batch without requirements was rejected");
+        let mut batch = Batch::new();
+        batch.put([b'k', number % 7], &value).delete([b'd', number % 5]);
+        anyhow::ensure!(engine.commit(&batch)?.is_committed(), "a batch without requirements was rejected");
     }
     engine.checkpoint()?;
     engine.close()?;

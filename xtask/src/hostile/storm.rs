@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, CheckLevel, Command, Components, Durability, Entry, Error, ErrorKind, Expect,
-    Range, SingleNodeEngine, Snapshot, SnapshotEngine, StoreConfig, Ticket, Value, check, dump, import_snapshot,
-    limits, restore, salvage,
+    ApplyOutcome, Batch, BatchOutcome, CheckLevel, Command, Committed, Components, Durability, Entry, Error, ErrorKind,
+    Expect, Range, Rejected, SingleNodeEngine, Snapshot, SnapshotEngine, StoreConfig, Ticket, Value, check, dump,
+    import_snapshot, limits, restore, salvage,
 };
 
 use super::model::{CEILING, Change, Effect, Model, Pending};
@@ -117,25 +117,23 @@ pub(super) fn model(max_value_len: u64) -> Model {
 pub(super) fn config(random: &mut Random, dir: &std::path::Path) -> StoreConfig {
     let interval = Duration::from_millis(1 + random.below(5));
     let max_segment_size = random.pick(&[4 << 10, 16 << 10, 64 << 10, 256 << 10]);
-    StoreConfig {
-        max_segment_size,
-        min_segment_size: random.pick(&[4 << 10, max_segment_size]),
-        compaction_interval: Duration::from_millis(random.pick(&[0, 1, 5, 20])),
-        worker_threads: usize::try_from(random.pick(&[0, 0, 0, 1, 2])).unwrap_or(0),
-        durability: Some(random.pick(&[
+    StoreConfig::at(dir)
+        .with_max_segment_size(max_segment_size)
+        .with_min_segment_size(random.pick(&[4 << 10, max_segment_size]))
+        .with_compaction_interval(Duration::from_millis(random.pick(&[0, 1, 5, 20])))
+        .with_commit_queue_depth(1024 * (usize::try_from(random.pick(&[0, 0, 0, 1, 2])).unwrap_or(0)))
+        .with_durability(random.pick(&[
             Durability::Os,
             Durability::Interval(interval),
             Durability::Interval(interval),
             Durability::Sync,
-        ])),
-        append_mode: random.pick(&[
+        ]))
+        .with_append_mode(random.pick(&[
             hightower_engine::AppendMode::Auto,
             hightower_engine::AppendMode::Mapped,
             hightower_engine::AppendMode::Positioned,
-        ]),
-        emit_snapshot_after_compaction: random.once_in(2),
-        ..StoreConfig::at(dir)
-    }
+        ]))
+        .with_checkpoint_after_compaction(random.once_in(2))
 }
 
 /// Runs the callers of a plan to their end; the first finding ends all.
@@ -365,20 +363,22 @@ impl<'a> Caller<'a> {
         let value = store.model.value(pending.number);
         let mut batch = Batch::new();
         for key in &keys {
-            if is_set { batch.push_put(key, &value) } else { batch.push_delete(key) }
+            if is_set {
+                batch.put(key, &value)
+            } else {
+                batch.delete(key)
+            };
         }
-        let called = store.call(handle, "batch", &keys[0], |engine| engine.commit_with(batch, durability))?;
+        let called = store.call(handle, "batch", &keys[0], |engine| engine.commit_with(&batch, durability))?;
         self.end_batch(&pending, keys.len(), called)
     }
 
     fn end_batch(&self, pending: &Pending, keys: usize, called: Called<BatchOutcome>) -> Result<()> {
         match called {
-            Called::Done(BatchOutcome::Committed { outcomes, versions, .. }) => {
+            Called::Done(BatchOutcome::Committed(Committed { outcomes, versions, .. })) => {
                 self.store.model.end_with(pending, &outcomes, &versions)
             }
-            Called::Done(BatchOutcome::Rejected { .. }) => {
-                self.store.model.end(pending, &vec![(Effect::None, None); keys])
-            }
+            Called::Done(BatchOutcome::Rejected(_)) => self.store.model.end(pending, &vec![(Effect::None, None); keys]),
             Called::Failed(kind) => self.store.model.end(pending, &vec![(effect_of(kind), None); keys]),
         }
     }
@@ -400,13 +400,14 @@ impl<'a> Caller<'a> {
             None => Expect::Absent,
         };
         let pending = store.model.begin(vec![key.clone()], Change { is_set: true, given: None })?;
-        let batch = Batch::new().put(&key, store.model.value(pending.number)).require(&key, expect);
-        let called = store.call(handle, "require", &key, |engine| engine.commit(batch))?;
-        if let Called::Done(BatchOutcome::Rejected { key: rejected, expected, found }) = &called {
+        let mut batch = Batch::new();
+        batch.put(&key, store.model.value(pending.number)).require(&key, expect);
+        let called = store.call(handle, "require", &key, |engine| engine.commit(&batch))?;
+        if let Called::Done(BatchOutcome::Rejected(Rejected { key: rejected, expected, found, .. })) = &called {
             ensure!(rejected == key.as_bytes() && *expected == expect, "rejected for something else: {called:?}");
             ensure!(!expect.holds(*found), "rejected, but what was found is as required: {called:?}");
         }
-        if let (Called::Done(BatchOutcome::Committed { .. }), Expect::Version(version)) = (&called, expect) {
+        if let (Called::Done(BatchOutcome::Committed(_)), Expect::Version(version)) = (&called, expect) {
             let is_first = store.model.take_version(&key, version);
             ensure!(is_first, "two batches are committed that both required version {version} of {key}");
         }
@@ -439,7 +440,8 @@ impl<'a> Caller<'a> {
         for _ in 0..1 + self.random.below(8) {
             let key = self.any_key();
             let pending = store.model.begin(vec![key.clone()], Change { is_set: true, given: None })?;
-            let batch = Batch::new().put(&key, store.model.value(pending.number));
+            let mut batch = Batch::new();
+            batch.put(&key, store.model.value(pending.number));
             match store.call(handle, "async", &key, |engine| engine.commit_async(batch))? {
                 Called::Done(ticket) => tickets.push((key, pending, ticket)),
                 Called::Failed(kind) => store.model.end(&pending, &[(effect_of(kind), None)])?,

@@ -26,7 +26,7 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
         Guarantee::Process => Durability::Os,
         Guarantee::Power => Durability::Sync,
     };
-    let config = StoreConfig { durability: Some(durability), ..StoreConfig::at(dir) };
+    let config = StoreConfig::at(dir).with_durability(durability);
     Ok(Box::new(Own(SingleNodeEngine::with_config(config)?)))
 }
 
@@ -52,9 +52,9 @@ impl Store for Own {
     fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
         let mut batch = Batch::new();
         for (key, value) in pairs {
-            batch.push_put(key, value);
+            batch.put(key, value);
         }
-        ensure!(self.0.commit(batch)?.is_committed(), "a batch without requirements was rejected");
+        ensure!(self.0.commit(&batch)?.is_committed(), "a batch without requirements was rejected");
         Ok(())
     }
 

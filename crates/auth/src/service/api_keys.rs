@@ -235,8 +235,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             let ApiKeyRecord { key_id: id, owner_id, .. } = &key.value.public;
             change.remove(&layout::api_key(id.as_bytes()), key.version);
-            change.batch.push_delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
-            change.batch.push_delete(layout::metadata(MetadataOf::ApiKey, id.as_bytes()));
+            change.batch.delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
+            change.batch.delete(layout::metadata(MetadataOf::ApiKey, id.as_bytes()));
             change.takes_access();
             change.audit_of(owner_id, AuditAction::ApiKeyRevoked, key_id);
             Ok(Step::Commit(true))

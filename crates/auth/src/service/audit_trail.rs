@@ -178,7 +178,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             else {
                 return Err(Error::Crypto("an audit entry is missing; verify the trail"));
             };
-            (head.first_seq..end).for_each(|seq| change.batch.push_delete(layout::audit(seq)));
+            for seq in head.first_seq..end {
+                change.batch.delete(layout::audit(seq));
+            }
             change.audit_begins_at(end, anchor.value);
             change.audit(AuditAction::AuditPruned, format!("before {end}"));
             Ok(Step::Commit(end - head.first_seq))

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine, Rejected};
 
 use super::AuthService;
 use super::store_keys::StoreKeys;
@@ -61,26 +61,26 @@ impl Change<'_> {
     /// Writes a new record; the key must be free.
     pub(super) fn create(&mut self, key: &[u8], body: &[u8]) {
         if !planted("auth_taken_not_required") {
-            self.batch.push_require(key, Expect::Absent);
+            self.batch.require(key, Expect::Absent);
         }
-        self.batch.push_put(key, self.keys.sealer.seal(key, body));
+        self.batch.put(key, self.keys.sealer.seal(key, body));
     }
 
     /// Replaces a record that must still be the one that was read.
     pub(super) fn replace(&mut self, key: &[u8], version: u64, body: &[u8]) {
-        self.batch.push_require(key, Expect::Version(version));
-        self.batch.push_put(key, self.keys.sealer.seal(key, body));
+        self.batch.require(key, Expect::Version(version));
+        self.batch.put(key, self.keys.sealer.seal(key, body));
     }
 
     /// Removes a record that must still be the one that was read.
     pub(super) fn remove(&mut self, key: &[u8], version: u64) {
-        self.batch.push_require(key, Expect::Version(version));
-        self.batch.push_delete(key);
+        self.batch.require(key, Expect::Version(version));
+        self.batch.delete(key);
     }
 
     /// Leaves a record as it is, which must still be the one that was read.
     pub(super) fn require(&mut self, key: &[u8], version: u64) {
-        self.batch.push_require(key, Expect::Version(version));
+        self.batch.require(key, Expect::Version(version));
     }
 
     /// The commit may take access from someone: every principal is looked up anew afterwards.
@@ -158,15 +158,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 change.takes_access = *may_use_reserve.get_or_insert_with(|| self.may_use_reserve(actor));
             }
             let (batch, entries) = self.finish(change)?;
-            match self.shared.engine.commit(batch)? {
-                BatchOutcome::Committed { .. } => {
+            match self.shared.engine.commit(&batch)? {
+                BatchOutcome::Committed(_) => {
                     self.tell_listener(&entries);
                     return Ok(result);
                 }
-                BatchOutcome::Rejected { key, .. } if key == layout::GENERATION && self.caller.guard.is_some() => {
+                BatchOutcome::Rejected(Rejected { key, .. })
+                    if key == layout::GENERATION && self.caller.guard.is_some() =>
+                {
                     return Err(Error::Conflict(AUTHORITY_MOVED));
                 }
-                BatchOutcome::Rejected { key, .. } => {
+                BatchOutcome::Rejected(Rejected { key, .. }) => {
                     if key == layout::META {
                         self.refresh_keys(keys)?;
                     }
@@ -183,14 +185,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let keys = change.keys;
         let mut batch = change.batch;
         if !planted("auth_stale_keys_write") {
-            batch.push_require(layout::META, Expect::Version(keys.meta_version));
+            batch.require(layout::META, Expect::Version(keys.meta_version));
         }
-        batch.set_uses_reserve(change.takes_access && !planted("auth_without_reserve"));
+        batch.use_reserve(change.takes_access && !planted("auth_without_reserve"));
         if let Some(generation) = self.caller.guard.filter(|_| !planted("auth_admin_not_guarded")) {
-            batch.push_require(layout::GENERATION, Expect::Version(generation));
+            batch.require(layout::GENERATION, Expect::Version(generation));
         }
         if change.access_changed {
-            batch.push_put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
+            batch.put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
         }
         if change.events.is_empty() && change.pruned.is_none() {
             return Ok((batch, Vec::new()));
@@ -218,14 +220,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if planted("auth_audit_apart") {
                 self.shared.engine.put(&key, keys.sealer.seal(&key, &body))?;
             } else {
-                batch.push_put(&key, keys.sealer.seal(&key, &body));
+                batch.put(&key, keys.sealer.seal(&key, &body));
             }
             next.last = chain_hash(&keys.audit, &body);
             next.next_seq += 1;
             entries.push(entry);
         }
-        batch.push_require(layout::AUDIT_HEAD, Expect::Version(head.version));
-        batch.push_put(layout::AUDIT_HEAD, keys.sealer.seal(layout::AUDIT_HEAD, &next.encode()));
+        batch.require(layout::AUDIT_HEAD, Expect::Version(head.version));
+        batch.put(layout::AUDIT_HEAD, keys.sealer.seal(layout::AUDIT_HEAD, &next.encode()));
         Ok((batch, entries))
     }
 

@@ -217,7 +217,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let (key, body) = (layout::factors(user_id.as_bytes()), factors.value.encode()?);
         match factors.version {
             Some(_) if planted("auth_code_used_twice") => {
-                change.batch.push_put(&key, self.keys()?.sealer.seal(&key, &body));
+                change.batch.put(&key, self.keys()?.sealer.seal(&key, &body));
             }
             Some(version) => change.replace(&key, version, &body),
             None => change.create(&key, &body),

@@ -421,7 +421,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ) -> Result<bool> {
         let half_life_ms = self.options().guess_policy.half_life_ms;
         let keys = self.keys()?;
-        let mut batch = Batch::new().require(layout::META, Expect::Version(keys.meta_version));
+        let mut batch = Batch::new();
+        batch.require(layout::META, Expect::Version(keys.meta_version));
         for Charge { tag, .. } in charges {
             let held = self.load_counter(tag)?;
             let expected = held.as_ref().map_or(Expect::Absent, |held| Expect::Version(held.version));
@@ -441,13 +442,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             writer.raw(tag).u32(counter.failures).i64(counter.last_ms);
             let key = layout::guess_slot(slot(tag));
             if !planted("auth_counters_overwritten") {
-                batch.push_require(&key, expected);
+                batch.require(&key, expected);
             }
-            batch.push_put(&key, keys.sealer.seal(&key, &writer.finish()));
+            batch.put(&key, keys.sealer.seal(&key, &writer.finish()));
         }
-        match self.shared.engine.commit(batch)? {
-            BatchOutcome::Committed { .. } => Ok(true),
-            BatchOutcome::Rejected { .. } => {
+        match self.shared.engine.commit(&batch)? {
+            BatchOutcome::Committed(_) => Ok(true),
+            BatchOutcome::Rejected(_) => {
                 // The store's keys may have been replaced meanwhile.
                 self.refresh_keys(&keys)?;
                 Ok(false)

@@ -106,7 +106,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if meta.previous.is_none() {
                 return Ok(Step::Stop(()));
             }
-            change.batch.push_put(layout::META, Meta { previous: None, ..meta }.encode()?);
+            change.batch.put(layout::META, Meta { previous: None, ..meta }.encode()?);
             change.audit(AuditAction::RootKeyRotated, format!("key {}", self.shared.crypto.current_key_id()));
             Ok(Step::Commit(()))
         })?;
@@ -136,7 +136,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let lookup_identity = root_identity(&meta.store_id, Root::Lookup);
             let lookup = self.shared.crypto.rewrap(&meta.lookup, &lookup_identity)?.unwrap_or(meta.lookup);
             let next = Meta { store_id: meta.store_id, sealing, lookup, previous: Some(meta.sealing) };
-            change.batch.push_put(layout::META, next.encode()?);
+            change.batch.put(layout::META, next.encode()?);
             Ok(Step::Commit(()))
         })?;
         let keys = self.keys()?;
@@ -223,7 +223,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Step::Stop(false));
             }
             let (sealing, lookup) = (sealing.unwrap_or(meta.sealing), lookup.unwrap_or(meta.lookup));
-            change.batch.push_put(layout::META, Meta { sealing, lookup, ..meta }.encode()?);
+            change.batch.put(layout::META, Meta { sealing, lookup, ..meta }.encode()?);
             Ok(Step::Commit(true))
         })?);
         Ok(())

@@ -280,7 +280,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                         }
                         change.create(&layout::role(name), &body);
                         if !planted("auth_role_deleted_meanwhile") {
-                            change.batch.push_require(layout::ROLE_DELETIONS, expected);
+                            change.batch.require(layout::ROLE_DELETIONS, expected);
                         }
                     }
                     (None, None) if planted("auth_role_revived") => change.create(&layout::role(name), &body),
@@ -394,7 +394,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             change.remove(&layout::role(name), role.version);
             // Whoever makes a role at the same time looks again for those who still have its name.
-            change.batch.push_put(layout::ROLE_DELETIONS, change.keys.sealer.seal(layout::ROLE_DELETIONS, &[]));
+            change.batch.put(layout::ROLE_DELETIONS, change.keys.sealer.seal(layout::ROLE_DELETIONS, &[]));
             change.takes_access();
             change.audit(AuditAction::RoleDeleted, name);
             Ok(Step::Commit(true))

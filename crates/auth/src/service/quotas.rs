@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_engine::{Batch, BatchChange, BatchOutcome, Error as EngineError, KvEngine, Result as EngineResult};
+use hightower_engine::{
+    Batch, BatchChange, BatchOutcome, Committed, Error as EngineError, KvEngine, Result as EngineResult,
+};
 use parking_lot::Mutex;
 
 use super::AuthService;
@@ -243,7 +245,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     pub(crate) fn commit_within_quotas(&self, access: &Access, batch: Batch) -> EngineResult<BatchOutcome> {
         let engine = &self.shared.engine;
         if !access.sets().any(|set| set.has_quotas()) {
-            return engine.commit(batch);
+            return engine.commit(&batch);
         }
         let mut holding: BTreeMap<&KeyRange, Holding> = BTreeMap::new();
         for (at, change) in batch.changes().enumerate() {
@@ -258,7 +260,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
         }
         if holding.is_empty() {
-            return engine.commit(batch);
+            return engine.commit(&batch);
         }
 
         // The locks are taken in the order of the ranges, by all.
@@ -284,7 +286,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             // A value that cannot be read can be deleted.
             guards.iter_mut().for_each(|count| **count = Count::default());
             drop(changes);
-            return engine.commit(batch);
+            return engine.commit(&batch);
         }
 
         let clock = &*self.options().clock;
@@ -295,8 +297,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 None => counts[at].lock().admit(engine, range, &holding.quota, growth, clock)?,
             }
         }
-        let outcome = engine.commit(batch.clone())?;
-        if let BatchOutcome::Committed { outcomes, .. } = &outcome {
+        let outcome = engine.commit(&batch)?;
+        if let BatchOutcome::Committed(Committed { outcomes, .. }) = &outcome {
             let mut lens: HashMap<&[u8], Option<u64>> =
                 held.iter().map(|(key, held)| (*key, held.map(|(len, _)| len))).collect();
             for (change, _) in changes.iter().zip(outcomes).filter(|(_, outcome)| outcome.changed()) {

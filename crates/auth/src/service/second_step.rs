@@ -246,8 +246,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let index = layout::session_of(&user_id, &session_id);
             change.remove(&layout::session(token_hash), session.version);
             change.create(&layout::session(&next_hash), &session.value.encode()?);
-            change.batch.push_require(&index, Expect::Present);
-            change.batch.push_put(&index, self.keys()?.sealer.seal(&index, &next_hash));
+            change.batch.require(&index, Expect::Present);
+            change.batch.put(&index, self.keys()?.sealer.seal(&index, &next_hash));
             change.require(&layout::user(&user_id), user.version);
             change.takes_access();
             if !may_use_reserve {

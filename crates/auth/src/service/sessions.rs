@@ -93,12 +93,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// A failure to write is counted, and refuses nobody.
     pub(super) fn note_use(&self, key: &[u8], version: u64, body: &[u8]) -> Result<()> {
         let keys = self.keys()?;
-        let mut batch = Batch::new().put(key, keys.sealer.seal(key, body));
-        batch.push_require(layout::META, Expect::Version(keys.meta_version));
+        let mut batch = Batch::new();
+        batch.put(key, keys.sealer.seal(key, body));
+        batch.require(layout::META, Expect::Version(keys.meta_version));
         if !planted("auth_use_unconditional") {
-            batch.push_require(key, Expect::Version(version));
+            batch.require(key, Expect::Version(version));
         }
-        if let Ok(BatchOutcome::Committed { .. } | BatchOutcome::Rejected { .. }) = self.shared.engine.commit(batch) {
+        if let Ok(BatchOutcome::Committed(_) | BatchOutcome::Rejected(_)) = self.shared.engine.commit(&batch) {
             return Ok(());
         }
         self.shared.counts.last_used_failures.fetch_add(1, Ordering::Relaxed);
@@ -212,7 +213,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             let SessionRecord { session_id, user_id, .. } = &session.value.public;
             let entry = IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash };
-            change.batch.push_require(layout::session(token_hash), Expect::Version(session.version));
+            change.batch.require(layout::session(token_hash), Expect::Version(session.version));
             drop_session(change, user_id.as_bytes(), &entry);
             change.takes_access();
             change.audit_of(user_id, AuditAction::SessionEnded, session_id.as_str());
@@ -251,6 +252,6 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 }
 
 pub(super) fn drop_session(change: &mut Change<'_>, user_id: &[u8; 16], entry: &IndexedSession) {
-    change.batch.push_delete(layout::session(&entry.token_hash));
-    change.batch.push_delete(layout::session_of(user_id, &entry.id));
+    change.batch.delete(layout::session(&entry.token_hash));
+    change.batch.delete(layout::session_of(user_id, &entry.id));
 }

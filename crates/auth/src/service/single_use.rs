@@ -395,6 +395,6 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 }
 
 pub(super) fn drop_token(change: &mut Change<'_>, user_id: &[u8; 16], hash: &[u8; TAG_LEN_BYTES]) {
-    change.batch.push_delete(layout::single_use(hash));
-    change.batch.push_delete(layout::single_use_of(user_id, hash));
+    change.batch.delete(layout::single_use(hash));
+    change.batch.delete(layout::single_use_of(user_id, hash));
 }

@@ -232,13 +232,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let meta = Meta { store_id, sealing, lookup, previous: None };
         let meta = Loaded { value: meta, version: 0 };
         let (batch, entry) = self.first_records(&self.derive_keys(&meta)?, &meta.value)?;
-        match self.shared.engine.commit(batch)? {
-            BatchOutcome::Committed { .. } => {
+        match self.shared.engine.commit(&batch)? {
+            BatchOutcome::Committed(_) => {
                 self.tell_listener(&[entry]);
                 Ok(())
             }
-            BatchOutcome::Rejected { .. } if self.load_meta()?.is_some() => Ok(()),
-            BatchOutcome::Rejected { .. } => {
+            BatchOutcome::Rejected(_) if self.load_meta()?.is_some() => Ok(()),
+            BatchOutcome::Rejected(_) => {
                 Err(Error::Crypto("the service's key record is missing although other records are there"))
             }
         }
@@ -286,8 +286,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             sealed(keys, layout::AUDIT_HEAD.to_vec(), &head.encode()),
         ];
         for (key, value) in records {
-            batch.push_require(&key, Expect::Absent);
-            batch.push_put(&key, value);
+            batch.require(&key, Expect::Absent);
+            batch.put(&key, value);
         }
         Ok((batch, entry))
     }

@@ -268,20 +268,20 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 if planted("auth_delete_in_two_commits") {
                     self.shared.engine.delete(layout::api_key(&key))?;
                 }
-                change.batch.push_delete(layout::api_key(&key));
-                change.batch.push_delete(layout::api_key_of(id, &key));
-                change.batch.push_delete(layout::metadata(MetadataOf::ApiKey, &key));
+                change.batch.delete(layout::api_key(&key));
+                change.batch.delete(layout::api_key_of(id, &key));
+                change.batch.delete(layout::metadata(MetadataOf::ApiKey, &key));
             }
-            change.batch.push_delete(layout::metadata(MetadataOf::User, id));
+            change.batch.delete(layout::metadata(MetadataOf::User, id));
             for session in self.session_index_of(id)? {
-                change.batch.push_delete(layout::session(&session.token_hash));
-                change.batch.push_delete(layout::session_of(id, &session.id));
+                change.batch.delete(layout::session(&session.token_hash));
+                change.batch.delete(layout::session_of(id, &session.id));
             }
             for hash in self.token_hashes_of(id)? {
                 drop_token(change, id, &hash);
             }
             // Whoever writes factors requires the user's record too.
-            change.batch.push_delete(layout::factors(id));
+            change.batch.delete(layout::factors(id));
             change.takes_access();
             change.audit(AuditAction::UserDeleted, user_id);
             Ok(Step::Commit(true))

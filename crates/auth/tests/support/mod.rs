@@ -11,7 +11,9 @@ use hightower_auth::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Clock, Enrolment,
     Factor, FactorCheck, GuessPolicy, PasswordPolicy,
 };
-use hightower_engine::{ApplyOutcome, Batch, BatchOutcome, Command, Error, KvEngine, Result, Value};
+use hightower_engine::{
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Error, KvEngine, Rejected, Result, Value,
+};
 use parking_lot::Mutex;
 
 /// One good password.
@@ -87,20 +89,22 @@ impl KvEngine for MemEngine {
         I: IntoIterator<Item = Command>,
     {
         let mut batch = Batch::new();
-        commands.into_iter().for_each(|command| batch.push_command(&command));
-        match self.commit(batch)? {
-            BatchOutcome::Committed { outcomes, .. } => Ok(outcomes),
-            BatchOutcome::Rejected { .. } => Err(Error::Conflict("rejected".into())),
+        for command in commands {
+            batch.submit(&command);
+        }
+        match self.commit(&batch)? {
+            BatchOutcome::Committed(Committed { outcomes, .. }) => Ok(outcomes),
+            BatchOutcome::Rejected(_) => Err(Error::Conflict("rejected".into())),
         }
     }
 
-    fn commit(&self, batch: Batch) -> Result<BatchOutcome> {
+    fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
         self.step();
         let mut image = self.image.lock();
         for (key, expected) in batch.requirements() {
             let found = image.entries.get(key).map(|(_, version)| *version);
             if !expected.holds(found) {
-                return Ok(BatchOutcome::Rejected { key: key.to_vec(), expected, found });
+                return Ok(BatchOutcome::Rejected(Rejected::new(key.to_vec(), expected, found)));
             }
         }
         let (mut outcomes, mut versions) = (Vec::new(), Vec::new());
@@ -128,7 +132,7 @@ impl KvEngine for MemEngine {
         if let Some(history) = &mut *self.history.lock() {
             history.push(image.clone());
         }
-        Ok(BatchOutcome::Committed { seq: image.version, outcomes, versions })
+        Ok(BatchOutcome::Committed(Committed::new(image.version, outcomes, versions)))
     }
 
     fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {

@@ -103,10 +103,10 @@ impl Args {
 
     fn measure(&self, screen: Screen, dir: &Path) -> Result<Vec<Measured>, Failure> {
         let durability = match self.durability {
-            Level::Os => Some(Durability::Os),
-            Level::Interval => None,
+            Level::Os => Durability::Os,
+            Level::Interval => StoreConfig::at(dir).effective_durability(),
         };
-        let config = StoreConfig { durability, ..StoreConfig::at(dir) };
+        let config = StoreConfig::at(dir).with_durability(durability);
         let mut results = Store::open(config.clone())?.finish(|store| self.run_all(screen, store))?;
         let started = Instant::now();
         let store = Store::open(config)?;

@@ -1,6 +1,6 @@
 //! `delete`: take a key's value away.
 
-use hightower_kv::{Batch, BatchOutcome, Expect};
+use hightower_kv::{Batch, BatchOutcome, Committed, Expect};
 use serde::Serialize;
 
 use crate::cli::Text;
@@ -40,15 +40,16 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
         self.reach.check(key)?;
-        let batch = Batch::new().delete(key).require(key, Expect::Present);
-        match session.existing_writer()?.finish(|store| Ok(store.commit(batch)?))? {
-            BatchOutcome::Committed { seq, versions, .. } => {
+        let mut batch = Batch::new();
+        batch.delete(key).require(key, Expect::Present);
+        match session.existing_writer()?.finish(|store| Ok(store.commit(&batch)?))? {
+            BatchOutcome::Committed(Committed { seq, versions, .. }) => {
                 let version = versions.first().copied().unwrap_or_default();
                 let answer = Answer { outcome: "removed", key: Bytes::of(key), version, seq };
                 session.screen.answer(&answer, || format!("deleted {}", show(key)))?;
                 Ok(Exit::Done)
             }
-            BatchOutcome::Rejected { .. } => {
+            BatchOutcome::Rejected(_) => {
                 session.screen.error("not_found", &format!("{} has no value", named(key)));
                 Ok(Exit::Negative)
             }

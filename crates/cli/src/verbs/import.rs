@@ -187,7 +187,7 @@ impl<E: KvEngine> Loader<'_, E> {
         if !self.reach.includes(key) {
             return Err(format!("the key is one of the authentication service's; {OVERRIDE}"));
         }
-        self.batch.push_put(key, value);
+        self.batch.put(key, value);
         self.batch_len_bytes += key.len() + value.len();
         Ok(self.batch.len() >= BATCH_RECORDS || self.batch_len_bytes >= BATCH_LEN_BYTES)
     }
@@ -197,10 +197,10 @@ impl<E: KvEngine> Loader<'_, E> {
             return Ok(());
         }
         let records = self.batch.len() as u64;
-        let batch = std::mem::take(&mut self.batch);
-        self.batch_len_bytes = 0;
         // Without requirements a batch cannot be rejected.
-        let _committed = self.store.commit(batch)?;
+        self.store.commit(&self.batch)?.committed().map_err(hightower_kv::Error::from)?;
+        self.batch.clear();
+        self.batch_len_bytes = 0;
         self.done.records += records;
         self.done.batches += 1;
         Ok(())

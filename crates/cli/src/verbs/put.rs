@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
-use hightower_kv::{Batch, BatchOutcome, Expect};
+use hightower_kv::{Batch, BatchOutcome, Committed, Expect, Rejected};
 use serde::Serialize;
 
 use crate::cli::Text;
@@ -66,11 +66,12 @@ impl Args {
         self.reach.check(&self.key.0)?;
         let value = self.read_value()?;
         check_limits(&self.key.0, &value).map_err(Failure::Usage)?;
-        let mut batch = Batch::new().put(&self.key.0, &value);
+        let mut batch = Batch::new();
+        batch.put(&self.key.0, &value);
         if let Some(condition) = self.condition {
-            batch.push_require(&self.key.0, condition);
+            batch.require(&self.key.0, condition);
         }
-        let outcome = session.writer()?.finish(|store| Ok(store.commit(batch)?))?;
+        let outcome = session.writer()?.finish(|store| Ok(store.commit(&batch)?))?;
         self.tell(session, &outcome, value.len() as u64)
     }
 
@@ -85,14 +86,14 @@ impl Args {
     fn tell(&self, session: &Session, outcome: &BatchOutcome, len_bytes: u64) -> Result<Exit, Failure> {
         let key = Bytes::of(&self.key.0);
         match outcome {
-            BatchOutcome::Committed { seq, versions, .. } => {
+            BatchOutcome::Committed(Committed { seq, versions, .. }) => {
                 let version = versions.first().copied().unwrap_or_default();
                 let answer = Answer::Applied { key, version, seq: *seq };
                 let text = || format!("put {} ({})", show(&self.key.0), units::bytes(len_bytes));
                 session.screen.answer(&answer, text)?;
                 Ok(Exit::Done)
             }
-            BatchOutcome::Rejected { found, .. } => {
+            BatchOutcome::Rejected(Rejected { found, .. }) => {
                 let text = || format!("not put: {} {}", show(&self.key.0), describe(*found));
                 session.screen.answer(&Answer::Rejected { key, found_version: *found }, text)?;
                 Ok(Exit::Negative)

@@ -158,7 +158,7 @@ impl Answer {
             append_path: match stats.append_path {
                 AppendPath::Mapped => "mapped",
                 AppendPath::Positioned => "positioned",
-                AppendPath::None => "none",
+                _ => "none",
             },
             poisoned: stats.poisoned,
         }

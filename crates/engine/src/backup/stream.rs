@@ -197,7 +197,7 @@ impl FrameWriter<'_> {
         let offset = FIRST_OFFSET + u32::try_from(self.frame.len()).unwrap_or(u32::MAX - FIRST_OFFSET);
         let context = self.header.context(self.number);
         encode(&mut self.frame, &context, offset, &command, Placement::Relocated)
-            .map_err(|error| Error::Validation(error.to_string().into()))?;
+            .map_err(|error| Error::Internal(error.to_string().into()))?;
         self.in_frame += 1;
         self.records += 1;
         if self.frame.len() >= FRAME_BYTES { self.end_frame() } else { Ok(()) }
@@ -386,9 +386,9 @@ fn commit_frame(
 pub(crate) fn commit(engine: &SingleNodeEngine, commands: Vec<Command>) -> Result<()> {
     let len: u64 = commands.iter().map(|it| (it.key().len() + it.value().map_or(0, <[u8]>::len) + 64) as u64).sum();
     if len * 2 < engine.config().max_segment_size {
-        return engine.commit(Batch::copy_of(&commands)).map(drop);
+        return engine.commit(&Batch::copy_of(&commands)).map(drop);
     }
-    commands.iter().try_for_each(|command| engine.commit(Batch::copy_of([command])).map(drop))
+    commands.iter().try_for_each(|command| engine.commit(&Batch::copy_of([command])).map(drop))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::table::Segments;
 
 /// What opening is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OpenPhase {
     /// Building the index, from the checkpoint and from what was replayed.
     Checkpoint,

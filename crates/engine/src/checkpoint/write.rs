@@ -185,7 +185,7 @@ fn covered_by(covered: &[Covered], id: u32, guess: usize) -> Result<usize> {
         return Ok(guess);
     }
     let found = covered.binary_search_by_key(&id, |covered| covered.id);
-    found.map_err(|_| Error::Validation(format!("checkpoint: segment {id} is not in the table").into()))
+    found.map_err(|_| Error::Internal(format!("checkpoint: segment {id} is not in the table").into()))
 }
 
 pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment) -> Result<u64> {

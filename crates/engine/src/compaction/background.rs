@@ -224,7 +224,7 @@ impl Core {
             has_run = true;
             self.upkeep.note_run(&run);
         }
-        if has_run && self.config.emit_snapshot_after_compaction {
+        if has_run && self.config.writes_checkpoint_after_compaction() {
             let failure = self.try_checkpoint(&mut turn)?;
             self.upkeep.note(|stats| stats.checkpoint_failure = failure);
         }
@@ -269,8 +269,11 @@ impl Core {
             self.put_in_order(&mut turn, &session)?;
         }
         let has_run = self.upkeep.total().since(&before).runs > 0;
-        let checkpoint_failure =
-            if has_run && self.config.emit_snapshot_after_compaction { self.try_checkpoint(&mut turn)? } else { None };
+        let checkpoint_failure = if has_run && self.config.writes_checkpoint_after_compaction() {
+            self.try_checkpoint(&mut turn)?
+        } else {
+            None
+        };
         self.free_patiently(&mut turn)?;
         self.upkeep.note_retired(&turn);
         self.rest_unless_busy();

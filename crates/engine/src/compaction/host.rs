@@ -180,14 +180,14 @@ impl Host for RunHost<'_> {
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32)> {
         let tracked = Arc::clone(self.input(place.segment)?);
         let record = tracked.segment.record_at(place.offset)?;
-        let command = record.command().ok_or(Error::Validation("compaction: a record is no command".into()))?;
+        let command = record.command().ok_or(Error::Internal("compaction: a record is no command".into()))?;
         let (key, value) = (command.key(), command.value().unwrap_or_default());
         let len_max = hightower_log::MAX_HEAD_LEN_BYTES + key.len() + value.len();
         let output = self.output_for(len_max)?;
         let offset = output.position();
         let checksum = payload_checksum(key, value);
         let head = encode_head(output.context(), offset, &command, Placement::Relocated, checksum)
-            .map_err(|error| Error::Validation(error.to_string().into()))?;
+            .map_err(|error| Error::Internal(error.to_string().into()))?;
         output.append(&[head.as_ref(), key, value])?;
         let to = RecordPlace { segment: output.id(), offset };
         let len_bytes = output.position() - offset;

@@ -111,7 +111,7 @@ impl Core {
             for moved in some {
                 let to = self.tracked(moved.to.segment, &guard)?;
                 let command = to.segment.record_at(moved.to.offset)?.command();
-                let command = command.ok_or(Error::Validation("compaction: a record is no command".into()))?;
+                let command = command.ok_or(Error::Internal("compaction: a record is no command".into()))?;
                 state.prefetch(command.key());
                 ready.push((moved, command, to, self.tracked(moved.from.segment, &guard)?));
             }
@@ -150,7 +150,7 @@ impl Core {
     }
 
     fn tracked<'g>(&'g self, id: u32, guard: &'g hightower_index::Guard) -> Result<&'g Arc<Tracked>> {
-        let lost = || Error::Validation(format!("compaction: segment {id} is not in the table").into());
+        let lost = || Error::Internal(format!("compaction: segment {id} is not in the table").into());
         self.segments.find(id, guard).ok_or_else(lost)
     }
 

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use crate::builder::StoreBuilder;
 use crate::checkpoint::{OpenProgress, Watch};
 use crate::commit::CommitLog;
 use crate::components::{Background, Components};
@@ -20,6 +21,9 @@ use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::turn::{CheckedMutex, called_from_within};
 
+/// # Opening and closing
+///
+/// One process has a store open for writing, or any number have it open for reading.
 impl SingleNodeEngine {
     /// Opens the store in `.hightower` of the current directory with the default settings, making it
     /// if there is none: the spelling of hightower-kv 0.1. New programs name a directory, with
@@ -51,6 +55,19 @@ impl SingleNodeEngine {
         Self::with_config(StoreConfig::at(data_dir))
     }
 
+    /// A store in `data_dir` that is opened step by step: settings, components, progress.
+    ///
+    /// ```
+    /// # use hightower_engine::{Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let engine = SingleNodeEngine::builder(dir.path()).durability(Durability::Sync).open()?;
+    /// assert_eq!(engine.config().effective_durability(), Durability::Sync);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    pub fn builder(data_dir: impl Into<std::path::PathBuf>) -> StoreBuilder {
+        StoreBuilder::new(data_dir)
+    }
+
     /// Opens a store, making it if there is none. What a crash left unfinished is dropped, and told in
     /// [`open_report`](Self::open_report). Costs a pass over the log.
     ///
@@ -69,7 +86,7 @@ impl SingleNodeEngine {
     ///
     /// As [`with_config`](Self::with_config), and [`Error::NotFound`] if there is no store.
     pub fn open_read_only(data_dir: impl Into<std::path::PathBuf>) -> Result<Self> {
-        Self::with_config(StoreConfig { read_only: true, ..StoreConfig::at(data_dir) })
+        Self::with_config(StoreConfig::at(data_dir).with_read_only(true))
     }
 
     /// Opens a store on a file system, clock and source of randomness of the caller's.
@@ -205,10 +222,10 @@ fn start_threads(core: &Arc<Core>) -> Result<()> {
     if core.components.background == Background::Threads {
         start_background(core)?;
     }
-    let workers = core.config.worker_threads;
-    if workers > 0 {
-        let pipeline = Pipeline::start(1024 * workers, Arc::clone(core) as Arc<_>)?;
-        core.life.own.lock().extend(pipeline.thread_id());
+    let depth = core.config.effective_queue_depth();
+    if depth > 0 {
+        let pipeline = Pipeline::start(depth, Arc::clone(core) as Arc<_>)?;
+        core.life.own.lock().push(pipeline.thread_id());
         core.life.pipeline.get_or_init(|| pipeline);
     }
     Ok(())
@@ -350,7 +367,7 @@ mod tests {
         for has_snapshot in [false, true] {
             let flag = Arc::new(AtomicBool::new(false));
             let state = ConcurrentKvState::with_clock(Witness(Arc::clone(&flag)));
-            let config = StoreConfig { read_only: true, ..StoreConfig::default() };
+            let config = StoreConfig::default().with_read_only(true);
             let (components, segments) = (Components::default(), Segments::default());
             let time = StoreTime::resume(Arc::clone(&components.clock), &segments);
             let core = Arc::new(Core::new(config, components, time, state, segments, None).unwrap());

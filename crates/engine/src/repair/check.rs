@@ -17,6 +17,7 @@ use crate::repair::{Meter, RepairProgress};
 
 /// How closely to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum CheckLevel {
     /// The manifest, the segments' headers and lengths, and the end of the log.
     Structure,

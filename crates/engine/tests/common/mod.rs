@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hightower_engine::{
-    AppendMode, Background, Batch, BatchOutcome, Clock, Command, Components, Durability, Expect, KvState, Result,
-    SingleNodeEngine, SnapshotEngine, StoreConfig,
+    AppendMode, Background, Batch, BatchOutcome, Clock, Command, Committed, Components, Durability, Expect, KvState,
+    Rejected, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
 use hightower_segment::sim::{SeededEntropy, SimFs};
 
@@ -118,13 +118,11 @@ pub(crate) struct World {
 }
 
 pub(crate) fn config(mode: AppendMode) -> StoreConfig {
-    StoreConfig {
-        max_segment_size: 4096,
-        append_mode: mode,
-        durability: Some(Durability::Os),
-        compaction_interval: Duration::ZERO,
-        ..StoreConfig::at("/store")
-    }
+    StoreConfig::at("/store")
+        .with_max_segment_size(4096)
+        .with_append_mode(mode)
+        .with_durability(Durability::Os)
+        .with_compaction_interval(Duration::ZERO)
 }
 
 pub(crate) fn open(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNodeEngine> {
@@ -137,13 +135,11 @@ pub(crate) fn open_with(
     seed: u64,
     background: Background,
 ) -> Result<SingleNodeEngine> {
-    let components = Components {
-        fs: Arc::new(fs.clone()),
-        clock: Arc::new(CountingClock::default()),
-        entropy: Arc::new(SeededEntropy::new(seed)),
-        background,
-        ..Components::default()
-    };
+    let components = Components::default()
+        .with_fs(Arc::new(fs.clone()))
+        .with_clock(Arc::new(CountingClock::default()))
+        .with_entropy(Arc::new(SeededEntropy::new(seed)))
+        .with_background(background);
     SingleNodeEngine::with_components(config, components)
 }
 
@@ -266,13 +262,14 @@ impl World {
             Step::Batch { puts, deletes, submits, durability } => self.batch(puts, deletes, submits, *durability),
             Step::Claim { key: number } => {
                 let key = key(*number);
-                let batch = Batch::new().put(&key, "claimed").require(&key, Expect::Absent);
-                match self.engine().commit(batch).unwrap() {
-                    BatchOutcome::Committed { versions, .. } => {
+                let mut batch = Batch::new();
+                batch.put(&key, "claimed").require(&key, Expect::Absent);
+                match self.engine().commit(&batch).unwrap() {
+                    BatchOutcome::Committed(Committed { versions, .. }) => {
                         assert_eq!(self.model.get(&key), None);
                         self.apply_latest(&[(key, Some(b"claimed".to_vec()), versions[0])]);
                     }
-                    BatchOutcome::Rejected { found, .. } => assert_eq!(found, self.model.version_of(&key)),
+                    BatchOutcome::Rejected(Rejected { found, .. }) => assert_eq!(found, self.model.version_of(&key)),
                 }
             }
             Step::Flush => {
@@ -342,22 +339,24 @@ impl World {
         let mut changes = Vec::new();
         for number in puts {
             let (key, value) = (key(*number), vec![*number; usize::from(*number) % 60]);
-            batch.push_put(&key, &value);
+            batch.put(&key, &value);
             changes.push((key, Some(value), None));
         }
         for number in deletes {
-            batch.push_delete(key(*number));
+            batch.delete(key(*number));
             changes.push((key(*number), None, None));
         }
         for (number, version) in submits {
             let (key, value) = (key(*number), b"batched".to_vec());
             let command =
                 Command::Set { key: key.clone(), value: value.clone(), version: *version, timestamp: GIVEN_TIMESTAMP };
-            batch.push_command(&command);
+            batch.submit(&command);
             changes.push((key, Some(value), Some(GIVEN_TIMESTAMP)));
         }
-        let outcome = self.engine().commit_with(batch, durability).unwrap();
-        let BatchOutcome::Committed { outcomes, versions, .. } = outcome else { panic!("rejected: {outcome:?}") };
+        let outcome = self.engine().commit_with(&batch, durability).unwrap();
+        let BatchOutcome::Committed(Committed { outcomes, versions, .. }) = outcome else {
+            panic!("rejected: {outcome:?}")
+        };
         let mut changed = false;
         for (((key, value, given), version), outcome) in changes.into_iter().zip(versions).zip(outcomes) {
             let timestamp = given.unwrap_or_else(|| self.timestamp_of(&key, version));

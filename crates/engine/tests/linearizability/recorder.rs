@@ -4,9 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use hightower_engine::{
-    Background, Batch, BatchOutcome, Durability, ErrorKind, Expect, Result, SingleNodeEngine, StoreConfig,
-};
+use hightower_engine::{Background, Batch, BatchOutcome, Durability, ErrorKind, Expect, Result, SingleNodeEngine};
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 
 use super::checker::Call;
@@ -38,7 +36,7 @@ impl Setup {
 
 pub(crate) fn record(setup: Setup) -> Vec<Call<Store>> {
     let fs = SimFs::new();
-    let config = StoreConfig { worker_threads: usize::from(setup.is_pipelined), ..config(setup.mode) };
+    let config = config(setup.mode).with_commit_queue_depth(1024 * (usize::from(setup.is_pipelined)));
     let engine = open_with(&fs, config, setup.seed, Background::Threads).unwrap();
     if setup.has_fault {
         let mut random = Random(setup.seed);
@@ -199,11 +197,12 @@ impl<'a> Caller<'a> {
     fn batch(&mut self, at: usize, value: Value, seen: &[(usize, u64, Value)]) -> Option<Call<Store>> {
         let other = (at + 1) % KEYS;
         let other_value = (self.random.below(3) > 0).then_some(value | 0x80_0000);
-        let mut batch = Batch::new().put(key(at), bytes_of(value));
+        let mut batch = Batch::new();
+        batch.put(key(at), bytes_of(value));
         match other_value {
-            Some(value) => batch.push_put(key(other), bytes_of(value)),
-            None => batch.push_delete(key(other)),
-        }
+            Some(value) => batch.put(key(other), bytes_of(value)),
+            None => batch.delete(key(other)),
+        };
         let (required_at, expect, required) = match (self.random.below(4), seen.last()) {
             (0, _) => (at, Expect::Absent, Required::Absent),
             (1, _) => (other, Expect::Present, Required::Present),
@@ -218,9 +217,9 @@ impl<'a> Caller<'a> {
         let durability = self.durability();
         let engine = self.engine;
         self.call(operation, || {
-            Ok(match engine.commit_with(batch, durability)? {
-                BatchOutcome::Committed { .. } => Outcome::Committed,
-                BatchOutcome::Rejected { .. } => Outcome::Rejected,
+            Ok(match engine.commit_with(&batch, durability)? {
+                BatchOutcome::Committed(_) => Outcome::Committed,
+                BatchOutcome::Rejected(_) => Outcome::Rejected,
             })
         })
     }

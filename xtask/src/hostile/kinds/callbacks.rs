@@ -89,7 +89,7 @@ fn try_act(store: &Store, act: Act) -> Result<()> {
         Act::Nothing => Ok(()),
         Act::Put => put(store, &handle),
         Act::Get => store.call(&handle, "get", "within", |engine| engine.get(key(1))).map(drop),
-        Act::Batch => store.call(&handle, "batch", "within", |engine| engine.commit(Batch::new())).map(drop),
+        Act::Batch => store.call(&handle, "batch", "within", |engine| engine.commit(&Batch::new())).map(drop),
         Act::Range => store.call(&handle, "range", "within", |engine| Ok(engine.range(..)?.count())).map(drop),
         Act::Stats => {
             let _doing = doing("stats", "within");

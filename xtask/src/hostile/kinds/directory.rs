@@ -136,7 +136,7 @@ impl Attack<'_> {
             }
         }
         for read_only in [false, true] {
-            match SingleNodeEngine::with_config(StoreConfig { read_only, ..self.config(&dir) }) {
+            match SingleNodeEngine::with_config(self.config(&dir).with_read_only(read_only)) {
                 Err(error) if error.kind() == ErrorKind::Locked => {}
                 Err(error) => bail!("a second opening of a store without LOCK fails with {error}"),
                 Ok(_) => bail!("a second one is admitted once LOCK was removed (read-only: {read_only})"),

@@ -73,7 +73,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let reach_ms = random.pick(&[1, 600_000, 600_000, i64::MAX]);
     let stepping =
         Stepping { started: Instant::now(), base_ms, reach_ms, asked: AtomicU64::new(0), last_ms: AtomicI64::new(0) };
-    let components = Components { clock: Arc::new(stepping), ..Components::default() };
+    let components = Components::default().with_clock(Arc::new(stepping));
     let store = Store::open(config, components, &round.scratch(), model(300), &round.plan)?;
     store.model.forgets_tombstones.store(reach_ms > 600_000, Ordering::Relaxed);
     storm(&store, &round.plan, &mut random, MIX)?;

@@ -1,0 +1,91 @@
+//! Opening a store step by step.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use crate::checkpoint::OpenProgress;
+use crate::components::Components;
+use crate::config::StoreConfig;
+use crate::engine::SingleNodeEngine;
+use crate::error::Result;
+
+type Watcher = Box<dyn FnMut(OpenProgress) -> ControlFlow<()>>;
+
+/// A store that is about to be opened: made by [`SingleNodeEngine::builder`].
+///
+/// ```
+/// use hightower_engine::{Durability, SingleNodeEngine};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let engine = SingleNodeEngine::builder(dir.path().join("kv"))
+///     .durability(Durability::Sync)
+///     .max_disk_bytes(10 << 30)
+///     .open()?;
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+#[must_use = "a builder opens nothing before `open` is called"]
+pub struct StoreBuilder {
+    pub(crate) config: StoreConfig,
+    components: Components,
+    watch: Option<Watcher>,
+}
+
+impl StoreBuilder {
+    pub(crate) fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { config: StoreConfig::at(data_dir), components: Components::default(), watch: None }
+    }
+
+    /// Takes the file system, the clock, the source of randomness and the compaction policy from
+    /// `components`.
+    pub fn components(mut self, components: Components) -> Self {
+        self.components = components;
+        self
+    }
+
+    /// Calls `watch` again and again with the progress of opening; `Break` ends it.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use hightower_engine::SingleNodeEngine;
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let engine = SingleNodeEngine::builder(dir.path())
+    ///     .on_progress(|progress| {
+    ///         println!("{:?}: {} of {}", progress.phase, progress.done, progress.total);
+    ///         ControlFlow::Continue(())
+    ///     })
+    ///     .open()?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    pub fn on_progress(mut self, watch: impl FnMut(OpenProgress) -> ControlFlow<()> + 'static) -> Self {
+        self.watch = Some(Box::new(watch));
+        self
+    }
+
+    /// The settings as they are now.
+    #[must_use]
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// Opens the store, making it if there is none and [`read_only`](Self::read_only) is not set.
+    ///
+    /// # Errors
+    ///
+    /// As [`SingleNodeEngine::with_config`]; [`Error::Aborted`](crate::Error::Aborted) if the watcher
+    /// has ended it; [`Error::NotFound`](crate::Error::NotFound) if a store that is to be read is not
+    /// there.
+    pub fn open(self) -> Result<SingleNodeEngine> {
+        let Self { config, components, mut watch } = self;
+        SingleNodeEngine::open_with_progress(config, components, |progress| {
+            watch.as_mut().map_or(ControlFlow::Continue(()), |watch| watch(progress))
+        })
+    }
+}
+
+impl fmt::Debug for StoreBuilder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StoreBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}

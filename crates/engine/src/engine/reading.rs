@@ -1,0 +1,166 @@
+//! Reading: single keys, ranges, snapshots.
+
+use hightower_index::pin;
+
+use crate::bounds::KeyBounds;
+use crate::engine::SingleNodeEngine;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::snapshot::{Range, Snapshot};
+use crate::value::Value;
+
+/// # Reading
+///
+/// No read takes a lock or waits for a writer. A read of several keys sees them as of one moment.
+impl SingleNodeEngine {
+    /// The latest value of `key`. Takes no lock; costs two or three cache misses, a checksum and a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the record does not verify, [`Error::Closed`].
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.core.read_latest(key.as_ref(), |value, _| Value::from(value))
+    }
+
+    /// Calls `use_value` with the latest value of `key`, without copying it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        self.core.read_latest(key.as_ref(), |value, _| use_value(value))
+    }
+
+    /// The latest value of `key`, and the version that gave it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
+        self.core.read_latest(key.as_ref(), |value, version| (Value::from(value), version))
+    }
+
+    /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.snapshot()?.multi_get(keys)
+    }
+
+    /// All keys that start with `prefix`, with their values, in key order, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
+        self.prefix(prefix)?.collect_pairs(usize::MAX)
+    }
+
+    /// The keys in `bounds`, in key order, from either end, as of this moment. What was begun before the store is closed goes on after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn range(&self, bounds: impl KeyBounds) -> Result<Range> {
+        Ok(self.snapshot()?.range(bounds))
+    }
+
+    /// The keys that begin with `prefix`, in key order, from either end, as of this moment. What was begun before the store is closed goes on
+    /// after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
+        Ok(self.snapshot()?.prefix(prefix))
+    }
+
+    /// All keys, in key order, from either end, as of this moment; their values are read when asked for.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// for entry in engine.iter()? {
+    ///     println!("{} has {} bytes", entry.key().escape_ascii(), entry.value()?.len());
+    /// }
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn iter(&self) -> Result<Range> {
+        self.range(..)
+    }
+
+    /// The first key, and its value. Costs a copy of both.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// engine.put("b", "2")?;
+    /// assert_eq!(engine.first_key_value()?, Some((b"a".to_vec(), "1".into())));
+    /// assert_eq!(engine.last_key_value()?, Some((b"b".to_vec(), "2".into())));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn first_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
+        self.snapshot()?.first_key_value()
+    }
+
+    /// The last key, and its value. Costs a copy of both.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn last_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
+        self.snapshot()?.last_key_value()
+    }
+
+    /// Whether `key` has a value. Reads the index only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.core.state(&pin())?.contains_key(key.as_ref()))
+    }
+
+    /// Calls `reader` with a snapshot of this moment.
+    ///
+    /// ```
+    /// # use hightower_engine::{SingleNodeEngine, StoreConfig};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+    /// engine.put("a", "1")?;
+    /// let both = engine.read_with(|snapshot| (snapshot.contains_key("a"), snapshot.contains_key("b")))?;
+    /// assert_eq!(both, (true, false));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn read_with<R>(&self, reader: impl FnOnce(&Snapshot) -> R) -> Result<R> {
+        Ok(reader(&self.snapshot()?))
+    }
+
+    /// The store as of this moment. Under a microsecond, whatever the number of keys. It stays readable after the store is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::new(&self.core)
+    }
+}

@@ -1,0 +1,428 @@
+//! Writing: single keys, commands with versions, batches, and writes that are not waited for.
+
+use std::borrow::Cow;
+
+use hightower_log::Command;
+use hightower_state::ApplyOutcome;
+
+use crate::batch::{Batch, BatchOutcome, Expect};
+use crate::commit::Write;
+use crate::config::Durability;
+use crate::engine::SingleNodeEngine;
+use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::observe::{Operation, observe};
+use crate::pipeline::single_outcome;
+use crate::ticket::Ticket;
+use crate::value::Value;
+
+/// # Writing single keys
+///
+/// Each call is one commit, with a version above every version that the store has seen. It returns
+/// when the write has the durability of the store; the calls that end in `_with` take a
+/// [`Durability`] of their own.
+impl SingleNodeEngine {
+    /// Gives `key` a value. A few hundred nanoseconds, unless it waits for a sync.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("pods/web-0", "running")?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] or [`Error::Validation`] for the key or value, [`Error::Full`],
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
+        self.put_with(key, value, self.durability)
+    }
+
+    /// As [`put`](Self::put), at a durability of this call's own.
+    ///
+    /// ```
+    /// # use hightower_engine::{Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put_with("orders/17", "paid", Durability::Sync)?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<ApplyOutcome> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.write(Write { key, value: Some(value), given: None }, durability)
+    }
+
+    /// As [`put`](Self::put); gives the version of the value, which a later
+    /// [`Expect::Version`] can require. Costs some allocations more.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, Expect, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let version = engine.put_versioned("lease", "node-1")?;
+    /// let mut renewal = Batch::new();
+    /// renewal.require("lease", Expect::Version(version)).put("lease", "node-1 again");
+    /// assert!(engine.commit(&renewal)?.is_committed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn put_versioned(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64> {
+        let committed = self.commit(Batch::new().put(key, value))?.committed()?;
+        committed.versions.first().copied().ok_or(Error::Internal("a commit has no version".into()))
+    }
+
+    /// Takes `key`'s value away. Writes a tombstone also where there is no value, so that a command
+    /// with an older version that is [submitted](Self::submit) later stays without effect;
+    /// [`remove`](Self::remove) tells whether there was a value, and writes nothing if not.
+    ///
+    /// ```
+    /// # use hightower_engine::{Command, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("other", "")?;
+    /// engine.delete("job")?;
+    /// let late = Command::set("job", "from long ago", 1);
+    /// assert!(!engine.submit(late)?.changed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
+        self.delete_with(key, self.durability)
+    }
+
+    /// As [`delete`](Self::delete), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, durability: Durability) -> Result<ApplyOutcome> {
+        self.write(Write { key: key.as_ref(), value: None, given: None }, durability)
+    }
+
+    /// Takes `key`'s value away and gives the version of the delete; `None` if there was no value, and
+    /// then nothing is written.
+    ///
+    /// Where nothing is written there is no tombstone of this call: an older command that is
+    /// [submitted](Self::submit) later counts as if `remove` had not been called. Where versions are
+    /// submitted, use [`delete`](Self::delete).
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("job", "queued")?;
+    /// assert!(engine.remove("job")?.is_some());
+    /// let written = engine.latest_seq();
+    /// assert_eq!(engine.remove("job")?, None);
+    /// assert_eq!(engine.latest_seq(), written);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<Option<u64>> {
+        let key = key.as_ref();
+        match self.commit(Batch::new().require(key, Expect::Present).delete(key))? {
+            BatchOutcome::Committed(committed) => Ok(committed.versions.first().copied()),
+            BatchOutcome::Rejected(_) => Ok(None),
+        }
+    }
+
+    /// Takes `key`'s value away and gives the value; `None` if there was none, and then nothing is
+    /// written. Of several callers one gets a value. Costs a read and a write, again for each writer
+    /// that comes between.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("token", "17")?;
+    /// assert_eq!(engine.take("token")?.unwrap(), "17");
+    /// assert_eq!(engine.take("token")?, None);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put) and [`get`](Self::get).
+    pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.fetch_update(key, |_| None::<&[u8]>)
+    }
+
+    /// Gives `key` the value that `update` makes of its value, or takes it away if `update` gives
+    /// `None`; gives the value that was there before. No write of others comes between: where one
+    /// does, `update` is called again with the new value.
+    ///
+    /// Costs a read and a write for each call of `update`. Where many threads update one key, most of
+    /// their calls are repeated.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let count = |value: Option<&[u8]>| {
+    ///     let count = value.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
+    ///     Some((count + 1).to_le_bytes())
+    /// };
+    /// assert_eq!(engine.fetch_update("visits", count)?, None);
+    /// assert_eq!(engine.fetch_update("visits", count)?.unwrap(), 1_u64.to_le_bytes());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put) and [`get`](Self::get).
+    pub fn fetch_update<V: AsRef<[u8]>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
+    ) -> Result<Option<Value>> {
+        let key = key.as_ref();
+        let mut batch = Batch::new();
+        loop {
+            let (value, version) = self.get_versioned(key)?.unzip();
+            batch.clear();
+            batch.require(key, version.map_or(Expect::Absent, Expect::Version));
+            match update(value.as_deref()) {
+                Some(new) => batch.put(key, new),
+                None if value.is_none() => return Ok(None),
+                None => batch.delete(key),
+            };
+            if planted("update_without_look") {
+                batch.requirements.clear();
+            }
+            if self.commit(&batch)?.is_committed() {
+                return Ok(value);
+            }
+        }
+    }
+}
+
+/// # Writing commands with versions
+///
+/// For replicated and replayed writes: the command with the highest version wins for its key,
+/// whatever the order of arrival.
+impl SingleNodeEngine {
+    /// Commits a command with the version it carries: it counts if that is above the key's, else it is
+    /// [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put) are above it from then on. The timestamp is kept with the
+    /// record and decides nothing.
+    ///
+    /// ```
+    /// # use hightower_engine::{Command, ErrorKind, SingleNodeEngine, StoreConfig, limits};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
+    /// let delete = |version| Command::delete("job", version);
+    /// assert!(engine.submit(delete(limits::MAX_SUBMITTED_VERSION))?.changed());
+    /// assert_eq!(engine.submit(delete(1 << 63)).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    /// // A put wins whatever was submitted.
+    /// assert!(engine.put("job", "queued")?.changed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for a version above
+    /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION), 2^63 − 1.
+    pub fn submit(&self, command: Command) -> Result<ApplyOutcome> {
+        self.submit_with(command, self.durability)
+    }
+
+    /// As [`submit`](Self::submit), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn submit_with(&self, command: Command, durability: Durability) -> Result<ApplyOutcome> {
+        let given = Some((command.version(), command.timestamp()));
+        self.write(Write { key: command.key(), value: command.value(), given }, durability)
+    }
+
+    /// Commits several commands as one: all of them or, on error, none. Stale ones are left out, and say so.
+    ///
+    /// ```
+    /// # use hightower_engine::{ApplyOutcome, Command, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let outcomes = engine.submit_batch([
+    ///     Command::set("job", "done", 9),
+    ///     Command::set("job", "queued", 7),
+    /// ])?;
+    /// assert_eq!(outcomes, [ApplyOutcome::Applied, ApplyOutcome::IgnoredStale]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or 4 GiB. A
+    /// batch that is longer than a segment gets one of its own.
+    pub fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
+    where
+        I: IntoIterator<Item = Command>,
+    {
+        let mut batch = Batch::new();
+        for command in commands {
+            batch.submit(&command);
+        }
+        Ok(self.commit(&batch)?.committed()?.outcomes)
+    }
+}
+
+/// # Writing batches
+///
+/// Several changes that commit as one, if all holds that they require.
+impl SingleNodeEngine {
+    /// An empty batch: [`Batch::new`], for chains that begin with the engine.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new()
+    }
+
+    /// Commits a batch as one, if everything holds that it requires. The batch can be used again.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, BatchOutcome, Expect, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let mut take = Batch::new();
+    /// take.put("lock", "node-1").require("lock", Expect::Absent);
+    /// assert!(engine.commit(&take)?.is_committed());
+    /// let BatchOutcome::Rejected(rejected) = engine.commit(&take)? else { panic!() };
+    /// assert_eq!(rejected.found, Some(1));
+    /// // Where a rejection is an error, and where nothing is required:
+    /// assert!(engine.commit(&take)?.committed().is_err());
+    /// engine.commit(Batch::new().put("a", "1").put("b", "2"))?.committed()?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_batch`](Self::submit_batch). A rejection is an outcome, not an error.
+    pub fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
+        self.commit_with(batch, self.durability)
+    }
+
+    /// As [`commit`](Self::commit), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        observe(Operation::Batch, || match self.core.pipeline()? {
+            Some(pipeline) => pipeline.commit(batch.clone(), durability),
+            None => self.core.commit_batch(batch, durability),
+        })
+    }
+}
+
+/// # Writing without waiting
+///
+/// These hand a write in and return a [`Ticket`]: a `Future` that gives the outcome. They wait only
+/// while the queue is full. In a store without a queue (see [`StoreConfig::commit_queue_depth`](crate::StoreConfig::commit_queue_depth)) the
+/// write is committed before they return.
+impl SingleNodeEngine {
+    /// Hands in a command with a version of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
+    pub fn submit_async(&self, command: Command) -> Result<Ticket<ApplyOutcome>> {
+        self.submit_async_with(command, self.durability)
+    }
+
+    /// As [`submit_async`](Self::submit_async), at a durability of this call's own: the ticket gives
+    /// its outcome once the write has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_async`](Self::submit_async).
+    pub fn submit_async_with(&self, command: Command, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
+        self.core.check_writable()?;
+        match self.core.pipeline()? {
+            Some(pipeline) => {
+                let mut batch = Batch::new();
+                batch.submit(&command);
+                pipeline.submit_one(batch, durability)
+            }
+            None => Ok(Ticket::ready(self.submit_with(command, durability))),
+        }
+    }
+
+    /// Hands in a batch. Takes it by value, or copies it from a reference.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let engine = SingleNodeEngine::builder(dir.path()).commit_queue_depth(1024).open()?;
+    /// let mut tickets = Vec::new();
+    /// for job in 0..100 {
+    ///     tickets.push(engine.commit_async(Batch::new().put(format!("jobs/{job:03}"), "queued"))?);
+    /// }
+    /// for ticket in tickets {
+    ///     ticket.wait()?.committed()?;
+    /// }
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
+    pub fn commit_async<'a>(&self, batch: impl Into<Cow<'a, Batch>>) -> Result<Ticket<BatchOutcome>> {
+        self.commit_async_with(batch, self.durability)
+    }
+
+    /// As [`commit_async`](Self::commit_async), at a durability of this call's own: the ticket gives
+    /// its outcome once the batch has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit_async`](Self::commit_async).
+    pub fn commit_async_with<'a>(
+        &self,
+        batch: impl Into<Cow<'a, Batch>>,
+        durability: Durability,
+    ) -> Result<Ticket<BatchOutcome>> {
+        self.core.check_writable()?;
+        let batch = batch.into();
+        match self.core.pipeline()? {
+            Some(pipeline) => pipeline.submit_batch(batch.into_owned(), durability),
+            None => Ok(Ticket::ready(self.core.commit_batch(&batch, durability))),
+        }
+    }
+}
+
+impl SingleNodeEngine {
+    fn write(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
+        let operation = match (write.given, write.value) {
+            (Some(_), _) => Operation::Submit,
+            (None, Some(_)) => Operation::Put,
+            (None, None) => Operation::Delete,
+        };
+        observe(operation, || self.write_unobserved(write, durability))
+    }
+
+    fn write_unobserved(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
+        let Some(pipeline) = self.core.pipeline()? else {
+            return self.core.commit_one(write, durability).map(|(outcome, _)| outcome);
+        };
+        let batch = Batch::of_one(write.key, write.value, write.given);
+        pipeline.commit(batch, durability).and_then(single_outcome)
+    }
+}
