@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         match engine.commit(&claim)? {
             BatchOutcome::Committed(Committed { seq, .. }) => println!("attempt {attempt}: committed as seq {seq}"),
             BatchOutcome::Rejected(Rejected { found, .. }) => {
-                println!("attempt {attempt}: rejected, found version {found:?}")
+                println!("attempt {attempt}: rejected, found version {found:?}");
             }
         }
     }

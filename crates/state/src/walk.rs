@@ -149,7 +149,8 @@ impl<L: Location> Walk<L> {
             Bound::Unbounded => true,
         };
         if is_behind {
-            middle.from = Bound::Excluded(key.to_vec());
+            let excluded = !planted("cursor_given_again");
+            middle.from = if excluded { Bound::Excluded(key.to_vec()) } else { Bound::Included(key.to_vec()) };
         }
         self.drop_empty_middle();
     }

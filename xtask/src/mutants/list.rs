@@ -387,6 +387,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within_engine("closing_waits_for_all_that_was_handed_in")],
     ),
     caught(
+        "committer_waits",
+        "a callback of the commit thread is refused what would wait for itself",
+        &[plain("hightower-engine", "tickets", "waits_for_itself"), plain("hightower-engine", "tickets", "callback")],
+    ),
+    caught(
         "checkpoint_unverified",
         "a damaged checkpoint is not believed",
         &[within_engine("a_flipped_bit_or_a_missing_byte_is_noticed")],
@@ -558,6 +563,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("list_forgotten", "what an ended snapshot kept is gone through", &[HISTORY]),
     caught("older_not_relocated", "compaction moves older versions too", &[HISTORY]),
     caught("retirement_ignored", "an iterator hands out no place that was retired", &[HISTORY]),
+    caught(
+        "cursor_given_again",
+        "what comes after a cursor leaves the cursor out",
+        &[plain("hightower-engine", "ranges", "cursor"), plain("hightower-engine", "ranges", "pages")],
+    ),
+    caught(
+        "update_without_look",
+        "no update is lost",
+        &[plain("hightower-engine", "writes", "no_update_is_lost"), plain("hightower-engine", "writes", "takers")],
+    ),
     // What surrounds the store.
     caught(
         "lock_until_dropped",

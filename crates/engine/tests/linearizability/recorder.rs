@@ -217,7 +217,7 @@ impl<'a> Caller<'a> {
         let durability = self.durability();
         let engine = self.engine;
         self.call(operation, || {
-            Ok(match engine.commit_with(&batch, durability)? {
+            Ok(match engine.commit_with(batch, durability)? {
                 BatchOutcome::Committed(_) => Outcome::Committed,
                 BatchOutcome::Rejected(_) => Outcome::Rejected,
             })
