@@ -5,15 +5,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, root, steps};
-use crate::{counts, crash, fuzz, hostile, mutants, proofs, schedules};
+use crate::{counts, crash, fuzz, hostile, mutants, proofs, schedules, structure};
 
 /// A step of the gate.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     ("tests", tests),
     ("format", format),
     ("lints", lints),
+    ("structure", || structure::run(&structure::Options::default())),
     ("documentation", documentation),
     ("examples", examples),
     ("demo", demo),
@@ -30,7 +31,8 @@ const STEPS: [Step; 15] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only these: tests, format, lints, documentation, examples, demo, counts, crash, hostile, sim, props, lin, schedules, mutants, fuzz
+    /// Only these: tests, format, lints, structure, documentation, examples, demo, counts, crash,
+    /// hostile, sim, props, lin, schedules, mutants, fuzz
     steps: Vec<String>,
 }
 

@@ -5,16 +5,15 @@ use std::marker::PhantomData;
 
 use hightower_index::{EntryRef, Guard};
 
+use crate::change::{Applied, Change, Replaced};
 use crate::counters::Delta;
-use crate::entry::Entry;
-use crate::flight::{Flight, Reach};
+use crate::entry::IndexEntry;
+use crate::in_flight::{EntryPointer, InFlightCommit};
+use crate::inner::{StateInner, WriterState};
 use crate::location::Location;
 use crate::mutants::planted;
 use crate::outcome::ApplyOutcome;
-use crate::records::{Applied, Change, Replaced};
-use crate::state::Shared;
 use crate::version::Version;
-use crate::writer::Core;
 
 /// Old versions that a commit looks at for reclaiming, besides two for each key that it writes: more than it can add, so that lists
 /// shrink, and few enough that no commit pays for a backlog.
@@ -24,25 +23,25 @@ const RECLAIM_LEN: usize = 4;
 ///
 /// Dropping it publishes it too: what has been applied is in the caller's log already, and can't be taken back.
 pub struct Commit<'w, 'g, L> {
-    core: &'w mut Core,
-    shared: &'w Shared,
+    state: &'w mut WriterState,
+    inner: &'w StateInner,
     guard: &'g Guard,
     /// `None` once it has been published.
-    flight: Option<Flight<EntryRef<'g, Entry>>>,
+    flight: Option<InFlightCommit<EntryRef<'g, IndexEntry>>>,
     delta: Delta,
     location: PhantomData<fn(L) -> L>,
 }
 
-impl Reach for EntryRef<'_, Entry> {
-    fn entry(&self) -> &Entry {
+impl EntryPointer for EntryRef<'_, IndexEntry> {
+    fn entry(&self) -> &IndexEntry {
         self.value()
     }
 }
 
 impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
-    pub(crate) fn new(core: &'w mut Core, shared: &'w Shared, seq: u64, guard: &'g Guard) -> Self {
-        let flight = Some(Flight::new(seq));
-        Self { core, shared, guard, flight, delta: Delta::default(), location: PhantomData }
+    pub(crate) fn new(state: &'w mut WriterState, inner: &'w StateInner, seq: u64, guard: &'g Guard) -> Self {
+        let flight = Some(InFlightCommit::new(seq));
+        Self { state, inner, guard, flight, delta: Delta::default(), location: PhantomData }
     }
 
     /// Applies one change. Keys may come more than once; each change meets what those before it have left.
@@ -54,12 +53,12 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
     {
         let Some(flight) = &mut self.flight else { return Applied::STALE };
         let new = pending(change, flight.seq());
-        let (shared, guard, delta) = (self.shared, self.guard, &mut self.delta);
-        self.core.index.upsert(
+        let (inner, guard, delta) = (self.inner, self.guard, &mut self.delta);
+        self.state.index.upsert(
             change.key,
-            &shared.map,
+            &inner.map,
             guard,
-            || Entry::new(&new),
+            || IndexEntry::new(&new),
             |entry, is_new| {
                 let old = (!is_new).then(|| entry.value().newest());
                 let outcome = ApplyOutcome::decide(old.map(|old| old.version), change.version, change.kind);
@@ -69,7 +68,7 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
                 if is_new {
                     flight.added(entry);
                 } else {
-                    flight.overwrite(&shared.timeline, entry, &new, guard);
+                    flight.overwrite(&inner.mvcc, entry, &new, guard);
                 }
                 delta.add(new.word, new.version);
                 if let Some(old) = &old {
@@ -89,14 +88,14 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
 impl<L> Commit<'_, '_, L> {
     fn finish(&mut self) {
         let Some(flight) = self.flight.take() else { return };
-        let Core { live, retained, .. } = &mut *self.core;
+        let WriterState { live, gc_queue, .. } = &mut *self.state;
         let budget = 2 * flight.len() + RECLAIM_LEN;
-        self.shared.counters.add(&self.delta);
-        let kept = flight.publish(&self.shared.timeline, live, self.guard, |version, live| {
-            retained.push(version.reach.key(), version.seq, version.until, live);
+        self.inner.counters.add(&self.delta);
+        let kept = flight.publish(&self.inner.mvcc, live, self.guard, |version, live| {
+            gc_queue.push(version.pointer.key(), version.seq, version.until, live);
         });
-        self.core.account(kept);
-        self.core.reclaim(&self.shared.map, budget, self.guard);
+        self.state.account(kept);
+        self.state.reclaim(&self.inner.map, budget, self.guard);
     }
 }
 
@@ -113,6 +112,6 @@ impl<L> Drop for Commit<'_, '_, L> {
 
 impl<L> fmt::Debug for Commit<'_, '_, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Commit").field("seq", &self.flight.as_ref().map(Flight::seq)).finish_non_exhaustive()
+        f.debug_struct("Commit").field("seq", &self.flight.as_ref().map(InFlightCommit::seq)).finish_non_exhaustive()
     }
 }

@@ -21,35 +21,35 @@
 
 use crate::location::LocationBits;
 use crate::mutants::planted;
-use crate::older::Older;
 use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering};
-use crate::undo::Undo;
+use crate::undo::UndoSlots;
 use crate::version::{Version, Word};
+use crate::version_chain::VersionChain;
 
 /// What the index holds for a key.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct IndexEntry {
     word: AtomicU64,
     seq: AtomicU64,
     version: AtomicU64,
-    older: Older,
+    older_versions: VersionChain,
     len_bytes: AtomicU32,
 }
 
 /// The latest version, as far as a plain read needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Latest {
+pub(crate) struct LatestVersion {
     pub(crate) word: Word,
     pub(crate) version: u64,
 }
 
-impl Entry {
+impl IndexEntry {
     pub(crate) fn new(version: &Version) -> Self {
         Self {
             word: AtomicU64::new(version.word.raw()),
             seq: AtomicU64::new(version.seq),
             version: AtomicU64::new(version.version),
-            older: Older::default(),
+            older_versions: VersionChain::default(),
             len_bytes: AtomicU32::new(version.len_bytes),
         }
     }
@@ -60,16 +60,16 @@ impl Entry {
     }
 
     /// The latest version, tombstones included; `None` if a commit is in flight here.
-    pub(crate) fn latest(&self) -> Option<Latest> {
+    pub(crate) fn latest(&self) -> Option<LatestVersion> {
         let version = self.version.load(Ordering::Acquire);
         let word = Word::from_raw(self.word.load(Ordering::Acquire));
         let is_whole = self.version.load(Ordering::Acquire) == version || planted("version_unchecked");
         let is_published = !word.is_pending() || planted("pending_unchecked");
-        (is_whole && is_published).then_some(Latest { word: word.settled(), version })
+        (is_whole && is_published).then_some(LatestVersion { word: word.settled(), version })
     }
 
     /// The newest version of seq `seq` or before, tombstones included.
-    pub(crate) fn at(&self, seq: u64, undo: &Undo, guard: &Guard) -> Option<Version> {
+    pub(crate) fn at(&self, seq: u64, undo: &UndoSlots, guard: &Guard) -> Option<Version> {
         let newest = self.newest();
         if newest.seq <= seq {
             return Some(Version { word: newest.word.settled(), ..newest });
@@ -77,7 +77,7 @@ impl Entry {
         let undone = if planted("undo_ignored") { None } else { undo.find(newest.seq, self.id()) };
         match undone {
             Some(old) if old.seq <= seq => Some(old),
-            _ => self.older.find(seq, guard),
+            _ => self.older_versions.find(seq, guard),
         }
     }
 
@@ -119,8 +119,8 @@ impl Entry {
         self.len_bytes.store(len_bytes, Ordering::Release);
     }
 
-    pub(crate) fn older(&self) -> &Older {
-        &self.older
+    pub(crate) fn older_versions(&self) -> &VersionChain {
+        &self.older_versions
     }
 
     /// Points this key's versions that lie at `old` to `new` instead; says whether there was one.
@@ -130,6 +130,6 @@ impl Entry {
         if is_there {
             self.word.store(word.moved_to(new).raw(), Ordering::Release);
         }
-        is_there | (!planted("older_not_relocated") && self.older.relocate(old, new, guard))
+        is_there | (!planted("older_not_relocated") && self.older_versions.relocate(old, new, guard))
     }
 }

@@ -46,7 +46,7 @@
 //! * Snapshots claim a slot in a table without waiting for anybody. Old versions hang on the newest snapshot that needs them, and when that
 //!   ends, following commits look at a few of them each.
 //!
-//! The modules `entry`, `flight`, `undo`, `registry` and `retained` tell the protocols in full, and why they hold.
+//! The modules `entry`, `in_flight`, `undo`, `snapshot_registry` and `gc_queue` tell the protocols in full, and why they hold.
 //!
 //! # Locations that move or are reused
 //!
@@ -76,6 +76,8 @@
 
 #[cfg(not(loom))]
 mod bounds;
+#[cfg(not(loom))]
+mod change;
 mod clock;
 #[cfg(not(loom))]
 mod commit;
@@ -83,9 +85,13 @@ mod commit;
 mod counters;
 mod entry;
 mod error;
-mod flight;
 #[cfg(not(loom))]
-mod held;
+mod gc_queue;
+mod in_flight;
+#[cfg(not(loom))]
+mod inner;
+#[cfg(not(loom))]
+mod liveness;
 #[cfg(not(loom))]
 mod load;
 mod location;
@@ -96,17 +102,15 @@ mod model;
 #[cfg(all(test, loom))]
 mod models;
 mod mutants;
-mod older;
+mod mvcc;
 mod outcome;
 #[cfg(not(loom))]
 mod range;
 #[cfg(not(loom))]
-mod records;
-mod registry;
-#[cfg(not(loom))]
-mod retained;
+mod range_scan;
 #[cfg(not(loom))]
 mod snapshot;
+mod snapshot_registry;
 #[cfg(not(loom))]
 mod state;
 #[cfg(not(loom))]
@@ -114,8 +118,7 @@ mod stats;
 mod sync;
 mod undo;
 mod version;
-#[cfg(not(loom))]
-mod walk;
+mod version_chain;
 #[cfg(not(loom))]
 mod writer;
 
@@ -127,17 +130,17 @@ pub use outcome::{ApplyOutcome, CommandKind};
 #[cfg(not(loom))]
 pub use {
     bounds::prefix_end,
+    change::{Applied, Change, EntryRecord, Replaced, Versioned},
     commit::Commit,
-    held::{Held, Relocated},
     hightower_index::{Ahead, Guard, HINT_BITS, SeededHasher, pin},
+    liveness::{RecordLiveness, Relocated},
     load::LoadRun,
     model::{KvState, StateRecord},
     range::{Entries, Range},
-    records::{Applied, Change, EntryRecord, Replaced, Versioned},
+    range_scan::Visited,
     snapshot::Snapshot,
     state::ConcurrentKvState,
     stats::{SnapshotAge, StateStats},
-    walk::Visited,
     writer::StateWriter,
 };
 

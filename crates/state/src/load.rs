@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 
 use hightower_index::{BulkError, SortedRun};
 
+use crate::change::Change;
 use crate::counters::Delta;
-use crate::entry::Entry;
+use crate::entry::IndexEntry;
 use crate::error::StateError;
 use crate::location::Location;
-use crate::records::Change;
 use crate::state::ConcurrentKvState;
 use crate::writer::StateWriter;
 
@@ -41,7 +41,7 @@ use crate::writer::StateWriter;
 /// # }
 /// ```
 pub struct LoadRun<L> {
-    run: SortedRun<Entry>,
+    run: SortedRun<IndexEntry>,
     delta: Delta,
     location: PhantomData<fn(L) -> L>,
 }
@@ -54,7 +54,7 @@ impl<L: Location> LoadRun<L> {
     /// [`StateError::KeysOutOfOrder`] if the key is not above all keys before it; the run stays as it was.
     pub fn push(&mut self, change: &Change<'_, L>) -> Result<(), StateError> {
         let version = change.version_at(0);
-        self.run.push(change.key, Entry::new(&version))?;
+        self.run.push(change.key, IndexEntry::new(&version))?;
         self.delta.add(version.word, version.version);
         Ok(())
     }
@@ -76,7 +76,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// An empty run of changes for this state: see [`LoadRun`].
     #[must_use]
     pub fn load_run(&self) -> LoadRun<L> {
-        LoadRun { run: self.shared.map.sorted_run(), delta: Delta::default(), location: PhantomData }
+        LoadRun { run: self.inner.map.sorted_run(), delta: Delta::default(), location: PhantomData }
     }
 }
 
@@ -103,8 +103,8 @@ impl<L: Location> StateWriter<'_, L> {
                 run.run
             })
             .collect();
-        let loaded = self.core().index.join_runs(runs, threads)?;
-        self.shared().counters.add(&delta);
+        let loaded = self.state().index.join_runs(runs, threads)?;
+        self.inner().counters.add(&delta);
         Ok(loaded)
     }
 
@@ -135,14 +135,14 @@ impl<L: Location> StateWriter<'_, L> {
         let mut entries = changes.by_ref().map(|change| {
             let version = change.version_at(0);
             delta.add(version.word, version.version);
-            (Keyed(change), Entry::new(&version))
+            (Keyed(change), IndexEntry::new(&version))
         });
-        let (built, next) = self.core().index.build_rising(&mut entries);
+        let (built, next) = self.state().index.build_rising(&mut entries);
         let next = next.map(|(change, _)| change.0);
         if let Some(change) = &next {
             delta.remove(change.version_at(0).word);
         }
-        self.shared().counters.add(&delta);
+        self.inner().counters.add(&delta);
         built + next.into_iter().chain(changes).filter(|change| self.replay(change).outcome.changed()).count()
     }
 }

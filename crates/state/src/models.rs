@@ -10,11 +10,12 @@ use std::time::Duration;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::entry::Entry;
-use crate::flight::{Flight, Reach, Timeline};
+use crate::entry::IndexEntry;
+use crate::in_flight::{EntryPointer, InFlightCommit};
 use crate::location::LocationBits;
+use crate::mvcc::MvccState;
 use crate::outcome::CommandKind;
-use crate::registry::Live;
+use crate::snapshot_registry::LiveSnapshots;
 use crate::sync::Guard;
 use crate::version::{Version, Word};
 
@@ -22,12 +23,12 @@ const NOW: Duration = Duration::ZERO;
 
 /// Two keys, both there since commit 1.
 struct Store {
-    timeline: Timeline,
-    entries: [Entry; 2],
+    mvcc: MvccState,
+    entries: [IndexEntry; 2],
 }
 
-impl Reach for &Entry {
-    fn entry(&self) -> &Entry {
+impl EntryPointer for &IndexEntry {
+    fn entry(&self) -> &IndexEntry {
         self
     }
 }
@@ -40,37 +41,37 @@ fn version(seq: u64) -> Version {
 impl Store {
     fn new() -> Self {
         let settled = Version { word: version(1).word.settled(), ..version(1) };
-        let timeline = Timeline::new();
-        timeline.visible.store(1, crate::sync::Ordering::Release);
-        Self { timeline, entries: [Entry::new(&settled), Entry::new(&settled)] }
+        let mvcc = MvccState::new();
+        mvcc.visible.store(1, crate::sync::Ordering::Release);
+        Self { mvcc, entries: [IndexEntry::new(&settled), IndexEntry::new(&settled)] }
     }
 
-    fn commit(&self, seq: u64, keys: &[usize], live: &mut Live) {
-        let mut flight = Flight::new(seq);
+    fn commit(&self, seq: u64, keys: &[usize], live: &mut LiveSnapshots) {
+        let mut flight = InFlightCommit::new(seq);
         for &key in keys {
-            flight.overwrite(&self.timeline, &self.entries[key], &version(seq), &Guard);
+            flight.overwrite(&self.mvcc, &self.entries[key], &version(seq), &Guard);
         }
-        flight.publish(&self.timeline, live, &Guard, |_, _| {});
+        flight.publish(&self.mvcc, live, &Guard, |_, _| {});
     }
 
     /// Drops what nobody needs, as reclaiming does.
-    fn trim(&self, live: &mut Live) {
-        live.refresh(&self.timeline.registry);
+    fn trim(&self, live: &mut LiveSnapshots) {
+        live.refresh(&self.mvcc.registry);
         self.entries.iter().for_each(|entry| {
-            entry.older().trim(live, &Guard);
+            entry.older_versions().trim(live, &Guard);
         });
     }
 
     /// The commit that a plain read sees; its parts must belong together.
     fn get(&self, key: usize) -> u64 {
-        let latest = self.timeline.latest(&self.entries[key], &Guard, || NOW).expect("the key is there from the start");
+        let latest = self.mvcc.latest(&self.entries[key], &Guard, || NOW).expect("the key is there from the start");
         assert_eq!(latest.word.location().get(), latest.version, "two versions mixed");
         latest.version
     }
 
     /// The commit that a read at a snapshot sees; its parts must belong together.
     fn at(&self, key: usize, seq: u64) -> u64 {
-        let found = self.timeline.at(&self.entries[key], seq, &Guard).expect("the key is there from the start");
+        let found = self.mvcc.at(&self.entries[key], seq, &Guard).expect("the key is there from the start");
         assert_eq!((found.word.location().get(), found.version), (found.seq, found.seq), "two versions mixed");
         found.seq
     }
@@ -93,28 +94,28 @@ fn explore(write: fn(&Store), readers: &'static [fn(&Store)]) {
 }
 
 fn overwrites_once(store: &Store) {
-    let mut live = Live::default();
+    let mut live = LiveSnapshots::default();
     store.commit(2, &[0], &mut live);
     store.trim(&mut live);
 }
 
 fn overwrites_twice(store: &Store) {
-    let mut live = Live::default();
+    let mut live = LiveSnapshots::default();
     store.commit(2, &[0], &mut live);
     store.commit(3, &[0], &mut live);
 }
 
 fn writes_a_batch(store: &Store) {
-    store.commit(2, &[0, 1], &mut Live::default());
+    store.commit(2, &[0, 1], &mut LiveSnapshots::default());
 }
 
 /// Reads one key `times` times at one snapshot.
 fn snapshot_reads(store: &Store, times: usize) {
-    let (ticket, seq) = store.timeline.snapshot(NOW);
+    let (ticket, seq) = store.mvcc.snapshot(NOW);
     for _ in 0..times {
         assert_eq!(store.at(0, seq), seq);
     }
-    store.timeline.registry.release(&ticket);
+    store.mvcc.registry.release(&ticket);
 }
 
 #[test]
@@ -137,9 +138,9 @@ fn a_snapshot_sees_a_batch_whole() {
     explore(
         writes_a_batch,
         &[|store| {
-            let (ticket, seq) = store.timeline.snapshot(NOW);
+            let (ticket, seq) = store.mvcc.snapshot(NOW);
             assert_eq!((store.at(0, seq), store.at(1, seq)), (seq, seq));
-            store.timeline.registry.release(&ticket);
+            store.mvcc.registry.release(&ticket);
         }],
     );
 }
@@ -189,10 +190,10 @@ fn a_snapshot_is_never_older_than_what_was_read_before_it() {
         overwrites_once,
         &[|store| {
             let seen = store.get(0);
-            let (ticket, seq) = store.timeline.snapshot(NOW);
+            let (ticket, seq) = store.mvcc.snapshot(NOW);
             assert!(seq >= seen, "a snapshot that is older than what was read before it");
             assert!(store.at(0, seq) >= seen);
-            store.timeline.registry.release(&ticket);
+            store.mvcc.registry.release(&ticket);
         }],
     );
 }

@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 
 use hightower_index::{Guard, pin};
 
+use crate::change::{EntryRecord, Versioned};
 use crate::location::Location;
 use crate::outcome::CommandKind;
-use crate::records::{EntryRecord, Versioned};
-use crate::walk::{End, Visited, Walk};
+use crate::range_scan::{RangeEnd, RangeScan, Visited};
 
 /// Live keys at a snapshot, in key order, from either end.
 ///
@@ -19,17 +19,17 @@ use crate::walk::{End, Visited, Walk};
 /// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) lends the key instead, and gives locations that
 /// stay good under the caller's guard.
 pub struct Range<L> {
-    walk: Walk<L>,
+    scan: RangeScan<L>,
 }
 
 /// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as [`Range`].
 pub struct Entries<L> {
-    walk: Walk<L>,
+    scan: RangeScan<L>,
 }
 
 impl<L: Location> Range<L> {
-    pub(crate) fn new(walk: Walk<L>) -> Self {
-        Self { walk: walk.live_only() }
+    pub(crate) fn new(scan: RangeScan<L>) -> Self {
+        Self { scan: scan.live_only() }
     }
 
     /// The next key from the front. The location stays good while the guard lives.
@@ -55,7 +55,7 @@ impl<L: Location> Range<L> {
     /// As [`next_pinned`](Self::next_pinned), and calls `ahead` with every location some items before it is given out, so that
     /// whatever it points to can be asked for early.
     pub fn next_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
-        self.walk.next(End::Front, guard, ahead).map(live)
+        self.scan.next(RangeEnd::Front, guard, ahead).map(live)
     }
 
     /// The next key from the back. The location stays good while the guard lives.
@@ -65,7 +65,7 @@ impl<L: Location> Range<L> {
 
     /// As [`next_back_pinned`](Self::next_back_pinned), with the `ahead` of [`next_pinned_with`](Self::next_pinned_with).
     pub fn next_back_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
-        self.walk.next(End::Back, guard, ahead).map(live)
+        self.scan.next(RangeEnd::Back, guard, ahead).map(live)
     }
 
     /// Calls `visit` with the keys from the front and what they lead to, until it breaks or `limit` entries (tombstones and keys that the
@@ -98,7 +98,7 @@ impl<L: Location> Range<L> {
         ahead: impl Fn(L),
         mut visit: impl FnMut(&[u8], Versioned<L>) -> ControlFlow<()>,
     ) -> Visited {
-        self.walk.visit(limit, guard, ahead, |key, record| {
+        self.scan.visit(limit, guard, ahead, |key, record| {
             let (key, found) = live((key, record));
             visit(key, found)
         })
@@ -120,7 +120,7 @@ impl<L: Location> Range<L> {
     /// # }
     /// ```
     pub fn skip_to_after(&mut self, key: &[u8]) {
-        self.walk.skip_to_after(key);
+        self.scan.skip_to_after(key);
     }
 
     /// Leaves out every key from `key` on, and `key` itself: what is left ends before it.
@@ -139,13 +139,13 @@ impl<L: Location> Range<L> {
     /// # }
     /// ```
     pub fn stop_before(&mut self, key: &[u8]) {
-        self.walk.stop_before(key);
+        self.scan.stop_before(key);
     }
 
     /// The seq that the range is read at.
     #[must_use]
     pub fn seq(&self) -> u64 {
-        self.walk.seq()
+        self.scan.seq()
     }
 }
 
@@ -176,18 +176,18 @@ impl<L: Location> FusedIterator for Range<L> {}
 impl<L: Location> FusedIterator for Entries<L> {}
 
 impl<L: Location> Entries<L> {
-    pub(crate) fn new(walk: Walk<L>) -> Self {
-        Self { walk }
+    pub(crate) fn new(scan: RangeScan<L>) -> Self {
+        Self { scan }
     }
 
     /// The next key from the front. The location stays good while the guard lives.
     pub fn next_pinned(&mut self, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
-        self.walk.next(End::Front, guard, |_| {})
+        self.scan.next(RangeEnd::Front, guard, |_| {})
     }
 
     /// The next key from the back. The location stays good while the guard lives.
     pub fn next_back_pinned(&mut self, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
-        self.walk.next(End::Back, guard, |_| {})
+        self.scan.next(RangeEnd::Back, guard, |_| {})
     }
 
     /// Calls `visit` with the entries from the front, until it breaks or `limit` of them were looked at: see [`Range::visit_pinned`].
@@ -198,7 +198,7 @@ impl<L: Location> Entries<L> {
         ahead: impl Fn(L),
         visit: impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
     ) -> Visited {
-        self.walk.visit(limit, guard, ahead, visit)
+        self.scan.visit(limit, guard, ahead, visit)
     }
 }
 

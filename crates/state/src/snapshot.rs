@@ -1,17 +1,17 @@
 //! A consistent view as of one seq.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_index::{Guard, pin};
 
+use crate::change::{EntryRecord, Versioned};
+use crate::inner::{SnapshotRegistration, StateInner};
 use crate::location::Location;
 use crate::range::{Entries, Range};
-use crate::records::{EntryRecord, Versioned};
-use crate::registry::Ticket;
-use crate::state::ConcurrentKvState;
-use crate::walk::Walk;
+use crate::range_scan::RangeScan;
 
 /// A view of a [`ConcurrentKvState`] as of one commit: everything up to it, whole, and nothing after it.
 ///
@@ -33,33 +33,19 @@ use crate::walk::Walk;
 /// # }
 /// ```
 pub struct Snapshot<L> {
-    registration: Arc<Registration<L>>,
-}
-
-/// A snapshot's place in the registry.
-struct Registration<L> {
-    state: ConcurrentKvState<L>,
-    ticket: Ticket,
-    seq: u64,
+    registration: Arc<SnapshotRegistration>,
+    location: PhantomData<fn(L) -> L>,
 }
 
 impl<L: Location> Snapshot<L> {
-    pub(crate) fn new(state: &ConcurrentKvState<L>) -> Self {
-        let timeline = &state.shared.timeline;
-        let (ticket, seq) = timeline.snapshot(state.shared.clock.now());
-        Self { registration: Arc::new(Registration { state: state.clone(), ticket, seq }) }
+    pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
+        Self { registration: Arc::new(SnapshotRegistration::new(inner)), location: PhantomData }
     }
 
     /// The seq that this snapshot reads at.
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.registration.seq
-    }
-
-    /// The state that this is a view of.
-    #[must_use]
-    pub fn state(&self) -> &ConcurrentKvState<L> {
-        &self.registration.state
     }
 
     /// The location and version of a key that was there.
@@ -80,17 +66,17 @@ impl<L: Location> Snapshot<L> {
     #[must_use]
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
-        let shared = &self.state().shared;
-        let entry = shared.map.get_hinted(key, guard, hinted)?;
-        EntryRecord::new(&shared.timeline.at(entry, self.seq(), guard)?).found()
+        let inner = &self.registration.inner;
+        let entry = inner.map.get_hinted(key, guard, hinted)?;
+        EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?).found()
     }
 
     /// Everything that was known of a key, tombstones included. The location stays good while the guard lives.
     #[must_use]
     pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {
-        let shared = &self.state().shared;
-        let entry = shared.map.get(key, guard)?;
-        Some(EntryRecord::new(&shared.timeline.at(entry, self.seq(), guard)?))
+        let inner = &self.registration.inner;
+        let entry = inner.map.get(key, guard)?;
+        Some(EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?))
     }
 
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
@@ -101,9 +87,9 @@ impl<L: Location> Snapshot<L> {
         guard: &Guard,
         mut each: impl FnMut(usize, Option<Versioned<L>>),
     ) {
-        let shared = &self.state().shared;
-        shared.map.get_many(keys, guard, |at, entry| {
-            let version = entry.and_then(|entry| shared.timeline.at(entry.value(), self.seq(), guard));
+        let inner = &self.registration.inner;
+        inner.map.get_many(keys, guard, |at, entry| {
+            let version = entry.and_then(|entry| inner.mvcc.at(entry.value(), self.seq(), guard));
             each(at, version.and_then(|version| EntryRecord::new(&version).found()));
         });
     }
@@ -127,44 +113,30 @@ impl<L: Location> Snapshot<L> {
     /// ```
     #[must_use]
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        self.clone().into_range(from, to)
+        Range::new(RangeScan::new(Arc::clone(&self.registration), from, to))
     }
 
     /// The keys that were there and begin with `prefix`, in order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
-        self.clone().into_prefix(prefix)
-    }
-
-    pub(crate) fn into_range(self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        Range::new(Walk::new(self, from, to))
-    }
-
-    pub(crate) fn into_prefix(self, prefix: &[u8]) -> Range<L> {
-        Range::new(Walk::of_prefix(self, prefix))
+        Range::new(RangeScan::of_prefix(Arc::clone(&self.registration), prefix))
     }
 
     /// Every key between two bounds that was known, tombstones included: what a checkpoint holds.
     #[must_use]
     pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries<L> {
-        Entries::new(Walk::new(self.clone(), from, to))
+        Entries::new(RangeScan::new(Arc::clone(&self.registration), from, to))
     }
 }
 
 impl<L> Clone for Snapshot<L> {
     fn clone(&self) -> Self {
-        Self { registration: Arc::clone(&self.registration) }
+        Self { registration: Arc::clone(&self.registration), location: PhantomData }
     }
 }
 
 impl<L> fmt::Debug for Snapshot<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot").field("seq", &self.registration.seq).finish_non_exhaustive()
-    }
-}
-
-impl<L> Drop for Registration<L> {
-    fn drop(&mut self) {
-        self.state.shared.timeline.registry.release(&self.ticket);
     }
 }

@@ -5,23 +5,24 @@ use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_index::{Ahead, Guard, Map, SeededHasher, pin};
+use hightower_index::{Ahead, Guard, SeededHasher, pin};
 
+use crate::change::{Applied, Change, Versioned};
 use crate::clock::{Clock, SystemClock};
 use crate::counters::Counters;
-use crate::entry::{Entry, Latest};
+use crate::entry::{IndexEntry, LatestVersion};
 use crate::error::StateError;
-use crate::flight::Timeline;
+use crate::gc_queue::each_of;
+use crate::inner::{StateInner, WriterState};
 use crate::location::Location;
 use crate::lock::Mutex;
+use crate::mvcc::MvccState;
 use crate::outcome::CommandKind;
 use crate::range::Range;
-use crate::records::{Applied, Change, Versioned};
-use crate::retained::each_of;
 use crate::snapshot::Snapshot;
 use crate::stats::StateStats;
 use crate::sync::{AtomicU64, Ordering};
-use crate::writer::{Core, StateWriter};
+use crate::writer::StateWriter;
 
 /// A concurrent, versioned, ordered map from byte strings to locations.
 ///
@@ -50,19 +51,8 @@ use crate::writer::{Core, StateWriter};
 /// # }
 /// ```
 pub struct ConcurrentKvState<L> {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<StateInner>,
     location: PhantomData<fn(L) -> L>,
-}
-
-/// What the handles, the writer, snapshots and iterators have in common.
-pub(crate) struct Shared {
-    pub(crate) map: Map<Entry>,
-    pub(crate) timeline: Timeline,
-    pub(crate) counters: Counters,
-    /// Counts the calls of `retire_locations`.
-    pub(crate) retirements: AtomicU64,
-    pub(crate) clock: Box<dyn Clock>,
-    core: Mutex<Core>,
 }
 
 impl<L: Location> ConcurrentKvState<L> {
@@ -89,27 +79,23 @@ impl<L: Location> ConcurrentKvState<L> {
     /// ```
     #[must_use]
     pub fn with_hasher(hasher: SeededHasher, clock: impl Clock) -> Self {
-        let hint_of = |entry: &Entry| L::from_bits(entry.newest_location()).hint();
+        let hint_of = |entry: &IndexEntry| L::from_bits(entry.newest_location()).hint();
         let (index, map) = hightower_index::with_hasher_and_hints(hasher, hint_of);
-        let shared = Shared {
+        let inner = StateInner {
             map,
-            timeline: Timeline::new(),
+            mvcc: MvccState::new(),
             counters: Counters::default(),
             retirements: AtomicU64::new(0),
             clock: Box::new(clock),
-            core: Mutex::new(Core::new(index)),
+            writer: Mutex::new(WriterState::new(index)),
         };
-        Self::from_shared(Arc::new(shared))
-    }
-
-    pub(crate) fn from_shared(shared: Arc<Shared>) -> Self {
-        Self { shared, location: PhantomData }
+        Self { inner: Arc::new(inner), location: PhantomData }
     }
 
     /// Takes the writer's lock, waiting for whoever has it.
     #[must_use]
     pub fn writer(&self) -> StateWriter<'_, L> {
-        StateWriter::new(self.shared.core.lock(), &self.shared)
+        StateWriter::new(self.inner.writer.lock(), &self.inner)
     }
 
     /// Sets a key in a commit of its own, with the next seq.
@@ -159,8 +145,8 @@ impl<L: Location> ConcurrentKvState<L> {
     /// Costs one probe of the index, usually one cache miss; takes no lock and doesn't retry.
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
-        let entry = self.shared.map.get(key, guard)?;
-        found(self.shared.latest(entry, guard)?)
+        let entry = self.inner.map.get(key, guard)?;
+        found(self.inner.latest(entry, guard)?)
     }
 
     /// As [`get_pinned`](Self::get_pinned); calls `hinted` with the location's [hint](Location::hint) before it waits for the entry, so that the caller can ask for what lies
@@ -198,8 +184,8 @@ impl<L: Location> ConcurrentKvState<L> {
     /// ```
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
-        let entry = self.shared.map.get_hinted(key, guard, hinted)?;
-        found(self.shared.latest(entry, guard)?)
+        let entry = self.inner.map.get_hinted(key, guard, hinted)?;
+        found(self.inner.latest(entry, guard)?)
     }
 
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
@@ -211,8 +197,8 @@ impl<L: Location> ConcurrentKvState<L> {
         guard: &Guard,
         mut each: impl FnMut(usize, Option<Versioned<L>>),
     ) {
-        self.shared.map.get_many(keys, guard, |at, entry| {
-            each(at, entry.and_then(|entry| found(self.shared.latest(entry.value(), guard)?)));
+        self.inner.map.get_many(keys, guard, |at, entry| {
+            each(at, entry.and_then(|entry| found(self.inner.latest(entry.value(), guard)?)));
         });
     }
 
@@ -226,56 +212,56 @@ impl<L: Location> ConcurrentKvState<L> {
     #[must_use]
     pub fn version_of(&self, key: &[u8]) -> Option<u64> {
         let guard = pin();
-        let entry = self.shared.map.get(key, &guard)?;
-        Some(self.shared.latest(entry, &guard)?.version)
+        let entry = self.inner.map.get(key, &guard)?;
+        Some(self.inner.latest(entry, &guard)?.version)
     }
 
     /// Asks for the memory that a lookup or an overwrite of this key will touch: call it before taking the writer's lock.
     pub fn prefetch(&self, key: &[u8]) {
-        self.shared.map.prefetch(key, &pin());
+        self.inner.map.prefetch(key, &pin());
     }
 
     /// Asks for where a lookup or a write of this key begins, without waiting for anything: first this, then something else, then
     /// [`prefetch_step`](Self::prefetch_step), something else, and that again.
     #[inline]
     pub fn prefetch_start<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Ahead<'g> {
-        self.shared.map.prefetch_start(key, guard)
+        self.inner.map.prefetch_start(key, guard)
     }
 
     /// Goes on with what was asked for before, and asks for what that leads to.
     #[inline]
     pub fn prefetch_step<'g>(&'g self, key: &[u8], ahead: Ahead<'g>) -> Ahead<'g> {
-        self.shared.map.prefetch_step(key, ahead)
+        self.inner.map.prefetch_step(key, ahead)
     }
 
     /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says whether it did. For a thread in the
     /// background; see [`Map::prepare_memory`].
     pub fn prepare_memory(&self) -> bool {
-        self.shared.map.prepare_memory()
+        self.inner.map.prepare_memory()
     }
 
     /// A consistent view as of the newest published commit. O(1), waits for nobody.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<L> {
-        Snapshot::new(self)
+        Snapshot::new(&self.inner)
     }
 
     /// The keys between two bounds as of now, in order: a [`snapshot`](Self::snapshot)'s range.
     #[must_use]
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        self.snapshot().into_range(from, to)
+        self.snapshot().range(from, to)
     }
 
     /// The keys that begin with `prefix` as of now, in order: a [`snapshot`](Self::snapshot)'s prefix.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
-        self.snapshot().into_prefix(prefix)
+        self.snapshot().prefix(prefix)
     }
 
     /// How many keys are there, tombstones not counted. Exact whenever no commit is on its way.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.counters.live_keys()
+        self.inner.counters.live_keys()
     }
 
     /// Whether no key is there. Tombstones may be.
@@ -287,19 +273,19 @@ impl<L: Location> ConcurrentKvState<L> {
     /// The seq of the newest published commit; 0 if there was none.
     #[must_use]
     pub fn visible_seq(&self) -> u64 {
-        self.shared.timeline.visible.load(Ordering::Acquire)
+        self.inner.mvcc.visible.load(Ordering::Acquire)
     }
 
     /// The highest version that was ever applied; 0 if there was none.
     #[must_use]
     pub fn max_version(&self) -> u64 {
-        self.shared.counters.max_version()
+        self.inner.counters.max_version()
     }
 
     /// The bytes of keys, entries and index. Old versions kept for snapshots come on top: see [`stats`](Self::stats).
     #[must_use]
     pub fn index_bytes(&self) -> usize {
-        self.shared.map.memory_bytes()
+        self.inner.map.memory_bytes()
     }
 
     /// How much is there, and what snapshots hold. Takes the writer's lock for a moment.
@@ -319,12 +305,12 @@ impl<L: Location> ConcurrentKvState<L> {
     /// writer's lock only while the lists of such versions are copied: some milliseconds for a million. Versions that are let go meanwhile may be left
     /// out; as long as nobody [relocates](StateWriter::relocate), no other is.
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
-        let chunks = self.writer().core().retained.copy();
+        let chunks = self.writer().state().gc_queue.copy();
         for chunk in chunks {
             let guard = pin();
             each_of(&chunk, |seq, key| {
-                let Some(entry) = self.shared.map.get(key, &guard) else { return };
-                entry.older().for_each(&guard, |old| {
+                let Some(entry) = self.inner.map.get(key, &guard) else { return };
+                entry.older_versions().for_each(&guard, |old| {
                     if old.seq == seq {
                         each(key, L::from_bits(old.word.location()));
                     }
@@ -339,26 +325,19 @@ impl<L: Location> ConcurrentKvState<L> {
     /// that exists now is alive. Whoever gets a location from a pinned read after this call gets the new one, and iterators
     /// look up again what they had looked up ahead.
     pub fn retire_locations(&self) {
-        self.shared.retirements.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Shared {
-    /// The latest version of an entry, tombstones included.
-    pub(crate) fn latest(&self, entry: &Entry, guard: &Guard) -> Option<Latest> {
-        self.timeline.latest(entry, guard, || self.clock.now())
+        self.inner.retirements.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 /// What a version says to whoever asks for live keys only.
-fn found<L: Location>(latest: Latest) -> Option<Versioned<L>> {
+fn found<L: Location>(latest: LatestVersion) -> Option<Versioned<L>> {
     let location = L::from_bits(latest.word.location());
     (!latest.word.is_tombstone()).then_some(Versioned { location, version: latest.version })
 }
 
 impl<L> Clone for ConcurrentKvState<L> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), location: PhantomData }
+        Self { inner: Arc::clone(&self.inner), location: PhantomData }
     }
 }
 
@@ -370,10 +349,10 @@ impl<L: Location> Default for ConcurrentKvState<L> {
 
 impl<L> fmt::Debug for ConcurrentKvState<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seq = self.shared.timeline.visible.load(Ordering::Acquire);
+        let seq = self.inner.mvcc.visible.load(Ordering::Acquire);
         f.debug_struct("ConcurrentKvState")
             .field("visible_seq", &seq)
-            .field("len", &self.shared.counters.live_keys())
+            .field("len", &self.inner.counters.live_keys())
             .finish_non_exhaustive()
     }
 }

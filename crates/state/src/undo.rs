@@ -21,17 +21,17 @@ const WAYS: usize = if cfg!(loom) { 1 } else { 8 };
 
 /// All slots.
 #[derive(Debug)]
-pub(crate) struct Undo {
-    slots: Box<[Slot]>,
+pub(crate) struct UndoSlots {
+    slots: Box<[UndoSlot]>,
 }
 
 /// Which slot holds a version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotNumber(usize);
 
-impl Undo {
+impl UndoSlots {
     pub(crate) fn new() -> Self {
-        Self { slots: (0..SETS * WAYS).map(|_| Slot::new()).collect() }
+        Self { slots: (0..SETS * WAYS).map(|_| UndoSlot::new()).collect() }
     }
 
     /// Puts in what commit `commit` is about to replace in `entry`, if a slot is free for it. The writer alone calls this.
@@ -67,7 +67,7 @@ const EMPTY: u64 = 0;
 
 /// One version, labelled with the commit that replaced it and the entry it was in.
 #[derive(Debug)]
-struct Slot {
+struct UndoSlot {
     /// The seq of the commit in flight, written last and cleared first.
     commit: AtomicU64,
     /// The address of the entry: an identity, never followed.
@@ -78,7 +78,7 @@ struct Slot {
     len_bytes: AtomicU32,
 }
 
-impl Slot {
+impl UndoSlot {
     fn new() -> Self {
         Self {
             commit: AtomicU64::new(EMPTY),

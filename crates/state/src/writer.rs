@@ -3,71 +3,25 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use hightower_index::{Guard, Map, Writer, pin};
+use hightower_index::{Guard, pin};
 
+use crate::change::{Applied, Change, EntryRecord, Replaced};
 use crate::commit::Commit;
 use crate::counters::Delta;
-use crate::entry::Entry;
+use crate::entry::IndexEntry;
 use crate::error::StateError;
-use crate::flight::Kept;
+use crate::in_flight::ChainChange;
+use crate::inner::{StateInner, WriterState};
 use crate::location::Location;
 use crate::lock::MutexGuard;
 use crate::mutants::planted;
-use crate::older;
 use crate::outcome::{ApplyOutcome, CommandKind};
-use crate::records::{Applied, Change, EntryRecord, Replaced};
-use crate::registry::Live;
-use crate::retained::Retained;
-use crate::state::Shared;
 use crate::stats::{SnapshotAge, StateStats};
 use crate::sync::Ordering;
+use crate::version_chain;
 
 /// Seqs above this can't be told from the registry's own marks.
 const MAX_SEQ: u64 = u64::MAX - 2;
-
-/// What only the writer touches.
-pub(crate) struct Core {
-    pub(crate) index: Writer<Entry>,
-    pub(crate) live: Live,
-    pub(crate) retained: Retained,
-    /// Old versions in entries.
-    pub(crate) kept_versions: usize,
-    /// A key's bytes, for the time of one call.
-    scratch: Vec<u8>,
-}
-
-impl Core {
-    pub(crate) fn new(index: Writer<Entry>) -> Self {
-        Self { index, live: Live::default(), retained: Retained::default(), kept_versions: 0, scratch: Vec::new() }
-    }
-
-    pub(crate) fn account(&mut self, kept: Kept) {
-        self.kept_versions += kept.added;
-        self.kept_versions -= kept.dropped;
-    }
-
-    /// Looks at up to `budget` old versions whose snapshot has ended; says whether there are more to look at.
-    pub(crate) fn reclaim(&mut self, map: &Map<Entry>, budget: usize, guard: &Guard) -> bool {
-        if self.retained.is_empty() {
-            return false;
-        }
-        self.retained.orphan(&self.live);
-        if self.live.has_pending() {
-            return self.retained.has_orphans();
-        }
-        let mut key = std::mem::take(&mut self.scratch);
-        for _ in 0..budget {
-            let Some(seq) = self.retained.pop_orphan(&mut key) else { break };
-            let Some(entry) = map.get(&key, guard) else { continue };
-            self.kept_versions -= entry.older().trim(&self.live, guard);
-            if let Some(until) = entry.older().until_of(seq, guard) {
-                self.retained.push(&key, seq, until, &self.live);
-            }
-        }
-        self.scratch = key;
-        self.retained.has_orphans()
-    }
-}
 
 /// The right to change a state, until it is dropped. Readers don't notice it.
 ///
@@ -92,14 +46,14 @@ impl Core {
 /// # }
 /// ```
 pub struct StateWriter<'a, L> {
-    core: MutexGuard<'a, Core>,
-    shared: &'a Shared,
+    state: MutexGuard<'a, WriterState>,
+    inner: &'a StateInner,
     location: PhantomData<fn(L) -> L>,
 }
 
 impl<'a, L: Location> StateWriter<'a, L> {
-    pub(crate) fn new(core: MutexGuard<'a, Core>, shared: &'a Shared) -> Self {
-        Self { core, shared, location: PhantomData }
+    pub(crate) fn new(state: MutexGuard<'a, WriterState>, inner: &'a StateInner) -> Self {
+        Self { state, inner, location: PhantomData }
     }
 
     /// What a command would come to now, without changing anything.
@@ -111,13 +65,13 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// The newest version that a key has seen, tombstones included.
     #[must_use]
     pub fn version_of(&self, key: &[u8]) -> Option<u64> {
-        Some(self.core.index.get(key)?.newest().version)
+        Some(self.state.index.get(key)?.newest().version)
     }
 
     /// What the state knows of a key, tombstones included.
     #[must_use]
     pub fn entry(&self, key: &[u8]) -> Option<EntryRecord<L>> {
-        Some(EntryRecord::new(&self.core.index.get(key)?.newest()))
+        Some(EntryRecord::new(&self.state.index.get(key)?.newest()))
     }
 
     /// Begins the commit of seq `seq`. It is published as a whole by [`Commit::publish`], or when it is dropped.
@@ -126,18 +80,18 @@ impl<'a, L: Location> StateWriter<'a, L> {
     ///
     /// When `seq` isn't above the seq of every commit before.
     pub fn begin<'w, 'g>(&'w mut self, seq: u64, guard: &'g Guard) -> Result<Commit<'w, 'g, L>, StateError> {
-        let visible = self.shared.timeline.visible.load(Ordering::Relaxed);
+        let visible = self.inner.mvcc.visible.load(Ordering::Relaxed);
         if seq <= visible || seq > MAX_SEQ {
             return Err(StateError::SeqOutOfRange { seq, visible });
         }
-        Ok(Commit::new(&mut self.core, self.shared, seq, guard))
+        Ok(Commit::new(&mut self.state, self.inner, seq, guard))
     }
 
     /// Applies a change of the past, as recovery does: in any order, repeated or not. It is visible at once, to snapshots too,
     /// and carries no seq: use this only before the state is given to readers.
     pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
         let new = change.version_at(0);
-        let old = self.core.index.update(change.key, |entry| {
+        let old = self.state.index.update(change.key, |entry| {
             let old = entry.newest();
             let outcome = ApplyOutcome::decide(Some(old.version), change.version, change.kind);
             if outcome.changed() {
@@ -153,9 +107,9 @@ impl<'a, L: Location> StateWriter<'a, L> {
         delta.add(new.word, new.version);
         match &old {
             Some(old) => delta.remove(old.word),
-            None => drop(self.core.index.insert(change.key, Entry::new(&new))),
+            None => drop(self.state.index.insert(change.key, IndexEntry::new(&new))),
         }
-        self.shared.counters.add(&delta);
+        self.inner.counters.add(&delta);
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
     }
 
@@ -165,43 +119,43 @@ impl<'a, L: Location> StateWriter<'a, L> {
     ///
     /// When `seq` is below the newest seq, or beyond the highest that a commit may have.
     pub fn resume(&mut self, seq: u64) -> Result<(), StateError> {
-        let visible = self.shared.timeline.visible.load(Ordering::Relaxed);
+        let visible = self.inner.mvcc.visible.load(Ordering::Relaxed);
         if seq < visible || seq > MAX_SEQ {
             return Err(StateError::SeqOutOfRange { seq, visible });
         }
-        self.shared.timeline.visible.store(seq, Ordering::Release);
+        self.inner.mvcc.visible.store(seq, Ordering::Release);
         Ok(())
     }
 
     /// Whether some version of the key that is, or may still be read, lies at `location`: whether a compactor must keep the record.
     #[must_use]
     pub fn holds(&self, key: &[u8], location: L) -> bool {
-        let Some(entry) = self.core.index.get(key) else { return false };
+        let Some(entry) = self.state.index.get(key) else { return false };
         let bits = location.to_bits();
         let mut holds = entry.newest().word.location() == bits;
-        entry.older().for_each(&pin(), |old| holds |= old.word.location() == bits);
+        entry.older_versions().for_each(&pin(), |old| holds |= old.word.location() == bits);
         holds
     }
 
-    pub(crate) fn core(&mut self) -> &mut Core {
-        &mut self.core
+    pub(crate) fn state(&mut self) -> &mut WriterState {
+        &mut self.state
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
-        self.shared
+    pub(crate) fn inner(&self) -> &StateInner {
+        self.inner
     }
 
     /// Forgets a tombstone, if it is still the key's newest command, has this version, and no snapshot needs what was before it.
     /// Says whether it has. Older commands of the key would count again from here on.
     pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {
-        let Some(entry) = self.core.index.get(key) else { return false };
+        let Some(entry) = self.state.index.get(key) else { return false };
         let newest = entry.newest();
         if !newest.word.is_tombstone() || newest.version != version {
             return false;
         }
-        let registry = &self.shared.timeline.registry;
-        self.core.live.refresh(registry);
-        let live = &self.core.live;
+        let registry = &self.inner.mvcc.registry;
+        self.state.live.refresh(registry);
+        let live = &self.state.live;
         // Whoever gives the tombstone's record up relies on the answer: a snapshot on its way, which nearly always is a new one, is no reason to refuse.
         let is_needed = if live.has_pending() { registry.reads_below(newest.seq) } else { !live.all_reach(newest.seq) };
         if is_needed && !planted("tombstone_removed_early") {
@@ -209,14 +163,14 @@ impl<'a, L: Location> StateWriter<'a, L> {
         }
         let guard = pin();
         let mut dropped = 0;
-        if let Some(entry) = self.core.index.get(key) {
-            entry.older().for_each(&guard, |_| dropped += 1);
+        if let Some(entry) = self.state.index.get(key) {
+            entry.older_versions().for_each(&guard, |_| dropped += 1);
         }
-        self.core.account(Kept { added: 0, dropped });
-        self.core.index.remove(key);
+        self.state.account(ChainChange { added: 0, dropped });
+        self.state.index.remove(key);
         let mut delta = Delta::default();
         delta.remove(newest.word);
-        self.shared.counters.add(&delta);
+        self.inner.counters.add(&delta);
         true
     }
 
@@ -225,9 +179,9 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// A place that is named neither here nor by a key's newest version holds nothing that can be read.
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
         let guard = pin();
-        self.core.retained.for_each(|seq, key| {
-            let Some(entry) = self.core.index.get(key) else { return };
-            entry.older().for_each(&guard, |old| {
+        self.state.gc_queue.for_each(|seq, key| {
+            let Some(entry) = self.state.index.get(key) else { return };
+            entry.older_versions().for_each(&guard, |old| {
                 if old.seq == seq {
                     each(key, L::from_bits(old.word.location()));
                 }
@@ -238,26 +192,27 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// Looks at up to `budget` old versions whose snapshot has ended, and drops those that nobody needs. Says whether there are more
     /// to look at.
     pub fn reclaim(&mut self, budget: usize) -> bool {
-        self.core.live.refresh(&self.shared.timeline.registry);
-        self.core.reclaim(&self.shared.map, budget, &pin())
+        self.state.live.refresh(&self.inner.mvcc.registry);
+        self.state.reclaim(&self.inner.map, budget, &pin())
     }
 
     /// How much is there, and what snapshots hold.
     #[must_use]
     pub fn stats(&self) -> StateStats {
-        let registry = &self.shared.timeline.registry;
-        let now = self.shared.clock.now();
+        let registry = &self.inner.mvcc.registry;
+        let now = self.inner.clock.now();
         let age = |(seq, since)| SnapshotAge { seq, age: now.saturating_sub(since) };
         StateStats {
-            live_keys: self.shared.counters.live_keys(),
-            tombstones: self.shared.counters.tombstones(),
-            index_bytes: self.shared.map.memory_bytes(),
-            retained_versions: self.core.kept_versions,
-            retained_bytes: self.core.kept_versions * older::Kept::LEN_BYTES + self.core.retained.len_bytes(),
+            live_keys: self.inner.counters.live_keys(),
+            tombstones: self.inner.counters.tombstones(),
+            index_bytes: self.inner.map.memory_bytes(),
+            retained_versions: self.state.old_versions,
+            retained_bytes: self.state.old_versions * version_chain::OldVersion::LEN_BYTES
+                + self.state.gc_queue.len_bytes(),
             snapshots: registry.len(),
             oldest_snapshot: registry.oldest().map(age),
-            visible_seq: self.shared.timeline.visible.load(Ordering::Relaxed),
-            max_version: self.shared.counters.max_version(),
+            visible_seq: self.inner.mvcc.visible.load(Ordering::Relaxed),
+            max_version: self.inner.counters.max_version(),
         }
     }
 }

@@ -9,7 +9,7 @@ use hightower_compactor::{Host, Need, Pace, PaceClock, RecordPlace, SegmentUsage
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentHeader, SegmentKind, encode_head, payload_checksum};
 use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
-use hightower_state::{CommandKind, ConcurrentKvState, Held};
+use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness};
 
 use crate::compaction::usage::age;
 use crate::components::Clock;
@@ -162,18 +162,18 @@ impl Host for RunHost<'_> {
     }
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {
-        let held = self.state.held(command.key(), place_of(place), &pin());
-        if held != Held::Free {
+        let liveness = self.state.liveness(command.key(), place_of(place), &pin());
+        if liveness != RecordLiveness::Free {
             self.survivors.note(command);
         }
-        match held {
-            Held::Free => Need::None,
-            Held::Newest { kind: CommandKind::Delete, is_hidden_from_snapshot: false }
+        match liveness {
+            RecordLiveness::Free => Need::None,
+            RecordLiveness::Newest { kind: CommandKind::Delete, is_hidden_from_snapshot: false }
                 if self.is_expired(place.segment, command.timestamp()) =>
             {
                 Need::Expired
             }
-            Held::Newest { .. } | Held::Retained => Need::Keep,
+            RecordLiveness::Newest { .. } | RecordLiveness::Retained => Need::Keep,
         }
     }
 

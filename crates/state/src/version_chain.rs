@@ -7,32 +7,32 @@
 use std::sync::Arc;
 
 use crate::location::LocationBits;
-use crate::registry::Live;
+use crate::snapshot_registry::LiveSnapshots;
 use crate::sync::{AtomicU64, Guard, Ordering};
 use crate::version::{Version, Word};
 
 /// One old version.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct OldVersion {
     word: AtomicU64,
     seq: u64,
     /// The commit that replaced it: it was the newest from `seq` until before `until`.
     until: u64,
     version: u64,
     len_bytes: u32,
-    next: Option<Arc<Kept>>,
+    next: Option<Arc<OldVersion>>,
 }
 
-impl Kept {
+impl OldVersion {
     /// The bytes that one kept version costs: the node and the counters of the box that it may be in.
     pub(crate) const LEN_BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>();
 
-    fn new(old: &Version, until: u64, next: Option<Arc<Kept>>) -> Self {
+    fn new(old: &Version, until: u64, next: Option<Arc<OldVersion>>) -> Self {
         let word = AtomicU64::new(old.word.settled().raw());
         Self { word, seq: old.seq, until, version: old.version, len_bytes: old.len_bytes, next }
     }
 
-    fn copy(&self, next: Option<Arc<Kept>>) -> Self {
+    fn copy(&self, next: Option<Arc<OldVersion>>) -> Self {
         Self::new(&self.version(), self.until, next)
     }
 
@@ -41,16 +41,16 @@ impl Kept {
         Version { word, seq: self.seq, version: self.version, len_bytes: self.len_bytes }
     }
 
-    fn is_needed(&self, live: &Live) -> bool {
+    fn is_needed(&self, live: &LiveSnapshots) -> bool {
         live.needs(self.seq, self.until)
     }
 
-    fn walk(&self) -> impl Iterator<Item = &Kept> {
+    fn walk(&self) -> impl Iterator<Item = &OldVersion> {
         std::iter::successors(Some(self), |kept| kept.next.as_deref())
     }
 }
 
-impl Drop for Kept {
+impl Drop for OldVersion {
     /// Takes the list apart in a loop: as long as it may be, nothing recurses.
     fn drop(&mut self) {
         let mut next = self.next.take();
@@ -62,20 +62,20 @@ impl Drop for Kept {
 
 /// The list's head.
 #[derive(Debug, Default)]
-pub(crate) struct Older {
+pub(crate) struct VersionChain {
     head: Cell,
 }
 
-impl Older {
+impl VersionChain {
     /// Puts a version in front that commit `until` replaces, or has just replaced.
     pub(crate) fn push(&self, old: &Version, until: u64, guard: &Guard) {
         let next = self.head.with(guard, |head| head.map(|head| Arc::new(head.copy(head.next.clone()))));
-        self.head.store(Some(Kept::new(old, until, next)), guard);
+        self.head.store(Some(OldVersion::new(old, until, next)), guard);
     }
 
     /// The newest kept version of seq `seq` or before.
     pub(crate) fn find(&self, seq: u64, guard: &Guard) -> Option<Version> {
-        self.head.with(guard, |head| head?.walk().find(|kept| kept.seq <= seq).map(Kept::version))
+        self.head.with(guard, |head| head?.walk().find(|kept| kept.seq <= seq).map(OldVersion::version))
     }
 
     /// The commit that replaced the version of seq `seq`, if that version is kept.
@@ -84,10 +84,10 @@ impl Older {
     }
 
     /// Drops what no live snapshot needs, and says how many versions that was. Costs one step per kept version.
-    pub(crate) fn trim(&self, live: &Live, guard: &Guard) -> usize {
+    pub(crate) fn trim(&self, live: &LiveSnapshots, guard: &Guard) -> usize {
         let trimmed = self.head.with(guard, |head| {
             let head = head?;
-            let needed: Vec<&Kept> = head.walk().filter(|kept| kept.is_needed(live)).collect();
+            let needed: Vec<&OldVersion> = head.walk().filter(|kept| kept.is_needed(live)).collect();
             let dropped = head.walk().count() - needed.len();
             (dropped > 0).then(|| (dropped, rebuild(&needed)))
         });
@@ -98,7 +98,7 @@ impl Older {
 
     /// Points kept versions at `old` to `new` instead; says whether there was one.
     pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
-        let relocate = |kept: &Kept| {
+        let relocate = |kept: &OldVersion| {
             let word = Word::from_raw(kept.word.load(Ordering::Acquire));
             let is_there = word.location() == old;
             if is_there {
@@ -112,13 +112,13 @@ impl Older {
     /// Calls `each` with every kept version, newest first.
     pub(crate) fn for_each(&self, guard: &Guard, each: impl FnMut(Version)) {
         self.head.with(guard, |head| {
-            let versions = head.into_iter().flat_map(Kept::walk).map(Kept::version);
+            let versions = head.into_iter().flat_map(OldVersion::walk).map(OldVersion::version);
             versions.for_each(each);
         });
     }
 }
 
-fn rebuild(needed: &[&Kept]) -> Option<Kept> {
+fn rebuild(needed: &[&OldVersion]) -> Option<OldVersion> {
     let (first, rest) = needed.split_first()?;
     let next = rest.iter().rev().fold(None, |next, kept| Some(Arc::new(kept.copy(next))));
     Some(first.copy(next))
@@ -131,18 +131,18 @@ use published::Cell;
 mod published {
     use hightower_index::{Guard, Published};
 
-    use super::Kept;
+    use super::OldVersion;
 
     /// The head of a list, reclaimed by epochs.
     #[derive(Debug, Default)]
-    pub(super) struct Cell(Published<Kept>);
+    pub(super) struct Cell(Published<OldVersion>);
 
     impl Cell {
-        pub(super) fn with<R>(&self, guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
+        pub(super) fn with<R>(&self, guard: &Guard, read: impl FnOnce(Option<&OldVersion>) -> R) -> R {
             read(self.0.load(guard))
         }
 
-        pub(super) fn store(&self, head: Option<Kept>, guard: &Guard) {
+        pub(super) fn store(&self, head: Option<OldVersion>, guard: &Guard) {
             self.0.store(head.map(Box::new), guard);
         }
     }
@@ -155,7 +155,7 @@ use listed::Cell;
 mod listed {
     use std::sync::{Arc, Mutex};
 
-    use super::Kept;
+    use super::OldVersion;
     use crate::sync::{AtomicUsize, Guard, Ordering};
 
     /// The head of a list, never reclaimed: a place in a table of all heads that there were, with the orderings of the real cell, so that
@@ -164,7 +164,7 @@ mod listed {
     pub(super) struct Cell {
         /// 0: nothing; else the place in the table plus one.
         place: AtomicUsize,
-        heads: Mutex<Vec<Arc<Kept>>>,
+        heads: Mutex<Vec<Arc<OldVersion>>>,
     }
 
     impl Default for Cell {
@@ -174,13 +174,13 @@ mod listed {
     }
 
     impl Cell {
-        pub(super) fn with<R>(&self, _guard: &Guard, read: impl FnOnce(Option<&Kept>) -> R) -> R {
+        pub(super) fn with<R>(&self, _guard: &Guard, read: impl FnOnce(Option<&OldVersion>) -> R) -> R {
             let place = self.place.load(Ordering::Acquire);
             let head = place.checked_sub(1).map(|place| Arc::clone(&self.heads.lock().unwrap()[place]));
             read(head.as_deref())
         }
 
-        pub(super) fn store(&self, head: Option<Kept>, _guard: &Guard) {
+        pub(super) fn store(&self, head: Option<OldVersion>, _guard: &Guard) {
             let place = head.map_or(0, |head| {
                 let mut heads = self.heads.lock().unwrap();
                 heads.push(Arc::new(head));

@@ -8,35 +8,35 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::mutants::planted;
-use crate::registry::Live;
+use crate::snapshot_registry::LiveSnapshots;
 
 /// The lists.
 #[derive(Debug, Default)]
-pub(crate) struct Retained {
+pub(crate) struct GcQueue {
     /// By the seq of the snapshots.
-    owned: BTreeMap<u64, Items>,
+    owned: BTreeMap<u64, GcItems>,
     /// The lists of snapshots that have ended, to be gone through.
-    orphaned: VecDeque<Items>,
+    orphaned: VecDeque<GcItems>,
 }
 
 /// Kept versions by seq and key, first in first out, packed into chunks: adding copies nothing but the key, and what has been taken is freed
 /// chunk by chunk.
 #[derive(Debug, Default)]
-struct Items {
+struct GcItems {
     chunks: VecDeque<Vec<u8>>,
     /// How much of the first chunk has been taken.
     taken: usize,
 }
 
-impl Retained {
+impl GcQueue {
     /// Puts a kept version on the list of the newest snapshot that needs it. If a snapshot is still on its way, the version will be
     /// looked at again.
-    pub(crate) fn push(&mut self, key: &[u8], seq: u64, until: u64, live: &Live) {
+    pub(crate) fn push(&mut self, key: &[u8], seq: u64, until: u64, live: &LiveSnapshots) {
         match live.newest_reader(seq, until) {
             Some(owner) if !live.has_pending() => self.owned.entry(owner).or_default().push(seq, key),
             _ => {
                 if self.orphaned.is_empty() {
-                    self.orphaned.push_back(Items::default());
+                    self.orphaned.push_back(GcItems::default());
                 }
                 if let Some(items) = self.orphaned.back_mut() {
                     items.push(seq, key);
@@ -46,7 +46,7 @@ impl Retained {
     }
 
     /// Moves the lists of snapshots that have ended to those that are gone through.
-    pub(crate) fn orphan(&mut self, live: &Live) {
+    pub(crate) fn orphan(&mut self, live: &LiveSnapshots) {
         let ended = self.owned.extract_if(.., |&owner, _| !live.contains(owner) && !planted("list_forgotten"));
         self.orphaned.extend(ended.map(|(_, items)| items));
     }
@@ -72,12 +72,12 @@ impl Retained {
 
     /// The bytes that the lists take.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.owned.values().chain(&self.orphaned).map(Items::len_bytes).sum()
+        self.owned.values().chain(&self.orphaned).map(GcItems::len_bytes).sum()
     }
 
     /// A copy of all lists, for [`each_of`]. Costs a copy of their bytes, and no look at any version.
     pub(crate) fn copy(&self) -> Vec<Vec<u8>> {
-        self.owned.values().chain(&self.orphaned).flat_map(Items::copy).collect()
+        self.owned.values().chain(&self.orphaned).flat_map(GcItems::copy).collect()
     }
 
     /// Calls `each` with the seq and the key of every version on a list.
@@ -91,7 +91,7 @@ impl Retained {
 /// Chunks grow up to this and no further, so that adding never copies more.
 const CHUNK_LEN_BYTES: usize = 16 * 1024;
 
-impl Items {
+impl GcItems {
     fn push(&mut self, seq: u64, key: &[u8]) {
         let needed = size_of::<u64>() + size_of::<u32>() + key.len();
         let fits = |chunk: &Vec<u8>| chunk.is_empty() || chunk.len() + needed <= CHUNK_LEN_BYTES;
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn items_come_back_in_order_across_chunks() {
-        let mut items = Items::default();
+        let mut items = GcItems::default();
         let key = |at: u64| vec![b'k'; usize::try_from(at % 700).unwrap()];
         (0..500).for_each(|at| items.push(at, &key(at)));
         items.push(500, &vec![7; 3 * CHUNK_LEN_BYTES]);

@@ -32,36 +32,36 @@ const FIRST_BLOCK_SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
 
 /// The live snapshots.
 #[derive(Debug)]
-pub(crate) struct Registry {
-    first: Block,
+pub(crate) struct SnapshotRegistry {
+    first: SlotBlock,
     /// Counts claims and releases, so that the writer reads the slots only when something has changed.
     changes: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Block {
-    slots: Box<[Slot]>,
+struct SlotBlock {
+    slots: Box<[SnapshotSlot]>,
     /// How many slots are claimed, or being claimed.
     used: AtomicUsize,
-    next: OnceLock<Box<Block>>,
+    next: OnceLock<Box<SlotBlock>>,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct SnapshotSlot {
     seq_plus_one: AtomicU64,
     since_ms: AtomicU64,
 }
 
-/// A claimed slot. Has to be given back to [`Registry::release`].
+/// A claimed slot. Has to be given back to [`SnapshotRegistry::release`].
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct SnapshotTicket {
     block: usize,
     slot: usize,
 }
 
 /// What the writer knows of the live snapshots.
 #[derive(Debug, Default)]
-pub(crate) struct Live {
+pub(crate) struct LiveSnapshots {
     /// Ascending.
     seqs: Vec<u64>,
     /// Some snapshot has claimed a slot and not yet said its seq.
@@ -70,13 +70,13 @@ pub(crate) struct Live {
     changes: u64,
 }
 
-impl Registry {
+impl SnapshotRegistry {
     pub(crate) fn new() -> Self {
-        Self { first: Block::new(FIRST_BLOCK_SLOTS), changes: AtomicU64::new(0) }
+        Self { first: SlotBlock::new(FIRST_BLOCK_SLOTS), changes: AtomicU64::new(0) }
     }
 
     /// Takes a snapshot of `visible`: from here on nothing is reclaimed that a reader at the returned seq needs.
-    pub(crate) fn register(&self, visible: &AtomicU64, now: Duration) -> (Ticket, u64) {
+    pub(crate) fn register(&self, visible: &AtomicU64, now: Duration) -> (SnapshotTicket, u64) {
         let (ticket, slot) = self.claim();
         slot.since_ms.store(whole_ms(now), Ordering::Relaxed);
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -89,27 +89,27 @@ impl Registry {
     }
 
     /// Ends a snapshot.
-    pub(crate) fn release(&self, ticket: &Ticket) {
+    pub(crate) fn release(&self, ticket: &SnapshotTicket) {
         let Some(block) = self.blocks().nth(ticket.block) else { return };
         block.slots[ticket.slot].seq_plus_one.store(FREE, Ordering::Release);
         block.used.fetch_sub(1, Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn claim(&self) -> (Ticket, &Slot) {
+    fn claim(&self) -> (SnapshotTicket, &SnapshotSlot) {
         let hint = self.changes.load(Ordering::Relaxed);
         let mut block = &self.first;
         let mut depth = 0;
         loop {
             if let Some(slot) = block.claim(hint) {
-                return (Ticket { block: depth, slot }, &block.slots[slot]);
+                return (SnapshotTicket { block: depth, slot }, &block.slots[slot]);
             }
-            block = block.next.get_or_init(|| Box::new(Block::new(block.slots.len() * 2)));
+            block = block.next.get_or_init(|| Box::new(SlotBlock::new(block.slots.len() * 2)));
             depth += 1;
         }
     }
 
-    fn blocks(&self) -> impl Iterator<Item = &Block> {
+    fn blocks(&self) -> impl Iterator<Item = &SlotBlock> {
         std::iter::successors(Some(&self.first), |block| block.next.get().map(Box::as_ref))
     }
 
@@ -154,9 +154,10 @@ impl Registry {
     }
 }
 
-impl Block {
+impl SlotBlock {
     fn new(slots: usize) -> Self {
-        let slots = (0..slots).map(|_| Slot { seq_plus_one: AtomicU64::new(FREE), since_ms: AtomicU64::new(0) });
+        let slots =
+            (0..slots).map(|_| SnapshotSlot { seq_plus_one: AtomicU64::new(FREE), since_ms: AtomicU64::new(0) });
         Self { slots: slots.collect(), used: AtomicUsize::new(0), next: OnceLock::new() }
     }
 
@@ -175,17 +176,17 @@ impl Block {
     }
 }
 
-impl Slot {
+impl SnapshotSlot {
     fn claim(&self) -> bool {
         self.seq_plus_one.load(Ordering::Relaxed) == FREE
             && self.seq_plus_one.compare_exchange(FREE, PENDING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
-impl Live {
+impl LiveSnapshots {
     /// Reads the registry again if anything has changed; says whether it has. The writer alone calls this, after it has
     /// published.
-    pub(crate) fn refresh(&mut self, registry: &Registry) -> bool {
+    pub(crate) fn refresh(&mut self, registry: &SnapshotRegistry) -> bool {
         if !planted("retain_without_fence") {
             fence(Ordering::SeqCst);
         }
@@ -249,8 +250,8 @@ mod tests {
 
     #[test]
     fn snapshots_beyond_the_first_block_are_seen_and_released_in_any_order() {
-        let registry = Registry::new();
-        let mut live = Live::default();
+        let registry = SnapshotRegistry::new();
+        let mut live = LiveSnapshots::default();
         let mut tickets: Vec<_> =
             (0..1000).map(|seq| registry.register(&AtomicU64::new(seq), NOW).0).enumerate().collect();
         assert!(live.refresh(&registry));
@@ -267,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_version_is_needed_by_snapshots_within_its_time_only() {
-        let registry = Registry::new();
-        let mut live = Live::default();
+        let registry = SnapshotRegistry::new();
+        let mut live = LiveSnapshots::default();
         registry.register(&AtomicU64::new(10), NOW);
         registry.register(&AtomicU64::new(20), NOW);
         live.refresh(&registry);
@@ -286,7 +287,7 @@ mod tests {
     #[test]
     fn a_snapshot_on_its_way_is_waited_for() {
         for (found, expected) in [(9, true), (10, false)] {
-            let registry = Registry::new();
+            let registry = SnapshotRegistry::new();
             let (_ticket, slot) = registry.claim();
             std::thread::scope(|scope| {
                 scope.spawn(|| {

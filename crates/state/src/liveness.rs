@@ -1,6 +1,6 @@
 //! What a compactor asks: who needs a record, and where it is now.
 
-use crate::entry::Entry;
+use crate::entry::IndexEntry;
 use crate::location::Location;
 use crate::mutants::planted;
 use crate::outcome::CommandKind;
@@ -10,7 +10,7 @@ use crate::writer::StateWriter;
 
 /// Who needs a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum RecordLiveness {
     /// Nobody, now or later: it may be dropped.
     Free,
     /// It is the newest command of its key.
@@ -37,34 +37,38 @@ impl<L: Location> ConcurrentKvState<L> {
     /// Who needs the record of `key` at `location`. Takes the writer's lock only if the record is not the newest and a snapshot is alive.
     ///
     /// ```
-    /// use hightower_state::{CommandKind, ConcurrentKvState, Held, pin};
+    /// use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness, pin};
     ///
     /// # fn main() -> Result<(), hightower_state::StateError> {
     /// let state = ConcurrentKvState::<u32>::new();
     /// state.set(b"a", 1, 10)?;
     /// state.set(b"a", 2, 20)?;
-    /// assert_eq!(state.held(b"a", 10, &pin()), Held::Free);
-    /// let newest = Held::Newest { kind: CommandKind::Set, is_hidden_from_snapshot: false };
-    /// assert_eq!(state.held(b"a", 20, &pin()), newest);
+    /// assert_eq!(state.liveness(b"a", 10, &pin()), RecordLiveness::Free);
+    /// let newest = RecordLiveness::Newest { kind: CommandKind::Set, is_hidden_from_snapshot: false };
+    /// assert_eq!(state.liveness(b"a", 20, &pin()), newest);
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn held(&self, key: &[u8], location: L, guard: &Guard) -> Held {
-        let Some(entry) = self.shared.map.get(key, guard) else { return Held::Free };
+    pub fn liveness(&self, key: &[u8], location: L, guard: &Guard) -> RecordLiveness {
+        let Some(entry) = self.inner.map.get(key, guard) else { return RecordLiveness::Free };
         let newest = entry.newest();
         let word = newest.word;
         if word.is_pending() {
-            return Held::Retained;
+            return RecordLiveness::Retained;
         }
-        let registry = &self.shared.timeline.registry;
+        let registry = &self.inner.mvcc.registry;
         if word.location() == location.to_bits() {
             let is_hidden_from_snapshot = registry.may_read_below(newest.seq);
-            return Held::Newest { kind: word.kind(), is_hidden_from_snapshot };
+            return RecordLiveness::Newest { kind: word.kind(), is_hidden_from_snapshot };
         }
         // What has replaced the record is published. A snapshot that is taken from now on reads that or something newer.
         fence(Ordering::SeqCst);
-        if registry.len() == 0 || !self.writer().holds(key, location) { Held::Free } else { Held::Retained }
+        if registry.len() == 0 || !self.writer().holds(key, location) {
+            RecordLiveness::Free
+        } else {
+            RecordLiveness::Retained
+        }
     }
 }
 
@@ -89,7 +93,7 @@ impl<L: Location> StateWriter<'_, L> {
     /// # }
     /// ```
     pub fn relocate(&mut self, key: &[u8], old: L, new: L, len_bytes: u32) -> Relocated {
-        let index = &mut self.core().index;
+        let index = &mut self.state().index;
         if planted("relocation_keeps_hint") {
             return index.get(key).map(|entry| relocate(entry, old, new, len_bytes)).unwrap_or_default();
         }
@@ -97,7 +101,7 @@ impl<L: Location> StateWriter<'_, L> {
     }
 }
 
-fn relocate<L: Location>(entry: &Entry, old: L, new: L, len_bytes: u32) -> Relocated {
+fn relocate<L: Location>(entry: &IndexEntry, old: L, new: L, len_bytes: u32) -> Relocated {
     let guard = hightower_index::pin();
     let newest = entry.newest();
     let was_newest = newest.word.location() == old.to_bits();

@@ -8,20 +8,22 @@
 //! retirements, and when that has moved, the walk gives back to the middle what it hasn't handed out, and looks again under the
 //! caller's guard.
 //!
-//! [`Walk::visit`] is the short way for whoever takes all items in a row: under one guard nothing has to be copied, so it hands out the
+//! [`RangeScan::visit`] is the short way for whoever takes all items in a row: under one guard nothing has to be copied, so it hands out the
 //! index's own keys, and puts no batch in between.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use hightower_index::{EntryRef, Guard};
 
 use crate::bounds;
-use crate::entry::Entry;
+use crate::change::EntryRecord;
+use crate::entry::IndexEntry;
+use crate::inner::SnapshotRegistration;
 use crate::location::Location;
 use crate::mutants::planted;
-use crate::records::EntryRecord;
-use crate::snapshot::Snapshot;
 use crate::sync::Ordering;
 use crate::version::Version;
 
@@ -47,70 +49,72 @@ pub enum Visited {
 
 /// An end of the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum RangeEnd {
     Front,
     Back,
 }
 
 /// A range being walked.
-pub(crate) struct Walk<L> {
-    snapshot: Snapshot<L>,
+pub(crate) struct RangeScan<L> {
+    snapshot: Arc<SnapshotRegistration>,
+    location: PhantomData<fn(L) -> L>,
     live_only: bool,
     /// The middle; `None` when nothing is left there.
-    middle: Option<Middle>,
-    front: Batch,
-    back: Batch,
+    middle: Option<ScanMiddle>,
+    front: ScanBatch,
+    back: ScanBatch,
     batch_items: usize,
     /// The count of retirements that both batches were taken at.
     retirements: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Middle {
+struct ScanMiddle {
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
 }
 
 /// Items in the order in which their end hands them out.
 #[derive(Debug, Default)]
-struct Batch {
+struct ScanBatch {
     keys: Vec<u8>,
-    items: VecDeque<Item>,
+    items: VecDeque<ScanItem>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Item {
+struct ScanItem {
     key_start: usize,
     key_end: usize,
     version: Version,
 }
 
-impl Item {
+impl ScanItem {
     fn location<L: Location>(&self) -> L {
         L::from_bits(self.version.word.location())
     }
 }
 
-impl<L: Location> Walk<L> {
-    pub(crate) fn new(snapshot: Snapshot<L>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
+impl<L: Location> RangeScan<L> {
+    pub(crate) fn new(snapshot: Arc<SnapshotRegistration>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
         let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
-        let middle = (!bounds::is_empty(from, to)).then(|| Middle { from: owned(from), to: owned(to) });
+        let middle = (!bounds::is_empty(from, to)).then(|| ScanMiddle { from: owned(from), to: owned(to) });
         Self::over(snapshot, middle)
     }
 
     /// A walk over the keys that begin with `prefix`.
-    pub(crate) fn of_prefix(snapshot: Snapshot<L>, prefix: &[u8]) -> Self {
+    pub(crate) fn of_prefix(snapshot: Arc<SnapshotRegistration>, prefix: &[u8]) -> Self {
         let to = bounds::prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        Self::over(snapshot, Some(Middle { from: Bound::Included(prefix.to_vec()), to }))
+        Self::over(snapshot, Some(ScanMiddle { from: Bound::Included(prefix.to_vec()), to }))
     }
 
-    fn over(snapshot: Snapshot<L>, middle: Option<Middle>) -> Self {
+    fn over(snapshot: Arc<SnapshotRegistration>, middle: Option<ScanMiddle>) -> Self {
         Self {
             snapshot,
+            location: PhantomData,
             live_only: false,
             middle,
-            front: Batch::default(),
-            back: Batch::default(),
+            front: ScanBatch::default(),
+            back: ScanBatch::default(),
             batch_items: FIRST_BATCH_ITEMS,
             retirements: 0,
         }
@@ -122,11 +126,11 @@ impl<L: Location> Walk<L> {
     }
 
     pub(crate) fn seq(&self) -> u64 {
-        self.snapshot.seq()
+        self.snapshot.seq
     }
 
     /// The next item from one end. `ahead` is called with each location some items before it is handed out.
-    pub(crate) fn next(&mut self, end: End, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], EntryRecord<L>)> {
+    pub(crate) fn next(&mut self, end: RangeEnd, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], EntryRecord<L>)> {
         self.check_retirements();
         while self.batch(end).items.is_empty() && self.middle.is_some() {
             self.fill(end, guard, &ahead);
@@ -170,7 +174,7 @@ impl<L: Location> Walk<L> {
     }
 
     fn drop_empty_middle(&mut self) {
-        let is_empty = |middle: &Middle| bounds::is_empty(borrow(&middle.from), borrow(&middle.to));
+        let is_empty = |middle: &ScanMiddle| bounds::is_empty(borrow(&middle.from), borrow(&middle.to));
         self.middle = self.middle.take().filter(|middle| !is_empty(middle));
     }
 
@@ -196,7 +200,7 @@ impl<L: Location> Walk<L> {
             }
             // What calls of `next` have looked up, from either end.
             left -= 1;
-            let Some((key, record)) = self.next(End::Front, guard, &ahead) else { return Visited::All };
+            let Some((key, record)) = self.next(RangeEnd::Front, guard, &ahead) else { return Visited::All };
             if visit(key, record).is_break() {
                 return Visited::Stopped;
             }
@@ -211,19 +215,19 @@ impl<L: Location> Walk<L> {
         ahead: &impl Fn(L),
         visit: &mut impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
     ) -> Option<Visited> {
-        let mut rest = Rest { middle: self.middle.take(), last: None, slot: &mut self.middle };
-        let Middle { from, to } = rest.middle.as_ref()?;
-        let shared = &self.snapshot.state().shared;
-        let (seq, live_only) = (self.snapshot.seq(), self.live_only);
+        let mut rest = MiddleRest { middle: self.middle.take(), last: None, slot: &mut self.middle };
+        let ScanMiddle { from, to } = rest.middle.as_ref()?;
+        let inner = &self.snapshot.inner;
+        let (seq, live_only) = (self.snapshot.seq, self.live_only);
         // The newest location may be the wrong one for an old snapshot; then only the prefetch is wasted.
-        let prefetch = |entry: &Entry| ahead(L::from_bits(entry.newest_location()));
+        let prefetch = |entry: &IndexEntry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
         let last = &mut rest.last;
-        let flow = shared.map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
+        let flow = inner.map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
             *left -= 1;
             // Before `visit`, which may panic: what is left then begins behind this key.
             *last = Some(entry.key());
-            let version = shared.timeline.at(entry.value(), seq, guard);
+            let version = inner.mvcc.at(entry.value(), seq, guard);
             let version = version.filter(|version| !(live_only && version.word.is_tombstone()));
             if version.is_some_and(|version| visit(entry.key(), EntryRecord::new(&version)).is_break()) {
                 end = Some(Visited::Stopped);
@@ -242,16 +246,16 @@ impl<L: Location> Walk<L> {
         end
     }
 
-    fn batch(&mut self, end: End) -> &mut Batch {
+    fn batch(&mut self, end: RangeEnd) -> &mut ScanBatch {
         match end {
-            End::Front => &mut self.front,
-            End::Back => &mut self.back,
+            RangeEnd::Front => &mut self.front,
+            RangeEnd::Back => &mut self.back,
         }
     }
 
     /// Gives what hasn't been handed out back to the middle if locations have been retired since it was looked up.
     fn check_retirements(&mut self) {
-        let retirements = self.snapshot.state().shared.retirements.load(Ordering::SeqCst);
+        let retirements = self.snapshot.inner.retirements.load(Ordering::SeqCst);
         if retirements == self.retirements || planted("retirement_ignored") {
             return;
         }
@@ -267,25 +271,25 @@ impl<L: Location> Walk<L> {
         let (from, to) = middle.map_or((None, None), |middle| (Some(middle.from), Some(middle.to)));
         let from = lowest.map(Bound::Included).or(from);
         let to = highest.map(Bound::Included).or(to);
-        self.middle = from.zip(to).map(|(from, to)| Middle { from, to });
+        self.middle = from.zip(to).map(|(from, to)| ScanMiddle { from, to });
         self.front.clear();
         self.back.clear();
     }
 
     /// Takes a batch from one end of the middle.
-    fn fill(&mut self, end: End, guard: &Guard, ahead: &impl Fn(L)) {
-        let Some(Middle { from, to }) = self.middle.take() else { return };
-        let shared = std::sync::Arc::clone(&self.snapshot.state().shared);
-        let range = shared.map.range(borrow(&from), borrow(&to), guard);
+    fn fill(&mut self, end: RangeEnd, guard: &Guard, ahead: &impl Fn(L)) {
+        let Some(ScanMiddle { from, to }) = self.middle.take() else { return };
+        let inner = Arc::clone(&self.snapshot.inner);
+        let range = inner.map.range(borrow(&from), borrow(&to), guard);
         self.batch(end).clear();
         let last = match end {
-            End::Front => self.scan(end, range, guard),
-            End::Back => self.scan(end, range.rev(), guard),
+            RangeEnd::Front => self.scan(end, range, guard),
+            RangeEnd::Back => self.scan(end, range.rev(), guard),
         };
         self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
         self.middle = last.map(|last| match end {
-            End::Front => Middle { from: Bound::Excluded(last), to },
-            End::Back => Middle { from, to: Bound::Excluded(last) },
+            RangeEnd::Front => ScanMiddle { from: Bound::Excluded(last), to },
+            RangeEnd::Back => ScanMiddle { from, to: Bound::Excluded(last) },
         });
         // Last, since it is the caller's code.
         self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
@@ -294,8 +298,8 @@ impl<L: Location> Walk<L> {
     /// Puts what is visible into a batch, until that is full; gives the last key that was looked at, or `None` if there are no more.
     fn scan<'g>(
         &mut self,
-        end: End,
-        entries: impl Iterator<Item = EntryRef<'g, Entry>>,
+        end: RangeEnd,
+        entries: impl Iterator<Item = EntryRef<'g, IndexEntry>>,
         guard: &'g Guard,
     ) -> Option<Vec<u8>> {
         for (scanned, entry) in entries.enumerate() {
@@ -309,21 +313,21 @@ impl<L: Location> Walk<L> {
         None
     }
 
-    fn visible(&self, entry: &EntryRef<'_, Entry>, guard: &Guard) -> Option<Version> {
-        let version = self.snapshot.state().shared.timeline.at(entry.value(), self.snapshot.seq(), guard)?;
+    fn visible(&self, entry: &EntryRef<'_, IndexEntry>, guard: &Guard) -> Option<Version> {
+        let version = self.snapshot.inner.mvcc.at(entry.value(), self.snapshot.seq, guard)?;
         (!self.live_only || !version.word.is_tombstone()).then_some(version)
     }
 }
 
 /// What is left of the middle while it is visited. However the visit ends, also by a panic of the visitor, it goes back there.
-struct Rest<'a, 'g> {
-    middle: Option<Middle>,
+struct MiddleRest<'a, 'g> {
+    middle: Option<ScanMiddle>,
     /// The last key that was looked at.
     last: Option<&'g [u8]>,
-    slot: &'a mut Option<Middle>,
+    slot: &'a mut Option<ScanMiddle>,
 }
 
-impl Drop for Rest<'_, '_> {
+impl Drop for MiddleRest<'_, '_> {
     fn drop(&mut self) {
         let mut middle = self.middle.take();
         if let (Some(middle), Some(last)) = (&mut middle, self.last) {
@@ -335,7 +339,7 @@ impl Drop for Rest<'_, '_> {
     }
 }
 
-impl End {
+impl RangeEnd {
     fn other(self) -> Self {
         match self {
             Self::Front => Self::Back,
@@ -344,24 +348,24 @@ impl End {
     }
 }
 
-impl Batch {
+impl ScanBatch {
     fn push(&mut self, key: &[u8], version: Version) {
         let key_start = self.keys.len();
         self.keys.extend_from_slice(key);
-        self.items.push_back(Item { key_start, key_end: self.keys.len(), version });
+        self.items.push_back(ScanItem { key_start, key_end: self.keys.len(), version });
     }
 
     /// The next item that its own end hands out, or the other end.
-    fn pop(&mut self, by_own_end: bool) -> Option<Item> {
+    fn pop(&mut self, by_own_end: bool) -> Option<ScanItem> {
         if by_own_end { self.items.pop_front() } else { self.items.pop_back() }
     }
 
     /// The item that comes after `skipped` others.
-    fn peek(&self, by_own_end: bool, skipped: usize) -> Option<&Item> {
+    fn peek(&self, by_own_end: bool, skipped: usize) -> Option<&ScanItem> {
         self.items.get(if by_own_end { skipped } else { self.items.len().checked_sub(skipped + 1)? })
     }
 
-    fn key(&self, item: &Item) -> &[u8] {
+    fn key(&self, item: &ScanItem) -> &[u8] {
         self.keys.get(item.key_start..item.key_end).unwrap_or_default()
     }
 

@@ -1,0 +1,104 @@
+//! What the handles of a state share: the index, what is visible, and what the writer owns.
+
+use std::sync::Arc;
+
+use hightower_index::{Guard, Map, Writer};
+
+use crate::clock::Clock;
+use crate::counters::Counters;
+use crate::entry::{IndexEntry, LatestVersion};
+use crate::gc_queue::GcQueue;
+use crate::in_flight::ChainChange;
+use crate::lock::Mutex;
+use crate::mvcc::MvccState;
+use crate::snapshot_registry::{LiveSnapshots, SnapshotTicket};
+use crate::sync::AtomicU64;
+
+/// What the handles, the writer, snapshots and iterators have in common.
+pub(crate) struct StateInner {
+    pub(crate) map: Map<IndexEntry>,
+    pub(crate) mvcc: MvccState,
+    pub(crate) counters: Counters,
+    /// Counts the calls of `retire_locations`.
+    pub(crate) retirements: AtomicU64,
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) writer: Mutex<WriterState>,
+}
+
+impl StateInner {
+    /// The latest version of an entry, tombstones included.
+    pub(crate) fn latest(&self, entry: &IndexEntry, guard: &Guard) -> Option<LatestVersion> {
+        self.mvcc.latest(entry, guard, || self.clock.now())
+    }
+}
+
+/// What only the writer touches.
+pub(crate) struct WriterState {
+    pub(crate) index: Writer<IndexEntry>,
+    pub(crate) live: LiveSnapshots,
+    pub(crate) gc_queue: GcQueue,
+    /// Old versions in entries.
+    pub(crate) old_versions: usize,
+    /// A key's bytes, for the time of one call.
+    scratch: Vec<u8>,
+}
+
+impl WriterState {
+    pub(crate) fn new(index: Writer<IndexEntry>) -> Self {
+        Self {
+            index,
+            live: LiveSnapshots::default(),
+            gc_queue: GcQueue::default(),
+            old_versions: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(crate) fn account(&mut self, kept: ChainChange) {
+        self.old_versions += kept.added;
+        self.old_versions -= kept.dropped;
+    }
+
+    /// Looks at up to `budget` old versions whose snapshot has ended; says whether there are more to look at.
+    pub(crate) fn reclaim(&mut self, map: &Map<IndexEntry>, budget: usize, guard: &Guard) -> bool {
+        if self.gc_queue.is_empty() {
+            return false;
+        }
+        self.gc_queue.orphan(&self.live);
+        if self.live.has_pending() {
+            return self.gc_queue.has_orphans();
+        }
+        let mut key = std::mem::take(&mut self.scratch);
+        for _ in 0..budget {
+            let Some(seq) = self.gc_queue.pop_orphan(&mut key) else { break };
+            let Some(entry) = map.get(&key, guard) else { continue };
+            self.old_versions -= entry.older_versions().trim(&self.live, guard);
+            if let Some(until) = entry.older_versions().until_of(seq, guard) {
+                self.gc_queue.push(&key, seq, until, &self.live);
+            }
+        }
+        self.scratch = key;
+        self.gc_queue.has_orphans()
+    }
+}
+
+/// A snapshot's slot in the registry, which it gives back when it is dropped.
+pub(crate) struct SnapshotRegistration {
+    pub(crate) inner: Arc<StateInner>,
+    pub(crate) seq: u64,
+    ticket: SnapshotTicket,
+}
+
+impl SnapshotRegistration {
+    /// Takes a snapshot of the newest published commit.
+    pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
+        let (ticket, seq) = inner.mvcc.snapshot(inner.clock.now());
+        Self { inner: Arc::clone(inner), seq, ticket }
+    }
+}
+
+impl Drop for SnapshotRegistration {
+    fn drop(&mut self) {
+        self.inner.mvcc.registry.release(&self.ticket);
+    }
+}
