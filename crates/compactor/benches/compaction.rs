@@ -1,5 +1,6 @@
-//! What compaction's decisions and its loop cost without any file: `cargo bench -p hightower-compactor`. (A whole compaction of a store is the
-//! engine's scenario `compaction/run_compaction_now`.)
+//! What compaction's decisions and its loop cost without any file:
+//! `cargo bench -p hightower-compactor`. (A whole compaction of a store is the engine's scenario
+//! `compaction/run_compaction_now`.)
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may end at once")]
 
@@ -56,7 +57,7 @@ impl Host for Memory {
         Ok((RecordPlace { segment: 2, offset: self.copied }, RECORD_LEN_BYTES))
     }
 
-    fn spend(&mut self, _bytes: u64) -> Result<(), Infallible> {
+    fn throttle(&mut self, _bytes: u64) -> Result<(), Infallible> {
         Ok(())
     }
 }

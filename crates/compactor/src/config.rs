@@ -17,24 +17,33 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionConfig {
-    /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90. Default: 20.
+    /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90.
+    /// Default: 20.
     pub start_percent: u8,
-    /// And goes on until no more than this share can be: 0 to `start_percent`. Default: 12.
+    /// Background compaction continues until at most this share can be freed: 0 to `start_percent`.
+    /// Default: 12.
     pub stop_percent: u8,
-    /// By itself, compaction leaves segments alone of which less than this share can be freed, in percent: 1 to 90. Default: 10.
+    /// By itself, compaction leaves segments alone of which less than this share can be freed, in
+    /// percent: 1 to 90. Default: 10.
     pub min_victim_percent: u8,
-    /// One run takes segments with about this many live bytes, so that it never holds much more than that on top of them:
-    /// 1 MiB to 1 TiB. A run takes at least one segment. Default: 128 MiB.
+    /// One run takes segments with about this many live bytes, so that it never holds much more
+    /// than that on top of them: 1 MiB to 1 TiB. A run takes at least one segment. Default: 128
+    /// MiB.
     pub max_run_bytes: u64,
-    /// How fast background runs read and write together, in bytes per second; `None`: as fast as they can. The limit is lifted when
-    /// more than half of the log can be freed, or space has run out. Explicit runs have none. Default: 128 MiB.
+    /// How fast background runs read and write together, in bytes per second; `None`: as fast as
+    /// they can. The limit is lifted when more than half of the log can be freed, or space has run
+    /// out. Explicit runs have none. Default: 128 MiB.
     pub rate_limit_bytes_per_s: Option<NonZeroU64>,
-    /// A tombstone stays for at least so long after the delete, so that an older command of its key that arrives late stays without effect: 0 to 100
-    /// years. It counts from the delete's timestamp where that can be true, else from when the store is sure to have had it: a timestamp
-    /// that a caller has submitted with it does not shorten or lengthen it at will. Default: one hour.
+    /// A tombstone stays for at least this time after the delete, so that an older command of its
+    /// key that arrives late stays without effect: 0 to 100 years. It counts from the delete's
+    /// timestamp where that can be true, else from when the store is sure to have had it: a
+    /// timestamp that a caller has submitted with it does not shorten or lengthen it at will.
+    /// Default: one hour.
     pub tombstone_grace: Duration,
-    /// Whether an explicit compaction also puts in key order, once, what comes straight from the log and has nothing to free: scans then read
-    /// records one after the other. It costs one more writing of such segments. Background compaction never does it. Default: true.
+    /// Whether an explicit compaction also rewrites, once and in key order, the records that come
+    /// straight from the log and has nothing to free: scans then read records one after the other.
+    /// It costs one more writing of such segments. Background compaction never does it. Default:
+    /// true.
     pub order_when_explicit: bool,
 }
 
@@ -84,9 +93,9 @@ impl Default for CompactionConfig {
 pub struct ConfigError {
     /// The name of the setting.
     pub setting: &'static str,
-    /// What it was set to.
+    /// The value that was set.
     pub found: u64,
-    /// What it may be.
+    /// The values that it may have.
     pub range: &'static str,
 }
 

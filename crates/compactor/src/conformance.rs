@@ -1,4 +1,4 @@
-//! What a new [`CompactionPolicy`] has to do, as checks that its author runs in a test: [`check_policy`].
+//! The rules of a [`CompactionPolicy`], as checks that its author runs in a test: [`check_policy`].
 //!
 //! ```
 //! use hightower_compactor::{CostBenefit, SizeTiered, conformance::check_policy};
@@ -17,7 +17,7 @@ use crate::usage::{Goal, SegmentUsage};
 
 /// A rule that a policy has broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
+pub struct PolicyViolation {
     /// The rule.
     pub rule: &'static str,
     /// The segments that the policy was shown.
@@ -26,20 +26,20 @@ pub struct Violation {
     pub chosen: Vec<u32>,
 }
 
-impl std::fmt::Display for Violation {
+impl std::fmt::Display for PolicyViolation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}: chose {:?} of {:#?}", self.rule, self.chosen, self.segments)
     }
 }
 
-impl std::error::Error for Violation {}
+impl std::error::Error for PolicyViolation {}
 
 const SEGMENT_LEN_BYTES: u64 = 1 << 20;
 const RECORDS: u64 = 1_000;
 /// How many rounds a policy may take until it is content.
 const ROUNDS_MAX: usize = 1_000;
 
-/// Shows a policy logs of many kinds, does what it asks for, and checks that it
+/// Shows a policy logs of many kinds, rewrites the segments that it chooses, and checks that it
 ///
 /// * chooses sealed segments of those it was shown, each once;
 /// * leaves a log alone that is live throughout, in the background and when all is to be freed;
@@ -47,15 +47,16 @@ const ROUNDS_MAX: usize = 1_000;
 ///
 /// # Errors
 ///
-/// [`Violation`].
-pub fn check_policy(policy: &dyn CompactionPolicy) -> Result<(), Violation> {
+/// [`PolicyViolation`].
+pub fn check_policy(policy: &dyn CompactionPolicy) -> Result<(), PolicyViolation> {
     let config = CompactionConfig::default();
     for goal in [Goal::Background, Goal::Full] {
         for count in [0, 1, 2, 7, 40] {
             let live = log(count, |_| RECORDS);
             let chosen = choose(policy, &live, goal, &config)?;
             ensure(chosen.is_empty(), "a log that is live throughout is left alone", &live, &chosen)?;
-            // Live shares that differ from segment to segment, with some that are dead or live throughout.
+            // Live shares that differ from segment to segment, with some that are dead or live
+            // throughout.
             for factor in [3, 5, 7, 11] {
                 settle(policy, log(count, |id| RECORDS * (u64::from(id) * factor % 11) / 10), goal, &config)?;
             }
@@ -91,7 +92,7 @@ fn choose(
     segments: &[SegmentUsage],
     goal: Goal,
     config: &CompactionConfig,
-) -> Result<Vec<u32>, Violation> {
+) -> Result<Vec<u32>, PolicyViolation> {
     let chosen = policy.choose(segments, goal, config);
     let sealed = |id: &u32| segments.iter().any(|usage| usage.id == *id && usage.is_sealed);
     ensure(chosen.iter().all(sealed), "only sealed segments of those that were shown are chosen", segments, &chosen)?;
@@ -102,13 +103,13 @@ fn choose(
     Ok(chosen)
 }
 
-/// Rewrites what the policy chooses until it is content.
+/// Rewrites the segments that the policy chooses, until it chooses none.
 fn settle(
     policy: &dyn CompactionPolicy,
     mut segments: Vec<SegmentUsage>,
     goal: Goal,
     config: &CompactionConfig,
-) -> Result<(), Violation> {
+) -> Result<(), PolicyViolation> {
     for _ in 0..ROUNDS_MAX {
         let chosen = choose(policy, &segments, goal, config)?;
         if chosen.is_empty() {
@@ -119,7 +120,7 @@ fn settle(
         rest.extend(survivors(&victims, &rest));
         segments = rest;
     }
-    Err(Violation { rule: "a policy comes to an end", segments, chosen: Vec::new() })
+    Err(PolicyViolation { rule: "a policy comes to an end", segments, chosen: Vec::new() })
 }
 
 /// The one segment that the live records of the victims go into.
@@ -143,8 +144,8 @@ fn survivors(victims: &[SegmentUsage], rest: &[SegmentUsage]) -> Option<SegmentU
     })
 }
 
-fn ensure(holds: bool, rule: &'static str, segments: &[SegmentUsage], chosen: &[u32]) -> Result<(), Violation> {
-    if holds { Ok(()) } else { Err(Violation { rule, segments: segments.to_vec(), chosen: chosen.to_vec() }) }
+fn ensure(holds: bool, rule: &'static str, segments: &[SegmentUsage], chosen: &[u32]) -> Result<(), PolicyViolation> {
+    if holds { Ok(()) } else { Err(PolicyViolation { rule, segments: segments.to_vec(), chosen: chosen.to_vec() }) }
 }
 
 #[cfg(test)]

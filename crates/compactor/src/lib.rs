@@ -1,14 +1,16 @@
-//! Compaction of the Hightower KV log: which segments to rewrite, which of their records survive, when a tombstone may go, and
-//! how fast it all goes.
+//! Compaction of the Hightower KV log: which segments to rewrite, which of their records survive,
+//! when a tombstone may go, and how fast it all goes.
 //!
-//! The log only grows; what has been overwritten or deleted stays in it until compaction copies what still counts into new
-//! segments and drops the old ones. This crate holds the decisions and the loop. It opens no file and takes no lock: the engine
-//! brings the segments in numbers ([`SegmentUsage`]), reads and writes records ([`Host`]), and installs the result.
+//! The log only grows. Overwritten and deleted records stay in it until compaction copies the live
+//! records into new segments and drops the old ones. This crate holds the decisions and the loop.
+//! It opens no file and takes no lock: the engine brings the segments in numbers
+//! ([`SegmentUsage`]), reads and writes records ([`Host`]), and installs the result.
 //!
 //! * [`CompactionPolicy`] chooses the segments; [`CostBenefit`] is the default.
-//! * [`rewrite`] copies the survivors in key order, in memory that does not depend on the size of a segment.
+//! * [`rewrite`] copies the survivors in key order, in memory that does not depend on the size of a
+//!   segment.
 //! * [`TombstoneRule`] says when forgetting a tombstone can bring nothing back.
-//! * [`Pace`] limits the rate.
+//! * [`RateLimiter`] limits the rate.
 //!
 //! ```
 //! use std::time::Duration;
@@ -33,7 +35,8 @@
 //!
 //! # What it is not
 //!
-//! It opens no file and takes no lock. `hightower-engine` brings the segments, reads and writes the records, and installs the result.
+//! It opens no file and takes no lock. `hightower-engine` brings the segments, reads and writes the
+//! records, and installs the result.
 //!
 //! # At a glance
 //!
@@ -52,15 +55,15 @@
 mod config;
 pub mod conformance;
 mod mutants;
-mod pace;
 mod policy;
+mod rate_limiter;
 mod rewrite;
 mod tombstone;
 mod usage;
 
 pub use config::{CompactionConfig, ConfigError};
-pub use pace::{Pace, PaceClock};
 pub use policy::{CompactionPolicy, CostBenefit, SizeTiered};
+pub use rate_limiter::{RateClock, RateLimiter};
 pub use rewrite::{Budget, Host, Moved, Need, RecordPlace, Rewritten, Visit, Visitor, rewrite};
 pub use tombstone::{TombstoneRule, output_base_seq};
 pub use usage::{Goal, SegmentUsage};

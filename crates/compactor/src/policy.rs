@@ -1,7 +1,8 @@
 //! Which segments to rewrite.
 //!
-//! [`CompactionPolicy`] is a boundary: bring your own. [`CostBenefit`] is the default, [`SizeTiered`] an example of another. Whatever a
-//! policy says, the engine leaves alone what is not sealed or not there.
+//! [`CompactionPolicy`] is a boundary: bring your own. [`CostBenefit`] is the default,
+//! [`SizeTiered`] an example of another. The engine ignores a choice of segments that are not
+//! sealed or not there.
 
 use std::cmp::Reverse;
 use std::fmt::Debug;
@@ -29,17 +30,18 @@ use crate::usage::{Goal, SegmentUsage};
 /// }
 /// ```
 pub trait CompactionPolicy: Debug + Send + Sync {
-    /// The ids of the segments to rewrite next, in the order in which to take them; none if all is well. Called again after each
-    /// run, until it gives none.
+    /// The ids of the segments to rewrite next, in the order in which to take them; none if all is
+    /// well. Called again after each run, until it gives none.
     fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32>;
 }
 
-/// The default policy: the best ratio of what is freed to what it costs, weighed with age, as in the log-structured file system of
-/// Rosenblum and Ousterhout (1992).
+/// The default policy: the best ratio of freed bytes to cost, weighed with age, as in the
+/// log-structured file system of Rosenblum and Ousterhout (1992).
 ///
-/// For a segment of which the share `u` stays, rewriting costs `1 + u` (reading all, writing the rest) and frees `1 - u`. What has been
-/// left alone for long will be left alone longer, so garbage in an old segment is worth collecting earlier, while a young one
-/// will have more garbage soon: the ratio is multiplied with a weight that grows with age and levels off.
+/// For a segment of which the share `u` stays, rewriting costs `1 + u` (reading all, writing the
+/// rest) and frees `1 - u`. A segment whose live records have not changed for long will change
+/// less, so garbage in an old segment is worth collecting earlier, while a young one will have more
+/// garbage soon: the ratio is multiplied with a weight that grows with age and levels off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CostBenefit;
 
@@ -61,7 +63,7 @@ impl CompactionPolicy for CostBenefit {
     }
 }
 
-/// A segment with what rewriting it would free.
+/// A segment, and the bytes that rewriting it would free.
 #[derive(Clone, Copy, Debug)]
 struct Candidate<'a> {
     usage: &'a SegmentUsage,
@@ -90,7 +92,7 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// What has garbage, oldest first, so that what hides behind a tombstone goes before it.
+    /// Segments with garbage, oldest first, so that records that a tombstone hides go before it.
     fn all_with_garbage(&self, config: &CompactionConfig) -> Vec<u32> {
         let mut chosen: Vec<_> = self.candidates.iter().filter(|candidate| candidate.is_eligible()).collect();
         chosen.sort_by_key(|candidate| candidate.order());
@@ -114,7 +116,8 @@ impl<'a> Log<'a> {
             }));
         }
         if chosen.is_empty() && exceeds(blocked.saturating_mul(2), self.len_bytes, config.start_percent) {
-            // Tombstones have piled up behind segments that are too little dead to be rewritten for their own sake.
+            // Tombstones have piled up behind segments that are too little dead to be rewritten for
+            // their own sake.
             chosen.extend(self.candidates.iter().filter(|candidate| candidate.is_eligible()));
             chosen.sort_by_key(|candidate| candidate.order());
         }
@@ -167,11 +170,12 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Merges segments of similar size once enough of them are worth it. An example of a policy: fewer, larger segments at the price of
-/// more garbage in between.
+/// Merges segments of similar size once enough of them are worth it. An example of a policy: fewer,
+/// larger segments at the price of more garbage in between.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeTiered {
-    /// How many segments of a tier make a run, at least 2. Segments are in the same tier if their lengths have as many bits.
+    /// How many segments of a tier make a run, at least 2. Segments are in the same tier if their
+    /// lengths have as many bits.
     pub min_segments: usize,
 }
 

@@ -1,11 +1,12 @@
-//! One run: read the inputs, gather what survives, write it in key order.
+//! One run: read the inputs, gather the survivors, write them in key order.
 //!
-//! Memory is bounded whatever the size of a segment: survivors are gathered as their keys and places, up to a budget. When that
-//! is used up the run ends there, and an input that was not read to its end stays, with its moved records dead. The next run
-//! goes on with it.
+//! Memory is bounded for segments of any size: survivors are gathered as their keys and places, up
+//! to a budget. When that is used up the run ends there, and an input that was not read to its end
+//! stays, with its moved records dead. The next run continues with it.
 //!
-//! The run itself changes nothing that counts. What it gives back tells the engine what to do once the outputs are durable: which inputs
-//! are empty now, which records to point elsewhere, which tombstones to forget.
+//! The run itself changes no live data. Its result tells the engine what to do once the outputs are
+//! durable: which inputs are empty now, which records to point elsewhere, which tombstones to
+//! forget.
 
 use hightower_log::CommandRef;
 
@@ -21,18 +22,19 @@ pub struct RecordPlace {
     pub offset: u32,
 }
 
-/// Who still needs a record.
+/// Whether a record is still needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Nobody.
     None,
     /// It is the newest command of its key, or a snapshot reads it.
     Keep,
-    /// It is a tombstone and the newest command of its key, no snapshot reads what was before it, and its grace has passed.
+    /// It is a tombstone and the newest command of its key, no snapshot reads the version before
+    /// it, and its grace has passed.
     Expired,
 }
 
-/// What visiting a record says about the rest of the segment.
+/// Whether to continue with the rest of the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
     /// Go on.
@@ -41,22 +43,23 @@ pub enum Visit {
     Stop,
 }
 
-/// What is called with the offset, the command and the length of a record.
+/// A function that is called with the offset, the command and the length of a record.
 pub type Visitor<'a, H, E> = &'a mut dyn FnMut(&mut H, u32, CommandRef<'_>, u32) -> Result<Visit, E>;
 
-/// What the engine gives a run to work with.
+/// The engine, as a run sees it.
 pub trait Host {
     /// Why reading or writing failed.
     type Error;
 
-    /// Calls `visit` with the offset, the command and the length of each record of a segment, in file order, until it says stop.
+    /// Calls `visit` with the offset, the command and the length of each record of a segment, in
+    /// file order, until it says stop.
     ///
     /// # Errors
     ///
     /// If a record cannot be read or does not verify; the run then ends and nothing has changed.
     fn for_each_record(&mut self, segment: u32, visit: Visitor<'_, Self, Self::Error>) -> Result<(), Self::Error>;
 
-    /// Who needs this record, which was read at this place.
+    /// Whether this record, which was read at this place, is still needed.
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need;
 
     /// Copies the record at `place` into an output, and gives its new place and length.
@@ -66,12 +69,12 @@ pub trait Host {
     /// If it cannot be read or written.
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32), Self::Error>;
 
-    /// Is told how many bytes were read or written since the last call; waits if that is too fast.
+    /// Counts bytes that were read or written since the last call, and waits if that is too fast.
     ///
     /// # Errors
     ///
     /// If the run is to end now.
-    fn spend(&mut self, bytes: u64) -> Result<(), Self::Error>;
+    fn throttle(&mut self, bytes: u64) -> Result<(), Self::Error>;
 }
 
 /// How much a run may hold in memory.
@@ -84,7 +87,7 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 128 Ki survivors with 4 MiB of keys: 8 MiB, and about 3 MiB for what is then known of their copies.
+    /// 128 Ki survivors with 4 MiB of keys: 8 MiB, and about 3 MiB for the copies.
     fn default() -> Self {
         Self { survivors: 128 << 10, key_bytes: 4 << 20 }
     }
@@ -101,10 +104,11 @@ pub struct Moved {
     pub len_bytes: u32,
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewritten {
-    /// The inputs that were read to their end: nothing in them is needed once [`moved`](Self::moved) is installed.
+    /// The inputs that were read to their end: nothing in them is needed once
+    /// [`moved`](Self::moved) is installed.
     pub emptied: Vec<u32>,
     /// The records that were copied, in key order.
     pub moved: Vec<Moved>,
@@ -116,8 +120,8 @@ pub struct Rewritten {
     pub written_bytes: u64,
 }
 
-/// Reads `inputs` one after the other and copies what survives, in key order. `rule` gives the tombstone rule for the inputs that
-/// were read to their end.
+/// Reads `inputs` one after the other and copies the survivors, in key order. `rule` gives the
+/// tombstone rule for the inputs that were read to their end.
 ///
 /// # Errors
 ///
@@ -128,7 +132,7 @@ pub fn rewrite<H: Host>(
     budget: Budget,
     rule: impl FnOnce(&[u32]) -> TombstoneRule,
 ) -> Result<Rewritten, H::Error> {
-    let mut survivors = Survivors::within(budget);
+    let mut survivors = SurvivorBatch::within(budget);
     let mut done = Rewritten::default();
     for (input, id) in inputs.iter().enumerate() {
         if !gather(host, *id, input, &mut survivors, &mut done.read_bytes)? {
@@ -151,23 +155,23 @@ pub fn rewrite<H: Host>(
         let (to, len_bytes) = host.copy(from)?;
         done.written_bytes += u64::from(len_bytes);
         done.moved.push(Moved { from, to, len_bytes });
-        host.spend(len_bytes.into())?;
+        host.throttle(len_bytes.into())?;
     }
     Ok(done)
 }
 
-/// Gathers what survives of one input. Says whether it was read to its end.
+/// Gathers the survivors of one input. Returns whether it was read to its end.
 fn gather<H: Host>(
     host: &mut H,
     id: u32,
     input: usize,
-    survivors: &mut Survivors,
+    survivors: &mut SurvivorBatch,
     read_bytes: &mut u64,
 ) -> Result<bool, H::Error> {
     let Ok(input) = u16::try_from(input) else { return Ok(false) };
     let mut has_room = true;
     host.for_each_record(id, &mut |host, offset, command, len_bytes| {
-        host.spend(len_bytes.into())?;
+        host.throttle(len_bytes.into())?;
         *read_bytes += u64::from(len_bytes);
         let need = host.need(RecordPlace { segment: id, offset }, &command);
         if need == Need::None {
@@ -182,7 +186,7 @@ fn gather<H: Host>(
 /// A record that survives; its key is in the arena.
 #[derive(Clone, Copy, Debug)]
 struct Survivor {
-    /// The first bytes of the key behind what all keys begin with, so that most comparisons end here.
+    /// The first bytes of the key behind the common prefix, so that most comparisons end here.
     head: u64,
     key_at: u32,
     key_len: u16,
@@ -192,13 +196,13 @@ struct Survivor {
 }
 
 #[derive(Debug)]
-struct Survivors {
+struct SurvivorBatch {
     entries: Vec<Survivor>,
     keys: Vec<u8>,
     budget: Budget,
 }
 
-impl Survivors {
+impl SurvivorBatch {
     fn within(budget: Budget) -> Self {
         // Places in the arena are 32 bits wide.
         let budget = Budget { key_bytes: budget.key_bytes.min(1 << 30), survivors: budget.survivors.max(1) };
@@ -221,7 +225,7 @@ impl Survivors {
         true
     }
 
-    /// Grows by steps, never to twice of what is needed.
+    /// Grows by steps, never to twice the needed size.
     fn grow(&mut self, key_len: usize) {
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact((self.budget.survivors / 8).max(64));
@@ -258,7 +262,7 @@ fn shared_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The first eight bytes as a number that sorts like them; what is missing counts as zero.
+/// The first eight bytes as a number that sorts like them; missing bytes count as zero.
 fn head_of(key: &[u8]) -> u64 {
     let mut head = [0; 8];
     let len = key.len().min(8);
@@ -272,7 +276,7 @@ mod tests {
 
     #[test]
     fn survivors_sort_by_key_whatever_their_heads_say() {
-        let mut survivors = Survivors::within(Budget::default());
+        let mut survivors = SurvivorBatch::within(Budget::default());
         let keys: [&[u8]; 9] = [
             b"pod/9",
             b"pod/1",
@@ -296,10 +300,10 @@ mod tests {
 
     #[test]
     fn the_budget_ends_a_run_but_the_first_record_always_fits() {
-        let mut survivors = Survivors::within(Budget { survivors: 2, key_bytes: 10 });
+        let mut survivors = SurvivorBatch::within(Budget { survivors: 2, key_bytes: 10 });
         assert!(survivors.add(&[7; 100], 0, 64, false));
         assert!(!survivors.add(b"k", 0, 200, false), "the keys' bytes are used up");
-        let mut survivors = Survivors::within(Budget { survivors: 2, key_bytes: 10 });
+        let mut survivors = SurvivorBatch::within(Budget { survivors: 2, key_bytes: 10 });
         assert!(survivors.add(b"a", 0, 1, false) && survivors.add(b"b", 0, 2, false));
         assert!(!survivors.add(b"c", 0, 3, false));
         assert!(survivors.entries.capacity() <= 64);

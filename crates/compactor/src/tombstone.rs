@@ -1,20 +1,24 @@
 //! When a tombstone may be forgotten.
 //!
-//! A tombstone must stay as long as any file could bring back an older command of its key. To know that for each key would take
-//! a look into every segment; to know it for all keys at once takes two numbers of each segment:
+//! A tombstone must stay as long as any file could bring back an older command of its key. To know
+//! that for each key would take a look into every segment; to know it for all keys at once takes
+//! two numbers of each segment:
 //!
-//! 1. The engine appends a command only if it wins. So the records of a key stand in the log in ascending order of their versions, and what
-//!    is older than a tombstone was committed before it. A segment whose commits all came after the tombstone holds nothing older.
-//! 2. A tombstone that counts is the newest command of its key, so any other record of that key is dead. A segment without dead
-//!    records holds none.
+//! 1. The engine appends a command only if it wins. So the records of a key stand in the log in
+//!    ascending order of their versions, and every command older than a tombstone was committed
+//!    before it. A segment whose commits all came after the tombstone holds nothing older.
+//! 2. A tombstone that counts is the newest command of its key, so any other record of that key is
+//!    dead. A segment without dead records holds none.
 //!
-//! A tombstone in an input is therefore free to go if each segment that stays is either without dead records or was begun after
-//! the tombstone. Records that compaction has moved keep to this: they were newest when they were moved (or a snapshot still read them, and
-//! then they count as dead), and an output tells by its base seq how new the newest of them can be.
+//! A tombstone in an input is therefore free to go if each segment that stays is either without
+//! dead records or was begun after the tombstone. Records that compaction has moved keep to this:
+//! they were newest when they were moved (or a snapshot still read them, and then they count as
+//! dead), and an output tells by its base seq how new the newest of them can be.
 //!
-//! The numbers are taken before the inputs are read. What becomes dead later is older than commits that came later, and those are in no
-//! input. A crash takes nothing back: the engine makes the log durable up to what it has read before it removes the inputs, and it
-//! forgets the tombstone in memory only after that.
+//! The numbers are taken before the inputs are read. A record that dies later is older than commits
+//! that came later, and those are in no input. A crash takes nothing back: the engine makes the log
+//! durable up to what it has read before it removes the inputs, and it forgets the tombstone in
+//! memory only after that.
 //!
 //! Checkpoints never matter: an entry of a checkpoint counts only while its segment is there.
 
@@ -45,8 +49,8 @@ impl TombstoneRule {
         Self { bounds, oldest_outside: oldest.unwrap_or(u64::MAX) }
     }
 
-    /// Whether a tombstone in this segment may go as far as other segments are concerned: its grace and snapshots are
-    /// not this rule's business.
+    /// Whether a tombstone in this segment may go as far as other segments are concerned: its grace
+    /// and snapshots are not this rule's business.
     #[must_use]
     pub fn allows(&self, segment: u32) -> bool {
         let bound = self.bounds.get(&segment);
@@ -54,10 +58,12 @@ impl TombstoneRule {
     }
 }
 
-/// The ids of the segments that could each be the one input of a run that forgets tombstones. As asking a [`TombstoneRule`] for each, but in one pass.
+/// The ids of the segments that could each be the one input of a run that forgets tombstones. As
+/// asking a [`TombstoneRule`] for each, but in one pass.
 pub(crate) fn free_alone(segments: &[SegmentUsage]) -> HashSet<u32> {
     let ends = CommitEnds::of(segments);
-    // The oldest dead record outside of a segment is the oldest of all, or the next one if the oldest is in the segment itself.
+    // The oldest dead record outside of a segment is the oldest of all, or the next one if the
+    // oldest is in the segment itself.
     let (mut oldest, mut next) = ((u64::MAX, None), u64::MAX);
     for (seq, id) in segments.iter().filter_map(|usage| Some((oldest_dead(usage)?, usage.id))) {
         if seq < oldest.0 {
@@ -82,7 +88,7 @@ fn oldest_dead(usage: &SegmentUsage) -> Option<u64> {
 
 /// Whether the segment has no dead record.
 fn is_clean(usage: &SegmentUsage) -> bool {
-    // What is not sealed may be counted too high, never too low.
+    // The numbers of an unsealed segment may be too high, never too low.
     usage.dead_records() == 0
 }
 
@@ -109,7 +115,7 @@ impl CommitEnds {
     }
 }
 
-/// The base seq for what a run writes: above all commits that the inputs' records come from.
+/// The base seq of a run's outputs: above all commits that the inputs' records come from.
 #[must_use]
 pub fn output_base_seq(segments: &[SegmentUsage], inputs: &[u32]) -> u64 {
     let ends = CommitEnds::of(segments);

@@ -1,4 +1,4 @@
-//! What compaction knows of a segment before it reads a byte of it.
+//! The facts that compaction knows of a segment before it reads it.
 
 use std::time::Duration;
 
@@ -9,16 +9,18 @@ use hightower_log::SegmentKind;
 pub struct SegmentUsage {
     /// The number of the segment. Segments that commits write get ascending ones in commit order.
     pub id: u32,
-    /// Who writes it.
+    /// Its kind of writer.
     pub kind: SegmentKind,
     /// Whether it is complete and durable; others are never touched.
     pub is_sealed: bool,
-    /// For one that commits wrote: the seq of its first commit, or any number between that and the last seq before it. For one that
-    /// compaction wrote: a seq above those of all commits that its records come from.
+    /// For one that commits wrote: the seq of its first commit, or any number between that and the
+    /// last seq before it. For one that compaction wrote: a seq above those of all commits that its
+    /// records come from.
     pub base_seq: u64,
     /// How long its header and records are.
     pub len_bytes: u64,
-    /// How many records it holds. Of one that is not sealed, no more is asked than that it is not below the truth.
+    /// How many records it holds. Of one that is not sealed, no more is asked than that it is not
+    /// below the truth.
     pub records: u64,
     /// How many of these are the newest command of their key, tombstones included.
     pub live_records: u64,
@@ -26,8 +28,8 @@ pub struct SegmentUsage {
     pub live_bytes: u64,
     /// How many of the other records some snapshot still reads.
     pub retained_records: u64,
-    /// How long those of the live records are together that are tombstones whose grace has passed and that no snapshot needs. Told
-    /// too high, segments are rewritten in vain.
+    /// How long those of the live records are together that are tombstones whose grace has passed
+    /// and that no snapshot needs. Told too high, segments are rewritten in vain.
     pub expired_tombstone_bytes: u64,
     /// How long ago it was begun.
     pub age: Duration,
@@ -40,7 +42,8 @@ impl SegmentUsage {
         self.records.saturating_sub(self.live_records)
     }
 
-    /// Bytes of records that neither the state nor a snapshot needs. Those that snapshots need are taken out in proportion.
+    /// Bytes of records that neither the state nor a snapshot needs. Those that snapshots need are
+    /// taken out in proportion.
     #[must_use]
     pub fn dead_bytes(&self) -> u64 {
         let dead_records = self.dead_records();
@@ -60,7 +63,7 @@ impl SegmentUsage {
     }
 }
 
-/// What a run is for.
+/// The goal of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Goal {

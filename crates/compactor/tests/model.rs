@@ -1,7 +1,9 @@
-//! The rules against a model: a log of segments in memory, an index over it, snapshots, and runs over inputs chosen at random.
+//! The rules against a model: a log of segments in memory, an index over it, snapshots, and runs
+//! over inputs chosen at random.
 //!
-//! After each step the index must say the same as a replay of all segments from nothing: no key lost, none revived. What a
-//! snapshot reads must stay readable, and what is removed must be needed by nobody.
+//! After each step the index must say the same as a replay of all segments from nothing: no key
+//! lost, none revived. What a snapshot reads must stay readable, and what is removed must be needed
+//! by nobody.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of cases (default 250).
 
@@ -268,7 +270,7 @@ impl Host for Store {
         Ok((self.push(output, record), RECORD_BYTES))
     }
 
-    fn spend(&mut self, _: u64) -> Result<(), Infallible> {
+    fn throttle(&mut self, _: u64) -> Result<(), Infallible> {
         Ok(())
     }
 }

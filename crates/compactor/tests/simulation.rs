@@ -1,5 +1,6 @@
-//! Where the size of the log settles, played through with the policy alone: keys in an order of popularity as Zipf has it, segments
-//! of a fixed number of records, compaction whenever the policy asks for it.
+//! Where the size of the log settles, played through with the policy alone: keys in an order of
+//! popularity as Zipf has it, segments of a fixed number of records, compaction whenever the policy
+//! asks for it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which shows what it measured")]
 
@@ -13,7 +14,8 @@ const RECORD_BYTES: u64 = 136;
 
 /// A log of records that are nothing but the number of their key.
 struct Log {
-    /// By id: whether compaction wrote it, when it was begun, the keys of its records, and how many of them are live.
+    /// By id: whether compaction wrote it, when it was begun, the keys of its records, and how many
+    /// of them are live.
     segments: HashMap<u32, (SegmentKind, u64, Vec<u32>, u64)>,
     /// Which segment holds the newest record of each key, and where in it.
     index: Vec<Option<(u32, usize)>>,
@@ -123,7 +125,8 @@ impl Log {
     }
 }
 
-/// Numbers below `keys`, the small ones often, as Gray et al. (1994) draw them for an exponent of 0.99; scattered over the keys.
+/// Numbers below `keys`, the small ones often, as Gray et al. (1994) draw them for an exponent of
+/// 0.99; scattered over the keys.
 struct Zipf {
     keys: f64,
     zeta: f64,
@@ -200,7 +203,8 @@ fn the_log_settles_within_its_bounds() {
         let outcome = play(&CostBenefit, 30_000, 120_000, records_per_segment);
         assert!(outcome.settled <= 1.5 && outcome.full <= 1.1);
         assert!(outcome.write_amplification <= 2.5);
-        // While writing, the active segment comes on top, and it may be half of the live bytes in the last case.
+        // While writing, the active segment comes on top, and it may be half of the live bytes in
+        // the last case.
         assert!(outcome.peak <= 1.75);
     }
 }

@@ -1,4 +1,5 @@
-//! Lookups, overwrites, inserts and walks against other maps, on the same keys, each harness doing the same work.
+//! Lookups, overwrites, inserts and walks against other maps, on the same keys, each harness doing
+//! the same work.
 //!
 //! ```sh
 //! cargo bench -p hightower-index                                     # 1 M keys

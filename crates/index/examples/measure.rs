@@ -1,4 +1,5 @@
-//! Measures what a benchmark of single operations can't show: memory against the allocator, the slowest insert, and lookups beside a writer.
+//! Measures what a benchmark of single operations can't show: memory against the allocator, the
+//! slowest insert, and lookups beside a writer.
 //!
 //! ```sh
 //! cargo run --release -p hightower-index --example measure          # 1 M keys
@@ -111,7 +112,8 @@ fn memory(shape: Shape, count: usize) {
     );
 }
 
-/// Wall time, or with `HIGHTOWER_BENCH_CLOCK=cpu` the thread's own time, which a busy machine distorts less.
+/// Wall time, or with `HIGHTOWER_BENCH_CLOCK=cpu` the thread's own time, which a busy machine
+/// distorts less.
 enum Stopwatch {
     Wall(Instant),
     #[cfg(target_os = "linux")]
@@ -187,7 +189,8 @@ impl Workload {
     }
 }
 
-/// Times of single operations. The two maps that the bars compare take turns, so that a machine that is slow for a while is so for both.
+/// Times of single operations. The two maps that the bars compare take turns, so that a machine
+/// that is slow for a while is so for both.
 fn table(shape: Shape, count: usize, with_others: bool) {
     const ROUNDS: usize = 4;
     let load = Workload::new(shape, count);

@@ -1,9 +1,10 @@
 //! A pair of fences of which the frequent one costs nothing.
 //!
-//! Where one side stores and then loads, and the other does too, each needs a full fence between them. If one side comes millions of times a second and
-//! the other now and then, the system can help: Linux's `membarrier` has every running thread of the process go through a full fence. So the rare side,
-//! [`heavy`], fences for both, and for the frequent one, [`light`], it is enough that the compiler keeps the order. Where the system has no such call,
-//! both are full fences.
+//! Where one side stores and then loads, and the other does too, each needs a full fence between
+//! them. If one side comes millions of times a second and the other now and then, the system can
+//! help: Linux's `membarrier` has every running thread of the process go through a full fence. So
+//! the rare side, [`heavy`], fences for both, and for the frequent one, [`light`], it is enough
+//! that the compiler keeps the order. Where the system has no such call, both are full fences.
 
 #[cfg(all(target_os = "linux", not(miri), not(loom)))]
 mod imp {
@@ -71,7 +72,8 @@ pub(crate) fn light() {
     imp::light();
 }
 
-/// The rare side's fence, which fences every thread. False, which counts for nothing, if the system has no memory for it.
+/// The rare side's fence, which fences every thread. False, which counts for nothing, if the system
+/// has no memory for it.
 pub(crate) fn heavy() -> bool {
     imp::heavy()
 }

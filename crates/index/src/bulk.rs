@@ -8,12 +8,12 @@ use core::fmt;
 use std::sync::Arc;
 
 use crate::arena::Arena;
+use crate::bulk_builder::{BulkBuilder, join};
 use crate::bytes::common_len;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::map::Map;
-use crate::panics::Panics;
-use crate::spine::{Spine, join};
+use crate::panics::DropPanics;
 use crate::sync::Ordering;
 use crate::table::{Parted, Tools};
 use crate::writer::Writer;
@@ -59,7 +59,7 @@ impl core::error::Error for BulkError {}
 pub struct SortedRun<V, H: KeyHasher = SeededHasher> {
     map: Map<V, H>,
     arena: Arena,
-    spine: Spine<V>,
+    builder: BulkBuilder<V>,
     parted: Parted,
     first_key: Box<[u8]>,
     len: usize,
@@ -77,7 +77,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
     ///
     /// [`BulkError::OutOfOrder`] if it is not; the run stays as it was, and the value is dropped.
     ///
-    /// # Panics
+    /// # DropPanics
     ///
     /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
@@ -106,7 +106,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
             self.first_key = key.into();
         }
         self.parted.push(hash, leaf, hint);
-        self.spine.push(&mut self.arena, leaf, shared);
+        self.builder.push(&mut self.arena, leaf, shared);
         self.len += 1;
         Ok(())
     }
@@ -114,7 +114,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
     /// How many bytes the key shares with the last one, if it is above it.
     #[inline]
     fn shared_with_last(&self, key: &[u8]) -> Option<usize> {
-        let Some(last) = self.spine.last() else { return Some(0) };
+        let Some(last) = self.builder.last() else { return Some(0) };
         let shared = common_len(last.key(), key);
         // The end of a key comes before any byte.
         (key.get(shared) > last.key().get(shared)).then_some(shared)
@@ -143,14 +143,14 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
     }
 
     fn last_key(&self) -> &[u8] {
-        self.spine.last().map_or(&[], Leaf::key)
+        self.builder.last().map_or(&[], Leaf::key)
     }
 }
 
 impl<V, H: KeyHasher> Drop for SortedRun<V, H> {
     fn drop(&mut self) {
         if core::mem::needs_drop::<V>() {
-            let mut panics = Panics::default();
+            let mut panics = DropPanics::default();
             for leaf in self.parted.leaves() {
                 // SAFETY: leaves that were not taken over are the run's alone.
                 panics.run(|| unsafe { Leaf::<V>::from_raw(leaf).drop_value() });
@@ -180,7 +180,7 @@ impl<V, H: KeyHasher> Map<V, H> {
         SortedRun {
             map: self.clone(),
             arena: Arena::new(),
-            spine: Spine::new(),
+            builder: BulkBuilder::new(),
             parted: Parted::new(),
             first_key: Box::default(),
             len: 0,
@@ -233,20 +233,21 @@ impl<V, H: KeyHasher> Writer<V, H> {
             return 0;
         }
         let (shared, own) = self.parts();
-        let mut root = crate::link::Link::NOTHING;
+        let mut root = crate::tagged_ptr::TaggedPtr::NOTHING;
         for run in &mut runs {
             own.arena.absorb(core::mem::replace(&mut run.arena, Arena::new()));
-            let spine = core::mem::replace(&mut run.spine, Spine::new());
-            let right = spine.finish(&mut own.arena);
+            let builder = core::mem::replace(&mut run.builder, BulkBuilder::new());
+            let right = builder.finish(&mut own.arena);
             // SAFETY: both trees are in the arena, nobody else can reach them, and the runs' keys rise.
             root = unsafe { join::<V>(&mut own.arena, root, right) };
         }
         // The runs own the leaves until all is there: if the hasher panics, they drop the values, and the map stays empty.
         let parted: Vec<_> = runs.iter().map(|run| &run.parted).collect();
-        let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+        let mut tools =
+            Tools { arena: &mut own.arena, deferred_frees: &mut own.deferred_frees, hasher: &shared.hasher };
         // SAFETY: this is the one writer; the map is empty, so the table holds no leaf.
         unsafe { shared.table.fill::<V, H>(&parted, len, threads, &mut tools) };
-        shared.tree.plant(root);
+        shared.tree.set_root(root);
         shared.len.store(len, Ordering::Relaxed);
         for run in &mut runs {
             run.parted = Parted::new();
@@ -260,7 +261,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
     /// Meant for entries in rising key order, into an empty map, which are built into place: about ten times as fast as [`Writer::insert`], and readers see them all
     /// at once. From the first entry that is out of order, or if the map is not empty, it inserts one by one. For several threads see [`Writer::join_runs`].
     ///
-    /// # Panics
+    /// # DropPanics
     ///
     /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
@@ -279,7 +280,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
     /// Builds an empty map from `entries` as far as their keys rise. Returns how many keys that were, and the first entry that was not taken: of a map that
     /// is not empty, the first of all.
     ///
-    /// # Panics
+    /// # DropPanics
     ///
     /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///

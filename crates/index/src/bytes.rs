@@ -1,7 +1,9 @@
 //! Comparing short keys without a call.
 //!
-//! The library's comparison is a call that picks its way by length first; for keys of some ten bytes that takes longer than the comparison. Here a key is
-//! compared by loads of fixed width of which the last overlaps the one before, so no load reaches beyond the key, into a cache line that nobody asked for.
+//! The library's comparison is a call that picks its way by length first; for keys of some ten
+//! bytes that takes longer than the comparison. Here a key is compared by loads of fixed width of
+//! which the last overlaps the one before, so no load reaches beyond the key, into a cache line
+//! that the caller did not ask for.
 
 use core::cmp::Ordering;
 
@@ -55,7 +57,8 @@ pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
     if difference == 0 { len } else { left_words.len() * 8 + difference.trailing_zeros() as usize / 8 }
 }
 
-/// Up to seven bytes as one number, the first lowest. Of four to seven, the middle ones are read twice.
+/// Up to seven bytes as one number, the first lowest. Of four to seven, the middle ones are read
+/// twice.
 #[inline(always)]
 fn short_word(bytes: &[u8]) -> u64 {
     if let (Some(head), Some(tail)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {

@@ -1,4 +1,5 @@
-//! Reclamation by epochs ("Practical lock-freedom", Fraser 2004), with guards that cost two plain stores.
+//! Reclamation by epochs ("Practical lock-freedom", Fraser 2004), with guards that cost two plain
+//! stores.
 //!
 //! # The protocol
 //!
@@ -9,14 +10,18 @@
 //! | 3. reads pointers and what they lead to | 3. makes the epoch e + 1 if every record says e or nothing |
 //! | 4. clears its record | 4. frees what was sealed at e − 1 or before |
 //!
-//! Of a reader's fence and one of the collector's, one comes first. If it is the collector's, the reader sees everything as out of reach that was so before, and
-//! cannot get at it. If it is the reader's, the collector sees its record in that turn and in all later ones until it is cleared, so the epoch goes one
-//! step further at most; what is sealed in these turns is freed only after two.
+//! Of a reader's fence and one of the collector's, one comes first. If it is the collector's, the
+//! reader sees everything as out of reach that was so before, and cannot get at it. If it is the
+//! reader's, the collector sees its record in that turn and in all later ones until it is cleared,
+//! so the epoch goes one step further at most; what is sealed in these turns is freed only after
+//! two.
 //!
-//! A record is cleared, and written again, with release, and the collector reads it with acquire: all that a reader has done comes before what is freed.
+//! A record is cleared, and written again, with release, and the collector reads it with acquire:
+//! all that a reader has done comes before what is freed.
 //!
-//! Records are never freed; threads that end hand theirs on. Whoever puts things out of reach collects, a step for each bag of [`BAG_ACTIONS`]; a reader
-//! does so once in [`PINS_PER_TURN`] guards, and only if something waits.
+//! Records are never freed; an ending thread leaves its record to another. A thread that unlinks
+//! memory collects, a step for each bag of [`BAG_ACTIONS`]; a reader does so once in
+//! [`PINS_PER_TURN`] guards, and only if something waits.
 
 use core::cell::{Cell, RefCell};
 use core::ptr;
@@ -24,7 +29,7 @@ use std::collections::VecDeque;
 
 use crate::barrier;
 use crate::mutants::planted;
-use crate::panics::Panics;
+use crate::panics::DropPanics;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// What a thread keeps before it hands it over.
@@ -35,41 +40,41 @@ const PINS_PER_TURN: u32 = 4096;
 const NOT_PINNED: u64 = 0;
 
 /// One call that frees something.
-pub(crate) struct Action {
+pub(crate) struct DeferredAction {
     pub(crate) data: *mut (),
     pub(crate) run: unsafe fn(*mut ()),
 }
 
-// SAFETY: whoever defers an action promises that it may run on any thread.
-unsafe impl Send for Action {}
+// SAFETY: the caller of `defer` promises that it may run on any thread.
+unsafe impl Send for DeferredAction {}
 
 /// What one thread says to the collector, and keeps for itself.
 #[repr(align(128))]
-pub(crate) struct Record {
+pub(crate) struct ThreadRecord {
     /// The epoch at which the thread was pinned.
     pinned_at: AtomicU64,
     is_taken: AtomicBool,
     /// Written before the record can be reached.
-    next: Cell<*mut Record>,
+    next: Cell<*mut ThreadRecord>,
     // From here on the owner's alone.
     guards: Cell<usize>,
     pins: Cell<u32>,
-    /// The thread has ended: whoever drops the last guard gives the record back.
+    /// The thread has ended: the drop of its last guard returns the record.
     is_orphan: Cell<bool>,
-    bag: RefCell<Vec<Action>>,
+    bag: RefCell<Vec<DeferredAction>>,
 }
 
 /// Everything that waits, and who may be looking.
 pub(crate) struct Collector {
     epoch: AtomicU64,
-    records: AtomicPtr<Record>,
+    records: AtomicPtr<ThreadRecord>,
     /// Bags and the epochs that they were sealed at, the oldest first.
-    sealed: Mutex<VecDeque<(u64, Vec<Action>)>>,
+    sealed: Mutex<VecDeque<(u64, Vec<DeferredAction>)>>,
     /// How many bags wait.
     waiting: AtomicUsize,
 }
 
-impl Record {
+impl ThreadRecord {
     fn new() -> Self {
         Self {
             pinned_at: AtomicU64::new(NOT_PINNED),
@@ -105,7 +110,7 @@ impl Collector {
     }
 
     /// A record for the calling thread: one that another has given back, or a new one.
-    pub(crate) fn take_record(&'static self) -> &'static Record {
+    pub(crate) fn take_record(&'static self) -> &'static ThreadRecord {
         barrier::prepare();
         let mut each = self.records.load(Ordering::Acquire);
         // SAFETY: records are never freed, and `next` doesn't change once a record can be reached.
@@ -115,7 +120,7 @@ impl Collector {
             }
             each = record.next.get();
         }
-        let record: &'static Record = Box::leak(Box::new(Record::new()));
+        let record: &'static ThreadRecord = Box::leak(Box::new(ThreadRecord::new()));
         let mut first = self.records.load(Ordering::Relaxed);
         loop {
             record.next.set(first);
@@ -128,7 +133,7 @@ impl Collector {
     }
 
     /// The thread that owns the record has ended; its guards may not have.
-    pub(crate) fn end_thread(&self, record: &Record) {
+    pub(crate) fn end_thread(&self, record: &ThreadRecord) {
         record.is_orphan.set(true);
         if record.guards.get() == 0 {
             self.give_back(record);
@@ -136,16 +141,17 @@ impl Collector {
     }
 
     #[cold]
-    fn give_back(&self, record: &Record) {
+    fn give_back(&self, record: &ThreadRecord) {
         record.is_orphan.set(false);
-        // What this runs takes guards of another record. What cannot be sealed waits in this one for its next owner.
+        // What this runs takes guards of another record. What cannot be sealed waits in this one
+        // for its next owner.
         self.hand_over(record).end();
         record.is_taken.store(false, Ordering::Release);
     }
 
     /// Begins a guard.
     #[inline(always)]
-    pub(crate) fn enter(&self, record: &Record) {
+    pub(crate) fn enter(&self, record: &ThreadRecord) {
         let guards = record.guards.get();
         record.guards.set(guards + 1);
         if guards == 0 {
@@ -155,7 +161,7 @@ impl Collector {
 
     /// Ends a guard.
     #[inline(always)]
-    pub(crate) fn leave(&self, record: &Record) {
+    pub(crate) fn leave(&self, record: &ThreadRecord) {
         let guards = record.guards.get() - 1;
         record.guards.set(guards);
         if guards == 0 {
@@ -166,18 +172,19 @@ impl Collector {
         }
     }
 
-    /// Lets go of what was read so far, unless there are other guards.
+    /// Ends the protection of everything read so far, unless the thread has other guards.
     #[inline]
-    pub(crate) fn renew(&self, record: &Record) {
+    pub(crate) fn renew(&self, record: &ThreadRecord) {
         if record.guards.get() == 1 {
             self.announce(record);
         }
     }
 
     #[inline(always)]
-    fn announce(&self, record: &Record) {
+    fn announce(&self, record: &ThreadRecord) {
         let epoch = self.epoch.load(Ordering::Acquire);
-        // Release, though nothing is published: a collector that reads this, and not the clearing before, still comes after that.
+        // Release, though nothing is published: a collector that reads this, and not the clearing
+        // before, still comes after that.
         record.pinned_at.store(epoch, Ordering::Release);
         if !planted("guard_without_fence") {
             barrier::light();
@@ -190,7 +197,7 @@ impl Collector {
     }
 
     /// Has the action run once no guard that exists now is alive.
-    pub(crate) fn defer(&self, record: &Record, action: Action) {
+    pub(crate) fn defer(&self, record: &ThreadRecord, action: DeferredAction) {
         let is_full = {
             let mut bag = record.bag.borrow_mut();
             bag.push(action);
@@ -201,12 +208,12 @@ impl Collector {
         }
     }
 
-    /// Hands over what the thread keeps, and goes one step on.
-    pub(crate) fn flush(&self, record: &Record) {
+    /// Hands over the thread's bag, and takes one step of collection.
+    pub(crate) fn flush(&self, record: &ThreadRecord) {
         self.hand_over(record).go_on();
     }
 
-    fn hand_over(&self, record: &Record) -> Panics {
+    fn hand_over(&self, record: &ThreadRecord) -> DropPanics {
         let bag = record.bag.take();
         let ripe = self.turn(lock(&self.sealed), bag).unwrap_or_else(|mut bag| {
             record.bag.borrow_mut().append(&mut bag);
@@ -220,26 +227,28 @@ impl Collector {
         if self.waiting.load(Ordering::Relaxed) > 0
             && let Ok(sealed) = self.sealed.try_lock()
         {
-            // Whoever takes a guard has nothing to do with what is freed; and half a guard would stay for ever.
+            // Whoever takes a guard has nothing to do with what is freed; and half a guard would
+            // stay for ever.
             let panics = run(self.turn(sealed, Vec::new()).unwrap_or_default());
             if planted("pin_panics") { panics.go_on() } else { panics.end() }
         }
     }
 
-    /// Seals a bag, advances if it may, and gives what has waited long enough.
+    /// Seals a bag, advances the epoch if possible, and returns the bags that have waited long
+    /// enough.
     ///
     /// # Errors
     ///
     /// Gives the bag back if the system refuses the fence.
     fn turn(
         &self,
-        mut sealed: MutexGuard<'_, VecDeque<(u64, Vec<Action>)>>,
-        bag: Vec<Action>,
-    ) -> Result<Vec<Vec<Action>>, Vec<Action>> {
+        mut sealed: MutexGuard<'_, VecDeque<(u64, Vec<DeferredAction>)>>,
+        bag: Vec<DeferredAction>,
+    ) -> Result<Vec<Vec<DeferredAction>>, Vec<DeferredAction>> {
         if !barrier::heavy() {
             return Err(bag);
         }
-        // Only who has the lock changes it.
+        // Changed only under the lock.
         let mut epoch = self.epoch.load(Ordering::Relaxed);
         if !bag.is_empty() {
             sealed.push_back((epoch, bag));
@@ -277,10 +286,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn run(ripe: Vec<Vec<Action>>) -> Panics {
-    let mut panics = Panics::default();
+fn run(ripe: Vec<Vec<DeferredAction>>) -> DropPanics {
+    let mut panics = DropPanics::default();
     for action in ripe.into_iter().flatten() {
-        // SAFETY: whoever deferred it promised that it may run once the guards of its time have ended; each runs once.
+        // SAFETY: the caller of `defer` promised that it may run once the guards of its time have
+        // ended; each runs once.
         panics.run(|| unsafe { (action.run)(action.data) });
     }
     panics
@@ -291,12 +301,12 @@ fn run(ripe: Vec<Vec<Action>>) -> Panics {
 mod process {
     use core::cell::Cell;
 
-    use super::{Action, Collector, Record};
+    use super::{Collector, DeferredAction, ThreadRecord};
 
     static COLLECTOR: Collector = Collector::new();
 
     thread_local! {
-        static RECORD: Cell<Option<&'static Record>> = const { Cell::new(None) };
+        static RECORD: Cell<Option<&'static ThreadRecord>> = const { Cell::new(None) };
         static END: EndOfThread = const { EndOfThread };
     }
 
@@ -312,19 +322,19 @@ mod process {
     }
 
     /// Belongs to its thread, as the record is not `Sync`.
-    pub(crate) struct Guard {
-        record: &'static Record,
+    pub(crate) struct PinGuard {
+        record: &'static ThreadRecord,
     }
 
     #[inline(always)]
-    pub(crate) fn pin() -> Guard {
+    pub(crate) fn pin() -> PinGuard {
         let record = RECORD.get().unwrap_or_else(register);
         COLLECTOR.enter(record);
-        Guard { record }
+        PinGuard { record }
     }
 
     #[cold]
-    fn register() -> &'static Record {
+    fn register() -> &'static ThreadRecord {
         let record = COLLECTOR.take_record();
         if END.try_with(|_| ()).is_ok() {
             RECORD.set(Some(record));
@@ -335,7 +345,7 @@ mod process {
         record
     }
 
-    impl Guard {
+    impl PinGuard {
         pub(crate) fn repin(&mut self) {
             COLLECTOR.renew(self.record);
         }
@@ -344,12 +354,12 @@ mod process {
             COLLECTOR.flush(self.record);
         }
 
-        pub(crate) fn defer(&self, action: Action) {
+        pub(crate) fn defer(&self, action: DeferredAction) {
             COLLECTOR.defer(self.record, action);
         }
     }
 
-    impl Drop for Guard {
+    impl Drop for PinGuard {
         #[inline(always)]
         fn drop(&mut self) {
             COLLECTOR.leave(self.record);
@@ -358,9 +368,9 @@ mod process {
 }
 
 #[cfg(not(loom))]
-pub(crate) use process::{Guard, pin};
+pub(crate) use process::{PinGuard, pin};
 
-impl Record {
+impl ThreadRecord {
     /// Has the record given back when its last guard ends.
     #[cfg(not(loom))]
     fn leave_with_guard(&self) {
@@ -380,7 +390,8 @@ mod models {
     struct Watched(UnsafeCell<u64>);
 
     unsafe fn free(data: *mut ()) {
-        // SAFETY: it came from `Box::into_raw`, and is freed once; that nobody reads it is what loom checks, and the memory stays.
+        // SAFETY: it came from `Box::into_raw`, and is freed once; that nobody reads it is what
+        // loom checks, and the memory stays.
         unsafe { (*data.cast::<Watched>()).0.with_mut(|value| *value = u64::MAX) };
     }
 
@@ -403,7 +414,7 @@ mod models {
             Arc::new(Self { collector, place: AtomicPtr::new(first) })
         }
 
-        fn read(&self, record: &Record) {
+        fn read(&self, record: &ThreadRecord) {
             self.collector.enter(record);
             let value = self.place.load(Ordering::Acquire);
             // SAFETY: loom says if it is not.
@@ -412,10 +423,10 @@ mod models {
             self.collector.leave(record);
         }
 
-        fn replace(&self, record: &Record) {
+        fn replace(&self, record: &ThreadRecord) {
             let new = Box::into_raw(Box::new(Watched(UnsafeCell::new(2))));
             let old = self.place.swap(new, Ordering::AcqRel);
-            self.collector.defer(record, Action { data: old.cast(), run: free });
+            self.collector.defer(record, DeferredAction { data: old.cast(), run: free });
         }
     }
 

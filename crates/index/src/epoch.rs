@@ -1,32 +1,37 @@
-//! The epoch guard: what keeps memory alive while a reader looks at it.
+//! The epoch guard, which keeps memory alive while a reader uses it.
 //!
-//! One [collector](crate::collector) serves the process, so that every map and every [`Published`](crate::Published) cell shares one clock, and one guard
-//! serves them all.
+//! One [collector](crate::collector) serves the process, so that every map and every
+//! [`Published`](crate::Published) cell shares one clock, and one guard serves them all.
 
 use core::fmt;
 
-use crate::collector::Action;
+use crate::collector::DeferredAction;
 
-/// Keeps everything that was reachable when it was made, or reached through it since, from being freed.
+/// Keeps everything that was reachable when it was made, or reached through it since, from being
+/// freed.
 ///
-/// Made by [`pin`]. Not [`Send`]: a guard belongs to its thread. Hold it briefly: while a guard lives, nothing that is
-/// removed anywhere in the process is freed. Long walks use a [`Cursor`](crate::Cursor), or [`Guard::repin`].
+/// Made by [`pin`]. Not [`Send`]: a guard belongs to its thread. Hold it briefly: while a guard
+/// lives, nothing that is removed anywhere in the process is freed. Long walks use a
+/// [`Cursor`](crate::Cursor), or [`Guard::repin`].
 ///
 /// ```
 /// let guard = hightower_index::pin();
 /// drop(guard); // references that were read under it end here
 /// ```
 pub struct Guard {
-    inner: imp::Guard,
+    inner: InnerGuard,
 }
 
-/// The process's collector, or under loom its contract alone, which keeps the models of what uses it small; it has models of its own.
+/// The process's collector, or under loom its contract alone, which keeps the models small: the
+/// collector has models of its own.
 #[cfg(not(loom))]
-use crate::collector as imp;
+use crate::collector::{PinGuard as InnerGuard, pin as pin_inner};
 
 #[cfg(loom)]
 #[path = "epoch_model.rs"]
-mod imp;
+mod model;
+#[cfg(loom)]
+use model::{ModelGuard as InnerGuard, pin as pin_inner};
 
 /// Pins the current thread and returns the guard.
 ///
@@ -41,11 +46,12 @@ mod imp;
 #[inline]
 #[must_use]
 pub fn pin() -> Guard {
-    Guard { inner: imp::pin() }
+    Guard { inner: pin_inner() }
 }
 
 impl Guard {
-    /// Lets go of everything read so far and pins again, without the cost of a drop and a new [`pin`].
+    /// Ends the protection of everything read so far and pins again, without the cost of a drop and
+    /// a new [`pin`].
     ///
     /// Has no effect while another guard of this thread lives.
     ///
@@ -73,10 +79,10 @@ impl Guard {
     ///
     /// # Safety
     ///
-    /// It may be run on any thread at any later time, and whatever `data` leads to must be fit for that. What this guard sees may be gone as soon as
-    /// it ends.
+    /// It may be run on any thread at any later time, and everything that `data` leads to must be
+    /// fit for that. What this guard sees may be gone as soon as it ends.
     pub(crate) unsafe fn defer(&self, data: *mut (), run: unsafe fn(*mut ())) {
-        self.inner.defer(Action { data, run });
+        self.inner.defer(DeferredAction { data, run });
     }
 }
 

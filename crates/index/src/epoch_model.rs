@@ -1,44 +1,46 @@
-//! The epoch collector as loom sees it: a deferred action runs when every guard that was alive when it was deferred has ended, at the earliest.
+//! The epoch collector as loom sees it: a deferred action runs when every guard that was alive when
+//! it was deferred has ended, at the earliest.
 //!
-//! The collector has models of its own. Here its promise is kept in the plainest way, so that the models of what uses it stay small.
+//! The collector has models of its own. Here its promise is kept in the plainest way, so that the
+//! models of what uses it stay small.
 
 use loom::lazy_static;
 use loom::sync::Mutex;
 
-use crate::collector::Action;
+use crate::collector::DeferredAction;
 
 #[derive(Default)]
-struct State {
+struct ModelState {
     next_guard: usize,
     alive: Vec<usize>,
-    waiting: Vec<(Vec<usize>, Action)>,
+    waiting: Vec<(Vec<usize>, DeferredAction)>,
 }
 
 lazy_static! {
-    static ref STATE: Mutex<State> = Mutex::new(State::default());
+    static ref STATE: Mutex<ModelState> = Mutex::new(ModelState::default());
 }
 
-fn with_state<R>(action: impl FnOnce(&mut State) -> R) -> R {
+fn with_state<R>(action: impl FnOnce(&mut ModelState) -> R) -> R {
     match STATE.lock() {
         Ok(mut state) => action(&mut state),
         Err(poisoned) => action(&mut poisoned.into_inner()),
     }
 }
 
-pub(super) struct Guard {
+pub(super) struct ModelGuard {
     number: usize,
 }
 
-pub(super) fn pin() -> Guard {
+pub(super) fn pin() -> ModelGuard {
     with_state(|state| {
         state.next_guard += 1;
         let number = state.next_guard;
         state.alive.push(number);
-        Guard { number }
+        ModelGuard { number }
     })
 }
 
-impl Guard {
+impl ModelGuard {
     pub(super) fn repin(&mut self) {
         *self = pin();
     }
@@ -46,18 +48,19 @@ impl Guard {
     pub(super) fn flush(&self) {
         with_state(|state| state.waiting.extract_if(.., |(seen_by, _)| seen_by.is_empty()).collect::<Vec<_>>())
             .into_iter()
-            // SAFETY: whoever deferred it promised that it may run once the guards of its time have ended; each runs once.
+            // SAFETY: the caller of `defer` promised that it may run once the guards of its time
+            // have ended; each runs once.
             .for_each(|(_, action)| unsafe { (action.run)(action.data) });
     }
 
-    pub(super) fn defer(&self, action: Action) {
+    pub(super) fn defer(&self, action: DeferredAction) {
         // The guard that defers does not use what it defers.
-        let others = |state: &State| state.alive.iter().copied().filter(|each| *each != self.number).collect();
+        let others = |state: &ModelState| state.alive.iter().copied().filter(|each| *each != self.number).collect();
         with_state(|state| state.waiting.push((others(state), action)));
     }
 }
 
-impl Drop for Guard {
+impl Drop for ModelGuard {
     fn drop(&mut self) {
         with_state(|state| {
             state.alive.retain(|each| *each != self.number);

@@ -1,4 +1,5 @@
-//! How keys are hashed: a fast keyed hash with a secret per map, so that nobody can choose keys that pile up.
+//! How keys are hashed: a fast keyed hash with a secret per map, so that no caller can choose keys
+//! that pile up.
 
 use core::fmt;
 use core::hash::{BuildHasher, Hasher};
@@ -8,9 +9,11 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 /// Hashes keys for the point table.
 ///
-/// The same key must always get the same hash. All 64 bits should be well mixed: the table takes its directory index from the top, and the
-/// place in a segment and the tag from the bottom. One that gives many keys the same hash makes a map slow. One that gives a key two hashes, or panics, makes a map
-/// forget keys, or have one twice; it never makes it touch memory that is not its own, and every value is dropped once.
+/// The same key must always get the same hash. All 64 bits should be well mixed: the table takes
+/// its directory index from the top, and the place in a segment and the tag from the bottom. One
+/// that gives many keys the same hash makes a map slow. One that gives a key two hashes, or panics,
+/// makes a map forget keys, or have one twice; it never makes it touch memory that is not its own,
+/// and every value is dropped once.
 ///
 /// ```
 /// use hightower_index::{KeyHasher, pin, with_hasher};

@@ -1,10 +1,12 @@
-//! Leaves: one allocation that holds the key's length, the key's bytes and the value, in this order.
+//! Leaves: one allocation that holds the key's length, the key's bytes and the value, in this
+//! order.
 //!
-//! The key stands before the value because keys are compared, here and by callers, with `memcmp`, which reads 32 bytes where 16 are asked for: behind
-//! the end of a leaf that would be a cache line that nobody has asked for, and comparing a key would take as long as everything else.
+//! The key stands before the value because keys are compared, here and by callers, with `memcmp`,
+//! which reads 32 bytes for 16: behind the end of a leaf that would be a cache line that was not
+//! prefetched, and comparing a key would take as long as everything else.
 //!
-//! Tree and table point to the same leaf. Key and length never change while the leaf is reachable; the value changes only through its own
-//! interior (atomics, [`Published`](crate::Published)).
+//! Tree and table point to the same leaf. Key and length never change while the leaf is reachable;
+//! the value changes only through its own interior (atomics, [`Published`](crate::Published)).
 
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
@@ -20,7 +22,8 @@ use crate::prefetch::prefetch_line;
 /// There is room for it at `to`.
 #[inline(always)]
 unsafe fn copy_key(key: &[u8], to: *mut u8) {
-    // SAFETY: the caller's promise; the first and the last eight bytes of eight to sixteen cover them all.
+    // SAFETY: the caller's promise; the first and the last eight bytes of eight to sixteen cover
+    // them all.
     unsafe {
         if let (8..=16, Some(head), Some(tail)) = (key.len(), key.first_chunk::<8>(), key.last_chunk::<8>()) {
             to.cast::<[u8; 8]>().write_unaligned(*head);
@@ -70,14 +73,15 @@ impl<'g, V> Leaf<'g, V> {
 
     /// A new leaf, not yet reachable by anybody.
     ///
-    /// # Panics
+    /// # DropPanics
     ///
     /// When the key is longer than `u32::MAX` bytes.
     pub(crate) fn new(arena: &mut Arena, key: &[u8], value: V) -> Self {
         assert!(key.len() <= crate::MAX_KEY_LEN_BYTES, "a key of {} bytes is over the limit", key.len());
         let start = arena.alloc(Self::len_bytes(key.len())).cast::<u8>();
-        // SAFETY: the block is fresh, long enough for length, key and value, and aligned for both numbers (its length is a multiple of ALIGN, and
-        // the value's offset one of the value's alignment).
+        // SAFETY: the block is fresh, long enough for length, key and value, and aligned for both
+        // numbers (its length is a multiple of ALIGN, and the value's offset one of the value's
+        // alignment).
         unsafe {
             #[expect(clippy::cast_possible_truncation, reason = "checked above")]
             start.cast::<u32>().write(key.len() as u32);
@@ -97,7 +101,8 @@ impl<'g, V> Leaf<'g, V> {
         struct Memory<'a>(&'a mut Arena, NonNull<u8>, usize);
         impl Drop for Memory<'_> {
             fn drop(&mut self) {
-                // SAFETY: the leaf was allocated with this length, and by the promise of `free` nobody can reach it any more.
+                // SAFETY: the leaf was allocated with this length, and by the promise of `free`
+                // nobody can reach it any more.
                 unsafe { self.0.free(self.1, self.2) };
             }
         }
@@ -134,7 +139,8 @@ impl<'g, V> Leaf<'g, V> {
 
     #[inline(always)]
     fn key_len_bytes(self) -> usize {
-        // SAFETY: the leaf is alive for 'g; the length was written before it became reachable and never changes.
+        // SAFETY: the leaf is alive for 'g; the length was written before it became reachable and
+        // never changes.
         unsafe { self.start.cast::<u32>().read() as usize }
     }
 
@@ -152,11 +158,12 @@ impl<'g, V> Leaf<'g, V> {
 
     #[inline(always)]
     pub(crate) fn key(self) -> &'g [u8] {
-        // SAFETY: the leaf is alive for 'g; length and bytes were written before it became reachable and never change.
+        // SAFETY: the leaf is alive for 'g; length and bytes were written before it became
+        // reachable and never change.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr().add(Self::KEY_OFFSET), self.key_len_bytes()) }
     }
 
-    /// Asks for the lines of a short key and of the value behind it.
+    /// Prefetches the lines of a short key and of the value behind it.
     #[inline(always)]
     pub(crate) fn prefetch(self) {
         const SHORT_KEY_LEN_BYTES: usize = 16;

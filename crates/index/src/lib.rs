@@ -1,8 +1,10 @@
-//! A concurrent ordered map from byte strings to small values: one writer, any number of readers that never wait.
+//! A concurrent ordered map from byte strings to small values: one writer, any number of readers
+//! that never wait.
 //!
-//! Each key and its value share one leaf, reached two ways: through an adaptive radix tree, in key order, and through a hash table of eight-byte slots,
-//! for lookups. A lookup that hits costs two cache misses, one that misses costs one; scans fetch ahead. Readers take no lock and run no retry loop; memory
-//! that they may still see is reclaimed by epochs.
+//! Each key and its value share one leaf, reached two ways: through an adaptive radix tree, in key
+//! order, and through a hash table of eight-byte slots, for lookups. A lookup that hits costs two
+//! cache misses, one that misses costs one; scans fetch ahead. Readers take no lock and run no
+//! retry loop; memory that they may still see is reclaimed by epochs.
 //!
 //! ```
 //! use hightower_index::{new, pin};
@@ -18,13 +20,14 @@
 //! assert_eq!(pods, [1, 2]);
 //! ```
 //!
-//! Values never move and are shared with readers, so a value that changes in place does so through atomics or [`Published`] cells inside it: an overwrite is
-//! then a lookup and a store, without a new leaf.
+//! Values never move and are shared with readers, so a value that changes in place does so through
+//! atomics or [`Published`] cells inside it: an overwrite is then a lookup and a store, without a
+//! new leaf.
 //!
 //! # What it is not
 //!
-//! Durable, transactional, or for many writers (put the [`Writer`] behind a lock for that). Iterators are weakly consistent; snapshots are for
-//! the layer above.
+//! Durable, transactional, or for many writers (put the [`Writer`] behind a lock for that).
+//! Iterators are weakly consistent; snapshots are for the layer above.
 //!
 //! # At a glance
 //!
@@ -45,43 +48,49 @@ compile_error!("hightower-index keeps a hint in the top bits of 64-bit pointers"
 mod arena;
 #[cfg_attr(all(loom, not(test)), allow(dead_code, reason = "under loom only its models use it"))]
 mod barrier;
+mod bucket;
 mod bulk;
+mod bulk_builder;
 mod bytes;
 #[cfg_attr(loom, allow(dead_code, reason = "under loom only its models use it"))]
 mod collector;
+mod cursor;
+mod deferred_free;
+mod directory;
+mod entry_ref;
 mod epoch;
 mod hash;
 mod leaf;
-mod limbo;
-mod link;
 mod map;
 mod mutants;
 mod node;
 mod panics;
+mod pointee;
 mod prefetch;
 mod published;
 mod range;
 mod reserve;
 mod search;
-mod segment;
-mod spine;
 mod sync;
 mod table;
+mod tagged_ptr;
 mod tree;
 mod walk;
 mod writer;
 
 pub use bulk::{BulkError, SortedRun};
+pub use cursor::Cursor;
+pub use entry_ref::EntryRef;
 pub use epoch::{Guard, pin};
 pub use hash::{KeyHasher, SeededHasher};
-pub use map::{Ahead, EntryRef, Map};
+pub use map::{Ahead, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
-pub use range::{Cursor, Range};
+pub use range::Range;
 pub use writer::{Writer, new, with_hasher, with_hasher_and_hints, with_hasher_seed, with_hints};
 
 /// How many bits of a [hint](with_hints) are kept.
-pub const HINT_BITS: u32 = segment::HINT_BITS;
+pub const HINT_BITS: u32 = bucket::HINT_BITS;
 
 /// The longest key that a map takes, in bytes: 4 GiB − 1.
 pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;

@@ -7,16 +7,18 @@ use core::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use crate::arena::Arena;
+use crate::deferred_free::{DeferredFrees, Garbage};
+use crate::entry_ref::EntryRef;
 use crate::epoch::Guard;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
-use crate::limbo::{Limbo, Retired};
-use crate::link::{Link, Target};
-use crate::panics::Panics;
+use crate::panics::DropPanics;
+use crate::pointee::Pointee;
 use crate::range::{self, Range, prefix_end};
 use crate::reserve::Reserve;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::table::Table;
+use crate::tagged_ptr::TaggedPtr;
 use crate::tree::Tree;
 
 /// Keys looked up together by [`Map::get_many`]: their lines are no more than a processor can wait for at once (see the window of a range).
@@ -38,19 +40,19 @@ enum Next {
     },
     /// The key is new; the node at the link was asked for.
     Descend {
-        link: Link,
+        link: TaggedPtr,
         depth: usize,
     },
     Nothing,
 }
 
 /// What the one writer has to itself.
-pub(crate) struct Own {
+pub(crate) struct WriterMemory {
     pub(crate) arena: Arena,
-    pub(crate) limbo: Limbo,
+    pub(crate) deferred_frees: DeferredFrees,
 }
 
-pub(crate) struct Shared<V, H> {
+pub(crate) struct MapInner<V, H> {
     pub(crate) tree: Tree<V>,
     pub(crate) table: Table,
     pub(crate) hasher: H,
@@ -60,18 +62,18 @@ pub(crate) struct Shared<V, H> {
     pub(crate) memory_bytes: AtomicUsize,
     pub(crate) reserve: Arc<Reserve>,
     /// Touched by the one [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
-    pub(crate) own: UnsafeCell<Own>,
+    pub(crate) own: UnsafeCell<WriterMemory>,
     /// A writer takes values and a reader of the same map gives them out, so neither handle may pass for one of a longer or a shorter lived `V`.
     invariant: PhantomData<fn(V) -> V>,
 }
 
 // SAFETY: readers touch tree, table and counters, which are atomic, and get `&V` on any thread (V: Sync). `own` is the writer's alone; it
 // drops values on the writer's thread or on that of the last handle (V: Send).
-unsafe impl<V: Send + Sync, H: Send + Sync> Send for Shared<V, H> {}
+unsafe impl<V: Send + Sync, H: Send + Sync> Send for MapInner<V, H> {}
 // SAFETY: see above.
-unsafe impl<V: Send + Sync, H: Send + Sync> Sync for Shared<V, H> {}
+unsafe impl<V: Send + Sync, H: Send + Sync> Sync for MapInner<V, H> {}
 
-impl<V, H> Shared<V, H> {
+impl<V, H> MapInner<V, H> {
     pub(crate) fn new(hasher: H, hint_of: fn(&V) -> u32) -> Self {
         let reserve = Arc::new(Reserve::new());
         let mut arena = Arena::with_reserve(Arc::clone(&reserve));
@@ -84,7 +86,7 @@ impl<V, H> Shared<V, H> {
             hint_of,
             len: AtomicUsize::new(0),
             memory_bytes: AtomicUsize::new(0),
-            own: UnsafeCell::new(Own { arena, limbo: Limbo::new() }),
+            own: UnsafeCell::new(WriterMemory { arena, deferred_frees: DeferredFrees::new() }),
             invariant: PhantomData,
         };
         // SAFETY: nobody else has the map yet.
@@ -104,18 +106,18 @@ impl<V, H> Shared<V, H> {
     }
 }
 
-impl<V, H> Drop for Shared<V, H> {
+impl<V, H> Drop for MapInner<V, H> {
     fn drop(&mut self) {
         if !core::mem::needs_drop::<V>() {
             return;
         }
-        let mut panics = Panics::default();
-        // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in limbo, in one of them, and not both.
+        let mut panics = DropPanics::default();
+        // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in the deferred frees, in one of them, and not both.
         unsafe {
             self.table.for_each_leaf::<V>(|leaf| panics.run(|| leaf.drop_value()));
-            for retired in self.own.get_mut().limbo.take_all() {
-                if let Retired::Link(link) = retired
-                    && let Target::Leaf(leaf) = link.follow::<V>()
+            for retired in self.own.get_mut().deferred_frees.take_all() {
+                if let Garbage::TreePart(link) = retired
+                    && let Pointee::Leaf(leaf) = link.follow::<V>()
                 {
                     panics.run(|| leaf.drop_value());
                 }
@@ -150,7 +152,7 @@ impl<V, H> Drop for Shared<V, H> {
 /// }
 /// ```
 pub struct Map<V, H = SeededHasher> {
-    pub(crate) shared: Arc<Shared<V, H>>,
+    pub(crate) shared: Arc<MapInner<V, H>>,
 }
 
 impl<V, H> Clone for Map<V, H> {
@@ -448,72 +450,5 @@ impl<V, H: KeyHasher> fmt::Debug for Map<V, H> {
             .field("len", &self.len())
             .field("memory_bytes", &self.memory_bytes())
             .finish_non_exhaustive()
-    }
-}
-
-/// A key and its value, as they are in the map. Lives as long as the guard under which it was read.
-///
-/// ```
-/// let (mut writer, map) = hightower_index::new::<u32>();
-/// writer.insert(b"a", 1);
-/// let guard = hightower_index::pin();
-/// let entry = map.iter(&guard).next().unwrap();
-/// assert_eq!((entry.key(), *entry.value()), (&b"a"[..], 1));
-/// ```
-pub struct EntryRef<'g, V> {
-    leaf: Leaf<'g, V>,
-}
-
-// SAFETY: an entry is a shared reference to key and value.
-unsafe impl<V: Sync> Send for EntryRef<'_, V> {}
-// SAFETY: see above.
-unsafe impl<V: Sync> Sync for EntryRef<'_, V> {}
-
-impl<V> Clone for EntryRef<'_, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<V> Copy for EntryRef<'_, V> {}
-
-impl<'g, V> EntryRef<'g, V> {
-    #[inline(always)]
-    pub(crate) fn new(leaf: Leaf<'g, V>) -> Self {
-        Self { leaf }
-    }
-
-    /// The key.
-    ///
-    /// ```
-    /// # let (mut writer, map) = hightower_index::new::<u32>();
-    /// # writer.insert(b"a", 1);
-    /// # let guard = hightower_index::pin();
-    /// assert_eq!(map.iter(&guard).next().unwrap().key(), b"a");
-    /// ```
-    #[inline(always)]
-    #[must_use]
-    pub fn key(self) -> &'g [u8] {
-        self.leaf.key()
-    }
-
-    /// The value.
-    ///
-    /// ```
-    /// # let (mut writer, map) = hightower_index::new::<u32>();
-    /// # writer.insert(b"a", 1);
-    /// # let guard = hightower_index::pin();
-    /// assert_eq!(map.iter(&guard).next().unwrap().value(), &1);
-    /// ```
-    #[inline(always)]
-    #[must_use]
-    pub fn value(self) -> &'g V {
-        self.leaf.value()
-    }
-}
-
-impl<V: fmt::Debug> fmt::Debug for EntryRef<'_, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EntryRef").field("key", &self.key()).field("value", &self.value()).finish()
     }
 }

@@ -1,8 +1,9 @@
 //! Inner nodes of the radix tree.
 //!
-//! A node stands for a run of key bytes that all keys below it share (its prefix, kept whole), then branches on the next byte. A key
-//! that ends right after the prefix hangs in the node's terminal. Four kinds, after "The Adaptive Radix Tree" (Leis et al., ICDE 2013), differ
-//! in how they find the child of a byte; each comes in a few capacities, so that sparse nodes stay small:
+//! A node stands for a run of key bytes that all keys below it share (its prefix, kept whole), then
+//! branches on the next byte. The leaf of a key that ends right after the prefix is the node's
+//! terminal. Four kinds, after "The Adaptive Radix Tree" (Leis et al., ICDE 2013), differ in how
+//! they find the child of a byte; each comes in a few capacities, so that sparse nodes stay small:
 //!
 //! | kind | search | capacities | bytes without prefix |
 //! | --- | --- | --- | --- |
@@ -11,35 +12,37 @@
 //! | 48 | 256 bytes of slot numbers | 24, 32, 48 | 272 + 8 per child |
 //! | 256 | by index | 256 | 2064 |
 //!
-//! One writer changes a node while readers look at it. What changes in place is one atomic store each:
+//! One writer changes a node while readers look at it. What changes in place is one atomic store
+//! each:
 //!
 //! - a child slot or the terminal is replaced, set or cleared;
-//! - a child is added: its slot is filled first, then the key byte, then (release) `used`, or in kind 48 the slot number. A reader that sees the
-//!   latter sees the former.
+//! - a child is added: its slot is filled first, then the key byte, then (release) `used`, or in
+//!   kind 48 the slot number. A reader that sees the latter sees the former.
 //!
-//! A slot, once it has a byte, keeps it for the node's life, so a reader that has found a byte's slot can't read another byte's child there.
-//! Prefix, capacity and kind never change; whatever needs that replaces the node whole.
+//! A slot, once it has a byte, keeps it for the node's life, so a reader that has found a byte's
+//! slot can't read another byte's child there. Prefix, capacity and kind never change; a change of
+//! these replaces the node.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use crate::arena::Arena;
-use crate::link::Link;
 use crate::search::{self, Lanes};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use crate::tagged_ptr::TaggedPtr;
 
 /// How a node finds the child of a byte. The values are the links' tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
-pub(crate) enum Kind {
+pub(crate) enum NodeKind {
     Four = 2,
     Sixteen = 3,
     FortyEight = 4,
     Full = 5,
 }
 
-impl Kind {
+impl NodeKind {
     #[inline(always)]
     pub(crate) fn from_tag(tag: usize) -> Self {
         match tag {
@@ -50,7 +53,8 @@ impl Kind {
         }
     }
 
-    /// Words between head and children: 1, 2, 32 and 0, without a branch, which the processor would often guess wrong.
+    /// Words between head and children: 1, 2, 32 and 0, without a branch, which the processor would
+    /// often guess wrong.
     #[inline(always)]
     const fn key_words(self) -> usize {
         (0x0020_0201 >> (8 * (self as usize - Self::Four as usize))) & 0xff
@@ -58,20 +62,20 @@ impl Kind {
 }
 
 /// Every capacity that a node may have, rising.
-const CAPACITIES: [(u16, Kind); 9] = [
-    (2, Kind::Four),
-    (4, Kind::Four),
-    (8, Kind::Sixteen),
-    (12, Kind::Sixteen),
-    (16, Kind::Sixteen),
-    (24, Kind::FortyEight),
-    (32, Kind::FortyEight),
-    (48, Kind::FortyEight),
-    (256, Kind::Full),
+const CAPACITIES: [(u16, NodeKind); 9] = [
+    (2, NodeKind::Four),
+    (4, NodeKind::Four),
+    (8, NodeKind::Sixteen),
+    (12, NodeKind::Sixteen),
+    (16, NodeKind::Sixteen),
+    (24, NodeKind::FortyEight),
+    (32, NodeKind::FortyEight),
+    (48, NodeKind::FortyEight),
+    (256, NodeKind::Full),
 ];
 
 #[repr(C)]
-struct Head {
+struct NodeHead {
     prefix_len_bytes: u32,
     /// Children that are there. Only the writer reads it.
     live: AtomicU16,
@@ -82,50 +86,51 @@ struct Head {
     terminal: AtomicPtr<u8>,
 }
 
-const HEAD_BYTES: usize = size_of::<Head>();
+const HEAD_BYTES: usize = size_of::<NodeHead>();
 const WORD_BYTES: usize = size_of::<AtomicU64>();
 const SLOT_BYTES: usize = size_of::<AtomicPtr<u8>>();
 
-/// A byte of the key, or the key's end, as a position in a node's order: 0 is the terminal, `b + 1` is the child of byte `b`.
-pub(crate) type Code = u16;
+/// A byte of the key, or the key's end, as a position in a node's order: 0 is the terminal, `b + 1`
+/// is the child of byte `b`.
+pub(crate) type ByteCode = u16;
 /// The code of the terminal, the first in order.
-pub(crate) const CODE_TERMINAL: Code = 0;
+pub(crate) const CODE_TERMINAL: ByteCode = 0;
 /// The last code.
-pub(crate) const CODE_MAX: Code = 256;
+pub(crate) const CODE_MAX: ByteCode = 256;
 
 /// The code of the child of `byte`.
 #[inline(always)]
-pub(crate) fn code_of(byte: u8) -> Code {
-    Code::from(byte) + 1
+pub(crate) fn code_of(byte: u8) -> ByteCode {
+    ByteCode::from(byte) + 1
 }
 
 /// An inner node that stays alive for `'g`.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'g> {
     base: NonNull<u8>,
-    kind: Kind,
-    lives: PhantomData<&'g Head>,
+    kind: NodeKind,
+    lives: PhantomData<&'g NodeHead>,
 }
 
 /// The content of a node about to be built.
-pub(crate) struct Plan {
-    pub(crate) terminal: Link,
+pub(crate) struct NodePlan {
+    pub(crate) terminal: TaggedPtr,
     len: usize,
     /// The first `len` are there.
-    children: [MaybeUninit<(u8, Link)>; 256],
+    children: [MaybeUninit<(u8, TaggedPtr)>; 256],
 }
 
-impl Plan {
-    pub(crate) fn new(terminal: Link) -> Self {
+impl NodePlan {
+    pub(crate) fn new(terminal: TaggedPtr) -> Self {
         Self { terminal, len: 0, children: [const { MaybeUninit::uninit() }; 256] }
     }
 
-    pub(crate) fn push(&mut self, byte: u8, child: Link) {
+    pub(crate) fn push(&mut self, byte: u8, child: TaggedPtr) {
         self.children[self.len].write((byte, child));
         self.len += 1;
     }
 
-    pub(crate) fn children(&self) -> &[(u8, Link)] {
+    pub(crate) fn children(&self) -> &[(u8, TaggedPtr)] {
         // SAFETY: `push` has written the first `len`.
         unsafe { self.children[..self.len].assume_init_ref() }
     }
@@ -136,10 +141,16 @@ impl Plan {
     }
 }
 
-/// A node of the least capacity that will do, under the concatenation of `prefix`. The children's bytes differ.
-pub(crate) fn build<'g>(arena: &mut Arena, prefix: [&[u8]; 3], terminal: Link, children: &[(u8, Link)]) -> Node<'g> {
+/// A node of the least capacity that will do, under the concatenation of `prefix`. The children's
+/// bytes differ.
+pub(crate) fn build<'g>(
+    arena: &mut Arena,
+    prefix: [&[u8]; 3],
+    terminal: TaggedPtr,
+    children: &[(u8, TaggedPtr)],
+) -> Node<'g> {
     let fitting = CAPACITIES.iter().find(|(capacity, _)| usize::from(*capacity) >= children.len());
-    let &(capacity, kind) = fitting.unwrap_or(&(256, Kind::Full));
+    let &(capacity, kind) = fitting.unwrap_or(&(256, NodeKind::Full));
     let prefix_len_bytes = prefix.iter().map(|part| part.len()).sum();
     let node = Node::alloc(arena, kind, capacity, prefix_len_bytes, terminal);
     node.fill_prefix(prefix);
@@ -152,19 +163,19 @@ pub(crate) fn build<'g>(arena: &mut Arena, prefix: [&[u8]; 3], terminal: Link, c
 }
 
 /// Where a node's words, slots and prefix lie.
-fn len_bytes(kind: Kind, capacity: usize, prefix_len_bytes: usize) -> usize {
+fn len_bytes(kind: NodeKind, capacity: usize, prefix_len_bytes: usize) -> usize {
     (HEAD_BYTES + kind.key_words() * WORD_BYTES + capacity * SLOT_BYTES + prefix_len_bytes).next_multiple_of(8)
 }
 
 impl<'g> Node<'g> {
     /// A node whose words, slots and prefix are yet to be filled.
-    fn alloc(arena: &mut Arena, kind: Kind, capacity: u16, prefix_len_bytes: usize, terminal: Link) -> Self {
+    fn alloc(arena: &mut Arena, kind: NodeKind, capacity: u16, prefix_len_bytes: usize, terminal: TaggedPtr) -> Self {
         let bytes = len_bytes(kind, usize::from(capacity), prefix_len_bytes);
         let base = arena.alloc(bytes);
         #[expect(clippy::cast_possible_truncation, reason = "a prefix is part of a key; 256 is stored as 0")]
         // SAFETY: the block is fresh and long enough for the head.
         unsafe {
-            base.cast::<Head>().write(Head {
+            base.cast::<NodeHead>().write(NodeHead {
                 prefix_len_bytes: prefix_len_bytes as u32,
                 live: AtomicU16::new(0),
                 used: AtomicU8::new(0),
@@ -175,16 +186,17 @@ impl<'g> Node<'g> {
         Self { base, kind, lives: PhantomData }
     }
 
-    /// Gives a fresh small node its words and slots, each written once: nodes of ten children are built four times on the way there.
-    fn fill_small(self, children: &[(u8, Link)]) {
+    /// Gives a fresh small node its words and slots, each written once: nodes of ten children are
+    /// built four times on the way there.
+    fn fill_small(self, children: &[(u8, TaggedPtr)]) {
         let (words, slots) = self.fresh_parts();
         let mut keys = [0_u64; 2];
         for (at, &(byte, child)) in children.iter().enumerate() {
             keys[at / 8] |= u64::from(byte) << (8 * (at % 8));
-            // SAFETY: the node was built for so many children.
+            // SAFETY: the node was built for this number of children.
             unsafe { slots.add(at).write(AtomicPtr::new(child.raw())) };
         }
-        // SAFETY: the block has so many words and slots.
+        // SAFETY: the block has this number of words and slots.
         unsafe {
             (0..self.kind.key_words()).for_each(|at| words.add(at).write(AtomicU64::new(keys[at])));
             (children.len()..self.capacity()).for_each(|at| slots.add(at).write(AtomicPtr::new(core::ptr::null_mut())));
@@ -196,9 +208,9 @@ impl<'g> Node<'g> {
     }
 
     /// Gives a fresh large node its words and slots.
-    fn fill_large(self, children: &[(u8, Link)]) {
+    fn fill_large(self, children: &[(u8, TaggedPtr)]) {
         let (words, slots) = self.fresh_parts();
-        // SAFETY: the block has so many words and slots.
+        // SAFETY: the block has this number of words and slots.
         unsafe {
             (0..self.kind.key_words()).for_each(|at| words.add(at).write(AtomicU64::new(0)));
             (0..self.capacity()).for_each(|at| slots.add(at).write(AtomicPtr::new(core::ptr::null_mut())));
@@ -234,7 +246,7 @@ impl<'g> Node<'g> {
     ///
     /// `address` came from [`Node::as_raw`] of a node of that kind that stays alive for `'g`.
     #[inline(always)]
-    pub(crate) unsafe fn from_raw(address: *mut u8, kind: Kind) -> Self {
+    pub(crate) unsafe fn from_raw(address: *mut u8, kind: NodeKind) -> Self {
         // SAFETY: as_raw gave a non-null pointer.
         Self { base: unsafe { NonNull::new_unchecked(address) }, kind, lives: PhantomData }
     }
@@ -245,19 +257,20 @@ impl<'g> Node<'g> {
     }
 
     #[inline(always)]
-    pub(crate) fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> NodeKind {
         self.kind
     }
 
     #[inline(always)]
-    fn head(self) -> &'g Head {
-        // SAFETY: the node is alive for 'g; its head was written before it became reachable, and what changes in it is atomic.
-        unsafe { self.base.cast::<Head>().as_ref() }
+    fn head(self) -> &'g NodeHead {
+        // SAFETY: the node is alive for 'g; its head was written before it became reachable, and
+        // what changes in it is atomic.
+        unsafe { self.base.cast::<NodeHead>().as_ref() }
     }
 
     #[inline(always)]
     pub(crate) fn capacity(self) -> usize {
-        if self.kind == Kind::Full { 256 } else { usize::from(self.head().capacity) }
+        if self.kind == NodeKind::Full { 256 } else { usize::from(self.head().capacity) }
     }
 
     #[inline(always)]
@@ -268,7 +281,8 @@ impl<'g> Node<'g> {
     #[inline(always)]
     pub(crate) fn prefix(self) -> &'g [u8] {
         let offset = HEAD_BYTES + self.kind.key_words() * WORD_BYTES + self.capacity() * SLOT_BYTES;
-        // SAFETY: the prefix lies behind the slots, was written before the node became reachable, and never changes.
+        // SAFETY: the prefix lies behind the slots, was written before the node became reachable,
+        // and never changes.
         unsafe { core::slice::from_raw_parts(self.base.as_ptr().add(offset), self.head().prefix_len_bytes as usize) }
     }
 
@@ -297,8 +311,8 @@ impl<'g> Node<'g> {
     }
 
     #[inline(always)]
-    fn child_at(self, at: usize) -> Link {
-        Link::from_raw(self.slot(at).load(Ordering::Acquire))
+    fn child_at(self, at: usize) -> TaggedPtr {
+        TaggedPtr::from_raw(self.slot(at).load(Ordering::Acquire))
     }
 
     /// The place of the key that ends at this node.
@@ -308,8 +322,8 @@ impl<'g> Node<'g> {
     }
 
     #[inline(always)]
-    pub(crate) fn terminal_link(self) -> Link {
-        Link::from_raw(self.terminal().load(Ordering::Acquire))
+    pub(crate) fn terminal_link(self) -> TaggedPtr {
+        TaggedPtr::from_raw(self.terminal().load(Ordering::Acquire))
     }
 
     #[inline(always)]
@@ -319,7 +333,7 @@ impl<'g> Node<'g> {
 
     #[inline(always)]
     fn keys(self) -> [u64; 2] {
-        let second = if self.kind == Kind::Sixteen { self.word(1).load(Ordering::Relaxed) } else { 0 };
+        let second = if self.kind == NodeKind::Sixteen { self.word(1).load(Ordering::Relaxed) } else { 0 };
         [self.word(0).load(Ordering::Relaxed), second]
     }
 
@@ -327,13 +341,13 @@ impl<'g> Node<'g> {
     #[inline(always)]
     pub(crate) fn find(self, byte: u8) -> Option<&'g AtomicPtr<u8>> {
         match self.kind {
-            Kind::Four | Kind::Sixteen => {
+            NodeKind::Four | NodeKind::Sixteen => {
                 let used = self.used();
                 let mask = search::equal_mask(self.keys(), byte) & lanes(used);
                 (mask != 0).then(|| self.slot(mask.trailing_zeros() as usize))
             }
-            Kind::FortyEight => self.numbered_slot(byte).map(|at| self.slot(at)),
-            Kind::Full => Some(self.slot(usize::from(byte))),
+            NodeKind::FortyEight => self.numbered_slot(byte).map(|at| self.slot(at)),
+            NodeKind::Full => Some(self.slot(usize::from(byte))),
         }
     }
 
@@ -346,7 +360,7 @@ impl<'g> Node<'g> {
 
     /// The first code at or after `from` that holds something.
     #[inline]
-    pub(crate) fn ceil(self, from: Code) -> Option<(Code, Link)> {
+    pub(crate) fn ceil(self, from: ByteCode) -> Option<(ByteCode, TaggedPtr)> {
         if from == CODE_TERMINAL {
             let terminal = self.terminal_link();
             if !terminal.is_nothing() {
@@ -355,21 +369,21 @@ impl<'g> Node<'g> {
         }
         let byte = u8::try_from(from.saturating_sub(1)).ok()?;
         match self.kind {
-            Kind::Four | Kind::Sixteen => self.ceil_by_search(byte),
-            Kind::FortyEight => self.ceil_by_number(byte),
-            Kind::Full => (byte..=u8::MAX).find_map(|byte| self.existing(byte, usize::from(byte))),
+            NodeKind::Four | NodeKind::Sixteen => self.ceil_by_search(byte),
+            NodeKind::FortyEight => self.ceil_by_number(byte),
+            NodeKind::Full => (byte..=u8::MAX).find_map(|byte| self.existing(byte, usize::from(byte))),
         }
     }
 
     /// The last code at or before `from` that holds something.
     #[inline]
-    pub(crate) fn floor(self, from: Code) -> Option<(Code, Link)> {
+    pub(crate) fn floor(self, from: ByteCode) -> Option<(ByteCode, TaggedPtr)> {
         if from > CODE_TERMINAL {
             let byte = u8::try_from(from - 1).unwrap_or(u8::MAX);
             let found = match self.kind {
-                Kind::Four | Kind::Sixteen => self.floor_by_search(byte),
-                Kind::FortyEight => self.floor_by_number(byte),
-                Kind::Full => (0..=byte).rev().find_map(|byte| self.existing(byte, usize::from(byte))),
+                NodeKind::Four | NodeKind::Sixteen => self.floor_by_search(byte),
+                NodeKind::FortyEight => self.floor_by_number(byte),
+                NodeKind::Full => (0..=byte).rev().find_map(|byte| self.existing(byte, usize::from(byte))),
             };
             if found.is_some() {
                 return found;
@@ -380,7 +394,7 @@ impl<'g> Node<'g> {
     }
 
     #[inline]
-    fn ceil_by_search(self, mut byte: u8) -> Option<(Code, Link)> {
+    fn ceil_by_search(self, mut byte: u8) -> Option<(ByteCode, TaggedPtr)> {
         let used = self.used();
         let keys = self.keys();
         loop {
@@ -393,7 +407,7 @@ impl<'g> Node<'g> {
         }
     }
 
-    fn floor_by_search(self, mut byte: u8) -> Option<(Code, Link)> {
+    fn floor_by_search(self, mut byte: u8) -> Option<(ByteCode, TaggedPtr)> {
         let used = self.used();
         let keys = self.keys();
         loop {
@@ -408,11 +422,11 @@ impl<'g> Node<'g> {
 
     /// Eight slot numbers at a time: most bytes of such a node have none.
     #[inline]
-    fn ceil_by_number(self, byte: u8) -> Option<(Code, Link)> {
+    fn ceil_by_number(self, byte: u8) -> Option<(ByteCode, TaggedPtr)> {
         let first = usize::from(byte / 8);
         // What lies before `byte` in its word does not count.
         let mut unwanted = !(u64::MAX << (8 * u32::from(byte % 8)));
-        for at in first..Kind::FortyEight.key_words() {
+        for at in first..NodeKind::FortyEight.key_words() {
             let mut numbers = self.word(at).load(Ordering::Acquire) & !unwanted;
             unwanted = 0;
             while numbers != 0 {
@@ -426,7 +440,7 @@ impl<'g> Node<'g> {
         None
     }
 
-    fn floor_by_number(self, byte: u8) -> Option<(Code, Link)> {
+    fn floor_by_number(self, byte: u8) -> Option<(ByteCode, TaggedPtr)> {
         let first = usize::from(byte / 8);
         let mut wanted = u64::MAX >> (56 - 8 * u32::from(byte % 8));
         for at in (0..=first).rev() {
@@ -445,24 +459,24 @@ impl<'g> Node<'g> {
 
     /// The child whose slot number stands in this lane of the word at `at`, if it is there.
     #[inline(always)]
-    fn numbered(self, at: usize, lane: u32, numbers: u64) -> Option<(Code, Link)> {
+    fn numbered(self, at: usize, lane: u32, numbers: u64) -> Option<(ByteCode, TaggedPtr)> {
         let number = ((numbers >> (8 * lane)) & 0xff) as usize;
         #[expect(clippy::cast_possible_truncation, reason = "32 words of eight lanes")]
         self.existing((at * 8 + lane as usize) as u8, number - 1)
     }
 
     #[inline(always)]
-    fn existing(self, byte: u8, slot: usize) -> Option<(Code, Link)> {
+    fn existing(self, byte: u8, slot: usize) -> Option<(ByteCode, TaggedPtr)> {
         let child = self.child_at(slot);
         (!child.is_nothing()).then_some((code_of(byte), child))
     }
 
     #[inline(always)]
-    fn child_of_large(self, byte: u8) -> Link {
-        if self.kind == Kind::Full {
+    fn child_of_large(self, byte: u8) -> TaggedPtr {
+        if self.kind == NodeKind::Full {
             return self.child_at(usize::from(byte));
         }
-        self.numbered_slot(byte).map_or(Link::NOTHING, |at| self.child_at(at))
+        self.numbered_slot(byte).map_or(TaggedPtr::NOTHING, |at| self.child_at(at))
     }
 
     /// Children that are there; the writer's business.
@@ -475,8 +489,9 @@ impl<'g> Node<'g> {
         self.head().live.store(live.wrapping_add_signed(change), Ordering::Relaxed);
     }
 
-    /// Sets the child of a byte that has none, if the node has a place for it. The writer's business.
-    pub(crate) fn try_add(self, byte: u8, child: Link) -> bool {
+    /// Sets the child of a byte that has none, if the node has a place for it. The writer's
+    /// business.
+    pub(crate) fn try_add(self, byte: u8, child: TaggedPtr) -> bool {
         if let Some(place) = self.find(byte) {
             place.store(child.raw(), Ordering::Release);
             self.add_live(1);
@@ -490,9 +505,9 @@ impl<'g> Node<'g> {
     }
 
     /// Gives `byte` a slot, or in kind 256 its own. There is room, and the byte has none yet.
-    fn append(self, byte: u8, child: Link) {
+    fn append(self, byte: u8, child: TaggedPtr) {
         self.add_live(1);
-        if self.kind == Kind::Full {
+        if self.kind == NodeKind::Full {
             self.slot(usize::from(byte)).store(child.raw(), Ordering::Release);
             return;
         }
@@ -500,7 +515,7 @@ impl<'g> Node<'g> {
         self.slot(at).store(child.raw(), Ordering::Release);
         #[expect(clippy::cast_possible_truncation, reason = "at most 48")]
         let next = at as u8 + 1;
-        if self.kind == Kind::FortyEight {
+        if self.kind == NodeKind::FortyEight {
             let word = self.word(usize::from(byte / 8));
             let number = u64::from(next) << (8 * u32::from(byte % 8));
             word.store(word.load(Ordering::Relaxed) | number, Ordering::Release);
@@ -526,9 +541,9 @@ impl<'g> Node<'g> {
         smaller.is_some_and(|smaller| live <= smaller * 3 / 4)
     }
 
-    /// Adds what hangs here to a plan, but for the child of `leave_out`.
-    pub(crate) fn add_to(self, plan: &mut Plan, leave_out: Option<u8>) {
-        let mut keep = |byte: u8, child: Link| {
+    /// Adds the node's terminal and children to a plan, except the child of `leave_out`.
+    pub(crate) fn add_to(self, plan: &mut NodePlan, leave_out: Option<u8>) {
+        let mut keep = |byte: u8, child: TaggedPtr| {
             if !child.is_nothing() && Some(byte) != leave_out {
                 plan.push(byte, child);
             }
@@ -547,7 +562,7 @@ impl<'g> Node<'g> {
 
     /// A copy of the least capacity that will do, under the concatenation of `prefix`.
     pub(crate) fn copied<'c>(self, arena: &mut Arena, prefix: [&[u8]; 3]) -> Node<'c> {
-        let mut plan = Plan::new(self.terminal_link());
+        let mut plan = NodePlan::new(self.terminal_link());
         self.add_to(&mut plan, None);
         plan.build(arena, prefix)
     }
@@ -555,10 +570,11 @@ impl<'g> Node<'g> {
     /// Whether it finds children by comparing bytes; then they are few.
     #[inline(always)]
     pub(crate) fn is_small(self) -> bool {
-        matches!(self.kind, Kind::Four | Kind::Sixteen)
+        matches!(self.kind, NodeKind::Four | NodeKind::Sixteen)
     }
 
-    /// The children of a small node in order, as of now. A lane's child may be gone when it is looked at.
+    /// The children of a small node in order, as of now. A lane's child may be gone when it is
+    /// looked at.
     #[inline(always)]
     pub(crate) fn lanes_in_order(self, rising: bool) -> Lanes {
         let used = self.used();
@@ -573,13 +589,13 @@ impl<'g> Node<'g> {
 
     /// The child in a lane of a small node; it may be nothing.
     #[inline(always)]
-    pub(crate) fn child_in_lane(self, lane: usize) -> Link {
+    pub(crate) fn child_in_lane(self, lane: usize) -> TaggedPtr {
         self.child_at(lane)
     }
 
-    /// Asks for what the child at `code` leads to, if children are many.
+    /// Prefetches the target of the child at `code`, if the node has many children.
     #[inline(always)]
-    pub(crate) fn prefetch_child(self, code: Option<Code>) {
+    pub(crate) fn prefetch_child(self, code: Option<ByteCode>) {
         if let Some(byte) = code.and_then(|code| u8::try_from(code.wrapping_sub(1)).ok()) {
             self.child_of_large(byte).prefetch();
         }

@@ -1,4 +1,5 @@
-//! Panics of code that is not ours: what comes behind one is done all the same, and the panic goes on at the end.
+//! DropPanics of code that is not ours: what comes behind one is done all the same, and the panic
+//! goes on at the end.
 
 use core::any::Any;
 use core::mem;
@@ -6,11 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The first panic of several calls.
 #[derive(Default)]
-pub(crate) struct Panics {
+pub(crate) struct DropPanics {
     first: Option<Box<dyn Any + Send>>,
 }
 
-impl Panics {
+impl DropPanics {
     /// Calls `drop_one`, and keeps the panic if it does.
     pub(crate) fn run(&mut self, drop_one: impl FnOnce()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(drop_one)) {

@@ -1,15 +1,18 @@
 //! Asking the processor for memory before it is needed.
 
-/// Asks for the cache line at `address`. Never faults; does nothing where the target has no stable way to ask.
+/// Prefetches the cache line at `address`. Never faults; does nothing where the target has no stable
+/// way to ask.
 #[inline(always)]
 pub(crate) fn prefetch_line(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch is a hint: it never faults, whatever the address, and SSE is part of x86_64.
+    // SAFETY: a prefetch is a hint: it never faults, whatever the address, and SSE is part of
+    // x86_64.
     unsafe {
         core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
     #[cfg(all(target_arch = "aarch64", not(miri)))]
-    // SAFETY: a prefetch is a hint: it never faults, whatever the address, and it changes no register and no memory.
+    // SAFETY: a prefetch is a hint: it never faults, whatever the address, and it changes no
+    // register and no memory.
     unsafe {
         core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags));
     }
@@ -17,10 +20,11 @@ pub(crate) fn prefetch_line(address: *const u8) {
     let _ = address;
 }
 
-/// Asks for the first three cache lines of `bytes`, without waiting for them; the processor itself notices longer reads.
+/// Prefetches the first three cache lines of `bytes`, without waiting for them; the processor itself
+/// notices longer reads.
 ///
-/// For layers above that know what they will read next. Never faults, reads nothing, and does nothing where the target has no stable way
-/// to ask (today: other than x86_64 and aarch64).
+/// For layers above that know what they will read next. Never faults, reads nothing, and does
+/// nothing where the target has no stable way to ask (today: other than x86_64 and aarch64).
 ///
 /// ```
 /// let record = [0_u8; 100];

@@ -1,7 +1,8 @@
 //! A cell that holds an optional boxed value, read without locks and replaced atomically.
 //!
-//! The cell is one pointer. A writer puts a fully built value in with a release store; a reader that sees the pointer with an
-//! acquire load sees the whole value. What was replaced is freed by epochs, once no guard that could have seen it is alive.
+//! The cell is one pointer. A writer puts a fully built value in with a release store; a reader
+//! that sees the pointer with an acquire load sees the whole value. The replaced value is freed by
+//! epochs, once no guard that could have seen it is alive.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -12,9 +13,10 @@ use crate::sync::{AtomicPtr, Ordering};
 
 /// An atomically replaceable `Option<Box<T>>` of eight bytes, reclaimed by epochs.
 ///
-/// For version chains, copy-on-write tables, and whatever else is read often and replaced whole. Any number of threads may read and
-/// replace at once. A chain (a `T` that holds a `Published<T>`) that may grow long should take itself apart in a loop in its own
-/// `Drop`, with [`Published::take`]: dropped plainly, it recurses.
+/// For version chains, copy-on-write tables, and other data that is read often and replaced as a
+/// whole. Any number of threads may read and replace at once. A chain (a `T` that holds a
+/// `Published<T>`) that may grow long should take itself apart in a loop in its own `Drop`, with
+/// [`Published::take`]: dropped plainly, it recurses.
 ///
 /// ```
 /// use hightower_index::{Published, pin};
@@ -31,8 +33,9 @@ pub struct Published<T> {
     owns: PhantomData<Box<T>>,
 }
 
-// SAFETY: the cell owns a `Box<T>`, which may be dropped on another thread (T: Send); a shared cell hands out `&T` (T: Sync), and
-// whoever replaces its content has it dropped on whichever thread collects (T: Send).
+// SAFETY: the cell owns a `Box<T>`, which may be dropped on another thread (T: Send); a shared cell
+// hands out `&T` (T: Sync), and a replaced content is dropped on whichever thread collects (T:
+// Send).
 unsafe impl<T: Send + Sync> Send for Published<T> {}
 // SAFETY: see above.
 unsafe impl<T: Send + Sync> Sync for Published<T> {}
@@ -80,8 +83,9 @@ impl<T> Published<T> {
     #[inline]
     pub fn load<'g>(&'g self, _guard: &'g Guard) -> Option<&'g T> {
         let value = self.cell.load(Ordering::Acquire);
-        // SAFETY: a non-null pointer came from a Box and was published with release. Whoever takes it out of the cell frees it by
-        // epochs, so not while the guard lives; dropping the cell itself needs it unborrowed.
+        // SAFETY: a non-null pointer came from a Box and was published with release. Whoever takes
+        // it out of the cell frees it by epochs, so not while the guard lives; dropping the cell
+        // itself needs it unborrowed.
         unsafe { value.as_ref() }
     }
 
@@ -96,7 +100,7 @@ impl<T> Published<T> {
         self.cell.load(Ordering::Acquire).is_null()
     }
 
-    /// Takes the content out. Needs the cell to itself, so nothing has to wait.
+    /// Takes the content out. The exclusive borrow shows that no reader is left.
     ///
     /// ```
     /// let mut cell = hightower_index::Published::new(3);
@@ -110,7 +114,8 @@ impl<T> Published<T> {
         if value.is_null() {
             return None;
         }
-        // SAFETY: the pointer came from Box::into_raw, the cell owned it, and `&mut self` shows that nobody borrows it.
+        // SAFETY: the pointer came from Box::into_raw, the cell owned it, and `&mut self` shows
+        // that nobody borrows it.
         Some(unsafe { Box::from_raw(value) })
     }
 
@@ -185,8 +190,8 @@ impl<T: Send + Sync + 'static> Published<T> {
         if old.is_null() {
             return;
         }
-        // SAFETY: the value is out of the cell, so only guards that exist now can see it; T is Send and 'static, so it may be dropped
-        // on any thread at any time.
+        // SAFETY: the value is out of the cell, so only guards that exist now can see it; T is Send
+        // and 'static, so it may be dropped on any thread at any time.
         unsafe { guard.defer(old.cast(), free::<T>) }
     }
 }

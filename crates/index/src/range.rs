@@ -1,31 +1,32 @@
-//! Iterators in key order, and cursors that outlive a guard.
+//! Iterators in key order.
 
 use core::fmt;
 use core::ops::{Bound, ControlFlow};
 
 use crate::bytes::compare;
-use crate::epoch::Guard;
-use crate::hash::KeyHasher;
+use crate::entry_ref::EntryRef;
 use crate::leaf::Leaf;
-use crate::link::Link;
-use crate::map::{EntryRef, Map};
+use crate::tagged_ptr::TaggedPtr;
 use crate::walk::{Backward, Direction, Forward, Walk};
 
 /// Leaves that have a place in a window.
 const WINDOW_LEAVES: usize = 32;
 /// Leaves that the walk gives at once.
 const CHUNK_LEAVES: usize = 8;
-/// How far leaves are asked for before they are handed out, at most; at first it is less, so that a short scan does not walk far beyond its end.
+/// Leaves are prefetched at most this far before they are returned; fewer at first, so that a short
+/// scan does not walk far beyond its end.
 const LEAVES_AHEAD: usize = 16;
 const FIRST_LEAVES_AHEAD: usize = 4;
-/// How far what a value points to is asked for before its leaf is handed out.
+/// The target of a value is prefetched this many leaves before its leaf is returned.
 ///
-/// One by one, not a batch at a time: some processors (AMD's Zen 4, for one) drop a prefetch when as many lines as they can wait for, 24, are on their way
-/// already. A batch of 32 values of three lines each waited for most of them: 143 ns an entry instead of 80.
+/// One by one, not a batch at a time: some processors (AMD's Zen 4, for one) drop a prefetch when
+/// as many lines as they can wait for, 24, are on their way already. A batch of 32 values of three
+/// lines each waited for most of them: 143 ns an entry instead of 80.
 const VALUES_AHEAD: usize = 8;
 
-/// The leaves around a place in a range: those behind it were handed out; what the next few point to has been asked for; those further on have been asked for
-/// themselves. Numbers count from the start of the range, and are places in the ring modulo its length.
+/// The leaves around a place in a range: those behind it were handed out; what the next few point
+/// to has been asked for; those further on have been asked for themselves. Numbers count from the
+/// start of the range, and are places in the ring modulo its length.
 struct Window<'g, V> {
     leaves: [Option<Leaf<'g, V>>; WINDOW_LEAVES],
     next: usize,
@@ -50,7 +51,8 @@ impl<'g, V> Window<'g, V> {
         }
     }
 
-    /// The next leaf of a walk that goes up to `end`. `hook` is called with the values some leaves ahead.
+    /// The next leaf of a walk that goes up to `end`. `hook` is called with the values some leaves
+    /// ahead.
     ///
     /// # Safety
     ///
@@ -86,7 +88,7 @@ impl<'g, V> Window<'g, V> {
         leaf
     }
 
-    /// Takes the next leaves of the walk and asks for them.
+    /// Takes the next leaves of the walk and prefetches them.
     ///
     /// # Safety
     ///
@@ -102,8 +104,8 @@ impl<'g, V> Window<'g, V> {
         self.leaves_ahead = (self.leaves_ahead * 2).min(LEAVES_AHEAD);
     }
 
-    /// Lets go of what is beyond the end of the range, if that is in the chunk that comes next. Keys come in order, so a chunk's last one speaks for all, nearly
-    /// always.
+    /// Drops the leaves beyond the end of the range, if it ends in the next chunk. Keys come in
+    /// order, so a chunk's last one speaks for all, nearly always.
     #[inline]
     fn cut<D: Direction>(&mut self, end: Bound<&[u8]>) {
         let len = (self.taken - self.asked).min(CHUNK_LEAVES);
@@ -141,7 +143,7 @@ impl<'g, V> End<'g, V> {
     #[inline]
     unsafe fn next<D: Direction>(
         &mut self,
-        root: Link,
+        root: TaggedPtr,
         start: &Bound<Box<[u8]>>,
         end: &Bound<Box<[u8]>>,
         hook: &impl Fn(&V),
@@ -160,7 +162,7 @@ impl<'g, V> End<'g, V> {
 ///
 /// `root` is the root of a tree of `V` and a guard lives for `'g`.
 pub(crate) unsafe fn visit<'g, V: 'g>(
-    root: Link,
+    root: TaggedPtr,
     lower: Bound<&[u8]>,
     upper: Bound<&[u8]>,
     hook: impl Fn(&V),
@@ -196,10 +198,11 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Vec<u8>> {
     Bound::Excluded(end)
 }
 
-/// An iterator over a map's entries in key order, from both ends. Made by [`Map::range`] and [`Map::prefix`].
+/// An iterator over a map's entries in key order, from both ends. Made by
+/// [`Map::range`](crate::Map::range) and [`Map::prefix`](crate::Map::prefix).
 ///
-/// Weakly consistent: it sees every key that is there for its whole life once, in order, and keys that come or go meanwhile or not. Entries are
-/// fetched up to 24 ahead.
+/// Weakly consistent: it sees every key that is there for its whole life once, in order, and keys
+/// that come or go meanwhile or not. Entries are fetched up to 24 ahead.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -211,7 +214,7 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Vec<u8>> {
 /// assert_eq!(keys, [b"c", b"b", b"a"]);
 /// ```
 pub struct Range<'g, V, F = fn(&V)> {
-    root: Link,
+    root: TaggedPtr,
     lower: Bound<Box<[u8]>>,
     upper: Bound<Box<[u8]>>,
     front: End<'g, V>,
@@ -224,15 +227,16 @@ impl<'g, V> Range<'g, V> {
     /// # Safety
     ///
     /// `root` is the root of a tree of `V` and a guard lives for `'g`.
-    pub(crate) unsafe fn new(root: Link, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
+    pub(crate) unsafe fn new(root: TaggedPtr, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
         let (lower, upper) = (own(lower), own(upper));
         Self { root, lower, upper, front: End::new(), back: End::new(), hook: |_| {}, done: false }
     }
 }
 
 impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
-    /// Has `hook` called with each value some entries before it is handed out, so that it can ask for what the value points to
-    /// (see [`prefetch_read`](crate::prefetch_read)). It may be called for a few values beyond the range's end.
+    /// Has `hook` called with each value some entries before it is handed out, so that it can ask
+    /// for what the value points to (see [`prefetch_read`](crate::prefetch_read)). It may be called
+    /// for a few values beyond the range's end.
     ///
     /// ```
     /// use std::cell::Cell;
@@ -317,114 +321,4 @@ impl<V, F> fmt::Debug for Range<'_, V, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Range").field("done", &self.done).finish_non_exhaustive()
     }
-}
-
-/// A place in a range that holds no guard: what is left of it, as two owned bounds.
-///
-/// For walks too long for one guard: resume, take some entries, say how far you got, drop the guard, and so on. Resuming costs one descent (about as
-/// much as an insert's) and no allocation beyond the bounds.
-///
-/// ```
-/// use hightower_index::{Cursor, pin};
-///
-/// let (mut writer, map) = hightower_index::new::<u32>();
-/// for number in 0..100_u32 {
-///     writer.insert(&number.to_be_bytes(), number);
-/// }
-/// let mut cursor = Cursor::prefix(&[0, 0, 0]);
-/// let mut seen = 0;
-/// loop {
-///     let guard = pin(); // a new guard for every ten entries
-///     let mut taken = 0;
-///     for entry in cursor.resume(&map, &guard).take(10) {
-///         taken += 1;
-///         cursor.advance_past(entry.key());
-///     }
-///     seen += taken;
-///     if taken == 0 {
-///         break;
-///     }
-/// }
-/// assert_eq!(seen, 100);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    lower: Bound<Vec<u8>>,
-    upper: Bound<Vec<u8>>,
-}
-
-impl Cursor {
-    /// A cursor over the keys between two bounds.
-    ///
-    /// ```
-    /// use std::ops::Bound;
-    /// let cursor = hightower_index::Cursor::range(Bound::Included(b"a"), Bound::Unbounded);
-    /// ```
-    #[must_use]
-    pub fn range(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
-        Self { lower: lower.map(<[u8]>::to_vec), upper: upper.map(<[u8]>::to_vec) }
-    }
-
-    /// A cursor over the keys that start with `prefix`.
-    ///
-    /// ```
-    /// let cursor = hightower_index::Cursor::prefix(b"/pods/");
-    /// ```
-    #[must_use]
-    pub fn prefix(prefix: &[u8]) -> Self {
-        Self { lower: Bound::Included(prefix.to_vec()), upper: prefix_end(prefix) }
-    }
-
-    /// An iterator over what is left.
-    ///
-    /// ```
-    /// let (mut writer, map) = hightower_index::new::<u32>();
-    /// writer.insert(b"a", 1);
-    /// let cursor = hightower_index::Cursor::prefix(b"");
-    /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 1);
-    /// ```
-    pub fn resume<'g, V, H: KeyHasher>(&self, map: &'g Map<V, H>, guard: &'g Guard) -> Range<'g, V> {
-        map.range(as_slice(&self.lower), as_slice(&self.upper), guard)
-    }
-
-    /// Leaves out `key` and all before it from now on.
-    ///
-    /// ```
-    /// let (mut writer, map) = hightower_index::new::<u32>();
-    /// writer.insert(b"a", 1);
-    /// let mut cursor = hightower_index::Cursor::prefix(b"");
-    /// cursor.advance_past(b"a");
-    /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 0);
-    /// ```
-    pub fn advance_past(&mut self, key: &[u8]) {
-        replace(&mut self.lower, key);
-    }
-
-    /// Leaves out `key` and all behind it from now on, for walks from the back.
-    ///
-    /// ```
-    /// let (mut writer, map) = hightower_index::new::<u32>();
-    /// writer.insert(b"a", 1);
-    /// let mut cursor = hightower_index::Cursor::prefix(b"");
-    /// cursor.retreat_before(b"a");
-    /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 0);
-    /// ```
-    pub fn retreat_before(&mut self, key: &[u8]) {
-        replace(&mut self.upper, key);
-    }
-}
-
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    bound.as_ref().map(Vec::as_slice)
-}
-
-/// Makes `bound` exclude `key`, in the memory that it has.
-fn replace(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
-    let mut bytes = match core::mem::replace(bound, Bound::Unbounded) {
-        Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,
-        Bound::Unbounded => Vec::new(),
-    };
-    bytes.clear();
-    bytes.extend_from_slice(key);
-    *bound = Bound::Excluded(bytes);
 }

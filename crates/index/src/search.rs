@@ -1,7 +1,9 @@
-//! Search among up to sixteen unsorted key bytes in two words: all at once with SSE2, which every x86_64 has, else byte by byte.
+//! Search among up to sixteen unsorted key bytes in two words: all at once with SSE2, which every
+//! x86_64 has, else byte by byte.
 //!
-//! Lane `i` is byte `i` of the sixteen, counted from the low end of the first word. Masks have bit `i` for lane `i`. The words are passed by
-//! value, so the caller decides how to load them (atomically).
+//! Lane `i` is byte `i` of the sixteen, counted from the low end of the first word. Masks have bit
+//! `i` for lane `i`. The words are passed by value, so the caller decides how to load them
+//! (atomically).
 
 /// Byte `at` of the sixteen.
 #[inline(always)]
@@ -82,7 +84,8 @@ pub(crate) fn order(keys: [u64; 2], used: usize, rising: bool) -> Lanes {
     return Lanes { order, left: used as u8 };
 }
 
-/// The sixteen lanes one after the other, by shifting: picking each by its number takes four times as many instructions.
+/// The sixteen lanes one after the other, by shifting: picking each by its number takes four times
+/// as many instructions.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "one byte is meant")]
 fn bytes(words: [u64; 2]) -> impl Iterator<Item = u8> {
@@ -158,7 +161,8 @@ mod sse2 {
     #[inline(always)]
     pub(super) fn ranks(keys: [u64; 2], used: usize) -> [u64; 2] {
         let all = load(keys);
-        // Each lane counts the lanes that it is at least, itself among them: a comparison that holds is -1.
+        // Each lane counts the lanes that it is at least, itself among them: a comparison that
+        // holds is -1.
         let mut ranks = splat(0xff);
         for byte in super::bytes(keys).take(used) {
             let each = splat(byte);

@@ -1,4 +1,5 @@
-//! Where the crate gets its atomics from: the standard library, or loom, which runs small histories in every order (`--cfg loom`).
+//! Where the crate gets its atomics from: the standard library, or loom, which runs small histories
+//! in every order (`--cfg loom`).
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};

@@ -1,25 +1,29 @@
-//! The radix tree's writing side: where a leaf is hung in, replaced and taken out.
+//! The radix tree's writing side: adding, replacing and removing leaves.
 //!
-//! Every change that readers can see is one atomic store: of a child's place in its node, or of the place that leads to a node that was built anew. So
-//! a reader finds the tree before or after, never between. What a store unlinks goes to limbo. All loops descend; nothing recurses.
+//! Every change that readers can see is one atomic store: of a child's place in its node, or of the
+//! place that leads to a node that was built anew. So a reader finds the tree before or after,
+//! never between. What a store unlinks goes to the deferred frees. All loops descend; nothing recurses.
 //!
-//! Invariant: what the tree leads to is in the table too, whatever a hasher says; so a leaf that the table has given up is freed once nobody sees it. The branch bytes
-//! on the way to a leaf do not say that it is the one that was looked for: nothing is replaced or removed before its address was compared.
+//! Invariant: every leaf in the tree is in the table too, for any hasher; so a leaf that the table
+//! has dropped is freed once no reader sees it. The branch bytes on the way to a leaf do not say
+//! that it is the one that was looked for: nothing is replaced or removed before its address was
+//! compared.
 //!
-//! Invariant: every node holds at least two things (children and terminal together), so a removal leaves at least one, which takes the node's
-//! place if it is the only one.
+//! Invariant: every node holds at least two things (children and terminal together), so a removal
+//! leaves at least one, which takes the node's place if it is the only one.
 
 use core::marker::PhantomData;
 
 use crate::arena::Arena;
 use crate::bytes::common_len;
+use crate::deferred_free::{DeferredFrees, Garbage};
 use crate::leaf::Leaf;
-use crate::limbo::{Limbo, Retired};
-use crate::link::{Link, Target};
-use crate::node::{Node, Plan};
+use crate::node::{Node, NodePlan};
+use crate::pointee::Pointee;
 use crate::sync::{AtomicPtr, Ordering};
+use crate::tagged_ptr::TaggedPtr;
 
-/// So many nodes of one level stay in the processor's own caches: some hundred KiB.
+/// This many nodes of one level stay in the processor's own caches: some hundred KiB.
 const NEAR_NODES: usize = 2048;
 
 /// The tree. Readers start at [`Tree::root`] under a guard.
@@ -28,7 +32,7 @@ pub(crate) struct Tree<V> {
     holds: PhantomData<V>,
 }
 
-/// Whether a key's leaf hangs in a node's terminal, or is the child of a byte.
+/// Whether a key's leaf is a node's terminal, or the child of a byte.
 #[derive(Clone, Copy)]
 enum Branch {
     End,
@@ -39,18 +43,18 @@ fn branch(key: &[u8], depth: usize) -> Branch {
     key.get(depth).map_or(Branch::End, |byte| Branch::Byte(*byte))
 }
 
-fn hang(plan: &mut Plan, branch: Branch, link: Link) {
+fn attach(plan: &mut NodePlan, branch: Branch, link: TaggedPtr) {
     match branch {
         Branch::End => plan.terminal = link,
         Branch::Byte(byte) => plan.push(byte, link),
     }
 }
 
-fn load(place: &AtomicPtr<u8>) -> Link {
-    Link::from_raw(place.load(Ordering::Acquire))
+fn load(place: &AtomicPtr<u8>) -> TaggedPtr {
+    TaggedPtr::from_raw(place.load(Ordering::Acquire))
 }
 
-fn publish(place: &AtomicPtr<u8>, link: Link) {
+fn publish(place: &AtomicPtr<u8>, link: TaggedPtr) {
     place.store(link.raw(), Ordering::Release);
 }
 
@@ -60,26 +64,29 @@ impl<V> Tree<V> {
     }
 
     #[inline(always)]
-    pub(crate) fn root(&self) -> Link {
+    pub(crate) fn root(&self) -> TaggedPtr {
         load(&self.root)
     }
 
-    /// Follows the way to `key` through the nodes near the root, which are in use all the time and so near, and asks for the one below
-    /// them, which is not. Gives the link to it and how much of the key leads there.
+    /// Follows the way to `key` through the nodes near the root, which are in use all the time and
+    /// so cached, and prefetches the one below them, which is not. Returns the pointer to it and
+    /// how much of the key leads there.
     ///
     /// # Safety
     ///
     /// A guard lives during the call, or nobody writes.
     #[inline]
-    pub(crate) unsafe fn prefetch_below_top(&self, key: &[u8]) -> (Link, usize) {
+    pub(crate) unsafe fn prefetch_below_top(&self, key: &[u8]) -> (TaggedPtr, usize) {
         let (mut link, mut depth) = (self.root(), 0);
         // How many nodes there may be beside the one that the link leads to.
         let mut nodes = 1;
         while nodes <= NEAR_NODES {
             // SAFETY: the caller's promise.
-            let Target::Node(node) = (unsafe { link.follow::<V>() }) else { break };
+            let Pointee::Node(node) = (unsafe { link.follow::<V>() }) else { break };
             depth += node.prefix_len_bytes();
-            let Some(place) = key.get(depth).and_then(|&byte| node.find(byte)) else { return (Link::NOTHING, depth) };
+            let Some(place) = key.get(depth).and_then(|&byte| node.find(byte)) else {
+                return (TaggedPtr::NOTHING, depth);
+            };
             link = load(place);
             depth += 1;
             nodes *= node.capacity();
@@ -88,15 +95,16 @@ impl<V> Tree<V> {
         (link, depth)
     }
 
-    /// Goes one node further, which was asked for before, and asks for what comes next.
+    /// Follows the node that was prefetched before, and prefetches the next one.
     ///
     /// # Safety
     ///
-    /// As for [`prefetch_below_top`](Self::prefetch_below_top), which gave link and depth; the guard has lived since.
+    /// As for [`prefetch_below_top`](Self::prefetch_below_top), which gave link and depth; the
+    /// guard has lived since.
     #[inline]
-    pub(crate) unsafe fn prefetch_further(&self, key: &[u8], link: Link, depth: usize) {
+    pub(crate) unsafe fn prefetch_further(&self, key: &[u8], link: TaggedPtr, depth: usize) {
         // SAFETY: the caller's promise.
-        let Target::Node(node) = (unsafe { link.follow::<V>() }) else { return };
+        let Pointee::Node(node) = (unsafe { link.follow::<V>() }) else { return };
         let byte = key.get(depth + node.prefix_len_bytes());
         if let Some(place) = byte.and_then(|&byte| node.find(byte)) {
             load(place).prefetch();
@@ -104,16 +112,17 @@ impl<V> Tree<V> {
     }
 
     /// Gives an empty tree its content, all at once. The writer's.
-    pub(crate) fn plant(&self, root: Link) {
+    pub(crate) fn set_root(&self, root: TaggedPtr) {
         publish(&self.root, root);
     }
 
-    /// Hangs in a leaf. Its key is not in the tree, unless a hasher has lied: then it takes the place of the leaf that is there, which stays in the table.
+    /// Adds a leaf. Its key is not in the tree, unless a hasher has lied: then it takes the place
+    /// of the leaf that is there, which stays in the table.
     ///
     /// # Safety
     ///
     /// The caller is the one writer.
-    pub(crate) unsafe fn insert(&self, leaf: Leaf<'_, V>, arena: &mut Arena, limbo: &mut Limbo) {
+    pub(crate) unsafe fn insert(&self, leaf: Leaf<'_, V>, arena: &mut Arena, deferred_frees: &mut DeferredFrees) {
         let key = leaf.key();
         let mut place = &self.root;
         let mut depth = 0;
@@ -121,40 +130,44 @@ impl<V> Tree<V> {
             let link = load(place);
             // SAFETY: only the writer retires what the tree reaches, and not during this call.
             let node = match unsafe { link.follow::<V>() } {
-                Target::Nothing => return publish(place, Link::leaf(leaf)),
-                Target::Leaf(other) if other.key() == key => return publish(place, Link::leaf(leaf)),
-                Target::Leaf(other) => return publish(place, fork(arena, other, leaf, depth)),
-                Target::Node(node) => node,
+                Pointee::Nothing => return publish(place, TaggedPtr::leaf(leaf)),
+                Pointee::Leaf(other) if other.key() == key => return publish(place, TaggedPtr::leaf(leaf)),
+                Pointee::Leaf(other) => return publish(place, fork(arena, other, leaf, depth)),
+                Pointee::Node(node) => node,
             };
             let prefix = node.prefix();
             let shared = common_len(&key[depth..], prefix);
             if shared < prefix.len() {
                 publish(place, split(arena, node, leaf, depth, shared));
-                return limbo.push(Retired::Link(link));
+                return deferred_frees.push(Garbage::TreePart(link));
             }
             depth += shared;
             let Branch::Byte(byte) = branch(key, depth) else {
-                return publish(node.terminal(), Link::leaf(leaf));
+                return publish(node.terminal(), TaggedPtr::leaf(leaf));
             };
             match node.find(byte).filter(|child| !load(child).is_nothing()) {
                 Some(child) => place = child,
-                None if node.try_add(byte, Link::leaf(leaf)) => return,
+                None if node.try_add(byte, TaggedPtr::leaf(leaf)) => return,
                 None => {
-                    let mut plan = Plan::new(node.terminal_link());
+                    let mut plan = NodePlan::new(node.terminal_link());
                     node.add_to(&mut plan, None);
                     if crate::mutants::planted("visible_too_soon") {
-                        publish(place, Link::node(Plan::new(node.terminal_link()).build(arena, [prefix, &[], &[]])));
+                        publish(
+                            place,
+                            TaggedPtr::node(NodePlan::new(node.terminal_link()).build(arena, [prefix, &[], &[]])),
+                        );
                     }
-                    plan.push(byte, Link::leaf(leaf));
-                    publish(place, Link::node(plan.build(arena, [prefix, &[], &[]])));
-                    return limbo.push(Retired::Link(link));
+                    plan.push(byte, TaggedPtr::leaf(leaf));
+                    publish(place, TaggedPtr::node(plan.build(arena, [prefix, &[], &[]])));
+                    return deferred_frees.push(Garbage::TreePart(link));
                 }
             }
             depth += 1;
         }
     }
 
-    /// Puts `leaf` in the place of `old`, which has the same key. If the tree does not lead to exactly that leaf, nothing happens.
+    /// Puts `leaf` in the place of `old`, which has the same key. If the tree does not lead to
+    /// exactly that leaf, nothing happens.
     ///
     /// # Safety
     ///
@@ -165,10 +178,10 @@ impl<V> Tree<V> {
         loop {
             // SAFETY: as in insert.
             match unsafe { load(place).follow::<V>() } {
-                Target::Nothing => return,
-                Target::Leaf(found) if found != old && !crate::mutants::planted("any_leaf_replaced") => return,
-                Target::Leaf(_) => return publish(place, Link::leaf(leaf)),
-                Target::Node(node) => {
+                Pointee::Nothing => return,
+                Pointee::Leaf(found) if found != old && !crate::mutants::planted("any_leaf_replaced") => return,
+                Pointee::Leaf(_) => return publish(place, TaggedPtr::leaf(leaf)),
+                Pointee::Node(node) => {
                     depth += node.prefix().len();
                     let Some(next) = step(node, leaf.key(), depth) else { return };
                     place = next;
@@ -183,7 +196,7 @@ impl<V> Tree<V> {
     /// # Safety
     ///
     /// The caller is the one writer.
-    pub(crate) unsafe fn remove(&self, leaf: Leaf<'_, V>, arena: &mut Arena, limbo: &mut Limbo) {
+    pub(crate) unsafe fn remove(&self, leaf: Leaf<'_, V>, arena: &mut Arena, deferred_frees: &mut DeferredFrees) {
         let key = leaf.key();
         let mut place = &self.root;
         let mut depth = 0;
@@ -192,10 +205,10 @@ impl<V> Tree<V> {
         loop {
             // SAFETY: as in insert.
             match unsafe { load(place).follow::<V>() } {
-                Target::Nothing => return,
-                Target::Leaf(found) if found != leaf && !crate::mutants::planted("any_leaf_removed") => return,
-                Target::Leaf(_) => break,
-                Target::Node(node) => {
+                Pointee::Nothing => return,
+                Pointee::Leaf(found) if found != leaf && !crate::mutants::planted("any_leaf_removed") => return,
+                Pointee::Leaf(_) => break,
+                Pointee::Node(node) => {
                     depth += node.prefix().len();
                     let Some(next) = step(node, key, depth) else { return };
                     above = Some((node, place));
@@ -205,13 +218,13 @@ impl<V> Tree<V> {
             }
         }
         match above {
-            None => publish(place, Link::NOTHING),
-            Some((node, parent)) => detach::<V>(node, parent, branch(key, depth - 1), arena, limbo),
+            None => publish(place, TaggedPtr::NOTHING),
+            Some((node, parent)) => detach::<V>(node, parent, branch(key, depth - 1), arena, deferred_frees),
         }
     }
 }
 
-/// The place where the key goes on below `node`, whose prefix ends at `depth`.
+/// The place of the key's next step below `node`, whose prefix ends at `depth`.
 fn step<'g>(node: Node<'g>, key: &[u8], depth: usize) -> Option<&'g AtomicPtr<u8>> {
     match branch(key, depth) {
         Branch::End => Some(node.terminal()),
@@ -220,40 +233,48 @@ fn step<'g>(node: Node<'g>, key: &[u8], depth: usize) -> Option<&'g AtomicPtr<u8
 }
 
 /// A node that holds two leaves that share their first `depth` bytes at least.
-fn fork<V>(arena: &mut Arena, old: Leaf<'_, V>, new: Leaf<'_, V>, depth: usize) -> Link {
+fn fork<V>(arena: &mut Arena, old: Leaf<'_, V>, new: Leaf<'_, V>, depth: usize) -> TaggedPtr {
     let shared = common_len(&old.key()[depth..], &new.key()[depth..]);
     let end = depth + shared;
-    let mut plan = Plan::new(Link::NOTHING);
-    hang(&mut plan, branch(old.key(), end), Link::leaf(old));
-    hang(&mut plan, branch(new.key(), end), Link::leaf(new));
-    Link::node(plan.build(arena, [&new.key()[depth..end], &[], &[]]))
+    let mut plan = NodePlan::new(TaggedPtr::NOTHING);
+    attach(&mut plan, branch(old.key(), end), TaggedPtr::leaf(old));
+    attach(&mut plan, branch(new.key(), end), TaggedPtr::leaf(new));
+    TaggedPtr::node(plan.build(arena, [&new.key()[depth..end], &[], &[]]))
 }
 
-/// A node that holds `leaf` and a copy of `node`, which share only the first `shared` bytes of the node's prefix.
-fn split<V>(arena: &mut Arena, node: Node<'_>, leaf: Leaf<'_, V>, depth: usize, shared: usize) -> Link {
+/// A node that holds `leaf` and a copy of `node`, which share only the first `shared` bytes of the
+/// node's prefix.
+fn split<V>(arena: &mut Arena, node: Node<'_>, leaf: Leaf<'_, V>, depth: usize, shared: usize) -> TaggedPtr {
     let prefix = node.prefix();
     let lower = node.copied(arena, [&prefix[shared + 1..], &[], &[]]);
-    let mut plan = Plan::new(Link::NOTHING);
-    plan.push(prefix[shared], Link::node(lower));
-    hang(&mut plan, branch(leaf.key(), depth + shared), Link::leaf(leaf));
-    Link::node(plan.build(arena, [&prefix[..shared], &[], &[]]))
+    let mut plan = NodePlan::new(TaggedPtr::NOTHING);
+    plan.push(prefix[shared], TaggedPtr::node(lower));
+    attach(&mut plan, branch(leaf.key(), depth + shared), TaggedPtr::leaf(leaf));
+    TaggedPtr::node(plan.build(arena, [&prefix[..shared], &[], &[]]))
 }
 
-/// Takes one leaf out of `node`, and the node too if what is left fits better elsewhere. `place` leads to the node.
-fn detach<V>(node: Node<'_>, place: &AtomicPtr<u8>, gone: Branch, arena: &mut Arena, limbo: &mut Limbo) {
+/// Takes one leaf out of `node`, and replaces the node if the rest fits a smaller one. `place`
+/// leads to the node.
+fn detach<V>(
+    node: Node<'_>,
+    place: &AtomicPtr<u8>,
+    gone: Branch,
+    arena: &mut Arena,
+    deferred_frees: &mut DeferredFrees,
+) {
     let old = load(place);
     let (live, terminal) = match gone {
-        Branch::End => (node.live(), Link::NOTHING),
+        Branch::End => (node.live(), TaggedPtr::NOTHING),
         Branch::Byte(_) => (node.live() - 1, node.terminal_link()),
     };
     let lonely = live + usize::from(!terminal.is_nothing()) == 1;
     if !lonely && !node.is_sparse(live) {
         return match gone {
-            Branch::End => publish(node.terminal(), Link::NOTHING),
+            Branch::End => publish(node.terminal(), TaggedPtr::NOTHING),
             Branch::Byte(byte) => node.clear(byte),
         };
     }
-    let mut plan = Plan::new(terminal);
+    let mut plan = NodePlan::new(terminal);
     node.add_to(
         &mut plan,
         match gone {
@@ -264,26 +285,26 @@ fn detach<V>(node: Node<'_>, place: &AtomicPtr<u8>, gone: Branch, arena: &mut Ar
     if lonely {
         let (link, merged) = collapse::<V>(&plan, node, arena);
         publish(place, link);
-        limbo.push(Retired::Link(old));
+        deferred_frees.push(Garbage::TreePart(old));
         if let Some(merged) = merged {
-            limbo.push(Retired::Link(merged));
+            deferred_frees.push(Garbage::TreePart(merged));
         }
         return;
     }
-    publish(place, Link::node(plan.build(arena, [node.prefix(), &[], &[]])));
-    limbo.push(Retired::Link(old));
+    publish(place, TaggedPtr::node(plan.build(arena, [node.prefix(), &[], &[]])));
+    deferred_frees.push(Garbage::TreePart(old));
 }
 
-/// What takes the place of a node that has one thing left: that thing; if it is a node, a copy with the prefixes joined. Also says which
-/// node was copied.
-fn collapse<V>(plan: &Plan, node: Node<'_>, arena: &mut Arena) -> (Link, Option<Link>) {
+/// What takes the place of a node that has one thing left: that thing; if it is a node, a copy with
+/// the prefixes joined. Also says which node was copied.
+fn collapse<V>(plan: &NodePlan, node: Node<'_>, arena: &mut Arena) -> (TaggedPtr, Option<TaggedPtr>) {
     let Some(&(byte, child)) = plan.children().first() else { return (plan.terminal, None) };
     // SAFETY: the writer's call; the child is in the tree.
     match unsafe { child.follow::<V>() } {
-        Target::Node(lower) => {
+        Pointee::Node(lower) => {
             let joined = lower.copied(arena, [node.prefix(), &[byte], lower.prefix()]);
-            (Link::node(joined), Some(child))
+            (TaggedPtr::node(joined), Some(child))
         }
-        Target::Leaf(_) | Target::Nothing => (child, None),
+        Pointee::Leaf(_) | Pointee::Nothing => (child, None),
     }
 }

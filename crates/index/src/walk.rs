@@ -1,7 +1,9 @@
-//! Walking the tree in key order, forwards or backwards, without recursion: however long the keys, the path beyond its first nodes is in a vector.
+//! Walking the tree in key order, forwards or backwards, without recursion: however long the keys,
+//! the path beyond its first nodes is in a vector.
 //!
-//! A walk sees each node as it is when it looks. A key that is there for the whole walk is seen once: nodes that are replaced stay as they were under
-//! the guard, and what is added to a node only adds codes that the walk either has passed or has yet to reach.
+//! A walk sees each node as it is when it looks. A key that is there for the whole walk is seen
+//! once: replaced nodes stay unchanged under the guard, and a child that is added to a node only
+//! adds codes that the walk either has passed or has yet to reach.
 
 use core::cmp::Ordering;
 use core::mem::MaybeUninit;
@@ -9,20 +11,22 @@ use core::ops::Bound;
 
 use crate::bytes::{common_len, compare};
 use crate::leaf::Leaf;
-use crate::link::{Link, Target};
-use crate::node::{CODE_MAX, CODE_TERMINAL, Code, Node, code_of};
+use crate::node::{ByteCode, CODE_MAX, CODE_TERMINAL, Node, code_of};
+use crate::pointee::Pointee;
 use crate::search::Lanes;
+use crate::tagged_ptr::TaggedPtr;
 
 /// One direction of walking.
 pub(crate) trait Direction {
     /// The place in a node where a walk of it starts.
-    const START: Code;
-    /// Which of a node's things comes next at or after `at`, and where to go on; `None` there means that nothing is left.
-    fn next(node: Node<'_>, at: Code) -> Option<(Code, Link)>;
+    const START: ByteCode;
+    /// Which child or terminal of a node comes next at or after `at`, and where to continue; `None`
+    /// there means that nothing is left.
+    fn next(node: Node<'_>, at: ByteCode) -> Option<(ByteCode, TaggedPtr)>;
     /// The place after `code`.
-    fn after(code: Code) -> Option<Code>;
+    fn after(code: ByteCode) -> Option<ByteCode>;
     /// Whether `code` comes before `other`.
-    fn is_before(code: Code, other: Code) -> bool;
+    fn is_before(code: ByteCode, other: ByteCode) -> bool;
     /// Whether keys that are greater (true) or less (false) than the bound are ahead.
     const RISING: bool;
 }
@@ -33,63 +37,64 @@ pub(crate) struct Forward;
 pub(crate) struct Backward;
 
 impl Direction for Forward {
-    const START: Code = CODE_TERMINAL;
+    const START: ByteCode = CODE_TERMINAL;
     const RISING: bool = true;
 
     #[inline(always)]
-    fn next(node: Node<'_>, at: Code) -> Option<(Code, Link)> {
+    fn next(node: Node<'_>, at: ByteCode) -> Option<(ByteCode, TaggedPtr)> {
         node.ceil(at)
     }
 
     #[inline(always)]
-    fn after(code: Code) -> Option<Code> {
+    fn after(code: ByteCode) -> Option<ByteCode> {
         (code < CODE_MAX).then_some(code + 1)
     }
 
     #[inline(always)]
-    fn is_before(code: Code, other: Code) -> bool {
+    fn is_before(code: ByteCode, other: ByteCode) -> bool {
         code < other
     }
 }
 
 impl Direction for Backward {
-    const START: Code = CODE_MAX;
+    const START: ByteCode = CODE_MAX;
     const RISING: bool = false;
 
     #[inline(always)]
-    fn next(node: Node<'_>, at: Code) -> Option<(Code, Link)> {
+    fn next(node: Node<'_>, at: ByteCode) -> Option<(ByteCode, TaggedPtr)> {
         node.floor(at)
     }
 
     #[inline(always)]
-    fn after(code: Code) -> Option<Code> {
+    fn after(code: ByteCode) -> Option<ByteCode> {
         code.checked_sub(1)
     }
 
     #[inline(always)]
-    fn is_before(code: Code, other: Code) -> bool {
+    fn is_before(code: ByteCode, other: ByteCode) -> bool {
         code > other
     }
 }
 
 /// A node on the path, and what of it is still ahead.
 ///
-/// The children of a small node are put in order once, when the walk comes to it; what is added to it later may be missed. Those of a large
-/// one are looked for one by one.
+/// The children of a small node are put in order once, when the walk comes to it; what is added to
+/// it later may be missed. Those of a large one are looked for one by one.
 #[derive(Clone, Copy)]
 struct Frame<'g> {
     node: Node<'g>,
     /// Of a small node: the children ahead.
     lanes: Lanes,
-    /// Of a large node, and of one that is not in order yet: the first place ahead. Of a small one: its terminal, if that is ahead.
-    at: Option<Code>,
+    /// Of a large node, and of one that is not in order yet: the first place ahead. Of a small one:
+    /// its terminal, if that is ahead.
+    at: Option<ByteCode>,
     /// Whether the children of a small node are in order.
     is_ordered: bool,
 }
 
 impl<'g> Frame<'g> {
     #[inline(always)]
-    fn new<D: Direction>(node: Node<'g>, at: Option<Code>) -> Self {
+    fn new<D: Direction>(node: Node<'g>, at: Option<ByteCode>) -> Self {
         let unordered = Self::unordered(node, at);
         let Some(from) = at.filter(|_| node.is_small()) else { return Self { is_ordered: true, ..unordered } };
         let mut lanes = node.lanes_in_order(D::RISING);
@@ -106,9 +111,10 @@ impl<'g> Frame<'g> {
         frame
     }
 
-    /// A node whose children are put in order when the walk comes back to it, if ever: most of those above the start of a short scan never are.
+    /// A node whose children are put in order when the walk comes back to it, if ever: most of
+    /// those above the start of a short scan never are.
     #[inline(always)]
-    fn unordered(node: Node<'g>, at: Option<Code>) -> Self {
+    fn unordered(node: Node<'g>, at: Option<ByteCode>) -> Self {
         Self { node, lanes: Lanes::NONE, at, is_ordered: false }
     }
 
@@ -119,7 +125,7 @@ impl<'g> Frame<'g> {
         }
     }
 
-    /// Asks for the child after the next one, which was asked for before.
+    /// Prefetches the child after the next one, which was prefetched before.
     #[inline(always)]
     fn prefetch_second(&self) {
         if let Some(lane) = self.lanes.peek_second() {
@@ -127,7 +133,7 @@ impl<'g> Frame<'g> {
         }
     }
 
-    /// Asks for the next child.
+    /// Prefetches the next child.
     #[inline(always)]
     fn prefetch_first<D: Direction>(&self) {
         if let Some(lane) = self.lanes.peek() {
@@ -139,7 +145,8 @@ impl<'g> Frame<'g> {
         }
     }
 
-    /// Takes leaves that come next in a small node, up to the first thing that is none, and asks for their memory: most of a walk, and cheaper in a row.
+    /// Takes leaves that come next in a small node, up to the first thing that is none, and asks
+    /// for their memory: most of a walk, and cheaper in a row.
     ///
     /// # Safety
     ///
@@ -157,7 +164,7 @@ impl<'g> Frame<'g> {
         while let Some(place) = leaves.get_mut(*count)
             && let Some(lane) = lanes.peek()
             // SAFETY: the caller's promise.
-            && let Target::Leaf(leaf) = unsafe { self.node.child_in_lane(lane).follow() }
+            && let Pointee::Leaf(leaf) = unsafe { self.node.child_in_lane(lane).follow() }
         {
             leaf.prefetch();
             *place = Some(leaf);
@@ -169,7 +176,7 @@ impl<'g> Frame<'g> {
 
     /// What comes next, and leaves it behind. It may be nothing.
     #[inline(always)]
-    fn advance<D: Direction>(&mut self) -> Option<Link> {
+    fn advance<D: Direction>(&mut self) -> Option<TaggedPtr> {
         if !self.node.is_small() {
             let (code, link) = self.at.and_then(|at| D::next(self.node, at))?;
             self.at = D::after(code);
@@ -222,7 +229,8 @@ impl<'g> Path<'g> {
         }
     }
 
-    /// Asks for what follows in the two lowest nodes of a short path: a walk that has just begun will come there soon, and nothing was asked for yet.
+    /// Prefetches the next children of the two lowest nodes of a short path: a walk that has just
+    /// begun will come there soon, and nothing was prefetched yet.
     #[inline(always)]
     fn prefetch_beside<D: Direction>(&mut self) {
         // SAFETY: as in `last_mut`.
@@ -261,16 +269,16 @@ impl<'k> Beside<'k> {
         Self { key, is_excluded }
     }
 
-    /// The way goes on by `bytes`, from `depth` on.
+    /// The path continues with `bytes`, from `depth` on.
     #[inline(always)]
     fn pass(&mut self, depth: usize, bytes: &[u8]) {
         self.key = self.key.filter(|key| key.get(depth..).is_some_and(|rest| rest.starts_with(bytes)));
     }
 
-    /// Whether something from `behind` on, in a node at `depth` on the way, may be inside the range. If the end has left the way, it did so beyond all of this
-    /// node.
+    /// Whether something from `behind` on, in a node at `depth` on the way, may be inside the
+    /// range. If the end has left the way, it did so beyond all of this node.
     #[inline(always)]
-    fn may_hold<D: Direction>(&self, depth: usize, behind: Option<Code>) -> bool {
+    fn may_hold<D: Direction>(&self, depth: usize, behind: Option<ByteCode>) -> bool {
         let (Some(behind), Some(key)) = (behind, self.key) else { return behind.is_some() };
         match (D::RISING, key.get(depth)) {
             (true, Some(&byte)) if self.is_excluded && key.len() == depth + 1 => behind < code_of(byte),
@@ -290,12 +298,14 @@ pub(crate) struct Walk<'g, V> {
 }
 
 impl<'g, V> Walk<'g, V> {
-    /// A walk that starts at `bound`, which is its lower end if the direction is rising, else its upper. It may go on beyond `end`, the other one.
+    /// A walk that starts at `bound`, which is its lower end if the direction is rising, else its
+    /// upper. It may continue beyond `end`, the other one.
     ///
     /// # Safety
     ///
-    /// `root` is the root of a tree of `V`, and a guard lives for `'g`, or nobody writes during `'g`.
-    pub(crate) unsafe fn start<D: Direction>(root: Link, bound: Bound<&[u8]>, end: Bound<&[u8]>) -> Self {
+    /// `root` is the root of a tree of `V`, and a guard lives for `'g`, or nobody writes during
+    /// `'g`.
+    pub(crate) unsafe fn start<D: Direction>(root: TaggedPtr, bound: Bound<&[u8]>, end: Bound<&[u8]>) -> Self {
         let mut walk = Self { path: Path::new(), first: None };
         let (key, inclusive) = match bound {
             Bound::Unbounded => {
@@ -311,31 +321,32 @@ impl<'g, V> Walk<'g, V> {
         walk
     }
 
-    unsafe fn enter<D: Direction>(&mut self, link: Link) {
+    unsafe fn enter<D: Direction>(&mut self, link: TaggedPtr) {
         // SAFETY: the caller's promise.
         match unsafe { link.follow() } {
-            Target::Nothing => {}
-            Target::Leaf(leaf) => self.first = Some(leaf),
-            Target::Node(node) => self.push::<D>(node, Some(D::START)),
+            Pointee::Nothing => {}
+            Pointee::Leaf(leaf) => self.first = Some(leaf),
+            Pointee::Node(node) => self.push::<D>(node, Some(D::START)),
         }
     }
 
     #[inline(always)]
-    fn push<D: Direction>(&mut self, node: Node<'g>, at: Option<Code>) {
+    fn push<D: Direction>(&mut self, node: Node<'g>, at: Option<ByteCode>) {
         self.path.push(Frame::new::<D>(node, at));
     }
 
-    /// Descends towards `key`, leaving at each node the place behind the one taken, unless all that lies there is beyond the end: of a scan of one prefix
-    /// that is every node above it, and the walk then ends by itself.
-    unsafe fn seek<D: Direction>(&mut self, root: Link, key: &[u8], inclusive: bool, end: Bound<&[u8]>) {
+    /// Descends towards `key`, leaving at each node the place behind the one taken, unless all that
+    /// lies there is beyond the end: of a scan of one prefix that is every node above it, and the
+    /// walk then ends by itself.
+    unsafe fn seek<D: Direction>(&mut self, root: TaggedPtr, key: &[u8], inclusive: bool, end: Bound<&[u8]>) {
         let mut link = root;
         let mut depth = 0;
         let mut beside = Beside::new(end);
         loop {
             // SAFETY: the caller's promise.
             let node = match unsafe { link.follow::<V>() } {
-                Target::Nothing => return,
-                Target::Leaf(leaf) => {
+                Pointee::Nothing => return,
+                Pointee::Leaf(leaf) => {
                     leaf.prefetch();
                     self.path.prefetch_beside::<D>();
                     let is_ahead = match compare(leaf.key(), key) {
@@ -345,12 +356,13 @@ impl<'g, V> Walk<'g, V> {
                     self.first = is_ahead.then_some(leaf);
                     return;
                 }
-                Target::Node(node) => node,
+                Pointee::Node(node) => node,
             };
             let prefix = node.prefix();
             let shared = common_len(&key[depth..], prefix);
             if shared < prefix.len() {
-                // All keys below are on one side: above a key that ends in the prefix, or as the first differing byte says.
+                // All keys below are on one side: above a key that ends in the prefix, or as the
+                // first differing byte says.
                 let above = key.get(depth + shared).is_none_or(|byte| prefix[shared] > *byte);
                 if above == D::RISING {
                     self.push::<D>(node, Some(D::START));
@@ -374,12 +386,13 @@ impl<'g, V> Walk<'g, V> {
             }
             beside.pass(depth, &[byte]);
             let Some(place) = node.find(byte) else { return };
-            link = Link::from_raw(place.load(crate::sync::Ordering::Acquire));
+            link = TaggedPtr::from_raw(place.load(crate::sync::Ordering::Acquire));
             depth += 1;
         }
     }
 
-    /// Puts the next leaves into `leaves` and asks for their memory; gives how many there were, fewer than there is room for only at the end.
+    /// Puts the next leaves into `leaves` and prefetches them; returns their number, fewer than
+    /// there is room for only at the end.
     ///
     /// # Safety
     ///
@@ -404,13 +417,13 @@ impl<'g, V> Walk<'g, V> {
                 let Some(link) = top.advance::<D>() else { break None };
                 // SAFETY: the caller's promise.
                 match unsafe { link.follow() } {
-                    Target::Nothing => {}
-                    Target::Leaf(leaf) => {
+                    Pointee::Nothing => {}
+                    Pointee::Leaf(leaf) => {
                         leaf.prefetch();
                         leaves[count] = Some(leaf);
                         count += 1;
                     }
-                    Target::Node(node) => break Some(node),
+                    Pointee::Node(node) => break Some(node),
                 }
             };
             match entered {

@@ -4,20 +4,23 @@ use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use crate::deferred_free::Garbage;
+use crate::entry_ref::EntryRef;
 use crate::epoch::Guard;
 use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
-use crate::limbo::Retired;
-use crate::link::{Link, Target};
-use crate::map::{EntryRef, Map, Own, Shared};
-use crate::panics::Panics;
+use crate::map::{Map, MapInner, WriterMemory};
+use crate::panics::DropPanics;
+use crate::pointee::Pointee;
 use crate::sync::Ordering;
-use crate::table::{Place, Tools};
+use crate::table::{TableSlot, Tools};
+use crate::tagged_ptr::TaggedPtr;
 
 /// The one writer of a map. Not `Clone`; every change needs `&mut self`.
 ///
-/// Changes are seen by readers one by one, each whole: a key with its value is there or not. Between the two structures there is a moment, during a
-/// call, when an order walk sees what a lookup does not.
+/// Changes are seen by readers one by one, each whole: a key with its value is there or not.
+/// Between the two structures there is a moment, during a call, when an order walk sees what a
+/// lookup does not.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -28,7 +31,8 @@ use crate::table::{Place, Tools};
 /// assert!(map.is_empty());
 /// ```
 ///
-/// A writer of long lived values does not pass for one of shorter lived ones, which a reader would outlive:
+/// A writer of long lived values does not pass for one of shorter lived ones, which a reader would
+/// outlive:
 ///
 /// ```compile_fail
 /// fn shorten<'v>(writer: hightower_index::Writer<&'static str>) -> hightower_index::Writer<&'v str> {
@@ -36,7 +40,7 @@ use crate::table::{Place, Tools};
 /// }
 /// ```
 pub struct Writer<V, H = SeededHasher> {
-    pub(crate) shared: Arc<Shared<V, H>>,
+    pub(crate) shared: Arc<MapInner<V, H>>,
 }
 
 /// Makes a map with a random hash seed, and gives out its writer and a first reader.
@@ -51,7 +55,8 @@ pub fn new<V>() -> (Writer<V>, Map<V>) {
     with_hasher(SeededHasher::random())
 }
 
-/// Makes a map with a given hash seed, so that runs repeat. Whoever knows the seed can choose colliding keys.
+/// Makes a map with a given hash seed, so that runs repeat. A caller who knows the seed can choose
+/// colliding keys.
 ///
 /// ```
 /// let (writer, map) = hightower_index::with_hasher_seed::<u32>(42);
@@ -72,11 +77,13 @@ pub fn with_hasher<V, H: KeyHasher>(hasher: H) -> (Writer<V, H>, Map<V, H>) {
     with_hasher_and_hints(hasher, |_| 0)
 }
 
-/// Makes a map, as [`new`], that keeps the lowest [`HINT_BITS`](crate::HINT_BITS) bits of what `hint_of` says of each value where a lookup comes by before it has waited
-/// for the value: see [`Map::get_hinted`]. A value that points to memory elsewhere can hint at where that is, so that both are waited for at once. It costs
-/// no memory.
+/// Makes a map, as [`new`], that keeps the lowest [`HINT_BITS`](crate::HINT_BITS) bits of what
+/// `hint_of` says of each value where a lookup comes by before it has waited for the value: see
+/// [`Map::get_hinted`]. A value that points to memory elsewhere can hint at where that is, so that
+/// both are waited for at once. It costs no memory.
 ///
-/// Hints are taken when a value is put in, and when [`Writer::upsert`] or [`Writer::update`] is called for its key.
+/// Hints are taken when a value is put in, and when [`Writer::upsert`] or [`Writer::update`] is
+/// called for its key.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::with_hints::<u32>(|value| *value);
@@ -98,15 +105,16 @@ pub fn with_hints<V>(hint_of: fn(&V) -> u32) -> (Writer<V>, Map<V>) {
 /// ```
 #[must_use]
 pub fn with_hasher_and_hints<V, H: KeyHasher>(hasher: H, hint_of: fn(&V) -> u32) -> (Writer<V, H>, Map<V, H>) {
-    let shared = Arc::new(Shared::new(hasher, hint_of));
+    let shared = Arc::new(MapInner::new(hasher, hint_of));
     (Writer { shared: Arc::clone(&shared) }, Map { shared })
 }
 
 impl<V, H: KeyHasher> Writer<V, H> {
     /// Splits the shared part into what the writer's methods need.
-    pub(crate) fn parts(&mut self) -> (&Shared<V, H>, &mut Own) {
+    pub(crate) fn parts(&mut self) -> (&MapInner<V, H>, &mut WriterMemory) {
         let shared = &*self.shared;
-        // SAFETY: there is one writer, it is borrowed mutably, and nothing else touches `own` while it lives.
+        // SAFETY: there is one writer, it is borrowed mutably, and nothing else touches `own` while
+        // it lives.
         (shared, unsafe { &mut *shared.own.get() })
     }
 
@@ -128,7 +136,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
     ///
     /// If `make` panics, nothing has changed.
     ///
-    /// # Panics
+    /// # DropPanics
     ///
     /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
@@ -146,14 +154,16 @@ impl<V, H: KeyHasher> Writer<V, H> {
         (self.add(hash, key, make()).value(), true)
     }
 
-    /// Calls `change` with the entry of `key`, which is made if there was none, and whether it was made. The entry outlives the borrow of the writer, as what a
-    /// reader finds does. What the value hints at is taken anew after `change`.
+    /// Calls `change` with the entry of `key`, which is made if there was none, and whether it was
+    /// made. The entry outlives the borrow of the writer, as what a reader finds does. What the
+    /// value hints at is set anew after `change`.
     ///
     /// If `make` panics, nothing has changed.
     ///
-    /// # Panics
+    /// # DropPanics
     ///
-    /// When `map` is not a handle to this writer's map, and as [`get_or_insert_with`](Self::get_or_insert_with).
+    /// When `map` is not a handle to this writer's map, and as
+    /// [`get_or_insert_with`](Self::get_or_insert_with).
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -173,8 +183,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
     ) -> R {
         assert!(Arc::ptr_eq(&self.shared, &map.shared), "the handle belongs to another map");
         let hash = self.shared.hasher.hash(key);
-        // SAFETY: the writer is borrowed mutably, so nobody writes; the leaf is in the map, which lives for 'g as the assertion says, and whenever it is
-        // taken out, the guard keeps it.
+        // SAFETY: the writer is borrowed mutably, so nobody writes; the leaf is in the map, which
+        // lives for 'g as the assertion says, and whenever it is taken out, the guard keeps it.
         let Some(place) = (unsafe { map.shared.table.place(hash, key) }) else {
             let raw = self.add(hash, key, make()).as_raw();
             // SAFETY: as above.
@@ -185,7 +195,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
         changed
     }
 
-    /// Calls `change` with the value of `key`, and takes anew what it hints at. Gives what `change` gave, or `None` if the key is not there.
+    /// Calls `change` with the value of `key`, and sets its hint anew. Returns what `change` gave,
+    /// or `None` if the key is not there.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU32, Ordering};
@@ -205,9 +216,10 @@ impl<V, H: KeyHasher> Writer<V, H> {
         Some(changed)
     }
 
-    /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see it.
+    /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see
+    /// it.
     ///
-    /// # Panics
+    /// # DropPanics
     ///
     /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
@@ -229,7 +241,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         place.replace(leaf, hint);
         // SAFETY: this is the one writer.
         unsafe { shared.tree.replace(place.leaf, leaf) };
-        own.limbo.push(Retired::Link(Link::leaf(place.leaf)));
+        own.deferred_frees.push(Garbage::TreePart(TaggedPtr::leaf(place.leaf)));
         self.tidy();
         true
     }
@@ -244,7 +256,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         let len = shared.len.load(Ordering::Relaxed);
         // SAFETY: this is the one writer.
         let is_there = unsafe {
-            shared.tree.insert(leaf, &mut own.arena, &mut own.limbo);
+            shared.tree.insert(leaf, &mut own.arena, &mut own.deferred_frees);
             shared.table.try_insert(hash, leaf, hint)
         };
         if !is_there {
@@ -257,20 +269,22 @@ impl<V, H: KeyHasher> Writer<V, H> {
         unsafe { Leaf::from_raw(raw) }
     }
 
-    /// Puts a leaf that the tree has into the table, which has no room for it as it is. If the hasher panics, the tree gives the leaf up again.
+    /// Puts a leaf that the tree has into the table, which has no room for it as it is. If the
+    /// hasher panics, the tree gives the leaf up again.
     #[cold]
     fn make_room_for(&mut self, hash: u64, raw: *mut u8, hint: u32) {
         let (shared, own) = self.parts();
-        // SAFETY: the caller's leaf, which is alive as long as the tree or limbo has it.
+        // SAFETY: the caller's leaf, which is alive as long as the tree or deferred_frees has it.
         let leaf: Leaf<'_, V> = unsafe { Leaf::from_raw(raw) };
-        let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+        let mut tools =
+            Tools { arena: &mut own.arena, deferred_frees: &mut own.deferred_frees, hasher: &shared.hasher };
         let leaves = shared.len.load(Ordering::Relaxed);
         // SAFETY: this is the one writer.
         let insert = AssertUnwindSafe(|| unsafe { shared.table.insert(hash, (leaf, hint), leaves, &mut tools) });
         if let Err(panic) = catch_unwind(insert) {
             // SAFETY: this is the one writer.
-            unsafe { shared.tree.remove(leaf, &mut own.arena, &mut own.limbo) };
-            own.limbo.push(Retired::Link(Link::leaf(leaf)));
+            unsafe { shared.tree.remove(leaf, &mut own.arena, &mut own.deferred_frees) };
+            own.deferred_frees.push(Garbage::TreePart(TaggedPtr::leaf(leaf)));
             resume_unwind(panic);
         }
     }
@@ -290,11 +304,12 @@ impl<V, H: KeyHasher> Writer<V, H> {
         let Some(place) = (unsafe { shared.table.place::<V>(hash, key) }) else { return false };
         place.clear();
         // SAFETY: as above.
-        unsafe { shared.tree.remove(place.leaf, &mut own.arena, &mut own.limbo) };
-        own.limbo.push(Retired::Link(Link::leaf(place.leaf)));
+        unsafe { shared.tree.remove(place.leaf, &mut own.arena, &mut own.deferred_frees) };
+        own.deferred_frees.push(Garbage::TreePart(TaggedPtr::leaf(place.leaf)));
         shared.len.store(shared.len.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
         // Last, because the hasher may panic.
-        let mut tools = Tools { arena: &mut own.arena, limbo: &mut own.limbo, hasher: &shared.hasher };
+        let mut tools =
+            Tools { arena: &mut own.arena, deferred_frees: &mut own.deferred_frees, hasher: &shared.hasher };
         // SAFETY: as above.
         unsafe { shared.table.shrink_if_sparse::<V, H>(hash, &mut tools) };
         self.tidy();
@@ -337,7 +352,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
     /// Frees what no reader can see any more, now. Returns how many parts still wait for readers.
     ///
-    /// Writes free as they go; this is for when writing has stopped and memory should go back at once.
+    /// Writes free as they go; this is for when writing has stopped and memory should go back at
+    /// once.
     ///
     /// ```
     /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -348,11 +364,11 @@ impl<V, H: KeyHasher> Writer<V, H> {
     /// }
     /// ```
     pub fn reclaim(&mut self) -> usize {
-        self.parts().1.limbo.seal();
+        self.parts().1.deferred_frees.seal();
         self.free_unseen(true);
         let own = self.parts().1;
         own.arena.trim();
-        let waiting = own.limbo.len();
+        let waiting = own.deferred_frees.len();
         self.shared.reserve.clear();
         self.publish_memory();
         waiting
@@ -360,9 +376,9 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
     /// What every write does last: hand over and free some garbage when it is time, and account.
     pub(crate) fn tidy(&mut self) {
-        let limbo = &mut self.parts().1.limbo;
-        if limbo.is_due() {
-            limbo.seal();
+        let deferred_frees = &mut self.parts().1.deferred_frees;
+        if deferred_frees.is_due() {
+            deferred_frees.seal();
             self.free_unseen(false);
         }
         self.publish_memory();
@@ -375,20 +391,20 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
     fn free_unseen(&mut self, all: bool) {
         let own = self.parts().1;
-        let mut panics = Panics::default();
-        for retired in own.limbo.take_unseen(all).into_iter().flatten() {
-            // SAFETY: the epochs have said that nobody can see these any more; each was retired once.
+        let mut panics = DropPanics::default();
+        for retired in own.deferred_frees.take_unseen(all).into_iter().flatten() {
+            // SAFETY: the epochs show that no reader can see these any more; each was retired once.
             unsafe {
                 match retired {
-                    Retired::Block(block) => block.free(&mut own.arena),
-                    Retired::Link(link) => match link.follow::<V>() {
-                        Target::Leaf(leaf) if crate::mutants::planted("panic_leaks_a_batch") => {
+                    Garbage::TableBlock(block) => block.free(&mut own.arena),
+                    Garbage::TreePart(link) => match link.follow::<V>() {
+                        Pointee::Leaf(leaf) if crate::mutants::planted("panic_leaks_a_batch") => {
                             leaf.free(&mut own.arena);
                         }
-                        Target::Leaf(leaf) if core::mem::needs_drop::<V>() => panics.run(|| leaf.free(&mut own.arena)),
-                        Target::Leaf(leaf) => leaf.free(&mut own.arena),
-                        Target::Node(node) => node.free(&mut own.arena),
-                        Target::Nothing => {}
+                        Pointee::Leaf(leaf) if core::mem::needs_drop::<V>() => panics.run(|| leaf.free(&mut own.arena)),
+                        Pointee::Leaf(leaf) => leaf.free(&mut own.arena),
+                        Pointee::Node(node) => node.free(&mut own.arena),
+                        Pointee::Nothing => {}
                     },
                 }
             }
@@ -397,14 +413,16 @@ impl<V, H: KeyHasher> Writer<V, H> {
     }
 }
 
-/// Where the leaf of `key` is. If there is none, the nodes where it will hang have been asked for: first the one below those that are always near, which comes while the
-/// table is looked at, and then the next, which comes while the leaf is made. So an insertion waits twice less.
+/// The slot of the leaf of `key`. If there is none, the nodes where it will be added were
+/// prefetched: first the one below those that are always near, which comes while the table is
+/// looked at, and then the next, which comes while the leaf is made. So an insertion waits twice
+/// less.
 ///
 /// # Safety
 ///
 /// Nobody writes during `'w`.
 #[inline]
-unsafe fn find_or_approach<'w, V, H>(shared: &Shared<V, H>, hash: u64, key: &[u8]) -> Option<Place<'w, V>> {
+unsafe fn find_or_approach<'w, V, H>(shared: &MapInner<V, H>, hash: u64, key: &[u8]) -> Option<TableSlot<'w, V>> {
     // SAFETY: the caller's promise.
     unsafe {
         shared.table.prefetch_slot(hash);

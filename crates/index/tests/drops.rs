@@ -1,4 +1,5 @@
-//! Values whose drop panics, freed by whoever comes by: a thread that takes a guard, or ends, has nothing to do with them.
+//! Values whose drop panics, freed by whoever comes by: a thread that takes a guard, or ends, has
+//! nothing to do with them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

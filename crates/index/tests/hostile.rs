@@ -1,4 +1,5 @@
-//! Hashers that collide, lie and panic, and values whose drop panics: keys may get lost, memory and values never.
+//! Hashers that collide, lie and panic, and values whose drop panics: keys may get lost, memory and
+//! values never.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -187,7 +188,8 @@ fn a_bulk_build_is_there_or_not() {
     }
 }
 
-/// A key with two hashes is in the table twice, and its first leaf goes: the tree still leads to the second.
+/// A key with two hashes is in the table twice, and its first leaf goes: the tree still leads to
+/// the second.
 #[test]
 fn a_leaf_is_taken_for_no_other() {
     struct Switched(AtomicU64);

@@ -1,10 +1,12 @@
-//! The publication, growth and reclamation protocols under loom: the crate's own code, small histories, every order of steps.
+//! The publication, growth and reclamation protocols under loom: the crate's own code, small
+//! histories, every order of steps.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" cargo test -p hightower-index --release --test loom
 //! ```
 //!
-//! Values are loom cells: reading one that was not published in order, or dropping one that a reader still reads, fails the model.
+//! Values are loom cells: reading one that was not published in order, or dropping one that a
+//! reader still reads, fails the model.
 
 #![cfg(loom)]
 #![allow(clippy::unwrap_used)]
@@ -16,7 +18,8 @@ use loom::thread;
 /// A value that loom watches.
 struct Watched(UnsafeCell<u64>);
 
-// SAFETY: the cell is only written when it is dropped; that nobody reads it then is what loom checks.
+// SAFETY: the cell is only written when it is dropped; that nobody reads it then is what loom
+// checks.
 unsafe impl Sync for Watched {}
 
 impl Watched {
@@ -37,7 +40,8 @@ impl Drop for Watched {
     }
 }
 
-/// Spreads one-byte keys over the directory by their low bits; all other bits come from the key too.
+/// Spreads one-byte keys over the directory by their low bits; all other bits come from the key
+/// too.
 struct Plain;
 
 impl KeyHasher for Plain {
@@ -136,7 +140,8 @@ fn a_walk_keeps_its_keys_while_a_node_shrinks() {
 fn a_lookup_finds_its_key_while_the_table_grows() {
     for key in [0, 5] {
         model(move || {
-            // Six of eight slots are taken: the next insert splits the segment and doubles the directory.
+            // Six of eight slots are taken: the next insert splits the segment and doubles the
+            // directory.
             let (mut writer, map) = filled(Plain, 0..6);
             let reader = thread::spawn(move || check(&map, key));
             writer.insert(&[6], Watched::new(6));

@@ -1,4 +1,5 @@
-//! Histories against a `BTreeMap`: random ones, and ones that visit every shape that a node can take.
+//! Histories against a `BTreeMap`: random ones, and ones that visit every shape that a node can
+//! take.
 //!
 //! `HIGHTOWER_TEST_CASES=N` runs N random operations in the long test (default 20 000).
 
@@ -128,7 +129,8 @@ fn a_chain_of_every_length_neither_recurses_nor_leaks() {
     pair.empty(empty_bytes);
 }
 
-/// Hashes that begin alike defeat splitting, so segments grow; what was left beside them by splits must go when the map is emptied.
+/// Hashes that begin alike defeat splitting, so segments grow; what was left beside them by splits
+/// must go when the map is emptied.
 #[test]
 fn hashes_that_begin_alike_leave_nothing_behind() {
     let keys: u32 = if cfg!(miri) { 1_200 } else { 20_000 };

@@ -82,7 +82,8 @@ fn look_up(map: &Map<Canary>, stop: &AtomicBool, start: u64) {
         if let Some(entry) = found {
             assert_eq!(entry.key(), key);
             entry.value().check(&key);
-            // The hints are all alike; what is looked at here is how they are read beside the writer.
+            // The hints are all alike; what is looked at here is how they are read beside the
+            // writer.
             assert!(
                 map.get_hinted(&key, &guard, |hint| assert_eq!(hint, 0)).is_none_or(|value| value.number == number)
             );
@@ -156,7 +157,8 @@ fn readers_and_scanners_beside_a_writer() {
         ];
         churn(&mut writer);
         stop.store(true, Relaxed);
-        // Joined here, where a thread sanitizer sees it also if the standard library was built without it.
+        // Joined here, where a thread sanitizer sees it also if the standard library was built
+        // without it.
         readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
     assert_eq!(map.len() as u64, count() / 2);
@@ -200,7 +202,8 @@ fn every_value_is_dropped_once() {
     assert_eq!(dropped.load(Relaxed), 2 * count());
 }
 
-/// Where the system refuses `membarrier`, as some sandboxes have it do, both sides of the collector fence.
+/// Where the system refuses `membarrier`, as some sandboxes have it do, both sides of the collector
+/// fence.
 #[cfg(all(target_os = "linux", not(miri)))]
 mod without_membarrier {
     use std::io;
@@ -212,7 +215,8 @@ mod without_membarrier {
     /// Has the system refuse the call from now on, in this process and what it becomes.
     fn refuse() -> io::Result<()> {
         #[expect(clippy::cast_possible_truncation, reason = "codes of 16 bits, and the number of a system call")]
-        // SAFETY: the filter's instructions are made from numbers alone; `prctl` copies what the two pointers lead to.
+        // SAFETY: the filter's instructions are made from numbers alone; `prctl` copies what the
+        // two pointers lead to.
         let is_done = unsafe {
             let (load, jump, give) = (
                 libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
@@ -236,7 +240,8 @@ mod without_membarrier {
     fn all_of_it_once_more() {
         let mut tests = Command::new(std::env::current_exe().unwrap());
         tests.args(["--skip", "all_of_it_once_more"]).env(IS_REFUSED, "1");
-        // SAFETY: between fork and exec it makes two system calls and touches nothing that a lock guards.
+        // SAFETY: between fork and exec it makes two system calls and touches nothing that a lock
+        // guards.
         unsafe { tests.pre_exec(refuse) };
         match tests.status() {
             Ok(status) => assert!(status.success()),

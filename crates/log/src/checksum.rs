@@ -1,16 +1,18 @@
 //! Checksums of records, seeded so that bytes only count in their own place.
 //!
-//! A record's check is made of two hashes, because the two halves become known at different times: the payload's (key and value) as soon as
-//! the caller hands them over, the head's only once the commit order gives the record its offset. Joining them is one operation. Both are
-//! XXH3 with 64 bits (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): a record of a hundred bytes takes it half of the
-//! time of a CRC, and every read pays for one.
+//! A record's check is made of two hashes, because the two halves become known at different times:
+//! the payload's (key and value) as soon as the caller hands them over, the head's only once the
+//! commit order gives the record its offset. Joining them is one operation. Both are XXH3 with 64
+//! bits (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): a record of a hundred
+//! bytes takes it half of the time of a CRC, and every read pays for one.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::header::RecordContext;
 use crate::mutants::planted;
 
-/// The checksum of a record's payload, which needs neither offset nor segment: compute it before taking any lock.
+/// The checksum of a record's payload, which needs neither offset nor segment: compute it before
+/// taking any lock.
 ///
 /// ```
 /// use hightower_log::payload_checksum;
@@ -20,11 +22,12 @@ use crate::mutants::planted;
 #[must_use]
 #[inline]
 pub fn payload_checksum(key: &[u8], value: &[u8]) -> u64 {
-    // Turned by half, so that key and value cannot be exchanged; that they end where they do is in the head.
+    // Turned by half, so that key and value cannot be exchanged; that they end where they do is in
+    // the head.
     xxh3_64(key).rotate_left(32) ^ xxh3_64(value)
 }
 
-/// What the head of a record comes to at its place; the payload's part is still missing.
+/// The sum of a record's head at its place, without the payload's part.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadSum(u64);
 
@@ -55,8 +58,9 @@ impl HeadSum {
 
 /// The start value for a record at `offset` in a segment with `salt`.
 ///
-/// For one segment no two offsets share a seed (an odd factor permutes the 64-bit numbers), so a record copied to another
-/// offset does not pass; between segments the salts, drawn at random, tell them apart.
+/// For one segment no two offsets share a seed (an odd factor permutes the 64-bit numbers), so a
+/// record copied to another offset does not pass; between segments the salts, drawn at random, tell
+/// them apart.
 #[inline]
 fn seed(salt: u64, offset: u32) -> u64 {
     salt.wrapping_add(u64::from(offset).wrapping_mul(0x9e37_79b9_7f4a_7c15))

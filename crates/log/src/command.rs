@@ -1,9 +1,9 @@
-//! What a caller asks the store to do to one key.
+//! Commands: changes of one key.
 
 /// One change of one key, owning its bytes.
 ///
-/// The `version` decides which command wins for a key: the higher one does, whatever the order of arrival. The `timestamp`
-/// (Unix time in milliseconds) is carried along and decides nothing.
+/// The `version` decides which command wins for a key: the higher one, in any order of arrival. The
+/// `timestamp` (Unix time in milliseconds) is carried along and decides nothing.
 ///
 /// ```
 /// use hightower_log::Command;
@@ -39,7 +39,7 @@ pub enum Command {
     },
 }
 
-/// One change of one key, borrowing its bytes: what the codec takes and gives.
+/// One change of one key, borrowing its bytes: the input and output of the codec.
 ///
 /// ```
 /// use hightower_log::CommandRef;

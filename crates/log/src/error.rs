@@ -1,4 +1,4 @@
-//! What can be wrong with bytes, or with a command that wants to become bytes.
+//! Errors of decoding bytes and of encoding commands.
 
 use std::fmt;
 
@@ -47,7 +47,8 @@ impl fmt::Display for Field {
     }
 }
 
-/// Why bytes are not a record or a segment header: what, where (offset in the segment), expected and found.
+/// Why bytes are not a record or a segment header: what, where (offset in the segment), expected
+/// and found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -75,16 +76,16 @@ pub enum DecodeError {
         /// The kind that stands there.
         found: u8,
     },
-    /// A field holds what it must not: out of range, or longer than it needs to be.
+    /// A field is out of range, or longer than necessary.
     #[error("offset {offset}: impossible {field}: {expected} expected, {found} found")]
     Impossible {
         /// Where the record starts in its segment.
         offset: u32,
         /// Which field.
         field: Field,
-        /// What it may hold.
+        /// The values that it may hold.
         expected: &'static str,
-        /// What it holds.
+        /// The value that it holds.
         found: u64,
     },
     /// The checksum does not fit the bytes, the offset or the segment.
@@ -103,7 +104,8 @@ pub enum DecodeError {
         /// The first eight bytes.
         found: [u8; 8],
     },
-    /// The segment was written in a format version that this build does not know: a later one, as a rule.
+    /// The segment was written in a format version that this build does not know: a later one, as a
+    /// rule.
     #[error("segment format version {found} is not among 1 to {supported}, which this build reads: use a newer build")]
     UnsupportedVersion {
         /// The version that stands in the header.
@@ -151,7 +153,7 @@ pub enum EncodeError {
     DurableBeyondRecord {
         /// Where it would start.
         offset: u32,
-        /// What it claims.
+        /// The length that it claims.
         durable: u32,
     },
 }

@@ -17,7 +17,7 @@ pub enum SegmentKind {
     Compacted,
 }
 
-/// What a segment says about itself, and what its records are encoded against.
+/// The header of a segment: its identity, and the base numbers of its records.
 ///
 /// ```
 /// use hightower_log::{SegmentHeader, SegmentKind};
@@ -41,17 +41,18 @@ pub struct SegmentHeader {
     pub kind: SegmentKind,
     /// Feature bits; this version knows none, so this is 0.
     pub features: u32,
-    /// A random number that makes this segment's checksums its own, drawn anew whenever a file is used again.
+    /// A random number that makes this segment's checksums its own, drawn anew whenever a file is
+    /// used again.
     pub salt: u64,
     /// The seq of the segment's first commit.
     pub base_seq: u64,
-    /// What versions in the records are counted from.
+    /// The base of the versions in the records.
     pub base_version: u64,
-    /// What timestamps in the records are counted from: Unix time in milliseconds.
+    /// The base of the timestamps in the records: Unix time in milliseconds.
     pub base_timestamp: i64,
 }
 
-/// What a record's bytes depend on besides its command and its offset.
+/// The context that a record's bytes depend on besides its command and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordContext {
     pub(crate) salt: u64,
@@ -71,7 +72,7 @@ impl SegmentHeader {
     /// How many bytes a header takes; the first record starts there.
     pub const LEN: usize = 64;
 
-    /// What this segment's records are encoded against.
+    /// The context of this segment's records.
     #[must_use]
     pub fn context(&self) -> RecordContext {
         RecordContext::new(self.salt, self.base_version, self.base_timestamp)
@@ -104,9 +105,11 @@ impl SegmentHeader {
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Truncated`], [`BadMagic`](DecodeError::BadMagic), [`UnsupportedVersion`](DecodeError::UnsupportedVersion),
-    /// [`UnsupportedFeatures`](DecodeError::UnsupportedFeatures), [`Checksum`](DecodeError::Checksum), or
-    /// [`Impossible`](DecodeError::Impossible) where the checksum fits but a field does not.
+    /// [`DecodeError::Truncated`], [`BadMagic`](DecodeError::BadMagic),
+    /// [`UnsupportedVersion`](DecodeError::UnsupportedVersion),
+    /// [`UnsupportedFeatures`](DecodeError::UnsupportedFeatures),
+    /// [`Checksum`](DecodeError::Checksum), or [`Impossible`](DecodeError::Impossible) where the
+    /// checksum fits but a field does not.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let available = bytes.len() as u64;
         let Some(bytes) = bytes.first_chunk::<{ Self::LEN }>() else {
@@ -116,7 +119,8 @@ impl SegmentHeader {
         if magic != MAGIC {
             return Err(DecodeError::BadMagic { found: magic });
         }
-        // The place of the check is promised to all versions, so that damage is told from a newer format.
+        // The place of the check is promised to all versions, so that damage is told from a newer
+        // format.
         let expected = crc32fast::hash(&bytes[..CHECK_AT]);
         let found = u32::from_le_bytes(array(bytes, CHECK_AT));
         if expected != found {

@@ -1,15 +1,18 @@
 //! The bytes of the Hightower KV log: commands, records and segment headers.
 //!
-//! A log is a row of *segments*; a segment is a 64-byte [`SegmentHeader`] followed by *records*; a record carries one
-//! [`Command`], or closes the segment. This crate turns commands into records and back. It does no I/O, holds no state,
-//! allocates nothing while decoding, and never panics on any input: whoever owns the bytes (a file, a socket, a fuzzer)
-//! calls it.
+//! A log is a row of *segments*; a segment is a 64-byte [`SegmentHeader`] followed by *records*; a
+//! record carries one [`Command`], or closes the segment. This crate turns commands into records
+//! and back. It does no I/O, holds no state, allocates nothing while decoding, and never panics on
+//! any input: the owner of the bytes (a file, a socket, a fuzzer) calls it.
 //!
 //! Three properties are tested in this crate and pinned by golden vectors:
 //!
-//! * decoding an encoded record gives the command back, and encoding that gives the same bytes (one command, one form);
-//! * a record with a flipped bit, a missing byte, or at another offset or in another segment is an error, never another record;
-//! * lengths are checked against the limits and against the bytes that are there before anything is read.
+//! * decoding an encoded record gives the command back, and encoding that gives the same bytes (one
+//!   command, one form);
+//! * a record with a flipped bit, a missing byte, or at another offset or in another segment is an
+//!   error, never another record;
+//! * lengths are checked against the limits and against the bytes that are there before anything is
+//!   read.
 //!
 //! The byte-exact description is in the project's `docs/FORMAT.md`.
 //!
@@ -49,8 +52,9 @@
 //!
 //! # What it is not
 //!
-//! It reads no files, knows nothing of commits beyond the bit that says that more follows, and does not decide which of two commands
-//! wins: files are `hightower-segment`'s, the rules are `hightower-state`'s.
+//! It reads no files, knows nothing of commits beyond the bit that says that more follows, and does
+//! not decide which of two commands wins: files are `hightower-segment`'s, the rules are
+//! `hightower-state`'s.
 //!
 //! # At a glance
 //!

@@ -1,6 +1,7 @@
-//! What a key, a value, a batch and a segment may measure.
+//! The limits of keys, values, batches and segments.
 //!
-//! Every limit is checked twice: where a command enters the store, and again while decoding, before anything is read.
+//! Every limit is checked twice: where a command enters the store, and again while decoding, before
+//! anything is read.
 
 /// The longest key, in bytes (64 KiB − 1). Keys are never empty.
 pub const MAX_KEY_LEN_BYTES: usize = 65_535;
@@ -11,8 +12,9 @@ pub const MAX_VALUE_LEN_BYTES: usize = 1 << 30;
 /// The most commands that one batch commits as a whole.
 pub const MAX_BATCH_COMMANDS: usize = 65_536;
 
-/// The highest version that a caller may submit: 2^63 − 1. The versions above it are the store's own to give, so that a put or a delete
-/// without a version always wins, whatever was submitted before.
+/// The highest version that a caller may submit: 2^63 − 1. The versions above it are the store's
+/// own to assign, so that a put or a delete without a version always wins over every submitted
+/// command before.
 pub const MAX_SUBMITTED_VERSION: u64 = (1 << 63) - 1;
 
 /// The longest segment file, in bytes: offsets in a segment are `u32`.

@@ -1,7 +1,8 @@
-//! Planted bugs, so that the tests can show that they see them; `cargo xtask mutants` lists them all.
+//! Planted bugs, so that the tests can show that they see them; `cargo xtask mutants` lists them
+//! all.
 //!
-//! In a build with `--cfg mutants` the environment variable `HIGHTOWER_MUTANT` names the one that is active; in any other build
-//! none exists.
+//! In a build with `--cfg mutants` the environment variable `HIGHTOWER_MUTANT` names the one that
+//! is active; in any other build none exists.
 
 /// Whether the bug of this name is active.
 #[cfg(mutants)]

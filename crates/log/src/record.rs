@@ -5,8 +5,9 @@
 //!                                                         └ as wide as `widths` says ┘     └ not in relocated records ┘
 //! ```
 //!
-//! A put of a 16-byte key and 100-byte value costs 20 bytes here where a fixed layout would take 36. One command has exactly
-//! one encoding at a given place: numbers are as narrow as they can be, and decoding refuses anything else.
+//! A put of a 16-byte key and 100-byte value costs 20 bytes here where a fixed layout would take
+//! 36. One command has exactly one encoding at a given place: numbers are as narrow as they can be,
+//! and decoding refuses anything else.
 
 mod decode;
 mod encode;
@@ -41,13 +42,14 @@ const KEY_LEN_AT: usize = 6;
 /// The durable offset and the head check at the end of an appended record's head.
 const APPENDED_TAIL_LEN_BYTES: usize = 6;
 
-/// Who writes a record, and what it then knows.
+/// The kind of writer of a record, with the facts that it knew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// A commit, at the tail of the active segment.
     Appended {
-        /// Up to which offset of this segment the writer knew all bytes to be durable; 0 while it did not even know the
-        /// segment before this one to be. Never more than the record's own offset.
+        /// Up to which offset of this segment the writer knew all bytes to be durable; 0 while it
+        /// did not even know the segment before this one to be. Never more than the record's own
+        /// offset.
         durable: u32,
         /// Whether more records of the same commit follow.
         continues: bool,
@@ -56,7 +58,7 @@ pub enum Placement {
     Relocated,
 }
 
-/// What a record says.
+/// The content of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordBody<'a> {
     /// A command that was committed.
@@ -73,9 +75,9 @@ pub enum RecordBody<'a> {
 /// A decoded record, borrowing from the bytes that it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// What the record says.
+    /// The content of the record.
     pub body: RecordBody<'a>,
-    /// Who wrote it, and what it then knew.
+    /// Its kind of writer, and for an appended record the durable length that was known.
     pub placement: Placement,
     /// How many bytes it takes; the next record starts there.
     pub len: u32,
@@ -97,7 +99,8 @@ impl<'a> Record<'a> {
         matches!(self.placement, Placement::Appended { continues: true, .. })
     }
 
-    /// How far the segment was known to be durable when the record was written; `None` for relocated records.
+    /// How far the segment was known to be durable when the record was written; `None` for
+    /// relocated records.
     #[must_use]
     pub fn durable(&self) -> Option<u32> {
         match self.placement {

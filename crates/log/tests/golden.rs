@@ -1,7 +1,9 @@
-//! The format, pinned: the same commands must give the bytes in `tests/golden/records.txt`, byte for byte.
+//! The format, pinned: the same commands must give the bytes in `tests/golden/records.txt`, byte
+//! for byte.
 //!
-//! Those lines are a promise to every store that was ever written. Writing them anew is a deliberate act, after the format
-//! version was raised: `HIGHTOWER_REGENERATE_GOLDEN=1 cargo test -p hightower-log --test golden`.
+//! Those lines are a promise to every store that was ever written. Writing them anew is a
+//! deliberate act, after the format version was raised:
+//! `HIGHTOWER_REGENERATE_GOLDEN=1 cargo test -p hightower-log --test golden`.
 
 #![allow(
     clippy::unwrap_used,
@@ -83,7 +85,8 @@ fn commands() -> Vec<(&'static str, u32, Placement, CommandRef<'static>)> {
     ]
 }
 
-/// All golden lines: a name, then the bytes in hex; a long record is given by its head and a digest of the rest.
+/// All golden lines: a name, then the bytes in hex; a long record is given by its head and a digest
+/// of the rest.
 fn lines() -> String {
     let mut text = String::new();
     for (name, kind) in [("header-append", SegmentKind::Append), ("header-compacted", SegmentKind::Compacted)] {

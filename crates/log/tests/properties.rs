@@ -153,7 +153,8 @@ proptest! {
         more in vec(any::<u8>(), 0..40),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
-        // Most edits hit the head, where the kind, the widths and the lengths stand; its checks are mended in the next property.
+        // Most edits hit the head, where the kind, the widths and the lengths stand; its checks are
+        // mended in the next property.
         let mut mutated = bytes.clone();
         for (at, byte) in edits {
             let at = at % mutated.len();
@@ -204,7 +205,8 @@ proptest! {
     }
 }
 
-/// A record-like string of bytes in which both checks are made to fit by reading the expected ones from the errors.
+/// A record-like string of bytes in which both checks are made to fit by reading the expected ones
+/// from the errors.
 fn with_checks_mended(tag: u8, widths: u8, rest: Vec<u8>, context: &RecordContext, offset: u32) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 0, tag, widths];
     bytes.extend(rest);

@@ -1,4 +1,4 @@
-//! What goes into the state and what comes out, as plain data.
+//! The plain data that goes into the state and comes out of it.
 
 use crate::location::Location;
 use crate::outcome::{ApplyOutcome, CommandKind};
@@ -15,16 +15,17 @@ pub struct Change<'a, L> {
     pub kind: CommandKind,
     /// Where the command's record is. A tombstone has one too.
     pub location: L,
-    /// How long the record is, in bytes; handed back as [`Replaced::len_bytes`] when the record is dead. 0 if that doesn't matter.
+    /// How long the record is, in bytes; handed back as [`Replaced::len_bytes`] when the record is
+    /// dead. 0 if that doesn't matter.
     pub len_bytes: u32,
 }
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied<L> {
-    /// What the apply rules said.
+    /// The decision of the apply rules.
     pub outcome: ApplyOutcome,
-    /// What the change has replaced, if it won and the key had been seen before.
+    /// The version that the change replaced, if it won and the key had one.
     pub replaced: Option<Replaced<L>>,
 }
 
@@ -92,7 +93,7 @@ impl<L: Location> EntryRecord<L> {
         }
     }
 
-    /// What it says to whoever asks for live keys only.
+    /// The location and version, unless this is a tombstone.
     #[must_use]
     pub fn found(&self) -> Option<Versioned<L>> {
         (self.kind == CommandKind::Set).then_some(Versioned { location: self.location, version: self.version })

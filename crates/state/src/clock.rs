@@ -1,4 +1,4 @@
-//! The clock seam: how old snapshots are.
+//! The clock seam, which the age of snapshots is measured by.
 
 use std::time::{Duration, Instant};
 

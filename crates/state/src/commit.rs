@@ -1,4 +1,4 @@
-//! One commit as the writer's caller sees it: apply, apply, publish.
+//! One commit as the writer's caller sees it: apply changes, then publish.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,13 +15,14 @@ use crate::mutants::planted;
 use crate::outcome::ApplyOutcome;
 use crate::version::Version;
 
-/// Old versions that a commit looks at for reclaiming, besides two for each key that it writes: more than it can add, so that lists
-/// shrink, and few enough that no commit pays for a backlog.
+/// A commit examines this many old versions for reclaiming, plus two for each key that it writes:
+/// more than it can add, so that the queue shrinks, and so few that no commit pays for a backlog.
 const RECLAIM_LEN: usize = 4;
 
 /// A commit that has begun. Readers see nothing of it until it is published, and then all of it.
 ///
-/// Dropping it publishes it too: what has been applied is in the caller's log already, and can't be taken back.
+/// Dropping it also publishes it: the caller's log already holds the applied changes, which cannot
+/// be undone.
 pub struct Commit<'w, 'g, L> {
     state: &'w mut WriterState,
     inner: &'w StateInner,
@@ -44,7 +45,8 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
         Self { state, inner, guard, flight, delta: Delta::default(), location: PhantomData }
     }
 
-    /// Applies one change. Keys may come more than once; each change meets what those before it have left.
+    /// Applies one change. Keys may come more than once; each change meets what those before it
+    /// have left.
     ///
     /// Costs one probe of the index for an overwrite, and an insertion for a new key.
     pub fn apply(&mut self, change: &Change<'_, L>) -> Applied<L>

@@ -4,20 +4,22 @@
 //!
 //! An overwrite by commit n stores, in this order and each with release:
 //!
-//! 1. the old version, where readers find it: in the [undo slot](crate::undo) or in front of the older versions;
+//! 1. the old version, where readers find it: in the [undo slot](crate::undo) or in front of the
+//!    older versions;
 //! 2. `seq := n`;
 //! 3. `word := new location, pending`;
 //! 4. `version` and `len_bytes`;
 //! 5. once the commit is published: `word := new location`.
 //!
-//! A reader at a snapshot's seq S loads the fields and then `seq`, each with acquire. `seq <= S` means that none of the fields
-//! comes from a commit after S, and since everything up to S was complete when the snapshot was taken, all of them come from
-//! the newest commit up to S. Else that version has been replaced, and the reader takes it from the undo slot, if the commit
-//! that the entry shows is the one in flight, or from the older versions.
+//! A reader at a snapshot's seq S loads the fields and then `seq`, each with acquire. `seq <= S`
+//! means that none of the fields comes from a commit after S, and since everything up to S was
+//! complete when the snapshot was taken, all of them come from the newest commit up to S. Else that
+//! version has been replaced, and the reader takes it from the undo slot, if the commit that the
+//! entry shows is the one in flight, or from the older versions.
 //!
-//! A reader of the latest version loads `version`, `word` and `version` again. If the word isn't pending and the version
-//! is the same both times, they belong together and are published. Else a commit is in flight right here, and the reader
-//! reads as a snapshot does; it never tries twice.
+//! A reader of the latest version loads `version`, `word` and `version` again. If the word isn't
+//! pending and the version is the same both times, they belong together and are published. Else a
+//! commit is in flight right here, and the reader reads as a snapshot does; it never tries twice.
 
 use crate::location::LocationBits;
 use crate::mutants::planted;
@@ -54,7 +56,8 @@ impl IndexEntry {
         }
     }
 
-    /// What the undo slot calls this entry. An entry stays where it is as long as a snapshot may need an older version of it.
+    /// What the undo slot calls this entry. An entry stays where it is as long as a snapshot may
+    /// need an older version of it.
     pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -113,7 +116,7 @@ impl IndexEntry {
         self.word.store(word.settled().raw(), Ordering::Release);
     }
 
-    /// The newest version's record has been copied, and the copy is so long.
+    /// Sets the length of the newest version's record, after that was copied.
     #[cfg(not(loom))]
     pub(crate) fn set_len_bytes(&self, len_bytes: u32) {
         self.len_bytes.store(len_bytes, Ordering::Release);
@@ -123,7 +126,7 @@ impl IndexEntry {
         &self.older_versions
     }
 
-    /// Points this key's versions that lie at `old` to `new` instead; says whether there was one.
+    /// Points this key's versions that lie at `old` to `new` instead; returns whether there was one.
     pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
         let word = Word::from_raw(self.word.load(Ordering::Relaxed));
         let is_there = word.location() == old || planted("install_without_comparing");

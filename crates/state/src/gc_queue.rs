@@ -1,9 +1,11 @@
-//! Which entries hold older versions, so that these go once the snapshots that need them have gone.
+//! The queue of old versions that are waiting to be dropped, grouped by the snapshot that keeps
+//! them.
 //!
-//! Each kept version is on the list of the newest snapshot that needs it. When that snapshot ends, its list is gone through, a few items
-//! with each commit: a version that an older snapshot needs too moves to that one's list, any other is dropped from its entry. So a
-//! version is looked at once for each snapshot that needed it, whatever the order in which snapshots end, and a snapshot that is held for
-//! long holds up nothing but what it needs itself.
+//! Each retained version is on the list of the newest snapshot that needs it. After a snapshot
+//! ends, its list is processed incrementally, a few versions per commit. A version that an older
+//! snapshot also needs moves to that snapshot's list; the others are dropped from their entries. A
+//! version is therefore examined once per snapshot that needed it, in whichever order snapshots
+//! end, and a long-lived snapshot retains only the versions that it needs itself.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,22 +17,22 @@ use crate::snapshot_registry::LiveSnapshots;
 pub(crate) struct GcQueue {
     /// By the seq of the snapshots.
     owned: BTreeMap<u64, GcItems>,
-    /// The lists of snapshots that have ended, to be gone through.
+    /// The lists of ended snapshots, which commits process.
     orphaned: VecDeque<GcItems>,
 }
 
-/// Kept versions by seq and key, first in first out, packed into chunks: adding copies nothing but the key, and what has been taken is freed
-/// chunk by chunk.
+/// Retained versions by seq and key, first in first out, packed into chunks: adding one copies only
+/// the key, and processed chunks are freed one by one.
 #[derive(Debug, Default)]
 struct GcItems {
     chunks: VecDeque<Vec<u8>>,
-    /// How much of the first chunk has been taken.
+    /// The bytes of the first chunk that have been taken.
     taken: usize,
 }
 
 impl GcQueue {
-    /// Puts a kept version on the list of the newest snapshot that needs it. If a snapshot is still on its way, the version will be
-    /// looked at again.
+    /// Puts a retained version on the list of the newest snapshot that needs it. While a snapshot
+    /// is still registering, the version goes to the orphaned lists, to be examined again.
     pub(crate) fn push(&mut self, key: &[u8], seq: u64, until: u64, live: &LiveSnapshots) {
         match live.newest_reader(seq, until) {
             Some(owner) if !live.has_pending() => self.owned.entry(owner).or_default().push(seq, key),
@@ -45,13 +47,13 @@ impl GcQueue {
         }
     }
 
-    /// Moves the lists of snapshots that have ended to those that are gone through.
+    /// Moves the lists of ended snapshots to the orphaned lists.
     pub(crate) fn orphan(&mut self, live: &LiveSnapshots) {
         let ended = self.owned.extract_if(.., |&owner, _| !live.contains(owner) && !planted("list_forgotten"));
         self.orphaned.extend(ended.map(|(_, items)| items));
     }
 
-    /// Takes one version to look at, and puts its key into `key`.
+    /// Takes one orphaned version, and writes its key to `key`.
     pub(crate) fn pop_orphan(&mut self, key: &mut Vec<u8>) -> Option<u64> {
         loop {
             let items = self.orphaned.front_mut()?;
@@ -75,7 +77,7 @@ impl GcQueue {
         self.owned.values().chain(&self.orphaned).map(GcItems::len_bytes).sum()
     }
 
-    /// A copy of all lists, for [`each_of`]. Costs a copy of their bytes, and no look at any version.
+    /// A copy of all lists, for [`each_of`]. Costs a copy of their bytes.
     pub(crate) fn copy(&self) -> Vec<Vec<u8>> {
         self.owned.values().chain(&self.orphaned).flat_map(GcItems::copy).collect()
     }

@@ -1,7 +1,8 @@
-//! One commit on its way: from its first overwrite to the moment after it is published.
+//! One commit in flight: from its first overwrite until it is published and settled.
 //!
-//! This is the writer's half of the protocols whose other halves are in [`entry`](crate::entry), [`undo`](crate::undo) and
-//! [`registry`](crate::snapshot_registry). The writer and the models of the model checker run the same code.
+//! This is the writer's half of the protocols. The readers' halves are in [`entry`](crate::entry),
+//! [`undo`](crate::undo) and [`registry`](crate::snapshot_registry). The writer and the models of
+//! the model checker run the same code.
 
 use crate::entry::IndexEntry;
 use crate::mutants::planted;
@@ -11,12 +12,12 @@ use crate::sync::{Guard, Ordering};
 use crate::undo::SlotNumber;
 use crate::version::Version;
 
-/// A way to an entry that stays valid for as long as the commit is on its way.
+/// A pointer to an entry that stays valid while the commit is in flight.
 pub(crate) trait EntryPointer: Copy {
     fn entry(&self) -> &IndexEntry;
 }
 
-/// A commit that has begun and isn't published yet.
+/// A commit that has begun and is not yet published.
 #[derive(Debug)]
 pub(crate) struct InFlightCommit<P> {
     seq: u64,
@@ -69,12 +70,14 @@ impl<P: EntryPointer> InFlightCommit<P> {
         self.seq
     }
 
-    /// Overwrites an entry that readers can reach. The word must be pending and the seq the flight's.
+    /// Overwrites an entry that readers can reach. The word must be pending, and the seq must be
+    /// the commit's.
     pub(crate) fn overwrite(&mut self, mvcc: &MvccState, pointer: P, new: &Version, guard: &Guard) {
         let entry = pointer.entry();
         let old = entry.newest();
         if old.seq == self.seq {
-            // Written by this commit before: what it replaced then is safe, and nobody can have seen what it put there.
+            // This commit has written the entry before. The version that it replaced then is safe,
+            // and no reader has seen the one that it wrote.
             entry.replace(new);
             return;
         }
@@ -108,8 +111,8 @@ impl<P: EntryPointer> InFlightCommit<P> {
         usize::from(self.first.is_some()) + self.rest.len()
     }
 
-    /// Makes the commit visible, keeps the old versions that a snapshot needs, and drops the others. `retained` gets those
-    /// that stay.
+    /// Makes the commit visible, keeps the old versions that a snapshot needs, and drops the
+    /// others. `retained` gets those that stay.
     pub(crate) fn publish(
         mut self,
         mvcc: &MvccState,
@@ -137,7 +140,8 @@ impl<P: EntryPointer> InFlightCommit<P> {
     }
 }
 
-/// Keeps what `touched` has replaced if a snapshot needs it, and says its seq then; else lets it go.
+/// Retains the version that `touched` has replaced if a snapshot needs it, and returns its seq;
+/// otherwise drops it.
 fn settle_old<P: EntryPointer>(
     touched: &WrittenEntry<P>,
     seq: u64,

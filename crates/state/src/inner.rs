@@ -14,7 +14,7 @@ use crate::mvcc::MvccState;
 use crate::snapshot_registry::{LiveSnapshots, SnapshotTicket};
 use crate::sync::AtomicU64;
 
-/// What the handles, the writer, snapshots and iterators have in common.
+/// The state that handles, the writer, snapshots and iterators share.
 pub(crate) struct StateInner {
     pub(crate) map: Map<IndexEntry>,
     pub(crate) mvcc: MvccState,
@@ -32,7 +32,7 @@ impl StateInner {
     }
 }
 
-/// What only the writer touches.
+/// The state that only the writer uses.
 pub(crate) struct WriterState {
     pub(crate) index: Writer<IndexEntry>,
     pub(crate) live: LiveSnapshots,
@@ -59,7 +59,8 @@ impl WriterState {
         self.old_versions -= kept.dropped;
     }
 
-    /// Looks at up to `budget` old versions whose snapshot has ended; says whether there are more to look at.
+    /// Examines up to `budget` old versions whose snapshot has ended. Returns whether more are
+    /// waiting.
     pub(crate) fn reclaim(&mut self, map: &Map<IndexEntry>, budget: usize, guard: &Guard) -> bool {
         if self.gc_queue.is_empty() {
             return false;

@@ -1,12 +1,14 @@
-//! Versioned, ordered maps for a log-structured store: the apply rules, a plain model, and a concurrent state with snapshots.
+//! Versioned, ordered maps for a log-structured store: the apply rules, a plain model, and a
+//! concurrent state with snapshots.
 //!
-//! For one key the state is the command with the highest version; the order of arrival, repeats and grouping don't matter
-//! ([`ApplyOutcome::decide`]). Two types keep such a state:
+//! For one key the state is the command with the highest version; the order of arrival, repeats and
+//! grouping don't matter ([`ApplyOutcome::decide`]). Two types keep such a state:
 //!
-//! * [`KvState`] holds keys and values in a `BTreeMap`: plain, ordered, comparable, with a digest. It is the model that the rest
-//!   is tested against.
-//! * [`ConcurrentKvState`] holds keys and, for each, the *location* of its value: a place in a file, a slot in a slab, any 62 bits. One
-//!   writer at a time; readers take no lock and never retry; snapshots cost the same however many keys there are.
+//! * [`KvState`] holds keys and values in a `BTreeMap`: plain, ordered, comparable, with a digest.
+//!   It is the model that the rest is tested against.
+//! * [`ConcurrentKvState`] holds keys and, for each, the *location* of its value: a place in a
+//!   file, a slot in a slab, any 62 bits. One writer at a time; readers take no lock and never
+//!   retry; snapshots cost the same however many keys there are.
 //!
 //! # Example: a versioned map in memory
 //!
@@ -35,29 +37,35 @@
 //!
 //! # How it works
 //!
-//! Each key has one entry, in place in the leaf of a [`hightower_index`] map: location, seq, version, and the older versions that a snapshot
-//! needs. The seq is the number of the commit; the newest published seq is what readers see. In short:
+//! Each key has one entry, in place in the leaf of a [`hightower_index`] map: location, seq,
+//! version, and the older versions that a snapshot needs. The seq is the number of the commit; the
+//! newest published seq is what readers see. In short:
 //!
-//! * A reader at a snapshot takes the entry if its seq isn't above the snapshot's, and else an older version.
-//! * A writer marks what it stores as *pending* until the commit is published, so that plain reads, which look at nothing shared
-//!   but the entry, see a batch whole or not at all.
-//! * What an overwrite replaces goes into an *undo slot* first. After publishing, the writer asks which snapshots are alive and keeps the
-//!   old version only if one of them needs it; an overwrite without snapshots allocates nothing.
-//! * Snapshots claim a slot in a table without waiting for anybody. Old versions hang on the newest snapshot that needs them, and when that
-//!   ends, following commits look at a few of them each.
+//! * A reader at a snapshot takes the entry if its seq isn't above the snapshot's, and else an
+//!   older version.
+//! * A writer marks what it stores as *pending* until the commit is published, so that plain reads,
+//!   which look at nothing shared but the entry, see a batch whole or not at all.
+//! * What an overwrite replaces goes into an *undo slot* first. After publishing, the writer asks
+//!   which snapshots are alive and keeps the old version only if one of them needs it; an overwrite
+//!   without snapshots allocates nothing.
+//! * Snapshots claim a slot in a table without waiting. An old version is on the list of the newest
+//!   snapshot that needs it; after that snapshot has ended, each commit examines a few versions of
+//!   the list.
 //!
-//! The modules `entry`, `in_flight`, `undo`, `snapshot_registry` and `gc_queue` tell the protocols in full, and why they hold.
+//! The modules `entry`, `in_flight`, `undo`, `snapshot_registry` and `gc_queue` tell the protocols
+//! in full, and why they hold.
 //!
 //! # Locations that move or are reused
 //!
-//! A location is good while the [`Guard`] lives under which it was read. Whoever moves records calls
-//! [`relocate`](StateWriter::relocate) for each, then [`retire_locations`](ConcurrentKvState::retire_locations), and gives the old places up
-//! once no guard from before is alive.
+//! A location is good while the [`Guard`] lives under which it was read. A caller that moves
+//! records calls [`relocate`](StateWriter::relocate) for each, then
+//! [`retire_locations`](ConcurrentKvState::retire_locations), and gives the old places up once no
+//! guard from before is alive.
 //!
 //! # What it is not
 //!
-//! It holds no values, reads no files, and has one writer at a time. Commands of the same key and version but different content are the
-//! caller's mistake: the first one stays.
+//! It holds no values, reads no files, and has one writer at a time. Commands of the same key and
+//! version but different content are the caller's mistake: the first one stays.
 //!
 //! # At a glance
 //!

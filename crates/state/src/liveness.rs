@@ -1,4 +1,4 @@
-//! What a compactor asks: who needs a record, and where it is now.
+//! Whether a record is still needed, and the relocation of the records that compaction has moved.
 
 use crate::entry::IndexEntry;
 use crate::location::Location;
@@ -8,33 +8,34 @@ use crate::state::ConcurrentKvState;
 use crate::sync::{Guard, Ordering, fence};
 use crate::writer::StateWriter;
 
-/// Who needs a record.
+/// Whether a record is still needed, and by which readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordLiveness {
-    /// Nobody, now or later: it may be dropped.
+    /// No reader needs it, now or later: it may be dropped.
     Free,
     /// It is the newest command of its key.
     Newest {
         /// Whether it is a tombstone.
         kind: CommandKind,
-        /// Whether a live snapshot is older than it, and so may read what was before it.
+        /// Whether a live snapshot is older than it, and so may read the version before it.
         is_hidden_from_snapshot: bool,
     },
-    /// A snapshot may read it, or a commit is replacing it at this moment.
+    /// A snapshot may read it, or a commit is replacing it now.
     Retained,
 }
 
-/// What [`StateWriter::relocate`] has changed: nothing, if the record at the new place is garbage.
+/// The effect of [`StateWriter::relocate`]: none if the record at the new place is garbage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relocated {
-    /// If the record was the newest of its key: how long it was there.
+    /// The former length of the record, if it was the newest of its key.
     pub newest_len_bytes: Option<u32>,
-    /// Whether a version that is kept for snapshots was there.
+    /// Whether the record belonged to a version that is retained for snapshots.
     pub retained: bool,
 }
 
 impl<L: Location> ConcurrentKvState<L> {
-    /// Who needs the record of `key` at `location`. Takes the writer's lock only if the record is not the newest and a snapshot is alive.
+    /// Whether the record of `key` at `location` is still needed. Takes the writer's lock only if
+    /// the record is not the newest and a snapshot is alive.
     ///
     /// ```
     /// use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness, pin};
@@ -62,7 +63,8 @@ impl<L: Location> ConcurrentKvState<L> {
             let is_hidden_from_snapshot = registry.may_read_below(newest.seq);
             return RecordLiveness::Newest { kind: word.kind(), is_hidden_from_snapshot };
         }
-        // What has replaced the record is published. A snapshot that is taken from now on reads that or something newer.
+        // The record's replacement is published. A snapshot that is taken from now on reads it or a
+        // newer version.
         fence(Ordering::SeqCst);
         if registry.len() == 0 || !self.writer().holds(key, location) {
             RecordLiveness::Free
@@ -73,8 +75,8 @@ impl<L: Location> ConcurrentKvState<L> {
 }
 
 impl<L: Location> StateWriter<'_, L> {
-    /// Points the key's versions that lie at `old` to `new` instead, the newest as well as those kept for snapshots, and what lookups are told
-    /// beforehand with them. The record's copy at `new` is `len_bytes` long.
+    /// Moves the key's versions from `old` to `new`: the newest, those retained for snapshots, and
+    /// the index's hint. The copy at `new` has `len_bytes` bytes.
     ///
     /// Readers that hold a location already may still follow it: see
     /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).

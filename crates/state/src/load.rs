@@ -1,6 +1,8 @@
-//! Loading a checkpoint: changes in key order, each key once, into a state that has seen nothing yet.
+//! Loading a checkpoint: changes in key order, each key once, into a state that has seen nothing
+//! yet.
 //!
-//! Several threads fill a [`LoadRun`] each, without any lock; [`StateWriter::load_runs`] puts the runs side by side into the index.
+//! Several threads fill a [`LoadRun`] each, without any lock; [`StateWriter::load_runs`] puts the
+//! runs side by side into the index.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,7 +17,8 @@ use crate::location::Location;
 use crate::state::ConcurrentKvState;
 use crate::writer::StateWriter;
 
-/// Changes in rising key order, on their way into an empty state. Made by [`ConcurrentKvState::load_run`], taken over by [`StateWriter::load_runs`].
+/// Changes in rising key order, to be loaded into an empty state. Made by
+/// [`ConcurrentKvState::load_run`], taken over by [`StateWriter::load_runs`].
 ///
 /// ```
 /// use hightower_state::{Change, CommandKind, ConcurrentKvState, LoadRun};
@@ -51,7 +54,8 @@ impl<L: Location> LoadRun<L> {
     ///
     /// # Errors
     ///
-    /// [`StateError::KeysOutOfOrder`] if the key is not above all keys before it; the run stays as it was.
+    /// [`StateError::KeysOutOfOrder`] if the key is not above all keys before it; the run stays as
+    /// it was.
     pub fn push(&mut self, change: &Change<'_, L>) -> Result<(), StateError> {
         let version = change.version_at(0);
         self.run.push(change.key, IndexEntry::new(&version))?;
@@ -81,14 +85,16 @@ impl<L: Location> ConcurrentKvState<L> {
 }
 
 impl<L: Location> StateWriter<'_, L> {
-    /// Takes over runs of rising keys, each above the one before, into a state that has seen no key. Returns how many keys there are.
+    /// Takes over runs of rising keys, each above the one before, into a state that has seen no
+    /// key. Returns how many keys there are.
     ///
-    /// As with [`replay`](Self::replay), what is loaded carries no seq and is visible at once, to snapshots too. The caller's thread and up to `threads - 1`
-    /// others do what is left to do.
+    /// As with [`replay`](Self::replay), loaded changes carry no seq and are visible at once, to
+    /// snapshots too. The caller's thread and up to `threads - 1` others do the work.
     ///
     /// # Errors
     ///
-    /// [`StateError::KeysOutOfOrder`], [`NotEmpty`](StateError::NotEmpty) or [`OtherState`](StateError::OtherState). The state stays as it was then, and the runs are
+    /// [`StateError::KeysOutOfOrder`], [`NotEmpty`](StateError::NotEmpty) or
+    /// [`OtherState`](StateError::OtherState). The state stays as it was then, and the runs are
     /// dropped.
     pub fn load_runs(
         &mut self,
@@ -110,8 +116,9 @@ impl<L: Location> StateWriter<'_, L> {
 
     /// Replays many changes and says how many of them won.
     ///
-    /// Meant for a checkpoint: keys in rising order are built into an empty state at once (see [`load_runs`](Self::load_runs) for several threads). From the
-    /// first key that is out of order, or if the state is not empty, changes are [replayed](Self::replay) one by one.
+    /// Meant for a checkpoint: keys in rising order are built into an empty state at once (see
+    /// [`load_runs`](Self::load_runs) for several threads). From the first key that is out of
+    /// order, or if the state is not empty, changes are [replayed](Self::replay) one by one.
     ///
     /// ```
     /// use hightower_state::{Change, CommandKind, ConcurrentKvState};

@@ -1,7 +1,8 @@
 //! What a location is: 62 bits that say where a value lives.
 //!
-//! The state doesn't hold values. It holds, for each key, where the value is: a place in a segment file, a slot in a slab, or
-//! a number that is the value. Two bits of the word that holds it are the state's own.
+//! The state doesn't hold values. It holds, for each key, where the value is: a place in a segment
+//! file, a slot in a slab, or a number that is the value. Two bits of the word that holds it are
+//! the state's own.
 
 /// The bits of a location: a number below 2^62.
 ///
@@ -87,7 +88,8 @@ pub trait Location: Copy + Send + Sync + 'static {
     /// The location that these bits came from.
     fn from_bits(bits: LocationBits) -> Self;
 
-    /// What a lookup can be told before it has found the location: [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted). The lowest
+    /// What a lookup can be told before it has found the location:
+    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted). The lowest
     /// [`HINT_BITS`](crate::HINT_BITS) bits of it are kept.
     fn hint(self) -> u32 {
         0

@@ -1,8 +1,10 @@
-//! The crate's lock: that of the standard library, whose every turn is a step of the schedule that shuttle draws (`--cfg shuttle`).
+//! The crate's lock: that of the standard library, whose every turn is a step of the schedule that
+//! shuttle draws (`--cfg shuttle`).
 //!
-//! The standard library's, because who waits for it goes to sleep and is woken. Whoever waits for one of parking_lot gives up its processor some times before, and
-//! where all of them are busy Linux gives it to another for a whole slice: a put beside a compaction then waited 1 to 3 ms for a lock that is held for
-//! some microseconds.
+//! The standard library's, because a waiting thread sleeps until it is woken. A thread that waits
+//! for a lock of parking_lot yields its processor several times first. If all processors are busy,
+//! Linux then gives it to another thread for a whole slice: a put beside a compaction waited 1 to 3
+//! ms for a lock that is held for some microseconds.
 
 pub(crate) use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -15,7 +17,7 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// A thread that panics under the lock lets go of it, and keeps nobody else out: nothing of a caller's runs there.
+    /// A panic under the lock releases it and does not poison it: no code of a caller runs there.
     #[cfg(not(shuttle))]
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
@@ -37,7 +39,8 @@ impl<T> Mutex<T> {
     }
 }
 
-/// Another thread may go on here. Threads that shuttle does not know, such as those that read ahead while a store is opened, go on by themselves.
+/// A point at which the schedule may switch threads. Threads that shuttle does not control, such as
+/// those that read ahead during an open, yield to the system.
 #[cfg(shuttle)]
 fn step() {
     if shuttle::current::try_get_current_task().is_some() {

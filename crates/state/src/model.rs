@@ -1,8 +1,9 @@
 //! The plain state: a `BTreeMap` that holds the values themselves.
 //!
-//! It is the model that everything else is tested against, the shape in which a small state is handed out whole, and the
-//! shortest statement of what the store means. It is a *join*: whatever the order of the commands, however often they come,
-//! however they are grouped and merged, the same commands give the same state, and the same [digest](KvState::digest).
+//! It is the model that everything else is tested against, the shape in which a small state is
+//! handed out whole, and the shortest statement of what the store means. It is a *join*: whatever
+//! the order of the commands, however often they come, however they are grouped and merged, the
+//! same commands give the same state, and the same [digest](KvState::digest).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -34,7 +35,8 @@ pub struct StateRecord<'a> {
 
 /// A whole state with its values, ordered by key.
 ///
-/// Commands of one key that differ must have different versions: of two with the same version the first one stays.
+/// Commands of one key that differ must have different versions: of two with the same version the
+/// first one stays.
 ///
 /// ```
 /// use hightower_log::Command;
@@ -65,7 +67,8 @@ impl KvState {
         Self::default()
     }
 
-    /// Applies one command and says what came of it. Costs one tree lookup, and copies key and value if the command wins.
+    /// Applies one command and says what came of it. Costs one tree lookup, and copies key and
+    /// value if the command wins.
     pub fn apply<'a>(&mut self, command: impl Into<CommandRef<'a>>) -> ApplyOutcome {
         let command = command.into();
         let kind = kind_of(&command);
@@ -82,7 +85,8 @@ impl KvState {
         ApplyOutcome::decide(self.version_of(key), version, kind)
     }
 
-    /// Takes in everything that another state knows: afterwards this one is what all commands of both would have given.
+    /// Takes in everything that another state knows: afterwards this one is what all commands of
+    /// both would have given.
     ///
     /// ```
     /// use hightower_log::Command;
@@ -124,7 +128,8 @@ impl KvState {
         self.winners.iter().filter_map(live)
     }
 
-    /// The keys that are there between two bounds, and their values, in key order. Bounds the wrong way round hold nothing.
+    /// The keys that are there between two bounds, and their values, in key order. Bounds the wrong
+    /// way round hold nothing.
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
         let bounds = (!is_empty(from, to)).then_some((from, to));
         bounds.into_iter().flat_map(|bounds| self.winners.range::<[u8], _>(bounds).filter_map(live))
@@ -164,10 +169,12 @@ impl KvState {
         self.live == 0
     }
 
-    /// A 64-bit digest of everything that the state knows: keys, versions, timestamps, values and tombstones.
+    /// A 64-bit digest of everything that the state knows: keys, versions, timestamps, values and
+    /// tombstones.
     ///
-    /// Equal states have equal digests, whatever their histories. It finds accidents, not attacks: FNV-1a (64 bits, as its
-    /// authors Fowler, Noll and Vo define it) over each record in key order, lengths first, numbers little-endian.
+    /// Equal states have equal digests, whatever their histories. It finds accidents, not attacks:
+    /// FNV-1a (64 bits, as its authors Fowler, Noll and Vo define it) over each record in key
+    /// order, lengths first, numbers little-endian.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut hash = Fnv1a::new();

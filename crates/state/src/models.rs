@@ -1,7 +1,9 @@
-//! The protocols under the model checker: every interleaving of small programs, with the memory orderings that the code asks for.
+//! The protocols under the model checker: every interleaving of small programs, with the memory
+//! orderings that the code uses.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p hightower-state --lib --release`. In these programs the version that commit n writes has
-//! location n and version n, so that what a reader sees says which commit it comes from, and whether its parts belong together.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p hightower-state --lib --release`. In these
+//! programs the version that commit n writes has location n and version n, so that what a reader
+//! sees says which commit it comes from, and whether its parts belong together.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
@@ -54,7 +56,7 @@ impl Store {
         flight.publish(&self.mvcc, live, &Guard, |_, _| {});
     }
 
-    /// Drops what nobody needs, as reclaiming does.
+    /// Drops the versions that no snapshot needs, as reclaiming does.
     fn trim(&self, live: &mut LiveSnapshots) {
         live.refresh(&self.mvcc.registry);
         self.entries.iter().for_each(|entry| {
@@ -77,7 +79,8 @@ impl Store {
     }
 }
 
-/// Runs a writer and readers in every interleaving with up to two preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says.
+/// Runs a writer and readers in every interleaving with up to two preemptions, or as many as
+/// `LOOM_MAX_PREEMPTIONS` says.
 fn explore(write: fn(&Store), readers: &'static [fn(&Store)]) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(2));

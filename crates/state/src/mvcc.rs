@@ -8,7 +8,7 @@ use crate::sync::{AtomicU64, Guard};
 use crate::undo::UndoSlots;
 use crate::version::Version;
 
-/// What readers and the writer agree on besides the entries.
+/// The shared state of readers and the writer besides the entries.
 #[derive(Debug)]
 pub(crate) struct MvccState {
     /// The newest published commit.
@@ -22,7 +22,8 @@ impl MvccState {
         Self { visible: AtomicU64::new(0), registry: SnapshotRegistry::new(), undo: UndoSlots::new() }
     }
 
-    /// Takes a snapshot of the newest published commit; its ticket has to go back to the registry.
+    /// Takes a snapshot of the newest published commit; the caller must return its ticket to the
+    /// registry.
     pub(crate) fn snapshot(&self, now: Duration) -> (SnapshotTicket, u64) {
         self.registry.register(&self.visible, now)
     }
@@ -32,8 +33,8 @@ impl MvccState {
         entry.at(seq, &self.undo, guard)
     }
 
-    /// The latest published version of an entry, tombstones included. If a commit is in flight right there, this takes a snapshot for
-    /// the time of the read.
+    /// The latest published version of an entry, tombstones included. If a commit is in flight in
+    /// this entry, the read takes a snapshot.
     pub(crate) fn latest(
         &self,
         entry: &IndexEntry,

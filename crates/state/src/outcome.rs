@@ -1,7 +1,8 @@
 //! The apply rules: which command wins for one key.
 //!
-//! For one key the state is the command with the highest version, and nothing else counts. Everything in this crate that
-//! changes a key asks [`ApplyOutcome::decide`], so that the plain model and the concurrent state can't drift apart.
+//! For one key the state is the command with the highest version, and nothing else counts.
+//! Everything in this crate that changes a key asks [`ApplyOutcome::decide`], so that the plain
+//! model and the concurrent state can't drift apart.
 
 use crate::mutants::planted;
 
@@ -20,7 +21,8 @@ pub enum CommandKind {
 pub enum ApplyOutcome {
     /// A `Set` won: the key has its value now.
     Applied,
-    /// A `Delete` won: the key is absent now, whether or not it was there before, and a tombstone keeps the version.
+    /// A `Delete` won: the key is absent now, whether or not it was there before, and a tombstone
+    /// keeps the version.
     Removed,
     /// The key has seen this version or a higher one; nothing changed.
     IgnoredStale,
@@ -29,7 +31,8 @@ pub enum ApplyOutcome {
 impl ApplyOutcome {
     /// What a command of `kind` at `version` comes to for a key whose newest version is `current`.
     ///
-    /// A higher version wins, an equal or lower one is stale. A key that was never seen has no version.
+    /// A higher version wins, an equal or lower one is stale. A key that was never seen has no
+    /// version.
     ///
     /// ```
     /// use hightower_state::{ApplyOutcome, CommandKind};

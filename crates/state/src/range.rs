@@ -1,4 +1,4 @@
-//! The iterators: live keys, or everything that is known.
+//! The iterators: over live keys, or over all entries with their tombstones.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -13,16 +13,18 @@ use crate::range_scan::{RangeEnd, RangeScan, Visited};
 
 /// Live keys at a snapshot, in key order, from either end.
 ///
-/// It owns its snapshot, so it can be stored, sent to another thread and outlive the state's handles. It looks ahead in batches and holds
-/// no guard in between, so that a slow reader doesn't keep memory from being freed.
+/// It owns its snapshot, so it can be stored, sent to another thread and outlive the state's
+/// handles. It looks ahead in batches and holds no guard in between, so that a slow reader doesn't
+/// keep memory from being freed.
 ///
-/// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) lends the key instead, and gives locations that
-/// stay good under the caller's guard.
+/// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) lends the key
+/// instead, and gives locations that stay good under the caller's guard.
 pub struct Range<L> {
     scan: RangeScan<L>,
 }
 
-/// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as [`Range`].
+/// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as
+/// [`Range`].
 pub struct Entries<L> {
     scan: RangeScan<L>,
 }
@@ -52,8 +54,8 @@ impl<L: Location> Range<L> {
         self.next_pinned_with(guard, |_| {})
     }
 
-    /// As [`next_pinned`](Self::next_pinned), and calls `ahead` with every location some items before it is given out, so that
-    /// whatever it points to can be asked for early.
+    /// As [`next_pinned`](Self::next_pinned), and calls `ahead` with every location some items
+    /// before it is returned, so that the caller can prefetch its record.
     pub fn next_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
         self.scan.next(RangeEnd::Front, guard, ahead).map(live)
     }
@@ -63,16 +65,18 @@ impl<L: Location> Range<L> {
         self.next_back_pinned_with(guard, |_| {})
     }
 
-    /// As [`next_back_pinned`](Self::next_back_pinned), with the `ahead` of [`next_pinned_with`](Self::next_pinned_with).
+    /// As [`next_back_pinned`](Self::next_back_pinned), with the `ahead` of
+    /// [`next_pinned_with`](Self::next_pinned_with).
     pub fn next_back_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
         self.scan.next(RangeEnd::Back, guard, ahead).map(live)
     }
 
-    /// Calls `visit` with the keys from the front and what they lead to, until it breaks or `limit` entries (tombstones and keys that the
-    /// snapshot does not see among them) were looked at. `ahead` is called with locations that will be needed soon.
+    /// Calls `visit` with the keys from the front and what they lead to, until it breaks or `limit`
+    /// entries (tombstones and keys that the snapshot does not see among them) were looked at.
+    /// `ahead` is called with locations that will be needed soon.
     ///
-    /// The fastest way over many keys: nothing is copied. Nothing that any reader could see is freed while the guard lives, so take a new
-    /// one after some hundred entries.
+    /// The fastest way over many keys: nothing is copied. Nothing that any reader could see is
+    /// freed while the guard lives, so take a new one after some hundred entries.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -104,7 +108,7 @@ impl<L: Location> Range<L> {
         })
     }
 
-    /// Leaves out every key up to `key`, and `key` itself: what is left begins behind it.
+    /// Skips every key up to and including `key`.
     ///
     /// ```
     /// use hightower_state::ConcurrentKvState;
@@ -123,7 +127,7 @@ impl<L: Location> Range<L> {
         self.scan.skip_to_after(key);
     }
 
-    /// Leaves out every key from `key` on, and `key` itself: what is left ends before it.
+    /// Ends the range before `key`.
     ///
     /// ```
     /// use hightower_state::ConcurrentKvState;
@@ -170,7 +174,7 @@ impl<L: Location> DoubleEndedIterator for Range<L> {
     }
 }
 
-/// Once it has ended it stays so: what is left lies between two ends that only move together.
+/// An ended range stays ended: its two ends only move towards each other.
 impl<L: Location> FusedIterator for Range<L> {}
 
 impl<L: Location> FusedIterator for Entries<L> {}
@@ -190,7 +194,8 @@ impl<L: Location> Entries<L> {
         self.scan.next(RangeEnd::Back, guard, |_| {})
     }
 
-    /// Calls `visit` with the entries from the front, until it breaks or `limit` of them were looked at: see [`Range::visit_pinned`].
+    /// Calls `visit` with the entries from the front, until it breaks or `limit` of them were
+    /// looked at: see [`Range::visit_pinned`].
     pub fn visit_pinned(
         &mut self,
         limit: usize,

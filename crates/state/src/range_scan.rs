@@ -1,15 +1,15 @@
-//! The walk under the iterators: batches from either end of a key range, at a snapshot.
+//! The scan under the iterators: batches from either end of a key range, at a snapshot.
 //!
-//! What has not been looked at yet lies between two bounds, the *middle*. A batch is taken from one end of the middle under a guard, its
-//! keys copied out, and handed out without one. Both ends share what is left: when the middle is used up, each end goes on with
-//! the other's batch, from its far side.
+//! The keys that were not read yet lie between two bounds, the *middle*. A batch is read from one
+//! end of the middle under a guard; its keys are copied, and returned without a guard. When the
+//! middle is used up, each end continues with the other end's batch, from its far side.
 //!
-//! A location that was looked up ahead may be retired before it is handed out. So a batch remembers the count of
-//! retirements, and when that has moved, the walk gives back to the middle what it hasn't handed out, and looks again under the
-//! caller's guard.
+//! A location that was read in advance may be retired before it is returned. So a batch stores the
+//! count of retirements. When the count has changed, the scan returns the remaining items to the
+//! middle, and reads them again under the caller's guard.
 //!
-//! [`RangeScan::visit`] is the short way for whoever takes all items in a row: under one guard nothing has to be copied, so it hands out the
-//! index's own keys, and puts no batch in between.
+//! [`RangeScan::visit`] is the fast path for callers that take all items in a row: it copies
+//! nothing, since one guard covers the whole visit, and lends the index's own keys.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -33,7 +33,8 @@ const MAX_BATCH_ITEMS: usize = 64;
 /// A batch ends after this many entries, found or not, so that no guard is held for long.
 const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
 
-/// So many items before one is handed out, what it points to is asked for. One by one: a processor that is asked for a whole batch drops most of it.
+/// The record of an item is prefetched this many items before the item is returned. Records are
+/// prefetched one by one, because a processor drops most prefetches of a whole batch.
 const ITEMS_AHEAD: usize = 8;
 
 /// How a visit of a range came to an end.
@@ -41,9 +42,9 @@ const ITEMS_AHEAD: usize = 8;
 pub enum Visited {
     /// Nothing is left.
     All,
-    /// As many entries as were asked for have been looked at; there may be more.
+    /// The visit reached its limit of entries; more may be left.
     Some,
-    /// The visitor has broken it off.
+    /// The visitor stopped it.
     Stopped,
 }
 
@@ -74,7 +75,7 @@ struct ScanMiddle {
     to: Bound<Vec<u8>>,
 }
 
-/// Items in the order in which their end hands them out.
+/// Items in the order in which their end returns them.
 #[derive(Debug, Default)]
 struct ScanBatch {
     keys: Vec<u8>,
@@ -129,7 +130,8 @@ impl<L: Location> RangeScan<L> {
         self.snapshot.seq
     }
 
-    /// The next item from one end. `ahead` is called with each location some items before it is handed out.
+    /// The next item from one end. `ahead` is called with each location some items before it is
+    /// returned.
     pub(crate) fn next(&mut self, end: RangeEnd, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], EntryRecord<L>)> {
         self.check_retirements();
         while self.batch(end).items.is_empty() && self.middle.is_some() {
@@ -178,8 +180,8 @@ impl<L: Location> RangeScan<L> {
         self.middle = self.middle.take().filter(|middle| !is_empty(middle));
     }
 
-    /// Calls `visit` with the items from the front, until it breaks or `limit` entries were looked at, visible or not. `ahead` as in
-    /// [`next`](Self::next).
+    /// Calls `visit` with the items from the front, until it breaks or `limit` entries were looked
+    /// at, visible or not. `ahead` as in [`next`](Self::next).
     pub(crate) fn visit(
         &mut self,
         limit: usize,
@@ -198,7 +200,7 @@ impl<L: Location> RangeScan<L> {
                 }
                 continue;
             }
-            // What calls of `next` have looked up, from either end.
+            // Items that calls of `next` have read, from either end.
             left -= 1;
             let Some((key, record)) = self.next(RangeEnd::Front, guard, &ahead) else { return Visited::All };
             if visit(key, record).is_break() {
@@ -219,13 +221,13 @@ impl<L: Location> RangeScan<L> {
         let ScanMiddle { from, to } = rest.middle.as_ref()?;
         let inner = &self.snapshot.inner;
         let (seq, live_only) = (self.snapshot.seq, self.live_only);
-        // The newest location may be the wrong one for an old snapshot; then only the prefetch is wasted.
+        // An old snapshot may need an older location; then only the prefetch is wasted.
         let prefetch = |entry: &IndexEntry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
         let last = &mut rest.last;
         let flow = inner.map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
             *left -= 1;
-            // Before `visit`, which may panic: what is left then begins behind this key.
+            // Set before `visit`, which may panic: the middle then begins behind this key.
             *last = Some(entry.key());
             let version = inner.mvcc.at(entry.value(), seq, guard);
             let version = version.filter(|version| !(live_only && version.word.is_tombstone()));
@@ -253,7 +255,7 @@ impl<L: Location> RangeScan<L> {
         }
     }
 
-    /// Gives what hasn't been handed out back to the middle if locations have been retired since it was looked up.
+    /// Returns the unread items to the middle if locations have been retired since they were read.
     fn check_retirements(&mut self) {
         let retirements = self.snapshot.inner.retirements.load(Ordering::SeqCst);
         if retirements == self.retirements || planted("retirement_ignored") {
@@ -263,7 +265,7 @@ impl<L: Location> RangeScan<L> {
         self.give_back();
     }
 
-    /// Gives what was looked up and not handed out back to the middle.
+    /// Returns the unread items to the middle.
     fn give_back(&mut self) {
         let lowest = self.front.first_key().or_else(|| self.middle.is_none().then(|| self.back.last_key()).flatten());
         let highest = self.back.first_key().or_else(|| self.middle.is_none().then(|| self.front.last_key()).flatten());
@@ -291,11 +293,12 @@ impl<L: Location> RangeScan<L> {
             RangeEnd::Front => ScanMiddle { from: Bound::Excluded(last), to },
             RangeEnd::Back => ScanMiddle { from, to: Bound::Excluded(last) },
         });
-        // Last, since it is the caller's code.
+        // Last, because it runs the caller's code.
         self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
     }
 
-    /// Puts what is visible into a batch, until that is full; gives the last key that was looked at, or `None` if there are no more.
+    /// Reads visible entries into a batch until it is full. Returns the last key that was read, or
+    /// `None` at the end.
     fn scan<'g>(
         &mut self,
         end: RangeEnd,
@@ -319,7 +322,7 @@ impl<L: Location> RangeScan<L> {
     }
 }
 
-/// What is left of the middle while it is visited. However the visit ends, also by a panic of the visitor, it goes back there.
+/// The rest of the middle during a visit. Its drop writes it back, even if the visitor panics.
 struct MiddleRest<'a, 'g> {
     middle: Option<ScanMiddle>,
     /// The last key that was looked at.
@@ -360,7 +363,7 @@ impl ScanBatch {
         if by_own_end { self.items.pop_front() } else { self.items.pop_back() }
     }
 
-    /// The item that comes after `skipped` others.
+    /// The item behind `skipped` others.
     fn peek(&self, by_own_end: bool, skipped: usize) -> Option<&ScanItem> {
         self.items.get(if by_own_end { skipped } else { self.items.len().checked_sub(skipped + 1)? })
     }

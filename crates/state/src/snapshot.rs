@@ -13,10 +13,12 @@ use crate::location::Location;
 use crate::range::{Entries, Range};
 use crate::range_scan::RangeScan;
 
-/// A view of a [`ConcurrentKvState`] as of one commit: everything up to it, whole, and nothing after it.
+/// A view of a [`ConcurrentKvState`] as of one commit: everything up to it, whole, and nothing
+/// after it.
 ///
-/// Taking one costs the same however many keys there are, and waits for nobody. While it lives, the versions that it reads are kept: one
-/// old version at most for each key that is overwritten. A clone is the same view and keeps nothing more.
+/// Taking one costs the same for any number of keys, and never waits. While it lives, the versions
+/// that it reads are kept: one old version at most for each key that is overwritten. A clone is the
+/// same view and keeps nothing more.
 ///
 /// ```
 /// use hightower_state::ConcurrentKvState;
@@ -50,19 +52,22 @@ impl<L: Location> Snapshot<L> {
 
     /// The location and version of a key that was there.
     ///
-    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow the location under the guard.
+    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow
+    /// the location under the guard.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Versioned<L>> {
         self.get_pinned(key, &pin())
     }
 
-    /// The location and version of a key that was there. The location stays good while the guard lives.
+    /// The location and version of a key that was there. The location stays good while the guard
+    /// lives.
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
         self.entry_pinned(key, guard)?.found()
     }
 
-    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as [`ConcurrentKvState::get_hinted`] does, with a hint at the latest location.
+    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as [`ConcurrentKvState::get_hinted`]
+    /// does, with a hint at the latest location.
     #[must_use]
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
@@ -71,7 +76,8 @@ impl<L: Location> Snapshot<L> {
         EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?).found()
     }
 
-    /// Everything that was known of a key, tombstones included. The location stays good while the guard lives.
+    /// Everything that was known of a key, tombstones included. The location stays good while the
+    /// guard lives.
     #[must_use]
     pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {
         let inner = &self.registration.inner;
@@ -79,8 +85,8 @@ impl<L: Location> Snapshot<L> {
         Some(EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?))
     }
 
-    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
-    /// [`get_pinned`](Self::get_pinned) would say of it.
+    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's
+    /// position and what [`get_pinned`](Self::get_pinned) would say of it.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -94,7 +100,8 @@ impl<L: Location> Snapshot<L> {
         });
     }
 
-    /// The keys between two bounds that were there, in order, from either end. The iterator holds this snapshot by itself.
+    /// The keys between two bounds that were there, in order, from either end. The iterator holds
+    /// this snapshot by itself.
     ///
     /// ```
     /// use std::ops::Bound;

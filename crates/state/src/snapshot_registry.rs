@@ -1,8 +1,9 @@
-//! Which snapshots are alive: a table of slots that snapshots claim and free without waiting for anybody.
+//! The live snapshots: a table of slots that snapshots claim and free without waiting.
 //!
 //! # The protocol
 //!
-//! A snapshot must never be missed by a writer that decides, at the same moment, that nobody needs an old version:
+//! A writer that decides whether an old version is needed must never miss a snapshot that is taken
+//! at the same moment:
 //!
 //! | snapshot | writer, at the end of commit n |
 //! | --- | --- |
@@ -11,11 +12,12 @@
 //! | 3. S := visible | 3. reads the count of changes; if it moved, reads the slots |
 //! | 4. slot := S | 4. keeps the old version if some S below n needs it |
 //!
-//! By the two fences either the snapshot reads a visible seq of n or more, and doesn't need what commit n replaced, or the
-//! writer sees the claim. Both sides take a fixed number of steps. (Store, fence, load on both sides: Dekker's pattern.)
+//! By the two fences either the snapshot reads a visible seq of n or more, and doesn't need what
+//! commit n replaced, or the writer sees the claim. Both sides take a fixed number of steps.
+//! (Store, fence, load on both sides: Dekker's pattern.)
 //!
-//! The slots lie in blocks that double in size and are never freed before the registry, so claiming needs no lock: one
-//! compare-and-swap on a free slot.
+//! The slots lie in blocks that double in size and are never freed before the registry, so claiming
+//! needs no lock: one compare-and-swap on a free slot.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,9 +25,9 @@ use std::time::Duration;
 use crate::mutants::planted;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence};
 
-/// A slot that nobody has claimed.
+/// A free slot.
 const FREE: u64 = 0;
-/// A slot that is claimed by a snapshot which doesn't know its seq yet. (Known seqs are stored plus one.)
+/// A slot of a snapshot that does not know its seq yet. (Known seqs are stored plus one.)
 const PENDING: u64 = u64::MAX;
 /// Slots of the first block.
 const FIRST_BLOCK_SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
@@ -34,7 +36,8 @@ const FIRST_BLOCK_SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
 #[derive(Debug)]
 pub(crate) struct SnapshotRegistry {
     first: SlotBlock,
-    /// Counts claims and releases, so that the writer reads the slots only when something has changed.
+    /// Counts claims and releases, so that the writer reads the slots only when something has
+    /// changed.
     changes: AtomicU64,
 }
 
@@ -52,19 +55,19 @@ struct SnapshotSlot {
     since_ms: AtomicU64,
 }
 
-/// A claimed slot. Has to be given back to [`SnapshotRegistry::release`].
+/// A claimed slot. It must be returned to [`SnapshotRegistry::release`].
 #[derive(Debug)]
 pub(crate) struct SnapshotTicket {
     block: usize,
     slot: usize,
 }
 
-/// What the writer knows of the live snapshots.
+/// The writer's copy of the live snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct LiveSnapshots {
     /// Ascending.
     seqs: Vec<u64>,
-    /// Some snapshot has claimed a slot and not yet said its seq.
+    /// Some snapshot has claimed a slot and not yet stored its seq.
     has_pending: bool,
     /// The count of changes when this was read.
     changes: u64,
@@ -75,7 +78,8 @@ impl SnapshotRegistry {
         Self { first: SlotBlock::new(FIRST_BLOCK_SLOTS), changes: AtomicU64::new(0) }
     }
 
-    /// Takes a snapshot of `visible`: from here on nothing is reclaimed that a reader at the returned seq needs.
+    /// Takes a snapshot of `visible`: from here on nothing is reclaimed that a reader at the
+    /// returned seq needs.
     pub(crate) fn register(&self, visible: &AtomicU64, now: Duration) -> (SnapshotTicket, u64) {
         let (ticket, slot) = self.claim();
         slot.since_ms.store(whole_ms(now), Ordering::Relaxed);
@@ -123,7 +127,8 @@ impl SnapshotRegistry {
         known.min()
     }
 
-    /// Whether some snapshot may read below `seq`, which must be published: one that has not said its seq yet counts.
+    /// Whether some snapshot may read below `seq`, which must be published: one that has not said
+    /// its seq yet counts.
     pub(crate) fn may_read_below(&self, seq: u64) -> bool {
         fence(Ordering::SeqCst);
         self.blocks().flat_map(|block| block.slots.iter()).any(|slot| match slot.seq_plus_one.load(Ordering::Acquire) {
@@ -133,8 +138,8 @@ impl SnapshotRegistry {
         })
     }
 
-    /// Whether some snapshot reads below `seq`, which must be published. One that has not said its seq yet is waited for: it is some instructions
-    /// away from that.
+    /// Whether some snapshot reads below `seq`, which must be published. One that has not said its
+    /// seq yet is waited for: it is some instructions away from that.
     pub(crate) fn reads_below(&self, seq: u64) -> bool {
         fence(Ordering::SeqCst);
         self.blocks().flat_map(|block| block.slots.iter()).any(|slot| {
@@ -184,8 +189,8 @@ impl SnapshotSlot {
 }
 
 impl LiveSnapshots {
-    /// Reads the registry again if anything has changed; says whether it has. The writer alone calls this, after it has
-    /// published.
+    /// Reads the registry again if anything has changed; says whether it has. The writer alone
+    /// calls this, after it has published.
     pub(crate) fn refresh(&mut self, registry: &SnapshotRegistry) -> bool {
         if !planted("retain_without_fence") {
             fence(Ordering::SeqCst);
@@ -209,7 +214,8 @@ impl LiveSnapshots {
         true
     }
 
-    /// Whether some snapshot may read a version that was the newest from seq `from` until before seq `until`.
+    /// Whether some snapshot may read a version that was the newest from seq `from` until before
+    /// seq `until`.
     pub(crate) fn needs(&self, from: u64, until: u64) -> bool {
         self.has_pending || self.newest_reader(from, until).is_some()
     }

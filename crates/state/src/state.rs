@@ -26,12 +26,13 @@ use crate::writer::StateWriter;
 
 /// A concurrent, versioned, ordered map from byte strings to locations.
 ///
-/// One writer at a time, any number of readers that take no lock and never wait. A clone is another handle to the same state.
+/// One writer at a time, any number of readers that take no lock and never wait. A clone is another
+/// handle to the same state.
 ///
-/// * [`writer`](Self::writer) takes the writer's lock; [`set`](Self::set) and [`delete`](Self::delete) are short for a commit of one
-///   command.
-/// * [`get`](Self::get) reads the latest published version. [`snapshot`](Self::snapshot) takes O(1) and reads as of one seq.
-///   Batches are seen whole or not at all, by both.
+/// * [`writer`](Self::writer) takes the writer's lock; [`set`](Self::set) and
+///   [`delete`](Self::delete) are short for a commit of one command.
+/// * [`get`](Self::get) reads the latest published version. [`snapshot`](Self::snapshot) takes O(1)
+///   and reads as of one seq. Batches are seen whole or not at all, by both.
 ///
 /// ```
 /// use hightower_state::{ApplyOutcome, ConcurrentKvState};
@@ -68,8 +69,9 @@ impl<L: Location> ConcurrentKvState<L> {
         Self::with_hasher(SeededHasher::random(), clock)
     }
 
-    /// An empty state whose index hashes keys with `hasher`, and whose snapshots tell their age by `clock`. Keep the
-    /// hasher's seed from those who choose keys: they could choose ones that collide.
+    /// An empty state whose index hashes keys with `hasher`, and whose snapshots tell their age by
+    /// `clock`. Keep the hasher's seed from those who choose keys: they could choose ones that
+    /// collide.
     ///
     /// ```
     /// use hightower_state::{ConcurrentKvState, SeededHasher, SystemClock};
@@ -92,7 +94,7 @@ impl<L: Location> ConcurrentKvState<L> {
         Self { inner: Arc::new(inner), location: PhantomData }
     }
 
-    /// Takes the writer's lock, waiting for whoever has it.
+    /// Takes the writer's lock; waits while another thread holds it.
     #[must_use]
     pub fn writer(&self) -> StateWriter<'_, L> {
         StateWriter::new(self.inner.writer.lock(), &self.inner)
@@ -107,7 +109,8 @@ impl<L: Location> ConcurrentKvState<L> {
         self.apply(&Change { key, version, kind: CommandKind::Set, location, len_bytes: 0 })
     }
 
-    /// Deletes a key in a commit of its own, with the next seq. The location is that of the tombstone.
+    /// Deletes a key in a commit of its own, with the next seq. The location is that of the
+    /// tombstone.
     ///
     /// # Errors
     ///
@@ -133,14 +136,15 @@ impl<L: Location> ConcurrentKvState<L> {
 
     /// The latest location and version of a key that is there.
     ///
-    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow the location under the guard.
+    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow
+    /// the location under the guard.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Versioned<L>> {
         self.get_pinned(key, &pin())
     }
 
-    /// The latest location and version of a key that is there. The location stays good while the guard lives, as
-    /// [`retire_locations`](Self::retire_locations) explains.
+    /// The latest location and version of a key that is there. The location stays good while the
+    /// guard lives, as [`retire_locations`](Self::retire_locations) explains.
     ///
     /// Costs one probe of the index, usually one cache miss; takes no lock and doesn't retry.
     #[must_use]
@@ -149,8 +153,10 @@ impl<L: Location> ConcurrentKvState<L> {
         found(self.inner.latest(entry, guard)?)
     }
 
-    /// As [`get_pinned`](Self::get_pinned); calls `hinted` with the location's [hint](Location::hint) before it waits for the entry, so that the caller can ask for what lies
-    /// there meanwhile. A hint may be of an older location, half of it, or another key's: it must never be relied on.
+    /// As [`get_pinned`](Self::get_pinned); calls `hinted` with the location's
+    /// [hint](Location::hint) before it waits for the entry, so that the caller can ask for what
+    /// lies there meanwhile. A hint may be of an older location, half of it, or another key's: it
+    /// must never be relied on.
     ///
     /// ```
     /// use hightower_state::{ConcurrentKvState, Location, LocationBits, pin};
@@ -188,9 +194,9 @@ impl<L: Location> ConcurrentKvState<L> {
         found(self.inner.latest(entry, guard)?)
     }
 
-    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's position and what
-    /// [`get_pinned`](Self::get_pinned) would say of it. The keys are looked up one by one as far as other commits are concerned; a
-    /// snapshot sees them at one seq.
+    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's
+    /// position and what [`get_pinned`](Self::get_pinned) would say of it. The keys are looked up
+    /// one by one as far as other commits are concerned; a snapshot sees them at one seq.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -216,31 +222,33 @@ impl<L: Location> ConcurrentKvState<L> {
         Some(self.inner.latest(entry, &guard)?.version)
     }
 
-    /// Asks for the memory that a lookup or an overwrite of this key will touch: call it before taking the writer's lock.
+    /// Prefetches the memory that a lookup or an overwrite of this key will touch: call it before
+    /// taking the writer's lock.
     pub fn prefetch(&self, key: &[u8]) {
         self.inner.map.prefetch(key, &pin());
     }
 
-    /// Asks for where a lookup or a write of this key begins, without waiting for anything: first this, then something else, then
-    /// [`prefetch_step`](Self::prefetch_step), something else, and that again.
+    /// Prefetches where a lookup or a write of this key begins, without waiting for anything: first
+    /// this, then something else, then [`prefetch_step`](Self::prefetch_step), something else, and
+    /// that again.
     #[inline]
     pub fn prefetch_start<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Ahead<'g> {
         self.inner.map.prefetch_start(key, guard)
     }
 
-    /// Goes on with what was asked for before, and asks for what that leads to.
+    /// The next step of a prefetch: follows the pointer that the step before has fetched.
     #[inline]
     pub fn prefetch_step<'g>(&'g self, key: &[u8], ahead: Ahead<'g>) -> Ahead<'g> {
         self.inner.map.prefetch_step(key, ahead)
     }
 
-    /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says whether it did. For a thread in the
-    /// background; see [`Map::prepare_memory`].
+    /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says
+    /// whether it did. For a thread in the background; see [`Map::prepare_memory`].
     pub fn prepare_memory(&self) -> bool {
         self.inner.map.prepare_memory()
     }
 
-    /// A consistent view as of the newest published commit. O(1), waits for nobody.
+    /// A consistent view as of the newest published commit. O(1), never waits.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<L> {
         Snapshot::new(&self.inner)
@@ -252,13 +260,14 @@ impl<L: Location> ConcurrentKvState<L> {
         self.snapshot().range(from, to)
     }
 
-    /// The keys that begin with `prefix` as of now, in order: a [`snapshot`](Self::snapshot)'s prefix.
+    /// The keys that begin with `prefix` as of now, in order: a [`snapshot`](Self::snapshot)'s
+    /// prefix.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
         self.snapshot().prefix(prefix)
     }
 
-    /// How many keys are there, tombstones not counted. Exact whenever no commit is on its way.
+    /// The number of live keys. Exact while no commit is in flight.
     #[must_use]
     pub fn len(&self) -> usize {
         self.inner.counters.live_keys()
@@ -282,7 +291,8 @@ impl<L: Location> ConcurrentKvState<L> {
         self.inner.counters.max_version()
     }
 
-    /// The bytes of keys, entries and index. Old versions kept for snapshots come on top: see [`stats`](Self::stats).
+    /// The bytes of keys, entries and index. Old versions kept for snapshots come on top: see
+    /// [`stats`](Self::stats).
     #[must_use]
     pub fn index_bytes(&self) -> usize {
         self.inner.map.memory_bytes()
@@ -294,16 +304,18 @@ impl<L: Location> ConcurrentKvState<L> {
         self.writer().stats()
     }
 
-    /// Drops all old versions that no snapshot needs any more, a few at a time, letting other writers in between. Commits do the same
-    /// as they go; this is for a state that isn't written to.
+    /// Drops all old versions that no snapshot needs any more, a few at a time, letting other
+    /// writers in between. Commits do the same as they go; this is for a state that isn't written
+    /// to.
     pub fn reclaim(&self) {
         const SLICE: usize = 256;
         while self.writer().reclaim(SLICE) {}
     }
 
-    /// Calls `each` with the key and the location of every version that only snapshots hold, as [`StateWriter::for_each_retained`] does, but holds the
-    /// writer's lock only while the lists of such versions are copied: some milliseconds for a million. Versions that are let go meanwhile may be left
-    /// out; as long as nobody [relocates](StateWriter::relocate), no other is.
+    /// Calls `each` with the key and the location of every version that only snapshots hold, as
+    /// [`StateWriter::for_each_retained`] does, but holds the writer's lock only while the lists of
+    /// such versions are copied: some milliseconds for a million. It may skip versions that are
+    /// dropped meanwhile, and no others as long as no record is [relocated](StateWriter::relocate).
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
         let chunks = self.writer().state().gc_queue.copy();
         for chunk in chunks {
@@ -319,17 +331,18 @@ impl<L: Location> ConcurrentKvState<L> {
         }
     }
 
-    /// Says that locations that have been [relocated](StateWriter::relocate) are about to go.
+    /// Announces that the old places of [relocated](StateWriter::relocate) records will be freed.
     ///
-    /// Call it after the last relocation and before the place that the old locations point to is given up; then give it up once no guard
-    /// that exists now is alive. Whoever gets a location from a pinned read after this call gets the new one, and iterators
-    /// look up again what they had looked up ahead.
+    /// Call it after the last relocation and before the place that the old locations point to is
+    /// given up; then give it up once no guard that exists now is alive. A caller that gets a
+    /// location from a pinned read after this call gets the new one, and iterators look up again
+    /// what they had looked up ahead.
     pub fn retire_locations(&self) {
         self.inner.retirements.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-/// What a version says to whoever asks for live keys only.
+/// The location and version, unless this is a tombstone.
 fn found<L: Location>(latest: LatestVersion) -> Option<Versioned<L>> {
     let location = L::from_bits(latest.word.location());
     (!latest.word.is_tombstone()).then_some(Versioned { location, version: latest.version })

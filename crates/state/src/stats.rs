@@ -16,7 +16,8 @@ pub struct StateStats {
     pub retained_versions: usize,
     /// The bytes that old versions and the lists of them take.
     pub retained_bytes: usize,
-    /// Snapshots that are alive. A reader that meets a commit in flight counts for the moment that it takes.
+    /// Snapshots that are alive. A reader that meets a commit in flight counts for the moment that
+    /// it takes.
     pub snapshots: usize,
     /// The oldest of them.
     pub oldest_snapshot: Option<SnapshotAge>,

@@ -1,14 +1,15 @@
-//! The undo slots: what the commit in flight has replaced.
+//! The undo slots: the versions that the commit in flight has replaced.
 //!
-//! An overwrite that nobody holds a snapshot against should cost no allocation, yet until its commit is published every reader
-//! must still find the old version. So the writer puts it into one of these slots first. Once the commit is published it looks at
-//! the live snapshots, keeps the old version in the entry if one of them needs it, and then clears the slot: outside a commit
-//! all slots are empty. An entry may use the slots of one set only, so that a reader looks at a few; when these are taken, as in very long batches, the old
-//! version goes in front of the entry's older versions at once.
+//! An overwrite without a snapshot should not allocate. But until its commit is published, every
+//! reader must still find the old version. So the writer puts it into one of these slots first.
+//! Once the commit is published it looks at the live snapshots, keeps the old version in the entry
+//! if one of them needs it, and then clears the slot: outside a commit all slots are empty. An
+//! entry may use the slots of one set only, so that a reader looks at a few; when these are taken,
+//! as in very long batches, the old version goes in front of the entry's older versions at once.
 //!
-//! A reader that finds an entry changed by commit c asks the slots of its set for (entry, c). It reads a slot's label, the fields, and the label
-//! again. If the label has changed, commit c is complete, and what the reader needs is in the entry's older versions; it
-//! never tries twice.
+//! A reader that finds an entry changed by commit c asks the slots of its set for (entry, c). It
+//! reads a slot's label, the fields, and the label again. If the label has changed, commit c is
+//! complete, and what the reader needs is in the entry's older versions; it never tries twice.
 
 use crate::mutants::planted;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -34,7 +35,8 @@ impl UndoSlots {
         Self { slots: (0..SETS * WAYS).map(|_| UndoSlot::new()).collect() }
     }
 
-    /// Puts in what commit `commit` is about to replace in `entry`, if a slot is free for it. The writer alone calls this.
+    /// Puts in what commit `commit` is about to replace in `entry`, if a slot is free for it. The
+    /// writer alone calls this.
     pub(crate) fn set(&self, commit: u64, entry: usize, old: &Version) -> Option<SlotNumber> {
         let mut set = set_of(entry);
         let free = set.find(|at| self.slots[*at].commit.load(Ordering::Relaxed) == EMPTY)?;
@@ -90,7 +92,8 @@ impl UndoSlot {
         }
     }
 
-    /// Puts in what commit `commit` is about to replace in `entry`. The writer alone calls this, with the slot empty.
+    /// Puts in what commit `commit` is about to replace in `entry`. The writer alone calls this,
+    /// with the slot empty.
     fn set(&self, commit: u64, entry: usize, old: &Version) {
         self.entry.store(entry, Ordering::Release);
         self.word.store(old.word.raw(), Ordering::Release);
@@ -102,8 +105,8 @@ impl UndoSlot {
 
     /// What commit `commit` replaced in `entry`, if the slot says so.
     ///
-    /// Every field is stored with release and loaded with acquire: whoever reads a field of a later commit also sees that the
-    /// label was cleared before it.
+    /// Every field is stored with release and loaded with acquire: a reader that sees a field of a
+    /// later commit also sees that the label was cleared before it.
     fn find(&self, commit: u64, entry: usize) -> Option<Version> {
         if self.commit.load(Ordering::Acquire) != commit || self.entry.load(Ordering::Acquire) != entry {
             return None;

@@ -1,8 +1,9 @@
 //! The older versions of one entry, newest first, while a snapshot needs them.
 //!
-//! A list of immutable nodes, except that a node's location may move. Readers walk it under a guard. The writer puts a version
-//! in front, or drops those that nobody needs, by building a new list and publishing it with one store; both share what
-//! they have in common, so that a reader of the old list misses nothing.
+//! A list of immutable nodes, except that a node's location may move. Readers walk it under a
+//! guard. The writer adds a version in front, or drops versions that no snapshot needs, by building
+//! a new list and publishing it with one store. The two lists share their common tail, so that a
+//! reader of the old list misses nothing.
 
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ pub(crate) struct OldVersion {
 }
 
 impl OldVersion {
-    /// The bytes that one kept version costs: the node and the counters of the box that it may be in.
+    /// The bytes that one kept version costs: the node and the counters of the box that it may be
+    /// in.
     pub(crate) const LEN_BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>();
 
     fn new(old: &Version, until: u64, next: Option<Arc<OldVersion>>) -> Self {
@@ -83,7 +85,8 @@ impl VersionChain {
         self.head.with(guard, |head| head?.walk().find(|kept| kept.seq == seq).map(|kept| kept.until))
     }
 
-    /// Drops what no live snapshot needs, and says how many versions that was. Costs one step per kept version.
+    /// Drops what no live snapshot needs, and says how many versions that was. Costs one step per
+    /// kept version.
     pub(crate) fn trim(&self, live: &LiveSnapshots, guard: &Guard) -> usize {
         let trimmed = self.head.with(guard, |head| {
             let head = head?;
@@ -96,7 +99,7 @@ impl VersionChain {
         dropped
     }
 
-    /// Points kept versions at `old` to `new` instead; says whether there was one.
+    /// Points kept versions at `old` to `new` instead; returns whether there was one.
     pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
         let relocate = |kept: &OldVersion| {
             let word = Word::from_raw(kept.word.load(Ordering::Acquire));
@@ -158,8 +161,9 @@ mod listed {
     use super::OldVersion;
     use crate::sync::{AtomicUsize, Guard, Ordering};
 
-    /// The head of a list, never reclaimed: a place in a table of all heads that there were, with the orderings of the real cell, so that
-    /// readers of the model may be behind as they may be in truth.
+    /// The head of a list, never reclaimed: a place in a table of all heads that there were, with
+    /// the orderings of the real cell, so that readers of the model may be behind as they may be in
+    /// truth.
     #[derive(Debug)]
     pub(super) struct Cell {
         /// 0: nothing; else the place in the table plus one.

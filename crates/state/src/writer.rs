@@ -56,7 +56,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Self { state, inner, location: PhantomData }
     }
 
-    /// What a command would come to now, without changing anything.
+    /// The outcome that a command would have now. Changes nothing.
     #[must_use]
     pub fn evaluate(&self, key: &[u8], version: u64, kind: CommandKind) -> ApplyOutcome {
         ApplyOutcome::decide(self.version_of(key), version, kind)
@@ -68,13 +68,14 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Some(self.state.index.get(key)?.newest().version)
     }
 
-    /// What the state knows of a key, tombstones included.
+    /// The newest entry of a key, tombstones included.
     #[must_use]
     pub fn entry(&self, key: &[u8]) -> Option<EntryRecord<L>> {
         Some(EntryRecord::new(&self.state.index.get(key)?.newest()))
     }
 
-    /// Begins the commit of seq `seq`. It is published as a whole by [`Commit::publish`], or when it is dropped.
+    /// Begins the commit of seq `seq`. It is published as a whole by [`Commit::publish`], or when
+    /// it is dropped.
     ///
     /// # Errors
     ///
@@ -87,8 +88,9 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Ok(Commit::new(&mut self.state, self.inner, seq, guard))
     }
 
-    /// Applies a change of the past, as recovery does: in any order, repeated or not. It is visible at once, to snapshots too,
-    /// and carries no seq: use this only before the state is given to readers.
+    /// Applies a change of the past, as recovery does: in any order, repeated or not. It is visible
+    /// at once, to snapshots too, and carries no seq: use this only before the state is given to
+    /// readers.
     pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
         let new = change.version_at(0);
         let old = self.state.index.update(change.key, |entry| {
@@ -113,7 +115,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
     }
 
-    /// Continues after recovery: the next commit's seq must be above `seq`, and snapshots are taken at `seq` until then.
+    /// Continues after recovery: the next commit's seq must be above `seq`, and snapshots are taken
+    /// at `seq` until then.
     ///
     /// # Errors
     ///
@@ -127,7 +130,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Ok(())
     }
 
-    /// Whether some version of the key that is, or may still be read, lies at `location`: whether a compactor must keep the record.
+    /// Whether some version of the key that is, or may still be read, lies at `location`: whether a
+    /// compactor must keep the record.
     #[must_use]
     pub fn holds(&self, key: &[u8], location: L) -> bool {
         let Some(entry) = self.state.index.get(key) else { return false };
@@ -145,8 +149,9 @@ impl<'a, L: Location> StateWriter<'a, L> {
         self.inner
     }
 
-    /// Forgets a tombstone, if it is still the key's newest command, has this version, and no snapshot needs what was before it.
-    /// Says whether it has. Older commands of the key would count again from here on.
+    /// Forgets a tombstone, if it is still the key's newest command, has this version, and no
+    /// snapshot needs the version before it. Returns whether it did. From then on, older commands
+    /// of the key would count again.
     pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {
         let Some(entry) = self.state.index.get(key) else { return false };
         let newest = entry.newest();
@@ -156,7 +161,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         let registry = &self.inner.mvcc.registry;
         self.state.live.refresh(registry);
         let live = &self.state.live;
-        // Whoever gives the tombstone's record up relies on the answer: a snapshot on its way, which nearly always is a new one, is no reason to refuse.
+        // The caller frees the tombstone's record if the answer is yes. A snapshot that is
+        // registering is nearly always a new one, and no reason to refuse.
         let is_needed = if live.has_pending() { registry.reads_below(newest.seq) } else { !live.all_reach(newest.seq) };
         if is_needed && !planted("tombstone_removed_early") {
             return false;
@@ -174,9 +180,11 @@ impl<'a, L: Location> StateWriter<'a, L> {
         true
     }
 
-    /// Calls `each` with the key and the location of every version that only snapshots hold. Costs one lookup for each.
+    /// Calls `each` with the key and the location of every version that only snapshots hold. Costs
+    /// one lookup for each.
     ///
-    /// A place that is named neither here nor by a key's newest version holds nothing that can be read.
+    /// A place that is named neither here nor by a key's newest version holds nothing that can be
+    /// read.
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
         let guard = pin();
         self.state.gc_queue.for_each(|seq, key| {
@@ -189,14 +197,14 @@ impl<'a, L: Location> StateWriter<'a, L> {
         });
     }
 
-    /// Looks at up to `budget` old versions whose snapshot has ended, and drops those that nobody needs. Says whether there are more
-    /// to look at.
+    /// Examines up to `budget` old versions whose snapshot has ended, and drops those that no
+    /// snapshot needs. Returns whether more are waiting.
     pub fn reclaim(&mut self, budget: usize) -> bool {
         self.state.live.refresh(&self.inner.mvcc.registry);
         self.state.reclaim(&self.inner.map, budget, &pin())
     }
 
-    /// How much is there, and what snapshots hold.
+    /// The counts of keys, bytes and snapshots.
     #[must_use]
     pub fn stats(&self) -> StateStats {
         let registry = &self.inner.mvcc.registry;

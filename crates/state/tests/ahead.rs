@@ -1,4 +1,5 @@
-//! What a walk tells of locations before it hands them out: each once, in time for memory to be asked for, and never many at once.
+//! What a walk tells of locations before it hands them out: each once, in time for memory to be
+//! asked for, and never many at once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
@@ -8,10 +9,12 @@ use std::ops::Bound;
 use hightower_state::{ConcurrentKvState, Range, pin};
 
 const KEYS: u32 = 500;
-/// A record is three cache lines, and there are processors that drop what is asked for while 24 are on their way.
+/// A record is three cache lines, and there are processors that drop what is asked for while 24 are
+/// on their way.
 const MOST_ON_THEIR_WAY: usize = 8;
 
-/// Walks from the ends that `from_back` says; gives the locations in the order in which they were handed out, and checks what was told before.
+/// Walks from the ends that `from_back` says; gives the locations in the order in which they were
+/// handed out, and checks what was told before.
 fn walk(mut range: Range<u32>, mut from_back: impl FnMut(usize) -> bool) -> Vec<u32> {
     let told = RefCell::new(Vec::new());
     let mut handed = Vec::new();

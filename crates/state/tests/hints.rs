@@ -1,4 +1,5 @@
-//! A lookup is told where the newest version lies before it has looked, whatever way that version came there.
+//! A lookup is told where the newest version lies before it has looked, whatever way that version
+//! came there.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +23,8 @@ impl Location for Slot {
     }
 }
 
-/// The location that a lookup found, and the hint that it was told last, both by the state and by a snapshot.
+/// The location that a lookup found, and the hint that it was told last, both by the state and by a
+/// snapshot.
 fn told(state: &ConcurrentKvState<Slot>, key: &[u8]) -> [Option<(Slot, u32)>; 2] {
     let (guard, snapshot, mut hint) = (pin(), state.snapshot(), 0);
     let latest = state.get_hinted(key, &guard, |told| hint = told).map(|found| (found.location, hint));

@@ -1,4 +1,5 @@
-//! The concurrent state against the plain one: after every step, the latest state and every live snapshot must be what the model says.
+//! The concurrent state against the plain one: after every step, the latest state and every live
+//! snapshot must be what the model says.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -11,7 +12,8 @@ use hightower_state::{
 };
 use proptest::prelude::*;
 
-/// A place in an imaginary log. Each place is used once; what was written there is in [`World::written`].
+/// A place in an imaginary log. Each place is used once; what was written there is in
+/// [`World::written`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place(u32);
 
@@ -36,7 +38,8 @@ enum Step {
     RemoveTombstone(usize),
     /// Moves one record that was ever written, live or not.
     Relocate(usize),
-    /// Walks a snapshot's range from both ends, and moves everything when half of it has been handed out.
+    /// Walks a snapshot's range from both ends, and moves everything when half of it has been
+    /// handed out.
     Walk {
         snapshot: usize,
         ends: Vec<bool>,
@@ -159,7 +162,8 @@ impl World {
         let mut writer = self.state.writer();
         let held = writer.holds(&key, old);
         let newest = writer.entry(&key).filter(|entry| entry.location == old);
-        // The copy is as long as the original, which the models count on; that another length is taken over is a test of its own.
+        // The copy is as long as the original, which the models count on; that another length is
+        // taken over is a test of its own.
         let relocated = writer.relocate(&key, old, new, newest.map_or(value, |entry| entry.len_bytes));
         let expected =
             Relocated { newest_len_bytes: newest.map(|entry| entry.len_bytes), retained: held && newest.is_none() };
@@ -310,7 +314,8 @@ proptest! {
     }
 }
 
-/// The length of a copy replaces that of the newest version, and is what the next overwrite hands back; kept versions keep theirs.
+/// The length of a copy replaces that of the newest version, and is what the next overwrite hands
+/// back; kept versions keep theirs.
 #[test]
 fn a_relocated_record_has_the_length_of_its_copy() {
     let state = ConcurrentKvState::<u32>::new();
@@ -353,7 +358,8 @@ fn a_tombstone_stays_while_a_snapshot_reads_what_was_before_it() {
     assert_eq!(state.stats().retained_versions, 0);
 }
 
-/// A batch that is larger than the undo slots: nothing of it shows before it is published, all of it after, and a snapshot from before stays.
+/// A batch that is larger than the undo slots: nothing of it shows before it is published, all of
+/// it after, and a snapshot from before stays.
 #[test]
 fn a_long_batch_of_overwrites_is_seen_whole_or_not_at_all() {
     let count = 3_000_u32;

@@ -1,4 +1,5 @@
-//! The plain state: it is a join, and it agrees with the shortest statement of the rules that there is.
+//! The plain state: it is a join, and it agrees with the shortest statement of the rules that there
+//! is.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 

@@ -1,5 +1,5 @@
-//! Readers, scanners and snapshots in threads beside a writer: every snapshot read is checked against the model at its seq, batches are seen
-//! whole, and what is kept for snapshots goes away.
+//! Readers, scanners and snapshots in threads beside a writer: every snapshot read is checked
+//! against the model at its seq, batches are seen whole, and what is kept for snapshots goes away.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -33,7 +33,8 @@ fn name(key: u32) -> Vec<u8> {
     format!("key/{key:03}").into_bytes()
 }
 
-/// Sets the flag when it goes, also by a panic: else the other threads would run on, and the test with them.
+/// Sets the flag when it goes, also by a panic: else the other threads would run on, and the test
+/// with them.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -59,7 +60,8 @@ fn run_time() -> Duration {
     Duration::from_secs(seconds.unwrap_or(2))
 }
 
-/// Commits at random until `stop`, and says the seq that it came to. Locations rise with every change.
+/// Commits at random until `stop`, and says the seq that it came to. Locations rise with every
+/// change.
 fn write(state: &ConcurrentKvState<u32>, history: &History, stop: &AtomicBool) -> u64 {
     let (mut random, mut model, mut location, mut seq) = (Random(99), Model::new(), 0, 0);
     history.put(0, &model);
@@ -163,7 +165,8 @@ fn every_snapshot_read_is_right_while_a_writer_runs() {
     assert_eq!(state.len(), history.at(seqs).len());
 }
 
-/// Two keys that every commit writes together: whoever reads the one and then the other never finds the second older.
+/// Two keys that every commit writes together: whoever reads the one and then the other never finds
+/// the second older.
 #[test]
 fn plain_reads_see_batches_whole_and_never_go_back() {
     let (state, stop) = (ConcurrentKvState::<u32>::new(), AtomicBool::new(false));
@@ -210,13 +213,15 @@ fn plain_reads_see_batches_whole_and_never_go_back() {
     });
 }
 
-/// Everything moves again and again, the newest versions and those kept for a snapshot: whoever pins after places were retired is not sent there.
+/// Everything moves again and again, the newest versions and those kept for a snapshot: whoever
+/// pins after places were retired is not sent there.
 #[test]
 fn relocated_versions_are_found_where_they_are() {
     const SLOTS: u32 = 64;
     let state = ConcurrentKvState::<u32>::new();
     let stop = AtomicBool::new(false);
-    // Location = generation * SLOTS + key; `retired` generations must not be read by whoever pinned after they were retired.
+    // Location = generation * SLOTS + key; `retired` generations must not be read by whoever pinned
+    // after they were retired.
     let retired = std::sync::atomic::AtomicU32::new(0);
     for key in 0..SLOTS {
         state.set(&name(key), 1, key).unwrap();

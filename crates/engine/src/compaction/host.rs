@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hightower_compactor::{Host, Need, Pace, PaceClock, RecordPlace, SegmentUsage, Visit, Visitor};
+use hightower_compactor::{Host, Need, RateClock, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentHeader, SegmentKind, encode_head, payload_checksum};
 use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
@@ -19,8 +19,8 @@ use crate::mutants::planted;
 use crate::place::Place;
 use crate::table::Tracked;
 
-/// The pace is kept in steps of so many bytes.
-const SPEND_STEP_BYTES: u64 = 128 << 10;
+/// The rate limiter is asked once for this many bytes.
+const THROTTLE_STEP_BYTES: u64 = 128 << 10;
 
 /// So much more than expected is asked for, and what is left over is cut off: no run ends with a tiny segment.
 const OUTPUT_SLACK_BYTES: u64 = 64 << 10;
@@ -43,9 +43,9 @@ pub(crate) struct RunHost<'a> {
     survivors: Survivors,
     output: Option<CompactedWriter>,
     finished: Vec<CompactedSegment>,
-    pace: Pace,
+    limiter: RateLimiter,
     clock: RunClock<'a>,
-    unspent_bytes: u64,
+    unthrottled_bytes: u64,
 }
 
 impl<'a> RunHost<'a> {
@@ -54,7 +54,7 @@ impl<'a> RunHost<'a> {
         store: &'a SegmentStore,
         inputs: &[&SegmentUsage],
         base_seq: u64,
-        pace: Pace,
+        limiter: RateLimiter,
     ) -> Result<Self> {
         let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
         let guard = pin();
@@ -77,9 +77,9 @@ impl<'a> RunHost<'a> {
             survivors: Survivors::default(),
             output: None,
             finished: Vec::new(),
-            pace,
+            limiter,
             clock: RunClock { clock: &*core.components.clock, slept: Cell::new(Duration::ZERO) },
-            unspent_bytes: 0,
+            unthrottled_bytes: 0,
         })
     }
 
@@ -195,15 +195,19 @@ impl Host for RunHost<'_> {
         Ok((to, len_bytes))
     }
 
-    fn spend(&mut self, bytes: u64) -> Result<()> {
-        self.unspent_bytes += bytes;
-        if self.unspent_bytes < SPEND_STEP_BYTES {
+    fn throttle(&mut self, bytes: u64) -> Result<()> {
+        self.unthrottled_bytes += bytes;
+        if self.unthrottled_bytes < THROTTLE_STEP_BYTES {
             return Ok(());
         }
-        self.pace.spend(std::mem::take(&mut self.unspent_bytes));
+        self.limiter.consume(std::mem::take(&mut self.unthrottled_bytes));
         // Asked before it waits, and also if it does not: whoever closes the store waits for this run.
         let closed = &self.core.closed;
-        if self.pace.wait(&self.clock, &mut || !closed.load(Ordering::Acquire)) { Ok(()) } else { Err(Error::Closed) }
+        if self.limiter.wait(&self.clock, &mut || !closed.load(Ordering::Acquire)) {
+            Ok(())
+        } else {
+            Err(Error::Closed)
+        }
     }
 }
 
@@ -258,7 +262,7 @@ struct RunClock<'a> {
     slept: Cell<Duration>,
 }
 
-impl PaceClock for RunClock<'_> {
+impl RateClock for RunClock<'_> {
     fn elapsed(&self) -> Duration {
         self.clock.elapsed().max(self.slept.get())
     }

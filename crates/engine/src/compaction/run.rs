@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use hightower_compactor::{
-    Budget, Goal, Moved, Pace, RecordPlace, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
+    Budget, Goal, Moved, RateLimiter, RecordPlace, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
 use hightower_index::pin;
 use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentStore};
@@ -50,7 +50,8 @@ impl Core {
         let dead: Vec<u32> = dead.iter().map(|usage| usage.id).collect();
         let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
 
-        let mut host = RunHost::new(self, &store, &inputs, output_base_seq(usage, &ids), self.pace(usage, goal))?;
+        let mut host =
+            RunHost::new(self, &store, &inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
         let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, &dead].concat());
         let rewritten = rewrite(&mut host, &ids, Budget::default(), rule)?;
         let outputs = host.finish()?;
@@ -84,12 +85,12 @@ impl Core {
     }
 
     /// How fast to go: explicit runs, and runs that are badly needed, as fast as they can.
-    fn pace(&self, usage: &[SegmentUsage], goal: Goal) -> Pace {
+    fn rate_limiter(&self, usage: &[SegmentUsage], goal: Goal) -> RateLimiter {
         let dead: u64 = usage.iter().map(SegmentUsage::dead_bytes).sum();
         let len: u64 = usage.iter().map(|usage| usage.len_bytes).sum();
         let is_urgent = goal == Goal::Full || dead > len / 2 || !self.has_disk_for(0);
         let limit = if is_urgent { None } else { self.config.compaction.rate_limit_bytes_per_s };
-        Pace::new(limit, self.components.clock.elapsed())
+        RateLimiter::new(limit, self.components.clock.elapsed())
     }
 
     /// Puts the outputs into the table, so that the index may point to them.

@@ -1,6 +1,8 @@
-//! What the benchmarks measure: keys of three shapes, and four maps behind one trait, each doing the same work.
+//! What the benchmarks measure: keys of three shapes, and four maps behind one trait, each doing
+//! the same work.
 //!
-//! Keys lie in one block in the order in which they are used, so that fetching the next key costs every map the same little.
+//! Keys lie in one block in the order in which they are used, so that fetching the next key costs
+//! every map the same little.
 
 // Each user takes its own part.
 #![allow(dead_code, unreachable_pub)]

@@ -1,24 +1,28 @@
-//! Filling an empty table at once: as many segments as the leaves need, each written by one thread, and published together.
+//! Filling an empty table at once: as many buckets as the leaves need, each written by one thread,
+//! and published together.
 //!
-//! Whoever makes the leaves parts them by the leading bits of their hashes ([`Parted`]), so that the segments of one part stay in the cache while they are filled.
+//! The threads that make the leaves partition them by the leading bits of their hashes
+//! ([`Parted`]), so that the buckets of one part stay in the cache while they are filled.
 
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use super::{Block, Directory, Role, Table, Tools, directory_index};
+use super::{Table, Tools};
 use crate::arena::Arena;
+use crate::bucket::{Bucket, FULL_CLASS, FULL_SLOTS, slots_limit, slots_of_class};
+use crate::deferred_free::Garbage;
+use crate::directory::{BlockRole, Directory, TableBlock, directory_index};
 use crate::hash::KeyHasher;
 use crate::leaf::Leaf;
-use crate::limbo::Retired;
-use crate::segment::{FULL_CLASS, FULL_SLOTS, Segment, slots_limit, slots_of_class};
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 const PART_BITS: u32 = 6;
 const PARTS: usize = 1 << PART_BITS;
-/// Leaves that a segment gets on average, at most: room is left for those that hashes spread unevenly, and for some inserts.
+/// Leaves that a bucket gets on average, at most: room is left for those that hashes spread
+/// unevenly, and for some inserts.
 const FILL_LEAVES: usize = FULL_SLOTS * 7 / 10;
 
-/// A leaf on its way into the table. Packed, because millions of them wait together.
+/// A leaf that waits for its place in the table. Packed, because millions of them wait together.
 #[derive(Clone, Copy)]
 #[repr(C, packed(4))]
 struct Hashed {
@@ -30,26 +34,27 @@ struct Hashed {
 /// Leaves, parted by the leading bits of their hashes.
 pub(crate) struct Parted {
     arena: Arena,
-    parts: [Part; PARTS],
+    parts: [FillPart; PARTS],
 }
 
 /// The leaves of one part, in blocks of [`BLOCK_LEN`], of which the last may not be full.
 #[derive(Default)]
-struct Part {
+struct FillPart {
     blocks: Vec<NonNull<Hashed>>,
     room: usize,
 }
 
 const BLOCK_LEN: usize = 101;
 
-// SAFETY: filling copies the leaves' addresses; values are touched only by their owner, who asks for what that takes.
+// SAFETY: filling copies the leaves' addresses; values are touched only by their owner, who asks
+// for what that takes.
 unsafe impl Send for Parted {}
 // SAFETY: see above.
 unsafe impl Sync for Parted {}
 
 impl Parted {
     pub(crate) fn new() -> Self {
-        Self { arena: Arena::passing(), parts: core::array::from_fn(|_| Part::default()) }
+        Self { arena: Arena::passing(), parts: core::array::from_fn(|_| FillPart::default()) }
     }
 
     #[inline(always)]
@@ -68,16 +73,17 @@ impl Parted {
 
     /// All leaves, as what they were pushed as.
     pub(crate) fn leaves(&self) -> impl Iterator<Item = *mut u8> {
-        self.parts.iter().flat_map(Part::iter).map(|hashed| hashed.leaf)
+        self.parts.iter().flat_map(FillPart::iter).map(|hashed| hashed.leaf)
     }
 }
 
-impl Part {
+impl FillPart {
     fn iter(&self) -> impl Iterator<Item = &Hashed> {
         let last = self.blocks.len().wrapping_sub(1);
         self.blocks.iter().enumerate().flat_map(move |(at, block)| {
             let len = if at == last { BLOCK_LEN - self.room } else { BLOCK_LEN };
-            // SAFETY: the block lives as long as the arena beside the part, and its first `len` have been written.
+            // SAFETY: the block lives as long as the arena beside the part, and its first `len`
+            // have been written.
             unsafe { core::slice::from_raw_parts(block.as_ptr(), len) }
         })
     }
@@ -86,15 +92,15 @@ impl Part {
 /// What one thread has filled.
 struct Filled {
     arena: Arena,
-    segments: Vec<*mut u8>,
+    buckets: Vec<*mut u8>,
     /// What found no room, because many hashes begin alike.
     left_over: Vec<Hashed>,
 }
 
-// SAFETY: nobody else knows the segments yet, and the addresses of leaves are only copied.
+// SAFETY: nobody else knows the buckets yet, and the addresses of leaves are only copied.
 unsafe impl Send for Filled {}
 
-/// What the segments will be.
+/// What the buckets will be.
 #[derive(Clone, Copy)]
 struct Shape {
     depth: u32,
@@ -109,14 +115,15 @@ impl Shape {
         Self { depth, class }
     }
 
-    /// Units of work: sets of segments that lie in the same parts, and nobody else's.
+    /// Units of work: sets of buckets that lie in the same parts, and nobody else's.
     fn units(self) -> usize {
         1 << self.depth.min(PART_BITS)
     }
 }
 
 impl Table {
-    /// Puts leaves of different keys into a table that holds none, with so many threads. The writer's. All of them are there at once; if the hasher panics, none.
+    /// Puts leaves of different keys into an empty table, with `threads` threads. The writer's. All
+    /// of them are there at once; if the hasher panics, none.
     ///
     /// # Safety
     ///
@@ -135,13 +142,13 @@ impl Table {
         let mut at = 0;
         for each in filled {
             tools.arena.absorb(each.arena);
-            for segment in each.segments {
-                new.place(at).store(segment, Ordering::Relaxed);
+            for bucket in each.buckets {
+                new.place(at).store(bucket, Ordering::Relaxed);
                 at += 1;
             }
             left_over.extend(each.left_over);
         }
-        let filled = Self { directory: AtomicPtr::new(new.tagged()), segments: AtomicUsize::new(new.len()) };
+        let filled = Self { directory: AtomicPtr::new(new.tagged()), buckets: AtomicUsize::new(new.len()) };
         if crate::mutants::planted("bulk_published_early") {
             // SAFETY: the caller is the writer.
             unsafe { self.take_over(&filled, tools) };
@@ -158,19 +165,19 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`]; what the old segments hold is not lost.
+    /// As for [`Table::insert`]; what the old buckets hold is not lost.
     unsafe fn take_over<H>(&self, new: &Self, tools: &mut Tools<'_, H>) {
         // SAFETY: only the writer retires directories.
         let old = unsafe { self.directory() };
         self.directory.store(new.directory.load(Ordering::Relaxed), Ordering::Release);
-        self.segments.store(new.segments.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.buckets.store(new.buckets.load(Ordering::Relaxed), Ordering::Relaxed);
         let mut at = 0;
         while at < old.len() {
-            let segment = old.segment(at);
-            at += old.places_of(at, segment.depth()).len();
-            super::retire_segment(segment, tools.limbo);
+            let bucket = old.bucket(at);
+            at += old.places_of(at, bucket.depth()).len();
+            super::retire_bucket(bucket, tools.deferred_frees);
         }
-        tools.limbo.push(Retired::Block(Block { tagged: old.tagged(), role: Role::Directory }));
+        tools.deferred_frees.push(Garbage::TableBlock(TableBlock { tagged: old.tagged(), role: BlockRole::Directory }));
     }
 }
 
@@ -198,7 +205,7 @@ fn fill_units<V>(runs: &[&Parted], shape: Shape, threads: usize) -> Vec<Filled> 
 }
 
 fn fill_share<V>(runs: &[&Parted], shape: Shape, units: Range<usize>) -> Filled {
-    let mut filled = Filled { arena: Arena::new(), segments: Vec::new(), left_over: Vec::new() };
+    let mut filled = Filled { arena: Arena::new(), buckets: Vec::new(), left_over: Vec::new() };
     for unit in units {
         fill_unit::<V>(runs, shape, unit, &mut filled);
     }
@@ -207,22 +214,22 @@ fn fill_share<V>(runs: &[&Parted], shape: Shape, units: Range<usize>) -> Filled 
 
 fn fill_unit<V>(runs: &[&Parted], shape: Shape, unit: usize, filled: &mut Filled) {
     let count = (1 << shape.depth) / shape.units();
-    let segments: Vec<_> = (0..count).map(|_| Segment::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
+    let buckets: Vec<_> = (0..count).map(|_| Bucket::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
     let parts = PARTS / shape.units();
     for run in runs {
-        for &hashed in run.parts[unit * parts..][..parts].iter().flat_map(Part::iter) {
-            let segment = segments[directory_index(hashed.hash, shape.depth) - unit * count];
-            let has_room = segment.taken() < slots_limit(segment.slots());
-            if crate::mutants::planted("bulk_slot_lost") && segment.leaves() == 5 {
+        for &hashed in run.parts[unit * parts..][..parts].iter().flat_map(FillPart::iter) {
+            let bucket = buckets[directory_index(hashed.hash, shape.depth) - unit * count];
+            let has_room = bucket.taken() < slots_limit(bucket.slots());
+            if crate::mutants::planted("bulk_slot_lost") && bucket.leaves() == 5 {
                 continue;
             }
             if has_room {
                 // SAFETY: the leaf is alive; its address is only copied.
-                segment.put(hashed.hash, unsafe { Leaf::<V>::from_raw(hashed.leaf) }, hashed.hint);
+                bucket.put(hashed.hash, unsafe { Leaf::<V>::from_raw(hashed.leaf) }, hashed.hint);
             } else {
                 filled.left_over.push(hashed);
             }
         }
     }
-    filled.segments.extend(segments.into_iter().map(Segment::tagged));
+    filled.buckets.extend(buckets.into_iter().map(Bucket::tagged));
 }

@@ -1,6 +1,8 @@
-//! The model check: a map and a `BTreeMap` go through the same operations and must agree after each.
+//! The model check: a map and a `BTreeMap` go through the same operations and must agree after
+//! each.
 //!
-//! Bytes decide the operations, so that the same function serves property tests, long random runs and a fuzzer: [`check_bytes`] takes whatever it is given.
+//! Bytes decide the operations, so that the same function serves property tests, long random runs
+//! and a fuzzer: [`check_bytes`] takes whatever it is given.
 
 // Each test binary, and the fuzzer, uses its own part of this.
 #![allow(dead_code, unreachable_pub)]
@@ -11,7 +13,8 @@ use std::ops::Bound;
 
 use hightower_index::{Cursor, HINT_BITS, KeyHasher, Map, SeededHasher, Writer, pin, with_hasher_and_hints};
 
-/// A hasher that keeps only the bits of `mask`, so that tags, directory indices or whole hashes collide.
+/// A hasher that keeps only the bits of `mask`, so that tags, directory indices or whole hashes
+/// collide.
 pub struct MaskedHasher {
     pub inner: SeededHasher,
     pub mask: u64,
@@ -97,7 +100,8 @@ impl Pair {
         }
     }
 
-    /// Compares a range from both ends in turn: bit `i` of `mode` says which end step `i` takes; its low bits also choose the bounds.
+    /// Compares a range from both ends in turn: bit `i` of `mode` says which end step `i` takes;
+    /// its low bits also choose the bounds.
     fn compare_range(&self, low: &[u8], high: &[u8], mode: u8) {
         let (low, high) = if low <= high { (low, high) } else { (high, low) };
         let lower = bound(low, mode);
@@ -141,7 +145,8 @@ impl Pair {
         }
     }
 
-    /// Compares everything: every lookup, both directions, in one piece and through a cursor, and many lookups at once.
+    /// Compares everything: every lookup, both directions, in one piece and through a cursor, and
+    /// many lookups at once.
     pub fn compare_all(&self) {
         let guard = pin();
         let all = || self.model.iter().map(|(key, value)| (key.as_slice(), value));
@@ -184,7 +189,8 @@ impl Pair {
             assert!(self.writer.remove(&key));
         }
         assert_eq!((self.map.len(), self.map.iter(&pin()).count()), (0, 0));
-        // Guards of other tests in this process may hold it up for as long as their threads wait for a processor.
+        // Guards of other tests in this process may hold it up for as long as their threads wait
+        // for a processor.
         for _ in 0..20_000 {
             if self.writer.reclaim() == 0 {
                 break;

@@ -10,7 +10,7 @@ use crate::error::{DecodeError, Field};
 use crate::header::RecordContext;
 use crate::limits::MAX_VALUE_LEN_BYTES;
 
-/// What the head of an appended record says, when its own check fits: see [`probe`].
+/// The numbers in the head of an appended record whose own check matches: see [`probe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// How many bytes the record takes, payload included.
@@ -22,7 +22,7 @@ pub struct Probe {
 }
 
 /// A head whose fields are possible, before any checksum was compared.
-struct Head {
+struct DecodedHead {
     kind: u8,
     key_len: usize,
     value_len: usize,
@@ -31,18 +31,19 @@ struct Head {
     placement: Placement,
     /// Where the key starts.
     len: usize,
-    /// The sum over the head's fields, that the record's check goes on from.
+    /// The sum over the head's fields, from which the record's check continues.
     sum: HeadSum,
 }
 
-/// Reads the record at `offset` of a segment, given the bytes from there on, and verifies all of it. Borrows, allocates nothing;
-/// costs a checksum over the record.
+/// Reads the record at `offset` of a segment, given the bytes from there on, and verifies all of
+/// it. Borrows, allocates nothing; costs a checksum over the record.
 ///
 /// # Errors
 ///
-/// [`DecodeError::NoRecord`] where nothing was written, [`Truncated`](DecodeError::Truncated) where the bytes end too soon, and
-/// [`UnknownKind`](DecodeError::UnknownKind), [`Impossible`](DecodeError::Impossible) or [`Checksum`](DecodeError::Checksum)
-/// for bytes that no writer of this format has written at this place.
+/// [`DecodeError::NoRecord`] where nothing was written, [`Truncated`](DecodeError::Truncated) where
+/// the bytes end too soon, and [`UnknownKind`](DecodeError::UnknownKind),
+/// [`Impossible`](DecodeError::Impossible) or [`Checksum`](DecodeError::Checksum) for bytes that no
+/// writer of this format has written at this place.
 pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Result<Record<'a>, DecodeError> {
     let head = parse_head(bytes, context, offset)?;
     let value_at = head.len + head.key_len;
@@ -67,10 +68,12 @@ pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Resu
     Ok(Record { body, placement: head.placement, len })
 }
 
-/// Looks whether an appended record may start here, by its head alone: the head carries a 16-bit check of its own.
+/// Looks whether an appended record may start here, by its head alone: the head carries a 16-bit
+/// check of its own.
 ///
-/// Recovery uses it to find records behind a damaged place without a checksum over a payload at every byte. What it finds still
-/// has to pass [`decode`]. Relocated records have no such check, so they are never found.
+/// Recovery uses it to find records behind a damaged place without a checksum over a payload at
+/// every byte. A record that it finds must still pass [`decode`]. Relocated records have no such
+/// check, so they are never found.
 #[must_use]
 pub fn probe(bytes: &[u8], context: &RecordContext, offset: u32) -> Option<Probe> {
     // Most bytes of a segment cannot be a kind; decide on that before anything else.
@@ -84,7 +87,7 @@ pub fn probe(bytes: &[u8], context: &RecordContext, offset: u32) -> Option<Probe
 }
 
 #[inline(always)]
-fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head, DecodeError> {
+fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<DecodedHead, DecodeError> {
     let Some(&[tag, widths]) = bytes.get(KIND_AT..).and_then(|rest| rest.first_chunk::<2>()) else {
         return Err(truncated(offset, KEY_LEN_AT + 1, bytes));
     };
@@ -128,7 +131,7 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Head
     } else {
         Placement::Relocated
     };
-    Ok(Head {
+    Ok(DecodedHead {
         kind,
         // Both were checked against limits that fit `usize` on every platform with 32 bits or more.
         #[allow(clippy::cast_possible_truncation, reason = "checked against the limits above")]
@@ -197,7 +200,8 @@ fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
     if width == 0 {
         return 0;
     }
-    // Eight bytes in one load where they are there, which is nearly always; what is too much is shifted out.
+    // Eight bytes in one load, if there are as many, which is nearly always; the surplus is shifted
+    // out.
     if let Some(wide) = chunk::<8>(bytes, at) {
         return u64::from_le_bytes(wide) << (64 - 8 * width) >> (64 - 8 * width);
     }
@@ -210,7 +214,7 @@ fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
-// What ends in an error may take its time; kept out of line, it does not slow down what does not.
+// The error path is kept out of line, so that it does not slow down the others.
 
 #[cold]
 fn no_record(offset: u32) -> DecodeError {

@@ -10,7 +10,8 @@ use crate::error::EncodeError;
 use crate::header::RecordContext;
 use crate::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 
-/// All of a record that stands before its key, on the stack. The record is these bytes, then the key, then the value.
+/// All of a record that stands before its key, on the stack. The record is these bytes, then the
+/// key, then the value.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordHead {
     bytes: [u8; MAX_HEAD_LEN_BYTES],
@@ -28,8 +29,9 @@ impl RecordHead {
     }
 
     fn push_number(&mut self, number: u64, width: usize) {
-        // Eight bytes are always copied, since a copy of fixed length is one store; what is too much is written over next.
-        // The widest place is 16 bytes before the array's end, so eight always fit.
+        // Eight bytes are always copied, since a copy of fixed length is one store; the much is
+        // written over next. The widest place is 16 bytes before the array's end, so eight always
+        // fit.
         self.bytes[self.len..self.len + 8].copy_from_slice(&number.to_le_bytes());
         self.len += width;
     }
@@ -53,8 +55,8 @@ impl AsRef<[u8]> for RecordHead {
     }
 }
 
-/// What a head is made of: a command's numbers, or a seal's.
-struct Parts {
+/// The numbers of a head: a command's, or a seal's.
+struct RecordParts {
     kind: u8,
     key_len: usize,
     value_len: Option<usize>,
@@ -62,7 +64,7 @@ struct Parts {
     timestamp: i64,
 }
 
-impl Parts {
+impl RecordParts {
     fn of(command: &CommandRef<'_>) -> Result<Self, EncodeError> {
         let key_len = command.key().len();
         if key_len == 0 {
@@ -154,18 +156,20 @@ pub fn encoded_len(
     command: &CommandRef<'_>,
     placement: Placement,
 ) -> Result<usize, EncodeError> {
-    let parts = Parts::of(command)?;
+    let parts = RecordParts::of(command)?;
     Ok(parts.head_len(context, placement) + parts.key_len + parts.value_len.unwrap_or(0))
 }
 
-/// Builds the head of the record of `command` at `offset`; writing the head, the key and the value one after the other writes the
-/// record. Allocates nothing and costs some tens of nanoseconds: the payload's checksum comes from
-/// [`payload_checksum`](crate::payload_checksum), computed beforehand.
+/// Builds the head of the record of `command` at `offset`; writing the head, the key and the value
+/// one after the other writes the record. Allocates nothing and costs some tens of nanoseconds: the
+/// payload's checksum comes from [`payload_checksum`](crate::payload_checksum), computed
+/// beforehand.
 ///
 /// # Errors
 ///
-/// [`EncodeError`] if the key is empty, the key or value is too long, the record would reach beyond the largest segment, it
-/// claims to know more bytes durable than there are before it, or the context is of an earlier format version.
+/// [`EncodeError`] if the key is empty, the key or value is too long, the record would reach beyond
+/// the largest segment, it claims to know more bytes durable than there are before it, or the
+/// context is of an earlier format version.
 ///
 /// ```
 /// use hightower_log::{CommandRef, Placement, RecordContext, encode, encode_head, payload_checksum};
@@ -187,7 +191,7 @@ pub fn encode_head(
     placement: Placement,
     payload_checksum: u64,
 ) -> Result<RecordHead, EncodeError> {
-    let parts = Parts::of(command)?;
+    let parts = RecordParts::of(command)?;
     let head = parts.head(context, offset, placement, payload_checksum);
     let len_bytes = head.len + parts.key_len + parts.value_len.unwrap_or(0);
     if u32::try_from(offset as usize + len_bytes).is_err() {
@@ -222,7 +226,8 @@ pub fn encode(
     Ok(head.len + key.len() + value.len())
 }
 
-/// Builds the record that ends a segment at `offset`: it has no key and no value, so the head is all of it.
+/// Builds the record that ends a segment at `offset`: it has no key and no value, so the head is
+/// all of it.
 ///
 /// # Errors
 ///
@@ -237,7 +242,7 @@ pub fn encode_seal(
     if durable > offset {
         return Err(EncodeError::DurableBeyondRecord { offset, durable });
     }
-    let parts = Parts { kind: KIND_SEAL, key_len: 0, value_len: None, version: max_version, timestamp };
+    let parts = RecordParts { kind: KIND_SEAL, key_len: 0, value_len: None, version: max_version, timestamp };
     let placement = Placement::Appended { durable, continues: false };
     let head = parts.head(context, offset, placement, payload_checksum(b"", b""));
     if u32::try_from(offset as usize + head.len).is_err() {

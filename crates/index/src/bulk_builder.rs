@@ -1,46 +1,49 @@
 //! Building a tree from keys in rising order, and joining two that lie beside each other.
 //!
-//! Only the nodes on the path to the last key can still grow, so only these are kept open: a stack, the deepest on top. When a key comes that shares less
-//! with its predecessor, the nodes below the place where the two part are complete, and each is built once, at its final size. The children of all open
-//! nodes lie in one vector, those of deeper nodes behind those of their ancestors.
+//! Only the nodes on the path to the last key can still grow, so only these are kept open: a stack,
+//! the deepest on top. When a key comes that shares less with its predecessor, the nodes below the
+//! place where the two part are complete, and each is built once, at its final size. The children
+//! of all open nodes lie in one vector, those of deeper nodes behind those of their ancestors.
 
 use core::marker::PhantomData;
 
 use crate::arena::Arena;
 use crate::bytes::common_len;
 use crate::leaf::Leaf;
-use crate::link::{Link, Target};
-use crate::node::{Node, Plan, build};
+use crate::node::{Node, NodePlan, build};
+use crate::pointee::Pointee;
+use crate::tagged_ptr::TaggedPtr;
 
 /// A node that is not built yet.
-struct Open {
+struct OpenNode {
     /// How many bytes all keys below it share.
     end: usize,
-    terminal: Link,
+    terminal: TaggedPtr,
     /// Where its children begin among those of all.
     first_child: usize,
 }
 
 /// A tree that grows at its right end, not reachable by anybody else.
-pub(crate) struct Spine<V> {
-    open: Vec<Open>,
-    children: Vec<(u8, Link)>,
-    /// The last leaf, which hangs nowhere yet.
-    last: Link,
+pub(crate) struct BulkBuilder<V> {
+    open: Vec<OpenNode>,
+    children: Vec<(u8, TaggedPtr)>,
+    /// The last leaf, which is not attached yet.
+    last: TaggedPtr,
     holds: PhantomData<V>,
 }
 
-impl<V> Spine<V> {
+impl<V> BulkBuilder<V> {
     pub(crate) const fn new() -> Self {
-        Self { open: Vec::new(), children: Vec::new(), last: Link::NOTHING, holds: PhantomData }
+        Self { open: Vec::new(), children: Vec::new(), last: TaggedPtr::NOTHING, holds: PhantomData }
     }
 
     /// The leaf of the greatest key.
     pub(crate) fn last(&self) -> Option<Leaf<'_, V>> {
-        // SAFETY: the link is nothing or a leaf of V, which nobody frees while the spine is borrowed.
+        // SAFETY: the link is nothing or a leaf of V, which nobody frees while the builder is
+        // borrowed.
         match unsafe { self.last.follow() } {
-            Target::Leaf(leaf) => Some(leaf),
-            Target::Nothing | Target::Node(_) => None,
+            Pointee::Leaf(leaf) => Some(leaf),
+            Pointee::Nothing | Pointee::Node(_) => None,
         }
     }
 
@@ -49,37 +52,42 @@ impl<V> Spine<V> {
         if !self.last.is_nothing() {
             let below = self.close(arena, Some(shared));
             if self.open.last().is_none_or(|top| top.end < shared) {
-                self.open.push(Open { end: shared, terminal: Link::NOTHING, first_child: self.children.len() });
+                self.open.push(OpenNode {
+                    end: shared,
+                    terminal: TaggedPtr::NOTHING,
+                    first_child: self.children.len(),
+                });
             }
-            self.hang(below);
+            self.attach(below);
         }
-        self.last = Link::leaf(leaf);
+        self.last = TaggedPtr::leaf(leaf);
     }
 
     /// Closes all nodes, and gives the root.
-    pub(crate) fn finish(mut self, arena: &mut Arena) -> Link {
+    pub(crate) fn finish(mut self, arena: &mut Arena) -> TaggedPtr {
         self.close(arena, None)
     }
 
-    /// Builds the open nodes that end below `floor`, where a node is or will be. Gives the topmost of them, or the last leaf.
-    fn close(&mut self, arena: &mut Arena, floor: Option<usize>) -> Link {
+    /// Builds the open nodes that end below `floor`, where a node is or will be. Gives the topmost
+    /// of them, or the last leaf.
+    fn close(&mut self, arena: &mut Arena, floor: Option<usize>) -> TaggedPtr {
         let mut below = self.last;
         while self.open.last().is_some_and(|top| Some(top.end) > floor) {
-            self.hang(below);
+            self.attach(below);
             let (Some(top), Some(last)) = (self.open.pop(), self.last()) else { break };
             let above = self.open.last().map(|open| open.end).max(floor);
             let start = above.map_or(0, |end| end + 1);
             let children = &self.children[top.first_child..];
-            below = Link::node(build(arena, [&last.key()[start..top.end], &[], &[]], top.terminal, children));
+            below = TaggedPtr::node(build(arena, [&last.key()[start..top.end], &[], &[]], top.terminal, children));
             self.children.truncate(top.first_child);
         }
         below
     }
 
     /// Hangs what leads to the last key into the deepest open node.
-    fn hang(&mut self, link: Link) {
+    fn attach(&mut self, link: TaggedPtr) {
         // SAFETY: as in `last`; what lives on is copied out.
-        let Target::Leaf(last) = (unsafe { self.last.follow::<V>() }) else { return };
+        let Pointee::Leaf(last) = (unsafe { self.last.follow::<V>() }) else { return };
         let Some(top) = self.open.last_mut() else { return };
         match last.key().get(top.end) {
             Some(byte) => self.children.push((*byte, link)),
@@ -91,35 +99,38 @@ impl<V> Spine<V> {
 /// One of two trees that are being joined, without the bytes that both share so far.
 #[derive(Clone, Copy)]
 struct Side<'g> {
-    link: Link,
-    /// What is left of the node's prefix, or of the leaf's key.
+    link: TaggedPtr,
+    /// The rest of the node's prefix, or of the leaf's key.
     rest: &'g [u8],
     /// Whether none of the prefix was taken.
     is_whole: bool,
 }
 
-/// What a side is made of, behind the bytes that both share: the child on the seam apart from the others.
-struct Parts<'g> {
-    terminal: Link,
-    children: Vec<(u8, Link)>,
+/// What a side is made of, behind the bytes that both share: the child on the seam apart from the
+/// others.
+struct SideParts<'g> {
+    terminal: TaggedPtr,
+    children: Vec<(u8, TaggedPtr)>,
     seam: Option<(u8, Side<'g>)>,
 }
 
 /// A node on the seam, before the child between `before` and `after` is known.
 struct Joint<'g> {
     prefix: &'g [u8],
-    terminal: Link,
-    before: Vec<(u8, Link)>,
+    terminal: TaggedPtr,
+    before: Vec<(u8, TaggedPtr)>,
     byte: u8,
-    after: Vec<(u8, Link)>,
+    after: Vec<(u8, TaggedPtr)>,
 }
 
-/// Joins two trees of which one holds lesser keys than the other. Only the nodes on the seam between them are built anew.
+/// Joins two trees of which one holds lesser keys than the other. Only the nodes on the seam
+/// between them are built anew.
 ///
 /// # Safety
 ///
-/// Both are trees of `V` in this arena that nobody else can reach, every key of `left` is less than every key of `right`, and neither is used again.
-pub(crate) unsafe fn join<V>(arena: &mut Arena, left: Link, right: Link) -> Link {
+/// Both are trees of `V` in this arena that nobody else can reach, every key of `left` is less than
+/// every key of `right`, and neither is used again.
+pub(crate) unsafe fn join<V>(arena: &mut Arena, left: TaggedPtr, right: TaggedPtr) -> TaggedPtr {
     if left.is_nothing() {
         return right;
     }
@@ -128,11 +139,11 @@ pub(crate) unsafe fn join<V>(arena: &mut Arena, left: Link, right: Link) -> Link
     }
     let mut replaced = Vec::new();
     let mut joints = Vec::new();
-    // SAFETY: the caller's promise; what is replaced is freed at the end.
+    // SAFETY: the caller's promise; replaced nodes are freed at the end.
     let mut link = unsafe { descend::<V>(arena, left, right, &mut joints, &mut replaced) };
     while let Some(joint) = joints.pop() {
         let children: Vec<_> = joint.before.into_iter().chain([(joint.byte, link)]).chain(joint.after).collect();
-        link = Link::node(build(arena, [joint.prefix, &[], &[]], joint.terminal, &children));
+        link = TaggedPtr::node(build(arena, [joint.prefix, &[], &[]], joint.terminal, &children));
     }
     for node in replaced {
         // SAFETY: its content is in the new nodes, and by the caller's promise nobody can reach it.
@@ -141,18 +152,19 @@ pub(crate) unsafe fn join<V>(arena: &mut Arena, left: Link, right: Link) -> Link
     link
 }
 
-/// Goes down the seam as long as both sides have a child of the same byte there. Gives the lowest joined node.
+/// Goes down the seam as long as both sides have a child of the same byte there. Gives the lowest
+/// joined node.
 ///
 /// # Safety
 ///
 /// As for [`join`].
 unsafe fn descend<'g, V: 'g>(
     arena: &mut Arena,
-    left: Link,
-    right: Link,
+    left: TaggedPtr,
+    right: TaggedPtr,
     joints: &mut Vec<Joint<'g>>,
     replaced: &mut Vec<Node<'g>>,
-) -> Link {
+) -> TaggedPtr {
     let mut depth = 0;
     // SAFETY: the caller's promise; leaves and replaced nodes live until the join is complete.
     unsafe {
@@ -175,7 +187,7 @@ unsafe fn descend<'g, V: 'g>(
                         before.push((byte, side.settle::<V>(arena, replaced)));
                     }
                     before.extend(after);
-                    return Link::node(build(arena, [prefix, &[], &[]], terminal, &before));
+                    return TaggedPtr::node(build(arena, [prefix, &[], &[]], terminal, &before));
                 }
             }
         }
@@ -185,18 +197,20 @@ unsafe fn descend<'g, V: 'g>(
 impl<'g> Side<'g> {
     /// # Safety
     ///
-    /// The link is from a tree of `V` that lives for `'g`; `depth` is where its part of the keys begins.
-    unsafe fn of<V: 'g>(link: Link, depth: usize) -> Self {
+    /// The link is from a tree of `V` that lives for `'g`; `depth` is where its part of the keys
+    /// begins.
+    unsafe fn of<V: 'g>(link: TaggedPtr, depth: usize) -> Self {
         // SAFETY: the caller's promise.
         let rest = match unsafe { link.follow::<'g, V>() } {
-            Target::Nothing => &[],
-            Target::Leaf(leaf) => leaf.key().get(depth..).unwrap_or_default(),
-            Target::Node(node) => node.prefix(),
+            Pointee::Nothing => &[],
+            Pointee::Leaf(leaf) => leaf.key().get(depth..).unwrap_or_default(),
+            Pointee::Node(node) => node.prefix(),
         };
         Self { link, rest, is_whole: true }
     }
 
-    /// Takes the side apart behind the `shared` bytes that both sides begin with. What comes next begins at `depth` of the keys.
+    /// Takes the side apart behind the `shared` bytes that both sides begin with. What comes next
+    /// begins at `depth` of the keys.
     ///
     /// # Safety
     ///
@@ -207,37 +221,37 @@ impl<'g> Side<'g> {
         depth: usize,
         seam_is_last: bool,
         replaced: &mut Vec<Node<'g>>,
-    ) -> Parts<'g> {
+    ) -> SideParts<'g> {
         if let Some(&byte) = self.rest.get(shared) {
             let lower = Self { rest: &self.rest[shared + 1..], is_whole: false, ..self };
-            return Parts { terminal: Link::NOTHING, children: Vec::new(), seam: Some((byte, lower)) };
+            return SideParts { terminal: TaggedPtr::NOTHING, children: Vec::new(), seam: Some((byte, lower)) };
         }
         // SAFETY: the caller's promise.
-        let Target::Node(node) = (unsafe { self.link.follow::<'g, V>() }) else {
-            return Parts { terminal: self.link, children: Vec::new(), seam: None };
+        let Pointee::Node(node) = (unsafe { self.link.follow::<'g, V>() }) else {
+            return SideParts { terminal: self.link, children: Vec::new(), seam: None };
         };
         replaced.push(node);
-        let mut plan = Plan::new(node.terminal_link());
+        let mut plan = NodePlan::new(node.terminal_link());
         node.add_to(&mut plan, None);
         let mut children = plan.children().to_vec();
         children.sort_unstable_by_key(|(byte, _)| *byte);
         let seam = if seam_is_last { children.pop() } else { (!children.is_empty()).then(|| children.remove(0)) };
         // SAFETY: as above.
         let seam = seam.map(|(byte, link)| (byte, unsafe { Self::of::<V>(link, depth) }));
-        Parts { terminal: plan.terminal, children, seam }
+        SideParts { terminal: plan.terminal, children, seam }
     }
 
-    /// The side as a child: as it is, or as a copy under what is left of its prefix.
+    /// The side as a child: itself, or a copy under the rest of its prefix.
     ///
     /// # Safety
     ///
     /// As for [`join`].
-    unsafe fn settle<V: 'g>(self, arena: &mut Arena, replaced: &mut Vec<Node<'g>>) -> Link {
+    unsafe fn settle<V: 'g>(self, arena: &mut Arena, replaced: &mut Vec<Node<'g>>) -> TaggedPtr {
         // SAFETY: the caller's promise.
         match unsafe { self.link.follow::<'g, V>() } {
-            Target::Node(node) if !self.is_whole => {
+            Pointee::Node(node) if !self.is_whole => {
                 replaced.push(node);
-                Link::node(node.copied(arena, [self.rest, &[], &[]]))
+                TaggedPtr::node(node.copied(arena, [self.rest, &[], &[]]))
             }
             _ => self.link,
         }

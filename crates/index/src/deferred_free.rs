@@ -1,33 +1,35 @@
-//! Limbo: what is out of reach for new readers, and waits until the readers that may still see it are gone.
+//! Deferred frees: memory that new readers cannot reach, and that waits until the readers that may
+//! still see it are gone.
 //!
-//! The writer collects what it unlinks in batches, and hands each full batch's flag to the epoch collector, which raises it once every guard
-//! of that time has ended. The memory itself stays the writer's: only the writer frees, so the arena needs no locks, and no reader ever pays for
+//! The writer collects what it unlinks in batches, and hands each full batch's flag to the epoch
+//! collector, which raises it once every guard of that time has ended. The memory itself stays the
+//! writer's: only the writer frees, so the arena needs no locks, and no reader ever pays for
 //! freeing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::directory::TableBlock;
 use crate::epoch::pin;
-use crate::link::Link;
 use crate::sync::{AtomicBool, Ordering};
-use crate::table::Block;
+use crate::tagged_ptr::TaggedPtr;
 
-/// What a batch holds when it is handed over.
+/// Items of a full batch.
 const BATCH_ITEMS: usize = 64;
 /// Batches freed at most per batch handed over, so that no single write pays for many.
 const BATCHES_PER_STEP: usize = 2;
 
 /// Something that waits to be freed.
 #[derive(Clone, Copy)]
-pub(crate) enum Retired {
+pub(crate) enum Garbage {
     /// A leaf, with its value, or an inner node, alone.
-    Link(Link),
+    TreePart(TaggedPtr),
     /// A part of the point table.
-    Block(Block),
+    TableBlock(TableBlock),
 }
 
-struct Batch {
-    items: Vec<Retired>,
+struct GarbageBatch {
+    items: Vec<Garbage>,
     unseen: Arc<AtomicBool>,
 }
 
@@ -41,19 +43,19 @@ unsafe fn raise(flag: *mut ()) {
     unsafe { Arc::from_raw(flag.cast_const().cast::<AtomicBool>()) }.store(true, Ordering::Release);
 }
 
-/// The waiting line.
-pub(crate) struct Limbo {
-    open: Vec<Retired>,
-    sealed: VecDeque<Batch>,
+/// The queue of garbage.
+pub(crate) struct DeferredFrees {
+    open: Vec<Garbage>,
+    sealed: VecDeque<GarbageBatch>,
 }
 
-impl Limbo {
+impl DeferredFrees {
     pub(crate) const fn new() -> Self {
         Self { open: Vec::new(), sealed: VecDeque::new() }
     }
 
-    /// Adds what was just unlinked. True when a batch is full and [`Limbo::seal`] is due.
-    pub(crate) fn push(&mut self, retired: Retired) {
+    /// Adds what was just unlinked. True when a batch is full and [`DeferredFrees::seal`] is due.
+    pub(crate) fn push(&mut self, retired: Garbage) {
         self.open.push(retired);
     }
 
@@ -61,22 +63,23 @@ impl Limbo {
         self.open.len() >= BATCH_ITEMS
     }
 
-    /// Hands what has been collected over to the epochs.
+    /// Hands the collected garbage over to the epochs.
     pub(crate) fn seal(&mut self) {
         let guard = pin();
         if !self.open.is_empty() {
             let unseen = Arc::new(AtomicBool::new(crate::mutants::planted("early_free")));
             let flag = Arc::into_raw(Arc::clone(&unseen)).cast_mut().cast();
-            // SAFETY: the flag is an `Arc`'s, given away with it, and may be raised from any thread at any time.
+            // SAFETY: the flag is an `Arc`'s, given away with it, and may be raised from any thread
+            // at any time.
             unsafe { guard.defer(flag, raise) };
             let items = core::mem::replace(&mut self.open, Vec::with_capacity(BATCH_ITEMS));
-            self.sealed.push_back(Batch { items, unseen });
+            self.sealed.push_back(GarbageBatch { items, unseen });
         }
         guard.flush();
     }
 
-    /// Batches that nobody can see any more, a few at a time.
-    pub(crate) fn take_unseen(&mut self, all: bool) -> Vec<Vec<Retired>> {
+    /// Batches that no reader can see any more, a few at a time.
+    pub(crate) fn take_unseen(&mut self, all: bool) -> Vec<Vec<Garbage>> {
         let limit = if all { usize::MAX } else { BATCHES_PER_STEP };
         let mut free = Vec::new();
         while free.len() < limit && self.sealed.front().is_some_and(|batch| batch.unseen.load(Ordering::Acquire)) {
@@ -85,8 +88,8 @@ impl Limbo {
         free
     }
 
-    /// Everything that waits, for when nobody can be looking.
-    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Retired> {
+    /// Everything that waits. For when no reader is left.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Garbage> {
         let sealed = core::mem::take(&mut self.sealed);
         sealed.into_iter().flat_map(|batch| batch.items).chain(core::mem::take(&mut self.open))
     }

@@ -1,19 +1,26 @@
-//! Segments of the point table: slots with pointers to leaves, and beside them one byte of tag per slot, and one of hint.
+//! Buckets of the point table: slots with pointers to leaves, and beside them one byte of tag per
+//! slot, and one of hint.
 //!
-//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of what the leaf's value [hints at](crate::HINT_BITS); the other 8 are a
-//! byte beside the tag. Eight slots, one cache line, are a group; their tags are one word, and their bytes of hints the next. A tag says that its slot was never
-//! used, is a grave, or holds a key whose hash ends in a certain byte. A lookup compares the eight tags of its group at once and looks at a slot only if its tag is
-//! right; while the group has no slot that was never used, it goes on to the next group. So a lookup of an absent key reads tags only, nearly always. The group's
-//! slots are fetched at the same time, so that one of a present key does not wait twice. (Tags beside slots are the idea of Google's "Swiss Tables".)
+//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of what the
+//! leaf's value [hints at](crate::HINT_BITS); the other 8 are a byte beside the tag. Eight slots,
+//! one cache line, are a group; their tags are one word, and their bytes of hints the next. A tag
+//! says that its slot was never used, is deleted, or holds a key whose hash ends in a certain byte.
+//! A lookup compares the eight tags of its group at once and looks at a slot only if its tag is
+//! matches. While the group has no slot that was never used, the lookup continues with the next
+//! group. So a lookup of an absent key nearly always reads tags only. The group's slots are fetched
+//! at the same time, so that one of a present key does not wait twice. (Tags beside slots are the
+//! idea of Google's "Swiss Tables".)
 //!
 //! ```text
 //! head 64 | a word of tags and one of hints per group, padded to a line | slots, a line per group
 //! ```
 //!
-//! Readers see a slot go from nothing to a leaf, from a leaf to its replacement, and from a leaf to nothing; a new leaf is in its slot before its tag is
-//! set. A leaf never moves within a segment. A tag returns to *never used* only in a group that has another such: no key lies behind such a group, so
-//! no probe can miss one. A hint is set in two steps, and belongs to nothing: a reader may see half of it, or that of a leaf that was there before, and
-//! must lose no more by it than time.
+//! Readers see a slot go from nothing to a leaf, from a leaf to its replacement, and from a leaf to
+//! nothing; a new leaf is in its slot before its tag is set. A leaf never moves within a bucket. A
+//! tag returns to *never used* only in a group that has another such: no key lies behind such a
+//! group, so no probe can miss one. A hint is set in two steps, and belongs to nothing: a reader
+//! may see half of it, or that of a leaf that was there before, and must lose no more by it than
+//! time.
 
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
@@ -24,15 +31,16 @@ use crate::leaf::Leaf;
 use crate::prefetch::prefetch_line;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
-/// Slots of a segment that splits when it is full: what fits a block of the arena.
+/// Slots of a bucket that splits when it is full: what fits a block of the arena.
 pub(crate) const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 800 };
-/// The size class of such a segment; smaller ones are doubled until they get there.
+/// The size class of such a bucket; smaller ones are doubled until they get there.
 pub(crate) const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
 /// Slots of a group: a cache line, and a word of tags.
 const GROUP_SLOTS: usize = 8;
-/// Bits of an address that hold a segment's size class.
+/// Bits of an address that hold a bucket's size class.
 const CLASS_BITS: usize = 63;
-/// How far a leaf's address is shifted in its slot: the top 16 bits of an address are not used, and the last three are zero.
+/// How far a leaf's address is shifted in its slot: the top 16 bits of an address are not used, and
+/// the last three are zero.
 const LEAF_SHIFT: u32 = 16;
 /// Bits of a hint that a slot has room for.
 const SLOT_HINT_BITS: u32 = LEAF_SHIFT + 3;
@@ -50,17 +58,17 @@ fn publish() -> Ordering {
 /// The tag of a slot that was never used.
 const TAG_EMPTY: u8 = 0;
 /// The tag of a slot whose leaf was removed.
-const TAG_GRAVE: u8 = 1;
+const TAG_DELETED: u8 = 1;
 
-/// What the writer keeps about a segment, in its first 64 bytes.
+/// What the writer keeps about a bucket, in its first 64 bytes.
 #[repr(C, align(64))]
-struct Head {
+struct BucketHead {
     leaves: usize,
-    graves: usize,
+    deleted: usize,
     depth: u32,
 }
 
-const HEAD_BYTES: usize = size_of::<Head>();
+const HEAD_BYTES: usize = size_of::<BucketHead>();
 const SLOT_BYTES: usize = size_of::<AtomicPtr<u8>>();
 /// A word of tags and one of hints.
 const MARKS_BYTES: usize = 2 * size_of::<AtomicU64>();
@@ -69,14 +77,14 @@ pub(crate) const fn slots_of_class(class: usize) -> usize {
     if class < FULL_CLASS { 8 << class } else { FULL_SLOTS << (class - FULL_CLASS) }
 }
 
-/// Slots that may be taken, leaves and graves together, before a segment is rebuilt.
+/// Slots that may be taken, leaves and deleted together, before a bucket is rebuilt.
 pub(crate) const fn slots_limit(slots: usize) -> usize {
     slots * 4 / 5
 }
 
 /// How a class is laid out, so that a reader needs no branch.
 #[derive(Clone, Copy)]
-struct Layout {
+struct BucketLayout {
     groups: u32,
     /// Where the slots begin.
     slots_offset: u32,
@@ -85,13 +93,15 @@ struct Layout {
 const CLASSES: usize = 24;
 pub(crate) const MAX_CLASS: usize = CLASSES - 1;
 
-static LAYOUTS: [Layout; CLASSES] = {
-    let mut layouts = [Layout { groups: 0, slots_offset: 0 }; CLASSES];
+static LAYOUTS: [BucketLayout; CLASSES] = {
+    let mut layouts = [BucketLayout { groups: 0, slots_offset: 0 }; CLASSES];
     let mut class = 0;
     while class < CLASSES {
         #[expect(clippy::cast_possible_truncation, reason = "800 << 16 slots at most")]
-        let layout =
-            Layout { groups: (slots_of_class(class) / GROUP_SLOTS) as u32, slots_offset: slots_offset(class) as u32 };
+        let layout = BucketLayout {
+            groups: (slots_of_class(class) / GROUP_SLOTS) as u32,
+            slots_offset: slots_offset(class) as u32,
+        };
         layouts[class] = layout;
         class += 1;
     }
@@ -106,12 +116,13 @@ const fn len_bytes(class: usize) -> usize {
     slots_offset(class) + slots_of_class(class) * SLOT_BYTES
 }
 
-/// The tag of a key: the end of its hash, which neither directory nor group depend on, but for two values.
+/// The tag of a key: the end of its hash, which neither directory nor group depend on, but for two
+/// values.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the last byte is meant")]
 fn tag_of(hash: u64) -> u8 {
     let byte = hash as u8;
-    if byte > TAG_GRAVE { byte } else { byte + 2 }
+    if byte > TAG_DELETED { byte } else { byte + 2 }
 }
 
 /// The group where the probe for `hash` begins.
@@ -143,35 +154,35 @@ fn places(mut mask: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// A segment that stays alive for `'g`.
+/// A bucket that stays alive for `'g`.
 #[derive(Clone, Copy)]
-pub(crate) struct Segment<'g> {
+pub(crate) struct Bucket<'g> {
     base: NonNull<u8>,
     class: usize,
-    lives: PhantomData<&'g Head>,
+    lives: PhantomData<&'g BucketHead>,
 }
 
-impl<'g> Segment<'g> {
+impl<'g> Bucket<'g> {
     pub(crate) fn alloc(arena: &mut Arena, class: usize, depth: u32) -> Self {
         let base = arena.alloc(len_bytes(class));
-        let segment = Self { base, class, lives: PhantomData };
+        let bucket = Self { base, class, lives: PhantomData };
         // SAFETY: the block is fresh and that long.
         unsafe {
-            base.cast::<Head>().write(Head { leaves: 0, graves: 0, depth });
+            base.cast::<BucketHead>().write(BucketHead { leaves: 0, deleted: 0, depth });
             let marks = base.as_ptr().add(HEAD_BYTES).cast::<[AtomicU64; 2]>();
             let unused = || [AtomicU64::new(splat(TAG_EMPTY)), AtomicU64::new(0)];
-            (0..segment.groups()).for_each(|at| marks.add(at).write(unused()));
-            let slots = base.as_ptr().add(segment.layout().slots_offset as usize).cast::<AtomicPtr<u8>>();
-            (0..segment.slots()).for_each(|at| slots.add(at).write(AtomicPtr::new(ptr::null_mut())));
+            (0..bucket.groups()).for_each(|at| marks.add(at).write(unused()));
+            let slots = base.as_ptr().add(bucket.layout().slots_offset as usize).cast::<AtomicPtr<u8>>();
+            (0..bucket.slots()).for_each(|at| slots.add(at).write(AtomicPtr::new(ptr::null_mut())));
         }
-        segment
+        bucket
     }
 
     /// Gives the memory back.
     ///
     /// # Safety
     ///
-    /// Nobody can reach the segment any more, and it is freed once.
+    /// Nobody can reach the bucket any more, and it is freed once.
     pub(crate) unsafe fn free(self, arena: &mut Arena) {
         // SAFETY: the caller's promise; the length is the one it was allocated with.
         unsafe { arena.free(self.base, len_bytes(self.class)) };
@@ -179,7 +190,7 @@ impl<'g> Segment<'g> {
 
     /// # Safety
     ///
-    /// `tagged` came from [`Segment::tagged`] of a segment that stays alive for `'g`.
+    /// `tagged` came from [`Bucket::tagged`] of a bucket that stays alive for `'g`.
     #[inline(always)]
     pub(crate) unsafe fn from_tagged(tagged: *mut u8) -> Self {
         let class = tagged.addr() & CLASS_BITS;
@@ -188,7 +199,7 @@ impl<'g> Segment<'g> {
         Self { base, class, lives: PhantomData }
     }
 
-    /// The segment's address with its class in the low six bits.
+    /// The bucket's address with its class in the low six bits.
     pub(crate) fn tagged(self) -> *mut u8 {
         self.base.as_ptr().map_addr(|address| address | self.class)
     }
@@ -198,7 +209,7 @@ impl<'g> Segment<'g> {
     }
 
     #[inline(always)]
-    fn layout(self) -> Layout {
+    fn layout(self) -> BucketLayout {
         LAYOUTS[self.class]
     }
 
@@ -214,14 +225,14 @@ impl<'g> Segment<'g> {
     #[inline(always)]
     fn slot(self, at: usize) -> &'g AtomicPtr<u8> {
         debug_assert!(at < self.slots());
-        // SAFETY: the segment is alive for 'g, and has that many slots behind its marks.
+        // SAFETY: the bucket is alive for 'g, and has that many slots behind its marks.
         unsafe { &*self.base.as_ptr().add(self.layout().slots_offset as usize + at * SLOT_BYTES).cast() }
     }
 
     #[inline(always)]
     fn marks(self, group: usize) -> &'g [AtomicU64; 2] {
         debug_assert!(group < self.groups());
-        // SAFETY: the segment is alive for 'g, and has marks of that many groups behind its head.
+        // SAFETY: the bucket is alive for 'g, and has marks of that many groups behind its head.
         unsafe { &*self.base.as_ptr().add(HEAD_BYTES + group * MARKS_BYTES).cast() }
     }
 
@@ -252,7 +263,7 @@ impl<'g> Segment<'g> {
     }
 
     /// What the writer keeps. Readers never look at it.
-    fn head(self) -> *mut Head {
+    fn head(self) -> *mut BucketHead {
         self.base.as_ptr().cast()
     }
 
@@ -263,7 +274,7 @@ impl<'g> Segment<'g> {
 
     pub(crate) fn taken(self) -> usize {
         // SAFETY: as above.
-        unsafe { (*self.head()).leaves + (*self.head()).graves }
+        unsafe { (*self.head()).leaves + (*self.head()).deleted }
     }
 
     pub(crate) fn depth(self) -> u32 {
@@ -271,15 +282,15 @@ impl<'g> Segment<'g> {
         unsafe { (*self.head()).depth }
     }
 
-    fn count(self, leaves: isize, graves: isize) {
+    fn count(self, leaves: isize, deleted: isize) {
         // SAFETY: as above.
         unsafe {
             (*self.head()).leaves = (*self.head()).leaves.wrapping_add_signed(leaves);
-            (*self.head()).graves = (*self.head()).graves.wrapping_add_signed(graves);
+            (*self.head()).deleted = (*self.head()).deleted.wrapping_add_signed(deleted);
         }
     }
 
-    /// Asks for the lines where the probe for `hash` begins.
+    /// Prefetches the lines where the probe for `hash` begins.
     #[inline(always)]
     pub(crate) fn prefetch(self, hash: u64) {
         let group = home(hash, self.groups());
@@ -287,7 +298,7 @@ impl<'g> Segment<'g> {
         prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
     }
 
-    /// Asks for what the writer keeps.
+    /// Prefetches the bucket's head.
     #[inline(always)]
     pub(crate) fn prefetch_head(self) {
         prefetch_line(self.base.as_ptr());
@@ -299,7 +310,8 @@ impl<'g> Segment<'g> {
         self.probe(hash, |_, _, leaf| equal(leaf.key(), key))
     }
 
-    /// As [`find`](Self::find); calls `hinted` with the hint of each leaf before it is looked at: nearly always of the right one alone.
+    /// As [`find`](Self::find); calls `hinted` with the hint of each leaf before it is looked at:
+    /// nearly always of the right one alone.
     #[inline(always)]
     pub(crate) fn find_hinted<V>(
         self,
@@ -313,13 +325,15 @@ impl<'g> Segment<'g> {
         })
     }
 
-    /// The first leaf that its tag lets through, unchecked: what a lookup will most likely compare with.
+    /// The first leaf that its tag lets through, unchecked: what a lookup will most likely compare
+    /// with.
     #[inline(always)]
     pub(crate) fn candidate<V>(self, hash: u64) -> Option<Leaf<'g, V>> {
         self.probe(hash, |_, _, _| true).map(|(_, leaf)| leaf)
     }
 
-    /// The first leaf of this tag that is right, and its slot. `is_right` is told the slot, and what it held.
+    /// The first leaf of this tag that matches, and its slot. `is_right` gets the slot, and what it
+    /// held.
     #[inline(always)]
     fn probe<V>(
         self,
@@ -328,7 +342,8 @@ impl<'g> Segment<'g> {
     ) -> Option<(usize, Leaf<'g, V>)> {
         let tags_wanted = splat(tag_of(hash));
         let mut group = home(hash, self.groups());
-        // An absent key doesn't need its slots; one that is there would wait for them after the tags. The one gains more than the other loses.
+        // An absent key doesn't need its slots; one that is there would wait for them after the
+        // tags. The one gains more than the other loses.
         prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
         for _ in 0..self.groups() {
             let tags = self.tags(group).load(Ordering::Acquire);
@@ -336,7 +351,8 @@ impl<'g> Segment<'g> {
                 let at = group * GROUP_SLOTS + place;
                 let entry = self.slot(at).load(Ordering::Acquire);
                 if !entry.is_null() {
-                    // SAFETY: slots hold leaves of V, published with release, that live as long as the segment's readers.
+                    // SAFETY: slots hold leaves of V, published with release, that live as long as
+                    // the bucket's readers.
                     let leaf = unsafe { leaf_of::<V>(entry) };
                     if is_right(at, entry, leaf) {
                         return Some((at, leaf));
@@ -351,14 +367,15 @@ impl<'g> Segment<'g> {
         None
     }
 
-    /// Puts a leaf that is not here into the first free slot of its probe. There is one. The writer's.
+    /// Puts a leaf that is not here into the first free slot of its probe. There is one. The
+    /// writer's.
     pub(crate) fn put<V>(self, hash: u64, leaf: Leaf<'_, V>, hint: u32) {
         let mut group = home(hash, self.groups());
         loop {
             let tags = self.tags(group).load(Ordering::Relaxed);
-            // The tags of free slots, empty or graves, differ in the last bit alone.
-            if let Some(place) = places(zero_bytes(tags & splat(!TAG_GRAVE))).next() {
-                let was_grave = byte_at(tags, place) == TAG_GRAVE;
+            // The tags of free slots, empty or deleted, differ in the last bit alone.
+            if let Some(place) = places(zero_bytes(tags & splat(!TAG_DELETED))).next() {
+                let was_grave = byte_at(tags, place) == TAG_DELETED;
                 self.set(group * GROUP_SLOTS + place, leaf, hint, publish());
                 self.tags(group).store(with_byte(tags, place, tag_of(hash)), publish());
                 self.count(1, if was_grave { -1 } else { 0 });
@@ -385,7 +402,7 @@ impl<'g> Segment<'g> {
     #[inline(always)]
     fn set<V>(self, at: usize, leaf: Leaf<'_, V>, hint: u32, order: Ordering) {
         let hints = self.hints(at / GROUP_SLOTS);
-        #[expect(clippy::cast_possible_truncation, reason = "what is above is no part of a hint")]
+        #[expect(clippy::cast_possible_truncation, reason = "the bits above are no part of a hint")]
         let top = (hint >> SLOT_HINT_BITS) as u8;
         hints.store(with_byte(hints.load(Ordering::Relaxed), at % GROUP_SLOTS, top), Ordering::Relaxed);
         self.slot(at).store(entry_of(leaf, hint), order);
@@ -396,7 +413,7 @@ impl<'g> Segment<'g> {
         let (group, place) = (at / GROUP_SLOTS, at % GROUP_SLOTS);
         let tags = self.tags(group).load(Ordering::Relaxed);
         let is_last = zero_bytes(tags ^ splat(TAG_EMPTY)) != 0 || crate::mutants::planted("tag_emptied");
-        let tag = if is_last { TAG_EMPTY } else { TAG_GRAVE };
+        let tag = if is_last { TAG_EMPTY } else { TAG_DELETED };
         self.tags(group).store(with_byte(tags, place, tag), Ordering::Release);
         self.slot(at).store(ptr::null_mut(), Ordering::Release);
         self.count(-1, if is_last { 0 } else { 1 });
