@@ -69,7 +69,6 @@ mod hex;
 mod id;
 mod layout;
 mod listener;
-mod mutants;
 mod options;
 mod password;
 mod permission;
@@ -82,6 +81,8 @@ mod single_use;
 mod token;
 mod username;
 mod verified;
+
+use hightower_seams::mutants;
 
 pub use audit::{Actor, AuditAction, AuditAnchor, AuditEntry, AuditHash, AuditOutcome, AuditVerdict};
 pub use authorized::{AuthorizedEngine, IntoAuthService};

@@ -54,12 +54,13 @@
 
 mod config;
 pub mod conformance;
-mod mutants;
 mod policy;
 mod rate_limiter;
 mod rewrite;
 mod tombstone;
 mod usage;
+
+use hightower_seams::mutants;
 
 pub use config::{CompactionConfig, ConfigError};
 pub use policy::{CompactionPolicy, CostBenefit, SizeTiered};

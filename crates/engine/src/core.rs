@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, pin};
+use hightower_seams::lock_order::{self, Held, Rank};
 use hightower_segment::{ForkGuard, Lock, SegmentError, SegmentStore, Stamp};
 use hightower_state::{ConcurrentKvState, StateStats};
 
@@ -29,8 +30,7 @@ use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::Segments;
 use crate::time::StoreTime;
 
-/// Locks, in the order in which they may be taken together: the turn of upkeep (compaction, checkpoints, backups), the commit log, the state's writer, `growing`, the segment table. Readers
-/// take none.
+/// The parts of an open store. [`Rank`] has the order of its locks; readers take none.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) config: StoreConfig,
@@ -95,6 +95,29 @@ impl Drop for ReadingLock {
 pub(crate) struct LastNumbers {
     pub(crate) state: StateStats,
     pub(crate) latest_version: u64,
+}
+
+/// The commit lock, and the log that it protects.
+#[derive(Debug)]
+pub(crate) struct CommitGuard<'a> {
+    log: MappedMutexGuard<'a, CommitLog>,
+    _held: Held,
+}
+
+impl Deref for CommitGuard<'_> {
+    type Target = CommitLog;
+
+    #[inline]
+    fn deref(&self) -> &CommitLog {
+        &self.log
+    }
+}
+
+impl DerefMut for CommitGuard<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut CommitLog {
+        &mut self.log
+    }
 }
 
 impl Core {
@@ -208,9 +231,11 @@ impl Core {
 
     /// The commit lock, unless the store is read-only or closed.
     #[inline]
-    pub(crate) fn commit_log(&self) -> Result<MappedMutexGuard<'_, CommitLog>> {
-        MutexGuard::try_map(self.commit.lock(), Option::as_mut)
-            .map_err(|_| if self.config.read_only { Error::ReadOnly } else { Error::Closed })
+    pub(crate) fn commit_log(&self) -> Result<CommitGuard<'_>> {
+        let held = lock_order::take(Rank::Commit);
+        let log = MutexGuard::try_map(self.commit.lock(), Option::as_mut)
+            .map_err(|_| if self.config.read_only { Error::ReadOnly } else { Error::Closed })?;
+        Ok(CommitGuard { log, _held: held })
     }
 
     /// Refuses writes to a store that is closed, read-only, or has failed before.

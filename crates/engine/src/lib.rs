@@ -49,7 +49,6 @@ mod group_commit;
 mod guarded;
 pub mod limits;
 mod maintenance;
-mod mutants;
 mod observe;
 mod open;
 mod open_store;
@@ -69,6 +68,8 @@ mod time;
 mod traits;
 mod turn;
 mod value;
+
+use hightower_seams::mutants;
 
 pub use backup::{
     BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,

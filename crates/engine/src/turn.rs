@@ -5,10 +5,17 @@
 
 use std::ops::{Deref, DerefMut};
 
+use hightower_seams::lock_order::{self, Held, Rank};
+
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Mutex, MutexGuard};
+
+/// The content of a [`CheckedMutex`] says where its lock stands in the order of locks.
+pub(crate) trait HasRank {
+    const RANK: Rank;
+}
 
 /// A mutex that refuses the thread that holds it.
 #[derive(Debug, Default)]
@@ -17,7 +24,7 @@ pub(crate) struct CheckedMutex<T> {
     holder: Mutex<Option<ThreadId>>,
 }
 
-impl<T> CheckedMutex<T> {
+impl<T: HasRank> CheckedMutex<T> {
     /// Waits for other threads.
     ///
     /// # Errors
@@ -25,9 +32,10 @@ impl<T> CheckedMutex<T> {
     /// [`Error::Validation`] if this thread has it already.
     pub(crate) fn lock(&self) -> Result<CheckedGuard<'_, T>> {
         self.refuse_holder()?;
+        let held = lock_order::take(T::RANK);
         let content = self.content.lock();
         *self.holder.lock() = Some(thread::current().id());
-        Ok(CheckedGuard { holder: &self.holder, content })
+        Ok(CheckedGuard { holder: &self.holder, content, _held: held })
     }
 
     /// Refuses the thread that has it, and nobody else.
@@ -52,6 +60,7 @@ pub(crate) fn called_from_within() -> Error {
 pub(crate) struct CheckedGuard<'a, T> {
     holder: &'a Mutex<Option<ThreadId>>,
     content: MutexGuard<'a, T>,
+    _held: Held,
 }
 
 impl<T> Deref for CheckedGuard<'_, T> {
@@ -77,8 +86,14 @@ impl<T> Drop for CheckedGuard<'_, T> {
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {
-    use super::CheckedMutex;
+    use hightower_seams::lock_order::Rank;
+
+    use super::{CheckedMutex, HasRank};
     use crate::error::ErrorKind;
+
+    impl HasRank for u32 {
+        const RANK: Rank = Rank::Turn;
+    }
 
     #[test]
     fn its_holder_is_refused_and_others_wait() {

@@ -5,15 +5,13 @@
 mod common;
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use common::config;
 use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine};
-use hightower_segment::sim::SimFs;
-use hightower_segment::{Access, Dir, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
+use hightower_segment::sim::{HookedFs, SimFs, SyncHook};
 
 /// Where syncs wait while it is shut.
 #[derive(Debug, Default)]
@@ -57,103 +55,17 @@ impl Drop for Shut<'_> {
     }
 }
 
-/// A file system on which the syncs of files pass the gate, and what begins to write for one.
-#[derive(Debug)]
-struct GatedFs(SimFs, Arc<Gate>);
-
-#[derive(Debug)]
-struct GatedDir(Arc<dyn Dir>, Arc<Gate>);
-
-#[derive(Debug)]
-struct GatedFile(Arc<dyn File>, Arc<Gate>);
-
-impl GatedDir {
-    fn gated(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(GatedFile(file, Arc::clone(&self.1)))
-    }
-}
-
-impl Fs for GatedFs {
-    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
-        Ok(Arc::new(GatedDir(self.0.open_dir(path)?, Arc::clone(&self.1))))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.create_dir_all(path)
-    }
-}
-
-impl Dir for GatedDir {
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.0.create_new(name).map(|file| self.gated(file))
-    }
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        self.0.open(name, access).map(|file| self.gated(file))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove_file(&self, name: &str) -> io::Result<()> {
-        self.0.remove_file(name)
-    }
-    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
-        self.0.hard_link(name, target, link)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.0.list()
-    }
-    fn metadata(&self, name: &str) -> io::Result<Metadata> {
-        self.0.metadata(name)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
-        self.0.try_lock(kind)
-    }
-    fn is_locked_by_this_process(&self) -> bool {
-        self.0.is_locked_by_this_process()
-    }
-    fn preallocation_is_promise(&self) -> io::Result<bool> {
-        self.0.preallocation_is_promise()
-    }
-}
-
-impl File for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(bytes, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.1.pass();
-        self.0.sync_data()
-    }
-    fn start_writing(&self, offset: u64, len_bytes: u64) {
-        self.1.pass();
-        self.0.start_writing(offset, len_bytes);
-    }
-    fn metadata(&self) -> io::Result<Metadata> {
-        self.0.metadata()
-    }
-    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.set_len(len_bytes)
-    }
-    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.allocate(len_bytes)
-    }
-    fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping> {
-        self.0.map(len_bytes, access, permit)
+impl SyncHook for Gate {
+    fn before_file(&self) -> io::Result<()> {
+        self.pass();
+        Ok(())
     }
 }
 
 /// A store whose records go out by positioned writes, so that each sync is one of a file.
 fn open() -> (SingleNodeEngine, Arc<Gate>) {
     let gate = Arc::<Gate>::default();
-    let fs = Arc::new(GatedFs(SimFs::new(), Arc::clone(&gate)));
+    let fs = Arc::new(HookedFs::new(Arc::new(SimFs::new()), Arc::<Gate>::clone(&gate)));
     let engine = SingleNodeEngine::with_components(
         config(AppendMode::Positioned).with_max_segment_size(1 << 20),
         Components::default().with_fs(fs),

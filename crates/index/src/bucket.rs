@@ -45,8 +45,9 @@ const LEAF_SHIFT: u32 = 16;
 /// Bits of a hint that a slot has room for.
 const SLOT_HINT_BITS: u32 = LEAF_SHIFT + 3;
 const SLOT_HINT_MASK: usize = (1 << SLOT_HINT_BITS) - 1;
-/// Bits of a hint: those of the slot, and a byte beside the tag.
-pub(crate) const HINT_BITS: u32 = SLOT_HINT_BITS + u8::BITS;
+/// The number of bits of a [hint](crate::with_hints) that are kept: 19 in the slot, and a byte beside
+/// the tag.
+pub const HINT_BITS: u32 = SLOT_HINT_BITS + u8::BITS;
 const HINT_MASK: u32 = (1 << HINT_BITS) - 1;
 
 /// How a leaf is put where readers find it.
@@ -156,13 +157,13 @@ fn places(mut mask: u64) -> impl Iterator<Item = usize> {
 
 /// A bucket that stays alive for `'g`.
 #[derive(Clone, Copy)]
-pub(crate) struct Bucket<'g> {
+pub(crate) struct HashBucket<'g> {
     base: NonNull<u8>,
     class: usize,
     lives: PhantomData<&'g BucketHead>,
 }
 
-impl<'g> Bucket<'g> {
+impl<'g> HashBucket<'g> {
     pub(crate) fn alloc(arena: &mut Arena, class: usize, depth: u32) -> Self {
         let base = arena.alloc(len_bytes(class));
         let bucket = Self { base, class, lives: PhantomData };
@@ -190,7 +191,7 @@ impl<'g> Bucket<'g> {
 
     /// # Safety
     ///
-    /// `tagged` came from [`Bucket::tagged`] of a bucket that stays alive for `'g`.
+    /// `tagged` came from [`HashBucket::tagged`] of a bucket that stays alive for `'g`.
     #[inline(always)]
     pub(crate) unsafe fn from_tagged(tagged: *mut u8) -> Self {
         let class = tagged.addr() & CLASS_BITS;

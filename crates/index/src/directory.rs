@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use crate::arena::Arena;
-use crate::bucket::Bucket;
+use crate::bucket::HashBucket;
 use crate::sync::{AtomicPtr, Ordering};
 
 /// Bits of an address that hold a bucket's size class, or the directory's depth.
@@ -80,9 +80,9 @@ impl<'g> Directory<'g> {
     }
 
     #[inline(always)]
-    pub(crate) fn bucket(self, at: usize) -> Bucket<'g> {
+    pub(crate) fn bucket(self, at: usize) -> HashBucket<'g> {
         // SAFETY: every place of a published directory holds a bucket that its readers keep alive.
-        unsafe { Bucket::from_tagged(self.place(at).load(Ordering::Acquire)) }
+        unsafe { HashBucket::from_tagged(self.place(at).load(Ordering::Acquire)) }
     }
 
     /// The places that lead to the bucket at `at`: all that share its leading bits.
@@ -104,7 +104,7 @@ impl TableBlock {
         unsafe {
             match self.role {
                 BlockRole::Bucket => {
-                    let bucket = Bucket::from_tagged(self.tagged);
+                    let bucket = HashBucket::from_tagged(self.tagged);
                     bucket.free(arena);
                 }
                 BlockRole::Directory => {

@@ -15,6 +15,9 @@ use core::ptr::NonNull;
 use crate::arena::Arena;
 use crate::prefetch::prefetch_line;
 
+/// The longest key that a map takes, in bytes: 4 GiB − 1.
+pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;
+
 /// Copies a key; a short one without a call.
 ///
 /// # Safety
@@ -77,7 +80,7 @@ impl<'g, V> Leaf<'g, V> {
     ///
     /// When the key is longer than `u32::MAX` bytes.
     pub(crate) fn new(arena: &mut Arena, key: &[u8], value: V) -> Self {
-        assert!(key.len() <= crate::MAX_KEY_LEN_BYTES, "a key of {} bytes is over the limit", key.len());
+        assert!(key.len() <= MAX_KEY_LEN_BYTES, "a key of {} bytes is over the limit", key.len());
         let start = arena.alloc(Self::len_bytes(key.len())).cast::<u8>();
         // SAFETY: the block is fresh, long enough for length, key and value, and aligned for both
         // numbers (its length is a multiple of ALIGN, and the value's offset one of the value's

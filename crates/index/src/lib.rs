@@ -62,8 +62,8 @@ mod epoch;
 mod hash;
 mod leaf;
 mod map;
-mod mutants;
 mod node;
+mod node_kind;
 mod panics;
 mod pointee;
 mod prefetch;
@@ -78,22 +78,20 @@ mod tree;
 mod walk;
 mod writer;
 
+use hightower_seams::mutants;
+
+pub use bucket::HINT_BITS;
 pub use bulk::{BulkError, SortedRun};
 pub use cursor::Cursor;
 pub use entry_ref::EntryRef;
 pub use epoch::{Guard, pin};
 pub use hash::{KeyHasher, SeededHasher};
+pub use leaf::MAX_KEY_LEN_BYTES;
 pub use map::{Ahead, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
 pub use range::Range;
 pub use writer::{Writer, new, with_hasher, with_hasher_and_hints, with_hasher_seed, with_hints};
-
-/// How many bits of a [hint](with_hints) are kept.
-pub const HINT_BITS: u32 = bucket::HINT_BITS;
-
-/// The longest key that a map takes, in bytes: 4 GiB − 1.
-pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -17,7 +17,7 @@ use crate::pointee::Pointee;
 use crate::range::{self, Range, prefix_end};
 use crate::reserve::Reserve;
 use crate::sync::{AtomicUsize, Ordering};
-use crate::table::Table;
+use crate::table::PointTable;
 use crate::tagged_ptr::TaggedPtr;
 use crate::tree::Tree;
 
@@ -54,7 +54,7 @@ pub(crate) struct WriterMemory {
 
 pub(crate) struct MapInner<V, H> {
     pub(crate) tree: Tree<V>,
-    pub(crate) table: Table,
+    pub(crate) table: PointTable,
     pub(crate) hasher: H,
     /// What a value hints at.
     pub(crate) hint_of: fn(&V) -> u32,
@@ -77,7 +77,7 @@ impl<V, H> MapInner<V, H> {
     pub(crate) fn new(hasher: H, hint_of: fn(&V) -> u32) -> Self {
         let reserve = Arc::new(Reserve::new());
         let mut arena = Arena::with_reserve(Arc::clone(&reserve));
-        let table = Table::new(&mut arena);
+        let table = PointTable::new(&mut arena);
         let shared = Self {
             reserve,
             tree: Tree::new(),

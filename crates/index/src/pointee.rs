@@ -1,7 +1,8 @@
 //! Following a tagged pointer to what it leads to.
 
 use crate::leaf::Leaf;
-use crate::node::{Node, NodeKind};
+use crate::node::Node;
+use crate::node_kind::NodeKind;
 use crate::tagged_ptr::{TAG_LEAF, TaggedPtr};
 
 /// What a [`TaggedPtr`] leads to.

@@ -17,7 +17,7 @@
 mod fill;
 
 use crate::arena::Arena;
-use crate::bucket::{Bucket, FULL_CLASS, FULL_SLOTS, MAX_CLASS, slots_limit, slots_of_class};
+use crate::bucket::{FULL_CLASS, FULL_SLOTS, HashBucket, MAX_CLASS, slots_limit, slots_of_class};
 use crate::deferred_free::{DeferredFrees, Garbage};
 use crate::directory::{BlockRole, Directory, TableBlock, directory_index};
 use crate::hash::KeyHasher;
@@ -34,7 +34,7 @@ const SPARE_DEPTH: u32 = 4;
 
 /// The table. Readers use `&self` under a guard or with the map to themselves; the writer's methods
 /// are marked.
-pub(crate) struct Table {
+pub(crate) struct PointTable {
     directory: AtomicPtr<u8>,
     /// How many buckets there are. Only the writer reads it.
     buckets: AtomicUsize,
@@ -42,7 +42,7 @@ pub(crate) struct Table {
 
 /// The slot of a leaf in the table.
 pub(crate) struct TableSlot<'g, V> {
-    bucket: Bucket<'g>,
+    bucket: HashBucket<'g>,
     at: usize,
     pub(crate) leaf: Leaf<'g, V>,
 }
@@ -72,10 +72,10 @@ pub(crate) struct Tools<'a, H> {
     pub(crate) hasher: &'a H,
 }
 
-impl Table {
+impl PointTable {
     pub(crate) fn new(arena: &mut Arena) -> Self {
         let directory = Directory::alloc(arena, 0);
-        let bucket = Bucket::alloc(arena, 0, 0);
+        let bucket = HashBucket::alloc(arena, 0, 0);
         directory.place(0).store(bucket.tagged(), Ordering::Release);
         Self { directory: AtomicPtr::new(directory.tagged()), buckets: AtomicUsize::new(1) }
     }
@@ -90,7 +90,7 @@ impl Table {
     }
 
     #[inline(always)]
-    unsafe fn bucket<'g>(&self, hash: u64) -> Bucket<'g> {
+    unsafe fn bucket<'g>(&self, hash: u64) -> HashBucket<'g> {
         // SAFETY: the caller's promise.
         let directory = unsafe { self.directory() };
         directory.bucket(directory_index(hash, directory.depth))
@@ -112,7 +112,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::get`].
+    /// As for [`PointTable::get`].
     #[inline(always)]
     pub(crate) unsafe fn get_hinted<'g, V>(
         &self,
@@ -128,7 +128,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`].
+    /// As for [`PointTable::insert`].
     #[inline(always)]
     pub(crate) unsafe fn place<'g, V>(&self, hash: u64, key: &[u8]) -> Option<TableSlot<'g, V>> {
         // SAFETY: the caller's promise.
@@ -140,7 +140,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::get`].
+    /// As for [`PointTable::get`].
     #[inline(always)]
     pub(crate) unsafe fn prefetch_slot(&self, hash: u64) {
         // SAFETY: the caller's promise.
@@ -153,7 +153,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::get`].
+    /// As for [`PointTable::get`].
     #[inline(always)]
     pub(crate) unsafe fn prefetch_leaf<V>(&self, hash: u64) -> bool {
         // SAFETY: the caller's promise.
@@ -161,11 +161,11 @@ impl Table {
         candidate.inspect(|leaf| leaf.prefetch()).is_some()
     }
 
-    /// Prefetches the memory that [`Table::insert`] will write besides the slot. The writer's.
+    /// Prefetches the memory that [`PointTable::insert`] will write besides the slot. The writer's.
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`].
+    /// As for [`PointTable::insert`].
     #[inline(always)]
     pub(crate) unsafe fn prefetch_insert(&self, hash: u64) {
         // SAFETY: the caller's promise.
@@ -201,7 +201,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`].
+    /// As for [`PointTable::insert`].
     #[inline(always)]
     pub(crate) unsafe fn try_insert<V>(&self, hash: u64, leaf: Leaf<'_, V>, hint: u32) -> bool {
         // SAFETY: the caller's promise.
@@ -218,7 +218,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`].
+    /// As for [`PointTable::insert`].
     pub(crate) unsafe fn shrink_if_sparse<V, H: KeyHasher>(&self, hash: u64, tools: &mut Tools<'_, H>) {
         // SAFETY: the caller's promise.
         let bucket = unsafe { self.bucket(hash) };
@@ -250,7 +250,7 @@ impl Table {
     fn rebuild<V, H: KeyHasher>(&self, directory: Directory<'_>, hash: u64, class: usize, tools: &mut Tools<'_, H>) {
         let at = directory_index(hash, directory.depth);
         let old = directory.bucket(at);
-        let new = Bucket::alloc(tools.arena, class, old.depth());
+        let new = HashBucket::alloc(tools.arena, class, old.depth());
         for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| {
             if !(crate::mutants::planted("slot_lost") && new.leaves() == 5) {
                 new.put(hash, leaf, hint);
@@ -270,7 +270,7 @@ impl Table {
         let places = directory.places_of(at, old.depth());
         let half_of = |hash: u64| (hash >> (64 - depth) & 1) as usize;
         let classes = classes_of_halves::<V, H>(old, tools.hasher, half_of);
-        let halves = classes.map(|class| Bucket::alloc(tools.arena, class, depth));
+        let halves = classes.map(|class| HashBucket::alloc(tools.arena, class, depth));
         for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| {
             // A hasher that says another thing than when the halves were measured may find one
             // full; then the other has room.
@@ -286,7 +286,7 @@ impl Table {
     }
 
     /// Puts `bucket` in all places that its depth gives it around `at`.
-    fn install(&self, directory: Directory<'_>, at: usize, bucket: Bucket<'_>) {
+    fn install(&self, directory: Directory<'_>, at: usize, bucket: HashBucket<'_>) {
         for place in directory.places_of(at, bucket.depth()) {
             directory.place(place).store(bucket.tagged(), Ordering::Release);
         }
@@ -324,7 +324,7 @@ impl Table {
         {
             return;
         }
-        let merged = Bucket::alloc(tools.arena, bucket.class(), bucket.depth() - 1);
+        let merged = HashBucket::alloc(tools.arena, bucket.class(), bucket.depth() - 1);
         for each in [bucket, buddy] {
             for_each_hashed::<V, H>(each, tools.hasher, |hash, leaf, hint| merged.put(hash, leaf, hint));
         }
@@ -369,7 +369,7 @@ impl Table {
 }
 
 /// Calls `visit` with each leaf of a bucket, its hash and its hint, fetching leaves ahead.
-fn for_each_hashed<V, H: KeyHasher>(bucket: Bucket<'_>, hasher: &H, mut visit: impl FnMut(u64, Leaf<'_, V>, u32)) {
+fn for_each_hashed<V, H: KeyHasher>(bucket: HashBucket<'_>, hasher: &H, mut visit: impl FnMut(u64, Leaf<'_, V>, u32)) {
     let mut ahead = bucket.entries::<V>();
     ahead.by_ref().take(REBUILD_AHEAD).for_each(|(leaf, _)| leaf.prefetch());
     for (leaf, hint) in bucket.entries::<V>() {
@@ -383,7 +383,7 @@ fn for_each_hashed<V, H: KeyHasher>(bucket: Bucket<'_>, hasher: &H, mut visit: i
 /// How large the halves of a bucket have to be. Halves of a bucket that had grown beyond a full one
 /// are as small as what goes into them allows: one that is empty sees no removal, so that nothing
 /// would ever make it smaller, and its buddy could not be merged with it.
-fn classes_of_halves<V, H: KeyHasher>(old: Bucket<'_>, hasher: &H, half_of: impl Fn(u64) -> usize) -> [usize; 2] {
+fn classes_of_halves<V, H: KeyHasher>(old: HashBucket<'_>, hasher: &H, half_of: impl Fn(u64) -> usize) -> [usize; 2] {
     if old.class() <= FULL_CLASS || crate::mutants::planted("halves_stay_large") {
         return [old.class(); 2];
     }
@@ -394,6 +394,6 @@ fn classes_of_halves<V, H: KeyHasher>(old: Bucket<'_>, hasher: &H, half_of: impl
     })
 }
 
-fn retire_bucket(bucket: Bucket<'_>, deferred_frees: &mut DeferredFrees) {
+fn retire_bucket(bucket: HashBucket<'_>, deferred_frees: &mut DeferredFrees) {
     deferred_frees.push(Garbage::TableBlock(TableBlock { tagged: bucket.tagged(), role: BlockRole::Bucket }));
 }

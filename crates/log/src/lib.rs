@@ -75,8 +75,9 @@ mod command;
 mod error;
 mod header;
 pub mod limits;
-mod mutants;
 mod record;
+
+use hightower_seams::mutants;
 
 pub use checksum::payload_checksum;
 pub use command::{Command, CommandRef};

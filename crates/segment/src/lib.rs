@@ -78,7 +78,6 @@ mod manifest_edit;
 mod manifest_file;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
 mod mapping;
-mod mutants;
 mod names;
 mod options;
 mod poison;
@@ -95,6 +94,8 @@ mod spares;
 mod store;
 mod sync;
 mod tail;
+
+use hightower_seams::mutants;
 
 pub use appender::{Appended, Appender};
 pub use checkpoint_file::map_checkpoint;

@@ -1,5 +1,10 @@
 //! The crate's lock: that of parking_lot, or one whose every turn is a step of the schedule that shuttle draws (`--cfg shuttle`).
 
+use std::ops::{Deref, DerefMut};
+
+use hightower_seams::lock_order::{self, Held, Rank};
+use parking_lot::MutexGuard;
+
 #[cfg(not(shuttle))]
 pub(crate) use parking_lot::Mutex;
 #[cfg(shuttle)]
@@ -45,5 +50,46 @@ mod scheduled {
         } else {
             std::thread::yield_now();
         }
+    }
+}
+
+/// A lock with its place in the order of locks, which builds with debug assertions check.
+#[derive(Debug)]
+pub(crate) struct RankedMutex<T> {
+    rank: Rank,
+    content: Mutex<T>,
+}
+
+/// Holds a [`RankedMutex`].
+#[derive(Debug)]
+pub(crate) struct RankedGuard<'a, T> {
+    content: MutexGuard<'a, T>,
+    _held: Held,
+}
+
+impl<T> RankedMutex<T> {
+    pub(crate) const fn new(rank: Rank, content: T) -> Self {
+        Self { rank, content: Mutex::new(content) }
+    }
+
+    pub(crate) fn lock(&self) -> RankedGuard<'_, T> {
+        let held = lock_order::take(self.rank);
+        RankedGuard { content: self.content.lock(), _held: held }
+    }
+}
+
+impl<T> Deref for RankedGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.content
+    }
+}
+
+impl<T> DerefMut for RankedGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.content
     }
 }

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hightower_log::{MAX_HEAD_LEN_BYTES, SegmentHeader};
+use hightower_seams::lock_order::Rank;
 
 use crate::error::SegmentError;
 use crate::fs::{Dir, File, Lock, remove_if_there, retry_interrupted, write_all_at};
 use crate::kept_room::KeptRoom;
-use crate::lock::{Mutex, step};
+use crate::lock::{RankedMutex, step};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::{Form, ManifestFile};
@@ -43,10 +44,10 @@ pub(crate) struct Shared {
     pub(crate) options: StoreOptions,
     /// [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
     pub(crate) mode: AppendMode,
-    pub(crate) preparing: Mutex<()>,
-    pub(crate) sync_turn: Mutex<()>,
-    pub(crate) manifest: Mutex<ManifestFile>,
-    pub(crate) tail: Mutex<TailState>,
+    pub(crate) preparing: RankedMutex<()>,
+    pub(crate) sync_turn: RankedMutex<()>,
+    pub(crate) manifest: RankedMutex<ManifestFile>,
+    pub(crate) tail: RankedMutex<TailState>,
     pub(crate) poison: Poison,
     /// The next free segment id; the manifest's follows it.
     pub(crate) next_id: AtomicU32,
@@ -102,11 +103,11 @@ impl Shared {
             next_len: AtomicU32::new(options.segment_len_bytes),
             options,
             mode,
-            preparing: Mutex::default(),
-            sync_turn: Mutex::default(),
+            preparing: RankedMutex::new(Rank::Preparing, ()),
+            sync_turn: RankedMutex::new(Rank::Syncing, ()),
             next_id: AtomicU32::new(manifest.next_segment_id),
-            manifest: Mutex::new(ManifestFile::new(manifest)),
-            tail: Mutex::default(),
+            manifest: RankedMutex::new(Rank::Manifest, ManifestFile::new(manifest)),
+            tail: RankedMutex::new(Rank::Tail, TailState::default()),
             poison: Poison::new(guard, dir.path().to_owned()),
             next_spare: AtomicU32::new(1),
             full: AtomicBool::new(false),

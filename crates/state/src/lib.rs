@@ -109,7 +109,6 @@ mod lock;
 mod model;
 #[cfg(all(test, loom))]
 mod models;
-mod mutants;
 mod mvcc;
 mod outcome;
 #[cfg(not(loom))]
@@ -129,6 +128,8 @@ mod version;
 mod version_chain;
 #[cfg(not(loom))]
 mod writer;
+
+use hightower_seams::mutants;
 
 pub use clock::{Clock, SystemClock};
 pub use error::StateError;

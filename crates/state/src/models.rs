@@ -18,7 +18,7 @@ use crate::location::LocationBits;
 use crate::mvcc::MvccState;
 use crate::outcome::CommandKind;
 use crate::snapshot_registry::LiveSnapshots;
-use crate::sync::Guard;
+use crate::sync::NoGuard;
 use crate::version::{Version, Word};
 
 const NOW: Duration = Duration::ZERO;
@@ -51,29 +51,29 @@ impl Store {
     fn commit(&self, seq: u64, keys: &[usize], live: &mut LiveSnapshots) {
         let mut flight = InFlightCommit::new(seq);
         for &key in keys {
-            flight.overwrite(&self.mvcc, &self.entries[key], &version(seq), &Guard);
+            flight.overwrite(&self.mvcc, &self.entries[key], &version(seq), &NoGuard);
         }
-        flight.publish(&self.mvcc, live, &Guard, |_, _| {});
+        flight.publish(&self.mvcc, live, &NoGuard, |_, _| {});
     }
 
     /// Drops the versions that no snapshot needs, as reclaiming does.
     fn trim(&self, live: &mut LiveSnapshots) {
         live.refresh(&self.mvcc.registry);
         self.entries.iter().for_each(|entry| {
-            entry.older_versions().trim(live, &Guard);
+            entry.older_versions().trim(live, &NoGuard);
         });
     }
 
     /// The commit that a plain read sees; its parts must belong together.
     fn get(&self, key: usize) -> u64 {
-        let latest = self.mvcc.latest(&self.entries[key], &Guard, || NOW).expect("the key is there from the start");
+        let latest = self.mvcc.latest(&self.entries[key], &NoGuard, || NOW).expect("the key is there from the start");
         assert_eq!(latest.word.location().get(), latest.version, "two versions mixed");
         latest.version
     }
 
     /// The commit that a read at a snapshot sees; its parts must belong together.
     fn at(&self, key: usize, seq: u64) -> u64 {
-        let found = self.mvcc.at(&self.entries[key], seq, &Guard).expect("the key is there from the start");
+        let found = self.mvcc.at(&self.entries[key], seq, &NoGuard).expect("the key is there from the start");
         assert_eq!((found.word.location().get(), found.version), (found.seq, found.seq), "two versions mixed");
         found.seq
     }

@@ -13,7 +13,7 @@ use crate::location::Location;
 use crate::range::{Entries, Range};
 use crate::range_scan::RangeScan;
 
-/// A view of a [`ConcurrentKvState`] as of one commit: everything up to it, whole, and nothing
+/// A view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit: everything up to it, whole, and nothing
 /// after it.
 ///
 /// Taking one costs the same for any number of keys, and never waits. While it lives, the versions
@@ -66,7 +66,7 @@ impl<L: Location> Snapshot<L> {
         self.entry_pinned(key, guard)?.found()
     }
 
-    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as [`ConcurrentKvState::get_hinted`]
+    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted)
     /// does, with a hint at the latest location.
     #[must_use]
     #[inline]

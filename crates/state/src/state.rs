@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_index::{Ahead, Guard, SeededHasher, pin};
+use hightower_seams::lock_order::{self, Rank};
 
 use crate::change::{Applied, Change, Versioned};
 use crate::clock::{Clock, SystemClock};
@@ -97,7 +98,8 @@ impl<L: Location> ConcurrentKvState<L> {
     /// Takes the writer's lock; waits while another thread holds it.
     #[must_use]
     pub fn writer(&self) -> StateWriter<'_, L> {
-        StateWriter::new(self.inner.writer.lock(), &self.inner)
+        let held = lock_order::take(Rank::StateWriter);
+        StateWriter::new(held, self.inner.writer.lock(), &self.inner)
     }
 
     /// Sets a key in a commit of its own, with the next seq.
@@ -243,7 +245,7 @@ impl<L: Location> ConcurrentKvState<L> {
     }
 
     /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says
-    /// whether it did. For a thread in the background; see [`Map::prepare_memory`].
+    /// whether it did. For a thread in the background; see [`Map::prepare_memory`](hightower_index::Map::prepare_memory).
     pub fn prepare_memory(&self) -> bool {
         self.inner.map.prepare_memory()
     }

@@ -12,4 +12,7 @@ pub(crate) use hightower_index::Guard;
 /// Nothing: in the models memory is reclaimed by counting.
 #[cfg(loom)]
 #[derive(Debug)]
-pub(crate) struct Guard;
+pub(crate) struct NoGuard;
+
+#[cfg(loom)]
+pub(crate) use self::NoGuard as Guard;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use hightower_index::{Guard, pin};
+use hightower_seams::lock_order::Held;
 
 use crate::change::{Applied, Change, EntryRecord, Replaced};
 use crate::commit::Commit;
@@ -47,13 +48,14 @@ const MAX_SEQ: u64 = u64::MAX - 2;
 /// ```
 pub struct StateWriter<'a, L> {
     state: MutexGuard<'a, WriterState>,
+    _held: Held,
     inner: &'a StateInner,
     location: PhantomData<fn(L) -> L>,
 }
 
 impl<'a, L: Location> StateWriter<'a, L> {
-    pub(crate) fn new(state: MutexGuard<'a, WriterState>, inner: &'a StateInner) -> Self {
-        Self { state, inner, location: PhantomData }
+    pub(crate) fn new(held: Held, state: MutexGuard<'a, WriterState>, inner: &'a StateInner) -> Self {
+        Self { state, _held: held, inner, location: PhantomData }
     }
 
     /// The outcome that a command would have now. Changes nothing.

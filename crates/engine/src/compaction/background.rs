@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hightower_compactor::{Goal, SegmentUsage};
 use hightower_log::SegmentKind;
+use hightower_seams::lock_order::Rank;
 use hightower_segment::{Purpose, Segment, SegmentError};
 
 use crate::compaction::stats::{CompactionReport, CompactionStats, RunReport, Total};
@@ -16,7 +17,7 @@ use crate::guarded::choose;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::sync::{Condvar, Mutex};
-use crate::turn::CheckedMutex;
+use crate::turn::{CheckedMutex, HasRank};
 
 /// After failures the background waits at most this long until it tries again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
@@ -35,7 +36,11 @@ const LOOK_SHARE: usize = 64;
 const WORTH_ORDERING_SHARE: u64 = 16;
 const WORTH_ORDERING_BYTES: u64 = 1 << 20;
 
-/// What only the holder of the turn touches.
+impl HasRank for Turn {
+    const RANK: Rank = Rank::Turn;
+}
+
+/// The data of the turn's holder.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     /// Segments that count no longer, and whose files are still held.

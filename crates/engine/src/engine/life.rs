@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use hightower_seams::lock_order::Rank;
+
 use crate::builder::StoreBuilder;
 use crate::checkpoint::{OpenProgress, Watch};
 use crate::commit::CommitLog;
@@ -19,7 +21,7 @@ use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle, ThreadId};
-use crate::turn::{CheckedMutex, called_from_within};
+use crate::turn::{CheckedMutex, HasRank, called_from_within};
 
 /// # Opening and closing
 ///
@@ -175,6 +177,10 @@ impl Drop for SingleNodeEngine {
         // Nobody is left to be told.
         let _closed = self.close();
     }
+}
+
+impl HasRank for Option<Result<()>> {
+    const RANK: Rank = Rank::Closing;
 }
 
 /// What begins with the store's life and ends with it.

@@ -7,9 +7,9 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use super::{Table, Tools};
+use super::{PointTable, Tools};
 use crate::arena::Arena;
-use crate::bucket::{Bucket, FULL_CLASS, FULL_SLOTS, slots_limit, slots_of_class};
+use crate::bucket::{FULL_CLASS, FULL_SLOTS, HashBucket, slots_limit, slots_of_class};
 use crate::deferred_free::Garbage;
 use crate::directory::{BlockRole, Directory, TableBlock, directory_index};
 use crate::hash::KeyHasher;
@@ -121,13 +121,13 @@ impl Shape {
     }
 }
 
-impl Table {
+impl PointTable {
     /// Puts leaves of different keys into an empty table, with `threads` threads. The writer's. All
     /// of them are there at once; if the hasher panics, none.
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`].
+    /// As for [`PointTable::insert`].
     pub(crate) unsafe fn fill<V, H: KeyHasher>(
         &self,
         runs: &[&Parted],
@@ -165,7 +165,7 @@ impl Table {
     ///
     /// # Safety
     ///
-    /// As for [`Table::insert`]; what the old buckets hold is not lost.
+    /// As for [`PointTable::insert`]; what the old buckets hold is not lost.
     unsafe fn take_over<H>(&self, new: &Self, tools: &mut Tools<'_, H>) {
         // SAFETY: only the writer retires directories.
         let old = unsafe { self.directory() };
@@ -214,7 +214,7 @@ fn fill_share<V>(runs: &[&Parted], shape: Shape, units: Range<usize>) -> Filled 
 
 fn fill_unit<V>(runs: &[&Parted], shape: Shape, unit: usize, filled: &mut Filled) {
     let count = (1 << shape.depth) / shape.units();
-    let buckets: Vec<_> = (0..count).map(|_| Bucket::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
+    let buckets: Vec<_> = (0..count).map(|_| HashBucket::alloc(&mut filled.arena, shape.class, shape.depth)).collect();
     let parts = PARTS / shape.units();
     for run in runs {
         for &hashed in run.parts[unit * parts..][..parts].iter().flat_map(FillPart::iter) {
@@ -231,5 +231,5 @@ fn fill_unit<V>(runs: &[&Parted], shape: Shape, unit: usize, filled: &mut Filled
             }
         }
     }
-    filled.buckets.extend(buckets.into_iter().map(Bucket::tagged));
+    filled.buckets.extend(buckets.into_iter().map(HashBucket::tagged));
 }

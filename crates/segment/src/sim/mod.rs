@@ -40,12 +40,14 @@ mod crash;
 mod disk;
 mod fault;
 mod files;
+mod hooks;
 mod rng;
 
 pub use crate::mapping::run_in_fork;
 pub use crash::{Choice, CrashPlan, CrashPoint, CrashState, CrashStates, ParseCrashPointError};
 pub use fault::{Fault, FaultKind};
 pub use files::SimFs;
+pub use hooks::{HookedFs, SyncHook};
 pub use rng::SeededEntropy;
 
 /// What the disk writes in one piece, in bytes.

@@ -5,15 +5,17 @@
 //! is active; in any other build none exists.
 
 /// Whether the bug of this name is active.
+#[must_use]
 #[cfg(mutants)]
-pub(crate) fn planted(name: &str) -> bool {
+pub fn planted(name: &str) -> bool {
     static ACTIVE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     ACTIVE.get_or_init(|| std::env::var("HIGHTOWER_MUTANT").ok()).as_deref() == Some(name)
 }
 
 /// Never: this build has no planted bugs.
+#[must_use]
 #[cfg(not(mutants))]
 #[inline(always)]
-pub(crate) const fn planted(_name: &str) -> bool {
+pub const fn planted(_name: &str) -> bool {
     false
 }

@@ -1,0 +1,158 @@
+//! The order in which a thread may take the locks of a store, checked in tests.
+//!
+//! Threads that take two locks in different orders can wait for each other for ever. A test rarely
+//! meets that moment, but it meets both orders easily. So each lock that is held together with
+//! others has a [`Rank`], and a thread takes locks of rising ranks only.
+//!
+//! The check runs in builds with debug assertions while the environment variable
+//! `HIGHTOWER_LOCK_ORDER` is set, as this workspace's `.cargo/config.toml` does. Elsewhere it must not
+//! run: ranks do not tell two stores apart, and a program may use one store from within another's
+//! file system.
+
+/// The locks of a store that are held together, in the order in which a thread may take them.
+///
+/// Locks without a rank are leaves: they are held for a few instructions, and no other lock is taken
+/// under them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// The outcome of closing a store.
+    Closing,
+    /// The turn of compaction, checkpoints and backups.
+    Turn,
+    /// The commit log: one commit at a time.
+    Commit,
+    /// The writer of the state.
+    StateWriter,
+    /// The creation of files under a quota.
+    Growing,
+    /// The preparation of segment files.
+    Preparing,
+    /// The sync of the log: one at a time.
+    Syncing,
+    /// The manifest.
+    Manifest,
+    /// The file that reserves disk space for the manifest.
+    ManifestReserve,
+    /// The end of the log: the active segment, and those before it that are not sealed yet.
+    Tail,
+}
+
+/// A lock that this thread holds, for as long as this lives.
+#[derive(Debug)]
+#[must_use = "the lock counts as held while this lives"]
+pub struct Held {
+    #[cfg(all(debug_assertions, not(shuttle)))]
+    rank: Rank,
+    /// It belongs to its thread.
+    thread: std::marker::PhantomData<*const ()>,
+}
+
+/// Notes that this thread is about to take the lock of this rank.
+///
+/// # Panics
+///
+/// While locks are [checked](is_checked), if the thread holds one of the same or a later rank.
+#[inline]
+pub fn take(rank: Rank) -> Held {
+    let thread = std::marker::PhantomData;
+    #[cfg(all(debug_assertions, not(shuttle)))]
+    {
+        checked::push(rank);
+        Held { rank, thread }
+    }
+    #[cfg(not(all(debug_assertions, not(shuttle))))]
+    {
+        let _unchecked = rank;
+        Held { thread }
+    }
+}
+
+/// Whether the order of locks is checked.
+#[must_use]
+pub fn is_checked() -> bool {
+    #[cfg(all(debug_assertions, not(shuttle)))]
+    let is_checked = checked::is_on();
+    #[cfg(not(all(debug_assertions, not(shuttle))))]
+    let is_checked = false;
+    is_checked
+}
+
+/// Shuttle runs the threads of a schedule on one thread of the system, so nothing is checked there.
+#[cfg(all(debug_assertions, not(shuttle)))]
+mod checked {
+    use std::cell::RefCell;
+    use std::sync::OnceLock;
+
+    use super::{Held, Rank};
+
+    thread_local! {
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn is_on() -> bool {
+        static IS_ON: OnceLock<bool> = OnceLock::new();
+        *IS_ON.get_or_init(|| std::env::var_os("HIGHTOWER_LOCK_ORDER").is_some())
+    }
+
+    #[allow(clippy::panic, reason = "builds with debug assertions alone, and only for a bug in the order of locks")]
+    pub(super) fn push(rank: Rank) {
+        if !is_on() {
+            return;
+        }
+        // A thread that is ending has no list any more, and is not checked.
+        let _ending = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            if let Some(later) = held.iter().find(|held| **held >= rank) {
+                panic!("the lock {rank:?} is taken under {later:?}, against the order of locks");
+            }
+            held.push(rank);
+        });
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let _ending = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
+                if let Some(at) = held.iter().rposition(|rank| *rank == self.rank) {
+                    held.remove(at);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(all(test, debug_assertions, not(shuttle)))]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    #[test]
+    fn ranks_must_rise() {
+        if !is_checked() {
+            return;
+        }
+        let commit = take(Rank::Commit);
+        let tail = take(Rank::Tail);
+        assert!(catch_unwind(|| drop(take(Rank::Manifest))).is_err(), "an earlier rank");
+        assert!(catch_unwind(|| drop(take(Rank::Tail))).is_err(), "the same rank");
+        drop(tail);
+        drop(take(Rank::Manifest));
+        drop(commit);
+        drop(take(Rank::Closing));
+    }
+
+    #[test]
+    fn locks_may_be_released_in_any_order_and_each_thread_has_its_own() {
+        if !is_checked() {
+            return;
+        }
+        let commit = take(Rank::Commit);
+        let growing = take(Rank::Growing);
+        drop(commit);
+        assert!(catch_unwind(|| drop(take(Rank::Turn))).is_err(), "one is still held");
+        std::thread::scope(|scope| scope.spawn(|| drop(take(Rank::Turn))).join()).unwrap();
+        drop(growing);
+        drop(take(Rank::Turn));
+    }
+}

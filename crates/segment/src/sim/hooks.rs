@@ -1,0 +1,192 @@
+//! A file system that calls a hook before each sync, for tests that delay or fail syncs.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata};
+use crate::mapping::{MapPermit, Mapping};
+
+/// Runs before the syncs of a [`HookedFs`]. Each method may wait, or fail the sync with its error.
+pub trait SyncHook: Debug + Send + Sync {
+    /// Runs before a file is synced, and before its writeback is started.
+    ///
+    /// # Errors
+    ///
+    /// Those that the sync is to fail with.
+    fn before_file(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Runs before the directory at `path` is synced.
+    ///
+    /// # Errors
+    ///
+    /// Those that the sync is to fail with.
+    fn before_dir(&self, path: &Path) -> io::Result<()> {
+        let _any = path;
+        Ok(())
+    }
+}
+
+/// A file system whose syncs call a [`SyncHook`] first. All other calls go to the inner one.
+///
+/// ```
+/// use std::io;
+/// use std::path::Path;
+/// use std::sync::Arc;
+/// use hightower_segment::Fs;
+/// use hightower_segment::sim::{HookedFs, SimFs, SyncHook};
+///
+/// #[derive(Debug)]
+/// struct NoDirs;
+///
+/// impl SyncHook for NoDirs {
+///     fn before_dir(&self, _path: &Path) -> io::Result<()> {
+///         Err(io::Error::other("directories cannot be synced"))
+///     }
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// let fs = HookedFs::new(Arc::new(SimFs::new()), Arc::new(NoDirs));
+/// fs.create_dir_all(Path::new("/db"))?;
+/// let dir = fs.open_dir(Path::new("/db"))?;
+/// dir.create_new("file")?.sync_data()?;
+/// assert!(dir.sync().is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct HookedFs {
+    inner: Arc<dyn Fs>,
+    hook: Arc<dyn SyncHook>,
+}
+
+#[derive(Debug)]
+struct HookedDir {
+    inner: Arc<dyn Dir>,
+    hook: Arc<dyn SyncHook>,
+}
+
+#[derive(Debug)]
+struct HookedFile {
+    inner: Arc<dyn File>,
+    hook: Arc<dyn SyncHook>,
+}
+
+impl HookedFs {
+    /// A file system over `inner` whose syncs call `hook`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Fs>, hook: Arc<dyn SyncHook>) -> Self {
+        Self { inner, hook }
+    }
+}
+
+impl HookedDir {
+    fn hooked(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(HookedFile { inner: file, hook: Arc::clone(&self.hook) })
+    }
+}
+
+impl Fs for HookedFs {
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(HookedDir { inner: self.inner.open_dir(path)?, hook: Arc::clone(&self.hook) }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(path)
+    }
+}
+
+impl Dir for HookedDir {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.create_new(name).map(|file| self.hooked(file))
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name, access).map(|file| self.hooked(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.inner.remove_file(name)
+    }
+
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        self.inner.hard_link(name, target, link)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        self.inner.metadata(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.hook.before_dir(self.inner.path())?;
+        self.inner.sync()
+    }
+
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        self.inner.try_lock(kind)
+    }
+
+    fn is_locked_by_this_process(&self) -> bool {
+        self.inner.is_locked_by_this_process()
+    }
+
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        self.inner.preallocation_is_promise()
+    }
+}
+
+impl File for HookedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.inner.write_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.hook.before_file()?;
+        self.inner.sync_data()
+    }
+
+    fn start_writing(&self, offset: u64, len_bytes: u64) {
+        if self.hook.before_file().is_ok() {
+            self.inner.start_writing(offset, len_bytes);
+        }
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        self.inner.metadata()
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.set_len(len_bytes)
+    }
+
+    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.allocate(len_bytes)
+    }
+
+    fn release_behind(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.release_behind(len_bytes)
+    }
+
+    fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping> {
+        self.inner.map(len_bytes, access, permit)
+    }
+}
