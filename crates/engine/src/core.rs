@@ -1,10 +1,11 @@
 //! The open store: what all of its handles, snapshots and threads share.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, pin};
-use hightower_seams::lock_order::{self, Held, Rank};
+use hightower_seams::lock_order::{self, HeldRank, Rank};
 use hightower_segment::{ForkGuard, Lock, SegmentError, SegmentStore, Stamp};
 use hightower_state::{ConcurrentKvState, StateStats};
 
@@ -101,7 +102,7 @@ pub(crate) struct LastNumbers {
 #[derive(Debug)]
 pub(crate) struct CommitGuard<'a> {
     log: MappedMutexGuard<'a, CommitLog>,
-    _held: Held,
+    _held: HeldRank,
 }
 
 impl Deref for CommitGuard<'_> {

@@ -5,7 +5,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use hightower_seams::lock_order::{self, Held, Rank};
+use hightower_seams::lock_order::{self, HeldRank, Rank};
 
 use crate::error::{Error, Result};
 use crate::mutants::planted;
@@ -60,7 +60,7 @@ pub(crate) fn called_from_within() -> Error {
 pub(crate) struct CheckedGuard<'a, T> {
     holder: &'a Mutex<Option<ThreadId>>,
     content: MutexGuard<'a, T>,
-    _held: Held,
+    _held: HeldRank,
 }
 
 impl<T> Deref for CheckedGuard<'_, T> {

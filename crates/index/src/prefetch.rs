@@ -1,7 +1,7 @@
 //! Asking the processor for memory before it is needed.
 
-/// Prefetches the cache line at `address`. Never faults; does nothing where the target has no stable
-/// way to ask.
+/// Prefetches the cache line at `address`. Never faults; does nothing where the target has no
+/// stable way to ask.
 #[inline(always)]
 pub(crate) fn prefetch_line(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -20,8 +20,8 @@ pub(crate) fn prefetch_line(address: *const u8) {
     let _ = address;
 }
 
-/// Prefetches the first three cache lines of `bytes`, without waiting for them; the processor itself
-/// notices longer reads.
+/// Prefetches the first three cache lines of `bytes`, without waiting for them; the processor
+/// itself notices longer reads.
 ///
 /// For layers above that know what they will read next. Never faults, reads nothing, and does
 /// nothing where the target has no stable way to ask (today: other than x86_64 and aarch64).

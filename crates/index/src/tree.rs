@@ -2,7 +2,8 @@
 //!
 //! Every change that readers can see is one atomic store: of a child's place in its node, or of the
 //! place that leads to a node that was built anew. So a reader finds the tree before or after,
-//! never between. What a store unlinks goes to the deferred frees. All loops descend; nothing recurses.
+//! never between. What a store unlinks goes to the deferred frees. All loops descend; nothing
+//! recurses.
 //!
 //! Invariant: every leaf in the tree is in the table too, for any hasher; so a leaf that the table
 //! has dropped is freed once no reader sees it. The branch bytes on the way to a leaf do not say

@@ -5,14 +5,14 @@
 //! others has a [`Rank`], and a thread takes locks of rising ranks only.
 //!
 //! The check runs in builds with debug assertions while the environment variable
-//! `HIGHTOWER_LOCK_ORDER` is set, as this workspace's `.cargo/config.toml` does. Elsewhere it must not
-//! run: ranks do not tell two stores apart, and a program may use one store from within another's
-//! file system.
+//! `HIGHTOWER_LOCK_ORDER` is set, as this workspace's `.cargo/config.toml` does. Elsewhere it must
+//! not run: ranks do not tell two stores apart, and a program may use one store from within
+//! another's file system.
 
 /// The locks of a store that are held together, in the order in which a thread may take them.
 ///
-/// Locks without a rank are leaves: they are held for a few instructions, and no other lock is taken
-/// under them.
+/// Locks without a rank are leaves: they are held for a few instructions, and no other lock is
+/// taken under them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// The outcome of closing a store.
@@ -31,8 +31,6 @@ pub enum Rank {
     Syncing,
     /// The manifest.
     Manifest,
-    /// The file that reserves disk space for the manifest.
-    ManifestReserve,
     /// The end of the log: the active segment, and those before it that are not sealed yet.
     Tail,
 }
@@ -40,7 +38,7 @@ pub enum Rank {
 /// A lock that this thread holds, for as long as this lives.
 #[derive(Debug)]
 #[must_use = "the lock counts as held while this lives"]
-pub struct Held {
+pub struct HeldRank {
     #[cfg(all(debug_assertions, not(shuttle)))]
     rank: Rank,
     /// It belongs to its thread.
@@ -53,17 +51,17 @@ pub struct Held {
 ///
 /// While locks are [checked](is_checked), if the thread holds one of the same or a later rank.
 #[inline]
-pub fn take(rank: Rank) -> Held {
+pub fn take(rank: Rank) -> HeldRank {
     let thread = std::marker::PhantomData;
     #[cfg(all(debug_assertions, not(shuttle)))]
     {
         checked::push(rank);
-        Held { rank, thread }
+        HeldRank { rank, thread }
     }
     #[cfg(not(all(debug_assertions, not(shuttle))))]
     {
         let _unchecked = rank;
-        Held { thread }
+        HeldRank { thread }
     }
 }
 
@@ -83,7 +81,7 @@ mod checked {
     use std::cell::RefCell;
     use std::sync::OnceLock;
 
-    use super::{Held, Rank};
+    use super::{HeldRank, Rank};
 
     thread_local! {
         static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
@@ -109,7 +107,7 @@ mod checked {
         });
     }
 
-    impl Drop for Held {
+    impl Drop for HeldRank {
         fn drop(&mut self) {
             let _ending = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();

@@ -8,11 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hightower_seams::lock_order::Rank;
-
 use crate::error::{SegmentError, is_full};
 use crate::fs::{Access, File, remove_if_there, retry_interrupted};
-use crate::lock::RankedMutex;
+use crate::lock::Mutex;
 use crate::mutants::planted;
 use crate::names::spare_name;
 use crate::shared::Shared;
@@ -23,17 +21,11 @@ const BLOCK_LEN_BYTES: u64 = 4096;
 const GROWTH_BYTES: u64 = 16 * 56;
 
 /// What is known of the file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct KeptRoom {
-    file: RankedMutex<Option<KeptFile>>,
+    file: Mutex<Option<KeptFile>>,
     /// Whether it is there, and long enough.
     is_enough: AtomicBool,
-}
-
-impl Default for KeptRoom {
-    fn default() -> Self {
-        Self { file: RankedMutex::new(Rank::ManifestReserve, None), is_enough: AtomicBool::new(false) }
-    }
 }
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use hightower_seams::lock_order::{self, Held, Rank};
+use hightower_seams::lock_order::{self, HeldRank, Rank};
 use parking_lot::MutexGuard;
 
 #[cfg(not(shuttle))]
@@ -64,7 +64,7 @@ pub(crate) struct RankedMutex<T> {
 #[derive(Debug)]
 pub(crate) struct RankedGuard<'a, T> {
     content: MutexGuard<'a, T>,
-    _held: Held,
+    _held: HeldRank,
 }
 
 impl<T> RankedMutex<T> {

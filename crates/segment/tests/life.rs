@@ -15,14 +15,16 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{DIR, Open, STAMP, Step, World, options, put};
-use hightower_segment::sim::{CrashPlan, Fault, FaultKind, HookedFs, SimFs, SyncHook};
+use common::{DIR, Open, Step, World, command, encode_commit, options};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{
-    AppendMode, Appender, CompactedWriter, Edit, Fs, MANIFEST, Manifest, Pages, Purpose, RealFs, Released,
-    SegmentEntry, SegmentError, SegmentState, SegmentStore, StoreOptions, segment_name,
+    Access, AppendMode, Appender, CompactedWriter, Dir, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest, Metadata,
+    Pages, Purpose, RealFs, Released, Segment, SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp,
+    StoreOptions, segment_name,
 };
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
+const STAMP: Stamp = Stamp { max_version: 1_000, timestamp: 1_700_000_000_000 };
 
 fn world(mode: AppendMode) -> World {
     World::new(SimFs::new(), options(mode, 1024, 1))
@@ -391,13 +393,59 @@ fn a_trim_that_fails_loses_nothing() {
     world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 }).unwrap();
 }
 
-/// The syncs of all directories but the store's own fail with this error.
+/// A file system whose directories, but for the store's own, answer a sync with an error.
 #[derive(Debug)]
-struct NoSyncAbove(i32);
+struct NoSyncAbove(SimFs, i32);
 
-impl SyncHook for NoSyncAbove {
-    fn before_dir(&self, path: &Path) -> io::Result<()> {
-        if path == Path::new(DIR) { Ok(()) } else { Err(io::Error::from_raw_os_error(self.0)) }
+#[derive(Debug)]
+struct NoSync(Arc<dyn Dir>, i32);
+
+impl Fs for NoSyncAbove {
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        let dir = self.0.open_dir(path)?;
+        if path == Path::new(DIR) { Ok(dir) } else { Ok(Arc::new(NoSync(dir, self.1))) }
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir_all(path)
+    }
+}
+
+impl Dir for NoSync {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.0.create_new(name)
+    }
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        self.0.open(name, access)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.0.remove_file(name)
+    }
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        self.0.hard_link(name, target, link)
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        self.0.metadata(name)
+    }
+    fn sync(&self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(self.1))
+    }
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        self.0.try_lock(kind)
+    }
+    fn is_locked_by_this_process(&self) -> bool {
+        self.0.is_locked_by_this_process()
+    }
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        self.0.preallocation_is_promise()
     }
 }
 
@@ -409,7 +457,7 @@ fn directories_above_that_sync_nothing() {
     for (error, is_made) in
         [(not_permitted, true), (invalid, true), (read_only, true), (unsupported, true), (broken, false)]
     {
-        let fs = Arc::new(HookedFs::new(Arc::new(SimFs::new()), Arc::new(NoSyncAbove(error))));
+        let fs = Arc::new(NoSyncAbove(SimFs::new(), error));
         let made = SegmentStore::open(fs, Path::new(DIR), options(AppendMode::Mapped, 1024, 1));
         assert_eq!(made.is_ok(), is_made, "error {error}: {:?}", made.err());
     }
@@ -509,4 +557,112 @@ fn sealed_segments_hold_no_file_open() {
 fn open_files(dir: &Path) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
     open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir))).count()
+}
+
+fn put(appender: &mut Appender, version: u64) {
+    put_value(appender, version, 90);
+}
+
+fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
+    let command = command(version, value_len);
+    appender.make_room(value_len + 110, Purpose::Grow, STAMP).unwrap();
+    let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
+    let appended = appender.append(&[&bytes], 1).unwrap();
+    let segment: &Segment = appender.segment();
+    assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
+}
+
+/// One thread appends and rolls, others sync and read: whatever was synced before is durable, and reads are whole.
+#[test]
+fn readers_and_syncs_beside_the_appender() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_len_bytes: 32 << 10, ..StoreOptions::default() };
+    let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let newest = std::sync::Mutex::new(Arc::clone(appender.segment()));
+    let busy = || !done.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while busy() {
+                store.start_writing();
+                store.sync_point().sync().unwrap();
+                store.sync_predecessors().unwrap();
+                store.prepare_next(STAMP).unwrap();
+                store.prefault_ahead(8 << 10, Pages::Huge).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while busy() {
+                let segment = Arc::clone(&newest.lock().unwrap());
+                segment.entries().for_each(|entry| assert!(entry.is_ok()));
+            }
+        });
+        for version in 1..20_000 {
+            put(&mut appender, version);
+            if version % 64 == 0 {
+                *newest.lock().unwrap() = Arc::clone(appender.segment());
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    appender.close(STAMP).unwrap();
+    assert!(!store.has_predecessors());
+}
+
+/// Long records go by system calls, unless their pages are there; short ones never do.
+#[test]
+#[cfg_attr(miri, ignore = "maps files")]
+fn long_records_are_written_where_pages_were_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_len_bytes: 8 << 20, appends: AppendMode::Mapped, ..StoreOptions::default() };
+    let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    let written = || store.progress().unwrap().written_bytes;
+    put_value(&mut appender, 1, 1000);
+    assert_eq!(written(), 0);
+    put_value(&mut appender, 2, 100 << 10);
+    let long = written();
+    assert!((100 << 10..101 << 10).contains(&long), "{long}");
+    put_value(&mut appender, 3, 1000);
+    assert_eq!(written(), long);
+    // Where the system can touch pages at all.
+    if store.prefault_ahead(1 << 20, Pages::Small).unwrap() > 0 {
+        put_value(&mut appender, 4, 100 << 10);
+        assert_eq!(written(), long);
+    }
+}
+
+/// Pages are a matter of speed: whatever ones are asked for, and whenever that changes, the file holds what was appended.
+#[test]
+#[cfg_attr(miri, ignore = "maps files")]
+fn pages_of_any_size_hold_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_len_bytes: 9 << 20, ..StoreOptions::default() };
+    let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options.clone()).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    for version in 1..=250 {
+        let pages = [Pages::Small, Pages::Huge, Pages::Mixed][(version / 30 % 3) as usize];
+        store.prefault_ahead(3 << 20, pages).unwrap();
+        put_value(&mut appender, version, 100 << 10);
+        if version % 60 == 0 {
+            store.sync_point().sync().unwrap();
+        }
+        store.prepare_next(STAMP).unwrap();
+    }
+    let progress = store.progress().unwrap();
+    assert_eq!((progress.segment, progress.len_bytes), store.end().unwrap());
+    assert!(progress.durable_bytes < progress.len_bytes, "the last sync was ten commits ago");
+    store.sync_point().sync().unwrap();
+    assert_eq!(store.progress().unwrap().durable_bytes, progress.len_bytes);
+    store.sync_predecessors().unwrap();
+    drop((appender, store));
+
+    let (_store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
+    let mut version = 0;
+    for entry in recovery.segments().iter().flat_map(|segment| segment.entries()) {
+        version += 1;
+        assert_eq!(entry.unwrap().command, command(version, 100 << 10).borrow());
+    }
+    assert_eq!(version, 250);
 }

@@ -126,7 +126,8 @@ impl IndexEntry {
         &self.older_versions
     }
 
-    /// Points this key's versions that lie at `old` to `new` instead; returns whether there was one.
+    /// Points this key's versions that lie at `old` to `new` instead; returns whether there was
+    /// one.
     pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
         let word = Word::from_raw(self.word.load(Ordering::Relaxed));
         let is_there = word.location() == old || planted("install_without_comparing");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use hightower_index::{Guard, pin};
-use hightower_seams::lock_order::Held;
+use hightower_seams::lock_order::HeldRank;
 
 use crate::change::{Applied, Change, EntryRecord, Replaced};
 use crate::commit::Commit;
@@ -48,13 +48,13 @@ const MAX_SEQ: u64 = u64::MAX - 2;
 /// ```
 pub struct StateWriter<'a, L> {
     state: MutexGuard<'a, WriterState>,
-    _held: Held,
+    _held: HeldRank,
     inner: &'a StateInner,
     location: PhantomData<fn(L) -> L>,
 }
 
 impl<'a, L: Location> StateWriter<'a, L> {
-    pub(crate) fn new(held: Held, state: MutexGuard<'a, WriterState>, inner: &'a StateInner) -> Self {
+    pub(crate) fn new(held: HeldRank, state: MutexGuard<'a, WriterState>, inner: &'a StateInner) -> Self {
         Self { state, _held: held, inner, location: PhantomData }
     }
 

@@ -4,7 +4,7 @@
 //! goes without a prepared segment; then a write that needs a new one is refused, while deletes and compaction, which free space in the end, may
 //! go beyond by a segment. Between the question whether there is room and the file that takes it nobody else may ask: both are done under one lock.
 
-use hightower_seams::lock_order::{self, Held, Rank};
+use hightower_seams::lock_order::{self, HeldRank, Rank};
 use hightower_segment::SegmentStore;
 
 use crate::commit::Demand;
@@ -38,7 +38,7 @@ impl Core {
     }
 
     /// Keeps others from making files that count against the quota, until the guard goes. Nothing in a store without one.
-    pub(crate) fn growing(&self) -> Option<(Held, MutexGuard<'_, ()>)> {
+    pub(crate) fn growing(&self) -> Option<(HeldRank, MutexGuard<'_, ()>)> {
         let has_quota = self.config.max_disk_bytes.is_some() && !planted("quota_not_locked");
         has_quota.then(|| (lock_order::take(Rank::Growing), self.growing.lock()))
     }

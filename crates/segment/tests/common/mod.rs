@@ -14,7 +14,6 @@ use hightower_segment::{
     StoreOptions,
 };
 
-pub const STAMP: Stamp = Stamp { max_version: 1_000, timestamp: 1_700_000_000_000 };
 pub const DIR: &str = "/data/store";
 const EXTRA_KEY: &[u8] = b"extra";
 
@@ -386,19 +385,4 @@ pub fn workload(seed: u64, steps: usize) -> Vec<Step> {
             _ => Step::Kill,
         })
         .collect()
-}
-
-/// Appends a set of 90 bytes.
-pub fn put(appender: &mut Appender, version: u64) {
-    put_value(appender, version, 90);
-}
-
-/// Appends a set, and reads it back.
-pub fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
-    let command = command(version, value_len);
-    appender.make_room(value_len + 110, Purpose::Grow, STAMP).unwrap();
-    let bytes = encode_commit(appender, std::slice::from_ref(&command)).unwrap();
-    let appended = appender.append(&[&bytes], 1).unwrap();
-    let segment: &Segment = appender.segment();
-    assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
 }
