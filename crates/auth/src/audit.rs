@@ -16,7 +16,7 @@ use std::str::FromStr;
 use crate::codec::{Reader, Writer};
 use crate::crypto::MacKey;
 use crate::error::{Error, Result};
-use crate::id::{ApiKeyId, UserId};
+use crate::id::{ApiKeyId, NOBODY, UserId};
 use crate::seam::Timestamp;
 
 /// A hash in the chain.
@@ -212,7 +212,17 @@ impl AuditEntry {
         let user_id = if reader.flag()? { Some(UserId::from_bytes(reader.array()?)) } else { None };
         let source = if reader.flag()? { Some(reader.text()?.to_owned()) } else { None };
         reader.end()?;
-        Ok((Self { seq, at_ms, actor, action, target, user_id, source, outcome, suppressed }, previous))
+        let entry = Self { seq, at_ms, actor, action, target, user_id, source, outcome, suppressed };
+        Ok((entry.shown(), previous))
+    }
+
+    /// As it is shown: an entry about nobody's account is stored like one about a user's, with the
+    /// same length, and is shown as one about an unknown user.
+    pub(crate) fn shown(mut self) -> Self {
+        if self.user_id.take_if(|id| *id.as_bytes() == NOBODY).is_some() {
+            self.target = "unknown user".into();
+        }
+        self
     }
 }
 

@@ -72,6 +72,13 @@ impl Writer {
     pub(crate) fn finish(self) -> Vec<u8> {
         self.bytes
     }
+
+    /// The bytes, with zeros behind them up to a multiple of `unit_bytes`: the length then tells
+    /// little, and neither does the time that a MAC over it takes.
+    pub(crate) fn finish_padded(mut self, unit_bytes: usize) -> Vec<u8> {
+        self.bytes.resize(self.bytes.len().next_multiple_of(unit_bytes), 0);
+        self.bytes
+    }
 }
 
 /// Reads fields in the order they were written; anything missing is an error.
@@ -150,6 +157,14 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.bytes)
+    }
+
+    /// Only padding may be left.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if a byte that is left is not 0.
+    pub(crate) fn end_padded(&self) -> Result<()> {
+        if self.bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(MALFORMED) }
     }
 
     /// The end must have been reached.

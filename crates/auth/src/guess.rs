@@ -331,29 +331,46 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         Self { state: Mutex::new(LimiterState { all: Bucket::full(RATE_OF_ALL, now_ms), each: HashMap::new() }) }
     }
 
-    /// `Some(how many of this key were suppressed since its last passage)` if one may pass now.
+    /// `Some(events of this key that were suppressed since its last passage)` if one may pass now.
     pub(crate) fn pass(&self, key: K, now_ms: Timestamp) -> Option<u32> {
+        self.pass_all(&[key], now_ms)
+    }
+
+    /// As [`Limiter::pass`], for an event that must be within the limit of each of these keys.
+    pub(crate) fn pass_all(&self, keys: &[K], now_ms: Timestamp) -> Option<u32> {
         let mut state = self.state.lock();
         let LimiterState { all, each } = &mut *state;
-        if each.len() >= MAX_LIMITED_KEYS && !each.contains_key(&key) {
-            // The quietest of a few makes room.
-            let sample = each.iter().take(EVICTION_SAMPLE);
-            let quietest = sample.min_by_key(|(_, bucket)| (bucket.suppressed, -bucket.saved_ms));
-            let quietest = quietest.map(|(key, _)| key.clone());
-            quietest.and_then(|key| each.remove(&key));
-        }
-        let one = each.entry(key).or_insert_with(|| Bucket::full(RATE_OF_ONE, now_ms));
-        one.refill(RATE_OF_ONE, now_ms);
         all.refill(RATE_OF_ALL, now_ms);
-        if all.saved_ms < RATE_OF_ALL.ms_per_passage
-            || (one.saved_ms < RATE_OF_ONE.ms_per_passage && !planted("auth_one_limit_for_all"))
-        {
-            one.suppressed = one.suppressed.saturating_add(1);
+        let mut exhausted = keys.first().filter(|_| all.saved_ms < RATE_OF_ALL.ms_per_passage);
+        for key in keys {
+            if each.len() >= MAX_LIMITED_KEYS && !each.contains_key(key) {
+                // The quietest of a few makes room.
+                let sample = each.iter().take(EVICTION_SAMPLE);
+                let quietest = sample.min_by_key(|(_, bucket)| (bucket.suppressed, -bucket.saved_ms));
+                let quietest = quietest.map(|(key, _)| key.clone());
+                quietest.and_then(|key| each.remove(&key));
+            }
+            let one = each.entry(key.clone()).or_insert_with(|| Bucket::full(RATE_OF_ONE, now_ms));
+            one.refill(RATE_OF_ONE, now_ms);
+            if one.saved_ms < RATE_OF_ONE.ms_per_passage && !planted("auth_one_limit_for_all") {
+                exhausted = exhausted.or(Some(key));
+            }
+        }
+        if let Some(key) = exhausted {
+            if let Some(one) = each.get_mut(key) {
+                one.suppressed = one.suppressed.saturating_add(1);
+            }
             return None;
         }
         all.saved_ms -= RATE_OF_ALL.ms_per_passage;
-        one.saved_ms -= RATE_OF_ONE.ms_per_passage;
-        Some(std::mem::take(&mut one.suppressed))
+        let mut suppressed = 0_u32;
+        for key in keys {
+            if let Some(one) = each.get_mut(key) {
+                one.saved_ms -= RATE_OF_ONE.ms_per_passage;
+                suppressed = suppressed.saturating_add(std::mem::take(&mut one.suppressed));
+            }
+        }
+        Some(suppressed)
     }
 }
 

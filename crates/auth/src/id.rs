@@ -10,6 +10,10 @@ use crate::hex;
 /// Length of an identifier, in bytes.
 pub(crate) const ID_LEN_BYTES: usize = 16;
 
+/// The id of a user that always exists and can never log in: logins and entries of the audit trail
+/// have it where there is no user, so that both cases do the same work.
+pub(crate) const NOBODY: [u8; ID_LEN_BYTES] = [0; ID_LEN_BYTES];
+
 const PREFIX_LEN_BYTES: usize = 4;
 const TEXT_LEN_BYTES: usize = PREFIX_LEN_BYTES + 2 * ID_LEN_BYTES;
 

@@ -5,7 +5,7 @@
 //! | `meta` | store id, wrapped root keys |
 //! | `gen` | rewritten whenever anybody's access changes |
 //! | `u/` user id | user |
-//! | `n/` normal username | the user id |
+//! | `n/` keyed tag of the normal username, 32 bytes | the user id; the last one is nobody's |
 //! | `k/` key id | API key |
 //! | `K/` user id, key id | index of a user's API keys |
 //! | `s/` session token hash | session |
@@ -22,6 +22,7 @@
 //! | `x/` skeleton | ids of the users whose names look like this |
 //! | `m/` `u` or `k`, id | encrypted metadata of a user or an API key, apart from what each login reads |
 
+use crate::crypto::TAG_LEN_BYTES;
 use crate::id::ID_LEN_BYTES;
 use crate::permission::KeyRange;
 
@@ -32,6 +33,7 @@ pub(crate) const META: &[u8] = b"\0auth/meta";
 pub(crate) const GENERATION: &[u8] = b"\0auth/gen";
 pub(crate) const ROLE_DELETIONS: &[u8] = b"\0auth/deleted";
 pub(crate) const AUDIT_HEAD: &[u8] = b"\0auth/head";
+pub(crate) const NAMES: &[u8] = b"\0auth/n/";
 pub(crate) const USERS: &[u8] = b"\0auth/u/";
 pub(crate) const ROLES: &[u8] = b"\0auth/r/";
 pub(crate) const AUDIT: &[u8] = b"\0auth/a/";
@@ -56,6 +58,14 @@ pub fn reserved_keys() -> KeyRange {
     KeyRange::prefix(RESERVED_PREFIX)
 }
 
+/// A keyed tag of a normal username.
+pub(crate) type NameTag = [u8; TAG_LEN_BYTES];
+
+/// Sorts before every name.
+pub(crate) const FIRST_NAME: NameTag = [0; TAG_LEN_BYTES];
+/// Sorts behind every name: the entry of nobody.
+pub(crate) const LAST_NAME: NameTag = [0xff; TAG_LEN_BYTES];
+
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
@@ -64,8 +74,10 @@ pub(crate) fn user(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
     join(&[USERS, id])
 }
 
-pub(crate) fn name(normal: &str) -> Vec<u8> {
-    join(&[RESERVED_PREFIX, b"n/", normal.as_bytes()])
+/// Tags of names are pseudorandom, so the record at or after an unknown name's tag is the record of
+/// a user that nobody can predict: see `AuthService::user_or_other`.
+pub(crate) fn name(tag: &NameTag) -> Vec<u8> {
+    join(&[NAMES, tag])
 }
 
 pub(crate) fn look_alikes(skeleton: &str) -> Vec<u8> {

@@ -22,6 +22,10 @@ pub const MAX_LABEL_LEN_BYTES: usize = 256;
 /// How many sources of a user's successful logins are remembered.
 pub(crate) const MAX_TRUSTED_SOURCES: usize = 8;
 
+/// User records are padded to a multiple of this many bytes. Nearly all users have records of one
+/// length, so a login takes as long for each of them.
+const USER_UNIT_BYTES: usize = 256;
+
 /// A 128-bit keyed tag of a name or a source.
 pub(crate) type SourceTag = [u8; 16];
 
@@ -74,7 +78,7 @@ impl StoredUser {
         encode_names(&user.roles, &mut writer)?;
         writer.bytes(&self.trusted.concat())?;
         writer.u8(user.has_metadata.into());
-        Ok(writer.finish())
+        Ok(writer.finish_padded(USER_UNIT_BYTES))
     }
 
     pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
@@ -87,7 +91,7 @@ impl StoredUser {
         let roles = decode_names(&mut reader)?;
         let trusted = reader.bytes()?.as_chunks().0.to_vec();
         let has_metadata = reader.flag()?;
-        reader.end()?;
+        reader.end_padded()?;
         let user_id = UserId::from_bytes(id);
         let public = UserRecord {
             user_id,

@@ -36,9 +36,13 @@ fn mean_and_variance(samples: &[f64]) -> (f64, f64) {
 
 fn compare(auth: &Service, one: &str, other: &str, pairs: usize) {
     let mut samples = [Vec::new(), Vec::new()];
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for n in 0..pairs + pairs / 10 {
-        // Alternate which comes first, so that neither always follows the other.
-        let order = if n % 2 == 0 { [0, 1] } else { [1, 0] };
+        // A random one comes first, so that neither always follows the other, nor in a rhythm.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let order = if random >> 63 == 0 { [0, 1] } else { [1, 0] };
         for which in order {
             let seconds = time(auth, [one, other][which]);
             if n >= pairs / 10 {

@@ -10,7 +10,7 @@ use crate::audit::{AuditAction, AuditEntry, AuditHash, AuditOutcome, Head, chain
 use crate::codec::Reader;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
-use crate::id::UserId;
+use crate::id::{NOBODY, UserId};
 use crate::layout;
 use crate::mutants::planted;
 use crate::record::{ApiKeyRecord, RoleRecord, StoredApiKey, StoredSession, StoredUser};
@@ -224,7 +224,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             next.last = chain_hash(&keys.audit, &body);
             next.next_seq += 1;
-            entries.push(entry);
+            entries.push(entry.shown());
         }
         batch.require(layout::AUDIT_HEAD, Expect::Version(head.version));
         batch.put(layout::AUDIT_HEAD, keys.sealer.seal(layout::AUDIT_HEAD, &next.encode()));
@@ -256,7 +256,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// The user of this id, which must exist.
     pub(super) fn user_by_id(&self, user_id: &str) -> Result<Loaded<StoredUser>> {
         let unknown = Error::NotFound("no user has this id");
-        let Some(id) = UserId::parse(user_id).filter(|id| *id.as_bytes() != super::store_keys::NOBODY) else {
+        let Some(id) = UserId::parse(user_id).filter(|id| *id.as_bytes() != NOBODY) else {
             return Err(unknown);
         };
         self.load_user(id.as_bytes())?.ok_or(unknown)
@@ -264,7 +264,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// The id that the name index has, with the version of the index entry.
     pub(super) fn load_name(&self, normal: &str) -> Result<Option<Loaded<[u8; 16]>>> {
-        self.load(&layout::name(normal), |mut reader| {
+        self.load(&self.keys()?.name_key(normal), |mut reader| {
             let id = reader.array()?;
             reader.end()?;
             Ok(id)

@@ -1,24 +1,31 @@
 //! Checking, changing and resetting passwords, and logging in.
 //!
-//! Every check does the same work whether the user exists, is disabled, is held up by a delay or
-//! gives a wrong password: two index look-ups, one user record, one password hash.
+//! A check does the same work whether the user exists, is disabled, is delayed or gives a wrong
+//! password. A name is looked up by a keyed tag, as the first entry of the index at or after it. For
+//! an unknown name that is the entry of another user, whom nobody can predict, and the check goes on
+//! with that user's record and password hash. So the times of unknown names are the times of users,
+//! also of users with old hash parameters or long records. An attempt at an unknown name is charged
+//! to the name, and never accepted.
 
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+use subtle::ConstantTimeEq;
 
 use super::AuthService;
 use super::change::{Change, Loaded, Step};
-use super::store_keys::NOBODY;
 use crate::audit::AuditAction;
 use crate::codec::{Reader, Writer};
 use crate::crypto::{EnvelopeEncryptor, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
 use crate::factor::{Factor, FactorUse};
 use crate::guess::{Charge, Counter, slot};
+use crate::id::{NOBODY, UserId};
 use crate::layout;
 use crate::mutants::planted;
 use crate::password::Prepared;
+use crate::permission::prefix_end;
 use crate::record::{MAX_TRUSTED_SOURCES, SessionRecord, SourceTag, StoredUser, UserRecord, check_label};
 use crate::single_use::TokenPurpose;
 use crate::token::Token;
@@ -238,20 +245,22 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         };
         // A name that no user can have is looked up as nobody's, so that it takes as long.
         let name = normal_form(username).ok();
-        let (user, known) = self.user_or_nobody(name.as_ref())?;
+        let (user, name_tag) = self.user_or_other(name.as_ref())?;
+        let known = name_tag.is_none();
         let decoy = &self.process_keys()?.decoy;
         let source = self.source_tag()?;
-        let charges = self.charges(name.as_ref(), known, &user, source)?;
+        let charges = self.charges(&user, name_tag, source)?;
         let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
         let open = known && !user.public.disabled && wait_ms == 0;
-        let hash = if open { &user.password_hash } else { decoy };
+        let is_nobody = *user.public.user_id.as_bytes() == NOBODY;
+        let hash = if is_nobody { decoy } else { &user.password_hash };
         let (right, action) = match self.shared.hasher.verify_secret(password.as_bytes(), hash) {
             Ok(right) => (right && open, AuditAction::PasswordVerified),
-            // An answer of its own would tell that there is such a user.
-            Err(Error::Crypto(_)) if open => {
-                self.shared.counts.uncheckable.fetch_add(1, Ordering::Relaxed);
-                let _as_long = self.shared.hasher.verify_secret(password.as_bytes(), decoy)?;
-                (false, AuditAction::PasswordUncheckable)
+            // An error as the answer would reveal that the user exists.
+            Err(Error::Crypto(_)) => {
+                let _same_time = self.shared.hasher.verify_secret(password.as_bytes(), decoy)?;
+                self.shared.counts.uncheckable.fetch_add(open.into(), Ordering::Relaxed);
+                (false, if open { AuditAction::PasswordUncheckable } else { AuditAction::PasswordVerified })
             }
             Err(error) => return Err(error),
         };
@@ -259,32 +268,48 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.shared.guesses.refund(&charges);
             return Ok(Checked::Accepted(Box::new(Accepted { user, password, source })));
         }
-        let target = if known { user.public.user_id.as_str() } else { "unknown user" };
+        // The trail shows nobody's id as an unknown user.
+        let target = UserId::from_bytes(if known { *user.public.user_id.as_bytes() } else { NOBODY });
+        // Limits per account and per source: noise from one source does not hide other refusals.
+        let account = charges.last().map(|charge| charge.tag);
+        let limits = |action| account.into_iter().chain(source).map(|tag| (action, tag)).collect::<Vec<_>>();
         if wait_ms > 0 {
-            self.audit_refusal(AuditAction::LoginDelayed, target, target);
+            self.audit_limited(&limits(AuditAction::LoginDelayed), AuditAction::LoginDelayed, &target);
             return Ok(Checked::Delayed(wait_ms));
         }
         self.persist_counters(&charges)?;
-        self.audit_refusal(action, target, target);
+        self.audit_limited(&limits(action), action, &target);
         Ok(Checked::Refused)
     }
 
-    /// The user of this name, or the one that stands for nobody; the same work either way.
-    fn user_or_nobody(&self, name: Option<&NormalUsername>) -> Result<(StoredUser, bool)> {
-        let named = self.shared.engine.get(layout::name(name.map_or("?", NormalUsername::as_str)))?;
-        let nobody = self.shared.engine.get(layout::name(""))?;
-        let (text, bytes, known) = match (named, nobody) {
-            (Some(bytes), _) => (name.map_or("", NormalUsername::as_str), bytes, true),
-            (None, Some(bytes)) => ("", bytes, false),
-            (None, None) => return Err(Error::Crypto("a record that always exists is missing")),
+    /// The user of this name and `None`; or, with the same work, another user and the tag of the
+    /// unknown name. Nobody can predict which user: the order of names is the order of their tags.
+    fn user_or_other(&self, name: Option<&NormalUsername>) -> Result<(StoredUser, Option<SourceTag>)> {
+        const MISSING: Error = Error::Crypto("a record that always exists is missing");
+        let tag = self.keys()?.names.tag(&[name.map_or("", NormalUsername::as_str).as_bytes()]);
+        let key = layout::name(&tag);
+        let end = prefix_end(layout::NAMES);
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = |from: &[u8]| -> Result<_> {
+            self.shared.engine.scan(Bound::Included(from), end, 1)?.into_iter().next().ok_or(MISSING)
         };
-        let id = self.with_keys(|keys| keys.sealer.open(&layout::name(text), &bytes)?.array())?;
+        let (id, is_known) = self.with_keys(|keys| {
+            let found = next(&key)?;
+            // Behind the last user the order starts again with the first.
+            let first = next(&layout::name(&layout::FIRST_NAME))?;
+            let is_last = found.0 == layout::name(&layout::LAST_NAME);
+            let (key_found, value) = if is_last { &first } else { &found };
+            let id = keys.sealer.open(key_found, value)?.array()?;
+            Ok((id, bool::from(found.0.ct_eq(&key))))
+        })?;
+        let mut short = SourceTag::default();
+        short.copy_from_slice(&tag[..16]);
         match self.load_user(&id)? {
-            Some(user) => Ok((user.value, known)),
-            // Deleted or renamed between the two look-ups.
+            Some(user) => Ok((user.value, Some(short).filter(|_| !is_known))),
+            // Deleted between the two look-ups.
             None => match self.load_user(&NOBODY)? {
-                Some(nobody) => Ok((nobody.value, false)),
-                None => Err(Error::Crypto("a record that always exists is missing")),
+                Some(nobody) => Ok((nobody.value, Some(short))),
+                None => Err(MISSING),
             },
         }
     }
@@ -325,27 +350,22 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// What an attempt is charged to; the account-and-source counter is first.
-    fn charges(
-        &self,
-        name: Option<&NormalUsername>,
-        known: bool,
-        user: &StoredUser,
-        source: Option<SourceTag>,
-    ) -> Result<Vec<Charge>> {
+    /// The counters that an attempt is charged to; the account-and-source counter is first, the
+    /// account's last. An unknown name is an account of its own.
+    fn charges(&self, user: &StoredUser, unknown: Option<SourceTag>, source: Option<SourceTag>) -> Result<Vec<Charge>> {
         let policy = self.options().guess_policy;
-        // A user by id and epoch, an unknown one by name: no name has a space.
-        let unknown = name.filter(|_| !known).map_or("", NormalUsername::as_str);
-        let name = &format!("{} {} {unknown}", user.public.user_id, user.guess_epoch);
-        let account = self.guess_tag("account", name, "")?;
+        let who = unknown.unwrap_or(*user.public.user_id.as_bytes());
+        let epoch = if unknown.is_some() { 0 } else { user.guess_epoch }.to_le_bytes();
+        let account = self.short_tag(&[b"account\0", &who, &epoch])?;
         let mut charges = Vec::with_capacity(3);
         match (source, &self.caller.source) {
             (Some(tag), Some(source)) => {
-                let pair = self.guess_tag("pair", name, source)?;
+                let pair = self.short_tag(&[b"pair\0", &who, &epoch, source.as_bytes()])?;
                 let max_delay_ms = policy.max_source_delay_ms;
                 charges.push(Charge { tag: pair, free: policy.free_per_account_and_source, max_delay_ms });
                 charges.push(Charge { tag, free: policy.free_per_source, max_delay_ms });
-                let free = if user.trusted.contains(&tag) { u32::MAX } else { policy.free_per_account };
+                let is_trusted = user.trusted.contains(&tag) && unknown.is_none();
+                let free = if is_trusted { u32::MAX } else { policy.free_per_account };
                 charges.push(Charge { tag: account, free, max_delay_ms: policy.max_account_delay_ms });
             }
             _ => charges.push(Charge {
@@ -365,7 +385,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn guess_tag(&self, kind: &str, name: &str, source: &str) -> Result<SourceTag> {
-        let tag = self.keys()?.guess.tag(&[kind.as_bytes(), b"\0", name.as_bytes(), b"\0", source.as_bytes()]);
+        self.short_tag(&[kind.as_bytes(), b"\0", name.as_bytes(), b"\0", source.as_bytes()])
+    }
+
+    fn short_tag(&self, parts: &[&[u8]]) -> Result<SourceTag> {
+        let tag = self.keys()?.guess.tag(parts);
         let mut short = SourceTag::default();
         short.copy_from_slice(&tag[..16]);
         Ok(short)
@@ -494,12 +518,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Adds a refusal to the audit trail, unless too many of this kind came at once to the same
-    /// principal `who`. What gets no entry is counted: in the next entry of its kind, and in
+    /// Adds a refusal to the audit trail, unless too many of this kind concerned the same principal
+    /// `who`. Refusals without an entry are counted: in the next entry of their kind, and in
     /// [`super::AuthStats::refusals_suppressed`]. A refusal stands whether its entry can be written
     /// or not.
     pub(super) fn audit_refusal(&self, action: AuditAction, who: &str, target: &str) {
-        let written = self.shared.refusals.pass((action, who.to_owned()), self.now_ms()).is_some_and(|suppressed| {
+        // Without the store's keys no entry can be written either.
+        let limit = self.guess_tag("refused", who, "").map(|tag| (action, tag)).ok();
+        self.audit_limited(limit.as_slice(), action, target);
+    }
+
+    /// As [`AuthService::audit_refusal`], within each of these limits.
+    fn audit_limited(&self, limits: &[(AuditAction, SourceTag)], action: AuditAction, target: &str) {
+        let written = self.shared.refusals.pass_all(limits, self.now_ms()).is_some_and(|suppressed| {
             let outcome = self.change(|change| {
                 change.audit_refusal(action, target, suppressed);
                 Ok(Step::Commit(()))

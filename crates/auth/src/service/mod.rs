@@ -93,8 +93,8 @@ struct Shared<E, H, C> {
     keys: RwLock<Option<Arc<StoreKeys>>>,
     process_keys: OnceLock<ProcessKeys>,
     guesses: GuessTable,
-    /// Entries of refusals in the trail: by what was refused, and to whom.
-    refusals: Limiter<(AuditAction, String)>,
+    /// Entries of refusals in the trail: by action and tag of the principal, account or source.
+    refusals: Limiter<(AuditAction, SourceTag)>,
     /// Writes of counters of wrong passwords: by account.
     persists: Limiter<SourceTag>,
     /// Uses of the engine's reserve by what users and managers do: by principal.

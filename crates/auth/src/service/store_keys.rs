@@ -18,7 +18,7 @@ use crate::audit::{AuditAction, AuditEntry, AuditOutcome, Head, chain_hash};
 use crate::codec::{Reader, Writer};
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MacKey, MasterKeyId, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
-use crate::id::UserId;
+use crate::id::{NOBODY, UserId};
 use crate::layout;
 use crate::record::{StoredUser, UserRecord};
 use crate::sealed::{Sealer, identity};
@@ -26,8 +26,6 @@ use crate::seam::random;
 use crate::verified::VerifiedCache;
 
 const FORMAT: u8 = 1;
-/// The user that is read where there is none, so that both cases do the same work.
-pub(super) const NOBODY: [u8; 16] = [0; 16];
 
 /// Everything derived from the roots, as of one version of the `meta` record.
 #[derive(Clone, Debug)]
@@ -45,7 +43,15 @@ pub(super) struct StoreKeys {
     pub(super) single_use: MacKey,
     pub(super) recovery: MacKey,
     pub(super) guess: MacKey,
+    pub(super) names: MacKey,
     pub(super) audit: MacKey,
+}
+
+impl StoreKeys {
+    /// The key of a name's entry in the index of names.
+    pub(super) fn name_key(&self, normal: &str) -> Vec<u8> {
+        layout::name(&self.names.tag(&[normal.as_bytes()]))
+    }
 }
 
 /// What the service keeps besides, for as long as the process runs.
@@ -215,6 +221,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             single_use: lookup.derive(b"hightower-auth single-use tokens v1")?,
             recovery: lookup.derive(b"hightower-auth recovery codes v1")?,
             guess: lookup.derive(b"hightower-auth guesses v1")?,
+            names: lookup.derive(b"hightower-auth names v1")?,
             audit: lookup.derive(b"hightower-auth audit v1")?,
         })
     }
@@ -280,7 +287,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let records = [
             (layout::META.to_vec(), meta.encode()?),
             sealed(keys, layout::user(&NOBODY), &nobody.encode()?),
-            sealed(keys, layout::name(""), &NOBODY),
+            sealed(keys, layout::name(&layout::LAST_NAME), &NOBODY),
             sealed(keys, layout::GENERATION.to_vec(), &[]),
             sealed(keys, layout::audit(0), &entry_body),
             sealed(keys, layout::AUDIT_HEAD.to_vec(), &head.encode()),

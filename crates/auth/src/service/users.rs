@@ -7,11 +7,10 @@ use hightower_engine::KvEngine;
 use super::AuthService;
 use super::change::{Change, Loaded, Step};
 use super::single_use::drop_token;
-use super::store_keys::NOBODY;
 use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
-use crate::id::UserId;
+use crate::id::{NOBODY, UserId};
 use crate::layout::{self, MetadataOf};
 use crate::mutants::planted;
 use crate::permission::prefix_end;
@@ -98,10 +97,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let id = user.public.user_id.as_bytes();
         change.create(&layout::user(id), &user.encode()?);
         if planted("auth_name_apart") {
-            let name = layout::name(&user.normal_name);
+            let name = change.keys.name_key(&user.normal_name);
             self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
         } else {
-            change.create(&layout::name(&user.normal_name), id);
+            change.create(&change.keys.name_key(&user.normal_name), id);
         }
         Ok(())
     }
@@ -164,8 +163,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let Some(old) = service.name_of(user)? else {
                     return Ok(false);
                 };
-                change.remove(&layout::name(&user.value.normal_name), old.version);
-                change.create(&layout::name(name.as_str()), user.value.public.user_id.as_bytes());
+                change.remove(&change.keys.name_key(&user.value.normal_name), old.version);
+                change.create(&change.keys.name_key(name.as_str()), user.value.public.user_id.as_bytes());
             }
             let (before, after) = (user.value.looks()?, name.skeletons(username));
             service.change_looks(change, &before, &after, &user.value.public.user_id)?;
@@ -261,7 +260,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(name) = self.name_of(&user)? else {
                 return Ok(Step::Again);
             };
-            change.remove(&layout::name(&user.value.normal_name), name.version);
+            change.remove(&change.keys.name_key(&user.value.normal_name), name.version);
             self.leave_looks(change, &user.value.looks()?, &user.value.public.user_id)?;
             // New keys and sessions replace the user's record too, so these lists are complete.
             for key in self.api_key_ids_of(id)? {

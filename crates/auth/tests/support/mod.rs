@@ -27,6 +27,10 @@ pub struct Image {
     pub version: u64,
 }
 
+/// One operation of an engine, without what the bytes say: `get`, `scan` or `commit`, with the
+/// lengths of keys and values, in bytes. Absent values have none.
+pub type Operation = (&'static str, Vec<(usize, Option<usize>)>);
+
 /// Is called at every operation, before it; may block.
 pub type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -37,6 +41,8 @@ pub struct MemEngine {
     pub writes: AtomicU64,
     /// Images after each commit, if recorded.
     pub history: Mutex<Option<Vec<Image>>>,
+    /// The operations, if recorded.
+    pub trace: Mutex<Option<Vec<Operation>>>,
     pub hook: Option<Hook>,
 }
 
@@ -69,6 +75,12 @@ impl MemEngine {
         match value {
             Some(value) => drop(image.entries.insert(key.to_vec(), (value, version))),
             None => drop(image.entries.remove(key)),
+        }
+    }
+
+    fn note(&self, what: &'static str, lens: impl IntoIterator<Item = (usize, Option<usize>)>) {
+        if let Some(trace) = &mut *self.trace.lock() {
+            trace.push((what, lens.into_iter().collect()));
         }
     }
 
@@ -128,6 +140,7 @@ impl KvEngine for MemEngine {
                 }
             }
         }
+        self.note("commit", batch.changes().map(|change| (change.key.len(), change.value.map(<[u8]>::len))));
         self.writes.fetch_add(1, Ordering::SeqCst);
         if let Some(history) = &mut *self.history.lock() {
             history.push(image.clone());
@@ -150,7 +163,9 @@ impl KvEngine for MemEngine {
     fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         self.step();
         let image = self.image.lock();
-        Ok(image.entries.get(key.as_ref()).map(|(value, version)| (Value::from(value.as_slice()), *version)))
+        let found = image.entries.get(key.as_ref());
+        self.note("get", [(key.as_ref().len(), found.map(|(value, _)| value.len()))]);
+        Ok(found.map(|(value, version)| (Value::from(value.as_slice()), *version)))
     }
 
     fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
@@ -172,6 +187,7 @@ impl KvEngine for MemEngine {
             return Ok(Vec::new());
         }
         let range = image.entries.range::<[u8], _>((from, to)).take(limit);
+        self.note("scan", range.clone().map(|(key, (value, _))| (key.len(), Some(value.len()))));
         Ok(range.map(|(key, (value, _))| (key.clone(), Value::from(value.as_slice()))).collect())
     }
 }
