@@ -548,7 +548,8 @@ fn guesses_at_the_same_time_through_services_of_their_own_all_count() {
 fn an_unknown_name_costs_the_same_work_as_a_user() {
     const LONG: &str = "a-name-of-all-the-sixty-four-characters-that-a-username-may-have";
     let (engine, _clock, auth) = service();
-    ["alice", "bob"].map(|name| auth.create_user(name, PASSWORD).unwrap());
+    auth.create_user("alice", PASSWORD).unwrap();
+    auth.create_user("bob", PASSWORD).unwrap();
     auth.create_user_with_metadata("metad", PASSWORD, Some(&[7; 64 << 10])).unwrap();
     let off = auth.create_user("disab", PASSWORD).unwrap();
     auth.disable_user(&off.user_id).unwrap();
