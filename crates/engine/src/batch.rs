@@ -354,6 +354,11 @@ impl Batch {
         self
     }
 
+    #[inline]
+    pub(crate) fn key(&self, operation: &Operation) -> &[u8] {
+        &self.bytes[operation.at..operation.at + operation.key_len]
+    }
+
     /// The key and value (`None`: a delete) of an operation of this batch.
     pub(crate) fn parts(&self, operation: &Operation) -> (&[u8], Option<&[u8]>) {
         let value_at = operation.at + operation.key_len;

@@ -102,8 +102,11 @@ impl Pipeline {
         self.submit_batch(batch, durability)?.wait()
     }
 
-    /// Hands in a batch; waits while the queue is full.
+    /// Hands in a batch; waits while the queue is full. What is in the queue is within the limits.
     pub(crate) fn submit_batch(&self, batch: Batch, durability: Durability) -> Result<Ticket<BatchOutcome>> {
+        if let Err(failure) = batch.validate() {
+            return Ok(Ticket::ready(Err(failure)));
+        }
         let (promise, ticket) = Promise::new(Some(self.committer));
         self.send(Request { batch, durability, reply: AnyPromise::Batch(promise) })?;
         Ok(ticket)
@@ -111,6 +114,9 @@ impl Pipeline {
 
     /// Hands in a batch of one command; waits while the queue is full.
     pub(crate) fn submit_one(&self, batch: Batch, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
+        if let Err(failure) = batch.validate() {
+            return Ok(Ticket::ready(Err(failure)));
+        }
         let (promise, ticket) = Promise::new(Some(self.committer));
         self.send(Request { batch, durability, reply: AnyPromise::One(promise) })?;
         Ok(ticket)

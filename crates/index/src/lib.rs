@@ -87,7 +87,7 @@ pub use entry_ref::EntryRef;
 pub use epoch::{Guard, pin};
 pub use hash::{KeyHasher, SeededHasher};
 pub use leaf::MAX_KEY_LEN_BYTES;
-pub use map::{Ahead, Map};
+pub use map::{Awaited, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
 pub use range::Range;

@@ -141,7 +141,7 @@ pub use {
     bounds::prefix_end,
     change::{Applied, Change, EntryRecord, Replaced, Versioned},
     commit::Commit,
-    hightower_index::{Ahead, Guard, HINT_BITS, SeededHasher, pin},
+    hightower_index::{Awaited, Guard, HINT_BITS, SeededHasher, pin},
     liveness::{RecordLiveness, Relocated},
     load::LoadRun,
     model::{KvState, StateRecord},

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_index::{Ahead, Guard, SeededHasher, pin};
+use hightower_index::{Awaited, Guard, SeededHasher, pin};
 use hightower_seams::lock_order::{self, Rank};
 
 use crate::change::{Applied, Change, Versioned};
@@ -224,24 +224,18 @@ impl<L: Location> ConcurrentKvState<L> {
         Some(self.inner.latest(entry, &guard)?.version)
     }
 
-    /// Prefetches the memory that a lookup or an overwrite of this key will touch: call it before
-    /// taking the writer's lock.
-    pub fn prefetch(&self, key: &[u8]) {
-        self.inner.map.prefetch(key, &pin());
-    }
-
-    /// Prefetches where a lookup or a write of this key begins, without waiting for anything: first
-    /// this, then something else, then [`prefetch_step`](Self::prefetch_step), something else, and
-    /// that again.
+    /// Prefetches the memory that lookups and writes of `keys` will touch: call it before taking the
+    /// writer's lock. `meanwhile` runs while that memory is on its way; see
+    /// [`Map::prefetch`](hightower_index::Map::prefetch).
     #[inline]
-    pub fn prefetch_start<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Ahead<'g> {
-        self.inner.map.prefetch_start(key, guard)
-    }
-
-    /// The next step of a prefetch: follows the pointer that the step before has fetched.
-    #[inline]
-    pub fn prefetch_step<'g>(&'g self, key: &[u8], ahead: Ahead<'g>) -> Ahead<'g> {
-        self.inner.map.prefetch_step(key, ahead)
+    pub fn prefetch<'k, K>(
+        &self,
+        keys: &'k [K],
+        key_of: impl Fn(&'k K) -> &'k [u8],
+        guard: &Guard,
+        meanwhile: impl FnMut(Awaited),
+    ) {
+        self.inner.map.prefetch(keys, key_of, guard, meanwhile);
     }
 
     /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says

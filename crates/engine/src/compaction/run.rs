@@ -113,9 +113,9 @@ impl Core {
                 let to = self.tracked(moved.to.segment, &guard)?;
                 let command = to.segment.record_at(moved.to.offset)?.command();
                 let command = command.ok_or(Error::Internal("compaction: a record is no command".into()))?;
-                state.prefetch(command.key());
                 ready.push((moved, command, to, self.tracked(moved.from.segment, &guard)?));
             }
+            state.prefetch(&ready, |(_, command, ..)| command.key(), &guard, |_| ());
             let mut writer = state.writer();
             for (moved, command, to, from) in ready {
                 let is_tombstone = command.value().is_none();

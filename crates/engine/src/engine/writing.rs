@@ -420,7 +420,7 @@ impl SingleNodeEngine {
 
     fn write_unobserved(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
         let Some(pipeline) = self.core.pipeline()? else {
-            return self.core.commit_one(write, durability).map(|(outcome, _)| outcome);
+            return self.core.commit_one(write, durability);
         };
         let batch = Batch::of_one(write.key, write.value, write.given);
         pipeline.commit(batch, durability).and_then(single_outcome)

@@ -1,0 +1,255 @@
+//! A commit on its way: what it writes and requires, and what became of it.
+
+use std::collections::HashMap;
+
+use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head};
+use hightower_state::{ApplyOutcome, Change, CommandKind, Replaced, StateWriter};
+
+use crate::batch::{Batch, BatchOutcome, Committed, Operation, Rejected, Requirement};
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::place::Place;
+
+/// One change of one key, all but its order known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) key: &'a [u8],
+    /// `None`: a delete.
+    pub(crate) value: Option<&'a [u8]>,
+    /// Version and timestamp, if the caller gives them.
+    pub(crate) given: Option<(u64, i64)>,
+}
+
+/// A record of a commit. Outside the lock it has key, value, checksum and time; under the lock it
+/// gets a version, an outcome and a place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingRecord<'a> {
+    pub(crate) key: &'a [u8],
+    value: Option<&'a [u8]>,
+    pub(crate) payload_checksum: u64,
+    pub(crate) timestamp: i64,
+    /// The caller's if `is_given`; else the engine's, once the record is evaluated.
+    version: u64,
+    /// Where it starts in the active segment, and how long it is; set when it is encoded.
+    offset: u32,
+    pub(crate) len_bytes: u32,
+    /// What it has replaced in the index; set when it is applied.
+    pub(crate) replaced: Option<Replaced<Place>>,
+    is_given: bool,
+    outcome: ApplyOutcome,
+}
+
+impl<'a> PendingRecord<'a> {
+    /// `now` is the timestamp of a write that brings none.
+    #[inline]
+    pub(crate) fn new(write: Write<'a>, payload_checksum: u64, now: i64) -> Self {
+        let (version, timestamp) = write.given.unwrap_or((0, now));
+        Self {
+            key: write.key,
+            value: write.value,
+            payload_checksum,
+            timestamp,
+            version,
+            offset: 0,
+            len_bytes: 0,
+            replaced: None,
+            is_given: write.given.is_some(),
+            outcome: ApplyOutcome::IgnoredStale,
+        }
+    }
+
+    /// Whether it won, and so is written.
+    #[inline]
+    pub(crate) fn is_written(&self) -> bool {
+        self.outcome.changed()
+    }
+
+    pub(crate) fn outcome(&self) -> ApplyOutcome {
+        self.outcome
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> CommandKind {
+        if self.value.is_some() { CommandKind::Set } else { CommandKind::Delete }
+    }
+
+    #[inline]
+    pub(crate) fn value_bytes(&self) -> &'a [u8] {
+        self.value.unwrap_or_default()
+    }
+
+    /// The most bytes that it can take in the log.
+    #[inline]
+    pub(crate) fn len_max(&self) -> usize {
+        hightower_log::MAX_HEAD_LEN_BYTES + self.key.len() + self.value_bytes().len()
+    }
+
+    /// Encodes all of it but key and value, for this offset of the active segment.
+    #[inline]
+    pub(crate) fn encode_head(
+        &mut self,
+        context: &RecordContext,
+        offset: u32,
+        placement: Placement,
+    ) -> Result<RecordHead> {
+        let (key, version, timestamp) = (self.key, self.version, self.timestamp);
+        let command = match self.value {
+            Some(value) => CommandRef::Set { key, value, version, timestamp },
+            None => CommandRef::Delete { key, version, timestamp },
+        };
+        let head = encode_head(context, offset, &command, placement, self.payload_checksum);
+        // The codec refuses what the limits have let pass.
+        let head = head.map_err(|error| Error::Internal(error.to_string().into()))?;
+        self.offset = offset;
+        let len = head.as_ref().len() + key.len() + self.value_bytes().len();
+        // At most a segment.
+        self.len_bytes = u32::try_from(len).unwrap_or(u32::MAX);
+        Ok(head)
+    }
+
+    /// What it changes in the state, in the segment that it was encoded for.
+    #[inline]
+    pub(crate) fn change(&self, segment: u32) -> Change<'a, Place> {
+        let location = Place { segment, offset: self.offset };
+        Change { key: self.key, version: self.version, kind: self.kind(), location, len_bytes: self.len_bytes }
+    }
+}
+
+/// What came of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is published under this seqno. If every record was stale, nothing was written, and it is
+    /// the latest seqno.
+    Committed { seqno: u64, is_written: bool },
+    /// The requirement at this index did not hold: its key had a value of this version, or none.
+    Rejected { requirement: usize, found: Option<u64> },
+}
+
+/// The records of a commit: an array of one for a single put, so that its length is known, else a
+/// vector.
+pub(crate) trait Records<'a>: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]> {}
+
+impl<'a, R: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]>> Records<'a> for R {}
+
+/// One commit of a group.
+#[derive(Debug)]
+pub(crate) struct PendingCommit<'a, R> {
+    pub(crate) records: R,
+    pub(crate) requirements: &'a [Requirement],
+    pub(crate) uses_reserve: bool,
+    pub(crate) durability: Durability,
+    /// [`Error::Closed`] until it is known.
+    pub(crate) result: Result<Verdict>,
+}
+
+/// What a commit comes to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Evaluated {
+    /// The highest version seen.
+    pub(crate) max_version: u64,
+    /// How many records are written.
+    pub(crate) written: usize,
+    /// The most bytes that they can take in the log.
+    pub(crate) len_max: usize,
+}
+
+impl<'a, R: Records<'a>> PendingCommit<'a, R> {
+    /// A commit without requirements.
+    #[inline]
+    pub(crate) fn new(records: R, durability: Durability) -> Self {
+        Self { records, requirements: &[], uses_reserve: false, durability, result: Err(Error::Closed) }
+    }
+
+    /// The first requirement that does not hold.
+    #[inline]
+    pub(crate) fn first_unmet(&self, state: &StateWriter<'_, Place>) -> Option<Verdict> {
+        self.requirements.iter().enumerate().find_map(|(at, requirement)| {
+            let known = state.entry(&requirement.key);
+            let found = known.and_then(|known| known.found()).map(|known| known.version);
+            (!requirement.expect.holds(found)).then_some(Verdict::Rejected { requirement: at, found })
+        })
+    }
+
+    /// Gives each record its version and its outcome: the one place where it is decided which
+    /// record wins.
+    #[inline]
+    pub(crate) fn evaluate(&mut self, state: &StateWriter<'_, Place>, max_version: u64) -> Result<Evaluated> {
+        let mut evaluated = Evaluated { max_version, ..Evaluated::default() };
+        // Versions that the engine gives always win. Only records with their own need a look at
+        // what the key has, and at what earlier records of the commit have given it.
+        let mut earlier: Option<HashMap<&[u8], u64>> = None;
+        let records = self.records.as_mut();
+        for at in 0..records.len() {
+            let (before, rest) = records.split_at_mut(at);
+            let Some(record) = rest.first_mut() else { break };
+            let mut known = None;
+            if record.is_given {
+                if at > 0 {
+                    let written = before.iter().filter(|record| record.is_written());
+                    let earlier =
+                        earlier.get_or_insert_with(|| written.map(|record| (record.key, record.version)).collect());
+                    known = earlier.get(record.key).copied();
+                }
+                known = known.or_else(|| state.version_of(record.key));
+            } else {
+                record.version = next_version(evaluated.max_version)?;
+            }
+            record.outcome = ApplyOutcome::decide(known, record.version, record.kind());
+            if !record.is_written() {
+                continue;
+            }
+            if let Some(earlier) = &mut earlier {
+                earlier.insert(record.key, record.version);
+            }
+            evaluated.written += 1;
+            evaluated.len_max += record.len_max();
+            if !(record.is_given && planted("given_version_forgotten")) {
+                evaluated.max_version = evaluated.max_version.max(record.version);
+            }
+        }
+        Ok(evaluated)
+    }
+
+    /// The records that are written.
+    #[inline]
+    pub(crate) fn written(&self) -> impl Iterator<Item = &PendingRecord<'a>> {
+        self.records.as_ref().iter().filter(|record| record.is_written())
+    }
+}
+
+impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
+    /// The commit of a batch. `now` is the timestamp of records that bring none.
+    pub(crate) fn of(batch: &'a Batch, durability: Durability, now: i64) -> Self {
+        let record = |operation: &'a Operation| {
+            let (key, value) = batch.parts(operation);
+            PendingRecord::new(Write { key, value, given: operation.given }, operation.payload_checksum, now)
+        };
+        let records = batch.operations.iter().map(record).collect();
+        let (requirements, uses_reserve) = (&batch.requirements[..], batch.uses_reserve());
+        Self { requirements, uses_reserve, ..Self::new(records, durability) }
+    }
+
+    /// What came of it, for the batch's caller.
+    pub(crate) fn into_outcome(self) -> Result<BatchOutcome> {
+        Ok(match self.result? {
+            Verdict::Committed { seqno: seq, .. } => {
+                let (outcomes, versions) = self.records.iter().map(|record| (record.outcome, record.version)).unzip();
+                BatchOutcome::Committed(Committed { seq, outcomes, versions })
+            }
+            Verdict::Rejected { requirement, found } => {
+                let Requirement { key, expect } = &self.requirements[requirement];
+                BatchOutcome::Rejected(Rejected { key: key.clone(), expected: *expect, found })
+            }
+        })
+    }
+}
+
+/// The version for a command that brings none.
+fn next_version(max_version: u64) -> Result<u64> {
+    max_version.checked_add(1).ok_or_else(|| {
+        Error::Validation(
+            "the store has given the last version, 2^64 - 1: its files were not made by this program".into(),
+        )
+    })
+}
