@@ -303,7 +303,7 @@ impl Core {
                 failure.into()
             }
             // A file could not be made, for want of descriptors or memory; nothing of the log was touched.
-            SegmentError::Io { .. } if self.is_log_sound() => failure.into(),
+            SegmentError::Io { .. } | SegmentError::OutOfMaps { .. } if self.is_log_sound() => failure.into(),
             other => self.poison.latch(&other),
         }
     }
@@ -397,7 +397,7 @@ impl Core {
             // A full device is seen in the statistics, and met again by the commit that needs the room.
             Err(SegmentError::Full { .. }) => false,
             // A file could not be made or removed. If it is needed, the commit that needs it makes it, or is told.
-            Err(SegmentError::Io { .. }) if !store.is_poisoned() => false,
+            Err(SegmentError::Io { .. } | SegmentError::OutOfMaps { .. }) if !store.is_poisoned() => false,
             Err(failure) => {
                 self.poison.latch(&failure);
                 false

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hightower_segment::SegmentError;
+use hightower_segment::{OUT_OF_MAPS, SegmentError};
 use thiserror::Error;
 
 use crate::batch::Rejected;
@@ -225,6 +225,9 @@ impl From<SegmentError> for Error {
         match error {
             SegmentError::Io { operation, path, source } => {
                 Self::Io { action: format!("cannot {operation} {}", path.display()), source: source.into() }
+            }
+            SegmentError::OutOfMaps { path, source } => {
+                Self::Io { action: format!("cannot map {}: {OUT_OF_MAPS}", path.display()), source: source.into() }
             }
             SegmentError::Corrupt { path, offset, reason } => Self::Corrupt {
                 path,

@@ -24,8 +24,8 @@ pub(crate) const REGION_BYTES: usize = 64 * CHUNK_BYTES;
 const ALL_FREE: u64 = u64::MAX;
 /// What a map holds before it takes memory in regions.
 const REGIONS_FROM_BYTES: usize = 2 * REGION_BYTES;
-/// The same for what is held for a short time.
-const PASSING_REGIONS_FROM_BYTES: usize = REGION_BYTES / 4;
+/// The same for what a bulk build fills at once: its final size is near.
+const BULK_REGIONS_FROM_BYTES: usize = REGION_BYTES / 4;
 /// Bytes at the start of a chunk that describe it.
 const CHUNK_HEAD_BYTES: usize = 64;
 /// The longest block that comes from a slab: four of them fill a chunk, and their addresses are multiples of 64.
@@ -146,16 +146,23 @@ impl Arena {
         arena
     }
 
-    /// An arena for what will soon be freed as a whole: it takes memory in regions early.
-    pub(crate) fn passing() -> Self {
+    /// An arena that a bulk build fills: it takes memory in regions early.
+    pub(crate) fn bulk() -> Self {
         let mut arena = Self::new();
-        arena.regions_from_bytes = PASSING_REGIONS_FROM_BYTES;
+        arena.regions_from_bytes =
+            if crate::mutants::planted("bulk_in_small_pages") { REGIONS_FROM_BYTES } else { BULK_REGIONS_FROM_BYTES };
         arena
     }
 
     /// Bytes taken from the global allocator and not given back.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// What of it came in chunks one by one.
+    #[cfg(test)]
+    pub(crate) fn lone_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES
     }
 
     /// A block of at least `len_bytes` with unspecified content, aligned to 8, and to 64 if the length is a multiple of 64.

@@ -179,7 +179,7 @@ impl<V, H: KeyHasher> Map<V, H> {
     pub fn sorted_run(&self) -> SortedRun<V, H> {
         SortedRun {
             map: self.clone(),
-            arena: Arena::new(),
+            arena: Arena::bulk(),
             builder: BulkBuilder::new(),
             parted: Parted::new(),
             first_key: Box::default(),
@@ -303,5 +303,24 @@ impl<V, H: KeyHasher> Writer<V, H> {
             Some((key, value))
         });
         (self.adopt(vec![run], 1), rejected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Memory that comes chunk by chunk is in small pages: gets of an opened store were slower than of the same store as it was written.
+    #[test]
+    #[cfg_attr(miri, ignore = "takes minutes")]
+    fn a_bulk_build_takes_its_memory_in_regions() {
+        const KEYS_PER_RUN: u64 = 40_000;
+        let (mut writer, map) = crate::new::<u64>();
+        let filled = |first: u64| {
+            let mut run = map.sorted_run();
+            (first..first + KEYS_PER_RUN).for_each(|key| run.push(&key.to_be_bytes(), key).unwrap());
+            run
+        };
+        writer.join_runs([0, KEYS_PER_RUN, 2 * KEYS_PER_RUN].map(filled), 2).unwrap();
+        let arena = &writer.parts().1.arena;
+        assert!(arena.lone_bytes() * 3 < arena.held_bytes(), "{} of {}", arena.lone_bytes(), arena.held_bytes());
     }
 }

@@ -72,7 +72,13 @@ impl CompactedWriter {
         stamp: Stamp,
     ) -> Result<Self, SegmentError> {
         let _preparing = shared.preparing.lock();
-        let mut spare = shared.compaction_file(capacity, purpose)?;
+        let mut spare = match shared.compaction_file(capacity, purpose) {
+            Err(error) if error.is_out_of_maps() && purpose == Purpose::Reclaim => {
+                let _lent = shared.maps.lend();
+                shared.compaction_file(capacity, purpose)?
+            }
+            made => made?,
+        };
         let named = shared.name_as_segment(&mut spare).and_then(|id| Ok((id, shared.random()?)));
         let (id, salt) = match named {
             Ok(named) => named,

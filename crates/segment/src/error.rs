@@ -9,6 +9,10 @@ use thiserror::Error;
 
 use crate::mapping::FORKED;
 
+/// Why the system refuses a map, and what helps.
+pub const OUT_OF_MAPS: &str = "the process has used up its memory maps (vm.max_map_count) or its address space (ulimit -v): \
+    compact the store, close another one, or raise the limit";
+
 /// Why an operation on a store failed. Every message names the file and says what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -19,6 +23,18 @@ pub enum SegmentError {
         /// What was tried, as a verb.
         operation: &'static str,
         /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The operating system refused to map a file for want of memory. Nothing was changed; compaction still works and
+    /// makes maps free.
+    #[error(
+        "{}: cannot map it: {source}; {OUT_OF_MAPS}",
+        path.display()
+    )]
+    OutOfMaps {
+        /// Which file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -187,6 +203,10 @@ pub enum Damage {
 
 impl SegmentError {
     pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        let is_out_of_memory = rustix::io::Errno::from_io_error(&source) == Some(rustix::io::Errno::NOMEM);
+        if operation == "map" && is_out_of_memory && !crate::mutants::planted("limit_of_maps_unnamed") {
+            return Self::OutOfMaps { path: path.to_owned(), source };
+        }
         Self::Io { operation, path: path.to_owned(), source }
     }
 
@@ -214,7 +234,8 @@ impl SegmentError {
 
     /// Whether the process or the system had too little of something, such as file descriptors or memory; see [`is_shortage`].
     pub(crate) fn is_shortage(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if is_shortage(source)) && !crate::mutants::planted("shortage_poisons")
+        matches!(self, Self::Io { source, .. } | Self::OutOfMaps { source, .. } if is_shortage(source))
+            && !crate::mutants::planted("shortage_poisons")
     }
 
     /// Whether what was asked for has changed nothing: for a shortage, or since something that is not the store's has the name.
@@ -227,6 +248,11 @@ impl SegmentError {
         use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
         matches!(self, Self::Io { operation: "rename", source, .. }
             if matches!(source.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem))
+    }
+
+    /// Whether this is [`SegmentError::OutOfMaps`].
+    pub(crate) fn is_out_of_maps(&self) -> bool {
+        matches!(self, Self::OutOfMaps { .. })
     }
 
     /// Whether this is [`SegmentError::Full`].

@@ -76,6 +76,7 @@ mod lock;
 mod manifest;
 mod manifest_edit;
 mod manifest_file;
+mod map_reserve;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
 mod mapping;
 mod names;
@@ -101,7 +102,7 @@ pub use appender::{Appended, Appender};
 pub use checkpoint_file::map_checkpoint;
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use entropy::{Entropy, OsEntropy};
-pub use error::{Damage, SegmentError};
+pub use error::{Damage, OUT_OF_MAPS, SegmentError};
 pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
 pub use mapping::{

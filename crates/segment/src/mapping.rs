@@ -258,6 +258,11 @@ impl Mapping {
         self.len == 0
     }
 
+    /// Whether it takes memory maps of the process.
+    pub(crate) fn takes_maps(&self) -> bool {
+        matches!(self.backing, Backing::File(_))
+    }
+
     /// Whether it can be appended to.
     #[must_use]
     pub fn is_writable(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::lock::{RankedMutex, step};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::{Form, ManifestFile};
+use crate::map_reserve::MapReserve;
 use crate::mapping::ForkGuard;
 use crate::mutants::planted;
 use crate::names::{MANIFEST, MANIFEST_TMP};
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) next_spare: AtomicU32,
     /// The last attempt to make a file found the device full.
     pub(crate) full: AtomicBool,
+    /// Memory maps for compaction, when the process has no others left.
+    pub(crate) maps: MapReserve,
     /// How long files are that are made ahead of their use.
     pub(crate) next_len: AtomicU32,
     /// The file that is kept to be given up for a manifest.
@@ -111,6 +114,7 @@ impl Shared {
             poison: Poison::new(guard, dir.path().to_owned()),
             next_spare: AtomicU32::new(1),
             full: AtomicBool::new(false),
+            maps: MapReserve::default(),
             kept_room: KeptRoom::default(),
             dir,
             _lock: lock,

@@ -99,10 +99,9 @@ impl Shared {
             |operation, error| SegmentError::io_or_full(operation, &self.path_of(&name), len_bytes.into(), error);
         let file = file.map_err(|error| failed("create", error))?;
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
-        let mapped =
-            retry_interrupted(|| file.allocate(len_bytes.into())).map_err(|error| failed("allocate", error)).and_then(
-                |()| file.map(len_bytes as usize, access, MapPermit::of_store()).map_err(|error| failed("map", error)),
-            );
+        let mapped = retry_interrupted(|| file.allocate(len_bytes.into()))
+            .map_err(|error| failed("allocate", error))
+            .and_then(|()| self.map_new(&*file, len_bytes, access).map_err(|error| failed("map", error)));
         match mapped {
             Ok(mapping) => Ok(Spare { name, file, mapping }),
             Err(error) => {
@@ -111,6 +110,15 @@ impl Shared {
                 Err(error)
             }
         }
+    }
+
+    /// Maps a new file, and leaves maps for compaction.
+    fn map_new(&self, file: &dyn File, len_bytes: u32, access: Access) -> io::Result<Mapping> {
+        let mapping = file.map(len_bytes as usize, access, MapPermit::of_store())?;
+        if mapping.takes_maps() {
+            self.maps.keep()?;
+        }
+        Ok(mapping)
     }
 
     /// Whether [`prepare_next`](Self::prepare_next) has something to do.

@@ -39,7 +39,10 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
             break;
         }
         let outcome = world.step(step);
-        let failed_hard = matches!(&outcome, Err(SegmentError::Io { .. } | SegmentError::Poisoned { .. }));
+        let failed_hard = matches!(
+            &outcome,
+            Err(SegmentError::Io { .. } | SegmentError::OutOfMaps { .. } | SegmentError::Poisoned { .. })
+        );
         if let Some(open) = &world.open {
             if poisoned && outcome.is_ok() && matches!(step, common::Step::Commit { .. } | common::Step::Sync) {
                 return Err(format!("{step:?} succeeds after a failed write"));
@@ -132,7 +135,12 @@ fn expect_shortage(error: &SegmentError) -> Result<(), String> {
     const ENOMEM: i32 = 12;
     const EMFILE: i32 = 24;
     match error {
-        SegmentError::Io { source, .. } if matches!(source.raw_os_error(), Some(ENOMEM | EMFILE)) => Ok(()),
+        SegmentError::Io { operation, source, .. }
+            if *operation != "map" && matches!(source.raw_os_error(), Some(ENOMEM | EMFILE)) =>
+        {
+            Ok(())
+        }
+        SegmentError::OutOfMaps { .. } if error.to_string().contains("vm.max_map_count") => Ok(()),
         other => Err(format!("not the failure that was injected: {other}")),
     }
 }

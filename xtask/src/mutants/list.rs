@@ -787,6 +787,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-index", "bulk", "")],
     ),
     caught(
+        "no_maps_are_kept",
+        "a process without memory maps keeps some for compaction",
+        &[plain("hightower-engine", "maps", "")],
+    ),
+    caught(
+        "limit_of_maps_unnamed",
+        "a map that is refused for want of memory names vm.max_map_count",
+        &[plain("hightower-segment", "faults", "shortages_pass"), plain("hightower-engine", "maps", "")],
+    ),
+    caught(
+        "bulk_in_small_pages",
+        "a bulk build takes its memory in regions, which can be huge pages",
+        &[plain("hightower-index", "lib", "bulk")],
+    ),
+    caught(
         "tag_emptied",
         "a removed slot stays a grave while something may lie behind it",
         &[plain("hightower-index", "model_check", "")],

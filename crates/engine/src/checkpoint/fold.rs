@@ -15,7 +15,7 @@ use hightower_state::{ConcurrentKvState, LoadRun, SeededHasher, StateError, Syst
 
 use crate::checkpoint::codec::Covered;
 use crate::checkpoint::load::{Account, Mapped, Sums};
-use crate::checkpoint::merge::{Plan, Range};
+use crate::checkpoint::merge::{Merged, Plan};
 use crate::checkpoint::records::{HELD_MAX, Rest, read};
 use crate::error::{Error, Result};
 use crate::parallel::{in_pieces, threads};
@@ -68,6 +68,12 @@ pub enum CheckpointUse {
         reason: String,
     },
 }
+
+/// Enough runs that a slow thread delays the others little, and few: the index takes memory in huge
+/// pages for each, and each leaves a part of its last one unused.
+const RUNS_PER_THREAD: usize = 4;
+/// No run is longer, or a caller that aborts the open would wait too long for the next call.
+const MAX_RANGES_PER_RUN: usize = 32;
 
 /// The state and the segment table, while files are folded into them.
 pub(crate) struct Fold {
@@ -172,7 +178,7 @@ impl Fold {
         let mut entries = 0;
         let mut booked_in_all = vec![Sums::default(); accounts.len()];
         let mut runs = Vec::with_capacity(ranges.len());
-        for Range { run, booked, live, counted } in ranges {
+        for Merged { run, booked, live, counted } in ranges {
             for (at, booked) in &booked {
                 booked_in_all[*at].add(booked);
             }
@@ -189,18 +195,20 @@ impl Fold {
         Ok(entries)
     }
 
-    fn build_ranges(&self, plan: &Plan<'_>, watch: Watch<'_>) -> Result<Vec<Range>, Unusable> {
+    /// Builds all ranges, adjacent ones in one run.
+    fn build_ranges(&self, plan: &Plan<'_>, watch: Watch<'_>) -> Result<Vec<Merged>, Unusable> {
         let total = plan.ranges.len();
+        let per_run = (total / (RUNS_PER_THREAD * threads())).clamp(1, MAX_RANGES_PER_RUN);
         let mut done = 0;
-        let ranges = in_pieces(
-            total,
-            |piece| plan.build(piece, self.state.load_run()),
+        let runs = in_pieces(
+            total.div_ceil(per_run),
+            |run| plan.build(run * per_run..total.min((run + 1) * per_run), self.state.load_run()),
             || {
-                done += 1;
-                watch(OpenProgress { phase: OpenPhase::Checkpoint, done, total: total as u64 })
+                done = total.min(done + per_run);
+                watch(OpenProgress { phase: OpenPhase::Checkpoint, done: done as u64, total: total as u64 })
             },
         );
-        ranges.ok_or(Unusable::Failed(ABORTED))?.into_iter().collect()
+        runs.ok_or(Unusable::Failed(ABORTED))?.into_iter().collect()
     }
 
     fn join(&self, runs: Vec<LoadRun<Place>>) -> Result<(), Unusable> {

@@ -1,5 +1,7 @@
 //! Merging a checkpoint with the records beyond it, one range of keys at a time.
 
+use std::ops::Range;
+
 use hightower_index::prefetch_read;
 use hightower_state::{Change, CommandKind, LoadRun};
 
@@ -34,8 +36,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) ranges: Vec<Between<'a>>,
 }
 
-/// A range of keys, merged.
-pub(crate) struct Range {
+/// Adjacent ranges of keys, merged.
+pub(crate) struct Merged {
     pub(crate) run: LoadRun<Place>,
     /// What the checkpoint's entries add up to, for each covered segment that has some.
     pub(crate) booked: SparseSums,
@@ -53,7 +55,7 @@ fn sparse(sums: Vec<Sums>) -> SparseSums {
     sums.into_iter().enumerate().filter(|(_, sums)| *sums != Sums::default()).collect()
 }
 
-/// A range of keys while it is merged.
+/// Ranges of keys while they are merged.
 struct Merging {
     run: LoadRun<Place>,
     booked: Vec<Sums>,
@@ -81,23 +83,31 @@ impl<'a> Plan<'a> {
         Ok(Self { checkpoint, accounts, records, segment_ids, covered_at, part_at, ranges })
     }
 
-    /// Merges a range into `run`.
-    pub(crate) fn build(&self, range: usize, run: LoadRun<Place>) -> Result<Range, Unusable> {
-        let (from, to) = self.ranges[range];
-        let items = self.records.range(range);
+    /// Merges adjacent ranges into `run`.
+    pub(crate) fn build(&self, ranges: Range<usize>, run: LoadRun<Place>) -> Result<Merged, Unusable> {
         let booked = vec![Sums::default(); self.accounts.len()];
         let live = vec![Sums::default(); self.segment_ids.len()];
-        let mut merged = Merging { run, booked, live, counted: 0 };
+        let mut merging = Merging { run, booked, live, counted: 0 };
+        for range in ranges {
+            self.merge(range, &mut merging)?;
+        }
+        let Merging { run, booked, live, counted } = merging;
+        Ok(Merged { run, booked: sparse(booked), live: sparse(live), counted })
+    }
+
+    fn merge(&self, range: usize, merged: &mut Merging) -> Result<(), Unusable> {
+        let (from, to) = self.ranges[range];
+        let items = self.records.range(range);
         let mut left = items.iter().peekable();
         self.for_each_entry(from, to, |key, value| {
             while let Some(item) = left.next_if(|item| item.key() < key) {
-                self.push_item(&mut merged, item)?;
+                self.push_item(merged, item)?;
             }
-            let Some(at) = self.book(&mut merged, value)? else { return Ok(()) };
+            let Some(at) = self.book(merged, value)? else { return Ok(()) };
             let rival = left.next_if(|item| item.key() == key);
             match rival.filter(|item| item.version > value.version) {
-                Some(item) => self.push_item(&mut merged, item),
-                None => self.push_entry(&mut merged, key, value, at),
+                Some(item) => self.push_item(merged, item),
+                None => self.push_entry(merged, key, value, at),
             }
         })?;
         let rest = items.get(items.len() - left.len()..).unwrap_or_default();
@@ -106,10 +116,9 @@ impl<'a> Plan<'a> {
             if let Some(ahead) = rest.get(at + PREFETCH_AHEAD) {
                 prefetch_read(ahead.key());
             }
-            self.push_item(&mut merged, item)?;
+            self.push_item(merged, item)?;
         }
-        let Merging { run, booked, live, counted } = merged;
-        Ok(Range { run, booked: sparse(booked), live: sparse(live), counted })
+        Ok(())
     }
 
     /// Calls `each` with the checkpoint's entries of a range, in order.

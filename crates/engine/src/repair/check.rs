@@ -162,7 +162,9 @@ fn note_lengths(store: &ReadOnlyStore, damage: &mut Vec<DamagedPlace>) {
 fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPlace>) -> Result<()> {
     let error = match ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict) {
         Ok(_) => return Ok(()),
-        Err(error @ (SegmentError::Io { .. } | SegmentError::Locked { .. })) => return Err(error.into()),
+        Err(error @ (SegmentError::Io { .. } | SegmentError::OutOfMaps { .. } | SegmentError::Locked { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => DamagedPlace::of(&error, dir),
     };
     if !damage.iter().any(|known| known.path == error.path && known.offset == error.offset) {

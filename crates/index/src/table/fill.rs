@@ -54,7 +54,7 @@ unsafe impl Sync for Parted {}
 
 impl Parted {
     pub(crate) fn new() -> Self {
-        Self { arena: Arena::passing(), parts: core::array::from_fn(|_| FillPart::default()) }
+        Self { arena: Arena::bulk(), parts: core::array::from_fn(|_| FillPart::default()) }
     }
 
     #[inline(always)]
@@ -205,7 +205,7 @@ fn fill_units<V>(runs: &[&Parted], shape: Shape, threads: usize) -> Vec<Filled> 
 }
 
 fn fill_share<V>(runs: &[&Parted], shape: Shape, units: Range<usize>) -> Filled {
-    let mut filled = Filled { arena: Arena::new(), buckets: Vec::new(), left_over: Vec::new() };
+    let mut filled = Filled { arena: Arena::bulk(), buckets: Vec::new(), left_over: Vec::new() };
     for unit in units {
         fill_unit::<V>(runs, shape, unit, &mut filled);
     }

@@ -1,0 +1,106 @@
+//! Memory maps that are kept for compaction.
+//!
+//! Linux allows a process a limited number of memory maps (`vm.max_map_count`, about 65,000 unless it
+//! was raised), and a segment takes one or two. When all are in use, only compaction makes some free,
+//! and it needs a few for its outputs first. So a store keeps some from the time it is opened. New
+//! segments for data are made only while these are there; compaction gives them up when it meets the
+//! limit.
+
+use std::io;
+
+use memmap2::{Advice, MmapMut, MmapOptions};
+
+use crate::lock::Mutex;
+use crate::mutants::planted;
+
+/// As many as the outputs of one compaction take in all but extreme cases: two while one is written,
+/// and one for each that is complete. At most 4 GiB of segments of 64 MiB. An odd number: see
+/// [`kept_apart`].
+const KEPT_MAPS: usize = 65;
+
+/// The maps of one store.
+#[derive(Debug, Default)]
+pub(crate) struct MapReserve {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: Option<MmapMut>,
+    /// Compaction has met the limit and makes an output at this moment.
+    is_lent: bool,
+}
+
+/// As long as this lives, files may be mapped without a reserve.
+#[derive(Debug)]
+pub(crate) struct Lent<'a>(&'a MapReserve);
+
+impl MapReserve {
+    /// Makes the reserve if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory, if the process has too few maps left.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.kept.is_none() && !state.is_lent && !planted("no_maps_are_kept") {
+            state.kept = Some(kept_apart(KEPT_MAPS)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the maps up for an output of compaction.
+    pub(crate) fn lend(&self) -> Lent<'_> {
+        *self.state.lock() = State { kept: None, is_lent: true };
+        Lent(self)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().is_lent = false;
+    }
+}
+
+/// Memory of `count` pages that counts as `count` maps: the system joins neighbours only if they have
+/// the same advice. The first and the last page have one that what lies beside them has not.
+fn kept_apart(count: usize) -> io::Result<MmapMut> {
+    let page_bytes = rustix::param::page_size();
+    let pages = MmapOptions::new().len(count * page_bytes).map_anon()?;
+    for page in (0..count).step_by(2) {
+        // The system says "try again" where it has no map left.
+        let split = pages.advise_range(Advice::Random, page * page_bytes, page_bytes);
+        split.map_err(|_| io::Error::from(rustix::io::Errno::NOMEM))?;
+    }
+    Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT_MAPS, MapReserve};
+
+    #[cfg(target_os = "linux")]
+    fn maps() -> usize {
+        std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+    }
+
+    /// The other threads of the test process may take or give back some maps meanwhile.
+    #[test]
+    #[cfg(target_os = "linux")]
+    #[cfg_attr(miri, ignore = "looks at the process's maps")]
+    fn kept_maps_count_and_come_free() {
+        let reserve = MapReserve::default();
+        let few = KEPT_MAPS / 2;
+        let before = maps();
+        reserve.keep().unwrap();
+        reserve.keep().unwrap();
+        let kept = maps();
+        assert!((before + few..before + 2 * KEPT_MAPS - few).contains(&kept), "{before}, then {kept}");
+        let lent = reserve.lend();
+        reserve.keep().unwrap();
+        assert!(maps() < before + few, "kept while they are lent");
+        drop(lent);
+        reserve.keep().unwrap();
+        assert!(maps() > before + few);
+    }
+}
