@@ -14,12 +14,10 @@ use memmap2::{Advice, MmapMut, MmapOptions};
 const PAGE_BYTES: usize = 4096;
 
 fn config(dir: &Path) -> StoreConfig {
-    StoreConfig {
-        max_segment_size: 16 << 10,
-        min_segment_size: 4096,
-        compaction_interval: Duration::ZERO,
-        ..StoreConfig::at(dir)
-    }
+    StoreConfig::at(dir)
+        .with_max_segment_size(16 << 10)
+        .with_min_segment_size(4096)
+        .with_compaction_interval(Duration::ZERO)
 }
 
 fn fill(engine: &SingleNodeEngine, keys: std::ops::Range<u32>) {
