@@ -26,7 +26,8 @@ fn fill(engine: &SingleNodeEngine, keys: std::ops::Range<u32>) {
     });
 }
 
-/// Takes all memory maps of this process but `free`: pages whose advice differs from that of their neighbours are maps of their own.
+/// Takes all memory maps of this process but `free`: pages whose advice differs from that of their
+/// neighbours are maps of their own.
 fn hoard(free: usize) -> MmapMut {
     let limit: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     let pages = MmapOptions::new().len((2 * limit + 2) * PAGE_BYTES).map_anon().unwrap();

@@ -308,7 +308,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
 #[cfg(test)]
 mod tests {
-    /// Memory that comes chunk by chunk is in small pages: gets of an opened store were slower than of the same store as it was written.
+    /// Memory that comes chunk by chunk is in small pages: gets of an opened store were slower than
+    /// of the same store as it was written.
     #[test]
     #[cfg_attr(miri, ignore = "takes minutes")]
     fn a_bulk_build_takes_its_memory_in_regions() {

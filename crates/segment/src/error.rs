@@ -27,8 +27,8 @@ pub enum SegmentError {
         /// What the system said.
         source: io::Error,
     },
-    /// The operating system refused to map a file for want of memory. Nothing was changed; compaction still works and
-    /// makes maps free.
+    /// The operating system refused to map a file for want of memory. Nothing was changed;
+    /// compaction still works and makes maps free.
     #[error(
         "{}: cannot map it: {source}; {OUT_OF_MAPS}",
         path.display()

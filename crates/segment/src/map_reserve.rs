@@ -1,10 +1,10 @@
 //! Memory maps that are kept for compaction.
 //!
-//! Linux allows a process a limited number of memory maps (`vm.max_map_count`, about 65,000 unless it
-//! was raised), and a segment takes one or two. When all are in use, only compaction makes some free,
+//! Linux allows a process a limited number of memory maps (`vm.max_map_count`, about 65,000 by
+//! default), and a segment takes one or two. When all are in use, only compaction makes some free,
 //! and it needs a few for its outputs first. So a store keeps some from the time it is opened. New
-//! segments for data are made only while these are there; compaction gives them up when it meets the
-//! limit.
+//! segments for data are made only while these are there; compaction gives them up when it meets
+//! the limit.
 
 use std::io;
 
@@ -13,19 +13,19 @@ use memmap2::{Advice, MmapMut, MmapOptions};
 use crate::lock::Mutex;
 use crate::mutants::planted;
 
-/// As many as the outputs of one compaction take in all but extreme cases: two while one is written,
-/// and one for each that is complete. At most 4 GiB of segments of 64 MiB. An odd number: see
+/// As many as the outputs of one compaction take in all but extreme cases: two while one is
+/// written, and one for each that is complete, 62 of up to 64 MiB. An odd number: see
 /// [`kept_apart`].
 const KEPT_MAPS: usize = 65;
 
 /// The maps of one store.
 #[derive(Debug, Default)]
 pub(crate) struct MapReserve {
-    state: Mutex<State>,
+    state: Mutex<KeptMaps>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct KeptMaps {
     kept: Option<MmapMut>,
     /// Compaction has met the limit and makes an output at this moment.
     is_lent: bool,
@@ -51,7 +51,7 @@ impl MapReserve {
 
     /// Gives the maps up for an output of compaction.
     pub(crate) fn lend(&self) -> Lent<'_> {
-        *self.state.lock() = State { kept: None, is_lent: true };
+        *self.state.lock() = KeptMaps { kept: None, is_lent: true };
         Lent(self)
     }
 }
@@ -62,8 +62,8 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Memory of `count` pages that counts as `count` maps: the system joins neighbours only if they have
-/// the same advice. The first and the last page have one that what lies beside them has not.
+/// Memory of `count` pages that counts as `count` maps: the system joins neighbours only if they
+/// have the same advice. The first and the last page have one that what lies beside them has not.
 fn kept_apart(count: usize) -> io::Result<MmapMut> {
     let page_bytes = rustix::param::page_size();
     let pages = MmapOptions::new().len(count * page_bytes).map_anon()?;

@@ -209,14 +209,9 @@ impl Mapping {
             Access::Write => Some(options.map_raw(file)?),
         };
         writing.iter().for_each(keep_pages_small);
-        let base = reading.as_ptr();
-        let target = writing.as_ref().map_or(std::ptr::null_mut(), MmapRaw::as_mut_ptr);
-        Ok(Self::new(
-            (base, target),
-            len_bytes,
-            access,
-            Backing::File(FileMaps { reading, in_order: Mutex::new(0), writing }),
-        ))
+        let (base, target) = (reading.as_ptr(), writing.as_ref().map_or(std::ptr::null_mut(), MmapRaw::as_mut_ptr));
+        let maps = FileMaps { reading, in_order: Mutex::new(0), writing };
+        Ok(Self::new((base, target), len_bytes, access, Backing::File(maps)))
     }
 
     /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter; `observer` learns of each append and
