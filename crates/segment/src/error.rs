@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hightower_log::{DecodeError, EncodeError};
 use thiserror::Error;
 
+use crate::manifest::Content;
 use crate::mapping::FORKED;
 
 /// Why the system refuses a map, and what helps.
@@ -84,6 +85,18 @@ pub enum SegmentError {
     Unfinished {
         /// The directory.
         dir: PathBuf,
+    },
+    /// The directory holds files of this format with another content: a write-ahead log where a key-value store
+    /// was to be opened, or the reverse.
+    #[error("{}: {}", dir.display(), match found {
+        Content::KeyValue => "a key-value store, not a write-ahead log; open it as a store",
+        Content::Wal => "a write-ahead log, not a key-value store; open it with Wal::open",
+    })]
+    OtherContent {
+        /// The directory.
+        dir: PathBuf,
+        /// What is there.
+        found: Content,
     },
     /// Written by a later format than this build reads.
     #[error("{}: {what} is newer than this build reads; use a newer build", path.display())]

@@ -95,6 +95,7 @@ mod spares;
 mod store;
 mod sync;
 mod tail;
+mod wal;
 
 use hightower_seams::mutants;
 
@@ -104,7 +105,7 @@ pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError};
 pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
-pub use manifest::{MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
+pub use manifest::{Content, MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
 pub use mapping::{
     ForkGuard, Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages,
     SharedMemory,
@@ -121,6 +122,7 @@ pub use segment::Segment;
 pub use store::{Recovery, SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;
 pub use tail::AppendMode;
+pub use wal::{Wal, WalEntries, WalEntry, WalRecovery, WalSync};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -17,6 +17,8 @@ pub const MANIFEST_VERSION: u16 = 1;
 /// A longer manifest is refused before it is read.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
 const FIXED_LEN_BYTES: usize = 72;
+/// The feature bit of a write-ahead log.
+const FEATURE_WAL: u32 = 1;
 pub(crate) const ENTRY_LEN_BYTES: usize = 56;
 const CHECK_LEN_BYTES: usize = 4;
 
@@ -25,6 +27,8 @@ const CHECK_LEN_BYTES: usize = 4;
 pub struct Manifest {
     /// Tells this store from all others; drawn when it is made.
     pub store_id: [u8; 16],
+    /// What the records of its segments mean.
+    pub content: Content,
     /// Counts the replacements of the manifest.
     pub generation: u64,
     /// Ids below this may be in use, ids from here on are free.
@@ -37,6 +41,16 @@ pub struct Manifest {
     pub checkpoint: Option<String>,
     /// The live segments, by ascending id.
     pub segments: Vec<SegmentEntry>,
+}
+
+/// What the records of a directory's segments mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    /// Commands on keys: a key-value store.
+    #[default]
+    KeyValue,
+    /// Byte strings and marks: a [`Wal`](crate::Wal).
+    Wal,
 }
 
 /// A live segment.
@@ -104,6 +118,7 @@ impl Manifest {
     pub fn new(store_id: [u8; 16]) -> Self {
         Self {
             store_id,
+            content: Content::KeyValue,
             generation: 1,
             next_segment_id: 1,
             next_seq: 1,
@@ -150,7 +165,7 @@ impl Manifest {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
         bytes.extend_from_slice(&name_len.to_le_bytes());
-        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        bytes.extend_from_slice(&self.content.features().to_le_bytes());
         bytes.extend_from_slice(&(total as u64).to_le_bytes());
         bytes.extend_from_slice(&self.store_id);
         bytes.extend_from_slice(&self.generation.to_le_bytes());
@@ -181,12 +196,15 @@ impl Manifest {
         }
         let name_len = usize::from(u16::from_le_bytes(reader.array()?));
         let features = u32::from_le_bytes(reader.array()?);
-        if features != 0 && !planted("features_guessed") {
-            return Err(ManifestError::UnsupportedFeatures { found: features });
-        }
+        let content = match features {
+            FEATURE_WAL => Content::Wal,
+            _ if features == 0 || planted("features_guessed") => Content::KeyValue,
+            _ => return Err(ManifestError::UnsupportedFeatures { found: features & !FEATURE_WAL }),
+        };
         reader.u64()?; // The length, which `verify` has looked at.
         let mut manifest = Self {
             store_id: reader.array()?,
+            content,
             generation: reader.u64()?,
             next_seq: reader.u64()?,
             max_version: reader.u64()?,
@@ -227,6 +245,15 @@ impl Manifest {
             return Err("a segment with seqs that were never given");
         }
         Ok(())
+    }
+}
+
+impl Content {
+    fn features(self) -> u32 {
+        match self {
+            Self::KeyValue => 0,
+            Self::Wal => FEATURE_WAL,
+        }
     }
 }
 

@@ -8,14 +8,14 @@ use hightower_log::{SegmentHeader, SegmentKind};
 
 use crate::error::{SegmentError, is_shortage};
 use crate::fs::{Access, Dir, Fs, Lock, LockKind, read_full_at};
-use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::manifest::{Content, Manifest, SegmentEntry, SegmentState};
 use crate::mutants::planted;
 use crate::names::{segment_id, segment_name};
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
 use crate::spares::entry_of;
-use crate::store::{list, lock, open_dir};
+use crate::store::{expect_content, list, lock, open_dir};
 
 /// What a read-only open does about damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,8 @@ impl ReadOnlyStore {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Locked`] if a writer has the store open; [`SegmentError::NoStore`]; and with [`Tolerance::Strict`] those of
+    /// [`SegmentError::Locked`] if a writer has the store open; [`SegmentError::NoStore`];
+    /// [`SegmentError::OtherContent`] for a write-ahead log; and with [`Tolerance::Strict`] those of
     /// [`SegmentStore::open`](crate::SegmentStore::open).
     pub fn open(fs: &Arc<dyn Fs>, dir: &Path, tolerance: Tolerance) -> Result<Self, SegmentError> {
         let salvage = tolerance == Tolerance::Salvage;
@@ -51,7 +52,7 @@ impl ReadOnlyStore {
         let names = list(opened.as_ref())?;
         refuse_unfinished(opened.as_ref(), &names)?;
         let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
-            Ok(Some(manifest)) => (manifest, None),
+            Ok(Some(manifest)) => (expect_content(manifest, Content::KeyValue, dir)?, None),
             Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
             // What could not be read for want of memory or descriptors is not damaged.
             Err(error) if salvage && !error.is_shortage() => {

@@ -9,7 +9,7 @@ use crate::appender::Appender;
 use crate::compacted::{CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
 use crate::fs::{Access, Dir, Fs, Lock, LockKind, remove_if_there, retry_interrupted};
-use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::manifest::{Content, Manifest, SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::{Form, ManifestFile};
 use crate::mapping::Pages;
@@ -117,6 +117,16 @@ impl SegmentStore {
     /// # }
     /// ```
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: StoreOptions) -> Result<(Self, Recovery), SegmentError> {
+        Self::open_as(Content::KeyValue, fs, dir, options)
+    }
+
+    /// The same, for records with another meaning.
+    pub(crate) fn open_as(
+        content: Content,
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        options: StoreOptions,
+    ) -> Result<(Self, Recovery), SegmentError> {
         options.check()?;
         if options.create_if_missing {
             fs.create_dir_all(dir).map_err(|error| SegmentError::io("create", dir, error))?;
@@ -132,9 +142,9 @@ impl SegmentStore {
         let found = read_manifest(dir.as_ref(), &names)?;
         let created = found.is_none();
         let manifest = match found {
-            Some(manifest) => manifest,
+            Some(manifest) => expect_content(manifest, content, path)?,
             None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: path.to_owned() }),
-            None => create(fs.as_ref(), dir.as_ref(), &options)?,
+            None => create(fs.as_ref(), dir.as_ref(), &options, content)?,
         };
         let Survey { live, dropped, mut report } = survey(dir.as_ref(), &names, &manifest, Intent::Write)?;
         report.created = created;
@@ -351,6 +361,13 @@ impl SegmentStore {
         self.shared.poison.is_set()
     }
 
+    /// # Errors
+    ///
+    /// Why the store takes no writes: [`SegmentError::Poisoned`] or [`SegmentError::Forked`].
+    pub(crate) fn check_writable(&self) -> Result<(), SegmentError> {
+        self.shared.poison.check()
+    }
+
     /// Refuses all writes from now on, because the caller can no longer vouch for what is in memory.
     pub fn poison(&self, cause: &str) {
         self.shared.poison.set(cause);
@@ -403,13 +420,21 @@ pub(crate) fn list(dir: &dyn Dir) -> Result<Vec<String>, SegmentError> {
     Ok(names)
 }
 
+/// Refuses a directory whose records mean something else.
+pub(crate) fn expect_content(manifest: Manifest, expected: Content, dir: &Path) -> Result<Manifest, SegmentError> {
+    if manifest.content == expected || planted("content_unchecked") {
+        return Ok(manifest);
+    }
+    Err(SegmentError::OtherContent { dir: dir.to_owned(), found: manifest.content })
+}
+
 /// Makes an empty store. The manifest comes first: segments without one are an error.
-fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions) -> Result<Manifest, SegmentError> {
+fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions, content: Content) -> Result<Manifest, SegmentError> {
     sync_ancestors(fs, dir.path())?;
     let random =
         || options.entropy.next_u64().map_err(|error| SegmentError::io("draw a random number for", dir.path(), error));
     let id = u128::from(random()?) << 64 | u128::from(random()?);
-    let manifest = Manifest::new(id.to_le_bytes());
+    let manifest = Manifest { content, ..Manifest::new(id.to_le_bytes()) };
     replace_manifest(dir, &manifest)?;
     Ok(manifest)
 }

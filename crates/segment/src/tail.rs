@@ -28,7 +28,7 @@ pub enum AppendMode {
 }
 
 /// Appends behind the published end of one segment.
-pub(crate) trait Tail: Debug + Send {
+pub(crate) trait Tail: Debug + Send + Sync {
     /// Writes `parts`, which hold `records` commands, one after the other at `offset`, the published end, and publishes them all at once. They are known to fit.
     ///
     /// # Errors

@@ -76,6 +76,10 @@ const fn within_engine(filter: &'static str) -> Catcher {
 const fn life_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "life", filter)
 }
+/// The write-ahead log.
+const fn wal(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "wal", filter)
+}
 const LIN: Catcher = Catcher {
     variables: &[("HIGHTOWER_TEST_CASES", "400")],
     ..plain("hightower-engine", "linearizability", "every_history")
@@ -267,6 +271,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     caught("header_unchecked", "a segment is the one that the manifest names", &[opening("row_15_segments_swapped")]),
     caught("garbage_kept", "what the manifest does not name is removed", &[opening("row_16_unnamed_files")]),
     caught("manifest_unverified", "a manifest has a checksum", &[opening("row_05_damaged_manifest")]),
+    caught("content_unchecked", "a log is no store and a store is no log", &[wal("other_content_is_refused")]),
+    caught("wal_files_go_first", "a log's files go after the cut is durable", &[wal("crash::")]),
+    caught("wal_cut_without_record", "a cut at the back is a record", &[wal("model::"), wal("crash::")]),
+    caught("wal_bounds_not_kept", "the file that says where a log begins is kept", &[wal("an_empty_log_keeps")]),
+    caught(
+        "wal_gap_unnoticed",
+        "a log whose first entries are missing is refused",
+        &[plain("hightower-segment", "lib", "wal::index::tests")],
+    ),
+    caught(
+        "wal_callback_before_sync",
+        "a callback comes after the sync that covers it",
+        &[wal("a_failed_sync_poisons_and_reads_go_on")],
+    ),
     caught("features_guessed", "unknown features are refused", &[opening("row_06_newer_manifest")]),
     caught(
         "path_resolved_again",

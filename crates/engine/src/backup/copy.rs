@@ -135,6 +135,7 @@ impl Core {
             checkpoint: None,
             segments: parts.iter().map(Part::entry).collect(),
             store_id: of_store.store_id,
+            content: of_store.content,
         };
         // Whatever a crash leaves of the two files, the one names the other.
         let manifest = manifest.encode();

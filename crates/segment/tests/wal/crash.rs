@@ -1,0 +1,57 @@
+//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of what was not synced: what is
+//! found is the log after some prefix of the appends and cuts, with all that was synced.
+//!
+//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited, `HIGHTOWER_TEST_SEED` the first workload.
+
+use hightower_segment::AppendMode;
+use hightower_segment::sim::{CrashPlan, SimFs};
+
+use crate::world::{Step, World, setting, workload};
+
+const STEPS: usize = 40;
+
+fn explore(mode: AppendMode) {
+    let wanted = setting("HIGHTOWER_TEST_STATES", 20_000).div_ceil(2);
+    let first = setting("HIGHTOWER_TEST_SEED", 0);
+    let (mut visited, mut workloads) = (0, 0);
+    for seed in first.. {
+        let mut world = World::new(SimFs::new(), mode, seed);
+        world.run(&workload(seed, STEPS)).unwrap();
+        let plan = CrashPlan { exhaustive_limit: 64, samples: 12, seed };
+        workloads += 1;
+        visited += world.explore(plan).unwrap_or_else(|error| panic!("seed {seed}, {mode:?}: {error}"));
+        if visited >= wanted {
+            break;
+        }
+    }
+    println!("log, {mode:?}: {visited} crash states of {workloads} workloads from seed {first}, 0 violations");
+}
+
+#[test]
+fn every_crash_leaves_a_prefix_with_mapped_appends() {
+    explore(AppendMode::Mapped);
+}
+
+#[test]
+fn every_crash_leaves_a_prefix_with_positioned_appends() {
+    explore(AppendMode::Positioned);
+}
+
+/// All subsets around the removal of files at the front, and around a cut at the back with a roll behind it.
+#[test]
+fn all_subsets_around_cuts() {
+    use Step::{Append, Reopen, Sync, TruncateBack, TruncateFront};
+    const LONG: Step = Append { len: 300 };
+    let front = [[LONG; 6].as_slice(), &[Sync, LONG, TruncateFront { count: 6 }, LONG, Sync]].concat();
+    let back = [[LONG; 4].as_slice(), &[Sync, TruncateBack { count: 3 }, LONG, LONG, LONG, Sync, LONG]].concat();
+    let anew = [LONG, LONG, TruncateFront { count: 9 }, Reopen, LONG, Sync, TruncateFront { count: 1 }, Reopen, LONG];
+    for steps in [front, back, anew.to_vec()] {
+        for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+            let mut world = World::new(SimFs::new(), mode, 7);
+            world.run(&steps).unwrap();
+            let visited = world.explore(CrashPlan { exhaustive_limit: 2048, samples: 500, seed: 1 }).unwrap();
+            println!("log, {mode:?}, around cuts: {visited} crash states, 0 violations");
+            assert!(visited > 100, "only {visited} states");
+        }
+    }
+}
