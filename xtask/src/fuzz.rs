@@ -13,11 +13,12 @@ use anyhow::{Context, Result, ensure};
 use crate::command::{Run, has_nightly, root};
 
 /// Every target but the canary.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "record_decode",
     "manifest_open",
     "segment_open",
     "segment_bytes",
+    "wal_open",
     "checkpoint",
     "engine_model",
     "index_model",

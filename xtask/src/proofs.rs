@@ -33,11 +33,12 @@ impl SimOptions {
     pub(crate) const LONG: Self = Self { states: 2_000_000, workloads: 50, flips: 65_536, seed: 0 };
 }
 
-/// Half of the crash states are of segments, where they are fine-grained, half of the whole engine. One run for all, so that all is built once;
+/// A third of the crash states each are of segments, where they are fine-grained, of the write-ahead log, and of the whole
+/// engine. One run for all, so that all is built once;
 /// the authentication service's updates of several keys at once are crashed in the same way.
 pub(crate) fn sim(options: &SimOptions) -> Result<()> {
     let packages = "-p hightower-segment -p hightower-engine -p hightower-auth";
-    let tests = "--test crash --test copies_crash --test faults --test upkeep_faults --test bit_flips --test atomicity";
+    let tests = "--test crash --test copies_crash --test faults --test wal --test upkeep_faults --test bit_flips --test atomicity";
     let lines = Run::cargo(&format!("{TEST} {packages} {tests} -- --nocapture"))
         .with("HIGHTOWER_TEST_STATES", options.states.div_ceil(2))
         .with("HIGHTOWER_TEST_CASES", options.workloads)

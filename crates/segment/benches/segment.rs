@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hightower_log::{CommandRef, Placement, encode_head, payload_checksum};
-use hightower_segment::{AppendMode, Appender, Pages, Purpose, RealFs, SegmentStore, Stamp, StoreOptions};
+use hightower_segment::{AppendMode, Appender, Pages, Purpose, RealFs, SegmentStore, Stamp, StoreOptions, Wal};
 
 const STAMP: Stamp = Stamp { max_version: 0, timestamp: 1_700_000_000_000 };
 const KEY: &[u8; 16] = b"0123456789abcdef";
@@ -47,6 +47,23 @@ impl Bench {
         let head = encode_head(context, position, &command, placement, payload_checksum(KEY, &VALUE)).unwrap();
         self.appender.append(&[head.as_ref(), KEY, &VALUE], 1).unwrap().offset
     }
+}
+
+/// An entry of 100 bytes, positions and the index included; files are made by the syncs.
+fn wal(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut wal, _) = Wal::open(dir.path()).unwrap();
+    let mut appended = 0_u64;
+    criterion.bench_function("wal, append 100 bytes", |bencher| {
+        bencher.iter(|| {
+            appended = wal.append(black_box(&VALUE)).unwrap();
+            // So that the device is not filled.
+            if appended.is_multiple_of(100_000) {
+                wal.truncate_front(appended).unwrap();
+            }
+        });
+    });
+    wal.close().unwrap();
 }
 
 /// Only the append itself, on pages that were touched before: 136 bytes in three parts.
@@ -110,6 +127,6 @@ fn sync(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
-    targets = append, put, read, sync
+    targets = append, put, wal, read, sync
 }
 criterion_main!(benches);

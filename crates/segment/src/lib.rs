@@ -12,6 +12,7 @@
 //! * [`SegmentStore::prepare_next`], [`prefault_ahead`](SegmentStore::prefault_ahead) and
 //!   [`sync_predecessors`](SegmentStore::sync_predecessors) are for a background thread, which the layer above owns.
 //! * [`CompactedWriter`], [`SegmentStore::install`] and [`SegmentStore::release`] are for compaction.
+//! * [`Wal`] is a write-ahead log of byte strings on the same files, for programs that need no store.
 //! * [`Fs`] is the seam to the outside: [`RealFs`], and with the feature `sim` a simulated file system with a page cache, a disk
 //!   and crashes.
 //!
@@ -48,7 +49,8 @@
 //!
 //! # What it is not
 //!
-//! It gives keys and versions no meaning, keeps no index, and starts no thread: the layers above do.
+//! It gives keys and versions no meaning, keeps no index, and starts no thread: the layers above do. (A [`Wal`] keeps the
+//! places of its entries, and starts a thread for callbacks.)
 //!
 //! # At a glance
 //!
