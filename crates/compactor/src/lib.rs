@@ -30,7 +30,8 @@
 //!     expired_tombstone_bytes: 0,
 //!     age: Duration::from_secs(60),
 //! };
-//! assert_eq!(CostBenefit.choose(&[overwritten], Goal::Background, &CompactionConfig::default()), [1]);
+//! let config = CompactionConfig::default();
+//! assert_eq!(CostBenefit.choose(&[overwritten], Goal::Background, &config), [1]);
 //! ```
 //!
 //! # What it is not

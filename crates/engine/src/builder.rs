@@ -10,7 +10,7 @@ use crate::config::StoreConfig;
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
 
-type Watcher = Box<dyn FnMut(OpenProgress) -> ControlFlow<()>>;
+type Watcher = Box<dyn FnMut(OpenProgress) -> ControlFlow<()> + Send>;
 
 /// A store that is about to be opened: made by [`SingleNodeEngine::builder`].
 ///
@@ -58,7 +58,7 @@ impl StoreBuilder {
     ///     .open()?;
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
-    pub fn on_progress(mut self, watch: impl FnMut(OpenProgress) -> ControlFlow<()> + 'static) -> Self {
+    pub fn on_progress(mut self, watch: impl FnMut(OpenProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.watch = Some(Box::new(watch));
         self
     }

@@ -85,7 +85,8 @@ pub enum Background {
 /// use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
 ///
 /// # let dir = tempfile::tempdir().unwrap();
-/// let engine = SingleNodeEngine::with_components(StoreConfig::at(dir.path()), Components::default())?;
+/// let components = Components::default();
+/// let engine = SingleNodeEngine::with_components(StoreConfig::at(dir.path()), components)?;
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 #[derive(Clone, Debug)]

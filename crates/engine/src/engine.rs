@@ -16,6 +16,7 @@ use hightower_log::Command;
 use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};
 
 use crate::batch::{Batch, BatchOutcome};
+use crate::builder::StoreBuilder;
 use crate::config::{Durability, StoreConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -59,42 +60,103 @@ pub struct SingleNodeEngine {
 /// store is closed, with the last numbers.
 impl SingleNodeEngine {
     /// How many keys have a value; of a closed store, how many had one in the end.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// assert_eq!(engine.len(), 1);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.core.number(ConcurrentKvState::len, |last| last.state.live_keys)
     }
 
     /// Whether no key has a value; of a closed store, whether none had one in the end.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// assert!(engine.is_empty());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The highest version that the store has seen, also once it is closed.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let version = engine.put_versioned("a", "1")?;
+    /// assert_eq!(engine.latest_version(), version);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn latest_version(&self) -> u64 {
         self.core.latest_version()
     }
 
     /// The seq of the latest commit, also once the store is closed.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let before = engine.latest_seq();
+    /// engine.put("a", "1")?;
+    /// assert_eq!(engine.latest_seq(), before + 1);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn latest_seq(&self) -> u64 {
         self.core.visible_seq()
     }
 
     /// The store in numbers. Cheap: reads no file.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// assert_eq!(engine.stats().keys, 1);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.core.stats()
     }
 
     /// What opening the store found and did.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// println!("opened in {:?}", engine.open_report());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn open_report(&self) -> &OpenReport {
         &self.report
     }
 
     /// The settings that the store was opened with.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// assert_eq!(engine.config().data_dir, dir.path());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn config(&self) -> &StoreConfig {
         &self.core.config
@@ -215,6 +277,8 @@ const _: () = {
     is_shared::<BatchOutcome>();
     is_shared::<Ticket<BatchOutcome>>();
     is_shared::<Error>();
+    const fn is_sent<T: Send>() {}
+    is_sent::<StoreBuilder>();
     is_shared::<dyn KvReader>();
     is_shared::<dyn KvWriter>();
 };

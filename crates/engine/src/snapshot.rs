@@ -33,7 +33,7 @@ const ITEMS_PER_GUARD: usize = 256;
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
-/// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+/// # let engine = hightower_engine::SingleNodeEngine::open(dir.path())?;
 /// engine.put("a", "1")?;
 /// let snapshot = engine.snapshot()?;
 /// engine.put("a", "2")?;
@@ -132,7 +132,7 @@ impl Snapshot {
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
-    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+    /// # let engine = hightower_engine::SingleNodeEngine::open(dir.path())?;
     /// for key in ["a", "b", "c"] {
     ///     engine.put(key, key.to_uppercase())?;
     /// }
@@ -318,7 +318,7 @@ impl Range {
     /// use std::ops::ControlFlow;
     ///
     /// # let dir = tempfile::tempdir().unwrap();
-    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+    /// # let engine = hightower_engine::SingleNodeEngine::open(dir.path())?;
     /// engine.put("a", "1")?;
     /// engine.put("b", "22")?;
     /// let mut len = 0;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::observe::CALLBACKS;
 use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex};
@@ -56,7 +57,7 @@ impl<T> Ticket<T> {
     pub fn wait(self) -> Result<T> {
         let mut slot = self.reply.slot.lock();
         loop {
-            if let Some(result) = slot.result.take() {
+            if let Some(result) = slot.take() {
                 return result;
             }
             if self.reply.committer == Some(thread::current().id()) {
@@ -72,7 +73,7 @@ impl<T> Ticket<T> {
     ///
     /// The ticket, while the write is on its way.
     pub fn try_wait(self) -> Result<Result<T>, Self> {
-        let known = self.reply.slot.lock().result.take();
+        let known = self.reply.slot.lock().take();
         known.ok_or(self)
     }
 
@@ -97,13 +98,15 @@ impl<T> Ticket<T> {
     /// ```
     pub fn on_outcome(self, callback: impl FnOnce(Result<T>) + Send + 'static) {
         let mut slot = self.reply.slot.lock();
-        match slot.result.take() {
-            Some(result) => {
-                drop(slot);
-                callback(result);
-            }
-            None => slot.listener = Some(Listener::Callback(Box::new(callback))),
+        if let Some(result) = slot.take() {
+            drop(slot);
+            callback(result);
+            return;
         }
+        let replaced = slot.listener.replace(Listener::Callback(Box::new(callback)));
+        // Code of a runtime runs when a waker is dropped: not under the lock.
+        drop(slot);
+        drop(replaced);
     }
 
     /// A ticket whose outcome is known.
@@ -113,21 +116,20 @@ impl<T> Ticket<T> {
     }
 }
 
-/// The outcome is given once: polled after it was ready, it is [`Error::Validation`].
+/// The outcome is given once: who asks again after it was ready gets [`Error::Validation`].
 impl<T> Future for Ticket<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        // Code of a runtime runs when a waker is cloned and dropped: not under the lock.
+        let waker = context.waker().clone();
         let mut slot = self.reply.slot.lock();
-        if let Some(result) = slot.result.take() {
+        if let Some(result) = slot.take() {
             return Poll::Ready(result);
         }
-        if slot.is_answered {
-            return Poll::Ready(Err(Error::Validation("the outcome of this write was given already".into())));
-        }
-        // Cloned before the last one is dropped: the waker is code of the runtime.
-        let waker = context.waker().clone();
-        let _replaced = slot.listener.replace(Listener::Waker(waker));
+        let replaced = slot.listener.replace(Listener::Waker(waker));
+        drop(slot);
+        drop(replaced);
         Poll::Pending
     }
 }
@@ -152,6 +154,14 @@ struct Slot<T> {
     is_answered: bool,
     result: Option<Result<T>>,
     listener: Option<Listener<T>>,
+}
+
+impl<T> Slot<T> {
+    /// The outcome, if there is one already; if it was taken, an error that says so.
+    fn take(&mut self) -> Option<Result<T>> {
+        let taken = || Err(Error::Validation("the outcome of this write was given already".into()));
+        self.result.take().or_else(|| (self.is_answered && !planted("outcome_awaited_again")).then(taken))
+    }
 }
 
 /// What the outcome wakes or calls.

@@ -102,6 +102,22 @@ fn the_last_waker_is_woken() {
 }
 
 #[test]
+fn an_outcome_that_was_given_is_not_waited_for_again() {
+    let (_dir, engine) = open(8);
+    let given = || {
+        let mut ticket = engine.commit_async(Batch::new().put("a", "")).unwrap();
+        assert!(block_on(&mut ticket).unwrap().is_committed());
+        ticket
+    };
+    assert!(matches!(block_on(given()), Err(Error::Validation(_))));
+    assert!(matches!(given().try_wait(), Ok(Err(Error::Validation(_)))));
+    assert!(matches!(given().wait(), Err(Error::Validation(_))));
+    let (sender, receiver) = mpsc::channel();
+    given().on_outcome(move |outcome| sender.send(outcome).unwrap());
+    assert!(matches!(receiver.recv_timeout(LONG), Ok(Err(Error::Validation(_)))));
+}
+
+#[test]
 fn callbacks_are_called_once_each_in_the_order_of_the_writes() {
     for queue_depth in [0, 8] {
         let (_dir, engine) = open(queue_depth);

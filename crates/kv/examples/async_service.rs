@@ -51,7 +51,8 @@ async fn serve(config: StoreConfig) -> Result<(), Box<dyn Error>> {
     println!("{count} jobs are done");
     assert_eq!(count, 4_000);
 
-    // Closing waits for the device, and tells what failed; dropping the last handle would do the same here, and tell nobody.
+    // Closing waits for the device, and tells what failed. Dropping the last handle would wait too,
+    // and tell nobody.
     let last = Arc::clone(&engine);
     spawn_blocking(move || last.close()).await??;
     assert!(engine.get("jobs/0/0000").is_err(), "whoever still has a handle is told that the store is closed");

@@ -1,4 +1,5 @@
-//! A lock and a counter that several threads share, by batches that require something of the keys they change.
+//! A lock and a counter that several threads share, by batches that require something of the keys
+//! they change.
 //!
 //! `cargo run -p hightower-kv --example conditional_batches`
 

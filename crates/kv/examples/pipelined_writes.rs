@@ -1,4 +1,5 @@
-//! Writes without waiting for each: hand them in, go on, collect the outcomes; one sync covers all that have gathered.
+//! Writes without waiting for each: hand them in, go on, collect the outcomes. One sync covers all
+//! that wait at the same time.
 //!
 //! `cargo run -p hightower-kv --example pipelined_writes`
 

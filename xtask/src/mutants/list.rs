@@ -404,6 +404,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "closing commits what was handed in",
         &[within_engine("closing_waits_for_all_that_was_handed_in")],
     ),
+    Mutant {
+        name: "outcome_awaited_again",
+        rule: "an outcome that was given is not waited for again",
+        shows: Shows::ByHanging,
+        caught_by: &[plain("hightower-engine", "tickets", "not_waited_for_again")],
+    },
     caught(
         "committer_waits",
         "a callback of the commit thread is refused what would wait for itself",

@@ -263,7 +263,7 @@ fn is_ours(name: &str) -> bool {
 /// engine.backup_to(&backup)?;
 /// let restored = dir.path().join("restored");
 /// restore(&Components::default(), &backup, &restored)?;
-/// assert_eq!(SingleNodeEngine::with_config(StoreConfig::at(&restored))?.get("key")?.unwrap(), b"value");
+/// assert_eq!(SingleNodeEngine::open(&restored)?.get("key")?.unwrap(), b"value");
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 ///

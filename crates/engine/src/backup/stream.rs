@@ -235,6 +235,15 @@ impl FrameWriter<'_> {
 }
 
 impl Core {
+    /// The identity of the store; zeros from a store that is open for reading, which has none at hand.
+    fn exported_store_id(&self) -> Result<[u8; 16]> {
+        match self.store() {
+            Ok(store) => Ok(store.manifest().store_id),
+            Err(Error::ReadOnly) => Ok([0; 16]),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes everything that `snapshot` knows, tombstones included.
     pub(crate) fn export(
         &self,
@@ -243,7 +252,7 @@ impl Core {
     ) -> Result<ExportReport> {
         let salt = self.components.entropy.next_u64();
         let header = Header {
-            store_id: self.store()?.manifest().store_id,
+            store_id: self.exported_store_id()?,
             seq: snapshot.seq(),
             max_version: self.latest_version(),
             salt: salt
@@ -281,7 +290,7 @@ impl Core {
 /// engine.export_snapshot(&mut stream)?;
 /// let moved = dir.path().join("moved");
 /// import_snapshot(&Components::default(), &mut &stream[..], &moved)?;
-/// assert_eq!(SingleNodeEngine::with_config(StoreConfig::at(&moved))?.get("key")?.unwrap(), b"value");
+/// assert_eq!(SingleNodeEngine::open(&moved)?.get("key")?.unwrap(), b"value");
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 ///

@@ -107,7 +107,8 @@ impl SingleNodeEngine {
     /// use std::ops::ControlFlow;
     /// use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
     ///
-    /// let engine = SingleNodeEngine::open_with_progress(StoreConfig::at(dir.path()), Components::default(), |progress| {
+    /// let (config, components) = (StoreConfig::at(dir.path()), Components::default());
+    /// let engine = SingleNodeEngine::open_with_progress(config, components, |progress| {
     ///     println!("{:?}: {} of {}", progress.phase, progress.done, progress.total);
     ///     ControlFlow::Continue(())
     /// })?;

@@ -16,6 +16,16 @@ use crate::value::Value;
 impl SingleNodeEngine {
     /// The latest value of `key`. Takes no lock; costs two or three cache misses, a checksum and a copy.
     ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// assert_eq!(engine.get("a")?.unwrap(), "1");
+    /// assert_eq!(engine.get("b")?, None);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] if the record does not verify, [`Error::Closed`].
@@ -24,6 +34,15 @@ impl SingleNodeEngine {
     }
 
     /// Calls `use_value` with the latest value of `key`, without copying it.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "12345")?;
+    /// assert_eq!(engine.get_with("a", |value| value.len())?, Some(5));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -34,6 +53,15 @@ impl SingleNodeEngine {
 
     /// The latest value of `key`, and the version that gave it.
     ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let version = engine.put_versioned("a", "1")?;
+    /// assert_eq!(engine.get_versioned("a")?, Some(("1".into(), version)));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`get`](Self::get).
@@ -42,6 +70,15 @@ impl SingleNodeEngine {
     }
 
     /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// assert_eq!(engine.multi_get(&["b", "a"])?, [None, Some("1".into())]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -52,6 +89,15 @@ impl SingleNodeEngine {
 
     /// All keys that start with `prefix`, with their values, in key order, as of one moment.
     ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("jobs/1", "queued")?;
+    /// assert_eq!(engine.get_prefix("jobs/")?, [(b"jobs/1".to_vec(), "queued".into())]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`get`](Self::get).
@@ -60,6 +106,17 @@ impl SingleNodeEngine {
     }
 
     /// The keys in `bounds`, in key order, from either end, as of this moment. What was begun before the store is closed goes on after it.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// engine.put("b", "2")?;
+    /// let keys: Vec<_> = engine.range("a"..="b")?.rev().map(|entry| entry.key().to_vec()).collect();
+    /// assert_eq!(keys, [b"b", b"a"]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -70,6 +127,17 @@ impl SingleNodeEngine {
 
     /// The keys that begin with `prefix`, in key order, from either end, as of this moment. What was begun before the store is closed goes on
     /// after it.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("jobs/1", "queued")?;
+    /// for entry in engine.prefix("jobs/")? {
+    ///     println!("{} is {:?}", entry.key().escape_ascii(), entry.value()?.as_str());
+    /// }
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -120,6 +188,15 @@ impl SingleNodeEngine {
 
     /// The last key, and its value. Costs a copy of both.
     ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// assert_eq!(engine.last_key_value()?, Some((b"a".to_vec(), "1".into())));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`get`](Self::get).
@@ -128,6 +205,15 @@ impl SingleNodeEngine {
     }
 
     /// Whether `key` has a value. Reads the index only.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// assert!(engine.contains_key("a")? && !engine.contains_key("b")?);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -143,7 +229,7 @@ impl SingleNodeEngine {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
     /// engine.put("a", "1")?;
-    /// let both = engine.read_with(|snapshot| (snapshot.contains_key("a"), snapshot.contains_key("b")))?;
+    /// let both = engine.read_with(|now| (now.contains_key("a"), now.contains_key("b")))?;
     /// assert_eq!(both, (true, false));
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
@@ -156,6 +242,17 @@ impl SingleNodeEngine {
     }
 
     /// The store as of this moment. Under a microsecond, whatever the number of keys. It stays readable after the store is closed.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// let before = engine.snapshot()?;
+    /// engine.delete("a")?;
+    /// assert_eq!(before.get("a")?.unwrap(), "1");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -19,6 +19,16 @@ use crate::repair::RepairProgress;
 impl SingleNodeEngine {
     /// Waits until everything that was committed before is durable.
     ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// engine.flush()?;
+    /// assert_eq!(engine.stats().durable_seq, engine.latest_seq());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Poisoned`] if a sync failed, [`Error::Closed`], [`Error::ReadOnly`].
@@ -34,7 +44,7 @@ impl SingleNodeEngine {
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
-    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path()))?;
+    /// # let engine = hightower_engine::SingleNodeEngine::open(dir.path())?;
     /// for round in 0..10 {
     ///     engine.put("key", format!("value {round}"))?;
     /// }
@@ -57,6 +67,15 @@ impl SingleNodeEngine {
 
     /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on meanwhile.
     ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// engine.checkpoint()?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
@@ -73,7 +92,7 @@ impl SingleNodeEngine {
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
-    /// # let engine = hightower_engine::SingleNodeEngine::with_config(hightower_engine::StoreConfig::at(dir.path().join("kv")))?;
+    /// # let engine = hightower_engine::SingleNodeEngine::open(dir.path().join("kv"))?;
     /// engine.put("key", "value")?;
     /// let backup = dir.path().join("backup");
     /// engine.backup_to(&backup)?;
@@ -106,6 +125,17 @@ impl SingleNodeEngine {
 
     /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another machine, or another version. Memory does not
     /// depend on the number of keys. [`import_snapshot`](crate::import_snapshot) takes it back.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("a", "1")?;
+    /// let mut stream = Vec::new();
+    /// let report = engine.export_snapshot(&mut stream)?;
+    /// assert_eq!(report.records, 1);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

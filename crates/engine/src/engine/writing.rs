@@ -109,6 +109,14 @@ impl SingleNodeEngine {
 
     /// As [`delete`](Self::delete), at a durability of this call's own.
     ///
+    /// ```
+    /// # use hightower_engine::{Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.delete_with("orders/17", Durability::Sync)?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`put`](Self::put).
@@ -247,6 +255,14 @@ impl SingleNodeEngine {
 
     /// As [`submit`](Self::submit), at a durability of this call's own.
     ///
+    /// ```
+    /// # use hightower_engine::{Command, Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.submit_with(Command::set("job", "done", 9), Durability::Sync)?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`submit`](Self::submit).
@@ -290,6 +306,14 @@ impl SingleNodeEngine {
 /// Several changes that commit as one, if all holds that they require.
 impl SingleNodeEngine {
     /// An empty batch: [`Batch::new`], for chains that begin with the engine.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.commit(engine.batch().put("a", "1").delete("b"))?.committed()?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new()
@@ -321,6 +345,15 @@ impl SingleNodeEngine {
 
     /// As [`commit`](Self::commit), at a durability of this call's own.
     ///
+    /// ```
+    /// # use hightower_engine::{Batch, Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let batch = Batch::from_iter([("a", "1"), ("b", "2")]);
+    /// engine.commit_with(&batch, Durability::Sync)?.committed()?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`commit`](Self::commit).
@@ -340,6 +373,15 @@ impl SingleNodeEngine {
 impl SingleNodeEngine {
     /// Hands in a command with a version of its own.
     ///
+    /// ```
+    /// # use hightower_engine::{Command, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let ticket = engine.submit_async(Command::set("job", "done", 9))?;
+    /// assert!(ticket.wait()?.changed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
@@ -349,6 +391,15 @@ impl SingleNodeEngine {
 
     /// As [`submit_async`](Self::submit_async), at a durability of this call's own: the ticket gives
     /// its outcome once the write has it.
+    ///
+    /// ```
+    /// # use hightower_engine::{Command, Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let command = Command::set("job", "done", 9);
+    /// assert!(engine.submit_async_with(command, Durability::Sync)?.wait()?.changed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -373,7 +424,8 @@ impl SingleNodeEngine {
     /// let engine = SingleNodeEngine::builder(dir.path()).commit_queue_depth(1024).open()?;
     /// let mut tickets = Vec::new();
     /// for job in 0..100 {
-    ///     tickets.push(engine.commit_async(Batch::new().put(format!("jobs/{job:03}"), "queued"))?);
+    ///     let batch = Batch::from_iter([(format!("jobs/{job:03}"), "queued")]);
+    ///     tickets.push(engine.commit_async(batch)?);
     /// }
     /// for ticket in tickets {
     ///     ticket.wait()?.committed()?;
@@ -390,6 +442,16 @@ impl SingleNodeEngine {
 
     /// As [`commit_async`](Self::commit_async), at a durability of this call's own: the ticket gives
     /// its outcome once the batch has it.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, Durability, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let batch = Batch::from_iter([("a", "1"), ("b", "2")]);
+    /// let ticket = engine.commit_async_with(batch, Durability::Sync)?;
+    /// assert!(ticket.wait()?.is_committed());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

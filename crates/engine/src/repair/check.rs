@@ -99,7 +99,8 @@ impl DamagedPlace {
 /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
 /// engine.put("key", "value")?;
 /// engine.close()?;
-/// let report = check(&Components::default(), dir.path(), CheckLevel::Index, &mut |_| ControlFlow::Continue(()))?;
+/// let mut watch = |_| ControlFlow::Continue(());
+/// let report = check(&Components::default(), dir.path(), CheckLevel::Index, &mut watch)?;
 /// assert!(report.is_whole() && report.records == 1);
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```

@@ -40,7 +40,8 @@ pub struct SalvageReport {
 /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(&broken))?;
 /// # engine.put("key", "value")?;
 /// # engine.close()?;
-/// let report = salvage(&Components::default(), &broken, &saved, &mut |_| ControlFlow::Continue(()))?;
+/// let mut watch = |_| ControlFlow::Continue(());
+/// let report = salvage(&Components::default(), &broken, &saved, &mut watch)?;
 /// assert_eq!((report.records, report.damage.len()), (1, 0));
 /// assert_eq!(SingleNodeEngine::open_read_only(&saved)?.get("key")?.unwrap(), b"value");
 /// # Ok::<(), hightower_engine::Error>(())
