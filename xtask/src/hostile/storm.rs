@@ -1,17 +1,18 @@
 //! Callers that call everything at any time.
 
+mod copies;
+mod reads;
+
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, CheckLevel, Command, Committed, Components, Durability, Entry, Error, ErrorKind,
-    Expect, Range, Rejected, SingleNodeEngine, Snapshot, SnapshotEngine, StoreConfig, Ticket, Value, check, dump,
-    import_snapshot, limits, restore, salvage,
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Entry, Error, ErrorKind, Expect, Range,
+    Rejected, SingleNodeEngine, Snapshot, StoreConfig, Ticket, Value, limits,
 };
 
 use super::model::{CEILING, Change, Effect, Model, Pending};
@@ -195,7 +196,7 @@ where
 }
 
 /// What a caller keeps, to look at again much later.
-enum Held {
+enum HeldRead {
     Snapshot(Snapshot, Vec<(String, Option<Vec<u8>>)>),
     Range(Box<Range>, Vec<(Vec<u8>, Vec<u8>)>),
     Entry(Entry, Vec<u8>),
@@ -208,7 +209,7 @@ pub(super) struct Caller<'a> {
     number: u64,
     random: Random,
     mix: Vec<(&'static str, u64)>,
-    held: Vec<Held>,
+    held: Vec<HeldRead>,
     without: BTreeSet<String>,
 }
 
@@ -462,144 +463,7 @@ impl<'a> Caller<'a> {
         Ok(())
     }
 
-    fn get(&mut self, handle: &Handle) -> Result<()> {
-        let key = self.any_key();
-        let store = self.store;
-        let reading = store.model.read();
-        match self.random.below(3) {
-            0 => {
-                let Called::Done(found) = store.call(handle, "get", &key, |engine| engine.get(&key))? else {
-                    return Ok(());
-                };
-                reading.check(&key, found.as_deref(), None)?;
-                if let Some(found) = found {
-                    let copy = found.to_vec();
-                    self.hold(Held::Value(found, copy));
-                }
-                Ok(())
-            }
-            1 => {
-                let copy = |engine: &SingleNodeEngine| engine.get_with(&key, <[u8]>::to_vec);
-                let Called::Done(found) = store.call(handle, "get", &key, copy)? else { return Ok(()) };
-                reading.check(&key, found.as_deref(), None)
-            }
-            _ => {
-                let versioned = |engine: &SingleNodeEngine| engine.get_versioned(&key);
-                let Called::Done(found) = store.call(handle, "get", &key, versioned)? else { return Ok(()) };
-                let version = found.as_ref().map(|(_, version)| *version);
-                reading.check(&key, found.as_ref().map(|(value, _)| &value[..]), version)
-            }
-        }
-    }
-
-    fn multi_get(&mut self, handle: &Handle) -> Result<()> {
-        let store = self.store;
-        let reading = store.model.read();
-        let keys = group(self.random.next());
-        let Called::Done(found) = store.call(handle, "multi_get", &keys[0], |engine| engine.multi_get(&keys))? else {
-            return Ok(());
-        };
-        check_group(&keys, found.iter().map(|value| value.as_deref()))?;
-        keys.iter().zip(&found).try_for_each(|(key, value)| reading.check(key, value.as_deref(), None))
-    }
-
-    /// Reads everything in order, from one end or the other, as of one moment.
-    fn range(&mut self, handle: &Handle) -> Result<()> {
-        let store = self.store;
-        let reading = store.model.read();
-        let Called::Done(mut range) = store.call(handle, "range", "", |engine| engine.range(..))? else {
-            return Ok(());
-        };
-        let is_reversed = self.random.once_in(2);
-        let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        {
-            let _doing = doing("iterate", "");
-            let mut next = || if is_reversed { range.next_back() } else { range.next() };
-            while let Some(entry) = next() {
-                let value = entry.value().map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
-                found.push((entry.key().to_vec(), value.to_vec()));
-                if self.held.len() < HELD && self.random.once_in(40) {
-                    let value = value.to_vec();
-                    self.held.push(Held::Entry(entry, value));
-                }
-            }
-        }
-        if is_reversed {
-            found.reverse();
-        }
-        ensure!(found.is_sorted_by(|(one, _), (next, _)| one < next), "the keys of a range are not in order");
-        check_all(store, &found, &reading)
-    }
-
-    /// Reads pairs in place, in two visits, and perhaps keeps the rest for later.
-    fn visit(&mut self, handle: &Handle) -> Result<()> {
-        let store = self.store;
-        let reading = store.model.read();
-        let Called::Done(mut range) = store.call(handle, "visit", "", |engine| engine.range(..))? else {
-            return Ok(());
-        };
-        let stop_at = self.random.below(KEYS);
-        let mut found = Vec::new();
-        let _doing = doing("visit", "");
-        let first = range.for_each_pair(|key, value| {
-            found.push((key.to_vec(), value.to_vec()));
-            if found.len() as u64 > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        first.map_err(|error| anyhow!("a visit fails: {error}"))?;
-        let kept = self.random.once_in(3);
-        if kept {
-            // What is left is known by a snapshot of the same moment.
-            let rest = range.snapshot().range(..).collect_pairs(usize::MAX);
-            let rest = rest.map_err(|error| anyhow!("a snapshot cannot be read: {error}"))?;
-            let rest: Vec<_> = rest.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
-            ensure!(rest.starts_with(&found), "a visit and its snapshot differ");
-            let rest = rest[found.len()..].to_vec();
-            self.hold(Held::Range(Box::new(range), rest));
-            return Ok(());
-        }
-        for pair in &mut range {
-            let pair = pair.into_pair().map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
-            found.push((pair.0, pair.1.into_vec()));
-        }
-        check_all(store, &found, &reading)
-    }
-
-    fn presence(&mut self, handle: &Handle) -> Result<()> {
-        let key = self.any_key();
-        let store = self.store;
-        let reading = store.model.read();
-        let called = store.call(handle, "presence", &key, |engine| engine.contains_key(&key))?;
-        if let Called::Done(is_there) = called {
-            reading.check_presence(&key, is_there)?;
-        }
-        let (len, most) = (handle.engine.len(), store.model.keys().count());
-        ensure!(len <= most, "{len} keys have a value, of {most} that were ever written");
-        Ok(())
-    }
-
-    fn snapshot(&mut self, handle: &Handle) -> Result<()> {
-        let store = self.store;
-        let reading = store.model.read();
-        let Called::Done(snapshot) = store.call(handle, "snapshot", "", SingleNodeEngine::snapshot)? else {
-            return Ok(());
-        };
-        let mut seen = Vec::new();
-        let keys = group(self.random.next());
-        for key in keys.iter().cloned().chain((0..8).map(|_| key(self.random.next()))) {
-            let found = snapshot.get_versioned(&key).map_err(|error| anyhow!("a snapshot cannot be read: {error}"))?;
-            let version = found.as_ref().map(|(_, version)| *version);
-            reading.check(&key, found.as_ref().map(|(value, _)| &value[..]), version)?;
-            seen.push((key, found.map(|(value, _)| value.into_vec())));
-        }
-        check_group(&keys, seen.iter().take(keys.len()).map(|(_, value)| value.as_deref()))?;
-        if self.random.once_in(4) {
-            store.call(handle, "snapshot", "state", SnapshotEngine::snapshot_state).map(drop)?;
-        }
-        self.hold(Held::Snapshot(snapshot, seen));
-        Ok(())
-    }
-
-    fn hold(&mut self, held: Held) {
+    fn hold(&mut self, held: HeldRead) {
         if self.held.len() == HELD {
             let at = usize::try_from(self.random.below(HELD as u64)).unwrap_or(0);
             self.held.swap_remove(at);
@@ -643,75 +507,6 @@ impl<'a> Caller<'a> {
         );
         Ok(())
     }
-
-    fn backup(&mut self, handle: &Handle) -> Result<()> {
-        let dir = self.store.scratch.join(format!("backup-{}", self.number));
-        let store = self.store;
-        let reading = store.model.read();
-        let detail = dir.display().to_string();
-        let breaks_off = self.random.once_in(8);
-        let aborted: &[ErrorKind] = if breaks_off { &[ErrorKind::Aborted] } else { &[] };
-        let called = store.call_with(handle, "backup", &detail, aborted, |engine| {
-            engine.backup_with_progress(&dir, |_| {
-                if breaks_off { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-        })?;
-        let Called::Done(_) = called else { return Ok(()) };
-        verify_copy(store, &dir, &reading).context("a backup")?;
-        let report = check(&Components::default(), &dir, CheckLevel::Index, &mut |_| ControlFlow::Continue(()));
-        if let Some(report) = store.allowed(report, "a check of a backup")? {
-            ensure!(report.is_whole(), "a backup is damaged: {:?}", report.damage);
-        }
-        let mut records = 0;
-        let dumped = dump(&Components::default(), &dir, &mut |_| {
-            records += 1;
-            ControlFlow::Continue(())
-        });
-        store.allowed(dumped, "a dump of a backup").map(drop)
-    }
-
-    fn restore(&mut self, handle: &Handle) -> Result<()> {
-        let backup = self.store.scratch.join(format!("backup-{}", self.number));
-        let restored = self.store.scratch.join(format!("restored-{}", self.number));
-        let store = self.store;
-        let reading = store.model.read();
-        let called = store.call(handle, "backup", "to restore", |engine| engine.backup_to(&backup))?;
-        let Called::Done(_) = called else { return Ok(()) };
-        {
-            let _doing = doing("restore", "");
-            restore(&Components::default(), &backup, &restored)?;
-        }
-        verify_copy(store, &restored, &reading).context("a restored store")?;
-        Ok(std::fs::remove_dir_all(&restored)?)
-    }
-
-    fn export(&mut self, handle: &Handle) -> Result<()> {
-        let imported = self.store.scratch.join(format!("imported-{}", self.number));
-        let store = self.store;
-        let reading = store.model.read();
-        let mut stream = Vec::new();
-        let called = store.call(handle, "export", "", |engine| engine.export_snapshot(&mut stream))?;
-        let Called::Done(_) = called else { return Ok(()) };
-        {
-            let _doing = doing("import", "");
-            import_snapshot(&Components::default(), &mut &stream[..], &imported)?;
-        }
-        verify_copy(store, &imported, &reading).context("an imported store")?;
-        Ok(std::fs::remove_dir_all(&imported)?)
-    }
-
-    fn salvage(&mut self, handle: &Handle) -> Result<()> {
-        let salvaged = self.store.scratch.join(format!("salvaged-{}", self.number));
-        let backup = self.store.scratch.join(format!("backup-{}", self.number));
-        let store = self.store;
-        let reading = store.model.read();
-        let called = store.call(handle, "backup", "to salvage", |engine| engine.backup_to(&backup))?;
-        let Called::Done(_) = called else { return Ok(()) };
-        let _doing = doing("salvage", "");
-        salvage(&Components::default(), &backup, &salvaged, &mut |_| ControlFlow::Continue(()))?;
-        verify_copy(store, &salvaged, &reading).context("a salvaged store")?;
-        Ok(std::fs::remove_dir_all(&salvaged)?)
-    }
 }
 
 /// What a caller's version may be refused with where it is beyond the limit.
@@ -741,46 +536,12 @@ pub(super) fn effect_of(kind: ErrorKind) -> Effect {
     }
 }
 
-/// All keys of a group have the value of the same write, or none has one.
-fn check_group<'v>(keys: &[String], values: impl Iterator<Item = Option<&'v [u8]>>) -> Result<()> {
-    let numbers: Vec<_> = values.map(|value| value.and_then(|value| value.first_chunk::<8>().copied())).collect();
-    ensure!(numbers.iter().all(|number| *number == numbers[0]), "a batch is there in part: {keys:?} have {numbers:?}");
-    Ok(())
-}
-
-/// All that a full range has given, as of one moment.
-fn check_all(store: &Store, found: &[(Vec<u8>, Vec<u8>)], reading: &super::model::Reading<'_>) -> Result<()> {
-    let find = |key: &str| {
-        let at = found.binary_search_by(|(known, _)| known.as_slice().cmp(key.as_bytes())).ok()?;
-        Some(&found[at].1[..])
-    };
-    for number in 0..GROUPS {
-        let keys = group(number);
-        check_group(&keys, keys.iter().map(|key| find(key)))?;
-    }
-    store.model.keys().try_for_each(|key| reading.check(key, find(key), None))?;
-    ensure!(
-        found.iter().all(|(key, _)| store.model.keys().any(|known| known.as_bytes() == key)),
-        "a range has keys that nobody has written"
-    );
-    Ok(())
-}
-
-/// Opens a copy of the store for reading, and compares it with the model.
-fn verify_copy(store: &Store, dir: &std::path::Path, reading: &super::model::Reading<'_>) -> Result<()> {
-    let Some(copy) = store.allowed(SingleNodeEngine::open_read_only(dir), "opening a copy")? else { return Ok(()) };
-    store.verify(&copy, reading)?;
-    let found = copy.range(..)?.collect_pairs(usize::MAX)?;
-    let found: Vec<_> = found.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
-    check_all(store, &found, reading)
-}
-
 /// Gives it back if it can be looked at again.
-fn look(held: Held) -> Result<Option<Held>> {
+fn look(held: HeldRead) -> Result<Option<HeldRead>> {
     let _doing = doing("held", "");
     let unreadable = |error: Error| anyhow!("what is held cannot be read any more: {error}");
     match held {
-        Held::Snapshot(snapshot, seen) => {
+        HeldRead::Snapshot(snapshot, seen) => {
             for (key, before) in &seen {
                 let now = snapshot.get(key).map_err(unreadable)?.map(Value::into_vec);
                 ensure!(
@@ -789,9 +550,9 @@ fn look(held: Held) -> Result<Option<Held>> {
                     differ(before.as_deref(), now.as_deref())
                 );
             }
-            Ok(Some(Held::Snapshot(snapshot, seen)))
+            Ok(Some(HeldRead::Snapshot(snapshot, seen)))
         }
-        Held::Range(range, rest) => {
+        HeldRead::Range(range, rest) => {
             let mut now = Vec::new();
             for entry in *range {
                 let (key, value) = entry.into_pair().map_err(unreadable)?;
@@ -800,14 +561,14 @@ fn look(held: Held) -> Result<Option<Held>> {
             ensure!(now == rest, "an iterator that was held has {} of {} pairs, or others", now.len(), rest.len());
             Ok(None)
         }
-        Held::Entry(entry, before) => {
+        HeldRead::Entry(entry, before) => {
             let now = entry.value().map_err(unreadable)?;
             ensure!(*now == before, "an entry has changed: {}", differ(Some(&before), Some(&now)));
-            Ok(Some(Held::Entry(entry, before)))
+            Ok(Some(HeldRead::Entry(entry, before)))
         }
-        Held::Value(value, before) => {
+        HeldRead::Value(value, before) => {
             ensure!(*value == before, "a value has changed: {}", differ(Some(&before), Some(&value)));
-            Ok(Some(Held::Value(value, before)))
+            Ok(Some(HeldRead::Value(value, before)))
         }
     }
 }

@@ -1,52 +1,19 @@
 //! The planted bugs: which rule each undoes, and which tests must see it.
 
-use super::run::HOSTILE;
+use super::catcher::{Catcher, Mutant, Shows, caught, engine, plain, storms, within_engine};
+use super::list_of_auth::OF_AUTH;
+use super::list_of_index::OF_INDEX_AND_STATE;
 use crate::cfgs::Cfgs;
 
-pub(super) struct Mutant {
-    pub(super) name: &'static str,
-    pub(super) rule: &'static str,
-    pub(super) shows: Shows,
-    /// Tried in this order.
-    pub(super) caught_by: &'static [Catcher],
-}
-
-/// How a planted bug makes its catchers notice it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shows {
-    /// They fail. A catcher that hangs instead has not caught it.
-    ByFailing,
-    /// They fail, or wait for ever for what the bug has lost.
-    ByHanging,
-}
-
-/// A test, or several whose names contain `filter`.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Catcher {
-    pub(super) cfgs: Cfgs,
-    pub(super) package: &'static str,
-    /// The test's file; `lib` for the tests within the crate; `hostile` for storms, of the kinds that `filter` names.
-    pub(super) test: &'static str,
-    pub(super) filter: &'static str,
-    pub(super) variables: &'static [(&'static str, &'static str)],
-}
-
-const fn plain(package: &'static str, test: &'static str, filter: &'static str) -> Catcher {
-    Catcher { cfgs: Cfgs::Mutants, package, test, filter, variables: &[] }
+/// All planted bugs.
+pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
+    OF_STORE.iter().chain(OF_INDEX_AND_STATE).chain(OF_AUTH)
 }
 
 const fn surroundings_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "surroundings", filter)
 }
 
-const fn caught(name: &'static str, rule: &'static str, caught_by: &'static [Catcher]) -> Mutant {
-    Mutant { name, rule, shows: Shows::ByFailing, caught_by }
-}
-
-/// Storms of some kinds of hostility, for five seconds.
-const fn storms(kinds: &'static str) -> Catcher {
-    plain("xtask", HOSTILE, kinds)
-}
 /// Crashes of many workloads of the segment layer.
 const CRASHES: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_STATES", "30000")], ..plain("hightower-segment", "crash", "every_crash") };
@@ -60,18 +27,12 @@ const fn rule_of_segments(filter: &'static str) -> Catcher {
 const fn opening(filter: &'static str) -> Catcher {
     plain("hightower-segment", "startup", filter)
 }
-const fn engine(filter: &'static str) -> Catcher {
-    plain("hightower-engine", "engine", filter)
-}
 const fn compaction(filter: &'static str) -> Catcher {
     plain("hightower-engine", "compaction", filter)
 }
 /// Versions, timestamps and clocks from all of their range.
 const fn callers_numbers(filter: &'static str) -> Catcher {
     plain("hightower-engine", "callers_numbers", filter)
-}
-const fn within_engine(filter: &'static str) -> Catcher {
-    plain("hightower-engine", "lib", filter)
 }
 const fn life_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "life", filter)
@@ -84,37 +45,15 @@ const LIN: Catcher = Catcher {
     variables: &[("HIGHTOWER_TEST_CASES", "400")],
     ..plain("hightower-engine", "linearizability", "every_history")
 };
-const HISTORY: Catcher =
-    Catcher { variables: &[("HIGHTOWER_TEST_CASES", "400")], ..plain("hightower-state", "history", "every_snapshot") };
-const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
-const AUTH_FACTORS: Catcher = plain("hightower-auth", "factors", "");
-const AUTH_ADMIN: Catcher = plain("hightower-auth", "admin", "");
-const AUTH_TOKENS: Catcher = plain("hightower-auth", "single_use", "");
-const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
 const FULL_DEVICE: Catcher =
     plain("hightower-engine", "upkeep_faults", "deletes_and_compaction_make_room_on_a_full_device");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
-const INDEX_THREADS: Catcher = plain("hightower-index", "threads", "");
-/// Hashers that collide, lie and panic.
-const fn hostile(filter: &'static str) -> Catcher {
-    plain("hightower-index", "hostile", filter)
-}
-const INDEX_MODEL: Catcher = plain("hightower-index", "model_check", "every_node_grows_and_shrinks");
-const fn model_of_state(filter: &'static str) -> Catcher {
-    Catcher { cfgs: Cfgs::Loom, ..plain("hightower-state", "lib", filter) }
-}
-const fn model_of_index(filter: &'static str) -> Catcher {
-    Catcher { cfgs: Cfgs::Loom, ..plain("hightower-index", "loom", filter) }
-}
-const fn model_in_index(filter: &'static str) -> Catcher {
-    Catcher { cfgs: Cfgs::Loom, ..plain("hightower-index", "lib", filter) }
-}
 const fn schedule(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
 }
 
-pub(super) const MUTANTS: &[Mutant] = &[
+const OF_STORE: &[Mutant] = &[
     // The log.
     caught("salt_ignored", "a checksum is seeded with the segment's salt", &[LOG]),
     caught("offset_ignored", "a checksum is seeded with the record's offset", &[LOG]),
@@ -537,66 +476,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-compactor", "lib", "garbage_and_age_decide")],
     ),
     caught("pace_ignored", "compaction keeps to its rate", &[plain("hightower-compactor", "lib", "the_rate_is_kept")]),
-    // The state.
-    caught(
-        "equal_version_wins",
-        "an equal version is stale",
-        &[plain("hightower-state", "model", ""), engine("versions_decide_whatever_the_order")],
-    ),
-    caught(
-        "register_without_fence",
-        "a snapshot's claim is seen before it reads the seq",
-        &[model_of_state("a_snapshot_is_never_older_than_what_was_read_before_it")],
-    ),
-    caught(
-        "retain_without_fence",
-        "a commit is seen before the claims are read",
-        &[model_of_state("a_snapshot_reads_its_own_seq_through_two_commits")],
-    ),
-    caught(
-        "undo_unchecked",
-        "an undo slot is read again before it is believed",
-        &[model_of_state("a_snapshot_reads_its_own_seq_through_two_commits")],
-    ),
-    caught("undo_ignored", "a reader that is too early finds the old version", &[HISTORY]),
-    caught(
-        "version_unchecked",
-        "a plain read never mixes two versions",
-        &[model_of_state("plain_reads_never_go_back")],
-    ),
-    caught(
-        "seq_first",
-        "a reader loads the location before the seq",
-        &[model_of_state("a_snapshot_reads_its_own_seq_through_two_commits")],
-    ),
-    caught(
-        "location_before_seq",
-        "a writer stores the seq before the location",
-        &[model_of_state("a_snapshot_reads_its_own_seq_through_two_commits")],
-    ),
-    caught("pending_unchecked", "a plain read takes only what is published", &[HISTORY]),
-    caught("never_pending", "what is not published is marked", &[HISTORY]),
-    caught(
-        "settled_before_published",
-        "the mark goes after the seq is published",
-        &[model_of_state("a_snapshot_is_never_older_than_what_was_read_before_it")],
-    ),
-    caught("retention_missed", "an old version stays while a snapshot reads it", &[HISTORY]),
-    caught("needs_off_by_one", "the last snapshot before a version counts as its predecessor's reader", &[HISTORY]),
-    caught("tombstone_removed_early", "a tombstone stays while a snapshot reads what was before it", &[HISTORY]),
-    caught("list_forgotten", "what an ended snapshot kept is gone through", &[HISTORY]),
-    caught("older_not_relocated", "compaction moves older versions too", &[HISTORY]),
-    caught("retirement_ignored", "an iterator hands out no place that was retired", &[HISTORY]),
-    caught(
-        "cursor_given_again",
-        "what comes after a cursor leaves the cursor out",
-        &[plain("hightower-engine", "ranges", "cursor"), plain("hightower-engine", "ranges", "pages")],
-    ),
-    caught(
-        "update_without_look",
-        "no update is lost",
-        &[plain("hightower-engine", "writes", "no_update_is_lost"), plain("hightower-engine", "writes", "takers")],
-    ),
     // What surrounds the store.
     caught(
         "lock_until_dropped",
@@ -609,207 +488,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[plain("hightower-engine", "foreign_files", "a_name_that_others_have_taken"), storms("foreign")],
     ),
     caught("entry_not_followed", "an entry that is held is read wherever its record has moved", &[storms("held")]),
-    // The authentication service.
-    caught(
-        "auth_taken_not_required",
-        "a change requires what it has read to be unchanged",
-        &[AUTH_RACES, AUTH_CRASHES],
-    ),
-    caught("auth_audit_apart", "a change and its line in the audit trail are one commit", &[AUTH_CRASHES, AUTH_RACES]),
-    caught("auth_use_unconditional", "a token is used up once", &[AUTH_RACES, AUTH_CRASHES]),
-    caught("auth_epoch_ignored", "a login counts for the password that it was made with", &[AUTH_RACES, AUTH_CRASHES]),
-    caught("auth_name_apart", "a user and the user's name are one commit", &[AUTH_CRASHES, AUTH_RACES]),
-    caught("auth_delete_in_two_commits", "a user goes with all that is the user's", &[AUTH_CRASHES, AUTH_RACES]),
-    caught("auth_owner_not_guarded", "no key is made for a user who is gone", &[AUTH_RACES, AUTH_CRASHES]),
-    caught(
-        "auth_secret_unbound",
-        "a principal ends with the secret that it was made by",
-        &[plain("hightower-auth", "service", "principals_end_with_the_secret")],
-    ),
-    caught(
-        "auth_guess_charged_late",
-        "an attempt is looked at and charged in one step",
-        &[plain("hightower-auth", "lib", "attempts_at_the_same_time_do_not_pass_as_one")],
-    ),
-    caught("auth_code_used_twice", "a code is used by one of those who try it at once", &[AUTH_RACES]),
-    caught("auth_token_used_twice", "a single-use token is used once", &[AUTH_RACES]),
-    caught("auth_totp_replayed", "a one-time password is accepted once", &[AUTH_FACTORS]),
-    caught("auth_recovery_code_stays", "a recovery code opens once", &[AUTH_FACTORS]),
-    caught("auth_factor_not_asked_of_sessions", "a session without a required factor does not count", &[AUTH_FACTORS]),
-    caught("auth_password_replaces_factor", "half a login replaces no second factor", &[AUTH_FACTORS]),
-    caught("auth_codes_not_delayed", "guesses at codes are delayed", &[AUTH_FACTORS]),
-    caught("auth_roles_given_freely", "nobody gives more than they have", &[AUTH_ADMIN]),
-    caught("auth_admin_of_the_mightier", "nobody manages who has more than they have", &[AUTH_ADMIN]),
-    caught("auth_admin_not_guarded", "authority counts as of the commit", &[AUTH_ADMIN]),
-    caught("auth_token_purpose_ignored", "a token is for one purpose", &[AUTH_TOKENS]),
-    caught("auth_token_outlives_password", "a token ends with what it is for", &[AUTH_TOKENS]),
-    caught(
-        "key_file_not_claimed",
-        "of two who change a key file, one at a time does",
-        &[plain("hightower-auth", "lib", "two_changes_at_once_are_refused")],
-    ),
-    caught(
-        "auth_quota_unlocked",
-        "writes under one quota take turns",
-        &[plain("hightower-auth", "quotas", "writers_at_the_same_time")],
-    ),
-    caught(
-        "auth_quota_stale_refusal",
-        "no refusal rests on what was there long ago",
-        &[plain("hightower-auth", "quotas", "a_refusal_rests_on")],
-    ),
-    caught(
-        "auth_quota_trusts_versions",
-        "a stale delete makes no room in a quota",
-        &[plain("hightower-auth", "quotas", "submitted_versions")],
-    ),
-    caught(
-        "auth_quota_given_away",
-        "nobody gives away more than their quota",
-        &[plain("hightower-auth", "quotas", "nobody_gives_away")],
-    ),
-    caught(
-        "auth_looks_of_lower_case",
-        "names look alike in the capitals that they were given in",
-        &[plain("hightower-auth", "hardening", "names_that_look_like")],
-    ),
-    caught(
-        "auth_without_reserve",
-        "what takes access away may use the engine's reserve",
-        &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
-    ),
-    caught(
-        "auth_reserve_for_all",
-        "a principal may not use the engine's reserve",
-        &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
-    ),
-    caught(
-        "auth_key_file_followed",
-        "a key file is a regular file under its own name",
-        &[plain("hightower-auth", "lib", "what_is_not_a_private_regular_file")],
-    ),
-    caught(
-        "auth_counters_in_memory",
-        "wrong passwords count for the next service on the store too",
-        &[plain("hightower-auth", "hardening", "a_service_for_each_guess_is_delayed")],
-    ),
-    caught(
-        "auth_delay_from_the_future",
-        "a clock that was set back makes no delay longer",
-        &[plain("hightower-auth", "hardening", "delays_end_in_time")],
-    ),
-    caught(
-        "auth_trust_survives_reset",
-        "a reset forgets the sources that were trusted",
-        &[plain("hightower-auth", "hardening", "a_reset_forgets_the_sources")],
-    ),
-    caught(
-        "auth_idle_ignored_by_views",
-        "a view ends with its session, idle or not",
-        &[plain("hightower-auth", "hardening", "idle_expiry_holds_for_views")],
-    ),
-    caught(
-        "auth_rehash_by_iterations",
-        "a hash is replaced only by a stronger one",
-        &[plain("hightower-auth", "lib", "stronger_hashes_are_never_replaced")],
-    ),
-    caught(
-        "auth_one_limit_for_all",
-        "the noise of one principal hides no other's refusals",
-        &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
-    ),
-    caught(
-        "auth_invisible_names",
-        "a username has no character that cannot be seen",
-        &[plain("hightower-auth", "lib", "two_names_that_are_printed_alike")],
-    ),
-    caught(
-        "auth_look_alikes_taken",
-        "a new name does not look like another user's",
-        &[plain("hightower-auth", "hardening", "names_that_look_like_anothers")],
-    ),
-    caught(
-        "auth_role_revived",
-        "a role that is made again has no old holders",
-        &[plain("hightower-auth", "hardening", "a_role_that_is_made_again")],
-    ),
-    caught(
-        "auth_role_deleted_meanwhile",
-        "a role that is deleted while it is set has no old holders",
-        &[plain("hightower-auth", "hardening", "a_role_that_is_deleted_while_it_is_set")],
-    ),
-    caught(
-        "auth_counters_overwritten",
-        "services that count wrong passwords at the same time forget none",
-        &[plain("hightower-auth", "hardening", "guesses_at_the_same_time")],
-    ),
-    caught(
-        "auth_reset_clears_code_delays",
-        "a reset by mail gives no more guesses at codes",
-        &[plain("hightower-auth", "factors", "a_reset_by_mail")],
-    ),
-    caught(
-        "auth_own_calls_use_up_reserve",
-        "a principal's own calls do not use up the engine's reserve",
-        &[plain("hightower-auth", "on_the_engine", "the_reserve_is_not_used_up")],
-    ),
-    caught(
-        "auth_stale_keys_write",
-        "no commit is made with keys that were replaced meanwhile",
-        &[plain("hightower-auth", "hardening", "services_on_the_same_store_take_the_new_root")],
-    ),
-    caught(
-        "auth_reseal_one_a_page",
-        "a rotation of the root leaves no record under the old one",
-        &[plain("hightower-auth", "hardening", "but_not_of_the_root")],
-    ),
-    caught(
-        "auth_anchor_pruned_past",
-        "an anchor from before the trail's first entry proves nothing",
-        &[plain("hightower-auth", "tampering", "the_verifier_finds")],
-    ),
-    // The index.
-    caught(
-        "missed_publish",
-        "a leaf is put into its slot with release",
-        &[model_of_index("a_lookup_sees_a_whole_leaf_or_none")],
-    ),
-    caught("early_free", "garbage waits for the epochs", &[INDEX_THREADS]),
-    caught(
-        "visible_too_soon",
-        "a node is published after its children are in it",
-        &[model_of_index("a_walk_sees_a_node_replaced_whole")],
-    ),
-    caught("slot_lost", "no leaf is left behind when a segment grows", &[INDEX_MODEL]),
-    caught(
-        "any_leaf_replaced",
-        "the tree replaces the leaf that it was sent for, or none",
-        &[hostile("whatever_a_hasher")],
-    ),
-    caught(
-        "any_leaf_removed",
-        "the tree removes the leaf that it was sent for, or none",
-        &[hostile("a_leaf_is"), hostile("whatever_a_hasher")],
-    ),
-    caught("bulk_published_early", "a bulk build is there as a whole or not at all", &[hostile("a_bulk_build_is")]),
-    caught(
-        "pin_panics",
-        "whoever takes a guard does not panic for what it frees",
-        &[plain("hightower-index", "drops", "whoever_takes_a_guard")],
-    ),
-    caught("panic_leaks_a_batch", "a drop that panics keeps no other value alive", &[hostile("a_drop_that")]),
-    caught("hint_lost", "a leaf takes its hint along when a segment grows", &[INDEX_MODEL]),
-    caught(
-        "relocation_keeps_hint",
-        "a hint follows a record that compaction moves",
-        &[plain("hightower-state", "hints", "moved"), within_engine("hints_are_right")],
-    ),
-    caught("hint_not_renewed", "a hint follows the location that it is of", &[plain("hightower-state", "hints", "")]),
-    caught(
-        "bulk_slot_lost",
-        "no leaf is left behind when a table is filled at once",
-        &[plain("hightower-index", "bulk", "")],
-    ),
     caught(
         "no_maps_are_kept",
         "a process without memory maps keeps some for compaction",
@@ -819,26 +497,5 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "limit_of_maps_unnamed",
         "a map that is refused for want of memory names vm.max_map_count",
         &[plain("hightower-segment", "faults", "shortages_pass"), plain("hightower-engine", "maps", "")],
-    ),
-    caught(
-        "bulk_in_small_pages",
-        "a bulk build takes its memory in regions, which can be huge pages",
-        &[plain("hightower-index", "lib", "bulk")],
-    ),
-    caught(
-        "tag_emptied",
-        "a removed slot stays a grave while something may lie behind it",
-        &[plain("hightower-index", "model_check", "")],
-    ),
-    caught(
-        "guard_without_fence",
-        "a guard is announced before anything is read under it",
-        &[model_in_index("collector")],
-    ),
-    caught("freed_a_step_early", "what is sealed waits two steps of the epoch", &[model_in_index("collector")]),
-    caught(
-        "halves_stay_large",
-        "a split leaves no large segment that nothing would make smaller",
-        &[plain("hightower-index", "model_check", "hashes_that_begin_alike_leave_nothing_behind")],
     ),
 ];

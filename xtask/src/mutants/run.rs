@@ -7,11 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::list::Catcher;
+use super::catcher::Catcher;
 use crate::command::root;
 
-/// The catcher that is no test, but this program's storms: `filter` names the kinds.
-pub(super) const HOSTILE: &str = "hostile";
 /// For a catcher without a planted bug.
 pub(super) const HEALTHY_LIMIT: Duration = Duration::from_secs(600);
 /// For the fastest catcher with a planted bug.

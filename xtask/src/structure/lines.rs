@@ -26,7 +26,11 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<String>) -> Result<()> {
         let entry = entry?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
-        if entry.file_type()?.is_dir() {
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            continue;
+        }
+        if kind.is_dir() {
             if !name.starts_with('.') && !BUILT.contains(&name.as_str()) {
                 collect(&entry.path(), &path, files)?;
             }

@@ -1,0 +1,170 @@
+//! The planted bugs of the authentication service.
+
+use super::catcher::{Catcher, Mutant, caught, plain};
+
+const AUTH_RACES: Catcher = plain("hightower-auth", "atomicity", "");
+const AUTH_FACTORS: Catcher = plain("hightower-auth", "factors", "");
+const AUTH_ADMIN: Catcher = plain("hightower-auth", "admin", "");
+const AUTH_TOKENS: Catcher = plain("hightower-auth", "single_use", "");
+const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
+
+pub(super) const OF_AUTH: &[Mutant] = &[
+    caught(
+        "auth_taken_not_required",
+        "a change requires what it has read to be unchanged",
+        &[AUTH_RACES, AUTH_CRASHES],
+    ),
+    caught("auth_audit_apart", "a change and its line in the audit trail are one commit", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_use_unconditional", "a token is used up once", &[AUTH_RACES, AUTH_CRASHES]),
+    caught("auth_epoch_ignored", "a login counts for the password that it was made with", &[AUTH_RACES, AUTH_CRASHES]),
+    caught("auth_name_apart", "a user and the user's name are one commit", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_delete_in_two_commits", "a user goes with all that is the user's", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_owner_not_guarded", "no key is made for a user who is gone", &[AUTH_RACES, AUTH_CRASHES]),
+    caught(
+        "auth_secret_unbound",
+        "a principal ends with the secret that it was made by",
+        &[plain("hightower-auth", "service", "principals_end_with_the_secret")],
+    ),
+    caught(
+        "auth_guess_charged_late",
+        "an attempt is looked at and charged in one step",
+        &[plain("hightower-auth", "lib", "attempts_at_the_same_time_do_not_pass_as_one")],
+    ),
+    caught("auth_code_used_twice", "a code is used by one of those who try it at once", &[AUTH_RACES]),
+    caught("auth_token_used_twice", "a single-use token is used once", &[AUTH_RACES]),
+    caught("auth_totp_replayed", "a one-time password is accepted once", &[AUTH_FACTORS]),
+    caught("auth_recovery_code_stays", "a recovery code opens once", &[AUTH_FACTORS]),
+    caught("auth_factor_not_asked_of_sessions", "a session without a required factor does not count", &[AUTH_FACTORS]),
+    caught("auth_password_replaces_factor", "half a login replaces no second factor", &[AUTH_FACTORS]),
+    caught("auth_codes_not_delayed", "guesses at codes are delayed", &[AUTH_FACTORS]),
+    caught("auth_roles_given_freely", "nobody gives more than they have", &[AUTH_ADMIN]),
+    caught("auth_admin_of_the_mightier", "nobody manages who has more than they have", &[AUTH_ADMIN]),
+    caught("auth_admin_not_guarded", "authority counts as of the commit", &[AUTH_ADMIN]),
+    caught("auth_token_purpose_ignored", "a token is for one purpose", &[AUTH_TOKENS]),
+    caught("auth_token_outlives_password", "a token ends with what it is for", &[AUTH_TOKENS]),
+    caught(
+        "key_file_not_claimed",
+        "of two who change a key file, one at a time does",
+        &[plain("hightower-auth", "lib", "two_changes_at_once_are_refused")],
+    ),
+    caught(
+        "auth_quota_unlocked",
+        "writes under one quota take turns",
+        &[plain("hightower-auth", "quotas", "writers_at_the_same_time")],
+    ),
+    caught(
+        "auth_quota_stale_refusal",
+        "no refusal rests on what was there long ago",
+        &[plain("hightower-auth", "quotas", "a_refusal_rests_on")],
+    ),
+    caught(
+        "auth_quota_trusts_versions",
+        "a stale delete makes no room in a quota",
+        &[plain("hightower-auth", "quotas", "submitted_versions")],
+    ),
+    caught(
+        "auth_quota_given_away",
+        "nobody gives away more than their quota",
+        &[plain("hightower-auth", "quotas", "nobody_gives_away")],
+    ),
+    caught(
+        "auth_looks_of_lower_case",
+        "names look alike in the capitals that they were given in",
+        &[plain("hightower-auth", "hardening", "names_that_look_like")],
+    ),
+    caught(
+        "auth_without_reserve",
+        "what takes access away may use the engine's reserve",
+        &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
+    ),
+    caught(
+        "auth_reserve_for_all",
+        "a principal may not use the engine's reserve",
+        &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
+    ),
+    caught(
+        "auth_key_file_followed",
+        "a key file is a regular file under its own name",
+        &[plain("hightower-auth", "lib", "what_is_not_a_private_regular_file")],
+    ),
+    caught(
+        "auth_counters_in_memory",
+        "wrong passwords count for the next service on the store too",
+        &[plain("hightower-auth", "hardening", "a_service_for_each_guess_is_delayed")],
+    ),
+    caught(
+        "auth_delay_from_the_future",
+        "a clock that was set back makes no delay longer",
+        &[plain("hightower-auth", "hardening", "delays_end_in_time")],
+    ),
+    caught(
+        "auth_trust_survives_reset",
+        "a reset forgets the sources that were trusted",
+        &[plain("hightower-auth", "hardening", "a_reset_forgets_the_sources")],
+    ),
+    caught(
+        "auth_idle_ignored_by_views",
+        "a view ends with its session, idle or not",
+        &[plain("hightower-auth", "hardening", "idle_expiry_holds_for_views")],
+    ),
+    caught(
+        "auth_rehash_by_iterations",
+        "a hash is replaced only by a stronger one",
+        &[plain("hightower-auth", "lib", "stronger_hashes_are_never_replaced")],
+    ),
+    caught(
+        "auth_one_limit_for_all",
+        "the noise of one principal hides no other's refusals",
+        &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
+    ),
+    caught(
+        "auth_invisible_names",
+        "a username has no character that cannot be seen",
+        &[plain("hightower-auth", "lib", "two_names_that_are_printed_alike")],
+    ),
+    caught(
+        "auth_look_alikes_taken",
+        "a new name does not look like another user's",
+        &[plain("hightower-auth", "hardening", "names_that_look_like_anothers")],
+    ),
+    caught(
+        "auth_role_revived",
+        "a role that is made again has no old holders",
+        &[plain("hightower-auth", "hardening", "a_role_that_is_made_again")],
+    ),
+    caught(
+        "auth_role_deleted_meanwhile",
+        "a role that is deleted while it is set has no old holders",
+        &[plain("hightower-auth", "hardening", "a_role_that_is_deleted_while_it_is_set")],
+    ),
+    caught(
+        "auth_counters_overwritten",
+        "services that count wrong passwords at the same time forget none",
+        &[plain("hightower-auth", "hardening", "guesses_at_the_same_time")],
+    ),
+    caught(
+        "auth_reset_clears_code_delays",
+        "a reset by mail gives no more guesses at codes",
+        &[plain("hightower-auth", "factors", "a_reset_by_mail")],
+    ),
+    caught(
+        "auth_own_calls_use_up_reserve",
+        "a principal's own calls do not use up the engine's reserve",
+        &[plain("hightower-auth", "on_the_engine", "the_reserve_is_not_used_up")],
+    ),
+    caught(
+        "auth_stale_keys_write",
+        "no commit is made with keys that were replaced meanwhile",
+        &[plain("hightower-auth", "hardening", "services_on_the_same_store_take_the_new_root")],
+    ),
+    caught(
+        "auth_reseal_one_a_page",
+        "a rotation of the root leaves no record under the old one",
+        &[plain("hightower-auth", "hardening", "but_not_of_the_root")],
+    ),
+    caught(
+        "auth_anchor_pruned_past",
+        "an anchor from before the trail's first entry proves nothing",
+        &[plain("hightower-auth", "tampering", "the_verifier_finds")],
+    ),
+];
