@@ -461,6 +461,11 @@ const OF_STORE: &[Mutant] = &[
         "a range whose visitor panics gives the rest",
         &[plain("hightower-engine", "panics", "a_range_whose_visitor_panics")],
     ),
+    caught(
+        "locks_out_of_order",
+        "a thread takes locks in the order of their ranks",
+        &[plain("hightower-engine", "backup", "a_backup_is_a_store")],
+    ),
     // Compaction.
     caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
     caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR]),

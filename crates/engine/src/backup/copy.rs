@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use hightower_index::pin;
 use hightower_segment::{
     Dir, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
     is_garbage_when_unnamed, segment_name,
@@ -152,6 +153,8 @@ impl Core {
 
     /// The store as of one commit: its seq, the highest version, and how far each segment reaches.
     fn parts(&self) -> Result<(u64, u64, Vec<Part>)> {
+        let guard = pin();
+        let _early = if planted("locks_out_of_order") { Some(self.state(&guard)?.writer()) } else { None };
         let log = self.commit_log()?;
         let parts = self.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| Part {
             len_bytes: tracked.segment.len_bytes(),
