@@ -1,5 +1,6 @@
-//! What users of the crates build on, and what a release must not break by accident: the public interface, what of others shows in it, and that each
-//! crate builds with any of its features, with the oldest dependencies that it allows, and with the oldest compiler that it names.
+//! What users of the crates build on, and what a release must not break by accident: the public
+//! interface, what of others shows in it, and that each crate builds with any of its features, with
+//! the oldest dependencies that it allows, and with the oldest compiler that it names.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,8 +20,9 @@ pub(crate) struct SemverOptions {
     baseline: Option<String>,
 }
 
-/// Compares the public interfaces with those of an earlier revision; what breaks users must come with the version that says so. A crate that the
-/// revision does not have is named: it has promised nothing yet.
+/// Compares the public interfaces with those of an earlier revision; what breaks users must come
+/// with the version that says so. A crate that the revision does not have is named: it has promised
+/// nothing yet.
 pub(crate) fn semver(options: &SemverOptions) -> Result<()> {
     let Some(baseline) = options.baseline.clone().or_else(newest_tag) else {
         println!("SKIPPED semver: there is no tag to compare with (--baseline REVISION names one)");
@@ -47,8 +49,9 @@ fn newest_tag() -> Option<String> {
     output.status.success().then(|| name.trim().to_owned())
 }
 
-/// Types of other crates in the public interface: a breaking change of theirs is one of ours, so there are only those that
-/// `[workspace.metadata.public-dependencies]` names. The compiler finds them, by its lint for private dependencies.
+/// Types of other crates in the public interface: a breaking change of theirs is one of ours, so
+/// there are only those that `[workspace.metadata.public-dependencies]` names. The compiler finds
+/// them, by its lint for private dependencies.
 pub(crate) fn external_types() -> Result<()> {
     if !has_nightly("external-types") {
         return Ok(());
@@ -78,7 +81,8 @@ pub(crate) fn external_types() -> Result<()> {
     Ok(())
 }
 
-/// The crate, and the other one whose type or item a message of the compiler says is in its interface.
+/// The crate, and the other one whose type or item a message of the compiler says is in its
+/// interface.
 fn exposed(line: &str) -> Option<(String, String)> {
     let message: Value = serde_json::from_str(line).ok()?;
     if text(&message["message"]["code"], "code") != "exported_private_dependencies" {
@@ -96,8 +100,8 @@ pub(crate) fn features() -> Result<()> {
     Run::cargo(&format!("hack clippy --feature-powerset --locked {crates} -- -D warnings")).run()
 }
 
-/// The oldest versions of dependencies that the manifests allow, in a copy of the tree, since they take the place of `Cargo.lock`. What is not published is
-/// left out: it would ask for newer ones.
+/// The oldest versions of dependencies that the manifests allow, in a copy of the tree, since they
+/// take the place of `Cargo.lock`. What is not published is left out: it would ask for newer ones.
 pub(crate) fn minimal_versions() -> Result<()> {
     if !has_nightly("minimal-versions") {
         return Ok(());

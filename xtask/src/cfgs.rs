@@ -1,8 +1,10 @@
-//! The workspace's own crates built with cfgs of their own: planted bugs, loom's or shuttle's threads.
+//! The workspace's own crates built with cfgs of their own: planted bugs, loom's or shuttle's
+//! threads.
 //!
-//! `RUSTFLAGS` would build every dependency anew for each set of cfgs, which takes longer than building the crates that look at them. Cargo
-//! lets a program stand between it and the compiler for the members of the workspace alone, and keeps what was built through programs of different names apart. That program is this
-//! one, under a name that says the cfgs: `rustc--mutants--loom`.
+//! `RUSTFLAGS` would build every dependency anew for each set of cfgs, which takes longer than
+//! building the crates that look at them. Cargo lets a program stand between it and the compiler
+//! for the members of the workspace alone, and keeps what was built through programs of different
+//! names apart. That program is this one, under a name that says the cfgs: `rustc--mutants--loom`.
 
 use std::env;
 use std::fs;
@@ -39,7 +41,8 @@ impl Cfgs {
     /// `cargo` with these words, for crates with these cfgs.
     pub(crate) fn cargo(self, words: &[&str]) -> Result<Run> {
         let this = env::current_exe().context("where is this program")?;
-        // Beside the programs that cargo builds, so that it is in the target directory, wherever that is.
+        // Beside the programs that cargo builds, so that it is in the target directory, wherever
+        // that is.
         let folder = this.parent().context("a program without a folder")?.join("xtask-cfgs");
         let program = folder.join(self.program()).with_extension(env::consts::EXE_EXTENSION);
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;

@@ -150,7 +150,8 @@ pub(crate) fn is_component_there(component: &str) -> bool {
     listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(component)))
 }
 
-/// Runs named steps one after the other. With `go_on` a failure does not keep the others from running; it is told at the end.
+/// Runs named steps one after the other. With `go_on` a failure does not keep the others from
+/// running; it is told at the end.
 pub(crate) fn steps(steps: &[(&str, &dyn Fn() -> Result<()>)], go_on: bool) -> Result<()> {
     let mut failures = Vec::new();
     let mut times = Vec::new();

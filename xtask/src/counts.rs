@@ -1,7 +1,9 @@
-//! `cargo xtask counts`: instructions and cache lines of the hot paths under callgrind, against a committed baseline.
+//! `cargo xtask counts`: instructions and cache lines of the hot paths under callgrind, against a
+//! committed baseline.
 //!
-//! Time on a shared machine says little; these counts are nearly the same in every run, so a change of a few percent shows.
-//! What is counted is in `benches/counts`, the baseline in `benches/counts/baseline.json`.
+//! Time on a shared machine says little; these counts are nearly the same in every run, so a change
+//! of a few percent shows. What is counted is in `benches/counts`, the baseline in
+//! `benches/counts/baseline.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,8 +30,9 @@ pub(crate) struct Options {
     because: Option<String>,
 }
 
-/// The first-level caches that are simulated: 32 KiB in lines of 64 bytes, each of which can be anywhere. A real one has sets, and then
-/// the count depends on which addresses share a set: the length of the directory's name moves the stack and with it a row by a fifth.
+/// The first-level caches that are simulated: 32 KiB in lines of 64 bytes, each of which can be
+/// anywhere. A real one has sets, and then the count depends on which addresses share a set: the
+/// length of the directory's name moves the stack and with it a row by a fifth.
 const CACHE: &str = "--callgrind-args=I1=32768,512,64 D1=32768,512,64";
 
 /// What was counted for one row.

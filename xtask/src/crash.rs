@@ -1,8 +1,11 @@
-//! Real crashes: a writer process with several threads is killed at a random moment, again and again, on one store.
+//! Real crashes: a writer process with several threads is killed at a random moment, again and
+//! again, on one store.
 //!
-//! The writer reports each acknowledged write over a pipe. After SIGKILL the store is opened and compared with the reports: every acknowledged
-//! write is there (or a later one to the same key), batches are whole, nothing is there that was never written, and neither seq nor
-//! version has gone back. Cycles take turns through both append paths and all durability levels; opening is killed too.
+//! The writer reports each acknowledged write over a pipe. After SIGKILL the store is opened and
+//! compared with the reports: every acknowledged write is there (or a later one to the same key),
+//! batches are whole, nothing is there that was never written, and neither seq nor version has gone
+//! back. Cycles take turns through both append paths and all durability levels; opening is killed
+//! too.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -215,7 +218,8 @@ fn check(dir: &Path, cycle: u64, acknowledged: &Numbers) -> Result<Numbers> {
     }
     ensure!(seen.batch >= acknowledged.batch, "batch {} was acknowledged, {} is there", acknowledged.batch, seen.batch);
     ensure!(seen.seq >= acknowledged.seq && seen.version >= acknowledged.version, "seq or version went back");
-    // Half of the time the next writer finds what the kill left, half of the time what a clean close left.
+    // Half of the time the next writer finds what the kill left, half of the time what a clean
+    // close left.
     if cycle.is_multiple_of(2) {
         engine.close()?;
     }

@@ -47,7 +47,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     steps(&wanted, false).inspect_err(|_| tell_room())
 }
 
-/// How much room the devices have that the steps write to, on which also depends whether they pass: what they build takes some 20 GB.
+/// How much room the devices have that the steps write to, on which also depends whether they pass:
+/// what they build takes some 20 GB.
 fn tell_room() {
     let devices = [root(), std::env::temp_dir()];
     // Where there is no such program, there is nothing to tell.

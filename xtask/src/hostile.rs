@@ -1,9 +1,12 @@
-//! `cargo xtask hostile`: a storm over the whole public interface of the store, aimed at what surrounds it: callers, their callbacks and
-//! numbers, other processes, the directory, descriptors, memory, devices, files of others.
+//! `cargo xtask hostile`: a storm over the whole public interface of the store, aimed at what
+//! surrounds it: callers, their callbacks and numbers, other processes, the directory, descriptors,
+//! memory, devices, files of others.
 //!
-//! Each round is a process of its own, drawn from a seed, with a model beside the store that knows what it may hold ([`model`]). A round
-//! fails by a call that gives what the model or the promises of `docs/DURABILITY.md` exclude, by a panic, by a signal, or by a call that does not return
-//! ([`watch`]). What fails is tried again with less, and the smallest round that fails is printed with the command that replays it.
+//! Each round is a process of its own, drawn from a seed, with a model beside the store that knows
+//! what it may hold ([`model`]). A round fails by a call that gives what the model or the promises
+//! of `docs/DURABILITY.md` exclude, by a panic, by a signal, or by a call that does not return
+//! ([`watch`]). What fails is tried again with less, and the smallest round that fails is printed
+//! with the command that replays it.
 
 mod kinds;
 mod model;
@@ -35,7 +38,8 @@ pub(crate) struct Options {
     /// What the rounds are drawn from; by itself, the time
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Only these kinds, by comma: callers, callbacks, numbers, held, directory, processes, limits, devices, foreign
+    /// Only these kinds, by comma: callers, callbacks, numbers, held, directory, processes, limits,
+    /// devices, foreign
     #[arg(long, value_delimiter = ',')]
     pub(crate) kinds: Vec<Kind>,
     /// One round, as a finding has printed it
@@ -75,8 +79,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// For the gate: one seed, and every kind but full devices, of which some file systems are not served as promised
-    /// (docs/PROOF.md has the list). The long profile runs all kinds.
+    /// For the gate: one seed, and every kind but full devices, of which some file systems are not
+    /// served as promised (docs/PROOF.md has the list). The long profile runs all kinds.
     pub(crate) fn of_gate() -> Self {
         let kinds = Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Devices).collect();
         Self { kinds, seed: Some(1), ..Self::default() }
@@ -192,7 +196,8 @@ fn replay(plan: &Plan, times: u64, parent: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-/// The smallest round that still fails, as far as the time reaches. Threads do not meet in the same way each time, so each is tried twice.
+/// The smallest round that still fails, as far as the time reaches. Threads do not meet in the same
+/// way each time, so each is tried twice.
 fn shrink(plan: &Plan, parent: &std::path::Path, time: Duration) -> Result<Plan> {
     let started = Instant::now();
     let mut smallest = plan.clone();

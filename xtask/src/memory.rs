@@ -22,7 +22,8 @@ pub(crate) fn miri() -> Result<()> {
     if !has_component("miri", "miri") {
         return memcheck();
     }
-    // Chunks of the index are found again from the addresses of their blocks, and records of its collector are never freed.
+    // Chunks of the index are found again from the addresses of their blocks, and records of its
+    // collector are never freed.
     let flags = "-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
     for (package, targets) in WATCHED {
         Run::cargo(&format!("+nightly miri test -p {package} {targets}"))
@@ -34,7 +35,8 @@ pub(crate) fn miri() -> Result<()> {
     Ok(())
 }
 
-/// Sees less than Miri, none of the rules of borrowing above all, but reads of what was never written, and accesses beside what was allocated.
+/// Sees less than Miri, none of the rules of borrowing above all, but reads of what was never
+/// written, and accesses beside what was allocated.
 fn memcheck() -> Result<()> {
     let is_there = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
     if !is_there {
@@ -70,7 +72,8 @@ pub(crate) fn sanitize() -> Result<()> {
     if !has_nightly("sanitize") {
         return Ok(());
     }
-    // Without its source std stays as it was built: what it does by itself is not watched, and suppressed where the thread sanitizer misjudges it.
+    // Without its source std stays as it was built: what it does by itself is not watched, and
+    // suppressed where the thread sanitizer misjudges it.
     let builds_std = is_component_there("rust-src");
     if !builds_std {
         println!(

@@ -1,8 +1,8 @@
 //! `cargo xtask mutants`: the tests are tested.
 //!
-//! Each bug of [`list`] undoes one rule. All of them are compiled in; the environment says which one is active. Only the tests
-//! that are named to catch it run. They must fail with it and pass without. A test that hangs has caught nothing, unless the list says
-//! that the bug shows by that.
+//! Each bug of [`list`] undoes one rule. All of them are compiled in; the environment says which
+//! one is active. Only the tests that are named to catch it run. They must fail with it and pass
+//! without. A test that hangs has caught nothing, unless the list says that the bug shows by that.
 
 mod catcher;
 mod list;
@@ -118,7 +118,8 @@ fn catch(mutant: &Mutant, builds: &Builds, limits: &Limits<'_>, every: bool) -> 
     Ok(tried)
 }
 
-/// As many at once as there are processors: most tests use one. Gives what was found; the first error ends it.
+/// As many at once as there are processors: most tests use one. Gives what was found; the first
+/// error ends it.
 fn side_by_side<T: Sync, U: Send>(items: &[T], work: impl Fn(&T) -> Result<Option<U>> + Sync) -> Result<Vec<U>> {
     let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let take = || -> Result<Vec<U>> {

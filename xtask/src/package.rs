@@ -32,7 +32,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ensure!(files.iter().any(|name| name == file), "{}: {file} is not in the package", text(package, "name"));
         }
     }
-    // Cargo orders them by their dependencies, and builds each from its package and the packages before it, as a user would.
+    // Cargo orders them by their dependencies, and builds each from its package and the packages
+    // before it, as a user would.
     Run::cargo(&format!("publish --dry-run --workspace {} {dirty}", workspace.exclusions())).run()?;
     println!("\n{} packages are complete, and build from what is in them", workspace.packages.len());
     Ok(())

@@ -1,7 +1,9 @@
-//! `cargo xtask peers`: builds the peer benchmarks with every peer, or with those that are asked for, and runs them.
+//! `cargo xtask peers`: builds the peer benchmarks with every peer, or with those that are asked
+//! for, and runs them.
 //!
-//! Nobody else compiles the peers: they are behind features of an unpublished crate. RocksDB needs a C++ compiler and libclang, which are
-//! looked for before the build, because without them it fails late and darkly.
+//! Nobody else compiles the peers: they are behind features of an unpublished crate. RocksDB needs
+//! a C++ compiler and libclang, which are looked for before the build, because without them it
+//! fails late and darkly.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,8 +15,8 @@ use clap::Args;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Peers to compile in, as features of the crate `hightower-peers`: predecessor, fjall, redb, sled, sled-alpha, rocksdb, lmdb;
-    /// `none` for the own store alone
+    /// Peers to compile in, as features of the crate `hightower-peers`: predecessor, fjall, redb,
+    /// sled, sled-alpha, rocksdb, lmdb; `none` for the own store alone
     #[arg(long, value_delimiter = ',', default_value = "all-peers")]
     features: Vec<String>,
 
@@ -69,7 +71,8 @@ fn check_rocksdb_tools() -> Result<()> {
     )
 }
 
-/// Whether libclang is where bindgen looks for it: `LIBCLANG_PATH`, the directory that `llvm-config` names, and the usual ones.
+/// Whether libclang is where bindgen looks for it: `LIBCLANG_PATH`, the directory that
+/// `llvm-config` names, and the usual ones.
 fn has_libclang() -> bool {
     let mut directories: Vec<PathBuf> = env::var_os("LIBCLANG_PATH").into_iter().map(PathBuf::from).collect();
     if let Ok(output) = Command::new("llvm-config").arg("--libdir").output() {

@@ -15,7 +15,8 @@ pub(crate) struct Workspace {
     unpublished: Vec<String>,
     /// Where the workspace is.
     root: String,
-    /// `[workspace.metadata.public-dependencies]`: whose types may stand in the public interface of which crate.
+    /// `[workspace.metadata.public-dependencies]`: whose types may stand in the public interface of
+    /// which crate.
     pub(crate) public_dependencies: BTreeMap<String, Vec<String>>,
 }
 
@@ -38,7 +39,8 @@ impl Workspace {
         self.packages.iter().filter_map(|package| package["name"].as_str())
     }
 
-    /// The names of those that others can build on, each with the path of its manifest from the root on.
+    /// The names of those that others can build on, each with the path of its manifest from the
+    /// root on.
     pub(crate) fn library_manifests(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_library =
             |target: &Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib"));

@@ -1,7 +1,9 @@
 //! `cargo xtask schedules`: the order of threads as what is varied.
 //!
-//! Two tools, for two sizes. Shuttle runs the engine whole, on the simulated file system, and draws the order in which its threads go on from a
-//! seed. Loom runs the lock-free protocols of the index and the state, small programs with few threads, in every order, and with every outcome that their memory orderings allow.
+//! Two tools, for two sizes. Shuttle runs the engine whole, on the simulated file system, and draws
+//! the order in which its threads go on from a seed. Loom runs the lock-free protocols of the index
+//! and the state, small programs with few threads, in every order, and with every outcome that
+//! their memory orderings allow.
 
 use anyhow::Result;
 

@@ -8,8 +8,8 @@
 //! That the facts in the documents equal the constants of the code is a test of the facade:
 //! `crates/kv/tests/facts.rs`.
 //!
-//! `xtask/structure-known.txt` lists what is known to break a rule. That list may only shrink: a new
-//! violation is an error, and so is an entry that no longer occurs.
+//! `xtask/structure-known.txt` lists what is known to break a rule. That list may only shrink: a
+//! new violation is an error, and so is an entry that no longer occurs.
 
 mod circles;
 mod lines;

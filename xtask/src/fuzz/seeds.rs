@@ -1,5 +1,6 @@
-//! The inputs that the fuzzers begin with: real segments, records, manifests and checkpoints of a small store, a few KiB for each target. They are
-//! committed, in `fuzz/seeds`, and written anew when a format changes.
+//! The inputs that the fuzzers begin with: real segments, records, manifests and checkpoints of a
+//! small store, a few KiB for each target. They are committed, in `fuzz/seeds`, and written anew
+//! when a format changes.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +53,8 @@ fn fill(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Each record with what it is read with: salt, base version, base timestamp and offset, as the target wants them.
+/// Each record with what it is read with: salt, base version, base timestamp and offset, as the
+/// target wants them.
 fn save_records(dir: &Path, segment: &[u8], most: usize) -> Result<usize> {
     let header = SegmentHeader::decode(segment).context("the header of a segment")?;
     let context = header.context();

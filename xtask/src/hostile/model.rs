@@ -1,10 +1,12 @@
 //! The oracle: what each key may hold, given all calls that were begun, and what came of them.
 //!
-//! Every write has a number of its own, which its value carries. A read names the write that it saw, and is refused if that write was
-//! never made, has had no effect, or was overtaken for certain before the read began. Nothing here looks at time: stamps come from
-//! one counter, taken before a call and after it, so that only calls that did not overlap have an order.
+//! Every write has a number of its own, which its value carries. A read names the write that it
+//! saw, and is refused if that write was never made, has had no effect, or was overtaken for
+//! certain before the read began. Nothing here looks at time: stamps come from one counter, taken
+//! before a call and after it, so that only calls that did not overlap have an order.
 //!
-//! A journal makes the model outlive its process: each write is noted there before its call and after it.
+//! A journal makes the model outlive its process: each write is noted there before its call and
+//! after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -209,7 +211,8 @@ impl Model {
         Ok(Pending { number, keys })
     }
 
-    /// To be called after the call has returned, with what came of it for each key, and the version if it was given.
+    /// To be called after the call has returned, with what came of it for each key, and the version
+    /// if it was given.
     pub(super) fn end(&self, pending: &Pending, effects: &[(Effect, Option<u64>)]) -> Result<()> {
         let ended = self.stamp();
         let horizon = lock(&self.reads).first_key_value().map_or(ended, |(oldest, _)| *oldest);
@@ -283,7 +286,8 @@ impl Model {
         Ok(())
     }
 
-    /// A batch was committed that required this version of a key. Gives whether it is the first one.
+    /// A batch was committed that required this version of a key. Gives whether it is the first
+    /// one.
     pub(super) fn take_version(&self, key: &str, version: u64) -> bool {
         lock(&self.taken).insert((key.to_owned(), version))
     }
@@ -300,7 +304,8 @@ impl Model {
         Reading { model: self, began }
     }
 
-    /// What a call that failed has left open can happen no more: the store was closed since, and opened.
+    /// What a call that failed has left open can happen no more: the store was closed since, and
+    /// opened.
     pub(super) fn settle(&self) {
         let now = self.stamp();
         for history in self.keys.values() {

@@ -81,7 +81,8 @@ pub(super) fn unmount_below(dir: &Path) -> Result<()> {
         .filter(|target| Path::new(target).starts_with(dir))
         .collect();
     for target in below.into_iter().rev() {
-        // Lazily, if something still uses it: it is gone from the tree, and goes away with its last user.
+        // Lazily, if something still uses it: it is gone from the tree, and goes away with its last
+        // user.
         if quietly("umount", &[target]).is_err() {
             quietly("umount", &["-l", target])?;
         }

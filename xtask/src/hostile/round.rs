@@ -1,4 +1,5 @@
-//! One round, in a process of its own: whatever it does to itself, or dies of, the next one begins anew.
+//! One round, in a process of its own: whatever it does to itself, or dies of, the next one begins
+//! anew.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,8 @@ impl Round {
         self.dir.join("scratch")
     }
 
-    /// A child of this round, to be killed, limited, or sent elsewhere: the same plan in another role.
+    /// A child of this round, to be killed, limited, or sent elsewhere: the same plan in another
+    /// role.
     pub(super) fn child(&self, role: &str) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("hostile-round").arg(self.plan.to_string()).arg(&self.dir).args(["--role", role]);

@@ -1,4 +1,5 @@
-//! A store under attack: the engine that is open now, its model, and what calls may fail with at the moment.
+//! A store under attack: the engine that is open now, its model, and what calls may fail with at
+//! the moment.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -179,8 +180,8 @@ impl Store {
         }
     }
 
-    /// Opens the store, looks at what the last life has left, and makes the engine everybody's. Not before an open has succeeded or
-    /// failed with something that is allowed; says which.
+    /// Opens the store, looks at what the last life has left, and makes the engine everybody's. Not
+    /// before an open has succeeded or failed with something that is allowed; says which.
     pub(super) fn open_again(&self, last: Option<&Handle>) -> Result<bool> {
         let _doing = doing("open", &self.config.data_dir.display().to_string());
         let opened = SingleNodeEngine::with_components(self.config.clone(), self.components.clone());
@@ -209,8 +210,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Closes the engine, from several threads at once if asked to. All get the same outcome, and none before the store is closed. Gives the
-    /// outcome: `None` for success. `None` of the outer kind: somebody else was at it.
+    /// Closes the engine, from several threads at once if asked to. All get the same outcome, and
+    /// none before the store is closed. Gives the outcome: `None` for success. `None` of the outer
+    /// kind: somebody else was at it.
     pub(super) fn close(&self, closers: u64) -> Result<Option<Option<ErrorKind>>> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(None) };
         let Some(handle) = self.handle() else { return Ok(None) };
@@ -262,12 +264,14 @@ impl Store {
         Ok(first)
     }
 
-    /// Closes and opens again, while the others call what they like. Gives whether there was a new life.
+    /// Closes and opens again, while the others call what they like. Gives whether there was a new
+    /// life.
     pub(super) fn reopen(&self, closers: u64) -> Result<bool> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(false) };
         let Some(handle) = self.handle() else { return Ok(false) };
         let outcome = self.close_handle(&handle, closers)?;
-        // A reader's handle, a snapshot, a call that is not over: none of them keeps the store from its next life.
+        // A reader's handle, a snapshot, a call that is not over: none of them keeps the store from
+        // its next life.
         self.begin_life(outcome.is_none().then_some(&handle))?;
         Ok(true)
     }

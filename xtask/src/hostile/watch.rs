@@ -1,4 +1,5 @@
-//! Who does what, since when: so that a hang is seen, and says where. Also collects panics and counts operations.
+//! Who does what, since when: so that a hang is seen, and says where. Also collects panics and
+//! counts operations.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -121,7 +122,8 @@ pub(super) fn start(limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Time that this thread itself slept through, as on a machine that is suspended, is no time that an operation had.
+/// Time that this thread itself slept through, as on a machine that is suspended, is no time that
+/// an operation had.
 fn guard(limit: Duration) {
     loop {
         let looked = Instant::now();

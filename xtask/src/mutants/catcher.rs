@@ -27,7 +27,8 @@ pub(super) enum Shows {
 pub(super) struct Catcher {
     pub(super) cfgs: Cfgs,
     pub(super) package: &'static str,
-    /// The test's file; `lib` for the tests within the crate; `hostile` for storms, of the kinds that `filter` names.
+    /// The test's file; `lib` for the tests within the crate; `hostile` for storms, of the kinds
+    /// that `filter` names.
     pub(super) test: &'static str,
     pub(super) filter: &'static str,
     pub(super) variables: &'static [(&'static str, &'static str)],

@@ -22,7 +22,8 @@ pub(super) fn limit_after(healthy: Duration) -> Duration {
 
 pub(super) enum Outcome {
     Passed,
-    /// With the name of the test that failed first; or the program has died, as a planted bug may also make it.
+    /// With the name of the test that failed first; or the program has died, as a planted bug may
+    /// also make it.
     Failed(String),
     /// It had the whole limit of time, and did not end.
     Hung,
@@ -61,8 +62,8 @@ pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit
     Ok(Outcome::Failed(failed.unwrap_or(catcher.filter).to_owned()))
 }
 
-/// How the child ended, if it did while it had its time. What this process itself slept through, as on a machine that is
-/// suspended, is not the child's time.
+/// How the child ended, if it did while it had its time. What this process itself slept through, as
+/// on a machine that is suspended, is not the child's time.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let mut had = Duration::ZERO;
     while had < limit {

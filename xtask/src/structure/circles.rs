@@ -1,8 +1,9 @@
 //! Files of a crate that depend on each other in a circle.
 //!
-//! A file depends on another if a path in it leads there: `crate::`, `super::`, `self::` or the name
-//! of a child module. A path leads to the file that defines the item; re-exports on the way are
-//! followed and make no dependency by themselves. Methods are not seen: a call of one needs no path.
+//! A file depends on another if a path in it leads there: `crate::`, `super::`, `self::` or the
+//! name of a child module. A path leads to the file that defines the item; re-exports on the way
+//! are followed and make no dependency by themselves. Methods are not seen: a call of one needs no
+//! path.
 
 use std::collections::{BTreeMap, BTreeSet};
 

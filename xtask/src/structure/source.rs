@@ -125,7 +125,8 @@ fn add(
     }
     let mut path = path;
     while modules.contains_key(&path) {
-        // Another form of the same module, under another `cfg`: it may use others, and others use the first.
+        // Another form of the same module, under another `cfg`: it may use others, and others use
+        // the first.
         path.push("other form".to_owned());
     }
     modules.insert(path, Module { file: place.file, items: kept, uses });

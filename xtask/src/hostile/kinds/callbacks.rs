@@ -1,8 +1,8 @@
-//! Calls from within every callback, and callbacks that panic: progress, visitors, streams, keys and iterators of the caller's own,
-//! policies, clocks.
+//! Calls from within every callback, and callbacks that panic: progress, visitors, streams, keys
+//! and iterators of the caller's own, policies, clocks.
 //!
-//! A callback may call the store; what cannot work there is refused, and never waits for ever. After a panic of a callback the store is as it was
-//! before, and works on.
+//! A callback may call the store; what cannot work there is refused, and never waits for ever.
+//! After a panic of a callback the store is as it was before, and works on.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -250,7 +250,8 @@ impl Site<'_> {
         self.store.handle().context("the store is open")
     }
 
-    /// Has the store call back. What it fails with is no matter of a finding if the callback has closed it.
+    /// Has the store call back. What it fails with is no matter of a finding if the callback has
+    /// closed it.
     fn call(&self, times: u64) -> Result<()> {
         let store = self.store;
         let real = Components::default();
@@ -387,7 +388,8 @@ fn fill(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Whatever a callback has done: the store can be opened if it was closed, written, read in full, compacted.
+/// Whatever a callback has done: the store can be opened if it was closed, written, read in full,
+/// compacted.
 fn works_on(store: &Arc<Store>, component: &Component, without: &std::collections::BTreeSet<String>) -> Result<()> {
     let was_on = component.is_on.swap(false, Ordering::Relaxed);
     let mut handle = store.handle().context("the store was opened")?;

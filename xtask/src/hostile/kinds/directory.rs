@@ -1,5 +1,6 @@
-//! The store's directory is moved, replaced by another store, linked to, removed; its lock is removed; the working directory changes under a
-//! relative name. What was acknowledged is where the directory is now; the store that took its name is left alone.
+//! The store's directory is moved, replaced by another store, linked to, removed; its lock is
+//! removed; the working directory changes under a relative name. What was acknowledged is where the
+//! directory is now; the store that took its name is left alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -147,7 +148,8 @@ impl Attack<'_> {
         self.expect(&store, &dir)
     }
 
-    /// All files are gone: reads go on, writes fail or go nowhere, and nothing crashes or waits for ever.
+    /// All files are gone: reads go on, writes fail or go nowhere, and nothing crashes or waits for
+    /// ever.
     fn remove_all(&mut self) -> Result<()> {
         let dir = self.round.store_dir();
         let store = self.open(&dir, "scratch")?;

@@ -1,5 +1,5 @@
-//! Files and directories of others in every place, with names like the store's: none is read, changed or removed, and none makes the
-//! store wait, crash or lose anything.
+//! Files and directories of others in every place, with names like the store's: none is read,
+//! changed or removed, and none makes the store wait, crash or lose anything.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -156,7 +156,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
     planted.plant(&dir, &mut random, NAMES)?;
     // Beside the store, where copies are staged.
     planted.plant(&round.dir, &mut random, &["store.unfinished", "store.tmp", "store.bak"])?;
-    // Names that the store would take itself, but what has them is a directory: it takes others, or says what is in its way.
+    // Names that the store would take itself, but what has them is a directory: it takes others, or
+    // says what is in its way.
     let takes_names = random.once_in(3);
     if takes_names {
         let ahead: Vec<String> = (20..40).map(|id| format!("{id:010}.{}", random.pick(&["seg", "spare"]))).collect();

@@ -1,4 +1,5 @@
-//! Snapshots, iterators, entries and values that are held while all of the store is rewritten, closed, dropped and opened again under them.
+//! Snapshots, iterators, entries and values that are held while all of the store is rewritten,
+//! closed, dropped and opened again under them.
 
 use anyhow::Result;
 use hightower_engine::Components;

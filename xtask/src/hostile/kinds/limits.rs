@@ -1,5 +1,6 @@
-//! Moments without descriptors, without memory to map, without threads: what fails then changes nothing, and all is well once there are some
-//! again. A store is poisoned by what the device has refused, not by what it was never asked.
+//! Moments without descriptors, without memory to map, without threads: what fails then changes
+//! nothing, and all is well once there are some again. A store is poisoned by what the device has
+//! refused, not by what it was never asked.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -64,7 +65,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    // Where the language ends the process for want of memory, the store is as after any other death.
+    // Where the language ends the process for want of memory, the store is as after any other
+    // death.
     let is_out_of_memory = output.status.signal() == Some(6) && OUT_OF_MEMORY.iter().any(|words| told.contains(words));
     ensure!(event == "memory" && is_out_of_memory, "the event is {event}: {}\n{told}", output.status);
     let model = model(1000).with_journal(&round.dir.join("journal"))?;

@@ -1,7 +1,8 @@
-//! Versions and timestamps of all values, on every path and on commands that start a new segment, and clocks that step.
+//! Versions and timestamps of all values, on every path and on commands that start a new segment,
+//! and clocks that step.
 //!
-//! No caller's number decides anything but its own key, and that only by its version; no tombstone goes before its grace is over by the
-//! engine's own clock.
+//! No caller's number decides anything but its own key, and that only by its version; no tombstone
+//! goes before its grace is over by the engine's own clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Other processes: a writer that is killed at any moment, children that are started while the store is opened and closed, a fork that goes on
-//! with a copy of the store.
+//! Other processes: a writer that is killed at any moment, children that are started while the
+//! store is opened and closed, a fork that goes on with a copy of the store.
 
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Command;
@@ -85,7 +85,8 @@ fn kill(round: &Round, random: &mut Random) -> Result<()> {
     Ok(())
 }
 
-/// Children are started, by fork and exec, while the store is closed and opened: none of them keeps it locked.
+/// Children are started, by fork and exec, while the store is closed and opened: none of them keeps
+/// it locked.
 fn spawn(round: &Round, random: &mut Random) -> Result<()> {
     let store = Store::open(config_of(0, round), Components::default(), &round.scratch(), model(1000), &round.plan)?;
     let is_over = AtomicBool::new(false);
@@ -96,7 +97,8 @@ fn spawn(round: &Round, random: &mut Random) -> Result<()> {
                 scope.spawn(|| -> Result<()> {
                     while !is_over.load(Ordering::Relaxed) {
                         let _doing = doing("spawn", "");
-                        // With a user given, the library forks and executes, instead of doing both at once.
+                        // With a user given, the library forks and executes, instead of doing both
+                        // at once.
                         ensure!(Command::new("/bin/true").uid(uid).status()?.success(), "/bin/true has failed");
                     }
                     Ok(())
@@ -130,7 +132,8 @@ fn fork(round: &Round, random: &mut Random) -> Result<()> {
                 std::process::exit(forked(&handle.engine, call));
             }
             fork::Fork::Parent(child) => {
-                // It has only this one thread, and may wait for what another held: that is a finding, too.
+                // It has only this one thread, and may wait for what another held: that is a
+                // finding, too.
                 let status = wait(child).with_context(|| format!("{call} in a fork"))?;
                 ensure!(status != 7, "{call} in a fork succeeds");
                 ensure!(status == 0, "{call} in a fork ends with {status}");
