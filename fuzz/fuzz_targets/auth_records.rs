@@ -1,5 +1,5 @@
-//! Any bytes as any stored record or typed text of the authentication service: no panic, no allocation beyond the input,
-//! and what decodes encodes to the same.
+//! Any bytes as any stored record or typed text of the authentication service: no panic, no
+//! allocation beyond the input, and what decodes encodes to the same.
 #![no_main]
 
 use hightower_auth::fuzzing::{KINDS, decode};

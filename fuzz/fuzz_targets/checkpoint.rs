@@ -1,4 +1,5 @@
-//! Any bytes in the place of a checkpoint, which is disposable: the store opens and holds all that was written last, whatever they are.
+//! Any bytes in the place of a checkpoint, which is disposable: the store opens and holds all that
+//! was written last, whatever they are.
 #![no_main]
 
 mod template;

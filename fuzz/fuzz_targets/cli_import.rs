@@ -1,4 +1,5 @@
-//! Any line as the command-line tool imports it: no panic, and what is read and written again reads the same, in either format.
+//! Any line as the command-line tool imports it: no panic, and what is read and written again reads
+//! the same, in either format.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,9 @@
-//! Random operations, upkeep, reopens, kills and power losses on a simulated disk, beside the model.
+//! Random operations, upkeep, reopens, kills and power losses on a simulated disk, beside the
+//! model.
 //!
-//! The store has no threads of its own here: an input does the same each time, and most of a run is not spent on starting threads. What threads
-//! do beside each other is for the schedules and the linearizability checker.
+//! The store has no threads of its own here: an input does the same each time, and most of a run is
+//! not spent on starting threads. What threads do beside each other is for the schedules and the
+//! linearizability checker.
 #![no_main]
 
 use std::sync::Arc;
@@ -126,7 +128,8 @@ impl World {
         self.fs = fs;
     }
 
-    /// Nothing reaches the disk from here on: dropping the store then costs next to nothing, where it would write a checkpoint that nobody reads.
+    /// Nothing reaches the disk from here on: dropping the store then costs next to nothing, where
+    /// it would write a checkpoint that nobody reads.
     fn abandon(&self) {
         self.fs.inject(Fault { kind: FaultKind::Io, at_call: self.fs.call_count(), lasting: true });
     }

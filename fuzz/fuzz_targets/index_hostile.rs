@@ -1,4 +1,5 @@
-//! The index with hashers that collide, lie and panic, and with values that count their drops, of which some panic: keys may get lost, memory and values never.
+//! The index with hashers that collide, lie and panic, and with values that count their drops, of
+//! which some panic: keys may get lost, memory and values never.
 #![no_main]
 
 use std::cell::Cell;
@@ -72,7 +73,8 @@ thread_local! {
     static ALIVE: Cell<i64> = const { Cell::new(0) };
 }
 
-/// A value in memory of its own, so that the sanitizer sees one that is used after its drop or dropped twice.
+/// A value in memory of its own, so that the sanitizer sees one that is used after its drop or
+/// dropped twice.
 struct Counted(Box<u64>, bool);
 
 impl Counted {

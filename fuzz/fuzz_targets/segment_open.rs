@@ -1,4 +1,5 @@
-//! A store whose files were patched anywhere: opening it is an error, or gives values that were written, and a second open agrees.
+//! A store whose files were patched anywhere: opening it is an error, or gives values that were
+//! written, and a second open agrees.
 #![no_main]
 
 mod template;

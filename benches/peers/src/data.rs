@@ -1,10 +1,12 @@
-//! Keys and values: the same ones for every store, made from numbers, so that nothing has to be kept and everything can be checked.
+//! Keys and values: the same ones for every store, made from numbers, so that nothing has to be
+//! kept and everything can be checked.
 //!
-//! A key is 16 bytes long: 11 hexadecimal digits that scatter groups of 1,000 keys over the key space, then the place in the group
-//! as `/dd/d`. So a prefix of 12 bytes holds 1,000 keys and a prefix of 15 bytes holds 10.
+//! A key is 16 bytes long: 11 hexadecimal digits that scatter groups of 1,000 keys over the key
+//! space, then the place in the group as `/dd/d`. So a prefix of 12 bytes holds 1,000 keys and a
+//! prefix of 15 bytes holds 10.
 //!
-//! A value starts with its key and a generation, and goes on with words that follow from both: a wrong, torn or mixed-up value
-//! does not pass [`Values::check`], and compression gains nothing.
+//! A value starts with its key and a generation, and goes on with words that follow from both: a
+//! wrong, torn or mixed-up value does not pass [`Values::check`], and compression gains nothing.
 
 use anyhow::{Result, bail, ensure};
 
@@ -16,7 +18,8 @@ pub(crate) const GROUP_KEYS: u64 = 1000;
 pub(crate) const GROUP_PREFIX_LEN_BYTES: usize = 12;
 /// Bytes of the prefix of 10 keys.
 pub(crate) const TEN_PREFIX_LEN_BYTES: usize = 15;
-/// Values up to this length are made of fresh words; the middle of longer ones repeats, so that making them costs little.
+/// Values up to this length are made of fresh words; the middle of longer ones repeats, so that
+/// making them costs little.
 const FRESH_LEN_BYTES: usize = 512;
 /// Key and generation, in front of every value.
 const HEAD_LEN_BYTES: usize = KEY_LEN_BYTES + 8;
@@ -87,7 +90,8 @@ impl Random {
     }
 }
 
-/// A permutation of the numbers below `count`: a Feistel network over the next even number of bits, walked until it lands below.
+/// A permutation of the numbers below `count`: a Feistel network over the next even number of bits,
+/// walked until it lands below.
 #[derive(Clone, Copy)]
 pub(crate) struct Permutation {
     count: u64,
@@ -119,7 +123,8 @@ impl Permutation {
     }
 }
 
-/// Zipfian ranks with the constant of YCSB, 0.99 (Gray and others, "Quickly Generating Billion-Record Synthetic Databases", 1994).
+/// Zipfian ranks with the constant of YCSB, 0.99 (Gray and others, "Quickly Generating
+/// Billion-Record Synthetic Databases", 1994).
 pub(crate) struct Zipfian {
     count: f64,
     alpha: f64,
@@ -180,7 +185,8 @@ impl Values {
         &self.buffer
     }
 
-    /// Whether `value` is one that [`make`](Self::make) gave for `key`: its length, its first 24 and its last 8 bytes.
+    /// Whether `value` is one that [`make`](Self::make) gave for `key`: its length, its first 24
+    /// and its last 8 bytes.
     pub(crate) fn check(&self, key: &Key, value: &[u8]) -> Result<()> {
         ensure!(value.len() == self.buffer.len(), "a value of {} bytes instead of {}", value.len(), self.buffer.len());
         let (Some((found, rest)), Some(last)) = (value.split_first_chunk(), value.last_chunk()) else {

@@ -1,7 +1,8 @@
 //! Runs streams of operations over a store, checks every answer, and takes the time.
 //!
-//! A row has a budget of time: a store that has not done all operations by then stops at the end of the one that it is at, and its rate counts
-//! from what it did. [`complete`] then writes what is left, so that the rows that follow find the same content in every store.
+//! A row has a budget of time: a store that has not done all operations by then stops at the end of
+//! the one that it is at, and its rate counts from what it did. [`complete`] then writes what is
+//! left, so that the rows that follow find the same content in every store.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,7 +104,8 @@ fn collect(results: Vec<Result<(Instant, Instant, Worker<'_>)>>, streams: &Strea
     Ok(Outcome { operations, elapsed: ended - started, check, done, stopped, latencies_ns })
 }
 
-/// Writes what `streams` would have written beyond the first `done` operations of each, by batches, untimed.
+/// Writes what `streams` would have written beyond the first `done` operations of each, by batches,
+/// untimed.
 pub(crate) fn complete(store: &dyn Store, streams: &Streams, done: &[usize], value_len_bytes: usize) -> Result<()> {
     for (thread, (stream, &done)) in streams.iter().zip(done).enumerate() {
         let mut values = Values::new(value_len_bytes);
@@ -214,8 +216,9 @@ impl<'a> Worker<'a> {
         let mut seen = Seen::default();
         let (store, values) = (self.store, &self.values);
         let supported = store.scan_from(start, limit, &mut |key, value| {
-            // Of the first key only: the others follow it. To compare each with an empty start takes longer than all else here where the library does
-            // so by a masked load, of nowhere.
+            // Of the first key only: the others follow it. To compare each with an empty start
+            // takes longer than all else here where the library does so by a masked load, of
+            // nowhere.
             ensure!(seen.pairs > 0 || key >= start, "a scan began before its start");
             seen.add(values, key, value)
         })?;
@@ -229,7 +232,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Scans everything once; `None` if the store cannot. The operations are pairs. The scan is one operation: no budget cuts it short.
+/// Scans everything once; `None` if the store cannot. The operations are pairs. The scan is one
+/// operation: no budget cuts it short.
 pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Option<Outcome>> {
     let mut worker = Worker::new(store, value_len_bytes, 0);
     let started = Instant::now();
@@ -251,7 +255,8 @@ struct Seen {
 
 impl Seen {
     fn add(&mut self, values: &Values, key: &[u8], value: &[u8]) -> Result<()> {
-        // Keys of one length, compared as numbers: what the harness does for a pair counts in every store's time.
+        // Keys of one length, compared as numbers: what the harness does for a pair counts in every
+        // store's time.
         let Ok(key) = <&Key>::try_from(key) else { bail!("a key of {} bytes", key.len()) };
         let is_next = self.last.is_none_or(|last| u128::from_be_bytes(last) < u128::from_be_bytes(*key));
         ensure!(is_next, "a scan is out of order");

@@ -1,4 +1,5 @@
-//! What † stands for: kills a writer of a store with SIGKILL in mid-stream, opens the store again, and counts the returned writes that are gone.
+//! What † stands for: kills a writer of a store with SIGKILL in mid-stream, opens the store again,
+//! and counts the returned writes that are gone.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +16,8 @@ use crate::workload::VALUE_LEN_BYTES;
 /// Returned writes after which the writer is killed.
 const WRITES: u64 = 2000;
 
-/// Writes key after key, and prints the number of each whose write has returned, until somebody kills it.
+/// Writes key after key, and prints the number of each whose write has returned, until somebody
+/// kills it.
 pub(crate) fn write(entry: &Entry, dir: &Path) -> Result<()> {
     let store = (entry.open)(dir, Guarantee::Process)?;
     let (mut values, mut out) = (Values::new(VALUE_LEN_BYTES), std::io::stdout().lock());
@@ -27,7 +29,8 @@ pub(crate) fn write(entry: &Entry, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills a writer of each store, and says how many returned writes that cost; an error where a store without a mark loses any.
+/// Kills a writer of each store, and says how many returned writes that cost; an error where a
+/// store without a mark loses any.
 pub(crate) fn check(stores: &[Entry], dir: &Path) -> Result<()> {
     for entry in stores {
         let dir = dir.join(entry.id);

@@ -77,7 +77,8 @@ pub(crate) fn anonymous_memory_bytes() -> Result<u64> {
     Ok(kibibytes(&field("/proc/self/status", "RssAnon")?)? * 1024)
 }
 
-/// What the files under `dir` take on disk, in bytes: blocks, not lengths, so that holes do not count.
+/// What the files under `dir` take on disk, in bytes: blocks, not lengths, so that holes do not
+/// count.
 pub(crate) fn disk_bytes(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {

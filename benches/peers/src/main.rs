@@ -1,7 +1,8 @@
 //! Hightower KV side by side with other embedded stores.
 //!
-//! Every store gets the same keys, the same values and the same guarantee, runs in a child process of its own over a fresh directory,
-//! and takes turns with the others; every read is checked, and the work is compared at the end. `cargo xtask peers` is the way in.
+//! Every store gets the same keys, the same values and the same guarantee, runs in a child process
+//! of its own over a fresh directory, and takes turns with the others; every read is checked, and
+//! the work is compared at the end. `cargo xtask peers` is the way in.
 
 #![deny(unsafe_code)]
 #![allow(
@@ -35,15 +36,17 @@ use crate::rounds::Plan;
 use crate::stores::Entry;
 use crate::workload::{Group, Task};
 
-/// Measures Hightower KV beside other embedded stores, and writes the table, the numbers and the plots.
+/// Measures Hightower KV beside other embedded stores, and writes the table, the numbers and the
+/// plots.
 ///
-/// Seven stores take some 15 to 20 minutes a round on a machine with two cores that does nothing else, so three rounds about an hour; the slow
-/// stores are most of it, each for four minutes a round at most. Half the `--row-seconds` takes little more than half the time.
+/// Seven stores take some 15 to 20 minutes a round on a machine with two cores that does nothing
+/// else, so three rounds about an hour; the slow stores are most of it, each for four minutes a
+/// round at most. Half the `--row-seconds` takes little more than half the time.
 #[derive(Parser)]
 #[command(name = "hightower-peers")]
 struct Options {
-    /// Stores to measure, by id. If absent, all that were compiled in but `sled-1.0-alpha`: that is a pre-release of a store whose newest
-    /// stable version takes part, and needs minutes more.
+    /// Stores to measure, by id. If absent, all that were compiled in but `sled-1.0-alpha`: that is
+    /// a pre-release of a store whose newest stable version takes part, and needs minutes more.
     #[arg(long, value_delimiter = ',')]
     stores: Vec<String>,
 
@@ -59,8 +62,8 @@ struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: u32,
 
-    /// Seconds that the operations of a row may take. A store that needs longer is stopped at the end of an operation; its rate counts from
-    /// what it did, and the table marks it.
+    /// Seconds that the operations of a row may take. A store that needs longer is stopped at the
+    /// end of an operation; its rate counts from what it did, and the table marks it.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     row_seconds: f64,
 
@@ -68,7 +71,8 @@ struct Options {
     #[arg(long, default_value = "docs/benchmarks")]
     out: PathBuf,
 
-    /// Where the stores live while they are measured: choose the file system by it. Removed afterwards.
+    /// Where the stores live while they are measured: choose the file system by it. Removed
+    /// afterwards.
     #[arg(long, default_value = "target/peers/data")]
     dir: PathBuf,
 
@@ -96,7 +100,8 @@ struct Options {
     #[arg(long)]
     physical: bool,
 
-    /// Kill a writer of each store instead, and count the returned writes that are gone: what the mark † in the table stands for.
+    /// Kill a writer of each store instead, and count the returned writes that are gone: what the
+    /// mark † in the table stands for.
     #[arg(long)]
     kill_check: bool,
 

@@ -1,4 +1,5 @@
-//! Operations and the streams of them that the workloads are made of. Streams are made before the clock starts.
+//! Operations and the streams of them that the workloads are made of. Streams are made before the
+//! clock starts.
 
 use crate::data::{
     GROUP_KEYS, GROUP_PREFIX_LEN_BYTES, Key, Permutation, Random, TEN_PREFIX_LEN_BYTES, Zipfian, absent_key, key,
@@ -110,8 +111,9 @@ pub(crate) enum Ycsb {
     F,
 }
 
-/// The operations of a YCSB workload over `keys` loaded keys. New keys start at number `first_new`; each thread inserts and, in D, reads
-/// keys of its own, so that every read finds its key whatever the other thread does. The second value: the first number still unused.
+/// The operations of a YCSB workload over `keys` loaded keys. New keys start at number `first_new`;
+/// each thread inserts and, in D, reads keys of its own, so that every read finds its key whatever
+/// the other thread does. The second value: the first number still unused.
 pub(crate) fn ycsb(workload: Ycsb, keys: u64, count: u64, threads: u64, first_new: u64) -> (Streams, u64) {
     let per_thread = count / threads;
     let (order, ranks) = (Permutation::new(keys, 3), Zipfian::new(keys));

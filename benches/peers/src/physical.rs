@@ -1,4 +1,5 @@
-//! The limits of the machine: what memory, the page cache and the disk allow for the records that stores write and read.
+//! The limits of the machine: what memory, the page cache and the disk allow for the records that
+//! stores write and read.
 
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
@@ -110,12 +111,13 @@ fn nanoseconds_each(started: Instant, count: usize) -> f64 {
 /// For a file of this benchmark's own directory.
 #[allow(unsafe_code)]
 fn permit() -> MapPermit {
-    // SAFETY: nobody else knows the file, and while it is mapped nobody writes to it but through the one mapping.
+    // SAFETY: nobody else knows the file, and while it is mapped nobody writes to it but through
+    // the one mapping.
     unsafe { MapPermit::new() }
 }
 
-/// Fills the mapped file `passes` times; the time of a record in the last pass. Beside the copy that is a check of the bounds and the move of the end up
-/// to which others may read.
+/// Fills the mapped file `passes` times; the time of a record in the last pass. Beside the copy
+/// that is a check of the bounds and the move of the end up to which others may read.
 fn map_writes(path: &Path, passes: usize) -> Result<f64> {
     let file = create_allocated(path, FILE_LEN_BYTES)?;
     let mut map = Mapping::of_file(&file, FILE_LEN_BYTES as usize, Access::Write, permit())?;
@@ -226,7 +228,8 @@ fn syncs(path: &Path, tail: Tail, count: u64) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64() * 1e6 / count as f64)
 }
 
-/// The rate of appends of a record to a preallocated file with a sync each: what a lone writer's synced commits cannot beat.
+/// The rate of appends of a record to a preallocated file with a sync each: what a lone writer's
+/// synced commits cannot beat.
 pub(crate) fn bare_synced_appends(dir: &Path, count: u64) -> Result<f64> {
     Ok(1e6 / syncs(&dir.join("bare.bin"), Tail::Preallocated, count)?)
 }

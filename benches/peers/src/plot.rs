@@ -1,4 +1,5 @@
-//! Bar charts of all rows: one file per kind of workload, a group of bars per row, a colour per store.
+//! Bar charts of all rows: one file per kind of workload, a group of bars per row, a colour per
+//! store.
 
 use std::path::Path;
 

@@ -103,7 +103,8 @@ impl Table {
     }
 }
 
-/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`. The stores were in `dir`.
+/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`. The stores
+/// were in `dir`.
 pub(crate) fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
     let runs = read_runs(runs)?;
     let table = Table::new(&runs);

@@ -1,4 +1,5 @@
-//! Runs the workloads: every store in turn, so often, each in a child process, and keeps the numbers of every run.
+//! Runs the workloads: every store in turn, so often, each in a child process, and keeps the
+//! numbers of every run.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

@@ -33,7 +33,8 @@ impl Unit {
     }
 }
 
-/// What a row exercises; stores with a weaker guarantee count as the best only in reads and synced writes.
+/// What a row exercises; stores with a weaker guarantee count as the best only in reads and synced
+/// writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Writes, or writes and reads, that must survive a killed process.

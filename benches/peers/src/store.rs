@@ -1,4 +1,5 @@
-//! What a store must do to take part: one small trait, so that every workload runs the same code over every store.
+//! What a store must do to take part: one small trait, so that every workload runs the same code
+//! over every store.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -36,13 +37,15 @@ pub(crate) trait Store: Send + Sync {
         keys.iter().try_for_each(|key| self.delete(key))
     }
 
-    /// Calls `visit` with the latest value of `key`, borrowed where the store can; whether there was one.
+    /// Calls `visit` with the latest value of `key`, borrowed where the store can; whether there
+    /// was one.
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool>;
 
     /// Calls `visit` with every pair whose key starts with `prefix`, in key order.
     fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()>;
 
-    /// Calls `visit` with the first `limit` pairs from `start` on, in key order; `false` if the store cannot.
+    /// Calls `visit` with the first `limit` pairs from `start` on, in key order; `false` if the
+    /// store cannot.
     fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool>;
 
     /// Waits until work in the background is done.

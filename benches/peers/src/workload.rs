@@ -1,7 +1,9 @@
-//! The workloads: groups of rows that share a store. Each group runs in a child process of its own over a fresh directory.
+//! The workloads: groups of rows that share a store. Each group runs in a child process of its own
+//! over a fresh directory.
 //!
-//! Every row has a budget of time. What a store has not written by then it writes by batches, untimed, so that the next row finds the same
-//! content in every store; so are the loads of rows that only need content.
+//! Every row has a budget of time. What a store has not written by then it writes by batches,
+//! untimed, so that the next row finds the same content in every store; so are the loads of rows
+//! that only need content.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,7 +62,8 @@ pub(crate) struct Measurement {
     pub(crate) row: String,
     /// The number, in the unit of the row.
     pub(crate) value: f64,
-    /// A sum over the work that was done; equal for every store, or absent where there is nothing to compare.
+    /// A sum over the work that was done; equal for every store, or absent where there is nothing
+    /// to compare.
     pub(crate) check: Option<u64>,
     /// Whether the row's budget ended before its work: the number counts from what was done.
     #[serde(default)]
@@ -209,7 +212,8 @@ impl Task<'_> {
             let (streams, next) = operation::ycsb(workload, self.keys, self.keys / divisor, threads, first_new);
             first_new = next;
             let outcome = self.within_budget(&*store, &streams, Latencies::Off)?;
-            // With two threads, what a scan sees of the other thread's inserts depends on the moment.
+            // With two threads, what a scan sees of the other thread's inserts depends on the
+            // moment.
             let mut measurement = Measurement::rate(&format!("ycsb_{name}_{threads}"), &outcome);
             measurement.check = measurement.check.filter(|_| !scans || threads == 1);
             results.0.push(measurement);
@@ -294,7 +298,8 @@ impl Task<'_> {
         let live_bytes = (keys - deleted) as f64 * (crate::data::KEY_LEN_BYTES + VALUE_LEN_BYTES) as f64;
         let mut store = self.open(Guarantee::Process)?;
         self.load_by_batches(&*store)?;
-        // One by one, as programs write: batches would spare the garbage that is weighed here. A slow store's last changes come by batches.
+        // One by one, as programs write: batches would spare the garbage that is weighed here. A
+        // slow store's last changes come by batches.
         let (overwrites, deletes) = (operation::zipfian(keys, keys, 1, Kind::Put), operation::deletes(keys, deleted));
         let overwritten = self.within_budget(&*store, &overwrites, Latencies::Off)?;
         let stopped = self.within_budget(&*store, &deletes, Latencies::Off)?.stopped || overwritten.stopped;

@@ -1,4 +1,5 @@
-//! Every store that is compiled in loses what its mark in the table says when its process is killed: nothing, or something.
+//! Every store that is compiled in loses what its mark in the table says when its process is
+//! killed: nothing, or something.
 
 use std::process::Command;
 

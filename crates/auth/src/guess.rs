@@ -15,11 +15,12 @@
 //!
 //! Counters live in memory, in a table of bounded size, and in the store, in 4096 slots: a program
 //! that makes a service for each request counts on where the one before stopped. Each failure
-//! writes its counters in one small commit, for one account 16 at once and then one per 10 s: failed
-//! logins cannot make the log grow without bound. An attempt is charged before the password is
-//! checked and refunded if it was right, so that attempts at the same time do not pass as one. A time
-//! of a failure that is in the future counts as now: a clock that was set back delays nobody longer.
-//! Services on one store each add their failures to those in the store: none forgets another's.
+//! writes its counters in one small commit, for one account 16 at once and then one per 10 s:
+//! failed logins cannot make the log grow without bound. An attempt is charged before the password
+//! is checked and refunded if it was right, so that attempts at the same time do not pass as one. A
+//! time of a failure that is in the future counts as now: a clock that was set back delays nobody
+//! longer. Services on one store each add their failures to those in the store: none forgets
+//! another's.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -50,7 +51,8 @@ pub struct GuessPolicy {
     pub free_per_account: u32,
     /// Longest delay of a source, in ms; 0 for none, at most a day.
     pub max_source_delay_ms: i64,
-    /// Longest delay of an account for sources that it does not know, in ms; 0 for none, at most a day.
+    /// Longest delay of an account for sources that it does not know, in ms; 0 for none, at most a
+    /// day.
     pub max_account_delay_ms: i64,
     /// A counter halves after this long without a failure, in ms; 1 minute to 30 days.
     pub half_life_ms: i64,
@@ -125,8 +127,8 @@ impl Charge {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     counter: Counter,
-    /// How many of its failures are those of the store; what is in the store beyond them was counted
-    /// by others.
+    /// How many of its failures are those of the store; what is in the store beyond them was
+    /// counted by others.
     stored: u32,
 }
 
@@ -174,8 +176,8 @@ impl GuessTable {
         }
     }
 
-    /// The counter as it is to be stored. It counts as stored from now on; [`GuessTable::not_stored`]
-    /// with the number that this returns takes that back.
+    /// The counter as it is to be stored. It counts as stored from now on;
+    /// [`GuessTable::not_stored`] with the number that this returns takes that back.
     pub(crate) fn store(&self, tag: &SourceTag) -> Option<(Counter, u32)> {
         let mut shard = self.shard(tag).lock();
         let held = shard.get_mut(tag)?;
@@ -198,7 +200,8 @@ impl GuessTable {
 
     /// How long to wait before an attempt, in ms; if 0, the attempt is charged as a failure.
     pub(crate) fn begin(&self, charges: &[Charge], now_ms: Timestamp) -> i64 {
-        // All locks for both steps: of attempts at the same time, each sees what the others were charged. In order, so that no two wait for each other.
+        // All locks for both steps: of attempts at the same time, each sees what the others were
+        // charged. In order, so that no two wait for each other.
         let mut places: Vec<usize> = charges.iter().map(|charge| place(&charge.tag)).collect();
         places.sort_unstable();
         places.dedup();
@@ -313,8 +316,8 @@ const RATE_OF_ALL: Rate = Rate { burst: 256, ms_per_passage: 1000 };
 /// Keys that are remembered.
 const MAX_LIMITED_KEYS: usize = 4096;
 
-/// A rate limiter with a limit for each key and one for all, so that one noisy key neither hides the
-/// others nor fills the log. It counts what it held back.
+/// A rate limiter with a limit for each key and one for all, so that one noisy key neither hides
+/// the others nor fills the log. It counts what it held back.
 #[derive(Debug)]
 pub(crate) struct Limiter<K> {
     state: Mutex<LimiterState<K>>,

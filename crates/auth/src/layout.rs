@@ -26,7 +26,8 @@ use crate::crypto::TAG_LEN_BYTES;
 use crate::id::ID_LEN_BYTES;
 use crate::permission::KeyRange;
 
-/// Every key of the service starts with these bytes; [`crate::AuthorizedEngine`] never lets anyone reach them.
+/// Every key of the service starts with these bytes; [`crate::AuthorizedEngine`] never lets anyone
+/// reach them.
 pub const RESERVED_PREFIX: &[u8] = b"\0auth/";
 
 pub(crate) const META: &[u8] = b"\0auth/meta";

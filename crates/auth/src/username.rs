@@ -1,14 +1,14 @@
 //! Usernames: what two spellings of one name have in common.
 //!
 //! A username must be one of RFC 8265's profile UsernameCaseMapped: no invisible or compatibility
-//! characters, no direction marks, and right-to-left text as the Bidi Rule wants it. It begins with no
-//! combining mark and has not the form of an id. Its normal form, under which it is unique, folds more
-//! than the profile does: the profile's form, then NFKC and full case folding until nothing changes
-//! (toNFKC_Casefold, the Unicode Standard, section 3.13). "Alice", "ALICE " and "ａｌｉｃｅ" are one name,
-//! and so are "Straße" and "STRASSE".
+//! characters, no direction marks, and right-to-left text as the Bidi Rule wants it. It begins with
+//! no combining mark and has not the form of an id. Its normal form, under which it is unique,
+//! folds more than the profile does: the profile's form, then NFKC and full case folding until
+//! nothing changes (toNFKC_Casefold, the Unicode Standard, section 3.13). "Alice", "ALICE " and
+//! "ａｌｉｃｅ" are one name, and so are "Straße" and "STRASSE".
 //!
-//! Names that look alike (Latin a, Cyrillic а) have the same skeleton (Unicode Technical Standard 39),
-//! in normal form or as they were given: see [`LookAlikes`].
+//! Names that look alike (Latin a, Cyrillic а) have the same skeleton (Unicode Technical Standard
+//! 39), in normal form or as they were given: see [`LookAlikes`].
 
 use std::collections::BTreeSet;
 
@@ -28,8 +28,9 @@ use crate::mutants::planted;
 /// What to do about a new name that looks like another user's (UTS 39, confusable).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LookAlikes {
-    /// Refuse it: "а1ice" (with a Cyrillic а and a digit 1) once there is "alice", and "ALlCE" (with a small L) once
-    /// there is "ALICE". Compared are the lower-case forms, and the names as they were given.
+    /// Refuse it: "а1ice" (with a Cyrillic а and a digit 1) once there is "alice", and "ALlCE"
+    /// (with a small L) once there is "ALICE". Compared are the lower-case forms, and the names as
+    /// they were given.
     #[default]
     Refuse,
     /// Take it.
@@ -106,8 +107,8 @@ pub(crate) fn normal_form(username: &str) -> Result<NormalUsername> {
 }
 
 impl NormalUsername {
-    /// What it has in common with all names that look like it: the skeletons of its normal form, and of how it was
-    /// given. A capital I looks like a small L, and a small i does not.
+    /// What it has in common with all names that look like it: the skeletons of its normal form,
+    /// and of how it was given. A capital I looks like a small L, and a small i does not.
     pub(crate) fn skeletons(&self, given: &str) -> BTreeSet<String> {
         let given = nfkc(given.trim());
         let given = if planted("auth_looks_of_lower_case") { &self.0 } else { &given };

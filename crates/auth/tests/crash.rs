@@ -1,12 +1,16 @@
-//! Crashes at every step of every change, on the real engine over a simulated disk: afterwards the service is as it was
-//! before the change or as it is after it, never between. Whatever was acknowledged is there.
+//! Crashes at every step of every change, on the real engine over a simulated disk: afterwards the
+//! service is as it was before the change or as it is after it, never between. Whatever was
+//! acknowledged is there.
 //!
-//! One story does everything that the service can do. At each operation of the file system it is cut off, with each subset
-//! (or a sample) of what was not synced lost; the store is opened again and asked everything that a caller can ask: who there
-//! is, which passwords are right, which tokens work, what the records say, whether the audit trail is whole. The answers must
-//! be those from before or after the call that was under way. Then the service must go on as if nothing had been.
+//! One story does everything that the service can do. At each operation of the file system it is
+//! cut off, with each subset (or a sample) of what was not synced lost; the store is opened again
+//! and asked everything that a caller can ask: who there is, which passwords are right, which
+//! tokens work, what the records say, whether the audit trail is whole. The answers must be those
+//! from before or after the call that was under way. Then the service must go on as if nothing had
+//! been.
 //!
-//! `HIGHTOWER_TEST_CASES` sets how many states of the disk are sampled at each operation (default 2).
+//! `HIGHTOWER_TEST_CASES` sets how many states of the disk are sampled at each operation (default
+//! 2).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -263,7 +267,8 @@ fn answers(image: &Image, tokens: &[Token]) -> String {
     text
 }
 
-/// The service goes on from here: it takes new users, and finishes what was begun. Then keys from before open nothing.
+/// The service goes on from here: it takes new users, and finishes what was begun. Then keys from
+/// before open nothing.
 fn goes_on(engine: &Engine) {
     let auth =
         AuthService::with_options(Arc::clone(engine), cheap_hasher(), keys_to(3), options(&HandClock::new())).unwrap();
@@ -290,8 +295,8 @@ fn samples() -> u64 {
     std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
-/// Crashes the story everywhere. (Rotation of the master key is many commits: of them only its own entry of the trail is seen,
-/// which is the last.)
+/// Crashes the story everywhere. (Rotation of the master key is many commits: of them only its own
+/// entry of the trail is seen, which is the last.)
 fn explore(mode: AppendMode, durability: Durability) {
     let story = story(mode, durability);
     let expected: Vec<String> = story.steps.iter().map(|step| answers(&step.image, &story.tokens)).collect();

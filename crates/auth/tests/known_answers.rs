@@ -117,8 +117,8 @@ fn field(text: &str) -> Vec<u8> {
     if text == "-" { Vec::new() } else { bytes(text) }
 }
 
-/// As NIST has them sealed; and with any one bit of tag, ciphertext, associated data, nonce or key changed, or cut short,
-/// nothing is opened.
+/// As NIST has them sealed; and with any one bit of tag, ciphertext, associated data, nonce or key
+/// changed, or cut short, nothing is opened.
 #[test]
 fn aes_256_gcm_nist_cavp() {
     let mut cases = 0;

@@ -75,7 +75,8 @@ fn threads_agree_on_names_and_lose_no_audit_entry() {
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
-/// A store that a tenant has filled up to what `config` allows, with one who has everything that can be taken away.
+/// A store that a tenant has filled up to what `config` allows, with one who has everything that
+/// can be taken away.
 fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) -> StoreConfig) {
     let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
     let engine = Arc::new(SingleNodeEngine::with_config(config(directory.path())).unwrap());
@@ -131,8 +132,8 @@ fn access_is_taken_away_when_the_quota_is_used_up() {
     taking_access_away_from_a_full_store(|dir| StoreConfig::at(dir).with_max_disk_bytes(2 << 20));
 }
 
-/// A user who has filled the store cannot use up the room that is kept for taking access away, by taking
-/// access from itself again and again.
+/// A user who has filled the store cannot use up the room that is kept for taking access away, by
+/// taking access from itself again and again.
 #[test]
 fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());

@@ -263,7 +263,8 @@ fn a_cache_of_any_size_gives_the_same_answers_and_holds_what_fits() {
         let auth = AuthService::with_options(engine, cheap_hasher(), encryptor, options).unwrap();
         let user = auth.create_user("alice", PASSWORD).unwrap();
         let tokens: Vec<Token> = (0..40).map(|_| auth.create_api_key(&user.user_id, None).unwrap().1).collect();
-        // The first round writes the last use, which changes the record; the second fills the cache.
+        // The first round writes the last use, which changes the record; the second fills the
+        // cache.
         let round = || tokens.iter().for_each(|token| assert!(auth.authenticate_api_key(token).unwrap().is_some()));
         (0..2).for_each(|_| round());
         let filled = auth.stats().api_keys_verified_cold;
@@ -454,7 +455,8 @@ fn swapped_metadata_is_refused() {
     let bob = auth.create_user_with_metadata("robert", PASSWORD, Some(b"his")).unwrap();
     let at = |user: &UserRecord| [b"\0auth/m/u", user.user_id.as_bytes().as_slice()].concat();
     let hers = engine.image().entries[&at(&alice)].0.clone();
-    // A record that is moved is refused as such; and so is its encrypted part, which is bound to its place too.
+    // A record that is moved is refused as such; and so is its encrypted part, which is bound to
+    // its place too.
     let blob = EncryptedBlob::from_bytes(&hers[1..hers.len() - 32]).unwrap();
     assert_eq!(auth.encryptor().decrypt(&blob).unwrap_err().kind(), ErrorKind::Crypto);
     engine.tamper(&at(&bob), Some(hers));

@@ -1,7 +1,7 @@
 //! An unknown user costs the same time as a wrong password (Welch's t-test), and hashing at once
-//! takes bounded memory. Run with `HIGHTOWER_TEST_TIMING=1` on a quiet machine: timing on a busy one
-//! says nothing. `HIGHTOWER_TEST_PAIRS` sets how many pairs of hashes with the default parameters are
-//! compared (300 if it is not set).
+//! takes bounded memory. Run with `HIGHTOWER_TEST_TIMING=1` on a quiet machine: timing on a busy
+//! one says nothing. `HIGHTOWER_TEST_PAIRS` sets how many pairs of hashes with the default
+//! parameters are compared (300 if it is not set).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 

@@ -182,8 +182,9 @@ mod tests {
         super::command().debug_assert();
     }
 
-    /// Lines that begin with spaces are laid out by hand and must fit; those that do not are paragraphs, which are broken to the width of the
-    /// terminal, so one must not be broken by hand.
+    /// Lines that begin with spaces are laid out by hand and must fit; those that do not are
+    /// paragraphs, which are broken to the width of the terminal, so one must not be broken by
+    /// hand.
     #[test]
     fn help_is_laid_out_for_a_hundred_columns() {
         let mut tool = super::command();

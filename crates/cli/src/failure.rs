@@ -38,7 +38,8 @@ pub(crate) enum Failure {
     Store(Error),
     /// The authentication service refused.
     Auth(auth::Error),
-    /// Ctrl-C, or a signal that asks for the same; and what was done before it, if that is worth a word.
+    /// Ctrl-C, or a signal that asks for the same; and what was done before it, if that is worth a
+    /// word.
     Interrupted { so_far: Option<String> },
     /// Whoever read the output has gone: `export | head`. Not an error.
     OutputClosed,

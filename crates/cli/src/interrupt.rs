@@ -1,8 +1,9 @@
-//! Ctrl-C, and the signals that ask for the same: stop at the next safe place, close the store, say so.
+//! Ctrl-C, and the signals that ask for the same: stop at the next safe place, close the store, say
+//! so.
 //!
-//! The first one sets a flag that every loop looks at. A verb that is stuck where no loop looks (waiting for standard input, say)
-//! is given a moment; then its store is closed from here and the process ends. The second one ends it at once, which a store
-//! survives too.
+//! The first one sets a flag that every loop looks at. A verb that is stuck where no loop looks
+//! (waiting for standard input, say) is given a moment; then its store is closed from here and the
+//! process ends. The second one ends it at once, which a store survives too.
 
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,13 +1,15 @@
 //! Lines of a file, numbered, without taking a whole file or an endless line into memory.
 //!
-//! A byte order mark of UTF-8 at the start of the file is skipped: some editors write one. A key that begins with these
-//! bytes is written as a literal (see [`notation`](crate::notation)), so no record is lost to that.
+//! A byte order mark of UTF-8 at the start of the file is skipped: some editors write one. A key
+//! that begins with these bytes is written as a literal (see [`notation`](crate::notation)), so no
+//! record is lost to that.
 
 use std::io::{self, BufRead, Read};
 
 use crate::notation::BYTE_ORDER_MARK;
 
-/// The longest line that is read, in bytes: the largest key and value, every byte of them escaped, and some room.
+/// The longest line that is read, in bytes: the largest key and value, every byte of them escaped,
+/// and some room.
 const MAX_LINE_LEN_BYTES: u64 = 4 * ((1 << 30) + (1 << 16)) + 1024;
 
 /// Reads one line after the other into one buffer.
@@ -24,8 +26,8 @@ impl<R: BufRead> Lines<R> {
         Self { reader, buffer: Vec::new(), number: 0, bytes_read: 0, max_len_bytes: MAX_LINE_LEN_BYTES }
     }
 
-    /// The next line without its end, or `None` after the last. A line ends in `\n` or `\r\n`; the last one may
-    /// also end in `\r`, or in nothing.
+    /// The next line without its end, or `None` after the last. A line ends in `\n` or `\r\n`; the
+    /// last one may also end in `\r`, or in nothing.
     ///
     /// A line that is too long is an error of kind [`io::ErrorKind::InvalidData`].
     pub(crate) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {

@@ -1,16 +1,20 @@
 //! How bytes are written where people and files see them.
 //!
-//! Keys and values are any bytes; terminals and text files are not. So one notation is used everywhere: on the command line, in
-//! what `get`, `prefix` and `scan` print, and in TSV files.
+//! Keys and values are any bytes; terminals and text files are not. So one notation is used
+//! everywhere: on the command line, in what `get`, `prefix` and `scan` print, and in TSV files.
 //!
-//! * **Plain text stands for itself.** Text is plain if it is UTF-8, has no control character (tab and line feed are among
-//!   them), and does not start with `b"` or a byte order mark, which readers of files skip. Backslashes and quotes in it mean nothing, so JSON passes through unchanged.
-//! * **Everything else is a byte-string literal**, as Rust and Python write it: `b"` … `"`, holding printable ASCII and the
-//!   escapes `\t \n \r \0 \\ \"` and `\xNN` (two hex digits, any case, any byte).
+//! * **Plain text stands for itself.** Text is plain if it is UTF-8, has no control character (tab
+//!   and line feed are among them), and does not start with `b"` or a byte order mark, which
+//!   readers of files skip. Backslashes and quotes in it mean nothing, so JSON passes through
+//!   unchanged.
+//! * **Everything else is a byte-string literal**, as Rust and Python write it: `b"` … `"`, holding
+//!   printable ASCII and the escapes `\t \n \r \0 \\ \"` and `\xNN` (two hex digits, any case, any
+//!   byte).
 //!
-//! [`show`] writes the first form where it can, else the second; [`parse`] reads both. `parse(show(bytes)) == bytes` for all
-//! bytes. What starts with `b"` and is no such literal is an error, never a guess. Bytes that are not UTF-8 and stand
-//! outside a literal are taken as they are.
+//! [`show`] writes the first form where it can, else the second; [`parse`] reads both.
+//! `parse(show(bytes)) == bytes` for all bytes. What starts with `b"` and is no such literal is an
+//! error, never a guess. Bytes that are not UTF-8 and stand outside a literal are taken as they
+//! are.
 
 use std::borrow::Cow;
 use std::fmt;

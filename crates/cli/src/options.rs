@@ -1,7 +1,9 @@
-//! Which verb has which of the options that are there for many: `--data-dir`, `--json`, and those of `auth`.
+//! Which verb has which of the options that are there for many: `--data-dir`, `--json`, and those
+//! of `auth`.
 //!
-//! They may stand before a verb or behind it, so the parser knows them everywhere. A verb that has no use for one does not show it, and refuses
-//! it: an option that is taken and does nothing misleads.
+//! They may stand before a verb or behind it, so the parser knows them everywhere. A verb that has
+//! no use for one does not show it, and refuses it: an option that is taken and does nothing
+//! misleads.
 
 use std::env;
 
@@ -21,7 +23,8 @@ const UNUSED: [(&[&str], &[&str]); 6] = [
     (&["auth", "keyring", "generate"], &["data_dir", "pepper_file", "argon2", "source", "anchor"]),
 ];
 
-/// The tree with such options hidden, and without environment variables that are set to nothing: they count as not set.
+/// The tree with such options hidden, and without environment variables that are set to nothing:
+/// they count as not set.
 pub(crate) fn tailored(tree: Command) -> Command {
     UNUSED.iter().fold(without_empty_variables(tree), |tree, (verb, options)| hide(tree, verb, options, Vec::new()))
 }
@@ -33,7 +36,8 @@ fn without_empty_variables(command: Command) -> Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Gives a verb hidden options in place of those of the same names that are `above` it; a verb that is not in the tree needs none.
+/// Gives a verb hidden options in place of those of the same names that are `above` it; a verb that
+/// is not in the tree needs none.
 fn hide(command: Command, verb: &[&str], options: &[&str], mut above: Vec<Arg>) -> Command {
     let Some((name, rest)) = verb.split_first() else {
         return command.args(above);

@@ -10,7 +10,8 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::screen::Screen;
 
-/// How often a bar is drawn at most is indicatif's business; how often it is told is ours: this many records.
+/// How often a bar is drawn at most is indicatif's business; how often it is told is ours: this
+/// many records.
 pub(crate) const STEP_RECORDS: u64 = 256;
 
 /// A bar, or nothing.

@@ -1,4 +1,5 @@
-//! How far plain verbs reach: the records of the authentication service are left out, unless they are asked for.
+//! How far plain verbs reach: the records of the authentication service are left out, unless they
+//! are asked for.
 //!
 //! Which keys those are is the library's matter: [`reserved_keys`].
 
@@ -12,7 +13,8 @@ use crate::failure::Failure;
 /// Whether the records of the authentication service are meant too.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct Reach {
-    /// Reach the records of users, sessions, keys and roles too (they start with \0auth/), which `auth` looks after
+    /// Reach the records of users, sessions, keys and roles too (they start with \0auth/), which
+    /// `auth` looks after
     #[arg(long)]
     pub(crate) with_auth: bool,
 }

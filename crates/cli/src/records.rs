@@ -1,10 +1,11 @@
 //! Records as lines of text: what `import` reads, and what `export`, `prefix` and `scan` write.
 //!
-//! **TSV**: key, one tab, value, in the [notation] that is used everywhere. Since neither field can hold a raw
-//! tab or line feed, a line has exactly one tab.
+//! **TSV**: key, one tab, value, in the [notation] that is used everywhere. Since neither field can
+//! hold a raw tab or line feed, a line has exactly one tab.
 //!
-//! **JSON Lines**: `{"key":K,"value":V}`, where `K` and `V` are a string if the bytes are UTF-8, else `{"base64":"…"}`
-//! (RFC 4648, with padding). Both members are required and no others are known.
+//! **JSON Lines**: `{"key":K,"value":V}`, where `K` and `V` are a string if the bytes are UTF-8,
+//! else `{"base64":"…"}` (RFC 4648, with padding). Both members are required and no others are
+//! known.
 //!
 //! Both forms give every key and value back byte for byte. Empty lines are skipped.
 
@@ -27,12 +28,14 @@ use crate::notation;
 pub(crate) enum Format {
     /// key, a tab, value; bytes that are not plain text as b"..."
     Tsv,
-    /// one JSON object per line: {"key": "...", "value": "..."}; bytes that are not UTF-8 as {"base64": "..."}
+    /// one JSON object per line: {"key": "...", "value": "..."}; bytes that are not UTF-8 as
+    /// {"base64": "..."}
     Jsonl,
 }
 
 impl Format {
-    /// The format that a file's name tells: JSON Lines for `.jsonl`, `.ndjson` and `.json`, else TSV.
+    /// The format that a file's name tells: JSON Lines for `.jsonl`, `.ndjson` and `.json`, else
+    /// TSV.
     pub(crate) fn of_name(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("jsonl" | "ndjson" | "json") => Self::Jsonl,

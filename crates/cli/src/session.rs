@@ -107,7 +107,8 @@ impl Store {
         Self::open_visibly(config, Screen::new(true))
     }
 
-    /// As [`open`](Self::open); shows how far it has come if that takes long, and what a crash has cost.
+    /// As [`open`](Self::open); shows how far it has come if that takes long, and what a crash has
+    /// cost.
     fn open_visibly(config: StoreConfig, screen: Screen) -> Result<Self, Failure> {
         let mut bar = OpenBar::new(screen);
         let opened =
@@ -136,7 +137,8 @@ impl Store {
         Ok(())
     }
 
-    /// Runs `work` with the store and closes it after, whatever came of the work; of two failures the first counts.
+    /// Runs `work` with the store and closes it after, whatever came of the work; of two failures
+    /// the first counts.
     pub(crate) fn finish<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
         let result = work(&self);
         let closed = self.close();

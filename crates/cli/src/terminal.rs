@@ -1,7 +1,9 @@
-//! Questions to a person on the terminal: a line at a time, with or without echo, and Ctrl-C stops the question.
+//! Questions to a person on the terminal: a line at a time, with or without echo, and Ctrl-C stops
+//! the question.
 //!
-//! A read that waits for a line would not notice an interrupt: so the terminal is only read when it has a line, and in between the
-//! flag is looked at. What was typed before the interrupt is discarded, and the echo comes back however the question ends.
+//! A read that waits for a line would not notice an interrupt: so the terminal is only read when it
+//! has a line, and in between the flag is looked at. What was typed before the interrupt is
+//! discarded, and the echo comes back however the question ends.
 
 use zeroize::Zeroizing;
 

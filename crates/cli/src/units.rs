@@ -75,8 +75,9 @@ pub(crate) fn date_time(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
-/// The date of a day that is counted from 1970-01-01, in the Gregorian calendar. Years are counted from March, so that
-/// the leap day is the last of a year, and in eras of 400 years, which all have the same number of days.
+/// The date of a day that is counted from 1970-01-01, in the Gregorian calendar. Years are counted
+/// from March, so that the leap day is the last of a year, and in eras of 400 years, which all have
+/// the same number of days.
 fn date_of(days: i64) -> (i64, i64, i64) {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0 = days + 719_468;

@@ -1,4 +1,5 @@
-//! Copies of a store, ways out of damage, and the raw records: `backup`, `restore`, `salvage`, `dump`.
+//! Copies of a store, ways out of damage, and the raw records: `backup`, `restore`, `salvage`,
+//! `dump`.
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 

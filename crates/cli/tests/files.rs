@@ -167,7 +167,8 @@ fn a_reader_that_has_enough_is_no_error() {
     }
 }
 
-/// `HIGHTOWER_DATA_FILE=packages.tsv cargo test -p htkvctl real_data`: any TSV file of distinct keys and plain text.
+/// `HIGHTOWER_DATA_FILE=packages.tsv cargo test -p htkvctl real_data`: any TSV file of distinct
+/// keys and plain text.
 #[test]
 fn real_data_comes_back() {
     let Some(file) = std::env::var_os("HIGHTOWER_DATA_FILE") else { return };

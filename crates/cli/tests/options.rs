@@ -1,4 +1,5 @@
-//! Options that are there for many verbs, and the environment: shown where they do something, refused where they do nothing.
+//! Options that are there for many verbs, and the environment: shown where they do something,
+//! refused where they do nothing.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

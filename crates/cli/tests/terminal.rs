@@ -22,7 +22,8 @@ fn shell(tool: &Tool) -> PtySession {
     shell
 }
 
-/// Ctrl-C stops the question and nothing else, each time; what was typed before it goes nowhere, and the echo is back.
+/// Ctrl-C stops the question and nothing else, each time; what was typed before it goes nowhere,
+/// and the echo is back.
 #[test]
 fn ctrl_c_at_a_password_leaves_the_shell_alive() {
     let tool = Tool::new();

@@ -1,4 +1,5 @@
-//! Ctrl-C: what it ends, and how that is told. `stats --every` looks at a store that others write to in between, until then.
+//! Ctrl-C: what it ends, and how that is told. `stats --every` looks at a store that others write
+//! to in between, until then.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
@@ -74,7 +75,8 @@ fn no_store_ends_it() {
     Tool::new().run(["stats", "--every", "1s"]).fails(3, "holds no store");
 }
 
-/// A verb that waits where nothing looks for Ctrl-C ends all the same, and says so; the store is closed.
+/// A verb that waits where nothing looks for Ctrl-C ends all the same, and says so; the store is
+/// closed.
 #[test]
 fn a_verb_that_waits_is_interrupted() {
     let tool = Tool::new();

@@ -1,4 +1,5 @@
-//! The engine under the scenarios that the first release of the project measured, by their names: `cargo bench -p hightower-engine --bench engine`.
+//! The engine under the scenarios that the first release of the project measured, by their names:
+//! `cargo bench -p hightower-engine --bench engine`.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may end at once")]
 
 use std::hint::black_box;
@@ -11,7 +12,8 @@ use tempfile::TempDir;
 
 const KEYS: u64 = 10_000;
 
-/// A store whose returned writes survive the death of the process, with nothing at work in the background that the scenario doesn't ask for.
+/// A store whose returned writes survive the death of the process, with nothing at work in the
+/// background that the scenario doesn't ask for.
 fn store(worker_threads: usize) -> (TempDir, SingleNodeEngine) {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig::at(dir.path())

@@ -1,11 +1,12 @@
-//! How long a get of a random key takes where its record was written, after compaction has moved it, and after the store was opened again:
-//! `cargo bench -p hightower-engine --bench gets`.
+//! How long a get of a random key takes where its record was written, after compaction has moved
+//! it, and after the store was opened again: `cargo bench -p hightower-engine --bench gets`.
 //!
-//! All stores hold the same keys and values, are open at once, and are asked in turn, so that what else the machine does meets all of them. Each line has
-//! the median over the rounds, and its ratio to the store as it was written.
+//! All stores hold the same keys and values, are open at once, and are asked in turn, so that what
+//! else the machine does meets all of them. Each line has the median over the rounds, and its ratio
+//! to the store as it was written.
 //!
-//! `HIGHTOWER_BENCH_KEYS` (default 500,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set the size, `HIGHTOWER_BENCH_ROUNDS` (default 15) how often,
-//! `HIGHTOWER_BENCH_DIR` the place.
+//! `HIGHTOWER_BENCH_KEYS` (default 500,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set the
+//! size, `HIGHTOWER_BENCH_ROUNDS` (default 15) how often, `HIGHTOWER_BENCH_DIR` the place.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::hint::black_box;

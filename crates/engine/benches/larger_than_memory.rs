@@ -1,11 +1,13 @@
-//! A store that is larger than the memory it may use: gets beside bare reads of the device, and scans, check and compaction beside its sequential rate.
-//! One line per number, with the ratio to the device in the same run, and how the time divides: the
-//! thread ran, waited for a processor that others had, or waited for the device. On a busy machine
-//! only the first and the last say something of the store.
+//! A store that is larger than the memory it may use: gets beside bare reads of the device, and
+//! scans, check and compaction beside its sequential rate. One line per number, with the ratio to
+//! the device in the same run, and how the time divides: the thread ran, waited for a processor
+//! that others had, or waited for the device. On a busy machine only the first and the last say
+//! something of the store.
 //!
-//! `HIGHTOWER_BENCH_KEYS` (default 800,000 values of 1,000 bytes) sets the size, `HIGHTOWER_BENCH_MEMORY_MB` (default 256) the memory,
-//! `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`), which must be on a disk. Each part runs in a process and a memory cgroup of its own, after the page cache
-//! was emptied; both take root.
+//! `HIGHTOWER_BENCH_KEYS` (default 800,000 values of 1,000 bytes) sets the size,
+//! `HIGHTOWER_BENCH_MEMORY_MB` (default 256) the memory, `HIGHTOWER_BENCH_DIR` the place (default
+//! `/var/tmp`), which must be on a disk. Each part runs in a process and a memory cgroup of its
+//! own, after the page cache was emptied; both take root.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs::{self, File, OpenOptions};

@@ -1,8 +1,10 @@
-//! How fast a store opens: after a clean close, and after a kill with no checkpoint at all; with two cores and with one; beside the rate at which the
-//! page cache, and the device itself, give the same files. One line per number.
+//! How fast a store opens: after a clean close, and after a kill with no checkpoint at all; with
+//! two cores and with one; beside the rate at which the page cache, and the device itself, give the
+//! same files. One line per number.
 //!
-//! `HIGHTOWER_BENCH_KEYS` (default 1,000,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set the size, `HIGHTOWER_BENCH_DIR` the place. One core
-//! is taken away with `taskset`, in a process of its own. The device is only measured by root, who may empty the page cache.
+//! `HIGHTOWER_BENCH_KEYS` (default 1,000,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set
+//! the size, `HIGHTOWER_BENCH_DIR` the place. One core is taken away with `taskset`, in a process
+//! of its own. The device is only measured by root, who may empty the page cache.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs::{self, File};
@@ -59,7 +61,8 @@ fn empty_page_cache() -> bool {
     synced.is_ok_and(|status| status.success()) && fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
 }
 
-/// Opens the store read-only and so leaves it as it was. The best of some rounds; of one if nothing is in the page cache.
+/// Opens the store read-only and so leaves it as it was. The best of some rounds; of one if nothing
+/// is in the page cache.
 fn open(dir: &Path, what: &str) {
     let rounds = if what.contains("cold") { 1 } else { 5 };
     let mut best = Duration::MAX;

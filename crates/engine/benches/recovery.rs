@@ -1,5 +1,5 @@
-//! Opening a store of 100,000 keys: `cargo bench -p hightower-engine --bench recovery`. (`--bench open` measures one of a million once, with one
-//! core and with two.)
+//! Opening a store of 100,000 keys: `cargo bench -p hightower-engine --bench recovery`.
+//! (`--bench open` measures one of a million once, with one core and with two.)
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may end at once")]
 
@@ -27,7 +27,8 @@ fn fill(dir: &Path) -> SingleNodeEngine {
     engine
 }
 
-/// A copy of all files: what a kill at this moment would leave, since every returned write is in the page cache.
+/// A copy of all files: what a kill at this moment would leave, since every returned write is in
+/// the page cache.
 fn copied(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in fs::read_dir(dir).unwrap() {

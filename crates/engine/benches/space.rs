@@ -1,10 +1,12 @@
-//! Space and time: what overwriting costs on disk, what compaction costs others, whether anything leaks. (How fast a store opens: the bench `open`.)
-//! Prints one line per number.
+//! Space and time: what overwriting costs on disk, what compaction costs others, whether anything
+//! leaks. (How fast a store opens: the bench `open`.) Prints one line per number.
 //!
-//! Arguments name the parts to run: `settle`, `compacting`, `leak`; without one all of them. `HIGHTOWER_BENCH_KEYS` sets the number of keys (default
-//! 1,000,000), `HIGHTOWER_BENCH_RANDOM=1` makes the keys random bytes instead of counted text, `HIGHTOWER_BENCH_ROUNDS` sets the rounds of the part `leak`
-//! (default 1,000), `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`). "Disk" is the room that all files of the store take, as `du` counts it:
-//! segments, what is made ready for the next ones, the index checkpoint, the manifest.
+//! Arguments name the parts to run: `settle`, `compacting`, `leak`; without one all of them.
+//! `HIGHTOWER_BENCH_KEYS` sets the number of keys (default 1,000,000), `HIGHTOWER_BENCH_RANDOM=1`
+//! makes the keys random bytes instead of counted text, `HIGHTOWER_BENCH_ROUNDS` sets the rounds of
+//! the part `leak` (default 1,000), `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`). "Disk" is
+//! the room that all files of the store take, as `du` counts it: segments, what is made ready for
+//! the next ones, the index checkpoint, the manifest.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs;
@@ -34,7 +36,8 @@ fn key(number: u64) -> [u8; 16] {
     key
 }
 
-/// Numbers below `keys`, the small ones often, scattered over the keys: Zipf with an exponent of 0.99, as Gray et al. (1994) draw it.
+/// Numbers below `keys`, the small ones often, scattered over the keys: Zipf with an exponent of
+/// 0.99, as Gray et al. (1994) draw it.
 struct Zipf {
     keys: f64,
     zeta: f64,
@@ -263,7 +266,8 @@ fn compacting(keys: u64) {
     println!("close with a checkpoint: {:?}", started.elapsed());
 }
 
-/// The same while another thread does nothing but compute: what the machine alone takes away, whose processors are fewer than the threads.
+/// The same while another thread does nothing but compute: what the machine alone takes away, whose
+/// processors are fewer than the threads.
 fn beside_a_busy_thread(engine: &SingleNodeEngine, zipf: &mut Zipf, latencies: &mut Vec<Duration>) -> (Duration, f64) {
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -281,7 +285,8 @@ fn beside_a_busy_thread(engine: &SingleNodeEngine, zipf: &mut Zipf, latencies: &
     })
 }
 
-/// Rounds of overwriting, deleting, compacting and opening again: disk, open files and memory stay what they are.
+/// Rounds of overwriting, deleting, compacting and opening again: disk, open files and memory stay
+/// what they are.
 fn leak(rounds: u64) {
     const KEYS: u64 = 2000;
     let dir = new_dir();

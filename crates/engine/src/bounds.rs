@@ -8,7 +8,8 @@ pub use hightower_state::prefix_end;
 /// pair of [`Bound`]s, of anything that is bytes.
 ///
 /// Both ends have one type. Byte strings of different lengths do not: write `&b"a"[..]..b"bb"`, or
-/// `"a".."bb"`. Where the type of a pair cannot be told, as in `(Unbounded, Unbounded)`, write `..`.
+/// `"a".."bb"`. Where the type of a pair cannot be told, as in `(Unbounded, Unbounded)`, write
+/// `..`.
 ///
 /// ```
 /// use std::ops::Bound::{Excluded, Unbounded};

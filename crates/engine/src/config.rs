@@ -1,4 +1,5 @@
-//! Settings: plain data. Components (clock, file system, randomness) are in [`components`](crate::components).
+//! Settings: plain data. Components (clock, file system, randomness) are in
+//! [`components`](crate::components).
 
 use std::convert::identity;
 use std::path::PathBuf;
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 /// The smallest `max_segment_size` and `min_segment_size`, in bytes.
 pub const MIN_SEGMENT_SIZE_BYTES: u64 = 4096;
 
-/// The largest `max_segment_size` and `min_segment_size`, in bytes: 2 GiB, so that offsets fit 32 bits with room for one oversize commit.
+/// The largest `max_segment_size` and `min_segment_size`, in bytes: 2 GiB, so that offsets fit 32
+/// bits with room for one oversize commit.
 pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
 
 /// The smallest `max_disk_bytes`, in bytes.
@@ -28,16 +30,18 @@ const WRITES_PER_WORKER: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The death of the process at any instruction. No sync is waited for; the operating system writes when it likes.
+    /// The death of the process at any instruction. No sync is waited for; the operating system
+    /// writes when it likes.
     Os,
-    /// That, and power loss except for what was written in the last so long: a background thread syncs that often while there is
-    /// something to sync.
+    /// That, and power loss except for what was written in the last so long: a background thread
+    /// syncs that often while there is something to sync.
     Interval(Duration),
     /// Power loss: a sync that covers the write has returned. Concurrent writers share syncs.
     Sync,
 }
 
-/// What opening does about a tail that a crash left unfinished. Damage to what was durable is an error in both modes.
+/// What opening does about a tail that a crash left unfinished. Damage to what was durable is an
+/// error in both modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoveryMode {
@@ -70,45 +74,54 @@ pub use hightower_segment::AppendMode;
 pub struct StoreConfig {
     /// The directory of the store; created if missing. Default: `.hightower`.
     pub data_dir: PathBuf,
-    /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit, of one command or of many, gets a segment of its own. Default: 64 MiB.
+    /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit, of one command or of
+    /// many, gets a segment of its own. Default: 64 MiB.
     pub max_segment_size: u64,
-    /// While little is written, new segments are a 512th of what lives in the store, but at least this long, in bytes, and at most
-    /// [`max_segment_size`](Self::max_segment_size); while much is written they are as long as what is written in some seconds. A segment takes its
-    /// room on disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB. Default: 256 KiB.
+    /// While little is written, new segments are a 512th of what lives in the store, but at least
+    /// this long, in bytes, and at most [`max_segment_size`](Self::max_segment_size); while much is
+    /// written they are as long as what is written in some seconds. A segment takes its room on
+    /// disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB.
+    /// Default: 256 KiB.
     pub min_segment_size: u64,
     /// How often compaction looks for work by itself; zero: never. Default: 60 s.
     pub compaction_interval: Duration,
-    /// The spelling of 0.1 for a [`durability`](Self::durability) of [`Durability::Interval`]: counts
-    /// only while that is `None`. Zero: [`Durability::Os`]. Default: 25 ms.
+    /// The spelling of 0.1 for a [`durability`](Self::durability) of [`Durability::Interval`]:
+    /// counts only while that is `None`. Zero: [`Durability::Os`]. Default: 25 ms.
     pub fsync_interval: Duration,
     /// How much garbage is let be, how hard compaction works, and how long tombstones stay.
     pub compaction: CompactionConfig,
-    /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default: true.
+    /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default:
+    /// true.
     pub checkpoint_after_compaction: bool,
     /// The spelling of 0.1 for [`checkpoint_after_compaction`](Self::checkpoint_after_compaction):
     /// where either is false, compaction writes no checkpoint. Default: true.
     pub emit_snapshot_after_compaction: bool,
-    /// How many writes may wait in the queue of the commit thread, 0 to 1,048,576. With 0 there is no
-    /// such thread: a write runs on the thread that asks for it, which is faster for callers that wait.
-    /// With more, callers may hand writes in and go on, and writes that ask for a sync share it.
-    /// Default: 0.
+    /// How many writes may wait in the queue of the commit thread, 0 to 1,048,576. With 0 there is
+    /// no such thread: a write runs on the thread that asks for it, which is faster for callers
+    /// that wait. With more, callers may hand writes in and go on, and writes that ask for a sync
+    /// share it. Default: 0.
     pub commit_queue_depth: usize,
     /// The spelling of 0.1 for [`commit_queue_depth`](Self::commit_queue_depth), in units of 1,024
     /// writes, 0 to 1,024. The larger of both counts; there is one commit thread whatever it says.
     /// Default: 0.
     pub worker_threads: usize,
-    /// What a returned write survives, unless a call says otherwise. `None`: [`Durability::Interval`]
-    /// of [`fsync_interval`](Self::fsync_interval), so of 25 ms. Default: `None`.
+    /// What a returned write survives, unless a call says otherwise. `None`:
+    /// [`Durability::Interval`] of [`fsync_interval`](Self::fsync_interval), so of 25 ms. Default:
+    /// `None`.
     pub durability: Option<Durability>,
-    /// The most memory that the index may take, in bytes. Past it, writes of new keys are refused; overwrites and deletes of known
-    /// keys go on, and so do batches that [may use the reserve](crate::Batch::use_reserve): they may add a 16th of the cap, 64 KiB at least. Default: no cap.
+    /// The most memory that the index may take, in bytes. Past it, writes of new keys are refused;
+    /// overwrites and deletes of known keys go on, and so do batches that [may use the
+    /// reserve](crate::Batch::use_reserve): they may add a 16th of the cap, 64 KiB at least.
+    /// Default: no cap.
     pub max_index_memory_bytes: Option<u64>,
-    /// The most that the store's files may take on disk, in bytes. Past it, writes other than deletes are refused; batches that
-    /// [may use the reserve](crate::Batch::use_reserve) may go beyond it by an 8th. Default: no cap.
+    /// The most that the store's files may take on disk, in bytes. Past it, writes other than
+    /// deletes are refused; batches that [may use the reserve](crate::Batch::use_reserve) may go
+    /// beyond it by an 8th. Default: no cap.
     pub max_disk_bytes: Option<u64>,
     /// What opening does about an unfinished tail. Default: drop it and report.
     pub recovery_mode: RecoveryMode,
-    /// Open for reading only: no file is created or changed. Other readers may have the store open, a writer may not. Default: false.
+    /// Open for reading only: no file is created or changed. Other readers may have the store open,
+    /// a writer may not. Default: false.
     pub read_only: bool,
     /// How records reach the active segment. Default: what the file system can do best.
     pub append_mode: AppendMode,
@@ -223,8 +236,8 @@ macro_rules! settings {
 
         /// # Settings
         ///
-        /// Each is the field of [`StoreConfig`] of the same name, which says what it does, its unit, its
-        /// range and its default. [`open`](Self::open) checks them.
+        /// Each is the field of [`StoreConfig`] of the same name, which says what it does, its
+        /// unit, its range and its default. [`open`](Self::open) checks them.
         impl StoreBuilder {
             $(
                 #[doc = concat!("Sets [`", stringify!($setting), "`](StoreConfig::", stringify!($setting), ").")]

@@ -35,8 +35,8 @@ pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u
     Ok(())
 }
 
-/// Makes a file of these bytes, durably, with the name `tmp`, and renames it to `name` at the end. The directory is the caller's to
-/// sync.
+/// Makes a file of these bytes, durably, with the name `tmp`, and renames it to `name` at the end.
+/// The directory is the caller's to sync.
 pub(crate) fn write_file(dir: &dyn Dir, tmp: &str, name: &str, bytes: &[u8]) -> Result<()> {
     remove_if_there(dir, tmp)?;
     let path = dir.path().join(tmp);

@@ -1,20 +1,23 @@
 //! The Hightower KV engine: an embedded, log-structured key-value store.
 //!
-//! The log is the truth; the state is a fold over the log; everything else is disposable. [`SingleNodeEngine`] is the store as an application
-//! holds it: [`put`](SingleNodeEngine::put), [`get`](SingleNodeEngine::get), [`delete`](SingleNodeEngine::delete), ordered
-//! [`range`](SingleNodeEngine::range)s and [`prefix`](SingleNodeEngine::prefix)es, atomic and conditional [`Batch`]es,
-//! consistent [`Snapshot`]s. Services are written against [`KvEngine`].
+//! The log is the truth; the state is a fold over the log; everything else is disposable.
+//! [`SingleNodeEngine`] is the store as an application holds it: [`put`](SingleNodeEngine::put),
+//! [`get`](SingleNodeEngine::get), [`delete`](SingleNodeEngine::delete), ordered
+//! [`range`](SingleNodeEngine::range)s and [`prefix`](SingleNodeEngine::prefix)es, atomic and
+//! conditional [`Batch`]es, consistent [`Snapshot`]s. Services are written against [`KvEngine`].
 //!
-//! Keys live in memory, values in the segments, where they are read through memory maps. Reads take no lock. A read-only or closed store, a full
-//! disk or a failed sync is an [`Error`] with a [`kind`](Error::kind); nothing panics on bad input or bad files.
+//! Keys live in memory, values in the segments, where they are read through memory maps. Reads take
+//! no lock. A read-only or closed store, a full disk or a failed sync is an [`Error`] with a
+//! [`kind`](Error::kind); nothing panics on bad input or bad files.
 //!
-//! What a returned write survives is a setting of the store, and of each call: see [`Durability`]. The contract, and what tries to
-//! break it, is in the project's `docs/DURABILITY.md`.
+//! What a returned write survives is a setting of the store, and of each call: see [`Durability`].
+//! The contract, and what tries to break it, is in the project's `docs/DURABILITY.md`.
 //!
 //! # What it is not
 //!
-//! A server, a cache, or a store for more keys than fit in memory. It has no query language, no secondary indexes and no transactions that
-//! span several calls: a batch with conditions is the unit.
+//! A server, a cache, or a store for more keys than fit in memory. It has no query language, no
+//! secondary indexes and no transactions that span several calls: a batch with conditions is the
+//! unit.
 //!
 //! # At a glance
 //!

@@ -1,5 +1,6 @@
-//! What runs in the background to keep commits short, each on a thread of its own: making the next segment ready, touching pages ahead of the tail, and
-//! syncing and sealing segments that were rolled; and when it is quiet, giving back room that was made ready.
+//! What runs in the background to keep commits short, each on a thread of its own: making the next
+//! segment ready, touching pages ahead of the tail, and syncing and sealing segments that were
+//! rolled; and when it is quiet, giving back room that was made ready.
 
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ impl Maintenance {
         std::mem::take(&mut self.wish.lock().is_woken)
     }
 
-    /// Runs until [`close`](Self::close). `work` does what is to be done and says whether there was anything; `rest` is called once whenever it has
-    /// become quiet.
+    /// Runs until [`close`](Self::close). `work` does what is to be done and says whether there was
+    /// anything; `rest` is called once whenever it has become quiet.
     pub(crate) fn run(&self, mut work: impl FnMut() -> bool, mut rest: impl FnMut()) {
         let mut quiet_ticks = 0;
         let mut has_rested = false;

@@ -1,15 +1,17 @@
-//! What the engine tells the application's own instruments: counts and times to [`metrics`](https://docs.rs/metrics), spans to
-//! [`tracing`](https://docs.rs/tracing). Both are features of the crate; without them nothing of this is compiled but the call of the closure.
+//! What the engine tells the application's own instruments: counts and times to
+//! [`metrics`](https://docs.rs/metrics), spans to [`tracing`](https://docs.rs/tracing). Both are
+//! features of the crate; without them nothing of this is compiled but the call of the closure.
 //!
 //! | metric | kind | labels |
 //! | --- | --- | --- |
 //! | `hightower_operation_seconds` | histogram; its count is the number of operations | `operation` |
 //! | `hightower_failures_total` | counter | `operation`, `kind` |
 //!
-//! A recorder or a subscriber that panics is noted in [`Stats`](crate::Stats), and the operation goes on. They must not call the store: an operation may
-//! hold its locks.
+//! A recorder or a subscriber that panics is noted in [`Stats`](crate::Stats), and the operation
+//! goes on. They must not call the store: an operation may hold its locks.
 //!
-//! Spans bear the operation's name, in the target `hightower`: at level `TRACE` for reads and writes, `DEBUG` for all else.
+//! Spans bear the operation's name, in the target `hightower`: at level `TRACE` for reads and
+//! writes, `DEBUG` for all else.
 
 use crate::error::Result;
 use crate::guarded::Panics;
@@ -17,7 +19,8 @@ use crate::guarded::Panics;
 /// Panics of the recorder and the subscriber, which are the process's as they are.
 pub(crate) static INSTRUMENTS: Panics = Panics::new();
 
-/// Panics of the callbacks and wakers of tickets, which belong to no store: a ticket may outlive its own.
+/// Panics of the callbacks and wakers of tickets, which belong to no store: a ticket may outlive
+/// its own.
 pub(crate) static CALLBACKS: Panics = Panics::new();
 
 /// What is counted and timed.

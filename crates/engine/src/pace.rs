@@ -1,12 +1,17 @@
 //! How fast the tail of the log moves, and so how far ahead of it pages are touched, and how large.
 //!
-//! Huge pages are touched in a seventh of the time of small ones, half of that of the system's own reading ahead, and save look-ups of addresses later. But the system writes one that has changed as a whole, whether a sync
-//! asks for it or half a minute has passed. So they are for a tail that moves on by more than one of them from sync to sync, and in a second.
+//! Huge pages are touched in a seventh of the time of small ones, half of that of the system's own
+//! reading ahead, and save look-ups of addresses later. But the system writes one that has changed
+//! as a whole, whether a sync asks for it or half a minute has passed. So they are for a tail that
+//! moves on by more than one of them from sync to sync, and in a second.
 //!
-//! On a virtual machine whose host finds memory only when it is touched, and takes it back when it is free, a huge page can take ten times as long; small ones
-//! are mostly such as were in use a moment ago. So touching is timed, and where huge pages come slower than the tail needs them, it is left to the system's own reading ahead for a while.
+//! On a virtual machine whose host finds memory only when it is touched, and takes it back when it
+//! is free, a huge page can take ten times as long; small ones are mostly such as were in use a
+//! moment ago. So touching is timed, and where huge pages come slower than the tail needs them, it
+//! is left to the system's own reading ahead for a while.
 //!
-//! Long records that overtake what was touched are written by system calls, which need no pages. Where most of what is appended is such, none are touched.
+//! Long records that overtake what was touched are written by system calls, which need no pages.
+//! Where most of what is appended is such, none are touched.
 
 use std::time::Duration;
 
@@ -17,11 +22,13 @@ const AHEAD_MAX_BYTES: u32 = 4 << 20;
 const AHEAD_MIN_BYTES: u32 = 256 << 10;
 /// The tail's speed is judged anew each time that this has passed.
 const ROUND: Duration = Duration::from_secs(1);
-/// Touching takes a quarter of a millisecond for a huge page, two mebibytes. When it took this long, and as much again for each mebibyte, it may be too slow.
+/// Touching takes a quarter of a millisecond for a huge page, two mebibytes. When it took this
+/// long, and as much again for each mebibyte, it may be too slow.
 const SLOW: Duration = Duration::from_micros(250);
 /// It is if it takes more than this share of the time in which the tail moves on by as much.
 const SLOW_SHARE: u32 = 2;
-/// And if it was so this often in a row: once may be the machine's. Or if it takes so many times as long as the tail.
+/// And if it was so this often in a row: once may be the machine's. Or if it takes so many times as
+/// long as the tail.
 const SLOW_OFTEN: u8 = 3;
 const HOPELESS_TIMES: u32 = 4;
 /// The tail's speed for that is its mean over this time, or longer.

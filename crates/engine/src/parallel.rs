@@ -10,15 +10,16 @@ use parking_lot::Mutex;
 /// No more threads than this, however many cores there are: the memory is busy long before.
 const MAX_THREADS: usize = 16;
 
-/// How many threads are worth starting. Asked once: the answer takes reading several files, which is a quarter of what opening a small store
-/// costs.
+/// How many threads are worth starting. Asked once: the answer takes reading several files, which
+/// is a quarter of what opening a small store costs.
 pub(crate) fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS))
 }
 
-/// Does the pieces 0 to `count`, in no order, on several threads, the caller's among them; gives what came of each, in their order. `watch` is called
-/// by the caller's thread after each of its own pieces, and may end it all: then `None`.
+/// Does the pieces 0 to `count`, in no order, on several threads, the caller's among them; gives
+/// what came of each, in their order. `watch` is called by the caller's thread after each of its
+/// own pieces, and may end it all: then `None`.
 pub(crate) fn in_pieces<T: Send>(
     count: usize,
     work: impl Fn(usize) -> T + Sync,
@@ -57,7 +58,8 @@ pub(crate) fn in_pieces<T: Send>(
     Some(done.into_iter().map(|(_, result)| result).collect())
 }
 
-/// Sets a flag unless it is forgotten. Whether the thread is panicking says nothing: a destructor may open a store.
+/// Sets a flag unless it is forgotten. Whether the thread is panicking says nothing: a destructor
+/// may open a store.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

@@ -2,7 +2,8 @@
 
 use hightower_state::{HINT_BITS, Location, LocationBits};
 
-/// The place of a record in the log. Segment ids are never used twice, so a place never comes to mean another record.
+/// The place of a record in the log. Segment ids are never used twice, so a place never comes to
+/// mean another record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) segment: u32,
@@ -15,7 +16,8 @@ pub(crate) const MAX_SEGMENT_ID: u32 = (1 << 30) - 1;
 impl Location for Place {
     fn to_bits(self) -> LocationBits {
         let bits = u64::from(self.segment & MAX_SEGMENT_ID) << 32 | u64::from(self.offset);
-        // Masked to 62 bits above; no segment with a larger id is ever put into the table (see `Table::with`).
+        // Masked to 62 bits above; no segment with a larger id is ever put into the table (see
+        // `Table::with`).
         LocationBits::new(bits).unwrap_or(LocationBits::from(self.offset))
     }
 
@@ -32,7 +34,8 @@ impl Location for Place {
     }
 }
 
-/// What a hint says of a place: the end of the segment's id, and which cache line its record begins in. Zero, a segment's header, says nothing.
+/// What a hint says of a place: the end of the segment's id, and which cache line its record begins
+/// in. Zero, a segment's header, says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HintedPlace(pub(crate) u32);
 

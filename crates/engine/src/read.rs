@@ -1,8 +1,9 @@
 //! The read path: from a key to verified bytes, without a lock, a shared counter or a copy.
 //!
-//! Under one epoch guard: the index says where the record is, the table says which mapped segment that is, the segment verifies the record.
-//! Compaction may move a record between the first two looks and take its segment out of the table; then the index knows the new place
-//! already, and is asked again.
+//! Under one epoch guard: the index says where the record is, the table says which mapped segment
+//! that is, the segment verifies the record. Compaction may move a record between the first two
+//! looks and take its segment out of the table; then the index knows the new place already, and is
+//! asked again.
 
 use std::cell::RefCell;
 
@@ -59,7 +60,8 @@ impl Core {
             if let Some(tracked) = self.segments.find(place.segment, guard) {
                 return Ok(Some((tracked, place)));
             }
-            // Each miss means that compaction has moved the record since; the same place twice means that the segment is lost.
+            // Each miss means that compaction has moved the record since; the same place twice
+            // means that the segment is lost.
             if missed == Some(place) {
                 return Err(self.lost(place));
             }
@@ -67,7 +69,8 @@ impl Core {
         }
     }
 
-    /// Calls `use_value` with the value of the record at `place`, which is in this segment, and its version.
+    /// Calls `use_value` with the value of the record at `place`, which is in this segment, and its
+    /// version.
     #[inline]
     pub(crate) fn value_in<R>(
         &self,
@@ -92,7 +95,8 @@ impl Core {
         })
     }
 
-    /// Asks the processor for the first bytes of the record at `place`, for a read that follows soon.
+    /// Asks the processor for the first bytes of the record at `place`, for a read that follows
+    /// soon.
     #[inline]
     pub(crate) fn prefetch(&self, place: Place, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
@@ -100,7 +104,8 @@ impl Core {
         }
     }
 
-    /// The same for a reader of many records; see [`Table::prefetch_in_order`](crate::table::Table::prefetch_in_order).
+    /// The same for a reader of many records; see
+    /// [`Table::prefetch_in_order`](crate::table::Table::prefetch_in_order).
     #[inline]
     pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut InOrder>, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
@@ -108,7 +113,8 @@ impl Core {
         }
     }
 
-    /// Asks for the record that a hint of the index tells of, while the index's entry is waited for.
+    /// Asks for the record that a hint of the index tells of, while the index's entry is waited
+    /// for.
     #[inline]
     pub(crate) fn prefetch_hinted(&self, hint: u32, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
@@ -153,7 +159,8 @@ mod tests {
         format!("key/{:08x}", number.wrapping_mul(0x9e37_79b9))
     }
 
-    /// Of how many keys the place that a get was told beforehand, while it waited for the index, was the one that its record has.
+    /// Of how many keys the place that a get was told beforehand, while it waited for the index,
+    /// was the one that its record has.
     fn right_hints(engine: &SingleNodeEngine, keys: u32) -> u32 {
         let guard = pin();
         let state = engine.core.state(&guard).unwrap();
@@ -165,7 +172,8 @@ mod tests {
         (0..keys).filter(is_right).count().try_into().unwrap()
     }
 
-    /// The ways that records come to their places in production: a put, a batch, compaction that moves them, a load of the checkpoint, a replay of the log.
+    /// The ways that records come to their places in production: a put, a batch, compaction that
+    /// moves them, a load of the checkpoint, a replay of the log.
     #[test]
     fn hints_are_right_however_a_record_came_to_its_place() {
         const KEYS: u32 = 3000;

@@ -1,4 +1,5 @@
-//! Finding damage, and getting out of it what is whole. Nothing here changes the store that it looks at.
+//! Finding damage, and getting out of it what is whole. Nothing here changes the store that it
+//! looks at.
 
 mod check;
 mod salvage;

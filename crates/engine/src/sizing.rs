@@ -1,8 +1,10 @@
-//! How much room the store keeps ready: as much as is being written needs, and while nothing is written as little as its size allows.
+//! How much room the store keeps ready: as much as is being written needs, and while nothing is
+//! written as little as its size allows.
 //!
-//! A file that is made ahead is long enough for what the writers of the moment write in some seconds, so that making files costs them nothing;
-//! and at least a small share of what lives in the store, so that the number of segments stays small. When nothing is written, what was made ready for a
-//! rush is given back.
+//! A file that is made ahead is long enough for what the writers of the moment write in some
+//! seconds, so that making files costs them nothing; and at least a small share of what lives in
+//! the store, so that the number of segments stays small. When nothing is written, what was made
+//! ready for a rush is given back.
 
 use std::time::Duration;
 
@@ -13,7 +15,8 @@ use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
 use crate::core::Core;
 use crate::error::Error;
 
-/// A segment is this share of the bytes that live, or more: the active one, its successor and the spare take room for three.
+/// A segment is this share of the bytes that live, or more: the active one, its successor and the
+/// spare take room for three.
 const LIVE_SHARE: u64 = 512;
 /// Writers fill no more than one segment in so many seconds, if the largest allows for it.
 const SECONDS_PER_SEGMENT: u64 = 2;
@@ -39,7 +42,8 @@ impl Growth {
     /// The log ends there now.
     fn look(&mut self, now: Duration, (segment, end): (u32, u32)) {
         let since = now.saturating_sub(self.at);
-        // What went into segments between is not seen; what is seen of the new one shows the rate soon.
+        // What went into segments between is not seen; what is seen of the new one shows the rate
+        // soon.
         let grown = u64::from(if segment == self.segment { end.saturating_sub(self.end) } else { end });
         let seen = grown.saturating_mul(1_000_000) / u64::try_from(since.as_micros()).unwrap_or(u64::MAX).max(1);
         let kept = if since > MEMORY { 0 } else { self.bytes_per_s - self.bytes_per_s / FALL_SHARE };
@@ -48,7 +52,8 @@ impl Growth {
     }
 }
 
-/// How many bytes lived when it was looked at last. To look costs the more the more segments there are, so it is not done at each roll.
+/// How many bytes lived when it was looked at last. To look costs the more the more segments there
+/// are, so it is not done at each roll.
 #[derive(Clone, Copy, Debug, Default)]
 struct Living {
     bytes: u64,
@@ -78,7 +83,8 @@ impl Core {
         self.config.idle_segment_len(self.segments.live_bytes())
     }
 
-    /// The same, from what was known when the log had at most one part in [`LOOK_SHARE`] fewer segments.
+    /// The same, from what was known when the log had at most one part in [`LOOK_SHARE`] fewer
+    /// segments.
     fn idle_len_about(&self, active: u32) -> u32 {
         let mut living = self.sizing.living.lock();
         let grown = active.abs_diff(living.segment) as usize;
@@ -107,9 +113,11 @@ impl Core {
     /// Gives back room that was made ready for more than is written now. For when nothing is.
     pub(crate) fn rest(&self) {
         match self.try_rest() {
-            // A full device is seen elsewhere; a store that was closed meanwhile has given back everything.
+            // A full device is seen elsewhere; a store that was closed meanwhile has given back
+            // everything.
             Ok(()) | Err(Error::Full { .. } | Error::Closed | Error::ReadOnly | Error::Poisoned { .. }) => {}
-            // What could not be removed is tried again at the next rest, and does no harm until then.
+            // What could not be removed is tried again at the next rest, and does no harm until
+            // then.
             Err(Error::Io { .. }) if self.is_log_sound() => {}
             Err(failure) => drop(self.poison.latch(&failure)),
         }

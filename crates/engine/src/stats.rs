@@ -44,12 +44,14 @@ pub struct SegmentStats {
     pub live_records: u64,
     /// How many records were overtaken.
     pub dead_records: u64,
-    /// When it was started, Unix milliseconds; of one that compaction wrote, about when its oldest record was.
+    /// When it was started, Unix milliseconds; of one that compaction wrote, about when its oldest
+    /// record was.
     pub created_ms: i64,
 }
 
-/// The store in numbers, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap: no file is read. Of a closed store they are
-/// the last ones; its index takes nothing any more, but for what snapshots still hold of it, which is not counted.
+/// The store in numbers, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap:
+/// no file is read. Of a closed store they are the last ones; its index takes nothing any more, but
+/// for what snapshots still hold of it, which is not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -83,8 +85,9 @@ pub struct Stats {
     pub append_path: AppendPath,
     /// What compaction has done.
     pub compaction: CompactionStats,
-    /// How often code of the caller's has panicked in the store's work: the clock, the file system, the source of randomness, the compaction
-    /// policy; and the recorder of metrics and the subscriber of spans, which are counted for all stores of the process. Each such call has
+    /// How often code of the caller's has panicked in the store's work: the clock, the file system,
+    /// the source of randomness, the compaction policy; and the recorder of metrics and the
+    /// subscriber of spans, which are counted for all stores of the process. Each such call has
     /// failed, and nothing else.
     pub caught_panics: u64,
     /// Which code panicked last, and with which message.

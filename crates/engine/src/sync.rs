@@ -1,8 +1,9 @@
-//! Locks, threads and waiting: those of the machine, or those whose every turn is a step of the schedule that shuttle draws
-//! (`--cfg shuttle`).
+//! Locks, threads and waiting: those of the machine, or those whose every turn is a step of the
+//! schedule that shuttle draws (`--cfg shuttle`).
 //!
-//! Where threads meet without a lock, [`step`] is one more place where another may go on; it is nothing in a normal build. A guard that a
-//! [`Condvar`] waits with must be held for no step but that: threads wait for it in earnest.
+//! Where threads meet without a lock, [`step`] is one more place where another may go on; it is
+//! nothing in a normal build. A guard that a [`Condvar`] waits with must be held for no step but
+//! that: threads wait for it in earnest.
 
 #[cfg(not(shuttle))]
 pub(crate) use normal::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, step, thread};
@@ -37,7 +38,8 @@ mod scheduled {
     /// So many steps are as long as any time: in a schedule every timer may fire early.
     const STEPS_OF_A_TIMEOUT: u32 = 3;
 
-    /// Another thread may go on here. Threads that shuttle does not know, such as those that read ahead while a store is opened, go on by themselves.
+    /// Another thread may go on here. Threads that shuttle does not know, such as those that read
+    /// ahead while a store is opened, go on by themselves.
     pub(crate) fn step() {
         if shuttle::current::try_get_current_task().is_some() {
             thread::yield_now();

@@ -12,12 +12,15 @@ use crate::config::Durability;
 use crate::error::Result;
 use crate::value::Value;
 
-/// A key-value engine: what services are written against, so that they run on a store, a checked view of one, or a test's own.
+/// A key-value engine: what services are written against, so that they run on a store, a checked
+/// view of one, or a test's own.
 ///
-/// It is implemented for references and `Arc`s of engines, and takes keys and values as [`SingleNodeEngine`](crate::SingleNodeEngine)
-/// does, so that calls read the same on all of them. Every method may be called from any thread.
+/// It is implemented for references and `Arc`s of engines, and takes keys and values as
+/// [`SingleNodeEngine`](crate::SingleNodeEngine) does, so that calls read the same on all of them.
+/// Every method may be called from any thread.
 pub trait KvEngine: Send + Sync {
-    /// Commits one command with the version it carries, which is at most [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
+    /// Commits one command with the version it carries, which is at most
+    /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
     ///
     /// # Errors
     ///
@@ -61,7 +64,8 @@ pub trait KvEngine: Send + Sync {
     /// If the value cannot be read or does not verify.
     fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>>;
 
-    /// The latest value of `key`, and the version that gave it: what a later [`Expect::Version`](crate::Expect::Version) asks for.
+    /// The latest value of `key`, and the version that gave it: what a later
+    /// [`Expect::Version`](crate::Expect::Version) asks for.
     ///
     /// # Errors
     ///
@@ -75,7 +79,8 @@ pub trait KvEngine: Send + Sync {
     /// If a value cannot be read or does not verify.
     fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>>;
 
-    /// The first `limit` keys between two bounds, with their values, in key order, as of one moment.
+    /// The first `limit` keys between two bounds, with their values, in key order, as of one
+    /// moment.
     ///
     /// # Errors
     ///
@@ -86,11 +91,12 @@ pub trait KvEngine: Send + Sync {
 /// What a [`KvReader`] gives of a range: keys with their values, in key order, from either end.
 pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<(Vec<u8>, Value)>> + Send + 'a>;
 
-/// Whatever can be read by key: a store, a [`Snapshot`](crate::Snapshot) of one. Code that only reads
-/// takes a `&dyn KvReader` or an `Arc<dyn KvReader>`, and does not care which it is.
+/// Whatever can be read by key: a store, a [`Snapshot`](crate::Snapshot) of one. Code that only
+/// reads takes a `&dyn KvReader` or an `Arc<dyn KvReader>`, and does not care which it is.
 ///
-/// Unlike [`KvEngine`] it can be a trait object. It is not in the prelude, and references and `Arc`s
-/// do not implement it: they dereference to what does. So calls on a store itself stay what they are.
+/// Unlike [`KvEngine`] it can be a trait object. It is not in the prelude, and references and
+/// `Arc`s do not implement it: they dereference to what does. So calls on a store itself stay what
+/// they are.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -134,9 +140,9 @@ pub trait KvReader: Send + Sync {
         Ok(self.get_versioned(key)?.is_some())
     }
 
-    /// The keys between two bounds, with their values, in key order, as of one moment. An item is an
-    /// error if its value cannot be read or does not verify; the items behind it are given all the
-    /// same. Costs an allocation, and for each item a copy of the key and the value.
+    /// The keys between two bounds, with their values, in key order, as of one moment. An item is
+    /// an error if its value cannot be read or does not verify; the items behind it are given all
+    /// the same. Costs an allocation, and for each item a copy of the key and the value.
     ///
     /// # Errors
     ///
@@ -154,8 +160,8 @@ pub trait KvReader: Send + Sync {
     }
 }
 
-/// Whatever takes writes, and can be read: an `Arc<dyn KvWriter>` is all that a service needs of its
-/// store. It is a [`KvReader`] too, and becomes an `Arc<dyn KvReader>` where one is expected.
+/// Whatever takes writes, and can be read: an `Arc<dyn KvWriter>` is all that a service needs of
+/// its store. It is a [`KvReader`] too, and becomes an `Arc<dyn KvReader>` where one is expected.
 ///
 /// ```
 /// use std::sync::Arc;

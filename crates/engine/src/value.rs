@@ -11,8 +11,8 @@ const INLINE_LEN_BYTES: usize = 22;
 /// The bytes of a value, owned by the caller.
 ///
 /// Up to 22 bytes are held in place; longer ones cost one allocation when read and none when
-/// cloned. It dereferences to `[u8]`, and compares with bytes and with text. With the feature `bytes`
-/// it converts from and to `bytes::Bytes`, with `serde` it is serialized as bytes.
+/// cloned. It dereferences to `[u8]`, and compares with bytes and with text. With the feature
+/// `bytes` it converts from and to `bytes::Bytes`, with `serde` it is serialized as bytes.
 ///
 /// ```
 /// use hightower_engine::Value;

@@ -1,12 +1,15 @@
-//! Each bit of a store's files flipped, one at a time: opening and reading notices it, or gives what was there without it. Never anything else.
+//! Each bit of a store's files flipped, one at a time: opening and reading notices it, or gives
+//! what was there without it. Never anything else.
 //!
-//! Two images: one of a store that was closed, where a flip may cost nothing that is read without an error; one of a store that was killed,
-//! where commits after the last sync, which nothing says were durable, may be taken for a torn tail.
+//! Two images: one of a store that was closed, where a flip may cost nothing that is read without
+//! an error; one of a store that was killed, where commits after the last sync, which nothing says
+//! were durable, may be taken for a torn tail.
 //!
-//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how many bytes of keys and values each image holds at least (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which
-//! share of the bits is flipped: 1 for each (default: every seventeenth, so that each bit of a byte has its turn), and
-//! `HIGHTOWER_TEST_FLIP_FIRST` with which it begins (default 0), so that a long run can be cut into pieces: 8 runs with step 8 and the firsts
-//! 0 to 7 flip each bit once.
+//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how many bytes of keys and values each image holds at least
+//! (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which share of the bits is flipped: 1 for each
+//! (default: every seventeenth, so that each bit of a byte has its turn), and
+//! `HIGHTOWER_TEST_FLIP_FIRST` with which it begins (default 0), so that a long run can be cut into
+//! pieces: 8 runs with step 8 and the firsts 0 to 7 flip each bit once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -31,8 +34,8 @@ struct Image {
 }
 
 impl Image {
-    /// A store to which `len_bytes` of keys and values were written, with a manifest, sealed segments, an open one and checkpoints; somewhat
-    /// more than half of it is live.
+    /// A store to which `len_bytes` of keys and values were written, with a manifest, sealed
+    /// segments, an open one and checkpoints; somewhat more than half of it is live.
     fn new(len_bytes: usize, is_closed: bool) -> Self {
         let fs = SimFs::new();
         let engine = open_with(&fs, config(AppendMode::Mapped), 3, Background::Caller).unwrap();
@@ -126,7 +129,8 @@ fn flip_everything(is_closed: bool) {
     let kind = if is_closed { "closed" } else { "killed" };
     println!("a store that was {kind}: {flips} flipped bits, {noticed} noticed, the others harmless, 0 violations");
     assert!(flips * step as u64 >= len_bytes as u64 * 8, "the image is too short: {flips} bits");
-    // A flip in what is live and promised cannot be harmless; the others are of what is dead, not written yet, or there twice.
+    // A flip in what is live and promised cannot be harmless; the others are of what is dead, not
+    // written yet, or there twice.
     let least: usize = image.promised_len_bytes.iter().map(|len| len * 8 / step).sum();
     assert!(least * step >= len_bytes * 8 / 3, "the image holds too little: {least} bits are live and promised");
     assert!(noticed >= least as u64, "{noticed} of {flips} noticed, {least} are of what is live and promised");

@@ -1,4 +1,5 @@
-//! Versions and timestamps that callers choose, and clocks that say anything: they decide about the caller's own key and nothing else.
+//! Versions and timestamps that callers choose, and clocks that say anything: they decide about the
+//! caller's own key and nothing else.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

@@ -129,7 +129,8 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     check(&engine);
     engine.close().unwrap();
 
-    // An old checkpoint in the place of the new one: most of what it points to is gone, and nothing comes back.
+    // An old checkpoint in the place of the new one: most of what it points to is gone, and nothing
+    // comes back.
     std::fs::write(dir.path().join(checkpoint_name(&dir)), old_checkpoint.unwrap()).unwrap();
     let engine = open_at(&dir, &clock);
     assert!(matches!(engine.open_report().checkpoint, CheckpointUse::Loaded { .. }));
@@ -422,7 +423,8 @@ fn rounds_of_overwrite_delete_compact_reopen_leak_nothing() {
         sizes.push(size());
         counts.push(files(&dir).len() as u64);
     }
-    // Now and then a reader of another test keeps files from going before the next open; but nothing piles up.
+    // Now and then a reader of another test keeps files from going before the next open; but
+    // nothing piles up.
     let is_flat = |of: &[u64]| of.iter().filter(|it| **it > of[0] + of[0] / 4).count() * 5 < of.len();
     assert!(is_flat(&sizes), "{sizes:?}");
     assert!(is_flat(&counts), "{counts:?}");

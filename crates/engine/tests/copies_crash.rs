@@ -1,5 +1,6 @@
-//! Crashes while a store is restored, imported or salvaged: the source is as it was, and the destination is all there or not there; the next attempt goes
-//! through. A backup into an earlier one is that one or the new one. (Backups are crashed by `crash.rs` too, with everything else.)
+//! Crashes while a store is restored, imported or salvaged: the source is as it was, and the
+//! destination is all there or not there; the next attempt goes through. A backup into an earlier
+//! one is that one or the new one. (Backups are crashed by `crash.rs` too, with everything else.)
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

@@ -1,9 +1,11 @@
-//! Crashes at every operation boundary, with every subset (or a sample) of what was not synced: afterwards the store holds a prefix of the
-//! commits, whole, with everything that was promised; seq and version do not go back; what open reports is true; the next open finds the
-//! same. Backups that have returned are whole. Every sixteenth recovery is itself crashed everywhere.
+//! Crashes at every operation boundary, with every subset (or a sample) of what was not synced:
+//! afterwards the store holds a prefix of the commits, whole, with everything that was promised;
+//! seq and version do not go back; what open reports is true; the next open finds the same. Backups
+//! that have returned are whole. Every sixteenth recovery is itself crashed everywhere.
 //!
-//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited (default 3,000 for each append mode), `HIGHTOWER_TEST_SEED` the first
-//! workload; `HIGHTOWER_CRASH=seed:mode:point` replays one crash.
+//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited (default 3,000 for each append
+//! mode), `HIGHTOWER_TEST_SEED` the first workload; `HIGHTOWER_CRASH=seed:mode:point` replays one
+//! crash.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -22,7 +24,8 @@ fn reopen(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNodeEngine, S
 /// How many commits the store holds, and how many it must hold.
 fn found_and_promised(world: &World, digest: u64, point: CrashPoint) -> Result<(usize, usize), String> {
     let kept = world.synced.iter().filter(|promise| promise.op <= point.op).map(|promise| promise.commits).max();
-    // The death of the process alone takes nothing that has returned: every commit but the one that was under way.
+    // The death of the process alone takes nothing that has returned: every commit but the one that
+    // was under way.
     let begun = world.handed_out.iter().filter(|commit| commit.began < point.op).count();
     let promised = match point.choice {
         Choice::Everything => begun.saturating_sub(1),
@@ -94,9 +97,10 @@ fn check_report(world: &World, engine: &SingleNodeEngine, point: CrashPoint, fou
     Ok(())
 }
 
-/// A commit now has a seq and a version that none before the crash had. Before the crash somebody may have known those of a commit that had
-/// returned, and those of one whose record was written: others read it before its sync is done. A commit that had not come as far as its
-/// record (it made room first) had none yet.
+/// A commit now has a seq and a version that none before the crash had. Before the crash somebody
+/// may have known those of a commit that had returned, and those of one whose record was written:
+/// others read it before its sync is done. A commit that had not come as far as its record (it made
+/// room first) had none yet.
 fn check_handed_out(world: &World, engine: &SingleNodeEngine, point: CrashPoint, written: usize) -> Result<(), String> {
     engine.put("after", "the crash").map_err(|error| format!("takes no writes: {error}"))?;
     let (seq, version) = (engine.latest_seq(), engine.latest_version());
@@ -115,7 +119,8 @@ fn check_handed_out(world: &World, engine: &SingleNodeEngine, point: CrashPoint,
     Ok(())
 }
 
-/// How many commits had their records written after so many operations: what is found when the process alone dies there.
+/// How many commits had their records written after so many operations: what is found when the
+/// process alone dies there.
 fn written_by(world: &World, op: usize, mode: AppendMode) -> Result<usize, String> {
     let engine = reopen(&world.fs.crash_at(CrashPoint { op, choice: Choice::Everything }), mode, 95)?;
     let digest = engine.snapshot_state().map_err(|error| format!("cannot be read: {error}"))?.digest();
@@ -212,8 +217,9 @@ fn every_crash_keeps_the_promises_with_positioned_appends() {
     explore(AppendMode::Positioned);
 }
 
-/// Without this no failure could be replayed. In a process of its own, as a replay is: a reader of another store in the same
-/// process may hold up the freeing of memory and files, since all stores of a process share their epochs.
+/// Without this no failure could be replayed. In a process of its own, as a replay is: a reader of
+/// another store in the same process may hold up the freeing of memory and files, since all stores
+/// of a process share their epochs.
 #[test]
 fn a_seed_gives_the_same_operations_each_time() {
     if std::env::var_os("HIGHTOWER_ALONE").is_none() {

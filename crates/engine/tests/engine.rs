@@ -311,7 +311,8 @@ fn readers_share_and_keep_a_writer_out() {
     write().unwrap();
 }
 
-/// A commit that meets the end of the store is durable, or is refused because the store is closed; nothing has failed.
+/// A commit that meets the end of the store is durable, or is refused because the store is closed;
+/// nothing has failed.
 #[test]
 fn commits_beside_a_close_are_durable_or_refused() {
     for round in 0..40_u64 {
@@ -443,7 +444,8 @@ fn live_and_dead_bytes_are_exact_across_reopen() {
     assert_eq!(live(&open(&dir)), before);
 }
 
-/// A hint of the index tells 128 segments apart. Beyond that it leads to the wrong one for most keys, and no read may notice.
+/// A hint of the index tells 128 segments apart. Beyond that it leads to the wrong one for most
+/// keys, and no read may notice.
 #[test]
 fn reads_are_right_where_hints_are_wrong() {
     let dir = TempDir::new().unwrap();

@@ -1,9 +1,12 @@
-//! One fault at each call that a workload makes to the file system, of every kind, once and lasting: whatever failed is told, nothing that failed half-way is ever
-//! seen, nothing that was promised is lost, and after a failed write or sync no write is taken any more while reads go on.
+//! One fault at each call that a workload makes to the file system, of every kind, once and
+//! lasting: whatever failed is told, nothing that failed half-way is ever seen, nothing that was
+//! promised is lost, and after a failed write or sync no write is taken any more while reads go on.
 //!
-//! Syncs that lie and flipped bits may cost what was promised; they are noticed, or harmless: no value is read that was not written.
+//! Syncs that lie and flipped bits may cost what was promised; they are noticed, or harmless: no
+//! value is read that was not written.
 //!
-//! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the first.
+//! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the
+//! first.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -63,7 +66,8 @@ impl Victim {
         Ok(())
     }
 
-    /// Runs until the end, or until the store gives up. Gives the promise that was broken, if one was.
+    /// Runs until the end, or until the store gives up. Gives the promise that was broken, if one
+    /// was.
     fn run(&mut self, steps: &[Step]) -> Result<(), String> {
         if self.open().is_err() {
             return Ok(());
@@ -197,7 +201,8 @@ fn content(engine: &SingleNodeEngine) -> Result<Content, Error> {
     Ok(engine.get_prefix("")?.into_iter().map(|(key, value)| (key, value.to_vec())).collect())
 }
 
-/// Whether a later commit or fault poisoned the store without the workload's noticing: then the last write may have failed as well.
+/// Whether a later commit or fault poisoned the store without the workload's noticing: then the
+/// last write may have failed as well.
 fn check(mut victim: Victim, kind: FaultKind) -> Result<(), String> {
     drop(victim.engine.take());
     victim.fs.heal();
@@ -269,7 +274,8 @@ fn io_errors() {
     sweep(FaultKind::Io);
 }
 
-/// A file system of the caller's that panics has failed, whatever of the store's work it was called by.
+/// A file system of the caller's that panics has failed, whatever of the store's work it was called
+/// by.
 #[test]
 fn panics() {
     sweep(FaultKind::Panic);

@@ -1,4 +1,5 @@
-//! Files that are not the store's, and places where others have theirs: nothing of them is read, changed or removed.
+//! Files that are not the store's, and places where others have theirs: nothing of them is read,
+//! changed or removed.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -98,7 +99,8 @@ fn a_store_among_files_of_others_leaves_them_alone() {
     }
 }
 
-/// The names of the segments to come are taken by directories: each roll that meets one fails, and the next takes the next name.
+/// The names of the segments to come are taken by directories: each roll that meets one fails, and
+/// the next takes the next name.
 #[test]
 fn a_name_that_others_have_taken_is_passed_over() {
     let temp = TempDir::new().unwrap();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use hightower_engine::{CompactionConfig, SingleNodeEngine, StoreConfig};
 
-/// What compaction forgets has no record any more, so nothing in memory may go on pointing to one: a checkpoint and an export would stumble over it.
+/// What compaction forgets has no record any more, so nothing in memory may go on pointing to one:
+/// a checkpoint and an export would stumble over it.
 #[test]
 fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
     const KEYS: u32 = 5_000;
@@ -30,7 +31,8 @@ fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
             (0..KEYS).try_for_each(|key| engine.delete(format!("{round}/{key}")).map(drop))?;
             Ok(engine.run_compaction_now()?.forgotten_tombstones)
         };
-        // A thread that waits for a processor with a snapshot in its hands keeps a round from forgetting anything.
+        // A thread that waits for a processor with a snapshot in its hands keeps a round from
+        // forgetting anything.
         let is_idle = |forgotten: &Result<u64, hightower_engine::Error>| matches!(forgotten, Ok(0));
         let forgotten = (0..100).map(round).filter(|forgotten| !is_idle(forgotten)).take(4).collect();
         over.store(true, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Opening, closing and dropping a store from any thread at any moment, and from within its own calls.
+//! Opening, closing and dropping a store from any thread at any moment, and from within its own
+//! calls.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -202,7 +203,8 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
     }
 }
 
-/// Whoever looks at a store, syncs it or copies it while it is closed does not keep it locked, and neither do snapshots.
+/// Whoever looks at a store, syncs it or copies it while it is closed does not keep it locked, and
+/// neither do snapshots.
 #[test]
 fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
     let dir = tempfile::tempdir().unwrap();
@@ -274,7 +276,8 @@ fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
             // From another thread it must not wait for the copy either.
             thread::scope(|scope| scope.spawn(|| engine.close()).join().unwrap()).unwrap();
             engine.close().unwrap();
-            // Whoever opens the store now removes what compaction has left behind, and the copy goes on.
+            // Whoever opens the store now removes what compaction has left behind, and the copy
+            // goes on.
             let again = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).unwrap();
             again.run_compaction_now().unwrap();
         }
@@ -432,7 +435,8 @@ fn a_policy_that_calls_the_store_gets_an_error_where_it_would_wait_for_itself() 
     assert!(has_answered(Goal::Full));
     let answers = std::mem::take(&mut *meddler.answers.lock().unwrap());
     assert!(answers.iter().all(|(_, answer)| *answer == Err(ErrorKind::Validation)), "{answers:?}");
-    // The policy's own handle may be the last: then its thread, which is one of the store's, has to close it.
+    // The policy's own handle may be the last: then its thread, which is one of the store's, has to
+    // close it.
     drop(engine);
     let reopened = (0..10_000).find_map(|_| {
         thread::sleep(Duration::from_millis(1));
@@ -482,7 +486,8 @@ fn the_last_handle_may_be_dropped_by_a_thread_of_the_store() {
     assert_eq!(reopened.get("key").unwrap().unwrap(), b"value");
 }
 
-/// Lets the background compact everything while an explicit run waits for it, and leaves that nothing to do.
+/// Lets the background compact everything while an explicit run waits for it, and leaves that
+/// nothing to do.
 #[derive(Debug, Default)]
 struct BackgroundFirst {
     explicit_began: AtomicBool,

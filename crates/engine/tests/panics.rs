@@ -1,4 +1,5 @@
-//! Code of the caller's that panics: the store is as before, the panic is counted and shown, and everybody else's work goes on.
+//! Code of the caller's that panics: the store is as before, the panic is counted and shown, and
+//! everybody else's work goes on.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

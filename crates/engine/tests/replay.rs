@@ -1,4 +1,5 @@
-//! The central invariant: the live state equals the model, equals the state after close and reopen, equals the state after a kill.
+//! The central invariant: the live state equals the model, equals the state after close and reopen,
+//! equals the state after a kill.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of histories (default 1,000).
 
@@ -66,8 +67,8 @@ proptest! {
     }
 }
 
-/// The log is the truth: what its records come to, one after the other, without the engine and without a checkpoint. No tombstone has lived long enough
-/// to be forgotten.
+/// The log is the truth: what its records come to, one after the other, without the engine and
+/// without a checkpoint. No tombstone has lived long enough to be forgotten.
 fn fold_of_log(world: &World) -> KvState {
     let fs: Arc<dyn Fs> = Arc::new(world.fs.after_kill());
     let store = ReadOnlyStore::open(&fs, Path::new("/store"), Tolerance::Strict).unwrap();

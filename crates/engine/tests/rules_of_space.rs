@@ -1,5 +1,6 @@
-//! Rules of compaction, checkpoints and copies that are easy to keep most of the time: one key with a long history, equal versions, the oldest segment,
-//! and everything at once until the store is closed.
+//! Rules of compaction, checkpoints and copies that are easy to keep most of the time: one key with
+//! a long history, equal versions, the oldest segment, and everything at once until the store is
+//! closed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -37,7 +38,8 @@ fn digest(engine: &SingleNodeEngine) -> u64 {
     engine.snapshot_state().unwrap().digest()
 }
 
-/// What the store holds in every way in which it can be had again: opened from its checkpoint, from its log alone, and as a copy.
+/// What the store holds in every way in which it can be had again: opened from its checkpoint, from
+/// its log alone, and as a copy.
 fn digests_from_everywhere(dir: &Path, engine: SingleNodeEngine) -> Vec<u64> {
     let places = TempDir::new().unwrap();
     let (backup, restored) = (places.path().join("backup"), places.path().join("restored"));
@@ -153,7 +155,8 @@ fn the_oldest_segment_goes_once_nothing_lives_in_it() {
     assert!(digests_from_everywhere(dir.path(), engine).iter().all(|digest| *digest == expected));
 }
 
-/// Compactions, checkpoints and backups, all asked for at once beside the background and a writer, until the store is closed under them.
+/// Compactions, checkpoints and backups, all asked for at once beside the background and a writer,
+/// until the store is closed under them.
 #[test]
 fn everything_at_once_until_it_is_closed() {
     for round in 0..3 {
@@ -177,7 +180,8 @@ fn everything_at_once_until_it_is_closed() {
                 until_closed(&|| {
                     let backup = places.path().join("backup");
                     engine.backup_to(&backup)?;
-                    // A key is written before the one behind it, and no key is ever deleted without the next being written.
+                    // A key is written before the one behind it, and no key is ever deleted without
+                    // the next being written.
                     let copy = SingleNodeEngine::open_read_only(&backup).unwrap();
                     let numbers: Vec<usize> = copy
                         .get_prefix("")

@@ -1,11 +1,14 @@
-//! The engine's threads in thousands of orders: shuttle runs the engine whole, on the simulated file system, and draws from a seed who goes on at each lock, wait
-//! and step.
+//! The engine's threads in thousands of orders: shuttle runs the engine whole, on the simulated
+//! file system, and draws from a seed who goes on at each lock, wait and step.
 //!
-//! In every program callers put, delete, read, scan and commit conditional batches on three keys, beside whatever else the program is about.
-//! Afterwards the process dies, the store is opened again, and what it holds is one more scan: the whole history must be linearizable, so nothing acknowledged is lost and nothing comes back.
+//! In every program callers put, delete, read, scan and commit conditional batches on three keys,
+//! beside whatever else the program is about. Afterwards the process dies, the store is opened
+//! again, and what it holds is one more scan: the whole history must be linearizable, so nothing
+//! acknowledged is lost and nothing comes back.
 //!
-//! Only with `--cfg shuttle`: `cargo xtask schedules`. `HIGHTOWER_TEST_CASES` sets the number of orders for each program (default 100),
-//! `HIGHTOWER_TEST_SEED` what they are drawn from. A failure prints shuttle's own schedule, and the same seed finds it again.
+//! Only with `--cfg shuttle`: `cargo xtask schedules`. `HIGHTOWER_TEST_CASES` sets the number of
+//! orders for each program (default 100), `HIGHTOWER_TEST_SEED` what they are drawn from. A failure
+//! prints shuttle's own schedule, and the same seed finds it again.
 
 #![cfg(shuttle)]
 #![allow(
@@ -71,7 +74,8 @@ impl Scene {
         self.engine.run_compaction_now().unwrap();
     }
 
-    /// Runs the callers beside the others, then lets the process die, and checks what everybody was told.
+    /// Runs the callers beside the others, then lets the process die, and checks what everybody was
+    /// told.
     fn run(self, calls: u32, others: &[&(dyn Fn(&SingleNodeEngine) + Sync)]) {
         let start = Caller::new(&self.engine, &self.clock, 0, 0).scan().unwrap();
         let mut history = thread::scope(|scope| {
@@ -128,7 +132,8 @@ fn commits_through_the_pipeline() {
     explore(|| Scene::new(Background::Caller, 1).run(5, &[]));
 }
 
-/// Whoever is told that a write is durable finds it on the disk, with nothing else that was not synced.
+/// Whoever is told that a write is durable finds it on the disk, with nothing else that was not
+/// synced.
 #[test]
 fn group_commit() {
     explore(|| {
@@ -197,7 +202,8 @@ fn checkpoints_against_writes() {
     });
 }
 
-/// Writers, the thread that makes files ready and the one that gives room back ask for room at the same time, and each takes what it was allowed.
+/// Writers, the thread that makes files ready and the one that gives room back ask for room at the
+/// same time, and each takes what it was allowed.
 #[test]
 fn a_quota_against_files_made_ahead() {
     explore(|| {
@@ -205,7 +211,8 @@ fn a_quota_against_files_made_ahead() {
         let quota = 1 << 20;
         let config = config(AppendMode::Mapped).with_max_disk_bytes(quota).with_max_segment_size(quota);
         let engine = open_with(&fs, config, shuttle::rand::thread_rng().r#gen(), Background::Threads).unwrap();
-        // A value takes a segment for itself, and most a longer one than those that are made ahead; how near the last one that is allowed comes to the quota is chance.
+        // A value takes a segment for itself, and most a longer one than those that are made ahead;
+        // how near the last one that is allowed comes to the quota is chance.
         let value = vec![0; shuttle::rand::thread_rng().gen_range(50_000..250_000)];
         thread::scope(|scope| {
             for number in 0..2 {
@@ -268,7 +275,8 @@ fn any_scene() -> Scene {
     scene
 }
 
-/// Closes beside closes and one call twice: all closers are told the same, the call works or is too late, and the store is closed indeed.
+/// Closes beside closes and one call twice: all closers are told the same, the call works or is too
+/// late, and the store is closed indeed.
 #[test]
 fn closing_beside_closing_and_each_call() {
     explore(|| {
@@ -292,7 +300,8 @@ fn closing_beside_closing_and_each_call() {
     });
 }
 
-/// Handles are dropped by several threads, each at whatever the store is doing, after a call of its own: the last one closes it.
+/// Handles are dropped by several threads, each at whatever the store is doing, after a call of its
+/// own: the last one closes it.
 #[test]
 fn dropping_in_each_state() {
     explore(|| {

@@ -1,5 +1,5 @@
-//! What the surroundings do to an open engine: the directory renamed and replaced, another working directory, children of fork, and a system
-//! without threads.
+//! What the surroundings do to an open engine: the directory renamed and replaced, another working
+//! directory, children of fork, and a system without threads.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends here, and says what it saw")]
 

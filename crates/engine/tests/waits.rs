@@ -1,4 +1,5 @@
-//! Nobody waits for a sync but those who asked for it: readers and other writers go on while one is stuck, in a commit or in a compaction.
+//! Nobody waits for a sync but those who asked for it: readers and other writers go on while one is
+//! stuck, in a commit or in a compaction.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -100,7 +101,8 @@ fn nobody_waits_for(
         let stuck = scope.spawn(|| stuck(engine));
         gate.wait_for(waiting);
         let others = scope.spawn(|| read_and_write(engine));
-        // Many short waits, not one moment: a machine that stands still for a while must not end it.
+        // Many short waits, not one moment: a machine that stands still for a while must not end
+        // it.
         let have_ended = (0..20_000).any(|_| {
             thread::sleep(Duration::from_millis(1));
             others.is_finished()

@@ -1,5 +1,5 @@
-//! Writes as callers spell them: versions told, deletes that say what they did, updates without lost
-//! steps, batches that can be used again, rejections as errors.
+//! Writes as callers spell them: versions told, deletes that say what they did, updates without
+//! lost steps, batches that can be used again, rejections as errors.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -43,8 +43,8 @@ fn a_remove_of_an_absent_key_says_so_and_writes_nothing() {
     assert_eq!(engine.latest_version(), version);
 }
 
-/// The difference between the two deletes: who wins against a command that was submitted before them
-/// elsewhere and arrives after them.
+/// The difference between the two deletes: who wins against a command that was submitted before
+/// them elsewhere and arrives after them.
 #[test]
 fn a_delete_keeps_late_commands_out_and_a_remove_that_wrote_nothing_does_not() {
     let (_dir, engine) = open(0);

@@ -1,7 +1,8 @@
 //! A region of memory made ready ahead, by whoever has the time, for the writer to take.
 //!
-//! A fresh huge page is cleared at its first touch, which takes from a fifth of a millisecond to some milliseconds. The insert that would meet it
-//! would wait that long; a thread in the background may as well.
+//! A fresh huge page is cleared at its first touch, which takes from a fifth of a millisecond to
+//! some milliseconds. The insert that would meet it would wait that long; a thread in the
+//! background may as well.
 
 use std::ptr;
 

@@ -1,5 +1,5 @@
-//! A small application on one store: a queue with claims, a unique index, pages by cursor, a counter,
-//! and sessions that end. Each part is a function that can be copied.
+//! A small application on one store: a queue with claims, a unique index, pages by cursor, a
+//! counter, and sessions that end. Each part is a function that can be copied.
 //!
 //! `cargo run -p hightower-kv --example cookbook_app`
 
@@ -91,8 +91,8 @@ fn enqueue(engine: &SingleNodeEngine, job: &str) -> Result<()> {
     Ok(())
 }
 
-/// Claims the first job: it moves from the queue to the worker's claims in one commit, so that no two
-/// workers have it, and a job of a worker that dies can be found.
+/// Claims the first job: it moves from the queue to the worker's claims in one commit, so that no
+/// two workers have it, and a job of a worker that dies can be found.
 fn claim(engine: &SingleNodeEngine, worker: &str) -> Result<Option<(Vec<u8>, Value)>> {
     for waiting in engine.prefix("queue/")? {
         let (key, job) = (waiting.key().to_vec(), waiting.value()?);

@@ -2,7 +2,8 @@
 //!
 //! # Where things are
 //!
-//! What most programs need is at the root and in the [`prelude`]. Each layer is a crate of its own, and a module here:
+//! What most programs need is at the root and in the [`prelude`]. Each layer is a crate of its own,
+//! and a module here:
 //!
 //! | module | what it has |
 //! | --- | --- |
@@ -37,7 +38,8 @@ pub use hightower_engine::{
 };
 
 /// Copies of a store, and ways out of damage. A store that is open is copied by
-/// [`SingleNodeEngine::backup_to`] and [`SingleNodeEngine::export_snapshot`]; these take it back, and look at files that nobody has open.
+/// [`SingleNodeEngine::backup_to`] and [`SingleNodeEngine::export_snapshot`]; these take it back,
+/// and look at files that nobody has open.
 pub use hightower_engine::{
     BackupReport, CheckLevel, CheckReport, DamagedPlace, ExportReport, ImportReport, KeysBetween, RawRecord,
     RepairProgress, RestoreReport, SalvageReport, check, dump, import_snapshot, restore, restore_with_progress,

@@ -87,8 +87,8 @@ fn the_oldest_compiler() {
     }
 }
 
-/// The names of this process's threads that are a store's, without the prefix, once there are `count` of them: a thread
-/// gives itself its name after it was started.
+/// The names of this process's threads that are a store's, without the prefix, once there are
+/// `count` of them: a thread gives itself its name after it was started.
 #[cfg(target_os = "linux")]
 fn threads_of_stores(count: usize) -> Vec<String> {
     for _ in 0..1000 {

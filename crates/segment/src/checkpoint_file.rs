@@ -6,8 +6,9 @@ use crate::fs::{Access, Dir};
 use crate::mapping::{MapPermit, Mapping};
 use crate::names::is_checkpoint;
 
-/// Maps all of a store's index checkpoint, to be read from front to back. The store is open, so that nobody else has it open for writing; a store never writes
-/// to a checkpoint again that has its name.
+/// Maps all of a store's index checkpoint, to be read from front to back. The store is open, so
+/// that nobody else has it open for writing; a store never writes to a checkpoint again that has
+/// its name.
 ///
 /// # Errors
 ///

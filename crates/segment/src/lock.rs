@@ -1,4 +1,5 @@
-//! The crate's lock: that of parking_lot, or one whose every turn is a step of the schedule that shuttle draws (`--cfg shuttle`).
+//! The crate's lock: that of parking_lot, or one whose every turn is a step of the schedule that
+//! shuttle draws (`--cfg shuttle`).
 
 use std::ops::{Deref, DerefMut};
 
@@ -43,7 +44,8 @@ mod scheduled {
         }
     }
 
-    /// Another thread may go on here. Threads that shuttle does not know, such as those that read ahead while a store is opened, go on by themselves.
+    /// Another thread may go on here. Threads that shuttle does not know, such as those that read
+    /// ahead while a store is opened, go on by themselves.
     pub(crate) fn step() {
         if shuttle::current::try_get_current_task().is_some() {
             shuttle::thread::yield_now();

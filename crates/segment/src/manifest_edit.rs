@@ -1,8 +1,10 @@
 //! Changes of the manifest, as they stand behind it in its file.
 //!
-//! A store has as many entries in its manifest as segments, and changes one or two of them at a time. So a change is appended as an *edit*, and
-//! the whole is written anew only when the edits behind it have become as long as it is. An edit counts once it is synced, and the next one is
-//! written after that: bytes at the end that are no edit were never part of the store, and bytes that are none with an edit behind them are damage.
+//! A store has as many entries in its manifest as segments, and changes one or two of them at a
+//! time. So a change is appended as an *edit*, and the whole is written anew only when the edits
+//! behind it have become as long as it is. An edit counts once it is synced, and the next one is
+//! written after that: bytes at the end that are no edit were never part of the store, and bytes
+//! that are none with an edit behind them are damage.
 
 use crate::manifest::{ENTRY_LEN_BYTES, Manifest, ManifestError, Reader, SegmentEntry};
 use crate::mutants::planted;
@@ -10,7 +12,8 @@ use crate::mutants::planted;
 const MAGIC: [u8; 8] = *b"HTKVEDT\n";
 const FIXED_LEN_BYTES: usize = 48;
 const CHECK_LEN_BYTES: usize = 4;
-/// A longer edit is not appended: the manifest is written anew. So a reader looks at no more than this for each place where an edit may begin.
+/// A longer edit is not appended: the manifest is written anew. So a reader looks at no more than
+/// this for each place where an edit may begin.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 10;
 /// In the flags: the edit says which checkpoint there is.
 const NAMES_CHECKPOINT: u16 = 1;
@@ -133,7 +136,8 @@ impl ManifestEdit {
         Self { remove: vec![id], ..Self::default() }
     }
 
-    /// The edit as bytes for the place `at` of the file of the manifest with this check; `after` is what is so then. `None` if it is too long.
+    /// The edit as bytes for the place `at` of the file of the manifest with this check; `after` is
+    /// what is so then. `None` if it is too long.
     pub(crate) fn encode(&self, after: Heading, check: u32, at: u64) -> Option<Vec<u8>> {
         let name = self.checkpoint.as_ref().map(|name| name.as_deref().unwrap_or_default());
         let name_len = name.map_or(0, str::len);

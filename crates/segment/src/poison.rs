@@ -1,9 +1,11 @@
 //! The latch that a failed write or sync throws: from then on nothing more is written.
 //!
-//! After a failed fsync the kernel may have dropped the pages it could not write, and a second fsync would report success for
-//! them. So a failure is never retried; reopening reads what is really there.
+//! After a failed fsync the kernel may have dropped the pages it could not write, and a second
+//! fsync would report success for them. So a failure is never retried; reopening reads what is
+//! really there.
 //!
-//! What fails before the device is asked, for want of file descriptors or memory, has changed nothing, and does not throw it.
+//! What fails before the device is asked, for want of file descriptors or memory, has changed
+//! nothing, and does not throw it.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +30,8 @@ impl Poison {
 
     /// # Errors
     ///
-    /// [`SegmentError::Poisoned`] if anything failed before; [`SegmentError::Forked`] in a child of the process that opened the store.
+    /// [`SegmentError::Poisoned`] if anything failed before; [`SegmentError::Forked`] in a child of
+    /// the process that opened the store.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), SegmentError> {
         if self.set.load(Ordering::Acquire) || self.guard.is_forked() { Err(self.error()) } else { Ok(()) }
@@ -44,7 +47,8 @@ impl Poison {
         self.set.store(true, Ordering::Release);
     }
 
-    /// Throws the latch unless nothing can have changed: for want of room, of descriptors or of memory, or since something of others' is in the way. Gives the error back. Not for syncs.
+    /// Throws the latch unless nothing can have changed: for want of room, of descriptors or of
+    /// memory, or since something of others' is in the way. Gives the error back. Not for syncs.
     pub(crate) fn latch(&self, error: SegmentError) -> SegmentError {
         if error.changes_nothing() { error } else { self.latch_sync(error) }
     }

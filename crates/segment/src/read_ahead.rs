@@ -1,9 +1,10 @@
 //! Having the device read what a sequential reader will need.
 //!
-//! The readers' maps are advised as read at random, so that a lookup brings the pages of its record and no others. Who reads all of a segment from
-//! front to back says so for that time ([`InOrder`]); the system then reads ahead. A reader of many records that stand one behind the other only for a
-//! while asks for windows ahead of it ([`ReadAhead`]): small at first, so that a look at a few records brings little, and as long as the device
-//! likes them soon.
+//! The readers' maps are advised as read at random, so that a lookup brings the pages of its record
+//! and no others. Who reads all of a segment from front to back says so for that time
+//! ([`InOrder`]); the system then reads ahead. A reader of many records that stand one behind the
+//! other only for a while asks for windows ahead of it ([`ReadAhead`]): small at first, so that a
+//! look at a few records brings little, and as long as the device likes them soon.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -53,9 +54,9 @@ fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Segment {
-    /// Has the device read ahead of a reader that goes through the segment from front to back and has
-    /// come to `offset`: 64 KiB first, later 2 MiB at once. Costs a comparison, and a system call for
-    /// each 128 KiB.
+    /// Has the device read ahead of a reader that goes through the segment from front to back and
+    /// has come to `offset`: 64 KiB first, later 2 MiB at once. Costs a comparison, and a system
+    /// call for each 128 KiB.
     #[inline]
     pub fn read_ahead(&self, ahead: &mut ReadAhead, offset: u32) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
@@ -81,7 +82,8 @@ impl Segment {
 #[derive(Debug)]
 pub struct InOrder<S: Deref<Target = Segment>> {
     segment: S,
-    /// From here on it is one that reads all of it; before that it may only look at the first records. `None` once that is so.
+    /// From here on it is one that reads all of it; before that it may only look at the first
+    /// records. `None` once that is so.
     looks_until: Option<u32>,
 }
 
@@ -123,7 +125,8 @@ impl<S: Deref<Target = Segment>> Drop for InOrder<S> {
 }
 
 impl Segment {
-    /// Has the system read ahead, for a reader that goes through all of the segment from front to back, as long as what this gives lives.
+    /// Has the system read ahead, for a reader that goes through all of the segment from front to
+    /// back, as long as what this gives lives.
     #[must_use]
     pub fn read_in_order(&self) -> InOrder<&Self> {
         InOrder::of_all(self)

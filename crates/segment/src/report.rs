@@ -19,13 +19,14 @@ pub struct RecoveryReport {
     pub garbage: Vec<String>,
     /// The checkpoint that the manifest names, if its file is there.
     pub checkpoint: Option<String>,
-    /// The checkpoint that the manifest names and that is not there. It can be built anew from the log.
+    /// The checkpoint that the manifest names and that is not there. It can be built anew from the
+    /// log.
     pub missing_checkpoint: Option<String>,
-    /// The highest version known from the manifest and from the segments that were not sealed. Sealed segments may hold no
-    /// higher one.
+    /// The highest version known from the manifest and from the segments that were not sealed.
+    /// Sealed segments may hold no higher one.
     pub max_version: u64,
-    /// A version above this was never handed out by counting, not even to a commit that the crash has undone. Equal to
-    /// `max_version` after a clean close.
+    /// A version above this was never handed out by counting, not even to a commit that the crash
+    /// has undone. Equal to `max_version` after a clean close.
     pub version_floor: u64,
     /// Damage that a salvaging open has stepped over; empty in all other cases.
     pub damage: Vec<SegmentError>,
@@ -76,7 +77,8 @@ impl RecoveryReport {
         self.segments.iter().map(|segment| segment.records).sum()
     }
 
-    /// How many bytes of records were dropped because they were not durable when the last writer ended.
+    /// How many bytes of records were dropped because they were not durable when the last writer
+    /// ended.
     #[must_use]
     pub fn dropped_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| u64::from(segment.dropped_bytes)).sum()

@@ -1,4 +1,5 @@
-//! Walking over the records of a segment: strictly, for replay; for its end, in recovery; and past damage, for checks.
+//! Walking over the records of a segment: strictly, for replay; for its end, in recovery; and past
+//! damage, for checks.
 
 use hightower_log::{CommandRef, DecodeError, Record, RecordBody, RecordContext, SegmentKind, decode, probe};
 
@@ -14,7 +15,8 @@ pub struct Entry<'a> {
     pub offset: u32,
     /// The length of its record in bytes.
     pub len_bytes: u32,
-    /// The seq of its commit; all commands of one commit share it. Counts nothing in compacted segments.
+    /// The seq of its commit; all commands of one commit share it. Counts nothing in compacted
+    /// segments.
     pub seq: u64,
     /// Whether more commands of the same commit follow.
     pub continues: bool,
@@ -22,7 +24,8 @@ pub struct Entry<'a> {
     pub command: CommandRef<'a>,
 }
 
-/// The commands of a segment in file order, each verified; made by [`Segment::entries`]. The first error ends it.
+/// The commands of a segment in file order, each verified; made by [`Segment::entries`]. The first
+/// error ends it.
 #[derive(Debug)]
 pub struct Entries<'a> {
     segment: &'a Segment,
@@ -111,11 +114,13 @@ pub(crate) struct Tail {
     pub(crate) max_version: u64,
     /// Whether a seal ends the segment.
     pub(crate) sealed: bool,
-    /// What stands where reading stopped, and where that is; it may be inside a commit that began at `end`.
+    /// What stands where reading stopped, and where that is; it may be inside a commit that began
+    /// at `end`.
     pub(crate) stop: (u32, DecodeError),
 }
 
-/// Reads commits from the start of `bytes`, a whole segment file, up to the first that is not whole.
+/// Reads commits from the start of `bytes`, a whole segment file, up to the first that is not
+/// whole.
 pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> Tail {
     let start = FIRST_RECORD_AT;
     let mut tail = Tail {
@@ -174,7 +179,8 @@ pub(crate) struct Beyond {
     pub(crate) witness: Option<u32>,
 }
 
-/// Looks for records from `from` on, wherever they may start, and for a valid one that knew more than `known` bytes to be durable.
+/// Looks for records from `from` on, wherever they may start, and for a valid one that knew more
+/// than `known` bytes to be durable.
 pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, known: u32) -> Beyond {
     let mut beyond = Beyond::default();
     let mut at = from as usize;
@@ -188,8 +194,9 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
             at += 1;
             continue;
         };
-        // The head fits; only a record that fits as a whole is a witness, or is skipped over. One that is not whole is what is left of a commit only right
-        // behind what counts: among all that a file held before it was used again, some heads fit by chance.
+        // The head fits; only a record that fits as a whole is a witness, or is skipped over. One
+        // that is not whole is what is left of a commit only right behind what counts: among all
+        // that a file held before it was used again, some heads fit by chance.
         let Ok(record) = decode(rest, context, offset) else {
             if at == behind || planted("leftovers_count_as_lost") {
                 let claimed =
@@ -210,8 +217,8 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
     beyond
 }
 
-/// The next place at or after `at` where a record may start: one whose fifth byte, the kind, is not zero. Runs of zeros, which
-/// is what most of a preallocated file is, are skipped a word at a time.
+/// The next place at or after `at` where a record may start: one whose fifth byte, the kind, is not
+/// zero. Runs of zeros, which is what most of a preallocated file is, are skipped a word at a time.
 fn next_candidate(bytes: &[u8], at: usize) -> Option<usize> {
     const KIND_AT: usize = 4;
     let mut kind_at = at + KIND_AT;
@@ -249,10 +256,11 @@ pub struct Scan<'a> {
 }
 
 impl Segment {
-    /// Walks over everything in the segment and goes on behind damage, for checks and salvage. Behind a damaged place seqs are no
-    /// longer exact, and a batch may be seen in part.
+    /// Walks over everything in the segment and goes on behind damage, for checks and salvage.
+    /// Behind a damaged place seqs are no longer exact, and a batch may be seen in part.
     ///
-    /// Costs a checksum over every record, and behind damage a look at every byte until a record is found.
+    /// Costs a checksum over every record, and behind damage a look at every byte until a record is
+    /// found.
     #[must_use]
     pub fn scan(&self) -> Scan<'_> {
         let at = FIRST_RECORD_AT as usize;

@@ -12,12 +12,13 @@ pub struct SyncPoint {
 }
 
 impl SyncPoint {
-    /// Syncs everything that was appended before the call. One sync runs at a time; a caller that finds its commits covered by
-    /// the one before returns without another.
+    /// Syncs everything that was appended before the call. One sync runs at a time; a caller that
+    /// finds its commits covered by the one before returns without another.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`] for the first failure; it is never retried, and everyone gets [`SegmentError::Poisoned`] from then on.
+    /// [`SegmentError::Io`] for the first failure; it is never retried, and everyone gets
+    /// [`SegmentError::Poisoned`] from then on.
     pub fn sync(&self) -> Result<(), SegmentError> {
         self.shared.sync()
     }

@@ -1,8 +1,10 @@
-//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of what was not synced: what is found
-//! afterwards is a prefix of the commits, whole, holding everything that was promised.
+//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of what
+//! was not synced: what is found afterwards is a prefix of the commits, whole, holding everything
+//! that was promised.
 //!
-//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited (default 20,000 for each append mode), `HIGHTOWER_TEST_SEED` the first
-//! workload; `HIGHTOWER_CRASH=seed:mode:point` replays one crash.
+//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited (default 20,000 for each append
+//! mode), `HIGHTOWER_TEST_SEED` the first workload; `HIGHTOWER_CRASH=seed:mode:point` replays one
+//! crash.
 
 #![allow(
     clippy::unwrap_used,
@@ -67,8 +69,9 @@ fn all_subsets_around_a_roll() {
         let plan = CrashPlan { exhaustive_limit: 4096, samples: 500, seed: 1 };
         let visited = world.explore(plan).unwrap();
         println!("segments, {mode:?}, around a roll: {visited} crash states, 0 violations");
-        // It is 823: the successor is made ready when the store is opened, so little is pending at the roll itself. Far fewer would mean that
-        // something is synced, or recorded, otherwise than it was.
+        // It is 823: the successor is made ready when the store is opened, so little is pending at
+        // the roll itself. Far fewer would mean that something is synced, or recorded, otherwise
+        // than it was.
         assert!(visited > 750, "only {visited} states");
     }
 }

@@ -60,7 +60,8 @@ pub fn planted(files: &Files) -> SimFs {
     fs
 }
 
-/// Opens the store. If it opens, it holds only what was written, and after a close it opens again and holds the same.
+/// Opens the store. If it opens, it holds only what was written, and after a close it opens again
+/// and holds the same.
 pub fn check(fs: &SimFs) {
     let (_, written) = template();
     let Ok(engine) = SingleNodeEngine::with_components(config(), components(fs)) else { return };

@@ -1,4 +1,5 @@
-//! LMDB by heed: a copy-on-write B-tree in a memory map. With the write map, a commit is in the page cache when it returns.
+//! LMDB by heed: a copy-on-write B-tree in a memory map. With the write map, a commit is in the
+//! page cache when it returns.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -30,13 +31,14 @@ struct Lmdb {
     database: Database<'static, Bytes, Bytes>,
 }
 
-/// The only unsafe code outside the index and the segments' mapping: heed's way to open has no safe form.
+/// The only unsafe code outside the index and the segments' mapping: heed's way to open has no safe
+/// form.
 #[allow(unsafe_code)]
 fn open_environment(dir: &Path, flags: EnvFlags) -> Result<Env<WithTls>> {
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_readers(64);
-    // SAFETY: the directory is this process's alone for as long as the environment is open, so the map changes by LMDB's hand
-    // only; a file that power loss has damaged is never opened here.
+    // SAFETY: the directory is this process's alone for as long as the environment is open, so the
+    // map changes by LMDB's hand only; a file that power loss has damaged is never opened here.
     Ok(unsafe { options.flags(flags).open(dir)? })
 }
 

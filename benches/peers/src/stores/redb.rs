@@ -1,4 +1,5 @@
-//! redb: a copy-on-write B-tree in Rust. A commit is durable, or lost if the process dies before the next durable one.
+//! redb: a copy-on-write B-tree in Rust. A commit is durable, or lost if the process dies before
+//! the next durable one.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! sled 1.0 (a pre-release): leaves of a chosen fan-out in memory, written by epochs in the background.
+//! sled 1.0 (a pre-release): leaves of a chosen fan-out in memory, written by epochs in the
+//! background.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -43,7 +44,8 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
 }
 
 impl Sled {
-    /// Calls `act` with this thread's handle. A process opens one store at a time, so a handle is of this store.
+    /// Calls `act` with this thread's handle. A process opens one store at a time, so a handle is
+    /// of this store.
     fn with<T>(&self, act: impl FnOnce(&Db<FANOUT>) -> Result<T>) -> Result<T> {
         HANDLE.with_borrow_mut(|handle| {
             if let Some(tree) = handle {

@@ -1,6 +1,7 @@
 //! A counting gate: at most so many threads are inside at once, the rest wait.
 //!
-//! One password hash takes tens of MiB; without the gate a burst of logins takes as many times that.
+//! One password hash takes tens of MiB; without the gate a burst of logins takes as many times
+//! that.
 
 use parking_lot::{Condvar, Mutex};
 

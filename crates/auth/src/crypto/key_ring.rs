@@ -161,7 +161,8 @@ pub trait KeyProvider: Send + Sync {
 
 /// Reads master keys from an environment variable in the form that [`KeyRing::parse`] takes.
 ///
-/// A process's environment can be read by its user and by root; prefer a file, with [`crypto::KeyFile`](crate::crypto::KeyFile).
+/// A process's environment can be read by its user and by root; prefer a file, with
+/// [`crypto::KeyFile`](crate::crypto::KeyFile).
 #[derive(Clone, Debug)]
 pub struct KeyEnvironment {
     variable: String,

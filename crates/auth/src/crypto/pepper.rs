@@ -43,10 +43,12 @@ impl Pepper {
         Ok(pepper)
     }
 
-    /// Reads `id:hex` entries, one per line or separated by commas. Blank lines and lines that start with `#` are skipped.
+    /// Reads `id:hex` entries, one per line or separated by commas. Blank lines and lines that
+    /// start with `#` are skipped.
     ///
     /// # Errors
-    /// [`Error::Validation`] for anything else, for no pepper at all, or for one below [`MIN_PEPPER_LEN_BYTES`]; [`Error::Conflict`] if an id comes twice.
+    /// [`Error::Validation`] for anything else, for no pepper at all, or for one below
+    /// [`MIN_PEPPER_LEN_BYTES`]; [`Error::Conflict`] if an id comes twice.
     ///
     /// # Examples
     /// ```
@@ -67,11 +69,12 @@ impl Pepper {
         pepper.ok_or(Error::Validation("no pepper found; write one as id:hex-digits"))
     }
 
-    /// Reads the peppers of a file, in the form that [`Pepper::parse`] takes. On Unix the file must not be readable by group or others.
+    /// Reads the peppers of a file, in the form that [`Pepper::parse`] takes. On Unix the file must
+    /// not be readable by group or others.
     ///
     /// # Errors
-    /// As [`Pepper::parse`], [`Error::Validation`] for a file that others can read or that is longer than 64 KiB, and [`Error::KeyFile`] if it cannot
-    /// be read.
+    /// As [`Pepper::parse`], [`Error::Validation`] for a file that others can read or that is
+    /// longer than 64 KiB, and [`Error::KeyFile`] if it cannot be read.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::parse(&SecretFile::PEPPERS.read(path.as_ref())?)
     }
@@ -79,7 +82,8 @@ impl Pepper {
     /// Adds another; it becomes current if its id is the highest.
     ///
     /// # Errors
-    /// [`Error::Validation`] below [`MIN_PEPPER_LEN_BYTES`], [`Error::Conflict`] if the id is taken.
+    /// [`Error::Validation`] below [`MIN_PEPPER_LEN_BYTES`], [`Error::Conflict`] if the id is
+    /// taken.
     pub fn insert(&mut self, id: PepperId, secret: Vec<u8>) -> Result<()> {
         let secret = SecretSlice::from(secret);
         if secret.expose_secret().len() < MIN_PEPPER_LEN_BYTES {

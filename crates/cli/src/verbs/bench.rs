@@ -1,7 +1,7 @@
 //! `bench`: a quick measurement on the user's own machine and file system.
 //!
-//! It is for a first impression and for comparing machines and settings. Comparisons with other stores, which need care, are
-//! made elsewhere in the project.
+//! It is for a first impression and for comparing machines and settings. Comparisons with other
+//! stores, which need care, are made elsewhere in the project.
 
 mod meter;
 
@@ -209,7 +209,8 @@ fn key_of(number: u64) -> [u8; 16] {
 
 /// The numbers below `count`, each once, in an order that looks random.
 fn shuffled(count: u64) -> impl Iterator<Item = u64> + Clone {
-    // An odd factor permutes the numbers below a power of two, and a shift spreads them; those that are too large are left out.
+    // An odd factor permutes the numbers below a power of two, and a shift spreads them; those that
+    // are too large are left out.
     let mask = count.next_power_of_two() - 1;
     let shift = (64 - mask.leading_zeros()).div_ceil(2);
     (0..=mask)

@@ -1,8 +1,9 @@
 //! `demo`: the store at work on real data, a crash included.
 //!
-//! It imports the time zones of the tz database, reads them back by key and by prefix, and then lets a [child process](writer)
-//! write as fast as it can. The child says over a pipe which writes have returned; it is killed with SIGKILL in mid-stream. The
-//! store is opened again, and every write that had returned is read and compared.
+//! It imports the time zones of the tz database, reads them back by key and by prefix, and then
+//! lets a [child process](writer) write as fast as it can. The child says over a pipe which writes
+//! have returned; it is killed with SIGKILL in mid-stream. The store is opened again, and every
+//! write that had returned is read and compared.
 
 mod acks;
 pub(crate) mod writer;

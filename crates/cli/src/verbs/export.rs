@@ -182,7 +182,8 @@ impl Target {
 
     fn staged(path: &Path, private: bool) -> io::Result<Self> {
         let dir = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Created as any other file would be, so that its permissions are what the user's umask says.
+        // Created as any other file would be, so that its permissions are what the user's umask
+        // says.
         let file = tempfile::Builder::new()
             .prefix(".htkvctl-")
             .suffix(".partial")

@@ -1,7 +1,8 @@
 //! `import`: many records from a file, fast.
 //!
-//! Records are committed in batches, each whole or not at all, so that a crash, a Ctrl-C or a bad line leaves the records of
-//! the lines before some point, and an import that is run again completes it.
+//! Records are committed in batches, each whole or not at all, so that a crash, a Ctrl-C or a bad
+//! line leaves the records of the lines before some point, and an import that is run again
+//! completes it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -112,7 +113,8 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
     Ok((Box::new(BufReader::with_capacity(256 * 1024, file)), len_bytes))
 }
 
-/// Puts all records of `input` into `store`. On failure, those of the lines before the failure are in.
+/// Puts all records of `input` into `store`. On failure, those of the lines before the failure are
+/// in.
 pub(crate) fn import(
     store: &impl KvEngine,
     input: impl BufRead,
@@ -142,7 +144,8 @@ fn load(
         let line = match lines.next_line() {
             Ok(Some([])) => continue,
             Ok(Some(line)) => line,
-            // In a pipe, Ctrl-C ends the writer too: this may be the end of the input only because of that.
+            // In a pipe, Ctrl-C ends the writer too: this may be the end of the input only because
+            // of that.
             Ok(None) => return interrupt::check(),
             Err(bad) if bad.kind() == io::ErrorKind::InvalidData => return Err(malformed(name, lines.number(), &bad)),
             Err(source) => return Err(Failure::File { action: format!("read {name}"), source }),
@@ -181,7 +184,8 @@ struct Loader<'a, E> {
 }
 
 impl<E: KvEngine> Loader<'_, E> {
-    /// Adds a record; says whether the batch is to be committed now. Refuses what the store would refuse, as long as the line is known.
+    /// Adds a record; says whether the batch is to be committed now. Refuses what the store would
+    /// refuse, as long as the line is known.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
         check_limits(key, value)?;
         if !self.reach.includes(key) {

@@ -41,7 +41,8 @@ impl Args {
     }
 }
 
-/// The page of a command: what clap knows of it, then its help's last part, whose examples stay as they are laid out.
+/// The page of a command: what clap knows of it, then its help's last part, whose examples stay as
+/// they are laid out.
 fn page(command: Command) -> io::Result<Vec<u8>> {
     let guide = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let mut page = Vec::new();

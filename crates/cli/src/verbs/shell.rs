@@ -90,7 +90,8 @@ impl Args {
 /// Runs the lines of standard input; the first that fails ends it.
 fn run_script(session: &Session) -> Result<Exit, Failure> {
     let mut line = String::new();
-    // Not `lines()`, which would keep standard input to itself: a verb may read what is behind its line.
+    // Not `lines()`, which would keep standard input to itself: a verb may read what is behind its
+    // line.
     while io::stdin().read_line(&mut line).map_err(Failure::file("read standard input"))? > 0 {
         let done = run_line(session, line.trim_end_matches(['\r', '\n']));
         line.clear();

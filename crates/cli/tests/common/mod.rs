@@ -99,7 +99,8 @@ impl Ended {
     }
 }
 
-/// Returns once Ctrl-C no longer just kills the tool: how long it takes to start depends on what else the machine does.
+/// Returns once Ctrl-C no longer just kills the tool: how long it takes to start depends on what
+/// else the machine does.
 #[cfg(target_os = "linux")]
 pub(crate) fn wait_until_it_listens(child: &std::process::Child) {
     const INTERRUPT: u64 = 1 << (2 - 1);

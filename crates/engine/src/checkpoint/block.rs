@@ -1,8 +1,9 @@
 //! How entries stand in a block of a checkpoint.
 //!
-//! A block is eight [columns](super::column), and behind them of each key what is new against the key before. Where a record is stands there only if
-//! it does not lie right behind the last one in its segment, as nearly all do after a compaction, which writes in key order. The first entry of a block
-//! is written against nothing, so that every block stands for itself.
+//! A block is eight [columns](super::column), and behind them of each key what is new against the
+//! key before. Where a record is stands there only if it does not lie right behind the last one in
+//! its segment, as nearly all do after a compaction, which writes in key order. The first entry of
+//! a block is written against nothing, so that every block stands for itself.
 
 use hightower_log::limits::MAX_KEY_LEN_BYTES;
 
@@ -257,7 +258,8 @@ impl<'a> Cursor<'a> {
         self.replace_key(shared, new)
     }
 
-    /// The next key is as the last one up to there, and goes on with new bytes. `None` if it would not be above the last one.
+    /// The next key is as the last one up to there, and goes on with new bytes. `None` if it would
+    /// not be above the last one.
     #[inline]
     fn replace_key(&mut self, shared: usize, new: &[u8]) -> Option<()> {
         let replaced = self.key.get(shared..)?;
@@ -332,7 +334,8 @@ mod tests {
                 .map(|(key, n)| entry(key, 70_000 + 2 * u64::from(n * 37 % 128), 0, 64 + n * 130, 130))
                 .collect::<Vec<_>>()
         };
-        // A byte of the key and one of its version, a quarter for what it shares, now and then a second byte of the key.
+        // A byte of the key and one of its version, a quarter for what it shares, now and then a
+        // second byte of the key.
         let more = block(&entries(128)).len() - block(&entries(64)).len();
         assert!(more <= 64 * 3, "{more}");
     }
@@ -363,7 +366,8 @@ mod tests {
                 assert_eq!(cursor.entry(), *entry);
             }
             assert_eq!(cursor.advance(), Ok(false));
-            // The first record of each segment needs its offset; one for each record would take twice that.
+            // The first record of each segment needs its offset; one for each record would take
+            // twice that.
             assert!(bytes.len() < 128 * 4 + segments * 4, "{segments}: {}", bytes.len());
         }
     }

@@ -1,11 +1,14 @@
-//! Columns: numbers of one kind side by side, each in as few bits as the widest of them needs above the least.
+//! Columns: numbers of one kind side by side, each in as few bits as the widest of them needs above
+//! the least.
 //!
-//! A column is its width in bits, its least number, and what each number is above that, low bits first and without gaps. Numbers that are all the same
-//! take no room of their own, and each can be read without the others.
+//! A column is its width in bits, its least number, and what each number is above that, low bits
+//! first and without gaps. Numbers that are all the same take no room of their own, and each can be
+//! read without the others.
 
 use crate::checkpoint::numbers::{Numbers, put_number};
 
-/// The widest column whose numbers are read with one load of eight bytes, wherever they begin; wider ones take whole eight bytes each.
+/// The widest column whose numbers are read with one load of eight bytes, wherever they begin;
+/// wider ones take whole eight bytes each.
 const WIDTH_MAX: u32 = 56;
 
 /// Writes a column.

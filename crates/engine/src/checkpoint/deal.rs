@@ -1,4 +1,5 @@
-//! Dealing records out to ranges of keys: each range can then be sorted by itself, by any thread, and is small enough for a processor's cache.
+//! Dealing records out to ranges of keys: each range can then be sorted by itself, by any thread,
+//! and is small enough for a processor's cache.
 
 use parking_lot::Mutex;
 
@@ -30,7 +31,8 @@ impl Part<'_> {
 }
 
 impl<'a> Dealt<'a> {
-    /// Deals records out to the ranges that these keys, which rise, begin; the first range is what is below them all.
+    /// Deals records out to the ranges that these keys, which rise, begin; the first range is what
+    /// is below them all.
     pub(crate) fn of(parts: Vec<Vec<Item<'a>>>, prefix: &[u8], cuts: &[&[u8]]) -> Self {
         let cuts: Vec<(u64, &[u8])> = cuts.iter().map(|cut| (cut_bytes(cut, prefix), *cut)).collect();
         let parts: Vec<_> = parts.into_iter().map(Mutex::new).collect();
@@ -53,7 +55,8 @@ impl<'a> Dealt<'a> {
     }
 }
 
-/// A number that compares with the bytes of items as the cut compares with their keys; where they are equal, the keys decide.
+/// A number that compares with the bytes of items as the cut compares with their keys; where they
+/// are equal, the keys decide.
 fn cut_bytes(cut: &[u8], prefix: &[u8]) -> u64 {
     if cut.starts_with(prefix) {
         eight_bytes(cut, prefix.len())

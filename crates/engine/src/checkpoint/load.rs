@@ -41,7 +41,8 @@ impl Mapped {
     }
 }
 
-/// Checks that keys can be looked up in place: one of each block, which finds that block or another that holds the key too. Says what is wrong.
+/// Checks that keys can be looked up in place: one of each block, which finds that block or another
+/// that holds the key too. Says what is wrong.
 pub(crate) fn verify_order(dir: &dyn Dir, name: &str) -> Result<(), String> {
     let mapping = map_checkpoint(dir, name).map_err(|error| error.to_string())?;
     let checkpoint =
@@ -83,7 +84,8 @@ impl Sums {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
     pub(crate) covered: Covered,
-    /// Whether the segment still is there. What compaction moved out of one that is not is found elsewhere.
+    /// Whether the segment still is there. What compaction moved out of one that is not is found
+    /// elsewhere.
     pub(crate) is_there: bool,
 }
 

@@ -44,14 +44,16 @@ const NEAR_LEN_BYTES: usize = 20;
 pub(crate) struct Item<'a> {
     /// The key, in the log.
     pub(crate) far_key: &'a [u8],
-    /// Eight bytes of the key, behind what all keys begin with: they decide most comparisons without a look at the log.
+    /// Eight bytes of the key, behind what all keys begin with: they decide most comparisons
+    /// without a look at the log.
     pub(super) bytes: u64,
     pub(crate) version: u64,
     /// Of which of the segments that were read it is.
     pub(crate) part: u32,
     pub(crate) offset: u32,
     len: u32,
-    /// The key once more, if it fits: records are merged in another order than the log's, and each look at the log is one at far memory.
+    /// The key once more, if it fits: records are merged in another order than the log's, and each
+    /// look at the log is one at far memory.
     near_key: [u8; NEAR_LEN_BYTES],
 }
 
@@ -95,7 +97,8 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Records of several segments, in parts: those of one segment, or the newest of some ranges of keys.
+/// Records of several segments, in parts: those of one segment, or the newest of some ranges of
+/// keys.
 #[derive(Debug, Default)]
 pub(crate) struct Pending<'a> {
     pub(crate) parts: Vec<Vec<Item<'a>>>,
@@ -112,7 +115,8 @@ impl<'a> Pending<'a> {
         self.parts.iter().map(Vec::len).sum()
     }
 
-    /// Adds what was read of a segment. Its items' bytes begin behind the prefix of all, or are made to.
+    /// Adds what was read of a segment. Its items' bytes begin behind the prefix of all, or are
+    /// made to.
     fn add(&mut self, mut read: Read<'a>) {
         self.records += read.records;
         let prefix_len = if read.has_prefix { self.prefix.len() } else { 0 };
@@ -143,8 +147,9 @@ impl<'a> Pending<'a> {
 
 /// Reads and verifies the segments, by several threads.
 ///
-/// Once more than `most` records are held, all but the newest of each key are forgotten; if more than half are left, then so many keys there are, and
-/// `most` grows with them. So what is held is bounded by the number of keys, which the index must hold too, and not by the length of the log.
+/// Once more than `most` records are held, all but the newest of each key are forgotten; if more
+/// than half are left, then so many keys there are, and `most` grows with them. So what is held is
+/// bounded by the number of keys, which the index must hold too, and not by the length of the log.
 pub(crate) fn read<'a>(rest: &[Rest<'a>], mut most: usize, meter: &mut Meter<'_>) -> Result<Pending<'a>> {
     let prefix = likely_prefix(rest);
     let segments = rest.iter().map(|rest| rest.segment.id()).collect();
@@ -246,8 +251,9 @@ fn set_bytes(items: &mut [Item<'_>], prefix_len: usize) {
 /// Where an item is, and its bytes: small, so that sorting moves little and compares numbers.
 pub(super) type Order = (u64, u32, u32);
 
-/// Sorts by key and keeps the newest of each; of two with the same version the first in the log. The items' bytes begin at the same place of all keys, and what is
-/// before that place is the same in all. `find` finds an item by its part and its place there.
+/// Sorts by key and keeps the newest of each; of two with the same version the first in the log.
+/// The items' bytes begin at the same place of all keys, and what is before that place is the same
+/// in all. `find` finds an item by its part and its place there.
 pub(super) fn newest_in_order<'i, 'a: 'i>(
     mut order: Vec<Order>,
     find: impl Fn(u32, u32) -> &'i Item<'a>,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hightower_compactor::Rewritten;
 
-/// What compaction did from a call of [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) to its return.
+/// What compaction did from a call of
+/// [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) to its return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionReport {
@@ -24,9 +25,11 @@ pub struct CompactionReport {
     pub written_bytes: u64,
     /// Bytes of segments removed, less bytes of segments written.
     pub freed_bytes: u64,
-    /// Removed segments whose files are still held, by readers or by the index's deferred frees; they go with a later run.
+    /// Removed segments whose files are still held, by readers or by the index's deferred frees;
+    /// they go with a later run.
     pub waiting_segments: u64,
-    /// Why no index checkpoint was written in the end: there was no room for it. The next open takes longer.
+    /// Why no index checkpoint was written in the end: there was no room for it. The next open
+    /// takes longer.
     pub checkpoint_failure: Option<String>,
     /// Why the last run in the background failed, if it did and no run since has succeeded.
     pub background_failure: Option<String>,

@@ -26,7 +26,8 @@ impl Clock for CountingClock {
     }
 }
 
-/// What commands with a version of their own say: recent enough that no tombstone's grace has passed.
+/// What commands with a version of their own say: recent enough that no tombstone's grace has
+/// passed.
 const GIVEN_TIMESTAMP: i64 = 1_700_000_000_000;
 
 /// One thing that a workload does.
@@ -67,7 +68,8 @@ pub(crate) enum Step {
     Kill,
 }
 
-/// What was acknowledged: how many commits there were, and up to which file system operation that was known.
+/// What was acknowledged: how many commits there were, and up to which file system operation that
+/// was known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promise {
     pub(crate) op: usize,
@@ -156,8 +158,9 @@ pub(crate) fn key(number: u8) -> Vec<u8> {
     [&text[..usize::from(number) % text.len()], &[number]].concat()
 }
 
-/// A workload from a seed, without kills: they would forget what was recorded before. Workloads with odd seeds leave all versions to the
-/// engine, so that it can be told exactly which were handed out.
+/// A workload from a seed, without kills: they would forget what was recorded before. Workloads
+/// with odd seeds leave all versions to the engine, so that it can be told exactly which were
+/// handed out.
 pub(crate) fn workload(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = seed;
     let mut next = move |bound: u64| {
@@ -373,7 +376,8 @@ impl World {
         }
     }
 
-    /// The timestamp that the engine gave: taken from its own state, as the model cannot know the clock.
+    /// The timestamp that the engine gave: taken from its own state, as the model cannot know the
+    /// clock.
     fn timestamp_of(&self, key: &[u8], version: u64) -> i64 {
         let state = self.engine().snapshot_state().unwrap();
         state.record(key).filter(|record| record.version == version).map_or(0, |record| record.timestamp)

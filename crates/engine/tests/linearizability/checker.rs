@@ -1,8 +1,11 @@
-//! Is a history of overlapping calls what some order of the calls, one after the other, would have given?
+//! Is a history of overlapping calls what some order of the calls, one after the other, would have
+//! given?
 //!
-//! The search of Wing and Gong ("Testing and verifying concurrent objects", J. Parallel and Distributed Computing, 1993): take any call that no
-//! other has to come before, apply it to the model, go on, and step back where the outcome does not fit. What has been seen not to lead anywhere, a set of calls
-//! taken and the state they gave, is not tried again (Lowe, "Testing for linearizability", Concurrency and Computation, 2017).
+//! The search of Wing and Gong ("Testing and verifying concurrent objects", J. Parallel and
+//! Distributed Computing, 1993): take any call that no other has to come before, apply it to the
+//! model, go on, and step back where the outcome does not fit. What has been seen not to lead
+//! anywhere, a set of calls taken and the state they gave, is not tried again (Lowe, "Testing for
+//! linearizability", Concurrency and Computation, 2017).
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -22,7 +25,8 @@ pub(crate) trait Model: Clone + Eq + Hash {
 pub(crate) struct Call<M: Model> {
     pub(crate) operation: M::Operation,
     pub(crate) began: u64,
-    /// `None` if nobody knows what became of it: it may have happened at any time since it began, or not at all.
+    /// `None` if nobody knows what became of it: it may have happened at any time since it began,
+    /// or not at all.
     pub(crate) ended: Option<(u64, M::Outcome)>,
 }
 

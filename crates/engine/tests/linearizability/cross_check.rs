@@ -1,4 +1,5 @@
-//! The checker beside an independent one, that of Stateright, on small random histories, right and wrong ones.
+//! The checker beside an independent one, that of Stateright, on small random histories, right and
+//! wrong ones.
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
@@ -64,7 +65,8 @@ fn lie(random: &mut Random, outcome: &Outcome) -> Outcome {
     }
 }
 
-/// Threads begin, take effect and end in random order; half of the histories are then told one lie. Gives both checkers' verdicts.
+/// Threads begin, take effect and end in random order; half of the histories are then told one lie.
+/// Gives both checkers' verdicts.
 fn verdicts(seed: u64) -> (bool, bool) {
     let mut random = Random(seed);
     let lies = random.below(2) == 0;

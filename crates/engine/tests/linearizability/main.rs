@@ -1,11 +1,14 @@
-//! What concurrent callers are told is what some order of their calls, one after the other, would have told them.
+//! What concurrent callers are told is what some order of their calls, one after the other, would
+//! have told them.
 //!
-//! Threads put, delete, read, scan and commit conditional batches on three keys, against the engine itself: mapped and positioned appends, with
-//! and without the commit thread, beside compactions and checkpoints, some with a file system that fails. Each history is then checked; a write that got an error may have
-//! happened or not.
+//! Threads put, delete, read, scan and commit conditional batches on three keys, against the engine
+//! itself: mapped and positioned appends, with and without the commit thread, beside compactions
+//! and checkpoints, some with a file system that fails. Each history is then checked; a write that
+//! got an error may have happened or not.
 //!
-//! `HIGHTOWER_TEST_CASES` sets the number of histories (default 200), `HIGHTOWER_TEST_SEED` the first. Threads are
-//! scheduled by the machine, so a seed repeats the calls but not their order: a failure prints the whole history.
+//! `HIGHTOWER_TEST_CASES` sets the number of histories (default 200), `HIGHTOWER_TEST_SEED` the
+//! first. Threads are scheduled by the machine, so a seed repeats the calls but not their order: a
+//! failure prints the whole history.
 
 #![allow(
     clippy::unwrap_used,

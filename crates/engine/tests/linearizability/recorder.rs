@@ -140,8 +140,9 @@ impl<'a> Caller<'a> {
         if self.random.below(4) == 0 { Durability::Sync } else { Durability::Os }
     }
 
-    /// A write that fails for want of room has not happened, and a read that fails says nothing. A write that fails otherwise may have happened all the same;
-    /// after it the store takes none, so it is the caller's last.
+    /// A write that fails for want of room has not happened, and a read that fails says nothing. A
+    /// write that fails otherwise may have happened all the same; after it the store takes none, so
+    /// it is the caller's last.
     fn call(&mut self, operation: Operation, run: impl FnOnce() -> Result<Outcome>) -> Option<Call<Store>> {
         let began = self.now();
         let result = run();

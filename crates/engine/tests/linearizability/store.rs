@@ -1,4 +1,5 @@
-//! The store as one caller alone would see it: a few keys, whose values are numbers that no two writes share.
+//! The store as one caller alone would see it: a few keys, whose values are numbers that no two
+//! writes share.
 
 use super::checker::Model;
 

@@ -11,14 +11,17 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Remembers the process that made it, and notices when it is used in a child that was forked from that.
+/// Remembers the process that made it, and notices when it is used in a child that was forked from
+/// that.
 ///
-/// A child has a copy of all that its parent has open, and shares the files, their locks and their maps with it. A store that both wrote to
-/// would be lost, so whatever writes asks this first. Asking costs one relaxed load, where the system's call for the process's id would
-/// cost more than a short write to a store.
+/// A child has a copy of all that its parent has open, and shares the files, their locks and their
+/// maps with it. A store that both wrote to would be lost, so whatever writes asks this first.
+/// Asking costs one relaxed load, where the system's call for the process's id would cost more than
+/// a short write to a store.
 ///
-/// It relies on `pthread_atfork`: a child made by the bare system call, past the C library, is not noticed. One that executes another program
-/// at once, such as those of [`std::process::Command`], never uses the store.
+/// It relies on `pthread_atfork`: a child made by the bare system call, past the C library, is not
+/// noticed. One that executes another program at once, such as those of [`std::process::Command`],
+/// never uses the store.
 ///
 /// ```
 /// let guard = hightower_segment::ForkGuard::new()?;
@@ -40,7 +43,8 @@ impl ForkGuard {
         static REGISTERED: OnceLock<()> = OnceLock::new();
         if REGISTERED.get().is_none() {
             register()?;
-            // Two threads at once register twice; forks are then counted twice, which serves as well.
+            // Two threads at once register twice; forks are then counted twice, which serves as
+            // well.
             let _first = REGISTERED.set(());
         }
         Ok(Self { forks: FORKS.load(Ordering::Relaxed) })
@@ -70,8 +74,8 @@ pub(crate) const FORKED: &str = "it belongs to the process that opened it, and t
 
 #[cfg(not(miri))]
 fn register() -> io::Result<()> {
-    // SAFETY: the handler lives as long as the program, and does nothing but count in an atomic, which is allowed in the child of
-    // a process with threads.
+    // SAFETY: the handler lives as long as the program, and does nothing but count in an atomic,
+    // which is allowed in the child of a process with threads.
     let failed = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
     if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
 }
@@ -83,8 +87,9 @@ fn register() -> io::Result<()> {
     Ok(())
 }
 
-/// Forks, runs `run` in the child, and tells whether it returned `true` there. A child that panics, crashes or takes longer than a minute
-/// gives `false`. For tests: only this thread exists in the child, and locks that others held stay locked for ever.
+/// Forks, runs `run` in the child, and tells whether it returned `true` there. A child that panics,
+/// crashes or takes longer than a minute gives `false`. For tests: only this thread exists in the
+/// child, and locks that others held stay locked for ever.
 ///
 /// # Errors
 ///
@@ -96,7 +101,8 @@ pub fn run_in_fork(run: impl FnOnce() -> bool) -> io::Result<bool> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // SAFETY: both take plain numbers. `_exit` ends the child here: nothing that the parent's frames own is dropped twice.
+            // SAFETY: both take plain numbers. `_exit` ends the child here: nothing that the
+            // parent's frames own is dropped twice.
             unsafe {
                 libc::alarm(LONGEST_S);
                 let holds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false);

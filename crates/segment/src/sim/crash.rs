@@ -11,9 +11,11 @@ use super::rng::{Rng, mix};
 /// How thoroughly crashes are explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrashPlan {
-    /// Up to this many states at one operation boundary all are visited. The default is 4,096: twelve things with two ways each.
+    /// Up to this many states at one operation boundary all are visited. The default is 4,096:
+    /// twelve things with two ways each.
     pub exhaustive_limit: u64,
-    /// How many states are drawn where there are more, besides "nothing more was written" and "all was".
+    /// How many states are drawn where there are more, besides "nothing more was written" and "all
+    /// was".
     pub samples: u64,
     /// What they are drawn from.
     pub seed: u64,
@@ -101,8 +103,9 @@ pub struct CrashStates {
 }
 
 impl SimFs {
-    /// Every state that a crash at any boundary of the operations recorded so far may leave, or a sample of them; see
-    /// [`CrashPlan`]. The process's death alone is among them, as [`Choice::Everything`] or the last [`Choice::Nth`].
+    /// Every state that a crash at any boundary of the operations recorded so far may leave, or a
+    /// sample of them; see [`CrashPlan`]. The process's death alone is among them, as
+    /// [`Choice::Everything`] or the last [`Choice::Nth`].
     #[must_use]
     pub fn crash_states(&self, plan: CrashPlan) -> CrashStates {
         let (disk, ops, promise) = self.recording();

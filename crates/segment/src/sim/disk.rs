@@ -70,7 +70,8 @@ pub(crate) struct DiskFile {
     dirty: BTreeMap<usize, Vec<Box<[u8]>>>,
     /// Lengths since the last sync.
     lens: Vec<usize>,
-    /// Dirty sectors that a failed sync forgot: no later sync writes them, unless they are written again.
+    /// Dirty sectors that a failed sync forgot: no later sync writes them, unless they are written
+    /// again.
     forgotten: BTreeSet<usize>,
 }
 
@@ -208,7 +209,8 @@ impl Disk {
         self.names.values().chain(pending).filter_map(inode).collect()
     }
 
-    /// In how many ways each thing that is not durable can turn out, in the order in which [`settle`](Self::settle) picks.
+    /// In how many ways each thing that is not durable can turn out, in the order in which
+    /// [`settle`](Self::settle) picks.
     pub(crate) fn alternatives(&self) -> Vec<usize> {
         let mut alternatives = vec![2; self.pending_names.len()];
         for inode in self.reachable() {
@@ -221,7 +223,8 @@ impl Disk {
         alternatives
     }
 
-    /// The disk after a crash: durable things, and of the others what `picks` says. Nothing is pending on it.
+    /// The disk after a crash: durable things, and of the others what `picks` says. Nothing is
+    /// pending on it.
     pub(crate) fn settle(&self, picks: &mut Picks<'_>) -> Self {
         let mut names = self.names.clone();
         for (_, changes) in &self.pending_names {

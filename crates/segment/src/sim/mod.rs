@@ -1,18 +1,24 @@
-//! A file system in memory that crashes and fails on request, for tests of everything that stands on [`Fs`](crate::Fs).
+//! A file system in memory that crashes and fails on request, for tests of everything that stands
+//! on [`Fs`](crate::Fs).
 //!
-//! It keeps the page cache, which is what a running process sees, apart from the disk, which is what a crash leaves. Every operation
-//! is recorded. [`SimFs::crash_states`] walks over the record and, at every operation boundary, over what the disk may then hold:
+//! It keeps the page cache, which is what a running process sees, apart from the disk, which is
+//! what a crash leaves. Every operation is recorded. [`SimFs::crash_states`] walks over the record
+//! and, at every operation boundary, over what the disk may then hold:
 //!
-//! * of each 512-byte sector that was written since its file was last synced: the synced content, or any content it had since;
+//! * of each 512-byte sector that was written since its file was last synced: the synced content,
+//!   or any content it had since;
 //! * of each file's length: likewise;
 //! * of the creations, renames, links and removals since the directory was last synced: any subset.
 //!
-//! Where the combinations are few all of them are visited; elsewhere a sample, drawn from a seed. Each state has a
-//! [`CrashPoint`] that prints, parses, and leads to the same state again. A workload runs once, and all its crashes are explored.
+//! Where the combinations are few all of them are visited; elsewhere a sample, drawn from a seed.
+//! Each state has a [`CrashPoint`] that prints, parses, and leads to the same state again. A
+//! workload runs once, and all its crashes are explored.
 //!
-//! Mapped files work too: a map is the page cache, and an append through it is a recorded write like any other.
+//! Mapped files work too: a map is the page cache, and an append through it is a recorded write
+//! like any other.
 //!
-//! [`SimFs::inject`] makes calls fail, cuts writes short, interrupts, makes syncs fail or lie, and flips bits.
+//! [`SimFs::inject`] makes calls fail, cuts writes short, interrupts, makes syncs fail or lie, and
+//! flips bits.
 //!
 //! ```
 //! use std::path::Path;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::entropy::Entropy;
 
-/// The splitmix64 generator of Steele, Lea and Flood ("Fast splittable pseudorandom number generators", OOPSLA 2014).
+/// The splitmix64 generator of Steele, Lea and Flood ("Fast splittable pseudorandom number
+/// generators", OOPSLA 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(pub(crate) u64);
 

@@ -8,8 +8,8 @@
 //! keys    = "all" | "prefix:" KEY | "key:" KEY | "range:" [ KEY ] ".." [ KEY ]
 //! ```
 //!
-//! A KEY is in the [notation] that is used everywhere; in front of `..` it is a literal if it holds a dot. A range
-//! has its first key in it and its last not; an end that is left out is open.
+//! A KEY is in the [notation] that is used everywhere; in front of `..` it is a literal if it holds
+//! a dot. A range has its first key in it and its last not; an end that is left out is open.
 
 use std::str::FromStr;
 

@@ -25,12 +25,14 @@ const NO_RECORDS: &str = "the store has no users, roles or keys yet; `auth user 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Service")]
 pub(super) struct Options {
-    /// The file with the master keys, one a line: id:64-hex-digits, where the id is a number. Only its owner may be able to read it. Without it the
-    /// environment variable HTKV_MASTER_KEYS holds them, separated by commas
+    /// The file with the master keys, one a line: id:64-hex-digits, where the id is a number. Only
+    /// its owner may be able to read it. Without it the environment variable HTKV_MASTER_KEYS holds
+    /// them, separated by commas
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_KEY_FILE", hide_env_values = true)]
     key_file: Option<PathBuf>,
 
-    /// The file with the peppers of the password hashes, if the service has any, one a line: id:hex-digits, where the id is a number. Only its owner may be able to read it
+    /// The file with the peppers of the password hashes, if the service has any, one a line:
+    /// id:hex-digits, where the id is a number. Only its owner may be able to read it
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_PEPPER_FILE", hide_env_values = true)]
     pepper_file: Option<PathBuf>,
 
@@ -42,7 +44,8 @@ pub(super) struct Options {
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub(super) source: Option<String>,
 
-    /// An earlier end of the audit trail, as `auth audit anchor` printed it: the trail must go on from it, else nothing is done
+    /// An earlier end of the audit trail, as `auth audit anchor` printed it: the trail must go on
+    /// from it, else nothing is done
     #[arg(long, global = true, value_name = "ANCHOR", env = "HTKV_AUDIT_ANCHOR", hide_env_values = true)]
     pub(super) anchor: Option<AuditAnchor>,
 }
@@ -119,7 +122,8 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Runs `work` on a store that others may read too. What it would write (last uses) is left out.
+    /// Runs `work` on a store that others may read too. What it would write (last uses) is left
+    /// out.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
         let secrets = self.options.secrets()?;
         self.session.reader()?.finish(|store| work(&self.begun(store, secrets)?))

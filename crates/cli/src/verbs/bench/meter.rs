@@ -8,7 +8,8 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::units;
 
-/// Every so many operations one is timed by itself, so that the clock costs the rate next to nothing.
+/// Every so many operations one is timed by itself, so that the clock costs the rate next to
+/// nothing.
 const SAMPLE_EVERY: u64 = 16;
 
 /// What was measured.

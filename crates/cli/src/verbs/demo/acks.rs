@@ -58,13 +58,15 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // It is dead already, unless something failed before the kill; then this is all that can be done.
+        // It is dead already, unless something failed before the kill; then this is all that can be
+        // done.
         let _dead = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
 
-/// Lets a writer write into the store at `dir` for so long, kills it, and gives what it had acknowledged by then.
+/// Lets a writer write into the store at `dir` for so long, kills it, and gives what it had
+/// acknowledged by then.
 pub(crate) fn write_and_kill(dir: &Path, write_for: Duration) -> Result<Acknowledged, Failure> {
     let (mut writer, mut pipe) = Writer::start(dir)?;
     let mut line = String::new();

@@ -1,7 +1,7 @@
 //! The child process of the demo: puts keys for ever, and says after each put that it has returned.
 //!
-//! An acknowledgement is a line with the number of the put. Each is one write to the pipe, after the put, so that what the
-//! parent has read is a lower bound of what the store has promised.
+//! An acknowledgement is a line with the number of the put. Each is one write to the pipe, after
+//! the put, so that what the parent has read is a lower bound of what the store has promised.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,5 @@
-//! What Tab offers: verbs, verbs of nouns, then keys of the store, one step of their path at a time.
+//! What Tab offers: verbs, verbs of nouns, then keys of the store, one step of their path at a
+//! time.
 
 use std::ops::Bound;
 
@@ -61,9 +62,11 @@ impl Completer for Completion<'_> {
     }
 }
 
-/// The ways to go on from `typed`: keys, and for keys that have a separator further on, everything up to it.
+/// The ways to go on from `typed`: keys, and for keys that have a separator further on, everything
+/// up to it.
 ///
-/// Each way costs one look at the store, however many keys lie behind it. Keys that would need quotes are left out.
+/// Each way costs one look at the store, however many keys lie behind it. Keys that would need
+/// quotes are left out.
 fn steps(typed: &[u8], first: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry>) -> Vec<String> {
     let mut found = Vec::new();
     let mut from = Bound::Included(typed.to_vec());

@@ -1,7 +1,8 @@
 //! A line of the shell as words.
 //!
-//! Words are separated by white space. `'...'` is as it is; `"..."` knows `\"` and `\\`; both may be part of a word. A byte-string literal
-//! `b"..."` is handed on whole, for the tool's notation. `#` at the start of a word begins a comment.
+//! Words are separated by white space. `'...'` is as it is; `"..."` knows `\"` and `\\`; both may
+//! be part of a word. A byte-string literal `b"..."` is handed on whole, for the tool's notation.
+//! `#` at the start of a word begins a comment.
 
 use std::iter::Peekable;
 use std::str::Chars;
