@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("backup: {report:?}");
 
     engine.put("item/0000", "second")?;
-    // Into the same directory: only new files are copied; the old backup stays until they are whole.
+    // Into the same directory: only new files are copied; until then the old backup stays.
     let report = engine.backup_to(&backup)?;
     println!("again: {report:?}");
 

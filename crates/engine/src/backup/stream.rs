@@ -235,7 +235,7 @@ impl FrameWriter<'_> {
 }
 
 impl Core {
-    /// The identity of the store; zeros from a store that is open for reading, which has none at hand.
+    /// The identity of the store; zeros if it is open for reading, where none is at hand.
     fn exported_store_id(&self) -> Result<[u8; 16]> {
         match self.store() {
             Ok(store) => Ok(store.manifest().store_id),

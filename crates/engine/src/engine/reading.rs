@@ -113,8 +113,9 @@ impl SingleNodeEngine {
     /// # let engine = SingleNodeEngine::open(dir.path())?;
     /// engine.put("a", "1")?;
     /// engine.put("b", "2")?;
-    /// let keys: Vec<_> = engine.range("a"..="b")?.rev().map(|entry| entry.key().to_vec()).collect();
-    /// assert_eq!(keys, [b"b", b"a"]);
+    /// let mut backwards = engine.range("a"..="b")?.rev();
+    /// assert_eq!(backwards.next().unwrap().key(), b"b");
+    /// assert_eq!(backwards.next().unwrap().into_pair()?, (b"a".to_vec(), "1".into()));
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
     ///
