@@ -342,7 +342,7 @@ impl Core {
                 return Ok(false);
             }
             let _growing = self.growing();
-            if !self.has_disk_for(2 * u64::from(store.next_len())) {
+            if self.config.max_disk_bytes.is_some() && !self.has_disk_for(store.room_to_prepare()?) {
                 return Ok(false);
             }
             store.prepare_next(self.stamp())

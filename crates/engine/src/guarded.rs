@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hightower_compactor::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage};
-use hightower_segment::{Access, Dir, Entropy, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
+use hightower_segment::{Access, DeviceRoom, Dir, Entropy, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
 use parking_lot::Mutex;
 
 use crate::components::{Clock, Components};
@@ -252,6 +252,10 @@ impl Dir for GuardedDir {
     fn is_locked_by_this_process(&self) -> bool {
         // For messages alone; the panic is counted.
         self.call(|inner| Ok(inner.is_locked_by_this_process())).unwrap_or(false)
+    }
+
+    fn room(&self) -> io::Result<DeviceRoom> {
+        self.call(<dyn Dir>::room)
     }
 
     fn preallocation_is_promise(&self) -> io::Result<bool> {

@@ -70,8 +70,6 @@ fn open_for_writing(
 ) -> Result<(Core, OpenReport)> {
     let options = StoreOptions {
         segment_len_bytes: config.segment_len_bytes(),
-        // The one that is kept back for hard times anyway; more would only take room.
-        recycle_limit: 1,
         appends: config.append_mode,
         allow_unfinished: is_copy,
         entropy: Arc::clone(&components.entropy),

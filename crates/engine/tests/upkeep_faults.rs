@@ -126,3 +126,35 @@ fn deletes_and_compaction_make_room_on_a_full_device() {
     drop(engine);
     assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), left);
 }
+
+/// Each segment is half dead and nothing is free: one after the other gives room, from the reserve
+/// that each gives back.
+#[test]
+fn a_full_device_of_half_dead_segments_is_compacted() {
+    for is_killed in [false, true] {
+        let fs = SimFs::new();
+        let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        (0..400).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
+        (0..400).step_by(2).for_each(|number| assert!(engine.delete(key(number)).unwrap().changed()));
+        engine.flush().unwrap();
+        // Somebody else takes all that is left.
+        let (fs, engine) = if is_killed {
+            let fs = fs.after_kill();
+            fs.set_capacity_bytes(Some(fs.used_bytes()));
+            let engine = open_with(&fs, config(AppendMode::Mapped), 2, Background::Caller).unwrap();
+            (fs, engine)
+        } else {
+            fs.set_capacity_bytes(Some(fs.used_bytes()));
+            (fs, engine)
+        };
+        let report = engine.run_compaction_now().unwrap();
+        let dead_bytes = engine.stats().dead_bytes;
+        assert!(report.freed_bytes > 15_000 && dead_bytes < 10_000, "{dead_bytes} bytes are dead: {report:?}");
+        engine.put("room", [1; 100]).unwrap();
+        (1..400).step_by(2).for_each(|number| assert!(engine.delete(key(number)).unwrap().changed()));
+        engine.run_compaction_now().unwrap();
+        assert_eq!(engine.len(), 1);
+        drop(engine);
+        assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), 1);
+    }
+}

@@ -197,8 +197,8 @@ impl Appender {
         Ok(ended)
     }
 
-    /// Ends the log cleanly: syncs and seals everything, and gives back the room that was prepared. After it the next open has
-    /// nothing to recover.
+    /// Ends the log cleanly: syncs and seals everything, and gives back the room that was prepared;
+    /// the reserves stay. After it the next open has nothing to recover.
     ///
     /// # Errors
     ///
@@ -210,10 +210,10 @@ impl Appender {
             self.write_seal(stamp)?;
         }
         self.shared.sync()?;
-        let (prepared, pool) = {
+        let prepared = {
             let mut tail = self.shared.tail.lock();
             tail.active = None;
-            (tail.prepared.take(), std::mem::take(&mut tail.pool))
+            tail.prepared.take()
         };
         let (id, prepared_id) = (self.segment.id(), prepared.as_ref().map(|prepared| prepared.segment.id()));
         let state = SegmentState::Sealed { len_bytes: self.position, records: self.records };
@@ -229,18 +229,19 @@ impl Appender {
             ..ManifestEdit::default()
         })?;
         self.segment.mark_sealed();
-        let unused = pool.into_iter().map(|spare| spare.name);
-        let unused = unused.chain(prepared.map(|prepared| segment_name(prepared.segment.id())));
-        for name in unused.chain(empty.then(|| segment_name(id))) {
-            remove_if_there(self.shared.dir.as_ref(), &name)?;
+        drop(prepared);
+        for unused in prepared_id.into_iter().chain(empty.then_some(id)) {
+            remove_if_there(self.shared.dir.as_ref(), &segment_name(unused))?;
         }
-        self.shared.remove_kept_room()?;
         if !empty {
             // Readers may still map the file, but nobody looks behind what was published.
             let cut = self.segment.file()?.set_len(self.position.into());
             cut.map_err(|error| SegmentError::io("cut", self.segment.path(), error))?;
             self.segment.close_file();
         }
+        // What was used up is made again from the room that has come free, for the next open.
+        // Without descriptors, say, that open does it.
+        let _refilled = self.shared.refill_reserves();
         Ok(())
     }
 

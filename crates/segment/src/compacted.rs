@@ -1,6 +1,7 @@
 //! Segments that compaction writes: a private file until it is whole and durable, then swapped in through the manifest.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
 use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
@@ -14,7 +15,7 @@ use crate::mapping::MapPermit;
 use crate::mutants::planted;
 use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
-use crate::segment::{FIRST_RECORD_AT, Segment};
+use crate::segment::Segment;
 use crate::shared::Shared;
 use crate::spares::{Spare, entry_of};
 
@@ -56,8 +57,6 @@ pub struct Edit {
 /// What became of a segment that was released.
 #[derive(Debug)]
 pub enum Released {
-    /// Its file waits to be used again.
-    Kept,
     /// Its file is gone.
     Removed,
     /// Somebody still holds it: try again later.
@@ -68,14 +67,15 @@ impl CompactedWriter {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         capacity: u32,
+        least: u32,
         purpose: Purpose,
         stamp: Stamp,
     ) -> Result<Self, SegmentError> {
         let _preparing = shared.preparing.lock();
-        let mut spare = match shared.compaction_file(capacity, purpose) {
+        let mut spare = match shared.compaction_file(capacity, least, purpose) {
             Err(error) if error.is_out_of_maps() && purpose == Purpose::Reclaim => {
                 let _lent = shared.maps.lend();
-                shared.compaction_file(capacity, purpose)?
+                shared.compaction_file(capacity, least, purpose)?
             }
             made => made?,
         };
@@ -83,7 +83,7 @@ impl CompactedWriter {
         let (id, salt) = match named {
             Ok(named) => named,
             Err(error) => {
-                shared.put_back(spare, &error);
+                shared.discard(spare);
                 return Err(error);
             }
         };
@@ -96,10 +96,6 @@ impl CompactedWriter {
             base_version: stamp.max_version,
             base_timestamp: stamp.timestamp,
         };
-        // It may have been a segment before, of which nothing may be read any more.
-        if !spare.mapping.reset() {
-            return Err(SegmentError::Invalid { what: "a spare file is still in use".to_owned() });
-        }
         Ok(Self {
             shared: Arc::clone(shared),
             spare: Some(spare),
@@ -192,10 +188,7 @@ impl CompactedWriter {
             return Err(SegmentError::Invalid { what: "the segment is finished".to_owned() });
         };
         let name = spare.name.clone();
-        self.seal(spare).inspect_err(|_| {
-            // No manifest names it, and its room may be needed; the first failure is the one to tell of.
-            let _removed = self.shared.dir.remove_file(&name);
-        })
+        self.seal(spare).inspect_err(|_| self.remove(&name))
     }
 
     fn seal(&self, Spare { name, file, mapping }: Spare) -> Result<CompactedSegment, SegmentError> {
@@ -209,6 +202,7 @@ impl CompactedWriter {
             let synced = retry_interrupted(|| file.sync_data()).map_err(|error| io("sync", error));
             synced.and_then(|()| shared.sync_dir()).map_err(|error| shared.poison.latch_sync(error))?;
         }
+        shared.longest_len.fetch_max(len.min(shared.options.segment_len_bytes), Ordering::Relaxed);
         let mapping = file
             .map(len as usize, Access::Read, MapPermit::of_store())
             .map_err(|error| SegmentError::io("map", &path, error))?;
@@ -218,11 +212,21 @@ impl CompactedWriter {
     }
 }
 
+impl CompactedWriter {
+    /// No manifest names the file, and its room may be needed: for the reserve first that it may
+    /// have been. Another failure is the one to tell of; the next open removes what is left.
+    fn remove(&self, name: &str) {
+        let _removed = self.shared.dir.remove_file(name);
+        let _refilled = self.shared.refill_reserves();
+    }
+}
+
 impl Drop for CompactedWriter {
     fn drop(&mut self) {
         if let Some(spare) = self.spare.take() {
-            // Nobody is left to tell of a failure, and the next open removes what no manifest names.
-            let _ = self.shared.dir.remove_file(&spare.name);
+            let Spare { name, file, mapping } = spare;
+            drop((file, mapping));
+            self.remove(&name);
         }
     }
 }
@@ -237,35 +241,6 @@ pub(crate) fn published(segment: Segment, len: u32) -> Result<Segment, SegmentEr
 }
 
 impl Shared {
-    /// A file for compaction: a new one, or, when the device is full, a spare, or at last the prepared segment's.
-    fn compaction_file(&self, capacity: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
-        let capacity = capacity.max(crate::options::MIN_SEGMENT_LEN_BYTES);
-        if purpose == Purpose::Grow {
-            self.require_room()?;
-        }
-        let error = match self.create_spare(capacity) {
-            Err(error) if error.is_full() && purpose == Purpose::Reclaim => error,
-            made => return made,
-        };
-        if let Some(spare) = self.pop_spare(FIRST_RECORD_AT) {
-            return Ok(spare);
-        }
-        let Some(prepared) = self.tail.lock().prepared.take() else { return Err(error) };
-        let id = prepared.segment.id();
-        if let Err(error) = self.edit_manifest(Form::Shortest, |_| ManifestEdit::removing(id)) {
-            self.tail.lock().prepared = Some(prepared);
-            return Err(error);
-        }
-        match Arc::into_inner(prepared.segment).map(Segment::into_parts) {
-            Some(parts) => self.spare_of(parts),
-            // Its pages are being touched ahead at this moment; the file is garbage now, and room is short.
-            None => {
-                remove_if_there(self.dir.as_ref(), &segment_name(id))?;
-                Err(error)
-            }
-        }
-    }
-
     /// See [`SegmentStore::install`](crate::SegmentStore::install).
     pub(crate) fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
         self.check_edit(edit)?;
@@ -315,6 +290,11 @@ impl Shared {
         if Arc::strong_count(&segment) != 1 {
             return Ok(Released::InUse(segment));
         }
-        self.keep_or_remove(segment).map(|kept| if kept { Released::Kept } else { Released::Removed })
+        let name = segment_name(segment.id());
+        // Its room comes free when its map and its name are gone.
+        drop(segment);
+        remove_if_there(self.dir.as_ref(), &name)?;
+        self.refill_reserves()?;
+        Ok(Released::Removed)
     }
 }

@@ -253,7 +253,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::check_fs;
-    use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata};
+    use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata};
     use crate::sim::SimFs;
 
     #[test]
@@ -333,6 +333,9 @@ mod tests {
         }
         fn is_locked_by_this_process(&self) -> bool {
             self.dir().is_ok_and(|dir| dir.is_locked_by_this_process())
+        }
+        fn room(&self) -> io::Result<DeviceRoom> {
+            self.dir()?.room()
         }
         fn preallocation_is_promise(&self) -> io::Result<bool> {
             self.dir()?.preallocation_is_promise()

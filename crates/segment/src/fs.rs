@@ -43,6 +43,15 @@ pub struct Metadata {
     pub links: u64,
 }
 
+/// How much room there is on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceRoom {
+    /// In all, in bytes; `u64::MAX` if that is not known.
+    pub total_bytes: u64,
+    /// How much of it this process may still use, in bytes; `u64::MAX` if that is not known.
+    pub available_bytes: u64,
+}
+
 /// A held lock; dropping it gives it back.
 pub trait Lock: Debug + Send + Sync {}
 
@@ -147,6 +156,14 @@ pub trait Dir: Any + Debug + Send + Sync {
 
     /// Whether a lock that is in the way is held by this process, as far as that is known: for messages.
     fn is_locked_by_this_process(&self) -> bool;
+
+    /// How much room there is on the directory's device. Others use it, too: it is known for this
+    /// moment only.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn room(&self) -> io::Result<DeviceRoom>;
 
     /// Whether writing into an allocated file cannot fail for want of space, so that stores through a map are safe.
     ///

@@ -73,7 +73,6 @@ pub mod conformance;
 mod entropy;
 mod error;
 mod fs;
-mod kept_room;
 mod lock;
 mod manifest;
 mod manifest_edit;
@@ -88,6 +87,7 @@ mod read_ahead;
 mod read_only;
 mod recovery;
 mod report;
+mod reserves;
 mod scan;
 mod segment;
 mod shared;
@@ -106,7 +106,7 @@ pub use checkpoint_file::map_checkpoint;
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError};
-pub use fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
+pub use fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{Content, MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
 pub use mapping::{
     ForkGuard, Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages,

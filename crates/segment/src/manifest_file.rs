@@ -104,7 +104,8 @@ struct NotAppended {
 }
 
 impl Shared {
-    /// Changes the manifest: on disk first, then here. `edit` says how, by what it is now. If the device is full, spare files are given up for it.
+    /// Changes the manifest: on disk first, then here. `edit` says how, by what it is now. If the
+    /// device is full, reserves are given up for it.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl Shared {
         let edit = edit(&file.now);
         let ManifestFile { now, log } = &mut *file;
         now.next_segment_id = self.next_id.load(Ordering::Relaxed);
-        self.keep_room(now.encoded_len_after(&edit))?;
+        self.keep_manifest_reserve(now.encoded_len_after(&edit))?;
         let mut in_doubt = None;
         if let Some(log) = log.as_mut().filter(|_| form == Form::Shortest && !planted("manifest_always_whole")) {
             match log.append(now.heading_after(&edit), &edit) {
@@ -162,7 +163,7 @@ impl Shared {
         match written {
             Ok((file, encoded)) => {
                 // The old manifest's room is free: it is kept before anything else takes it. If that fails, whatever would grow next is told.
-                let _made_later = if has_given_up { self.keep_room(encoded.len() as u64) } else { Ok(()) };
+                let _made_later = if has_given_up { self.keep_manifest_reserve(encoded.len() as u64) } else { Ok(()) };
                 Ok(EditLog::new(file, self.dir.path().join(MANIFEST), &encoded))
             }
             Err(NotReplaced::Unchanged(error)) => Err(match in_doubt {

@@ -35,6 +35,14 @@ pub(crate) fn segment_path(dir: &Path, id: u32) -> PathBuf {
     dir.join(segment_name(id))
 }
 
+/// The numbers of spares below this one are those of the reserves: see `reserves.rs`.
+pub(crate) const FIRST_FREE_SPARE: u32 = 3;
+
+/// Whether this is the name of a reserve: such a file stays when the store is closed.
+pub(crate) fn is_reserve(name: &str) -> bool {
+    numbered(name, SPARE_SUFFIX).is_some_and(|number| number < FIRST_FREE_SPARE)
+}
+
 pub(crate) fn spare_name(number: u32) -> String {
     format!("{number:010}{SPARE_SUFFIX}")
 }

@@ -21,16 +21,15 @@ pub const MIN_SEGMENT_LEN_BYTES: u32 = 512;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// How long a new segment is, in bytes: 512 to 4,294,967,295. A commit that needs more gets a segment of its own size. The
-    /// default is 64 MiB.
+    /// How long a new segment is, in bytes: 512 to 4,294,967,295. A commit that needs more gets a
+    /// segment of its own size. The default is 64 MiB. On a small device segments are shorter: a
+    /// 64th of it, and an 8th of what is free, but 16 KiB at least.
     pub segment_len_bytes: u32,
     /// How commits are appended. The default is [`AppendMode::Auto`].
     pub appends: AppendMode,
     /// Where appends are mapped: records of this length, in bytes, on an average of a commit, are written by a system call if their pages were not
     /// [touched ahead](crate::SegmentStore::prefault_ahead). The default is 32 KiB.
     pub long_record_bytes: u32,
-    /// How many freed segment files are kept for use again, at most; 0 to 64. The default is 2.
-    pub recycle_limit: usize,
     /// Whether a missing store is made. The default is true.
     pub create_if_missing: bool,
     /// Whether a directory may be opened in which a copy of a store is being made: by the one who makes it. The default is false.
@@ -45,7 +44,6 @@ impl Default for StoreOptions {
             segment_len_bytes: 64 << 20,
             appends: AppendMode::Auto,
             long_record_bytes: 32 << 10,
-            recycle_limit: 2,
             create_if_missing: true,
             allow_unfinished: false,
             entropy: Arc::new(OsEntropy),
@@ -60,10 +58,6 @@ impl StoreOptions {
                 "segment_len_bytes is {}: {MIN_SEGMENT_LEN_BYTES} to {MAX_SEGMENT_LEN_BYTES} expected",
                 self.segment_len_bytes
             );
-            return Err(SegmentError::Invalid { what });
-        }
-        if self.recycle_limit > 64 {
-            let what = format!("recycle_limit is {}: 0 to 64 expected", self.recycle_limit);
             return Err(SegmentError::Invalid { what });
         }
         Ok(())
@@ -83,8 +77,8 @@ pub struct Stamp {
 /// What space is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// New data. It leaves the last spare file alone.
+    /// New data. It gets no file unless the reserves are there.
     Grow,
-    /// Deletes and compaction, which give space back in the end. They may use up the last spare file.
+    /// Deletes and compaction, which give space back in the end. They may use up the reserves.
     Reclaim,
 }

@@ -17,7 +17,7 @@ use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mapping::MapPermit;
 use crate::mutants::planted;
-use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_id, segment_name, segment_path};
+use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, is_reserve, segment_id, segment_name, segment_path};
 use crate::read_only::entry_from_header;
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{Tail, find_tail, look_beyond};
@@ -169,7 +169,8 @@ fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
     let named = |name: &String| {
         segment_id(name).is_some_and(|id| manifest.segment(id).is_some()) || manifest.checkpoint.as_ref() == Some(name)
     };
-    let is_garbage = |name: &&String| is_garbage_when_unnamed(name) && !named(name) && !planted("garbage_kept");
+    let is_garbage =
+        |name: &&String| is_garbage_when_unnamed(name) && !is_reserve(name) && !named(name) && !planted("garbage_kept");
     names.iter().filter(is_garbage).cloned().collect()
 }
 

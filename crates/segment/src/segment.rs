@@ -14,7 +14,6 @@ use crate::error::SegmentError;
 use crate::fs::{File, Lock, retry_interrupted};
 use crate::lock::Mutex;
 use crate::mapping::{Mapping, Pages};
-use crate::names::segment_name;
 use crate::scan::Entries;
 
 /// Where the first record starts.
@@ -48,16 +47,6 @@ pub struct Segment {
     /// it outlives the map.
     #[allow(dead_code, reason = "held for its drop")]
     lock: Option<Arc<dyn Lock>>,
-}
-
-/// A segment taken apart, when nobody reads it any more.
-pub(crate) struct Parts {
-    pub(crate) name: String,
-    /// `None` if it was closed.
-    pub(crate) file: Option<Arc<dyn File>>,
-    pub(crate) mapping: Mapping,
-    /// Whether room behind its records was given back.
-    pub(crate) has_hole: bool,
 }
 
 impl Segment {
@@ -320,11 +309,6 @@ impl Segment {
         const WORTH_BYTES: u32 = 64 << 10;
         let end = self.len_bytes();
         if self.capacity_bytes() - end < WORTH_BYTES { Ok(()) } else { self.release_behind(end) }
-    }
-
-    pub(crate) fn into_parts(self) -> Parts {
-        let has_hole = (self.capacity.into_inner() as usize) < self.mapping.len();
-        Parts { name: segment_name(self.header.id), file: self.file.into_inner(), mapping: self.mapping, has_hole }
     }
 
     #[cold]

@@ -14,7 +14,6 @@ use hightower_seams::lock_order::Rank;
 
 use crate::error::SegmentError;
 use crate::fs::{Dir, File, Lock, remove_if_there, retry_interrupted, write_all_at};
-use crate::kept_room::KeptRoom;
 use crate::lock::{RankedMutex, step};
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
@@ -22,11 +21,12 @@ use crate::manifest_file::{Form, ManifestFile};
 use crate::map_reserve::MapReserve;
 use crate::mapping::ForkGuard;
 use crate::mutants::planted;
-use crate::names::{MANIFEST, MANIFEST_TMP};
+use crate::names::{FIRST_FREE_SPARE, MANIFEST, MANIFEST_TMP};
 use crate::options::StoreOptions;
 use crate::poison::Poison;
+use crate::reserves::Reserves;
 use crate::segment::Segment;
-use crate::spares::{Prepared, Spare};
+use crate::spares::Prepared;
 use crate::tail::AppendMode;
 
 /// No record is shorter than this: a head with the narrowest numbers, and one byte of key.
@@ -60,12 +60,15 @@ pub(crate) struct Shared {
     pub(crate) maps: MapReserve,
     /// How long files are that are made ahead of their use.
     pub(crate) next_len: AtomicU32,
-    /// The file that is kept to be given up for a manifest.
-    pub(crate) kept_room: KeptRoom,
+    /// How long the longest segment is, but for those of one long commit.
+    pub(crate) longest_len: AtomicU32,
+    /// The files that are kept for what makes room.
+    pub(crate) reserves: Reserves,
     _lock: Box<dyn Lock>,
 }
 
-/// The row of segments at the tail of the log, oldest first: rolled ones, the active one, the prepared one; and spare files.
+/// The row of segments at the tail of the log, oldest first: rolled ones, the active one, the
+/// prepared one.
 #[derive(Debug, Default)]
 pub(crate) struct TailState {
     /// Segments that were rolled but are not sealed in the manifest yet.
@@ -73,7 +76,6 @@ pub(crate) struct TailState {
     /// `None` only before recovery has finished and after close.
     pub(crate) active: Option<Arc<Segment>>,
     pub(crate) prepared: Option<Prepared>,
-    pub(crate) pool: Vec<Spare>,
 }
 
 /// A segment that takes no more commits.
@@ -101,9 +103,15 @@ impl Shared {
             }
             forced => forced,
         };
+        let sealed_len = |entry: &SegmentEntry| match entry.state {
+            SegmentState::Sealed { len_bytes, .. } => len_bytes.min(options.segment_len_bytes),
+            SegmentState::Open => 0,
+        };
+        let longest_len = manifest.segments.iter().map(sealed_len).max().unwrap_or(0);
         let guard = ForkGuard::new().map_err(|error| SegmentError::io("watch for forks of", dir.path(), error))?;
         Ok(Self {
             next_len: AtomicU32::new(options.segment_len_bytes),
+            longest_len: AtomicU32::new(longest_len),
             options,
             mode,
             preparing: RankedMutex::new(Rank::Preparing, ()),
@@ -112,10 +120,10 @@ impl Shared {
             manifest: RankedMutex::new(Rank::Manifest, ManifestFile::new(manifest)),
             tail: RankedMutex::new(Rank::Tail, TailState::default()),
             poison: Poison::new(guard, dir.path().to_owned()),
-            next_spare: AtomicU32::new(1),
+            next_spare: AtomicU32::new(FIRST_FREE_SPARE),
             full: AtomicBool::new(false),
             maps: MapReserve::default(),
-            kept_room: KeptRoom::default(),
+            reserves: Reserves::default(),
             dir,
             _lock: lock,
         })

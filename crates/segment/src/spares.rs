@@ -1,13 +1,12 @@
 //! Making segment files ready before they are needed.
 //!
-//! A *spare* is a file with room on the device and nothing in it that counts. A *prepared* segment is a spare with a header of its
-//! own that is durable, and that the manifest names: from then on commits may go into it. Freed segments become spares again:
-//! their pages are mapped, cached and allocated, which makes them the fastest to write to. What a spare still holds never passes
-//! for a record, since every checksum is seeded with a salt that is drawn anew. Only files that were made since the store was
-//! opened are used again: others may be mapped by snapshots that have outlived an earlier opening, and are removed.
+//! A *spare* is a file with room on the device and nothing in it that counts. A *prepared* segment
+//! is a spare with a header of its own that is durable, and that the manifest names: from then on
+//! commits may go into it. What a spare held before never passes for a record, since every checksum
+//! is seeded with a salt that is drawn anew.
 //!
-//! One spare (or the prepared segment, when there is no other) is kept back from new data, so that deletes and compaction can go
-//! on when the device is full.
+//! New data gets no file unless the [reserves](crate::reserves) are there, so that deletes and
+//! compaction can go on when the device is full. The less room there is, the shorter files are.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use std::sync::atomic::Ordering;
 use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
 use hightower_log::{SegmentHeader, SegmentKind};
 
-use crate::error::SegmentError;
+use crate::error::{SegmentError, is_full};
 use crate::fs::{Access, File, remove_if_there, retry_interrupted, write_all_at};
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
@@ -25,7 +24,8 @@ use crate::mapping::{MapPermit, Mapping, MappingWriter};
 use crate::mutants::planted;
 use crate::names::{segment_name, spare_name};
 use crate::options::{Purpose, Stamp};
-use crate::segment::{FIRST_RECORD_AT, Parts, Segment};
+use crate::reserves::{Lengths, ReserveKind, SHORT_LEN_BYTES};
+use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{OVERHEAD_BYTES, Shared, seq_span};
 use crate::tail::AppendMode;
 
@@ -98,16 +98,35 @@ impl Shared {
         let failed =
             |operation, error| SegmentError::io_or_full(operation, &self.path_of(&name), len_bytes.into(), error);
         let file = file.map_err(|error| failed("create", error))?;
+        let allocated =
+            retry_interrupted(|| file.allocate(len_bytes.into())).map_err(|error| failed("allocate", error));
+        allocated.and_then(|()| self.map_spare(name.clone(), file, len_bytes)).inspect_err(|_| {
+            // If this fails too, the next open removes the file; the first error is the one to tell
+            // of.
+            let _removed = self.dir.remove_file(&name);
+        })
+    }
+
+    /// A file with room for `len_bytes` as a spare.
+    pub(crate) fn map_spare(&self, name: String, file: Arc<dyn File>, len_bytes: u32) -> Result<Spare, SegmentError> {
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
-        let mapped = retry_interrupted(|| file.allocate(len_bytes.into()))
-            .map_err(|error| failed("allocate", error))
-            .and_then(|()| self.map_new(&*file, len_bytes, access).map_err(|error| failed("map", error)));
-        match mapped {
-            Ok(mapping) => Ok(Spare { name, file, mapping }),
-            Err(error) => {
-                // If this fails too, the next open removes the file; the first error is the one to tell of.
-                let _ = self.dir.remove_file(&name);
-                Err(error)
+        let mapping = self
+            .map_new(&*file, len_bytes, access)
+            .map_err(|error| SegmentError::io("map", &self.path_of(&name), error))?;
+        Ok(Spare { name, file, mapping })
+    }
+
+    /// Makes a file of `len_bytes`, or of a half, a quarter and so on of that if there is no more
+    /// room; of `least` bytes in any case.
+    pub(crate) fn create_spare_within(&self, len_bytes: u32, least: u32) -> Result<Spare, SegmentError> {
+        let least = least.max(len_bytes.min(SHORT_LEN_BYTES));
+        let mut len = len_bytes.max(least);
+        loop {
+            match self.create_spare(len) {
+                Err(error) if error.is_full() && len > least && !planted("segments_stay_long") => {
+                    len = (len / 2).max(least);
+                }
+                made => return made,
             }
         }
     }
@@ -124,53 +143,38 @@ impl Shared {
     /// Whether [`prepare_next`](Self::prepare_next) has something to do.
     pub(crate) fn wants_preparation(&self) -> bool {
         let tail = self.tail.lock();
-        tail.wants_successor() || tail.wants_reserve()
+        tail.wants_successor() || (tail.active.is_some() && !self.reserves.is_enough())
     }
 
-    /// Prepares the active segment's successor, and a spare behind it.
+    /// Makes the reserves, and prepares the active segment's successor.
     pub(crate) fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.poison.check()?;
         let _preparing = self.preparing.lock();
-        let (no_successor, no_reserve) = {
-            let tail = self.tail.lock();
-            (tail.wants_successor(), tail.wants_reserve())
-        };
-        if no_successor || no_reserve {
-            self.require_room()?;
+        let wants_successor = self.tail.lock().wants_successor();
+        if !wants_successor && !self.wants_preparation() {
+            return Ok(false);
         }
-        if no_successor {
-            let len = self.next_len.load(Ordering::Relaxed);
-            let spare = self.pop_spare(len);
-            let spare = spare.map_or_else(|| self.create_spare(len), Ok)?;
-            let prepared = self.prepare(spare, stamp, ManifestEdit::default())?;
-            self.tail.lock().prepared = Some(prepared);
-        }
-        // The successor may have taken the one that was there.
-        let no_reserve = no_reserve || self.tail.lock().wants_reserve();
-        if no_reserve {
-            self.add_reserve()?;
-        }
-        Ok(no_successor || no_reserve)
+        let lengths = self.lengths(0)?;
+        let len = self.next_len.load(Ordering::Relaxed).min(lengths.segment);
+        self.grow(lengths, 0, || {
+            if wants_successor {
+                let spare = self.create_spare_within(len, 0)?;
+                let prepared = self.prepare(spare, stamp, ManifestEdit::default())?;
+                self.tail.lock().prepared = Some(prepared);
+            }
+            Ok(())
+        })?;
+        Ok(true)
     }
 
-    fn add_reserve(&self) -> Result<(), SegmentError> {
-        let spare = self.create_spare(self.next_len.load(Ordering::Relaxed))?;
-        self.tail.lock().pool.push(spare);
-        Ok(())
-    }
-
-    /// Removes files that are kept ready and are longer than is wanted now: spares, and the prepared segment.
+    /// Makes files shorter that are kept ready and are longer than is wanted now: the reserves, and
+    /// the prepared segment, which goes.
     pub(crate) fn trim(&self) -> Result<(), SegmentError> {
         self.poison.check()?;
         let _preparing = self.preparing.lock();
+        self.trim_reserves(self.lengths(0)?)?;
         let wanted = self.next_len.load(Ordering::Relaxed);
         let is_long = |capacity: u32| capacity / 2 > wanted;
-        while let Some(spare) = self.take_spare(|spare| is_long(spare.capacity_bytes())) {
-            if let Err(error) = remove_if_there(self.dir.as_ref(), &spare.name) {
-                self.tail.lock().pool.push(spare);
-                return Err(error);
-            }
-        }
         let prepared = self.tail.lock().prepared.take_if(|prepared| is_long(prepared.segment.capacity_bytes()));
         let Some(prepared) = prepared else { return Ok(()) };
         let id = prepared.segment.id();
@@ -181,42 +185,78 @@ impl Shared {
         remove_if_there(self.dir.as_ref(), &segment_name(id))
     }
 
-    pub(crate) fn pop_spare(&self, len_bytes: u32) -> Option<Spare> {
-        self.take_spare(|spare| spare.capacity_bytes() >= len_bytes)
-    }
-
-    fn take_spare(&self, is_wanted: impl Fn(&Spare) -> bool) -> Option<Spare> {
-        let mut tail = self.tail.lock();
-        let index = tail.pool.iter().position(is_wanted)?;
-        Some(tail.pool.swap_remove(index))
-    }
-
     /// A segment for commits that has room for `least` bytes, header and seal included. Fast if one is prepared.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Full`], and nothing has changed.
     pub(crate) fn take_successor(&self, least: u32, purpose: Purpose, stamp: Stamp) -> Result<Prepared, SegmentError> {
-        if purpose == Purpose::Grow {
-            self.require_room()?;
-        }
-        if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
+        if let Some(prepared) = self.take_prepared(least, purpose) {
             return Ok(prepared);
         }
         // Whoever prepares in the background may be about to finish.
         let _preparing = self.preparing.lock();
-        if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
+        if let Some(prepared) = self.take_prepared(least, purpose) {
             return Ok(prepared);
         }
-        if purpose == Purpose::Grow && self.tail.lock().pool.is_empty() && !planted("growth_takes_the_last_room") {
-            // New data must leave a spare behind, and there is none yet.
-            self.add_reserve()?;
-            if let Some(prepared) = self.tail.lock().take_prepared(least, purpose) {
-                return Ok(prepared);
-            }
+        let lengths = self.lengths(least)?;
+        match purpose {
+            Purpose::Grow => self.grow(lengths, least, || match self.take_prepared(least, purpose) {
+                Some(prepared) => Ok(prepared),
+                None => {
+                    let spare = self.create_spare_within(self.whole_len(lengths, least), least)?;
+                    self.replace_prepared(spare, stamp)
+                }
+            }),
+            Purpose::Reclaim => self.replace_prepared(self.spare_for_deletes(lengths, least)?, stamp),
         }
-        let spare = self.spare_for(least, purpose)?;
-        self.replace_prepared(spare, stamp)
+    }
+
+    fn take_prepared(&self, least: u32, purpose: Purpose) -> Option<Prepared> {
+        let allowed = purpose == Purpose::Reclaim || self.reserves.is_enough() || planted("growth_takes_the_last_room");
+        self.tail.lock().prepared.take_if(|prepared| allowed && prepared.fits(least))
+    }
+
+    /// New data that comes faster than files are made ready gets a whole segment.
+    fn whole_len(&self, lengths: Lengths, least: u32) -> u32 {
+        self.options.segment_len_bytes.min(lengths.segment).max(least)
+    }
+
+    /// A file for deletes: a new one, if room for compaction is left then, or else the reserve.
+    fn spare_for_deletes(&self, lengths: Lengths, least: u32) -> Result<Spare, SegmentError> {
+        let full = SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: least.into() };
+        let made = if self.keep_compaction_reserve(lengths)? {
+            self.create_spare_within(self.next_len.load(Ordering::Relaxed).min(lengths.segment), least)
+        } else {
+            Err(full)
+        };
+        match made {
+            Err(error) if error.is_full() => self.take_reserve(ReserveKind::Tail, least)?.ok_or(error),
+            made => made,
+        }
+    }
+
+    /// A file for what compaction writes: a new one, or the reserve. One record of it takes up to
+    /// `least` bytes.
+    pub(crate) fn compaction_file(&self, capacity: u32, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
+        let lengths = self.lengths(least)?;
+        let least = least.max(crate::options::MIN_SEGMENT_LEN_BYTES);
+        let capacity = capacity.min(lengths.output).max(least);
+        if purpose == Purpose::Grow {
+            return self.grow(lengths, least, || self.create_spare(capacity));
+        }
+        // A file that is shorter than the reserve is no better than that.
+        let shortest = self.compaction_reserve_len().clamp(least, capacity);
+        match self.create_spare_within(capacity, shortest) {
+            Err(error) if error.is_full() => {
+                // What it frees makes both again.
+                match self.take_reserve(ReserveKind::Compaction, least)? {
+                    Some(spare) => Ok(spare),
+                    None => self.take_reserve(ReserveKind::Tail, least)?.ok_or(error),
+                }
+            }
+            made => made,
+        }
     }
 
     /// A successor was taken, and the roll to it failed with nothing written. The manifest names it, so it has to come next.
@@ -236,28 +276,21 @@ impl Shared {
     /// What [`take_successor`](Self::take_successor) would make for new data.
     pub(crate) fn room_for_roll(&self, len_bytes: usize) -> Result<u64, SegmentError> {
         let least = self.segment_len_for(len_bytes)?;
-        let whole = self.options.segment_len_bytes.max(least);
-        let tail = self.tail.lock();
-        let reserve = if tail.pool.is_empty() { self.next_len.load(Ordering::Relaxed) } else { 0 };
-        let is_ready = tail.prepared.as_ref().is_some_and(|prepared| prepared.fits(least))
-            || tail.pool.len() > 1 && tail.pool.iter().any(|spare| spare.capacity_bytes() >= whole);
-        Ok(u64::from(reserve) + if is_ready { 0 } else { u64::from(whole) })
+        let is_ready = self.tail.lock().prepared.as_ref().is_some_and(|prepared| prepared.fits(least));
+        if is_ready && self.reserves.is_enough() {
+            return Ok(0);
+        }
+        let lengths = self.lengths(least)?;
+        let whole = if is_ready { 0 } else { self.whole_len(lengths, least) };
+        Ok(self.missing_reserve_bytes(lengths) + u64::from(whole))
     }
 
-    /// A spare that may be used up for `purpose`. New data that comes faster than files are made ready gets a whole segment.
-    pub(crate) fn spare_for(&self, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
-        let len = match purpose {
-            Purpose::Grow => self.options.segment_len_bytes,
-            Purpose::Reclaim => self.next_len.load(Ordering::Relaxed),
-        };
-        let len = len.max(least);
-        if purpose == Purpose::Grow && self.tail.lock().pool.len() > 1 {
-            return self.pop_spare(len).map_or_else(|| self.create_spare(len), Ok);
-        }
-        match self.create_spare(len) {
-            Err(error) if error.is_full() && purpose == Purpose::Reclaim => self.pop_spare(least).ok_or(error),
-            made => made,
-        }
+    /// What [`prepare_next`](Self::prepare_next) would make.
+    pub(crate) fn room_to_prepare(&self) -> Result<u64, SegmentError> {
+        let lengths = self.lengths(0)?;
+        let successor = self.next_len.load(Ordering::Relaxed).min(lengths.segment);
+        let wants_successor = self.tail.lock().wants_successor();
+        Ok(self.missing_reserve_bytes(lengths) + if wants_successor { successor.into() } else { 0 })
     }
 
     /// Prepares `spare` in place of the prepared segment, if there is one: ids must follow the order of use.
@@ -266,8 +299,8 @@ impl Shared {
         let without_old = old.as_ref().map(|prepared| ManifestEdit::removing(prepared.segment.id()));
         let made = self.prepare(spare, stamp, without_old.unwrap_or_default());
         match (made, old) {
-            (Ok(prepared), Some(old)) => match self.keep_or_remove(old.segment) {
-                Ok(_) => Ok(prepared),
+            (Ok(prepared), Some(old)) => match remove_if_there(self.dir.as_ref(), &segment_name(old.segment.id())) {
+                Ok(()) => Ok(prepared),
                 Err(error) => {
                     // The manifest names it, so it must be the next, or an empty segment would stay in the midst of the log.
                     self.tail.lock().prepared = Some(prepared);
@@ -282,11 +315,11 @@ impl Shared {
         }
     }
 
-    /// Gives a spare a header and has the manifest name it, with `edit` in the same step. Where that fails and has changed nothing, the spare goes back.
+    /// Gives a spare a header and has the manifest name it, with `edit` in the same step. Where
+    /// that fails and has changed nothing, the file goes.
     pub(crate) fn prepare(&self, mut spare: Spare, stamp: Stamp, edit: ManifestEdit) -> Result<Prepared, SegmentError> {
-        let old_salt = spare.mapping.published_from(0).and_then(|bytes| SegmentHeader::decode(bytes).ok());
         let named = self.name_as_segment(&mut spare);
-        let header = named.and_then(|id| self.next_header(id, stamp, old_salt.map(|header| header.salt)));
+        let header = named.and_then(|id| self.next_header(id, stamp));
         let written = header.and_then(|header| {
             let writer = self.write_header(&mut spare, &header).map_err(|error| self.poison.latch(error))?;
             Ok((header, writer))
@@ -294,7 +327,7 @@ impl Shared {
         let (header, writer) = match written {
             Ok(written) => written,
             Err(error) => {
-                self.put_back(spare, &error);
+                self.discard(spare);
                 return Err(error);
             }
         };
@@ -308,9 +341,10 @@ impl Shared {
             ..edit
         });
         if let Err(error) = named {
-            self.put_back(spare, &error);
+            self.discard(spare);
             return Err(error);
         }
+        self.longest_len.fetch_max(spare.capacity_bytes(), Ordering::Relaxed);
         let segment = Segment::new(self.path_of(&spare.name), header, Some(spare.file), spare.mapping);
         Ok(Prepared { segment: Arc::new(segment), writer })
     }
@@ -325,6 +359,11 @@ impl Shared {
                     spare.name = name;
                     return Ok(id);
                 }
+                Err(error) if is_full(&error) => {
+                    if !self.make_room_for_name()? {
+                        return Err(SegmentError::io_or_full("rename", &self.path_of(&spare.name), 0, error));
+                    }
+                }
                 Err(error)
                     if error.kind() == io::ErrorKind::IsADirectory
                         && !planted("taken_names_refuse")
@@ -337,19 +376,21 @@ impl Shared {
         }
     }
 
-    /// A spare of which no use was made, for the next one; unless its file has lost its name, or nothing is known any more.
-    pub(crate) fn put_back(&self, spare: Spare, error: &SegmentError) {
-        let is_gone = matches!(error, SegmentError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
-        if !is_gone && !self.poison.is_set() {
-            self.tail.lock().pool.push(spare);
+    /// Removes a file of which no use was made; the reserves get its room first. If it is not known
+    /// whether the manifest names it, it stays.
+    pub(crate) fn discard(&self, spare: Spare) {
+        let Spare { name, file, mapping } = spare;
+        drop((file, mapping));
+        if !self.poison.is_set() {
+            // The caller tells what has failed before. The next open removes what is left, and
+            // whatever grows next makes the reserves.
+            let _removed = remove_if_there(self.dir.as_ref(), &name);
+            let _refilled = self.refill_reserves();
         }
     }
 
-    fn next_header(&self, id: u32, stamp: Stamp, old_salt: Option<u64>) -> Result<SegmentHeader, SegmentError> {
-        let salt = match old_salt {
-            Some(salt) if planted("recycle_keeps_salt") => salt,
-            _ => self.random()?,
-        };
+    fn next_header(&self, id: u32, stamp: Stamp) -> Result<SegmentHeader, SegmentError> {
+        let salt = self.random()?;
         Ok(SegmentHeader {
             id,
             kind: SegmentKind::Append,
@@ -385,48 +426,6 @@ impl Shared {
             .map_err(|error| SegmentError::Invalid { what: error.to_string() })?;
         Ok(writer)
     }
-
-    /// A freed segment's file becomes a spare, or is removed if nobody needs it. Gives whether it was kept.
-    pub(crate) fn keep_or_remove(&self, segment: Arc<Segment>) -> Result<bool, SegmentError> {
-        let name = segment_name(segment.id());
-        let parts = Arc::into_inner(segment).map(Segment::into_parts);
-        if let Some(parts) = parts
-            && let Some(spare) = self.as_spare(parts)?
-        {
-            self.tail.lock().pool.push(spare);
-            return Ok(true);
-        }
-        remove_if_there(self.dir.as_ref(), &name)?;
-        Ok(false)
-    }
-
-    /// Only mapped appends gain by using a file again. A file with a second name is somebody's backup, and is never written to. Nor is one that was
-    /// opened for reading, as are all that an earlier opening has left: its readers of that time may map the file still, and nothing here knows of them.
-    fn as_spare(&self, parts: Parts) -> Result<Option<Spare>, SegmentError> {
-        let Parts { name, mapping, has_hole, .. } = &parts;
-        // A larger one would take room that is not needed now, and a hole is no room at all.
-        let wanted_len = self.next_len.load(Ordering::Relaxed) as usize;
-        let right_size = !*has_hole && mapping.len() <= wanted_len && mapping.len() >= wanted_len / 2;
-        let own = mapping.is_writable() || planted("recycle_earlier_files");
-        let wanted = self.tail.lock().pool.len() < self.options.recycle_limit;
-        if self.mode != AppendMode::Mapped || !own || !right_size || !wanted {
-            return Ok(None);
-        }
-        let metadata =
-            self.dir.metadata(name).map_err(|error| SegmentError::io("look at", &self.path_of(name), error))?;
-        if metadata.links != 1 && !planted("recycle_hard_links") {
-            return Ok(None);
-        }
-        self.spare_of(parts).map(Some)
-    }
-
-    /// A segment's file as a spare, opened again if it was closed.
-    pub(crate) fn spare_of(&self, parts: Parts) -> Result<Spare, SegmentError> {
-        let Parts { name, file, mapping, .. } = parts;
-        let opened = file.map_or_else(|| self.dir.open(&name, Access::Write), Ok);
-        let file = opened.map_err(|error| SegmentError::io("open", &self.path_of(&name), error))?;
-        Ok(Spare { name, file, mapping })
-    }
 }
 
 impl crate::shared::TailState {
@@ -434,16 +433,6 @@ impl crate::shared::TailState {
     /// which make room again, would then have none to begin with.
     pub(crate) fn wants_successor(&self) -> bool {
         self.active.is_some() && self.prepared.is_none()
-    }
-
-    /// So is the spare behind it.
-    pub(crate) fn wants_reserve(&self) -> bool {
-        self.active.is_some() && self.pool.is_empty()
-    }
-
-    fn take_prepared(&mut self, len_bytes: u32, purpose: Purpose) -> Option<Prepared> {
-        let allowed = purpose == Purpose::Reclaim || !self.pool.is_empty() || planted("growth_takes_the_last_room");
-        self.prepared.take_if(|prepared| allowed && prepared.fits(len_bytes))
     }
 }
 

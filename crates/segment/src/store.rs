@@ -18,8 +18,10 @@ use crate::names::{is_checkpoint, segment_name};
 use crate::options::{Purpose, Stamp, StoreOptions};
 use crate::recovery::{Found, Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::report::RecoveryReport;
+use crate::reserves::ReserveKind;
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{Shared, replace_manifest};
+use crate::spares::Spare;
 use crate::sync::SyncPoint;
 use crate::tail::AppendMode;
 
@@ -59,9 +61,10 @@ pub struct TailStats {
     pub rolled: usize,
     /// Whether the active segment's successor is ready.
     pub prepared: bool,
-    /// Spare files.
-    pub spares: usize,
-    /// Bytes on the device that hold no records yet: what is left of the active segment, the prepared one, and spares.
+    /// How many of the two reserves for the tail and for compaction are there.
+    pub reserves: usize,
+    /// Bytes on the device that hold no records yet: what is left of the active segment, the
+    /// prepared one, and these reserves.
     pub reserved_bytes: u64,
     /// Whether the last attempt to make a file found the device full.
     pub full: bool,
@@ -168,14 +171,16 @@ impl SegmentStore {
         SyncPoint { shared: Arc::clone(&self.shared) }
     }
 
-    /// Whether it is time for [`prepare_next`](Self::prepare_next): there is no successor or no spare. Cheap.
+    /// Whether it is time for [`prepare_next`](Self::prepare_next): there is no successor, or a
+    /// reserve is missing. Cheap.
     #[must_use]
     pub fn wants_preparation(&self) -> bool {
         self.shared.wants_preparation()
     }
 
-    /// Makes the active segment's successor ready, and a spare behind it, of the length that [`set_next_len`](Self::set_next_len) says; for a
-    /// background thread. Tells whether there was anything to do.
+    /// Makes the reserves for deletes and compaction, and then the active segment's successor, of
+    /// the length that [`set_next_len`](Self::set_next_len) says or less, if the device is small;
+    /// for a background thread. Tells whether there was anything to do.
     ///
     /// # Errors
     ///
@@ -221,8 +226,9 @@ impl SegmentStore {
         self.shared.next_len.load(Ordering::Relaxed)
     }
 
-    /// How much more of the device it would take to roll to a segment with room for a commit of `len_bytes` of new data: the files that
-    /// [`Appender::make_room`] would have to make first. Nothing where a successor and a spare are ready. Cheap.
+    /// How much more of the device it would take to roll to a segment with room for a commit of
+    /// `len_bytes` of new data: the files that [`Appender::make_room`] would have to make first.
+    /// Nothing where a successor and the reserves are ready. Cheap.
     ///
     /// # Errors
     ///
@@ -231,8 +237,28 @@ impl SegmentStore {
         self.shared.room_for_roll(len_bytes)
     }
 
-    /// Removes the prepared segment and spare files that are more than twice as long as files are to be now; for a background thread, when nothing is
-    /// written.
+    /// How much of the device [`prepare_next`](Self::prepare_next) would take, at most. Cheap.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`] if the room of the device cannot be looked at.
+    pub fn room_to_prepare(&self) -> Result<u64, SegmentError> {
+        self.shared.room_to_prepare()
+    }
+
+    /// Makes the reserves again that were used up, as far as there is room. Tells whether that was
+    /// enough: while it is not, whatever takes more room may take what compaction needs. Cheap if
+    /// none is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`], and nothing has changed.
+    pub fn refill_reserves(&self) -> Result<bool, SegmentError> {
+        self.shared.refill_reserves()
+    }
+
+    /// Removes the prepared segment, and cuts reserves, that are more than twice as long as files
+    /// are to be now; for a background thread, when nothing is written.
     ///
     /// # Errors
     ///
@@ -290,8 +316,9 @@ impl SegmentStore {
 
     /// Begins a segment of up to `capacity_bytes` for compaction. Relocated records are encoded against its context.
     ///
-    /// With [`Purpose::Reclaim`] and a full device the spare that is kept for this is used, and the writer's
-    /// [`remaining_bytes`](CompactedWriter::remaining_bytes) tells how much that is.
+    /// If there is no room for so much it is shorter, but has room for one record of `least_bytes`.
+    /// With [`Purpose::Reclaim`] and a full device the reserve that is kept for this is used. The
+    /// writer's [`remaining_bytes`](CompactedWriter::remaining_bytes) tells how much it takes.
     ///
     /// # Errors
     ///
@@ -299,10 +326,12 @@ impl SegmentStore {
     pub fn create_compacted(
         &self,
         capacity_bytes: u32,
+        least_bytes: u32,
         purpose: Purpose,
         stamp: Stamp,
     ) -> Result<CompactedWriter, SegmentError> {
-        CompactedWriter::new(&self.shared, capacity_bytes, purpose, stamp)
+        let least = least_bytes.saturating_add(FIRST_RECORD_AT);
+        CompactedWriter::new(&self.shared, capacity_bytes, least, purpose, stamp)
     }
 
     /// Changes the set of live segments, durably, in one step: when this returns no crash brings the old set back, and until then
@@ -316,8 +345,8 @@ impl SegmentStore {
         self.shared.install(edit)
     }
 
-    /// Gives up a segment that [`install`](Self::install) has removed. When nobody else holds it, its file is kept for use again
-    /// (if it has the right size and no second name, and commits went into it since this store was opened) or removed.
+    /// Gives up a segment that [`install`](Self::install) has removed. When nobody else holds it,
+    /// its file is removed, and reserves that were used up are made again from its room.
     ///
     /// # Errors
     ///
@@ -377,18 +406,18 @@ impl SegmentStore {
     #[must_use]
     pub fn tail_stats(&self) -> TailStats {
         let segments = self.shared.manifest.lock().segments.len();
+        let (reserves, reserve_bytes) = self.shared.reserves.kept();
         let tail = self.shared.tail.lock();
         let left = |segment: &Segment| u64::from(segment.capacity_bytes().saturating_sub(segment.len_bytes()));
         let active = tail.active.as_deref().map_or(0, left);
         let prepared = tail.prepared.as_ref().map_or(0, |prepared| left(&prepared.segment));
-        let spares: u64 = tail.pool.iter().map(|spare| u64::from(spare.capacity_bytes())).sum();
         TailStats {
             appends: self.shared.mode,
             segments,
             rolled: tail.rolled.len(),
             prepared: tail.prepared.is_some(),
-            spares: tail.pool.len(),
-            reserved_bytes: active + prepared + spares,
+            reserves,
+            reserved_bytes: active + prepared + reserve_bytes,
             full: self.shared.full.load(Ordering::Acquire),
             poisoned: self.shared.poison.is_set(),
         }
@@ -515,18 +544,17 @@ impl Recovery {
             max_version: report.max_version.max(stamp.max_version),
             ..ManifestEdit::default()
         };
-        // Before anything else takes it.
-        shared.keep_room(shared.manifest.lock().encoded_len() as u64)?;
-        let spare = match shared.create_spare(shared.next_len.load(Ordering::Relaxed)) {
-            // What does not count any more makes room.
-            Err(error) if error.is_full() && !dropped.is_empty() => {
+        // Before anything else takes the room.
+        shared.adopt_reserves()?;
+        let lengths = shared.lengths(0)?;
+        shared.keep_reserves(lengths)?;
+        let len = shared.next_len.load(Ordering::Relaxed).min(lengths.segment);
+        let spare = match shared.create_spare_within(len, 0) {
+            Err(error) if error.is_full() => {
+                // What does not count any more makes room.
                 shared.edit_manifest(Form::Shortest, |_| edit.clone())?;
-                shared.remove_dropped(&dropped)?;
-                shared.create_spare(shared.next_len.load(Ordering::Relaxed))?
-            }
-            // Better a store that only shrinks than none.
-            Err(error) if error.is_full() && shared.give_up_room() => {
-                shared.create_spare(shared.next_len.load(Ordering::Relaxed))?
+                shared.tidy(&files, &dropped)?;
+                shared.first_spare(len, error)?
             }
             made => made?,
         };
@@ -544,6 +572,21 @@ impl Recovery {
 }
 
 impl Shared {
+    /// A file for the first segment on a device that was found full.
+    fn first_spare(&self, len: u32, error: SegmentError) -> Result<Spare, SegmentError> {
+        match self.create_spare_within(len, 0) {
+            Err(full) if full.is_full() => {}
+            made => return made,
+        }
+        for reserve in [ReserveKind::Tail, ReserveKind::Compaction] {
+            if let Some(spare) = self.take_reserve(reserve, crate::options::MIN_SEGMENT_LEN_BYTES)? {
+                return Ok(spare);
+            }
+        }
+        // Better a store that only shrinks than none.
+        if self.give_up_room() { self.create_spare_within(len, 0) } else { Err(error) }
+    }
+
     /// Removes the files of segments of which nothing counts.
     fn remove_dropped(&self, dropped: &[u32]) -> Result<(), SegmentError> {
         dropped.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))

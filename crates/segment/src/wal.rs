@@ -430,7 +430,7 @@ impl Wal {
         for segment in std::mem::take(&mut self.removed) {
             match self.store.release(segment) {
                 Ok(Released::InUse(segment)) => self.removed.push(segment),
-                Ok(Released::Kept | Released::Removed) => {}
+                Ok(Released::Removed) => {}
                 Err(error) => failure = failure.or(Some(error)),
             }
         }

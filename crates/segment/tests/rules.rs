@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use common::{DIR, Step, World, options};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
-use hightower_segment::{AppendMode, Fs, Purpose, SegmentError, SegmentStore, segment_name};
+use hightower_segment::{
+    AppendMode, CompactedWriter, Edit, Fs, Purpose, SegmentError, SegmentStore, Stamp, segment_name,
+};
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
 
@@ -28,19 +30,6 @@ fn a_batch_is_whole_or_absent() -> Result<(), String> {
         world.explore(CrashPlan::default())?;
     }
     Ok(())
-}
-
-/// Commits of one length, so that what is left in a recycled file stands where records may start.
-#[test]
-fn nothing_of_a_recycled_file_counts() -> Result<(), String> {
-    use Step::{Compact, Kill, Prepare, SealPredecessors, Sync};
-    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 5));
-    let cycle = [[PUT; 12].as_slice(), &[Prepare, SealPredecessors, Compact]].concat();
-    let mut steps = cycle.repeat(10);
-    steps.push(Sync);
-    steps.push(Kill);
-    world.run(&steps).map_err(|error| error.to_string())?;
-    world.explore(CrashPlan { exhaustive_limit: 16, samples: 4, seed: 1 }).map(drop)
 }
 
 /// A second name, such as a backup's, keeps what it had.
@@ -112,7 +101,8 @@ fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
     Ok(())
 }
 
-/// The last spare becomes a segment, for deletes; that the manifest names it needs room that nothing else has taken.
+/// The reserve for the tail becomes a segment, for deletes; that the manifest names it needs room
+/// that nothing else has taken.
 #[test]
 fn a_manifest_finds_room_on_a_full_device() -> Result<(), String> {
     let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
@@ -128,8 +118,91 @@ fn a_manifest_finds_room_on_a_full_device() -> Result<(), String> {
     };
     assert!(full.is_full(), "{full}");
     let used = active(&world) - first;
-    assert!(used >= 2, "{used}: the successor, and then the spare");
+    assert!(used >= 2, "{used}: the successor, and then the reserve");
+    let reserves = world.open.as_ref().map(|open| open.store.tail_stats().reserves);
+    assert_eq!(reserves, Some(1), "that of compaction is still there");
     world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 })
+}
+
+/// What is the last room of a device, for deletes and compaction, is so after the store was closed
+/// or killed there too.
+#[test]
+fn reserves_outlive_the_store_on_a_full_device() -> Result<(), String> {
+    for (closes, mode) in [true, false]
+        .into_iter()
+        .flat_map(|closes| [AppendMode::Mapped, AppendMode::Positioned].map(|mode| (closes, mode)))
+    {
+        let error = |error: SegmentError| format!("closes: {closes}, {mode:?}: {error}");
+        let mut world = World::new(SimFs::new(), options(mode, 1024, 1));
+        world.run(&[PUT; 60]).map_err(error)?;
+        world.step(Step::Prepare).map_err(error)?;
+        world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 300));
+        while world.step(PUT).is_ok() {}
+        if closes {
+            let open = world.open.take().ok_or("it is not open")?;
+            open.appender.close(Stamp { max_version: world.version, timestamp: 0 }).map_err(error)?;
+        }
+        world.open = None;
+        // Somebody else takes what the store has left.
+        world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
+        world.open().map_err(error)?;
+        for _ in 0..12 {
+            world.commit(1, 0, Purpose::Reclaim).map_err(error)?;
+        }
+        world.step(Step::SealPredecessors).map_err(error)?;
+        let open = world.open.as_mut().ok_or("it is not open")?;
+        let stamp = Stamp { max_version: 0, timestamp: 0 };
+        let output = open.store.create_compacted(1024, 100, Purpose::Reclaim, stamp);
+        let output = output.and_then(CompactedWriter::finish).map_err(error)?;
+        open.store.install(&Edit { add: vec![output], remove: Vec::new() }).map_err(error)?;
+    }
+    Ok(())
+}
+
+/// A file's new name may need room in the directory.
+#[test]
+fn a_name_finds_room_on_a_full_device() -> Result<(), String> {
+    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT, Step::Prepare]).map_err(|error| error.to_string())?;
+    let store = world.open.as_ref().ok_or("it is not open")?.store.clone();
+    for at in 0..8 {
+        let at_call = world.fs.call_count() + at;
+        world.fs.inject(Fault { kind: FaultKind::NoSpace, at_call, lasting: false });
+        let stamp = Stamp { max_version: 0, timestamp: 0 };
+        let made = store.create_compacted(1024, 100, Purpose::Reclaim, stamp).map(drop);
+        made.map_err(|error| format!("call {at}: {error}"))?;
+        store.prepare_next(stamp).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// The less room there is, the shorter segments are, down to what a record needs.
+#[test]
+fn segments_fit_a_small_device() -> Result<(), String> {
+    for (capacity, used_min) in [(1_u64 << 20, 850_000), (4 << 20, 3_700_000)] {
+        let fs = SimFs::new();
+        fs.set_capacity_bytes(Some(capacity));
+        let mut world = World::new(fs.clone(), options(AppendMode::Positioned, 64 << 20, 1));
+        world.run(&[Step::Commit { commands: 1, value_len: 100_000 }]).map_err(|error| error.to_string())?;
+        let mut bytes = 100_000;
+        for value_len in [4000, 1000] {
+            let put = Step::Commit { commands: 1, value_len };
+            let full = loop {
+                // Every fifth is a delete, which has no value.
+                match world.step(put) {
+                    Ok(()) => bytes += if world.version.is_multiple_of(5) { 0 } else { value_len as u64 },
+                    Err(error) => break error,
+                }
+            };
+            if !full.is_full() {
+                return Err(format!("{capacity}: {full}"));
+            }
+        }
+        if bytes < used_min {
+            return Err(format!("a device of {capacity} bytes is full with {bytes} bytes of values"));
+        }
+    }
+    Ok(())
 }
 
 /// What is left of it might stand behind a later, shorter commit.

@@ -389,7 +389,7 @@ fn directories_with_the_names_of_coming_files_are_passed_over() {
             if version % 30 == 0 {
                 store.prepare_next(STAMP).unwrap();
                 store.sync_predecessors().unwrap();
-                drop(store.create_compacted(4096, Purpose::Reclaim, STAMP).unwrap());
+                drop(store.create_compacted(4096, 100, Purpose::Reclaim, STAMP).unwrap());
             }
         }
     };

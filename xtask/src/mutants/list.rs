@@ -48,6 +48,8 @@ const LIN: Catcher = Catcher {
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
 const FULL_DEVICE: Catcher =
     plain("hightower-engine", "upkeep_faults", "deletes_and_compaction_make_room_on_a_full_device");
+const HALF_DEAD: Catcher =
+    plain("hightower-engine", "upkeep_faults", "a_full_device_of_half_dead_segments_is_compacted");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
 const fn schedule(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
@@ -150,25 +152,32 @@ const OF_STORE: &[Mutant] = &[
     caught("seq_not_reserved", "a seq that a crash undid is not handed out again", &[CRASHES]),
     caught("output_not_synced", "an output of compaction is synced before its inputs go", &[CRASHES]),
     caught(
-        "recycle_keeps_salt",
-        "a file that is used again gets a new salt",
-        &[rule_of_segments("nothing_of_a_recycled_file_counts")],
-    ),
-    caught(
-        "recycle_hard_links",
-        "a file with a second name is never used again",
-        &[rule_of_segments("a_second_name_keeps_what_it_had")],
-    ),
-    caught(
-        "recycle_earlier_files",
-        "a file that an earlier opening may have mapped is never used again",
-        &[life_of_segments("files_that_earlier_readers_map_are_not_used_again")],
-    ),
-    caught(
         "failed_create_poisons",
         "a file that cannot be made ends no writing",
         &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
     ),
+    caught(
+        "reserves_made_anew",
+        "the reserves of a full device are there when it is opened again",
+        &[rule_of_segments("reserves_outlive_the_store_on_a_full_device")],
+    ),
+    caught(
+        "names_need_no_room",
+        "a file's new name finds room on a full device",
+        &[rule_of_segments("a_name_finds_room_on_a_full_device")],
+    ),
+    caught(
+        "segments_ignore_the_device",
+        "a segment is a small part of its device",
+        &[rule_of_segments("segments_fit_a_small_device")],
+    ),
+    caught(
+        "segments_stay_long",
+        "where there is no room for a segment, a shorter one is made",
+        &[rule_of_segments("segments_fit_a_small_device")],
+    ),
+    caught("reserve_not_put_back", "a reserve that was used up is made again from the first room", &[HALF_DEAD]),
+    caught("full_runs_are_not_made_smaller", "a compaction that finds no room takes fewer segments", &[HALF_DEAD]),
     caught(
         "growth_without_kept_room",
         "nothing is made for new data while there is no room kept for a manifest",

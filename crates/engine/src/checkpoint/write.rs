@@ -44,6 +44,11 @@ impl Core {
         if turn.checkpoint.as_ref().is_some_and(|(_, at, when)| (*at, *when) == (seq, runs)) {
             return Ok(());
         }
+        // What is left of a full device is for compaction first.
+        if !store.refill_reserves()? {
+            let detail = "there is no room for an index checkpoint beside what deletes and compaction need".to_owned();
+            return Err(Error::Full { detail });
+        }
         let moment = self.moment()?;
         let seq = moment.state.seq();
         self.sync_to(seq)?;

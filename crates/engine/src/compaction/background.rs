@@ -207,6 +207,7 @@ impl Core {
         self.state_handle()?.reclaim();
         self.free_retired(&mut turn, &*self.store()?)?;
         let mut has_run = false;
+        let mut victims_max = usize::MAX;
         for left in (0..RUNS_PER_TURN).rev() {
             if left == 0 {
                 // Others may want the turn; go on after them.
@@ -222,7 +223,10 @@ impl Core {
                 self.roll_active()?;
                 continue;
             }
-            let run = self.compact(&mut turn, &usage, &victims, Goal::Background)?;
+            let run = match self.compact_within(&mut turn, &usage, victims, Goal::Background, &mut victims_max) {
+                Err(Error::Full { .. }) if has_run => break,
+                run => run?,
+            };
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
@@ -255,16 +259,25 @@ impl Core {
         let usage = self.usage();
         let may_order = self.config.compaction.order_when_explicit && !self.store()?.tail_stats().full;
         if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
-            self.roll_active()?;
+            match self.roll_active() {
+                // Deletes have used up what there was for the tail. What the other segments give
+                // makes room for it.
+                Ok(()) | Err(Error::Full { .. }) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         let session = Session { ids: self.usage().iter().map(|usage| usage.id).collect() };
+        let mut victims_max = usize::MAX;
         while let Some(usage) = self.next_of(&session)? {
             let victims = self.choose(&usage, Goal::Full)?;
             let victims: Vec<u32> = victims.into_iter().filter(|id| session.ids.contains(id)).collect();
             if victims.is_empty() {
                 break;
             }
-            let run = self.compact(&mut turn, &usage, &victims, Goal::Full)?;
+            let run = match self.compact_within(&mut turn, &usage, victims, Goal::Full, &mut victims_max) {
+                Err(Error::Full { .. }) if self.upkeep.total().since(&before).runs > 0 => break,
+                run => run?,
+            };
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
@@ -289,6 +302,49 @@ impl Core {
             elapsed: self.components.clock.elapsed().saturating_sub(started),
             ..self.upkeep.total().since(&before)
         })
+    }
+
+    /// Runs a compaction of as many of the victims as there is room for, those with the fewest live
+    /// bytes first; `victims_max` is how many there was room for so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] if there is no room for what lives in one of them; what was tried has left
+    /// no trace.
+    fn compact_within(
+        &self,
+        turn: &mut Turn,
+        usage: &[SegmentUsage],
+        mut victims: Vec<u32>,
+        goal: Goal,
+        victims_max: &mut usize,
+    ) -> Result<RunReport> {
+        if victims.len() > *victims_max {
+            keep_cheapest(&mut victims, usage, *victims_max);
+        }
+        loop {
+            match self.compact(turn, usage, &victims, goal) {
+                Err(Error::Full { detail }) => {
+                    // The files of an earlier run's inputs may have been held until now.
+                    let waiting = turn.retired.len();
+                    self.free_patiently(turn)?;
+                    if turn.retired.len() < waiting {
+                        continue;
+                    }
+                    if victims.len() <= 1 || planted("full_runs_are_not_made_smaller") {
+                        return Err(Error::Full { detail });
+                    }
+                    let fewer = victims.len() / 2;
+                    keep_cheapest(&mut victims, usage, fewer);
+                    *victims_max = fewer;
+                }
+                Ok(run) => {
+                    *victims_max = victims_max.saturating_mul(2);
+                    return Ok(run);
+                }
+                failed => return failed,
+            }
+        }
     }
 
     /// Rewrites in key order what the log has left in the order of its commits. A luxury: once there is no room for it, it ends.
@@ -387,6 +443,16 @@ impl Core {
         store.sync_predecessors()?;
         Ok(())
     }
+}
+
+/// Of these victims, keeps those with the fewest live bytes.
+fn keep_cheapest(victims: &mut Vec<u32>, usage: &[SegmentUsage], count: usize) {
+    let live_bytes = |id: &u32| {
+        let found = usage.binary_search_by_key(id, |usage| usage.id).ok().and_then(|at| usage.get(at));
+        found.map_or(0, |usage| usage.live_bytes)
+    };
+    victims.sort_by_key(live_bytes);
+    victims.truncate(count);
 }
 
 /// Whether an explicit compaction ends the active segment: for what it could free, or for a good part of the store that it could put in order.

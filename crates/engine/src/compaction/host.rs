@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hightower_compactor::{Host, Need, RateClock, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
 use hightower_index::pin;
-use hightower_log::{CommandRef, Placement, SegmentHeader, SegmentKind, encode_head, payload_checksum};
+use hightower_log::{CommandRef, Placement, SegmentKind, encode_head, payload_checksum};
 use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
 use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness};
 
@@ -110,12 +110,12 @@ impl<'a> RunHost<'a> {
         let has_room = self.output.as_ref().is_some_and(|output| output.remaining_bytes() as usize >= len_bytes);
         if !has_room {
             self.finish_output()?;
-            let needed = (SegmentHeader::LEN + len_bytes) as u64;
+            let needed = u32::try_from(len_bytes).unwrap_or(u32::MAX);
             let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.core.config.segment_len_bytes().into());
-            let capacity = u32::try_from(wanted.max(needed)).unwrap_or(u32::MAX);
+            let capacity = u32::try_from(wanted).unwrap_or(u32::MAX);
             let bases = self.inputs.iter().map(|input| input.segment.header().base_timestamp);
             let stamp = self.survivors.base(self.stamp, bases.min().unwrap_or(self.stamp.timestamp));
-            let output = self.store.create_compacted(capacity, Purpose::Reclaim, stamp)?;
+            let output = self.store.create_compacted(capacity, needed, Purpose::Reclaim, stamp)?;
             self.output = Some(output.with_base_seq(self.base_seq));
         }
         self.output.as_mut().ok_or(Error::Closed)

@@ -15,7 +15,7 @@ use crate::mutants::planted;
 use crate::sync::MutexGuard;
 
 /// A store with a quota has segments of at most this share of it, so that the quota is not used up by room for what is to come.
-const QUOTA_SHARE: u64 = 16;
+const QUOTA_SHARE: u64 = 32;
 /// What takes access away may go beyond the quota by this share of it.
 const QUOTA_RESERVE_SHARE: u64 = 8;
 

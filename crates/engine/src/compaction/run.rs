@@ -179,7 +179,7 @@ impl Core {
         while let Some(segment) = waiting.next() {
             match store.release(segment) {
                 Ok(Released::InUse(segment)) => turn.retired.push(segment),
-                Ok(Released::Kept | Released::Removed) => {}
+                Ok(Released::Removed) => {}
                 Err(failure) => {
                     // The others are freed another time.
                     turn.retired.extend(waiting);

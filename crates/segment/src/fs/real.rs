@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
+use super::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
 use crate::mapping::{ForkGuard, MapPermit, Mapping};
 use crate::mutants::planted;
 
@@ -257,6 +257,16 @@ impl Dir for RealDir {
     fn is_locked_by_this_process(&self) -> bool {
         let Ok(directory) = self.id() else { return false };
         locked().is_some_and(|locked| locked.iter().any(|(locked, guard)| *locked == directory && !guard.is_forked()))
+    }
+
+    fn room(&self) -> io::Result<DeviceRoom> {
+        let found = retry_on_intr(|| rustix::fs::fstatvfs(&self.descriptor))?;
+        // A file system without a size, such as a tmpfs without a limit, tells of no blocks.
+        if found.f_blocks == 0 {
+            return Ok(DeviceRoom { total_bytes: u64::MAX, available_bytes: u64::MAX });
+        }
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(DeviceRoom { total_bytes: bytes(found.f_blocks), available_bytes: bytes(found.f_bavail) })
     }
 
     fn preallocation_is_promise(&self) -> io::Result<bool> {

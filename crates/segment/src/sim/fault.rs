@@ -66,7 +66,9 @@ pub(crate) enum Call {
     Write,
     /// Makes a directory, links or allocates: needs room.
     Grow,
-    /// Renames or removes.
+    /// Renames a file: its new name may need room in the directory.
+    Rename,
+    /// Removes a file, or renames a directory.
     Name,
     /// Syncs a file or a directory.
     Sync,
@@ -79,7 +81,7 @@ impl Fault {
         let due = if self.lasting { number >= self.at_call } else { number == self.at_call };
         due && match self.kind {
             FaultKind::Io | FaultKind::Panic => call != Call::Memory,
-            FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Create),
+            FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Create | Call::Rename),
             FaultKind::ShortWrite => call == Call::Write,
             FaultKind::Interrupted => {
                 matches!(call, Call::Read | Call::Write | Call::Sync)

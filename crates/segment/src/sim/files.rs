@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::disk::{Disk, DiskFile, Inode, NameChanges, Node, Op};
 use super::fault::{Call, Fault, FaultKind};
 use super::rng::mix;
-use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
+use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
 use crate::mapping::{MapPermit, Mapping, MemoryObserver, SharedMemory};
 
 /// The simulated file system. Clones are handles to the same one.
@@ -485,7 +485,7 @@ impl Dir for SimDir {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.fs.state.lock();
-        state.enter(Call::Name)?;
+        state.enter(Call::Rename)?;
         let (from, to) = (state.path_in(self.id, from)?, state.path_in(self.id, to)?);
         let inode = state.inode(&from)?;
         if from != to {
@@ -556,6 +556,14 @@ impl Dir for SimDir {
 
     fn is_locked_by_this_process(&self) -> bool {
         self.fs.state.lock().locks.get(&self.id).is_some_and(|held| held.exclusive || held.shared > 0)
+    }
+
+    fn room(&self) -> io::Result<DeviceRoom> {
+        let mut state = self.fs.state.lock();
+        state.enter(Call::Look)?;
+        let available =
+            |total: u64| DeviceRoom { total_bytes: total, available_bytes: total - total.min(state.used_bytes()) };
+        Ok(state.capacity_bytes.map_or(DeviceRoom { total_bytes: u64::MAX, available_bytes: u64::MAX }, available))
     }
 
     fn preallocation_is_promise(&self) -> io::Result<bool> {

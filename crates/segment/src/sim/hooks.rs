@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::fs::{Access, Dir, File, Fs, Lock, LockKind, Metadata};
+use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata};
 use crate::mapping::{MapPermit, Mapping};
 
 /// Runs before the syncs of a [`HookedFs`]. Each method may wait, or fail the sync with its error.
@@ -143,6 +143,10 @@ impl Dir for HookedDir {
 
     fn is_locked_by_this_process(&self) -> bool {
         self.inner.is_locked_by_this_process()
+    }
+
+    fn room(&self) -> io::Result<DeviceRoom> {
+        self.inner.room()
     }
 
     fn preallocation_is_promise(&self) -> io::Result<bool> {

@@ -345,7 +345,7 @@ fn compact(open: &mut Open, stamp: Stamp) -> Result<(), SegmentError> {
     let inputs: Vec<Arc<Segment>> =
         open.segments.iter().filter(|segment| ids.contains(&segment.id())).map(Arc::clone).collect();
     let len: u32 = inputs.iter().map(|input| input.len_bytes()).sum();
-    let mut output = open.store.create_compacted(len + 512, Purpose::Reclaim, stamp)?;
+    let mut output = open.store.create_compacted(len + 512, len + 200, Purpose::Reclaim, stamp)?;
     for input in &inputs {
         for entry in input.entries() {
             let entry = entry?;

@@ -147,6 +147,9 @@ impl Device<'_> {
             );
             // What has become free can be used.
             let (written, bytes) = self.fill(random, 0, 64)?;
+            if !self.keeps_room && written == 0 {
+                break;
+            }
             ensure!(written > 0, "nothing can be put after half was deleted and compacted: {what}");
             live_bytes = bytes;
             if turn < 2 {
@@ -155,6 +158,12 @@ impl Device<'_> {
         }
         let _last = live_bytes;
         let _others = fs::remove_file(self.others());
+        if let Some(mounted) = self.mounted.as_ref().filter(|_| !self.keeps_room) {
+            // Closing needs room there, too, which comes free with the next commit of the file
+            // system.
+            let _ballast = fs::remove_file(mounted.dir.join("ballast"));
+            rustix::fs::syncfs(fs::File::open(&mounted.dir)?)?;
+        }
         self.store.finish(1)
     }
 

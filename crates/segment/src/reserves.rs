@@ -1,0 +1,456 @@
+//! The room that is kept for what makes room.
+//!
+//! Deletes and compaction need room before they free any. Three files keep it, with room on the
+//! device and no content that counts:
+//!
+//! - for the *manifest*: it is replaced by a new one beside it;
+//! - for *compaction*: its output comes before its inputs go;
+//! - for the *tail*: the next segment, so that deletes can be logged.
+//!
+//! They are made before anything that new data would go into, in this order, and while one is
+//! missing or too short no such file is made: it might take the room for good. What was used up is
+//! made again from the first room that comes free. The files stay when the store is closed, and
+//! whatever ends its process: an open on a full device finds them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{SegmentError, is_full, is_shortage};
+use crate::fs::{Access, DeviceRoom, File, remove_if_there, retry_interrupted};
+use crate::lock::Mutex;
+use crate::mutants::planted;
+use crate::names::{FIRST_FREE_SPARE, spare_name};
+use crate::shared::Shared;
+use crate::spares::Spare;
+
+/// File systems hand out room in blocks.
+const BLOCK_LEN_BYTES: u64 = 4096;
+/// By so much a manifest may grow with what deletes and compaction do: the entries of 16 segments.
+const GROWTH_BYTES: u64 = 16 * 56;
+/// A segment takes one part in so many of the device at most, so that the reserves take few of
+/// them, and one part in so many of what is free.
+const DEVICE_SHARE: u64 = 64;
+const FREE_SHARE: u64 = 8;
+/// No device is so small that segments are shorter than this for it.
+pub(crate) const SHORT_LEN_BYTES: u32 = 16 << 10;
+/// While the device has room for many segments, the reserves for the tail and for compaction are no
+/// longer than this each.
+const AMPLE_RESERVE_LEN_BYTES: u32 = 1 << 20;
+/// And no longer than this, unless a segment is.
+const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
+
+/// What a file is kept for, in the order in which they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReserveKind {
+    Manifest = 0,
+    Compaction = 1,
+    Tail = 2,
+}
+
+const ALL: [ReserveKind; FIRST_FREE_SPARE as usize] =
+    [ReserveKind::Manifest, ReserveKind::Compaction, ReserveKind::Tail];
+
+impl ReserveKind {
+    /// The name of its file, unless others have taken that.
+    fn name(self) -> String {
+        spare_name(self as u32)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ReserveFile {
+    name: String,
+    len_bytes: u64,
+}
+
+/// What is known of one reserve.
+#[derive(Debug)]
+struct ReserveState {
+    file: Option<ReserveFile>,
+    /// New data may take room if the file has this length.
+    needed_bytes: u64,
+}
+
+impl ReserveState {
+    fn is_at_least(&self, len_bytes: u64) -> bool {
+        self.file.as_ref().is_some_and(|file| file.len_bytes >= len_bytes)
+    }
+}
+
+/// The reserves of an open store.
+#[derive(Debug)]
+pub(crate) struct Reserves {
+    states: Mutex<[ReserveState; ALL.len()]>,
+    /// Whether each of them is as long as it needs to be.
+    is_enough: AtomicBool,
+    /// How much was available when the device had no room for a file of this length.
+    refused: Mutex<Option<(u64, u32)>>,
+}
+
+impl Default for Reserves {
+    fn default() -> Self {
+        let missing = || ReserveState { file: None, needed_bytes: 1 };
+        Self {
+            states: Mutex::new([missing(), missing(), missing()]),
+            is_enough: AtomicBool::new(false),
+            refused: Mutex::default(),
+        }
+    }
+}
+
+impl Reserves {
+    /// Whether new data may take room. Cheap.
+    pub(crate) fn is_enough(&self) -> bool {
+        self.is_enough.load(Ordering::Acquire)
+    }
+
+    fn note(&self, states: &[ReserveState]) {
+        let first = usize::from(planted("growth_without_kept_room"));
+        let is_enough = states.iter().skip(first).all(|state| state.is_at_least(state.needed_bytes));
+        self.is_enough.store(is_enough, Ordering::Release);
+    }
+
+    fn len_bytes(&self, reserve: ReserveKind) -> u64 {
+        self.states.lock()[reserve as usize].file.as_ref().map_or(0, |file| file.len_bytes)
+    }
+
+    /// How many files there are for segments, and how long they are together.
+    pub(crate) fn kept(&self) -> (usize, u64) {
+        let states = self.states.lock();
+        let kept = || states[ReserveKind::Compaction as usize..].iter().filter_map(|state| state.file.as_ref());
+        (kept().count(), kept().map(|file| file.len_bytes).sum())
+    }
+}
+
+/// How long files are to be on a device as it is now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    /// A segment for commits, unless one of them needs more.
+    pub(crate) segment: u32,
+    /// What compaction writes, unless one record needs more.
+    pub(crate) output: u32,
+    /// The reserves for the tail and for compaction.
+    pub(crate) reserve: u32,
+    available_bytes: u64,
+}
+
+impl Lengths {
+    /// `least` is what will be made next, `next` how long files are to be that are made ahead,
+    /// `longest` the longest segment of the store.
+    fn of(room: DeviceRoom, least: u32, next: u32, longest: u32) -> Self {
+        let share = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX).max(SHORT_LEN_BYTES);
+        let output = share(room.total_bytes / DEVICE_SHARE);
+        let segment = output.min(share(room.available_bytes / FREE_SHARE));
+        if planted("segments_ignore_the_device") {
+            return Self { segment: u32::MAX, output: u32::MAX, reserve: longest, available_bytes: u64::MAX };
+        }
+        let longest = longest.min(output);
+        let taken_next = u64::from(least.max(segment.min(longest)));
+        let is_scarce = room.available_bytes < taken_next + FREE_SHARE * u64::from(longest);
+        let wanted = if is_scarce {
+            longest
+        } else {
+            longest.max(next.min(FIRST_RESERVE_LEN_BYTES)).min(AMPLE_RESERVE_LEN_BYTES)
+        };
+        Self { segment, output, reserve: wanted.min(output), available_bytes: room.available_bytes }
+    }
+}
+
+impl Shared {
+    /// How long files are to be now, if the next one is to have `least` bytes at least.
+    pub(crate) fn lengths(&self, least: u32) -> Result<Lengths, SegmentError> {
+        let room = self.dir.room().map_err(|error| SegmentError::io("look at the room for", self.dir.path(), error))?;
+        let next = self.next_len.load(Ordering::Relaxed);
+        let longest = self.longest_len.load(Ordering::Relaxed).min(self.options.segment_len_bytes);
+        Ok(Lengths::of(room, least, next, longest))
+    }
+
+    /// Takes over the reserves that an earlier opening has left.
+    pub(crate) fn adopt_reserves(&self) -> Result<(), SegmentError> {
+        let mut states = self.reserves.states.lock();
+        for reserve in ALL {
+            let name = reserve.name();
+            states[reserve as usize].file = match self.adopt(&name) {
+                Ok(Some(len_bytes)) if !planted("reserves_made_anew") => Some(ReserveFile { name, len_bytes }),
+                // What is no such file is garbage. A directory of others stays, and its name is
+                // passed over.
+                Ok(_) => remove_if_there(self.dir.as_ref(), &name).map(|()| None)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) if is_shortage(&error) => {
+                    return Err(SegmentError::io("open", &self.path_of(&name), error));
+                }
+                Err(_) => remove_if_there(self.dir.as_ref(), &name).map(|()| None)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// The length of a reserve that is there, once all of it has room on the device. None if the
+    /// file is of no use: another program may have made it, copied it, or given it a second name.
+    fn adopt(&self, name: &str) -> io::Result<Option<u64>> {
+        let file = self.dir.open(name, Access::Write)?;
+        let found = file.metadata()?;
+        if found.links != 1 || found.len_bytes == 0 || found.len_bytes > self.options.segment_len_bytes.into() {
+            return Ok(None);
+        }
+        retry_interrupted(|| file.allocate(found.len_bytes))?;
+        Ok(Some(found.len_bytes))
+    }
+
+    /// Makes the reserves, or makes them longer, as far as there is room. Tells whether new data
+    /// may take what is left.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`] for other reasons than a full device.
+    pub(crate) fn keep_reserves(&self, lengths: Lengths) -> Result<bool, SegmentError> {
+        let manifest_len = self.manifest.lock().encoded_len() as u64;
+        self.keep_manifest_reserve(manifest_len)?;
+        self.keep_file_reserves(lengths, &[ReserveKind::Compaction, ReserveKind::Tail])?;
+        Ok(self.reserves.is_enough())
+    }
+
+    /// The same for those of the manifest and of compaction; tells whether these are there.
+    pub(crate) fn keep_compaction_reserve(&self, lengths: Lengths) -> Result<bool, SegmentError> {
+        let manifest_len = self.manifest.lock().encoded_len() as u64;
+        self.keep_manifest_reserve(manifest_len)?;
+        self.keep_file_reserves(lengths, &[ReserveKind::Compaction])?;
+        Ok(self.reserves.len_bytes(ReserveKind::Compaction) >= lengths.reserve.into())
+    }
+
+    fn keep_file_reserves(&self, lengths: Lengths, which: &[ReserveKind]) -> Result<(), SegmentError> {
+        let mut states = self.reserves.states.lock();
+        let wanted = u64::from(lengths.reserve);
+        states[ReserveKind::Compaction as usize].needed_bytes = wanted;
+        states[ReserveKind::Tail as usize].needed_bytes = wanted / 2;
+        let mut made = Ok(());
+        for reserve in which {
+            // Or else nearly all that is left: a file in pieces takes some room to list them.
+            let left = wanted.min(lengths.available_bytes);
+            made = self.keep(states.as_mut_slice(), *reserve, &[wanted, left / 8 * 7, left / 2]);
+            if made.is_err() {
+                break;
+            }
+        }
+        self.reserves.note(states.as_slice());
+        made
+    }
+
+    /// Sees to it that there is room for a manifest of this length, better for one of twice that.
+    /// The manifest's lock may be held.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`] for other reasons than a full device.
+    pub(crate) fn keep_manifest_reserve(&self, manifest_len: u64) -> Result<(), SegmentError> {
+        let ample = (2 * manifest_len).next_multiple_of(BLOCK_LEN_BYTES);
+        let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES);
+        let mut states = self.reserves.states.lock();
+        states[ReserveKind::Manifest as usize].needed_bytes = if planted("no_room_for_manifests") { 0 } else { enough };
+        if planted("no_room_for_manifests") {
+            states[ReserveKind::Manifest as usize].file = Some(ReserveFile { name: "none".into(), len_bytes: 0 });
+            self.reserves.note(states.as_slice());
+            return Ok(());
+        }
+        let made = self.keep(states.as_mut_slice(), ReserveKind::Manifest, &[ample.max(enough), enough]);
+        self.reserves.note(states.as_slice());
+        made
+    }
+
+    /// Makes one reserve of the first of these lengths that the device has room for.
+    fn keep(&self, states: &mut [ReserveState], reserve: ReserveKind, lens: &[u64]) -> Result<(), SegmentError> {
+        let state = &mut states[reserve as usize];
+        for wanted in lens.iter().copied().filter(|len| *len > 0) {
+            if state.is_at_least(wanted) {
+                break;
+            }
+            self.lengthen(reserve, &mut state.file, wanted)?;
+        }
+        Ok(())
+    }
+
+    fn lengthen(&self, reserve: ReserveKind, kept: &mut Option<ReserveFile>, wanted: u64) -> Result<(), SegmentError> {
+        let opened = kept.as_ref().map(|file| (file.name.clone(), self.dir.open(&file.name, Access::Write)));
+        // Another program may have removed it.
+        let opened =
+            opened.filter(|(_, made)| !made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
+        let (name, made) = match opened {
+            Some(opened) => opened,
+            None => {
+                *kept = None;
+                self.create_reserve(reserve)?
+            }
+        };
+        let made = made.and_then(|file| retry_interrupted(|| file.allocate(wanted)));
+        let Err(error) = made else {
+            *kept = Some(ReserveFile { name, len_bytes: wanted });
+            return Ok(());
+        };
+        // Better too little than nothing, which is what whatever grows would leave of it.
+        if kept.is_none() {
+            remove_if_there(self.dir.as_ref(), &name)?;
+        }
+        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.path_of(&name), error)) }
+    }
+
+    fn create_reserve(&self, reserve: ReserveKind) -> Result<(String, io::Result<Arc<dyn File>>), SegmentError> {
+        let name = reserve.name();
+        // An attempt that failed may have left one.
+        remove_if_there(self.dir.as_ref(), &name)?;
+        match self.dir.create_new(&name) {
+            // A directory of others.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(self.create_spare_file()),
+            made => Ok((name, made)),
+        }
+    }
+
+    /// Before room is taken for new data: all reserves are there, or can be made now.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`] if not; deletes and compaction may go on, and make room again.
+    /// [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    fn require_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
+        self.poison.check()?;
+        if self.keep_reserves(lengths)? || planted("growth_takes_the_last_room") {
+            return Ok(());
+        }
+        self.full.store(true, Ordering::Release);
+        Err(SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: lengths.reserve.into() })
+    }
+
+    /// Makes a file for new data beside the reserves, unless it is known that there is no room for
+    /// `least` bytes: to ask a full device again takes it milliseconds, and each write on it would.
+    pub(crate) fn grow<T>(
+        &self,
+        lengths: Lengths,
+        least: u32,
+        make: impl FnOnce() -> Result<T, SegmentError>,
+    ) -> Result<T, SegmentError> {
+        let full = || SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: least.max(1).into() };
+        let refused = *self.reserves.refused.lock();
+        if refused.is_some_and(|(available, len)| lengths.available_bytes <= available && least >= len) {
+            self.full.store(true, Ordering::Release);
+            return Err(full());
+        }
+        let made = self.require_reserves(lengths).and_then(|()| make());
+        let is_refused = made.as_ref().is_err_and(SegmentError::is_full) && lengths.available_bytes != u64::MAX;
+        *self.reserves.refused.lock() = is_refused.then_some((lengths.available_bytes, least));
+        made
+    }
+
+    /// Room has come free: reserves that were used up come first.
+    pub(crate) fn refill_reserves(&self) -> Result<bool, SegmentError> {
+        *self.reserves.refused.lock() = None;
+        if self.reserves.is_enough() || planted("reserve_not_put_back") {
+            return Ok(true);
+        }
+        self.keep_reserves(self.lengths(0)?)
+    }
+
+    /// How much [`keep_reserves`](Self::keep_reserves) would take for segments.
+    pub(crate) fn missing_reserve_bytes(&self, lengths: Lengths) -> u64 {
+        let missing = |reserve| u64::from(lengths.reserve).saturating_sub(self.reserves.len_bytes(reserve));
+        missing(ReserveKind::Compaction) + missing(ReserveKind::Tail)
+    }
+
+    /// The length of the file that is kept for compaction.
+    pub(crate) fn compaction_reserve_len(&self) -> u32 {
+        u32::try_from(self.reserves.len_bytes(ReserveKind::Compaction)).unwrap_or(u32::MAX)
+    }
+
+    /// Uses a reserve up as a file with room for `least` bytes, if it has that.
+    pub(crate) fn take_reserve(&self, reserve: ReserveKind, least: u32) -> Result<Option<Spare>, SegmentError> {
+        let mut states = self.reserves.states.lock();
+        let state = &mut states[reserve as usize];
+        let Some(kept) = state.file.clone().filter(|file| file.len_bytes >= least.into()) else { return Ok(None) };
+        let opened = self.dir.open(&kept.name, Access::Write);
+        // Nothing is written to a file that has got a second name, such as a backup's.
+        let is_own = |file: &Arc<dyn File>| file.metadata().is_ok_and(|found| found.links == 1);
+        let opened = opened.and_then(|file| if is_own(&file) { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) });
+        let spare = match opened {
+            Ok(file) => self.map_spare(kept.name, file, u32::try_from(kept.len_bytes).unwrap_or(u32::MAX))?,
+            // Another program has removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                state.file = None;
+                self.reserves.note(states.as_slice());
+                return Ok(None);
+            }
+            Err(error) => return Err(SegmentError::io("open", &self.path_of(&kept.name), error)),
+        };
+        state.file = None;
+        self.reserves.note(states.as_slice());
+        Ok(Some(spare))
+    }
+
+    /// Removes a reserve, to make room for a manifest: that which is kept for it, or else one of
+    /// the others. Tells whether there was any.
+    pub(crate) fn give_up_room(&self) -> bool {
+        let mut states = self.reserves.states.lock();
+        [ReserveKind::Manifest, ReserveKind::Tail, ReserveKind::Compaction]
+            .into_iter()
+            .any(|reserve| self.give_up(states.as_mut_slice(), reserve))
+    }
+
+    fn give_up(&self, states: &mut [ReserveState], reserve: ReserveKind) -> bool {
+        let given = states[reserve as usize].file.take();
+        self.reserves.note(states);
+        given.is_some_and(|file| self.dir.remove_file(&file.name).is_ok())
+    }
+
+    /// A name that is new in a directory may need room in it, as little as a block. Makes that from
+    /// the room that is kept for the manifest; the file system may hand it out only once the
+    /// removal is durable.
+    ///
+    /// # Errors
+    ///
+    /// A sync that failed, and the store is poisoned.
+    pub(crate) fn make_room_for_name(&self) -> Result<bool, SegmentError> {
+        if planted("names_need_no_room")
+            || !self.give_up(self.reserves.states.lock().as_mut_slice(), ReserveKind::Manifest)
+        {
+            return Ok(false);
+        }
+        self.sync_dir().map_err(|error| self.poison.latch_sync(error))?;
+        Ok(true)
+    }
+
+    /// Cuts reserves that are more than twice as long as is wanted now.
+    pub(crate) fn trim_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
+        *self.reserves.refused.lock() = None;
+        let mut states = self.reserves.states.lock();
+        let wanted = u64::from(lengths.reserve);
+        for reserve in [ReserveKind::Compaction, ReserveKind::Tail] {
+            let state = &mut states[reserve as usize];
+            let Some(kept) = state.file.as_mut().filter(|file| file.len_bytes / 2 > wanted) else { continue };
+            let cut = self.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(wanted));
+            cut.map_err(|error| SegmentError::io("cut", &self.path_of(&kept.name), error))?;
+            kept.len_bytes = wanted;
+            state.needed_bytes = state.needed_bytes.min(wanted);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DeviceRoom, Lengths, SHORT_LEN_BYTES};
+
+    #[test]
+    fn files_fit_their_device() {
+        const MIB: u64 = 1 << 20;
+        let of = |total_mib: u64, available_bytes: u64| {
+            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes };
+            let Lengths { segment, output, reserve, .. } = Lengths::of(room, 0, 64 << 20, 64 << 20);
+            (segment >> 10, output >> 10, reserve >> 10)
+        };
+        let most = u32::MAX >> 10;
+        assert_eq!(of(1 << 20, 1 << 40), (most, most, 1024), "the reserves are short while there is room");
+        assert_eq!(of(1 << 20, 256 * MIB), (32 << 10, most, 64 << 10));
+        assert_eq!(of(48, 48 * MIB), (768, 768, 768));
+        assert_eq!(of(48, MIB), (128, 768, 768));
+        assert_eq!(of(1, 0), (16, 16, 16));
+        assert_eq!(SHORT_LEN_BYTES >> 10, 16);
+    }
+}
