@@ -106,7 +106,7 @@ impl Core {
         }
         // One guard for all that follows: pinning again under it costs next to nothing.
         let guard = pin();
-        let state = self.state(&guard)?;
+        let state = self.index.state(&guard)?;
         prepare(group, state, &guard);
         let mut log = self.commit_log()?;
         for commit in &mut *group {
@@ -224,7 +224,7 @@ impl Core {
         batch.validate()?;
         let mut group = [PendingCommit::of(batch, durability, self.time.now_ms())];
         if planted("requirement_before_lock")
-            && let Some(rejected) = group[0].first_unmet(&self.state(&pin())?.writer())
+            && let Some(rejected) = group[0].first_unmet(&self.index.state(&pin())?.writer())
         {
             let [commit] = group;
             return PendingCommit { result: Ok(rejected), ..commit }.into_outcome();
@@ -307,7 +307,7 @@ impl Core {
         commit: &PendingCommit<'a, R>,
     ) -> Result<u64> {
         let Some(cap) = self.config.max_index_memory_bytes else { return Ok(0) };
-        let used = self.number(ConcurrentKvState::index_bytes, |_| 0) as u64;
+        let used = self.index.number(ConcurrentKvState::index_bytes, |_| 0) as u64;
         if used < cap || planted("cap_ignored") {
             log.index_reserve_used_bytes = 0;
             return Ok(0);

@@ -1,13 +1,13 @@
 //! The open store: what all of its handles, snapshots and threads share.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use hightower_index::{Guard, Published, pin};
+use hightower_index::pin;
 use hightower_seams::lock_order::{self, HeldRank, Rank};
 use hightower_segment::{ForkGuard, Lock, SegmentError, SegmentStore, Stamp};
-use hightower_state::{ConcurrentKvState, StateStats};
+use hightower_state::ConcurrentKvState;
 
 use crate::commit::CommitLog;
 use crate::compaction::Upkeep;
@@ -22,7 +22,8 @@ use crate::guarded::Panics;
 use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
-use crate::open_store::{InUse, OpenStore};
+use crate::open_index::OpenIndex;
+use crate::open_store::OpenStore;
 use crate::pace::Pace;
 use crate::pipeline::Pipeline;
 use crate::place::Place;
@@ -37,15 +38,12 @@ pub(crate) struct Core {
     pub(crate) config: StoreConfig,
     pub(crate) components: Components,
     pub(crate) time: StoreTime,
-    /// The index. Nothing once the store is closed: its memory then goes with the last snapshot.
-    state: Published<ConcurrentKvState<Place>>,
-    /// What a closed store still says of itself.
-    last: OnceLock<LastNumbers>,
+    pub(crate) index: OpenIndex,
     pub(crate) segments: Segments,
     /// `None` in a store that is read-only or closed.
     pub(crate) commit: Mutex<Option<CommitLog>>,
     /// Holds the store's lock. Empty as above, so that a snapshot that outlives the engine does not keep the store locked.
-    store: OpenStore,
+    pub(crate) store: OpenStore,
     pub(crate) group: GroupCommit,
     pub(crate) poison: Poison,
     pub(crate) flusher: Flusher,
@@ -91,13 +89,6 @@ impl Drop for ReadingLock {
     }
 }
 
-/// What a closed store still says of itself.
-#[derive(Debug)]
-pub(crate) struct LastNumbers {
-    pub(crate) state: StateStats,
-    pub(crate) latest_version: u64,
-}
-
 /// The commit lock, and the log that it protects.
 #[derive(Debug)]
 pub(crate) struct CommitGuard<'a> {
@@ -139,11 +130,10 @@ impl Core {
             components,
             time,
             group: GroupCommit::starting_at(state.visible_seq()),
-            state: Published::new(state),
-            last: OnceLock::new(),
+            index: OpenIndex::new(state, fork_guard),
             segments,
             commit: Mutex::new(log),
-            store: OpenStore::new(store),
+            store: OpenStore::new(store, fork_guard),
             poison: Poison::default(),
             flusher: Flusher::default(),
             maintenance: Maintenance::default(),
@@ -169,65 +159,6 @@ impl Core {
     /// A store that is open for reading, with the lock of readers.
     pub(crate) fn reading(self, lock: Option<ReadingLock>) -> Self {
         Self { _reading: lock, ..self }
-    }
-
-    /// The index, unless the store is closed.
-    #[inline]
-    pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> Result<&'g ConcurrentKvState<Place>> {
-        self.check_not_forked()?;
-        self.state.load(guard).ok_or(Error::Closed)
-    }
-
-    /// As [`state`](Self::state), for work that takes longer than a guard should live.
-    pub(crate) fn state_handle(&self) -> Result<ConcurrentKvState<Place>> {
-        self.state(&pin()).cloned()
-    }
-
-    /// Lets go of the index, which is freed once no snapshot and no reader holds it; the numbers of this moment stay. No version above
-    /// `version_floor` was seen by anything but the index.
-    pub(crate) fn release_state(&self, version_floor: u64) {
-        let Ok(state) = self.state_handle() else { return };
-        let mut last = state.stats();
-        drop(state);
-        (last.index_bytes, last.retained_versions, last.retained_bytes) = (0, 0, 0);
-        (last.snapshots, last.oldest_snapshot) = (0, None);
-        let latest_version = last.max_version.max(version_floor);
-        self.last.get_or_init(|| LastNumbers { state: last, latest_version });
-        if !planted("closed_index_kept") {
-            self.state.store(None, &pin());
-        }
-        // Usually two steps of the epoch free it; else whoever pins next.
-        (0..4).for_each(|_| pin().flush());
-    }
-
-    /// What `open` says of the index, or, once the store is closed, `closed` of its last numbers.
-    pub(crate) fn number<R: Default>(
-        &self,
-        open: impl FnOnce(&ConcurrentKvState<Place>) -> R,
-        closed: impl FnOnce(&LastNumbers) -> R,
-    ) -> R {
-        match self.state.load(&pin()) {
-            Some(state) => open(state),
-            None => self.last.get().map(closed).unwrap_or_default(),
-        }
-    }
-
-    /// The seq of the latest commit that is published.
-    pub(crate) fn visible_seq(&self) -> u64 {
-        self.number(ConcurrentKvState::visible_seq, |last| last.state.visible_seq)
-    }
-
-    /// The segment store, unless the store is read-only or closed. Closing waits until it is dropped.
-    pub(crate) fn store(&self) -> Result<InUse<'_>> {
-        self.check_not_forked()?;
-        self.store.get().ok_or(if self.config.read_only { Error::ReadOnly } else { Error::Closed })
-    }
-
-    /// Lets go of the segment store, and with it of the lock, once nobody works with it.
-    pub(crate) fn release_store(&self) {
-        if !planted("lock_until_dropped") {
-            self.store.close();
-        }
     }
 
     /// The commit lock, unless the store is read-only or closed.
@@ -290,8 +221,8 @@ impl Core {
             seq,
             &self.poison,
             || self.components.clock.elapsed(),
-            || self.visible_seq(),
-            || observe(Operation::Sync, || self.store()?.sync_point().sync().map_err(Error::from)),
+            || self.index.visible_seq(),
+            || observe(Operation::Sync, || self.store.in_use()?.sync_point().sync().map_err(Error::from)),
         )
     }
 
@@ -317,14 +248,14 @@ impl Core {
 
     /// Whether nothing has failed so far that leaves it open what the files hold.
     pub(crate) fn is_log_sound(&self) -> bool {
-        self.store().is_ok_and(|store| !store.is_poisoned())
+        self.store.in_use().is_ok_and(|store| !store.is_poisoned())
     }
 
     /// Touches pages ahead of a tail that moves at this pace, and has memory for new keys ready; says whether there was anything to do. That pages cannot be
     /// touched costs time later, and nothing else.
     pub(crate) fn touch_ahead(&self, pace: &mut Pace) -> bool {
-        let has_memory_made = self.prepare_memory();
-        let Ok(store) = self.store() else { return has_memory_made };
+        let has_memory_made = self.index.prepare_memory();
+        let Ok(store) = self.store.in_use() else { return has_memory_made };
         let Some(tail) = store.progress() else { return has_memory_made };
         let began = self.components.clock.elapsed();
         let ahead = pace.look(tail, began);
@@ -349,15 +280,9 @@ impl Core {
         })
     }
 
-    /// Has memory for new keys ready; says whether there was anything to do.
-    fn prepare_memory(&self) -> bool {
-        self.number(ConcurrentKvState::prepare_memory, |_| false)
-    }
-
     /// What a segment that is begun now counts from.
     pub(crate) fn stamp(&self) -> Stamp {
-        let max_version = self.number(ConcurrentKvState::max_version, |last| last.latest_version);
-        self.stamp_of(max_version)
+        self.stamp_of(self.index.max_version())
     }
 
     /// The same, where the highest version is known: the only place where a stamp is made, so that no caller's number gets into one.
@@ -383,7 +308,7 @@ impl Core {
     /// Syncs and seals the segments that were rolled; says whether there were any.
     pub(crate) fn seal(&self) -> bool {
         if self.writing_wanted.swap(false, Ordering::Acquire)
-            && let Ok(store) = self.store()
+            && let Ok(store) = self.store.in_use()
         {
             store.start_writing();
         }
@@ -391,7 +316,7 @@ impl Core {
     }
 
     fn work_on_tail(&self, work: impl FnOnce(&SegmentStore) -> Result<bool, SegmentError>) -> bool {
-        let Ok(store) = self.store() else { return false };
+        let Ok(store) = self.store.in_use() else { return false };
         match work(&store) {
             Ok(worked) => worked,
             // A full device is seen in the statistics, and met again by the commit that needs the room.
@@ -409,7 +334,7 @@ impl Core {
     #[inline]
     pub(crate) fn maintain_as_caller(&self) {
         if self.components.background == Background::Caller && self.maintenance.take_wish() {
-            let _made = self.prepare_memory();
+            let _made = self.index.prepare_memory();
             let _prepared = self.prepare_files();
             let _sealed = self.seal();
         }

@@ -71,7 +71,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.core.number(ConcurrentKvState::len, |last| last.state.live_keys)
+        self.core.index.number(ConcurrentKvState::len, |last| last.state.live_keys)
     }
 
     /// Whether no key has a value; of a closed store, whether none had one in the end.
@@ -116,7 +116,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn latest_seq(&self) -> u64 {
-        self.core.visible_seq()
+        self.core.index.visible_seq()
     }
 
     /// The store in numbers. Cheap: reads no file.

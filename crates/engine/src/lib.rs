@@ -54,6 +54,7 @@ pub mod limits;
 mod maintenance;
 mod observe;
 mod open;
+mod open_index;
 mod open_store;
 mod pace;
 mod parallel;

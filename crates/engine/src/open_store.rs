@@ -2,8 +2,9 @@
 
 use std::ops::Deref;
 
-use hightower_segment::SegmentStore;
+use hightower_segment::{ForkGuard, SegmentStore};
 
+use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::sync::{Condvar, Mutex};
 
@@ -13,6 +14,8 @@ use crate::sync::{Condvar, Mutex};
 pub(crate) struct OpenStore {
     slot: Mutex<Slot>,
     unused: Condvar,
+    is_read_only: bool,
+    fork_guard: ForkGuard,
 }
 
 #[derive(Debug)]
@@ -23,20 +26,31 @@ struct Slot {
 
 impl OpenStore {
     /// `None` for a store that is open for reading.
-    pub(crate) fn new(store: Option<SegmentStore>) -> Self {
-        Self { slot: Mutex::new(Slot { store, users: 0 }), unused: Condvar::new() }
+    pub(crate) fn new(store: Option<SegmentStore>, fork_guard: ForkGuard) -> Self {
+        let is_read_only = store.is_none();
+        Self { slot: Mutex::new(Slot { store, users: 0 }), unused: Condvar::new(), is_read_only, fork_guard }
     }
 
-    /// The store, to work with for a while; `None` once it is closed.
-    pub(crate) fn get(&self) -> Option<InUse<'_>> {
+    /// The store, to work with for a while: closing waits until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Forked`].
+    pub(crate) fn in_use(&self) -> Result<InUse<'_>> {
+        if self.fork_guard.is_forked() {
+            return Err(Error::Forked);
+        }
         let mut slot = self.slot.lock();
-        let store = slot.store.clone()?;
+        let store = slot.store.clone().ok_or(if self.is_read_only { Error::ReadOnly } else { Error::Closed })?;
         slot.users += 1;
-        Some(InUse { store, _user: User(self) })
+        Ok(InUse { store, _user: User(self) })
     }
 
     /// Gives it to nobody any more, waits for those who have it, and lets go of it.
     pub(crate) fn close(&self) {
+        if planted("lock_until_dropped") {
+            return;
+        }
         let mut slot = self.slot.lock();
         let store = slot.store.take();
         while slot.users > 0 && !planted("closed_while_in_use") {
@@ -83,7 +97,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use hightower_segment::{SegmentError, SegmentStore, StoreOptions, sim::SimFs};
+    use hightower_segment::{ForkGuard, SegmentError, SegmentStore, StoreOptions, sim::SimFs};
 
     use super::OpenStore;
 
@@ -93,9 +107,9 @@ mod tests {
         let open = || SegmentStore::open(Arc::new(fs.clone()), Path::new("/store"), StoreOptions::default());
         let (store, recovery) = open().unwrap();
         drop(recovery);
-        let store = OpenStore::new(Some(store));
+        let store = OpenStore::new(Some(store), ForkGuard::new().unwrap());
         thread::scope(|scope| {
-            let in_use = store.get().unwrap();
+            let in_use = store.in_use().unwrap();
             let closing = scope.spawn(|| {
                 store.close();
                 open().map(drop)
@@ -105,7 +119,7 @@ mod tests {
                 closing.is_finished()
             });
             assert!(!has_closed && matches!(open(), Err(SegmentError::Locked { .. })), "it is in use");
-            assert!(store.get().is_none(), "nobody begins anew");
+            assert!(store.in_use().is_err(), "nobody begins anew");
             drop(in_use);
             closing.join().unwrap().unwrap();
         });

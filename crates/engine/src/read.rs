@@ -90,7 +90,7 @@ impl Core {
     pub(crate) fn read_latest<R>(&self, key: &[u8], use_value: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>> {
         observe(Operation::Get, || {
             let guard = pin();
-            let state = self.state(&guard)?;
+            let state = self.index.state(&guard)?;
             self.read(&guard, |guard| state.get_hinted(key, guard, |hint| self.prefetch_hinted(hint, guard)), use_value)
         })
     }
@@ -163,7 +163,7 @@ mod tests {
     /// was the one that its record has.
     fn right_hints(engine: &SingleNodeEngine, keys: u32) -> u32 {
         let guard = pin();
-        let state = engine.core.state(&guard).unwrap();
+        let state = engine.core.index.state(&guard).unwrap();
         let is_right = |number: &u32| {
             let mut told = None;
             let found = state.get_hinted(key(*number).as_bytes(), &guard, |hint| told = Some(hint)).unwrap();

@@ -124,7 +124,7 @@ impl Core {
     }
 
     fn try_rest(&self) -> Result<(), Error> {
-        let store = self.store()?;
+        let store = self.store.in_use()?;
         self.sizing.growth.lock().bytes_per_s = 0;
         let wanted = self.idle_len();
         store.set_next_len(wanted);
@@ -143,7 +143,7 @@ impl Core {
 
     /// Gives back room if hardly anything is written at the moment.
     pub(crate) fn rest_unless_busy(&self) {
-        let Ok(store) = self.store() else { return };
+        let Ok(store) = self.store.in_use() else { return };
         self.plan_segments(&store);
         if store.next_len() <= self.idle_len() {
             self.rest();

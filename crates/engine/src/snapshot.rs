@@ -49,7 +49,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(core: &Arc<Core>) -> Result<Self> {
-        Ok(Self { core: Arc::clone(core), state: core.state(&pin())?.snapshot() })
+        Ok(Self { core: Arc::clone(core), state: core.index.state(&pin())?.snapshot() })
     }
 
     /// The seq of the latest commit that it shows.

@@ -102,14 +102,14 @@ impl Core {
     /// The highest version that was ever seen.
     pub(crate) fn latest_version(&self) -> u64 {
         let floor = self.commit.lock().as_ref().map_or(0, |log| log.max_version);
-        floor.max(self.number(ConcurrentKvState::max_version, |last| last.latest_version))
+        floor.max(self.index.number(ConcurrentKvState::max_version, |last| last.latest_version))
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let segments: Vec<_> = self.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
-        let state = self.number(|state| Some(state.stats()), |last| Some(last.state.clone()));
+        let state = self.index.number(|state| Some(state.stats()), |last| Some(last.state.clone()));
         let of_state = |number: fn(&StateStats) -> u64| state.as_ref().map_or(0, number);
-        let tail = self.store().ok().map(|store| store.tail_stats());
+        let tail = self.store.in_use().ok().map(|store| store.tail_stats());
         let sum = |part: fn(&SegmentStats) -> u64| segments.iter().map(part).sum::<u64>();
         Stats {
             keys: of_state(|state| state.live_keys as u64),

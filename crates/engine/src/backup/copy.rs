@@ -108,7 +108,7 @@ impl Core {
         let turn = self.upkeep.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
         self.sync_to(seq)?;
-        let of_store = self.store()?.manifest();
+        let of_store = self.store.in_use()?.manifest();
         let _turn = planted("backup_keeps_the_turn").then_some(turn);
         fs.create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
         let target = fs.open_dir(dir).map_err(|source| io_error("open", dir, source))?;
@@ -154,7 +154,7 @@ impl Core {
     /// The store as of one commit: its seq, the highest version, and how far each segment reaches.
     fn parts(&self) -> Result<(u64, u64, Vec<Part>)> {
         let guard = pin();
-        let _early = if planted("locks_out_of_order") { Some(self.state(&guard)?.writer()) } else { None };
+        let _early = if planted("locks_out_of_order") { Some(self.index.state(&guard)?.writer()) } else { None };
         let log = self.commit_log()?;
         let parts = self.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| Part {
             len_bytes: tracked.segment.len_bytes(),
@@ -177,7 +177,7 @@ impl Core {
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
             // A store that was closed meanwhile has given up its directory, and what it holds of the segment is copied.
-            let own = self.store().map(|store| Arc::clone(store.dir()));
+            let own = self.store.in_use().map(|store| Arc::clone(store.dir()));
             if own.is_ok_and(|own| own.hard_link(&name, dir, &tmp).is_ok()) {
                 dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
                 // Renaming one name of a file to another of its names does nothing.

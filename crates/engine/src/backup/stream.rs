@@ -237,7 +237,7 @@ impl FrameWriter<'_> {
 impl Core {
     /// The identity of the store; zeros if it is open for reading, where none is at hand.
     fn exported_store_id(&self) -> Result<[u8; 16]> {
-        match self.store() {
+        match self.store.in_use() {
             Ok(store) => Ok(store.manifest().store_id),
             Err(Error::ReadOnly) => Ok([0; 16]),
             Err(error) => Err(error),

@@ -38,9 +38,9 @@ impl Core {
     }
 
     fn write_checkpoint_unobserved(&self, turn: &mut Turn) -> Result<()> {
-        let store = self.store()?;
+        let store = self.store.in_use()?;
         let runs = self.upkeep.stats().runs;
-        let seq = self.visible_seq();
+        let seq = self.index.visible_seq();
         if turn.checkpoint.as_ref().is_some_and(|(_, at, when)| (*at, *when) == (seq, runs)) {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Core {
 
     fn moment(&self) -> Result<Moment> {
         let log = self.commit_log()?;
-        let state = self.state(&pin())?.snapshot();
+        let state = self.index.state(&pin())?.snapshot();
         let max_version = log.max_version;
         let covered = self.segments.all().into_iter().map(|tracked| Covered {
             id: tracked.segment.id(),

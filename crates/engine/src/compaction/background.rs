@@ -204,8 +204,8 @@ impl Core {
     /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the active segment may be ended for it.
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
         let mut turn = self.upkeep.turn.lock()?;
-        self.state_handle()?.reclaim();
-        self.free_retired(&mut turn, &*self.store()?)?;
+        self.index.handle()?.reclaim();
+        self.free_retired(&mut turn, &*self.store.in_use()?)?;
         let mut has_run = false;
         let mut victims_max = usize::MAX;
         for left in (0..RUNS_PER_TURN).rev() {
@@ -253,11 +253,11 @@ impl Core {
         let mut turn = self.upkeep.turn.lock()?;
         let before = if planted("background_not_reported") { self.upkeep.total() } else { before };
         let background_failure = self.upkeep.stats().last_failure;
-        self.state_handle()?.reclaim();
-        self.free_retired(&mut turn, &*self.store()?)?;
+        self.index.handle()?.reclaim();
+        self.free_retired(&mut turn, &*self.store.in_use()?)?;
         self.drop_dead(&mut turn)?;
         let usage = self.usage();
-        let may_order = self.config.compaction.order_when_explicit && !self.store()?.tail_stats().full;
+        let may_order = self.config.compaction.order_when_explicit && !self.store.in_use()?.tail_stats().full;
         if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
             match self.roll_active() {
                 // Deletes have used up what there was for the tail. What the other segments give
@@ -355,7 +355,7 @@ impl Core {
             };
             let unordered: Vec<&SegmentUsage> = usage.iter().filter(is_unordered).collect();
             let live_bytes: u64 = unordered.iter().map(|usage| usage.live_bytes).sum();
-            if live_bytes < WORTH_ORDERING_BYTES || self.store()?.tail_stats().full {
+            if live_bytes < WORTH_ORDERING_BYTES || self.store.in_use()?.tail_stats().full {
                 break;
             }
             let victims: Vec<u32> = unordered.iter().map(|usage| usage.id).collect();
@@ -375,7 +375,7 @@ impl Core {
     /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that does: on a full device it makes what there is.
     fn drop_dead(&self, turn: &mut Turn) -> Result<()> {
         // Segments that were rolled a moment ago may not be sealed yet.
-        self.store()?.sync_predecessors().map_err(|failure| self.append_failed(failure))?;
+        self.store.in_use()?.sync_predecessors().map_err(|failure| self.append_failed(failure))?;
         let usage = self.usage();
         let dead: Vec<u32> =
             usage.iter().filter(|usage| usage.is_sealed && usage.is_dead()).map(|usage| usage.id).collect();
@@ -389,7 +389,7 @@ impl Core {
 
     /// Frees what is retired, waiting a little for readers that are about to be done with it.
     pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
-        let store = self.store()?;
+        let store = self.store.in_use()?;
         for _ in 0..FREEING_ATTEMPTS {
             self.free_retired(turn, &store)?;
             if turn.retired.is_empty() {
@@ -427,7 +427,7 @@ impl Core {
 
     /// Ends the active segment and seals it, so that it can be compacted.
     pub(crate) fn roll_active(&self) -> Result<()> {
-        let store = self.store()?;
+        let store = self.store.in_use()?;
         // The successor is made before the lock is taken, so that nobody waits for it. Without room for it the roll looks for another way.
         match store.prepare_next(self.stamp()) {
             Ok(_) | Err(SegmentError::Full { .. }) => {}

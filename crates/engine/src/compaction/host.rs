@@ -66,7 +66,7 @@ impl<'a> RunHost<'a> {
         let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(opened_ms)).collect();
         Ok(Self {
             core,
-            state: core.state_handle()?,
+            state: core.index.handle()?,
             store,
             _in_order: inputs.iter().map(|input| input.segment.hold_in_order()).collect(),
             inputs,

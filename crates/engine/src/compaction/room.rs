@@ -46,13 +46,13 @@ impl Core {
     /// Whether the quota allows for files of so many bytes more. Only under [`growing`](Self::growing) is it still so when they are made.
     pub(crate) fn has_disk_for(&self, more_bytes: u64) -> bool {
         let Some(max) = self.config.max_disk_bytes else { return true };
-        self.store().is_ok_and(|store| self.disk_bytes(&store).saturating_add(more_bytes) <= max)
+        self.store.in_use().is_ok_and(|store| self.disk_bytes(&store).saturating_add(more_bytes) <= max)
     }
 
     /// Refuses to go on to a new segment for a write of `len_bytes` when the quota is used up.
     pub(crate) fn check_disk(&self, len_bytes: usize, demand: Demand) -> Result<()> {
         let Some(max) = self.config.max_disk_bytes else { return Ok(()) };
-        let store = self.store()?;
+        let store = self.store.in_use()?;
         let needed = store.room_for_roll(len_bytes)?;
         let used = self.disk_bytes(&store);
         let reserve = if demand == Demand::Data { 0 } else { max / QUOTA_RESERVE_SHARE };

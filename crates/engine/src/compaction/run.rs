@@ -41,7 +41,7 @@ impl Core {
         victims: &[u32],
         goal: Goal,
     ) -> Result<RunReport> {
-        let store = self.store()?;
+        let store = self.store.in_use()?;
         let find = |id: &u32| {
             let found = usage.binary_search_by_key(id, |usage| usage.id).ok().and_then(|at| usage.get(at));
             found.filter(|usage| usage.is_sealed)
@@ -62,7 +62,7 @@ impl Core {
         let mut report = RunReport::default();
         report.note(&rewritten);
         if !planted("compaction_without_sync") {
-            self.sync_to(self.visible_seq())?;
+            self.sync_to(self.index.visible_seq())?;
         }
         let edit = Edit { add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
@@ -106,7 +106,7 @@ impl Core {
     fn install_moves(&self, moved: &[Moved]) -> Result<()> {
         for some in moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
-            let state = self.state(&guard)?;
+            let state = self.index.state(&guard)?;
             // The records are read before the lock is taken.
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
@@ -141,7 +141,7 @@ impl Core {
                 let record = tracked.segment.record_at(place.offset)?;
                 ready.extend(record.command().map(|command| (*place, command)));
             }
-            let mut writer: StateWriter<'_, Place> = self.state(&guard)?.writer();
+            let mut writer: StateWriter<'_, Place> = self.index.state(&guard)?.writer();
             for (place, command) in ready {
                 let is_there = writer.entry(command.key()).is_some_and(|entry| entry.location == place_of(place));
                 forgotten += u64::from(is_there && writer.remove_tombstone(command.key(), command.version()));

@@ -44,7 +44,7 @@ impl Core {
         // Counted, not asked for the oldest one's seq: a snapshot that is being taken has not said its seq yet.
         let mut retained = HashMap::new();
         // A store that is being closed takes no more runs.
-        let Ok(state) = self.state_handle() else { return (retained, true) };
+        let Ok(state) = self.index.handle() else { return (retained, true) };
         let has_snapshots = state.stats().snapshots > 0;
         state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
         (retained, has_snapshots)

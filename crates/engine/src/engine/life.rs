@@ -244,7 +244,7 @@ fn start_background(this: &Arc<Core>) -> Result<()> {
         core.flusher.run(|| {
             let began = core.components.clock.elapsed();
             // A failure is latched: the next write gets it.
-            let _latched = core.sync_to(core.visible_seq());
+            let _latched = core.sync_to(core.index.visible_seq());
             core.components.clock.elapsed().saturating_sub(began)
         });
     })?;
@@ -310,8 +310,8 @@ impl Core {
         let version_floor = log.as_ref().map_or(0, |log| log.max_version);
         let closed = log.map_or(Ok(()), |log| self.close_log(log));
         turn.retired.clear();
-        self.release_store();
-        self.release_state(version_floor);
+        self.store.close();
+        self.index.close(version_floor);
         // A store without a checkpoint is whole, but the caller should know why the next open is slow.
         closed.and(checkpointed)
     }

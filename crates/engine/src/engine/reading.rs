@@ -220,7 +220,7 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Closed`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.core.state(&pin())?.contains_key(key.as_ref()))
+        Ok(self.core.index.state(&pin())?.contains_key(key.as_ref()))
     }
 
     /// Calls `reader` with a snapshot of this moment.

@@ -34,7 +34,7 @@ impl SingleNodeEngine {
     /// [`Error::Poisoned`] if a sync failed, [`Error::Closed`], [`Error::ReadOnly`].
     pub fn flush(&self) -> Result<()> {
         self.core.check_writable()?;
-        self.core.sync_to(self.core.visible_seq())
+        self.core.sync_to(self.core.index.visible_seq())
     }
 
     /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops those that hold nothing else. Then puts in key
@@ -142,7 +142,7 @@ impl SingleNodeEngine {
     /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify, [`Error::Closed`].
     pub fn export_snapshot(&self, stream: &mut dyn std::io::Write) -> Result<ExportReport> {
         self.core.check_open()?;
-        let state = self.core.state_handle()?;
+        let state = self.core.index.handle()?;
         self.core.export(&state.snapshot(), stream)
     }
 }

@@ -1,0 +1,90 @@
+//! The index of an open store, and the numbers that a closed one still gives.
+
+use std::sync::OnceLock;
+
+use hightower_index::{Guard, Published, pin};
+use hightower_segment::ForkGuard;
+use hightower_state::{ConcurrentKvState, StateStats};
+
+use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::place::Place;
+
+/// The index, until the store is closed: its memory is then freed with the last snapshot.
+#[derive(Debug)]
+pub(crate) struct OpenIndex {
+    state: Published<ConcurrentKvState<Place>>,
+    last: OnceLock<LastNumbers>,
+    fork_guard: ForkGuard,
+}
+
+/// What a closed store still tells of itself.
+#[derive(Debug)]
+pub(crate) struct LastNumbers {
+    pub(crate) state: StateStats,
+    pub(crate) latest_version: u64,
+}
+
+impl OpenIndex {
+    pub(crate) fn new(state: ConcurrentKvState<Place>, fork_guard: ForkGuard) -> Self {
+        Self { state: Published::new(state), last: OnceLock::new(), fork_guard }
+    }
+
+    /// The index, unless the store is closed.
+    #[inline]
+    pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> Result<&'g ConcurrentKvState<Place>> {
+        if self.fork_guard.is_forked() {
+            return Err(Error::Forked);
+        }
+        self.state.load(guard).ok_or(Error::Closed)
+    }
+
+    /// As [`state`](Self::state), for work that takes longer than a guard should live.
+    pub(crate) fn handle(&self) -> Result<ConcurrentKvState<Place>> {
+        self.state(&pin()).cloned()
+    }
+
+    /// Gives the index up. It is freed once no snapshot and no reader holds it; the numbers of this
+    /// moment stay. No version above `version_floor` was seen by anything but the index.
+    pub(crate) fn close(&self, version_floor: u64) {
+        let Ok(state) = self.handle() else { return };
+        let mut last = state.stats();
+        drop(state);
+        (last.index_bytes, last.retained_versions, last.retained_bytes) = (0, 0, 0);
+        (last.snapshots, last.oldest_snapshot) = (0, None);
+        let latest_version = last.max_version.max(version_floor);
+        self.last.get_or_init(|| LastNumbers { state: last, latest_version });
+        if !planted("closed_index_kept") {
+            self.state.store(None, &pin());
+        }
+        // Usually two steps of the epoch free it; else the next thread that pins does.
+        (0..4).for_each(|_| pin().flush());
+    }
+
+    /// What `open` says of the index, or, once the store is closed, `closed` of its last numbers.
+    pub(crate) fn number<R: Default>(
+        &self,
+        open: impl FnOnce(&ConcurrentKvState<Place>) -> R,
+        closed: impl FnOnce(&LastNumbers) -> R,
+    ) -> R {
+        match self.state.load(&pin()) {
+            Some(state) => open(state),
+            None => self.last.get().map(closed).unwrap_or_default(),
+        }
+    }
+
+    /// The seqno of the latest commit that is published.
+    pub(crate) fn visible_seq(&self) -> u64 {
+        self.number(ConcurrentKvState::visible_seq, |last| last.state.visible_seq)
+    }
+
+    /// The highest version in the index.
+    pub(crate) fn max_version(&self) -> u64 {
+        self.number(ConcurrentKvState::max_version, |last| last.latest_version)
+    }
+
+    /// Prepares memory for new keys; says whether there was anything to do.
+    pub(crate) fn prepare_memory(&self) -> bool {
+        self.number(ConcurrentKvState::prepare_memory, |_| false)
+    }
+}
