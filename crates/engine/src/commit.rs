@@ -28,7 +28,7 @@ use crate::sync::step;
 use crate::table::Tracked;
 
 pub(crate) use pending::Write;
-use pending::{Evaluated, PendingCommit, PendingRecord, Records, Verdict};
+use pending::{CommitVerdict, Evaluated, PendingCommit, PendingRecord, Records};
 
 /// The tail moves on by 2^20 bytes between two wake-ups of the threads that make ready, which look
 /// by themselves while there is much to do: to wake them costs a writer up to some ten
@@ -118,7 +118,7 @@ impl Core {
         // The last one first: the sync that covers it covers the others, which then find themselves
         // durable.
         for commit in group.iter_mut().rev() {
-            if let Ok(Verdict::Committed { seqno, is_written: true }) = commit.result
+            if let Ok(CommitVerdict::Committed { seqno, is_written: true }) = commit.result
                 && let Err(failure) = self.make_durable(seqno, commit.durability)
             {
                 commit.result = Err(failure);
@@ -135,7 +135,7 @@ impl Core {
         log: &mut CommitLog,
         state: &ConcurrentKvState<Place>,
         guard: &Guard,
-    ) -> Result<Verdict> {
+    ) -> Result<CommitVerdict> {
         self.poison.check()?;
         let mut state = state.writer();
         // Evaluate.
@@ -146,7 +146,7 @@ impl Core {
         }
         let Evaluated { max_version, written, len_max } = commit.evaluate(&state, log.max_version)?;
         if written == 0 {
-            return Ok(Verdict::Committed { seqno: log.last_seq, is_written: false });
+            return Ok(CommitVerdict::Committed { seqno: log.last_seq, is_written: false });
         }
         let reserve_taken_bytes = self.check_memory(log, &state, commit)?;
         // Append.
@@ -169,7 +169,7 @@ impl Core {
         change.publish();
         (log.last_seq, log.max_version) = (appended.seq, max_version);
         self.published(log, appended, commit, guard);
-        Ok(Verdict::Committed { seqno: appended.seq, is_written: true })
+        Ok(CommitVerdict::Committed { seqno: appended.seq, is_written: true })
     }
 
     /// What follows a commit that readers see from now on. Both locks are still held: nobody has

@@ -35,7 +35,7 @@ pub enum Awaited {
 
 /// The next step of a prefetch.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum PrefetchStep {
     /// The slots where the table's probe begins were asked for.
     Probe {
         hash: u64,
@@ -282,12 +282,12 @@ impl<V, H: KeyHasher> Map<V, H> {
         mut meanwhile: impl FnMut(Awaited),
     ) {
         for keys in keys.chunks(GROUP_KEYS) {
-            let mut steps = [Step::Done; GROUP_KEYS];
+            let mut steps = [PrefetchStep::Done; GROUP_KEYS];
             for (step, key) in steps.iter_mut().zip(keys) {
                 let hash = self.shared.hasher.hash(key_of(key));
                 // SAFETY: the guard lives during the call, and the map too.
                 unsafe { self.shared.table.prefetch_slot(hash) };
-                *step = Step::Probe { hash };
+                *step = PrefetchStep::Probe { hash };
             }
             meanwhile(Awaited::Slots);
             for (step, key) in steps.iter_mut().zip(keys) {
@@ -308,20 +308,20 @@ impl<V, H: KeyHasher> Map<V, H> {
     ///
     /// A guard has been alive since the first step of this key, which was made on this map.
     #[inline]
-    unsafe fn prefetch_next(&self, key: &[u8], step: Step) -> Step {
+    unsafe fn prefetch_next(&self, key: &[u8], step: PrefetchStep) -> PrefetchStep {
         // SAFETY: the caller's.
         unsafe {
             match step {
-                Step::Probe { hash } if self.shared.table.prefetch_leaf::<V>(hash) => Step::Done,
-                Step::Probe { .. } => {
+                PrefetchStep::Probe { hash } if self.shared.table.prefetch_leaf::<V>(hash) => PrefetchStep::Done,
+                PrefetchStep::Probe { .. } => {
                     let (link, depth) = self.shared.tree.prefetch_below_top(key);
-                    Step::Descend { link, depth }
+                    PrefetchStep::Descend { link, depth }
                 }
-                Step::Descend { link, depth } => {
+                PrefetchStep::Descend { link, depth } => {
                     self.shared.tree.prefetch_further(key, link, depth);
-                    Step::Done
+                    PrefetchStep::Done
                 }
-                Step::Done => Step::Done,
+                PrefetchStep::Done => PrefetchStep::Done,
             }
         }
     }

@@ -118,7 +118,7 @@ impl<'a> PendingRecord<'a> {
 
 /// What came of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum CommitVerdict {
     /// It is published under this seqno. If every record was stale, nothing was written, and it is
     /// the latest seqno.
     Committed { seqno: u64, is_written: bool },
@@ -140,7 +140,7 @@ pub(crate) struct PendingCommit<'a, R> {
     pub(crate) uses_reserve: bool,
     pub(crate) durability: Durability,
     /// [`Error::Closed`] until it is known.
-    pub(crate) result: Result<Verdict>,
+    pub(crate) result: Result<CommitVerdict>,
 }
 
 /// What a commit comes to.
@@ -163,11 +163,11 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
 
     /// The first requirement that does not hold.
     #[inline]
-    pub(crate) fn first_unmet(&self, state: &StateWriter<'_, Place>) -> Option<Verdict> {
+    pub(crate) fn first_unmet(&self, state: &StateWriter<'_, Place>) -> Option<CommitVerdict> {
         self.requirements.iter().enumerate().find_map(|(at, requirement)| {
             let known = state.entry(&requirement.key);
             let found = known.and_then(|known| known.found()).map(|known| known.version);
-            (!requirement.expect.holds(found)).then_some(Verdict::Rejected { requirement: at, found })
+            (!requirement.expect.holds(found)).then_some(CommitVerdict::Rejected { requirement: at, found })
         })
     }
 
@@ -233,11 +233,11 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
     /// What came of it, for the batch's caller.
     pub(crate) fn into_outcome(self) -> Result<BatchOutcome> {
         Ok(match self.result? {
-            Verdict::Committed { seqno: seq, .. } => {
+            CommitVerdict::Committed { seqno: seq, .. } => {
                 let (outcomes, versions) = self.records.iter().map(|record| (record.outcome, record.version)).unzip();
                 BatchOutcome::Committed(Committed { seq, outcomes, versions })
             }
-            Verdict::Rejected { requirement, found } => {
+            CommitVerdict::Rejected { requirement, found } => {
                 let Requirement { key, expect } = &self.requirements[requirement];
                 BatchOutcome::Rejected(Rejected { key: key.clone(), expected: *expect, found })
             }
