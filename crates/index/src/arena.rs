@@ -1,34 +1,36 @@
-//! The map's memory: slabs of equal blocks in aligned chunks, owned by the one writer, so that nothing here is shared.
+//! The map's memory: slabs of equal blocks in aligned chunks, owned by the one writer, so that
+//! nothing here is shared.
 //!
-//! Chunks come one by one at first; a map that has grown takes them in regions of 2 MiB, which the system is asked to back by one huge page each:
-//! in a large map every access misses the cache, and with small pages it would miss the page tables' cache too. The price is one insert in twenty
-//! thousand or so that waits until the system has cleared two megabytes, unless a region is in [reserve](crate::reserve).
+//! Chunks come one by one at first; a map that has grown takes them in regions of 2 MiB, which the
+//! system is asked to back by one huge page each: in a large map every access misses the cache, and
+//! with small pages it would miss the page tables' cache too. The price is one insert in twenty
+//! thousand or so that waits until the system has cleared two megabytes, unless a region is in
+//! [reserve](crate::reserve).
 //!
-//! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; the chunk is found again from a block's address by masking.
-//! Longer blocks come from the global allocator one by one. A chunk whose last block is freed goes back, so removal gives memory
-//! back. Blocks whose class is a multiple of a cache line never straddle one.
+//! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; the chunk is found
+//! again from a block's address by masking. Longer blocks come from the global allocator one by
+//! one. A chunk whose last block is freed goes back, so removal gives memory back. Blocks whose
+//! class is a multiple of a cache line never straddle one.
 //!
-//! Everything is accounted to the byte: what [`Arena::held_bytes`] says is what the global allocator was asked for.
+//! Everything is accounted to the byte: [`Arena::held_bytes`] is the memory taken from the global
+//! allocator.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, dealloc, handle_alloc_error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use crate::region::{ALL_FREE, CHUNK_BYTES, REGION_BYTES, Region, allocate};
 use crate::reserve::Reserve;
 
-/// Chunk length and alignment.
-const CHUNK_BYTES: usize = 32 * 1024;
-/// Region length and alignment: a huge page of most targets. One bit per chunk fits a word.
-pub(crate) const REGION_BYTES: usize = 64 * CHUNK_BYTES;
-const ALL_FREE: u64 = u64::MAX;
 /// What a map holds before it takes memory in regions.
 const REGIONS_FROM_BYTES: usize = 2 * REGION_BYTES;
 /// The same for what a bulk build fills at once: its final size is near.
 const BULK_REGIONS_FROM_BYTES: usize = REGION_BYTES / 4;
 /// Bytes at the start of a chunk that describe it.
 const CHUNK_HEAD_BYTES: usize = 64;
-/// The longest block that comes from a slab: four of them fill a chunk, and their addresses are multiples of 64.
+/// The longest block that comes from a slab: four of them fill a chunk, and their addresses are
+/// multiples of 64.
 pub(crate) const SLAB_MAX_BYTES: usize = 8128;
 /// Classes step by 8 bytes up to here, and by a sixteenth of a power of two above.
 const FINE_MAX_BYTES: usize = 256;
@@ -50,49 +52,6 @@ struct Chunk {
 }
 
 const _: () = assert!(size_of::<Chunk>() <= CHUNK_HEAD_BYTES);
-
-/// Memory for 64 chunks; bit `i` of `free` is set when chunk `i` is free. Goes back when it is dropped.
-pub(crate) struct Region {
-    base: NonNull<u8>,
-    free: u64,
-}
-
-impl Region {
-    /// A region that the system is asked to back by a huge page.
-    pub(crate) fn new() -> Self {
-        let base = allocate(region_layout());
-        advise_huge(base);
-        Self { base, free: ALL_FREE }
-    }
-
-    /// Has the system map all of it.
-    pub(crate) fn touch(&self) {
-        const PAGE_BYTES: usize = 4096;
-        for offset in (0..REGION_BYTES).step_by(PAGE_BYTES) {
-            // SAFETY: the region is ours and that long.
-            unsafe { self.base.as_ptr().add(offset).write_volatile(0) };
-        }
-    }
-
-    /// Its memory, for [`from_raw`](Self::from_raw).
-    pub(crate) fn into_raw(self) -> NonNull<u8> {
-        core::mem::ManuallyDrop::new(self).base
-    }
-
-    /// # Safety
-    ///
-    /// `base` came from [`into_raw`](Self::into_raw) of a region without chunks, and is used for this once.
-    pub(crate) unsafe fn from_raw(base: NonNull<u8>) -> Self {
-        Self { base, free: ALL_FREE }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout. The arena drops a region when no chunk of it is in use, or when the map is gone.
-        unsafe { dealloc(self.base.as_ptr(), region_layout()) };
-    }
-}
 
 struct FreeBlock {
     next: *mut FreeBlock,
@@ -165,7 +124,8 @@ impl Arena {
         self.chunks.len() * CHUNK_BYTES
     }
 
-    /// A block of at least `len_bytes` with unspecified content, aligned to 8, and to 64 if the length is a multiple of 64.
+    /// A block of at least `len_bytes` with unspecified content, aligned to 8, and to 64 if the
+    /// length is a multiple of 64.
     pub(crate) fn alloc(&mut self, len_bytes: usize) -> NonNull<u8> {
         if len_bytes > SLAB_MAX_BYTES {
             return self.alloc_large(len_bytes);
@@ -175,7 +135,8 @@ impl Arena {
             self.add_chunk(class, block_bytes);
         }
         let chunk = self.roomy[class];
-        // SAFETY: the class's list holds live chunks of this arena with room, and nobody else touches them.
+        // SAFETY: the class's list holds live chunks of this arena with room, and nobody else
+        // touches them.
         unsafe {
             let block = take_block(chunk);
             if (*chunk).is_full() {
@@ -189,7 +150,8 @@ impl Arena {
     ///
     /// # Safety
     ///
-    /// The block came from [`Arena::alloc`] of this arena with the same length, and nobody uses it any more.
+    /// The block came from [`Arena::alloc`] of this arena with the same length, and nobody uses it
+    /// any more.
     pub(crate) unsafe fn free(&mut self, block: NonNull<u8>, len_bytes: usize) {
         if len_bytes > SLAB_MAX_BYTES {
             // SAFETY: the caller's promise.
@@ -197,7 +159,8 @@ impl Arena {
             return;
         }
         let chunk = block.as_ptr().map_addr(|address| address & !(CHUNK_BYTES - 1)).cast::<Chunk>();
-        // SAFETY: slab blocks lie in chunks aligned to their length, and carry the provenance of the whole chunk.
+        // SAFETY: slab blocks lie in chunks aligned to their length, and carry the provenance of
+        // the whole chunk.
         unsafe {
             let was_full = (*chunk).is_full();
             let freed = block.as_ptr().cast::<FreeBlock>();
@@ -220,7 +183,8 @@ impl Arena {
         for class in 0..CLASSES {
             while !other.roomy[class].is_null() {
                 let chunk = other.roomy[class];
-                // SAFETY: the list holds live chunks with room, which go from one list to the other.
+                // SAFETY: the list holds live chunks with room, which go from one list to the
+                // other.
                 unsafe {
                     other.unlink(chunk);
                     self.link(chunk);
@@ -311,7 +275,8 @@ impl Arena {
     unsafe fn release(&mut self, chunk: *mut Chunk) {
         if let Some(base) = self.chunks.remove(&chunk.addr()) {
             self.held_bytes -= CHUNK_BYTES;
-            // SAFETY: the chunk was allocated with this layout, and by the caller's promise nobody uses it.
+            // SAFETY: the chunk was allocated with this layout, and by the caller's promise nobody
+            // uses it.
             unsafe { dealloc(base.as_ptr(), chunk_layout()) };
             return;
         }
@@ -333,7 +298,8 @@ impl Arena {
         }
     }
 
-    /// A chunk of memory: its own while the map is small, else out of a region, the lowest first, so that the highest may empty.
+    /// A chunk of memory: its own while the map is small, else out of a region, the lowest first,
+    /// so that the highest may empty.
     fn take_chunk(&mut self) -> NonNull<u8> {
         if self.regions.is_empty() && self.held_bytes < self.regions_from_bytes {
             return self.take_lone_chunk();
@@ -400,7 +366,8 @@ impl Drop for Arena {
 ///
 /// `chunk` is live and has room.
 unsafe fn take_block(chunk: *mut Chunk) -> NonNull<u8> {
-    // SAFETY: the caller's promise: either a freed block or fresh room is there, both inside the chunk, so not null.
+    // SAFETY: the caller's promise: either a freed block or fresh room is there, both inside the
+    // chunk, so not null.
     unsafe {
         (*chunk).used_blocks += 1;
         let freed = (*chunk).free;
@@ -432,33 +399,8 @@ const fn chunk_layout() -> Layout {
     unsafe { Layout::from_size_align_unchecked(CHUNK_BYTES, CHUNK_BYTES) }
 }
 
-const fn region_layout() -> Layout {
-    // SAFETY: the alignment is a power of two, and the length does not overflow.
-    unsafe { Layout::from_size_align_unchecked(REGION_BYTES, REGION_BYTES) }
-}
-
-/// Asks the system to back a region by a huge page. A wish: if it is not granted, nothing changes but speed.
-fn advise_huge(region: NonNull<u8>) {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    // SAFETY: the region is ours, whole pages, and the advice changes no content.
-    unsafe {
-        libc::madvise(region.as_ptr().cast(), REGION_BYTES, libc::MADV_HUGEPAGE);
-    }
-    #[cfg(not(all(target_os = "linux", not(miri))))]
-    let _ = region;
-}
-
 fn large_layout(len_bytes: usize) -> Layout {
     Layout::from_size_align(len_bytes, 64).unwrap_or_else(|_| handle_alloc_error(Layout::new::<u8>()))
-}
-
-fn allocate(layout: Layout) -> NonNull<u8> {
-    // SAFETY: no layout here has length zero.
-    let block = unsafe { alloc(layout) };
-    let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
-    // Table slots have room for 48 bits of an address. User addresses have them clear on every supported target unless asked for.
-    assert!(block.as_ptr().addr() >> 48 == 0, "the allocator returned an address of more than 48 bits");
-    block
 }
 
 #[cfg(test)]

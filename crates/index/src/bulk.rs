@@ -1,8 +1,10 @@
 //! Building a map from sorted input, by several threads at once.
 //!
-//! Each thread fills a [`SortedRun`] of its own: leaves side by side, in key order, in memory of the run; above them the tree, each node built once, at its
-//! final size; beside them, for each leaf, what the point table will need. [`Writer::join_runs`] then takes the memory over, joins the trees at their seams, and
-//! fills the table's segments, each by one thread. Nothing is locked, since nobody else can reach any of it; readers see an empty map until it is there.
+//! Each thread fills a [`SortedRun`] of its own: leaves side by side, in key order, in memory of
+//! the run; above them the tree, each node built once, at its final size; beside them, for each
+//! leaf, what the point table will need. [`Writer::join_runs`] then takes the memory over, joins
+//! the trees at their seams, and fills the table's buckets, each by one thread. Nothing is locked,
+//! because no other thread can reach any of it; readers see an empty map until it is published.
 
 use core::fmt;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use crate::writer::Writer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BulkError {
-    /// A key is not above the key before it, or a run does not begin above the end of the run before it.
+    /// A key is not above the key before it, or a run does not begin above the end of the run
+    /// before it.
     OutOfOrder,
     /// The map holds keys already.
     NotEmpty,
@@ -42,7 +45,8 @@ impl fmt::Display for BulkError {
 
 impl core::error::Error for BulkError {}
 
-/// Entries in rising key order, on their way into an empty map. Made by [`Map::sorted_run`], taken over by [`Writer::join_runs`].
+/// Entries in rising key order, to be joined into an empty map. Made by [`Map::sorted_run`], taken
+/// over by [`Writer::join_runs`].
 ///
 /// A run is independent of the map and of other runs, so that several threads can fill one each.
 ///
@@ -65,7 +69,8 @@ pub struct SortedRun<V, H: KeyHasher = SeededHasher> {
     len: usize,
 }
 
-// SAFETY: the run owns its leaves, and nobody else can reach them before they are joined; values go to another thread with it (V: Send).
+// SAFETY: the run owns its leaves, and nobody else can reach them before they are joined; values go
+// to another thread with it (V: Send).
 unsafe impl<V: Send + Sync, H: KeyHasher> Send for SortedRun<V, H> {}
 // SAFETY: `&SortedRun` gives access to no more than its length.
 unsafe impl<V: Send + Sync, H: KeyHasher> Sync for SortedRun<V, H> {}
@@ -99,7 +104,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
     fn try_push(&mut self, key: &[u8], value: V) -> Result<(), V> {
         let Some(shared) = self.shared_with_last(key) else { return Err(value) };
         let shared_map = &self.map.shared;
-        // Whatever may panic comes before the leaf, which nobody would drop.
+        // Everything that may panic comes before the leaf, which nothing would drop.
         let (hash, hint) = (shared_map.hasher.hash(key), (shared_map.hint_of)(&value));
         let leaf: Leaf<'_, V> = Leaf::new(&mut self.arena, key, value);
         if self.len == 0 {
@@ -189,16 +194,18 @@ impl<V, H: KeyHasher> Map<V, H> {
 }
 
 impl<V, H: KeyHasher> Writer<V, H> {
-    /// Takes over runs of rising keys, each above the one before, into a map that is empty. Returns how many keys there are.
+    /// Takes over runs of rising keys, each above the one before, into a map that is empty. Returns
+    /// how many keys there are.
     ///
-    /// Lookups find all of them from one moment on, walks from another soon after. Up to `threads` threads fill the point table, the caller's among them; 0
-    /// and 1 mean the caller's alone.
+    /// Lookups find all of them from one moment on, walks from another soon after. Up to `threads`
+    /// threads fill the point table, the caller's among them; 0 and 1 mean the caller's alone.
     ///
     /// Cost: about as much per key as copying it; joining costs one path per run.
     ///
     /// # Errors
     ///
-    /// [`BulkError`] if the map is not empty, the runs' keys don't rise, or a run was begun for another map; the map stays as it was, and the runs are dropped.
+    /// [`BulkError`] if the map is not empty, the runs' keys don't rise, or a run was begun for
+    /// another map; the map stays as it was, and the runs are dropped.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -238,10 +245,12 @@ impl<V, H: KeyHasher> Writer<V, H> {
             own.arena.absorb(core::mem::replace(&mut run.arena, Arena::new()));
             let builder = core::mem::replace(&mut run.builder, BulkBuilder::new());
             let right = builder.finish(&mut own.arena);
-            // SAFETY: both trees are in the arena, nobody else can reach them, and the runs' keys rise.
+            // SAFETY: both trees are in the arena, nobody else can reach them, and the runs' keys
+            // rise.
             root = unsafe { join::<V>(&mut own.arena, root, right) };
         }
-        // The runs own the leaves until all is there: if the hasher panics, they drop the values, and the map stays empty.
+        // The runs own the leaves until all is there: if the hasher panics, they drop the values,
+        // and the map stays empty.
         let parted: Vec<_> = runs.iter().map(|run| &run.parted).collect();
         let mut tools =
             Tools { arena: &mut own.arena, deferred_frees: &mut own.deferred_frees, hasher: &shared.hasher };
@@ -258,8 +267,10 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
     /// Inserts many entries; the later of two with one key wins. Returns how many keys were new.
     ///
-    /// Meant for entries in rising key order, into an empty map, which are built into place: about ten times as fast as [`Writer::insert`], and readers see them all
-    /// at once. From the first entry that is out of order, or if the map is not empty, it inserts one by one. For several threads see [`Writer::join_runs`].
+    /// Meant for entries in rising key order, into an empty map, which are built into place: about
+    /// ten times as fast as [`Writer::insert`], and readers see them all at once. From the first
+    /// entry that is out of order, or if the map is not empty, it inserts one by one. For several
+    /// threads see [`Writer::join_runs`].
     ///
     /// # DropPanics
     ///
@@ -277,8 +288,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
         built + rest.filter_map(|(key, value)| (!self.insert(key.as_ref(), value)).then_some(())).count()
     }
 
-    /// Builds an empty map from `entries` as far as their keys rise. Returns how many keys that were, and the first entry that was not taken: of a map that
-    /// is not empty, the first of all.
+    /// Builds an empty map from `entries` as far as their keys rise. Returns how many keys that
+    /// were, and the first entry that was not taken: of a map that is not empty, the first of all.
     ///
     /// # DropPanics
     ///

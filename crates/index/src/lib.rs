@@ -69,6 +69,7 @@ mod pointee;
 mod prefetch;
 mod published;
 mod range;
+mod region;
 mod reserve;
 mod search;
 mod sync;

@@ -21,7 +21,8 @@ use crate::table::PointTable;
 use crate::tagged_ptr::TaggedPtr;
 use crate::tree::Tree;
 
-/// Keys looked up together by [`Map::get_many`]: their lines are no more than a processor can wait for at once (see the window of a range).
+/// Keys looked up together by [`Map::get_many`]: their lines are no more than a processor can wait
+/// for at once (see the window of a range).
 const GROUP_KEYS: usize = 8;
 
 /// What is on its way while [`Map::prefetch`] lets its caller work.
@@ -48,7 +49,7 @@ enum PrefetchStep {
     Done,
 }
 
-/// What the one writer has to itself.
+/// The memory that the one writer owns.
 pub(crate) struct WriterMemory {
     pub(crate) arena: Arena,
     pub(crate) deferred_frees: DeferredFrees,
@@ -58,19 +59,21 @@ pub(crate) struct MapInner<V, H> {
     pub(crate) tree: Tree<V>,
     pub(crate) table: PointTable,
     pub(crate) hasher: H,
-    /// What a value hints at.
+    /// The hint of a value.
     pub(crate) hint_of: fn(&V) -> u32,
     pub(crate) len: AtomicUsize,
     pub(crate) memory_bytes: AtomicUsize,
     pub(crate) reserve: Arc<Reserve>,
     /// Touched by the one [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
     pub(crate) own: UnsafeCell<WriterMemory>,
-    /// A writer takes values and a reader of the same map gives them out, so neither handle may pass for one of a longer or a shorter lived `V`.
+    /// A writer takes values and a reader of the same map gives them out, so neither handle may
+    /// pass for one of a longer or a shorter lived `V`.
     invariant: PhantomData<fn(V) -> V>,
 }
 
-// SAFETY: readers touch tree, table and counters, which are atomic, and get `&V` on any thread (V: Sync). `own` is the writer's alone; it
-// drops values on the writer's thread or on that of the last handle (V: Send).
+// SAFETY: readers touch tree, table and counters, which are atomic, and get `&V` on any thread (V:
+// Sync). `own` is the writer's alone; it drops values on the writer's thread or on that of the last
+// handle (V: Send).
 unsafe impl<V: Send + Sync, H: Send + Sync> Send for MapInner<V, H> {}
 // SAFETY: see above.
 unsafe impl<V: Send + Sync, H: Send + Sync> Sync for MapInner<V, H> {}
@@ -114,7 +117,8 @@ impl<V, H> Drop for MapInner<V, H> {
             return;
         }
         let mut panics = DropPanics::default();
-        // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in the deferred frees, in one of them, and not both.
+        // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in the deferred
+        // frees, in one of them, and not both.
         unsafe {
             self.table.for_each_leaf::<V>(|leaf| panics.run(|| leaf.drop_value()));
             for retired in self.own.get_mut().deferred_frees.take_all() {
@@ -129,9 +133,11 @@ impl<V, H> Drop for MapInner<V, H> {
     }
 }
 
-/// A reader's handle to a map from byte strings to `V`. Cheap to clone; the map lives as long as its last handle.
+/// A reader's handle to a map from byte strings to `V`. Cheap to clone; the map lives as long as
+/// its last handle.
 ///
-/// Readers take no lock and never wait: neither for the writer nor for each other. What they get borrows from the map and a [`Guard`].
+/// Readers take no lock and never wait: neither for the writer nor for each other. What they get
+/// borrows from the map and a [`Guard`].
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -140,7 +146,8 @@ impl<V, H> Drop for MapInner<V, H> {
 /// assert_eq!(reader.join().unwrap(), Some(1));
 /// ```
 ///
-/// A map is of one type of values, their lifetime included: a reader of longer lived values than the writer puts in would outlive them.
+/// A map is of one type of values, their lifetime included: a reader of longer lived values than
+/// the writer puts in would outlive them.
 ///
 /// ```compile_fail
 /// fn shorten<'v>(map: hightower_index::Map<&'static str>) -> hightower_index::Map<&'v str> {
@@ -194,8 +201,9 @@ impl<V, H: KeyHasher> Map<V, H> {
         self.find(key, guard).map(EntryRef::new)
     }
 
-    /// As [`get`](Self::get); calls `hinted` with the value's [hint](crate::with_hints) before it waits for the value, so that the caller can ask for what the value points
-    /// to. A hint may be out of date, half of an old one, or another key's: it must never be relied on.
+    /// As [`get`](Self::get); calls `hinted` with the value's [hint](crate::with_hints) before it
+    /// waits for the value, so that the caller can ask for what the value points to. A hint may be
+    /// out of date, half of an old one, or another key's: it must never be relied on.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::with_hints::<u32>(|value| value / 10);
@@ -216,9 +224,11 @@ impl<V, H: KeyHasher> Map<V, H> {
         unsafe { self.shared.table.get(self.shared.hasher.hash(key), key) }
     }
 
-    /// Looks many keys up at once, and calls `found` with each key's place in `keys` and its entry, in order.
+    /// Looks many keys up at once, and calls `found` with each key's place in `keys` and its entry,
+    /// in order.
     ///
-    /// Cost: the cache misses of eight lookups overlap, so that in a large map a key takes a fraction of a [`Map::get`].
+    /// Cost: the cache misses of eight lookups overlap, so that in a large map a key takes a
+    /// fraction of a [`Map::get`].
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -326,9 +336,10 @@ impl<V, H: KeyHasher> Map<V, H> {
         }
     }
 
-    /// Makes ready some of the memory that the writer will need next, so that no insert waits for the system to clear it; says whether it
-    /// did. For a thread in the background, every ten thousand inserts or so. A map that does not grow, or is small, wants nothing. Takes up to some
-    /// milliseconds, in which nobody else waits.
+    /// Makes ready some of the memory that the writer will need next, so that no insert waits for
+    /// the system to clear it; says whether it did. For a thread in the background, every ten
+    /// thousand inserts or so. A map that does not grow, or is small, wants nothing. Takes up to
+    /// some milliseconds, in which nobody else waits.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -360,10 +371,12 @@ impl<V, H: KeyHasher> Map<V, H> {
         unsafe { Range::new(self.shared.tree.root(), lower, upper) }
     }
 
-    /// Calls `visit` with the entries between two bounds, in key order, until it breaks; says whether it did. `ahead` is called with each value some
-    /// entries before, and perhaps with some beyond the end, so that it can ask for what the value points to.
+    /// Calls `visit` with the entries between two bounds, in key order, until it breaks; says
+    /// whether it did. `ahead` is called with each value some entries before, and perhaps with some
+    /// beyond the end, so that it can ask for what the value points to.
     ///
-    /// As [`range`](Self::range), which can be stored and goes both ways; this is cheaper to begin, as it copies no bounds and allocates nothing.
+    /// As [`range`](Self::range), which can be stored and goes both ways; this is cheaper to begin,
+    /// as it copies no bounds and allocates nothing.
     ///
     /// ```
     /// use std::ops::{Bound, ControlFlow};
@@ -436,8 +449,8 @@ impl<V, H: KeyHasher> Map<V, H> {
         self.len() == 0
     }
 
-    /// Bytes that the map holds from the global allocator: leaves, tree and table, with what is free inside its slabs and what waits for
-    /// readers. What values own elsewhere is not in it.
+    /// Bytes that the map holds from the global allocator: leaves, tree and table, with what is
+    /// free inside its slabs and what waits for readers. What values own elsewhere is not in it.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();

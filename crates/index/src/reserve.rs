@@ -1,12 +1,11 @@
-//! A region of memory made ready ahead, by whoever has the time, for the writer to take.
+//! A region of memory that a background thread prepares for the writer.
 //!
 //! A fresh huge page is cleared at its first touch, which takes from a fifth of a millisecond to
-//! some milliseconds. The insert that would meet it would wait that long; a thread in the
-//! background may as well.
+//! some milliseconds. An insert would wait that long; a background thread can wait instead.
 
 use std::ptr;
 
-use crate::arena::{REGION_BYTES, Region};
+use crate::region::{REGION_BYTES, Region};
 use crate::sync::{AtomicBool, AtomicPtr, Ordering};
 
 /// At most one region, cleared and mapped.
@@ -42,7 +41,7 @@ impl Reserve {
         true
     }
 
-    /// Gives back what is ready.
+    /// Returns the prepared region to the allocator.
     pub(crate) fn clear(&self) {
         drop(self.take());
         self.is_wanted.store(false, Ordering::Relaxed);

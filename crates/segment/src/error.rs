@@ -77,7 +77,8 @@ pub enum SegmentError {
         /// The directory.
         dir: PathBuf,
     },
-    /// A copy of a store was begun in the directory, by a restore, an import or a salvage, and has not come to its end.
+    /// A copy of a store was begun in the directory, by a restore, an import or a salvage, and has
+    /// not come to its end.
     #[error(
         "{}: a copy of a store was begun here and is not complete; make it again, or remove the file UNFINISHED to open it as it is",
         dir.display()
@@ -86,8 +87,8 @@ pub enum SegmentError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The directory holds files of this format with another content: a write-ahead log where a key-value store
-    /// was to be opened, or the reverse.
+    /// The directory holds files of this format with another content: a write-ahead log where a
+    /// key-value store was to be opened, or the reverse.
     #[error("{}: {}", dir.display(), match found {
         Content::KeyValue => "a key-value store, not a write-ahead log; open it as a store",
         Content::Wal => "a write-ahead log, not a key-value store; open it with Wal::open",
@@ -114,13 +115,15 @@ pub enum SegmentError {
         /// Whether it is this process that has it open.
         by_this_process: bool,
     },
-    /// The process that opened the store has forked, and this is the child. Nothing was changed; the store is the parent's.
+    /// The process that opened the store has forked, and this is the child. Nothing was changed;
+    /// the store is the parent's.
     #[error("{}: {FORKED}; open the store in the process that uses it", dir.display())]
     Forked {
         /// The store's directory.
         dir: PathBuf,
     },
-    /// An earlier write or sync failed: what the file holds is not known, so nothing more is written.
+    /// An earlier write or sync failed: what the file holds is not known, so nothing more is
+    /// written.
     #[error("the store takes no writes since an earlier one failed ({cause}); reads go on; reopen it to recover")]
     Poisoned {
         /// The failure.
@@ -142,7 +145,8 @@ pub enum SegmentError {
         /// The most that a segment holds.
         limit_bytes: u64,
     },
-    /// The active segment has no room for the commit: [`Appender::make_room`](crate::Appender::make_room) comes first.
+    /// The active segment has no room for the commit:
+    /// [`Appender::make_room`](crate::Appender::make_room) comes first.
     #[error("a commit of {len_bytes} bytes does not fit the {remaining_bytes} bytes left; call make_room first")]
     DoesNotFit {
         /// The commit's length.
@@ -245,18 +249,21 @@ impl SegmentError {
         }
     }
 
-    /// Whether the process or the system had too little of something, such as file descriptors or memory; see [`is_shortage`].
+    /// Whether the process or the system had too little of something, such as file descriptors or
+    /// memory; see [`is_shortage`].
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(self, Self::Io { source, .. } | Self::OutOfMaps { source, .. } if is_shortage(source))
             && !crate::mutants::planted("shortage_poisons")
     }
 
-    /// Whether what was asked for has changed nothing: for a shortage, or since something that is not the store's has the name.
+    /// Whether what was asked for has changed nothing: for a shortage, or since something that is
+    /// not the store's has the name.
     pub(crate) fn changes_nothing(&self) -> bool {
         self.is_shortage() || matches!(self, Self::Io { source, .. } if is_in_the_way(source))
     }
 
-    /// Whether the system has refused to change a name, before it began: the file has lost its name, or nothing in the directory may be changed.
+    /// Whether the system has refused to change a name, before it began: the file has lost its
+    /// name, or nothing in the directory may be changed.
     pub(crate) fn is_refused_rename(&self) -> bool {
         use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
         matches!(self, Self::Io { operation: "rename", source, .. }
@@ -280,7 +287,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether a name is that of something else than a file of the store's: a directory, say. Neither was touched.
+/// Whether a name is that of something else than a file of the store's: a directory, say. Neither
+/// was touched.
 fn is_in_the_way(error: &io::Error) -> bool {
     use io::ErrorKind;
     matches!(
@@ -289,8 +297,9 @@ fn is_in_the_way(error: &io::Error) -> bool {
     ) && !crate::mutants::planted("strangers_poison")
 }
 
-/// Whether the process or the system had too little of something to begin with what was asked: file descriptors, memory, threads. The
-/// device was not asked, and the same call may succeed later. (Of a sync that is not known.)
+/// Whether the process or the system had too little of something to begin with what was asked: file
+/// descriptors, memory, threads. The device was not asked, and the same call may succeed later. (Of
+/// a sync that is not known.)
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let known = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::NOBUFS];

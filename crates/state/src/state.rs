@@ -224,8 +224,8 @@ impl<L: Location> ConcurrentKvState<L> {
         Some(self.inner.latest(entry, &guard)?.version)
     }
 
-    /// Prefetches the memory that lookups and writes of `keys` will touch: call it before taking the
-    /// writer's lock. `meanwhile` runs while that memory is on its way; see
+    /// Prefetches the memory that lookups and writes of `keys` will touch: call it before taking
+    /// the writer's lock. `meanwhile` runs while that memory is on its way; see
     /// [`Map::prefetch`](hightower_index::Map::prefetch).
     #[inline]
     pub fn prefetch<'k, K>(
@@ -239,7 +239,8 @@ impl<L: Location> ConcurrentKvState<L> {
     }
 
     /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says
-    /// whether it did. For a thread in the background; see [`Map::prepare_memory`](hightower_index::Map::prepare_memory).
+    /// whether it did. For a thread in the background; see
+    /// [`Map::prepare_memory`](hightower_index::Map::prepare_memory).
     pub fn prepare_memory(&self) -> bool {
         self.inner.map.prepare_memory()
     }

@@ -185,7 +185,7 @@ impl View for Entry {
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
-enum Verdict {
+enum TrailVerdict {
     Intact { entries: u64, anchor: String },
     PrunedPast { first_seq: u64 },
     Broken { seq: u64, problem: &'static str },
@@ -276,7 +276,7 @@ fn verify(context: &Context<'_>) -> Result<Exit, Failure> {
     match verdict {
         AuditVerdict::Intact { entries, anchor } => {
             let anchor = anchor.to_string();
-            let answer = Verdict::Intact { entries, anchor: anchor.clone() };
+            let answer = TrailVerdict::Intact { entries, anchor: anchor.clone() };
             screen.answer(&answer, || format!("the trail is whole: {}\n{anchor}", entries_text(entries)))?;
             if since.is_none() {
                 screen.note(
@@ -286,13 +286,13 @@ fn verify(context: &Context<'_>) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         AuditVerdict::PrunedPast { first_seq } => {
-            screen.answer(&Verdict::PrunedPast { first_seq }, || {
+            screen.answer(&TrailVerdict::PrunedPast { first_seq }, || {
                 format!("the trail was pruned past the anchor: it begins at entry {first_seq}, nothing can be said")
             })?;
             Ok(Exit::Negative)
         }
         AuditVerdict::Broken { seq, problem } => {
-            screen.answer(&Verdict::Broken { seq, problem }, || {
+            screen.answer(&TrailVerdict::Broken { seq, problem }, || {
                 format!("the trail is broken at entry {seq}: {problem}")
             })?;
             Ok(Exit::Negative)
