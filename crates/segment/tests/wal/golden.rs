@@ -20,8 +20,10 @@ fn the_bytes_are_the_golden_ones() {
     wal.truncate_front(1).unwrap();
     wal.close().unwrap();
     let mut text = String::new();
-    for name in fs.names_in(Path::new(DIR)).unwrap() {
-        let bytes = fs.read_file(&Path::new(DIR).join(&name)).unwrap();
+    let names = fs.names_in(Path::new(DIR)).unwrap();
+    // What the reserves hold means nothing.
+    for name in names.iter().filter(|name| !name.ends_with(".spare")) {
+        let bytes = fs.read_file(&Path::new(DIR).join(name)).unwrap();
         writeln!(text, "{name}").unwrap();
         for line in bytes.chunks(32) {
             let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
