@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hightower_index::pin;
 use hightower_seams::lock_order::{self, HeldRank, Rank};
@@ -77,14 +78,20 @@ pub(crate) struct ReadingLock(pub(crate) Arc<dyn Lock>);
 
 impl Drop for ReadingLock {
     fn drop(&mut self) {
-        // Usually two steps of the epoch free them. A thread that is at a read of another store meanwhile ends that in microseconds.
-        const STEPS_MAX: usize = 1000;
-        for _ in 0..STEPS_MAX {
+        // Usually two steps of the epoch free them. A thread that reads another store meanwhile holds up
+        // the steps for microseconds, or for as long as the system lets it wait for a processor.
+        const STEPS_MAX: u32 = 2_000;
+        const QUICK_STEPS: u32 = 500;
+        for step in 0..STEPS_MAX {
             if Arc::strong_count(&self.0) == 1 {
                 return;
             }
             pin().flush();
-            std::thread::yield_now();
+            if step < QUICK_STEPS {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(Duration::from_micros(100));
+            }
         }
     }
 }
