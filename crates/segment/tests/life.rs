@@ -16,11 +16,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{DIR, Open, Step, World, command, encode_commit, options};
-use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, HookedFs, SimFs, SyncHook};
 use hightower_segment::{
-    Access, AppendMode, Appender, CompactedWriter, DeviceRoom, Dir, Edit, File, Fs, Lock, LockKind, MANIFEST, Manifest,
-    Metadata, Pages, Purpose, RealFs, Released, Segment, SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp,
-    StoreOptions, segment_name,
+    AppendMode, Appender, CompactedWriter, Edit, Fs, MANIFEST, Manifest, Pages, Purpose, RealFs, Released, Segment,
+    SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp, StoreOptions, segment_name,
 };
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
@@ -374,62 +373,13 @@ fn a_trim_that_fails_loses_nothing() {
     world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 }).unwrap();
 }
 
-/// A file system whose directories, but for the store's own, answer a sync with an error.
+/// The syncs of all directories but the store's own fail with this error.
 #[derive(Debug)]
-struct NoSyncAbove(SimFs, i32);
+struct NoSyncAbove(i32);
 
-#[derive(Debug)]
-struct NoSync(Arc<dyn Dir>, i32);
-
-impl Fs for NoSyncAbove {
-    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
-        let dir = self.0.open_dir(path)?;
-        if path == Path::new(DIR) { Ok(dir) } else { Ok(Arc::new(NoSync(dir, self.1))) }
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.create_dir_all(path)
-    }
-}
-
-impl Dir for NoSync {
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.0.create_new(name)
-    }
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        self.0.open(name, access)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove_file(&self, name: &str) -> io::Result<()> {
-        self.0.remove_file(name)
-    }
-    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
-        self.0.hard_link(name, target, link)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.0.list()
-    }
-    fn metadata(&self, name: &str) -> io::Result<Metadata> {
-        self.0.metadata(name)
-    }
-    fn sync(&self) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(self.1))
-    }
-    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
-        self.0.try_lock(kind)
-    }
-    fn is_locked_by_this_process(&self) -> bool {
-        self.0.is_locked_by_this_process()
-    }
-    fn room(&self) -> io::Result<DeviceRoom> {
-        self.0.room()
-    }
-    fn preallocation_is_promise(&self) -> io::Result<bool> {
-        self.0.preallocation_is_promise()
+impl SyncHook for NoSyncAbove {
+    fn before_dir(&self, path: &Path) -> io::Result<()> {
+        if path == Path::new(DIR) { Ok(()) } else { Err(io::Error::from_raw_os_error(self.0)) }
     }
 }
 
@@ -441,7 +391,7 @@ fn directories_above_that_sync_nothing() {
     for (error, is_made) in
         [(not_permitted, true), (invalid, true), (read_only, true), (unsupported, true), (broken, false)]
     {
-        let fs = Arc::new(NoSyncAbove(SimFs::new(), error));
+        let fs = Arc::new(HookedFs::new(Arc::new(SimFs::new()), Arc::new(NoSyncAbove(error))));
         let made = SegmentStore::open(fs, Path::new(DIR), options(AppendMode::Mapped, 1024, 1));
         assert_eq!(made.is_ok(), is_made, "error {error}: {:?}", made.err());
     }
