@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Why the baseline is renewed; it is kept in the file
     #[arg(long, value_name = "REASON", requires = "renew")]
     because: Option<String>,
+    /// Also write the rows to this file, as a table in Markdown
+    #[arg(long, value_name = "FILE", conflicts_with = "renew")]
+    markdown: Option<PathBuf>,
 }
 
 /// The first-level caches that are simulated: 32 KiB in lines of 64 bytes, each of which can be
@@ -58,6 +61,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let baseline: Value = serde_json::from_str(&text).context("the baseline is no JSON")?;
     let is_same_compiler = baseline["compiler"] == json!(compiler);
     let dearer = compare(&counted, &baseline["rows"])?;
+    if let Some(path) = &options.markdown {
+        let text = markdown(&counted, &baseline["rows"], &dearer);
+        fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
     if dearer.is_empty() {
         return Ok(());
     }
@@ -87,6 +94,22 @@ fn compare(counted: &BTreeMap<String, Counts>, baseline: &Value) -> Result<Vec<S
         baseline.as_object().into_iter().flatten().filter(|(name, _)| !counted.contains_key(*name)).collect();
     ensure!(gone.is_empty(), "these rows of the baseline were not counted: {gone:?}");
     Ok(dearer)
+}
+
+/// The rows as a table, for a comment; those that are beyond the limit stand out.
+fn markdown(counted: &BTreeMap<String, Counts>, baseline: &Value, dearer: &[String]) -> String {
+    let mut text = format!(
+        "Instructions and cache lines of the hot paths against the baseline; more than {LIMIT_PERCENT} % fails the check.\n\n\
+         | row | instructions | change | cache lines | change |\n| --- | ---: | ---: | ---: | ---: |\n"
+    );
+    for (name, now) in counted {
+        let Some(before) = row_of(&baseline[name]) else { continue };
+        let (instructions, lines) = (change(before.instructions, now.instructions), change(before.lines, now.lines));
+        let label = if dearer.contains(name) { format!("**{name}**") } else { name.clone() };
+        let (all, missed) = (now.instructions, now.lines);
+        text += &format!("| {label} | {all} | {instructions:+.2} % | {missed} | {lines:+.2} % |\n");
+    }
+    text
 }
 
 fn change(before: f64, now: f64) -> f64 {
@@ -184,9 +207,22 @@ fn compiler() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, compare};
+    use super::{Counts, compare, markdown};
     use serde_json::json;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn a_comment_has_all_rows_and_marks_the_dearer_ones() {
+        let baseline =
+            json!({ "get": { "instructions": 100, "lines": 10 }, "put": { "instructions": 1000, "lines": 50 } });
+        let counted = BTreeMap::from([
+            ("get".to_owned(), Counts { instructions: 99.0, lines: 10.0 }),
+            ("put".to_owned(), Counts { instructions: 1100.0, lines: 50.0 }),
+        ]);
+        let text = markdown(&counted, &baseline, &["put".to_owned()]);
+        let rows: Vec<&str> = text.lines().skip(4).collect();
+        assert_eq!(rows, ["| get | 99 | -1.00 % | 10 | +0.00 % |", "| **put** | 1100 | +10.00 % | 50 | +0.00 % |"]);
+    }
 
     #[test]
     fn a_row_that_is_dearer_is_named_and_a_missing_one_is_an_error() {

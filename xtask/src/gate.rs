@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, root, steps};
-use crate::{counts, crash, fuzz, hostile, mutants, proofs, schedules, structure};
+use crate::{counts, crash, fuzz, hostile, mutants, proofs, schedules, structure, workflows};
 
 /// A step of the gate.
 type Step = (&'static str, fn() -> Result<()>);
@@ -36,10 +36,21 @@ pub(crate) struct Options {
     steps: Vec<String>,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
-    if let Some(unknown) = options.steps.iter().find(|name| !STEPS.iter().any(|(known, _)| known == name)) {
+/// The names of all steps.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    STEPS.iter().map(|(name, _)| *name)
+}
+
+/// Whether every step that is asked for is one.
+pub(crate) fn check(options: &Options) -> Result<()> {
+    if let Some(unknown) = options.steps.iter().find(|name| !names().any(|known| known == name.as_str())) {
         bail!("there is no step {unknown}; the steps are {}", STEPS.map(|(name, _)| name).join(", "));
     }
+    Ok(())
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    check(options)?;
     let is_wanted = |name: &str| options.steps.is_empty() || options.steps.iter().any(|wanted| wanted == name);
     let wanted: Vec<(&str, &dyn Fn() -> Result<()>)> =
         STEPS.iter().filter(|(name, _)| is_wanted(name)).map(|(name, step)| (*name, step as &dyn Fn() -> _)).collect();
@@ -65,6 +76,7 @@ fn format() -> Result<()> {
 }
 
 fn lints() -> Result<()> {
+    workflows::lint()?;
     Run::cargo("clippy --workspace --all-targets --locked -- -D warnings").run()
 }
 

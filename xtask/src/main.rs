@@ -22,6 +22,7 @@ mod proofs;
 mod published;
 mod schedules;
 mod structure;
+mod workflows;
 
 use std::process::ExitCode;
 

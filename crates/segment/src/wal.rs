@@ -1,7 +1,8 @@
 //! A write-ahead log of byte strings, on the crate's own segments.
 //!
-//! An entry is a record of a segment whose version is the entry's position; a cut at either end is a record too, so that
-//! replay needs nothing but the records in their order. The bytes are described in the project's `docs/FORMAT.md`.
+//! An entry is a record of a segment whose version is the entry's position; a cut at either end is
+//! a record too, so that replay needs nothing but the records in their order. The bytes are
+//! described in the project's `docs/FORMAT.md`.
 
 mod index;
 mod syncer;
@@ -39,25 +40,29 @@ const FIRST_FILE_LEN_BYTES: u32 = 1 << 20;
 
 /// A write-ahead log of byte strings in a directory of its own.
 ///
-/// Each entry has a *position*: 0 for the first, one more for each that follows. Entries are appended at the back, read from
-/// any position, and dropped at either end: [`truncate_front`](Self::truncate_front) when they were applied elsewhere,
-/// [`truncate_back`](Self::truncate_back) when they are void, as the conflicting suffix of a Raft log is.
+/// Each entry has a *position*: 0 for the first, one more for each that follows. Entries are
+/// appended at the back, read from any position, and dropped at either end:
+/// [`truncate_front`](Self::truncate_front) when they were applied elsewhere,
+/// [`truncate_back`](Self::truncate_back) when they are void, as the conflicting suffix of a Raft
+/// log is.
 ///
-/// One owner writes; [`syncer`](Self::syncer) gives a handle with which other threads wait for the device meanwhile. For
-/// several writers put the log into a mutex, and sync through the handle without holding it: callers that wait at the
-/// same time share one sync.
+/// One owner writes; [`syncer`](Self::syncer) gives a handle with which other threads wait for the
+/// device meanwhile. For several writers put the log into a mutex, and sync through the handle
+/// without holding it: callers that wait at the same time share one sync.
 ///
 /// # Durability
 ///
-/// An append is in the page cache when it returns, and survives the death of the process. [`sync`](Self::sync) and
-/// [`sync_then`](Self::sync_then) make everything before the call durable. A crash leaves a prefix of all appends and cuts,
-/// which holds everything that was synced. After a failed write or sync the log takes no more writes
-/// ([`SegmentError::Poisoned`]) and can still be read; open it again to go on.
+/// An append is in the page cache when it returns, and survives the death of the process.
+/// [`sync`](Self::sync) and [`sync_then`](Self::sync_then) make everything before the call durable.
+/// A crash leaves a prefix of all appends and cuts, which holds everything that was synced. After a
+/// failed write or sync the log takes no more writes ([`SegmentError::Poisoned`]) and can still be
+/// read; open it again to go on.
 ///
 /// # Memory, threads, files
 ///
-/// 8 bytes for each entry. Opening reads the whole log. A thread is started by the first `sync_then`. The directory holds
-/// the files of a [`SegmentStore`], is locked while the log is open, and is refused by `SegmentStore::open`.
+/// 8 bytes for each entry. Opening reads the whole log. A thread is started by the first
+/// `sync_then`. The directory holds the files of a [`SegmentStore`], is locked while the log is
+/// open, and is refused by `SegmentStore::open`.
 ///
 /// # Example
 ///
@@ -116,7 +121,8 @@ pub struct WalRecovery {
     pub unclean: bool,
     /// The positions of the entries that are there.
     pub positions: Range<u64>,
-    /// How many bytes of records at the end of the log were dropped: not whole, or behind one that was not, and never synced.
+    /// How many bytes of records at the end of the log were dropped: not whole, or behind one that
+    /// was not, and never synced.
     pub dropped_bytes: u64,
     /// Why reading stopped, if bytes were dropped.
     pub reason: Option<DecodeError>,
@@ -144,13 +150,14 @@ impl Wal {
         Self::open_with(Arc::new(RealFs), dir.as_ref(), StoreOptions::default())
     }
 
-    /// Opens the log in a directory of a file system, or makes one. Takes the lock, reads every record, and makes durable what
-    /// a crash has left whole.
+    /// Opens the log in a directory of a file system, or makes one. Takes the lock, reads every
+    /// record, and makes durable what a crash has left whole.
     ///
     /// # Errors
     ///
-    /// Those of [`SegmentStore::open`] and [`Recovery::finish`], with [`SegmentError::OtherContent`] for a key-value store and
-    /// [`SegmentError::Corrupt`] for records that are whole and make no log.
+    /// Those of [`SegmentStore::open`] and [`Recovery::finish`], with
+    /// [`SegmentError::OtherContent`] for a key-value store and [`SegmentError::Corrupt`] for
+    /// records that are whole and make no log.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -192,13 +199,15 @@ impl Wal {
         self.index.positions()
     }
 
-    /// Appends an entry of 0 to 2^30 bytes, and gives its position. It is durable after the next sync. Costs a checksum and a
-    /// copy; a roll to the next file makes one if the syncs before have not.
+    /// Appends an entry of 0 to 2^30 bytes, and gives its position. It is durable after the next
+    /// sync. Costs a checksum and a copy; a roll to the next file makes one if the syncs before
+    /// have not.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Encode`] for a longer entry; [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] if
-    /// the device fails, and [`SegmentError::Poisoned`] from then on; the entry will never be seen.
+    /// [`SegmentError::Encode`] for a longer entry; [`SegmentError::Full`]; then nothing has
+    /// changed. [`SegmentError::Io`] if the device fails, and [`SegmentError::Poisoned`] from then
+    /// on; the entry will never be seen.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -220,7 +229,8 @@ impl Wal {
         Ok(position)
     }
 
-    /// Makes everything before the call durable, and waits for it. Callers that wait at the same time share a sync.
+    /// Makes everything before the call durable, and waits for it. Callers that wait at the same
+    /// time share a sync.
     ///
     /// # Errors
     ///
@@ -239,8 +249,8 @@ impl Wal {
         self.syncer.sync()
     }
 
-    /// Makes everything before the call durable, and calls `callback` when it is, on the log's thread. Calls that come
-    /// while the device is busy share the next sync.
+    /// Makes everything before the call durable, and calls `callback` when it is, on the log's
+    /// thread. Calls that come while the device is busy share the next sync.
     ///
     /// # Errors
     ///
@@ -278,7 +288,8 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] if `from` is before the first entry, or behind the position of the next append.
+    /// [`SegmentError::Invalid`] if `from` is before the first entry, or behind the position of the
+    /// next append.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -297,16 +308,18 @@ impl Wal {
         Ok(WalEntries { wal: self, position: from, segment: None })
     }
 
-    /// Drops the entries before a position, durably, and removes the files that are no longer needed. A position behind the
-    /// last entry drops all of them, and is that of the next append: a log that begins with a snapshot begins there. A
-    /// position before the first entry drops nothing.
+    /// Drops the entries before a position, durably, and removes the files that are no longer
+    /// needed. A position behind the last entry drops all of them, and is that of the next append:
+    /// a log that begins with a snapshot begins there. A position before the first entry drops
+    /// nothing.
     ///
     /// Costs a sync, and room in the active file, which is kept back for it on a full device.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`]. [`positions`](Self::positions) tells
-    /// whether the entries are dropped; files may remain in any case, and go with the next call or open.
+    /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
+    /// [`positions`](Self::positions) tells whether the entries are dropped; files may remain in
+    /// any case, and go with the next call or open.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -334,14 +347,15 @@ impl Wal {
         self.remove_segments()
     }
 
-    /// Drops the entries from a position on, which is then that of the next append. The cut is a record in the log: after a
-    /// crash it is there if anything appended behind it is. It is durable after the next sync.
+    /// Drops the entries from a position on, which is then that of the next append. The cut is a
+    /// record in the log: after a crash it is there if anything appended behind it is. It is
+    /// durable after the next sync.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] if `position` is before the first entry, or behind the position of the next append;
-    /// [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] if the device fails, and
-    /// [`SegmentError::Poisoned`] from then on.
+    /// [`SegmentError::Invalid`] if `position` is before the first entry, or behind the position of
+    /// the next append; [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] if
+    /// the device fails, and [`SegmentError::Poisoned`] from then on.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -363,12 +377,13 @@ impl Wal {
         self.write_bounds(start, position)
     }
 
-    /// Syncs and ends the log, and gives back the room that was prepared. After it the next open has nothing to recover.
+    /// Syncs and ends the log, and gives back the room that was prepared. After it the next open
+    /// has nothing to recover.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable stays so; the next open
-    /// recovers.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable
+    /// stays so; the next open recovers.
     pub fn close(self) -> Result<(), SegmentError> {
         let Self { store, appender, syncer, index, .. } = self;
         syncer.end_upkeep();

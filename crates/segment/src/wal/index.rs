@@ -19,8 +19,8 @@ pub(crate) struct Place {
 pub(crate) struct Index {
     front: u64,
     end: u64,
-    /// Those of the last positions before `end`. In the midst of replay the first ones may be missing, if segments before the
-    /// first were removed.
+    /// Those of the last positions before `end`. In the midst of replay the first ones may be
+    /// missing, if segments before the first were removed.
     places: VecDeque<Place>,
     /// The last record that said where the log begins and ends.
     bounds: Option<Place>,
@@ -42,7 +42,8 @@ impl Index {
         self.places.get(usize::try_from(at).ok()?).copied()
     }
 
-    /// The id of the oldest segment that the log needs: that of the first entry, or that of the last bounds if it is older.
+    /// The id of the oldest segment that the log needs: that of the first entry, or that of the
+    /// last bounds if it is older.
     pub(crate) fn first_needed(&self) -> Option<u32> {
         let bounds = self.bounds.filter(|_| !planted("wal_bounds_not_kept"));
         self.places.front().into_iter().chain(bounds.as_ref()).map(|place| place.segment).min()
@@ -66,7 +67,8 @@ impl Index {
         Ok(())
     }
 
-    /// From here on the log is `front..end`: it is cut at either end, or begins anew, empty, at a position behind its end.
+    /// From here on the log is `front..end`: it is cut at either end, or begins anew, empty, at a
+    /// position behind its end.
     ///
     /// # Errors
     ///

@@ -15,21 +15,21 @@ use crate::store::SegmentStore;
 /// Called once, with the outcome of the sync that covers it.
 pub(crate) type Callback = Box<dyn FnOnce(Result<(), Arc<SegmentError>>) + Send>;
 
-/// Makes the entries of a [`Wal`](crate::Wal) durable, from any thread. Clone it freely. The log's directory stays locked
-/// until the last clone and the log are gone.
+/// Makes the entries of a [`Wal`](crate::Wal) durable, from any thread. Clone it freely. The log's
+/// directory stays locked until the last clone and the log are gone.
 #[derive(Clone, Debug)]
 pub struct WalSync {
     pub(crate) syncer: Arc<Syncer>,
 }
 
 impl WalSync {
-    /// Makes everything that was appended before the call durable, and waits for it. One sync runs at a time; a caller whose
-    /// entries it covers returns without another.
+    /// Makes everything that was appended before the call durable, and waits for it. One sync runs
+    /// at a time; a caller whose entries it covers returns without another.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`] for the first failure; it is never retried, and everyone gets [`SegmentError::Poisoned`] from then
-    /// on.
+    /// [`SegmentError::Io`] for the first failure; it is never retried, and everyone gets
+    /// [`SegmentError::Poisoned`] from then on.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -45,14 +45,15 @@ impl WalSync {
         self.syncer.sync()
     }
 
-    /// Makes everything that was appended before the call durable, and calls `callback` when it is, or when it cannot be.
-    /// The first call starts the thread that callbacks run on; they follow the order of the calls. A callback that takes
-    /// long delays the ones behind it; one that panics hurts nobody else.
+    /// Makes everything that was appended before the call durable, and calls `callback` when it is,
+    /// or when it cannot be. The first call starts the thread that callbacks run on; they follow
+    /// the order of the calls. A callback that takes long delays the ones behind it; one that
+    /// panics hurts nobody else.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Poisoned`] or [`SegmentError::Forked`]; [`SegmentError::Io`] if the thread cannot be started. Then the
-    /// callback is not called.
+    /// [`SegmentError::Poisoned`] or [`SegmentError::Forked`]; [`SegmentError::Io`] if the thread
+    /// cannot be started. Then the callback is not called.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -73,7 +74,8 @@ impl WalSync {
     }
 }
 
-/// What the log and its handles share. Dropping the last calls back whoever waits, and ends the thread.
+/// What the log and its handles share. Dropping the last one calls all who wait, and ends the
+/// thread.
 pub(crate) struct Syncer {
     duties: Arc<Duties>,
     caller: Mutex<Option<Caller>>,
@@ -160,9 +162,9 @@ impl Duties {
         self.store.sync_point().sync()
     }
 
-    /// Seals segments that were rolled, and makes the next file ready. A failure is not the sync's: it has poisoned the store,
-    /// which the next call says, or it passes, and this is tried again with the next sync. An append that needs a file
-    /// meanwhile makes it, or says why it cannot.
+    /// Seals segments that were rolled, and makes the next file ready. A failure is not the sync's:
+    /// it has poisoned the store, which the next call says, or it passes, and this is tried again
+    /// with the next sync. An append that needs a file meanwhile makes it, or says why it cannot.
     fn see_to_files(&self) {
         if !self.store.has_predecessors() && !self.store.wants_preparation() {
             return;

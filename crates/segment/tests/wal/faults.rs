@@ -1,5 +1,6 @@
-//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing that failed is ever seen,
-//! nothing that was synced is lost, and after a failed write or sync the log takes no more, and is read on.
+//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing
+//! that failed is ever seen, nothing that was synced is lost, and after a failed write or sync the
+//! log takes no more, and is read on.
 
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{AppendMode, SegmentError};
@@ -48,7 +49,8 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
 }
 
 fn check(world: &World, kind: FaultKind) -> Result<(), String> {
-    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a wrong entry.
+    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a
+    // wrong entry.
     if !matches!(kind, FaultKind::LyingSync | FaultKind::FlipBit) {
         return world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 });
     }
@@ -116,7 +118,8 @@ fn flipped_bits() {
     sweep(FaultKind::FlipBit);
 }
 
-/// A sync that fails is never followed by one that succeeds, for callers who wait and for callbacks, and the log is read on.
+/// A sync that fails is never followed by one that succeeds, for callers who wait and for
+/// callbacks, and the log is read on.
 #[test]
 fn a_failed_sync_poisons_and_reads_go_on() {
     let fs = SimFs::new();

@@ -1,4 +1,5 @@
-//! Random workloads against a vector of byte strings, on the file system of the machine and on the simulated one.
+//! Random workloads against a vector of byte strings, on the file system of the machine and on the
+//! simulated one.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of workloads, `HIGHTOWER_TEST_SEED` the first.
 

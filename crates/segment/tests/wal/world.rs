@@ -1,4 +1,5 @@
-//! A user of the log that remembers what the log must hold after each of its steps, and what was promised to be durable.
+//! A user of the log that remembers what the log must hold after each of its steps, and what was
+//! promised to be durable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ pub enum Step {
         len: usize,
     },
     Sync,
-    /// Drops so many entries at the front; if there are fewer, the log begins anew that far behind its first.
+    /// Drops so many entries at the front; if there are fewer, the log begins anew that far behind
+    /// its first.
     TruncateFront {
         count: u64,
     },
@@ -66,7 +68,8 @@ impl Content {
     }
 }
 
-/// The log after a change, with the recorded operations before the change began and when it was done.
+/// The log after a change, with the recorded operations before the change began and when it was
+/// done.
 #[derive(Clone, Debug)]
 pub struct State {
     pub content: Content,
@@ -184,7 +187,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether a state of the disk that a crash at `point` left keeps all promises; if not, which one it breaks.
+    /// Whether a state of the disk that a crash at `point` left keeps all promises; if not, which
+    /// one it breaks.
     pub fn check(&self, fs: &SimFs, point: CrashPoint, deep: bool) -> Result<(), String> {
         let begun = self.states.iter().rposition(|state| state.began < point.op || state.began == 0).unwrap_or(0);
         let promised = match point.choice {
