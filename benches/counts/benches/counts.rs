@@ -48,7 +48,7 @@ impl Entropy for CountingEntropy {
     }
 }
 
-impl hightower_auth::Entropy for CountingEntropy {
+impl hightower_auth::SecretEntropy for CountingEntropy {
     fn fill(&self, out: &mut [u8]) -> hightower_auth::Result<()> {
         for bytes in out.chunks_mut(8) {
             let number = mixed(self.0.fetch_add(1, Ordering::Relaxed)).to_le_bytes();
@@ -217,7 +217,7 @@ type Service = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncr
 
 fn service() -> (Service, Token, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let entropy: Arc<dyn hightower_auth::Entropy> = Arc::new(CountingEntropy::default());
+    let entropy: Arc<dyn hightower_auth::SecretEntropy> = Arc::new(CountingEntropy::default());
     let encryptor = AesGcmEncryptor::with_entropy(KeyRing::single([7; 32]), Arc::clone(&entropy));
     let options = AuthOptions { entropy, ..AuthOptions::default() };
     let auth = AuthService::with_options(Arc::new(open(&dir)), Argon2SecretHasher::new(), encryptor, options).unwrap();

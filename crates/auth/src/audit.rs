@@ -13,11 +13,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::codec::{Reader, Writer};
+use crate::clock::Timestamp;
+use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::MacKey;
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, NOBODY, UserId};
-use crate::seam::Timestamp;
 
 /// A hash in the chain.
 pub type AuditHash = [u8; 32];
@@ -178,7 +178,7 @@ pub struct AuditEntry {
 
 impl AuditEntry {
     pub(crate) fn encode(&self, previous: &AuditHash) -> Result<Vec<u8>> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u64(self.seq).raw(previous).i64(self.at_ms);
         match &self.actor {
             Actor::System => writer.u8(0),
@@ -197,7 +197,7 @@ impl AuditEntry {
 
     /// The entry, and the hash that it names as the one before.
     pub(crate) fn decode(body: &[u8]) -> Result<(Self, AuditHash)> {
-        let mut reader = Reader::new(body);
+        let mut reader = FieldReader::new(body);
         let (seq, previous, at_ms) = (reader.u64()?, reader.array()?, reader.i64()?);
         let actor = match reader.u8()? {
             0 => Actor::System,
@@ -245,12 +245,12 @@ impl Head {
     pub(crate) const EMPTY: Self = Self { first_seq: 0, next_seq: 0, anchor: [0; 32], last: [0; 32] };
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u64(self.first_seq).u64(self.next_seq).raw(&self.anchor).raw(&self.last);
         writer.finish()
     }
 
-    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(mut reader: FieldReader<'_>) -> Result<Self> {
         let head =
             Self { first_seq: reader.u64()?, next_seq: reader.u64()?, anchor: reader.array()?, last: reader.array()? };
         reader.end()?;
@@ -261,8 +261,8 @@ impl Head {
 /// The end of a trail at some moment. Keep it outside the store: only against it does verification
 /// find that the whole trail was put back to an earlier state, or wiped and begun anew.
 ///
-/// As text it is the store's id in 32 hexadecimal digits, the number, and the hash in 64, with colons
-/// between. It holds no secret.
+/// As text it is the store's id in 32 hexadecimal digits, the number, and the hash in 64, with
+/// colons between. It holds no secret.
 ///
 /// # Examples
 /// ```
@@ -323,19 +323,20 @@ impl FromStr for AuditAnchor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum AuditVerdict {
-    /// Every entry is there as it was written; with an anchor, also all that was there at the anchor.
+    /// Every entry is there as it was written; with an anchor, also all that was there at the
+    /// anchor.
     ///
-    /// Without an anchor this says nothing about a trail that was put back whole, head included, to an
-    /// earlier state, or wiped with the store's records and begun anew.
+    /// Without an anchor this says nothing about a trail that was put back whole, head included, to
+    /// an earlier state, or wiped with the store's records and begun anew.
     Intact {
         /// How many entries there are.
         entries: u64,
         /// The end of the trail, to keep.
         anchor: AuditAnchor,
     },
-    /// What is there is as it was written, but the trail begins behind the anchor: entries up to there
-    /// were pruned, and whether they were those of the anchor cannot be known any more. Keep an anchor
-    /// from after the pruning.
+    /// What is there is as it was written, but the trail begins behind the anchor: entries up to
+    /// there were pruned, and whether they were those of the anchor cannot be known any more. Keep
+    /// an anchor from after the pruning.
     PrunedPast {
         /// The first entry that is there.
         first_seq: u64,

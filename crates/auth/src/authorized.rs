@@ -1,4 +1,4 @@
-//! A view of an engine that does only what a principal may do.
+//! A view of an engine with the rights of one principal.
 
 use std::fmt;
 use std::ops::Bound;
@@ -10,37 +10,38 @@ use hightower_engine::{
 use hightower_log::Command;
 
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
-use crate::layout;
 use crate::mutants::planted;
 use crate::permission::{Action, KeyRange};
-use crate::service::{Access, AuthService, Principal};
+use crate::record_keys;
+use crate::service::{AccessRights, AuthService, Principal};
 
-/// How often a write is tried again because somebody's access changed at the same time.
+/// Attempts of a write while access rights change concurrently.
 const MAX_TRIES: u32 = 1000;
 
-/// An engine as one principal may use it. It is a [`KvEngine`] itself.
+/// An engine with the rights of one principal. It is a [`KvEngine`] itself.
 ///
 /// | operation | needs |
 /// | --- | --- |
 /// | `get`, `get_versioned` | `Read` on the key |
-/// | `get_prefix`, `scan` | `Read` on every key in the range, there or not |
+/// | `get_prefix`, `scan` | `Read` on the whole range, also where no key exists |
 /// | `put`, `delete`, and such changes in a batch | `Write` on the key |
 /// | `submit`, `submit_batch`, and such changes in a batch | `Admin` on the key |
 /// | each requirement of a batch | `Read` on its key |
 ///
-/// A batch is allowed whole or not at all. The service's own keys cannot be reached: a single key
-/// of them is refused, and ranges leave them out.
+/// A batch is allowed as a whole or not at all. The service's own keys are out of reach: single
+/// keys are refused, and ranges skip them.
 ///
-/// Every operation looks at what the principal may do *now*. A write is committed only if nobody's
-/// access has changed since that look, so once a revocation has returned, no write that was
-/// allowed before it is committed.
+/// Every operation checks the principal's current rights. A write commits only if no access rights
+/// have changed since its check. So after a revocation returns, no write that was allowed before it
+/// commits.
 ///
-/// A write that a [`Quota`](crate::Quota) holds must fit in it, else it fails with [`EngineError::Full`], which names the
-/// quota, its limit and its use; deletes always go through. Such a write reads each key that it changes, and waits for
-/// others under the same quota, up to the end of their commits. The first one counts the range by a scan. Others' writes
-/// under the range are noticed when it is counted again: 60 s after the last count by at most 128 keys a write, and whole
-/// before a refusal, unless that was done in the last second (where counting takes longer than 0.1 s: in the last ten
-/// times that long). Writes that no quota holds cost what they cost without.
+/// A write under a [`Quota`](crate::Quota) must fit in it, or fails with [`EngineError::Full`],
+/// which names the quota, its limit and its use. Deletes always succeed. Such a write reads each
+/// key that it changes, and waits for the commits of other writes under the same quota. The first
+/// write counts the range by a scan. Later counts find the writes that the quota did not limit.
+/// They begin 60 s after the last count, by at most 128 keys per write. A refusal first counts the
+/// whole range, unless the last count is younger than 1 s or, if longer, ten times its duration.
+/// Writes without a quota have no extra cost.
 ///
 /// # Examples
 /// See `examples/auth_flow.rs`.
@@ -50,12 +51,12 @@ pub struct AuthorizedEngine<E, H, C> {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, C> {
-    /// The service's engine, as `principal` may use it.
+    /// The service's engine with the rights of `principal`.
     pub fn new(service: &AuthService<E, H, C>, principal: Principal) -> Self {
         Self { service: service.clone(), principal }
     }
 
-    /// Whose view it is.
+    /// The principal of the view.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
@@ -74,11 +75,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
     fn refuse<T>(&self, action: Action, key: &[u8]) -> Result<T> {
         let key = &key[..key.len().min(64)];
         self.service.audit_denial(&self.principal, &format!("{action:?} {}", key.escape_ascii()));
-        Err(EngineError::Denied("the principal may not do this to this key".into()))
+        Err(EngineError::Denied("the principal lacks the right for this operation on this key".into()))
     }
 
-    /// Refuses a batch with anything that is not allowed; gives what allows it.
-    fn check_batch(&self, batch: &Batch) -> Result<Arc<Access>> {
+    /// Refuses a batch with an operation that is not allowed; returns the rights that allow it.
+    fn check_batch(&self, batch: &Batch) -> Result<Arc<AccessRights>> {
         let access = self.service.access_of(&self.principal)?;
         let now_ms = self.service.time_ms();
         let changes = batch.changes().map(|change| {
@@ -95,7 +96,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
     }
 
     fn one(&self, batch: &Batch) -> Result<ApplyOutcome> {
-        self.all(batch)?.pop().ok_or_else(|| EngineError::Conflict("the engine told no outcome".into()))
+        self.all(batch)?.pop().ok_or_else(|| EngineError::Conflict("the engine returned no outcome".into()))
     }
 
     fn all(&self, batch: &Batch) -> Result<Vec<ApplyOutcome>> {
@@ -125,14 +126,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
     }
 
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
-        // The engine's reserve is for what takes access away, which is not a principal's to say.
+        // The engine's reserve is for changes that revoke access; a principal must not use it.
         let uses_reserve = planted("auth_reserve_for_all") && batch.uses_reserve();
         for _ in 0..MAX_TRIES {
             let access = self.check_batch(batch)?;
             let mut guarded = batch.clone();
-            guarded.use_reserve(uses_reserve).require(layout::GENERATION, Expect::Version(access.generation));
+            guarded.use_reserve(uses_reserve).require(record_keys::GENERATION, Expect::Version(access.generation));
             match self.service.commit_within_quotas(&access, guarded)? {
-                BatchOutcome::Rejected(Rejected { key, .. }) if key == layout::GENERATION => {}
+                BatchOutcome::Rejected(Rejected { key, .. }) if key == record_keys::GENERATION => {}
                 outcome => return Ok(outcome),
             }
         }
@@ -160,16 +161,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
     fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
         self.check_range(&KeyRange::prefix(prefix.as_ref()))?;
         let mut found = self.service.engine().get_prefix(prefix)?;
-        found.retain(|(key, _)| !key.starts_with(layout::RESERVED_PREFIX));
+        found.retain(|(key, _)| !key.starts_with(record_keys::RESERVED_PREFIX));
         Ok(found)
     }
 
-    /// A range that reaches over the service's own keys is read in two scans, before and behind them.
+    /// A range around the service's own keys is read in two scans, before and after them.
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
         let range = KeyRange::bounds(from, to);
         self.check_range(&range)?;
         let mut found = Vec::new();
-        for part in range.without(&layout::reserved_keys()) {
+        for part in range.without(&record_keys::reserved_keys()) {
             let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
             found.extend(self.service.engine().scan(Bound::Included(part.start()), to, limit - found.len())?);
         }
@@ -183,9 +184,9 @@ impl<E, H, C> fmt::Debug for AuthorizedEngine<E, H, C> {
     }
 }
 
-/// Puts an authentication service with the usual parts on an engine.
+/// Creates an authentication service with the default parts on an engine.
 pub trait IntoAuthService: KvEngine + Sized {
-    /// The engine, shared, and a service on it with [`crate::Argon2SecretHasher`] and
+    /// The shared engine, and a service on it with [`crate::Argon2SecretHasher`] and
     /// [`crate::AesGcmEncryptor`] under this master key.
     fn into_argon2_hasher_aes_gcm_auth_service(
         self,

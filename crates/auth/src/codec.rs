@@ -7,11 +7,11 @@ const MALFORMED: Error = Error::Crypto("a record is authentic but malformed");
 
 /// Writes fields one after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Writer {
+pub(crate) struct FieldWriter {
     bytes: Vec<u8>,
 }
 
-impl Writer {
+impl FieldWriter {
     pub(crate) fn u8(&mut self, value: u8) -> &mut Self {
         self.bytes.push(value);
         self
@@ -61,7 +61,7 @@ impl Writer {
     /// A presence byte, then the bytes if there are any.
     ///
     /// # Errors
-    /// As [`Writer::bytes`].
+    /// As [`FieldWriter::bytes`].
     pub(crate) fn optional_bytes(&mut self, bytes: Option<&[u8]>) -> Result<&mut Self> {
         match bytes {
             Some(bytes) => self.u8(1).bytes(bytes),
@@ -83,11 +83,11 @@ impl Writer {
 
 /// Reads fields in the order they were written; anything missing is an error.
 #[derive(Debug)]
-pub(crate) struct Reader<'a> {
+pub(crate) struct FieldReader<'a> {
     bytes: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }

@@ -1,4 +1,4 @@
-//! What can go wrong, sorted by what the caller can do about it.
+//! The errors of the service, by what the caller can do about them.
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -10,38 +10,38 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An argument is not acceptable; the message says which rule it broke.
+    /// An argument is invalid; the message names the rule.
     #[error("validation failed: {0}")]
     Validation(&'static str),
-    /// What is to be created exists already, or others kept changing the same records.
+    /// The item exists already, or concurrent changes of the same records did not stop.
     #[error("conflict: {0}")]
     Conflict(&'static str),
     /// The user, key, session or role does not exist.
     #[error("not found: {0}")]
     NotFound(&'static str),
-    /// A limit is reached; delete something or raise the limit.
+    /// A limit is reached: delete items or raise the limit.
     #[error("limit exceeded: {0}")]
     LimitExceeded(&'static str),
     /// The principal may not do this.
     #[error("permission denied: {0}")]
     Denied(&'static str),
-    /// The session has to prove more first: a factor, or the same one again.
+    /// The session needs another factor first, or a fresh use of the same one.
     #[error("the session must be authenticated again for this")]
     StepUpRequired,
-    /// Something stored is not what the service wrote, or the key for it is missing or wrong.
+    /// A stored record was not written by the service, or its key is missing or wrong.
     #[error("crypto error: {0}")]
     Crypto(&'static str),
     /// A record was written by a newer version of this crate; update the program.
     #[error("{what} has format version {found}, this build knows up to {known}: update the program")]
     VersionUnsupported {
-        /// What kind of record it is.
+        /// The kind of the record.
         what: &'static str,
         /// The version found.
         found: u8,
         /// The newest version that this build reads.
         known: u8,
     },
-    /// The random generator failed; nothing was changed.
+    /// The random generator failed. Nothing was changed.
     #[error("the random generator failed")]
     Randomness(#[source] getrandom::Error),
     /// A file of master keys or peppers could not be read or written.
@@ -49,10 +49,10 @@ pub enum Error {
     KeyFile {
         /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// What was read could not be written where it was to go.
+    /// The output could not be written.
     #[error("writing the output failed")]
     Output(#[source] std::io::Error),
     /// The engine refused or failed.
@@ -82,7 +82,7 @@ pub enum ErrorKind {
     VersionUnsupported,
     /// See [`Error::Randomness`], [`Error::KeyFile`] and [`Error::Output`].
     Io,
-    /// See [`Error::Engine`]; its own kind is inside.
+    /// See [`Error::Engine`], which has a kind of its own.
     Engine,
 }
 

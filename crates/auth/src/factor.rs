@@ -14,14 +14,15 @@ use subtle::ConstantTimeEq;
 use totp_rs::{Builder, Secret, Totp};
 use zeroize::Zeroizing;
 
-use crate::codec::{Reader, Writer};
+use crate::clock::Timestamp;
+use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{EncryptedBlob, MacKey, TAG_LEN_BYTES};
+use crate::entropy::SecretEntropy;
 use crate::error::{Error, Result};
 use crate::hex;
 use crate::id::UserId;
 use crate::mutants::planted;
 use crate::record::{checked_role_names, decode_names, encode_names};
-use crate::seam::{Entropy, Timestamp};
 use crate::token::Token;
 
 /// How many recovery codes a user gets at once.
@@ -87,7 +88,7 @@ pub struct FactorUse {
     pub at_ms: Timestamp,
 }
 
-pub(crate) fn encode_uses(uses: &[FactorUse], writer: &mut Writer) -> Result<()> {
+pub(crate) fn encode_uses(uses: &[FactorUse], writer: &mut FieldWriter) -> Result<()> {
     let Ok(count) = u8::try_from(uses.len()) else {
         return Err(Error::LimitExceeded("too many factors"));
     };
@@ -98,7 +99,7 @@ pub(crate) fn encode_uses(uses: &[FactorUse], writer: &mut Writer) -> Result<()>
     Ok(())
 }
 
-pub(crate) fn decode_uses(reader: &mut Reader<'_>) -> Result<Vec<FactorUse>> {
+pub(crate) fn decode_uses(reader: &mut FieldReader<'_>) -> Result<Vec<FactorUse>> {
     let count = reader.u8()?;
     (0..count).map(|_| Ok(FactorUse { factor: Factor::from_code(reader.u8()?)?, at_ms: reader.i64()? })).collect()
 }
@@ -212,13 +213,13 @@ impl FactorPolicy {
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u8(self.everyone.into());
         encode_names(&self.roles, &mut writer)?;
         Ok(writer.finish())
     }
 
-    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(mut reader: FieldReader<'_>) -> Result<Self> {
         let policy = Self { everyone: reader.flag()?, roles: decode_names(&mut reader)? };
         reader.end()?;
         Ok(policy)
@@ -226,8 +227,7 @@ impl FactorPolicy {
 }
 
 /// A new one-time password's secret and new recovery codes, to be shown once: the store keeps the
-/// first
-/// encrypted and the others only as keyed hashes.
+/// first encrypted and the others only as keyed hashes.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Enrolment {
@@ -267,7 +267,7 @@ pub(crate) struct TotpSecret {
 pub(crate) type RecoveryMacs = Vec<[u8; TAG_LEN_BYTES]>;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingFactor {
     pub(crate) secret: TotpSecret,
     pub(crate) recovery: RecoveryMacs,
 }
@@ -283,16 +283,16 @@ pub(crate) struct Active {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StoredFactors {
     pub(crate) required: bool,
-    pub(crate) pending: Option<Pending>,
+    pub(crate) pending: Option<PendingFactor>,
     pub(crate) active: Option<Active>,
     pub(crate) recovery: RecoveryMacs,
 }
 
 impl StoredFactors {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u8(self.required.into()).u8(self.pending.is_some().into());
-        if let Some(Pending { secret, recovery }) = &self.pending {
+        if let Some(PendingFactor { secret, recovery }) = &self.pending {
             secret.encode(&mut writer)?;
             encode_macs(recovery, &mut writer)?;
         }
@@ -305,10 +305,10 @@ impl StoredFactors {
         Ok(writer.finish())
     }
 
-    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(mut reader: FieldReader<'_>) -> Result<Self> {
         let required = reader.flag()?;
         let pending = if reader.flag()? {
-            Some(Pending { secret: TotpSecret::decode(&mut reader)?, recovery: decode_macs(&mut reader)? })
+            Some(PendingFactor { secret: TotpSecret::decode(&mut reader)?, recovery: decode_macs(&mut reader)? })
         } else {
             None
         };
@@ -341,18 +341,18 @@ impl StoredFactors {
 }
 
 impl TotpSecret {
-    fn encode(&self, writer: &mut Writer) -> Result<()> {
+    fn encode(&self, writer: &mut FieldWriter) -> Result<()> {
         writer.bytes(&self.blob.to_bytes())?.u8(self.algorithm.code()).i64(self.since_ms);
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+    fn decode(reader: &mut FieldReader<'_>) -> Result<Self> {
         let blob = EncryptedBlob::from_bytes(reader.bytes()?)?;
         Ok(Self { blob, algorithm: TotpAlgorithm::from_code(reader.u8()?)?, since_ms: reader.i64()? })
     }
 }
 
-fn encode_macs(macs: &RecoveryMacs, writer: &mut Writer) -> Result<()> {
+fn encode_macs(macs: &RecoveryMacs, writer: &mut FieldWriter) -> Result<()> {
     let Ok(count) = u8::try_from(macs.len()) else {
         return Err(Error::LimitExceeded("too many recovery codes"));
     };
@@ -363,7 +363,7 @@ fn encode_macs(macs: &RecoveryMacs, writer: &mut Writer) -> Result<()> {
     Ok(())
 }
 
-fn decode_macs(reader: &mut Reader<'_>) -> Result<RecoveryMacs> {
+fn decode_macs(reader: &mut FieldReader<'_>) -> Result<RecoveryMacs> {
     let count = reader.u8()?;
     (0..count).map(|_| reader.array()).collect()
 }
@@ -393,7 +393,7 @@ impl Code {
 
 /// New recovery codes, and what is kept of them.
 pub(crate) fn new_recovery_codes(
-    entropy: &dyn Entropy,
+    entropy: &dyn SecretEntropy,
     key: &MacKey,
     user_id: &UserId,
 ) -> Result<(Vec<Token>, RecoveryMacs)> {
@@ -420,7 +420,7 @@ pub(crate) fn recovery_mac(key: &MacKey, user_id: &UserId, code: &[u8; RECOVERY_
 }
 
 /// A new secret, as long as the hash.
-pub(crate) fn new_totp_secret(entropy: &dyn Entropy, algorithm: TotpAlgorithm) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn new_totp_secret(entropy: &dyn SecretEntropy, algorithm: TotpAlgorithm) -> Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(vec![0; algorithm.secret_len_bytes()]);
     entropy.fill(&mut secret)?;
     Ok(secret)
@@ -476,7 +476,7 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seam::OsEntropy;
+    use crate::entropy::OsSecretEntropy;
 
     /// RFC 6238, appendix B; of its eight digits the last six.
     #[test]
@@ -530,7 +530,7 @@ mod tests {
     fn codes_are_read_as_people_type_them() {
         let key = MacKey::new(&[1; 32]).unwrap();
         let user = UserId::from_bytes([1; 16]);
-        let (codes, macs) = new_recovery_codes(&OsEntropy, &key, &user).unwrap();
+        let (codes, macs) = new_recovery_codes(&OsSecretEntropy, &key, &user).unwrap();
         assert_eq!((codes.len(), macs.len()), (RECOVERY_CODES, RECOVERY_CODES));
         for (code, mac) in codes.iter().zip(&macs) {
             assert_eq!(code.len(), 34);

@@ -1,9 +1,10 @@
-//! For the fuzz targets: every decoder of stored bytes and typed text, reached without the MAC that stands in front of it.
+//! For the fuzz targets: every decoder of stored bytes and typed text, reached without the MAC that
+//! stands in front of it.
 //!
 //! Whatever decodes must encode to bytes that decode to the same again.
 
 use crate::audit::{AuditAnchor, AuditEntry, Head};
-use crate::codec::Reader;
+use crate::codec::FieldReader;
 use crate::crypto::{Argon2Params, EncryptedBlob, KeyRing};
 use crate::error::Result;
 use crate::factor::{Code, FactorPolicy, StoredFactors};
@@ -24,20 +25,20 @@ pub fn decode(kind: u8, bytes: &[u8]) {
     let id = [7; 16];
     let text = String::from_utf8_lossy(bytes);
     match kind {
-        0 => again(bytes, |bytes| StoredUser::decode(id, Reader::new(bytes))?.encode()),
-        1 => again(bytes, |bytes| StoredApiKey::decode(id, Reader::new(bytes))?.encode()),
-        2 => again(bytes, |bytes| StoredSession::decode(Reader::new(bytes))?.encode()),
-        3 => again(bytes, |bytes| RoleRecord::decode("role", Reader::new(bytes))?.encode()),
+        0 => again(bytes, |bytes| StoredUser::decode(id, FieldReader::new(bytes))?.encode()),
+        1 => again(bytes, |bytes| StoredApiKey::decode(id, FieldReader::new(bytes))?.encode()),
+        2 => again(bytes, |bytes| StoredSession::decode(FieldReader::new(bytes))?.encode()),
+        3 => again(bytes, |bytes| RoleRecord::decode("role", FieldReader::new(bytes))?.encode()),
         4 => again(bytes, |bytes| AuditEntry::decode(bytes).and_then(|(entry, previous)| entry.encode(&previous))),
-        5 => again(bytes, |bytes| Ok(Head::decode(Reader::new(bytes))?.encode())),
+        5 => again(bytes, |bytes| Ok(Head::decode(FieldReader::new(bytes))?.encode())),
         6 => again(bytes, |bytes| Meta::decode(bytes)?.encode()),
         7 => again(bytes, |bytes| Ok(EncryptedBlob::from_bytes(bytes)?.to_bytes())),
         8 => again(bytes, |bytes| Ok(parsed::<AuditAnchor>(bytes)?.to_string().into_bytes())),
         9 => again(bytes, |bytes| Ok(parsed::<Argon2Params>(bytes)?.to_string().into_bytes())),
         10 => again(bytes, |bytes| Ok(normalize_username(&String::from_utf8_lossy(bytes))?.into_bytes())),
-        11 => again(bytes, |bytes| StoredFactors::decode(Reader::new(bytes))?.encode()),
-        12 => again(bytes, |bytes| Ok(StoredToken::decode(Reader::new(bytes))?.encode())),
-        13 => again(bytes, |bytes| FactorPolicy::decode(Reader::new(bytes))?.encode()),
+        11 => again(bytes, |bytes| StoredFactors::decode(FieldReader::new(bytes))?.encode()),
+        12 => again(bytes, |bytes| Ok(StoredToken::decode(FieldReader::new(bytes))?.encode())),
+        13 => again(bytes, |bytes| FactorPolicy::decode(FieldReader::new(bytes))?.encode()),
         _ => {
             let _code = Code::parse(&text);
             let _single_use = parse_single_use(&text);

@@ -1,5 +1,5 @@
-//! Hexadecimal in lower case, without branches or look-ups that depend on the digits: secrets
-//! pass through here.
+//! Hexadecimal in lower case, without branches or look-ups that depend on the digits: secrets pass
+//! through here.
 
 /// Appends the lower-case digits of `bytes` to `text`.
 pub(crate) fn encode(bytes: &[u8], text: &mut String) {

@@ -10,8 +10,8 @@ use crate::hex;
 /// Length of an identifier, in bytes.
 pub(crate) const ID_LEN_BYTES: usize = 16;
 
-/// The id of a user that always exists and can never log in: logins and entries of the audit trail
-/// have it where there is no user, so that both cases do the same work.
+/// The id of a user that always exists and can never log in. Logins and audit entries use it where
+/// there is no user, so that both cases do the same work.
 pub(crate) const NOBODY: [u8; ID_LEN_BYTES] = [0; ID_LEN_BYTES];
 
 const PREFIX_LEN_BYTES: usize = 4;
@@ -82,7 +82,7 @@ macro_rules! identifier {
 }
 
 identifier! {
-    /// Identifies a user for ever, through every rename: `usr_` and 32 digits.
+    /// Identifies a user, also after renames: `usr_` and 32 digits.
     UserId, "usr_", "a user id is usr_ and 32 lower-case hexadecimal digits"
 }
 

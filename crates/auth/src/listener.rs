@@ -1,19 +1,16 @@
-//! The hook for notices: who embeds the service hears of what happens to accounts, and tells their
-//! owners.
+//! The hook for notices: the embedding program receives the audit trail's entries and notifies
+//! users.
 
 use std::fmt::Debug;
 
 use crate::audit::AuditEntry;
 
-/// Hears of each entry of the audit trail once it is committed: a login from a new source, a
-/// changed password, a
-/// revocation, an attempt that was refused.
+/// Receives each entry of the audit trail after its commit: a login from a new source, a changed
+/// password, a revocation, a refused attempt.
 ///
-/// It is called on the thread of the call that made the entry, with no lock held, after the commit.
-/// It may call the
-/// service. A panic in it is contained and counted in [`crate::AuthStats::listener_panics`].
-/// Refusals that the rate limiter leaves
-/// out of the trail are not heard of either; the next entry tells their number.
+/// The service calls it on the caller's thread, after the commit and without a lock. It may call
+/// the service. Its panics are caught and counted in [`crate::AuthStats::listener_panics`]. It does
+/// not receive refusals that the rate limiter suppresses; the next entry has their number.
 ///
 /// # Examples
 /// ```
@@ -33,6 +30,6 @@ use crate::audit::AuditEntry;
 /// }
 /// ```
 pub trait AuditListener: Debug + Send + Sync {
-    /// This entry is in the trail. Hand it on and return: the caller waits.
+    /// Receives an entry that is in the trail. Return soon, because the caller waits.
     fn committed(&self, entry: &AuditEntry);
 }

@@ -1,17 +1,18 @@
-//! Settings of the service, and the parts it is made of besides engine, hasher and encryptor.
+//! Settings of the service, its clock, its source of random bytes and its listener.
 
 use std::sync::Arc;
 
+use crate::clock::{SystemWallClock, WallClock};
+use crate::entropy::{OsSecretEntropy, SecretEntropy};
 use crate::error::{Error, Result};
 use crate::factor::TotpOptions;
-use crate::guess::GuessPolicy;
 use crate::listener::AuditListener;
+use crate::login_delays::GuessPolicy;
 use crate::password::PasswordPolicy;
-use crate::seam::{Clock, Entropy, OsEntropy, SystemClock};
 use crate::single_use::TokenLifetimes;
 use crate::username::LookAlikes;
 
-/// Settings of an `AuthService`; start from [`AuthOptions::default`] and change fields.
+/// Settings of an `AuthService`. Start from [`AuthOptions::default`] and set fields.
 ///
 /// # Examples
 /// ```
@@ -24,33 +25,33 @@ use crate::username::LookAlikes;
 pub struct AuthOptions {
     /// Rules for new passwords.
     pub password_policy: PasswordPolicy,
-    /// What to do about a new username that looks like another; default: refuse it.
+    /// Whether a new username may look like an existing one; default: no.
     pub look_alikes: LookAlikes,
-    /// Delays for guessing.
+    /// Delays after wrong passwords.
     pub guess_policy: GuessPolicy,
     /// A session ends after this long without use, in ms; default 30 min.
     pub session_idle_ms: i64,
     /// A session ends this long after its login, in ms; default 12 h.
     pub session_absolute_ms: i64,
-    /// Most sessions of one user; the oldest ends for a new one. 1 to 1024, default 64.
+    /// Maximum number of sessions per user, 1 to 1,024; default 64. A new session ends the oldest.
     pub max_sessions_per_user: usize,
-    /// Most API keys of one user. 1 to 8192, default 256.
+    /// Maximum number of API keys per user, 1 to 8,192; default 256.
     pub max_api_keys_per_user: usize,
-    /// Last use of an API key or session is written at most once in this time, in ms; 0 for at each use, at most half of
-    /// `session_idle_ms`, so that a session that is used does not end; default 1 min.
+    /// Interval at which the last use of an API key or session is written, in ms; default 1 min. 0
+    /// writes each use. At most half of `session_idle_ms`: a session in use must not expire.
     pub last_used_interval_ms: i64,
-    /// How many verified API keys are remembered, with the bytes that were verified; 0 for none, default 16,384.
+    /// Capacity of the cache of verified API keys; 0 for none, default 16,384.
     pub verified_cache_entries: usize,
-    /// How one-time passwords are made and checked.
+    /// Parameters of one-time passwords.
     pub totp: TotpOptions,
-    /// How long single-use tokens count.
+    /// Lifetimes of single-use tokens.
     pub token_lifetimes: TokenLifetimes,
-    /// Hears of each entry of the audit trail once it is committed; default none.
+    /// Receives each entry of the audit trail after its commit; default none.
     pub listener: Option<Arc<dyn AuditListener>>,
-    /// Where the time comes from.
-    pub clock: Arc<dyn Clock>,
-    /// Where ids, secrets and tokens come from.
-    pub entropy: Arc<dyn Entropy>,
+    /// The clock.
+    pub clock: Arc<dyn WallClock>,
+    /// The source of ids, secrets and tokens.
+    pub entropy: Arc<dyn SecretEntropy>,
 }
 
 impl Default for AuthOptions {
@@ -68,8 +69,8 @@ impl Default for AuthOptions {
             totp: TotpOptions::default(),
             token_lifetimes: TokenLifetimes::default(),
             listener: None,
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(OsEntropy),
+            clock: Arc::new(SystemWallClock),
+            entropy: Arc::new(OsSecretEntropy),
         }
     }
 }
@@ -83,13 +84,15 @@ impl AuthOptions {
         self.totp.validate()?;
         self.token_lifetimes.validate()?;
         if self.session_idle_ms <= 0 || self.session_absolute_ms <= 0 || self.last_used_interval_ms < 0 {
-            return Err(Error::Validation("session and last-used times must be positive"));
+            return Err(Error::Validation(
+                "session_idle_ms, session_absolute_ms and last_used_interval_ms must not be negative or 0",
+            ));
         }
         if !(1..=1024).contains(&self.max_sessions_per_user) || !(1..=8192).contains(&self.max_api_keys_per_user) {
-            return Err(Error::Validation("1 to 1024 sessions and 1 to 8192 API keys per user are possible"));
+            return Err(Error::Validation("max_sessions_per_user is 1 to 1024, and max_api_keys_per_user 1 to 8192"));
         }
         if self.last_used_interval_ms > self.session_idle_ms / 2 {
-            return Err(Error::Validation("the interval of last uses is at most half of the idle time of a session"));
+            return Err(Error::Validation("last_used_interval_ms is at most half of session_idle_ms"));
         }
         self.guess_policy.validate()
     }

@@ -1,5 +1,5 @@
-//! Which passwords are acceptable, after NIST SP 800-63B-4 (3.1.1.2) and OWASP ASVS 5.0 (6.2):
-//! long enough, not common, not the username, not breached; no rules on which characters.
+//! Which passwords are acceptable, after NIST SP 800-63B-4 (3.1.1.2) and OWASP ASVS 5.0 (6.2): long
+//! enough, not common, not the username, not breached; no rules on which characters.
 
 use std::fmt;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ impl PasswordPolicy {
     }
 
     /// The password as it is hashed, if it is acceptable.
-    pub(crate) fn accept(&self, password: &str, name: &NormalUsername) -> Result<Prepared> {
-        let prepared = Prepared::new(password)?;
+    pub(crate) fn accept(&self, password: &str, name: &NormalUsername) -> Result<PreparedPassword> {
+        let prepared = PreparedPassword::new(password)?;
         let length = prepared.0.chars().count();
         if length < self.min_length {
             return Err(Error::Validation("the password is too short"));
@@ -124,9 +124,9 @@ impl fmt::Debug for PasswordPolicy {
 }
 
 /// A password in the form that is hashed: NFKC, bounded, wiped when dropped.
-pub(crate) struct Prepared(Zeroizing<String>);
+pub(crate) struct PreparedPassword(Zeroizing<String>);
 
-impl Prepared {
+impl PreparedPassword {
     pub(crate) fn new(password: &str) -> Result<Self> {
         let password = if password.len() <= MAX_PASSWORD_LEN_BYTES {
             Zeroizing::new(nfkc(password))

@@ -7,7 +7,7 @@
 
 use std::ops::Bound;
 
-use crate::codec::{Reader, Writer};
+use crate::codec::{FieldReader, FieldWriter};
 use crate::error::{Error, Result};
 use crate::quota::Quota;
 
@@ -25,9 +25,11 @@ pub enum Action {
     Write,
     /// Submit commands with versions of one's own, which can shut out later writers.
     Admin,
-    /// See users, their sessions, API keys, tokens and factors; the range is of usernames in normal form.
+    /// See users, their sessions, API keys, tokens and factors; the range is of usernames in normal
+    /// form.
     ViewUsers,
-    /// Create and change users; the range is of usernames in normal form. See [`crate::AdminService`].
+    /// Create and change users; the range is of usernames in normal form. See
+    /// [`crate::AdminService`].
     ManageUsers,
     /// Define roles, and give them to users; the range is of role names.
     ManageRoles,
@@ -152,11 +154,11 @@ impl KeyRange {
         begins_before_end(self, other) && begins_before_end(other, self)
     }
 
-    pub(crate) fn encode(&self, writer: &mut Writer) -> Result<()> {
+    pub(crate) fn encode(&self, writer: &mut FieldWriter) -> Result<()> {
         writer.bytes(&self.start)?.optional_bytes(self.end.as_deref()).map(drop)
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(reader: &mut FieldReader<'_>) -> Result<Self> {
         let start = reader.bytes()?.to_vec();
         Ok(Self { start, end: reader.optional_bytes()?.map(<[u8]>::to_vec) })
     }
@@ -194,8 +196,8 @@ impl Grant {
     /// These actions on these keys.
     ///
     /// # Errors
-    /// [`Error::Validation`] for no action, actions on keys beside management, an empty range, or a bound past
-    /// [`MAX_GRANT_KEY_LEN_BYTES`].
+    /// [`Error::Validation`] for no action, actions on keys beside management, an empty range, or a
+    /// bound past [`MAX_GRANT_KEY_LEN_BYTES`].
     pub fn new(actions: impl IntoIterator<Item = Action>, range: KeyRange) -> Result<Self> {
         let actions = actions.into_iter().fold(0, |all, action| all | action.bit());
         if actions == 0 || range.is_empty() {
@@ -215,7 +217,8 @@ impl Grant {
     /// The same grant with a quota: writes that it allows fit in it, or are refused. See [`Quota`].
     ///
     /// # Errors
-    /// [`Error::Validation`] if the grant allows no writes: it has neither [`Action::Write`] nor [`Action::Admin`].
+    /// [`Error::Validation`] if the grant allows no writes: it has neither [`Action::Write`] nor
+    /// [`Action::Admin`].
     pub fn with_quota(self, quota: Quota) -> Result<Self> {
         if self.actions & WRITES == 0 {
             return Err(Error::Validation("a quota is for a grant that allows write or admin"));
@@ -248,7 +251,7 @@ pub(crate) fn check_grants(grants: &[Grant]) -> Result<()> {
     if grants.len() > MAX_GRANTS { Err(Error::LimitExceeded("more than 256 grants")) } else { Ok(()) }
 }
 
-pub(crate) fn encode_grants(grants: &[Grant], writer: &mut Writer) -> Result<()> {
+pub(crate) fn encode_grants(grants: &[Grant], writer: &mut FieldWriter) -> Result<()> {
     let Ok(count) = u16::try_from(grants.len()) else {
         return Err(Error::LimitExceeded("more than 256 grants"));
     };
@@ -261,12 +264,12 @@ pub(crate) fn encode_grants(grants: &[Grant], writer: &mut Writer) -> Result<()>
     Ok(())
 }
 
-pub(crate) fn decode_grants(reader: &mut Reader<'_>) -> Result<Vec<Grant>> {
+pub(crate) fn decode_grants(reader: &mut FieldReader<'_>) -> Result<Vec<Grant>> {
     let count = reader.u16()?;
     (0..count).map(|_| decode_grant(reader)).collect()
 }
 
-fn decode_grant(reader: &mut Reader<'_>) -> Result<Grant> {
+fn decode_grant(reader: &mut FieldReader<'_>) -> Result<Grant> {
     let actions = reader.u8()?;
     let is_mixed = actions & ON_KEYS != 0 && actions & !ON_KEYS != 0;
     if actions == 0 || actions > 127 || is_mixed {
@@ -344,8 +347,8 @@ impl PermissionSet {
         self.metered.is_some()
     }
 
-    /// The quotas that a change of `key` must fit in, with their ranges: those of all grants that allow it, or none
-    /// if a grant without a quota allows it.
+    /// The quotas that a change of `key` must fit in, with their ranges: those of all grants that
+    /// allow it, or none if a grant without a quota allows it.
     pub(crate) fn quotas<'a>(
         &'a self,
         action: Action,
@@ -356,8 +359,8 @@ impl PermissionSet {
         grants.filter(move |(grant, _)| grant.allows(action, key)).map(|(grant, quota)| (&grant.range, quota))
     }
 
-    /// Whether who has `rights` is held by every quota that holds who has this set, as tightly: each quota of this
-    /// set that limits something in `rights` is there too, on the same range.
+    /// Whether who has `rights` is held by every quota that holds who has this set, as tightly:
+    /// each quota of this set that limits something in `rights` is there too, on the same range.
     pub(crate) fn quotas_hold(&self, rights: &Self) -> bool {
         let Some(mine) = &self.metered else { return true };
         let theirs = rights.metered.as_deref();
@@ -460,20 +463,20 @@ mod tests {
             grant(&Action::ALL).with_quota(quota(Some(u64::MAX), Some(9))).unwrap(),
         ];
         let encoded = |grants: &[Grant]| {
-            let mut writer = Writer::default();
+            let mut writer = FieldWriter::default();
             encode_grants(grants, &mut writer).unwrap();
             writer.finish()
         };
         let bytes = encoded(&grants);
-        assert_eq!(decode_grants(&mut Reader::new(&bytes)).unwrap(), grants);
+        assert_eq!(decode_grants(&mut FieldReader::new(&bytes)).unwrap(), grants);
         for len in 0..bytes.len() {
-            assert!(decode_grants(&mut Reader::new(&bytes[..len])).is_err());
+            assert!(decode_grants(&mut FieldReader::new(&bytes[..len])).is_err());
         }
         let mut of_read = encoded(&grants[..1]);
         for limits in [1, 2, 3, 4, 255] {
             *of_read.last_mut().unwrap() = limits;
             let bytes = [&of_read[..], &[0; 16]].concat();
-            assert!(decode_grants(&mut Reader::new(&bytes)).is_err(), "{limits}");
+            assert!(decode_grants(&mut FieldReader::new(&bytes)).is_err(), "{limits}");
         }
     }
 

@@ -1,16 +1,17 @@
-//! How much may be under the range of a grant.
+//! Limits on the keys and bytes under the range of a grant.
 
-use crate::codec::{Reader, Writer};
+use crate::codec::{FieldReader, FieldWriter};
 use crate::error::{Error, Result};
 
-/// How many keys, and how many bytes of keys and values, may be under the range of a grant, for writes that the grant
-/// allows.
+/// A limit on the number of keys, and on the bytes of keys and values, under the range of a grant.
+/// It limits the writes that the grant allows.
 ///
-/// It counts what is under the range, whoever wrote it: two users with one role share its quota. Only values that are
-/// there count, as long as they are: no space that compaction has yet to free, no tombstones.
+/// All keys under the range count, also those of other writers: two users with one role share its
+/// quota. Only current values count: no tombstones, and no old values that compaction will remove.
 ///
-/// Who has several grants on a key has to fit in the quota of each; a grant without a quota that allows the same frees
-/// them from all. For an API key with limits this holds for its owner's grants, and for its own.
+/// If several grants allow a write, it must fit in the quota of each. If one of them has no quota,
+/// none applies. For an API key with limits this holds for the owner's grants, and for the key's
+/// own.
 ///
 /// # Examples
 /// ```
@@ -27,39 +28,39 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// At most this many keys, and at most this many bytes of keys and values. 0 lets nothing grow.
+    /// A quota of keys, and of bytes of keys and values. 0 allows no growth.
     ///
     /// # Errors
     /// [`Error::Validation`] if both are `None`.
     pub fn new(max_keys: Option<u64>, max_bytes: Option<u64>) -> Result<Self> {
         if max_keys.is_none() && max_bytes.is_none() {
-            return Err(Error::Validation("a quota limits keys or bytes"));
+            return Err(Error::Validation("a quota needs a limit of keys, of bytes, or both"));
         }
         Ok(Self { max_keys, max_bytes })
     }
 
-    /// Most keys; `None`: any number.
+    /// Maximum number of keys; `None` for no limit.
     pub fn max_keys(&self) -> Option<u64> {
         self.max_keys
     }
 
-    /// Most bytes of keys and values; `None`: any number.
+    /// Maximum bytes of keys and values; `None` for no limit.
     pub fn max_bytes(&self) -> Option<u64> {
         self.max_bytes
     }
 
-    /// What fits in both.
+    /// The intersection of two quotas.
     pub(crate) fn and(&self, other: &Self) -> Self {
         let least = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
         Self { max_keys: least(self.max_keys, other.max_keys), max_bytes: least(self.max_bytes, other.max_bytes) }
     }
 
-    /// Whether what fits in this fits in `other`.
+    /// Whether all that fits in this quota fits in `other`.
     pub(crate) fn is_within(&self, other: &Self) -> bool {
         self.and(other) == *self
     }
 
-    pub(crate) fn encode(quota: Option<&Self>, writer: &mut Writer) {
+    pub(crate) fn encode(quota: Option<&Self>, writer: &mut FieldWriter) {
         let (max_keys, max_bytes) = quota.map_or((None, None), |quota| (quota.max_keys, quota.max_bytes));
         writer.u8(u8::from(max_keys.is_some()) | u8::from(max_bytes.is_some()) << 1);
         for limit in max_keys.into_iter().chain(max_bytes) {
@@ -67,10 +68,10 @@ impl Quota {
         }
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>> {
+    pub(crate) fn decode(reader: &mut FieldReader<'_>) -> Result<Option<Self>> {
         let limits = reader.u8()?;
         if limits > 3 {
-            return Err(Error::Crypto("a grant has a limit that this build does not know"));
+            return Err(Error::Crypto("a grant has a limit of an unknown kind; update the program"));
         }
         let max_keys = if limits & 1 != 0 { Some(reader.u64()?) } else { None };
         let max_bytes = if limits & 2 != 0 { Some(reader.u64()?) } else { None };
@@ -78,7 +79,7 @@ impl Quota {
     }
 }
 
-/// What is under a range.
+/// The use of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuotaUse {

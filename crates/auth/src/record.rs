@@ -4,13 +4,13 @@
 
 use subtle::ConstantTimeEq;
 
-use crate::codec::{Reader, Writer};
+use crate::clock::Timestamp;
+use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{SecretHash, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::factor::{Factor, FactorUse, decode_uses, encode_uses};
 use crate::id::{ApiKeyId, SessionId, UserId};
 use crate::permission::{Grant, decode_grants, encode_grants};
-use crate::seam::Timestamp;
 use crate::username::disturbs_text;
 
 /// Most roles of one user or API key.
@@ -59,7 +59,8 @@ pub(crate) struct StoredUser {
     pub(crate) epoch: u64,
     /// Wrong passwords are counted under it; raising it clears the account's delays.
     pub(crate) guess_epoch: u64,
-    /// Wrong codes are counted under it: a password that was reset by mail does not clear their delays.
+    /// Wrong codes are counted under it: a password that was reset by mail does not clear their
+    /// delays.
     pub(crate) code_epoch: u64,
     pub(crate) password_hash: SecretHash,
     /// Sources of recent successful logins, latest first.
@@ -69,7 +70,7 @@ pub(crate) struct StoredUser {
 impl StoredUser {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let user = &self.public;
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u8(user.disabled.into()).u64(self.epoch).u64(self.guess_epoch).u64(self.code_epoch);
         writer.i64(user.created_at_ms).i64(user.password_changed_at_ms);
         writer.optional_i64(user.last_login_ms);
@@ -81,7 +82,7 @@ impl StoredUser {
         Ok(writer.finish_padded(USER_UNIT_BYTES))
     }
 
-    pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(id: [u8; 16], mut reader: FieldReader<'_>) -> Result<Self> {
         let disabled = reader.flag()?;
         let (epoch, guess_epoch, code_epoch) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (created_at_ms, password_changed_at_ms) = (reader.i64()?, reader.i64()?);
@@ -154,7 +155,8 @@ pub(crate) struct StoredApiKey {
 }
 
 impl StoredApiKey {
-    /// Whether it has a secret with this MAC: its own, or the one before the last rotation that left it some time.
+    /// Whether it has a secret with this MAC: its own, or the one before the last rotation that
+    /// left it some time.
     pub(crate) fn has_secret(&self, mac: &[u8; TAG_LEN_BYTES]) -> bool {
         let previous = self.public.previous_secret_until_ms.is_some() && bool::from(self.previous_mac.ct_eq(mac));
         bool::from(self.secret_mac.ct_eq(mac)) || previous
@@ -171,7 +173,7 @@ impl StoredApiKey {
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let key = &self.public;
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.raw(key.owner_id.as_bytes()).raw(&self.secret_mac);
         writer.optional_i64(key.previous_secret_until_ms).raw(&self.previous_mac);
         writer.i64(key.created_at_ms).optional_i64(key.expires_at_ms).optional_i64(key.last_used_ms);
@@ -190,7 +192,7 @@ impl StoredApiKey {
         Ok(writer.finish())
     }
 
-    pub(crate) fn decode(id: [u8; 16], mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(id: [u8; 16], mut reader: FieldReader<'_>) -> Result<Self> {
         let (owner_id, secret_mac) = (UserId::from_bytes(reader.array()?), reader.array()?);
         let (previous_secret_until_ms, previous_mac) = (reader.optional_i64()?, reader.array()?);
         let (created_at_ms, expires_at_ms, last_used_ms) =
@@ -256,7 +258,7 @@ pub(crate) struct StoredSession {
 impl StoredSession {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let session = &self.public;
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.raw(session.session_id.as_bytes()).raw(session.user_id.as_bytes()).u64(self.epoch);
         writer.i64(session.created_at_ms).i64(session.last_seen_ms);
         writer.i64(session.idle_expires_at_ms).i64(session.expires_at_ms);
@@ -265,7 +267,7 @@ impl StoredSession {
         Ok(writer.finish())
     }
 
-    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(mut reader: FieldReader<'_>) -> Result<Self> {
         let session_id = SessionId::from_bytes(reader.array()?);
         let (user_id, epoch) = (UserId::from_bytes(reader.array()?), reader.u64()?);
         let (created_at_ms, last_seen_ms) = (reader.i64()?, reader.i64()?);
@@ -305,19 +307,19 @@ pub struct RoleRecord {
 
 impl RoleRecord {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         encode_grants(&self.grants, &mut writer)?;
         Ok(writer.finish())
     }
 
-    pub(crate) fn decode(name: &str, mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(name: &str, mut reader: FieldReader<'_>) -> Result<Self> {
         let grants = decode_grants(&mut reader)?;
         reader.end()?;
         Ok(Self { name: name.to_owned(), grants })
     }
 }
 
-pub(crate) fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> {
+pub(crate) fn encode_names(names: &[String], writer: &mut FieldWriter) -> Result<()> {
     let Ok(count) = u16::try_from(names.len()) else {
         return Err(Error::LimitExceeded("too many roles"));
     };
@@ -325,12 +327,12 @@ pub(crate) fn encode_names(names: &[String], writer: &mut Writer) -> Result<()> 
     names.iter().try_for_each(|name| writer.bytes(name.as_bytes()).map(drop))
 }
 
-pub(crate) fn decode_names(reader: &mut Reader<'_>) -> Result<Vec<String>> {
+pub(crate) fn decode_names(reader: &mut FieldReader<'_>) -> Result<Vec<String>> {
     let count = reader.u16()?;
     (0..count).map(|_| Ok(reader.text()?.to_owned())).collect()
 }
 
-fn decode_optional_text(reader: &mut Reader<'_>) -> Result<Option<String>> {
+fn decode_optional_text(reader: &mut FieldReader<'_>) -> Result<Option<String>> {
     if reader.flag()? { Ok(Some(reader.text()?.to_owned())) } else { Ok(None) }
 }
 

@@ -1,4 +1,4 @@
-//! Single-use tokens: what a mail or a colleague carries to a user, for one purpose and a short
+//! Single-use tokens, which reach a user by mail or by a colleague: for one purpose and a short
 //! time.
 //!
 //! ```text
@@ -7,37 +7,34 @@
 //!                                      | epoch u64 | binding [32]
 //! ```
 //!
-//! A token counts as long as its user is enabled, the user's epoch is the token's (it rises with
-//! each password, when
-//! the user is disabled, and when all sessions are ended), and the binding is the MAC of the user's
-//! name and of
-//! what else the token is for.
+//! A token is valid while its user is enabled, the user's epoch equals the token's, and the binding
+//! is the MAC of the user's name and of the token's subject. The epoch rises with each new
+//! password, when the user is disabled, and when all sessions are ended.
 
 use std::fmt;
 
-use crate::codec::{Reader, Writer};
+use crate::clock::Timestamp;
+use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::TAG_LEN_BYTES;
 use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::seam::Timestamp;
 
-/// Most single-use tokens of one purpose that a user can have; a new one takes the place of the
-/// oldest.
+/// Maximum number of single-use tokens of one purpose per user. A new token replaces the oldest.
 pub const MAX_TOKENS_PER_PURPOSE: usize = 4;
-/// Longest that a single-use token can count, in ms: 30 days.
+/// Longest lifetime of a single-use token, in ms: 30 days.
 pub const MAX_TOKEN_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
-/// What a single-use token is for.
+/// The purpose of a single-use token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenPurpose {
-    /// To set a new password without the old one.
+    /// Set a new password without the old one.
     PasswordReset,
-    /// To set the first password of a user who was invited.
+    /// Set the first password of an invited user.
     Invitation,
-    /// To show that somebody reads what is sent to an address.
+    /// Prove that the user receives messages at an address.
     Verification,
-    /// To go on with a login whose password was right.
+    /// Continue a login after the right password.
     Login,
 }
 
@@ -73,7 +70,7 @@ impl fmt::Display for TokenPurpose {
     }
 }
 
-/// How long single-use tokens count, in ms; each 1 ms to 30 days.
+/// Lifetimes of single-use tokens, in ms; each 1 ms to 30 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLifetimes {
     /// Default 30 min.
@@ -82,7 +79,7 @@ pub struct TokenLifetimes {
     pub invitation_ms: i64,
     /// Default 24 h.
     pub verification_ms: i64,
-    /// How long a login may wait for its second factor; default 5 min.
+    /// From the password to the second factor; default 5 min.
     pub login_ms: i64,
 }
 
@@ -117,7 +114,7 @@ impl TokenLifetimes {
         if all.iter().all(|ms| (1..=MAX_TOKEN_LIFETIME_MS).contains(ms)) {
             return Ok(());
         }
-        Err(Error::Validation("a single-use token counts for 1 ms to 30 days"))
+        Err(Error::Validation("the lifetime of a single-use token is 1 ms to 30 days"))
     }
 }
 
@@ -125,13 +122,13 @@ impl TokenLifetimes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenRecord {
-    /// What it is for.
+    /// The purpose.
     pub purpose: TokenPurpose,
-    /// Whose account it is for.
+    /// The user of the token.
     pub user_id: UserId,
     /// When it was issued, in Unix ms.
     pub created_at_ms: Timestamp,
-    /// From when on it does not count, in Unix ms.
+    /// When it expires, in Unix ms.
     pub expires_at_ms: Timestamp,
 }
 
@@ -145,13 +142,13 @@ pub(crate) struct StoredToken {
 impl StoredToken {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let token = &self.public;
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u8(token.purpose.code()).raw(token.user_id.as_bytes());
         writer.i64(token.created_at_ms).i64(token.expires_at_ms).u64(self.epoch).raw(&self.binding);
         writer.finish()
     }
 
-    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self> {
+    pub(crate) fn decode(mut reader: FieldReader<'_>) -> Result<Self> {
         let public = TokenRecord {
             purpose: TokenPurpose::from_code(reader.u8()?)?,
             user_id: UserId::from_bytes(reader.array()?),

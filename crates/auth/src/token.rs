@@ -1,4 +1,4 @@
-//! What a client presents: API key tokens and session tokens.
+//! Tokens of API keys and sessions, and single-use tokens.
 //!
 //! ```text
 //! htk_<id: 32 digits>_<secret: 64 digits>_<checksum: 8 digits>      an API key
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! All digits are lower-case hexadecimal, so that each token has one text. The fixed prefixes let
-//! secret scanners find leaked tokens. The checksum, CRC-32 of all before its underscore, lets a
-//! typo be refused without a look-up; it protects against nothing else.
+//! secret scanners find leaked tokens. The checksum, CRC-32 of all before its underscore, detects
+//! typos without a look-up; it is no protection.
 
 use std::fmt;
 use std::ops::Deref;
@@ -16,10 +16,10 @@ use std::ops::Deref;
 use secrecy::{ExposeSecret, SecretBox};
 use zeroize::Zeroizing;
 
+use crate::entropy::SecretEntropy;
 use crate::error::Result;
 use crate::hex;
 use crate::id::{ApiKeyId, ID_LEN_BYTES};
-use crate::seam::Entropy;
 
 /// Length of the secret in a token, in bytes.
 pub const SECRET_LEN_BYTES: usize = 32;
@@ -30,12 +30,13 @@ pub(crate) const SINGLE_USE_PREFIX: &str = "hto_";
 const CHECKSUM_LEN_BYTES: usize = 4;
 const CHECKSUM_DIGITS: usize = 2 * CHECKSUM_LEN_BYTES;
 
-/// The secret part of a token; wiped when dropped.
+/// The secret part of a token, wiped when dropped.
 pub(crate) type TokenSecret = SecretBox<[u8; SECRET_LEN_BYTES]>;
 
-/// A token or code to hand to its owner, once: the store keeps only a keyed hash of it, or encrypts it.
+/// A token or code for its owner. It is shown once: the store has only a keyed hash of it, or
+/// encrypts it.
 ///
-/// It dereferences to its text; `Debug` does not show it, and its memory is wiped when dropped.
+/// It dereferences to its text. `Debug` does not show it, and its memory is wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<String>);
 
@@ -64,7 +65,7 @@ impl fmt::Debug for Token {
     }
 }
 
-pub(crate) fn random_secret(entropy: &dyn Entropy) -> Result<TokenSecret> {
+pub(crate) fn random_secret(entropy: &dyn SecretEntropy) -> Result<TokenSecret> {
     let mut outcome = Ok(());
     let secret = TokenSecret::init_with_mut(|bytes: &mut [u8; SECRET_LEN_BYTES]| outcome = entropy.fill(bytes));
     outcome.map(|()| secret)
@@ -136,11 +137,11 @@ fn parse_secret(digits: &[u8]) -> Option<TokenSecret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seam::OsEntropy;
+    use crate::entropy::OsSecretEntropy;
 
     #[test]
     fn tokens_round_trip() {
-        let secret = random_secret(&OsEntropy).unwrap();
+        let secret = random_secret(&OsSecretEntropy).unwrap();
         let id = ApiKeyId::from_bytes([0x5a; 16]);
         let token = api_key_token(&id, &secret);
         let text = &*token;
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn every_single_character_typo_is_refused() {
-        let secret = random_secret(&OsEntropy).unwrap();
+        let secret = random_secret(&OsSecretEntropy).unwrap();
         let token = api_key_token(&ApiKeyId::from_bytes([1; 16]), &secret);
         let text = &*token;
         for at in 0..text.len() {

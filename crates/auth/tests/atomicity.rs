@@ -1,5 +1,5 @@
-//! Every multi-record change is one commit: at every commit boundary (every point where a crash
-//! can leave the store), and under thousands of thread schedules, the records fit together.
+//! Every multi-record change is one commit: at every commit boundary (every point where a crash can
+//! leave the store), and under thousands of thread schedules, the records fit together.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 

@@ -368,7 +368,7 @@ fn other_hashes_and_windows_can_be_chosen() {
         let builder = totp_rs::Builder::new().with_algorithm(totp_rs::Algorithm::SHA256).with_secret(secret);
         builder.build().unwrap().generate(u64::try_from(at_ms / 1000).unwrap()).to_string()
     };
-    let now_ms = hightower_auth::Clock::now_ms(&*clock);
+    let now_ms = hightower_auth::WallClock::now_ms(&*clock);
     assert_eq!(auth.confirm_totp(&id, &code(now_ms - STEP_MS)).unwrap(), FactorCheck::Refused);
     assert_eq!(auth.confirm_totp(&id, &code(now_ms)).unwrap(), FactorCheck::Accepted(Factor::Totp));
     for bad in [

@@ -1,4 +1,5 @@
-//! What a hostile user, a clock, a full trail or a careless operator can do to the service's promises.
+//! What a hostile user, a clock, a full trail or a careless operator can do to the service's
+//! promises.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -120,7 +121,8 @@ fn idle_expiry_holds_for_views_and_use_through_them_counts() {
     assert_eq!(used.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle");
     assert!(auth.engine().get(b"k").unwrap().is_none());
 
-    // What is alive by other means than the view is alive for it; and purged is purged, whatever the clock does.
+    // What is alive by other means than the view is alive for it; and purged is purged, whatever
+    // the clock does.
     let token = login(&auth, "alice", PASSWORD);
     let view = view(&auth, &token);
     for _ in 0..3 {
@@ -255,7 +257,8 @@ mod thief {
         (engine, auth)
     }
 
-    /// The records that make an administrator in a copy, put over those of the store, with or without its key record.
+    /// The records that make an administrator in a copy, put over those of the store, with or
+    /// without its key record.
     fn forged(copy: &Image, now: &Image, with_meta: bool) -> Image {
         let (engine, auth) = on(copy, 1..=1);
         let user = auth.create_user("mallory", ADMIN).unwrap();
@@ -291,7 +294,8 @@ mod thief {
         let principal = auth.authenticate(&token).unwrap().unwrap();
         assert!(auth.rotate_root().unwrap().rewrapped > 5);
         auth.encryptor().remove_key(1).unwrap();
-        // All that was, is: tokens, passwords, metadata, principals, anchors; and a second service takes the new keys.
+        // All that was, is: tokens, passwords, metadata, principals, anchors; and a second service
+        // takes the new keys.
         for auth in [auth.clone(), on(&engine.image(), 2..=2).1] {
             assert!(auth.authenticate_api_key(&token).unwrap().is_some());
             assert!(auth.verify_password("alice", PASSWORD).unwrap());
@@ -312,7 +316,8 @@ mod thief {
         assert_eq!(auth.rotate_root().unwrap_err().kind(), ErrorKind::Conflict);
     }
 
-    /// Of every moment of the rotation: what the thief copies then, and puts back after, forges nothing either.
+    /// Of every moment of the rotation: what the thief copies then, and puts back after, forges
+    /// nothing either.
     #[test]
     fn moments_of_the_rotation_put_back_later_open_nothing() {
         let (copy, _) = store();
@@ -337,7 +342,8 @@ mod thief {
         }
     }
 
-    /// Another service on the same store, which has not heard of the rotation, neither fails nor writes under the old root.
+    /// Another service on the same store, which has not heard of the rotation, neither fails nor
+    /// writes under the old root.
     #[test]
     fn services_on_the_same_store_take_the_new_root() {
         let (copy, token) = store();
@@ -453,12 +459,14 @@ fn a_role_that_is_made_again_has_no_old_holders() {
     assert_eq!(by_key.put(b"k", b"4").unwrap_err().kind(), EngineKind::Denied, "the key is limited to what is gone");
 }
 
-/// Whatever moment a role is deleted at while somebody sets it, who held it does not hold the new one.
+/// Whatever moment a role is deleted at while somebody sets it, who held it does not hold the new
+/// one.
 #[test]
 fn a_role_that_is_deleted_while_it_is_set_has_no_old_holders() {
     type Rival = fn(&Service, &str);
     let everything = || Grant::new(Action::ALL, KeyRange::all()).unwrap();
-    // Deletes what is there; or makes it, gives it, and deletes it while another is about to make it.
+    // Deletes what is there; or makes it, gives it, and deletes it while another is about to make
+    // it.
     let rivals: [(bool, Rival); 2] = [
         (true, |auth, _| assert!(auth.delete_role("all").unwrap())),
         (false, |auth, id| {

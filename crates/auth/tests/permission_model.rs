@@ -38,8 +38,8 @@ fn grants() -> impl Strategy<Value = Vec<Grant>> {
 /// The letters, and the ones right behind, with which the ends of prefixes are written.
 const LETTERS: [u8; 6] = [0, 1, b'a', b'b', b'c', 0xff];
 
-/// Every key of up to three letters. A range that is not covered has a gap that begins with one
-/// of the bounds, and these have up to two letters: so one of these keys is in it.
+/// Every key of up to three letters. A range that is not covered has a gap that begins with one of
+/// the bounds, and these have up to two letters: so one of these keys is in it.
 fn all_keys() -> Vec<Vec<u8>> {
     let mut keys = vec![Vec::new()];
     for at in 0.. {

@@ -16,8 +16,8 @@ pub const NONCE_LEN_BYTES: usize = 12;
 /// Length of the tag that follows the ciphertext, in bytes.
 pub const GCM_TAG_LEN_BYTES: usize = 16;
 
-/// Encrypts `plaintext` and authenticates it together with `associated_data`; the tag is the end
-/// of the result.
+/// Encrypts `plaintext` and authenticates it together with `associated_data`; the tag is the end of
+/// the result.
 ///
 /// The same key and nonce must never seal two messages.
 ///

@@ -13,12 +13,12 @@ use zeroize::{Zeroize, Zeroizing};
 use super::gate::Gate;
 use super::pepper::Pepper;
 use super::phc::{self, HASH_LEN_BYTES, Phc, SALT_LEN_BYTES};
+use crate::entropy::{OsSecretEntropy, SecretEntropy, random};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
-use crate::seam::{Entropy, OsEntropy, random};
 
-/// The least memory, in KiB, that OWASP's Password Storage Cheat Sheet accepts for 1, 2, 3, 4 and
-/// 5 or more iterations.
+/// The least memory, in KiB, that OWASP's Password Storage Cheat Sheet accepts for 1, 2, 3, 4 and 5
+/// or more iterations.
 const FLOOR_MEMORY_KIB: [u32; 5] = [47_104, 19_456, 12_288, 9_216, 7_168];
 const MAX_MEMORY_KIB: u32 = 4 * 1024 * 1024;
 const MAX_ITERATIONS: u32 = 64;
@@ -51,8 +51,8 @@ impl Default for Argon2Params {
 }
 
 impl Argon2Params {
-    /// Parameters that are at least as strong as one of OWASP's: 46 MiB for 1 iteration, 19 MiB
-    /// for 2, 12 MiB for 3, 9 MiB for 4, 7 MiB for 5 and more. Lanes are computed one after another.
+    /// Parameters that are at least as strong as one of OWASP's: 46 MiB for 1 iteration, 19 MiB for
+    /// 2, 12 MiB for 3, 9 MiB for 4, 7 MiB for 5 and more. Lanes are computed one after another.
     ///
     /// # Errors
     /// [`Error::Validation`] below that, or above 4 GiB, 64 iterations, 16 lanes.
@@ -106,8 +106,8 @@ impl Argon2Params {
             && (8 * self.lanes..=MAX_MEMORY_KIB).contains(&self.memory_kib)
     }
 
-    /// Whether `other` is more work, in memory times passes, and no less memory. Lanes do not count: they are computed one
-    /// after another.
+    /// Whether `other` is more work, in memory times passes, and no less memory. Lanes do not
+    /// count: they are computed one after another.
     fn weaker_than(self, other: Self) -> bool {
         let work = |params: Self| u64::from(params.memory_kib) * u64::from(params.iterations);
         if planted("auth_rehash_by_iterations") {
@@ -224,7 +224,7 @@ pub struct Argon2SecretHasher {
     params: Argon2Params,
     pepper: Option<Pepper>,
     gate: Gate,
-    entropy: Arc<dyn Entropy>,
+    entropy: Arc<dyn SecretEntropy>,
 }
 
 impl Default for Argon2SecretHasher {
@@ -241,7 +241,7 @@ impl Argon2SecretHasher {
 
     /// These parameters, no pepper, at most 4 hashes at once.
     pub fn with_params(params: Argon2Params) -> Self {
-        Self { params, pepper: None, gate: Gate::new(DEFAULT_CONCURRENCY), entropy: Arc::new(OsEntropy) }
+        Self { params, pepper: None, gate: Gate::new(DEFAULT_CONCURRENCY), entropy: Arc::new(OsSecretEntropy) }
     }
 
     /// At most `hashes` (at least 1) run at once; other callers wait. Memory stays below that many
@@ -261,7 +261,7 @@ impl Argon2SecretHasher {
 
     /// Takes salts from `entropy`.
     #[must_use]
-    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn entropy(mut self, entropy: Arc<dyn SecretEntropy>) -> Self {
         self.entropy = entropy;
         self
     }
@@ -299,7 +299,8 @@ impl SecretHasher for Argon2SecretHasher {
         self.hash_with(self.params, secret)
     }
 
-    /// Takes the parameters of `old` where they are not weaker: a hash that is replaced for its pepper keeps its strength.
+    /// Takes the parameters of `old` where they are not weaker: a hash that is replaced for its
+    /// pepper keeps its strength.
     fn rehash_secret(&self, secret: &[u8], old: &SecretHash) -> Result<SecretHash> {
         let old = Phc::parse(old.as_str())?.params;
         self.hash_with(if old.weaker_than(self.params) { self.params } else { old }, secret)
@@ -452,7 +453,8 @@ mod tests {
         assert!(!format!("{old:?}").contains("argon2id"));
     }
 
-    /// More lanes or passes with less memory are no reason to replace a hash, and no pepper makes one weaker.
+    /// More lanes or passes with less memory are no reason to replace a hash, and no pepper makes
+    /// one weaker.
     #[test]
     fn stronger_hashes_are_never_replaced_by_weaker() {
         let with = |memory_kib, iterations, lanes| {

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Both AES-256-GCM calls bind the caller's associated data (store, kind, id, field), and the wrap
-//! binds the master key's id too: a blob or a wrapped key that is moved to another record or
-//! field, or relabelled with another key's id, is refused.
+//! binds the master key's id too: a blob or a wrapped key that is moved to another record or field,
+//! or relabelled with another key's id, is refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::aead::{self, GCM_TAG_LEN_BYTES, KEY_LEN_BYTES, NONCE_LEN_BYTES};
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId};
+use crate::entropy::{OsSecretEntropy, SecretEntropy, random};
 use crate::error::{Error, Result};
-use crate::seam::{Entropy, OsEntropy, random};
 
 /// Longest plaintext of a blob, in bytes.
 pub const MAX_PLAINTEXT_LEN_BYTES: usize = 64 * 1024;
@@ -132,7 +132,7 @@ impl EncryptedBlob {
         if !lengths.contains(&bytes.len()) {
             return Err(Error::Crypto("an encrypted blob has an impossible length"));
         }
-        let mut reader = crate::codec::Reader::new(bytes);
+        let mut reader = crate::codec::FieldReader::new(bytes);
         match reader.u8()? {
             FORMAT => {}
             found => return Err(Error::VersionUnsupported { what: "an encrypted blob", found, known: FORMAT }),
@@ -174,7 +174,7 @@ impl fmt::Debug for EncryptedBlob {
 /// ```
 pub struct AesGcmEncryptor {
     ring: RwLock<KeyRing>,
-    entropy: Arc<dyn Entropy>,
+    entropy: Arc<dyn SecretEntropy>,
 }
 
 impl AesGcmEncryptor {
@@ -196,11 +196,11 @@ impl AesGcmEncryptor {
 
     /// An encryptor with these master keys.
     pub fn with_ring(ring: KeyRing) -> Self {
-        Self::with_entropy(ring, Arc::new(OsEntropy))
+        Self::with_entropy(ring, Arc::new(OsSecretEntropy))
     }
 
     /// An encryptor with these master keys and this source of keys and nonces.
-    pub fn with_entropy(ring: KeyRing, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn with_entropy(ring: KeyRing, entropy: Arc<dyn SecretEntropy>) -> Self {
         Self { ring: RwLock::new(ring), entropy }
     }
 
@@ -212,8 +212,7 @@ impl AesGcmEncryptor {
         Ok(Self::with_ring(provider.load()?))
     }
 
-    /// Replaces all keys by those that `provider` has now, while others go on using this
-    /// encryptor.
+    /// Replaces all keys by those that `provider` has now, while others go on using this encryptor.
     ///
     /// # Errors
     /// The provider's; the old keys then stay.

@@ -1,8 +1,9 @@
 //! A file with master keys, which only its owner can read: loaded, extended and shortened.
 //!
 //! A lost master key is lost data, so a change writes a new file beside the old one, syncs it, puts
-//! it in the old one's place and syncs the directory: after a crash there is one or the other. Whoever
-//! makes the new file holds a lock on it, which ends with its process: what a crash has left is written over.
+//! it in the old one's place and syncs the directory: after a crash there is one or the other.
+//! Whoever makes the new file holds a lock on it, which ends with its process: what a crash has
+//! left is written over.
 //!
 //! A key that leaves the ring stays in the file as a comment, `#retired id:hex`, until
 //! [`KeyFile::prune_retired`]: a key that was retired by mistake can be restored.
@@ -16,9 +17,9 @@ use zeroize::Zeroizing;
 use super::aead::KEY_LEN_BYTES;
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId, entry_text, parse_entry};
 use super::secret_file::{MAX_SECRET_FILE_LEN_BYTES, SecretFile, directory_of, open_itself};
+use crate::entropy::{SecretEntropy, random};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
-use crate::seam::{Entropy, random};
 
 /// What stands in front of a key that has left the ring.
 const RETIRED: &str = "#retired ";
@@ -33,7 +34,7 @@ pub const MAX_KEY_FILE_LEN_BYTES: usize = MAX_SECRET_FILE_LEN_BYTES;
 ///
 /// # Examples
 /// ```
-/// use hightower_auth::OsEntropy;
+/// use hightower_auth::OsSecretEntropy;
 /// use hightower_auth::crypto::{KeyFile, KeyProvider};
 /// # let directory = tempfile::tempdir().unwrap();
 /// let file = KeyFile::new(directory.path().join("keys"));
@@ -57,9 +58,9 @@ impl KeyFile {
     /// readable by its owner only, if it is not there. When this returns the key is on disk.
     ///
     /// # Errors
-    /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not a
-    /// private key file, [`Error::LimitExceeded`] if it is full, [`Error::Randomness`].
-    pub fn add_random_key(&self, entropy: &dyn Entropy) -> Result<MasterKeyId> {
+    /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not
+    /// a private key file, [`Error::LimitExceeded`] if it is full, [`Error::Randomness`].
+    pub fn add_random_key(&self, entropy: &dyn SecretEntropy) -> Result<MasterKeyId> {
         self.change(|old| {
             let full = Error::LimitExceeded("the key file has no room for another key; remove retired ones");
             let (old, id) = match old {
@@ -169,8 +170,9 @@ impl KeyFile {
         SecretFile::KEYS.read(&self.path)
     }
 
-    /// Puts what `edit` makes of the file in its place. The new file is claimed before the old one is read, and only one can have it: of two that
-    /// change the file at once, neither loses the other's keys.
+    /// Puts what `edit` makes of the file in its place. The new file is claimed before the old one
+    /// is read, and only one can have it: of two that change the file at once, neither loses the
+    /// other's keys.
     fn change<T>(&self, edit: impl FnOnce(Result<Zeroizing<String>>) -> Result<(Zeroizing<String>, T)>) -> Result<T> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
@@ -282,8 +284,8 @@ fn sync_directory_of(_path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entropy::OsSecretEntropy;
     use crate::error::ErrorKind;
-    use crate::seam::OsEntropy;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -301,7 +303,7 @@ mod tests {
         std::fs::write(&path, format!("1:{HEX}\n")).unwrap();
         set_mode(&path, 0o644);
         assert_eq!(KeyFile::new(&path).load().unwrap_err().kind(), ErrorKind::Validation);
-        assert_eq!(KeyFile::new(&path).add_random_key(&OsEntropy).unwrap_err().kind(), ErrorKind::Validation);
+        assert_eq!(KeyFile::new(&path).add_random_key(&OsSecretEntropy).unwrap_err().kind(), ErrorKind::Validation);
         set_mode(&path, 0o600);
         assert_eq!(KeyFile::new(&path).load().unwrap().current_id(), 1);
         let missing = KeyFile::new(directory.path().join("none")).load().unwrap_err();
@@ -315,10 +317,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys");
         let file = KeyFile::new(&path);
-        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
+        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 1);
         std::fs::write(&path, format!("# ours\n3:{HEX}, 7:{}", HEX.replace('1', "2"))).unwrap();
         set_mode(&path, 0o600);
-        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 8);
+        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 8);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
         assert_eq!(file.retire_key(8).unwrap_err().kind(), ErrorKind::Conflict);
         assert_eq!(file.retire_key(4).unwrap_err().kind(), ErrorKind::NotFound);
@@ -346,7 +348,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         let refused = |path: &Path, words: &str| {
             let file = KeyFile::new(path);
-            for error in [file.load().unwrap_err(), file.add_random_key(&OsEntropy).unwrap_err()] {
+            for error in [file.load().unwrap_err(), file.add_random_key(&OsSecretEntropy).unwrap_err()] {
                 assert!(error.to_string().contains(words), "{error}");
             }
         };
@@ -363,14 +365,14 @@ mod tests {
         refused(&at("pipe"), "not a regular file");
         // A dangling link beside the file makes nothing.
         std::os::unix::fs::symlink(at("elsewhere"), at("real.new")).unwrap();
-        let error = KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap_err();
+        let error = KeyFile::new(at("real")).add_random_key(&OsSecretEntropy).unwrap_err();
         assert!(error.to_string().contains("real.new"), "{error}");
         assert!(!at("elsewhere").exists());
         std::fs::remove_file(at("real.new")).unwrap();
         set_mode(directory.path(), 0o770);
         refused(&at("real"), "others can replace the key file");
         set_mode(directory.path(), 0o700);
-        assert_eq!(KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap(), 2);
+        assert_eq!(KeyFile::new(at("real")).add_random_key(&OsSecretEntropy).unwrap(), 2);
         // Another user's file: only root can make one to try it.
         if std::os::unix::fs::chown(at("real"), Some(12_345), None).is_ok() {
             refused(&at("real"), "belongs to another user");
@@ -382,18 +384,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys");
         let file = KeyFile::new(&path);
-        file.add_random_key(&OsEntropy).unwrap();
+        file.add_random_key(&OsSecretEntropy).unwrap();
         let new = directory.path().join("keys.new");
         std::fs::write(&new, "somebody else's").unwrap();
         let somebody_else = File::open(&new).unwrap();
         somebody_else.lock().unwrap();
-        let refused = file.add_random_key(&OsEntropy).unwrap_err();
+        let refused = file.add_random_key(&OsSecretEntropy).unwrap_err();
         assert!(refused.to_string().contains("keys.new"), "{refused}");
         assert_eq!(file.load().unwrap().current_id(), 1);
         assert_eq!(std::fs::read_to_string(&new).unwrap(), "somebody else's");
         // Whoever it was died.
         drop(somebody_else);
-        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 2);
+        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 2);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1, 2]);
         assert!(!new.exists());
     }
@@ -407,17 +409,17 @@ mod tests {
         let file = KeyFile::new(&path);
         std::fs::write(&new, format!("9:{HEX}\n").repeat(20)).unwrap();
         set_mode(&new, 0o644);
-        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
+        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 1);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1], "private, and nothing of the old");
         assert!(!new.exists());
         // But never into a file that has another name, or is somewhere else.
         let other = directory.path().join("other");
         std::fs::write(&other, "theirs").unwrap();
         std::fs::hard_link(&other, &new).unwrap();
-        assert!(file.add_random_key(&OsEntropy).is_err());
+        assert!(file.add_random_key(&OsSecretEntropy).is_err());
         std::fs::remove_file(&new).unwrap();
         std::os::unix::fs::symlink(&other, &new).unwrap();
-        assert!(file.add_random_key(&OsEntropy).is_err());
+        assert!(file.add_random_key(&OsSecretEntropy).is_err());
         assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
         assert_eq!(file.load().unwrap().current_id(), 1);
     }
@@ -432,8 +434,9 @@ mod tests {
             _ => false,
         };
         let add = || -> Vec<MasterKeyId> {
-            // While another is at it, the change is refused, however long that takes; a file that they have spoilt refuses all, so this ends.
-            std::iter::repeat_with(|| file.add_random_key(&OsEntropy))
+            // While another is at it, the change is refused, however long that takes; a file that
+            // they have spoilt refuses all, so this ends.
+            std::iter::repeat_with(|| file.add_random_key(&OsSecretEntropy))
                 .take_while(|added| added.as_ref().err().is_none_or(is_taken))
                 .filter_map(Result::ok)
                 .take(ADDED_BY_EACH)

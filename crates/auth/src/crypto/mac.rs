@@ -47,8 +47,8 @@ impl MacKey {
     /// The tag of the parts' concatenation.
     ///
     /// Two lists of parts with the same concatenation have the same tag: give every part but the
-    /// last a fixed or prefixed length where that matters. About two SHA-256 blocks plus one per
-    /// 64 bytes.
+    /// last a fixed or prefixed length where that matters. About two SHA-256 blocks plus one per 64
+    /// bytes.
     pub fn tag(&self, parts: &[&[u8]]) -> [u8; TAG_LEN_BYTES] {
         let mut mac = self.keyed.clone();
         for part in parts {

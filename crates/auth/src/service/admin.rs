@@ -1,8 +1,7 @@
 //! The service as one principal may manage it.
 //!
 //! Every call of [`AuthService`] trusts its caller: it is for the program that embeds the service.
-//! Where that program
-//! lets others manage users and roles, it gives them this view instead.
+//! Where that program lets others manage users and roles, it gives them this view instead.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +14,7 @@ use super::AuthService;
 use super::api_keys::ApiKeyOptions;
 use super::audit_search::{AuditFilter, AuditPage};
 use super::change::AUTHORITY_MOVED;
-use super::permissions::{Access, Principal};
+use super::permissions::{AccessRights, Principal};
 use super::users::MAX_PAGE;
 use crate::audit::{AuditAction, AuditAnchor, AuditVerdict};
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
@@ -48,10 +47,8 @@ const MAX_TRIES: u32 = 1000;
 ///
 /// So nobody gets or gives more than they have. Names of users are in their normal form
 /// ([`crate::normalize_username`]). Authority counts as of the commit: one that was taken away
-/// before is not used.
-/// Each call is in the audit trail with the principal as its actor, whether it was done, refused or
-/// failed; reads
-/// too.
+/// before is not used. Each call is in the audit trail with the principal as its actor, whether it
+/// was done, refused or failed; reads too.
 ///
 /// # Examples
 /// ```
@@ -87,8 +84,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     }
 
     /// This view, where every call needs a session that was authenticated by one of these factors
-    /// at most
-    /// `max_age_ms` ago: else [`Error::StepUpRequired`].
+    /// at most `max_age_ms` ago: else [`Error::StepUpRequired`].
     #[must_use]
     pub fn require_recent(mut self, any_of: &[Factor], max_age_ms: i64) -> Self {
         self.recent = Some((any_of.to_vec(), max_age_ms));
@@ -106,7 +102,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// [`Error::Denied`], and those of the call.
     pub fn create_user(&self, username: &str, password: &str) -> Result<UserRecord> {
         let name = normal_form(username)?;
-        let allowed = |access: &Access| Ok(self.may(access, Action::ManageUsers, name.as_str()));
+        let allowed = |access: &AccessRights| Ok(self.may(access, Action::ManageUsers, name.as_str()));
         self.run("create user", username, allowed, |service| service.create_user(username, password))
     }
 
@@ -116,7 +112,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// [`Error::Denied`], and those of the call.
     pub fn invite_user(&self, username: &str) -> Result<(UserRecord, Token)> {
         let name = normal_form(username)?;
-        let allowed = |access: &Access| Ok(self.may(access, Action::ManageUsers, name.as_str()));
+        let allowed = |access: &AccessRights| Ok(self.may(access, Action::ManageUsers, name.as_str()));
         self.run("invite user", username, allowed, |service| service.invite_user(username))
     }
 
@@ -126,7 +122,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// [`Error::Denied`], and those of the call.
     pub fn rename_user(&self, user_id: &str, username: &str) -> Result<UserRecord> {
         let name = normal_form(username)?;
-        let allowed = |access: &Access| {
+        let allowed = |access: &AccessRights| {
             Ok(self.may(access, Action::ManageUsers, name.as_str()) && self.may_manage(access, user_id)?)
         };
         self.run("rename user", user_id, allowed, |service| service.rename_user(user_id, username))
@@ -252,7 +248,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// # Errors
     /// [`Error::Denied`], and those of the call.
     pub fn rotate_api_key(&self, key_id: &str, overlap_ms: i64) -> Result<(ApiKeyRecord, Token)> {
-        let allowed = |access: &Access| self.may_manage_key(access, key_id);
+        let allowed = |access: &AccessRights| self.may_manage_key(access, key_id);
         self.run("rotate API key", key_id, allowed, |service| service.rotate_api_key(key_id, overlap_ms))
     }
 
@@ -261,7 +257,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// # Errors
     /// [`Error::Denied`], and those of the call.
     pub fn revoke_api_key(&self, key_id: &str) -> Result<bool> {
-        let allowed = |access: &Access| self.may_manage_key(access, key_id);
+        let allowed = |access: &AccessRights| self.may_manage_key(access, key_id);
         let done = self.run("revoke API key", key_id, allowed, |service| service.revoke_api_key(key_id))?;
         Ok(self.noted_if_nothing(done, "revoke API key", key_id))
     }
@@ -271,7 +267,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// # Errors
     /// [`Error::Denied`], and those of the call.
     pub fn change_user_roles(&self, user_id: &str, add: &[String], remove: &[String]) -> Result<UserRecord> {
-        let allowed = |access: &Access| {
+        let allowed = |access: &AccessRights| {
             let names: BTreeSet<&String> = add.iter().chain(remove).collect();
             let may_all = names.iter().all(|name| self.may(access, Action::ManageRoles, name));
             if !may_all || !self.may_manage(access, user_id)? {
@@ -297,7 +293,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     pub fn set_role(&self, name: &str, grants: &[Grant]) -> Result<RoleRecord> {
         check_role_name(name)?;
         let allowed =
-            |access: &Access| Ok(self.may_set_role(access, name)? && access.covers(&PermissionSet::new(grants)));
+            |access: &AccessRights| Ok(self.may_set_role(access, name)? && access.covers(&PermissionSet::new(grants)));
         self.run("set role", name, allowed, |service| service.set_role(name, grants))
     }
 
@@ -321,7 +317,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// # Errors
     /// [`Error::Denied`], and those of the call.
     pub fn set_factor_policy(&self, policy: &FactorPolicy) -> Result<()> {
-        let allowed = |access: &Access| {
+        let allowed = |access: &AccessRights| {
             Ok(self.may_all(access, Action::ManageUsers) && self.may_all(access, Action::ManageRoles))
         };
         self.run("set factor policy", "factor policy", allowed, |service| service.set_factor_policy(policy))
@@ -341,7 +337,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// [`Error::Denied`], and those of the call.
     pub fn find_user(&self, username: &str) -> Result<Option<UserRecord>> {
         let name = normal_form(username)?;
-        let allowed = |access: &Access| Ok(self.may(access, Action::ViewUsers, name.as_str()));
+        let allowed = |access: &AccessRights| Ok(self.may(access, Action::ViewUsers, name.as_str()));
         self.read("user", username, allowed, |service| service.find_user(username))
     }
 
@@ -407,7 +403,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// # Errors
     /// [`Error::Denied`], and those of the call.
     pub fn get_role(&self, name: &str) -> Result<Option<RoleRecord>> {
-        let allowed = |access: &Access| Ok(self.may(access, Action::ManageRoles, name));
+        let allowed = |access: &AccessRights| Ok(self.may(access, Action::ManageRoles, name));
         self.read("role", name, allowed, |service| service.get_role(name))
     }
 
@@ -436,18 +432,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         self.read_audit("audit trail, verification", |service| service.verify_audit(since))
     }
 
-    fn may(&self, access: &Access, action: Action, name: &str) -> bool {
+    fn may(&self, access: &AccessRights, action: Action, name: &str) -> bool {
         access.allows(action, name.as_bytes(), self.service.now_ms())
     }
 
-    fn may_all(&self, access: &Access, action: Action) -> bool {
+    fn may_all(&self, access: &AccessRights, action: Action) -> bool {
         access.allows_range(action, &KeyRange::all(), self.service.now_ms())
     }
 
     /// Whether the principal may change this user: by name, and because it has every right that the
-    /// user has. An id
-    /// that no user has is refused in the same words as one that it may not change.
-    fn may_manage(&self, access: &Access, user_id: &str) -> Result<bool> {
+    /// user has. An id that no user has is refused in the same words as one that it may not change.
+    fn may_manage(&self, access: &AccessRights, user_id: &str) -> Result<bool> {
         let user = match self.service.user_by_id(user_id) {
             Ok(user) => user.value,
             Err(Error::NotFound(_)) => return Ok(false),
@@ -458,7 +453,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         Ok(has_all && self.may(access, Action::ManageUsers, &user.normal_name))
     }
 
-    fn may_manage_key(&self, access: &Access, key_id: &str) -> Result<bool> {
+    fn may_manage_key(&self, access: &AccessRights, key_id: &str) -> Result<bool> {
         let Some(id) = ApiKeyId::parse(key_id) else {
             return Ok(false);
         };
@@ -468,7 +463,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         }
     }
 
-    fn may_set_role(&self, access: &Access, name: &str) -> Result<bool> {
+    fn may_set_role(&self, access: &AccessRights, name: &str) -> Result<bool> {
         let old = self.service.load_role(name)?;
         let has_all = old.is_none_or(|old| access.covers(&PermissionSet::new(&old.value.grants)));
         Ok(has_all && self.may(access, Action::ManageRoles, name))
@@ -479,7 +474,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     }
 
     fn view<T>(&self, what: &str, user_id: &str, call: impl Fn(&AuthService<E, H, C>) -> Result<T>) -> Result<T> {
-        let allowed = |access: &Access| match self.service.user_by_id(user_id) {
+        let allowed = |access: &AccessRights| match self.service.user_by_id(user_id) {
             Ok(user) => Ok(self.may(access, Action::ViewUsers, &user.value.normal_name)),
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
@@ -505,7 +500,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         &self,
         what: &str,
         target: &str,
-        allowed: impl Fn(&Access) -> Result<bool>,
+        allowed: impl Fn(&AccessRights) -> Result<bool>,
         call: impl Fn(&AuthService<E, H, C>) -> Result<T>,
     ) -> Result<T> {
         self.run(&format!("read {what}"), target, allowed, |service| {
@@ -520,7 +515,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         &self,
         what: &str,
         target: &str,
-        allowed: impl Fn(&Access) -> Result<bool>,
+        allowed: impl Fn(&AccessRights) -> Result<bool>,
         call: impl Fn(&AuthService<E, H, C>) -> Result<T>,
     ) -> Result<T> {
         let said = said(what, target);

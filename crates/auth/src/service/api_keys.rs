@@ -8,18 +8,19 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::AuthService;
-use super::change::{Loaded, Step};
+use super::change::{Decision, Loaded};
+use crate::api_key_cache::CachedApiKey;
 use crate::audit::AuditAction;
+use crate::clock::Timestamp;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 use crate::id::ApiKeyId;
-use crate::layout::{self, MetadataOf};
 use crate::mutants::planted;
 use crate::permission::check_grants;
 use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label, checked_role_names};
-use crate::seam::{Timestamp, random};
+use crate::record_keys::{self, MetadataOf};
 use crate::token::{Token, TokenSecret, api_key_token, parse_api_key, random_secret};
-use crate::verified::Verified;
 
 /// What a new API key is like.
 #[derive(Clone, Debug, Default)]
@@ -88,14 +89,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 previous_secret_until_ms: None,
             };
             let key = StoredApiKey { public, secret_mac, previous_mac: [0; 32] };
-            // The owner's record is written too: whoever deletes the owner at the same time sees this key.
+            // The owner's record is written too: whoever deletes the owner at the same time sees
+            // this key.
             if !planted("auth_owner_not_guarded") {
                 self.replace_user(change, &owner)?;
             }
-            change.create(&layout::api_key(key_id.as_bytes()), &key.encode()?);
-            change.create(&layout::api_key_of(key.public.owner_id.as_bytes(), key_id.as_bytes()), &[]);
+            change.create(&record_keys::api_key(key_id.as_bytes()), &key.encode()?);
+            change.create(&record_keys::api_key_of(key.public.owner_id.as_bytes(), key_id.as_bytes()), &[]);
             change.audit_of(&key.public.owner_id, AuditAction::ApiKeyCreated, key_id.as_str());
-            Ok(Step::Commit(key.public))
+            Ok(Decision::Commit(key.public))
         })?;
         let token = api_key_token(&record.key_id, &secret);
         Ok((record, token))
@@ -117,8 +119,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let Some((id, secret)) = parse_api_key(token) else {
             return Ok(None);
         };
-        let Some((key_bytes, version)) = self.shared.engine.get_versioned(layout::api_key(&id))? else {
-            // Of random ids there are very many: they share a limit, keys that are there have their own.
+        let Some((key_bytes, version)) = self.shared.engine.get_versioned(record_keys::api_key(&id))? else {
+            // Of random ids there are very many: they share a limit, keys that are there have their
+            // own.
             self.audit_refusal(AuditAction::ApiKeyRefused, "unknown key", &ApiKeyId::from_bytes(id));
             return Ok(None);
         };
@@ -129,18 +132,23 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.audit_refusal(AuditAction::ApiKeyRefused, &key_id, &key_id);
             return Ok(None);
         };
-        let Verified { key, by_previous_secret, .. } = &*verified;
+        let CachedApiKey { key, by_previous_secret, .. } = &*verified;
         let secret_mac = if *by_previous_secret { key.previous_mac } else { key.secret_mac };
         Ok(Some((self.touch_api_key(key, version, now_ms)?, secret_mac)))
     }
 
     /// Checks records and secret, or finds that exactly these were checked before.
-    fn verify_api_key(&self, id: [u8; 16], secret: &TokenSecret, key_bytes: Value) -> Result<Option<Arc<Verified>>> {
+    fn verify_api_key(
+        &self,
+        id: [u8; 16],
+        secret: &TokenSecret,
+        key_bytes: Value,
+    ) -> Result<Option<Arc<CachedApiKey>>> {
         let cache = self.cache()?;
         let secret_tag = cache.secret_tag(secret.expose_secret());
         if let Some(held) = cache.get(&id).filter(|held| held.key_bytes[..] == key_bytes[..] && held.is_of(&secret_tag))
         {
-            let owner = layout::user(held.owner.public.user_id.as_bytes());
+            let owner = record_keys::user(held.owner.public.user_id.as_bytes());
             let owner_bytes = self.shared.engine.get(&owner)?;
             if owner_bytes.is_some_and(|bytes| bytes[..] == held.owner_bytes[..]) {
                 return Ok(Some(held));
@@ -148,8 +156,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
         self.shared.counts.cold.fetch_add(1, Ordering::Relaxed);
         let key =
-            self.with_keys(|keys| StoredApiKey::decode(id, keys.sealer.open(&layout::api_key(&id), &key_bytes)?))?;
-        let owner_key = layout::user(key.public.owner_id.as_bytes());
+            self.with_keys(|keys| StoredApiKey::decode(id, keys.sealer.open(&record_keys::api_key(&id), &key_bytes)?))?;
+        let owner_key = record_keys::user(key.public.owner_id.as_bytes());
         let Some(owner_bytes) = self.shared.engine.get(&owner_key)? else {
             return Ok(None);
         };
@@ -170,7 +178,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
         let mut next = key.clone();
         next.public.last_used_ms = Some(now_ms);
-        self.note_use(&layout::api_key(next.public.key_id.as_bytes()), version, &next.encode()?)?;
+        self.note_use(&record_keys::api_key(next.public.key_id.as_bytes()), version, &next.encode()?)?;
         Ok(next.public)
     }
 
@@ -198,7 +206,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(keys)
     }
 
-    /// Gives a key a new secret. The one before works for `overlap_ms` more (0: not at all), and so do the principals that it has authenticated.
+    /// Gives a key a new secret. The one before works for `overlap_ms` more (0: not at all), and so
+    /// do the principals that it has authenticated.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Validation`] for a negative overlap.
@@ -216,7 +225,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.replace_api_key(change, &key)?;
             change.takes_access();
             change.audit_of(&key.value.public.owner_id, AuditAction::ApiKeyRotated, key_id);
-            Ok(Step::Commit(key.value.public))
+            Ok(Decision::Commit(key.value.public))
         })?;
         let token = api_key_token(&record.key_id, &secret);
         Ok((record, token))
@@ -230,16 +239,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change(|change| {
             let key = match self.api_key_by_id(key_id) {
                 Ok(key) => key,
-                Err(Error::NotFound(_)) => return Ok(Step::Stop(false)),
+                Err(Error::NotFound(_)) => return Ok(Decision::Stop(false)),
                 Err(error) => return Err(error),
             };
             let ApiKeyRecord { key_id: id, owner_id, .. } = &key.value.public;
-            change.remove(&layout::api_key(id.as_bytes()), key.version);
-            change.batch.delete(layout::api_key_of(owner_id.as_bytes(), id.as_bytes()));
-            change.batch.delete(layout::metadata(MetadataOf::ApiKey, id.as_bytes()));
+            change.remove(&record_keys::api_key(id.as_bytes()), key.version);
+            change.batch.delete(record_keys::api_key_of(owner_id.as_bytes(), id.as_bytes()));
+            change.batch.delete(record_keys::metadata(MetadataOf::ApiKey, id.as_bytes()));
             change.takes_access();
             change.audit_of(owner_id, AuditAction::ApiKeyRevoked, key_id);
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -252,7 +261,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn api_key_ids_of(&self, user_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
-        let prefix = layout::api_keys_of(user_id);
+        let prefix = record_keys::api_keys_of(user_id);
         self.with_keys(|keys| {
             let id = |(key, value): (Vec<u8>, Value)| {
                 keys.sealer.open(&key, &value)?.end()?;
@@ -277,7 +286,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-fn works_at(verified: &Verified, now_ms: Timestamp) -> bool {
+fn works_at(verified: &CachedApiKey, now_ms: Timestamp) -> bool {
     let key = &verified.key.public;
     let expired = key.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms);
     let secret_over = verified.by_previous_secret && key.previous_secret_until_ms.is_none_or(|at_ms| now_ms >= at_ms);

@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::AuthService;
 use super::audit_trail::MAX_AUDIT_PAGE;
 use crate::audit::{Actor, AuditAction, AuditEntry, AuditOutcome};
+use crate::clock::Timestamp;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::seam::Timestamp;
 
 /// Which entries of the audit trail to find; the default is all.
 ///
@@ -22,8 +22,8 @@ use crate::seam::Timestamp;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Only what this user did in a session, or what concerns the user's account. API keys are actors of
-    /// their own.
+    /// Only what this user did in a session, or what concerns the user's account. API keys are
+    /// actors of their own.
     pub user: Option<UserId>,
     /// Only these actions; empty for all.
     pub actions: Vec<AuditAction>,
@@ -59,7 +59,7 @@ pub struct AuditPage {
 
 /// One line of an export.
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     seq: u64,
     at_ms: Timestamp,
     actor: &'a str,
@@ -73,8 +73,8 @@ struct Line<'a> {
 
 impl AuditEntry {
     /// The entry as one JSON object, without a line feed: `seq`, `at_ms` (Unix ms), `actor`
-    /// (`system` or an id), `action`, `target`,
-    /// `user_id`, `source`, `outcome` (`done` or `refused`) and `suppressed`.
+    /// (`system` or an id), `action`, `target`, `user_id`, `source`, `outcome` (`done` or
+    /// `refused`) and `suppressed`.
     ///
     /// # Errors
     /// [`Error::Output`] if memory for the text is refused.
@@ -83,7 +83,7 @@ impl AuditEntry {
             AuditOutcome::Done => "done",
             AuditOutcome::Refused => "refused",
         };
-        let line = Line {
+        let line = JsonLine {
             seq: self.seq,
             at_ms: self.at_ms,
             actor: self.actor.as_str(),
@@ -103,8 +103,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// `from_seq` on.
     ///
     /// Reads the trail from there, with memory for one page, until the limit is reached or the
-    /// trail ends. Each
-    /// entry is checked by itself; [`AuthService::verify_audit`] checks the chain.
+    /// trail ends. Each entry is checked by itself; [`AuthService::verify_audit`] checks the chain.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic, or the engine's.
@@ -127,14 +126,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Writes all entries that `filter` lets through to `out`, oldest first, one JSON object a line
-    /// (see
-    /// [`AuditEntry::to_json`]), and returns their number. What is appended meanwhile may be among
-    /// them.
+    /// (see [`AuditEntry::to_json`]), and returns their number. What is appended meanwhile may be
+    /// among them.
     ///
     /// # Errors
     /// [`Error::Output`] if `out` fails, [`Error::Crypto`] if an entry is not authentic, or the
-    /// engine's. What was written
-    /// before stays written.
+    /// engine's. What was written before stays written.
     pub fn export_audit(&self, filter: &AuditFilter, out: &mut dyn Write) -> Result<u64> {
         let (mut seq, mut written) = (0, 0);
         loop {

@@ -5,13 +5,13 @@ use std::ops::Bound;
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::Step;
+use super::change::Decision;
 use crate::audit::{AuditAction, AuditAnchor, AuditEntry, AuditHash, AuditVerdict, Head, chain_hash};
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
-use crate::layout;
 use crate::mutants::planted;
 use crate::permission::prefix_end;
+use crate::record_keys;
 
 /// Most audit entries in one page.
 pub const MAX_AUDIT_PAGE: usize = 1000;
@@ -24,9 +24,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic, or the engine's.
     pub fn audit_entries(&self, from_seq: u64, limit: usize) -> Result<Vec<AuditEntry>> {
-        let end = prefix_end(layout::AUDIT);
+        let end = prefix_end(record_keys::AUDIT);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let from = layout::audit(from_seq);
+        let from = record_keys::audit(from_seq);
         self.with_keys(|keys| {
             let page = self.shared.engine.scan(Bound::Included(&from), to, limit.min(MAX_AUDIT_PAGE))?;
             page.iter().map(|(key, value)| Ok(AuditEntry::decode(keys.sealer.open(key, value)?.rest())?.0)).collect()
@@ -43,8 +43,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Checks the whole trail: every entry there, unchanged, in its place, and as many as there
-    /// must be. With an anchor from earlier, also that the trail
-    /// goes on from it; without one, a trail that was put back whole or begun anew is intact too.
+    /// must be. With an anchor from earlier, also that the trail goes on from it; without one, a
+    /// trail that was put back whole or begun anew is intact too.
     ///
     /// Reads all entries once, with memory for one page.
     ///
@@ -105,13 +105,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         since: Option<&AuditAnchor>,
     ) -> Result<Option<AuditVerdict>> {
         let keys = self.keys()?;
-        let (from, to) = (layout::audit(from_seq), layout::audit(to_seq));
+        let (from, to) = (record_keys::audit(from_seq), record_keys::audit(to_seq));
         let limit = MAX_AUDIT_PAGE;
         let page = self.shared.engine.scan(Bound::Included(&from), Bound::Excluded(&to), limit)?;
         let mut found = page.iter();
         for seq in from_seq..to_seq {
             let broken = |problem| Ok(Some(AuditVerdict::Broken { seq, problem }));
-            let Some((key, value)) = found.next().filter(|(key, _)| *key == layout::audit(seq)) else {
+            let Some((key, value)) = found.next().filter(|(key, _)| *key == record_keys::audit(seq)) else {
                 return broken("the entry is missing, or a foreign one is before it");
             };
             let Ok(mut body) = keys.sealer.open(key, value) else {
@@ -141,9 +141,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if since.is_some_and(|since| since.next_seq == head.first_seq && since.hash != head.anchor) {
             return broken(head.first_seq, "the trail is another than at the anchor");
         }
-        let (first, next) = (layout::audit(head.first_seq), layout::audit(head.next_seq));
-        let before = self.shared.engine.scan(Bound::Included(layout::AUDIT), Bound::Excluded(&first), 1)?;
-        let end = prefix_end(layout::AUDIT);
+        let (first, next) = (record_keys::audit(head.first_seq), record_keys::audit(head.next_seq));
+        let before = self.shared.engine.scan(Bound::Included(record_keys::AUDIT), Bound::Excluded(&first), 1)?;
+        let end = prefix_end(record_keys::AUDIT);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.shared.engine.scan(Bound::Included(&next), to, 1)?;
         // Appended while this ran: the head has moved on since, which is no fault.
@@ -160,8 +160,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Removes entries before number `before_seq`, up to [`MAX_AUDIT_PAGE`] per call, and tells how
-    /// many it removed. The chain stays verifiable from there on; the removal is itself audited, so with a number that
-    /// the trail has not come to there is always something to remove: take one of `audit_anchor().next_seq` at most.
+    /// many it removed. The chain stays verifiable from there on; the removal is itself audited, so
+    /// with a number that the trail has not come to there is always something to remove: take one
+    /// of `audit_anchor().next_seq` at most.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic: a broken trail is not pruned.
@@ -170,20 +171,20 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let head = self.audit_head()?.value;
             let end = before_seq.min(head.next_seq).min(head.first_seq + MAX_AUDIT_PAGE as u64);
             if end <= head.first_seq {
-                return Ok(Step::Stop(0));
+                return Ok(Decision::Stop(0));
             }
             let keys = self.keys()?;
             let Some(anchor) =
-                self.load(&layout::audit(end - 1), |mut entry| Ok(chain_hash(&keys.audit, entry.rest())))?
+                self.load(&record_keys::audit(end - 1), |mut entry| Ok(chain_hash(&keys.audit, entry.rest())))?
             else {
                 return Err(Error::Crypto("an audit entry is missing; verify the trail"));
             };
             for seq in head.first_seq..end {
-                change.batch.delete(layout::audit(seq));
+                change.batch.delete(record_keys::audit(seq));
             }
             change.audit_begins_at(end, anchor.value);
             change.audit(AuditAction::AuditPruned, format!("before {end}"));
-            Ok(Step::Commit(end - head.first_seq))
+            Ok(Decision::Commit(end - head.first_seq))
         })
     }
 }

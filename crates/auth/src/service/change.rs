@@ -7,13 +7,13 @@ use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine, Rejected};
 use super::AuthService;
 use super::store_keys::StoreKeys;
 use crate::audit::{AuditAction, AuditEntry, AuditHash, AuditOutcome, Head, chain_hash};
-use crate::codec::Reader;
+use crate::codec::FieldReader;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::{NOBODY, UserId};
-use crate::layout;
 use crate::mutants::planted;
 use crate::record::{ApiKeyRecord, RoleRecord, StoredApiKey, StoredSession, StoredUser};
+use crate::record_keys;
 
 /// How often a change is tried against others before it gives up.
 const MAX_TRIES: u32 = 10_000;
@@ -29,7 +29,7 @@ pub(super) struct Loaded<T> {
 }
 
 /// What a change decided after reading.
-pub(super) enum Step<T> {
+pub(super) enum Decision<T> {
     /// Commit what was collected, then return this.
     Commit(T),
     /// Change nothing and return this.
@@ -48,7 +48,7 @@ struct Event {
 }
 
 /// A commit in the making.
-pub(super) struct Change<'k> {
+pub(super) struct PendingCommit<'k> {
     pub(super) keys: &'k StoreKeys,
     pub(super) batch: Batch,
     events: Vec<Event>,
@@ -57,7 +57,7 @@ pub(super) struct Change<'k> {
     takes_access: bool,
 }
 
-impl Change<'_> {
+impl PendingCommit<'_> {
     /// Writes a new record; the key must be free.
     pub(super) fn create(&mut self, key: &[u8], body: &[u8]) {
         if !planted("auth_taken_not_required") {
@@ -88,20 +88,22 @@ impl Change<'_> {
         self.access_changed = true;
     }
 
-    /// The commit takes access from someone: as [`access_changes`](Self::access_changes), and it may use the room that the engine keeps for this, so that
-    /// nobody keeps access by filling the store.
+    /// The commit takes access from someone: as [`access_changes`](Self::access_changes), and it
+    /// may use the room that the engine keeps for this, so that nobody keeps access by filling the
+    /// store.
     pub(super) fn takes_access(&mut self) {
         self.access_changed = true;
         self.takes_access = true;
     }
 
-    /// Leaves the engine's reserve to others: a user who takes access from itself again and again would
-    /// use it up.
+    /// Leaves the engine's reserve to others: a user who takes access from itself again and again
+    /// would use it up.
     pub(super) fn leaves_reserve(&mut self) {
         self.takes_access = false;
     }
 
-    /// Adds an entry to the audit trail. If the target is a user's id, the entry concerns that user.
+    /// Adds an entry to the audit trail. If the target is a user's id, the entry concerns that
+    /// user.
     pub(super) fn audit(&mut self, action: AuditAction, target: impl Into<String>) {
         let target = target.into();
         let user_id = UserId::parse(&target);
@@ -127,19 +129,19 @@ impl Change<'_> {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Whether a principal's own call may use the engine's reserve: 16 at once and then one per 10 s, so
-    /// that nobody uses it up who has filled the store.
+    /// Whether a principal's own call may use the engine's reserve: 16 at once and then one per 10
+    /// s, so that nobody uses it up who has filled the store.
     pub(super) fn may_use_reserve(&self, principal: &str) -> bool {
         self.shared.reserve_uses.pass(principal.to_owned(), self.now_ms()).is_some()
             || planted("auth_own_calls_use_up_reserve")
     }
 
     /// Runs `step` until its commit is not in the way of another.
-    pub(super) fn change<T>(&self, mut step: impl FnMut(&mut Change<'_>) -> Result<Step<T>>) -> Result<T> {
+    pub(super) fn change<T>(&self, mut step: impl FnMut(&mut PendingCommit<'_>) -> Result<Decision<T>>) -> Result<T> {
         let mut may_use_reserve = None;
         for _ in 0..MAX_TRIES {
             let keys = &*self.keys()?;
-            let mut change = Change {
+            let mut change = PendingCommit {
                 keys,
                 batch: Batch::new(),
                 events: Vec::new(),
@@ -148,9 +150,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 takes_access: false,
             };
             let result = match step(&mut change)? {
-                Step::Stop(result) => return Ok(result),
-                Step::Commit(result) => result,
-                Step::Again => continue,
+                Decision::Stop(result) => return Ok(result),
+                Decision::Commit(result) => result,
+                Decision::Again => continue,
             };
             // A principal manages: the trusting calls of the program have no guard.
             if change.takes_access && self.caller.guard.is_some() {
@@ -164,12 +166,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                     return Ok(result);
                 }
                 BatchOutcome::Rejected(Rejected { key, .. })
-                    if key == layout::GENERATION && self.caller.guard.is_some() =>
+                    if key == record_keys::GENERATION && self.caller.guard.is_some() =>
                 {
                     return Err(Error::Conflict(AUTHORITY_MOVED));
                 }
                 BatchOutcome::Rejected(Rejected { key, .. }) => {
-                    if key == layout::META {
+                    if key == record_keys::META {
                         self.refresh_keys(keys)?;
                     }
                     self.shared.counts.commit_retries.fetch_add(1, Ordering::Relaxed);
@@ -181,18 +183,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// The batch to commit, and the entries that it adds to the audit trail.
-    fn finish(&self, change: Change<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
+    fn finish(&self, change: PendingCommit<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
         if !planted("auth_stale_keys_write") {
-            batch.require(layout::META, Expect::Version(keys.meta_version));
+            batch.require(record_keys::META, Expect::Version(keys.meta_version));
         }
         batch.use_reserve(change.takes_access && !planted("auth_without_reserve"));
         if let Some(generation) = self.caller.guard.filter(|_| !planted("auth_admin_not_guarded")) {
-            batch.require(layout::GENERATION, Expect::Version(generation));
+            batch.require(record_keys::GENERATION, Expect::Version(generation));
         }
         if change.access_changed {
-            batch.put(layout::GENERATION, keys.sealer.seal(layout::GENERATION, &[]));
+            batch.put(record_keys::GENERATION, keys.sealer.seal(record_keys::GENERATION, &[]));
         }
         if change.events.is_empty() && change.pruned.is_none() {
             return Ok((batch, Vec::new()));
@@ -216,7 +218,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 suppressed,
             };
             let body = entry.encode(&next.last)?;
-            let key = layout::audit(entry.seq);
+            let key = record_keys::audit(entry.seq);
             if planted("auth_audit_apart") {
                 self.shared.engine.put(&key, keys.sealer.seal(&key, &body))?;
             } else {
@@ -226,13 +228,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             next.next_seq += 1;
             entries.push(entry.shown());
         }
-        batch.require(layout::AUDIT_HEAD, Expect::Version(head.version));
-        batch.put(layout::AUDIT_HEAD, keys.sealer.seal(layout::AUDIT_HEAD, &next.encode()));
+        batch.require(record_keys::AUDIT_HEAD, Expect::Version(head.version));
+        batch.put(record_keys::AUDIT_HEAD, keys.sealer.seal(record_keys::AUDIT_HEAD, &next.encode()));
         Ok((batch, entries))
     }
 
     /// Reads, checks and decodes a record.
-    pub(super) fn load<T>(&self, key: &[u8], decode: impl Fn(Reader<'_>) -> Result<T>) -> Result<Option<Loaded<T>>> {
+    pub(super) fn load<T>(
+        &self,
+        key: &[u8],
+        decode: impl Fn(FieldReader<'_>) -> Result<T>,
+    ) -> Result<Option<Loaded<T>>> {
         self.with_keys(|keys| {
             let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else {
                 return Ok(None);
@@ -243,14 +249,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn audit_head(&self) -> Result<Loaded<Head>> {
-        match self.load(layout::AUDIT_HEAD, Head::decode)? {
+        match self.load(record_keys::AUDIT_HEAD, Head::decode)? {
             Some(head) => Ok(head),
             None => Err(Error::Crypto("the head of the audit trail is missing")),
         }
     }
 
     pub(super) fn load_user(&self, id: &[u8; 16]) -> Result<Option<Loaded<StoredUser>>> {
-        self.load(&layout::user(id), |reader| StoredUser::decode(*id, reader))
+        self.load(&record_keys::user(id), |reader| StoredUser::decode(*id, reader))
     }
 
     /// The user of this id, which must exist.
@@ -287,28 +293,28 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn load_api_key(&self, id: &[u8; 16]) -> Result<Option<Loaded<StoredApiKey>>> {
-        self.load(&layout::api_key(id), |reader| StoredApiKey::decode(*id, reader))
+        self.load(&record_keys::api_key(id), |reader| StoredApiKey::decode(*id, reader))
     }
 
     pub(super) fn load_session(&self, token_hash: &[u8]) -> Result<Option<Loaded<StoredSession>>> {
-        self.load(&layout::session(token_hash), StoredSession::decode)
+        self.load(&record_keys::session(token_hash), StoredSession::decode)
     }
 
     pub(super) fn load_role(&self, name: &str) -> Result<Option<Loaded<RoleRecord>>> {
-        self.load(&layout::role(name), |reader| RoleRecord::decode(name, reader))
+        self.load(&record_keys::role(name), |reader| RoleRecord::decode(name, reader))
     }
 
     /// Writes a user back, if nobody else did.
-    pub(super) fn replace_user(&self, change: &mut Change<'_>, user: &Loaded<StoredUser>) -> Result<()> {
-        let key = layout::user(user.value.public.user_id.as_bytes());
+    pub(super) fn replace_user(&self, change: &mut PendingCommit<'_>, user: &Loaded<StoredUser>) -> Result<()> {
+        let key = record_keys::user(user.value.public.user_id.as_bytes());
         change.replace(&key, user.version, &user.value.encode()?);
         Ok(())
     }
 
     /// Writes an API key back, if nobody else did.
-    pub(super) fn replace_api_key(&self, change: &mut Change<'_>, key: &Loaded<StoredApiKey>) -> Result<()> {
+    pub(super) fn replace_api_key(&self, change: &mut PendingCommit<'_>, key: &Loaded<StoredApiKey>) -> Result<()> {
         let ApiKeyRecord { key_id, .. } = &key.value.public;
-        change.replace(&layout::api_key(key_id.as_bytes()), key.version, &key.value.encode()?);
+        change.replace(&record_keys::api_key(key_id.as_bytes()), key.version, &key.value.encode()?);
         Ok(())
     }
 }

@@ -3,19 +3,19 @@
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::{Change, Loaded, Step};
+use super::change::{Decision, Loaded, PendingCommit};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::factor::{
-    Active, Code, Enrolment, Factor, FactorPolicy, FactorStatus, Pending, RecoveryMacs, StoredFactors, TotpSecret,
-    new_recovery_codes, new_totp_secret, recovery_mac, totp_step, totp_texts,
+    Active, Code, Enrolment, Factor, FactorPolicy, FactorStatus, PendingFactor, RecoveryMacs, StoredFactors,
+    TotpSecret, new_recovery_codes, new_totp_secret, recovery_mac, totp_step, totp_texts,
 };
-use crate::guess::Charge;
 use crate::id::UserId;
-use crate::layout;
+use crate::login_delays::Charge;
 use crate::mutants::planted;
 use crate::record::{StoredUser, UserRecord};
+use crate::record_keys;
 use crate::token::Token;
 
 /// The kind of the encrypted field, which keeps it apart from all others.
@@ -44,9 +44,8 @@ pub(super) struct Factors {
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Makes a one-time password's secret and recovery codes for a user, to be shown once. They ask
-    /// for nothing and
-    /// open nothing until a code of the secret confirms them; an enrolment before that was not
-    /// confirmed is forgotten.
+    /// for nothing and open nothing until a code of the secret confirms them; an enrolment before
+    /// that was not confirmed is forgotten.
     ///
     /// Where the user does this, require a recent password first ([`AuthService::require_recent`]).
     ///
@@ -57,14 +56,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let user = self.user_by_id(user_id)?;
             let enrolment = self.enrol(change, &user.value)?;
             self.require_user(change, &user);
-            Ok(Step::Commit(enrolment))
+            Ok(Decision::Commit(enrolment))
         })
     }
 
     /// Confirms the enrolment by a code: from now on each login asks for a second factor, and
-    /// sessions of the user that
-    /// were begun without one do not count any more. `Refused` if the code is wrong or nothing is
-    /// enrolled.
+    /// sessions of the user that were begun without one do not count any more. `Refused` if the
+    /// code is wrong or nothing is enrolled.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -80,9 +78,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Checks a one-time password or a recovery code of a user, and uses it up: each is accepted
-    /// once, also by
-    /// attempts at the same time and after a restart. Wrong ones are counted and delayed as wrong
-    /// passwords are.
+    /// once, also by attempts at the same time and after a restart. Wrong ones are counted and
+    /// delayed as wrong passwords are.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -91,8 +88,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Takes all second factors from a user, and ends all sessions; `false` if there are none. What
-    /// is required of the user
-    /// by name stays required.
+    /// is required of the user by name stays required.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -102,7 +98,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let mut factors = self.factors_of(&user.value.public.user_id)?;
             let StoredFactors { pending, active, recovery, .. } = &factors.value;
             if pending.is_none() && active.is_none() && recovery.is_empty() {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             }
             factors.value = StoredFactors { required: factors.value.required, ..StoredFactors::default() };
             self.put_factors(change, &user.value.public.user_id, &factors)?;
@@ -110,7 +106,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.replace_user(change, &user)?;
             change.takes_access();
             change.audit(AuditAction::FactorDisabled, user_id);
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -130,7 +126,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.put_factors(change, &user.value.public.user_id, &factors)?;
             self.require_user(change, &user);
             change.audit(AuditAction::RecoveryCodesMade, user_id);
-            Ok(Step::Commit(codes))
+            Ok(Decision::Commit(codes))
         })
     }
 
@@ -151,8 +147,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Requires a second factor from a user, or does not by name any more. Sessions that were begun
-    /// without one do not
-    /// count while it is required; at the next login the user enrols.
+    /// without one do not count while it is required; at the next login the user enrols.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -161,14 +156,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let user = self.user_by_id(user_id)?;
             let mut factors = self.factors_of(&user.value.public.user_id)?;
             if factors.value.required == required {
-                return Ok(Step::Stop(()));
+                return Ok(Decision::Stop(()));
             }
             factors.value.required = required;
             self.put_factors(change, &user.value.public.user_id, &factors)?;
             self.require_user(change, &user);
             change.takes_access();
             change.audit(AuditAction::FactorRequired, user_id);
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 
@@ -179,13 +174,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     pub fn set_factor_policy(&self, policy: &FactorPolicy) -> Result<()> {
         let body = policy.checked()?.encode()?;
         self.change(|change| {
-            match self.load(layout::FACTOR_POLICY, FactorPolicy::decode)? {
-                Some(old) => change.replace(layout::FACTOR_POLICY, old.version, &body),
-                None => change.create(layout::FACTOR_POLICY, &body),
+            match self.load(record_keys::FACTOR_POLICY, FactorPolicy::decode)? {
+                Some(old) => change.replace(record_keys::FACTOR_POLICY, old.version, &body),
+                None => change.create(record_keys::FACTOR_POLICY, &body),
             }
             change.takes_access();
             change.audit(AuditAction::FactorPolicySet, "factor policy");
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 
@@ -194,7 +189,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// [`Error::Crypto`] if the record is not authentic, or the engine's.
     pub fn factor_policy(&self) -> Result<FactorPolicy> {
-        Ok(self.load(layout::FACTOR_POLICY, FactorPolicy::decode)?.map(|policy| policy.value).unwrap_or_default())
+        Ok(self.load(record_keys::FACTOR_POLICY, FactorPolicy::decode)?.map(|policy| policy.value).unwrap_or_default())
     }
 
     /// Whether a login of this user takes a second factor.
@@ -203,7 +198,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn factors_of(&self, user_id: &UserId) -> Result<Factors> {
-        let held = self.load(&layout::factors(user_id.as_bytes()), StoredFactors::decode)?;
+        let held = self.load(&record_keys::factors(user_id.as_bytes()), StoredFactors::decode)?;
         Ok(match held {
             Some(Loaded { value, version }) => Factors { value, version: Some(version) },
             None => Factors { value: StoredFactors::default(), version: None },
@@ -211,10 +206,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Writes factors back, if nobody else did. The change must require or replace the user's
-    /// record too, so that
-    /// whoever deletes the user at the same time sees this.
-    pub(super) fn put_factors(&self, change: &mut Change<'_>, user_id: &UserId, factors: &Factors) -> Result<()> {
-        let (key, body) = (layout::factors(user_id.as_bytes()), factors.value.encode()?);
+    /// record too, so that whoever deletes the user at the same time sees this.
+    pub(super) fn put_factors(
+        &self,
+        change: &mut PendingCommit<'_>,
+        user_id: &UserId,
+        factors: &Factors,
+    ) -> Result<()> {
+        let (key, body) = (record_keys::factors(user_id.as_bytes()), factors.value.encode()?);
         match factors.version {
             Some(_) if planted("auth_code_used_twice") => {
                 change.batch.put(&key, self.keys()?.sealer.seal(&key, &body));
@@ -225,12 +224,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    fn require_user(&self, change: &mut Change<'_>, user: &Loaded<StoredUser>) {
-        change.require(&layout::user(user.value.public.user_id.as_bytes()), user.version);
+    fn require_user(&self, change: &mut PendingCommit<'_>, user: &Loaded<StoredUser>) {
+        change.require(&record_keys::user(user.value.public.user_id.as_bytes()), user.version);
     }
 
     /// A pending enrolment, in a change that also requires or replaces the user's record.
-    pub(super) fn enrol(&self, change: &mut Change<'_>, user: &StoredUser) -> Result<Enrolment> {
+    pub(super) fn enrol(&self, change: &mut PendingCommit<'_>, user: &StoredUser) -> Result<Enrolment> {
         let (user_id, options) = (&user.public.user_id, &self.options().totp);
         let mut factors = self.factors_of(user_id)?;
         let secret = new_totp_secret(&*self.options().entropy, options.algorithm)?;
@@ -239,7 +238,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Err(Error::Crypto("the secret of a one-time password is empty"));
         };
         let secret_of = TotpSecret { blob, algorithm: options.algorithm, since_ms: self.now_ms() };
-        factors.value.pending = Some(Pending { secret: secret_of, recovery });
+        factors.value.pending = Some(PendingFactor { secret: secret_of, recovery });
         self.put_factors(change, user_id, &factors)?;
         change.audit(AuditAction::FactorEnrolled, user_id.as_str());
         let (text, uri) = totp_texts(&secret, options, &user.public.username);
@@ -263,7 +262,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Makes what is pending active, if the code is one of it.
     pub(super) fn confirm(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         user: &StoredUser,
         factors: &mut StoredFactors,
         code: &Code,
@@ -287,7 +286,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// not accepted.
     pub(super) fn accept_code(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         user: &StoredUser,
         code: &Code,
     ) -> Result<Option<Factor>> {
@@ -317,8 +316,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// What an attempt at a user's second factor is charged to. Only who knows the password, or is
-    /// in a session, comes
-    /// here, so that this counter may hold up every source.
+    /// in a session, comes here, so that this counter may hold up every source.
     fn factor_charges(&self, user: &StoredUser) -> Result<[Charge; 1]> {
         let free = self.options().guess_policy.free_per_account_and_source;
         let name = format!("{} {}", user.public.user_id, user.code_epoch);
@@ -351,7 +349,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         &self,
         user_id: &str,
         code: &str,
-        accept: impl Fn(&Self, &mut Change<'_>, &StoredUser, &Code) -> Result<Option<Factor>>,
+        accept: impl Fn(&Self, &mut PendingCommit<'_>, &StoredUser, &Code) -> Result<Option<Factor>>,
     ) -> Result<FactorCheck> {
         let user = self.user_by_id(user_id)?.value;
         let attempt = self.attempt(&user, code, |code| {
@@ -360,7 +358,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let user = self.user_by_id(user_id)?;
                 let accepted = accept(self, change, &user.value, code)?;
                 self.require_user(change, &user);
-                Ok(if accepted.is_some() { Step::Commit(accepted) } else { Step::Stop(None) })
+                Ok(if accepted.is_some() { Decision::Commit(accepted) } else { Decision::Stop(None) })
             })
         })?;
         Ok(match attempt {
@@ -383,10 +381,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 }
             }
             if !is_rewrapped {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             }
             self.put_factors(change, &user_id, &factors)?;
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 }

@@ -1,11 +1,11 @@
 //! Checking, changing and resetting passwords, and logging in.
 //!
 //! A check does the same work whether the user exists, is disabled, is delayed or gives a wrong
-//! password. A name is looked up by a keyed tag, as the first entry of the index at or after it. For
-//! an unknown name that is the entry of another user, whom nobody can predict, and the check goes on
-//! with that user's record and password hash. So the times of unknown names are the times of users,
-//! also of users with old hash parameters or long records. An attempt at an unknown name is charged
-//! to the name, and never accepted.
+//! password. A name is looked up by a keyed tag, as the first entry of the index at or after it.
+//! For an unknown name that is the entry of another user, whom nobody can predict, and the check
+//! goes on with that user's record and password hash. So the times of unknown names are the times
+//! of users, also of users with old hash parameters or long records. An attempt at an unknown name
+//! is charged to the name, and never accepted.
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -14,24 +14,25 @@ use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 use subtle::ConstantTimeEq;
 
 use super::AuthService;
-use super::change::{Change, Loaded, Step};
+use super::change::{Decision, Loaded, PendingCommit};
 use crate::audit::AuditAction;
-use crate::codec::{Reader, Writer};
+use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{EnvelopeEncryptor, SecretHash, SecretHasher};
 use crate::error::{Error, Result};
 use crate::factor::{Factor, FactorUse};
-use crate::guess::{Charge, Counter, slot};
 use crate::id::{NOBODY, UserId};
-use crate::layout;
+use crate::login_delays::{Charge, Counter, slot};
 use crate::mutants::planted;
-use crate::password::Prepared;
+use crate::password::PreparedPassword;
 use crate::permission::prefix_end;
 use crate::record::{MAX_TRUSTED_SOURCES, SessionRecord, SourceTag, StoredUser, UserRecord, check_label};
+use crate::record_keys;
 use crate::single_use::TokenPurpose;
 use crate::token::Token;
 use crate::username::{NormalUsername, normal_form};
 
-/// How often counters of wrong passwords are written anew because others write them at the same time.
+/// How often counters of wrong passwords are written anew because others write them at the same
+/// time.
 const MAX_PERSIST_TRIES: u32 = 1000;
 
 /// The answer to a password.
@@ -86,11 +87,11 @@ pub enum Login {
 /// A password that was found right, and what it was checked against.
 pub(super) struct Accepted {
     pub(super) user: StoredUser,
-    password: Prepared,
+    password: PreparedPassword,
     source: Option<SourceTag>,
 }
 
-pub(super) enum Checked {
+pub(super) enum CheckedPassword {
     Accepted(Box<Accepted>),
     Refused,
     Delayed(i64),
@@ -113,19 +114,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// As [`AuthService::verify_password`].
     pub fn check_password(&self, username: &str, password: &str) -> Result<PasswordCheck> {
         let accepted = match self.check(username, password)? {
-            Checked::Refused => return Ok(PasswordCheck::Refused),
-            Checked::Delayed(retry_after_ms) => return Ok(PasswordCheck::Delayed { retry_after_ms }),
-            Checked::Accepted(accepted) => accepted,
+            CheckedPassword::Refused => return Ok(PasswordCheck::Refused),
+            CheckedPassword::Delayed(retry_after_ms) => return Ok(PasswordCheck::Delayed { retry_after_ms }),
+            CheckedPassword::Accepted(accepted) => accepted,
         };
         let stronger = self.rehashed(&accepted)?;
         let user = self.change(|change| {
             let Some(mut user) = self.same_password(&accepted)? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             self.note_login(change, &mut user, accepted.source, stronger.as_ref());
             self.replace_user(change, &user)?;
             change.audit(AuditAction::PasswordVerified, user.value.public.user_id.as_str());
-            Ok(Step::Commit(Some(user.value.public)))
+            Ok(Decision::Commit(Some(user.value.public)))
         })?;
         Ok(user.map_or(PasswordCheck::Refused, |user| PasswordCheck::Accepted(Box::new(user))))
     }
@@ -137,14 +138,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// As [`AuthService::verify_password`].
     pub fn login(&self, username: &str, password: &str) -> Result<Login> {
         let accepted = match self.check(username, password)? {
-            Checked::Refused => return Ok(Login::Refused),
-            Checked::Delayed(retry_after_ms) => return Ok(Login::Delayed { retry_after_ms }),
-            Checked::Accepted(accepted) => accepted,
+            CheckedPassword::Refused => return Ok(Login::Refused),
+            CheckedPassword::Delayed(retry_after_ms) => return Ok(Login::Delayed { retry_after_ms }),
+            CheckedPassword::Accepted(accepted) => accepted,
         };
         let stronger = self.rehashed(&accepted)?;
         let started = self.change(|change| {
             let Some(mut user) = self.same_password(&accepted)? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             let factors = self.factors_of(&user.value.public.user_id)?.value;
             if self.asks_for_second(&user.value.public, &factors)? {
@@ -155,7 +156,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let (record, token) = self.add_token(change, &user.value, TokenPurpose::Login, "")?;
                 change.audit(AuditAction::PasswordVerified, user.value.public.user_id.as_str());
                 let (expires_at_ms, enrolled) = (record.expires_at_ms, factors.active.is_some());
-                return Ok(Step::Commit(Some(Login::FactorRequired { token, expires_at_ms, enrolled })));
+                return Ok(Decision::Commit(Some(Login::FactorRequired { token, expires_at_ms, enrolled })));
             }
             self.note_login(change, &mut user, accepted.source, stronger.as_ref());
             self.replace_user(change, &user)?;
@@ -163,7 +164,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let (session, token) = self.start_session(change, &user.value, uses)?;
             change.audit(AuditAction::SessionStarted, user.value.public.user_id.as_str());
             let (user, session) = (Box::new(user.value.public), Box::new(session));
-            Ok(Step::Commit(Some(Login::Accepted { user, session, token })))
+            Ok(Decision::Commit(Some(Login::Accepted { user, session, token })))
         })?;
         Ok(started.unwrap_or(Login::Refused))
     }
@@ -173,7 +174,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// [`Error::Validation`] if the new password breaks a rule (after the old one was right).
     pub fn change_password(&self, username: &str, old_password: &str, new_password: &str) -> Result<bool> {
-        let Checked::Accepted(accepted) = self.check(username, old_password)? else {
+        let CheckedPassword::Accepted(accepted) = self.check(username, old_password)? else {
             return Ok(false);
         };
         let name = normal_form(&accepted.user.normal_name)?;
@@ -189,20 +190,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let may_use_reserve = self.may_use_reserve(&accepted.user.public.user_id);
         self.change(|change| {
             let Some(mut user) = self.same_password(&accepted)? else {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             };
             user.value.trusted = accepted.source.into_iter().collect();
             self.put_password(change, user, &hash, AuditAction::PasswordChanged)?;
             if !may_use_reserve {
                 change.leaves_reserve();
             }
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
     /// Sets a password without the old one: for operators. Ends all sessions of the user, forgets
-    /// the
-    /// sources that it has logged in from, and clears its delays.
+    /// the sources that it has logged in from, and clears its delays.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Validation`].
@@ -219,13 +219,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             user.value.guess_epoch += 1;
             user.value.code_epoch += 1;
             self.put_password(change, user, &hash, AuditAction::PasswordReset)?;
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 
     pub(super) fn put_password(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         mut user: Loaded<StoredUser>,
         hash: &SecretHash,
         action: AuditAction,
@@ -239,9 +239,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    pub(super) fn check(&self, username: &str, password: &str) -> Result<Checked> {
-        let Ok(password) = Prepared::new(password) else {
-            return Ok(Checked::Refused); // no user can have it, so this tells nothing
+    pub(super) fn check(&self, username: &str, password: &str) -> Result<CheckedPassword> {
+        let Ok(password) = PreparedPassword::new(password) else {
+            return Ok(CheckedPassword::Refused); // no user can have it, so this tells nothing
         };
         // A name that no user can have is looked up as nobody's, so that it takes as long.
         let name = normal_form(username).ok();
@@ -266,7 +266,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         };
         if right {
             self.shared.guesses.refund(&charges);
-            return Ok(Checked::Accepted(Box::new(Accepted { user, password, source })));
+            return Ok(CheckedPassword::Accepted(Box::new(Accepted { user, password, source })));
         }
         // The trail shows nobody's id as an unknown user.
         let target = UserId::from_bytes(if known { *user.public.user_id.as_bytes() } else { NOBODY });
@@ -275,11 +275,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let limits = |action| account.into_iter().chain(source).map(|tag| (action, tag)).collect::<Vec<_>>();
         if wait_ms > 0 {
             self.audit_limited(&limits(AuditAction::LoginDelayed), AuditAction::LoginDelayed, &target);
-            return Ok(Checked::Delayed(wait_ms));
+            return Ok(CheckedPassword::Delayed(wait_ms));
         }
         self.persist_counters(&charges)?;
         self.audit_limited(&limits(action), action, &target);
-        Ok(Checked::Refused)
+        Ok(CheckedPassword::Refused)
     }
 
     /// The user of this name and `None`; or, with the same work, another user and the tag of the
@@ -287,8 +287,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn user_or_other(&self, name: Option<&NormalUsername>) -> Result<(StoredUser, Option<SourceTag>)> {
         const MISSING: Error = Error::Crypto("a record that always exists is missing");
         let tag = self.keys()?.names.tag(&[name.map_or("", NormalUsername::as_str).as_bytes()]);
-        let key = layout::name(&tag);
-        let end = prefix_end(layout::NAMES);
+        let key = record_keys::name(&tag);
+        let end = prefix_end(record_keys::NAMES);
         let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let next = |from: &[u8]| -> Result<_> {
             self.shared.engine.scan(Bound::Included(from), end, 1)?.into_iter().next().ok_or(MISSING)
@@ -296,8 +296,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let (id, is_known) = self.with_keys(|keys| {
             let found = next(&key)?;
             // Behind the last user the order starts again with the first.
-            let first = next(&layout::name(&layout::FIRST_NAME))?;
-            let is_last = found.0 == layout::name(&layout::LAST_NAME);
+            let first = next(&record_keys::name(&record_keys::FIRST_NAME))?;
+            let is_last = found.0 == record_keys::name(&record_keys::LAST_NAME);
             let (key_found, value) = if is_last { &first } else { &found };
             let id = keys.sealer.open(key_found, value)?.array()?;
             Ok((id, bool::from(found.0.ct_eq(&key))))
@@ -331,7 +331,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     pub(super) fn note_login(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         user: &mut Loaded<StoredUser>,
         source: Option<SourceTag>,
         stronger: Option<&SecretHash>,
@@ -405,17 +405,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     fn load_counter(&self, tag: &SourceTag) -> Result<Option<Loaded<(SourceTag, Counter)>>> {
-        let read = |mut reader: Reader<'_>| {
+        let read = |mut reader: FieldReader<'_>| {
             let stored = (reader.array()?, Counter { failures: reader.u32()?, last_ms: reader.i64()? });
             reader.end()?;
             Ok(stored)
         };
-        self.load(&layout::guess_slot(slot(tag)), read)
+        self.load(&record_keys::guess_slot(slot(tag)), read)
     }
 
     /// Writes the counters of a failure down, so that another service on this store, after a
-    /// restart
-    /// or for the next request, counts on from there.
+    /// restart or for the next request, counts on from there.
     pub(super) fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
         let (Some(account), now_ms) = (charges.last(), self.now_ms()) else { return Ok(()) };
         if planted("auth_counters_in_memory") || self.shared.persists.pass(account.tag, now_ms).is_none() {
@@ -436,7 +435,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(()) // in memory they count; the next failure is written again
     }
 
-    /// Adds the counters to those of other services in the store; `false` if one of those was faster.
+    /// Adds the counters to those of other services in the store; `false` if one of those was
+    /// faster.
     fn try_persist(
         &self,
         charges: &[Charge],
@@ -446,7 +446,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let half_life_ms = self.options().guess_policy.half_life_ms;
         let keys = self.keys()?;
         let mut batch = Batch::new();
-        batch.require(layout::META, Expect::Version(keys.meta_version));
+        batch.require(record_keys::META, Expect::Version(keys.meta_version));
         for Charge { tag, .. } in charges {
             let held = self.load_counter(tag)?;
             let expected = held.as_ref().map_or(Expect::Absent, |held| Expect::Version(held.version));
@@ -462,9 +462,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             {
                 continue; // the slot holds somebody worse
             }
-            let mut writer = Writer::default();
+            let mut writer = FieldWriter::default();
             writer.raw(tag).u32(counter.failures).i64(counter.last_ms);
-            let key = layout::guess_slot(slot(tag));
+            let key = record_keys::guess_slot(slot(tag));
             if !planted("auth_counters_overwritten") {
                 batch.require(&key, expected);
             }
@@ -494,7 +494,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             user.value.code_epoch += 1;
             self.replace_user(change, &user)?;
             change.audit(AuditAction::DelaysCleared, user_id);
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 
@@ -507,14 +507,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         check_label(Some(source))?;
         let tag = self.guess_tag("source", "", source)?;
         self.shared.guesses.forget(&tag);
-        let key = layout::guess_slot(slot(&tag));
+        let key = record_keys::guess_slot(slot(&tag));
         self.change(|change| {
             let stored = self.load(&key, |mut reader| reader.array::<16>())?;
             if let Some(stored) = stored.filter(|stored| stored.value == tag) {
                 change.remove(&key, stored.version);
             }
             change.audit(AuditAction::DelaysCleared, source);
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 
@@ -533,7 +533,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let written = self.shared.refusals.pass_all(limits, self.now_ms()).is_some_and(|suppressed| {
             let outcome = self.change(|change| {
                 change.audit_refusal(action, target, suppressed);
-                Ok(Step::Commit(()))
+                Ok(Decision::Commit(()))
             });
             outcome.is_ok()
         });

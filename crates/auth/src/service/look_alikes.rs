@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::Change;
+use super::change::PendingCommit;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::{ID_LEN_BYTES, UserId};
-use crate::layout;
 use crate::mutants::planted;
 use crate::record::StoredUser;
+use crate::record_keys;
 use crate::username::{LookAlikes, normal_form};
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
@@ -21,9 +21,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ///
     /// # Errors
     /// [`Error::Conflict`] if the policy refuses names that look alike and another user has one.
-    pub(super) fn enter_looks(&self, change: &mut Change<'_>, looks: &BTreeSet<String>, id: &UserId) -> Result<()> {
+    pub(super) fn enter_looks(
+        &self,
+        change: &mut PendingCommit<'_>,
+        looks: &BTreeSet<String>,
+        id: &UserId,
+    ) -> Result<()> {
         for look in looks {
-            let key = layout::look_alikes(look);
+            let key = record_keys::look_alikes(look);
             let Some(held) = self.load(&key, |mut reader| Ok(reader.rest().to_vec()))? else {
                 change.create(&key, id.as_bytes());
                 continue;
@@ -38,9 +43,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Takes a user out from under these skeletons of its name.
-    pub(super) fn leave_looks(&self, change: &mut Change<'_>, looks: &BTreeSet<String>, id: &UserId) -> Result<()> {
+    pub(super) fn leave_looks(
+        &self,
+        change: &mut PendingCommit<'_>,
+        looks: &BTreeSet<String>,
+        id: &UserId,
+    ) -> Result<()> {
         for look in looks {
-            let key = layout::look_alikes(look);
+            let key = record_keys::look_alikes(look);
             let Some(held) = self.load(&key, |mut reader| Ok(reader.rest().to_vec()))? else { continue };
             let mut others = held.value.as_chunks().0.to_vec();
             others.retain(|other| other != id.as_bytes());
@@ -58,7 +68,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// As [`Self::enter_looks`].
     pub(super) fn change_looks(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         before: &BTreeSet<String>,
         after: &BTreeSet<String>,
         id: &UserId,

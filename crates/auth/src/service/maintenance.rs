@@ -1,5 +1,5 @@
-//! Work that may run at any time beside everything else: re-wrapping after a master key was
-//! added, and removing what has expired.
+//! Work that may run at any time beside everything else: re-wrapping after a master key was added,
+//! and removing what has expired.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -7,18 +7,18 @@ use std::ops::Bound;
 use hightower_engine::{KvEngine, Value};
 
 use super::AuthService;
-use super::change::{Loaded, Step};
+use super::change::{Decision, Loaded};
 use super::sessions::{IndexedSession, drop_session};
 use super::store_keys::{Meta, Root, root_identity};
 use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MasterKeyId, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::layout::{self, MetadataOf};
 use crate::mutants::planted;
 use crate::permission::prefix_end;
 use crate::record::SessionRecord;
-use crate::sealed::identity;
+use crate::record_keys::{self, MetadataOf};
+use crate::record_mac::identity;
 
 const PAGE: usize = 256;
 const RESEAL_PAGE: usize = 64;
@@ -51,8 +51,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// nothing any more, also of what was encrypted while it ran, and can be removed.
     ///
     /// Who has an older master key and a copy of the store from before still knows the root keys,
-    /// and can
-    /// forge records if the store can be written: against that, [`AuthService::rotate_root`].
+    /// and can forge records if the store can be written: against that,
+    /// [`AuthService::rotate_root`].
     ///
     /// Safe to run again after an interruption: it finds what is left.
     ///
@@ -66,30 +66,24 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let target = format!("key {}", self.shared.crypto.current_key_id());
             self.change(|change| {
                 change.audit(AuditAction::MasterKeyRotated, target.clone());
-                Ok(Step::Commit(()))
+                Ok(Decision::Commit(()))
             })?;
         }
         Ok(rotation)
     }
 
     /// Replaces the root key that makes records authentic, under a newer master key, and seals
-    /// every
-    /// record anew. When it returns and the older master keys are removed from the ring, who has a
-    /// copy
-    /// of them and of the store from before can open nothing new, and forge nothing. Tokens,
-    /// passwords
-    /// and audit anchors stay as they are.
+    /// every record anew. When it returns and the older master keys are removed from the ring, who
+    /// has a copy of them and of the store from before can open nothing new, and forge nothing.
+    /// Tokens, passwords and audit anchors stay as they are.
     ///
     /// Everything else may go on meanwhile. Reads each record once and writes it once, 64 to a
-    /// commit.
-    /// Safe to run again after an interruption: it finds what is left. The older master keys are
-    /// needed
-    /// until it has returned.
+    /// commit. Safe to run again after an interruption: it finds what is left. The older master
+    /// keys are needed until it has returned.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the current master key wraps the root already: add a newer one first,
-    /// and do
-    /// not call [`AuthService::rotate_master_key`], which would wrap the old root with it.
+    /// and do not call [`AuthService::rotate_master_key`], which would wrap the old root with it.
     /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
     pub fn rotate_root(&self) -> Result<Rotation> {
         self.prepare()?;
@@ -101,14 +95,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Loaded { value: meta, version } = self.meta()?;
             if version != change.keys.meta_version {
                 self.refresh_keys(change.keys)?;
-                return Ok(Step::Again);
+                return Ok(Decision::Again);
             }
             if meta.previous.is_none() {
-                return Ok(Step::Stop(()));
+                return Ok(Decision::Stop(()));
             }
-            change.batch.put(layout::META, Meta { previous: None, ..meta }.encode()?);
+            change.batch.put(record_keys::META, Meta { previous: None, ..meta }.encode()?);
             change.audit(AuditAction::RootKeyRotated, format!("key {}", self.shared.crypto.current_key_id()));
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })?;
         // So that this service opens nothing of the old root from now on either.
         let keys = self.keys()?;
@@ -122,10 +116,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Loaded { value: meta, version } = self.meta()?;
             if version != change.keys.meta_version {
                 self.refresh_keys(change.keys)?;
-                return Ok(Step::Again);
+                return Ok(Decision::Again);
             }
             if meta.previous.is_some() {
-                return Ok(Step::Stop(()));
+                return Ok(Decision::Stop(()));
             }
             if meta.sealing.key_id() >= self.shared.crypto.current_key_id() {
                 return Err(Error::Conflict(
@@ -136,8 +130,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let lookup_identity = root_identity(&meta.store_id, Root::Lookup);
             let lookup = self.shared.crypto.rewrap(&meta.lookup, &lookup_identity)?.unwrap_or(meta.lookup);
             let next = Meta { store_id: meta.store_id, sealing, lookup, previous: Some(meta.sealing) };
-            change.batch.put(layout::META, next.encode()?);
-            Ok(Step::Commit(()))
+            change.batch.put(record_keys::META, next.encode()?);
+            Ok(Decision::Commit(()))
         })?;
         let keys = self.keys()?;
         self.refresh_keys(&keys).map(drop)
@@ -146,14 +140,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Seals every record with the new root. New ones are: every commit requires the keys to be
     /// current.
     fn reseal_all(&self, rotation: &mut Rotation) -> Result<()> {
-        let end = prefix_end(layout::RESERVED_PREFIX);
+        let end = prefix_end(record_keys::RESERVED_PREFIX);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut after = layout::RESERVED_PREFIX.to_vec();
+        let mut after = record_keys::RESERVED_PREFIX.to_vec();
         loop {
             let page = self.shared.engine.scan(Bound::Excluded(&after), to, RESEAL_PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after.clone_from(last);
-            let keys: Vec<Vec<u8>> = page.into_iter().map(|(key, _)| key).filter(|key| key != layout::META).collect();
+            let keys: Vec<Vec<u8>> =
+                page.into_iter().map(|(key, _)| key).filter(|key| key != record_keys::META).collect();
             rotation.examined += keys.len() as u64;
             rotation.rewrapped += self.change(|change| {
                 let mut resealed = 0;
@@ -170,14 +165,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                         break;
                     }
                 }
-                Ok(if resealed == 0 { Step::Stop(0) } else { Step::Commit(resealed) })
+                Ok(if resealed == 0 { Decision::Stop(0) } else { Decision::Commit(resealed) })
             })?;
         }
     }
 
     /// How many records each master key wraps a key of. A key that is not named here wraps nothing
-    /// in
-    /// this store and can be removed, unless another store or a backup needs it.
+    /// in this store and can be removed, unless another store or a backup needs it.
     ///
     /// Reads all metadata once; what changes meanwhile may be counted as before or after.
     ///
@@ -188,12 +182,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let mut count = |key_id| *usage.entry(key_id).or_insert(0) += 1;
         self.prepare()?;
         self.meta()?.value.master_keys().into_iter().for_each(&mut count);
-        self.for_each_key::<17>(layout::METADATA, |key, _| {
+        self.for_each_key::<17>(record_keys::METADATA, |key, _| {
             let blob = self.load(key, |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
             blob.iter().for_each(|blob| count(blob.value.key_id()));
             Ok(())
         })?;
-        self.for_each_key(layout::FACTORS, |_, id| {
+        self.for_each_key(record_keys::FACTORS, |_, id| {
             let mut factors = self.factors_of(&UserId::from_bytes(*id))?.value;
             factors.secrets_mut().for_each(|secret| count(secret.blob.key_id()));
             Ok(())
@@ -202,7 +196,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn meta(&self) -> Result<Loaded<Meta>> {
-        match self.shared.engine.get_versioned(layout::META)? {
+        match self.shared.engine.get_versioned(record_keys::META)? {
             Some((bytes, version)) => Ok(Loaded { value: Meta::decode(&bytes)?, version }),
             None => Err(Error::Crypto("the service's key record is missing")),
         }
@@ -215,28 +209,28 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Loaded { value: meta, version } = self.meta()?;
             if version != change.keys.meta_version {
                 self.refresh_keys(change.keys)?;
-                return Ok(Step::Again);
+                return Ok(Decision::Again);
             }
             let rewrap = |blob, root| self.shared.crypto.rewrap(blob, &root_identity(&meta.store_id, root));
             let (sealing, lookup) = (rewrap(&meta.sealing, Root::Sealing)?, rewrap(&meta.lookup, Root::Lookup)?);
             if sealing.is_none() && lookup.is_none() {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             }
             let (sealing, lookup) = (sealing.unwrap_or(meta.sealing), lookup.unwrap_or(meta.lookup));
-            change.batch.put(layout::META, Meta { sealing, lookup, ..meta }.encode()?);
-            Ok(Step::Commit(true))
+            change.batch.put(record_keys::META, Meta { sealing, lookup, ..meta }.encode()?);
+            Ok(Decision::Commit(true))
         })?);
         Ok(())
     }
 
     /// Wraps the data keys of all metadata and second factors with the current master key.
     fn rewrap_metadata(&self, rotation: &mut Rotation) -> Result<()> {
-        self.for_each_key(layout::FACTORS, |_, id| {
+        self.for_each_key(record_keys::FACTORS, |_, id| {
             rotation.examined += 1;
             rotation.rewrapped += u64::from(self.rewrap_factors(id)?);
             Ok(())
         })?;
-        self.for_each_key::<17>(layout::METADATA, |key, rest| {
+        self.for_each_key::<17>(record_keys::METADATA, |key, rest| {
             rotation.examined += 1;
             rotation.rewrapped += u64::from(self.rewrap_one(key, rest)?);
             Ok(())
@@ -249,13 +243,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let _letter = letter;
         self.change(|change| {
             let Some(held) = self.load(key, |mut reader| EncryptedBlob::from_bytes(reader.rest()))? else {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             };
             let Some(blob) = self.rewrap_field(of.name(), id, Some(&held.value))? else {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             };
             change.replace(key, held.version, &blob.to_bytes());
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -273,18 +267,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Removes sessions that are over, API keys that are expired, and single-use tokens that do not
-    /// count any more. They are refused anyway; this
-    /// frees their space.
+    /// count any more. They are refused anyway; this frees their space.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
     pub fn purge_expired(&self) -> Result<Purged> {
         let mut purged = Purged::default();
-        self.for_each_key::<32>(layout::SESSIONS, |_, token_hash| {
+        self.for_each_key::<32>(record_keys::SESSIONS, |_, token_hash| {
             purged.sessions += u64::from(self.purge_session(token_hash)?);
             Ok(())
         })?;
-        self.for_each_key(layout::API_KEYS, |_, id| {
+        self.for_each_key(record_keys::API_KEYS, |_, id| {
             let key = self.load_api_key(id)?.map(|key| key.value.public);
             let expired = |at_ms| self.now_ms() >= at_ms;
             if let Some(key) = key.filter(|key| key.expires_at_ms.is_some_and(expired)) {
@@ -292,7 +285,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             Ok(())
         })?;
-        self.for_each_key::<32>(layout::SINGLE_USES, |_, hash| {
+        self.for_each_key::<32>(record_keys::SINGLE_USES, |_, hash| {
             purged.tokens += u64::from(self.purge_token(hash)?);
             Ok(())
         })?;
@@ -302,18 +295,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn purge_session(&self, token_hash: &[u8; 32]) -> Result<bool> {
         self.change(|change| {
             let Some(session) = self.load_session(token_hash)? else {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             };
             let user_id = session.value.public.user_id.as_bytes();
             let epoch = self.load_user(user_id)?.map(|user| user.value.epoch);
             if epoch.is_some_and(|epoch| !session.value.is_over(self.now_ms(), epoch)) {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             }
             let SessionRecord { session_id, .. } = &session.value.public;
-            change.require(&layout::session(token_hash), session.version);
+            change.require(&record_keys::session(token_hash), session.version);
             drop_session(change, user_id, &IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash });
             change.takes_access();
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 

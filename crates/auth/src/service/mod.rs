@@ -35,21 +35,22 @@ pub use audit_trail::MAX_AUDIT_PAGE;
 pub use factors::FactorCheck;
 pub use logins::{Login, PasswordCheck};
 pub use maintenance::{Purged, Rotation};
-pub(crate) use permissions::Access;
+pub(crate) use permissions::AccessRights;
 pub use permissions::Principal;
 use quotas::Quotas;
 pub use second_step::{Proof, StepUp};
 pub use single_use::ResetRequest;
 pub use users::MAX_PAGE;
 
+use crate::api_key_cache::ApiKeyCache;
 use crate::audit::{Actor, AuditAction, AuditEntry};
+use crate::clock::Timestamp;
 use crate::crypto::{AesGcmEncryptor, Argon2SecretHasher, EnvelopeEncryptor, SecretHasher};
 use crate::error::Result;
-use crate::guess::{GuessTable, Limiter};
+use crate::login_delays::GuessCounters;
 use crate::options::AuthOptions;
+use crate::rate_limiter::KeyedRateLimiter;
 use crate::record::{SourceTag, check_label};
-use crate::seam::Timestamp;
-use crate::verified::VerifiedCache;
 use parking_lot::RwLock;
 #[cfg(fuzzing)]
 pub(crate) use store_keys::Meta;
@@ -58,14 +59,13 @@ use store_keys::{ProcessKeys, StoreKeys};
 /// Authentication and authorisation on an engine.
 ///
 /// Its calls trust their caller: they are for the program that embeds the service. What others may
-/// manage goes through
-/// [`AdminService`].
+/// manage goes through [`AdminService`].
 ///
-/// Cloning is cheap; clones share everything but who they act for
-/// (see [`AuthService::acting_as`] and [`AuthService::from_source`]).
+/// Cloning is cheap; clones share everything but who they act for (see [`AuthService::acting_as`]
+/// and [`AuthService::from_source`]).
 pub struct AuthService<E, H, C> {
-    shared: Arc<Shared<E, H, C>>,
-    caller: Arc<Caller>,
+    shared: Arc<AuthInner<E, H, C>>,
+    caller: Arc<CallContext>,
 }
 
 impl<E, H, C> Clone for AuthService<E, H, C> {
@@ -76,7 +76,7 @@ impl<E, H, C> Clone for AuthService<E, H, C> {
 
 /// Who calls, for the audit trail and the guessing delays.
 #[derive(Clone, Debug, Default)]
-struct Caller {
+struct CallContext {
     actor: Actor,
     source: Option<String>,
     /// The generation as of which the caller's authority was checked: changes commit only if it
@@ -84,7 +84,7 @@ struct Caller {
     guard: Option<u64>,
 }
 
-struct Shared<E, H, C> {
+struct AuthInner<E, H, C> {
     engine: E,
     hasher: H,
     crypto: C,
@@ -92,14 +92,14 @@ struct Shared<E, H, C> {
     /// Those of the store, as of the last look; and those of this process.
     keys: RwLock<Option<Arc<StoreKeys>>>,
     process_keys: OnceLock<ProcessKeys>,
-    guesses: GuessTable,
+    guesses: GuessCounters,
     /// Entries of refusals in the trail: by action and tag of the principal, account or source.
-    refusals: Limiter<(AuditAction, SourceTag)>,
+    refusals: KeyedRateLimiter<(AuditAction, SourceTag)>,
     /// Writes of counters of wrong passwords: by account.
-    persists: Limiter<SourceTag>,
+    persists: KeyedRateLimiter<SourceTag>,
     /// Uses of the engine's reserve by what users and managers do: by principal.
-    reserve_uses: Limiter<String>,
-    counts: Counts,
+    reserve_uses: KeyedRateLimiter<String>,
+    counts: ServiceCounters,
     quotas: Quotas,
 }
 
@@ -119,13 +119,12 @@ pub struct AuthStats {
     /// entry could not be written.
     pub refusals_suppressed: u64,
     /// Passwords that could not be checked, because their hash is broken or its pepper missing.
-    /// They
-    /// were refused as wrong ones are.
+    /// They were refused as wrong ones are.
     pub passwords_uncheckable: u64,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ServiceCounters {
     last_used_failures: AtomicU64,
     commit_retries: AtomicU64,
     cold: AtomicU64,
@@ -152,15 +151,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     fn assemble(engine: E, hasher: H, crypto: C, options: AuthOptions) -> Self {
         let now_ms = options.clock.now_ms();
-        let shared = Shared {
+        let shared = AuthInner {
             engine,
             hasher,
             crypto,
-            guesses: GuessTable::new(options.guess_policy.half_life_ms),
-            refusals: Limiter::new(now_ms),
-            persists: Limiter::new(now_ms),
-            reserve_uses: Limiter::new(now_ms),
-            counts: Counts::default(),
+            guesses: GuessCounters::new(options.guess_policy.half_life_ms),
+            refusals: KeyedRateLimiter::new(now_ms),
+            persists: KeyedRateLimiter::new(now_ms),
+            reserve_uses: KeyedRateLimiter::new(now_ms),
+            counts: ServiceCounters::default(),
             quotas: Quotas::default(),
             keys: RwLock::default(),
             process_keys: OnceLock::new(),
@@ -172,7 +171,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// This service, acting for `actor`: the audit trail names it.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {
-        let caller = Caller { actor, ..(*self.caller).clone() };
+        let caller = CallContext { actor, ..(*self.caller).clone() };
         Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
     }
 
@@ -183,13 +182,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// [`crate::Error::Validation`] past 256 bytes or with control characters.
     pub fn from_source(&self, source: &str) -> Result<Self> {
         check_label(Some(source))?;
-        let caller = Caller { source: Some(source.to_owned()), ..(*self.caller).clone() };
+        let caller = CallContext { source: Some(source.to_owned()), ..(*self.caller).clone() };
         Ok(Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) })
     }
 
     /// This service, whose changes commit only as long as the generation is this one.
     fn guarded_by(&self, generation: u64) -> Self {
-        let caller = Caller { guard: Some(generation), ..(*self.caller).clone() };
+        let caller = CallContext { guard: Some(generation), ..(*self.caller).clone() };
         Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
     }
 
@@ -252,7 +251,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.shared.options.clock.now_ms()
     }
 
-    fn cache(&self) -> Result<&VerifiedCache> {
+    fn cache(&self) -> Result<&ApiKeyCache> {
         Ok(&self.process_keys()?.verified)
     }
 }

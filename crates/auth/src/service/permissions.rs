@@ -13,17 +13,17 @@ use parking_lot::RwLock;
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::{Change, Step};
+use super::change::{Decision, PendingCommit};
 use super::users::MAX_PAGE;
 use crate::audit::{Actor, AuditAction};
+use crate::clock::Timestamp;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, UserId};
-use crate::layout;
 use crate::mutants::planted;
 use crate::permission::{Action, Grant, KeyRange, PermissionSet, check_grants, prefix_end};
 use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
-use crate::seam::Timestamp;
+use crate::record_keys;
 use crate::token::{API_KEY_PREFIX, parse_session};
 
 /// How often a role is made anew because roles were deleted at the same time.
@@ -36,7 +36,7 @@ const ALWAYS: Range<Timestamp> = Timestamp::MIN..Timestamp::MAX;
 pub struct Principal {
     user_id: UserId,
     credential: Credential,
-    access: RwLock<Arc<Access>>,
+    access: RwLock<Arc<AccessRights>>,
 }
 
 /// By what a principal authenticated.
@@ -48,18 +48,18 @@ enum Credential {
 }
 
 /// What a principal may do, as of one generation.
-pub(crate) struct Access {
+pub(crate) struct AccessRights {
     pub(crate) generation: u64,
     alive: bool,
     expires_at_ms: Option<Timestamp>,
-    /// When it may be used without another look at the credential: use through it must keep a session
-    /// alive, and what else keeps the session alive counts too.
+    /// When it may be used without another look at the credential: use through it must keep a
+    /// session alive, and what else keeps the session alive counts too.
     fresh: Range<Timestamp>,
     owner: PermissionSet,
     limit: Option<PermissionSet>,
 }
 
-impl Access {
+impl AccessRights {
     fn none(generation: u64) -> Self {
         let (fresh, owner) = (ALWAYS, PermissionSet::default());
         Self { generation, alive: false, expires_at_ms: None, fresh, owner, limit: None }
@@ -70,7 +70,7 @@ impl Access {
         if !self.alive || self.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
             return false;
         }
-        let parts = range.without(&layout::reserved_keys());
+        let parts = range.without(&record_keys::reserved_keys());
         if parts.is_empty() && !range.is_empty() {
             return false; // nothing but the service's own keys
         }
@@ -107,7 +107,7 @@ impl Access {
     pub(crate) fn allows(&self, action: Action, key: &[u8], now_ms: Timestamp) -> bool {
         self.alive
             && self.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
-            && !key.starts_with(layout::RESERVED_PREFIX)
+            && !key.starts_with(record_keys::RESERVED_PREFIX)
             && self.owner.allows(action, key)
             && self.limit.as_ref().is_none_or(|limit| limit.allows(action, key))
     }
@@ -181,7 +181,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// What a principal may do now.
-    pub(crate) fn access_of(&self, principal: &Principal) -> Result<Arc<Access>> {
+    pub(crate) fn access_of(&self, principal: &Principal) -> Result<Arc<AccessRights>> {
         let access = Arc::clone(&principal.access.read());
         if access.generation == self.generation()? && access.fresh.contains(&self.now_ms()) {
             return Ok(access);
@@ -192,7 +192,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     fn generation(&self) -> Result<u64> {
-        match self.shared.engine.get_versioned(layout::GENERATION)? {
+        match self.shared.engine.get_versioned(record_keys::GENERATION)? {
             Some((_, version)) => Ok(version),
             None => Err(Error::Crypto("a record that always exists is missing")),
         }
@@ -203,22 +203,22 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Reads the generation first: a change behind it makes the next check read again.
-    fn resolve(&self, credential: &Credential) -> Result<Access> {
+    fn resolve(&self, credential: &Credential) -> Result<AccessRights> {
         let generation = self.generation()?;
         let (user_id, expires_at_ms, fresh, limit) = match credential {
             Credential::ApiKey(id, secret_mac) => {
                 let Some(key) = self.load_api_key(id.as_bytes())?.map(|key| key.value) else {
-                    return Ok(Access::none(generation));
+                    return Ok(AccessRights::none(generation));
                 };
                 if !key.has_secret(secret_mac) && !planted("auth_secret_unbound") {
-                    return Ok(Access::none(generation));
+                    return Ok(AccessRights::none(generation));
                 }
                 let limit = self.limit_of(&key.public.access)?;
                 (key.public.owner_id.clone(), key.expiry_of(secret_mac), ALWAYS, limit)
             }
             Credential::Session(token_hash) => {
                 let Some(session) = self.live_session(token_hash)? else {
-                    return Ok(Access::none(generation));
+                    return Ok(AccessRights::none(generation));
                 };
                 let expires_at_ms = session.idle_expires_at_ms.min(session.expires_at_ms);
                 let touched_again_at_ms = session.last_seen_ms.saturating_add(self.options().last_used_interval_ms);
@@ -231,10 +231,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
         };
         let Some(user) = self.load_user(user_id.as_bytes())? else {
-            return Ok(Access::none(generation));
+            return Ok(AccessRights::none(generation));
         };
         let owner = PermissionSet::new(&self.grants_of(&user.value.public.roles)?);
-        Ok(Access { generation, alive: !user.value.public.disabled, expires_at_ms, fresh, owner, limit })
+        Ok(AccessRights { generation, alive: !user.value.public.disabled, expires_at_ms, fresh, owner, limit })
     }
 
     fn limit_of(&self, access: &ApiKeyAccess) -> Result<Option<PermissionSet>> {
@@ -257,9 +257,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Creates or replaces a role.
     ///
-    /// Who had a role of this name that was deleted does not have the new one: before a role is created,
-    /// its name is taken from all who still have it, which reads every user and API key once. If a role
-    /// is deleted meanwhile, this starts over.
+    /// Who had a role of this name that was deleted does not have the new one: before a role is
+    /// created, its name is taken from all who still have it, which reads every user and API key
+    /// once. If a role is deleted meanwhile, this starts over.
     ///
     /// # Errors
     /// [`Error::Validation`] for the name, [`Error::LimitExceeded`] past 256 grants.
@@ -273,28 +273,28 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let made = self.change(|change| {
                 let body = role.encode()?;
                 match (self.load_role(name)?, forgotten_as_of) {
-                    (Some(old), _) => change.replace(&layout::role(name), old.version, &body),
+                    (Some(old), _) => change.replace(&record_keys::role(name), old.version, &body),
                     (None, Some(expected)) => {
                         if self.role_deletions()? != expected && !planted("auth_role_deleted_meanwhile") {
-                            return Ok(Step::Stop(None));
+                            return Ok(Decision::Stop(None));
                         }
-                        change.create(&layout::role(name), &body);
+                        change.create(&record_keys::role(name), &body);
                         if !planted("auth_role_deleted_meanwhile") {
-                            change.batch.require(layout::ROLE_DELETIONS, expected);
+                            change.batch.require(record_keys::ROLE_DELETIONS, expected);
                         }
                     }
-                    (None, None) if planted("auth_role_revived") => change.create(&layout::role(name), &body),
-                    (None, None) => return Ok(Step::Stop(None)),
+                    (None, None) if planted("auth_role_revived") => change.create(&record_keys::role(name), &body),
+                    (None, None) => return Ok(Decision::Stop(None)),
                 }
                 change.takes_access();
                 change.audit(AuditAction::RoleSet, name);
-                Ok(Step::Commit(Some(role.clone())))
+                Ok(Decision::Commit(Some(role.clone())))
             })?;
             if let Some(made) = made {
                 return Ok(made);
             }
-            // Nobody is given a role that does not exist: whoever gets the name after this was given a
-            // role that was made, and to be made again it must be deleted.
+            // Nobody is given a role that does not exist: whoever gets the name after this was
+            // given a role that was made, and to be made again it must be deleted.
             forgotten_as_of = Some(self.role_deletions()?);
             self.forget_role(name)?;
         }
@@ -303,38 +303,39 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// What to require so that no role was deleted since.
     fn role_deletions(&self) -> Result<Expect> {
-        let held = self.load(layout::ROLE_DELETIONS, |reader| reader.end())?;
+        let held = self.load(record_keys::ROLE_DELETIONS, |reader| reader.end())?;
         Ok(held.map_or(Expect::Absent, |held| Expect::Version(held.version)))
     }
 
-    /// Takes the name of a role that does not exist from all users and API keys; it allowed them nothing.
+    /// Takes the name of a role that does not exist from all users and API keys; it allowed them
+    /// nothing.
     fn forget_role(&self, name: &str) -> Result<()> {
-        self.for_each_key(layout::USERS, |_, id| {
+        self.for_each_key(record_keys::USERS, |_, id| {
             self.change(|change| {
-                let Some(mut user) = self.load_user(id)? else { return Ok(Step::Stop(())) };
+                let Some(mut user) = self.load_user(id)? else { return Ok(Decision::Stop(())) };
                 let roles = &mut user.value.public.roles;
                 let before = roles.len();
                 roles.retain(|role| role != name);
                 if roles.len() == before || self.load_role(name)?.is_some() {
-                    return Ok(Step::Stop(()));
+                    return Ok(Decision::Stop(()));
                 }
                 self.replace_user(change, &user)?;
-                Ok(Step::Commit(()))
+                Ok(Decision::Commit(()))
             })
         })?;
-        self.for_each_key(layout::API_KEYS, |_, id| {
+        self.for_each_key(record_keys::API_KEYS, |_, id| {
             self.change(|change| {
-                let Some(mut key) = self.load_api_key(id)? else { return Ok(Step::Stop(())) };
+                let Some(mut key) = self.load_api_key(id)? else { return Ok(Decision::Stop(())) };
                 let ApiKeyAccess::Limited { roles, .. } = &mut key.value.public.access else {
-                    return Ok(Step::Stop(()));
+                    return Ok(Decision::Stop(()));
                 };
                 let before = roles.len();
                 roles.retain(|role| role != name);
                 if roles.len() == before || self.load_role(name)?.is_some() {
-                    return Ok(Step::Stop(()));
+                    return Ok(Decision::Stop(()));
                 }
                 self.replace_api_key(change, &key)?;
-                Ok(Step::Commit(()))
+                Ok(Decision::Commit(()))
             })
         })
     }
@@ -343,12 +344,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ///
     /// # Errors
     /// [`Error::NotFound`] if one does not.
-    pub(super) fn require_roles(&self, change: &mut Change<'_>, roles: &[String]) -> Result<()> {
+    pub(super) fn require_roles(&self, change: &mut PendingCommit<'_>, roles: &[String]) -> Result<()> {
         for name in roles {
             let Some(role) = self.load_role(name)? else {
                 return Err(Error::NotFound("no role has this name"));
             };
-            change.require(&layout::role(name), role.version);
+            change.require(&record_keys::role(name), role.version);
         }
         Ok(())
     }
@@ -367,13 +368,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// # Errors
     /// As [`AuthService::get_role`].
     pub fn list_roles(&self, after: Option<&str>, limit: usize) -> Result<Vec<RoleRecord>> {
-        let after = layout::role(after.unwrap_or(""));
-        let end = prefix_end(layout::ROLES);
+        let after = record_keys::role(after.unwrap_or(""));
+        let end = prefix_end(record_keys::ROLES);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.with_keys(|keys| {
             let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
             let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(
-                &key[layout::ROLES.len()..],
+                &key[record_keys::ROLES.len()..],
             ) {
                 Ok(name) => RoleRecord::decode(name, keys.sealer.open(key, value)?),
                 Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
@@ -390,14 +391,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         check_role_name(name)?;
         self.change(|change| {
             let Some(role) = self.load_role(name)? else {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             };
-            change.remove(&layout::role(name), role.version);
+            change.remove(&record_keys::role(name), role.version);
             // Whoever makes a role at the same time looks again for those who still have its name.
-            change.batch.put(layout::ROLE_DELETIONS, change.keys.sealer.seal(layout::ROLE_DELETIONS, &[]));
+            change.batch.put(record_keys::ROLE_DELETIONS, change.keys.sealer.seal(record_keys::ROLE_DELETIONS, &[]));
             change.takes_access();
             change.audit(AuditAction::RoleDeleted, name);
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -405,7 +406,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     pub(super) fn note(&self, action: AuditAction, target: &str) -> Result<()> {
         self.change(|change| {
             change.audit(action, target);
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 

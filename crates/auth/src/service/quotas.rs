@@ -1,9 +1,10 @@
 //! Quotas of grants: what is under their ranges, counted in memory, and writes that have to fit.
 //!
-//! A range is counted by a scan when a write first needs to know, and the count follows the writes that the quota
-//! holds, which take turns under its lock: so they never exceed it. Writes that it does not hold (the embedding
-//! program's, those of other grants, of another service on the same engine) are not seen until the next count: one
-//! begins an interval after the last, and goes on by a page at each write; and a whole one comes before a refusal.
+//! A range is counted by a scan when a write first needs to know, and the count follows the writes
+//! that the quota holds, which take turns under its lock: so they never exceed it. Writes that it
+//! does not hold (the embedding program's, those of other grants, of another service on the same
+//! engine) are not seen until the next count: one begins an interval after the last, and goes on by
+//! a page at each write; and a whole one comes before a refusal.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -15,19 +16,19 @@ use hightower_engine::{
 use parking_lot::Mutex;
 
 use super::AuthService;
-use super::permissions::Access;
+use super::permissions::AccessRights;
+use crate::clock::{Timestamp, WallClock};
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::Result;
-use crate::layout;
 use crate::mutants::planted;
 use crate::permission::{Action, KeyRange};
 use crate::quota::{Quota, QuotaUse};
-use crate::seam::{Clock, Timestamp};
+use crate::record_keys;
 
 /// How long a count stands before the next begins, in ms.
 const INTERVAL_MS: Timestamp = 60_000;
-/// How old a whole count may be for a refusal to rest on it, in ms: who is refused again and again makes the service
-/// count once in this time,
+/// How old a whole count may be for a refusal to rest on it, in ms: who is refused again and again
+/// makes the service count once in this time,
 const FRESH_MS: Timestamp = 1_000;
 /// or, if that is longer, in this many times what the count took.
 const FRESH_PER_COUNT: Timestamp = 10;
@@ -41,24 +42,25 @@ const MAX_RANGES: usize = 4096;
 /// The counts of all ranges that a write had to fit in.
 #[derive(Default)]
 pub(super) struct Quotas {
-    table: Mutex<Table>,
+    table: Mutex<RangeTable>,
 }
 
 #[derive(Default)]
-struct Table {
-    ranges: HashMap<KeyRange, Remembered>,
+struct RangeTable {
+    ranges: HashMap<KeyRange, CountedRange>,
     uses: u64,
 }
 
-struct Remembered {
-    count: Arc<Mutex<Count>>,
+struct CountedRange {
+    count: Arc<Mutex<RangeCount>>,
     /// Higher than that of all that were used before.
     last_use: u64,
 }
 
 impl Quotas {
-    /// The count of a range. Past [`MAX_RANGES`] the one that was not used for longest is forgotten, if no write has it.
-    fn of(&self, range: &KeyRange) -> Arc<Mutex<Count>> {
+    /// The count of a range. Past [`MAX_RANGES`] the one that was not used for longest is
+    /// forgotten, if no write has it.
+    fn of(&self, range: &KeyRange) -> Arc<Mutex<RangeCount>> {
         let mut table = self.table.lock();
         table.uses += 1;
         let last_use = table.uses;
@@ -68,7 +70,7 @@ impl Quotas {
                 table.ranges.remove(&oldest);
             }
         }
-        let new = || Remembered { count: Arc::default(), last_use };
+        let new = || CountedRange { count: Arc::default(), last_use };
         let held = table.ranges.entry(range.clone()).or_insert_with(new);
         held.last_use = last_use;
         Arc::clone(&held.count)
@@ -77,17 +79,17 @@ impl Quotas {
 
 /// What is under one range.
 #[derive(Default)]
-struct Count {
+struct RangeCount {
     /// As of the last count and the writes since; `None` before the first.
     used: Option<QuotaUse>,
     began_ms: Timestamp,
     /// How long it took, if it was made at one go.
     took_ms: Timestamp,
     /// The count that is under way.
-    next: Option<Counting>,
+    next: Option<RangeScan>,
 }
 
-struct Counting {
+struct RangeScan {
     began_ms: Timestamp,
     found: QuotaUse,
     /// The last key that was counted.
@@ -96,21 +98,21 @@ struct Counting {
 
 /// What a write adds to a range at most, keys and bytes.
 #[derive(Clone, Copy, Default)]
-struct Growth {
+struct WriteGrowth {
     keys: i64,
     bytes: i64,
 }
 
-impl Count {
+impl RangeCount {
     /// Counts one page more; whether that was the last.
     fn page(&mut self, engine: &impl KvEngine, range: &KeyRange, now_ms: Timestamp) -> EngineResult<bool> {
-        let new = || Counting { began_ms: now_ms, found: QuotaUse::default(), behind: None };
+        let new = || RangeScan { began_ms: now_ms, found: QuotaUse::default(), behind: None };
         let counting = self.next.get_or_insert_with(new);
         let mean_bytes = counting.found.bytes.max(1).div_ceil(counting.found.keys.max(1)).max(1);
         // Nothing is known of the first key's value.
         let most = if counting.found.keys == 0 { 1 } else { (PAGE_BYTES / mean_bytes).clamp(1, PAGE_KEYS) };
         let mut left = usize::try_from(most).unwrap_or(1);
-        for part in range.without(&layout::reserved_keys()) {
+        for part in range.without(&record_keys::reserved_keys()) {
             let from = match counting.behind.as_deref() {
                 Some(behind) if behind >= part.start() => Bound::Excluded(behind),
                 _ => Bound::Included(part.start()),
@@ -138,7 +140,7 @@ impl Count {
     }
 
     /// Counts the whole range.
-    fn whole(&mut self, engine: &impl KvEngine, range: &KeyRange, clock: &dyn Clock) -> EngineResult<()> {
+    fn whole(&mut self, engine: &impl KvEngine, range: &KeyRange, clock: &dyn WallClock) -> EngineResult<()> {
         let began_ms = clock.now_ms();
         self.next = None;
         while !self.page(engine, range, began_ms)? {}
@@ -158,8 +160,8 @@ impl Count {
         engine: &impl KvEngine,
         range: &KeyRange,
         quota: &Quota,
-        growth: Growth,
-        clock: &dyn Clock,
+        growth: WriteGrowth,
+        clock: &dyn WallClock,
     ) -> EngineResult<()> {
         let now_ms = clock.now_ms();
         let limited = |limit: Option<u64>, grown: i64| limit.is_some() && grown > 0;
@@ -180,7 +182,7 @@ impl Count {
         self.refusal(range, quota, growth).map_or(Ok(()), Err)
     }
 
-    fn refusal(&self, range: &KeyRange, quota: &Quota, growth: Growth) -> Option<EngineError> {
+    fn refusal(&self, range: &KeyRange, quota: &Quota, growth: WriteGrowth) -> Option<EngineError> {
         let used = self.used.unwrap_or_default();
         let over = |used: u64, grown: i64, limit: Option<u64>| {
             limit.filter(|&limit| grown > 0 && used.saturating_add_signed(grown) > limit)
@@ -235,14 +237,14 @@ struct Holding {
 }
 
 /// The length and version of a key's value.
-type Held = Option<(u64, u64)>;
+type HeldQuota = Option<(u64, u64)>;
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Commits a batch that `access` allows, if it fits in the quotas of its grants.
     ///
     /// # Errors
     /// [`EngineError::Full`] if it does not; the engine's.
-    pub(crate) fn commit_within_quotas(&self, access: &Access, batch: Batch) -> EngineResult<BatchOutcome> {
+    pub(crate) fn commit_within_quotas(&self, access: &AccessRights, batch: Batch) -> EngineResult<BatchOutcome> {
         let engine = &self.shared.engine;
         if !access.sets().any(|set| set.has_quotas()) {
             return engine.commit(&batch);
@@ -271,7 +273,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         };
         let changes: Vec<BatchChange<'_>> = batch.changes().collect();
         let is_held = |key: &[u8]| holding.keys().any(|range| range.contains(key));
-        let mut held: HashMap<&[u8], Held> = HashMap::new();
+        let mut held: HashMap<&[u8], HeldQuota> = HashMap::new();
         let looked = changes.iter().filter(|change| is_held(change.key)).try_for_each(|change| {
             if !held.contains_key(change.key) {
                 let found = engine.get_versioned(change.key)?;
@@ -284,7 +286,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Err(error);
             }
             // A value that cannot be read can be deleted.
-            guards.iter_mut().for_each(|count| **count = Count::default());
+            guards.iter_mut().for_each(|count| **count = RangeCount::default());
             drop(changes);
             return engine.commit(&batch);
         }
@@ -316,20 +318,21 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(outcome)
     }
 
-    /// What is under `range` now, the service's own keys left out: what a [`Quota`] on it counts. Reads all of it.
+    /// What is under `range` now, the service's own keys left out: what a [`Quota`] on it counts.
+    /// Reads all of it.
     ///
     /// # Errors
     /// The engine's.
     pub fn quota_use(&self, range: &KeyRange) -> Result<QuotaUse> {
-        let mut count = Count::default();
+        let mut count = RangeCount::default();
         count.whole(&self.shared.engine, range, &*self.options().clock)?;
         Ok(count.used.unwrap_or_default())
     }
 }
 
-/// What some changes of a batch add at most. A command with a version of its own may turn out to be stale, and then a
-/// delete frees nothing.
-fn growth(changes: &[BatchChange<'_>], bound: &[usize], held: &HashMap<&[u8], Held>) -> Growth {
+/// What some changes of a batch add at most. A command with a version of its own may turn out to be
+/// stale, and then a delete frees nothing.
+fn growth(changes: &[BatchChange<'_>], bound: &[usize], held: &HashMap<&[u8], HeldQuota>) -> WriteGrowth {
     let is_certain = changes.iter().all(|change| change.given.is_none()) || planted("auth_quota_trusts_versions");
     let mut lens: HashMap<&[u8], Option<u64>> = HashMap::new();
     for change in bound.iter().filter_map(|&at| changes.get(at)) {
@@ -341,7 +344,7 @@ fn growth(changes: &[BatchChange<'_>], bound: &[usize], held: &HashMap<&[u8], He
         let len = lens.entry(change.key).or_insert(before.map(|(len, _)| len));
         *len = if is_certain { after } else { after.max(*len) };
     }
-    let mut growth = Growth::default();
+    let mut growth = WriteGrowth::default();
     for (key, after) in lens {
         let before = held.get(key).copied().flatten();
         let len = |value: Option<u64>| value.map_or(0, |len| len.saturating_add(key.len() as u64)).cast_signed();
@@ -354,7 +357,7 @@ fn growth(changes: &[BatchChange<'_>], bound: &[usize], held: &HashMap<&[u8], He
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seam::SystemClock;
+    use crate::clock::SystemWallClock;
     use hightower_engine::{SingleNodeEngine, StoreConfig};
     use proptest::prelude::*;
 
@@ -368,8 +371,8 @@ mod tests {
             engine.put(key(number), "value").unwrap();
         }
         engine.put(b"\0auth/meta", "the service's own").unwrap();
-        let mut count = Count::default();
-        count.whole(&engine, &range, &SystemClock).unwrap();
+        let mut count = RangeCount::default();
+        count.whole(&engine, &range, &SystemWallClock).unwrap();
         engine.put(b"by others", "1").unwrap();
         for (number, len) in writes {
             let key = key(*number);
@@ -380,14 +383,14 @@ mod tests {
             };
             count.follow(&key, before, len.map(|len| len as u64));
             if count.page(&engine, &range, 1).unwrap() {
-                let mut whole = Count::default();
-                whole.whole(&engine, &range, &SystemClock).unwrap();
+                let mut whole = RangeCount::default();
+                whole.whole(&engine, &range, &SystemWallClock).unwrap();
                 assert_eq!(count.used, whole.used);
             }
         }
         while !count.page(&engine, &range, 1).unwrap() {}
-        let mut whole = Count::default();
-        whole.whole(&engine, &range, &SystemClock).unwrap();
+        let mut whole = RangeCount::default();
+        whole.whole(&engine, &range, &SystemWallClock).unwrap();
         assert_eq!(count.used, whole.used);
         assert!(whole.used.unwrap().keys >= 1 && count.next.is_none());
     }

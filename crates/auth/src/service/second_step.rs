@@ -5,17 +5,17 @@ use hightower_engine::{Expect, KvEngine};
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::{Change, Loaded, Step};
+use super::change::{Decision, Loaded, PendingCommit};
 use super::factors::Attempt;
-use super::logins::{Checked, Login};
+use super::logins::{CheckedPassword, Login};
 use super::permissions::Principal;
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::factor::{Code, Enrolment, Factor, FactorUse};
-use crate::layout;
 use crate::mutants::planted;
 use crate::record::{SessionRecord, StoredSession, StoredUser};
+use crate::record_keys;
 use crate::single_use::TokenPurpose;
 use crate::token::{Token, parse_session, random_secret, session_token};
 
@@ -51,9 +51,8 @@ pub enum StepUp {
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Goes on with a login that answered [`Login::FactorRequired`], by a one-time password or a
-    /// recovery code, and starts
-    /// the session. If an enrolment waits for its confirmation and the user has no second factor
-    /// yet, the code confirms it.
+    /// recovery code, and starts the session. If an enrolment waits for its confirmation and the
+    /// user has no second factor yet, the code confirms it.
     ///
     /// A wrong code is counted against the user; the token counts until it is used or expires.
     ///
@@ -69,10 +68,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let Some(code) = code else { return Ok(None) };
             self.change(|change| {
                 let Some(mut live) = self.live_token(token, TokenPurpose::Login, "")? else {
-                    return Ok(Step::Stop(None));
+                    return Ok(Decision::Stop(None));
                 };
                 let Some(second) = self.accept_or_confirm(change, &live.user.value, code)? else {
-                    return Ok(Step::Stop(None));
+                    return Ok(Decision::Stop(None));
                 };
                 self.use_token(change, &live);
                 let first = FactorUse { factor: Factor::Password, at_ms: live.token.value.public.created_at_ms };
@@ -81,7 +80,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 self.replace_user(change, &live.user)?;
                 let (session, token) = self.start_session(change, &live.user.value, uses)?;
                 change.audit(AuditAction::SessionStarted, live.user.value.public.user_id.as_str());
-                Ok(Step::Commit(Some((live.user.value.public, session, token))))
+                Ok(Decision::Commit(Some((live.user.value.public, session, token))))
             })
         })?;
         Ok(match attempt {
@@ -94,33 +93,30 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Enrols a second factor for a user from whom one is required and who has none, on the
-    /// strength of a login that answered
-    /// [`Login::FactorRequired`]; [`AuthService::complete_login`] confirms it. `None` if the token
-    /// does not count.
+    /// strength of a login that answered [`Login::FactorRequired`]; [`AuthService::complete_login`]
+    /// confirms it. `None` if the token does not count.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the user has a second factor: a password alone does not replace it.
     pub fn enrol_at_login(&self, token: &str) -> Result<Option<Enrolment>> {
         let done = self.change(|change| {
             let Some(live) = self.live_token(token, TokenPurpose::Login, "")? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             let user_id = &live.user.value.public.user_id;
             if self.factors_of(user_id)?.value.active.is_some() && !planted("auth_password_replaces_factor") {
                 return Err(Error::Conflict("the user has a second factor already"));
             }
             let enrolment = self.enrol(change, &live.user.value)?;
-            change.require(&layout::user(user_id.as_bytes()), live.user.version);
-            Ok(Step::Commit(Some(enrolment)))
+            change.require(&record_keys::user(user_id.as_bytes()), live.user.version);
+            Ok(Decision::Commit(Some(enrolment)))
         })?;
         self.noted(TokenPurpose::Login, done)
     }
 
     /// Has somebody in a session prove who they are once more: the session then knows this factor
-    /// and when
-    /// ([`SessionRecord::factors`]), and goes on under a new token until it would have ended. A
-    /// code confirms an
-    /// enrolment too, if the user has no second factor yet.
+    /// and when ([`SessionRecord::factors`]), and goes on under a new token until it would have
+    /// ended. A code confirms an enrolment too, if the user has no second factor yet.
     ///
     /// A session that does not count only because it has no second factor can be stepped up by one.
     ///
@@ -137,14 +133,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let attempt = match proof {
             Proof::Password(password) => {
                 let checked = match self.check(&user.value.normal_name, password)? {
-                    Checked::Accepted(accepted) => accepted.user,
-                    Checked::Refused => return Ok(StepUp::Refused),
-                    Checked::Delayed(retry_after_ms) => return Ok(StepUp::Delayed { retry_after_ms }),
+                    CheckedPassword::Accepted(accepted) => accepted.user,
+                    CheckedPassword::Refused => return Ok(StepUp::Refused),
+                    CheckedPassword::Delayed(retry_after_ms) => return Ok(StepUp::Delayed { retry_after_ms }),
                 };
                 // The epoch rises with each password.
                 let is_same =
                     |user: &StoredUser| user.epoch == checked.epoch && user.public.user_id == checked.public.user_id;
-                let accept = |_: &mut Change<'_>, user: &StoredUser| Ok(is_same(user).then_some(Factor::Password));
+                let accept =
+                    |_: &mut PendingCommit<'_>, user: &StoredUser| Ok(is_same(user).then_some(Factor::Password));
                 match self.prove(&token_hash, accept)? {
                     Some(done) => Attempt::Accepted(done),
                     None => Attempt::Refused,
@@ -167,8 +164,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ///
     /// # Errors
     /// [`Error::StepUpRequired`] if not: have the user prove it with [`AuthService::step_up`]; then
-    /// go on with the new token's
-    /// principal. [`Error::Denied`] for an API key, which has no factors.
+    /// go on with the new token's principal. [`Error::Denied`] for an API key, which has no
+    /// factors.
     pub fn require_recent(&self, principal: &Principal, any_of: &[Factor], max_age_ms: i64) -> Result<()> {
         let Some(token_hash) = principal.session() else {
             return Err(Error::Denied("an API key has no factors: this takes a session"));
@@ -190,7 +187,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Uses up a code, or confirms by it what is pending where nothing is active.
-    fn accept_or_confirm(&self, change: &mut Change<'_>, user: &StoredUser, code: &Code) -> Result<Option<Factor>> {
+    fn accept_or_confirm(
+        &self,
+        change: &mut PendingCommit<'_>,
+        user: &StoredUser,
+        code: &Code,
+    ) -> Result<Option<Factor>> {
         let mut factors = self.factors_of(&user.public.user_id)?;
         if factors.value.active.is_some() {
             return self.accept_code(change, user, code);
@@ -221,7 +223,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn prove(
         &self,
         token_hash: &[u8; TAG_LEN_BYTES],
-        accept: impl Fn(&mut Change<'_>, &StoredUser) -> Result<Option<Factor>>,
+        accept: impl Fn(&mut PendingCommit<'_>, &StoredUser) -> Result<Option<Factor>>,
     ) -> Result<Option<(SessionRecord, Token)>> {
         let Some((_, user)) = self.session_and_user(token_hash)? else {
             return Ok(None);
@@ -229,10 +231,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let may_use_reserve = self.may_use_reserve(&user.value.public.user_id);
         self.change(|change| {
             let Some((mut session, user)) = self.session_and_user(token_hash)? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             let Some(factor) = accept(change, &user.value)? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             let public = &mut session.value.public;
             public.factors.retain(|used| used.factor != factor);
@@ -243,18 +245,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let (user_id, session_id) = (*public.user_id.as_bytes(), *public.session_id.as_bytes());
             let secret = random_secret(&*self.options().entropy)?;
             let next_hash = self.keys()?.session.tag(&[secret.expose_secret()]);
-            let index = layout::session_of(&user_id, &session_id);
-            change.remove(&layout::session(token_hash), session.version);
-            change.create(&layout::session(&next_hash), &session.value.encode()?);
+            let index = record_keys::session_of(&user_id, &session_id);
+            change.remove(&record_keys::session(token_hash), session.version);
+            change.create(&record_keys::session(&next_hash), &session.value.encode()?);
             change.batch.require(&index, Expect::Present);
             change.batch.put(&index, self.keys()?.sealer.seal(&index, &next_hash));
-            change.require(&layout::user(&user_id), user.version);
+            change.require(&record_keys::user(&user_id), user.version);
             change.takes_access();
             if !may_use_reserve {
                 change.leaves_reserve();
             }
             change.audit(AuditAction::SteppedUp, user.value.public.user_id.as_str());
-            Ok(Step::Commit(Some((session.value.public, session_token(&secret)))))
+            Ok(Decision::Commit(Some((session.value.public, session_token(&secret)))))
         })
     }
 }

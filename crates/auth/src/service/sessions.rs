@@ -7,16 +7,16 @@ use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::{Change, Loaded, Step};
+use super::change::{Decision, Loaded, PendingCommit};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 use crate::factor::FactorUse;
 use crate::id::{SessionId, UserId};
-use crate::layout;
 use crate::mutants::planted;
 use crate::record::{SessionRecord, StoredSession, StoredUser};
-use crate::seam::random;
+use crate::record_keys;
 use crate::token::{Token, parse_session, random_secret, session_token};
 
 /// An entry of the index of a user's sessions.
@@ -85,17 +85,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         next.public.last_seen_ms = now_ms;
         let idle = now_ms.saturating_add(self.options().session_idle_ms);
         next.public.idle_expires_at_ms = idle.min(next.public.expires_at_ms);
-        self.note_use(&layout::session(token_hash), session.version, &next.encode()?)?;
+        self.note_use(&record_keys::session(token_hash), session.version, &next.encode()?)?;
         Ok(next.public)
     }
 
-    /// Writes a last use, if the record is still the one that was read: a revoked one stays so.
-    /// A failure to write is counted, and refuses nobody.
+    /// Writes a last use, if the record is still the one that was read: a revoked one stays so. A
+    /// failure to write is counted, and refuses nobody.
     pub(super) fn note_use(&self, key: &[u8], version: u64, body: &[u8]) -> Result<()> {
         let keys = self.keys()?;
         let mut batch = Batch::new();
         batch.put(key, keys.sealer.seal(key, body));
-        batch.require(layout::META, Expect::Version(keys.meta_version));
+        batch.require(record_keys::META, Expect::Version(keys.meta_version));
         if !planted("auth_use_unconditional") {
             batch.require(key, Expect::Version(version));
         }
@@ -109,7 +109,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Adds a session to a change that also replaces the user's record.
     pub(super) fn start_session(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         user: &StoredUser,
         factors: Vec<FactorUse>,
     ) -> Result<(SessionRecord, Token)> {
@@ -130,13 +130,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             factors,
         };
         let session = StoredSession { public, epoch: user.epoch };
-        change.create(&layout::session(&token_hash), &session.encode()?);
-        change.create(&layout::session_of(user_id.as_bytes(), session.public.session_id.as_bytes()), &token_hash);
+        change.create(&record_keys::session(&token_hash), &session.encode()?);
+        change.create(&record_keys::session_of(user_id.as_bytes(), session.public.session_id.as_bytes()), &token_hash);
         Ok((session.public, session_token(&secret)))
     }
 
     /// Removes sessions that are over, and the oldest ones past the limit.
-    fn make_room_for_session(&self, change: &mut Change<'_>, user: &StoredUser) -> Result<()> {
+    fn make_room_for_session(&self, change: &mut PendingCommit<'_>, user: &StoredUser) -> Result<()> {
         let user_id = user.public.user_id.as_bytes();
         let index = self.session_index_of(user_id)?;
         if index.len() < self.options().max_sessions_per_user {
@@ -199,7 +199,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let (Some(user), Some(session)) = (UserId::parse(user_id), SessionId::parse(session_id)) else {
             return Ok(false);
         };
-        let index = layout::session_of(user.as_bytes(), session.as_bytes());
+        let index = record_keys::session_of(user.as_bytes(), session.as_bytes());
         match self.load(&index, |mut reader| reader.array::<TAG_LEN_BYTES>())? {
             Some(token_hash) => self.end_session(&token_hash.value),
             None => Ok(false),
@@ -209,15 +209,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn end_session(&self, token_hash: &[u8; TAG_LEN_BYTES]) -> Result<bool> {
         self.change(|change| {
             let Some(session) = self.load_session(token_hash)? else {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             };
             let SessionRecord { session_id, user_id, .. } = &session.value.public;
             let entry = IndexedSession { id: *session_id.as_bytes(), token_hash: *token_hash };
-            change.batch.require(layout::session(token_hash), Expect::Version(session.version));
+            change.batch.require(record_keys::session(token_hash), Expect::Version(session.version));
             drop_session(change, user_id.as_bytes(), &entry);
             change.takes_access();
             change.audit_of(user_id, AuditAction::SessionEnded, session_id.as_str());
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -232,12 +232,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.replace_user(change, &user)?;
             change.takes_access();
             change.audit(AuditAction::AllSessionsEnded, user_id);
-            Ok(Step::Commit(()))
+            Ok(Decision::Commit(()))
         })
     }
 
     pub(super) fn session_index_of(&self, user_id: &[u8; 16]) -> Result<Vec<IndexedSession>> {
-        let prefix = layout::sessions_of(user_id);
+        let prefix = record_keys::sessions_of(user_id);
         self.with_keys(|keys| {
             let entry = |(key, value): (Vec<u8>, hightower_engine::Value)| {
                 let token_hash = keys.sealer.open(&key, &value)?.array()?;
@@ -251,7 +251,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-pub(super) fn drop_session(change: &mut Change<'_>, user_id: &[u8; 16], entry: &IndexedSession) {
-    change.batch.delete(layout::session(&entry.token_hash));
-    change.batch.delete(layout::session_of(user_id, &entry.id));
+pub(super) fn drop_session(change: &mut PendingCommit<'_>, user_id: &[u8; 16], entry: &IndexedSession) {
+    change.batch.delete(record_keys::session(&entry.token_hash));
+    change.batch.delete(record_keys::session_of(user_id, &entry.id));
 }

@@ -1,21 +1,20 @@
 //! Single-use tokens: issued, used, listed and revoked. Each counts once: its use removes it in the
-//! commit that does
-//! what it is for.
+//! commit that does what it is for.
 
 use hightower_engine::{KvEngine, Value};
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::AuthService;
-use super::change::{Change, Loaded, Step};
+use super::change::{Decision, Loaded, PendingCommit};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
-use crate::guess::Charge;
 use crate::id::UserId;
-use crate::layout;
+use crate::login_delays::Charge;
 use crate::mutants::planted;
 use crate::record::{StoredUser, UserRecord, check_label};
+use crate::record_keys;
 use crate::single_use::{MAX_TOKENS_PER_PURPOSE, StoredToken, TokenPurpose, TokenRecord};
 use crate::token::{Token, parse_single_use, random_secret, single_use_token};
 use crate::username::normal_form;
@@ -59,10 +58,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// [`crate::TokenLifetimes::password_reset_ms`].
     ///
     /// It stops counting when it is used, when the password is changed, when the user is renamed,
-    /// disabled or deleted, and
-    /// when all sessions of the user are ended. This call is for operators; one that strangers can
-    /// reach
-    /// is [`AuthService::request_password_reset`].
+    /// disabled or deleted, and when all sessions of the user are ended. This call is for
+    /// operators; one that strangers can reach is [`AuthService::request_password_reset`].
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled.
@@ -71,12 +68,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// As [`AuthService::issue_password_reset`], for whoever claims to be the user of this name.
-    /// After a few requests
-    /// for one account, or from one source, they are delayed.
+    /// After a few requests for one account, or from one source, they are delayed.
     ///
     /// An unknown name takes less time, so send the answer to the client before the token is sent,
-    /// and the same
-    /// answer in each case.
+    /// and the same answer in each case.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -116,8 +111,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Sets a new password by a token of [`AuthService::issue_password_reset`], and ends all
-    /// sessions of the user; `None` if the
-    /// token does not count. A second factor stays, and is asked for at the next login.
+    /// sessions of the user; `None` if the token does not count. A second factor stays, and is
+    /// asked for at the next login.
     ///
     /// # Errors
     /// [`Error::Validation`] if the new password breaks a rule: the token then still counts.
@@ -140,7 +135,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.add_user(change, &mut user, None)?;
             let (_, token) = self.add_token(change, &user, TokenPurpose::Invitation, "")?;
             change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
-            Ok(Step::Commit((user.public.clone(), token)))
+            Ok(Decision::Commit((user.public.clone(), token)))
         })
     }
 
@@ -162,31 +157,29 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Issues a token that shows that whoever brings it back reads what is sent to `subject` (an
-    /// address, say), for
-    /// [`crate::TokenLifetimes::verification_ms`].
+    /// address, say), for [`crate::TokenLifetimes::verification_ms`].
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled, [`Error::Validation`]
-    /// for a subject
-    /// past 256 bytes or with control characters.
+    /// for a subject past 256 bytes or with control characters.
     pub fn issue_verification(&self, user_id: &str, subject: &str) -> Result<(TokenRecord, Token)> {
         check_label(Some(subject))?;
         self.issue(user_id, TokenPurpose::Verification, subject)
     }
 
     /// Uses a token of [`AuthService::issue_verification`] up, and returns the user; `None` if it
-    /// does not count. `subject`
-    /// is what the user's address is now: a token for another one does not count.
+    /// does not count. `subject` is what the user's address is now: a token for another one does
+    /// not count.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
     pub fn verify_with(&self, token: &str, subject: &str) -> Result<Option<UserRecord>> {
         let done = self.change(|change| {
             let Some(live) = self.live_token(token, TokenPurpose::Verification, subject)? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             self.use_token(change, &live);
-            Ok(Step::Commit(Some(live.user.value.public)))
+            Ok(Decision::Commit(Some(live.user.value.public)))
         })?;
         self.noted(TokenPurpose::Verification, done)
     }
@@ -214,14 +207,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let id = user.value.public.user_id.as_bytes();
             let held = self.token_hashes_of(id)?;
             if held.is_empty() {
-                return Ok(Step::Stop(0));
+                return Ok(Decision::Stop(0));
             }
             // Whoever issues a token replaces the user's record, so this list is complete.
-            change.require(&layout::user(id), user.version);
+            change.require(&record_keys::user(id), user.version);
             held.iter().for_each(|hash| drop_token(change, id, hash));
             change.takes_access();
             change.audit(AuditAction::TokensRevoked, user_id);
-            Ok(Step::Commit(held.len() as u64))
+            Ok(Decision::Commit(held.len() as u64))
         })
     }
 
@@ -232,14 +225,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Err(Error::Denied("the user is disabled"));
             }
             self.replace_user(change, &user)?;
-            Ok(Step::Commit(self.add_token(change, &user.value, purpose, subject)?))
+            Ok(Decision::Commit(self.add_token(change, &user.value, purpose, subject)?))
         })
     }
 
     /// Adds a token to a change that also writes the user's record.
     pub(super) fn add_token(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         user: &StoredUser,
         purpose: TokenPurpose,
         subject: &str,
@@ -265,8 +258,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             expires_at_ms: now_ms.saturating_add(self.options().token_lifetimes.of(purpose)),
         };
         let token = StoredToken { public, epoch: user.epoch, binding: self.binding(user, subject)? };
-        change.create(&layout::single_use(&hash), &token.encode());
-        change.create(&layout::single_use_of(id, &hash), &[]);
+        change.create(&record_keys::single_use(&hash), &token.encode());
+        change.create(&record_keys::single_use_of(id, &hash), &[]);
         if purpose != TokenPurpose::Login {
             change.audit_of(&user.public.user_id, AuditAction::TokenIssued, purpose.to_string());
         }
@@ -287,7 +280,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Ok(None);
         };
         let hash = self.keys()?.single_use.tag(&[secret.expose_secret()]);
-        let Some(token) = self.load(&layout::single_use(&hash), StoredToken::decode)? else {
+        let Some(token) = self.load(&record_keys::single_use(&hash), StoredToken::decode)? else {
             return Ok(None);
         };
         let Some(user) = self.load_user(token.value.public.user_id.as_bytes())? else {
@@ -304,12 +297,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Removes a token that must still be there, in the commit that does what it is for.
-    pub(super) fn use_token(&self, change: &mut Change<'_>, live: &Live) {
+    pub(super) fn use_token(&self, change: &mut PendingCommit<'_>, live: &Live) {
         let id = live.user.value.public.user_id.as_bytes();
         if !planted("auth_token_used_twice") {
-            change.require(&layout::single_use(&live.hash), live.token.version);
+            change.require(&record_keys::single_use(&live.hash), live.token.version);
         }
-        change.require(&layout::user(id), live.user.version);
+        change.require(&record_keys::user(id), live.user.version);
         drop_token(change, id, &live.hash);
         let TokenRecord { purpose, user_id, .. } = &live.token.value.public;
         change.audit_of(user_id, AuditAction::TokenUsed, purpose.to_string());
@@ -324,17 +317,18 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let hash = self.shared.hasher.hash_secret(password.as_bytes())?;
         let done = self.change(|change| {
             let Some(mut live) = self.live_token(token, purpose, "")? else {
-                return Ok(Step::Stop(None));
+                return Ok(Decision::Stop(None));
             };
             self.use_token(change, &live);
-            // As an operator's reset: sources that are trusted may be a thief's, and delays of passwords
-            // are over. Those of codes stay: whoever reads the mail would guess codes without end.
+            // As an operator's reset: sources that are trusted may be a thief's, and delays of
+            // passwords are over. Those of codes stay: whoever reads the mail would guess codes
+            // without end.
             live.user.value.trusted.clear();
             live.user.value.guess_epoch += 1;
             live.user.value.code_epoch += u64::from(planted("auth_reset_clears_code_delays"));
             let public = live.user.value.public.clone();
             self.put_password(change, live.user, &hash, AuditAction::PasswordReset)?;
-            Ok(Step::Commit(Some(public)))
+            Ok(Decision::Commit(Some(public)))
         })?;
         self.noted(purpose, done)
     }
@@ -349,7 +343,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn token_hashes_of(&self, user_id: &[u8; 16]) -> Result<Vec<[u8; TAG_LEN_BYTES]>> {
-        let prefix = layout::single_uses_of(user_id);
+        let prefix = record_keys::single_uses_of(user_id);
         self.with_keys(|keys| {
             let hash = |(key, value): (Vec<u8>, Value)| {
                 keys.sealer.open(&key, &value)?.end()?;
@@ -363,7 +357,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn tokens_of(&self, user_id: &[u8; 16]) -> Result<Vec<([u8; TAG_LEN_BYTES], StoredToken)>> {
         let mut tokens = Vec::new();
         for hash in self.token_hashes_of(user_id)? {
-            let token = self.load(&layout::single_use(&hash), StoredToken::decode)?;
+            let token = self.load(&record_keys::single_use(&hash), StoredToken::decode)?;
             tokens.extend(token.map(|token| (hash, token.value)));
         }
         Ok(tokens)
@@ -372,17 +366,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Removes a token that does not count any more, whatever the reason.
     pub(super) fn purge_token(&self, hash: &[u8; TAG_LEN_BYTES]) -> Result<bool> {
         self.change(|change| {
-            let Some(token) = self.load(&layout::single_use(hash), StoredToken::decode)? else {
-                return Ok(Step::Stop(false));
+            let Some(token) = self.load(&record_keys::single_use(hash), StoredToken::decode)? else {
+                return Ok(Decision::Stop(false));
             };
             let user_id = token.value.public.user_id.as_bytes();
             let epoch = self.load_user(user_id)?.map(|user| user.value.epoch);
             if epoch == Some(token.value.epoch) && self.now_ms() < token.value.public.expires_at_ms {
-                return Ok(Step::Stop(false));
+                return Ok(Decision::Stop(false));
             }
-            change.require(&layout::single_use(hash), token.version);
+            change.require(&record_keys::single_use(hash), token.version);
             drop_token(change, user_id, hash);
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -394,7 +388,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-pub(super) fn drop_token(change: &mut Change<'_>, user_id: &[u8; 16], hash: &[u8; TAG_LEN_BYTES]) {
-    change.batch.delete(layout::single_use(hash));
-    change.batch.delete(layout::single_use_of(user_id, hash));
+pub(super) fn drop_token(change: &mut PendingCommit<'_>, user_id: &[u8; 16], hash: &[u8; TAG_LEN_BYTES]) {
+    change.batch.delete(record_keys::single_use(hash));
+    change.batch.delete(record_keys::single_use_of(user_id, hash));
 }

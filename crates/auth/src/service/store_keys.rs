@@ -1,10 +1,11 @@
 //! The store's own keys: two random roots, wrapped by the master key, from which a key for each
 //! purpose is derived.
 //!
-//! The **sealing root** makes records authentic. [`AuthService::rotate_root`] replaces it: who had the
-//! old one can forge nothing any more. The **lookup root** turns secrets that are random and long, names
-//! and addresses into what is looked up, and chains the audit trail. It stays, so that tokens and
-//! anchors outlive every rotation; without the sealing root it is of no use to write anything.
+//! The **sealing root** makes records authentic. [`AuthService::rotate_root`] replaces it: who had
+//! the old one can forge nothing any more. The **lookup root** turns secrets that are random and
+//! long, names and addresses into what is looked up, and chains the audit trail. It stays, so that
+//! tokens and anchors outlive every rotation; without the sealing root it is of no use to write
+//! anything.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,16 +15,16 @@ use zeroize::Zeroizing;
 
 use super::AuthService;
 use super::change::Loaded;
+use crate::api_key_cache::ApiKeyCache;
 use crate::audit::{AuditAction, AuditEntry, AuditOutcome, Head, chain_hash};
-use crate::codec::{Reader, Writer};
+use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, MacKey, MasterKeyId, SecretHash, SecretHasher};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 use crate::id::{NOBODY, UserId};
-use crate::layout;
 use crate::record::{StoredUser, UserRecord};
-use crate::sealed::{Sealer, identity};
-use crate::seam::random;
-use crate::verified::VerifiedCache;
+use crate::record_keys;
+use crate::record_mac::{RecordSealer, identity};
 
 const FORMAT: u8 = 1;
 
@@ -33,11 +34,12 @@ pub(super) struct StoreKeys {
     pub(super) store_id: [u8; 16],
     /// Every commit requires it, so that none is made with keys that were replaced meanwhile.
     pub(super) meta_version: u64,
-    /// The roots as they are encrypted: the same text is the same roots, whatever wraps its data key.
+    /// The roots as they are encrypted: the same text is the same roots, whatever wraps its data
+    /// key.
     roots: Vec<Vec<u8>>,
     /// The master key that wraps the roots.
     pub(super) master_key_id: MasterKeyId,
-    pub(super) sealer: Sealer,
+    pub(super) sealer: RecordSealer,
     pub(super) api_key: MacKey,
     pub(super) session: MacKey,
     pub(super) single_use: MacKey,
@@ -50,7 +52,7 @@ pub(super) struct StoreKeys {
 impl StoreKeys {
     /// The key of a name's entry in the index of names.
     pub(super) fn name_key(&self, normal: &str) -> Vec<u8> {
-        layout::name(&self.names.tag(&[normal.as_bytes()]))
+        record_keys::name(&self.names.tag(&[normal.as_bytes()]))
     }
 }
 
@@ -59,7 +61,7 @@ impl StoreKeys {
 pub(super) struct ProcessKeys {
     /// A hash of nothing anyone knows, verified where there is no password to verify.
     pub(super) decoy: SecretHash,
-    pub(super) verified: VerifiedCache,
+    pub(super) verified: ApiKeyCache,
 }
 
 /// The `meta` record: what is needed to unwrap the roots.
@@ -74,7 +76,7 @@ pub(crate) struct Meta {
 
 impl Meta {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u8(FORMAT).raw(&self.store_id);
         writer.bytes(&self.sealing.to_bytes())?.bytes(&self.lookup.to_bytes())?;
         writer.optional_bytes(self.previous.as_ref().map(EncryptedBlob::to_bytes).as_deref())?;
@@ -82,7 +84,7 @@ impl Meta {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = FieldReader::new(bytes);
         match reader.u8()? {
             FORMAT => {}
             found => return Err(Error::VersionUnsupported { what: "the service's key record", found, known: FORMAT }),
@@ -134,7 +136,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if let Some(keys) = held {
             return Ok(keys);
         }
-        // No lock is held while the engine works. A second thread may do this work too; both find the same roots.
+        // No lock is held while the engine works. A second thread may do this work too; both find
+        // the same roots.
         if self.load_meta()?.is_none() {
             self.initialise_store()?;
         }
@@ -149,12 +152,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let entropy = &*self.options().entropy;
         let unknown = Zeroizing::new(random::<32>(entropy)?);
         let decoy = self.shared.hasher.hash_secret(unknown.as_slice())?;
-        let verified = VerifiedCache::new(self.options().verified_cache_entries, entropy)?;
+        let verified = ApiKeyCache::new(self.options().verified_cache_entries, entropy)?;
         Ok(self.shared.process_keys.get_or_init(|| ProcessKeys { decoy, verified }))
     }
 
     pub(super) fn load_meta(&self) -> Result<Option<Meta>> {
-        self.shared.engine.get(layout::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
+        self.shared.engine.get(record_keys::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 
     /// Takes the keys of the `meta` record as it is now.
@@ -162,7 +165,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let meta = self.meta()?;
         let same = self.shared.keys.read().clone().filter(|held| held.roots == meta.value.encrypted_roots());
         let keys = Arc::new(match same {
-            // Only wrapped anew: a ring that has not got the newer master key need not open them again.
+            // Only wrapped anew: a ring that has not got the newer master key need not open them
+            // again.
             Some(held) => StoreKeys {
                 meta_version: meta.version,
                 master_key_id: meta.value.sealing.key_id(),
@@ -185,14 +189,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Whether other keys than `stale` hold now; if so, they are taken.
     pub(super) fn refresh_keys(&self, stale: &StoreKeys) -> Result<bool> {
-        let now = self.shared.engine.get_versioned(layout::META)?;
+        let now = self.shared.engine.get_versioned(record_keys::META)?;
         if now.is_none_or(|(_, version)| version == stale.meta_version) {
             return Ok(false);
         }
         Ok(self.take_keys()?.meta_version != stale.meta_version)
     }
 
-    /// Runs `work` with the store's keys; again, if it met what they do not open and others hold by now.
+    /// Runs `work` with the store's keys; again, if it met what they do not open and others hold by
+    /// now.
     pub(super) fn with_keys<T>(&self, work: impl Fn(&StoreKeys) -> Result<T>) -> Result<T> {
         let mut refreshes = 0;
         loop {
@@ -215,7 +220,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             meta_version: *version,
             roots: meta.encrypted_roots(),
             master_key_id: meta.sealing.key_id(),
-            sealer: Sealer::new(sealing(&meta.sealing)?, meta.store_id).with_previous(previous),
+            sealer: RecordSealer::new(sealing(&meta.sealing)?, meta.store_id).with_previous(previous),
             api_key: lookup.derive(b"hightower-auth api keys v1")?,
             session: lookup.derive(b"hightower-auth sessions v1")?,
             single_use: lookup.derive(b"hightower-auth single-use tokens v1")?,
@@ -232,7 +237,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.shared.crypto.seal(bytes.as_slice(), &root_identity(store_id, root))
     }
 
-    /// Makes the roots and the records that always exist, in one commit; if somebody else does it first, theirs stay.
+    /// Makes the roots and the records that always exist, in one commit; if somebody else does it
+    /// first, theirs stay.
     fn initialise_store(&self) -> Result<()> {
         let store_id = random(&*self.options().entropy)?;
         let (sealing, lookup) = (self.new_root(&store_id, Root::Sealing)?, self.new_root(&store_id, Root::Lookup)?);
@@ -285,12 +291,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let head = Head { next_seq: 1, last: chain_hash(&keys.audit, &entry_body), ..Head::EMPTY };
         let mut batch = Batch::new();
         let records = [
-            (layout::META.to_vec(), meta.encode()?),
-            sealed(keys, layout::user(&NOBODY), &nobody.encode()?),
-            sealed(keys, layout::name(&layout::LAST_NAME), &NOBODY),
-            sealed(keys, layout::GENERATION.to_vec(), &[]),
-            sealed(keys, layout::audit(0), &entry_body),
-            sealed(keys, layout::AUDIT_HEAD.to_vec(), &head.encode()),
+            (record_keys::META.to_vec(), meta.encode()?),
+            sealed(keys, record_keys::user(&NOBODY), &nobody.encode()?),
+            sealed(keys, record_keys::name(&record_keys::LAST_NAME), &NOBODY),
+            sealed(keys, record_keys::GENERATION.to_vec(), &[]),
+            sealed(keys, record_keys::audit(0), &entry_body),
+            sealed(keys, record_keys::AUDIT_HEAD.to_vec(), &head.encode()),
         ];
         for (key, value) in records {
             batch.require(&key, Expect::Absent);

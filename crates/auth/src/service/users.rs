@@ -5,18 +5,18 @@ use std::ops::Bound;
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::{Change, Loaded, Step};
+use super::change::{Decision, Loaded, PendingCommit};
 use super::single_use::drop_token;
 use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHash, SecretHasher};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 use crate::id::{NOBODY, UserId};
-use crate::layout::{self, MetadataOf};
 use crate::mutants::planted;
 use crate::permission::prefix_end;
 use crate::record::{StoredUser, UserRecord, checked_role_names};
-use crate::sealed::identity;
-use crate::seam::random;
+use crate::record_keys::{self, MetadataOf};
+use crate::record_mac::identity;
 use crate::username::{NormalUsername, normal_form};
 
 /// Most records in one page of a list.
@@ -54,7 +54,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change(|change| {
             self.add_user(change, &mut user, metadata)?;
             change.audit(AuditAction::UserCreated, user.public.user_id.as_str());
-            Ok(Step::Commit(user.public.clone()))
+            Ok(Decision::Commit(user.public.clone()))
         })
     }
 
@@ -84,7 +84,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Adds a new user to a change, if its name is free.
     pub(super) fn add_user(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         user: &mut StoredUser,
         metadata: Option<&[u8]>,
     ) -> Result<()> {
@@ -95,7 +95,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         user.public.has_metadata = self.put_metadata(change, MetadataOf::User, &id, metadata)?;
         self.enter_looks(change, &user.looks()?, &user.public.user_id)?;
         let id = user.public.user_id.as_bytes();
-        change.create(&layout::user(id), &user.encode()?);
+        change.create(&record_keys::user(id), &user.encode()?);
         if planted("auth_name_apart") {
             let name = change.keys.name_key(&user.normal_name);
             self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
@@ -129,18 +129,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.load_user(&id.value)?.map(|user| user.value.public))
     }
 
-    /// Up to `limit` (at most [`MAX_PAGE`]) users in the order of their ids, from behind `after` on.
+    /// Up to `limit` (at most [`MAX_PAGE`]) users in the order of their ids, from behind `after`
+    /// on.
     ///
     /// # Errors
     /// As [`AuthService::get_user`].
     pub fn list_users(&self, after: Option<&UserId>, limit: usize) -> Result<Vec<UserRecord>> {
-        let after = layout::user(after.map_or(&NOBODY, |id| id.as_bytes()));
-        let end = prefix_end(layout::USERS);
+        let after = record_keys::user(after.map_or(&NOBODY, |id| id.as_bytes()));
+        let end = prefix_end(record_keys::USERS);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.with_keys(|keys| {
             let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
             let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| {
-                let Ok(id) = key[layout::USERS.len()..].try_into() else {
+                let Ok(id) = key[record_keys::USERS.len()..].try_into() else {
                     return Err(Error::Crypto("a stored record is not what the service wrote"));
                 };
                 Ok(StoredUser::decode(id, keys.sealer.open(key, value)?)?.public)
@@ -201,11 +202,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Gives a user exactly these roles, which must exist. One that is deleted later allows nothing from then on.
+    /// Gives a user exactly these roles, which must exist. One that is deleted later allows nothing
+    /// from then on.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for the user or a role, [`Error::Validation`] for a name, [`Error::LimitExceeded`]
-    /// past 64 roles.
+    /// [`Error::NotFound`] for the user or a role, [`Error::Validation`] for a name,
+    /// [`Error::LimitExceeded`] past 64 roles.
     pub fn set_user_roles(&self, user_id: &str, roles: &[String]) -> Result<UserRecord> {
         let roles = checked_role_names(roles)?;
         self.change_user(user_id, AuditAction::UserRolesSet, |service, change, user| {
@@ -244,7 +246,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Deletes a user with all its sessions, API keys, single-use tokens and factors, in one commit; `false` if there is none.
+    /// Deletes a user with all its sessions, API keys, single-use tokens and factors, in one
+    /// commit; `false` if there is none.
     ///
     /// # Errors
     /// [`Error::Crypto`], or the engine's.
@@ -252,38 +255,38 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.change(|change| {
             let user = match self.user_by_id(user_id) {
                 Ok(user) => user,
-                Err(Error::NotFound(_)) => return Ok(Step::Stop(false)),
+                Err(Error::NotFound(_)) => return Ok(Decision::Stop(false)),
                 Err(error) => return Err(error),
             };
             let id = user.value.public.user_id.as_bytes();
-            change.remove(&layout::user(id), user.version);
+            change.remove(&record_keys::user(id), user.version);
             let Some(name) = self.name_of(&user)? else {
-                return Ok(Step::Again);
+                return Ok(Decision::Again);
             };
             change.remove(&change.keys.name_key(&user.value.normal_name), name.version);
             self.leave_looks(change, &user.value.looks()?, &user.value.public.user_id)?;
             // New keys and sessions replace the user's record too, so these lists are complete.
             for key in self.api_key_ids_of(id)? {
                 if planted("auth_delete_in_two_commits") {
-                    self.shared.engine.delete(layout::api_key(&key))?;
+                    self.shared.engine.delete(record_keys::api_key(&key))?;
                 }
-                change.batch.delete(layout::api_key(&key));
-                change.batch.delete(layout::api_key_of(id, &key));
-                change.batch.delete(layout::metadata(MetadataOf::ApiKey, &key));
+                change.batch.delete(record_keys::api_key(&key));
+                change.batch.delete(record_keys::api_key_of(id, &key));
+                change.batch.delete(record_keys::metadata(MetadataOf::ApiKey, &key));
             }
-            change.batch.delete(layout::metadata(MetadataOf::User, id));
+            change.batch.delete(record_keys::metadata(MetadataOf::User, id));
             for session in self.session_index_of(id)? {
-                change.batch.delete(layout::session(&session.token_hash));
-                change.batch.delete(layout::session_of(id, &session.id));
+                change.batch.delete(record_keys::session(&session.token_hash));
+                change.batch.delete(record_keys::session_of(id, &session.id));
             }
             for hash in self.token_hashes_of(id)? {
                 drop_token(change, id, &hash);
             }
             // Whoever writes factors requires the user's record too.
-            change.batch.delete(layout::factors(id));
+            change.batch.delete(record_keys::factors(id));
             change.takes_access();
             change.audit(AuditAction::UserDeleted, user_id);
-            Ok(Step::Commit(true))
+            Ok(Decision::Commit(true))
         })
     }
 
@@ -301,26 +304,27 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         &self,
         user_id: &str,
         action: AuditAction,
-        edit: impl Fn(&Self, &mut Change<'_>, &mut Loaded<StoredUser>) -> Result<bool>,
+        edit: impl Fn(&Self, &mut PendingCommit<'_>, &mut Loaded<StoredUser>) -> Result<bool>,
     ) -> Result<UserRecord> {
         self.change(|change| {
             let mut user = self.user_by_id(user_id)?;
             if !edit(self, change, &mut user)? {
-                return Ok(Step::Again);
+                return Ok(Decision::Again);
             }
             self.replace_user(change, &user)?;
             change.audit(action, user_id);
-            Ok(Step::Commit(user.value.public))
+            Ok(Decision::Commit(user.value.public))
         })
     }
 
     /// Encrypts a field for the commit of `change`.
     ///
-    /// A rotation wraps the roots anew before it looks at the records, and every commit requires them to be as they were. So what
-    /// an older master key wraps is there when the rotation looks, or is not committed, and this is tried again with the newer key.
+    /// A rotation wraps the roots anew before it looks at the records, and every commit requires
+    /// them to be as they were. So what an older master key wraps is there when the rotation looks,
+    /// or is not committed, and this is tried again with the newer key.
     pub(super) fn encrypt_field(
         &self,
-        change: &Change<'_>,
+        change: &PendingCommit<'_>,
         kind: &str,
         id: &[u8],
         metadata: Option<&[u8]>,
@@ -340,12 +344,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Puts, replaces or removes metadata in the commit of `change`; whether there is some then.
     pub(super) fn put_metadata(
         &self,
-        change: &mut Change<'_>,
+        change: &mut PendingCommit<'_>,
         of: MetadataOf,
         id: &[u8; 16],
         metadata: Option<&[u8]>,
     ) -> Result<bool> {
-        let key = layout::metadata(of, id);
+        let key = record_keys::metadata(of, id);
         let held = self.load(&key, |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
         let blob = self.encrypt_field(change, of.name(), id, metadata)?;
         match (&blob, held) {
@@ -358,7 +362,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn get_metadata(&self, of: MetadataOf, id: &[u8; 16]) -> Result<Option<Vec<u8>>> {
-        let held = self.load(&layout::metadata(of, id), |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
+        let held = self.load(&record_keys::metadata(of, id), |mut reader| EncryptedBlob::from_bytes(reader.rest()))?;
         self.decrypt_field(of.name(), id, held.map(|held| held.value).as_ref())
     }
 

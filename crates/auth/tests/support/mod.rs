@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use hightower_auth::{
-    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Clock, Enrolment,
-    Factor, FactorCheck, GuessPolicy, PasswordPolicy,
+    AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Enrolment, Factor,
+    FactorCheck, GuessPolicy, PasswordPolicy, WallClock,
 };
 use hightower_engine::{
     ApplyOutcome, Batch, BatchOutcome, Command, Committed, Error, KvEngine, Rejected, Result, Value,
@@ -210,7 +210,7 @@ impl HandClock {
     }
 }
 
-impl Clock for HandClock {
+impl WallClock for HandClock {
     fn now_ms(&self) -> i64 {
         self.0.load(Ordering::SeqCst)
     }
@@ -232,7 +232,7 @@ pub fn encryptor() -> Arc<AesGcmEncryptor> {
 }
 
 pub fn options(clock: &Arc<HandClock>) -> AuthOptions {
-    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    let clock = Arc::clone(clock) as Arc<dyn WallClock>;
     AuthOptions { clock, password_policy: PasswordPolicy::with_lengths(8, 64).unwrap(), ..AuthOptions::default() }
 }
 
@@ -263,7 +263,8 @@ pub fn totp_code(secret: &str, clock: &Arc<HandClock>) -> String {
     totp.generate(u64::try_from(clock.now_ms() / 1000).unwrap()).to_string()
 }
 
-/// A one-time password for a user, confirmed; the clock is a step further, so that the next code is another.
+/// A one-time password for a user, confirmed; the clock is a step further, so that the next code is
+/// another.
 pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<HandClock>, user_id: &str) -> Enrolment {
     let enrolment = auth.enrol_totp(user_id).unwrap();
     let code = totp_code(&enrolment.secret, clock);

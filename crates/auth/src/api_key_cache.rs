@@ -1,9 +1,9 @@
-//! API keys that were verified, remembered together with the very bytes that were verified.
+//! A cache of verified API keys, with the bytes that were verified.
 //!
-//! Verifying is a pure function of the stored key record, the stored owner record and the secret
-//! presented. An entry is used only if the engine's bytes *now* equal the entry's, so it can
-//! neither outlive a revocation nor hide a change: it saves the MACs and the decoding, not the
-//! look-ups. Of the secret it keeps a 128-bit tag under a key of this process: AES-256 CBC-MAC,
+//! Verification is a pure function of the stored key record, the stored owner record and the
+//! presented secret. An entry counts only if the engine's current bytes equal the entry's, so it
+//! can neither outlive a revocation nor hide a change. It saves the MACs and the decoding, not the
+//! look-ups. For the secret it has a 128-bit tag under a key of this process: AES-256 CBC-MAC,
 //! which is a pseudorandom function on inputs of one fixed length, here two blocks.
 
 use std::fmt;
@@ -16,47 +16,47 @@ use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::entropy::{SecretEntropy, random};
 use crate::error::Result;
 use crate::record::{StoredApiKey, StoredUser};
-use crate::seam::{Entropy, random};
 use crate::token::SECRET_LEN_BYTES;
 
-/// Longest records that are remembered, in bytes, key and owner together.
+/// Longest records in the cache, in bytes, key and owner together.
 const MAX_REMEMBERED_LEN_BYTES: usize = 4096;
 
-/// What one verification saw and found.
-pub(crate) struct Verified {
+/// The input and result of one verification.
+pub(crate) struct CachedApiKey {
     pub(crate) id: [u8; 16],
     pub(crate) key_bytes: Value,
     pub(crate) owner_bytes: Value,
     pub(crate) key: StoredApiKey,
     pub(crate) owner: StoredUser,
-    /// Whether the secret was the one before the last rotation, which works for a limited time.
+    /// Whether the secret is the one before the last rotation, which is valid for a limited time.
     pub(crate) by_previous_secret: bool,
     secret_tag: [u8; 16],
 }
 
-impl Verified {
+impl CachedApiKey {
     pub(crate) fn is_of(&self, secret_tag: &[u8; 16]) -> bool {
         self.secret_tag.ct_eq(secret_tag).into()
     }
 }
 
-/// How many keys share a place in the table before one has to make room for another.
+/// Number of entries per set.
 const WAYS: usize = 4;
 
-/// The entries of one place in the table, the latest first.
-type Set = [Option<Arc<Verified>>; WAYS];
+/// The entries of one set, the latest first.
+type Set = [Option<Arc<CachedApiKey>>; WAYS];
 
-/// A fixed number of entries in sets of four: with one entry per place, keys whose ids happen to
-/// share a place would push each other out at every use.
-pub(crate) struct VerifiedCache {
+/// A fixed number of entries in sets of four. In sets of one, two keys of the same set would evict
+/// each other at every use.
+pub(crate) struct ApiKeyCache {
     sets: Box<[Mutex<Set>]>,
     cipher: Aes256,
 }
 
-impl VerifiedCache {
-    pub(crate) fn new(entries: usize, entropy: &dyn Entropy) -> Result<Self> {
+impl ApiKeyCache {
+    pub(crate) fn new(entries: usize, entropy: &dyn SecretEntropy) -> Result<Self> {
         let key = Zeroizing::new(random::<32>(entropy)?);
         Ok(Self {
             sets: (0..entries.div_ceil(WAYS)).map(|_| Mutex::default()).collect(),
@@ -76,7 +76,7 @@ impl VerifiedCache {
         state
     }
 
-    pub(crate) fn get(&self, id: &[u8; 16]) -> Option<Arc<Verified>> {
+    pub(crate) fn get(&self, id: &[u8; 16]) -> Option<Arc<CachedApiKey>> {
         let set = self.set(id)?.lock();
         set.iter().flatten().find(|verified| verified.id == *id).cloned()
     }
@@ -91,12 +91,13 @@ impl VerifiedCache {
         key: StoredApiKey,
         owner: StoredUser,
         by_previous_secret: bool,
-    ) -> Arc<Verified> {
+    ) -> Arc<CachedApiKey> {
         let small = key_bytes.len() + owner_bytes.len() <= MAX_REMEMBERED_LEN_BYTES;
-        let verified = Arc::new(Verified { id, key_bytes, owner_bytes, key, owner, by_previous_secret, secret_tag });
+        let verified =
+            Arc::new(CachedApiKey { id, key_bytes, owner_bytes, key, owner, by_previous_secret, secret_tag });
         if let (true, Some(set)) = (small, self.set(&id)) {
             let mut set = set.lock();
-            // The entry of the same key makes room, else the oldest.
+            // Replace the entry of the same key, or else the oldest.
             let leaving = set.iter().position(|held| held.as_ref().is_none_or(|held| held.id == id));
             set[..=leaving.unwrap_or(WAYS - 1)].rotate_right(1);
             set[0] = Some(Arc::clone(&verified));
@@ -104,20 +105,20 @@ impl VerifiedCache {
         verified
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub(crate) fn clear(&self) {
         self.sets.iter().for_each(|set| *set.lock() = Set::default());
     }
 
     fn set(&self, id: &[u8; 16]) -> Option<&Mutex<Set>> {
-        // Ids are random, so their low bytes choose sets evenly; only ids that exist come here.
+        // Ids are random, so their low bytes are spread evenly over the sets.
         let low = u32::from_le_bytes([id[0], id[1], id[2], id[3]]) as usize;
         self.sets.get(low.checked_rem(self.sets.len())?)
     }
 }
 
-impl fmt::Debug for VerifiedCache {
+impl fmt::Debug for ApiKeyCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedCache").field("sets", &self.sets.len()).finish_non_exhaustive()
+        f.debug_struct("ApiKeyCache").field("sets", &self.sets.len()).finish_non_exhaustive()
     }
 }

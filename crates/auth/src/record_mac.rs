@@ -1,34 +1,34 @@
-//! Records as a whole are authenticated, so that one written around the service, changed, or
-//! copied under another key is refused.
+//! The MAC of each record. A record that was not written by the service, was changed, or was copied
+//! under another key is refused.
 //!
 //! ```text
 //! value = format u8 = 1 | body | HMAC-SHA-256(record key, store id [16] | key length u32 | key | format | body)
 //! ```
 //!
-//! What this cannot see is an older value of the same key put back: see docs/SECURITY.md.
+//! It does not detect an older value of the same key: see docs/SECURITY.md.
 
-use crate::codec::Reader;
+use crate::codec::FieldReader;
 use crate::crypto::{MacKey, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 
 const FORMAT: u8 = 1;
-const REFUSED: Error = Error::Crypto("a stored record is not what the service wrote");
+const REFUSED: Error = Error::Crypto("a stored record was not written by the service, or was changed since");
 
 /// Seals and opens the records of one store.
 #[derive(Clone, Debug)]
-pub(crate) struct Sealer {
+pub(crate) struct RecordSealer {
     mac: MacKey,
-    /// The key before, while records are moved from it to the current one.
+    /// The previous key, while records are moved to the current one.
     previous: Option<MacKey>,
     store_id: [u8; 16],
 }
 
-impl Sealer {
+impl RecordSealer {
     pub(crate) fn new(mac: MacKey, store_id: [u8; 16]) -> Self {
         Self { mac, previous: None, store_id }
     }
 
-    /// Opens what was sealed with this key too.
+    /// Also opens records that were sealed with this key.
     #[must_use]
     pub(crate) fn with_previous(mut self, previous: Option<MacKey>) -> Self {
         self.previous = previous;
@@ -57,8 +57,8 @@ impl Sealer {
     /// The body of a value found under `key`.
     ///
     /// # Errors
-    /// [`Error::Crypto`] unless it is what [`Sealer::seal`] made for this key in this store.
-    pub(crate) fn open<'v>(&self, key: &[u8], value: &'v [u8]) -> Result<Reader<'v>> {
+    /// [`Error::Crypto`] unless it is what [`RecordSealer::seal`] made for this key in this store.
+    pub(crate) fn open<'v>(&self, key: &[u8], value: &'v [u8]) -> Result<FieldReader<'v>> {
         let Some((signed, tag)) = value.split_last_chunk::<TAG_LEN_BYTES>() else {
             return Err(REFUSED);
         };
@@ -67,7 +67,7 @@ impl Sealer {
             return Err(REFUSED);
         }
         match signed.split_first() {
-            Some((&FORMAT, body)) => Ok(Reader::new(body)),
+            Some((&FORMAT, body)) => Ok(FieldReader::new(body)),
             Some((&found, _)) => Err(Error::VersionUnsupported { what: "a stored record", found, known: FORMAT }),
             None => Err(REFUSED),
         }
@@ -78,7 +78,7 @@ fn length(key: &[u8]) -> [u8; 4] {
     u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// What an encrypted field belongs to: the associated data of its encryption.
+/// The associated data of an encrypted field: its store, record and name.
 pub(crate) fn identity(store_id: &[u8; 16], kind: &str, id: &[u8], field: &str) -> Vec<u8> {
     let mut bytes = store_id.to_vec();
     for part in [kind.as_bytes(), id, field.as_bytes()] {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_every_cut_and_every_other_key_is_refused() {
-        let sealer = Sealer::new(MacKey::new(&[1; 32]).unwrap(), [2; 16]);
+        let sealer = RecordSealer::new(MacKey::new(&[1; 32]).unwrap(), [2; 16]);
         let value = sealer.seal(b"key", b"body");
         assert_eq!(sealer.open(b"key", &value).unwrap().rest(), b"body");
         for bit in 0..value.len() * 8 {
@@ -107,13 +107,13 @@ mod tests {
             assert_eq!(sealer.open(b"key", &value[..len]).unwrap_err().kind(), ErrorKind::Crypto);
         }
         assert_eq!(sealer.open(b"kez", &value).unwrap_err().kind(), ErrorKind::Crypto);
-        let other_store = Sealer::new(MacKey::new(&[1; 32]).unwrap(), [3; 16]);
+        let other_store = RecordSealer::new(MacKey::new(&[1; 32]).unwrap(), [3; 16]);
         assert_eq!(other_store.open(b"key", &value).unwrap_err().kind(), ErrorKind::Crypto);
     }
 
     #[test]
     fn the_border_between_key_and_body_counts() {
-        let sealer = Sealer::new(MacKey::new(&[1; 32]).unwrap(), [2; 16]);
+        let sealer = RecordSealer::new(MacKey::new(&[1; 32]).unwrap(), [2; 16]);
         let value = sealer.seal(b"ab", b"c");
         assert!(sealer.open(b"a", &value).is_err());
         assert_ne!(identity(&[0; 16], "user", b"ab", "c"), identity(&[0; 16], "user", b"a", "bc"));

@@ -1,6 +1,6 @@
-//! Delays for those who guess passwords.
+//! Delays after wrong passwords.
 //!
-//! Three counters, each under a keyed tag so that names and addresses are not kept in the clear:
+//! Three counters, each under a keyed tag instead of a name or address in the clear:
 //!
 //! | counter | free failures | longest delay | stops |
 //! | --- | --- | --- | --- |
@@ -9,30 +9,27 @@
 //! | account | 20 (5 if the source is unknown) | 1 min | many strangers guessing at one account |
 //!
 //! After the free failures the delay is 1 s and doubles with each failure. Counts halve every hour.
-//! An attempt during a delay is not checked and not counted, so a delay always runs out. The
-//! account's counter does not hold up sources from which its user has logged in before, and its
-//! delay is short: a stranger can slow an account down, never lock it.
+//! An attempt during a delay is neither checked nor counted, so each delay ends. The account's
+//! counter does not delay sources of the user's earlier logins, and its delay is short: a stranger
+//! can slow down an account, but not lock it.
 //!
-//! Counters live in memory, in a table of bounded size, and in the store, in 4096 slots: a program
-//! that makes a service for each request counts on where the one before stopped. Each failure
-//! writes its counters in one small commit, for one account 16 at once and then one per 10 s:
-//! failed logins cannot make the log grow without bound. An attempt is charged before the password
-//! is checked and refunded if it was right, so that attempts at the same time do not pass as one. A
-//! time of a failure that is in the future counts as now: a clock that was set back delays nobody
-//! longer. Services on one store each add their failures to those in the store: none forgets
-//! another's.
+//! Counters are in memory, in a table of bounded size, and in the store, in 4,096 slots: a program
+//! with a new service per request continues the counts. Each failure writes its counters in one
+//! small commit, per account 16 at once and then one per 10 s, so failed logins cannot grow the log
+//! without bound. An attempt is charged before the password is checked, and refunded if it was
+//! right: concurrent attempts count one by one. A failure in the future counts as of now: setting
+//! the clock back prolongs no delay. Services on one store add their failures to the stored ones.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 
 use parking_lot::Mutex;
 
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::record::SourceTag;
-use crate::seam::Timestamp;
 
-/// How many slots persisted counters have.
+/// Number of slots for persisted counters.
 pub(crate) const SLOTS: u16 = 4096;
 const SHARDS: usize = 16;
 const MAX_COUNTERS_PER_SHARD: usize = 4096;
@@ -40,7 +37,7 @@ const EVICTION_SAMPLE: usize = 8;
 const MAX_DELAY_MS: i64 = 24 * 60 * 60 * 1000;
 const HALF_LIVES_MS: std::ops::RangeInclusive<i64> = 60 * 1000..=30 * 24 * 60 * 60 * 1000;
 
-/// How guessing is slowed down. Lower is stricter.
+/// Limits and delays after wrong passwords. Lower counts are stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuessPolicy {
     /// Failures of one source at one account before delays begin.
@@ -51,10 +48,9 @@ pub struct GuessPolicy {
     pub free_per_account: u32,
     /// Longest delay of a source, in ms; 0 for none, at most a day.
     pub max_source_delay_ms: i64,
-    /// Longest delay of an account for sources that it does not know, in ms; 0 for none, at most a
-    /// day.
+    /// Longest delay of an account for unknown sources, in ms; 0 for none, at most a day.
     pub max_account_delay_ms: i64,
-    /// A counter halves after this long without a failure, in ms; 1 minute to 30 days.
+    /// Time without a failure that halves a counter, in ms; 1 minute to 30 days.
     pub half_life_ms: i64,
 }
 
@@ -79,10 +75,10 @@ impl GuessPolicy {
     pub fn validate(&self) -> Result<()> {
         let delays = [self.max_source_delay_ms, self.max_account_delay_ms];
         if !delays.iter().all(|delay_ms| (0..=MAX_DELAY_MS).contains(delay_ms)) {
-            return Err(Error::Validation("a delay after wrong passwords has 0 ms to one day"));
+            return Err(Error::Validation("max_source_delay_ms and max_account_delay_ms are 0 ms to one day"));
         }
         if !HALF_LIVES_MS.contains(&self.half_life_ms) {
-            return Err(Error::Validation("counts of wrong passwords halve in 1 minute to 30 days"));
+            return Err(Error::Validation("half_life_ms is 1 minute to 30 days"));
         }
         Ok(())
     }
@@ -103,7 +99,7 @@ impl Counter {
     }
 }
 
-/// One counter that an attempt is charged to, and from when on it delays.
+/// A counter that an attempt is charged to, and its limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Charge {
     pub(crate) tag: SourceTag,
@@ -112,7 +108,7 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// How much longer to wait, in ms; 0 if an attempt may be made.
+    /// The remaining delay, in ms; 0 if an attempt is allowed.
     fn wait_ms(&self, counter: Counter, now_ms: Timestamp, half_life_ms: i64) -> i64 {
         let failures = counter.remaining(now_ms, half_life_ms);
         let Some(over) = failures.checked_sub(self.free) else {
@@ -125,15 +121,14 @@ impl Charge {
 
 /// A counter in memory.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct CachedCounter {
     counter: Counter,
-    /// How many of its failures are those of the store; what is in the store beyond them was
-    /// counted by others.
+    /// The failures that are in the store too. Further failures in the store are of other services.
     stored: u32,
 }
 
-impl Held {
-    /// The failures of the store that still count.
+impl CachedCounter {
+    /// The stored failures that still count.
     fn stored(&self, now_ms: Timestamp, half_life_ms: i64) -> u32 {
         Counter { failures: self.stored, ..self.counter }.remaining(now_ms, half_life_ms)
     }
@@ -141,12 +136,12 @@ impl Held {
 
 /// The counters in memory.
 #[derive(Debug)]
-pub(crate) struct GuessTable {
+pub(crate) struct GuessCounters {
     half_life_ms: i64,
-    shards: Vec<Mutex<HashMap<SourceTag, Held>>>,
+    shards: Vec<Mutex<HashMap<SourceTag, CachedCounter>>>,
 }
 
-impl GuessTable {
+impl GuessCounters {
     pub(crate) fn new(half_life_ms: i64) -> Self {
         Self { half_life_ms, shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
@@ -156,7 +151,7 @@ impl GuessTable {
         self.shard(tag).lock().contains_key(tag)
     }
 
-    /// Adds to a counter what the store has of it beyond what came from here.
+    /// Adds the stored failures of other services to a counter.
     pub(crate) fn restore(&self, tag: SourceTag, stored: Counter, now_ms: Timestamp) {
         let left = stored.remaining(now_ms, self.half_life_ms);
         if left == 0 {
@@ -165,26 +160,26 @@ impl GuessTable {
         let mut shard = self.shard(&tag).lock();
         let Some(held) = shard.get_mut(&tag) else {
             self.make_room(&mut shard, now_ms);
-            shard.insert(tag, Held { counter: stored, stored: stored.failures });
+            shard.insert(tag, CachedCounter { counter: stored, stored: stored.failures });
             return;
         };
         let by_others = left.saturating_sub(held.stored(now_ms, self.half_life_ms));
         if by_others > 0 {
             let failures = held.counter.remaining(now_ms, self.half_life_ms).saturating_add(by_others);
             let last_ms = held.counter.last_ms.max(stored.last_ms);
-            *held = Held { counter: Counter { failures, last_ms }, stored: left };
+            *held = CachedCounter { counter: Counter { failures, last_ms }, stored: left };
         }
     }
 
     /// The counter as it is to be stored. It counts as stored from now on;
-    /// [`GuessTable::not_stored`] with the number that this returns takes that back.
+    /// [`GuessCounters::not_stored`] with the number that this returns takes that back.
     pub(crate) fn store(&self, tag: &SourceTag) -> Option<(Counter, u32)> {
         let mut shard = self.shard(tag).lock();
         let held = shard.get_mut(tag)?;
         Some((held.counter, std::mem::replace(&mut held.stored, held.counter.failures)))
     }
 
-    /// The counter was not stored after all: `before` of its failures are.
+    /// Undoes [`GuessCounters::store`]: only `before` of the failures are stored.
     pub(crate) fn not_stored(&self, tag: &SourceTag, counter: Counter, before: u32) {
         if let Some(held) = self.shard(tag).lock().get_mut(tag)
             && held.stored == counter.failures
@@ -193,15 +188,15 @@ impl GuessTable {
         }
     }
 
-    /// Forgets a counter.
+    /// Removes a counter.
     pub(crate) fn forget(&self, tag: &SourceTag) {
         self.shard(tag).lock().remove(tag);
     }
 
-    /// How long to wait before an attempt, in ms; if 0, the attempt is charged as a failure.
+    /// The delay before an attempt, in ms. If it is 0, charges the attempt as a failure.
     pub(crate) fn begin(&self, charges: &[Charge], now_ms: Timestamp) -> i64 {
-        // All locks for both steps: of attempts at the same time, each sees what the others were
-        // charged. In order, so that no two wait for each other.
+        // All locks for both steps, so that concurrent attempts see each other's charges; in order,
+        // so that they cannot deadlock.
         let mut places: Vec<usize> = charges.iter().map(|charge| place(&charge.tag)).collect();
         places.sort_unstable();
         places.dedup();
@@ -212,7 +207,7 @@ impl GuessTable {
             let shard = held.iter_mut().find(|(at, _)| *at == place(&charge.tag));
             let Some(held) = shard.and_then(|(_, shard)| shard.get_mut(&charge.tag)) else { continue };
             let counter = &mut held.counter;
-            // The clock went back since: the delay runs from now on, not from a day to come.
+            // If the clock went back, the delay runs from now on.
             if !planted("auth_delay_from_the_future") {
                 counter.last_ms = counter.last_ms.min(now_ms);
             }
@@ -234,11 +229,11 @@ impl GuessTable {
         0
     }
 
-    /// Takes the charge back after a right password; the first counter starts anew.
+    /// Refunds a charge after a right password, and resets the first counter.
     pub(crate) fn refund(&self, charges: &[Charge]) {
         for (at, charge) in charges.iter().enumerate() {
             let mut shard = self.shard(&charge.tag).lock();
-            let Some(Held { counter, .. }) = shard.get_mut(&charge.tag) else { continue };
+            let Some(CachedCounter { counter, .. }) = shard.get_mut(&charge.tag) else { continue };
             counter.failures = if at == 0 { 0 } else { counter.failures.saturating_sub(1) };
             if counter.failures == 0 {
                 shard.remove(&charge.tag);
@@ -246,135 +241,40 @@ impl GuessTable {
         }
     }
 
-    fn add_failure(&self, shard: &mut HashMap<SourceTag, Held>, tag: SourceTag, now_ms: Timestamp) {
+    fn add_failure(&self, shard: &mut HashMap<SourceTag, CachedCounter>, tag: SourceTag, now_ms: Timestamp) {
         self.make_room(shard, now_ms);
-        let none = Held { counter: Counter { failures: 0, last_ms: now_ms }, stored: 0 };
+        let none = CachedCounter { counter: Counter { failures: 0, last_ms: now_ms }, stored: 0 };
         let held = shard.entry(tag).or_insert(none);
         let stored = held.stored(now_ms, self.half_life_ms);
         let failures = held.counter.remaining(now_ms, self.half_life_ms).saturating_add(1);
-        *held = Held { counter: Counter { failures, last_ms: now_ms }, stored };
+        *held = CachedCounter { counter: Counter { failures, last_ms: now_ms }, stored };
     }
 
-    fn make_room(&self, shard: &mut HashMap<SourceTag, Held>, now_ms: Timestamp) {
+    fn make_room(&self, shard: &mut HashMap<SourceTag, CachedCounter>, now_ms: Timestamp) {
         if shard.len() < MAX_COUNTERS_PER_SHARD {
             return;
         }
         let sample = shard.iter().take(EVICTION_SAMPLE);
-        let badness = |held: &Held| (held.counter.remaining(now_ms, self.half_life_ms), held.counter.last_ms);
+        let badness = |held: &CachedCounter| (held.counter.remaining(now_ms, self.half_life_ms), held.counter.last_ms);
         let least = sample.min_by_key(|(_, held)| badness(held));
         if let Some(tag) = least.map(|(tag, _)| *tag) {
             shard.remove(&tag);
         }
     }
 
-    fn shard(&self, tag: &SourceTag) -> &Mutex<HashMap<SourceTag, Held>> {
+    fn shard(&self, tag: &SourceTag) -> &Mutex<HashMap<SourceTag, CachedCounter>> {
         &self.shards[place(tag)]
     }
 }
 
-/// The shard that a tag's counter is in.
+/// The shard of a tag's counter.
 fn place(tag: &SourceTag) -> usize {
     usize::from(tag[15]) % SHARDS
 }
 
-/// The slot that a tag's counter is persisted in.
+/// The slot of a tag's persisted counter.
 pub(crate) fn slot(tag: &SourceTag) -> u16 {
     u16::from_le_bytes([tag[0], tag[1]]) % SLOTS
-}
-
-/// Passages of one kind that are saved up: so many at once, then one per `ms_per_passage`.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    /// Milliseconds saved up; one passage costs `ms_per_passage`.
-    saved_ms: i64,
-    last_ms: Timestamp,
-    suppressed: u32,
-}
-
-impl Bucket {
-    fn full(rate: Rate, now_ms: Timestamp) -> Self {
-        Self { saved_ms: rate.burst * rate.ms_per_passage, last_ms: now_ms, suppressed: 0 }
-    }
-
-    fn refill(&mut self, rate: Rate, now_ms: Timestamp) {
-        let elapsed_ms = now_ms.saturating_sub(self.last_ms).max(0);
-        self.saved_ms = self.saved_ms.saturating_add(elapsed_ms).min(rate.burst * rate.ms_per_passage);
-        self.last_ms = now_ms;
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: i64,
-    ms_per_passage: i64,
-}
-
-/// For one key: 16 at once, then one per 10 s.
-const RATE_OF_ONE: Rate = Rate { burst: 16, ms_per_passage: 10_000 };
-/// For all keys together: 256 at once, then one per second, which ten noisy keys use up.
-const RATE_OF_ALL: Rate = Rate { burst: 256, ms_per_passage: 1000 };
-/// Keys that are remembered.
-const MAX_LIMITED_KEYS: usize = 4096;
-
-/// A rate limiter with a limit for each key and one for all, so that one noisy key neither hides
-/// the others nor fills the log. It counts what it held back.
-#[derive(Debug)]
-pub(crate) struct Limiter<K> {
-    state: Mutex<LimiterState<K>>,
-}
-
-#[derive(Debug)]
-struct LimiterState<K> {
-    all: Bucket,
-    each: HashMap<K, Bucket>,
-}
-
-impl<K: Hash + Eq + Clone> Limiter<K> {
-    pub(crate) fn new(now_ms: Timestamp) -> Self {
-        Self { state: Mutex::new(LimiterState { all: Bucket::full(RATE_OF_ALL, now_ms), each: HashMap::new() }) }
-    }
-
-    /// `Some(events of this key that were suppressed since its last passage)` if one may pass now.
-    pub(crate) fn pass(&self, key: K, now_ms: Timestamp) -> Option<u32> {
-        self.pass_all(&[key], now_ms)
-    }
-
-    /// As [`Limiter::pass`], for an event that must be within the limit of each of these keys.
-    pub(crate) fn pass_all(&self, keys: &[K], now_ms: Timestamp) -> Option<u32> {
-        let mut state = self.state.lock();
-        let LimiterState { all, each } = &mut *state;
-        all.refill(RATE_OF_ALL, now_ms);
-        let mut exhausted = keys.first().filter(|_| all.saved_ms < RATE_OF_ALL.ms_per_passage);
-        for key in keys {
-            if each.len() >= MAX_LIMITED_KEYS && !each.contains_key(key) {
-                // The quietest of a few makes room.
-                let sample = each.iter().take(EVICTION_SAMPLE);
-                let quietest = sample.min_by_key(|(_, bucket)| (bucket.suppressed, -bucket.saved_ms));
-                let quietest = quietest.map(|(key, _)| key.clone());
-                quietest.and_then(|key| each.remove(&key));
-            }
-            let one = each.entry(key.clone()).or_insert_with(|| Bucket::full(RATE_OF_ONE, now_ms));
-            one.refill(RATE_OF_ONE, now_ms);
-            if one.saved_ms < RATE_OF_ONE.ms_per_passage && !planted("auth_one_limit_for_all") {
-                exhausted = exhausted.or(Some(key));
-            }
-        }
-        if let Some(key) = exhausted {
-            if let Some(one) = each.get_mut(key) {
-                one.suppressed = one.suppressed.saturating_add(1);
-            }
-            return None;
-        }
-        all.saved_ms -= RATE_OF_ALL.ms_per_passage;
-        let mut suppressed = 0_u32;
-        for key in keys {
-            if let Some(one) = each.get_mut(key) {
-                one.saved_ms -= RATE_OF_ONE.ms_per_passage;
-                suppressed = suppressed.saturating_add(std::mem::take(&mut one.suppressed));
-            }
-        }
-        Some(suppressed)
-    }
 }
 
 #[cfg(test)]
@@ -390,7 +290,7 @@ mod tests {
 
     #[test]
     fn delays_double_run_out_and_are_capped() {
-        let table = GuessTable::new(3_600_000);
+        let table = GuessCounters::new(3_600_000);
         let mut now = 1_000_000;
         let charges = [charge(1, 3)];
         for _ in 0..3 {
@@ -409,7 +309,7 @@ mod tests {
     #[test]
     fn attempts_at_the_same_time_do_not_pass_as_one() {
         const ROUNDS: usize = 3000;
-        let table = GuessTable::new(3_600_000);
+        let table = GuessCounters::new(3_600_000);
         let passed: Vec<AtomicUsize> = (0..ROUNDS).map(|_| AtomicUsize::new(0)).collect();
         let start = Barrier::new(4);
         let guess = || {
@@ -432,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_right_password_is_refunded() {
-        let table = GuessTable::new(3_600_000);
+        let table = GuessCounters::new(3_600_000);
         let charges = [charge(1, 2), charge(2, 2)];
         for _ in 0..50 {
             assert_eq!(table.begin(&charges, 0), 0);
@@ -445,7 +345,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_delays_nobody_longer() {
         const YEAR_MS: i64 = 365 * 24 * 3_600_000;
-        let (table, charges) = (GuessTable::new(3_600_000), [charge(1, 3)]);
+        let (table, charges) = (GuessCounters::new(3_600_000), [charge(1, 3)]);
         let counter = Counter { failures: 9, last_ms: YEAR_MS };
         table.restore([1; 16], counter, 0);
         assert_eq!(table.begin(&charges, 0), 60_000);
@@ -454,7 +354,7 @@ mod tests {
 
     #[test]
     fn of_two_counters_the_worse_is_kept() {
-        let table = GuessTable::new(3_600_000);
+        let table = GuessCounters::new(3_600_000);
         let restore = |failures| table.restore([1; 16], Counter { failures, last_ms: 0 }, 0);
         [3, 9, 2].into_iter().for_each(restore);
         assert_eq!(table.store(&[1; 16]).unwrap().0.failures, 9);
@@ -464,7 +364,7 @@ mod tests {
 
     #[test]
     fn failures_of_others_in_the_store_are_added() {
-        let (table, charges) = (GuessTable::new(3_600_000), [charge(1, 90)]);
+        let (table, charges) = (GuessCounters::new(3_600_000), [charge(1, 90)]);
         let restore = |failures| table.restore([1; 16], Counter { failures, last_ms: 0 }, 0);
         (0..2).for_each(|_| assert_eq!(table.begin(&charges, 0), 0));
         restore(3);
@@ -479,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_keeps_the_worst() {
-        let table = GuessTable::new(3_600_000);
+        let table = GuessCounters::new(3_600_000);
         let worst = [charge(200, u32::MAX)];
         (0..100).for_each(|_| assert_eq!(table.begin(&worst, 0), 0));
         for n in 0..90_000_u32 {
@@ -491,23 +391,6 @@ mod tests {
         let held: usize = table.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(held <= SHARDS * MAX_COUNTERS_PER_SHARD, "{held}");
         assert!(table.knows(&[200; 16]));
-    }
-
-    #[test]
-    fn the_limiter_holds_back_the_noisy_and_no_other() {
-        let limiter = Limiter::new(0);
-        let passed = |key: u32, now_ms| (0..1000).filter(|_| limiter.pass(key, now_ms).is_some()).count();
-        assert_eq!(passed(1, 0), 16);
-        assert_eq!(passed(2, 0), 16, "the noise of one hides nobody else's");
-        assert_eq!(limiter.pass(1, 9_999), None);
-        assert_eq!(limiter.pass(1, 10_000), Some(985));
-        assert_eq!(limiter.pass(1, 10_000), None);
-        let all: usize = (3..1000).map(|key| passed(key, 10_000)).sum();
-        assert!((200..=256).contains(&all), "all together have a limit too: {all}");
-        for key in 0..20_000 {
-            limiter.pass(key, 10_000);
-        }
-        assert!(limiter.state.lock().each.len() <= MAX_LIMITED_KEYS);
     }
 
     #[test]

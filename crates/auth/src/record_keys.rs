@@ -1,9 +1,9 @@
-//! Where the service's records live in the engine: all under one prefix, one letter per kind.
+//! Keys of the service's records in the engine: one prefix, then a letter per kind.
 //!
 //! | key | record |
 //! | --- | --- |
 //! | `meta` | store id, wrapped root keys |
-//! | `gen` | rewritten whenever anybody's access changes |
+//! | `gen` | rewritten with each change of access rights |
 //! | `u/` user id | user |
 //! | `n/` keyed tag of the normal username, 32 bytes | the user id; the last one is nobody's |
 //! | `k/` key id | API key |
@@ -11,23 +11,22 @@
 //! | `s/` session token hash | session |
 //! | `S/` user id, session id | index of a user's sessions: the token hash |
 //! | `r/` role name | role |
-//! | `deleted` | rewritten whenever a role is deleted |
+//! | `deleted` | rewritten with each deletion of a role |
 //! | `f/` user id | the user's second factors |
-//! | `factors` | from whom a second factor is required |
+//! | `factors` | the policy of required second factors |
 //! | `t/` token hash | single-use token |
 //! | `T/` user id, token hash | index of a user's single-use tokens |
-//! | `g/` slot, 2 bytes | persisted guessing counter |
+//! | `g/` slot, 2 bytes | persisted counter of wrong passwords |
 //! | `a/` seq, 8 bytes big-endian | audit entry |
 //! | `head` | head of the audit trail |
-//! | `x/` skeleton | ids of the users whose names look like this |
-//! | `m/` `u` or `k`, id | encrypted metadata of a user or an API key, apart from what each login reads |
+//! | `x/` skeleton | ids of users whose names have this skeleton |
+//! | `m/` `u` or `k`, id | encrypted metadata of a user or an API key |
 
 use crate::crypto::TAG_LEN_BYTES;
 use crate::id::ID_LEN_BYTES;
 use crate::permission::KeyRange;
 
-/// Every key of the service starts with these bytes; [`crate::AuthorizedEngine`] never lets anyone
-/// reach them.
+/// The prefix of every key of the service. [`crate::AuthorizedEngine`] refuses access to them.
 pub const RESERVED_PREFIX: &[u8] = b"\0auth/";
 
 pub(crate) const META: &[u8] = b"\0auth/meta";
@@ -46,8 +45,8 @@ pub(crate) const FACTORS: &[u8] = b"\0auth/f/";
 pub(crate) const FACTOR_POLICY: &[u8] = b"\0auth/factors";
 pub(crate) const SINGLE_USES: &[u8] = b"\0auth/t/";
 
-/// The service's own keys: what no one but the service should read or write. All that decides about
-/// a key by itself, the tool among it, asks this.
+/// The range of the service's own keys. Only the service should read or write them; the
+/// command-line tool skips them.
 ///
 /// # Examples
 /// ```
@@ -64,7 +63,7 @@ pub(crate) type NameTag = [u8; TAG_LEN_BYTES];
 
 /// Sorts before every name.
 pub(crate) const FIRST_NAME: NameTag = [0; TAG_LEN_BYTES];
-/// Sorts behind every name: the entry of nobody.
+/// Sorts after every name: the entry of nobody.
 pub(crate) const LAST_NAME: NameTag = [0xff; TAG_LEN_BYTES];
 
 fn join(parts: &[&[u8]]) -> Vec<u8> {
@@ -75,8 +74,8 @@ pub(crate) fn user(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
     join(&[USERS, id])
 }
 
-/// Tags of names are pseudorandom, so the record at or after an unknown name's tag is the record of
-/// a user that nobody can predict: see `AuthService::user_or_other`.
+/// Tags of names are pseudorandom, so nobody can predict whose entry is the first at or after the
+/// tag of an unknown name: see `AuthService::user_or_other`.
 pub(crate) fn name(tag: &NameTag) -> Vec<u8> {
     join(&[NAMES, tag])
 }
@@ -109,7 +108,7 @@ pub(crate) fn session_of(user: &[u8; ID_LEN_BYTES], session: &[u8; ID_LEN_BYTES]
     join(&[&sessions_of(user), session])
 }
 
-/// Whose metadata.
+/// The kind of record that metadata belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MetadataOf {
     User,
