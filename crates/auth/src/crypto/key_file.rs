@@ -38,8 +38,8 @@ pub const MAX_KEY_FILE_LEN_BYTES: usize = MAX_SECRET_FILE_LEN_BYTES;
 /// use hightower_auth::crypto::{KeyFile, KeyProvider};
 /// # let directory = tempfile::tempdir().unwrap();
 /// let file = KeyFile::new(directory.path().join("keys"));
-/// assert_eq!(file.add_random_key(&OsEntropy)?, 1);
-/// assert_eq!(file.add_random_key(&OsEntropy)?, 2);
+/// assert_eq!(file.add_random_key(&OsSecretEntropy)?, 1);
+/// assert_eq!(file.add_random_key(&OsSecretEntropy)?, 2);
 /// assert_eq!(file.load()?.current_id(), 2);
 /// # Ok::<(), hightower_auth::Error>(())
 /// ```

@@ -48,7 +48,7 @@ struct Event {
 }
 
 /// A commit in the making.
-pub(super) struct PendingCommit<'k> {
+pub(super) struct ConditionalCommit<'k> {
     pub(super) keys: &'k StoreKeys,
     pub(super) batch: Batch,
     events: Vec<Event>,
@@ -57,7 +57,7 @@ pub(super) struct PendingCommit<'k> {
     takes_access: bool,
 }
 
-impl PendingCommit<'_> {
+impl ConditionalCommit<'_> {
     /// Writes a new record; the key must be free.
     pub(super) fn create(&mut self, key: &[u8], body: &[u8]) {
         if !planted("auth_taken_not_required") {
@@ -137,11 +137,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Runs `step` until its commit is not in the way of another.
-    pub(super) fn change<T>(&self, mut step: impl FnMut(&mut PendingCommit<'_>) -> Result<Decision<T>>) -> Result<T> {
+    pub(super) fn change<T>(
+        &self,
+        mut step: impl FnMut(&mut ConditionalCommit<'_>) -> Result<Decision<T>>,
+    ) -> Result<T> {
         let mut may_use_reserve = None;
         for _ in 0..MAX_TRIES {
             let keys = &*self.keys()?;
-            let mut change = PendingCommit {
+            let mut change = ConditionalCommit {
                 keys,
                 batch: Batch::new(),
                 events: Vec::new(),
@@ -183,7 +186,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// The batch to commit, and the entries that it adds to the audit trail.
-    fn finish(&self, change: PendingCommit<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
+    fn finish(&self, change: ConditionalCommit<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
         if !planted("auth_stale_keys_write") {
@@ -305,14 +308,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Writes a user back, if nobody else did.
-    pub(super) fn replace_user(&self, change: &mut PendingCommit<'_>, user: &Loaded<StoredUser>) -> Result<()> {
+    pub(super) fn replace_user(&self, change: &mut ConditionalCommit<'_>, user: &Loaded<StoredUser>) -> Result<()> {
         let key = record_keys::user(user.value.public.user_id.as_bytes());
         change.replace(&key, user.version, &user.value.encode()?);
         Ok(())
     }
 
     /// Writes an API key back, if nobody else did.
-    pub(super) fn replace_api_key(&self, change: &mut PendingCommit<'_>, key: &Loaded<StoredApiKey>) -> Result<()> {
+    pub(super) fn replace_api_key(&self, change: &mut ConditionalCommit<'_>, key: &Loaded<StoredApiKey>) -> Result<()> {
         let ApiKeyRecord { key_id, .. } = &key.value.public;
         change.replace(&record_keys::api_key(key_id.as_bytes()), key.version, &key.value.encode()?);
         Ok(())

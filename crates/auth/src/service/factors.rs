@@ -3,7 +3,7 @@
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::{Decision, Loaded, PendingCommit};
+use super::change::{ConditionalCommit, Decision, Loaded};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
@@ -209,7 +209,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// record too, so that whoever deletes the user at the same time sees this.
     pub(super) fn put_factors(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user_id: &UserId,
         factors: &Factors,
     ) -> Result<()> {
@@ -224,12 +224,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    fn require_user(&self, change: &mut PendingCommit<'_>, user: &Loaded<StoredUser>) {
+    fn require_user(&self, change: &mut ConditionalCommit<'_>, user: &Loaded<StoredUser>) {
         change.require(&record_keys::user(user.value.public.user_id.as_bytes()), user.version);
     }
 
     /// A pending enrolment, in a change that also requires or replaces the user's record.
-    pub(super) fn enrol(&self, change: &mut PendingCommit<'_>, user: &StoredUser) -> Result<Enrolment> {
+    pub(super) fn enrol(&self, change: &mut ConditionalCommit<'_>, user: &StoredUser) -> Result<Enrolment> {
         let (user_id, options) = (&user.public.user_id, &self.options().totp);
         let mut factors = self.factors_of(user_id)?;
         let secret = new_totp_secret(&*self.options().entropy, options.algorithm)?;
@@ -262,7 +262,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Makes what is pending active, if the code is one of it.
     pub(super) fn confirm(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &StoredUser,
         factors: &mut StoredFactors,
         code: &Code,
@@ -286,7 +286,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// not accepted.
     pub(super) fn accept_code(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &StoredUser,
         code: &Code,
     ) -> Result<Option<Factor>> {
@@ -349,7 +349,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         &self,
         user_id: &str,
         code: &str,
-        accept: impl Fn(&Self, &mut PendingCommit<'_>, &StoredUser, &Code) -> Result<Option<Factor>>,
+        accept: impl Fn(&Self, &mut ConditionalCommit<'_>, &StoredUser, &Code) -> Result<Option<Factor>>,
     ) -> Result<FactorCheck> {
         let user = self.user_by_id(user_id)?.value;
         let attempt = self.attempt(&user, code, |code| {

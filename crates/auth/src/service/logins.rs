@@ -14,7 +14,7 @@ use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 use subtle::ConstantTimeEq;
 
 use super::AuthService;
-use super::change::{Decision, Loaded, PendingCommit};
+use super::change::{ConditionalCommit, Decision, Loaded};
 use crate::audit::AuditAction;
 use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{EnvelopeEncryptor, SecretHash, SecretHasher};
@@ -225,7 +225,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     pub(super) fn put_password(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         mut user: Loaded<StoredUser>,
         hash: &SecretHash,
         action: AuditAction,
@@ -331,7 +331,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     pub(super) fn note_login(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &mut Loaded<StoredUser>,
         source: Option<SourceTag>,
         stronger: Option<&SecretHash>,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::PendingCommit;
+use super::change::ConditionalCommit;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::{ID_LEN_BYTES, UserId};
@@ -23,7 +23,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// [`Error::Conflict`] if the policy refuses names that look alike and another user has one.
     pub(super) fn enter_looks(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         looks: &BTreeSet<String>,
         id: &UserId,
     ) -> Result<()> {
@@ -45,7 +45,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Takes a user out from under these skeletons of its name.
     pub(super) fn leave_looks(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         looks: &BTreeSet<String>,
         id: &UserId,
     ) -> Result<()> {
@@ -68,7 +68,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// As [`Self::enter_looks`].
     pub(super) fn change_looks(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         before: &BTreeSet<String>,
         after: &BTreeSet<String>,
         id: &UserId,

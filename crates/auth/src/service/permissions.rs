@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::{Decision, PendingCommit};
+use super::change::{ConditionalCommit, Decision};
 use super::users::MAX_PAGE;
 use crate::audit::{Actor, AuditAction};
 use crate::clock::Timestamp;
@@ -344,7 +344,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ///
     /// # Errors
     /// [`Error::NotFound`] if one does not.
-    pub(super) fn require_roles(&self, change: &mut PendingCommit<'_>, roles: &[String]) -> Result<()> {
+    pub(super) fn require_roles(&self, change: &mut ConditionalCommit<'_>, roles: &[String]) -> Result<()> {
         for name in roles {
             let Some(role) = self.load_role(name)? else {
                 return Err(Error::NotFound("no role has this name"));

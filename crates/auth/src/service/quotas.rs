@@ -86,10 +86,10 @@ struct RangeCount {
     /// How long it took, if it was made at one go.
     took_ms: Timestamp,
     /// The count that is under way.
-    next: Option<RangeScan>,
+    next: Option<RangeCounting>,
 }
 
-struct RangeScan {
+struct RangeCounting {
     began_ms: Timestamp,
     found: QuotaUse,
     /// The last key that was counted.
@@ -106,7 +106,7 @@ struct WriteGrowth {
 impl RangeCount {
     /// Counts one page more; whether that was the last.
     fn page(&mut self, engine: &impl KvEngine, range: &KeyRange, now_ms: Timestamp) -> EngineResult<bool> {
-        let new = || RangeScan { began_ms: now_ms, found: QuotaUse::default(), behind: None };
+        let new = || RangeCounting { began_ms: now_ms, found: QuotaUse::default(), behind: None };
         let counting = self.next.get_or_insert_with(new);
         let mean_bytes = counting.found.bytes.max(1).div_ceil(counting.found.keys.max(1)).max(1);
         // Nothing is known of the first key's value.

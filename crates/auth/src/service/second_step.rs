@@ -5,7 +5,7 @@ use hightower_engine::{Expect, KvEngine};
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::{Decision, Loaded, PendingCommit};
+use super::change::{ConditionalCommit, Decision, Loaded};
 use super::factors::Attempt;
 use super::logins::{CheckedPassword, Login};
 use super::permissions::Principal;
@@ -141,7 +141,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let is_same =
                     |user: &StoredUser| user.epoch == checked.epoch && user.public.user_id == checked.public.user_id;
                 let accept =
-                    |_: &mut PendingCommit<'_>, user: &StoredUser| Ok(is_same(user).then_some(Factor::Password));
+                    |_: &mut ConditionalCommit<'_>, user: &StoredUser| Ok(is_same(user).then_some(Factor::Password));
                 match self.prove(&token_hash, accept)? {
                     Some(done) => Attempt::Accepted(done),
                     None => Attempt::Refused,
@@ -189,7 +189,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Uses up a code, or confirms by it what is pending where nothing is active.
     fn accept_or_confirm(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &StoredUser,
         code: &Code,
     ) -> Result<Option<Factor>> {
@@ -223,7 +223,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn prove(
         &self,
         token_hash: &[u8; TAG_LEN_BYTES],
-        accept: impl Fn(&mut PendingCommit<'_>, &StoredUser) -> Result<Option<Factor>>,
+        accept: impl Fn(&mut ConditionalCommit<'_>, &StoredUser) -> Result<Option<Factor>>,
     ) -> Result<Option<(SessionRecord, Token)>> {
         let Some((_, user)) = self.session_and_user(token_hash)? else {
             return Ok(None);

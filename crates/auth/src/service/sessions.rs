@@ -7,7 +7,7 @@ use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
 use secrecy::ExposeSecret;
 
 use super::AuthService;
-use super::change::{Decision, Loaded, PendingCommit};
+use super::change::{ConditionalCommit, Decision, Loaded};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::entropy::random;
@@ -109,7 +109,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Adds a session to a change that also replaces the user's record.
     pub(super) fn start_session(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &StoredUser,
         factors: Vec<FactorUse>,
     ) -> Result<(SessionRecord, Token)> {
@@ -136,7 +136,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Removes sessions that are over, and the oldest ones past the limit.
-    fn make_room_for_session(&self, change: &mut PendingCommit<'_>, user: &StoredUser) -> Result<()> {
+    fn make_room_for_session(&self, change: &mut ConditionalCommit<'_>, user: &StoredUser) -> Result<()> {
         let user_id = user.public.user_id.as_bytes();
         let index = self.session_index_of(user_id)?;
         if index.len() < self.options().max_sessions_per_user {
@@ -251,7 +251,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-pub(super) fn drop_session(change: &mut PendingCommit<'_>, user_id: &[u8; 16], entry: &IndexedSession) {
+pub(super) fn drop_session(change: &mut ConditionalCommit<'_>, user_id: &[u8; 16], entry: &IndexedSession) {
     change.batch.delete(record_keys::session(&entry.token_hash));
     change.batch.delete(record_keys::session_of(user_id, &entry.id));
 }

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::AuthService;
-use super::change::{Decision, Loaded, PendingCommit};
+use super::change::{ConditionalCommit, Decision, Loaded};
 use crate::audit::AuditAction;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
@@ -232,7 +232,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Adds a token to a change that also writes the user's record.
     pub(super) fn add_token(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &StoredUser,
         purpose: TokenPurpose,
         subject: &str,
@@ -297,7 +297,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Removes a token that must still be there, in the commit that does what it is for.
-    pub(super) fn use_token(&self, change: &mut PendingCommit<'_>, live: &Live) {
+    pub(super) fn use_token(&self, change: &mut ConditionalCommit<'_>, live: &Live) {
         let id = live.user.value.public.user_id.as_bytes();
         if !planted("auth_token_used_twice") {
             change.require(&record_keys::single_use(&live.hash), live.token.version);
@@ -388,7 +388,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-pub(super) fn drop_token(change: &mut PendingCommit<'_>, user_id: &[u8; 16], hash: &[u8; TAG_LEN_BYTES]) {
+pub(super) fn drop_token(change: &mut ConditionalCommit<'_>, user_id: &[u8; 16], hash: &[u8; TAG_LEN_BYTES]) {
     change.batch.delete(record_keys::single_use(hash));
     change.batch.delete(record_keys::single_use_of(user_id, hash));
 }

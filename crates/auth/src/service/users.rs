@@ -5,7 +5,7 @@ use std::ops::Bound;
 use hightower_engine::KvEngine;
 
 use super::AuthService;
-use super::change::{Decision, Loaded, PendingCommit};
+use super::change::{ConditionalCommit, Decision, Loaded};
 use super::single_use::drop_token;
 use crate::audit::AuditAction;
 use crate::crypto::{EncryptedBlob, EnvelopeEncryptor, SecretHash, SecretHasher};
@@ -84,7 +84,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Adds a new user to a change, if its name is free.
     pub(super) fn add_user(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         user: &mut StoredUser,
         metadata: Option<&[u8]>,
     ) -> Result<()> {
@@ -304,7 +304,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         &self,
         user_id: &str,
         action: AuditAction,
-        edit: impl Fn(&Self, &mut PendingCommit<'_>, &mut Loaded<StoredUser>) -> Result<bool>,
+        edit: impl Fn(&Self, &mut ConditionalCommit<'_>, &mut Loaded<StoredUser>) -> Result<bool>,
     ) -> Result<UserRecord> {
         self.change(|change| {
             let mut user = self.user_by_id(user_id)?;
@@ -324,7 +324,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// or is not committed, and this is tried again with the newer key.
     pub(super) fn encrypt_field(
         &self,
-        change: &PendingCommit<'_>,
+        change: &ConditionalCommit<'_>,
         kind: &str,
         id: &[u8],
         metadata: Option<&[u8]>,
@@ -344,7 +344,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Puts, replaces or removes metadata in the commit of `change`; whether there is some then.
     pub(super) fn put_metadata(
         &self,
-        change: &mut PendingCommit<'_>,
+        change: &mut ConditionalCommit<'_>,
         of: MetadataOf,
         id: &[u8; 16],
         metadata: Option<&[u8]>,

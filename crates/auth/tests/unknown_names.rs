@@ -1,0 +1,66 @@
+//! A login does the same work for unknown names as for users, without a clock: see `timing.rs` for
+//! the time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use hightower_auth::{AuditAction, AuditVerdict, PasswordCheck};
+use support::{OTHER, PASSWORD, service};
+
+mod support;
+
+/// An unknown name causes the same operations of the engine as a user, with the same lengths of
+/// keys and values.
+#[test]
+fn an_unknown_name_costs_the_same_work_as_a_user() {
+    const LONG: &str = "a-name-of-all-the-sixty-four-characters-that-a-username-may-have";
+    let (engine, _clock, auth) = service();
+    auth.create_user("alice", PASSWORD).unwrap();
+    auth.create_user("bob", PASSWORD).unwrap();
+    auth.create_user_with_metadata("metad", PASSWORD, Some(&[7; 64 << 10])).unwrap();
+    let off = auth.create_user("disab", PASSWORD).unwrap();
+    auth.disable_user(&off.user_id).unwrap();
+    let mut traces = Vec::new();
+    let names = ["alice", "nobdy", "bob", "eve", LONG, "metad", "disab", "!"];
+    for (n, name) in names.into_iter().enumerate() {
+        let auth = auth.from_source(&format!("10.0.0.{n}")).unwrap();
+        *engine.trace.lock() = Some(Vec::new());
+        let (mut refused, mut delayed) = (0, 0);
+        for _ in 0..24 {
+            match auth.check_password(name, OTHER).unwrap() {
+                PasswordCheck::Refused => refused += 1,
+                PasswordCheck::Delayed { .. } => delayed += 1,
+                PasswordCheck::Accepted(_) => panic!("a wrong password was accepted"),
+            }
+        }
+        assert_eq!((refused, delayed), (5, 19), "{name}");
+        traces.push((name, engine.trace.lock().take().unwrap()));
+    }
+    let (_, first) = &traces[0];
+    assert!(first.iter().filter(|(what, _)| *what == "commit").count() > 5 + 5, "{first:?}");
+    for (name, trace) in &traces {
+        for (n, (here, there)) in trace.iter().zip(first).enumerate() {
+            assert_eq!(here, there, "operation {n} of {name}");
+        }
+        assert_eq!(trace.len(), first.len(), "{name}");
+    }
+    assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
+    let unknown = auth.audit_entries(0, 1000).unwrap();
+    let unknown = unknown.iter().filter(|entry| entry.target == "unknown user" && entry.user_id.is_none());
+    assert!(unknown.count() > 3);
+}
+
+/// Attempts of one source at many unknown names do not suppress the audit entries of others.
+#[test]
+fn noise_of_one_source_at_many_names_hides_no_other_refusal() {
+    let (_engine, _clock, auth) = service();
+    auth.create_user("alice", PASSWORD).unwrap();
+    let noisy = auth.from_source("10.6.6.6").unwrap();
+    for n in 0..1000 {
+        let _refused = noisy.check_password(&format!("name{n}"), OTHER).unwrap();
+    }
+    let other = auth.from_source("10.0.0.1").unwrap();
+    assert_eq!(other.check_password("alice", OTHER).unwrap(), PasswordCheck::Refused);
+    let last = auth.audit_entries(0, 1000).unwrap().pop().unwrap();
+    assert_eq!((last.source.as_deref(), last.action), (Some("10.0.0.1"), AuditAction::PasswordVerified));
+    assert!(last.user_id.is_some());
+}
