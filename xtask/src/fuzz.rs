@@ -1,7 +1,8 @@
 //! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler.
 //!
-//! They are laid out as `cargo fuzz` wants them, but built here: it would be one more tool to install, and would build target by target. What
-//! libFuzzer needs of the compiler are the few flags below.
+//! They are laid out as `cargo fuzz` wants them, but built here: it would be one more tool to
+//! install, and would build target by target. What libFuzzer needs of the compiler are the few
+//! flags below.
 
 mod seeds;
 
@@ -28,7 +29,8 @@ const TARGETS: [&str; 11] = [
 ];
 /// A target with a planted bug: if it is not found, the fuzzers are not trusted.
 const CANARY: &str = "canary";
-/// Which branches are taken, and what is compared with what: from these libFuzzer learns where to go on.
+/// Which branches are taken, and what is compared with what: from these libFuzzer learns where to
+/// go on.
 const COVERAGE: &str = "--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
@@ -46,13 +48,15 @@ pub(crate) struct Options {
     /// What the inputs are drawn from
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Without the address sanitizer: several times as many executions in the same time, of which fewer bugs of memory show
+    /// Without the address sanitizer: several times as many executions in the same time, of which
+    /// fewer bugs of memory show
     #[arg(long)]
     pub(crate) plain: bool,
     /// How long an input is at most, in bytes; as the fuzzer thinks fit, if it is not said
     #[arg(long)]
     pub(crate) max_len: Option<u64>,
-    /// Run the named target on this input alone, and say all that it says: for what a failure has left in `fuzz/artifacts`
+    /// Run the named target on this input alone, and say all that it says: for what a failure has
+    /// left in `fuzz/artifacts`
     #[arg(long, requires = "target")]
     pub(crate) input: Option<PathBuf>,
     /// Write the inputs that the fuzzers begin with anew, and do nothing else
@@ -82,7 +86,8 @@ impl Options {
         Self { target, runs: Some(runs), seconds: 24 * 3600, plain: true, ..Self::default() }
     }
 
-    /// What libFuzzer is told. One seed: a short run does the same each time, so that a change is judged by itself. Long runs name another.
+    /// What libFuzzer is told. One seed: a short run does the same each time, so that a change is
+    /// judged by itself. Long runs name another.
     fn arguments(&self) -> Vec<String> {
         let runs = self.runs.map(|runs| format!("-runs={runs}"));
         let max_len = self.max_len.map(|len| format!("-max_len={len}"));

@@ -1,4 +1,5 @@
-//! Verbs that run the crates' tests with settings of their own: simulated crashes and faults, properties, histories.
+//! Verbs that run the crates' tests with settings of their own: simulated crashes and faults,
+//! properties, histories.
 
 use anyhow::{Result, ensure};
 
@@ -33,8 +34,8 @@ impl SimOptions {
     pub(crate) const LONG: Self = Self { states: 2_000_000, workloads: 50, flips: 65_536, seed: 0 };
 }
 
-/// A third of the crash states each are of segments, where they are fine-grained, of the write-ahead log, and of the whole
-/// engine. One run for all, so that all is built once;
+/// A third of the crash states each are of segments, where they are fine-grained, of the
+/// write-ahead log, and of the whole engine. One run for all, so that all is built once;
 /// the authentication service's updates of several keys at once are crashed in the same way.
 pub(crate) fn sim(options: &SimOptions) -> Result<()> {
     let packages = "-p hightower-segment -p hightower-engine -p hightower-auth";
@@ -62,7 +63,8 @@ pub(crate) struct PropsOptions {
     /// How many cases of each property
     #[arg(long, default_value_t = 1000)]
     cases: u64,
-    /// What they are drawn from; a failure prints the smallest case and is found again by the same seed
+    /// What they are drawn from; a failure prints the smallest case and is found again by the same
+    /// seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

@@ -1,5 +1,6 @@
-//! The hot paths, each on a small store whose operations repeat: no threads of its own, a clock that stands still, random
-//! numbers that are not. `cargo xtask counts` runs these under callgrind and compares them with `benches/counts/baseline.json`.
+//! The hot paths, each on a small store whose operations repeat: no threads of its own, a clock
+//! that stands still, random numbers that are not. `cargo xtask counts` runs these under callgrind
+//! and compares them with `benches/counts/baseline.json`.
 #![allow(
     clippy::unwrap_used,
     missing_docs,

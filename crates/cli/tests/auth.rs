@@ -1,5 +1,5 @@
-//! `htkvctl auth`, as an operator meets it: what it prints, for people and for programs, how it ends, and that no secret
-//! gets out.
+//! `htkvctl auth`, as an operator meets it: what it prints, for people and for programs, how it
+//! ends, and that no secret gets out.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -440,7 +440,8 @@ fn reading_makes_and_changes_nothing() {
     assert!(common::files(&desk.tool.store()) == before, "a verb that reads has changed the store");
 }
 
-/// Plain verbs neither show, count, write nor replace what `auth` looks after, unless they are told to.
+/// Plain verbs neither show, count, write nor replace what `auth` looks after, unless they are told
+/// to.
 #[test]
 fn plain_verbs_leave_the_services_records_alone() {
     let desk = Desk::with_alice();

@@ -141,8 +141,9 @@ fn there(found: Option<u64>) -> String {
 ///
 /// Its methods add to it and give it back, for chains: `engine.commit(Batch::new().put("a", "1"))`.
 ///
-/// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next use. Limits (keys of 1 to 65,535 bytes,
-/// values up to 1 GiB, versions of submitted commands below 2^63, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
+/// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next
+/// use. Limits (keys of 1 to 65,535 bytes, values up to 1 GiB, versions of submitted commands below
+/// 2^63, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
 ///
 /// ```
 /// use hightower_engine::{Batch, Expect};
@@ -266,11 +267,13 @@ impl Batch {
         self
     }
 
-    /// Lets the batch use the reserve of a store that is full: for what takes access away (a logout, a revocation), so that whoever has
-    /// filled the store cannot keep it. A view of an engine for others must take this mark away before it passes a batch on.
+    /// Lets the batch use the reserve of a store that is full: for what takes access away (a
+    /// logout, a revocation), so that whoever has filled the store cannot keep it. A view of an
+    /// engine for others must take this mark away before it passes a batch on.
     ///
-    /// The reserve lets such batches go beyond `max_index_memory_bytes` by a 16th, beyond `max_disk_bytes` by an 8th, and on a full
-    /// device into the room that is kept for deletes. It is there again once deletes and compaction have made room.
+    /// The reserve lets such batches go beyond `max_index_memory_bytes` by a 16th, beyond
+    /// `max_disk_bytes` by an 8th, and on a full device into the room that is kept for deletes.
+    /// It is there again once deletes and compaction have made room.
     ///
     /// ```
     /// use hightower_engine::Batch;
@@ -311,7 +314,8 @@ impl Batch {
         self.is_copy = false;
     }
 
-    /// The changes it holds, in the order they were added. A checked view of an engine decides by them.
+    /// The changes it holds, in the order they were added. A checked view of an engine decides by
+    /// them.
     pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
         self.operations.iter().map(|operation| {
             let (key, value) = self.parts(operation);
@@ -324,7 +328,8 @@ impl Batch {
         self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
     }
 
-    /// A copy of commands of another store. Some of their versions may be the store's own, above what callers may submit.
+    /// A copy of commands of another store. Some of their versions may be the store's own, above
+    /// what callers may submit.
     pub(crate) fn copy_of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
         let mut batch = Self { is_copy: true, ..Self::new() };
         for command in commands {

@@ -73,9 +73,9 @@ impl StoreBuilder {
     ///
     /// # Errors
     ///
-    /// As [`SingleNodeEngine::with_config`]; [`Error::Aborted`](crate::Error::Aborted) if the watcher
-    /// has ended it; [`Error::NotFound`](crate::Error::NotFound) if a store that is to be read is not
-    /// there.
+    /// As [`SingleNodeEngine::with_config`]; [`Error::Aborted`](crate::Error::Aborted) if the
+    /// watcher has ended it; [`Error::NotFound`](crate::Error::NotFound) if a store that is to
+    /// be read is not there.
     pub fn open(self) -> Result<SingleNodeEngine> {
         let Self { config, components, mut watch } = self;
         SingleNodeEngine::open_with_progress(config, components, |progress| {

@@ -43,16 +43,19 @@ pub(crate) struct Core {
     pub(crate) segments: Segments,
     /// `None` in a store that is read-only or closed.
     pub(crate) commit: Mutex<Option<CommitLog>>,
-    /// Holds the store's lock. Empty as above, so that a snapshot that outlives the engine does not keep the store locked.
+    /// Holds the store's lock. Empty as above, so that a snapshot that outlives the engine does not
+    /// keep the store locked.
     pub(crate) store: OpenStore,
     pub(crate) group: GroupCommit,
     pub(crate) poison: Poison,
     pub(crate) flusher: Flusher,
     /// Makes the files ready that the tail will need.
     pub(crate) maintenance: Maintenance,
-    /// Touches the pages that the tail will need: a fast writer is upon them while a file is still being made, which waits for the device.
+    /// Touches the pages that the tail will need: a fast writer is upon them while a file is still
+    /// being made, which waits for the device.
     pub(crate) touching: Maintenance,
-    /// Syncs and seals what the tail has left behind: it waits for the device, and nobody should wait for it.
+    /// Syncs and seals what the tail has left behind: it waits for the device, and nobody should
+    /// wait for it.
     pub(crate) sealing: Maintenance,
     /// Whether the device is to begin with what will be synced: for the same thread.
     writing_wanted: AtomicBool,
@@ -65,14 +68,17 @@ pub(crate) struct Core {
     pub(crate) life: Life,
     /// Panics of what the caller brought.
     pub(crate) panics: Arc<Panics>,
-    /// Tells a child that was forked from the process that opened the store, which must leave it alone.
+    /// Tells a child that was forked from the process that opened the store, which must leave it
+    /// alone.
     pub(crate) fork_guard: ForkGuard,
-    /// Keeps writers away from a store that is open for reading, for as long as anybody reads: snapshots outlive the engine.
+    /// Keeps writers away from a store that is open for reading, for as long as anybody reads:
+    /// snapshots outlive the engine.
     _reading: Option<ReadingLock>,
 }
 
-/// What keeps writers away from a store that is being read. It has to be dropped last: then segments that were let go of, but wait for the end of
-/// an epoch to be freed, and hold the lock too, are freed first.
+/// What keeps writers away from a store that is being read. It has to be dropped last: then
+/// segments that were let go of, but wait for the end of an epoch to be freed, and hold the lock
+/// too, are freed first.
 #[derive(Debug)]
 pub(crate) struct ReadingLock(pub(crate) Arc<dyn Lock>);
 
@@ -186,8 +192,8 @@ impl Core {
         self.poison.check()
     }
 
-    /// Refuses anything in a child of the process that opened the store: its locks may be held by threads that are not there, and its files are the
-    /// parent's.
+    /// Refuses anything in a child of the process that opened the store: its locks may be held by
+    /// threads that are not there, and its files are the parent's.
     #[inline]
     pub(crate) fn check_not_forked(&self) -> Result<()> {
         if self.fork_guard.is_forked() { Err(Error::Forked) } else { Ok(()) }
@@ -206,7 +212,8 @@ impl Core {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Sees to it that commit `seq` gets the durability that was asked for: waits for it, or leaves it to the background.
+    /// Sees to it that commit `seq` gets the durability that was asked for: waits for it, or leaves
+    /// it to the background.
     #[inline]
     pub(crate) fn make_durable(&self, seq: u64, durability: Durability) -> Result<()> {
         match durability {
@@ -233,7 +240,8 @@ impl Core {
         )
     }
 
-    /// A commit that could not be appended: if the store may have been touched, it takes no more writes.
+    /// A commit that could not be appended: if the store may have been touched, it takes no more
+    /// writes.
     #[cold]
     pub(crate) fn append_failed(&self, failure: SegmentError) -> Error {
         match failure {
@@ -258,8 +266,9 @@ impl Core {
         self.store.in_use().is_ok_and(|store| !store.is_poisoned())
     }
 
-    /// Touches pages ahead of a tail that moves at this pace, and has memory for new keys ready; says whether there was anything to do. That pages cannot be
-    /// touched costs time later, and nothing else.
+    /// Touches pages ahead of a tail that moves at this pace, and has memory for new keys ready;
+    /// says whether there was anything to do. That pages cannot be touched costs time later,
+    /// and nothing else.
     pub(crate) fn touch_ahead(&self, pace: &mut Pace) -> bool {
         let has_memory_made = self.index.prepare_memory();
         let Ok(store) = self.store.in_use() else { return has_memory_made };
@@ -292,7 +301,8 @@ impl Core {
         self.stamp_of(self.index.max_version())
     }
 
-    /// The same, where the highest version is known: the only place where a stamp is made, so that no caller's number gets into one.
+    /// The same, where the highest version is known: the only place where a stamp is made, so that
+    /// no caller's number gets into one.
     pub(crate) fn stamp_of(&self, max_version: u64) -> Stamp {
         Stamp { max_version, timestamp: self.time.stamp_ms() }
     }
@@ -303,8 +313,9 @@ impl Core {
         self.maintenance.wake();
     }
 
-    /// Has the device begin with what was appended, while its commit is applied: what a sync would do first. By another thread, since it may wait for the device,
-    /// and others wait for the committing one.
+    /// Has the device begin with what was appended, while its commit is applied: what a sync would
+    /// do first. By another thread, since it may wait for the device, and others wait for the
+    /// committing one.
     pub(crate) fn start_writing(&self) {
         if self.components.background == Background::Threads {
             self.writing_wanted.store(true, Ordering::Release);

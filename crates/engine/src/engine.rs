@@ -1,5 +1,5 @@
-//! The engine that applications hold: one store, one process, any number of threads. Its methods are
-//! in the files below, by what they are for.
+//! The engine that applications hold: one store, one process, any number of threads. Its methods
+//! are in the files below, by what they are for.
 
 mod life;
 mod reading;
@@ -29,8 +29,8 @@ use crate::value::Value;
 
 /// An embedded key-value store: ordered, versioned, durable as configured.
 ///
-/// Share it between threads as an `Arc`, or by reference. Reads take no lock. Writes commit one at a
-/// time, in one order. Dropping it closes it.
+/// Share it between threads as an `Arc`, or by reference. Reads take no lock. Writes commit one at
+/// a time, in one order. Dropping it closes it.
 ///
 /// The methods are below under headings: opening and closing, writing, reading, upkeep, numbers.
 ///

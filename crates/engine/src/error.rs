@@ -35,13 +35,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused something, and nothing has changed: a read or write outside the commit path, or the making of a file for want of file
-    /// descriptors or memory. Retrying may help.
+    /// The operating system refused something, and nothing has changed: a read or write outside the
+    /// commit path, or the making of a file for want of file descriptors or memory. Retrying
+    /// may help.
     #[error("{action}: {source}")]
     Io {
         /// What was being done, and to which file.
         action: String,
-        /// What the operating system said; shared, so that one failure can be told to several callers.
+        /// What the operating system said; shared, so that one failure can be told to several
+        /// callers.
         source: Arc<io::Error>,
     },
     /// Bytes on disk are not what was written. The store can be opened read-only, and salvaged.
@@ -66,18 +68,21 @@ pub enum Error {
         /// Whether it is this process that has it open.
         by_this_process: bool,
     },
-    /// The store was opened by the process that this one was forked from, and only that one may use it. Nothing was changed.
+    /// The store was opened by the process that this one was forked from, and only that one may use
+    /// it. Nothing was changed.
     #[error(
         "the store belongs to the process that opened it, and this one was forked since: open it in the process that uses it"
     )]
     Forked,
-    /// An earlier write or sync failed, so nothing can be promised for new writes until the store is opened again. Reads go on.
+    /// An earlier write or sync failed, so nothing can be promised for new writes until the store
+    /// is opened again. Reads go on.
     #[error("the store refuses writes since an earlier failure; open it again to go on: {reason}")]
     Poisoned {
         /// The failure that came first.
         reason: Arc<str>,
     },
-    /// No room: the disk, the quota or the memory cap is used up. Reads, deletes and compaction still work.
+    /// No room: the disk, the quota or the memory cap is used up. Reads, deletes and compaction
+    /// still work.
     #[error("no room: {detail}")]
     Full {
         /// Which room, how much of it there is, and how to get more.
@@ -110,11 +115,12 @@ pub enum Error {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// A requirement of a batch did not hold, and nothing was committed. Read the key again and decide
-    /// anew.
+    /// A requirement of a batch did not hold, and nothing was committed. Read the key again and
+    /// decide anew.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// The store has broken a rule of its own: a bug, to be reported. Nothing was changed by the call.
+    /// The store has broken a rule of its own: a bug, to be reported. Nothing was changed by the
+    /// call.
     #[error("internal error, please report it: {0}")]
     Internal(Cow<'static, str>),
     /// Something else has what was asked for, such as a name that must be unique.
@@ -123,7 +129,8 @@ pub enum Error {
     /// There is nothing by that name.
     #[error("not found: {0}")]
     NotFound(Cow<'static, str>),
-    /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about secrets.
+    /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about
+    /// secrets.
     #[error("crypto: {0}")]
     Crypto(Cow<'static, str>),
     /// The caller ended the operation before it was done.
@@ -132,7 +139,8 @@ pub enum Error {
     /// Whoever asked may not do this.
     #[error("permission denied: {0}")]
     Denied(Cow<'static, str>),
-    /// Code that the caller brought, such as a compaction policy, panicked. The store is as it was before.
+    /// Code that the caller brought, such as a compaction policy, panicked. The store is as it was
+    /// before.
     #[error("{what} panicked: {message}")]
     Panicked {
         /// Which code.

@@ -1,7 +1,9 @@
-//! Syncs in the background, so that a power loss costs no more than the interval that was asked for.
+//! Syncs in the background, so that a power loss costs no more than the interval that was asked
+//! for.
 //!
-//! A write that asks for an interval leaves it here; the thread wakes, waits half of it so that others can join, syncs once for all, and sleeps
-//! until the next write. The other half is for the sync itself. While nothing is written, nothing runs.
+//! A write that asks for an interval leaves it here; the thread wakes, waits half of it so that
+//! others can join, syncs once for all, and sleeps until the next write. The other half is for the
+//! sync itself. While nothing is written, nothing runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +16,8 @@ const NOTHING: u64 = u64::MAX;
 /// The meeting place of writers and the flusher's thread.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// The shortest interval that an unsynced write asked for, in microseconds; [`NOTHING`] if there is none.
+    /// The shortest interval that an unsynced write asked for, in microseconds; [`NOTHING`] if
+    /// there is none.
     pending_us: AtomicU64,
     closing: Mutex<bool>,
     wake: Condvar,
@@ -27,11 +30,13 @@ impl Default for Flusher {
 }
 
 impl Flusher {
-    /// Asks for a sync within `interval`. Costs one load while an earlier, not later request is pending.
+    /// Asks for a sync within `interval`. Costs one load while an earlier, not later request is
+    /// pending.
     pub(crate) fn request(&self, interval: Duration) {
         let interval_us = u64::try_from(interval.as_micros()).unwrap_or(NOTHING - 1).min(NOTHING - 1);
-        // The write was appended before this load, and the flusher swaps before it syncs: whoever sees an earlier request here is covered
-        // by the sync that this request leads to. Sequential consistency orders the two.
+        // The write was appended before this load, and the flusher swaps before it syncs: whoever sees an
+        // earlier request here is covered by the sync that this request leads to. Sequential
+        // consistency orders the two.
         if self.pending_us.load(Ordering::SeqCst) <= interval_us {
             return;
         }
@@ -41,13 +46,16 @@ impl Flusher {
         }
     }
 
-    /// Runs until [`close`](Self::close), calling `sync` when a request is due; it says how long it took.
+    /// Runs until [`close`](Self::close), calling `sync` when a request is due; it says how long it
+    /// took.
     pub(crate) fn run(&self, mut sync: impl FnMut() -> Duration) {
         let mut closing = self.closing.lock();
-        // What is asked for while a sync runs is not covered by it, and may have waited for as long as it took.
+        // What is asked for while a sync runs is not covered by it, and may have waited for as long as it
+        // took.
         let mut waited = Duration::ZERO;
-        // The share of its interval that the pending request waits for others, as a power of two: less each time that the wait starts
-        // anew, so that all waits together are shorter than the interval of the first request.
+        // The share of its interval that the pending request waits for others, as a power of two: less each
+        // time that the wait starts anew, so that all waits together are shorter than the interval
+        // of the first request.
         let mut share = 1;
         while !*closing {
             let pending_us = self.pending_us.load(Ordering::SeqCst);
@@ -84,7 +92,8 @@ mod tests {
 
     use super::Flusher;
 
-    /// Waits in many short steps, not until some moment: a machine that stands still for a while must not end it.
+    /// Waits in many short steps, not until some moment: a machine that stands still for a while
+    /// must not end it.
     fn wait_for(what: &str, is_there: impl Fn() -> bool) {
         for _ in 0..10_000 {
             if is_there() {
@@ -95,7 +104,8 @@ mod tests {
         panic!("{what}");
     }
 
-    /// Ends the flusher also when an assertion fails: else its thread, and the test with it, would wait for ever.
+    /// Ends the flusher also when an assertion fails: else its thread, and the test with it, would
+    /// wait for ever.
     struct Closes<'a>(&'a Flusher);
 
     impl Drop for Closes<'_> {

@@ -1,11 +1,14 @@
 //! One sync for all who wait.
 //!
-//! The first writer that needs its commit durable becomes the leader and syncs on its own thread, so a lone writer pays one
-//! sync and no hand-over. Writers that come while it runs wait; when it ends, those that it covered return, and one of the others leads the
-//! next sync, which covers all that was published by then.
+//! The first writer that needs its commit durable becomes the leader and syncs on its own thread,
+//! so a lone writer pays one sync and no hand-over. Writers that come while it runs wait; when it
+//! ends, those that it covered return, and one of the others leads the next sync, which covers all
+//! that was published by then.
 //!
-//! Writers that commit again as soon as they have returned would so fall into two halves, each of which waits for the other's sync. So a leader waits a little for as many as
-//! were there last time, those that came during the sync among them. A lone writer was alone last time, and waits for nobody.
+//! Writers that commit again as soon as they have returned would so fall into two halves, each of
+//! which waits for the other's sync. So a leader waits a little for as many as were there last
+//! time, those that came during the sync among them. A lone writer was alone last time, and waits
+//! for nobody.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -16,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::sync::{Condvar, Mutex, step, thread};
 
-/// A leader waits for the next of the others no longer than this share of what a sync takes, and no longer than that: they need a processor's time to come, not the device's.
+/// A leader waits for the next of the others no longer than this share of what a sync takes, and no
+/// longer than that: they need a processor's time to come, not the device's.
 const PATIENCE_SHARE: u64 = 5;
 const PATIENCE_MAX: Duration = Duration::from_micros(25);
 /// Nor does it look for them more often than this.
@@ -84,7 +88,8 @@ pub(crate) struct GroupCommit {
     last: LastSync,
 }
 
-/// What the leader of a sync leaves to the next one, which has taken the lock in between: the order of memory is the lock's.
+/// What the leader of a sync leaves to the next one, which has taken the lock in between: the order
+/// of memory is the lock's.
 #[derive(Debug, Default)]
 struct LastSync {
     /// How many had come when it began.
@@ -98,7 +103,8 @@ struct LastSync {
 struct Leading<'a> {
     group: &'a GroupCommit,
     poison: &'a Poison,
-    /// Without it the sync has panicked: that the thread is panicking says nothing, since destructors may commit.
+    /// Without it the sync has panicked: that the thread is panicking says nothing, since
+    /// destructors may commit.
     has_ended: bool,
 }
 
@@ -135,9 +141,11 @@ impl GroupCommit {
         self.durable_seq.fetch_max(seq, Ordering::AcqRel);
     }
 
-    /// Returns once commit `seq` is durable. `published` tells the latest commit that is appended in full; `sync` makes all of it durable.
+    /// Returns once commit `seq` is durable. `published` tells the latest commit that is appended
+    /// in full; `sync` makes all of it durable.
     ///
-    /// [`Error::Closed`] from `sync` is no failure: the store was closed meanwhile, and what closing has made durable is durable.
+    /// [`Error::Closed`] from `sync` is no failure: the store was closed meanwhile, and what
+    /// closing has made durable is durable.
     pub(crate) fn wait(
         &self,
         seq: u64,
@@ -187,7 +195,8 @@ impl GroupCommit {
         result.map(drop)
     }
 
-    /// Waits a little for those who were there at the last sync: they come back at once, most of them.
+    /// Waits a little for those who were there at the last sync: they come back at once, most of
+    /// them.
     fn gather(&self, elapsed: &impl Fn() -> Duration) {
         let came_since = || self.arrivals.load(Ordering::Relaxed) - self.last.arrivals.load(Ordering::Relaxed);
         let expected = self.last.there.load(Ordering::Relaxed);
@@ -216,7 +225,8 @@ impl GroupCommit {
         self.last.took_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// There is nothing left to sync: either closing has done it, or it has failed, or it never came to this commit.
+    /// There is nothing left to sync: either closing has done it, or it has failed, or it never
+    /// came to this commit.
     fn after_close(&self, seq: u64, poison: &Poison) -> Result<Synced> {
         if self.durable_seq() >= seq {
             return Ok(Synced::Before);
@@ -262,7 +272,8 @@ mod tests {
         assert!(syncs < 160, "160 commits took {syncs} syncs: none was shared");
     }
 
-    /// How often a leader asks for the time, which passes by 10 µs each time, while `come` says who comes.
+    /// How often a leader asks for the time, which passes by 10 µs each time, while `come` says who
+    /// comes.
     fn looks(group: &GroupCommit, come: impl Fn(u64)) -> u64 {
         let asked = AtomicU64::new(0);
         group.gather(&|| {

@@ -1,8 +1,10 @@
 //! Panics of code that is not the store's stop here.
 //!
-//! What a caller brings as [`Components`] runs in the middle of the store's work, often under a lock and on a thread of the store's own. So each call of it is
-//! guarded: a panic becomes the failure of that call, which the store handles as it handles any other, and is counted. A file system that panics has failed
-//! with an I/O error; a clock that panics stands still; a policy that panics has failed the run that asked it.
+//! What a caller brings as [`Components`] runs in the middle of the store's work, often under a
+//! lock and on a thread of the store's own. So each call of it is guarded: a panic becomes the
+//! failure of that call, which the store handles as it handles any other, and is counted. A file
+//! system that panics has failed with an I/O error; a clock that panics stands still; a policy that
+//! panics has failed the run that asked it.
 
 use std::any::Any;
 use std::fmt;
@@ -115,7 +117,8 @@ pub(crate) fn choose(
 /// No clock has run for longer, so that times can be added and multiplied: a thousand years.
 const LONGEST_ELAPSED: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
-/// A clock that stands still where the caller's panics, and whose [`elapsed`](Clock::elapsed) does not go back.
+/// A clock that stands still where the caller's panics, and whose [`elapsed`](Clock::elapsed) does
+/// not go back.
 struct GuardedClock {
     inner: Arc<dyn Clock>,
     panics: Arc<Panics>,

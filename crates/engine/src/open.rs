@@ -1,4 +1,5 @@
-//! From the files on disk to an open store: recover the log, fold it into the state, start a new segment.
+//! From the files on disk to an open store: recover the log, fold it into the state, start a new
+//! segment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,8 @@ impl OpenReport {
     }
 }
 
-/// Opens a store, for writing or for reading as the settings say. `is_copy`: it is being made, as a copy of another.
+/// Opens a store, for writing or for reading as the settings say. `is_copy`: it is being made, as a
+/// copy of another.
 pub(crate) fn open(
     config: StoreConfig,
     components: Components,
@@ -141,7 +143,8 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
     Ok((Core::new(config, components, time, fold.state, fold.segments, None)?.reading(lock), report))
 }
 
-/// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed yet.
+/// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed
+/// yet.
 fn refuse_loss(config: &StoreConfig, report: &RecoveryReport) -> Result<()> {
     if config.recovery_mode == RecoveryMode::DropTail || report.dropped_bytes() == 0 {
         return Ok(());

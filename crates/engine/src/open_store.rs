@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::sync::{Condvar, Mutex};
 
-/// The segment store, until it is closed. It holds the lock of the directory, so whoever closes it waits until nobody works with it any more: the next open
-/// must find the lock free.
+/// The segment store, until it is closed. It holds the lock of the directory, so whoever closes it
+/// waits until nobody works with it any more: the next open must find the lock free.
 #[derive(Debug)]
 pub(crate) struct OpenStore {
     slot: Mutex<Slot>,

@@ -1,7 +1,9 @@
-//! The queue in front of the commit: callers hand in writes and go on; one thread commits what has arrived as a group.
+//! The queue in front of the commit: callers hand in writes and go on; one thread commits what has
+//! arrived as a group.
 //!
-//! Writes of one caller commit in the order they were handed in, each with its own seq and outcome. A group takes the commit lock once,
-//! and if any of its writes asks for a sync, one sync serves them all.
+//! Writes of one caller commit in the order they were handed in, each with its own seq and outcome.
+//! A group takes the commit lock once, and if any of its writes asks for a sync, one sync serves
+//! them all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use crate::turn::called_from_within;
 /// The most writes that one group commits before its callers hear of it.
 const MAX_GROUP: usize = 1024;
 
-/// A write on its way to the commit thread: a batch, whose caller wants either the whole outcome or that of its one command.
+/// A write on its way to the commit thread: a batch, whose caller wants either the whole outcome or
+/// that of its one command.
 pub(crate) struct Request {
     pub(crate) batch: Batch,
     pub(crate) durability: Durability,
@@ -52,7 +55,8 @@ pub(crate) fn single_outcome(outcome: BatchOutcome) -> Result<ApplyOutcome> {
 
 /// What the commit thread commits with.
 pub(crate) trait Committer: Send + Sync + 'static {
-    /// Commits each batch by itself, in order, under one hold of the commit lock; then waits until those are durable that ask for it.
+    /// Commits each batch by itself, in order, under one hold of the commit lock; then waits until
+    /// those are durable that ask for it.
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>>;
 
     /// The thread has ended by a panic, which is a bug.

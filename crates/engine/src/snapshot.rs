@@ -19,17 +19,19 @@ use crate::table::InOrder;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
 
-/// Keys of a [`Snapshot::multi_get`] that are looked up before the first of their values is read: so many that their records are near by then, and so few that they
-/// are near still.
+/// Keys of a [`Snapshot::multi_get`] that are looked up before the first of their values is read:
+/// so many that their records are near by then, and so few that they are near still.
 const MULTI_GET_TOGETHER: usize = 16;
 
-/// Items that an internal iteration visits under one guard: enough that the guard costs nothing, few enough that memory is freed meanwhile.
+/// Items that an internal iteration visits under one guard: enough that the guard costs nothing,
+/// few enough that memory is freed meanwhile.
 const ITEMS_PER_GUARD: usize = 256;
 
 /// A consistent view of the store: all commits up to one seq, none after.
 ///
-/// Taking and dropping one costs less than a microsecond, whatever the number of keys; cloning it costs less. While it lives, the store keeps the
-/// old versions that it can see. It may be sent to other threads, and outlives the engine it came from.
+/// Taking and dropping one costs less than a microsecond, whatever the number of keys; cloning it
+/// costs less. While it lives, the store keeps the old versions that it can see. It may be sent to
+/// other threads, and outlives the engine it came from.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -91,7 +93,8 @@ impl Snapshot {
         self.state.get_hinted(key, guard, |hint| self.core.prefetch_hinted(hint, guard))
     }
 
-    /// The values that many keys had, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.
+    /// The values that many keys had, in their order. Faster than one [`get`](Self::get) after the
+    /// other, because cache misses overlap.
     ///
     /// # Errors
     ///
@@ -114,7 +117,8 @@ impl Snapshot {
         Ok(values)
     }
 
-    /// The value at a place that was looked up under this guard; if its segment is gone, the snapshot is asked again.
+    /// The value at a place that was looked up under this guard; if its segment is gone, the
+    /// snapshot is asked again.
     fn read_found(&self, key: &[u8], found: Option<Versioned<Place>>, guard: &Guard) -> Result<Option<Value>> {
         let Some(found) = found else { return Ok(None) };
         let first = Cell::new(Some(found));
@@ -128,7 +132,8 @@ impl Snapshot {
         self.state.get(key.as_ref()).is_some()
     }
 
-    /// The keys in `bounds` that had a value, in key order, from either end; their values are read when asked for.
+    /// The keys in `bounds` that had a value, in key order, from either end; their values are read
+    /// when asked for.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -154,7 +159,8 @@ impl Snapshot {
         Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: InOrder::default() }
     }
 
-    /// All keys that had a value, in key order, from either end; their values are read when asked for.
+    /// All keys that had a value, in key order, from either end; their values are read when asked
+    /// for.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -268,9 +274,9 @@ pub struct Range {
 }
 
 impl Range {
-    /// The same keys without those up to `cursor`, and `cursor` itself: the next page, if the cursor
-    /// is the last key of the page before. The cursor need not have a value, and may lie outside the
-    /// range. Costs a copy of the cursor.
+    /// The same keys without those up to `cursor`, and `cursor` itself: the next page, if the
+    /// cursor is the last key of the page before. The cursor need not have a value, and may lie
+    /// outside the range. Costs a copy of the cursor.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -291,8 +297,9 @@ impl Range {
         self
     }
 
-    /// The same keys without those from `cursor` on, and `cursor` itself: the page before, read from
-    /// the back, if the cursor is the first key of a page. Otherwise as [`after`](Self::after).
+    /// The same keys without those from `cursor` on, and `cursor` itself: the page before, read
+    /// from the back, if the cursor is the first key of a page. Otherwise as
+    /// [`after`](Self::after).
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -311,8 +318,9 @@ impl Range {
         self
     }
 
-    /// Calls `visit` with each key and value, in order, until it breaks; neither is copied. Records are asked for some items ahead, which makes
-    /// this the fastest way over many keys. What is left can be iterated on.
+    /// Calls `visit` with each key and value, in order, until it breaks; neither is copied. Records
+    /// are asked for some items ahead, which makes this the fastest way over many keys. What is
+    /// left can be iterated on.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -332,7 +340,8 @@ impl Range {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends there.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends
+    /// there.
     pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
         let Self { snapshot: Snapshot { core, state }, inner, order } = self;
         let order = RefCell::new(order);

@@ -1,9 +1,12 @@
 //! The segments that records are read from, found by id without a lock or a shared counter.
 //!
-//! A segment that comes is put into a free slot of the table, which readers see from then on. The table is replaced as a whole when it is half full or
-//! when segments go: readers look at the one that was current when they came, under an epoch guard, and the old one is freed once none of them is left.
-//! So adding costs the same however many segments there are, but for the copy each time their number has doubled. Ids are consecutive but
-//! for gaps that compaction leaves, so a table of at least twice as many slots, indexed by the low bits of the id, finds most segments at the first look.
+//! A segment that comes is put into a free slot of the table, which readers see from then on. The
+//! table is replaced as a whole when it is half full or when segments go: readers look at the one
+//! that was current when they came, under an epoch guard, and the old one is freed once none of
+//! them is left. So adding costs the same however many segments there are, but for the copy each
+//! time their number has doubled. Ids are consecutive but for gaps that compaction leaves, so a
+//! table of at least twice as many slots, indexed by the low bits of the id, finds most segments at
+//! the first look.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -20,8 +23,8 @@ use crate::sync::Mutex;
 
 /// A segment, and how much of it still counts.
 ///
-/// The books are kept by whoever holds the state's writer lock (or loads the store, alone), so that adding needs no locked instruction; anybody
-/// may read them.
+/// The books are kept by whoever holds the state's writer lock (or loads the store, alone), so that
+/// adding needs no locked instruction; anybody may read them.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) segment: Arc<Segment>,
@@ -46,12 +49,14 @@ impl Tracked {
         }
     }
 
-    /// So many records were added. The caller holds the state's writer lock, or nobody else knows the segment yet.
+    /// So many records were added. The caller holds the state's writer lock, or nobody else knows
+    /// the segment yet.
     pub(crate) fn add_records(&self, records: u64) {
         add(&self.records, records, Ordering::Relaxed);
     }
 
-    /// A record of so many bytes became the latest of its key. The caller holds the state's writer lock.
+    /// A record of so many bytes became the latest of its key. The caller holds the state's writer
+    /// lock.
     pub(crate) fn add_live(&self, len_bytes: u32, is_tombstone: bool) {
         add(&self.live_bytes, len_bytes.into(), Ordering::Relaxed);
         add(&self.live_records, 1, Ordering::Release);
@@ -109,11 +114,13 @@ fn subtract(number: &AtomicU64, less: u64) {
 /// Free, or a segment beside its id.
 type Slot = OnceLock<(u32, Arc<Tracked>)>;
 
-/// The segments, as of the last time that some went or that the table was full, and those that came since.
+/// The segments, as of the last time that some went or that the table was full, and those that came
+/// since.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// A power of two of slots, at least twice as many as segments; a segment stands in the first free slot from its id's on. The id stands
-    /// beside it, so that the search touches nothing else.
+    /// A power of two of slots, at least twice as many as segments; a segment stands in the first
+    /// free slot from its id's on. The id stands beside it, so that the search touches nothing
+    /// else.
     slots: Box<[Slot]>,
     /// The segments by the ends of their ids: of those with one end, the first that came.
     hinted: Box<[OnceLock<Arc<Segment>>]>,
@@ -134,7 +141,8 @@ impl Table {
         table
     }
 
-    /// Puts a segment into the first free slot from its id's on. The caller alone changes the table, and half of it is free.
+    /// Puts a segment into the first free slot from its id's on. The caller alone changes the
+    /// table, and half of it is free.
     fn put(&self, tracked: &Arc<Tracked>) {
         let id = tracked.segment.id();
         let mask = self.slots.len() - 1;
@@ -161,7 +169,8 @@ impl Table {
         None
     }
 
-    /// Asks the processor for the first bytes of the record at `place`, for a read that follows soon.
+    /// Asks the processor for the first bytes of the record at `place`, for a read that follows
+    /// soon.
     #[inline]
     pub(crate) fn prefetch(&self, place: Place) {
         if let Some(tracked) = self.find(place.segment) {
@@ -169,7 +178,8 @@ impl Table {
         }
     }
 
-    /// The same for a reader of many records, which has the device read ahead of it as long as they stand one behind the other.
+    /// The same for a reader of many records, which has the device read ahead of it as long as they
+    /// stand one behind the other.
     #[inline]
     pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut InOrder>) {
         let Some(tracked) = self.find(place.segment) else { return };
@@ -191,7 +201,8 @@ impl Table {
     }
 }
 
-/// Sees whether a reader of many records goes through segments from front to back, through some in turn perhaps, and has the device read ahead of it then.
+/// Sees whether a reader of many records goes through segments from front to back, through some in
+/// turn perhaps, and has the device read ahead of it then.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InOrder {
     /// By the ends of the segments' ids.
@@ -209,7 +220,8 @@ struct Stream {
 }
 
 impl InOrder {
-    /// A scan goes through so many segments in turn: each run of compaction has put its own records in order.
+    /// A scan goes through so many segments in turn: each run of compaction has put its own records
+    /// in order.
     const STREAMS: usize = 16;
     /// So many records make an order.
     const RUN: u32 = 8;

@@ -52,8 +52,8 @@ impl<T> Ticket<T> {
     ///
     /// # Errors
     ///
-    /// Those of the same write without a queue. [`Error::Validation`] where the wait would never end:
-    /// on the commit thread, in a callback of [`on_outcome`](Self::on_outcome).
+    /// Those of the same write without a queue. [`Error::Validation`] where the wait would never
+    /// end: on the commit thread, in a callback of [`on_outcome`](Self::on_outcome).
     pub fn wait(self) -> Result<T> {
         let mut slot = self.reply.slot.lock();
         loop {
@@ -80,10 +80,10 @@ impl<T> Ticket<T> {
     /// Calls `callback` with the outcome: at once if it is known, else on the commit thread when it
     /// is. Costs one allocation.
     ///
-    /// All writes behind it wait for the callback, so it should only pass the outcome on. It may read
-    /// the store and hand in writes. What would wait for the commit thread itself fails there: a
-    /// write that waits, or one that finds the queue full. A panic of the callback is caught and
-    /// counted in [`Stats::caught_panics`](crate::Stats::caught_panics).
+    /// All writes behind it wait for the callback, so it should only pass the outcome on. It may
+    /// read the store and hand in writes. What would wait for the commit thread itself fails
+    /// there: a write that waits, or one that finds the queue full. A panic of the callback is
+    /// caught and counted in [`Stats::caught_panics`](crate::Stats::caught_panics).
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};

@@ -1,4 +1,5 @@
-//! The store's own time: what segments are stamped with, and what the grace of tombstones is measured by.
+//! The store's own time: what segments are stamped with, and what the grace of tombstones is
+//! measured by.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,11 +15,13 @@ use crate::table::Segments;
 /// 9999-12-31T23:59:59.999Z: a clock that says more, or less than 0, says nothing.
 const LATEST_PLAUSIBLE_MS: i64 = 253_402_300_799_999;
 
-/// While the clock is behind what the store was stamped with before, the store's time passes at a half of its pace: a grace still ends, and the clock can catch up.
+/// While the clock is behind what the store was stamped with before, the store's time passes at a
+/// half of its pace: a grace still ends, and the clock can catch up.
 const SLOWED_BY: u64 = 2;
 
-/// Time that never goes back within a store, whatever its clock says, and that no caller can move: a stamp that lay before an earlier one would end the grace
-/// of tombstones as soon as the clock is set right.
+/// Time that never goes back within a store, whatever its clock says, and that no caller can move:
+/// a stamp that lay before an earlier one would end the grace of tombstones as soon as the clock is
+/// set right.
 #[derive(Debug)]
 pub(crate) struct StoreTime {
     clock: Arc<dyn Clock>,

@@ -1,7 +1,8 @@
 //! A lock that tells its holder instead of waiting for itself.
 //!
-//! Work that takes long (compaction, a checkpoint, closing) calls code that is not the store's: policies, clocks, file systems. If that calls the store
-//! again on the same thread, it gets an error at once where it would wait for ever.
+//! Work that takes long (compaction, a checkpoint, closing) calls code that is not the store's:
+//! policies, clocks, file systems. If that calls the store again on the same thread, it gets an
+//! error at once where it would wait for ever.
 
 use std::ops::{Deref, DerefMut};
 

@@ -1,7 +1,8 @@
-//! A real device that is full, under a real map: it is told by errors, never by a signal, and what makes room still works.
+//! A real device that is full, under a real map: it is told by errors, never by a signal, and what
+//! makes room still works.
 //!
-//! The device is a small tmpfs in a mount namespace of its own, which goes with the process that the test runs in it. Where that is not allowed, the
-//! test says so and is skipped.
+//! The device is a small tmpfs in a mount namespace of its own, which goes with the process that
+//! the test runs in it. Where that is not allowed, the test says so and is skipped.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that says what it skips")]

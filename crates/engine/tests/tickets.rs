@@ -1,4 +1,5 @@
-//! Tickets as futures and with callbacks, without a runtime; what a callback may do, and its panics.
+//! Tickets as futures and with callbacks, without a runtime; what a callback may do, and its
+//! panics.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

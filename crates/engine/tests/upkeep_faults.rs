@@ -1,4 +1,5 @@
-//! Faults in the midst of compaction and checkpoints: reads stay right, nothing is lost, what went wrong is told.
+//! Faults in the midst of compaction and checkpoints: reads stay right, nothing is lost, what went
+//! wrong is told.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -98,7 +99,8 @@ fn interruptions_and_short_writes_are_nothing() {
 
 #[test]
 fn deletes_and_compaction_make_room_on_a_full_device() {
-    // The caller does what else the background does when it gets to it: how far it has come decides which room is the last.
+    // The caller does what else the background does when it gets to it: how far it has come decides
+    // which room is the last.
     let fs = SimFs::new();
     let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
     for number in 0..200 {

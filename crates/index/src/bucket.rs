@@ -45,8 +45,8 @@ const LEAF_SHIFT: u32 = 16;
 /// Bits of a hint that a slot has room for.
 const SLOT_HINT_BITS: u32 = LEAF_SHIFT + 3;
 const SLOT_HINT_MASK: usize = (1 << SLOT_HINT_BITS) - 1;
-/// The number of bits of a [hint](crate::with_hints) that are kept: 19 in the slot, and a byte beside
-/// the tag.
+/// The number of bits of a [hint](crate::with_hints) that are kept: 19 in the slot, and a byte
+/// beside the tag.
 pub const HINT_BITS: u32 = SLOT_HINT_BITS + u8::BITS;
 const HINT_MASK: u32 = (1 << HINT_BITS) - 1;
 

@@ -1,7 +1,8 @@
-//! A store in an asynchronous program: short calls in tasks, durable writes awaited, long calls where
-//! blocking is allowed, and a close before the runtime ends.
+//! A store in an asynchronous program: short calls in tasks, durable writes awaited, long calls
+//! where blocking is allowed, and a close before the runtime ends.
 //!
-//! `cargo run -p hightower-kv --example async_service`; `docs/ASYNC.md` says which call waits for what.
+//! `cargo run -p hightower-kv --example async_service`; `docs/ASYNC.md` says which call waits for
+//! what.
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 

@@ -1,8 +1,9 @@
 //! The writing end of the log: one appender, one commit at a time.
 //!
-//! The order of a commit: [`make_room`](Appender::make_room), which may roll to the next segment; then encode the records against
-//! [`context`](Appender::context), [`position`](Appender::position) and [`durable`](Appender::durable); then
-//! [`append`](Appender::append), which is a bounds check and a few copies, and cannot fail half-way in a mapped segment.
+//! The order of a commit: [`make_room`](Appender::make_room), which may roll to the next segment;
+//! then encode the records against [`context`](Appender::context), [`position`](Appender::position)
+//! and [`durable`](Appender::durable); then [`append`](Appender::append), which is a bounds check
+//! and a few copies, and cannot fail half-way in a mapped segment.
 
 use std::sync::Arc;
 
@@ -98,7 +99,8 @@ impl Appender {
         self.next_seq
     }
 
-    /// How much of the active segment is known to be durable: what goes into the records of the next commit.
+    /// How much of the active segment is known to be durable: what goes into the records of the
+    /// next commit.
     #[must_use]
     #[inline]
     pub fn durable(&self) -> u32 {
@@ -118,17 +120,20 @@ impl Appender {
         u64::from(hightower_log::limits::MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES)
     }
 
-    /// Appends one commit, encoded for [`position`](Self::position), as the concatenation of `parts`; `records` is how many
-    /// commands it has. Tens of nanoseconds for a small commit in a mapped segment; a system call in a positioned one.
+    /// Appends one commit, encoded for [`position`](Self::position), as the concatenation of
+    /// `parts`; `records` is how many commands it has. Tens of nanoseconds for a small commit
+    /// in a mapped segment; a system call in a positioned one.
     ///
-    /// When this returns, readers that learn of the offset can read the records, and the commit survives the death of the process.
+    /// When this returns, readers that learn of the offset can read the records, and the commit
+    /// survives the death of the process.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::DoesNotFit`] if [`make_room`](Self::make_room) was not asked for this length; [`SegmentError::Full`] if a
-    /// positioned write found the device full; [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on.
-    /// Nothing of the commit will ever be read in any of these cases. [`SegmentError::Invalid`] for fewer bytes than any
-    /// commit has.
+    /// [`SegmentError::DoesNotFit`] if [`make_room`](Self::make_room) was not asked for this
+    /// length; [`SegmentError::Full`] if a positioned write found the device full;
+    /// [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on.
+    /// Nothing of the commit will ever be read in any of these cases. [`SegmentError::Invalid`] for
+    /// fewer bytes than any commit has.
     #[inline]
     pub fn append(&mut self, parts: &[&[u8]], records: u32) -> Result<Appended, SegmentError> {
         self.shared.poison.check()?;
@@ -149,14 +154,16 @@ impl Appender {
         Ok(appended)
     }
 
-    /// Sees to it that a commit of `len_bytes` fits the active segment, rolling to a new one where it does not. Tells whether it
-    /// rolled: then context, position and seq are new. Costs nothing while there is room, microseconds when it rolls to a prepared
-    /// segment, and the making of a file when there is none.
+    /// Sees to it that a commit of `len_bytes` fits the active segment, rolling to a new one where
+    /// it does not. Tells whether it rolled: then context, position and seq are new. Costs
+    /// nothing while there is room, microseconds when it rolls to a prepared segment, and the
+    /// making of a file when there is none.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`] if there is no room for a new segment, [`SegmentError::TooLarge`] if none can hold the commit; then
-    /// nothing has changed. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    /// [`SegmentError::Full`] if there is no room for a new segment, [`SegmentError::TooLarge`] if
+    /// none can hold the commit; then nothing has changed. [`SegmentError::Io`] or
+    /// [`SegmentError::Poisoned`] otherwise.
     #[inline]
     pub fn make_room(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<bool, SegmentError> {
         if len_bytes <= self.remaining_bytes() as usize {
@@ -166,8 +173,10 @@ impl Appender {
         Ok(true)
     }
 
-    /// Ends the active segment and goes on in a new one with room for `len_bytes`. Gives the segment that ended; it is synced and
-    /// sealed by [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors) or by the next sync.
+    /// Ends the active segment and goes on in a new one with room for `len_bytes`. Gives the
+    /// segment that ended; it is synced and
+    /// sealed by [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors) or by
+    /// the next sync.
     ///
     /// # Errors
     ///
@@ -202,7 +211,8 @@ impl Appender {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable stays so; the next open recovers.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable
+    /// stays so; the next open recovers.
     pub fn close(mut self, stamp: Stamp) -> Result<(), SegmentError> {
         self.shared.seal_rolled()?;
         let empty = self.position <= FIRST_RECORD_AT;
@@ -245,12 +255,13 @@ impl Appender {
         Ok(())
     }
 
-    /// Gives back the room of the active segment beyond the next `keep_bytes`; what comes after that goes into the next segment. For a store that
-    /// is not written to at the moment.
+    /// Gives back the room of the active segment beyond the next `keep_bytes`; what comes after
+    /// that goes into the next segment. For a store that is not written to at the moment.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`]; then commits may use no more than was asked for, but the room may not have been given back.
+    /// [`SegmentError::Io`]; then commits may use no more than was asked for, but the room may not
+    /// have been given back.
     pub fn give_back(&mut self, keep_bytes: u32) -> Result<(), SegmentError> {
         let limit = self.position.saturating_add(keep_bytes);
         if limit >= self.limit {
@@ -277,8 +288,9 @@ impl Appender {
         SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes: self.remaining_bytes().into() }
     }
 
-    /// A write that did nothing for lack of room or memory can be tried again. One that wrote a part cannot: a later, shorter commit
-    /// in its place might be followed by what is left of it.
+    /// A write that did nothing for lack of room or memory can be tried again. One that wrote a
+    /// part cannot: a later, shorter commit in its place might be followed by what is left of
+    /// it.
     #[cold]
     fn fail(&self, (written, error): (u64, std::io::Error), len: usize) -> SegmentError {
         let path = self.segment.path();

@@ -1,4 +1,5 @@
-//! Segments that compaction writes: a private file until it is whole and durable, then swapped in through the manifest.
+//! Segments that compaction writes: a private file until it is whole and durable, then swapped in
+//! through the manifest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +23,8 @@ use crate::spares::{Spare, entry_of};
 /// Records are gathered up to this many bytes and written at once.
 const BUFFER_LEN_BYTES: usize = 256 << 10;
 
-/// Writes one compacted segment. Its memory does not depend on the segment's length. Dropping it unfinished removes the file.
+/// Writes one compacted segment. Its memory does not depend on the segment's length. Dropping it
+/// unfinished removes the file.
 #[derive(Debug)]
 pub struct CompactedWriter {
     shared: Arc<Shared>,
@@ -50,7 +52,8 @@ pub struct CompactedSegment {
 pub struct Edit {
     /// Segments to add.
     pub add: Vec<CompactedSegment>,
-    /// Ids of sealed segments to remove. Their files stay until [`SegmentStore::release`](crate::SegmentStore::release).
+    /// Ids of sealed segments to remove. Their files stay until
+    /// [`SegmentStore::release`](crate::SegmentStore::release).
     pub remove: Vec<u32>,
 }
 
@@ -72,13 +75,8 @@ impl CompactedWriter {
         stamp: Stamp,
     ) -> Result<Self, SegmentError> {
         let _preparing = shared.preparing.lock();
-        let mut spare = match shared.compaction_file(capacity, least, purpose) {
-            Err(error) if error.is_out_of_maps() && purpose == Purpose::Reclaim => {
-                let _lent = shared.maps.lend();
-                shared.compaction_file(capacity, least, purpose)?
-            }
-            made => made?,
-        };
+        let file = || shared.compaction_file(capacity, least, purpose);
+        let mut spare = if purpose == Purpose::Reclaim { shared.maps.or_lend(file) } else { file() }?;
         let named = shared.name_as_segment(&mut spare).and_then(|id| Ok((id, shared.random()?)));
         let (id, salt) = match named {
             Ok(named) => named,
@@ -107,8 +105,8 @@ impl CompactedWriter {
         })
     }
 
-    /// Sets the base seq, before the first record: for a compacted segment, a seq above those of all commits that its records come
-    /// from. Without this it is 0, which says nothing.
+    /// Sets the base seq, before the first record: for a compacted segment, a seq above those of
+    /// all commits that its records come from. Without this it is 0, which says nothing.
     #[must_use]
     pub fn with_base_seq(mut self, base_seq: u64) -> Self {
         if self.records == 0 {
@@ -143,11 +141,13 @@ impl CompactedWriter {
         capacity.saturating_sub(self.position())
     }
 
-    /// Adds one record, encoded for [`position`](Self::position) as relocated, as the concatenation of `parts`. Gives its offset.
+    /// Adds one record, encoded for [`position`](Self::position) as relocated, as the concatenation
+    /// of `parts`. Gives its offset.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::DoesNotFit`], and nothing has changed; [`SegmentError::Io`] if the device fails, and the store is poisoned.
+    /// [`SegmentError::DoesNotFit`], and nothing has changed; [`SegmentError::Io`] if the device
+    /// fails, and the store is poisoned.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<u32, SegmentError> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len > self.remaining_bytes() as usize {
@@ -176,12 +176,13 @@ impl CompactedWriter {
         Ok(())
     }
 
-    /// Makes the segment durable and readable. It counts only once [`SegmentStore::install`](crate::SegmentStore::install) has
-    /// named it.
+    /// Makes the segment durable and readable. It counts only once
+    /// [`SegmentStore::install`](crate::SegmentStore::install) has named it.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then removed, by the next open at the latest.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then
+    /// removed, by the next open at the latest.
     pub fn finish(mut self) -> Result<CompactedSegment, SegmentError> {
         self.flush()?;
         let Some(spare) = self.spare.take() else {
@@ -203,9 +204,10 @@ impl CompactedWriter {
             synced.and_then(|()| shared.sync_dir()).map_err(|error| shared.poison.latch_sync(error))?;
         }
         shared.longest_len.fetch_max(len.min(shared.options.segment_len_bytes), Ordering::Relaxed);
-        let mapping = file
-            .map(len as usize, Access::Read, MapPermit::of_store())
-            .map_err(|error| SegmentError::io("map", &path, error))?;
+        let mapping = shared.maps.or_lend(|| {
+            let mapping = file.map(len as usize, Access::Read, MapPermit::of_store());
+            mapping.map_err(|error| SegmentError::io("map", &path, error))
+        })?;
         let segment = published(Segment::new(path, self.header, None, mapping), len)?;
         segment.raise_durable(len);
         Ok(CompactedSegment { segment: Arc::new(segment), records: self.records })

@@ -1,7 +1,8 @@
 //! What a new [`Fs`] has to do, as checks that its author runs in a test: [`check_fs`].
 //!
-//! They cover what a store relies on while the process lives. Whether synced bytes survive power loss cannot be seen from inside; for that the
-//! tests of this crate run on a simulated file system.
+//! They cover what a store relies on while the process lives. Whether synced bytes survive power
+//! loss cannot be seen from inside; for that the tests of this crate run on a simulated file
+//! system.
 //!
 //! ```
 //! use hightower_segment::{RealFs, conformance::check_fs};
@@ -51,9 +52,11 @@ const FS_CHECKS: [(&str, FsCheck); 2] = [
     ("a handle stays with its directory, whatever becomes of the name", moving),
 ];
 
-/// Checks a file system in an empty directory of it; the first promise that is not kept is the error. Files are left behind.
+/// Checks a file system in an empty directory of it; the first promise that is not kept is the
+/// error. Files are left behind.
 ///
-/// `rename_dir` gives a directory of this file system another name, in one step, as another program might do it; no store does.
+/// `rename_dir` gives a directory of this file system another name, in one step, as another program
+/// might do it; no store does.
 ///
 /// # Errors
 ///
@@ -217,7 +220,8 @@ fn locking(fs: &dyn Fs, path: &Path, _rename_dir: RenameDir<'_>) -> Checked {
     ensure(third.is_none(), "a writer was let in beside readers")
 }
 
-/// A handle stays with its directory: when that gets another name, and when another directory has its name.
+/// A handle stays with its directory: when that gets another name, and when another directory has
+/// its name.
 fn moving(fs: &dyn Fs, path: &Path, rename_dir: RenameDir<'_>) -> Checked {
     let (here, there) = (path.join("here"), path.join("there"));
     ok("creating a directory", fs.create_dir_all(&here))?;

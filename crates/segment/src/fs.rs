@@ -1,8 +1,10 @@
-//! The file system as this crate sees it: a seam with a real side ([`RealFs`]) and a simulated one (`sim::SimFs`).
+//! The file system as this crate sees it: a seam with a real side ([`RealFs`]) and a simulated one
+//! (`sim::SimFs`).
 //!
-//! The traits ask for no more than a log needs: append-only files of fixed size, atomic replacement, directory syncs and one
-//! lock. Everything a store does to the outside goes through them. A store resolves the path of its directory once: from then on
-//! it names its files relative to the directory that it has open.
+//! The traits ask for no more than a log needs: append-only files of fixed size, atomic
+//! replacement, directory syncs and one lock. Everything a store does to the outside goes through
+//! them. A store resolves the path of its directory once: from then on it names its files relative
+//! to the directory that it has open.
 
 mod real;
 
@@ -39,7 +41,8 @@ pub enum LockKind {
 pub struct Metadata {
     /// Its length in bytes.
     pub len_bytes: u64,
-    /// How many names it has: more than one means that somebody, such as a backup, keeps a hard link.
+    /// How many names it has: more than one means that somebody, such as a backup, keeps a hard
+    /// link.
     pub links: u64,
 }
 
@@ -57,18 +60,20 @@ pub trait Lock: Debug + Send + Sync {}
 
 /// A file system. Used as `Arc<dyn Fs>`. What happens inside a directory is a matter of [`Dir`].
 ///
-/// All errors are the system's own. Out of space must come back as [`io::ErrorKind::StorageFull`] or
-/// [`io::ErrorKind::QuotaExceeded`].
+/// All errors are the system's own. Out of space must come back as [`io::ErrorKind::StorageFull`]
+/// or [`io::ErrorKind::QuotaExceeded`].
 pub trait Fs: Debug + Send + Sync {
-    /// Opens a directory. The handle stays with this directory, whatever happens to its name afterwards.
+    /// Opens a directory. The handle stays with this directory, whatever happens to its name
+    /// afterwards.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::NotADirectory`] if something else has its name.
+    /// [`io::ErrorKind::NotFound`] if it does not exist, [`io::ErrorKind::NotADirectory`] if
+    /// something else has its name.
     fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>>;
 
-    /// Creates a directory and those above it that are missing, for their owner alone, and syncs every directory that got a new
-    /// entry. Nothing happens if it exists.
+    /// Creates a directory and those above it that are missing, for their owner alone, and syncs
+    /// every directory that got a new entry. Nothing happens if it exists.
     ///
     /// # Errors
     ///
@@ -78,11 +83,13 @@ pub trait Fs: Debug + Send + Sync {
 
 /// An open directory: its files, by name. Used as `Arc<dyn Dir>`.
 ///
-/// All methods mean the directory that was opened, even if it was renamed since, or another one has its name now. Once it was
-/// removed, they fail with [`io::ErrorKind::NotFound`]. No method but [`list`](Self::list), [`try_lock`](Self::try_lock) and those
-/// that open a file needs another file descriptor.
+/// All methods mean the directory that was opened, even if it was renamed since, or another one has
+/// its name now. Once it was removed, they fail with [`io::ErrorKind::NotFound`]. No method but
+/// [`list`](Self::list), [`try_lock`](Self::try_lock) and those that open a file needs another file
+/// descriptor.
 ///
-/// A name is one path component: with a `/` in it, empty, `.` or `..`, it is refused with [`io::ErrorKind::InvalidInput`].
+/// A name is one path component: with a `/` in it, empty, `.` or `..`, it is refused with
+/// [`io::ErrorKind::InvalidInput`].
 pub trait Dir: Any + Debug + Send + Sync {
     /// Where the directory was when it was opened, as an absolute path: for messages.
     fn path(&self) -> &Path;
@@ -94,7 +101,8 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// [`io::ErrorKind::AlreadyExists`] if the name is taken.
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Opens a regular file that exists. It waits for nothing: what is no regular file, such as a named pipe, is refused.
+    /// Opens a regular file that exists. It waits for nothing: what is no regular file, such as a
+    /// named pipe, is refused.
     ///
     /// # Errors
     ///
@@ -120,12 +128,13 @@ pub trait Dir: Any + Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AlreadyExists`] if the name is taken; [`io::ErrorKind::CrossesDevices`] if the directories are not of one
-    /// file system; those of the system.
+    /// [`io::ErrorKind::AlreadyExists`] if the name is taken; [`io::ErrorKind::CrossesDevices`] if
+    /// the directories are not of one file system; those of the system.
     fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()>;
 
-    /// The names in the directory, in no order. A name that is not UTF-8 is given with U+FFFD in place of what is not: no file
-    /// of a store has such a name, but the directory is not empty.
+    /// The names in the directory, in no order. A name that is not UTF-8 is given with U+FFFD in
+    /// place of what is not: no file of a store has such a name, but the directory is not
+    /// empty.
     ///
     /// # Errors
     ///
@@ -146,15 +155,18 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Those of the system.
     fn sync(&self) -> io::Result<()>;
 
-    /// Takes a lock on the directory itself, without waiting; `None` if another holder is in the way. There is no lock file, so
-    /// nothing in the directory can be removed or replaced to get around it. The lock ends with the process at the latest.
+    /// Takes a lock on the directory itself, without waiting; `None` if another holder is in the
+    /// way. There is no lock file, so nothing in the directory can be removed or replaced to
+    /// get around it. The lock ends with the process at the latest.
     ///
     /// # Errors
     ///
-    /// Those of the system, for one [`io::ErrorKind::Unsupported`] where the file system locks no directories.
+    /// Those of the system, for one [`io::ErrorKind::Unsupported`] where the file system locks no
+    /// directories.
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
 
-    /// Whether a lock that is in the way is held by this process, as far as that is known: for messages.
+    /// Whether a lock that is in the way is held by this process, as far as that is known: for
+    /// messages.
     fn is_locked_by_this_process(&self) -> bool;
 
     /// How much room there is on the directory's device. Others use it, too: it is known for this
@@ -165,7 +177,8 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Those of the system.
     fn room(&self) -> io::Result<DeviceRoom>;
 
-    /// Whether writing into an allocated file cannot fail for want of space, so that stores through a map are safe.
+    /// Whether writing into an allocated file cannot fail for want of space, so that stores through
+    /// a map are safe.
     ///
     /// # Errors
     ///
@@ -175,7 +188,8 @@ pub trait Dir: Any + Debug + Send + Sync {
 
 /// An open file. Used as `Arc<dyn File>`.
 pub trait File: Debug + Send + Sync {
-    /// Reads at an offset; fewer bytes than asked for, down to none at the end of the file, are no error.
+    /// Reads at an offset; fewer bytes than asked for, down to none at the end of the file, are no
+    /// error.
     ///
     /// # Errors
     ///
@@ -193,11 +207,13 @@ pub trait File: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of the system. After an error nothing is known of what was written since the last success.
+    /// Those of the system. After an error nothing is known of what was written since the last
+    /// success.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Begins to write what has changed in a range to the device, and waits for nothing. A hint, for bytes that will be synced soon: it makes nothing durable,
-    /// and what goes wrong is told by the sync. Where the system knows no such thing, nothing happens.
+    /// Begins to write what has changed in a range to the device, and waits for nothing. A hint,
+    /// for bytes that will be synced soon: it makes nothing durable, and what goes wrong is
+    /// told by the sync. Where the system knows no such thing, nothing happens.
     fn start_writing(&self, _offset: u64, _len_bytes: u64) {}
 
     /// Length and number of names.
@@ -221,8 +237,9 @@ pub trait File: Debug + Send + Sync {
     /// Out of space comes back here. The file may then have grown by a part.
     fn allocate(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Gives back the room on the device behind `len_bytes`, without changing the file's length: what stood there reads as zeros from then on. Where
-    /// the file system cannot do that, nothing happens; it only costs room.
+    /// Gives back the room on the device behind `len_bytes`, without changing the file's length:
+    /// what stood there reads as zeros from then on. Where the file system cannot do that,
+    /// nothing happens; it only costs room.
     ///
     /// # Errors
     ///
@@ -231,8 +248,8 @@ pub trait File: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Maps the first `len_bytes` of the file, which must be that long. Nothing of it is published yet. What else must hold while the
-    /// mapping lives, the permit promises.
+    /// Maps the first `len_bytes` of the file, which must be that long. Nothing of it is published
+    /// yet. What else must hold while the mapping lives, the permit promises.
     ///
     /// # Errors
     ///

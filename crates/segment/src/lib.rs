@@ -1,22 +1,29 @@
-//! The files of a Hightower KV store: segments that are appended to, a manifest that names them, and the rules that bring both
-//! back after a crash.
+//! The files of a Hightower KV store: segments that are appended to, a manifest that names them,
+//! and the rules that bring both back after a crash.
 //!
-//! A store is a directory of *segments*, each an append-only file of records (see [`hightower_log`]), and a *manifest* that says
-//! which of them count. This crate knows nothing of what keys and versions mean; it stores commits in order, makes them durable,
-//! finds them again, and tells damage from a plain crash.
+//! A store is a directory of *segments*, each an append-only file of records (see
+//! [`hightower_log`]), and a *manifest* that says which of them count. This crate knows nothing of
+//! what keys and versions mean; it stores commits in order, makes them durable, finds them again,
+//! and tells damage from a plain crash.
 //!
-//! * [`SegmentStore::open`] takes the lock and recovers; [`Recovery`] hands out the segments for replay and gives an [`Appender`].
-//! * [`Appender`] is the one writer: bytes go through a map or by positioned writes, see [`AppendMode`].
+//! * [`SegmentStore::open`] takes the lock and recovers; [`Recovery`] hands out the segments for
+//!   replay and gives an [`Appender`].
+//! * [`Appender`] is the one writer: bytes go through a map or by positioned writes, see
+//!   [`AppendMode`].
 //! * [`Segment`] is what readers share: [`Segment::record_at`] is a bounds check and a decode.
 //! * [`SyncPoint`] makes commits durable without the appender's lock.
 //! * [`SegmentStore::prepare_next`], [`prefault_ahead`](SegmentStore::prefault_ahead) and
-//!   [`sync_predecessors`](SegmentStore::sync_predecessors) are for a background thread, which the layer above owns.
-//! * [`CompactedWriter`], [`SegmentStore::install`] and [`SegmentStore::release`] are for compaction.
-//! * [`Wal`] is a write-ahead log of byte strings on the same files, for programs that need no store.
-//! * [`Fs`] is the seam to the outside: [`RealFs`], and with the feature `sim` a simulated file system with a page cache, a disk
-//!   and crashes.
+//!   [`sync_predecessors`](SegmentStore::sync_predecessors) are for a background thread, which the
+//!   layer above owns.
+//! * [`CompactedWriter`], [`SegmentStore::install`] and [`SegmentStore::release`] are for
+//!   compaction.
+//! * [`Wal`] is a write-ahead log of byte strings on the same files, for programs that need no
+//!   store.
+//! * [`Fs`] is the seam to the outside: [`RealFs`], and with the feature `sim` a simulated file
+//!   system with a page cache, a disk and crashes.
 //!
-//! What each start-up situation leads to is in the project's `docs/DURABILITY.md`, the bytes are in `docs/FORMAT.md`.
+//! What each start-up situation leads to is in the project's `docs/DURABILITY.md`, the bytes are in
+//! `docs/FORMAT.md`.
 //!
 //! # Example
 //!
@@ -49,8 +56,8 @@
 //!
 //! # What it is not
 //!
-//! It gives keys and versions no meaning, keeps no index, and starts no thread: the layers above do. (A [`Wal`] keeps the
-//! places of its entries, and starts a thread for callbacks.)
+//! It gives keys and versions no meaning, keeps no index, and starts no thread: the layers above
+//! do. (A [`Wal`] keeps the places of its entries, and starts a thread for callbacks.)
 //!
 //! # At a glance
 //!

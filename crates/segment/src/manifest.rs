@@ -1,8 +1,10 @@
 //! The manifest: which files make up the store.
 //!
-//! One small file names the live segments and what is known of them. It is replaced as a whole (write a new one, sync it, rename
-//! it over the old one, sync the directory), so that it is always either the old or the new one; in between, changes are appended to it, each as an
-//! [edit](crate::manifest_edit). What it does not name does not count. The bytes are described in the project's `docs/FORMAT.md`.
+//! One small file names the live segments and what is known of them. It is replaced as a whole
+//! (write a new one, sync it, rename it over the old one, sync the directory), so that it is always
+//! either the old or the new one; in between, changes are appended to it, each as an
+//! [edit](crate::manifest_edit). What it does not name does not count. The bytes are described in
+//! the project's `docs/FORMAT.md`.
 
 use hightower_log::SegmentKind;
 use thiserror::Error;
@@ -182,7 +184,8 @@ impl Manifest {
         bytes
     }
 
-    /// Reads a manifest, with the edits that stand behind it. Never allocates more than a small multiple of the input's length.
+    /// Reads a manifest, with the edits that stand behind it. Never allocates more than a small
+    /// multiple of the input's length.
     ///
     /// # Errors
     ///
@@ -301,7 +304,8 @@ impl SegmentEntry {
     }
 }
 
-/// Checks magic, length and checksum, and gives the bytes of the manifest before its edits, without its check, and that.
+/// Checks magic, length and checksum, and gives the bytes of the manifest before its edits, without
+/// its check, and that.
 fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
     let damaged = |offset, reason| ManifestError::Damaged { offset, reason };
     if bytes.first_chunk::<8>() != Some(&MAGIC) {

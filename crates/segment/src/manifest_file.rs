@@ -20,7 +20,8 @@ const LEAST_EDITS_BYTES: u64 = manifest_edit::MAX_LEN_BYTES as u64;
 #[derive(Debug)]
 pub(crate) struct ManifestFile {
     now: Manifest,
-    /// `None` until this opening has written the manifest: an earlier one may have failed to sync what stands there.
+    /// `None` until this opening has written the manifest: an earlier one may have failed to sync
+    /// what stands there.
     log: Option<EditLog>,
 }
 
@@ -40,8 +41,8 @@ pub(crate) struct EditLog {
 pub(crate) enum Form {
     /// As an edit, if that is shorter.
     Shortest,
-    /// It is the last one: the manifest is written anew, so that one check covers all of it, and its file is closed. If no file can be made for that, it is
-    /// appended after all.
+    /// It is the last one: the manifest is written anew, so that one check covers all of it, and
+    /// its file is closed. If no file can be made for that, it is appended after all.
     Last,
 }
 
@@ -152,7 +153,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes all of a manifest. `in_doubt`: why it is not known what the file holds that this replaces.
+    /// Writes all of a manifest. `in_doubt`: why it is not known what the file holds that this
+    /// replaces.
     fn write_whole(&self, next: &Manifest, in_doubt: Option<SegmentError>) -> Result<EditLog, SegmentError> {
         let mut has_given_up = false;
         let mut written = replace_manifest(self.dir.as_ref(), next);
@@ -162,7 +164,8 @@ impl Shared {
         }
         match written {
             Ok((file, encoded)) => {
-                // The old manifest's room is free: it is kept before anything else takes it. If that fails, whatever would grow next is told.
+                // The old manifest's room is free: it is kept before anything else takes it. If that fails,
+                // whatever would grow next is told.
                 let _made_later = if has_given_up { self.keep_manifest_reserve(encoded.len() as u64) } else { Ok(()) };
                 Ok(EditLog::new(file, self.dir.path().join(MANIFEST), &encoded))
             }

@@ -10,6 +10,7 @@ use std::io;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
+use crate::error::SegmentError;
 use crate::lock::Mutex;
 use crate::mutants::planted;
 
@@ -33,7 +34,7 @@ struct KeptMaps {
 
 /// As long as this lives, files may be mapped without a reserve.
 #[derive(Debug)]
-pub(crate) struct Lent<'a>(&'a MapReserve);
+struct Lent<'a>(&'a MapReserve);
 
 impl MapReserve {
     /// Makes the reserve if it is not there.
@@ -49,8 +50,21 @@ impl MapReserve {
         Ok(())
     }
 
+    /// Maps a file for compaction. If the process has no map left, it tries once more without the
+    /// reserve: another thread may take the last maps for a moment to see whether a reserve is
+    /// there.
+    pub(crate) fn or_lend<T>(&self, map: impl Fn() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+        match map() {
+            Err(error) if error.is_out_of_maps() => {
+                let _lent = self.lend();
+                map()
+            }
+            made => made,
+        }
+    }
+
     /// Gives the maps up for an output of compaction.
-    pub(crate) fn lend(&self) -> Lent<'_> {
+    fn lend(&self) -> Lent<'_> {
         *self.state.lock() = KeptMaps { kept: None, is_lent: true };
         Lent(self)
     }

@@ -1,15 +1,19 @@
 //! Memory that is a file's: the only module of this crate with `unsafe`.
 //!
-//! A mapping is a run of bytes of which a prefix is *published*. One writer (whoever holds the [`MappingWriter`]; there is never
-//! a second one) copies bytes behind the prefix and then moves the prefix's end over them; any number of readers borrow from the
-//! prefix, without locks. Since published bytes are never written again, and unpublished ones never lent, a borrowed slice never
+//! A mapping is a run of bytes of which a prefix is *published*. One writer (whoever holds the
+//! [`MappingWriter`]; there is never a second one) copies bytes behind the prefix and then moves
+//! the prefix's end over them; any number of readers borrow from the prefix, without locks. Since
+//! published bytes are never written again, and unpublished ones never lent, a borrowed slice never
 //! changes: that is what makes the interface safe.
 //!
-//! A file that is appended to is mapped twice, since what is wished of its pages differs: by the writer, which touches them ahead, in ever more or as few at once as
-//! suits it; and by readers, to whom a page comes back after the system has given it up, and who cannot write. Both see the same bytes: they are the page cache's.
+//! A file that is appended to is mapped twice, since what is wished of its pages differs: by the
+//! writer, which touches them ahead, in ever more or as few at once as suits it; and by readers, to
+//! whom a page comes back after the system has given it up, and who cannot write. Both see the same
+//! bytes: they are the page cache's.
 //!
-//! Behind it is either a file's pages ([`Mapping::of_file`]) or plain shared memory ([`Mapping::of_memory`]), which a file system
-//! without maps, for one the simulated one, uses as the image of the file.
+//! Behind it is either a file's pages ([`Mapping::of_file`]) or plain shared memory
+//! ([`Mapping::of_memory`]), which a file system without maps, for one the simulated one, uses as
+//! the image of the file.
 
 mod fork_guard;
 
@@ -31,7 +35,8 @@ pub use fork_guard::ForkGuard;
 #[cfg(feature = "sim")]
 pub use fork_guard::run_in_fork;
 
-/// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the kernel's map lock for long.
+/// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the
+/// kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;
 
 /// A huge page: as much as the last level of the processor's page tables covers.
@@ -43,15 +48,19 @@ pub enum Pages {
     /// As small as they come: a sync writes little more than what has changed.
     #[default]
     Small,
-    /// As the system likes: it reads around what is touched, ever more together, and later writes as much together.
+    /// As the system likes: it reads around what is touched, ever more together, and later writes
+    /// as much together.
     Mixed,
-    /// Huge where that is possible. Touching them takes half of the time that mixed ones take, and reading from them a little less; but a sync writes each that has changed as a
+    /// Huge where that is possible. Touching them takes half of the time that mixed ones take, and
+    /// reading from them a little less; but a sync writes each that has changed as a
     /// whole, 2 MiB. For what is written much faster than it is synced.
     Huge,
 }
 
-/// The promise that a map of a file needs, and that no type can make: that nobody cuts the file or writes to what is lent. One is used up by each map, and
-/// only who writes `unsafe` makes one; whoever implements [`File`](crate::File) passes it on to the file that it stands for, and to no other.
+/// The promise that a map of a file needs, and that no type can make: that nobody cuts the file or
+/// writes to what is lent. One is used up by each map, and only who writes `unsafe` makes one;
+/// whoever implements [`File`](crate::File) passes it on to the file that it stands for, and to no
+/// other.
 ///
 /// Without it none of these compiles. A write under a borrowed slice:
 ///
@@ -107,24 +116,29 @@ impl MapPermit {
     ///
     /// # Safety
     ///
-    /// As long as the mapping lives, nobody makes the file shorter than what is mapped of it, but for the part behind all that is ever published; and nobody writes
-    /// to a byte of it that this mapping, or another one of the file, has published: neither through a file nor through a mapping, in no process.
+    /// As long as the mapping lives, nobody makes the file shorter than what is mapped of it, but
+    /// for the part behind all that is ever published; and nobody writes to a byte of it that
+    /// this mapping, or another one of the file, has published: neither through a file nor through
+    /// a mapping, in no process.
     #[must_use]
     pub unsafe fn new() -> Self {
         Self(())
     }
 
-    /// The promise for a file of a store, by the rules of this crate: the store's lock keeps other stores and other processes of this
-    /// kind away; a file is appended to by one writer, behind what it has published; it is cut only where nobody has published
-    /// and nobody will append; it is used again only when its mapping is nobody's any more. What the rules cannot rule out is somebody
-    /// who does not know them: a program that writes to the store's files, or this one, by their paths.
+    /// The promise for a file of a store, by the rules of this crate: the store's lock keeps other
+    /// stores and other processes of this kind away; a file is appended to by one writer,
+    /// behind what it has published; it is cut only where nobody has published and nobody will
+    /// append; it is used again only when its mapping is nobody's any more. What the rules cannot
+    /// rule out is somebody who does not know them: a program that writes to the store's files,
+    /// or this one, by their paths.
     pub(crate) fn of_store() -> Self {
         // SAFETY: the rules above.
         unsafe { Self::new() }
     }
 }
 
-/// A file's bytes in memory, up to a published end: one writer appends behind it, any number of readers borrow before it.
+/// A file's bytes in memory, up to a published end: one writer appends behind it, any number of
+/// readers borrow before it.
 pub struct Mapping {
     /// Where readers find the bytes.
     base: *const u8,
@@ -177,18 +191,21 @@ pub enum MappingError {
     ObserverPanicked,
 }
 
-// SAFETY: `base` and `target` point into `backing`, which lives as long as the mapping and is itself free to move between threads. All access
-// through them follows the protocol of the module's story, which needs no particular thread.
+// SAFETY: `base` and `target` point into `backing`, which lives as long as the mapping and is
+// itself free to move between threads. All access through them follows the protocol of the module's
+// story, which needs no particular thread.
 unsafe impl Send for Mapping {}
-// SAFETY: shared references give out slices of published bytes, which nobody writes, and let one `&mut MappingWriter` write
-// unpublished bytes, which nobody reads. The published end moves by release stores and is read by acquire loads.
+// SAFETY: shared references give out slices of published bytes, which nobody writes, and let one
+// `&mut MappingWriter` write unpublished bytes, which nobody reads. The published end moves by
+// release stores and is read by acquire loads.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `len_bytes` of a file.
     ///
-    /// The file must be as long as that and stay so, and nobody else may write to it: who makes the [`MapPermit`] promises it. (A process that
-    /// cuts a mapped file makes its readers die by a signal; no program that maps files can prevent that.)
+    /// The file must be as long as that and stay so, and nobody else may write to it: who makes the
+    /// [`MapPermit`] promises it. (A process that cuts a mapped file makes its readers die by a
+    /// signal; no program that maps files can prevent that.)
     ///
     /// # Errors
     ///
@@ -200,7 +217,8 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len_bytes);
         let reading = options.map_raw_read_only(file)?;
-        // Or a page that is not in memory would bring as much as the system reads ahead of a file, up to many megabytes, of which a lookup needs a page or two.
+        // Or a page that is not in memory would bring as much as the system reads ahead of a file, up to
+        // many megabytes, of which a lookup needs a page or two.
         if !planted("lookups_read_ahead") {
             let _wish = reading.advise(memmap2::Advice::Random);
         }
@@ -214,8 +232,8 @@ impl Mapping {
         Ok(Self::new((base, target), len_bytes, access, Backing::File(maps)))
     }
 
-    /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter; `observer` learns of each append and
-    /// serves [`sync`](Self::sync).
+    /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter;
+    /// `observer` learns of each append and serves [`sync`](Self::sync).
     #[must_use]
     pub fn of_memory(
         memory: Arc<SharedMemory>,
@@ -271,16 +289,18 @@ impl Mapping {
         self.published.load(Ordering::Acquire)
     }
 
-    /// The published bytes of a range; `None` where it is not published as a whole. Costs an atomic load.
+    /// The published bytes of a range; `None` where it is not published as a whole. Costs an atomic
+    /// load.
     #[must_use]
     #[inline]
     pub fn slice(&self, range: Range<usize>) -> Option<&[u8]> {
         if range.start > range.end || range.end > self.published() {
             return None;
         }
-        // SAFETY: the range lies within the published bytes, which lie within `len` bytes from `base`. They are initialised (a
-        // file's bytes always are, memory starts as zeros) and are never written again while `self` is borrowed, through this map or the writer's: writers
-        // write behind the published end only, and `reset` needs `&mut self`.
+        // SAFETY: the range lies within the published bytes, which lie within `len` bytes from `base`. They
+        // are initialised (a file's bytes always are, memory starts as zeros) and are never written
+        // again while `self` is borrowed, through this map or the writer's: writers write behind
+        // the published end only, and `reset` needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
     }
 
@@ -303,7 +323,8 @@ impl Mapping {
         (!taken).then_some(MappingWriter { id: self.id })
     }
 
-    /// Copies `parts` one after the other behind the published bytes and publishes them, all at once. Gives the new published end.
+    /// Copies `parts` one after the other behind the published bytes and publishes them, all at
+    /// once. Gives the new published end.
     ///
     /// # Errors
     ///
@@ -343,21 +364,22 @@ impl Mapping {
     fn copy(&self, start: usize, parts: &[&[u8]]) {
         let mut at = start;
         for part in parts {
-            // SAFETY: `append` has checked that all parts together fit between `start` and `len`, that the pages are writable,
-            // and that the caller holds the one writer. No reader sees unpublished bytes, and a part that borrows from this
-            // mapping lies before `start`, so source and target do not overlap, neither by their addresses nor in the file.
+            // SAFETY: `append` has checked that all parts together fit between `start` and `len`, that the
+            // pages are writable, and that the caller holds the one writer. No reader sees
+            // unpublished bytes, and a part that borrows from this mapping lies before `start`, so
+            // source and target do not overlap, neither by their addresses nor in the file.
             unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.target.add(at), part.len()) };
             at += part.len();
         }
     }
 
-    /// Publishes bytes that came into the file by another way than [`append`](Self::append): positioned writes, or an earlier
-    /// process. They must not be written again.
+    /// Publishes bytes that came into the file by another way than [`append`](Self::append):
+    /// positioned writes, or an earlier process. They must not be written again.
     ///
     /// # Errors
     ///
-    /// [`MappingError::DoesNotFit`] if `end` is beyond the mapping; [`MappingError::WrongWriter`]. An end before the published one
-    /// changes nothing.
+    /// [`MappingError::DoesNotFit`] if `end` is beyond the mapping; [`MappingError::WrongWriter`].
+    /// An end before the published one changes nothing.
     pub fn publish(&self, writer: &mut MappingWriter, end: usize) -> Result<(), MappingError> {
         if writer.id != self.id {
             return Err(MappingError::WrongWriter);
@@ -372,8 +394,9 @@ impl Mapping {
         Ok(())
     }
 
-    /// Takes back all published bytes, so that the memory can be written from the start again, with a new writer. Tells whether
-    /// that was possible: not while another mapping of the same memory lives.
+    /// Takes back all published bytes, so that the memory can be written from the start again, with
+    /// a new writer. Tells whether that was possible: not while another mapping of the same
+    /// memory lives.
     #[must_use]
     pub fn reset(&mut self) -> bool {
         if let Backing::Memory { memory, .. } = &self.backing
@@ -397,7 +420,8 @@ impl Mapping {
         }
     }
 
-    /// Says in what pages what will be appended is to be kept, whoever touches them first. A wish: if it is not granted, nothing changes but speed.
+    /// Says in what pages what will be appended is to be kept, whoever touches them first. A wish:
+    /// if it is not granted, nothing changes but speed.
     pub fn keep_in(&self, pages: Pages) {
         let Some(raw) = self.writing() else { return };
         let _wishes = match pages {
@@ -408,8 +432,9 @@ impl Mapping {
         };
     }
 
-    /// Touches the pages of a range for writing, so that later appends meet no page fault; makes them dirty. A range beyond the
-    /// end is cut. Gives how many bytes were touched: 0 where the system cannot do it, which only costs time later.
+    /// Touches the pages of a range for writing, so that later appends meet no page fault; makes
+    /// them dirty. A range beyond the end is cut. Gives how many bytes were touched: 0 where
+    /// the system cannot do it, which only costs time later.
     ///
     /// # Errors
     ///
@@ -428,9 +453,11 @@ impl Mapping {
         Ok(end.saturating_sub(range.start))
     }
 
-    /// Takes the pages of a range out of the writer's page tables, all at once; its next access maps them again. Neither what they hold nor
-    /// what is dirty of them changes, and readers have them still. Before several pages are synced it pays: the system would else visit the page tables page by
-    /// page, and interrupt every other processor that runs this process for each.
+    /// Takes the pages of a range out of the writer's page tables, all at once; its next access
+    /// maps them again. Neither what they hold nor what is dirty of them changes, and readers
+    /// have them still. Before several pages are synced it pays: the system would else visit the
+    /// page tables page by page, and interrupt every other processor that runs this process for
+    /// each.
     ///
     /// # Errors
     ///
@@ -443,13 +470,14 @@ impl Mapping {
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
-    /// Tells the system that the whole mapping is read from front to back: it then reads ahead of the
-    /// reader, in large pages, which cost a third of what small ones do. Until as many ends as
-    /// beginnings were told; lookups meanwhile read more than they need. A wish: if it is not granted,
-    /// reading takes longer.
+    /// Tells the system that the whole mapping is read from front to back: it then reads ahead of
+    /// the reader, in large pages, which cost a third of what small ones do. Until as many ends
+    /// as beginnings were told; lookups meanwhile read more than they need. A wish: if it is
+    /// not granted, reading takes longer.
     ///
-    /// The advice is "normal". With "sequential", Linux 6.18 reads piece by piece in small pages, and
-    /// only when the reader waits, unless the first page that is missing is the file's first.
+    /// The advice is "normal". With "sequential", Linux 6.18 reads piece by piece in small pages,
+    /// and only when the reader waits, unless the first page that is missing is the file's
+    /// first.
     pub(crate) fn begin_in_order(&self) {
         self.count_in_order(|readers| readers + 1);
     }
@@ -471,7 +499,8 @@ impl Mapping {
         };
     }
 
-    /// Tells the system once and for all that the mapping is read from front to back, by one reader or few.
+    /// Tells the system once and for all that the mapping is read from front to back, by one reader
+    /// or few.
     pub fn read_in_order(&self) {
         if let Backing::File(maps) = &self.backing {
             *maps.in_order.lock() = 1;
@@ -480,7 +509,8 @@ impl Mapping {
         }
     }
 
-    /// Has the device begin to read a range, which will be needed soon. A range beyond the end is cut.
+    /// Has the device begin to read a range, which will be needed soon. A range beyond the end is
+    /// cut.
     ///
     /// # Errors
     ///
@@ -493,12 +523,13 @@ impl Mapping {
         if start >= end { Ok(()) } else { maps.reading.advise_range(memmap2::Advice::WillNeed, start, end - start) }
     }
 
-    /// Makes a range of the file durable, as far as it was written when the call began, whole pages at a time. The file's length
-    /// must have been synced before.
+    /// Makes a range of the file durable, as far as it was written when the call began, whole pages
+    /// at a time. The file's length must have been synced before.
     ///
     /// # Errors
     ///
-    /// Those of the system. After an error nothing is known of what was written since the last success.
+    /// Those of the system. After an error nothing is known of what was written since the last
+    /// success.
     pub fn sync(&self, range: Range<usize>) -> io::Result<()> {
         let end = range.end.min(self.len);
         if range.start >= end {
@@ -516,7 +547,8 @@ impl Mapping {
     }
 }
 
-/// Calls an observer, which is code of the caller's; nothing if it panics. Nothing of a mapping is half-changed then.
+/// Calls an observer, which is code of the caller's; nothing if it panics. Nothing of a mapping is
+/// half-changed then.
 fn heard<R>(call: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
@@ -559,8 +591,9 @@ fn populate(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Asks the system not to read around what is touched, because then it would keep ever more pages together, and write them together: a sync of one record
-/// takes 90 µs at the start of a segment, and behind 40 MiB 360 (Linux 6.18). A wish: if it is not granted, nothing changes but speed.
+/// Asks the system not to read around what is touched, because then it would keep ever more pages
+/// together, and write them together: a sync of one record takes 90 µs at the start of a segment,
+/// and behind 40 MiB 360 (Linux 6.18). A wish: if it is not granted, nothing changes but speed.
 fn keep_pages_small(raw: &MmapRaw) {
     let _wish = raw.advise(memmap2::Advice::Random);
 }
@@ -589,8 +622,9 @@ fn wish_for_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
-    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared map of a file (those in `FileMaps` are made by
-    // `map_raw` and `map_raw_read_only` alone), whose content is the page cache's: the next access, a reader's or the writer's, finds the
+    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared map of
+    // a file (those in `FileMaps` are made by `map_raw` and `map_raw_read_only` alone), whose
+    // content is the page cache's: the next access, a reader's or the writer's, finds the
     // same bytes there.
     unsafe { raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) }
 }
@@ -600,12 +634,14 @@ fn forget_pages(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the device begin with the changed pages of a range. No crate that wraps the system's calls has this one.
+/// Has the device begin with the changed pages of a range. No crate that wraps the system's calls
+/// has this one.
 #[cfg(target_os = "linux")]
 pub(crate) fn start_writing(file: &std::fs::File, offset: u64, len_bytes: u64) {
     use std::os::fd::AsRawFd;
     let (Ok(offset), Ok(len_bytes)) = (i64::try_from(offset), i64::try_from(len_bytes)) else { return };
-    // SAFETY: the descriptor is that of an open file, which is borrowed; the call is given no memory of this process.
+    // SAFETY: the descriptor is that of an open file, which is borrowed; the call is given no memory of
+    // this process.
     let _told_by_the_sync =
         unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
 }
@@ -641,7 +677,8 @@ pub struct SharedMemory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frozen;
 
-// SAFETY: frozen bytes are only read; all others are touched under the lock `unfrozen` alone (by mappings through `write_at`).
+// SAFETY: frozen bytes are only read; all others are touched under the lock `unfrozen` alone (by
+// mappings through `write_at`).
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
@@ -649,8 +686,8 @@ impl SharedMemory {
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         let bytes: *mut [u8] = Box::into_raw(bytes.into());
-        // SAFETY: the pointer was just taken out of a box, and `UnsafeCell<u8>` has the layout of `u8`. (Wrapping byte by byte
-        // would be safe, and too slow where thousands of crashes are tried.)
+        // SAFETY: the pointer was just taken out of a box, and `UnsafeCell<u8>` has the layout of `u8`.
+        // (Wrapping byte by byte would be safe, and too slow where thousands of crashes are tried.)
         let bytes = unsafe { Box::from_raw(bytes as *mut [UnsafeCell<u8>]) };
         Self { bytes, frozen: AtomicUsize::new(0), mappings: AtomicUsize::new(0), unfrozen: Mutex::new(()) }
     }
@@ -683,8 +720,8 @@ impl SharedMemory {
         let _held = self.unfrozen.lock();
         let count = self.len().saturating_sub(offset).min(buffer.len());
         if count > 0 {
-            // SAFETY: `offset + count` is at most `len`; frozen bytes are not written, and the others not while the lock is held.
-            // The buffer is exclusively borrowed, so it is not this memory.
+            // SAFETY: `offset + count` is at most `len`; frozen bytes are not written, and the others not while
+            // the lock is held. The buffer is exclusively borrowed, so it is not this memory.
             unsafe { std::ptr::copy_nonoverlapping(self.base().add(offset), buffer.as_mut_ptr(), count) };
         }
         count
@@ -694,15 +731,17 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`Frozen`] if they do not all lie between the published bytes and the end; then nothing was written.
+    /// [`Frozen`] if they do not all lie between the published bytes and the end; then nothing was
+    /// written.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Frozen> {
         let _held = self.unfrozen.lock();
         let end = offset.checked_add(bytes.len()).ok_or(Frozen)?;
         if offset < self.frozen.load(Ordering::Acquire) || end > self.len() {
             return Err(Frozen);
         }
-        // SAFETY: the target lies within the memory and is not frozen, so no slice of it was lent, and the lock keeps others
-        // away. `bytes` may borrow from this memory only where it is frozen, so the two do not overlap.
+        // SAFETY: the target lies within the memory and is not frozen, so no slice of it was lent, and the
+        // lock keeps others away. `bytes` may borrow from this memory only where it is frozen, so
+        // the two do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base().add(offset), bytes.len()) };
         Ok(())
     }
@@ -713,7 +752,8 @@ impl SharedMemory {
         self.frozen.fetch_max(end, Ordering::AcqRel);
     }
 
-    /// A mapping is gone. With the last one all bytes may change again, since nobody borrows from them.
+    /// A mapping is gone. With the last one all bytes may change again, since nobody borrows from
+    /// them.
     fn forget_mapping(&self) {
         let _held = self.unfrozen.lock();
         if self.mappings.fetch_sub(1, Ordering::AcqRel) == 1 {

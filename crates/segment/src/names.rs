@@ -1,6 +1,7 @@
 //! The names of a store's files.
 //!
-//! Whatever has one of these names belongs to the store, and may be removed by it; all other names are left alone.
+//! Whatever has one of these names belongs to the store, and may be removed by it; all other names
+//! are left alone.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +59,8 @@ fn numbered(name: &str, suffix: &str) -> Option<u32> {
     all_digits.then(|| digits.parse().ok()).flatten()
 }
 
-/// Whether a checkpoint may have this name: one path component with the right end, of ASCII letters, digits, `-`, `_` and `.`.
+/// Whether a checkpoint may have this name: one path component with the right end, of ASCII
+/// letters, digits, `-`, `_` and `.`.
 pub(crate) fn is_checkpoint(name: &str) -> bool {
     name.len() <= MAX_NAME_LEN_BYTES
         && name.len() > CHECKPOINT_SUFFIX.len()
@@ -67,7 +69,8 @@ pub(crate) fn is_checkpoint(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// Whether this is the exact form of a checkpoint's name: `index-`, the seqno in 20 digits, `-`, 8 hexadecimal digits, `.ckpt`.
+/// Whether this is the exact form of a checkpoint's name: `index-`, the seqno in 20 digits, `-`, 8
+/// hexadecimal digits, `.ckpt`.
 fn is_exact_checkpoint(name: &str) -> bool {
     let Some((seqno, random)) = name
         .strip_prefix("index-")
@@ -83,8 +86,8 @@ fn is_exact_checkpoint(name: &str) -> bool {
         && random.bytes().all(is_hex)
 }
 
-/// Whether a file with this name is the store's to remove when the manifest does not name it. Names that only look alike are
-/// others' files.
+/// Whether a file with this name is the store's to remove when the manifest does not name it. Names
+/// that only look alike are others' files.
 ///
 /// ```
 /// use hightower_segment::is_garbage_when_unnamed;

@@ -27,12 +27,14 @@ pub struct StoreOptions {
     pub segment_len_bytes: u32,
     /// How commits are appended. The default is [`AppendMode::Auto`].
     pub appends: AppendMode,
-    /// Where appends are mapped: records of this length, in bytes, on an average of a commit, are written by a system call if their pages were not
+    /// Where appends are mapped: records of this length, in bytes, on an average of a commit, are
+    /// written by a system call if their pages were not
     /// [touched ahead](crate::SegmentStore::prefault_ahead). The default is 32 KiB.
     pub long_record_bytes: u32,
     /// Whether a missing store is made. The default is true.
     pub create_if_missing: bool,
-    /// Whether a directory may be opened in which a copy of a store is being made: by the one who makes it. The default is false.
+    /// Whether a directory may be opened in which a copy of a store is being made: by the one who
+    /// makes it. The default is false.
     pub allow_unfinished: bool,
     /// Where salts and the store's id come from.
     pub entropy: Arc<dyn Entropy>,
@@ -64,8 +66,8 @@ impl StoreOptions {
     }
 }
 
-/// The highest version and the time, at the moment of a call. A new segment counts its versions and timestamps from them, so
-/// that its records are short; a seal records them.
+/// The highest version and the time, at the moment of a call. A new segment counts its versions and
+/// timestamps from them, so that its records are short; a seal records them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The highest version that the store has seen.

@@ -22,8 +22,9 @@ use crate::store::{expect_content, list, lock, open_dir};
 pub enum Tolerance {
     /// The same rules as an open for writing: damage is an error.
     Strict,
-    /// Damage goes into the report; whatever can still be read is there, to be walked over by [`Segment::scan`]. Without a
-    /// readable manifest all segment files in the directory count, so that deleted keys may be back.
+    /// Damage goes into the report; whatever can still be read is there, to be walked over by
+    /// [`Segment::scan`]. Without a readable manifest all segment files in the directory count,
+    /// so that deleted keys may be back.
     Salvage,
 }
 
@@ -43,8 +44,8 @@ impl ReadOnlyStore {
     /// # Errors
     ///
     /// [`SegmentError::Locked`] if a writer has the store open; [`SegmentError::NoStore`];
-    /// [`SegmentError::OtherContent`] for a write-ahead log; and with [`Tolerance::Strict`] those of
-    /// [`SegmentStore::open`](crate::SegmentStore::open).
+    /// [`SegmentError::OtherContent`] for a write-ahead log; and with [`Tolerance::Strict`] those
+    /// of [`SegmentStore::open`](crate::SegmentStore::open).
     pub fn open(fs: &Arc<dyn Fs>, dir: &Path, tolerance: Tolerance) -> Result<Self, SegmentError> {
         let salvage = tolerance == Tolerance::Salvage;
         let opened = open_dir(fs.as_ref(), dir)?;

@@ -1,9 +1,10 @@
 //! From the files that a writer left behind to the state that it promised.
 //!
-//! The manifest says which segments count, and which of those are sealed. The others were at the tail of the log when the writer
-//! ended, and are read commit by commit in the order of their ids. The first commit that is not whole ends the log, unless a later
-//! record proves that it had been durable, which makes it damage. The rules are in the project's `docs/FORMAT.md` under "Recovery",
-//! and what an open does in each case in `docs/DURABILITY.md`.
+//! The manifest says which segments count, and which of those are sealed. The others were at the
+//! tail of the log when the writer ended, and are read commit by commit in the order of their ids.
+//! The first commit that is not whole ends the log, unless a later record proves that it had been
+//! durable, which makes it damage. The rules are in the project's `docs/FORMAT.md` under
+//! "Recovery", and what an open does in each case in `docs/DURABILITY.md`.
 
 use std::io;
 use std::path::Path;
@@ -46,8 +47,9 @@ pub(crate) struct Survey {
 ///
 /// # Errors
 ///
-/// [`SegmentError::MissingManifest`] if there are segments; [`SegmentError::Corrupt`] or [`SegmentError::VersionUnsupported`].
-/// Refuses a directory in which a copy of a store is being made, or was when a crash came.
+/// [`SegmentError::MissingManifest`] if there are segments; [`SegmentError::Corrupt`] or
+/// [`SegmentError::VersionUnsupported`]. Refuses a directory in which a copy of a store is being
+/// made, or was when a crash came.
 pub(crate) fn refuse_unfinished(dir: &dyn Dir, names: &[String]) -> Result<(), SegmentError> {
     if names.iter().any(|name| name == UNFINISHED) && !planted("unfinished_ignored") {
         return Err(SegmentError::Unfinished { dir: dir.path().to_owned() });
@@ -82,11 +84,12 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
     Ok(Some(manifest))
 }
 
-/// Whether there are commits that a damaged or missing edit at the end of the manifest has named. A segment is named before its first commit, in one step
-/// with the raise of the next seq: so none that begins there, or later, has commits, unless the step was lost.
+/// Whether there are commits that a damaged or missing edit at the end of the manifest has named. A
+/// segment is named before its first commit, in one step with the raise of the next seq: so none
+/// that begins there, or later, has commits, unless the step was lost.
 ///
-/// Edits follow a manifest that names the segment which its writer appends to. One that names none is whole: its store was closed, or it is a backup,
-/// beside which files for the next one may lie.
+/// Edits follow a manifest that names the segment which its writer appends to. One that names none
+/// is whole: its store was closed, or it is a backup, beside which files for the next one may lie.
 fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Result<bool, SegmentError> {
     if manifest.segments.iter().all(|entry| entry.state != SegmentState::Open) {
         return Ok(false);
@@ -121,7 +124,8 @@ pub(crate) enum Intent {
 ///
 /// # Errors
 ///
-/// [`SegmentError::MissingSegment`], [`SegmentError::Corrupt`], [`SegmentError::VersionUnsupported`] or [`SegmentError::Io`].
+/// [`SegmentError::MissingSegment`], [`SegmentError::Corrupt`],
+/// [`SegmentError::VersionUnsupported`] or [`SegmentError::Io`].
 pub(crate) fn survey(
     dir: &dyn Dir,
     names: &[String],
@@ -174,7 +178,8 @@ fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
     names.iter().filter(is_garbage).cloned().collect()
 }
 
-/// Opens, maps and identifies one segment. Of a sealed one its length is published, of an open one all of the file.
+/// Opens, maps and identifies one segment. Of a sealed one its length is published, of an open one
+/// all of the file.
 fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
     let path = segment_path(dir.path(), entry.id);
     let file = match dir.open(&segment_name(entry.id), Access::Read) {
@@ -343,8 +348,9 @@ fn open(dir: &dyn Dir, id: u32, access: Access) -> Result<Arc<dyn File>, Segment
 
 /// Writes the first `end` bytes of a file over themselves.
 ///
-/// If an earlier sync of the file failed, the kernel may hold pages that it takes for clean and that never reached the disk: they
-/// read well, and another sync would not write them. Written anew they are dirty, and the sync that follows means something.
+/// If an earlier sync of the file failed, the kernel may hold pages that it takes for clean and
+/// that never reached the disk: they read well, and another sync would not write them. Written anew
+/// they are dirty, and the sync that follows means something.
 fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File>, SegmentError> {
     const STEP: usize = 1 << 20;
     let file = open(dir, id, Access::Write)?;
@@ -369,7 +375,8 @@ fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File
     Ok(file)
 }
 
-/// Looks for a record that knew the end of the log, which is in segment `end`, to have been durable further than it reaches now.
+/// Looks for a record that knew the end of the log, which is in segment `end`, to have been durable
+/// further than it reaches now.
 fn witness(open: &[Found], tails: &[Tail], end: usize) -> Option<SegmentError> {
     if planted("witness_ignored") {
         return None;

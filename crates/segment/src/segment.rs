@@ -1,7 +1,8 @@
 //! One segment file, readable by anyone.
 //!
-//! A [`Segment`] is the mapped file and what is known of it. Reading a record is a bounds check and a decode: no lock, no shared
-//! counter, no system call. Whoever appends publishes bytes first; offsets behind the published end hold no record.
+//! A [`Segment`] is the mapped file and what is known of it. Reading a record is a bounds check and
+//! a decode: no lock, no shared counter, no system call. Whoever appends publishes bytes first;
+//! offsets behind the published end hold no record.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,11 @@ pub struct Segment {
     mapping: Mapping,
     header: SegmentHeader,
     path: PathBuf,
-    /// Open while there may be something to write or to sync. A sealed segment's is closed: readers have its map, and a process may have few files open.
+    /// Open while there may be something to write or to sync. A sealed segment's is closed: readers
+    /// have its map, and a process may have few files open.
     file: Mutex<Option<Arc<dyn File>>>,
-    /// Up to which offset everything is known to be durable, here and in all segments before; 0 while a segment before is not.
+    /// Up to which offset everything is known to be durable, here and in all segments before; 0
+    /// while a segment before is not.
     durable: AtomicU32,
     /// How far pages were touched ahead.
     prefaulted: AtomicU32,
@@ -43,8 +46,8 @@ pub struct Segment {
     /// How much of the file may be used: all of it, until room is given back.
     capacity: AtomicU32,
     sealed: AtomicBool,
-    /// In a store that is open for reading, what keeps writers out: one that recovers may cut the file under a borrowed slice. The last field, so that
-    /// it outlives the map.
+    /// In a store that is open for reading, what keeps writers out: one that recovers may cut the
+    /// file under a borrowed slice. The last field, so that it outlives the map.
     #[allow(dead_code, reason = "held for its drop")]
     lock: Option<Arc<dyn Lock>>,
 }
@@ -104,7 +107,8 @@ impl Segment {
         &self.path
     }
 
-    /// Where its published records end, in bytes from the start of the file; grows while the segment is active.
+    /// Where its published records end, in bytes from the start of the file; grows while the
+    /// segment is active.
     #[must_use]
     pub fn len_bytes(&self) -> u32 {
         to_offset(self.mapping.published())
@@ -128,8 +132,8 @@ impl Segment {
         self.sealed.load(Ordering::Acquire)
     }
 
-    /// Up to which offset this segment, and everything before it, is known to be durable; 0 while a segment before it is not. What a
-    /// record written now puts into its `durable` field.
+    /// Up to which offset this segment, and everything before it, is known to be durable; 0 while a
+    /// segment before it is not. What a record written now puts into its `durable` field.
     #[must_use]
     #[inline]
     pub fn durable(&self) -> u32 {
@@ -140,13 +144,15 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::OutOfBounds`] where no record was published; [`SegmentError::Corrupt`] if the bytes there are no record.
+    /// [`SegmentError::OutOfBounds`] where no record was published; [`SegmentError::Corrupt`] if
+    /// the bytes there are no record.
     #[inline]
     pub fn record_at(&self, offset: u32) -> Result<Record<'_>, SegmentError> {
         decode(self.record_bytes(offset)?, &self.context, offset).map_err(|error| self.damaged(offset, error))
     }
 
-    /// The value of the set at an offset, verified; `None` if the record there is none. The short way of [`record_at`](Self::record_at).
+    /// The value of the set at an offset, verified; `None` if the record there is none. The short
+    /// way of [`record_at`](Self::record_at).
     ///
     /// # Errors
     ///
@@ -162,8 +168,8 @@ impl Segment {
         bytes.ok_or_else(|| self.out_of_bounds(offset))
     }
 
-    /// The published bytes from an offset on, not verified; none if there are none. For warming caches before
-    /// [`record_at`](Self::record_at), and for copying a segment as a whole.
+    /// The published bytes from an offset on, not verified; none if there are none. For warming
+    /// caches before [`record_at`](Self::record_at), and for copying a segment as a whole.
     #[must_use]
     #[inline]
     pub fn bytes_from(&self, offset: u32) -> &[u8] {
@@ -176,14 +182,15 @@ impl Segment {
         self.entries_from(FIRST_RECORD_AT, self.header.base_seq)
     }
 
-    /// The commands from `offset` on, where the commit with `seq` begins. (For a compacted segment seq counts nothing.)
+    /// The commands from `offset` on, where the commit with `seq` begins. (For a compacted segment
+    /// seq counts nothing.)
     #[must_use]
     pub fn entries_from(&self, offset: u32, seq: u64) -> Entries<'_> {
         Entries::new(self, offset, seq)
     }
 
-    /// When the segment was ended by a seal, Unix milliseconds; `None` if it was not: it is active, compacted, or a crash has ended it. Costs the decoding of
-    /// a few bytes.
+    /// When the segment was ended by a seal, Unix milliseconds; `None` if it was not: it is active,
+    /// compacted, or a crash has ended it. Costs the decoding of a few bytes.
     #[must_use]
     pub fn sealed_at(&self) -> Option<i64> {
         let end = self.len_bytes();
@@ -236,7 +243,8 @@ impl Segment {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Has the device begin with the first step of what a sync will write, while its caller has something else to do.
+    /// Has the device begin with the first step of what a sync will write, while its caller has
+    /// something else to do.
     pub(crate) fn start_writing(&self) {
         let from = self.durable() as usize;
         let end = (self.len_bytes() as usize).min(from + SYNC_STEP_BYTES);
@@ -266,8 +274,8 @@ impl Segment {
         synced.map_err(|error| SegmentError::io("sync", &self.path, error))
     }
 
-    /// Step by step, so that what others want of the device meanwhile waits for one step alone: the header of the next segment does while a whole
-    /// segment of large values is on its way.
+    /// Step by step, so that what others want of the device meanwhile waits for one step alone: the
+    /// header of the next segment does while a whole segment of large values is on its way.
     fn sync_range(&self, from: usize, end: usize) -> std::io::Result<()> {
         let mut at = from;
         while at < end {
@@ -279,7 +287,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched. What is touched from now on, by whomever, is kept in such pages.
+    /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched. What
+    /// is touched from now on, by whomever, is kept in such pages.
     pub(crate) fn prefault_to(&self, end: u32, pages: Pages) -> Result<u32, SegmentError> {
         if std::mem::replace(&mut *self.pages.lock(), pages) != pages {
             self.mapping.keep_in(pages);
@@ -297,7 +306,8 @@ impl Segment {
         Ok(to_offset(touched))
     }
 
-    /// Gives back the room behind `end`, which nobody will write to any more. The file keeps its length: it is mapped.
+    /// Gives back the room behind `end`, which nobody will write to any more. The file keeps its
+    /// length: it is mapped.
     pub(crate) fn release_behind(&self, end: u32) -> Result<(), SegmentError> {
         self.capacity.fetch_min(end, Ordering::Relaxed);
         let released = self.file()?.release_behind(end.into());

@@ -1,9 +1,10 @@
-//! What the appender, the sync handle, the background and the compactor share: options, manifest, and the row of segments at the
-//! tail of the log.
+//! What the appender, the sync handle, the background and the compactor share: options, manifest,
+//! and the row of segments at the tail of the log.
 //!
-//! Locks, in the order in which they may be taken together: `preparing` (making files ready), `sync_turn` (one sync at a time),
-//! `manifest` (held while the file is replaced), `tail` (held for a few instructions, never across I/O). An append takes none of
-//! them; a roll with a prepared successor takes `tail` alone.
+//! Locks, in the order in which they may be taken together: `preparing` (making files ready),
+//! `sync_turn` (one sync at a time), `manifest` (held while the file is replaced), `tail` (held for
+//! a few instructions, never across I/O). An append takes none of them; a roll with a prepared
+//! successor takes `tail` alone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +53,8 @@ pub(crate) struct Shared {
     pub(crate) poison: Poison,
     /// The next free segment id; the manifest's follows it.
     pub(crate) next_id: AtomicU32,
-    /// The next number of a spare file; they start anew with each open, which removes those that are left.
+    /// The next number of a spare file; they start anew with each open, which removes those that
+    /// are left.
     pub(crate) next_spare: AtomicU32,
     /// The last attempt to make a file found the device full.
     pub(crate) full: AtomicBool,
@@ -151,7 +153,8 @@ impl Shared {
         synced.map_err(|error| SegmentError::io("sync", self.dir.path(), error))
     }
 
-    /// Syncs everything that was appended before the call: rolled segments first, then the active one.
+    /// Syncs everything that was appended before the call: rolled segments first, then the active
+    /// one.
     pub(crate) fn sync(&self) -> Result<(), SegmentError> {
         // Before the lock too: in a child that was forked nobody may be there to give it back.
         self.poison.check()?;
@@ -272,7 +275,8 @@ impl From<NotReplaced> for SegmentError {
     }
 }
 
-/// Writes a manifest over the old one, so that after a crash it is one or the other. Gives its file, and what stands in there.
+/// Writes a manifest over the old one, so that after a crash it is one or the other. Gives its
+/// file, and what stands in there.
 pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Arc<dyn File>, Vec<u8>), NotReplaced> {
     let bytes = manifest.encode();
     // An earlier attempt may have left one.
@@ -286,7 +290,8 @@ pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Ar
         if !is_unchanged {
             return Err(NotReplaced::Unknown(error));
         }
-        // The old one is in place, and if this cannot be removed now, the next attempt or the next open does that.
+        // The old one is in place, and if this cannot be removed now, the next attempt or the next open
+        // does that.
         let _removed = remove_if_there(dir, MANIFEST_TMP);
         return Err(NotReplaced::Unchanged(error));
     }

@@ -69,8 +69,8 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], or [`SegmentError::Io`] if the process has no more file descriptors or memory. Nothing that counts was touched: it can be
-    /// tried again.
+    /// [`SegmentError::Full`], or [`SegmentError::Io`] if the process has no more file descriptors
+    /// or memory. Nothing that counts was touched: it can be tried again.
     pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
         self.poison.check()?;
         let made = self.try_create_spare(len_bytes);
@@ -81,7 +81,8 @@ impl Shared {
         made
     }
 
-    /// Creates an empty file with the name of a spare. Names that others have taken since the store was opened are passed over.
+    /// Creates an empty file with the name of a spare. Names that others have taken since the store
+    /// was opened are passed over.
     pub(crate) fn create_spare_file(&self) -> (String, io::Result<Arc<dyn File>>) {
         loop {
             let number = self.next_spare.fetch_add(1, Ordering::Relaxed);
@@ -185,7 +186,8 @@ impl Shared {
         remove_if_there(self.dir.as_ref(), &segment_name(id))
     }
 
-    /// A segment for commits that has room for `least` bytes, header and seal included. Fast if one is prepared.
+    /// A segment for commits that has room for `least` bytes, header and seal included. Fast if one
+    /// is prepared.
     ///
     /// # Errors
     ///
@@ -259,7 +261,8 @@ impl Shared {
         }
     }
 
-    /// A successor was taken, and the roll to it failed with nothing written. The manifest names it, so it has to come next.
+    /// A successor was taken, and the roll to it failed with nothing written. The manifest names
+    /// it, so it has to come next.
     pub(crate) fn give_successor_back(&self, successor: Prepared, error: &SegmentError) {
         let mut tail = self.tail.lock();
         if planted("successor_lost") {
@@ -293,7 +296,8 @@ impl Shared {
         Ok(self.missing_reserve_bytes(lengths) + if wants_successor { successor.into() } else { 0 })
     }
 
-    /// Prepares `spare` in place of the prepared segment, if there is one: ids must follow the order of use.
+    /// Prepares `spare` in place of the prepared segment, if there is one: ids must follow the
+    /// order of use.
     fn replace_prepared(&self, spare: Spare, stamp: Stamp) -> Result<Prepared, SegmentError> {
         let old = self.tail.lock().prepared.take();
         let without_old = old.as_ref().map(|prepared| ManifestEdit::removing(prepared.segment.id()));
@@ -302,7 +306,8 @@ impl Shared {
             (Ok(prepared), Some(old)) => match remove_if_there(self.dir.as_ref(), &segment_name(old.segment.id())) {
                 Ok(()) => Ok(prepared),
                 Err(error) => {
-                    // The manifest names it, so it must be the next, or an empty segment would stay in the midst of the log.
+                    // The manifest names it, so it must be the next, or an empty segment would stay in the midst of the
+                    // log.
                     self.tail.lock().prepared = Some(prepared);
                     Err(error)
                 }
@@ -349,7 +354,8 @@ impl Shared {
         Ok(Prepared { segment: Arc::new(segment), writer })
     }
 
-    /// Gives a spare the name of a segment, and with it the next id whose name no directory of others has.
+    /// Gives a spare the name of a segment, and with it the next id whose name no directory of
+    /// others has.
     pub(crate) fn name_as_segment(&self, spare: &mut Spare) -> Result<u32, SegmentError> {
         loop {
             let id = self.take_id()?;
@@ -429,8 +435,9 @@ impl Shared {
 }
 
 impl crate::shared::TailState {
-    /// The successor is made ready at once. Made when the active segment is nearly full, it might find the device full; deletes and compaction,
-    /// which make room again, would then have none to begin with.
+    /// The successor is made ready at once. Made when the active segment is nearly full, it might
+    /// find the device full; deletes and compaction, which make room again, would then have
+    /// none to begin with.
     pub(crate) fn wants_successor(&self) -> bool {
         self.active.is_some() && self.prepared.is_none()
     }

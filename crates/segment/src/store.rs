@@ -25,15 +25,16 @@ use crate::spares::Spare;
 use crate::sync::SyncPoint;
 use crate::tail::AppendMode;
 
-/// An open store: what the appender, readers, the background and the compactor have in common. Clone it freely. The lock is held
-/// until the last clone, the [`Appender`] and all [`SyncPoint`]s are gone.
+/// An open store: what the appender, readers, the background and the compactor have in common.
+/// Clone it freely. The lock is held until the last clone, the [`Appender`] and all [`SyncPoint`]s
+/// are gone.
 #[derive(Clone, Debug)]
 pub struct SegmentStore {
     shared: Arc<Shared>,
 }
 
-/// A store that was read and found whole, before anything in it was changed. Replay its segments, then
-/// [`finish`](Self::finish).
+/// A store that was read and found whole, before anything in it was changed. Replay its segments,
+/// then [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Recovery {
     shared: Arc<Shared>,
@@ -81,22 +82,27 @@ pub struct TailProgress {
     pub len_bytes: u32,
     /// Up to where its commits are known to be durable; 0 if none are.
     pub durable_bytes: u32,
-    /// How many of its bytes were [written for being long](crate::StoreOptions::long_record_bytes), and needed no page to be touched.
+    /// How many of its bytes were [written for being long](crate::StoreOptions::long_record_bytes),
+    /// and needed no page to be touched.
     pub written_bytes: u32,
 }
 
 impl SegmentStore {
-    /// Opens a store for writing, or makes one. Takes the lock, reads the manifest, and applies the recovery rules to segments
-    /// that were not sealed. Until [`Recovery::finish`] nothing is changed that another open would miss.
+    /// Opens a store for writing, or makes one. Takes the lock, reads the manifest, and applies the
+    /// recovery rules to segments that were not sealed. Until [`Recovery::finish`] nothing is
+    /// changed that another open would miss.
     ///
-    /// Costs one pass over the segments that were not sealed, usually one or two, and writes what is valid of them anew.
+    /// Costs one pass over the segments that were not sealed, usually one or two, and writes what
+    /// is valid of them anew.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Locked`], [`NoStore`](SegmentError::NoStore), [`MissingManifest`](SegmentError::MissingManifest),
+    /// [`SegmentError::Locked`], [`NoStore`](SegmentError::NoStore),
+    /// [`MissingManifest`](SegmentError::MissingManifest),
     /// [`MissingSegment`](SegmentError::MissingSegment), [`Corrupt`](SegmentError::Corrupt),
-    /// [`VersionUnsupported`](SegmentError::VersionUnsupported), [`Full`](SegmentError::Full), [`Io`](SegmentError::Io), or
-    /// [`Invalid`](SegmentError::Invalid) for options outside their ranges.
+    /// [`VersionUnsupported`](SegmentError::VersionUnsupported), [`Full`](SegmentError::Full),
+    /// [`Io`](SegmentError::Io), or [`Invalid`](SegmentError::Invalid) for options outside
+    /// their ranges.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -184,17 +190,19 @@ impl SegmentStore {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and nothing has changed: appends go on while the active segment has room. [`SegmentError::Io`] or
-    /// [`SegmentError::Poisoned`] otherwise; unless the store [is poisoned](Self::is_poisoned), nothing has changed either, and it can be tried again: the
+    /// [`SegmentError::Full`], and nothing has changed: appends go on while the active segment has
+    /// room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise; unless the store [is
+    /// poisoned](Self::is_poisoned), nothing has changed either, and it can be tried again: the
     /// process may have run out of file descriptors or memory.
     pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.shared.prepare_next(stamp)
     }
 
-    /// Sets how long files are that are made ahead of their use, at most [`StoreOptions::segment_len_bytes`], which it is at first. Small while
-    /// little is written, so that a store takes little more room than its data; a writer that outruns
-    /// [`prepare_next`](Self::prepare_next) gets the full length all the same. The first segment gets this length too, if it is set before
-    /// [`Recovery::finish`].
+    /// Sets how long files are that are made ahead of their use, at most
+    /// [`StoreOptions::segment_len_bytes`], which it is at first. Small while
+    /// little is written, so that a store takes little more room than its data; a writer that
+    /// outruns [`prepare_next`](Self::prepare_next) gets the full length all the same. The
+    /// first segment gets this length too, if it is set before [`Recovery::finish`].
     pub fn set_next_len(&self, len_bytes: u32) {
         let len = len_bytes.clamp(crate::options::MIN_SEGMENT_LEN_BYTES, self.shared.options.segment_len_bytes);
         self.shared.next_len.store(len, Ordering::Relaxed);
@@ -262,16 +270,19 @@ impl SegmentStore {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and nothing has changed; [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    /// [`SegmentError::Full`], and nothing has changed; [`SegmentError::Io`] or
+    /// [`SegmentError::Poisoned`] otherwise.
     pub fn trim(&self) -> Result<(), SegmentError> {
         self.shared.trim()
     }
 
-    /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared one, so that appends meet no
-    /// page fault; for a background thread. The pages become dirty: touch no more than will soon be written. Gives how many
-    /// bytes were touched; always 0 with positioned appends.
+    /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared
+    /// one, so that appends meet no page fault; for a background thread. The pages become
+    /// dirty: touch no more than will soon be written. Gives how many bytes were touched;
+    /// always 0 with positioned appends.
     ///
-    /// The segments keep what is touched from now on in such `pages`, a writer's that has overtaken included.
+    /// The segments keep what is touched from now on in such `pages`, a writer's that has overtaken
+    /// included.
     ///
     /// # Errors
     ///
@@ -290,8 +301,10 @@ impl SegmentStore {
         Ok(touched + prepared.prefault_to(left, pages)?)
     }
 
-    /// Has the device begin with what was appended to the active segment and is not durable; for a thread beside one that has something to do until it syncs. It makes
-    /// nothing durable. Takes some tens of microseconds for a hundred kilobytes, by which the sync is shorter; longer if the device has much else to do.
+    /// Has the device begin with what was appended to the active segment and is not durable; for a
+    /// thread beside one that has something to do until it syncs. It makes nothing durable.
+    /// Takes some tens of microseconds for a hundred kilobytes, by which the sync is shorter;
+    /// longer if the device has much else to do.
     pub fn start_writing(&self) {
         let active = self.shared.tail.lock().active.clone();
         if let Some(active) = active {
@@ -299,11 +312,13 @@ impl SegmentStore {
         }
     }
 
-    /// Syncs rolled segments and seals them in the manifest; for a background thread. Gives how many were sealed.
+    /// Syncs rolled segments and seals them in the manifest; for a background thread. Gives how
+    /// many were sealed.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and it can be tried again; [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    /// [`SegmentError::Full`], and it can be tried again; [`SegmentError::Io`] or
+    /// [`SegmentError::Poisoned`] otherwise.
     pub fn sync_predecessors(&self) -> Result<usize, SegmentError> {
         self.shared.seal_rolled()
     }
@@ -314,7 +329,8 @@ impl SegmentStore {
         !self.shared.tail.lock().rolled.is_empty()
     }
 
-    /// Begins a segment of up to `capacity_bytes` for compaction. Relocated records are encoded against its context.
+    /// Begins a segment of up to `capacity_bytes` for compaction. Relocated records are encoded
+    /// against its context.
     ///
     /// If there is no room for so much it is shorter, but has room for one record of `least_bytes`.
     /// With [`Purpose::Reclaim`] and a full device the reserve that is kept for this is used. The
@@ -334,13 +350,14 @@ impl SegmentStore {
         CompactedWriter::new(&self.shared, capacity_bytes, least, purpose, stamp)
     }
 
-    /// Changes the set of live segments, durably, in one step: when this returns no crash brings the old set back, and until then
-    /// none shows the new one.
+    /// Changes the set of live segments, durably, in one step: when this returns no crash brings
+    /// the old set back, and until then none shows the new one.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] if a segment to remove is not sealed, or one to add is not new; [`SegmentError::Full`]; then
-    /// nothing has changed. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    /// [`SegmentError::Invalid`] if a segment to remove is not sealed, or one to add is not new;
+    /// [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] or
+    /// [`SegmentError::Poisoned`] otherwise.
     pub fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
         self.shared.install(edit)
     }
@@ -355,13 +372,14 @@ impl SegmentStore {
         self.shared.release(segment)
     }
 
-    /// Names the newest index checkpoint, durably. Its file must be durable already. The file that was named before is garbage
-    /// from then on, the caller's to remove; the next open removes it too.
+    /// Names the newest index checkpoint, durably. Its file must be durable already. The file that
+    /// was named before is garbage from then on, the caller's to remove; the next open removes
+    /// it too.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] for a name that is not one path component ending in `.ckpt`; [`SegmentError::Full`],
-    /// [`SegmentError::Io`] or [`SegmentError::Poisoned`].
+    /// [`SegmentError::Invalid`] for a name that is not one path component ending in `.ckpt`;
+    /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
     pub fn set_checkpoint(&self, name: Option<&str>) -> Result<(), SegmentError> {
         if let Some(name) = name.filter(|name| !is_checkpoint(name)) {
             return Err(SegmentError::Invalid { what: format!("{name:?} is no name for a checkpoint") });
@@ -397,7 +415,8 @@ impl SegmentStore {
         self.shared.poison.check()
     }
 
-    /// Refuses all writes from now on, because the caller can no longer vouch for what is in memory.
+    /// Refuses all writes from now on, because the caller can no longer vouch for what is in
+    /// memory.
     pub fn poison(&self, cause: &str) {
         self.shared.poison.set(cause);
     }
@@ -468,8 +487,8 @@ fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions, content: Content) 
     Ok(manifest)
 }
 
-/// Makes the directory's own name durable, and those of the directories above: an earlier attempt to make them may have failed after
-/// they could be seen.
+/// Makes the directory's own name durable, and those of the directories above: an earlier attempt
+/// to make them may have failed after they could be seen.
 fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     if planted("ancestors_not_synced") {
         return Ok(());
@@ -484,8 +503,9 @@ fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     Ok(())
 }
 
-/// A directory that this process may not even open, or whose file system is read-only, is not one that it has made something in. And where the file
-/// system syncs no directories, there is nothing to be done: if the store is on it too, making its first manifest fails.
+/// A directory that this process may not even open, or whose file system is read-only, is not one
+/// that it has made something in. And where the file system syncs no directories, there is nothing
+/// to be done: if the store is on it too, making its first manifest fails.
 fn is_beyond_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
@@ -497,8 +517,8 @@ fn recovered(found: Found, before: Option<SegmentState>) -> (Arc<Segment>, Recov
 }
 
 impl Recovery {
-    /// The live segments, oldest first. Every command in them counts, in any order: the highest version of a key wins. Their
-    /// `Arc`s may be kept, and read from several threads at once.
+    /// The live segments, oldest first. Every command in them counts, in any order: the highest
+    /// version of a key wins. Their `Arc`s may be kept, and read from several threads at once.
     #[must_use]
     pub fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
@@ -510,12 +530,14 @@ impl Recovery {
         &self.report
     }
 
-    /// Makes what was recovered durable, seals it, removes what does not count, and starts a new segment. `stamp` is the highest
-    /// version that replay has seen, or the report's `version_floor` if that is higher.
+    /// Makes what was recovered durable, seals it, removes what does not count, and starts a new
+    /// segment. `stamp` is the highest version that replay has seen, or the report's
+    /// `version_floor` if that is higher.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store is then as it was: it can be opened again.
+    /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store is then as it was: it can be
+    /// opened again.
     pub fn finish(self, stamp: Stamp) -> Result<(Appender, RecoveryReport), SegmentError> {
         let Self { shared, segments, files, dropped, report } = self;
         // Only pages that are durable may be called so.
@@ -592,7 +614,8 @@ impl Shared {
         dropped.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))
     }
 
-    /// Removes files that count no longer, and gives back what sealed files have allocated behind their records.
+    /// Removes files that count no longer, and gives back what sealed files have allocated behind
+    /// their records.
     fn tidy(&self, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
         self.remove_dropped(dropped)?;
         for (segment, recovered) in files {

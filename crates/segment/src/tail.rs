@@ -1,11 +1,13 @@
 //! The two ways in which bytes get behind the end of the active segment.
 //!
-//! [`Mapped`] copies into the mapped pages: the fast way, safe where preallocation is a promise. [`Positioned`] writes by system
-//! calls: for file systems that may run out of room at any write. After either returns the bytes are in the page cache, and
-//! survive the death of the process.
+//! [`Mapped`] copies into the mapped pages: the fast way, safe where preallocation is a promise.
+//! [`Positioned`] writes by system calls: for file systems that may run out of room at any write.
+//! After either returns the bytes are in the page cache, and survive the death of the process.
 //!
-//! Long records are written by [`Mapped`] too, unless their pages were touched ahead. To copy into an untouched page the system must find memory, clear it and interrupt the writer, for each; a write brings
-//! its own content, and finds memory for many pages at once. From 32 KiB on it is as fast at least, and its slowest are ten times faster, most of all on virtual machines whose host
+//! Long records are written by [`Mapped`] too, unless their pages were touched ahead. To copy into
+//! an untouched page the system must find memory, clear it and interrupt the writer, for each; a
+//! write brings its own content, and finds memory for many pages at once. From 32 KiB on it is as
+//! fast at least, and its slowest are ten times faster, most of all on virtual machines whose host
 //! takes free memory back.
 
 use std::fmt::Debug;
@@ -21,7 +23,8 @@ pub enum AppendMode {
     /// Mapped where the file system keeps preallocated room, positioned elsewhere.
     #[default]
     Auto,
-    /// Through a writable map. On a file system that does not keep preallocated room, a full disk kills the process.
+    /// Through a writable map. On a file system that does not keep preallocated room, a full disk
+    /// kills the process.
     Mapped,
     /// By positioned writes.
     Positioned,
@@ -29,7 +32,8 @@ pub enum AppendMode {
 
 /// Appends behind the published end of one segment.
 pub(crate) trait Tail: Debug + Send + Sync {
-    /// Writes `parts`, which hold `records` commands, one after the other at `offset`, the published end, and publishes them all at once. They are known to fit.
+    /// Writes `parts`, which hold `records` commands, one after the other at `offset`, the
+    /// published end, and publishes them all at once. They are known to fit.
     ///
     /// # Errors
     ///
@@ -86,7 +90,8 @@ impl Tail for Positioned {
     }
 }
 
-/// A part of this length gets a system call of its own; shorter ones go out together, since copying them costs less than a call.
+/// A part of this length gets a system call of its own; shorter ones go out together, since copying
+/// them costs less than a call.
 const ALONE_MIN_BYTES: usize = 8 << 10;
 
 /// Writes and publishes by system calls.

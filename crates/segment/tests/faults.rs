@@ -1,7 +1,9 @@
-//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing that failed is ever seen,
-//! nothing that was promised is lost, and a failed sync is never followed by a successful one.
+//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing
+//! that failed is ever seen, nothing that was promised is lost, and a failed sync is never followed
+//! by a successful one.
 //!
-//! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the first.
+//! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the
+//! first.
 
 #![allow(
     clippy::unwrap_used,
@@ -62,7 +64,8 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
 }
 
 fn check(world: &World, kind: FaultKind) -> Result<(), String> {
-    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a wrong value.
+    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a wrong
+    // value.
     let trusted = !matches!(kind, FaultKind::LyingSync | FaultKind::FlipBit);
     if trusted {
         return world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 });
@@ -145,7 +148,8 @@ fn expect_shortage(error: &SegmentError) -> Result<(), String> {
     }
 }
 
-/// What fails for want of descriptors or memory has asked the device for nothing, so it changes nothing, and can be tried again.
+/// What fails for want of descriptors or memory has asked the device for nothing, so it changes
+/// nothing, and can be tried again.
 #[test]
 fn shortages_pass() {
     let seed = setting("HIGHTOWER_TEST_SEED", 100);

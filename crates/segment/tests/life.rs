@@ -1,4 +1,5 @@
-//! A store's ordinary life: rolling, filling the disk, compaction, files used again; on the simulated file system and the real one.
+//! A store's ordinary life: rolling, filling the disk, compaction, files used again; on the
+//! simulated file system and the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,7 +34,8 @@ fn open_of(world: &mut World) -> &mut Open {
     world.open.as_mut().unwrap()
 }
 
-/// What a roll is said to need is what it takes of the device, whatever is ready and however long the commit.
+/// What a roll is said to need is what it takes of the device, whatever is ready and however long
+/// the commit.
 #[test]
 fn a_roll_takes_what_it_is_said_to_need() {
     let mut world = world(AppendMode::Mapped);
@@ -58,7 +60,8 @@ fn a_roll_takes_what_it_is_said_to_need() {
     assert!(matches!(too_long, Err(SegmentError::TooLarge { .. })), "{too_long:?}");
 }
 
-/// New data stops with a clear error; deletes, compaction and reads go on; what they free serves new data.
+/// New data stops with a clear error; deletes, compaction and reads go on; what they free serves
+/// new data.
 #[test]
 fn full_disk() {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -98,8 +101,8 @@ fn full_disk() {
     }
 }
 
-/// Whatever the background does in between, and however little room is left: once new data finds no more, deletes and compaction do, and what they free
-/// serves new data.
+/// Whatever the background does in between, and however little room is left: once new data finds no
+/// more, deletes and compaction do, and what they free serves new data.
 #[test]
 fn a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order() {
     const ORDERS: [&[Step]; 5] = [
@@ -118,8 +121,8 @@ fn a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order() {
     }
 }
 
-/// Fills what is left of a disk, with `order` done after each put, as the background may. Then the segment that is kept back serves deletes, or a
-/// compaction.
+/// Fills what is left of a disk, with `order` done after each put, as the background may. Then the
+/// segment that is kept back serves deletes, or a compaction.
 fn full_disk_in_order(puts: usize, left: u64, order: &[Step], deletes: bool) -> Result<(), String> {
     let mut world = world(AppendMode::Mapped);
     // The manifest comes near the length at which more room has to be kept for it.
@@ -271,7 +274,8 @@ fn the_real_file_system() {
     }
 }
 
-/// Out of file descriptors or memory, a process can make no file. That ends no writing: nothing was written yet.
+/// Out of file descriptors or memory, a process can make no file. That ends no writing: nothing was
+/// written yet.
 #[test]
 fn a_file_that_cannot_be_made_poisons_nothing() {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -397,8 +401,8 @@ fn directories_above_that_sync_nothing() {
     }
 }
 
-/// The advice that the readers' map of a file carries: `rr` for random access; with none, the system
-/// reads ahead as it does of any file.
+/// The advice that the readers' map of a file carries: `rr` for random access; with none, the
+/// system reads ahead as it does of any file.
 #[cfg(target_os = "linux")]
 fn advice_of(path: &Path) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
@@ -414,7 +418,8 @@ fn advice_of(path: &Path) -> Vec<String> {
     found
 }
 
-/// A lookup brings the pages of its record alone; for who reads all of a segment the system reads ahead.
+/// A lookup brings the pages of its record alone; for who reads all of a segment the system reads
+/// ahead.
 #[test]
 #[cfg(target_os = "linux")]
 fn only_who_reads_all_of_a_segment_reads_ahead() {
@@ -444,7 +449,8 @@ fn only_who_reads_all_of_a_segment_reads_ahead() {
     assert_eq!(advice(), ["rr"]);
 }
 
-/// However many segments there are, few of their files are open: a process may have no more than some of them.
+/// However many segments there are, few of their files are open: a process may have no more than
+/// some of them.
 #[test]
 #[cfg(target_os = "linux")]
 fn sealed_segments_hold_no_file_open() {
@@ -504,7 +510,8 @@ fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
     assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
 }
 
-/// One thread appends and rolls, others sync and read: whatever was synced before is durable, and reads are whole.
+/// One thread appends and rolls, others sync and read: whatever was synced before is durable, and
+/// reads are whole.
 #[test]
 fn readers_and_syncs_beside_the_appender() {
     let dir = tempfile::tempdir().unwrap();
@@ -565,7 +572,8 @@ fn long_records_are_written_where_pages_were_not_touched() {
     }
 }
 
-/// Pages are a matter of speed: whatever ones are asked for, and whenever that changes, the file holds what was appended.
+/// Pages are a matter of speed: whatever ones are asked for, and whenever that changes, the file
+/// holds what was appended.
 #[test]
 #[cfg_attr(miri, ignore = "maps files")]
 fn pages_of_any_size_hold_the_same_bytes() {

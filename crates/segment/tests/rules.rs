@@ -1,4 +1,5 @@
-//! One situation for each rule that random workloads seldom meet: what breaks when the rule is broken is listed by `cargo xtask mutants`.
+//! One situation for each rule that random workloads seldom meet: what breaks when the rule is
+//! broken is listed by `cargo xtask mutants`.
 
 #![allow(
     clippy::unwrap_used,

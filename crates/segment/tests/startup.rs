@@ -78,7 +78,8 @@ fn read_only(fs: &SimFs, tolerance: Tolerance) -> Result<ReadOnlyStore, SegmentE
     ReadOnlyStore::open(&fs, Path::new(DIR), tolerance)
 }
 
-/// What could not be read for want of descriptors or memory is no damage, in a store with a manifest and in one without.
+/// What could not be read for want of descriptors or memory is no damage, in a store with a
+/// manifest and in one without.
 #[test]
 fn a_shortage_is_no_damage() {
     for has_manifest in [true, false] {
@@ -181,7 +182,8 @@ fn row_05_damaged_manifest() {
     }
 }
 
-/// A store whose writer has died, with edits behind its manifest; the manifest's bytes, and where each edit begins.
+/// A store whose writer has died, with edits behind its manifest; the manifest's bytes, and where
+/// each edit begins.
 fn edited() -> (SimFs, Vec<u8>, Vec<usize>) {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
@@ -281,7 +283,8 @@ fn row_09_torn_tail_every_cut() {
     let ends = record_ends(&fs, 1);
     let from = ends[ends.len() - 4];
     for cut in from..*ends.last().unwrap() {
-        // The tail's records knew nothing of it to be durable: the only sync came last. Zeros stand behind the cut.
+        // The tail's records knew nothing of it to be durable: the only sync came last. Zeros stand behind
+        // the cut.
         let mut torn = bytes.clone();
         torn[cut..].fill(0);
         fs.plant(&segment_path(1), &torn);

@@ -1,5 +1,5 @@
-//! What the surroundings do to an open store: directories that are renamed, replaced and removed, other openers, children of fork, and a
-//! process that has no descriptors left.
+//! What the surroundings do to an open store: directories that are renamed, replaced and removed,
+//! other openers, children of fork, and a process that has no descriptors left.
 
 #![allow(
     clippy::unwrap_used,
@@ -314,7 +314,8 @@ fn a_child_of_fork_has_stores_of_its_own() {
     assert_eq!(count(&real(), dir), 100);
 }
 
-/// A segment that is still read keeps writers out: one that recovers might cut the file under a borrowed slice.
+/// A segment that is still read keeps writers out: one that recovers might cut the file under a
+/// borrowed slice.
 #[test]
 fn a_segment_that_is_read_keeps_writers_out() {
     let temp = tempfile::tempdir().unwrap();

@@ -13,8 +13,8 @@ use crate::location::Location;
 use crate::range::{Entries, Range};
 use crate::range_scan::RangeScan;
 
-/// A view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit: everything up to it, whole, and nothing
-/// after it.
+/// A view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit: everything up to
+/// it, whole, and nothing after it.
 ///
 /// Taking one costs the same for any number of keys, and never waits. While it lives, the versions
 /// that it reads are kept: one old version at most for each key that is overwritten. A clone is the
@@ -66,8 +66,9 @@ impl<L: Location> Snapshot<L> {
         self.entry_pinned(key, guard)?.found()
     }
 
-    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted)
-    /// does, with a hint at the latest location.
+    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as
+    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted) does, with a
+    /// hint at the latest location.
     #[must_use]
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {

@@ -1,11 +1,12 @@
 //! Backup and restore.
 //!
-//! A backup is a store: segments that are all sealed, and a manifest. The manifest is written last, and replaced as a whole, so a backup directory
-//! holds the old backup or the new one, whatever happens in between. What an earlier backup has already stays; a segment that it has a shorter copy of is
-//! replaced by a longer one that begins alike.
+//! A backup is a store: segments that are all sealed, and a manifest. The manifest is written last,
+//! and replaced as a whole, so a backup directory holds the old backup or the new one, whatever
+//! happens in between. What an earlier backup has already stays; a segment that it has a shorter
+//! copy of is replaced by a longer one that begins alike.
 //!
-//! A segment that is complete never changes again, and its file is never used again while it has a second name: so a hard link is as good
-//! as a copy.
+//! A segment that is complete never changes again, and its file is never used again while it has a
+//! second name: so a hard link is as good as a copy.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -26,7 +27,8 @@ use crate::files::{io_error, list, read_file, read_manifest, remove_if_there, sy
 use crate::mutants::planted;
 use crate::repair::{Meter, RepairProgress};
 
-/// Says which manifests a backup has written into the directory: any other is of a store that was opened there for writing.
+/// Says which manifests a backup has written into the directory: any other is of a store that was
+/// opened there for writing.
 const BACKUP: &str = "BACKUP";
 const BACKUP_TMP: &str = "BACKUP.tmp";
 
@@ -103,8 +105,9 @@ impl Core {
             return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
         }
         let fs = &*self.components.fs;
-        // With the turn the segments and the manifest are of one moment. What follows takes long and needs no turn: whoever closes the store, or
-        // compacts it, waits for no copy. Segments that are held are neither changed, removed nor used again.
+        // With the turn the segments and the manifest are of one moment. What follows takes long and needs
+        // no turn: whoever closes the store, or compacts it, waits for no copy. Segments that are
+        // held are neither changed, removed nor used again.
         let turn = self.upkeep.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
         self.sync_to(seq)?;
@@ -176,7 +179,8 @@ impl Core {
         let tmp = format!("{:010}.spare", part.segment.id());
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
-            // A store that was closed meanwhile has given up its directory, and what it holds of the segment is copied.
+            // A store that was closed meanwhile has given up its directory, and what it holds of the segment is
+            // copied.
             let own = self.store.in_use().map(|store| Arc::clone(store.dir()));
             if own.is_ok_and(|own| own.hard_link(&name, dir, &tmp).is_ok()) {
                 dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
@@ -193,7 +197,8 @@ impl Core {
     }
 }
 
-/// What tells a manifest that a backup has written from all others: its length and checksum, as a line of text.
+/// What tells a manifest that a backup has written from all others: its length and checksum, as a
+/// line of text.
 fn digest(manifest: &[u8]) -> String {
     format!("{} {:08x}\n", manifest.len(), crc32fast::hash(manifest))
 }
@@ -217,7 +222,8 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manife
         }
         None => {
             let names = list(dir)?;
-            // The first thing that a backup puts into a directory is the file that tells it from a store that has lost its manifest.
+            // The first thing that a backup puts into a directory is the file that tells it from a store that
+            // has lost its manifest.
             let is_begun = names.iter().any(|name| name == BACKUP) || planted("backup_over_a_store");
             if names.iter().all(|name| is_ours(name) && (is_begun || name == BACKUP_TMP)) {
                 return Ok(None);
@@ -245,16 +251,18 @@ fn remove_stale(dir: &dyn Dir, parts: &[Part]) -> Result<u64> {
     Ok(removed)
 }
 
-/// Whether a file may be in a backup directory that has no manifest: what is left of a backup that did not come to its end.
+/// Whether a file may be in a backup directory that has no manifest: what is left of a backup that
+/// did not come to its end.
 fn is_ours(name: &str) -> bool {
     name == BACKUP || name == BACKUP_TMP || is_garbage_when_unnamed(name)
 }
 
-/// Makes a store in `destination` out of a backup, or of any store that is not in use. Every record is verified on the way.
+/// Makes a store in `destination` out of a backup, or of any store that is not in use. Every record
+/// is verified on the way.
 ///
-/// The destination is a new or an empty directory; a mount point or a link will do. Until all of it is durable a file `UNFINISHED`
-/// stands in it, and no open takes it for a store: a restore that fails leaves an empty directory, one that a crash ends is
-/// made again.
+/// The destination is a new or an empty directory; a mount point or a link will do. Until all of it
+/// is durable a file `UNFINISHED` stands in it, and no open takes it for a store: a restore that
+/// fails leaves an empty directory, one that a crash ends is made again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -272,8 +280,9 @@ fn is_ours(name: &str) -> bool {
 ///
 /// # Errors
 ///
-/// [`Error::Conflict`] if the destination holds anything, [`Error::NotFound`] if the source holds no store, [`Error::Corrupt`] naming file
-/// and offset, [`Error::Locked`], [`Error::Full`], [`Error::Io`].
+/// [`Error::Conflict`] if the destination holds anything, [`Error::NotFound`] if the source holds
+/// no store, [`Error::Corrupt`] naming file and offset, [`Error::Locked`], [`Error::Full`],
+/// [`Error::Io`].
 pub fn restore(
     components: &Components,
     source: impl AsRef<Path>,

@@ -1,8 +1,9 @@
 //! Where restore, import and salvage make a copy of a store.
 //!
-//! The copy is made in its own directory from the start, so a mount point, a link or `.` will do as well as a new name. The
-//! file `UNFINISHED` stands in it until all else is durable. While it stands there, no open takes the directory for a store,
-//! and the next attempt may remove what this one has left. Files with other names are never touched.
+//! The copy is made in its own directory from the start, so a mount point, a link or `.` will do as
+//! well as a new name. The file `UNFINISHED` stands in it until all else is durable. While it
+//! stands there, no open takes the directory for a store, and the next attempt may remove what this
+//! one has left. Files with other names are never touched.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::files::{io_error, list, read_file, remove_if_there, sync_data, sync_dir, write_at};
 use crate::mutants::planted;
 
-/// A directory that becomes a store with [`finish`](Self::finish). Dropped before that, it is emptied.
+/// A directory that becomes a store with [`finish`](Self::finish). Dropped before that, it is
+/// emptied.
 pub(crate) struct Destination {
     dir: Arc<dyn Dir>,
     /// What this attempt wrote into the mark: a later attempt writes something else.
@@ -31,7 +33,8 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] if it holds anything else, [`Error::Locked`] if it is in use, [`Error::Full`], [`Error::Io`].
+    /// [`Error::Conflict`] if it holds anything else, [`Error::Locked`] if it is in use,
+    /// [`Error::Full`], [`Error::Io`].
     pub(crate) fn begin(components: &Components, path: &Path) -> Result<Self> {
         let fs = &*components.fs;
         fs.create_dir_all(path).map_err(|source| io_error("create", path, source))?;

@@ -1,7 +1,8 @@
 //! A store as a stream of bytes; `docs/FORMAT.md` describes them.
 //!
-//! Frames of some records each, every frame with a number, a length and checksums, so that one that is missing, doubled or misplaced is noticed as
-//! well as one that is damaged; a last frame with the totals, so that a stream that was cut short is no whole one.
+//! Frames of some records each, every frame with a number, a length and checksums, so that one that
+//! is missing, doubled or misplaced is noticed as well as one that is damaged; a last frame with
+//! the totals, so that a stream that was cut short is no whole one.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -277,8 +278,9 @@ impl Core {
     }
 }
 
-/// Makes a store in `destination`, a new or empty directory, out of an exported stream. A stream that is damaged or cut short
-/// leaves the directory empty. Memory does not depend on the number of keys, but for the index.
+/// Makes a store in `destination`, a new or empty directory, out of an exported stream. A stream
+/// that is damaged or cut short leaves the directory empty. Memory does not depend on the number of
+/// keys, but for the index.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -296,8 +298,8 @@ impl Core {
 ///
 /// # Errors
 ///
-/// [`Error::Corrupt`] with the place in the stream, [`Error::VersionUnsupported`], [`Error::Conflict`] if the destination holds anything,
-/// [`Error::Full`], [`Error::Io`].
+/// [`Error::Corrupt`] with the place in the stream, [`Error::VersionUnsupported`],
+/// [`Error::Conflict`] if the destination holds anything, [`Error::Full`], [`Error::Io`].
 pub fn import_snapshot(
     components: &Components,
     stream: &mut dyn Read,

@@ -4,8 +4,9 @@
 //! header 128 | blocks | segments | block index
 //! ```
 //!
-//! Blocks hold the same number of entries each (the last may hold fewer), in key order, and know nothing of each other: they can be read by several
-//! threads at once, and a key can be looked up in place, by halving over the first keys of the blocks. How entries stand in a block is the
+//! Blocks hold the same number of entries each (the last may hold fewer), in key order, and know
+//! nothing of each other: they can be read by several threads at once, and a key can be looked up
+//! in place, by halving over the first keys of the blocks. How entries stand in a block is the
 //! matter of [`block`](super::block).
 //!
 //! Reading checks every place against the bytes that are there, and never panics.

@@ -1,8 +1,10 @@
-//! Folding a store's files into its state: the newest checkpoint if it can be used, and what the log has beyond it.
+//! Folding a store's files into its state: the newest checkpoint if it can be used, and what the
+//! log has beyond it.
 //!
-//! All of it is work that threads can share. Segments are read and verified, each by one thread. Then the keys are cut into ranges, and the records dealt
-//! out to them; for each range one thread sorts its records, decodes and verifies the checkpoint's blocks, merges both, the highest version
-//! winning, and builds a run of the index. At the end the runs are joined.
+//! All of it is work that threads can share. Segments are read and verified, each by one thread.
+//! Then the keys are cut into ranges, and the records dealt out to them; for each range one thread
+//! sorts its records, decodes and verifies the checkpoint's blocks, merges both, the highest
+//! version winning, and builds a run of the index. At the end the runs are joined.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -32,7 +34,8 @@ pub enum OpenPhase {
     Replay,
 }
 
-/// How far opening has come, for [`SingleNodeEngine::open_with_progress`](crate::SingleNodeEngine::open_with_progress).
+/// How far opening has come, for
+/// [`SingleNodeEngine::open_with_progress`](crate::SingleNodeEngine::open_with_progress).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenProgress {

@@ -47,8 +47,9 @@ pub(crate) struct Merged {
     pub(crate) counted: u64,
 }
 
-/// Sums of those of many segments that have any, each with the segment's place among all. All ranges are kept until the last is merged: sums for each
-/// segment would take as much memory as there are ranges times segments.
+/// Sums of those of many segments that have any, each with the segment's place among all. All
+/// ranges are kept until the last is merged: sums for each segment would take as much memory as
+/// there are ranges times segments.
 pub(crate) type SparseSums = Vec<(usize, Sums)>;
 
 fn sparse(sums: Vec<Sums>) -> SparseSums {
@@ -156,7 +157,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Books an entry of the checkpoint; gives where its segment stands in `segment_ids`, if it is there.
+    /// Books an entry of the checkpoint; gives where its segment stands in `segment_ids`, if it is
+    /// there.
     fn book(&self, merged: &mut Merging, value: &EntryValue) -> Result<Option<usize>, Unusable> {
         let found = self.accounts.get(value.covered).zip(merged.booked.get_mut(value.covered));
         let Some((account, booked)) = found else {

@@ -1,8 +1,9 @@
 //! Writing a checkpoint, while writes go on.
 //!
-//! Under the commit lock, for a moment: a snapshot of the state, and how far each segment reaches. Then the log is synced, so that what the
-//! checkpoint points to is durable, and the snapshot is written out in key order to a file that counts only once it is whole, synced, renamed, and
-//! named in the manifest.
+//! Under the commit lock, for a moment: a snapshot of the state, and how far each segment reaches.
+//! Then the log is synced, so that what the checkpoint points to is durable, and the snapshot is
+//! written out in key order to a file that counts only once it is whole, synced, renamed, and named
+//! in the manifest.
 
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -61,7 +62,8 @@ impl Core {
         let len_bytes = self.write_file(&store, &name, moment)?;
         if let Err(failure) = store.set_checkpoint(Some(&name)) {
             if !store.is_poisoned() {
-                // Certainly not named: it goes at once, since room may be short. The first failure is the one to tell of.
+                // Certainly not named: it goes at once, since room may be short. The first failure is the one to
+                // tell of.
                 let _removed = store.dir().remove_file(&name);
             }
             return Err(failure.into());
@@ -74,7 +76,8 @@ impl Core {
         Ok(())
     }
 
-    /// As [`write_checkpoint`](Self::write_checkpoint), where the store is as whole without it: no room for it is no failure, and is told.
+    /// As [`write_checkpoint`](Self::write_checkpoint), where the store is as whole without it: no
+    /// room for it is no failure, and is told.
     pub(crate) fn try_checkpoint(&self, turn: &mut Turn) -> Result<Option<String>> {
         match self.write_checkpoint(turn) {
             Ok(()) => Ok(None),
@@ -98,7 +101,8 @@ impl Core {
         Ok(Moment { state, max_version, covered: covered.collect() })
     }
 
-    /// Writes the file under its name, durably, and gives its length. A failure leaves nothing behind that counts.
+    /// Writes the file under its name, durably, and gives its length. A failure leaves nothing
+    /// behind that counts.
     fn write_file(&self, store: &SegmentStore, name: &str, moment: Moment) -> Result<u64> {
         let tmp = format!("{name}.tmp");
         let dir = store.dir();
@@ -184,7 +188,8 @@ impl Blocks {
     }
 }
 
-/// Which of the covered segments, in ascending order of their ids, has this id. `guess` is what the answer was last time.
+/// Which of the covered segments, in ascending order of their ids, has this id. `guess` is what the
+/// answer was last time.
 fn covered_by(covered: &[Covered], id: u32, guess: usize) -> Result<usize> {
     if covered.get(guess).is_some_and(|covered| covered.id == id) {
         return Ok(guess);

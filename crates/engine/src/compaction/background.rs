@@ -28,11 +28,12 @@ const FREEING_ATTEMPTS: usize = 16;
 /// So many runs in the background, and others get the turn.
 const RUNS_PER_TURN: u32 = 16;
 
-/// The background looks when the log has grown by one part in so many of its segments: a look costs the more the more segments there are.
+/// The background looks when the log has grown by one part in so many of its segments: a look costs
+/// the more the more segments there are.
 const LOOK_SHARE: usize = 64;
 
-/// The active segment is ended to be put in order if it holds more than one part in so many of what lives, and at least so many bytes; less is
-/// not worth a segment.
+/// The active segment is ended to be put in order if it holds more than one part in so many of what
+/// lives, and at least so many bytes; less is not worth a segment.
 const WORTH_ORDERING_SHARE: u64 = 16;
 const WORTH_ORDERING_BYTES: u64 = 1 << 20;
 
@@ -45,7 +46,8 @@ impl HasRank for Turn {
 pub(crate) struct Turn {
     /// Segments that count no longer, and whose files are still held.
     pub(crate) retired: Vec<Arc<Segment>>,
-    /// The name of the checkpoint that the manifest names, and the seq and the number of runs that it was taken at.
+    /// The name of the checkpoint that the manifest names, and the seq and the number of runs that
+    /// it was taken at.
     pub(crate) checkpoint: Option<(String, u64, u64)>,
 }
 
@@ -92,7 +94,8 @@ impl Upkeep {
         self.wake.notify_one();
     }
 
-    /// The log has gone on to a new segment, of so many: time to look whether there is something to compact, if it has grown enough since.
+    /// The log has gone on to a new segment, of so many: time to look whether there is something to
+    /// compact, if it has grown enough since.
     pub(crate) fn note_roll(&self, segments: usize) {
         let rolls = self.rolls.fetch_add(1, Ordering::Relaxed) + 1;
         if rolls >= segments / LOOK_SHARE || planted("each_roll_looks_at_all_segments") {
@@ -162,7 +165,8 @@ impl Upkeep {
     }
 }
 
-/// What an explicit run still has to look at: the segments that were there when it began. So it comes to an end however much is written.
+/// What an explicit run still has to look at: the segments that were there when it began. So it
+/// comes to an end however much is written.
 struct Session {
     ids: HashSet<u32>,
 }
@@ -201,7 +205,8 @@ impl Core {
         }
     }
 
-    /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the active segment may be ended for it.
+    /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the
+    /// active segment may be ended for it.
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
         let mut turn = self.upkeep.turn.lock()?;
         self.index.handle()?.reclaim();
@@ -347,7 +352,8 @@ impl Core {
         }
     }
 
-    /// Rewrites in key order what the log has left in the order of its commits. A luxury: once there is no room for it, it ends.
+    /// Rewrites in key order what the log has left in the order of its commits. A luxury: once
+    /// there is no room for it, it ends.
     fn put_in_order(&self, turn: &mut Turn, session: &Session) -> Result<()> {
         while let Some(usage) = self.next_of(session)? {
             let is_unordered = |usage: &&SegmentUsage| {
@@ -372,7 +378,8 @@ impl Core {
         Ok(())
     }
 
-    /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that does: on a full device it makes what there is.
+    /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that
+    /// does: on a full device it makes what there is.
     fn drop_dead(&self, turn: &mut Turn) -> Result<()> {
         // Segments that were rolled a moment ago may not be sealed yet.
         self.store.in_use()?.sync_predecessors().map_err(|failure| self.append_failed(failure))?;
@@ -400,7 +407,8 @@ impl Core {
         Ok(())
     }
 
-    /// The segments in numbers, for the next run of a session; what came later is shown as having nothing to give. `None`: all is done.
+    /// The segments in numbers, for the next run of a session; what came later is shown as having
+    /// nothing to give. `None`: all is done.
     fn next_of(&self, session: &Session) -> Result<Option<Vec<SegmentUsage>>> {
         self.check_writable()?;
         let mut usage = self.usage();
@@ -428,7 +436,8 @@ impl Core {
     /// Ends the active segment and seals it, so that it can be compacted.
     pub(crate) fn roll_active(&self) -> Result<()> {
         let store = self.store.in_use()?;
-        // The successor is made before the lock is taken, so that nobody waits for it. Without room for it the roll looks for another way.
+        // The successor is made before the lock is taken, so that nobody waits for it. Without room for it
+        // the roll looks for another way.
         match store.prepare_next(self.stamp()) {
             Ok(_) | Err(SegmentError::Full { .. }) => {}
             Err(failure) => return Err(self.append_failed(failure)),
@@ -455,7 +464,8 @@ fn keep_cheapest(victims: &mut Vec<u32>, usage: &[SegmentUsage], count: usize) {
     victims.truncate(count);
 }
 
-/// Whether an explicit compaction ends the active segment: for what it could free, or for a good part of the store that it could put in order.
+/// Whether an explicit compaction ends the active segment: for what it could free, or for a good
+/// part of the store that it could put in order.
 fn is_worth_rolling(active: &SegmentUsage, all: &[SegmentUsage], may_order: bool) -> bool {
     let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
     let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);

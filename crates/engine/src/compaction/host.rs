@@ -1,4 +1,5 @@
-//! What a run works with: records of the inputs, the index that knows who needs them, and the outputs.
+//! What a run works with: records of the inputs, the index that knows who needs them, and the
+//! outputs.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::table::Tracked;
 /// The rate limiter is asked once for this many bytes.
 const THROTTLE_STEP_BYTES: u64 = 128 << 10;
 
-/// So much more than expected is asked for, and what is left over is cut off: no run ends with a tiny segment.
+/// So much more than expected is asked for, and what is left over is cut off: no run ends with a
+/// tiny segment.
 const OUTPUT_SLACK_BYTES: u64 = 64 << 10;
 
 /// A run's view of the engine.
@@ -128,7 +130,8 @@ impl<'a> RunHost<'a> {
         Ok(())
     }
 
-    /// The outputs, whole and durable; each of their records is read once more, since the only other copy is about to go.
+    /// The outputs, whole and durable; each of their records is read once more, since the only
+    /// other copy is about to go.
     pub(crate) fn finish(mut self) -> Result<Vec<CompactedSegment>> {
         self.finish_output()?;
         for output in &self.finished {
@@ -211,8 +214,8 @@ impl Host for RunHost<'_> {
     }
 }
 
-/// What the survivors that were gathered so far have in common: the outputs count their versions and timestamps from it, so that
-/// their records are short.
+/// What the survivors that were gathered so far have in common: the outputs count their versions
+/// and timestamps from it, so that their records are short.
 #[derive(Debug, Default)]
 struct Survivors {
     least_version: Cell<Option<u64>>,
@@ -228,8 +231,10 @@ impl Survivors {
         self.any_tombstone.set(self.any_tombstone.get() || command.value().is_none());
     }
 
-    /// What an output that is begun at `now` counts from. With tombstones among them, timestamps count from now: the header's is what later says when
-    /// they were moved. Nor does a timestamp count that lies before the oldest input: a caller has chosen it, and the header also says how old the segment is.
+    /// What an output that is begun at `now` counts from. With tombstones among them, timestamps
+    /// count from now: the header's is what later says when they were moved. Nor does a
+    /// timestamp count that lies before the oldest input: a caller has chosen it, and the header
+    /// also says how old the segment is.
     fn base(&self, now: Stamp, oldest_ms: i64) -> Stamp {
         let is_likely = |least: &i64| (oldest_ms..=now.timestamp).contains(least) || planted("header_of_a_caller");
         let timestamp = self.least_timestamp.get().filter(|_| !self.any_tombstone.get()).filter(is_likely);
@@ -240,14 +245,16 @@ impl Survivors {
     }
 }
 
-/// When the store learned of a command that it committed. Its own timestamp says so only if it lies in the time of the segment: whoever submits a command
-/// chooses it.
+/// When the store learned of a command that it committed. Its own timestamp says so only if it lies
+/// in the time of the segment: whoever submits a command chooses it.
 fn learned_by_commit(timestamp: i64, began_ms: i64, ended_ms: i64) -> i64 {
     if (began_ms..=ended_ms).contains(&timestamp) { timestamp } else { ended_ms }
 }
 
-/// When the store learned of a tombstone that compaction has moved: before that, but how long before is known from the tombstone's timestamp alone. One
-/// that should have been forgotten instead of moved was not believed, or something stood in its way; so it counts from when it was moved.
+/// When the store learned of a tombstone that compaction has moved: before that, but how long
+/// before is known from the tombstone's timestamp alone. One that should have been forgotten
+/// instead of moved was not believed, or something stood in its way; so it counts from when it was
+/// moved.
 fn learned_by_compaction(timestamp: i64, moved_ms: i64, grace: Duration) -> i64 {
     if timestamp > moved_ms || age(moved_ms, timestamp) >= grace { moved_ms } else { timestamp }
 }

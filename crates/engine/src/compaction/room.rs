@@ -1,8 +1,10 @@
 //! How much of the disk the store may take: `max_disk_bytes`.
 //!
-//! The quota is met where files are made, not at each write: an active segment has its room already. A store near its quota first
-//! goes without a prepared segment; then a write that needs a new one is refused, while deletes and compaction, which free space in the end, may
-//! go beyond by a segment. Between the question whether there is room and the file that takes it nobody else may ask: both are done under one lock.
+//! The quota is met where files are made, not at each write: an active segment has its room
+//! already. A store near its quota first goes without a prepared segment; then a write that needs a
+//! new one is refused, while deletes and compaction, which free space in the end, may go beyond by
+//! a segment. Between the question whether there is room and the file that takes it nobody else may
+//! ask: both are done under one lock.
 
 use hightower_seams::lock_order::{self, HeldRank, Rank};
 use hightower_segment::SegmentStore;
@@ -14,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::sync::MutexGuard;
 
-/// A store with a quota has segments of at most this share of it, so that the quota is not used up by room for what is to come.
+/// A store with a quota has segments of at most this share of it, so that the quota is not used up
+/// by room for what is to come.
 const QUOTA_SHARE: u64 = 32;
 /// What takes access away may go beyond the quota by this share of it.
 const QUOTA_RESERVE_SHARE: u64 = 8;
@@ -28,8 +31,9 @@ impl StoreConfig {
 }
 
 impl Core {
-    /// How much of the disk segments, spare files and checkpoint take; rather too much than too little where writers or compaction are at work meanwhile:
-    /// what goes from the one sum to the other counts twice.
+    /// How much of the disk segments, spare files and checkpoint take; rather too much than too
+    /// little where writers or compaction are at work meanwhile: what goes from the one sum to
+    /// the other counts twice.
     fn disk_bytes(&self, store: &SegmentStore) -> u64 {
         let before = store.tail_stats();
         let segments = self.segments.len_bytes();
@@ -37,13 +41,15 @@ impl Core {
         segments + reserved + self.upkeep.other_bytes()
     }
 
-    /// Keeps others from making files that count against the quota, until the guard goes. Nothing in a store without one.
+    /// Keeps others from making files that count against the quota, until the guard goes. Nothing
+    /// in a store without one.
     pub(crate) fn growing(&self) -> Option<(HeldRank, MutexGuard<'_, ()>)> {
         let has_quota = self.config.max_disk_bytes.is_some() && !planted("quota_not_locked");
         has_quota.then(|| (lock_order::take(Rank::Growing), self.growing.lock()))
     }
 
-    /// Whether the quota allows for files of so many bytes more. Only under [`growing`](Self::growing) is it still so when they are made.
+    /// Whether the quota allows for files of so many bytes more. Only under
+    /// [`growing`](Self::growing) is it still so when they are made.
     pub(crate) fn has_disk_for(&self, more_bytes: u64) -> bool {
         let Some(max) = self.config.max_disk_bytes else { return true };
         self.store.in_use().is_ok_and(|store| self.disk_bytes(&store).saturating_add(more_bytes) <= max)

@@ -1,12 +1,15 @@
 //! One run, from the victims to the freed files.
 //!
-//! 1. Survivors are copied into outputs, which are made durable and read back. Nothing points to them yet; a crash leaves garbage.
-//! 2. The log is synced. What the run has left behind is dead because of newer commits, and these must not be lost once the older ones
-//!    are gone.
-//! 3. The manifest is replaced: outputs in, inputs out. From here on a crash leaves the outputs and no inputs, and both hold the same.
-//! 4. The index is pointed to the outputs, record by record, each only if it still points to the old place. Readers that looked the old place up
-//!    before still find the inputs in the table.
-//! 5. Tombstones whose time has come are forgotten. Not earlier: as long as the inputs count, an older command that arrives late must meet them.
+//! 1. Survivors are copied into outputs, which are made durable and read back. Nothing points to
+//!    them yet; a crash leaves garbage.
+//! 2. The log is synced. What the run has left behind is dead because of newer commits, and these
+//!    must not be lost once the older ones are gone.
+//! 3. The manifest is replaced: outputs in, inputs out. From here on a crash leaves the outputs and
+//!    no inputs, and both hold the same.
+//! 4. The index is pointed to the outputs, record by record, each only if it still points to the
+//!    old place. Readers that looked the old place up before still find the inputs in the table.
+//! 5. Tombstones whose time has come are forgotten. Not earlier: as long as the inputs count, an
+//!    older command that arrives late must meet them.
 //! 6. The inputs leave the table. A reader that comes too late asks the index again.
 //! 7. Their files are freed once nobody holds them any more.
 
@@ -33,7 +36,8 @@ use crate::table::Tracked;
 const MOVES_PER_LOCK: usize = 24;
 
 impl Core {
-    /// Runs a compaction of `victims`, in the order given. Whatever is not a sealed segment of this store is left out.
+    /// Runs a compaction of `victims`, in the order given. Whatever is not a sealed segment of this
+    /// store is left out.
     pub(crate) fn compact(
         &self,
         turn: &mut Turn,
@@ -173,7 +177,8 @@ impl Core {
         if turn.retired.is_empty() {
             return Ok(());
         }
-        // The old table is freed once all guards of its time are gone; usually that takes two steps of the epoch.
+        // The old table is freed once all guards of its time are gone; usually that takes two steps of the
+        // epoch.
         (0..4).for_each(|_| pin().flush());
         let mut waiting = std::mem::take(&mut turn.retired).into_iter();
         while let Some(segment) = waiting.next() {

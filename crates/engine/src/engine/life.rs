@@ -1,4 +1,5 @@
-//! How a store's life begins and ends: opening it, starting the threads that work beside its callers, and closing it.
+//! How a store's life begins and ends: opening it, starting the threads that work beside its
+//! callers, and closing it.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -27,9 +28,9 @@ use crate::turn::{CheckedMutex, HasRank, called_from_within};
 ///
 /// One process has a store open for writing, or any number have it open for reading.
 impl SingleNodeEngine {
-    /// Opens the store in `.hightower` of the current directory with the default settings, making it
-    /// if there is none: the spelling of hightower-kv 0.1. New programs name a directory, with
-    /// [`open`](Self::open).
+    /// Opens the store in `.hightower` of the current directory with the default settings, making
+    /// it if there is none: the spelling of hightower-kv 0.1. New programs name a directory,
+    /// with [`open`](Self::open).
     ///
     /// # Errors
     ///
@@ -70,19 +71,20 @@ impl SingleNodeEngine {
         StoreBuilder::new(data_dir)
     }
 
-    /// Opens a store, making it if there is none. What a crash left unfinished is dropped, and told in
-    /// [`open_report`](Self::open_report). Costs a pass over the log.
+    /// Opens a store, making it if there is none. What a crash left unfinished is dropped, and told
+    /// in [`open_report`](Self::open_report). Costs a pass over the log.
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] if it is open elsewhere, [`Error::Corrupt`] naming file and offset, [`Error::VersionUnsupported`],
-    /// [`Error::Full`], [`Error::Io`], or [`Error::Validation`] for a setting out of its range.
+    /// [`Error::Locked`] if it is open elsewhere, [`Error::Corrupt`] naming file and offset,
+    /// [`Error::VersionUnsupported`], [`Error::Full`], [`Error::Io`], or [`Error::Validation`]
+    /// for a setting out of its range.
     pub fn with_config(config: StoreConfig) -> Result<Self> {
         Self::with_components(config, Components::default())
     }
 
-    /// Opens a store for reading only: nothing on disk is created or changed. Other readers may have it open
-    /// too, a writer may not, until the engine and its snapshots are dropped.
+    /// Opens a store for reading only: nothing on disk is created or changed. Other readers may
+    /// have it open too, a writer may not, until the engine and its snapshots are dropped.
     ///
     /// # Errors
     ///
@@ -100,7 +102,8 @@ impl SingleNodeEngine {
         Self::open_with_progress(config, components, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`with_components`](Self::with_components); `watch` is told again and again how far opening has come, and may end it.
+    /// As [`with_components`](Self::with_components); `watch` is told again and again how far
+    /// opening has come, and may end it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -117,7 +120,8 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// As [`with_config`](Self::with_config), and [`Error::Aborted`] if `watch` has ended it; the store is then as it was.
+    /// As [`with_config`](Self::with_config), and [`Error::Aborted`] if `watch` has ended it; the
+    /// store is then as it was.
     pub fn open_with_progress(
         config: StoreConfig,
         components: Components,
@@ -141,27 +145,33 @@ impl SingleNodeEngine {
         Ok(engine)
     }
 
-    /// Commits what was handed in, syncs, and closes the store; the next open has nothing to recover. Later calls get
-    /// [`Error::Closed`], but for those that only tell numbers, such as [`len`](Self::len) and [`stats`](Self::stats): they go on telling
-    /// the last ones. Snapshots, ranges and backups that were begun before stay whole, and hold the memory that they need; all
-    /// else is freed.
+    /// Commits what was handed in, syncs, and closes the store; the next open has nothing to
+    /// recover. Later calls get [`Error::Closed`], but for those that only tell numbers, such
+    /// as [`len`](Self::len) and [`stats`](Self::stats): they go on telling the last ones.
+    /// Snapshots, ranges and backups that were begun before stay whole, and hold the memory that
+    /// they need; all else is freed.
     ///
-    /// It waits: for what was handed in, for a sync, for the end of the step that a compaction is at, and while an index checkpoint is written. In
-    /// asynchronous code call it where blocking is allowed: see the project's `docs/ASYNC.md`.
+    /// It waits: for what was handed in, for a sync, for the end of the step that a compaction is
+    /// at, and while an index checkpoint is written. In asynchronous code call it where
+    /// blocking is allowed: see the project's `docs/ASYNC.md`.
     ///
-    /// Closing again is no error: whoever comes second waits for the first, and gets the same outcome.
+    /// Closing again is no error: whoever comes second waits for the first, and gets the same
+    /// outcome.
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store is closed all the same, and recovers at the next
-    /// open. [`Error::Validation`] if it is called from code that the store is calling, such as a compaction policy; then nothing has happened.
+    /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store
+    /// is closed all the same, and recovers at the next open. [`Error::Validation`] if it is
+    /// called from code that the store is calling, such as a compaction policy; then nothing has
+    /// happened.
     pub fn close(&self) -> Result<()> {
         observe(Operation::Close, || self.core.close())
     }
 }
 
-/// Drops the handle, and closes the store: see [`close`](SingleNodeEngine::close) for what that waits for. What could not be written is
-/// recovered, or reported, at the next open; call `close` to hear of it.
+/// Drops the handle, and closes the store: see [`close`](SingleNodeEngine::close) for what that
+/// waits for. What could not be written is recovered, or reported, at the next open; call `close`
+/// to hear of it.
 impl Drop for SingleNodeEngine {
     fn drop(&mut self) {
         if self.core.fork_guard.is_forked() {
@@ -170,7 +180,8 @@ impl Drop for SingleNodeEngine {
             return;
         }
         if self.core.life.is_own_thread() {
-            // The last handle was the policy's, say. This thread cannot wait for itself, so another closes the store.
+            // The last handle was the policy's, say. This thread cannot wait for itself, so another closes the
+            // store.
             let core = Arc::clone(&self.core);
             let _started = thread::Builder::new().name("hightower-close".into()).spawn(move || drop(core.close()));
             return;
@@ -202,12 +213,14 @@ impl Life {
         self.pipeline.get()
     }
 
-    /// Whether this is a thread of the store's, which nobody may have wait for the end of all of them.
+    /// Whether this is a thread of the store's, which nobody may have wait for the end of all of
+    /// them.
     fn is_own_thread(&self) -> bool {
         self.own.lock().contains(&thread::current().id())
     }
 
-    /// A thread of the store's. It has no reason to panic: if it does, by a bug, nothing is known of what it was at, and writes are refused from then on.
+    /// A thread of the store's. It has no reason to panic: if it does, by a bug, nothing is known
+    /// of what it was at, and writes are refused from then on.
     fn spawn(&self, core: &Arc<Core>, name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
         let core = Arc::clone(core);
         let guarded = move || {

@@ -14,7 +14,8 @@ use crate::value::Value;
 ///
 /// No read takes a lock or waits for a writer. A read of several keys sees them as of one moment.
 impl SingleNodeEngine {
-    /// The latest value of `key`. Takes no lock; costs two or three cache misses, a checksum and a copy.
+    /// The latest value of `key`. Takes no lock; costs two or three cache misses, a checksum and a
+    /// copy.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -69,7 +70,8 @@ impl SingleNodeEngine {
         self.core.read_latest(key.as_ref(), |value, version| (Value::from(value), version))
     }
 
-    /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get) after the other, because cache misses overlap.
+    /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get)
+    /// after the other, because cache misses overlap.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -105,7 +107,8 @@ impl SingleNodeEngine {
         self.prefix(prefix)?.collect_pairs(usize::MAX)
     }
 
-    /// The keys in `bounds`, in key order, from either end, as of this moment. What was begun before the store is closed goes on after it.
+    /// The keys in `bounds`, in key order, from either end, as of this moment. What was begun
+    /// before the store is closed goes on after it.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -126,8 +129,8 @@ impl SingleNodeEngine {
         Ok(self.snapshot()?.range(bounds))
     }
 
-    /// The keys that begin with `prefix`, in key order, from either end, as of this moment. What was begun before the store is closed goes on
-    /// after it.
+    /// The keys that begin with `prefix`, in key order, from either end, as of this moment. What
+    /// was begun before the store is closed goes on after it.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -147,7 +150,8 @@ impl SingleNodeEngine {
         Ok(self.snapshot()?.prefix(prefix))
     }
 
-    /// All keys, in key order, from either end, as of this moment; their values are read when asked for.
+    /// All keys, in key order, from either end, as of this moment; their values are read when asked
+    /// for.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -242,7 +246,8 @@ impl SingleNodeEngine {
         Ok(reader(&self.snapshot()?))
     }
 
-    /// The store as of this moment. Under a microsecond, whatever the number of keys. It stays readable after the store is closed.
+    /// The store as of this moment. Under a microsecond, whatever the number of keys. It stays
+    /// readable after the store is closed.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;

@@ -37,10 +37,13 @@ impl SingleNodeEngine {
         self.core.sync_to(self.core.index.visible_seq())
     }
 
-    /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops those that hold nothing else. Then puts in key
-    /// order what is still in the order of its commits, unless [`order_when_explicit`](hightower_compactor::CompactionConfig::order_when_explicit)
-    /// says otherwise. Writes and reads go on meanwhile. Looks at no more than what was there when it began. The report counts all that
-    /// compaction has done since the call, also what the background did while the call waited for it.
+    /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops
+    /// those that hold nothing else. Then puts in key order what is still in the order of its
+    /// commits, unless
+    /// [`order_when_explicit`](hightower_compactor::CompactionConfig::order_when_explicit) says
+    /// otherwise. Writes and reads go on meanwhile. Looks at no more than what was there when it
+    /// began. The report counts all that compaction has done since the call, also what the
+    /// background did while the call waited for it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -56,8 +59,9 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] if a record does not verify, [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`],
-    /// [`Error::Poisoned`], [`Error::Validation`] if it is called from a compaction policy. What was freed until then stays so.
+    /// [`Error::Corrupt`] if a record does not verify, [`Error::Full`], [`Error::Io`],
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`], [`Error::Validation`] if it
+    /// is called from a compaction policy. What was freed until then stays so.
     pub fn run_compaction_now(&self) -> Result<CompactionReport> {
         observe(Operation::Compaction, || {
             self.core.check_not_forked()?;
@@ -65,7 +69,8 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on meanwhile.
+    /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on
+    /// meanwhile.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -85,10 +90,12 @@ impl SingleNodeEngine {
         self.core.write_checkpoint(&mut turn)
     }
 
-    /// Copies the store, as of one moment, into a directory from which it can be opened or [`restore`](crate::restore)d. Writes go on
-    /// meanwhile. Complete segments are hard-linked where the file system can, and a backup that is there already gets only what is new; it stays
-    /// whole until the new one is. A backup that has begun goes on to its end also when the store is closed meanwhile, which waits for no
-    /// copy; until then compaction does not free what it copies.
+    /// Copies the store, as of one moment, into a directory from which it can be opened or
+    /// [`restore`](crate::restore)d. Writes go on meanwhile. Complete segments are hard-linked
+    /// where the file system can, and a backup that is there already gets only what is new; it
+    /// stays whole until the new one is. A backup that has begun goes on to its end also when
+    /// the store is closed meanwhile, which waits for no copy; until then compaction does not
+    /// free what it copies.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -103,13 +110,15 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] if the directory holds something else, [`Error::Locked`] if it is in use, [`Error::Full`], [`Error::Io`],
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
+    /// [`Error::Conflict`] if the directory holds something else, [`Error::Locked`] if it is in
+    /// use, [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`],
+    /// [`Error::Poisoned`].
     pub fn backup_to(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
         self.backup_with_progress(dir, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`backup_to`](Self::backup_to); `watch` hears of the progress and may end it. It may call the store, and close it. What was in the directory before stays whole then, and the next
+    /// As [`backup_to`](Self::backup_to); `watch` hears of the progress and may end it. It may call
+    /// the store, and close it. What was in the directory before stays whole then, and the next
     /// backup into it goes on with what was copied.
     ///
     /// # Errors
@@ -123,8 +132,9 @@ impl SingleNodeEngine {
         observe(Operation::Backup, || self.core.backup_to(dir.as_ref(), &mut watch))
     }
 
-    /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another machine, or another version. Memory does not
-    /// depend on the number of keys. [`import_snapshot`](crate::import_snapshot) takes it back.
+    /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another
+    /// machine, or another version. Memory does not depend on the number of keys.
+    /// [`import_snapshot`](crate::import_snapshot) takes it back.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -139,7 +149,8 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify, [`Error::Closed`].
+    /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify,
+    /// [`Error::Closed`].
     pub fn export_snapshot(&self, stream: &mut dyn std::io::Write) -> Result<ExportReport> {
         self.core.check_open()?;
         let state = self.core.index.handle()?;

@@ -124,12 +124,12 @@ impl SingleNodeEngine {
         self.write(Write { key: key.as_ref(), value: None, given: None }, durability)
     }
 
-    /// Takes `key`'s value away and gives the version of the delete; `None` if there was no value, and
-    /// then nothing is written.
+    /// Takes `key`'s value away and gives the version of the delete; `None` if there was no value,
+    /// and then nothing is written.
     ///
     /// Where nothing is written there is no tombstone of this call: an older command that is
-    /// [submitted](Self::submit) later counts as if `remove` had not been called. Where versions are
-    /// submitted, use [`delete`](Self::delete).
+    /// [submitted](Self::submit) later counts as if `remove` had not been called. Where versions
+    /// are submitted, use [`delete`](Self::delete).
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -155,8 +155,8 @@ impl SingleNodeEngine {
     }
 
     /// Takes `key`'s value away and gives the value; `None` if there was none, and then nothing is
-    /// written. Of several callers one gets a value. Costs a read and a write, again for each writer
-    /// that comes between.
+    /// written. Of several callers one gets a value. Costs a read and a write, again for each
+    /// writer that comes between.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -179,8 +179,8 @@ impl SingleNodeEngine {
     /// `None`; gives the value that was there before. No write of others comes between: where one
     /// does, `update` is called again with the new value.
     ///
-    /// Costs a read and a write for each call of `update`. Where many threads update one key, most of
-    /// their calls are repeated.
+    /// Costs a read and a write for each call of `update`. Where many threads update one key, most
+    /// of their calls are repeated.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -229,9 +229,9 @@ impl SingleNodeEngine {
 /// For replicated and replayed writes: the command with the highest version wins for its key,
 /// whatever the order of arrival.
 impl SingleNodeEngine {
-    /// Commits a command with the version it carries: it counts if that is above the key's, else it is
-    /// [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put) are above it from then on. The timestamp is kept with the
-    /// record and decides nothing.
+    /// Commits a command with the version it carries: it counts if that is above the key's, else it
+    /// is [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put)
+    /// are above it from then on. The timestamp is kept with the record and decides nothing.
     ///
     /// ```
     /// # use hightower_engine::{Command, ErrorKind, SingleNodeEngine, StoreConfig, limits};
@@ -271,7 +271,8 @@ impl SingleNodeEngine {
         self.write(Write { key: command.key(), value: command.value(), given }, durability)
     }
 
-    /// Commits several commands as one: all of them or, on error, none. Stale ones are left out, and say so.
+    /// Commits several commands as one: all of them or, on error, none. Stale ones are left out,
+    /// and say so.
     ///
     /// ```
     /// # use hightower_engine::{ApplyOutcome, Command, SingleNodeEngine};
@@ -287,8 +288,8 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or 4 GiB. A
-    /// batch that is longer than a segment gets one of its own.
+    /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or 4 GiB.
+    /// A batch that is longer than a segment gets one of its own.
     pub fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
     where
         I: IntoIterator<Item = Command>,
@@ -368,7 +369,8 @@ impl SingleNodeEngine {
 /// # Writing without waiting
 ///
 /// These hand a write in and return a [`Ticket`]: a `Future` that gives the outcome. They wait only
-/// while the queue is full. In a store without a queue (see [`StoreConfig::commit_queue_depth`](crate::StoreConfig::commit_queue_depth)) the
+/// while the queue is full. In a store without a queue (see
+/// [`StoreConfig::commit_queue_depth`](crate::StoreConfig::commit_queue_depth)) the
 /// write is committed before they return.
 impl SingleNodeEngine {
     /// Hands in a command with a version of its own.
@@ -389,8 +391,8 @@ impl SingleNodeEngine {
         self.submit_async_with(command, self.durability)
     }
 
-    /// As [`submit_async`](Self::submit_async), at a durability of this call's own: the ticket gives
-    /// its outcome once the write has it.
+    /// As [`submit_async`](Self::submit_async), at a durability of this call's own: the ticket
+    /// gives its outcome once the write has it.
     ///
     /// ```
     /// # use hightower_engine::{Command, Durability, SingleNodeEngine};
@@ -440,8 +442,8 @@ impl SingleNodeEngine {
         self.commit_async_with(batch, self.durability)
     }
 
-    /// As [`commit_async`](Self::commit_async), at a durability of this call's own: the ticket gives
-    /// its outcome once the batch has it.
+    /// As [`commit_async`](Self::commit_async), at a durability of this call's own: the ticket
+    /// gives its outcome once the batch has it.
     ///
     /// ```
     /// # use hightower_engine::{Batch, Durability, SingleNodeEngine};

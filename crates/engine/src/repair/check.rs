@@ -62,9 +62,11 @@ pub struct CheckReport {
     pub records: u64,
     /// How many bytes were looked at.
     pub bytes: u64,
-    /// How many bytes of unfinished commits a crash has left; the next open drops them. That is no damage.
+    /// How many bytes of unfinished commits a crash has left; the next open drops them. That is no
+    /// damage.
     pub unfinished_bytes: u64,
-    /// What became of the index checkpoint when it was tried (level [`CheckLevel::Index`]). A bad one is no damage: it is made anew.
+    /// What became of the index checkpoint when it was tried (level [`CheckLevel::Index`]). A bad
+    /// one is no damage: it is made anew.
     pub checkpoint: Option<CheckpointUse>,
     /// What is damaged.
     pub damage: Vec<DamagedPlace>,
@@ -89,7 +91,8 @@ impl DamagedPlace {
     }
 }
 
-/// Looks for damage. Changes nothing, and goes on behind what it finds. `watch` hears of the progress and may end it.
+/// Looks for damage. Changes nothing, and goes on behind what it finds. `watch` hears of the
+/// progress and may end it.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -107,8 +110,8 @@ impl DamagedPlace {
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`] if there is no store, [`Error::Locked`] if it is in use, [`Error::Aborted`] if `watch` has ended it, [`Error::Io`].
-/// Damage is no error: it is in the report.
+/// [`Error::NotFound`] if there is no store, [`Error::Locked`] if it is in use, [`Error::Aborted`]
+/// if `watch` has ended it, [`Error::Io`]. Damage is no error: it is in the report.
 pub fn check(
     components: &Components,
     dir: impl AsRef<Path>,
@@ -174,7 +177,8 @@ fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPla
     Ok(())
 }
 
-/// Where a segment's records count up to: in one that was not sealed, what follows the end of the log is no damage.
+/// Where a segment's records count up to: in one that was not sealed, what follows the end of the
+/// log is no damage.
 pub(crate) fn counted_end(segment: &Segment, outcome: Option<&SegmentReport>) -> u32 {
     match outcome.filter(|outcome| outcome.outcome != SegmentOutcome::Sealed) {
         Some(outcome) => outcome.len_bytes,
@@ -228,7 +232,8 @@ fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
 
 /// Folds the log once with the checkpoint and once without, and compares.
 fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
-    // Declared first, to be dropped last: what holds the segments below is freed by the end of an epoch.
+    // Declared first, to be dropped last: what holds the segments below is freed by the end of an
+    // epoch.
     let _reading;
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
     _reading = ReadingLock(Arc::clone(store.lock()));
@@ -277,8 +282,9 @@ pub struct RawRecord<'a> {
     pub command: CommandRef<'a>,
 }
 
-/// Calls `visit` with every record of the log that verifies, overtaken ones too, in the order of segments and places, until it breaks. Damaged places
-/// are stepped over; gives how many there were.
+/// Calls `visit` with every record of the log that verifies, overtaken ones too, in the order of
+/// segments and places, until it breaks. Damaged places are stepped over; gives how many there
+/// were.
 ///
 /// # Errors
 ///

@@ -21,15 +21,17 @@ pub struct SalvageReport {
     pub records: u64,
     /// How many keys have a value in the new store.
     pub keys: u64,
-    /// What could not be read, with the keys it lies between where that is known. A key whose newest record was there has an
-    /// older value now, or none; a key that was deleted there may be back.
+    /// What could not be read, with the keys it lies between where that is known. A key whose
+    /// newest record was there has an older value now, or none; a key that was deleted there
+    /// may be back.
     pub damage: Vec<DamagedPlace>,
-    /// The manifest could not be read, so all segment files counted: keys may be back that compaction had done away with.
+    /// The manifest could not be read, so all segment files counted: keys may be back that
+    /// compaction had done away with.
     pub without_manifest: bool,
 }
 
-/// Makes a new store in `destination` of all records in `source` that verify. Changes nothing in `source`. `watch` hears of the
-/// progress and may end it; then the destination is empty.
+/// Makes a new store in `destination` of all records in `source` that verify. Changes nothing in
+/// `source`. `watch` hears of the progress and may end it; then the destination is empty.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -49,9 +51,11 @@ pub struct SalvageReport {
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`](crate::Error::NotFound) if there is no store, [`Error::Locked`](crate::Error::Locked) if it is in use,
-/// [`Error::Conflict`](crate::Error::Conflict) if the destination holds anything, [`Error::Aborted`](crate::Error::Aborted),
-/// [`Error::Full`](crate::Error::Full), [`Error::Io`](crate::Error::Io).
+/// [`Error::NotFound`](crate::Error::NotFound) if there is no store,
+/// [`Error::Locked`](crate::Error::Locked) if it is in use,
+/// [`Error::Conflict`](crate::Error::Conflict) if the destination holds anything,
+/// [`Error::Aborted`](crate::Error::Aborted), [`Error::Full`](crate::Error::Full),
+/// [`Error::Io`](crate::Error::Io).
 pub fn salvage(
     components: &Components,
     source: impl AsRef<Path>,
@@ -71,7 +75,8 @@ pub fn salvage(
     let mut records = 0;
     for segment in store.segments() {
         let outcome = store.report().segment(segment.id());
-        // What a crash has left unfinished is not to be finished here, unless the end of the log is itself in doubt.
+        // What a crash has left unfinished is not to be finished here, unless the end of the log is itself
+        // in doubt.
         let is_damaged = damage.iter().any(|place| place.path == segment.path());
         let end = if is_damaged { segment.len_bytes() } else { counted_end(segment, outcome) };
         records += copy_segment(segment, end, &engine, &mut meter)?;

@@ -44,7 +44,8 @@ struct RealFile {
     guard: ForkGuard,
 }
 
-/// A descriptor of its own for the directory: the lock belongs to what one call of `open` has opened.
+/// A descriptor of its own for the directory: the lock belongs to what one call of `open` has
+/// opened.
 #[derive(Debug)]
 struct RealLock {
     descriptor: OwnedFd,
@@ -55,10 +56,12 @@ struct RealLock {
 /// Device and inode.
 type DirectoryId = (u64, u64);
 
-/// The directories that this process, or one that it was forked from, has locked: for messages alone.
+/// The directories that this process, or one that it was forked from, has locked: for messages
+/// alone.
 static LOCKED: Mutex<Vec<(DirectoryId, ForkGuard)>> = Mutex::new(Vec::new());
 
-/// Nobody holds it for long. But in a child that was forked at that moment nobody ever gives it back.
+/// Nobody holds it for long. But in a child that was forked at that moment nobody ever gives it
+/// back.
 fn locked() -> Option<MutexGuard<'static, Vec<(DirectoryId, ForkGuard)>>> {
     if !ForkGuard::is_in_child() {
         return Some(LOCKED.lock());
@@ -88,8 +91,8 @@ impl Drop for RealLock {
         if planted("unlocked_by_closing") {
             return;
         }
-        // Closing the descriptor is not enough: a child that was forked meanwhile has a copy of it, until it executes another program.
-        // This can only fail for a descriptor that is none.
+        // Closing the descriptor is not enough: a child that was forked meanwhile has a copy of it, until
+        // it executes another program. This can only fail for a descriptor that is none.
         let _unlocked = rustix::fs::flock(&self.descriptor, FlockOperation::Unlock);
     }
 }
@@ -246,7 +249,8 @@ impl Dir for RealDir {
                 Ok(Some(Box::new(RealLock { descriptor: own, directory, guard: self.guard })))
             }
             Err(Errno::WOULDBLOCK) => Ok(None),
-            // NFS turns the lock into one of a range of bytes, for which the directory would have to be open for writing.
+            // NFS turns the lock into one of a range of bytes, for which the directory would have to be open for
+            // writing.
             Err(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "the file system locks no directories"))
             }
@@ -321,8 +325,9 @@ fn of(metadata: &fs::Metadata) -> Metadata {
     Metadata { len_bytes: metadata.len(), links: metadata.nlink() }
 }
 
-/// The ext family, xfs and tmpfs keep blocks that were allocated for the file that they were allocated for. A copy-on-write file system
-/// (btrfs, zfs) needs new ones for every write, and of others nothing is known.
+/// The ext family, xfs and tmpfs keep blocks that were allocated for the file that they were
+/// allocated for. A copy-on-write file system (btrfs, zfs) needs new ones for every write, and of
+/// others nothing is known.
 #[cfg(target_os = "linux")]
 fn preallocation_is_promise(dir: &OwnedFd) -> io::Result<bool> {
     Ok(keeps_blocks(&rustix::fs::fstatfs(dir)?))
@@ -378,8 +383,9 @@ fn fill(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a hole of all whole blocks and pages behind `len_bytes`. A page that is partly a hole would need room again when its first part is written
-/// through a map, and a full device answers that with a signal.
+/// Makes a hole of all whole blocks and pages behind `len_bytes`. A page that is partly a hole
+/// would need room again when its first part is written through a map, and a full device answers
+/// that with a signal.
 #[cfg(target_os = "linux")]
 fn punch(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};

@@ -4,8 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The call fails with an I/O error. A failed sync also forgets which pages were dirty, as kernels do: a later sync
-    /// succeeds without having written them.
+    /// The call fails with an I/O error. A failed sync also forgets which pages were dirty, as
+    /// kernels do: a later sync succeeds without having written them.
     Io,
     /// Calls that need room fail for want of it.
     NoSpace,
@@ -19,14 +19,16 @@ pub enum FaultKind {
     FlipBit,
     /// The process has no more file descriptors: calls that open something fail.
     NoDescriptors,
-    /// The system has no more memory: everything fails but syncs, which ask the device, and copies into maps.
+    /// The system has no more memory: everything fails but syncs, which ask the device, and copies
+    /// into maps.
     NoMemory,
     /// The call panics before it does anything.
     Panic,
 }
 
 impl FaultKind {
-    /// All that the system can do; [`Panic`](Self::Panic) is what a file system of the caller's can do.
+    /// All that the system can do; [`Panic`](Self::Panic) is what a file system of the caller's can
+    /// do.
     pub const ALL: [Self; 8] = [
         Self::Io,
         Self::NoSpace,
@@ -44,8 +46,9 @@ impl FaultKind {
 pub struct Fault {
     /// What goes wrong.
     pub kind: FaultKind,
-    /// At which call to the file system, counted from 0; see [`SimFs::call_count`](super::SimFs::call_count). If the kind does not
-    /// apply to that call, nothing happens.
+    /// At which call to the file system, counted from 0; see
+    /// [`SimFs::call_count`](super::SimFs::call_count). If the kind does not apply to that
+    /// call, nothing happens.
     pub at_call: u64,
     /// Whether it strikes at every call from then on, instead of once.
     pub lasting: bool,

@@ -106,7 +106,8 @@ impl SimFs {
         (state.start.clone(), state.ops.as_slice().into(), state.promise)
     }
 
-    /// How many operations that change something were recorded; [`CrashPoint::op`](super::CrashPoint::op) counts these.
+    /// How many operations that change something were recorded;
+    /// [`CrashPoint::op`](super::CrashPoint::op) counts these.
     #[must_use]
     pub fn op_count(&self) -> usize {
         self.state.lock().ops.len()
@@ -128,7 +129,8 @@ impl SimFs {
         self.state.lock().faults.clear();
     }
 
-    /// Limits the sum of all files' lengths; calls that would exceed it fail for want of room. `None` takes the limit away.
+    /// Limits the sum of all files' lengths; calls that would exceed it fail for want of room.
+    /// `None` takes the limit away.
     pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
         self.state.lock().capacity_bytes = capacity_bytes;
     }
@@ -152,9 +154,9 @@ impl SimFs {
         Ok(bytes)
     }
 
-    /// Replaces a file's bytes, or makes the file, behind everybody's back: durable at once, recorded nowhere. For planting damage
-    /// before a store is opened: maps of the old bytes do not see it, files that are open are gone, and what was recorded before is
-    /// forgotten.
+    /// Replaces a file's bytes, or makes the file, behind everybody's back: durable at once,
+    /// recorded nowhere. For planting damage before a store is opened: maps of the old bytes do
+    /// not see it, files that are open are gone, and what was recorded before is forgotten.
     pub fn plant(&self, path: &Path, bytes: &[u8]) {
         let mut state = self.state.lock();
         let inode = state.next_inode;
@@ -181,7 +183,8 @@ impl SimFs {
         state.settle();
     }
 
-    /// Removes a directory with all that is in it, behind everybody's back; likewise. Handles to it stay, and find nothing.
+    /// Removes a directory with all that is in it, behind everybody's back; likewise. Handles to it
+    /// stay, and find nothing.
     pub fn unplant_dir(&self, path: &Path) {
         let mut state = self.state.lock();
         state.names.retain(|name, _| !name.starts_with(path));
@@ -205,13 +208,14 @@ impl SimFs {
         Ok(names.filter_map(|name| name.file_name()?.to_str().map(str::to_owned)).collect())
     }
 
-    /// Takes what processes see as durable, and forgets the record: the state after a clean shutdown of the machine.
+    /// Takes what processes see as durable, and forgets the record: the state after a clean
+    /// shutdown of the machine.
     pub fn settle(&self) {
         self.state.lock().settle();
     }
 
-    /// A copy of the file system as processes see it now, all of it durable, with nobody holding locks: as after the death of every
-    /// process.
+    /// A copy of the file system as processes see it now, all of it durable, with nobody holding
+    /// locks: as after the death of every process.
     #[must_use]
     pub fn after_kill(&self) -> Self {
         let state = self.state.lock();
@@ -344,8 +348,9 @@ impl State {
         self.ops.push(Op::Names { dir, changes });
     }
 
-    /// Gives a directory another name, and with it all that is in it, in one step. (Names in it that were not synced go with it as if they had been; the
-    /// stores under test sync a directory before they move it.)
+    /// Gives a directory another name, and with it all that is in it, in one step. (Names in it
+    /// that were not synced go with it as if they had been; the stores under test sync a
+    /// directory before they move it.)
     fn rename_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         if self.names.keys().any(|name| name.parent() == Some(to)) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
@@ -427,11 +432,13 @@ impl Fs for SimFs {
 }
 
 impl SimFs {
-    /// Gives a directory another name, in one step, as another program might do it. An empty directory that has the new name is replaced.
+    /// Gives a directory another name, in one step, as another program might do it. An empty
+    /// directory that has the new name is replaced.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::DirectoryNotEmpty`] if the new name is that of a directory with something in it, and those of the file system.
+    /// [`io::ErrorKind::DirectoryNotEmpty`] if the new name is that of a directory with something
+    /// in it, and those of the file system.
     pub fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.enter(Call::Name)?;
@@ -607,7 +614,8 @@ impl SimFile {
             return Ok(());
         }
         if len < file.len {
-            // What was cut reads as zeros if the file grows again. Bytes that a map has published keep what they hold.
+            // What was cut reads as zeros if the file grows again. Bytes that a map has published keep what
+            // they hold.
             let cut = vec![0; file.len - len];
             let _ = file.memory.write_at(len, &cut);
             file.len = len;

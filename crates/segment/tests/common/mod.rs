@@ -1,5 +1,5 @@
-//! A small store user that knows what it was promised: it runs a workload on the simulated file system, and afterwards says of any
-//! state of the disk whether the promises were kept.
+//! A small store user that knows what it was promised: it runs a workload on the simulated file
+//! system, and afterwards says of any state of the disk whether the promises were kept.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
@@ -187,7 +187,8 @@ impl World {
         }
     }
 
-    /// Whether a state of the disk that a crash at `point` left keeps all promises; if not, which one it breaks.
+    /// Whether a state of the disk that a crash at `point` left keeps all promises; if not, which
+    /// one it breaks.
     pub fn check(&self, fs: &SimFs, point: CrashPoint, deep: bool) -> Result<(), String> {
         let done_by = |op: usize| self.commits.iter().filter(|commit| commit.done <= op).count();
         let began_by = self.commits.iter().filter(|commit| commit.began < point.op).count();

@@ -1,4 +1,5 @@
-//! Small devices, filled to the last block, by the store and by others; deletes, compaction and new life there.
+//! Small devices, filled to the last block, by the store and by others; deletes, compaction and new
+//! life there.
 //!
 //! Where root may mount, they are file systems of their own; everywhere, a quota of the store's.
 
@@ -171,7 +172,8 @@ impl Device<'_> {
         self.store.handle().context("the store is open")
     }
 
-    /// Puts until the device is full, or so many; gives how many puts there were and how many bytes of values.
+    /// Puts until the device is full, or so many; gives how many puts there were and how many bytes
+    /// of values.
     fn fill(&self, random: &mut Random, from: u64, most: u64) -> Result<(u64, u64)> {
         let store = &self.store;
         let handle = self.handle()?;

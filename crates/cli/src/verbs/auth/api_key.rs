@@ -72,7 +72,8 @@ A key never may more than its owner. The store keeps only a keyed hash of the to
 Exit code 1 if there is no such key. A token is no argument: others can read those. One that leaked may have lost its end: \
 the id, with which it begins, is enough.")]
     Revoke {
-        /// The id of the key; without it the token is asked for, or the first line of standard input
+        /// The id of the key; without it the token is asked for, or the first line of standard
+        /// input
         key: Option<String>,
     },
     /// Whether a token is a working API key's, and which

@@ -91,7 +91,8 @@ The removal is itself an entry of the trail. A broken trail is not pruned. Asks 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Filter")]
 pub(super) struct FilterArgs {
-    /// Only what this user did, or what concerns the user's account; an id of a deleted user works too
+    /// Only what this user did, or what concerns the user's account; an id of a deleted user works
+    /// too
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Only this action, such as password_changed; may be given more than once

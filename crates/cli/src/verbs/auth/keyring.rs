@@ -189,7 +189,8 @@ fn show(screen: Screen, keys: &[Key]) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// How many records each key wraps; `None` where there is no store, or none with the service's records.
+/// How many records each key wraps; `None` where there is no store, or none with the service's
+/// records.
 fn usage(context: &Context<'_>) -> Result<Option<BTreeMap<MasterKeyId, u64>>, Failure> {
     if !context.session.data_dir().exists() {
         return Ok(None);
