@@ -252,6 +252,7 @@ impl Appender {
         // What was used up is made again from the room that has come free, for the next open.
         // Without descriptors, say, that open does it.
         let _refilled = self.shared.refill_reserves();
+        while planted("reserves_go_with_a_close") && self.shared.give_up_room() {}
         Ok(())
     }
 

@@ -172,7 +172,7 @@ impl Shared {
         for reserve in ALL {
             let name = reserve.name();
             states[reserve as usize].file = match self.adopt(&name) {
-                Ok(Some(len_bytes)) if !planted("reserves_made_anew") => Some(ReserveFile { name, len_bytes }),
+                Ok(Some(len_bytes)) => Some(ReserveFile { name, len_bytes }),
                 // What is no such file is garbage. A directory of others stays, and its name is
                 // passed over.
                 Ok(_) => remove_if_there(self.dir.as_ref(), &name).map(|()| None)?,
@@ -313,7 +313,7 @@ impl Shared {
     /// [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
     fn require_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
         self.poison.check()?;
-        if self.keep_reserves(lengths)? || planted("growth_takes_the_last_room") {
+        if self.keep_reserves(lengths)? {
             return Ok(());
         }
         self.full.store(true, Ordering::Release);

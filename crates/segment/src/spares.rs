@@ -124,7 +124,7 @@ impl Shared {
         let mut len = len_bytes.max(least);
         loop {
             match self.create_spare(len) {
-                Err(error) if error.is_full() && len > least && !planted("segments_stay_long") => {
+                Err(error) if error.is_full() && len > least => {
                     len = (len / 2).max(least);
                 }
                 made => return made,
@@ -206,7 +206,12 @@ impl Shared {
             Purpose::Grow => self.grow(lengths, least, || match self.take_prepared(least, purpose) {
                 Some(prepared) => Ok(prepared),
                 None => {
-                    let spare = self.create_spare_within(self.whole_len(lengths, least), least)?;
+                    let spare = match self.create_spare_within(self.whole_len(lengths, least), least) {
+                        Err(error) if error.is_full() && planted("growth_takes_the_last_room") => {
+                            self.take_reserve(ReserveKind::Tail, least)?.ok_or(error)?
+                        }
+                        made => made?,
+                    };
                     self.replace_prepared(spare, stamp)
                 }
             }),
@@ -215,7 +220,7 @@ impl Shared {
     }
 
     fn take_prepared(&self, least: u32, purpose: Purpose) -> Option<Prepared> {
-        let allowed = purpose == Purpose::Reclaim || self.reserves.is_enough() || planted("growth_takes_the_last_room");
+        let allowed = purpose == Purpose::Reclaim || self.reserves.is_enough();
         self.tail.lock().prepared.take_if(|prepared| allowed && prepared.fits(least))
     }
 

@@ -46,8 +46,6 @@ const LIN: Catcher = Catcher {
     ..plain("hightower-engine", "linearizability", "every_history")
 };
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
-const FULL_DEVICE: Catcher =
-    plain("hightower-engine", "upkeep_faults", "deletes_and_compaction_make_room_on_a_full_device");
 const HALF_DEAD: Catcher =
     plain("hightower-engine", "upkeep_faults", "a_full_device_of_half_dead_segments_is_compacted");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
@@ -157,7 +155,7 @@ const OF_STORE: &[Mutant] = &[
         &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
     ),
     caught(
-        "reserves_made_anew",
+        "reserves_go_with_a_close",
         "the reserves of a full device are there when it is opened again",
         &[rule_of_segments("reserves_outlive_the_store_on_a_full_device")],
     ),
@@ -172,11 +170,10 @@ const OF_STORE: &[Mutant] = &[
         &[rule_of_segments("segments_fit_a_small_device")],
     ),
     caught(
-        "segments_stay_long",
-        "where there is no room for a segment, a shorter one is made",
-        &[rule_of_segments("segments_fit_a_small_device")],
+        "reserve_not_put_back",
+        "a reserve that was used up is made again from the first room",
+        &[rule_of_segments("a_reserve_that_was_used_in_vain_is_put_back")],
     ),
-    caught("reserve_not_put_back", "a reserve that was used up is made again from the first room", &[HALF_DEAD]),
     caught("full_runs_are_not_made_smaller", "a compaction that finds no room takes fewer segments", &[HALF_DEAD]),
     caught(
         "growth_without_kept_room",
@@ -301,7 +298,11 @@ const OF_STORE: &[Mutant] = &[
         "who may make files has made them before the next asks",
         &[schedule("a_quota_against_")],
     ),
-    caught("growth_takes_the_last_room", "new data leaves room for deletes and compaction", &[FULL_DEVICE]),
+    caught(
+        "growth_takes_the_last_room",
+        "new data leaves room for deletes and compaction",
+        &[life_of_segments("a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order")],
+    ),
     // The engine.
     caught(
         "table_copied_by_each_add",
