@@ -110,7 +110,7 @@ struct Device<'a> {
 impl Device<'_> {
     fn attack(&self, random: &mut Random) -> Result<()> {
         let mut live_bytes = self.fill(random, 0, u64::MAX)?.1;
-        if self.len_bytes >= USEFUL_FROM_BYTES {
+        if self.len_bytes >= USEFUL_FROM_BYTES && self.keeps_room {
             ensure!(
                 live_bytes * 2 >= self.len_bytes,
                 "an empty device of {} bytes is full with {live_bytes} bytes of values",

@@ -1,7 +1,9 @@
 //! Other processes: a writer that is killed at any moment, children that are started while the
 //! store is opened and closed, a fork that goes on with a copy of the store.
 
+use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -64,6 +66,7 @@ fn kill(round: &Round, random: &mut Random) -> Result<()> {
         child.kill()?;
         let status = child.wait()?;
         ensure!(status.signal() == Some(9), "the writer has found something: {status}");
+        remove_finished_copies(&round.scratch())?;
         let model = journaled(round)?;
         let store =
             Store::unopened(config_of(cycle, round), Components::default(), &round.scratch(), model, &round.plan)?;
@@ -81,6 +84,24 @@ fn kill(round: &Round, random: &mut Random) -> Result<()> {
             store.finish(1)?;
         }
         // Half of the time the next writer finds what this process has dropped.
+    }
+    Ok(())
+}
+
+/// Removes the copies that a killed writer has finished but not removed. Those that it has not finished
+/// stay: the next writer's copies take their place.
+fn remove_finished_copies(scratch: &Path) -> Result<()> {
+    if !scratch.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(scratch).context("list the copies")? {
+        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let is_new_store = ["restored-", "imported-", "salvaged-"]
+            .iter()
+            .any(|kind| name.as_encoded_bytes().starts_with(kind.as_bytes()));
+        if is_new_store && !entry.join("UNFINISHED").exists() {
+            fs::remove_dir_all(&entry).with_context(|| format!("remove {}", entry.display()))?;
+        }
     }
     Ok(())
 }
