@@ -54,7 +54,7 @@ fn compare(auth: &Service, kinds: [(&str, &[String]); 2], pairs: usize) {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for n in 0..pairs + pairs / 10 {
         // A random one comes first, so that neither always follows the other, nor in a rhythm.
-        let order = if next(&mut random) % 2 == 0 { [0, 1] } else { [1, 0] };
+        let order = if next(&mut random).is_multiple_of(2) { [0, 1] } else { [1, 0] };
         for which in order {
             let names = kinds[which].1;
             let seconds = time(auth, &names[next(&mut random) % names.len()]);
