@@ -233,9 +233,10 @@ impl GuessCounters {
     pub(crate) fn refund(&self, charges: &[Charge]) {
         for (at, charge) in charges.iter().enumerate() {
             let mut shard = self.shard(&charge.tag).lock();
-            let Some(CachedCounter { counter, .. }) = shard.get_mut(&charge.tag) else { continue };
-            counter.failures = if at == 0 { 0 } else { counter.failures.saturating_sub(1) };
-            if counter.failures == 0 {
+            let Some(held) = shard.get_mut(&charge.tag) else { continue };
+            held.counter.failures = if at == 0 { 0 } else { held.counter.failures.saturating_sub(1) };
+            // What is stored would come back if it were not known here that it has been reset.
+            if held.counter.failures == 0 && (held.stored == 0 || planted("auth_refund_forgets_stored")) {
                 shard.remove(&charge.tag);
             }
         }
@@ -339,6 +340,18 @@ mod tests {
             table.refund(&charges);
         }
         assert!(!table.knows(&[1; 16]) && !table.knows(&[2; 16]));
+    }
+
+    /// A right password ends what was stored, too: one typo behind it is one failure.
+    #[test]
+    fn stored_failures_do_not_come_back_after_a_right_password() {
+        let (table, charges) = (GuessCounters::new(3_600_000), [charge(1, 3)]);
+        let in_store = Counter { failures: 4, last_ms: 0 };
+        table.restore([1; 16], in_store, 0);
+        table.refund(&charges);
+        table.restore([1; 16], in_store, 0);
+        assert_eq!(table.begin(&charges, 0), 0);
+        assert_eq!(table.store(&[1; 16]).unwrap().0.failures, 1);
     }
 
     /// A clock that was a year ahead when passwords were guessed: the delay runs from now on.

@@ -91,9 +91,13 @@ impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
                 exhausted = exhausted.or(Some(key));
             }
         }
-        if let Some(key) = exhausted {
-            if let Some(one) = each.get_mut(key) {
-                one.suppressed = one.suppressed.saturating_add(1);
+        if exhausted.is_some() {
+            // Each key's next passage tells of it: a noisy source cannot hide what it does to an
+            // account.
+            for key in keys.iter().filter(|key| !planted("auth_suppressed_under_one_key") || Some(*key) == exhausted) {
+                if let Some(one) = each.get_mut(key) {
+                    one.suppressed = one.suppressed.saturating_add(1);
+                }
             }
             return None;
         }
@@ -102,7 +106,7 @@ impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
         for key in keys {
             if let Some(one) = each.get_mut(key) {
                 one.saved_ms -= RATE_OF_ONE.ms_per_passage;
-                suppressed = suppressed.saturating_add(std::mem::take(&mut one.suppressed));
+                suppressed = suppressed.max(std::mem::take(&mut one.suppressed));
             }
         }
         Some(suppressed)

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hightower_auth::{AuditAction, AuditVerdict, AuthOptions, AuthService, PasswordCheck, SecretEntropy};
-use support::{HandClock, MemEngine, OTHER, PASSWORD, cheap_hasher, encryptor, options, service};
+use hightower_auth::{
+    AuditAction, AuditVerdict, AuthOptions, AuthService, PasswordCheck, SecretEntropy, SecretHash, SecretHasher,
+};
+use support::{HandClock, MemEngine, OTHER, PASSWORD, cheap_hasher, encryptor, options, service, stronger_hasher};
 
 mod support;
 
@@ -85,4 +87,61 @@ fn noise_of_one_source_at_many_names_hides_no_other_refusal() {
     let last = auth.audit_entries(0, 1000).unwrap().pop().unwrap();
     assert_eq!((last.source.as_deref(), last.action), (Some("10.0.0.1"), AuditAction::PasswordVerified));
     assert!(last.user_id.is_some());
+}
+
+/// Whoever makes noise from a source does not hide what that source does to an account: the next
+/// entry of the account counts it.
+#[test]
+fn noise_of_a_source_does_not_hide_its_own_guesses_at_an_account() {
+    let (_engine, _clock, auth) = service();
+    auth.create_user("alice", PASSWORD).unwrap();
+    let noisy = auth.from_source("10.6.6.6").unwrap();
+    for n in 0..100 {
+        let _refused = noisy.check_password(&format!("name{n}"), OTHER).unwrap();
+    }
+    // The source is delayed by now, which is an entry of its own kind.
+    let is_delayed = |check| matches!(check, PasswordCheck::Delayed { .. });
+    (0..3).for_each(|_| assert!(is_delayed(noisy.check_password("alice", OTHER).unwrap())));
+    let other = auth.from_source("10.0.0.1").unwrap();
+    while !is_delayed(other.check_password("alice", OTHER).unwrap()) {}
+    let last = auth.audit_entries(0, 1000).unwrap().pop().unwrap();
+    assert_eq!((last.source.as_deref(), last.action), (Some("10.0.0.1"), AuditAction::LoginDelayed));
+    assert_eq!(last.suppressed, 3);
+}
+
+/// Counts how often it computes a hash of [`stronger_hasher`].
+#[derive(Debug)]
+struct CountsDear(Arc<AtomicU64>);
+
+impl SecretHasher for CountsDear {
+    fn hash_secret(&self, secret: &[u8]) -> hightower_auth::Result<SecretHash> {
+        cheap_hasher().hash_secret(secret)
+    }
+
+    fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> hightower_auth::Result<bool> {
+        self.0.fetch_add(u64::from(hash.as_str().contains("m=16,")), Ordering::SeqCst);
+        cheap_hasher().verify_secret(secret, hash)
+    }
+
+    fn needs_rehash(&self, _hash: &SecretHash) -> bool {
+        false
+    }
+}
+
+/// An account with an expensive hash costs no more than others while its attempts are delayed, and
+/// neither do unknown names whose attempts take its path.
+#[test]
+fn a_delayed_attempt_computes_no_expensive_hash() {
+    let (engine, clock) = (MemEngine::new(), HandClock::new());
+    let strong =
+        AuthService::with_options(Arc::clone(&engine), stronger_hasher(), encryptor(), options(&clock)).unwrap();
+    strong.create_user("alice", PASSWORD).unwrap();
+    let computed = Arc::new(AtomicU64::new(0));
+    let hasher = CountsDear(Arc::clone(&computed));
+    let auth = AuthService::with_options(Arc::clone(&engine), hasher, encryptor(), options(&clock)).unwrap();
+    for (n, name) in ["alice", "nobdy"].into_iter().enumerate() {
+        let auth = auth.from_source(&format!("10.0.0.{n}")).unwrap();
+        (0..24).for_each(|_| drop(auth.check_password(name, OTHER).unwrap()));
+        assert_eq!(computed.swap(0, Ordering::SeqCst), 5, "{name}");
+    }
 }

@@ -118,6 +118,21 @@ pub(super) const OF_AUTH: &[Mutant] = &[
         &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
     ),
     caught(
+        "auth_suppressed_under_one_key",
+        "the noise of a source does not hide its guesses at an account",
+        &[plain("hightower-auth", "unknown_names", "does_not_hide_its_own")],
+    ),
+    caught(
+        "auth_delayed_costs_the_hash",
+        "a delayed attempt computes no user's hash",
+        &[plain("hightower-auth", "unknown_names", "computes_no_expensive_hash")],
+    ),
+    caught(
+        "auth_refund_forgets_stored",
+        "a right password ends stored failures",
+        &[plain("hightower-auth", "lib", "stored_failures_do_not_come_back")],
+    ),
+    caught(
         "auth_invisible_names",
         "a username has no character that cannot be seen",
         &[plain("hightower-auth", "lib", "two_names_that_are_printed_alike")],

@@ -253,7 +253,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
         let open = known && !user.public.disabled && wait_ms == 0;
         let is_nobody = *user.public.user_id.as_bytes() == NOBODY;
-        let hash = if is_nobody { decoy } else { &user.password_hash };
+        // A delayed attempt says that it is, so it may take the decoy's time: an account with an
+        // expensive hash must not cost that for each attempt during a delay.
+        let is_decoy = is_nobody || wait_ms > 0 && !planted("auth_delayed_costs_the_hash");
+        let hash = if is_decoy { decoy } else { &user.password_hash };
         let (right, action) = match self.shared.hasher.verify_secret(password.as_bytes(), hash) {
             Ok(right) => (right && open, AuditAction::PasswordVerified),
             // An error as the answer would reveal that the user exists.
