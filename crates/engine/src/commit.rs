@@ -118,7 +118,10 @@ impl Core {
         // The last one first: the sync that covers it covers the others, which then find themselves
         // durable.
         for commit in group.iter_mut().rev() {
-            if let Ok(CommitVerdict::Committed { seqno, is_written: true }) = commit.result
+            // Also where nothing was written: what made a write stale has to survive what the
+            // stale one was promised.
+            if let Ok(CommitVerdict::Committed { seqno, is_written }) = commit.result
+                && (is_written || !planted("stale_before_sync"))
                 && let Err(failure) = self.make_durable(seqno, commit.durability)
             {
                 commit.result = Err(failure);
@@ -150,7 +153,7 @@ impl Core {
         }
         let reserve_taken_bytes = self.check_memory(log, &state, commit)?;
         // Append.
-        if len_max > log.appender.remaining_bytes() as usize {
+        if len_max > log.appender.remaining_bytes() as usize || log.appender.is_for_reclaim() {
             self.rotate(log, commit, len_max)?;
         }
         let appended = self.append(log, commit.records.as_mut(), written)?;
@@ -269,7 +272,8 @@ impl Core {
         appended.map_err(|failure| self.append_failed(failure))
     }
 
-    /// Goes on in the next segment, with room for a commit of up to `len_max` bytes.
+    /// Goes on in the next segment, with room for a commit of up to `len_max` bytes; or in the same
+    /// one, if it has that room and the reserves allow it.
     #[cold]
     fn rotate<'a, R: Records<'a>>(
         &self,
@@ -289,8 +293,12 @@ impl Core {
             self.check_disk(len_max, demand)?;
         }
         let stamp = self.stamp_of(log.max_version);
-        log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))?;
-        log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
+        if !log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))? {
+            return Ok(());
+        }
+        // Records of a segment that the table does not have could not be found.
+        let added = self.segments.add(Arc::clone(log.appender.segment()));
+        log.active = added.map_err(|failure| self.poison.latch(&failure))?;
         self.wake_tail();
         self.sealing.wake();
         self.upkeep.note_roll(self.segments.count());

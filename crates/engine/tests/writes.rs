@@ -43,6 +43,16 @@ fn a_remove_of_an_absent_key_says_so_and_writes_nothing() {
     assert_eq!(engine.latest_version(), version);
 }
 
+/// A command that is sent again is stale; what its sender is told holds for the first one.
+#[test]
+fn a_stale_write_at_sync_waits_for_what_made_it_stale() {
+    let (_dir, engine) = open(0);
+    let again = || Command::set("a", "1", 9);
+    engine.submit_with(again(), Durability::Os).unwrap();
+    assert_eq!(engine.submit_with(again(), Durability::Sync).unwrap(), ApplyOutcome::IgnoredStale);
+    assert_eq!(engine.stats().durable_seq, engine.latest_seq());
+}
+
 /// The difference between the two deletes: who wins against a command that was submitted before
 /// them elsewhere and arrives after them.
 #[test]

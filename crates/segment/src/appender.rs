@@ -36,6 +36,9 @@ pub struct Appender {
     limit: u32,
     next_seq: u64,
     records: u64,
+    /// Whether a reserve was used up for the active segment: new data waits until it is there
+    /// again, and leaves the segment to what makes room.
+    for_reclaim: bool,
 }
 
 /// Where a commit went.
@@ -65,10 +68,19 @@ impl Appender {
             limit: segment.capacity_bytes().saturating_sub(SEAL_LEN_BYTES),
             next_seq: segment.header().base_seq,
             records: 0,
+            for_reclaim: !shared.reserves.is_enough() && !planted("data_fills_the_reserve"),
             shared,
             segment,
             tail,
         }
+    }
+
+    /// Whether the active segment is for deletes and for what compaction needs alone: then
+    /// [`make_room`](Self::make_room) says whether new data may go on.
+    #[must_use]
+    #[inline]
+    pub fn is_for_reclaim(&self) -> bool {
+        self.for_reclaim
     }
 
     /// The active segment.
@@ -161,16 +173,21 @@ impl Appender {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`] if there is no room for a new segment, [`SegmentError::TooLarge`] if
-    /// none can hold the commit; then nothing has changed. [`SegmentError::Io`] or
+    /// [`SegmentError::Full`] if there is no room for a new segment, or for the reserves that the
+    /// active one has used up; [`SegmentError::TooLarge`] if no segment can hold the commit; then
+    /// nothing has changed. [`SegmentError::Io`] or
     /// [`SegmentError::Poisoned`] otherwise.
     #[inline]
     pub fn make_room(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<bool, SegmentError> {
-        if len_bytes <= self.remaining_bytes() as usize {
-            return Ok(false);
+        if len_bytes > self.remaining_bytes() as usize {
+            self.roll(len_bytes, purpose, stamp)?;
+            return Ok(true);
         }
-        self.roll(len_bytes, purpose, stamp)?;
-        Ok(true)
+        if self.for_reclaim && purpose == Purpose::Grow {
+            self.shared.require_reserves_again()?;
+            self.for_reclaim = false;
+        }
+        Ok(false)
     }
 
     /// Ends the active segment and goes on in a new one with room for `len_bytes`. Gives the

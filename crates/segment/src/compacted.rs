@@ -198,7 +198,8 @@ impl CompactedWriter {
         let shared = &self.shared;
         let path = shared.path_of(&name);
         let io = |operation, error| SegmentError::io(operation, &path, error);
-        file.set_len(len.into()).map_err(|error| shared.poison.latch(io("cut", error)))?;
+        file.set_len(len.into())
+            .map_err(|error| shared.poison.latch(SegmentError::io_or_full("cut", &path, len.into(), error)))?;
         if !planted("output_not_synced") {
             let synced = retry_interrupted(|| file.sync_data()).map_err(|error| io("sync", error));
             synced.and_then(|()| shared.sync_dir()).map_err(|error| shared.poison.latch_sync(error))?;
@@ -296,7 +297,8 @@ impl Shared {
         // Its room comes free when its map and its name are gone.
         drop(segment);
         remove_if_there(self.dir.as_ref(), &name)?;
-        self.refill_reserves()?;
+        // The file is gone, whatever becomes of the reserves: what grows next makes them.
+        let _refilled = self.refill_reserves();
         Ok(Released::Removed)
     }
 }

@@ -340,8 +340,29 @@ impl Shared {
         made
     }
 
+    /// Before new data goes into a segment for which a reserve was used up: as
+    /// [`grow`](Self::grow), but that nothing is made.
+    #[cold]
+    pub(crate) fn require_reserves_again(&self) -> Result<(), SegmentError> {
+        let _preparing = self.preparing.lock();
+        self.grow(self.lengths(0)?, 0, || Ok(()))
+    }
+
     /// Room has come free: reserves that were used up come first.
     pub(crate) fn refill_reserves(&self) -> Result<bool, SegmentError> {
+        *self.reserves.refused.lock() = None;
+        if self.reserves.is_enough() || planted("reserve_not_put_back") {
+            return Ok(true);
+        }
+        // A reserve that was taken keeps its name until it has another: nobody may make a new one
+        // in its place meanwhile.
+        let _preparing = self.preparing.lock();
+        self.keep_reserves(self.lengths(0)?)
+    }
+
+    /// As [`refill_reserves`](Self::refill_reserves), for a caller that holds `preparing`, or has
+    /// the store alone.
+    pub(crate) fn refill_reserves_while_preparing(&self) -> Result<bool, SegmentError> {
         *self.reserves.refused.lock() = None;
         if self.reserves.is_enough() || planted("reserve_not_put_back") {
             return Ok(true);

@@ -318,7 +318,13 @@ impl Segment {
     pub(crate) fn release_unused(&self) -> Result<(), SegmentError> {
         const WORTH_BYTES: u32 = 64 << 10;
         let end = self.len_bytes();
-        if self.capacity_bytes() - end < WORTH_BYTES { Ok(()) } else { self.release_behind(end) }
+        if self.capacity_bytes() - end < WORTH_BYTES {
+            return Ok(());
+        }
+        // Another thread that has sealed it too may have released the room and closed the file.
+        let Some(file) = self.file.lock().clone() else { return Ok(()) };
+        self.capacity.fetch_min(end, Ordering::Relaxed);
+        file.release_behind(end.into()).map_err(|error| SegmentError::io("release room of", &self.path, error))
     }
 
     #[cold]

@@ -388,7 +388,7 @@ impl Shared {
     }
 
     /// Removes a file of which no use was made; the reserves get its room first. If it is not known
-    /// whether the manifest names it, it stays.
+    /// whether the manifest names it, it stays. The caller holds `preparing`.
     pub(crate) fn discard(&self, spare: Spare) {
         let Spare { name, file, mapping } = spare;
         drop((file, mapping));
@@ -396,7 +396,7 @@ impl Shared {
             // The caller tells what has failed before. The next open removes what is left, and
             // whatever grows next makes the reserves.
             let _removed = remove_if_there(self.dir.as_ref(), &name);
-            let _refilled = self.refill_reserves();
+            let _refilled = self.refill_reserves_while_preparing();
         }
     }
 

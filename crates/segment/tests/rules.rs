@@ -163,6 +163,30 @@ fn reserves_outlive_the_store_on_a_full_device() -> Result<(), String> {
     Ok(())
 }
 
+/// A delete that has used up the reserve gets a segment; new data does not fill that one, so that
+/// further deletes have it.
+#[test]
+fn new_data_leaves_a_used_reserve_to_deletes() -> Result<(), String> {
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        let error = |error: SegmentError| format!("{mode:?}: {error}");
+        let mut world = World::new(SimFs::new(), options(mode, 1024, 1));
+        world.run(&[PUT; 60]).map_err(error)?;
+        world.step(Step::Prepare).map_err(error)?;
+        world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 300));
+        while world.step(PUT).is_ok() {}
+        world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
+        // One after the other, until one has used up a reserve; there are as many as fit it behind.
+        for _ in 0..30 {
+            world.commit(1, 0, Purpose::Reclaim).map_err(error)?;
+            let put = world.step(PUT);
+            assert!(matches!(put, Err(SegmentError::Full { .. })), "{mode:?}: {put:?}");
+        }
+        world.fs.set_capacity_bytes(None);
+        world.step(PUT).map_err(error)?;
+    }
+    Ok(())
+}
+
 /// A file's new name may need room in the directory.
 #[test]
 fn a_name_finds_room_on_a_full_device() -> Result<(), String> {

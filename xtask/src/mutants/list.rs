@@ -360,6 +360,16 @@ const OF_STORE: &[Mutant] = &[
         caught_by: &[plain("hightower-engine", "tickets", "not_waited_for_again")],
     },
     caught(
+        "stale_before_sync",
+        "a stale write at Sync waits for what made it stale",
+        &[plain("hightower-engine", "writes", "a_stale_write_at_sync")],
+    ),
+    caught(
+        "data_fills_the_reserve",
+        "new data leaves a used reserve to deletes",
+        &[rule_of_segments("new_data_leaves_a_used_reserve")],
+    ),
+    caught(
         "committer_waits",
         "a callback of the commit thread is refused what would wait for itself",
         &[plain("hightower-engine", "tickets", "waits_for_itself"), plain("hightower-engine", "tickets", "callback")],

@@ -175,8 +175,9 @@ impl Core {
             report.kept_segments += 1;
             return Ok(());
         }
-        // A file of this name is garbage to whoever opens the backup.
-        let tmp = format!("{:010}.spare", part.segment.id());
+        // A file of this name is garbage to whoever opens the backup, and no reserve: these have
+        // the first numbers. Parts are copied one after the other.
+        let tmp = "0000000003.spare".to_owned();
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
             // A store that was closed meanwhile has given up its directory, and what it holds of the segment is

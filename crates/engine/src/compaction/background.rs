@@ -446,7 +446,9 @@ impl Core {
             let mut log = self.commit_log()?;
             let stamp = self.stamp_of(log.max_version);
             log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.append_failed(failure))?;
-            log.active = self.segments.add(Arc::clone(log.appender.segment()))?;
+            // Records of a segment that the table does not have could not be found.
+            let added = self.segments.add(Arc::clone(log.appender.segment()));
+            log.active = added.map_err(|failure| self.poison.latch(&failure))?;
         }
         self.wake_tail();
         store.sync_predecessors()?;

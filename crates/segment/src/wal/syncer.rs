@@ -150,8 +150,11 @@ fn call_back(duties: &Duties, receiver: &Receiver<Callback>) {
         let synced = if planted("wal_callback_before_sync") { Ok(()) } else { duties.sync().map_err(Arc::new) };
         for callback in waiting {
             let outcome = synced.clone();
-            // Its own affair: the panic hook has told of it.
-            let _panicked = catch_unwind(AssertUnwindSafe(|| callback(outcome)));
+            // Its own affair: the panic hook has told of it. What it panicked with is not dropped:
+            // that could panic in turn.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(outcome))) {
+                std::mem::forget(payload);
+            }
         }
         duties.see_to_files();
     }

@@ -20,6 +20,8 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
     let fs = SimFs::new();
     fs.inject(fault);
     let mut world = World::new(fs.clone(), mode, seed);
+    let trusted = !matches!(fault.kind, FaultKind::LyingSync | FaultKind::FlipBit);
+    world.is_trusted = trusted;
     let mut is_poisoned = false;
     for step in workload(seed, STEPS) {
         if world.wal.is_none() {
@@ -33,7 +35,8 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
             return Err(format!("{step:?} succeeds after a failed write"));
         }
         is_poisoned |= matches!(outcome, Err(SegmentError::Poisoned { .. }));
-        let trusted = !matches!(fault.kind, FaultKind::LyingSync | FaultKind::FlipBit);
+        // It has been opened anew.
+        is_poisoned &= !(matches!(step, Step::Kill | Step::Reopen) && outcome.is_ok());
         if let Some(wal) = &world.wal
             && trusted
         {
