@@ -86,8 +86,8 @@ pub struct World {
     /// At how many recorded operations the state of which number was known to be durable.
     pub durable: Vec<(usize, usize)>,
     appended: u64,
-    /// Not while devices lie or flip bits: then what was promised may be lost, and is no fault of the
-    /// log.
+    /// Not while devices lie or flip bits: then what was promised may be lost, and is no fault of
+    /// the log.
     pub is_trusted: bool,
 }
 

@@ -88,8 +88,8 @@ fn kill(round: &Round, random: &mut Random) -> Result<()> {
     Ok(())
 }
 
-/// Removes the copies that a killed writer has finished but not removed. Those that it has not finished
-/// stay: the next writer's copies take their place.
+/// Removes the copies that a killed writer has finished but not removed. Those that it has not
+/// finished stay: the next writer's copies take their place.
 fn remove_finished_copies(scratch: &Path) -> Result<()> {
     if !scratch.exists() {
         return Ok(());
