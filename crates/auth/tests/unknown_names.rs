@@ -89,6 +89,18 @@ fn noise_of_one_source_at_many_names_hides_no_other_refusal() {
     assert!(last.user_id.is_some());
 }
 
+/// The check of an unknown name takes another user's record, but lets nobody in with that user's
+/// password.
+#[test]
+fn an_unknown_name_opens_with_no_password() {
+    let (_engine, _clock, auth) = service();
+    auth.create_user("alice", PASSWORD).unwrap();
+    for name in ["nobdy", "eve", "!"] {
+        assert_eq!(auth.check_password(name, PASSWORD).unwrap(), PasswordCheck::Refused, "{name}");
+    }
+    assert!(matches!(auth.check_password("alice", PASSWORD).unwrap(), PasswordCheck::Accepted(_)));
+}
+
 /// Whoever makes noise from a source does not hide what that source does to an account: the next
 /// entry of the account counts it.
 #[test]

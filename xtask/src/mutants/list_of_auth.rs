@@ -123,6 +123,11 @@ pub(super) const OF_AUTH: &[Mutant] = &[
         &[plain("hightower-auth", "unknown_names", "does_not_hide_its_own")],
     ),
     caught(
+        "auth_unknown_name_opens",
+        "an unknown name opens with no password",
+        &[plain("hightower-auth", "unknown_names", "opens_with_no_password")],
+    ),
+    caught(
         "auth_delayed_costs_the_hash",
         "a delayed attempt computes no user's hash",
         &[plain("hightower-auth", "unknown_names", "computes_no_expensive_hash")],
