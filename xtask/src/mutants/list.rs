@@ -372,7 +372,7 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "committer_waits",
         "a callback of the commit thread is refused what would wait for itself",
-        &[plain("hightower-engine", "tickets", "waits_for_itself"), plain("hightower-engine", "tickets", "callback")],
+        &[plain("hightower-engine", "tickets", "would_wait_for_itself")],
     ),
     caught(
         "checkpoint_unverified",
