@@ -350,14 +350,14 @@ impl Shared {
 
     /// Room has come free: reserves that were used up come first.
     pub(crate) fn refill_reserves(&self) -> Result<bool, SegmentError> {
-        *self.reserves.refused.lock() = None;
-        if self.reserves.is_enough() || planted("reserve_not_put_back") {
+        if self.reserves.is_enough() {
+            *self.reserves.refused.lock() = None;
             return Ok(true);
         }
         // A reserve that was taken keeps its name until it has another: nobody may make a new one
         // in its place meanwhile.
         let _preparing = self.preparing.lock();
-        self.keep_reserves(self.lengths(0)?)
+        self.refill_reserves_while_preparing()
     }
 
     /// As [`refill_reserves`](Self::refill_reserves), for a caller that holds `preparing`, or has
