@@ -206,12 +206,7 @@ impl Shared {
             Purpose::Grow => self.grow(lengths, least, || match self.take_prepared(least, purpose) {
                 Some(prepared) => Ok(prepared),
                 None => {
-                    let spare = match self.create_spare_within(self.whole_len(lengths, least), least) {
-                        Err(error) if error.is_full() && planted("growth_takes_the_last_room") => {
-                            self.take_reserve(ReserveKind::Tail, least)?.ok_or(error)?
-                        }
-                        made => made?,
-                    };
+                    let spare = self.create_spare_within(self.whole_len(lengths, least), least)?;
                     self.replace_prepared(spare, stamp)
                 }
             }),

@@ -298,11 +298,6 @@ const OF_STORE: &[Mutant] = &[
         "who may make files has made them before the next asks",
         &[schedule("a_quota_against_")],
     ),
-    caught(
-        "growth_takes_the_last_room",
-        "new data leaves room for deletes and compaction",
-        &[life_of_segments("a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order")],
-    ),
     // The engine.
     caught(
         "table_copied_by_each_add",
