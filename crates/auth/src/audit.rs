@@ -25,7 +25,7 @@ pub type AuditHash = [u8; 32];
 /// Who did something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Actor {
-    /// The program itself, or whoever it did not name.
+    /// The program itself, or a caller that it did not name.
     #[default]
     System,
     /// A user.

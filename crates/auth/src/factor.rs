@@ -199,7 +199,7 @@ impl TotpOptions {
 pub struct FactorPolicy {
     /// From everyone.
     pub everyone: bool,
-    /// From whoever has one of these roles; at most 64.
+    /// From users with one of these roles; at most 64.
     pub roles: Vec<String>,
 }
 

@@ -34,7 +34,7 @@ The store:
   --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower. An environment
   variable that is empty counts as none, here and everywhere.
   Verbs that only read never create or change anything. Any number of processes may read a store
-  at the same time, or one may write to it; whoever comes in between is refused at once. To look
+  at the same time, or one may write to it; any other is refused at once. To look
   into the store of a program that is running, make a backup from within the program and read that.
 
 Keys and values:

@@ -495,7 +495,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         done
     }
 
-    /// A read: its entry of the audit trail is written before anything is told.
+    /// A read: its audit entry is written before its result is returned.
     fn read<T>(
         &self,
         what: &str,

@@ -72,7 +72,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if matches!(verdict, AuditVerdict::Broken { .. }) && self.refresh_keys(&keys)? {
                 continue;
             }
-            // Pruned while this ran: what was read is gone for a good reason, so look again.
+            // A pruning has removed entries meanwhile: read again.
             let pruned = matches!(verdict, AuditVerdict::Broken { .. })
                 && self.audit_head().is_ok_and(|now| now.value.first_seq != head.first_seq);
             if !pruned {

@@ -30,7 +30,7 @@ pub(super) struct Loaded<T> {
 
 /// What a change decided after reading.
 pub(super) enum Decision<T> {
-    /// Commit what was collected, then return this.
+    /// Commit the collected changes, then return this.
     Commit(T),
     /// Change nothing and return this.
     Stop(T),

@@ -1,4 +1,4 @@
-//! `compact`: free the space of what was overwritten and deleted.
+//! `compact`: free the space of overwritten and deleted records.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ Examples:
 A store that is open compacts by itself in the background; this does all of it now. Safe to interrupt: a store that is \
 compacted half way is as good as before.";
 
-/// Free the space of what was overwritten and deleted
+/// Free the space of overwritten and deleted records
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {}

@@ -17,7 +17,7 @@ use crate::session::{Session, Store};
 /// How to list keys.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
-    /// At most so many
+    /// At most this many
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 

@@ -40,10 +40,10 @@ pub(super) enum Verb {
         /// From this number on
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         from: u64,
-        /// At most so many
+        /// At most this many
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = parse_some)]
         limit: usize,
-        /// The last so many instead
+        /// The last ones instead, this many
         #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"], value_parser = parse_some)]
         last: Option<usize>,
     },
@@ -107,7 +107,7 @@ pub(super) struct FilterArgs {
     /// Only entries before this Unix time in ms
     #[arg(long, value_name = "MS")]
     until_ms: Option<i64>,
-    /// Only what was refused
+    /// Only refusals
     #[arg(long)]
     refused: bool,
 }

@@ -32,7 +32,7 @@ Nothing is asked for until `auth factor confirm`.")]
         /// The name or id
         user: String,
     },
-    /// Confirm what was enrolled, by a code of it
+    /// Confirm an enrolment by a code
     #[command(after_help = "Examples:
   htkvctl auth factor confirm alice
   printf '123456\\n' | htkvctl auth factor confirm alice
@@ -97,7 +97,7 @@ What is set takes the place of what was. It counts at once, also for sessions th
         /// From everyone
         #[arg(long, conflicts_with_all = ["roles", "nobody"])]
         everyone: bool,
-        /// From whoever has this role; may be given more than once
+        /// From users with this role; may be given more than once
         #[arg(long = "role", value_name = "ROLE", conflicts_with = "nobody")]
         roles: Vec<String>,
         /// From nobody; who has one is still asked for it
@@ -297,7 +297,7 @@ fn policy(context: &Context<'_>, everyone: bool, roles: &[String], nobody: bool)
     let text = || match (policy.everyone, &policy.roles[..]) {
         (true, _) => "a second factor is required from everyone".into(),
         (false, []) => "a second factor is required from nobody but by name".into(),
-        (false, roles) => format!("a second factor is required from whoever is: {}", roles.join(", ")),
+        (false, roles) => format!("a second factor is required from users with a role of: {}", roles.join(", ")),
     };
     context.session.screen.answer(&Policy { everyone: policy.everyone, roles: &policy.roles }, text)?;
     Ok(Exit::Done)

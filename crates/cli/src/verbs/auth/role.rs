@@ -61,7 +61,7 @@ Examples:
         /// The name
         role: String,
     },
-    /// Remove a role: whoever has it loses what it allowed, at once
+    /// Remove a role: its holders lose its rights at once
     #[command(after_help = "Example:
   htkvctl auth role remove operator
 

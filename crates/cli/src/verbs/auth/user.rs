@@ -48,7 +48,7 @@ spelling that is the same name: Alice, ALICE and alice are.")]
   htkvctl auth user list --limit 100 --after usr_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5   the next page
   htkvctl auth user list --json | jq -r .username")]
     List {
-        /// At most so many
+        /// At most this many
         #[arg(long, value_name = "N", value_parser = parse_some)]
         limit: Option<usize>,
         /// Only those behind this id
