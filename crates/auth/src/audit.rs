@@ -1,8 +1,9 @@
 //! The audit trail's entries and their chain.
 //!
-//! Each entry names the hash of the one before it, and the head (in the same commit) names the
-//! last: an entry changed, removed, inserted or moved breaks the chain. Hashes are HMACs under a
-//! key of the store, so that nobody without the master key can make a chain that fits.
+//! Each entry contains the hash of the previous entry. The head, written in the same commit,
+//! contains the hash of the last entry. A changed, removed, inserted or moved entry breaks the
+//! chain. The hashes are HMACs under a key of the store, so nobody can forge a chain without the
+//! master key.
 //!
 //! ```text
 //! entry body = seq u64 | hash of the entry before [32] | at_ms i64 | actor | action u8 | outcome u8
@@ -22,10 +23,10 @@ use crate::id::{ApiKeyId, NOBODY, UserId};
 /// A hash in the chain.
 pub type AuditHash = [u8; 32];
 
-/// Who did something.
+/// The actor of an audit entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Actor {
-    /// The program itself, or a caller that it did not name.
+    /// The embedding program, or a caller that it did not name.
     #[default]
     System,
     /// A user.
@@ -35,7 +36,7 @@ pub enum Actor {
 }
 
 impl Actor {
-    /// `system`, or the id.
+    /// `system`, or the user's or key's id.
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::System => "system",
@@ -47,9 +48,9 @@ impl Actor {
 
 macro_rules! actions {
     ($($name:ident = $code:literal, $docs:literal;)*) => {
-        /// What was done.
+        /// The action of an audit entry.
         ///
-        /// As text it is the name in small letters, with underscores.
+        /// Its text form is the name in lower case with underscores.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum AuditAction {
@@ -57,7 +58,7 @@ macro_rules! actions {
         }
 
         impl AuditAction {
-            /// All actions that this build knows.
+            /// All actions of this build.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
             fn code(self) -> u8 {
@@ -94,27 +95,27 @@ actions! {
     ApiKeyRevoked = 17, "An API key was revoked.";
     RoleSet = 18, "A role was created or changed.";
     RoleDeleted = 19, "A role was deleted.";
-    AccessDenied = 20, "A principal wanted what it may not.";
+    AccessDenied = 20, "A principal's operation was denied.";
     MasterKeyRotated = 21, "Records were re-wrapped by the current master key.";
     AuditPruned = 22, "Old entries of the trail were removed.";
     DelaysCleared = 30, "The delays of a user or source after wrong passwords were cleared.";
-    LoginDelayed = 31, "A password or code was not looked at, because of a delay after wrong ones.";
+    LoginDelayed = 31, "A password or code was not checked, because of the delay after failures.";
     PasswordUncheckable = 32, "A password could not be checked: its hash is broken, or its pepper is missing.";
     ApiKeyRefused = 33, "A token with the form of an API key's was refused: unknown, revoked, expired, or of a disabled user.";
     SessionRefused = 34, "A token with the form of a session's was refused: unknown, ended, expired, or of a disabled user.";
-    RootKeyRotated = 35, "Every record was sealed anew, under a new root key.";
-    NewSource = 40, "A user logged in from a source that was not known as the user's.";
+    RootKeyRotated = 35, "Every record was sealed again under a new root key.";
+    NewSource = 40, "A user logged in from a source that is new for the user.";
     FactorEnrolled = 41, "A second factor was enrolled; it waits for its confirmation.";
-    FactorConfirmed = 42, "A second factor was confirmed, and is asked for from now on.";
+    FactorConfirmed = 42, "A second factor was confirmed; each login requires it from now on.";
     FactorDisabled = 43, "All second factors of a user were removed; all sessions ended.";
     FactorVerified = 44, "A code was checked.";
-    RecoveryCodeUsed = 45, "A recovery code was used up.";
+    RecoveryCodeUsed = 45, "A recovery code was used.";
     RecoveryCodesMade = 46, "A user got new recovery codes.";
-    FactorRequired = 47, "A second factor was required from a user by name, or is not any more.";
-    FactorPolicySet = 48, "It was set from whom a second factor is required.";
-    SteppedUp = 49, "A session proved more than before.";
+    FactorRequired = 47, "The requirement of a second factor for one user was set or removed.";
+    FactorPolicySet = 48, "The policy of required second factors was set.";
+    SteppedUp = 49, "A session was stepped up by a factor.";
     TokenIssued = 50, "A single-use token was issued.";
-    TokenUsed = 51, "A single-use token was used up.";
+    TokenUsed = 51, "A single-use token was used.";
     TokensRevoked = 52, "All single-use tokens of a user were revoked.";
     ManagementRead = 53, "A principal read users, roles or the trail.";
     ManagementFailed = 54, "A principal's management call failed, or found nothing to do.";
@@ -143,12 +144,12 @@ impl FromStr for AuditAction {
     }
 }
 
-/// How it ended.
+/// The outcome of the action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuditOutcome {
-    /// It was done.
+    /// The action was done.
     Done,
-    /// It was refused.
+    /// The action was refused.
     Refused,
 }
 
@@ -156,23 +157,23 @@ pub enum AuditOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditEntry {
-    /// Its number, without gaps.
+    /// The number of the entry. Numbers have no gaps.
     pub seq: u64,
-    /// When, in Unix ms.
+    /// The time, in Unix ms.
     pub at_ms: Timestamp,
     /// Who.
     pub actor: Actor,
     /// What.
     pub action: AuditAction,
-    /// To what: an id or a name.
+    /// The target of the action: an id or a name.
     pub target: String,
-    /// Whose account it concerns, where it concerns one.
+    /// The user whose account is concerned, if any.
     pub user_id: Option<UserId>,
-    /// From where.
+    /// The source of the request.
     pub source: Option<String>,
-    /// How it ended.
+    /// The outcome of the action.
     pub outcome: AuditOutcome,
-    /// How many refusals before this one were left out, because they came too fast.
+    /// The number of refusals before this one that the rate limiter suppressed.
     pub suppressed: u32,
 }
 
@@ -195,7 +196,7 @@ impl AuditEntry {
         Ok(writer.finish())
     }
 
-    /// The entry, and the hash that it names as the one before.
+    /// The entry, and the hash of its predecessor.
     pub(crate) fn decode(body: &[u8]) -> Result<(Self, AuditHash)> {
         let mut reader = FieldReader::new(body);
         let (seq, previous, at_ms) = (reader.u64()?, reader.array()?, reader.i64()?);
@@ -216,8 +217,8 @@ impl AuditEntry {
         Ok((entry.shown(), previous))
     }
 
-    /// As it is shown: an entry about nobody's account is stored like one about a user's, with the
-    /// same length, and is shown as one about an unknown user.
+    /// The public form. An entry about an unknown user is stored with the id of nobody, so that its
+    /// length is that of other entries; the public form has no user.
     pub(crate) fn shown(mut self) -> Self {
         if self.user_id.take_if(|id| *id.as_bytes() == NOBODY).is_some() {
             self.target = "unknown user".into();
@@ -230,12 +231,12 @@ pub(crate) fn chain_hash(key: &MacKey, body: &[u8]) -> AuditHash {
     key.tag(&[body])
 }
 
-/// Where the trail begins and ends.
+/// The begin and end of the trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) first_seq: u64,
     pub(crate) next_seq: u64,
-    /// The hash that the first entry names.
+    /// The predecessor hash in the first entry.
     pub(crate) anchor: AuditHash,
     /// The hash of the last entry; the anchor if there is none.
     pub(crate) last: AuditHash,
@@ -258,11 +259,11 @@ impl Head {
     }
 }
 
-/// The end of a trail at some moment. Keep it outside the store: only against it does verification
-/// find that the whole trail was put back to an earlier state, or wiped and begun anew.
+/// The end of a trail at some moment. Keep it outside the store. Without it, verification cannot
+/// detect that the whole trail was rolled back to an earlier state, or erased and started again.
 ///
-/// As text it is the store's id in 32 hexadecimal digits, the number, and the hash in 64, with
-/// colons between. It holds no secret.
+/// Its text form is the store's id (32 hexadecimal digits), the number and the hash (64 hexadecimal
+/// digits), separated by colons. It contains no secret.
 ///
 /// # Examples
 /// ```
@@ -273,9 +274,9 @@ impl Head {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AuditAnchor {
-    /// Which store's trail it is.
+    /// The id of the store.
     pub store_id: [u8; 16],
-    /// The number that the next entry gets.
+    /// The number of the next entry.
     pub next_seq: u64,
     /// The hash of the last entry.
     pub hash: AuditHash,
@@ -319,31 +320,30 @@ impl FromStr for AuditAnchor {
     }
 }
 
-/// What the verifier found.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum AuditVerdict {
-    /// Every entry is there as it was written; with an anchor, also all that was there at the
-    /// anchor.
+    /// Every entry is unchanged. With an anchor, this includes every entry that the anchor covers.
     ///
-    /// Without an anchor this says nothing about a trail that was put back whole, head included, to
-    /// an earlier state, or wiped with the store's records and begun anew.
+    /// Without an anchor, a trail counts as intact even if the whole trail and its head were rolled
+    /// back to an earlier state, or erased with the store's records and started again.
     Intact {
-        /// How many entries there are.
+        /// The number of entries.
         entries: u64,
-        /// The end of the trail, to keep.
+        /// The end of the trail. Keep it for the next verification.
         anchor: AuditAnchor,
     },
-    /// What is there is as it was written, but the trail begins behind the anchor: entries up to
-    /// there were pruned, and whether they were those of the anchor cannot be known any more. Keep
-    /// an anchor from after the pruning.
+    /// The existing entries are unchanged, but the trail begins behind the anchor. The entries
+    /// before it were pruned, so a comparison with the anchor is no longer possible. Take a new
+    /// anchor after each pruning.
     PrunedPast {
-        /// The first entry that is there.
+        /// The first existing entry.
         first_seq: u64,
     },
     /// The trail was tampered with, or damaged.
     Broken {
-        /// The first entry that does not fit.
+        /// The first entry that breaks the chain.
         seq: u64,
         /// What is wrong with it.
         problem: &'static str,

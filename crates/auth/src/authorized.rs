@@ -15,7 +15,7 @@ use crate::permission::{Action, KeyRange};
 use crate::record_keys;
 use crate::service::{AccessRights, AuthService, Principal};
 
-/// Attempts of a write while access rights change concurrently.
+/// Maximum number of attempts of a write while access rights change concurrently.
 const MAX_TRIES: u32 = 1000;
 
 /// An engine with the rights of one principal. It is a [`KvEngine`] itself.
@@ -186,8 +186,8 @@ impl<E, H, C> fmt::Debug for AuthorizedEngine<E, H, C> {
 
 /// Creates an authentication service with the default parts on an engine.
 pub trait IntoAuthService: KvEngine + Sized {
-    /// The shared engine, and a service on it with [`crate::Argon2SecretHasher`] and
-    /// [`crate::AesGcmEncryptor`] under this master key.
+    /// Returns the shared engine, and a service on it with [`crate::Argon2SecretHasher`] and
+    /// [`crate::AesGcmEncryptor`] under `master_key`.
     fn into_argon2_hasher_aes_gcm_auth_service(
         self,
         master_key: [u8; 32],

@@ -1,4 +1,4 @@
-//! The wall clock, as a trait, so that tests decide the time.
+//! The wall clock, as a trait, so that tests can set the time.
 
 use std::fmt::Debug;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ pub type Timestamp = i64;
 pub trait WallClock: Debug + Send + Sync {
     /// The current time, in Unix milliseconds.
     ///
-    /// It may go back, as wall clocks do: delays and expiries then shift by the same amount.
+    /// A wall clock may go back; delays and expiries then shift by the same amount.
     fn now_ms(&self) -> Timestamp;
 }
 

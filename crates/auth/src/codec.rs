@@ -73,15 +73,15 @@ impl FieldWriter {
         self.bytes
     }
 
-    /// The bytes, with zeros behind them up to a multiple of `unit_bytes`: the length then tells
-    /// little, and neither does the time that a MAC over it takes.
+    /// The bytes, padded with zeros to a multiple of `unit_bytes`. The padding hides the length,
+    /// and also the time of a MAC over the bytes.
     pub(crate) fn finish_padded(mut self, unit_bytes: usize) -> Vec<u8> {
         self.bytes.resize(self.bytes.len().next_multiple_of(unit_bytes), 0);
         self.bytes
     }
 }
 
-/// Reads fields in the order they were written; anything missing is an error.
+/// Reads fields in the order of writing. A missing byte is an error.
 #[derive(Debug)]
 pub(crate) struct FieldReader<'a> {
     bytes: &'a [u8],
@@ -159,7 +159,7 @@ impl<'a> FieldReader<'a> {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Only padding may be left.
+    /// Checks that only padding is left.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a byte that is left is not 0.
@@ -167,7 +167,7 @@ impl<'a> FieldReader<'a> {
         if self.bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(MALFORMED) }
     }
 
-    /// The end must have been reached.
+    /// Checks that no byte is left.
     ///
     /// # Errors
     /// [`Error::Crypto`] if bytes are left.

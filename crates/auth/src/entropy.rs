@@ -1,4 +1,4 @@
-//! Secret random bytes, as a trait, so that tests decide them.
+//! Secret random bytes, as a trait, so that tests can choose them.
 
 use std::fmt::Debug;
 

@@ -1,4 +1,4 @@
-//! The errors of the service, by what the caller can do about them.
+//! The errors of the service, grouped by the caller's possible reaction.
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -13,7 +13,7 @@ pub enum Error {
     /// An argument is invalid; the message names the rule.
     #[error("validation failed: {0}")]
     Validation(&'static str),
-    /// The item exists already, or concurrent changes of the same records did not stop.
+    /// The item exists already, or concurrent changes of the same records kept winning.
     #[error("conflict: {0}")]
     Conflict(&'static str),
     /// The user, key, session or role does not exist.
@@ -82,7 +82,7 @@ pub enum ErrorKind {
     VersionUnsupported,
     /// See [`Error::Randomness`], [`Error::KeyFile`] and [`Error::Output`].
     Io,
-    /// See [`Error::Engine`], which has a kind of its own.
+    /// See [`Error::Engine`]; the engine's error has its own kind.
     Engine,
 }
 

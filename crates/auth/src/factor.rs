@@ -25,7 +25,7 @@ use crate::mutants::planted;
 use crate::record::{checked_role_names, decode_names, encode_names};
 use crate::token::Token;
 
-/// How many recovery codes a user gets at once.
+/// Number of recovery codes of a user.
 pub const RECOVERY_CODES: usize = 10;
 /// Largest [`TotpOptions::window_steps`].
 pub const MAX_TOTP_WINDOW_STEPS: u8 = 4;
@@ -36,7 +36,7 @@ const MAX_ISSUER_LEN_BYTES: usize = 64;
 const RECOVERY_LEN_BYTES: usize = 14;
 const RECOVERY_GROUP: usize = 4;
 
-/// By what somebody proved who they are.
+/// A factor of authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Factor {
     /// The password.
@@ -48,7 +48,7 @@ pub enum Factor {
 }
 
 impl Factor {
-    /// What counts as a second factor.
+    /// The factors that count as a second factor.
     pub const SECOND: [Self; 2] = [Self::Totp, Self::RecoveryCode];
 
     fn code(self) -> u8 {
@@ -79,12 +79,12 @@ impl fmt::Display for Factor {
     }
 }
 
-/// A factor that a session was authenticated by, and when it last was.
+/// A factor of a session, and the time of its last use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FactorUse {
-    /// Which one.
+    /// The factor.
     pub factor: Factor,
-    /// When, in Unix ms.
+    /// The time, in Unix ms.
     pub at_ms: Timestamp,
 }
 
@@ -104,16 +104,16 @@ pub(crate) fn decode_uses(reader: &mut FieldReader<'_>) -> Result<Vec<FactorUse>
     (0..count).map(|_| Ok(FactorUse { factor: Factor::from_code(reader.u8()?)?, at_ms: reader.i64()? })).collect()
 }
 
-/// The hash in a one-time password. Most authenticator apps know only SHA-1, which HMAC does not
-/// weaken.
+/// The hash function of a one-time password. Most authenticator apps support only SHA-1; its
+/// collisions do not weaken HMAC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TotpAlgorithm {
-    /// HMAC-SHA-1, a secret of 20 bytes.
+    /// HMAC-SHA-1, with a secret of 20 bytes.
     #[default]
     Sha1,
-    /// HMAC-SHA-256, a secret of 32 bytes.
+    /// HMAC-SHA-256, with a secret of 32 bytes.
     Sha256,
-    /// HMAC-SHA-512, a secret of 64 bytes.
+    /// HMAC-SHA-512, with a secret of 64 bytes.
     Sha512,
 }
 
@@ -160,14 +160,15 @@ impl TotpAlgorithm {
     }
 }
 
-/// How one-time passwords are made and checked: 6 digits, a new one each 30 s.
+/// Parameters of one-time passwords. A code has 6 digits and a period of 30 s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TotpOptions {
-    /// Who an authenticator app says the code is for; 1 to 64 bytes, no colon. Default `Hightower`.
+    /// The issuer that an authenticator app shows; 1 to 64 bytes, no colon. Default `Hightower`.
     pub issuer: String,
-    /// The hash for new secrets; default [`TotpAlgorithm::Sha1`].
+    /// The hash function for new secrets; default [`TotpAlgorithm::Sha1`].
     pub algorithm: TotpAlgorithm,
-    /// How many steps of 30 s a device's clock may be off either way: 0 to 4, default 1.
+    /// The tolerated error of a device's clock in either direction, in steps of 30 s: 0 to 4,
+    /// default 1.
     pub window_steps: u8,
 }
 
@@ -194,12 +195,12 @@ impl TotpOptions {
     }
 }
 
-/// From whom a second factor is required. Whoever has one is always asked for it.
+/// The users who need a second factor. Users who have one always need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FactorPolicy {
-    /// From everyone.
+    /// All users.
     pub everyone: bool,
-    /// From users with one of these roles; at most 64.
+    /// Users with one of these roles; at most 64 roles.
     pub roles: Vec<String>,
 }
 
@@ -226,32 +227,32 @@ impl FactorPolicy {
     }
 }
 
-/// A new one-time password's secret and new recovery codes, to be shown once: the store keeps the
-/// first encrypted and the others only as keyed hashes.
+/// The secret of a new one-time password and new recovery codes. Show them once: the store keeps
+/// the secret encrypted, and only keyed hashes of the recovery codes.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Enrolment {
-    /// The secret in base32, to type.
+    /// The secret in base32, for typing.
     pub secret: Token,
     /// The same as an `otpauth://` URI, for a QR code.
     pub uri: Token,
-    /// Each opens once, from the confirmation on.
+    /// The recovery codes. Each is valid once, after the confirmation of the enrolment.
     pub recovery_codes: Vec<Token>,
 }
 
-/// What a user has of second factors.
+/// The second factors of a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FactorStatus {
-    /// Since when a one-time password is asked for at each login, in Unix ms.
+    /// When the one-time password was confirmed, in Unix ms; each login since requires it.
     pub totp_since_ms: Option<Timestamp>,
     /// Whether an enrolment waits for its confirmation.
     pub pending: bool,
-    /// How many recovery codes are left.
+    /// Number of unused recovery codes.
     pub recovery_codes_left: usize,
-    /// Whether a second factor is required from this user by name.
+    /// Whether this user is named as one who needs a second factor.
     pub required: bool,
-    /// Whether a login asks for a second factor, for whatever reason.
+    /// Whether a login requires a second factor, for any reason.
     pub asked: bool,
 }
 
@@ -275,11 +276,11 @@ pub(crate) struct PendingFactor {
 #[derive(Clone, Debug)]
 pub(crate) struct Active {
     pub(crate) secret: TotpSecret,
-    /// The step of the last code that was accepted: none of it or before it is accepted again.
+    /// The step of the last accepted code. Codes of this step and earlier ones are refused.
     pub(crate) last_step: u64,
 }
 
-/// A user's second factors as they are stored.
+/// The stored record of a user's second factors.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StoredFactors {
     pub(crate) required: bool,
@@ -322,13 +323,13 @@ impl StoredFactors {
         Ok(Self { required, pending, active, recovery })
     }
 
-    /// The encrypted secrets, to wrap their keys anew.
+    /// The encrypted secrets, for re-wrapping.
     pub(crate) fn secrets_mut(&mut self) -> impl Iterator<Item = &mut TotpSecret> {
         let pending = self.pending.iter_mut().map(|pending| &mut pending.secret);
         pending.chain(self.active.iter_mut().map(|active| &mut active.secret))
     }
 
-    /// Takes a recovery code out, if it is one of them.
+    /// Removes a recovery code; `false` if it is not one of them.
     pub(crate) fn take_recovery(&mut self, mac: &[u8; TAG_LEN_BYTES]) -> bool {
         let found = self.recovery.iter().position(|held| held.ct_eq(mac).into());
         if let Some(at) = found
@@ -368,16 +369,16 @@ fn decode_macs(reader: &mut FieldReader<'_>) -> Result<RecoveryMacs> {
     (0..count).map(|_| reader.array()).collect()
 }
 
-/// A code as somebody types it.
+/// A typed code.
 pub(crate) enum Code {
     Totp(Zeroizing<String>),
     Recovery(Zeroizing<[u8; RECOVERY_LEN_BYTES]>),
 }
 
 impl Code {
-    /// Spaces and dashes do not count, nor does the case.
+    /// Ignores spaces, dashes and case.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        // Longer than any code with a separator behind each character.
+        // The longest code with a separator behind each character is shorter.
         if text.len() > 4 * RECOVERY_LEN_BYTES {
             return None;
         }
@@ -391,7 +392,7 @@ impl Code {
     }
 }
 
-/// New recovery codes, and what is kept of them.
+/// New recovery codes, and their keyed hashes.
 pub(crate) fn new_recovery_codes(
     entropy: &dyn SecretEntropy,
     key: &MacKey,
@@ -414,12 +415,12 @@ pub(crate) fn new_recovery_codes(
     Ok((codes, macs))
 }
 
-/// The id is fixed-length, so id and code cannot run into each other.
+/// The id has a fixed length, so the concatenation of id and code is unambiguous.
 pub(crate) fn recovery_mac(key: &MacKey, user_id: &UserId, code: &[u8; RECOVERY_LEN_BYTES]) -> [u8; TAG_LEN_BYTES] {
     key.tag(&[user_id.as_bytes(), code])
 }
 
-/// A new secret, as long as the hash.
+/// A new secret, of the length of the hash.
 pub(crate) fn new_totp_secret(entropy: &dyn SecretEntropy, algorithm: TotpAlgorithm) -> Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(vec![0; algorithm.secret_len_bytes()]);
     entropy.fill(&mut secret)?;
@@ -433,7 +434,7 @@ fn totp(secret: &[u8], algorithm: TotpAlgorithm, window_steps: u8) -> Result<Tot
     built.map_err(|_| Error::Crypto("the secret of a one-time password is too short"))
 }
 
-/// The step that a code is of, if it is right now, or was or will be right within the window.
+/// The step of a code, if it is within the window around the current step.
 pub(crate) fn totp_step(
     secret: &[u8],
     algorithm: TotpAlgorithm,
@@ -459,7 +460,7 @@ pub(crate) fn totp_texts(secret: &[u8], options: &TotpOptions, username: &str) -
     (base32, Token::new(uri))
 }
 
-/// RFC 3986: all but unreserved characters as `%` and two digits.
+/// RFC 3986 percent-encoding of all but unreserved characters.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -478,7 +479,7 @@ mod tests {
     use super::*;
     use crate::entropy::OsSecretEntropy;
 
-    /// RFC 6238, appendix B; of its eight digits the last six.
+    /// RFC 6238, appendix B: the last six of its eight digits.
     #[test]
     fn the_codes_of_the_rfc() {
         let seed = |len: usize| b"1234567890".iter().copied().cycle().take(len).collect::<Vec<_>>();

@@ -1,7 +1,7 @@
-//! For the fuzz targets: every decoder of stored bytes and typed text, reached without the MAC that
-//! stands in front of it.
+//! For the fuzz targets: every decoder of stored bytes and typed text, without the MAC check in
+//! front.
 //!
-//! Whatever decodes must encode to bytes that decode to the same again.
+//! A decoded value must encode to bytes that decode to the same value.
 
 use crate::audit::{AuditAnchor, AuditEntry, Head};
 use crate::codec::FieldReader;
@@ -14,13 +14,13 @@ use crate::single_use::StoredToken;
 use crate::token::{parse_api_key, parse_session, parse_single_use};
 use crate::username::normalize_username;
 
-/// How many kinds of input there are.
+/// The number of input kinds.
 pub const KINDS: u8 = 15;
 
-/// Decodes `bytes` as what `kind` (below [`KINDS`]) says.
+/// Decodes `bytes` as an input of `kind`, which must be below [`KINDS`].
 ///
 /// # Panics
-/// If what was decoded does not encode to bytes that decode to the same.
+/// If a decoded value does not encode to bytes that decode to the same value.
 pub fn decode(kind: u8, bytes: &[u8]) {
     let id = [7; 16];
     let text = String::from_utf8_lossy(bytes);
@@ -53,7 +53,7 @@ fn parsed<T: std::str::FromStr<Err = crate::Error>>(bytes: &[u8]) -> Result<T> {
     String::from_utf8_lossy(bytes).parse()
 }
 
-/// Decodes and encodes twice: the second time must change nothing.
+/// Decodes and encodes twice. The second round must change nothing.
 #[allow(clippy::panic, reason = "a fuzz target fails by panicking")]
 fn again(bytes: &[u8], recode: impl Fn(&[u8]) -> Result<Vec<u8>>) {
     let Ok(first) = recode(bytes) else { return };

@@ -1,5 +1,5 @@
-//! Hexadecimal in lower case, without branches or look-ups that depend on the digits: secrets pass
-//! through here.
+//! Lower-case hexadecimal, without branches or look-ups that depend on the digits, because the
+//! digits may be secret.
 
 /// Appends the lower-case digits of `bytes` to `text`.
 pub(crate) fn encode(bytes: &[u8], text: &mut String) {
@@ -9,18 +9,18 @@ pub(crate) fn encode(bytes: &[u8], text: &mut String) {
     }
 }
 
-/// Decodes `text` into `out`; `false` if a character is no digit or the length is not exactly twice
-/// that of `out`.
+/// Decodes `text` into `out`; `false` if a character is no digit or the length is not twice that of
+/// `out`.
 pub(crate) fn decode(text: &[u8], out: &mut [u8]) -> bool {
     decode_folding(text, out, 0x20)
 }
 
-/// Decodes as [`decode`] does, but takes lower-case digits only, so that each value has one text.
+/// As [`decode`], but only lower-case digits, so that each value has one text.
 pub(crate) fn decode_lower(text: &[u8], out: &mut [u8]) -> bool {
     decode_folding(text, out, 0)
 }
 
-/// `case_bit` is set in letters before they are looked at: 0x20 makes upper case lower.
+/// `case_bit` is set in each letter before decoding: 0x20 makes upper case lower.
 fn decode_folding(text: &[u8], out: &mut [u8], case_bit: u8) -> bool {
     let (pairs, rest) = text.as_chunks::<2>();
     if !rest.is_empty() || pairs.len() != out.len() {

@@ -10,8 +10,8 @@ use crate::hex;
 /// Length of an identifier, in bytes.
 pub(crate) const ID_LEN_BYTES: usize = 16;
 
-/// The id of a user that always exists and can never log in. Logins and audit entries use it where
-/// there is no user, so that both cases do the same work.
+/// The id of a user that always exists and can never log in. Logins and audit entries of unknown
+/// users use it, so that both cases do the same work.
 pub(crate) const NOBODY: [u8; ID_LEN_BYTES] = [0; ID_LEN_BYTES];
 
 const PREFIX_LEN_BYTES: usize = 4;
@@ -39,7 +39,7 @@ macro_rules! identifier {
                 &self.bytes
             }
 
-            /// The text, which [`FromStr`] reads back.
+            /// The text form, which [`FromStr`] parses.
             pub fn as_str(&self) -> &str {
                 &self.text
             }

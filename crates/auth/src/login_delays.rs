@@ -16,9 +16,10 @@
 //! Counters are in memory, in a table of bounded size, and in the store, in 4,096 slots: a program
 //! with a new service per request continues the counts. Each failure writes its counters in one
 //! small commit, per account 16 at once and then one per 10 s, so failed logins cannot grow the log
-//! without bound. An attempt is charged before the password is checked, and refunded if it was
-//! right: concurrent attempts count one by one. A failure in the future counts as of now: setting
-//! the clock back prolongs no delay. Services on one store add their failures to the stored ones.
+//! without bound. An attempt is charged before the password is checked, and refunded if the
+//! password was right, so concurrent attempts count one by one. A failure with a time in the future
+//! counts as of now, so setting the clock back prolongs no delay. Services on one store add their
+//! failures to the stored ones.
 
 use std::collections::HashMap;
 
@@ -123,7 +124,8 @@ impl Charge {
 #[derive(Clone, Copy, Debug)]
 struct CachedCounter {
     counter: Counter,
-    /// The failures that are in the store too. Further failures in the store are of other services.
+    /// The part of the failures that the store has too. Further failures in the store are from
+    /// other services.
     stored: u32,
 }
 
@@ -171,8 +173,8 @@ impl GuessCounters {
         }
     }
 
-    /// The counter as it is to be stored. It counts as stored from now on;
-    /// [`GuessCounters::not_stored`] with the number that this returns takes that back.
+    /// The counter for the store, marked as stored. [`GuessCounters::not_stored`] with the returned
+    /// number undoes the mark.
     pub(crate) fn store(&self, tag: &SourceTag) -> Option<(Counter, u32)> {
         let mut shard = self.shard(tag).lock();
         let held = shard.get_mut(tag)?;
@@ -195,8 +197,8 @@ impl GuessCounters {
 
     /// The delay before an attempt, in ms. If it is 0, charges the attempt as a failure.
     pub(crate) fn begin(&self, charges: &[Charge], now_ms: Timestamp) -> i64 {
-        // All locks for both steps, so that concurrent attempts see each other's charges; in order,
-        // so that they cannot deadlock.
+        // Both steps run under all locks, so that concurrent attempts see each other's charges. The
+        // locks are taken in order, so that no deadlock is possible.
         let mut places: Vec<usize> = charges.iter().map(|charge| place(&charge.tag)).collect();
         places.sort_unstable();
         places.dedup();
@@ -235,7 +237,7 @@ impl GuessCounters {
             let mut shard = self.shard(&charge.tag).lock();
             let Some(held) = shard.get_mut(&charge.tag) else { continue };
             held.counter.failures = if at == 0 { 0 } else { held.counter.failures.saturating_sub(1) };
-            // What is stored would come back if it were not known here that it has been reset.
+            // The table must remember the reset: otherwise the stored failures would count again.
             if held.counter.failures == 0 && (held.stored == 0 || planted("auth_refund_forgets_stored")) {
                 shard.remove(&charge.tag);
             }

@@ -29,16 +29,17 @@ pub struct AuthOptions {
     pub look_alikes: LookAlikes,
     /// Delays after wrong passwords.
     pub guess_policy: GuessPolicy,
-    /// A session ends after this long without use, in ms; default 30 min.
+    /// Idle time after which a session ends, in ms; default 30 min.
     pub session_idle_ms: i64,
-    /// A session ends this long after its login, in ms; default 12 h.
+    /// Time after the login at which a session ends, in ms; default 12 h.
     pub session_absolute_ms: i64,
     /// Maximum number of sessions per user, 1 to 1,024; default 64. A new session ends the oldest.
     pub max_sessions_per_user: usize,
     /// Maximum number of API keys per user, 1 to 8,192; default 256.
     pub max_api_keys_per_user: usize,
-    /// Interval at which the last use of an API key or session is written, in ms; default 1 min. 0
-    /// writes each use. At most half of `session_idle_ms`: a session in use must not expire.
+    /// Minimum interval between writes of the last use of an API key or session, in ms; default 1
+    /// min. 0 writes each use. At most half of `session_idle_ms`, because a session in use must not
+    /// expire.
     pub last_used_interval_ms: i64,
     /// Capacity of the cache of verified API keys; 0 for none, default 16,384.
     pub verified_cache_entries: usize,

@@ -1,5 +1,6 @@
-//! Which passwords are acceptable, after NIST SP 800-63B-4 (3.1.1.2) and OWASP ASVS 5.0 (6.2): long
-//! enough, not common, not the username, not breached; no rules on which characters.
+//! The rules for passwords, after NIST SP 800-63B-4 (3.1.1.2) and OWASP ASVS 5.0 (6.2): long
+//! enough, not common, without the username, not breached. There are no rules on the kinds of
+//! characters.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,24 +10,24 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::username::{NormalUsername, fold, nfkc};
 
-/// Least value of [`PasswordPolicy::min_length`], in Unicode code points.
+/// Minimum of [`PasswordPolicy::min_length`], in Unicode code points.
 pub const MIN_PASSWORD_FLOOR: usize = 8;
-/// Longest password that is ever hashed, in bytes.
+/// Maximum length of a password, in bytes.
 pub const MAX_PASSWORD_LEN_BYTES: usize = 1024;
 
 const COMMON: &str = include_str!("common_passwords.txt");
 const MIN_NAME_INSIDE: usize = 4;
 
-/// Tells whether a password is known from a breach, for instance by asking a k-anonymity service.
+/// Checks whether a password is known from a breach, for instance with a k-anonymity service.
 pub trait BreachCheck: Send + Sync {
     /// Whether `password` is known to attackers.
     ///
     /// # Errors
-    /// Whatever keeps it from answering; the password is then not set.
+    /// The check failed. The password is then not set.
     fn is_breached(&self, password: &str) -> Result<bool>;
 }
 
-/// The rules for new passwords. Passwords that exist are not checked again.
+/// The rules for new passwords. Existing passwords are not checked again.
 ///
 /// # Examples
 /// ```
@@ -65,28 +66,28 @@ impl PasswordPolicy {
         Ok(Self { min_length, max_length, breach_check: None })
     }
 
-    /// Asks `check` about every new password.
+    /// Runs `check` on every new password.
     #[must_use]
     pub fn breach_check(mut self, check: Arc<dyn BreachCheck>) -> Self {
         self.breach_check = Some(check);
         self
     }
 
-    /// Shortest password, in Unicode code points.
+    /// Minimum length of a password, in Unicode code points.
     pub fn min_length(&self) -> usize {
         self.min_length
     }
 
-    /// Checks a new password for the user of this name.
+    /// Checks a new password of the user `username`.
     ///
     /// # Errors
-    /// [`Error::Validation`] with the rule that it breaks, or the breach check's.
+    /// [`Error::Validation`] with the violated rule, or the error of the breach check.
     pub fn check(&self, password: &str, username: &str) -> Result<()> {
         let name = crate::username::normal_form(username)?;
         self.accept(password, &name).map(drop)
     }
 
-    /// The password as it is hashed, if it is acceptable.
+    /// The normalized password, if it is acceptable.
     pub(crate) fn accept(&self, password: &str, name: &NormalUsername) -> Result<PreparedPassword> {
         let prepared = PreparedPassword::new(password)?;
         let length = prepared.0.chars().count();
@@ -123,7 +124,7 @@ impl fmt::Debug for PasswordPolicy {
     }
 }
 
-/// A password in the form that is hashed: NFKC, bounded, wiped when dropped.
+/// A password in its normal form (NFKC), of limited length, zeroized when dropped.
 pub(crate) struct PreparedPassword(Zeroizing<String>);
 
 impl PreparedPassword {
@@ -144,8 +145,9 @@ impl PreparedPassword {
     }
 }
 
-/// Whether a case-folded password is on the list (as it is, or without digits and signs at its
-/// ends), repeats a unit of up to four characters, or runs up or down the code points.
+/// Whether a case-folded password is on the list of common passwords (with or without digits and
+/// signs at its ends), repeats a unit of up to four characters, or is an ascending or descending
+/// run of code points.
 fn is_common(folded: &str) -> bool {
     let core = folded.trim_matches(|c: char| !c.is_alphabetic());
     COMMON.lines().any(|common| common == folded || (!core.is_empty() && common == core))

@@ -1,9 +1,10 @@
-//! Who may do what to which keys: grants of actions on ranges of keys, and nothing without one.
+//! Permissions: grants of actions on ranges of keys. Without a grant nothing is allowed.
 //!
-//! Every range is half-open over byte strings, `start <= key < end`; "no end" reaches past every
-//! key. The key right behind `k` is `k` and a zero byte, so each bound kind of the engine maps to
-//! such a range exactly. A [`PermissionSet`] keeps, per action, sorted disjoint ranges: a check is
-//! one binary search, and a range is allowed only if every key in it is.
+//! Every range is half-open over byte strings, `start <= key < end`; a range without end contains
+//! every key from `start` on. The successor of the key `k` is `k` and a zero byte, so each kind of
+//! bound of the engine maps exactly to such a range. A [`PermissionSet`] keeps, per action, sorted
+//! disjoint ranges: a check is one binary search. A range is allowed only if every key in it is
+//! allowed.
 
 use std::ops::Bound;
 
@@ -13,34 +14,35 @@ use crate::quota::Quota;
 
 /// Longest bound of a grant, in bytes.
 pub const MAX_GRANT_KEY_LEN_BYTES: usize = 1024;
-/// Most grants in one role or API key.
+/// Maximum number of grants in one role or API key.
 pub const MAX_GRANTS: usize = 256;
 
-/// What someone wants to do.
+/// An operation that a grant can allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// Read values, list keys, and require something of a key in a batch.
+    /// Read values, list keys, and state requirements on keys in a batch.
     Read,
-    /// Give and take values, with versions that the engine chooses.
+    /// Put and delete values, with versions that the engine assigns.
     Write,
-    /// Submit commands with versions of one's own, which can shut out later writers.
+    /// Submit commands with explicit versions, which can block later writers.
     Admin,
-    /// See users, their sessions, API keys, tokens and factors; the range is of usernames in normal
-    /// form.
+    /// View users, their sessions, API keys, tokens and factors. The range is one of usernames in
+    /// normal form.
     ViewUsers,
-    /// Create and change users; the range is of usernames in normal form. See
+    /// Create and change users. The range is one of usernames in normal form. See
     /// [`crate::AdminService`].
     ManageUsers,
-    /// Define roles, and give them to users; the range is of role names.
+    /// Define roles, and give them to users. The range is one of role names.
     ManageRoles,
-    /// Read the audit trail; counts only on all.
+    /// Read the audit trail. Only a grant on all keys counts.
     ReadAudit,
 }
 
 impl Action {
     /// All actions on keys.
     pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
-    /// All actions on users, roles and the audit trail. A grant has either these or those on keys.
+    /// All actions on users, roles and the audit trail. A grant has either management actions or
+    /// actions on keys.
     pub const MANAGEMENT: [Self; 4] = [Self::ViewUsers, Self::ManageUsers, Self::ManageRoles, Self::ReadAudit];
 
     fn bit(self) -> u8 {
@@ -73,7 +75,7 @@ const ON_KEYS: u8 = 7;
 /// The bits of the actions that change keys.
 const WRITES: u8 = 6;
 
-/// Keys from `start` up to, not including, `end`.
+/// The keys from `start` (inclusive) to `end` (exclusive).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyRange {
     start: Vec<u8>,
@@ -92,7 +94,7 @@ impl KeyRange {
         Self { end: prefix_end(&start), start }
     }
 
-    /// The keys with `start <= key < end`; without `end`, all from `start` on.
+    /// The keys with `start <= key < end`; without `end`, all keys from `start` on.
     pub fn new(start: impl Into<Vec<u8>>, end: Option<Vec<u8>>) -> Self {
         Self { start: start.into(), end }
     }
@@ -102,7 +104,7 @@ impl KeyRange {
         Self { start: key.to_vec(), end: Some(successor(key)) }
     }
 
-    /// The keys between two bounds as the engine's scans take them.
+    /// The keys between two bounds, in the form of the engine's scans.
     pub fn bounds(from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
         let start = match from {
             Bound::Included(key) => key.to_vec(),
@@ -117,27 +119,27 @@ impl KeyRange {
         Self { start, end }
     }
 
-    /// The first key that may be in the range.
+    /// The inclusive start of the range.
     pub fn start(&self) -> &[u8] {
         &self.start
     }
 
-    /// The first key behind the range; `None` if there is no such key.
+    /// The exclusive end of the range; `None` if it has no end.
     pub fn end(&self) -> Option<&[u8]> {
         self.end.as_deref()
     }
 
-    /// Whether no key is in it.
+    /// Whether the range contains no key.
     pub fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
     }
 
-    /// Whether `key` is in it.
+    /// Whether the range contains `key`.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
-    /// What of it lies before and behind `hole`, empty parts left out.
+    /// The parts of the range before and after `hole`, without empty parts.
     pub fn without(&self, hole: &Self) -> Vec<Self> {
         let before = Self { start: self.start.clone(), end: earlier(self.end.as_ref(), &hole.start) };
         let mut parts = vec![before];
@@ -148,7 +150,7 @@ impl KeyRange {
         parts
     }
 
-    /// Whether a key is in both.
+    /// Whether the ranges have a common key.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let begins_before_end = |one: &Self, other: &Self| other.end.as_ref().is_none_or(|end| one.start < *end);
         begins_before_end(self, other) && begins_before_end(other, self)
@@ -174,7 +176,7 @@ fn earlier(end: Option<&Vec<u8>>, other: &Vec<u8>) -> Option<Vec<u8>> {
     Some(end.map_or(other, |end| end.min(other)).clone())
 }
 
-/// Some actions on a range of keys. An action implies no other.
+/// A set of actions on a range of keys. No action implies another.
 ///
 /// # Examples
 /// ```
@@ -193,11 +195,11 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// These actions on these keys.
+    /// A grant of these actions on these keys.
     ///
     /// # Errors
-    /// [`Error::Validation`] for no action, actions on keys beside management, an empty range, or a
-    /// bound past [`MAX_GRANT_KEY_LEN_BYTES`].
+    /// [`Error::Validation`] for an empty set of actions, a mixture of management actions and
+    /// actions on keys, an empty range, or a bound over [`MAX_GRANT_KEY_LEN_BYTES`].
     pub fn new(actions: impl IntoIterator<Item = Action>, range: KeyRange) -> Result<Self> {
         let actions = actions.into_iter().fold(0, |all, action| all | action.bit());
         if actions == 0 || range.is_empty() {
@@ -214,11 +216,10 @@ impl Grant {
         Ok(Self { actions, range, quota: None })
     }
 
-    /// The same grant with a quota: writes that it allows fit in it, or are refused. See [`Quota`].
+    /// The same grant with a quota. Writes that exceed the quota are refused. See [`Quota`].
     ///
     /// # Errors
-    /// [`Error::Validation`] if the grant allows no writes: it has neither [`Action::Write`] nor
-    /// [`Action::Admin`].
+    /// [`Error::Validation`] if the grant has neither [`Action::Write`] nor [`Action::Admin`].
     pub fn with_quota(self, quota: Quota) -> Result<Self> {
         if self.actions & WRITES == 0 {
             return Err(Error::Validation("a quota is for a grant that allows write or admin"));
@@ -226,7 +227,7 @@ impl Grant {
         Ok(Self { quota: Some(quota), ..self })
     }
 
-    /// How much may be under the range for writes that it allows; `None`: any amount.
+    /// The limit for writes that the grant allows; `None` for no limit.
     pub fn quota(&self) -> Option<&Quota> {
         self.quota.as_ref()
     }
@@ -282,7 +283,7 @@ fn decode_grant(reader: &mut FieldReader<'_>) -> Result<Grant> {
     Ok(Grant { actions, range, quota })
 }
 
-/// The union of grants, ready for fast checks. An empty set allows nothing.
+/// The union of grants, prepared for fast checks. An empty set allows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermissionSet {
     by_action: [Vec<KeyRange>; 7],
@@ -290,7 +291,7 @@ pub struct PermissionSet {
     metered: Option<Box<Metered>>,
 }
 
-/// The grants of a set, apart by whether they have a quota.
+/// The grants of a set, divided into those with and without a quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Metered {
     without_quota: PermissionSet,
@@ -298,7 +299,7 @@ struct Metered {
 }
 
 impl PermissionSet {
-    /// The union of `grants`. Takes `n log n`.
+    /// The union of `grants`. The cost is `n log n`.
     pub fn new<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Self {
         let grants: Vec<&Grant> = grants.into_iter().collect();
         let mut set = Self::union(grants.iter().copied());
@@ -329,12 +330,12 @@ impl PermissionSet {
         self.covering(action, key).is_some()
     }
 
-    /// Whether `action` is allowed on every key of `range`; an empty range has none to refuse.
+    /// Whether `action` is allowed on every key of `range`; `true` for an empty range.
     pub fn allows_range(&self, action: Action, range: &KeyRange) -> bool {
         if range.is_empty() {
             return true;
         }
-        // The ranges are disjoint and do not touch: one of them must cover all.
+        // The ranges are disjoint and not adjacent, so one of them must contain the whole range.
         self.covering(action, &range.start).is_some_and(|covering| match (&covering.end, &range.end) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -347,8 +348,8 @@ impl PermissionSet {
         self.metered.is_some()
     }
 
-    /// The quotas that a change of `key` must fit in, with their ranges: those of all grants that
-    /// allow it, or none if a grant without a quota allows it.
+    /// The quotas that limit a change of `key`, with their ranges: the quotas of all grants that
+    /// allow the change, or none if a grant without a quota allows it.
     pub(crate) fn quotas<'a>(
         &'a self,
         action: Action,
@@ -359,8 +360,8 @@ impl PermissionSet {
         grants.filter(move |(grant, _)| grant.allows(action, key)).map(|(grant, quota)| (&grant.range, quota))
     }
 
-    /// Whether who has `rights` is held by every quota that holds who has this set, as tightly:
-    /// each quota of this set that limits something in `rights` is there too, on the same range.
+    /// Whether `rights` is limited at least as tightly as this set: each quota of this set that
+    /// limits something in `rights` also exists in `rights`, on the same range.
     pub(crate) fn quotas_hold(&self, rights: &Self) -> bool {
         let Some(mine) = &self.metered else { return true };
         let theirs = rights.metered.as_deref();
@@ -386,7 +387,7 @@ impl PermissionSet {
             })
     }
 
-    /// Each action with each of its ranges.
+    /// All pairs of an action and one of its ranges.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (Action, &KeyRange)> {
         let actions = Action::ALL.into_iter().chain(Action::MANAGEMENT);
         actions.flat_map(|action| self.by_action[action.index()].iter().map(move |range| (action, range)))
@@ -399,7 +400,7 @@ impl PermissionSet {
     }
 }
 
-/// Sorted, with ranges that overlap or touch made one.
+/// Sorts the ranges, and merges overlapping and adjacent ones.
 fn merged(mut ranges: Vec<KeyRange>) -> Vec<KeyRange> {
     ranges.sort();
     let mut merged: Vec<KeyRange> = Vec::with_capacity(ranges.len());

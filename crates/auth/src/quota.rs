@@ -28,7 +28,8 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota of keys, and of bytes of keys and values. 0 allows no growth.
+    /// A quota with a maximum number of keys, and a maximum of bytes of keys and values. 0 allows
+    /// no growth.
     ///
     /// # Errors
     /// [`Error::Validation`] if both are `None`.
@@ -55,7 +56,7 @@ impl Quota {
         Self { max_keys: least(self.max_keys, other.max_keys), max_bytes: least(self.max_bytes, other.max_bytes) }
     }
 
-    /// Whether all that fits in this quota fits in `other`.
+    /// Whether `other` allows everything that this quota allows.
     pub(crate) fn is_within(&self, other: &Self) -> bool {
         self.and(other) == *self
     }

@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use crate::clock::Timestamp;
 use crate::mutants::planted;
 
-/// Keys compared to find the one to forget when the table is full.
+/// Number of keys compared to find the key to evict when the table is full.
 const EVICTION_SAMPLE: usize = 8;
 
-/// A token bucket: `burst` passages at once, then one per `ms_per_passage`.
+/// A token bucket: a burst of `burst` passages, then one passage per `ms_per_passage`.
 #[derive(Clone, Copy, Debug)]
 struct TokenBucket {
     /// Saved milliseconds; one passage costs `ms_per_passage`.
@@ -38,9 +38,9 @@ struct PassageRate {
     ms_per_passage: i64,
 }
 
-/// For one key: 16 at once, then one per 10 s.
+/// For one key: a burst of 16, then one per 10 s.
 const RATE_OF_ONE: PassageRate = PassageRate { burst: 16, ms_per_passage: 10_000 };
-/// For all keys together: 256 at once, then one per second. Ten noisy keys exhaust it.
+/// For all keys together: a burst of 256, then one per second. Ten noisy keys exhaust it.
 const RATE_OF_ALL: PassageRate = PassageRate { burst: 256, ms_per_passage: 1000 };
 /// Maximum number of keys in memory.
 const MAX_LIMITED_KEYS: usize = 4096;
@@ -65,8 +65,8 @@ impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
         }
     }
 
-    /// Whether an event may pass now: `Some` has the number of this key's events that were
-    /// suppressed since the last passage.
+    /// Lets an event pass, or suppresses it. `Some` if it passes, with the number of this key's
+    /// events that were suppressed since the last passage.
     pub(crate) fn pass(&self, key: K, now_ms: Timestamp) -> Option<u32> {
         self.pass_all(&[key], now_ms)
     }
@@ -79,7 +79,7 @@ impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
         let mut exhausted = keys.first().filter(|_| all.saved_ms < RATE_OF_ALL.ms_per_passage);
         for key in keys {
             if each.len() >= MAX_LIMITED_KEYS && !each.contains_key(key) {
-                // Forget the quietest of a few keys.
+                // Evict the quietest of a few keys.
                 let sample = each.iter().take(EVICTION_SAMPLE);
                 let quietest = sample.min_by_key(|(_, bucket)| (bucket.suppressed, -bucket.saved_ms));
                 let quietest = quietest.map(|(key, _)| key.clone());
@@ -92,8 +92,8 @@ impl<K: Hash + Eq + Clone> KeyedRateLimiter<K> {
             }
         }
         if exhausted.is_some() {
-            // Each key's next passage tells of it: a noisy source cannot hide what it does to an
-            // account.
+            // Each key's next passage reports the suppressed events, so a noisy source cannot hide
+            // its attempts at an account.
             for key in keys.iter().filter(|key| !planted("auth_suppressed_under_one_key") || Some(*key) == exhausted) {
                 if let Some(one) = each.get_mut(key) {
                     one.suppressed = one.suppressed.saturating_add(1);

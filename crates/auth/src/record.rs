@@ -1,6 +1,7 @@
-//! Users, API keys, sessions and roles: as they are stored, and as callers see them.
+//! Users, API keys, sessions and roles: the stored forms and the public forms.
 //!
-//! The stored forms hold hashes and are private; the public forms hold nothing that helps to guess.
+//! The stored forms contain hashes and are private. The public forms contain nothing that helps to
+//! guess a secret.
 
 use subtle::ConstantTimeEq;
 
@@ -13,41 +14,41 @@ use crate::id::{ApiKeyId, SessionId, UserId};
 use crate::permission::{Grant, decode_grants, encode_grants};
 use crate::username::disturbs_text;
 
-/// Most roles of one user or API key.
+/// Maximum number of roles of one user or API key.
 pub const MAX_ROLES: usize = 64;
 /// Longest role name, in bytes.
 pub const MAX_ROLE_NAME_LEN_BYTES: usize = 128;
 /// Longest label of an API key or source of a request, in bytes.
 pub const MAX_LABEL_LEN_BYTES: usize = 256;
-/// How many sources of a user's successful logins are remembered.
+/// Number of remembered sources of a user's successful logins.
 pub(crate) const MAX_TRUSTED_SOURCES: usize = 8;
 
-/// User records are padded to a multiple of this many bytes. Nearly all users have records of one
-/// length, so a login takes as long for each of them.
+/// User records are padded to a multiple of this length, in bytes. So nearly all user records have
+/// one length, and a login takes the same time for each.
 const USER_UNIT_BYTES: usize = 256;
 
 /// A 128-bit keyed tag of a name or a source.
 pub(crate) type SourceTag = [u8; 16];
 
-/// A user, without anything that helps to guess the password.
+/// A user, without data that helps to guess the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UserRecord {
     /// The id, which never changes.
     pub user_id: UserId,
-    /// The name as it was given, trimmed.
+    /// The name as given, trimmed.
     pub username: String,
-    /// Whether the user, its sessions and its API keys are refused.
+    /// Whether the user is disabled: its logins, sessions and API keys are refused.
     pub disabled: bool,
     /// The roles, sorted.
     pub roles: Vec<String>,
-    /// Whether it has encrypted metadata; see `AuthService::decrypt_user_metadata`.
+    /// Whether the user has encrypted metadata; see `AuthService::decrypt_user_metadata`.
     pub has_metadata: bool,
     /// When the user was created, in Unix ms.
     pub created_at_ms: Timestamp,
     /// When the password was last set, in Unix ms.
     pub password_changed_at_ms: Timestamp,
-    /// The last time the password was found right, in Unix ms.
+    /// When a right password was last presented, in Unix ms.
     pub last_login_ms: Option<Timestamp>,
 }
 
@@ -55,12 +56,13 @@ pub struct UserRecord {
 pub(crate) struct StoredUser {
     pub(crate) public: UserRecord,
     pub(crate) normal_name: String,
-    /// Sessions carry the epoch they began in; raising it ends them all.
+    /// The epoch of the user's sessions. Each session has the epoch of its start; raising the
+    /// user's epoch ends all sessions.
     pub(crate) epoch: u64,
-    /// Wrong passwords are counted under it; raising it clears the account's delays.
+    /// The epoch of the counter of wrong passwords. Raising it clears the account's delays.
     pub(crate) guess_epoch: u64,
-    /// Wrong codes are counted under it: a password that was reset by mail does not clear their
-    /// delays.
+    /// The epoch of the counter of wrong codes. It is separate, so that a password reset by mail
+    /// does not clear the delays after wrong codes.
     pub(crate) code_epoch: u64,
     pub(crate) password_hash: SecretHash,
     /// Sources of recent successful logins, latest first.
@@ -108,17 +110,18 @@ impl StoredUser {
     }
 }
 
-/// What an API key may do, at most: never more than its owner.
+/// The rights of an API key. It never has more rights than its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ApiKeyAccess {
-    /// All that its owner may.
+    /// All rights of the owner.
     #[default]
     LikeOwner,
-    /// What these roles and grants allow and its owner may; nothing if both are empty.
+    /// The rights that both the owner and these roles and grants have; none if both lists are
+    /// empty.
     Limited {
         /// Names of roles.
         roles: Vec<String>,
-        /// Grants of its own.
+        /// Grants of the key itself.
         grants: Vec<Grant>,
     },
 }
@@ -127,23 +130,24 @@ pub enum ApiKeyAccess {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApiKeyRecord {
-    /// The id, with which its token begins.
+    /// The id, which is also the beginning of the token.
     pub key_id: ApiKeyId,
-    /// The user whose key it is.
+    /// The owner.
     pub owner_id: UserId,
     /// A note for people.
     pub label: Option<String>,
-    /// What it may do, at most.
+    /// The limits of the key's rights.
     pub access: ApiKeyAccess,
-    /// Whether it has encrypted metadata; see `AuthService::decrypt_api_key_metadata`.
+    /// Whether the key has encrypted metadata; see `AuthService::decrypt_api_key_metadata`.
     pub has_metadata: bool,
-    /// When it was created, in Unix ms.
+    /// When the key was created, in Unix ms.
     pub created_at_ms: Timestamp,
-    /// When it stops working, in Unix ms.
+    /// When the key expires, in Unix ms.
     pub expires_at_ms: Option<Timestamp>,
-    /// About when it last worked, in Unix ms: written at most once per interval.
+    /// The approximate time of the last use, in Unix ms; written at most once per
+    /// `last_used_interval_ms`.
     pub last_used_ms: Option<Timestamp>,
-    /// Until when the secret before the last rotation works too, in Unix ms.
+    /// When the secret before the last rotation expires, in Unix ms.
     pub previous_secret_until_ms: Option<Timestamp>,
 }
 
@@ -155,14 +159,14 @@ pub(crate) struct StoredApiKey {
 }
 
 impl StoredApiKey {
-    /// Whether it has a secret with this MAC: its own, or the one before the last rotation that
-    /// left it some time.
+    /// Whether `mac` is that of a valid secret: the current one, or the previous one during the
+    /// overlap of a rotation.
     pub(crate) fn has_secret(&self, mac: &[u8; TAG_LEN_BYTES]) -> bool {
         let previous = self.public.previous_secret_until_ms.is_some() && bool::from(self.previous_mac.ct_eq(mac));
         bool::from(self.secret_mac.ct_eq(mac)) || previous
     }
 
-    /// When a secret that it has stops working, if it does.
+    /// When this secret expires, if it does.
     pub(crate) fn expiry_of(&self, mac: &[u8; TAG_LEN_BYTES]) -> Option<Timestamp> {
         let ApiKeyRecord { expires_at_ms, previous_secret_until_ms, .. } = &self.public;
         if self.secret_mac.ct_eq(mac).into() {
@@ -224,26 +228,27 @@ impl StoredApiKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionRecord {
-    /// The id; no part of the token.
+    /// The id. It is not part of the token.
     pub session_id: SessionId,
-    /// Whose session it is.
+    /// The user of the session.
     pub user_id: UserId,
-    /// When it began, in Unix ms.
+    /// When the session began, in Unix ms.
     pub created_at_ms: Timestamp,
-    /// About when it was last used, in Unix ms: written at most once per interval.
+    /// The approximate time of the last use, in Unix ms; written at most once per
+    /// `last_used_interval_ms`.
     pub last_seen_ms: Timestamp,
-    /// When it ends if it is not used, in Unix ms.
+    /// When the session ends unless it is used again, in Unix ms.
     pub idle_expires_at_ms: Timestamp,
-    /// When it ends in any case, in Unix ms.
+    /// When the session ends in any case, in Unix ms.
     pub expires_at_ms: Timestamp,
-    /// Where it was begun from.
+    /// The source of the login.
     pub source: Option<String>,
-    /// By what its user proved who they are, and when last, in Unix ms.
+    /// The factors of the session, with the time of the last use of each.
     pub factors: Vec<FactorUse>,
 }
 
 impl SessionRecord {
-    /// Whether its user proved who they are by a second factor.
+    /// Whether the session has a second factor.
     pub fn has_second_factor(&self) -> bool {
         self.factors.iter().any(|used| Factor::SECOND.contains(&used.factor))
     }
@@ -288,7 +293,7 @@ impl StoredSession {
         Ok(Self { public, epoch })
     }
 
-    /// Whether it is over by time, or because its user's sessions were all ended.
+    /// Whether the session is expired, or was ended together with all sessions of the user.
     pub(crate) fn is_over(&self, now_ms: Timestamp, user_epoch: u64) -> bool {
         let session = &self.public;
         now_ms >= session.expires_at_ms || now_ms >= session.idle_expires_at_ms || self.epoch != user_epoch
@@ -301,7 +306,7 @@ impl StoredSession {
 pub struct RoleRecord {
     /// The name.
     pub name: String,
-    /// What it allows.
+    /// The grants.
     pub grants: Vec<Grant>,
 }
 
@@ -336,7 +341,7 @@ fn decode_optional_text(reader: &mut FieldReader<'_>) -> Result<Option<String>> 
     if reader.flag()? { Ok(Some(reader.text()?.to_owned())) } else { Ok(None) }
 }
 
-/// Sorted and without repetition, if every name is acceptable.
+/// The names, sorted and without duplicates, if all are valid.
 pub(crate) fn checked_role_names(names: &[String]) -> Result<Vec<String>> {
     names.iter().try_for_each(|name| check_role_name(name))?;
     let mut names = names.to_vec();

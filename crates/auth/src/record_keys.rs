@@ -58,12 +58,12 @@ pub fn reserved_keys() -> KeyRange {
     KeyRange::prefix(RESERVED_PREFIX)
 }
 
-/// A keyed tag of a normal username.
+/// The index entry of a normal username, by its keyed tag.
 pub(crate) type NameTag = [u8; TAG_LEN_BYTES];
 
 /// Sorts before every name.
 pub(crate) const FIRST_NAME: NameTag = [0; TAG_LEN_BYTES];
-/// Sorts after every name: the entry of nobody.
+/// Sorts after every name: the entry of the user nobody.
 pub(crate) const LAST_NAME: NameTag = [0xff; TAG_LEN_BYTES];
 
 fn join(parts: &[&[u8]]) -> Vec<u8> {
@@ -74,8 +74,8 @@ pub(crate) fn user(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
     join(&[USERS, id])
 }
 
-/// Tags of names are pseudorandom, so nobody can predict whose entry is the first at or after the
-/// tag of an unknown name: see `AuthService::user_or_other`.
+/// Tags of names are pseudorandom, so a caller cannot predict which entry is the first at or after
+/// the tag of an unknown name: see `AuthService::user_or_other`.
 pub(crate) fn name(tag: &NameTag) -> Vec<u8> {
     join(&[NAMES, tag])
 }

@@ -28,7 +28,7 @@ impl RecordSealer {
         Self { mac, previous: None, store_id }
     }
 
-    /// Also opens records that were sealed with this key.
+    /// Adds a previous key, which also opens records.
     #[must_use]
     pub(crate) fn with_previous(mut self, previous: Option<MacKey>) -> Self {
         self.previous = previous;
@@ -54,10 +54,10 @@ impl RecordSealer {
         value
     }
 
-    /// The body of a value found under `key`.
+    /// The body of the value of `key`.
     ///
     /// # Errors
-    /// [`Error::Crypto`] unless it is what [`RecordSealer::seal`] made for this key in this store.
+    /// [`Error::Crypto`] unless [`RecordSealer::seal`] made the value for this key in this store.
     pub(crate) fn open<'v>(&self, key: &[u8], value: &'v [u8]) -> Result<FieldReader<'v>> {
         let Some((signed, tag)) = value.split_last_chunk::<TAG_LEN_BYTES>() else {
             return Err(REFUSED);

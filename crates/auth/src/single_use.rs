@@ -1,5 +1,5 @@
-//! Single-use tokens, which reach a user by mail or by a colleague: for one purpose and a short
-//! time.
+//! Single-use tokens, each for one purpose and a short time. A user gets them by mail or from an
+//! operator.
 //!
 //! ```text
 //! hto_<secret: 64 digits>_<checksum: 8 digits>

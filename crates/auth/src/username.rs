@@ -1,11 +1,11 @@
-//! Usernames: what two spellings of one name have in common.
+//! Usernames: their rules and their normal form.
 //!
 //! A username must be one of RFC 8265's profile UsernameCaseMapped: no invisible or compatibility
-//! characters, no direction marks, and right-to-left text as the Bidi Rule wants it. It begins with
-//! no combining mark and has not the form of an id. Its normal form, under which it is unique,
-//! folds more than the profile does: the profile's form, then NFKC and full case folding until
-//! nothing changes (toNFKC_Casefold, the Unicode Standard, section 3.13). "Alice", "ALICE " and
-//! "ａｌｉｃｅ" are one name, and so are "Straße" and "STRASSE".
+//! characters, no direction marks, and right-to-left text must satisfy the Bidi Rule. It must
+//! neither begin with a combining mark nor have the form of an id. Names are unique in their normal
+//! form, which folds more than the profile: the profile's form, then NFKC and full case folding
+//! until nothing changes (toNFKC_Casefold, the Unicode Standard, section 3.13). "Alice", "ALICE "
+//! and "ａｌｉｃｅ" are one name, and so are "Straße" and "STRASSE".
 //!
 //! Names that look alike (Latin a, Cyrillic а) have the same skeleton (Unicode Technical Standard
 //! 39), in normal form or as they were given: see [`LookAlikes`].
@@ -25,15 +25,15 @@ use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, SessionId, UserId};
 use crate::mutants::planted;
 
-/// What to do about a new name that looks like another user's (UTS 39, confusable).
+/// The policy for a new name that is confusable with another user's name (UTS 39).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LookAlikes {
     /// Refuse it: "а1ice" (with a Cyrillic а and a digit 1) once there is "alice", and "ALlCE"
-    /// (with a small L) once there is "ALICE". Compared are the lower-case forms, and the names as
-    /// they were given.
+    /// (with a small L) once there is "ALICE". Both the lower-case forms and the given forms are
+    /// compared.
     #[default]
     Refuse,
-    /// Take it.
+    /// Accept it.
     Allow,
 }
 
@@ -54,9 +54,9 @@ impl NormalUsername {
     }
 }
 
-/// The normal form of `username`: the key under which it is unique.
+/// The normal form of `username`, which is unique among users.
 ///
-/// Allowed are letters, marks, decimal digits and `. _ - @ +`, 1 to 64 code points.
+/// A name has 1 to 64 code points: letters, marks, decimal digits and `. _ - @ +`.
 ///
 /// # Errors
 /// [`Error::Validation`] for anything else.
@@ -107,8 +107,8 @@ pub(crate) fn normal_form(username: &str) -> Result<NormalUsername> {
 }
 
 impl NormalUsername {
-    /// What it has in common with all names that look like it: the skeletons of its normal form,
-    /// and of how it was given. A capital I looks like a small L, and a small i does not.
+    /// The skeletons of its normal form and of its given form. Confusable names have a common
+    /// skeleton. Both forms are needed: a capital I looks like a small L, a small i does not.
     pub(crate) fn skeletons(&self, given: &str) -> BTreeSet<String> {
         let given = nfkc(given.trim());
         let given = if planted("auth_looks_of_lower_case") { &self.0 } else { &given };
@@ -116,7 +116,7 @@ impl NormalUsername {
     }
 }
 
-/// Whether text changes the direction or the lines of what is printed around it.
+/// Whether a text changes the direction or the line breaks of the text around it.
 pub(crate) fn disturbs_text(text: &str) -> bool {
     text.chars().any(disturbs)
 }

@@ -1,5 +1,4 @@
-//! The view for those who manage: what they may, never more than they have, and all of it in the
-//! trail.
+//! The management view: the rights of a principal, never more, and an audit entry for each call.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -47,7 +46,7 @@ fn denied<T: std::fmt::Debug>(outcome: Result<T>) {
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
 }
 
-/// A lead of a team, who may read and write its jobs.
+/// The lead of a team, with read and write rights on its jobs.
 fn lead(auth: &Service) -> UserId {
     let grants = [
         grant(&[Action::ViewUsers, Action::ManageUsers], "team-a."),
@@ -116,7 +115,7 @@ fn a_lead_manages_the_team_and_nobody_else() {
     denied(view.set_factor_policy(&FactorPolicy::default()));
     assert!(auth.verify_password("team-b.bob", PASSWORD).unwrap());
     assert!(view.delete_user(&alice).unwrap());
-    // Without any right there is nothing.
+    // A principal without rights can do nothing.
     let nobody = admin(&auth, "team-b.bob");
     denied(nobody.list_users(None, 10));
     denied(nobody.create_user("team-b.x", PASSWORD));
@@ -129,7 +128,7 @@ fn nobody_gives_gets_or_touches_more_than_they_have() {
     let own = lead(&auth);
     let view = admin(&auth, "lead");
     let alice = view.create_user("team-a.alice", PASSWORD).unwrap().user_id;
-    // Roles: as much as one has oneself.
+    // Roles: only with rights that the principal has itself.
     let mine = [grant(&[Action::Read], "jobs/a/x"), grant(&[Action::ManageUsers], "team-a.interns.")];
     view.set_role("team-a:worker", &mine).unwrap();
     assert_eq!(view.get_role("team-a:worker").unwrap().unwrap().grants, mine);
@@ -151,11 +150,11 @@ fn nobody_gives_gets_or_touches_more_than_they_have() {
     denied(view.change_user_roles(&own, &["team-a:chief".to_owned()], &[]));
     denied(view.change_user_roles(&alice, &["team-a:not-yet".to_owned()], &[]));
     denied(view.change_user_roles(&alice, &["root".to_owned()], &[]));
-    denied(view.set_role("team-a:chief", &[])); // and who has more keeps it
+    denied(view.set_role("team-a:chief", &[])); // a user with more rights keeps them
     denied(view.delete_role("team-a:chief"));
     view.change_user_roles(&alice, &[], &["team-a:worker".to_owned()]).unwrap();
     assert!(view.delete_role("team-a:worker").unwrap() && !view.delete_role("team-a:worker").unwrap());
-    // Users: who has more cannot be taken over, though the name is in the range.
+    // Users: one with more rights cannot be managed, although the name is in the range.
     let boss = user_with(&auth, "team-a.boss", &[grant(&[Action::Admin], "")]);
     let (key, _) = auth.create_api_key(&boss, None).unwrap();
     denied(view.reset_password(&boss, OTHER));
@@ -166,7 +165,7 @@ fn nobody_gives_gets_or_touches_more_than_they_have() {
     denied(view.disable_user(&boss));
     assert!(view.get_user(&boss).unwrap().is_some(), "to see is another right");
 
-    // An API key that may less than its owner manages less.
+    // An API key with fewer rights than its owner manages less.
     let limited = ApiKeyAccess::Limited { roles: Vec::new(), grants: vec![grant(&[Action::ManageUsers], "team-a.")] };
     let options = ApiKeyOptions { access: limited, ..ApiKeyOptions::default() };
     let (_, token) = auth.create_api_key_with(&own, &options).unwrap();
@@ -238,10 +237,10 @@ fn authority_ends_at_once_and_may_ask_for_a_recent_factor() {
     denied(view.create_user("team-a.dave", PASSWORD));
 }
 
-/// Something that a lead does with a user of the team.
+/// A management call of a lead on a user of the team.
 type Call = fn(&Admin, &str) -> Option<Error>;
 
-/// Whatever moment authority is taken away at, nothing that needed it is committed afterwards.
+/// Rights may be revoked at any moment: no call that needs them commits afterwards.
 #[test]
 fn authority_counts_as_of_the_commit() {
     let calls: [(&str, Call); 3] = [

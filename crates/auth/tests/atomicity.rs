@@ -97,7 +97,7 @@ fn the_checker_sees_planted_faults() {
     }
 }
 
-/// Lets one thread at a time take one engine step, chosen by a seed.
+/// Runs one engine step of one thread at a time, chosen by a seed.
 struct Scheduler {
     state: Mutex<Turns>,
     moved: Condvar,
@@ -106,7 +106,7 @@ struct Scheduler {
 struct Turns {
     dice: Dice,
     alive: Vec<bool>,
-    /// Threads that have arrived at a step; a turn is given when all that live have.
+    /// Threads that wait at a step. The next step runs when all live threads wait.
     waiting: Vec<bool>,
     turn: Option<usize>,
 }
@@ -200,8 +200,7 @@ fn a_changed_password_is_never_reverted() {
         let check_old =
             |auth: &Service| assert!(matches!(auth.verify_password("alice", PASSWORD).unwrap(), true | false));
         let login_old = |auth: &Service| drop(auth.login("alice", PASSWORD).unwrap());
-        // Hashes the password that it has checked anew, as logins do when the parameters have
-        // risen.
+        // Replaces the hash of the checked password, as logins do after the parameters were raised.
         let rehash = |auth: &Service| {
             let options = options(&HandClock::new());
             let engine = Arc::clone(auth.engine());
@@ -275,7 +274,7 @@ fn a_deleted_user_leaves_nothing() {
 
 type Job<'a> = &'a (dyn Fn(&Service) + Sync);
 
-/// Of those who use one code or one token at the same time, exactly one gets in.
+/// Of concurrent uses of one code or one token, exactly one succeeds.
 #[test]
 fn a_code_and_a_token_are_used_by_one() {
     for seed in 1..=schedules() {
@@ -288,7 +287,7 @@ fn a_code_and_a_token_are_used_by_one() {
             let id = auth.create_user("alice", PASSWORD).unwrap().user_id.to_string();
             let clock = HandClock::new();
             let mut enrolment = with_totp(auth, &clock, &id);
-            // The device is a step ahead, which the window allows.
+            // The device's clock is one step ahead, which the window allows.
             let code = totp_code(&enrolment.secret, &clock);
             let recovery = enrolment.recovery_codes.remove(0).to_string();
             let (_, verification) = auth.issue_verification(&id, "address").unwrap();
@@ -317,8 +316,8 @@ fn a_code_and_a_token_are_used_by_one() {
     }
 }
 
-/// Of two who set a password by one token, one does; and a login by the old password does not get
-/// through beside it.
+/// Of two password resets by one token, one succeeds. A concurrent login by the old password does
+/// not leave a session.
 #[test]
 fn a_reset_token_sets_one_password() {
     for seed in 1..=schedules() {
@@ -346,11 +345,11 @@ fn a_reset_token_sets_one_password() {
     }
 }
 
-/// The id of the master key that is added last.
+/// The id of the last added master key.
 const NEWEST: u32 = 2;
 
-/// Adds a master key and rotates to it, all in front of operation `at` that `job` has the engine
-/// do; `None` if the job does fewer.
+/// Adds a master key and rotates to it before the engine operation number `at` of `job`; `None` if
+/// the job has fewer operations.
 fn rotated_before(at: u64, job: impl Fn(&Service)) -> Option<Service> {
     let (countdown, whole): (Arc<Mutex<Option<u64>>>, Arc<OnceLock<Service>>) = Default::default();
     let (left, service) = (Arc::clone(&countdown), Arc::clone(&whole));

@@ -1,16 +1,14 @@
-//! Crashes at every step of every change, on the real engine over a simulated disk: afterwards the
-//! service is as it was before the change or as it is after it, never between. Whatever was
-//! acknowledged is there.
+//! Crashes at every step of every change, on the real engine over a simulated disk. Afterwards the
+//! service is in the state before or after the change, never between. Acknowledged changes are not
+//! lost.
 //!
-//! One story does everything that the service can do. At each operation of the file system it is
-//! cut off, with each subset (or a sample) of what was not synced lost; the store is opened again
-//! and asked everything that a caller can ask: who there is, which passwords are right, which
-//! tokens work, what the records say, whether the audit trail is whole. The answers must be those
-//! from before or after the call that was under way. Then the service must go on as if nothing had
-//! been.
+//! One story uses every operation of the service. The test stops it at each operation of the file
+//! system, with each subset (or a sample) of the unsynced writes lost, and opens the store again.
+//! It then makes every read that a caller can make: users, passwords, tokens, records and the audit
+//! trail. The answers must be those from before or after the interrupted call. Then the service
+//! must work normally.
 //!
-//! `HIGHTOWER_TEST_CASES` sets how many states of the disk are sampled at each operation (default
-//! 2).
+//! `HIGHTOWER_TEST_CASES` sets the number of sampled disk states per operation (default 2).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -58,15 +56,15 @@ fn keys_to(newest: MasterKeyId) -> Arc<AesGcmEncryptor> {
     Arc::new(AesGcmEncryptor::with_ring(ring))
 }
 
-/// One call, and what the disk held when it had returned.
+/// One call, and the state of the disk after it.
 struct Step {
     name: &'static str,
-    /// How many file system operations there had been.
+    /// The number of file system operations so far.
     op: usize,
     image: Image,
 }
 
-/// A store to which things happen, and what was handed out meanwhile.
+/// A store under test, and the tokens and codes issued so far.
 struct Story {
     fs: SimFs,
     engine: Engine,
@@ -228,13 +226,13 @@ fn story(mode: AppendMode, durability: Durability) -> Story {
     story
 }
 
-/// A service in memory on a copy, with every master key there ever was.
+/// A service in memory on a copy, with all master keys.
 fn copy_of(image: &Image) -> Service {
     let options = AuthOptions { guess_policy: no_delays(), ..options(&HandClock::new()) };
     AuthService::with_options(MemEngine::with_image(image.clone()), cheap_hasher(), keys_to(3), options).unwrap()
 }
 
-/// Everything that a caller can find out, as text; fails if records do not fit together.
+/// Everything that a caller can read, as text. Fails if records are inconsistent.
 fn answers(image: &Image, tokens: &[Token]) -> String {
     if image.entries.is_empty() {
         return "an empty store".into();
@@ -257,7 +255,7 @@ fn answers(image: &Image, tokens: &[Token]) -> String {
     writeln!(text, "{:?} {:?}", auth.list_roles(None, 99).unwrap(), auth.factor_policy().unwrap()).unwrap();
     let AuditVerdict::Intact { entries, .. } = auth.verify_audit(None).unwrap() else { panic!("the trail is broken") };
     writeln!(text, "{entries} audit entries").unwrap();
-    // What follows writes, to the copy.
+    // The following checks write, to the copy.
     let works = |token: &Token| auth.authenticate(token).unwrap().is_some();
     writeln!(text, "{:?}", tokens.iter().map(works).collect::<Vec<_>>()).unwrap();
     for name in ["alice", "bob", "carol"] {
@@ -267,15 +265,15 @@ fn answers(image: &Image, tokens: &[Token]) -> String {
     text
 }
 
-/// The service goes on from here: it takes new users, and finishes what was begun. Then keys from
-/// before open nothing.
+/// The service works after the crash: it accepts new users, and completes interrupted operations.
+/// Old keys then open nothing.
 fn goes_on(engine: &Engine) {
     let auth =
         AuthService::with_options(Arc::clone(engine), cheap_hasher(), keys_to(3), options(&HandClock::new())).unwrap();
     auth.create_user("dave", PASSWORD).unwrap();
     match auth.rotate_root() {
         Ok(_) => {}
-        // It was done before the crash, or the store is new.
+        // The rotation ended before the crash, or the store is new.
         Err(error) => assert_eq!(error.kind(), hightower_auth::ErrorKind::Conflict, "{error}"),
     }
     assert_eq!(auth.master_key_usage().unwrap().into_keys().collect::<Vec<_>>(), [3]);
@@ -315,7 +313,7 @@ fn explore(mode: AppendMode, durability: Durability) {
         });
         let done = story.steps.iter().rposition(|step| step.op <= state.point.op).unwrap();
         let next = (done + 1).min(expected.len() - 1);
-        // Without syncs only the order is promised.
+        // Without syncs only the order is guaranteed.
         let promised = if durability == Durability::Sync { done } else { 0 };
         assert!(
             expected[promised..=next].contains(found),

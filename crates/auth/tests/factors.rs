@@ -1,5 +1,4 @@
-//! Second factors: enrolled, asked for, used once, delayed, required, and proved again within a
-//! session.
+//! Second factors: enrol, require, use once, delay, and verify again within a session.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -47,7 +46,7 @@ fn a_factor_is_enrolled_confirmed_asked_for_and_disabled() {
     assert!(enrolment.uri.contains(&*enrolment.secret) && enrolment.recovery_codes.len() == RECOVERY_CODES);
     assert!(!format!("{enrolment:?}").contains(&*enrolment.secret), "Debug shows the secret");
     assert!(auth.factor_status(&id).unwrap().pending);
-    whole(auth.login("alice", PASSWORD).unwrap()); // what is not confirmed asks for nothing
+    whole(auth.login("alice", PASSWORD).unwrap()); // an unconfirmed enrolment has no effect
     assert_eq!(auth.confirm_totp(&id, &enrolment.recovery_codes[0]).unwrap(), FactorCheck::Refused);
     let code = totp_code(&enrolment.secret, &clock);
     assert_eq!(auth.confirm_totp(&id, &code).unwrap(), FactorCheck::Accepted(Factor::Totp));
@@ -90,7 +89,7 @@ fn the_token_of_half_a_login_opens_nothing_else() {
     assert!(matches!(auth.step_up(&token, Proof::Password(PASSWORD)).unwrap(), StepUp::Refused));
     assert_eq!(auth.enrol_at_login(&token).unwrap_err().kind(), ErrorKind::Conflict, "a password replaces no factor");
     assert!(auth.list_sessions(&id).unwrap().is_empty());
-    // And it is over when the password changes, when it expires, and when it was used.
+    // The token ends when the password changes, when it expires, and when it is used.
     assert!(auth.change_password("alice", PASSWORD, OTHER).unwrap());
     let code = |auth: &Service, token: &str| auth.complete_login(token, &totp_code(&enrolment.secret, &clock)).unwrap();
     assert!(matches!(code(&auth, &token), Login::Refused));
@@ -117,14 +116,14 @@ fn a_code_is_used_once_also_after_a_restart_and_within_the_window_only() {
     assert_eq!(again.verify_second_factor(&id, &code).unwrap(), FactorCheck::Refused, "after a restart");
     clock.advance_ms(STEP_MS);
     assert_eq!(again.verify_second_factor(&id, &code).unwrap(), FactorCheck::Refused, "within the window, but used");
-    // A device that is slow by one step is understood, one by two is not.
+    // A device's clock may be slow by one step, but not by two.
     let slow = totp_code(&enrolment.secret, &clock);
     clock.advance_ms(STEP_MS);
     assert_eq!(again.verify_second_factor(&id, &slow).unwrap(), FactorCheck::Accepted(Factor::Totp));
     let slower = totp_code(&enrolment.secret, &clock);
     clock.advance_ms(2 * STEP_MS);
     assert_eq!(again.verify_second_factor(&id, &slower).unwrap(), FactorCheck::Refused);
-    // What is older than the last accepted code is refused, within the window too.
+    // A code older than the last accepted one is refused, also within the window.
     let earlier = totp_code(&enrolment.secret, &clock);
     clock.advance_ms(STEP_MS);
     let now = totp_code(&enrolment.secret, &clock);
@@ -168,7 +167,7 @@ fn guesses_at_codes_are_delayed_as_those_at_passwords() {
     let enrolment = with_totp(&auth, &clock, &id);
     let mut checked = 0;
     for n in 0..100 {
-        let (token, _) = half(&auth); // who knows the password gets as many of these as wanted
+        let (token, _) = half(&auth); // with the password an attacker gets any number of these
         match auth.complete_login(&token, &format!("{n:06}")).unwrap() {
             Login::Refused => checked += 1,
             Login::Delayed { retry_after_ms } => assert!(retry_after_ms > 0),
@@ -187,7 +186,8 @@ fn guesses_at_codes_are_delayed_as_those_at_passwords() {
     assert_eq!(auth.verify_second_factor(&id, &right).unwrap(), FactorCheck::Accepted(Factor::Totp));
 }
 
-/// Who reads a user's mail sets passwords at will, and gets no more guesses at codes by that.
+/// An attacker who reads a user's mail can reset the password, but gets no additional guesses at
+/// codes.
 #[test]
 fn a_reset_by_mail_gives_no_more_guesses_at_codes() {
     let (engine, clock, auth) = service();
@@ -195,7 +195,7 @@ fn a_reset_by_mail_gives_no_more_guesses_at_codes() {
     with_totp(&auth, &clock, &id);
     let mut checked = 0;
     for round in 0..10 {
-        // Each round by another service, as after a restart.
+        // Each round uses another service, as after a restart.
         let auth = service_on(Arc::clone(&engine), &clock);
         let (_, reset) = auth.issue_password_reset(&id).unwrap();
         assert!(auth.reset_password_with(&reset, PASSWORD).unwrap().is_some());
@@ -206,7 +206,7 @@ fn a_reset_by_mail_gives_no_more_guesses_at_codes() {
         }
     }
     assert!(checked <= 7, "{checked} of 100 guesses were checked");
-    // An operator ends the delays of codes too.
+    // A reset by an operator also clears the delays of codes.
     auth.clear_delays(&id).unwrap();
     let (token, _) = half(&auth);
     assert!(matches!(auth.complete_login(&token, "000000").unwrap(), Login::Refused));
@@ -244,7 +244,7 @@ fn a_second_factor_is_required_from_everyone_from_roles_and_by_name() {
     auth.require_second_factor(&id, true).unwrap();
     assert!(auth.factor_status(&id).unwrap().required);
 
-    // Who has none enrols on the way.
+    // A user without a factor enrols during the login.
     let (token, enrolled) = half(&auth);
     assert!(!enrolled);
     assert!(matches!(auth.complete_login(&token, "123456").unwrap(), Login::Refused));
@@ -283,7 +283,7 @@ fn a_session_knows_what_it_proved_and_proves_more() {
     auth.require_recent(&second, &[Factor::Password], 0).unwrap();
     assert_eq!(auth.list_sessions(&id).unwrap(), [*session]);
 
-    // A code confirms what is enrolled, and the session that was begun without one goes on with it.
+    // A code confirms the enrolment, and the session that began without a factor continues with it.
     let enrolment = auth.enrol_totp(&id).unwrap();
     let code = totp_code(&enrolment.secret, &clock);
     assert!(matches!(auth.step_up(&next, Proof::Code("000000")).unwrap(), StepUp::Refused));
@@ -299,7 +299,7 @@ fn a_session_knows_what_it_proved_and_proves_more() {
 
     let (_, key) = auth.create_api_key(&id, None).unwrap();
     assert_eq!(refused(&principal(&key), &[Factor::Password], hour_ms), ErrorKind::Denied);
-    // A clock that goes back makes nothing recent.
+    // If the clock goes back, no factor counts as recent.
     let (token, _) = half(&auth);
     clock.advance_ms(STEP_MS);
     let (_, token) = whole(auth.complete_login(&token, &totp_code(&enrolment.secret, &clock)).unwrap());

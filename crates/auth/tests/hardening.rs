@@ -1,5 +1,4 @@
-//! What a hostile user, a clock, a full trail or a careless operator can do to the service's
-//! promises.
+//! The service's promises against hostile users, clock changes, a full trail and operators' errors.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -27,7 +26,7 @@ fn login(auth: &Service, username: &str, password: &str) -> Token {
     }
 }
 
-/// A user who may do everything to everything.
+/// A user with all rights on all keys.
 fn mighty(auth: &Service, name: &str) -> String {
     let user = auth.create_user(name, PASSWORD).unwrap();
     auth.set_role("all", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]).unwrap();
@@ -44,7 +43,8 @@ fn refusals(auth: &Service, action: AuditAction) -> usize {
     entries.iter().filter(|entry| entry.action == action && entry.outcome == AuditOutcome::Refused).count()
 }
 
-/// A tool call or a service for each request: the counters of the one before count.
+/// A new service per request, as with the command-line tool, continues the counters of the previous
+/// one.
 #[test]
 fn a_service_for_each_guess_is_delayed_as_one_for_all() {
     let (engine, clock, auth) = service();
@@ -70,7 +70,7 @@ fn delays_end_in_time_whatever_the_clock_does_and_at_once_after_a_reset() {
         PasswordCheck::Delayed { retry_after_ms } => retry_after_ms,
         _ => 0,
     };
-    // Guesses while the clock was a year ahead; after a restart too.
+    // Guesses while the clock was a year ahead, also after a restart.
     fail(&away);
     clock.set_back_ms(YEAR_MS);
     let restarted = service_on(Arc::clone(&engine), &clock).from_source("away").unwrap();
@@ -81,7 +81,7 @@ fn delays_end_in_time_whatever_the_clock_does_and_at_once_after_a_reset() {
     clock.advance_ms(15 * MINUTE_MS);
     assert!(away.verify_password("alice", PASSWORD).unwrap() && restarted.verify_password("alice", PASSWORD).unwrap());
 
-    // An operator's reset, and the verb that only unlocks.
+    // An operator's reset, and the verb that only clears delays.
     fail(&away);
     assert!(delayed(&away) > 0);
     auth.reset_password(&user.user_id, PASSWORD).unwrap();
@@ -92,7 +92,7 @@ fn delays_end_in_time_whatever_the_clock_does_and_at_once_after_a_reset() {
     assert!(away.verify_password("alice", PASSWORD).unwrap());
     assert_eq!(auth.clear_delays("usr_x").unwrap_err().kind(), ErrorKind::NotFound);
 
-    // A source that has guessed at many.
+    // A source that has tried many users.
     let spray = auth.from_source("spray").unwrap();
     (0..25).for_each(|n| assert!(!spray.verify_password(&format!("user{n}"), OTHER).unwrap()));
     assert!(delayed(&spray) > 0);
@@ -101,7 +101,7 @@ fn delays_end_in_time_whatever_the_clock_does_and_at_once_after_a_reset() {
     assert!(service_on(engine, &clock).from_source("spray").unwrap().verify_password("alice", PASSWORD).unwrap());
 }
 
-/// A view keeps its session alive by use, and ends with it.
+/// Use through a view keeps its session alive. The view ends with the session.
 #[test]
 fn idle_expiry_holds_for_views_and_use_through_them_counts() {
     let (engine, clock, auth) = service();
@@ -121,8 +121,8 @@ fn idle_expiry_holds_for_views_and_use_through_them_counts() {
     assert_eq!(used.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle");
     assert!(auth.engine().get(b"k").unwrap().is_none());
 
-    // What is alive by other means than the view is alive for it; and purged is purged, whatever
-    // the clock does.
+    // A session kept alive elsewhere is alive for the view. A purged session stays purged, even if
+    // the clock goes back.
     let token = login(&auth, "alice", PASSWORD);
     let view = view(&auth, &token);
     for _ in 0..3 {
@@ -176,7 +176,7 @@ fn every_kind_of_refusal_leaves_an_entry_and_noise_hides_no_other() {
     let entries = auth.audit_entries(0, 1000).unwrap();
     assert_eq!((entries.last().unwrap().suppressed, entries.last().unwrap().target.as_str()), (184, &*record.key_id));
 
-    // Noise about users that do not exist, and delays; then the one who matters.
+    // Noise about unknown users, and delays; then the entry that matters.
     let noise = auth.from_source("noise").unwrap();
     (0..1000).for_each(|_| assert!(!noise.verify_password("nobody", OTHER).unwrap()));
     assert!(refusals(&auth, AuditAction::LoginDelayed) > 0);
@@ -206,7 +206,7 @@ fn without_the_pepper_known_users_are_refused_as_unknown_ones_are() {
     assert!(with.verify_password("alice", PASSWORD).unwrap());
 }
 
-/// A source from which a thief has logged in is a stranger again after a reset.
+/// After a reset, the known source of an attacker is unknown again.
 #[test]
 fn a_reset_forgets_the_sources_that_were_trusted() {
     let (_, _, auth) = service();
@@ -237,7 +237,7 @@ fn senseless_options_are_refused() {
     }
 }
 
-/// Somebody with a copy of the store and of its master key, and later with write access.
+/// An attacker with a copy of the store and of its master key, and later with write access.
 mod thief {
     use super::*;
     use hightower_auth::{AuditVerdict, KeyRing};
@@ -257,8 +257,8 @@ mod thief {
         (engine, auth)
     }
 
-    /// The records that make an administrator in a copy, put over those of the store, with or
-    /// without its key record.
+    /// Overwrites records of the store by those of a copy that has a forged administrator, with or
+    /// without the copy's key record.
     fn forged(copy: &Image, now: &Image, with_meta: bool) -> Image {
         let (engine, auth) = on(copy, 1..=1);
         let user = auth.create_user("mallory", ADMIN).unwrap();
@@ -294,8 +294,8 @@ mod thief {
         let principal = auth.authenticate(&token).unwrap().unwrap();
         assert!(auth.rotate_root().unwrap().rewrapped > 5);
         auth.encryptor().remove_key(1).unwrap();
-        // All that was, is: tokens, passwords, metadata, principals, anchors; and a second service
-        // takes the new keys.
+        // Tokens, passwords, metadata, principals and anchors stay valid, and a second service
+        // loads the new keys.
         for auth in [auth.clone(), on(&engine.image(), 2..=2).1] {
             assert!(auth.authenticate_api_key(&token).unwrap().is_some());
             assert!(auth.verify_password("alice", PASSWORD).unwrap());
@@ -310,14 +310,13 @@ mod thief {
             let refused = auth.verify_password("mallory", ADMIN).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Crypto, "{refused}");
         }
-        // The old key opens nothing of the new store.
+        // The old key opens no record of the new store.
         assert_eq!(on(&engine.image(), 1..=1).1.prepare().unwrap_err().kind(), ErrorKind::Crypto);
-        // And the root is never wrapped by a key that wrapped the one before.
+        // The new root is never wrapped by a master key that wrapped the old one.
         assert_eq!(auth.rotate_root().unwrap_err().kind(), ErrorKind::Conflict);
     }
 
-    /// Of every moment of the rotation: what the thief copies then, and puts back after, forges
-    /// nothing either.
+    /// A copy taken at any moment of the rotation, and restored afterwards, forges nothing either.
     #[test]
     fn moments_of_the_rotation_put_back_later_open_nothing() {
         let (copy, _) = store();
@@ -332,7 +331,7 @@ mod thief {
             image.entries.insert(meta.0.clone(), meta.1.clone());
             let (_, fooled) = on(&image, 2..=2);
             assert!(fooled.verify_password("mallory", ADMIN).is_err());
-            // With the old key still there it can be taken up again from each moment.
+            // With the old key, an interrupted rotation can continue from each moment.
             let (_, resumed) = on(moment, 1..=2);
             resumed.create_user("bob", PASSWORD).unwrap();
             assert!(resumed.rotate_root().is_ok());
@@ -342,7 +341,7 @@ mod thief {
         }
     }
 
-    /// Another service on the same store, which has not heard of the rotation, neither fails nor
+    /// Another service on the same store, which has not noticed the rotation, neither fails nor
     /// writes under the old root.
     #[test]
     fn services_on_the_same_store_take_the_new_root() {
@@ -364,7 +363,7 @@ mod thief {
     }
 }
 
-/// Metadata is no part of what a login reads and writes.
+/// A login neither reads nor writes metadata.
 #[test]
 fn a_login_neither_reads_nor_writes_metadata() {
     let (engine, _, auth) = service();
@@ -394,7 +393,7 @@ fn names_that_look_like_anothers_are_refused_unless_allowed() {
     }
     let bob = auth.create_user("bob", PASSWORD).unwrap();
     assert_eq!(auth.rename_user(&bob.user_id, "a1ice").unwrap_err().kind(), ErrorKind::Conflict);
-    // Among one's own it is no matter, and a name that is given up is free.
+    // The user's own names do not conflict, and a name is free after a rename.
     auth.rename_user(&alice.user_id, "a1ice").unwrap();
     auth.rename_user(&alice.user_id, "carol").unwrap();
     auth.rename_user(&bob.user_id, "a1ice").unwrap();
@@ -410,12 +409,13 @@ fn names_that_look_like_anothers_are_refused_unless_allowed() {
         ErrorKind::Conflict,
         "the other is still there"
     );
-    // Capitals look like other letters than small ones: what counts is also how a name was given.
+    // Upper-case letters look like other letters than lower-case ones, so the given form counts
+    // too.
     for (taken, like) in [("MARIA", "MARlA"), ("Ivan", "lvan"), ("Paul", "PauI")] {
         let taken = auth.create_user(taken, PASSWORD).unwrap();
         assert_eq!(auth.create_user(like, PASSWORD).unwrap_err().kind(), ErrorKind::Conflict, "{like}");
         assert_eq!(auth.rename_user(&alice.user_id, like).unwrap_err().kind(), ErrorKind::Conflict, "{like}");
-        // Given anew in other capitals, it leaves the old look to others.
+        // After a rename to other capitals, the old given form is free.
         auth.rename_user(&taken.user_id, &taken.username.to_lowercase()).unwrap();
         if like == "MARlA" {
             let other = auth.create_user(like, PASSWORD).unwrap();
@@ -432,7 +432,7 @@ fn names_that_look_like_anothers_are_refused_unless_allowed() {
     }
 }
 
-/// A role that is made again is another one.
+/// A role that is created again is a new role.
 #[test]
 fn a_role_that_is_made_again_has_no_old_holders() {
     let (_, _, auth) = service();
@@ -459,13 +459,13 @@ fn a_role_that_is_made_again_has_no_old_holders() {
     assert_eq!(by_key.put(b"k", b"4").unwrap_err().kind(), EngineKind::Denied, "the key is limited to what is gone");
 }
 
-/// Whatever moment a role is deleted at while somebody sets it, who held it does not hold the new
+/// If a role is deleted at any moment of its creation, users of the old role do not have the new
 /// one.
 #[test]
 fn a_role_that_is_deleted_while_it_is_set_has_no_old_holders() {
     type Rival = fn(&Service, &str);
     let everything = || Grant::new(Action::ALL, KeyRange::all()).unwrap();
-    // Deletes what is there; or makes it, gives it, and deletes it while another is about to make
+    // Deletes the existing role; or creates, gives and deletes it while another call is creating
     // it.
     let rivals: [(bool, Rival); 2] = [
         (true, |auth, _| assert!(auth.delete_role("all").unwrap())),
@@ -510,7 +510,7 @@ fn a_role_that_is_deleted_while_it_is_set_has_no_old_holders() {
     }
 }
 
-/// A hasher that looks at passwords of several threads at the same time.
+/// A hasher that checks passwords of several threads at the same time.
 #[derive(Debug)]
 struct Together(Argon2SecretHasher, Arc<Barrier>);
 
@@ -529,7 +529,7 @@ impl SecretHasher for Together {
     }
 }
 
-/// Services of their own for guesses at the same time: none of the guesses is forgotten.
+/// Concurrent guesses, each with its own service: all guesses count.
 #[test]
 fn guesses_at_the_same_time_through_services_of_their_own_all_count() {
     const THREADS: usize = 8;
@@ -546,6 +546,7 @@ fn guesses_at_the_same_time_through_services_of_their_own_all_count() {
         }
     };
     std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(guess))));
-    // Those that begin together with the first are checked; their failures are more than are free.
+    // Attempts that begin together with the first are checked; there are more than the free
+    // failures.
     assert_eq!(checked.into_inner(), THREADS as i64);
 }

@@ -110,15 +110,15 @@ fn aes_256_gcm() {
     }
 }
 
-/// NIST's Cryptographic Algorithm Validation Program: see the head of the file for what it holds.
+/// NIST's Cryptographic Algorithm Validation Program: the head of the file describes its content.
 const NIST_GCM: &str = include_str!("data/nist_gcm_256.txt");
 
 fn field(text: &str) -> Vec<u8> {
     if text == "-" { Vec::new() } else { bytes(text) }
 }
 
-/// As NIST has them sealed; and with any one bit of tag, ciphertext, associated data, nonce or key
-/// changed, or cut short, nothing is opened.
+/// The published results; and no message opens after a flipped bit in the tag, ciphertext,
+/// associated data, nonce or key, or after a truncation.
 #[test]
 fn aes_256_gcm_nist_cavp() {
     let mut cases = 0;

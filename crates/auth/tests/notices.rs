@@ -1,4 +1,4 @@
-//! Who embeds the service hears of what is done, and finds it again in the trail.
+//! The listener receives each audit entry, and the trail has the same entries.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -13,7 +13,7 @@ use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encr
 
 mod support;
 
-/// Writes down what it hears; asks the service back, and panics when told to.
+/// Records the received entries, calls the service, and panics on request.
 #[derive(Debug, Default)]
 struct Ear {
     heard: Mutex<Vec<AuditEntry>>,

@@ -75,8 +75,8 @@ fn threads_agree_on_names_and_lose_no_audit_entry() {
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
-/// A store that a tenant has filled up to what `config` allows, with one who has everything that
-/// can be taken away.
+/// A store that a tenant has filled up to the limits of `config`, with a user who has everything
+/// that can be revoked.
 fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) -> StoreConfig) {
     let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
     let engine = Arc::new(SingleNodeEngine::with_config(config(directory.path())).unwrap());
@@ -132,8 +132,8 @@ fn access_is_taken_away_when_the_quota_is_used_up() {
     taking_access_away_from_a_full_store(|dir| StoreConfig::at(dir).with_max_disk_bytes(2 << 20));
 }
 
-/// A user who has filled the store cannot use up the room that is kept for taking access away, by
-/// taking access from itself again and again.
+/// A user who has filled the store cannot exhaust the reserve for revocations by revoking its own
+/// access repeatedly.
 #[test]
 fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
@@ -180,7 +180,7 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     let changed = changed.count();
     assert!((1..100).contains(&changed), "a user can change the password of a full store, not without end: {changed}");
 
-    // Nor can one who manages users.
+    // Neither can a manager of users.
     let lead = auth.find_user("lead").unwrap().unwrap().user_id;
     let manager = AdminService::new(&auth, auth.authenticate(&lead_token).unwrap().unwrap());
     let disabled = (0..5000).take_while(|_| match manager.revoke_all_sessions(&lead) {
@@ -193,7 +193,7 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     let disabled = disabled.count();
     assert!((1..100).contains(&disabled), "{disabled}");
 
-    // A leaked secret is replaced, what is over is removed, and the tenant loses access.
+    // A leaked secret is replaced, expired records are removed, and the tenant loses access.
     let (_, replaced) = auth.rotate_api_key(&key.key_id, 0).unwrap();
     assert!(auth.authenticate(&api_token).unwrap().is_none() && auth.authenticate(&replaced).unwrap().is_some());
     clock.advance_ms(24 * 60 * 60_000);
@@ -203,7 +203,7 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     assert!(view.put("data/00000000", "x").is_err());
 }
 
-/// Who may submit versions for one key decides about that key alone.
+/// The right to submit versions for one key affects that key only.
 #[test]
 fn versions_of_a_principal_reach_no_key_but_its_own() {
     let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
@@ -232,7 +232,7 @@ fn versions_of_a_principal_reach_no_key_but_its_own() {
     }
     assert_eq!(mallory.get("m/1").unwrap(), None);
     assert_eq!(mallory.submit(set(limits::MAX_SUBMITTED_VERSION)).unwrap(), ApplyOutcome::Applied);
-    // Everybody writes as before, the service too.
+    // All users and the service write as before.
     assert_eq!(bob.put("b/1", "b").unwrap(), ApplyOutcome::Applied);
     assert_eq!(bob.delete("b/1").unwrap(), ApplyOutcome::Removed);
     assert_eq!(mallory.put("m/1", "again").unwrap(), ApplyOutcome::Applied);

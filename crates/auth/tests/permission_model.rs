@@ -1,4 +1,4 @@
-//! `authorize` against the plainest possible model: does any single grant allow it.
+//! `authorize` against a plain model: whether any single grant allows the operation.
 //!
 //! 5,000 cases by default; `HIGHTOWER_TEST_CASES=100000` for the long run.
 
@@ -35,7 +35,7 @@ fn grants() -> impl Strategy<Value = Vec<Grant>> {
     prop::collection::vec(grant, 0..5)
 }
 
-/// The letters, and the ones right behind, with which the ends of prefixes are written.
+/// The letters and their successors, which the ends of prefixes contain.
 const LETTERS: [u8; 6] = [0, 1, b'a', b'b', b'c', 0xff];
 
 /// Every key of up to three letters. A range that is not covered has a gap that begins with one of
@@ -92,7 +92,7 @@ fn principal(auth: &Service, owner: &[Grant], limit: Option<&[Grant]>) -> Princi
     let options = ApiKeyOptions { access, ..ApiKeyOptions::default() };
     let (record, token) = auth.create_api_key_with(&user.user_id, &options).unwrap();
     let principal = auth.authenticate(&token).unwrap().unwrap();
-    // Another key of the same user must not pile up; the principal dies with its key, so keep few.
+    // Keys of one user must not accumulate, and a principal ends with its key: keep few.
     for old in auth.list_api_keys(&user.user_id).unwrap() {
         if old.key_id != record.key_id {
             auth.revoke_api_key(&old.key_id).unwrap();

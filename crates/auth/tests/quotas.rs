@@ -1,4 +1,5 @@
-//! Quotas of grants: who has used theirs up adds nothing more, and nobody else notices.
+//! Quotas of grants: a principal at its quota adds nothing more, and other principals are not
+//! affected.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -32,7 +33,7 @@ fn at_most(grant: Grant, max_keys: impl Into<Option<u64>>, max_bytes: impl Into<
     grant.with_quota(Quota::new(max_keys.into(), max_bytes.into()).unwrap()).unwrap()
 }
 
-/// The view of a user with one role, of its own name.
+/// The view of a user with one role of the same name.
 fn tenant<E: KvEngine>(auth: &Service<E>, name: &str, grants: &[Grant]) -> View<E> {
     limited(auth, name, grants, ApiKeyAccess::LikeOwner)
 }
@@ -114,13 +115,13 @@ fn batches_fit_whole_or_not_at_all() {
     refused(view.commit(&batch(3)));
     assert_eq!((keys(&auth, "a/"), keys(&auth, "b/")), (0, 0));
     assert!(view.commit(&batch(2)).unwrap().is_committed());
-    // What a batch takes makes room for what it adds, in whatever order; a key counts once.
+    // Deletes of a batch make room for its puts, in any order; a key counts once.
     assert!(view.commit(Batch::new().put("a/7", "").delete("a/0")).unwrap().is_committed());
     assert!(
         view.commit(Batch::new().put("a/8", "").delete("a/8").put("a/7", "").put("a/7", "x")).unwrap().is_committed()
     );
     refused(view.commit(Batch::new().delete("a/8").put("a/8", "")));
-    // A batch that is rejected for another reason counts for nothing.
+    // A batch that is rejected for another reason does not count.
     view.delete("a/7").unwrap();
     for _ in 0..3 {
         assert!(!view.commit(Batch::new().put("a/7", "").require("b/9", Expect::Present)).unwrap().is_committed());
@@ -130,7 +131,7 @@ fn batches_fit_whole_or_not_at_all() {
     assert_eq!(keys(&auth, "a/"), 2);
 }
 
-/// A command with a version of its own may be stale: a delete that frees nothing makes no room.
+/// A command with an explicit version may be stale: such a delete makes no room.
 #[test]
 fn submitted_versions_do_not_get_round_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -143,19 +144,19 @@ fn submitted_versions_do_not_get_round_it() {
     refused(view.submit(set("a/3", 10)));
     refused(view.submit_batch([set("a/4", 10), delete("a/4", 9), set("a/3", 10), delete("a/3", 5)]));
     refused(view.commit(Batch::new().put("a/3", "").submit(&delete("a/3", 5))));
-    // Stale for certain: nothing to count.
+    // Certainly stale: nothing to count.
     assert_eq!(view.submit(set("a/1", 9)).unwrap(), ApplyOutcome::IgnoredStale);
     assert_eq!(view.submit(delete("a/1", 9)).unwrap(), ApplyOutcome::IgnoredStale);
     refused(view.submit(set("a/3", 10)));
     assert_eq!(view.submit(delete("a/1", 11)).unwrap(), ApplyOutcome::Removed);
-    // Behind the tombstone: it comes to nothing, and the place is still free.
+    // Older than the tombstone: the command is stale, and the room stays free.
     assert_eq!(view.submit(set("a/1", 10)).unwrap(), ApplyOutcome::IgnoredStale);
     view.put("a/3", "").unwrap();
     refused(view.put("a/4", ""));
     assert_eq!(keys(&auth, "a/"), 2);
 }
 
-/// Many threads under one quota, on an engine that takes its time between looking and writing.
+/// Many threads under one quota, on an engine with a delay between reads and writes.
 #[test]
 fn writers_at_the_same_time_never_exceed_it() {
     let hook = Box::new(|| std::thread::sleep(Duration::from_micros(20)));
@@ -189,7 +190,7 @@ fn writers_at_the_same_time_never_exceed_it() {
         }
     });
     assert!(!is_over.into_inner(), "more keys than the quota allows");
-    // The count is the truth: as many more fit as the limit leaves.
+    // The count is exact: writes up to the limit succeed.
     let left = usize::from(MOST) - keys(&auth, "a/");
     for number in 0..left {
         views[0].put(format!("a/left{number}"), "").unwrap();
@@ -208,9 +209,9 @@ fn what_others_write_counts_from_the_next_count_on() {
     view.put("a/not seen", "").unwrap();
     clock.advance_ms(MINUTE_MS);
     let writes = (0..40).find(|number| view.put(format!("a/more{number}"), "").is_err()).unwrap();
-    // 128 keys at each write, but for the first page.
+    // 128 keys at each write, except for the first page.
     assert!(writes <= 2000 / 128 + 3, "{writes} writes until the count was done");
-    // No refusal rests on what is long gone.
+    // No refusal relies on keys deleted long ago.
     for number in 0..2000 {
         auth.engine().delete(format!("a/{number:04}")).unwrap();
     }
@@ -228,12 +229,12 @@ fn a_refusal_rests_on_a_count_that_is_fresh_and_counts_no_more_often() {
     refused(view.put("a/2", ""));
     clock.advance_ms(1_000);
     view.put("a/2", "").unwrap();
-    // A clock that goes back makes no count fresh.
+    // If the clock goes back, no count is fresh.
     refused(view.put("a/3", ""));
     auth.engine().delete("a/2").unwrap();
     clock.set_back_ms(10 * MINUTE_MS);
     view.put("a/3", "").unwrap();
-    // One's own deletes count at once.
+    // The principal's own deletes count at once.
     view.delete("a/3").unwrap();
     view.put("a/4", "").unwrap();
 }
@@ -278,7 +279,7 @@ fn every_quota_counts_unless_a_grant_has_none() {
     view.put("a/2", "").unwrap();
     assert!(refused(view.put("a/b/1", "")).contains("start with a/ allows 3"));
 
-    // A grant without a quota frees what it allows, and nothing else.
+    // A grant without a quota exempts the writes that it allows, and no others.
     let free = Grant::new([Action::Write], KeyRange::prefix("a/b/")).unwrap();
     let view = tenant(&auth, "free", &[wide.clone(), narrow.clone(), free]);
     for number in 0..9 {
@@ -288,7 +289,7 @@ fn every_quota_counts_unless_a_grant_has_none() {
     let set = Command::Set { key: b"a/b/x".to_vec(), value: Vec::new(), version: 1 << 40, timestamp: 0 };
     refused(view.submit(set));
 
-    // Two quotas on one range: the lower one.
+    // Two quotas on one range: the lower one holds.
     let view = tenant(&auth, "twice", &[at_most(on("c/"), 5, None), at_most(on("c/"), 1, 100)]);
     view.put("c/1", "").unwrap();
     refused(view.put("c/2", ""));
@@ -333,7 +334,7 @@ fn a_lower_limit_holds_at_once_and_deletes_lead_back() {
     }
 }
 
-/// The service's own keys are under no quota, whatever the range.
+/// The service's own keys are under no quota, for any range.
 #[test]
 fn the_services_own_keys_do_not_count() {
     let (_, _, auth) = service();
@@ -403,7 +404,7 @@ type Write = (u8, Option<usize>);
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Batches are taken or refused as the plainest model says.
+    /// Batches are accepted or refused as in a plain model.
     #[test]
     fn batches_agree_with_the_model(
         max_keys in prop::option::of(0_u64..6),

@@ -1,4 +1,4 @@
-//! The service as its callers see it.
+//! The service from the view of its callers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -162,7 +162,7 @@ fn ending_all_sessions_writes_as_much_for_one_as_for_sixty() {
     assert_eq!(engine.image().version - before.version, 4); // user, generation, audit entry, head
 }
 
-/// Who authenticated by a secret goes with it, at once or when its time is over.
+/// A principal ends with the secret that it authenticated by, at once or at the secret's expiry.
 #[test]
 fn principals_end_with_the_secret_that_they_came_by() {
     let (_, clock, auth) = service();
@@ -248,7 +248,7 @@ fn a_verified_key_is_not_believed_past_a_change() {
     let cold = auth.stats().api_keys_verified_cold;
     assert!(auth.authenticate_api_key(&token).unwrap().is_some());
     assert_eq!(auth.stats().api_keys_verified_cold, cold, "the cache is used");
-    // Another service on the same engine revokes it: the first one's cache must not know better.
+    // Another service on the same engine revokes the key: the first one's cache must not accept it.
     let other = service_on(Arc::clone(&engine), &support::HandClock::new());
     assert!(other.revoke_api_key(&record.key_id).unwrap());
     assert!(auth.authenticate_api_key(&token).unwrap().is_none());
@@ -305,7 +305,7 @@ fn guessing_is_delayed_but_locks_nobody_out() {
     }
     assert!(matches!(away.check_password("nobody", OTHER).unwrap(), PasswordCheck::Delayed { .. }));
 
-    // After a restart the counters that were written down still hold.
+    // After a restart the persisted counters still hold.
     let fresh = auth.from_source("persistent").unwrap();
     for _ in 0..8 {
         clock.advance_ms(61_000);
@@ -455,8 +455,7 @@ fn swapped_metadata_is_refused() {
     let bob = auth.create_user_with_metadata("robert", PASSWORD, Some(b"his")).unwrap();
     let at = |user: &UserRecord| [b"\0auth/m/u", user.user_id.as_bytes().as_slice()].concat();
     let hers = engine.image().entries[&at(&alice)].0.clone();
-    // A record that is moved is refused as such; and so is its encrypted part, which is bound to
-    // its place too.
+    // A moved record is refused. So is a moved encrypted field, which is bound to its record.
     let blob = EncryptedBlob::from_bytes(&hers[1..hers.len() - 32]).unwrap();
     assert_eq!(auth.encryptor().decrypt(&blob).unwrap_err().kind(), ErrorKind::Crypto);
     engine.tamper(&at(&bob), Some(hers));

@@ -1,5 +1,5 @@
-//! Single-use tokens: for one purpose, once, for a time, and no longer than what they are for stays
-//! as it is.
+//! Single-use tokens: valid for one purpose, once, for a limited time, and while their subject is
+//! unchanged.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -8,7 +8,7 @@ use support::{OTHER, PASSWORD, Service, check, service};
 
 mod support;
 
-/// Something that ends a user's tokens.
+/// A change that ends a user's tokens.
 type Change = fn(&Service, &str);
 
 const ADDRESS: &str = "alice@example.org";

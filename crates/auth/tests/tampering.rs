@@ -1,5 +1,5 @@
-//! Whatever is changed, moved or removed past the service is refused with `Crypto`, or changes
-//! nothing that the caller sees; it never gives a wrong answer.
+//! A record that was changed, moved or removed without the service is refused with `Crypto`, or has
+//! no effect on any answer. It never causes a wrong answer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -39,7 +39,7 @@ fn world() -> World {
     World { image: engine.image(), user_id: user.user_id.to_string(), api_key, session, robert, recovery, single_use }
 }
 
-/// Everything a caller can learn, as text.
+/// Everything that a caller can read, as text.
 fn answers(world: &World, auth: &Service) -> Result<String> {
     let user = auth.get_user(&world.user_id)?;
     let metadata = user.as_ref().map(|user| auth.decrypt_user_metadata(user)).transpose()?;
@@ -77,8 +77,8 @@ fn flips_per_record() -> usize {
     if std::env::var_os("HIGHTOWER_TEST_CASES").is_some() { usize::MAX } else { 16 }
 }
 
-/// The generation record counts only by its version, and the two records of nobody only in a store
-/// without users.
+/// Only the version of the generation record matters, and the two records of the user nobody matter
+/// only in a store without users.
 fn says_nothing(key: &[u8]) -> bool {
     key.ends_with(b"gen")
         || [[USERS, &[0; 16]].concat(), [NAMES, &[0xff; 32]].concat()].iter().any(|nobody| key == nobody)
@@ -168,7 +168,7 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
         image.entries.insert([b"\0auth/a/".as_slice(), &(entries + 7).to_be_bytes()].concat(), value);
         broken_at(verdict(&image, None));
     }
-    // The tail removed, with the head as it was then put back: only the anchor tells.
+    // A removed tail with the old head: only the anchor detects it.
     let engine = MemEngine::with_image(world.image.clone());
     let auth = service_on(Arc::clone(&engine), &HandClock::new());
     auth.create_user("carol", PASSWORD).unwrap();
@@ -176,15 +176,16 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
     assert!(matches!(verdict(&world.image, None), AuditVerdict::Intact { .. }));
     broken_at(verdict(&world.image, Some(&later)));
     assert!(matches!(verdict(&engine.image(), Some(&anchor)), AuditVerdict::Intact { .. }));
-    // Pruned, the rest still verifies, and against the anchor too.
+    // After pruning, the rest still verifies, also against the anchor.
     assert_eq!(auth.prune_audit(3).unwrap(), 3);
     assert!(matches!(auth.verify_audit(Some(&later)).unwrap(), AuditVerdict::Intact { .. }));
     assert_eq!(auth.audit_entries(0, 1).unwrap()[0].seq, 3);
 
-    // Against an anchor from before what was pruned nothing can be said, whatever it claims.
+    // An anchor before the pruned entries proves nothing.
     let early = hightower_auth::AuditAnchor { next_seq: 2, hash: [9; 32], ..later };
     assert_eq!(auth.verify_audit(Some(&early)).unwrap(), AuditVerdict::PrunedPast { first_seq: 3 });
-    // All records wiped, and begun anew: only the anchor tells; and looking makes no new store.
+    // All records erased and started again: only the anchor detects it. Verification creates no
+    // records.
     let wiped = MemEngine::new();
     let anew = service_on(Arc::clone(&wiped), &HandClock::new());
     broken_at(anew.verify_audit(Some(&later)).unwrap());

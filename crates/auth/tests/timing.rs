@@ -1,7 +1,7 @@
-//! An unknown user costs the same time as a wrong password (Welch's t-test), and hashing at once
-//! takes bounded memory. Run with `HIGHTOWER_TEST_TIMING=1` on a quiet machine: timing on a busy
-//! one says nothing. `HIGHTOWER_TEST_PAIRS` sets how many pairs of hashes with the default
-//! parameters are compared (300 if it is not set).
+//! An unknown user costs the same time as a wrong password (Welch's t-test), and concurrent hashes
+//! take bounded memory. Run it with `HIGHTOWER_TEST_TIMING=1` on an idle machine.
+//! `HIGHTOWER_TEST_PAIRS` sets the number of compared pairs of hashes with the default parameters
+//! (default 300).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
@@ -34,8 +34,8 @@ fn mean_and_variance(samples: &[f64]) -> (f64, f64) {
     (mean, samples.iter().map(|sample| (sample - mean).powi(2)).sum::<f64>() / (samples.len() - 1) as f64)
 }
 
-/// Names of one kind. Normalisation takes a few nanoseconds more for some letters than for others,
-/// and a look-up for some keys. So names of all kinds have the same letters, and there are several.
+/// Names of one kind. Normalisation takes a few nanoseconds more for some letters, and a look-up
+/// for some keys. So each kind has several names, with the same letters.
 const NAMES: usize = 32;
 
 fn names(kind: usize) -> Vec<String> {
@@ -56,7 +56,8 @@ fn compare(auth: &Service, kinds: [(&str, &[String]); 2], pairs: usize) {
     assert!(t.abs() < 4.5, "t = {t}");
 }
 
-/// Shows how much names of one kind differ, by their letters and by where their records lie.
+/// Prints the difference of names of one kind, caused by their letters and the positions of their
+/// records.
 fn control(auth: &Service, kind: &str, names: &[String], pairs: usize) {
     let (some, others) = names.split_at(NAMES / 2);
     measure(auth, [(&format!("control: half of the {kind}"), some), ("the other half", others)], pairs);
@@ -67,7 +68,7 @@ fn measure(auth: &Service, kinds: [(&str, &[String]); 2], pairs: usize) -> ([f64
     let mut samples = [Vec::new(), Vec::new()];
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for n in 0..pairs + pairs / 10 {
-        // A random one comes first, so that neither always follows the other, nor in a rhythm.
+        // The order is random, so that neither side always follows the other.
         let order = if next(&mut random).is_multiple_of(2) { [0, 1] } else { [1, 0] };
         for which in order {
             let names = kinds[which].1;
@@ -81,7 +82,7 @@ fn measure(auth: &Service, kinds: [(&str, &[String]); 2], pairs: usize) -> ([f64
         samples.sort_by(f64::total_cmp);
         samples[samples.len() / 2]
     });
-    // Preemptions are outliers of both; compare the fastest 90 %.
+    // Preemptions are outliers of both sides: compare the fastest 90 %.
     let [(m1, v1), (m2, v2)] = samples.each_ref().map(|samples| mean_and_variance(&samples[..samples.len() * 9 / 10]));
     let t = (m1 - m2) / ((v1 + v2) / (pairs as f64 * 0.9)).sqrt();
     println!(
@@ -111,12 +112,12 @@ fn unknown_and_disabled_users_take_as_long_as_a_wrong_password() {
             auth.disable_user(&ids[3 * n + 1]).unwrap();
             ids.push(auth.create_user_with_metadata(&large[n], PASSWORD, Some(&[7; 64 << 10])).unwrap().user_id);
         }
-        // The records of all kinds were written anew in the same pass, and lie in memory alike.
+        // One pass rewrites the records of all kinds, so that their positions in memory are alike.
         for id in &ids {
             auth.clear_delays(id).unwrap();
         }
-        // Each name has a stored counter of failures: the rate limiter of their commits is not used
-        // up.
+        // Each name has a stored counter of failures, and the rate limiter of its commits is not
+        // exhausted.
         for name in [&users, &unknown, &disabled, &large].into_iter().flatten() {
             time(auth, name);
         }

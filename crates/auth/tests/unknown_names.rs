@@ -1,5 +1,5 @@
-//! A login does the same work for unknown names as for users, without a clock: see `timing.rs` for
-//! the time.
+//! A login does the same work for unknown names as for users. This test counts operations;
+//! `timing.rs` measures the time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
@@ -13,7 +13,7 @@ use support::{HandClock, MemEngine, OTHER, PASSWORD, cheap_hasher, encryptor, op
 
 mod support;
 
-/// The same bytes in each run, which look random.
+/// Deterministic pseudorandom bytes.
 #[derive(Debug, Default)]
 struct FixedBytes(AtomicU64);
 
@@ -33,8 +33,8 @@ impl SecretEntropy for FixedBytes {
 #[test]
 fn an_unknown_name_costs_the_same_work_as_a_user() {
     const LONG: &str = "a-name-of-all-the-sixty-four-characters-that-a-username-may-have";
-    // Fixed keys: with random ones, two of the names' counters share a slot of the store now and
-    // then.
+    // Fixed keys: with random keys, counters of two names would sometimes share a slot of the
+    // store.
     let (engine, clock) = (MemEngine::new(), HandClock::new());
     let options = AuthOptions { entropy: Arc::new(FixedBytes::default()), ..options(&clock) };
     let auth = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), encryptor(), options).unwrap();
@@ -89,7 +89,7 @@ fn noise_of_one_source_at_many_names_hides_no_other_refusal() {
     assert!(last.user_id.is_some());
 }
 
-/// The check of an unknown name takes another user's record, but lets nobody in with that user's
+/// The check of an unknown name uses another user's record, but does not accept that user's
 /// password.
 #[test]
 fn an_unknown_name_opens_with_no_password() {
@@ -101,8 +101,8 @@ fn an_unknown_name_opens_with_no_password() {
     assert!(matches!(auth.check_password("alice", PASSWORD).unwrap(), PasswordCheck::Accepted(_)));
 }
 
-/// Whoever makes noise from a source does not hide what that source does to an account: the next
-/// entry of the account counts it.
+/// Noise from a source does not hide its attempts at an account: the account's next entry counts
+/// them.
 #[test]
 fn noise_of_a_source_does_not_hide_its_own_guesses_at_an_account() {
     let (_engine, _clock, auth) = service();
@@ -111,7 +111,7 @@ fn noise_of_a_source_does_not_hide_its_own_guesses_at_an_account() {
     for n in 0..100 {
         let _refused = noisy.check_password(&format!("name{n}"), OTHER).unwrap();
     }
-    // The source is delayed by now, which is an entry of its own kind.
+    // The source is delayed by now, which is another kind of entry.
     let is_delayed = |check| matches!(check, PasswordCheck::Delayed { .. });
     (0..3).for_each(|_| assert!(is_delayed(noisy.check_password("alice", OTHER).unwrap())));
     let other = auth.from_source("10.0.0.1").unwrap();
@@ -121,7 +121,7 @@ fn noise_of_a_source_does_not_hide_its_own_guesses_at_an_account() {
     assert_eq!(last.suppressed, 3);
 }
 
-/// Counts how often it computes a hash of [`stronger_hasher`].
+/// Counts the computed hashes of [`stronger_hasher`].
 #[derive(Debug)]
 struct CountsDear(Arc<AtomicU64>);
 
@@ -140,8 +140,8 @@ impl SecretHasher for CountsDear {
     }
 }
 
-/// An account with an expensive hash costs no more than others while its attempts are delayed, and
-/// neither do unknown names whose attempts take its path.
+/// Delayed attempts at an account with an expensive hash cost no more than at other accounts. The
+/// same holds for unknown names that use its record.
 #[test]
 fn a_delayed_attempt_computes_no_expensive_hash() {
     let (engine, clock) = (MemEngine::new(), HandClock::new());

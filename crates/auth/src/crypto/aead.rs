@@ -16,10 +16,10 @@ pub const NONCE_LEN_BYTES: usize = 12;
 /// Length of the tag that follows the ciphertext, in bytes.
 pub const GCM_TAG_LEN_BYTES: usize = 16;
 
-/// Encrypts `plaintext` and authenticates it together with `associated_data`; the tag is the end of
-/// the result.
+/// Encrypts `plaintext` and authenticates it together with `associated_data`; the result ends with
+/// the tag.
 ///
-/// The same key and nonce must never seal two messages.
+/// A pair of key and nonce must never seal two messages.
 ///
 /// # Errors
 /// [`Error::Crypto`] past GCM's length limit (64 GiB).
@@ -37,10 +37,10 @@ pub fn seal(
     }
 }
 
-/// Decrypts what [`seal`] made; the plaintext is wiped from memory when dropped.
+/// Decrypts a result of [`seal`]. The plaintext is zeroized when dropped.
 ///
 /// # Errors
-/// [`Error::Crypto`] if key, nonce, associated data, ciphertext or tag is not the one sealed.
+/// [`Error::Crypto`] if the key, nonce, associated data, ciphertext or tag differs.
 pub fn open(
     key: &[u8; KEY_LEN_BYTES],
     nonce: &[u8; NONCE_LEN_BYTES],

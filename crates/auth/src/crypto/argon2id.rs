@@ -1,5 +1,5 @@
 //! Password hashing with Argon2id (RFC 9106): parameters with a floor, an optional pepper, and a
-//! bound on how many hashes run at once.
+//! limit of concurrent hashes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,18 +17,18 @@ use crate::entropy::{OsSecretEntropy, SecretEntropy, random};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 
-/// The least memory, in KiB, that OWASP's Password Storage Cheat Sheet accepts for 1, 2, 3, 4 and 5
-/// or more iterations.
+/// Minimum memory, in KiB, for 1, 2, 3, 4, and 5 or more iterations, after OWASP's Password Storage
+/// Cheat Sheet.
 const FLOOR_MEMORY_KIB: [u32; 5] = [47_104, 19_456, 12_288, 9_216, 7_168];
 const MAX_MEMORY_KIB: u32 = 4 * 1024 * 1024;
 const MAX_ITERATIONS: u32 = 64;
 const MAX_LANES: u32 = 16;
 const DEFAULT_CONCURRENCY: usize = 4;
 
-/// How much work one Argon2id hash is.
+/// The cost of one Argon2id hash.
 ///
-/// The default is OWASP's first choice: 19 MiB, 2 iterations, 1 lane. As text it is as in a PHC
-/// string: memory in KiB, iterations, lanes.
+/// The default is OWASP's first choice: 19 MiB, 2 iterations, 1 lane. The text form is that of a
+/// PHC string: memory in KiB, iterations, lanes.
 ///
 /// ```
 /// use hightower_auth::Argon2Params;
@@ -51,11 +51,11 @@ impl Default for Argon2Params {
 }
 
 impl Argon2Params {
-    /// Parameters that are at least as strong as one of OWASP's: 46 MiB for 1 iteration, 19 MiB for
-    /// 2, 12 MiB for 3, 9 MiB for 4, 7 MiB for 5 and more. Lanes are computed one after another.
+    /// Parameters at or above one of OWASP's recommendations: 46 MiB for 1 iteration, 19 MiB for 2,
+    /// 12 MiB for 3, 9 MiB for 4, 7 MiB for 5 or more. The lanes are computed one after another.
     ///
     /// # Errors
-    /// [`Error::Validation`] below that, or above 4 GiB, 64 iterations, 16 lanes.
+    /// [`Error::Validation`] below the recommendations, or above 4 GiB, 64 iterations or 16 lanes.
     ///
     /// # Examples
     /// ```
@@ -72,10 +72,12 @@ impl Argon2Params {
         Ok(params)
     }
 
-    /// Parameters of any weakness, for tests that hash thousands of passwords. Never for real ones.
+    /// Parameters of any strength, for tests that hash thousands of passwords. Never use them in
+    /// production.
     ///
     /// # Errors
-    /// [`Error::Validation`] for 0, for less than 8 KiB per lane, or above the ceilings.
+    /// [`Error::Validation`] for 0, for less than 8 KiB per lane, or above the limits of
+    /// [`Self::new`].
     pub fn insecure(memory_kib: u32, iterations: u32, lanes: u32) -> Result<Self> {
         let params = Self { memory_kib, iterations, lanes };
         if params.within_ceiling() {
@@ -106,8 +108,8 @@ impl Argon2Params {
             && (8 * self.lanes..=MAX_MEMORY_KIB).contains(&self.memory_kib)
     }
 
-    /// Whether `other` is more work, in memory times passes, and no less memory. Lanes do not
-    /// count: they are computed one after another.
+    /// Whether `other` has a higher product of memory and passes, and at least as much memory.
+    /// Lanes do not count, because they are computed one after another.
     fn weaker_than(self, other: Self) -> bool {
         let work = |params: Self| u64::from(params.memory_kib) * u64::from(params.iterations);
         if planted("auth_rehash_by_iterations") {
@@ -136,23 +138,22 @@ impl FromStr for Argon2Params {
 
 /// Hashes and verifies passwords.
 pub trait SecretHasher: Send + Sync {
-    /// A salted, slow hash of `secret`.
+    /// Returns a salted, slow hash of `secret`.
     ///
     /// # Errors
     /// [`Error::Randomness`], [`Error::Crypto`].
     fn hash_secret(&self, secret: &[u8]) -> Result<SecretHash>;
 
-    /// Whether `hash` is of `secret`.
+    /// Whether `hash` is a hash of `secret`.
     ///
     /// # Errors
-    /// [`Error::Crypto`] if `hash` is not one of this hasher's, or its pepper is missing.
+    /// [`Error::Crypto`] if `hash` has another format, or its pepper is missing.
     fn verify_secret(&self, secret: &[u8], hash: &SecretHash) -> Result<bool>;
 
-    /// Whether `hash` is weaker than what [`SecretHasher::hash_secret`] makes now, so that it
-    /// should be replaced at the next login.
+    /// Whether `hash` is weaker than a new hash, so that the next login should replace it.
     fn needs_rehash(&self, hash: &SecretHash) -> bool;
 
-    /// A new hash in the place of `old`, never weaker than it. Without a rule of its own, as
+    /// Returns a new hash that replaces `old` and is not weaker. The default implementation is
     /// [`SecretHasher::hash_secret`].
     ///
     /// # Errors
@@ -178,8 +179,8 @@ impl<T: SecretHasher + ?Sized> SecretHasher for Arc<T> {
     }
 }
 
-/// The stored form of a password: a PHC string. `Debug` does not show it, and it is wiped when
-/// dropped: who has it can guess at it.
+/// The stored form of a password: a PHC string. `Debug` does not show it, and it is zeroized when
+/// dropped, because a hash allows offline guessing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretHash(Zeroizing<String>);
 
@@ -244,15 +245,15 @@ impl Argon2SecretHasher {
         Self { params, pepper: None, gate: Gate::new(DEFAULT_CONCURRENCY), entropy: Arc::new(OsSecretEntropy) }
     }
 
-    /// At most `hashes` (at least 1) run at once; other callers wait. Memory stays below that many
-    /// times the parameters' memory.
+    /// Limits the concurrent hashes to `hashes` (at least 1); other callers wait. The memory is at
+    /// most `hashes` times the memory of one hash.
     #[must_use]
     pub fn concurrency(mut self, hashes: usize) -> Self {
         self.gate = Gate::new(hashes);
         self
     }
 
-    /// Puts a pepper into every new hash.
+    /// Adds a pepper to every new hash.
     #[must_use]
     pub fn pepper(mut self, pepper: Pepper) -> Self {
         self.pepper = Some(pepper);
@@ -299,8 +300,8 @@ impl SecretHasher for Argon2SecretHasher {
         self.hash_with(self.params, secret)
     }
 
-    /// Takes the parameters of `old` where they are not weaker: a hash that is replaced for its
-    /// pepper keeps its strength.
+    /// Uses the parameters of `old` if they are not weaker, so that a change of the pepper does not
+    /// weaken a hash.
     fn rehash_secret(&self, secret: &[u8], old: &SecretHash) -> Result<SecretHash> {
         let old = Phc::parse(old.as_str())?.params;
         self.hash_with(if old.weaker_than(self.params) { self.params } else { old }, secret)
@@ -323,8 +324,8 @@ impl SecretHasher for Argon2SecretHasher {
     }
 }
 
-/// Argon2id, version 0x13, as RFC 9106 has it: `key` is its secret value, `associated_data` its X.
-/// The memory is allocated for this call and wiped before it is given back.
+/// Argon2id, version 0x13, of RFC 9106: `key` is the secret value K, `associated_data` is X. The
+/// memory is allocated for this call and zeroized before it is freed.
 ///
 /// # Errors
 /// [`Error::Crypto`] for lengths that the RFC excludes.
@@ -350,11 +351,12 @@ pub fn argon2id(
     outcome
 }
 
-/// The strongest parameters, with one lane, that hash within `goal` on this machine, in at most
-/// `memory_limit_kib`: memory first, then iterations (RFC 9106, section 4). Never below the
-/// default's strength, even where that takes longer than `goal`.
+/// The strongest parameters, with one lane, whose hash takes at most `goal` on this machine and at
+/// most `memory_limit_kib`. Memory is raised first, then iterations (RFC 9106, section 4). The
+/// result is never weaker than the default, even if the default takes longer than `goal`.
 ///
-/// Takes a few times `goal`. Run it alone; hashes that compete for memory bandwidth are slower.
+/// Takes a small multiple of `goal`. Run it alone, because concurrent hashes compete for memory
+/// bandwidth.
 ///
 /// # Errors
 /// [`Error::Validation`] for a limit below the default's 19 MiB.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Both AES-256-GCM calls bind the caller's associated data (store, kind, id, field), and the wrap
-//! binds the master key's id too: a blob or a wrapped key that is moved to another record or field,
-//! or relabelled with another key's id, is refused.
+//! also binds the master key's id. A blob or wrapped key that was moved to another record or field,
+//! or has another key id, is refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const HEAD_LEN_BYTES: usize = 1 + 4 + NONCE_LEN_BYTES + WRAPPED_LEN_BYTES + NONC
 const DATA_LABEL: &[u8] = b"hightower-auth data v1\0";
 const WRAP_LABEL: &[u8] = b"hightower-auth wrap v1\0";
 
-/// Encrypts small data under keys that can be rotated.
+/// Encrypts small values under keys that can be rotated.
 pub trait EnvelopeEncryptor: Send + Sync {
     /// Encrypts `plaintext`, bound to `associated_data`.
     ///
@@ -37,23 +37,24 @@ pub trait EnvelopeEncryptor: Send + Sync {
     /// [`Error::LimitExceeded`] past [`MAX_PLAINTEXT_LEN_BYTES`], [`Error::Randomness`].
     fn seal(&self, plaintext: &[u8], associated_data: &[u8]) -> Result<EncryptedBlob>;
 
-    /// Decrypts a blob that was sealed with the same `associated_data`.
+    /// Decrypts a blob that [`EnvelopeEncryptor::seal`] made with the same `associated_data`.
     ///
     /// # Errors
-    /// [`Error::Crypto`] if anything differs or the master key is missing.
+    /// [`Error::Crypto`] if the blob was changed, the associated data differs, or the master key is
+    /// missing.
     fn open(&self, blob: &EncryptedBlob, associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
 
-    /// The blob with its data key wrapped by the current master key, or `None` if it is already.
-    /// The encrypted data stays as it is.
+    /// The blob with its data key wrapped by the current master key; `None` if the current master
+    /// key wraps it already. The ciphertext does not change.
     ///
     /// # Errors
     /// [`Error::Crypto`] if the wrapped key cannot be opened, [`Error::Randomness`].
     fn rewrap(&self, blob: &EncryptedBlob, associated_data: &[u8]) -> Result<Option<EncryptedBlob>>;
 
-    /// The id of the master key that wraps now.
+    /// The id of the current master key.
     fn current_key_id(&self) -> MasterKeyId;
 
-    /// Encrypts without binding to a place; prefer [`EnvelopeEncryptor::seal`].
+    /// Encrypts without associated data. Prefer [`EnvelopeEncryptor::seal`].
     ///
     /// # Errors
     /// As [`EnvelopeEncryptor::seal`].
@@ -61,7 +62,7 @@ pub trait EnvelopeEncryptor: Send + Sync {
         self.seal(plaintext, b"")
     }
 
-    /// Decrypts what [`EnvelopeEncryptor::encrypt`] made.
+    /// Decrypts a result of [`EnvelopeEncryptor::encrypt`].
     ///
     /// # Errors
     /// As [`EnvelopeEncryptor::open`].
@@ -85,7 +86,7 @@ impl<T: EnvelopeEncryptor + ?Sized> EnvelopeEncryptor for Arc<T> {
     }
 }
 
-/// An encrypted value with its wrapped data key. Holds no secret in the clear.
+/// An encrypted value with its wrapped data key. It contains no plaintext secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptedBlob {
     key_id: MasterKeyId,
@@ -101,17 +102,17 @@ impl EncryptedBlob {
         self.key_id
     }
 
-    /// The nonce of the data, used once with a key used once.
+    /// The nonce of the ciphertext. Each data key seals one message.
     pub fn nonce(&self) -> &[u8; NONCE_LEN_BYTES] {
         &self.nonce
     }
 
-    /// The encrypted data with its tag.
+    /// The ciphertext with its tag.
     pub fn ciphertext(&self) -> &[u8] {
         &self.sealed
     }
 
-    /// The bytes that [`EncryptedBlob::from_bytes`] takes.
+    /// The serialized form, which [`EncryptedBlob::from_bytes`] reads.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD_LEN_BYTES + self.sealed.len());
         bytes.push(FORMAT);
@@ -123,7 +124,7 @@ impl EncryptedBlob {
         bytes
     }
 
-    /// Reads a blob; opening it then tells whether it is authentic.
+    /// Reads a serialized blob. [`EnvelopeEncryptor::open`] checks that it is authentic.
     ///
     /// # Errors
     /// [`Error::Crypto`] for a wrong length, [`Error::VersionUnsupported`] for a newer format.
@@ -199,12 +200,12 @@ impl AesGcmEncryptor {
         Self::with_entropy(ring, Arc::new(OsSecretEntropy))
     }
 
-    /// An encryptor with these master keys and this source of keys and nonces.
+    /// An encryptor with these master keys, and `entropy` for data keys and nonces.
     pub fn with_entropy(ring: KeyRing, entropy: Arc<dyn SecretEntropy>) -> Self {
         Self { ring: RwLock::new(ring), entropy }
     }
 
-    /// An encryptor with the keys that `provider` has now.
+    /// An encryptor with the current keys of `provider`.
     ///
     /// # Errors
     /// The provider's.
@@ -212,17 +213,18 @@ impl AesGcmEncryptor {
         Ok(Self::with_ring(provider.load()?))
     }
 
-    /// Replaces all keys by those that `provider` has now, while others go on using this encryptor.
+    /// Replaces all keys by the current keys of `provider`. Other threads may use the encryptor
+    /// meanwhile.
     ///
     /// # Errors
-    /// The provider's; the old keys then stay.
+    /// The provider's. On an error the old keys stay.
     pub fn reload(&self, provider: &dyn KeyProvider) -> Result<()> {
         let ring = provider.load()?;
         *self.ring.write() = ring;
         Ok(())
     }
 
-    /// Adds a master key; it becomes current if its id is the highest.
+    /// Adds a master key. The key with the highest id is current.
     ///
     /// # Errors
     /// As [`KeyRing::insert`].
@@ -230,7 +232,7 @@ impl AesGcmEncryptor {
         self.ring.write().insert(id, key)
     }
 
-    /// Removes a retired master key, after every record was re-wrapped.
+    /// Removes a retired master key. Re-wrap every record first.
     ///
     /// # Errors
     /// As [`KeyRing::remove`].

@@ -1,7 +1,7 @@
-//! A counting gate: at most so many threads are inside at once, the rest wait.
+//! A counting semaphore: it limits the threads that hash at once; the others wait.
 //!
-//! One password hash takes tens of MiB; without the gate a burst of logins takes as many times
-//! that.
+//! One password hash takes tens of MiB. Without the limit, a burst of logins multiplies this
+//! memory.
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,7 +16,7 @@ impl Gate {
         Self { free: Mutex::new(places.max(1)), freed: Condvar::new() }
     }
 
-    /// Waits for a place and holds it until the guard is dropped, by a panic too.
+    /// Waits for a permit. The guard returns it when dropped, also during a panic.
     pub(super) fn enter(&self) -> Inside<'_> {
         let mut free = self.free.lock();
         while *free == 0 {

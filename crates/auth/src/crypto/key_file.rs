@@ -1,12 +1,12 @@
-//! A file with master keys, which only its owner can read: loaded, extended and shortened.
+//! A file of master keys that only its owner can read: load, add, retire and prune keys.
 //!
-//! A lost master key is lost data, so a change writes a new file beside the old one, syncs it, puts
-//! it in the old one's place and syncs the directory: after a crash there is one or the other.
-//! Whoever makes the new file holds a lock on it, which ends with its process: what a crash has
-//! left is written over.
+//! A lost master key is lost data. So each change writes a new file beside the old one, syncs it,
+//! renames it over the old one and syncs the directory: after a crash, either the old or the new
+//! file exists. The process that writes the new file holds a file lock on it, which ends with the
+//! process. The next change overwrites an unfinished new file of a crashed process.
 //!
 //! A key that leaves the ring stays in the file as a comment, `#retired id:hex`, until
-//! [`KeyFile::prune_retired`]: a key that was retired by mistake can be restored.
+//! [`KeyFile::prune_retired`], so that a key that was retired by mistake can be restored.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -21,13 +21,13 @@ use crate::entropy::{SecretEntropy, random};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 
-/// What stands in front of a key that has left the ring.
+/// The prefix of a retired key's line.
 const RETIRED: &str = "#retired ";
 
 /// Longest key file, in bytes.
 pub const MAX_KEY_FILE_LEN_BYTES: usize = MAX_SECRET_FILE_LEN_BYTES;
 
-/// Master keys in a file, in the form that [`KeyRing::parse`] takes.
+/// Master keys in a file, in the format of [`KeyRing::parse`].
 ///
 /// On Unix the file must be a regular file of this process's user, readable by that user only, in a
 /// directory that nobody but that user and root can write to.
@@ -49,17 +49,17 @@ pub struct KeyFile {
 }
 
 impl KeyFile {
-    /// Keys from the file at `path`, read at each load.
+    /// Keys from the file at `path`. Each load reads the file again.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Adds a new random key, whose id is one above the highest, and tells that id. Makes the file,
-    /// readable by its owner only, if it is not there. When this returns the key is on disk.
+    /// Adds a random key with the next higher id, and returns the id. Creates the file, readable by
+    /// its owner only, if it does not exist. When this returns, the key is on disk.
     ///
     /// # Errors
     /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not
-    /// a private key file, [`Error::LimitExceeded`] if it is full, [`Error::Randomness`].
+    /// a private key file, [`Error::LimitExceeded`] if the file is full, [`Error::Randomness`].
     pub fn add_random_key(&self, entropy: &dyn SecretEntropy) -> Result<MasterKeyId> {
         self.change(|old| {
             let full = Error::LimitExceeded("the key file has no room for another key; remove retired ones");
@@ -67,7 +67,7 @@ impl KeyFile {
                 Ok(text) => {
                     let mut ring = KeyRing::parse(&text)?;
                     let Some(id) = ring.current_id().checked_add(1) else { return Err(full) };
-                    ring.insert(id, [0; KEY_LEN_BYTES])?; // whether there is room
+                    ring.insert(id, [0; KEY_LEN_BYTES])?; // checks the limit of keys
                     (text, id)
                 }
                 Err(Error::KeyFile { source, .. }) if source.kind() == ErrorKind::NotFound => (Zeroizing::default(), 1),
@@ -86,8 +86,8 @@ impl KeyFile {
         })
     }
 
-    /// Takes a key out of the ring. It stays in the file, as a comment, until
-    /// [`KeyFile::prune_retired`]; [`KeyFile::restore_key`] takes it back.
+    /// Retires a key: the ring no longer has it. The key stays in the file as a comment until
+    /// [`KeyFile::prune_retired`]; [`KeyFile::restore_key`] restores it.
     ///
     /// # Errors
     /// As [`KeyRing::remove`], and [`Error::KeyFile`] if the file cannot be read or written.
@@ -110,11 +110,11 @@ impl KeyFile {
         })
     }
 
-    /// Takes a retired key back into the ring.
+    /// Restores a retired key.
     ///
     /// # Errors
     /// [`Error::NotFound`] if no retired key has this id, [`Error::Conflict`] if another key of the
-    /// ring has it, [`Error::KeyFile`] if the file cannot be read or written.
+    /// ring has this id, [`Error::KeyFile`] if the file cannot be read or written.
     pub fn restore_key(&self, id: MasterKeyId) -> Result<()> {
         self.change(|old| {
             let old = old?;
@@ -137,8 +137,8 @@ impl KeyFile {
         })
     }
 
-    /// Removes all retired keys from the file for ever, and tells their ids. What they still wrap,
-    /// in another store or in a backup, can never be read again.
+    /// Removes all retired keys from the file for ever, and returns their ids. Data that they still
+    /// wrap, in another store or in a backup, becomes unreadable.
     ///
     /// # Errors
     /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not
@@ -158,7 +158,7 @@ impl KeyFile {
         })
     }
 
-    /// The ids of the retired keys that are still in the file, in its order.
+    /// The ids of the retired keys in the file, in the order of the file.
     ///
     /// # Errors
     /// As [`KeyFile::prune_retired`].
@@ -170,9 +170,8 @@ impl KeyFile {
         SecretFile::KEYS.read(&self.path)
     }
 
-    /// Puts what `edit` makes of the file in its place. The new file is claimed before the old one
-    /// is read, and only one can have it: of two that change the file at once, neither loses the
-    /// other's keys.
+    /// Replaces the file by the result of `edit`. The new file is locked before the old one is
+    /// read, so of two concurrent changes neither loses the other's keys.
     fn change<T>(&self, edit: impl FnOnce(Result<Zeroizing<String>>) -> Result<(Zeroizing<String>, T)>) -> Result<T> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
@@ -185,7 +184,7 @@ impl KeyFile {
             Ok(result)
         });
         if outcome.is_err() {
-            // The first error is the one to tell.
+            // Report the first error.
             let _left_behind = std::fs::remove_file(&new);
         }
         let result = outcome?;
@@ -200,7 +199,7 @@ impl KeyProvider for KeyFile {
     }
 }
 
-/// The new file: empty, readable by its owner only, and nobody else's until it is dropped.
+/// The new file: empty, readable by its owner only, and locked until it is dropped.
 fn claim(new: &Path) -> std::io::Result<File> {
     let taken = || std::io::Error::new(ErrorKind::AlreadyExists, "somebody else is changing the key file");
     let mut options = OpenOptions::new();
@@ -218,7 +217,7 @@ fn claim(new: &Path) -> std::io::Result<File> {
         Err(TryLockError::WouldBlock) => return Err(taken()),
         Err(TryLockError::Error(error)) => return Err(error),
     }
-    // Between the two steps somebody else may have put it in the key file's place.
+    // Between the two steps another process may have renamed it over the key file.
     if !is_named(&file, new)? {
         return Err(taken());
     }
@@ -228,7 +227,7 @@ fn claim(new: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Whether this is the file of that name, and of no other.
+/// Whether the open file has this name, and no other.
 #[cfg(unix)]
 fn is_named(file: &File, path: &Path) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
@@ -245,7 +244,7 @@ fn is_named(_file: &File, _path: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// Appends the entries of a line, and the one with this id as a retired one.
+/// Appends the entries of a line; the entry with this id becomes a retired one.
 fn retire_one(line: &str, id: MasterKeyId, text: &mut String) -> Result<()> {
     for entry in line.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let is_it = parse_entry(entry)?.0 == id;

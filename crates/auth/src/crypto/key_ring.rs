@@ -1,7 +1,7 @@
-//! Master keys: which there are, which one seals now, and where they come from.
+//! Master keys: the ring of keys, the current key, and the sources of keys.
 //!
-//! A master key only wraps data keys (see [`super::envelope`]), so that rotating it re-wraps 32
-//! bytes per record and touches no data. Keys have ids that only grow; the highest is current.
+//! A master key only wraps data keys (see [`super::envelope`]), so a rotation re-wraps 32 bytes per
+//! record and does not touch the data. Ids only grow; the key with the highest id is current.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,15 +12,15 @@ use super::aead::KEY_LEN_BYTES;
 use super::secret_file::entries;
 use crate::error::{Error, Result};
 
-/// The id of a master key: any number, higher is newer.
+/// The id of a master key. A newer key has a higher id.
 pub type MasterKeyId = u32;
 
-/// The most keys that a ring holds.
+/// Maximum number of keys in a ring.
 pub const MAX_MASTER_KEYS: usize = 256;
 
 /// One or more master keys; the one with the highest id is current.
 ///
-/// The keys are wiped from memory when the ring is dropped, and `Debug` shows only the ids.
+/// The keys are zeroized when the ring is dropped, and `Debug` shows only the ids.
 ///
 /// # Examples
 /// ```
@@ -50,7 +50,7 @@ impl KeyRing {
     /// Adds a key. It becomes current if its id is the highest.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the id is there with other bytes, [`Error::LimitExceeded`] past
+    /// [`Error::Conflict`] if another key has the id, [`Error::LimitExceeded`] past
     /// [`MAX_MASTER_KEYS`].
     pub fn insert(&mut self, id: MasterKeyId, key: [u8; KEY_LEN_BYTES]) -> Result<()> {
         let key = Zeroizing::new(key);
@@ -68,7 +68,7 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Removes a retired key; what it still wraps can no longer be read.
+    /// Removes a retired key. Data that it still wraps becomes unreadable.
     ///
     /// # Errors
     /// [`Error::Conflict`] for the current key, [`Error::NotFound`] for an unknown id.
@@ -82,7 +82,7 @@ impl KeyRing {
         }
     }
 
-    /// The id of the key that wraps now.
+    /// The id of the current key.
     pub fn current_id(&self) -> MasterKeyId {
         self.current
     }
@@ -104,7 +104,7 @@ impl KeyRing {
     /// start with `#` are skipped; each key is 64 hexadecimal digits.
     ///
     /// # Errors
-    /// [`Error::Validation`] for anything else, or for no key at all.
+    /// [`Error::Validation`] for another form, or if there is no key.
     pub fn parse(text: &str) -> Result<Self> {
         let mut ring: Option<Self> = None;
         for entry in entries(text) {
@@ -118,9 +118,9 @@ impl KeyRing {
     }
 }
 
-/// One entry as [`KeyRing::parse`] takes it.
+/// One entry in the form of [`KeyRing::parse`].
 pub(super) fn entry_text(id: MasterKeyId, key: &[u8; KEY_LEN_BYTES]) -> Zeroizing<String> {
-    // Room for everything, so that no half of it is left behind by growing.
+    // The full capacity at once: a reallocation would leave a copy of a secret in freed memory.
     let mut text = Zeroizing::new(String::with_capacity(16 + 2 * KEY_LEN_BYTES));
     text.push_str(&id.to_string());
     text.push(':');
@@ -152,14 +152,14 @@ impl fmt::Debug for KeyRing {
 
 /// Where master keys come from: a file, the environment, a key management service.
 pub trait KeyProvider: Send + Sync {
-    /// All master keys, as of now.
+    /// Returns the current master keys.
     ///
     /// # Errors
-    /// Whatever keeps it from telling them.
+    /// The provider's: the keys could not be read.
     fn load(&self) -> Result<KeyRing>;
 }
 
-/// Reads master keys from an environment variable in the form that [`KeyRing::parse`] takes.
+/// Reads master keys from an environment variable, in the format of [`KeyRing::parse`].
 ///
 /// A process's environment can be read by its user and by root; prefer a file, with
 /// [`crypto::KeyFile`](crate::crypto::KeyFile).

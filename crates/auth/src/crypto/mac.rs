@@ -1,7 +1,7 @@
 //! HMAC-SHA-256 (RFC 2104, FIPS 198-1) with a key that is expanded once.
 //!
-//! Used for what is checked often: records as a whole, API key and session secrets, the audit
-//! chain. Subkeys come from one root by HKDF-Expand (RFC 5869) with one block of output.
+//! It authenticates records, API key and session secrets, and the audit chain. Subkeys are derived
+//! from one root by HKDF-Expand (RFC 5869) with one block of output.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub const TAG_LEN_BYTES: usize = 32;
 
 /// An HMAC-SHA-256 key, ready for use.
 ///
-/// `Debug` shows no byte of it, and its memory is wiped when dropped.
+/// `Debug` does not show it, and it is zeroized when dropped.
 ///
 /// # Examples
 /// ```
@@ -46,9 +46,9 @@ impl MacKey {
 
     /// The tag of the parts' concatenation.
     ///
-    /// Two lists of parts with the same concatenation have the same tag: give every part but the
-    /// last a fixed or prefixed length where that matters. About two SHA-256 blocks plus one per 64
-    /// bytes.
+    /// Two lists of parts with the same concatenation have the same tag. Where this matters, give
+    /// every part but the last a fixed or prefixed length. The cost is about two SHA-256 blocks
+    /// plus one per 64 bytes.
     pub fn tag(&self, parts: &[&[u8]]) -> [u8; TAG_LEN_BYTES] {
         let mut mac = self.keyed.clone();
         for part in parts {
@@ -57,7 +57,7 @@ impl MacKey {
         mac.finalize().into_bytes().into()
     }
 
-    /// Whether `tag` is the tag of the parts; takes the same time wherever they differ.
+    /// Whether `tag` is the tag of the parts. The comparison takes constant time.
     pub fn verify(&self, parts: &[&[u8]], tag: &[u8]) -> bool {
         self.tag(parts).ct_eq(tag).into()
     }

@@ -1,7 +1,7 @@
-//! The cryptography that the service stands on, behind small wrappers with known-answer tests.
+//! The cryptography of the service, behind small wrappers with known-answer tests.
 //!
-//! Nothing is invented here: Argon2id (RFC 9106) for passwords, HMAC-SHA-256 (RFC 2104) for records
-//! and random secrets, AES-256-GCM (SP 800-38D) for data, each from the RustCrypto project.
+//! All algorithms are standards: Argon2id (RFC 9106) for passwords, HMAC-SHA-256 (RFC 2104) for
+//! records and random secrets, AES-256-GCM (SP 800-38D) for data, each from the RustCrypto project.
 
 pub mod aead;
 pub mod argon2id;

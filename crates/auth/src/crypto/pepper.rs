@@ -1,6 +1,6 @@
-//! Peppers: secrets that go into every password hash and live outside the store, so that a stolen
-//! store alone gives nothing to guess against. Each has an id, kept next to the hash; a login
-//! re-hashes with the current one.
+//! Peppers: secrets that are an input of every password hash and are kept outside the store, so
+//! that a stolen store alone does not allow guessing. Each pepper has an id, stored with the hash.
+//! A login re-hashes with the current pepper.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ pub type PepperId = u32;
 /// Shortest pepper, in bytes.
 pub const MIN_PEPPER_LEN_BYTES: usize = 16;
 
-/// One or more peppers; the one with the highest id goes into new hashes.
+/// One or more peppers. New hashes use the one with the highest id.
 ///
 /// # Examples
 /// ```
@@ -47,8 +47,8 @@ impl Pepper {
     /// start with `#` are skipped.
     ///
     /// # Errors
-    /// [`Error::Validation`] for anything else, for no pepper at all, or for one below
-    /// [`MIN_PEPPER_LEN_BYTES`]; [`Error::Conflict`] if an id comes twice.
+    /// [`Error::Validation`] for another form, for no pepper, or for one below
+    /// [`MIN_PEPPER_LEN_BYTES`]; [`Error::Conflict`] for a duplicate id.
     ///
     /// # Examples
     /// ```
@@ -69,8 +69,8 @@ impl Pepper {
         pepper.ok_or(Error::Validation("no pepper found; write one as id:hex-digits"))
     }
 
-    /// Reads the peppers of a file, in the form that [`Pepper::parse`] takes. On Unix the file must
-    /// not be readable by group or others.
+    /// Reads the peppers of a file, in the format of [`Pepper::parse`]. On Unix the file must not
+    /// be readable by group or others.
     ///
     /// # Errors
     /// As [`Pepper::parse`], [`Error::Validation`] for a file that others can read or that is
@@ -79,7 +79,7 @@ impl Pepper {
         Self::parse(&SecretFile::PEPPERS.read(path.as_ref())?)
     }
 
-    /// Adds another; it becomes current if its id is the highest.
+    /// Adds a pepper. The one with the highest id is current.
     ///
     /// # Errors
     /// [`Error::Validation`] below [`MIN_PEPPER_LEN_BYTES`], [`Error::Conflict`] if the id is
@@ -97,7 +97,7 @@ impl Pepper {
         Ok(())
     }
 
-    /// The id of the pepper that goes into new hashes.
+    /// The id of the pepper for new hashes.
     pub fn current_id(&self) -> PepperId {
         self.current
     }
@@ -118,7 +118,7 @@ fn parse_entry(entry: &str) -> Result<(PepperId, Vec<u8>)> {
     let (Ok(id), hex) = (id.trim().parse(), hex.trim()) else {
         return Err(shape);
     };
-    // Wiped if it is refused; handed on without a copy if it is not.
+    // Zeroized if it is refused; otherwise moved without a copy.
     let mut secret = Zeroizing::new(vec![0; hex.len() / 2]);
     if !crate::hex::decode(hex.as_bytes(), &mut secret) {
         return Err(shape);

@@ -1,7 +1,7 @@
 //! The PHC string form of an Argon2id hash, parsed strictly:
 //! `$argon2id$v=19$m=19456,t=2,p=1[,keyid=<base64 of the pepper's id>]$<salt>$<hash>`.
 //!
-//! Source: the PHC string format specification (C2SP). One value has exactly one text.
+//! Source: the PHC string format specification (C2SP). Each value has exactly one text.
 
 use base64ct::{Base64Unpadded, Encoding};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -15,7 +15,7 @@ pub(super) const HASH_LEN_BYTES: usize = 32;
 const MAX_TEXT_LEN_BYTES: usize = 256;
 const HEAD: &str = "$argon2id$v=19$";
 
-/// What an Argon2id PHC string says.
+/// The fields of an Argon2id PHC string.
 #[derive(Clone, Debug, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub(super) struct Phc {
     #[zeroize(skip)]
@@ -70,7 +70,7 @@ fn parse(text: &str) -> Option<Phc> {
     fits.then_some(Phc { params, pepper, salt, hash: exact })
 }
 
-/// Reads `m=19456,t=2,p=1`, in any strength.
+/// Reads `m=19456,t=2,p=1`, with parameters of any strength.
 pub(super) fn parse_params(text: &str) -> Option<Argon2Params> {
     let mut settings = text.split(',');
     let params = params(&mut settings)?;

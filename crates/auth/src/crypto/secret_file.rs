@@ -1,8 +1,8 @@
-//! Files with secrets as text: entries `id:hex`, one a line or separated by commas, and comments.
+//! Text files with secrets: entries `id:hex`, one per line or separated by commas, and comments.
 //!
-//! On Unix a file of secrets is a regular file under its own name (no symbolic link), belongs to
-//! the user of this process, is readable by that user only, and lies in a directory in which only
-//! that user or root can put another file in its place. Anything else is refused.
+//! On Unix a file of secrets is a regular file (no symbolic link), belongs to the user of this
+//! process, is readable by that user only, and is in a directory where only that user or root can
+//! replace it. Any other file is refused.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -17,7 +17,7 @@ use crate::mutants::planted;
 /// Longest file of secrets, in bytes.
 pub(super) const MAX_SECRET_FILE_LEN_BYTES: usize = 64 * 1024;
 
-/// What is said of a file of one kind.
+/// The kind of a file, with the messages of its errors.
 pub(super) struct SecretFile {
     shared: &'static str,
     too_long: &'static str,
@@ -50,16 +50,16 @@ impl SecretFile {
                   writable by no one else (chmod go-w)",
     };
 
-    /// All of the file, wiped from memory when it is dropped.
+    /// The content of the file, zeroized when dropped.
     pub(super) fn read(&self, path: &Path) -> Result<Zeroizing<String>> {
         let failed = |source| Error::KeyFile { path: path.to_owned(), source };
         let file = open_itself(path, OpenOptions::new().read(true)).map_err(failed)?;
         let Some(file) = file else { return Err(Error::Validation(self.not_regular)) };
-        // The file that was opened is judged, not whatever has its name by now.
+        // Checks the open file, because the name may belong to another file by now.
         self.refuse(&file.metadata().map_err(failed)?)?;
         self.refuse_directory_of(path)?;
         let limit = MAX_SECRET_FILE_LEN_BYTES + 1;
-        // Room for everything, so that no half of it is left behind by growing.
+        // The full capacity at once: a reallocation would leave a copy of a secret in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(limit));
         match file.take(limit as u64).read_to_string(&mut text) {
             Err(error) if error.kind() == ErrorKind::InvalidData => Err(Error::Validation(self.not_text)),
@@ -69,7 +69,7 @@ impl SecretFile {
         }
     }
 
-    /// Refuses a directory in which others could replace the file.
+    /// Refuses a directory in which other users could replace the file.
     pub(super) fn refuse_directory_of(&self, path: &Path) -> Result<()> {
         #[cfg(unix)]
         {
@@ -106,8 +106,8 @@ impl SecretFile {
     }
 }
 
-/// Opens what has this very name, without following a symbolic link and without waiting for the
-/// other end of a pipe; `None` for a link or a directory, as far as the system tells.
+/// Opens the file of this name without following a symbolic link and without waiting for the other
+/// end of a pipe. `None` for a link, a directory or a pipe, where the system reports it.
 pub(super) fn open_itself(path: &Path, options: &mut OpenOptions) -> std::io::Result<Option<File>> {
     #[cfg(unix)]
     {
@@ -126,7 +126,8 @@ pub(super) fn open_itself(path: &Path, options: &mut OpenOptions) -> std::io::Re
     }
 }
 
-/// A symbolic link, a directory that is to be written, or a pipe without a reader.
+/// Whether the error means a symbolic link, a directory opened for writing, or a pipe without a
+/// reader.
 #[cfg(unix)]
 fn is_no_regular_file(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
@@ -139,7 +140,7 @@ fn is_own(uid: u32) -> bool {
     uid == rustix::process::geteuid().as_raw()
 }
 
-/// The directory that a file lies in.
+/// The directory of a file.
 pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

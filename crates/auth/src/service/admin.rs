@@ -1,7 +1,7 @@
-//! The service as one principal may manage it.
+//! Management of users and roles with the rights of one principal.
 //!
-//! Every call of [`AuthService`] trusts its caller: it is for the program that embeds the service.
-//! Where that program lets others manage users and roles, it gives them this view instead.
+//! [`AuthService`] trusts its caller, the embedding program. [`AdminService`] is the view for
+//! principals that manage users and roles: it checks the principal's rights at each call.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,27 +28,27 @@ use crate::single_use::TokenRecord;
 use crate::token::Token;
 use crate::username::{disturbs, normal_form};
 
-/// How often a call is tried again because somebody's access changed at the same time.
+/// Maximum number of attempts of a call while access rights change concurrently.
 const MAX_TRIES: u32 = 1000;
 
-/// The management calls of a service, as far as one principal may use them.
+/// The management calls of a service, with the rights of one principal.
 ///
 /// | call | needs |
 /// | --- | --- |
 /// | create, invite | `ManageUsers` on the name |
-/// | everything that changes a user, its sessions, API keys, tokens or factors | `ManageUsers` on the user's name, and every right that the user has |
+/// | change a user, its sessions, API keys, tokens or factors | `ManageUsers` on the user's name, and every right that the user has |
 /// | rename | the same, and `ManageUsers` on the new name |
-/// | give and take roles | the same, `ManageRoles` on each name, and every right of each role that is given |
-/// | define, delete a role | `ManageRoles` on its name, and every right that it has and gets |
+/// | give and remove roles | the same, `ManageRoles` on each role, and every right of each role that is given |
+/// | define, delete a role | `ManageRoles` on its name, and every right of its old and new grants |
 /// | read users, sessions, API keys, factors | `ViewUsers` on the user's name |
 /// | read roles | `ManageRoles` on the name |
 /// | read and verify the audit trail | `ReadAudit` on all |
-/// | from whom a second factor is required | `ManageUsers` and `ManageRoles` on all |
+/// | set the policy of second factors | `ManageUsers` and `ManageRoles` on all |
 ///
-/// So nobody gets or gives more than they have. Names of users are in their normal form
-/// ([`crate::normalize_username`]). Authority counts as of the commit: one that was taken away
-/// before is not used. Each call is in the audit trail with the principal as its actor, whether it
-/// was done, refused or failed; reads too.
+/// So a principal can neither get nor give more rights than it has. Usernames are in their normal
+/// form ([`crate::normalize_username`]). The rights must still hold at the commit. The audit trail
+/// has an entry for each call, reads included, with the principal as its actor, whether the call
+/// was done, refused or failed.
 ///
 /// # Examples
 /// ```
@@ -77,21 +77,21 @@ pub struct AdminService<E, H, C> {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
-    /// The service's management, as `principal` may use it.
+    /// The management calls of `service` with the rights of `principal`.
     pub fn new(service: &AuthService<E, H, C>, principal: Principal) -> Self {
         let service = service.acting_as(principal.actor());
         Self { service, principal: Arc::new(principal), recent: None }
     }
 
-    /// This view, where every call needs a session that was authenticated by one of these factors
-    /// at most `max_age_ms` ago: else [`Error::StepUpRequired`].
+    /// The same view, but each call fails with [`Error::StepUpRequired`] unless the session was
+    /// authenticated by one of these factors at most `max_age_ms` ago.
     #[must_use]
     pub fn require_recent(mut self, any_of: &[Factor], max_age_ms: i64) -> Self {
         self.recent = Some((any_of.to_vec(), max_age_ms));
         self
     }
 
-    /// Whose view it is.
+    /// The principal of the view.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
@@ -341,10 +341,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         self.read("user", username, allowed, |service| service.find_user(username))
     }
 
-    /// As [`AuthService::list_users`], without those that the principal may not view.
+    /// As [`AuthService::list_users`], but only the users that the principal may view.
     ///
     /// # Errors
-    /// [`Error::Denied`] if it may view none, and those of the call.
+    /// [`Error::Denied`] if the principal may view none, and those of the call.
     pub fn list_users(&self, after: Option<&UserId>, limit: usize) -> Result<Vec<UserRecord>> {
         let list = |service: &AuthService<E, H, C>| {
             let access = service.access_of(&self.principal)?;
@@ -440,8 +440,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         access.allows_range(action, &KeyRange::all(), self.service.now_ms())
     }
 
-    /// Whether the principal may change this user: by name, and because it has every right that the
-    /// user has. An id that no user has is refused in the same words as one that it may not change.
+    /// Whether the principal may change this user: it needs a grant on the name, and every right of
+    /// the user. The error is the same for an unknown id and for a user that the principal may not
+    /// change.
     fn may_manage(&self, access: &AccessRights, user_id: &str) -> Result<bool> {
         let user = match self.service.user_by_id(user_id) {
             Ok(user) => user.value,
@@ -486,7 +487,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         self.read(what, "all", |access| Ok(self.may_all(access, Action::ReadAudit)), call)
     }
 
-    /// A call that found nothing to do leaves a line too.
+    /// Adds an audit entry for a call that found nothing to do.
     fn noted_if_nothing(&self, done: bool, what: &str, target: &str) -> bool {
         if !done {
             let who = self.principal.user_id();
@@ -509,8 +510,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
         })
     }
 
-    /// Checks that the principal may, and runs the call so that it commits only if nobody's access
-    /// has changed since.
+    /// Checks the principal's rights and runs the call. The call commits only if no access rights
+    /// have changed since the check.
     fn run<T>(
         &self,
         what: &str,
@@ -545,7 +546,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     }
 }
 
-/// What the audit trail says of a call; the target may be anything that a caller typed.
+/// The target in the audit entry of a call. The caller's text may be anything.
 fn said(what: &str, target: &str) -> String {
     let target: String = target.chars().filter(|c| !disturbs(*c)).take(128).collect();
     format!("{what}: {target}")

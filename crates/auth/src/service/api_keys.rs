@@ -1,4 +1,4 @@
-//! API keys: created, rotated, revoked, and authenticated at the speed of two look-ups.
+//! API keys: create, rotate, revoke and authenticate. Authentication costs two look-ups.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,22 +22,22 @@ use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_
 use crate::record_keys::{self, MetadataOf};
 use crate::token::{Token, TokenSecret, api_key_token, parse_api_key, random_secret};
 
-/// What a new API key is like.
+/// Options of a new API key.
 #[derive(Clone, Debug, Default)]
 pub struct ApiKeyOptions<'a> {
     /// A note for people.
     pub label: Option<&'a str>,
-    /// What it may do, at most.
+    /// The limits of the key's rights.
     pub access: ApiKeyAccess,
-    /// When it stops working, in Unix ms.
+    /// When the key expires, in Unix ms.
     pub expires_at_ms: Option<Timestamp>,
-    /// Metadata, which is stored encrypted.
+    /// Metadata. The store keeps it encrypted.
     pub metadata: Option<&'a [u8]>,
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Creates an API key that may do all that its owner may, and returns its token, which is
-    /// nowhere else.
+    /// Creates an API key with all rights of its owner, and returns its token. The store keeps only
+    /// a MAC of the secret.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, [`Error::Validation`], [`Error::LimitExceeded`].
@@ -45,7 +45,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.create_api_key_with(user_id, &ApiKeyOptions { label, ..ApiKeyOptions::default() })
     }
 
-    /// As [`AuthService::create_api_key`], with metadata, which is stored encrypted.
+    /// As [`AuthService::create_api_key`], with metadata. The store keeps the metadata encrypted.
     ///
     /// # Errors
     /// As [`AuthService::create_api_key`].
@@ -89,7 +89,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 previous_secret_until_ms: None,
             };
             let key = StoredApiKey { public, secret_mac, previous_mac: [0; 32] };
-            // The owner's record is written too: whoever deletes the owner at the same time sees
+            // The owner's record is written too, so that a concurrent deletion of the owner sees
             // this key.
             if !planted("auth_owner_not_guarded") {
                 self.replace_user(change, &owner)?;
@@ -103,7 +103,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok((record, token))
     }
 
-    /// The key of this token, if it works: not revoked, not expired, its owner there and enabled.
+    /// The key of this token, if it is valid: neither revoked nor expired, and its owner exists and
+    /// is enabled.
     ///
     /// Costs two look-ups and, for keys that the cache does not hold, three MACs. Writes the last
     /// use at most once per `last_used_interval_ms`.
@@ -114,14 +115,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.authenticate_secret(token)?.map(|(key, _)| key))
     }
 
-    /// The key of this token, if it works, and the MAC of the secret in it.
+    /// The key of this token, if it is valid, and the MAC of its secret.
     pub(super) fn authenticate_secret(&self, token: &str) -> Result<Option<(ApiKeyRecord, [u8; TAG_LEN_BYTES])>> {
         let Some((id, secret)) = parse_api_key(token) else {
             return Ok(None);
         };
         let Some((key_bytes, version)) = self.shared.engine.get_versioned(record_keys::api_key(&id))? else {
-            // Of random ids there are very many: they share a limit, keys that are there have their
-            // own.
+            // An attacker can try any number of random ids: they share one limit. Each existing key
+            // has its own.
             self.audit_refusal(AuditAction::ApiKeyRefused, "unknown key", &ApiKeyId::from_bytes(id));
             return Ok(None);
         };
@@ -137,7 +138,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(Some((self.touch_api_key(key, version, now_ms)?, secret_mac)))
     }
 
-    /// Checks records and secret, or finds that exactly these were checked before.
+    /// Checks the records and the secret, or finds the same check in the cache.
     fn verify_api_key(
         &self,
         id: [u8; 16],
@@ -206,8 +207,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(keys)
     }
 
-    /// Gives a key a new secret. The one before works for `overlap_ms` more (0: not at all), and so
-    /// do the principals that it has authenticated.
+    /// Gives a key a new secret. The previous secret, and the principals that it authenticated,
+    /// stay valid for `overlap_ms` (0: they end at once).
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Validation`] for a negative overlap.
@@ -231,7 +232,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok((record, token))
     }
 
-    /// Revokes a key for ever; `false` if there is none.
+    /// Revokes a key permanently; `false` if no such key exists.
     ///
     /// # Errors
     /// [`Error::Crypto`] if the record is not authentic, or the engine's.
@@ -252,10 +253,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// A key's metadata in the clear, as it is now; `None` if it has none, or is revoked.
+    /// The current metadata of a key, decrypted; `None` if the key has none or is revoked.
     ///
     /// # Errors
-    /// [`Error::Crypto`] if it is not this key's, was changed, or its master key is missing.
+    /// [`Error::Crypto`] if the metadata was changed or moved, or its master key is missing.
     pub fn decrypt_api_key_metadata(&self, api_key: &ApiKeyRecord) -> Result<Option<Vec<u8>>> {
         self.get_metadata(MetadataOf::ApiKey, api_key.key_id.as_bytes())
     }
@@ -280,7 +281,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// The id is fixed-length, so id and secret cannot run into each other.
+    /// The id has a fixed length, so the concatenation of id and secret is unambiguous.
     fn secret_mac(&self, id: &ApiKeyId, secret: &TokenSecret) -> Result<[u8; 32]> {
         Ok(self.keys()?.api_key.tag(&[id.as_bytes(), secret.expose_secret()]))
     }

@@ -13,7 +13,7 @@ use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
 
-/// Which entries of the audit trail to find; the default is all.
+/// A filter of audit entries. The default selects all.
 ///
 /// # Examples
 /// ```
@@ -22,8 +22,8 @@ use crate::id::UserId;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Only what this user did in a session, or what concerns the user's account. API keys are
-    /// actors of their own.
+    /// Only entries whose actor is this user, or that concern the user's account. API keys are
+    /// separate actors.
     pub user: Option<UserId>,
     /// Only these actions; empty for all.
     pub actions: Vec<AuditAction>,
@@ -36,7 +36,7 @@ pub struct AuditFilter {
 }
 
 impl AuditFilter {
-    /// Whether it lets this entry through.
+    /// Whether the filter selects this entry.
     pub fn matches(&self, entry: &AuditEntry) -> bool {
         let is_of = |user: &UserId| entry.user_id.as_ref() == Some(user) || entry.actor == Actor::User(user.clone());
         self.user.as_ref().is_none_or(is_of)
@@ -47,17 +47,17 @@ impl AuditFilter {
     }
 }
 
-/// Some entries that a filter lets through.
+/// A page of entries that a filter selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditPage {
     /// The entries, oldest first.
     pub entries: Vec<AuditEntry>,
-    /// From where to go on; `None` at the end of the trail.
+    /// The number from which the next page continues; `None` at the end of the trail.
     pub next_seq: Option<u64>,
 }
 
-/// One line of an export.
+/// A line of an export.
 #[derive(Serialize)]
 struct JsonLine<'a> {
     seq: u64,
@@ -77,7 +77,7 @@ impl AuditEntry {
     /// `refused`) and `suppressed`.
     ///
     /// # Errors
-    /// [`Error::Output`] if memory for the text is refused.
+    /// [`Error::Output`] if the allocation of the text fails.
     pub fn to_json(&self) -> Result<String> {
         let outcome = match self.outcome {
             AuditOutcome::Done => "done",
@@ -99,11 +99,12 @@ impl AuditEntry {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries that `filter` lets through, from number
+    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries that `filter` selects, from number
     /// `from_seq` on.
     ///
-    /// Reads the trail from there, with memory for one page, until the limit is reached or the
-    /// trail ends. Each entry is checked by itself; [`AuthService::verify_audit`] checks the chain.
+    /// Reads the trail from `from_seq`, with memory for one page, until the limit is reached or the
+    /// trail ends. The MAC of each entry is checked; [`AuthService::verify_audit`] checks the
+    /// chain.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic, or the engine's.
@@ -125,13 +126,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// Writes all entries that `filter` lets through to `out`, oldest first, one JSON object a line
-    /// (see [`AuditEntry::to_json`]), and returns their number. What is appended meanwhile may be
-    /// among them.
+    /// Writes all entries that `filter` selects to `out`, oldest first, one JSON object per line
+    /// (see [`AuditEntry::to_json`]), and returns their number. Entries that are appended meanwhile
+    /// may be included.
     ///
     /// # Errors
     /// [`Error::Output`] if `out` fails, [`Error::Crypto`] if an entry is not authentic, or the
-    /// engine's. What was written before stays written.
+    /// engine's. After an error, `out` has a part of the entries.
     pub fn export_audit(&self, filter: &AuditFilter, out: &mut dyn Write) -> Result<u64> {
         let (mut seq, mut written) = (0, 0);
         loop {

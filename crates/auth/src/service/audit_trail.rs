@@ -13,13 +13,13 @@ use crate::mutants::planted;
 use crate::permission::prefix_end;
 use crate::record_keys;
 
-/// Most audit entries in one page.
+/// Maximum number of audit entries in one page.
 pub const MAX_AUDIT_PAGE: usize = 1000;
 const VERIFY_PAGE: u64 = 256;
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries from number `from_seq` on. Each is
-    /// checked by itself; [`AuthService::verify_audit`] checks the chain.
+    /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries from number `from_seq` on. The MAC of
+    /// each entry is checked; [`AuthService::verify_audit`] checks the chain.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic, or the engine's.
@@ -33,7 +33,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// The end of the trail now, to keep outside the store.
+    /// The current end of the trail, to be kept outside the store.
     ///
     /// # Errors
     /// [`Error::Crypto`] if the head is missing or not authentic.
@@ -42,22 +42,22 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(AuditAnchor { store_id: self.keys()?.store_id, next_seq: head.next_seq, hash: head.last })
     }
 
-    /// Checks the whole trail: every entry there, unchanged, in its place, and as many as there
-    /// must be. With an anchor from earlier, also that the trail goes on from it; without one, a
-    /// trail that was put back whole or begun anew is intact too.
+    /// Verifies the whole trail: no entry is missing, changed, moved or added. With an earlier
+    /// anchor it also verifies that the trail continues from the anchor. Without one, a trail that
+    /// was rolled back as a whole or started again counts as intact.
     ///
-    /// Reads all entries once, with memory for one page.
+    /// It reads all entries once, with memory for one page.
     ///
     /// # Errors
-    /// The engine's. What is wrong with the trail is a verdict, not an error.
+    /// The engine's. A broken trail is a verdict, not an error.
     pub fn verify_audit(&self, since: Option<&AuditAnchor>) -> Result<AuditVerdict> {
         if let Some(since) = since {
-            // A look must not make a store where there is none.
+            // Verification must not initialise the service's records.
             if !self.is_initialised()? {
                 return Ok(AuditVerdict::Broken { seq: 0, problem: "the service's records are gone" });
             }
             if since.store_id != self.keys()?.store_id {
-                let problem = "the trail is another store's, or the records were wiped and begun anew";
+                let problem = "the trail belongs to another store, or the records were erased and started again";
                 return Ok(AuditVerdict::Broken { seq: 0, problem });
             }
         }
@@ -72,7 +72,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if matches!(verdict, AuditVerdict::Broken { .. }) && self.refresh_keys(&keys)? {
                 continue;
             }
-            // A pruning has removed entries meanwhile: read again.
+            // A concurrent pruning has removed entries: read again.
             let pruned = matches!(verdict, AuditVerdict::Broken { .. })
                 && self.audit_head().is_ok_and(|now| now.value.first_seq != head.first_seq);
             if !pruned {
@@ -115,12 +115,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return broken("the entry is missing, or a foreign one is before it");
             };
             let Ok(mut body) = keys.sealer.open(key, value) else {
-                return broken("the entry is not what the service wrote");
+                return broken("the entry was not written by the service, or was changed");
             };
             let body = body.rest();
             match AuditEntry::decode(body) {
                 Ok((entry, previous)) if entry.seq == seq && previous == *last => {}
-                _ => return broken("the entry does not follow from the one before"),
+                _ => return broken("the entry does not contain the hash of its predecessor"),
             }
             *last = chain_hash(&keys.audit, body);
             if since.is_some_and(|since| since.next_seq == seq + 1 && since.hash != *last) {
@@ -146,7 +146,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let end = prefix_end(record_keys::AUDIT);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.shared.engine.scan(Bound::Included(&next), to, 1)?;
-        // Appended while this ran: the head has moved on since, which is no fault.
+        // Appended during the verification: the head has moved, which is no fault.
         let moved_on = self.audit_head()?.value != *head;
         if !before.is_empty() || (!behind.is_empty() && !moved_on) {
             return broken(head.next_seq, "an entry is outside the trail");
@@ -159,10 +159,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(AuditVerdict::Intact { entries, anchor })
     }
 
-    /// Removes entries before number `before_seq`, up to [`MAX_AUDIT_PAGE`] per call, and tells how
-    /// many it removed. The chain stays verifiable from there on; the removal is itself audited, so
-    /// with a number that the trail has not come to there is always something to remove: take one
-    /// of `audit_anchor().next_seq` at most.
+    /// Removes entries before number `before_seq`, at most [`MAX_AUDIT_PAGE`] per call, and returns
+    /// the number of removed entries. The rest of the chain stays verifiable. Each removal adds an
+    /// entry, so a loop with a `before_seq` beyond the end never stops: use at most
+    /// `audit_anchor().next_seq`.
     ///
     /// # Errors
     /// [`Error::Crypto`] if an entry is not authentic: a broken trail is not pruned.

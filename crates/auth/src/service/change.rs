@@ -15,30 +15,30 @@ use crate::mutants::planted;
 use crate::record::{ApiKeyRecord, RoleRecord, StoredApiKey, StoredSession, StoredUser};
 use crate::record_keys;
 
-/// How often a change is tried against others before it gives up.
+/// Maximum number of attempts of a change against concurrent changes.
 const MAX_TRIES: u32 = 10_000;
 
-/// The problem of a change whose caller's authority may not be what it was.
-pub(super) const AUTHORITY_MOVED: &str = "somebody's access changed since the caller's was checked";
+/// The conflict of a change when access rights may have changed since the check of the caller.
+pub(super) const AUTHORITY_MOVED: &str = "access rights changed since the caller's were checked";
 
-/// A record with the version to require when it is replaced.
+/// A record with its version, which a replacement requires.
 #[derive(Clone, Debug)]
 pub(super) struct Loaded<T> {
     pub(super) value: T,
     pub(super) version: u64,
 }
 
-/// What a change decided after reading.
+/// The decision of a change after its reads.
 pub(super) enum Decision<T> {
     /// Commit the collected changes, then return this.
     Commit(T),
     /// Change nothing and return this.
     Stop(T),
-    /// What was read does not fit together, because another change came in between: start over.
+    /// The reads are inconsistent because of a concurrent change: start over.
     Again,
 }
 
-/// What a commit adds to the audit trail.
+/// The audit entry of a commit.
 struct Event {
     action: AuditAction,
     target: String,
@@ -47,7 +47,7 @@ struct Event {
     suppressed: u32,
 }
 
-/// A commit in the making.
+/// A commit under construction.
 pub(super) struct ConditionalCommit<'k> {
     pub(super) keys: &'k StoreKeys,
     pub(super) batch: Batch,
@@ -58,7 +58,7 @@ pub(super) struct ConditionalCommit<'k> {
 }
 
 impl ConditionalCommit<'_> {
-    /// Writes a new record; the key must be free.
+    /// Writes a new record. The key must not exist.
     pub(super) fn create(&mut self, key: &[u8], body: &[u8]) {
         if !planted("auth_taken_not_required") {
             self.batch.require(key, Expect::Absent);
@@ -66,38 +66,37 @@ impl ConditionalCommit<'_> {
         self.batch.put(key, self.keys.sealer.seal(key, body));
     }
 
-    /// Replaces a record that must still be the one that was read.
+    /// Replaces a record, which must be unchanged since it was read.
     pub(super) fn replace(&mut self, key: &[u8], version: u64, body: &[u8]) {
         self.batch.require(key, Expect::Version(version));
         self.batch.put(key, self.keys.sealer.seal(key, body));
     }
 
-    /// Removes a record that must still be the one that was read.
+    /// Removes a record, which must be unchanged since it was read.
     pub(super) fn remove(&mut self, key: &[u8], version: u64) {
         self.batch.require(key, Expect::Version(version));
         self.batch.delete(key);
     }
 
-    /// Leaves a record as it is, which must still be the one that was read.
+    /// Requires that a record is unchanged since it was read.
     pub(super) fn require(&mut self, key: &[u8], version: u64) {
         self.batch.require(key, Expect::Version(version));
     }
 
-    /// The commit may take access from someone: every principal is looked up anew afterwards.
+    /// Marks a commit that may revoke access: afterwards every principal's rights are read again.
     pub(super) fn access_changes(&mut self) {
         self.access_changed = true;
     }
 
-    /// The commit takes access from someone: as [`access_changes`](Self::access_changes), and it
-    /// may use the room that the engine keeps for this, so that nobody keeps access by filling the
-    /// store.
+    /// Marks a commit that revokes access: as [`access_changes`](Self::access_changes), and the
+    /// commit may use the engine's reserve, so that nobody keeps access by filling the store.
     pub(super) fn takes_access(&mut self) {
         self.access_changed = true;
         self.takes_access = true;
     }
 
-    /// Leaves the engine's reserve to others: a user who takes access from itself again and again
-    /// would use it up.
+    /// Does not use the engine's reserve: a user who revokes its own access repeatedly would
+    /// exhaust it.
     pub(super) fn leaves_reserve(&mut self) {
         self.takes_access = false;
     }
@@ -122,21 +121,21 @@ impl ConditionalCommit<'_> {
         self.events.push(Event { action, target, user_id, outcome: AuditOutcome::Refused, suppressed });
     }
 
-    /// The trail begins at `first_seq` from now on, whose predecessor has hash `anchor`.
+    /// Sets the begin of the trail to `first_seq`, whose predecessor has the hash `anchor`.
     pub(super) fn audit_begins_at(&mut self, first_seq: u64, anchor: AuditHash) {
         self.pruned = Some((first_seq, anchor));
     }
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Whether a principal's own call may use the engine's reserve: 16 at once and then one per 10
-    /// s, so that nobody uses it up who has filled the store.
+    /// Whether a call of a principal may use the engine's reserve: a burst of 16, then one per 10
+    /// s, so that a principal who filled the store cannot exhaust the reserve.
     pub(super) fn may_use_reserve(&self, principal: &str) -> bool {
         self.shared.reserve_uses.pass(principal.to_owned(), self.now_ms()).is_some()
             || planted("auth_own_calls_use_up_reserve")
     }
 
-    /// Runs `step` until its commit is not in the way of another.
+    /// Runs `step` until its commit succeeds without a conflict.
     pub(super) fn change<T>(
         &self,
         mut step: impl FnMut(&mut ConditionalCommit<'_>) -> Result<Decision<T>>,
@@ -157,7 +156,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 Decision::Commit(result) => result,
                 Decision::Again => continue,
             };
-            // A principal manages: the trusting calls of the program have no guard.
+            // Only calls of a principal have a guard; those of the embedding program have none.
             if change.takes_access && self.caller.guard.is_some() {
                 let actor = self.caller.actor.as_str();
                 change.takes_access = *may_use_reserve.get_or_insert_with(|| self.may_use_reserve(actor));
@@ -182,10 +181,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 }
             }
         }
-        Err(Error::Conflict("others keep changing the same records; try again"))
+        Err(Error::Conflict("concurrent changes of the same records; try again"))
     }
 
-    /// The batch to commit, and the entries that it adds to the audit trail.
+    /// The batch of the commit, and its audit entries.
     fn finish(&self, change: ConditionalCommit<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
@@ -262,7 +261,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.load(&record_keys::user(id), |reader| StoredUser::decode(*id, reader))
     }
 
-    /// The user of this id, which must exist.
+    /// The user with this id, which must exist.
     pub(super) fn user_by_id(&self, user_id: &str) -> Result<Loaded<StoredUser>> {
         let unknown = Error::NotFound("no user has this id");
         let Some(id) = UserId::parse(user_id).filter(|id| *id.as_bytes() != NOBODY) else {
@@ -271,7 +270,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.load_user(id.as_bytes())?.ok_or(unknown)
     }
 
-    /// The id that the name index has, with the version of the index entry.
+    /// The id in the name index, with the version of the index entry.
     pub(super) fn load_name(&self, normal: &str) -> Result<Option<Loaded<[u8; 16]>>> {
         self.load(&self.keys()?.name_key(normal), |mut reader| {
             let id = reader.array()?;
@@ -280,7 +279,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// The index entry of a user's name; `None` if the user was changed since it was read.
+    /// The name index entry of a user; `None` if the user was changed since it was read.
     pub(super) fn name_of(&self, user: &Loaded<StoredUser>) -> Result<Option<Loaded<[u8; 16]>>> {
         let name = self.load_name(&user.value.normal_name)?;
         let id = user.value.public.user_id.as_bytes();
@@ -307,14 +306,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.load(&record_keys::role(name), |reader| RoleRecord::decode(name, reader))
     }
 
-    /// Writes a user back, if nobody else did.
+    /// Writes a user back, if it is unchanged since it was read.
     pub(super) fn replace_user(&self, change: &mut ConditionalCommit<'_>, user: &Loaded<StoredUser>) -> Result<()> {
         let key = record_keys::user(user.value.public.user_id.as_bytes());
         change.replace(&key, user.version, &user.value.encode()?);
         Ok(())
     }
 
-    /// Writes an API key back, if nobody else did.
+    /// Writes an API key back, if it is unchanged since it was read.
     pub(super) fn replace_api_key(&self, change: &mut ConditionalCommit<'_>, key: &Loaded<StoredApiKey>) -> Result<()> {
         let ApiKeyRecord { key_id, .. } = &key.value.public;
         change.replace(&record_keys::api_key(key_id.as_bytes()), key.version, &key.value.encode()?);

@@ -1,4 +1,4 @@
-//! Second factors: enrolled, confirmed, asked for, disabled, and required by policy.
+//! Second factors: enrol, confirm, verify, disable, and require by policy.
 
 use hightower_engine::KvEngine;
 
@@ -18,36 +18,36 @@ use crate::record::{StoredUser, UserRecord};
 use crate::record_keys;
 use crate::token::Token;
 
-/// The kind of the encrypted field, which keeps it apart from all others.
+/// The name of the encrypted field in the associated data.
 const TOTP: &str = "totp";
 
 /// The answer to a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum FactorCheck {
-    /// It is right, and used up.
+    /// The code is right. It is used now.
     Accepted(Factor),
-    /// It is wrong, was used before, or the user has no second factor.
+    /// The code is wrong or was used before, or the user has no second factor.
     Refused,
-    /// Too many failures: the code was not looked at.
+    /// Too many failures: the code was not checked.
     Delayed {
-        /// When to try again, in ms from now.
+        /// The remaining delay, in ms.
         retry_after_ms: i64,
     },
 }
 
-/// A user's factors as they were read, and the version to require; none if there is no record.
+/// A user's factors, with the version of the record; default factors if no record exists.
 pub(super) struct Factors {
     pub(super) value: StoredFactors,
     version: Option<u64>,
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Makes a one-time password's secret and recovery codes for a user, to be shown once. They ask
-    /// for nothing and open nothing until a code of the secret confirms them; an enrolment before
-    /// that was not confirmed is forgotten.
+    /// Creates a one-time password's secret and recovery codes for a user. Show them once. They
+    /// have no effect until [`AuthService::confirm_totp`] confirms them by a code. A new enrolment
+    /// replaces an unconfirmed one.
     ///
-    /// Where the user does this, require a recent password first ([`AuthService::require_recent`]).
+    /// Before a user does this, require a recent password ([`AuthService::require_recent`]).
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -60,9 +60,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Confirms the enrolment by a code: from now on each login asks for a second factor, and
-    /// sessions of the user that were begun without one do not count any more. `Refused` if the
-    /// code is wrong or nothing is enrolled.
+    /// Confirms the enrolment by a code. From now on each login requires a second factor, and the
+    /// user's sessions without one are refused. `Refused` if the code is wrong or no enrolment is
+    /// pending.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -77,9 +77,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Checks a one-time password or a recovery code of a user, and uses it up: each is accepted
-    /// once, also by attempts at the same time and after a restart. Wrong ones are counted and
-    /// delayed as wrong passwords are.
+    /// Verifies a one-time password or a recovery code of a user. Each code is accepted once, also
+    /// by concurrent attempts and after a restart. Wrong codes are counted and delayed like wrong
+    /// passwords.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -87,8 +87,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.checked(user_id, code, |service, change, user, code| service.accept_code(change, user, code))
     }
 
-    /// Takes all second factors from a user, and ends all sessions; `false` if there are none. What
-    /// is required of the user by name stays required.
+    /// Removes all second factors of a user, and ends all sessions; `false` if the user has no
+    /// second factor. A requirement for this user stays.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -110,7 +110,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// New recovery codes, to be shown once; those before do not count any more.
+    /// Creates new recovery codes. Show them once. The old codes become invalid.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, or if it has no one-time password.
@@ -130,7 +130,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// What a user has of second factors, and whether a login asks for one.
+    /// The second factors of a user, and whether a login requires one.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -146,8 +146,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Requires a second factor from a user, or does not by name any more. Sessions that were begun
-    /// without one do not count while it is required; at the next login the user enrols.
+    /// Sets or removes the requirement of a second factor for one user. While it is set, sessions
+    /// without a second factor are refused, and the next login enrols one.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -167,7 +167,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Sets from whom a second factor is required. It counts at once, also for sessions that exist.
+    /// Sets the policy of required second factors. It takes effect at once, also for existing
+    /// sessions.
     ///
     /// # Errors
     /// [`Error::Validation`] for the name of a role, [`Error::LimitExceeded`] past 64 roles.
@@ -184,7 +185,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// From whom a second factor is required; by default from nobody.
+    /// The policy of required second factors. By default nobody needs one.
     ///
     /// # Errors
     /// [`Error::Crypto`] if the record is not authentic, or the engine's.
@@ -192,7 +193,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.load(record_keys::FACTOR_POLICY, FactorPolicy::decode)?.map(|policy| policy.value).unwrap_or_default())
     }
 
-    /// Whether a login of this user takes a second factor.
+    /// Whether a login of this user requires a second factor.
     pub(super) fn asks_for_second(&self, user: &UserRecord, factors: &StoredFactors) -> Result<bool> {
         Ok(factors.active.is_some() || factors.required || self.factor_policy()?.requires(&user.roles))
     }
@@ -205,8 +206,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Writes factors back, if nobody else did. The change must require or replace the user's
-    /// record too, so that whoever deletes the user at the same time sees this.
+    /// Writes factors back, if they are unchanged since they were read. The change must also
+    /// require or replace the user's record, so that a concurrent deletion of the user sees this
+    /// change.
     pub(super) fn put_factors(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -249,7 +251,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         new_recovery_codes(&*self.options().entropy, &self.keys()?.recovery, &user.public.user_id)
     }
 
-    /// The step of a code, if it is one of this secret now.
+    /// The step of a code, if it is a current code of this secret.
     fn step_of(&self, user_id: &UserId, secret: &TotpSecret, code: &Code) -> Result<Option<u64>> {
         let Code::Totp(digits) = code else { return Ok(None) };
         let Some(key) = self.decrypt_field(TOTP, user_id.as_bytes(), Some(&secret.blob))? else {
@@ -259,7 +261,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         totp_step(&key, secret.algorithm, self.options().totp.window_steps, digits, self.now_ms())
     }
 
-    /// Makes what is pending active, if the code is one of it.
+    /// Activates the pending enrolment, if the code is one of its secret.
     pub(super) fn confirm(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -282,8 +284,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(true)
     }
 
-    /// Uses up a code in a change that also requires or replaces the user's record; `None` if it is
-    /// not accepted.
+    /// Uses a code in a change that also requires or replaces the user's record; `None` if the code
+    /// is not accepted.
     pub(super) fn accept_code(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -315,15 +317,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(Some(factor))
     }
 
-    /// What an attempt at a user's second factor is charged to. Only who knows the password, or is
-    /// in a session, comes here, so that this counter may hold up every source.
+    /// The counter for attempts at a user's second factor. Such an attempt needs the password or a
+    /// session first, so this counter may delay all sources.
     fn factor_charges(&self, user: &StoredUser) -> Result<[Charge; 1]> {
         let free = self.options().guess_policy.free_per_account_and_source;
         let name = format!("{} {}", user.public.user_id, user.code_epoch);
         Ok([self.charge("second factor", &name, free)?])
     }
 
-    /// Charges an attempt, runs it, and takes the charge back if it was right.
+    /// Charges an attempt, runs it, and refunds the charge if the code was right.
     pub(super) fn attempt<T>(
         &self,
         user: &StoredUser,
@@ -368,7 +370,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Wraps the data keys of a user's secrets with the current master key; `false` if they are.
+    /// Wraps the data keys of a user's secrets with the current master key; `false` if it wraps
+    /// them already.
     pub(super) fn rewrap_factors(&self, id: &[u8; 16]) -> Result<bool> {
         let user_id = UserId::from_bytes(*id);
         self.change(|change| {
@@ -389,7 +392,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-/// What came of an attempt at a second factor.
+/// The outcome of an attempt at a second factor.
 pub(super) enum Attempt<T> {
     Accepted(T),
     Refused,

@@ -1,11 +1,11 @@
-//! Checking, changing and resetting passwords, and logging in.
+//! Verify, change and reset passwords, and log in.
 //!
-//! A check does the same work whether the user exists, is disabled, is delayed or gives a wrong
-//! password. A name is looked up by a keyed tag, as the first entry of the index at or after it.
-//! For an unknown name that is the entry of another user, whom nobody can predict, and the check
-//! goes on with that user's record and password hash. So the times of unknown names are the times
-//! of users, also of users with old hash parameters or long records. An attempt at an unknown name
-//! is charged to the name, and never accepted.
+//! A check does the same work for a wrong password, an unknown user, a disabled user and a delayed
+//! user. A name is looked up by a keyed tag, as the first entry of the index at or after it. For an
+//! unknown name this entry belongs to another user, which the caller cannot predict. The check
+//! continues with that user's record and password hash. So an unknown name takes the time of a
+//! random user, which includes old hash parameters and long records. An attempt at an unknown name
+//! is charged to the name and never accepted.
 
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
@@ -31,47 +31,45 @@ use crate::single_use::TokenPurpose;
 use crate::token::Token;
 use crate::username::{NormalUsername, normal_form};
 
-/// How often counters of wrong passwords are written anew because others write them at the same
-/// time.
+/// Maximum number of attempts to write counters of wrong passwords against concurrent writes.
 const MAX_PERSIST_TRIES: u32 = 1000;
 
-/// The answer to a password.
+/// The outcome of a password check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum PasswordCheck {
-    /// It is the user's.
+    /// The password is right.
     Accepted(Box<UserRecord>),
-    /// Wrong password, unknown user or disabled user; which one is not told.
+    /// Wrong password, unknown user or disabled user. The answer does not reveal which.
     Refused,
     /// Too many failures: the password was not checked.
     Delayed {
-        /// When to try again, in ms from now.
+        /// The remaining delay, in ms.
         retry_after_ms: i64,
     },
 }
 
-/// The answer to a login.
+/// The outcome of a login.
 #[derive(Debug)]
 #[must_use]
 pub enum Login {
-    /// The password is right, and this is the new session.
+    /// The password is right. A session has started.
     Accepted {
         /// The user.
         user: Box<UserRecord>,
         /// The session.
         session: Box<SessionRecord>,
-        /// What the client presents from now on; it is not kept here.
+        /// The session's token, for the client. The store does not keep it.
         token: Token,
     },
-    /// The password is right, and a second factor is asked for. The session starts with
-    /// [`AuthService::complete_login`], and until then there is nothing but this token, which opens
-    /// nothing else.
+    /// The password is right, and the login requires a second factor.
+    /// [`AuthService::complete_login`] starts the session. The token is valid for that call only.
     FactorRequired {
-        /// What the client presents with the code.
+        /// The token, which the client presents with the code.
         token: Token,
-        /// From when on the token does not count, in Unix ms.
+        /// When the token expires, in Unix ms.
         expires_at_ms: i64,
-        /// Whether the user has a second factor. If not, [`AuthService::enrol_at_login`] comes
+        /// Whether the user has a second factor. If not, call [`AuthService::enrol_at_login`]
         /// first.
         enrolled: bool,
     },
@@ -79,12 +77,12 @@ pub enum Login {
     Refused,
     /// As [`PasswordCheck::Delayed`].
     Delayed {
-        /// When to try again, in ms from now.
+        /// The remaining delay, in ms.
         retry_after_ms: i64,
     },
 }
 
-/// A password that was found right, and what it was checked against.
+/// A right password, and the record that it was checked against.
 pub(super) struct Accepted {
     pub(super) user: StoredUser,
     password: PreparedPassword,
@@ -98,9 +96,9 @@ pub(super) enum CheckedPassword {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Whether the password is the user's; delayed attempts are `false`.
+    /// Whether the password is right; `false` also for a delayed attempt.
     ///
-    /// A hash weaker than today's parameters, or with an older pepper, is replaced.
+    /// A hash with weaker parameters than the current ones, or with an older pepper, is replaced.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -108,7 +106,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(matches!(self.check_password(username, password)?, PasswordCheck::Accepted(_)))
     }
 
-    /// As [`AuthService::verify_password`], telling the user and the delay.
+    /// As [`AuthService::verify_password`], but returns the user or the delay.
     ///
     /// # Errors
     /// As [`AuthService::verify_password`].
@@ -131,8 +129,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(user.map_or(PasswordCheck::Refused, |user| PasswordCheck::Accepted(Box::new(user))))
     }
 
-    /// Checks the password and starts a session; or, if the user has a second factor or one is
-    /// required, hands out a token to go on with.
+    /// Checks the password and starts a session. If the login requires a second factor, returns a
+    /// token for the second step instead.
     ///
     /// # Errors
     /// As [`AuthService::verify_password`].
@@ -169,10 +167,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(started.unwrap_or(Login::Refused))
     }
 
-    /// Changes a password, if the old one is right: `false` if not. Ends all sessions of the user.
+    /// Changes a password; `false` if the old password is wrong. Ends all sessions of the user.
     ///
     /// # Errors
-    /// [`Error::Validation`] if the new password breaks a rule (after the old one was right).
+    /// [`Error::Validation`] if the new password violates a rule (and the old one is right).
     pub fn change_password(&self, username: &str, old_password: &str, new_password: &str) -> Result<bool> {
         let CheckedPassword::Accepted(accepted) = self.check(username, old_password)? else {
             return Ok(false);
@@ -201,8 +199,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Sets a password without the old one: for operators. Ends all sessions of the user, forgets
-    /// the sources that it has logged in from, and clears its delays.
+    /// Sets a password without the old one, for operators. Ends all sessions of the user, removes
+    /// its known sources, and clears its delays.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Validation`].
@@ -212,7 +210,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let hash = self.shared.hasher.hash_secret(new_password.as_bytes())?;
         self.change(|change| {
             let mut user = self.user_by_id(user_id)?;
-            // Whoever knew the old password may have made a source trusted, and delays are over.
+            // An attacker with the old password may have added a known source. The delays are
+            // cleared.
             if !planted("auth_trust_survives_reset") {
                 user.value.trusted.clear();
             }
@@ -241,9 +240,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     pub(super) fn check(&self, username: &str, password: &str) -> Result<CheckedPassword> {
         let Ok(password) = PreparedPassword::new(password) else {
-            return Ok(CheckedPassword::Refused); // no user can have it, so this tells nothing
+            return Ok(CheckedPassword::Refused); // no user can have such a password, so the answer reveals nothing
         };
-        // A name that no user can have is looked up as nobody's, so that it takes as long.
+        // An invalid name is looked up as that of nobody, so that it takes the same time.
         let name = normal_form(username).ok();
         let (user, name_tag) = self.user_or_other(name.as_ref())?;
         let known = name_tag.is_none() || planted("auth_unknown_name_opens");
@@ -253,13 +252,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let wait_ms = self.shared.guesses.begin(&charges, self.now_ms());
         let open = known && !user.public.disabled && wait_ms == 0;
         let is_nobody = *user.public.user_id.as_bytes() == NOBODY;
-        // A delayed attempt says that it is, so it may take the decoy's time: an account with an
-        // expensive hash must not cost that for each attempt during a delay.
+        // The answer reveals a delay anyway, so a delayed attempt may take the time of the decoy:
+        // an account with an expensive hash must not cost that time for each delayed attempt.
         let is_decoy = is_nobody || wait_ms > 0 && !planted("auth_delayed_costs_the_hash");
         let hash = if is_decoy { decoy } else { &user.password_hash };
         let (right, action) = match self.shared.hasher.verify_secret(password.as_bytes(), hash) {
             Ok(right) => (right && open, AuditAction::PasswordVerified),
-            // An error as the answer would reveal that the user exists.
+            // An error would reveal that the user exists.
             Err(Error::Crypto(_)) => {
                 let _same_time = self.shared.hasher.verify_secret(password.as_bytes(), decoy)?;
                 self.shared.counts.uncheckable.fetch_add(open.into(), Ordering::Relaxed);
@@ -271,7 +270,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             self.shared.guesses.refund(&charges);
             return Ok(CheckedPassword::Accepted(Box::new(Accepted { user, password, source })));
         }
-        // The trail shows nobody's id as an unknown user.
+        // The trail shows the id of nobody as an unknown user.
         let target = UserId::from_bytes(if known { *user.public.user_id.as_bytes() } else { NOBODY });
         // Limits per account and per source: noise from one source does not hide other refusals.
         let account = charges.last().map(|charge| charge.tag);
@@ -285,8 +284,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(CheckedPassword::Refused)
     }
 
-    /// The user of this name and `None`; or, with the same work, another user and the tag of the
-    /// unknown name. Nobody can predict which user: the order of names is the order of their tags.
+    /// The user with this name and `None`; or, with the same work, another user and the tag of the
+    /// unknown name. The caller cannot predict which user, because names are ordered by their tags.
     fn user_or_other(&self, name: Option<&NormalUsername>) -> Result<(StoredUser, Option<SourceTag>)> {
         const MISSING: Error = Error::Crypto("a record that always exists is missing");
         let tag = self.keys()?.names.tag(&[name.map_or("", NormalUsername::as_str).as_bytes()]);
@@ -298,7 +297,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         };
         let (id, is_known) = self.with_keys(|keys| {
             let found = next(&key)?;
-            // Behind the last user the order starts again with the first.
+            // Behind the last user the order wraps to the first.
             let first = next(&record_keys::name(&record_keys::FIRST_NAME))?;
             let is_last = found.0 == record_keys::name(&record_keys::LAST_NAME);
             let (key_found, value) = if is_last { &first } else { &found };
@@ -309,7 +308,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         short.copy_from_slice(&tag[..16]);
         match self.load_user(&id)? {
             Some(user) => Ok((user.value, Some(short).filter(|_| !is_known))),
-            // Deleted between the two look-ups.
+            // The user was deleted between the two look-ups.
             None => match self.load_user(&NOBODY)? {
                 Some(nobody) => Ok((nobody.value, Some(short))),
                 None => Err(MISSING),
@@ -317,10 +316,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// The user's record as it is now, if the password is still the one that was checked.
+    /// The current record of the user, if the checked password is still valid.
     fn same_password(&self, accepted: &Accepted) -> Result<Option<Loaded<StoredUser>>> {
         let user = self.load_user(accepted.user.public.user_id.as_bytes())?;
-        // The epoch rises with each password; a hash may be replaced by a stronger one of the same.
+        // Each new password raises the epoch. A login may replace the hash by a stronger one of the
+        // same password.
         let is_same = |user: &StoredUser| user.epoch == accepted.user.epoch || planted("auth_epoch_ignored");
         Ok(user.filter(|user| is_same(&user.value) && !user.value.public.disabled))
     }
@@ -353,8 +353,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// The counters that an attempt is charged to; the account-and-source counter is first, the
-    /// account's last. An unknown name is an account of its own.
+    /// The counters of an attempt, the account-and-source counter first, the account counter last.
+    /// An unknown name counts as an account.
     fn charges(&self, user: &StoredUser, unknown: Option<SourceTag>, source: Option<SourceTag>) -> Result<Vec<Charge>> {
         let policy = self.options().guess_policy;
         let who = unknown.unwrap_or(*user.public.user_id.as_bytes());
@@ -416,8 +416,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.load(&record_keys::guess_slot(slot(tag)), read)
     }
 
-    /// Writes the counters of a failure down, so that another service on this store, after a
-    /// restart or for the next request, counts on from there.
+    /// Persists the counters of a failure, so that other services on this store continue them, also
+    /// after a restart.
     pub(super) fn persist_counters(&self, charges: &[Charge]) -> Result<()> {
         let (Some(account), now_ms) = (charges.last(), self.now_ms()) else { return Ok(()) };
         if planted("auth_counters_in_memory") || self.shared.persists.pass(account.tag, now_ms).is_none() {
@@ -435,11 +435,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             outcome?;
             std::thread::yield_now();
         }
-        Ok(()) // in memory they count; the next failure is written again
+        Ok(()) // the counters in memory still count; the next failure writes them again
     }
 
-    /// Adds the counters to those of other services in the store; `false` if one of those was
-    /// faster.
+    /// Adds the counters to the stored ones of other services; `false` after a conflict with one of
+    /// them.
     fn try_persist(
         &self,
         charges: &[Charge],
@@ -463,7 +463,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 && other.last_ms <= now_ms
                 && other.remaining(now_ms, half_life_ms) > counter.failures
             {
-                continue; // the slot holds somebody worse
+                continue; // the slot has a counter with more failures
             }
             let mut writer = FieldWriter::default();
             writer.raw(tag).u32(counter.failures).i64(counter.last_ms);
@@ -476,16 +476,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         match self.shared.engine.commit(&batch)? {
             BatchOutcome::Committed(_) => Ok(true),
             BatchOutcome::Rejected(_) => {
-                // The store's keys may have been replaced meanwhile.
+                // The store's keys may have been rotated meanwhile.
                 self.refresh_keys(&keys)?;
                 Ok(false)
             }
         }
     }
 
-    /// Clears the delays of a user after wrong passwords and codes, from whatever source.
+    /// Clears the delays of a user after wrong passwords and codes, for all sources.
     ///
-    /// The delay of a source that has guessed at many users stays: see
+    /// The delay of a source that has tried many users stays: see
     /// [`AuthService::clear_source_delays`].
     ///
     /// # Errors
@@ -505,7 +505,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// service's memory.
     ///
     /// # Errors
-    /// [`Error::Validation`] for what can be no source.
+    /// [`Error::Validation`] for an invalid source.
     pub fn clear_source_delays(&self, source: &str) -> Result<()> {
         check_label(Some(source))?;
         let tag = self.guess_tag("source", "", source)?;
@@ -521,17 +521,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Adds a refusal to the audit trail, unless too many of this kind concerned the same principal
-    /// `who`. Refusals without an entry are counted: in the next entry of their kind, and in
-    /// [`super::AuthStats::refusals_suppressed`]. A refusal stands whether its entry can be written
-    /// or not.
+    /// Adds a refusal to the audit trail, unless the rate limiter of this action and principal
+    /// `who` suppresses it. Suppressed refusals are counted in the next entry of their kind and in
+    /// [`super::AuthStats::refusals_suppressed`]. A failure to write the entry does not change the
+    /// answer.
     pub(super) fn audit_refusal(&self, action: AuditAction, who: &str, target: &str) {
-        // Without the store's keys no entry can be written either.
+        // Without the store's keys no entry can be written.
         let limit = self.guess_tag("refused", who, "").map(|tag| (action, tag)).ok();
         self.audit_limited(limit.as_slice(), action, target);
     }
 
-    /// As [`AuthService::audit_refusal`], within each of these limits.
+    /// As [`AuthService::audit_refusal`], with several limits.
     fn audit_limited(&self, limits: &[(AuditAction, SourceTag)], action: AuditAction, target: &str) {
         let written = self.shared.refusals.pass_all(limits, self.now_ms()).is_some_and(|suppressed| {
             let outcome = self.change(|change| {

@@ -1,6 +1,6 @@
-//! The index of names by what they look like: under each skeleton the ids of its users.
+//! The index of confusable names: under each skeleton the ids of its users.
 //!
-//! It is kept whatever the policy is, so that a stricter policy finds what came before it.
+//! It is maintained under every policy, so that a stricter policy finds older names.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use crate::record_keys;
 use crate::username::{LookAlikes, normal_form};
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Enters a user under these skeletons of its name.
+    /// Adds a user under the skeletons of its name.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the policy refuses names that look alike and another user has one.
+    /// [`Error::Conflict`] if the policy refuses confusable names and another user has one.
     pub(super) fn enter_looks(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -42,7 +42,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    /// Takes a user out from under these skeletons of its name.
+    /// Removes a user from the skeletons of its name.
     pub(super) fn leave_looks(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -79,7 +79,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 }
 
 impl StoredUser {
-    /// The skeletons of its name.
+    /// The skeletons of the user's name.
     pub(super) fn looks(&self) -> Result<BTreeSet<String>> {
         Ok(normal_form(&self.normal_name)?.skeletons(&self.public.username))
     }

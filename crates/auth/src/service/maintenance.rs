@@ -1,5 +1,5 @@
-//! Work that may run at any time beside everything else: re-wrapping after a master key was added,
-//! and removing what has expired.
+//! Maintenance, which may run at any time beside other calls: rotation of the master key and of the
+//! root key, and removal of expired records.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -23,38 +23,38 @@ use crate::record_mac::identity;
 const PAGE: usize = 256;
 const RESEAL_PAGE: usize = 64;
 
-/// What a rotation of the master key did.
+/// The outcome of a rotation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rotation {
-    /// Records whose data key was wrapped anew, or that were sealed anew.
+    /// Number of re-wrapped or re-sealed records.
     pub rewrapped: u64,
-    /// Records looked at.
+    /// Number of records read.
     pub examined: u64,
 }
 
-/// What a purge removed.
+/// The number of records that a purge removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Purged {
-    /// Sessions that were over.
+    /// Expired and ended sessions.
     pub sessions: u64,
-    /// API keys that were expired.
+    /// Expired API keys.
     pub api_keys: u64,
-    /// Single-use tokens that did not count any more.
+    /// Invalid single-use tokens.
     pub tokens: u64,
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Wraps the root keys and every record's data key with the current master key. Data stays as
-    /// it is, and everything else may go on meanwhile. When it returns, older master keys wrap
-    /// nothing any more, also of what was encrypted while it ran, and can be removed.
+    /// Wraps the root keys and every record's data key with the current master key. The data does
+    /// not change, and other calls may run meanwhile. When this returns, older master keys no
+    /// longer wrap anything, including data that was encrypted meanwhile, and can be removed.
     ///
-    /// Who has an older master key and a copy of the store from before still knows the root keys,
-    /// and can forge records if the store can be written: against that,
-    /// [`AuthService::rotate_root`].
+    /// An attacker with an older master key and an old copy of the store still knows the root keys,
+    /// and with write access to the store can forge records. [`AuthService::rotate_root`] prevents
+    /// this.
     ///
-    /// Safe to run again after an interruption: it finds what is left.
+    /// After an interruption, run it again: it continues with the remaining records.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
@@ -72,19 +72,20 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(rotation)
     }
 
-    /// Replaces the root key that makes records authentic, under a newer master key, and seals
-    /// every record anew. When it returns and the older master keys are removed from the ring, who
-    /// has a copy of them and of the store from before can open nothing new, and forge nothing.
-    /// Tokens, passwords and audit anchors stay as they are.
+    /// Replaces the root key that authenticates records, under a newer master key, and seals every
+    /// record again. When this has returned and the older master keys are removed from the ring, an
+    /// attacker with a copy of them and an old copy of the store can neither decrypt new data nor
+    /// forge records. Tokens, passwords and audit anchors stay valid.
     ///
-    /// Everything else may go on meanwhile. Reads each record once and writes it once, 64 to a
-    /// commit. Safe to run again after an interruption: it finds what is left. The older master
-    /// keys are needed until it has returned.
+    /// Other calls may run meanwhile. It reads and writes each record once, with 64 records per
+    /// commit. After an interruption, run it again: it continues with the remaining records. It
+    /// needs the older master keys until it has returned.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the current master key wraps the root already: add a newer one first,
-    /// and do not call [`AuthService::rotate_master_key`], which would wrap the old root with it.
-    /// [`Error::Crypto`] if a record is not authentic or its master key is missing.
+    /// [`Error::Conflict`] if the current master key wraps the root already: add a newer master key
+    /// first. Do not call [`AuthService::rotate_master_key`] in between, because it would wrap the
+    /// old root with the new key. [`Error::Crypto`] if a record is not authentic or its master key
+    /// is missing.
     pub fn rotate_root(&self) -> Result<Rotation> {
         self.prepare()?;
         let mut rotation = Rotation::default();
@@ -104,13 +105,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             change.audit(AuditAction::RootKeyRotated, format!("key {}", self.shared.crypto.current_key_id()));
             Ok(Decision::Commit(()))
         })?;
-        // So that this service opens nothing of the old root from now on either.
+        // From now on this service does not open records of the old root either.
         let keys = self.keys()?;
         self.refresh_keys(&keys)?;
         Ok(rotation)
     }
 
-    /// A new sealing root, unless one is on its way already.
+    /// Creates a new sealing root, unless a rotation is in progress.
     fn begin_root(&self) -> Result<()> {
         self.change(|change| {
             let Loaded { value: meta, version } = self.meta()?;
@@ -137,8 +138,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.refresh_keys(&keys).map(drop)
     }
 
-    /// Seals every record with the new root. New ones are: every commit requires the keys to be
-    /// current.
+    /// Seals every existing record with the new root. New records use it already, because every
+    /// commit requires the current keys.
     fn reseal_all(&self, rotation: &mut Rotation) -> Result<()> {
         let end = prefix_end(record_keys::RESERVED_PREFIX);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -153,7 +154,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             rotation.rewrapped += self.change(|change| {
                 let mut resealed = 0;
                 for key in &keys {
-                    // Gone meanwhile, or sealed anew by its own change.
+                    // Removed meanwhile, or sealed again by another change.
                     let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else { continue };
                     if change.keys.sealer.is_current(key, &bytes) {
                         continue;
@@ -170,10 +171,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// How many records each master key wraps a key of. A key that is not named here wraps nothing
-    /// in this store and can be removed, unless another store or a backup needs it.
+    /// The number of records that each master key wraps a key of. A master key that is not listed
+    /// wraps nothing in this store. It can be removed, unless another store or a backup needs it.
     ///
-    /// Reads all metadata once; what changes meanwhile may be counted as before or after.
+    /// It reads all metadata once. A record that changes meanwhile is counted as before or after
+    /// its change.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -266,8 +268,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// Removes sessions that are over, API keys that are expired, and single-use tokens that do not
-    /// count any more. They are refused anyway; this frees their space.
+    /// Removes ended sessions, expired API keys and invalid single-use tokens. They are refused
+    /// anyway; this frees their space.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -310,7 +312,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Calls `visit` with each key under `prefix` and what follows the prefix, page by page.
+    /// Calls `visit` with each key under `prefix` and the key's part after the prefix, page by
+    /// page.
     pub(super) fn for_each_key<const N: usize>(
         &self,
         prefix: &[u8],

@@ -1,8 +1,8 @@
 //! The service: records on an engine, changed only by conditional batches.
 //!
-//! Each change reads what it needs, builds one batch that requires every record to be as it was
-//! read, adds its audit entry, and commits; if somebody was faster it starts over. So each change
-//! is whole or absent, at any concurrency and any crash, without a lock held across the engine.
+//! Each change reads its records, builds one batch that requires them to be unchanged, adds its
+//! audit entry, and commits. After a conflict it starts over. So each change is atomic under
+//! concurrency and in a crash, and no lock is held during a call of the engine.
 
 mod admin;
 mod api_keys;
@@ -58,11 +58,11 @@ use store_keys::{ProcessKeys, StoreKeys};
 
 /// Authentication and authorisation on an engine.
 ///
-/// Its calls trust their caller: they are for the program that embeds the service. What others may
-/// manage goes through [`AdminService`].
+/// Its calls trust their caller, the embedding program. Use [`AdminService`] for calls with the
+/// rights of a principal.
 ///
-/// Cloning is cheap; clones share everything but who they act for (see [`AuthService::acting_as`]
-/// and [`AuthService::from_source`]).
+/// Cloning is cheap; clones share everything except the actor and the source
+/// ([`AuthService::acting_as`], [`AuthService::from_source`]).
 pub struct AuthService<E, H, C> {
     shared: Arc<AuthInner<E, H, C>>,
     caller: Arc<CallContext>,
@@ -74,13 +74,13 @@ impl<E, H, C> Clone for AuthService<E, H, C> {
     }
 }
 
-/// Who calls, for the audit trail and the guessing delays.
+/// The caller, for the audit trail and the guessing delays.
 #[derive(Clone, Debug, Default)]
 struct CallContext {
     actor: Actor,
     source: Option<String>,
-    /// The generation as of which the caller's authority was checked: changes commit only if it
-    /// still is this one.
+    /// The generation of the check of the caller's rights: changes commit only if the generation is
+    /// unchanged.
     guard: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ struct AuthInner<E, H, C> {
     hasher: H,
     crypto: C,
     options: AuthOptions,
-    /// Those of the store, as of the last look; and those of this process.
+    /// The keys of the store, as of the last read, and the keys of this process.
     keys: RwLock<Option<Arc<StoreKeys>>>,
     process_keys: OnceLock<ProcessKeys>,
     guesses: GuessCounters,
@@ -97,29 +97,28 @@ struct AuthInner<E, H, C> {
     refusals: KeyedRateLimiter<(AuditAction, SourceTag)>,
     /// Writes of counters of wrong passwords: by account.
     persists: KeyedRateLimiter<SourceTag>,
-    /// Uses of the engine's reserve by what users and managers do: by principal.
+    /// Uses of the engine's reserve in calls of users and managers: by principal.
     reserve_uses: KeyedRateLimiter<String>,
     counts: ServiceCounters,
     quotas: Quotas,
 }
 
-/// What happened besides the answers, since the service was made.
+/// Counters of events since the creation of the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuthStats {
-    /// Last uses of API keys and sessions that could not be written; the requests went through.
+    /// Failed writes of the last use of an API key or session. The requests themselves succeeded.
     pub last_used_failures: u64,
-    /// Commits tried again because another was faster.
+    /// Commits repeated after a conflict.
     pub commit_retries: u64,
-    /// API keys verified without the help of the cache.
+    /// API keys verified without the cache.
     pub api_keys_verified_cold: u64,
-    /// Panics of the listener that were contained.
+    /// Caught panics of the listener.
     pub listener_panics: u64,
-    /// Refusals without an entry of their own in the audit trail: too many came at once, or the
-    /// entry could not be written.
+    /// Refusals without an audit entry, because of the rate limiter or a failed write.
     pub refusals_suppressed: u64,
-    /// Passwords that could not be checked, because their hash is broken or its pepper missing.
-    /// They were refused as wrong ones are.
+    /// Passwords that could not be checked, because the hash is broken or its pepper is missing.
+    /// They were refused like wrong passwords.
     pub passwords_uncheckable: u64,
 }
 
@@ -134,8 +133,8 @@ struct ServiceCounters {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// A service with default options. The first call that needs them makes or loads the store's
-    /// keys.
+    /// A service with default options. The first call that needs the store's keys creates or loads
+    /// them.
     pub fn new(engine: E, hasher: H, crypto: C) -> Self {
         Self::assemble(engine, hasher, crypto, AuthOptions::default())
     }
@@ -168,41 +167,42 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Self { shared: Arc::new(shared), caller: Arc::default() }
     }
 
-    /// This service, acting for `actor`: the audit trail names it.
+    /// The service with `actor` as the actor of its audit entries.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {
         let caller = CallContext { actor, ..(*self.caller).clone() };
         Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
     }
 
-    /// This service, for a request from `source` (an address, say): guessing is counted per source,
-    /// and the audit trail names it.
+    /// The service with `source` (for instance a network address) as the source of its requests.
+    /// Failures are counted per source, and audit entries contain the source.
     ///
     /// # Errors
-    /// [`crate::Error::Validation`] past 256 bytes or with control characters.
+    /// [`crate::Error::Validation`] if the source is longer than 256 bytes or has control
+    /// characters.
     pub fn from_source(&self, source: &str) -> Result<Self> {
         check_label(Some(source))?;
         let caller = CallContext { source: Some(source.to_owned()), ..(*self.caller).clone() };
         Ok(Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) })
     }
 
-    /// This service, whose changes commit only as long as the generation is this one.
+    /// The service with a guard: its changes commit only while the generation is unchanged.
     fn guarded_by(&self, generation: u64) -> Self {
         let caller = CallContext { guard: Some(generation), ..(*self.caller).clone() };
         Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
     }
 
-    /// The engine below.
+    /// The engine.
     pub fn engine(&self) -> &E {
         &self.shared.engine
     }
 
-    /// The encryptor, to add or remove master keys.
+    /// The encryptor, for adding and removing master keys.
     pub fn encryptor(&self) -> &C {
         &self.shared.crypto
     }
 
-    /// Makes or loads the store's keys now rather than at the first call.
+    /// Creates or loads the store's keys now instead of in the first call.
     ///
     /// # Errors
     /// [`crate::Error::Crypto`] if the master key is not the one of this store.
@@ -210,8 +210,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.keys().map(drop)
     }
 
-    /// Whether the store has the service's keys. Without them any other call makes them, which a
-    /// store that is open for reading only refuses.
+    /// Whether the store has the service's keys. Any other call creates missing keys, which fails
+    /// in a read-only store.
     ///
     /// # Errors
     /// The engine's.
@@ -219,7 +219,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.shared.keys.read().is_some() || self.load_meta()?.is_some())
     }
 
-    /// What happened besides the answers.
+    /// The counters of events.
     pub fn stats(&self) -> AuthStats {
         let counts = &self.shared.counts;
         AuthStats {
@@ -232,7 +232,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// Tells the listener what was committed; no lock is held here.
+    /// Passes committed entries to the listener. No lock is held.
     fn tell_listener(&self, entries: &[AuditEntry]) {
         let Some(listener) = &self.options().listener else { return };
         for entry in entries {
@@ -256,7 +256,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-/// A service with the usual parts: Argon2id for passwords, AES-256-GCM for what is encrypted.
+/// A service with the default parts: Argon2id for passwords, AES-256-GCM for encryption.
 ///
 /// # Examples
 /// ```
@@ -273,8 +273,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 pub type DefaultAuthService<E> = AuthService<E, Argon2SecretHasher, AesGcmEncryptor>;
 
 impl<E: KvEngine> DefaultAuthService<E> {
-    /// A service with the usual parts and default options, under this master key. Makes or loads
-    /// the store's keys.
+    /// A service with the default parts and options under `master_key`. Creates or loads the
+    /// store's keys.
     ///
     /// # Errors
     /// [`crate::Error::Crypto`] if the master key is not the one of this store; the engine's.

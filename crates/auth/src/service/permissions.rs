@@ -1,8 +1,8 @@
 //! Roles, principals and `authorize`.
 //!
-//! A principal remembers what it may do together with the version of one record, the generation,
-//! which is rewritten in the same commit as every change that may take access away. A check costs
-//! one look-up of that record; if its version is another, everything is read anew.
+//! A principal caches its rights with the version of one record, the generation. Every change that
+//! may revoke access rewrites this record in the same commit. A check looks the record up, and
+//! reads the rights again if the version differs.
 
 use std::fmt;
 use std::ops::{Bound, Range};
@@ -26,34 +26,35 @@ use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
 use crate::record_keys;
 use crate::token::{API_KEY_PREFIX, parse_session};
 
-/// How often a role is made anew because roles were deleted at the same time.
+/// Maximum number of attempts to create a role while roles are deleted concurrently.
 const MAX_TRIES: u32 = 1000;
 
-/// What an API key may do changes only with the generation.
+/// The rights of an API key change only with the generation.
 const ALWAYS: Range<Timestamp> = Timestamp::MIN..Timestamp::MAX;
 
-/// Somebody who has authenticated. Made by [`AuthService::authenticate`] only.
+/// An authenticated user or API key. Only [`AuthService::authenticate`] creates it.
 pub struct Principal {
     user_id: UserId,
     credential: Credential,
     access: RwLock<Arc<AccessRights>>,
 }
 
-/// By what a principal authenticated.
+/// The credential of a principal.
 #[derive(Clone)]
 enum Credential {
-    /// With the MAC of the very secret, so that it ends when the key gets another one.
+    /// An API key, with the MAC of the presented secret, so that the principal ends when the secret
+    /// does.
     ApiKey(ApiKeyId, [u8; TAG_LEN_BYTES]),
     Session([u8; TAG_LEN_BYTES]),
 }
 
-/// What a principal may do, as of one generation.
+/// The rights of a principal, as of one generation.
 pub(crate) struct AccessRights {
     pub(crate) generation: u64,
     alive: bool,
     expires_at_ms: Option<Timestamp>,
-    /// When it may be used without another look at the credential: use through it must keep a
-    /// session alive, and what else keeps the session alive counts too.
+    /// The times at which the rights are valid without another check of the credential. The check
+    /// records the use of a session, and finds uses of the session elsewhere.
     fresh: Range<Timestamp>,
     owner: PermissionSet,
     limit: Option<PermissionSet>,
@@ -65,14 +66,14 @@ impl AccessRights {
         Self { generation, alive: false, expires_at_ms: None, fresh, owner, limit: None }
     }
 
-    /// Whether every key of `range` outside the service's own prefix may be acted on.
+    /// Whether the action is allowed on every key of `range` outside the service's own prefix.
     pub(crate) fn allows_range(&self, action: Action, range: &KeyRange, now_ms: Timestamp) -> bool {
         if !self.alive || self.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
             return false;
         }
         let parts = range.without(&record_keys::reserved_keys());
         if parts.is_empty() && !range.is_empty() {
-            return false; // nothing but the service's own keys
+            return false; // only the service's own keys
         }
         parts.iter().all(|part| {
             self.owner.allows_range(action, part)
@@ -80,7 +81,7 @@ impl AccessRights {
         })
     }
 
-    /// Whether it has every one of these rights.
+    /// Whether all of these rights are included.
     pub(super) fn covers(&self, rights: &PermissionSet) -> bool {
         let has = |(action, range)| {
             self.owner.allows_range(action, range)
@@ -90,12 +91,12 @@ impl AccessRights {
         rights.ranges().all(has) && quotas_hold(&self.owner) && self.limit.as_ref().is_none_or(quotas_hold)
     }
 
-    /// The sets of grants that each must allow what is done.
+    /// The sets of grants. Each of them must allow an operation.
     pub(super) fn sets(&self) -> impl Iterator<Item = &PermissionSet> {
         std::iter::once(&self.owner).chain(&self.limit)
     }
 
-    /// Whether `action` is allowed on anything at all.
+    /// Whether `action` is allowed on any key.
     pub(super) fn allows_any(&self, action: Action, now_ms: Timestamp) -> bool {
         let has = |set: &PermissionSet| set.ranges().any(|(held, _)| held == action);
         self.alive
@@ -114,12 +115,12 @@ impl AccessRights {
 }
 
 impl Principal {
-    /// The user; for an API key, its owner.
+    /// The user, or the owner of the API key.
     pub fn user_id(&self) -> &UserId {
         &self.user_id
     }
 
-    /// The hash of its session's token, if it is in a session.
+    /// The hash of the session's token, if the principal has a session.
     pub(super) fn session(&self) -> Option<&[u8; TAG_LEN_BYTES]> {
         match &self.credential {
             Credential::Session(token_hash) => Some(token_hash),
@@ -127,7 +128,7 @@ impl Principal {
         }
     }
 
-    /// Who it is to the audit trail.
+    /// The actor for the audit trail.
     pub fn actor(&self) -> Actor {
         match &self.credential {
             Credential::ApiKey(id, _) => Actor::ApiKey(id.clone()),
@@ -143,7 +144,7 @@ impl fmt::Debug for Principal {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Who presents this token, an API key's or a session's; `None` if it does not work.
+    /// The principal of a token of an API key or a session; `None` if the token is invalid.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -163,8 +164,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(access.alive.then(|| Principal { user_id, credential, access: RwLock::new(Arc::new(access)) }))
     }
 
-    /// Whether `principal` may do `action` to `key`, as of now: revocations, disabled users and
-    /// changed roles count at once. The service's own keys are never allowed.
+    /// Whether `principal` may do `action` on `key` now. Revocations, disabled users and changed
+    /// roles take effect at once. The service's own keys are always denied.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -172,7 +173,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.access_of(principal)?.allows(action, key, self.now_ms()))
     }
 
-    /// Whether `principal` may do `action` to every key of `range`, the service's own left out.
+    /// Whether `principal` may do `action` on every key of `range` outside the service's own
+    /// prefix.
     ///
     /// # Errors
     /// As [`AuthService::authorize`].
@@ -180,7 +182,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.access_of(principal)?.allows_range(action, range, self.now_ms()))
     }
 
-    /// What a principal may do now.
+    /// The current rights of a principal.
     pub(crate) fn access_of(&self, principal: &Principal) -> Result<Arc<AccessRights>> {
         let access = Arc::clone(&principal.access.read());
         if access.generation == self.generation()? && access.fresh.contains(&self.now_ms()) {
@@ -202,7 +204,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.now_ms()
     }
 
-    /// Reads the generation first: a change behind it makes the next check read again.
+    /// Reads the generation first, so that a concurrent change makes the next check read again.
     fn resolve(&self, credential: &Credential) -> Result<AccessRights> {
         let generation = self.generation()?;
         let (user_id, expires_at_ms, fresh, limit) = match credential {
@@ -257,17 +259,17 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Creates or replaces a role.
     ///
-    /// Who had a role of this name that was deleted does not have the new one: before a role is
-    /// created, its name is taken from all who still have it, which reads every user and API key
-    /// once. If a role is deleted meanwhile, this starts over.
+    /// A user with a deleted role of the same name does not get the new one: before a role is
+    /// created, its name is removed from all users and API keys, which reads each of them once. If
+    /// a role is deleted meanwhile, this starts over.
     ///
     /// # Errors
-    /// [`Error::Validation`] for the name, [`Error::LimitExceeded`] past 256 grants.
+    /// [`Error::Validation`] for the name, [`Error::LimitExceeded`] for more than 256 grants.
     pub fn set_role(&self, name: &str, grants: &[Grant]) -> Result<RoleRecord> {
         check_role_name(name)?;
         check_grants(grants)?;
         let role = RoleRecord { name: name.to_owned(), grants: grants.to_vec() };
-        // The role deletions as of which nobody has the name of the role that is to be made.
+        // The version of the deletions record at which no user or key has the name of the new role.
         let mut forgotten_as_of = None;
         for _ in 0..MAX_TRIES {
             let made = self.change(|change| {
@@ -293,22 +295,23 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if let Some(made) = made {
                 return Ok(made);
             }
-            // Nobody is given a role that does not exist: whoever gets the name after this was
-            // given a role that was made, and to be made again it must be deleted.
+            // A role that does not exist cannot be given. So a user can get the name from now on
+            // only if the role is created in between, and then it must be deleted before this
+            // creation.
             forgotten_as_of = Some(self.role_deletions()?);
             self.forget_role(name)?;
         }
         Err(Error::Conflict("roles keep being deleted; try again"))
     }
 
-    /// What to require so that no role was deleted since.
+    /// The requirement that no role was deleted since.
     fn role_deletions(&self) -> Result<Expect> {
         let held = self.load(record_keys::ROLE_DELETIONS, |reader| reader.end())?;
         Ok(held.map_or(Expect::Absent, |held| Expect::Version(held.version)))
     }
 
-    /// Takes the name of a role that does not exist from all users and API keys; it allowed them
-    /// nothing.
+    /// Removes the name of a role that does not exist from all users and API keys. It gave them no
+    /// rights.
     fn forget_role(&self, name: &str) -> Result<()> {
         self.for_each_key(record_keys::USERS, |_, id| {
             self.change(|change| {
@@ -363,7 +366,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.load_role(name)?.map(|role| role.value))
     }
 
-    /// Up to `limit` (at most 1000) roles in the order of their names, from behind `after` on.
+    /// Up to `limit` (at most 1,000) roles in the order of their names, after the name `after`.
     ///
     /// # Errors
     /// As [`AuthService::get_role`].
@@ -383,7 +386,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Deletes a role: whoever has it loses what it allowed. `false` if there is none.
+    /// Deletes a role, and thereby revokes its rights; `false` if no such role exists.
     ///
     /// # Errors
     /// As [`AuthService::get_role`].
@@ -394,7 +397,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Decision::Stop(false));
             };
             change.remove(&record_keys::role(name), role.version);
-            // Whoever makes a role at the same time looks again for those who still have its name.
+            // A concurrent creation of a role then searches again for users and keys with its name.
             change.batch.put(record_keys::ROLE_DELETIONS, change.keys.sealer.seal(record_keys::ROLE_DELETIONS, &[]));
             change.takes_access();
             change.audit(AuditAction::RoleDeleted, name);
@@ -402,7 +405,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Adds an entry to the audit trail for what changes nothing.
+    /// Adds an audit entry without a change.
     pub(super) fn note(&self, action: AuditAction, target: &str) -> Result<()> {
         self.change(|change| {
             change.audit(action, target);
@@ -410,7 +413,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Notes in the audit trail that a principal was refused.
+    /// Adds an audit entry for a denied operation of a principal.
     pub(crate) fn audit_denial(&self, principal: &Principal, what: &str) {
         let who = match &principal.credential {
             Credential::ApiKey(id, _) => id.as_str(),

@@ -1,10 +1,10 @@
-//! Quotas of grants: what is under their ranges, counted in memory, and writes that have to fit.
+//! Quotas of grants: the use of their ranges, counted in memory, and the check of writes.
 //!
-//! A range is counted by a scan when a write first needs to know, and the count follows the writes
-//! that the quota holds, which take turns under its lock: so they never exceed it. Writes that it
-//! does not hold (the embedding program's, those of other grants, of another service on the same
-//! engine) are not seen until the next count: one begins an interval after the last, and goes on by
-//! a page at each write; and a whole one comes before a refusal.
+//! The first write under a quota counts the range by a scan. Writes that the quota limits then
+//! update the count, one at a time under the quota's lock, so they never exceed the quota. Other
+//! writes (of the embedding program, of other grants, of another service on the same engine) are
+//! counted only by the next scan. It begins an interval after the last scan, and reads one page at
+//! each write. Before a refusal the whole range is scanned.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -25,21 +25,22 @@ use crate::permission::{Action, KeyRange};
 use crate::quota::{Quota, QuotaUse};
 use crate::record_keys;
 
-/// How long a count stands before the next begins, in ms.
+/// Interval between two counts, in ms.
 const INTERVAL_MS: Timestamp = 60_000;
-/// How old a whole count may be for a refusal to rest on it, in ms: who is refused again and again
-/// makes the service count once in this time,
+/// Maximum age of a whole count that a refusal relies on, in ms, for counts of up to a tenth of it.
+/// It bounds the number of counts that repeated refusals cause.
 const FRESH_MS: Timestamp = 1_000;
-/// or, if that is longer, in this many times what the count took.
+/// Maximum age of a whole count that a refusal relies on, as a multiple of its duration, for longer
+/// counts.
 const FRESH_PER_COUNT: Timestamp = 10;
-/// Most keys of one page of a count.
+/// Maximum number of keys in one page of a count.
 const PAGE_KEYS: u64 = 128;
-/// About how many bytes a page of a count reads at most.
+/// Approximate maximum of bytes that a page of a count reads.
 const PAGE_BYTES: u64 = 256 << 10;
-/// How many ranges are remembered.
+/// Maximum number of ranges in memory.
 const MAX_RANGES: usize = 4096;
 
-/// The counts of all ranges that a write had to fit in.
+/// The counts of all ranges with a quota that limited a write.
 #[derive(Default)]
 pub(super) struct Quotas {
     table: Mutex<RangeTable>,
@@ -53,13 +54,13 @@ struct RangeTable {
 
 struct CountedRange {
     count: Arc<Mutex<RangeCount>>,
-    /// Higher than that of all that were used before.
+    /// The time of the last use: a counter, higher than that of all earlier uses.
     last_use: u64,
 }
 
 impl Quotas {
-    /// The count of a range. Past [`MAX_RANGES`] the one that was not used for longest is
-    /// forgotten, if no write has it.
+    /// The count of a range. Above [`MAX_RANGES`], the least recently used count is evicted, unless
+    /// a write uses it.
     fn of(&self, range: &KeyRange) -> Arc<Mutex<RangeCount>> {
         let mut table = self.table.lock();
         table.uses += 1;
@@ -77,26 +78,26 @@ impl Quotas {
     }
 }
 
-/// What is under one range.
+/// The use of one range.
 #[derive(Default)]
 struct RangeCount {
-    /// As of the last count and the writes since; `None` before the first.
+    /// The use as of the last count and the writes since; `None` before the first count.
     used: Option<QuotaUse>,
     began_ms: Timestamp,
-    /// How long it took, if it was made at one go.
+    /// The duration of the count, if it ran without interruption.
     took_ms: Timestamp,
-    /// The count that is under way.
+    /// The count in progress.
     next: Option<RangeCounting>,
 }
 
 struct RangeCounting {
     began_ms: Timestamp,
     found: QuotaUse,
-    /// The last key that was counted.
+    /// The last counted key.
     behind: Option<Vec<u8>>,
 }
 
-/// What a write adds to a range at most, keys and bytes.
+/// The maximum that a write adds to a range: keys and bytes.
 #[derive(Clone, Copy, Default)]
 struct WriteGrowth {
     keys: i64,
@@ -104,12 +105,12 @@ struct WriteGrowth {
 }
 
 impl RangeCount {
-    /// Counts one page more; whether that was the last.
+    /// Counts one more page; returns whether it was the last.
     fn page(&mut self, engine: &impl KvEngine, range: &KeyRange, now_ms: Timestamp) -> EngineResult<bool> {
         let new = || RangeCounting { began_ms: now_ms, found: QuotaUse::default(), behind: None };
         let counting = self.next.get_or_insert_with(new);
         let mean_bytes = counting.found.bytes.max(1).div_ceil(counting.found.keys.max(1)).max(1);
-        // Nothing is known of the first key's value.
+        // The length of the first key's value is unknown.
         let most = if counting.found.keys == 0 { 1 } else { (PAGE_BYTES / mean_bytes).clamp(1, PAGE_KEYS) };
         let mut left = usize::try_from(most).unwrap_or(1);
         for part in range.without(&record_keys::reserved_keys()) {
@@ -117,7 +118,7 @@ impl RangeCount {
                 Some(behind) if behind >= part.start() => Bound::Excluded(behind),
                 _ => Bound::Included(part.start()),
             };
-            // A part that lies before the last key has nothing more.
+            // A part before the last key is complete.
             if left == 0 || part.end().is_some_and(|end| counting.behind.as_deref().is_some_and(|last| end <= last)) {
                 continue;
             }
@@ -148,13 +149,13 @@ impl RangeCount {
         Ok(())
     }
 
-    /// Whether a refusal may rest on the count.
+    /// Whether a refusal may rely on the count.
     fn is_fresh(&self, now_ms: Timestamp) -> bool {
         let fresh_ms = FRESH_MS.max(self.took_ms.saturating_mul(FRESH_PER_COUNT));
         (0..self.took_ms.saturating_add(fresh_ms)).contains(&now_ms.saturating_sub(self.began_ms))
     }
 
-    /// Refuses what does not fit.
+    /// Refuses a write that exceeds the quota.
     fn admit(
         &mut self,
         engine: &impl KvEngine,
@@ -200,7 +201,7 @@ impl RangeCount {
         })
     }
 
-    /// Follows a write.
+    /// Updates the count after a write.
     fn follow(&mut self, key: &[u8], before: Option<u64>, after: Option<u64>) {
         let apply = |used: &mut QuotaUse| {
             let len = |value: Option<u64>| value.map_or(0, |len| len + key.len() as u64);
@@ -210,14 +211,14 @@ impl RangeCount {
         if let Some(used) = &mut self.used {
             apply(used);
         }
-        // What lies behind is counted as it is then.
+        // Keys behind it are counted later, with their new values.
         if let Some(next) = self.next.as_mut().filter(|next| next.behind.as_deref().is_some_and(|last| key <= last)) {
             apply(&mut next.found);
         }
     }
 }
 
-/// A range for people, shortened.
+/// A short text form of a range, for messages.
 fn name_of(range: &KeyRange) -> String {
     let text = |key: &[u8]| key[..key.len().min(64)].escape_ascii().to_string();
     if *range == KeyRange::all() {
@@ -230,7 +231,7 @@ fn name_of(range: &KeyRange) -> String {
     }
 }
 
-/// A quota that a batch has to fit in, and which of its changes.
+/// A quota that limits a batch, and the changes that it limits.
 struct Holding {
     quota: Quota,
     changes: Vec<usize>,
@@ -240,10 +241,10 @@ struct Holding {
 type HeldQuota = Option<(u64, u64)>;
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Commits a batch that `access` allows, if it fits in the quotas of its grants.
+    /// Commits a batch that `access` allows, if it does not exceed the quotas of its grants.
     ///
     /// # Errors
-    /// [`EngineError::Full`] if it does not; the engine's.
+    /// [`EngineError::Full`] if it exceeds a quota; the engine's.
     pub(crate) fn commit_within_quotas(&self, access: &AccessRights, batch: Batch) -> EngineResult<BatchOutcome> {
         let engine = &self.shared.engine;
         if !access.sets().any(|set| set.has_quotas()) {
@@ -265,7 +266,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return engine.commit(&batch);
         }
 
-        // The locks are taken in the order of the ranges, by all.
+        // All callers take the locks in the order of the ranges.
         let counts: Vec<_> = holding.keys().map(|range| self.shared.quotas.of(range)).collect();
         let mut guards: Vec<_> = match planted("auth_quota_unlocked") {
             true => Vec::new(),
@@ -285,7 +286,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if changes.iter().any(|change| change.value.is_some()) {
                 return Err(error);
             }
-            // A value that cannot be read can be deleted.
+            // An unreadable value can still be deleted.
             guards.iter_mut().for_each(|count| **count = RangeCount::default());
             drop(changes);
             return engine.commit(&batch);
@@ -318,8 +319,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(outcome)
     }
 
-    /// What is under `range` now, the service's own keys left out: what a [`Quota`] on it counts.
-    /// Reads all of it.
+    /// The current use of `range` without the service's own keys, as a [`Quota`] counts it. It
+    /// reads the whole range.
     ///
     /// # Errors
     /// The engine's.
@@ -330,8 +331,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 }
 
-/// What some changes of a batch add at most. A command with a version of its own may turn out to be
-/// stale, and then a delete frees nothing.
+/// The maximum that some changes of a batch add. A command with an explicit version may be stale; a
+/// stale delete frees nothing.
 fn growth(changes: &[BatchChange<'_>], bound: &[usize], held: &HashMap<&[u8], HeldQuota>) -> WriteGrowth {
     let is_certain = changes.iter().all(|change| change.given.is_none()) || planted("auth_quota_trusts_versions");
     let mut lens: HashMap<&[u8], Option<u64>> = HashMap::new();

@@ -1,5 +1,4 @@
-//! Logins in two steps, and sessions that prove more than they did: by a second factor, or by the
-//! password again.
+//! Logins in two steps, and the step-up of a session by a second factor or by the password.
 
 use hightower_engine::{Expect, KvEngine};
 use secrecy::ExposeSecret;
@@ -19,7 +18,7 @@ use crate::record_keys;
 use crate::single_use::TokenPurpose;
 use crate::token::{Token, parse_session, random_secret, session_token};
 
-/// What somebody in a session proves who they are with.
+/// A proof of identity in a session.
 #[derive(Clone, Copy)]
 pub enum Proof<'a> {
     /// The password.
@@ -28,33 +27,33 @@ pub enum Proof<'a> {
     Code(&'a str),
 }
 
-/// The answer to a step-up.
+/// The outcome of a step-up.
 #[derive(Debug)]
 #[must_use]
 pub enum StepUp {
-    /// The proof is right: the session goes on under a new token, and the one before does not count
-    /// any more.
+    /// The proof is right. The session continues under a new token; the old token is invalid.
     Accepted {
         /// The session.
         session: Box<SessionRecord>,
-        /// What the client presents from now on.
+        /// The new token, for the client.
         token: Token,
     },
-    /// The proof is wrong, or the session is over.
+    /// The proof is wrong, or the session has ended.
     Refused,
-    /// Too many failures: the proof was not looked at.
+    /// Too many failures: the proof was not checked.
     Delayed {
-        /// When to try again, in ms from now.
+        /// The remaining delay, in ms.
         retry_after_ms: i64,
     },
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Goes on with a login that answered [`Login::FactorRequired`], by a one-time password or a
-    /// recovery code, and starts the session. If an enrolment waits for its confirmation and the
-    /// user has no second factor yet, the code confirms it.
+    /// Completes a login after [`Login::FactorRequired`] by a one-time password or a recovery code,
+    /// and starts the session. If an enrolment is pending and the user has no second factor yet,
+    /// the code confirms the enrolment.
     ///
-    /// A wrong code is counted against the user; the token counts until it is used or expires.
+    /// A wrong code counts as a failure of the user. The token stays valid until it is used or
+    /// expires.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -92,9 +91,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Enrols a second factor for a user from whom one is required and who has none, on the
-    /// strength of a login that answered [`Login::FactorRequired`]; [`AuthService::complete_login`]
-    /// confirms it. `None` if the token does not count.
+    /// Enrols a second factor after [`Login::FactorRequired`], for a user who needs one and has
+    /// none. [`AuthService::complete_login`] confirms the enrolment. `None` if the token is
+    /// invalid.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the user has a second factor: a password alone does not replace it.
@@ -114,11 +113,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.noted(TokenPurpose::Login, done)
     }
 
-    /// Has somebody in a session prove who they are once more: the session then knows this factor
-    /// and when ([`SessionRecord::factors`]), and goes on under a new token until it would have
-    /// ended. A code confirms an enrolment too, if the user has no second factor yet.
+    /// Checks a proof of identity in a session. The session records the factor with the time
+    /// ([`SessionRecord::factors`]), and continues under a new token with the same expiry. A code
+    /// also confirms a pending enrolment, if the user has no second factor yet.
     ///
-    /// A session that does not count only because it has no second factor can be stepped up by one.
+    /// A session that is refused only because it lacks a second factor can be stepped up by one.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -137,7 +136,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                     CheckedPassword::Refused => return Ok(StepUp::Refused),
                     CheckedPassword::Delayed(retry_after_ms) => return Ok(StepUp::Delayed { retry_after_ms }),
                 };
-                // The epoch rises with each password.
+                // Each new password raises the epoch.
                 let is_same =
                     |user: &StoredUser| user.epoch == checked.epoch && user.public.user_id == checked.public.user_id;
                 let accept =
@@ -159,16 +158,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Whether a principal is in a session that was authenticated by one of these factors at most
+    /// Requires that the principal's session was authenticated by one of these factors at most
     /// `max_age_ms` ago.
     ///
     /// # Errors
-    /// [`Error::StepUpRequired`] if not: have the user prove it with [`AuthService::step_up`]; then
-    /// go on with the new token's principal. [`Error::Denied`] for an API key, which has no
-    /// factors.
+    /// [`Error::StepUpRequired`] if not: call [`AuthService::step_up`] with a proof of the user,
+    /// then continue with the principal of the new token. [`Error::Denied`] for an API key, which
+    /// has no factors.
     pub fn require_recent(&self, principal: &Principal, any_of: &[Factor], max_age_ms: i64) -> Result<()> {
         let Some(token_hash) = principal.session() else {
-            return Err(Error::Denied("an API key has no factors: this takes a session"));
+            return Err(Error::Denied("an API key has no factors: use a session"));
         };
         let session = self.load_session(token_hash)?.map(|session| session.value);
         let Some(session) = session else {
@@ -178,7 +177,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return Err(Error::StepUpRequired);
         }
         let now_ms = self.now_ms();
-        // A clock that went back by more than the age makes nothing recent.
+        // If the clock went back by more than the age, no factor counts as recent.
         let is_recent = |used: &FactorUse| {
             any_of.contains(&used.factor)
                 && u64::try_from(max_age_ms).is_ok_and(|age_ms| now_ms.abs_diff(used.at_ms) <= age_ms)
@@ -186,7 +185,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if session.public.factors.iter().any(is_recent) { Ok(()) } else { Err(Error::StepUpRequired) }
     }
 
-    /// Uses up a code, or confirms by it what is pending where nothing is active.
+    /// Uses a code, or confirms a pending enrolment by it if no second factor is active.
     fn accept_or_confirm(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -204,7 +203,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(Some(Factor::Totp))
     }
 
-    /// A session that is not over, and its user, who is enabled.
+    /// A session that has not ended, and its user, if enabled.
     fn session_and_user(
         &self,
         token_hash: &[u8; TAG_LEN_BYTES],
@@ -219,7 +218,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(counts.then_some((session, user)))
     }
 
-    /// Adds the factor that `accept` finds proved to a session, which goes on under a new token.
+    /// Adds the factor that `accept` confirms to a session, and gives the session a new token.
     fn prove(
         &self,
         token_hash: &[u8; TAG_LEN_BYTES],

@@ -1,5 +1,5 @@
-//! Sessions: opaque tokens, stored only as keyed hashes, ended all at once by raising the epoch in
-//! the user's record.
+//! Sessions: opaque tokens, stored only as keyed hashes. Raising the epoch in the user's record
+//! ends all sessions of the user.
 
 use std::sync::atomic::Ordering;
 
@@ -28,7 +28,7 @@ pub(super) struct IndexedSession {
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// The session of this token, if it is alive: not ended, not expired, the user not disabled.
     ///
-    /// Use moves the idle expiry, written at most once per `last_used_interval_ms`.
+    /// A use extends the idle expiry. It is written at most once per `last_used_interval_ms`.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -48,7 +48,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// The session with this hash of its token, if it is alive: this is a use of it.
+    /// The session with this token hash, if it is alive. This counts as a use.
     pub(super) fn live_session(&self, token_hash: &[u8]) -> Result<Option<SessionRecord>> {
         match self.load_session(token_hash)? {
             Some(session) if self.session_is_alive(&session.value)? => {
@@ -68,7 +68,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             && self.has_proved_enough(session, &user)?)
     }
 
-    /// Whether a session has a second factor, or its user is not asked for one.
+    /// Whether a session has a second factor, or its user does not need one.
     fn has_proved_enough(&self, session: &StoredSession, user: &StoredUser) -> Result<bool> {
         if session.public.has_second_factor() || planted("auth_factor_not_asked_of_sessions") {
             return Ok(true);
@@ -78,7 +78,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     fn touch_session(&self, token_hash: &[u8], session: Loaded<StoredSession>) -> Result<SessionRecord> {
         let (mut next, now_ms) = (session.value.clone(), self.now_ms());
-        // A last use in the future is from before the clock was set back.
+        // A last use in the future means that the clock was set back.
         if (0..self.options().last_used_interval_ms).contains(&now_ms.saturating_sub(next.public.last_seen_ms)) {
             return Ok(next.public);
         }
@@ -89,8 +89,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(next.public)
     }
 
-    /// Writes a last use, if the record is still the one that was read: a revoked one stays so. A
-    /// failure to write is counted, and refuses nobody.
+    /// Writes a last use, if the record is unchanged since it was read, so that a revoked one stays
+    /// revoked. A failed write is counted and does not refuse the request.
     pub(super) fn note_use(&self, key: &[u8], version: u64, body: &[u8]) -> Result<()> {
         let keys = self.keys()?;
         let mut batch = Batch::new();
@@ -135,7 +135,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok((session.public, session_token(&secret)))
     }
 
-    /// Removes sessions that are over, and the oldest ones past the limit.
+    /// Removes ended sessions, and the oldest ones above the limit.
     fn make_room_for_session(&self, change: &mut ConditionalCommit<'_>, user: &StoredUser) -> Result<()> {
         let user_id = user.public.user_id.as_bytes();
         let index = self.session_index_of(user_id)?;
@@ -159,7 +159,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    /// The sessions of a user that are alive, oldest first.
+    /// The live sessions of a user, oldest first.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -179,7 +179,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(sessions)
     }
 
-    /// Ends the session of this token; `false` if there is none.
+    /// Ends the session of this token; `false` if no such session exists.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -191,7 +191,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.end_session(&token_hash)
     }
 
-    /// Ends one session of a user; `false` if there is none.
+    /// Ends one session of a user; `false` if no such session exists.
     ///
     /// # Errors
     /// As [`AuthService::logout`].
@@ -221,7 +221,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Ends all sessions of a user, however many there are, by one small write.
+    /// Ends all sessions of a user by one small write, independent of their number.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.

@@ -1,5 +1,5 @@
-//! Single-use tokens: issued, used, listed and revoked. Each counts once: its use removes it in the
-//! commit that does what it is for.
+//! Single-use tokens: issue, use, list and revoke. Each is valid once: the commit of its purpose
+//! removes it.
 
 use hightower_engine::{KvEngine, Value};
 use secrecy::ExposeSecret;
@@ -19,34 +19,34 @@ use crate::single_use::{MAX_TOKENS_PER_PURPOSE, StoredToken, TokenPurpose, Token
 use crate::token::{Token, parse_single_use, random_secret, single_use_token};
 use crate::username::normal_form;
 
-/// How many password resets of one user, and three times as many of one source, are issued before
-/// delays begin.
+/// Number of password resets for one user before delays begin. For one source it is three times
+/// this number.
 const FREE_RESETS: u32 = 3;
 
-/// The answer to somebody who asks for a password reset.
+/// The outcome of a request for a password reset.
 #[derive(Debug)]
 #[must_use]
 pub enum ResetRequest {
-    /// Send this token to the user, to nobody else.
+    /// Send this token to the user, and to nobody else.
     Issued {
         /// The user.
         user: Box<UserRecord>,
-        /// What to send.
+        /// The token to send.
         token: Token,
-        /// From when on it does not count, in Unix ms.
+        /// When the token expires, in Unix ms.
         expires_at_ms: i64,
     },
-    /// No user has this name, or the user is disabled. Say to the client the same as if there were
-    /// one.
+    /// No user has this name, or the user is disabled. Give the client the same answer as for
+    /// `Issued`.
     Nobody,
-    /// Too many were asked for.
+    /// Too many requests.
     Delayed {
-        /// When to try again, in ms from now.
+        /// The remaining delay, in ms.
         retry_after_ms: i64,
     },
 }
 
-/// A token that counts, and its user.
+/// A valid token, and its user.
 pub(super) struct Live {
     hash: [u8; TAG_LEN_BYTES],
     pub(super) token: Loaded<StoredToken>,
@@ -54,12 +54,12 @@ pub(super) struct Live {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
-    /// Issues a token with which the user's password can be set without the old one, once, within
+    /// Issues a token that sets the user's password without the old one, once, within
     /// [`crate::TokenLifetimes::password_reset_ms`].
     ///
-    /// It stops counting when it is used, when the password is changed, when the user is renamed,
-    /// disabled or deleted, and when all sessions of the user are ended. This call is for
-    /// operators; one that strangers can reach is [`AuthService::request_password_reset`].
+    /// The token becomes invalid when it is used, when the password is changed, when the user is
+    /// renamed, disabled or deleted, and when all sessions of the user are ended. This call is for
+    /// operators; [`AuthService::request_password_reset`] is for unauthenticated callers.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled.
@@ -67,11 +67,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.issue(user_id, TokenPurpose::PasswordReset, "")
     }
 
-    /// As [`AuthService::issue_password_reset`], for whoever claims to be the user of this name.
-    /// After a few requests for one account, or from one source, they are delayed.
+    /// As [`AuthService::issue_password_reset`], for an unauthenticated caller. After a few
+    /// requests for one account or from one source, further requests are delayed.
     ///
-    /// An unknown name takes less time, so send the answer to the client before the token is sent,
-    /// and the same answer in each case.
+    /// An unknown name takes less time. So answer the client before you send the token, and give
+    /// the same answer in each case.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -111,23 +111,23 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Sets a new password by a token of [`AuthService::issue_password_reset`], and ends all
-    /// sessions of the user; `None` if the token does not count. A second factor stays, and is
-    /// asked for at the next login.
+    /// sessions of the user; `None` if the token is invalid. A second factor stays, and the next
+    /// login requires it.
     ///
     /// # Errors
-    /// [`Error::Validation`] if the new password breaks a rule: the token then still counts.
+    /// [`Error::Validation`] if the new password violates a rule. The token then stays valid.
     pub fn reset_password_with(&self, token: &str, new_password: &str) -> Result<Option<UserRecord>> {
         self.set_password_with(token, TokenPurpose::PasswordReset, new_password)
     }
 
-    /// Creates a user without a password, and a token with which the first one is set, once, within
+    /// Creates a user without a password, and a token that sets the first password, once, within
     /// [`crate::TokenLifetimes::invitation_ms`]. Until then nobody can log in as the user.
     ///
     /// # Errors
     /// As [`AuthService::create_user`].
     pub fn invite_user(&self, username: &str) -> Result<(UserRecord, Token)> {
         let name = normal_form(username)?;
-        // Whatever this is a hash of, nobody knows it.
+        // The hash of a random secret that nobody knows.
         let unknown = random_secret(&*self.options().entropy)?;
         let hash = self.shared.hasher.hash_secret(unknown.expose_secret())?;
         let mut user = self.new_user(username, &name, hash)?;
@@ -139,7 +139,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// A new invitation for a user, in the place of one that was lost.
+    /// Issues a new invitation for a user, for instance after the first one was lost.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled.
@@ -147,8 +147,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.issue(user_id, TokenPurpose::Invitation, "")
     }
 
-    /// Sets the first password by a token of [`AuthService::invite_user`]; `None` if the token does
-    /// not count.
+    /// Sets the first password by a token of [`AuthService::invite_user`]; `None` if the token is
+    /// invalid.
     ///
     /// # Errors
     /// As [`AuthService::reset_password_with`].
@@ -156,20 +156,20 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.set_password_with(token, TokenPurpose::Invitation, password)
     }
 
-    /// Issues a token that shows that whoever brings it back reads what is sent to `subject` (an
-    /// address, say), for [`crate::TokenLifetimes::verification_ms`].
+    /// Issues a token that verifies the user's address `subject`: a caller who returns it can read
+    /// messages to that address. It is valid for [`crate::TokenLifetimes::verification_ms`].
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user, [`Error::Denied`] if it is disabled, [`Error::Validation`]
-    /// for a subject past 256 bytes or with control characters.
+    /// for a subject longer than 256 bytes or with control characters.
     pub fn issue_verification(&self, user_id: &str, subject: &str) -> Result<(TokenRecord, Token)> {
         check_label(Some(subject))?;
         self.issue(user_id, TokenPurpose::Verification, subject)
     }
 
-    /// Uses a token of [`AuthService::issue_verification`] up, and returns the user; `None` if it
-    /// does not count. `subject` is what the user's address is now: a token for another one does
-    /// not count.
+    /// Uses a token of [`AuthService::issue_verification`], and returns the user; `None` if the
+    /// token is invalid. `subject` is the user's current address: a token for another address is
+    /// invalid.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -197,7 +197,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(tokens)
     }
 
-    /// Takes all single-use tokens from a user, and returns how many there were.
+    /// Revokes all single-use tokens of a user, and returns their number.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user.
@@ -209,7 +209,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             if held.is_empty() {
                 return Ok(Decision::Stop(0));
             }
-            // Whoever issues a token replaces the user's record, so this list is complete.
+            // Issuing a token replaces the user's record, so this list is complete.
             change.require(&record_keys::user(id), user.version);
             held.iter().for_each(|hash| drop_token(change, id, hash));
             change.takes_access();
@@ -266,15 +266,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok((token.public, single_use_token(&secret)))
     }
 
-    /// What a token is bound to besides its user's epoch. The lengths in front keep name and
-    /// subject apart.
+    /// The binding of a token, besides the user's epoch. The length prefixes separate name and
+    /// subject.
     fn binding(&self, user: &StoredUser, subject: &str) -> Result<[u8; TAG_LEN_BYTES]> {
         let name = user.normal_name.as_bytes();
         let name_len = (name.len() as u64).to_le_bytes();
         Ok(self.keys()?.single_use.tag(&[b"binding", &name_len, name, subject.as_bytes()]))
     }
 
-    /// The token and its user, if it counts for this purpose now.
+    /// The token and its user, if it is valid for this purpose now.
     pub(super) fn live_token(&self, token: &str, purpose: TokenPurpose, subject: &str) -> Result<Option<Live>> {
         let Some(secret) = parse_single_use(token) else {
             return Ok(None);
@@ -296,7 +296,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(counts.then_some(Live { hash, token, user }))
     }
 
-    /// Removes a token that must still be there, in the commit that does what it is for.
+    /// Removes a token, which must still exist, in the commit of its purpose.
     pub(super) fn use_token(&self, change: &mut ConditionalCommit<'_>, live: &Live) {
         let id = live.user.value.public.user_id.as_bytes();
         if !planted("auth_token_used_twice") {
@@ -320,9 +320,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 return Ok(Decision::Stop(None));
             };
             self.use_token(change, &live);
-            // As an operator's reset: sources that are trusted may be a thief's, and delays of
-            // passwords are over. Those of codes stay: whoever reads the mail would guess codes
-            // without end.
+            // As a reset by an operator: known sources may be those of an attacker, and the delays
+            // of passwords are cleared. The delays of codes stay, because an attacker who reads the
+            // mail could otherwise guess codes without limit.
             live.user.value.trusted.clear();
             live.user.value.guess_epoch += 1;
             live.user.value.code_epoch += u64::from(planted("auth_reset_clears_code_delays"));
@@ -333,7 +333,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.noted(purpose, done)
     }
 
-    /// A token that does not count leaves a line in the audit trail.
+    /// Adds an audit entry for an invalid token.
     pub(super) fn noted<T>(&self, purpose: TokenPurpose, outcome: Option<T>) -> Result<Option<T>> {
         if outcome.is_none() {
             let who = self.caller.source.as_deref().unwrap_or("unknown source");
@@ -363,7 +363,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(tokens)
     }
 
-    /// Removes a token that does not count any more, whatever the reason.
+    /// Removes an invalid token, for any reason.
     pub(super) fn purge_token(&self, hash: &[u8; TAG_LEN_BYTES]) -> Result<bool> {
         self.change(|change| {
             let Some(token) = self.load(&record_keys::single_use(hash), StoredToken::decode)? else {
@@ -380,7 +380,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// One counter of attempts of this kind, with the longest delay of a source.
+    /// The counter for attempts of this kind, with the longest delay of a source.
     pub(super) fn charge(&self, kind: &str, name: &str, free: u32) -> Result<Charge> {
         let tag = self.guess_tag(kind, name, "")?;
         self.restore_counter(&tag)?;

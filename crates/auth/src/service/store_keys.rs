@@ -1,11 +1,10 @@
 //! The store's own keys: two random roots, wrapped by the master key, from which a key for each
 //! purpose is derived.
 //!
-//! The **sealing root** makes records authentic. [`AuthService::rotate_root`] replaces it: who had
-//! the old one can forge nothing any more. The **lookup root** turns secrets that are random and
-//! long, names and addresses into what is looked up, and chains the audit trail. It stays, so that
-//! tokens and anchors outlive every rotation; without the sealing root it is of no use to write
-//! anything.
+//! The **sealing root** authenticates records. [`AuthService::rotate_root`] replaces it; afterwards
+//! the old root cannot forge records. The **lookup root** derives lookup tags from random secrets,
+//! names and addresses, and chains the audit trail. It stays, so that tokens and anchors outlive
+//! every rotation. It cannot forge records without the sealing root.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,16 +27,17 @@ use crate::record_mac::{RecordSealer, identity};
 
 const FORMAT: u8 = 1;
 
-/// Everything derived from the roots, as of one version of the `meta` record.
+/// The keys derived from the roots, as of one version of the `meta` record.
 #[derive(Clone, Debug)]
 pub(super) struct StoreKeys {
     pub(super) store_id: [u8; 16],
-    /// Every commit requires it, so that none is made with keys that were replaced meanwhile.
+    /// The version of the `meta` record. Every commit requires it, so that no commit uses replaced
+    /// keys.
     pub(super) meta_version: u64,
-    /// The roots as they are encrypted: the same text is the same roots, whatever wraps its data
-    /// key.
+    /// The ciphertexts of the roots. They identify the roots, because a re-wrap changes only the
+    /// wrapped data keys.
     roots: Vec<Vec<u8>>,
-    /// The master key that wraps the roots.
+    /// The id of the master key that wraps the roots.
     pub(super) master_key_id: MasterKeyId,
     pub(super) sealer: RecordSealer,
     pub(super) api_key: MacKey,
@@ -56,21 +56,21 @@ impl StoreKeys {
     }
 }
 
-/// What the service keeps besides, for as long as the process runs.
+/// The keys of the process.
 #[derive(Debug)]
 pub(super) struct ProcessKeys {
-    /// A hash of nothing anyone knows, verified where there is no password to verify.
+    /// A hash of a random secret, verified where no password hash exists.
     pub(super) decoy: SecretHash,
     pub(super) verified: ApiKeyCache,
 }
 
-/// The `meta` record: what is needed to unwrap the roots.
+/// The `meta` record: the store id and the wrapped roots.
 pub(crate) struct Meta {
     pub(super) store_id: [u8; 16],
     pub(super) sealing: EncryptedBlob,
     pub(super) lookup: EncryptedBlob,
-    /// The sealing root before, as an older master key wraps it, while records are moved to the new
-    /// one. It is never wrapped by a newer master key: who knows the old root could put that back.
+    /// The previous sealing root, wrapped by an older master key, during a rotation. It is never
+    /// wrapped by a newer master key, because an attacker with the old root could then restore it.
     pub(super) previous: Option<EncryptedBlob>,
 }
 
@@ -105,20 +105,20 @@ impl Meta {
         roots.into_iter().map(|root| text(root).unwrap_or_default()).collect()
     }
 
-    /// The master keys that it needs.
+    /// The ids of the master keys that wrap the roots.
     pub(super) fn master_keys(&self) -> BTreeSet<MasterKeyId> {
         [&self.sealing, &self.lookup].into_iter().chain(&self.previous).map(EncryptedBlob::key_id).collect()
     }
 }
 
-/// Which root it is.
+/// The kind of a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Root {
     Sealing,
     Lookup,
 }
 
-/// What a wrapped root belongs to.
+/// The associated data of a wrapped root.
 pub(super) fn root_identity(store_id: &[u8; 16], root: Root) -> Vec<u8> {
     let name = match root {
         Root::Sealing => "sealing root",
@@ -127,7 +127,7 @@ pub(super) fn root_identity(store_id: &[u8; 16], root: Root) -> Vec<u8> {
     identity(store_id, "store", store_id, name)
 }
 
-/// How often work is done again because the store's keys were replaced meanwhile.
+/// Maximum number of attempts of an operation while the store's keys are rotated concurrently.
 const MAX_KEY_REFRESHES: usize = 16;
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
@@ -136,15 +136,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if let Some(keys) = held {
             return Ok(keys);
         }
-        // No lock is held while the engine works. A second thread may do this work too; both find
-        // the same roots.
+        // No lock is held during calls of the engine. A second thread may do the same work; both
+        // find the same roots.
         if self.load_meta()?.is_none() {
             self.initialise_store()?;
         }
         self.take_keys()
     }
 
-    /// What does not depend on the store.
+    /// The keys that do not depend on the store.
     pub(super) fn process_keys(&self) -> Result<&ProcessKeys> {
         if let Some(keys) = self.shared.process_keys.get() {
             return Ok(keys);
@@ -160,13 +160,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.shared.engine.get(record_keys::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 
-    /// Takes the keys of the `meta` record as it is now.
+    /// Loads the keys of the current `meta` record.
     fn take_keys(&self) -> Result<Arc<StoreKeys>> {
         let meta = self.meta()?;
         let same = self.shared.keys.read().clone().filter(|held| held.roots == meta.value.encrypted_roots());
         let keys = Arc::new(match same {
-            // Only wrapped anew: a ring that has not got the newer master key need not open them
-            // again.
+            // Only re-wrapped: a ring without the newer master key need not unwrap them again.
             Some(held) => StoreKeys {
                 meta_version: meta.version,
                 master_key_id: meta.value.sealing.key_id(),
@@ -180,14 +179,14 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             _ => {
                 *held = Some(Arc::clone(&keys));
                 drop(held);
-                // What was verified under keys that are replaced is looked at anew.
+                // Verifications under replaced keys must be repeated.
                 self.process_keys()?.verified.clear();
                 Ok(keys)
             }
         }
     }
 
-    /// Whether other keys than `stale` hold now; if so, they are taken.
+    /// Whether the current keys differ from `stale`; if so, loads them.
     pub(super) fn refresh_keys(&self, stale: &StoreKeys) -> Result<bool> {
         let now = self.shared.engine.get_versioned(record_keys::META)?;
         if now.is_none_or(|(_, version)| version == stale.meta_version) {
@@ -196,8 +195,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.take_keys()?.meta_version != stale.meta_version)
     }
 
-    /// Runs `work` with the store's keys; again, if it met what they do not open and others hold by
-    /// now.
+    /// Runs `work` with the store's keys, and again with newer keys if the keys were rotated
+    /// meanwhile.
     pub(super) fn with_keys<T>(&self, work: impl Fn(&StoreKeys) -> Result<T>) -> Result<T> {
         let mut refreshes = 0;
         loop {
@@ -237,8 +236,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         self.shared.crypto.seal(bytes.as_slice(), &root_identity(store_id, root))
     }
 
-    /// Makes the roots and the records that always exist, in one commit; if somebody else does it
-    /// first, theirs stay.
+    /// Creates the roots and the records that always exist in one commit. If another service did so
+    /// first, its roots and records stay.
     fn initialise_store(&self) -> Result<()> {
         let store_id = random(&*self.options().entropy)?;
         let (sealing, lookup) = (self.new_root(&store_id, Root::Sealing)?, self.new_root(&store_id, Root::Lookup)?);

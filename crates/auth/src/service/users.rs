@@ -19,7 +19,7 @@ use crate::record_keys::{self, MetadataOf};
 use crate::record_mac::identity;
 use crate::username::{NormalUsername, normal_form};
 
-/// Most records in one page of a list.
+/// Maximum number of records in one page of a list.
 pub const MAX_PAGE: usize = 1000;
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
@@ -28,16 +28,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Takes the time of one password hash.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the name is taken, in any spelling that normalises to the same;
-    /// [`Error::Validation`] if name or password break a rule.
+    /// [`Error::Conflict`] if a user has a name with the same normal form; [`Error::Validation`] if
+    /// the name or the password violates a rule.
     pub fn create_user(&self, username: &str, password: &str) -> Result<UserRecord> {
         self.create_user_with_metadata(username, password, None)
     }
 
-    /// Creates a user with metadata, which is stored encrypted.
+    /// Creates a user with metadata. The store keeps the metadata encrypted.
     ///
     /// # Errors
-    /// As [`AuthService::create_user`], and [`Error::LimitExceeded`] for metadata past 64 KiB.
+    /// As [`AuthService::create_user`], and [`Error::LimitExceeded`] for metadata over 64 KiB.
     pub fn create_user_with_metadata(
         &self,
         username: &str,
@@ -58,7 +58,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// A user as it is at first, not yet stored.
+    /// A new user, not yet stored.
     pub(super) fn new_user(
         &self,
         username: &str,
@@ -81,7 +81,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(StoredUser { public, normal_name, epoch, guess_epoch, code_epoch, password_hash, trusted: Vec::new() })
     }
 
-    /// Adds a new user to a change, if its name is free.
+    /// Adds a new user to a change, if no user has its name.
     pub(super) fn add_user(
         &self,
         change: &mut ConditionalCommit<'_>,
@@ -105,7 +105,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(())
     }
 
-    /// The user of this id.
+    /// The user with this id.
     ///
     /// # Errors
     /// [`Error::Crypto`] if the record is not authentic, or the engine's.
@@ -117,10 +117,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    /// The user of this name, in any spelling.
+    /// The user with this name, in any spelling.
     ///
     /// # Errors
-    /// As [`AuthService::get_user`], and [`Error::Validation`] if it can be no username.
+    /// As [`AuthService::get_user`], and [`Error::Validation`] for an invalid name.
     pub fn find_user(&self, username: &str) -> Result<Option<UserRecord>> {
         let name = normal_form(username)?;
         let Some(id) = self.load_name(name.as_str())? else {
@@ -129,8 +129,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(self.load_user(&id.value)?.map(|user| user.value.public))
     }
 
-    /// Up to `limit` (at most [`MAX_PAGE`]) users in the order of their ids, from behind `after`
-    /// on.
+    /// Up to `limit` (at most [`MAX_PAGE`]) users in the order of their ids, after the id `after`.
     ///
     /// # Errors
     /// As [`AuthService::get_user`].
@@ -150,7 +149,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Gives a user another name.
+    /// Renames a user.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Conflict`] if the name is taken, [`Error::Validation`].
@@ -171,13 +170,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             service.change_looks(change, &before, &after, &user.value.public.user_id)?;
             user.value.normal_name = name.as_str().to_owned();
             user.value.public.username = username.trim().to_owned();
-            // Who may manage the user is a matter of the name.
+            // The name decides which principals may manage the user.
             change.access_changes();
             Ok(true)
         })
     }
 
-    /// Refuses a user from now on, and ends all its sessions; its API keys stop working.
+    /// Disables a user: logins and API keys are refused, and all sessions end.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -190,7 +189,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Lets a disabled user in again. Its API keys work again; its sessions stay ended.
+    /// Enables a disabled user. Its API keys are valid again; its sessions stay ended.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -202,12 +201,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Gives a user exactly these roles, which must exist. One that is deleted later allows nothing
-    /// from then on.
+    /// Replaces a user's roles. The roles must exist. A role that is deleted later gives no rights
+    /// any more.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the user or a role, [`Error::Validation`] for a name,
-    /// [`Error::LimitExceeded`] past 64 roles.
+    /// [`Error::LimitExceeded`] for more than 64 roles.
     pub fn set_user_roles(&self, user_id: &str, roles: &[String]) -> Result<UserRecord> {
         let roles = checked_role_names(roles)?;
         self.change_user(user_id, AuditAction::UserRolesSet, |service, change, user| {
@@ -218,7 +217,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// Gives a user these roles besides those it has, and takes those away, in one commit.
+    /// Adds and removes roles of a user in one commit.
     ///
     /// # Errors
     /// As [`AuthService::set_user_roles`].
@@ -237,7 +236,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Replaces a user's metadata; `None` removes it.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::LimitExceeded`] past 64 KiB.
+    /// [`Error::NotFound`], [`Error::LimitExceeded`] for metadata over 64 KiB.
     pub fn set_user_metadata(&self, user_id: &str, metadata: Option<&[u8]>) -> Result<UserRecord> {
         self.change_user(user_id, AuditAction::UserMetadataSet, |service, change, user| {
             let id = *user.value.public.user_id.as_bytes();
@@ -247,7 +246,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Deletes a user with all its sessions, API keys, single-use tokens and factors, in one
-    /// commit; `false` if there is none.
+    /// commit; `false` if no such user exists.
     ///
     /// # Errors
     /// [`Error::Crypto`], or the engine's.
@@ -265,7 +264,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             };
             change.remove(&change.keys.name_key(&user.value.normal_name), name.version);
             self.leave_looks(change, &user.value.looks()?, &user.value.public.user_id)?;
-            // New keys and sessions replace the user's record too, so these lists are complete.
+            // New keys and sessions also replace the user's record, so these lists are complete.
             for key in self.api_key_ids_of(id)? {
                 if planted("auth_delete_in_two_commits") {
                     self.shared.engine.delete(record_keys::api_key(&key))?;
@@ -282,7 +281,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             for hash in self.token_hashes_of(id)? {
                 drop_token(change, id, &hash);
             }
-            // Whoever writes factors requires the user's record too.
+            // A write of factors also requires the user's record.
             change.batch.delete(record_keys::factors(id));
             change.takes_access();
             change.audit(AuditAction::UserDeleted, user_id);
@@ -290,16 +289,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         })
     }
 
-    /// A user's metadata in the clear, as it is now; `None` if it has none, or is gone.
+    /// The current metadata of a user, decrypted; `None` if the user has none or does not exist.
     ///
     /// # Errors
-    /// [`Error::Crypto`] if it is not this user's, was changed, or its master key is missing.
+    /// [`Error::Crypto`] if the metadata was changed or moved, or its master key is missing.
     pub fn decrypt_user_metadata(&self, user: &UserRecord) -> Result<Option<Vec<u8>>> {
         self.get_metadata(MetadataOf::User, user.user_id.as_bytes())
     }
 
-    /// Reads a user, lets `edit` change it, writes it back with an audit entry. `edit` tells
-    /// `false` if what it read does not fit together.
+    /// Reads a user, applies `edit`, and writes the user back with an audit entry. `edit` returns
+    /// `false` if its reads are inconsistent.
     fn change_user(
         &self,
         user_id: &str,
@@ -319,9 +318,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Encrypts a field for the commit of `change`.
     ///
-    /// A rotation wraps the roots anew before it looks at the records, and every commit requires
-    /// them to be as they were. So what an older master key wraps is there when the rotation looks,
-    /// or is not committed, and this is tried again with the newer key.
+    /// A rotation re-wraps the roots before it reads the records, and every commit requires
+    /// unchanged roots. So a field under an older master key is either committed before the
+    /// rotation reads it, or its commit fails and is tried again with the newer key.
     pub(super) fn encrypt_field(
         &self,
         change: &ConditionalCommit<'_>,
@@ -341,7 +340,8 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(Some(blob))
     }
 
-    /// Puts, replaces or removes metadata in the commit of `change`; whether there is some then.
+    /// Puts, replaces or removes metadata in the commit of `change`; returns whether the record has
+    /// metadata afterwards.
     pub(super) fn put_metadata(
         &self,
         change: &mut ConditionalCommit<'_>,

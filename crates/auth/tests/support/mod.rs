@@ -1,4 +1,4 @@
-//! A fast engine in memory, a clock that stands still, and services on them.
+//! A fast engine in memory, a manual clock, and services on them.
 
 #![allow(unreachable_pub, dead_code, reason = "each test file uses a part")]
 
@@ -27,14 +27,14 @@ pub struct Image {
     pub version: u64,
 }
 
-/// One operation of an engine, without what the bytes say: `get`, `scan` or `commit`, with the
-/// lengths of keys and values, in bytes. Absent values have none.
+/// One operation of an engine without the content: `get`, `scan` or `commit`, with the lengths of
+/// keys and values, in bytes. Absent values have none.
 pub type Operation = (&'static str, Vec<(usize, Option<usize>)>);
 
-/// Is called at every operation, before it; may block.
+/// Called before every operation; may block.
 pub type Hook = Box<dyn Fn() + Send + Sync>;
 
-/// Atomic, conditional and in memory; every operation sees one moment.
+/// An engine in memory. Batches are atomic and conditional, and every operation sees one state.
 #[derive(Default)]
 pub struct MemEngine {
     image: Mutex<Image>,
@@ -67,7 +67,7 @@ impl MemEngine {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// Puts bytes past the service.
+    /// Puts bytes without the service.
     pub fn tamper(&self, key: &[u8], value: Option<Vec<u8>>) {
         let mut image = self.image.lock();
         image.version += 1;
@@ -192,7 +192,7 @@ impl KvEngine for MemEngine {
     }
 }
 
-/// A clock that moves only when told.
+/// A manual clock.
 #[derive(Debug)]
 pub struct HandClock(AtomicI64);
 
@@ -222,7 +222,7 @@ pub fn cheap_hasher() -> Argon2SecretHasher {
     Argon2SecretHasher::with_params(Argon2Params::insecure(8, 1, 1).unwrap())
 }
 
-/// With which every hash of [`cheap_hasher`] is to be replaced.
+/// A hasher with stronger parameters: it replaces every hash of [`cheap_hasher`].
 pub fn stronger_hasher() -> Argon2SecretHasher {
     Argon2SecretHasher::with_params(Argon2Params::insecure(16, 1, 1).unwrap())
 }
@@ -263,8 +263,8 @@ pub fn totp_code(secret: &str, clock: &Arc<HandClock>) -> String {
     totp.generate(u64::try_from(clock.now_ms() / 1000).unwrap()).to_string()
 }
 
-/// A one-time password for a user, confirmed; the clock is a step further, so that the next code is
-/// another.
+/// Enrols and confirms a one-time password for a user, and advances the clock by a step, so that
+/// the next code differs.
 pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<HandClock>, user_id: &str) -> Enrolment {
     let enrolment = auth.enrol_totp(user_id).unwrap();
     let code = totp_code(&enrolment.secret, clock);
@@ -287,8 +287,8 @@ pub fn under<'i>(image: &'i Image, prefix: &'i [u8]) -> impl Iterator<Item = &'i
     image.entries.keys().filter_map(move |key| key.strip_prefix(prefix))
 }
 
-/// No user without a name or name without a user, no key or session without its owner and index
-/// entry, nor the other way round; every record authentic; the audit trail whole.
+/// Checks that users and names, and keys, sessions and index entries match in both directions, that
+/// every record is authentic, and that the audit trail is intact.
 pub fn check(image: &Image) {
     if image.entries.is_empty() {
         return;
