@@ -1,4 +1,4 @@
-//! The command tree, and the help that belongs to no single verb.
+//! The command tree, and the general help.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -21,41 +21,41 @@ This tool works on such a directory.";
 
 const GUIDE: &str = "\
 First steps:
-  htkvctl demo                         see it work, kill -9 included; leaves nothing behind
+  htkvctl demo                         a demonstration, kill -9 included; removes its files
   htkvctl put pods/web-0 running       the store is created on the first write
   htkvctl get pods/web-0
   htkvctl prefix pods/                 every key that starts with pods/, in order
   htkvctl import FILE                  many records at once: one line each, key TAB value
   htkvctl export -o FILE               the same lines back, sorted by key
-  htkvctl shell                        try things out, with history and completion
-  htkvctl backup DIR                   a copy to keep; `restore` makes a store of it again
+  htkvctl shell                        interactive use, with history and completion
+  htkvctl backup DIR                   a backup; `restore DIR` makes a store of it
 
 The store:
-  --data-dir DIR, else the environment variable HTKV_DATA_DIR, else ./.hightower. An environment
-  variable that is empty counts as none, here and everywhere.
-  Verbs that only read never create or change anything. Any number of processes may read a store
-  at the same time, or one may write to it; any other is refused at once. To look
-  into the store of a program that is running, make a backup from within the program and read that.
+  --data-dir DIR, or the environment variable HTKV_DATA_DIR, or ./.hightower. An empty environment
+  variable counts as not set.
+  Verbs that read never create or change anything. Any number of processes may read a store
+  at the same time, or one may write to it; other processes get an error at once. To read
+  the store of a running program, make a backup from within the program and read the backup.
 
 Keys and values:
-  Any bytes. Plain text stands for itself: UTF-8 without control characters that does not start
-  with b\". Everything else is shown, and may be typed, as a byte-string literal:
+  Any bytes. Plain text is written as it is: UTF-8 without control characters that does not start
+  with b\". Other bytes are printed, and may be typed, as a byte-string literal:
   b\"tab \\t line feed \\n quote \\\" backslash \\\\ any byte \\xff\". A key has 1 to 65,535 bytes, a value
   at most 1 GiB.
 
 Output:
-  For people by default, for programs with --json: one JSON object, or one per line where there are
-  many; errors as {\"error\":{\"kind\":...,\"message\":...}} on standard error. Colours and progress bars
+  Text for people by default. With --json one JSON object, or one per line for several records;
+  errors as {\"error\":{\"kind\":...,\"message\":...}} on standard error. Colours and progress bars
   appear on terminals only; NO_COLOR turns colours off.
 
 Exit codes:
-  0  done; Ctrl-C in `stats --every` too
-  1  the key was not found, a condition did not hold, damage was found, or somebody was refused
-  2  wrong usage: arguments, or an input or output file
-  3  the store refused: locked, damaged, full, not there
-  130  interrupted by Ctrl-C; the store is closed properly first";
+  0  done; also after Ctrl-C in `stats --every`
+  1  key not found, condition not met, damage found, or access refused
+  2  usage error: arguments, or an input or output file
+  3  error of the store: locked, damaged, full, missing
+  130  interrupted by Ctrl-C, after a clean close of the store";
 
-/// The arguments of one run of the tool.
+/// The arguments of the tool.
 #[derive(Debug, Parser)]
 #[command(name = "htkvctl", version, about = "Work on a Hightower KV store", long_about = LONG_ABOUT, after_long_help = GUIDE)]
 #[command(after_help = "`htkvctl --help` has first steps, notation and exit codes; `htkvctl help VERB` has examples.")]
@@ -81,12 +81,12 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
-/// The command tree as it is used: no verb shows options that it has no use for.
+/// The command tree, in which each verb shows only the options that it uses.
 pub(crate) fn command() -> clap::Command {
     options::tailored(Cli::command())
 }
 
-/// Everything the tool can do.
+/// The verbs of the tool.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     #[command(flatten)]
@@ -99,7 +99,7 @@ pub(crate) enum Verb {
     Bench(bench::Args),
     Completions(completions::Args),
     Man(man::Args),
-    /// The part of the demo that gets killed
+    /// The writer process of the demo, which the demo kills
     #[command(hide = true)]
     DemoWriter(demo::writer::Args),
 }
@@ -121,7 +121,7 @@ impl Verb {
     }
 }
 
-/// What can be done with one store: on the command line, and in the shell.
+/// The verbs on one store, on the command line and in the shell.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreVerb {
     Put(put::Args),
@@ -182,9 +182,8 @@ mod tests {
         super::command().debug_assert();
     }
 
-    /// Lines that begin with spaces are laid out by hand and must fit; those that do not are
-    /// paragraphs, which are broken to the width of the terminal, so one must not be broken by
-    /// hand.
+    /// Lines that begin with spaces are laid out by hand and must fit. Other lines are paragraphs,
+    /// which clap wraps to the width of the terminal, so they must have no line breaks.
     #[test]
     fn help_is_laid_out_for_a_hundred_columns() {
         let mut tool = super::command();
@@ -202,7 +201,7 @@ mod tests {
         }
     }
 
-    /// Everything below a command.
+    /// All subcommands of a command.
     fn with_subcommands(command: &clap::Command) -> Vec<clap::Command> {
         command.get_subcommands().flat_map(|verb| [vec![verb.clone()], with_subcommands(verb)].concat()).collect()
     }

@@ -1,4 +1,4 @@
-//! Why a verb did not do what it was asked to, and the exit code that says so.
+//! The errors of verbs, and their exit codes.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use hightower_kv::auth;
 use hightower_kv::{Error, ErrorKind};
 
-/// How a verb ended that ran to its end.
+/// The outcome of a verb that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done.
@@ -25,41 +25,41 @@ impl Exit {
     }
 }
 
-/// Why a verb stopped.
+/// The error that stopped a verb.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The arguments, or a file that they name, are not what the verb can work with.
+    /// Invalid arguments, or an invalid file that they name.
     Usage(String),
     /// A file other than the store's could not be read or written.
     File { action: String, source: io::Error },
-    /// There is no store where one should be.
+    /// The directory contains no store.
     NoStore(PathBuf),
-    /// The store refused.
+    /// An error of the store.
     Store(Error),
-    /// The authentication service refused.
+    /// An error of the authentication service.
     Auth(auth::Error),
-    /// Ctrl-C, or a signal that asks for the same; and what was done before it, if that is worth a
-    /// word.
+    /// Ctrl-C or an equivalent signal, with a note on the completed work, if any.
     Interrupted { so_far: Option<String> },
-    /// Whoever read the output has gone: `export | head`. Not an error.
+    /// The reader closed the pipe, as in `export | head`. Not an error.
     OutputClosed,
 }
 
 impl Failure {
-    /// Ctrl-C, with no more to say.
+    /// Ctrl-C, without a note.
     pub(crate) const INTERRUPTED: Self = Self::Interrupted { so_far: None };
 
-    /// Wraps an error of reading or writing something that is not the store.
+    /// Wraps an error of reading or writing a file outside the store.
     pub(crate) fn file(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         |source| Self::File { action: action.into(), source }
     }
 
-    /// Work that was ended because of Ctrl-C was interrupted; anything else is the store's to tell.
+    /// Maps the error of work that Ctrl-C stopped to an interrupt, and other errors to those of the
+    /// store.
     pub(crate) fn or_interrupted(error: Error) -> Self {
         if error.kind() == ErrorKind::Aborted { Self::INTERRUPTED } else { Self::Store(error) }
     }
 
-    /// The exit code: 1 not there or taken, 2 wrong usage, 3 the store refused, 130 interrupted.
+    /// The exit code: 1 not found or taken, 2 usage, 3 store, 130 interrupted.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
@@ -71,7 +71,7 @@ impl Failure {
         }
     }
 
-    /// One word for programs that read `--json`.
+    /// The kind of the error, for programs that read `--json`.
     pub(crate) fn kind(&self) -> String {
         match self {
             Self::Usage(_) => "usage".into(),
@@ -84,13 +84,13 @@ impl Failure {
         }
     }
 
-    /// The sentence for people, with every cause.
+    /// The message for people, with all causes.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Usage(text) => text.clone(),
             Self::File { action, source } => format!("{action}: {source}"),
             Self::NoStore(dir) => format!(
-                "{} holds no store: --data-dir or HTKV_DATA_DIR says where it is; `put`, `import` and `shell` make one",
+                "{} contains no store: set --data-dir or HTKV_DATA_DIR; `put`, `import` and `shell` create one",
                 dir.display()
             ),
             Self::Store(error) => error.to_string(),
@@ -125,7 +125,7 @@ fn auth_code(error: &auth::Error) -> u8 {
     }
 }
 
-/// For writes to standard output, where a closed pipe is the reader's way to say "enough".
+/// For writes to standard output, where a closed pipe means that the reader wants no more.
 impl From<io::Error> for Failure {
     fn from(source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::BrokenPipe {

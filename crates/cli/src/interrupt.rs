@@ -1,9 +1,8 @@
-//! Ctrl-C, and the signals that ask for the same: stop at the next safe place, close the store, say
-//! so.
+//! Ctrl-C and equivalent signals: stop at the next safe point, close the store, report it.
 //!
-//! The first one sets a flag that every loop looks at. A verb that is stuck where no loop looks
-//! (waiting for standard input, say) is given a moment; then its store is closed from here and the
-//! process ends. The second one ends it at once, which a store survives too.
+//! The first interrupt sets a flag, which every loop checks. If the verb does not react within
+//! [`PATIENCE`] (it may wait for standard input), the handler closes the store and ends the
+//! process. The second interrupt ends the process at once, which is safe for the store.
 
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,33 +16,34 @@ use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::terminal;
 
-/// How long a verb has to notice.
+/// Time for a verb to react.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Interrupts that have come, and those that were dealt with (by a shell, which lives on).
+/// The number of interrupts, and the number of handled ones (a shell handles interrupts and
+/// continues).
 static COME: AtomicU64 = AtomicU64::new(0);
 static SETTLED: AtomicU64 = AtomicU64::new(0);
 
 /// The store that is open for writing, if any.
 static STORE: Mutex<Weak<SingleNodeEngine>> = Mutex::new(Weak::new());
 
-/// Takes over the signals; `screen` hears of an end that no verb tells of.
+/// Installs the signal handler. It reports to `screen` when it ends the process.
 pub(crate) fn install(screen: Screen) -> Result<(), Failure> {
     ctrlc::set_handler(move || on_interrupt(screen))
         .map_err(|bad| Failure::Usage(format!("cannot listen for Ctrl-C: {bad}")))
 }
 
-/// Fails if an interrupt has come since the last [`settle`].
+/// Fails if an interrupt arrived since the last [`settle`].
 pub(crate) fn check() -> Result<(), Failure> {
     if pending() { Err(Failure::INTERRUPTED) } else { Ok(()) }
 }
 
-/// Goes on after an interrupt that has stopped what it was meant for.
+/// Marks the interrupt as handled, after it has stopped a verb.
 pub(crate) fn settle() {
     SETTLED.store(COME.load(Ordering::SeqCst), Ordering::SeqCst);
 }
 
-/// Names the store to close if an interrupt comes while nobody looks.
+/// Registers the store that the handler closes if the verb does not react.
 pub(crate) fn close_on_interrupt(engine: &Arc<SingleNodeEngine>) {
     *STORE.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(engine);
 }
@@ -52,7 +52,7 @@ fn pending() -> bool {
     COME.load(Ordering::SeqCst) > SETTLED.load(Ordering::SeqCst)
 }
 
-/// Runs on a thread of its own, once for each signal.
+/// Runs on the handler's thread, once for each signal.
 fn on_interrupt(screen: Screen) {
     if pending() {
         terminal::restore();

@@ -1,18 +1,18 @@
-//! Lines of a file, numbered, without taking a whole file or an endless line into memory.
+//! Numbered lines of a file, with memory for one line of limited length.
 //!
-//! A byte order mark of UTF-8 at the start of the file is skipped: some editors write one. A key
-//! that begins with these bytes is written as a literal (see [`notation`](crate::notation)), so no
-//! record is lost to that.
+//! A UTF-8 byte order mark at the start of the file is skipped, because some editors write one. A
+//! key that begins with these bytes is written as a literal (see [`notation`](crate::notation)), so
+//! no record changes.
 
 use std::io::{self, BufRead, Read};
 
 use crate::notation::BYTE_ORDER_MARK;
 
-/// The longest line that is read, in bytes: the largest key and value, every byte of them escaped,
-/// and some room.
+/// Maximum length of a line, in bytes: the largest key and value with every byte escaped, and a
+/// margin.
 const MAX_LINE_LEN_BYTES: u64 = 4 * ((1 << 30) + (1 << 16)) + 1024;
 
-/// Reads one line after the other into one buffer.
+/// Reads lines into one buffer.
 pub(crate) struct Lines<R> {
     reader: R,
     buffer: Vec<u8>,
@@ -27,7 +27,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line without its end, or `None` after the last. A line ends in `\n` or `\r\n`; the
-    /// last one may also end in `\r`, or in nothing.
+    /// last line may also end in `\r`, or have no end.
     ///
     /// A line that is too long is an error of kind [`io::ErrorKind::InvalidData`].
     pub(crate) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
@@ -49,12 +49,12 @@ impl<R: BufRead> Lines<R> {
         Ok(Some(line.strip_prefix(mark).unwrap_or(line)))
     }
 
-    /// The number of the line read last, from 1.
+    /// The number of the last read line, from 1.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// How much was read so far, line ends included.
+    /// The number of bytes read so far, including line ends.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.bytes_read
     }

@@ -1,18 +1,17 @@
 //! `htkvctl`: Hightower KV stores on the command line.
 //!
-//! One module per verb under [`verbs`], each with its arguments, its help and its work; what they
-//! share lies beside them:
+//! One module per verb under [`verbs`], with its arguments, help and work. The shared modules:
 //!
-//! * [`cli`] — the command tree and the help that belongs to no single verb; [`options`] — which
-//!   verb has which of the options for many;
+//! * [`cli`] — the command tree and the general help; [`options`] — the common options, and the
+//!   verbs that use them;
 //! * [`session`] — opening and closing the store, for one verb or for a whole shell;
-//! * [`screen`], [`table`], [`progress`], [`units`] — what people and programs see;
-//! * [`reach`] — which keys plain verbs leave alone;
+//! * [`screen`], [`table`], [`progress`], [`units`] — output for people and programs;
+//! * [`reach`] — the keys that plain verbs skip;
 //! * [`notation`], [`records`], [`lines`] — keys and values as text, and text as lines;
-//! * [`failure`] — what went wrong, and the exit code that says so; [`interrupt`] — Ctrl-C;
-//!   [`terminal`] — questions to a person.
+//! * [`failure`] — errors and exit codes; [`interrupt`] — Ctrl-C; [`terminal`] — prompts on the
+//!   terminal.
 //!
-//! Nothing here knows how a store works: all of that is behind the library's public API.
+//! The tool uses only the public API of the library.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -42,8 +41,8 @@ use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::session::Session;
 
-/// Help, the version, or what is wrong with the arguments. Programs get an error as an object here
-/// too, as far as it can be known that this is one.
+/// Prints help, the version, or an error of the arguments; as a JSON object if the arguments
+/// contain `--json`.
 fn without_a_verb(answer: &clap::Error) -> ExitCode {
     if answer.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let text = answer.render().to_string();

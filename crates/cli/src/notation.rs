@@ -1,20 +1,19 @@
-//! How bytes are written where people and files see them.
+//! The notation of bytes on the terminal and in text files.
 //!
-//! Keys and values are any bytes; terminals and text files are not. So one notation is used
-//! everywhere: on the command line, in what `get`, `prefix` and `scan` print, and in TSV files.
+//! Keys and values may have any bytes; terminals and text files may not. So one notation is used
+//! everywhere: on the command line, in the output of `get`, `prefix` and `scan`, and in TSV files.
 //!
-//! * **Plain text stands for itself.** Text is plain if it is UTF-8, has no control character (tab
-//!   and line feed are among them), and does not start with `b"` or a byte order mark, which
-//!   readers of files skip. Backslashes and quotes in it mean nothing, so JSON passes through
+//! * **Plain text is written as it is.** Text is plain if it is UTF-8, has no control character
+//!   (including tab and line feed), and does not start with `b"` or with a byte order mark, which
+//!   readers of files skip. Backslashes and quotes have no special meaning, so JSON stays
 //!   unchanged.
 //! * **Everything else is a byte-string literal**, as Rust and Python write it: `b"` … `"`, holding
 //!   printable ASCII and the escapes `\t \n \r \0 \\ \"` and `\xNN` (two hex digits, any case, any
 //!   byte).
 //!
-//! [`show`] writes the first form where it can, else the second; [`parse`] reads both.
-//! `parse(show(bytes)) == bytes` for all bytes. What starts with `b"` and is no such literal is an
-//! error, never a guess. Bytes that are not UTF-8 and stand outside a literal are taken as they
-//! are.
+//! [`show`] writes plain text as it is, and other bytes as a literal; [`parse`] reads both.
+//! `parse(show(bytes)) == bytes` for all bytes. Text that starts with `b"` and is not a literal is
+//! an error. Outside a literal, bytes that are not UTF-8 are accepted as they are.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,10 +23,10 @@ pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const OPENING: &[u8] = b"b\"";
 
-/// Why text that starts with `b"` could not be read.
+/// The error in a text that starts with `b"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadLiteral {
-    /// Where in the text, in bytes from its start.
+    /// The position in the text, in bytes.
     at: usize,
     problem: &'static str,
 }
@@ -58,7 +57,7 @@ pub(crate) fn show(bytes: &[u8]) -> Cow<'_, str> {
     plain(bytes).map_or_else(|| Cow::Owned(literal(bytes)), Cow::Borrowed)
 }
 
-/// A key within a sentence, where an empty one would look like a slip.
+/// A key within a sentence; visible also if it is empty.
 pub(crate) fn named(key: &[u8]) -> Cow<'_, str> {
     if key.is_empty() { Cow::Owned(literal(key)) } else { show(key) }
 }
@@ -99,7 +98,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Cow<'_, [u8]>, BadLiteral> {
     }
 }
 
-/// Reads what follows `b"`, up to and including the closing quote, which must be the end.
+/// Reads the rest after `b"`, which must end with the closing quote.
 fn parse_body(body: &[u8]) -> Result<Vec<u8>, BadLiteral> {
     let mut bytes = Vec::with_capacity(body.len());
     let mut at = 0;
@@ -110,7 +109,7 @@ fn parse_body(body: &[u8]) -> Result<Vec<u8>, BadLiteral> {
             [b'"'] => return Ok(bytes),
             [b'"', ..] => return Err(bad("something follows the closing quote")),
             [b'\\', escape @ ..] => {
-                let (byte, len) = parse_escape(escape).ok_or_else(|| bad("there is no such escape"))?;
+                let (byte, len) = parse_escape(escape).ok_or_else(|| bad("the escape is unknown"))?;
                 bytes.push(byte);
                 at += 1 + len;
             }
@@ -118,12 +117,12 @@ fn parse_body(body: &[u8]) -> Result<Vec<u8>, BadLiteral> {
                 bytes.push(*byte);
                 at += 1;
             }
-            _ => return Err(bad("there is a byte that must be written as \\xNN")),
+            _ => return Err(bad("a byte must be written as \\xNN")),
         }
     }
 }
 
-/// The byte that an escape stands for, and how long the escape is without its backslash.
+/// The byte of an escape, and the length of the escape without its backslash.
 fn parse_escape(escape: &[u8]) -> Option<(u8, usize)> {
     let byte = match escape {
         [b't', ..] => b'\t',

@@ -1,9 +1,7 @@
-//! Which verb has which of the options that are there for many: `--data-dir`, `--json`, and those
-//! of `auth`.
+//! The common options (`--data-dir`, `--json` and those of `auth`), and the verbs that use them.
 //!
-//! They may stand before a verb or behind it, so the parser knows them everywhere. A verb that has
-//! no use for one does not show it, and refuses it: an option that is taken and does nothing
-//! misleads.
+//! They may be before or after a verb, so the parser accepts them everywhere. A verb that does not
+//! use one hides it in its help and refuses it, because an option without effect misleads.
 
 use std::env;
 
@@ -13,7 +11,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::failure::Failure;
 
-/// Verbs, and what they have no use for.
+/// Verbs, and the common options that they do not use.
 const UNUSED: [(&[&str], &[&str]); 6] = [
     (&["demo"], &["data_dir"]),
     (&["bench"], &["data_dir"]),
@@ -23,8 +21,7 @@ const UNUSED: [(&[&str], &[&str]); 6] = [
     (&["auth", "keyring", "generate"], &["data_dir", "pepper_file", "argon2", "source", "anchor"]),
 ];
 
-/// The tree with such options hidden, and without environment variables that are set to nothing:
-/// they count as not set.
+/// The tree with such options hidden. Empty environment variables count as not set.
 pub(crate) fn tailored(tree: Command) -> Command {
     UNUSED.iter().fold(without_empty_variables(tree), |tree, (verb, options)| hide(tree, verb, options, Vec::new()))
 }
@@ -36,8 +33,8 @@ fn without_empty_variables(command: Command) -> Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Gives a verb hidden options in place of those of the same names that are `above` it; a verb that
-/// is not in the tree needs none.
+/// Hides options of a verb that it inherits from `above`; a verb that is not in the tree needs no
+/// change.
 fn hide(command: Command, verb: &[&str], options: &[&str], mut above: Vec<Arg>) -> Command {
     let Some((name, rest)) = verb.split_first() else {
         return command.args(above);
@@ -50,7 +47,8 @@ fn hide(command: Command, verb: &[&str], options: &[&str], mut above: Vec<Arg>) 
     command.mut_subcommand(name, |command| hide(command, rest, options, above))
 }
 
-/// Fails if an option was typed that the verb has no use for. In the environment it does no harm.
+/// Fails if the command line has an option that the verb does not use. An environment variable does
+/// no harm.
 pub(crate) fn refuse_unused(matches: &ArgMatches) -> Result<(), Failure> {
     let (mut verb, mut innermost) = (Vec::new(), matches);
     while let Some((name, inner)) = innermost.subcommand() {
@@ -58,7 +56,7 @@ pub(crate) fn refuse_unused(matches: &ArgMatches) -> Result<(), Failure> {
         innermost = inner;
     }
     let unused = UNUSED.iter().filter(|(name, _)| *name == verb).flat_map(|(_, options)| *options);
-    // A tree of fewer options, as a shell's, does not know them all.
+    // The shell's tree has fewer options.
     let is_typed = |option: &&&str| {
         let source = innermost.try_contains_id(option).ok().and_then(|_| innermost.value_source(option));
         source == Some(ValueSource::CommandLine)
@@ -67,7 +65,7 @@ pub(crate) fn refuse_unused(matches: &ArgMatches) -> Result<(), Failure> {
         None => Ok(()),
         Some(option) => {
             let option = option.replace('_', "-");
-            Err(Failure::Usage(format!("`{}` has no use for --{option}", verb.join(" "))))
+            Err(Failure::Usage(format!("`{}` does not use --{option}", verb.join(" "))))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Progress bars on standard error: seen on terminals, silent elsewhere.
+//! Progress bars on standard error, shown on terminals only.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -10,18 +10,17 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::screen::Screen;
 
-/// How often a bar is drawn at most is indicatif's business; how often it is told is ours: this
-/// many records.
+/// Number of records between two updates of a bar. indicatif limits the drawing.
 pub(crate) const STEP_RECORDS: u64 = 256;
 
-/// A bar, or nothing.
+/// A progress bar, or none.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Of so many bytes; of bytes without an end if that is not known.
+    /// A bar of bytes, without a total if it is unknown.
     pub(crate) fn bytes(screen: Screen, total: Option<u64>) -> Self {
         match total {
             Some(total) => Self::start(screen, Some(total), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
@@ -29,26 +28,26 @@ impl Progress {
         }
     }
 
-    /// Of so many records.
+    /// A bar of `total` records.
     pub(crate) fn records(screen: Screen, total: u64) -> Self {
         Self::start(screen, Some(total), "{bar:30} {human_pos}/{human_len} records {per_sec} {eta}")
     }
 
-    /// Of so many steps of a work that has a name.
+    /// A named bar of `total` steps.
     pub(crate) fn steps(screen: Screen, what: &'static str, total: u64) -> Self {
         let bar = Self::start(screen, Some(total), "{msg} {bar:30} {human_pos}/{human_len} {eta}");
         bar.bar.set_message(what);
         bar
     }
 
-    /// Of work that doesn't say how far it is: that it goes on, and for how long.
+    /// A spinner with the elapsed time, for work without progress reports.
     pub(crate) fn spinner(screen: Screen, what: &'static str) -> Self {
         let spinner = Self::start(screen, None, "{spinner} {msg} {elapsed}");
         spinner.bar.set_message(what);
         spinner
     }
 
-    /// Nothing to see.
+    /// No bar.
     pub(crate) fn hidden() -> Self {
         Self { bar: ProgressBar::hidden() }
     }
@@ -78,12 +77,12 @@ impl Drop for Progress {
     }
 }
 
-/// Goes on, unless Ctrl-C was pressed.
+/// Fails after Ctrl-C.
 fn unless_interrupted() -> ControlFlow<()> {
     if interrupt::check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-/// Runs `work` on a store's files under a bar of bytes; Ctrl-C ends it.
+/// Runs `work` on a store's files with a bar of bytes; Ctrl-C stops it.
 pub(crate) fn watched<T>(
     screen: Screen,
     work: impl FnOnce(&mut dyn FnMut(RepairProgress) -> ControlFlow<()>) -> Result<T, Error>,
@@ -97,10 +96,10 @@ pub(crate) fn watched<T>(
     done.map_err(Failure::or_interrupted)
 }
 
-/// Opening takes so long before a bar appears: nobody wants one for the blink of an eye.
+/// Delay before the bar of an opening appears, so that a fast opening shows none.
 const OPEN_QUIETLY: Duration = Duration::from_millis(400);
 
-/// How far opening a store has come.
+/// The progress of opening a store.
 #[derive(Debug)]
 pub(crate) struct OpenBar {
     screen: Screen,
@@ -113,7 +112,7 @@ impl OpenBar {
         Self { screen, started: Instant::now(), bar: None }
     }
 
-    /// Shows it, and ends the opening after Ctrl-C.
+    /// Shows the progress, and stops the opening after Ctrl-C.
     pub(crate) fn show(&mut self, progress: &OpenProgress) -> ControlFlow<()> {
         let OpenProgress { phase, done, total, .. } = *progress;
         if self.started.elapsed() < OPEN_QUIETLY {
@@ -122,7 +121,7 @@ impl OpenBar {
         if self.bar.as_ref().is_none_or(|(shown, _)| *shown != phase) {
             let template = match phase {
                 OpenPhase::Checkpoint => "building the index {bar:30} {percent}% {eta}",
-                // The log, and what later versions may add.
+                // The log, and phases of later versions.
                 _ => "reading the log {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             };
             self.bar = Some((phase, Progress::start(self.screen, Some(total), template)));

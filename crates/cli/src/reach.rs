@@ -1,7 +1,7 @@
-//! How far plain verbs reach: the records of the authentication service are left out, unless they
-//! are asked for.
+//! The keys that plain verbs use: the records of the authentication service only with
+//! `--with-auth`.
 //!
-//! Which keys those are is the library's matter: [`reserved_keys`].
+//! The library defines these keys: [`reserved_keys`].
 
 use std::ops::Bound;
 
@@ -10,31 +10,29 @@ use hightower_kv::{Range, SingleNodeEngine};
 
 use crate::failure::Failure;
 
-/// Whether the records of the authentication service are meant too.
+/// Whether the records of the authentication service are included.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct Reach {
-    /// Reach the records of users, sessions, keys and roles too (they start with \0auth/), which
-    /// `auth` looks after
+    /// Include the records of users, sessions, API keys and roles (keys that start with \0auth/),
+    /// which `auth` looks after
     #[arg(long)]
     pub(crate) with_auth: bool,
 }
 
 impl Reach {
-    /// Fails for a key that is out of reach.
+    /// Fails for a key that is not included.
     pub(crate) fn check(self, key: &[u8]) -> Result<(), Failure> {
         if self.includes(key) {
             return Ok(());
         }
-        Err(Failure::Usage(format!(
-            "the key is one of the authentication service's: `auth` looks after them; {OVERRIDE}"
-        )))
+        Err(Failure::Usage(format!("the key belongs to the authentication service, which `auth` manages; {OVERRIDE}")))
     }
 
     pub(crate) fn includes(self, key: &[u8]) -> bool {
         self.with_auth || !reserved_keys().contains(key)
     }
 
-    /// The keys of `range` that are within reach, in order, as of one moment.
+    /// The included keys of `range`, in order, of one snapshot.
     pub(crate) fn ranges(self, store: &SingleNodeEngine, range: &KeyRange) -> Result<Vec<Range>, Failure> {
         let snapshot = store.snapshot()?;
         let parts = if self.with_auth { vec![range.clone()] } else { range.without(&reserved_keys()) };
@@ -46,5 +44,5 @@ impl Reach {
     }
 }
 
-/// What to do if it is meant.
-pub(crate) const OVERRIDE: &str = "--with-auth reaches them all the same";
+/// The advice for intended access.
+pub(crate) const OVERRIDE: &str = "--with-auth overrides this";

@@ -1,13 +1,14 @@
-//! Records as lines of text: what `import` reads, and what `export`, `prefix` and `scan` write.
+//! Records as lines of text: the input of `import`, and the output of `export`, `prefix` and
+//! `scan`.
 //!
-//! **TSV**: key, one tab, value, in the [notation] that is used everywhere. Since neither field can
-//! hold a raw tab or line feed, a line has exactly one tab.
+//! **TSV**: key, one tab, value, in the common [notation]. Neither field can contain a raw tab or
+//! line feed, so a line has exactly one tab.
 //!
 //! **JSON Lines**: `{"key":K,"value":V}`, where `K` and `V` are a string if the bytes are UTF-8,
-//! else `{"base64":"…"}` (RFC 4648, with padding). Both members are required and no others are
-//! known.
+//! else `{"base64":"…"}` (RFC 4648, with padding). Both members are required, and others are
+//! refused.
 //!
-//! Both forms give every key and value back byte for byte. Empty lines are skipped.
+//! Both formats preserve keys and values byte for byte. Empty lines are skipped.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,7 +24,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::notation;
 
-/// How records are written as lines.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// key, a tab, value; bytes that are not plain text as b"..."
@@ -34,8 +35,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that a file's name tells: JSON Lines for `.jsonl`, `.ndjson` and `.json`, else
-    /// TSV.
+    /// The format by a file's name: JSON Lines for `.jsonl`, `.ndjson` and `.json`, otherwise TSV.
     pub(crate) fn of_name(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("jsonl" | "ndjson" | "json") => Self::Jsonl,
@@ -89,14 +89,14 @@ pub(crate) struct Record<'a> {
     pub(crate) value: Cow<'a, [u8]>,
 }
 
-/// Whether the store would take a key and a value of these lengths.
+/// Whether the store accepts a key and a value of these lengths.
 pub(crate) fn check_limits(key: &[u8], value: &[u8]) -> Result<(), String> {
     let (longest_key, longest_value) = (limits::MAX_KEY_LEN_BYTES, limits::MAX_VALUE_LEN_BYTES);
     if key.is_empty() || key.len() > longest_key {
         return Err(format!("the key has {} bytes: it must have 1 to {longest_key}", key.len()));
     }
     if value.len() > longest_value {
-        return Err(format!("the value has more than the {longest_value} bytes that it may have"));
+        return Err(format!("the value is longer than {longest_value} bytes"));
     }
     Ok(())
 }
@@ -113,7 +113,7 @@ fn parse_tsv(line: &[u8]) -> Result<Record<'_>, String> {
     Ok(Record { key: field("key", key)?, value: field("value", value)? })
 }
 
-/// The parser's words without its position, which is always on "line 1" of what it was given.
+/// The parser's message without its line number, which is always 1.
 fn explain_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let words = text.rsplit_once(" at line ").map_or(&text[..], |(words, _)| words);
@@ -172,7 +172,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
         let bytes = STANDARD.decode(&*text).map_err(|bad| de::Error::custom(format!("base64: {bad}")))?;
         match map.next_key::<de::IgnoredAny>()? {
             None => Ok(Bytes(Cow::Owned(bytes))),
-            Some(_) => Err(de::Error::custom("\"base64\" stands alone")),
+            Some(_) => Err(de::Error::custom("\"base64\" must be the only member")),
         }
     }
 }
@@ -186,7 +186,7 @@ impl Serialize for Record<'_> {
     }
 }
 
-/// A record as JSON has it.
+/// A record in JSON.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RecordLine<'a> {

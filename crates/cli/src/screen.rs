@@ -1,4 +1,4 @@
-//! What is printed, for people or for programs.
+//! Output for people or for programs.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -10,19 +10,19 @@ use crate::failure::Failure;
 
 /// Headings and names.
 pub(crate) const BOLD: Style = Style::new().bold();
-/// What matters less.
+/// Less important text.
 pub(crate) const DIM: Style = Style::new().dimmed();
-/// What went well.
+/// Success.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
-/// What went wrong.
+/// Failure.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Text in a style, for writers that drop styles where they don't belong.
+/// Styled text, for writers that remove styles where they are not supported.
 pub(crate) fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Standard output and standard error, and whether a program reads them.
+/// Standard output and standard error, with the choice of text or JSON.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     pub(crate) json: bool,
@@ -33,12 +33,12 @@ impl Screen {
         Self { json }
     }
 
-    /// Standard output for many records: buffered, bytes as they are. Flush it at the end.
+    /// Standard output for many records: buffered, with raw bytes. Flush it at the end.
     pub(crate) fn records(self) -> BufWriter<io::StdoutLock<'static>> {
         BufWriter::with_capacity(64 * 1024, io::stdout().lock())
     }
 
-    /// Prints an object as JSON, or the text that a person gets instead.
+    /// Prints an object as JSON, or the text for people instead.
     pub(crate) fn answer(self, object: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json {
             let mut line = serde_json::to_string(object).map_err(io::Error::from)?;
@@ -49,7 +49,7 @@ impl Screen {
         }
     }
 
-    /// Prints a line for people; colours only where they belong.
+    /// Prints a line for people, with colours on terminals only.
     pub(crate) fn say(self, line: &str) -> Result<(), Failure> {
         let mut out = anstream::stdout().lock();
         writeln!(out, "{line}")?;
@@ -61,15 +61,15 @@ impl Screen {
         if self.json { Ok(()) } else { self.say(line) }
     }
 
-    /// Says on standard error what went wrong.
+    /// Prints an error on standard error.
     pub(crate) fn failure(self, failure: &Failure) {
         self.error(&failure.kind(), &failure.message());
     }
 
-    /// Says on standard error what is amiss.
+    /// Prints an error on standard error, and returns the result of the write.
     pub(crate) fn error(self, kind: &str, message: &str) {
         let mut out = anstream::stderr().lock();
-        // If standard error is gone there is nobody to tell; the exit code still does.
+        // If standard error is closed, the exit code still reports the error.
         let _gone = if self.json {
             let object = serde_json::json!({ "error": { "kind": kind, "message": message } });
             writeln!(out, "{object}")
@@ -78,15 +78,15 @@ impl Screen {
         };
     }
 
-    /// Says on standard error what a person may want to know; nothing for programs.
+    /// Prints a note on standard error; nothing for programs.
     pub(crate) fn note(self, message: &str) {
         if !self.json {
-            // As with errors: if standard error is gone there is nobody to tell.
+            // If standard error is closed, the note is lost.
             let _gone = writeln!(anstream::stderr().lock(), "{}: {message}", styled(BOLD, "note"));
         }
     }
 
-    /// Whether a person sees standard output.
+    /// Whether standard output is a terminal.
     pub(crate) fn is_terminal(self) -> bool {
         io::stdout().is_terminal()
     }

@@ -1,4 +1,4 @@
-//! The store that verbs work on: opened for one verb, or once for all verbs of a shell.
+//! The store of the verbs: opened for one verb, or once for all verbs of a shell.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use crate::progress::OpenBar;
 use crate::screen::Screen;
 use crate::units::bytes;
 
-/// Where the store is, and how to talk to whoever runs the tool.
+/// The place of the store, and the screen.
 #[derive(Debug)]
 pub(crate) struct Session {
     data_dir: PathBuf,
     pub(crate) screen: Screen,
-    /// The store of a shell, open for as long as the shell runs.
+    /// The store of a shell, open while the shell runs.
     shared: Option<Arc<SingleNodeEngine>>,
 }
 
@@ -31,7 +31,7 @@ impl Session {
         Self { data_dir: self.data_dir.clone(), screen: self.screen, shared: Some(Arc::clone(&store.engine)) }
     }
 
-    /// The same store, with answers for programs.
+    /// The same store, with JSON output.
     pub(crate) fn for_programs(&self) -> Self {
         let (data_dir, shared) = (self.data_dir.clone(), self.shared.clone());
         Self { data_dir, screen: Screen::new(true), shared }
@@ -41,17 +41,17 @@ impl Session {
         &self.data_dir
     }
 
-    /// The store, to read from. Creates and changes nothing.
+    /// The store, for reading. Creates and changes nothing.
     pub(crate) fn reader(&self) -> Result<Store, Failure> {
         self.open(StoreConfig::at(&self.data_dir).with_read_only(true))
     }
 
-    /// The store, to read from and write to. Creates it if it is not there.
+    /// The store, for reading and writing. Creates it if it does not exist.
     pub(crate) fn writer(&self) -> Result<Store, Failure> {
         self.open(StoreConfig::at(&self.data_dir))
     }
 
-    /// The store, to read from and write to. Fails if it is not there.
+    /// The store, for reading and writing. Fails if it does not exist.
     pub(crate) fn existing_writer(&self) -> Result<Store, Failure> {
         let is_empty = || std::fs::read_dir(&self.data_dir).is_ok_and(|mut files| files.next().is_none());
         if self.shared.is_none() && (!self.data_dir.exists() || is_empty()) {
@@ -60,7 +60,8 @@ impl Session {
         self.writer()
     }
 
-    /// Says where a store is looked for, and what makes one, if there is none here.
+    /// Fails if the directory contains no store; the message names the directory and the verbs that
+    /// create one.
     pub(crate) fn unless_missing(&self, failure: Failure) -> Failure {
         match failure {
             Failure::Store(Error::NotFound(_)) => self.no_store(),
@@ -72,12 +73,10 @@ impl Session {
         Failure::NoStore(self.data_dir.clone())
     }
 
-    /// Fails in a shell, which has the store open.
+    /// Fails in a shell, because it has the store open.
     pub(crate) fn needs_the_store_for_itself(&self, verb: &str) -> Result<(), Failure> {
         match self.shared {
-            Some(_) => {
-                Err(Failure::Usage(format!("{verb} looks at the files while nobody uses them: leave the shell first")))
-            }
+            Some(_) => Err(Failure::Usage(format!("{verb} needs the files of a closed store: leave the shell first"))),
             None => Ok(()),
         }
     }
@@ -93,22 +92,23 @@ impl Session {
     }
 }
 
-/// An open store. [`close`](Store::close) it, to hear whether that worked.
+/// An open store. [`close`](Store::close) it, to get the error of closing.
 #[derive(Debug)]
 pub(crate) struct Store {
     engine: Arc<SingleNodeEngine>,
-    /// Whether it ends with this handle.
+    /// Whether closing this handle closes the store.
     owned: bool,
 }
 
 impl Store {
-    /// Opens a store of its own. Ctrl-C closes it, should it come at a moment when nobody looks.
+    /// Opens a store and registers it with the handler of Ctrl-C, which closes it if the verb does
+    /// not react.
     pub(crate) fn open(config: StoreConfig) -> Result<Self, Failure> {
         Self::open_visibly(config, Screen::new(true))
     }
 
-    /// As [`open`](Self::open); shows how far it has come if that takes long, and what a crash has
-    /// cost.
+    /// As [`open`](Self::open), with a progress bar for slow openings and a note on writes that a
+    /// crash dropped.
     fn open_visibly(config: StoreConfig, screen: Screen) -> Result<Self, Failure> {
         let mut bar = OpenBar::new(screen);
         let opened =
@@ -118,18 +118,19 @@ impl Store {
         let dropped_bytes = engine.open_report().dropped_bytes();
         if dropped_bytes > 0 {
             let dropped = bytes(dropped_bytes);
-            screen.note(&format!("the last writer ended without closing: {dropped} of unfinished writes were dropped"));
+            screen
+                .note(&format!("the last writer did not close the store: {dropped} of unfinished writes were dropped"));
         }
         interrupt::close_on_interrupt(&engine);
         Ok(Self { engine, owned: true })
     }
 
-    /// The engine, for what must own it. It is closed with this handle all the same.
+    /// The engine, for callers that must own it. Closing this handle closes it too.
     pub(crate) fn engine(&self) -> Arc<SingleNodeEngine> {
         Arc::clone(&self.engine)
     }
 
-    /// Makes everything durable and closes the store, unless it is a shell's.
+    /// Makes all writes durable and closes the store, except in a shell.
     pub(crate) fn close(self) -> Result<(), Failure> {
         if self.owned {
             self.engine.close()?;
@@ -137,8 +138,8 @@ impl Store {
         Ok(())
     }
 
-    /// Runs `work` with the store and closes it after, whatever came of the work; of two failures
-    /// the first counts.
+    /// Runs `work` with the store and closes the store afterwards, also after an error. Returns the
+    /// first error.
     pub(crate) fn finish<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
         let result = work(&self);
         let closed = self.close();

@@ -1,8 +1,8 @@
-//! Tables: of numbers, with names on the left and numbers on the right, and of text.
+//! Tables of numbers (names on the left, numbers on the right) and of text.
 
 use comfy_table::{CellAlignment, Table};
 
-/// Lays out rows under a heading; the first column is aligned left, the others right.
+/// Lays out rows under a heading. The first column is aligned left, the others right.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = plain(heading, rows);
     for column in table.column_iter_mut().skip(1) {
@@ -26,7 +26,7 @@ fn plain(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table
     table
 }
 
-/// Names and values below each other, no frame.
+/// Pairs of name and value, one per line, without a frame.
 pub(crate) fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let rows: Vec<_> = rows.into_iter().collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

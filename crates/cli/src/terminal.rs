@@ -1,9 +1,8 @@
-//! Questions to a person on the terminal: a line at a time, with or without echo, and Ctrl-C stops
-//! the question.
+//! Prompts on the terminal: one line each, with or without echo. Ctrl-C stops a prompt.
 //!
-//! A read that waits for a line would not notice an interrupt: so the terminal is only read when it
-//! has a line, and in between the flag is looked at. What was typed before the interrupt is
-//! discarded, and the echo comes back however the question ends.
+//! A blocking read would not notice an interrupt. So the terminal is read only when it has a line,
+//! and the interrupt flag is checked in between. Input typed before the interrupt is discarded, and
+//! the echo is always restored.
 
 use zeroize::Zeroizing;
 
@@ -12,12 +11,12 @@ use crate::failure::Failure;
 /// Longest line, in bytes.
 const MAX_LINE_LEN_BYTES: usize = 4096;
 
-/// Asks; with `hidden`, what is typed does not show. The answer is without its line end.
+/// Prompts for a line; with `hidden`, without echo. Returns the line without its end.
 pub(crate) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Failure> {
     imp::ask(question, hidden)
 }
 
-/// Gives the terminal its echo back, should the process end during a question.
+/// Restores the echo if the process ends during a prompt.
 pub(crate) fn restore() {
     imp::restore();
 }
@@ -41,13 +40,13 @@ mod imp {
     use crate::failure::Failure;
     use crate::interrupt;
 
-    /// How often a question looks for Ctrl-C: 50 ms.
+    /// Interval between checks for Ctrl-C: 50 ms.
     const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-    /// The terminal as it was, while it shows nothing.
+    /// The saved mode of the terminal while the echo is off.
     static BEFORE: Mutex<Option<(Arc<File>, Termios)>> = Mutex::new(None);
 
-    /// Shows nothing of what is typed, until it is dropped.
+    /// Turns the echo off until this is dropped.
     struct Hidden;
 
     impl Hidden {
@@ -55,7 +54,7 @@ mod imp {
             let before = tcgetattr(terminal)?;
             let mut hidden = before.clone();
             hidden.local_modes.remove(LocalModes::ECHO);
-            // The line feed shows: the next line then begins where it should.
+            // The line feed is echoed, so that the next output begins on a new line.
             hidden.local_modes.insert(LocalModes::ECHONL);
             *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::clone(terminal), before));
             let guard = Self;
@@ -72,7 +71,7 @@ mod imp {
 
     pub(super) fn restore() {
         if let Some((terminal, before)) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A terminal that has gone needs no echo.
+            // A closed terminal needs no echo.
             let _gone = tcsetattr(terminal, OptionalActions::Now, &before);
         }
     }
@@ -83,7 +82,7 @@ mod imp {
         (&*terminal).write_all(question.as_bytes()).map_err(failed)?;
         let answer = line(&terminal);
         if matches!(answer, Err(Failure::Interrupted { .. })) {
-            // What was typed so far is no answer to whatever comes next.
+            // Discard the typed input: it must not answer the next prompt.
             let _gone = tcflush(&terminal, QueueSelector::IFlush);
             let _gone = (&*terminal).write_all(b"\n");
         }
@@ -91,7 +90,7 @@ mod imp {
     }
 
     fn line(terminal: &File) -> Result<Zeroizing<String>, Failure> {
-        // Room for everything, so that no half of it is left behind by growing.
+        // The full capacity at once: a reallocation would leave a copy of a secret in freed memory.
         let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE_LEN_BYTES + 1));
         let mut byte = Zeroizing::new([0]);
         loop {
@@ -101,19 +100,19 @@ mod imp {
                 Ok(_) => {}
                 Err(error) => return Err(failed(error.into())),
             }
-            // The terminal has a whole line, so none of its bytes is waited for.
+            // The terminal has a whole line, so these reads do not block.
             let read = (&*terminal).read(byte.as_mut_slice()).map_err(failed)?;
             if read == 0 || byte[0] == b'\n' {
                 break;
             }
             if line.len() >= MAX_LINE_LEN_BYTES {
-                return Err(Failure::Usage("the line that was typed is longer than any answer can be".into()));
+                return Err(Failure::Usage("the typed line is too long".into()));
             }
             line.push(byte[0]);
         }
         match std::str::from_utf8(&line) {
             Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-            Err(_) => Err(Failure::Usage("what was typed is not UTF-8".into())),
+            Err(_) => Err(Failure::Usage("the typed line is not UTF-8".into())),
         }
     }
 }

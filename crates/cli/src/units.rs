@@ -1,4 +1,4 @@
-//! Numbers as people write them: `15.7 MB`, `63,666`, `1.20 ms`; and durations as they type them.
+//! Formats of numbers (`15.7 MB`, `63,666`, `1.20 ms`), and the parser of durations.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// A count of something that is counted by adding an s.
+/// A count with its noun, whose plural has an s.
 pub(crate) fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// A number of bytes in decimal units, three digits or so.
+/// A number of bytes in decimal units, with about three digits.
 pub(crate) fn bytes(number: u64) -> String {
     let mut rest = number as f64;
     let mut unit = "B";
@@ -33,7 +33,7 @@ pub(crate) fn bytes(number: u64) -> String {
     if unit == "B" { format!("{number} B") } else { format!("{} {unit}", three_digits(rest)) }
 }
 
-/// A duration in the unit that suits it.
+/// A duration in a fitting unit.
 pub(crate) fn duration(duration: Duration) -> String {
     let nanoseconds = duration.as_secs_f64() * 1e9;
     let (value, unit) = match nanoseconds {
@@ -45,15 +45,15 @@ pub(crate) fn duration(duration: Duration) -> String {
     format!("{} {unit}", three_digits(value))
 }
 
-/// A duration for programs: milliseconds, to the microsecond.
+/// A duration for programs: milliseconds with three decimals.
 pub(crate) fn as_ms<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
 }
 
-/// How many per second, rounded; nothing took no time.
+/// The rate per second, rounded; 0 for an empty duration.
 pub(crate) fn per_second(number: u64, elapsed: Duration) -> u64 {
     let seconds = elapsed.as_secs_f64().max(1e-9);
-    // Saturates, which is what is wanted of a rate.
+    // The cast saturates, as a rate should.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let rate = (number as f64 / seconds).round() as u64;
     rate
@@ -75,9 +75,9 @@ pub(crate) fn date_time(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
-/// The date of a day that is counted from 1970-01-01, in the Gregorian calendar. Years are counted
-/// from March, so that the leap day is the last of a year, and in eras of 400 years, which all have
-/// the same number of days.
+/// The Gregorian date of a day number since 1970-01-01. The computation uses years that begin in
+/// March, so that the leap day is the last day of a year, and eras of 400 years, which all have the
+/// same length.
 fn date_of(days: i64) -> (i64, i64, i64) {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0 = days + 719_468;
@@ -90,14 +90,14 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
-/// Reads a number of things of which none would be no question.
+/// Reads a number from 1 on.
 pub(crate) fn parse_some(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is no number from 1 on"))
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is not a number from 1 on"))
 }
 
 /// Reads `250ms`, `1s`, `2m`, `1h` or `30d`; more than zero.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration: write 500ms, 1s, 2m, 1h or 30d");
+    let bad = || format!("{text:?} is not a duration: write 500ms, 1s, 2m, 1h or 30d");
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(bad)?;
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {

@@ -1,12 +1,12 @@
 //! `auth`: users, sessions, API keys, roles and the audit trail of a store.
 //!
-//! One module per noun, each with its verbs; what they share lies beside them:
+//! One module per noun, each with its verbs. The shared modules:
 //!
-//! * [`service`] — the options that all verbs take, and the service on the store;
+//! * [`service`] — the options of all verbs, and the service on the store;
 //! * [`secret`] — passwords and tokens, typed without echo or read from standard input;
-//! * [`grant`] — what a role allows, as text; [`view`] — records, for people and for programs.
+//! * [`grant`] — the text form of grants; [`view`] — records, for people and for programs.
 //!
-//! What may be done to which record, and how it is kept, is the library's matter.
+//! The library decides on permissions and on the format of records.
 
 mod api_key;
 mod audit;
@@ -33,22 +33,22 @@ use crate::verbs::auth::service::{Context, Options};
 
 const GUIDE: &str = "\
 First steps:
-  export HTKV_KEY_FILE=~/.htkv-keys          where the master keys are: keep a copy elsewhere
-  htkvctl auth keyring generate              makes that file, readable by you only
-  htkvctl auth user create alice             asks for the password; nothing of it is shown
+  export HTKV_KEY_FILE=~/.htkv-keys          the file of the master keys: keep a copy elsewhere
+  htkvctl auth keyring generate              creates that file, readable by you only
+  htkvctl auth user create alice             prompts for the password, without echo
   htkvctl auth role define operator read,write:prefix:jobs/
   htkvctl auth role grant alice operator
   htkvctl auth key create alice --label ci   prints the API key, once
-  htkvctl auth authorize write jobs/7        asks for a key or session token: may it do that?
-  htkvctl auth audit verify                  whether the trail of all this is whole
+  htkvctl auth authorize write jobs/7        prompts for a token: whether it allows this
+  htkvctl auth audit verify                  whether the audit trail is intact
 
 Passwords and tokens are never arguments: others could read them in the list of processes and in the history of the \
-shell. They are asked for on the terminal; where standard input is no terminal they are its first lines:
+shell. The tool prompts for them on the terminal. If standard input is not a terminal, they are its first lines:
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth user create alice
 
-If the program that uses the store puts a pepper into its passwords, name the same with --pepper-file: without it no password of such a user can be checked or set. A file of one's own: (umask 077; echo \"1:$(openssl rand -hex 32)\" > ~/.htkv-peppers)
+If the program that uses the store has a pepper for its passwords, set the same with --pepper-file: without it no password of such a user can be checked or set. To create one: (umask 077; echo \"1:$(openssl rand -hex 32)\" > ~/.htkv-peppers)
 
-A USER is a name, in any spelling that is the same name, or an id (usr_...). Refused, unknown and taken is exit code 1.";
+A USER is a name, in any spelling with the same normal form, or an id (usr_...). The exit code is 1 for refused, unknown and taken.";
 
 /// Users, sessions, API keys, roles and the audit trail of a store
 #[derive(Debug, clap::Args)]
@@ -69,7 +69,7 @@ enum Noun {
     /// Change, reset and verify passwords
     #[command(subcommand, after_help = password::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Password(password::Verb),
-    /// Log users in, and end what they began
+    /// Log users in, list and end sessions
     #[command(subcommand, after_help = session::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Session(session::Verb),
     /// Second factors: one-time passwords and recovery codes
@@ -78,17 +78,17 @@ enum Noun {
     /// Single-use tokens: password resets, invitations, verifications
     #[command(subcommand, after_help = token::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Token(token::Verb),
-    /// API keys: what programs authenticate with
+    /// API keys, for the authentication of programs
     #[command(subcommand, after_help = api_key::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Key(api_key::Verb),
-    /// Roles: what users and API keys may do
+    /// Roles: the rights of users and API keys
     #[command(subcommand, after_help = role::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Role(role::Verb),
     Authorize(authorize::Args),
     /// The master keys that wrap the store's secrets
     #[command(subcommand, after_help = keyring::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Keyring(keyring::Verb),
-    /// The trail of who did what
+    /// The audit trail
     #[command(subcommand, after_help = audit::EXAMPLES, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Audit(audit::Verb),
     Purge(purge::Args),

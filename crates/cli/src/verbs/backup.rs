@@ -1,4 +1,4 @@
-//! `backup`: a copy of the store, in a directory of its own.
+//! `backup`: a copy of the store in another directory.
 
 use std::path::PathBuf;
 
@@ -13,22 +13,22 @@ use crate::units::{bytes, counted};
 const EXAMPLES: &str = "\
 Examples:
   htkvctl backup /backups/kv           the whole store
-  htkvctl backup /backups/kv           and later into the same directory: only what is new
+  htkvctl backup /backups/kv           later, into the same directory: only new files
   htkvctl check --data-dir /backups/kv
   htkvctl restore /backups/kv --data-dir /var/lib/kv
 
-A backup is a store of its own: it can be read, checked and copied like any other. Complete segments are hard-linked where the file \
-system can, and take no room twice; copy the directory elsewhere to survive the loss of the disk. The backup that is there stays whole until the new \
-one is; after Ctrl-C run it again, and it goes on with what was copied.
+A backup is a complete store: it can be read, checked and copied like any other. Complete segments are hard-linked if the file \
+system supports it, and then need no additional space; copy the directory to another disk to survive the loss of this one. The previous backup stays intact until the new \
+one is complete. After Ctrl-C run it again: it reuses the copied files.
 
-This opens the store for writing, so no other process may have it open. A program that has it open makes backups itself, \
-while it goes on: SingleNodeEngine::backup_to.";
+This opens the store for writing, so no other process may have it open. A program that has the store open makes backups itself, \
+during normal use: SingleNodeEngine::backup_to.";
 
-/// Copy the store into a directory; into the same one again: only what is new
+/// Copy the store into a directory; a repeated backup copies only new files
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The directory of the backup: not there yet, empty, or with an earlier backup of this store
+    /// The directory of the backup: missing, empty, or with an earlier backup of this store
     #[arg(value_name = "BACKUP_DIR")]
     backup: PathBuf,
 }
@@ -69,7 +69,7 @@ impl Args {
 
     fn describe(&self, report: &BackupReport) -> String {
         format!(
-            "{} holds everything up to commit {}: {}, {} there already, {} linked, {} copied ({})",
+            "{} has all commits up to {}: {}, {} reused, {} linked, {} copied ({})",
             self.backup.display(),
             report.seq,
             counted(report.segments, "segment"),

@@ -1,7 +1,7 @@
-//! `bench`: a quick measurement on the user's own machine and file system.
+//! `bench`: a quick measurement on the user's machine and file system.
 //!
-//! It is for a first impression and for comparing machines and settings. Comparisons with other
-//! stores, which need care, are made elsewhere in the project.
+//! It is for a first impression, and for comparisons of machines and settings. `cargo xtask peers`
+//! compares the store with others.
 
 mod meter;
 
@@ -25,7 +25,7 @@ use crate::verbs::bench::meter::{Measured, Meter};
 const DEBUG_BUILD: &str =
     "this is a debug build, several times slower than a release build; use `cargo run --release -- bench`";
 
-/// How long the synced puts take.
+/// Duration of the synced puts.
 const SYNC_TIME: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -34,36 +34,36 @@ Examples:
   htkvctl bench --keys 1000000 --value-size 100
   htkvctl bench --dir /mnt/disk           on the disk that matters, not in the temporary directory
 
-One thread, keys of 16 bytes in random order, values that don't compress. Every 16th operation is timed by \
-itself for p50, p99 and max; the rate is that of all. \"put\" returns when the write survives the death of the \
-process, \"put, synced\" when it survives power loss. The store is made for the run and removed after it.";
+One thread, keys of 16 bytes in random order, incompressible values. p50, p99 and max are those of every 16th \
+operation; the rate is that of all operations. \"put\" returns when the write survives the end of the \
+process, \"put, synced\" when it survives power loss. The store is created for the run and removed after it.";
 
 /// Measure a store on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// How many keys
+    /// Number of keys
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     keys: u64,
 
-    /// How large values are, in bytes
+    /// Size of values, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     value_size: u32,
 
-    /// How "put" is made durable: by the operating system, or in the background every 25 ms
+    /// Durability of "put": `os` leaves syncs to the operating system, `interval` syncs every 25 ms
     #[arg(long, value_enum, default_value_t = Level::Interval)]
     durability: Level,
 
-    /// Where to make the store; it goes into a new directory there
+    /// Parent directory of the store, which gets a new directory there
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Level {
-    /// Whenever the operating system likes
+    /// Synced by the operating system
     Os,
-    /// Every 25 ms
+    /// Synced in the background, every 25 ms
     Interval,
 }
 
@@ -71,7 +71,7 @@ enum Level {
 struct Answer {
     keys: u64,
     value_size_bytes: u32,
-    /// Whether the tool was built without optimization, so that the figures say little.
+    /// Whether the tool was built without optimization, which makes the figures meaningless.
     is_debug_build: bool,
     results: Vec<Measured>,
 }
@@ -127,7 +127,7 @@ impl Args {
         ])
     }
 
-    /// Does something with every key once, in random order.
+    /// Runs an operation on every key once, in random order.
     fn each(
         &self,
         screen: Screen,
@@ -171,10 +171,10 @@ impl Args {
     }
 }
 
-/// How often the bar is told of the progress: seldom, so that it costs the rate nothing.
+/// Number of operations between two updates of the bar, large enough not to affect the rate.
 const STEPS_PER_LOOK: u64 = 4096;
 
-/// Now and then shows how far it is; fails after Ctrl-C.
+/// Updates the bar from time to time; fails after Ctrl-C.
 fn show(bar: &Progress, at: u64) -> Result<(), Failure> {
     if !at.is_multiple_of(STEPS_PER_LOOK) {
         return Ok(());
@@ -183,13 +183,13 @@ fn show(bar: &Progress, at: u64) -> Result<(), Failure> {
     interrupt::check()
 }
 
-/// Whether it worked is all that counts.
+/// Keeps only whether the operation succeeded.
 fn done<T>(result: hightower_kv::Result<T>) -> Result<(), Failure> {
     result?;
     Ok(())
 }
 
-/// A key that is not there, beside one that is.
+/// An absent key, next to a present one.
 fn absent(key: &[u8; 16]) -> [u8; 16] {
     let mut key = *key;
     key[15] = b'?';
@@ -207,10 +207,10 @@ fn key_of(number: u64) -> [u8; 16] {
     key
 }
 
-/// The numbers below `count`, each once, in an order that looks random.
+/// The numbers below `count`, each once, in a pseudorandom order.
 fn shuffled(count: u64) -> impl Iterator<Item = u64> + Clone {
-    // An odd factor permutes the numbers below a power of two, and a shift spreads them; those that
-    // are too large are left out.
+    // An odd factor permutes the numbers below a power of two, and a shift spreads them. Numbers
+    // that are too large are skipped.
     let mask = count.next_power_of_two() - 1;
     let shift = (64 - mask.leading_zeros()).div_ceil(2);
     (0..=mask)
@@ -222,7 +222,7 @@ fn shuffled(count: u64) -> impl Iterator<Item = u64> + Clone {
         .filter(move |number| *number < count)
 }
 
-/// Values that don't compress: windows of a page of noise.
+/// Incompressible values: windows of a page of noise.
 struct Filler {
     noise: Vec<u8>,
     len: usize,

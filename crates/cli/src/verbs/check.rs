@@ -1,4 +1,4 @@
-//! `check`: look for damage, as closely as asked.
+//! `check`: search for damage, at a chosen level.
 
 use clap::ValueEnum;
 use hightower_kv::{CheckLevel, CheckReport, CheckpointUse, Components, check};
@@ -14,18 +14,18 @@ use crate::verbs::damage::Damage;
 const EXAMPLES: &str = "\
 Examples:
   htkvctl check
-  htkvctl check --level structure      is it all there? takes no time
-  htkvctl check --level index          and does the index checkpoint say what the log says?
+  htkvctl check --level structure      files, headers and lengths; fast
+  htkvctl check --level index          also compares the index checkpoint with the log
   htkvctl check --json && echo fine
 
-`--level index` takes the memory of an open store. Changes nothing and goes on behind what it finds. Exit code 1 if there is damage; each damaged place is named, with the keys that it lies \
-between where that is known. What then: restore a backup, or `htkvctl salvage` what is whole.";
+`--level index` takes the memory of an open store. The check changes nothing, and continues behind damage. Exit code 1 if there is damage: each damaged place is printed, with \
+the neighbouring keys if they are known. Then restore a backup, or copy the intact records with `htkvctl salvage`.";
 
-/// Look for damage
+/// Search for damage
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// How closely to look
+    /// Level of the check
     #[arg(long, value_enum, default_value_t = Level::Checksums, value_name = "LEVEL")]
     level: Level,
 }
@@ -34,9 +34,9 @@ pub(crate) struct Args {
 enum Level {
     /// the manifest, the segments' headers and lengths, the end of the log
     Structure,
-    /// that, and the checksum of every record
+    /// also the checksum of every record
     Checksums,
-    /// that, and whether the index checkpoint says the same as the log
+    /// also the index checkpoint, compared with the log
     Index,
 }
 
@@ -90,7 +90,7 @@ impl Answer {
 
 fn describe(report: &CheckReport, level: &str) -> String {
     let looked = match level {
-        "structure" => format!("{} looked at, no record read", counted(report.segments, "segment")),
+        "structure" => format!("{} checked, no record read", counted(report.segments, "segment")),
         _ => format!(
             "{}, {}, {} verified",
             counted(report.segments, "segment"),
@@ -107,7 +107,7 @@ fn describe(report: &CheckReport, level: &str) -> String {
     lines.extend(report.damage.iter().map(|place| Damage::of(place).describe()));
     if report.unfinished_bytes > 0 {
         let unfinished = bytes(report.unfinished_bytes);
-        lines.push(format!("a crash has left {unfinished} of unfinished writes; the next open drops them"));
+        lines.push(format!("a crash left {unfinished} of unfinished writes; the next open drops them"));
     }
     match &report.checkpoint {
         Some(CheckpointUse::Loaded { name, entries }) => {

@@ -12,11 +12,11 @@ use crate::units::{as_ms, bytes, counted, duration};
 
 const EXAMPLES: &str = "\
 Examples:
-  htkvctl segments          shows how much there is to free
+  htkvctl segments          shows the space that can be freed
   htkvctl compact
 
-A store that is open compacts by itself in the background; this does all of it now. Safe to interrupt: a store that is \
-compacted half way is as good as before.";
+An open store compacts automatically in the background; this verb compacts all of it now. It is safe to interrupt: a partly \
+compacted store is valid.";
 
 /// Free the space of overwritten and deleted records
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ impl Answer {
 
 fn describe(report: &CompactionReport) -> String {
     if report.removed_segments == 0 {
-        return "there was nothing to free".into();
+        return "nothing to free".into();
     }
     format!(
         "freed {} in {}: {} removed, {} moved into {} new",

@@ -1,4 +1,4 @@
-//! Damaged places, as `check` and `salvage` tell of them.
+//! Damaged places in the output of `check` and `salvage`.
 
 use hightower_kv::DamagedPlace;
 use serde::Serialize;
@@ -14,7 +14,7 @@ pub(crate) struct Damage {
     offset: u64,
     len_bytes: Option<u64>,
     message: String,
-    /// The last key before it, and the first behind it, if the keys of the file are in order.
+    /// The last key before it, and the first key behind it, if the file is in key order.
     after_key: Option<Bytes<'static>>,
     before_key: Option<Bytes<'static>>,
 }
@@ -24,7 +24,7 @@ impl Damage {
         let keys = place.keys.clone().unwrap_or_default();
         let key = |key: Option<Vec<u8>>| key.map(|key| Bytes(key.into()));
         let file = place.path.display().to_string();
-        // What stands beside it need not be said twice.
+        // Remove the part of the message that the other fields repeat.
         let without = |text: &str, beginning: &str| text.strip_prefix(beginning).unwrap_or(text).to_owned();
         let message = without(&place.detail, &format!("{file}: "));
         let message = without(&message, &format!("damaged at offset {}: ", place.offset));

@@ -1,4 +1,4 @@
-//! `delete`: take a key's value away.
+//! `delete`: delete a key.
 
 use hightower_kv::{Batch, BatchOutcome, Committed, Expect};
 use serde::Serialize;
@@ -14,9 +14,9 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl delete pods/web-0
 
-Exit code 1 if the key has no value; nothing is written then.";
+Exit code 1 if the key has no value. Then nothing is written.";
 
-/// Take a key's value away
+/// Delete a key
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

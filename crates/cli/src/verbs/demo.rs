@@ -1,9 +1,9 @@
-//! `demo`: the store at work on real data, a crash included.
+//! `demo`: the store with real data and a crash.
 //!
 //! It imports the time zones of the tz database, reads them back by key and by prefix, and then
-//! lets a [child process](writer) write as fast as it can. The child says over a pipe which writes
-//! have returned; it is killed with SIGKILL in mid-stream. The store is opened again, and every
-//! write that had returned is read and compared.
+//! lets a [child process](writer) write at full speed. The child acknowledges each completed write
+//! over a pipe, until SIGKILL ends it. Then the demo opens the store again, and reads and compares
+//! every acknowledged write.
 
 mod acks;
 pub(crate) mod writer;
@@ -26,29 +26,29 @@ use crate::units::{self, count};
 use crate::verbs::demo::acks::Acknowledged;
 use crate::verbs::import::{Imported, import};
 
-/// See `data/README.md` for where it is from.
+/// `data/README.md` describes its source.
 const ZONES: &[u8] = include_bytes!("../../data/zones.tsv");
 
 const EXAMPLES: &str = "\
 Examples:
-  htkvctl demo                   two seconds, in a temporary directory that is removed
+  htkvctl demo                   two seconds, in a temporary directory
   htkvctl demo --for 10s
-  htkvctl demo --keep ./demo     look at it afterwards: htkvctl --data-dir ./demo shell";
+  htkvctl demo --keep ./demo     then look at the store: htkvctl --data-dir ./demo shell";
 
-/// See the store at work: import, reads, and a writer that gets killed
+/// Demonstrate the store: import, reads, and a killed writer
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// How long the writer may write before it is killed
+    /// Time until the writer is killed
     #[arg(long = "for", value_name = "DURATION", default_value = "1s", value_parser = units::parse_duration)]
     write_for: Duration,
 
-    /// Use this new directory, and leave it there
+    /// Use this new directory, and keep it
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
 
-/// What programs get.
+/// The output for programs.
 #[derive(Serialize)]
 struct Answer {
     imported: Imported,
@@ -65,7 +65,7 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         match &self.keep {
             Some(dir) if dir.exists() => {
-                Err(Failure::Usage(format!("{} is there already: --keep needs a new directory", dir.display())))
+                Err(Failure::Usage(format!("{} exists already: --keep needs a new directory", dir.display())))
             }
             Some(dir) => self.show(session.screen, dir),
             None => {
@@ -84,11 +84,10 @@ impl Args {
         screen.tell(&format!("{} in {}\n", styled(BOLD, "Hightower KV"), dir.display()))?;
         let imported = Store::open(StoreConfig::at(dir))?.finish(|store| show_reads(screen, store))?;
         interrupt::check()?;
-        screen
-            .tell(&format!("{} a child process puts keys, and tells over a pipe which puts have returned", step(4)))?;
+        screen.tell(&format!("{} a child process puts keys, and acknowledges completed puts over a pipe", step(4)))?;
         let acknowledged = acks::write_and_kill(dir, self.write_for)?;
         screen.tell(&format!(
-            "  killed with SIGKILL in mid-stream after {}: {} puts acknowledged, {} per second",
+            "  killed with SIGKILL after {}: {} puts acknowledged, {} per second",
             units::duration(acknowledged.elapsed),
             count(acknowledged.last),
             count(acknowledged.per_second()),
@@ -124,7 +123,7 @@ fn show_reads(screen: Screen, store: &Store) -> Result<Imported, Failure> {
     Ok(imported)
 }
 
-/// Opens the store that the writer was killed in, and compares everything that it had acknowledged.
+/// Opens the store of the killed writer, and compares every acknowledged put.
 fn verify(screen: Screen, dir: &Path, imported: Imported, acknowledged: &Acknowledged) -> Result<Answer, Failure> {
     let started = Instant::now();
     let store = Store::open(StoreConfig::at(dir))?;
@@ -156,7 +155,7 @@ impl Answer {
         let found = format!("{} of {} acknowledged puts", count(self.found), count(self.acknowledged));
         let beyond = match self.beyond_acknowledged {
             0 => String::new(),
-            more => format!("; {} more had been written but not yet acknowledged", count(more)),
+            more => format!("; {} more puts were written but not acknowledged", count(more)),
         };
         if self.lost == 0 {
             format!("  {}: {found} read back and compared{beyond}", styled(GOOD, "nothing is lost"))

@@ -1,4 +1,4 @@
-//! `dump`: the records of the log as they stand in the files.
+//! `dump`: the records of the log in the order of the files.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -17,25 +17,25 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl dump | less
   htkvctl dump --segment 7 --json
-  htkvctl dump --key pods/web-0        the history of one key, as far as it was not compacted away
+  htkvctl dump --key pods/web-0        the history of one key, as far as compaction kept it
 
-One line for each record that verifies, in the order of files and places, overtaken ones too: segment, offset, length, commit (- if compaction \
-wrote it; + if more records of the same commit follow), version, time as Unix milliseconds, set or delete, key, and the value's length, or with \
---values the value. Damaged places are stepped over, and counted at the end: exit code 1 if there are any.";
+One line per valid record, in the order of files and offsets, including old versions: segment, offset, length, commit (- if compaction \
+wrote the record; + if more records of the commit follow), version, time in Unix ms, set or delete, key, and the length of the value, or with \
+--values the value. Damaged places are skipped and counted at the end: exit code 1 if there are any.";
 
 /// Show the raw records of the log
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Only of the segment with this number
+    /// Only records of this segment
     #[arg(long, value_name = "NUMBER")]
     segment: Option<u32>,
 
-    /// Only of this key
+    /// Only records of this key
     #[arg(long, value_name = "KEY", value_parser = crate::cli::Text::parser())]
     key: Option<crate::cli::Text>,
 
-    /// Show values too, not only how long they are
+    /// Print values instead of their lengths
     #[arg(long)]
     values: bool,
 }
@@ -75,11 +75,11 @@ impl Args {
         drop(out);
         if damaged > 0 {
             let places = counted(damaged, "damaged place");
-            session.screen.error("corrupt", &format!("{places}: `htkvctl check` tells more"));
+            session.screen.error("corrupt", &format!("{places}: `htkvctl check` lists them"));
             return Ok(Exit::Negative);
         }
         if let Some(segment) = self.segment.filter(|_| !is_there) {
-            session.screen.error("not_found", &format!("no record is in a segment {segment}; see `htkvctl segments`"));
+            session.screen.error("not_found", &format!("no record in a segment {segment}; see `htkvctl segments`"));
             return Ok(Exit::Negative);
         }
         Ok(Exit::Done)

@@ -21,19 +21,19 @@ use crate::verbs::list::write_pairs;
 const EXAMPLES: &str = "\
 Examples:
   htkvctl export                          to standard output, as TSV
-  htkvctl export -o dump.jsonl            the format is told by the file's name, or by --format
+  htkvctl export -o dump.jsonl            the file's name, or --format, sets the format
   htkvctl export --prefix pods/ | head
   htkvctl export | gzip > dump.tsv.gz
 
-Records are sorted by the bytes of their keys and are those of one moment. A file is written beside its name and \
-renamed when it is complete, so there is never half of one. `import` takes all of it back, byte for byte. Users, sessions, \
-keys and roles are left out; with --with-auth they are in it, and the file is readable by its owner only.";
+Records are sorted by the bytes of their keys and form one snapshot. A file is written under a temporary name and \
+renamed when complete, so an incomplete file never appears. `import` restores all records byte for byte. Users, sessions, \
+API keys and roles are excluded; with --with-auth they are included, and the file is readable by its owner only.";
 
 /// Write all records as lines, sorted by key
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What the lines look like
+    /// Format of the lines
     #[arg(long)]
     format: Option<Format>,
 
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Only keys that start with this
+    /// Only keys with this prefix
     #[arg(long, value_name = "PREFIX", value_parser = Text::parser())]
     prefix: Option<Text>,
 
@@ -67,7 +67,7 @@ impl Args {
     fn to_stdout(&self, session: &Session, store: &Store) -> Result<Exit, Failure> {
         let default = if session.screen.json { Format::Jsonl } else { Format::Tsv };
         let format = self.format.unwrap_or(default);
-        // A bar among the records would be in the way.
+        // A bar would mix with the records.
         let progress = if session.screen.is_terminal() { Progress::hidden() } else { self.progress(session, store) };
         let mut out = session.screen.records();
         self.write(store, format, &mut out, &progress)?;
@@ -107,7 +107,7 @@ impl Args {
     }
 }
 
-/// Errors of writing the records are the file's, not standard output's.
+/// Write errors are those of the file, not of standard output.
 fn name_file(failure: Failure, path: &Path) -> Failure {
     match failure {
         Failure::File { source, .. } => Failure::File { action: format!("write {}", path.display()), source },
@@ -137,16 +137,16 @@ fn make_private(_file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// A file on its way.
+/// An output file.
 enum Target {
-    /// Appears under its name when it is complete.
+    /// Gets its name when it is complete.
     Staged(BufWriter<NamedTempFile>),
-    /// Written in place: a device, a pipe, or a file in a directory that takes no new one.
+    /// Written in place: a device, a pipe, or a file in a read-only directory.
     InPlace(BufWriter<File>),
 }
 
 impl Target {
-    /// `private`: nobody but the owner may read it, for it holds password hashes.
+    /// `private`: readable by the owner only, because it contains password hashes.
     fn create(path: &Path, private: bool) -> io::Result<Self> {
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_file() => {
@@ -158,7 +158,7 @@ impl Target {
         }
     }
 
-    /// The file keeps its mode. Where its directory takes no new file, it is written in place.
+    /// The file keeps its mode. In a read-only directory it is written in place.
     fn replacing(path: &Path, metadata: &fs::Metadata, private: bool) -> io::Result<Self> {
         let staged = Self::staged(path, private).and_then(|target| {
             if let (Self::Staged(file), false) = (&target, private) {
@@ -182,8 +182,7 @@ impl Target {
 
     fn staged(path: &Path, private: bool) -> io::Result<Self> {
         let dir = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Created as any other file would be, so that its permissions are what the user's umask
-        // says.
+        // Created without a special mode, so that the user's umask sets its permissions.
         let file = tempfile::Builder::new()
             .prefix(".htkvctl-")
             .suffix(".partial")

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(value_parser = Text::parser())]
     key: Text,
 
-    /// The bytes as they are: nothing escaped, no line feed added
+    /// Print the raw bytes: nothing escaped, no line feed added
     #[arg(long, conflicts_with = "json")]
     raw: bool,
 

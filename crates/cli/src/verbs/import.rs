@@ -1,8 +1,7 @@
-//! `import`: many records from a file, fast.
+//! `import`: put the records of a file into the store.
 //!
-//! Records are committed in batches, each whole or not at all, so that a crash, a Ctrl-C or a bad
-//! line leaves the records of the lines before some point, and an import that is run again
-//! completes it.
+//! Records are committed in atomic batches. A crash, a Ctrl-C or a malformed line leaves the
+//! records of the lines before some point; a repeated import completes it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -22,7 +21,7 @@ use crate::screen::Screen;
 use crate::session::Session;
 use crate::units;
 
-/// A batch is committed when it has so many records, or so many bytes of keys and values.
+/// A batch is committed at this number of records, or at this number of bytes of keys and values.
 const BATCH_RECORDS: usize = 1000;
 const BATCH_LEN_BYTES: usize = 1 << 20;
 
@@ -33,15 +32,15 @@ Examples:
   zcat dump.tsv.gz | htkvctl import -
   htkvctl --data-dir A export | htkvctl --data-dir B import -
 
-Formats, told by the file's name (.jsonl, .ndjson and .json are JSON Lines, all else TSV) or by --format:
+Formats, by the file's name (.jsonl, .ndjson and .json are JSON Lines, others TSV) or by --format:
   tsv    key, one tab, value. Fields are plain text as it is, backslashes included, or byte-string
          literals b\"...\" (see `htkvctl --help`). Lines end in LF or CR LF; a byte order mark at the
          start of the file is skipped.
   jsonl  {\"key\":\"...\",\"value\":\"...\"}, bytes that are not UTF-8 as {\"base64\":\"...\"}
 
-Records are committed in atomic batches. A malformed line is named with its number and stops the import; \
-the records before it stay. So does one of the authentication service's records, without --with-auth: with it, the users, \
-keys and roles of this store are replaced by those of the file. To import again is harmless: what is there is overwritten by the same.";
+Records are committed in atomic batches. A malformed line stops the import, with its number in the error; \
+the records before it stay. A record of the authentication service stops it too, unless --with-auth is set: then the users, \
+API keys and roles of the file replace those of the store. A repeated import is harmless: it overwrites each record with the same value.";
 
 /// Put the records of a file into the store
 #[derive(Debug, clap::Args)]
@@ -50,7 +49,7 @@ pub(crate) struct Args {
     /// The file; `-` for standard input
     file: PathBuf,
 
-    /// What the lines look like
+    /// Format of the lines
     #[arg(long)]
     format: Option<Format>,
 
@@ -58,7 +57,7 @@ pub(crate) struct Args {
     reach: Reach,
 }
 
-/// What came of an import.
+/// The outcome of an import.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Imported {
     pub(crate) records: u64,
@@ -98,7 +97,7 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// The input, and how long it is if that is known.
+/// The input, and its length if it is known.
 fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
     if is_stdin(path) {
         return Ok((Box::new(io::stdin().lock()), None));
@@ -113,8 +112,8 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
     Ok((Box::new(BufReader::with_capacity(256 * 1024, file)), len_bytes))
 }
 
-/// Puts all records of `input` into `store`. On failure, those of the lines before the failure are
-/// in.
+/// Puts all records of `input` into `store`. After an error, the store has the records of the lines
+/// before it.
 pub(crate) fn import(
     store: &impl KvEngine,
     input: impl BufRead,
@@ -127,7 +126,7 @@ pub(crate) fn import(
     let mut loader = Loader { store, reach, batch: Batch::new(), batch_len_bytes: 0, done: Imported::default() };
     let mut lines = Lines::new(input);
     let result = load(&mut loader, &mut lines, name, format, progress);
-    // What came before a bad line, or before Ctrl-C, stays.
+    // Commit the records before a malformed line or Ctrl-C.
     loader.commit()?;
     result.map_err(|failure| with_count(failure, loader.done.records))?;
     Ok(Imported { bytes_read: lines.bytes_read(), elapsed: started.elapsed(), ..loader.done })
@@ -144,8 +143,7 @@ fn load(
         let line = match lines.next_line() {
             Ok(Some([])) => continue,
             Ok(Some(line)) => line,
-            // In a pipe, Ctrl-C ends the writer too: this may be the end of the input only because
-            // of that.
+            // In a pipe, Ctrl-C ends the writer too, so the end of the input may be premature.
             Ok(None) => return interrupt::check(),
             Err(bad) if bad.kind() == io::ErrorKind::InvalidData => return Err(malformed(name, lines.number(), &bad)),
             Err(source) => return Err(Failure::File { action: format!("read {name}"), source }),
@@ -164,7 +162,7 @@ fn malformed(name: &str, number: u64, problem: &dyn std::fmt::Display) -> Failur
     Failure::Usage(format!("{name}, line {number}: {problem}"))
 }
 
-/// Says how much was imported all the same.
+/// Adds the number of imported records to the error.
 fn with_count(failure: Failure, records: u64) -> Failure {
     let before = format!("imported before it: {}", units::counted(records, "record"));
     match failure {
@@ -174,7 +172,7 @@ fn with_count(failure: Failure, records: u64) -> Failure {
     }
 }
 
-/// Collects records into batches and commits them.
+/// Collects records in batches and commits them.
 struct Loader<'a, E> {
     store: &'a E,
     reach: Reach,
@@ -184,12 +182,12 @@ struct Loader<'a, E> {
 }
 
 impl<E: KvEngine> Loader<'_, E> {
-    /// Adds a record; says whether the batch is to be committed now. Refuses what the store would
-    /// refuse, as long as the line is known.
+    /// Adds a record; returns whether the batch is full. Refuses a record that the store would
+    /// refuse, while its line number is known.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
         check_limits(key, value)?;
         if !self.reach.includes(key) {
-            return Err(format!("the key is one of the authentication service's; {OVERRIDE}"));
+            return Err(format!("the key belongs to the authentication service; {OVERRIDE}"));
         }
         self.batch.put(key, value);
         self.batch_len_bytes += key.len() + value.len();

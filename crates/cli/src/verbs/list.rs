@@ -1,4 +1,4 @@
-//! What `prefix`, `scan` and `export` share: keys in order, one line each.
+//! Shared parts of `prefix`, `scan` and `export`: keys in order, one line each.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -14,14 +14,14 @@ use crate::reach::Reach;
 use crate::records::Format;
 use crate::session::{Session, Store};
 
-/// How to list keys.
+/// Options of a list of keys.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
-    /// At most this many
+    /// Maximum number of keys
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 
-    /// Only the keys; values are not read
+    /// Print keys only; values are not read
     #[arg(long)]
     keys_only: bool,
 
@@ -29,7 +29,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     reverse: bool,
 
-    /// Only how many there are
+    /// Print only the number of keys
     #[arg(long, conflicts_with = "keys_only")]
     count: bool,
 
@@ -43,7 +43,7 @@ struct Count {
 }
 
 impl ListArgs {
-    /// Prints what of `range` is within reach, as `session` wants it.
+    /// Prints the included keys of `range` in the format of `session`.
     pub(crate) fn print(&self, session: &Session, store: &Store, range: &KeyRange) -> Result<Exit, Failure> {
         let mut ranges = self.reach.ranges(store, range)?;
         if self.reverse {
@@ -93,7 +93,7 @@ impl ListArgs {
     }
 }
 
-/// Writes keys with their values, up to `limit`; gives how many.
+/// Writes keys with their values, up to `limit`; returns their number.
 pub(crate) fn write_pairs(
     ranges: &mut [Range],
     limit: Option<u64>,

@@ -41,8 +41,8 @@ impl Args {
     }
 }
 
-/// The page of a command: what clap knows of it, then its help's last part, whose examples stay as
-/// they are laid out.
+/// The page of a command: clap's sections, then the last part of its help, with the layout of its
+/// examples.
 fn page(command: Command) -> io::Result<Vec<u8>> {
     let guide = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let mut page = Vec::new();
@@ -54,7 +54,7 @@ fn page(command: Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A section of roff: indented lines as they are, all others filled.
+/// A section of roff: indented lines are kept, others are filled.
 fn notes(guide: &str) -> String {
     let mut section = String::from(".SH NOTES\n");
     let mut is_filled = true;
@@ -64,7 +64,7 @@ fn notes(guide: &str) -> String {
             section.push_str(if wants_filling { ".fi\n" } else { ".nf\n" });
             is_filled = wants_filling;
         }
-        // A dot or an apostrophe in front would be a command.
+        // A leading dot or apostrophe would be a command.
         let text = if line.is_empty() { ".PP".to_owned() } else { format!("\\&{}", escaped(line)) };
         section.push_str(&text);
         section.push('\n');

@@ -1,4 +1,4 @@
-//! `prefix`: the keys that start with something.
+//! `prefix`: the keys with a prefix.
 
 use hightower_kv::auth::KeyRange;
 
@@ -15,13 +15,13 @@ Examples:
   htkvctl prefix log/ --reverse --limit 1  the last one
   htkvctl prefix ''                        everything
 
-What is printed can be imported again; with --json as JSON Lines.";
+The output can be imported; with --json it is JSON Lines.";
 
-/// List the keys that start with a prefix, in order
+/// List the keys with a prefix, in order
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What the keys start with
+    /// The prefix
     #[arg(value_parser = Text::parser())]
     prefix: Text,
 

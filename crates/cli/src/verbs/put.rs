@@ -1,4 +1,4 @@
-//! `put`: give a key a value.
+//! `put`: set the value of a key.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use crate::records::{Bytes, check_limits};
 use crate::session::Session;
 use crate::units;
 
-/// The largest value, in bytes; one more is read, to see that it is too long.
+/// The largest value, in bytes. One more byte is read, to detect a longer one.
 const MAX_VALUE_LEN_BYTES: u64 = hightower_kv::limits::MAX_VALUE_LEN_BYTES as u64;
 
 const USAGE: &str = "htkvctl put [OPTIONS] <KEY> <VALUE>\n       htkvctl put [OPTIONS] <KEY> --file <FILE>";
@@ -24,13 +24,13 @@ const USAGE: &str = "htkvctl put [OPTIONS] <KEY> <VALUE>\n       htkvctl put [OP
 const EXAMPLES: &str = "\
 Examples:
   htkvctl put pods/web-0 running
-  htkvctl put pods/web-0 --file manifest.json       the file's bytes as they are
+  htkvctl put pods/web-0 --file manifest.json       the raw bytes of the file
   curl -s https://example.com | htkvctl put page --file -
-  htkvctl put lock/leader me --if absent            only if nobody has it; else exit code 1
-  htkvctl put pods/web-0 stopped --if 42            only over version 42, as `get --json` told it
+  htkvctl put lock/leader me --if absent            only if the key is absent; else exit code 1
+  htkvctl put pods/web-0 stopped --if 42            only over version 42, from `get --json`
   htkvctl put 'b\"bin\\xff\"' 'b\"\\0\\x01\"'             any bytes";
 
-/// Give a key a value
+/// Set the value of a key
 #[derive(Debug, clap::Args)]
 #[command(override_usage = USAGE, after_help = EXAMPLES, group = ArgGroup::new("source").required(true))]
 pub(crate) struct Args {
@@ -42,11 +42,11 @@ pub(crate) struct Args {
     #[arg(value_parser = Text::parser(), group = "source", allow_negative_numbers = true)]
     value: Option<Text>,
 
-    /// Take the value from this file, byte for byte; `-` for standard input
+    /// Read the value from this file, byte for byte; `-` for standard input
     #[arg(long, value_name = "FILE", group = "source")]
     file: Option<PathBuf>,
 
-    /// Only if the key is `absent`, `present`, or has its value from this version
+    /// Put only if the key is `absent`, is `present`, or has this version
     #[arg(long = "if", value_name = "CONDITION", value_parser = parse_condition)]
     condition: Option<Expect>,
 
@@ -113,7 +113,7 @@ fn parse_condition(text: &str) -> Result<Expect, String> {
         version => version
             .parse()
             .map(Expect::Version)
-            .map_err(|_| format!("{version:?} is no condition: absent, present, or the number of a version")),
+            .map_err(|_| format!("{version:?} is not a condition: absent, present, or the number of a version")),
     }
 }
 

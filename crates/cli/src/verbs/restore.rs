@@ -1,4 +1,4 @@
-//! `restore`: a store out of a backup.
+//! `restore`: create a store from a backup.
 
 use std::path::PathBuf;
 
@@ -14,11 +14,11 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl restore /backups/kv --data-dir /var/lib/kv
 
-The directory of the new store, --data-dir, must be empty or not there: move a broken store away first. A mount point or a \
-link to a directory will do. Every record is verified on the way. Ctrl-C leaves the directory empty. After a crash the file \
-UNFINISHED stands in it: it is not opened as a store, and the next restore begins anew. The backup stays as it is; any store that is not open can be copied the same way.";
+The directory of the new store, --data-dir, must be empty or missing: move a damaged store away first. A mount point or a \
+link to a directory is allowed. Every record is verified during the copy. Ctrl-C leaves the directory empty. After a crash the \
+directory has the file UNFINISHED: it cannot be opened as a store, and the next restore starts again. The backup does not change. Any closed store can be copied in the same way.";
 
-/// Make a store out of a backup
+/// Create a store from a backup
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -44,7 +44,7 @@ impl Args {
         let answer = Answer { restored, segments: report.segments, records: report.records, bytes: report.bytes };
         session.screen.answer(&answer, || {
             format!(
-                "restored {}: {}, {}, {}, every checksum right",
+                "restored {}: {}, {}, {}, all checksums correct",
                 answer.restored,
                 counted(answer.segments, "segment"),
                 counted(answer.records, "record"),

@@ -1,4 +1,4 @@
-//! `salvage`: what is whole of a damaged store.
+//! `salvage`: copy the intact records of a damaged store.
 
 use std::path::PathBuf;
 
@@ -14,19 +14,19 @@ use crate::verbs::damage::Damage;
 
 const EXAMPLES: &str = "\
 Examples:
-  htkvctl check                        what is damaged?
-  htkvctl salvage /var/lib/kv-saved    all that can be proven good, as a new store
+  htkvctl check                        shows the damage
+  htkvctl salvage /var/lib/kv-saved    copies the intact records into a new store
   htkvctl check --data-dir /var/lib/kv-saved
 
-Reads the damaged store and changes nothing in it. A key whose newest record is damaged comes back with an older value, or not at all, and a \
-deleted one may come back: so restore a backup if there is one, and salvage if there is none. Exit code 1 if something could not be saved; each \
-such place is named, with the keys that it lies between where that is known.";
+Reads the damaged store and changes nothing in it. A key whose newest record is damaged gets an older value or is lost, and a \
+deleted key may reappear. So restore a backup if one exists, and salvage only if none does. Exit code 1 if a record could not be saved: each \
+damaged place is printed, with the neighbouring keys if they are known.";
 
-/// Copy what is whole out of a damaged store
+/// Copy the intact records of a damaged store
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The directory of the new store: not there yet, or empty
+    /// The directory of the new store: missing or empty
     #[arg(value_name = "NEW_DIR")]
     to: PathBuf,
 }
@@ -64,15 +64,16 @@ impl Args {
             self.to.display()
         );
         let mut lines = vec![match damage.len() {
-            0 => format!("{}: {saved}", styled(GOOD, "everything was whole")),
+            0 => format!("{}: {saved}", styled(GOOD, "no damage")),
             places => {
                 format!("{saved}; {}", styled(BAD, counted(places as u64, "damaged place") + " could not be read:"))
             }
         }];
         lines.extend(damage.iter().map(Damage::describe));
         if report.without_manifest {
-            lines
-                .push("the manifest could not be read, so every segment file counted: deleted keys may be back".into());
+            lines.push(
+                "the manifest could not be read, so every segment file was used: deleted keys may reappear".into(),
+            );
         }
         lines.join("\n")
     }

@@ -10,21 +10,21 @@ use crate::verbs::list::ListArgs;
 const EXAMPLES: &str = "\
 Examples:
   htkvctl scan                                 everything, in key order
-  htkvctl scan --from pods/ --to pods0         from pods/ on, up to but without pods0
+  htkvctl scan --from pods/ --to pods0         from pods/ (inclusive) to pods0 (exclusive)
   htkvctl scan --from log/2026-01 --limit 100
   htkvctl scan --to m --reverse                backwards from the last key below m
 
-Keys are ordered by their bytes. What is printed can be imported again; with --json as JSON Lines.";
+Keys are ordered by their bytes. The output can be imported; with --json it is JSON Lines.";
 
 /// List the keys between two bounds, in order
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The first key that may be listed; without it, from the very first
+    /// The inclusive start; without it, from the first key
     #[arg(long, value_name = "KEY", value_parser = Text::parser())]
     from: Option<Text>,
 
-    /// Where to stop, itself not listed; without it, after the very last
+    /// The exclusive end; without it, to the last key
     #[arg(long, value_name = "KEY", value_parser = Text::parser())]
     to: Option<Text>,
 

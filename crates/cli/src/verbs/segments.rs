@@ -15,8 +15,8 @@ Examples:
   htkvctl segments
   htkvctl segments --json        one object per line
 
-State: active (being written), sealed (complete and immutable), compacted (sealed, written by compaction). \
-Dead bytes are those of records that a newer one has overtaken; compaction frees them.";
+State: active (in use for writes), sealed (complete and immutable), compacted (sealed, written by compaction). \
+Dead bytes are those of records that newer ones have replaced; compaction frees them.";
 
 /// Show the segment files, with live and dead bytes and ages
 #[derive(Debug, clap::Args)]

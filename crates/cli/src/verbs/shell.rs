@@ -1,4 +1,4 @@
-//! `shell`: the verbs one after the other on a store that stays open, with history and completion.
+//! `shell`: the verbs on a store that stays open, with history and completion.
 
 mod complete;
 mod words;
@@ -26,25 +26,25 @@ use crate::verbs::shell::complete::Completion;
 const EXAMPLES: &str = "\
 Examples:
   htkvctl shell
-  htkvctl shell --read-only         for looking only; others may read the store meanwhile
-  htkvctl shell < script            one verb per line; ends at the first that fails, as it does
+  htkvctl shell --read-only         other processes may read the store too
+  htkvctl shell < script            one verb per line; the first failure ends it, with its exit code
 
 In the shell:
   put pods/web-0 running            the verbs of htkvctl, without its name
   get pods/<Tab>                    completes verbs and keys
   put note 'two words'              '...' as it is, \"...\" with \\\" and \\\\, b\"...\" any bytes
-  auth user create alice            asks for the password, and shows nothing of it
+  auth user create alice            prompts for the password, without echo
   help, help put, exit              also: Ctrl-D ends, Ctrl-C stops a verb; # starts a comment
 
-What a verb in a script reads from standard input (`put KEY --file -`, `import -`, passwords) are the lines behind it.
+A verb in a script that reads standard input (`put KEY --file -`, `import -`, passwords) reads the lines behind it.
 
-A line that starts with a space is not remembered in the history.";
+A line that starts with a space is not added to the history.";
 
 /// Run verbs interactively on an open store
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Open for reading only; others may read the store meanwhile
+    /// Open the store for reading only; other processes may read it too
     #[arg(long)]
     read_only: bool,
 }
@@ -71,7 +71,7 @@ enum LineVerb {
     Exit,
 }
 
-/// What came of a line.
+/// The outcome of a line.
 enum Step {
     Next,
     End,
@@ -87,10 +87,10 @@ impl Args {
     }
 }
 
-/// Runs the lines of standard input; the first that fails ends it.
+/// Runs the lines of standard input, up to the first that fails.
 fn run_script(session: &Session) -> Result<Exit, Failure> {
     let mut line = String::new();
-    // Not `lines()`, which would keep standard input to itself: a verb may read what is behind its
+    // Not `lines()`, which would keep standard input locked: a verb may read the input behind its
     // line.
     while io::stdin().read_line(&mut line).map_err(Failure::file("read standard input"))? > 0 {
         let done = run_line(session, line.trim_end_matches(['\r', '\n']));
@@ -104,10 +104,10 @@ fn run_script(session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Reads lines from a person until there are no more.
+/// Reads lines from the terminal until its end.
 fn converse(session: &Session, store: &Store) -> Result<Exit, Failure> {
     let failed = |bad: ReadlineError| Failure::Usage(format!("the terminal: {bad}"));
-    // A list: the other kind of completion undoes what it has completed at the next Tab.
+    // A list: the circular completion would undo its completion at the next Tab.
     let config = Config::builder()
         .history_ignore_space(true)
         .auto_add_history(true)
@@ -116,7 +116,7 @@ fn converse(session: &Session, store: &Store) -> Result<Exit, Failure> {
     let mut editor: Editor<Completion<'_>, FileHistory> = Editor::with_config(config).map_err(failed)?;
     editor.set_helper(Some(Completion::new(store)));
     let history = history_file();
-    // Without a history that can be read, there is none yet.
+    // An unreadable history counts as empty.
     let _new = history.as_deref().map(|path| editor.load_history(path));
     greet(session, store)?;
     loop {
@@ -178,7 +178,7 @@ fn run_line(session: &Session, line: &str) -> Result<(Step, Exit), Failure> {
     }
 }
 
-/// The verbs of a line, as [`cli::command`](crate::cli::command) is those of the tool.
+/// The command tree of a line, like [`cli::command`](crate::cli::command) of the tool.
 fn command() -> Command {
     options::tailored(Line::command())
 }
@@ -188,7 +188,7 @@ fn parse(words: Vec<String>) -> Result<(Line, ArgMatches), clap::Error> {
     Ok((Line::from_arg_matches(&matches)?, matches))
 }
 
-/// Where lines are remembered: where the XDG base directory specification says.
+/// The file of the history, after the XDG base directory specification.
 fn history_file() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));

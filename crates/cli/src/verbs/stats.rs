@@ -1,4 +1,4 @@
-//! `stats`: the store in numbers, once or again and again.
+//! `stats`: figures of the store, once or repeatedly.
 
 use std::convert::Infallible;
 use std::thread;
@@ -13,13 +13,13 @@ use crate::session::Session;
 use crate::table::pairs;
 use crate::units::{self, bytes, count};
 
-/// How often a wait looks for Ctrl-C.
+/// Interval between checks for Ctrl-C.
 const NAP: Duration = Duration::from_millis(50);
 
-/// How wide the columns of `--every` are.
+/// Widths of the columns of `--every`.
 const WIDTHS: [usize; 7] = [13, 10, 8, 8, 8, 8, 8];
 
-/// So many looks stand under one heading, so that it stays in sight.
+/// Number of lines per heading, so that a heading stays visible.
 const LOOKS_PER_HEADING: u64 = 20;
 
 const EXAMPLES: &str = "\
@@ -28,29 +28,29 @@ Examples:
   htkvctl stats --every 1s             a line each second until Ctrl-C
   htkvctl stats --every 5s --json      one object per line
 
-With --every, each look opens the store for reading and closes it again. While another process has it open for writing, \
-the look says so on standard error, and the next one comes all the same; one that wants to write at the very moment of \
-a look is refused. In the shell, whose store stays open, a look costs nothing. Ctrl-C is the way to end it: exit code 0.
+With --every, the tool opens the store for reading and closes it again for each line. While another process has it open for \
+writing, it prints an error and continues. A process that opens the store for writing during such a read gets an error. \
+In the shell the store stays open. Ctrl-C ends it, with exit code 0.
 
-What the numbers are:
-  keys         all of the store's, with those of the authentication service
-  live, dead   bytes of the latest records of keys, and of records that compaction can free
-  index        memory that the keys take while the store is open
-  disk         what the segments take on disk, with the room kept free for new records
-  seq          the number of the latest commit, rising but not without gaps; durable: up to which
-               commit power loss can take nothing
-  log/s        how many bytes the log has grown per second since the look before";
+The figures:
+  keys         all keys, including those of the authentication service
+  live, dead   bytes of the current records of keys, and of records that compaction can free
+  index        memory of the keys while the store is open
+  disk         disk space of the segments, including preallocated space
+  seq          the number of the latest commit, ascending with gaps; durable: the last commit that
+               survives power loss
+  log/s        growth of the log in bytes per second, since the previous line";
 
-/// Show the store in numbers
+/// Show figures of the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Look again this often: 500ms, 1s, 2m
+    /// Print a line at this interval: 500ms, 1s, 2m
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
     every: Option<Duration>,
 }
 
-/// What programs get.
+/// The output for programs.
 #[derive(Serialize)]
 struct Answer {
     keys: u64,
@@ -78,7 +78,7 @@ impl Args {
             return Ok(Exit::Done);
         };
         match watch(session, every) {
-            // It ends in no other way, so this is no failure.
+            // Ctrl-C is the normal end, so it is not an error.
             Err(Failure::Interrupted { .. }) => {
                 interrupt::settle();
                 Ok(Exit::Done)
@@ -89,7 +89,7 @@ impl Args {
     }
 }
 
-/// Looks again and again, until something is wrong or somebody presses Ctrl-C.
+/// Prints lines until an error or Ctrl-C.
 fn watch(session: &Session, every: Duration) -> Result<Infallible, Failure> {
     let mut before: Option<(Instant, Answer)> = None;
     let mut looks = 0_u64;
@@ -114,12 +114,12 @@ fn watch(session: &Session, every: Duration) -> Result<Infallible, Failure> {
     }
 }
 
-/// What stands over the columns of [`Answer::line`].
+/// The headings of the columns of [`Answer::line`].
 fn heading() -> String {
     columns(["keys", "tombstones", "live", "dead", "disk", "segments", "log/s"].map(str::to_owned))
 }
 
-/// Aligned to the right, and of the same width on every line.
+/// Aligns cells to the right, in columns of fixed width.
 fn columns(cells: [String; 7]) -> String {
     cells.iter().zip(WIDTHS).map(|(cell, width)| format!("{cell:>width$}")).collect::<Vec<_>>().join("  ")
 }

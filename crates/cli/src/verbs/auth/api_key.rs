@@ -26,17 +26,17 @@ Examples:
   htkvctl auth key revoke htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5
   printf '%s\\n' \"$API_KEY\" | htkvctl auth key authenticate
 
-The id of a key is the beginning of its token, up to the second underscore, and not secret.";
+The id of a key is the beginning of its token, up to the second underscore. It is not secret.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Create an API key and print its token, once
     #[command(after_help = "Examples:
-  htkvctl auth key create alice --label ci                       may all that alice may
-  htkvctl auth key create alice --role operator --expires-in 90d at most what the role allows
+  htkvctl auth key create alice --label ci                       all rights of alice
+  htkvctl auth key create alice --role operator --expires-in 90d only the rights of the role
   htkvctl auth key create alice --grant read:prefix:jobs/ --json | jq -r .token
 
-A key never may more than its owner. The store keeps only a keyed hash of the token: who loses it needs another.")]
+A key never has more rights than its owner. The store keeps only a keyed hash of the token, so a lost token cannot be recovered.")]
     Create(Create),
     /// List a user's API keys
     #[command(after_help = "Example:
@@ -59,7 +59,7 @@ A key never may more than its owner. The store keeps only a keyed hash of the to
     Rotate {
         /// The id of the key
         key: String,
-        /// How long the old token works too: 30m, 1h, 7d
+        /// How long the old token stays valid: 30m, 1h, 7d
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         overlap: Option<Duration>,
     },
@@ -69,29 +69,29 @@ A key never may more than its owner. The store keeps only a keyed hash of the to
   htkvctl auth key revoke                     asks for the token
   printf '%s\\n' \"$LEAKED\" | htkvctl auth key revoke
 
-Exit code 1 if there is no such key. A token is no argument: others can read those. One that leaked may have lost its end: \
-the id, with which it begins, is enough.")]
+Exit code 1 if no such key exists. A token is not an argument, because others can read arguments. If only a part of a token \
+leaked, its id, which is its beginning, is enough.")]
     Revoke {
-        /// The id of the key; without it the token is asked for, or the first line of standard
-        /// input
+        /// The id of the key; without it, the tool prompts for the token, or reads the first line
+        /// of standard input
         key: Option<String>,
     },
-    /// Whether a token is a working API key's, and which
+    /// Whether a token is that of a valid API key, and of which
     #[command(after_help = "Examples:
   htkvctl auth key authenticate
   printf '%s\\n' \"$API_KEY\" | htkvctl auth key authenticate --json
 
-Exit code 1 if not: mistyped, revoked, expired, or its owner is disabled. Looking does not count as a use of the key.")]
+Exit code 1 if not: mistyped, revoked, expired, or its owner is disabled. This does not count as a use of the key.")]
     Authenticate,
-    /// Print an API key's encrypted metadata in the clear
+    /// Decrypt and print an API key's metadata
     #[command(after_help = "Example:
   htkvctl auth key metadata htk_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 --raw > key.json
 
-Exit code 1 if there is none.")]
+Exit code 1 if the key has none.")]
     Metadata {
         /// The id of the key
         key: String,
-        /// The bytes as they are: nothing escaped, no line feed added
+        /// Print the raw bytes: nothing escaped, no line feed added
         #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
@@ -106,15 +106,15 @@ pub(super) struct Create {
     #[arg(long)]
     label: Option<String>,
 
-    /// When it stops working: 12h, 90d; without it, never
+    /// Lifetime: 12h, 90d; without it, the key does not expire
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     expires_in: Option<Duration>,
 
-    /// At most what this role allows; may be repeated
+    /// Limit the key to the rights of this role; may be repeated
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
 
-    /// At most this; may be repeated. See `auth role define`
+    /// Limit the key to this grant; may be repeated. See `auth role define`
     #[arg(long = "grant", value_name = "GRANT")]
     grants: Vec<GrantText>,
 
@@ -186,7 +186,7 @@ fn find(auth: &Auth, key_id: &str) -> Result<ApiKeyRecord, Failure> {
     Ok(auth.get_api_key(key_id)?.ok_or(Error::NotFound("no API key has this id"))?)
 }
 
-/// The id with which a token begins, or what was given if it is none.
+/// The id at the beginning of a token, or the text itself if it is no token.
 fn id_in(token: &str) -> &str {
     let token = token.trim();
     token.get(..ID_LEN_BYTES).filter(|id| id.parse::<ApiKeyId>().is_ok()).unwrap_or(token)
@@ -195,7 +195,7 @@ fn id_in(token: &str) -> &str {
 fn revoke(context: &Context<'_>, key_id: &str) -> Result<Exit, Failure> {
     if id_in(key_id) != key_id {
         return Err(Failure::Usage(
-            "a token is no argument, where others can read it: give its id, or the token on standard input".into(),
+            "a token must not be an argument, because others can read arguments: give its id, or the token on standard input".into(),
         ));
     }
     if !context.change(|auth| Ok(auth.revoke_api_key(key_id)?))? {
@@ -210,7 +210,7 @@ fn authenticate(context: &Context<'_>) -> Result<Exit, Failure> {
     match context.read(|auth| Ok(auth.authenticate_api_key(&token)?))? {
         Some(key) => view::one(context.session.screen, &view::ApiKey::from(&key)),
         None => {
-            context.session.screen.answer(&Answer { outcome: "refused" }, || "refused: no working API key".into())?;
+            context.session.screen.answer(&Answer { outcome: "refused" }, || "refused: no valid API key".into())?;
             Ok(Exit::Negative)
         }
     }

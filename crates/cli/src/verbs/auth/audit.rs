@@ -21,9 +21,9 @@ use crate::verbs::auth::view::{self, View};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   htkvctl auth audit list --last 20
-  htkvctl auth audit verify                  exit code 1 if an entry was changed, removed or put in
-  htkvctl auth audit anchor                  keep what it prints outside the store ...
-  htkvctl auth audit verify --anchor \"$OLD\"   ... and a trail that was put back is found out";
+  htkvctl auth audit verify                  exit code 1 if an entry was changed, removed or added
+  htkvctl auth audit anchor                  keep the anchor outside the store ...
+  htkvctl auth audit verify --anchor \"$OLD\"   ... to detect a trail that was rolled back";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -40,10 +40,10 @@ pub(super) enum Verb {
         /// From this number on
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         from: u64,
-        /// At most this many
+        /// Maximum number of entries
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = parse_some)]
         limit: usize,
-        /// The last ones instead, this many
+        /// The last N entries
         #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"], value_parser = parse_some)]
         last: Option<usize>,
     },
@@ -57,48 +57,47 @@ Each line has seq, at_ms, actor, action, target, user_id, source, outcome and su
         #[command(flatten)]
         filter: FilterArgs,
     },
-    /// Whether every entry is there, unchanged and in its place
+    /// Verify that no entry is missing, changed or moved
     #[command(after_help = "Examples:
   htkvctl auth audit verify
   htkvctl auth audit verify --anchor \"$(tail -n 1 /mnt/elsewhere/anchors)\"
 
-With --anchor also that the trail goes on from there. Without one, a trail that was put back whole to an earlier state, or \
-wiped and begun anew, does not show. Prints the anchor of the trail's end. Exit code 1 if the trail is broken, or was \
-pruned past the anchor, so that nothing can be said.")]
+With --anchor also verify that the trail continues from the anchor. Without it, a trail that was rolled back as a whole to an \
+earlier state, or erased and started again, is not detected. Prints the anchor of the trail's end. Exit code 1 if the trail \
+is broken, or was pruned past the anchor, so that no comparison is possible.")]
     Verify,
-    /// Print what to keep outside the store: the anchor of the trail's end
+    /// Print the anchor of the trail's end, to be kept outside the store
     #[command(after_help = "Example:
   htkvctl auth audit anchor >> /mnt/elsewhere/anchors
 
-Every verb of `auth` that uses the store takes it with --anchor, and refuses a trail that does not go on from it.")]
+Every verb of `auth` that uses the store has the option --anchor, and refuses a trail that does not continue from it.")]
     Anchor,
-    /// Remove old entries; what stays can still be verified
+    /// Remove old entries; the rest can still be verified
     #[command(after_help = "Example:
   htkvctl auth audit prune --before 1000
 
 The removal is itself an entry of the trail. A broken trail is not pruned. Asks first on a terminal.")]
     Prune {
-        /// Entries before this number go
+        /// Remove entries before this number
         #[arg(long, value_name = "SEQ")]
         before: u64,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// Which entries of the trail.
+/// A filter of entries.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Filter")]
 pub(super) struct FilterArgs {
-    /// Only what this user did, or what concerns the user's account; an id of a deleted user works
-    /// too
+    /// Only entries of this user, or about the user's account; the id of a deleted user works too
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Only this action, such as password_changed; may be given more than once
     #[arg(long = "action", value_name = "ACTION")]
     actions: Vec<AuditAction>,
-    /// Only entries of this time before now: 500ms, 1s, 2m, 1h or 30d
+    /// Only entries of the last 500ms, 1s, 2m, 1h or 30d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "from_ms")]
     within: Option<Duration>,
     /// Only entries of this Unix time in ms or later
@@ -243,7 +242,7 @@ fn list(
     last: Option<usize>,
 ) -> Result<VecDeque<AuditEntry>, Failure> {
     let mut seq = match last {
-        // Without a filter the last entries are where they are.
+        // Without a filter the numbers of the last entries are known.
         Some(last) if *filter == AuditFilter::default() => auth.audit_anchor()?.next_seq.saturating_sub(last as u64),
         _ => from,
     };
@@ -279,17 +278,19 @@ fn verify(context: &Context<'_>) -> Result<Exit, Failure> {
         AuditVerdict::Intact { entries, anchor } => {
             let anchor = anchor.to_string();
             let answer = TrailVerdict::Intact { entries, anchor: anchor.clone() };
-            screen.answer(&answer, || format!("the trail is whole: {}\n{anchor}", entries_text(entries)))?;
+            screen.answer(&answer, || format!("the trail is intact: {}\n{anchor}", entries_text(entries)))?;
             if since.is_none() {
                 screen.note(
-                    "without --anchor a trail that was put back to an earlier state, or begun anew, does not show",
+                    "without --anchor, a trail that was rolled back to an earlier state, or started again, is not detected",
                 );
             }
             Ok(Exit::Done)
         }
         AuditVerdict::PrunedPast { first_seq } => {
             screen.answer(&TrailVerdict::PrunedPast { first_seq }, || {
-                format!("the trail was pruned past the anchor: it begins at entry {first_seq}, nothing can be said")
+                format!(
+                    "the trail was pruned past the anchor: it begins at entry {first_seq}, so no comparison is possible"
+                )
             })?;
             Ok(Exit::Negative)
         }
@@ -303,7 +304,7 @@ fn verify(context: &Context<'_>) -> Result<Exit, Failure> {
 }
 
 fn prune(auth: &Auth, before: u64) -> Result<u64, Failure> {
-    // Each call adds an entry of its own, which stays: otherwise there would be no end.
+    // Each call adds an entry, which stays: without this limit the loop would not end.
     let before = before.min(auth.audit_anchor()?.next_seq);
     let mut removed = 0;
     loop {

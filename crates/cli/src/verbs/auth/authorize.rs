@@ -1,4 +1,4 @@
-//! `auth authorize`: whether the holder of a token may do something.
+//! `auth authorize`: whether a token allows an action on a key.
 
 use hightower_kv::auth::Action;
 use serde::Serialize;
@@ -16,9 +16,9 @@ Examples:
   htkvctl auth authorize read jobs/7
   printf '%s\\n' \"$API_KEY\" | htkvctl auth authorize write jobs/7 --json
 
-Exit code 1 if not: nobody has granted it, or the token is refused. Looking does not count as a use of the token.";
+Exit code 1 if not: no grant allows it, or the token is invalid. This does not count as a use of the token.";
 
-/// Whether the holder of an API key or session token may do something to a key
+/// Whether an API key or session token allows an action on a key
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -59,7 +59,7 @@ impl Args {
         let answer = Answer { outcome, action, key: Bytes::of(key), user_id };
         context.session.screen.answer(&answer, || match user_id {
             Some(_) => format!("{outcome}: {action} {}", show(key)),
-            None => "refused: the token does not work".into(),
+            None => "refused: the token is invalid".into(),
         })?;
         Ok(exit)
     }

@@ -1,4 +1,4 @@
-//! `auth calibrate`: how strong a password hash this machine can afford.
+//! `auth calibrate`: find hash parameters for this machine.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::verbs::auth::service::Context;
 
 const EXAMPLES: &str = "\
 Examples:
-  htkvctl auth calibrate                               at most 250 ms and 256 MiB for a hash
+  htkvctl auth calibrate                               at most 250 ms and 256 MiB per hash
   htkvctl auth calibrate --goal 500ms --memory-mib 64
-  export HTKV_ARGON2=$(htkvctl auth calibrate)         new passwords get it, old ones at their login
+  export HTKV_ARGON2=$(htkvctl auth calibrate)         for new passwords, and old ones at a login
 
 Run it alone on the machine that will check passwords. The answer is never weaker than the default (19 MiB, 2 \
-iterations), even where that takes longer. A login takes that much memory and time; as many as run at once take it each.";
+iterations), even if the default takes longer. Each concurrent login takes this memory and time.";
 
 /// Find the strongest password hash that this machine computes in a given time
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// How long a hash may take
+    /// Maximum time of a hash
     #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = parse_duration)]
     goal: Duration,
 
-    /// How much memory a hash may take, in MiB
+    /// Maximum memory of a hash, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     memory_mib: u32,
 }

@@ -1,4 +1,4 @@
-//! `auth factor`: second factors of users, and from whom one is required.
+//! `auth factor`: second factors of users, and the policy of required ones.
 
 use clap::Subcommand;
 use hightower_kv::auth::{Enrolment, FactorCheck, FactorPolicy, FactorStatus, Token};
@@ -15,19 +15,19 @@ use crate::verbs::auth::view::time_or;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   htkvctl auth factor enrol alice            a secret for an authenticator app, and recovery codes
-  htkvctl auth factor confirm alice          asks for a code of it; from then on each login does
+  htkvctl auth factor confirm alice          prompts for a code; from then on each login does
   htkvctl auth factor codes alice            new recovery codes
-  htkvctl auth factor disable alice          where the device is lost; ends all sessions
-  htkvctl auth factor policy --role operator who is an operator needs one";
+  htkvctl auth factor disable alice          after the loss of a device; ends all sessions
+  htkvctl auth factor policy --role operator required for all operators";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Make a one-time password and recovery codes, which are printed once
+    /// Create a one-time password and recovery codes, and print them once
     #[command(after_help = "Examples:
   htkvctl auth factor enrol alice
   htkvctl auth factor enrol alice --json | jq -r .uri | qrencode -t UTF8
 
-Nothing is asked for until `auth factor confirm`.")]
+The enrolment has no effect until `auth factor confirm`.")]
     Enrol {
         /// The name or id
         user: String,
@@ -37,35 +37,35 @@ Nothing is asked for until `auth factor confirm`.")]
   htkvctl auth factor confirm alice
   printf '123456\\n' | htkvctl auth factor confirm alice
 
-Exit code 1 if the code is wrong. Sessions that were begun without a second factor end.")]
+Exit code 1 if the code is wrong. Sessions without a second factor end.")]
     Confirm {
         /// The name or id
         user: String,
     },
-    /// Whether a code is the user's; it is used up
+    /// Verify a code of the user; it is valid once
     #[command(after_help = "Example:
   htkvctl auth factor verify alice
 
-Exit code 1 if it is not, or was used before.")]
+Exit code 1 if the code is wrong or was used before.")]
     Verify {
         /// The name or id
         user: String,
     },
-    /// Take all second factors from a user; ends all sessions
+    /// Remove all second factors of a user, and end all sessions
     #[command(after_help = "Example:
   htkvctl auth factor disable alice")]
     Disable {
         /// The name or id
         user: String,
     },
-    /// Print new recovery codes; those before do not count any more
+    /// Print new recovery codes; the old ones become invalid
     #[command(after_help = "Example:
   htkvctl auth factor codes alice")]
     Codes {
         /// The name or id
         user: String,
     },
-    /// What a user has of second factors
+    /// Show the second factors of a user
     #[command(after_help = "Example:
   htkvctl auth factor status alice")]
     Status {
@@ -77,30 +77,30 @@ Exit code 1 if it is not, or was used before.")]
   htkvctl auth factor require alice
   htkvctl auth factor require alice --off
 
-Sessions without one end; who has none enrols at the next login.")]
+Sessions without a second factor end; a user without one enrols at the next login.")]
     Require {
         /// The name or id
         user: String,
-        /// Do not require it by name any more
+        /// Remove the requirement for this user
         #[arg(long)]
         off: bool,
     },
-    /// Show or set from whom a second factor is required
+    /// Show or set the policy of required second factors
     #[command(after_help = "Examples:
   htkvctl auth factor policy
   htkvctl auth factor policy --role operator --role auditor
   htkvctl auth factor policy --everyone
   htkvctl auth factor policy --nobody
 
-What is set takes the place of what was. It counts at once, also for sessions that exist.")]
+The new policy replaces the old one. It takes effect at once, also for existing sessions.")]
     Policy {
-        /// From everyone
+        /// Required for all users
         #[arg(long, conflicts_with_all = ["roles", "nobody"])]
         everyone: bool,
-        /// From users with this role; may be given more than once
+        /// Required for users with this role; may be given more than once
         #[arg(long = "role", value_name = "ROLE", conflicts_with = "nobody")]
         roles: Vec<String>,
-        /// From nobody; who has one is still asked for it
+        /// Required for no one; users with a second factor still need it
         #[arg(long)]
         nobody: bool,
     },
@@ -169,7 +169,7 @@ impl Verb {
                     let check = auth.confirm_totp(&id, &code)?;
                     Ok((id, check))
                 })?;
-                show_check(screen, &id, check, "confirmed; each login asks for a code from now on")
+                show_check(screen, &id, check, "confirmed; each login requires a code from now on")
             }
             Self::Verify { user: name } => {
                 let code = ask("code")?;
@@ -178,7 +178,7 @@ impl Verb {
                     let check = auth.verify_second_factor(&id, &code)?;
                     Ok((id, check))
                 })?;
-                show_check(screen, &id, check, "the code is right, and used up")
+                show_check(screen, &id, check, "the code is right; it is used now")
             }
             Self::Disable { user: name } => {
                 let (id, is_done) = context.change(|auth| {
@@ -218,7 +218,7 @@ impl Verb {
                     Ok(id)
                 })?;
                 let text = if *off {
-                    "a second factor is not required by name any more"
+                    "a second factor is no longer required for this user"
                 } else {
                     "a second factor is required"
                 };
@@ -276,10 +276,10 @@ fn show_status(screen: Screen, id: &str, status: &FactorStatus) -> Result<Exit, 
         pairs(vec![
             ("user", id.to_owned()),
             ("one-time password since", time_or(totp_since_ms, "never")),
-            ("waits for confirmation", yes(pending)),
+            ("enrolment pending", yes(pending)),
             ("recovery codes left", recovery_codes_left.to_string()),
-            ("required by name", yes(required)),
-            ("asked for at logins", yes(asked)),
+            ("required for this user", yes(required)),
+            ("required at login", yes(asked)),
         ])
     };
     screen.answer(&Status { user_id: id, totp_since_ms, pending, recovery_codes_left, required, asked }, text)?;
@@ -295,9 +295,9 @@ fn policy(context: &Context<'_>, everyone: bool, roles: &[String], nobody: bool)
         context.read(|auth| Ok(auth.factor_policy()?))?
     };
     let text = || match (policy.everyone, &policy.roles[..]) {
-        (true, _) => "a second factor is required from everyone".into(),
-        (false, []) => "a second factor is required from nobody but by name".into(),
-        (false, roles) => format!("a second factor is required from users with a role of: {}", roles.join(", ")),
+        (true, _) => "a second factor is required for all users".into(),
+        (false, []) => "a second factor is required only for users named by `auth factor require`".into(),
+        (false, roles) => format!("a second factor is required for users with one of the roles: {}", roles.join(", ")),
     };
     context.session.screen.answer(&Policy { everyone: policy.everyone, roles: &policy.roles }, text)?;
     Ok(Exit::Done)

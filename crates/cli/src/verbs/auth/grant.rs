@@ -1,4 +1,4 @@
-//! What a role or an API key allows, as text: `read,write:prefix:jobs/`.
+//! The text form of a grant: `read,write:prefix:jobs/`.
 //!
 //! ```text
 //! grant   = actions [ quota ] ":" keys
@@ -8,8 +8,8 @@
 //! keys    = "all" | "prefix:" KEY | "key:" KEY | "range:" [ KEY ] ".." [ KEY ]
 //! ```
 //!
-//! A KEY is in the [notation] that is used everywhere; in front of `..` it is a literal if it holds
-//! a dot. A range has its first key in it and its last not; an end that is left out is open.
+//! A KEY is in the common [notation]; before `..` it must be a literal if it contains a dot. A
+//! range includes its start and excludes its end; an omitted bound is open.
 
 use std::str::FromStr;
 
@@ -20,7 +20,7 @@ use crate::notation::{self, show};
 const SHAPE: &str =
     "a grant is actions and keys: read,write:prefix:jobs/, read:key:motd, admin:all, or read:range:a..f";
 
-/// A grant that was typed.
+/// A typed grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GrantText(pub(super) Grant);
 
@@ -46,9 +46,9 @@ fn quota<'a>(limits: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Option<
         let limit = match name {
             "max-keys" => &mut max_keys,
             "max-bytes" => &mut max_bytes,
-            _ => return Err(format!("{name:?} is no limit of a quota: max-keys or max-bytes")),
+            _ => return Err(format!("{name:?} is not a limit of a quota: max-keys or max-bytes")),
         };
-        let number = number.parse().map_err(|_| format!("{name}={number}: {number:?} is no number from 0 on"))?;
+        let number = number.parse().map_err(|_| format!("{name}={number}: {number:?} is not a number from 0 on"))?;
         if limit.replace(number).is_some() {
             return Err(format!("{name} is given twice"));
         }
@@ -69,7 +69,7 @@ pub(super) fn action(name: &str) -> Result<Action, String> {
         "manage-roles" => Ok(Action::ManageRoles),
         "read-audit" => Ok(Action::ReadAudit),
         _ => Err(format!(
-            "{name:?} is no action: read, write or admin, on keys; view-users, manage-users, manage-roles or read-audit, on names"
+            "{name:?} is not an action: read, write or admin, on keys; view-users, manage-users, manage-roles or read-audit, on names"
         )),
     }
 }
@@ -107,7 +107,8 @@ fn key(text: &str) -> Result<Vec<u8>, String> {
     notation::parse(text.as_bytes()).map(|bytes| bytes.into_owned()).map_err(|bad| bad.to_string())
 }
 
-/// Where to look for the `..` behind a key: behind its closing quote, if it is a literal.
+/// The position from which to search the `..` behind a key: behind its closing quote, if it is a
+/// literal.
 fn end_of_first_key(text: &str) -> usize {
     if !text.starts_with("b\"") {
         return 0;
@@ -124,7 +125,7 @@ fn end_of_first_key(text: &str) -> usize {
     text.len()
 }
 
-/// Writes a grant as [`GrantText`] reads it.
+/// Writes a grant in the form that [`GrantText`] reads.
 pub(super) fn text(grant: &Grant) -> String {
     let mut words: Vec<String> = grant.actions().map(|action| action_name(action).to_owned()).collect();
     words.extend(grant.quota().and_then(Quota::max_keys).map(|most| format!("max-keys={most}")));

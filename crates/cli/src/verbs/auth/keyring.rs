@@ -1,4 +1,4 @@
-//! `auth keyring`: the master keys, in their file and in use.
+//! `auth keyring`: the master keys in the key file, and their use in the store.
 
 use std::collections::BTreeMap;
 
@@ -17,57 +17,57 @@ use crate::verbs::auth::service::{Auth, Context};
 
 pub(super) const EXAMPLES: &str = "\
 To rotate the master key:
-  htkvctl auth keyring generate              adds a key to the file; it wraps all that is new
-  htkvctl auth keyring rotate                wraps everything else with it; data stays as it is
-  htkvctl auth keyring list                  the old key wraps nothing any more
+  htkvctl auth keyring generate              adds a key to the file, for all new records
+  htkvctl auth keyring rotate                wraps the existing records' keys with it
+  htkvctl auth keyring list                  the old key wraps no record any more
   htkvctl auth keyring remove 1              the file keeps it as retired; see `restore`
-  htkvctl auth keyring prune                 when no backup and no other store needs it
+  htkvctl auth keyring prune                 if no backup and no other store needs it
 
-Without a master key nothing of the service can be read again: keep a copy of the file, apart from the store and its \
+Without the master keys the service's records are unreadable: keep a copy of the file, apart from the store and its \
 backups. Programs that have the store open must get the new keys before `rotate` runs.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Add a new random master key to the key file, or make the file
+    /// Add a random master key to the key file; creates the file
     #[command(after_help = "Example:
   htkvctl auth keyring generate --key-file ~/.htkv-keys
 
-The key is on disk when this returns. It gets the highest id, and so becomes the current one.")]
+The key is on disk when this returns. It has the highest id, so it is the current key.")]
     Generate,
-    /// Wrap all that older keys wrap with the current key
+    /// Wrap the keys of all records with the current key
     #[command(after_help = "Examples:
   htkvctl auth keyring rotate
-  htkvctl auth keyring rotate --root       an older key may be in the wrong hands
+  htkvctl auth keyring rotate --root       after an older key may have leaked
 
-Safe to run again after an interruption. Encrypted data is not touched, only the keys that it is encrypted with. Who has an \
-older master key and a copy of the store from before could still forge records, if the store can be written: --root replaces \
-the key against which all records are checked, and seals each anew. It needs a newer master key than the one that wraps \
+After an interruption, run it again. It re-wraps the data keys and does not re-encrypt data. An attacker with an \
+older master key, an old copy of the store and write access could still forge records: --root replaces \
+the root key that authenticates records, and seals each record again. It needs a newer master key than the one that wraps \
 the root, so `generate` first and do not rotate without --root; then `remove` the older key.")]
     Rotate {
-        /// Seal every record anew, under a new root key
+        /// Seal every record again, under a new root key
         #[arg(long)]
         root: bool,
     },
-    /// List the ids of the master keys, and how many records each wraps
+    /// List the ids of the master keys, with the number of records that each wraps
     #[command(after_help = "Example:
   htkvctl auth keyring list")]
     List,
-    /// Take an older master key out of use; it stays in the key file as retired
+    /// Retire an older master key; it stays in the key file
     #[command(after_help = "Examples:
   htkvctl auth keyring remove 1
-  htkvctl auth keyring remove 1 --without-store     no store has anything that it wraps
+  htkvctl auth keyring remove 1 --without-store     if no store needs the key
 
-Refused, with exit code 1, for the current key and for one that still wraps something in this store. Without the store \
-that uses the key nothing can be known about it: that has to be said with --without-store. Backups and other stores are \
-not looked at. `auth keyring restore` takes the key back, until `auth keyring prune`.")]
+Refused, with exit code 1, for the current key and for one that still wraps a record of this store. Without the store \
+this cannot be checked: confirm with --without-store that no store needs the key. Backups and other stores are \
+not checked. `auth keyring restore` restores the key, until `auth keyring prune`.")]
     Remove {
         /// The id of the key
         id: MasterKeyId,
-        /// Look at no store: you know that none needs the key
+        /// Skip the check of the store: no store needs the key
         #[arg(long)]
         without_store: bool,
     },
-    /// Take a retired master key back into use
+    /// Restore a retired master key
     #[command(after_help = "Example:
   htkvctl auth keyring restore 1
 
@@ -80,7 +80,7 @@ Exit code 1 if the key file has no retired key of this id.")]
     #[command(after_help = "Example:
   htkvctl auth keyring prune
 
-What they still wrap, in a backup or another store, can never be read again. Asks first on a terminal.")]
+Records that they still wrap, in a backup or another store, become unreadable. Asks for confirmation on a terminal.")]
     Prune {
         /// Do not ask
         #[arg(long)]
@@ -148,7 +148,8 @@ fn rotate(context: &Context<'_>, root: bool) -> Result<Exit, Failure> {
         Ok(if root { auth.rotate_root()? } else { auth.rotate_master_key()? })
     })?;
     let (rewrapped, examined) = (rotation.rewrapped, rotation.examined);
-    let text = || format!("master key {key_id} wraps all {}; {} anew", counted(examined, "record"), count(rewrapped));
+    let text =
+        || format!("master key {key_id} wraps all {}; {} rewrapped", counted(examined, "record"), count(rewrapped));
     context.session.screen.answer(&Rotated { outcome: "rotated", key_id, rewrapped, examined }, text)?;
     Ok(Exit::Done)
 }
@@ -189,8 +190,8 @@ fn show(screen: Screen, keys: &[Key]) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// How many records each key wraps; `None` where there is no store, or none with the service's
-/// records.
+/// The number of records that each key wraps; `None` without a store, or in a store without the
+/// service's records.
 fn usage(context: &Context<'_>) -> Result<Option<BTreeMap<MasterKeyId, u64>>, Failure> {
     if !context.session.data_dir().exists() {
         return Ok(None);
@@ -210,7 +211,7 @@ fn remove(context: &Context<'_>, key_id: MasterKeyId, without_store: bool) -> Re
     let file = context.options.key_file()?;
     if context.options.key_ring()?.current_id() == key_id {
         return Err(Error::Conflict(
-            "the current master key cannot be removed: `auth keyring generate` makes its successor, \
+            "the current master key cannot be removed: `auth keyring generate` creates its successor, \
              `auth keyring rotate` moves this store to it",
         )
         .into());
@@ -220,8 +221,8 @@ fn remove(context: &Context<'_>, key_id: MasterKeyId, without_store: bool) -> Re
         None => {
             let dir = context.session.data_dir().display();
             return Err(Failure::Usage(format!(
-                "{dir} holds no store with users, roles or keys: --data-dir or HTKV_DATA_DIR says where the store is that \
-                 used the key; --without-store removes the key without a look at any"
+                "{dir} contains no store with users, roles or keys: set --data-dir or HTKV_DATA_DIR to the store that \
+                 uses the key; --without-store removes the key without this check"
             )));
         }
         Some(usage) if usage.contains_key(&key_id) => {
@@ -232,7 +233,7 @@ fn remove(context: &Context<'_>, key_id: MasterKeyId, without_store: bool) -> Re
         Some(_) => {}
     }
     file.retire_key(key_id)?;
-    let text = || format!("removed master key {key_id}; `auth keyring restore {key_id}` takes it back");
+    let text = || format!("removed master key {key_id}; `auth keyring restore {key_id}` restores it");
     context.session.screen.answer(&Changed { outcome: "removed", key_id }, text)?;
     Ok(Exit::Done)
 }

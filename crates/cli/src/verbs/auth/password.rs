@@ -12,8 +12,8 @@ use crate::verbs::auth::service::{Context, unless_uncheckable, user};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  htkvctl auth password change alice         asks for the old one and the new one
-  htkvctl auth password reset alice          without the old one, for operators
+  htkvctl auth password change alice         prompts for the old and the new password
+  htkvctl auth password reset alice          without the old password, for operators
   htkvctl auth password verify alice         exit code 1 if it is wrong";
 
 #[derive(Debug, Subcommand)]
@@ -23,7 +23,7 @@ pub(super) enum Verb {
   htkvctl auth password change alice
   printf '%s\\n' \"$OLD\" \"$NEW\" | htkvctl auth password change alice
 
-Exit code 1 if the old password is wrong. Wrong ones are counted, as at a login.")]
+Exit code 1 if the old password is wrong. Failures count, as at a login.")]
     Change {
         /// The name or id
         user: String,
@@ -36,20 +36,20 @@ Exit code 1 if the old password is wrong. Wrong ones are counted, as at a login.
         /// The name or id
         user: String,
     },
-    /// Whether a password is the user's
+    /// Verify a password
     #[command(after_help = "Examples:
   htkvctl auth password verify alice
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth password verify alice --source 192.0.2.7
 
-Exit code 1 if it is not. Unknown and disabled users are refused in the same words, after the same time. After too many \
-wrong ones the answer is `delayed`, and the password is not looked at.")]
+Exit code 1 if not. Unknown and disabled users get the same answer, after the same time. After too many \
+failures the answer is `delayed`, and the password is not checked.")]
     Verify {
         /// The name or id
         user: String,
     },
 }
 
-/// What came of a password, with nothing that tells why it was refused.
+/// The outcome of a password check. A refusal does not reveal its reason.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub(super) enum Answer<'a> {
@@ -99,7 +99,7 @@ fn tell_changed(screen: Screen, user: &UserRecord) -> Result<Exit, Failure> {
 fn verify(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let password = ask("password")?;
     let check = context.change(|auth| {
-        // An unknown name goes through too, so that it is answered as a wrong password is.
+        // An unknown name is passed on too, so that its answer is that of a wrong password.
         let name = user(auth, name).map_or_else(|_| name.to_owned(), |user| user.username);
         let check = auth.check_password(&name, &password)?;
         unless_uncheckable(auth)?;
@@ -117,7 +117,7 @@ fn verify(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     }
 }
 
-/// Says that a password was refused, or not looked at.
+/// Reports a refused or delayed password.
 pub(super) fn tell_refused(screen: Screen, retry_after_ms: Option<i64>) -> Result<Exit, Failure> {
     match retry_after_ms {
         None => screen.answer(&Answer::Refused, || "refused: wrong user or password".into())?,

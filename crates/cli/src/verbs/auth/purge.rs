@@ -1,4 +1,4 @@
-//! `auth purge`: free what expired sessions and API keys take.
+//! `auth purge`: remove expired sessions, API keys and tokens.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Example:
   htkvctl auth purge
 
-They are refused anyway; this frees their space, and the places that they take in a user's limits.";
+They are refused anyway; this frees their space, and their share of a user's limits.";
 
 /// Remove sessions, API keys and single-use tokens that have expired
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ impl Args {
     #[allow(clippy::unused_self, reason = "every verb is run alike")]
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Exit, Failure> {
         let purged = context.change(|auth| {
-            let _bar = Progress::spinner(context.session.screen, "looking for what has expired");
+            let _bar = Progress::spinner(context.session.screen, "searching expired records");
             Ok(auth.purge_expired()?)
         })?;
         let answer = Answer { sessions: purged.sessions, api_keys: purged.api_keys, tokens: purged.tokens };

@@ -1,4 +1,4 @@
-//! `auth role`: named lists of grants, and who has them.
+//! `auth role`: named lists of grants, and their users.
 
 use clap::Subcommand;
 use hightower_kv::auth::{Error, Grant, MAX_PAGE, RoleRecord};
@@ -20,33 +20,33 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Create a role, or replace what it allows
+    /// Create a role, or replace its grants
     #[command(after_help = "A GRANT is actions and keys:
   read,write:prefix:jobs/     the keys that start with jobs/
   read:key:motd               one key
-  read:range:a..f             from a up to, not including, f; `a..` and `..f` are open
+  read:range:a..f             from a (inclusive) to f (exclusive); `a..` and `..f` are open
   admin:all                   every key but the service's own
 
-  read   read values, list keys, and require something of a key in a batch
+  read   read values, list keys, and state requirements on keys in a batch
   write  put and delete
-  admin  submit commands with versions of one's own
+  admin  submit commands with explicit versions
 
-An action implies no other. Keys are written as everywhere: b\"...\" for any bytes.
+No action implies another. Keys are in the common notation: b\"...\" for any bytes.
 
   write,max-keys=10000,max-bytes=64000000:prefix:tenant-a/
-            a quota: at most so much under the range, whoever wrote it; past it, only deletes.
-            Of several on one key each counts, unless a grant without one allows the same
+            a quota: the maximum under the range, for all writers; above it, only deletes.
+            All quotas on a key hold, unless a grant without one allows the same
 
 Examples:
   htkvctl auth role define operator read,write:prefix:jobs/ read:key:motd
   htkvctl auth role define tenant-a read,write,max-keys=10000:prefix:tenant-a/
-  htkvctl auth role define nobody --nothing  replaces what it allowed by nothing")]
+  htkvctl auth role define nobody --nothing  removes all its grants")]
     Define {
         /// The name: ASCII letters, digits and . _ - :
         role: String,
-        /// What it allows; 256 at most
+        /// The grants; 256 at most
         grants: Vec<GrantText>,
-        /// It allows nothing
+        /// No grants
         #[arg(long, conflicts_with = "grants")]
         nothing: bool,
     },
@@ -54,7 +54,7 @@ Examples:
     #[command(after_help = "Example:
   htkvctl auth role list --json | jq -r '.role + \" \" + (.grants | join(\" \"))'")]
     List,
-    /// Show what a role allows
+    /// Show the grants of a role
     #[command(after_help = "Example:
   htkvctl auth role show operator")]
     Show {
@@ -73,7 +73,7 @@ Exit code 1 if there is no such role. Asks first on a terminal.")]
         #[arg(long)]
         yes: bool,
     },
-    /// Give a user roles, besides those it has
+    /// Add roles to a user
     #[command(after_help = "Example:
   htkvctl auth role grant alice operator auditor
 
@@ -85,7 +85,7 @@ Exit code 1 if there is no such user or role. An API key gets its roles when it 
         #[arg(required = true)]
         roles: Vec<String>,
     },
-    /// Take roles away from a user, at once
+    /// Remove roles from a user, at once
     #[command(after_help = "Example:
   htkvctl auth role revoke alice operator")]
     Revoke {
@@ -108,7 +108,7 @@ impl Verb {
         let screen = context.session.screen;
         match self {
             Self::Define { grants, nothing: false, .. } if grants.is_empty() => Err(Failure::Usage(
-                "name what the role allows, or say --nothing: without grants it would be emptied".into(),
+                "name the grants of the role, or use --nothing: without grants the role would allow nothing".into(),
             )),
             Self::Define { role, grants, .. } => define(context, role, grants),
             Self::List => {
@@ -118,7 +118,7 @@ impl Verb {
             }
             Self::Show { role } => view::one(screen, &view::Role::from(&context.read(|auth| find(auth, role))?)),
             Self::Remove { role, yes } => {
-                confirm(*yes, &format!("remove the role {role} from all who have it"))?;
+                confirm(*yes, &format!("remove the role {role} from all users and API keys"))?;
                 remove(context, role)
             }
             Self::Grant { user, roles } => change(context, user, roles, &[]),

@@ -10,22 +10,23 @@ use crate::terminal;
 /// Longest line, in bytes; longer than every password and token.
 const MAX_LINE_LEN_BYTES: usize = 4096;
 
-/// Asks for a secret that exists.
+/// Prompts for an existing secret.
 pub(super) fn ask(what: &str) -> Result<Zeroizing<String>, Failure> {
     let secret = if io::stdin().is_terminal() { prompt(what)? } else { read_line(&mut io::stdin().lock(), what)? };
     if secret.is_empty() { Err(Failure::Usage(format!("no {what} was given"))) } else { Ok(secret) }
 }
 
-/// Asks for a new secret; a person has to type it twice.
+/// Prompts for a new secret, twice on a terminal.
 pub(super) fn ask_new(what: &str) -> Result<Zeroizing<String>, Failure> {
     let secret = ask(what)?;
     if io::stdin().is_terminal() && *prompt(&format!("{what}, again"))? != *secret {
-        return Err(Failure::Usage("the two are not the same; nothing was changed".into()));
+        return Err(Failure::Usage("the two inputs differ; nothing was changed".into()));
     }
     Ok(secret)
 }
 
-/// Asks a person whether to do what cannot be undone; a program that runs the tool has decided.
+/// Asks for confirmation of an irreversible action on a terminal. Without a terminal it does not
+/// ask.
 ///
 /// # Errors
 /// [`Failure::Usage`] if the answer is not yes.
@@ -46,13 +47,13 @@ fn prompt(what: &str) -> Result<Zeroizing<String>, Failure> {
 
 /// The next line, without its end.
 fn read_line(input: &mut impl BufRead, what: &str) -> Result<Zeroizing<String>, Failure> {
-    // Room for everything, so that no half of it is left behind by growing.
+    // The full capacity at once: a reallocation would leave a copy of a secret in freed memory.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE_LEN_BYTES + 1));
     let limit = MAX_LINE_LEN_BYTES as u64 + 1;
     let read = input.take(limit).read_until(b'\n', &mut line);
     read.map_err(Failure::file(format!("read the {what} from standard input")))?;
     if line.len() > MAX_LINE_LEN_BYTES {
-        return Err(Failure::Usage(format!("the {what} on standard input is longer than any can be")));
+        return Err(Failure::Usage(format!("the {what} on standard input is too long")));
     }
     let text = line.strip_suffix(b"\n").unwrap_or(&line);
     let text = text.strip_suffix(b"\r").unwrap_or(text);

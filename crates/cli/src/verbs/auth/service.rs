@@ -1,4 +1,4 @@
-//! The options that all verbs of `auth` take, and the service on the store.
+//! The options of all verbs of `auth`, and the service on the store.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,13 @@ use hightower_kv::auth::{
 use crate::failure::Failure;
 use crate::session::{Session, Store};
 
-/// Holds master keys where no file is named.
+/// The environment variable with the master keys, if no file is named.
 const KEY_VARIABLE: &str = "HTKV_MASTER_KEYS";
 
 const NO_KEYS: &str = "no master keys: name their file with --key-file or HTKV_KEY_FILE, or put them into HTKV_MASTER_KEYS; \
-                       `htkvctl auth keyring generate --key-file FILE` makes one";
-const NO_RECORDS: &str = "the store has no users, roles or keys yet; `auth user create` and `auth role define` begin";
+                       `htkvctl auth keyring generate --key-file FILE` creates one";
+const NO_RECORDS: &str =
+    "the store has no users, roles or keys yet; create the first with `auth user create` or `auth role define`";
 
 /// Options of every verb.
 #[derive(Debug, clap::Args)]
@@ -36,16 +37,16 @@ pub(super) struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_PEPPER_FILE", hide_env_values = true)]
     pepper_file: Option<PathBuf>,
 
-    /// How much work a new password hash is: KiB of memory, iterations, lanes. See `auth calibrate`
+    /// Parameters of new password hashes: memory in KiB, iterations, lanes. See `auth calibrate`
     #[arg(long, global = true, value_name = "m=KIB,t=N,p=N", env = "HTKV_ARGON2", hide_env_values = true, default_value_t = Argon2Params::default())]
     argon2: Argon2Params,
 
-    /// Where the request comes from, for the audit trail and the delays after wrong passwords
+    /// The source of the request, for the audit trail and the delays after wrong passwords
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub(super) source: Option<String>,
 
-    /// An earlier end of the audit trail, as `auth audit anchor` printed it: the trail must go on
-    /// from it, else nothing is done
+    /// An earlier output of `auth audit anchor`: the audit trail must continue from it, otherwise
+    /// the verb fails
     #[arg(long, global = true, value_name = "ANCHOR", env = "HTKV_AUDIT_ANCHOR", hide_env_values = true)]
     pub(super) anchor: Option<AuditAnchor>,
 }
@@ -74,7 +75,7 @@ impl Options {
         match &self.key_file {
             Some(path) => KeyFile::new(path).load().map_err(|error| match error {
                 Error::KeyFile { source, .. } if source.kind() == ErrorKind::NotFound => Failure::Usage(format!(
-                    "{}: there is no key file; `htkvctl auth keyring generate --key-file {}` makes one",
+                    "{}: the key file does not exist; `htkvctl auth keyring generate --key-file {}` creates one",
                     path.display(),
                     path.display()
                 )),
@@ -89,14 +90,14 @@ impl Options {
 }
 
 impl Options {
-    /// The ids of the retired keys in the key file; none where the keys come from the environment.
+    /// The ids of the retired keys in the key file; none if the keys come from the environment.
     pub(super) fn retired_keys(&self) -> Result<Vec<MasterKeyId>, Failure> {
         let ids = self.key_file.as_ref().map(|path| KeyFile::new(path).retired_ids());
         Ok(ids.transpose()?.unwrap_or_default())
     }
 }
 
-/// What is wrong with what a file holds is said with its name.
+/// Adds the file's name to an error of its content.
 fn name_file(path: &Path, error: Error) -> Failure {
     match error {
         Error::Validation(problem) => Failure::Usage(format!("{}: {problem}", path.display())),
@@ -104,38 +105,37 @@ fn name_file(path: &Path, error: Error) -> Failure {
     }
 }
 
-/// What the service knows besides the store: read before the store is opened, or made.
+/// The keys and options of the service, read before the store is opened or created.
 struct Secrets {
     hasher: Argon2SecretHasher,
     ring: KeyRing,
 }
 
-/// The service on the tool's store.
+/// The service type on the tool's store.
 pub(super) type Auth = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncryptor>;
 
-/// What a verb of `auth` works with.
+/// The context of a verb of `auth`.
 pub(super) struct Context<'a> {
     pub(super) session: &'a Session,
     pub(super) options: &'a Options,
-    /// Whether the trail is held against the anchor before anything is done.
+    /// Whether the trail is compared with the anchor before the verb runs.
     pub(super) checks_anchor: bool,
 }
 
 impl Context<'_> {
-    /// Runs `work` on a store that others may read too. What it would write (last uses) is left
-    /// out.
+    /// Runs `work` on a store opened for reading. Writes of last uses are skipped.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
         let secrets = self.options.secrets()?;
         self.session.reader()?.finish(|store| work(&self.begun(store, secrets)?))
     }
 
-    /// Runs `work`, which changes something that is there.
+    /// Runs `work`, which changes an existing store.
     pub(super) fn change<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
         let secrets = self.options.secrets()?;
         self.session.existing_writer()?.finish(|store| work(&self.begun(store, secrets)?))
     }
 
-    /// Runs `work`, which may make the first record, and the store.
+    /// Runs `work`, which may create the store and its first record.
     pub(super) fn create<T>(&self, work: impl FnOnce(&Auth) -> Result<T, Failure>) -> Result<T, Failure> {
         let secrets = self.options.secrets()?;
         self.session.writer()?.finish(|store| work(&self.anchored(self.service(store, secrets)?)?))
@@ -146,17 +146,17 @@ impl Context<'_> {
         if auth.is_initialised()? { self.anchored(auth) } else { Err(Error::NotFound(NO_RECORDS).into()) }
     }
 
-    /// The service, if its audit trail goes on from the anchor that was given.
+    /// The service, if its audit trail continues from the given anchor.
     fn anchored(&self, auth: Auth) -> Result<Auth, Failure> {
         let Some(anchor) = self.options.anchor.as_ref().filter(|_| self.checks_anchor) else { return Ok(auth) };
         match auth.verify_audit(Some(anchor))? {
             AuditVerdict::Intact { .. } => Ok(auth),
             AuditVerdict::PrunedPast { .. } => {
-                Err(Error::Conflict("the audit trail was pruned past the anchor: it cannot be held against it").into())
+                Err(Error::Conflict("the audit trail was pruned past the anchor: no comparison is possible").into())
             }
             AuditVerdict::Broken { problem, .. } => {
                 self.session.screen.note(problem);
-                Err(Error::Conflict("the audit trail does not go on from the anchor: nothing was done").into())
+                Err(Error::Conflict("the audit trail does not continue from the anchor: nothing was done").into())
             }
         }
     }
@@ -170,15 +170,15 @@ impl Context<'_> {
     }
 }
 
-/// Says that a password could not be checked, which the service answers as a wrong one.
+/// Reports a password that could not be checked, which the service answers like a wrong one.
 pub(super) fn unless_uncheckable(auth: &Auth) -> Result<(), Failure> {
     match auth.stats().passwords_uncheckable {
         0 => Ok(()),
-        _ => Err(Error::Crypto("the pepper of this password hash is not configured: --pepper-file names it").into()),
+        _ => Err(Error::Crypto("the pepper of this password hash is not configured: set --pepper-file").into()),
     }
 }
 
-/// The user with this id or name. An id wins over a name that looks like one.
+/// The user with this id or name. An id takes precedence over a name of the same text.
 pub(super) fn user(auth: &Auth, name_or_id: &str) -> Result<UserRecord, Failure> {
     if let Some(user) = auth.get_user(name_or_id)? {
         return Ok(user);

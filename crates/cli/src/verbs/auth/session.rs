@@ -12,14 +12,14 @@ use crate::verbs::auth::view;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  htkvctl auth session create alice          asks for the password, prints the token
-  htkvctl auth session check                 asks for a token
+  htkvctl auth session create alice          prompts for the password, prints the token
+  htkvctl auth session check                 prompts for a token
   htkvctl auth session list alice
   htkvctl auth session revoke alice --all";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Log a user in: checks the password, prints the new session's token, once
+    /// Log a user in: check the password, and print the new session's token once
     #[command(after_help = "Examples:
   htkvctl auth session create alice
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth session create alice --json | jq -r .token
@@ -29,14 +29,14 @@ Exit code 1 if the password is refused. The store keeps only a keyed hash of the
         /// The name or id
         user: String,
     },
-    /// Whether a token is a living session's, and whose
+    /// Whether a token is that of a live session, and of which user
     #[command(after_help = "Examples:
   htkvctl auth session check
   printf '%s\\n' \"$TOKEN\" | htkvctl auth session check --json
 
-Exit code 1 if not. Looking does not count as a use of the session.")]
+Exit code 1 if not. This does not count as a use of the session.")]
     Check,
-    /// List a user's living sessions, oldest first
+    /// List a user's live sessions, oldest first
     #[command(after_help = "Example:
   htkvctl auth session list alice")]
     List {
@@ -125,7 +125,7 @@ fn check(context: &Context<'_>) -> Result<Exit, Failure> {
     match context.read(|auth| Ok(auth.authenticate_session(&token)?))? {
         Some(session) => view::one(context.session.screen, &view::Session::from(&session)),
         None => {
-            context.session.screen.answer(&Answer { outcome: "refused" }, || "refused: no living session".into())?;
+            context.session.screen.answer(&Answer { outcome: "refused" }, || "refused: no live session".into())?;
             Ok(Exit::Negative)
         }
     }
@@ -134,7 +134,7 @@ fn check(context: &Context<'_>) -> Result<Exit, Failure> {
 fn list(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let sessions = context.read(|auth| Ok(auth.list_sessions(&user(auth, name)?.user_id)?))?;
     let views: Vec<_> = sessions.iter().map(view::Session::from).collect();
-    view::many(context.session.screen, &views, "there are no living sessions")
+    view::many(context.session.screen, &views, "no live sessions")
 }
 
 fn revoke(context: &Context<'_>, name: &str, session: Option<&str>) -> Result<Exit, Failure> {
@@ -143,7 +143,7 @@ fn revoke(context: &Context<'_>, name: &str, session: Option<&str>) -> Result<Ex
         match session {
             None => Ok(auth.revoke_all_sessions(&user_id)?),
             Some(session) if auth.revoke_session(&user_id, session)? => Ok(()),
-            Some(_) => Err(Error::NotFound("the user has no session of this id").into()),
+            Some(_) => Err(Error::NotFound("the user has no session with this id").into()),
         }
     })?;
     let text = || if session.is_some() { "ended the session" } else { "ended all sessions" }.into();

@@ -12,19 +12,19 @@ use crate::verbs::auth::view::{self, View};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  htkvctl auth token issue alice --for reset     prints a token, once; send it to her
-  htkvctl auth token use --for reset             asks for the token and the new password
-  htkvctl auth token invite bob                  a user without a password, and a token to set one
-  htkvctl auth token revoke alice                none of hers counts any more";
+  htkvctl auth token issue alice --for reset     prints a token, once; send it to alice
+  htkvctl auth token use --for reset             prompts for the token and the new password
+  htkvctl auth token invite bob                  creates a user, and a token to set the password
+  htkvctl auth token revoke alice                revokes all her tokens";
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Purpose {
-    /// To set a new password
+    /// Set a new password
     Reset,
-    /// To set the first password
+    /// Set the first password
     Invitation,
-    /// To show that somebody reads what is sent to an address
+    /// Prove that the user receives messages at an address
     Verification,
 }
 
@@ -35,48 +35,48 @@ pub(super) enum Verb {
   htkvctl auth token issue alice --for reset
   htkvctl auth token issue alice --for verification --subject alice@example.org
 
-It counts once: 30 min for a reset, 24 h for a verification, 7 days for an invitation; and no longer than the password and the name stay as they are \
+It is valid once: for 30 min (reset), 24 h (verification) or 7 days (invitation), and only while the password and the name are unchanged \
 and the user is enabled.")]
     Issue {
         /// The name or id
         user: String,
-        /// What it is for
+        /// The purpose
         #[arg(long = "for", value_name = "PURPOSE")]
         purpose: Purpose,
-        /// The address that is verified
+        /// The address to verify
         #[arg(long, value_name = "ADDRESS", required_if_eq("purpose", "verification"))]
         subject: Option<String>,
     },
-    /// Create a user without a password, and print the token that sets one
+    /// Create a user without a password, and print the token that sets it
     #[command(after_help = "Example:
   htkvctl auth token invite bob")]
     Invite {
         /// The name: letters, digits and . _ - @ +
         name: String,
     },
-    /// Use a token up; it is asked for, and then the new password
+    /// Use a token; prompts for the token and the new password
     #[command(after_help = "Examples:
   htkvctl auth token use --for reset
   printf '%s\\n' \"$TOKEN\" \"$PASSWORD\" | htkvctl auth token use --for invitation
   printf '%s\\n' \"$TOKEN\" | htkvctl auth token use --for verification --subject alice@example.org
 
-Exit code 1 if the token does not count. A reset ends all sessions of the user.")]
+Exit code 1 if the token is invalid. A reset ends all sessions of the user.")]
     Use {
-        /// What it is for
+        /// The purpose
         #[arg(long = "for", value_name = "PURPOSE")]
         purpose: Purpose,
-        /// The address as it is now
+        /// The current address
         #[arg(long, value_name = "ADDRESS", required_if_eq("purpose", "verification"))]
         subject: Option<String>,
     },
-    /// List a user's tokens that count, oldest first
+    /// List a user's valid tokens, oldest first
     #[command(after_help = "Example:
   htkvctl auth token list alice")]
     List {
         /// The name or id
         user: String,
     },
-    /// Take all tokens from a user
+    /// Revoke all tokens of a user
     #[command(after_help = "Example:
   htkvctl auth token revoke alice")]
     Revoke {
@@ -163,7 +163,7 @@ impl Verb {
             Self::List { user: name } => {
                 let tokens = context.read(|auth| Ok(auth.list_tokens(&user(auth, name)?.user_id)?))?;
                 let rows: Vec<_> = tokens.iter().map(|record| Row::new(record, None)).collect();
-                view::many(screen, &rows, "there are no tokens that count")
+                view::many(screen, &rows, "no valid tokens")
             }
             Self::Revoke { user: name } => {
                 let tokens = context.change(|auth| Ok(auth.revoke_tokens(&user(auth, name)?.user_id)?))?;
@@ -193,7 +193,7 @@ fn redeem(context: &Context<'_>, purpose: Purpose, subject: Option<&str>) -> Res
     })?;
     let screen = context.session.screen;
     let Some(user) = used else {
-        screen.answer(&Answer::Refused, || "refused: the token does not count".into())?;
+        screen.answer(&Answer::Refused, || "refused: the token is invalid".into())?;
         return Ok(Exit::Negative);
     };
     screen.answer(&Answer::Used { user_id: &user.user_id }, || match purpose {

@@ -20,21 +20,21 @@ use crate::verbs::auth::view;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  htkvctl auth user create alice             asks for the password, twice
+  htkvctl auth user create alice             prompts for the password, twice
   htkvctl auth user list
-  htkvctl auth user disable alice            ends all her sessions; her API keys stop working
+  htkvctl auth user disable alice            ends all her sessions, refuses her API keys
   htkvctl auth user delete alice             with her sessions and API keys, in one commit";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Create a user; the password is asked for, or the first line of standard input
+    /// Create a user; prompts for the password, or reads the first line of standard input
     #[command(after_help = "Examples:
   htkvctl auth user create alice
   htkvctl auth user create alice --metadata alice.json     stored encrypted; 64 KiB at most
   pass show alice | htkvctl auth user create alice --json
 
-A password has 15 to 256 characters and is not a common one, nor near the name. Exit code 1 if the name is taken, in any \
-spelling that is the same name: Alice, ALICE and alice are.")]
+A password has 15 to 256 characters, is not a common one, and does not contain the name. Exit code 1 if the name is taken, \
+in any spelling with the same normal form: Alice, ALICE and alice have one.")]
     Create {
         /// The name: letters, digits and . _ - @ +
         name: String,
@@ -48,10 +48,10 @@ spelling that is the same name: Alice, ALICE and alice are.")]
   htkvctl auth user list --limit 100 --after usr_a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5   the next page
   htkvctl auth user list --json | jq -r .username")]
     List {
-        /// At most this many
+        /// Maximum number of users
         #[arg(long, value_name = "N", value_parser = parse_some)]
         limit: Option<usize>,
-        /// Only those behind this id
+        /// Only users after this id
         #[arg(long, value_name = "ID")]
         after: Option<UserId>,
     },
@@ -63,7 +63,7 @@ spelling that is the same name: Alice, ALICE and alice are.")]
         /// The name or id
         user: String,
     },
-    /// Give a user another name; the id stays
+    /// Rename a user; the id does not change
     #[command(after_help = "Example:
   htkvctl auth user rename alice alice.liddell")]
     Rename {
@@ -72,30 +72,30 @@ spelling that is the same name: Alice, ALICE and alice are.")]
         /// The new name
         name: String,
     },
-    /// Let a disabled user in again
+    /// Enable a disabled user
     #[command(after_help = "Example:
   htkvctl auth user enable alice
 
-The API keys work again; the sessions stay ended.")]
+The API keys are valid again; the sessions stay ended.")]
     Enable {
         /// The name or id
         user: String,
     },
-    /// Refuse a user from now on
+    /// Disable a user
     #[command(after_help = "Example:
   htkvctl auth user disable alice
 
-All sessions end, and no API key of the user works, until `auth user enable`.")]
+All sessions end, and the user's API keys are refused until `auth user enable`.")]
     Disable {
         /// The name or id
         user: String,
     },
-    /// Let a user try again at once, after a delay for wrong passwords
+    /// Clear a user's delay after wrong passwords
     #[command(after_help = "Examples:
   htkvctl auth user unlock alice
-  htkvctl auth user unlock alice --source 192.0.2.7     also what this source has guessed at others
+  htkvctl auth user unlock alice --source 192.0.2.7     also the source's delay at all users
 
-A delay ends by itself, after 15 minutes at most. `auth password reset` clears it too.")]
+A delay ends after at most 15 minutes. `auth password reset` clears it too.")]
     Unlock {
         /// The name or id
         user: String,
@@ -104,7 +104,7 @@ A delay ends by itself, after 15 minutes at most. `auth password reset` clears i
     #[command(after_help = "Example:
   htkvctl auth user delete alice
 
-In one commit: all of it or nothing. The name is free again; the id is never given to another. Asks first on a terminal.")]
+The deletion is one atomic commit. The name is free afterwards; the id is never used again. Asks for confirmation on a terminal.")]
     Delete {
         /// The name or id
         user: String,
@@ -114,22 +114,22 @@ In one commit: all of it or nothing. The name is free again; the id is never giv
     },
     /// Print, set or remove a user's encrypted metadata
     #[command(after_help = "Examples:
-  htkvctl auth user metadata alice                    in the clear
+  htkvctl auth user metadata alice                    decrypted
   htkvctl auth user metadata alice --raw > alice.json
   htkvctl auth user metadata alice --set alice.json
   htkvctl auth user metadata alice --clear
 
-Exit code 1 if there is none to print.")]
+Exit code 1 if the user has none to print.")]
     Metadata {
         /// The name or id
         user: String,
-        /// Replace it by the bytes of this file
+        /// Replace the metadata by the bytes of this file
         #[arg(long, value_name = "FILE", conflicts_with_all = ["clear", "raw"])]
         set: Option<PathBuf>,
         /// Remove it
         #[arg(long, conflicts_with = "raw")]
         clear: bool,
-        /// The bytes as they are: nothing escaped, no line feed added
+        /// Print the raw bytes: nothing escaped, no line feed added
         #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
@@ -247,7 +247,7 @@ fn show_metadata(context: &Context<'_>, name: &str, raw: bool) -> Result<Exit, F
     print_metadata(context.session.screen, &id, metadata.as_deref(), raw)
 }
 
-/// Prints metadata in the clear; exit code 1 if there is none.
+/// Prints decrypted metadata; exit code 1 if there is none.
 pub(super) fn print_metadata(screen: Screen, id: &str, metadata: Option<&[u8]>, raw: bool) -> Result<Exit, Failure> {
     let Some(metadata) = metadata else {
         screen.error("not_found", &format!("{id} has no metadata"));
@@ -263,7 +263,7 @@ pub(super) fn print_metadata(screen: Screen, id: &str, metadata: Option<&[u8]>, 
     Ok(Exit::Done)
 }
 
-/// A file's bytes, one more than is allowed at most: the service then says what is.
+/// A file's bytes, up to one byte over the limit, so that the service reports its limit.
 pub(super) fn read_metadata(path: &Path) -> Result<Vec<u8>, Failure> {
     use std::io::Read;
     let failed = |source| Failure::File { action: format!("read {}", path.display()), source };

@@ -1,4 +1,4 @@
-//! Records, for people and for programs. None of them holds a secret.
+//! Records, for people and for programs. They contain no secrets.
 
 use hightower_kv::auth::{ApiKeyAccess, ApiKeyRecord, RoleRecord, SessionRecord, Token, UserRecord};
 use serde::Serialize;
@@ -9,13 +9,13 @@ use crate::table::{pairs, text_table};
 use crate::units::date_time;
 use crate::verbs::auth::grant;
 
-/// Something that is shown: an object for programs; for people pairs, or a row of a table.
+/// A printable record: an object for programs; pairs or a table row for people.
 pub(super) trait View: Serialize {
     /// The heading of the table.
     const HEADING: &'static [&'static str];
     /// The row in the table.
     fn row(&self) -> Vec<String>;
-    /// Everything, with names.
+    /// All fields, with names.
     fn pairs(&self) -> Vec<(&'static str, String)>;
 }
 
@@ -37,7 +37,7 @@ pub(super) fn many<V: View>(screen: Screen, views: &[V], none: &str) -> Result<E
     Ok(Exit::Done)
 }
 
-/// A time that may not have been yet.
+/// An optional time.
 pub(super) fn time_or(unix_ms: Option<i64>, none: &str) -> String {
     unix_ms.map_or_else(|| none.into(), date_time)
 }
@@ -46,7 +46,7 @@ fn list_or(names: &[String], none: &str) -> String {
     if names.is_empty() { none.into() } else { names.join(" ") }
 }
 
-/// One word of a list, quoted as in a shell where it would be more than one, or other than it is.
+/// One word of a list, quoted as in a shell if necessary.
 fn word(text: &str) -> String {
     let is_plain = |c: char| !c.is_whitespace() && !"'\"\\#$`*?;&|<>(){}[]!~".contains(c);
     match text.contains('\'') {
@@ -112,7 +112,7 @@ impl View for User<'_> {
     }
 }
 
-/// A factor that a session was authenticated by.
+/// A factor of a session.
 #[derive(Serialize)]
 struct FactorSeen {
     factor: String,
@@ -135,7 +135,7 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// With the token, which is shown once.
+    /// A new record, with its token, which is printed once.
     pub(super) fn with_token(session: &'a SessionRecord, token: &'a Token) -> Self {
         Self { token: Some(token.as_str()), ..Self::from(session) }
     }
@@ -208,14 +208,14 @@ pub(super) struct ApiKey<'a> {
 }
 
 impl<'a> ApiKey<'a> {
-    /// With the token, which is shown once.
+    /// A new record, with its token, which is printed once.
     pub(super) fn with_token(key: &'a ApiKeyRecord, token: &'a Token) -> Self {
         Self { token: Some(token.as_str()), ..Self::from(key) }
     }
 
     fn access(&self) -> String {
         if self.like_owner {
-            return "all that its owner may".into();
+            return "all rights of the owner".into();
         }
         let grants: Vec<_> = self.grants.iter().map(|grant| word(grant)).collect();
         list_or(&[self.roles, &grants].concat(), "nothing")

@@ -1,4 +1,4 @@
-//! Counts operations and times some of them.
+//! Counts operations and times a sample of them.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,10 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::units;
 
-/// Every so many operations one is timed by itself, so that the clock costs the rate next to
-/// nothing.
+/// Number of operations per timed one, large enough that the clock hardly affects the rate.
 const SAMPLE_EVERY: u64 = 16;
 
-/// What was measured.
+/// The result of a measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
     pub(crate) operation: &'static str,
@@ -24,14 +23,14 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Something that was timed as a whole.
+    /// A work that was timed as a whole.
     pub(crate) fn once(operation: &'static str, operations: u64, elapsed: Duration) -> Self {
         let per_second = units::per_second(operations, elapsed);
         Self { operation, operations, per_second, p50_ns: None, p99_ns: None, max_ns: None }
     }
 }
 
-/// A measurement that is going on.
+/// A running measurement.
 pub(crate) struct Meter {
     operation: &'static str,
     operations: u64,
@@ -44,7 +43,7 @@ impl Meter {
         Self { operation, operations: 0, samples_ns: Vec::new(), started: Instant::now() }
     }
 
-    /// Runs an operation; times it if its turn has come.
+    /// Runs an operation, and times it if it is in the sample.
     pub(crate) fn time(&mut self, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         if self.operations.is_multiple_of(SAMPLE_EVERY) {
             return self.time_each(work);
@@ -75,7 +74,7 @@ impl Meter {
     }
 }
 
-/// The smallest sample that at least so many percent do not exceed.
+/// The smallest sample that at least `percent` percent of the samples do not exceed.
 fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied()

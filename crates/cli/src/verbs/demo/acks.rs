@@ -1,4 +1,4 @@
-//! The parent's side: starts the writer, reads what it acknowledges, and kills it.
+//! The parent's side: starts the writer, reads its acknowledgements, and kills it.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -10,13 +10,13 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::units;
 
-/// How long to wait for the first acknowledgement, however short the writer's time is.
+/// Maximum wait for the first acknowledgement, independent of the writer's time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the writer has acknowledged before it died.
+/// The acknowledgements of the writer before its end.
 #[derive(Debug)]
 pub(crate) struct Acknowledged {
-    /// All puts up to this number.
+    /// The number of the last acknowledged put; all earlier ones are acknowledged too.
     pub(crate) last: u64,
     /// From the first acknowledgement to the kill.
     pub(crate) elapsed: Duration,
@@ -44,11 +44,11 @@ impl Writer {
         Ok((Self { child }, BufReader::with_capacity(64 * 1024, pipe)))
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL, and waits for the end of the process.
     fn kill(&mut self) -> Result<(), Failure> {
         let refused = || Failure::file("kill the writer process");
         if let Some(status) = self.child.try_wait().map_err(refused())? {
-            return Err(Failure::Usage(format!("the writer process ended by itself: {status}")));
+            return Err(Failure::Usage(format!("the writer process ended before the kill: {status}")));
         }
         self.child.kill().map_err(refused())?;
         self.child.wait().map_err(refused())?;
@@ -58,15 +58,13 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // It is dead already, unless something failed before the kill; then this is all that can be
-        // done.
+        // The process has ended already, unless an error happened before the kill.
         let _dead = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
 
-/// Lets a writer write into the store at `dir` for so long, kills it, and gives what it had
-/// acknowledged by then.
+/// Runs a writer on the store at `dir` for a time, kills it, and returns its acknowledgements.
 pub(crate) fn write_and_kill(dir: &Path, write_for: Duration) -> Result<Acknowledged, Failure> {
     let (mut writer, mut pipe) = Writer::start(dir)?;
     let mut line = String::new();
@@ -80,7 +78,7 @@ pub(crate) fn write_and_kill(dir: &Path, write_for: Duration) -> Result<Acknowle
         }
         match next(&mut pipe, &mut line)? {
             Some(number) => last = follow(last, number)?,
-            // The writer is gone; the kill says how.
+            // The writer has ended; the kill returns its status.
             None => break,
         }
         first.get_or_insert(now);
@@ -88,14 +86,14 @@ pub(crate) fn write_and_kill(dir: &Path, write_for: Duration) -> Result<Acknowle
     }
     let elapsed = first.map_or(Duration::ZERO, |first| first.elapsed());
     writer.kill()?;
-    // What is in the pipe was acknowledged before the kill.
+    // The rest of the pipe was acknowledged before the kill.
     while let Some(number) = next(&mut pipe, &mut line)? {
         last = follow(last, number)?;
     }
     Ok(Acknowledged { last, elapsed })
 }
 
-/// The next acknowledgement; `None` at the end, where half a line is none.
+/// The next acknowledgement; `None` at the end. An incomplete line is not an acknowledgement.
 fn next(pipe: &mut impl BufRead, line: &mut String) -> Result<Option<u64>, Failure> {
     line.clear();
     pipe.read_line(line).map_err(Failure::file("read from the writer process"))?;

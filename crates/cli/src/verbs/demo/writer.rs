@@ -1,7 +1,8 @@
-//! The child process of the demo: puts keys for ever, and says after each put that it has returned.
+//! The child process of the demo: puts keys in an endless loop, and acknowledges each completed
+//! put.
 //!
-//! An acknowledgement is a line with the number of the put. Each is one write to the pipe, after
-//! the put, so that what the parent has read is a lower bound of what the store has promised.
+//! An acknowledgement is a line with the number of the put. It is one write to the pipe after the
+//! put, so the parent has read at most the completed puts.
 
 use std::io::{self, Write};
 
@@ -11,7 +12,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::session::{Session, Store};
 
-/// What the writer's keys start with.
+/// The prefix of the writer's keys.
 pub(crate) const PREFIX: &str = "stream/";
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,7 @@ pub(crate) fn key(number: u64) -> String {
     format!("{PREFIX}{number:012}")
 }
 
-/// The value of a put: different for every number, so that no other value can pass for it.
+/// The value of a put: different for every number, so that a comparison detects a wrong value.
 pub(crate) fn value(number: u64) -> Vec<u8> {
     let check = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     format!("{{\"number\":{number},\"check\":\"{check:016x}\",\"state\":\"running\"}}").into_bytes()
@@ -34,7 +35,7 @@ impl Args {
             let mut acknowledgements = io::stdout().lock();
             for number in 1.. {
                 store.put(key(number), value(number))?;
-                // Standard output passes on whole lines at once.
+                // Standard output is line-buffered.
                 writeln!(acknowledgements, "{number}")?;
                 interrupt::check()?;
             }

@@ -1,5 +1,4 @@
-//! What Tab offers: verbs, verbs of nouns, then keys of the store, one step of their path at a
-//! time.
+//! Completion: verbs, verbs of nouns, then keys of the store, one step of their path at a time.
 
 use std::ops::Bound;
 
@@ -15,10 +14,10 @@ use super::command;
 use crate::notation::plain;
 use crate::session::Store;
 
-/// More than a screen of keys helps nobody.
+/// Maximum number of completions: about a screen.
 const MAX_CANDIDATES: usize = 100;
 
-/// Where keys are told apart by steps.
+/// The separators between the steps of a key.
 const SEPARATOR: u8 = b'/';
 
 /// Completes verbs and keys.
@@ -36,7 +35,7 @@ impl<'a> Completion<'a> {
     }
 }
 
-/// The verbs that start with `typed`, behind the words `before`; none where other arguments follow.
+/// The verbs with the prefix `typed` after the words `before`; none if other arguments follow.
 fn verbs(tree: &Command, before: &str, typed: &str) -> Vec<String> {
     let innermost = before.split_whitespace().try_fold(tree, |noun, word| noun.find_subcommand(word));
     let verbs = innermost.into_iter().flat_map(Command::get_subcommands).map(|verb| verb.get_name().to_owned());
@@ -62,11 +61,10 @@ impl Completer for Completion<'_> {
     }
 }
 
-/// The ways to go on from `typed`: keys, and for keys that have a separator further on, everything
-/// up to it.
+/// The completions of `typed`: keys, shortened to their next separator.
 ///
-/// Each way costs one look at the store, however many keys lie behind it. Keys that would need
-/// quotes are left out.
+/// Each completion costs one read of the store, independent of the number of its keys. Keys that
+/// need quotes are skipped.
 fn steps(typed: &[u8], first: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry>) -> Vec<String> {
     let mut found = Vec::new();
     let mut from = Bound::Included(typed.to_vec());
@@ -86,12 +84,12 @@ fn steps(typed: &[u8], first: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Option<En
     found
 }
 
-/// The first entry of the store between two bounds; none where it cannot be read.
+/// The first entry of the store between two bounds; none after a read error.
 fn first(store: &SingleNodeEngine, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry> {
     store.range(bounds).ok()?.next()
 }
 
-/// Where keys begin that are behind a step and everything below it.
+/// The first possible key behind all keys of a step.
 fn behind(step: &[u8]) -> Bound<Vec<u8>> {
     match step.strip_suffix(&[SEPARATOR]) {
         Some(stem) => Bound::Included([stem, &[SEPARATOR + 1]].concat()),

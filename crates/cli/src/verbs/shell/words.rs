@@ -1,8 +1,8 @@
-//! A line of the shell as words.
+//! The words of a shell line.
 //!
-//! Words are separated by white space. `'...'` is as it is; `"..."` knows `\"` and `\\`; both may
-//! be part of a word. A byte-string literal `b"..."` is handed on whole, for the tool's notation.
-//! `#` at the start of a word begins a comment.
+//! Words are separated by white space. `'...'` is literal; `"..."` has the escapes `\"` and `\\`;
+//! both may be part of a word. A byte-string literal `b"..."` is passed on whole, for the tool's
+//! notation. `#` at the start of a word begins a comment.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -33,7 +33,7 @@ fn word(rest: &mut Peekable<Chars<'_>>) -> Result<String, String> {
     Ok(word)
 }
 
-/// Takes what is between quotes; only double quotes know escapes.
+/// Reads a quoted part. Only double quotes have escapes.
 fn quoted(rest: &mut Peekable<Chars<'_>>, word: &mut String, quote: char) -> Result<(), String> {
     while let Some(letter) = rest.next() {
         match letter {
@@ -45,7 +45,7 @@ fn quoted(rest: &mut Peekable<Chars<'_>>, word: &mut String, quote: char) -> Res
     Err(format!("a {quote} is missing at the end"))
 }
 
-/// Takes a literal with its quotes and escapes as they are.
+/// Reads a literal with its quotes and escapes.
 fn literal(rest: &mut Peekable<Chars<'_>>, word: &mut String) -> Result<(), String> {
     word.push('"');
     while let Some(letter) = rest.next() {
