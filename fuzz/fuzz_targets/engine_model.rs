@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_engine::{
-    AppendMode, Background, Clock, Command, Components, Durability, KvState, SingleNodeEngine, SnapshotEngine,
+    AppendMode, Background, Command, Components, Durability, KvState, SingleNodeEngine, SnapshotEngine,
     StoreConfig,
 };
+use hightower_seams::ManualClock;
 use hightower_segment::sim::{Choice, CrashPoint, Fault, FaultKind, SeededEntropy, SimFs};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -38,21 +39,8 @@ enum Step {
     PowerLoss(u32),
 }
 
-/// It stands still: no tombstone's grace ever passes, so compaction leaves what the model knows.
-#[derive(Debug)]
-struct StoppedClock;
-
+/// The clock stands still: no tombstone's grace ever passes, so compaction leaves what the model knows.
 const NOW_MS: i64 = 1_700_000_000_000;
-
-impl Clock for StoppedClock {
-    fn now_ms(&self) -> i64 {
-        NOW_MS
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
-    }
-}
 
 struct World {
     fs: SimFs,
@@ -66,7 +54,7 @@ struct World {
 }
 
 fn open(fs: &SimFs, append_mode: AppendMode) -> SingleNodeEngine {
-    let components = Components::default().with_fs(Arc::new(fs.clone())).with_clock(Arc::new(StoppedClock)).with_entropy(Arc::new(SeededEntropy::new(5))).with_background(Background::Caller);
+    let components = Components::default().with_fs(Arc::new(fs.clone())).with_clock(Arc::new(ManualClock::at(NOW_MS))).with_entropy(Arc::new(SeededEntropy::new(5))).with_background(Background::Caller);
     let config = StoreConfig::at("/store").with_max_segment_size(4096).with_append_mode(append_mode).with_durability(Durability::Os).with_compaction_interval(Duration::ZERO);
     SingleNodeEngine::with_components(config, components).expect("an undamaged store opens")
 }

@@ -9,15 +9,12 @@
 )]
 
 use std::hint::black_box;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use hightower_auth::{AesGcmEncryptor, Argon2SecretHasher, AuthOptions, AuthService, KeyRing, Token};
-use hightower_engine::{Background, Batch, Clock, Components, Durability, SingleNodeEngine, StoreConfig};
-use hightower_segment::Entropy;
+use hightower_engine::{Background, Batch, Components, Durability, SingleNodeEngine, StoreConfig};
+use hightower_seams::{Entropy, ManualClock, SeededEntropy, mix64};
 use tempfile::TempDir;
 
 /// How many keys a store holds before its operations are counted.
@@ -25,47 +22,6 @@ const KEYS: u64 = 20_000;
 /// How many operations are counted together.
 const OPERATIONS: u64 = 1_000;
 const VALUE: [u8; 100] = [7; 100];
-
-#[derive(Debug)]
-struct StandingClock;
-
-impl Clock for StandingClock {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-/// Numbers that look random and are the same each time.
-#[derive(Debug, Default)]
-struct CountingEntropy(AtomicU64);
-
-impl Entropy for CountingEntropy {
-    fn next_u64(&self) -> io::Result<u64> {
-        Ok(mixed(self.0.fetch_add(1, Ordering::Relaxed)))
-    }
-}
-
-impl hightower_auth::SecretEntropy for CountingEntropy {
-    fn fill(&self, out: &mut [u8]) -> hightower_auth::Result<()> {
-        for bytes in out.chunks_mut(8) {
-            let number = mixed(self.0.fetch_add(1, Ordering::Relaxed)).to_le_bytes();
-            bytes.copy_from_slice(&number[..bytes.len()]);
-        }
-        Ok(())
-    }
-}
-
-/// The finalizer of SplitMix64: every number once, in no order.
-fn mixed(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ number >> 31
-}
 
 struct Store {
     engine: SingleNodeEngine,
@@ -76,10 +32,15 @@ struct Store {
 fn open(dir: &TempDir) -> SingleNodeEngine {
     let config = StoreConfig::at(dir.path()).with_durability(Durability::Os);
     let components = Components::default()
-        .with_clock(Arc::new(StandingClock))
-        .with_entropy(Arc::new(CountingEntropy::default()))
+        .with_clock(Arc::new(ManualClock::at(1_700_000_000_000)))
+        .with_entropy(Arc::new(SeededEntropy::default()))
         .with_background(Background::Caller);
     SingleNodeEngine::with_components(config, components).unwrap()
+}
+
+/// Every number once, in no order.
+fn mixed(number: u64) -> u64 {
+    mix64(number.wrapping_add(0x9e37_79b9_7f4a_7c15))
 }
 
 /// A key of 16 bytes.
@@ -218,7 +179,7 @@ type Service = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncr
 
 fn service() -> (Service, Token, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let entropy: Arc<dyn hightower_auth::SecretEntropy> = Arc::new(CountingEntropy::default());
+    let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::default());
     let encryptor = AesGcmEncryptor::with_entropy(KeyRing::single([7; 32]), Arc::clone(&entropy));
     let options = AuthOptions { entropy, ..AuthOptions::default() };
     let auth = AuthService::with_options(Arc::new(open(&dir)), Argon2SecretHasher::new(), encryptor, options).unwrap();

@@ -7,8 +7,8 @@
 use std::error::Error;
 
 use hightower_auth::{
-    Action, ApiKeyAccess, ApiKeyOptions, AuditVerdict, AuthorizedEngine, Factor, Grant, IntoAuthService, KeyRange,
-    Login, ResetRequest, SystemWallClock, WallClock,
+    Action, ApiKeyAccess, ApiKeyOptions, AuditVerdict, AuthorizedEngine, Clock, Factor, Grant, IntoAuthService,
+    KeyRange, Login, ResetRequest, SystemClock,
 };
 use hightower_engine::{KvEngine, SingleNodeEngine, StoreConfig};
 use totp_rs::{Builder, Secret};
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A second factor: the secret goes into an authenticator app, which this stands for.
     let enrolment = auth.enrol_totp(&alice.user_id)?;
     let app = Builder::new().with_secret(Secret::try_from_base32(enrolment.secret.as_str())?).build()?;
-    let now_s = || u64::try_from(SystemWallClock.now_ms() / 1000).unwrap_or(0);
+    let now_s = || u64::try_from(SystemClock::new().now_ms() / 1000).unwrap_or(0);
     println!("confirmed: {:?}", auth.confirm_totp(&alice.user_id, &app.generate(now_s()).to_string())?);
     println!("her session without it is over: {}", hers.get(b"jobs/1").is_err());
 

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use hightower_engine::Value;
+use hightower_seams::Entropy;
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::entropy::{SecretEntropy, random};
+use crate::entropy::random;
 use crate::error::Result;
 use crate::record::{StoredApiKey, StoredUser};
 use crate::token::SECRET_LEN_BYTES;
@@ -56,7 +57,7 @@ pub(crate) struct ApiKeyCache {
 }
 
 impl ApiKeyCache {
-    pub(crate) fn new(entries: usize, entropy: &dyn SecretEntropy) -> Result<Self> {
+    pub(crate) fn new(entries: usize, entropy: &dyn Entropy) -> Result<Self> {
         let key = Zeroizing::new(random::<32>(entropy)?);
         Ok(Self {
             sets: (0..entries.div_ceil(WAYS)).map(|_| Mutex::default()).collect(),

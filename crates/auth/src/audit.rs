@@ -14,11 +14,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::clock::Timestamp;
 use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::MacKey;
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, NOBODY, UserId};
+use crate::timestamp::Timestamp;
 
 /// A hash in the chain.
 pub type AuditHash = [u8; 32];

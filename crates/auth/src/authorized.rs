@@ -5,7 +5,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Committed, Error as EngineError, Expect, KvEngine, Rejected, Result, Value,
+    ApplyOutcome, Batch, BatchOutcome, Committed, Durability, Error as EngineError, Expect, KeyBounds, KvEngine,
+    KvReader, KvWriter, Pairs, Rejected, Result, Value, prefix_end,
 };
 use hightower_log::Command;
 
@@ -18,12 +19,13 @@ use crate::service::{AccessRights, AuthService, Principal};
 /// Maximum number of attempts of a write while access rights change concurrently.
 const MAX_TRIES: u32 = 1000;
 
-/// An engine with the rights of one principal. It is a [`KvEngine`] itself.
+/// An engine with the rights of one principal. It is a [`KvEngine`], and a [`KvReader`] and
+/// [`KvWriter`]: an `Arc<dyn KvWriter>` may be a view.
 ///
 /// | operation | needs |
 /// | --- | --- |
-/// | `get`, `get_versioned` | `Read` on the key |
-/// | `get_prefix`, `scan` | `Read` on the whole range, also where no key exists |
+/// | `get`, `get_versioned`, `contains_key` | `Read` on the key |
+/// | `range`, `prefix`, `get_prefix`, `scan` | `Read` on the whole range, also where no key exists |
 /// | `put`, `delete`, and such changes in a batch | `Write` on the key |
 /// | `submit`, `submit_batch`, and such changes in a batch | `Admin` on the key |
 /// | each requirement of a batch | `Read` on its key |
@@ -33,7 +35,8 @@ const MAX_TRIES: u32 = 1000;
 ///
 /// Every operation checks the principal's current rights. A write commits only if no access rights
 /// have changed since its check. So after a revocation returns, no write that was allowed before it
-/// commits.
+/// commits. The iterator of a range checks the rights at each item: after a revocation it gives
+/// [`EngineError::Denied`] and ends.
 ///
 /// A write under a [`Quota`](crate::Quota) must fit in it, or fails with [`EngineError::Full`],
 /// which names the quota, its limit and its use. Deletes always succeed. Such a write reads each
@@ -43,8 +46,29 @@ const MAX_TRIES: u32 = 1000;
 /// whole range, unless the last count is younger than 1 s or, if longer, ten times its duration.
 /// Writes without a quota have no extra cost.
 ///
-/// # Examples
-/// See `examples/auth_flow.rs`.
+/// ```
+/// # use hightower_auth::{Action, AuthorizedEngine, Grant, IntoAuthService, KeyRange};
+/// # use hightower_engine::{KvReader, SingleNodeEngine};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = SingleNodeEngine::open(dir.path())?;
+/// # let (engine, auth) = engine.into_argon2_hasher_aes_gcm_auth_service([7; 32]);
+/// # engine.put("jobs/7", "queued")?;
+/// # auth.set_role("reader", &[Grant::new([Action::Read], KeyRange::prefix("jobs/"))?])?;
+/// # let user = auth.create_user("Alice", "violet teapot orbit 9")?;
+/// # auth.set_user_roles(&user.user_id, &["reader".into()])?;
+/// # let (_record, api_key) = auth.create_api_key(&user.user_id, None)?;
+/// # let principal = auth.authenticate(&api_key)?.ok_or("the key is new")?;
+/// let view = AuthorizedEngine::new(&auth, principal);
+/// for pair in view.prefix("jobs/")? {
+///     let (key, value) = pair?;
+///     assert_eq!((&key[..], value), (&b"jobs/7"[..], "queued".into()));
+/// }
+/// let reader: &dyn KvReader = &view;
+/// assert!(reader.get(b"secrets/root").is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct AuthorizedEngine<E, H, C> {
     service: AuthService<E, H, C>,
     principal: Principal,
@@ -59,6 +83,102 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
     /// The principal of the view.
     pub fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`EngineError::Denied`] without the right to read it; those of the engine.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.check(Action::Read, key.as_ref())?;
+        self.service.engine().get(key)
+    }
+
+    /// The value of `key`, and the version that gave it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
+        self.check(Action::Read, key.as_ref())?;
+        self.service.engine().get_versioned(key)
+    }
+
+    /// Whether `key` has a value. Costs a copy of the value.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// The keys in `bounds` with their values, in key order, from either end, as of one moment.
+    ///
+    /// # Errors
+    /// [`EngineError::Denied`] without the right to read the whole range; those of the engine. An
+    /// item is an error if the right is gone by then, or the value does not verify.
+    pub fn range(&self, bounds: impl KeyBounds) -> Result<Pairs<'_>> {
+        let (from, to) = bounds.key_bounds();
+        self.check_range(&KeyRange::bounds(from, to))?;
+        let pairs = self.service.engine().pairs(from, to)?;
+        Ok(Box::new(CheckedPairs { view: self, pairs, is_refused: false }))
+    }
+
+    /// The keys that begin with `prefix`, otherwise as [`range`](Self::range).
+    ///
+    /// # Errors
+    /// As [`range`](Self::range).
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Pairs<'_>> {
+        let (prefix, end) = (prefix.as_ref(), prefix_end(prefix.as_ref()));
+        self.range((Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)))
+    }
+
+    /// Gives `key` a value.
+    ///
+    /// # Errors
+    /// [`EngineError::Denied`] without the right to write it, [`EngineError::Full`] over a quota;
+    /// those of the engine.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
+        self.one(Batch::new().put(key, value))
+    }
+
+    /// Takes `key`'s value away.
+    ///
+    /// # Errors
+    /// [`EngineError::Denied`] without the right to write it; those of the engine.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
+        self.one(Batch::new().delete(key))
+    }
+
+    /// Commits a batch as one, if what it requires holds.
+    ///
+    /// # Errors
+    /// [`EngineError::Denied`] without one of the rights that it needs, [`EngineError::Full`] over
+    /// a quota; those of the engine.
+    pub fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
+        self.commit_checked(batch, None)
+    }
+
+    /// As [`commit`](Self::commit), at a durability of this call's own.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        self.commit_checked(batch, Some(durability))
+    }
+
+    fn commit_checked(&self, batch: &Batch, durability: Option<Durability>) -> Result<BatchOutcome> {
+        // The engine's reserve is for changes that revoke access; a principal must not use it.
+        let uses_reserve = planted("auth_reserve_for_all") && batch.uses_reserve();
+        for _ in 0..MAX_TRIES {
+            let access = self.check_batch(batch)?;
+            let mut guarded = batch.clone();
+            guarded.use_reserve(uses_reserve).require(record_keys::GENERATION, Expect::Version(access.generation));
+            match self.service.commit_within_quotas(&access, guarded, durability)? {
+                BatchOutcome::Rejected(Rejected { key, .. }) if key == record_keys::GENERATION => {}
+                outcome => return Ok(outcome),
+            }
+        }
+        Err(EngineError::Conflict("permissions keep changing; try again".into()))
     }
 
     fn check(&self, action: Action, key: &[u8]) -> Result<()> {
@@ -126,36 +246,27 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
     }
 
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
-        // The engine's reserve is for changes that revoke access; a principal must not use it.
-        let uses_reserve = planted("auth_reserve_for_all") && batch.uses_reserve();
-        for _ in 0..MAX_TRIES {
-            let access = self.check_batch(batch)?;
-            let mut guarded = batch.clone();
-            guarded.use_reserve(uses_reserve).require(record_keys::GENERATION, Expect::Version(access.generation));
-            match self.service.commit_within_quotas(&access, guarded)? {
-                BatchOutcome::Rejected(Rejected { key, .. }) if key == record_keys::GENERATION => {}
-                outcome => return Ok(outcome),
-            }
-        }
-        Err(EngineError::Conflict("permissions keep changing; try again".into()))
+        Self::commit(self, batch)
+    }
+
+    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        Self::commit_with(self, batch, durability)
     }
 
     fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
-        self.one(Batch::new().put(key, value))
+        Self::put(self, key, value)
     }
 
     fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
-        self.one(Batch::new().delete(key))
+        Self::delete(self, key)
     }
 
     fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.check(Action::Read, key.as_ref())?;
-        self.service.engine().get(key)
+        Self::get(self, key)
     }
 
     fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        self.check(Action::Read, key.as_ref())?;
-        self.service.engine().get_versioned(key)
+        Self::get_versioned(self, key)
     }
 
     fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
@@ -165,17 +276,93 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
         Ok(found)
     }
 
-    /// A range around the service's own keys is read in two scans, before and after them.
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
         let range = KeyRange::bounds(from, to);
         self.check_range(&range)?;
-        let mut found = Vec::new();
-        for part in range.without(&record_keys::reserved_keys()) {
-            let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
-            found.extend(self.service.engine().scan(Bound::Included(part.start()), to, limit - found.len())?);
+        match range.without(&record_keys::reserved_keys()).as_slice() {
+            [] => Ok(Vec::new()),
+            [part] => {
+                let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
+                self.service.engine().scan(Bound::Included(part.start()), to, limit)
+            }
+            // Around the service's own keys: two scans would be as of two moments.
+            _ => self.service.engine().pairs(from, to)?.filter(|pair| !is_reserved(pair)).take(limit).collect(),
         }
-        Ok(found)
     }
+
+    fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+        self.range((from, to))
+    }
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvReader for AuthorizedEngine<E, H, C> {
+    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        Self::get(self, key)
+    }
+
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        Self::get_versioned(self, key)
+    }
+
+    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+        Self::range(self, (from, to))
+    }
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvWriter for AuthorizedEngine<E, H, C> {
+    fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
+        Self::commit(self, batch)
+    }
+
+    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        Self::commit_with(self, batch, durability)
+    }
+}
+
+/// The pairs of a range, each under the rights that the principal has when it is read.
+struct CheckedPairs<'a, E, H, C> {
+    view: &'a AuthorizedEngine<E, H, C>,
+    pairs: Pairs<'a>,
+    is_refused: bool,
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> CheckedPairs<'_, E, H, C> {
+    /// The next pair that `next` gives, without the service's own.
+    fn checked(
+        &mut self,
+        next: impl Fn(&mut Pairs<'_>) -> Option<Result<(Vec<u8>, Value)>>,
+    ) -> Option<<Self as Iterator>::Item> {
+        if self.is_refused {
+            return None;
+        }
+        let pair = std::iter::from_fn(|| next(&mut self.pairs)).find(|pair| !is_reserved(pair))?;
+        let Ok((key, _)) = &pair else { return Some(pair) };
+        match self.view.check(Action::Read, key) {
+            Err(error) if !planted("auth_range_after_revocation") => {
+                self.is_refused = true;
+                Some(Err(error))
+            }
+            _ => Some(pair),
+        }
+    }
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> Iterator for CheckedPairs<'_, E, H, C> {
+    type Item = Result<(Vec<u8>, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.checked(|pairs| pairs.next())
+    }
+}
+
+impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> DoubleEndedIterator for CheckedPairs<'_, E, H, C> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.checked(|pairs| pairs.next_back())
+    }
+}
+
+fn is_reserved(pair: &Result<(Vec<u8>, Value)>) -> bool {
+    pair.as_ref().is_ok_and(|(key, _)| key.starts_with(record_keys::RESERVED_PREFIX))
 }
 
 impl<E, H, C> fmt::Debug for AuthorizedEngine<E, H, C> {

@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// The random generator failed. Nothing was changed.
     #[error("the random generator failed")]
-    Randomness(#[source] getrandom::Error),
+    Randomness(#[source] std::io::Error),
     /// A file of master keys or peppers could not be read or written.
     #[error("the file of secrets {path}: {source}")]
     KeyFile {

@@ -10,19 +10,20 @@
 
 use std::fmt;
 
+use hightower_seams::Entropy;
 use subtle::ConstantTimeEq;
 use totp_rs::{Builder, Secret, Totp};
 use zeroize::Zeroizing;
 
-use crate::clock::Timestamp;
 use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{EncryptedBlob, MacKey, TAG_LEN_BYTES};
-use crate::entropy::SecretEntropy;
+use crate::entropy::fill_random;
 use crate::error::{Error, Result};
 use crate::hex;
 use crate::id::UserId;
 use crate::mutants::planted;
 use crate::record::{checked_role_names, decode_names, encode_names};
+use crate::timestamp::Timestamp;
 use crate::token::Token;
 
 /// Number of recovery codes of a user.
@@ -394,14 +395,14 @@ impl Code {
 
 /// New recovery codes, and their keyed hashes.
 pub(crate) fn new_recovery_codes(
-    entropy: &dyn SecretEntropy,
+    entropy: &dyn Entropy,
     key: &MacKey,
     user_id: &UserId,
 ) -> Result<(Vec<Token>, RecoveryMacs)> {
     let (mut codes, mut macs) = (Vec::with_capacity(RECOVERY_CODES), RecoveryMacs::with_capacity(RECOVERY_CODES));
     for _ in 0..RECOVERY_CODES {
         let mut bytes = Zeroizing::new([0; RECOVERY_LEN_BYTES]);
-        entropy.fill(bytes.as_mut_slice())?;
+        fill_random(entropy, bytes.as_mut_slice())?;
         let mut text = String::with_capacity(3 * RECOVERY_LEN_BYTES);
         for group in bytes.chunks(RECOVERY_GROUP / 2) {
             if !text.is_empty() {
@@ -421,9 +422,9 @@ pub(crate) fn recovery_mac(key: &MacKey, user_id: &UserId, code: &[u8; RECOVERY_
 }
 
 /// A new secret, of the length of the hash.
-pub(crate) fn new_totp_secret(entropy: &dyn SecretEntropy, algorithm: TotpAlgorithm) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn new_totp_secret(entropy: &dyn Entropy, algorithm: TotpAlgorithm) -> Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(vec![0; algorithm.secret_len_bytes()]);
-    entropy.fill(&mut secret)?;
+    fill_random(entropy, &mut secret)?;
     Ok(secret)
 }
 
@@ -477,7 +478,7 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entropy::OsSecretEntropy;
+    use hightower_seams::OsEntropy;
 
     /// RFC 6238, appendix B: the last six of its eight digits.
     #[test]
@@ -531,7 +532,7 @@ mod tests {
     fn codes_are_read_as_people_type_them() {
         let key = MacKey::new(&[1; 32]).unwrap();
         let user = UserId::from_bytes([1; 16]);
-        let (codes, macs) = new_recovery_codes(&OsSecretEntropy, &key, &user).unwrap();
+        let (codes, macs) = new_recovery_codes(&OsEntropy, &key, &user).unwrap();
         assert_eq!((codes.len(), macs.len()), (RECOVERY_CODES, RECOVERY_CODES));
         for (code, mac) in codes.iter().zip(&macs) {
             assert_eq!(code.len(), 34);

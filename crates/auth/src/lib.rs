@@ -61,7 +61,6 @@
 mod api_key_cache;
 mod audit;
 mod authorized;
-mod clock;
 mod codec;
 pub mod crypto;
 mod entropy;
@@ -84,19 +83,19 @@ mod record_keys;
 mod record_mac;
 mod service;
 mod single_use;
+mod timestamp;
 mod token;
 mod username;
 
 use hightower_seams::mutants;
+pub use hightower_seams::{Clock, Entropy, OsEntropy, SystemClock};
 
 pub use audit::{Actor, AuditAction, AuditAnchor, AuditEntry, AuditHash, AuditOutcome, AuditVerdict};
 pub use authorized::{AuthorizedEngine, IntoAuthService};
-pub use clock::{SystemWallClock, Timestamp, WallClock};
 pub use crypto::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, EncryptedBlob, EnvelopeEncryptor, KeyProvider, KeyRing, Pepper,
     SecretHash, SecretHasher,
 };
-pub use entropy::{OsSecretEntropy, SecretEntropy};
 pub use error::{Error, ErrorKind, Result};
 pub use factor::{
     Enrolment, Factor, FactorPolicy, FactorStatus, FactorUse, MAX_TOTP_WINDOW_STEPS, RECOVERY_CODES, TotpAlgorithm,
@@ -119,6 +118,7 @@ pub use service::{
     Login, MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Proof, Purged, ResetRequest, Rotation, StepUp,
 };
 pub use single_use::{MAX_TOKEN_LIFETIME_MS, MAX_TOKENS_PER_PURPOSE, TokenLifetimes, TokenPurpose, TokenRecord};
+pub use timestamp::Timestamp;
 pub use token::{SECRET_LEN_BYTES, Token};
 pub use username::{LookAlikes, MAX_USERNAME_CODE_POINTS, MAX_USERNAME_LEN_BYTES, normalize_username};
 

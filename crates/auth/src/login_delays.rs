@@ -25,10 +25,10 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::record::SourceTag;
+use crate::timestamp::Timestamp;
 
 /// Number of slots for persisted counters.
 pub(crate) const SLOTS: u16 = 4096;

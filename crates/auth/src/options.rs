@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::clock::{SystemWallClock, WallClock};
-use crate::entropy::{OsSecretEntropy, SecretEntropy};
+use hightower_seams::{Clock, SystemClock};
+use hightower_seams::{Entropy, OsEntropy};
+
 use crate::error::{Error, Result};
 use crate::factor::TotpOptions;
 use crate::listener::AuditListener;
@@ -50,9 +51,9 @@ pub struct AuthOptions {
     /// Receives each entry of the audit trail after its commit; default none.
     pub listener: Option<Arc<dyn AuditListener>>,
     /// The clock.
-    pub clock: Arc<dyn WallClock>,
+    pub clock: Arc<dyn Clock>,
     /// The source of ids, secrets and tokens.
-    pub entropy: Arc<dyn SecretEntropy>,
+    pub entropy: Arc<dyn Entropy>,
 }
 
 impl Default for AuthOptions {
@@ -70,8 +71,8 @@ impl Default for AuthOptions {
             totp: TotpOptions::default(),
             token_lifetimes: TokenLifetimes::default(),
             listener: None,
-            clock: Arc::new(SystemWallClock),
-            entropy: Arc::new(OsSecretEntropy),
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(OsEntropy),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::hash::Hash;
 
 use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
 use crate::mutants::planted;
+use crate::timestamp::Timestamp;
 
 /// Number of keys compared to find the key to evict when the table is full.
 const EVICTION_SAMPLE: usize = 8;

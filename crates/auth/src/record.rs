@@ -5,13 +5,13 @@
 
 use subtle::ConstantTimeEq;
 
-use crate::clock::Timestamp;
 use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::{SecretHash, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::factor::{Factor, FactorUse, decode_uses, encode_uses};
 use crate::id::{ApiKeyId, SessionId, UserId};
 use crate::permission::{Grant, decode_grants, encode_grants};
+use crate::timestamp::Timestamp;
 use crate::username::disturbs_text;
 
 /// Maximum number of roles of one user or API key.

@@ -13,11 +13,11 @@
 
 use std::fmt;
 
-use crate::clock::Timestamp;
 use crate::codec::{FieldReader, FieldWriter};
 use crate::crypto::TAG_LEN_BYTES;
 use crate::error::{Error, Result};
 use crate::id::UserId;
+use crate::timestamp::Timestamp;
 
 /// Maximum number of single-use tokens of one purpose per user. A new token replaces the oldest.
 pub const MAX_TOKENS_PER_PURPOSE: usize = 4;

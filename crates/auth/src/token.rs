@@ -13,10 +13,11 @@
 use std::fmt;
 use std::ops::Deref;
 
+use hightower_seams::Entropy;
 use secrecy::{ExposeSecret, SecretBox};
 use zeroize::Zeroizing;
 
-use crate::entropy::SecretEntropy;
+use crate::entropy::fill_random;
 use crate::error::Result;
 use crate::hex;
 use crate::id::{ApiKeyId, ID_LEN_BYTES};
@@ -65,9 +66,9 @@ impl fmt::Debug for Token {
     }
 }
 
-pub(crate) fn random_secret(entropy: &dyn SecretEntropy) -> Result<TokenSecret> {
+pub(crate) fn random_secret(entropy: &dyn Entropy) -> Result<TokenSecret> {
     let mut outcome = Ok(());
-    let secret = TokenSecret::init_with_mut(|bytes: &mut [u8; SECRET_LEN_BYTES]| outcome = entropy.fill(bytes));
+    let secret = TokenSecret::init_with_mut(|bytes: &mut [u8; SECRET_LEN_BYTES]| outcome = fill_random(entropy, bytes));
     outcome.map(|()| secret)
 }
 
@@ -137,11 +138,11 @@ fn parse_secret(digits: &[u8]) -> Option<TokenSecret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entropy::OsSecretEntropy;
+    use hightower_seams::OsEntropy;
 
     #[test]
     fn tokens_round_trip() {
-        let secret = random_secret(&OsSecretEntropy).unwrap();
+        let secret = random_secret(&OsEntropy).unwrap();
         let id = ApiKeyId::from_bytes([0x5a; 16]);
         let token = api_key_token(&id, &secret);
         let text = &*token;
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_single_character_typo_is_refused() {
-        let secret = random_secret(&OsSecretEntropy).unwrap();
+        let secret = random_secret(&OsEntropy).unwrap();
         let token = api_key_token(&ApiKeyId::from_bytes([1; 16]), &secret);
         let text = &*token;
         for at in 0..text.len() {

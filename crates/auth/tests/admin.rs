@@ -10,7 +10,7 @@ use hightower_auth::{
     Error, ErrorKind, Factor, FactorPolicy, Grant, KeyRange, Login, Principal, Result, Token, UserId,
 };
 use parking_lot::Mutex;
-use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, service, service_on};
+use support::{MemEngine, OTHER, PASSWORD, Service, service, service_on};
 
 mod support;
 
@@ -226,7 +226,7 @@ fn authority_ends_at_once_and_may_ask_for_a_recent_factor() {
     let view = admin(&auth, "lead");
     let careful = AdminService::new(&auth, principal(&auth, "lead")).require_recent(&[Factor::Password], 60_000);
     careful.create_user("team-a.alice", PASSWORD).unwrap();
-    clock.advance_ms(60_001);
+    clock.shift_ms(60_001);
     assert_eq!(careful.create_user("team-a.bob", PASSWORD).unwrap_err().kind(), ErrorKind::StepUpRequired);
     view.create_user("team-a.bob", PASSWORD).unwrap();
     auth.set_role("role-of-lead", &[]).unwrap();
@@ -261,7 +261,7 @@ fn authority_counts_as_of_the_commit() {
                     auth.set_role("role-of-lead", &[]).unwrap();
                 }
             }));
-            let auth = service_on(engine, &HandClock::new());
+            let auth = service_on(engine, &support::clock());
             lead(&auth);
             auth.set_role("team-a:worker", &[]).unwrap();
             let alice = auth.create_user("team-a.alice", PASSWORD).unwrap().user_id;

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use hightower_auth::{AuthService, Error, FactorCheck, Login};
 use parking_lot::{Condvar, Mutex};
 use support::{
-    HandClock, Image, KEY_INDEX, KEYS, MemEngine, NAMES, OTHER, PASSWORD, SESSION_INDEX, SESSIONS, Service, USERS,
-    check, check_by, encryptor, options, service_on, stronger_hasher, totp_code, with_totp,
+    Image, KEY_INDEX, KEYS, MemEngine, NAMES, OTHER, PASSWORD, SESSION_INDEX, SESSIONS, Service, USERS, check,
+    check_by, encryptor, options, service_on, stronger_hasher, totp_code, with_totp,
 };
 
 mod support;
@@ -71,7 +71,7 @@ fn every_commit_boundary_is_consistent() {
     for seed in 1..=2 {
         let engine = MemEngine::new();
         *engine.history.lock() = Some(Vec::new());
-        let auth = service_on(Arc::clone(&engine), &HandClock::new());
+        let auth = service_on(Arc::clone(&engine), &support::clock());
         let mut dice = Dice(seed);
         (0..60).for_each(|_| random_change(&auth, &mut dice));
         let history = engine.history.lock().take().unwrap();
@@ -83,7 +83,7 @@ fn every_commit_boundary_is_consistent() {
 #[test]
 fn the_checker_sees_planted_faults() {
     let engine = MemEngine::new();
-    let auth = service_on(Arc::clone(&engine), &HandClock::new());
+    let auth = service_on(Arc::clone(&engine), &support::clock());
     let user = auth.create_user("alice", PASSWORD).unwrap();
     auth.create_api_key(&user.user_id, None).unwrap();
     assert!(matches!(auth.login("alice", PASSWORD).unwrap(), Login::Accepted { .. }));
@@ -156,7 +156,7 @@ fn explore(seed: u64, prepare: impl Fn(&Service), jobs: &[&(dyn Fn(&Service) + S
     let scheduler = Scheduler::new(jobs.len(), seed);
     let hook = Arc::clone(&scheduler);
     let engine = MemEngine::with_hook(Box::new(move || hook.step()));
-    let auth = service_on(Arc::clone(&engine), &HandClock::new());
+    let auth = service_on(Arc::clone(&engine), &support::clock());
     auth.prepare().unwrap();
     prepare(&auth);
     std::thread::scope(|scope| {
@@ -202,7 +202,7 @@ fn a_changed_password_is_never_reverted() {
         let login_old = |auth: &Service| drop(auth.login("alice", PASSWORD).unwrap());
         // Replaces the hash of the checked password, as logins do after the parameters were raised.
         let rehash = |auth: &Service| {
-            let options = options(&HandClock::new());
+            let options = options(&support::clock());
             let engine = Arc::clone(auth.engine());
             let auth = AuthService::with_options(engine, stronger_hasher(), encryptor(), options).unwrap();
             assert!(matches!(auth.verify_password("alice", PASSWORD).unwrap(), true | false));
@@ -285,7 +285,7 @@ fn a_code_and_a_token_are_used_by_one() {
         let known: Mutex<Option<(String, String, String, String)>> = Mutex::new(None);
         let prepare = |auth: &Service| {
             let id = auth.create_user("alice", PASSWORD).unwrap().user_id.to_string();
-            let clock = HandClock::new();
+            let clock = support::clock();
             let mut enrolment = with_totp(auth, &clock, &id);
             // The device's clock is one step ahead, which the window allows.
             let code = totp_code(&enrolment.secret, &clock);
@@ -361,7 +361,7 @@ fn rotated_before(at: u64, job: impl Fn(&Service)) -> Option<Service> {
             auth.rotate_master_key().unwrap();
         }
     }));
-    let auth = service_on(engine, &HandClock::new());
+    let auth = service_on(engine, &support::clock());
     auth.create_user("alice", PASSWORD).unwrap();
     whole.get_or_init(|| auth.clone());
     *countdown.lock() = Some(at);

@@ -23,10 +23,10 @@ use hightower_auth::{
     Grant, KeyRange, KeyRing, Login, Proof, StepUp, Token,
 };
 use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_seams::ManualClock;
 use hightower_segment::sim::{CrashPlan, SeededEntropy, SimFs};
 use support::{
-    HandClock, Image, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, check_by, no_delays, options, stronger_hasher,
-    totp_code,
+    Image, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, check_by, no_delays, options, stronger_hasher, totp_code,
 };
 
 mod support;
@@ -68,7 +68,7 @@ struct Step {
 struct Story {
     fs: SimFs,
     engine: Engine,
-    clock: Arc<HandClock>,
+    clock: Arc<ManualClock>,
     auth: Service<Engine>,
     steps: Vec<Step>,
     tokens: Vec<Token>,
@@ -78,7 +78,7 @@ impl Story {
     fn new(mode: AppendMode, durability: Durability) -> Self {
         let fs = SimFs::new();
         let engine = open(&fs, mode, durability);
-        let clock = HandClock::new();
+        let clock = support::clock();
         let auth = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), keys_to(1), options(&clock)).unwrap();
         let empty = Step { name: "nothing", op: 0, image: Image::default() };
         Self { fs, engine, clock, auth, steps: vec![empty], tokens: Vec::new() }
@@ -130,7 +130,7 @@ fn credentials_change(story: &mut Story) {
     story.login("carol", PASSWORD);
     story.step("wrong password", |auth| assert!(!auth.verify_password("carol", OTHER).unwrap()));
     let key = story.api_key("carol");
-    story.clock.advance_ms(61_000);
+    story.clock.shift_ms(61_000);
     let (first, second) = (story.tokens[0].clone(), story.tokens[1].clone());
     story.step("use of a session", |auth| assert!(auth.authenticate_session(&first).unwrap().is_some()));
     story.step("use of a key", |auth| assert!(auth.authenticate_api_key(&second).unwrap().is_some()));
@@ -163,7 +163,7 @@ fn the_store_is_looked_after(story: &mut Story) {
     assert!(rotation.rewrapped > 20, "{rotation:?}");
     let engine = Arc::clone(&story.engine);
     story.step("compaction", |_| drop(engine.run_compaction_now().unwrap()));
-    story.clock.advance_ms(13 * 60 * 60 * 1000);
+    story.clock.shift_ms(13 * 60 * 60 * 1000);
     let purged = story.step("purge a session", |auth| auth.purge_expired().unwrap());
     assert!(purged.sessions > 0);
     story.step("prune audit", |auth| assert_eq!(auth.prune_audit(5).unwrap(), 5));
@@ -178,7 +178,7 @@ fn factors_and_tokens(story: &mut Story) {
     let code = totp_code(&enrolment.secret, &story.clock);
     let right = FactorCheck::Accepted(Factor::Totp);
     story.step("confirm", |auth| assert_eq!(auth.confirm_totp(&erin, &code).unwrap(), right));
-    story.clock.advance_ms(30_000);
+    story.clock.shift_ms(30_000);
     let half = story.step("half a login", |auth| auth.login("erin", PASSWORD).unwrap());
     let Login::FactorRequired { token, .. } = half else { panic!("{half:?}") };
     let code = totp_code(&enrolment.secret, &story.clock);
@@ -228,7 +228,7 @@ fn story(mode: AppendMode, durability: Durability) -> Story {
 
 /// A service in memory on a copy, with all master keys.
 fn copy_of(image: &Image) -> Service {
-    let options = AuthOptions { guess_policy: no_delays(), ..options(&HandClock::new()) };
+    let options = AuthOptions { guess_policy: no_delays(), ..options(&support::clock()) };
     AuthService::with_options(MemEngine::with_image(image.clone()), cheap_hasher(), keys_to(3), options).unwrap()
 }
 
@@ -269,7 +269,7 @@ fn answers(image: &Image, tokens: &[Token]) -> String {
 /// Old keys then open nothing.
 fn goes_on(engine: &Engine) {
     let auth =
-        AuthService::with_options(Arc::clone(engine), cheap_hasher(), keys_to(3), options(&HandClock::new())).unwrap();
+        AuthService::with_options(Arc::clone(engine), cheap_hasher(), keys_to(3), options(&support::clock())).unwrap();
     auth.create_user("dave", PASSWORD).unwrap();
     match auth.rotate_root() {
         Ok(_) => {}
@@ -283,7 +283,7 @@ fn goes_on(engine: &Engine) {
         Arc::clone(engine),
         cheap_hasher(),
         Arc::clone(auth.encryptor()),
-        options(&HandClock::new()),
+        options(&support::clock()),
     );
     assert!(latest.unwrap().verify_password("dave", PASSWORD).unwrap());
     assert!(matches!(auth.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));

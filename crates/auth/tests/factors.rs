@@ -8,10 +8,8 @@ use hightower_auth::{
     Action, AuditAction, AuditFilter, AuditOutcome, AuthOptions, AuthService, AuthorizedEngine, ErrorKind, Factor,
     FactorCheck, FactorPolicy, Grant, KeyRange, Login, Principal, Proof, RECOVERY_CODES, SessionRecord, StepUp, Token,
 };
-use hightower_engine::KvEngine;
 use support::{
-    HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on, totp_code,
-    with_totp,
+    MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on, totp_code, with_totp,
 };
 
 mod support;
@@ -59,7 +57,7 @@ fn a_factor_is_enrolled_confirmed_asked_for_and_disabled() {
     let (token, enrolled) = half(&auth);
     assert!(enrolled);
     assert!(matches!(auth.complete_login(&token, &code).unwrap(), Login::Refused), "the confirmation used it up");
-    clock.advance_ms(STEP_MS);
+    clock.shift_ms(STEP_MS);
     let at_ms = [auth.audit_entries(0, 1000).unwrap().last().unwrap().at_ms; 1][0];
     let (session, whole_token) = whole(auth.complete_login(&token, &totp_code(&enrolment.secret, &clock)).unwrap());
     assert!(session.has_second_factor());
@@ -95,11 +93,11 @@ fn the_token_of_half_a_login_opens_nothing_else() {
     assert!(matches!(code(&auth, &token), Login::Refused));
     auth.reset_password(&id, PASSWORD).unwrap();
     let (token, _) = half(&auth);
-    clock.advance_ms(5 * 60_000);
+    clock.shift_ms(5 * 60_000);
     assert!(matches!(code(&auth, &token), Login::Refused), "expired");
     let (token, _) = half(&auth);
     whole(code(&auth, &token));
-    clock.advance_ms(STEP_MS);
+    clock.shift_ms(STEP_MS);
     assert!(matches!(code(&auth, &token), Login::Refused), "used");
     assert!(matches!(auth.complete_login("hto_nonsense", "123456").unwrap(), Login::Refused));
 }
@@ -114,18 +112,18 @@ fn a_code_is_used_once_also_after_a_restart_and_within_the_window_only() {
     assert_eq!(auth.verify_second_factor(&id, &code).unwrap(), FactorCheck::Refused);
     let again = service_on(Arc::clone(&engine), &clock);
     assert_eq!(again.verify_second_factor(&id, &code).unwrap(), FactorCheck::Refused, "after a restart");
-    clock.advance_ms(STEP_MS);
+    clock.shift_ms(STEP_MS);
     assert_eq!(again.verify_second_factor(&id, &code).unwrap(), FactorCheck::Refused, "within the window, but used");
     // A device's clock may be slow by one step, but not by two.
     let slow = totp_code(&enrolment.secret, &clock);
-    clock.advance_ms(STEP_MS);
+    clock.shift_ms(STEP_MS);
     assert_eq!(again.verify_second_factor(&id, &slow).unwrap(), FactorCheck::Accepted(Factor::Totp));
     let slower = totp_code(&enrolment.secret, &clock);
-    clock.advance_ms(2 * STEP_MS);
+    clock.shift_ms(2 * STEP_MS);
     assert_eq!(again.verify_second_factor(&id, &slower).unwrap(), FactorCheck::Refused);
     // A code older than the last accepted one is refused, also within the window.
     let earlier = totp_code(&enrolment.secret, &clock);
-    clock.advance_ms(STEP_MS);
+    clock.shift_ms(STEP_MS);
     let now = totp_code(&enrolment.secret, &clock);
     assert_eq!(again.verify_second_factor(&id, &now).unwrap(), FactorCheck::Accepted(Factor::Totp));
     assert_eq!(again.verify_second_factor(&id, &earlier).unwrap(), FactorCheck::Refused);
@@ -181,7 +179,7 @@ fn guesses_at_codes_are_delayed_as_those_at_passwords() {
         let check = auth.verify_second_factor(&id, &right).unwrap();
         assert!(matches!(check, FactorCheck::Delayed { .. }), "{check:?}");
     }
-    clock.advance_ms(24 * 60 * 60_000);
+    clock.shift_ms(24 * 60 * 60_000);
     let right = totp_code(&enrolment.secret, &clock);
     assert_eq!(auth.verify_second_factor(&id, &right).unwrap(), FactorCheck::Accepted(Factor::Totp));
 }
@@ -271,7 +269,7 @@ fn a_session_knows_what_it_proved_and_proves_more() {
     let refused =
         |who: &Principal, factors: &[Factor], age_ms| auth.require_recent(who, factors, age_ms).unwrap_err().kind();
     assert_eq!(refused(&first, &Factor::SECOND, hour_ms), ErrorKind::StepUpRequired);
-    clock.advance_ms(20 * 60_000);
+    clock.shift_ms(20 * 60_000);
     assert_eq!(refused(&first, &[Factor::Password], 10 * 60_000), ErrorKind::StepUpRequired);
     assert!(matches!(auth.step_up(&token, Proof::Password(OTHER)).unwrap(), StepUp::Refused));
     let StepUp::Accepted { session, token: next } = auth.step_up(&token, Proof::Password(PASSWORD)).unwrap() else {
@@ -301,9 +299,9 @@ fn a_session_knows_what_it_proved_and_proves_more() {
     assert_eq!(refused(&principal(&key), &[Factor::Password], hour_ms), ErrorKind::Denied);
     // If the clock goes back, no factor counts as recent.
     let (token, _) = half(&auth);
-    clock.advance_ms(STEP_MS);
+    clock.shift_ms(STEP_MS);
     let (_, token) = whole(auth.complete_login(&token, &totp_code(&enrolment.secret, &clock)).unwrap());
-    clock.advance_ms(-2 * hour_ms);
+    clock.shift_ms(-2 * hour_ms);
     assert_eq!(refused(&principal(&token), &[Factor::Password], hour_ms), ErrorKind::StepUpRequired);
 }
 
@@ -355,7 +353,7 @@ fn codes_and_tokens_outlive_a_rotation_of_the_root() {
 
 #[test]
 fn other_hashes_and_windows_can_be_chosen() {
-    let clock = HandClock::new();
+    let clock = support::clock();
     let mut chosen = options(&clock);
     chosen.totp.algorithm = hightower_auth::TotpAlgorithm::Sha256;
     chosen.totp.window_steps = 0;
@@ -368,7 +366,7 @@ fn other_hashes_and_windows_can_be_chosen() {
         let builder = totp_rs::Builder::new().with_algorithm(totp_rs::Algorithm::SHA256).with_secret(secret);
         builder.build().unwrap().generate(u64::try_from(at_ms / 1000).unwrap()).to_string()
     };
-    let now_ms = hightower_auth::WallClock::now_ms(&*clock);
+    let now_ms = hightower_seams::Clock::now_ms(&*clock);
     assert_eq!(auth.confirm_totp(&id, &code(now_ms - STEP_MS)).unwrap(), FactorCheck::Refused);
     assert_eq!(auth.confirm_totp(&id, &code(now_ms)).unwrap(), FactorCheck::Accepted(Factor::Totp));
     for bad in [

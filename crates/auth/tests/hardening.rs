@@ -12,7 +12,7 @@ use hightower_auth::{
 };
 use hightower_engine::{ErrorKind as EngineKind, KvEngine};
 use parking_lot::Mutex;
-use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on};
+use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on};
 
 mod support;
 
@@ -56,7 +56,7 @@ fn a_service_for_each_guess_is_delayed_as_one_for_all() {
             fresh.check_password("alice", OTHER).unwrap() == PasswordCheck::Refused
         });
         assert_eq!(checked.count(), 5, "{source:?}");
-        clock.advance_ms(24 * 60 * MINUTE_MS);
+        clock.shift_ms(24 * 60 * MINUTE_MS);
     }
 }
 
@@ -72,13 +72,13 @@ fn delays_end_in_time_whatever_the_clock_does_and_at_once_after_a_reset() {
     };
     // Guesses while the clock was a year ahead, also after a restart.
     fail(&away);
-    clock.set_back_ms(YEAR_MS);
+    clock.shift_ms(-YEAR_MS);
     let restarted = service_on(Arc::clone(&engine), &clock).from_source("away").unwrap();
     for service in [&away, &restarted] {
         let wait_ms = delayed(service);
         assert!(wait_ms > 0 && wait_ms <= 15 * MINUTE_MS, "{wait_ms}");
     }
-    clock.advance_ms(15 * MINUTE_MS);
+    clock.shift_ms(15 * MINUTE_MS);
     assert!(away.verify_password("alice", PASSWORD).unwrap() && restarted.verify_password("alice", PASSWORD).unwrap());
 
     // An operator's reset, and the verb that only clears delays.
@@ -112,12 +112,12 @@ fn idle_expiry_holds_for_views_and_use_through_them_counts() {
     used.get(b"k").unwrap();
     assert_eq!(engine.writes(), writes, "no write within the interval");
     for _ in 0..20 {
-        clock.advance_ms(29 * MINUTE_MS);
+        clock.shift_ms(29 * MINUTE_MS);
         used.get(b"k").unwrap();
     }
     assert!(auth.authenticate_session(&token).unwrap().is_some(), "use through the view kept it alive");
     assert_eq!(idle.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle for hours");
-    clock.advance_ms(31 * MINUTE_MS);
+    clock.shift_ms(31 * MINUTE_MS);
     assert_eq!(used.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle");
     assert!(auth.engine().get(b"k").unwrap().is_none());
 
@@ -126,13 +126,13 @@ fn idle_expiry_holds_for_views_and_use_through_them_counts() {
     let token = login(&auth, "alice", PASSWORD);
     let view = view(&auth, &token);
     for _ in 0..3 {
-        clock.advance_ms(20 * MINUTE_MS);
+        clock.shift_ms(20 * MINUTE_MS);
         assert!(auth.authenticate_session(&token).unwrap().is_some());
     }
     view.put(b"k", b"in time").unwrap();
-    clock.advance_ms(31 * MINUTE_MS);
+    clock.shift_ms(31 * MINUTE_MS);
     assert!(auth.purge_expired().unwrap().sessions > 0);
-    clock.set_back_ms(31 * MINUTE_MS);
+    clock.shift_ms(-31 * MINUTE_MS);
     assert_eq!(view.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "purged");
 }
 
@@ -142,7 +142,7 @@ fn a_clock_that_was_set_back_freezes_no_last_use() {
     let user = auth.create_user("alice", PASSWORD).unwrap();
     let (session, (_, key)) = (login(&auth, "alice", PASSWORD), auth.create_api_key(&user.user_id, None).unwrap());
     auth.authenticate_api_key(&key).unwrap().unwrap();
-    clock.set_back_ms(YEAR_MS);
+    clock.shift_ms(-YEAR_MS);
     auth.authenticate_api_key(&key).unwrap().unwrap();
     auth.authenticate_session(&session).unwrap().unwrap();
     let now_ms = 1_800_000_000_000 - YEAR_MS;
@@ -171,7 +171,7 @@ fn every_kind_of_refusal_leaves_an_entry_and_noise_hides_no_other() {
     }
     let before = auth.stats().refusals_suppressed;
     assert_eq!(before, 2 * (200 - 16));
-    clock.advance_ms(10_000);
+    clock.shift_ms(10_000);
     assert!(auth.authenticate_api_key(&key).unwrap().is_none());
     let entries = auth.audit_entries(0, 1000).unwrap();
     assert_eq!((entries.last().unwrap().suppressed, entries.last().unwrap().target.as_str()), (184, &*record.key_id));
@@ -202,7 +202,7 @@ fn without_the_pepper_known_users_are_refused_as_unknown_ones_are() {
     }
     assert_eq!(without.stats().passwords_uncheckable, 5);
     assert_eq!(refusals(&without, AuditAction::PasswordUncheckable), 5);
-    clock.advance_ms(24 * 60 * MINUTE_MS);
+    clock.shift_ms(24 * 60 * MINUTE_MS);
     assert!(with.verify_password("alice", PASSWORD).unwrap());
 }
 
@@ -224,7 +224,7 @@ fn a_reset_forgets_the_sources_that_were_trusted() {
 
 #[test]
 fn senseless_options_are_refused() {
-    let clock = HandClock::new();
+    let clock = support::clock();
     let good = options(&clock);
     for bad in [
         AuthOptions { last_used_interval_ms: good.session_idle_ms, ..good.clone() },
@@ -252,7 +252,7 @@ mod thief {
     }
 
     fn on(image: &Image, ids: std::ops::RangeInclusive<u32>) -> (Arc<MemEngine>, Service) {
-        let (engine, clock) = (MemEngine::with_image(image.clone()), HandClock::new());
+        let (engine, clock) = (MemEngine::with_image(image.clone()), support::clock());
         let auth = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), ring(ids), options(&clock)).unwrap();
         (engine, auth)
     }
@@ -348,7 +348,7 @@ mod thief {
         let (copy, token) = store();
         let (engine, auth) = on(&copy, 1..=2);
         let other =
-            AuthService::with_options(Arc::clone(&engine), cheap_hasher(), ring(1..=2), options(&HandClock::new()))
+            AuthService::with_options(Arc::clone(&engine), cheap_hasher(), ring(1..=2), options(&support::clock()))
                 .unwrap();
         assert!(other.authenticate_api_key(&token).unwrap().is_some());
         auth.rotate_root().unwrap();
@@ -487,7 +487,7 @@ fn a_role_that_is_deleted_while_it_is_set_has_no_old_holders() {
                     rival(&auth, &id);
                 }
             }));
-            let auth = service_on(engine, &HandClock::new());
+            let auth = service_on(engine, &support::clock());
             let id = mighty(&auth, "alice");
             if !is_there {
                 auth.delete_role("all").unwrap();

@@ -9,7 +9,7 @@ use hightower_auth::{
     UserId,
 };
 use parking_lot::Mutex;
-use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service};
+use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service};
 
 mod support;
 
@@ -35,7 +35,7 @@ impl AuditListener for Ear {
 fn listened(panics_at: Option<AuditAction>) -> (Arc<Ear>, Service) {
     let ear = Arc::new(Ear { panics_at, ..Ear::default() });
     let options =
-        AuthOptions { listener: Some(Arc::clone(&ear) as Arc<dyn AuditListener>), ..options(&HandClock::new()) };
+        AuthOptions { listener: Some(Arc::clone(&ear) as Arc<dyn AuditListener>), ..options(&support::clock()) };
     let auth = AuthService::with_options(MemEngine::new(), cheap_hasher(), encryptor(), options).unwrap();
     ear.auth.set(auth.clone()).unwrap();
     (ear, auth)
@@ -88,7 +88,7 @@ fn the_trail_is_found_by_user_action_time_and_outcome() {
     let alice = auth.create_user("alice", PASSWORD).unwrap();
     let bob = auth.create_user("bob", PASSWORD).unwrap();
     let (key, _) = auth.create_api_key(&alice.user_id, None).unwrap();
-    clock.advance_ms(1000);
+    clock.shift_ms(1000);
     auth.rotate_api_key(&key.key_id, 0).unwrap();
     auth.disable_user(&bob.user_id).unwrap();
     assert!(!auth.verify_password("bob", OTHER).unwrap());

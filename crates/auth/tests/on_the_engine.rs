@@ -11,18 +11,19 @@ use hightower_engine::{
     ApplyOutcome, Batch, Command, Error as EngineError, ErrorKind as EngineKind, KvEngine, SingleNodeEngine,
     StoreConfig, limits,
 };
-use support::{HandClock, OTHER, PASSWORD, Service, service_on, with_totp};
+use hightower_seams::ManualClock;
+use support::{OTHER, PASSWORD, Service, service_on, with_totp};
 
 mod support;
 
-fn open(directory: &std::path::Path, clock: &Arc<HandClock>) -> Service<Arc<SingleNodeEngine>> {
+fn open(directory: &std::path::Path, clock: &Arc<ManualClock>) -> Service<Arc<SingleNodeEngine>> {
     let engine = SingleNodeEngine::with_config(StoreConfig::at(directory)).unwrap();
     service_on(Arc::new(engine), clock)
 }
 
 #[test]
 fn everything_is_there_after_a_reopen() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), support::clock());
     let auth = open(directory.path(), &clock);
     let user = auth.create_user_with_metadata("Alice", PASSWORD, Some(b"data")).unwrap();
     let (key, api_token) = auth.create_api_key(&user.user_id, Some("ci")).unwrap();
@@ -45,7 +46,7 @@ fn everything_is_there_after_a_reopen() {
 
 #[test]
 fn threads_agree_on_names_and_lose_no_audit_entry() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), support::clock());
     let auth = open(directory.path(), &clock);
     let created: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
@@ -78,7 +79,7 @@ fn threads_agree_on_names_and_lose_no_audit_entry() {
 /// A store that a tenant has filled up to the limits of `config`, with a user who has everything
 /// that can be revoked.
 fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) -> StoreConfig) {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), support::clock());
     let engine = Arc::new(SingleNodeEngine::with_config(config(directory.path())).unwrap());
     let auth = service_on(Arc::clone(&engine), &clock);
     let tenant = auth.create_user("tenant", PASSWORD).unwrap();
@@ -136,7 +137,7 @@ fn access_is_taken_away_when_the_quota_is_used_up() {
 /// access repeatedly.
 #[test]
 fn the_reserve_is_not_used_up_by_a_users_own_calls() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), support::clock());
     let config = StoreConfig::at(directory.path()).with_max_index_memory_bytes(1 << 20);
     let auth = service_on(Arc::new(SingleNodeEngine::with_config(config).unwrap()), &clock);
     let tenant = auth.create_user("tenant", PASSWORD).unwrap();
@@ -166,7 +167,7 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
         }
     });
     assert!((1..100).contains(&stepped_up.count()));
-    clock.advance_ms(60_000);
+    clock.shift_ms(60_000);
     let changed = (0..5000).take_while(|number| {
         let (old, new) = if number % 2 == 0 { (PASSWORD, OTHER) } else { (OTHER, PASSWORD) };
         match auth.change_password("tenant", old, new) {
@@ -196,7 +197,7 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     // A leaked secret is replaced, expired records are removed, and the tenant loses access.
     let (_, replaced) = auth.rotate_api_key(&key.key_id, 0).unwrap();
     assert!(auth.authenticate(&api_token).unwrap().is_none() && auth.authenticate(&replaced).unwrap().is_some());
-    clock.advance_ms(24 * 60 * 60_000);
+    clock.shift_ms(24 * 60 * 60_000);
     auth.purge_expired().unwrap();
     assert!(auth.disable_user(&tenant.user_id).unwrap().disabled);
     assert!(auth.delete_user(&tenant.user_id).unwrap());
@@ -206,7 +207,7 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
 /// The right to submit versions for one key affects that key only.
 #[test]
 fn versions_of_a_principal_reach_no_key_but_its_own() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), support::clock());
     let auth = open(directory.path(), &clock);
     let view_of = |name: &str, key: &str| {
         let user = auth.create_user(name, PASSWORD).unwrap();

@@ -17,7 +17,7 @@ use hightower_engine::{
     StoreConfig,
 };
 use proptest::prelude::*;
-use support::{HandClock, MemEngine, PASSWORD, Service, service, service_on};
+use support::{MemEngine, PASSWORD, Service, service, service_on};
 
 mod support;
 
@@ -136,7 +136,7 @@ fn batches_fit_whole_or_not_at_all() {
 fn submitted_versions_do_not_get_round_it() {
     let directory = tempfile::tempdir().unwrap();
     let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path())).unwrap();
-    let auth = service_on(Arc::new(engine), &HandClock::new());
+    let auth = service_on(Arc::new(engine), &support::clock());
     let view = tenant(&auth, "tenant", &[at_most(on("a/"), 2, None)]);
     let set = |key: &str, version| Command::Set { key: key.into(), value: Vec::new(), version, timestamp: 0 };
     let delete = |key: &str, version| Command::Delete { key: key.into(), version, timestamp: 0 };
@@ -160,7 +160,7 @@ fn submitted_versions_do_not_get_round_it() {
 #[test]
 fn writers_at_the_same_time_never_exceed_it() {
     let hook = Box::new(|| std::thread::sleep(Duration::from_micros(20)));
-    let auth = service_on(MemEngine::with_hook(hook), &HandClock::new());
+    let auth = service_on(MemEngine::with_hook(hook), &support::clock());
     const MOST: u8 = 40;
     let views: Vec<_> = (0..8).map(|_| tenant(&auth, "tenant", &[at_most(on("a/"), u64::from(MOST), None)])).collect();
     let is_over = AtomicBool::new(false);
@@ -207,7 +207,7 @@ fn what_others_write_counts_from_the_next_count_on() {
         auth.engine().put(format!("a/{number:04}"), "").unwrap();
     }
     view.put("a/not seen", "").unwrap();
-    clock.advance_ms(MINUTE_MS);
+    clock.shift_ms(MINUTE_MS);
     let writes = (0..40).find(|number| view.put(format!("a/more{number}"), "").is_err()).unwrap();
     // 128 keys at each write, except for the first page.
     assert!(writes <= 2000 / 128 + 3, "{writes} writes until the count was done");
@@ -215,7 +215,7 @@ fn what_others_write_counts_from_the_next_count_on() {
     for number in 0..2000 {
         auth.engine().delete(format!("a/{number:04}")).unwrap();
     }
-    clock.advance_ms(1_000);
+    clock.shift_ms(1_000);
     view.put("a/after", "").unwrap();
 }
 
@@ -227,12 +227,12 @@ fn a_refusal_rests_on_a_count_that_is_fresh_and_counts_no_more_often() {
     refused(view.put("a/2", ""));
     auth.engine().delete("a/1").unwrap();
     refused(view.put("a/2", ""));
-    clock.advance_ms(1_000);
+    clock.shift_ms(1_000);
     view.put("a/2", "").unwrap();
     // If the clock goes back, no count is fresh.
     refused(view.put("a/3", ""));
     auth.engine().delete("a/2").unwrap();
-    clock.set_back_ms(10 * MINUTE_MS);
+    clock.shift_ms(-10 * MINUTE_MS);
     view.put("a/3", "").unwrap();
     // The principal's own deletes count at once.
     view.delete("a/3").unwrap();
@@ -241,7 +241,7 @@ fn a_refusal_rests_on_a_count_that_is_fresh_and_counts_no_more_often() {
 
 #[test]
 fn it_holds_after_a_restart() {
-    let (directory, clock) = (tempfile::tempdir().unwrap(), HandClock::new());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), support::clock());
     let open = || {
         let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path())).unwrap();
         service_on(Arc::new(engine), &clock)

@@ -119,23 +119,23 @@ fn sessions_expire_idle_and_absolutely_and_are_bounded() {
     let user = auth.create_user("alice", PASSWORD).unwrap();
     let token = login(&auth, "alice", PASSWORD);
     for _ in 0..20 {
-        clock.advance_ms(29 * 60_000);
+        clock.shift_ms(29 * 60_000);
         assert!(auth.authenticate_session(&token).unwrap().is_some());
     }
-    clock.advance_ms(31 * 60_000);
+    clock.shift_ms(31 * 60_000);
     assert!(auth.authenticate_session(&token).unwrap().is_none(), "idle");
     let token = login(&auth, "alice", PASSWORD);
     for _ in 0..24 {
-        clock.advance_ms(29 * 60_000);
+        clock.shift_ms(29 * 60_000);
         assert!(auth.authenticate_session(&token).unwrap().is_some());
     }
-    clock.advance_ms(25 * 60_000);
+    clock.shift_ms(25 * 60_000);
     assert!(auth.authenticate_session(&token).unwrap().is_none(), "absolute");
     assert_eq!(auth.purge_expired().unwrap().sessions, 2);
 
     let first = login(&auth, "alice", PASSWORD);
     for _ in 0..64 {
-        clock.advance_ms(1);
+        clock.shift_ms(1);
         login(&auth, "alice", PASSWORD);
     }
     assert_eq!(auth.list_sessions(&user.user_id).unwrap().len(), 64);
@@ -178,9 +178,9 @@ fn principals_end_with_the_secret_that_they_came_by() {
     let (_, second) = auth.rotate_api_key(&record.key_id, 1000).unwrap();
     let (late, by_second) = (by(&first).unwrap(), by(&second).unwrap());
     assert!(may(&by_first) && may(&late) && may(&by_second));
-    clock.advance_ms(999);
+    clock.shift_ms(999);
     assert!(may(&by_first) && may(&late));
-    clock.advance_ms(1);
+    clock.shift_ms(1);
     assert!(!may(&by_first) && !may(&late), "the overlap is over");
     assert!(may(&by_second));
 
@@ -204,7 +204,7 @@ fn api_keys_work_expire_rotate_and_die() {
         assert!(auth.authenticate_api_key(&token).unwrap().is_some());
     }
     assert_eq!(engine.writes(), writes, "no write in the steady state");
-    clock.advance_ms(60_000);
+    clock.shift_ms(60_000);
     for _ in 0..100 {
         auth.authenticate_api_key(&token).unwrap();
     }
@@ -213,7 +213,7 @@ fn api_keys_work_expire_rotate_and_die() {
     let (_, newer) = auth.rotate_api_key(&record.key_id, 1000).unwrap();
     assert!(auth.authenticate_api_key(&token).unwrap().is_some());
     assert!(auth.authenticate_api_key(&newer).unwrap().is_some());
-    clock.advance_ms(1000);
+    clock.shift_ms(1000);
     assert!(auth.authenticate_api_key(&token).unwrap().is_none(), "the overlap is over");
     assert!(auth.authenticate_api_key(&newer).unwrap().is_some());
     let (_, newest) = auth.rotate_api_key(&record.key_id, 0).unwrap();
@@ -230,7 +230,7 @@ fn api_keys_work_expire_rotate_and_die() {
     let expires = ApiKeyOptions { expires_at_ms: Some(1_800_000_100_000), ..ApiKeyOptions::default() };
     let (_, token) = auth.create_api_key_with(&user.user_id, &expires).unwrap();
     assert!(auth.authenticate_api_key(&token).unwrap().is_some());
-    clock.advance_ms(100_000);
+    clock.shift_ms(100_000);
     assert!(auth.authenticate_api_key(&token).unwrap().is_none(), "expired");
     assert_eq!(auth.purge_expired().unwrap().api_keys, 1);
 
@@ -249,7 +249,7 @@ fn a_verified_key_is_not_believed_past_a_change() {
     assert!(auth.authenticate_api_key(&token).unwrap().is_some());
     assert_eq!(auth.stats().api_keys_verified_cold, cold, "the cache is used");
     // Another service on the same engine revokes the key: the first one's cache must not accept it.
-    let other = service_on(Arc::clone(&engine), &support::HandClock::new());
+    let other = service_on(Arc::clone(&engine), &support::clock());
     assert!(other.revoke_api_key(&record.key_id).unwrap());
     assert!(auth.authenticate_api_key(&token).unwrap().is_none());
 }
@@ -257,7 +257,7 @@ fn a_verified_key_is_not_believed_past_a_change() {
 #[test]
 fn a_cache_of_any_size_gives_the_same_answers_and_holds_what_fits() {
     for (entries, most_cold) in [(0, u64::MAX), (1, u64::MAX), (4096, 40)] {
-        let (engine, clock) = (MemEngine::new(), support::HandClock::new());
+        let (engine, clock) = (MemEngine::new(), support::clock());
         let options = AuthOptions { verified_cache_entries: entries, ..options(&clock) };
         let encryptor = Arc::new(hightower_auth::AesGcmEncryptor::new([7; 32]));
         let auth = AuthService::with_options(engine, cheap_hasher(), encryptor, options).unwrap();
@@ -285,7 +285,7 @@ fn guessing_is_delayed_but_locks_nobody_out() {
     assert_eq!(away.check_password("alice", PASSWORD).unwrap(), PasswordCheck::Delayed { retry_after_ms: 1000 });
     assert!(!away.change_password("alice", PASSWORD, OTHER).unwrap(), "counted for changes too");
     assert!(home.verify_password("alice", PASSWORD).unwrap(), "another source is not held up");
-    clock.advance_ms(1000);
+    clock.shift_ms(1000);
     assert!(away.verify_password("alice", PASSWORD).unwrap(), "a delay runs out");
 
     for n in 0..200 {
@@ -296,7 +296,7 @@ fn guessing_is_delayed_but_locks_nobody_out() {
     let stranger = auth.from_source("one more").unwrap();
     assert!(matches!(stranger.check_password("alice", PASSWORD).unwrap(), PasswordCheck::Delayed { .. }));
     assert!(home.verify_password("alice", PASSWORD).unwrap(), "a known source is not held up by strangers");
-    clock.advance_ms(60_000);
+    clock.shift_ms(60_000);
     assert!(stranger.verify_password("alice", PASSWORD).unwrap(), "not even the account's delay lasts");
 
     // Unknown names are delayed in the same way.
@@ -308,7 +308,7 @@ fn guessing_is_delayed_but_locks_nobody_out() {
     // After a restart the persisted counters still hold.
     let fresh = auth.from_source("persistent").unwrap();
     for _ in 0..8 {
-        clock.advance_ms(61_000);
+        clock.shift_ms(61_000);
         assert_eq!(fresh.check_password("alice", OTHER).unwrap(), PasswordCheck::Refused);
     }
     let restarted = service_on(Arc::clone(&engine), &clock).from_source("persistent").unwrap();
@@ -318,7 +318,7 @@ fn guessing_is_delayed_but_locks_nobody_out() {
 #[test]
 fn failed_logins_write_little() {
     let (engine, _, _) = service();
-    let clock = support::HandClock::new();
+    let clock = support::clock();
     let options = AuthOptions { guess_policy: no_delays(), ..options(&clock) };
     let encryptor = Arc::new(hightower_auth::AesGcmEncryptor::new([7; 32]));
     let auth = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), encryptor, options).unwrap();
@@ -400,7 +400,7 @@ fn what_is_taken_away_is_gone_at_once() {
     let token = login(&auth, "writer", PASSWORD);
     let session = AuthorizedEngine::new(&auth, auth.authenticate(&token).unwrap().unwrap());
     session.put(b"k", b"6").unwrap();
-    clock.advance_ms(13 * 3_600_000);
+    clock.shift_ms(13 * 3_600_000);
     denied(session.put(b"k", b"7"));
     auth.delete_user(view.principal().user_id()).unwrap();
     denied(view.put(b"k", b"8"));

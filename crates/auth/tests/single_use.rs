@@ -92,9 +92,9 @@ fn a_token_is_for_one_purpose_and_one_subject() {
     assert_eq!(auth.verify_with(&verification, ADDRESS).unwrap().unwrap().user_id.as_str(), id);
     assert!(auth.verify_with(&verification, ADDRESS).unwrap().is_none(), "used");
     assert_eq!(auth.issue_verification(&id, "a\nb").unwrap_err().kind(), ErrorKind::Validation);
-    clock.advance_ms(30 * 60_000 - 1);
+    clock.shift_ms(30 * 60_000 - 1);
     let late = reset(&auth, &id);
-    clock.advance_ms(1);
+    clock.shift_ms(1);
     assert!(auth.reset_password_with(&token, OTHER).unwrap().is_none(), "expired");
     assert!(auth.accept_invitation(&invitation, OTHER).unwrap().is_some(), "an invitation counts longer");
     assert!(auth.reset_password_with(&late, OTHER).unwrap().is_none());
@@ -107,14 +107,14 @@ fn there_are_at_most_so_many_and_what_expired_goes() {
     let invitation = auth.issue_invitation(&id).unwrap().1;
     let tokens: Vec<Token> = (0..MAX_TOKENS_PER_PURPOSE + 2)
         .map(|_| {
-            clock.advance_ms(1);
+            clock.shift_ms(1);
             reset(&auth, &id)
         })
         .collect();
     assert_eq!(auth.list_tokens(&id).unwrap().len(), MAX_TOKENS_PER_PURPOSE + 1);
     assert!(auth.reset_password_with(&tokens[1], OTHER).unwrap().is_none(), "the oldest went");
     check(&engine.image());
-    clock.advance_ms(60 * 60_000);
+    clock.shift_ms(60 * 60_000);
     assert_eq!(auth.purge_expired().unwrap().tokens, MAX_TOKENS_PER_PURPOSE as u64);
     assert!(auth.accept_invitation(&invitation, OTHER).unwrap().is_some());
     reset(&auth, &id);
@@ -152,10 +152,10 @@ fn requests_by_strangers_are_delayed_and_tell_nothing() {
     let ResetRequest::Delayed { retry_after_ms } = ask("alice") else { panic!() };
     assert!(matches!(ask("nobody"), ResetRequest::Delayed { .. }), "an unknown name is delayed alike");
     assert!(reset(&auth, &id).starts_with("hto_"), "an operator is not held up");
-    clock.advance_ms(retry_after_ms);
+    clock.shift_ms(retry_after_ms);
     assert!(matches!(ask("alice"), ResetRequest::Issued { .. }));
     auth.disable_user(&id).unwrap();
-    clock.advance_ms(24 * 60 * 60_000);
+    clock.shift_ms(24 * 60 * 60_000);
     assert!(matches!(ask("alice"), ResetRequest::Nobody));
     // One source, many names.
     let source = auth.from_source("192.0.2.7").unwrap();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hightower_auth::{AuditVerdict, ErrorKind, FactorPolicy, Result, Token};
-use support::{HandClock, Image, MemEngine, NAMES, PASSWORD, Service, USERS, service_on, with_totp};
+use support::{Image, MemEngine, NAMES, PASSWORD, Service, USERS, service_on, with_totp};
 
 mod support;
 
@@ -23,10 +23,10 @@ struct World {
 
 fn world() -> World {
     let engine = MemEngine::new();
-    let auth = service_on(Arc::clone(&engine), &HandClock::new());
+    let auth = service_on(Arc::clone(&engine), &support::clock());
     let user = auth.create_user_with_metadata("alice", PASSWORD, Some(b"data")).unwrap();
     let robert = auth.create_user("robert", PASSWORD).unwrap().user_id.to_string();
-    let recovery = with_totp(&auth, &HandClock::new(), &robert).recovery_codes.remove(0);
+    let recovery = with_totp(&auth, &support::clock(), &robert).recovery_codes.remove(0);
     auth.set_factor_policy(&FactorPolicy { roles: vec!["other".into()], ..FactorPolicy::default() }).unwrap();
     let (_, single_use) = auth.issue_verification(&robert, "subject").unwrap();
     auth.set_role("role", &[]).unwrap();
@@ -70,7 +70,7 @@ fn answers(world: &World, auth: &Service) -> Result<String> {
 }
 
 fn judge(world: &World, image: Image) -> Result<String> {
-    answers(world, &service_on(MemEngine::with_image(image), &HandClock::new()))
+    answers(world, &service_on(MemEngine::with_image(image), &support::clock()))
 }
 
 fn flips_per_record() -> usize {
@@ -144,7 +144,7 @@ fn every_record_copied_under_another_key_is_refused() {
 fn the_verifier_finds_every_edit_removal_and_insertion() {
     let world = world();
     let verdict = |image: &Image, since| {
-        service_on(MemEngine::with_image(image.clone()), &HandClock::new()).verify_audit(since).unwrap()
+        service_on(MemEngine::with_image(image.clone()), &support::clock()).verify_audit(since).unwrap()
     };
     let AuditVerdict::Intact { entries, anchor } = verdict(&world.image, None) else { panic!() };
     let trail: Vec<Vec<u8>> = world.image.entries.keys().filter(|key| key.starts_with(b"\0auth/a/")).cloned().collect();
@@ -170,7 +170,7 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
     }
     // A removed tail with the old head: only the anchor detects it.
     let engine = MemEngine::with_image(world.image.clone());
-    let auth = service_on(Arc::clone(&engine), &HandClock::new());
+    let auth = service_on(Arc::clone(&engine), &support::clock());
     auth.create_user("carol", PASSWORD).unwrap();
     let later = auth.audit_anchor().unwrap();
     assert!(matches!(verdict(&world.image, None), AuditVerdict::Intact { .. }));
@@ -187,7 +187,7 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
     // All records erased and started again: only the anchor detects it. Verification creates no
     // records.
     let wiped = MemEngine::new();
-    let anew = service_on(Arc::clone(&wiped), &HandClock::new());
+    let anew = service_on(Arc::clone(&wiped), &support::clock());
     broken_at(anew.verify_audit(Some(&later)).unwrap());
     assert!(wiped.image().entries.is_empty());
     anew.create_user("carol", PASSWORD).unwrap();

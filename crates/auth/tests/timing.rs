@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hightower_auth::{AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuthOptions, AuthService};
-use support::{HandClock, MemEngine, OTHER, PASSWORD, Service, no_delays, options};
+use support::{MemEngine, OTHER, PASSWORD, Service, no_delays, options};
 
 mod support;
 
@@ -18,7 +18,7 @@ fn wanted() -> bool {
 }
 
 fn service_with(hasher: Argon2SecretHasher) -> Service {
-    let clock = HandClock::new();
+    let clock = support::clock();
     let options = AuthOptions { guess_policy: no_delays(), ..options(&clock) };
     AuthService::with_options(MemEngine::new(), hasher, Arc::new(AesGcmEncryptor::new([7; 32])), options).unwrap()
 }

@@ -6,37 +6,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hightower_auth::{
-    AuditAction, AuditVerdict, AuthOptions, AuthService, PasswordCheck, SecretEntropy, SecretHash, SecretHasher,
-};
-use support::{HandClock, MemEngine, OTHER, PASSWORD, cheap_hasher, encryptor, options, service, stronger_hasher};
+use hightower_auth::{AuditAction, AuditVerdict, AuthOptions, AuthService, PasswordCheck, SecretHash, SecretHasher};
+use hightower_seams::SeededEntropy;
+use support::{MemEngine, OTHER, PASSWORD, cheap_hasher, encryptor, options, service, stronger_hasher};
 
 mod support;
-
-/// Deterministic pseudorandom bytes.
-#[derive(Debug, Default)]
-struct FixedBytes(AtomicU64);
-
-impl SecretEntropy for FixedBytes {
-    fn fill(&self, out: &mut [u8]) -> hightower_auth::Result<()> {
-        for chunk in out.chunks_mut(8) {
-            let n = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-            let mixed = (n ^ (n << 21)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            chunk.copy_from_slice(&mixed.to_be_bytes()[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
 
 /// An unknown name causes the same operations of the engine as a user, with the same lengths of
 /// keys and values.
 #[test]
 fn an_unknown_name_costs_the_same_work_as_a_user() {
     const LONG: &str = "a-name-of-all-the-sixty-four-characters-that-a-username-may-have";
-    // Fixed keys: with random keys, counters of two names would sometimes share a slot of the
-    // store.
-    let (engine, clock) = (MemEngine::new(), HandClock::new());
-    let options = AuthOptions { entropy: Arc::new(FixedBytes::default()), ..options(&clock) };
+    // Fixed keys: with random ones, two of the names' counters share a slot of the store now and
+    // then.
+    let (engine, clock) = (MemEngine::new(), support::clock());
+    let options = AuthOptions { entropy: Arc::new(SeededEntropy::new(1)), ..options(&clock) };
     let auth = AuthService::with_options(Arc::clone(&engine), cheap_hasher(), encryptor(), options).unwrap();
     auth.create_user("alice", PASSWORD).unwrap();
     auth.create_user("bob", PASSWORD).unwrap();
@@ -144,7 +128,7 @@ impl SecretHasher for CountsDear {
 /// same holds for unknown names that use its record.
 #[test]
 fn a_delayed_attempt_computes_no_expensive_hash() {
-    let (engine, clock) = (MemEngine::new(), HandClock::new());
+    let (engine, clock) = (MemEngine::new(), support::clock());
     let strong =
         AuthService::with_options(Arc::clone(&engine), stronger_hasher(), encryptor(), options(&clock)).unwrap();
     strong.create_user("alice", PASSWORD).unwrap();

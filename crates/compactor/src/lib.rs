@@ -65,7 +65,7 @@ use hightower_seams::mutants;
 
 pub use config::{CompactionConfig, ConfigError};
 pub use policy::{CompactionPolicy, CostBenefit, SizeTiered};
-pub use rate_limiter::{RateClock, RateLimiter};
+pub use rate_limiter::RateLimiter;
 pub use rewrite::{Budget, Host, Moved, Need, RecordPlace, Rewritten, Visit, Visitor, rewrite};
 pub use tombstone::{TombstoneRule, output_base_seq};
 pub use usage::{Goal, SegmentUsage};

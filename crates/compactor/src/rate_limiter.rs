@@ -3,21 +3,14 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use hightower_seams::Clock;
+
 use crate::mutants::planted;
 
 /// The longest sleep, so that an aborted run ends soon.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 /// The bytes of this time may be saved up for a burst.
 const BURST: Duration = Duration::from_millis(20);
-
-/// A clock with a sleep. The engine passes the real one.
-pub trait RateClock {
-    /// Time since some fixed moment, never going back.
-    fn elapsed(&self) -> Duration;
-
-    /// Sleeps for about `duration`; may return early.
-    fn sleep(&self, duration: Duration);
-}
 
 /// Lets a number of bytes pass per second.
 ///
@@ -37,13 +30,15 @@ pub struct RateLimiter {
     /// The moment from which bytes may be consumed without waiting.
     free_at: Duration,
     consumed: u64,
+    /// The latest moment known. A pause counts as passed even if the clock stands still.
+    now: Duration,
 }
 
 impl RateLimiter {
     /// A limiter to a number of bytes per second from now on, `None` for no limit.
     #[must_use]
     pub fn new(bytes_per_s: Option<NonZeroU64>, now: Duration) -> Self {
-        Self { bytes_per_s, free_at: now, consumed: 0 }
+        Self { bytes_per_s, free_at: now, consumed: 0, now }
     }
 
     /// Counts bytes that were read or written.
@@ -62,46 +57,55 @@ impl RateLimiter {
         self.free_at.saturating_sub(now)
     }
 
-    /// Waits until what was consumed is paid for; asks `go_on` now and then, and stops waiting when
-    /// it says no. Returns whether to go on.
-    pub fn wait(&mut self, clock: &dyn RateClock, go_on: &mut dyn FnMut() -> bool) -> bool {
+    /// Waits until the bytes that were consumed are paid for. Calls `go_on` before each pause, and
+    /// stops waiting when it returns false. Returns whether to go on.
+    pub fn wait(&mut self, clock: &dyn Clock, go_on: &mut dyn FnMut() -> bool) -> bool {
         loop {
             if !go_on() {
                 return false;
             }
-            let wait_time = self.wait_time(clock.elapsed());
-            if wait_time.is_zero() {
+            self.now = self.now.max(clock.elapsed());
+            let pause = self.wait_time(self.now).min(LONGEST_SLEEP);
+            if pause.is_zero() {
                 return true;
             }
-            clock.sleep(wait_time.min(LONGEST_SLEEP));
+            clock.sleep(pause);
+            self.now += pause;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::num::NonZeroU64;
     use std::time::Duration;
 
-    use super::{RateClock, RateLimiter};
+    use hightower_seams::{Clock, ManualClock};
 
-    struct Manual(Cell<Duration>);
+    use super::RateLimiter;
 
-    impl RateClock for Manual {
+    /// Stands still, and pauses for no time.
+    #[derive(Debug)]
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
         fn elapsed(&self) -> Duration {
-            self.0.get()
+            Duration::ZERO
         }
 
         fn sleep(&self, duration: Duration) {
             assert!(duration <= super::LONGEST_SLEEP);
-            self.0.set(self.0.get() + duration);
         }
     }
 
     #[test]
     fn the_rate_is_kept_over_time_and_idle_time_is_not_saved_up() {
-        let clock = Manual(Cell::new(Duration::from_secs(7)));
+        let clock = ManualClock::at(0);
+        clock.set_elapsed(Duration::from_secs(7));
         let mut limiter = RateLimiter::new(NonZeroU64::new(1 << 20), clock.elapsed());
         for _ in 0..64 {
             limiter.consume(64 << 10);
@@ -111,7 +115,7 @@ mod tests {
         assert!((Duration::from_millis(3900)..Duration::from_millis(4100)).contains(&took), "4 MiB took {took:?}");
 
         clock.sleep(Duration::from_millis(50));
-        clock.0.set(clock.elapsed() + Duration::from_secs(60));
+        clock.advance(Duration::from_secs(60));
         let start = clock.elapsed();
         limiter.consume(1 << 20);
         assert!(limiter.wait(&clock, &mut || true));
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn no_limit_never_waits_and_an_abort_ends_the_wait() {
-        let clock = Manual(Cell::new(Duration::ZERO));
+        let clock = ManualClock::at(0);
         let mut limiter = RateLimiter::new(None, Duration::ZERO);
         limiter.consume(u64::MAX);
         assert!(limiter.wait(&clock, &mut || true));
@@ -134,5 +138,20 @@ mod tests {
             asked < 5
         });
         assert!(!go_on && clock.elapsed() < Duration::from_secs(1));
+    }
+
+    /// Otherwise a run under a clock that stands still would never end.
+    #[test]
+    fn pauses_count_as_passed_under_a_clock_that_stands_still() {
+        let mut limiter = RateLimiter::new(NonZeroU64::new(1000), Duration::ZERO);
+        for seconds in [1_usize, 2] {
+            limiter.consume(1000);
+            let mut asked = 0;
+            let go_on = limiter.wait(&StoppedClock, &mut || {
+                asked += 1;
+                asked < 1000
+            });
+            assert!(go_on && asked == 21, "{asked} pauses of 50 ms in second {seconds}");
+        }
     }
 }

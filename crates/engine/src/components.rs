@@ -3,69 +3,13 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use hightower_compactor::{CompactionPolicy, CostBenefit};
-use hightower_segment::{Entropy, Fs, OsEntropy, RealFs};
-use hightower_state::SeededHasher;
+use hightower_seams::{Clock, Entropy, OsEntropy, SystemClock};
+use hightower_segment::{Fs, RealFs};
+use hightower_state::{ConcurrentKvState, Location, SeededHasher};
 
 use crate::error::{Error, Result};
-
-/// Tells the time. Timestamps of commands and the ages in `stats` come from here, and the grace of
-/// tombstones is measured by it.
-///
-/// It may step back, or say anything: within a store time never goes back. Until this clock has
-/// caught up, time passes at a half of the pace of [`elapsed`](Self::elapsed). A time before 1970
-/// or after the year 9999 is not believed. A clock that steps forward ends graces early.
-pub trait Clock: Debug + Send + Sync {
-    /// Unix time in milliseconds.
-    fn now_ms(&self) -> i64;
-
-    /// Time since some fixed moment, never going back. If it does, it stands still for the store;
-    /// more than 1,000 years are not believed.
-    fn elapsed(&self) -> Duration;
-}
-
-/// The clock of the operating system.
-#[derive(Debug)]
-pub struct SystemClock {
-    started: Instant,
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self { started: Instant::now() }
-    }
-}
-
-impl Clock for SystemClock {
-    fn now_ms(&self) -> i64 {
-        now_ms()
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-}
-
-/// The time of the kernel's last tick, a few milliseconds ago at most: every write asks, and this
-/// takes a quarter of what the exact time takes.
-#[cfg(target_os = "linux")]
-fn now_ms() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn now_ms() -> i64 {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    // A clock set before 1970 counts backwards from there; one set beyond the year 292 million stands
-    // still.
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
-    }
-}
 
 /// Who does what commits leave behind: syncing at intervals, sealing, making the next segment
 /// ready, compacting.
@@ -103,7 +47,13 @@ pub enum Background {
 pub struct Components {
     /// Where files live.
     pub fs: Arc<dyn Fs>,
-    /// What time it is.
+    /// The clock: timestamps of commands, ages in `stats`, the grace of tombstones and the rate of
+    /// compaction.
+    ///
+    /// It may step back, or return any value: within a store time never goes back. Until this clock
+    /// has caught up, time passes at half the pace of [`elapsed`](Clock::elapsed). A time before
+    /// 1970 or after the year 9999 is ignored, and an elapsed time of more than 1,000 years counts
+    /// as 1,000 years. A clock that steps forward ends graces early.
     pub clock: Arc<dyn Clock>,
     /// Where salts and identities come from.
     pub entropy: Arc<dyn Entropy>,
@@ -138,12 +88,14 @@ parts! {
 }
 
 impl Components {
-    /// The hasher of an index: its seed is drawn anew for each opening, so that nobody can choose
-    /// keys that collide.
-    pub(crate) fn hasher(&self) -> Result<SeededHasher> {
-        let seed = self.entropy.next_u64();
-        seed.map(SeededHasher::new)
-            .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })
+    /// A state without keys. The seed of its index's hasher is drawn anew for each opening, so that
+    /// nobody can choose keys that collide.
+    pub(crate) fn empty_state<L: Location>(&self) -> Result<ConcurrentKvState<L>> {
+        let seed = self
+            .entropy
+            .next_u64()
+            .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })?;
+        Ok(ConcurrentKvState::with_hasher(SeededHasher::new(seed), Arc::clone(&self.clock)))
     }
 }
 

@@ -190,6 +190,10 @@ impl KvEngine for SingleNodeEngine {
         Self::commit(self, batch)
     }
 
+    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        Self::commit_with(self, batch, durability)
+    }
+
     fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
         Self::put(self, key, value)
     }
@@ -212,6 +216,10 @@ impl KvEngine for SingleNodeEngine {
 
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
         self.range((from, to))?.collect_pairs(limit)
+    }
+
+    fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+        Ok(Box::new(self.range((from, to))?.map(Entry::into_pair)))
     }
 }
 
@@ -243,7 +251,7 @@ impl KvReader for SingleNodeEngine {
     }
 
     fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
-        Ok(Box::new(Self::range(self, (from, to))?.map(Entry::into_pair)))
+        self.pairs(from, to)
     }
 }
 

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hightower_compactor::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage};
-use hightower_segment::{Access, DeviceRoom, Dir, Entropy, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
+use hightower_seams::{Clock, Entropy};
+use hightower_segment::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, MapPermit, Mapping, Metadata};
 use parking_lot::Mutex;
 
-use crate::components::{Clock, Components};
+use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 
@@ -151,6 +152,10 @@ impl Clock for GuardedClock {
         }
         elapsed
     }
+
+    fn sleep(&self, duration: Duration) {
+        let _slept = self.panics.catch("the clock", || self.inner.sleep(duration));
+    }
 }
 
 struct GuardedEntropy {
@@ -159,8 +164,8 @@ struct GuardedEntropy {
 }
 
 impl Entropy for GuardedEntropy {
-    fn next_u64(&self) -> io::Result<u64> {
-        self.panics.io("the source of randomness", || self.inner.next_u64())
+    fn fill(&self, out: &mut [u8]) -> io::Result<()> {
+        self.panics.io("the source of randomness", || self.inner.fill(out))
     }
 }
 

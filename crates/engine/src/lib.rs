@@ -74,6 +74,7 @@ mod turn;
 mod value;
 
 use hightower_seams::mutants;
+pub use hightower_seams::{Clock, SystemClock};
 
 pub use backup::{
     BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,
@@ -83,7 +84,7 @@ pub use bounds::{KeyBounds, prefix_end};
 pub use builder::StoreBuilder;
 pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
-pub use components::{Background, Clock, Components, SystemClock};
+pub use components::{Background, Components};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
 pub use engine::SingleNodeEngine;
 pub use error::{Error, ErrorKind, Result};

@@ -80,8 +80,7 @@ fn open_for_writing(
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(&config, recovery.report())?;
     let store_id = store.manifest().store_id;
-    let fold =
-        Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), &components.hasher()?, watch)?;
+    let fold = Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), &components, watch)?;
     start(config, components, store, recovery, fold)
 }
 
@@ -128,8 +127,7 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
     reading = ReadingLock(Arc::clone(store.lock()));
     refuse_loss(&config, store.report())?;
     let store_id = store.manifest().store_id;
-    let fold =
-        Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), &components.hasher()?, watch)?;
+    let fold = Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), &components, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let lock = Some(reading).filter(|_| !planted("reading_lock_dropped"));

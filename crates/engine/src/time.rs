@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hightower_log::SegmentKind;
+use hightower_seams::Clock;
 
-use crate::components::Clock;
 use crate::mutants::planted;
 use crate::sync::Mutex;
 use crate::table::Segments;
@@ -85,66 +85,48 @@ fn is_plausible(ms: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use hightower_seams::ManualClock;
 
     use super::*;
 
-    #[derive(Debug, Default)]
-    struct Hands {
-        now_ms: AtomicI64,
-        elapsed_us: AtomicU64,
-    }
-
-    impl Hands {
-        fn set(&self, now_ms: i64, elapsed_us: u64) {
-            self.now_ms.store(now_ms, Ordering::Relaxed);
-            self.elapsed_us.store(elapsed_us, Ordering::Relaxed);
-        }
-    }
-
-    impl Clock for Hands {
-        fn now_ms(&self) -> i64 {
-            self.now_ms.load(Ordering::Relaxed)
-        }
-
-        fn elapsed(&self) -> Duration {
-            Duration::from_micros(self.elapsed_us.load(Ordering::Relaxed))
-        }
+    fn set(clock: &ManualClock, now_ms: i64, elapsed_us: u64) {
+        clock.set_now_ms(now_ms);
+        clock.set_elapsed(Duration::from_micros(elapsed_us));
     }
 
     #[test]
     fn time_never_goes_back_and_never_stands_still() {
-        let hands = Arc::new(Hands::default());
-        let time = StoreTime::beginning_at(Arc::clone(&hands) as Arc<_>, 1_000_000);
-        hands.set(2_000_000, 0);
+        let clock = Arc::new(ManualClock::at(0));
+        let time = StoreTime::beginning_at(Arc::clone(&clock) as Arc<_>, 1_000_000);
+        set(&clock, 2_000_000, 0);
         assert_eq!((time.now_ms(), time.stamp_ms()), (2_000_000, 2_000_000));
         for strange in [5, 0, -1, i64::MIN, i64::MAX, LATEST_PLAUSIBLE_MS + 1] {
-            hands.set(strange, 0);
+            set(&clock, strange, 0);
             assert_eq!((time.now_ms(), time.stamp_ms()), (2_000_000, 2_000_000), "{strange}");
         }
         // However often it is asked, and in however small steps: at a half of the pace.
         for step in 1..=8000 {
-            hands.set(5, step * 500);
+            set(&clock, 5, step * 500);
             let _stamp = time.stamp_ms();
         }
         assert_eq!((time.now_ms(), time.stamp_ms()), (2_002_000, 2_002_000));
         // The clock has caught up.
-        hands.set(2_003_000, 6_000_000);
+        set(&clock, 2_003_000, 6_000_000);
         assert_eq!((time.now_ms(), time.stamp_ms()), (2_003_000, 2_003_000));
-        hands.set(2_003_500, 6_500_000);
+        set(&clock, 2_003_500, 6_500_000);
         assert_eq!(time.stamp_ms(), 2_003_500);
     }
 
     #[test]
     fn a_clock_of_extremes_alone_still_lets_time_pass() {
         for strange in [i64::MIN, i64::MAX] {
-            let hands = Arc::new(Hands::default());
-            hands.set(strange, 0);
-            let time = StoreTime::beginning_at(Arc::clone(&hands) as Arc<_>, 0);
+            let clock = Arc::new(ManualClock::at(0));
+            set(&clock, strange, 0);
+            let time = StoreTime::beginning_at(Arc::clone(&clock) as Arc<_>, 0);
             assert_eq!((time.now_ms(), time.stamp_ms()), (0, 0));
-            hands.set(strange, 10_000_000);
+            set(&clock, strange, 10_000_000);
             assert_eq!((time.stamp_ms(), time.now_ms()), (5_000, 5_000));
-            hands.set(strange, u64::MAX);
+            set(&clock, strange, u64::MAX);
             assert!(time.stamp_ms() > 5_000);
         }
     }

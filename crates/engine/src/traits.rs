@@ -43,6 +43,13 @@ pub trait KvEngine: Send + Sync {
     /// If a command or the batch is over a limit, or the engine refuses writes.
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome>;
 
+    /// As [`commit`](Self::commit), at a durability of this call's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome>;
+
     /// Gives `key` a value, with a version above every version that the engine has seen.
     ///
     /// # Errors
@@ -86,9 +93,20 @@ pub trait KvEngine: Send + Sync {
     ///
     /// If a value cannot be read or does not verify.
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>>;
+
+    /// The keys between two bounds, with their values, in key order, as of one moment. An item is
+    /// an error if its value cannot be read or does not verify. Unless an engine has its own, this
+    /// is a [`scan`](Self::scan) of the whole range, held in memory.
+    ///
+    /// # Errors
+    ///
+    /// If the range cannot be read at all.
+    fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+        Ok(Box::new(self.scan(from, to, usize::MAX)?.into_iter().map(Ok)))
+    }
 }
 
-/// What a [`KvReader`] gives of a range: keys with their values, in key order, from either end.
+/// What a [`KvReader`] or [`KvEngine`] gives of a range: keys with their values, in key order, from either end.
 pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<(Vec<u8>, Value)>> + Send + 'a>;
 
 /// Whatever can be read by key: a store, a [`Snapshot`](crate::Snapshot) of one. Code that only
@@ -245,6 +263,10 @@ macro_rules! delegate {
                 (**self).commit(batch)
             }
 
+            fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+                (**self).commit_with(batch, durability)
+            }
+
             fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
                 (**self).put(key, value)
             }
@@ -267,6 +289,10 @@ macro_rules! delegate {
 
             fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
                 (**self).scan(from, to, limit)
+            }
+
+            fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+                (**self).pairs(from, to)
             }
         }
 

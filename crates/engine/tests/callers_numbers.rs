@@ -6,51 +6,20 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hightower_engine::{
     ApplyOutcome, Batch, Clock, Command, CompactionConfig, Components, Error, Result, SingleNodeEngine, SnapshotEngine,
     StoreConfig, import_snapshot, limits, restore, salvage,
 };
+use hightower_seams::ManualClock;
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use tempfile::TempDir;
 
 const OWN: u64 = 1 << 63;
 const NOW_MS: i64 = 1_700_000_000_000;
 const GRACE: Duration = Duration::from_secs(60);
-
-/// What it says is set by the test; what it measures is true to it.
-#[derive(Debug)]
-struct Hands {
-    now_ms: AtomicI64,
-    elapsed_ms: AtomicU64,
-}
-
-impl Hands {
-    fn at(now_ms: i64) -> Arc<Self> {
-        Arc::new(Self { now_ms: AtomicI64::new(now_ms), elapsed_ms: AtomicU64::new(0) })
-    }
-
-    fn pass(&self, ms: u32) {
-        self.now_ms.fetch_add(ms.into(), Ordering::Relaxed);
-        self.elapsed_ms.fetch_add(ms.into(), Ordering::Relaxed);
-    }
-
-    fn say(&self, now_ms: i64) {
-        self.now_ms.store(now_ms, Ordering::Relaxed);
-    }
-}
-
-impl Clock for Hands {
-    fn now_ms(&self) -> i64 {
-        self.now_ms.load(Ordering::Relaxed)
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_millis(self.elapsed_ms.load(Ordering::Relaxed))
-    }
-}
 
 fn config(dir: &Path) -> StoreConfig {
     let compaction = CompactionConfig::default().with_tombstone_grace(GRACE);
@@ -60,7 +29,7 @@ fn config(dir: &Path) -> StoreConfig {
         .with_compaction(compaction)
 }
 
-fn open_with(config: StoreConfig, clock: &Arc<Hands>) -> SingleNodeEngine {
+fn open_with(config: StoreConfig, clock: &Arc<ManualClock>) -> SingleNodeEngine {
     let components = Components::default().with_clock(Arc::clone(clock) as Arc<_>);
     SingleNodeEngine::with_components(config, components).unwrap()
 }
@@ -126,7 +95,7 @@ fn a_version_from_2_to_the_63_on_is_refused_on_every_path() {
         for (number, path) in PATHS.into_iter().enumerate() {
             let dir = TempDir::new().unwrap();
             let config = config(dir.path()).with_commit_queue_depth(1024 * workers);
-            let engine = open_with(config.clone(), &Hands::at(NOW_MS));
+            let engine = open_with(config.clone(), &Arc::new(ManualClock::at(NOW_MS)));
             engine.put("a", "1").unwrap();
             let digest = engine.snapshot_state().unwrap().digest();
             for version in [OWN, OWN + 1, u64::MAX - 1, u64::MAX] {
@@ -144,7 +113,7 @@ fn a_version_from_2_to_the_63_on_is_refused_on_every_path() {
             engine.run_compaction_now().unwrap();
             puts_and_deletes_win(&engine, "a");
             engine.close().unwrap();
-            let engine = open_with(config, &Hands::at(NOW_MS));
+            let engine = open_with(config, &Arc::new(ManualClock::at(NOW_MS)));
             assert!(engine.latest_version() >= OWN, "path {number}");
             for key in ["a", "b", "c"] {
                 puts_and_deletes_win(&engine, key);
@@ -212,7 +181,7 @@ fn a_timestamp_of_a_command_that_rolls_neither_ends_a_grace_nor_makes_it_endless
     for timestamp in [i64::MIN, 0, NOW_MS - 1_000_000, NOW_MS + 1_000_000, i64::MAX] {
         for workers in [0, 1] {
             for path in PATHS {
-                let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+                let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(NOW_MS)));
                 let engine = open_with(config(dir.path()).with_commit_queue_depth(1024 * workers), &clock);
                 let big = |key: &str| {
                     let (key, value) = (key.into(), vec![1; 10 << 10]);
@@ -220,12 +189,12 @@ fn a_timestamp_of_a_command_that_rolls_neither_ends_a_grace_nor_makes_it_endless
                 };
                 let dead = ["first", "second", "third"];
                 for key in dead {
-                    clock.pass(10);
+                    clock.advance(Duration::from_millis(10));
                     engine.put(key, "x").unwrap();
                     engine.delete(key).unwrap();
                     assert!(path(&engine, big(&format!("big/{key}"))).unwrap().changed());
                 }
-                clock.pass(1000);
+                clock.advance(Duration::from_millis(1000));
                 engine.run_compaction_now().unwrap();
                 for key in dead {
                     let late = set(key, 1, NOW_MS);
@@ -236,7 +205,7 @@ fn a_timestamp_of_a_command_that_rolls_neither_ends_a_grace_nor_makes_it_endless
                     assert!((NOW_MS..=now_ms).contains(&segment.created_ms), "{timestamp}: {segment:?}");
                 }
                 for _ in 0..3 {
-                    clock.pass(61_000);
+                    clock.advance(Duration::from_millis(61_000));
                     engine.put("beside", "y").unwrap();
                     engine.delete("beside").unwrap();
                     engine.run_compaction_now().unwrap();
@@ -249,7 +218,7 @@ fn a_timestamp_of_a_command_that_rolls_neither_ends_a_grace_nor_makes_it_endless
 
 #[test]
 fn an_output_of_compaction_is_not_as_old_as_a_caller_says() {
-    let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(NOW_MS)));
     let engine = open_with(config(dir.path()), &clock);
     for number in 0..400 {
         engine.submit(set(&format!("k/{}", number % 200), number + 1, 5)).unwrap();
@@ -263,10 +232,10 @@ fn an_output_of_compaction_is_not_as_old_as_a_caller_says() {
 #[test]
 fn a_clock_that_steps_back_ends_no_grace() {
     for back_to in [i64::MIN, -1, 0, NOW_MS - 3_600_000] {
-        let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+        let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(NOW_MS)));
         let engine = open_with(config(dir.path()), &clock);
         engine.put("k", "x").unwrap();
-        clock.say(back_to);
+        clock.set_now_ms(back_to);
         let delete_and_roll = |engine: &SingleNodeEngine, key: &str| {
             engine.put(key, "x").unwrap();
             engine.delete(key).unwrap();
@@ -278,12 +247,12 @@ fn a_clock_that_steps_back_ends_no_grace() {
         // A restart does not make the store younger either.
         let engine = open_with(config(dir.path()), &clock);
         delete_and_roll(&engine, "l");
-        clock.say(NOW_MS + 1000);
+        clock.set_now_ms(NOW_MS + 1000);
         engine.run_compaction_now().unwrap();
         for key in ["k", "l"] {
             assert!(!engine.submit(set(key, 1, 0)).unwrap().changed(), "{key} is back after {back_to}");
         }
-        clock.pass(61_000);
+        clock.advance(Duration::from_millis(61_000));
         engine.put("beside", "y").unwrap();
         engine.run_compaction_now().unwrap();
         assert_eq!(engine.stats().tombstones, 0, "{back_to}");
@@ -293,18 +262,18 @@ fn a_clock_that_steps_back_ends_no_grace() {
 #[test]
 fn a_clock_that_was_ahead_keeps_no_tombstone_for_ever() {
     for ahead in [i64::MAX, NOW_MS * 1000, NOW_MS + 3_600_000_000] {
-        let (dir, clock) = (TempDir::new().unwrap(), Hands::at(ahead));
+        let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(ahead)));
         let engine = open_with(config(dir.path()), &clock);
         engine.put("k", "x").unwrap();
         engine.delete("k").unwrap();
         engine.close().unwrap();
-        clock.say(NOW_MS);
+        clock.set_now_ms(NOW_MS);
         let engine = open_with(config(dir.path()), &clock);
         // Time passes at a half of its pace, until the clock has caught up.
         for _ in 0..3 {
             engine.put("beside", [3; 10 << 10]).unwrap();
             engine.run_compaction_now().unwrap();
-            clock.pass(125_000);
+            clock.advance(Duration::from_millis(125_000));
         }
         engine.put("beside", "y").unwrap();
         engine.run_compaction_now().unwrap();
@@ -314,14 +283,14 @@ fn a_clock_that_was_ahead_keeps_no_tombstone_for_ever() {
 
 #[test]
 fn a_grace_ends_while_the_clock_is_behind_and_nothing_is_written() {
-    let (dir, clock) = (TempDir::new().unwrap(), Hands::at(NOW_MS));
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(NOW_MS)));
     let engine = open_with(config(dir.path()), &clock);
     engine.put("k", "x").unwrap();
     engine.delete("k").unwrap();
     engine.run_compaction_now().unwrap();
-    clock.say(NOW_MS - 365 * 24 * 3_600_000);
+    clock.set_now_ms(NOW_MS - 365 * 24 * 3_600_000);
     for _ in 0..3 {
-        clock.pass(125_000);
+        clock.advance(Duration::from_millis(125_000));
         engine.run_compaction_now().unwrap();
     }
     assert_eq!(engine.stats().tombstones, 0, "time has stood still");
@@ -329,7 +298,7 @@ fn a_grace_ends_while_the_clock_is_behind_and_nothing_is_written() {
 
 #[test]
 fn a_crash_takes_back_no_time_that_a_seal_has_seen() {
-    let (fs, clock) = (SimFs::new(), Hands::at(NOW_MS));
+    let (fs, clock) = (SimFs::new(), Arc::new(ManualClock::at(NOW_MS)));
     let open = |fs: &SimFs| {
         let components = Components::default()
             .with_fs(Arc::new(fs.clone()))
@@ -341,11 +310,11 @@ fn a_crash_takes_back_no_time_that_a_seal_has_seen() {
     // The next segment is begun ahead of its use; the one before it ends an hour later.
     engine.put("a", [1; 9 << 10]).unwrap();
     engine.put("b", [2; 9 << 10]).unwrap();
-    clock.pass(3_600_000);
+    clock.advance(Duration::from_millis(3_600_000));
     engine.put("c", [3; 9 << 10]).unwrap();
     let created_ms: Vec<_> = engine.stats().segments.iter().map(|segment| segment.created_ms).collect();
     assert_eq!(created_ms, [NOW_MS; 3], "no header tells of that hour");
-    clock.say(NOW_MS);
+    clock.set_now_ms(NOW_MS);
     let engine = open(&fs.crash_at(CrashPoint { op: fs.op_count(), choice: Choice::Everything }));
     let latest_ms = engine.stats().segments.iter().map(|segment| segment.created_ms).max();
     assert_eq!(latest_ms, Some(NOW_MS + 3_600_000), "the seal has seen that hour");

@@ -5,29 +5,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    CheckpointUse, Clock, Command, CompactionConfig, Components, SegmentStats, SingleNodeEngine, SnapshotEngine,
-    StoreConfig,
+    CheckpointUse, Command, CompactionConfig, Components, SegmentStats, SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
+use hightower_seams::{Clock as _, ManualClock};
 use tempfile::TempDir;
-
-/// Time that tests move.
-#[derive(Debug, Default)]
-struct Hands(AtomicI64);
-
-impl Clock for Hands {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000 + self.0.load(Ordering::Relaxed)
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_millis(u64::try_from(self.0.load(Ordering::Relaxed)).unwrap())
-    }
-}
 
 fn config(dir: &Path) -> StoreConfig {
     let compaction = CompactionConfig::default().with_tombstone_grace(Duration::from_secs(60));
@@ -37,7 +23,7 @@ fn config(dir: &Path) -> StoreConfig {
         .with_compaction(compaction)
 }
 
-fn open_at(dir: &TempDir, clock: &Arc<Hands>) -> SingleNodeEngine {
+fn open_at(dir: &TempDir, clock: &Arc<ManualClock>) -> SingleNodeEngine {
     let components = Components::default().with_clock(Arc::clone(clock) as Arc<_>);
     SingleNodeEngine::with_components(config(dir.path()), components).unwrap()
 }
@@ -65,7 +51,7 @@ fn live(segments: &[SegmentStats]) -> BTreeMap<u32, (u64, u64, u64)> {
 
 #[test]
 fn what_was_overwritten_is_freed_and_the_rest_stays() {
-    let (dir, clock) = (TempDir::new().unwrap(), Arc::default());
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
     let engine = open_at(&dir, &clock);
     for round in 0..5 {
         for number in 0..1000 {
@@ -101,7 +87,7 @@ fn what_was_overwritten_is_freed_and_the_rest_stays() {
 
 #[test]
 fn deleted_keys_stay_deleted_whatever_is_lost() {
-    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
     let mut old_checkpoint = None;
     let engine = open_at(&dir, &clock);
     for number in 0..2000 {
@@ -114,7 +100,7 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     }
     engine.run_compaction_now().unwrap();
     assert_eq!(engine.stats().tombstones, 1900, "their grace has not passed");
-    clock.0.fetch_add(120_000, Ordering::Relaxed);
+    clock.advance(Duration::from_millis(120_000));
     let report = engine.run_compaction_now().unwrap();
     assert_eq!((report.forgotten_tombstones, engine.stats().tombstones), (1900, 0));
     let check = |engine: &SingleNodeEngine| {
@@ -160,7 +146,7 @@ fn checkpoint_name(dir: &TempDir) -> String {
 
 #[test]
 fn a_late_older_command_meets_the_tombstone_until_its_grace_has_passed() {
-    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
     let engine = open_at(&dir, &clock);
     let set =
         |version| Command::Set { key: b"k".to_vec(), value: b"late".to_vec(), version, timestamp: clock.now_ms() };
@@ -168,7 +154,7 @@ fn a_late_older_command_meets_the_tombstone_until_its_grace_has_passed() {
     for _ in 0..3 {
         engine.run_compaction_now().unwrap();
         assert!(!engine.submit(set(9)).unwrap().changed());
-        clock.0.fetch_add(25_000, Ordering::Relaxed);
+        clock.advance(Duration::from_millis(25_000));
     }
     engine.run_compaction_now().unwrap();
     assert_eq!(engine.stats().tombstones, 0);
@@ -181,9 +167,9 @@ fn a_late_older_command_meets_the_tombstone_until_its_grace_has_passed() {
 fn a_submitted_timestamp_neither_shortens_nor_lengthens_the_grace() {
     let minute_ms = 60_000;
     for timestamp in [i64::MIN, 0, 1, i64::MAX] {
-        let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+        let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
         let engine = open_at(&dir, &clock);
-        clock.0.fetch_add(10 * minute_ms, Ordering::Relaxed);
+        clock.advance(Duration::from_millis(10 * minute_ms));
         let late = || Command::Set { key: b"k".to_vec(), value: b"late".to_vec(), version: 9, timestamp: 0 };
         engine.submit(Command::Delete { key: b"k".to_vec(), version: 10, timestamp }).unwrap();
         engine.put("beside", "x").unwrap();
@@ -194,7 +180,7 @@ fn a_submitted_timestamp_neither_shortens_nor_lengthens_the_grace() {
         }
         // At the latest one grace after it was moved for the last time.
         for _ in 0..2 {
-            clock.0.fetch_add(minute_ms + 1, Ordering::Relaxed);
+            clock.advance(Duration::from_millis(minute_ms + 1));
             engine.put("beside", "z").unwrap();
             engine.run_compaction_now().unwrap();
         }
@@ -271,7 +257,7 @@ fn the_background_keeps_the_log_in_bounds() {
 
 #[test]
 fn snapshots_read_what_they_saw_across_compactions() {
-    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
     let engine = open_at(&dir, &clock);
     for number in 0..600 {
         engine.put(key(number), "first").unwrap();
@@ -286,7 +272,7 @@ fn snapshots_read_what_they_saw_across_compactions() {
     let second = engine.snapshot().unwrap();
     let mut range = second.range(..);
     let held: Vec<_> = range.by_ref().take(50).collect();
-    clock.0.fetch_add(120_000, Ordering::Relaxed);
+    clock.advance(Duration::from_millis(120_000));
     for round in 0..4 {
         engine.put(key(0), format!("round {round}")).unwrap();
         engine.run_compaction_now().unwrap();
@@ -304,7 +290,7 @@ fn snapshots_read_what_they_saw_across_compactions() {
     assert_eq!(range.map(|entry| entry.value().unwrap()).filter(|value| *value == b"second").count(), 350);
     assert_eq!(engine.stats().tombstones, 100, "the first snapshot needs them");
     drop((first, second, held));
-    clock.0.fetch_add(120_000, Ordering::Relaxed);
+    clock.advance(Duration::from_millis(120_000));
     engine.run_compaction_now().unwrap();
     engine.put("x", "y").unwrap();
     engine.run_compaction_now().unwrap();
@@ -407,7 +393,7 @@ fn opening_can_be_watched_and_ended() {
 #[test]
 fn rounds_of_overwrite_delete_compact_reopen_leak_nothing() {
     let rounds = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(60);
-    let (dir, clock) = (TempDir::new().unwrap(), Arc::<Hands>::default());
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
     let size =
         || -> u64 { std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum() };
     let (mut sizes, mut counts) = (Vec::new(), Vec::new());
@@ -416,7 +402,7 @@ fn rounds_of_overwrite_delete_compact_reopen_leak_nothing() {
         (0..300).for_each(|number| assert!(engine.put(key(number), [1; 80]).unwrap().changed()));
         (0..300).for_each(|number| assert!(engine.put(format!("only/{round}/{number}"), [1; 80]).unwrap().changed()));
         (0..300).for_each(|number| assert!(engine.delete(format!("only/{round}/{number}")).unwrap().changed()));
-        clock.0.fetch_add(120_000, Ordering::Relaxed);
+        clock.advance(Duration::from_millis(120_000));
         engine.run_compaction_now().unwrap();
         assert_eq!((engine.len(), engine.stats().tombstones), (300, 0));
         drop(engine);

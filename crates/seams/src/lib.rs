@@ -1,7 +1,8 @@
-//! Seams that the crates of a Hightower KV store share: planted bugs and the order of locks.
+//! What the crates of a Hightower KV store share so that tests control them: the [`Clock`], random
+//! bytes ([`Entropy`]), planted bugs ([`mutants`]) and the order of locks ([`lock_order`]).
 //!
-//! Both are for tests and cost nothing in a release build. Other seams stand where they are used:
-//! `Fs` and `Entropy` in `hightower-segment`, `Clock` in `hightower-engine`.
+//! Planted bugs and the order of locks cost nothing in a release build. The file system is a seam
+//! of its own: `Fs` in `hightower-segment`.
 //!
 //! # At a glance
 //!
@@ -11,14 +12,21 @@
 //! | durability | none |
 //! | memory | in tests, a byte per thread and lock that it holds |
 //! | threads | everything here may be called from any thread |
-//! | features | none |
+//! | features | `os-entropy`: [`OsEntropy`], by the crate `getrandom`. `coarse-clock`: a cheaper [`SystemClock`] on Linux, by the crate `rustix` |
 //! | format | none |
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod clock;
+mod entropy;
 pub mod lock_order;
 pub mod mutants;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+#[cfg(feature = "os-entropy")]
+pub use entropy::OsEntropy;
+pub use entropy::{Entropy, SeededEntropy, mix64};
 
 /// The README's example, run as a test.
 #[cfg(doctest)]

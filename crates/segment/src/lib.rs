@@ -77,7 +77,6 @@ mod appender;
 mod checkpoint_file;
 mod compacted;
 pub mod conformance;
-mod entropy;
 mod error;
 mod fs;
 mod lock;
@@ -107,11 +106,11 @@ mod tail;
 mod wal;
 
 use hightower_seams::mutants;
+pub use hightower_seams::{Entropy, OsEntropy};
 
 pub use appender::{Appended, Appender};
 pub use checkpoint_file::map_checkpoint;
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
-pub use entropy::{Entropy, OsEntropy};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError};
 pub use fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
 pub use manifest::{Content, MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
+use hightower_seams::{Entropy, OsEntropy};
 
-use crate::entropy::{Entropy, OsEntropy};
 use crate::error::SegmentError;
 use crate::tail::AppendMode;
 

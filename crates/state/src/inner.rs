@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hightower_index::{Guard, Map, Writer};
+use hightower_seams::Clock;
 
-use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::entry::{IndexEntry, LatestVersion};
 use crate::gc_queue::GcQueue;
@@ -21,14 +21,14 @@ pub(crate) struct StateInner {
     pub(crate) counters: Counters,
     /// Counts the calls of `retire_locations`.
     pub(crate) retirements: AtomicU64,
-    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) writer: Mutex<WriterState>,
 }
 
 impl StateInner {
     /// The latest version of an entry, tombstones included.
     pub(crate) fn latest(&self, entry: &IndexEntry, guard: &Guard) -> Option<LatestVersion> {
-        self.mvcc.latest(entry, guard, || self.clock.now())
+        self.mvcc.latest(entry, guard, || self.clock.elapsed())
     }
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct SnapshotRegistration {
 impl SnapshotRegistration {
     /// Takes a snapshot of the newest published commit.
     pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
-        let (ticket, seq) = inner.mvcc.snapshot(inner.clock.now());
+        let (ticket, seq) = inner.mvcc.snapshot(inner.clock.elapsed());
         Self { inner: Arc::clone(inner), seq, ticket }
     }
 }

@@ -86,7 +86,6 @@
 mod bounds;
 #[cfg(not(loom))]
 mod change;
-mod clock;
 #[cfg(not(loom))]
 mod commit;
 #[cfg(not(loom))]
@@ -130,8 +129,8 @@ mod version_chain;
 mod writer;
 
 use hightower_seams::mutants;
+pub use hightower_seams::{Clock, SystemClock};
 
-pub use clock::{Clock, SystemClock};
 pub use error::StateError;
 pub use location::{Location, LocationBits};
 pub use outcome::{ApplyOutcome, CommandKind};

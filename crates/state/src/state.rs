@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use hightower_index::{Awaited, Guard, SeededHasher, pin};
 use hightower_seams::lock_order::{self, Rank};
+use hightower_seams::{Clock, SystemClock};
 
 use crate::change::{Applied, Change, Versioned};
-use crate::clock::{Clock, SystemClock};
 use crate::counters::Counters;
 use crate::entry::{IndexEntry, LatestVersion};
 use crate::error::StateError;
@@ -61,12 +61,12 @@ impl<L: Location> ConcurrentKvState<L> {
     /// An empty state.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_clock(SystemClock::new())
+        Self::with_clock(Arc::new(SystemClock::new()))
     }
 
     /// An empty state whose snapshots tell their age by `clock`.
     #[must_use]
-    pub fn with_clock(clock: impl Clock) -> Self {
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self::with_hasher(SeededHasher::random(), clock)
     }
 
@@ -75,13 +75,15 @@ impl<L: Location> ConcurrentKvState<L> {
     /// collide.
     ///
     /// ```
+    /// use std::sync::Arc;
     /// use hightower_state::{ConcurrentKvState, SeededHasher, SystemClock};
     ///
-    /// let state = ConcurrentKvState::<u32>::with_hasher(SeededHasher::new(7), SystemClock::new());
+    /// let clock = Arc::new(SystemClock::new());
+    /// let state = ConcurrentKvState::<u32>::with_hasher(SeededHasher::new(7), clock);
     /// assert_eq!(state.len(), 0);
     /// ```
     #[must_use]
-    pub fn with_hasher(hasher: SeededHasher, clock: impl Clock) -> Self {
+    pub fn with_hasher(hasher: SeededHasher, clock: Arc<dyn Clock>) -> Self {
         let hint_of = |entry: &IndexEntry| L::from_bits(entry.newest_location()).hint();
         let (index, map) = hightower_index::with_hasher_and_hints(hasher, hint_of);
         let inner = StateInner {
@@ -89,7 +91,7 @@ impl<L: Location> ConcurrentKvState<L> {
             mvcc: MvccState::new(),
             counters: Counters::default(),
             retirements: AtomicU64::new(0),
-            clock: Box::new(clock),
+            clock,
             writer: Mutex::new(WriterState::new(index)),
         };
         Self { inner: Arc::new(inner), location: PhantomData }

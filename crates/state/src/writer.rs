@@ -210,7 +210,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
     #[must_use]
     pub fn stats(&self) -> StateStats {
         let registry = &self.inner.mvcc.registry;
-        let now = self.inner.clock.now();
+        let now = self.inner.clock.elapsed();
         let age = |(seq, since)| SnapshotAge { seq, age: now.saturating_sub(since) };
         StateStats {
             live_keys: self.inner.counters.live_keys(),

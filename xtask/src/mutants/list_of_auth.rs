@@ -108,6 +108,11 @@ pub(super) const OF_AUTH: &[Mutant] = &[
         &[plain("hightower-auth", "hardening", "idle_expiry_holds_for_views")],
     ),
     caught(
+        "auth_range_after_revocation",
+        "the iterator of a range ends with a revocation",
+        &[plain("hightower-auth", "views", "a_range_ends_with_a_revocation")],
+    ),
+    caught(
         "auth_rehash_by_iterations",
         "a hash is replaced only by a stronger one",
         &[plain("hightower-auth", "lib", "stronger_hashes_are_never_replaced")],

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argon2::{Algorithm, Argon2, Block, ParamsBuilder, Version};
+use hightower_seams::{Entropy, OsEntropy};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::gate::Gate;
 use super::pepper::Pepper;
 use super::phc::{self, HASH_LEN_BYTES, Phc, SALT_LEN_BYTES};
-use crate::entropy::{OsSecretEntropy, SecretEntropy, random};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 
@@ -225,7 +226,7 @@ pub struct Argon2SecretHasher {
     params: Argon2Params,
     pepper: Option<Pepper>,
     gate: Gate,
-    entropy: Arc<dyn SecretEntropy>,
+    entropy: Arc<dyn Entropy>,
 }
 
 impl Default for Argon2SecretHasher {
@@ -242,7 +243,7 @@ impl Argon2SecretHasher {
 
     /// These parameters, no pepper, at most 4 hashes at once.
     pub fn with_params(params: Argon2Params) -> Self {
-        Self { params, pepper: None, gate: Gate::new(DEFAULT_CONCURRENCY), entropy: Arc::new(OsSecretEntropy) }
+        Self { params, pepper: None, gate: Gate::new(DEFAULT_CONCURRENCY), entropy: Arc::new(OsEntropy) }
     }
 
     /// Limits the concurrent hashes to `hashes` (at least 1); other callers wait. The memory is at
@@ -262,7 +263,7 @@ impl Argon2SecretHasher {
 
     /// Takes salts from `entropy`.
     #[must_use]
-    pub fn entropy(mut self, entropy: Arc<dyn SecretEntropy>) -> Self {
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
         self.entropy = entropy;
         self
     }

@@ -12,12 +12,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hightower_seams::{Entropy, OsEntropy};
 use parking_lot::RwLock;
 use zeroize::Zeroizing;
 
 use super::aead::{self, GCM_TAG_LEN_BYTES, KEY_LEN_BYTES, NONCE_LEN_BYTES};
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId};
-use crate::entropy::{OsSecretEntropy, SecretEntropy, random};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 
 /// Longest plaintext of a blob, in bytes.
@@ -175,7 +176,7 @@ impl fmt::Debug for EncryptedBlob {
 /// ```
 pub struct AesGcmEncryptor {
     ring: RwLock<KeyRing>,
-    entropy: Arc<dyn SecretEntropy>,
+    entropy: Arc<dyn Entropy>,
 }
 
 impl AesGcmEncryptor {
@@ -197,11 +198,11 @@ impl AesGcmEncryptor {
 
     /// An encryptor with these master keys.
     pub fn with_ring(ring: KeyRing) -> Self {
-        Self::with_entropy(ring, Arc::new(OsSecretEntropy))
+        Self::with_entropy(ring, Arc::new(OsEntropy))
     }
 
     /// An encryptor with these master keys, and `entropy` for data keys and nonces.
-    pub fn with_entropy(ring: KeyRing, entropy: Arc<dyn SecretEntropy>) -> Self {
+    pub fn with_entropy(ring: KeyRing, entropy: Arc<dyn Entropy>) -> Self {
         Self { ring: RwLock::new(ring), entropy }
     }
 

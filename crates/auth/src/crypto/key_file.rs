@@ -12,12 +12,13 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use hightower_seams::Entropy;
 use zeroize::Zeroizing;
 
 use super::aead::KEY_LEN_BYTES;
 use super::key_ring::{KeyProvider, KeyRing, MasterKeyId, entry_text, parse_entry};
 use super::secret_file::{MAX_SECRET_FILE_LEN_BYTES, SecretFile, directory_of, open_itself};
-use crate::entropy::{SecretEntropy, random};
+use crate::entropy::random;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 
@@ -34,12 +35,12 @@ pub const MAX_KEY_FILE_LEN_BYTES: usize = MAX_SECRET_FILE_LEN_BYTES;
 ///
 /// # Examples
 /// ```
-/// use hightower_auth::OsSecretEntropy;
+/// use hightower_auth::OsEntropy;
 /// use hightower_auth::crypto::{KeyFile, KeyProvider};
 /// # let directory = tempfile::tempdir().unwrap();
 /// let file = KeyFile::new(directory.path().join("keys"));
-/// assert_eq!(file.add_random_key(&OsSecretEntropy)?, 1);
-/// assert_eq!(file.add_random_key(&OsSecretEntropy)?, 2);
+/// assert_eq!(file.add_random_key(&OsEntropy)?, 1);
+/// assert_eq!(file.add_random_key(&OsEntropy)?, 2);
 /// assert_eq!(file.load()?.current_id(), 2);
 /// # Ok::<(), hightower_auth::Error>(())
 /// ```
@@ -60,7 +61,7 @@ impl KeyFile {
     /// # Errors
     /// [`Error::KeyFile`] if the file cannot be read or written, [`Error::Validation`] if it is not
     /// a private key file, [`Error::LimitExceeded`] if the file is full, [`Error::Randomness`].
-    pub fn add_random_key(&self, entropy: &dyn SecretEntropy) -> Result<MasterKeyId> {
+    pub fn add_random_key(&self, entropy: &dyn Entropy) -> Result<MasterKeyId> {
         self.change(|old| {
             let full = Error::LimitExceeded("the key file has no room for another key; remove retired ones");
             let (old, id) = match old {
@@ -283,8 +284,8 @@ fn sync_directory_of(_path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entropy::OsSecretEntropy;
     use crate::error::ErrorKind;
+    use hightower_seams::OsEntropy;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -302,7 +303,7 @@ mod tests {
         std::fs::write(&path, format!("1:{HEX}\n")).unwrap();
         set_mode(&path, 0o644);
         assert_eq!(KeyFile::new(&path).load().unwrap_err().kind(), ErrorKind::Validation);
-        assert_eq!(KeyFile::new(&path).add_random_key(&OsSecretEntropy).unwrap_err().kind(), ErrorKind::Validation);
+        assert_eq!(KeyFile::new(&path).add_random_key(&OsEntropy).unwrap_err().kind(), ErrorKind::Validation);
         set_mode(&path, 0o600);
         assert_eq!(KeyFile::new(&path).load().unwrap().current_id(), 1);
         let missing = KeyFile::new(directory.path().join("none")).load().unwrap_err();
@@ -316,10 +317,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys");
         let file = KeyFile::new(&path);
-        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 1);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
         std::fs::write(&path, format!("# ours\n3:{HEX}, 7:{}", HEX.replace('1', "2"))).unwrap();
         set_mode(&path, 0o600);
-        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 8);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 8);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
         assert_eq!(file.retire_key(8).unwrap_err().kind(), ErrorKind::Conflict);
         assert_eq!(file.retire_key(4).unwrap_err().kind(), ErrorKind::NotFound);
@@ -347,7 +348,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         let refused = |path: &Path, words: &str| {
             let file = KeyFile::new(path);
-            for error in [file.load().unwrap_err(), file.add_random_key(&OsSecretEntropy).unwrap_err()] {
+            for error in [file.load().unwrap_err(), file.add_random_key(&OsEntropy).unwrap_err()] {
                 assert!(error.to_string().contains(words), "{error}");
             }
         };
@@ -364,14 +365,14 @@ mod tests {
         refused(&at("pipe"), "not a regular file");
         // A dangling link beside the file makes nothing.
         std::os::unix::fs::symlink(at("elsewhere"), at("real.new")).unwrap();
-        let error = KeyFile::new(at("real")).add_random_key(&OsSecretEntropy).unwrap_err();
+        let error = KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap_err();
         assert!(error.to_string().contains("real.new"), "{error}");
         assert!(!at("elsewhere").exists());
         std::fs::remove_file(at("real.new")).unwrap();
         set_mode(directory.path(), 0o770);
         refused(&at("real"), "others can replace the key file");
         set_mode(directory.path(), 0o700);
-        assert_eq!(KeyFile::new(at("real")).add_random_key(&OsSecretEntropy).unwrap(), 2);
+        assert_eq!(KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap(), 2);
         // Another user's file: only root can make one to try it.
         if std::os::unix::fs::chown(at("real"), Some(12_345), None).is_ok() {
             refused(&at("real"), "belongs to another user");
@@ -383,18 +384,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys");
         let file = KeyFile::new(&path);
-        file.add_random_key(&OsSecretEntropy).unwrap();
+        file.add_random_key(&OsEntropy).unwrap();
         let new = directory.path().join("keys.new");
         std::fs::write(&new, "somebody else's").unwrap();
         let somebody_else = File::open(&new).unwrap();
         somebody_else.lock().unwrap();
-        let refused = file.add_random_key(&OsSecretEntropy).unwrap_err();
+        let refused = file.add_random_key(&OsEntropy).unwrap_err();
         assert!(refused.to_string().contains("keys.new"), "{refused}");
         assert_eq!(file.load().unwrap().current_id(), 1);
         assert_eq!(std::fs::read_to_string(&new).unwrap(), "somebody else's");
         // Whoever it was died.
         drop(somebody_else);
-        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 2);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 2);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1, 2]);
         assert!(!new.exists());
     }
@@ -408,17 +409,17 @@ mod tests {
         let file = KeyFile::new(&path);
         std::fs::write(&new, format!("9:{HEX}\n").repeat(20)).unwrap();
         set_mode(&new, 0o644);
-        assert_eq!(file.add_random_key(&OsSecretEntropy).unwrap(), 1);
+        assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1], "private, and nothing of the old");
         assert!(!new.exists());
         // But never into a file that has another name, or is somewhere else.
         let other = directory.path().join("other");
         std::fs::write(&other, "theirs").unwrap();
         std::fs::hard_link(&other, &new).unwrap();
-        assert!(file.add_random_key(&OsSecretEntropy).is_err());
+        assert!(file.add_random_key(&OsEntropy).is_err());
         std::fs::remove_file(&new).unwrap();
         std::os::unix::fs::symlink(&other, &new).unwrap();
-        assert!(file.add_random_key(&OsSecretEntropy).is_err());
+        assert!(file.add_random_key(&OsEntropy).is_err());
         assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
         assert_eq!(file.load().unwrap().current_id(), 1);
     }
@@ -435,7 +436,7 @@ mod tests {
         let add = || -> Vec<MasterKeyId> {
             // While another is at it, the change is refused, however long that takes; a file that
             // they have spoilt refuses all, so this ends.
-            std::iter::repeat_with(|| file.add_random_key(&OsSecretEntropy))
+            std::iter::repeat_with(|| file.add_random_key(&OsEntropy))
                 .take_while(|added| added.as_ref().err().is_none_or(is_taken))
                 .filter_map(Result::ok)
                 .take(ADDED_BY_EACH)

@@ -11,7 +11,6 @@ use super::AuthService;
 use super::change::{Decision, Loaded};
 use crate::api_key_cache::CachedApiKey;
 use crate::audit::AuditAction;
-use crate::clock::Timestamp;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::entropy::random;
 use crate::error::{Error, Result};
@@ -20,6 +19,7 @@ use crate::mutants::planted;
 use crate::permission::check_grants;
 use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label, checked_role_names};
 use crate::record_keys::{self, MetadataOf};
+use crate::timestamp::Timestamp;
 use crate::token::{Token, TokenSecret, api_key_token, parse_api_key, random_secret};
 
 /// Options of a new API key.

@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::AuthService;
 use super::audit_trail::MAX_AUDIT_PAGE;
 use crate::audit::{Actor, AuditAction, AuditEntry, AuditOutcome};
-use crate::clock::Timestamp;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::{Error, Result};
 use crate::id::UserId;
+use crate::timestamp::Timestamp;
 
 /// A filter of audit entries. The default selects all.
 ///

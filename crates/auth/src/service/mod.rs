@@ -44,13 +44,13 @@ pub use users::MAX_PAGE;
 
 use crate::api_key_cache::ApiKeyCache;
 use crate::audit::{Actor, AuditAction, AuditEntry};
-use crate::clock::Timestamp;
 use crate::crypto::{AesGcmEncryptor, Argon2SecretHasher, EnvelopeEncryptor, SecretHasher};
 use crate::error::Result;
 use crate::login_delays::GuessCounters;
 use crate::options::AuthOptions;
 use crate::rate_limiter::KeyedRateLimiter;
 use crate::record::{SourceTag, check_label};
+use crate::timestamp::Timestamp;
 use parking_lot::RwLock;
 #[cfg(fuzzing)]
 pub(crate) use store_keys::Meta;

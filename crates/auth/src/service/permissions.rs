@@ -16,7 +16,6 @@ use super::AuthService;
 use super::change::{ConditionalCommit, Decision};
 use super::users::MAX_PAGE;
 use crate::audit::{Actor, AuditAction};
-use crate::clock::Timestamp;
 use crate::crypto::{EnvelopeEncryptor, SecretHasher, TAG_LEN_BYTES};
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, UserId};
@@ -24,6 +23,7 @@ use crate::mutants::planted;
 use crate::permission::{Action, Grant, KeyRange, PermissionSet, check_grants, prefix_end};
 use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
 use crate::record_keys;
+use crate::timestamp::Timestamp;
 use crate::token::{API_KEY_PREFIX, parse_session};
 
 /// Maximum number of attempts to create a role while roles are deleted concurrently.

@@ -11,19 +11,20 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_engine::{
-    Batch, BatchChange, BatchOutcome, Committed, Error as EngineError, KvEngine, Result as EngineResult,
+    Batch, BatchChange, BatchOutcome, Committed, Durability, Error as EngineError, KvEngine, Result as EngineResult,
 };
+use hightower_seams::Clock;
 use parking_lot::Mutex;
 
 use super::AuthService;
 use super::permissions::AccessRights;
-use crate::clock::{Timestamp, WallClock};
 use crate::crypto::{EnvelopeEncryptor, SecretHasher};
 use crate::error::Result;
 use crate::mutants::planted;
 use crate::permission::{Action, KeyRange};
 use crate::quota::{Quota, QuotaUse};
 use crate::record_keys;
+use crate::timestamp::Timestamp;
 
 /// Interval between two counts, in ms.
 const INTERVAL_MS: Timestamp = 60_000;
@@ -141,7 +142,7 @@ impl RangeCount {
     }
 
     /// Counts the whole range.
-    fn whole(&mut self, engine: &impl KvEngine, range: &KeyRange, clock: &dyn WallClock) -> EngineResult<()> {
+    fn whole(&mut self, engine: &impl KvEngine, range: &KeyRange, clock: &dyn Clock) -> EngineResult<()> {
         let began_ms = clock.now_ms();
         self.next = None;
         while !self.page(engine, range, began_ms)? {}
@@ -162,7 +163,7 @@ impl RangeCount {
         range: &KeyRange,
         quota: &Quota,
         growth: WriteGrowth,
-        clock: &dyn WallClock,
+        clock: &dyn Clock,
     ) -> EngineResult<()> {
         let now_ms = clock.now_ms();
         let limited = |limit: Option<u64>, grown: i64| limit.is_some() && grown > 0;
@@ -245,10 +246,19 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ///
     /// # Errors
     /// [`EngineError::Full`] if it exceeds a quota; the engine's.
-    pub(crate) fn commit_within_quotas(&self, access: &AccessRights, batch: Batch) -> EngineResult<BatchOutcome> {
+    pub(crate) fn commit_within_quotas(
+        &self,
+        access: &AccessRights,
+        batch: Batch,
+        durability: Option<Durability>,
+    ) -> EngineResult<BatchOutcome> {
         let engine = &self.shared.engine;
+        let commit = |batch: &Batch| match durability {
+            Some(durability) => engine.commit_with(batch, durability),
+            None => engine.commit(batch),
+        };
         if !access.sets().any(|set| set.has_quotas()) {
-            return engine.commit(&batch);
+            return commit(&batch);
         }
         let mut holding: BTreeMap<&KeyRange, Holding> = BTreeMap::new();
         for (at, change) in batch.changes().enumerate() {
@@ -263,7 +273,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
         }
         if holding.is_empty() {
-            return engine.commit(&batch);
+            return commit(&batch);
         }
 
         // All callers take the locks in the order of the ranges.
@@ -289,7 +299,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             // An unreadable value can still be deleted.
             guards.iter_mut().for_each(|count| **count = RangeCount::default());
             drop(changes);
-            return engine.commit(&batch);
+            return commit(&batch);
         }
 
         let clock = &*self.options().clock;
@@ -300,7 +310,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 None => counts[at].lock().admit(engine, range, &holding.quota, growth, clock)?,
             }
         }
-        let outcome = engine.commit(&batch)?;
+        let outcome = commit(&batch)?;
         if let BatchOutcome::Committed(Committed { outcomes, .. }) = &outcome {
             let mut lens: HashMap<&[u8], Option<u64>> =
                 held.iter().map(|(key, held)| (*key, held.map(|(len, _)| len))).collect();
@@ -358,8 +368,8 @@ fn growth(changes: &[BatchChange<'_>], bound: &[usize], held: &HashMap<&[u8], He
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemWallClock;
     use hightower_engine::{SingleNodeEngine, StoreConfig};
+    use hightower_seams::SystemClock;
     use proptest::prelude::*;
 
     /// Pages of a count between writes come to what a whole count finds.
@@ -373,7 +383,7 @@ mod tests {
         }
         engine.put(b"\0auth/meta", "the service's own").unwrap();
         let mut count = RangeCount::default();
-        count.whole(&engine, &range, &SystemWallClock).unwrap();
+        count.whole(&engine, &range, &SystemClock::new()).unwrap();
         engine.put(b"by others", "1").unwrap();
         for (number, len) in writes {
             let key = key(*number);
@@ -385,13 +395,13 @@ mod tests {
             count.follow(&key, before, len.map(|len| len as u64));
             if count.page(&engine, &range, 1).unwrap() {
                 let mut whole = RangeCount::default();
-                whole.whole(&engine, &range, &SystemWallClock).unwrap();
+                whole.whole(&engine, &range, &SystemClock::new()).unwrap();
                 assert_eq!(count.used, whole.used);
             }
         }
         while !count.page(&engine, &range, 1).unwrap() {}
         let mut whole = RangeCount::default();
-        whole.whole(&engine, &range, &SystemWallClock).unwrap();
+        whole.whole(&engine, &range, &SystemClock::new()).unwrap();
         assert_eq!(count.used, whole.used);
         assert!(whole.used.unwrap().keys >= 1 && count.next.is_none());
     }

@@ -5,15 +5,16 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hightower_auth::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, AuditVerdict, AuthOptions, AuthService, Enrolment, Factor,
-    FactorCheck, GuessPolicy, PasswordPolicy, WallClock,
+    FactorCheck, GuessPolicy, PasswordPolicy,
 };
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Error, KvEngine, Rejected, Result, Value,
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Error, KvEngine, Rejected, Result, Value,
 };
+use hightower_seams::{Clock as _, ManualClock};
 use parking_lot::Mutex;
 
 /// One good password.
@@ -43,6 +44,8 @@ pub struct MemEngine {
     pub history: Mutex<Option<Vec<Image>>>,
     /// The operations, if recorded.
     pub trace: Mutex<Option<Vec<Operation>>>,
+    /// Those that commits were asked for.
+    pub durabilities: Mutex<Vec<Durability>>,
     pub hook: Option<Hook>,
 }
 
@@ -148,6 +151,11 @@ impl KvEngine for MemEngine {
         Ok(BatchOutcome::Committed(Committed::new(image.version, outcomes, versions)))
     }
 
+    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
+        self.durabilities.lock().push(durability);
+        self.commit(batch)
+    }
+
     fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
         self.commit(Batch::new().put(key, value)).map(|_| ApplyOutcome::Applied)
     }
@@ -192,28 +200,9 @@ impl KvEngine for MemEngine {
     }
 }
 
-/// A manual clock.
-#[derive(Debug)]
-pub struct HandClock(AtomicI64);
-
-impl HandClock {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicI64::new(1_800_000_000_000)))
-    }
-
-    pub fn set_back_ms(&self, ms: i64) {
-        self.0.fetch_sub(ms, Ordering::SeqCst);
-    }
-
-    pub fn advance_ms(&self, ms: i64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
-    }
-}
-
-impl WallClock for HandClock {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
+/// A clock that moves only when told.
+pub fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(1_800_000_000_000))
 }
 
 pub type Service<E = Arc<MemEngine>> = AuthService<E, Argon2SecretHasher, Arc<AesGcmEncryptor>>;
@@ -231,8 +220,8 @@ pub fn encryptor() -> Arc<AesGcmEncryptor> {
     Arc::new(AesGcmEncryptor::new([7; 32]))
 }
 
-pub fn options(clock: &Arc<HandClock>) -> AuthOptions {
-    let clock = Arc::clone(clock) as Arc<dyn WallClock>;
+pub fn options(clock: &Arc<ManualClock>) -> AuthOptions {
+    let clock = Arc::clone(clock) as Arc<_>;
     AuthOptions { clock, password_policy: PasswordPolicy::with_lengths(8, 64).unwrap(), ..AuthOptions::default() }
 }
 
@@ -246,30 +235,30 @@ pub fn no_delays() -> GuessPolicy {
     }
 }
 
-pub fn service_on<E: KvEngine>(engine: E, clock: &Arc<HandClock>) -> Service<E> {
+pub fn service_on<E: KvEngine>(engine: E, clock: &Arc<ManualClock>) -> Service<E> {
     AuthService::with_options(engine, cheap_hasher(), encryptor(), options(clock)).unwrap()
 }
 
-pub fn service() -> (Arc<MemEngine>, Arc<HandClock>, Service) {
-    let (engine, clock) = (MemEngine::new(), HandClock::new());
+pub fn service() -> (Arc<MemEngine>, Arc<ManualClock>, Service) {
+    let (engine, clock) = (MemEngine::new(), clock());
     let service = service_on(Arc::clone(&engine), &clock);
     (engine, clock, service)
 }
 
 /// The one-time password of a secret in base32 at the clock's time.
-pub fn totp_code(secret: &str, clock: &Arc<HandClock>) -> String {
+pub fn totp_code(secret: &str, clock: &Arc<ManualClock>) -> String {
     let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
     let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
     totp.generate(u64::try_from(clock.now_ms() / 1000).unwrap()).to_string()
 }
 
-/// Enrols and confirms a one-time password for a user, and advances the clock by a step, so that
-/// the next code differs.
-pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<HandClock>, user_id: &str) -> Enrolment {
+/// A one-time password for a user, confirmed; the clock is a step further, so that the next code is
+/// another.
+pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<ManualClock>, user_id: &str) -> Enrolment {
     let enrolment = auth.enrol_totp(user_id).unwrap();
     let code = totp_code(&enrolment.secret, clock);
     assert_eq!(auth.confirm_totp(user_id, &code).unwrap(), FactorCheck::Accepted(Factor::Totp));
-    clock.advance_ms(30_000);
+    clock.shift_ms(30_000);
     enrolment
 }
 
@@ -293,7 +282,7 @@ pub fn check(image: &Image) {
     if image.entries.is_empty() {
         return;
     }
-    check_by(&service_on(MemEngine::with_image(image.clone()), &HandClock::new()), image);
+    check_by(&service_on(MemEngine::with_image(image.clone()), &clock()), image);
 }
 
 /// As [`check`], by a service on a copy of the image.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use hightower_index::pin;
 use hightower_log::SegmentHeader;
 use hightower_segment::{Dir, RecoveryReport, Segment};
-use hightower_state::{ConcurrentKvState, LoadRun, SeededHasher, StateError, SystemClock};
+use hightower_state::{ConcurrentKvState, LoadRun, StateError};
 
 use crate::checkpoint::codec::Covered;
 use crate::checkpoint::load::{Account, Mapped, Sums};
 use crate::checkpoint::merge::{Merged, Plan};
 use crate::checkpoint::records::{HELD_MAX, Rest, read};
+use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::parallel::{in_pieces, threads};
 use crate::place::Place;
@@ -107,13 +108,13 @@ impl Fold {
         store_id: [u8; 16],
         segments: &[Arc<Segment>],
         report: &RecoveryReport,
-        hasher: &SeededHasher,
+        components: &Components,
         watch: Watch<'_>,
     ) -> Result<Self> {
         let Some(name) = report.checkpoint.as_ref().or(report.missing_checkpoint.as_ref()) else {
-            return Self::without_checkpoint(segments, report, hasher, watch);
+            return Self::without_checkpoint(segments, report, components, watch);
         };
-        let mut fold = Self::empty(segments, report, hasher)?;
+        let mut fold = Self::empty(segments, report, components)?;
         let loaded = Mapped::open(dir, name, store_id)
             .and_then(|mapped| fold.build(segments, Some(&mapped), watch).map(|entries| (entries, mapped)));
         match loaded {
@@ -124,7 +125,7 @@ impl Fold {
                 Ok(fold)
             }
             Err(Unusable::Because(reason)) => {
-                let mut fold = Self::without_checkpoint(segments, report, hasher, watch)?;
+                let mut fold = Self::without_checkpoint(segments, report, components, watch)?;
                 fold.checkpoint = CheckpointUse::Rebuilt { name: name.clone(), reason };
                 Ok(fold)
             }
@@ -136,10 +137,10 @@ impl Fold {
     pub(crate) fn without_checkpoint(
         segments: &[Arc<Segment>],
         report: &RecoveryReport,
-        hasher: &SeededHasher,
+        components: &Components,
         watch: Watch<'_>,
     ) -> Result<Self> {
-        let mut fold = Self::empty(segments, report, hasher)?;
+        let mut fold = Self::empty(segments, report, components)?;
         match fold.build(segments, None, watch) {
             Ok(_) => Ok(fold),
             Err(Unusable::Failed(error)) => Err(error),
@@ -147,7 +148,7 @@ impl Fold {
         }
     }
 
-    fn empty(segments: &[Arc<Segment>], report: &RecoveryReport, hasher: &SeededHasher) -> Result<Self> {
+    fn empty(segments: &[Arc<Segment>], report: &RecoveryReport, components: &Components) -> Result<Self> {
         let table = Segments::default();
         let found: HashMap<u32, u64> = report.segments.iter().map(|found| (found.id, found.records)).collect();
         for segment in segments {
@@ -155,7 +156,7 @@ impl Fold {
             table.add(Arc::clone(segment))?.add_records(records);
         }
         Ok(Self {
-            state: ConcurrentKvState::with_hasher(hasher.clone(), SystemClock::new()),
+            state: components.empty_state()?,
             segments: table,
             replayed_records: 0,
             checkpoint: CheckpointUse::None,

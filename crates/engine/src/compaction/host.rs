@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hightower_compactor::{Host, Need, RateClock, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
+use hightower_compactor::{Host, Need, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentKind, encode_head, payload_checksum};
 use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
 use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness};
 
 use crate::compaction::usage::age;
-use crate::components::Clock;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
@@ -46,7 +45,6 @@ pub(crate) struct RunHost<'a> {
     output: Option<CompactedWriter>,
     finished: Vec<CompactedSegment>,
     limiter: RateLimiter,
-    clock: RunClock<'a>,
     unthrottled_bytes: u64,
 }
 
@@ -80,7 +78,6 @@ impl<'a> RunHost<'a> {
             output: None,
             finished: Vec::new(),
             limiter,
-            clock: RunClock { clock: &*core.components.clock, slept: Cell::new(Duration::ZERO) },
             unthrottled_bytes: 0,
         })
     }
@@ -206,7 +203,7 @@ impl Host for RunHost<'_> {
         self.limiter.consume(std::mem::take(&mut self.unthrottled_bytes));
         // Asked before it waits, and also if it does not: whoever closes the store waits for this run.
         let closed = &self.core.closed;
-        if self.limiter.wait(&self.clock, &mut || !closed.load(Ordering::Acquire)) {
+        if self.limiter.wait(&*self.core.components.clock, &mut || !closed.load(Ordering::Acquire)) {
             Ok(())
         } else {
             Err(Error::Closed)
@@ -261,24 +258,6 @@ fn learned_by_compaction(timestamp: i64, moved_ms: i64, grace: Duration) -> i64 
 
 pub(crate) fn place_of(place: RecordPlace) -> Place {
     Place { segment: place.segment, offset: place.offset }
-}
-
-/// The store's clock; what was slept counts as passed, even if the clock stands still.
-struct RunClock<'a> {
-    clock: &'a dyn Clock,
-    slept: Cell<Duration>,
-}
-
-impl RateClock for RunClock<'_> {
-    fn elapsed(&self) -> Duration {
-        self.clock.elapsed().max(self.slept.get())
-    }
-
-    fn sleep(&self, duration: Duration) {
-        let before = self.elapsed();
-        std::thread::sleep(duration);
-        self.slept.set(before + duration);
-    }
 }
 
 #[cfg(test)]

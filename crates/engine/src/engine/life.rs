@@ -349,7 +349,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    use hightower_state::{Clock, ConcurrentKvState};
+    use hightower_seams::Clock;
+    use hightower_state::ConcurrentKvState;
 
     use crate::components::Components;
     use crate::config::StoreConfig;
@@ -359,10 +360,15 @@ mod tests {
     use crate::time::StoreTime;
 
     /// Sees when the index is freed, which owns it.
+    #[derive(Debug)]
     struct Witness(Arc<AtomicBool>);
 
     impl Clock for Witness {
-        fn now(&self) -> Duration {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn elapsed(&self) -> Duration {
             Duration::ZERO
         }
     }
@@ -386,7 +392,7 @@ mod tests {
     fn a_closed_store_frees_its_index_with_the_last_snapshot() {
         for has_snapshot in [false, true] {
             let flag = Arc::new(AtomicBool::new(false));
-            let state = ConcurrentKvState::with_clock(Witness(Arc::clone(&flag)));
+            let state = ConcurrentKvState::with_clock(Arc::new(Witness(Arc::clone(&flag))));
             let config = StoreConfig::default().with_read_only(true);
             let (components, segments) = (Components::default(), Segments::default());
             let time = StoreTime::resume(Arc::clone(&components.clock), &segments);

@@ -238,9 +238,8 @@ fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) ->
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
     _reading = ReadingLock(Arc::clone(store.lock()));
     let (opened, store_id) = (store.dir().as_ref(), store.manifest().store_id);
-    let hasher = components.hasher()?;
     let mut go_on = |_| ControlFlow::Continue(());
-    let with = Fold::of(opened, store_id, store.segments(), store.report(), &hasher, &mut go_on)?;
+    let with = Fold::of(opened, store_id, store.segments(), store.report(), components, &mut go_on)?;
     report.checkpoint = Some(with.checkpoint.clone());
     let CheckpointUse::Loaded { name, .. } = &with.checkpoint else { return Ok(()) };
     let path = dir.join(name);
@@ -250,7 +249,7 @@ fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) ->
     if let Err(detail) = verify_order(opened, name) {
         note(detail);
     }
-    let without = Fold::without_checkpoint(store.segments(), store.report(), &hasher, &mut go_on)?;
+    let without = Fold::without_checkpoint(store.segments(), store.report(), components, &mut go_on)?;
     let mut expected = without.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded);
     for found in with.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded) {
         if expected.next() != Some(found.clone()) {

@@ -3,28 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity, reason = "a test")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hightower_engine::{
-    AppendMode, Background, Batch, BatchOutcome, Clock, Command, Committed, Components, Durability, Expect, KvState,
-    Rejected, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
+    AppendMode, Background, Batch, BatchOutcome, Command, Committed, Components, Durability, Expect, KvState, Rejected,
+    Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
+use hightower_seams::ManualClock;
 use hightower_segment::sim::{SeededEntropy, SimFs};
-
-/// A clock that moves by one millisecond each time it is asked.
-#[derive(Debug, Default)]
-pub(crate) struct CountingClock(AtomicI64);
-
-impl Clock for CountingClock {
-    fn now_ms(&self) -> i64 {
-        1_700_000_000_000 + self.0.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
-    }
-}
 
 /// What commands with a version of their own say: recent enough that no tombstone's grace has
 /// passed.
@@ -139,7 +125,7 @@ pub(crate) fn open_with(
 ) -> Result<SingleNodeEngine> {
     let components = Components::default()
         .with_fs(Arc::new(fs.clone()))
-        .with_clock(Arc::new(CountingClock::default()))
+        .with_clock(Arc::new(ManualClock::stepping(1_700_000_000_000, 1)))
         .with_entropy(Arc::new(SeededEntropy::new(seed)))
         .with_background(background);
     SingleNodeEngine::with_components(config, components)

@@ -4,9 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use hightower_seams::mix64;
+
 use super::disk::{Disk, Op, Picks};
 use super::files::SimFs;
-use super::rng::{Rng, mix};
+use super::rng::Rng;
 
 /// How thoroughly crashes are explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +151,7 @@ impl CrashStates {
             None if self.given == 0 => Some(Choice::Nth(0)),
             None if self.given == 1 => Some(Choice::Everything),
             None => (self.given < self.plan.samples + 2)
-                .then(|| Choice::Drawn(mix(self.plan.seed ^ mix(self.op as u64) ^ mix(!self.given)))),
+                .then(|| Choice::Drawn(mix64(self.plan.seed ^ mix64(self.op as u64) ^ mix64(!self.given)))),
         }
     }
 }

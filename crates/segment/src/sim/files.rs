@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hightower_seams::mix64;
 use parking_lot::Mutex;
 
 use super::disk::{Disk, DiskFile, Inode, NameChanges, Node, Op};
 use super::fault::{Call, Fault, FaultKind};
-use super::rng::mix;
 use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
 use crate::mapping::{MapPermit, Mapping, MemoryObserver, SharedMemory};
 
@@ -730,7 +730,7 @@ fn flip(bytes: &mut [u8], salt: u64) {
     if bits == 0 {
         return;
     }
-    let bit = mix(salt) % bits;
+    let bit = mix64(salt) % bits;
     if let Some(byte) = usize::try_from(bit / 8).ok().and_then(|index| bytes.get_mut(index)) {
         *byte ^= 1 << (bit % 8);
     }

@@ -53,8 +53,8 @@ pub use crate::mapping::run_in_fork;
 pub use crash::{Choice, CrashPlan, CrashPoint, CrashState, CrashStates, ParseCrashPointError};
 pub use fault::{Fault, FaultKind};
 pub use files::SimFs;
+pub use hightower_seams::SeededEntropy;
 pub use hooks::{HookedFs, SyncHook};
-pub use rng::SeededEntropy;
 
 /// What the disk writes in one piece, in bytes.
 pub const SECTOR_LEN_BYTES: usize = 512;

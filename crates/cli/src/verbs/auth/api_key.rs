@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use hightower_kv::auth::{ApiKeyAccess, ApiKeyId, ApiKeyOptions, ApiKeyRecord, Error, SystemWallClock, WallClock};
+use hightower_kv::auth::{ApiKeyAccess, ApiKeyId, ApiKeyOptions, ApiKeyRecord, Clock, Error, SystemClock};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -161,7 +161,7 @@ impl Create {
         let options = ApiKeyOptions {
             label: self.label.as_deref(),
             access: self.access(),
-            expires_at_ms: self.expires_in.map(|time| SystemWallClock.now_ms().saturating_add(milliseconds(time))),
+            expires_at_ms: self.expires_in.map(|time| SystemClock::new().now_ms().saturating_add(milliseconds(time))),
             metadata: metadata.as_deref(),
         };
         let (key, token) =

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use hightower_kv::auth::{
-    Actor, AuditAction, AuditEntry, AuditFilter, AuditOutcome, AuditVerdict, MAX_AUDIT_PAGE, SystemWallClock, UserId,
-    WallClock,
+    Actor, AuditAction, AuditEntry, AuditFilter, AuditOutcome, AuditVerdict, Clock, MAX_AUDIT_PAGE, SystemClock, UserId,
 };
 use serde::Serialize;
 
@@ -118,7 +117,7 @@ impl FilterArgs {
             Err(_) => Ok::<_, Failure>(user(auth, text)?.user_id),
         };
         let start_ms = |within: Duration| {
-            SystemWallClock.now_ms().saturating_sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
+            SystemClock::new().now_ms().saturating_sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
         };
         Ok(AuditFilter {
             user: self.user.as_ref().map(user_id).transpose()?,

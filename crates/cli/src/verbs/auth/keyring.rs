@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use hightower_kv::auth::crypto::MasterKeyId;
-use hightower_kv::auth::{Error, OsSecretEntropy};
+use hightower_kv::auth::{Error, OsEntropy};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -122,7 +122,7 @@ impl Verb {
         let screen = context.session.screen;
         match self {
             Self::Generate => {
-                let key_id = context.options.key_file()?.add_random_key(&OsSecretEntropy)?;
+                let key_id = context.options.key_file()?.add_random_key(&OsEntropy)?;
                 screen
                     .answer(&Changed { outcome: "generated", key_id }, || format!("generated master key {key_id}"))?;
                 Ok(Exit::Done)
