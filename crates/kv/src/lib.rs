@@ -14,6 +14,7 @@
 //! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
 //! | [`index`] | the concurrent ordered map |
 //! | [`log`] | [`Command`] and the codec of its records |
+//! | [`seams`] | clocks and random bytes, those of tests too |
 //!
 //! This crate adds nothing to them but names.
 
@@ -26,6 +27,7 @@ pub use hightower_compactor as compactor;
 pub use hightower_engine as engine;
 pub use hightower_index as index;
 pub use hightower_log as log;
+pub use hightower_seams as seams;
 pub use hightower_segment as segment;
 pub use hightower_state as state;
 
