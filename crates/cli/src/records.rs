@@ -239,7 +239,7 @@ mod tests {
             (Format::Jsonl, b"{\"key\":\"a\",\"value\":\"b\",\"x\":1}", "unknown field `x`"),
             (Format::Jsonl, b"{\"key\":\"a\",\"value\":1}", "invalid type"),
             (Format::Jsonl, b"{\"key\":\"a\",\"value\":{\"base64\":\"*\"}}", "base64:"),
-            (Format::Jsonl, b"{\"key\":\"a\",\"value\":{\"base64\":\"\",\"x\":1}}", "stands alone"),
+            (Format::Jsonl, b"{\"key\":\"a\",\"value\":{\"base64\":\"\",\"x\":1}}", "the only member"),
             (Format::Jsonl, b"{\"key\":\"a\",\"value\":{}}", "bytes are a string or"),
             (Format::Jsonl, b"{\"key\":\"\\ud800\",\"value\":\"\"}", "column"),
             (Format::Jsonl, b"[1]", "expected"),

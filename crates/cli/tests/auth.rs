@@ -164,7 +164,7 @@ fn sessions() {
     let third = text(&desk.json(&["session", "create", "alice"], PASSWORD)["token"]);
     desk.ok(&["session", "revoke", "alice", "--all"], "");
     assert_eq!(desk.run(&["session", "check"], &third).code, Some(1));
-    assert_eq!(desk.ok(&["session", "list", "alice"], ""), "there are no living sessions\n");
+    assert_eq!(desk.ok(&["session", "list", "alice"], ""), "no live sessions\n");
     desk.run(&["session", "revoke", "alice"], "").fails(2, "required");
     assert!(desk.json(&["purge"], "")["sessions"].as_u64() > Some(0));
 }
@@ -195,13 +195,13 @@ fn api_keys() {
     for verb in [&["key", "revoke", &key][..], &["key", "show", &key], &["key", "rotate", &key]] {
         desk.run(verb, "").fails(1, "no API key has this id");
     }
-    desk.run(&["key", "create", "alice", "--grant", "fly:all"], "").fails(2, "is no action");
+    desk.run(&["key", "create", "alice", "--grant", "fly:all"], "").fails(2, "is not an action");
     desk.run(&["key", "create", "alice", "--role", "nosuch"], "").fails(1, "no role has this name");
     // A whole token is taken where only its owner sees it.
     let leaked = text(&desk.json(&["key", "create", "alice"], "")["token"]);
     let refused = desk.run(&["key", "revoke", &leaked], "");
     assert!(!refused.err.contains(&leaked), "{}", refused.err);
-    refused.fails(2, "a token is no argument");
+    refused.fails(2, "a token must not be an argument");
     assert_eq!(desk.ok(&["key", "revoke"], &leaked), format!("revoked {}\n", &leaked[..36]));
     assert!(!works(&leaked));
     desk.run(&["key", "revoke"], &leaked).fails(1, "no API key has this id");
@@ -373,8 +373,8 @@ fn the_trail_is_read_verified_and_pruned() {
     desk.run(&["audit", "verify", "--anchor", "7"], "").fails(2, "64 hexadecimal digits");
     // Every verb can be given the anchor.
     desk.ok(&["user", "list", "--anchor", &anchor], "");
-    desk.run(&["user", "list", "--anchor", &other], "").fails(1, "does not go on from the anchor");
-    desk.run(&["user", "create", "bob", "--anchor", &other], PASSWORD).fails(1, "does not go on from the anchor");
+    desk.run(&["user", "list", "--anchor", &other], "").fails(1, "does not continue from the anchor");
+    desk.run(&["user", "create", "bob", "--anchor", &other], PASSWORD).fails(1, "does not continue from the anchor");
     assert_eq!(desk.json(&["audit", "prune", "--before", "2"], "")["removed"], json!(2));
     assert_eq!(desk.json(&["audit", "verify"], "")["entries"], json!(3));
     assert_eq!(desk.json(&["audit", "prune", "--before", "4"], "")["removed"], json!(2));
@@ -387,7 +387,7 @@ fn the_trail_is_read_verified_and_pruned() {
     assert_eq!((&verdict["outcome"], &verdict["seq"]), (&json!("broken"), &json!(5)));
     // Whoever wipes all records and lets the service begin anew is found out by the anchor alone.
     std::fs::remove_dir_all(desk.tool.store()).unwrap();
-    desk.run(&["user", "create", "alice", "--anchor", &anchor], PASSWORD).fails(1, "does not go on");
+    desk.run(&["user", "create", "alice", "--anchor", &anchor], PASSWORD).fails(1, "does not continue");
     desk.ok(&["user", "create", "alice"], PASSWORD);
     assert_eq!(desk.run(&["audit", "verify"], "").code, Some(0));
     assert_eq!(desk.refused(&["audit", "verify", "--anchor", &anchor], "")["outcome"], "broken");
@@ -506,7 +506,7 @@ fn auth_in_a_shell() {
     command.env("HTKV_KEY_FILE", desk.key_file());
     let ended = Ended::of_input(command, script.as_bytes());
     assert_eq!(ended.code, Some(2), "{}", ended.err);
-    assert!(ended.err.contains("`auth calibrate` has no use for --source"), "{}", ended.err);
+    assert!(ended.err.contains("`auth calibrate` does not use --source"), "{}", ended.err);
     let shown = String::from_utf8(ended.out).unwrap();
     assert!(shown.contains("created alice") && shown.contains("the password is right") && !shown.contains(PASSWORD));
     let user: Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
@@ -573,10 +573,10 @@ fn pruning_the_trail_comes_to_an_end() {
 #[test]
 fn lists_of_nothing() {
     let desk = Desk::with_alice();
-    desk.run(&["user", "list", "--limit", "0"], "").fails(2, "is no number from 1 on");
-    desk.run(&["audit", "list", "--last", "0"], "").fails(2, "is no number from 1 on");
+    desk.run(&["user", "list", "--limit", "0"], "").fails(2, "is not a number from 1 on");
+    desk.run(&["audit", "list", "--last", "0"], "").fails(2, "is not a number from 1 on");
     let last = text(&desk.json(&["user", "list"], "")["user_id"]);
-    assert_eq!(desk.ok(&["user", "list", "--after", &last], ""), "there are no more users\n");
+    assert_eq!(desk.ok(&["user", "list", "--after", &last], ""), "no more users\n");
 }
 
 /// The one-time password of a secret in base32 now.
@@ -618,7 +618,7 @@ fn second_factors() {
     desk.ok(&["session", "create", "alice"], PASSWORD);
     assert_eq!(desk.json(&["factor", "policy", "--role", "operator"], "")["roles"], json!(["operator"]));
     assert_eq!(desk.json(&["factor", "policy"], ""), json!({ "everyone": false, "roles": ["operator"] }));
-    assert!(desk.ok(&["factor", "policy", "--everyone"], "").contains("everyone"));
+    assert!(desk.ok(&["factor", "policy", "--everyone"], "").contains("all users"));
     assert_eq!(desk.refused(&["session", "create", "alice"], PASSWORD), json!({ "outcome": "factor_required" }));
     desk.ok(&["factor", "policy", "--nobody"], "");
     desk.ok(&["session", "create", "alice"], PASSWORD);
@@ -661,5 +661,5 @@ fn single_use_tokens() {
     );
     desk.json(&issue, "");
     assert_eq!(desk.json(&["token", "revoke", "bob"], "")["tokens"], json!(1));
-    assert_eq!(desk.ok(&["token", "list", "bob"], ""), "there are no tokens that count\n");
+    assert_eq!(desk.ok(&["token", "list", "bob"], ""), "no valid tokens\n");
 }

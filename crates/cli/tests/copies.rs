@@ -27,7 +27,7 @@ fn a_backup_brings_everything_back() {
     let second = tool.run(["--json", "backup", "copy"]).json();
     assert!(second["kept_segments"].as_u64() > Some(0), "{second}");
     assert!(second["copied_bytes"].as_u64() < Some(10_000), "only what is new: {second}");
-    assert!(tool.ok(["backup", "copy"]).contains("holds everything up to commit"));
+    assert!(tool.ok(["backup", "copy"]).contains("has all commits up to"));
     assert!(tool.ok(["--data-dir", "copy", "check", "--level", "index"]).starts_with("no damage"));
 
     std::fs::rename(tool.store(), tool.path("broken")).unwrap();
@@ -70,7 +70,7 @@ fn damage(tool: &Tool, dir: &str) {
 fn what_is_whole_is_saved() {
     let (tool, records) = filled();
     tool.ok(["compact"]);
-    assert!(tool.ok(["salvage", "whole"]).starts_with("everything was whole: 2,000 keys"));
+    assert!(tool.ok(["salvage", "whole"]).starts_with("no damage: 2,000 keys"));
     assert!(tool.run(["--data-dir", "whole", "export"]).out == records);
 
     damage(&tool, "store");

@@ -28,9 +28,9 @@ fn a_verb_shows_and_takes_only_options_that_it_uses() {
                 _ => Some("x"),
             };
             let typed: Vec<&str> = [*option].into_iter().chain(value).collect();
-            tool.run([verb, &typed].concat()).fails(2, &format!("has no use for {option}"));
+            tool.run([verb, &typed].concat()).fails(2, &format!("does not use {option}"));
             if matches!(*option, "--data-dir" | "--json") {
-                tool.run([&typed, verb].concat()).fails(2, &format!("has no use for {option}"));
+                tool.run([&typed, verb].concat()).fails(2, &format!("does not use {option}"));
             }
         }
     }
@@ -74,7 +74,7 @@ fn what_changes_something_makes_no_store() {
             std::fs::create_dir(tool.store()).unwrap();
         }
         for verb in [&["delete", "k"][..], &["compact"], &["auth", "--key-file", "keys", "user", "disable", "x"]] {
-            tool.run(verb).fails(3, "holds no store");
+            tool.run(verb).fails(3, "contains no store");
             assert!(!make && !tool.store().exists() || make && common::files(&tool.store()).is_empty(), "{verb:?}");
         }
     }
@@ -89,8 +89,8 @@ fn who_looks_where_no_store_is_hears_how_to_name_one() {
         [&["get", "k"][..], &["stats"], &["check"], &["dump"], &["salvage", "saved"], &["export"], &["backup", "b"]]
     {
         let refused = tool.run(verb);
-        assert!(refused.err.contains("holds no store: --data-dir or HTKV_DATA_DIR says where it is"), "{verb:?}");
-        refused.fails(3, "holds no store");
+        assert!(refused.err.contains("contains no store: set --data-dir or HTKV_DATA_DIR"), "{verb:?}");
+        refused.fails(3, "contains no store");
     }
     assert!(!tool.store().exists());
 }

@@ -47,7 +47,7 @@ fn conditions() {
     assert_eq!(tool.run(["put", "lock", "them", "--if", &version]).code, Some(1));
     assert_eq!(tool.ok(["get", "lock"]), "you\n");
     assert_eq!(tool.run(["put", "nobody", "x", "--if", "present"]).code, Some(1));
-    tool.run(["put", "lock", "x", "--if", "perhaps"]).fails(2, "is no condition");
+    tool.run(["put", "lock", "x", "--if", "perhaps"]).fails(2, "is not a condition");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn compaction_frees_what_was_overwritten() {
     assert_eq!(report["moved_records"], json!(2));
     assert!(report["removed_segments"].as_u64() > Some(0));
     assert_eq!(tool.ok(["export"]), "k\t2\nonly 0\t\nonly 1\t\nonly 2\t\n");
-    assert_eq!(tool.ok(["compact"]), "there was nothing to free\n");
+    assert_eq!(tool.ok(["compact"]), "nothing to free\n");
     assert_eq!(tool.run(["check"]).code, Some(0));
 }
 
@@ -182,7 +182,7 @@ fn damage_is_found_and_named() {
     let error: serde_json::Value = serde_json::from_str(&dump.err).unwrap();
     assert_eq!(
         error,
-        json!({ "error": { "kind": "corrupt", "message": "1 damaged place: `htkvctl check` tells more" } })
+        json!({ "error": { "kind": "corrupt", "message": "1 damaged place: `htkvctl check` lists them" } })
     );
 }
 
@@ -192,7 +192,7 @@ fn a_segment_that_is_not_there() {
     tool.ok(["put", "k", "v"]);
     assert_eq!(tool.ok(["dump", "--segment", "1"]).lines().count(), 1);
     assert_eq!(tool.ok(["dump", "--segment", "1", "--key", "x"]), "");
-    tool.run(["dump", "--segment", "7"]).fails(1, "no record is in a segment 7");
+    tool.run(["dump", "--segment", "7"]).fails(1, "no record in a segment 7");
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn demo_loses_nothing_and_leaves_nothing() {
     let shown = tool.ok(["demo", "--for", "100ms", "--keep", "kept"]);
     assert!(shown.contains("zone/America/Argentina/Ushuaia") && shown.contains("nothing is lost"), "{shown}");
     assert_eq!(tool.ok(["--data-dir", "kept", "prefix", "zone/", "--count"]), "312\n");
-    tool.run(["demo", "--keep", "kept"]).fails(2, "is there already");
+    tool.run(["demo", "--keep", "kept"]).fails(2, "exists already");
 }
 
 #[test]

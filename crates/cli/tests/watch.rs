@@ -72,7 +72,7 @@ fn an_object_for_every_look() {
 
 #[test]
 fn no_store_ends_it() {
-    Tool::new().run(["stats", "--every", "1s"]).fails(3, "holds no store");
+    Tool::new().run(["stats", "--every", "1s"]).fails(3, "contains no store");
 }
 
 /// A verb that waits where nothing looks for Ctrl-C ends all the same, and says so; the store is

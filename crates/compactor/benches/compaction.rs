@@ -1,5 +1,5 @@
-//! What compaction's decisions and its loop cost without any file:
-//! `cargo bench -p hightower-compactor`. (A whole compaction of a store is the engine's scenario
+//! The cost of compaction's decisions and of its loop, without files: `cargo bench -p
+//! hightower-compactor`. (A whole compaction of a store is the engine's scenario
 //! `compaction/run_compaction_now`.)
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may end at once")]
@@ -17,7 +17,7 @@ use hightower_log::{CommandRef, SegmentKind};
 const RECORDS: u32 = 100_000;
 const RECORD_LEN_BYTES: u32 = 136;
 
-/// One segment of records whose keys come in no order; every second record survives.
+/// One segment of records with keys in random order; every second record survives.
 struct Memory {
     keys: Vec<[u8; 16]>,
     copied: u32,

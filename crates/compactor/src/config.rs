@@ -1,11 +1,11 @@
-//! Settings of compaction: plain data.
+//! Settings of compaction.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// How much garbage is let be, how hard compaction works, and how long tombstones stay.
+/// Settings of compaction: the tolerated garbage, the rate, and the lifetime of tombstones.
 ///
 /// ```
 /// use std::time::Duration;
@@ -17,37 +17,34 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionConfig {
-    /// Compaction begins when more than this share of the log can be freed, in percent: 1 to 90.
+    /// Compaction begins when it can free more than this share of the log, in percent: 1 to 90.
     /// Default: 20.
     pub start_percent: u8,
     /// Background compaction continues until at most this share can be freed: 0 to `start_percent`.
     /// Default: 12.
     pub stop_percent: u8,
-    /// By itself, compaction leaves segments alone of which less than this share can be freed, in
+    /// Background compaction ignores segments of which it can free less than this share, in
     /// percent: 1 to 90. Default: 10.
     pub min_victim_percent: u8,
-    /// One run takes segments with about this many live bytes, so that it never holds much more
-    /// than that on top of them: 1 MiB to 1 TiB. A run takes at least one segment. Default: 128
-    /// MiB.
+    /// Approximate maximum of live bytes in the segments of one run, which bounds the additional
+    /// disk space of the run: 1 MiB to 1 TiB. A run takes at least one segment. Default: 128 MiB.
     pub max_run_bytes: u64,
-    /// How fast background runs read and write together, in bytes per second; `None`: as fast as
-    /// they can. The limit is lifted when more than half of the log can be freed, or space has run
-    /// out. Explicit runs have none. Default: 128 MiB.
+    /// Maximum rate of background runs, reads and writes together, in bytes per second; `None` for
+    /// no limit. The limit is lifted while more than half of the log can be freed, or space is
+    /// short. Explicit runs have no limit. Default: 128 MiB.
     pub rate_limit_bytes_per_s: Option<NonZeroU64>,
-    /// A tombstone stays for at least this time after the delete, so that an older command of its
-    /// key that arrives late stays without effect: 0 to 100 years. It counts from the delete's
-    /// timestamp where that can be true, else from when the store is sure to have had it: a
-    /// timestamp that a caller has submitted with it does not shorten or lengthen it at will.
-    /// Default: one hour.
+    /// Minimum lifetime of a tombstone after the delete, so that an older command that arrives late
+    /// has no effect: 0 to 100 years. It counts from the delete's timestamp if that is plausible,
+    /// otherwise from a time at which the store certainly had the tombstone, so that a caller's
+    /// timestamp cannot change it at will. Default: one hour.
     pub tombstone_grace: Duration,
-    /// Whether an explicit compaction also rewrites, once and in key order, the records that come
-    /// straight from the log and has nothing to free: scans then read records one after the other.
-    /// It costs one more writing of such segments. Background compaction never does it. Default:
-    /// true.
+    /// Whether an explicit compaction also rewrites segments in commit order that have nothing to
+    /// free, once and in key order, so that scans read records sequentially. It costs one
+    /// additional write of such segments. Background compaction never does this. Default: true.
     pub order_when_explicit: bool,
 }
 
-/// The settings one by one, each as a copy of the others with a new one.
+/// Setters, each of which returns a copy with one changed setting.
 macro_rules! settings {
     ($($setting:ident, $with:ident, $value:ty;)*) => {
         impl CompactionConfig {
@@ -93,14 +90,14 @@ impl Default for CompactionConfig {
 pub struct ConfigError {
     /// The name of the setting.
     pub setting: &'static str,
-    /// The value that was set.
+    /// The invalid value.
     pub found: u64,
-    /// The values that it may have.
+    /// The allowed values.
     pub range: &'static str,
 }
 
 impl CompactionConfig {
-    /// Checks that every setting is in its range.
+    /// Checks the range of every setting.
     ///
     /// # Errors
     ///

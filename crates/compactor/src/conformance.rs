@@ -20,9 +20,9 @@ use crate::usage::{Goal, SegmentUsage};
 pub struct PolicyViolation {
     /// The rule.
     pub rule: &'static str,
-    /// The segments that the policy was shown.
+    /// The segments passed to the policy.
     pub segments: Vec<SegmentUsage>,
-    /// Those that it chose.
+    /// The chosen segments.
     pub chosen: Vec<u32>,
 }
 
@@ -36,14 +36,14 @@ impl std::error::Error for PolicyViolation {}
 
 const SEGMENT_LEN_BYTES: u64 = 1 << 20;
 const RECORDS: u64 = 1_000;
-/// How many rounds a policy may take until it is content.
+/// Maximum number of rounds until a policy must choose nothing.
 const ROUNDS_MAX: usize = 1_000;
 
-/// Shows a policy logs of many kinds, rewrites the segments that it chooses, and checks that it
+/// Passes logs of many kinds to a policy, rewrites the chosen segments, and checks that the policy
 ///
-/// * chooses sealed segments of those it was shown, each once;
-/// * leaves a log alone that is live throughout, in the background and when all is to be freed;
-/// * comes to an end, and when all is to be freed has then left no segment that is dead throughout.
+/// * chooses only sealed segments of the passed ones, each once;
+/// * chooses nothing in a fully live log, in both goals;
+/// * terminates, and with the goal of freeing everything leaves no fully dead segment.
 ///
 /// # Errors
 ///
@@ -55,8 +55,7 @@ pub fn check_policy(policy: &dyn CompactionPolicy) -> Result<(), PolicyViolation
             let live = log(count, |_| RECORDS);
             let chosen = choose(policy, &live, goal, &config)?;
             ensure(chosen.is_empty(), "a log that is live throughout is left alone", &live, &chosen)?;
-            // Live shares that differ from segment to segment, with some that are dead or live
-            // throughout.
+            // Live shares that differ between segments; some segments are fully dead or fully live.
             for factor in [3, 5, 7, 11] {
                 settle(policy, log(count, |id| RECORDS * (u64::from(id) * factor % 11) / 10), goal, &config)?;
             }
@@ -66,7 +65,8 @@ pub fn check_policy(policy: &dyn CompactionPolicy) -> Result<(), PolicyViolation
     Ok(())
 }
 
-/// Segments in commit order, the last not sealed; `live` says how many records of each still count.
+/// Segments in commit order, the last one unsealed; `live` returns the number of live records of
+/// each.
 fn log(count: u32, live: impl Fn(u32) -> u64) -> Vec<SegmentUsage> {
     let segment = |id| {
         let live_records = live(id).min(RECORDS);
@@ -123,7 +123,7 @@ fn settle(
     Err(PolicyViolation { rule: "a policy comes to an end", segments, chosen: Vec::new() })
 }
 
-/// The one segment that the live records of the victims go into.
+/// The output segment of the victims' live records.
 fn survivors(victims: &[SegmentUsage], rest: &[SegmentUsage]) -> Option<SegmentUsage> {
     let records = victims.iter().map(|usage| usage.live_records).sum();
     let id = victims.iter().chain(rest).map(|usage| usage.id).max()? + 1;

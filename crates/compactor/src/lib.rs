@@ -1,15 +1,15 @@
-//! Compaction of the Hightower KV log: which segments to rewrite, which of their records survive,
-//! when a tombstone may go, and how fast it all goes.
+//! Compaction of the Hightower KV log: the choice of segments to rewrite, the records to keep, the
+//! rule for dropping tombstones, and a rate limiter.
 //!
 //! The log only grows. Overwritten and deleted records stay in it until compaction copies the live
-//! records into new segments and drops the old ones. This crate holds the decisions and the loop.
-//! It opens no file and takes no lock: the engine brings the segments in numbers
-//! ([`SegmentUsage`]), reads and writes records ([`Host`]), and installs the result.
+//! records into new segments and drops the old ones. This crate has the decisions and the loop. It
+//! opens no file and takes no lock: the engine provides figures of the segments ([`SegmentUsage`]),
+//! reads and writes records ([`Host`]), and installs the result.
 //!
 //! * [`CompactionPolicy`] chooses the segments; [`CostBenefit`] is the default.
 //! * [`rewrite`] copies the survivors in key order, in memory that does not depend on the size of a
 //!   segment.
-//! * [`TombstoneRule`] says when forgetting a tombstone can bring nothing back.
+//! * [`TombstoneRule`] decides when a tombstone can be dropped without reviving an older command.
 //! * [`RateLimiter`] limits the rate.
 //!
 //! ```
@@ -36,19 +36,19 @@
 //!
 //! # What it is not
 //!
-//! It opens no file and takes no lock. `hightower-engine` brings the segments, reads and writes the
-//! records, and installs the result.
+//! It opens no file and takes no lock. `hightower-engine` provides the segments, reads and writes
+//! the records, and installs the result.
 //!
 //! # At a glance
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | a run takes up to 65,536 input segments, and ends early where its budget of survivors or key bytes is used up; the next one goes on |
-//! | durability | none of its own: a run changes nothing that counts until the engine has synced the outputs and installed them |
-//! | memory | the budget of a run, whatever the size of a segment: about 11 MiB by default |
+//! | limits | a run takes up to 65,536 input segments, and ends early when its budget of survivors or key bytes is exhausted; the next run continues |
+//! | durability | none: a run takes effect when the engine has synced and installed the outputs |
+//! | memory | the budget of a run, independent of the size of a segment: about 11 MiB by default |
 //! | threads | a run stays on the thread that calls it; policies are `Send` and `Sync` |
 //! | features | none |
-//! | format | none of its own: it sees commands, not bytes |
+//! | format | none: it sees commands, not bytes |
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

@@ -1,8 +1,7 @@
-//! Which segments to rewrite.
+//! The choice of segments to rewrite.
 //!
-//! [`CompactionPolicy`] is a boundary: bring your own. [`CostBenefit`] is the default,
-//! [`SizeTiered`] an example of another. The engine ignores a choice of segments that are not
-//! sealed or not there.
+//! [`CompactionPolicy`] is an extension point. [`CostBenefit`] is the default, [`SizeTiered`] an
+//! alternative. The engine ignores chosen segments that are unsealed or do not exist.
 
 use std::cmp::Reverse;
 use std::fmt::Debug;
@@ -14,7 +13,7 @@ use crate::mutants::planted;
 use crate::tombstone::free_alone;
 use crate::usage::{Goal, SegmentUsage};
 
-/// Decides which segments the next run rewrites.
+/// Chooses the segments of the next run.
 ///
 /// ```
 /// use hightower_compactor::{CompactionConfig, CompactionPolicy, Goal, SegmentUsage};
@@ -30,24 +29,24 @@ use crate::usage::{Goal, SegmentUsage};
 /// }
 /// ```
 pub trait CompactionPolicy: Debug + Send + Sync {
-    /// The ids of the segments to rewrite next, in the order in which to take them; none if all is
-    /// well. Called again after each run, until it gives none.
+    /// The ids of the segments to rewrite next, in order; none to stop. The engine calls it again
+    /// after each run, until it returns none.
     fn choose(&self, segments: &[SegmentUsage], goal: Goal, config: &CompactionConfig) -> Vec<u32>;
 }
 
-/// The default policy: the best ratio of freed bytes to cost, weighed with age, as in the
+/// The default policy: the best ratio of freed bytes to cost, weighted by age, as in the
 /// log-structured file system of Rosenblum and Ousterhout (1992).
 ///
-/// For a segment of which the share `u` stays, rewriting costs `1 + u` (reading all, writing the
-/// rest) and frees `1 - u`. A segment whose live records have not changed for long will change
-/// less, so garbage in an old segment is worth collecting earlier, while a young one will have more
-/// garbage soon: the ratio is multiplied with a weight that grows with age and levels off.
+/// For a segment with the live share `u`, rewriting costs `1 + u` (reading all, writing the live
+/// rest) and frees `1 - u`. The live records of an old segment will rarely change, so its garbage
+/// is worth collecting earlier; a young segment will soon have more garbage. So the ratio is
+/// multiplied by a weight that grows with age and levels off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CostBenefit;
 
-/// At this age a segment has half of the weight that age can give.
+/// The age at which a segment has half of the maximum weight of age.
 const HALF_WEIGHT_AGE_S: f64 = 300.0;
-/// The weight of a segment that has just been written, against one of great age.
+/// The weight of a new segment, relative to a very old one.
 const YOUNGEST_WEIGHT: f64 = 0.4;
 
 impl CompactionPolicy for CostBenefit {
@@ -68,11 +67,11 @@ impl CompactionPolicy for CostBenefit {
 struct Candidate<'a> {
     usage: &'a SegmentUsage,
     free_bytes: u64,
-    /// Tombstones that are free to go but for older segments.
+    /// Droppable tombstones, except for older segments that block them.
     blocked_bytes: u64,
 }
 
-/// All segments, looked at together.
+/// The sums over all segments.
 #[derive(Debug)]
 struct Log<'a> {
     candidates: Vec<Candidate<'a>>,
@@ -92,14 +91,15 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// Segments with garbage, oldest first, so that records that a tombstone hides go before it.
+    /// Segments with garbage, oldest first, so that records hidden by a tombstone are dropped
+    /// before it.
     fn all_with_garbage(&self, config: &CompactionConfig) -> Vec<u32> {
         let mut chosen: Vec<_> = self.candidates.iter().filter(|candidate| candidate.is_eligible()).collect();
         chosen.sort_by_key(|candidate| candidate.order());
         within_budget(chosen, config)
     }
 
-    /// As many of the best candidates as it takes to get down to the share at which to stop.
+    /// The best candidates, up to the number that reaches the share at which to stop.
     fn best(&self, config: &CompactionConfig) -> Vec<u32> {
         let blocked: u64 = self.candidates.iter().map(|candidate| candidate.blocked_bytes).sum();
         let exceeds = |free: u64, len: u64, percent: u8| u128::from(free) * 100 > u128::from(len) * u128::from(percent);
@@ -116,8 +116,8 @@ impl<'a> Log<'a> {
             }));
         }
         if chosen.is_empty() && exceeds(blocked.saturating_mul(2), self.len_bytes, config.start_percent) {
-            // Tombstones have piled up behind segments that are too little dead to be rewritten for
-            // their own sake.
+            // Tombstones have accumulated that are blocked by segments with too little garbage to
+            // be chosen otherwise.
             chosen.extend(self.candidates.iter().filter(|candidate| candidate.is_eligible()));
             chosen.sort_by_key(|candidate| candidate.order());
         }
@@ -125,7 +125,7 @@ impl<'a> Log<'a> {
     }
 }
 
-/// The first candidates whose live bytes together stay within the budget of a run; at least one.
+/// The first candidates with live bytes within the budget of a run; at least one.
 fn within_budget(candidates: Vec<&Candidate<'_>>, config: &CompactionConfig) -> Vec<u32> {
     let mut live_bytes = 0_u64;
     let fits = |candidate: &&Candidate<'_>| {
@@ -144,7 +144,7 @@ impl<'a> Candidate<'a> {
         Self { usage, free_bytes: usage.dead_bytes().saturating_add(free), blocked_bytes: blocked }
     }
 
-    /// Whether it may be rewritten at all: a segment from which nothing goes is left alone.
+    /// Whether rewriting the segment frees anything.
     fn is_eligible(&self) -> bool {
         let has_garbage = self.usage.dead_records() > self.usage.retained_records || self.free_bytes > 0;
         self.usage.is_sealed && !self.usage.is_dead() && (has_garbage || planted("live_rewritten"))
@@ -155,7 +155,7 @@ impl<'a> Candidate<'a> {
         self.is_eligible() && share >= u128::from(self.usage.len_bytes) * u128::from(config.min_victim_percent)
     }
 
-    /// Benefit over cost, weighed with age.
+    /// Benefit over cost, weighted by age.
     #[allow(clippy::cast_precision_loss, reason = "a score, not an account")]
     fn score(&self) -> f64 {
         let free = self.free_bytes as f64 / (self.usage.len_bytes as f64).max(1.0);
@@ -164,18 +164,18 @@ impl<'a> Candidate<'a> {
         free / (2.0 - free).max(0.1) * weight
     }
 
-    /// By how old its records may be.
+    /// The order by the age of its records.
     fn order(&self) -> (bool, u32) {
         (self.usage.kind == SegmentKind::Append, self.usage.id)
     }
 }
 
-/// Merges segments of similar size once enough of them are worth it. An example of a policy: fewer,
-/// larger segments at the price of more garbage in between.
+/// Merges segments of similar size when enough of them exist: fewer, larger segments at the price
+/// of more garbage in between.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeTiered {
-    /// How many segments of a tier make a run, at least 2. Segments are in the same tier if their
-    /// lengths have as many bits.
+    /// Number of segments of a tier in a run, at least 2. Segments are in the same tier if their
+    /// lengths have the same number of bits.
     pub min_segments: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The rate limiter of compaction: a token bucket on a clock that tests can replace.
+//! The rate limiter of compaction: a token bucket with a replaceable clock.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::mutants::planted;
 
 /// The longest sleep, so that an aborted run ends soon.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
-/// The bytes of this time may be saved up for a burst.
+/// The maximum burst, as time at the limited rate.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Lets a number of bytes pass per second.
@@ -27,7 +27,7 @@ const BURST: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
     bytes_per_s: Option<NonZeroU64>,
-    /// The moment from which bytes may be consumed without waiting.
+    /// The time from which bytes may be consumed without waiting.
     free_at: Duration,
     consumed: u64,
     /// The latest moment known. A pause counts as passed even if the clock stands still.
@@ -35,7 +35,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter to a number of bytes per second from now on, `None` for no limit.
+    /// A limiter to a number of bytes per second from `now` on; `None` for no limit.
     #[must_use]
     pub fn new(bytes_per_s: Option<NonZeroU64>, now: Duration) -> Self {
         Self { bytes_per_s, free_at: now, consumed: 0, now }
@@ -46,7 +46,7 @@ impl RateLimiter {
         self.consumed = self.consumed.saturating_add(bytes);
     }
 
-    /// The time to wait, at the moment `now`, for the bytes that were consumed.
+    /// The time to wait at `now` for the consumed bytes.
     pub fn wait_time(&mut self, now: Duration) -> Duration {
         let consumed = std::mem::take(&mut self.consumed);
         let Some(bytes_per_s) = self.bytes_per_s.filter(|_| !planted("pace_ignored")) else { return Duration::ZERO };

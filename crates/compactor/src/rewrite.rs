@@ -1,12 +1,11 @@
-//! One run: read the inputs, gather the survivors, write them in key order.
+//! One run: read the inputs, collect the survivors, write them in key order.
 //!
-//! Memory is bounded for segments of any size: survivors are gathered as their keys and places, up
-//! to a budget. When that is used up the run ends there, and an input that was not read to its end
+//! Memory is bounded for segments of any size: the run collects the keys and places of survivors up
+//! to a budget. When the budget is exhausted, the run ends; an input that was not read to its end
 //! stays, with its moved records dead. The next run continues with it.
 //!
-//! The run itself changes no live data. Its result tells the engine what to do once the outputs are
-//! durable: which inputs are empty now, which records to point elsewhere, which tombstones to
-//! forget.
+//! The run changes no live data. Its result has the work of the engine after the outputs are
+//! durable: the empty inputs, the moved records, and the tombstones to drop.
 
 use hightower_log::CommandRef;
 
@@ -18,71 +17,71 @@ use crate::tombstone::TombstoneRule;
 pub struct RecordPlace {
     /// The number of its segment.
     pub segment: u32,
-    /// Where it starts in there.
+    /// The offset in the segment.
     pub offset: u32,
 }
 
 /// Whether a record is still needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Nobody.
+    /// Nothing needs it.
     None,
-    /// It is the newest command of its key, or a snapshot reads it.
+    /// The newest command of its key, or needed by a snapshot.
     Keep,
-    /// It is a tombstone and the newest command of its key, no snapshot reads the version before
-    /// it, and its grace has passed.
+    /// A tombstone that is the newest command of its key; no snapshot reads the previous version,
+    /// and the grace is over.
     Expired,
 }
 
 /// Whether to continue with the rest of the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
-    /// Go on.
+    /// Continue.
     Next,
     /// Stop here.
     Stop,
 }
 
-/// A function that is called with the offset, the command and the length of a record.
+/// A visitor of records, with the offset, the command and the length.
 pub type Visitor<'a, H, E> = &'a mut dyn FnMut(&mut H, u32, CommandRef<'_>, u32) -> Result<Visit, E>;
 
 /// The engine, as a run sees it.
 pub trait Host {
-    /// Why reading or writing failed.
+    /// The error of reads and writes.
     type Error;
 
     /// Calls `visit` with the offset, the command and the length of each record of a segment, in
-    /// file order, until it says stop.
+    /// file order, until it returns [`Visit::Stop`].
     ///
     /// # Errors
     ///
-    /// If a record cannot be read or does not verify; the run then ends and nothing has changed.
+    /// If a record cannot be read or is invalid. The run then ends without a change.
     fn for_each_record(&mut self, segment: u32, visit: Visitor<'_, Self, Self::Error>) -> Result<(), Self::Error>;
 
-    /// Whether this record, which was read at this place, is still needed.
+    /// Whether the record at this place is still needed.
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need;
 
-    /// Copies the record at `place` into an output, and gives its new place and length.
+    /// Copies the record at `place` into an output, and returns its new place and length.
     ///
     /// # Errors
     ///
     /// If it cannot be read or written.
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32), Self::Error>;
 
-    /// Counts bytes that were read or written since the last call, and waits if that is too fast.
+    /// Counts bytes read or written since the last call, and waits to limit the rate.
     ///
     /// # Errors
     ///
-    /// If the run is to end now.
+    /// If the run must end now.
     fn throttle(&mut self, bytes: u64) -> Result<(), Self::Error>;
 }
 
-/// How much a run may hold in memory.
+/// The memory budget of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// The most survivors of one run. Each takes 32 bytes besides its key.
+    /// Maximum number of survivors in a run. Each takes 32 bytes besides its key.
     pub survivors: usize,
-    /// The most bytes that their keys take together.
+    /// Maximum total length of their keys, in bytes.
     pub key_bytes: usize,
 }
 
@@ -93,26 +92,26 @@ impl Default for Budget {
     }
 }
 
-/// A record that was copied.
+/// A copied record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Where it was.
+    /// The old place.
     pub from: RecordPlace,
-    /// Where its copy is.
+    /// The place of the copy.
     pub to: RecordPlace,
-    /// How long the copy is.
+    /// The length of the copy, in bytes.
     pub len_bytes: u32,
 }
 
 /// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewritten {
-    /// The inputs that were read to their end: nothing in them is needed once
-    /// [`moved`](Self::moved) is installed.
+    /// The inputs that were read to their end. They are not needed after [`moved`](Self::moved) is
+    /// installed.
     pub emptied: Vec<u32>,
-    /// The records that were copied, in key order.
+    /// The copied records, in key order.
     pub moved: Vec<Moved>,
-    /// Tombstones that were not copied, to be forgotten once the inputs no longer count.
+    /// Dropped tombstones, to be removed from the index after the inputs are removed.
     pub forgotten: Vec<RecordPlace>,
     /// Bytes of records read from inputs.
     pub read_bytes: u64,
@@ -120,12 +119,12 @@ pub struct Rewritten {
     pub written_bytes: u64,
 }
 
-/// Reads `inputs` one after the other and copies the survivors, in key order. `rule` gives the
-/// tombstone rule for the inputs that were read to their end.
+/// Reads `inputs` in order and copies the survivors in key order. `rule` returns the tombstone rule
+/// for the inputs that were read to their end.
 ///
 /// # Errors
 ///
-/// Those of the host. Nothing has changed then, and the outputs written so far are garbage.
+/// Those of the host. Then nothing has changed, and the outputs are garbage.
 pub fn rewrite<H: Host>(
     host: &mut H,
     inputs: &[u32],
@@ -160,7 +159,7 @@ pub fn rewrite<H: Host>(
     Ok(done)
 }
 
-/// Gathers the survivors of one input. Returns whether it was read to its end.
+/// Collects the survivors of one input. Returns whether it was read to its end.
 fn gather<H: Host>(
     host: &mut H,
     id: u32,
@@ -183,10 +182,10 @@ fn gather<H: Host>(
     Ok(has_room)
 }
 
-/// A record that survives; its key is in the arena.
+/// A surviving record; its key is in the arena.
 #[derive(Clone, Copy, Debug)]
 struct Survivor {
-    /// The first bytes of the key behind the common prefix, so that most comparisons end here.
+    /// The first bytes of the key behind the common prefix, which decide most comparisons.
     head: u64,
     key_at: u32,
     key_len: u16,
@@ -209,7 +208,7 @@ impl SurvivorBatch {
         Self { entries: Vec::new(), keys: Vec::new(), budget }
     }
 
-    /// Adds a record, if the budget allows; the first one always fits.
+    /// Adds a record, if the budget allows. The first one always fits.
     fn add(&mut self, key: &[u8], input: u16, offset: u32, is_expired: bool) -> bool {
         let is_first = self.entries.is_empty();
         let fits = self.entries.len() < self.budget.survivors && self.keys.len() + key.len() <= self.budget.key_bytes;
@@ -225,7 +224,7 @@ impl SurvivorBatch {
         true
     }
 
-    /// Grows by steps, never to twice the needed size.
+    /// Grows in steps, not by doubling.
     fn grow(&mut self, key_len: usize) {
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact((self.budget.survivors / 8).max(64));
@@ -247,7 +246,7 @@ impl SurvivorBatch {
         for entry in entries.iter_mut() {
             entry.head = head_of(key(entry).get(common..).unwrap_or_default());
         }
-        // Records of one key, which snapshots may need, stay in the order of their places.
+        // Several records of one key (for snapshots) stay in the order of their places.
         entries.sort_unstable_by(|a, b| {
             a.head
                 .cmp(&b.head)
@@ -257,12 +256,12 @@ impl SurvivorBatch {
     }
 }
 
-/// How many bytes two keys begin with alike.
+/// The length of the common prefix of two keys.
 fn shared_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The first eight bytes as a number that sorts like them; missing bytes count as zero.
+/// The first eight bytes as a number with the same order; missing bytes count as zero.
 fn head_of(key: &[u8]) -> u64 {
     let mut head = [0; 8];
     let len = key.len().min(8);

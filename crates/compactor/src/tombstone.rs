@@ -1,26 +1,26 @@
-//! When a tombstone may be forgotten.
+//! The rule for dropping tombstones.
 //!
-//! A tombstone must stay as long as any file could bring back an older command of its key. To know
-//! that for each key would take a look into every segment; to know it for all keys at once takes
-//! two numbers of each segment:
+//! A tombstone must stay while any file could revive an older command of its key. An exact answer
+//! per key would need a read of every segment. A sufficient answer for all keys needs two numbers
+//! per segment:
 //!
-//! 1. The engine appends a command only if it wins. So the records of a key stand in the log in
+//! 1. The engine appends a command only if it wins. So the records of a key are in the log in
 //!    ascending order of their versions, and every command older than a tombstone was committed
-//!    before it. A segment whose commits all came after the tombstone holds nothing older.
-//! 2. A tombstone that counts is the newest command of its key, so any other record of that key is
-//!    dead. A segment without dead records holds none.
+//!    before it. A segment whose commits all came after the tombstone has no older command.
+//! 2. A current tombstone is the newest command of its key, so all other records of that key are
+//!    dead. A segment without dead records has none of them.
 //!
-//! A tombstone in an input is therefore free to go if each segment that stays is either without
-//! dead records or was begun after the tombstone. Records that compaction has moved keep to this:
-//! they were newest when they were moved (or a snapshot still read them, and then they count as
-//! dead), and an output tells by its base seq how new the newest of them can be.
+//! So a tombstone in an input can be dropped if each remaining segment either has no dead records
+//! or began after the tombstone. This holds for moved records too: they were the newest when they
+//! were moved (or a snapshot read them, and then they count as dead), and the base seq of an output
+//! bounds the newest of them.
 //!
-//! The numbers are taken before the inputs are read. A record that dies later is older than commits
-//! that came later, and those are in no input. A crash takes nothing back: the engine makes the log
-//! durable up to what it has read before it removes the inputs, and it forgets the tombstone in
-//! memory only after that.
+//! The numbers are taken before the inputs are read. A record that dies later was replaced by a
+//! later commit, which is in no input. A crash reverts nothing: the engine makes the log durable up
+//! to the read position before it removes the inputs, and removes the tombstone from memory only
+//! after that.
 //!
-//! Checkpoints never matter: an entry of a checkpoint counts only while its segment is there.
+//! Checkpoints do not matter: an entry of a checkpoint is valid only while its segment exists.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,7 +29,7 @@ use hightower_log::SegmentKind;
 use crate::mutants::planted;
 use crate::usage::SegmentUsage;
 
-/// Tells for which inputs of a run tombstones may be forgotten.
+/// Decides for which inputs of a run tombstones can be dropped.
 #[derive(Clone, Debug)]
 pub struct TombstoneRule {
     /// The inputs, each with a seq above all its commits.
@@ -49,8 +49,8 @@ impl TombstoneRule {
         Self { bounds, oldest_outside: oldest.unwrap_or(u64::MAX) }
     }
 
-    /// Whether a tombstone in this segment may go as far as other segments are concerned: its grace
-    /// and snapshots are not this rule's business.
+    /// Whether a tombstone in this segment can be dropped with regard to other segments. The rule
+    /// does not cover its grace and snapshots.
     #[must_use]
     pub fn allows(&self, segment: u32) -> bool {
         let bound = self.bounds.get(&segment);
@@ -58,8 +58,8 @@ impl TombstoneRule {
     }
 }
 
-/// The ids of the segments that could each be the one input of a run that forgets tombstones. As
-/// asking a [`TombstoneRule`] for each, but in one pass.
+/// The ids of the segments whose tombstones could be dropped in a run with this segment as the only
+/// input. Equal to a [`TombstoneRule`] per segment, but in one pass.
 pub(crate) fn free_alone(segments: &[SegmentUsage]) -> HashSet<u32> {
     let ends = CommitEnds::of(segments);
     // The oldest dead record outside of a segment is the oldest of all, or the next one if the
@@ -92,7 +92,7 @@ fn is_clean(usage: &SegmentUsage) -> bool {
     usage.dead_records() == 0
 }
 
-/// For each segment a seq above those of all commits that its records come from.
+/// For each segment a seq above those of the commits of all its records.
 struct CommitEnds(HashMap<u32, u64>);
 
 impl CommitEnds {
@@ -115,7 +115,7 @@ impl CommitEnds {
     }
 }
 
-/// The base seq of a run's outputs: above all commits that the inputs' records come from.
+/// The base seq of a run's outputs: above the commits of all records of the inputs.
 #[must_use]
 pub fn output_base_seq(segments: &[SegmentUsage], inputs: &[u32]) -> u64 {
     let ends = CommitEnds::of(segments);

@@ -1,37 +1,36 @@
-//! The facts that compaction knows of a segment before it reads it.
+//! The figures of a segment that compaction uses before it reads the segment.
 
 use std::time::Duration;
 
 use hightower_log::SegmentKind;
 
-/// A segment in numbers. The engine keeps them exactly, and rebuilds them at open.
+/// The figures of a segment. The engine keeps them exact, and rebuilds them at open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentUsage {
-    /// The number of the segment. Segments that commits write get ascending ones in commit order.
+    /// The number of the segment. Segments of commits have ascending numbers in commit order.
     pub id: u32,
     /// Its kind of writer.
     pub kind: SegmentKind,
-    /// Whether it is complete and durable; others are never touched.
+    /// Whether the segment is complete and durable. Compaction never touches other segments.
     pub is_sealed: bool,
-    /// For one that commits wrote: the seq of its first commit, or any number between that and the
-    /// last seq before it. For one that compaction wrote: a seq above those of all commits that its
-    /// records come from.
+    /// For a segment of commits: the seq of its first commit, or any number between that and the
+    /// last seq before it. For an output of compaction: a seq above those of the commits of all its
+    /// records.
     pub base_seq: u64,
-    /// How long its header and records are.
+    /// Length of its header and records, in bytes.
     pub len_bytes: u64,
-    /// How many records it holds. Of one that is not sealed, no more is asked than that it is not
-    /// below the truth.
+    /// Number of its records. For an unsealed segment an upper bound is enough.
     pub records: u64,
-    /// How many of these are the newest command of their key, tombstones included.
+    /// Number of records that are the newest command of their key, tombstones included.
     pub live_records: u64,
-    /// How long those are together.
+    /// Total length of those records, in bytes.
     pub live_bytes: u64,
-    /// How many of the other records some snapshot still reads.
+    /// Number of other records that a snapshot still needs.
     pub retained_records: u64,
-    /// How long those of the live records are together that are tombstones whose grace has passed
-    /// and that no snapshot needs. Told too high, segments are rewritten in vain.
+    /// Total length of live tombstones whose grace is over and that no snapshot needs, in bytes.
+    /// Too high a value causes useless rewrites.
     pub expired_tombstone_bytes: u64,
-    /// How long ago it was begun.
+    /// Time since its creation.
     pub age: Duration,
 }
 
@@ -42,8 +41,8 @@ impl SegmentUsage {
         self.records.saturating_sub(self.live_records)
     }
 
-    /// Bytes of records that neither the state nor a snapshot needs. Those that snapshots need are
-    /// taken out in proportion.
+    /// Bytes of records that neither the state nor a snapshot needs. Records for snapshots are
+    /// subtracted in proportion.
     #[must_use]
     pub fn dead_bytes(&self) -> u64 {
         let dead_records = self.dead_records();
@@ -56,7 +55,7 @@ impl SegmentUsage {
         u64::try_from(share).unwrap_or(dead_bytes)
     }
 
-    /// Whether nothing in it is needed by anybody: it may go without being read.
+    /// Whether no record is needed, so that the segment can be removed without a read.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.is_sealed && self.live_records == 0 && self.retained_records == 0
@@ -67,7 +66,7 @@ impl SegmentUsage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Goal {
-    /// Keep the log's garbage within bounds at little cost.
+    /// Keep the log's garbage within bounds at low cost.
     Background,
     /// Free all that can be freed.
     Full,

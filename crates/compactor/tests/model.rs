@@ -1,9 +1,8 @@
 //! The rules against a model: a log of segments in memory, an index over it, snapshots, and runs
 //! over inputs chosen at random.
 //!
-//! After each step the index must say the same as a replay of all segments from nothing: no key
-//! lost, none revived. What a snapshot reads must stay readable, and what is removed must be needed
-//! by nobody.
+//! After each step the index must equal a replay of all segments: no key lost, none revived.
+//! Records for snapshots must stay readable, and removed records must not be needed.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of cases (default 250).
 
@@ -66,7 +65,7 @@ struct Store {
     seq: u64,
     now: i64,
     index: BTreeMap<[u8; 1], Entry>,
-    /// What each snapshot reads, and the seq it was taken at.
+    /// The content of each snapshot, and its seq.
     snapshots: Vec<(u64, BTreeMap<[u8; 1], Entry>)>,
     output: Option<u32>,
     output_base_seq: u64,
@@ -155,7 +154,7 @@ impl Store {
         !record.is_set && self.now - record.timestamp >= GRACE
     }
 
-    /// One run, as the engine does it. `crash` leaves it after so many of its steps.
+    /// One run, as in the engine. `crash` stops it after this number of steps.
     fn compact(&mut self, inputs: &[u32], budget: Budget, crash: usize) {
         let usage = self.usage();
         let (dead, inputs): (Vec<u32>, Vec<u32>) =
@@ -184,7 +183,7 @@ impl Store {
             let entry = self.index.remove(&record.key).unwrap();
             assert_eq!(entry.place, *place, "only the newest command of a key is forgotten");
             assert!(!record.is_set && self.now - record.timestamp >= GRACE);
-            // To a snapshot that saw the tombstone, a key that is not there is the same.
+            // For a snapshot that saw the tombstone, an absent key is equal.
             for (_, entries) in &mut self.snapshots {
                 entries.retain(|_, entry| entry.place != *place);
             }

@@ -1,6 +1,5 @@
-//! Where the size of the log settles, played through with the policy alone: keys in an order of
-//! popularity as Zipf has it, segments of a fixed number of records, compaction whenever the policy
-//! asks for it.
+//! A simulation of the steady size of the log with the policy alone: Zipfian keys, segments with a
+//! fixed number of records, compaction whenever the policy chooses segments.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which shows what it measured")]
 
@@ -12,12 +11,12 @@ use hightower_log::SegmentKind;
 
 const RECORD_BYTES: u64 = 136;
 
-/// A log of records that are nothing but the number of their key.
+/// A log of records that contain only the number of their key.
 struct Log {
-    /// By id: whether compaction wrote it, when it was begun, the keys of its records, and how many
-    /// of them are live.
+    /// By id: whether compaction wrote the segment, its begin, the keys of its records, and the
+    /// number of live ones.
     segments: HashMap<u32, (SegmentKind, u64, Vec<u32>, u64)>,
-    /// Which segment holds the newest record of each key, and where in it.
+    /// The segment and the position of the newest record of each key.
     index: Vec<Option<(u32, usize)>>,
     records_per_segment: usize,
     active: u32,
@@ -85,7 +84,7 @@ impl Log {
                 live_bytes: live * RECORD_BYTES,
                 retained_records: 0,
                 expired_tombstone_bytes: 0,
-                // A hundred thousand writes a second.
+                // 100,000 writes per second.
                 age: Duration::from_micros((self.writes - begun) * 10),
             })
             .collect();
@@ -125,8 +124,8 @@ impl Log {
     }
 }
 
-/// Numbers below `keys`, the small ones often, as Gray et al. (1994) draw them for an exponent of
-/// 0.99; scattered over the keys.
+/// Zipfian numbers below `keys` with an exponent of 0.99, after Gray et al. (1994), scattered over
+/// the keys.
 struct Zipf {
     keys: f64,
     zeta: f64,
@@ -186,7 +185,7 @@ fn play(policy: &dyn CompactionPolicy, keys: u32, overwrites: u32, records_per_s
             peak = peak.max(log.bytes_per_live_byte());
         }
     }
-    // Once idle, the engine ends the active segment if too much of the log can be freed.
+    // When idle, the engine ends the active segment if too much of the log can be freed.
     log.active = log.begin(SegmentKind::Append);
     while log.compact(policy, Goal::Background, &config) {}
     let settled = log.bytes_per_live_byte();
@@ -203,7 +202,7 @@ fn the_log_settles_within_its_bounds() {
         let outcome = play(&CostBenefit, 30_000, 120_000, records_per_segment);
         assert!(outcome.settled <= 1.5 && outcome.full <= 1.1);
         assert!(outcome.write_amplification <= 2.5);
-        // While writing, the active segment comes on top, and it may be half of the live bytes in
+        // During writes, the active segment adds to the size; it may be half of the live bytes in
         // the last case.
         assert!(outcome.peak <= 1.75);
     }

@@ -1,5 +1,5 @@
-//! Lookups, overwrites, inserts and walks against other maps, on the same keys, each harness doing
-//! the same work.
+//! Lookups, overwrites, inserts and scans, compared with other maps on the same keys and with the
+//! same work.
 //!
 //! ```sh
 //! cargo bench -p hightower-index                                     # 1 M keys
@@ -32,14 +32,14 @@ fn fill<S: Subject>(keys: &Keys) -> S {
     subject
 }
 
-/// Runs `step` on `iterations` keys, round and round.
+/// Runs `step` on `iterations` keys, repeating the keys.
 fn timed(keys: &Keys, iterations: u64, mut step: impl FnMut(&[u8])) -> Duration {
     let start = Instant::now();
     (0..iterations).zip((0..).flat_map(|_| keys.iter())).for_each(|(_, key)| step(key));
     start.elapsed()
 }
 
-/// Inserts into a map of `count` keys, which starts anew when it has doubled.
+/// Inserts into a map of `count` keys. A new map is built when it has doubled.
 fn inserts<S: Subject>(sets: &Sets, iterations: u64) -> Duration {
     let mut total = Duration::ZERO;
     let mut left = iterations;

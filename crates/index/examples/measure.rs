@@ -1,5 +1,5 @@
-//! Measures what a benchmark of single operations can't show: memory against the allocator, the
-//! slowest insert, and lookups beside a writer.
+//! Measures quantities beyond single operations: memory compared with the allocator, the slowest
+//! insert, and lookups beside a writer.
 //!
 //! ```sh
 //! cargo run --release -p hightower-index --example measure          # 1 M keys
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use support::{Hightower, Keys, SHAPES, Shape, Sharded, Skip, Subject, Tree};
 
-/// The system's allocator, counting what is held.
+/// The system's allocator, with a count of the allocated bytes.
 struct Counting;
 
 static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -172,7 +172,7 @@ impl Figures {
     }
 }
 
-/// What the rounds of a table need.
+/// The parameters of the rounds of a table.
 struct Workload {
     keys: Keys,
     queries: Keys,
@@ -189,8 +189,8 @@ impl Workload {
     }
 }
 
-/// Times of single operations. The two maps that the bars compare take turns, so that a machine
-/// that is slow for a while is so for both.
+/// Times of single operations. The two compared maps alternate, so that a slow phase of the machine
+/// affects both.
 fn table(shape: Shape, count: usize, with_others: bool) {
     const ROUNDS: usize = 4;
     let load = Workload::new(shape, count);
@@ -255,7 +255,7 @@ fn round<S: Subject>(subject: &mut S, load: &Workload, figures: &mut Figures) {
     }
 }
 
-/// What a guard costs by itself: part of every lookup.
+/// The cost of a guard, which is part of every lookup.
 fn pins() {
     const PINS: usize = 10_000_000;
     let start = Stopwatch::start();

@@ -1,16 +1,15 @@
-//! The map's memory: slabs of equal blocks in aligned chunks, owned by the one writer, so that
-//! nothing here is shared.
+//! The map's memory: slabs of equal blocks in aligned chunks. Only the writer uses it, so nothing
+//! is shared.
 //!
-//! Chunks come one by one at first; a map that has grown takes them in regions of 2 MiB, which the
-//! system is asked to back by one huge page each: in a large map every access misses the cache, and
-//! with small pages it would miss the page tables' cache too. The price is one insert in twenty
-//! thousand or so that waits until the system has cleared two megabytes, unless a region is in
-//! [reserve](crate::reserve).
+//! A small map allocates single chunks. A larger one allocates regions of 2 MiB, with advice to
+//! back each by a huge page: in a large map every access misses the cache, and with small pages
+//! also the TLB. The price is that about one insert in 20,000 waits until the system has cleared 2
+//! MiB, unless a region is in [reserve](crate::reserve).
 //!
-//! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; the chunk is found
-//! again from a block's address by masking. Longer blocks come from the global allocator one by
-//! one. A chunk whose last block is freed goes back, so removal gives memory back. Blocks whose
-//! class is a multiple of a cache line never straddle one.
+//! A block of up to [`SLAB_MAX_BYTES`] comes from a chunk of its size class; masking a block's
+//! address yields its chunk. Longer blocks come from the global allocator. A chunk is freed with
+//! its last block, so removals free memory. Blocks whose class is a multiple of a cache line never
+//! straddle one.
 //!
 //! Everything is accounted to the byte: [`Arena::held_bytes`] is the memory taken from the global
 //! allocator.
@@ -23,11 +22,11 @@ use std::sync::Arc;
 use crate::region::{ALL_FREE, CHUNK_BYTES, REGION_BYTES, Region, allocate};
 use crate::reserve::Reserve;
 
-/// What a map holds before it takes memory in regions.
+/// The memory of a map, in bytes, from which it allocates regions.
 const REGIONS_FROM_BYTES: usize = 2 * REGION_BYTES;
-/// The same for what a bulk build fills at once: its final size is near.
+/// The same for a bulk build, whose memory is filled at once.
 const BULK_REGIONS_FROM_BYTES: usize = REGION_BYTES / 4;
-/// Bytes at the start of a chunk that describe it.
+/// Length of the head of a chunk, in bytes.
 const CHUNK_HEAD_BYTES: usize = 64;
 /// The longest block that comes from a slab: four of them fill a chunk, and their addresses are
 /// multiples of 64.
@@ -41,7 +40,7 @@ const CLASSES: usize = FINE_CLASSES + 5 * 16;
 struct Chunk {
     /// Freed blocks, linked through their first word.
     free: *mut FreeBlock,
-    /// Offset of the first block that was never used.
+    /// Offset of the first unused block.
     fresh_offset: u32,
     block_bytes: u32,
     used_blocks: u32,
@@ -65,9 +64,9 @@ impl Chunk {
 
 /// The allocator of one map.
 pub(crate) struct Arena {
-    /// Per class, the chunks with room, the one in use first.
+    /// Per class, the chunks with room; the chunk in use is first.
     roomy: [*mut Chunk; CLASSES],
-    /// Chunks that came one by one.
+    /// Chunks that were allocated singly.
     chunks: BTreeMap<usize, NonNull<u8>>,
     /// Regions of many chunks, by address.
     regions: BTreeMap<usize, Region>,
@@ -75,9 +74,9 @@ pub(crate) struct Arena {
     roomy_regions: BTreeSet<usize>,
     large: BTreeMap<usize, (NonNull<u8>, usize)>,
     held_bytes: usize,
-    /// What it holds before it takes memory in regions.
+    /// The memory from which it allocates regions.
     regions_from_bytes: usize,
-    /// Where a region may be ready.
+    /// The reserve with a prepared region.
     reserve: Option<Arc<Reserve>>,
 }
 
@@ -113,12 +112,12 @@ impl Arena {
         arena
     }
 
-    /// Bytes taken from the global allocator and not given back.
+    /// Bytes allocated from the global allocator.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
-    /// What of it came in chunks one by one.
+    /// The part of it in single chunks.
     #[cfg(test)]
     pub(crate) fn lone_bytes(&self) -> usize {
         self.chunks.len() * CHUNK_BYTES
@@ -146,7 +145,7 @@ impl Arena {
         }
     }
 
-    /// Takes a block back.
+    /// Frees a block.
     ///
     /// # Safety
     ///
@@ -178,7 +177,7 @@ impl Arena {
         }
     }
 
-    /// Takes over all that `other` holds: its blocks are this arena's from here on.
+    /// Takes over all memory of `other`.
     pub(crate) fn absorb(&mut self, mut other: Self) {
         for class in 0..CLASSES {
             while !other.roomy[class].is_null() {
@@ -198,7 +197,7 @@ impl Arena {
         self.held_bytes += core::mem::take(&mut other.held_bytes);
     }
 
-    /// Gives back the empty chunks that were kept for the next block of their class.
+    /// Frees the empty chunks that were kept for the next block of their class.
     pub(crate) fn trim(&mut self) {
         for class in 0..CLASSES {
             let chunk = self.roomy[class];
@@ -290,7 +289,7 @@ impl Arena {
         }
     }
 
-    /// Gives back a region of which every chunk is free.
+    /// Frees a region without used chunks.
     fn release_region(&mut self, address: usize) {
         self.roomy_regions.remove(&address);
         if self.regions.remove(&address).is_some() {
@@ -298,8 +297,8 @@ impl Arena {
         }
     }
 
-    /// A chunk of memory: its own while the map is small, else out of a region, the lowest first,
-    /// so that the highest may empty.
+    /// A chunk of memory: a single one in a small map, otherwise one of a region. The lowest region
+    /// is used first, so that the highest may become empty.
     fn take_chunk(&mut self) -> NonNull<u8> {
         if self.regions.is_empty() && self.held_bytes < self.regions_from_bytes {
             return self.take_lone_chunk();

@@ -1,10 +1,9 @@
-//! A pair of fences of which the frequent one costs nothing.
+//! A pair of asymmetric fences: the frequent one costs nothing.
 //!
-//! Where one side stores and then loads, and the other does too, each needs a full fence between
-//! them. If one side comes millions of times a second and the other now and then, the system can
-//! help: Linux's `membarrier` has every running thread of the process go through a full fence. So
-//! the rare side, [`heavy`], fences for both, and for the frequent one, [`light`], it is enough
-//! that the compiler keeps the order. Where the system has no such call, both are full fences.
+//! If two sides each store and then load, each needs a full fence in between. If one side is
+//! frequent and the other rare, Linux's `membarrier` helps: it makes every running thread of the
+//! process execute a full fence. So the rare side, [`heavy`], fences for both, and the frequent
+//! side, [`light`], needs only a compiler fence. Without this system call, both are full fences.
 
 #[cfg(all(target_os = "linux", not(miri), not(loom)))]
 mod imp {
@@ -61,7 +60,7 @@ mod imp {
     }
 }
 
-/// Finds out what the system can do. Every thread calls it before its first [`light`] or [`heavy`].
+/// Detects the system call. Every thread calls it before its first [`light`] or [`heavy`].
 pub(crate) fn prepare() {
     imp::prepare();
 }
@@ -72,8 +71,8 @@ pub(crate) fn light() {
     imp::light();
 }
 
-/// The rare side's fence, which fences every thread. False, which counts for nothing, if the system
-/// has no memory for it.
+/// The rare side's fence, which fences every thread. `false` if the system lacks memory for it;
+/// then it had no effect.
 pub(crate) fn heavy() -> bool {
     imp::heavy()
 }

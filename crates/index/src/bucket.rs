@@ -1,26 +1,25 @@
-//! Buckets of the point table: slots with pointers to leaves, and beside them one byte of tag per
-//! slot, and one of hint.
+//! Buckets of the point table: slots with pointers to leaves, and per slot a tag byte and a hint
+//! byte.
 //!
-//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of what the
-//! leaf's value [hints at](crate::HINT_BITS); the other 8 are a byte beside the tag. Eight slots,
-//! one cache line, are a group; their tags are one word, and their bytes of hints the next. A tag
-//! says that its slot was never used, is deleted, or holds a key whose hash ends in a certain byte.
-//! A lookup compares the eight tags of its group at once and looks at a slot only if its tag is
-//! matches. While the group has no slot that was never used, the lookup continues with the next
-//! group. So a lookup of an absent key nearly always reads tags only. The group's slots are fetched
-//! at the same time, so that one of a present key does not wait twice. (Tags beside slots are the
-//! idea of Google's "Swiss Tables".)
+//! A slot is eight bytes: a pointer to a leaf, which needs 45 bits, and the low 19 bits of the
+//! value's [hint](crate::HINT_BITS); the other 8 bits are a byte beside the tag. Eight slots, one
+//! cache line, are a group; their tags are one word, and their bytes of hints the next. A tag says
+//! that its slot was never used, is deleted, or holds a key whose hash ends in a certain byte. A
+//! lookup compares the eight tags of its group at once and reads a slot only if its tag matches.
+//! While the group has no unused slot, the lookup continues with the next group. So a lookup of an
+//! absent key nearly always reads tags only. The group's slots are fetched at the same time, so
+//! that one of a present key does not wait twice. (Tags beside slots are the idea of Google's
+//! "Swiss Tables".)
 //!
 //! ```text
 //! head 64 | a word of tags and one of hints per group, padded to a line | slots, a line per group
 //! ```
 //!
-//! Readers see a slot go from nothing to a leaf, from a leaf to its replacement, and from a leaf to
-//! nothing; a new leaf is in its slot before its tag is set. A leaf never moves within a bucket. A
-//! tag returns to *never used* only in a group that has another such: no key lies behind such a
-//! group, so no probe can miss one. A hint is set in two steps, and belongs to nothing: a reader
-//! may see half of it, or that of a leaf that was there before, and must lose no more by it than
-//! time.
+//! A slot changes from empty to a leaf, from a leaf to its replacement, and from a leaf to empty. A
+//! new leaf is in its slot before its tag is set. A leaf never moves within a bucket. A tag returns
+//! to *never used* only in a group with another such tag: no key is behind such a group, so no
+//! probe can miss one. A hint is set in two steps without synchronization: a reader may see a part
+//! of it, or that of an earlier leaf, so a wrong hint must cost only time.
 
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
@@ -31,18 +30,18 @@ use crate::leaf::Leaf;
 use crate::prefetch::prefetch_line;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
-/// Slots of a bucket that splits when it is full: what fits a block of the arena.
+/// Slots of the largest bucket, which splits when it is full; it fits a block of the arena.
 pub(crate) const FULL_SLOTS: usize = if cfg!(loom) { 8 } else { 800 };
-/// The size class of such a bucket; smaller ones are doubled until they get there.
+/// The size class of the largest bucket; smaller ones are doubled up to it.
 pub(crate) const FULL_CLASS: usize = if cfg!(loom) { 0 } else { 7 };
 /// Slots of a group: a cache line, and a word of tags.
 const GROUP_SLOTS: usize = 8;
 /// Bits of an address that hold a bucket's size class.
 const CLASS_BITS: usize = 63;
-/// How far a leaf's address is shifted in its slot: the top 16 bits of an address are not used, and
-/// the last three are zero.
+/// The shift of a leaf's address in its slot: the top 16 bits of an address are unused, and the
+/// last three are zero.
 const LEAF_SHIFT: u32 = 16;
-/// Bits of a hint that a slot has room for.
+/// Number of hint bits in a slot.
 const SLOT_HINT_BITS: u32 = LEAF_SHIFT + 3;
 const SLOT_HINT_MASK: usize = (1 << SLOT_HINT_BITS) - 1;
 /// The number of bits of a [hint](crate::with_hints) that are kept: 19 in the slot, and a byte
@@ -50,7 +49,7 @@ const SLOT_HINT_MASK: usize = (1 << SLOT_HINT_BITS) - 1;
 pub const HINT_BITS: u32 = SLOT_HINT_BITS + u8::BITS;
 const HINT_MASK: u32 = (1 << HINT_BITS) - 1;
 
-/// How a leaf is put where readers find it.
+/// The memory ordering of publishing a leaf.
 #[inline(always)]
 fn publish() -> Ordering {
     if crate::mutants::planted("missed_publish") { Ordering::Relaxed } else { Ordering::Release }
@@ -61,7 +60,7 @@ const TAG_EMPTY: u8 = 0;
 /// The tag of a slot whose leaf was removed.
 const TAG_DELETED: u8 = 1;
 
-/// What the writer keeps about a bucket, in its first 64 bytes.
+/// The writer's data of a bucket, in its first 64 bytes.
 #[repr(C, align(64))]
 struct BucketHead {
     leaves: usize,
@@ -78,16 +77,16 @@ pub(crate) const fn slots_of_class(class: usize) -> usize {
     if class < FULL_CLASS { 8 << class } else { FULL_SLOTS << (class - FULL_CLASS) }
 }
 
-/// Slots that may be taken, leaves and deleted together, before a bucket is rebuilt.
+/// Maximum number of used slots, leaves and deleted ones, before a bucket is rebuilt.
 pub(crate) const fn slots_limit(slots: usize) -> usize {
     slots * 4 / 5
 }
 
-/// How a class is laid out, so that a reader needs no branch.
+/// The layout of a class, as a table, so that a reader needs no branch.
 #[derive(Clone, Copy)]
 struct BucketLayout {
     groups: u32,
-    /// Where the slots begin.
+    /// The offset of the slots.
     slots_offset: u32,
 }
 
@@ -117,8 +116,8 @@ const fn len_bytes(class: usize) -> usize {
     slots_offset(class) + slots_of_class(class) * SLOT_BYTES
 }
 
-/// The tag of a key: the end of its hash, which neither directory nor group depend on, but for two
-/// values.
+/// The tag of a key: the low byte of its hash, which neither directory nor group use, except for
+/// two reserved values.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the last byte is meant")]
 fn tag_of(hash: u64) -> u8 {
@@ -126,7 +125,7 @@ fn tag_of(hash: u64) -> u8 {
     if byte > TAG_DELETED { byte } else { byte + 2 }
 }
 
-/// The group where the probe for `hash` begins.
+/// The first group of the probe for `hash`.
 #[inline(always)]
 fn home(hash: u64, groups: usize) -> usize {
     (((hash & 0xffff_ffff) * groups as u64) >> 32) as usize
@@ -145,7 +144,7 @@ const fn zero_bytes(word: u64) -> u64 {
     !(((word & LOW) + LOW) | word | LOW)
 }
 
-/// The places in a group whose tags have their top bit set in `mask`.
+/// The slots of a group whose tags have their top bit set in `mask`.
 #[inline(always)]
 fn places(mut mask: u64) -> impl Iterator<Item = usize> {
     core::iter::from_fn(move || {
@@ -263,7 +262,7 @@ impl<'g> HashBucket<'g> {
         if group + 1 == self.groups() { 0 } else { group + 1 }
     }
 
-    /// What the writer keeps. Readers never look at it.
+    /// The writer's data. Readers never read it.
     fn head(self) -> *mut BucketHead {
         self.base.as_ptr().cast()
     }
@@ -311,8 +310,8 @@ impl<'g> HashBucket<'g> {
         self.probe(hash, |_, _, leaf| equal(leaf.key(), key))
     }
 
-    /// As [`find`](Self::find); calls `hinted` with the hint of each leaf before it is looked at:
-    /// nearly always of the right one alone.
+    /// As [`find`](Self::find); calls `hinted` with the hint of each candidate before its leaf is
+    /// read, nearly always only that of the right one.
     #[inline(always)]
     pub(crate) fn find_hinted<V>(
         self,
@@ -326,15 +325,14 @@ impl<'g> HashBucket<'g> {
         })
     }
 
-    /// The first leaf that its tag lets through, unchecked: what a lookup will most likely compare
-    /// with.
+    /// The first leaf with a matching tag, unchecked: most likely the one of a lookup.
     #[inline(always)]
     pub(crate) fn candidate<V>(self, hash: u64) -> Option<Leaf<'g, V>> {
         self.probe(hash, |_, _, _| true).map(|(_, leaf)| leaf)
     }
 
-    /// The first leaf of this tag that matches, and its slot. `is_right` gets the slot, and what it
-    /// held.
+    /// The first leaf with this tag that `is_right` accepts, and its slot. `is_right` gets the slot
+    /// and its content.
     #[inline(always)]
     fn probe<V>(
         self,
@@ -343,8 +341,8 @@ impl<'g> HashBucket<'g> {
     ) -> Option<(usize, Leaf<'g, V>)> {
         let tags_wanted = splat(tag_of(hash));
         let mut group = home(hash, self.groups());
-        // An absent key doesn't need its slots; one that is there would wait for them after the
-        // tags. The one gains more than the other loses.
+        // An absent key does not need its slots; a present one would wait for them after the tags.
+        // The gain of the latter is larger.
         prefetch_line(ptr::from_ref(self.slot(group * GROUP_SLOTS)).cast());
         for _ in 0..self.groups() {
             let tags = self.tags(group).load(Ordering::Acquire);
@@ -368,8 +366,8 @@ impl<'g> HashBucket<'g> {
         None
     }
 
-    /// Puts a leaf that is not here into the first free slot of its probe. There is one. The
-    /// writer's.
+    /// Puts a new leaf into the first free slot of its probe, which must exist. For the writer
+    /// only.
     pub(crate) fn put<V>(self, hash: u64, leaf: Leaf<'_, V>, hint: u32) {
         let mut group = home(hash, self.groups());
         loop {
@@ -386,12 +384,12 @@ impl<'g> HashBucket<'g> {
         }
     }
 
-    /// Puts a leaf in the place of the one of the same key in slot `at`. The writer's.
+    /// Replaces the leaf of the same key in slot `at`. For the writer only.
     pub(crate) fn replace<V>(self, at: usize, leaf: Leaf<'_, V>, hint: u32) {
         self.set(at, leaf, hint, Ordering::Release);
     }
 
-    /// Sets the hint of the leaf in slot `at`, unless it has it already. The writer's.
+    /// Sets the hint of the leaf in slot `at`, if it differs. For the writer only.
     #[inline(always)]
     pub(crate) fn hint_anew<V>(self, at: usize, leaf: Leaf<'_, V>, hint: u32) {
         let known = self.hint(at, self.slot(at).load(Ordering::Relaxed));
@@ -409,7 +407,8 @@ impl<'g> HashBucket<'g> {
         self.slot(at).store(entry_of(leaf, hint), order);
     }
 
-    /// Empties a slot. It becomes a grave if something may lie behind its group. The writer's.
+    /// Empties a slot. It becomes a deleted slot if a key may be behind its group. For the writer
+    /// only.
     pub(crate) fn clear(self, at: usize) {
         let (group, place) = (at / GROUP_SLOTS, at % GROUP_SLOTS);
         let tags = self.tags(group).load(Ordering::Relaxed);
@@ -441,7 +440,7 @@ fn with_byte(word: u64, place: usize, byte: u8) -> u64 {
     word & !(0xff << shift) | u64::from(byte) << shift
 }
 
-/// What a slot holds for a leaf.
+/// The content of a slot for a leaf.
 #[inline(always)]
 fn entry_of<V>(leaf: Leaf<'_, V>, hint: u32) -> *mut u8 {
     leaf.as_raw().map_addr(|address| address << LEAF_SHIFT | hint as usize & SLOT_HINT_MASK)

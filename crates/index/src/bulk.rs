@@ -1,10 +1,10 @@
 //! Building a map from sorted input, by several threads at once.
 //!
-//! Each thread fills a [`SortedRun`] of its own: leaves side by side, in key order, in memory of
-//! the run; above them the tree, each node built once, at its final size; beside them, for each
-//! leaf, what the point table will need. [`Writer::join_runs`] then takes the memory over, joins
-//! the trees at their seams, and fills the table's buckets, each by one thread. Nothing is locked,
-//! because no other thread can reach any of it; readers see an empty map until it is published.
+//! Each thread fills its own [`SortedRun`]: the leaves in key order, the tree above them, with each
+//! node built once at its final size, and for each leaf the data for the point table.
+//! [`Writer::join_runs`] then takes the memory over, joins the trees at their seams, and fills the
+//! table's buckets, each by one thread. It needs no lock, because no other thread can reach the
+//! memory; readers see an empty map until the result is published.
 
 use core::fmt;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::sync::Ordering;
 use crate::table::{Parted, Tools};
 use crate::writer::Writer;
 
-/// Why entries were not taken over. Nothing has changed then.
+/// The error of a bulk build. The map is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BulkError {
-    /// A key is not above the key before it, or a run does not begin above the end of the run
-    /// before it.
+    /// A key is not above the previous key, or a run does not begin above the end of the previous
+    /// run.
     OutOfOrder,
-    /// The map holds keys already.
+    /// The map is not empty.
     NotEmpty,
-    /// A run was begun for another map, whose hashes differ.
+    /// A run belongs to another map, whose hashes differ.
     OtherMap,
 }
 
@@ -45,10 +45,10 @@ impl fmt::Display for BulkError {
 
 impl core::error::Error for BulkError {}
 
-/// Entries in rising key order, to be joined into an empty map. Made by [`Map::sorted_run`], taken
-/// over by [`Writer::join_runs`].
+/// Entries in ascending key order, for an empty map. [`Map::sorted_run`] creates it,
+/// [`Writer::join_runs`] joins it.
 ///
-/// A run is independent of the map and of other runs, so that several threads can fill one each.
+/// A run is independent of the map and of other runs, so that several threads can each fill one.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -76,15 +76,15 @@ unsafe impl<V: Send + Sync, H: KeyHasher> Send for SortedRun<V, H> {}
 unsafe impl<V: Send + Sync, H: KeyHasher> Sync for SortedRun<V, H> {}
 
 impl<V, H: KeyHasher> SortedRun<V, H> {
-    /// Adds an entry. Its key must be above all keys before it.
+    /// Adds an entry. Its key must be above all previous keys.
     ///
     /// # Errors
     ///
-    /// [`BulkError::OutOfOrder`] if it is not; the run stays as it was, and the value is dropped.
+    /// [`BulkError::OutOfOrder`] if it is not. The run is unchanged, and the value is dropped.
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    /// If the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
     /// ```
     /// use hightower_index::BulkError;
@@ -99,12 +99,13 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
         self.try_push(key, value).map_err(|_| BulkError::OutOfOrder)
     }
 
-    /// As `push`, but gives the value back.
+    /// As `push`, but returns the value on an error.
     #[inline]
     fn try_push(&mut self, key: &[u8], value: V) -> Result<(), V> {
         let Some(shared) = self.shared_with_last(key) else { return Err(value) };
         let shared_map = &self.map.shared;
-        // Everything that may panic comes before the leaf, which nothing would drop.
+        // All code that may panic comes before the leaf is created, because nothing would drop the
+        // leaf.
         let (hash, hint) = (shared_map.hasher.hash(key), (shared_map.hint_of)(&value));
         let leaf: Leaf<'_, V> = Leaf::new(&mut self.arena, key, value);
         if self.len == 0 {
@@ -116,7 +117,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
         Ok(())
     }
 
-    /// How many bytes the key shares with the last one, if it is above it.
+    /// The length of the common prefix with the last key, if the key is above it.
     #[inline]
     fn shared_with_last(&self, key: &[u8]) -> Option<usize> {
         let Some(last) = self.builder.last() else { return Some(0) };
@@ -125,7 +126,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
         (key.get(shared) > last.key().get(shared)).then_some(shared)
     }
 
-    /// How many entries the run holds.
+    /// The number of entries in the run.
     ///
     /// ```
     /// let (_writer, map) = hightower_index::new::<u32>();
@@ -136,7 +137,7 @@ impl<V, H: KeyHasher> SortedRun<V, H> {
         self.len
     }
 
-    /// Whether the run holds no entry.
+    /// Whether the run is empty.
     ///
     /// ```
     /// let (_writer, map) = hightower_index::new::<u32>();
@@ -194,18 +195,19 @@ impl<V, H: KeyHasher> Map<V, H> {
 }
 
 impl<V, H: KeyHasher> Writer<V, H> {
-    /// Takes over runs of rising keys, each above the one before, into a map that is empty. Returns
-    /// how many keys there are.
+    /// Joins runs of ascending keys, each above the previous one, into an empty map. Returns the
+    /// number of keys.
     ///
-    /// Lookups find all of them from one moment on, walks from another soon after. Up to `threads`
-    /// threads fill the point table, the caller's among them; 0 and 1 mean the caller's alone.
+    /// The keys appear atomically to lookups, and soon afterwards atomically to scans. Up to
+    /// `threads` threads fill the point table, including the caller's; 0 and 1 mean only the
+    /// caller's.
     ///
-    /// Cost: about as much per key as copying it; joining costs one path per run.
+    /// Cost: per key about that of copying it; joining costs one path per run.
     ///
     /// # Errors
     ///
-    /// [`BulkError`] if the map is not empty, the runs' keys don't rise, or a run was begun for
-    /// another map; the map stays as it was, and the runs are dropped.
+    /// [`BulkError`] if the map is not empty, the keys of the runs are not ascending, or a run
+    /// belongs to another map. The map is unchanged, and the runs are dropped.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -233,7 +235,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         Ok(self.adopt(runs, threads))
     }
 
-    /// Takes over runs of this map whose keys rise. The map is empty.
+    /// Joins runs of this map with ascending keys. The map is empty.
     fn adopt(&mut self, mut runs: Vec<SortedRun<V, H>>, threads: usize) -> usize {
         let len = runs.iter().map(SortedRun::len).sum();
         if len == 0 {
@@ -265,16 +267,15 @@ impl<V, H: KeyHasher> Writer<V, H> {
         len
     }
 
-    /// Inserts many entries; the later of two with one key wins. Returns how many keys were new.
+    /// Inserts many entries; the later of two with one key wins. Returns the number of new keys.
     ///
-    /// Meant for entries in rising key order, into an empty map, which are built into place: about
-    /// ten times as fast as [`Writer::insert`], and readers see them all at once. From the first
-    /// entry that is out of order, or if the map is not empty, it inserts one by one. For several
-    /// threads see [`Writer::join_runs`].
+    /// An empty map is built in bulk from entries in ascending key order: about ten times as fast
+    /// as [`Writer::insert`], and atomically for readers. From the first entry out of order, or if
+    /// the map is not empty, it inserts one by one. For several threads see [`Writer::join_runs`].
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    /// If a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -288,12 +289,12 @@ impl<V, H: KeyHasher> Writer<V, H> {
         built + rest.filter_map(|(key, value)| (!self.insert(key.as_ref(), value)).then_some(())).count()
     }
 
-    /// Builds an empty map from `entries` as far as their keys rise. Returns how many keys that
-    /// were, and the first entry that was not taken: of a map that is not empty, the first of all.
+    /// Builds an empty map from `entries` while their keys ascend. Returns the number of keys, and
+    /// the first entry that was not used; if the map is not empty, this is the first entry.
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    /// If a key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -319,8 +320,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
 
 #[cfg(test)]
 mod tests {
-    /// Memory that comes chunk by chunk is in small pages: gets of an opened store were slower than
-    /// of the same store as it was written.
+    /// Memory in single chunks has small pages: gets of an opened store were slower than those of
+    /// the same store after its writes.
     #[test]
     #[cfg_attr(miri, ignore = "takes minutes")]
     fn a_bulk_build_takes_its_memory_in_regions() {

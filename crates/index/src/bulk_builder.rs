@@ -1,9 +1,9 @@
-//! Building a tree from keys in rising order, and joining two that lie beside each other.
+//! Building a tree from keys in ascending order, and joining two adjacent trees.
 //!
-//! Only the nodes on the path to the last key can still grow, so only these are kept open: a stack,
-//! the deepest on top. When a key comes that shares less with its predecessor, the nodes below the
-//! place where the two part are complete, and each is built once, at its final size. The children
-//! of all open nodes lie in one vector, those of deeper nodes behind those of their ancestors.
+//! Only the nodes on the path to the last key can still grow, so only these are open: a stack, with
+//! the deepest on top. When a key shares a shorter prefix with its predecessor, the nodes below
+//! that prefix are complete, and each is built once, at its final size. The children of all open
+//! nodes are in one vector, those of deeper nodes behind those of their ancestors.
 
 use core::marker::PhantomData;
 
@@ -14,16 +14,16 @@ use crate::node::{Node, NodePlan, build};
 use crate::pointee::Pointee;
 use crate::tagged_ptr::TaggedPtr;
 
-/// A node that is not built yet.
+/// A node that is not yet built.
 struct OpenNode {
-    /// How many bytes all keys below it share.
+    /// The length of the common prefix of all keys below it.
     end: usize,
     terminal: TaggedPtr,
-    /// Where its children begin among those of all.
+    /// The position of its first child in the vector of children.
     first_child: usize,
 }
 
-/// A tree that grows at its right end, not reachable by anybody else.
+/// A tree that grows at its right end and is not reachable by other code.
 pub(crate) struct BulkBuilder<V> {
     open: Vec<OpenNode>,
     children: Vec<(u8, TaggedPtr)>,
@@ -47,7 +47,7 @@ impl<V> BulkBuilder<V> {
         }
     }
 
-    /// Adds a leaf whose key is above all before, and shares `shared` bytes with the last.
+    /// Adds a leaf with a key above all previous ones, which shares `shared` bytes with the last.
     pub(crate) fn push(&mut self, arena: &mut Arena, leaf: Leaf<'_, V>, shared: usize) {
         if !self.last.is_nothing() {
             let below = self.close(arena, Some(shared));
@@ -63,13 +63,13 @@ impl<V> BulkBuilder<V> {
         self.last = TaggedPtr::leaf(leaf);
     }
 
-    /// Closes all nodes, and gives the root.
+    /// Builds all nodes, and returns the root.
     pub(crate) fn finish(mut self, arena: &mut Arena) -> TaggedPtr {
         self.close(arena, None)
     }
 
-    /// Builds the open nodes that end below `floor`, where a node is or will be. Gives the topmost
-    /// of them, or the last leaf.
+    /// Builds the open nodes that end below `floor`, where a node is or will be. Returns the
+    /// topmost of them, or the last leaf.
     fn close(&mut self, arena: &mut Arena, floor: Option<usize>) -> TaggedPtr {
         let mut below = self.last;
         while self.open.last().is_some_and(|top| Some(top.end) > floor) {
@@ -84,7 +84,7 @@ impl<V> BulkBuilder<V> {
         below
     }
 
-    /// Hangs what leads to the last key into the deepest open node.
+    /// Attaches the path to the last key to the deepest open node.
     fn attach(&mut self, link: TaggedPtr) {
         // SAFETY: as in `last`; what lives on is copied out.
         let Pointee::Leaf(last) = (unsafe { self.last.follow::<V>() }) else { return };
@@ -96,18 +96,17 @@ impl<V> BulkBuilder<V> {
     }
 }
 
-/// One of two trees that are being joined, without the bytes that both share so far.
+/// One of two trees in a join, without their common prefix so far.
 #[derive(Clone, Copy)]
 struct Side<'g> {
     link: TaggedPtr,
-    /// The rest of the node's prefix, or of the leaf's key.
+    /// The rest of the node's prefix or of the leaf's key.
     rest: &'g [u8],
     /// Whether none of the prefix was taken.
     is_whole: bool,
 }
 
-/// What a side is made of, behind the bytes that both share: the child on the seam apart from the
-/// others.
+/// The parts of a side behind the common prefix: the child on the seam, and the others.
 struct SideParts<'g> {
     terminal: TaggedPtr,
     children: Vec<(u8, TaggedPtr)>,
@@ -123,8 +122,8 @@ struct Joint<'g> {
     after: Vec<(u8, TaggedPtr)>,
 }
 
-/// Joins two trees of which one holds lesser keys than the other. Only the nodes on the seam
-/// between them are built anew.
+/// Joins two trees, where all keys of the first are below those of the second. Only the nodes on
+/// the seam are rebuilt.
 ///
 /// # Safety
 ///
@@ -152,8 +151,8 @@ pub(crate) unsafe fn join<V>(arena: &mut Arena, left: TaggedPtr, right: TaggedPt
     link
 }
 
-/// Goes down the seam as long as both sides have a child of the same byte there. Gives the lowest
-/// joined node.
+/// Descends the seam while both sides have a child with the same byte. Returns the lowest joined
+/// node.
 ///
 /// # Safety
 ///
@@ -209,8 +208,8 @@ impl<'g> Side<'g> {
         Self { link, rest, is_whole: true }
     }
 
-    /// Takes the side apart behind the `shared` bytes that both sides begin with. What comes next
-    /// begins at `depth` of the keys.
+    /// Splits the side behind the common prefix of `shared` bytes. The rest begins at `depth` of
+    /// the keys.
     ///
     /// # Safety
     ///

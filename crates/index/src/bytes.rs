@@ -1,13 +1,13 @@
-//! Comparing short keys without a call.
+//! Comparison of short keys without a function call.
 //!
-//! The library's comparison is a call that picks its way by length first; for keys of some ten
-//! bytes that takes longer than the comparison. Here a key is compared by loads of fixed width of
-//! which the last overlaps the one before, so no load reaches beyond the key, into a cache line
-//! that the caller did not ask for.
+//! The standard library's comparison is a call that first branches on the length, which takes
+//! longer than comparing about ten bytes. Here keys are compared by loads of fixed width; the last
+//! load overlaps the previous one, so no load reaches beyond the key, into a cache line that was
+//! not prefetched.
 
 use core::cmp::Ordering;
 
-/// Whether both are the same.
+/// Whether both are equal.
 #[inline(always)]
 pub(crate) fn equal(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
@@ -22,7 +22,7 @@ pub(crate) fn equal(left: &[u8], right: &[u8]) -> bool {
     }
 }
 
-/// Whether the first and the last `N` bytes are the same. There are as many.
+/// Whether the first and the last `N` bytes are equal. Both have at least `N` bytes.
 #[inline(always)]
 fn ends_equal<const N: usize>(left: &[u8], right: &[u8]) -> bool {
     // Both comparisons, without a branch between them.
@@ -39,7 +39,7 @@ fn equal_up_to_64(left: &[u8], right: &[u8]) -> bool {
     ends_equal::<16>(left_head, right_head) & ends_equal::<16>(left_tail, right_tail)
 }
 
-/// How many bytes both begin with.
+/// The length of the common prefix.
 #[inline]
 pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
     let len = left.len().min(right.len());
@@ -53,7 +53,7 @@ pub(crate) fn common_len(left: &[u8], right: &[u8]) -> usize {
         }
     }
     let difference = short_word(left_rest) ^ short_word(right_rest);
-    // Of bytes that are not there both words have none, so a difference lies before the end.
+    // Both words have zeros for missing bytes, so a difference is before the end.
     if difference == 0 { len } else { left_words.len() * 8 + difference.trailing_zeros() as usize / 8 }
 }
 

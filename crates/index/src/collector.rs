@@ -5,23 +5,22 @@
 //!
 //! | reader | collector, under its lock |
 //! | --- | --- |
-//! | 1. reads the epoch and says it in its record | 1. fences every thread ([`barrier::heavy`]) |
-//! | 2. its side of the fence ([`barrier::light`]) | 2. seals what was put out of reach before with the epoch, e |
-//! | 3. reads pointers and what they lead to | 3. makes the epoch e + 1 if every record says e or nothing |
-//! | 4. clears its record | 4. frees what was sealed at e − 1 or before |
+//! | 1. reads the epoch and stores it in its record | 1. fences every thread ([`barrier::heavy`]) |
+//! | 2. its side of the fence ([`barrier::light`]) | 2. seals earlier unlinked memory with the epoch, e |
+//! | 3. reads pointers and their targets | 3. sets the epoch to e + 1 if every record has e or nothing |
+//! | 4. clears its record | 4. frees memory sealed at e − 1 or before |
 //!
-//! Of a reader's fence and one of the collector's, one comes first. If it is the collector's, the
-//! reader sees everything as out of reach that was so before, and cannot get at it. If it is the
-//! reader's, the collector sees its record in that turn and in all later ones until it is cleared,
-//! so the epoch goes one step further at most; what is sealed in these turns is freed only after
-//! two.
+//! Either the reader's fence or the collector's comes first. If it is the collector's, the reader
+//! sees all earlier unlinking, and cannot reach the memory. If it is the reader's, the collector
+//! sees the record in that collection and in all later ones until it is cleared, so the epoch
+//! advances by at most one step; memory sealed in these collections is freed only after two.
 //!
 //! A record is cleared, and written again, with release, and the collector reads it with acquire:
-//! all that a reader has done comes before what is freed.
+//! all reads of a reader come before the free.
 //!
 //! Records are never freed; an ending thread leaves its record to another. A thread that unlinks
-//! memory collects, a step for each bag of [`BAG_ACTIONS`]; a reader does so once in
-//! [`PINS_PER_TURN`] guards, and only if something waits.
+//! memory collects one step per bag of [`BAG_ACTIONS`]; a reader collects once in [`PINS_PER_TURN`]
+//! guards, and only if garbage waits.
 
 use core::cell::{Cell, RefCell};
 use core::ptr;
@@ -32,14 +31,14 @@ use crate::mutants::planted;
 use crate::panics::DropPanics;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
-/// What a thread keeps before it hands it over.
+/// Number of actions in a thread's bag before it is sealed.
 const BAG_ACTIONS: usize = 64;
-/// How often a thread that only reads looks for something to free.
+/// Number of guards of a reading thread between two collections.
 const PINS_PER_TURN: u32 = 4096;
-/// What a record says while its thread has no guard. Epochs begin at 1.
+/// The epoch of a record whose thread has no guard. Epochs begin at 1.
 const NOT_PINNED: u64 = 0;
 
-/// One call that frees something.
+/// A deferred call that frees memory.
 pub(crate) struct DeferredAction {
     pub(crate) data: *mut (),
     pub(crate) run: unsafe fn(*mut ()),
@@ -48,7 +47,7 @@ pub(crate) struct DeferredAction {
 // SAFETY: the caller of `defer` promises that it may run on any thread.
 unsafe impl Send for DeferredAction {}
 
-/// What one thread says to the collector, and keeps for itself.
+/// The record of a thread: its shared epoch, and its own data.
 #[repr(align(128))]
 pub(crate) struct ThreadRecord {
     /// The epoch at which the thread was pinned.
@@ -64,13 +63,13 @@ pub(crate) struct ThreadRecord {
     bag: RefCell<Vec<DeferredAction>>,
 }
 
-/// Everything that waits, and who may be looking.
+/// The waiting garbage, and the records of all threads.
 pub(crate) struct Collector {
     epoch: AtomicU64,
     records: AtomicPtr<ThreadRecord>,
-    /// Bags and the epochs that they were sealed at, the oldest first.
+    /// Sealed bags with their epochs, the oldest first.
     sealed: Mutex<VecDeque<(u64, Vec<DeferredAction>)>>,
-    /// How many bags wait.
+    /// The number of waiting bags.
     waiting: AtomicUsize,
 }
 
@@ -109,7 +108,7 @@ impl Collector {
         }
     }
 
-    /// A record for the calling thread: one that another has given back, or a new one.
+    /// A record for the calling thread: a returned one, or a new one.
     pub(crate) fn take_record(&'static self) -> &'static ThreadRecord {
         barrier::prepare();
         let mut each = self.records.load(Ordering::Acquire);
@@ -196,7 +195,7 @@ impl Collector {
         }
     }
 
-    /// Has the action run once no guard that exists now is alive.
+    /// Defers an action until all current guards have ended.
     pub(crate) fn defer(&self, record: &ThreadRecord, action: DeferredAction) {
         let is_full = {
             let mut bag = record.bag.borrow_mut();
@@ -208,7 +207,7 @@ impl Collector {
         }
     }
 
-    /// Hands over the thread's bag, and takes one step of collection.
+    /// Seals the thread's bag, and collects one step.
     pub(crate) fn flush(&self, record: &ThreadRecord) {
         self.hand_over(record).go_on();
     }
@@ -227,19 +226,18 @@ impl Collector {
         if self.waiting.load(Ordering::Relaxed) > 0
             && let Ok(sealed) = self.sealed.try_lock()
         {
-            // Whoever takes a guard has nothing to do with what is freed; and half a guard would
-            // stay for ever.
+            // The caller of `pin` is not responsible for panics of freed values, and a half-built
+            // guard would stay forever.
             let panics = run(self.turn(sealed, Vec::new()).unwrap_or_default());
             if planted("pin_panics") { panics.go_on() } else { panics.end() }
         }
     }
 
-    /// Seals a bag, advances the epoch if possible, and returns the bags that have waited long
-    /// enough.
+    /// Seals a bag, advances the epoch if possible, and returns the bags that can be freed.
     ///
     /// # Errors
     ///
-    /// Gives the bag back if the system refuses the fence.
+    /// Returns the bag if the system refuses the fence.
     fn turn(
         &self,
         mut sealed: MutexGuard<'_, VecDeque<(u64, Vec<DeferredAction>)>>,
@@ -266,7 +264,7 @@ impl Collector {
         Ok(ripe)
     }
 
-    /// Whether every thread that has a guard was pinned at `epoch`.
+    /// Whether every thread with a guard is pinned at `epoch`.
     fn all_say(&self, epoch: u64) -> bool {
         let mut each = self.records.load(Ordering::Acquire);
         while !each.is_null() {
@@ -310,7 +308,7 @@ mod process {
         static END: EndOfThread = const { EndOfThread };
     }
 
-    /// Gives the thread's record back when the thread ends.
+    /// Returns the thread's record when the thread ends.
     struct EndOfThread;
 
     impl Drop for EndOfThread {
@@ -339,7 +337,7 @@ mod process {
         if END.try_with(|_| ()).is_ok() {
             RECORD.set(Some(record));
         } else {
-            // The thread is ending, and has given its record back: this one serves a single guard.
+            // The thread is ending, and has returned its record: this one serves a single guard.
             record.leave_with_guard();
         }
         record
@@ -371,7 +369,7 @@ mod process {
 pub(crate) use process::{PinGuard, pin};
 
 impl ThreadRecord {
-    /// Has the record given back when its last guard ends.
+    /// Marks the record to be returned when its last guard ends.
     #[cfg(not(loom))]
     fn leave_with_guard(&self) {
         self.is_orphan.set(true);

@@ -1,4 +1,4 @@
-//! A place in a range that survives its guard.
+//! A position in a range, without a guard.
 
 use core::ops::Bound;
 
@@ -7,11 +7,11 @@ use crate::hash::KeyHasher;
 use crate::map::Map;
 use crate::range::{Range, prefix_end};
 
-/// A position in a range that holds no guard: the rest of the range, as two owned bounds.
+/// A position in a range without a guard: the rest of the range, as two owned bounds.
 ///
-/// For walks too long for one guard: resume, take some entries, advance the cursor, drop the guard,
-/// and repeat. Resuming costs one descent (about as much as an insert's) and no allocation beyond
-/// the bounds.
+/// For scans that are too long for one guard: resume, take some entries, advance the cursor, drop
+/// the guard, and repeat. Resuming costs one descent (about as much as an insert's) and no
+/// allocation beyond the bounds.
 ///
 /// ```
 /// use hightower_index::{Cursor, pin};
@@ -76,7 +76,7 @@ impl Cursor {
         map.range(as_slice(&self.lower), as_slice(&self.upper), guard)
     }
 
-    /// Leaves out `key` and all before it from now on.
+    /// Skips all keys up to and including `key`.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -89,7 +89,7 @@ impl Cursor {
         replace(&mut self.lower, key);
     }
 
-    /// Leaves out `key` and all behind it from now on, for walks from the back.
+    /// Skips all keys from `key` on, for scans from the back.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();

@@ -1,10 +1,8 @@
-//! Deferred frees: memory that new readers cannot reach, and that waits until the readers that may
-//! still see it are gone.
+//! Deferred frees: unlinked memory, which waits until no reader can see it.
 //!
-//! The writer collects what it unlinks in batches, and hands each full batch's flag to the epoch
-//! collector, which raises it once every guard of that time has ended. The memory itself stays the
-//! writer's: only the writer frees, so the arena needs no locks, and no reader ever pays for
-//! freeing.
+//! The writer collects unlinked memory in batches, and passes the flag of each full batch to the
+//! epoch collector, which raises it when every guard of that time has ended. Only the writer frees
+//! memory, so the arena needs no locks, and no reader pays for freeing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +14,10 @@ use crate::tagged_ptr::TaggedPtr;
 
 /// Items of a full batch.
 const BATCH_ITEMS: usize = 64;
-/// Batches freed at most per batch handed over, so that no single write pays for many.
+/// Maximum number of freed batches per sealed batch, which bounds the cost of a write.
 const BATCHES_PER_STEP: usize = 2;
 
-/// Something that waits to be freed.
+/// A block that waits to be freed.
 #[derive(Clone, Copy)]
 pub(crate) enum Garbage {
     /// A leaf, with its value, or an inner node, alone.
@@ -54,7 +52,7 @@ impl DeferredFrees {
         Self { open: Vec::new(), sealed: VecDeque::new() }
     }
 
-    /// Adds what was just unlinked. True when a batch is full and [`DeferredFrees::seal`] is due.
+    /// Adds an unlinked block. `true` when the batch is full and [`DeferredFrees::seal`] is due.
     pub(crate) fn push(&mut self, retired: Garbage) {
         self.open.push(retired);
     }
@@ -63,7 +61,7 @@ impl DeferredFrees {
         self.open.len() >= BATCH_ITEMS
     }
 
-    /// Hands the collected garbage over to the epochs.
+    /// Passes the collected garbage to the epoch collector.
     pub(crate) fn seal(&mut self) {
         let guard = pin();
         if !self.open.is_empty() {
@@ -78,7 +76,7 @@ impl DeferredFrees {
         guard.flush();
     }
 
-    /// Batches that no reader can see any more, a few at a time.
+    /// Batches that no reader can see, a few at a time.
     pub(crate) fn take_unseen(&mut self, all: bool) -> Vec<Vec<Garbage>> {
         let limit = if all { usize::MAX } else { BATCHES_PER_STEP };
         let mut free = Vec::new();
@@ -88,13 +86,13 @@ impl DeferredFrees {
         free
     }
 
-    /// Everything that waits. For when no reader is left.
+    /// All garbage, for use without readers.
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Garbage> {
         let sealed = core::mem::take(&mut self.sealed);
         sealed.into_iter().flat_map(|batch| batch.items).chain(core::mem::take(&mut self.open))
     }
 
-    /// How many items wait.
+    /// The number of waiting items.
     pub(crate) fn len(&self) -> usize {
         self.open.len() + self.sealed.iter().map(|batch| batch.items.len()).sum::<usize>()
     }

@@ -11,7 +11,7 @@ use crate::sync::{AtomicPtr, Ordering};
 const LOW_BITS: usize = 63;
 const PLACE_BYTES: usize = size_of::<AtomicPtr<u8>>();
 
-/// A bucket or a directory: a pointer whose low six bits say how long it is.
+/// A bucket or a directory: a pointer with its size in the low six bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableBlock {
     pub(crate) tagged: *mut u8,
@@ -85,7 +85,7 @@ impl<'g> Directory<'g> {
         unsafe { HashBucket::from_tagged(self.place(at).load(Ordering::Acquire)) }
     }
 
-    /// The places that lead to the bucket at `at`: all that share its leading bits.
+    /// The directory entries of the bucket at `at`: all with the same leading bits.
     pub(crate) fn places_of(self, at: usize, bucket_depth: u32) -> core::ops::Range<usize> {
         let span = 1 << (self.depth - bucket_depth);
         let first = at & !(span - 1);
@@ -94,7 +94,7 @@ impl<'g> Directory<'g> {
 }
 
 impl TableBlock {
-    /// Gives the memory back.
+    /// Frees the memory.
     ///
     /// # Safety
     ///

@@ -1,10 +1,10 @@
-//! One key and its value, as readers get them.
+//! A key with its value, for readers.
 
 use core::fmt;
 
 use crate::leaf::Leaf;
 
-/// A key and its value, as they are in the map. Lives as long as the guard under which it was read.
+/// A key and its value in the map, valid as long as the guard of the read.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();

@@ -1,17 +1,16 @@
 //! The epoch guard, which keeps memory alive while a reader uses it.
 //!
-//! One [collector](crate::collector) serves the process, so that every map and every
-//! [`Published`](crate::Published) cell shares one clock, and one guard serves them all.
+//! One [collector](crate::collector) serves the process: all maps and
+//! [`Published`](crate::Published) cells share its epochs, and one guard protects all of them.
 
 use core::fmt;
 
 use crate::collector::DeferredAction;
 
-/// Keeps everything that was reachable when it was made, or reached through it since, from being
-/// freed.
+/// Prevents the freeing of everything that was reachable at its creation or was reached under it.
 ///
-/// Made by [`pin`]. Not [`Send`]: a guard belongs to its thread. Hold it briefly: while a guard
-/// lives, nothing that is removed anywhere in the process is freed. Long walks use a
+/// [`pin`] creates it. It is not [`Send`], because a guard belongs to its thread. Hold it briefly:
+/// while a guard lives, removed memory of the whole process is not freed. Long scans use a
 /// [`Cursor`](crate::Cursor), or [`Guard::repin`].
 ///
 /// ```
@@ -22,8 +21,8 @@ pub struct Guard {
     inner: InnerGuard,
 }
 
-/// The process's collector, or under loom its contract alone, which keeps the models small: the
-/// collector has models of its own.
+/// The process's collector, or under loom only its contract, which keeps the models small; the
+/// collector has separate models.
 #[cfg(not(loom))]
 use crate::collector::{PinGuard as InnerGuard, pin as pin_inner};
 
@@ -64,9 +63,9 @@ impl Guard {
         self.inner.repin();
     }
 
-    /// Hands this thread's pending garbage over for collection, and collects some.
+    /// Seals this thread's pending garbage, and collects some.
     ///
-    /// Only needed to see memory freed soon, as in tests.
+    /// Needed only to free memory soon, for instance in tests.
     ///
     /// ```
     /// hightower_index::pin().flush();
@@ -75,12 +74,12 @@ impl Guard {
         self.inner.flush();
     }
 
-    /// Runs `run(data)` once no guard that exists now is alive, but for this one.
+    /// Runs `run(data)` after all current guards except this one have ended.
     ///
     /// # Safety
     ///
-    /// It may be run on any thread at any later time, and everything that `data` leads to must be
-    /// fit for that. What this guard sees may be gone as soon as it ends.
+    /// The call may run on any thread at any later time, and all targets of `data` must allow that.
+    /// Memory seen by this guard may be freed as soon as the guard ends.
     pub(crate) unsafe fn defer(&self, data: *mut (), run: unsafe fn(*mut ())) {
         self.inner.defer(DeferredAction { data, run });
     }

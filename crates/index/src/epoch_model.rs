@@ -1,8 +1,8 @@
-//! The epoch collector as loom sees it: a deferred action runs when every guard that was alive when
-//! it was deferred has ended, at the earliest.
+//! The contract of the epoch collector for loom: a deferred action runs at the earliest when all
+//! guards of the time of its deferral have ended.
 //!
-//! The collector has models of its own. Here its promise is kept in the plainest way, so that the
-//! models of what uses it stay small.
+//! The collector has separate models. This is the simplest implementation of its contract, which
+//! keeps the models of its users small.
 
 use loom::lazy_static;
 use loom::sync::Mutex;

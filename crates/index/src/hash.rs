@@ -1,5 +1,5 @@
-//! How keys are hashed: a fast keyed hash with a secret per map, so that no caller can choose keys
-//! that pile up.
+//! Hashing of keys: a fast keyed hash with a secret per map, so that no caller can choose colliding
+//! keys.
 
 use core::fmt;
 use core::hash::{BuildHasher, Hasher};
@@ -9,11 +9,11 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 /// Hashes keys for the point table.
 ///
-/// The same key must always get the same hash. All 64 bits should be well mixed: the table takes
-/// its directory index from the top, and the place in a segment and the tag from the bottom. One
-/// that gives many keys the same hash makes a map slow. One that gives a key two hashes, or panics,
-/// makes a map forget keys, or have one twice; it never makes it touch memory that is not its own,
-/// and every value is dropped once.
+/// The same key must always get the same hash. All 64 bits should be well mixed: the table uses the
+/// top bits as directory index, and the low bits for the place in a bucket and the tag. A hasher
+/// with many equal hashes makes a map slow. A hasher that gives a key two hashes, or panics, can
+/// make a map lose or duplicate keys. It never causes access to foreign memory, and every value is
+/// dropped once.
 ///
 /// ```
 /// use hightower_index::{KeyHasher, pin, with_hasher};
@@ -49,7 +49,7 @@ pub struct SeededHasher {
 }
 
 impl SeededHasher {
-    /// A hasher whose secrets derive from `seed` alone, for reproducible tests.
+    /// A hasher with secrets derived from `seed` only, for reproducible tests.
     ///
     /// ```
     /// let hasher = hightower_index::SeededHasher::new(1);
@@ -85,7 +85,7 @@ impl KeyHasher for SeededHasher {
 
 impl fmt::Debug for SeededHasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The secrets stay out of logs: who knows them can choose colliding keys.
+        // No secrets in logs: with them, a caller can choose colliding keys.
         f.debug_struct("SeededHasher").finish_non_exhaustive()
     }
 }

@@ -1,9 +1,8 @@
-//! Leaves: one allocation that holds the key's length, the key's bytes and the value, in this
-//! order.
+//! Leaves: one allocation with the key's length, the key's bytes and the value, in this order.
 //!
-//! The key stands before the value because keys are compared, here and by callers, with `memcmp`,
-//! which reads 32 bytes for 16: behind the end of a leaf that would be a cache line that was not
-//! prefetched, and comparing a key would take as long as everything else.
+//! The key is before the value because keys are compared, also by callers, with `memcmp`, which
+//! reads 32 bytes for 16. At the end of a leaf it would read a cache line that was not prefetched,
+//! and the comparison would take as long as the rest of the lookup.
 //!
 //! Tree and table point to the same leaf. Key and length never change while the leaf is reachable;
 //! the value changes only through its own interior (atomics, [`Published`](crate::Published)).
@@ -15,7 +14,7 @@ use core::ptr::NonNull;
 use crate::arena::Arena;
 use crate::prefetch::prefetch_line;
 
-/// The longest key that a map takes, in bytes: 4 GiB − 1.
+/// Maximum length of a key, in bytes: 4 GiB − 1.
 pub const MAX_KEY_LEN_BYTES: usize = u32::MAX as usize;
 
 /// Copies a key; a short one without a call.
@@ -74,11 +73,11 @@ impl<'g, V> Leaf<'g, V> {
         (Self::value_offset(key_len_bytes) + size_of::<V>()).next_multiple_of(Self::ALIGN)
     }
 
-    /// A new leaf, not yet reachable by anybody.
+    /// A new leaf, not yet reachable.
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When the key is longer than `u32::MAX` bytes.
+    /// If the key is longer than `u32::MAX` bytes.
     pub(crate) fn new(arena: &mut Arena, key: &[u8], value: V) -> Self {
         assert!(key.len() <= MAX_KEY_LEN_BYTES, "a key of {} bytes is over the limit", key.len());
         let start = arena.alloc(Self::len_bytes(key.len())).cast::<u8>();
@@ -94,13 +93,13 @@ impl<'g, V> Leaf<'g, V> {
         Self { start, lives: PhantomData }
     }
 
-    /// Drops the value and gives the memory back.
+    /// Drops the value and frees the memory.
     ///
     /// # Safety
     ///
     /// Nobody can reach the leaf any more, and it is freed once.
     pub(crate) unsafe fn free(self, arena: &mut Arena) {
-        /// Gives the memory back, also when the value's own drop panics.
+        /// Frees the memory, also if the value's drop panics.
         struct Memory<'a>(&'a mut Arena, NonNull<u8>, usize);
         impl Drop for Memory<'_> {
             fn drop(&mut self) {
@@ -114,7 +113,7 @@ impl<'g, V> Leaf<'g, V> {
         unsafe { self.value_ptr().drop_in_place() };
     }
 
-    /// Drops the value alone, for when the arena goes as a whole.
+    /// Drops only the value; for a drop of the whole arena.
     ///
     /// # Safety
     ///

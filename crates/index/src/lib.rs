@@ -1,10 +1,10 @@
-//! A concurrent ordered map from byte strings to small values: one writer, any number of readers
-//! that never wait.
+//! A concurrent ordered map from byte strings to small values, with one writer and any number of
+//! wait-free readers.
 //!
-//! Each key and its value share one leaf, reached two ways: through an adaptive radix tree, in key
-//! order, and through a hash table of eight-byte slots, for lookups. A lookup that hits costs two
-//! cache misses, one that misses costs one; scans fetch ahead. Readers take no lock and run no
-//! retry loop; memory that they may still see is reclaimed by epochs.
+//! Each key and its value share one leaf, which two structures point to: an adaptive radix tree for
+//! key order, and a hash table of eight-byte slots for lookups. A lookup of a present key costs two
+//! cache misses, one of an absent key costs one; scans prefetch. Readers take no lock and have no
+//! retry loop; removed memory is reclaimed by epochs.
 //!
 //! ```
 //! use hightower_index::{new, pin};
@@ -20,25 +20,24 @@
 //! assert_eq!(pods, [1, 2]);
 //! ```
 //!
-//! Values never move and are shared with readers, so a value that changes in place does so through
-//! atomics or [`Published`] cells inside it: an overwrite is then a lookup and a store, without a
-//! new leaf.
+//! Values never move and are shared with readers. A value can change in place through atomics or
+//! [`Published`] cells inside it: such an overwrite is a lookup and a store, without a new leaf.
 //!
 //! # What it is not
 //!
-//! Durable, transactional, or for many writers (put the [`Writer`] behind a lock for that).
-//! Iterators are weakly consistent; snapshots are for the layer above.
+//! It is not durable or transactional, and has one writer (for several, put the [`Writer`] behind a
+//! lock). Iterators are weakly consistent; snapshots belong to the layer above.
 //!
 //! # At a glance
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | keys up to [`MAX_KEY_LEN_BYTES`], the empty one too; 64-bit machines |
-//! | durability | none: it lives in memory |
-//! | memory | a leaf of key and value for each key, and its share of nodes and table; [`Map::memory_bytes`] counts all of it |
-//! | threads | one [`Writer`]; any number of [`Map`]s, cloned to any thread, which never wait |
+//! | limits | keys of 0 to [`MAX_KEY_LEN_BYTES`] bytes; 64-bit machines |
+//! | durability | none: it is in memory |
+//! | memory | per key a leaf with key and value, and its share of nodes and table; [`Map::memory_bytes`] counts all of it |
+//! | threads | one [`Writer`]; any number of [`Map`] handles on any thread, which never wait |
 //! | features | none |
-//! | format | none: nothing of it is written |
+//! | format | none: it writes no files |
 
 #![deny(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! The reader's handle, and what it shares with the writer.
+//! The reader's handle, and the data shared with the writer.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -21,27 +21,27 @@ use crate::table::PointTable;
 use crate::tagged_ptr::TaggedPtr;
 use crate::tree::Tree;
 
-/// Keys looked up together by [`Map::get_many`]: their lines are no more than a processor can wait
-/// for at once (see the window of a range).
+/// Number of keys that [`Map::get_many`] looks up together: their cache lines fit the pending
+/// prefetches of a processor (see the window of a range).
 const GROUP_KEYS: usize = 8;
 
-/// What is on its way while [`Map::prefetch`] lets its caller work.
+/// The memory being prefetched while [`Map::prefetch`] calls its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
     /// The slots of the hash table where the probes begin.
     Slots,
-    /// The leaves of the keys that are there, and the nodes below which the others would be added.
+    /// The leaves of present keys, and the parent nodes of absent ones.
     Paths,
 }
 
 /// The next step of a prefetch.
 #[derive(Clone, Copy, Debug)]
 enum PrefetchStep {
-    /// The slots where the table's probe begins were asked for.
+    /// The first slots of the table's probe were prefetched.
     Probe {
         hash: u64,
     },
-    /// The key is new; the node at the link was asked for.
+    /// The key is new; the node at the link was prefetched.
     Descend {
         link: TaggedPtr,
         depth: usize,
@@ -49,7 +49,7 @@ enum PrefetchStep {
     Done,
 }
 
-/// The memory that the one writer owns.
+/// The memory of the writer.
 pub(crate) struct WriterMemory {
     pub(crate) arena: Arena,
     pub(crate) deferred_frees: DeferredFrees,
@@ -64,7 +64,7 @@ pub(crate) struct MapInner<V, H> {
     pub(crate) len: AtomicUsize,
     pub(crate) memory_bytes: AtomicUsize,
     pub(crate) reserve: Arc<Reserve>,
-    /// Touched by the one [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
+    /// Used by the [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
     pub(crate) own: UnsafeCell<WriterMemory>,
     /// A writer takes values and a reader of the same map gives them out, so neither handle may
     /// pass for one of a longer or a shorter lived `V`.
@@ -99,7 +99,7 @@ impl<V, H> MapInner<V, H> {
         shared
     }
 
-    /// Publishes how much memory the map holds.
+    /// Publishes the memory of the map, in bytes.
     ///
     /// # Safety
     ///
@@ -133,11 +133,11 @@ impl<V, H> Drop for MapInner<V, H> {
     }
 }
 
-/// A reader's handle to a map from byte strings to `V`. Cheap to clone; the map lives as long as
+/// A reader's handle to a map from byte strings to `V`. Cloning is cheap; the map lives as long as
 /// its last handle.
 ///
-/// Readers take no lock and never wait: neither for the writer nor for each other. What they get
-/// borrows from the map and a [`Guard`].
+/// Readers take no lock and never wait, neither for the writer nor for each other. Their results
+/// borrow from the map and a [`Guard`].
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -173,7 +173,7 @@ impl<V, H> Clone for Map<V, H> {
 impl<V, H: KeyHasher> Map<V, H> {
     /// The value of `key`.
     ///
-    /// Cost: two cache misses in a large map, for a key that is there; one for a key that is not.
+    /// Cost in a large map: two cache misses for a present key, one for an absent one.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -202,8 +202,8 @@ impl<V, H: KeyHasher> Map<V, H> {
     }
 
     /// As [`get`](Self::get); calls `hinted` with the value's [hint](crate::with_hints) before it
-    /// waits for the value, so that the caller can ask for what the value points to. A hint may be
-    /// out of date, half of an old one, or another key's: it must never be relied on.
+    /// waits for the value, so that the caller can prefetch the target of the value. A hint may be
+    /// outdated, partly written, or that of another key: no result may depend on it.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::with_hints::<u32>(|value| value / 10);
@@ -264,12 +264,12 @@ impl<V, H: KeyHasher> Map<V, H> {
         }
     }
 
-    /// Prefetches the memory that lookups, insertions and updates of `keys` will touch, so that
-    /// later ones, perhaps under a lock, find it near. `key_of` gives the key of an item.
+    /// Prefetches the memory for lookups, insertions and updates of `keys`, so that later calls,
+    /// for instance under a lock, find it in the cache. `key_of` returns the key of an item.
     ///
     /// Takes three steps for each key; the cache misses of eight keys overlap. `meanwhile` runs
-    /// after the first and after the second step of each eight, while the memory is on its way: put
-    /// other work there, some tens of nanoseconds of it, or none.
+    /// after the first and after the second step of each eight keys, during the prefetch: use it
+    /// for other work of some tens of nanoseconds, or for none.
     ///
     /// ```
     /// use hightower_index::Awaited;
@@ -312,7 +312,7 @@ impl<V, H: KeyHasher> Map<V, H> {
         }
     }
 
-    /// Follows what the step before has asked for, and asks for what that leads to.
+    /// Reads the memory prefetched by the previous step, and prefetches its targets.
     ///
     /// # Safety
     ///
@@ -336,10 +336,10 @@ impl<V, H: KeyHasher> Map<V, H> {
         }
     }
 
-    /// Makes ready some of the memory that the writer will need next, so that no insert waits for
-    /// the system to clear it; says whether it did. For a thread in the background, every ten
-    /// thousand inserts or so. A map that does not grow, or is small, wants nothing. Takes up to
-    /// some milliseconds, in which nobody else waits.
+    /// Prepares memory for the writer, so that no insert waits for the system to clear it; returns
+    /// whether it did. Call it from a background thread about every 10,000 inserts. A map that is
+    /// small or does not grow needs none. It takes up to some milliseconds, during which no other
+    /// call waits.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -371,12 +371,12 @@ impl<V, H: KeyHasher> Map<V, H> {
         unsafe { Range::new(self.shared.tree.root(), lower, upper) }
     }
 
-    /// Calls `visit` with the entries between two bounds, in key order, until it breaks; says
-    /// whether it did. `ahead` is called with each value some entries before, and perhaps with some
-    /// beyond the end, so that it can ask for what the value points to.
+    /// Calls `visit` with the entries between two bounds, in key order, until it breaks; returns
+    /// whether it did. `ahead` is called with each value some entries earlier, and possibly with
+    /// some values beyond the end, so that it can prefetch the target of the value.
     ///
-    /// As [`range`](Self::range), which can be stored and goes both ways; this is cheaper to begin,
-    /// as it copies no bounds and allocates nothing.
+    /// Unlike [`range`](Self::range), which can be stored and has two directions, it copies no
+    /// bounds and allocates nothing, so its start is cheaper.
     ///
     /// ```
     /// use std::ops::{Bound, ControlFlow};
@@ -426,7 +426,7 @@ impl<V, H: KeyHasher> Map<V, H> {
         self.range(Bound::Included(prefix), prefix_end(prefix).as_ref().map(Vec::as_slice), guard)
     }
 
-    /// How many keys the map holds.
+    /// The number of keys.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -438,7 +438,7 @@ impl<V, H: KeyHasher> Map<V, H> {
         self.shared.len.load(Ordering::Relaxed)
     }
 
-    /// Whether the map holds no key.
+    /// Whether the map is empty.
     ///
     /// ```
     /// let (_writer, map) = hightower_index::new::<u32>();
@@ -449,8 +449,9 @@ impl<V, H: KeyHasher> Map<V, H> {
         self.len() == 0
     }
 
-    /// Bytes that the map holds from the global allocator: leaves, tree and table, with what is
-    /// free inside its slabs and what waits for readers. What values own elsewhere is not in it.
+    /// Bytes that the map has from the global allocator: leaves, tree and table, including free
+    /// memory in its slabs and garbage that waits for readers. It excludes memory that values own
+    /// elsewhere.
     ///
     /// ```
     /// let (mut writer, map) = hightower_index::new::<u32>();

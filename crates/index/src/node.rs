@@ -1,6 +1,6 @@
 //! Inner nodes of the radix tree.
 //!
-//! A node stands for a run of key bytes that all keys below it share (its prefix, kept whole), then
+//! A node has the common key bytes of all keys below it (its prefix, stored completely), and
 //! branches on the next byte. The leaf of a key that ends right after the prefix is the node's
 //! terminal. Four kinds, after "The Adaptive Radix Tree" (Leis et al., ICDE 2013), differ in how
 //! they find the child of a byte; each comes in a few capacities, so that sparse nodes stay small:
@@ -12,16 +12,15 @@
 //! | 48 | 256 bytes of slot numbers | 24, 32, 48 | 272 + 8 per child |
 //! | 256 | by index | 256 | 2064 |
 //!
-//! One writer changes a node while readers look at it. What changes in place is one atomic store
-//! each:
+//! One writer changes a node while readers read it. Each change in place is one atomic store:
 //!
 //! - a child slot or the terminal is replaced, set or cleared;
 //! - a child is added: its slot is filled first, then the key byte, then (release) `used`, or in
 //!   kind 48 the slot number. A reader that sees the latter sees the former.
 //!
-//! A slot, once it has a byte, keeps it for the node's life, so a reader that has found a byte's
-//! slot can't read another byte's child there. Prefix, capacity and kind never change; a change of
-//! these replaces the node.
+//! A slot keeps its byte for the node's life, so a reader that has found a byte's slot cannot read
+//! another byte's child there. Prefix, capacity and kind never change; a change of these replaces
+//! the node.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -36,11 +35,11 @@ use crate::tagged_ptr::TaggedPtr;
 #[repr(C)]
 struct NodeHead {
     prefix_len_bytes: u32,
-    /// Children that are there. Only the writer reads it.
+    /// Number of children. Only the writer reads it.
     live: AtomicU16,
-    /// Slots that have a byte, in kinds 4, 16 and 48.
+    /// Number of slots with a byte, in kinds 4, 16 and 48.
     used: AtomicU8,
-    /// Slots; 0 stands for 256.
+    /// Number of slots; 0 means 256.
     capacity: u8,
     terminal: AtomicPtr<u8>,
 }
@@ -71,7 +70,7 @@ pub(crate) struct Node<'g> {
     lives: PhantomData<&'g NodeHead>,
 }
 
-/// The content of a node about to be built.
+/// The content of a new node.
 pub(crate) struct NodePlan {
     pub(crate) terminal: TaggedPtr,
     len: usize,
@@ -100,7 +99,7 @@ impl NodePlan {
     }
 }
 
-/// A node of the least capacity that will do, under the concatenation of `prefix`. The children's
+/// A node of the smallest sufficient capacity, under the concatenation of `prefix`. The children's
 /// bytes differ.
 pub(crate) fn build<'g>(
     arena: &mut Arena,
@@ -121,13 +120,13 @@ pub(crate) fn build<'g>(
     node
 }
 
-/// Where a node's words, slots and prefix lie.
+/// The positions of a node's words, slots and prefix.
 fn len_bytes(kind: NodeKind, capacity: usize, prefix_len_bytes: usize) -> usize {
     (HEAD_BYTES + kind.key_words() * WORD_BYTES + capacity * SLOT_BYTES + prefix_len_bytes).next_multiple_of(8)
 }
 
 impl<'g> Node<'g> {
-    /// A node whose words, slots and prefix are yet to be filled.
+    /// A node without its words, slots and prefix.
     fn alloc(arena: &mut Arena, kind: NodeKind, capacity: u16, prefix_len_bytes: usize, terminal: TaggedPtr) -> Self {
         let bytes = len_bytes(kind, usize::from(capacity), prefix_len_bytes);
         let base = arena.alloc(bytes);
@@ -145,8 +144,8 @@ impl<'g> Node<'g> {
         Self { base, kind, lives: PhantomData }
     }
 
-    /// Gives a fresh small node its words and slots, each written once: nodes of ten children are
-    /// built four times on the way there.
+    /// Fills the words and slots of a fresh small node, each written once: a node that grows to ten
+    /// children is built four times.
     fn fill_small(self, children: &[(u8, TaggedPtr)]) {
         let (words, slots) = self.fresh_parts();
         let mut keys = [0_u64; 2];
@@ -166,7 +165,7 @@ impl<'g> Node<'g> {
         self.head().live.store(len.into(), Ordering::Relaxed);
     }
 
-    /// Gives a fresh large node its words and slots.
+    /// Fills the words and slots of a fresh large node.
     fn fill_large(self, children: &[(u8, TaggedPtr)]) {
         let (words, slots) = self.fresh_parts();
         // SAFETY: the block has this number of words and slots.
@@ -179,7 +178,7 @@ impl<'g> Node<'g> {
         }
     }
 
-    /// Where the words and the slots of a fresh node go.
+    /// The words and the slots of a fresh node.
     fn fresh_parts(self) -> (*mut AtomicU64, *mut AtomicPtr<u8>) {
         // SAFETY: both lie in the node's block, behind its head.
         unsafe {
@@ -188,7 +187,7 @@ impl<'g> Node<'g> {
         }
     }
 
-    /// Gives the node's memory back; children are left alone.
+    /// Frees the node's memory, not its children.
     ///
     /// # Safety
     ///
@@ -274,7 +273,7 @@ impl<'g> Node<'g> {
         TaggedPtr::from_raw(self.slot(at).load(Ordering::Acquire))
     }
 
-    /// The place of the key that ends at this node.
+    /// The slot of the key that ends at this node.
     #[inline(always)]
     pub(crate) fn terminal(self) -> &'g AtomicPtr<u8> {
         &self.head().terminal
@@ -296,7 +295,7 @@ impl<'g> Node<'g> {
         [self.word(0).load(Ordering::Relaxed), second]
     }
 
-    /// The place of the child of `byte`. It may hold nothing.
+    /// The slot of the child of `byte`. It may be empty.
     #[inline(always)]
     pub(crate) fn find(self, byte: u8) -> Option<&'g AtomicPtr<u8>> {
         match self.kind {
@@ -317,7 +316,7 @@ impl<'g> Node<'g> {
         (number != 0).then(|| number as usize - 1)
     }
 
-    /// The first code at or after `from` that holds something.
+    /// The first non-empty code at or after `from`.
     #[inline]
     pub(crate) fn ceil(self, from: ByteCode) -> Option<(ByteCode, TaggedPtr)> {
         if from == CODE_TERMINAL {
@@ -334,7 +333,7 @@ impl<'g> Node<'g> {
         }
     }
 
-    /// The last code at or before `from` that holds something.
+    /// The last non-empty code at or before `from`.
     #[inline]
     pub(crate) fn floor(self, from: ByteCode) -> Option<(ByteCode, TaggedPtr)> {
         if from > CODE_TERMINAL {
@@ -416,7 +415,7 @@ impl<'g> Node<'g> {
         None
     }
 
-    /// The child whose slot number stands in this lane of the word at `at`, if it is there.
+    /// The child whose slot number is in this lane of the word at `at`, if it exists.
     #[inline(always)]
     fn numbered(self, at: usize, lane: u32, numbers: u64) -> Option<(ByteCode, TaggedPtr)> {
         let number = ((numbers >> (8 * lane)) & 0xff) as usize;
@@ -438,7 +437,7 @@ impl<'g> Node<'g> {
         self.numbered_slot(byte).map_or(TaggedPtr::NOTHING, |at| self.child_at(at))
     }
 
-    /// Children that are there; the writer's business.
+    /// Number of children. For the writer only.
     pub(crate) fn live(self) -> usize {
         usize::from(self.head().live.load(Ordering::Relaxed))
     }
@@ -448,8 +447,7 @@ impl<'g> Node<'g> {
         self.head().live.store(live.wrapping_add_signed(change), Ordering::Relaxed);
     }
 
-    /// Sets the child of a byte that has none, if the node has a place for it. The writer's
-    /// business.
+    /// Sets the child of a byte that has none, if the node has a free slot. For the writer only.
     pub(crate) fn try_add(self, byte: u8, child: TaggedPtr) -> bool {
         if let Some(place) = self.find(byte) {
             place.store(child.raw(), Ordering::Release);
@@ -463,7 +461,7 @@ impl<'g> Node<'g> {
         true
     }
 
-    /// Gives `byte` a slot, or in kind 256 its own. There is room, and the byte has none yet.
+    /// Assigns a slot to `byte`, in kind 256 its own. The node has room, and the byte has no slot.
     fn append(self, byte: u8, child: TaggedPtr) {
         self.add_live(1);
         if self.kind == NodeKind::Full {
@@ -485,7 +483,7 @@ impl<'g> Node<'g> {
         self.head().used.store(next, Ordering::Release);
     }
 
-    /// Clears the place of the child of `byte`. The writer's business.
+    /// Clears the slot of the child of `byte`. For the writer only.
     pub(crate) fn clear(self, byte: u8) {
         if let Some(place) = self.find(byte) {
             place.store(core::ptr::null_mut(), Ordering::Release);
@@ -493,7 +491,7 @@ impl<'g> Node<'g> {
         }
     }
 
-    /// Whether, with `live` children, a much smaller node would do.
+    /// Whether a much smaller node suffices for `live` children.
     pub(crate) fn is_sparse(self, live: usize) -> bool {
         let capacity = self.capacity();
         let smaller = CAPACITIES.iter().rev().map(|(each, _)| usize::from(*each)).find(|each| *each < capacity);
@@ -519,21 +517,21 @@ impl<'g> Node<'g> {
         }
     }
 
-    /// A copy of the least capacity that will do, under the concatenation of `prefix`.
+    /// A copy of the smallest sufficient capacity, under the concatenation of `prefix`.
     pub(crate) fn copied<'c>(self, arena: &mut Arena, prefix: [&[u8]; 3]) -> Node<'c> {
         let mut plan = NodePlan::new(self.terminal_link());
         self.add_to(&mut plan, None);
         plan.build(arena, prefix)
     }
 
-    /// Whether it finds children by comparing bytes; then they are few.
+    /// Whether it finds children by comparing bytes, so that they are few.
     #[inline(always)]
     pub(crate) fn is_small(self) -> bool {
         matches!(self.kind, NodeKind::Four | NodeKind::Sixteen)
     }
 
-    /// The children of a small node in order, as of now. A lane's child may be gone when it is
-    /// looked at.
+    /// The current children of a small node in order. A lane's child may be removed before it is
+    /// read.
     #[inline(always)]
     pub(crate) fn lanes_in_order(self, rising: bool) -> Lanes {
         let used = self.used();
@@ -546,7 +544,7 @@ impl<'g> Node<'g> {
         search::lane(self.keys(), lane)
     }
 
-    /// The child in a lane of a small node; it may be nothing.
+    /// The child in a lane of a small node; it may be empty.
     #[inline(always)]
     pub(crate) fn child_in_lane(self, lane: usize) -> TaggedPtr {
         self.child_at(lane)

@@ -1,6 +1,6 @@
 //! The kinds and capacities of inner nodes.
 
-/// How a node finds the child of a byte. The values are the tags of pointers.
+/// The kind of a node, by its search for a child. The values are the tags of pointers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum NodeKind {
@@ -21,15 +21,15 @@ impl NodeKind {
         }
     }
 
-    /// Words between head and children: 1, 2, 32 and 0, without a branch, which the processor would
-    /// often guess wrong.
+    /// Words between head and children: 1, 2, 32 and 0, computed without a branch, which would
+    /// often be mispredicted.
     #[inline(always)]
     pub(crate) const fn key_words(self) -> usize {
         (0x0020_0201 >> (8 * (self as usize - Self::Four as usize))) & 0xff
     }
 }
 
-/// Every capacity that a node may have, rising.
+/// All capacities of nodes, ascending.
 pub(crate) const CAPACITIES: [(u16, NodeKind); 9] = [
     (2, NodeKind::Four),
     (4, NodeKind::Four),

@@ -1,5 +1,4 @@
-//! DropPanics of code that is not ours: what comes behind one is done all the same, and the panic
-//! goes on at the end.
+//! Panics of foreign code: the remaining calls still run, and the panic continues afterwards.
 
 use core::any::Any;
 use core::mem;
@@ -12,23 +11,23 @@ pub(crate) struct DropPanics {
 }
 
 impl DropPanics {
-    /// Calls `drop_one`, and keeps the panic if it does.
+    /// Calls `drop_one`, and keeps the first panic.
     pub(crate) fn run(&mut self, drop_one: impl FnOnce()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(drop_one)) {
             match self.first {
                 None => self.first = Some(panic),
-                // What the second one carries may panic in its turn when it is dropped.
+                // The payload of a second panic may panic too when it is dropped.
                 Some(_) => mem::forget(panic),
             }
         }
     }
 
-    /// The panic was shown when it began, and goes no further.
+    /// Discards the panic, which was reported when it began.
     pub(crate) fn end(self) {
         mem::forget(self);
     }
 
-    /// Goes on with the panic, if there was one.
+    /// Resumes the panic, if one happened.
     pub(crate) fn go_on(self) {
         if let Some(panic) = self.first {
             resume_unwind(panic);

@@ -1,11 +1,11 @@
-//! Following a tagged pointer to what it leads to.
+//! Dereferencing of tagged pointers.
 
 use crate::leaf::Leaf;
 use crate::node::Node;
 use crate::node_kind::NodeKind;
 use crate::tagged_ptr::{TAG_LEAF, TaggedPtr};
 
-/// What a [`TaggedPtr`] leads to.
+/// The target of a [`TaggedPtr`].
 pub(crate) enum Pointee<'g, V> {
     Nothing,
     Leaf(Leaf<'g, V>),

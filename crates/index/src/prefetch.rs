@@ -1,7 +1,7 @@
-//! Asking the processor for memory before it is needed.
+//! Prefetching of memory.
 
-/// Prefetches the cache line at `address`. Never faults; does nothing where the target has no
-/// stable way to ask.
+/// Prefetches the cache line at `address`. It never faults. Without a stable intrinsic of the
+/// target it does nothing.
 #[inline(always)]
 pub(crate) fn prefetch_line(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -20,11 +20,11 @@ pub(crate) fn prefetch_line(address: *const u8) {
     let _ = address;
 }
 
-/// Prefetches the first three cache lines of `bytes`, without waiting for them; the processor
-/// itself notices longer reads.
+/// Prefetches the first three cache lines of `bytes`, without waiting; the processor prefetches
+/// longer reads automatically.
 ///
-/// For layers above that know what they will read next. Never faults, reads nothing, and does
-/// nothing where the target has no stable way to ask (today: other than x86_64 and aarch64).
+/// For callers that know their next reads. It never faults and reads nothing. On targets other than
+/// x86_64 and aarch64 it does nothing.
 ///
 /// ```
 /// let record = [0_u8; 100];

@@ -1,8 +1,8 @@
 //! A cell that holds an optional boxed value, read without locks and replaced atomically.
 //!
-//! The cell is one pointer. A writer puts a fully built value in with a release store; a reader
-//! that sees the pointer with an acquire load sees the whole value. The replaced value is freed by
-//! epochs, once no guard that could have seen it is alive.
+//! The cell is one pointer. A writer stores a complete value with release; a reader that loads the
+//! pointer with acquire sees the complete value. The replaced value is freed by epochs, after all
+//! guards that could have seen it have ended.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -14,9 +14,9 @@ use crate::sync::{AtomicPtr, Ordering};
 /// An atomically replaceable `Option<Box<T>>` of eight bytes, reclaimed by epochs.
 ///
 /// For version chains, copy-on-write tables, and other data that is read often and replaced as a
-/// whole. Any number of threads may read and replace at once. A chain (a `T` that holds a
-/// `Published<T>`) that may grow long should take itself apart in a loop in its own `Drop`, with
-/// [`Published::take`]: dropped plainly, it recurses.
+/// whole. Any number of threads may read and replace concurrently. A long chain (a `T` that
+/// contains a `Published<T>`) should implement `Drop` as a loop with [`Published::take`], because
+/// the default drop recurses.
 ///
 /// ```
 /// use hightower_index::{Published, pin};
@@ -41,7 +41,7 @@ unsafe impl<T: Send + Sync> Send for Published<T> {}
 unsafe impl<T: Send + Sync> Sync for Published<T> {}
 
 impl<T> Published<T> {
-    /// A cell that holds `value`.
+    /// A cell with `value`.
     ///
     /// ```
     /// let cell = hightower_index::Published::new(7);
@@ -71,7 +71,7 @@ impl<T> Published<T> {
         Self::from(None)
     }
 
-    /// What the cell holds now. The reference lives as long as the guard and the cell.
+    /// The current content. The reference lives as long as the guard and the cell.
     ///
     /// Cost: one acquire load.
     ///
@@ -89,7 +89,7 @@ impl<T> Published<T> {
         unsafe { value.as_ref() }
     }
 
-    /// Whether the cell holds nothing now.
+    /// Whether the cell is empty.
     ///
     /// ```
     /// assert!(!hightower_index::Published::new(1).is_empty());
@@ -100,7 +100,7 @@ impl<T> Published<T> {
         self.cell.load(Ordering::Acquire).is_null()
     }
 
-    /// Takes the content out. The exclusive borrow shows that no reader is left.
+    /// Takes the content. The exclusive borrow proves that no reader is active.
     ///
     /// ```
     /// let mut cell = hightower_index::Published::new(3);
@@ -125,7 +125,7 @@ impl<T> Published<T> {
 }
 
 impl<T: Send + Sync + 'static> Published<T> {
-    /// Replaces the content; the old one is dropped once no guard can see it.
+    /// Replaces the content. The old one is dropped when no guard can see it.
     ///
     /// ```
     /// use hightower_index::{Published, pin};
@@ -140,7 +140,7 @@ impl<T: Send + Sync + 'static> Published<T> {
         Self::retire(old, guard);
     }
 
-    /// Replaces the content and returns the old one, which is dropped once no guard can see it.
+    /// Replaces the content and returns the old one, which is dropped when no guard can see it.
     ///
     /// ```
     /// use hightower_index::{Published, pin};
@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static> Published<T> {
     ///
     /// # Errors
     ///
-    /// Gives `value` back when the cell holds something else.
+    /// Returns `value` if the cell has another content.
     ///
     /// ```
     /// use hightower_index::{Published, pin};
@@ -196,7 +196,7 @@ impl<T: Send + Sync + 'static> Published<T> {
     }
 }
 
-/// Drops a value that has left its cell.
+/// Drops a value that was removed from its cell.
 ///
 /// # Safety
 ///

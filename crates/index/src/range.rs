@@ -9,33 +9,33 @@ use crate::leaf::Leaf;
 use crate::tagged_ptr::TaggedPtr;
 use crate::walk::{Backward, Direction, Forward, Walk};
 
-/// Leaves that have a place in a window.
+/// Number of leaves in a window.
 const WINDOW_LEAVES: usize = 32;
-/// Leaves that the walk gives at once.
+/// Number of leaves that the walk returns at once.
 const CHUNK_LEAVES: usize = 8;
-/// Leaves are prefetched at most this far before they are returned; fewer at first, so that a short
-/// scan does not walk far beyond its end.
+/// Maximum prefetch distance of leaves. It is smaller at first, so that a short scan does not walk
+/// far beyond its end.
 const LEAVES_AHEAD: usize = 16;
 const FIRST_LEAVES_AHEAD: usize = 4;
-/// The target of a value is prefetched this many leaves before its leaf is returned.
+/// Prefetch distance of the targets of values, in leaves.
 ///
-/// One by one, not a batch at a time: some processors (AMD's Zen 4, for one) drop a prefetch when
-/// as many lines as they can wait for, 24, are on their way already. A batch of 32 values of three
-/// lines each waited for most of them: 143 ns an entry instead of 80.
+/// They are prefetched one by one, not in batches: some processors (for instance AMD's Zen 4) drop
+/// a prefetch while 24 cache lines are pending. A batch of 32 values of three lines each waited for
+/// most of them: 143 ns an entry instead of 80.
 const VALUES_AHEAD: usize = 8;
 
-/// The leaves around a place in a range: those behind it were handed out; what the next few point
-/// to has been asked for; those further on have been asked for themselves. Numbers count from the
-/// start of the range, and are places in the ring modulo its length.
+/// The leaves around a position in a range: earlier ones were returned, the targets of the next few
+/// are prefetched, and the later ones are prefetched themselves. Numbers count from the start of
+/// the range, and are positions in the ring modulo its length.
 struct Window<'g, V> {
     leaves: [Option<Leaf<'g, V>>; WINDOW_LEAVES],
     next: usize,
-    /// Up to here values were looked at, and are inside the range.
+    /// Up to this number values were read, and are inside the range.
     asked: usize,
-    /// Up to here leaves are in the ring.
+    /// Up to this number leaves are in the ring.
     taken: usize,
     leaves_ahead: usize,
-    /// Whether the walk has come to the end of the range.
+    /// Whether the walk has reached the end of the range.
     is_last: bool,
 }
 
@@ -104,8 +104,8 @@ impl<'g, V> Window<'g, V> {
         self.leaves_ahead = (self.leaves_ahead * 2).min(LEAVES_AHEAD);
     }
 
-    /// Drops the leaves beyond the end of the range, if it ends in the next chunk. Keys come in
-    /// order, so a chunk's last one speaks for all, nearly always.
+    /// Drops the leaves beyond the end of the range, if the range ends in the next chunk. Keys are
+    /// in order, so the last key of a chunk nearly always decides for all.
     #[inline]
     fn cut<D: Direction>(&mut self, end: Bound<&[u8]>) {
         let len = (self.taken - self.asked).min(CHUNK_LEAVES);
@@ -121,12 +121,12 @@ impl<'g, V> Window<'g, V> {
     }
 }
 
-/// One end of a range: where it walks, and what it has fetched ahead.
+/// One end of a range: its walk, and its prefetched leaves.
 struct End<'g, V> {
     /// `None` until the first step.
     walk: Option<Walk<'g, V>>,
     window: Window<'g, V>,
-    /// The last leaf that this end handed out.
+    /// The last leaf that this end returned.
     last: Option<Leaf<'g, V>>,
 }
 
@@ -135,7 +135,8 @@ impl<'g, V> End<'g, V> {
         Self { walk: None, window: Window::new(), last: None }
     }
 
-    /// The next leaf of this end, fetching the ones behind it. The walk goes from `start` to `end`.
+    /// The next leaf of this end; prefetches the following ones. The walk goes from `start` to
+    /// `end`.
     ///
     /// # Safety
     ///
@@ -198,11 +199,12 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Vec<u8>> {
     Bound::Excluded(end)
 }
 
-/// An iterator over a map's entries in key order, from both ends. Made by
-/// [`Map::range`](crate::Map::range) and [`Map::prefix`](crate::Map::prefix).
+/// An iterator over a map's entries in key order, from both ends. [`Map::range`](crate::Map::range)
+/// and [`Map::prefix`](crate::Map::prefix) create it.
 ///
-/// Weakly consistent: it sees every key that is there for its whole life once, in order, and keys
-/// that come or go meanwhile or not. Entries are fetched up to 24 ahead.
+/// It is weakly consistent: it returns every key that exists during its whole life once, in order,
+/// and may or may not return keys that are added or removed meanwhile. Up to 24 entries are
+/// prefetched.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -234,9 +236,9 @@ impl<'g, V> Range<'g, V> {
 }
 
 impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
-    /// Has `hook` called with each value some entries before it is handed out, so that it can ask
-    /// for what the value points to (see [`prefetch_read`](crate::prefetch_read)). It may be called
-    /// for a few values beyond the range's end.
+    /// Calls `hook` with each value some entries before it is returned, so that it can prefetch the
+    /// value's target (see [`prefetch_read`](crate::prefetch_read)). It may be called for a few
+    /// values beyond the range's end.
     ///
     /// ```
     /// use std::cell::Cell;

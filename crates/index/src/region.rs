@@ -1,4 +1,4 @@
-//! Regions: memory of 2 MiB that the system is asked to back by one huge page.
+//! Regions: memory of 2 MiB, with advice to back it by one huge page.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
@@ -10,15 +10,15 @@ pub(crate) const REGION_BYTES: usize = 64 * CHUNK_BYTES;
 /// The mask of a region without chunks in use.
 pub(crate) const ALL_FREE: u64 = u64::MAX;
 
-/// Memory for 64 chunks; bit `i` of `free` is set when chunk `i` is free. Goes back when it is
-/// dropped.
+/// Memory for 64 chunks; bit `i` of `free` is set when chunk `i` is free. Dropping it frees the
+/// memory.
 pub(crate) struct Region {
     pub(crate) base: NonNull<u8>,
     pub(crate) free: u64,
 }
 
 impl Region {
-    /// A region that the system is asked to back by a huge page.
+    /// A region with advice for a huge page.
     pub(crate) fn new() -> Self {
         let base = allocate(region_layout());
         advise_huge(base);
@@ -61,7 +61,7 @@ const fn region_layout() -> Layout {
     unsafe { Layout::from_size_align_unchecked(REGION_BYTES, REGION_BYTES) }
 }
 
-/// Asks the system to back a region by a huge page. If the system does not, only the speed changes.
+/// Advises the system to back a region by a huge page. Without one, only the speed changes.
 fn advise_huge(region: NonNull<u8>) {
     #[cfg(all(target_os = "linux", not(miri)))]
     // SAFETY: the region is ours, whole pages, and the advice changes no content.

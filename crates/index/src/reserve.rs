@@ -1,7 +1,8 @@
 //! A region of memory that a background thread prepares for the writer.
 //!
 //! A fresh huge page is cleared at its first touch, which takes from a fifth of a millisecond to
-//! some milliseconds. An insert would wait that long; a background thread can wait instead.
+//! some milliseconds. Without the reserve an insert would wait for this; a background thread does
+//! it instead.
 
 use std::ptr;
 
@@ -11,7 +12,7 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering};
 /// At most one region, cleared and mapped.
 pub(crate) struct Reserve {
     ready: AtomicPtr<u8>,
-    /// The writer has begun to take regions, and the last one that was ready is gone.
+    /// The writer uses regions, and the last prepared one is taken.
     is_wanted: AtomicBool,
 }
 
@@ -20,7 +21,7 @@ impl Reserve {
         Self { ready: AtomicPtr::new(ptr::null_mut()), is_wanted: AtomicBool::new(false) }
     }
 
-    /// The region that is ready, if one is. From now on another is wanted. The writer's.
+    /// Takes the prepared region, if any, and requests another. For the writer only.
     pub(crate) fn take(&self) -> Option<Region> {
         let base = self.ready.swap(ptr::null_mut(), Ordering::Acquire);
         self.is_wanted.store(true, Ordering::Relaxed);
@@ -28,7 +29,7 @@ impl Reserve {
         ptr::NonNull::new(base).map(|base| unsafe { Region::from_raw(base) })
     }
 
-    /// Makes a region ready if one is wanted; says whether it did.
+    /// Prepares a region if one is requested; returns whether it did.
     pub(crate) fn prepare(&self) -> bool {
         if !self.is_wanted.swap(false, Ordering::Relaxed) {
             return false;

@@ -1,5 +1,5 @@
-//! Search among up to sixteen unsorted key bytes in two words: all at once with SSE2, which every
-//! x86_64 has, else byte by byte.
+//! Search among up to 16 unsorted key bytes in two words: all at once with SSE2, which every x86_64
+//! has, otherwise byte by byte.
 //!
 //! Lane `i` is byte `i` of the sixteen, counted from the low end of the first word. Masks have bit
 //! `i` for lane `i`. The words are passed by value, so the caller decides how to load them
@@ -21,7 +21,7 @@ pub(crate) fn equal_mask(keys: [u64; 2], byte: u8) -> u32 {
     portable::equal_mask(keys, byte)
 }
 
-/// The least byte at or above `byte` in the first `used` lanes, and its lane.
+/// The smallest byte at or above `byte` in the first `used` lanes, and its lane.
 #[inline(always)]
 pub(crate) fn first_at_least(keys: [u64; 2], used: usize, byte: u8) -> Option<(u8, usize)> {
     #[cfg(target_arch = "x86_64")]
@@ -33,7 +33,7 @@ pub(crate) fn first_at_least(keys: [u64; 2], used: usize, byte: u8) -> Option<(u
 /// The greatest byte at or below `byte` in the first `used` lanes, and its lane.
 #[inline(always)]
 pub(crate) fn last_at_most(keys: [u64; 2], used: usize, byte: u8) -> Option<(u8, usize)> {
-    // Order turns around when all bits do.
+    // Inverting all bits reverses the order.
     let (found, at) = first_at_least([!keys[0], !keys[1]], used, !byte)?;
     Some((!found, at))
 }
@@ -64,14 +64,14 @@ impl Lanes {
         (self.left > 1).then_some((self.order >> 4 & 15) as usize)
     }
 
-    /// The lane that is next.
+    /// The next lane, without advancing.
     #[inline(always)]
     pub(crate) fn peek(self) -> Option<usize> {
         (self.left > 0).then_some((self.order & 15) as usize)
     }
 }
 
-/// The first `used` lanes, whose bytes differ, in the order of their bytes, rising or falling.
+/// The first `used` lanes, whose bytes differ, in ascending or descending order of their bytes.
 #[inline]
 pub(crate) fn order(keys: [u64; 2], used: usize, rising: bool) -> Lanes {
     let ranks = ranks(keys, used);
@@ -84,8 +84,7 @@ pub(crate) fn order(keys: [u64; 2], used: usize, rising: bool) -> Lanes {
     return Lanes { order, left: used as u8 };
 }
 
-/// The sixteen lanes one after the other, by shifting: picking each by its number takes four times
-/// as many instructions.
+/// The 16 lanes in order, by shifting: indexing takes four times as many instructions.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "one byte is meant")]
 fn bytes(words: [u64; 2]) -> impl Iterator<Item = u8> {
@@ -97,7 +96,7 @@ fn bytes(words: [u64; 2]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// For each of the first `used` lanes, how many of them have a lesser byte.
+/// For each of the first `used` lanes, the number of lanes with a smaller byte.
 #[inline(always)]
 fn ranks(keys: [u64; 2], used: usize) -> [u64; 2] {
     #[cfg(target_arch = "x86_64")]

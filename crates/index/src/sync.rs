@@ -1,5 +1,5 @@
-//! Where the crate gets its atomics from: the standard library, or loom, which runs small histories
-//! in every order (`--cfg loom`).
+//! The crate's atomics: from the standard library, or with `--cfg loom` from loom, which runs small
+//! histories in every order.
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};

@@ -3,16 +3,16 @@
 //! Leaves lie in [buckets](crate::bucket) of a bounded number of slots; a directory of buckets is
 //! indexed by the top bits of the hash ("Extendible Hashing", Fagin et al., TODS 1979). A bucket
 //! that fills up is rebuilt as two that are told apart by one more bit of the hash; when that needs
-//! more bits than the directory has, the directory is copied to twice its length. So no insert ever
-//! pays for more than one bucket, a reader sees one bucket at a time, before or after, and there is
-//! no state in which it must look in two places.
+//! more bits than the directory has, the directory is copied to twice its length. So an insert pays
+//! for at most one bucket, a reader sees either the old or the new bucket, and never has to search
+//! in two places.
 //!
 //! ```text
 //! hash:  63 ........ directory index | 31 ............ 8 group in the bucket (scaled) | 7 .. 0 tag
 //! ```
 //!
-//! If a hasher gives too many keys the same top bits for splitting to help, buckets grow instead: a
-//! bad hash makes lookups slow, never memory or writes unbounded.
+//! If too many keys have the same top bits for splitting to help, buckets grow instead: a bad hash
+//! makes lookups slow, but memory and writes stay bounded.
 
 mod fill;
 
@@ -26,17 +26,17 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 pub(crate) use fill::Parted;
 
-/// How far ahead of a rebuild leaves are fetched.
+/// Prefetch distance of leaves in a rebuild.
 const REBUILD_AHEAD: usize = 12;
-/// How many bits the directory may have beyond what the number of buckets needs, before buckets
+/// Maximum number of directory bits beyond those needed for the number of buckets, before buckets
 /// grow instead.
 const SPARE_DEPTH: u32 = 4;
 
-/// The table. Readers use `&self` under a guard or with the map to themselves; the writer's methods
-/// are marked.
+/// The table. Readers use `&self` under a guard, or with exclusive access to the map; methods for
+/// the writer only are marked.
 pub(crate) struct PointTable {
     directory: AtomicPtr<u8>,
-    /// How many buckets there are. Only the writer reads it.
+    /// Number of buckets. Only the writer reads it.
     buckets: AtomicUsize,
 }
 
@@ -48,24 +48,24 @@ pub(crate) struct TableSlot<'g, V> {
 }
 
 impl<V> TableSlot<'_, V> {
-    /// Sets the leaf's hint, unless it has it already. The writer's, before it changes the table.
+    /// Sets the leaf's hint, if it differs. For the writer only, before it changes the table.
     #[inline(always)]
     pub(crate) fn hint_anew(&self, hint: u32) {
         self.bucket.hint_anew(self.at, self.leaf, hint);
     }
 
-    /// Puts another leaf of the same key here. The writer's, as above.
+    /// Replaces the leaf by another of the same key. For the writer only, as above.
     pub(crate) fn replace(&self, leaf: Leaf<'_, V>, hint: u32) {
         self.bucket.replace(self.at, leaf, hint);
     }
 
-    /// Takes the leaf out. The writer's, as above.
+    /// Removes the leaf. For the writer only, as above.
     pub(crate) fn clear(&self) {
         self.bucket.clear(self.at);
     }
 }
 
-/// What the writer's methods need besides the table.
+/// The writer's data besides the table.
 pub(crate) struct Tools<'a, H> {
     pub(crate) arena: &'a mut Arena,
     pub(crate) deferred_frees: &'a mut DeferredFrees,
@@ -107,8 +107,8 @@ impl PointTable {
         unsafe { self.bucket(hash) }.find(hash, key).map(|(_, leaf)| leaf)
     }
 
-    /// The leaf of `key`; `hinted` gets its hint before it is looked at, and rarely that of another
-    /// leaf.
+    /// The leaf of `key`; `hinted` gets its hint before the leaf is read, and rarely that of
+    /// another leaf.
     ///
     /// # Safety
     ///
@@ -148,8 +148,7 @@ impl PointTable {
         bucket.prefetch(hash);
     }
 
-    /// Prefetches the leaf that the probe for `hash` will likely reach; returns whether there is
-    /// one.
+    /// Prefetches the likely leaf of the probe for `hash`; returns whether one exists.
     ///
     /// # Safety
     ///
@@ -161,7 +160,8 @@ impl PointTable {
         candidate.inspect(|leaf| leaf.prefetch()).is_some()
     }
 
-    /// Prefetches the memory that [`PointTable::insert`] will write besides the slot. The writer's.
+    /// Prefetches the memory that [`PointTable::insert`] writes besides the slot. For the writer
+    /// only.
     ///
     /// # Safety
     ///
@@ -172,8 +172,8 @@ impl PointTable {
         unsafe { self.bucket(hash) }.prefetch_head();
     }
 
-    /// Adds a leaf whose key is not in the table. The writer's. If the hasher panics, the table is
-    /// as it was.
+    /// Adds a leaf whose key is not in the table. For the writer only. If the hasher panics, the
+    /// table is unchanged.
     ///
     /// # Safety
     ///
@@ -196,8 +196,8 @@ impl PointTable {
         }
     }
 
-    /// Adds a leaf whose key is not in the table, if there is room without asking for hashes; says
-    /// whether there was. The writer's.
+    /// Adds a leaf whose key is not in the table, if the bucket has room without a rebuild; returns
+    /// whether it had. For the writer only.
     ///
     /// # Safety
     ///
@@ -213,8 +213,8 @@ impl PointTable {
         has_room
     }
 
-    /// Gives memory back if a removal has left the bucket of `hash` nearly empty. The writer's. If
-    /// the hasher panics, the table is as it was.
+    /// Frees memory if the bucket of `hash` is nearly empty after a removal. For the writer only.
+    /// If the hasher panics, the table is unchanged.
     ///
     /// # Safety
     ///
@@ -260,7 +260,7 @@ impl PointTable {
         retire_bucket(old, tools.deferred_frees);
     }
 
-    /// Replaces the bucket of `hash` by two, told apart by one more bit.
+    /// Splits the bucket of `hash` in two, by one more bit.
     fn split<V, H: KeyHasher>(&self, directory: Directory<'_>, hash: u64, tools: &mut Tools<'_, H>) {
         let old = directory.bucket(directory_index(hash, directory.depth));
         let depth = old.depth() + 1;
@@ -272,8 +272,8 @@ impl PointTable {
         let classes = classes_of_halves::<V, H>(old, tools.hasher, half_of);
         let halves = classes.map(|class| HashBucket::alloc(tools.arena, class, depth));
         for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| {
-            // A hasher that says another thing than when the halves were measured may find one
-            // full; then the other has room.
+            // A hasher whose hashes changed since the halves were measured may find one full; then
+            // the other has room.
             let half = half_of(hash);
             let is_full = halves[half].taken() >= slots_limit(halves[half].slots());
             halves[if is_full { 1 - half } else { half }].put(hash, leaf, hint);
@@ -285,7 +285,7 @@ impl PointTable {
         retire_bucket(old, tools.deferred_frees);
     }
 
-    /// Puts `bucket` in all places that its depth gives it around `at`.
+    /// Stores `bucket` in all directory entries of its depth around `at`.
     fn install(&self, directory: Directory<'_>, at: usize, bucket: HashBucket<'_>) {
         for place in directory.places_of(at, bucket.depth()) {
             directory.place(place).store(bucket.tagged(), Ordering::Release);
@@ -304,7 +304,7 @@ impl PointTable {
         new
     }
 
-    /// Gives memory back after a removal that left the bucket of `hash` nearly empty.
+    /// Frees memory after a removal, if the bucket of `hash` is nearly empty.
     unsafe fn shrink<V, H: KeyHasher>(&self, hash: u64, tools: &mut Tools<'_, H>) {
         // SAFETY: the writer's call; see insert.
         let (directory, bucket) = unsafe { (self.directory(), self.bucket(hash)) };

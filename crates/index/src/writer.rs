@@ -1,4 +1,4 @@
-//! The writer's handle: one per map, by type.
+//! The writer's handle. The type ensures one writer per map.
 
 use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -16,11 +16,10 @@ use crate::sync::Ordering;
 use crate::table::{TableSlot, Tools};
 use crate::tagged_ptr::TaggedPtr;
 
-/// The one writer of a map. Not `Clone`; every change needs `&mut self`.
+/// The only writer of a map. It is not `Clone`, and every change needs `&mut self`.
 ///
-/// Changes are seen by readers one by one, each whole: a key with its value is there or not.
-/// Between the two structures there is a moment, during a call, when an order walk sees what a
-/// lookup does not.
+/// Readers see each change atomically: a key with its value exists or not. During a call, a scan in
+/// key order may see a change before a lookup does.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -31,7 +30,7 @@ use crate::tagged_ptr::TaggedPtr;
 /// assert!(map.is_empty());
 /// ```
 ///
-/// A writer of long lived values does not pass for one of shorter lived ones, which a reader would
+/// A writer of long-lived values is not a writer of shorter-lived ones, which a reader would
 /// outlive:
 ///
 /// ```compile_fail
@@ -43,7 +42,7 @@ pub struct Writer<V, H = SeededHasher> {
     pub(crate) shared: Arc<MapInner<V, H>>,
 }
 
-/// Makes a map with a random hash seed, and gives out its writer and a first reader.
+/// Creates a map with a random hash seed, and returns its writer and a first reader.
 ///
 /// ```
 /// let (mut writer, map) = hightower_index::new::<u32>();
@@ -55,8 +54,8 @@ pub fn new<V>() -> (Writer<V>, Map<V>) {
     with_hasher(SeededHasher::random())
 }
 
-/// Makes a map with a given hash seed, so that runs repeat. A caller who knows the seed can choose
-/// colliding keys.
+/// Creates a map with a given hash seed, for reproducible runs. A caller who knows the seed can
+/// choose colliding keys.
 ///
 /// ```
 /// let (writer, map) = hightower_index::with_hasher_seed::<u32>(42);
@@ -66,7 +65,7 @@ pub fn with_hasher_seed<V>(seed: u64) -> (Writer<V>, Map<V>) {
     with_hasher(SeededHasher::new(seed))
 }
 
-/// Makes a map that hashes keys with `hasher`.
+/// Creates a map that hashes keys with `hasher`.
 ///
 /// ```
 /// use hightower_index::{SeededHasher, with_hasher};
@@ -77,12 +76,12 @@ pub fn with_hasher<V, H: KeyHasher>(hasher: H) -> (Writer<V, H>, Map<V, H>) {
     with_hasher_and_hints(hasher, |_| 0)
 }
 
-/// Makes a map, as [`new`], that keeps the lowest [`HINT_BITS`](crate::HINT_BITS) bits of what
-/// `hint_of` says of each value where a lookup comes by before it has waited for the value: see
-/// [`Map::get_hinted`]. A value that points to memory elsewhere can hint at where that is, so that
-/// both are waited for at once. It costs no memory.
+/// Creates a map like [`new`], which stores the lowest [`HINT_BITS`](crate::HINT_BITS) bits of each
+/// value's `hint_of` in its hash table. A lookup reads the hint before it waits for the value: see
+/// [`Map::get_hinted`]. A value that points to other memory can hint at its place, so that both
+/// cache misses overlap. Hints cost no memory.
 ///
-/// Hints are taken when a value is put in, and when [`Writer::upsert`] or [`Writer::update`] is
+/// Hints are stored when a value is inserted, and when [`Writer::upsert`] or [`Writer::update`] is
 /// called for its key.
 ///
 /// ```
@@ -110,7 +109,7 @@ pub fn with_hasher_and_hints<V, H: KeyHasher>(hasher: H, hint_of: fn(&V) -> u32)
 }
 
 impl<V, H: KeyHasher> Writer<V, H> {
-    /// Splits the shared part into what the writer's methods need.
+    /// Splits the shared data for the writer's methods.
     pub(crate) fn parts(&mut self) -> (&MapInner<V, H>, &mut WriterMemory) {
         let shared = &*self.shared;
         // SAFETY: there is one writer, it is borrowed mutably, and nothing else touches `own` while
@@ -118,7 +117,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
         (shared, unsafe { &mut *shared.own.get() })
     }
 
-    /// The value of `key`. Needs no guard: nothing is freed while the writer is borrowed.
+    /// The value of `key`. It needs no guard, because nothing is freed while the writer is
+    /// borrowed.
     ///
     /// ```
     /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -132,13 +132,13 @@ impl<V, H: KeyHasher> Writer<V, H> {
         unsafe { self.shared.table.get(self.shared.hasher.hash(key), key) }.map(Leaf::value)
     }
 
-    /// The value of `key`, which is `make()` if there was none; and whether it was made.
+    /// The value of `key`, created by `make()` if the key is absent; and whether it was created.
     ///
     /// If `make` panics, nothing has changed.
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    /// If the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
     /// ```
     /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -154,15 +154,15 @@ impl<V, H: KeyHasher> Writer<V, H> {
         (self.add(hash, key, make()).value(), true)
     }
 
-    /// Calls `change` with the entry of `key`, which is made if there was none, and whether it was
-    /// made. The entry outlives the borrow of the writer, as what a reader finds does. What the
-    /// value hints at is set anew after `change`.
+    /// Calls `change` with the entry of `key`, which is created if the key is absent, and whether
+    /// it was created. The entry outlives the borrow of the writer, like the result of a reader.
+    /// The hint of the value is stored again after `change`.
     ///
     /// If `make` panics, nothing has changed.
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When `map` is not a handle to this writer's map, and as
+    /// If `map` is not a handle to this writer's map, and as
     /// [`get_or_insert_with`](Self::get_or_insert_with).
     ///
     /// ```
@@ -195,8 +195,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
         changed
     }
 
-    /// Calls `change` with the value of `key`, and sets its hint anew. Returns what `change` gave,
-    /// or `None` if the key is not there.
+    /// Calls `change` with the value of `key`, and stores its hint again. Returns the result of
+    /// `change`, or `None` if the key is absent.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU32, Ordering};
@@ -216,12 +216,12 @@ impl<V, H: KeyHasher> Writer<V, H> {
         Some(changed)
     }
 
-    /// Sets the value of `key`. True when it replaced one, which is dropped once no reader can see
-    /// it.
+    /// Sets the value of `key`. `true` if it replaced a value, which is dropped when no reader can
+    /// see it.
     ///
-    /// # DropPanics
+    /// # Panics
     ///
-    /// When the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
+    /// If the key is longer than [`MAX_KEY_LEN_BYTES`](crate::MAX_KEY_LEN_BYTES).
     ///
     /// ```
     /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -246,7 +246,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         true
     }
 
-    /// Adds a key that is not there.
+    /// Adds an absent key.
     fn add(&mut self, hash: u64, key: &[u8], value: V) -> Leaf<'_, V> {
         let (shared, own) = self.parts();
         // SAFETY: this is the one writer.
@@ -269,8 +269,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
         unsafe { Leaf::from_raw(raw) }
     }
 
-    /// Puts a leaf that the tree has into the table, which has no room for it as it is. If the
-    /// hasher panics, the tree gives the leaf up again.
+    /// Puts a leaf of the tree into the table, whose bucket needs a rebuild. If the hasher panics,
+    /// the leaf is removed from the tree.
     #[cold]
     fn make_room_for(&mut self, hash: u64, raw: *mut u8, hint: u32) {
         let (shared, own) = self.parts();
@@ -289,7 +289,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         }
     }
 
-    /// Takes `key` out. True when it was there. Its value is dropped once no reader can see it.
+    /// Removes `key`. `true` if it existed. Its value is dropped when no reader can see it.
     ///
     /// ```
     /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -328,7 +328,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         Map { shared: Arc::clone(&self.shared) }
     }
 
-    /// How many keys the map holds.
+    /// The number of keys.
     ///
     /// ```
     /// let (writer, _map) = hightower_index::new::<u32>();
@@ -339,7 +339,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         self.shared.len.load(Ordering::Relaxed)
     }
 
-    /// Whether the map holds no key.
+    /// Whether the map is empty.
     ///
     /// ```
     /// let (writer, _map) = hightower_index::new::<u32>();
@@ -350,10 +350,10 @@ impl<V, H: KeyHasher> Writer<V, H> {
         self.len() == 0
     }
 
-    /// Frees what no reader can see any more, now. Returns how many parts still wait for readers.
+    /// Frees garbage that no reader can see. Returns the number of parts that still wait for
+    /// readers.
     ///
-    /// Writes free as they go; this is for when writing has stopped and memory should go back at
-    /// once.
+    /// Writes free garbage incrementally; this call is for a pause of writes.
     ///
     /// ```
     /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -374,7 +374,7 @@ impl<V, H: KeyHasher> Writer<V, H> {
         waiting
     }
 
-    /// What every write does last: hand over and free some garbage when it is time, and account.
+    /// The last step of every write: seal and free some garbage when due, and account for memory.
     pub(crate) fn tidy(&mut self) {
         let deferred_frees = &mut self.parts().1.deferred_frees;
         if deferred_frees.is_due() {
@@ -413,10 +413,9 @@ impl<V, H: KeyHasher> Writer<V, H> {
     }
 }
 
-/// The slot of the leaf of `key`. If there is none, the nodes where it will be added were
-/// prefetched: first the one below those that are always near, which comes while the table is
-/// looked at, and then the next, which comes while the leaf is made. So an insertion waits twice
-/// less.
+/// The slot of the leaf of `key`. For an absent key, the nodes for its insertion are prefetched:
+/// first the one below the top nodes, during the search in the table, then the next, during the
+/// creation of the leaf. This saves two waits per insertion.
 ///
 /// # Safety
 ///

@@ -52,10 +52,10 @@ async fn serve(config: StoreConfig) -> Result<(), Box<dyn Error>> {
     println!("{count} jobs are done");
     assert_eq!(count, 4_000);
 
-    // Closing waits for the device, and tells what failed. Dropping the last handle would wait too,
-    // and tell nobody.
+    // Closing waits for the device and returns its error. Dropping the last handle would wait too,
+    // without an error.
     let last = Arc::clone(&engine);
     spawn_blocking(move || last.close()).await??;
-    assert!(engine.get("jobs/0/0000").is_err(), "whoever still has a handle is told that the store is closed");
+    assert!(engine.get("jobs/0/0000").is_err(), "other handles get the error that the store is closed");
     Ok(())
 }

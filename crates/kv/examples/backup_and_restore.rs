@@ -1,4 +1,4 @@
-//! Copies of a store that is in use: a backup, what is new since, and the way back.
+//! Copies of a store in use: a backup, an incremental backup, and a restore.
 //!
 //! `cargo run -p hightower-kv --example backup_and_restore`
 
@@ -20,11 +20,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("backup: {report:?}");
 
     engine.put("item/0000", "second")?;
-    // Into the same directory: only new files are copied; until then the old backup stays.
+    // Into the same directory: only new files are copied; the old backup stays until the new one is
+    // complete.
     let report = engine.backup_to(&backup)?;
     println!("again: {report:?}");
 
-    // What happens from here on is not in the backup.
+    // Later changes are not in the backup.
     engine.delete("item/0000")?;
     engine.close()?;
 

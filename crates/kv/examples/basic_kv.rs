@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     engine.delete("charlie")?;
     print("after an update and a delete", &engine)?;
 
-    // All or nothing, and only if nobody was faster.
+    // Atomic, and only if no other writer was faster.
     let mut claim = Batch::new();
     claim.put("leader", "node-a").put("leader/term", "1").require("leader", Expect::Absent);
     for attempt in 1..=2 {

@@ -1,5 +1,4 @@
-//! A lock and a counter that several threads share, by batches that require something of the keys
-//! they change.
+//! A lock and a counter that several threads share, by batches with requirements on their keys.
 //!
 //! `cargo run -p hightower-kv --example conditional_batches`
 
@@ -8,13 +7,14 @@
 use hightower_kv::Result;
 use hightower_kv::prelude::*;
 
-/// Takes a lock, unless somebody has it.
+/// Takes a lock, unless another node has it.
 fn try_lock(engine: &SingleNodeEngine, owner: &str) -> Result<bool> {
     let outcome = engine.commit(Batch::new().put("lock", owner).require("lock", Expect::Absent))?;
     Ok(outcome.is_committed())
 }
 
-/// Adds one to a counter: reads it with its version, and writes only if nobody has written since.
+/// Adds one to a counter: reads it with its version, and writes only if no other writer has changed
+/// it since.
 fn increment(engine: &SingleNodeEngine) -> Result<()> {
     loop {
         let (count, expected) = match engine.get_versioned("count")? {

@@ -8,12 +8,12 @@
 use hightower_kv::prelude::*;
 use hightower_kv::{Rejected, Result};
 
-/// Why a user could not be added.
+/// The error of adding a user.
 #[derive(Debug)]
 enum AddUserError {
-    /// Somebody has the address already.
+    /// Another user has the address.
     AddressTaken,
-    /// The store did not do it.
+    /// An error of the store.
     Store(Error),
 }
 
@@ -74,7 +74,7 @@ fn page_of_users(
     Ok((page.iter().map(|(_, address)| String::from_utf8_lossy(address).into_owned()).collect(), next))
 }
 
-/// A counter that loses no step, however many threads count.
+/// A counter without lost updates, for any number of threads.
 fn count(engine: &SingleNodeEngine, name: &str) -> Result<u64> {
     let mut next = 0;
     engine.fetch_update(format!("counters/{name}"), |value| {
@@ -92,7 +92,7 @@ fn enqueue(engine: &SingleNodeEngine, job: &str) -> Result<()> {
 }
 
 /// Claims the first job: it moves from the queue to the worker's claims in one commit, so that no
-/// two workers have it, and a job of a worker that dies can be found.
+/// two workers have it, and the job of a dead worker can be found.
 fn claim(engine: &SingleNodeEngine, worker: &str) -> Result<Option<(Vec<u8>, Value)>> {
     for waiting in engine.prefix("queue/")? {
         let (key, job) = (waiting.key().to_vec(), waiting.value()?);

@@ -1,4 +1,4 @@
-//! Writes without waiting for each: hand them in, go on, collect the outcomes. One sync covers all
+//! Pipelined writes: queue them, continue, and collect the outcomes. One sync covers all writes
 //! that wait at the same time.
 //!
 //! `cargo run -p hightower-kv --example pipelined_writes`
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         assert!(ticket.wait()?.is_committed());
     }
     let took = started.elapsed();
-    // Every one of them survives power loss now.
+    // All of them survive power loss now.
     println!("2,000 durable writes in {took:?}, with {} syncs", engine.stats().syncs);
     assert_eq!(engine.prefix("jobs/")?.count(), 2_000);
     engine.close()?;

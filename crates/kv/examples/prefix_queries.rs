@@ -1,4 +1,4 @@
-//! Keys that begin alike, ranges, and the last ones first.
+//! Prefixes, ranges, and iteration from the end.
 //!
 //! `cargo run -p hightower-kv --example prefix_queries`
 
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         println!("  {}", entry.key().escape_ascii());
     }
 
-    // The fastest way over many: keys and values are lent, not copied.
+    // The fastest iteration: keys and values are borrowed, not copied.
     let mut bytes = 0;
     engine.prefix("pods/")?.for_each_pair(|key, value| {
         bytes += key.len() + value.len();

@@ -1,4 +1,4 @@
-//! A consistent view of everything, while another thread goes on writing.
+//! A consistent view of the store, while another thread writes.
 //!
 //! `cargo run -p hightower-kv --example snapshot_reads`
 

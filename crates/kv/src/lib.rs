@@ -2,21 +2,21 @@
 //!
 //! # Where things are
 //!
-//! What most programs need is at the root and in the [`prelude`]. Each layer is a crate of its own,
-//! and a module here:
+//! The common types are at the root and in the [`prelude`]. Each layer is a separate crate, and a
+//! module here:
 //!
-//! | module | what it has |
+//! | module | content |
 //! | --- | --- |
 //! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Snapshot`], [`KvEngine`] |
 //! | `auth` | users, sessions, API keys and permissions on the store; the feature `auth`, off by default |
-//! | [`compactor`] | which segments compaction rewrites, and what of them survives |
+//! | [`compactor`] | the choice of segments to rewrite and records to keep |
 //! | [`state`] | the apply rules and [`KvState`], the plain model of the state |
 //! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
 //! | [`index`] | the concurrent ordered map |
 //! | [`log`] | [`Command`] and the codec of its records |
 //! | [`seams`] | clocks and random bytes, those of tests too |
 //!
-//! This crate adds nothing to them but names.
+//! This crate adds only names.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -39,16 +39,15 @@ pub use hightower_engine::{
     Ticket, Value, limits, prefix_end,
 };
 
-/// Copies of a store, and ways out of damage. A store that is open is copied by
-/// [`SingleNodeEngine::backup_to`] and [`SingleNodeEngine::export_snapshot`]; these take it back,
-/// and look at files that nobody has open.
+/// Restore, import, check and salvage, which work on closed stores. [`SingleNodeEngine::backup_to`]
+/// and [`SingleNodeEngine::export_snapshot`] copy an open one.
 pub use hightower_engine::{
     BackupReport, CheckLevel, CheckReport, DamagedPlace, ExportReport, ImportReport, KeysBetween, RawRecord,
     RepairProgress, RestoreReport, SalvageReport, check, dump, import_snapshot, restore, restore_with_progress,
     salvage,
 };
 
-/// What a program that uses the store usually names: `use hightower_kv::prelude::*;`.
+/// The common types of programs that use the store: `use hightower_kv::prelude::*;`.
 ///
 /// ```
 /// use hightower_kv::prelude::*;
@@ -68,7 +67,7 @@ pub mod prelude {
     };
 }
 
-/// The code of the project's front page, kept compiling.
+/// The code of the project's front page, compiled as a test.
 #[cfg(doctest)]
 #[doc = include_str!("front_page.md")]
 struct FrontPage;

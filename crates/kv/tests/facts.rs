@@ -1,4 +1,4 @@
-//! What the documents say in numbers is what the code does.
+//! Facts in the documents equal the constants of the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use hightower_kv::log::{FORMAT_VERSION, SegmentHeader};
 use hightower_kv::segment::MANIFEST_VERSION;
 use hightower_kv::{SingleNodeEngine, StoreConfig, limits};
 
-/// A document of the repository, its lines joined, so that it does not matter where they break.
+/// A document of the repository with joined lines, so that line breaks do not matter.
 fn document(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -45,7 +45,7 @@ fn limits_of_keys_and_values() {
     says("docs/FORMAT.md", "0 to 2^30");
 }
 
-/// What stands in backquotes in the table of the index crate's README is there under this name.
+/// The names in backquotes in the table of the index crate's README exist.
 #[test]
 fn names_of_the_index() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../index/README.md")).unwrap();
@@ -87,8 +87,8 @@ fn the_oldest_compiler() {
     }
 }
 
-/// The names of this process's threads that are a store's, without the prefix, once there are
-/// `count` of them: a thread gives itself its name after it was started.
+/// The names of the store threads of this process, without the prefix, as soon as `count` of them
+/// exist: a thread sets its name after its start.
 #[cfg(target_os = "linux")]
 fn threads_of_stores(count: usize) -> Vec<String> {
     for _ in 0..1000 {
@@ -96,7 +96,7 @@ fn threads_of_stores(count: usize) -> Vec<String> {
         let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
         let names: Vec<_> = names
             .filter_map(|name| Some(name.trim_end().strip_prefix("hightower-")?.to_owned()))
-            // What helps to open a store ends with that.
+            // Threads that help to open a store end with the open.
             .filter(|name| name != "open")
             .collect();
         if names.len() == count {

@@ -1,4 +1,4 @@
-//! Code as it was written for hightower-kv 0.1: it compiles and does the same.
+//! Code for hightower-kv 0.1: it compiles and has the same results.
 
 #![allow(clippy::field_reassign_with_default, clippy::unnecessary_to_owned, reason = "that is how it was written")]
 
@@ -72,7 +72,7 @@ fn commands_with_versions() -> Result<()> {
     Ok(())
 }
 
-/// Generic code, as services had it.
+/// Generic code of a service.
 fn through_the_trait<E: KvEngine>(engine: &E) -> Result<usize> {
     let commands = vec![Command::Set { key: b"t/1".to_vec(), value: b"x".to_vec(), version: 7, timestamp: 0 }];
     assert_eq!(engine.submit_batch(commands)?, [ApplyOutcome::Applied]);

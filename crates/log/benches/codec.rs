@@ -1,4 +1,4 @@
-//! What turning commands into records and back costs: `cargo bench -p hightower-log`.
+//! The cost of encoding and decoding records: `cargo bench -p hightower-log`.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may end at once")]
 
@@ -46,7 +46,7 @@ fn benches(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What does not depend on the length of the value.
+/// The parts whose cost does not depend on the length of the value.
 fn fixed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     let (context, value) = (context(), [7; 100]);

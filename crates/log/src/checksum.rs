@@ -1,10 +1,10 @@
-//! Checksums of records, seeded so that bytes only count in their own place.
+//! Checksums of records, seeded so that bytes are valid only at their own place.
 //!
-//! A record's check is made of two hashes, because the two halves become known at different times:
-//! the payload's (key and value) as soon as the caller hands them over, the head's only once the
-//! commit order gives the record its offset. Joining them is one operation. Both are XXH3 with 64
-//! bits (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): a record of a hundred
-//! bytes takes it half of the time of a CRC, and every read pays for one.
+//! A record's check combines two hashes, because the two parts become known at different times: the
+//! payload (key and value) at the call, the head only when the commit order gives the record its
+//! offset. Combining them is one operation. Both are XXH3 with 64 bits
+//! (<https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>): for a record of 100 bytes it
+//! takes half of the time of a CRC, and every read computes it.
 
 use twox_hash::XxHash3_64;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -12,10 +12,10 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::header::RecordContext;
 use crate::mutants::planted;
 
-/// From this length on XXH3 runs in stripes of 64 bytes, and wide vectors pay.
+/// The length from which XXH3 processes stripes of 64 bytes, where wide vectors are faster.
 const WIDE_VECTORS_MIN_BYTES: usize = 512;
 
-/// The checksum of a record's payload, which needs neither offset nor segment: compute it before
+/// The checksum of a record's payload. It needs neither offset nor segment: compute it before
 /// taking any lock.
 ///
 /// ```
@@ -26,8 +26,8 @@ const WIDE_VECTORS_MIN_BYTES: usize = 512;
 #[must_use]
 #[inline]
 pub fn payload_checksum(key: &[u8], value: &[u8]) -> u64 {
-    // Turned by half, so that key and value cannot be exchanged; that they end where they do is in
-    // the head.
+    // Rotated by half, so that an exchange of key and value is detected. The head has their
+    // lengths.
     xxh3(key).rotate_left(32) ^ xxh3(value)
 }
 
@@ -39,12 +39,12 @@ fn xxh3(bytes: &[u8]) -> u64 {
     if bytes.len() < WIDE_VECTORS_MIN_BYTES { xxh3_64(bytes) } else { XxHash3_64::oneshot(bytes) }
 }
 
-/// The sum of a record's head at its place, without the payload's part.
+/// The checksum of a record's head at its place, without the payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadSum(u64);
 
 impl HeadSum {
-    /// The sum over `fields`: a head's bytes from its kind on, up to its own check.
+    /// The checksum of `fields`: the bytes of a head from its kind up to its head check.
     #[inline]
     pub(crate) fn new(context: &RecordContext, offset: u32, fields: &[u8]) -> Self {
         let salt = if planted("salt_ignored") { 0 } else { context.salt };
@@ -62,7 +62,7 @@ impl HeadSum {
     /// The check of a record with this payload.
     #[inline]
     pub(crate) fn check(self, payload_checksum: u64) -> u32 {
-        // The upper half: the head's own check is of the lower.
+        // The upper half; the head check is the lower one.
         let [.., a, b, c, d] = (self.0 ^ payload_checksum).to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
     }
@@ -71,8 +71,7 @@ impl HeadSum {
 /// The start value for a record at `offset` in a segment with `salt`.
 ///
 /// For one segment no two offsets share a seed (an odd factor permutes the 64-bit numbers), so a
-/// record copied to another offset does not pass; between segments the salts, drawn at random, tell
-/// them apart.
+/// record copied to another offset is invalid. Segments differ by their random salts.
 #[inline]
 fn seed(salt: u64, offset: u32) -> u64 {
     salt.wrapping_add(u64::from(offset).wrapping_mul(0x9e37_79b9_7f4a_7c15))

@@ -2,8 +2,8 @@
 
 /// One change of one key, owning its bytes.
 ///
-/// The `version` decides which command wins for a key: the higher one, in any order of arrival. The
-/// `timestamp` (Unix time in milliseconds) is carried along and decides nothing.
+/// For a key the command with the highest `version` wins, in any order of arrival. The `timestamp`
+/// (Unix time in milliseconds) is stored and decides nothing.
 ///
 /// ```
 /// use hightower_log::Command;
@@ -15,23 +15,23 @@
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
-    /// Gives a key a value.
+    /// Sets the value of a key.
     Set {
         /// The key, 1 to [`MAX_KEY_LEN_BYTES`](crate::limits::MAX_KEY_LEN_BYTES) bytes.
         key: Vec<u8>,
         /// The value, 0 to [`MAX_VALUE_LEN_BYTES`](crate::limits::MAX_VALUE_LEN_BYTES) bytes.
         value: Vec<u8>,
-        /// Decides between commands of the same key. A caller's is at most
+        /// The version: the highest one wins for a key. A caller's is at most
         /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
         timestamp: i64,
     },
-    /// Takes a key's value away and leaves a tombstone with this version.
+    /// Deletes a key, and leaves a tombstone with this version.
     Delete {
         /// The key, 1 to [`MAX_KEY_LEN_BYTES`](crate::limits::MAX_KEY_LEN_BYTES) bytes.
         key: Vec<u8>,
-        /// Decides between commands of the same key. A caller's is at most
+        /// The version: the highest one wins for a key. A caller's is at most
         /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
@@ -49,23 +49,23 @@ pub enum Command {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandRef<'a> {
-    /// Gives a key a value.
+    /// Sets the value of a key.
     Set {
         /// The key.
         key: &'a [u8],
         /// The value.
         value: &'a [u8],
-        /// Decides between commands of the same key. A caller's is at most
+        /// The version: the highest one wins for a key. A caller's is at most
         /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
         timestamp: i64,
     },
-    /// Takes a key's value away.
+    /// Deletes a key.
     Delete {
         /// The key.
         key: &'a [u8],
-        /// Decides between commands of the same key. A caller's is at most
+        /// The version: the highest one wins for a key. A caller's is at most
         /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
         version: u64,
         /// Unix time in milliseconds.
@@ -74,7 +74,7 @@ pub enum CommandRef<'a> {
 }
 
 impl Command {
-    /// A command that gives `key` a value, with timestamp 0.
+    /// A command that sets the value of `key`, with timestamp 0.
     ///
     /// ```
     /// use hightower_log::Command;
@@ -87,7 +87,7 @@ impl Command {
         Self::Set { key: key.into(), value: value.into(), version, timestamp: 0 }
     }
 
-    /// A command that takes `key`'s value away, with timestamp 0.
+    /// A command that deletes `key`, with timestamp 0.
     #[must_use]
     pub fn delete(key: impl Into<Vec<u8>>, version: u64) -> Self {
         Self::Delete { key: key.into(), version, timestamp: 0 }
@@ -114,19 +114,19 @@ impl Command {
         }
     }
 
-    /// The key that the command is about.
+    /// The key of the command.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         self.borrow().key()
     }
 
-    /// The value that a `Set` gives; `None` for a `Delete`.
+    /// The value of a `Set`; `None` for a `Delete`.
     #[must_use]
     pub fn value(&self) -> Option<&[u8]> {
         self.borrow().value()
     }
 
-    /// The version that decides between commands of the same key.
+    /// The version: the highest one wins for a key.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.borrow().version()
@@ -140,7 +140,8 @@ impl Command {
 }
 
 impl<'a> CommandRef<'a> {
-    /// A copy that owns its bytes; costs one allocation for the key and one for a non-empty value.
+    /// A copy that owns its bytes. It costs one allocation for the key and one for a non-empty
+    /// value.
     #[must_use]
     #[allow(clippy::wrong_self_convention, reason = "the type is Copy, as slices are, and slices spell it so")]
     pub fn to_owned(self) -> Command {
@@ -152,7 +153,7 @@ impl<'a> CommandRef<'a> {
         }
     }
 
-    /// The key that the command is about.
+    /// The key of the command.
     #[must_use]
     pub fn key(&self) -> &'a [u8] {
         match self {
@@ -160,7 +161,7 @@ impl<'a> CommandRef<'a> {
         }
     }
 
-    /// The value that a `Set` gives; `None` for a `Delete`.
+    /// The value of a `Set`; `None` for a `Delete`.
     #[must_use]
     pub fn value(&self) -> Option<&'a [u8]> {
         match self {
@@ -169,7 +170,7 @@ impl<'a> CommandRef<'a> {
         }
     }
 
-    /// The version that decides between commands of the same key.
+    /// The version: the highest one wins for a key.
     #[must_use]
     pub fn version(&self) -> u64 {
         match self {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// The part of a record or header that an error is about.
+/// The part of a record or header in an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Field {
@@ -16,7 +16,7 @@ pub enum Field {
     Version,
     /// The timestamp of the command.
     Timestamp,
-    /// How far the segment was durable when the record was written.
+    /// The durable offset of the segment at the write of the record.
     Durable,
     /// The flags of the record.
     Flags,
@@ -47,55 +47,55 @@ impl fmt::Display for Field {
     }
 }
 
-/// Why bytes are not a record or a segment header: what, where (offset in the segment), expected
-/// and found.
+/// The error of bytes that are not a record or a segment header, with the offset in the segment,
+/// the expected and the found value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The bytes end before the record or header does.
     #[error("offset {offset}: cut short: {needed} bytes expected, {available} found")]
     Truncated {
-        /// Where the record starts in its segment.
+        /// The offset of the record in its segment.
         offset: u32,
-        /// How many bytes it takes, as far as could be told.
+        /// The length of the record, in bytes, as far as it is known.
         needed: u64,
-        /// How many there are.
+        /// The number of available bytes.
         available: u64,
     },
-    /// A zero where the kind of a record stands: nothing was ever written here.
+    /// The kind of the record is 0: the place was never written.
     #[error("offset {offset}: no record: a record kind expected, 0 found")]
     NoRecord {
-        /// Where a record would start.
+        /// The offset of the place.
         offset: u32,
     },
     /// A kind that this format version does not know.
     #[error("offset {offset}: unknown record kind: 1 to 3 expected, {found} found")]
     UnknownKind {
-        /// Where the record starts in its segment.
+        /// The offset of the record in its segment.
         offset: u32,
-        /// The kind that stands there.
+        /// The found kind.
         found: u8,
     },
     /// A field is out of range, or longer than necessary.
     #[error("offset {offset}: impossible {field}: {expected} expected, {found} found")]
     Impossible {
-        /// Where the record starts in its segment.
+        /// The offset of the record in its segment.
         offset: u32,
-        /// Which field.
+        /// The field.
         field: Field,
-        /// The values that it may hold.
+        /// The allowed values.
         expected: &'static str,
-        /// The value that it holds.
+        /// The found value.
         found: u64,
     },
     /// The checksum does not fit the bytes, the offset or the segment.
     #[error("offset {offset}: wrong checksum: {expected:#010x} expected, {found:#010x} found")]
     Checksum {
-        /// Where the record starts in its segment.
+        /// The offset of the record in its segment.
         offset: u32,
-        /// The checksum of the bytes that are there.
+        /// The computed checksum of the bytes.
         expected: u32,
-        /// The checksum that stands in the record.
+        /// The stored checksum.
         found: u32,
     },
     /// The bytes do not begin as a segment does.
@@ -104,11 +104,10 @@ pub enum DecodeError {
         /// The first eight bytes.
         found: [u8; 8],
     },
-    /// The segment was written in a format version that this build does not know: a later one, as a
-    /// rule.
+    /// The segment has an unknown format version, usually a later one.
     #[error("segment format version {found} is not among 1 to {supported}, which this build reads: use a newer build")]
     UnsupportedVersion {
-        /// The version that stands in the header.
+        /// The version in the header.
         found: u16,
         /// The newest version that this build reads.
         supported: u16,
@@ -116,12 +115,12 @@ pub enum DecodeError {
     /// The segment uses features that this build does not know.
     #[error("segment needs features {found:#010x} that this build does not know: use a newer build")]
     UnsupportedFeatures {
-        /// The feature bits that are unknown.
+        /// The unknown feature bits.
         found: u32,
     },
 }
 
-/// Why a command cannot become a record.
+/// The error of a command that cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EncodeError {
@@ -131,29 +130,29 @@ pub enum EncodeError {
     /// The key is longer than [`MAX_KEY_LEN_BYTES`](crate::limits::MAX_KEY_LEN_BYTES).
     #[error("the key has {len_bytes} bytes: a key has 1 to 65,535")]
     KeyTooLong {
-        /// Its length.
+        /// The length, in bytes.
         len_bytes: usize,
     },
     /// The value is longer than [`MAX_VALUE_LEN_BYTES`](crate::limits::MAX_VALUE_LEN_BYTES).
     #[error("the value has {len_bytes} bytes: a value has at most 1,073,741,824")]
     ValueTooLong {
-        /// Its length.
+        /// The length, in bytes.
         len_bytes: usize,
     },
     /// The record would reach beyond the last offset of a segment.
     #[error("a record of {len_bytes} bytes at offset {offset} reaches beyond the largest segment")]
     BeyondSegment {
-        /// Where it would start.
+        /// The offset of the record.
         offset: u32,
-        /// How long it is.
+        /// The length of the record, in bytes.
         len_bytes: usize,
     },
-    /// The record claims that bytes behind its own start were durable before it was written.
+    /// The durable offset of the record is behind the record's own offset.
     #[error("a record at offset {offset} cannot know {durable} bytes to be durable")]
     DurableBeyondRecord {
-        /// Where it would start.
+        /// The offset of the record.
         offset: u32,
-        /// The length that it claims.
+        /// The durable offset.
         durable: u32,
     },
 }

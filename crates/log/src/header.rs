@@ -8,16 +8,16 @@ pub const FORMAT_VERSION: u16 = 1;
 const MAGIC: [u8; 8] = *b"HTKVSEG\n";
 const CHECK_AT: usize = 60;
 
-/// How a segment came to be.
+/// The kind of writer of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SegmentKind {
     /// Written by commits, in commit order.
     Append,
-    /// Written by compaction: surviving records in key order, with no commits.
+    /// Written by compaction: surviving records in key order, without commits.
     Compacted,
 }
 
-/// The header of a segment: its identity, and the base numbers of its records.
+/// The header of a segment: its identity, and the base values of its records.
 ///
 /// ```
 /// use hightower_log::{SegmentHeader, SegmentKind};
@@ -35,14 +35,14 @@ pub enum SegmentKind {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SegmentHeader {
-    /// The number of the segment in its store; the file is named by it.
+    /// The number of the segment in its store, which is also its file name.
     pub id: u32,
-    /// How the segment came to be.
+    /// The kind of writer.
     pub kind: SegmentKind,
-    /// Feature bits; this version knows none, so this is 0.
+    /// Feature bits. This version has none, so this is 0.
     pub features: u32,
-    /// A random number that makes this segment's checksums its own, drawn anew whenever a file is
-    /// used again.
+    /// A random number that every checksum of this segment includes; a new one for each use of a
+    /// file.
     pub salt: u64,
     /// The seq of the segment's first commit.
     pub base_seq: u64,
@@ -52,7 +52,7 @@ pub struct SegmentHeader {
     pub base_timestamp: i64,
 }
 
-/// The context that a record's bytes depend on besides its command and offset.
+/// The values of a segment that the bytes of its records depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordContext {
     pub(crate) salt: u64,
@@ -61,7 +61,7 @@ pub struct RecordContext {
 }
 
 impl RecordContext {
-    /// A context of these three numbers, for records that live outside a segment.
+    /// A context with these three values, for records outside a segment.
     #[must_use]
     pub fn new(salt: u64, base_version: u64, base_timestamp: i64) -> Self {
         Self { salt, base_version, base_timestamp }
@@ -69,7 +69,7 @@ impl RecordContext {
 }
 
 impl SegmentHeader {
-    /// How many bytes a header takes; the first record starts there.
+    /// Length of a header, in bytes; the offset of the first record.
     pub const LEN: usize = 64;
 
     /// The context of this segment's records.
@@ -108,8 +108,8 @@ impl SegmentHeader {
     /// [`DecodeError::Truncated`], [`BadMagic`](DecodeError::BadMagic),
     /// [`UnsupportedVersion`](DecodeError::UnsupportedVersion),
     /// [`UnsupportedFeatures`](DecodeError::UnsupportedFeatures),
-    /// [`Checksum`](DecodeError::Checksum), or [`Impossible`](DecodeError::Impossible) where the
-    /// checksum fits but a field does not.
+    /// [`Checksum`](DecodeError::Checksum), or [`Impossible`](DecodeError::Impossible) for an
+    /// invalid field under a valid checksum.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let available = bytes.len() as u64;
         let Some(bytes) = bytes.first_chunk::<{ Self::LEN }>() else {
@@ -119,8 +119,8 @@ impl SegmentHeader {
         if magic != MAGIC {
             return Err(DecodeError::BadMagic { found: magic });
         }
-        // The place of the check is promised to all versions, so that damage is told from a newer
-        // format.
+        // The place of the check is the same in all versions, so that damage and a newer format can
+        // be distinguished.
         let expected = crc32fast::hash(&bytes[..CHECK_AT]);
         let found = u32::from_le_bytes(array(bytes, CHECK_AT));
         if expected != found {
@@ -160,7 +160,7 @@ impl SegmentHeader {
     }
 }
 
-/// The `N` bytes at `at`; only called with places inside the header.
+/// The `N` bytes at `at`, which must be inside the header.
 fn array<const N: usize>(bytes: &[u8; SegmentHeader::LEN], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);

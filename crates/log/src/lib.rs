@@ -1,18 +1,17 @@
 //! The bytes of the Hightower KV log: commands, records and segment headers.
 //!
-//! A log is a row of *segments*; a segment is a 64-byte [`SegmentHeader`] followed by *records*; a
-//! record carries one [`Command`], or closes the segment. This crate turns commands into records
-//! and back. It does no I/O, holds no state, allocates nothing while decoding, and never panics on
-//! any input: the owner of the bytes (a file, a socket, a fuzzer) calls it.
+//! A log is a sequence of *segments*. A segment is a 64-byte [`SegmentHeader`] followed by
+//! *records*. A record contains one [`Command`], or ends the segment. This crate encodes and
+//! decodes records. It does no I/O, has no state, does not allocate while decoding, and never
+//! panics on any input.
 //!
-//! Three properties are tested in this crate and pinned by golden vectors:
+//! Tests and golden vectors check three properties:
 //!
-//! * decoding an encoded record gives the command back, and encoding that gives the same bytes (one
-//!   command, one form);
-//! * a record with a flipped bit, a missing byte, or at another offset or in another segment is an
+//! * decoding an encoded record returns the command, and encoding it again returns the same bytes
+//!   (each command has one encoding);
+//! * a record with a flipped bit or a missing byte, at another offset or in another segment, is an
 //!   error, never another record;
-//! * lengths are checked against the limits and against the bytes that are there before anything is
-//!   read.
+//! * lengths are checked against the limits and the available bytes before the content is read.
 //!
 //! The byte-exact description is in the project's `docs/FORMAT.md`.
 //!
@@ -52,9 +51,8 @@
 //!
 //! # What it is not
 //!
-//! It reads no files, knows nothing of commits beyond the bit that says that more follows, and does
-//! not decide which of two commands wins: files are `hightower-segment`'s, the rules are
-//! `hightower-state`'s.
+//! It reads no files, knows only one bit about commits (more records follow), and does not decide
+//! which of two commands wins. `hightower-segment` has the files, `hightower-state` the rules.
 //!
 //! # At a glance
 //!
@@ -62,7 +60,7 @@
 //! | --- | --- |
 //! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, commits of up to 65,536 commands, segments below 4 GiB |
 //! | durability | none: it writes into your buffer |
-//! | memory | what you give it; decoding borrows |
+//! | memory | the caller's buffers; decoding borrows |
 //! | threads | every function is pure; all types are `Send` and `Sync` |
 //! | features | none |
 //! | format | version 1. Golden bytes pin it, an unknown version or kind of record is an error, and every released version stays readable |

@@ -1,13 +1,13 @@
-//! Records: one command, or the end of a segment, as bytes.
+//! Records: the encoding of one command, or of the end of a segment.
 //!
 //! ```text
 //! check u32 | kind+flags u8 | widths u8 | key_len u8/u16 | value_len | version | timestamp | durable u32 | head check u16 | key | value
 //!                                                         └ as wide as `widths` says ┘     └ not in relocated records ┘
 //! ```
 //!
-//! A put of a 16-byte key and 100-byte value costs 20 bytes here where a fixed layout would take
-//! 36. One command has exactly one encoding at a given place: numbers are as narrow as they can be,
-//! and decoding refuses anything else.
+//! A put of a 16-byte key and a 100-byte value costs 20 bytes; a fixed layout would take 36. A
+//! command has exactly one encoding at a given place: numbers have the smallest width, and decoding
+//! refuses any other.
 
 mod decode;
 mod encode;
@@ -19,7 +19,7 @@ pub use value::{SetValue, decode_value};
 
 use crate::command::CommandRef;
 
-/// The longest head of a record: all that stands before the key, in bytes.
+/// The longest head of a record (the fields before the key), in bytes.
 pub const MAX_HEAD_LEN_BYTES: usize = 34;
 
 const KIND_SET: u8 = 1;
@@ -42,44 +42,43 @@ const KEY_LEN_AT: usize = 6;
 /// The durable offset and the head check at the end of an appended record's head.
 const APPENDED_TAIL_LEN_BYTES: usize = 6;
 
-/// The kind of writer of a record, with the facts that it knew.
+/// The kind of writer of a record, with its facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// A commit, at the tail of the active segment.
     Appended {
-        /// Up to which offset of this segment the writer knew all bytes to be durable; 0 while it
-        /// did not even know the segment before this one to be. Never more than the record's own
-        /// offset.
+        /// The offset in this segment up to which the writer knew all bytes to be durable; 0 while
+        /// the previous segment was not known to be durable. At most the record's own offset.
         durable: u32,
         /// Whether more records of the same commit follow.
         continues: bool,
     },
-    /// Compaction, into a segment that counts only once it is whole and synced.
+    /// Compaction, into a segment that takes effect when it is complete and synced.
     Relocated,
 }
 
 /// The content of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordBody<'a> {
-    /// A command that was committed.
+    /// A committed command.
     Command(CommandRef<'a>),
-    /// The segment ends here: the next commit is in the next segment.
+    /// The end of the segment. The next commit is in the next segment.
     Seal {
-        /// The highest version that the store had seen.
+        /// The highest version seen by the store.
         max_version: u64,
-        /// When the segment was closed: Unix time in milliseconds.
+        /// The time of the seal: Unix time in milliseconds.
         timestamp: i64,
     },
 }
 
-/// A decoded record, borrowing from the bytes that it was read from.
+/// A decoded record, which borrows from the decoded bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     /// The content of the record.
     pub body: RecordBody<'a>,
-    /// Its kind of writer, and for an appended record the durable length that was known.
+    /// Its kind of writer, and for an appended record the durable offset.
     pub placement: Placement,
-    /// How many bytes it takes; the next record starts there.
+    /// The length of the record, in bytes; the next record starts behind it.
     pub len: u32,
 }
 
@@ -99,8 +98,7 @@ impl<'a> Record<'a> {
         matches!(self.placement, Placement::Appended { continues: true, .. })
     }
 
-    /// How far the segment was known to be durable when the record was written; `None` for
-    /// relocated records.
+    /// The durable offset of the segment at the write of the record; `None` for relocated records.
     #[must_use]
     pub fn durable(&self) -> Option<u32> {
         match self.placement {
@@ -110,7 +108,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// How many bytes `number` needs, at least one.
+/// The number of bytes that `number` needs, at least one.
 fn width(number: u64) -> usize {
     let bits = 64 - number.leading_zeros() as usize;
     bits.div_ceil(8).max(1)

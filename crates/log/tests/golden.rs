@@ -1,9 +1,8 @@
 //! The format, pinned: the same commands must give the bytes in `tests/golden/records.txt`, byte
 //! for byte.
 //!
-//! Those lines are a promise to every store that was ever written. Writing them anew is a
-//! deliberate act, after the format version was raised:
-//! `HIGHTOWER_REGENERATE_GOLDEN=1 cargo test -p hightower-log --test golden`.
+//! These lines are a promise to every existing store. Regenerate them only after raising the format
+//! version: `HIGHTOWER_REGENERATE_GOLDEN=1 cargo test -p hightower-log --test golden`.
 
 #![allow(
     clippy::unwrap_used,
@@ -85,8 +84,8 @@ fn commands() -> Vec<(&'static str, u32, Placement, CommandRef<'static>)> {
     ]
 }
 
-/// All golden lines: a name, then the bytes in hex; a long record is given by its head and a digest
-/// of the rest.
+/// All golden lines: a name and the bytes in hex. A long record has its head and a digest of the
+/// rest.
 fn lines() -> String {
     let mut text = String::new();
     for (name, kind) in [("header-append", SegmentKind::Append), ("header-compacted", SegmentKind::Compacted)] {
@@ -104,12 +103,12 @@ fn lines() -> String {
     text
 }
 
-/// The bytes that the golden file has under a name.
+/// The bytes of a name in the golden file.
 fn golden(name: &str) -> Vec<u8> {
     let text = fs::read_to_string(path()).unwrap();
     let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
     let mut bytes = unhex(line.rsplit(' ').next().unwrap());
-    // The tail of a long record is its value, which the file does not repeat.
+    // The rest of a long record is its value, which the file does not contain.
     if let Some(len) = line.split("len=").nth(1) {
         bytes.resize(len.split(' ').next().unwrap().parse().unwrap(), b'v');
     }

@@ -1,6 +1,6 @@
-//! What must hold for every record: one form, no other reading, no panic.
+//! Properties of every record: one encoding, no other decoding, no panic.
 //!
-//! `HIGHTOWER_TEST_CASES` sets the number of cases of each property (default 256).
+//! `HIGHTOWER_TEST_CASES` sets the number of cases per property (default 256).
 
 #![allow(
     clippy::unwrap_used,
@@ -70,7 +70,7 @@ fn place() -> impl Strategy<Value = (u32, Placement)> {
     prop_oneof![3 => appended, 1 => (64_u32..1 << 30).prop_map(|offset| (offset, Placement::Relocated))]
 }
 
-/// A record as it stands in a segment, with what it was made of.
+/// A record in a segment, with its command and place.
 fn record() -> impl Strategy<Value = (Command, RecordContext, u32, Placement, Vec<u8>)> {
     (command(), context(), place()).prop_map(|(command, context, (offset, placement))| {
         let mut bytes = Vec::new();
@@ -153,8 +153,8 @@ proptest! {
         more in vec(any::<u8>(), 0..40),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
-        // Most edits hit the head, where the kind, the widths and the lengths stand; its checks are
-        // mended in the next property.
+        // Most edits hit the head, with the kind, the widths and the lengths. The next property
+        // corrects the checks.
         let mut mutated = bytes.clone();
         for (at, byte) in edits {
             let at = at % mutated.len();
@@ -177,7 +177,7 @@ proptest! {
     fn what_decodes_encodes_to_the_same_bytes(
         tag in 0_u8..=255, widths in any::<u8>(), rest in vec(any::<u8>(), 40..80), context in context(), offset in 100_u32..1_000
     ) {
-        // Bytes whose checks are made to fit: the strictest test that there is one form only.
+        // Bytes with corrected checks: the strictest test that each command has one encoding.
         let bytes = with_checks_mended(tag, widths, rest, &context, offset);
         if let Ok(record) = decode(&bytes, &context, offset) {
             let again = match record.body {
@@ -205,8 +205,7 @@ proptest! {
     }
 }
 
-/// A record-like string of bytes in which both checks are made to fit by reading the expected ones
-/// from the errors.
+/// A record-like string of bytes with both checks corrected from the errors.
 fn with_checks_mended(tag: u8, widths: u8, rest: Vec<u8>, context: &RecordContext, offset: u32) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 0, tag, widths];
     bytes.extend(rest);

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | limits | none |
 //! | durability | none |
-//! | memory | in tests, a byte per thread and lock that it holds |
+//! | memory | in tests, one byte per thread and held lock |
 //! | threads | everything here may be called from any thread |
 //! | features | `os-entropy`: [`OsEntropy`], by the crate `getrandom`. `coarse-clock`: a cheaper [`SystemClock`] on Linux, by the crate `rustix` |
 //! | format | none |

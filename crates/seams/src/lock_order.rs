@@ -1,23 +1,23 @@
-//! The order in which a thread may take the locks of a store, checked in tests.
+//! The order of a store's locks, checked in tests.
 //!
-//! Threads that take two locks in different orders can wait for each other for ever. A test rarely
-//! meets that moment, but it meets both orders easily. So each lock that is held together with
-//! others has a [`Rank`], and a thread takes locks of rising ranks only.
+//! Threads that take two locks in different orders can deadlock. A test rarely meets that moment,
+//! but it easily meets both orders. So each lock that is held together with others has a [`Rank`],
+//! and a thread may take only locks of ascending ranks.
 //!
 //! The check runs in builds with debug assertions while the environment variable
-//! `HIGHTOWER_LOCK_ORDER` is set, as this workspace's `.cargo/config.toml` does. Elsewhere it must
-//! not run: ranks do not tell two stores apart, and a program may use one store from within
-//! another's file system.
+//! `HIGHTOWER_LOCK_ORDER` is set, as this workspace's `.cargo/config.toml` does. It must not run
+//! elsewhere: ranks do not distinguish two stores, and a program may use one store within another's
+//! file system.
 
-/// The locks of a store that are held together, in the order in which a thread may take them.
+/// The locks of a store that are held together, in the order of their acquisition.
 ///
-/// Locks without a rank are leaves: they are held for a few instructions, and no other lock is
-/// taken under them.
+/// Locks without a rank are leaves: they are held for a few instructions, without taking another
+/// lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// The outcome of closing a store.
     Closing,
-    /// The turn of compaction, checkpoints and backups.
+    /// The lock of compaction, checkpoints and backups, one at a time.
     Turn,
     /// The commit log: one commit at a time.
     Commit,
@@ -31,11 +31,11 @@ pub enum Rank {
     Syncing,
     /// The manifest.
     Manifest,
-    /// The end of the log: the active segment, and those before it that are not sealed yet.
+    /// The end of the log: the active segment, and earlier segments that are not sealed yet.
     Tail,
 }
 
-/// A lock that this thread holds, for as long as this lives.
+/// The record of a held lock. Dropping it releases the record.
 #[derive(Debug)]
 #[must_use = "the lock counts as held while this lives"]
 pub struct HeldRank {
@@ -45,11 +45,11 @@ pub struct HeldRank {
     thread: std::marker::PhantomData<*const ()>,
 }
 
-/// Notes that this thread is about to take the lock of this rank.
+/// Records that this thread is about to take the lock of this rank.
 ///
 /// # Panics
 ///
-/// While locks are [checked](is_checked), if the thread holds one of the same or a later rank.
+/// If locks are [checked](is_checked) and the thread holds one of the same or a later rank.
 #[inline]
 pub fn take(rank: Rank) -> HeldRank {
     let thread = std::marker::PhantomData;
@@ -75,7 +75,7 @@ pub fn is_checked() -> bool {
     is_checked
 }
 
-/// Shuttle runs the threads of a schedule on one thread of the system, so nothing is checked there.
+/// Shuttle runs the threads of a schedule on one system thread, so the check is off there.
 #[cfg(all(debug_assertions, not(shuttle)))]
 mod checked {
     use std::cell::RefCell;
@@ -97,7 +97,7 @@ mod checked {
         if !is_on() {
             return;
         }
-        // A thread that is ending has no list any more, and is not checked.
+        // A thread that is ending has no list any more, so it is not checked.
         let _ending = HELD.try_with(|held| {
             let mut held = held.borrow_mut();
             if let Some(later) = held.iter().find(|held| **held >= rank) {

@@ -1,10 +1,9 @@
-//! Planted bugs, so that the tests can show that they see them; `cargo xtask mutants` lists them
-//! all.
+//! Planted bugs, which show that the tests detect them. `cargo xtask mutants` lists all of them.
 //!
-//! In a build with `--cfg mutants` the environment variable `HIGHTOWER_MUTANT` names the one that
-//! is active; in any other build none exists.
+//! In a build with `--cfg mutants` the environment variable `HIGHTOWER_MUTANT` names the active
+//! bug. Other builds contain no planted bugs.
 
-/// Whether the bug of this name is active.
+/// Whether the bug with this name is active.
 #[must_use]
 #[cfg(mutants)]
 pub fn planted(name: &str) -> bool {
@@ -12,7 +11,7 @@ pub fn planted(name: &str) -> bool {
     ACTIVE.get_or_init(|| std::env::var("HIGHTOWER_MUTANT").ok()).as_deref() == Some(name)
 }
 
-/// Never: this build has no planted bugs.
+/// Always `false`: this build has no planted bugs.
 #[must_use]
 #[cfg(not(mutants))]
 #[inline(always)]

@@ -28,7 +28,7 @@ fn filled(keys: u64) -> ConcurrentKvState<u32> {
     state
 }
 
-/// A walk through all numbers below `keys` in no order, forever.
+/// An endless pseudorandom walk through all numbers below `keys`.
 fn numbers(keys: u64) -> impl Iterator<Item = u64> {
     (0_u64..).map(move |at| at.wrapping_mul(0x2545_f491_4f6c_dd1d) % keys)
 }

@@ -1,4 +1,4 @@
-//! Measures what ordered walks cost: to begin one, and per key.
+//! Measures the cost of ordered scans: of their start, and per key.
 //!
 //! ```sh
 //! cargo run --release -p hightower-state --example scans            # 1 M keys
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use hightower_state::{ConcurrentKvState, StateError, pin};
 
-/// A number that depends on `number` in no simple way (splitmix64, Steele et al. 2014).
+/// A pseudorandom function of `number` (splitmix64, Steele et al. 2014).
 fn mixed(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ fn mixed(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// Keys of sixteen bytes that are spread over all there are.
+/// Keys of 16 bytes, spread over the key space.
 fn key(number: u64) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&mixed(number).to_be_bytes());

@@ -1,8 +1,8 @@
-//! Key bounds: the end of a prefix, and ranges that hold nothing.
+//! Key bounds: the end of a prefix, and empty ranges.
 
 use std::ops::Bound;
 
-/// The first key after every key that begins with `prefix`; `None` if there is no such key, because
+/// The first key after every key that begins with `prefix`; `None` if no such key exists, because
 /// the prefix is empty or all of its bytes are 255. Costs one allocation.
 ///
 /// ```
@@ -20,7 +20,7 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-/// Whether no key can lie between the bounds. (`BTreeMap::range` panics on some of these.)
+/// Whether no key can be between the bounds. (`BTreeMap::range` panics on some of these.)
 pub(crate) fn is_empty(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
     use Bound::{Excluded, Included};
     match (from, to) {

@@ -1,4 +1,4 @@
-//! The plain data that goes into the state and comes out of it.
+//! The input and output data of the state.
 
 use crate::location::Location;
 use crate::outcome::{ApplyOutcome, CommandKind};
@@ -9,56 +9,56 @@ use crate::version::{Version, Word};
 pub struct Change<'a, L> {
     /// The key.
     pub key: &'a [u8],
-    /// Decides against other commands of the key: the highest wins.
+    /// The version: the highest one wins for a key.
     pub version: u64,
-    /// Whether the command sets or deletes.
+    /// The kind of the command: set or delete.
     pub kind: CommandKind,
-    /// Where the command's record is. A tombstone has one too.
+    /// The location of the command's record. A tombstone has one too.
     pub location: L,
-    /// How long the record is, in bytes; handed back as [`Replaced::len_bytes`] when the record is
-    /// dead. 0 if that doesn't matter.
+    /// The length of the record, in bytes; returned as [`Replaced::len_bytes`] when the record is
+    /// dead. 0 if the length is not used.
     pub len_bytes: u32,
 }
 
 /// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied<L> {
-    /// The decision of the apply rules.
+    /// The outcome by the apply rules.
     pub outcome: ApplyOutcome,
-    /// The version that the change replaced, if it won and the key had one.
+    /// The replaced version, if the change won and the key had one.
     pub replaced: Option<Replaced<L>>,
 }
 
-/// A version that is no longer the newest of its key. Snapshots may still read it.
+/// A replaced version of a key. Snapshots may still read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced<L> {
-    /// Where its record is.
+    /// The location of its record.
     pub location: L,
-    /// How long its record is.
+    /// The length of its record, in bytes.
     pub len_bytes: u32,
-    /// Whether it was a tombstone.
+    /// Whether it is a tombstone.
     pub was_tombstone: bool,
 }
 
-/// A location and the version that it belongs to.
+/// A location with its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versioned<L> {
-    /// Where the value is.
+    /// The location of the value.
     pub location: L,
-    /// The version of the command that set it.
+    /// The version of the command that set the value.
     pub version: u64,
 }
 
-/// Everything that the state knows of a key at some seq, except the key.
+/// The complete entry of a key at a seq, without the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRecord<L> {
-    /// Where the record is.
+    /// The location of the record.
     pub location: L,
-    /// The version of the command that won.
+    /// The version of the winning command.
     pub version: u64,
-    /// Whether there is a value or a tombstone.
+    /// Whether the entry is a value or a tombstone.
     pub kind: CommandKind,
-    /// How long the record is, in bytes.
+    /// The length of the record, in bytes.
     pub len_bytes: u32,
 }
 

@@ -1,4 +1,4 @@
-//! One commit as the writer's caller sees it: apply changes, then publish.
+//! One commit: apply changes, then publish.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,19 +15,19 @@ use crate::mutants::planted;
 use crate::outcome::ApplyOutcome;
 use crate::version::Version;
 
-/// A commit examines this many old versions for reclaiming, plus two for each key that it writes:
-/// more than it can add, so that the queue shrinks, and so few that no commit pays for a backlog.
+/// Number of old versions that a commit examines for reclaiming, besides two per written key. This
+/// is more than a commit can add, so the queue shrinks, and few enough that no commit pays for a
+/// backlog.
 const RECLAIM_LEN: usize = 4;
 
-/// A commit that has begun. Readers see nothing of it until it is published, and then all of it.
+/// An open commit. Readers see it only after it is published, and then completely.
 ///
-/// Dropping it also publishes it: the caller's log already holds the applied changes, which cannot
-/// be undone.
+/// Dropping it publishes it too, because the caller's log already has the applied changes.
 pub struct Commit<'w, 'g, L> {
     state: &'w mut WriterState,
     inner: &'w StateInner,
     guard: &'g Guard,
-    /// `None` once it has been published.
+    /// `None` after it is published.
     flight: Option<InFlightCommit<EntryRef<'g, IndexEntry>>>,
     delta: Delta,
     location: PhantomData<fn(L) -> L>,
@@ -45,8 +45,8 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
         Self { state, inner, guard, flight, delta: Delta::default(), location: PhantomData }
     }
 
-    /// Applies one change. Keys may come more than once; each change meets what those before it
-    /// have left.
+    /// Applies one change. A key may occur more than once; each change applies to the result of the
+    /// previous ones.
     ///
     /// Costs one probe of the index for an overwrite, and an insertion for a new key.
     pub fn apply(&mut self, change: &Change<'_, L>) -> Applied<L>
@@ -81,7 +81,7 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
         )
     }
 
-    /// Makes the commit visible, all at once.
+    /// Makes the commit visible, atomically.
     pub fn publish(mut self) {
         self.finish();
     }

@@ -1,4 +1,4 @@
-//! Running counts that readers may ask for. The writer alone changes them.
+//! Counters that readers can read. Only the writer changes them.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::version::Word;
@@ -10,7 +10,7 @@ pub(crate) struct Counters {
     max_version: AtomicU64,
 }
 
-/// What a commit adds to the counts.
+/// The changes of the counters by a commit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delta {
     live_keys: isize,
@@ -28,7 +28,7 @@ impl Delta {
         self.count(word, -1);
     }
 
-    /// Adds what another has counted.
+    /// Adds the counts of another delta.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.live_keys += other.live_keys;
         self.tombstones += other.tombstones;
@@ -57,7 +57,7 @@ impl Counters {
         self.max_version.load(Ordering::Acquire)
     }
 
-    /// Adds a delta; the writer alone does this, so loads and stores are enough.
+    /// Adds a delta. Only the writer does this, so plain loads and stores are enough.
     pub(crate) fn add(&self, delta: &Delta) {
         add(&self.live_keys, delta.live_keys);
         add(&self.tombstones, delta.tombstones);

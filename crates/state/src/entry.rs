@@ -1,25 +1,25 @@
-//! One key's entry: its newest version in place, and its older ones while a snapshot needs them.
+//! The entry of a key: its newest version in place, and older ones while a snapshot needs them.
 //!
 //! # Reading without retry
 //!
 //! An overwrite by commit n stores, in this order and each with release:
 //!
-//! 1. the old version, where readers find it: in the [undo slot](crate::undo) or in front of the
-//!    older versions;
+//! 1. the old version, in the [undo slot](crate::undo) or at the head of the older versions;
 //! 2. `seq := n`;
 //! 3. `word := new location, pending`;
 //! 4. `version` and `len_bytes`;
-//! 5. once the commit is published: `word := new location`.
+//! 5. after the commit is published: `word := new location`.
 //!
 //! A reader at a snapshot's seq S loads the fields and then `seq`, each with acquire. `seq <= S`
-//! means that none of the fields comes from a commit after S, and since everything up to S was
-//! complete when the snapshot was taken, all of them come from the newest commit up to S. Else that
-//! version has been replaced, and the reader takes it from the undo slot, if the commit that the
-//! entry shows is the one in flight, or from the older versions.
+//! means that none of the fields comes from a commit after S. Everything up to S was complete when
+//! the snapshot was taken, so all of them come from the newest commit up to S. Otherwise that
+//! version has been replaced, and the reader takes it from the undo slot, if the commit of the
+//! entry is in flight, or from the older versions.
 //!
-//! A reader of the latest version loads `version`, `word` and `version` again. If the word isn't
-//! pending and the version is the same both times, they belong together and are published. Else a
-//! commit is in flight right here, and the reader reads as a snapshot does; it never tries twice.
+//! A reader of the latest version loads `version`, `word` and `version` again. If the word is not
+//! pending and both versions are equal, location and version belong together and are published.
+//! Otherwise a commit is in flight in this entry, and the reader reads as a snapshot does. It never
+//! retries.
 
 use crate::location::LocationBits;
 use crate::mutants::planted;
@@ -28,7 +28,7 @@ use crate::undo::UndoSlots;
 use crate::version::{Version, Word};
 use crate::version_chain::VersionChain;
 
-/// What the index holds for a key.
+/// The value of a key in the index.
 #[derive(Debug)]
 pub(crate) struct IndexEntry {
     word: AtomicU64,
@@ -38,7 +38,7 @@ pub(crate) struct IndexEntry {
     len_bytes: AtomicU32,
 }
 
-/// The latest version, as far as a plain read needs it.
+/// The fields of the latest version that a plain read needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LatestVersion {
     pub(crate) word: Word,
@@ -56,8 +56,8 @@ impl IndexEntry {
         }
     }
 
-    /// What the undo slot calls this entry. An entry stays where it is as long as a snapshot may
-    /// need an older version of it.
+    /// The identity of this entry in an undo slot. An entry is not moved while a snapshot may need
+    /// an older version of it.
     pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -71,7 +71,7 @@ impl IndexEntry {
         (is_whole && is_published).then_some(LatestVersion { word: word.settled(), version })
     }
 
-    /// The newest version of seq `seq` or before, tombstones included.
+    /// The newest version with a seq up to `seq`, tombstones included.
     pub(crate) fn at(&self, seq: u64, undo: &UndoSlots, guard: &Guard) -> Option<Version> {
         let newest = self.newest();
         if newest.seq <= seq {
@@ -84,7 +84,7 @@ impl IndexEntry {
         }
     }
 
-    /// All fields, `seq` last. For the writer, they belong together.
+    /// All fields, `seq` last. For the writer they are consistent.
     pub(crate) fn newest(&self) -> Version {
         let early = planted("seq_first").then(|| self.seq.load(Ordering::Acquire));
         let version = self.version.load(Ordering::Acquire);
@@ -94,12 +94,12 @@ impl IndexEntry {
         Version { word, seq, version, len_bytes }
     }
 
-    /// Where the newest version is, published or not: for a prefetch.
+    /// The location of the newest version, published or not, for a prefetch.
     pub(crate) fn newest_location(&self) -> LocationBits {
         Word::from_raw(self.word.load(Ordering::Relaxed)).location()
     }
 
-    /// Overwrites the newest version; the old one must be where readers find it.
+    /// Overwrites the newest version. The old one must be stored for readers before.
     pub(crate) fn replace(&self, new: &Version) {
         if planted("location_before_seq") {
             self.word.store(new.word.raw(), Ordering::Release);
@@ -110,13 +110,13 @@ impl IndexEntry {
         self.len_bytes.store(new.len_bytes, Ordering::Release);
     }
 
-    /// The commit that stored the word is published.
+    /// Marks the word as published.
     pub(crate) fn settle(&self) {
         let word = Word::from_raw(self.word.load(Ordering::Relaxed));
         self.word.store(word.settled().raw(), Ordering::Release);
     }
 
-    /// Sets the length of the newest version's record, after that was copied.
+    /// Sets the length of the newest version's record, after a copy of the record.
     #[cfg(not(loom))]
     pub(crate) fn set_len_bytes(&self, len_bytes: u32) {
         self.len_bytes.store(len_bytes, Ordering::Release);
@@ -126,8 +126,7 @@ impl IndexEntry {
         &self.older_versions
     }
 
-    /// Points this key's versions that lie at `old` to `new` instead; returns whether there was
-    /// one.
+    /// Points the versions of this key at `old` to `new`; returns whether one existed.
     pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
         let word = Word::from_raw(self.word.load(Ordering::Relaxed));
         let is_there = word.location() == old || planted("install_without_comparing");

@@ -1,6 +1,6 @@
-//! What the state refuses.
+//! The errors of the state.
 
-/// Why the state refused a call. Nothing has changed then.
+/// The error of a call. The state is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -12,14 +12,14 @@ pub enum StateError {
         /// The newest published seq.
         visible: u64,
     },
-    /// A key is not above the key before it, or a run does not begin above the end of the run
-    /// before it.
+    /// A key is not above the previous key, or a run does not begin above the end of the previous
+    /// run.
     #[error("keys must rise, within a run and from run to run")]
     KeysOutOfOrder,
-    /// Runs can only be loaded into a state that has seen no key.
+    /// Runs can be loaded only into a new state.
     #[error("runs can only be loaded into an empty state: replay the changes instead")]
     NotEmpty,
-    /// A run was begun for another state.
+    /// A run belongs to another state.
     #[error("the run was begun for another state")]
     OtherState,
 }

@@ -1,5 +1,4 @@
-//! The queue of old versions that are waiting to be dropped, grouped by the snapshot that keeps
-//! them.
+//! The queue of old versions to drop, grouped by the snapshot that keeps them.
 //!
 //! Each retained version is on the list of the newest snapshot that needs it. After a snapshot
 //! ends, its list is processed incrementally, a few versions per commit. A version that an older
@@ -31,8 +30,8 @@ struct GcItems {
 }
 
 impl GcQueue {
-    /// Puts a retained version on the list of the newest snapshot that needs it. While a snapshot
-    /// is still registering, the version goes to the orphaned lists, to be examined again.
+    /// Adds a retained version to the list of the newest snapshot that needs it. While a snapshot
+    /// is registering, the version goes to the orphaned lists, which are examined again.
     pub(crate) fn push(&mut self, key: &[u8], seq: u64, until: u64, live: &LiveSnapshots) {
         match live.newest_reader(seq, until) {
             Some(owner) if !live.has_pending() => self.owned.entry(owner).or_default().push(seq, key),
@@ -72,7 +71,7 @@ impl GcQueue {
         self.orphaned.is_empty() && self.owned.is_empty()
     }
 
-    /// The bytes that the lists take.
+    /// The memory of the lists, in bytes.
     pub(crate) fn len_bytes(&self) -> usize {
         self.owned.values().chain(&self.orphaned).map(GcItems::len_bytes).sum()
     }
@@ -90,7 +89,7 @@ impl GcQueue {
     }
 }
 
-/// Chunks grow up to this and no further, so that adding never copies more.
+/// Maximum size of a chunk, which bounds the bytes that an addition copies.
 const CHUNK_LEN_BYTES: usize = 16 * 1024;
 
 impl GcItems {
@@ -151,7 +150,7 @@ pub(crate) fn each_of(mut chunk: &[u8], mut each: impl FnMut(u64, &[u8])) {
     }
 }
 
-/// The first item of a chunk, and what follows it.
+/// The first item of a chunk, and the rest.
 fn split(chunk: &[u8]) -> Option<(u64, &[u8], &[u8])> {
     let (seq, rest) = chunk.split_first_chunk()?;
     let (len_bytes, rest) = rest.split_first_chunk()?;

@@ -1,6 +1,6 @@
-//! One commit in flight: from its first overwrite until it is published and settled.
+//! A commit in flight: from its first overwrite until it is published and settled.
 //!
-//! This is the writer's half of the protocols. The readers' halves are in [`entry`](crate::entry),
+//! This is the writer's side of the protocols. The readers' sides are in [`entry`](crate::entry),
 //! [`undo`](crate::undo) and [`registry`](crate::snapshot_registry). The writer and the models of
 //! the model checker run the same code.
 
@@ -17,17 +17,17 @@ pub(crate) trait EntryPointer: Copy {
     fn entry(&self) -> &IndexEntry;
 }
 
-/// A commit that has begun and is not yet published.
+/// An open commit, not yet published.
 #[derive(Debug)]
 pub(crate) struct InFlightCommit<P> {
     seq: u64,
-    /// The entries that were written, the first without an allocation.
+    /// The written entries, the first without an allocation.
     first: Option<WrittenEntry<P>>,
     rest: Vec<WrittenEntry<P>>,
     kept: ChainChange,
 }
 
-/// How many old versions a commit has added to entries and dropped from them.
+/// The numbers of old versions that a commit has added to entries and dropped from them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChainChange {
     pub(crate) added: usize,
@@ -40,18 +40,18 @@ struct WrittenEntry<P> {
     old: ReplacedPlace,
 }
 
-/// Where the version that was replaced is.
+/// The place of the replaced version.
 #[derive(Clone, Copy, Debug)]
 enum ReplacedPlace {
-    /// There was none: the key is new.
+    /// None: the key is new.
     None,
     /// In an undo slot.
     InUndoSlot(Version, SlotNumber),
-    /// In front of the entry's older versions.
+    /// At the head of the entry's older versions.
     InChain(Version),
 }
 
-/// An old version that some snapshot needs, and that stays in its entry.
+/// An old version that stays in its entry, because a snapshot needs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetainedVersion<P> {
     pub(crate) pointer: P,
@@ -76,8 +76,8 @@ impl<P: EntryPointer> InFlightCommit<P> {
         let entry = pointer.entry();
         let old = entry.newest();
         if old.seq == self.seq {
-            // This commit has written the entry before. The version that it replaced then is safe,
-            // and no reader has seen the one that it wrote.
+            // This commit has written the entry before. The version replaced then is stored, and no
+            // reader has seen the one written by this commit.
             entry.replace(new);
             return;
         }
@@ -92,7 +92,7 @@ impl<P: EntryPointer> InFlightCommit<P> {
         entry.replace(new);
     }
 
-    /// Remembers an entry that this commit has added.
+    /// Records an entry that this commit has added.
     pub(crate) fn added(&mut self, pointer: P) {
         self.touch(pointer, ReplacedPlace::None);
     }
@@ -106,7 +106,7 @@ impl<P: EntryPointer> InFlightCommit<P> {
         }
     }
 
-    /// How many entries were written.
+    /// The number of written entries.
     pub(crate) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()
     }

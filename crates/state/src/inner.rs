@@ -1,4 +1,4 @@
-//! What the handles of a state share: the index, what is visible, and what the writer owns.
+//! The shared parts of a state: the index, the visibility of commits, and the writer's data.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub(crate) struct WriterState {
     pub(crate) gc_queue: GcQueue,
     /// Old versions in entries.
     pub(crate) old_versions: usize,
-    /// A key's bytes, for the time of one call.
+    /// A buffer for the bytes of a key during one call.
     scratch: Vec<u8>,
 }
 
@@ -59,8 +59,8 @@ impl WriterState {
         self.old_versions -= kept.dropped;
     }
 
-    /// Examines up to `budget` old versions whose snapshot has ended. Returns whether more are
-    /// waiting.
+    /// Examines up to `budget` old versions whose snapshot has ended. Returns whether the queue has
+    /// more.
     pub(crate) fn reclaim(&mut self, map: &Map<IndexEntry>, budget: usize, guard: &Guard) -> bool {
         if self.gc_queue.is_empty() {
             return false;
@@ -83,7 +83,7 @@ impl WriterState {
     }
 }
 
-/// A snapshot's slot in the registry, which it gives back when it is dropped.
+/// A snapshot's slot in the registry. Dropping it frees the slot.
 pub(crate) struct SnapshotRegistration {
     pub(crate) inner: Arc<StateInner>,
     pub(crate) seq: u64,

@@ -5,10 +5,10 @@
 //! grouping don't matter ([`ApplyOutcome::decide`]). Two types keep such a state:
 //!
 //! * [`KvState`] holds keys and values in a `BTreeMap`: plain, ordered, comparable, with a digest.
-//!   It is the model that the rest is tested against.
+//!   It is the model for the tests of the rest.
 //! * [`ConcurrentKvState`] holds keys and, for each, the *location* of its value: a place in a
 //!   file, a slot in a slab, any 62 bits. One writer at a time; readers take no lock and never
-//!   retry; snapshots cost the same however many keys there are.
+//!   retry; the cost of a snapshot does not depend on the number of keys.
 //!
 //! # Example: a versioned map in memory
 //!
@@ -38,48 +38,48 @@
 //! # How it works
 //!
 //! Each key has one entry, in place in the leaf of a [`hightower_index`] map: location, seq,
-//! version, and the older versions that a snapshot needs. The seq is the number of the commit; the
-//! newest published seq is what readers see. In short:
+//! version, and the older versions that a snapshot needs. The seq is the number of the commit;
+//! readers see the newest published seq. In short:
 //!
-//! * A reader at a snapshot takes the entry if its seq isn't above the snapshot's, and else an
+//! * A reader at a snapshot takes the entry if its seq is not above the snapshot's, otherwise an
 //!   older version.
-//! * A writer marks what it stores as *pending* until the commit is published, so that plain reads,
-//!   which look at nothing shared but the entry, see a batch whole or not at all.
-//! * What an overwrite replaces goes into an *undo slot* first. After publishing, the writer asks
-//!   which snapshots are alive and keeps the old version only if one of them needs it; an overwrite
-//!   without snapshots allocates nothing.
+//! * A writer marks its stores as *pending* until the commit is published, so that plain reads,
+//!   which read only the entry, see batches atomically.
+//! * An overwrite first copies the replaced version into an *undo slot*. After publishing, the
+//!   writer reads the live snapshots and keeps the old version only if one of them needs it. An
+//!   overwrite without snapshots allocates nothing.
 //! * Snapshots claim a slot in a table without waiting. An old version is on the list of the newest
-//!   snapshot that needs it; after that snapshot has ended, each commit examines a few versions of
+//!   snapshot that needs it. After the end of that snapshot, each commit examines a few versions of
 //!   the list.
 //!
-//! The modules `entry`, `in_flight`, `undo`, `snapshot_registry` and `gc_queue` tell the protocols
-//! in full, and why they hold.
+//! The modules `entry`, `in_flight`, `undo`, `snapshot_registry` and `gc_queue` describe the
+//! protocols in full, with their proofs.
 //!
 //! # Locations that move or are reused
 //!
-//! A location is good while the [`Guard`] lives under which it was read. A caller that moves
+//! A location is valid while the [`Guard`] lives under which it was read. A caller that moves
 //! records calls [`relocate`](StateWriter::relocate) for each, then
-//! [`retire_locations`](ConcurrentKvState::retire_locations), and gives the old places up once no
-//! guard from before is alive.
+//! [`retire_locations`](ConcurrentKvState::retire_locations), and frees the old places when no
+//! earlier guard is alive.
 //!
 //! # What it is not
 //!
-//! It holds no values, reads no files, and has one writer at a time. Commands of the same key and
-//! version but different content are the caller's mistake: the first one stays.
+//! It has no values, reads no files, and has one writer at a time. Commands of the same key and
+//! version but different content are a caller's error: the first one stays.
 //!
 //! # At a glance
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | locations of 62 bits; keys as the index takes them, up to 65,535 bytes where records hold them; 64-bit machines |
-//! | durability | none: it lives in memory, and a replay of commands in any order builds it again |
-//! | memory | a key costs its index leaf: the key, 40 bytes of entry, and the index's own overhead; a live snapshot keeps an old version of each key that is overwritten meanwhile |
-//! | threads | one writer at a time, behind the state's own lock; readers, snapshots and iterators on any thread, without locks or retries |
+//! | limits | locations of 62 bits; keys of up to 65,535 bytes in records, otherwise with the limits of the index; 64-bit machines |
+//! | durability | none: it is in memory, and a replay of commands in any order rebuilds it |
+//! | memory | a key costs its index leaf: the key, 40 bytes of entry, and the index's own overhead; a live snapshot keeps one old version of each overwritten key |
+//! | threads | one writer at a time, under the state's lock; readers, snapshots and iterators on any thread, without locks or retries |
 //! | features | none |
-//! | format | none: nothing of it is written |
+//! | format | none: it writes no files |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
-// The models use the protocols alone, not what the map makes of them.
+// The models use only the protocols, not the map.
 #![cfg_attr(loom, allow(dead_code))]
 
 #[cfg(not(loom))]

@@ -1,4 +1,4 @@
-//! Whether a record is still needed, and the relocation of the records that compaction has moved.
+//! The liveness of records, and the relocation of records moved by compaction.
 
 use crate::entry::IndexEntry;
 use crate::location::Location;
@@ -11,31 +11,31 @@ use crate::writer::StateWriter;
 /// Whether a record is still needed, and by which readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordLiveness {
-    /// No reader needs it, now or later: it may be dropped.
+    /// No reader needs it, now or later: it can be dropped.
     Free,
     /// It is the newest command of its key.
     Newest {
         /// Whether it is a tombstone.
         kind: CommandKind,
-        /// Whether a live snapshot is older than it, and so may read the version before it.
+        /// Whether a live snapshot is older than the record, and so may read the previous version.
         is_hidden_from_snapshot: bool,
     },
-    /// A snapshot may read it, or a commit is replacing it now.
+    /// A snapshot may read it, or a commit is replacing it.
     Retained,
 }
 
-/// The effect of [`StateWriter::relocate`]: none if the record at the new place is garbage.
+/// The effect of [`StateWriter::relocate`]; without effect the copy is garbage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relocated {
-    /// The former length of the record, if it was the newest of its key.
+    /// The old length of the record, if it was the newest of its key.
     pub newest_len_bytes: Option<u32>,
-    /// Whether the record belonged to a version that is retained for snapshots.
+    /// Whether the record is of a version retained for snapshots.
     pub retained: bool,
 }
 
 impl<L: Location> ConcurrentKvState<L> {
-    /// Whether the record of `key` at `location` is still needed. Takes the writer's lock only if
-    /// the record is not the newest and a snapshot is alive.
+    /// Whether the record of `key` at `location` is still needed. It takes the writer's lock only
+    /// if the record is not the newest and a snapshot is alive.
     ///
     /// ```
     /// use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness, pin};
@@ -63,8 +63,8 @@ impl<L: Location> ConcurrentKvState<L> {
             let is_hidden_from_snapshot = registry.may_read_below(newest.seq);
             return RecordLiveness::Newest { kind: word.kind(), is_hidden_from_snapshot };
         }
-        // The record's replacement is published. A snapshot that is taken from now on reads it or a
-        // newer version.
+        // The record's replacement is published. A new snapshot reads the replacement or a newer
+        // version.
         fence(Ordering::SeqCst);
         if registry.len() == 0 || !self.writer().holds(key, location) {
             RecordLiveness::Free
@@ -78,7 +78,7 @@ impl<L: Location> StateWriter<'_, L> {
     /// Moves the key's versions from `old` to `new`: the newest, those retained for snapshots, and
     /// the index's hint. The copy at `new` has `len_bytes` bytes.
     ///
-    /// Readers that hold a location already may still follow it: see
+    /// Readers that have already read a location may still use it: see
     /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).
     ///
     /// ```

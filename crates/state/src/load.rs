@@ -1,8 +1,7 @@
-//! Loading a checkpoint: changes in key order, each key once, into a state that has seen nothing
-//! yet.
+//! Loading a checkpoint: changes in key order, each key once, into a new state.
 //!
-//! Several threads fill a [`LoadRun`] each, without any lock; [`StateWriter::load_runs`] puts the
-//! runs side by side into the index.
+//! Several threads each fill a [`LoadRun`] without a lock; [`StateWriter::load_runs`] joins the
+//! runs in the index.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -17,8 +16,8 @@ use crate::location::Location;
 use crate::state::ConcurrentKvState;
 use crate::writer::StateWriter;
 
-/// Changes in rising key order, to be loaded into an empty state. Made by
-/// [`ConcurrentKvState::load_run`], taken over by [`StateWriter::load_runs`].
+/// Changes in ascending key order, for an empty state. [`ConcurrentKvState::load_run`] creates it,
+/// [`StateWriter::load_runs`] loads it.
 ///
 /// ```
 /// use hightower_state::{Change, CommandKind, ConcurrentKvState, LoadRun};
@@ -50,12 +49,12 @@ pub struct LoadRun<L> {
 }
 
 impl<L: Location> LoadRun<L> {
-    /// Adds a change: what the newest command of its key left, tombstones included.
+    /// Adds a change: the newest command of its key, tombstones included.
     ///
     /// # Errors
     ///
-    /// [`StateError::KeysOutOfOrder`] if the key is not above all keys before it; the run stays as
-    /// it was.
+    /// [`StateError::KeysOutOfOrder`] if the key is not above all previous keys. The run is
+    /// unchanged.
     pub fn push(&mut self, change: &Change<'_, L>) -> Result<(), StateError> {
         let version = change.version_at(0);
         self.run.push(change.key, IndexEntry::new(&version))?;
@@ -63,13 +62,13 @@ impl<L: Location> LoadRun<L> {
         Ok(())
     }
 
-    /// How many changes the run holds.
+    /// The number of changes in the run.
     #[must_use]
     pub fn len(&self) -> usize {
         self.run.len()
     }
 
-    /// Whether the run holds no change.
+    /// Whether the run is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.run.is_empty()
@@ -85,16 +84,16 @@ impl<L: Location> ConcurrentKvState<L> {
 }
 
 impl<L: Location> StateWriter<'_, L> {
-    /// Takes over runs of rising keys, each above the one before, into a state that has seen no
-    /// key. Returns how many keys there are.
+    /// Loads runs of ascending keys, each above the previous one, into a new state. Returns the
+    /// number of keys.
     ///
-    /// As with [`replay`](Self::replay), loaded changes carry no seq and are visible at once, to
-    /// snapshots too. The caller's thread and up to `threads - 1` others do the work.
+    /// As with [`replay`](Self::replay), loaded changes have no seq and are visible at once, also
+    /// to snapshots. The caller's thread and up to `threads - 1` others do the work.
     ///
     /// # Errors
     ///
     /// [`StateError::KeysOutOfOrder`], [`NotEmpty`](StateError::NotEmpty) or
-    /// [`OtherState`](StateError::OtherState). The state stays as it was then, and the runs are
+    /// [`OtherState`](StateError::OtherState). The state is then unchanged, and the runs are
     /// dropped.
     pub fn load_runs(
         &mut self,
@@ -114,11 +113,11 @@ impl<L: Location> StateWriter<'_, L> {
         Ok(loaded)
     }
 
-    /// Replays many changes and says how many of them won.
+    /// Replays many changes and returns the number of winning ones.
     ///
-    /// Meant for a checkpoint: keys in rising order are built into an empty state at once (see
-    /// [`load_runs`](Self::load_runs) for several threads). From the first key that is out of
-    /// order, or if the state is not empty, changes are [replayed](Self::replay) one by one.
+    /// For checkpoints: an empty state is built in bulk from keys in ascending order (see
+    /// [`load_runs`](Self::load_runs) for several threads). From the first key out of order, or if
+    /// the state is not empty, changes are [replayed](Self::replay) one by one.
     ///
     /// ```
     /// use hightower_state::{Change, CommandKind, ConcurrentKvState};
@@ -154,7 +153,7 @@ impl<L: Location> StateWriter<'_, L> {
     }
 }
 
-/// A change as what the index takes for a key.
+/// The index entry of a change.
 struct Keyed<'k, L>(Change<'k, L>);
 
 impl<L> AsRef<[u8]> for Keyed<'_, L> {

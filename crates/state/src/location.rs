@@ -1,8 +1,8 @@
-//! What a location is: 62 bits that say where a value lives.
+//! Locations: 62 bits with the place of a value.
 //!
-//! The state doesn't hold values. It holds, for each key, where the value is: a place in a segment
-//! file, a slot in a slab, or a number that is the value. Two bits of the word that holds it are
-//! the state's own.
+//! The state has no values. For each key it has the location of the value: a place in a segment
+//! file, a slot in a slab, or a number that is the value. The state uses two bits of the word of a
+//! location.
 
 /// The bits of a location: a number below 2^62.
 ///
@@ -17,10 +17,10 @@
 pub struct LocationBits(u64);
 
 impl LocationBits {
-    /// How many bits a location has.
+    /// The number of bits of a location.
     pub const BITS: u32 = 62;
 
-    /// The bits as a location's; `None` if the number is 2^62 or more.
+    /// The bits of a number; `None` if it is 2^62 or more.
     #[must_use]
     pub const fn new(bits: u64) -> Option<Self> {
         if bits >> Self::BITS == 0 { Some(Self(bits)) } else { None }
@@ -37,7 +37,7 @@ impl LocationBits {
         self.0
     }
 
-    /// A 16-bit and a 32-bit number side by side. [`parts`](Self::parts) takes them apart.
+    /// Packs a 16-bit and a 32-bit number. [`parts`](Self::parts) unpacks them.
     #[must_use]
     pub const fn from_parts(high: u16, low: u32) -> Self {
         Self((high as u64) << 32 | low as u64)
@@ -57,9 +57,9 @@ impl From<u32> for LocationBits {
     }
 }
 
-/// Something small that says where a value lives.
+/// A type that can be packed into [`LocationBits`].
 ///
-/// Going to bits and back must give the same location.
+/// Conversion to bits and back must return the same location.
 ///
 /// ```
 /// use hightower_state::{Location, LocationBits};
@@ -85,12 +85,12 @@ pub trait Location: Copy + Send + Sync + 'static {
     /// The location as bits.
     fn to_bits(self) -> LocationBits;
 
-    /// The location that these bits came from.
+    /// The location of these bits.
     fn from_bits(bits: LocationBits) -> Self;
 
-    /// What a lookup can be told before it has found the location:
-    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted). The lowest
-    /// [`HINT_BITS`](crate::HINT_BITS) bits of it are kept.
+    /// A hint that a lookup gets before it has found the location:
+    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted). The index keeps its
+    /// lowest [`HINT_BITS`](crate::HINT_BITS) bits.
     fn hint(self) -> u32 {
         0
     }

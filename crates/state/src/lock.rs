@@ -1,10 +1,10 @@
-//! The crate's lock: that of the standard library, whose every turn is a step of the schedule that
-//! shuttle draws (`--cfg shuttle`).
+//! The crate's lock: that of the standard library. Under `--cfg shuttle` each acquisition is a step
+//! of the schedule.
 //!
-//! The standard library's, because a waiting thread sleeps until it is woken. A thread that waits
-//! for a lock of parking_lot yields its processor several times first. If all processors are busy,
-//! Linux then gives it to another thread for a whole slice: a put beside a compaction waited 1 to 3
-//! ms for a lock that is held for some microseconds.
+//! A thread that waits for the standard library's lock sleeps until it is woken. A thread that
+//! waits for a lock of parking_lot yields its processor several times first. If all processors are
+//! busy, Linux then runs another thread for a whole time slice: a put beside a compaction waited 1
+//! to 3 ms for a lock that is held for some microseconds.
 
 pub(crate) use std::sync::MutexGuard;
 use std::sync::PoisonError;

@@ -1,9 +1,8 @@
-//! The plain state: a `BTreeMap` that holds the values themselves.
+//! The plain state: a `BTreeMap` of keys and values.
 //!
-//! It is the model that everything else is tested against, the shape in which a small state is
-//! handed out whole, and the shortest statement of what the store means. It is a *join*: whatever
-//! the order of the commands, however often they come, however they are grouped and merged, the
-//! same commands give the same state, and the same [digest](KvState::digest).
+//! It is the model for the tests of everything else, the type of a small state with its values, and
+//! the shortest definition of the store's meaning. It is a *join*: the same commands in any order,
+//! repetition, grouping and merge give the same state and the same [digest](KvState::digest).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -22,12 +21,12 @@ struct Winner {
     value: Option<Vec<u8>>,
 }
 
-/// A key's newest command, as [`KvState::record`] shows it.
+/// The newest command of a key, from [`KvState::record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateRecord<'a> {
-    /// The version that won.
+    /// The winning version.
     pub version: u64,
-    /// Unix time in milliseconds, as the command said.
+    /// The command's Unix time in milliseconds.
     pub timestamp: i64,
     /// The value, or `None` for a tombstone.
     pub value: Option<&'a [u8]>,
@@ -35,7 +34,7 @@ pub struct StateRecord<'a> {
 
 /// A whole state with its values, ordered by key.
 ///
-/// Commands of one key that differ must have different versions: of two with the same version the
+/// Different commands of one key must have different versions: of two with the same version the
 /// first one stays.
 ///
 /// ```
@@ -67,7 +66,7 @@ impl KvState {
         Self::default()
     }
 
-    /// Applies one command and says what came of it. Costs one tree lookup, and copies key and
+    /// Applies one command and returns its outcome. It costs one tree lookup, and copies key and
     /// value if the command wins.
     pub fn apply<'a>(&mut self, command: impl Into<CommandRef<'a>>) -> ApplyOutcome {
         let command = command.into();
@@ -79,14 +78,13 @@ impl KvState {
         outcome
     }
 
-    /// What [`apply`](Self::apply) would say, without changing anything.
+    /// The outcome of [`apply`](Self::apply), without a change.
     #[must_use]
     pub fn evaluate(&self, key: &[u8], version: u64, kind: CommandKind) -> ApplyOutcome {
         ApplyOutcome::decide(self.version_of(key), version, kind)
     }
 
-    /// Takes in everything that another state knows: afterwards this one is what all commands of
-    /// both would have given.
+    /// Merges another state. The result equals the state after all commands of both.
     ///
     /// ```
     /// use hightower_log::Command;
@@ -105,7 +103,7 @@ impl KvState {
         }
     }
 
-    /// The value of a key, if the key is there.
+    /// The value of a key, if the key exists.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         self.winners.get(key)?.value.as_deref()
@@ -117,19 +115,19 @@ impl KvState {
         Some(self.winners.get(key)?.version)
     }
 
-    /// Everything that is known of a key, tombstones included.
+    /// The record of a key, tombstones included.
     #[must_use]
     pub fn record(&self, key: &[u8]) -> Option<StateRecord<'_>> {
         self.winners.get(key).map(Winner::record)
     }
 
-    /// The keys that are there and their values, in key order.
+    /// The existing keys and their values, in key order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
         self.winners.iter().filter_map(live)
     }
 
-    /// The keys that are there between two bounds, and their values, in key order. Bounds the wrong
-    /// way round hold nothing.
+    /// The existing keys between two bounds, and their values, in key order. Reversed bounds are an
+    /// empty range.
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
         let bounds = (!is_empty(from, to)).then_some((from, to));
         bounds.into_iter().flat_map(|bounds| self.winners.range::<[u8], _>(bounds).filter_map(live))
@@ -157,24 +155,23 @@ impl KvState {
         self.winners.iter().map(|(key, winner)| (key.as_slice(), winner)).filter_map(dead)
     }
 
-    /// How many keys are there, tombstones not counted.
+    /// The number of existing keys, without tombstones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// Whether no key is there. Tombstones may be.
+    /// Whether no key exists. Tombstones may exist.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.live == 0
     }
 
-    /// A 64-bit digest of everything that the state knows: keys, versions, timestamps, values and
-    /// tombstones.
+    /// A 64-bit digest of keys, versions, timestamps, values and tombstones.
     ///
-    /// Equal states have equal digests, whatever their histories. It finds accidents, not attacks:
-    /// FNV-1a (64 bits, as its authors Fowler, Noll and Vo define it) over each record in key
-    /// order, lengths first, numbers little-endian.
+    /// Equal states have equal digests, independent of their histories. It detects accidents, not
+    /// attacks: FNV-1a (64 bits, as defined by Fowler, Noll and Vo) over each record in key order,
+    /// lengths first, numbers little-endian.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut hash = Fnv1a::new();

@@ -2,8 +2,8 @@
 //! orderings that the code uses.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p hightower-state --lib --release`. In these
-//! programs the version that commit n writes has location n and version n, so that what a reader
-//! sees says which commit it comes from, and whether its parts belong together.
+//! programs the version written by commit n has location n and version n, so that a read shows its
+//! commit, and whether its parts are consistent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
@@ -23,7 +23,7 @@ use crate::version::{Version, Word};
 
 const NOW: Duration = Duration::ZERO;
 
-/// Two keys, both there since commit 1.
+/// Two keys, which exist since commit 1.
 struct Store {
     mvcc: MvccState,
     entries: [IndexEntry; 2],
@@ -64,14 +64,14 @@ impl Store {
         });
     }
 
-    /// The commit that a plain read sees; its parts must belong together.
+    /// The commit that a plain read sees; its parts must be consistent.
     fn get(&self, key: usize) -> u64 {
         let latest = self.mvcc.latest(&self.entries[key], &NoGuard, || NOW).expect("the key is there from the start");
         assert_eq!(latest.word.location().get(), latest.version, "two versions mixed");
         latest.version
     }
 
-    /// The commit that a read at a snapshot sees; its parts must belong together.
+    /// The commit that a read at a snapshot sees; its parts must be consistent.
     fn at(&self, key: usize, seq: u64) -> u64 {
         let found = self.mvcc.at(&self.entries[key], seq, &NoGuard).expect("the key is there from the start");
         assert_eq!((found.word.location().get(), found.version), (found.seq, found.seq), "two versions mixed");

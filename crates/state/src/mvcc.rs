@@ -1,4 +1,4 @@
-//! Which commit readers see: the newest published seq, the live snapshots and the undo slots.
+//! The visibility of commits: the newest published seq, the live snapshots and the undo slots.
 
 use std::time::Duration;
 

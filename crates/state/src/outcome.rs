@@ -1,38 +1,37 @@
-//! The apply rules: which command wins for one key.
+//! The apply rules: the winning command of a key.
 //!
-//! For one key the state is the command with the highest version, and nothing else counts.
-//! Everything in this crate that changes a key asks [`ApplyOutcome::decide`], so that the plain
-//! model and the concurrent state can't drift apart.
+//! For one key the state is the command with the highest version; nothing else counts. All code in
+//! this crate that changes a key calls [`ApplyOutcome::decide`], so that the plain model and the
+//! concurrent state have one rule.
 
 use crate::mutants::planted;
 
-/// What a command does to its key.
+/// The kind of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandKind {
-    /// Gives the key a value.
+    /// Sets the value of the key.
     Set,
-    /// Takes the key's value away and leaves a tombstone, which keeps the version.
+    /// Deletes the key and leaves a tombstone with the version.
     Delete,
 }
 
-/// What came of a command.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ApplyOutcome {
-    /// A `Set` won: the key has its value now.
+    /// A `Set` won: the key has the new value.
     Applied,
-    /// A `Delete` won: the key is absent now, whether or not it was there before, and a tombstone
-    /// keeps the version.
+    /// A `Delete` won: the key is absent now, whether or not it existed before, and a tombstone has
+    /// the version.
     Removed,
-    /// The key has seen this version or a higher one; nothing changed.
+    /// The key already had this version or a higher one; nothing changed.
     IgnoredStale,
 }
 
 impl ApplyOutcome {
-    /// What a command of `kind` at `version` comes to for a key whose newest version is `current`.
+    /// The outcome of a command of `kind` at `version` for a key whose newest version is `current`.
     ///
-    /// A higher version wins, an equal or lower one is stale. A key that was never seen has no
-    /// version.
+    /// A higher version wins, an equal or lower one is stale. A new key has no version.
     ///
     /// ```
     /// use hightower_state::{ApplyOutcome, CommandKind};

@@ -1,4 +1,4 @@
-//! The iterators: over live keys, or over all entries with their tombstones.
+//! The iterators: over live keys, or over all entries including tombstones.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -14,11 +14,11 @@ use crate::range_scan::{RangeEnd, RangeScan, Visited};
 /// Live keys at a snapshot, in key order, from either end.
 ///
 /// It owns its snapshot, so it can be stored, sent to another thread and outlive the state's
-/// handles. It looks ahead in batches and holds no guard in between, so that a slow reader doesn't
-/// keep memory from being freed.
+/// handles. It reads in batches and holds no guard in between, so that a slow reader does not delay
+/// the freeing of memory.
 ///
-/// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) lends the key
-/// instead, and gives locations that stay good under the caller's guard.
+/// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) borrows the key
+/// instead, and its locations stay valid under the caller's guard.
 pub struct Range<L> {
     scan: RangeScan<L>,
 }
@@ -71,12 +71,12 @@ impl<L: Location> Range<L> {
         self.scan.next(RangeEnd::Back, guard, ahead).map(live)
     }
 
-    /// Calls `visit` with the keys from the front and what they lead to, until it breaks or `limit`
-    /// entries (tombstones and keys that the snapshot does not see among them) were looked at.
-    /// `ahead` is called with locations that will be needed soon.
+    /// Calls `visit` with keys and locations from the front, until it breaks or `limit` entries
+    /// were examined, including tombstones and keys that the snapshot does not see. `ahead` is
+    /// called with locations that will be needed soon.
     ///
-    /// The fastest way over many keys: nothing is copied. Nothing that any reader could see is
-    /// freed while the guard lives, so take a new one after some hundred entries.
+    /// The fastest iteration over many keys, without copies. The guard delays the freeing of all
+    /// memory, so take a new one after some hundred entries.
     ///
     /// ```
     /// use std::ops::ControlFlow;

@@ -1,15 +1,15 @@
-//! The scan under the iterators: batches from either end of a key range, at a snapshot.
+//! The scan of the iterators: batches from either end of a key range, at a snapshot.
 //!
-//! The keys that were not read yet lie between two bounds, the *middle*. A batch is read from one
-//! end of the middle under a guard; its keys are copied, and returned without a guard. When the
-//! middle is used up, each end continues with the other end's batch, from its far side.
+//! The unread keys between two bounds are the *middle*. A batch is read from one end of the middle
+//! under a guard; its keys are copied, and returned without a guard. When the middle is empty, each
+//! end continues with the other end's batch, from its far side.
 //!
 //! A location that was read in advance may be retired before it is returned. So a batch stores the
 //! count of retirements. When the count has changed, the scan returns the remaining items to the
 //! middle, and reads them again under the caller's guard.
 //!
-//! [`RangeScan::visit`] is the fast path for callers that take all items in a row: it copies
-//! nothing, since one guard covers the whole visit, and lends the index's own keys.
+//! [`RangeScan::visit`] is the fast path for callers that read all items in order: one guard covers
+//! the whole visit, so it borrows the index's keys without a copy.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -27,22 +27,22 @@ use crate::mutants::planted;
 use crate::sync::Ordering;
 use crate::version::Version;
 
-/// The first batch is small, so that a short range costs little; each next one doubles.
+/// The size of the first batch: small, so that a short range is cheap. Each next one doubles.
 const FIRST_BATCH_ITEMS: usize = 4;
 const MAX_BATCH_ITEMS: usize = 64;
-/// A batch ends after this many entries, found or not, so that no guard is held for long.
+/// Maximum number of entries in a batch, visible or not, which bounds the lifetime of a guard.
 const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
 
-/// The record of an item is prefetched this many items before the item is returned. Records are
-/// prefetched one by one, because a processor drops most prefetches of a whole batch.
+/// The prefetch distance, in items. Records are prefetched one by one, because a processor drops
+/// most prefetches of a whole batch.
 const ITEMS_AHEAD: usize = 8;
 
-/// How a visit of a range came to an end.
+/// The reason for the end of a visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visited {
-    /// Nothing is left.
+    /// The range is finished.
     All,
-    /// The visit reached its limit of entries; more may be left.
+    /// The visit reached its limit of entries; more may follow.
     Some,
     /// The visitor stopped it.
     Stopped,
@@ -55,12 +55,12 @@ pub(crate) enum RangeEnd {
     Back,
 }
 
-/// A range being walked.
+/// A range during a scan.
 pub(crate) struct RangeScan<L> {
     snapshot: Arc<SnapshotRegistration>,
     location: PhantomData<fn(L) -> L>,
     live_only: bool,
-    /// The middle; `None` when nothing is left there.
+    /// The middle; `None` when it is empty.
     middle: Option<ScanMiddle>,
     front: ScanBatch,
     back: ScanBatch,
@@ -102,7 +102,7 @@ impl<L: Location> RangeScan<L> {
         Self::over(snapshot, middle)
     }
 
-    /// A walk over the keys that begin with `prefix`.
+    /// A scan of the keys that begin with `prefix`.
     pub(crate) fn of_prefix(snapshot: Arc<SnapshotRegistration>, prefix: &[u8]) -> Self {
         let to = bounds::prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
         Self::over(snapshot, Some(ScanMiddle { from: Bound::Included(prefix.to_vec()), to }))
@@ -121,7 +121,7 @@ impl<L: Location> RangeScan<L> {
         }
     }
 
-    /// The same walk, passing over tombstones.
+    /// The same scan without tombstones.
     pub(crate) fn live_only(self) -> Self {
         Self { live_only: true, ..self }
     }
@@ -146,7 +146,7 @@ impl<L: Location> RangeScan<L> {
         Some((batch.key(&item), EntryRecord::new(&item.version)))
     }
 
-    /// Leaves out the keys up to `key`, and `key` itself.
+    /// Skips the keys up to and including `key`.
     pub(crate) fn skip_to_after(&mut self, key: &[u8]) {
         self.give_back();
         let Some(middle) = &mut self.middle else { return };
@@ -161,7 +161,7 @@ impl<L: Location> RangeScan<L> {
         self.drop_empty_middle();
     }
 
-    /// Leaves out the keys from `key` on, and `key` itself.
+    /// Ends the scan before `key`.
     pub(crate) fn stop_before(&mut self, key: &[u8]) {
         self.give_back();
         let Some(middle) = &mut self.middle else { return };
@@ -180,8 +180,8 @@ impl<L: Location> RangeScan<L> {
         self.middle = self.middle.take().filter(|middle| !is_empty(middle));
     }
 
-    /// Calls `visit` with the items from the front, until it breaks or `limit` entries were looked
-    /// at, visible or not. `ahead` as in [`next`](Self::next).
+    /// Calls `visit` with the items from the front, until it breaks or `limit` entries were
+    /// examined, visible or not. `ahead` as in [`next`](Self::next).
     pub(crate) fn visit(
         &mut self,
         limit: usize,
@@ -325,7 +325,7 @@ impl<L: Location> RangeScan<L> {
 /// The rest of the middle during a visit. Its drop writes it back, even if the visitor panics.
 struct MiddleRest<'a, 'g> {
     middle: Option<ScanMiddle>,
-    /// The last key that was looked at.
+    /// The last examined key.
     last: Option<&'g [u8]>,
     slot: &'a mut Option<ScanMiddle>,
 }
@@ -358,7 +358,7 @@ impl ScanBatch {
         self.items.push_back(ScanItem { key_start, key_end: self.keys.len(), version });
     }
 
-    /// The next item that its own end hands out, or the other end.
+    /// The next item from this end's batch, or from the other end's.
     fn pop(&mut self, by_own_end: bool) -> Option<ScanItem> {
         if by_own_end { self.items.pop_front() } else { self.items.pop_back() }
     }

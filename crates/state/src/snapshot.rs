@@ -13,12 +13,11 @@ use crate::location::Location;
 use crate::range::{Entries, Range};
 use crate::range_scan::RangeScan;
 
-/// A view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit: everything up to
-/// it, whole, and nothing after it.
+/// A consistent view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit.
 ///
-/// Taking one costs the same for any number of keys, and never waits. While it lives, the versions
-/// that it reads are kept: one old version at most for each key that is overwritten. A clone is the
-/// same view and keeps nothing more.
+/// Its cost does not depend on the number of keys, and it never waits. While it lives, the versions
+/// that it reads are kept: at most one old version per overwritten key. A clone is the same view
+/// and keeps nothing more.
 ///
 /// ```
 /// use hightower_state::ConcurrentKvState;
@@ -50,7 +49,7 @@ impl<L: Location> Snapshot<L> {
         self.registration.seq
     }
 
-    /// The location and version of a key that was there.
+    /// The location and version of an existing key.
     ///
     /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow
     /// the location under the guard.
@@ -59,7 +58,7 @@ impl<L: Location> Snapshot<L> {
         self.get_pinned(key, &pin())
     }
 
-    /// The location and version of a key that was there. The location stays good while the guard
+    /// The location and version of an existing key. The location stays good while the guard
     /// lives.
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
@@ -77,8 +76,7 @@ impl<L: Location> Snapshot<L> {
         EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?).found()
     }
 
-    /// Everything that was known of a key, tombstones included. The location stays good while the
-    /// guard lives.
+    /// The entry of a key, tombstones included. The location stays valid while the guard lives.
     #[must_use]
     pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {
         let inner = &self.registration.inner;
@@ -101,8 +99,8 @@ impl<L: Location> Snapshot<L> {
         });
     }
 
-    /// The keys between two bounds that were there, in order, from either end. The iterator holds
-    /// this snapshot by itself.
+    /// The existing keys between two bounds, in order, from either end. The iterator owns a clone
+    /// of the snapshot.
     ///
     /// ```
     /// use std::ops::Bound;
@@ -124,13 +122,13 @@ impl<L: Location> Snapshot<L> {
         Range::new(RangeScan::new(Arc::clone(&self.registration), from, to))
     }
 
-    /// The keys that were there and begin with `prefix`, in order, from either end.
+    /// The existing keys that begin with `prefix`, in order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
         Range::new(RangeScan::of_prefix(Arc::clone(&self.registration), prefix))
     }
 
-    /// Every key between two bounds that was known, tombstones included: what a checkpoint holds.
+    /// Every entry between two bounds, tombstones included: the content of a checkpoint.
     #[must_use]
     pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries<L> {
         Entries::new(RangeScan::new(Arc::clone(&self.registration), from, to))

@@ -2,8 +2,7 @@
 //!
 //! # The protocol
 //!
-//! A writer that decides whether an old version is needed must never miss a snapshot that is taken
-//! at the same moment:
+//! A writer that decides whether an old version is needed must not miss a concurrent snapshot:
 //!
 //! | snapshot | writer, at the end of commit n |
 //! | --- | --- |
@@ -12,12 +11,12 @@
 //! | 3. S := visible | 3. reads the count of changes; if it moved, reads the slots |
 //! | 4. slot := S | 4. keeps the old version if some S below n needs it |
 //!
-//! By the two fences either the snapshot reads a visible seq of n or more, and doesn't need what
-//! commit n replaced, or the writer sees the claim. Both sides take a fixed number of steps.
-//! (Store, fence, load on both sides: Dekker's pattern.)
+//! Because of the two fences, either the snapshot reads a visible seq of n or more, and does not
+//! need the version replaced by commit n, or the writer sees the claim. Both sides take a fixed
+//! number of steps. (Store, fence, load on both sides: Dekker's pattern.)
 //!
-//! The slots lie in blocks that double in size and are never freed before the registry, so claiming
-//! needs no lock: one compare-and-swap on a free slot.
+//! The slots are in blocks of doubling size, which are freed only with the registry. So claiming
+//! needs no lock, only one compare-and-swap on a free slot.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -44,7 +43,7 @@ pub(crate) struct SnapshotRegistry {
 #[derive(Debug)]
 struct SlotBlock {
     slots: Box<[SnapshotSlot]>,
-    /// How many slots are claimed, or being claimed.
+    /// The number of claimed slots, including those being claimed.
     used: AtomicUsize,
     next: OnceLock<Box<SlotBlock>>,
 }
@@ -67,9 +66,9 @@ pub(crate) struct SnapshotTicket {
 pub(crate) struct LiveSnapshots {
     /// Ascending.
     seqs: Vec<u64>,
-    /// Some snapshot has claimed a slot and not yet stored its seq.
+    /// Whether a snapshot has claimed a slot and not yet stored its seq.
     has_pending: bool,
-    /// The count of changes when this was read.
+    /// The count of changes at the read.
     changes: u64,
 }
 
@@ -78,8 +77,8 @@ impl SnapshotRegistry {
         Self { first: SlotBlock::new(FIRST_BLOCK_SLOTS), changes: AtomicU64::new(0) }
     }
 
-    /// Takes a snapshot of `visible`: from here on nothing is reclaimed that a reader at the
-    /// returned seq needs.
+    /// Takes a snapshot of `visible`: from now on, versions for a reader at the returned seq are
+    /// kept.
     pub(crate) fn register(&self, visible: &AtomicU64, now: Duration) -> (SnapshotTicket, u64) {
         let (ticket, slot) = self.claim();
         slot.since_ms.store(whole_ms(now), Ordering::Relaxed);
@@ -117,7 +116,7 @@ impl SnapshotRegistry {
         std::iter::successors(Some(&self.first), |block| block.next.get().map(Box::as_ref))
     }
 
-    /// The oldest live snapshot's seq, and the clock's reading when it was taken.
+    /// The oldest live snapshot's seq, and the clock's time at its creation.
     pub(crate) fn oldest(&self) -> Option<(u64, Duration)> {
         let slots = self.blocks().flat_map(|block| block.slots.iter());
         let known = slots.filter_map(|slot| match slot.seq_plus_one.load(Ordering::Acquire) {
@@ -127,8 +126,8 @@ impl SnapshotRegistry {
         known.min()
     }
 
-    /// Whether some snapshot may read below `seq`, which must be published: one that has not said
-    /// its seq yet counts.
+    /// Whether a snapshot may read below `seq`, which must be published. A snapshot without a
+    /// stored seq counts.
     pub(crate) fn may_read_below(&self, seq: u64) -> bool {
         fence(Ordering::SeqCst);
         self.blocks().flat_map(|block| block.slots.iter()).any(|slot| match slot.seq_plus_one.load(Ordering::Acquire) {
@@ -138,8 +137,8 @@ impl SnapshotRegistry {
         })
     }
 
-    /// Whether some snapshot reads below `seq`, which must be published. One that has not said its
-    /// seq yet is waited for: it is some instructions away from that.
+    /// Whether a snapshot reads below `seq`, which must be published. Waits for a snapshot without
+    /// a stored seq, which takes some instructions.
     pub(crate) fn reads_below(&self, seq: u64) -> bool {
         fence(Ordering::SeqCst);
         self.blocks().flat_map(|block| block.slots.iter()).any(|slot| {
@@ -153,7 +152,7 @@ impl SnapshotRegistry {
         })
     }
 
-    /// How many snapshots are alive.
+    /// The number of live snapshots.
     pub(crate) fn len(&self) -> usize {
         self.blocks().map(|block| block.used.load(Ordering::Acquire)).sum()
     }
@@ -166,7 +165,7 @@ impl SlotBlock {
         Self { slots: slots.collect(), used: AtomicUsize::new(0), next: OnceLock::new() }
     }
 
-    /// Claims a free slot, if there is one; looks at each slot once.
+    /// Claims a free slot, if one exists. Examines each slot once.
     fn claim(&self, hint: u64) -> Option<usize> {
         let len = self.slots.len();
         if self.used.fetch_add(1, Ordering::AcqRel) < len {
@@ -189,8 +188,8 @@ impl SnapshotSlot {
 }
 
 impl LiveSnapshots {
-    /// Reads the registry again if anything has changed; says whether it has. The writer alone
-    /// calls this, after it has published.
+    /// Reads the registry again if it has changed; returns whether it has. Only the writer calls
+    /// this, after publishing.
     pub(crate) fn refresh(&mut self, registry: &SnapshotRegistry) -> bool {
         if !planted("retain_without_fence") {
             fence(Ordering::SeqCst);
@@ -214,13 +213,13 @@ impl LiveSnapshots {
         true
     }
 
-    /// Whether some snapshot may read a version that was the newest from seq `from` until before
-    /// seq `until`.
+    /// Whether a snapshot may read a version that was the newest from seq `from` until before seq
+    /// `until`.
     pub(crate) fn needs(&self, from: u64, until: u64) -> bool {
         self.has_pending || self.newest_reader(from, until).is_some()
     }
 
-    /// The newest snapshot that reads such a version, of those that are known.
+    /// The newest known snapshot that reads such a version.
     pub(crate) fn newest_reader(&self, from: u64, until: u64) -> Option<u64> {
         let until = if planted("needs_off_by_one") { until - 1 } else { until };
         let below = self.seqs.partition_point(|&seq| seq < until);
@@ -233,7 +232,7 @@ impl LiveSnapshots {
         self.seqs.binary_search(&seq).is_ok()
     }
 
-    /// Whether a snapshot has not said its seq yet, so that nothing may be judged unneeded.
+    /// Whether a snapshot has no stored seq yet, so that no version can be dropped.
     pub(crate) fn has_pending(&self) -> bool {
         self.has_pending
     }

@@ -1,4 +1,4 @@
-//! The concurrent state: an index of entries, a writer's lock, and readers that take none.
+//! The concurrent state: an index of entries, a lock for the writer, and lock-free readers.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -27,13 +27,13 @@ use crate::writer::StateWriter;
 
 /// A concurrent, versioned, ordered map from byte strings to locations.
 ///
-/// One writer at a time, any number of readers that take no lock and never wait. A clone is another
-/// handle to the same state.
+/// It has one writer at a time, and any number of readers, which take no lock and never wait. A
+/// clone is another handle to the same state.
 ///
 /// * [`writer`](Self::writer) takes the writer's lock; [`set`](Self::set) and
 ///   [`delete`](Self::delete) are short for a commit of one command.
 /// * [`get`](Self::get) reads the latest published version. [`snapshot`](Self::snapshot) takes O(1)
-///   and reads as of one seq. Batches are seen whole or not at all, by both.
+///   and reads as of one seq. Both see batches atomically.
 ///
 /// ```
 /// use hightower_state::{ApplyOutcome, ConcurrentKvState};
@@ -64,15 +64,14 @@ impl<L: Location> ConcurrentKvState<L> {
         Self::with_clock(Arc::new(SystemClock::new()))
     }
 
-    /// An empty state whose snapshots tell their age by `clock`.
+    /// An empty state with a clock for the age of snapshots.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self::with_hasher(SeededHasher::random(), clock)
     }
 
-    /// An empty state whose index hashes keys with `hasher`, and whose snapshots tell their age by
-    /// `clock`. Keep the hasher's seed from those who choose keys: they could choose ones that
-    /// collide.
+    /// An empty state with a hasher for the index and a clock for the age of snapshots. Keep the
+    /// hasher's seed secret from users who choose keys, because they could choose colliding ones.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -104,30 +103,29 @@ impl<L: Location> ConcurrentKvState<L> {
         StateWriter::new(held, self.inner.writer.lock(), &self.inner)
     }
 
-    /// Sets a key in a commit of its own, with the next seq.
+    /// Sets a key in one commit, with the next seq.
     ///
     /// # Errors
     ///
-    /// When the seqs have run out.
+    /// If the seqs are exhausted.
     pub fn set(&self, key: &[u8], version: u64, location: L) -> Result<Applied<L>, StateError> {
         self.apply(&Change { key, version, kind: CommandKind::Set, location, len_bytes: 0 })
     }
 
-    /// Deletes a key in a commit of its own, with the next seq. The location is that of the
-    /// tombstone.
+    /// Deletes a key in one commit, with the next seq. The location is that of the tombstone.
     ///
     /// # Errors
     ///
-    /// When the seqs have run out.
+    /// If the seqs are exhausted.
     pub fn delete(&self, key: &[u8], version: u64, location: L) -> Result<Applied<L>, StateError> {
         self.apply(&Change { key, version, kind: CommandKind::Delete, location, len_bytes: 0 })
     }
 
-    /// Applies one change in a commit of its own, with the next seq.
+    /// Applies one change in one commit, with the next seq.
     ///
     /// # Errors
     ///
-    /// When the seqs have run out.
+    /// If the seqs are exhausted.
     pub fn apply(&self, change: &Change<'_, L>) -> Result<Applied<L>, StateError> {
         let guard = pin();
         let mut writer = self.writer();
@@ -138,7 +136,7 @@ impl<L: Location> ConcurrentKvState<L> {
         Ok(applied)
     }
 
-    /// The latest location and version of a key that is there.
+    /// The latest location and version of an existing key.
     ///
     /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow
     /// the location under the guard.
@@ -147,10 +145,10 @@ impl<L: Location> ConcurrentKvState<L> {
         self.get_pinned(key, &pin())
     }
 
-    /// The latest location and version of a key that is there. The location stays good while the
+    /// The latest location and version of an existing key. The location stays good while the
     /// guard lives, as [`retire_locations`](Self::retire_locations) explains.
     ///
-    /// Costs one probe of the index, usually one cache miss; takes no lock and doesn't retry.
+    /// It costs one probe of the index, usually one cache miss, takes no lock and does not retry.
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
         let entry = self.inner.map.get(key, guard)?;
@@ -158,9 +156,9 @@ impl<L: Location> ConcurrentKvState<L> {
     }
 
     /// As [`get_pinned`](Self::get_pinned); calls `hinted` with the location's
-    /// [hint](Location::hint) before it waits for the entry, so that the caller can ask for what
-    /// lies there meanwhile. A hint may be of an older location, half of it, or another key's: it
-    /// must never be relied on.
+    /// [hint](Location::hint) before it waits for the entry, so that the caller can prefetch the
+    /// record meanwhile. A hint may be outdated, partly written, or that of another key: no result
+    /// may depend on it.
     ///
     /// ```
     /// use hightower_state::{ConcurrentKvState, Location, LocationBits, pin};
@@ -199,8 +197,8 @@ impl<L: Location> ConcurrentKvState<L> {
     }
 
     /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's
-    /// position and what [`get_pinned`](Self::get_pinned) would say of it. The keys are looked up
-    /// one by one as far as other commits are concerned; a snapshot sees them at one seq.
+    /// position and what [`get_pinned`](Self::get_pinned) would say of it. A commit may come
+    /// between the lookups of two keys; a snapshot sees all of them at one seq.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -212,7 +210,7 @@ impl<L: Location> ConcurrentKvState<L> {
         });
     }
 
-    /// Whether the key is there.
+    /// Whether the key exists.
     #[must_use]
     pub fn contains_key(&self, key: &[u8]) -> bool {
         self.get(key).is_some()
@@ -226,8 +224,8 @@ impl<L: Location> ConcurrentKvState<L> {
         Some(self.inner.latest(entry, &guard)?.version)
     }
 
-    /// Prefetches the memory that lookups and writes of `keys` will touch: call it before taking
-    /// the writer's lock. `meanwhile` runs while that memory is on its way; see
+    /// Prefetches the memory for lookups and writes of `keys`. Call it before taking the writer's
+    /// lock. `meanwhile` runs during the prefetch; see
     /// [`Map::prefetch`](hightower_index::Map::prefetch).
     #[inline]
     pub fn prefetch<'k, K>(
@@ -240,14 +238,13 @@ impl<L: Location> ConcurrentKvState<L> {
         self.inner.map.prefetch(keys, key_of, guard, meanwhile);
     }
 
-    /// Makes ready some of the memory that new keys will need, so that no commit waits for it; says
-    /// whether it did. For a thread in the background; see
-    /// [`Map::prepare_memory`](hightower_index::Map::prepare_memory).
+    /// Prepares memory for new keys, so that no commit waits for it; returns whether it did. For a
+    /// background thread; see [`Map::prepare_memory`](hightower_index::Map::prepare_memory).
     pub fn prepare_memory(&self) -> bool {
         self.inner.map.prepare_memory()
     }
 
-    /// A consistent view as of the newest published commit. O(1), never waits.
+    /// A consistent view as of the newest published commit. O(1), without waiting.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<L> {
         Snapshot::new(&self.inner)

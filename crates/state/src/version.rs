@@ -9,7 +9,7 @@ pub(crate) struct Word(u64);
 
 impl Word {
     const TOMBSTONE: u64 = 1 << 63;
-    /// The commit that stored the word may not be published yet.
+    /// The flag of a word whose commit may not be published yet.
     const PENDING: u64 = 1 << 62;
 
     pub(crate) fn new(location: LocationBits, kind: CommandKind) -> Self {
@@ -51,19 +51,19 @@ impl Word {
         LocationBits::low(self.0)
     }
 
-    /// The same flags at another place.
+    /// The same flags with another location.
     pub(crate) fn moved_to(self, location: LocationBits) -> Self {
         Self(self.0 & (Self::TOMBSTONE | Self::PENDING) | location.get())
     }
 }
 
-/// What one command left in its key.
+/// The result of one command in its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) word: Word,
-    /// The commit that brought it.
+    /// The seq of its commit.
     pub(crate) seq: u64,
     pub(crate) version: u64,
-    /// How long its record is, for the accounting of live and dead bytes.
+    /// The length of its record, for the accounting of live and dead bytes.
     pub(crate) len_bytes: u32,
 }

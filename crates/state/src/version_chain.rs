@@ -1,8 +1,8 @@
 //! The older versions of one entry, newest first, while a snapshot needs them.
 //!
-//! A list of immutable nodes, except that a node's location may move. Readers walk it under a
-//! guard. The writer adds a version in front, or drops versions that no snapshot needs, by building
-//! a new list and publishing it with one store. The two lists share their common tail, so that a
+//! A list of nodes, which are immutable except for their locations. Readers traverse it under a
+//! guard. The writer adds a version at the head, or drops versions that no snapshot needs, by
+//! building a new list and publishing it with one store. Both lists share their tail, so that a
 //! reader of the old list misses nothing.
 
 use std::sync::Arc;
@@ -25,8 +25,7 @@ pub(crate) struct OldVersion {
 }
 
 impl OldVersion {
-    /// The bytes that one kept version costs: the node and the counters of the box that it may be
-    /// in.
+    /// The memory of one kept version, in bytes: the node and the counters of its allocation.
     pub(crate) const LEN_BYTES: usize = size_of::<Self>() + 2 * size_of::<usize>();
 
     fn new(old: &Version, until: u64, next: Option<Arc<OldVersion>>) -> Self {
@@ -53,7 +52,7 @@ impl OldVersion {
 }
 
 impl Drop for OldVersion {
-    /// Takes the list apart in a loop: as long as it may be, nothing recurses.
+    /// Drops the list in a loop, so that a long list does not recurse.
     fn drop(&mut self) {
         let mut next = self.next.take();
         while let Some(mut kept) = next.and_then(Arc::into_inner) {
@@ -69,13 +68,13 @@ pub(crate) struct VersionChain {
 }
 
 impl VersionChain {
-    /// Puts a version in front that commit `until` replaces, or has just replaced.
+    /// Adds a version at the head, which commit `until` replaces or has just replaced.
     pub(crate) fn push(&self, old: &Version, until: u64, guard: &Guard) {
         let next = self.head.with(guard, |head| head.map(|head| Arc::new(head.copy(head.next.clone()))));
         self.head.store(Some(OldVersion::new(old, until, next)), guard);
     }
 
-    /// The newest kept version of seq `seq` or before.
+    /// The newest kept version with a seq up to `seq`.
     pub(crate) fn find(&self, seq: u64, guard: &Guard) -> Option<Version> {
         self.head.with(guard, |head| head?.walk().find(|kept| kept.seq <= seq).map(OldVersion::version))
     }
@@ -85,8 +84,8 @@ impl VersionChain {
         self.head.with(guard, |head| head?.walk().find(|kept| kept.seq == seq).map(|kept| kept.until))
     }
 
-    /// Drops what no live snapshot needs, and says how many versions that was. Costs one step per
-    /// kept version.
+    /// Drops versions that no live snapshot needs, and returns their number. The cost is one step
+    /// per kept version.
     pub(crate) fn trim(&self, live: &LiveSnapshots, guard: &Guard) -> usize {
         let trimmed = self.head.with(guard, |head| {
             let head = head?;
@@ -99,7 +98,7 @@ impl VersionChain {
         dropped
     }
 
-    /// Points kept versions at `old` to `new` instead; returns whether there was one.
+    /// Points kept versions at `old` to `new`; returns whether one existed.
     pub(crate) fn relocate(&self, old: LocationBits, new: LocationBits, guard: &Guard) -> bool {
         let relocate = |kept: &OldVersion| {
             let word = Word::from_raw(kept.word.load(Ordering::Acquire));
@@ -161,12 +160,11 @@ mod listed {
     use super::OldVersion;
     use crate::sync::{AtomicUsize, Guard, Ordering};
 
-    /// The head of a list, never reclaimed: a place in a table of all heads that there were, with
-    /// the orderings of the real cell, so that readers of the model may be behind as they may be in
-    /// truth.
+    /// The head of a list for the model, never reclaimed: an index into a table of all heads, with
+    /// the memory orderings of the real cell, so that readers of the model can lag as real ones.
     #[derive(Debug)]
     pub(super) struct Cell {
-        /// 0: nothing; else the place in the table plus one.
+        /// 0 for none, otherwise the index in the table plus one.
         place: AtomicUsize,
         heads: Mutex<Vec<Arc<OldVersion>>>,
     }

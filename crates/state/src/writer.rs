@@ -21,10 +21,10 @@ use crate::stats::{SnapshotAge, StateStats};
 use crate::sync::Ordering;
 use crate::version_chain;
 
-/// Seqs above this can't be told from the registry's own marks.
+/// The highest seq: higher ones are marks of the registry.
 const MAX_SEQ: u64 = u64::MAX - 2;
 
-/// The right to change a state, until it is dropped. Readers don't notice it.
+/// The exclusive right to change a state, until it is dropped. It does not affect readers.
 ///
 /// ```
 /// use hightower_state::{ApplyOutcome, Change, CommandKind, ConcurrentKvState, pin};
@@ -58,7 +58,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Self { state, _held: held, inner, location: PhantomData }
     }
 
-    /// The outcome that a command would have now. Changes nothing.
+    /// The outcome of a command, without a change.
     #[must_use]
     pub fn evaluate(&self, key: &[u8], version: u64, kind: CommandKind) -> ApplyOutcome {
         ApplyOutcome::decide(self.version_of(key), version, kind)
@@ -76,12 +76,12 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Some(EntryRecord::new(&self.state.index.get(key)?.newest()))
     }
 
-    /// Begins the commit of seq `seq`. It is published as a whole by [`Commit::publish`], or when
-    /// it is dropped.
+    /// Begins the commit with seq `seq`. [`Commit::publish`], or dropping it, publishes it
+    /// atomically.
     ///
     /// # Errors
     ///
-    /// When `seq` isn't above the seq of every commit before.
+    /// If `seq` is not above the seq of every earlier commit.
     pub fn begin<'w, 'g>(&'w mut self, seq: u64, guard: &'g Guard) -> Result<Commit<'w, 'g, L>, StateError> {
         let visible = self.inner.mvcc.visible.load(Ordering::Relaxed);
         if seq <= visible || seq > MAX_SEQ {
@@ -90,9 +90,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Ok(Commit::new(&mut self.state, self.inner, seq, guard))
     }
 
-    /// Applies a change of the past, as recovery does: in any order, repeated or not. It is visible
-    /// at once, to snapshots too, and carries no seq: use this only before the state is given to
-    /// readers.
+    /// Applies a change during recovery, in any order, repeated or not. It is visible at once, also
+    /// to snapshots, and has no seq: use it only before the state has readers.
     pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
         let new = change.version_at(0);
         let old = self.state.index.update(change.key, |entry| {
@@ -122,7 +121,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
     ///
     /// # Errors
     ///
-    /// When `seq` is below the newest seq, or beyond the highest that a commit may have.
+    /// If `seq` is below the newest seq, or above the highest seq of a commit.
     pub fn resume(&mut self, seq: u64) -> Result<(), StateError> {
         let visible = self.inner.mvcc.visible.load(Ordering::Relaxed);
         if seq < visible || seq > MAX_SEQ {
@@ -132,8 +131,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Ok(())
     }
 
-    /// Whether some version of the key that is, or may still be read, lies at `location`: whether a
-    /// compactor must keep the record.
+    /// Whether a version of the key at `location` is current or may still be read, so that
+    /// compaction must keep the record.
     #[must_use]
     pub fn holds(&self, key: &[u8], location: L) -> bool {
         let Some(entry) = self.state.index.get(key) else { return false };
@@ -151,9 +150,9 @@ impl<'a, L: Location> StateWriter<'a, L> {
         self.inner
     }
 
-    /// Forgets a tombstone, if it is still the key's newest command, has this version, and no
-    /// snapshot needs the version before it. Returns whether it did. From then on, older commands
-    /// of the key would count again.
+    /// Removes a tombstone, if it is still the key's newest command, has this version, and no
+    /// snapshot needs the previous version. Returns whether it did. Afterwards, older commands of
+    /// the key would win again.
     pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {
         let Some(entry) = self.state.index.get(key) else { return false };
         let newest = entry.newest();
@@ -163,8 +162,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         let registry = &self.inner.mvcc.registry;
         self.state.live.refresh(registry);
         let live = &self.state.live;
-        // The caller frees the tombstone's record if the answer is yes. A snapshot that is
-        // registering is nearly always a new one, and no reason to refuse.
+        // The caller frees the tombstone's record if the answer is yes. A registering snapshot is
+        // nearly always a new one, so it is waited for.
         let is_needed = if live.has_pending() { registry.reads_below(newest.seq) } else { !live.all_reach(newest.seq) };
         if is_needed && !planted("tombstone_removed_early") {
             return false;
@@ -182,10 +181,10 @@ impl<'a, L: Location> StateWriter<'a, L> {
         true
     }
 
-    /// Calls `each` with the key and the location of every version that only snapshots hold. Costs
-    /// one lookup for each.
+    /// Calls `each` with the key and the location of every version kept for snapshots. It costs one
+    /// lookup per version.
     ///
-    /// A place that is named neither here nor by a key's newest version holds nothing that can be
+    /// A place that is neither among these locations nor that of a key's newest version cannot be
     /// read.
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
         let guard = pin();
@@ -200,7 +199,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
     }
 
     /// Examines up to `budget` old versions whose snapshot has ended, and drops those that no
-    /// snapshot needs. Returns whether more are waiting.
+    /// snapshot needs. Returns whether the queue has more.
     pub fn reclaim(&mut self, budget: usize) -> bool {
         self.state.live.refresh(&self.inner.mvcc.registry);
         self.state.reclaim(&self.inner.map, budget, &pin())

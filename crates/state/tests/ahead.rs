@@ -1,5 +1,5 @@
-//! What a walk tells of locations before it hands them out: each once, in time for memory to be
-//! asked for, and never many at once.
+//! A scan announces each location once before it returns it, early enough for a prefetch, and never
+//! many at once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
@@ -9,12 +9,11 @@ use std::ops::Bound;
 use hightower_state::{ConcurrentKvState, Range, pin};
 
 const KEYS: u32 = 500;
-/// A record is three cache lines, and there are processors that drop what is asked for while 24 are
-/// on their way.
+/// A record has three cache lines, and some processors drop prefetches while 24 are pending.
 const MOST_ON_THEIR_WAY: usize = 8;
 
-/// Walks from the ends that `from_back` says; gives the locations in the order in which they were
-/// handed out, and checks what was told before.
+/// Scans from the ends chosen by `from_back`; returns the locations in order, and checks the
+/// announcements.
 fn walk(mut range: Range<u32>, mut from_back: impl FnMut(usize) -> bool) -> Vec<u32> {
     let told = RefCell::new(Vec::new());
     let mut handed = Vec::new();

@@ -1,5 +1,4 @@
-//! A lookup is told where the newest version lies before it has looked, whatever way that version
-//! came there.
+//! A lookup gets the hint of the newest version first, for every way in which a version is stored.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,8 +22,7 @@ impl Location for Slot {
     }
 }
 
-/// The location that a lookup found, and the hint that it was told last, both by the state and by a
-/// snapshot.
+/// The found location and the last hint of a lookup, both in the state and in a snapshot.
 fn told(state: &ConcurrentKvState<Slot>, key: &[u8]) -> [Option<(Slot, u32)>; 2] {
     let (guard, snapshot, mut hint) = (pin(), state.snapshot(), 0);
     let latest = state.get_hinted(key, &guard, |told| hint = told).map(|found| (found.location, hint));
@@ -45,7 +43,7 @@ fn hints_follow_the_newest_location() {
     let state = ConcurrentKvState::new();
     state.set(b"a", 1, Slot(77)).unwrap();
     assert_eq!(told(&state, b"a"), is_right(77));
-    // All bits that a hint has, and some more.
+    // All bits of a hint, and some more.
     for (version, location) in [(2, u32::MAX), (3, 0), (4, 1 << 26), (5, 1 << 19), (6, 0x0555_5555), (7, 0x02aa_aaaa)] {
         state.set(b"a", version, Slot(location)).unwrap();
         assert_eq!(told(&state, b"a"), is_right(location));
@@ -67,7 +65,7 @@ fn hints_follow_a_record_that_is_moved() {
     assert_eq!(told(&state, b"a"), is_right(2));
     assert_eq!(state.writer().relocate(b"a", Slot(1), Slot(3), 10), Relocated::default());
     assert_eq!(told(&state, b"a"), is_right(2));
-    // What only a snapshot reads leaves the hint of the newest as it is.
+    // A version for a snapshot only does not change the hint of the newest.
     let before = state.snapshot();
     state.set(b"a", 2, Slot(20)).unwrap();
     let retained = Relocated { newest_len_bytes: None, retained: true };

@@ -1,5 +1,5 @@
 //! The concurrent state against the plain one: after every step, the latest state and every live
-//! snapshot must be what the model says.
+//! snapshot must equal the model.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -12,8 +12,7 @@ use hightower_state::{
 };
 use proptest::prelude::*;
 
-/// A place in an imaginary log. Each place is used once; what was written there is in
-/// [`World::written`].
+/// A place in an imaginary log. Each place is used once; [`World::written`] has its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place(u32);
 
@@ -34,12 +33,11 @@ enum Step {
     Clone(usize),
     Drop(usize),
     Reclaim(usize),
-    /// Forgets one of the tombstones that there are.
+    /// Removes one of the tombstones.
     RemoveTombstone(usize),
-    /// Moves one record that was ever written, live or not.
+    /// Moves one written record, live or not.
     Relocate(usize),
-    /// Walks a snapshot's range from both ends, and moves everything when half of it has been
-    /// handed out.
+    /// Scans a snapshot's range from both ends, and moves all records halfway.
     Walk {
         snapshot: usize,
         ends: Vec<bool>,
@@ -68,9 +66,9 @@ struct World {
     state: ConcurrentKvState<Place>,
     model: KvState,
     snapshots: Vec<(Snapshot<Place>, KvState)>,
-    /// For each place the key of the record and what stands for its value.
+    /// For each place the key of the record, and a number for its value.
     written: Vec<(Vec<u8>, u32)>,
-    /// Places that were given up: nobody may be sent there again.
+    /// Freed places: no reader may get them again.
     gone: HashSet<Place>,
 }
 
@@ -162,8 +160,8 @@ impl World {
         let mut writer = self.state.writer();
         let held = writer.holds(&key, old);
         let newest = writer.entry(&key).filter(|entry| entry.location == old);
-        // The copy is as long as the original, which the models count on; that another length is
-        // taken over is a test of its own.
+        // The copy has the length of the original, as the models expect; another test covers a
+        // changed length.
         let relocated = writer.relocate(&key, old, new, newest.map_or(value, |entry| entry.len_bytes));
         let expected =
             Relocated { newest_len_bytes: newest.map(|entry| entry.len_bytes), retained: held && newest.is_none() };
@@ -230,7 +228,7 @@ impl World {
         assert_eq!(backwards, model.prefix(b"key-1").rev().map(|(key, _)| key.to_vec()).collect::<Vec<_>>());
     }
 
-    /// The length that the record was given is its value's number.
+    /// The length of the record is its value's number.
     fn original(&self, value: u32) -> u32 {
         value
     }
@@ -248,7 +246,7 @@ fn command(key: &[u8], version: u64, kind: CommandKind, value: u32) -> Command {
     }
 }
 
-/// The model as if it had never heard of a key.
+/// The model without a key.
 fn without(model: &KvState, key: &[u8]) -> KvState {
     let live = model.iter().map(|(found, value)| (found, value.to_vec()));
     let sets = live.map(|(found, value)| {
@@ -314,8 +312,8 @@ proptest! {
     }
 }
 
-/// The length of a copy replaces that of the newest version, and is what the next overwrite hands
-/// back; kept versions keep theirs.
+/// The length of a copy replaces that of the newest version, and the next overwrite returns it;
+/// kept versions keep theirs.
 #[test]
 fn a_relocated_record_has_the_length_of_its_copy() {
     let state = ConcurrentKvState::<u32>::new();
@@ -358,8 +356,8 @@ fn a_tombstone_stays_while_a_snapshot_reads_what_was_before_it() {
     assert_eq!(state.stats().retained_versions, 0);
 }
 
-/// A batch that is larger than the undo slots: nothing of it shows before it is published, all of
-/// it after, and a snapshot from before stays.
+/// A batch larger than the undo slots: invisible before it is published, complete afterwards, and
+/// an earlier snapshot does not change.
 #[test]
 fn a_long_batch_of_overwrites_is_seen_whole_or_not_at_all() {
     let count = 3_000_u32;

@@ -39,7 +39,7 @@ fn said() -> impl Strategy<Value = Said> {
         .prop_map(|(version, is_set, location, len_bytes)| Said { version, is_set, location, len_bytes })
 }
 
-/// All that readers and the writer can be told about a state.
+/// All that readers and the writer can read of a state.
 #[derive(Debug, PartialEq)]
 struct Seen {
     entries: Vec<(Key, EntryRecord<u32>)>,

@@ -1,5 +1,4 @@
-//! The plain state: it is a join, and it agrees with the shortest statement of the rules that there
-//! is.
+//! The plain state: it is a join, and it agrees with the shortest statement of the rules.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -81,7 +80,7 @@ proptest! {
         let set = |key: &[u8], value: &[u8], version, timestamp| {
             Command::Set { key: key.to_vec(), value: value.to_vec(), version, timestamp }
         };
-        // One key at least is there.
+        // At least one key exists.
         let state: KvState = commands.into_iter().chain([set(b"always", b"there", 1, 1)]).collect();
         let live: Vec<_> = state.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
         let (key, value) = at.get(&live).clone();

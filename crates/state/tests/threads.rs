@@ -1,5 +1,5 @@
 //! Readers, scanners and snapshots in threads beside a writer: every snapshot read is checked
-//! against the model at its seq, batches are seen whole, and what is kept for snapshots goes away.
+//! against the model at its seq, batches are atomic, and versions kept for snapshots are dropped.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -15,7 +15,7 @@ const KEYS: u32 = 40;
 
 type Model = BTreeMap<Vec<u8>, u32>;
 
-/// What the state was at each seq.
+/// The state at each seq.
 #[derive(Default)]
 struct History(Mutex<HashMap<u64, Arc<Model>>>);
 
@@ -33,8 +33,7 @@ fn name(key: u32) -> Vec<u8> {
     format!("key/{key:03}").into_bytes()
 }
 
-/// Sets the flag when it goes, also by a panic: else the other threads would run on, and the test
-/// with them.
+/// Sets the flag when dropped, also in a panic, so that the other threads stop.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -60,8 +59,7 @@ fn run_time() -> Duration {
     Duration::from_secs(seconds.unwrap_or(2))
 }
 
-/// Commits at random until `stop`, and says the seq that it came to. Locations rise with every
-/// change.
+/// Commits at random until `stop`, and returns the last seq. Locations ascend with every change.
 fn write(state: &ConcurrentKvState<u32>, history: &History, stop: &AtomicBool) -> u64 {
     let (mut random, mut model, mut location, mut seq) = (Random(99), Model::new(), 0, 0);
     history.put(0, &model);
@@ -165,7 +163,7 @@ fn every_snapshot_read_is_right_while_a_writer_runs() {
     assert_eq!(state.len(), history.at(seqs).len());
 }
 
-/// Two keys that every commit writes together: whoever reads the one and then the other never finds
+/// Two keys that every commit writes together: a reader of the one and then the other never finds
 /// the second older.
 #[test]
 fn plain_reads_see_batches_whole_and_never_go_back() {
@@ -213,15 +211,15 @@ fn plain_reads_see_batches_whole_and_never_go_back() {
     });
 }
 
-/// Everything moves again and again, the newest versions and those kept for a snapshot: whoever
-/// pins after places were retired is not sent there.
+/// All records move repeatedly, the newest versions and those kept for a snapshot: a reader that
+/// pins after places were retired never gets them.
 #[test]
 fn relocated_versions_are_found_where_they_are() {
     const SLOTS: u32 = 64;
     let state = ConcurrentKvState::<u32>::new();
     let stop = AtomicBool::new(false);
-    // Location = generation * SLOTS + key; `retired` generations must not be read by whoever pinned
-    // after they were retired.
+    // Location = generation * SLOTS + key. A reader that pins after `retired` generations were
+    // retired must not read them.
     let retired = std::sync::atomic::AtomicU32::new(0);
     for key in 0..SLOTS {
         state.set(&name(key), 1, key).unwrap();

@@ -1,8 +1,8 @@
-//! What the benchmarks measure: keys of three shapes, and four maps behind one trait, each doing
-//! the same work.
+//! The subjects of the benchmarks: keys of three shapes, and four maps behind one trait, with the
+//! same work.
 //!
-//! Keys lie in one block in the order in which they are used, so that fetching the next key costs
-//! every map the same little.
+//! Keys are in one block in the order of their use, so that fetching the next key has the same low
+//! cost for every map.
 
 // Each user takes its own part.
 #![allow(dead_code, unreachable_pub)]

@@ -1,4 +1,4 @@
-//! Bytes to commands, trusting nothing.
+//! Decoding of records from untrusted bytes.
 
 use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, FLAG_RESERVED, KEY_LEN_AT, KIND_AT,
@@ -13,15 +13,15 @@ use crate::limits::MAX_VALUE_LEN_BYTES;
 /// The numbers in the head of an appended record whose own check matches: see [`probe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// How many bytes the record takes, payload included.
+    /// The length of the record in bytes, payload included.
     pub len: u64,
-    /// How far the segment was known to be durable when the record was written.
+    /// The durable offset of the segment at the write of the record.
     pub durable: u32,
     /// Whether more records of the same commit follow.
     pub continues: bool,
 }
 
-/// A head whose fields are possible, before any checksum was compared.
+/// A head with valid fields, before the checksum is compared.
 struct DecodedHead {
     kind: u8,
     key_len: usize,
@@ -29,26 +29,26 @@ struct DecodedHead {
     version: u64,
     timestamp: i64,
     placement: Placement,
-    /// Where the key starts.
+    /// The offset of the key.
     len: usize,
-    /// The sum over the head's fields, from which the record's check continues.
+    /// The checksum of the head's fields, from which the record's check continues.
     sum: HeadSum,
 }
 
-/// Reads the record at `offset` of a segment, given the bytes from there on, and verifies all of
-/// it. Borrows, allocates nothing; costs a checksum over the record.
+/// Reads the record at `offset` of a segment from the bytes at that offset, and verifies it
+/// completely. It borrows and does not allocate. The cost is a checksum of the record.
 ///
 /// # Errors
 ///
-/// [`DecodeError::NoRecord`] where nothing was written, [`Truncated`](DecodeError::Truncated) where
-/// the bytes end too soon, and [`UnknownKind`](DecodeError::UnknownKind),
+/// [`DecodeError::NoRecord`] for an unwritten place, [`Truncated`](DecodeError::Truncated) for
+/// missing bytes, and [`UnknownKind`](DecodeError::UnknownKind),
 /// [`Impossible`](DecodeError::Impossible) or [`Checksum`](DecodeError::Checksum) for bytes that no
-/// writer of this format has written at this place.
+/// writer of this format wrote at this place.
 pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Result<Record<'a>, DecodeError> {
     let head = parse_head(bytes, context, offset)?;
     let value_at = head.len + head.key_len;
     let end = value_at + head.value_len;
-    // A kind other than Set has a value of no bytes, so one slice serves all.
+    // A kind other than Set has an empty value, so one slice serves all.
     let (Some(key), Some(value)) = (bytes.get(head.len..value_at), bytes.get(value_at..end)) else {
         return Err(truncated(offset, end, bytes));
     };
@@ -68,15 +68,14 @@ pub fn decode<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Resu
     Ok(Record { body, placement: head.placement, len })
 }
 
-/// Looks whether an appended record may start here, by its head alone: the head carries a 16-bit
-/// check of its own.
+/// Checks by the head alone whether an appended record may start here: the head has a 16-bit check.
 ///
-/// Recovery uses it to find records behind a damaged place without a checksum over a payload at
-/// every byte. A record that it finds must still pass [`decode`]. Relocated records have no such
-/// check, so they are never found.
+/// Recovery uses it to find records behind a damaged place without a checksum of a payload at every
+/// byte. A found record must still pass [`decode`]. Relocated records have no head check, so they
+/// are never found.
 #[must_use]
 pub fn probe(bytes: &[u8], context: &RecordContext, offset: u32) -> Option<Probe> {
-    // Most bytes of a segment cannot be a kind; decide on that before anything else.
+    // Most bytes of a segment are not a valid kind: check this first.
     if !matches!(bytes.get(KIND_AT)? & KIND_MASK, KIND_SET | KIND_DELETE | KIND_SEAL) {
         return None;
     }
@@ -194,14 +193,13 @@ fn check_head(expected: u16, found: u16, durable: u32, offset: u32) -> Result<()
     Ok(())
 }
 
-/// The little-endian number of `width` bytes at `at`, which the caller has checked to be there.
+/// The little-endian number of `width` bytes at `at`, which must be in bounds.
 #[inline(always)]
 fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
     if width == 0 {
         return 0;
     }
-    // Eight bytes in one load, if there are as many, which is nearly always; the surplus is shifted
-    // out.
+    // Eight bytes in one load, if available, which is the usual case; the surplus is shifted out.
     if let Some(wide) = chunk::<8>(bytes, at) {
         return u64::from_le_bytes(wide) << (64 - 8 * width) >> (64 - 8 * width);
     }

@@ -1,4 +1,4 @@
-//! Commands to bytes.
+//! Encoding of records.
 
 use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_LONG_KEY, FLAG_RELOCATED, KEY_LEN_AT, KIND_AT, KIND_DELETE,
@@ -10,8 +10,7 @@ use crate::error::EncodeError;
 use crate::header::RecordContext;
 use crate::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 
-/// All of a record that stands before its key, on the stack. The record is these bytes, then the
-/// key, then the value.
+/// The head of a record, on the stack. A record is its head, the key and the value.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordHead {
     bytes: [u8; MAX_HEAD_LEN_BYTES],
@@ -29,14 +28,14 @@ impl RecordHead {
     }
 
     fn push_number(&mut self, number: u64, width: usize) {
-        // Eight bytes are always copied, since a copy of fixed length is one store; the much is
-        // written over next. The widest place is 16 bytes before the array's end, so eight always
-        // fit.
+        // Eight bytes are always copied, because a copy of fixed length is one store; the next
+        // field overwrites the surplus. The last place is 16 bytes before the array's end, so eight
+        // bytes always fit.
         self.bytes[self.len..self.len + 8].copy_from_slice(&number.to_le_bytes());
         self.len += width;
     }
 
-    /// Writes the checks, which need everything before them, and so come last.
+    /// Writes the checks. They depend on all other fields, so they are last.
     fn seal(&mut self, context: &RecordContext, offset: u32, placement: Placement, payload_checksum: u64) {
         if let Placement::Appended { durable, .. } = placement {
             self.push(&durable.to_le_bytes());
@@ -146,7 +145,7 @@ fn width_bits(width: usize) -> u8 {
     width as u8 - 1
 }
 
-/// How many bytes the record of `command` takes.
+/// The length of the record of `command`, in bytes.
 ///
 /// # Errors
 ///
@@ -160,16 +159,14 @@ pub fn encoded_len(
     Ok(parts.head_len(context, placement) + parts.key_len + parts.value_len.unwrap_or(0))
 }
 
-/// Builds the head of the record of `command` at `offset`; writing the head, the key and the value
-/// one after the other writes the record. Allocates nothing and costs some tens of nanoseconds: the
-/// payload's checksum comes from [`payload_checksum`](crate::payload_checksum), computed
-/// beforehand.
+/// Builds the head of the record of `command` at `offset`. The record is the head, the key and the
+/// value, in this order. It does not allocate and costs some tens of nanoseconds, because
+/// [`payload_checksum`](crate::payload_checksum) is computed before.
 ///
 /// # Errors
 ///
-/// [`EncodeError`] if the key is empty, the key or value is too long, the record would reach beyond
-/// the largest segment, it claims to know more bytes durable than there are before it, or the
-/// context is of an earlier format version.
+/// [`EncodeError`] if the key is empty, the key or value is too long, the record would end behind
+/// the largest segment, or its durable offset is behind its own offset.
 ///
 /// ```
 /// use hightower_log::{CommandRef, Placement, RecordContext, encode, encode_head, payload_checksum};
@@ -226,8 +223,8 @@ pub fn encode(
     Ok(head.len + key.len() + value.len())
 }
 
-/// Builds the record that ends a segment at `offset`: it has no key and no value, so the head is
-/// all of it.
+/// Builds the record that ends a segment at `offset`. It has no key and no value, so the head is
+/// the whole record.
 ///
 /// # Errors
 ///

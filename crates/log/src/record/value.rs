@@ -1,5 +1,4 @@
-//! The short way from bytes to the value that they hold, for reads, which are many and want nothing
-//! else.
+//! A fast decoder for reads, which need only the value of a set.
 
 use super::{
     APPENDED_TAIL_LEN_BYTES, FLAG_CONTINUES, FLAG_RELOCATED, KEY_LEN_AT, KIND_AT, KIND_SET, MAX_HEAD_LEN_BYTES,
@@ -10,7 +9,7 @@ use crate::command::CommandRef;
 use crate::error::DecodeError;
 use crate::header::RecordContext;
 
-/// The value of a set, borrowing from the bytes of the record.
+/// The value of a set, borrowed from the bytes of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetValue<'a> {
     /// The value.
@@ -19,14 +18,13 @@ pub struct SetValue<'a> {
     pub version: u64,
 }
 
-/// Reads the value of the record at `offset` of a segment, given the bytes from there on, and
-/// verifies all of the record's bytes; `None` if it is no set. Does what [`decode`] does in half of
-/// the time.
+/// Reads the value of the record at `offset` of a segment from the bytes at that offset, and
+/// verifies all bytes of the record; `None` if it is not a set. It takes half of the time of
+/// [`decode`].
 ///
 /// # Errors
 ///
-/// As [`decode`]. Only that numbers are as narrow as they can be is not looked at again where the
-/// checks fit.
+/// As [`decode`], except that the widths of numbers are not checked if the checksums are valid.
 ///
 /// ```
 /// use hightower_log::{CommandRef, Placement, RecordContext, decode_value, encode};
@@ -50,8 +48,8 @@ pub fn decode_value<'a>(
     }
 }
 
-/// The value, if everything is as it mostly is: a set with a short key, not at the very end of the
-/// bytes, and whole.
+/// The value in the common case: a complete, valid set with a short key, not at the very end of the
+/// bytes.
 #[inline]
 fn verified<'a>(bytes: &'a [u8], context: &RecordContext, offset: u32) -> Option<SetValue<'a>> {
     let head = bytes.first_chunk::<MAX_HEAD_LEN_BYTES>()?;

@@ -136,7 +136,7 @@ impl Verb {
             Self::List { user: owner } => {
                 let keys = context.read(|auth| Ok(auth.list_api_keys(&user(auth, owner)?.user_id)?))?;
                 let views: Vec<_> = keys.iter().map(view::ApiKey::from).collect();
-                view::many(screen, &views, "there are no API keys")
+                view::many(screen, &views, "no API keys")
             }
             Self::Show { key } => view::one(screen, &view::ApiKey::from(&context.read(|auth| find(auth, key))?)),
             Self::Rotate { key, overlap } => {

@@ -208,7 +208,7 @@ impl Verb {
             Self::List { filter, from, limit, last } => {
                 let entries = context.read(|auth| list(auth, &filter.filter(auth)?, *from, *limit, *last))?;
                 let views: Vec<_> = entries.into_iter().map(Entry::from).collect();
-                view::many(screen, &views, "there are no entries")
+                view::many(screen, &views, "no entries")
             }
             Self::Export { filter } => {
                 context.read(|auth| Ok(auth.export_audit(&filter.filter(auth)?, &mut screen.records())?))?;

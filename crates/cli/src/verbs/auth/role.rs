@@ -114,7 +114,7 @@ impl Verb {
             Self::List => {
                 let roles = context.read(list)?;
                 let views: Vec<_> = roles.iter().map(view::Role::from).collect();
-                view::many(screen, &views, "there are no roles")
+                view::many(screen, &views, "no roles")
             }
             Self::Show { role } => view::one(screen, &view::Role::from(&context.read(|auth| find(auth, role))?)),
             Self::Remove { role, yes } => {

@@ -212,11 +212,7 @@ fn list(context: &Context<'_>, limit: usize, after: Option<UserId>) -> Result<Ex
         Ok(users)
     })?;
     let views: Vec<_> = users.iter().map(view::User::from).collect();
-    view::many(
-        context.session.screen,
-        &views,
-        if is_first_page { "there are no users" } else { "there are no more users" },
-    )
+    view::many(context.session.screen, &views, if is_first_page { "no users" } else { "no more users" })
 }
 
 fn delete(context: &Context<'_>, name: &str, yes: bool) -> Result<Exit, Failure> {
