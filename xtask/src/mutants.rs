@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::cfgs::Cfgs;
 use catcher::{Catcher, HOSTILE, Mutant, Shows};
 use list::mutants;
-use run::Outcome;
+use run::TestOutcome;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -101,12 +101,12 @@ fn catch(mutant: &Mutant, builds: &Builds, limits: &Limits<'_>, every: bool) -> 
         let outcome = run::run(catcher, program(catcher, builds)?, Some(mutant.name), limit)?;
         let told = |how: &str| format!("{} {how} ({:.1} s)", catcher.package, started.elapsed().as_secs_f64());
         match outcome {
-            Outcome::Passed => continue,
-            Outcome::Failed(test) => tried.caught.push(told(&test)),
-            Outcome::Hung if mutant.shows == Shows::ByHanging => {
+            TestOutcome::Passed => continue,
+            TestOutcome::Failed(test) => tried.caught.push(told(&test)),
+            TestOutcome::Hung if mutant.shows == Shows::ByHanging => {
                 tried.caught.push(told(&format!("{}, which hangs", catcher.filter)));
             }
-            Outcome::Hung => {
+            TestOutcome::Hung => {
                 tried.hung.push(told(catcher.filter));
                 continue;
             }
@@ -213,9 +213,9 @@ fn check_healthy<'a>(wanted: &[&'a Mutant], builds: &Builds) -> Result<Limits<'a
     side_by_side(&catchers, |catcher| {
         let started = Instant::now();
         match run::run(catcher, program(catcher, builds)?, None, run::HEALTHY_LIMIT)? {
-            Outcome::Passed => {}
-            Outcome::Failed(test) => bail!("{} {test} fails without any planted bug: {catcher:?}", catcher.package),
-            Outcome::Hung => bail!("{} hangs without any planted bug: {catcher:?}", catcher.package),
+            TestOutcome::Passed => {}
+            TestOutcome::Failed(test) => bail!("{} {test} fails without any planted bug: {catcher:?}", catcher.package),
+            TestOutcome::Hung => bail!("{} hangs without any planted bug: {catcher:?}", catcher.package),
         }
         let mut limits = limits.lock().map_err(|_| anyhow!("a worker panicked"))?;
         limits.insert(*catcher, run::limit_after(started.elapsed()));

@@ -1,6 +1,7 @@
 //! `cargo xtask structure`: rules of names, files and lines that hold for the whole workspace.
 //!
-//! 1. `name`: a type name stands in one file of the workspace, tests aside.
+//! 1. `name`: a type name of a library is unique among the libraries, and one of a program within
+//!    the program, except for tests and the conventional names of `structure/names.rs`.
 //! 2. `circle`: the files of a crate depend on each other in one direction only.
 //! 3. `file`: a `.rs` file has at most 600 lines.
 //! 4. `line`: a line of a document or of a comment has at most 100 columns.
@@ -152,7 +153,7 @@ fn compare(known: &BTreeMap<(Rule, String), usize>, found: &Violations) -> Vec<S
 
 fn advice(rule: Rule, subject: &str) -> String {
     match rule {
-        Rule::Name => format!("the type name {subject} stands in several files; rename one"),
+        Rule::Name => format!("several files have a type of the name {subject}; rename one"),
         Rule::Circle => format!("files depend on each other in a circle; cut it ({subject})"),
         Rule::File => format!("{subject} has more than {} lines; split it", lines::MAX_LINES),
         Rule::Line => format!("{subject} has lines over {} columns; wrap them", lines::MAX_COLUMNS),
@@ -200,9 +201,9 @@ mod tests {
         assert_eq!(compare(&known, &found(&same)), Vec::<String>::new());
 
         let new = [&same[..], &[(Rule::Name, "Slot", 2)]].concat();
-        assert!(compare(&known, &found(&new))[0].contains("Slot stands in several files"));
+        assert!(compare(&known, &found(&new))[0].contains("a type of the name Slot"));
         let larger = [&same[1..], &[(Rule::Name, "Entry", 4)]].concat();
-        assert!(compare(&known, &found(&larger))[0].contains("Entry stands in several files"));
+        assert!(compare(&known, &found(&larger))[0].contains("a type of the name Entry"));
         let gone = compare(&known, &found(&same[1..]));
         assert!(gone[0].contains("name Entry: no longer occurs; remove it"), "{gone:?}");
 

@@ -25,6 +25,7 @@ mod rows;
 mod store;
 mod stores;
 mod workload;
+mod wrap;
 
 use std::path::PathBuf;
 use std::time::Duration;

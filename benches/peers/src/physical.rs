@@ -1,5 +1,5 @@
-//! The limits of the machine: what memory, the page cache and the disk allow for the records that
-//! stores write and read.
+//! The limits of the machine: the speed of memory, page cache and disk for records like those of the
+//! stores.
 
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
@@ -15,18 +15,19 @@ use serde::Serialize;
 
 use crate::data::Random;
 use crate::machine::Machine;
+use crate::wrap::wrapped;
 
 /// Bytes of a record: a key of 16, a value of 100, and a header.
 const RECORD_LEN_BYTES: usize = 136;
-/// Bytes of the file that is appended to.
+/// Length of the file for appends.
 const FILE_LEN_BYTES: u64 = 64 << 20;
-/// Bytes of the file that is read from.
+/// Length of the file for reads.
 const READ_FILE_LEN_BYTES: u64 = 200 << 20;
-/// Bytes of one read.
+/// Length of one read.
 const READ_LEN_BYTES: usize = 100;
-/// Appends with a sync each.
+/// Number of appends with a sync each.
 const SYNCS: u64 = 1000;
-/// Times that everything is measured.
+/// Number of rounds.
 const ROUNDS: usize = 5;
 
 /// One limit.
@@ -68,14 +69,14 @@ pub(crate) fn measure(dir: &Path, out: &Path) -> Result<()> {
 
 fn markdown(machine: &Machine, limits: &[Limit]) -> String {
     let mut text = format!(
-        "# What the machine allows\n\nWritten by `cargo xtask peers --physical`: the median of {ROUNDS} rounds, with the least and the most. \
-         {}, {} processors, {}, {}.\n\n| | median | least | most |\n| --- | --- | --- | --- |\n",
+        "# Limits of the machine\n\nWritten by `cargo xtask peers --physical`: median, minimum and maximum of {ROUNDS} \
+         rounds. {}, {} processors, {}, {}.\n\n| | median | minimum | maximum |\n| --- | --- | --- | --- |\n",
         machine.processor, machine.processors, machine.kernel, machine.file_system
     );
     for Limit { what, unit, median, least, most } in limits {
         text += &format!("| {what} | {median:.1} {unit} | {least:.1} | {most:.1} |\n");
     }
-    text
+    wrapped(&text)
 }
 
 fn limit(what: &'static str, unit: &'static str, mut once: impl FnMut() -> Result<f64>) -> Result<Limit> {

@@ -13,6 +13,7 @@ use crate::plot;
 use crate::rounds::{BARE, Run, read_runs};
 use crate::rows::{Access, BARE_SYNC, BARE_SYNC_SHARE, Bar, ROWS, Row, Unit};
 use crate::stores::{Entry, OWN, entries};
+use crate::wrap::wrapped;
 
 /// The numbers of all rows and stores.
 pub(crate) struct Table {
@@ -122,14 +123,15 @@ pub(crate) fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
 
 fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String> {
     let mut text = String::from(
-        "# Side by side with other stores\n\nWritten by `cargo xtask peers`; the numbers of every round are in [peers.json](peers.json).\n",
+        "# Comparison with other stores\n\nWritten by `cargo xtask peers`; [peers.json](peers.json) has the numbers of \
+         all rounds.\n",
     );
     let keys: Vec<String> = table.keys.iter().map(|keys| number(*keys as f64)).collect();
     writeln!(
         text,
-        "\n{}, {} processors, {} MiB, {}, {}, {}. {} keys of 16 bytes with values of 100 bytes unless the row says otherwise; medians of \
-         up to {} rounds, in which the stores took turns, each run in a process of its own over a fresh directory. Every read was checked, \
-         and the stores' work compared.\n",
+        "\n{}, {} processors, {} MiB, {}, {}, {}. {} keys of 16 bytes with values of 100 bytes unless the row says \
+         otherwise. Medians of up to {} rounds, in which the stores alternated. Each run was a separate process with a \
+         fresh directory. Every read was checked, and the work of the stores was compared.\n",
         machine.processor,
         machine.processors,
         machine.memory_mib,
@@ -139,41 +141,46 @@ fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String
         keys.join(" and "),
         table.values.values().map(Vec::len).max().unwrap_or(0)
     )?;
-    text += "The guarantee is that a returned write survives `kill -9` of the process, and where a row says *synced*, power loss. A store \
-             marked † loses returned writes when the process is killed; it counts as the best only where stores read, or are synced. Per second unless a \
-             row names a unit; *ratio* is how many times better than the best peer that counts (bold) Hightower KV is.\n\n";
+    text += "The guarantee is that a returned write survives `kill -9` of the process, and in rows named *synced* also \
+             power loss. A store marked † loses returned writes when the process is killed; it can be the best only in \
+             rows of reads and in *synced* rows. Numbers are per second unless a row names a unit. *ratio* compares \
+             Hightower KV with the best of the other stores that count (bold); above 1 Hightower KV is better.\n\n";
     text += &budget(table)?;
     text += &rows(table)?;
     text += &bare(table)?;
-    text += "\n## How each store is used\n\nValues do not compress, and compression is off where a store has it. Every put, get and delete is an \
-             operation (a transaction, where a store has them) of its own.\n\n| store | version | usage |\n| --- | --- | --- |\n";
+    text += "\n## Usage of each store\n\nThe values are incompressible, and compression is off in stores that have it. \
+             Every put, get and delete is a separate operation (a transaction in stores that have them).\n\n\
+             | store | version | usage |\n| --- | --- | --- |\n";
     for entry in &table.stores {
         writeln!(text, "| {}{} | {} | {} |", entry.id, mark(entry), version_of(entry), entry.usage)?;
     }
     if !table.failures.is_empty() {
-        text += "\n## What went wrong\n\n";
+        text += "\n## Failures\n\n";
         table.failures.iter().try_for_each(|failure| writeln!(text, "- {failure}"))?;
     }
-    text += "\n## Plots\n\nThe longest bar of a row is its largest number: the best of rates, the worst of times, memory and disk.\n";
+    text += "\n## Plots\n\nThe longest bar of a row is its largest number: the best rate, or the worst time, memory or \
+             disk space.\n";
     plots.iter().try_for_each(|plot| writeln!(text, "\n![{plot}]({plot}.svg)"))?;
-    text += "\n## Again\n\n```sh\ncargo xtask peers\ncargo xtask peers -- --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
+    text += "\n## Commands\n\n```sh\ncargo xtask peers\n\
+             cargo xtask peers -- --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
              cargo xtask peers -- --physical\n```\n";
-    Ok(text)
+    Ok(wrapped(&text))
 }
 
-/// What the time of a row is, and what it means for the numbers.
+/// The time limit of a row, and the meaning of numbers at the limit.
 fn budget(table: &Table) -> Result<String> {
     let seconds: Vec<String> = table.row_seconds.iter().map(|seconds| format!("{seconds}")).collect();
     let mut text = format!(
-        "A store has {} s for the operations of a row. ‡ marks a number of a store that needed longer and was stopped at the end of an \
-         operation: rates and latencies count from what it did by then. What it had not yet written goes in by batches of 1,000, untimed, so \
-         that the next row finds the same content; where disk is weighed, ‡ means that the last changes came that way.",
+        "A store has {} s for the operations of a row. ‡ marks a store that needed longer and was stopped at the end of \
+         an operation: rates and latencies are those of the completed operations. The rest is then written in untimed \
+         batches of 1,000, so that the next row finds the same content. In rows of disk space, ‡ means that the last \
+         changes were written in this way.",
         seconds.join(" or ")
     );
     let left_out = entries().into_iter().filter(|entry| !table.stores.iter().any(|store| store.id == entry.id));
     let left_out: Vec<String> = left_out.map(|entry| format!("{} {}", entry.id, version_of(&entry))).collect();
     if !left_out.is_empty() {
-        write!(text, " Compiled in, and not part of these runs: {}.", left_out.join(", "))?;
+        write!(text, " Not part of these runs: {}.", left_out.join(", "))?;
     }
     if left_out.iter().any(|name| name.starts_with("sled-1.0-alpha")) {
         text += " sled 1.0 is a pre-release; the newest stable version takes part.";
@@ -217,10 +224,13 @@ fn rows(table: &Table) -> Result<String> {
 fn bare(table: &Table) -> Result<String> {
     let mut text = String::new();
     let Some(bare) = table.median(BARE_SYNC, BARE) else { return Ok(text) };
-    write!(text, "\nBare appends of 136 bytes to a preallocated file with an fdatasync each: {}/s.", number(bare))?;
+    write!(text, "\nAppends of 136 bytes to a preallocated file, each with an fdatasync: {}/s.", number(bare))?;
     if let Some(own) = table.median("synced_1", OWN) {
         let (share, verdict) = (own / bare, if own / bare >= BARE_SYNC_SHARE { "pass" } else { "miss" });
-        write!(text, " Synced commits of one thread reach {share:.2} of that (bar: ≥ {BARE_SYNC_SHARE}: {verdict}).")?;
+        write!(
+            text,
+            " Synced commits of one thread reach {share:.2} of this rate (bar: ≥ {BARE_SYNC_SHARE}: {verdict})."
+        )?;
     }
     text.push('\n');
     Ok(text)

@@ -282,7 +282,8 @@ fn the_master_key_rotates_and_is_looked_after() {
     desk.run(&["keyring", "remove", "1"], "").fails(1, "still wraps");
     // The hint for the current key is one that helps.
     desk.run(&["keyring", "remove", "2"], "").fails(1, "keyring generate");
-    // A mistyped directory, and a store in which nobody uses the service, tell nothing about the key.
+    // A mistyped directory, and a store in which nobody uses the service, tell nothing about the
+    // key.
     let elsewhere = desk.tool.path("mistyped");
     desk.run(&["--data-dir", elsewhere.to_str().unwrap(), "keyring", "remove", "1"], "").fails(2, "--without-store");
     desk.tool.ok(["--data-dir", elsewhere.to_str().unwrap(), "put", "k", "v"]);

@@ -46,7 +46,7 @@ const ITEMS_PER_GUARD: usize = 256;
 #[derive(Clone)]
 pub struct Snapshot {
     core: Arc<Core>,
-    state: hightower_state::Snapshot<Place>,
+    state: hightower_state::StateSnapshot<Place>,
 }
 
 impl Snapshot {
@@ -268,7 +268,7 @@ impl fmt::Debug for Snapshot {
 /// and values in place.
 pub struct Range {
     snapshot: Snapshot,
-    inner: hightower_state::Range<Place>,
+    inner: hightower_state::StateRange<Place>,
     /// Of the records from the front.
     order: InOrder,
 }

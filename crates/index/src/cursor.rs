@@ -5,7 +5,7 @@ use core::ops::Bound;
 use crate::epoch::Guard;
 use crate::hash::KeyHasher;
 use crate::map::Map;
-use crate::range::{Range, prefix_end};
+use crate::range::{MapRange, prefix_end};
 
 /// A position in a range without a guard: the rest of the range, as two owned bounds.
 ///
@@ -72,7 +72,7 @@ impl Cursor {
     /// let cursor = hightower_index::Cursor::prefix(b"");
     /// assert_eq!(cursor.resume(&map, &hightower_index::pin()).count(), 1);
     /// ```
-    pub fn resume<'g, V, H: KeyHasher>(&self, map: &'g Map<V, H>, guard: &'g Guard) -> Range<'g, V> {
+    pub fn resume<'g, V, H: KeyHasher>(&self, map: &'g Map<V, H>, guard: &'g Guard) -> MapRange<'g, V> {
         map.range(as_slice(&self.lower), as_slice(&self.upper), guard)
     }
 

@@ -90,7 +90,7 @@ pub use leaf::MAX_KEY_LEN_BYTES;
 pub use map::{Awaited, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
-pub use range::Range;
+pub use range::MapRange;
 pub use writer::{Writer, new, with_hasher, with_hasher_and_hints, with_hasher_seed, with_hints};
 
 #[cfg(doctest)]

@@ -14,7 +14,7 @@ use crate::hash::{KeyHasher, SeededHasher};
 use crate::leaf::Leaf;
 use crate::panics::DropPanics;
 use crate::pointee::Pointee;
-use crate::range::{self, Range, prefix_end};
+use crate::range::{self, MapRange, prefix_end};
 use crate::reserve::Reserve;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::table::PointTable;
@@ -366,9 +366,9 @@ impl<V, H: KeyHasher> Map<V, H> {
     /// assert_eq!(range.next_back().unwrap().key(), b"c");
     /// assert!(range.next().is_none());
     /// ```
-    pub fn range<'g>(&'g self, lower: Bound<&[u8]>, upper: Bound<&[u8]>, _guard: &'g Guard) -> Range<'g, V> {
+    pub fn range<'g>(&'g self, lower: Bound<&[u8]>, upper: Bound<&[u8]>, _guard: &'g Guard) -> MapRange<'g, V> {
         // SAFETY: the guard lives for 'g, and the map too.
-        unsafe { Range::new(self.shared.tree.root(), lower, upper) }
+        unsafe { MapRange::new(self.shared.tree.root(), lower, upper) }
     }
 
     /// Calls `visit` with the entries between two bounds, in key order, until it breaks; returns
@@ -409,7 +409,7 @@ impl<V, H: KeyHasher> Map<V, H> {
     /// let (_writer, map) = hightower_index::new::<u32>();
     /// assert_eq!(map.iter(&hightower_index::pin()).count(), 0);
     /// ```
-    pub fn iter<'g>(&'g self, guard: &'g Guard) -> Range<'g, V> {
+    pub fn iter<'g>(&'g self, guard: &'g Guard) -> MapRange<'g, V> {
         self.range(Bound::Unbounded, Bound::Unbounded, guard)
     }
 
@@ -422,7 +422,7 @@ impl<V, H: KeyHasher> Map<V, H> {
     /// }
     /// assert_eq!(map.prefix(b"a/", &hightower_index::pin()).count(), 2);
     /// ```
-    pub fn prefix<'g>(&'g self, prefix: &[u8], guard: &'g Guard) -> Range<'g, V> {
+    pub fn prefix<'g>(&'g self, prefix: &[u8], guard: &'g Guard) -> MapRange<'g, V> {
         self.range(Bound::Included(prefix), prefix_end(prefix).as_ref().map(Vec::as_slice), guard)
     }
 

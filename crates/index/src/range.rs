@@ -215,7 +215,7 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Vec<u8>> {
 /// let keys: Vec<&[u8]> = map.iter(&guard).rev().map(|entry| entry.key()).collect();
 /// assert_eq!(keys, [b"c", b"b", b"a"]);
 /// ```
-pub struct Range<'g, V, F = fn(&V)> {
+pub struct MapRange<'g, V, F = fn(&V)> {
     root: TaggedPtr,
     lower: Bound<Box<[u8]>>,
     upper: Bound<Box<[u8]>>,
@@ -225,7 +225,7 @@ pub struct Range<'g, V, F = fn(&V)> {
     done: bool,
 }
 
-impl<'g, V> Range<'g, V> {
+impl<'g, V> MapRange<'g, V> {
     /// # Safety
     ///
     /// `root` is the root of a tree of `V` and a guard lives for `'g`.
@@ -235,7 +235,7 @@ impl<'g, V> Range<'g, V> {
     }
 }
 
-impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
+impl<'g, V, F: Fn(&V)> MapRange<'g, V, F> {
     /// Calls `hook` with each value some entries before it is returned, so that it can prefetch the
     /// value's target (see [`prefetch_read`](crate::prefetch_read)). It may be called for a few
     /// values beyond the range's end.
@@ -250,9 +250,9 @@ impl<'g, V, F: Fn(&V)> Range<'g, V, F> {
     /// assert_eq!(range.count(), 1);
     /// assert_eq!(asked.get(), 1);
     /// ```
-    pub fn prefetch_with<G: Fn(&V)>(self, hook: G) -> Range<'g, V, G> {
+    pub fn prefetch_with<G: Fn(&V)>(self, hook: G) -> MapRange<'g, V, G> {
         let Self { root, lower, upper, front, back, hook: _, done } = self;
-        Range { root, lower, upper, front, back, hook, done }
+        MapRange { root, lower, upper, front, back, hook, done }
     }
 
     fn end<T>(&mut self) -> Option<T> {
@@ -277,7 +277,7 @@ fn is_above(key: &[u8], lower: Bound<&[u8]>) -> bool {
     }
 }
 
-impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
+impl<'g, V, F: Fn(&V)> Iterator for MapRange<'g, V, F> {
     type Item = EntryRef<'g, V>;
 
     #[inline]
@@ -285,7 +285,7 @@ impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
         if self.done {
             return None;
         }
-        // SAFETY: the promise of Range::new.
+        // SAFETY: the promise of MapRange::new.
         let Some(leaf) = (unsafe { self.front.next::<Forward>(self.root, &self.lower, &self.upper, &self.hook) })
         else {
             return self.end();
@@ -298,13 +298,13 @@ impl<'g, V, F: Fn(&V)> Iterator for Range<'g, V, F> {
     }
 }
 
-impl<V, F: Fn(&V)> DoubleEndedIterator for Range<'_, V, F> {
+impl<V, F: Fn(&V)> DoubleEndedIterator for MapRange<'_, V, F> {
     #[inline]
     fn next_back(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
-        // SAFETY: the promise of Range::new.
+        // SAFETY: the promise of MapRange::new.
         let Some(leaf) = (unsafe { self.back.next::<Backward>(self.root, &self.upper, &self.lower, &self.hook) })
         else {
             return self.end();
@@ -317,10 +317,10 @@ impl<V, F: Fn(&V)> DoubleEndedIterator for Range<'_, V, F> {
     }
 }
 
-impl<V, F: Fn(&V)> core::iter::FusedIterator for Range<'_, V, F> {}
+impl<V, F: Fn(&V)> core::iter::FusedIterator for MapRange<'_, V, F> {}
 
-impl<V, F> fmt::Debug for Range<'_, V, F> {
+impl<V, F> fmt::Debug for MapRange<'_, V, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Range").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("MapRange").field("done", &self.done).finish_non_exhaustive()
     }
 }

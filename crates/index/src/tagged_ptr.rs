@@ -1,5 +1,5 @@
-//! Tagged pointers: each place in the tree holds one. It leads to nothing, a leaf or an inner node,
-//! which the low three bits tell apart.
+//! Tagged pointers: the slots of the tree. Each points to nothing, a leaf or an inner node; the low
+//! three bits are the tag.
 
 use crate::leaf::Leaf;
 use crate::prefetch::prefetch_line;
@@ -7,7 +7,7 @@ use crate::prefetch::prefetch_line;
 const TAG_BITS: usize = 0b111;
 pub(crate) const TAG_LEAF: usize = 1;
 
-/// A tagged pointer as a place in the tree holds it; all zero means nothing.
+/// A tagged pointer in a slot of the tree; zero means nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TaggedPtr(*mut u8);
 

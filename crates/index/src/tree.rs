@@ -1,17 +1,15 @@
-//! The radix tree's writing side: adding, replacing and removing leaves.
+//! The radix tree: adding, replacing and removing leaves.
 //!
-//! Every change that readers can see is one atomic store: of a child's place in its node, or of the
-//! place that leads to a node that was built anew. So a reader finds the tree before or after,
-//! never between. What a store unlinks goes to the deferred frees. All loops descend; nothing
-//! recurses.
+//! Every change that readers can see is one atomic store: of a child's slot in its node, or of the
+//! slot of a rebuilt node. So a reader sees the tree before or after the change. Unlinked memory
+//! goes to the deferred frees. All loops descend; nothing recurses.
 //!
-//! Invariant: every leaf in the tree is in the table too, for any hasher; so a leaf that the table
-//! has dropped is freed once no reader sees it. The branch bytes on the way to a leaf do not say
-//! that it is the one that was looked for: nothing is replaced or removed before its address was
-//! compared.
+//! Invariant: every leaf in the tree is in the table too, for any hasher. So a leaf that the table
+//! has dropped can be freed when no reader sees it. The branch bytes on the path to a leaf do not
+//! prove that it is the searched one: before a replacement or removal its address is compared.
 //!
-//! Invariant: every node holds at least two things (children and terminal together), so a removal
-//! leaves at least one, which takes the node's place if it is the only one.
+//! Invariant: every node has at least two entries (children and terminal together). So a removal
+//! leaves at least one, and a single remaining entry replaces the node.
 
 use core::marker::PhantomData;
 
@@ -24,7 +22,7 @@ use crate::pointee::Pointee;
 use crate::sync::{AtomicPtr, Ordering};
 use crate::tagged_ptr::TaggedPtr;
 
-/// This many nodes of one level stay in the processor's own caches: some hundred KiB.
+/// Number of nodes of one level that stay in the processor's private caches: some hundred KiB.
 const NEAR_NODES: usize = 2048;
 
 /// The tree. Readers start at [`Tree::root`] under a guard.
@@ -69,9 +67,9 @@ impl<V> Tree<V> {
         load(&self.root)
     }
 
-    /// Follows the way to `key` through the nodes near the root, which are in use all the time and
-    /// so cached, and prefetches the one below them, which is not. Returns the pointer to it and
-    /// how much of the key leads there.
+    /// Follows the path to `key` through the nodes near the root, which are usually cached, and
+    /// prefetches the first uncached one below them. Returns the pointer to it and its depth in the
+    /// key.
     ///
     /// # Safety
     ///
@@ -79,7 +77,7 @@ impl<V> Tree<V> {
     #[inline]
     pub(crate) unsafe fn prefetch_below_top(&self, key: &[u8]) -> (TaggedPtr, usize) {
         let (mut link, mut depth) = (self.root(), 0);
-        // How many nodes there may be beside the one that the link leads to.
+        // The maximum number of nodes of this level.
         let mut nodes = 1;
         while nodes <= NEAR_NODES {
             // SAFETY: the caller's promise.
@@ -96,7 +94,7 @@ impl<V> Tree<V> {
         (link, depth)
     }
 
-    /// Follows the node that was prefetched before, and prefetches the next one.
+    /// Reads the prefetched node, and prefetches the next one.
     ///
     /// # Safety
     ///
@@ -112,13 +110,13 @@ impl<V> Tree<V> {
         }
     }
 
-    /// Gives an empty tree its content, all at once. The writer's.
+    /// Sets the content of an empty tree, atomically. For the writer only.
     pub(crate) fn set_root(&self, root: TaggedPtr) {
         publish(&self.root, root);
     }
 
-    /// Adds a leaf. Its key is not in the tree, unless a hasher has lied: then it takes the place
-    /// of the leaf that is there, which stays in the table.
+    /// Adds a leaf. Its key is not in the tree, unless the hasher is inconsistent: then the leaf
+    /// replaces the existing one, which stays in the table.
     ///
     /// # Safety
     ///
@@ -167,8 +165,8 @@ impl<V> Tree<V> {
         }
     }
 
-    /// Puts `leaf` in the place of `old`, which has the same key. If the tree does not lead to
-    /// exactly that leaf, nothing happens.
+    /// Replaces `old` by `leaf`, which has the same key. If the tree does not contain exactly
+    /// `old`, nothing happens.
     ///
     /// # Safety
     ///
@@ -192,7 +190,7 @@ impl<V> Tree<V> {
         }
     }
 
-    /// Takes `leaf` out. If the tree does not lead to exactly that leaf, nothing happens.
+    /// Removes `leaf`. If the tree does not contain exactly this leaf, nothing happens.
     ///
     /// # Safety
     ///
@@ -225,7 +223,7 @@ impl<V> Tree<V> {
     }
 }
 
-/// The place of the key's next step below `node`, whose prefix ends at `depth`.
+/// The slot of the key's next step below `node`, whose prefix ends at `depth`.
 fn step<'g>(node: Node<'g>, key: &[u8], depth: usize) -> Option<&'g AtomicPtr<u8>> {
     match branch(key, depth) {
         Branch::End => Some(node.terminal()),
@@ -233,7 +231,7 @@ fn step<'g>(node: Node<'g>, key: &[u8], depth: usize) -> Option<&'g AtomicPtr<u8
     }
 }
 
-/// A node that holds two leaves that share their first `depth` bytes at least.
+/// A node with two leaves that share at least their first `depth` bytes.
 fn fork<V>(arena: &mut Arena, old: Leaf<'_, V>, new: Leaf<'_, V>, depth: usize) -> TaggedPtr {
     let shared = common_len(&old.key()[depth..], &new.key()[depth..]);
     let end = depth + shared;
@@ -243,8 +241,8 @@ fn fork<V>(arena: &mut Arena, old: Leaf<'_, V>, new: Leaf<'_, V>, depth: usize) 
     TaggedPtr::node(plan.build(arena, [&new.key()[depth..end], &[], &[]]))
 }
 
-/// A node that holds `leaf` and a copy of `node`, which share only the first `shared` bytes of the
-/// node's prefix.
+/// A node with `leaf` and a copy of `node`, which share only the first `shared` bytes of the node's
+/// prefix.
 fn split<V>(arena: &mut Arena, node: Node<'_>, leaf: Leaf<'_, V>, depth: usize, shared: usize) -> TaggedPtr {
     let prefix = node.prefix();
     let lower = node.copied(arena, [&prefix[shared + 1..], &[], &[]]);
@@ -254,8 +252,8 @@ fn split<V>(arena: &mut Arena, node: Node<'_>, leaf: Leaf<'_, V>, depth: usize, 
     TaggedPtr::node(plan.build(arena, [&prefix[..shared], &[], &[]]))
 }
 
-/// Takes one leaf out of `node`, and replaces the node if the rest fits a smaller one. `place`
-/// leads to the node.
+/// Removes one leaf from `node`, and replaces the node if the rest fits a smaller one. `place` is
+/// the slot of the node.
 fn detach<V>(
     node: Node<'_>,
     place: &AtomicPtr<u8>,
@@ -296,8 +294,8 @@ fn detach<V>(
     deferred_frees.push(Garbage::TreePart(old));
 }
 
-/// What takes the place of a node that has one thing left: that thing; if it is a node, a copy with
-/// the prefixes joined. Also says which node was copied.
+/// The replacement of a node with one remaining entry: the entry, or for a node a copy with joined
+/// prefixes. Also returns the copied node.
 fn collapse<V>(plan: &NodePlan, node: Node<'_>, arena: &mut Arena) -> (TaggedPtr, Option<TaggedPtr>) {
     let Some(&(byte, child)) = plan.children().first() else { return (plan.terminal, None) };
     // SAFETY: the writer's call; the child is in the tree.

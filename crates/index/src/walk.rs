@@ -1,9 +1,9 @@
-//! Walking the tree in key order, forwards or backwards, without recursion: however long the keys,
-//! the path beyond its first nodes is in a vector.
+//! Walking the tree in key order, forwards or backwards, without recursion: the path beyond its
+//! first nodes is in a vector, for keys of any length.
 //!
-//! A walk sees each node as it is when it looks. A key that is there for the whole walk is seen
-//! once: replaced nodes stay unchanged under the guard, and a child that is added to a node only
-//! adds codes that the walk either has passed or has yet to reach.
+//! A walk sees each node at the moment of its read. It returns each key that exists during the
+//! whole walk once: replaced nodes stay unchanged under the guard, and an added child only adds
+//! codes that the walk has passed or will reach.
 
 use core::cmp::Ordering;
 use core::mem::MaybeUninit;
@@ -18,22 +18,22 @@ use crate::tagged_ptr::TaggedPtr;
 
 /// One direction of walking.
 pub(crate) trait Direction {
-    /// The place in a node where a walk of it starts.
+    /// The position in a node where a walk of the node starts.
     const START: ByteCode;
-    /// Which child or terminal of a node comes next at or after `at`, and where to continue; `None`
-    /// there means that nothing is left.
+    /// The next child or terminal of a node at or after `at`, and the position to continue; `None`
+    /// at the end of the node.
     fn next(node: Node<'_>, at: ByteCode) -> Option<(ByteCode, TaggedPtr)>;
-    /// The place after `code`.
+    /// The position after `code`.
     fn after(code: ByteCode) -> Option<ByteCode>;
     /// Whether `code` comes before `other`.
     fn is_before(code: ByteCode, other: ByteCode) -> bool;
-    /// Whether keys that are greater (true) or less (false) than the bound are ahead.
+    /// Whether the keys ahead are greater (`true`) or less (`false`) than the bound.
     const RISING: bool;
 }
 
 /// Towards greater keys.
 pub(crate) struct Forward;
-/// Towards lesser keys.
+/// Towards smaller keys.
 pub(crate) struct Backward;
 
 impl Direction for Forward {
@@ -76,19 +76,19 @@ impl Direction for Backward {
     }
 }
 
-/// A node on the path, and what of it is still ahead.
+/// A node on the path, and its remaining part.
 ///
-/// The children of a small node are put in order once, when the walk comes to it; what is added to
-/// it later may be missed. Those of a large one are looked for one by one.
+/// The children of a small node are sorted once, when the walk reaches it; later additions may be
+/// missed. Those of a large node are searched one by one.
 #[derive(Clone, Copy)]
 struct Frame<'g> {
     node: Node<'g>,
-    /// Of a small node: the children ahead.
+    /// For a small node: the remaining children.
     lanes: Lanes,
-    /// Of a large node, and of one that is not in order yet: the first place ahead. Of a small one:
-    /// its terminal, if that is ahead.
+    /// For a large node, and one that is not yet sorted: the next position. For a small one: its
+    /// terminal, if it remains.
     at: Option<ByteCode>,
-    /// Whether the children of a small node are in order.
+    /// Whether the children of a small node are sorted.
     is_ordered: bool,
 }
 
@@ -111,8 +111,8 @@ impl<'g> Frame<'g> {
         frame
     }
 
-    /// A node whose children are put in order when the walk comes back to it, if ever: most of
-    /// those above the start of a short scan never are.
+    /// A node whose children are sorted when the walk returns to it. Most nodes above the start of
+    /// a short scan are never sorted.
     #[inline(always)]
     fn unordered(node: Node<'g>, at: Option<ByteCode>) -> Self {
         Self { node, lanes: Lanes::NONE, at, is_ordered: false }
@@ -145,8 +145,8 @@ impl<'g> Frame<'g> {
         }
     }
 
-    /// Takes leaves that come next in a small node, up to the first thing that is none, and asks
-    /// for their memory: most of a walk, and cheaper in a row.
+    /// Takes the next leaves of a small node, up to the first entry that is not a leaf, and
+    /// prefetches them: most of a walk, and cheaper in sequence.
     ///
     /// # Safety
     ///
@@ -174,7 +174,7 @@ impl<'g> Frame<'g> {
         self.lanes = lanes;
     }
 
-    /// What comes next, and leaves it behind. It may be nothing.
+    /// Takes the next entry. It may be empty.
     #[inline(always)]
     fn advance<D: Direction>(&mut self) -> Option<TaggedPtr> {
         if !self.node.is_small() {
@@ -195,10 +195,10 @@ impl<'g> Frame<'g> {
     }
 }
 
-/// Frames that lie in the path itself: as many as most trees are deep.
+/// Number of frames in the path itself: the depth of most trees.
 const NEAR_FRAMES: usize = 12;
 
-/// The nodes that a walk is in, from the root down. A short path takes no memory elsewhere.
+/// The path of a walk, from the root down. A short path allocates nothing.
 struct Path<'g> {
     /// The first of them; those below `len` are there.
     near: [MaybeUninit<Frame<'g>>; NEAR_FRAMES],
@@ -229,8 +229,8 @@ impl<'g> Path<'g> {
         }
     }
 
-    /// Prefetches the next children of the two lowest nodes of a short path: a walk that has just
-    /// begun will come there soon, and nothing was prefetched yet.
+    /// Prefetches the next children of the two lowest nodes of a short path: a new walk will need
+    /// them soon, and has not prefetched them yet.
     #[inline(always)]
     fn prefetch_beside<D: Direction>(&mut self) {
         // SAFETY: as in `last_mut`.
@@ -251,9 +251,9 @@ impl<'g> Path<'g> {
     }
 }
 
-/// The far end of a range beside the way down to its near one.
+/// The far end of a range during the descent to its near end.
 struct Beside<'k> {
-    /// The end's key, as long as it begins with what leads to where the way has come.
+    /// The end's key, while it has the path's bytes as a prefix.
     key: Option<&'k [u8]>,
     is_excluded: bool,
 }
@@ -275,15 +275,15 @@ impl<'k> Beside<'k> {
         self.key = self.key.filter(|key| key.get(depth..).is_some_and(|rest| rest.starts_with(bytes)));
     }
 
-    /// Whether something from `behind` on, in a node at `depth` on the way, may be inside the
-    /// range. If the end has left the way, it did so beyond all of this node.
+    /// Whether an entry from `behind` on, in a node at `depth` of the path, may be inside the
+    /// range. If the end has left the path, it is beyond this whole node.
     #[inline(always)]
     fn may_hold<D: Direction>(&self, depth: usize, behind: Option<ByteCode>) -> bool {
         let (Some(behind), Some(key)) = (behind, self.key) else { return behind.is_some() };
         match (D::RISING, key.get(depth)) {
             (true, Some(&byte)) if self.is_excluded && key.len() == depth + 1 => behind < code_of(byte),
             (true, Some(&byte)) => behind <= code_of(byte),
-            // All keys with the end's key before them are greater.
+            // All keys with the end's key as a prefix are greater.
             (true, None) => false,
             (false, Some(&byte)) => behind >= code_of(byte),
             (false, None) => true,
@@ -291,15 +291,15 @@ impl<'k> Beside<'k> {
     }
 }
 
-/// A walk that is under way.
+/// A walk in progress.
 pub(crate) struct Walk<'g, V> {
     path: Path<'g>,
     first: Option<Leaf<'g, V>>,
 }
 
 impl<'g, V> Walk<'g, V> {
-    /// A walk that starts at `bound`, which is its lower end if the direction is rising, else its
-    /// upper. It may continue beyond `end`, the other one.
+    /// A walk that starts at `bound`, its lower end if the direction is ascending, otherwise its
+    /// upper end. It may continue beyond `end`, the other one.
     ///
     /// # Safety
     ///
@@ -335,9 +335,9 @@ impl<'g, V> Walk<'g, V> {
         self.path.push(Frame::new::<D>(node, at));
     }
 
-    /// Descends towards `key`, leaving at each node the place behind the one taken, unless all that
-    /// lies there is beyond the end: of a scan of one prefix that is every node above it, and the
-    /// walk then ends by itself.
+    /// Descends towards `key`, and keeps at each node the position behind the taken one, unless
+    /// everything there is beyond the end. In a scan of one prefix this drops all nodes above it,
+    /// so that the walk ends without comparing keys.
     unsafe fn seek<D: Direction>(&mut self, root: TaggedPtr, key: &[u8], inclusive: bool, end: Bound<&[u8]>) {
         let mut link = root;
         let mut depth = 0;
@@ -391,8 +391,8 @@ impl<'g, V> Walk<'g, V> {
         }
     }
 
-    /// Puts the next leaves into `leaves` and prefetches them; returns their number, fewer than
-    /// there is room for only at the end.
+    /// Fills `leaves` with the next leaves and prefetches them; returns their number, which is
+    /// smaller than the room only at the end.
     ///
     /// # Safety
     ///

@@ -28,7 +28,7 @@
 //! commit.apply(&Change { key: b"pods/web-1", version: 2, kind: CommandKind::Set, location: 8, len_bytes: 0 });
 //! commit.publish();
 //!
-//! let keys = |range: hightower_state::Range<u32>| range.map(|(key, _)| key).collect::<Vec<_>>();
+//! let keys = |range: hightower_state::StateRange<u32>| range.map(|(key, _)| key).collect::<Vec<_>>();
 //! assert_eq!(keys(state.prefix(b"pods/")), [b"pods/web-1".to_vec()]);
 //! assert_eq!(keys(before.prefix(b"pods/")), [b"pods/web-0".to_vec()]);
 //! # Ok(())
@@ -144,9 +144,9 @@ pub use {
     liveness::{RecordLiveness, Relocated},
     load::LoadRun,
     model::{KvState, StateRecord},
-    range::{Entries, Range},
+    range::{EntryRange, StateRange},
     range_scan::Visited,
-    snapshot::Snapshot,
+    snapshot::StateSnapshot,
     state::ConcurrentKvState,
     stats::{SnapshotAge, StateStats},
     writer::StateWriter,

@@ -19,17 +19,17 @@ use crate::range_scan::{RangeEnd, RangeScan, Visited};
 ///
 /// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) borrows the key
 /// instead, and its locations stay valid under the caller's guard.
-pub struct Range<L> {
+pub struct StateRange<L> {
     scan: RangeScan<L>,
 }
 
 /// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as
-/// [`Range`].
-pub struct Entries<L> {
+/// [`StateRange`].
+pub struct EntryRange<L> {
     scan: RangeScan<L>,
 }
 
-impl<L: Location> Range<L> {
+impl<L: Location> StateRange<L> {
     pub(crate) fn new(scan: RangeScan<L>) -> Self {
         Self { scan: scan.live_only() }
     }
@@ -158,7 +158,7 @@ fn live<L>((key, record): (&[u8], EntryRecord<L>)) -> (&[u8], Versioned<L>) {
     (key, Versioned { location: record.location, version: record.version })
 }
 
-impl<L: Location> Iterator for Range<L> {
+impl<L: Location> Iterator for StateRange<L> {
     type Item = (Vec<u8>, Versioned<L>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -167,7 +167,7 @@ impl<L: Location> Iterator for Range<L> {
     }
 }
 
-impl<L: Location> DoubleEndedIterator for Range<L> {
+impl<L: Location> DoubleEndedIterator for StateRange<L> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let (key, found) = self.next_back_pinned(&pin())?;
         Some((key.to_vec(), found))
@@ -175,11 +175,11 @@ impl<L: Location> DoubleEndedIterator for Range<L> {
 }
 
 /// An ended range stays ended: its two ends only move towards each other.
-impl<L: Location> FusedIterator for Range<L> {}
+impl<L: Location> FusedIterator for StateRange<L> {}
 
-impl<L: Location> FusedIterator for Entries<L> {}
+impl<L: Location> FusedIterator for EntryRange<L> {}
 
-impl<L: Location> Entries<L> {
+impl<L: Location> EntryRange<L> {
     pub(crate) fn new(scan: RangeScan<L>) -> Self {
         Self { scan }
     }
@@ -195,7 +195,7 @@ impl<L: Location> Entries<L> {
     }
 
     /// Calls `visit` with the entries from the front, until it breaks or `limit` of them were
-    /// looked at: see [`Range::visit_pinned`].
+    /// looked at: see [`StateRange::visit_pinned`].
     pub fn visit_pinned(
         &mut self,
         limit: usize,
@@ -207,7 +207,7 @@ impl<L: Location> Entries<L> {
     }
 }
 
-impl<L: Location> Iterator for Entries<L> {
+impl<L: Location> Iterator for EntryRange<L> {
     type Item = (Vec<u8>, EntryRecord<L>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -216,21 +216,21 @@ impl<L: Location> Iterator for Entries<L> {
     }
 }
 
-impl<L: Location> DoubleEndedIterator for Entries<L> {
+impl<L: Location> DoubleEndedIterator for EntryRange<L> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let (key, record) = self.next_back_pinned(&pin())?;
         Some((key.to_vec(), record))
     }
 }
 
-impl<L> fmt::Debug for Range<L> {
+impl<L> fmt::Debug for StateRange<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Range").finish_non_exhaustive()
+        f.debug_struct("StateRange").finish_non_exhaustive()
     }
 }
 
-impl<L> fmt::Debug for Entries<L> {
+impl<L> fmt::Debug for EntryRange<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entries").finish_non_exhaustive()
+        f.debug_struct("EntryRange").finish_non_exhaustive()
     }
 }

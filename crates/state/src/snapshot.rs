@@ -10,7 +10,7 @@ use hightower_index::{Guard, pin};
 use crate::change::{EntryRecord, Versioned};
 use crate::inner::{SnapshotRegistration, StateInner};
 use crate::location::Location;
-use crate::range::{Entries, Range};
+use crate::range::{EntryRange, StateRange};
 use crate::range_scan::RangeScan;
 
 /// A consistent view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit.
@@ -33,12 +33,12 @@ use crate::range_scan::RangeScan;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Snapshot<L> {
+pub struct StateSnapshot<L> {
     registration: Arc<SnapshotRegistration>,
     location: PhantomData<fn(L) -> L>,
 }
 
-impl<L: Location> Snapshot<L> {
+impl<L: Location> StateSnapshot<L> {
     pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
         Self { registration: Arc::new(SnapshotRegistration::new(inner)), location: PhantomData }
     }
@@ -118,31 +118,31 @@ impl<L: Location> Snapshot<L> {
     /// # }
     /// ```
     #[must_use]
-    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
-        Range::new(RangeScan::new(Arc::clone(&self.registration), from, to))
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> StateRange<L> {
+        StateRange::new(RangeScan::new(Arc::clone(&self.registration), from, to))
     }
 
     /// The existing keys that begin with `prefix`, in order, from either end.
     #[must_use]
-    pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
-        Range::new(RangeScan::of_prefix(Arc::clone(&self.registration), prefix))
+    pub fn prefix(&self, prefix: &[u8]) -> StateRange<L> {
+        StateRange::new(RangeScan::of_prefix(Arc::clone(&self.registration), prefix))
     }
 
     /// Every entry between two bounds, tombstones included: the content of a checkpoint.
     #[must_use]
-    pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries<L> {
-        Entries::new(RangeScan::new(Arc::clone(&self.registration), from, to))
+    pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> EntryRange<L> {
+        EntryRange::new(RangeScan::new(Arc::clone(&self.registration), from, to))
     }
 }
 
-impl<L> Clone for Snapshot<L> {
+impl<L> Clone for StateSnapshot<L> {
     fn clone(&self) -> Self {
         Self { registration: Arc::clone(&self.registration), location: PhantomData }
     }
 }
 
-impl<L> fmt::Debug for Snapshot<L> {
+impl<L> fmt::Debug for StateSnapshot<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot").field("seq", &self.registration.seq).finish_non_exhaustive()
+        f.debug_struct("StateSnapshot").field("seq", &self.registration.seq).finish_non_exhaustive()
     }
 }

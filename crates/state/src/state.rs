@@ -19,8 +19,8 @@ use crate::location::Location;
 use crate::lock::Mutex;
 use crate::mvcc::MvccState;
 use crate::outcome::CommandKind;
-use crate::range::Range;
-use crate::snapshot::Snapshot;
+use crate::range::StateRange;
+use crate::snapshot::StateSnapshot;
 use crate::stats::StateStats;
 use crate::sync::{AtomicU64, Ordering};
 use crate::writer::StateWriter;
@@ -246,20 +246,20 @@ impl<L: Location> ConcurrentKvState<L> {
 
     /// A consistent view as of the newest published commit. O(1), without waiting.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot<L> {
-        Snapshot::new(&self.inner)
+    pub fn snapshot(&self) -> StateSnapshot<L> {
+        StateSnapshot::new(&self.inner)
     }
 
     /// The keys between two bounds as of now, in order: a [`snapshot`](Self::snapshot)'s range.
     #[must_use]
-    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<L> {
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> StateRange<L> {
         self.snapshot().range(from, to)
     }
 
     /// The keys that begin with `prefix` as of now, in order: a [`snapshot`](Self::snapshot)'s
     /// prefix.
     #[must_use]
-    pub fn prefix(&self, prefix: &[u8]) -> Range<L> {
+    pub fn prefix(&self, prefix: &[u8]) -> StateRange<L> {
         self.snapshot().prefix(prefix)
     }
 

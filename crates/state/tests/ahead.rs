@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::ops::Bound;
 
-use hightower_state::{ConcurrentKvState, Range, pin};
+use hightower_state::{ConcurrentKvState, StateRange, pin};
 
 const KEYS: u32 = 500;
 /// A record has three cache lines, and some processors drop prefetches while 24 are pending.
@@ -14,7 +14,7 @@ const MOST_ON_THEIR_WAY: usize = 8;
 
 /// Scans from the ends chosen by `from_back`; returns the locations in order, and checks the
 /// announcements.
-fn walk(mut range: Range<u32>, mut from_back: impl FnMut(usize) -> bool) -> Vec<u32> {
+fn walk(mut range: StateRange<u32>, mut from_back: impl FnMut(usize) -> bool) -> Vec<u32> {
     let told = RefCell::new(Vec::new());
     let mut handed = Vec::new();
     loop {

@@ -8,7 +8,8 @@ use std::ops::Bound;
 
 use hightower_log::Command;
 use hightower_state::{
-    ApplyOutcome, Change, CommandKind, ConcurrentKvState, KvState, Location, LocationBits, Relocated, Snapshot, pin,
+    ApplyOutcome, Change, CommandKind, ConcurrentKvState, KvState, Location, LocationBits, Relocated, StateSnapshot,
+    pin,
 };
 use proptest::prelude::*;
 
@@ -65,7 +66,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct World {
     state: ConcurrentKvState<Place>,
     model: KvState,
-    snapshots: Vec<(Snapshot<Place>, KvState)>,
+    snapshots: Vec<(StateSnapshot<Place>, KvState)>,
     /// For each place the key of the record, and a number for its value.
     written: Vec<(Vec<u8>, u32)>,
     /// Freed places: no reader may get them again.
@@ -100,7 +101,7 @@ impl World {
         }
     }
 
-    fn pick(&self, at: usize) -> Option<&(Snapshot<Place>, KvState)> {
+    fn pick(&self, at: usize) -> Option<&(StateSnapshot<Place>, KvState)> {
         self.snapshots.get(at.checked_rem(self.snapshots.len())?)
     }
 
@@ -204,7 +205,7 @@ impl World {
         }
     }
 
-    fn check_one(&self, snapshot: &Snapshot<Place>, model: &KvState) {
+    fn check_one(&self, snapshot: &StateSnapshot<Place>, model: &KvState) {
         let guard = pin();
         let keys: Vec<_> = (0..24).map(name).collect();
         let expected: Vec<_> = keys.iter().map(|key| self.model_place(model, key)).collect();

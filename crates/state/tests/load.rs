@@ -48,7 +48,7 @@ struct Seen {
 }
 
 fn seen(state: &ConcurrentKvState<u32>, keys: &[Key]) -> Seen {
-    let found = |range: hightower_state::Range<u32>| range.map(|(key, found)| (key, found.location)).collect();
+    let found = |range: hightower_state::StateRange<u32>| range.map(|(key, found)| (key, found.location)).collect();
     let ranges = vec![
         found(state.prefix(b"")),
         found(state.prefix(b"/registry/pods/")),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hightower_state::{Change, CommandKind, ConcurrentKvState, Snapshot, pin};
+use hightower_state::{Change, CommandKind, ConcurrentKvState, StateSnapshot, pin};
 
 const KEYS: u32 = 40;
 
@@ -105,7 +105,7 @@ fn forget_some(writer: &mut hightower_state::StateWriter<'_, u32>, random: &mut 
     }
 }
 
-fn check(snapshot: &Snapshot<u32>, model: &Model, random: &mut Random) {
+fn check(snapshot: &StateSnapshot<u32>, model: &Model, random: &mut Random) {
     for _ in 0..8 {
         let key = name(random.below(KEYS));
         let found = snapshot.get(&key);

@@ -53,7 +53,7 @@ pub(super) struct Store {
     pub(super) model: Model,
     engine: RwLock<Option<Arc<Handle>>>,
     /// What calls may fail with while the surroundings are hostile.
-    allowed: Mutex<BTreeSet<Kind>>,
+    allowed: Mutex<BTreeSet<ErrorName>>,
     /// Who ends one life and begins the next.
     turn: Mutex<()>,
     /// What the plan leaves out.
@@ -63,9 +63,9 @@ pub(super) struct Store {
 }
 
 /// [`ErrorKind`], which has no order, by name.
-type Kind = String;
+type ErrorName = String;
 
-pub(super) fn name_of(kind: ErrorKind) -> Kind {
+pub(super) fn name_of(kind: ErrorKind) -> ErrorName {
     format!("{kind:?}")
 }
 

@@ -20,7 +20,7 @@ pub(super) fn limit_after(healthy: Duration) -> Duration {
     LEAST_LIMIT.max(healthy * 10)
 }
 
-pub(super) enum Outcome {
+pub(super) enum TestOutcome {
     Passed,
     /// With the name of the test that failed first; or the program has died, as a planted bug may
     /// also make it.
@@ -29,7 +29,7 @@ pub(super) enum Outcome {
     Hung,
 }
 
-pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit: Duration) -> Result<Outcome> {
+pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit: Duration) -> Result<TestOutcome> {
     let output_file = tempfile::NamedTempFile::new()?;
     let mut command = Command::new(program);
     if catcher.package == "xtask" {
@@ -48,7 +48,7 @@ pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit
     let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
     let Some(status) = wait(&mut child, limit)? else {
         kill(&mut child)?;
-        return Ok(Outcome::Hung);
+        return Ok(TestOutcome::Hung);
     };
     let told = std::fs::read(output_file.path())?;
     let told = String::from_utf8_lossy(&told);
@@ -56,10 +56,10 @@ pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit
         bail!("{} has no test like {}", catcher.test, catcher.filter);
     }
     if status.success() {
-        return Ok(Outcome::Passed);
+        return Ok(TestOutcome::Passed);
     }
     let failed = told.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    Ok(Outcome::Failed(failed.unwrap_or(catcher.filter).to_owned()))
+    Ok(TestOutcome::Failed(failed.unwrap_or(catcher.filter).to_owned()))
 }
 
 /// How the child ended, if it did while it had its time. What this process itself slept through, as
@@ -94,7 +94,7 @@ mod tests {
     use crate::cfgs::Cfgs;
 
     /// A shell stands for the test program, a script for the test.
-    fn outcome(dir: &Path, script: &str, limit: Duration) -> Outcome {
+    fn outcome(dir: &Path, script: &str, limit: Duration) -> TestOutcome {
         let file = dir.join("test");
         std::fs::write(&file, script).unwrap();
         let filter = Box::leak(file.display().to_string().into_boxed_str());
@@ -105,10 +105,10 @@ mod tests {
     #[test]
     fn outcomes_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(outcome(dir.path(), "exit 0", LEAST_LIMIT), Outcome::Passed));
+        assert!(matches!(outcome(dir.path(), "exit 0", LEAST_LIMIT), TestOutcome::Passed));
         let failed = outcome(dir.path(), "echo 'test a::b ... FAILED'; exit 101", LEAST_LIMIT);
-        assert!(matches!(failed, Outcome::Failed(name) if name == "a::b"));
-        assert!(matches!(outcome(dir.path(), "kill -KILL $$", LEAST_LIMIT), Outcome::Failed(_)));
+        assert!(matches!(failed, TestOutcome::Failed(name) if name == "a::b"));
+        assert!(matches!(outcome(dir.path(), "kill -KILL $$", LEAST_LIMIT), TestOutcome::Failed(_)));
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ticks = dir.path().join("ticks");
         let script = format!("while :; do echo >> {}; sleep 0.02; done & wait", ticks.display());
-        assert!(matches!(outcome(dir.path(), &script, Duration::from_secs(1)), Outcome::Hung));
+        assert!(matches!(outcome(dir.path(), &script, Duration::from_secs(1)), TestOutcome::Hung));
         let ticked = || std::fs::metadata(&ticks).unwrap().len();
         let before = ticked();
         sleep(Duration::from_millis(300));

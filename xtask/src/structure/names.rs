@@ -1,4 +1,12 @@
-//! Type names that stand in more than one file.
+//! Type names that more than one file has.
+//!
+//! A library's type has a name that no other library has: a name then means one thing in all
+//! documents, and a search finds one type. Two kinds of names are exempt:
+//!
+//! * [`OF_EACH_CRATE`]: the names that Rust crates have by convention. Each library may have each
+//!   of them once; elsewhere they are written with the crate's name, as in `auth::Error`.
+//! * The types of programs and benchmarks, which no other crate can use. Their names are unique
+//!   within the program, except the types that each verb has for itself ([`OF_EACH_VERB`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,29 +14,40 @@ use syn::visit::{self, Visit};
 
 use super::source::{Crate, is_of_tests};
 
+/// Names that each library may have once.
+const OF_EACH_CRATE: [&str; 3] = ["Error", "ErrorKind", "Result"];
+
 /// Names that each verb of a program has for itself. The module is the name there, as in
 /// `verbs::get::Args` or `counts::Options`, and clap reads better so.
 const OF_EACH_VERB: [(&str, &[&str]); 2] = [("cli", &["Args", "Answer", "Verb"]), ("xtask", &["Options"])];
 
-/// The names of types and traits that stand in two files or more, and those files.
+/// The names of types and traits that two files or more have, and those files. A name of a program
+/// begins with the program.
 pub(super) fn twice(crates: &[Crate]) -> BTreeMap<String, Vec<String>> {
     let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for krate in crates {
         for module in krate.modules.values() {
             let mut found = Names::default();
             module.items.iter().for_each(|item| found.visit_item(item));
-            for name in found.0 {
-                let program = krate.name.split('/').next().unwrap_or_default();
-                let is_of_verb =
-                    OF_EACH_VERB.iter().any(|(of, names)| *of == program && names.contains(&name.as_str()));
-                if !is_of_verb {
-                    places.entry(name).or_default().insert(format!("{}/{}", krate.name, module.file));
-                }
+            for name in found.0.iter().filter(|name| !is_of_verb(krate, name)) {
+                let file = format!("{}/{}", krate.name, module.file);
+                places.entry(subject(krate, name)).or_default().insert(file);
             }
         }
     }
     places.retain(|_, files| files.len() > 1);
     places.into_iter().map(|(name, files)| (name, files.into_iter().collect())).collect()
+}
+
+fn is_of_verb(krate: &Crate, name: &str) -> bool {
+    let program = krate.name.split('/').next().unwrap_or_default();
+    OF_EACH_VERB.iter().any(|(of, names)| *of == program && names.contains(&name))
+}
+
+/// A name with the crate in front, if the name must be unique only there.
+fn subject(krate: &Crate, name: &str) -> String {
+    let is_program = krate.name.ends_with("/main");
+    if is_program || OF_EACH_CRATE.contains(&name) { format!("{}: {name}", krate.name) } else { name.to_owned() }
 }
 
 #[derive(Default)]
@@ -91,10 +110,20 @@ mod tests {
     }
 
     #[test]
-    fn two_crates_share_no_name_except_the_verbs_own() {
-        let cli = [("lib.rs", "mod a; mod b;"), ("a.rs", "struct Args; struct Batch;"), ("b.rs", "struct Args;")];
+    fn libraries_share_no_name_except_the_conventional_ones() {
+        let log =
+            [("lib.rs", "mod error; struct Batch; struct Args;"), ("error.rs", "enum Error {} type Result = u8;")];
+        let kv = [("lib.rs", "mod a; struct Batch; enum Error {} struct Args;"), ("a.rs", "enum Error {}")];
+        let found = twice(&[from_texts("log", &log), from_texts("kv", &kv)]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["Args", "Batch", "kv: Error"]);
+    }
+
+    #[test]
+    fn a_program_shares_names_with_other_crates_and_its_verbs_share_theirs() {
+        let cli = [("main.rs", "mod a; mod b;"), ("a.rs", "struct Args; struct Batch;"), ("b.rs", "struct Args;")];
+        let peers = [("main.rs", "mod a; struct Batch; struct Row;"), ("a.rs", "struct Row;")];
         let kv = [("lib.rs", "struct Batch;")];
-        let found = twice(&[from_texts("cli", &cli), from_texts("kv", &kv)]);
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["Batch"]);
+        let crates = [from_texts("cli/main", &cli), from_texts("peers/main", &peers), from_texts("kv", &kv)];
+        assert_eq!(twice(&crates).keys().collect::<Vec<_>>(), ["peers/main: Row"]);
     }
 }

@@ -160,8 +160,9 @@ fn attributes(item: &Item) -> Option<&[Attribute]> {
     })
 }
 
-/// Whether something is compiled for tests alone: `cfg(test)`, `cfg(doctest)`, or one of them in
-/// an `all`.
+/// Whether something is compiled for tests only: `cfg(test)`, `cfg(doctest)`, `cfg(loom)`,
+/// `cfg(shuttle)`, or one of them in an `all`. The last two replace types of other crates by ones of
+/// the same names.
 pub(super) fn is_of_tests(attributes: &[Attribute]) -> bool {
     let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     conditions.filter_map(|attribute| attribute.parse_args::<syn::Meta>().ok()).any(|condition| needs_test(&condition))
@@ -169,7 +170,7 @@ pub(super) fn is_of_tests(attributes: &[Attribute]) -> bool {
 
 fn needs_test(condition: &syn::Meta) -> bool {
     match condition {
-        syn::Meta::Path(path) => path.is_ident("test") || path.is_ident("doctest"),
+        syn::Meta::Path(path) => ["test", "doctest", "loom", "shuttle"].iter().any(|name| path.is_ident(name)),
         syn::Meta::List(list) if list.path.is_ident("all") => {
             let parser = syn::punctuated::Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated;
             list.parse_args_with(parser).is_ok_and(|all| all.iter().any(needs_test))
@@ -211,5 +212,5 @@ pub(super) fn from_texts(name: &str, files: &[(&str, &str)]) -> Crate {
         let found = files.iter().find(|(file, _)| Path::new(file) == path);
         found.map(|(_, text)| (*text).to_owned())
     };
-    read_crate(name.to_owned(), "lib.rs", &mut read).unwrap()
+    read_crate(name.to_owned(), files[0].0, &mut read).unwrap()
 }

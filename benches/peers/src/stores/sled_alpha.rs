@@ -27,7 +27,7 @@ pub(super) const ENTRY: Entry = Entry {
 const FANOUT: usize = 64;
 
 /// A handle is for one thread, so each thread clones its own.
-struct Sled {
+struct SledAlpha {
     tree: Mutex<Db<FANOUT>>,
     guarantee: Guarantee,
 }
@@ -40,10 +40,10 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
     let config = Config::new().path(dir).cache_capacity_bytes(usize::try_from(CACHE_BYTES)?).zstd_compression_level(1);
     let tree = Mutex::new(config.open::<FANOUT>()?);
     HANDLE.set(None);
-    Ok(Box::new(Sled { tree, guarantee }))
+    Ok(Box::new(SledAlpha { tree, guarantee }))
 }
 
-impl Sled {
+impl SledAlpha {
     /// Calls `act` with this thread's handle. A process opens one store at a time, so a handle is
     /// of this store.
     fn with<T>(&self, act: impl FnOnce(&Db<FANOUT>) -> Result<T>) -> Result<T> {
@@ -67,7 +67,7 @@ impl Sled {
     }
 }
 
-impl Store for Sled {
+impl Store for SledAlpha {
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.write(|tree| tree.insert(key, value).map(|_| ()).map_err(Into::into))
     }

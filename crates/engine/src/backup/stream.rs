@@ -248,7 +248,7 @@ impl Core {
     /// Writes everything that `snapshot` knows, tombstones included.
     pub(crate) fn export(
         &self,
-        snapshot: &hightower_state::Snapshot<Place>,
+        snapshot: &hightower_state::StateSnapshot<Place>,
         stream: &mut dyn Write,
     ) -> Result<ExportReport> {
         let salt = self.components.entropy.next_u64();

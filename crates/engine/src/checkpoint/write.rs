@@ -27,7 +27,7 @@ const BUFFER_LEN_BYTES: usize = 256 << 10;
 
 /// What a checkpoint is to hold.
 pub(crate) struct Moment {
-    pub(crate) state: hightower_state::Snapshot<Place>,
+    pub(crate) state: hightower_state::StateSnapshot<Place>,
     pub(crate) max_version: u64,
     pub(crate) covered: Vec<Covered>,
 }

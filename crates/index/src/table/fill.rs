@@ -1,7 +1,7 @@
-//! Filling an empty table at once: as many buckets as the leaves need, each written by one thread,
-//! and published together.
+//! Bulk filling of an empty table: all buckets for the leaves, each written by one thread, and
+//! published together.
 //!
-//! The threads that make the leaves partition them by the leading bits of their hashes
+//! The threads that create the leaves partition them by the leading bits of their hashes
 //! ([`Parted`]), so that the buckets of one part stay in the cache while they are filled.
 
 use core::ops::Range;
@@ -18,11 +18,11 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
 const PART_BITS: u32 = 6;
 const PARTS: usize = 1 << PART_BITS;
-/// Leaves that a bucket gets on average, at most: room is left for those that hashes spread
-/// unevenly, and for some inserts.
+/// Maximum average number of leaves per bucket. The rest is room for unevenly spread hashes, and
+/// for some inserts.
 const FILL_LEAVES: usize = FULL_SLOTS * 7 / 10;
 
-/// A leaf that waits for its place in the table. Packed, because millions of them wait together.
+/// A leaf for the table. Packed, because millions of them are in memory together.
 #[derive(Clone, Copy)]
 #[repr(C, packed(4))]
 struct Hashed {
@@ -31,13 +31,13 @@ struct Hashed {
     hint: u32,
 }
 
-/// Leaves, parted by the leading bits of their hashes.
+/// Leaves, partitioned by the leading bits of their hashes.
 pub(crate) struct Parted {
     arena: Arena,
     parts: [FillPart; PARTS],
 }
 
-/// The leaves of one part, in blocks of [`BLOCK_LEN`], of which the last may not be full.
+/// The leaves of one part, in blocks of [`BLOCK_LEN`]. The last block may be partly filled.
 #[derive(Default)]
 struct FillPart {
     blocks: Vec<NonNull<Hashed>>,
@@ -89,18 +89,18 @@ impl FillPart {
     }
 }
 
-/// What one thread has filled.
+/// The result of one thread.
 struct Filled {
     arena: Arena,
     buckets: Vec<*mut u8>,
-    /// What found no room, because many hashes begin alike.
+    /// Leaves without room, because many hashes have the same leading bits.
     left_over: Vec<Hashed>,
 }
 
 // SAFETY: nobody else knows the buckets yet, and the addresses of leaves are only copied.
 unsafe impl Send for Filled {}
 
-/// What the buckets will be.
+/// The plan of the buckets.
 #[derive(Clone, Copy)]
 struct Shape {
     depth: u32,
@@ -115,15 +115,15 @@ impl Shape {
         Self { depth, class }
     }
 
-    /// Units of work: sets of buckets that lie in the same parts, and nobody else's.
+    /// Units of work: sets of buckets in the same parts, without common parts.
     fn units(self) -> usize {
         1 << self.depth.min(PART_BITS)
     }
 }
 
 impl PointTable {
-    /// Puts leaves of different keys into an empty table, with `threads` threads. The writer's. All
-    /// of them are there at once; if the hasher panics, none.
+    /// Puts leaves of different keys into an empty table, with `threads` threads. For the writer
+    /// only. All of them appear atomically; if the hasher panics, none.
     ///
     /// # Safety
     ///
@@ -161,7 +161,7 @@ impl PointTable {
         unsafe { self.take_over(&filled, tools) };
     }
 
-    /// Publishes all that another table holds, and retires what this one has.
+    /// Publishes the content of another table, and retires the content of this one.
     ///
     /// # Safety
     ///
@@ -197,7 +197,7 @@ fn fill_units<V>(runs: &[&Parted], shape: Shape, threads: usize) -> Vec<Filled> 
         let own = fill_share::<V>(runs, shape, share(0));
         let others = others.into_iter().map(|(number, other)| match other {
             Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // The system has no thread left: this one does it.
+            // The system refuses a new thread: this one does the work.
             Err(_) => fill_share::<V>(runs, shape, share(number)),
         });
         [own].into_iter().chain(others).collect()

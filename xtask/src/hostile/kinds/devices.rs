@@ -56,7 +56,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
         config.max_disk_bytes = Some(len_bytes);
     }
     if matches!(device, "btrfs" | "overlay") && config.append_mode == AppendMode::Mapped {
-        // There preallocated room is no promise, and who asks for maps is told that a full device kills.
+        // There preallocated room is no promise, and who asks for maps is told that a full device
+        // kills.
         config.append_mode = AppendMode::Auto;
     }
     if config.durability == Some(Durability::Sync) {

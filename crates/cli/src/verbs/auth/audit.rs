@@ -197,7 +197,7 @@ struct Anchor {
 }
 
 #[derive(Serialize)]
-struct Pruned {
+struct PrunedEntries {
     removed: u64,
 }
 
@@ -226,7 +226,7 @@ impl Verb {
                     let _bar = Progress::spinner(screen, "removing entries");
                     prune(auth, *before)
                 })?;
-                screen.answer(&Pruned { removed }, || format!("removed {}", entries_text(removed)))?;
+                screen.answer(&PrunedEntries { removed }, || format!("removed {}", entries_text(removed)))?;
                 Ok(Exit::Done)
             }
         }

@@ -95,7 +95,7 @@ struct Changed {
 }
 
 #[derive(Serialize)]
-struct Pruned {
+struct PrunedKeys {
     outcome: &'static str,
     key_ids: Vec<MasterKeyId>,
 }
@@ -247,6 +247,6 @@ fn prune(context: &Context<'_>, yes: bool) -> Result<Exit, Failure> {
     let key_ids = file.prune_retired()?;
     let count = key_ids.len() as u64;
     let text = || format!("removed {}", counted(count, "retired master key"));
-    context.session.screen.answer(&Pruned { outcome: "pruned", key_ids }, text)?;
+    context.session.screen.answer(&PrunedKeys { outcome: "pruned", key_ids }, text)?;
     Ok(Exit::Done)
 }

@@ -94,7 +94,7 @@ fn create(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     })?;
     let screen = context.session.screen;
     match login {
-        Login::Accepted { session, token, .. } => view::one(screen, &view::Session::with_token(&session, &token)),
+        Login::Accepted { session, token, .. } => view::one(screen, &view::SessionView::with_token(&session, &token)),
         Login::FactorRequired { enrolled: false, .. } => {
             let text = || "refused: a second factor is required and none is enrolled: `auth factor enrol`".into();
             screen.answer(&Answer { outcome: "factor_required" }, text)?;
@@ -111,7 +111,7 @@ fn complete(context: &Context<'_>, token: &str) -> Result<Exit, Failure> {
     let code = ask("code")?;
     let screen = context.session.screen;
     match context.change(|auth| Ok(auth.complete_login(token, &code)?))? {
-        Login::Accepted { session, token, .. } => view::one(screen, &view::Session::with_token(&session, &token)),
+        Login::Accepted { session, token, .. } => view::one(screen, &view::SessionView::with_token(&session, &token)),
         Login::Refused | Login::FactorRequired { .. } => {
             screen.answer(&Answer { outcome: "refused" }, || "refused: the code is wrong or was used".into())?;
             Ok(Exit::Negative)
@@ -123,7 +123,7 @@ fn complete(context: &Context<'_>, token: &str) -> Result<Exit, Failure> {
 fn check(context: &Context<'_>) -> Result<Exit, Failure> {
     let token = ask("token")?;
     match context.read(|auth| Ok(auth.authenticate_session(&token)?))? {
-        Some(session) => view::one(context.session.screen, &view::Session::from(&session)),
+        Some(session) => view::one(context.session.screen, &view::SessionView::from(&session)),
         None => {
             context.session.screen.answer(&Answer { outcome: "refused" }, || "refused: no live session".into())?;
             Ok(Exit::Negative)
@@ -133,7 +133,7 @@ fn check(context: &Context<'_>) -> Result<Exit, Failure> {
 
 fn list(context: &Context<'_>, name: &str) -> Result<Exit, Failure> {
     let sessions = context.read(|auth| Ok(auth.list_sessions(&user(auth, name)?.user_id)?))?;
-    let views: Vec<_> = sessions.iter().map(view::Session::from).collect();
+    let views: Vec<_> = sessions.iter().map(view::SessionView::from).collect();
     view::many(context.session.screen, &views, "no live sessions")
 }
 

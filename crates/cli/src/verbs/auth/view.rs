@@ -121,7 +121,7 @@ struct FactorSeen {
 
 /// A session.
 #[derive(Serialize)]
-pub(super) struct Session<'a> {
+pub(super) struct SessionView<'a> {
     session_id: &'a str,
     user_id: &'a str,
     created_at_ms: i64,
@@ -134,14 +134,14 @@ pub(super) struct Session<'a> {
     token: Option<&'a str>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> SessionView<'a> {
     /// A new record, with its token, which is printed once.
     pub(super) fn with_token(session: &'a SessionRecord, token: &'a Token) -> Self {
         Self { token: Some(token.as_str()), ..Self::from(session) }
     }
 }
 
-impl<'a> From<&'a SessionRecord> for Session<'a> {
+impl<'a> From<&'a SessionRecord> for SessionView<'a> {
     fn from(session: &'a SessionRecord) -> Self {
         Self {
             session_id: &session.session_id,
@@ -161,7 +161,7 @@ impl<'a> From<&'a SessionRecord> for Session<'a> {
     }
 }
 
-impl View for Session<'_> {
+impl View for SessionView<'_> {
     const HEADING: &'static [&'static str] = &["id", "begun", "last seen", "ends if idle", "ends", "source"];
 
     fn row(&self) -> Vec<String> {
