@@ -1,5 +1,5 @@
 //! Any bytes as any stored record or typed text of the authentication service: no panic, no
-//! allocation beyond the input, and what decodes encodes to the same.
+//! allocation beyond the input, and decoded values encode to the same bytes.
 #![no_main]
 
 use hightower_auth::fuzzing::{KINDS, decode};

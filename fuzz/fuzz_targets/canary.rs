@@ -1,4 +1,5 @@
-//! A planted bug that the fuzzer must find: if it does not, the other targets prove nothing.
+//! A planted bug that the fuzzer must find; otherwise the results of the other targets are
+//! worthless.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,4 @@
-//! Any bytes in the place of a checkpoint, which is disposable: the store opens and holds all that
-//! was written last, whatever they are.
+//! Any bytes instead of a checkpoint, which is disposable: the store opens with its latest content.
 #![no_main]
 
 mod template;

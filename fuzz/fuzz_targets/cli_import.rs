@@ -1,5 +1,5 @@
-//! Any line as the command-line tool imports it: no panic, and what is read and written again reads
-//! the same, in either format.
+//! Any line as an input of the tool's import: no panic, and a record that is read and written again
+//! reads the same, in both formats.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,9 +1,8 @@
-//! Random operations, upkeep, reopens, kills and power losses on a simulated disk, beside the
-//! model.
+//! Random operations, maintenance, reopens, kills and power losses on a simulated disk, compared
+//! with the model.
 //!
-//! The store has no threads of its own here: an input does the same each time, and most of a run is
-//! not spent on starting threads. What threads do beside each other is for the schedules and the
-//! linearizability checker.
+//! The store has no threads here, so an input is reproducible, and a run does not spend its time on
+//! starting threads. The schedules and the linearizability checker test concurrency.
 #![no_main]
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The index with hashers that collide, lie and panic, and with values that count their drops, of
-//! which some panic: keys may get lost, memory and values never.
+//! The index with hashers that collide, lie and panic, and with values that count their drops and
+//! may panic in them: keys may get lost, memory and values never.
 #![no_main]
 
 use std::cell::Cell;

@@ -1,5 +1,5 @@
-//! Any bytes in the place of a segment: opening the store is an error, or gives values that were
-//! written, and a second open agrees.
+//! Any bytes instead of a segment: opening the store is an error, or yields written values, and a
+//! second open agrees.
 #![no_main]
 
 mod template;

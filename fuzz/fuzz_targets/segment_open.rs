@@ -1,5 +1,5 @@
-//! A store whose files were patched anywhere: opening it is an error, or gives values that were
-//! written, and a second open agrees.
+//! A store with patched files: opening it is an error, or yields written values, and a second open
+//! agrees.
 #![no_main]
 
 mod template;

@@ -1,5 +1,5 @@
-//! A log of any whole records, and then patches anywhere: opening it is an error, or gives a log
-//! that reads, goes on, and is found again.
+//! A log of any valid records, and then patches anywhere: opening it is an error, or yields a log
+//! that can be read, continued and opened again.
 #![no_main]
 
 use std::path::Path;

@@ -1,6 +1,5 @@
-//! What users of the crates build on, and what a release must not break by accident: the public
-//! interface, what of others shows in it, and that each crate builds with any of its features, with
-//! the oldest dependencies that it allows, and with the oldest compiler that it names.
+//! Checks of the published interface: breaking changes, foreign types in the interface, and builds
+//! with any features, with the oldest allowed dependencies and with the oldest named compiler.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,9 +19,8 @@ pub(crate) struct SemverOptions {
     baseline: Option<String>,
 }
 
-/// Compares the public interfaces with those of an earlier revision; what breaks users must come
-/// with the version that says so. A crate that the revision does not have is named: it has promised
-/// nothing yet.
+/// Compares the public interfaces with those of an earlier revision; a breaking change needs the
+/// matching version. Crates that the revision lacks are listed: they have no promises yet.
 pub(crate) fn semver(options: &SemverOptions) -> Result<()> {
     let Some(baseline) = options.baseline.clone().or_else(newest_tag) else {
         println!("SKIPPED semver: there is no tag to compare with (--baseline REVISION names one)");
@@ -49,9 +47,9 @@ fn newest_tag() -> Option<String> {
     output.status.success().then(|| name.trim().to_owned())
 }
 
-/// Types of other crates in the public interface: a breaking change of theirs is one of ours, so
-/// there are only those that `[workspace.metadata.public-dependencies]` names. The compiler finds
-/// them, by its lint for private dependencies.
+/// Foreign types in the public interface: their breaking changes are ours, so only those in
+/// `[workspace.metadata.public-dependencies]` are allowed. The compiler finds them by its lint for
+/// private dependencies.
 pub(crate) fn external_types() -> Result<()> {
     if !has_nightly("external-types") {
         return Ok(());
@@ -59,7 +57,7 @@ pub(crate) fn external_types() -> Result<()> {
     let workspace = Workspace::read()?;
     let words =
         format!("+nightly check -Zpublic-dependency --all-features --message-format json {}", workspace.selection());
-    // A lint is told again only by what is compiled again.
+    // The compiler repeats a lint only for recompiled crates.
     let target = root().join("target/external-types");
     if target.exists() {
         fs::remove_dir_all(&target).context("remove the last run's build")?;
@@ -81,8 +79,8 @@ pub(crate) fn external_types() -> Result<()> {
     Ok(())
 }
 
-/// The crate, and the other one whose type or item a message of the compiler says is in its
-/// interface.
+/// The crate, and the foreign crate whose type or item is in its interface, from a message of the
+/// compiler.
 fn exposed(line: &str) -> Option<(String, String)> {
     let message: Value = serde_json::from_str(line).ok()?;
     if text(&message["message"]["code"], "code") != "exported_private_dependencies" {
@@ -100,8 +98,8 @@ pub(crate) fn features() -> Result<()> {
     Run::cargo(&format!("hack clippy --feature-powerset --locked {crates} -- -D warnings")).run()
 }
 
-/// The oldest versions of dependencies that the manifests allow, in a copy of the tree, since they
-/// take the place of `Cargo.lock`. What is not published is left out: it would ask for newer ones.
+/// The oldest versions of dependencies that the manifests allow, in a copy of the tree, because
+/// they replace `Cargo.lock`. Unpublished crates are excluded: they would need newer ones.
 pub(crate) fn minimal_versions() -> Result<()> {
     if !has_nightly("minimal-versions") {
         return Ok(());
@@ -122,7 +120,7 @@ pub(crate) fn minimal_versions() -> Result<()> {
         .run()
 }
 
-/// Copies what git tracks, as it is in the working tree.
+/// Copies the files that git tracks, with the content of the working tree.
 fn copy_tree(to: &Path) -> Result<()> {
     if to.exists() {
         fs::remove_dir_all(to).context("remove the copy of the last run")?;
@@ -138,7 +136,7 @@ fn copy_tree(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The compiler that the manifests name as the oldest.
+/// The oldest compiler, from the manifests.
 pub(crate) fn msrv() -> Result<()> {
     let workspace = Workspace::read()?;
     let version = workspace.packages.first().map(|package| text(package, "rust_version")).context("no packages")?;

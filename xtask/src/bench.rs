@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use crate::command::{Run, steps};
 
-/// What is measured by itself, bottom up.
+/// The benchmarks of the layers, bottom up.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Layer {
     /// Records and segment headers: encoding, decoding, checksums
@@ -55,7 +55,7 @@ impl Layer {
 pub(crate) struct Options {
     /// Only these; without one, all
     layers: Vec<Layer>,
-    /// Few samples: to see that they run, not to compare (3 min)
+    /// Few samples, to check that they run, not to compare (3 min)
     #[arg(long)]
     quick: bool,
     /// Options of criterion, such as a part of a name, or `--save-baseline NAME`

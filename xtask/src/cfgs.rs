@@ -1,10 +1,9 @@
-//! The workspace's own crates built with cfgs of their own: planted bugs, loom's or shuttle's
-//! threads.
+//! Builds of the workspace's crates with special cfgs: planted bugs, loom's or shuttle's threads.
 //!
-//! `RUSTFLAGS` would build every dependency anew for each set of cfgs, which takes longer than
-//! building the crates that look at them. Cargo lets a program stand between it and the compiler
-//! for the members of the workspace alone, and keeps what was built through programs of different
-//! names apart. That program is this one, under a name that says the cfgs: `rustc--mutants--loom`.
+//! `RUSTFLAGS` would rebuild every dependency for each set of cfgs, which takes longer than
+//! building the crates that use them. Cargo can call a wrapper of the compiler for the members of
+//! the workspace only, and keeps the results of wrappers of different names apart. That program is
+//! this one, under a name that says the cfgs: `rustc--mutants--loom`.
 
 use std::env;
 use std::fs;
@@ -29,7 +28,7 @@ pub(crate) enum Cfgs {
 }
 
 impl Cfgs {
-    /// The bugs are in all of them, so that schedules and planted bugs are built once.
+    /// The bugs are in all sets, so that schedules and planted bugs are built once.
     fn program(self) -> &'static str {
         match self {
             Self::Mutants => "rustc--mutants",

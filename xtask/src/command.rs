@@ -1,4 +1,4 @@
-//! Running cargo: what is run is printed first, so that it can be run again by hand.
+//! Running cargo. Each command is printed first, so that it can be repeated by hand.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ impl Run {
         Self { program: program.to_owned(), arguments, variables: Vec::new(), folder: root() }
     }
 
-    /// `cargo` with these words, of which a text may hold several.
+    /// `cargo` with these words; a text may have several.
     pub(crate) fn cargo(words: &str) -> Self {
         Self::new("cargo", &words.split_whitespace().collect::<Vec<_>>())
     }
@@ -42,13 +42,13 @@ impl Run {
         self
     }
 
-    /// In this folder, not in the root of the workspace.
+    /// Sets the folder, instead of the root of the workspace.
     pub(crate) fn within(mut self, folder: &Path) -> Self {
         folder.clone_into(&mut self.folder);
         self
     }
 
-    /// As it would be typed.
+    /// The command as typed text.
     pub(crate) fn text(&self) -> String {
         let variables = self.variables.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
         let words = std::iter::once(&self.program).chain(&self.arguments).map(|word| quoted(word));
@@ -62,7 +62,7 @@ impl Run {
         command
     }
 
-    /// Runs it to its end; anything but success is an error that says how to run it again.
+    /// Runs the command; a failure is an error with the command.
     pub(crate) fn run(&self) -> Result<()> {
         println!("$ {}", self.text());
         let status = self.command().status().with_context(|| format!("start {}", self.program))?;
@@ -70,7 +70,7 @@ impl Run {
         Ok(())
     }
 
-    /// As [`run`](Self::run), and gives the lines that it printed.
+    /// As [`run`](Self::run), and returns the printed lines.
     pub(crate) fn lines(&self) -> Result<Vec<String>> {
         println!("$ {}", self.text());
         let mut child =
@@ -100,7 +100,7 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{word}'") }
 }
 
-/// The numbers that stand before `words` in the lines, added up.
+/// The sum of the numbers before `words` in the lines.
 pub(crate) fn sum_before(lines: &[String], words: &str) -> u64 {
     let number = |line: &String| {
         let (before, _) = line.split_once(words)?;
@@ -122,7 +122,7 @@ pub(crate) fn install(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is a nightly compiler; if not, says so, aloud.
+/// Whether a nightly compiler exists; if not, prints a note.
 pub(crate) fn has_nightly(what: &str) -> bool {
     let is_there =
         Command::new("cargo").args(["+nightly", "--version"]).output().is_ok_and(|output| output.status.success());
@@ -132,7 +132,7 @@ pub(crate) fn has_nightly(what: &str) -> bool {
     is_there
 }
 
-/// Whether nightly has a component, such as `miri`; if not, says so, aloud.
+/// Whether nightly has a component, such as `miri`; if not, prints a note.
 pub(crate) fn has_component(component: &str, what: &str) -> bool {
     if !has_nightly(what) {
         return false;
@@ -150,8 +150,8 @@ pub(crate) fn is_component_there(component: &str) -> bool {
     listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(component)))
 }
 
-/// Runs named steps one after the other. With `go_on` a failure does not keep the others from
-/// running; it is told at the end.
+/// Runs named steps in sequence. With `go_on` it continues after a failure, and reports it at the
+/// end.
 pub(crate) fn steps(steps: &[(&str, &dyn Fn() -> Result<()>)], go_on: bool) -> Result<()> {
     let mut failures = Vec::new();
     let mut times = Vec::new();

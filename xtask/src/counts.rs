@@ -1,9 +1,9 @@
 //! `cargo xtask counts`: instructions and cache lines of the hot paths under callgrind, against a
 //! committed baseline.
 //!
-//! Time on a shared machine says little; these counts are nearly the same in every run, so a change
-//! of a few percent shows. What is counted is in `benches/counts`, the baseline in
-//! `benches/counts/baseline.json`.
+//! Times on a shared machine are unreliable; these counts are nearly equal in every run, so a
+//! change of a few percent is visible. The counted operations are in `benches/counts`, the baseline
+//! in `benches/counts/baseline.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 
 use crate::command::{Run, root};
 
-/// A row may become this much dearer before the gate fails.
+/// The growth of a row at which the gate fails.
 const LIMIT_PERCENT: f64 = 3.0;
-/// A few cache lines more or less are noise, however few there are in all.
+/// A difference of a few cache lines is noise.
 const LINES_NOISE: f64 = 150.0;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Write the counts of this run as the new baseline; commit it with the change that needs it
+    /// Write the counts of this run as the new baseline; commit it together with the change
     #[arg(long, requires = "because")]
     renew: bool,
-    /// Why the baseline is renewed; it is kept in the file
+    /// The reason of the renewal, which is stored in the file
     #[arg(long, value_name = "REASON", requires = "renew")]
     because: Option<String>,
     /// Also write the rows to this file, as a table in Markdown
@@ -33,16 +33,16 @@ pub(crate) struct Options {
     markdown: Option<PathBuf>,
 }
 
-/// The first-level caches that are simulated: 32 KiB in lines of 64 bytes, each of which can be
-/// anywhere. A real one has sets, and then the count depends on which addresses share a set: the
-/// length of the directory's name moves the stack and with it a row by a fifth.
+/// The simulated first-level caches: 32 KiB, fully associative, with lines of 64 bytes. With sets,
+/// as in real caches, the count depends on the addresses that share a set: the length of the
+/// directory's name moves the stack, and changed a row by a fifth.
 const CACHE: &str = "--callgrind-args=I1=32768,512,64 D1=32768,512,64";
 
-/// What was counted for one row.
+/// The counts of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Counts {
     instructions: f64,
-    /// Lines that the first-level cache did not have.
+    /// Misses of the first-level cache.
     lines: f64,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     )
 }
 
-/// Prints each row beside its baseline; gives the names of those that are beyond the limit.
+/// Prints each row with its baseline; returns the names of the rows beyond the limit.
 fn compare(counted: &BTreeMap<String, Counts>, baseline: &Value) -> Result<Vec<String>> {
     let mut dearer = Vec::new();
     println!("{:<16} {:>14} {:>9} {:>12} {:>9}", "row", "instructions", "change", "cache lines", "change");
@@ -96,7 +96,7 @@ fn compare(counted: &BTreeMap<String, Counts>, baseline: &Value) -> Result<Vec<S
     Ok(dearer)
 }
 
-/// The rows as a table, for a comment; those that are beyond the limit stand out.
+/// The rows as a table for a comment; rows beyond the limit are marked.
 fn markdown(counted: &BTreeMap<String, Counts>, baseline: &Value, dearer: &[String]) -> String {
     let mut text = format!(
         "Instructions and cache lines of the hot paths against the baseline; more than {LIMIT_PERCENT} % fails the check.\n\n\
@@ -134,7 +134,7 @@ fn baseline_path() -> PathBuf {
     root().join("benches/counts/baseline.json")
 }
 
-/// Runs the benchmarks and reads what they counted.
+/// Runs the benchmarks and reads their counts.
 fn count() -> Result<BTreeMap<String, Counts>> {
     let home = root().join("target/gungraun");
     if home.exists() {
@@ -184,7 +184,7 @@ fn runner() -> Result<PathBuf> {
     fs::canonicalize(&runner).context("the runner was not installed")
 }
 
-/// Whether valgrind is here, or could be installed.
+/// Whether valgrind is installed, or could be.
 fn has_valgrind() -> bool {
     let is_there = || Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
     if is_there() {

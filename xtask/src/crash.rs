@@ -1,11 +1,10 @@
-//! Real crashes: a writer process with several threads is killed at a random moment, again and
-//! again, on one store.
+//! Real crashes: a writer process with several threads is killed repeatedly at random moments, on
+//! one store.
 //!
 //! The writer reports each acknowledged write over a pipe. After SIGKILL the store is opened and
-//! compared with the reports: every acknowledged write is there (or a later one to the same key),
-//! batches are whole, nothing is there that was never written, and neither seq nor version has gone
-//! back. Cycles take turns through both append paths and all durability levels; opening is killed
-//! too.
+//! compared with the reports: every acknowledged write exists (or a later one to the same key),
+//! batches are complete, no other content exists, and neither seq nor version has gone back. The
+//! cycles alternate between both append paths and all durability levels; opens are killed too.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -18,20 +17,20 @@ use hightower_engine::{AppendMode, Durability, SingleNodeEngine, StoreConfig};
 
 /// Writer threads that put single keys; one more writes batches.
 const PUTTERS: usize = 3;
-/// Keys of each putter; they are written over and over, so that compaction has work.
+/// Number of keys per writer. They are overwritten repeatedly, so that compaction has work.
 const KEYS: u64 = 500;
 /// Keys of one batch, all given the same number.
 const BATCH_KEYS: u64 = 5;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How often the writer is killed
+    /// Number of kills
     #[arg(long, default_value_t = 50)]
     pub(crate) cycles: u64,
-    /// What the moments of death are drawn from
+    /// Seed of the moments of the kills
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Where the store is; a directory that goes away, if none is named
+    /// Directory of the store; by default a temporary one
     #[arg(long)]
     pub(crate) dir: Option<PathBuf>,
 }
@@ -68,7 +67,7 @@ fn batch_key(at: u64) -> String {
     format!("batch/{at}")
 }
 
-/// The value for a number: long enough to span pages now and then, and to be checked byte for byte.
+/// The value for a number: long enough to sometimes span pages, and comparable byte for byte.
 fn value(number: u64) -> Vec<u8> {
     let len = 20 + usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54).unwrap_or(0);
     let mut value = vec![number.to_le_bytes()[0]; len];
@@ -82,7 +81,7 @@ fn number_of(bytes: &[u8]) -> Result<u64> {
     Ok(number)
 }
 
-/// The writer: goes on from what is in the store, and never ends by itself.
+/// The writer: continues from the content of the store, and runs until it is killed.
 pub(crate) fn write(options: &WriterOptions) -> Result<()> {
     let engine = SingleNodeEngine::with_config(config(&options.dir, options.cycle))?;
     let seen = survey(&engine)?;
@@ -113,12 +112,12 @@ pub(crate) fn write(options: &WriterOptions) -> Result<()> {
     })
 }
 
-/// One line to the parent, in one write: a line that arrives is whole.
+/// One line to the parent, in one write, so that each received line is complete.
 fn report(line: &str) -> Result<()> {
     Ok(std::io::stdout().lock().write_all(format!("{line}\n").as_bytes())?)
 }
 
-/// The highest number that each writer is known to have written.
+/// The highest known number of each writer.
 #[derive(Clone, Debug, Default)]
 struct Numbers {
     putters: [u64; PUTTERS],
@@ -127,7 +126,7 @@ struct Numbers {
     version: u64,
 }
 
-/// Reads everything, and refuses what no writer has written.
+/// Reads everything, and fails for content that no writer has written.
 fn survey(engine: &SingleNodeEngine) -> Result<Numbers> {
     let mut seen = Numbers { seq: engine.latest_seq(), version: engine.latest_version(), ..Numbers::default() };
     for putter in 0..PUTTERS {
@@ -154,7 +153,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut writes = 0_u64;
     for cycle in 0..options.cycles {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // A third of the lives are so short that most end while the store is opened.
+        // A third of the runs are so short that most end during the open.
         let life_ms = if cycle % 3 == 2 { random >> 40 & 7 } else { 20 + (random >> 40) % 180 };
         let mut child = spawn(&dir, cycle)?;
         let reports = child.stdout.take().context("the writer has no pipe")?;
@@ -180,7 +179,7 @@ fn spawn(dir: &Path, cycle: u64) -> Result<Child> {
     command.spawn().context("start the writer")
 }
 
-/// Takes in what the writer reported; gives the number of writes.
+/// Reads the writer's reports; returns the number of writes.
 fn note(lines: &[String], acknowledged: &mut Numbers) -> Result<u64> {
     let mut writes = 0;
     for line in lines {
@@ -203,7 +202,7 @@ fn note(lines: &[String], acknowledged: &mut Numbers) -> Result<u64> {
     Ok(writes)
 }
 
-/// Opens the store after a death, and compares it with what was acknowledged.
+/// Opens the store after a kill, and compares it with the acknowledged writes.
 fn check(dir: &Path, cycle: u64, acknowledged: &Numbers) -> Result<Numbers> {
     let engine = SingleNodeEngine::with_config(config(dir, cycle + 1))?;
     let seen = survey(&engine)?;
@@ -218,8 +217,8 @@ fn check(dir: &Path, cycle: u64, acknowledged: &Numbers) -> Result<Numbers> {
     }
     ensure!(seen.batch >= acknowledged.batch, "batch {} was acknowledged, {} is there", acknowledged.batch, seen.batch);
     ensure!(seen.seq >= acknowledged.seq && seen.version >= acknowledged.version, "seq or version went back");
-    // Half of the time the next writer finds what the kill left, half of the time what a clean
-    // close left.
+    // The next writer starts from the state after the kill, or after a clean close, half of the
+    // time each.
     if cycle.is_multiple_of(2) {
         engine.close()?;
     }

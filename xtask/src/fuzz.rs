@@ -1,8 +1,7 @@
 //! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler.
 //!
-//! They are laid out as `cargo fuzz` wants them, but built here: it would be one more tool to
-//! install, and would build target by target. What libFuzzer needs of the compiler are the few
-//! flags below.
+//! They have the layout of `cargo fuzz`, but are built here: it would be one more tool to install,
+//! and builds target by target. libFuzzer needs only the few compiler flags below.
 
 mod seeds;
 
@@ -27,39 +26,38 @@ const TARGETS: [&str; 11] = [
     "auth_records",
     "cli_import",
 ];
-/// A target with a planted bug: if it is not found, the fuzzers are not trusted.
+/// A target with a planted bug: if the fuzzer does not find it, its results are not trusted.
 const CANARY: &str = "canary";
-/// Which branches are taken, and what is compared with what: from these libFuzzer learns where to
-/// go on.
+/// Instrumentation of branches and comparisons, which guides libFuzzer.
 const COVERAGE: &str = "--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// One target; all of them, one after the other, if none is named
+    /// One target; by default all of them, in sequence
     pub(crate) target: Option<String>,
-    /// How long, in all
+    /// Total time
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
-    /// How many executions of each target, at most; as many as there is time for, if it is not said
+    /// Maximum number of executions per target; by default only the time limits them
     #[arg(long)]
     pub(crate) runs: Option<u64>,
-    /// What the inputs are drawn from
+    /// Seed of the inputs
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Without the address sanitizer: several times as many executions in the same time, of which
-    /// fewer bugs of memory show
+    /// Without the address sanitizer: several times as many executions in the same time, but fewer
+    /// memory bugs are found
     #[arg(long)]
     pub(crate) plain: bool,
-    /// How long an input is at most, in bytes; as the fuzzer thinks fit, if it is not said
+    /// Maximum length of an input, in bytes; by default the fuzzer's choice
     #[arg(long)]
     pub(crate) max_len: Option<u64>,
-    /// Run the named target on this input alone, and say all that it says: for what a failure has
-    /// left in `fuzz/artifacts`
+    /// Run the named target on this input only, with its full output: for an input of a failure in
+    /// `fuzz/artifacts`
     #[arg(long, requires = "target")]
     pub(crate) input: Option<PathBuf>,
-    /// Write the inputs that the fuzzers begin with anew, and do nothing else
+    /// Regenerate the initial inputs, and do nothing else
     #[arg(long)]
     pub(crate) write_seeds: bool,
 }
@@ -80,14 +78,14 @@ impl Default for Options {
 }
 
 impl Options {
-    /// One target, for so many executions, however long they take.
+    /// One target for a number of executions, without a time limit.
     pub(crate) fn runs_of(target: &str, runs: u64) -> Self {
         let target = Some(target.to_owned());
         Self { target, runs: Some(runs), seconds: 24 * 3600, plain: true, ..Self::default() }
     }
 
-    /// What libFuzzer is told. One seed: a short run does the same each time, so that a change is
-    /// judged by itself. Long runs name another.
+    /// The options of libFuzzer. The seed is fixed, so that a short run is reproducible and depends
+    /// only on the change. Long runs use another seed.
     fn arguments(&self) -> Vec<String> {
         let runs = self.runs.map(|runs| format!("-runs={runs}"));
         let max_len = self.max_len.map(|len| format!("-max_len={len}"));
@@ -127,7 +125,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the targets, all at once, and says where they are.
+/// Builds all targets, and returns their directory.
 fn build(targets: &[&str], plain: bool) -> Result<PathBuf> {
     let host = Run::cargo("+nightly -vV").lines_quietly()?;
     let host =

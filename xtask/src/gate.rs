@@ -41,7 +41,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     STEPS.iter().map(|(name, _)| *name)
 }
 
-/// Whether every step that is asked for is one.
+/// Checks that every requested step exists.
 pub(crate) fn check(options: &Options) -> Result<()> {
     if let Some(unknown) = options.steps.iter().find(|name| !names().any(|known| known == name.as_str())) {
         bail!("there is no step {unknown}; the steps are {}", STEPS.map(|(name, _)| name).join(", "));
@@ -58,15 +58,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     steps(&wanted, false).inspect_err(|_| tell_room())
 }
 
-/// How much room the devices have that the steps write to, on which also depends whether they pass:
-/// what they build takes some 20 GB.
+/// Checks the free space of the devices that the steps write to: the builds take about 20 GB.
 fn tell_room() {
     let devices = [root(), std::env::temp_dir()];
     // Where there is no such program, there is nothing to tell.
     let _told = Command::new("df").args(["-P", "-h"]).args(devices).status();
 }
 
-/// The test command of the README, as it stands there.
+/// The test command of the README.
 pub(crate) fn tests() -> Result<()> {
     Run::cargo("test --workspace --locked").run()
 }
@@ -94,7 +93,7 @@ fn examples() -> Result<()> {
     Ok(())
 }
 
-/// The main command of the README, as it stands there.
+/// The main command of the README.
 fn demo() -> Result<()> {
     Run::cargo("run --locked -- demo").run()
 }

@@ -1,11 +1,11 @@
-//! `cargo xtask hostile`: a storm over the whole public interface of the store, aimed at what
-//! surrounds it: callers, their callbacks and numbers, other processes, the directory, descriptors,
-//! memory, devices, files of others.
+//! `cargo xtask hostile`: storms over the whole public interface of the store, with hostile
+//! surroundings: callers, their callbacks and numbers, other processes, the directory, descriptors,
+//! memory, devices, foreign files.
 //!
-//! Each round is a process of its own, drawn from a seed, with a model beside the store that knows
-//! what it may hold ([`model`]). A round fails by a call that gives what the model or the promises
-//! of `docs/DURABILITY.md` exclude, by a panic, by a signal, or by a call that does not return
-//! ([`watch`]). What fails is tried again with less, and the smallest round that fails is printed
+//! Each round is a separate process, drawn from a seed, with a model of the store's possible
+//! content ([`model`]). A round fails by a result that the model or the promises of
+//! `docs/DURABILITY.md` exclude, by a panic, by a signal, or by a call that does not return
+//! ([`watch`]). After a failure smaller rounds are tried, and the smallest failing round is printed
 //! with the command that replays it.
 
 mod kinds;
@@ -32,32 +32,32 @@ pub(crate) use round::{RoundOptions, enter};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How long rounds are begun
+    /// Time during which rounds are started
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
-    /// What the rounds are drawn from; by itself, the time
+    /// Seed of the rounds; by default the time
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Only these kinds, by comma: callers, callbacks, numbers, held, directory, processes, limits,
     /// devices, foreign
     #[arg(long, value_delimiter = ',')]
     pub(crate) kinds: Vec<Kind>,
-    /// One round, as a finding has printed it
+    /// One round, in the form printed for a failure
     #[arg(long)]
     pub(crate) replay: Option<Plan>,
-    /// How often the round is replayed: threads do not meet in the same way each time
+    /// Number of replays: thread interleavings differ each time
     #[arg(long, default_value_t = 1)]
     pub(crate) times: u64,
-    /// Operations that no round calls, by comma
+    /// Operations that no round calls, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub(crate) without: Vec<String>,
-    /// Go on after a finding, and do not try smaller rounds
+    /// Continue after a failure, and do not try smaller rounds
     #[arg(long)]
     pub(crate) go_on: bool,
-    /// How long smaller rounds are tried after a finding
+    /// Time for smaller rounds after a failure
     #[arg(long, default_value_t = 60)]
     pub(crate) shrink_seconds: u64,
-    /// Where the stores are; a directory of the system's for such, if none is named
+    /// Directory of the stores; by default a temporary one
     #[arg(long)]
     pub(crate) dir: Option<PathBuf>,
 }
@@ -87,7 +87,7 @@ impl Options {
     }
 }
 
-/// What all rounds have done.
+/// The sums over all rounds.
 #[derive(Default)]
 struct Figures {
     rounds: BTreeMap<String, u64>,
@@ -147,7 +147,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut figures = Figures::default();
     let mut findings = Vec::new();
     let started = Instant::now();
-    // Each kind has its turn, however short the time.
+    // Each kind runs at least once, independent of the time.
     for turn in 0.. {
         if started.elapsed() >= Duration::from_secs(options.seconds) && turn >= kinds.len() {
             break;

@@ -1,5 +1,5 @@
-//! Tasks of the workspace: `cargo xtask <verb>`. Each verb has a module of its own; what is proved
-//! is proved in the crates' tests, which the verbs drive.
+//! Tasks of the workspace: `cargo xtask <verb>`. Each verb has a module. The proofs are tests of
+//! the crates, which the verbs run.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program that says what it runs")]
@@ -41,76 +41,75 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Everything that must pass before a change lands, or the named steps of it; Miri and
-    /// sanitizers, which build everything anew in other ways, are in the nightly profile
+    /// Run the gate for each change, or its named steps; Miri and the sanitizers, which rebuild
+    /// everything, are in the nightly profile
     Ci(gate::Options),
-    /// No type name twice, no circles between files, no file over 600 lines, no line of text over
-    /// 100 columns, except what `xtask/structure-known.txt` lists (2 s)
+    /// Check for duplicate type names, circular dependencies of files, files over 600 lines and
+    /// lines of text over 100 columns, except those in `xtask/structure-known.txt` (2 s)
     Structure(structure::Options),
-    /// All tests of all crates, as the README says it (3 min)
+    /// Run all tests of all crates, with the command of the README (3 min)
     Test,
-    /// Kill a writer process at random moments, again and again: every acknowledged write is there
+    /// Kill a writer process repeatedly at random moments: every acknowledged write must exist
     /// afterwards (50 cycles: 20 s)
     Crash(crash::Options),
-    /// The writer that is killed
+    /// The writer process of `crash`
     #[command(hide = true)]
     CrashWriter(crash::WriterOptions),
-    /// Callers, callbacks, numbers, directories, processes, limits, devices and foreign files that
-    /// are hostile, in rounds drawn from a seed, beside a model (as long as `--seconds` says)
+    /// Attack the store by hostile callers, callbacks, numbers, directories, processes, limits,
+    /// devices and foreign files, in rounds drawn from a seed, checked by a model (`--seconds`)
     Hostile(hostile::Options),
-    /// One round of them, in a process of its own
+    /// One round of `hostile`, in a separate process
     #[command(hide = true)]
     HostileRound(hostile::RoundOptions),
-    /// Power loss at every operation with every subset of what was not synced; every fault at every
-    /// call; every bit of an image flipped: the promises hold (100,000 crash states: 90 s)
+    /// Simulate power loss at every operation with every subset of unsynced writes, every fault at
+    /// every call, and a flip of every bit of an image (100,000 crash states: 90 s)
     Sim(proofs::SimOptions),
-    /// Feed damaged and random input to decoders, to open, and to the engine and index beside their
-    /// models: no panic, no wrong value (as long as `--seconds` says)
+    /// Fuzz the decoders, open, and the engine and index beside their models: no panic, no wrong
+    /// value (`--seconds`)
     Fuzz(fuzz::Options),
-    /// Random histories: live state, model, replay and what compaction leaves are the same (1,000
-    /// cases: 1 min)
+    /// Check random histories: live state, model, replay and the result of compaction are equal
+    /// (1,000 cases: 1 min)
     Props(proofs::PropsOptions),
-    /// The engine's threads in thousands of orders (shuttle), the lock-free protocols in every
-    /// order with their memory orderings (loom) (3 min)
+    /// Run the engine's threads in thousands of schedules (shuttle), and the lock-free protocols in
+    /// every order with their memory orderings (loom) (3 min)
     Schedules(schedules::Options),
-    /// Histories of concurrent callers are linearizable, by two checkers (200 histories: 5 s)
+    /// Check that histories of concurrent callers are linearizable, with two checkers (200
+    /// histories: 5 s)
     Lin(proofs::LinOptions),
-    /// Miri over log, index and state: no undefined behaviour; valgrind's memcheck where Miri is
-    /// not (10 min)
+    /// Run Miri on log, index and state: no undefined behaviour; without Miri, valgrind's memcheck
+    /// (10 min)
     Miri,
-    /// Thread and address sanitizer over the engine's and the index's concurrent tests: no data
-    /// race, no stray access (5 min)
+    /// Run the thread and address sanitizers on the concurrent tests of engine and index: no data
+    /// race, no invalid access (5 min)
     Sanitize,
-    /// Plant each bug of the list, one at a time: some test sees every one (5 min, most of it
-    /// building)
+    /// Plant each bug of the list, one at a time: a test must catch each (5 min, mostly building)
     Mutants(mutants::Options),
-    /// The benchmarks of every layer, in criterion's words (20 min)
+    /// Run the criterion benchmarks of every layer (20 min)
     Bench(bench::Options),
-    /// Count instructions and cache lines of the hot paths under callgrind; one that is 3 % dearer
-    /// than the baseline is an error (2 min)
+    /// Count instructions and cache lines of the hot paths under callgrind; more than 3 % above the
+    /// baseline is an error (2 min)
     Counts(counts::Options),
-    /// Measure the store beside others, and write tables and plots to docs/benchmarks (all peers,
+    /// Compare the store with others, and write tables and plots to docs/benchmarks (all peers,
     /// three rounds: about an hour)
     Peers(peers::Options),
     /// Build the documentation; a broken link is an error (1 min)
     Docs,
-    /// Every crate is complete for the registry, and builds from what its package holds, in the
+    /// Check that every crate is complete for the registry, and builds from its package, in the
     /// order of the layers (3 min)
     Package(package::Options),
-    /// The public interfaces break nothing that an earlier revision promised, or have the version
-    /// that says so (10 min)
+    /// Check that the public interfaces have no breaking change since an earlier revision, or the
+    /// matching version (10 min)
     Semver(api::SemverOptions),
-    /// The public interfaces show types of no other crates than the root manifest's
-    /// `public-dependencies` names (1 min)
+    /// Check that the public interfaces have foreign types only of crates in the root manifest's
+    /// `public-dependencies` (1 min)
     ExternalTypes,
-    /// Every crate builds with every set of its features, without a warning (2 min)
+    /// Build every crate with every set of its features, without a warning (2 min)
     Features,
-    /// Every crate builds with the oldest dependencies that its manifest allows (2 min)
+    /// Build every crate with the oldest dependencies that its manifest allows (2 min)
     MinimalVersions,
-    /// Every crate builds with the oldest compiler that it names (1 min)
+    /// Build every crate with the oldest compiler that it names (1 min)
     Msrv,
-    /// The long profile of all proofs, one after the other; failures are told at the end (some
-    /// hours)
+    /// Run the long profile of all proofs in sequence, and report failures at the end (some hours)
     Nightly(nightly::Options),
 }
 

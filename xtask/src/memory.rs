@@ -1,4 +1,5 @@
-//! Verbs that watch every access to memory: Miri, or valgrind where it is not, and the sanitizers.
+//! Verbs that check every access to memory: Miri (or valgrind, if Miri is missing), and the
+//! sanitizers.
 
 use std::process::Command;
 
@@ -13,7 +14,7 @@ const WATCHED: [(&str, &str); 3] = [
     ("hightower-state", "--lib --test model --test history"),
 ];
 
-/// What Miri cannot run and memcheck can: tests over maps of real files.
+/// Tests over maps of real files, which memcheck can run and Miri cannot.
 const MAPPED: [(&str, &str); 2] =
     [("hightower-segment", "--test life"), ("hightower-engine", "--test engine --test compaction")];
 

@@ -1,8 +1,8 @@
-//! `cargo xtask mutants`: the tests are tested.
+//! `cargo xtask mutants`: tests of the tests, by planted bugs.
 //!
-//! Each bug of [`list`] undoes one rule. All of them are compiled in; the environment says which
-//! one is active. Only the tests that are named to catch it run. They must fail with it and pass
-//! without. A test that hangs has caught nothing, unless the list says that the bug shows by that.
+//! Each bug of [`list`] undoes one rule. All of them are compiled in; the environment activates
+//! one. Only the tests named to catch it run. They must fail with the bug and pass without it. A
+//! hanging test has not caught the bug, unless the list names hanging as its symptom.
 
 mod catcher;
 mod list;
@@ -31,7 +31,7 @@ use run::TestOutcome;
 pub(crate) struct Options {
     /// Only these; all of them if none is named
     names: Vec<String>,
-    /// Run every catcher of each, not just until the first has caught it
+    /// Run every catcher of each bug, not only up to the first that catches it
     #[arg(long)]
     every: bool,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Options {
 /// Test programs by package and target.
 type Programs = BTreeMap<(String, String), PathBuf>;
 type Builds = BTreeMap<Cfgs, Programs>;
-/// How long each catcher may take, by what it takes without a planted bug.
+/// The time limit of each catcher, from its time without a planted bug.
 type Limits<'a> = BTreeMap<&'a Catcher, Duration>;
 
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo xtask nightly`: every proof with its long profile, and what a release needs.
+//! `cargo xtask nightly`: every proof with its long profile, and the checks of a release.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::{api, crash, fuzz, hostile, memory, mutants, package, proofs, schedul
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How long the fuzzers run, in all
+    /// Total time of the fuzzers
     #[arg(long, default_value_t = 4 * 3600)]
     fuzz_seconds: u64,
 }

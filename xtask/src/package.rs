@@ -1,4 +1,4 @@
-//! `cargo xtask package`: whether every crate could be published as it is.
+//! `cargo xtask package`: checks that every crate can be published.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -11,7 +11,7 @@ const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APA
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Package what is not committed too
+    /// Include uncommitted changes
     #[arg(long)]
     allow_dirty: bool,
 }
@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What the registry, or who looks there, would miss.
+/// The missing metadata and files of a package.
 fn lacking(package: &Value) -> Vec<String> {
     let texts = ["description", "license", "repository", "readme", "rust_version"];
     let missing = texts.into_iter().filter(|name| text(package, name).is_empty()).map(str::to_owned);

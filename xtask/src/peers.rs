@@ -1,9 +1,8 @@
-//! `cargo xtask peers`: builds the peer benchmarks with every peer, or with those that are asked
-//! for, and runs them.
+//! `cargo xtask peers`: builds the peer benchmarks with all or the requested peers, and runs them.
 //!
-//! Nobody else compiles the peers: they are behind features of an unpublished crate. RocksDB needs
-//! a C++ compiler and libclang, which are looked for before the build, because without them it
-//! fails late and darkly.
+//! Other builds do not compile the peers: they are behind features of an unpublished crate. RocksDB
+//! needs a C++ compiler and libclang. They are checked before the build, because without them it
+//! fails late, with an unclear error.
 
 use std::env;
 use std::path::{Path, PathBuf};

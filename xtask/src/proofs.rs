@@ -1,4 +1,4 @@
-//! Verbs that run the crates' tests with settings of their own: simulated crashes and faults,
+//! Verbs that run the crates' tests with special settings: simulated crashes and faults,
 //! properties, histories.
 
 use anyhow::{Result, ensure};
@@ -10,13 +10,13 @@ const TEST: &str = "test --locked --profile proof";
 
 #[derive(clap::Args)]
 pub(crate) struct SimOptions {
-    /// How many crash states are visited in all, at least
+    /// Minimum total number of crash states
     #[arg(long, default_value_t = 100_000)]
     states: u64,
-    /// In how many workloads every fault strikes at every call
+    /// Number of workloads with every fault at every call
     #[arg(long, default_value_t = 5)]
     workloads: u64,
-    /// How long the image is, in bytes, whose bits are flipped one by one
+    /// Length of the image whose bits are flipped one by one, in bytes
     #[arg(long, default_value_t = 8192)]
     flips: u64,
     /// The first workload
@@ -60,11 +60,10 @@ pub(crate) fn sim(options: &SimOptions) -> Result<()> {
 
 #[derive(clap::Args)]
 pub(crate) struct PropsOptions {
-    /// How many cases of each property
+    /// Number of cases per property
     #[arg(long, default_value_t = 1000)]
     cases: u64,
-    /// What they are drawn from; a failure prints the smallest case and is found again by the same
-    /// seed
+    /// Seed of the cases; a failure prints the smallest case, and the same seed finds it again
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -95,7 +94,7 @@ pub(crate) fn props(options: &PropsOptions) -> Result<()> {
 
 #[derive(clap::Args)]
 pub(crate) struct LinOptions {
-    /// How many histories
+    /// Number of histories
     #[arg(long, default_value_t = 200)]
     cases: u64,
     /// The first one

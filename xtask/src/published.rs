@@ -1,4 +1,4 @@
-//! The crates of the workspace that are published, as cargo describes them.
+//! The published crates of the workspace, from cargo's metadata.
 
 use std::collections::BTreeMap;
 
@@ -39,8 +39,7 @@ impl Workspace {
         self.packages.iter().filter_map(|package| package["name"].as_str())
     }
 
-    /// The names of those that others can build on, each with the path of its manifest from the
-    /// root on.
+    /// The names of the libraries, each with the path of its manifest from the root.
     pub(crate) fn library_manifests(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_library =
             |target: &Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib"));

@@ -1,9 +1,9 @@
-//! `cargo xtask schedules`: the order of threads as what is varied.
+//! `cargo xtask schedules`: variation of the order of threads.
 //!
-//! Two tools, for two sizes. Shuttle runs the engine whole, on the simulated file system, and draws
-//! the order in which its threads go on from a seed. Loom runs the lock-free protocols of the index
-//! and the state, small programs with few threads, in every order, and with every outcome that
-//! their memory orderings allow.
+//! Two tools for two sizes. Shuttle runs the whole engine on the simulated file system, and draws
+//! the order of its threads from a seed. Loom runs the lock-free protocols of the index and the
+//! state, small programs with few threads, in every order, with every outcome that their memory
+//! orderings allow.
 
 use anyhow::Result;
 
@@ -13,10 +13,10 @@ const TEST: &[&str] = &["test", "--locked", "--profile", "proof"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How many orders of each of the engine's programs
+    /// Number of schedules of each of the engine's programs
     #[arg(long, default_value_t = 1000)]
     pub(crate) iterations: u64,
-    /// What they are drawn from
+    /// Seed of the schedules
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 }

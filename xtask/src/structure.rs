@@ -6,11 +6,11 @@
 //! 3. `file`: a `.rs` file has at most 600 lines.
 //! 4. `line`: a line of a document or of a comment has at most 100 columns.
 //!
-//! That the facts in the documents equal the constants of the code is a test of the facade:
+//! A test of the facade checks that facts in the documents equal the constants of the code:
 //! `crates/kv/tests/facts.rs`.
 //!
-//! `xtask/structure-known.txt` lists what is known to break a rule. That list may only shrink: a
-//! new violation is an error, and so is an entry that no longer occurs.
+//! `xtask/structure-known.txt` lists the known violations. The list may only shrink: a new
+//! violation is an error, and so is an entry that no longer occurs.
 
 mod circles;
 mod lines;
@@ -31,7 +31,7 @@ const KNOWN: &str = "xtask/structure-known.txt";
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Remove from the list of known violations what no longer occurs, and lower its numbers
+    /// Remove entries that no longer occur from the list of known violations, and lower its numbers
     #[arg(long)]
     shrink: bool,
 }
@@ -55,8 +55,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// How much there is of each violation, by its rule and its subject: the name, the circle or the
-/// file.
+/// The violations, by rule and subject: the name, the circle or the file.
 type Violations = BTreeMap<(Rule, String), Breach>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +131,8 @@ fn entry_of(line: &str) -> Option<(Rule, String, usize)> {
     Some((*rule, subject.to_owned(), count.parse().ok()?))
 }
 
-/// What is wrong: a violation that is not known or larger than known, or a known one that is gone.
+/// The errors: violations that are unknown or larger than known, and known ones that no longer
+/// occur.
 fn compare(known: &BTreeMap<(Rule, String), usize>, found: &Violations) -> Vec<String> {
     let mut faults = Vec::new();
     for ((rule, subject), violation) in found {
@@ -170,7 +170,7 @@ fn larger_circle(known: &BTreeMap<(Rule, String), usize>, rule: Rule, subject: &
     })
 }
 
-/// The list without what no longer occurs, its numbers no higher than what was found.
+/// The list without entries that no longer occur, with numbers lowered to the found ones.
 fn shrunk(text: &str, known: &BTreeMap<(Rule, String), usize>, found: &Violations) -> String {
     let mut entries = Vec::new();
     for ((rule, subject), violation) in found {

@@ -1,8 +1,8 @@
-//! The workflow files of GitHub: what they run is here.
+//! Checks of GitHub's workflow files.
 //!
-//! They call `cargo xtask` and nothing else, so that a step can be run by hand as it stands there.
-//! A test reads each of their commands as this program would; the step `lints` of the gate runs
-//! actionlint over them where that is installed.
+//! The workflows call only `cargo xtask`, so that each step can be run by hand. A test parses each
+//! of their commands with this program's parser; the step `lints` of the gate runs actionlint on
+//! them if it is installed.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::command::Run;
 
-/// Runs actionlint, or says aloud that it is not here.
+/// Runs actionlint, or prints a note that it is not installed.
 pub(crate) fn lint() -> Result<()> {
     let is_there = Command::new("actionlint").arg("-version").output().is_ok_and(|output| output.status.success());
     if !is_there {
