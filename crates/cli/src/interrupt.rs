@@ -1,8 +1,8 @@
 //! Ctrl-C and equivalent signals: stop at the next safe point, close the store, report it.
 //!
-//! The first interrupt sets a flag, which every loop checks. If the verb does not react within
-//! [`PATIENCE`] (it may wait for standard input), the handler closes the store and ends the
-//! process. The second interrupt ends the process at once, which is safe for the store.
+//! The first interrupt sets a flag, which every loop checks. If the verb does not react within a
+//! moment (it may wait for standard input), the handler closes the store and ends the process. The
+//! second interrupt ends the process at once, which is safe for the store.
 
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -240,7 +240,9 @@ impl From<SegmentError> for Error {
             SegmentError::Corrupt { path, offset, reason } => Self::Corrupt {
                 path,
                 offset,
-                detail: format!("{reason}; open the store read-only to read what is whole, restore it, or salvage it"),
+                detail: format!(
+                    "{reason}; open the store read-only to read the intact records, restore it, or salvage it"
+                ),
             },
             SegmentError::MissingSegment { path } => {
                 missing(path, "the manifest names this segment, but its file is not there")

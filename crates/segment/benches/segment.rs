@@ -1,4 +1,4 @@
-//! What the hot paths cost on this machine: appending, reading, syncing.
+//! The costs of the hot paths on this machine: append, read, sync.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,7 +49,7 @@ impl Bench {
     }
 }
 
-/// An entry of 100 bytes, positions and the index included; files are made by the syncs.
+/// An entry of 100 bytes, positions and the index included; the syncs create the files.
 fn wal(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     let (mut wal, _) = Wal::open(dir.path()).unwrap();
@@ -57,7 +57,7 @@ fn wal(criterion: &mut Criterion) {
     criterion.bench_function("wal, append 100 bytes", |bencher| {
         bencher.iter(|| {
             appended = wal.append(black_box(&VALUE)).unwrap();
-            // So that the device is not filled.
+            // Keeps the device from filling up.
             if appended.is_multiple_of(100_000) {
                 wal.truncate_front(appended).unwrap();
             }
@@ -66,7 +66,7 @@ fn wal(criterion: &mut Criterion) {
     wal.close().unwrap();
 }
 
-/// Only the append itself, on pages that were touched before: 136 bytes in three parts.
+/// Only the append, on touched pages: 136 bytes in three parts.
 fn append(criterion: &mut Criterion) {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
         criterion.bench_function(&format!("append 136 bytes, {mode:?}"), |bencher| {
@@ -91,7 +91,7 @@ fn append(criterion: &mut Criterion) {
     }
 }
 
-/// Head, checksums and append, with rolls.
+/// Head, checksums and append, with rotations.
 fn put(criterion: &mut Criterion) {
     let mut bench = Bench::new(AppendMode::Mapped);
     criterion

@@ -20,7 +20,7 @@ use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
 use crate::spares::Prepared;
-use crate::tail::{AppendMode, Mapped, Positioned, Tail};
+use crate::tail::{AppendMode, MappedTail, PositionedTail, Tail};
 
 /// No commit is shorter, so that seqs cannot run out within a segment.
 const SHORTEST_COMMIT_BYTES: usize = 16;
@@ -58,9 +58,9 @@ impl Appender {
         }
         shared.tail.lock().active = Some(Arc::clone(&segment));
         let tail: Box<dyn Tail> = match shared.mode {
-            AppendMode::Positioned => Box::new(Positioned { writer, joined: Vec::new() }),
+            AppendMode::Positioned => Box::new(PositionedTail { writer, joined: Vec::new() }),
             AppendMode::Auto | AppendMode::Mapped => {
-                Box::new(Mapped { writer, long_record_bytes: shared.options.long_record_bytes, joined: Vec::new() })
+                Box::new(MappedTail { writer, long_record_bytes: shared.options.long_record_bytes, joined: Vec::new() })
             }
         };
         Self {

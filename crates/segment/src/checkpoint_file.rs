@@ -1,4 +1,4 @@
-//! The file of an index checkpoint, mapped: of what is in it this crate knows nothing.
+//! The mapped file of an index checkpoint. This crate does not interpret its content.
 
 use std::io;
 
@@ -6,13 +6,13 @@ use crate::fs::{Access, Dir};
 use crate::mapping::{MapPermit, Mapping};
 use crate::names::is_checkpoint;
 
-/// Maps all of a store's index checkpoint, to be read from front to back. The store is open, so
-/// that nobody else has it open for writing; a store never writes to a checkpoint again that has
-/// its name.
+/// Maps a whole index checkpoint for sequential reads. The store is open, so no other process has
+/// it open for writing; a store never writes to a checkpoint that already has its name.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::InvalidInput`] if the name is not one of a checkpoint, and those of the system.
+/// [`io::ErrorKind::InvalidInput`] if the name is not that of a checkpoint, and those of the
+/// system.
 pub fn map_checkpoint(dir: &dyn Dir, name: &str) -> io::Result<Mapping> {
     if !is_checkpoint(name) {
         return Err(io::ErrorKind::InvalidInput.into());

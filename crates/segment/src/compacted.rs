@@ -1,4 +1,4 @@
-//! Segments that compaction writes: a private file until it is whole and durable, then swapped in
+//! Segments written by compaction: a private file until it is complete and durable, then installed
 //! through the manifest.
 
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::segment::Segment;
 use crate::shared::Shared;
 use crate::spares::{Spare, entry_of};
 
-/// Records are gathered up to this many bytes and written at once.
+/// Length of the write buffer, in bytes.
 const BUFFER_LEN_BYTES: usize = 256 << 10;
 
-/// Writes one compacted segment. Its memory does not depend on the segment's length. Dropping it
-/// unfinished removes the file.
+/// A writer of one compacted segment. Its memory does not depend on the segment's length. Dropping
+/// it before [`finish`](Self::finish) removes the file.
 #[derive(Debug)]
 pub struct CompactedWriter {
     shared: Arc<Shared>,
-    /// `None` once finished.
+    /// `None` after the finish.
     spare: Option<Spare>,
     header: SegmentHeader,
     context: RecordContext,
@@ -37,17 +37,17 @@ pub struct CompactedWriter {
     records: u64,
 }
 
-/// A compacted segment that is whole and durable, but that no manifest names yet: see
+/// A complete and durable compacted segment that the manifest does not name yet: see
 /// [`SegmentStore::install`](crate::SegmentStore::install).
 #[derive(Clone, Debug)]
 pub struct CompactedSegment {
-    /// The segment; readable.
+    /// The segment, which is readable.
     pub segment: Arc<Segment>,
-    /// How many commands it holds.
+    /// Number of its commands.
     pub records: u64,
 }
 
-/// A change of the set of live segments, all of it or none.
+/// An atomic change of the set of live segments.
 #[derive(Clone, Debug, Default)]
 pub struct Edit {
     /// Segments to add.
@@ -57,12 +57,12 @@ pub struct Edit {
     pub remove: Vec<u32>,
 }
 
-/// What became of a segment that was released.
+/// The outcome of a release.
 #[derive(Debug)]
 pub enum Released {
-    /// Its file is gone.
+    /// The file is removed.
     Removed,
-    /// Somebody still holds it: try again later.
+    /// The segment is still in use: try again later.
     InUse(Arc<Segment>),
 }
 
@@ -106,7 +106,7 @@ impl CompactedWriter {
     }
 
     /// Sets the base seq, before the first record: for a compacted segment, a seq above those of
-    /// all commits that its records come from. Without this it is 0, which says nothing.
+    /// the commits of all its records. The default is 0, which means unknown.
     #[must_use]
     pub fn with_base_seq(mut self, base_seq: u64) -> Self {
         if self.records == 0 {
@@ -116,25 +116,25 @@ impl CompactedWriter {
         self
     }
 
-    /// What its records are encoded against.
+    /// The context for encoding its records.
     #[must_use]
     pub fn context(&self) -> &RecordContext {
         &self.context
     }
 
-    /// The id that the segment will have.
+    /// The id of the segment.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.header.id
     }
 
-    /// The offset that the next record gets.
+    /// The offset of the next record.
     #[must_use]
     pub fn position(&self) -> u32 {
         u32::try_from(self.flushed + self.buffer.len() as u64).unwrap_or(MAX_SEGMENT_LEN_BYTES)
     }
 
-    /// How many more bytes the file takes.
+    /// The remaining room of the file, in bytes.
     #[must_use]
     pub fn remaining_bytes(&self) -> u32 {
         let capacity = self.spare.as_ref().map_or(0, Spare::capacity_bytes);
@@ -142,12 +142,12 @@ impl CompactedWriter {
     }
 
     /// Adds one record, encoded for [`position`](Self::position) as relocated, as the concatenation
-    /// of `parts`. Gives its offset.
+    /// of `parts`. Returns its offset.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::DoesNotFit`], and nothing has changed; [`SegmentError::Io`] if the device
-    /// fails, and the store is poisoned.
+    /// [`SegmentError::DoesNotFit`], without a change; [`SegmentError::Io`] if the device fails,
+    /// which poisons the store.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<u32, SegmentError> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len > self.remaining_bytes() as usize {
@@ -176,13 +176,13 @@ impl CompactedWriter {
         Ok(())
     }
 
-    /// Makes the segment durable and readable. It counts only once
-    /// [`SegmentStore::install`](crate::SegmentStore::install) has named it.
+    /// Makes the segment durable and readable. It is part of the store after
+    /// [`SegmentStore::install`](crate::SegmentStore::install).
     ///
     /// # Errors
     ///
     /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then
-    /// removed, by the next open at the latest.
+    /// removed, at the latest by the next open.
     pub fn finish(mut self) -> Result<CompactedSegment, SegmentError> {
         self.flush()?;
         let Some(spare) = self.spare.take() else {
@@ -216,8 +216,9 @@ impl CompactedWriter {
 }
 
 impl CompactedWriter {
-    /// No manifest names the file, and its room may be needed: for the reserve first that it may
-    /// have been. Another failure is the one to tell of; the next open removes what is left.
+    /// No manifest names the file, and its room may be needed, first for the reserve that it may
+    /// have been. An error of this removal is ignored in favour of the first error; the next open
+    /// removes the file.
     fn remove(&self, name: &str) {
         let _removed = self.shared.dir.remove_file(name);
         let _refilled = self.shared.refill_reserves();
@@ -234,7 +235,7 @@ impl Drop for CompactedWriter {
     }
 }
 
-/// Publishes the first `len` bytes of a segment that nobody appends to.
+/// Publishes the first `len` bytes of a segment without an appender.
 pub(crate) fn published(segment: Segment, len: u32) -> Result<Segment, SegmentError> {
     let invalid = |what: String| SegmentError::Invalid { what };
     let mut writer = segment.mapping().writer().ok_or_else(|| invalid("the segment has a writer".to_owned()))?;
@@ -294,10 +295,11 @@ impl Shared {
             return Ok(Released::InUse(segment));
         }
         let name = segment_name(segment.id());
-        // Its room comes free when its map and its name are gone.
+        // Its room is free when its map and its name are removed.
         drop(segment);
         remove_if_there(self.dir.as_ref(), &name)?;
-        // The file is gone, whatever becomes of the reserves: what grows next makes them.
+        // The file is removed, also if the reserves cannot be created: the next growth creates
+        // them.
         let _refilled = self.refill_reserves();
         Ok(Released::Removed)
     }

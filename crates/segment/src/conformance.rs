@@ -1,7 +1,7 @@
-//! What a new [`Fs`] has to do, as checks that its author runs in a test: [`check_fs`].
+//! The rules of a [`Fs`], as checks for a test of its author: [`check_fs`].
 //!
-//! They cover what a store relies on while the process lives. Whether synced bytes survive power
-//! loss cannot be seen from inside; for that the tests of this crate run on a simulated file
+//! They cover the promises that a store relies on while the process lives. A process cannot check
+//! whether synced bytes survive power loss; for that the tests of this crate use a simulated file
 //! system.
 //!
 //! ```
@@ -17,13 +17,13 @@ use std::path::Path;
 use crate::fs::{Access, Dir, File, Fs, LockKind, read_full_at, write_all_at};
 use crate::mapping::MapPermit;
 
-/// A promise of [`Fs`] that was not kept.
+/// A broken promise of [`Fs`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{check}: {found}")]
 pub struct Violation {
-    /// What was checked.
+    /// The checked promise.
     pub check: &'static str,
-    /// What was found instead.
+    /// The found behaviour.
     pub found: String,
 }
 
@@ -42,7 +42,7 @@ const CHECKS: [(&str, Check); 9] = [
     ("a name is one path component", one_component),
 ];
 
-/// Gives a directory another name.
+/// Renames a directory.
 type RenameDir<'a> = &'a dyn Fn(&Path, &Path) -> io::Result<()>;
 
 type FsCheck = fn(&dyn Fs, &Path, RenameDir<'_>) -> Checked;
@@ -52,11 +52,11 @@ const FS_CHECKS: [(&str, FsCheck); 2] = [
     ("a handle stays with its directory, whatever becomes of the name", moving),
 ];
 
-/// Checks a file system in an empty directory of it; the first promise that is not kept is the
-/// error. Files are left behind.
+/// Checks a file system in one of its empty directories; the error is the first broken promise.
+/// Files are left behind.
 ///
-/// `rename_dir` gives a directory of this file system another name, in one step, as another program
-/// might do it; no store does.
+/// `rename_dir` renames a directory of this file system atomically, as another program might do; a
+/// store never does.
 ///
 /// # Errors
 ///
@@ -89,7 +89,7 @@ fn write(file: &dyn File, bytes: &[u8], offset: u64) -> Checked {
 }
 
 fn reads(file: &dyn File, offset: u64, wanted: &[u8]) -> Checked {
-    // One byte more than is wanted, so that a file that goes on is noticed.
+    // One additional byte, to detect a longer file.
     let mut found = vec![0xee; wanted.len() + 1];
     let len = ok("reading", read_full_at(file, &mut found, offset))?;
     ensure(
@@ -201,7 +201,7 @@ fn one_component(dir: &dyn Dir) -> Checked {
     Ok(())
 }
 
-/// Handles are opened twice, as two processes would.
+/// Opens handles twice, like two processes.
 fn locking(fs: &dyn Fs, path: &Path, _rename_dir: RenameDir<'_>) -> Checked {
     let [one, other] = [fs.open_dir(path), fs.open_dir(path)];
     let (one, other) = (ok("opening the directory", one)?, ok("opening it again", other)?);
@@ -220,8 +220,7 @@ fn locking(fs: &dyn Fs, path: &Path, _rename_dir: RenameDir<'_>) -> Checked {
     ensure(third.is_none(), "a writer was let in beside readers")
 }
 
-/// A handle stays with its directory: when that gets another name, and when another directory has
-/// its name.
+/// A handle stays with its directory after a rename, also if another directory has the old name.
 fn moving(fs: &dyn Fs, path: &Path, rename_dir: RenameDir<'_>) -> Checked {
     let (here, there) = (path.join("here"), path.join("there"));
     ok("creating a directory", fs.create_dir_all(&here))?;
@@ -271,9 +270,9 @@ mod tests {
     /// Breaks one promise.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Fault {
-        /// Renames by linking, and so keeps the old name.
+        /// Renames by linking, which keeps the old name.
         KeepsNames,
-        /// Finds its directory anew at each use.
+        /// Resolves its path at each use.
         ResolvesAgain,
     }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with a store's files, and the way out of it.
+//! Errors of a store's files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,75 +10,74 @@ use thiserror::Error;
 use crate::manifest::Content;
 use crate::mapping::FORKED;
 
-/// Why the system refuses a map, and what helps.
+/// The cause of a refused map, and the remedy.
 pub const OUT_OF_MAPS: &str = "the process has used up its memory maps (vm.max_map_count) or its address space (ulimit -v): \
     compact the store, close another one, or raise the limit";
 
-/// Why an operation on a store failed. Every message names the file and says what to do.
+/// The error of an operation on a store. Every message names the file and the remedy.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SegmentError {
     /// The operating system refused an operation.
     #[error("{}: cannot {operation}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The operating system refused to map a file for want of memory. Nothing was changed;
-    /// compaction still works and makes maps free.
+    /// The operating system refused to map a file for lack of memory or maps. Nothing was changed;
+    /// compaction still works and frees maps.
     #[error(
         "{}: cannot map it: {source}; {OUT_OF_MAPS}",
         path.display()
     )]
     OutOfMaps {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A record, a header or the manifest is not what was written there.
+    /// A record, a header or the manifest is damaged.
     #[error(
-        "{}: damaged at offset {offset}: {reason}; open the store read-only to read what is whole, or restore this file from a backup",
+        "{}: damaged at offset {offset}: {reason}; open the store read-only to read the intact records, or restore this file from a backup",
         path.display()
     )]
     Corrupt {
         /// The damaged file.
         path: PathBuf,
-        /// Where in it.
+        /// The offset in the file.
         offset: u64,
-        /// What is wrong there.
+        /// The kind of damage.
         reason: Damage,
     },
-    /// The manifest names a segment whose file is not there.
+    /// The manifest names a segment whose file is missing.
     #[error(
         "{}: missing, though the manifest names it; put the file back, or open the store read-only with salvage to read the rest",
         path.display()
     )]
     MissingSegment {
-        /// Where it should be.
+        /// The expected path.
         path: PathBuf,
     },
-    /// There are segments, but no manifest that says which of them count.
+    /// Segments exist, but no manifest that names them.
     #[error(
         "{}: missing, though there are segment files beside it; put it back, or open the store read-only with salvage",
         path.display()
     )]
     MissingManifest {
-        /// Where it should be.
+        /// The expected path.
         path: PathBuf,
     },
-    /// There is no store in the directory, and the caller did not ask for a new one.
+    /// The directory has no store, and the options do not allow a new one.
     #[error("{}: no store here", dir.display())]
     NoStore {
         /// The directory.
         dir: PathBuf,
     },
-    /// A copy of a store was begun in the directory, by a restore, an import or a salvage, and has
-    /// not come to its end.
+    /// The directory has an incomplete copy of a store, from a restore, an import or a salvage.
     #[error(
         "{}: a copy of a store was begun here and is not complete; make it again, or remove the file UNFINISHED to open it as it is",
         dir.display()
@@ -87,8 +86,8 @@ pub enum SegmentError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The directory holds files of this format with another content: a write-ahead log where a
-    /// key-value store was to be opened, or the reverse.
+    /// The directory has files of this format with another content: a write-ahead log instead of a
+    /// key-value store, or the reverse.
     #[error("{}: {}", dir.display(), match found {
         Content::KeyValue => "a key-value store, not a write-ahead log; open it as a store",
         Content::Wal => "a write-ahead log, not a key-value store; open it with Wal::open",
@@ -96,15 +95,15 @@ pub enum SegmentError {
     OtherContent {
         /// The directory.
         dir: PathBuf,
-        /// What is there.
+        /// The found content.
         found: Content,
     },
-    /// Written by a later format than this build reads.
+    /// The file has a newer format than this build reads.
     #[error("{}: {what} is newer than this build reads; use a newer build", path.display())]
     VersionUnsupported {
         /// The file.
         path: PathBuf,
-        /// What is newer.
+        /// The newer part.
         what: String,
     },
     /// Another process, or another handle in this one, has the store open.
@@ -112,19 +111,21 @@ pub enum SegmentError {
     Locked {
         /// The store's directory.
         path: PathBuf,
-        /// Whether it is this process that has it open.
+        /// Whether this process has it open.
         by_this_process: bool,
     },
-    /// The process that opened the store has forked, and this is the child. Nothing was changed;
-    /// the store is the parent's.
+    /// This process is a forked child of the process that opened the store. Nothing was changed;
+    /// the store belongs to the parent.
     #[error("{}: {FORKED}; open the store in the process that uses it", dir.display())]
     Forked {
         /// The store's directory.
         dir: PathBuf,
     },
-    /// An earlier write or sync failed: what the file holds is not known, so nothing more is
-    /// written.
-    #[error("the store takes no writes since an earlier one failed ({cause}); reads go on; reopen it to recover")]
+    /// An earlier write or sync failed. The content of the file is unknown, so the store accepts no
+    /// more writes.
+    #[error(
+        "the store accepts no writes since an earlier one failed ({cause}); reads still work; reopen it to recover"
+    )]
     Poisoned {
         /// The failure.
         cause: Arc<str>,
@@ -132,9 +133,9 @@ pub enum SegmentError {
     /// The device has no room. Nothing was written; reads, deletes and compaction still work.
     #[error("{}: no room for {needed_bytes} more bytes; free some, delete keys, or compact", path.display())]
     Full {
-        /// What was to be made larger.
+        /// The file that needed room.
         path: PathBuf,
-        /// How much was asked for.
+        /// The requested number of bytes.
         needed_bytes: u64,
     },
     /// A commit larger than the largest segment.
@@ -142,7 +143,7 @@ pub enum SegmentError {
     TooLarge {
         /// The commit's length.
         len_bytes: u64,
-        /// The most that a segment holds.
+        /// The maximum length in a segment.
         limit_bytes: u64,
     },
     /// The active segment has no room for the commit:
@@ -151,7 +152,7 @@ pub enum SegmentError {
     DoesNotFit {
         /// The commit's length.
         len_bytes: u64,
-        /// What the active segment has left.
+        /// The remaining room of the active segment.
         remaining_bytes: u64,
     },
     /// No record was ever published at this offset.
@@ -159,9 +160,9 @@ pub enum SegmentError {
     OutOfBounds {
         /// The segment.
         path: PathBuf,
-        /// The offset that was asked for.
+        /// The requested offset.
         offset: u32,
-        /// Where the published records end.
+        /// The end of the published records.
         end: u32,
     },
     /// A record that no segment can hold.
@@ -170,50 +171,50 @@ pub enum SegmentError {
     /// An option or argument outside its range.
     #[error("{what}")]
     Invalid {
-        /// What is wrong, and which values are right.
+        /// The invalid value, and the valid ones.
         what: String,
     },
 }
 
-/// What is wrong at a damaged place.
+/// The kind of damage at a place.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Damage {
     /// The bytes are not a record or header.
     #[error("{0}")]
     Decode(#[from] DecodeError),
-    /// A place that was known to be durable holds no valid commit any more.
+    /// A place that was known to be durable has no valid commit any more.
     #[error("{source}, and a later record knew this place to be durable (up to offset {durable} of segment {witness})")]
     DurableLost {
-        /// What stands there.
+        /// The error of the bytes at the place.
         source: DecodeError,
-        /// How far it was durable.
+        /// The durable offset.
         durable: u32,
-        /// The segment that holds the record which knew.
+        /// The segment of the record with this durable offset.
         witness: u32,
     },
     /// A sealed segment ends before its records do.
     #[error("{expected} bytes expected, {found} found")]
     Short {
-        /// The length the manifest gives.
+        /// The length in the manifest.
         expected: u64,
         /// The file's length.
         found: u64,
     },
-    /// A file that belongs in another place: its header does not say what the manifest says.
+    /// A misplaced file: header and manifest differ.
     #[error("the header has {field} {found:#x} where the manifest has {expected:#x}: a file of another place")]
     Misplaced {
-        /// Which field differs.
+        /// The differing field.
         field: &'static str,
-        /// What the manifest says.
+        /// The value in the manifest.
         expected: u64,
-        /// What the header says.
+        /// The value in the header.
         found: u64,
     },
-    /// The manifest's bytes make no sense.
+    /// The manifest's bytes are invalid.
     #[error("manifest: {0}")]
     Manifest(&'static str),
-    /// A record that has no place in a segment of this kind.
+    /// A record that is not allowed in a segment of this kind.
     #[error("{0}")]
     Structure(&'static str),
 }
@@ -227,7 +228,7 @@ impl SegmentError {
         Self::Io { operation, path: path.to_owned(), source }
     }
 
-    /// Out of space as its own error; anything else as [`SegmentError::Io`].
+    /// [`SegmentError::Full`] for lack of space; otherwise [`SegmentError::Io`].
     pub(crate) fn io_or_full(operation: &'static str, path: &Path, needed_bytes: u64, source: io::Error) -> Self {
         if is_full(&source) {
             return Self::Full { path: path.to_owned(), needed_bytes };
@@ -239,7 +240,7 @@ impl SegmentError {
         Self::Corrupt { path: path.to_owned(), offset, reason: reason.into() }
     }
 
-    /// A decode error as the damage it is, or as a newer format.
+    /// A decode error as damage, or as a newer format.
     pub(crate) fn decode(path: &Path, offset: u64, source: DecodeError) -> Self {
         match source {
             DecodeError::UnsupportedVersion { .. } | DecodeError::UnsupportedFeatures { .. } => {
@@ -249,21 +250,21 @@ impl SegmentError {
         }
     }
 
-    /// Whether the process or the system had too little of something, such as file descriptors or
-    /// memory; see [`is_shortage`].
+    /// Whether the process or the system lacked a resource, such as file descriptors or memory; see
+    /// [`is_shortage`].
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(self, Self::Io { source, .. } | Self::OutOfMaps { source, .. } if is_shortage(source))
             && !crate::mutants::planted("shortage_poisons")
     }
 
-    /// Whether what was asked for has changed nothing: for a shortage, or since something that is
-    /// not the store's has the name.
+    /// Whether the operation changed nothing, because of a shortage or because a foreign file has
+    /// the name.
     pub(crate) fn changes_nothing(&self) -> bool {
         self.is_shortage() || matches!(self, Self::Io { source, .. } if is_in_the_way(source))
     }
 
-    /// Whether the system has refused to change a name, before it began: the file has lost its
-    /// name, or nothing in the directory may be changed.
+    /// Whether the system refused to change a name before it began: the file has no such name any
+    /// more, or the directory is read-only.
     pub(crate) fn is_refused_rename(&self) -> bool {
         use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
         matches!(self, Self::Io { operation: "rename", source, .. }
@@ -282,13 +283,13 @@ impl SegmentError {
     }
 }
 
-/// Whether the system says that the device or the quota is used up.
+/// Whether the device or the quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether a name is that of something else than a file of the store's: a directory, say. Neither
-/// was touched.
+/// Whether a name belongs to something else than a file of the store, for instance a directory.
+/// Nothing was changed.
 fn is_in_the_way(error: &io::Error) -> bool {
     use io::ErrorKind;
     matches!(
@@ -297,9 +298,9 @@ fn is_in_the_way(error: &io::Error) -> bool {
     ) && !crate::mutants::planted("strangers_poison")
 }
 
-/// Whether the process or the system had too little of something to begin with what was asked: file
-/// descriptors, memory, threads. The device was not asked, and the same call may succeed later. (Of
-/// a sync that is not known.)
+/// Whether the process or the system lacked a resource for the call: file descriptors, memory,
+/// threads. The device was not involved, and the same call may succeed later. (For a sync this is
+/// unknown.)
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let known = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::NOBUFS];

@@ -2,19 +2,19 @@
 //! and the rules that bring both back after a crash.
 //!
 //! A store is a directory of *segments*, each an append-only file of records (see
-//! [`hightower_log`]), and a *manifest* that says which of them count. This crate knows nothing of
-//! what keys and versions mean; it stores commits in order, makes them durable, finds them again,
-//! and tells damage from a plain crash.
+//! [`hightower_log`]), and a *manifest* that names them. This crate does not interpret keys and
+//! versions. It stores commits in order, makes them durable, recovers them, and distinguishes
+//! damage from a crash.
 //!
-//! * [`SegmentStore::open`] takes the lock and recovers; [`Recovery`] hands out the segments for
-//!   replay and gives an [`Appender`].
+//! * [`SegmentStore::open`] takes the lock and recovers; [`Recovery`] provides the segments for
+//!   replay and an [`Appender`].
 //! * [`Appender`] is the one writer: bytes go through a map or by positioned writes, see
 //!   [`AppendMode`].
-//! * [`Segment`] is what readers share: [`Segment::record_at`] is a bounds check and a decode.
+//! * [`Segment`] is for readers: [`Segment::record_at`] is a bounds check and a decode.
 //! * [`SyncPoint`] makes commits durable without the appender's lock.
 //! * [`SegmentStore::prepare_next`], [`prefault_ahead`](SegmentStore::prefault_ahead) and
-//!   [`sync_predecessors`](SegmentStore::sync_predecessors) are for a background thread, which the
-//!   layer above owns.
+//!   [`sync_predecessors`](SegmentStore::sync_predecessors) are for a background thread of the
+//!   layer above.
 //! * [`CompactedWriter`], [`SegmentStore::install`] and [`SegmentStore::release`] are for
 //!   compaction.
 //! * [`Wal`] is a write-ahead log of byte strings on the same files, for programs that need no
@@ -22,8 +22,7 @@
 //! * [`Fs`] is the seam to the outside: [`RealFs`], and with the feature `sim` a simulated file
 //!   system with a page cache, a disk and crashes.
 //!
-//! What each start-up situation leads to is in the project's `docs/DURABILITY.md`, the bytes are in
-//! `docs/FORMAT.md`.
+//! The project's `docs/DURABILITY.md` describes each case of an open, `docs/FORMAT.md` the bytes.
 //!
 //! # Example
 //!
@@ -56,7 +55,7 @@
 //!
 //! # What it is not
 //!
-//! It gives keys and versions no meaning, keeps no index, and starts no thread: the layers above
+//! It does not interpret keys and versions, has no index, and starts no thread; the layers above
 //! do. (A [`Wal`] keeps the places of its entries, and starts a thread for callbacks.)
 //!
 //! # At a glance
@@ -65,7 +64,7 @@
 //! | --- | --- |
 //! | limits | segments from 512 bytes to below 4 GiB; one writing process, by a lock on the directory; files are named by numbers up to 2³² - 1 |
 //! | durability | an append is in the page cache when it returns, a sync covers all appends before it: see `docs/DURABILITY.md` |
-//! | memory | address space for the maps of segments; the process's own memory doesn't grow with the records |
+//! | memory | address space for the maps of segments; the process's heap does not grow with the records |
 //! | threads | one appender; `Segment`, `SyncPoint` and `SegmentStore` are shared, and reading takes no lock |
 //! | features | `sim`: the simulated file system, with a page cache, a disk, crashes and faults |
 //! | format | version 1 of segments and of the manifest, byte by byte in `docs/FORMAT.md`; an unknown version is refused |
@@ -125,7 +124,7 @@ pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_ahead::{InOrder, ReadAhead};
 pub use read_only::{ReadOnlyStore, Tolerance};
 pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};
-pub use scan::{Entries, Entry, Finding, Scan};
+pub use scan::{Finding, Scan, SegmentEntries, SegmentRecord};
 pub use segment::Segment;
 pub use store::{Recovery, SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;

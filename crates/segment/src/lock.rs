@@ -1,5 +1,5 @@
-//! The crate's lock: that of parking_lot, or one whose every turn is a step of the schedule that
-//! shuttle draws (`--cfg shuttle`).
+//! The crate's lock: that of parking_lot. Under `--cfg shuttle` each acquisition is a step of the
+//! schedule.
 
 use std::ops::{Deref, DerefMut};
 
@@ -13,7 +13,8 @@ pub(crate) use scheduled::Mutex;
 #[cfg(shuttle)]
 pub(crate) use scheduled::step;
 
-/// Where threads meet without a lock, another may go on; in a normal build this is nothing.
+/// A meeting point of threads without a lock, where the schedule may switch threads; empty in a
+/// normal build.
 #[cfg(not(shuttle))]
 #[inline(always)]
 pub(crate) const fn step() {}
@@ -44,8 +45,8 @@ mod scheduled {
         }
     }
 
-    /// Another thread may go on here. Threads that shuttle does not know, such as those that read
-    /// ahead while a store is opened, go on by themselves.
+    /// A point at which the schedule may switch threads. Threads that shuttle does not control,
+    /// such as those that read ahead during an open, yield to the system.
     pub(crate) fn step() {
         if shuttle::current::try_get_current_task().is_some() {
             shuttle::thread::yield_now();
@@ -55,14 +56,14 @@ mod scheduled {
     }
 }
 
-/// A lock with its place in the order of locks, which builds with debug assertions check.
+/// A lock with its rank in the order of locks, which builds with debug assertions check.
 #[derive(Debug)]
 pub(crate) struct RankedMutex<T> {
     rank: Rank,
     content: Mutex<T>,
 }
 
-/// Holds a [`RankedMutex`].
+/// The guard of a [`RankedMutex`].
 #[derive(Debug)]
 pub(crate) struct RankedGuard<'a, T> {
     content: MutexGuard<'a, T>,

@@ -1,10 +1,9 @@
-//! The manifest: which files make up the store.
+//! The manifest: the list of the store's files.
 //!
-//! One small file names the live segments and what is known of them. It is replaced as a whole
-//! (write a new one, sync it, rename it over the old one, sync the directory), so that it is always
-//! either the old or the new one; in between, changes are appended to it, each as an
-//! [edit](crate::manifest_edit). What it does not name does not count. The bytes are described in
-//! the project's `docs/FORMAT.md`.
+//! One small file names the live segments with their properties. It is replaced atomically (write a
+//! new file, sync it, rename it over the old one, sync the directory). In between, each change is
+//! appended as an [edit](crate::manifest_edit). Files that it does not name are not part of the
+//! store. The project's `docs/FORMAT.md` describes the bytes.
 
 use hightower_log::SegmentKind;
 use thiserror::Error;
@@ -14,9 +13,9 @@ use crate::mutants::planted;
 use crate::names::is_checkpoint;
 
 const MAGIC: [u8; 8] = *b"HTKVMAN\n";
-/// The manifest version that this build writes, and the newest that it reads.
+/// The manifest version of this build.
 pub const MANIFEST_VERSION: u16 = 1;
-/// A longer manifest is refused before it is read.
+/// Maximum length of a manifest, checked before it is read.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
 const FIXED_LEN_BYTES: usize = 72;
 /// The feature bit of a write-ahead log.
@@ -24,20 +23,20 @@ const FEATURE_WAL: u32 = 1;
 pub(crate) const ENTRY_LEN_BYTES: usize = 56;
 const CHECK_LEN_BYTES: usize = 4;
 
-/// What a store consists of.
+/// The content of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Tells this store from all others; drawn when it is made.
+    /// The random identity of this store, drawn at its creation.
     pub store_id: [u8; 16],
-    /// What the records of its segments mean.
+    /// The content of its segments.
     pub content: Content,
-    /// Counts the replacements of the manifest.
+    /// Number of changes of the manifest.
     pub generation: u64,
-    /// Ids below this may be in use, ids from here on are free.
+    /// The next free segment id.
     pub next_segment_id: u32,
-    /// Seqs from here on were never handed out.
+    /// The first seq that was never assigned.
     pub next_seq: u64,
-    /// The highest version known when the manifest was written.
+    /// The highest version known at the write of the manifest.
     pub max_version: u64,
     /// The name of the newest index checkpoint. It is disposable: the log is the truth.
     pub checkpoint: Option<String>,
@@ -45,30 +44,30 @@ pub struct Manifest {
     pub segments: Vec<SegmentEntry>,
 }
 
-/// What the records of a directory's segments mean.
+/// The kind of content of a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Content {
-    /// Commands on keys: a key-value store.
+    /// Commands on keys, of a key-value store.
     #[default]
     KeyValue,
-    /// Byte strings and marks: a [`Wal`](crate::Wal).
+    /// Byte strings and bounds, of a [`Wal`](crate::Wal).
     Wal,
 }
 
 /// A live segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {
-    /// Its id; the file is named by it.
+    /// Its id, which is also the file name.
     pub id: u32,
-    /// How it came to be.
+    /// Its kind of writer.
     pub kind: SegmentKind,
     /// Its salt, as in its header.
     pub salt: u64,
-    /// The seq of its first commit, as in its header.
+    /// The base seq, as in its header.
     pub base_seq: u64,
-    /// What its versions are counted from, as in its header.
+    /// The base version, as in its header.
     pub base_version: u64,
-    /// What its timestamps are counted from, as in its header.
+    /// The base timestamp, as in its header.
     pub base_timestamp: i64,
     /// Whether it may still grow.
     pub state: SegmentState,
@@ -77,27 +76,27 @@ pub struct SegmentEntry {
 /// Whether a segment may still grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentState {
-    /// Written, to be written, or not yet known to be durable as a whole.
+    /// In use for writes, prepared, or not yet completely durable.
     Open,
     /// Complete and durable.
     Sealed {
-        /// Where its records end. What follows is never read again.
+        /// The end of its records. Bytes behind it are never read.
         len_bytes: u32,
-        /// How many commands it holds.
+        /// Number of its commands.
         records: u64,
     },
 }
 
-/// Why bytes are not a manifest.
+/// The error of bytes that are not a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ManifestError {
-    /// The bytes make no sense.
+    /// The bytes are invalid.
     #[error("offset {offset}: {reason}")]
     Damaged {
-        /// Where.
+        /// The offset.
         offset: u64,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
     /// Written by a later version.
@@ -106,7 +105,7 @@ pub enum ManifestError {
         /// The version.
         found: u16,
     },
-    /// Uses features that this build does not know.
+    /// Has features that this build does not know.
     #[error("manifest needs features {found:#010x}")]
     UnsupportedFeatures {
         /// The unknown bits.
@@ -143,13 +142,13 @@ impl Manifest {
         self.segments.insert(index, entry);
     }
 
-    /// How many bytes it takes.
+    /// The length of the encoding, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         let name_len = self.checkpoint.as_deref().map_or(0, str::len);
         FIXED_LEN_BYTES + name_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
     }
 
-    /// About how many bytes it takes after a change, never too few.
+    /// An upper bound of the length after a change, in bytes.
     pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
         let name_len = edit.checkpoint.iter().flatten().map(String::len).sum::<usize>();
         (self.encoded_len() + name_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
@@ -184,15 +183,15 @@ impl Manifest {
         bytes
     }
 
-    /// Reads a manifest, with the edits that stand behind it. Never allocates more than a small
-    /// multiple of the input's length.
+    /// Reads a manifest with its edits. It never allocates more than a small multiple of the
+    /// input's length.
     ///
     /// # Errors
     ///
     /// [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let (body, check) = verify(bytes)?;
-        let mut reader = Reader { bytes: body, at: 8 };
+        let mut reader = ManifestReader { bytes: body, at: 8 };
         let version = u16::from_le_bytes(reader.array()?);
         if version != MANIFEST_VERSION {
             return Err(ManifestError::UnsupportedVersion { found: version });
@@ -204,7 +203,7 @@ impl Manifest {
             _ if features == 0 || planted("features_guessed") => Content::KeyValue,
             _ => return Err(ManifestError::UnsupportedFeatures { found: features & !FEATURE_WAL }),
         };
-        reader.u64()?; // The length, which `verify` has looked at.
+        reader.u64()?; // The length, which `verify` has checked.
         let mut manifest = Self {
             store_id: reader.array()?,
             content,
@@ -236,7 +235,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Whether there can be such a segment in this store; if not, why.
+    /// Checks that such a segment can exist in this store; the error is the reason.
     pub(crate) fn check_entry(&self, entry: &SegmentEntry) -> Result<(), &'static str> {
         if entry.id == 0 || entry.id >= self.next_segment_id {
             return Err("a segment id that was never given");
@@ -281,7 +280,7 @@ impl SegmentEntry {
         bytes.extend_from_slice(&records.to_le_bytes());
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, ManifestError> {
+    pub(crate) fn decode(reader: &mut ManifestReader<'_>) -> Result<Self, ManifestError> {
         let id = reader.u32()?;
         let [kind, state, reserved, reserved_too] = reader.array()?;
         let kind = match kind {
@@ -304,15 +303,15 @@ impl SegmentEntry {
     }
 }
 
-/// Checks magic, length and checksum, and gives the bytes of the manifest before its edits, without
-/// its check, and that.
+/// Checks magic, length and checksum, and returns the bytes of the manifest before its check and
+/// edits, and the check.
 fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
     let damaged = |offset, reason| ManifestError::Damaged { offset, reason };
     if bytes.first_chunk::<8>() != Some(&MAGIC) {
         return Err(damaged(0, "it does not begin as a manifest does"));
     }
     let cut = damaged(bytes.len() as u64, "it is cut short");
-    let len = Reader { bytes, at: 16 }.u64().map_err(|_| cut)?;
+    let len = ManifestReader { bytes, at: 16 }.u64().map_err(|_| cut)?;
     let whole = usize::try_from(len).ok().and_then(|len| bytes.get(..len)).ok_or(cut)?;
     let Some((body, check)) =
         whole.split_last_chunk::<CHECK_LEN_BYTES>().filter(|(body, _)| body.len() >= FIXED_LEN_BYTES)
@@ -326,13 +325,13 @@ fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
     Ok((body, check))
 }
 
-/// Takes numbers off the front of some bytes.
-pub(crate) struct Reader<'a> {
+/// Reads numbers from the front of a byte string.
+pub(crate) struct ManifestReader<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
 }
 
-impl Reader<'_> {
+impl ManifestReader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
         let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).copied();
         let array = found.ok_or_else(|| self.damaged("it is cut short"))?;

@@ -1,39 +1,38 @@
-//! Changes of the manifest, as they stand behind it in its file.
+//! Edits: changes appended to the manifest.
 //!
-//! A store has as many entries in its manifest as segments, and changes one or two of them at a
-//! time. So a change is appended as an *edit*, and the whole is written anew only when the edits
-//! behind it have become as long as it is. An edit counts once it is synced, and the next one is
-//! written after that: bytes at the end that are no edit were never part of the store, and bytes
-//! that are none with an edit behind them are damage.
+//! The manifest has an entry per segment, and a change affects one or two of them. So a change is
+//! appended as an *edit*, and the manifest is rewritten only when its edits are as long as itself.
+//! An edit takes effect when it is synced, and the next one is written after that. So invalid bytes
+//! at the end were never part of the store, and invalid bytes with an edit behind them are damage.
 
-use crate::manifest::{ENTRY_LEN_BYTES, Manifest, ManifestError, Reader, SegmentEntry};
+use crate::manifest::{ENTRY_LEN_BYTES, Manifest, ManifestError, ManifestReader, SegmentEntry};
 use crate::mutants::planted;
 
 const MAGIC: [u8; 8] = *b"HTKVEDT\n";
 const FIXED_LEN_BYTES: usize = 48;
 const CHECK_LEN_BYTES: usize = 4;
-/// A longer edit is not appended: the manifest is written anew. So a reader looks at no more than
-/// this for each place where an edit may begin.
+/// Maximum length of an edit; for a longer one the manifest is rewritten. It bounds the bytes that
+/// a reader checks at each place where an edit may begin.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 10;
-/// In the flags: the edit says which checkpoint there is.
+/// The flag of an edit that sets the checkpoint.
 const NAMES_CHECKPOINT: u16 = 1;
 
-/// A change of the manifest, all of it or none.
+/// An atomic change of the manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ManifestEdit {
     /// The next seq, if it changes.
     pub(crate) next_seq: Option<u64>,
-    /// A version that was seen.
+    /// A seen version.
     pub(crate) max_version: u64,
     /// The newest checkpoint, if it changes.
     pub(crate) checkpoint: Option<Option<String>>,
-    /// Ids of segments that are live no longer; of those that are not there nothing happens.
+    /// Ids of removed segments; unknown ids have no effect.
     pub(crate) remove: Vec<u32>,
-    /// Entries that are added, or stand in the place of those with their ids.
+    /// Entries that are added or replace those with their ids.
     pub(crate) put: Vec<SegmentEntry>,
 }
 
-/// What an edit says of the whole manifest after it.
+/// The fields of the whole manifest after an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heading {
     generation: u64,
@@ -43,7 +42,7 @@ pub(crate) struct Heading {
 }
 
 impl Manifest {
-    /// What [`apply`](Self::apply) will make of the manifest's numbers.
+    /// The manifest's numbers after [`apply`](Self::apply).
     pub(crate) fn heading_after(&self, edit: &ManifestEdit) -> Heading {
         Heading {
             generation: self.generation + 1,
@@ -53,7 +52,7 @@ impl Manifest {
         }
     }
 
-    /// Changes the manifest, which is the next one then.
+    /// Applies the change to the manifest and raises its generation.
     pub(crate) fn apply(&mut self, edit: &ManifestEdit) {
         self.generation += 1;
         self.next_seq = edit.next_seq.unwrap_or(self.next_seq);
@@ -82,7 +81,7 @@ impl Manifest {
         }
     }
 
-    /// Makes the changes that stand in `bytes` from `at` on, behind the manifest with this check.
+    /// Applies the edits in `bytes` from `at` on, behind the manifest with this check.
     pub(crate) fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<(), ManifestError> {
         while let Some(edit) = edit_at(bytes, at, check) {
             self.apply_encoded(edit, at)?;
@@ -96,10 +95,11 @@ impl Manifest {
         Ok(())
     }
 
-    /// Makes the change that an edit describes, which stands at `at` of the file.
+    /// Applies the edit at `at` of the file.
     fn apply_encoded(&mut self, bytes: &[u8], at: usize) -> Result<(), ManifestError> {
         let damaged = |reason| ManifestError::Damaged { offset: at as u64, reason };
-        let mut reader = Reader { bytes: bytes.get(..bytes.len() - CHECK_LEN_BYTES).unwrap_or_default(), at: 12 };
+        let mut reader =
+            ManifestReader { bytes: bytes.get(..bytes.len() - CHECK_LEN_BYTES).unwrap_or_default(), at: 12 };
         let next_segment_id = reader.u32()?;
         let (generation, next_seq, max_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (removed, put) = (reader.u16()?, reader.u16()?);
@@ -131,13 +131,13 @@ impl Manifest {
 }
 
 impl ManifestEdit {
-    /// A segment goes.
+    /// Removes a segment.
     pub(crate) fn removing(id: u32) -> Self {
         Self { remove: vec![id], ..Self::default() }
     }
 
-    /// The edit as bytes for the place `at` of the file of the manifest with this check; `after` is
-    /// what is so then. `None` if it is too long.
+    /// The encoding of the edit for the place `at` of the file of the manifest with this check;
+    /// `after` has the numbers after the edit. `None` if it is too long.
     pub(crate) fn encode(&self, after: Heading, check: u32, at: u64) -> Option<Vec<u8>> {
         let name = self.checkpoint.as_ref().map(|name| name.as_deref().unwrap_or_default());
         let name_len = name.map_or(0, str::len);
@@ -167,7 +167,7 @@ impl ManifestEdit {
     }
 }
 
-/// The bytes of the edit at a place, if one is there.
+/// The bytes of the edit at a place, if valid.
 fn edit_at(bytes: &[u8], at: usize, check: u32) -> Option<&[u8]> {
     let rest = bytes.get(at..).filter(|rest| rest.starts_with(&MAGIC))?;
     let len = u32::from_le_bytes(*rest.get(8..)?.first_chunk()?) as usize;
@@ -176,7 +176,7 @@ fn edit_at(bytes: &[u8], at: usize, check: u32) -> Option<&[u8]> {
     (check_of(body, check, at as u64) == u32::from_le_bytes(*found)).then_some(edit)
 }
 
-/// The check of an edit also says behind which manifest it stands, and where.
+/// The check of an edit includes the check of its manifest and its place.
 fn check_of(body: &[u8], check: u32, at: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&check.to_le_bytes());
@@ -202,7 +202,7 @@ mod tests {
         state: SegmentState::Open,
     };
 
-    /// A manifest, with the bytes of its file: two edits stand behind it.
+    /// A manifest with two edits, and the bytes of its file.
     fn edited() -> (Manifest, Vec<u8>) {
         let mut manifest = Manifest::new([0xab; 16]);
         manifest.next_segment_id = 3;
@@ -256,7 +256,7 @@ mod tests {
         let mut bent = bytes.clone();
         bent[100] ^= 1;
         refused(bent, 76);
-        // Copied to another place it is no edit; neither is that of another manifest.
+        // At another place, or behind another manifest, the bytes are not an edit.
         let twice = [&bytes[..], &bytes[184..]].concat();
         assert_eq!(Manifest::decode(&twice), Manifest::decode(&bytes));
         let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[76..]].concat();

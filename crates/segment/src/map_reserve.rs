@@ -1,10 +1,10 @@
-//! Memory maps that are kept for compaction.
+//! Memory maps reserved for compaction.
 //!
 //! Linux allows a process a limited number of memory maps (`vm.max_map_count`, about 65,000 by
-//! default), and a segment takes one or two. When all are in use, only compaction makes some free,
-//! and it needs a few for its outputs first. So a store keeps some from the time it is opened. New
-//! segments for data are made only while these are there; compaction gives them up when it meets
-//! the limit.
+//! default), and a segment takes one or two. When all are in use, only compaction frees some, and
+//! it needs a few for its outputs first. So a store reserves some from its open on. New segments
+//! for data are created only while the reserve exists; it is released when compaction reaches the
+//! limit.
 
 use std::io;
 
@@ -14,12 +14,12 @@ use crate::error::SegmentError;
 use crate::lock::Mutex;
 use crate::mutants::planted;
 
-/// As many as the outputs of one compaction take in all but extreme cases: two while one is
-/// written, and one for each that is complete, 62 of up to 64 MiB. An odd number: see
+/// Enough for the outputs of one compaction in all but extreme cases: two maps for the output being
+/// written, and one for each complete output, 62 of up to 64 MiB. The number is odd: see
 /// [`kept_apart`].
 const KEPT_MAPS: usize = 65;
 
-/// The maps of one store.
+/// The reserved maps of one store.
 #[derive(Debug, Default)]
 pub(crate) struct MapReserve {
     state: Mutex<KeptMaps>,
@@ -28,16 +28,16 @@ pub(crate) struct MapReserve {
 #[derive(Debug, Default)]
 struct KeptMaps {
     kept: Option<MmapMut>,
-    /// Compaction has met the limit and makes an output at this moment.
+    /// Compaction has reached the limit and is creating an output.
     is_lent: bool,
 }
 
-/// As long as this lives, files may be mapped without a reserve.
+/// While this lives, files may be mapped without a reserve.
 #[derive(Debug)]
 struct Lent<'a>(&'a MapReserve);
 
 impl MapReserve {
-    /// Makes the reserve if it is not there.
+    /// Creates the reserve if it is missing.
     ///
     /// # Errors
     ///
@@ -50,9 +50,8 @@ impl MapReserve {
         Ok(())
     }
 
-    /// Maps a file for compaction. If the process has no map left, it tries once more without the
-    /// reserve: another thread may take the last maps for a moment to see whether a reserve is
-    /// there.
+    /// Maps a file for compaction. If the process has no map left, it releases the reserve and
+    /// tries again. Another thread may take the last maps for a moment, to check the reserve.
     pub(crate) fn or_lend<T>(&self, map: impl Fn() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
         match map() {
             Err(error) if error.is_out_of_maps() => {
@@ -63,7 +62,7 @@ impl MapReserve {
         }
     }
 
-    /// Gives the maps up for an output of compaction.
+    /// Releases the maps for an output of compaction.
     fn lend(&self) -> Lent<'_> {
         *self.state.lock() = KeptMaps { kept: None, is_lent: true };
         Lent(self)
@@ -76,13 +75,13 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Memory of `count` pages that counts as `count` maps: the system joins neighbours only if they
-/// have the same advice. The first and the last page have one that what lies beside them has not.
+/// Memory of `count` pages that counts as `count` maps: the system merges neighbours only if they
+/// have the same advice. The first and the last page have an advice that adjacent maps do not have.
 fn kept_apart(count: usize) -> io::Result<MmapMut> {
     let page_bytes = rustix::param::page_size();
     let pages = MmapOptions::new().len(count * page_bytes).map_anon()?;
     for page in (0..count).step_by(2) {
-        // The system says "try again" where it has no map left.
+        // The system returns "try again" when no map is left.
         let split = pages.advise_range(Advice::Random, page * page_bytes, page_bytes);
         split.map_err(|_| io::Error::from(rustix::io::Errno::NOMEM))?;
     }
@@ -98,7 +97,7 @@ mod tests {
         std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
     }
 
-    /// The other threads of the test process may take or give back some maps meanwhile.
+    /// Other threads of the test process may map or unmap some memory meanwhile.
     #[test]
     #[cfg(target_os = "linux")]
     #[cfg_attr(miri, ignore = "looks at the process's maps")]

@@ -1,4 +1,4 @@
-//! How a store is opened.
+//! Options of an open.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use hightower_seams::{Entropy, OsEntropy};
 use crate::error::SegmentError;
 use crate::tail::AppendMode;
 
-/// The smallest segment: a header, a seal, and some room between them.
+/// Minimum length of a segment: a header, a seal, and some room in between.
 pub const MIN_SEGMENT_LEN_BYTES: u32 = 512;
 
-/// How a store is opened for writing. Start from the default and change what differs.
+/// Options of an open for writing. Start from the default and change fields.
 ///
 /// ```
 /// use hightower_segment::StoreOptions;
@@ -21,22 +21,22 @@ pub const MIN_SEGMENT_LEN_BYTES: u32 = 512;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// How long a new segment is, in bytes: 512 to 4,294,967,295. A commit that needs more gets a
-    /// segment of its own size. The default is 64 MiB. On a small device segments are shorter: a
-    /// 64th of it, and an 8th of what is free, but 16 KiB at least.
+    /// Length of a new segment, in bytes: 512 to 4,294,967,295. A longer commit gets a segment of
+    /// its length. The default is 64 MiB. On a small device segments are shorter: at most a 64th of
+    /// it and an 8th of the free room, but at least 16 KiB.
     pub segment_len_bytes: u32,
-    /// How commits are appended. The default is [`AppendMode::Auto`].
+    /// The method of appends. The default is [`AppendMode::Auto`].
     pub appends: AppendMode,
-    /// Where appends are mapped: records of this length, in bytes, on an average of a commit, are
-    /// written by a system call if their pages were not
-    /// [touched ahead](crate::SegmentStore::prefault_ahead). The default is 32 KiB.
+    /// For mapped appends: the average record length of a commit, in bytes, from which it is
+    /// written by a system call if its pages were not [touched
+    /// ahead](crate::SegmentStore::prefault_ahead). The default is 32 KiB.
     pub long_record_bytes: u32,
-    /// Whether a missing store is made. The default is true.
+    /// Whether a missing store is created. The default is true.
     pub create_if_missing: bool,
-    /// Whether a directory may be opened in which a copy of a store is being made: by the one who
-    /// makes it. The default is false.
+    /// Whether a directory with an incomplete copy of a store may be opened; only the process that
+    /// creates the copy sets this. The default is false.
     pub allow_unfinished: bool,
-    /// Where salts and the store's id come from.
+    /// The source of salts and of the store's id.
     pub entropy: Arc<dyn Entropy>,
 }
 
@@ -66,21 +66,21 @@ impl StoreOptions {
     }
 }
 
-/// The highest version and the time, at the moment of a call. A new segment counts its versions and
-/// timestamps from them, so that its records are short; a seal records them.
+/// The highest version and the time of a call. They are the base version and base timestamp of a
+/// new segment, so that its records are short; a seal records them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The highest version that the store has seen.
+    /// The highest version seen by the store.
     pub max_version: u64,
     /// Unix time in milliseconds.
     pub timestamp: i64,
 }
 
-/// What space is asked for.
+/// The purpose of requested space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// New data. It gets no file unless the reserves are there.
+    /// New data. It gets a file only while the reserves exist.
     Grow,
-    /// Deletes and compaction, which give space back in the end. They may use up the reserves.
+    /// Deletes and compaction, which free space in the end. They may use the reserves.
     Reclaim,
 }

@@ -1,11 +1,11 @@
-//! The latch that a failed write or sync throws: from then on nothing more is written.
+//! The latch of a failed write or sync: afterwards the store writes nothing more.
 //!
 //! After a failed fsync the kernel may have dropped the pages it could not write, and a second
-//! fsync would report success for them. So a failure is never retried; reopening reads what is
-//! really there.
+//! fsync would report success for them. So a failure is never retried; the next open reads the true
+//! content.
 //!
-//! What fails before the device is asked, for want of file descriptors or memory, has changed
-//! nothing, and does not throw it.
+//! A failure before any device access, for lack of file descriptors or memory, has changed nothing
+//! and does not set the latch.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,15 +15,15 @@ use crate::error::SegmentError;
 use crate::mapping::ForkGuard;
 
 #[derive(Debug)]
-pub(crate) struct Poison {
+pub(crate) struct FailureLatch {
     set: AtomicBool,
     cause: OnceLock<Arc<str>>,
     guard: ForkGuard,
     dir: PathBuf,
 }
 
-impl Poison {
-    /// For the store in `dir`, which is this process's.
+impl FailureLatch {
+    /// A latch for the store in `dir`, which belongs to this process.
     pub(crate) fn new(guard: ForkGuard, dir: PathBuf) -> Self {
         Self { set: AtomicBool::new(false), cause: OnceLock::new(), guard, dir }
     }
@@ -41,14 +41,14 @@ impl Poison {
         self.set.load(Ordering::Acquire)
     }
 
-    /// Throws the latch; the first cause stays.
+    /// Sets the latch. The first cause stays.
     pub(crate) fn set(&self, cause: &str) {
         self.cause.get_or_init(|| cause.into());
         self.set.store(true, Ordering::Release);
     }
 
-    /// Throws the latch unless nothing can have changed: for want of room, of descriptors or of
-    /// memory, or since something of others' is in the way. Gives the error back. Not for syncs.
+    /// Sets the latch, unless nothing can have changed: for lack of room, descriptors or memory, or
+    /// because of a foreign file. Returns the error. Not for syncs.
     pub(crate) fn latch(&self, error: SegmentError) -> SegmentError {
         if error.changes_nothing() { error } else { self.latch_sync(error) }
     }
@@ -58,7 +58,7 @@ impl Poison {
         if error.is_refused_rename() { error } else { self.latch(error) }
     }
 
-    /// The same for a sync that failed: after that nothing is known, whatever the reason.
+    /// The same for a failed sync: afterwards nothing is known, for any reason.
     pub(crate) fn latch_sync(&self, error: SegmentError) -> SegmentError {
         if matches!(error, SegmentError::Io { .. }) {
             self.set(&error.to_string());

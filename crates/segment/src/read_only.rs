@@ -1,4 +1,4 @@
-//! Looking at a store without changing a byte of it, damaged ones too.
+//! Read-only opens, also of damaged stores, without any change.
 
 use std::io;
 use std::path::Path;
@@ -17,18 +17,17 @@ use crate::segment::Segment;
 use crate::spares::entry_of;
 use crate::store::{expect_content, list, lock, open_dir};
 
-/// What a read-only open does about damage.
+/// The handling of damage by a read-only open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tolerance {
     /// The same rules as an open for writing: damage is an error.
     Strict,
-    /// Damage goes into the report; whatever can still be read is there, to be walked over by
-    /// [`Segment::scan`]. Without a readable manifest all segment files in the directory count,
-    /// so that deleted keys may be back.
+    /// The report lists damage; [`Segment::scan`] reads all intact records. Without a readable
+    /// manifest all segment files in the directory are used, so deleted keys may reappear.
     Salvage,
 }
 
-/// A store that was opened for reading only. Nothing in its directory was changed.
+/// A store opened for reading only. Its directory is unchanged.
 #[derive(Debug)]
 pub struct ReadOnlyStore {
     segments: Vec<Arc<Segment>>,
@@ -39,7 +38,7 @@ pub struct ReadOnlyStore {
 }
 
 impl ReadOnlyStore {
-    /// Opens a store for reading. Keeps writers out while it or any of its segments lives.
+    /// Opens a store for reading. It excludes writers while it or any of its segments lives.
     ///
     /// # Errors
     ///
@@ -55,7 +54,7 @@ impl ReadOnlyStore {
         let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
             Ok(Some(manifest)) => (expect_content(manifest, Content::KeyValue, dir)?, None),
             Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
-            // What could not be read for want of memory or descriptors is not damaged.
+            // A read that failed for lack of memory or descriptors is not damage.
             Err(error) if salvage && !error.is_shortage() => {
                 (manifest_from_headers(opened.as_ref(), &names)?, Some(error))
             }
@@ -76,7 +75,7 @@ impl ReadOnlyStore {
         &self.segments
     }
 
-    /// What keeps writers out, and every segment holds.
+    /// The lock against writers, which every segment also holds.
     #[must_use]
     pub fn lock(&self) -> &Arc<dyn Lock> {
         &self.lock
@@ -88,26 +87,26 @@ impl ReadOnlyStore {
         &self.dir
     }
 
-    /// What was found.
+    /// The report.
     #[must_use]
     pub fn report(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// What was found, when the rest is not needed any more.
+    /// The report, without the rest.
     #[must_use]
     pub fn into_report(self) -> RecoveryReport {
         self.report
     }
 
-    /// The manifest; in a salvage without a readable one, what the segments' headers say.
+    /// The manifest; in a salvage without a readable one, a manifest from the segments' headers.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 }
 
-/// Stands in for a manifest that cannot be read: every file that begins with a segment header.
+/// A replacement of an unreadable manifest: every file that begins with a segment header.
 fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Result<Manifest, SegmentError> {
     let mut manifest = Manifest::new([0; 16]);
     for id in names.iter().filter_map(|name| segment_id(name)) {
@@ -118,11 +117,11 @@ fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Result<Manifest, Se
     Ok(manifest)
 }
 
-/// What the header of a segment's file says; `None` if there is no header that can be read.
+/// The header of a segment's file; `None` if it is unreadable.
 ///
 /// # Errors
 ///
-/// [`SegmentError::Io`] if the process had too little memory or too few descriptors to look.
+/// [`SegmentError::Io`] if the process lacked memory or descriptors.
 pub(crate) fn entry_from_header(dir: &dyn Dir, id: u32) -> Result<Option<SegmentEntry>, SegmentError> {
     let name = segment_name(id);
     match read_header(dir, &name, id) {

@@ -1,10 +1,10 @@
-//! From the files that a writer left behind to the state that it promised.
+//! Recovery: from the files of an earlier writer to the promised state.
 //!
-//! The manifest says which segments count, and which of those are sealed. The others were at the
-//! tail of the log when the writer ended, and are read commit by commit in the order of their ids.
-//! The first commit that is not whole ends the log, unless a later record proves that it had been
-//! durable, which makes it damage. The rules are in the project's `docs/FORMAT.md` under
-//! "Recovery", and what an open does in each case in `docs/DURABILITY.md`.
+//! The manifest names the segments and the sealed ones among them. The others were at the tail of
+//! the log when the writer ended, and are read commit by commit in the order of their ids. The
+//! first incomplete commit ends the log, unless a later record proves that it had been durable;
+//! then it is damage. The rules are in the project's `docs/FORMAT.md` under "Recovery", and the
+//! cases of an open in `docs/DURABILITY.md`.
 
 use std::io;
 use std::path::Path;
@@ -21,35 +21,34 @@ use crate::mutants::planted;
 use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, is_reserve, segment_id, segment_name, segment_path};
 use crate::read_only::entry_from_header;
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
-use crate::scan::{Tail, find_tail, look_beyond};
+use crate::scan::{LogEnd, find_tail, look_beyond};
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
 use crate::shared::seq_span;
 
-/// A segment that an earlier writer left.
+/// A segment of an earlier writer.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) segment: Segment,
     pub(crate) entry: SegmentEntry,
-    /// How long the file is, which may be more than what counts.
+    /// The length of the file, which may be more than that of its valid part.
     pub(crate) file_len: u64,
 }
 
-/// Everything that an earlier writer left, after the rules were applied. Nothing was changed yet.
+/// The files of an earlier writer, after the application of the rules. Nothing is changed yet.
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) live: Vec<Found>,
-    /// Segments of which nothing counts.
+    /// Segments without a valid part.
     pub(crate) dropped: Vec<SegmentEntry>,
     pub(crate) report: RecoveryReport,
 }
 
-/// Reads the manifest; `None` if the directory holds no store at all.
+/// Reads the manifest; `None` if the directory has no store.
 ///
 /// # Errors
 ///
 /// [`SegmentError::MissingManifest`] if there are segments; [`SegmentError::Corrupt`] or
-/// [`SegmentError::VersionUnsupported`]. Refuses a directory in which a copy of a store is being
-/// made, or was when a crash came.
+/// [`SegmentError::VersionUnsupported`]. Refuses a directory with an incomplete copy of a store.
 pub(crate) fn refuse_unfinished(dir: &dyn Dir, names: &[String]) -> Result<(), SegmentError> {
     if names.iter().any(|name| name == UNFINISHED) && !planted("unfinished_ignored") {
         return Err(SegmentError::Unfinished { dir: dir.path().to_owned() });
@@ -84,12 +83,13 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
     Ok(Some(manifest))
 }
 
-/// Whether there are commits that a damaged or missing edit at the end of the manifest has named. A
-/// segment is named before its first commit, in one step with the raise of the next seq: so none
-/// that begins there, or later, has commits, unless the step was lost.
+/// Whether commits exist that a damaged or missing edit at the end of the manifest had named. A
+/// segment is named before its first commit, together with the raise of the next seq. So a segment
+/// with a base seq from the next seq on has commits only if this edit was lost.
 ///
-/// Edits follow a manifest that names the segment which its writer appends to. One that names none
-/// is whole: its store was closed, or it is a backup, beside which files for the next one may lie.
+/// Edits follow a manifest that names the active segment. A manifest without an open segment is
+/// complete: its store was closed, or it is a backup, whose directory may have files of the next
+/// backup.
 fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Result<bool, SegmentError> {
     if manifest.segments.iter().all(|entry| entry.state != SegmentState::Open) {
         return Ok(false);
@@ -109,14 +109,14 @@ fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Res
     Ok(false)
 }
 
-/// What a survey is for.
+/// The purpose of a survey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
-    /// To write from then on: what is recovered is written anew.
+    /// Writing afterwards: recovered bytes are rewritten.
     Write,
-    /// To look; damage is an error.
+    /// Reading only; damage is an error.
     Look,
-    /// To look; damage goes into the report.
+    /// Reading only; damage goes into the report.
     Salvage,
 }
 
@@ -163,7 +163,7 @@ pub(crate) fn survey(
     }
     survey.report.unclean = !open.is_empty();
     survey.recover(dir, open, intent)?;
-    // Oldest first, though open segments came last.
+    // Oldest first, although open segments were added last.
     survey.live.sort_by_key(|found| found.entry.id);
     survey.report.segments.sort_by_key(|segment| segment.id);
     Ok(survey)
@@ -178,8 +178,8 @@ fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
     names.iter().filter(is_garbage).cloned().collect()
 }
 
-/// Opens, maps and identifies one segment. Of a sealed one its length is published, of an open one
-/// all of the file.
+/// Opens, maps and identifies one segment. The published length is that of the manifest for a
+/// sealed segment, and that of the file for an open one.
 fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
     let path = segment_path(dir.path(), entry.id);
     let file = match dir.open(&segment_name(entry.id), Access::Read) {
@@ -200,7 +200,7 @@ fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, Segm
     };
     let header = match read_header(file.as_ref(), &path, &entry) {
         Ok(header) => header,
-        // The manifest knows all that the header says.
+        // The manifest has all fields of the header.
         Err(_) if salvage => header_of(&entry),
         Err(error) => return Err(error),
     };
@@ -263,13 +263,13 @@ impl Survey {
         self.live.push(found);
     }
 
-    /// Finds where the log ends, in the segments that were not sealed, given by ascending id.
+    /// Finds the end of the log in the unsealed segments, given by ascending id.
     fn recover(&mut self, dir: &dyn Dir, open: Vec<Found>, intent: Intent) -> Result<(), SegmentError> {
         for found in &open {
-            // All of it will be looked at, some of it twice.
+            // All of it will be read, some of it twice.
             found.segment.mapping().read_in_order();
         }
-        let tails: Vec<Tail> =
+        let tails: Vec<LogEnd> =
             open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
         let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());
         let witness = witness(&open, &tails, end);
@@ -279,7 +279,7 @@ impl Survey {
             }
             self.report.damage.push(error);
         }
-        // Seqs and versions that lost commits may have had: as many as fit behind what was kept.
+        // Seqs and versions of lost commits: at most the number that fits behind the valid part.
         let mut undone = 0;
         for (index, (found, tail)) in open.into_iter().zip(tails).enumerate() {
             self.report.max_version = self.report.max_version.max(if index <= end { tail.max_version } else { 0 });
@@ -288,18 +288,18 @@ impl Survey {
             let counts = index <= end || planted("keep_later_segments");
             self.settle(dir, found, &tail, counts, intent)?;
         }
-        // At the very end none is left, which is better than one that comes twice.
+        // At the very end none is left, which is better than a duplicate.
         let undone = if planted("version_floor_ignored") { 0 } else { undone };
         self.report.version_floor = self.report.max_version.saturating_add(undone);
         Ok(())
     }
 
-    /// Keeps the valid part of a segment that was not sealed, or drops it.
+    /// Keeps the valid part of an unsealed segment, or drops the segment.
     fn settle(
         &mut self,
         dir: &dyn Dir,
         found: Found,
-        tail: &Tail,
+        tail: &LogEnd,
         counts: bool,
         intent: Intent,
     ) -> Result<(), SegmentError> {
@@ -318,7 +318,7 @@ impl Survey {
             reason: (beyond.end > end).then(|| tail.stop.1.clone()),
         });
         if intent == Intent::Salvage {
-            // All of the file stays readable, to be scanned.
+            // The whole file stays readable, for a scan.
             self.live.push(found);
             return Ok(());
         }
@@ -332,7 +332,7 @@ impl Survey {
         drop(found.segment);
         let to_write = intent == Intent::Write;
         let file = if to_write { rewrite(dir, &path, header.id, end) } else { open(dir, header.id, Access::Read) }?;
-        // Mapped anew: what counts and no more.
+        // Mapped again, with the valid part only.
         let mapping = file
             .map(end as usize, Access::Read, MapPermit::of_store())
             .map_err(|error| SegmentError::io("map", &path, error))?;
@@ -346,11 +346,11 @@ fn open(dir: &dyn Dir, id: u32, access: Access) -> Result<Arc<dyn File>, Segment
     dir.open(&segment_name(id), access).map_err(|error| SegmentError::io("open", &segment_path(dir.path(), id), error))
 }
 
-/// Writes the first `end` bytes of a file over themselves.
+/// Rewrites the first `end` bytes of a file in place.
 ///
-/// If an earlier sync of the file failed, the kernel may hold pages that it takes for clean and
-/// that never reached the disk: they read well, and another sync would not write them. Written anew
-/// they are dirty, and the sync that follows means something.
+/// If an earlier sync of the file failed, the kernel may have pages that it treats as clean but
+/// that never reached the disk: they are readable, and another sync would not write them. Rewritten
+/// pages are dirty, so the next sync writes them.
 fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File>, SegmentError> {
     const STEP: usize = 1 << 20;
     let file = open(dir, id, Access::Write)?;
@@ -375,9 +375,8 @@ fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File
     Ok(file)
 }
 
-/// Looks for a record that knew the end of the log, which is in segment `end`, to have been durable
-/// further than it reaches now.
-fn witness(open: &[Found], tails: &[Tail], end: usize) -> Option<SegmentError> {
+/// Searches a record whose durable offset is behind the end of the log, which is in segment `end`.
+fn witness(open: &[Found], tails: &[LogEnd], end: usize) -> Option<SegmentError> {
     if planted("witness_ignored") {
         return None;
     }

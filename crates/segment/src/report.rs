@@ -1,84 +1,83 @@
-//! What opening a store found and did.
+//! The report of an open.
 
 use hightower_log::{DecodeError, SegmentKind};
 
 use crate::error::SegmentError;
 
-/// What opening a store found and did.
+/// The findings and actions of an open.
 #[derive(Debug, Default)]
 pub struct RecoveryReport {
-    /// Whether the store was made by this open.
+    /// Whether this open created the store.
     pub created: bool,
-    /// Whether the last writer ended without closing: by a crash, a kill, or a failure.
+    /// Whether the last writer ended without a close: by a crash, a kill, or a failure.
     pub unclean: bool,
-    /// The manifest's generation that was found.
+    /// The found generation of the manifest.
     pub generation: u64,
-    /// The live segments, by ascending id, with those that were dropped.
+    /// The live and the dropped segments, by ascending id.
     pub segments: Vec<SegmentReport>,
     /// Files that the manifest does not name. Removed, unless the store was opened read-only.
     pub garbage: Vec<String>,
-    /// The checkpoint that the manifest names, if its file is there.
+    /// The checkpoint that the manifest names, if its file exists.
     pub checkpoint: Option<String>,
-    /// The checkpoint that the manifest names and that is not there. It can be built anew from the
+    /// The checkpoint that the manifest names, if its file is missing. It can be rebuilt from the
     /// log.
     pub missing_checkpoint: Option<String>,
-    /// The highest version known from the manifest and from the segments that were not sealed.
-    /// Sealed segments may hold no higher one.
+    /// The highest version in the manifest and in unsealed segments. Sealed segments have no higher
+    /// one.
     pub max_version: u64,
-    /// A version above this was never handed out by counting, not even to a commit that the crash
-    /// has undone. Equal to `max_version` after a clean close.
+    /// The store never assigned a version above this one, not even to a commit lost in the crash.
+    /// Equal to `max_version` after a clean close.
     pub version_floor: u64,
-    /// Damage that a salvaging open has stepped over; empty in all other cases.
+    /// Damage that a salvaging open skipped; otherwise empty.
     pub damage: Vec<SegmentError>,
 }
 
-/// What was found of one segment.
+/// The report on one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentReport {
     /// Its id.
     pub id: u32,
-    /// How it came to be.
+    /// Its kind of writer.
     pub kind: SegmentKind,
-    /// What was done with it.
+    /// The action on it.
     pub outcome: SegmentOutcome,
-    /// How many commands it holds.
+    /// Number of its commands.
     pub records: u64,
-    /// How long its valid part is, header included.
+    /// Length of its valid part, header included, in bytes.
     pub len_bytes: u32,
-    /// How many bytes behind it looked like records and were dropped.
+    /// Number of dropped bytes behind it that looked like records.
     pub dropped_bytes: u32,
-    /// Why reading stopped, if bytes were dropped.
+    /// The reason for the end of the valid part, if bytes were dropped.
     pub reason: Option<DecodeError>,
 }
 
-/// What was done with a segment.
+/// The action on a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SegmentOutcome {
-    /// It was sealed before, and is used as it is.
+    /// It was sealed, and is used unchanged.
     Sealed,
-    /// It was not sealed; its valid part counts, and is sealed now.
+    /// It was not sealed; its valid part is sealed now.
     Recovered,
-    /// It was not sealed and nothing in it counts.
+    /// It was not sealed and has no valid part.
     Dropped,
 }
 
 impl RecoveryReport {
-    /// What was found of the segment with this id.
+    /// The report on the segment with this id.
     #[must_use]
     pub fn segment(&self, id: u32) -> Option<&SegmentReport> {
         let at = self.segments.binary_search_by_key(&id, |segment| segment.id).ok()?;
         self.segments.get(at)
     }
 
-    /// How many commands the live segments hold.
+    /// Number of commands in the live segments.
     #[must_use]
     pub fn records(&self) -> u64 {
         self.segments.iter().map(|segment| segment.records).sum()
     }
 
-    /// How many bytes of records were dropped because they were not durable when the last writer
-    /// ended.
+    /// Number of dropped bytes of records, which were not durable when the last writer ended.
     #[must_use]
     pub fn dropped_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| u64::from(segment.dropped_bytes)).sum()

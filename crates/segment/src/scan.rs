@@ -1,5 +1,5 @@
-//! Walking over the records of a segment: strictly, for replay; for its end, in recovery; and past
-//! damage, for checks.
+//! Scans of a segment's records: strict for replay, up to the valid end for recovery, and across
+//! damage for checks.
 
 use hightower_log::{CommandRef, DecodeError, Record, RecordBody, RecordContext, SegmentKind, decode, probe};
 
@@ -8,14 +8,14 @@ use crate::mutants::planted;
 use crate::read_ahead::InOrder;
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
 
-/// A command and where it stands.
+/// A command with its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct SegmentRecord<'a> {
     /// The offset of its record.
     pub offset: u32,
-    /// The length of its record in bytes.
+    /// The length of its record, in bytes.
     pub len_bytes: u32,
-    /// The seq of its commit; all commands of one commit share it. Counts nothing in compacted
+    /// The seq of its commit; all commands of one commit share it. Without meaning in compacted
     /// segments.
     pub seq: u64,
     /// Whether more commands of the same commit follow.
@@ -24,10 +24,10 @@ pub struct Entry<'a> {
     pub command: CommandRef<'a>,
 }
 
-/// The commands of a segment in file order, each verified; made by [`Segment::entries`]. The first
+/// The commands of a segment in file order, each verified; from [`Segment::entries`]. The first
 /// error ends it.
 #[derive(Debug)]
-pub struct Entries<'a> {
+pub struct SegmentEntries<'a> {
     segment: &'a Segment,
     bytes: &'a [u8],
     offset: u32,
@@ -37,14 +37,14 @@ pub struct Entries<'a> {
     order: InOrder<&'a Segment>,
 }
 
-impl<'a> Entries<'a> {
+impl<'a> SegmentEntries<'a> {
     pub(crate) fn new(segment: &'a Segment, offset: u32, seq: u64) -> Self {
         let offset = offset.max(FIRST_RECORD_AT);
         let bytes = segment.bytes_from(offset);
         Self { segment, bytes, offset, seq, in_commit: false, done: false, order: InOrder::looking(segment, offset) }
     }
 
-    fn step(&mut self) -> Result<Option<Entry<'a>>, SegmentError> {
+    fn step(&mut self) -> Result<Option<SegmentRecord<'a>>, SegmentError> {
         loop {
             if self.bytes.is_empty() {
                 return self.end();
@@ -64,11 +64,11 @@ impl<'a> Entries<'a> {
             if !continues {
                 self.seq += 1;
             }
-            return Ok(Some(Entry { offset, len_bytes: record.len, seq, continues, command }));
+            return Ok(Some(SegmentRecord { offset, len_bytes: record.len, seq, continues, command }));
         }
     }
 
-    fn end(&self) -> Result<Option<Entry<'a>>, SegmentError> {
+    fn end(&self) -> Result<Option<SegmentRecord<'a>>, SegmentError> {
         if self.in_commit {
             let damage = Damage::Structure("the last commit has no end");
             return Err(SegmentError::corrupt(self.segment.path(), self.offset.into(), damage));
@@ -77,8 +77,8 @@ impl<'a> Entries<'a> {
     }
 }
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = Result<Entry<'a>, SegmentError>;
+impl<'a> Iterator for SegmentEntries<'a> {
+    type Item = Result<SegmentRecord<'a>, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
@@ -90,7 +90,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Whether a record may stand in a segment of this kind, at this place of a commit.
+/// Checks that a record is allowed in a segment of this kind, at this place of a commit.
 fn check_kind(segment: &Segment, offset: u32, record: &Record<'_>, in_commit: bool) -> Result<(), SegmentError> {
     let damage = match (segment.kind(), record.durable(), record.body) {
         (SegmentKind::Append, None, _) => "a relocated record in a segment of commits",
@@ -101,29 +101,28 @@ fn check_kind(segment: &Segment, offset: u32, record: &Record<'_>, in_commit: bo
     Err(SegmentError::corrupt(segment.path(), offset.into(), Damage::Structure(damage)))
 }
 
-/// How the records of an append segment end, as far as its bytes tell.
+/// The end of the valid records of an append segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tail {
-    /// Where the last whole commit (or the seal) ends.
+pub(crate) struct LogEnd {
+    /// The end of the last complete commit (or of the seal).
     pub(crate) end: u32,
-    /// Whole commits before it.
+    /// Number of complete commits before it.
     pub(crate) commits: u64,
-    /// Their commands.
+    /// Number of their commands.
     pub(crate) records: u64,
     /// The highest version among them.
     pub(crate) max_version: u64,
-    /// Whether a seal ends the segment.
+    /// Whether the segment ends with a seal.
     pub(crate) sealed: bool,
-    /// What stands where reading stopped, and where that is; it may be inside a commit that began
-    /// at `end`.
+    /// The place where reading stopped, with its error; it may be inside a commit that began at
+    /// `end`.
     pub(crate) stop: (u32, DecodeError),
 }
 
-/// Reads commits from the start of `bytes`, a whole segment file, up to the first that is not
-/// whole.
-pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> Tail {
+/// Reads commits from the start of `bytes`, a whole segment file, up to the first incomplete one.
+pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> LogEnd {
     let start = FIRST_RECORD_AT;
-    let mut tail = Tail {
+    let mut tail = LogEnd {
         end: start,
         commits: 0,
         records: 0,
@@ -131,23 +130,23 @@ pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> Tail {
         sealed: false,
         stop: (start, DecodeError::NoRecord { offset: start }),
     };
-    // Of the commit that is being read.
+    // Of the current commit.
     let (mut at, mut pending_records, mut pending_version) = (start, 0, 0);
     loop {
         let rest = bytes.get(at as usize..).unwrap_or_default();
         let record = match decode(rest, context, at) {
             Ok(record) if record.durable().is_some() => record,
-            Ok(_) => return Tail { stop: (at, DecodeError::NoRecord { offset: at }), ..tail },
-            Err(error) => return Tail { stop: (at, error), ..tail },
+            Ok(_) => return LogEnd { stop: (at, DecodeError::NoRecord { offset: at }), ..tail },
+            Err(error) => return LogEnd { stop: (at, error), ..tail },
         };
         if matches!(record.body, RecordBody::Seal { .. }) && pending_records > 0 {
-            return Tail { stop: (at, DecodeError::NoRecord { offset: at }), ..tail };
+            return LogEnd { stop: (at, DecodeError::NoRecord { offset: at }), ..tail };
         }
         at = at.saturating_add(record.len);
         match record.body {
             RecordBody::Seal { max_version, .. } => {
                 let max_version = tail.max_version.max(max_version);
-                return Tail {
+                return LogEnd {
                     end: at,
                     sealed: true,
                     max_version,
@@ -170,21 +169,20 @@ pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> Tail {
     }
 }
 
-/// What stands behind the place where reading stopped.
+/// The bytes behind the place where reading stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Beyond {
-    /// Where the last thing that looks like a record ends; 0 if there is none.
+    /// The end of the last bytes that look like a record; 0 if none do.
     pub(crate) end: u32,
-    /// The largest `durable` of a valid record there that is greater than what was asked for.
+    /// The largest `durable` of a valid record there, if it is greater than the known one.
     pub(crate) witness: Option<u32>,
 }
 
-/// Looks for records from `from` on, wherever they may start, and for a valid one that knew more
-/// than `known` bytes to be durable.
+/// Searches records at any place from `from` on, and a valid one with a `durable` above `known`.
 pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, known: u32) -> Beyond {
     let mut beyond = Beyond::default();
     let mut at = from as usize;
-    // Where what counts ends so far.
+    // The end of the found records so far.
     let mut behind = at;
     while let Some(next) = next_candidate(bytes, at) {
         at = next;
@@ -194,9 +192,9 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
             at += 1;
             continue;
         };
-        // The head fits; only a record that fits as a whole is a witness, or is skipped over. One
-        // that is not whole is what is left of a commit only right behind what counts: among all
-        // that a file held before it was used again, some heads fit by chance.
+        // The head is valid. Only a completely valid record is a witness, or is skipped. An
+        // incomplete one counts as the rest of a commit only right behind the found records: among
+        // arbitrary bytes some heads are valid by chance.
         let Ok(record) = decode(rest, context, offset) else {
             if at == behind || planted("leftovers_count_as_lost") {
                 let claimed =
@@ -217,8 +215,8 @@ pub(crate) fn look_beyond(bytes: &[u8], context: &RecordContext, from: u32, know
     beyond
 }
 
-/// The next place at or after `at` where a record may start: one whose fifth byte, the kind, is not
-/// zero. Runs of zeros, which is what most of a preallocated file is, are skipped a word at a time.
+/// The next place at or after `at` where a record may start: its fifth byte, the kind, is not zero.
+/// Runs of zeros, which are most of a preallocated file, are skipped by words.
 fn next_candidate(bytes: &[u8], at: usize) -> Option<usize> {
     const KIND_AT: usize = 4;
     let mut kind_at = at + KIND_AT;
@@ -233,19 +231,19 @@ fn next_candidate(bytes: &[u8], at: usize) -> Option<usize> {
 #[derive(Clone, Debug)]
 pub enum Finding<'a> {
     /// A valid command.
-    Entry(Entry<'a>),
-    /// Bytes that are no valid record, up to the next one.
+    Entry(SegmentRecord<'a>),
+    /// Bytes without a valid record, up to the next one.
     Damaged {
-        /// Where they start.
+        /// Their offset.
         offset: u32,
-        /// How many there are until the next valid record or the end.
+        /// Their number, up to the next valid record or the end.
         len_bytes: u32,
-        /// What is wrong with them.
+        /// Their error.
         error: DecodeError,
     },
 }
 
-/// What is in a segment, damaged places included; made by [`Segment::scan`].
+/// The content of a segment, damaged places included; from [`Segment::scan`].
 #[derive(Debug)]
 pub struct Scan<'a> {
     segment: &'a Segment,
@@ -256,11 +254,11 @@ pub struct Scan<'a> {
 }
 
 impl Segment {
-    /// Walks over everything in the segment and goes on behind damage, for checks and salvage.
-    /// Behind a damaged place seqs are no longer exact, and a batch may be seen in part.
+    /// Scans the whole segment and continues behind damage, for checks and salvage. Behind a
+    /// damaged place seqs are no longer exact, and a batch may be incomplete.
     ///
-    /// Costs a checksum over every record, and behind damage a look at every byte until a record is
-    /// found.
+    /// It costs a checksum of every record, and behind damage a check of every byte until a record
+    /// is found.
     #[must_use]
     pub fn scan(&self) -> Scan<'_> {
         let at = FIRST_RECORD_AT as usize;
@@ -285,7 +283,7 @@ impl<'a> Iterator for Scan<'a> {
             let RecordBody::Command(command) = record.body else { continue };
             let (seq, continues) = (self.seq, record.continues());
             self.seq += u64::from(!continues);
-            return Some(Finding::Entry(Entry { offset, len_bytes: record.len, seq, continues, command }));
+            return Some(Finding::Entry(SegmentRecord { offset, len_bytes: record.len, seq, continues, command }));
         }
     }
 }
@@ -310,7 +308,7 @@ impl<'a> Scan<'a> {
             at += 1;
         }
         self.at = at;
-        // Zeros up to the end of a file that was never sealed are no damage.
+        // Zeros up to the end of an unsealed file are not damage.
         let nothing = at == self.bytes.len()
             && matches!(error, DecodeError::NoRecord { .. } | DecodeError::Truncated { .. })
             && self.bytes.get(start..).unwrap_or_default().iter().all(|byte| *byte == 0);
@@ -358,7 +356,7 @@ mod tests {
         let end = find_tail(torn, &context).end;
         assert!(end < last);
         assert_eq!(look_beyond(torn, &context, end, end).end, to_offset(torn.len()));
-        // Behind a hole only what is whole is known.
+        // Behind a hole only complete records are known.
         let mut holed = whole.clone();
         holed[end as usize - 1] ^= 1;
         let from = find_tail(&holed, &context).end;

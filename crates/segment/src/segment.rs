@@ -1,8 +1,8 @@
-//! One segment file, readable by anyone.
+//! A segment file, for readers.
 //!
-//! A [`Segment`] is the mapped file and what is known of it. Reading a record is a bounds check and
-//! a decode: no lock, no shared counter, no system call. Whoever appends publishes bytes first;
-//! offsets behind the published end hold no record.
+//! A [`Segment`] is the mapped file with its properties. Reading a record is a bounds check and a
+//! decode: no lock, no shared counter, no system call. The appender publishes bytes; offsets behind
+//! the published end have no record.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,45 +15,45 @@ use crate::error::SegmentError;
 use crate::fs::{File, Lock, retry_interrupted};
 use crate::lock::Mutex;
 use crate::mapping::{Mapping, Pages};
-use crate::scan::Entries;
+use crate::scan::SegmentEntries;
 
-/// Where the first record starts.
+/// The offset of the first record.
 #[allow(clippy::cast_possible_truncation, reason = "64")]
 pub(crate) const FIRST_RECORD_AT: u32 = SegmentHeader::LEN as u32;
 
-/// How much a sync writes at once.
+/// Length of one step of a sync, in bytes.
 const SYNC_STEP_BYTES: usize = 4 << 20;
 
-/// A segment file: its bytes, mapped. Shared as `Arc<Segment>` by everyone who reads.
+/// A mapped segment file, shared as `Arc<Segment>` by readers.
 #[derive(Debug)]
 pub struct Segment {
     context: RecordContext,
     mapping: Mapping,
     header: SegmentHeader,
     path: PathBuf,
-    /// Open while there may be something to write or to sync. A sealed segment's is closed: readers
-    /// have its map, and a process may have few files open.
+    /// Open while writes or syncs may follow. The file of a sealed segment is closed: readers use
+    /// the map, and the number of descriptors is limited.
     file: Mutex<Option<Arc<dyn File>>>,
-    /// Up to which offset everything is known to be durable, here and in all segments before; 0
-    /// while a segment before is not.
+    /// The offset up to which this segment, and all earlier ones, are known to be durable; 0 while
+    /// an earlier one is not.
     durable: AtomicU32,
-    /// How far pages were touched ahead.
+    /// The end of the touched pages.
     prefaulted: AtomicU32,
-    /// How many of its bytes were written by system calls, for being long, where others are copied.
+    /// Number of bytes written by system calls instead of copies, because the records are long.
     written: AtomicU32,
-    /// In what pages it is kept.
+    /// The kind of its pages.
     pages: Mutex<Pages>,
-    /// How much of the file may be used: all of it, until room is given back.
+    /// The usable length of the file: all of it, until room is freed.
     capacity: AtomicU32,
     sealed: AtomicBool,
-    /// In a store that is open for reading, what keeps writers out: one that recovers may cut the
-    /// file under a borrowed slice. The last field, so that it outlives the map.
+    /// In a read-only store, the lock against writers: their recovery may truncate the file under a
+    /// borrowed slice. The last field, so that it outlives the map.
     #[allow(dead_code, reason = "held for its drop")]
     lock: Option<Arc<dyn Lock>>,
 }
 
 impl Segment {
-    /// With its file, if there will be something to write or to sync.
+    /// A segment, with its file if writes or syncs follow.
     pub(crate) fn new(path: PathBuf, header: SegmentHeader, file: Option<Arc<dyn File>>, mapping: Mapping) -> Self {
         Self {
             context: header.context(),
@@ -71,7 +71,7 @@ impl Segment {
         }
     }
 
-    /// The same, holding a lock for as long as it lives.
+    /// The same, with a lock for its lifetime.
     pub(crate) fn holding(self, lock: &Arc<dyn Lock>) -> Self {
         Self { lock: Some(Arc::clone(lock)), ..self }
     }
@@ -82,45 +82,45 @@ impl Segment {
         self.header.id
     }
 
-    /// How the segment came to be.
+    /// The kind of writer of the segment.
     #[must_use]
     pub fn kind(&self) -> SegmentKind {
         self.header.kind
     }
 
-    /// What the segment says about itself.
+    /// The header of the segment.
     #[must_use]
     pub fn header(&self) -> &SegmentHeader {
         &self.header
     }
 
-    /// What its records are encoded against.
+    /// The context for encoding its records.
     #[must_use]
     #[inline]
     pub fn context(&self) -> &RecordContext {
         &self.context
     }
 
-    /// Where its file is.
+    /// The path of its file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where its published records end, in bytes from the start of the file; grows while the
+    /// The end of its published records, in bytes from the start of the file; it grows while the
     /// segment is active.
     #[must_use]
     pub fn len_bytes(&self) -> u32 {
         to_offset(self.mapping.published())
     }
 
-    /// How much of the device the file takes up, used or not, in bytes.
+    /// The disk space of the file, used or not, in bytes.
     #[must_use]
     pub fn capacity_bytes(&self) -> u32 {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Whether no commit is in it.
+    /// Whether it has no commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len_bytes() <= FIRST_RECORD_AT
@@ -132,27 +132,27 @@ impl Segment {
         self.sealed.load(Ordering::Acquire)
     }
 
-    /// Up to which offset this segment, and everything before it, is known to be durable; 0 while a
-    /// segment before it is not. What a record written now puts into its `durable` field.
+    /// The offset up to which this segment, and everything before it, is known to be durable; 0
+    /// while an earlier segment is not. The value for the `durable` field of the next record.
     #[must_use]
     #[inline]
     pub fn durable(&self) -> u32 {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// The record at an offset, verified. Costs an atomic load and the checksum over the record.
+    /// The verified record at an offset. It costs an atomic load and the checksum of the record.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::OutOfBounds`] where no record was published; [`SegmentError::Corrupt`] if
-    /// the bytes there are no record.
+    /// [`SegmentError::OutOfBounds`] if no record was published at the offset;
+    /// [`SegmentError::Corrupt`] if the bytes there are not a valid record.
     #[inline]
     pub fn record_at(&self, offset: u32) -> Result<Record<'_>, SegmentError> {
         decode(self.record_bytes(offset)?, &self.context, offset).map_err(|error| self.damaged(offset, error))
     }
 
-    /// The value of the set at an offset, verified; `None` if the record there is none. The short
-    /// way of [`record_at`](Self::record_at).
+    /// The verified value of the set at an offset; `None` if the record is not a set. Faster than
+    /// [`record_at`](Self::record_at).
     ///
     /// # Errors
     ///
@@ -168,8 +168,8 @@ impl Segment {
         bytes.ok_or_else(|| self.out_of_bounds(offset))
     }
 
-    /// The published bytes from an offset on, not verified; none if there are none. For warming
-    /// caches before [`record_at`](Self::record_at), and for copying a segment as a whole.
+    /// The published bytes from an offset on, not verified; may be empty. For prefetching before
+    /// [`record_at`](Self::record_at), and for copying a whole segment.
     #[must_use]
     #[inline]
     pub fn bytes_from(&self, offset: u32) -> &[u8] {
@@ -178,23 +178,23 @@ impl Segment {
 
     /// All commands of the segment, in file order, each verified.
     #[must_use]
-    pub fn entries(&self) -> Entries<'_> {
+    pub fn entries(&self) -> SegmentEntries<'_> {
         self.entries_from(FIRST_RECORD_AT, self.header.base_seq)
     }
 
-    /// The commands from `offset` on, where the commit with `seq` begins. (For a compacted segment
-    /// seq counts nothing.)
+    /// The commands from `offset` on, where the commit with `seq` begins. (In a compacted segment
+    /// the seq has no meaning.)
     #[must_use]
-    pub fn entries_from(&self, offset: u32, seq: u64) -> Entries<'_> {
-        Entries::new(self, offset, seq)
+    pub fn entries_from(&self, offset: u32, seq: u64) -> SegmentEntries<'_> {
+        SegmentEntries::new(self, offset, seq)
     }
 
-    /// When the segment was ended by a seal, Unix milliseconds; `None` if it was not: it is active,
-    /// compacted, or a crash has ended it. Costs the decoding of a few bytes.
+    /// The time of the segment's seal, in Unix milliseconds; `None` without a seal: the segment is
+    /// active, compacted, or ended by a crash. It costs the decoding of a few bytes.
     #[must_use]
     pub fn sealed_at(&self) -> Option<i64> {
         let end = self.len_bytes();
-        // A seal is as short as its numbers allow.
+        // The length of a seal depends on its numbers.
         (1..=crate::shared::SEAL_LEN_BYTES).find_map(|len| {
             let record = self.record_at(end.checked_sub(len)?).ok()?;
             match record.body {
@@ -208,7 +208,7 @@ impl Segment {
         &self.mapping
     }
 
-    /// Its file, if it is not sealed.
+    /// Its file, unless the segment is sealed.
     pub(crate) fn file(&self) -> Result<Arc<dyn File>, SegmentError> {
         let file = self.file.lock().clone();
         file.ok_or_else(|| SegmentError::Invalid {
@@ -216,7 +216,7 @@ impl Segment {
         })
     }
 
-    /// Closes its file, which nobody will write to or sync any more.
+    /// Closes its file, after the last write and sync.
     pub(crate) fn close_file(&self) {
         self.file.lock().take();
     }
@@ -234,7 +234,7 @@ impl Segment {
         offset as usize + len <= self.prefaulted.load(Ordering::Relaxed) as usize
     }
 
-    /// The appender alone does this, so a load and a store are enough.
+    /// Only the appender does this, so a load and a store are enough.
     pub(crate) fn count_written(&self, len: usize) {
         self.written.store(self.written_bytes().saturating_add(to_offset(len)), Ordering::Relaxed);
     }
@@ -243,13 +243,12 @@ impl Segment {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Has the device begin with the first step of what a sync will write, while its caller has
-    /// something else to do.
+    /// Starts writeback of the first step of the next sync, while the caller does other work.
     pub(crate) fn start_writing(&self) {
         let from = self.durable() as usize;
         let end = (self.len_bytes() as usize).min(from + SYNC_STEP_BYTES);
         self.unmap_before_writing(from..end);
-        // A file that cannot be opened is met by the sync.
+        // An error of the file is reported by the sync.
         if let Ok(file) = self.file() {
             file.start_writing(from as u64, end.saturating_sub(from) as u64);
         }
@@ -258,12 +257,12 @@ impl Segment {
     fn unmap_before_writing(&self, range: Range<usize>) {
         const WORTH_IT_BYTES: usize = 16 << 10;
         if range.len() >= WORTH_IT_BYTES {
-            // Refused for memory that the process has locked; what follows is right without it, if slower.
+            // Refused for locked memory; the sync is correct without it, but slower.
             let _unmapped = self.mapping.unmap_pages(range);
         }
     }
 
-    /// Makes everything up to `end` durable. The caller sees to it that no two run at once.
+    /// Makes everything up to `end` durable. The caller ensures that no two calls run at once.
     pub(crate) fn sync_to(&self, end: u32, by_range: bool) -> Result<(), SegmentError> {
         let synced = if by_range {
             self.sync_range(self.durable() as usize, end as usize)
@@ -274,8 +273,8 @@ impl Segment {
         synced.map_err(|error| SegmentError::io("sync", &self.path, error))
     }
 
-    /// Step by step, so that what others want of the device meanwhile waits for one step alone: the
-    /// header of the next segment does while a whole segment of large values is on its way.
+    /// It works in steps, so that other requests to the device (for instance for the header of the
+    /// next segment) wait for one step only, not for a whole segment.
     fn sync_range(&self, from: usize, end: usize) -> std::io::Result<()> {
         let mut at = from;
         while at < end {
@@ -287,8 +286,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Touches pages up to `end` that were not touched yet; gives the number of bytes touched. What
-    /// is touched from now on, by whomever, is kept in such pages.
+    /// Touches untouched pages up to `end`; returns the number of touched bytes. Later touches by
+    /// any thread use the same kind of pages.
     pub(crate) fn prefault_to(&self, end: u32, pages: Pages) -> Result<u32, SegmentError> {
         if std::mem::replace(&mut *self.pages.lock(), pages) != pages {
             self.mapping.keep_in(pages);
@@ -306,15 +305,15 @@ impl Segment {
         Ok(to_offset(touched))
     }
 
-    /// Gives back the room behind `end`, which nobody will write to any more. The file keeps its
-    /// length: it is mapped.
+    /// Frees the room behind `end`, after the last write. The file keeps its length, because it is
+    /// mapped.
     pub(crate) fn release_behind(&self, end: u32) -> Result<(), SegmentError> {
         self.capacity.fetch_min(end, Ordering::Relaxed);
         let released = self.file()?.release_behind(end.into());
         released.map_err(|error| SegmentError::io("release room of", &self.path, error))
     }
 
-    /// Gives back what a sealed segment has not used, if that is worth a system call.
+    /// Frees the unused room of a sealed segment, if it is worth a system call.
     pub(crate) fn release_unused(&self) -> Result<(), SegmentError> {
         const WORTH_BYTES: u32 = 64 << 10;
         let end = self.len_bytes();
@@ -338,7 +337,7 @@ impl Segment {
     }
 }
 
-/// A place in a mapping as an offset: no mapping of a segment is longer than `u32::MAX`.
+/// An offset in a mapping as `u32`: no mapping of a segment is longer than `u32::MAX`.
 pub(crate) fn to_offset(place: usize) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX)
 }

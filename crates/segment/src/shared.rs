@@ -24,7 +24,7 @@ use crate::mapping::ForkGuard;
 use crate::mutants::planted;
 use crate::names::{FIRST_FREE_SPARE, MANIFEST, MANIFEST_TMP};
 use crate::options::StoreOptions;
-use crate::poison::Poison;
+use crate::poison::FailureLatch;
 use crate::reserves::Reserves;
 use crate::segment::Segment;
 use crate::spares::Prepared;
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) sync_turn: RankedMutex<()>,
     pub(crate) manifest: RankedMutex<ManifestFile>,
     pub(crate) tail: RankedMutex<TailState>,
-    pub(crate) poison: Poison,
+    pub(crate) poison: FailureLatch,
     /// The next free segment id; the manifest's follows it.
     pub(crate) next_id: AtomicU32,
     /// The next number of a spare file; they start anew with each open, which removes those that
@@ -121,7 +121,7 @@ impl Shared {
             next_id: AtomicU32::new(manifest.next_segment_id),
             manifest: RankedMutex::new(Rank::Manifest, ManifestFile::new(manifest)),
             tail: RankedMutex::new(Rank::Tail, TailState::default()),
-            poison: Poison::new(guard, dir.path().to_owned()),
+            poison: FailureLatch::new(guard, dir.path().to_owned()),
             next_spare: AtomicU32::new(FIRST_FREE_SPARE),
             full: AtomicBool::new(false),
             maps: MapReserve::default(),

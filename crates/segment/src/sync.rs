@@ -1,24 +1,25 @@
-//! Waiting for the device, without the appender's lock.
+//! Syncs without the appender's lock.
 
 use std::sync::Arc;
 
 use crate::error::SegmentError;
 use crate::shared::Shared;
 
-/// Makes appended commits durable. Clone it and call it from any thread, while others append.
+/// Makes appended commits durable. It can be cloned and called from any thread, also during
+/// appends.
 #[derive(Clone, Debug)]
 pub struct SyncPoint {
     pub(crate) shared: Arc<Shared>,
 }
 
 impl SyncPoint {
-    /// Syncs everything that was appended before the call. One sync runs at a time; a caller that
-    /// finds its commits covered by the one before returns without another.
+    /// Syncs everything appended before the call. One sync runs at a time; a caller whose commits
+    /// the previous one has covered returns without another.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`] for the first failure; it is never retried, and everyone gets
-    /// [`SegmentError::Poisoned`] from then on.
+    /// [`SegmentError::Io`] for the first failure; it is never retried, and later calls return
+    /// [`SegmentError::Poisoned`].
     pub fn sync(&self) -> Result<(), SegmentError> {
         self.shared.sync()
     }

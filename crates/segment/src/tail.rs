@@ -1,14 +1,15 @@
-//! The two ways in which bytes get behind the end of the active segment.
+//! The two methods of appending to the active segment.
 //!
-//! [`Mapped`] copies into the mapped pages: the fast way, safe where preallocation is a promise.
-//! [`Positioned`] writes by system calls: for file systems that may run out of room at any write.
-//! After either returns the bytes are in the page cache, and survive the death of the process.
+//! [`MappedTail`] copies into the mapped pages: the fast method, for file systems that guarantee
+//! preallocated room. [`PositionedTail`] writes by system calls, for file systems that may run out
+//! of room at any write. After either returns, the bytes are in the page cache and survive the
+//! death of the process.
 //!
-//! Long records are written by [`Mapped`] too, unless their pages were touched ahead. To copy into
-//! an untouched page the system must find memory, clear it and interrupt the writer, for each; a
-//! write brings its own content, and finds memory for many pages at once. From 32 KiB on it is as
-//! fast at least, and its slowest are ten times faster, most of all on virtual machines whose host
-//! takes free memory back.
+//! Long records are written by [`MappedTail`] by system calls too, unless their pages were touched
+//! ahead. For each untouched page of a copy the system must allocate memory, clear it and interrupt
+//! the writer; a write needs no clearing, and allocates many pages at once. From 32 KiB on it is at
+//! least as fast, and its slowest writes are ten times faster, mostly on virtual machines whose
+//! host reclaims free memory.
 
 use std::fmt::Debug;
 use std::io;
@@ -17,14 +18,14 @@ use crate::fs::write_all_at;
 use crate::mapping::MappingWriter;
 use crate::segment::Segment;
 
-/// How commits are appended.
+/// The method of appends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AppendMode {
-    /// Mapped where the file system keeps preallocated room, positioned elsewhere.
+    /// Mapped if the file system keeps preallocated room, otherwise positioned.
     #[default]
     Auto,
-    /// Through a writable map. On a file system that does not keep preallocated room, a full disk
-    /// kills the process.
+    /// By a writable map. On a file system that does not keep preallocated room, a full disk kills
+    /// the process.
     Mapped,
     /// By positioned writes.
     Positioned,
@@ -32,25 +33,25 @@ pub enum AppendMode {
 
 /// Appends behind the published end of one segment.
 pub(crate) trait Tail: Debug + Send + Sync {
-    /// Writes `parts`, which hold `records` commands, one after the other at `offset`, the
-    /// published end, and publishes them all at once. They are known to fit.
+    /// Writes `parts`, which have `records` commands, in order at `offset`, the published end, and
+    /// publishes them atomically. The parts must fit.
     ///
     /// # Errors
     ///
-    /// How many bytes may have been written, none of them published, and why not all were.
+    /// The number of bytes that may have been written (none are published), and the cause.
     fn append(&mut self, segment: &Segment, offset: u32, parts: &[&[u8]], records: u32)
     -> Result<(), (u64, io::Error)>;
 }
 
 #[derive(Debug)]
-pub(crate) struct Mapped {
+pub(crate) struct MappedTail {
     pub(crate) writer: MappingWriter,
-    /// Records of this length are written where pages were not touched.
+    /// The length from which records are written by system calls if their pages were not touched.
     pub(crate) long_record_bytes: u32,
     pub(crate) joined: Vec<u8>,
 }
 
-impl Tail for Mapped {
+impl Tail for MappedTail {
     #[inline]
     fn append(
         &mut self,
@@ -73,12 +74,12 @@ impl Tail for Mapped {
 }
 
 #[derive(Debug)]
-pub(crate) struct Positioned {
+pub(crate) struct PositionedTail {
     pub(crate) writer: MappingWriter,
     pub(crate) joined: Vec<u8>,
 }
 
-impl Tail for Positioned {
+impl Tail for PositionedTail {
     fn append(
         &mut self,
         segment: &Segment,
@@ -90,8 +91,8 @@ impl Tail for Positioned {
     }
 }
 
-/// A part of this length gets a system call of its own; shorter ones go out together, since copying
-/// them costs less than a call.
+/// The length from which a part gets a separate system call; shorter ones are joined, because
+/// copying them costs less than a call.
 const ALONE_MIN_BYTES: usize = 8 << 10;
 
 /// Writes and publishes by system calls.

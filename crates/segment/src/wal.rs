@@ -1,8 +1,8 @@
 //! A write-ahead log of byte strings, on the crate's own segments.
 //!
-//! An entry is a record of a segment whose version is the entry's position; a cut at either end is
-//! a record too, so that replay needs nothing but the records in their order. The bytes are
-//! described in the project's `docs/FORMAT.md`.
+//! An entry is a record of a segment whose version is the entry's position. A cut at either end is
+//! a record too, so that replay needs only the records in their order. The project's
+//! `docs/FORMAT.md` describes the bytes.
 
 mod index;
 mod syncer;
@@ -17,7 +17,7 @@ use hightower_log::{
     CommandRef, DecodeError, MAX_HEAD_LEN_BYTES, Placement, SegmentKind, encode_head, encoded_len, payload_checksum,
 };
 
-use self::index::{Index, Place};
+use self::index::{EntryPlace, Index};
 use self::syncer::Syncer;
 pub use self::syncer::WalSync;
 use crate::appender::Appender;
@@ -27,41 +27,41 @@ use crate::fs::{Fs, RealFs};
 use crate::manifest::Content;
 use crate::mutants::planted;
 use crate::options::{Purpose, Stamp, StoreOptions};
-use crate::scan::Entry;
+use crate::scan::SegmentRecord;
 use crate::segment::Segment;
 use crate::store::{Recovery, SegmentStore};
 
-/// The key of a record that holds an entry.
+/// The key of an entry's record.
 const ENTRY: &[u8] = &[1];
-/// The key of a record that says where the log begins and ends from then on.
+/// The key of a record with new bounds of the log.
 const BOUNDS: &[u8] = &[2];
-/// The length of the first files, in bytes; later ones are as long as the log.
+/// The length of the first files, in bytes; later files have the length of the log.
 const FIRST_FILE_LEN_BYTES: u32 = 1 << 20;
 
-/// A write-ahead log of byte strings in a directory of its own.
+/// A write-ahead log of byte strings in its own directory.
 ///
 /// Each entry has a *position*: 0 for the first, one more for each that follows. Entries are
 /// appended at the back, read from any position, and dropped at either end:
-/// [`truncate_front`](Self::truncate_front) when they were applied elsewhere,
-/// [`truncate_back`](Self::truncate_back) when they are void, as the conflicting suffix of a Raft
-/// log is.
+/// [`truncate_front`](Self::truncate_front) after they were applied elsewhere,
+/// [`truncate_back`](Self::truncate_back) when they are void, like the conflicting suffix of a Raft
+/// log.
 ///
-/// One owner writes; [`syncer`](Self::syncer) gives a handle with which other threads wait for the
-/// device meanwhile. For several writers put the log into a mutex, and sync through the handle
-/// without holding it: callers that wait at the same time share one sync.
+/// One owner writes; [`syncer`](Self::syncer) returns a handle for syncs from other threads. For
+/// several writers put the log into a mutex, and sync with the handle without holding the mutex:
+/// callers that wait at the same time share one sync.
 ///
 /// # Durability
 ///
 /// An append is in the page cache when it returns, and survives the death of the process.
 /// [`sync`](Self::sync) and [`sync_then`](Self::sync_then) make everything before the call durable.
-/// A crash leaves a prefix of all appends and cuts, which holds everything that was synced. After a
-/// failed write or sync the log takes no more writes ([`SegmentError::Poisoned`]) and can still be
-/// read; open it again to go on.
+/// A crash leaves a prefix of all appends and cuts, which includes everything synced. After a
+/// failed write or sync the log accepts no more writes ([`SegmentError::Poisoned`]) and can still
+/// be read; open it again to continue.
 ///
 /// # Memory, threads, files
 ///
-/// 8 bytes for each entry. Opening reads the whole log. A thread is started by the first
-/// `sync_then`. The directory holds the files of a [`SegmentStore`], is locked while the log is
+/// The log takes 8 bytes of memory per entry. Opening reads the whole log. The first `sync_then`
+/// starts a thread. The directory has the files of a [`SegmentStore`], is locked while the log is
 /// open, and is refused by `SegmentStore::open`.
 ///
 /// # Example
@@ -98,7 +98,8 @@ pub struct Wal {
     /// Oldest first; the last is the active one.
     segments: VecDeque<Arc<Segment>>,
     index: Index,
-    /// No longer part of the log, and not removed yet: a sync had them in use.
+    /// Segments that are no longer part of the log, but were in use by a sync when they were to be
+    /// removed.
     removed: Vec<Arc<Segment>>,
 }
 
@@ -107,29 +108,29 @@ pub struct Wal {
 pub struct WalEntry<'a> {
     /// Its position.
     pub position: u64,
-    /// What was appended.
+    /// The appended bytes.
     pub bytes: &'a [u8],
 }
 
-/// What opening a [`Wal`] found.
+/// The report of opening a [`Wal`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WalRecovery {
-    /// Whether the log was made by this open.
+    /// Whether this open created the log.
     pub created: bool,
     /// Whether the last writer ended without [`Wal::close`].
     pub unclean: bool,
-    /// The positions of the entries that are there.
+    /// The positions of the entries.
     pub positions: Range<u64>,
-    /// How many bytes of records at the end of the log were dropped: not whole, or behind one that
-    /// was not, and never synced.
+    /// Number of dropped bytes of records at the end of the log: incomplete, or behind an
+    /// incomplete one, and never synced.
     pub dropped_bytes: u64,
-    /// Why reading stopped, if bytes were dropped.
+    /// The reason for the end of the log, if bytes were dropped.
     pub reason: Option<DecodeError>,
 }
 
 impl Wal {
-    /// Opens the log in a directory, or makes one, with default options.
+    /// Opens the log in a directory, or creates one, with default options.
     ///
     /// # Errors
     ///
@@ -150,14 +151,14 @@ impl Wal {
         Self::open_with(Arc::new(RealFs), dir.as_ref(), StoreOptions::default())
     }
 
-    /// Opens the log in a directory of a file system, or makes one. Takes the lock, reads every
-    /// record, and makes durable what a crash has left whole.
+    /// Opens the log in a directory of a file system, or creates one. It takes the lock, reads
+    /// every record, and makes the valid records durable.
     ///
     /// # Errors
     ///
     /// Those of [`SegmentStore::open`] and [`Recovery::finish`], with
-    /// [`SegmentError::OtherContent`] for a key-value store and [`SegmentError::Corrupt`] for
-    /// records that are whole and make no log.
+    /// [`SegmentError::OtherContent`] for a key-value store and [`SegmentError::Corrupt`] for valid
+    /// records that are not a log.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -199,15 +200,15 @@ impl Wal {
         self.index.positions()
     }
 
-    /// Appends an entry of 0 to 2^30 bytes, and gives its position. It is durable after the next
-    /// sync. Costs a checksum and a copy; a roll to the next file makes one if the syncs before
-    /// have not.
+    /// Appends an entry of 0 to 2^30 bytes, and returns its position. It is durable after the next
+    /// sync. It costs a checksum and a copy; a rotation creates the next file, unless an earlier
+    /// sync has prepared it.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Encode`] for a longer entry; [`SegmentError::Full`]; then nothing has
-    /// changed. [`SegmentError::Io`] if the device fails, and [`SegmentError::Poisoned`] from then
-    /// on; the entry will never be seen.
+    /// [`SegmentError::Encode`] for a longer entry; [`SegmentError::Full`]; both without a change.
+    /// [`SegmentError::Io`] if the device fails, and [`SegmentError::Poisoned`] from then on; the
+    /// entry will never be visible.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -249,8 +250,8 @@ impl Wal {
         self.syncer.sync()
     }
 
-    /// Makes everything before the call durable, and calls `callback` when it is, on the log's
-    /// thread. Calls that come while the device is busy share the next sync.
+    /// Makes everything before the call durable, and then calls `callback` on the log's thread.
+    /// Calls during a sync share the next one.
     ///
     /// # Errors
     ///
@@ -278,13 +279,14 @@ impl Wal {
         self.syncer.sync_then(Box::new(callback))
     }
 
-    /// A handle for syncing from other threads, while the owner appends.
+    /// A handle for syncs from other threads, during appends of the owner.
     #[must_use]
     pub fn syncer(&self) -> WalSync {
         WalSync { syncer: Arc::clone(&self.syncer) }
     }
 
-    /// The entries from a position on, in order, each verified. Costs nothing until they are read.
+    /// The entries from a position on, in order, each verified. The call reads nothing; the
+    /// iterator does.
     ///
     /// # Errors
     ///
@@ -308,18 +310,17 @@ impl Wal {
         Ok(WalEntries { wal: self, position: from, segment: None })
     }
 
-    /// Drops the entries before a position, durably, and removes the files that are no longer
-    /// needed. A position behind the last entry drops all of them, and is that of the next append:
-    /// a log that begins with a snapshot begins there. A position before the first entry drops
-    /// nothing.
+    /// Drops the entries before a position, durably, and removes unneeded files. A position behind
+    /// the last entry drops all of them and is the position of the next append, as for a log that
+    /// begins with a snapshot. A position before the first entry drops nothing.
     ///
-    /// Costs a sync, and room in the active file, which is kept back for it on a full device.
+    /// It costs a sync, and room in the active file, which is reserved for it on a full device.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
-    /// [`positions`](Self::positions) tells whether the entries are dropped; files may remain in
-    /// any case, and go with the next call or open.
+    /// [`positions`](Self::positions) shows whether the entries are dropped; files may remain in
+    /// any case, until the next call or open.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -339,7 +340,7 @@ impl Wal {
         if position > start {
             self.write_bounds(position, end.max(position))?;
         }
-        // No file goes before the cut is durable, which is what the files that are left begin with.
+        // No file is removed before the cut is durable: the remaining files depend on it.
         if !planted("wal_files_go_first") {
             self.store.sync_point().sync()?;
         }
@@ -347,15 +348,15 @@ impl Wal {
         self.remove_segments()
     }
 
-    /// Drops the entries from a position on, which is then that of the next append. The cut is a
-    /// record in the log: after a crash it is there if anything appended behind it is. It is
-    /// durable after the next sync.
+    /// Drops the entries from a position on, which becomes the position of the next append. The cut
+    /// is a record in the log: it survives a crash if any later append does. It is durable after
+    /// the next sync.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Invalid`] if `position` is before the first entry, or behind the position of
-    /// the next append; [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] if
-    /// the device fails, and [`SegmentError::Poisoned`] from then on.
+    /// the next append; [`SegmentError::Full`]; both without a change. [`SegmentError::Io`] if the
+    /// device fails, and [`SegmentError::Poisoned`] from then on.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -377,13 +378,13 @@ impl Wal {
         self.write_bounds(start, position)
     }
 
-    /// Syncs and ends the log, and gives back the room that was prepared. After it the next open
-    /// has nothing to recover.
+    /// Syncs and seals the log, and frees preallocated room. The next open then has nothing to
+    /// recover.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable
-    /// stays so; the next open recovers.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. Durable entries
+    /// stay durable; the next open recovers.
     pub fn close(self) -> Result<(), SegmentError> {
         let Self { store, appender, syncer, index, .. } = self;
         syncer.end_upkeep();
@@ -402,9 +403,9 @@ impl Wal {
 
     fn write_bounds(&mut self, front: u64, end: u64) -> Result<(), SegmentError> {
         let place = if planted("wal_cut_without_record") {
-            Place { segment: self.appender.segment().id(), offset: 0 }
+            EntryPlace { segment: self.appender.segment().id(), offset: 0 }
         } else {
-            // It makes room in the end.
+            // A cut frees room in the end.
             self.write(BOUNDS, &front.to_le_bytes(), end, Purpose::Reclaim)?
         };
         self.index.bounds(front, end, place).map_err(|reason| invalid(reason.to_owned()))?;
@@ -412,12 +413,12 @@ impl Wal {
         Ok(())
     }
 
-    fn write(&mut self, key: &[u8], value: &[u8], position: u64, purpose: Purpose) -> Result<Place, SegmentError> {
+    fn write(&mut self, key: &[u8], value: &[u8], position: u64, purpose: Purpose) -> Result<EntryPlace, SegmentError> {
         let command = CommandRef::Set { key, value, version: position, timestamp: 0 };
         let placement = |appender: &Appender| Placement::Appended { durable: appender.durable(), continues: false };
-        // What no segment can hold is refused before one is made for it.
+        // An entry that fits no segment is refused before one is created for it.
         encoded_len(self.appender.context(), &command, placement(&self.appender))?;
-        // No record is longer, whatever the segment.
+        // No record is longer in any segment.
         let most = MAX_HEAD_LEN_BYTES + key.len() + value.len();
         if self.appender.make_room(most, purpose, stamp_at(position))? {
             self.segments.push_back(Arc::clone(self.appender.segment()));
@@ -427,10 +428,10 @@ impl Wal {
         let checksum = payload_checksum(key, value);
         let head = encode_head(context, offset, &command, placement(&self.appender), checksum)?;
         let appended = self.appender.append(&[head.as_ref(), key, value], 1)?;
-        Ok(Place { segment: self.appender.segment().id(), offset: appended.offset })
+        Ok(EntryPlace { segment: self.appender.segment().id(), offset: appended.offset })
     }
 
-    /// Removes the segments at the front that nothing in the log needs.
+    /// Removes unneeded segments at the front of the log.
     fn remove_segments(&mut self) -> Result<(), SegmentError> {
         let active = self.appender.segment().id();
         let first_needed = self.index.first_needed().unwrap_or(active);
@@ -458,7 +459,7 @@ impl Wal {
     }
 }
 
-/// The entries of a [`Wal`] from a position on; made by [`Wal::read`]. The first error ends it.
+/// The entries of a [`Wal`] from a position on; from [`Wal::read`]. The first error ends it.
 #[derive(Clone, Debug)]
 pub struct WalEntries<'a> {
     wal: &'a Wal,
@@ -467,7 +468,7 @@ pub struct WalEntries<'a> {
 }
 
 impl<'a> WalEntries<'a> {
-    fn at(&mut self, position: u64, place: Place) -> Result<WalEntry<'a>, SegmentError> {
+    fn at(&mut self, position: u64, place: EntryPlace) -> Result<WalEntry<'a>, SegmentError> {
         let segment = match self.segment.filter(|segment| segment.id() == place.segment) {
             Some(segment) => segment,
             None => self.wal.segment(place.segment).ok_or_else(|| invalid(format!("no segment {}", place.segment)))?,
@@ -507,8 +508,8 @@ fn replay(recovery: &Recovery) -> Result<Index, SegmentError> {
             return Err(damaged(segment, 0, "a compacted segment in a write-ahead log"));
         }
         for entry in segment.entries() {
-            let Entry { offset, continues, command, .. } = entry?;
-            let place = Place { segment: segment.id(), offset };
+            let SegmentRecord { offset, continues, command, .. } = entry?;
+            let place = EntryPlace { segment: segment.id(), offset };
             let taken = match (command, continues) {
                 (CommandRef::Set { key: ENTRY, version, .. }, false) => index.entry(version, place),
                 (CommandRef::Set { key: BOUNDS, value, version, .. }, false) => match value.try_into() {
@@ -528,13 +529,13 @@ fn replay(recovery: &Recovery) -> Result<Index, SegmentError> {
     Ok(index)
 }
 
-/// A log that holds little takes little room.
+/// A small log takes little room.
 fn set_next_len(store: &SegmentStore, segments: &VecDeque<Arc<Segment>>) {
     let len = segments.iter().fold(0_u32, |sum, segment| sum.saturating_add(segment.len_bytes()));
     store.set_next_len(len.max(FIRST_FILE_LEN_BYTES));
 }
 
-/// Positions stand in for versions; the log has no clock.
+/// Positions are the versions; the log has no clock.
 fn stamp_at(position: u64) -> Stamp {
     Stamp { max_version: position, timestamp: 0 }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hightower_index::prefetch_read;
-use hightower_segment::{Entry as LogEntry, Segment, SegmentError};
+use hightower_segment::{Segment, SegmentError, SegmentRecord};
 
 use crate::checkpoint::deal::Dealt;
 use crate::checkpoint::fold::{ABORTED, Meter};
@@ -58,7 +58,7 @@ pub(crate) struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn of(part: u32, entry: &LogEntry<'a>, prefix_len: usize) -> Self {
+    fn of(part: u32, entry: &SegmentRecord<'a>, prefix_len: usize) -> Self {
         let tombstone = if entry.command.value().is_none() { TOMBSTONE } else { 0 };
         let (key, version) = (entry.command.key(), entry.command.version());
         Self { part, offset: entry.offset, len: entry.len_bytes | tombstone, ..Self::new(key, prefix_len, version) }

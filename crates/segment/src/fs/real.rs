@@ -29,12 +29,12 @@ use crate::mutants::planted;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
-/// An open directory. Its descriptor is kept, so that a sync needs no other.
+/// An open directory. Its descriptor stays open, so that a sync needs no other one.
 #[derive(Debug)]
 struct RealDir {
     descriptor: OwnedFd,
     path: PathBuf,
-    /// Nothing is changed in a child of the process that opened it.
+    /// Detects a child of the process that opened it, in which nothing may be changed.
     guard: ForkGuard,
 }
 
@@ -44,8 +44,7 @@ struct RealFile {
     guard: ForkGuard,
 }
 
-/// A descriptor of its own for the directory: the lock belongs to what one call of `open` has
-/// opened.
+/// A separate descriptor of the directory, because a lock belongs to one call of `open`.
 #[derive(Debug)]
 struct RealLock {
     descriptor: OwnedFd,
@@ -56,12 +55,10 @@ struct RealLock {
 /// Device and inode.
 type DirectoryId = (u64, u64);
 
-/// The directories that this process, or one that it was forked from, has locked: for messages
-/// alone.
+/// The directories locked by this process or by its fork parents; for messages only.
 static LOCKED: Mutex<Vec<(DirectoryId, ForkGuard)>> = Mutex::new(Vec::new());
 
-/// Nobody holds it for long. But in a child that was forked at that moment nobody ever gives it
-/// back.
+/// It is held only briefly. But in a child forked at such a moment it is never released.
 fn locked() -> Option<MutexGuard<'static, Vec<(DirectoryId, ForkGuard)>>> {
     if !ForkGuard::is_in_child() {
         return Some(LOCKED.lock());
@@ -79,7 +76,7 @@ impl Lock for RealLock {}
 
 impl Drop for RealLock {
     fn drop(&mut self) {
-        // A child that was forked holds the same lock. It is the parent's, and stays.
+        // A forked child has the same lock. The lock belongs to the parent and stays.
         if self.guard.is_forked() && !planted("child_unlocks") {
             return;
         }
@@ -91,8 +88,8 @@ impl Drop for RealLock {
         if planted("unlocked_by_closing") {
             return;
         }
-        // Closing the descriptor is not enough: a child that was forked meanwhile has a copy of it, until
-        // it executes another program. This can only fail for a descriptor that is none.
+        // Closing the descriptor is not enough: a child forked meanwhile has a copy of it until it
+        // executes another program. This fails only for an invalid descriptor.
         let _unlocked = rustix::fs::flock(&self.descriptor, FlockOperation::Unlock);
     }
 }
@@ -103,7 +100,7 @@ fn open_dir(path: &Path) -> io::Result<RealDir> {
     // The parent of a relative path of one component.
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let descriptor = retry_on_intr(|| rustix::fs::open(path, DIRECTORY, Mode::empty()))?;
-    // Without a working directory it is as relative as it was given: it only serves messages.
+    // Without a working directory the path stays relative: it is for messages only.
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     Ok(RealDir { descriptor, path, guard: ForkGuard::new()? })
 }
@@ -121,7 +118,7 @@ impl Fs for RealFs {
         self.create_dir_all(parent)?;
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => open_dir(parent)?.sync(),
-            // Somebody else made it in between.
+            // Another process created it in between.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             Err(error) => Err(error),
         }
@@ -138,7 +135,7 @@ impl RealDir {
             return again.open_file(name, flags);
         }
         let mode = Mode::RUSR | Mode::WUSR;
-        // To open a pipe that has the name would wait for its other end.
+        // Opening a pipe of this name would wait for its other end.
         let waits = if planted("pipes_opened") { OFlags::empty() } else { OFlags::NONBLOCK };
         let flags = flags | OFlags::CLOEXEC | waits;
         let opened = retry_on_intr(|| rustix::fs::openat(&self.descriptor, name, flags, mode));
@@ -159,7 +156,7 @@ impl RealDir {
         Ok((found.st_dev as u64, found.st_ino as u64))
     }
 
-    /// Tells a file that is not there from a directory that is gone.
+    /// Distinguishes a missing file from a removed directory.
     fn explained(&self, error: Errno) -> io::Error {
         let is_gone =
             error == Errno::NOENT && rustix::fs::fstat(&self.descriptor).is_ok_and(|found| found.st_nlink == 0);
@@ -325,9 +322,8 @@ fn of(metadata: &fs::Metadata) -> Metadata {
     Metadata { len_bytes: metadata.len(), links: metadata.nlink() }
 }
 
-/// The ext family, xfs and tmpfs keep blocks that were allocated for the file that they were
-/// allocated for. A copy-on-write file system (btrfs, zfs) needs new ones for every write, and of
-/// others nothing is known.
+/// The ext family, xfs and tmpfs keep preallocated blocks for their file. A copy-on-write file
+/// system (btrfs, zfs) needs new blocks for every write. Other file systems are unknown.
 #[cfg(target_os = "linux")]
 fn preallocation_is_promise(dir: &OwnedFd) -> io::Result<bool> {
     Ok(keeps_blocks(&rustix::fs::fstatfs(dir)?))
@@ -355,7 +351,8 @@ fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
         match fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
-            // ext2 and ext3 cannot be told from ext4, and lack the call; a block that was written is kept all the same.
+            // ext2 and ext3 cannot be distinguished from ext4, and lack the call; written blocks
+            // are kept there too.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) if keeps_blocks(&rustix::fs::fstatfs(file)?) => {
                 return fill(file, len_bytes);
             }
@@ -366,7 +363,7 @@ fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Makes the file as long as that by writing zeros.
+/// Extends the file to this length by writing zeros.
 #[cfg(target_os = "linux")]
 fn fill(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -383,9 +380,8 @@ fn fill(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a hole of all whole blocks and pages behind `len_bytes`. A page that is partly a hole
-/// would need room again when its first part is written through a map, and a full device answers
-/// that with a signal.
+/// Punches a hole of all whole blocks and pages behind `len_bytes`. A partial page would need room
+/// again when its first part is written through a map, which causes a signal on a full device.
 #[cfg(target_os = "linux")]
 fn punch(file: &fs::File, len_bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};

@@ -1,27 +1,26 @@
-//! Which process this is, at the price of a load.
+//! Detection of forked children at the cost of a load.
 
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many forks lie between this process and the one that started the program.
+/// Number of forks between this process and the one that started the program.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Remembers the process that made it, and notices when it is used in a child that was forked from
-/// that.
+/// Identifies the process that created it, and detects its use in a forked child.
 ///
-/// A child has a copy of all that its parent has open, and shares the files, their locks and their
-/// maps with it. A store that both wrote to would be lost, so whatever writes asks this first.
-/// Asking costs one relaxed load, where the system's call for the process's id would cost more than
-/// a short write to a store.
+/// A child has copies of its parent's descriptors, and shares the files, their locks and their
+/// maps. Writes by both would destroy a store, so every write checks this first. The check costs
+/// one relaxed load; the system call for the process's id would cost more than a short write to a
+/// store.
 ///
-/// It relies on `pthread_atfork`: a child made by the bare system call, past the C library, is not
-/// noticed. One that executes another program at once, such as those of [`std::process::Command`],
-/// never uses the store.
+/// It relies on `pthread_atfork`: a child created by the bare system call, without the C library,
+/// is not detected. A child that executes another program at once, such as those of
+/// [`std::process::Command`], never uses the store.
 ///
 /// ```
 /// let guard = hightower_segment::ForkGuard::new()?;
@@ -34,37 +33,38 @@ pub struct ForkGuard {
 }
 
 impl ForkGuard {
-    /// Remembers this process.
+    /// A guard of this process.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::OutOfMemory`] if the system cannot remember whom to tell of forks.
+    /// [`io::ErrorKind::OutOfMemory`] if the system cannot register the handler of forks.
     pub fn new() -> io::Result<Self> {
         static REGISTERED: OnceLock<()> = OnceLock::new();
         if REGISTERED.get().is_none() {
             register()?;
-            // Two threads at once register twice; forks are then counted twice, which serves as
-            // well.
+            // Two concurrent threads may register twice; forks are then counted twice, which is
+            // harmless.
             let _first = REGISTERED.set(());
         }
         Ok(Self { forks: FORKS.load(Ordering::Relaxed) })
     }
 
-    /// Whether this is a child of the process that made the guard.
+    /// Whether this is a child of the process that created the guard.
     #[must_use]
     #[inline]
     pub fn is_forked(self) -> bool {
         FORKS.load(Ordering::Relaxed) != self.forks && !crate::mutants::planted("forks_unnoticed")
     }
 
-    /// Whether this process was forked from one that had made a guard.
+    /// Whether this process was forked from one that had created a guard.
     pub(crate) fn is_in_child() -> bool {
         FORKS.load(Ordering::Relaxed) != 0
     }
 
     /// # Errors
     ///
-    /// [`io::ErrorKind::PermissionDenied`] if this is a child of the process that made the guard.
+    /// [`io::ErrorKind::PermissionDenied`] if this is a child of the process that created the
+    /// guard.
     pub(crate) fn check(self) -> io::Result<()> {
         if self.is_forked() { Err(io::Error::new(io::ErrorKind::PermissionDenied, FORKED)) } else { Ok(()) }
     }
@@ -87,9 +87,9 @@ fn register() -> io::Result<()> {
     Ok(())
 }
 
-/// Forks, runs `run` in the child, and tells whether it returned `true` there. A child that panics,
-/// crashes or takes longer than a minute gives `false`. For tests: only this thread exists in the
-/// child, and locks that others held stay locked for ever.
+/// Forks, runs `run` in the child, and returns its result. A child that panics, crashes or takes
+/// longer than a minute returns `false`. For tests only: only this thread exists in the child, and
+/// locks of other threads stay locked forever.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Walking over everything that a crash may leave.
+//! Enumeration of all states that a crash may leave.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,16 +10,16 @@ use super::disk::{Disk, Op, Picks};
 use super::files::SimFs;
 use super::rng::Rng;
 
-/// How thoroughly crashes are explored.
+/// The extent of the exploration of crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrashPlan {
-    /// Up to this many states at one operation boundary all are visited. The default is 4,096:
-    /// twelve things with two ways each.
+    /// Maximum number of states at one operation boundary for a visit of all. The default is 4,096:
+    /// twelve items with two alternatives each.
     pub exhaustive_limit: u64,
-    /// How many states are drawn where there are more, besides "nothing more was written" and "all
-    /// was".
+    /// Number of states drawn if there are more, besides "nothing more was written" and "everything
+    /// was written".
     pub samples: u64,
-    /// What they are drawn from.
+    /// Seed of the drawn states.
     pub seed: u64,
 }
 
@@ -29,23 +29,23 @@ impl Default for CrashPlan {
     }
 }
 
-/// A crash: when, and what reached the disk. Prints as `op/choice`, and parses from that.
+/// A crash: its moment, and the state of the disk. Its text form is `op/choice`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CrashPoint {
-    /// How many recorded operations happened before it.
+    /// Number of recorded operations before it.
     pub op: usize,
-    /// What reached the disk.
+    /// The writes that reached the disk.
     pub choice: Choice,
 }
 
-/// What reached the disk.
+/// The writes that reached the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Choice {
-    /// The `n`-th of all combinations; 0 is "only what was synced".
+    /// The `n`-th of all combinations; 0 is "only synced writes".
     Nth(u64),
     /// Drawn from a seed.
     Drawn(u64),
-    /// Everything, as after the death of the process alone.
+    /// Everything, as after a kill of the process only.
     Everything,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for CrashPoint {
     }
 }
 
-/// The text is no crash point: `17/n3`, `17/s12345` or `17/all` expected.
+/// The text is not a crash point: `17/n3`, `17/s12345` or `17/all` expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no crash point: 17/n3, 17/s12345 or 17/all expected")]
 pub struct ParseCrashPointError;
@@ -80,16 +80,16 @@ impl FromStr for CrashPoint {
     }
 }
 
-/// A file system as a crash may have left it.
+/// A possible state of the file system after a crash.
 #[derive(Debug)]
 pub struct CrashState {
-    /// The file system: nothing on it is pending, nobody has it locked.
+    /// The file system, without pending writes and locks.
     pub fs: SimFs,
-    /// Which crash it was.
+    /// The crash.
     pub point: CrashPoint,
 }
 
-/// All crash states of a workload; made by [`SimFs::crash_states`].
+/// All crash states of a workload; from [`SimFs::crash_states`].
 #[derive(Debug)]
 pub struct CrashStates {
     plan: CrashPlan,
@@ -98,15 +98,15 @@ pub struct CrashStates {
     disk: Disk,
     op: usize,
     alternatives: Vec<usize>,
-    /// How many combinations there are at this boundary; `None` if too many.
+    /// The number of combinations at this boundary; `None` if too many.
     combinations: Option<u64>,
-    /// How many of this boundary's states were given.
+    /// The number of returned states of this boundary.
     given: u64,
 }
 
 impl SimFs {
-    /// Every state that a crash at any boundary of the operations recorded so far may leave, or a
-    /// sample of them; see [`CrashPlan`]. The process's death alone is among them, as
+    /// All possible states after a crash at any boundary of the operations recorded so far, or a
+    /// sample of them; see [`CrashPlan`]. A kill of the process only is among them, as
     /// [`Choice::Everything`] or the last [`Choice::Nth`].
     #[must_use]
     pub fn crash_states(&self, plan: CrashPlan) -> CrashStates {
@@ -128,7 +128,7 @@ impl SimFs {
         states
     }
 
-    /// The state that one crash leaves.
+    /// The state after one crash.
     #[must_use]
     pub fn crash_at(&self, point: CrashPoint) -> Self {
         let (mut disk, ops, promise) = self.recording();

@@ -1,4 +1,4 @@
-//! The disk under the simulated page cache: what is on it for certain, and what may be.
+//! The disk under the simulated page cache: its durable content, and its possible content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -10,15 +10,15 @@ use super::rng::Rng;
 
 pub(crate) type Inode = u64;
 
-/// What a name stands for.
+/// The target of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Node {
+pub(crate) enum DiskNode {
     File(Inode),
     Dir,
 }
 
-/// Names that come or go in one step.
-pub(crate) type NameChanges = Vec<(PathBuf, Option<Node>)>;
+/// Names that are added or removed in one step.
+pub(crate) type NameChanges = Vec<(PathBuf, Option<DiskNode>)>;
 
 /// A recorded operation.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub(crate) enum Op {
         inode: Inode,
         range: Option<Range<usize>>,
     },
-    /// A sync that failed: what was dirty is forgotten.
+    /// A failed sync: dirty pages are forgotten.
     FailedSync {
         inode: Inode,
     },
@@ -52,9 +52,9 @@ pub(crate) enum Op {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
-    /// Names that are durable.
-    pub(crate) names: BTreeMap<PathBuf, Node>,
-    /// Changes of names that may be.
+    /// Durable names.
+    pub(crate) names: BTreeMap<PathBuf, DiskNode>,
+    /// Pending changes of names.
     pub(crate) pending_names: Vec<(PathBuf, NameChanges)>,
     pub(crate) files: BTreeMap<Inode, DiskFile>,
 }
@@ -64,9 +64,9 @@ pub(crate) struct DiskFile {
     /// Durable sectors.
     pub(crate) durable: Arc<Vec<u8>>,
     pub(crate) durable_len: usize,
-    /// What the page cache holds.
+    /// The content of the page cache.
     current: Arc<Vec<u8>>,
-    /// What each sector that is not durable has held since it was, oldest first.
+    /// The contents of each dirty sector since its last durable one, oldest first.
     dirty: BTreeMap<usize, Vec<Box<[u8]>>>,
     /// Lengths since the last sync.
     lens: Vec<usize>,
@@ -76,7 +76,7 @@ pub(crate) struct DiskFile {
 }
 
 impl DiskFile {
-    /// A file whose content is durable.
+    /// A file with durable content.
     pub(crate) fn settled(content: Vec<u8>) -> Self {
         let durable_len = content.len();
         let content = Arc::new(content);
@@ -93,7 +93,7 @@ impl DiskFile {
         self.touch(offset..end);
     }
 
-    /// Remembers what the sectors of a range hold now.
+    /// Records the current content of the sectors of a range.
     fn touch(&mut self, range: Range<usize>) {
         for sector in range.start / SECTOR_LEN_BYTES..range.end.div_ceil(SECTOR_LEN_BYTES) {
             let image = sector_of(&self.current, sector);
@@ -106,7 +106,7 @@ impl DiskFile {
         let old = self.current.len();
         Arc::make_mut(&mut self.current).resize(len, 0);
         self.lens.push(len);
-        // Where something stood before the file was cut, zeros stand now that it is longer again.
+        // After a truncation and an extension, the old content is replaced by zeros.
         let reused =
             self.durable.len().max(self.dirty.keys().next_back().map_or(0, |last| (last + 1) * SECTOR_LEN_BYTES));
         if old < len.min(reused) {
@@ -198,19 +198,18 @@ impl Disk {
         }
     }
 
-    /// The files that a crash now may leave a name of.
+    /// The files that may have a name after a crash now.
     fn reachable(&self) -> BTreeSet<Inode> {
         let pending =
             self.pending_names.iter().flat_map(|(_, changes)| changes.iter().filter_map(|(_, node)| node.as_ref()));
-        let inode = |node: &Node| match node {
-            Node::File(inode) => Some(*inode),
-            Node::Dir => None,
+        let inode = |node: &DiskNode| match node {
+            DiskNode::File(inode) => Some(*inode),
+            DiskNode::Dir => None,
         };
         self.names.values().chain(pending).filter_map(inode).collect()
     }
 
-    /// In how many ways each thing that is not durable can turn out, in the order in which
-    /// [`settle`](Self::settle) picks.
+    /// The number of alternatives of each pending item, in the order of [`settle`](Self::settle).
     pub(crate) fn alternatives(&self) -> Vec<usize> {
         let mut alternatives = vec![2; self.pending_names.len()];
         for inode in self.reachable() {
@@ -223,8 +222,8 @@ impl Disk {
         alternatives
     }
 
-    /// The disk after a crash: durable things, and of the others what `picks` says. Nothing is
-    /// pending on it.
+    /// The disk after a crash: durable items, and the alternatives of `picks` for the others.
+    /// Nothing is pending on it.
     pub(crate) fn settle(&self, picks: &mut Picks<'_>) -> Self {
         let mut names = self.names.clone();
         for (_, changes) in &self.pending_names {
@@ -238,14 +237,16 @@ impl Disk {
             files.insert(inode, DiskFile::settled(content));
         }
         drop_unreachable(&mut names);
-        let used: BTreeSet<Inode> =
-            names.values().filter_map(|node| if let Node::File(inode) = node { Some(*inode) } else { None }).collect();
+        let used: BTreeSet<Inode> = names
+            .values()
+            .filter_map(|node| if let DiskNode::File(inode) = node { Some(*inode) } else { None })
+            .collect();
         files.retain(|inode, _| used.contains(inode));
         Self { names, pending_names: Vec::new(), files }
     }
 }
 
-fn change_names(names: &mut BTreeMap<PathBuf, Node>, changes: &NameChanges) {
+fn change_names(names: &mut BTreeMap<PathBuf, DiskNode>, changes: &NameChanges) {
     for (path, node) in changes {
         match node {
             Some(node) => names.insert(path.clone(), *node),
@@ -254,8 +255,8 @@ fn change_names(names: &mut BTreeMap<PathBuf, Node>, changes: &NameChanges) {
     }
 }
 
-/// A name in a directory that was lost is lost too.
-fn drop_unreachable(names: &mut BTreeMap<PathBuf, Node>) {
+/// A name in a lost directory is lost too.
+fn drop_unreachable(names: &mut BTreeMap<PathBuf, DiskNode>) {
     loop {
         let orphan = names.keys().find(|path| path.parent().is_some_and(|parent| !names.contains_key(parent))).cloned();
         let Some(orphan) = orphan else { return };
@@ -263,16 +264,16 @@ fn drop_unreachable(names: &mut BTreeMap<PathBuf, Node>) {
     }
 }
 
-/// Decides, one after the other, how things that are not durable turn out.
+/// Decides the outcome of each pending item in order.
 pub(crate) enum Picks<'a> {
     /// Given for each: 0 for the durable content, `n` for the `n`-th later one.
     Given(std::slice::Iter<'a, usize>),
-    /// Drawn: the newest content with probability `newest_in_16` / 16, else any.
+    /// Drawn: the newest content with probability `newest_in_16` / 16, otherwise any.
     Drawn { rng: Rng, newest_in_16: u64 },
 }
 
 impl Picks<'_> {
-    /// Which of `later` contents it is; `None` for the durable one.
+    /// The index of the chosen one of `later` contents; `None` for the durable one.
     fn next(&mut self, later: usize) -> Option<usize> {
         if later == 0 {
             return None;

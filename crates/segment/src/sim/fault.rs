@@ -1,13 +1,13 @@
-//! What can be made to go wrong, and when.
+//! Injected faults and their times.
 
-/// What goes wrong.
+/// The kind of the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
     /// The call fails with an I/O error. A failed sync also forgets which pages were dirty, as
     /// kernels do: a later sync succeeds without having written them.
     Io,
-    /// Calls that need room fail for want of it.
+    /// Calls that need room fail for lack of it.
     NoSpace,
     /// A write takes half of the bytes.
     ShortWrite,
@@ -15,20 +15,19 @@ pub enum FaultKind {
     Interrupted,
     /// A sync reports success and does nothing.
     LyingSync,
-    /// One bit of what is read or written is flipped.
+    /// One bit of the read or written bytes is flipped.
     FlipBit,
-    /// The process has no more file descriptors: calls that open something fail.
+    /// The process has no more file descriptors: calls that open a file or directory fail.
     NoDescriptors,
-    /// The system has no more memory: everything fails but syncs, which ask the device, and copies
-    /// into maps.
+    /// The system has no more memory: everything fails except syncs, which need the device, and
+    /// copies into maps.
     NoMemory,
     /// The call panics before it does anything.
     Panic,
 }
 
 impl FaultKind {
-    /// All that the system can do; [`Panic`](Self::Panic) is what a file system of the caller's can
-    /// do.
+    /// All faults of a system. [`Panic`](Self::Panic) is a fault of a caller's file system.
     pub const ALL: [Self; 8] = [
         Self::Io,
         Self::NoSpace,
@@ -41,25 +40,25 @@ impl FaultKind {
     ];
 }
 
-/// A fault and when it strikes.
+/// A fault with its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
-    /// What goes wrong.
+    /// The kind of the fault.
     pub kind: FaultKind,
-    /// At which call to the file system, counted from 0; see
-    /// [`SimFs::call_count`](super::SimFs::call_count). If the kind does not apply to that
-    /// call, nothing happens.
+    /// The number of the call to the file system, counted from 0; see
+    /// [`SimFs::call_count`](super::SimFs::call_count). If the kind does not apply to that call,
+    /// nothing happens.
     pub at_call: u64,
-    /// Whether it strikes at every call from then on, instead of once.
+    /// Whether it affects every call from then on, instead of one.
     pub lasting: bool,
 }
 
-/// Which calls a fault can apply to.
+/// The kind of a call, which decides the faults that apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Looks something up, or maps it.
+    /// Reads metadata, or maps a file.
     Look,
-    /// Opens what is there.
+    /// Opens an existing file or directory.
     Open,
     /// Creates and opens a file: needs room.
     Create,
@@ -67,7 +66,7 @@ pub(crate) enum Call {
     Read,
     /// Writes bytes.
     Write,
-    /// Makes a directory, links or allocates: needs room.
+    /// Creates a directory, links or allocates: needs room.
     Grow,
     /// Renames a file: its new name may need room in the directory.
     Rename,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hightower_seams::mix64;
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile, Inode, NameChanges, Node, Op};
+use super::disk::{Disk, DiskFile, DiskNode, Inode, NameChanges, Op};
 use super::fault::{Call, Fault, FaultKind};
 use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
 use crate::mapping::{MapPermit, Mapping, MemoryObserver, SharedMemory};
@@ -26,7 +26,7 @@ type DirId = u64;
 
 #[derive(Debug)]
 struct State {
-    names: BTreeMap<PathBuf, Node>,
+    names: BTreeMap<PathBuf, DiskNode>,
     files: BTreeMap<Inode, CachedFile>,
     next_inode: Inode,
     /// Where the directories are that were opened; nowhere, if they were removed.
@@ -71,7 +71,7 @@ impl SimFs {
     #[must_use]
     pub fn new() -> Self {
         let mut disk = Disk::default();
-        disk.names.insert(PathBuf::from("/"), Node::Dir);
+        disk.names.insert(PathBuf::from("/"), DiskNode::Dir);
         Self::from_disk(disk, true)
     }
 
@@ -161,9 +161,9 @@ impl SimFs {
         let mut state = self.state.lock();
         let inode = state.next_inode;
         state.next_inode += 1;
-        let old = state.names.insert(path.to_owned(), Node::File(inode));
+        let old = state.names.insert(path.to_owned(), DiskNode::File(inode));
         state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(bytes)), len: bytes.len() });
-        if let Some(Node::File(old)) = old {
+        if let Some(DiskNode::File(old)) = old {
             state.files.remove(&old);
             state.start.files.remove(&old);
         }
@@ -172,7 +172,7 @@ impl SimFs {
             return;
         }
         // Nothing else has changed since the recording began: no need to copy it all.
-        state.start.names.insert(path.to_owned(), Node::File(inode));
+        state.start.names.insert(path.to_owned(), DiskNode::File(inode));
         state.start.files.insert(inode, DiskFile::settled(bytes.to_vec()));
     }
 
@@ -201,7 +201,7 @@ impl SimFs {
     /// [`io::ErrorKind::NotFound`].
     pub fn names_in(&self, path: &Path) -> io::Result<Vec<String>> {
         let state = self.state.lock();
-        if state.names.get(path) != Some(&Node::Dir) {
+        if state.names.get(path) != Some(&DiskNode::Dir) {
             return Err(not_found());
         }
         let names = state.names.keys().filter(|name| name.parent() == Some(path));
@@ -274,8 +274,8 @@ impl State {
 
     fn dir_id(&mut self, path: &Path) -> io::Result<DirId> {
         match self.names.get(path) {
-            Some(Node::Dir) => {}
-            Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
+            Some(DiskNode::Dir) => {}
+            Some(DiskNode::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
             None => return Err(not_found()),
         }
         let known = self.dirs.iter().find(|(_, at)| at.as_deref() == Some(path)).map(|(id, _)| *id);
@@ -298,8 +298,8 @@ impl State {
 
     fn inode(&self, path: &Path) -> io::Result<Inode> {
         match self.names.get(path) {
-            Some(Node::File(inode)) => Ok(*inode),
-            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            Some(DiskNode::File(inode)) => Ok(*inode),
+            Some(DiskNode::Dir) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(not_found()),
         }
     }
@@ -313,7 +313,7 @@ impl State {
     }
 
     fn metadata(&self, inode: Inode) -> io::Result<Metadata> {
-        let links = self.names.values().filter(|node| **node == Node::File(inode)).count();
+        let links = self.names.values().filter(|node| **node == DiskNode::File(inode)).count();
         Ok(Metadata { len_bytes: self.file(inode)?.len as u64, links: links as u64 })
     }
 
@@ -321,7 +321,7 @@ impl State {
         let mut inodes: Vec<_> = self
             .names
             .values()
-            .filter_map(|node| if let Node::File(inode) = node { Some(inode) } else { None })
+            .filter_map(|node| if let DiskNode::File(inode) = node { Some(inode) } else { None })
             .collect();
         inodes.sort();
         inodes.dedup();
@@ -397,7 +397,7 @@ impl State {
         };
         // What has no name any more is lost with the processes that have it open.
         let inodes =
-            self.names.values().filter_map(|node| if let Node::File(inode) = node { Some(*inode) } else { None });
+            self.names.values().filter_map(|node| if let DiskNode::File(inode) = node { Some(*inode) } else { None });
         let files = inodes.filter_map(|inode| Some((inode, content(self.files.get(&inode)?)))).collect();
         Disk { names: self.names.clone(), files, ..Disk::default() }
     }
@@ -422,7 +422,7 @@ impl Fs for SimFs {
             path.ancestors().take_while(|path| !state.names.contains_key(*path)).map(Path::to_owned).collect();
         for path in missing.into_iter().rev() {
             state.enter(Call::Grow)?;
-            state.change_names(&path, vec![(path.clone(), Some(Node::Dir))]);
+            state.change_names(&path, vec![(path.clone(), Some(DiskNode::Dir))]);
             let dir = path.parent().map(Path::to_owned).unwrap_or_default();
             let fault = state.enter(Call::Sync)?;
             state.sync(fault, Op::SyncDir { dir }, None)?;
@@ -443,8 +443,8 @@ impl SimFs {
         let mut state = self.state.lock();
         state.enter(Call::Name)?;
         match state.names.get(from) {
-            Some(Node::Dir) => state.rename_dir(from, to),
-            Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+            Some(DiskNode::Dir) => state.rename_dir(from, to),
+            Some(DiskNode::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
             None => Err(not_found()),
         }
     }
@@ -469,7 +469,7 @@ impl SimDir {
         let inode = state.next_inode;
         state.next_inode += 1;
         state.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(&[])), len: 0 });
-        state.change_names(&path, vec![(path.clone(), Some(Node::File(inode)))]);
+        state.change_names(&path, vec![(path.clone(), Some(DiskNode::File(inode)))]);
         Ok(Arc::new(SimFile { fs: self.fs.clone(), inode, access: Access::Write }))
     }
 }
@@ -496,7 +496,7 @@ impl Dir for SimDir {
         let (from, to) = (state.path_in(self.id, from)?, state.path_in(self.id, to)?);
         let inode = state.inode(&from)?;
         if from != to {
-            state.change_names(&to, vec![(from, None), (to.clone(), Some(Node::File(inode)))]);
+            state.change_names(&to, vec![(from, None), (to.clone(), Some(DiskNode::File(inode)))]);
         }
         Ok(())
     }
@@ -521,7 +521,7 @@ impl Dir for SimDir {
         if state.names.contains_key(&link) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        state.change_names(&link, vec![(link.clone(), Some(Node::File(inode)))]);
+        state.change_names(&link, vec![(link.clone(), Some(DiskNode::File(inode)))]);
         Ok(())
     }
 
@@ -696,18 +696,18 @@ impl File for SimFile {
         if file.len < len_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let observer = Arc::new(Watcher { fs: self.fs.clone(), inode: self.inode });
+        let observer = Arc::new(MapWatcher { fs: self.fs.clone(), inode: self.inode });
         Ok(Mapping::of_memory(Arc::clone(&file.memory), len_bytes, access, observer))
     }
 }
 
 /// Records what happens to a file through its maps.
-struct Watcher {
+struct MapWatcher {
     fs: SimFs,
     inode: Inode,
 }
 
-impl MemoryObserver for Watcher {
+impl MemoryObserver for MapWatcher {
     fn wrote(&self, offset: usize, bytes: &[u8]) {
         let mut state = self.fs.state.lock();
         // It cannot fail, but it is a place where a crash can come.

@@ -14,7 +14,7 @@ pub trait SyncHook: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those that the sync is to fail with.
+    /// Those of the failed sync.
     fn before_file(&self) -> io::Result<()> {
         Ok(())
     }
@@ -23,7 +23,7 @@ pub trait SyncHook: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those that the sync is to fail with.
+    /// Those of the failed sync.
     fn before_dir(&self, path: &Path) -> io::Result<()> {
         let _any = path;
         Ok(())

@@ -1,18 +1,19 @@
-//! A file system in memory that crashes and fails on request, for tests of everything that stands
-//! on [`Fs`](crate::Fs).
+//! A file system in memory that crashes and fails on request, for tests of users of
+//! [`Fs`](crate::Fs).
 //!
-//! It keeps the page cache, which is what a running process sees, apart from the disk, which is
-//! what a crash leaves. Every operation is recorded. [`SimFs::crash_states`] walks over the record
-//! and, at every operation boundary, over what the disk may then hold:
+//! It keeps the page cache (the view of running processes) apart from the disk (the content after a
+//! crash). Every operation is recorded. [`SimFs::crash_states`] enumerates, for every operation
+//! boundary, the possible contents of the disk:
 //!
-//! * of each 512-byte sector that was written since its file was last synced: the synced content,
-//!   or any content it had since;
-//! * of each file's length: likewise;
-//! * of the creations, renames, links and removals since the directory was last synced: any subset.
+//! * each 512-byte sector written since the last sync of its file has the synced content, or any
+//!   later one;
+//! * each file's length likewise;
+//! * of the creations, renames, links and removals since the last sync of the directory, any subset
+//!   is done.
 //!
-//! Where the combinations are few all of them are visited; elsewhere a sample, drawn from a seed.
-//! Each state has a [`CrashPoint`] that prints, parses, and leads to the same state again. A
-//! workload runs once, and all its crashes are explored.
+//! If the combinations are few, all of them are visited; otherwise a sample, drawn from a seed.
+//! Each state has a [`CrashPoint`], whose text form leads to the same state again. A workload runs
+//! once, and all its crashes are explored.
 //!
 //! Mapped files work too: a map is the page cache, and an append through it is a recorded write
 //! like any other.
@@ -56,5 +57,5 @@ pub use files::SimFs;
 pub use hightower_seams::SeededEntropy;
 pub use hooks::{HookedFs, SyncHook};
 
-/// What the disk writes in one piece, in bytes.
+/// Length of a sector, in bytes.
 pub const SECTOR_LEN_BYTES: usize = 512;

@@ -1,4 +1,4 @@
-//! Numbers that look random and are the same every time.
+//! Reproducible pseudorandom numbers.
 
 use hightower_seams::mix64;
 

@@ -1,30 +1,30 @@
-//! Where the entries of a write-ahead log stand: what its records say, one after the other.
+//! The places of the entries of a write-ahead log, from its records in order.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::mutants::planted;
 
-/// Where a record stands.
+/// The place of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct EntryPlace {
     /// The id of its segment.
     pub(crate) segment: u32,
-    /// Its offset there.
+    /// Its offset in the segment.
     pub(crate) offset: u32,
 }
 
-/// The positions that the log holds, and the places of their records.
+/// The positions of the log, and the places of their records.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     front: u64,
     end: u64,
-    /// Those of the last positions before `end`. In the midst of replay the first ones may be
-    /// missing, if segments before the first were removed.
-    places: VecDeque<Place>,
-    /// The last record that said where the log begins and ends.
-    bounds: Option<Place>,
-    /// Whether a record was seen.
+    /// The places of the last positions before `end`. During replay the first ones may be missing,
+    /// if earlier segments were removed.
+    places: VecDeque<EntryPlace>,
+    /// The last record with bounds.
+    bounds: Option<EntryPlace>,
+    /// Whether a record was replayed.
     has_begun: bool,
 }
 
@@ -37,13 +37,13 @@ impl Index {
         self.end
     }
 
-    pub(crate) fn place(&self, position: u64) -> Option<Place> {
+    pub(crate) fn place(&self, position: u64) -> Option<EntryPlace> {
         let at = position.checked_sub(self.front)?;
         self.places.get(usize::try_from(at).ok()?).copied()
     }
 
-    /// The id of the oldest segment that the log needs: that of the first entry, or that of the
-    /// last bounds if it is older.
+    /// The id of the oldest needed segment: that of the first entry, or of the last bounds if
+    /// older.
     pub(crate) fn first_needed(&self) -> Option<u32> {
         let bounds = self.bounds.filter(|_| !planted("wal_bounds_not_kept"));
         self.places.front().into_iter().chain(bounds.as_ref()).map(|place| place.segment).min()
@@ -53,8 +53,8 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// Why there can be no such entry here.
-    pub(crate) fn entry(&mut self, position: u64, place: Place) -> Result<(), &'static str> {
+    /// The reason why the entry is invalid here.
+    pub(crate) fn entry(&mut self, position: u64, place: EntryPlace) -> Result<(), &'static str> {
         if !self.has_begun {
             self.end = position;
         }
@@ -67,13 +67,13 @@ impl Index {
         Ok(())
     }
 
-    /// From here on the log is `front..end`: it is cut at either end, or begins anew, empty, at a
+    /// Sets the bounds of the log to `front..end`: a cut at either end, or an empty log at a
     /// position behind its end.
     ///
     /// # Errors
     ///
-    /// Why there can be no such cut here.
-    pub(crate) fn bounds(&mut self, front: u64, end: u64, place: Place) -> Result<(), &'static str> {
+    /// The reason why the bounds are invalid here.
+    pub(crate) fn bounds(&mut self, front: u64, end: u64, place: EntryPlace) -> Result<(), &'static str> {
         if !self.has_begun {
             self.end = end;
         }
@@ -98,11 +98,11 @@ impl Index {
         Ok(())
     }
 
-    /// Whether every entry has its place, after the last record.
+    /// Checks that every entry has its place, after the last record.
     ///
     /// # Errors
     ///
-    /// That some do not.
+    /// If some do not.
     pub(crate) fn check_complete(&self) -> Result<(), &'static str> {
         let is_complete = self.places.len() as u64 == self.end - self.front;
         if is_complete || planted("wal_gap_unnoticed") { Ok(()) } else { Err("the log's first entries are missing") }
@@ -113,8 +113,8 @@ impl Index {
 mod tests {
     use super::*;
 
-    fn place(segment: u32, offset: u32) -> Place {
-        Place { segment, offset }
+    fn place(segment: u32, offset: u32) -> EntryPlace {
+        EntryPlace { segment, offset }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Group commit for a write-ahead log: many callers, one sync, and the thread that calls back.
+//! Group commit of a write-ahead log: one sync for many callers, and the thread of the callbacks.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,19 +12,19 @@ use crate::lock::Mutex;
 use crate::mutants::planted;
 use crate::store::SegmentStore;
 
-/// Called once, with the outcome of the sync that covers it.
+/// A callback, called once with the outcome of its sync.
 pub(crate) type Callback = Box<dyn FnOnce(Result<(), Arc<SegmentError>>) + Send>;
 
-/// Makes the entries of a [`Wal`](crate::Wal) durable, from any thread. Clone it freely. The log's
-/// directory stays locked until the last clone and the log are gone.
+/// Makes the entries of a [`Wal`](crate::Wal) durable, from any thread. Cloning is cheap. The log's
+/// directory stays locked until the log and the last clone are dropped.
 #[derive(Clone, Debug)]
 pub struct WalSync {
     pub(crate) syncer: Arc<Syncer>,
 }
 
 impl WalSync {
-    /// Makes everything that was appended before the call durable, and waits for it. One sync runs
-    /// at a time; a caller whose entries it covers returns without another.
+    /// Makes everything appended before the call durable, and waits for it. One sync runs at a
+    /// time; a caller whose entries it covers returns without another.
     ///
     /// # Errors
     ///
@@ -45,10 +45,9 @@ impl WalSync {
         self.syncer.sync()
     }
 
-    /// Makes everything that was appended before the call durable, and calls `callback` when it is,
-    /// or when it cannot be. The first call starts the thread that callbacks run on; they follow
-    /// the order of the calls. A callback that takes long delays the ones behind it; one that
-    /// panics hurts nobody else.
+    /// Makes everything appended before the call durable, and calls `callback` with the outcome.
+    /// The first call starts the thread of the callbacks, which run in the order of the calls. A
+    /// slow callback delays the later ones; a panic does not affect the others.
     ///
     /// # Errors
     ///
@@ -74,25 +73,25 @@ impl WalSync {
     }
 }
 
-/// What the log and its handles share. Dropping the last one calls all who wait, and ends the
-/// thread.
+/// The shared state of the log and its handles. Dropping the last handle runs all waiting
+/// callbacks, and ends the thread.
 pub(crate) struct Syncer {
     duties: Arc<Duties>,
     caller: Mutex<Option<Caller>>,
 }
 
-/// The thread that calls back.
+/// The thread of the callbacks.
 struct Caller {
     waiting: Sender<Callback>,
     thread: JoinHandle<()>,
 }
 
-/// What a sync is for, and what it sees to besides.
+/// The target of a sync, and its maintenance work.
 struct Duties {
     store: SegmentStore,
     /// The position of the next append.
     end: AtomicU64,
-    /// Whether files are still made ready. Held while they are.
+    /// Whether files are still prepared. The lock is held during the preparation.
     upkeep: Mutex<bool>,
 }
 
@@ -102,12 +101,12 @@ impl Syncer {
         Self { duties: Arc::new(duties), caller: Mutex::default() }
     }
 
-    /// Says which position the next append has.
+    /// Sets the position of the next append.
     pub(crate) fn set_end(&self, end: u64) {
         self.duties.end.store(end, Ordering::Relaxed);
     }
 
-    /// No file is made ready from here on.
+    /// Stops the preparation of files.
     pub(crate) fn end_upkeep(&self) {
         *self.duties.upkeep.lock() = false;
     }
@@ -143,15 +142,15 @@ impl Caller {
     }
 }
 
-/// Syncs once for all that wait, and calls them, until nobody can wait any more.
+/// Syncs once for all waiting callbacks, and calls them, until no handle is left.
 fn call_back(duties: &Duties, receiver: &Receiver<Callback>) {
     while let Ok(first) = receiver.recv() {
         let waiting: Vec<Callback> = std::iter::once(first).chain(receiver.try_iter()).collect();
         let synced = if planted("wal_callback_before_sync") { Ok(()) } else { duties.sync().map_err(Arc::new) };
         for callback in waiting {
             let outcome = synced.clone();
-            // Its own affair: the panic hook has told of it. What it panicked with is not dropped:
-            // that could panic in turn.
+            // The panic hook has reported it. The payload is not dropped, because its drop could
+            // panic too.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(outcome))) {
                 std::mem::forget(payload);
             }
@@ -165,9 +164,9 @@ impl Duties {
         self.store.sync_point().sync()
     }
 
-    /// Seals segments that were rolled, and makes the next file ready. A failure is not the sync's:
-    /// it has poisoned the store, which the next call says, or it passes, and this is tried again
-    /// with the next sync. An append that needs a file meanwhile makes it, or says why it cannot.
+    /// Seals rotated segments, and prepares the next file. A failure does not fail the sync: either
+    /// it has poisoned the store, which the next call reports, or it is temporary, and the next
+    /// sync tries again. An append that needs a file meanwhile creates it, or returns the error.
     fn see_to_files(&self) {
         if !self.store.has_predecessors() && !self.store.wants_preparation() {
             return;
@@ -190,10 +189,10 @@ impl Drop for Syncer {
         let Some(Caller { waiting, thread }) = self.caller.lock().take() else { return };
         drop(waiting);
         if matches!(self.duties.store.check_writable(), Err(SegmentError::Forked { .. })) {
-            // The thread is the parent's.
+            // The thread belongs to the parent.
             std::mem::forget(thread);
         } else if thread.thread().id() != std::thread::current().id() {
-            // It cannot have panicked; and if it had, there would be nothing to add.
+            // It cannot panic; an error would have no further effect.
             let _ended = thread.join();
         }
     }
