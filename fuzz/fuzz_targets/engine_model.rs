@@ -38,7 +38,8 @@ enum Step {
     PowerLoss(u32),
 }
 
-/// The clock stands still: no tombstone's grace ever passes, so compaction leaves what the model knows.
+/// The clock stands still: no tombstone's grace ever passes, so compaction leaves what the model
+/// knows.
 const NOW_MS: i64 = 1_700_000_000_000;
 
 struct World {

@@ -1,4 +1,4 @@
-//! The limits of the machine: the speed of memory, page cache and disk for records like those of the
+//! The limits of the machine: the speed of memory, page cache and disk for records like those of
 //! stores.
 
 use std::fs::{self, File, OpenOptions};

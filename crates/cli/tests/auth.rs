@@ -1,5 +1,5 @@
-//! `htkvctl auth`, as an operator meets it: what it prints, for people and for programs, how it
-//! ends, and that no secret gets out.
+//! `htkvctl auth` for operators: its output for people and programs, its exit codes, and that no
+//! secret leaks.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const PASSWORD: &str = "violet teapot orbit 9";
 const OTHER: &str = "four more random words";
 
-/// The tool with a key file, a store and, if asked for, people in it.
+/// The tool with a key file, a store and optional users.
 struct Desk {
     tool: Tool,
 }
@@ -46,14 +46,14 @@ impl Desk {
         self.run(arguments, input).ok()
     }
 
-    /// One JSON object, from a run that was done.
+    /// The JSON object of a successful run.
     fn json(&self, arguments: &[&str], input: &str) -> Value {
         let ended = self.run(&[&["--json"], arguments].concat(), input);
         assert_eq!((ended.code, &*ended.err), (Some(0), ""));
         ended.json()
     }
 
-    /// One JSON object, from a run that ended with exit code 1.
+    /// The JSON object of a run with exit code 1.
     fn refused(&self, arguments: &[&str], input: &str) -> Value {
         let ended = self.run(&[&["--json"], arguments].concat(), input);
         assert_eq!(ended.code, Some(1), "{}", ended.err);
@@ -132,14 +132,14 @@ fn passwords() {
     assert!(desk.ok(&["password", "reset", "alice"], PASSWORD).contains("all sessions ended"));
     assert_eq!((verify(PASSWORD), verify(OTHER)), (Some(0), Some(1)));
     desk.run(&["password", "reset", "alice"], "alice alice alice").fails(2, "validation failed");
-    // The counters of one call count for the next; an operator unlocks.
+    // The counters of one call hold for the next; an operator clears them.
     let guess = || text(&desk.refused(&["password", "verify", "alice", "--source", "192.0.2.7"], OTHER)["outcome"]);
-    // Delays of 1, 2, 4, ... s: however slow the machine is, one of these comes too early.
+    // Delays of 1, 2, 4, ... s: also on a slow machine one of these attempts is too early.
     let checked = (0..40).take_while(|_| guess() == "refused").count();
     assert!((5..40).contains(&checked), "{checked}");
     desk.ok(&["user", "unlock", "alice", "--source", "192.0.2.7"], "");
     desk.ok(&["password", "verify", "alice", "--source", "192.0.2.7"], PASSWORD);
-    // Unknown users get the same words; at some time guesses are no longer looked at, whoever asks.
+    // Unknown users get the same answer; after some guesses all sources are delayed.
     let unknown = desk.run(&["password", "verify", "nobody"], OTHER);
     assert_eq!((unknown.code, &unknown.out[..]), (Some(1), &b"refused: wrong user or password\n"[..]));
 }
@@ -197,7 +197,7 @@ fn api_keys() {
     }
     desk.run(&["key", "create", "alice", "--grant", "fly:all"], "").fails(2, "is not an action");
     desk.run(&["key", "create", "alice", "--role", "nosuch"], "").fails(1, "no role has this name");
-    // A whole token is taken where only its owner sees it.
+    // A whole token is accepted where only its owner sees it.
     let leaked = text(&desk.json(&["key", "create", "alice"], "")["token"]);
     let refused = desk.run(&["key", "revoke", &leaked], "");
     assert!(!refused.err.contains(&leaked), "{}", refused.err);
@@ -253,7 +253,7 @@ fn roles_and_what_they_allow() {
     assert_eq!(allowed("read", "config", &all), "denied");
     desk.run(&["role", "show", "auditor"], "").fails(1, "no role has this name");
     assert_eq!(desk.ok(&["role", "list"], "").lines().count(), 2);
-    // Without grants a role is not emptied by mistake; and several are told apart.
+    // A role is not emptied by mistake without grants; several grants are distinguished.
     desk.ok(&["role", "define", "spaces", "read:prefix:a read:key:b", "write:key:it's"], "");
     let shown = desk.ok(&["role", "show", "spaces"], "");
     assert!(shown.contains(r"'read:prefix:a read:key:b' 'write:key:it'\''s'"), "{shown}");
@@ -280,10 +280,9 @@ fn the_master_key_rotates_and_is_looked_after() {
     assert_eq!(desk.ok(&["keyring", "generate"], ""), "generated master key 2\n");
     assert_eq!(wraps(2), [(json!(false), json!(2)), (json!(true), json!(0))]);
     desk.run(&["keyring", "remove", "1"], "").fails(1, "still wraps");
-    // The hint for the current key is one that helps.
+    // The error for the current key has a useful hint.
     desk.run(&["keyring", "remove", "2"], "").fails(1, "keyring generate");
-    // A mistyped directory, and a store in which nobody uses the service, tell nothing about the
-    // key.
+    // A mistyped directory, or a store without the service's records, proves nothing about the key.
     let elsewhere = desk.tool.path("mistyped");
     desk.run(&["--data-dir", elsewhere.to_str().unwrap(), "keyring", "remove", "1"], "").fails(2, "--without-store");
     desk.tool.ok(["--data-dir", elsewhere.to_str().unwrap(), "put", "k", "v"]);
@@ -302,7 +301,7 @@ fn the_master_key_rotates_and_is_looked_after() {
     desk.run(&["keyring", "restore", "1"], "").fails(1, "no retired master key");
     assert_eq!(wraps(1), [(json!(true), json!(2))]);
 
-    // The root goes with a newer master key only.
+    // The root can be replaced only with a newer master key.
     desk.run(&["keyring", "rotate", "--root"], "").fails(1, "add a newer one");
     desk.ok(&["keyring", "generate"], "");
     assert!(desk.json(&["keyring", "rotate", "--root"], "")["rewrapped"].as_u64() > Some(5));
@@ -372,7 +371,7 @@ fn the_trail_is_read_verified_and_pruned() {
     let other = format!("{}:{}", &anchor[..34], "0".repeat(64));
     assert_eq!(desk.refused(&["audit", "verify", "--anchor", &other], "")["outcome"], "broken");
     desk.run(&["audit", "verify", "--anchor", "7"], "").fails(2, "64 hexadecimal digits");
-    // Every verb can be given the anchor.
+    // Every verb accepts the anchor.
     desk.ok(&["user", "list", "--anchor", &anchor], "");
     desk.run(&["user", "list", "--anchor", &other], "").fails(1, "does not continue from the anchor");
     desk.run(&["user", "create", "bob", "--anchor", &other], PASSWORD).fails(1, "does not continue from the anchor");
@@ -382,11 +381,11 @@ fn the_trail_is_read_verified_and_pruned() {
     let past = desk.refused(&["audit", "verify", "--anchor", &anchor], "");
     assert_eq!(past, json!({ "outcome": "pruned_past", "first_seq": 4 }));
     let anchor = text(&desk.json(&["audit", "anchor"], "")["anchor"]);
-    // Whoever removes an entry past the service is found out.
+    // The removal of an entry without the service is detected.
     desk.tool.ok(["delete", "--with-auth", r#"b"\0auth/a/\0\0\0\0\0\0\0\x05""#]);
     let verdict = desk.refused(&["audit", "verify"], "");
     assert_eq!((&verdict["outcome"], &verdict["seq"]), (&json!("broken"), &json!(5)));
-    // Whoever wipes all records and lets the service begin anew is found out by the anchor alone.
+    // Erasing all records and starting again is detected only by the anchor.
     std::fs::remove_dir_all(desk.tool.store()).unwrap();
     desk.run(&["user", "create", "alice", "--anchor", &anchor], PASSWORD).fails(1, "does not continue");
     desk.ok(&["user", "create", "alice"], PASSWORD);
@@ -414,7 +413,7 @@ fn nothing_secret_is_stored_or_printed() {
             assert!(secrets.iter().all(|secret| !printed.contains(secret)), "{printed}");
         }
     }
-    // A password can be no argument.
+    // A password cannot be an argument.
     assert_eq!(desk.run(&["user", "create", "bob", PASSWORD], "").code, Some(2));
     assert_eq!(desk.run(&["password", "verify", "alice", "--password", PASSWORD], "").code, Some(2));
 }
@@ -441,8 +440,7 @@ fn reading_makes_and_changes_nothing() {
     assert!(common::files(&desk.tool.store()) == before, "a verb that reads has changed the store");
 }
 
-/// Plain verbs neither show, count, write nor replace what `auth` looks after, unless they are told
-/// to.
+/// Plain verbs neither show, count, write nor replace the records of `auth`, except on request.
 #[test]
 fn plain_verbs_leave_the_services_records_alone() {
     let desk = Desk::with_alice();
@@ -464,7 +462,7 @@ fn plain_verbs_leave_the_services_records_alone() {
     }
     assert!(tool.run(["get", meta, "--with-auth"]).code == Some(0));
 
-    // Another store's export with its accounts does not replace these.
+    // An import of another store's accounts does not replace these.
     let other = Desk::new();
     other.ok(&["user", "create", "mallory"], OTHER);
     let file = other.tool.path("dump.tsv");
@@ -518,7 +516,7 @@ fn auth_in_a_shell() {
     Ended::of_input(command, b"auth user list\nauth user disable alice\n").fails(3, "reading only");
 }
 
-/// A file that only its owner can read.
+/// A file readable by its owner only.
 fn private(desk: &Desk, name: &str, text: &str) -> String {
     let path = desk.tool.write(name, text);
     #[cfg(unix)]
@@ -580,7 +578,7 @@ fn lists_of_nothing() {
     assert_eq!(desk.ok(&["user", "list", "--after", &last], ""), "no more users\n");
 }
 
-/// The one-time password of a secret in base32 now.
+/// The current one-time password of a secret in base32.
 fn totp_code(secret: &str, steps: u64) -> String {
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
@@ -599,7 +597,7 @@ fn second_factors() {
     let status = desk.json(&["factor", "status", "alice"], "");
     assert_eq!((&status["asked"], &status["recovery_codes_left"]), (&json!(true), &json!(10)));
     desk.run(&["session", "create", "alice"], PASSWORD).fails(2, "no code was given");
-    // The window takes the next code too, so that no test waits for it.
+    // The window accepts the next code too, so the test does not wait.
     let both = format!("{PASSWORD}\n{}", totp_code(&secret, 1));
     let begun = desk.json(&["session", "create", "alice"], &both);
     assert_eq!((&begun["factors"][0]["factor"], &begun["factors"][1]["factor"]), (&json!("password"), &json!("totp")));

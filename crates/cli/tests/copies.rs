@@ -1,5 +1,4 @@
-//! Copies of a store, ways out of damage, and the raw records: `backup`, `restore`, `salvage`,
-//! `dump`.
+//! Copies, salvage and raw records of a store: `backup`, `restore`, `salvage`, `dump`.
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
@@ -61,7 +60,7 @@ fn damage(tool: &Tool, dir: &str) {
     let (path, mut bytes) = all.max_by_key(|(_, bytes)| bytes.len()).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
-    // A file of its own: a backup's may be a second name of the store's.
+    // A separate file: a backup's file may be a second name of the store's.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, bytes).unwrap();
 }

@@ -1,5 +1,5 @@
-//! Where an export goes: a file that is replaced keeps its mode, and one in a directory that takes
-//! no new file is written in place.
+//! The target of an export: a replaced file keeps its mode, and a file in a read-only directory is
+//! written in place.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
@@ -25,8 +25,7 @@ fn a_replaced_file_keeps_its_mode() {
     }
 }
 
-/// A directory that takes no new file: as root by a read-only mount, since root may write
-/// everywhere else.
+/// A read-only directory: for root by a read-only mount, because root may write everywhere else.
 #[test]
 fn a_file_in_a_directory_that_takes_no_other_is_written_in_place() {
     let tool = Tool::new();

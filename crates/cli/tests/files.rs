@@ -1,4 +1,4 @@
-//! Import and export: the same bytes back, whatever happens in between.
+//! Import and export: the same bytes return, also after interruptions.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -61,7 +61,7 @@ fn a_byte_order_mark_and_a_last_line_without_end_are_no_part_of_a_record() {
         tool.ok(["import", name]);
         assert_eq!(tool.ok(["export"]), "a\t1\nb\t2\n", "{name}");
     }
-    // A key that begins with these bytes comes back from both formats, as the first record too.
+    // A key that begins with these bytes survives both formats, also as the first record.
     let tool = Tool::new();
     tool.write("in.tsv", "b\"\\xef\\xbb\\xbf\"\t1\n");
     tool.ok(["import", "in.tsv"]);

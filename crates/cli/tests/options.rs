@@ -1,5 +1,4 @@
-//! Options that are there for many verbs, and the environment: shown where they do something,
-//! refused where they do nothing.
+//! Common options and environment variables: shown by verbs that use them, refused by others.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

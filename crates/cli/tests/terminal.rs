@@ -9,7 +9,7 @@ use common::Tool;
 use rexpect::session::{PtySession, spawn_command};
 
 const PASSWORD: &str = "violet teapot orbit 9";
-/// Far longer than anything takes: a test that fails need not wait for ever.
+/// A generous time limit, so that a failing test does not wait forever.
 const PATIENCE_MS: u64 = 120_000;
 
 fn shell(tool: &Tool) -> PtySession {
@@ -22,8 +22,8 @@ fn shell(tool: &Tool) -> PtySession {
     shell
 }
 
-/// Ctrl-C stops the question and nothing else, each time; what was typed before it goes nowhere,
-/// and the echo is back.
+/// Ctrl-C stops only the prompt, each time; earlier typed input is discarded, and the echo is
+/// restored.
 #[test]
 fn ctrl_c_at_a_password_leaves_the_shell_alive() {
     let tool = Tool::new();
@@ -38,7 +38,7 @@ fn ctrl_c_at_a_password_leaves_the_shell_alive() {
         shell.send_control('c').unwrap();
         let between = shell.exp_string("interrupted").unwrap();
         assert!(!between.contains("half"), "{between}");
-        // Longer than an interrupt that nobody notices is given.
+        // Longer than the time until the handler ends a verb that does not react.
         std::thread::sleep(std::time::Duration::from_millis(700));
         shell.exp_string("htkv> ").unwrap();
     }

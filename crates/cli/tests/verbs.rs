@@ -1,4 +1,4 @@
-//! Every verb, as a user meets it: what it prints, for people and for programs, and how it ends.
+//! Every verb for users: its output for people and programs, and its exit code.
 
 mod common;
 

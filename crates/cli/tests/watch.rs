@@ -1,5 +1,5 @@
-//! Ctrl-C: what it ends, and how that is told. `stats --every` looks at a store that others write
-//! to in between, until then.
+//! Ctrl-C: its effect and its message. Until then `stats --every` reads a store that others write
+//! to in between.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
@@ -17,7 +17,7 @@ fn watch(tool: &Tool, arguments: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Presses Ctrl-C, expects this exit code, and gives what was on standard error.
+/// Sends Ctrl-C, expects this exit code, and returns standard error.
 fn interrupt_for(child: Child, code: i32) -> String {
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
@@ -32,7 +32,7 @@ fn interrupt(child: Child) -> String {
     interrupt_for(child, 0)
 }
 
-/// Runs a verb until no look is in its way.
+/// Runs a verb until no read of `stats` conflicts with it.
 fn insist(tool: &Tool, arguments: &[&str]) {
     while tool.run(arguments).code == Some(3) {}
     // What came of it is what the looks are then asked for.
@@ -75,8 +75,7 @@ fn no_store_ends_it() {
     Tool::new().run(["stats", "--every", "1s"]).fails(3, "contains no store");
 }
 
-/// A verb that waits where nothing looks for Ctrl-C ends all the same, and says so; the store is
-/// closed.
+/// A verb that does not check for Ctrl-C ends too, with a message; the store is closed.
 #[test]
 fn a_verb_that_waits_is_interrupted() {
     let tool = Tool::new();

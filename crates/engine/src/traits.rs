@@ -106,7 +106,8 @@ pub trait KvEngine: Send + Sync {
     }
 }
 
-/// What a [`KvReader`] or [`KvEngine`] gives of a range: keys with their values, in key order, from either end.
+/// The pairs of a range of a [`KvReader`] or [`KvEngine`]: keys with values, in key order, from
+/// either end.
 pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<(Vec<u8>, Value)>> + Send + 'a>;
 
 /// Whatever can be read by key: a store, a [`Snapshot`](crate::Snapshot) of one. Code that only

@@ -161,8 +161,8 @@ fn attributes(item: &Item) -> Option<&[Attribute]> {
 }
 
 /// Whether something is compiled for tests only: `cfg(test)`, `cfg(doctest)`, `cfg(loom)`,
-/// `cfg(shuttle)`, or one of them in an `all`. The last two replace types of other crates by ones of
-/// the same names.
+/// `cfg(shuttle)`, or one of them in an `all`. The last two replace types of other crates by ones
+/// of the same names.
 pub(super) fn is_of_tests(attributes: &[Attribute]) -> bool {
     let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     conditions.filter_map(|attribute| attribute.parse_args::<syn::Meta>().ok()).any(|condition| needs_test(&condition))

@@ -51,8 +51,8 @@ pub(crate) struct Args {
     value_size: u32,
 
     /// Durability of "put": `os` leaves syncs to the operating system, `interval` syncs every 25 ms
-    #[arg(long, value_enum, default_value_t = Level::Interval)]
-    durability: Level,
+    #[arg(long, value_enum, default_value_t = BenchLevel::Interval)]
+    durability: BenchLevel,
 
     /// Parent directory of the store, which gets a new directory there
     #[arg(long, value_name = "DIR")]
@@ -60,7 +60,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Level {
+enum BenchLevel {
     /// Synced by the operating system
     Os,
     /// Synced in the background, every 25 ms
@@ -103,8 +103,8 @@ impl Args {
 
     fn measure(&self, screen: Screen, dir: &Path) -> Result<Vec<Measured>, Failure> {
         let durability = match self.durability {
-            Level::Os => Durability::Os,
-            Level::Interval => StoreConfig::at(dir).effective_durability(),
+            BenchLevel::Os => Durability::Os,
+            BenchLevel::Interval => StoreConfig::at(dir).effective_durability(),
         };
         let config = StoreConfig::at(dir).with_durability(durability);
         let mut results = Store::open(config.clone())?.finish(|store| self.run_all(screen, store))?;

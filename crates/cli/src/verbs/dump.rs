@@ -41,7 +41,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct DumpLine<'a> {
     segment: u32,
     offset: u32,
     len_bytes: u32,
@@ -95,7 +95,7 @@ impl Args {
         let kind = if matches!(command, CommandRef::Set { .. }) { "set" } else { "delete" };
         let (key, value) = (command.key(), command.value());
         if json {
-            let line = Line {
+            let line = DumpLine {
                 segment,
                 offset,
                 len_bytes,

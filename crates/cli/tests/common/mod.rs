@@ -1,4 +1,4 @@
-//! Runs the tool as a user does, on a store of its own.
+//! Runs the tool like a user, on a separate store.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
@@ -15,7 +15,7 @@ pub(crate) struct Tool {
     dir: tempfile::TempDir,
 }
 
-/// How the tool ended.
+/// The result of a run.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) out: Vec<u8>,
@@ -59,7 +59,7 @@ impl Tool {
         Ended::of_input(self.command(arguments), input)
     }
 
-    /// Runs it, expects success, and gives what it printed.
+    /// Runs it, expects success, and returns its output.
     pub(crate) fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         self.run(arguments).ok()
     }
@@ -70,7 +70,7 @@ impl Ended {
     pub(crate) fn of_input(mut command: Command, input: &[u8]) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // A tool that stops early closes its end.
+        // A tool that stops early closes its end of the pipe.
         let _closed = child.stdin.take().unwrap().write_all(input);
         Self::of(child.wait_with_output().unwrap())
     }
@@ -86,7 +86,7 @@ impl Ended {
         String::from_utf8(self.out).unwrap()
     }
 
-    /// Expects an exit code and words on standard error.
+    /// Expects an exit code and a text on standard error.
     pub(crate) fn fails(self, code: i32, words: &str) {
         assert_eq!(self.code, Some(code), "{}", self.err);
         assert!(self.err.contains(words), "{:?} should contain {words:?}", self.err);
@@ -99,8 +99,8 @@ impl Ended {
     }
 }
 
-/// Returns once Ctrl-C no longer just kills the tool: how long it takes to start depends on what
-/// else the machine does.
+/// Waits until the tool has installed its handler of Ctrl-C: the time of its start depends on the
+/// load of the machine.
 #[cfg(target_os = "linux")]
 pub(crate) fn wait_until_it_listens(child: &std::process::Child) {
     const INTERRUPT: u64 = 1 << (2 - 1);
@@ -114,20 +114,20 @@ pub(crate) fn wait_until_it_listens(child: &std::process::Child) {
     }
 }
 
-/// Elsewhere a program cannot be asked: it is given time.
+/// Other systems do not show the handler: waits for a fixed time.
 #[cfg(all(unix, not(target_os = "linux")))]
 pub(crate) fn wait_until_it_listens(_: &std::process::Child) {
     std::thread::sleep(std::time::Duration::from_secs(2));
 }
 
-/// Lines as `LC_ALL=C sort` has them.
+/// Lines in the order of `LC_ALL=C sort`.
 pub(crate) fn sorted(text: &[u8]) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     lines.sort_unstable();
     lines.concat()
 }
 
-/// Unordered records with every kind of text that stands for itself, distinct keys.
+/// Unordered records with every kind of plain text, and distinct keys.
 pub(crate) fn generated(records: u32) -> Vec<u8> {
     let mut text = Vec::new();
     for number in 0..records {
