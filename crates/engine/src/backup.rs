@@ -4,7 +4,8 @@ mod copy;
 mod destination;
 mod stream;
 
+pub(crate) use copy::BackupSource;
 pub use copy::{BackupReport, RestoreReport, restore, restore_with_progress};
 pub(crate) use destination::Destination;
-pub(crate) use stream::commit;
 pub use stream::{ExportReport, ImportReport, import_snapshot};
+pub(crate) use stream::{ExportSource, commit};

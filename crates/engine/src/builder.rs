@@ -1,12 +1,16 @@
 //! Opening a store step by step.
 
+use std::convert::identity;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use hightower_compactor::CompactionConfig;
 
 use crate::checkpoint::OpenProgress;
 use crate::components::Components;
-use crate::config::StoreConfig;
+use crate::config::{AppendMode, Durability, RecoveryMode, StoreConfig, settings};
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
 
@@ -26,7 +30,7 @@ type Watcher = Box<dyn FnMut(OpenProgress) -> ControlFlow<()> + Send>;
 /// ```
 #[must_use = "a builder opens nothing before `open` is called"]
 pub struct StoreBuilder {
-    pub(crate) config: StoreConfig,
+    config: StoreConfig,
     components: Components,
     watch: Option<Watcher>,
 }
@@ -83,6 +87,32 @@ impl StoreBuilder {
         })
     }
 }
+
+macro_rules! builder_methods {
+    ($($setting:ident, $with:ident, $value:ty, $into:expr;)*) => {
+        /// # Settings
+        ///
+        /// Each is the field of [`StoreConfig`] of the same name, which says what it does, its
+        /// unit, its range and its default. [`open`](Self::open) checks them.
+        impl StoreBuilder {
+            $(
+                #[doc = concat!("Sets [`", stringify!($setting), "`](StoreConfig::", stringify!($setting), ").")]
+                pub fn $setting(mut self, value: $value) -> Self {
+                    self.config.$setting = $into(value);
+                    self
+                }
+            )*
+        }
+    };
+}
+
+settings!(builder_methods);
+
+/// A builder may be sent to the thread that opens the store.
+const _: () = {
+    const fn is_sent<T: Send>() {}
+    is_sent::<StoreBuilder>();
+};
 
 impl fmt::Debug for StoreBuilder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

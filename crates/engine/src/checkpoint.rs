@@ -24,3 +24,4 @@ mod write;
 pub use fold::{CheckpointUse, OpenPhase, OpenProgress};
 pub(crate) use fold::{Fold, Watch};
 pub(crate) use load::verify_order;
+pub(crate) use write::{CheckpointParts, CheckpointWriter};

@@ -1,6 +1,6 @@
 //! The write path: evaluate, append, apply, publish, under one short lock; then wait for the sync
-//! that was asked for. [`Core::commit`] is all of it, for a single put, a batch, and a group of
-//! queued commits.
+//! that was asked for. [`WritePath::commit`] is all of it, for a single put, a batch, and a group
+//! of queued commits.
 //!
 //! Work that needs no order is done before the lock: limits, the payload's checksum, the clock,
 //! prefetching the key's path in the index. Under the lock a commit gets its seqno and versions,
@@ -14,18 +14,24 @@ use std::sync::Arc;
 
 use hightower_index::{Guard, pin};
 use hightower_log::{Placement, payload_checksum};
-use hightower_segment::{Appended, Appender, Purpose};
+use hightower_segment::{Appended, Purpose};
 use hightower_state::{ApplyOutcome, Awaited, CommandKind, ConcurrentKvState, StateWriter};
 
 use crate::batch::{Batch, BatchOutcome, check_lengths, check_version};
-use crate::config::Durability;
-use crate::core::Core;
+use crate::commit_log::{CommitLock, CommitLog};
+use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
+use crate::maintenance::Maintenance;
 use crate::mutants::planted;
-use crate::pipeline::{Committer, Request};
+use crate::open_store::OpenStore;
+use crate::pipeline::{self, Committer, Request};
 use crate::place::Place;
+use crate::quota::{Demand, DiskQuota};
+use crate::read_path::ReadPath;
 use crate::sync::step;
-use crate::table::Tracked;
+use crate::sync_path::SyncPath;
+use crate::tail_upkeep::TailUpkeep;
+use crate::time::StoreTime;
 
 pub(crate) use pending::Write;
 use pending::{CommitVerdict, Evaluated, PendingCommit, PendingRecord, Records};
@@ -52,40 +58,48 @@ const INDEX_RESERVE_MIN_BYTES: u64 = 64 << 10;
 /// About what a key takes in the index besides its bytes.
 const INDEX_ENTRY_BYTES: u64 = 64;
 
-/// What a commit needs room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Demand {
-    /// New data.
-    Data,
-    /// A batch that [may use the reserve](Batch::use_reserve).
-    Reserve,
-    /// Deletes and nothing else.
-    Deletes,
-}
-
-/// What only the holder of the commit lock touches.
+/// The commits of a store.
 #[derive(Debug)]
-pub(crate) struct CommitLog {
-    pub(crate) appender: Appender,
-    /// The segment that the appender writes to, as the table knows it.
-    pub(crate) active: Arc<Tracked>,
-    /// The seq of the latest commit.
-    pub(crate) last_seq: u64,
-    /// The highest version that was ever seen.
-    pub(crate) max_version: u64,
-    /// Where batches are encoded; kept while it is short, so that few batches allocate twice.
-    scratch: Vec<u8>,
-    /// About how much the index has grown beyond its cap by the reserve.
-    index_reserve_used_bytes: u64,
+pub(crate) struct WritePath {
+    max_index_memory_bytes: Option<u64>,
+    time: Arc<StoreTime>,
+    read: Arc<ReadPath>,
+    log: Arc<CommitLock>,
+    store: Arc<OpenStore>,
+    sync: Arc<SyncPath>,
+    tail: Arc<TailUpkeep>,
+    quota: Arc<DiskQuota>,
+    maintenance: Arc<Maintenance>,
 }
 
-impl CommitLog {
-    pub(crate) fn new(appender: Appender, active: Arc<Tracked>, last_seq: u64, max_version: u64) -> Self {
-        Self { appender, active, last_seq, max_version, scratch: Vec::new(), index_reserve_used_bytes: 0 }
+/// The parts of a store that commits work with.
+#[derive(Debug)]
+pub(crate) struct WriteParts<'a> {
+    pub(crate) time: &'a Arc<StoreTime>,
+    pub(crate) read: &'a Arc<ReadPath>,
+    pub(crate) log: &'a Arc<CommitLock>,
+    pub(crate) store: &'a Arc<OpenStore>,
+    pub(crate) sync: &'a Arc<SyncPath>,
+    pub(crate) tail: &'a Arc<TailUpkeep>,
+    pub(crate) quota: &'a Arc<DiskQuota>,
+    pub(crate) maintenance: &'a Arc<Maintenance>,
+}
+
+impl WritePath {
+    pub(crate) fn new(config: &StoreConfig, parts: &WriteParts<'_>) -> Self {
+        Self {
+            max_index_memory_bytes: config.max_index_memory_bytes,
+            time: Arc::clone(parts.time),
+            read: Arc::clone(parts.read),
+            log: Arc::clone(parts.log),
+            store: Arc::clone(parts.store),
+            sync: Arc::clone(parts.sync),
+            tail: Arc::clone(parts.tail),
+            quota: Arc::clone(parts.quota),
+            maintenance: Arc::clone(parts.maintenance),
+        }
     }
-}
 
-impl Core {
     /// Commits a group, in its order, each commit by itself, under one hold of the commit lock;
     /// then waits until those are durable that ask for it. `prepare` does what needs no lock. What
     /// came of each commit is in it then.
@@ -101,20 +115,20 @@ impl Core {
         group: &mut [PendingCommit<'a, R>],
         prepare: impl FnOnce(&mut [PendingCommit<'a, R>], &ConcurrentKvState<Place>, &Guard),
     ) -> Result<()> {
-        if self.config.read_only {
+        if self.store.is_read_only() {
             return Err(Error::ReadOnly);
         }
         // One guard for all that follows: pinning again under it costs next to nothing.
         let guard = pin();
-        let state = self.index.state(&guard)?;
+        let state = self.read.index.state(&guard)?;
         prepare(group, state, &guard);
-        let mut log = self.commit_log()?;
+        let mut log = self.log.lock()?;
         for commit in &mut *group {
             commit.result = self.commit_locked(commit, &mut log, state, &guard);
         }
         drop(log);
         drop(guard);
-        let _held = if planted("sync_under_the_lock") { self.commit_log().ok() } else { None };
+        let _held = if planted("sync_under_the_lock") { self.log.lock().ok() } else { None };
         // The last one first: the sync that covers it covers the others, which then find themselves
         // durable.
         for commit in group.iter_mut().rev() {
@@ -122,12 +136,12 @@ impl Core {
             // stale one was promised.
             if let Ok(CommitVerdict::Committed { seqno, is_written }) = commit.result
                 && (is_written || !planted("stale_before_sync"))
-                && let Err(failure) = self.make_durable(seqno, commit.durability)
+                && let Err(failure) = self.sync.make_durable(seqno, commit.durability)
             {
                 commit.result = Err(failure);
             }
         }
-        self.maintain_as_caller();
+        self.tail.work_as_caller();
         Ok(())
     }
 
@@ -139,7 +153,7 @@ impl Core {
         state: &ConcurrentKvState<Place>,
         guard: &Guard,
     ) -> Result<CommitVerdict> {
-        self.poison.check()?;
+        self.store.poison().check()?;
         let mut state = state.writer();
         // Evaluate.
         if !planted("requirement_before_lock")
@@ -159,11 +173,11 @@ impl Core {
         let appended = self.append(log, commit.records.as_mut(), written)?;
         log.index_reserve_used_bytes += reserve_taken_bytes;
         if commit.durability == Durability::Sync && written >= WRITTEN_EARLY_MIN {
-            self.start_writing();
+            self.tail.start_writing();
         }
         // Apply.
         let segment = log.active.segment.id();
-        let mut change = state.begin(appended.seq, guard).map_err(|error| self.poison.latch(&error))?;
+        let mut change = state.begin(appended.seq, guard).map_err(|error| self.store.poison().latch(&error))?;
         for record in commit.records.as_mut().iter_mut().filter(|record| record.is_written()) {
             record.replaced = change.apply(&record.change(segment)).replaced;
         }
@@ -189,13 +203,13 @@ impl Core {
             log.active.add_records(1);
             log.active.add_live(record.len_bytes, record.kind() == CommandKind::Delete);
             if let Some(replaced) = &record.replaced
-                && let Some(tracked) = self.segments.find(replaced.location.segment, guard)
+                && let Some(tracked) = self.read.segments.find(replaced.location.segment, guard)
             {
                 tracked.remove_live(replaced.len_bytes, replaced.was_tombstone);
             }
         }
         if appended.offset >> MAINTENANCE_STEP_BITS != log.appender.position() >> MAINTENANCE_STEP_BITS {
-            self.wake_tail();
+            self.tail.wake();
         }
     }
 
@@ -227,7 +241,7 @@ impl Core {
         batch.validate()?;
         let mut group = [PendingCommit::of(batch, durability, self.time.now_ms())];
         if planted("requirement_before_lock")
-            && let Some(rejected) = group[0].first_unmet(&self.index.state(&pin())?.writer())
+            && let Some(rejected) = group[0].first_unmet(&self.read.index.state(&pin())?.writer())
         {
             let [commit] = group;
             return PendingCommit { result: Ok(rejected), ..commit }.into_outcome();
@@ -251,7 +265,7 @@ impl Core {
             // A lone record goes to the tail without a copy in between.
             let head = record.encode_head(appender.context(), start, placement(false))?;
             let parts = [head.as_ref(), record.key, record.value_bytes()];
-            return appender.append(&parts, 1).map_err(|failure| self.append_failed(failure));
+            return appender.append(&parts, 1).map_err(|failure| self.store.append_failed(failure));
         }
         scratch.clear();
         let mut left = written;
@@ -269,7 +283,7 @@ impl Core {
         if scratch.capacity() > SCRATCH_KEPT_BYTES && !planted("scratch_kept") {
             *scratch = Vec::new();
         }
-        appended.map_err(|failure| self.append_failed(failure))
+        appended.map_err(|failure| self.store.append_failed(failure))
     }
 
     /// Goes on in the next segment, with room for a commit of up to `len_max` bytes; or in the same
@@ -288,20 +302,17 @@ impl Core {
             (false, _) => Demand::Data,
         };
         let purpose = if demand == Demand::Data { Purpose::Grow } else { Purpose::Reclaim };
-        let _growing = self.growing();
+        let _growing = self.quota.growing();
         if demand != Demand::Deletes {
-            self.check_disk(len_max, demand)?;
+            self.quota.check(len_max, demand).inspect_err(|_| self.maintenance.wake())?;
         }
-        let stamp = self.stamp_of(log.max_version);
-        if !log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.append_failed(failure))? {
+        let stamp = self.time.stamp(log.max_version);
+        if !log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.store.append_failed(failure))? {
             return Ok(());
         }
-        // Records of a segment that the table does not have could not be found.
-        let added = self.segments.add(Arc::clone(log.appender.segment()));
-        log.active = added.map_err(|failure| self.poison.latch(&failure))?;
-        self.wake_tail();
-        self.sealing.wake();
-        self.upkeep.note_roll(self.segments.count());
+        log.adopt_segment(&self.read.segments).map_err(|failure| self.store.poison().latch(&failure))?;
+        self.tail.note_rotation();
+        self.maintenance.note_rotation(self.read.segments.count());
         Ok(())
     }
 
@@ -314,8 +325,8 @@ impl Core {
         state: &StateWriter<'_, Place>,
         commit: &PendingCommit<'a, R>,
     ) -> Result<u64> {
-        let Some(cap) = self.config.max_index_memory_bytes else { return Ok(0) };
-        let used = self.index.number(ConcurrentKvState::index_bytes, |_| 0) as u64;
+        let Some(cap) = self.max_index_memory_bytes else { return Ok(0) };
+        let used = self.read.index.number(ConcurrentKvState::index_bytes, |_| 0) as u64;
         if used < cap || planted("cap_ignored") {
             log.index_reserve_used_bytes = 0;
             return Ok(0);
@@ -337,9 +348,9 @@ impl Core {
     }
 }
 
-impl Committer for Core {
-    fn note_panic(&self) {
-        self.poison_by_panic("hightower-commit");
+impl Committer for WritePath {
+    fn note_panic(&self, message: &str) {
+        self.store.poison_by_panic(pipeline::THREAD, message);
     }
 
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
@@ -364,7 +375,7 @@ mod tests {
     fn the_memory_of_a_large_batch_is_given_back() {
         let dir = tempfile::tempdir().unwrap();
         let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap();
-        let scratch_bytes = || engine.core.commit.lock().as_ref().unwrap().scratch.capacity();
+        let scratch_bytes = || engine.log.lock().unwrap().scratch.capacity();
         assert!(engine.commit(Batch::new().put("a", "b").put("c", "d")).unwrap().is_committed());
         assert!((1..=SCRATCH_KEPT_BYTES).contains(&scratch_bytes()), "that of a short one is kept");
         let mut large = Batch::new();

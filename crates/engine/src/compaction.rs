@@ -10,10 +10,10 @@
 
 mod background;
 mod host;
-mod room;
 mod run;
-mod stats;
+pub(crate) mod stats;
 mod usage;
 
-pub(crate) use background::{Turn, Upkeep};
+pub(crate) use background::{Compaction, CompactionParts};
+pub(crate) use run::{CompactionRunner, RunnerParts};
 pub use stats::{CompactionReport, CompactionStats};

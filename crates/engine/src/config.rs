@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use hightower_compactor::CompactionConfig;
 
-use crate::builder::StoreBuilder;
 use crate::error::{Error, Result};
 
 /// The smallest `max_segment_size` and `min_segment_size`, in bytes.
@@ -219,9 +218,29 @@ impl StoreConfig {
     }
 }
 
-/// Settings as the `with_` methods of [`StoreConfig`] and the methods of
-/// [`StoreBuilder`](crate::StoreBuilder).
+/// Passes the settings that have methods to a macro that makes them: the name, the name with
+/// `with_`, the type of the argument, and what makes a field of it.
 macro_rules! settings {
+    ($methods:ident) => {
+        $methods! {
+            max_segment_size, with_max_segment_size, u64, identity;
+            min_segment_size, with_min_segment_size, u64, identity;
+            compaction_interval, with_compaction_interval, Duration, identity;
+            compaction, with_compaction, CompactionConfig, identity;
+            checkpoint_after_compaction, with_checkpoint_after_compaction, bool, identity;
+            commit_queue_depth, with_commit_queue_depth, usize, identity;
+            durability, with_durability, Durability, Some;
+            max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
+            max_disk_bytes, with_max_disk_bytes, u64, Some;
+            recovery_mode, with_recovery_mode, RecoveryMode, identity;
+            read_only, with_read_only, bool, identity;
+            append_mode, with_append_mode, AppendMode, identity;
+        }
+    };
+}
+pub(crate) use settings;
+
+macro_rules! with_methods {
     ($($setting:ident, $with:ident, $value:ty, $into:expr;)*) => {
         impl StoreConfig {
             $(
@@ -233,34 +252,7 @@ macro_rules! settings {
                 }
             )*
         }
-
-        /// # Settings
-        ///
-        /// Each is the field of [`StoreConfig`] of the same name, which says what it does, its
-        /// unit, its range and its default. [`open`](Self::open) checks them.
-        impl StoreBuilder {
-            $(
-                #[doc = concat!("Sets [`", stringify!($setting), "`](StoreConfig::", stringify!($setting), ").")]
-                pub fn $setting(mut self, value: $value) -> Self {
-                    self.config.$setting = $into(value);
-                    self
-                }
-            )*
-        }
     };
 }
 
-settings! {
-    max_segment_size, with_max_segment_size, u64, identity;
-    min_segment_size, with_min_segment_size, u64, identity;
-    compaction_interval, with_compaction_interval, Duration, identity;
-    compaction, with_compaction, CompactionConfig, identity;
-    checkpoint_after_compaction, with_checkpoint_after_compaction, bool, identity;
-    commit_queue_depth, with_commit_queue_depth, usize, identity;
-    durability, with_durability, Durability, Some;
-    max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
-    max_disk_bytes, with_max_disk_bytes, u64, Some;
-    recovery_mode, with_recovery_mode, RecoveryMode, identity;
-    read_only, with_read_only, bool, identity;
-    append_mode, with_append_mode, AppendMode, identity;
-}
+settings!(with_methods);

@@ -1,12 +1,11 @@
 //! The engine that applications hold: one store, one process, any number of threads. Its methods
 //! are in the files below, by what they are for.
 
-mod life;
+mod compose;
+mod opening;
 mod reading;
 mod upkeep;
 mod writing;
-
-pub(crate) use life::Life;
 
 use std::fmt;
 use std::ops::Bound;
@@ -16,14 +15,24 @@ use hightower_log::Command;
 use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};
 
 use crate::batch::{Batch, BatchOutcome};
-use crate::builder::StoreBuilder;
+use crate::checkpoint::CheckpointWriter;
+use crate::commit::WritePath;
+use crate::commit_log::CommitLock;
+use crate::compaction::Compaction;
+use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
-use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::guarded::Panics;
+use crate::lifecycle::Lifecycle;
+use crate::maintenance::Maintenance;
 use crate::open::OpenReport;
+use crate::open_store::OpenStore;
+use crate::read_path::ReadPath;
 use crate::snapshot::{Entry, Range, Snapshot};
-use crate::stats::Stats;
+use crate::stats::{Stats, StatsSource};
+use crate::sync_path::SyncPath;
 use crate::ticket::Ticket;
+use crate::time::StoreTime;
 use crate::traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
 use crate::value::Value;
 
@@ -49,7 +58,20 @@ use crate::value::Value;
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 pub struct SingleNodeEngine {
-    pub(crate) core: Arc<Core>,
+    config: Arc<StoreConfig>,
+    components: Components,
+    /// Panics of the caller's components.
+    panics: Arc<Panics>,
+    time: Arc<StoreTime>,
+    pub(crate) read: Arc<ReadPath>,
+    write: Arc<WritePath>,
+    pub(crate) log: Arc<CommitLock>,
+    pub(crate) store: Arc<OpenStore>,
+    sync: Arc<SyncPath>,
+    maintenance: Arc<Maintenance>,
+    checkpoints: Arc<CheckpointWriter>,
+    compaction: Arc<Compaction>,
+    life: Arc<Lifecycle>,
     durability: Durability,
     report: OpenReport,
 }
@@ -71,7 +93,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.core.index.number(ConcurrentKvState::len, |last| last.state.live_keys)
+        self.read.index.number(ConcurrentKvState::len, |last| last.state.live_keys)
     }
 
     /// Whether no key has a value; of a closed store, whether none had one in the end.
@@ -100,7 +122,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn latest_version(&self) -> u64 {
-        self.core.latest_version()
+        self.log.max_version().max(self.read.index.max_version())
     }
 
     /// The seq of the latest commit, also once the store is closed.
@@ -116,7 +138,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn latest_seq(&self) -> u64 {
-        self.core.index.visible_seq()
+        self.read.index.visible_seq()
     }
 
     /// The store in numbers. Cheap: reads no file.
@@ -131,7 +153,15 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.core.stats()
+        let source = StatsSource {
+            panics: &self.panics,
+            read: &self.read,
+            log: &self.log,
+            store: &self.store,
+            sync: &self.sync,
+            maintenance: &self.maintenance,
+        };
+        source.stats()
     }
 
     /// What opening the store found and did.
@@ -159,7 +189,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn config(&self) -> &StoreConfig {
-        &self.core.config
+        &self.config
     }
 }
 
@@ -167,7 +197,7 @@ impl fmt::Debug for SingleNodeEngine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("SingleNodeEngine")
-            .field("data_dir", &self.core.config.data_dir)
+            .field("data_dir", &self.config.data_dir)
             .field("keys", &self.len())
             .field("latest_seq", &self.latest_seq())
             .finish_non_exhaustive()
@@ -285,8 +315,6 @@ const _: () = {
     is_shared::<BatchOutcome>();
     is_shared::<Ticket<BatchOutcome>>();
     is_shared::<Error>();
-    const fn is_sent<T: Send>() {}
-    is_sent::<StoreBuilder>();
     is_shared::<dyn KvReader>();
     is_shared::<dyn KvWriter>();
 };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hightower_segment::{OUT_OF_MAPS, SegmentError};
 use thiserror::Error;
 
-use crate::batch::Rejected;
+use crate::expect::Rejected;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

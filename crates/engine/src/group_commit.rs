@@ -10,13 +10,12 @@
 //! time, those that came during the sync among them. A lone writer was alone last time, and waits
 //! for nobody.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::mutants::planted;
+use crate::poison::Poison;
 use crate::sync::{Condvar, Mutex, step, thread};
 
 /// A leader waits for the next of the others no longer than this share of what a sync takes, and no
@@ -25,45 +24,6 @@ const PATIENCE_SHARE: u64 = 5;
 const PATIENCE_MAX: Duration = Duration::from_micros(25);
 /// Nor does it look for them more often than this.
 const LOOKS_MAX: usize = 1000;
-
-/// The first failure of a write or sync. Once it is set, no new write is promised anything.
-#[derive(Debug, Default)]
-pub(crate) struct Poison(OnceLock<Arc<str>>);
-
-impl Poison {
-    /// Refuses if an earlier write or sync failed.
-    pub(crate) fn check(&self) -> Result<()> {
-        match self.0.get() {
-            None => Ok(()),
-            Some(reason) => Err(Error::Poisoned { reason: Arc::clone(reason) }),
-        }
-    }
-
-    pub(crate) fn reason(&self) -> Option<&str> {
-        self.0.get().map(|reason| &**reason)
-    }
-
-    /// Keeps the first failure, and gives the error that every later writer gets.
-    pub(crate) fn latch(&self, failure: &dyn std::error::Error) -> Error {
-        let reason = self.0.get_or_init(|| describe(failure).into());
-        Error::Poisoned { reason: Arc::clone(reason) }
-    }
-}
-
-/// An error with its sources, in one line.
-fn describe(failure: &dyn std::error::Error) -> String {
-    let mut text = failure.to_string();
-    let mut source = failure.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
 
 /// What has made a commit durable.
 enum Synced {
@@ -243,8 +203,9 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::{GroupCommit, Poison};
+    use super::GroupCommit;
     use crate::error::{Error, ErrorKind};
+    use crate::poison::Poison;
 
     #[test]
     fn waiters_share_syncs_and_each_is_covered() {

@@ -1,75 +1,163 @@
-//! What runs in the background to keep commits short, each on a thread of its own: making the next
-//! segment ready, touching pages ahead of the tail, and syncing and sealing segments that were
-//! rolled; and when it is quiet, giving back room that was made ready.
+//! What compaction, checkpoints and backups share: the turn, the signal of the background thread,
+//! and the statistics.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use hightower_seams::lock_order::Rank;
+use hightower_segment::Segment;
 
-/// How often such a thread looks by itself whether the tail has come near what was made ready.
-const TICK: Duration = Duration::from_millis(2);
-/// How many quiet looks until it sleeps until woken.
-const QUIET_TICKS: u32 = 50;
-/// When it was quiet for so long after that, what was made ready ahead is given back.
-const REST_AFTER: Duration = Duration::from_secs(1);
+use crate::compaction::stats::{CompactionStats, RunReport, Total};
+use crate::mutants::planted;
+use crate::sync::{Condvar, Mutex};
+use crate::turn::{CheckedMutex, HasRank};
+
+/// The background looks for work when the log has grown by one part in this many of its segments: a
+/// look costs more the more segments there are.
+const LOOK_SHARE: usize = 64;
+
+impl HasRank for Turn {
+    const RANK: Rank = Rank::Turn;
+}
+
+/// The data of the turn's holder.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Segments that count no longer, and whose files are still held.
+    pub(crate) retired: Vec<Arc<Segment>>,
+    /// The checkpoint that the manifest names.
+    pub(crate) checkpoint: Option<NamedCheckpoint>,
+}
+
+/// A checkpoint, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedCheckpoint {
+    pub(crate) name: String,
+    /// The seqno that it was taken at; 0 if records behind it were replayed.
+    pub(crate) seq: u64,
+    /// The number of compaction runs that came before it.
+    pub(crate) runs: u64,
+}
+
+/// Why the background thread looks for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Interval,
+    Woken,
+    Closing,
+}
 
 #[derive(Debug, Default)]
-struct Wish {
+struct Signal {
     is_woken: bool,
     is_closing: bool,
 }
 
-/// The meeting place of writers and such a thread.
+/// What compaction has done.
 #[derive(Debug, Default)]
+struct Books {
+    stats: CompactionStats,
+    total: Total,
+}
+
+/// The turn that compaction, checkpoints and backups take, and what they have done.
+#[derive(Debug)]
 pub(crate) struct Maintenance {
-    wish: Mutex<Wish>,
+    pub(crate) turn: CheckedMutex<Turn>,
+    signal: Mutex<Signal>,
     wake: Condvar,
+    books: Mutex<Books>,
+    /// Rotations since the background was last woken for one.
+    rotations: AtomicUsize,
+    opened_ms: i64,
 }
 
 impl Maintenance {
-    /// There is something to do.
-    pub(crate) fn wake(&self) {
-        self.wish.lock().is_woken = true;
-        self.wake.notify_one();
-    }
-
-    /// Whether there is something to do; from now on no longer.
-    pub(crate) fn take_wish(&self) -> bool {
-        std::mem::take(&mut self.wish.lock().is_woken)
-    }
-
-    /// Runs until [`close`](Self::close). `work` does what is to be done and says whether there was
-    /// anything; `rest` is called once whenever it has become quiet.
-    pub(crate) fn run(&self, mut work: impl FnMut() -> bool, mut rest: impl FnMut()) {
-        let mut quiet_ticks = 0;
-        let mut has_rested = false;
-        loop {
-            quiet_ticks = if work() { 0 } else { quiet_ticks + 1 };
-            let mut wish = self.wish.lock();
-            if !wish.is_woken && !wish.is_closing {
-                if quiet_ticks >= QUIET_TICKS && has_rested {
-                    self.wake.wait(&mut wish);
-                } else if quiet_ticks >= QUIET_TICKS {
-                    has_rested = self.wake.wait_for(&mut wish, REST_AFTER).timed_out();
-                    if has_rested {
-                        MutexGuard::unlocked(&mut wish, &mut rest);
-                    }
-                } else {
-                    self.wake.wait_for(&mut wish, TICK);
-                }
-            }
-            if wish.is_closing {
-                return;
-            }
-            if std::mem::take(&mut wish.is_woken) {
-                (quiet_ticks, has_rested) = (0, false);
-            }
+    /// For a store that was opened at `opened_ms`, Unix milliseconds.
+    pub(crate) fn new(turn: Turn, opened_ms: i64) -> Self {
+        Self {
+            turn: CheckedMutex::new(turn),
+            signal: Mutex::default(),
+            wake: Condvar::default(),
+            books: Mutex::default(),
+            rotations: AtomicUsize::new(0),
+            opened_ms,
         }
     }
 
-    /// Ends [`run`](Self::run).
+    /// When the store was opened, Unix milliseconds: what a crash left was there by then.
+    pub(crate) fn opened_ms(&self) -> i64 {
+        self.opened_ms
+    }
+
+    /// There may be something to compact.
+    pub(crate) fn wake(&self) {
+        self.signal.lock().is_woken = true;
+        self.wake.notify_one();
+    }
+
+    /// The log has rotated, and has `segments` by now: wakes the background if the log has grown
+    /// enough since the last look.
+    pub(crate) fn note_rotation(&self, segments: usize) {
+        let rotations = self.rotations.fetch_add(1, Ordering::Relaxed) + 1;
+        if rotations >= segments / LOOK_SHARE || planted("each_roll_looks_at_all_segments") {
+            self.rotations.store(0, Ordering::Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Ends the background thread.
     pub(crate) fn close(&self) {
-        self.wish.lock().is_closing = true;
+        self.signal.lock().is_closing = true;
         self.wake.notify_all();
+    }
+
+    /// Waits for the interval to pass, for a wake-up, or for the end.
+    pub(crate) fn wait(&self, interval: Duration) -> Cause {
+        let mut signal = self.signal.lock();
+        if !signal.is_woken && !signal.is_closing {
+            self.wake.wait_for(&mut signal, interval);
+        }
+        if signal.is_closing {
+            return Cause::Closing;
+        }
+        if std::mem::take(&mut signal.is_woken) { Cause::Woken } else { Cause::Interval }
+    }
+
+    pub(crate) fn stats(&self) -> CompactionStats {
+        self.books.lock().stats.clone()
+    }
+
+    pub(crate) fn note(&self, change: impl FnOnce(&mut CompactionStats)) {
+        change(&mut self.books.lock().stats);
+    }
+
+    pub(crate) fn note_run(&self, run: &RunReport) {
+        let mut books = self.books.lock();
+        books.stats.add(run);
+        books.total.add(run);
+    }
+
+    /// What all runs since the store was opened have done.
+    pub(crate) fn total(&self) -> Total {
+        self.books.lock().total.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Maintenance, Turn};
+
+    #[test]
+    fn the_more_segments_there_are_the_more_rolls_it_takes_to_look_at_them_all() {
+        let rotations_per_look = |segments: usize| {
+            let maintenance = Maintenance::new(Turn::default(), 0);
+            (1..).find(|_| {
+                maintenance.note_rotation(segments);
+                maintenance.signal.lock().is_woken
+            })
+        };
+        assert_eq!([1, 64, 128, 31_000].map(rotations_per_look), [1, 1, 2, 484].map(Some));
     }
 }

@@ -4,15 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hightower_segment::{ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, Stamp, StoreOptions, Tolerance};
+use hightower_segment::{ForkGuard, ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, StoreOptions, Tolerance};
+use hightower_state::ConcurrentKvState;
 
 use crate::checkpoint::{CheckpointUse, Fold, Watch};
-use crate::commit::CommitLog;
+use crate::commit_log::CommitLog;
 use crate::components::Components;
 use crate::config::{RecoveryMode, StoreConfig};
-use crate::core::{Core, ReadingLock};
 use crate::error::{Error, Result};
+use crate::files::io_error;
+use crate::guarded::Panics;
+use crate::maintenance::NamedCheckpoint;
 use crate::mutants::planted;
+use crate::place::Place;
+use crate::read_path::ReadingLock;
+use crate::table::Segments;
 use crate::time::StoreTime;
 
 /// What opening a store found and did.
@@ -43,33 +49,55 @@ impl OpenReport {
     }
 }
 
+/// A store that was recovered: what its parts are made of.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) config: StoreConfig,
+    /// Guarded: their panics are noted in `panics`.
+    pub(crate) components: Components,
+    pub(crate) panics: Arc<Panics>,
+    pub(crate) fork_guard: ForkGuard,
+    pub(crate) time: StoreTime,
+    pub(crate) state: ConcurrentKvState<Place>,
+    pub(crate) segments: Segments,
+    /// The end of the log, if the store is open for writing.
+    pub(crate) log: Option<(SegmentStore, CommitLog)>,
+    /// The lock, if it is open for reading.
+    pub(crate) lock: Option<ReadingLock>,
+    /// The checkpoint that the manifest names.
+    pub(crate) checkpoint: Option<NamedCheckpoint>,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) report: OpenReport,
+}
+
 /// Opens a store, for writing or for reading as the settings say. `is_copy`: it is being made, as a
 /// copy of another.
-pub(crate) fn open(
-    config: StoreConfig,
-    components: Components,
-    is_copy: bool,
-    watch: Watch<'_>,
-) -> Result<(Core, OpenReport)> {
+pub(crate) fn open(config: StoreConfig, components: Components, is_copy: bool, watch: Watch<'_>) -> Result<Opened> {
     config.validate()?;
+    let fork_guard = ForkGuard::new().map_err(|source| io_error("watch for forks of", &config.data_dir, source))?;
     let panics = Arc::default();
     let components = components.guarded(&panics);
     let started = components.clock.elapsed();
-    let (core, mut report) = if config.read_only {
-        open_for_reading(config, components, watch)?
+    let surroundings = Surroundings { config, components, panics, fork_guard };
+    let mut opened = if surroundings.config.read_only {
+        open_for_reading(surroundings, watch)?
     } else {
-        open_for_writing(config, components, is_copy, watch)?
+        open_for_writing(surroundings, is_copy, watch)?
     };
-    report.elapsed = core.components.clock.elapsed().saturating_sub(started);
-    Ok((core.showing(panics), report))
+    opened.report.elapsed = opened.components.clock.elapsed().saturating_sub(started);
+    Ok(opened)
 }
 
-fn open_for_writing(
+/// What is there before the files are read.
+struct Surroundings {
     config: StoreConfig,
     components: Components,
-    is_copy: bool,
-    watch: Watch<'_>,
-) -> Result<(Core, OpenReport)> {
+    panics: Arc<Panics>,
+    fork_guard: ForkGuard,
+}
+
+fn open_for_writing(surroundings: Surroundings, is_copy: bool, watch: Watch<'_>) -> Result<Opened> {
+    let Surroundings { config, components, .. } = &surroundings;
     let options = StoreOptions {
         segment_len_bytes: config.segment_len_bytes(),
         appends: config.append_mode,
@@ -78,23 +106,18 @@ fn open_for_writing(
         ..StoreOptions::default()
     };
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
-    refuse_loss(&config, recovery.report())?;
+    refuse_loss(config, recovery.report())?;
     let store_id = store.manifest().store_id;
-    let fold = Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), &components, watch)?;
-    start(config, components, store, recovery, fold)
+    let fold = Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), components, watch)?;
+    start(surroundings, store, recovery, fold)
 }
 
 /// Seals what was recovered and starts a new segment.
-fn start(
-    config: StoreConfig,
-    components: Components,
-    store: SegmentStore,
-    recovery: Recovery,
-    fold: Fold,
-) -> Result<(Core, OpenReport)> {
+fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fold: Fold) -> Result<Opened> {
+    let Surroundings { config, components, panics, fork_guard } = surroundings;
     let max_version = fold.state.max_version().max(fold.max_version).max(recovery.report().version_floor);
     let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
-    let stamp = Stamp { max_version, timestamp: time.stamp_ms() };
+    let stamp = time.stamp(max_version);
     store.set_next_len(config.idle_segment_len(fold.segments.live_bytes()));
     let (appender, report) = recovery.finish(stamp)?;
     let last_seq = appender.next_seq().saturating_sub(1);
@@ -107,27 +130,37 @@ fn start(
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    let core = Core::new(config, components, time, fold.state, fold.segments, Some((store, log)))?;
-    core.upkeep.set_checkpoint_bytes(fold.checkpoint_bytes);
-    let mut turn = core.upkeep.turn.lock()?;
-    turn.checkpoint = match fold.checkpoint {
-        // Nothing was replayed: it says all there is to say.
-        CheckpointUse::Loaded { name, .. } if fold.replayed_records == 0 => Some((name, last_seq, 0)),
-        CheckpointUse::Loaded { name, .. } | CheckpointUse::Rebuilt { name, .. } => Some((name, 0, 0)),
+    let checkpoint = match fold.checkpoint {
+        // Nothing was replayed: it holds everything.
+        CheckpointUse::Loaded { name, .. } if fold.replayed_records == 0 => Some((name, last_seq)),
+        CheckpointUse::Loaded { name, .. } | CheckpointUse::Rebuilt { name, .. } => Some((name, 0)),
         CheckpointUse::None => None,
     };
-    drop(turn);
-    Ok((core, report))
+    Ok(Opened {
+        checkpoint: checkpoint.map(|(name, seq)| NamedCheckpoint { name, seq, runs: 0 }),
+        checkpoint_bytes: fold.checkpoint_bytes,
+        state: fold.state,
+        segments: fold.segments,
+        log: Some((store, log)),
+        lock: None,
+        config,
+        components,
+        panics,
+        fork_guard,
+        time,
+        report,
+    })
 }
 
-fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_>) -> Result<(Core, OpenReport)> {
+fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Opened> {
+    let Surroundings { config, components, .. } = &surroundings;
     // Declared first, to be dropped last.
     let reading;
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
     reading = ReadingLock(Arc::clone(store.lock()));
-    refuse_loss(&config, store.report())?;
+    refuse_loss(config, store.report())?;
     let store_id = store.manifest().store_id;
-    let fold = Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), &components, watch)?;
+    let fold = Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), components, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let lock = Some(reading).filter(|_| !planted("reading_lock_dropped"));
@@ -138,7 +171,21 @@ fn open_for_reading(config: StoreConfig, components: Components, watch: Watch<'_
         elapsed: Duration::ZERO,
     };
     let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
-    Ok((Core::new(config, components, time, fold.state, fold.segments, None)?.reading(lock), report))
+    let Surroundings { config, components, panics, fork_guard } = surroundings;
+    Ok(Opened {
+        state: fold.state,
+        segments: fold.segments,
+        log: None,
+        checkpoint: None,
+        checkpoint_bytes: 0,
+        config,
+        components,
+        panics,
+        fork_guard,
+        time,
+        lock,
+        report,
+    })
 }
 
 /// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed

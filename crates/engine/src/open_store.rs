@@ -1,20 +1,27 @@
-//! The segment store of an open store, and who works with it.
+//! The segment store of an open store, who works with it, and whether it takes writes.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use hightower_segment::{ForkGuard, SegmentStore};
+use hightower_segment::{ForkGuard, SegmentError, SegmentStore};
 
 use crate::error::{Error, Result};
 use crate::mutants::planted;
+use crate::poison::Poison;
 use crate::sync::{Condvar, Mutex};
 
-/// The segment store, until it is closed. It holds the lock of the directory, so whoever closes it
-/// waits until nobody works with it any more: the next open must find the lock free.
+/// The segment store, until it is closed. It holds the lock of the directory, so closing waits
+/// until nobody works with it any more: the next open must find the lock free.
 #[derive(Debug)]
 pub(crate) struct OpenStore {
     slot: Mutex<Slot>,
     unused: Condvar,
     is_read_only: bool,
+    /// Set when closing begins: from then on nothing new begins.
+    is_closing: AtomicBool,
+    poison: Poison,
+    /// Tells a child that was forked from the process that opened the store. It must leave the
+    /// store alone.
     fork_guard: ForkGuard,
 }
 
@@ -27,26 +34,103 @@ struct Slot {
 impl OpenStore {
     /// `None` for a store that is open for reading.
     pub(crate) fn new(store: Option<SegmentStore>, fork_guard: ForkGuard) -> Self {
-        let is_read_only = store.is_none();
-        Self { slot: Mutex::new(Slot { store, users: 0 }), unused: Condvar::new(), is_read_only, fork_guard }
+        Self {
+            is_read_only: store.is_none(),
+            slot: Mutex::new(Slot { store, users: 0 }),
+            unused: Condvar::new(),
+            is_closing: AtomicBool::new(false),
+            poison: Poison::default(),
+            fork_guard,
+        }
     }
 
-    /// The store, to work with for a while: closing waits until it is dropped.
+    /// The segment store, to work with for a while: closing waits until it is dropped.
     ///
     /// # Errors
     ///
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Forked`].
     pub(crate) fn in_use(&self) -> Result<InUse<'_>> {
-        if self.fork_guard.is_forked() {
-            return Err(Error::Forked);
-        }
+        self.check_not_forked()?;
         let mut slot = self.slot.lock();
         let store = slot.store.clone().ok_or(if self.is_read_only { Error::ReadOnly } else { Error::Closed })?;
         slot.users += 1;
         Ok(InUse { store, _user: User(self) })
     }
 
-    /// Gives it to nobody any more, waits for those who have it, and lets go of it.
+    /// Whether the store was opened for reading only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// Whether this process was forked from the one that opened the store.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.fork_guard.is_forked()
+    }
+
+    /// Refuses everything in a forked child: the locks may be held by threads that it does not
+    /// have, and the files are its parent's.
+    #[inline]
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
+        if self.is_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// Refuses everything once closing has begun.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_not_forked()?;
+        if self.is_closing() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Refuses writes to a store that is read-only, closed, or has failed before.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.check_open()?;
+        self.poison.check()
+    }
+
+    /// The latch of the first failed write or sync.
+    #[inline]
+    pub(crate) fn poison(&self) -> &Poison {
+        &self.poison
+    }
+
+    /// A commit that could not be appended: if the log may have been touched, the store takes no
+    /// more writes.
+    #[cold]
+    pub(crate) fn append_failed(&self, failure: SegmentError) -> Error {
+        match failure {
+            SegmentError::Full { .. } | SegmentError::TooLarge { .. } | SegmentError::DoesNotFit { .. } => {
+                failure.into()
+            }
+            // A file could not be made, for want of descriptors or memory. The log was not touched.
+            SegmentError::Io { .. } | SegmentError::OutOfMaps { .. } if self.is_log_sound() => failure.into(),
+            other => self.poison.latch(&other),
+        }
+    }
+
+    /// Refuses writes from now on, because a thread of the store has panicked.
+    #[cold]
+    pub(crate) fn poison_by_panic(&self, thread: &str, message: &str) {
+        let failure = std::io::Error::other(format!("the thread {thread} ended by a bug: {message}"));
+        let _refused = self.poison.latch(&failure);
+    }
+
+    /// Whether no failure so far has left it open what the files hold.
+    pub(crate) fn is_log_sound(&self) -> bool {
+        self.in_use().is_ok_and(|store| !store.is_poisoned())
+    }
+
+    /// From now on nothing new begins.
+    pub(crate) fn begin_closing(&self) {
+        self.is_closing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
+    /// Gives the segment store to nobody any more, waits for its users, and drops it.
     pub(crate) fn close(&self) {
         if planted("lock_until_dropped") {
             return;
@@ -61,7 +145,7 @@ impl OpenStore {
     }
 }
 
-/// A segment store that somebody works with. Whoever holds it must not close the store.
+/// A segment store in use. Its holder must not close the store.
 #[derive(Debug)]
 pub(crate) struct InUse<'a> {
     // Goes first: with the last user the lock must be free.

@@ -5,7 +5,6 @@
 //! A group takes the commit lock once, and if any of its writes asks for a sync, one sync serves
 //! them all.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -14,11 +13,15 @@ use hightower_state::ApplyOutcome;
 use crate::batch::{Batch, BatchOutcome, Committed};
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::guarded::Panics;
 use crate::mutants::planted;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, receive};
 use crate::ticket::{Promise, Ticket};
 use crate::turn::called_from_within;
+
+/// The name of the commit thread.
+pub(crate) const THREAD: &str = "hightower-commit";
 
 /// The most writes that one group commits before its callers hear of it.
 const MAX_GROUP: usize = 1024;
@@ -60,7 +63,7 @@ pub(crate) trait Committer: Send + Sync + 'static {
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>>;
 
     /// The thread has ended by a panic, which is a bug.
-    fn note_panic(&self);
+    fn note_panic(&self, message: &str);
 }
 
 /// The queue and its thread.
@@ -74,14 +77,14 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// Starts the commit thread behind a queue of `depth` writes.
-    pub(crate) fn start(depth: usize, committer: Arc<dyn Committer>) -> Result<Self> {
+    pub(crate) fn start(depth: usize, committer: Arc<dyn Committer>, panics: Arc<Panics>) -> Result<Self> {
         let (sender, receiver) = bounded(depth);
         let thread = thread::Builder::new()
-            .name("hightower-commit".into())
+            .name(THREAD.into())
             .spawn(move || {
-                // What it had taken is answered when it is dropped, and what comes later is refused.
-                if catch_unwind(AssertUnwindSafe(|| run(&receiver, &*committer))).is_err() {
-                    committer.note_panic();
+                // Dropping the receiver answers the writes that it had taken, and refuses later ones.
+                if let Err(message) = panics.catch(THREAD, || run(receiver, &*committer)) {
+                    committer.note_panic(&message);
                 }
             })
             .map_err(|source| Error::Io { action: "start the commit thread".into(), source: source.into() })?;
@@ -152,8 +155,8 @@ impl Pipeline {
     }
 }
 
-fn run(receiver: &Receiver<Request>, committer: &dyn Committer) {
-    while let Ok(first) = receive(receiver) {
+fn run(receiver: Receiver<Request>, committer: &dyn Committer) {
+    while let Ok(first) = receive(&receiver) {
         let mut group = Vec::with_capacity(receiver.len().min(MAX_GROUP) + 1);
         group.push(first);
         group.extend(receiver.try_iter().take(MAX_GROUP - 1));
@@ -198,13 +201,13 @@ mod tests {
             requests.iter().map(|_| Ok(outcome())).collect()
         }
 
-        fn note_panic(&self) {}
+        fn note_panic(&self, _: &str) {}
     }
 
     #[test]
     fn closing_waits_for_all_that_was_handed_in() {
         let slow = Arc::new(Slow::default());
-        let pipeline = Pipeline::start(100, Arc::clone(&slow) as Arc<_>).unwrap();
+        let pipeline = Pipeline::start(100, Arc::clone(&slow) as Arc<_>, Arc::default()).unwrap();
         let submit = |_| pipeline.submit_batch(Batch::new(), Durability::Os).unwrap();
         let tickets: Vec<_> = (0..20).map(submit).collect();
         thread::scope(|scope| {

@@ -1,33 +1,34 @@
-//! How much room the store keeps ready: as much as is being written needs, and while nothing is
-//! written as little as its size allows.
+//! How long segments are: as long as the current writers need, and while nothing is written as
+//! short as the size of the store allows.
 //!
-//! A file that is made ahead is long enough for what the writers of the moment write in some
-//! seconds, so that making files costs them nothing; and at least a small share of what lives in
-//! the store, so that the number of segments stays small. When nothing is written, what was made
-//! ready for a rush is given back.
+//! A file that is preallocated is long enough for what the current writers write in some seconds,
+//! so that creating files costs them nothing; and at least a small share of the live bytes, so that
+//! the number of segments stays small.
 
 use std::time::Duration;
 
-use hightower_segment::{SegmentError, SegmentStore};
 use parking_lot::Mutex;
 
 use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
-use crate::core::Core;
-use crate::error::Error;
+use crate::table::Segments;
 
-/// A segment is this share of the bytes that live, or more: the active one, its successor and the
-/// spare take room for three.
+/// A segment is this share of the live bytes, or more: the active one, its successor and the spare
+/// take room for three.
 const LIVE_SHARE: u64 = 512;
-/// Writers fill no more than one segment in so many seconds, if the largest allows for it.
+/// Writers fill no more than one segment in this time, if the largest allows for it.
 const SECONDS_PER_SEGMENT: u64 = 2;
-/// The rate of writing is looked at so often.
+/// The interval at which the rate of writing is measured.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// What was written before a pause of this length says nothing about what comes.
 const MEMORY: Duration = Duration::from_secs(1);
-/// How much lives is looked at when the log has grown by one part in so many of its segments.
+/// The live bytes are counted again when the log has grown by one part in this many of its
+/// segments.
 const LOOK_SHARE: usize = 64;
 /// With each look the rate falls by no more than this share.
 const FALL_SHARE: u64 = 32;
+/// A store with a quota has segments of at most this share of it, so that preallocated room does
+/// not use the quota up.
+const QUOTA_SHARE: u64 = 32;
 
 /// How fast the log grows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,8 +53,8 @@ impl Growth {
     }
 }
 
-/// How many bytes lived when it was looked at last. To look costs the more the more segments there
-/// are, so it is not done at each roll.
+/// The number of live bytes at the last look. A look costs more the more segments there are, so it
+/// is not made at each rotation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Living {
     bytes: u64,
@@ -61,7 +62,7 @@ struct Living {
     segment: u32,
 }
 
-/// What is known of the rate at which the store is written to, and of its size.
+/// The rate at which the store is written to, and its size.
 #[derive(Debug, Default)]
 pub(crate) struct Sizing {
     growth: Mutex<Growth>,
@@ -69,7 +70,13 @@ pub(crate) struct Sizing {
 }
 
 impl StoreConfig {
-    /// How long a segment is for a store with so many live bytes that is not written to.
+    /// The length of a segment: as configured, or less if the quota asks for it.
+    pub(crate) fn segment_len_bytes(&self) -> u32 {
+        let share = self.max_disk_bytes.map_or(u64::MAX, |max| (max / QUOTA_SHARE).max(MIN_SEGMENT_SIZE_BYTES));
+        u32::try_from(self.max_segment_size.min(share)).unwrap_or(u32::MAX)
+    }
+
+    /// The length of a segment in a store with `live_bytes` that is not written to.
     pub(crate) fn idle_segment_len(&self, live_bytes: u64) -> u32 {
         let largest = self.segment_len_bytes();
         let least = u32::try_from(self.min_segment_size.max(MIN_SEGMENT_SIZE_BYTES)).unwrap_or(u32::MAX);
@@ -77,77 +84,41 @@ impl StoreConfig {
     }
 }
 
-impl Core {
-    /// How long a segment is while nothing is written.
-    fn idle_len(&self) -> u32 {
-        self.config.idle_segment_len(self.segments.live_bytes())
-    }
-
-    /// The same, from what was known when the log had at most one part in [`LOOK_SHARE`] fewer
-    /// segments.
-    fn idle_len_about(&self, active: u32) -> u32 {
-        let mut living = self.sizing.living.lock();
-        let grown = active.abs_diff(living.segment) as usize;
-        if grown > self.segments.count() / LOOK_SHARE {
-            *living = Living { bytes: self.segments.live_bytes(), segment: active };
-        }
-        self.config.idle_segment_len(living.bytes)
-    }
-
-    /// Looks at how fast the log grows, and says how long files are to be.
-    pub(crate) fn plan_segments(&self, store: &SegmentStore) {
-        let now = self.components.clock.elapsed();
-        let Some(end) = store.end() else { return };
+impl Sizing {
+    /// Measures how fast the log grows, which ends at `end` of a segment now, and gives the length
+    /// of the next file. `None`: the last answer is too young to change.
+    pub(crate) fn plan(
+        &self,
+        now: Duration,
+        end: (u32, u32),
+        config: &StoreConfig,
+        segments: &Segments,
+    ) -> Option<u32> {
         let bytes_per_s = {
-            let mut growth = self.sizing.growth.lock();
+            let mut growth = self.growth.lock();
             if now.saturating_sub(growth.at) < SAMPLE_INTERVAL && growth.segment == end.0 {
-                return;
+                return None;
             }
             growth.look(now, end);
             growth.bytes_per_s
         };
         let rush = u32::try_from(bytes_per_s.saturating_mul(SECONDS_PER_SEGMENT)).unwrap_or(u32::MAX);
-        store.set_next_len(self.idle_len_about(end.0).max(rush));
+        Some(config.idle_segment_len(self.live_bytes_about(end.0, segments)).max(rush))
     }
 
-    /// Gives back room that was made ready for more than is written now. For when nothing is.
-    pub(crate) fn rest(&self) {
-        match self.try_rest() {
-            // A full device is seen elsewhere; a store that was closed meanwhile has given back
-            // everything.
-            Ok(()) | Err(Error::Full { .. } | Error::Closed | Error::ReadOnly | Error::Poisoned { .. }) => {}
-            // What could not be removed is tried again at the next rest, and does no harm until
-            // then.
-            Err(Error::Io { .. }) if self.is_log_sound() => {}
-            Err(failure) => drop(self.poison.latch(&failure)),
-        }
+    /// Nothing is written any more.
+    pub(crate) fn note_idle(&self) {
+        self.growth.lock().bytes_per_s = 0;
     }
 
-    fn try_rest(&self) -> Result<(), Error> {
-        let store = self.store.in_use()?;
-        self.sizing.growth.lock().bytes_per_s = 0;
-        let wanted = self.idle_len();
-        store.set_next_len(wanted);
-        {
-            // A roll may count on the files that this removes.
-            let _growing = self.growing();
-            store.trim()?;
+    /// The live bytes when the log had at most one part in [`LOOK_SHARE`] fewer segments.
+    fn live_bytes_about(&self, active: u32, segments: &Segments) -> u64 {
+        let mut living = self.living.lock();
+        let grown = active.abs_diff(living.segment) as usize;
+        if grown > segments.count() / LOOK_SHARE {
+            *living = Living { bytes: segments.live_bytes(), segment: active };
         }
-        let mut log = self.commit_log()?;
-        if log.appender.remaining_bytes() / 2 > wanted {
-            let given_back: Result<(), SegmentError> = log.appender.give_back(wanted);
-            given_back?;
-        }
-        Ok(())
-    }
-
-    /// Gives back room if hardly anything is written at the moment.
-    pub(crate) fn rest_unless_busy(&self) {
-        let Ok(store) = self.store.in_use() else { return };
-        self.plan_segments(&store);
-        if store.next_len() <= self.idle_len() {
-            self.rest();
-        }
+        living.bytes
     }
 }
 

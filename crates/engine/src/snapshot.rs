@@ -10,11 +10,11 @@ use hightower_index::{Guard, pin};
 use hightower_state::{KvState, Versioned, Visited};
 
 use crate::bounds::KeyBounds;
-use crate::core::Core;
 use crate::entry_key::EntryKey;
 use crate::error::Result;
 use crate::mutants::planted;
 use crate::place::Place;
+use crate::read_path::ReadPath;
 use crate::table::InOrder;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
@@ -45,13 +45,13 @@ const ITEMS_PER_GUARD: usize = 256;
 /// ```
 #[derive(Clone)]
 pub struct Snapshot {
-    core: Arc<Core>,
+    read: Arc<ReadPath>,
     state: hightower_state::StateSnapshot<Place>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(core: &Arc<Core>) -> Result<Self> {
-        Ok(Self { core: Arc::clone(core), state: core.index.state(&pin())?.snapshot() })
+    pub(crate) fn new(read: &Arc<ReadPath>) -> Result<Self> {
+        Ok(Self { read: Arc::clone(read), state: read.index.state(&pin())?.snapshot() })
     }
 
     /// The seq of the latest commit that it shows.
@@ -76,7 +76,7 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let (key, guard) = (key.as_ref(), pin());
-        self.core.read(&guard, |guard| self.find(key, guard), |value, _| use_value(value))
+        self.read.read(&guard, |guard| self.find(key, guard), |value, _| use_value(value))
     }
 
     /// The value that `key` had, and the version that gave it.
@@ -86,11 +86,11 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         let (key, guard) = (key.as_ref(), pin());
-        self.core.read(&guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
+        self.read.read(&guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
     }
 
     fn find(&self, key: &[u8], guard: &Guard) -> Option<Versioned<Place>> {
-        self.state.get_hinted(key, guard, |hint| self.core.prefetch_hinted(hint, guard))
+        self.state.get_hinted(key, guard, |hint| self.read.prefetch_hinted(hint, guard))
     }
 
     /// The values that many keys had, in their order. Faster than one [`get`](Self::get) after the
@@ -106,7 +106,7 @@ impl Snapshot {
             let mut places = [None; MULTI_GET_TOGETHER];
             self.state.get_many(keys, &guard, |at, found| {
                 if let (Some(slot), Some(found)) = (places.get_mut(at), found) {
-                    self.core.prefetch(found.location, &guard);
+                    self.read.prefetch(found.location, &guard);
                     *slot = Some(found);
                 }
             });
@@ -123,7 +123,7 @@ impl Snapshot {
         let Some(found) = found else { return Ok(None) };
         let first = Cell::new(Some(found));
         let find = |guard| first.take().or_else(|| self.state.get_pinned(key, guard));
-        self.core.read(guard, find, |value, _| Value::from(value))
+        self.read.read(guard, find, |value, _| Value::from(value))
     }
 
     /// Whether `key` had a value. Reads the index only.
@@ -217,8 +217,8 @@ impl Snapshot {
         loop {
             let guard = pin();
             let Some((key, entry)) = entries.next_pinned(&guard) else { break };
-            self.core.prefetch_in_order(entry.location, &order, &guard);
-            self.core.read_record(
+            self.read.prefetch_in_order(entry.location, &order, &guard);
+            self.read.read_record(
                 &guard,
                 |guard| Some(self.state.entry_pinned(key, guard)?.location).or(Some(entry.location)),
                 |command| copy.apply(command),
@@ -343,12 +343,12 @@ impl Range {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends
     /// there.
     pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
-        let Self { snapshot: Snapshot { core, state }, inner, order } = self;
+        let Self { snapshot: Snapshot { read, state }, inner, order } = self;
         let order = RefCell::new(order);
         loop {
             let guard = pin();
             // One look at the table serves all: what compaction moves meanwhile is found the long way.
-            let Some(table) = core.segments.table(&guard) else { return Ok(()) };
+            let Some(table) = read.segments.table(&guard) else { return Ok(()) };
             let mut failed = None;
             let visited = inner.visit_pinned(
                 ITEMS_PER_GUARD,
@@ -357,8 +357,8 @@ impl Range {
                 |key, found| {
                     let visit = |value: &[u8], _version| visit(key, value);
                     let flow = match table.find(found.location.segment) {
-                        Some(tracked) => core.value_in(tracked, found.location, visit).map(Some),
-                        None => core.read(&guard, |guard| state.get_pinned(key, guard), visit),
+                        Some(tracked) => read.value_in(tracked, found.location, visit).map(Some),
+                        None => read.read(&guard, |guard| state.get_pinned(key, guard), visit),
                     };
                     match flow {
                         Ok(flow) => flow.unwrap_or(ControlFlow::Continue(())),
@@ -409,9 +409,9 @@ impl Iterator for Range {
     type Item = Entry;
 
     fn next(&mut self) -> Option<Entry> {
-        let (guard, core) = (pin(), &self.snapshot.core);
+        let (guard, read) = (pin(), &self.snapshot.read);
         let order = RefCell::new(&mut self.order);
-        let ahead = |place| core.prefetch_in_order(place, &order, &guard);
+        let ahead = |place| read.prefetch_in_order(place, &order, &guard);
         let (key, found) = self.inner.next_pinned_with(&guard, ahead)?;
         let key = EntryKey::from(key);
         Some(self.entry(key, found))
@@ -420,8 +420,8 @@ impl Iterator for Range {
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Entry> {
-        let (guard, core) = (pin(), &self.snapshot.core);
-        let (key, found) = self.inner.next_back_pinned_with(&guard, |place| core.prefetch(place, &guard))?;
+        let (guard, read) = (pin(), &self.snapshot.read);
+        let (key, found) = self.inner.next_back_pinned_with(&guard, |place| read.prefetch(place, &guard))?;
         let key = EntryKey::from(key);
         Some(self.entry(key, found))
     }
@@ -462,8 +462,8 @@ impl Entry {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn value(&self) -> Result<Value> {
-        let (guard, core) = (pin(), &self.snapshot.core);
-        if let Some(tracked) = core.segments.find(self.found.location.segment, &guard)
+        let (guard, read) = (pin(), &self.snapshot.read);
+        if let Some(tracked) = read.segments.find(self.found.location.segment, &guard)
             && let Some(found) = tracked.segment.value_at(self.found.location.offset)?
         {
             return Ok(Value::from(found.value));

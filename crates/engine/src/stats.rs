@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use hightower_log::SegmentKind;
 use hightower_segment::AppendMode;
-use hightower_state::{ConcurrentKvState, StateStats};
+use hightower_state::StateStats;
 
+use crate::commit_log::CommitLock;
 use crate::compaction::CompactionStats;
-use crate::core::Core;
+use crate::guarded::Panics;
+use crate::maintenance::Maintenance;
 use crate::observe::{CALLBACKS, INSTRUMENTS};
+use crate::open_store::OpenStore;
+use crate::read_path::ReadPath;
+use crate::sync_path::SyncPath;
 use crate::table::Tracked;
 
 /// How records reach the active segment of an open store.
@@ -98,16 +103,21 @@ pub struct Stats {
     pub segments: Vec<SegmentStats>,
 }
 
-impl Core {
-    /// The highest version that was ever seen.
-    pub(crate) fn latest_version(&self) -> u64 {
-        let floor = self.commit.lock().as_ref().map_or(0, |log| log.max_version);
-        floor.max(self.index.number(ConcurrentKvState::max_version, |last| last.latest_version))
-    }
+/// The parts of a store that its numbers come from.
+pub(crate) struct StatsSource<'a> {
+    pub(crate) panics: &'a Panics,
+    pub(crate) read: &'a ReadPath,
+    pub(crate) log: &'a CommitLock,
+    pub(crate) store: &'a OpenStore,
+    pub(crate) sync: &'a SyncPath,
+    pub(crate) maintenance: &'a Maintenance,
+}
 
+impl StatsSource<'_> {
     pub(crate) fn stats(&self) -> Stats {
-        let segments: Vec<_> = self.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
-        let state = self.index.number(|state| Some(state.stats()), |last| Some(last.state.clone()));
+        let index = &self.read.index;
+        let segments: Vec<_> = self.read.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
+        let state = index.number(|state| Some(state.stats()), |last| Some(last.state.clone()));
         let of_state = |number: fn(&StateStats) -> u64| state.as_ref().map_or(0, number);
         let tail = self.store.in_use().ok().map(|store| store.tail_stats());
         let sum = |part: fn(&SegmentStats) -> u64| segments.iter().map(part).sum::<u64>();
@@ -119,9 +129,9 @@ impl Core {
             dead_bytes: sum(|segment| segment.dead_bytes),
             disk_bytes: sum(|segment| segment.len_bytes) + tail.map_or(0, |tail| tail.reserved_bytes),
             latest_seq: of_state(|state| state.visible_seq),
-            latest_version: self.latest_version(),
-            durable_seq: self.group.durable_seq(),
-            syncs: self.group.syncs(),
+            latest_version: self.log.max_version().max(index.max_version()),
+            durable_seq: self.sync.durable_seq(),
+            syncs: self.sync.syncs(),
             snapshots: of_state(|state| state.snapshots as u64),
             oldest_snapshot_age: state.as_ref().and_then(|state| state.oldest_snapshot).map(|oldest| oldest.age),
             retained_versions: of_state(|state| state.retained_versions as u64),
@@ -130,10 +140,10 @@ impl Core {
                 Some(AppendMode::Positioned) => AppendPath::Positioned,
                 Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
             },
-            compaction: self.upkeep.stats(),
+            compaction: self.maintenance.stats(),
             caught_panics: self.panics.count() + INSTRUMENTS.count() + CALLBACKS.count(),
             last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()).or_else(|| CALLBACKS.last()),
-            poisoned: self.poison.reason().map(str::to_owned),
+            poisoned: self.store.poison().reason().map(str::to_owned),
             segments,
         }
     }

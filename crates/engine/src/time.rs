@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hightower_log::SegmentKind;
 use hightower_seams::Clock;
+use hightower_segment::Stamp;
 
 use crate::mutants::planted;
 use crate::sync::Mutex;
@@ -57,6 +58,13 @@ impl StoreTime {
         let now_ms = self.clock.now_ms();
         let now_ms = if is_plausible(now_ms) || planted("clock_may_go_back") { now_ms } else { 0 };
         if planted("clock_may_go_back") { now_ms } else { now_ms.max(self.latest_ms.load(Ordering::Relaxed)) }
+    }
+
+    /// What a segment that begins or ends now counts from, in a store that has seen versions up to
+    /// `max_version`. The only place that makes a stamp, so that no number of a caller gets into
+    /// one.
+    pub(crate) fn stamp(&self, max_version: u64) -> Stamp {
+        Stamp { max_version, timestamp: self.stamp_ms() }
     }
 
     /// The time for a header or a seal: not before any that was given.

@@ -26,6 +26,10 @@ pub(crate) struct CheckedMutex<T> {
 }
 
 impl<T: HasRank> CheckedMutex<T> {
+    pub(crate) fn new(content: T) -> Self {
+        Self { content: Mutex::new(content), holder: Mutex::new(None) }
+    }
+
     /// Waits for other threads.
     ///
     /// # Errors

@@ -15,17 +15,21 @@ use std::sync::Arc;
 
 use hightower_index::pin;
 use hightower_segment::{
-    Dir, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
+    Dir, Fs, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
     is_garbage_when_unnamed, segment_name,
 };
 
 use crate::backup::destination::Destination;
+use crate::commit_log::CommitLock;
 use crate::components::Components;
-use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::files::{io_error, list, read_file, read_manifest, remove_if_there, sync_dir, write_file};
+use crate::maintenance::Maintenance;
 use crate::mutants::planted;
+use crate::open_store::OpenStore;
+use crate::read_path::ReadPath;
 use crate::repair::{Meter, RepairProgress};
+use crate::sync_path::SyncPath;
 
 /// Says which manifests a backup has written into the directory: any other is of a store that was
 /// opened there for writing.
@@ -94,23 +98,34 @@ impl Part {
     }
 }
 
-impl Core {
-    pub(crate) fn backup_to(
+/// The parts of a store that a backup reads.
+pub(crate) struct BackupSource<'a> {
+    pub(crate) fs: &'a dyn Fs,
+    pub(crate) data_dir: &'a Path,
+    pub(crate) read: &'a ReadPath,
+    pub(crate) log: &'a CommitLock,
+    pub(crate) store: &'a OpenStore,
+    pub(crate) sync: &'a SyncPath,
+    pub(crate) maintenance: &'a Maintenance,
+}
+
+impl BackupSource<'_> {
+    pub(crate) fn back_up(
         &self,
         dir: &Path,
         watch: &mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
-        self.check_writable()?;
-        if dir == self.config.data_dir {
+        self.store.check_writable()?;
+        if dir == self.data_dir {
             return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
         }
-        let fs = &*self.components.fs;
-        // With the turn the segments and the manifest are of one moment. What follows takes long and needs
-        // no turn: whoever closes the store, or compacts it, waits for no copy. Segments that are
-        // held are neither changed, removed nor used again.
-        let turn = self.upkeep.turn.lock()?;
+        let fs = self.fs;
+        // With the turn the segments and the manifest are of one moment. What follows takes long and
+        // needs no turn: neither closing nor compaction waits for a copy. Segments that are held
+        // are neither changed, removed nor used again.
+        let turn = self.maintenance.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
-        self.sync_to(seq)?;
+        self.sync.sync_to(seq)?;
         let of_store = self.store.in_use()?.manifest();
         let _turn = planted("backup_keeps_the_turn").then_some(turn);
         fs.create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
@@ -157,13 +172,14 @@ impl Core {
     /// The store as of one commit: its seq, the highest version, and how far each segment reaches.
     fn parts(&self) -> Result<(u64, u64, Vec<Part>)> {
         let guard = pin();
-        let _early = if planted("locks_out_of_order") { Some(self.index.state(&guard)?.writer()) } else { None };
-        let log = self.commit_log()?;
-        let parts = self.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| Part {
-            len_bytes: tracked.segment.len_bytes(),
-            records: tracked.records(),
-            segment: Arc::clone(&tracked.segment),
-        });
+        let _early = if planted("locks_out_of_order") { Some(self.read.index.state(&guard)?.writer()) } else { None };
+        let log = self.log.lock()?;
+        let parts =
+            self.read.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| Part {
+                len_bytes: tracked.segment.len_bytes(),
+                records: tracked.records(),
+                segment: Arc::clone(&tracked.segment),
+            });
         Ok((log.last_seq, log.max_version, parts.collect()))
     }
 
@@ -180,8 +196,8 @@ impl Core {
         let tmp = "0000000003.spare".to_owned();
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
-            // A store that was closed meanwhile has given up its directory, and what it holds of the segment is
-            // copied.
+            // A store that was closed meanwhile has given up its directory. Then the mapped segment
+            // is copied.
             let own = self.store.in_use().map(|store| Arc::clone(store.dir()));
             if own.is_ok_and(|own| own.hard_link(&name, dir, &tmp).is_ok()) {
                 dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
@@ -223,8 +239,8 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manife
         }
         None => {
             let names = list(dir)?;
-            // The first thing that a backup puts into a directory is the file that tells it from a store that
-            // has lost its manifest.
+            // The first file that a backup puts into a directory tells it from a store that has lost
+            // its manifest.
             let is_begun = names.iter().any(|name| name == BACKUP) || planted("backup_over_a_store");
             if names.iter().all(|name| is_ours(name) && (is_begun || name == BACKUP_TMP)) {
                 return Ok(None);

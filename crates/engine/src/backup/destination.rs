@@ -75,7 +75,7 @@ impl Destination {
         let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(self.dir.path()) };
         let engine = SingleNodeEngine::open_copy(config, components.clone())?;
         // The path may lead elsewhere by now.
-        self.check_mark(engine.core.store.in_use()?.dir().as_ref())?;
+        self.check_mark(engine.store.in_use()?.dir().as_ref())?;
         Ok(engine)
     }
 

@@ -12,15 +12,18 @@ use std::path::Path;
 use hightower_index::pin;
 use hightower_log::limits::{MAX_KEY_LEN_BYTES, MAX_VALUE_LEN_BYTES};
 use hightower_log::{Command, MAX_HEAD_LEN_BYTES, Placement, RecordContext, decode, encode};
+use hightower_seams::Entropy;
 
 use crate::backup::destination::Destination;
 use crate::batch::Batch;
+use crate::commit_log::CommitLock;
 use crate::components::Components;
-use crate::core::Core;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
-use crate::place::Place;
+use crate::open_store::OpenStore;
+use crate::read_path::ReadPath;
 use crate::table::InOrder;
+use crate::time::StoreTime;
 
 const MAGIC: [u8; 8] = *b"HTKVEXP\n";
 /// The version of streams, which is that of the records in them.
@@ -235,9 +238,18 @@ impl FrameWriter<'_> {
     }
 }
 
-impl Core {
+/// The parts of a store that an export reads.
+pub(crate) struct ExportSource<'a> {
+    pub(crate) entropy: &'a dyn Entropy,
+    pub(crate) time: &'a StoreTime,
+    pub(crate) read: &'a ReadPath,
+    pub(crate) log: &'a CommitLock,
+    pub(crate) store: &'a OpenStore,
+}
+
+impl ExportSource<'_> {
     /// The identity of the store; zeros if it is open for reading, where none is at hand.
-    fn exported_store_id(&self) -> Result<[u8; 16]> {
+    fn store_id(&self) -> Result<[u8; 16]> {
         match self.store.in_use() {
             Ok(store) => Ok(store.manifest().store_id),
             Err(Error::ReadOnly) => Ok([0; 16]),
@@ -245,17 +257,15 @@ impl Core {
         }
     }
 
-    /// Writes everything that `snapshot` knows, tombstones included.
-    pub(crate) fn export(
-        &self,
-        snapshot: &hightower_state::StateSnapshot<Place>,
-        stream: &mut dyn Write,
-    ) -> Result<ExportReport> {
-        let salt = self.components.entropy.next_u64();
+    /// Writes all keys as of now, tombstones included.
+    pub(crate) fn export(&self, stream: &mut dyn Write) -> Result<ExportReport> {
+        self.store.check_open()?;
+        let snapshot = self.read.index.handle()?.snapshot();
+        let salt = self.entropy.next_u64();
         let header = Header {
-            store_id: self.exported_store_id()?,
+            store_id: self.store_id()?,
             seq: snapshot.seq(),
-            max_version: self.latest_version(),
+            max_version: self.log.max_version().max(self.read.index.max_version()),
             salt: salt
                 .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })?,
             timestamp: self.time.now_ms(),
@@ -269,9 +279,9 @@ impl Core {
         loop {
             let guard = pin();
             let Some((key, entry)) = entries.next_pinned(&guard) else { break };
-            self.prefetch_in_order(entry.location, &order, &guard);
+            self.read.prefetch_in_order(entry.location, &order, &guard);
             let find = |guard| Some(snapshot.entry_pinned(key, guard)?.location).or(Some(entry.location));
-            self.read_record(&guard, find, |command| writer.add(command))?.unwrap_or(Ok(()))?;
+            self.read.read_record(&guard, find, |command| writer.add(command))?.unwrap_or(Ok(()))?;
         }
         let records = writer.records;
         Ok(ExportReport { seq: header.seq, records, bytes: writer.finish()? })

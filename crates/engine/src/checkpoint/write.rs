@@ -10,17 +10,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hightower_index::pin;
+use hightower_seams::Entropy;
 use hightower_segment::{CHECKPOINT_SUFFIX, File, SegmentStore};
 use hightower_state::CommandKind;
 
 use crate::checkpoint::block::{BlockWriter, Entry, EntryValue};
 use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_LEN, Header};
-use crate::compaction::Turn;
-use crate::core::Core;
+use crate::commit_log::CommitLock;
+use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::files::{io_error, remove_if_there, sync_data, sync_dir, write_at};
+use crate::maintenance::{Maintenance, NamedCheckpoint, Turn};
 use crate::observe::{Operation, observe};
+use crate::open_store::OpenStore;
 use crate::place::Place;
+use crate::quota::DiskQuota;
+use crate::read_path::ReadPath;
+use crate::sync_path::SyncPath;
 
 /// Bytes are written in pieces of about this many.
 const BUFFER_LEN_BYTES: usize = 256 << 10;
@@ -32,17 +38,52 @@ pub(crate) struct Moment {
     pub(crate) covered: Vec<Covered>,
 }
 
-impl Core {
-    /// Writes a checkpoint, unless the newest one says the same already.
-    pub(crate) fn write_checkpoint(&self, turn: &mut Turn) -> Result<()> {
-        observe(Operation::Checkpoint, || self.write_checkpoint_unobserved(turn))
+/// Writes index checkpoints: its methods take the data of the turn's holder.
+#[derive(Debug)]
+pub(crate) struct CheckpointWriter {
+    entropy: Arc<dyn Entropy>,
+    read: Arc<ReadPath>,
+    log: Arc<CommitLock>,
+    store: Arc<OpenStore>,
+    sync: Arc<SyncPath>,
+    quota: Arc<DiskQuota>,
+    maintenance: Arc<Maintenance>,
+}
+
+/// The parts of a store that [`CheckpointWriter`] works with.
+#[derive(Debug)]
+pub(crate) struct CheckpointParts<'a> {
+    pub(crate) read: &'a Arc<ReadPath>,
+    pub(crate) log: &'a Arc<CommitLock>,
+    pub(crate) store: &'a Arc<OpenStore>,
+    pub(crate) sync: &'a Arc<SyncPath>,
+    pub(crate) quota: &'a Arc<DiskQuota>,
+    pub(crate) maintenance: &'a Arc<Maintenance>,
+}
+
+impl CheckpointWriter {
+    pub(crate) fn new(components: &Components, parts: &CheckpointParts<'_>) -> Self {
+        Self {
+            entropy: Arc::clone(&components.entropy),
+            read: Arc::clone(parts.read),
+            log: Arc::clone(parts.log),
+            store: Arc::clone(parts.store),
+            sync: Arc::clone(parts.sync),
+            quota: Arc::clone(parts.quota),
+            maintenance: Arc::clone(parts.maintenance),
+        }
     }
 
-    fn write_checkpoint_unobserved(&self, turn: &mut Turn) -> Result<()> {
+    /// Writes a checkpoint, unless the newest one holds the same already.
+    pub(crate) fn write(&self, turn: &mut Turn) -> Result<()> {
+        observe(Operation::Checkpoint, || self.write_unobserved(turn))
+    }
+
+    fn write_unobserved(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store.in_use()?;
-        let runs = self.upkeep.stats().runs;
-        let seq = self.index.visible_seq();
-        if turn.checkpoint.as_ref().is_some_and(|(_, at, when)| (*at, *when) == (seq, runs)) {
+        let runs = self.maintenance.stats().runs;
+        let seq = self.read.index.visible_seq();
+        if turn.checkpoint.as_ref().is_some_and(|newest| (newest.seq, newest.runs) == (seq, runs)) {
             return Ok(());
         }
         // What is left of a full device is for compaction first.
@@ -52,9 +93,8 @@ impl Core {
         }
         let moment = self.moment()?;
         let seq = moment.state.seq();
-        self.sync_to(seq)?;
+        self.sync.sync_to(seq)?;
         let random = self
-            .components
             .entropy
             .next_u64()
             .map_err(|source| io_error("draw a random number for", store.dir().path(), source))?;
@@ -62,24 +102,24 @@ impl Core {
         let len_bytes = self.write_file(&store, &name, moment)?;
         if let Err(failure) = store.set_checkpoint(Some(&name)) {
             if !store.is_poisoned() {
-                // Certainly not named: it goes at once, since room may be short. The first failure is the one to
-                // tell of.
+                // Certainly not named: it goes at once, since room may be short. The first failure
+                // is the one to report.
                 let _removed = store.dir().remove_file(&name);
             }
             return Err(failure.into());
         }
-        self.upkeep.set_checkpoint_bytes(len_bytes);
-        self.upkeep.note(|stats| stats.checkpoints += 1);
-        if let Some((old, ..)) = turn.checkpoint.replace((name, seq, runs)) {
-            remove_if_there(store.dir().as_ref(), &old)?;
+        self.quota.set_checkpoint_bytes(len_bytes);
+        self.maintenance.note(|stats| stats.checkpoints += 1);
+        if let Some(old) = turn.checkpoint.replace(NamedCheckpoint { name, seq, runs }) {
+            remove_if_there(store.dir().as_ref(), &old.name)?;
         }
         Ok(())
     }
 
-    /// As [`write_checkpoint`](Self::write_checkpoint), where the store is as whole without it: no
-    /// room for it is no failure, and is told.
-    pub(crate) fn try_checkpoint(&self, turn: &mut Turn) -> Result<Option<String>> {
-        match self.write_checkpoint(turn) {
+    /// As [`write`](Self::write), where the store is as whole without it: if there is no room for
+    /// it, gives the reason instead of an error.
+    pub(crate) fn try_write(&self, turn: &mut Turn) -> Result<Option<String>> {
+        match self.write(turn) {
             Ok(()) => Ok(None),
             Err(Error::Full { detail }) => Ok(Some(detail)),
             Err(failure) => Err(failure),
@@ -87,10 +127,10 @@ impl Core {
     }
 
     fn moment(&self) -> Result<Moment> {
-        let log = self.commit_log()?;
-        let state = self.index.state(&pin())?.snapshot();
+        let log = self.log.lock()?;
+        let state = self.read.index.state(&pin())?.snapshot();
         let max_version = log.max_version;
-        let covered = self.segments.all().into_iter().map(|tracked| Covered {
+        let covered = self.read.segments.all().into_iter().map(|tracked| Covered {
             id: tracked.segment.id(),
             len_bytes: tracked.segment.len_bytes(),
             salt: tracked.segment.header().salt,

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head};
 use hightower_state::{ApplyOutcome, Change, CommandKind, Replaced, StateWriter};
 
-use crate::batch::{Batch, BatchOutcome, Committed, Operation, Rejected, Requirement};
+use crate::batch::{Batch, BatchOutcome, Committed, Operation, Requirement};
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::expect::Rejected;
 use crate::mutants::planted;
 use crate::place::Place;
 

@@ -1,169 +1,41 @@
-//! The turn, the thread in the background, and the explicit run.
+//! The thread in the background, and the explicit run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hightower_compactor::{Goal, SegmentUsage};
+use hightower_compactor::{CompactionPolicy, Goal, SegmentUsage};
 use hightower_log::SegmentKind;
-use hightower_seams::lock_order::Rank;
-use hightower_segment::{Purpose, Segment, SegmentError};
+use hightower_seams::Clock;
+use hightower_segment::{Purpose, SegmentError};
 
-use crate::compaction::stats::{CompactionReport, CompactionStats, RunReport, Total};
-use crate::core::Core;
+use crate::checkpoint::CheckpointWriter;
+use crate::commit_log::CommitLock;
+use crate::compaction::run::CompactionRunner;
+use crate::compaction::stats::{CompactionReport, RunReport};
+use crate::compaction::usage::usage;
+use crate::components::Components;
+use crate::config::StoreConfig;
 use crate::error::{Error, Result};
-use crate::guarded::choose;
+use crate::guarded::{Panics, choose};
+use crate::maintenance::{Cause, Maintenance, Turn};
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
-use crate::sync::{Condvar, Mutex};
-use crate::turn::{CheckedMutex, HasRank};
+use crate::open_store::OpenStore;
+use crate::read_path::ReadPath;
+use crate::tail_upkeep::TailUpkeep;
+use crate::time::StoreTime;
 
 /// After failures the background waits at most this long until it tries again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
 
-/// An explicit run tries so often to free the files of what it has removed.
-const FREEING_ATTEMPTS: usize = 16;
-
-/// So many runs in the background, and others get the turn.
+/// After this many runs in the background, others get the turn.
 const RUNS_PER_TURN: u32 = 16;
-
-/// The background looks when the log has grown by one part in so many of its segments: a look costs
-/// the more the more segments there are.
-const LOOK_SHARE: usize = 64;
 
 /// The active segment is ended to be put in order if it holds more than one part in so many of what
 /// lives, and at least so many bytes; less is not worth a segment.
 const WORTH_ORDERING_SHARE: u64 = 16;
 const WORTH_ORDERING_BYTES: u64 = 1 << 20;
-
-impl HasRank for Turn {
-    const RANK: Rank = Rank::Turn;
-}
-
-/// The data of the turn's holder.
-#[derive(Debug, Default)]
-pub(crate) struct Turn {
-    /// Segments that count no longer, and whose files are still held.
-    pub(crate) retired: Vec<Arc<Segment>>,
-    /// The name of the checkpoint that the manifest names, and the seq and the number of runs that
-    /// it was taken at.
-    pub(crate) checkpoint: Option<(String, u64, u64)>,
-}
-
-#[derive(Debug, Default)]
-struct Signal {
-    is_woken: bool,
-    is_closing: bool,
-}
-
-/// What made the background look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Interval,
-    Woken,
-    Closing,
-}
-
-/// What compaction has done.
-#[derive(Debug, Default)]
-struct Books {
-    stats: CompactionStats,
-    total: Total,
-}
-
-/// Compaction, checkpoints and backups take turns here.
-#[derive(Debug, Default)]
-pub(crate) struct Upkeep {
-    pub(crate) turn: CheckedMutex<Turn>,
-    signal: Mutex<Signal>,
-    wake: Condvar,
-    books: Mutex<Books>,
-    checkpoint_bytes: AtomicU64,
-    retired_bytes: AtomicU64,
-    /// How many segments were ended since the background was woken for it.
-    rolls: AtomicUsize,
-    /// When the store was opened, Unix milliseconds.
-    opened_ms: AtomicI64,
-}
-
-impl Upkeep {
-    /// There may be something to compact.
-    pub(crate) fn wake(&self) {
-        self.signal.lock().is_woken = true;
-        self.wake.notify_one();
-    }
-
-    /// The log has gone on to a new segment, of so many: time to look whether there is something to
-    /// compact, if it has grown enough since.
-    pub(crate) fn note_roll(&self, segments: usize) {
-        let rolls = self.rolls.fetch_add(1, Ordering::Relaxed) + 1;
-        if rolls >= segments / LOOK_SHARE || planted("each_roll_looks_at_all_segments") {
-            self.rolls.store(0, Ordering::Relaxed);
-            self.wake();
-        }
-    }
-
-    /// Ends the thread in the background.
-    pub(crate) fn close(&self) {
-        self.signal.lock().is_closing = true;
-        self.wake.notify_all();
-    }
-
-    fn wait(&self, interval: Duration) -> Cause {
-        let mut signal = self.signal.lock();
-        if !signal.is_woken && !signal.is_closing {
-            self.wake.wait_for(&mut signal, interval);
-        }
-        if signal.is_closing {
-            return Cause::Closing;
-        }
-        if std::mem::take(&mut signal.is_woken) { Cause::Woken } else { Cause::Interval }
-    }
-
-    /// When the store was opened, Unix milliseconds: whatever a crash has left was there by then.
-    pub(crate) fn opened_ms(&self) -> i64 {
-        self.opened_ms.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_opened_ms(&self, opened_ms: i64) {
-        self.opened_ms.store(opened_ms, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stats(&self) -> CompactionStats {
-        self.books.lock().stats.clone()
-    }
-
-    pub(crate) fn note(&self, change: impl FnOnce(&mut CompactionStats)) {
-        change(&mut self.books.lock().stats);
-    }
-
-    fn note_run(&self, run: &RunReport) {
-        let mut books = self.books.lock();
-        books.stats.add(run);
-        books.total.add(run);
-    }
-
-    /// All that was done since the store was opened.
-    fn total(&self) -> Total {
-        self.books.lock().total.clone()
-    }
-
-    /// What the store takes on disk besides segments.
-    pub(crate) fn other_bytes(&self) -> u64 {
-        self.checkpoint_bytes.load(Ordering::Relaxed) + self.retired_bytes.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_checkpoint_bytes(&self, len_bytes: u64) {
-        self.checkpoint_bytes.store(len_bytes, Ordering::Relaxed);
-    }
-
-    fn note_retired(&self, turn: &Turn) {
-        let bytes = turn.retired.iter().map(|segment| u64::from(segment.capacity_bytes())).sum();
-        self.retired_bytes.store(bytes, Ordering::Relaxed);
-        self.note(|stats| stats.waiting_segments = turn.retired.len() as u64);
-    }
-}
 
 /// What an explicit run still has to look at: the segments that were there when it began. So it
 /// comes to an end however much is written.
@@ -171,19 +43,72 @@ struct Session {
     ids: HashSet<u32>,
 }
 
-impl Core {
-    /// The thread in the background; runs until [`Upkeep::close`].
-    pub(crate) fn keep_up(&self) {
+/// Decides when to compact, and what.
+#[derive(Debug)]
+pub(crate) struct Compaction {
+    policy: Arc<dyn CompactionPolicy>,
+    clock: Arc<dyn Clock>,
+    config: Arc<StoreConfig>,
+    panics: Arc<Panics>,
+    time: Arc<StoreTime>,
+    read: Arc<ReadPath>,
+    log: Arc<CommitLock>,
+    store: Arc<OpenStore>,
+    tail: Arc<TailUpkeep>,
+    maintenance: Arc<Maintenance>,
+    checkpoints: Arc<CheckpointWriter>,
+    runner: Arc<CompactionRunner>,
+}
+
+/// The parts of a store that [`Compaction`] works with.
+#[derive(Debug)]
+pub(crate) struct CompactionParts<'a> {
+    pub(crate) config: &'a Arc<StoreConfig>,
+    pub(crate) panics: &'a Arc<Panics>,
+    pub(crate) time: &'a Arc<StoreTime>,
+    pub(crate) read: &'a Arc<ReadPath>,
+    pub(crate) log: &'a Arc<CommitLock>,
+    pub(crate) store: &'a Arc<OpenStore>,
+    pub(crate) tail: &'a Arc<TailUpkeep>,
+    pub(crate) maintenance: &'a Arc<Maintenance>,
+    pub(crate) checkpoints: &'a Arc<CheckpointWriter>,
+    pub(crate) runner: &'a Arc<CompactionRunner>,
+}
+
+impl Compaction {
+    pub(crate) fn new(components: &Components, parts: &CompactionParts<'_>) -> Self {
+        Self {
+            policy: Arc::clone(&components.policy),
+            clock: Arc::clone(&components.clock),
+            config: Arc::clone(parts.config),
+            panics: Arc::clone(parts.panics),
+            time: Arc::clone(parts.time),
+            read: Arc::clone(parts.read),
+            log: Arc::clone(parts.log),
+            store: Arc::clone(parts.store),
+            tail: Arc::clone(parts.tail),
+            maintenance: Arc::clone(parts.maintenance),
+            checkpoints: Arc::clone(parts.checkpoints),
+            runner: Arc::clone(parts.runner),
+        }
+    }
+
+    fn usage(&self) -> Vec<SegmentUsage> {
+        usage(&self.read, &self.time, self.config.compaction.tombstone_grace)
+    }
+
+    /// The thread in the background; runs until [`Maintenance::close`].
+    pub(crate) fn run(&self) {
         let interval = self.config.compaction_interval;
         let mut retry_at = Duration::ZERO;
         let mut failures = 0_u32;
         loop {
-            let cause = self.upkeep.wait(interval);
+            let cause = self.maintenance.wait(interval);
             if cause == Cause::Closing {
                 return;
             }
-            let now = self.components.clock.elapsed();
-            if now < retry_at || self.poison.check().is_err() {
+            let now = self.clock.elapsed();
+            if now < retry_at || self.store.poison().check().is_err() {
                 continue;
             }
             match observe(Operation::Compaction, || self.compact_in_background(cause == Cause::Interval)) {
@@ -193,10 +118,10 @@ impl Core {
                     failures = failures.saturating_add(1);
                     let wait = interval.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
                     retry_at = now.saturating_add(wait.min(LONGEST_BACK_OFF));
-                    self.upkeep.note(|stats| stats.last_failure = Some(failure.to_string()));
+                    self.maintenance.note(|stats| stats.last_failure = Some(failure.to_string()));
                 }
             }
-            self.upkeep.note(|stats| {
+            self.maintenance.note(|stats| {
                 stats.failures = failures;
                 if failures == 0 {
                     stats.last_failure = None;
@@ -208,15 +133,15 @@ impl Core {
     /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the
     /// active segment may be ended for it.
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
-        let mut turn = self.upkeep.turn.lock()?;
-        self.index.handle()?.reclaim();
-        self.free_retired(&mut turn, &*self.store.in_use()?)?;
+        let mut turn = self.maintenance.turn.lock()?;
+        self.read.index.handle()?.reclaim();
+        self.runner.free_retired(&mut turn, &*self.store.in_use()?)?;
         let mut has_run = false;
         let mut victims_max = usize::MAX;
         for left in (0..RUNS_PER_TURN).rev() {
             if left == 0 {
                 // Others may want the turn; go on after them.
-                self.upkeep.wake();
+                self.maintenance.wake();
             }
             let usage = self.usage();
             let victims = self.choose(&usage, Goal::Background)?;
@@ -236,30 +161,30 @@ impl Core {
                 break;
             }
             has_run = true;
-            self.upkeep.note_run(&run);
+            self.maintenance.note_run(&run);
         }
         if has_run && self.config.writes_checkpoint_after_compaction() {
-            let failure = self.try_checkpoint(&mut turn)?;
-            self.upkeep.note(|stats| stats.checkpoint_failure = failure);
+            let failure = self.checkpoints.try_write(&mut turn)?;
+            self.maintenance.note(|stats| stats.checkpoint_failure = failure);
         }
-        self.upkeep.note_retired(&turn);
+        self.runner.count_retired(&turn);
         Ok(())
     }
 
     fn choose(&self, usage: &[SegmentUsage], goal: Goal) -> Result<Vec<u32>> {
-        choose(&self.panics, &*self.components.policy, usage, goal, &self.config.compaction)
+        choose(&self.panics, &*self.policy, usage, goal, &self.config.compaction)
     }
 
     /// See [`SingleNodeEngine::run_compaction_now`](crate::SingleNodeEngine::run_compaction_now).
     pub(crate) fn compact_fully(&self) -> Result<CompactionReport> {
-        self.check_writable()?;
-        let before = self.upkeep.total();
-        let started = self.components.clock.elapsed();
-        let mut turn = self.upkeep.turn.lock()?;
-        let before = if planted("background_not_reported") { self.upkeep.total() } else { before };
-        let background_failure = self.upkeep.stats().last_failure;
-        self.index.handle()?.reclaim();
-        self.free_retired(&mut turn, &*self.store.in_use()?)?;
+        self.store.check_writable()?;
+        let before = self.maintenance.total();
+        let started = self.clock.elapsed();
+        let mut turn = self.maintenance.turn.lock()?;
+        let before = if planted("background_not_reported") { self.maintenance.total() } else { before };
+        let background_failure = self.maintenance.stats().last_failure;
+        self.read.index.handle()?.reclaim();
+        self.runner.free_retired(&mut turn, &*self.store.in_use()?)?;
         self.drop_dead(&mut turn)?;
         let usage = self.usage();
         let may_order = self.config.compaction.order_when_explicit && !self.store.in_use()?.tail_stats().full;
@@ -280,32 +205,32 @@ impl Core {
                 break;
             }
             let run = match self.compact_within(&mut turn, &usage, victims, Goal::Full, &mut victims_max) {
-                Err(Error::Full { .. }) if self.upkeep.total().since(&before).runs > 0 => break,
+                Err(Error::Full { .. }) if self.maintenance.total().since(&before).runs > 0 => break,
                 run => run?,
             };
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
-            self.upkeep.note_run(&run);
+            self.maintenance.note_run(&run);
         }
         if may_order {
             self.put_in_order(&mut turn, &session)?;
         }
-        let has_run = self.upkeep.total().since(&before).runs > 0;
+        let has_run = self.maintenance.total().since(&before).runs > 0;
         let checkpoint_failure = if has_run && self.config.writes_checkpoint_after_compaction() {
-            self.try_checkpoint(&mut turn)?
+            self.checkpoints.try_write(&mut turn)?
         } else {
             None
         };
-        self.free_patiently(&mut turn)?;
-        self.upkeep.note_retired(&turn);
-        self.rest_unless_busy();
+        self.runner.free_patiently(&mut turn)?;
+        self.runner.count_retired(&turn);
+        self.tail.give_back_unless_busy();
         Ok(CompactionReport {
             waiting_segments: turn.retired.len() as u64,
             checkpoint_failure,
             background_failure,
-            elapsed: self.components.clock.elapsed().saturating_sub(started),
-            ..self.upkeep.total().since(&before)
+            elapsed: self.clock.elapsed().saturating_sub(started),
+            ..self.maintenance.total().since(&before)
         })
     }
 
@@ -328,11 +253,11 @@ impl Core {
             keep_cheapest(&mut victims, usage, *victims_max);
         }
         loop {
-            match self.compact(turn, usage, &victims, goal) {
+            match self.runner.compact(turn, usage, &victims, goal) {
                 Err(Error::Full { detail }) => {
                     // The files of an earlier run's inputs may have been held until now.
                     let waiting = turn.retired.len();
-                    self.free_patiently(turn)?;
+                    self.runner.free_patiently(turn)?;
                     if turn.retired.len() < waiting {
                         continue;
                     }
@@ -365,7 +290,7 @@ impl Core {
                 break;
             }
             let victims: Vec<u32> = unordered.iter().map(|usage| usage.id).collect();
-            let run = match self.compact(turn, &usage, &victims, Goal::Full) {
+            let run = match self.runner.compact(turn, &usage, &victims, Goal::Full) {
                 Ok(run) => run,
                 Err(Error::Full { .. }) => break,
                 Err(failure) => return Err(failure),
@@ -373,7 +298,7 @@ impl Core {
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
-            self.upkeep.note_run(&run);
+            self.maintenance.note_run(&run);
         }
         Ok(())
     }
@@ -382,35 +307,22 @@ impl Core {
     /// does: on a full device it makes what there is.
     fn drop_dead(&self, turn: &mut Turn) -> Result<()> {
         // Segments that were rolled a moment ago may not be sealed yet.
-        self.store.in_use()?.sync_predecessors().map_err(|failure| self.append_failed(failure))?;
+        self.store.in_use()?.sync_predecessors().map_err(|failure| self.store.append_failed(failure))?;
         let usage = self.usage();
         let dead: Vec<u32> =
             usage.iter().filter(|usage| usage.is_sealed && usage.is_dead()).map(|usage| usage.id).collect();
         if dead.is_empty() {
             return Ok(());
         }
-        let run = self.compact(turn, &usage, &dead, Goal::Full)?;
-        self.upkeep.note_run(&run);
-        self.free_patiently(turn)
-    }
-
-    /// Frees what is retired, waiting a little for readers that are about to be done with it.
-    pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
-        let store = self.store.in_use()?;
-        for _ in 0..FREEING_ATTEMPTS {
-            self.free_retired(turn, &store)?;
-            if turn.retired.is_empty() {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
+        let run = self.runner.compact(turn, &usage, &dead, Goal::Full)?;
+        self.maintenance.note_run(&run);
+        self.runner.free_patiently(turn)
     }
 
     /// The segments in numbers, for the next run of a session; what came later is shown as having
     /// nothing to give. `None`: all is done.
     fn next_of(&self, session: &Session) -> Result<Option<Vec<SegmentUsage>>> {
-        self.check_writable()?;
+        self.store.check_writable()?;
         let mut usage = self.usage();
         for usage in usage.iter_mut().filter(|usage| !session.ids.contains(&usage.id)) {
             // Its dead records stay in view: they may block tombstones.
@@ -434,23 +346,21 @@ impl Core {
     }
 
     /// Ends the active segment and seals it, so that it can be compacted.
-    pub(crate) fn roll_active(&self) -> Result<()> {
+    fn roll_active(&self) -> Result<()> {
         let store = self.store.in_use()?;
-        // The successor is made before the lock is taken, so that nobody waits for it. Without room for it
-        // the roll looks for another way.
-        match store.prepare_next(self.stamp()) {
+        // The successor is made before the lock is taken, so that nobody waits for it. Without room
+        // for it the roll looks for another way.
+        match store.prepare_next(self.time.stamp(self.read.index.max_version())) {
             Ok(_) | Err(SegmentError::Full { .. }) => {}
-            Err(failure) => return Err(self.append_failed(failure)),
+            Err(failure) => return Err(self.store.append_failed(failure)),
         }
         {
-            let mut log = self.commit_log()?;
-            let stamp = self.stamp_of(log.max_version);
-            log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.append_failed(failure))?;
-            // Records of a segment that the table does not have could not be found.
-            let added = self.segments.add(Arc::clone(log.appender.segment()));
-            log.active = added.map_err(|failure| self.poison.latch(&failure))?;
+            let mut log = self.log.lock()?;
+            let stamp = self.time.stamp(log.max_version);
+            log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.store.append_failed(failure))?;
+            log.adopt_segment(&self.read.segments).map_err(|failure| self.store.poison().latch(&failure))?;
         }
-        self.wake_tail();
+        self.tail.wake();
         store.sync_predecessors()?;
         Ok(())
     }
@@ -472,21 +382,4 @@ fn is_worth_rolling(active: &SegmentUsage, all: &[SegmentUsage], may_order: bool
     let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
     let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);
     active.dead_records() + active.expired_tombstone_bytes > 0 || (may_order && is_good_part)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Upkeep;
-
-    #[test]
-    fn the_more_segments_there_are_the_more_rolls_it_takes_to_look_at_them_all() {
-        let rolls_per_look = |segments: usize| {
-            let upkeep = Upkeep::default();
-            (1..).find(|_| {
-                upkeep.note_roll(segments);
-                upkeep.signal.lock().is_woken
-            })
-        };
-        assert_eq!([1, 64, 128, 31_000].map(rolls_per_look), [1, 1, 2, 484].map(Some));
-    }
 }

@@ -3,20 +3,22 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hightower_compactor::{Host, Need, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentKind, encode_head, payload_checksum};
+use hightower_seams::Clock;
 use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
 use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness};
 
 use crate::compaction::usage::age;
-use crate::core::Core;
+use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
+use crate::open_store::OpenStore;
 use crate::place::Place;
+use crate::read_path::ReadPath;
 use crate::table::Tracked;
 
 /// The rate limiter is asked once for this many bytes.
@@ -26,9 +28,21 @@ const THROTTLE_STEP_BYTES: u64 = 128 << 10;
 /// tiny segment.
 const OUTPUT_SLACK_BYTES: u64 = 64 << 10;
 
-/// A run's view of the engine.
+/// The parts of a store that a run works with, and the moment that it begins at.
+pub(crate) struct RunParts<'a> {
+    pub(crate) config: &'a StoreConfig,
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) read: &'a ReadPath,
+    pub(crate) open: &'a OpenStore,
+    pub(crate) store: &'a SegmentStore,
+    pub(crate) stamp: Stamp,
+    pub(crate) opened_ms: i64,
+}
+
+/// A run's view of the store.
 pub(crate) struct RunHost<'a> {
-    core: &'a Core,
+    config: &'a StoreConfig,
+    open: &'a OpenStore,
     state: ConcurrentKvState<Place>,
     store: &'a SegmentStore,
     /// By id.
@@ -45,13 +59,13 @@ pub(crate) struct RunHost<'a> {
     output: Option<CompactedWriter>,
     finished: Vec<CompactedSegment>,
     limiter: RateLimiter,
+    clock: &'a dyn Clock,
     unthrottled_bytes: u64,
 }
 
 impl<'a> RunHost<'a> {
     pub(crate) fn new(
-        core: &'a Core,
-        store: &'a SegmentStore,
+        parts: &RunParts<'a>,
         inputs: &[&SegmentUsage],
         base_seq: u64,
         limiter: RateLimiter,
@@ -59,25 +73,26 @@ impl<'a> RunHost<'a> {
         let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
         let guard = pin();
         let mut inputs: Vec<_> =
-            inputs.iter().filter_map(|usage| core.segments.find(usage.id, &guard)).map(Arc::clone).collect();
+            inputs.iter().filter_map(|usage| parts.read.segments.find(usage.id, &guard)).map(Arc::clone).collect();
         inputs.sort_unstable_by_key(|tracked| tracked.segment.id());
         drop(guard);
-        let opened_ms = core.upkeep.opened_ms();
-        let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(opened_ms)).collect();
+        let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(parts.opened_ms)).collect();
         Ok(Self {
-            core,
-            state: core.index.handle()?,
-            store,
+            config: parts.config,
+            open: parts.open,
+            state: parts.read.index.handle()?,
+            store: parts.store,
             _in_order: inputs.iter().map(|input| input.segment.hold_in_order()).collect(),
             inputs,
             ended_ms,
             expected_bytes: live_bytes,
             base_seq,
-            stamp: core.stamp(),
+            stamp: parts.stamp,
             survivors: Survivors::default(),
             output: None,
             finished: Vec::new(),
             limiter,
+            clock: parts.clock,
             unthrottled_bytes: 0,
         })
     }
@@ -93,7 +108,7 @@ impl<'a> RunHost<'a> {
 
     /// Whether a tombstone's grace has passed, since the store learned of it.
     fn is_expired(&self, segment: u32, timestamp: i64) -> bool {
-        let grace = self.core.config.compaction.tombstone_grace;
+        let grace = self.config.compaction.tombstone_grace;
         let now_ms = self.stamp.timestamp;
         let Some(at) = self.position(segment) else { return false };
         let header = self.inputs[at].segment.header();
@@ -110,7 +125,7 @@ impl<'a> RunHost<'a> {
         if !has_room {
             self.finish_output()?;
             let needed = u32::try_from(len_bytes).unwrap_or(u32::MAX);
-            let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.core.config.segment_len_bytes().into());
+            let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.config.segment_len_bytes().into());
             let capacity = u32::try_from(wanted).unwrap_or(u32::MAX);
             let bases = self.inputs.iter().map(|input| input.segment.header().base_timestamp);
             let stamp = self.survivors.base(self.stamp, bases.min().unwrap_or(self.stamp.timestamp));
@@ -201,13 +216,10 @@ impl Host for RunHost<'_> {
             return Ok(());
         }
         self.limiter.consume(std::mem::take(&mut self.unthrottled_bytes));
-        // Asked before it waits, and also if it does not: whoever closes the store waits for this run.
-        let closed = &self.core.closed;
-        if self.limiter.wait(&*self.core.components.clock, &mut || !closed.load(Ordering::Acquire)) {
-            Ok(())
-        } else {
-            Err(Error::Closed)
-        }
+        // Closing waits for this run, so the run looks for it before it waits, and also if it does
+        // not wait.
+        let open = self.open;
+        if self.limiter.wait(self.clock, &mut || !open.is_closing()) { Ok(()) } else { Err(Error::Closed) }
     }
 }
 

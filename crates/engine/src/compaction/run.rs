@@ -19,23 +19,72 @@ use hightower_compactor::{
     Budget, Goal, Moved, RateLimiter, RecordPlace, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
 use hightower_index::pin;
+use hightower_seams::Clock;
 use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentStore};
 use hightower_state::StateWriter;
 
-use crate::compaction::background::Turn;
-use crate::compaction::host::{RunHost, place_of};
+use crate::compaction::host::{RunHost, RunParts, place_of};
 use crate::compaction::stats::RunReport;
-use crate::core::Core;
+use crate::components::Components;
+use crate::config::StoreConfig;
 use crate::error::{Error, Result};
+use crate::maintenance::{Maintenance, Turn};
 use crate::mutants::planted;
+use crate::open_store::OpenStore;
 use crate::place::Place;
+use crate::quota::DiskQuota;
+use crate::read_path::ReadPath;
 use crate::sync::step;
+use crate::sync_path::SyncPath;
 use crate::table::Tracked;
+use crate::time::StoreTime;
 
-/// So many records are moved under one hold of the state's lock: few, since commits wait meanwhile.
+/// Records that are moved under one hold of the state's lock: few, since commits wait meanwhile.
 const MOVES_PER_LOCK: usize = 24;
 
-impl Core {
+/// [`free_patiently`](CompactionRunner::free_patiently) tries this often to free the files of
+/// removed segments.
+const FREEING_ATTEMPTS: usize = 16;
+
+/// Runs compactions, one after the other: its methods take the data of the turn's holder.
+#[derive(Debug)]
+pub(crate) struct CompactionRunner {
+    clock: Arc<dyn Clock>,
+    config: Arc<StoreConfig>,
+    time: Arc<StoreTime>,
+    read: Arc<ReadPath>,
+    store: Arc<OpenStore>,
+    sync: Arc<SyncPath>,
+    quota: Arc<DiskQuota>,
+    maintenance: Arc<Maintenance>,
+}
+
+/// The parts of a store that compaction works with.
+#[derive(Debug)]
+pub(crate) struct RunnerParts<'a> {
+    pub(crate) config: &'a Arc<StoreConfig>,
+    pub(crate) time: &'a Arc<StoreTime>,
+    pub(crate) read: &'a Arc<ReadPath>,
+    pub(crate) store: &'a Arc<OpenStore>,
+    pub(crate) sync: &'a Arc<SyncPath>,
+    pub(crate) quota: &'a Arc<DiskQuota>,
+    pub(crate) maintenance: &'a Arc<Maintenance>,
+}
+
+impl CompactionRunner {
+    pub(crate) fn new(components: &Components, parts: &RunnerParts<'_>) -> Self {
+        Self {
+            clock: Arc::clone(&components.clock),
+            config: Arc::clone(parts.config),
+            time: Arc::clone(parts.time),
+            read: Arc::clone(parts.read),
+            store: Arc::clone(parts.store),
+            sync: Arc::clone(parts.sync),
+            quota: Arc::clone(parts.quota),
+            maintenance: Arc::clone(parts.maintenance),
+        }
+    }
+
     /// Runs a compaction of `victims`, in the order given. Whatever is not a sealed segment of this
     /// store is left out.
     pub(crate) fn compact(
@@ -54,8 +103,16 @@ impl Core {
         let dead: Vec<u32> = dead.iter().map(|usage| usage.id).collect();
         let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
 
-        let mut host =
-            RunHost::new(self, &store, &inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
+        let parts = RunParts {
+            config: &self.config,
+            clock: &*self.clock,
+            read: &self.read,
+            open: &self.store,
+            store: &store,
+            stamp: self.time.stamp(self.read.index.max_version()),
+            opened_ms: self.maintenance.opened_ms(),
+        };
+        let mut host = RunHost::new(&parts, &inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
         let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, &dead].concat());
         let rewritten = rewrite(&mut host, &ids, Budget::default(), rule)?;
         let outputs = host.finish()?;
@@ -66,11 +123,12 @@ impl Core {
         let mut report = RunReport::default();
         report.note(&rewritten);
         if !planted("compaction_without_sync") {
-            self.sync_to(self.index.visible_seq())?;
+            self.sync.sync_all()?;
         }
         let edit = Edit { add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
-            // Unless it is certain that nothing has changed, the manifest on disk may name the outputs already.
+            // Unless it is certain that nothing has changed, the manifest on disk may name the
+            // outputs already.
             if !store.is_poisoned() {
                 edit.add.into_iter().for_each(|output| drop(store.release(output.segment)));
             }
@@ -82,7 +140,7 @@ impl Core {
         // From here on the index and the manifest must come to agree, or nothing more may be written.
         let in_order: Vec<_> = edit.add.iter().map(|output| output.segment.read_in_order()).collect();
         let moved = self.install_moves(&rewritten.moved).and_then(|()| self.forget(&rewritten.forgotten));
-        report.forgotten_tombstones = moved.map_err(|failure| self.poison.latch(&failure))?;
+        report.forgotten_tombstones = moved.map_err(|failure| self.store.poison().latch(&failure))?;
         drop(in_order);
         self.retire(turn, &store, &edit, &mut report)?;
         Ok(report)
@@ -92,15 +150,15 @@ impl Core {
     fn rate_limiter(&self, usage: &[SegmentUsage], goal: Goal) -> RateLimiter {
         let dead: u64 = usage.iter().map(SegmentUsage::dead_bytes).sum();
         let len: u64 = usage.iter().map(|usage| usage.len_bytes).sum();
-        let is_urgent = goal == Goal::Full || dead > len / 2 || !self.has_disk_for(0);
+        let is_urgent = goal == Goal::Full || dead > len / 2 || !self.quota.is_kept();
         let limit = if is_urgent { None } else { self.config.compaction.rate_limit_bytes_per_s };
-        RateLimiter::new(limit, self.components.clock.elapsed())
+        RateLimiter::new(limit, self.clock.elapsed())
     }
 
     /// Puts the outputs into the table, so that the index may point to them.
     fn adopt(&self, outputs: &[CompactedSegment]) -> Result<()> {
         for output in outputs {
-            let tracked = self.segments.add(Arc::clone(&output.segment))?;
+            let tracked = self.read.segments.add(Arc::clone(&output.segment))?;
             tracked.add_records(output.records);
         }
         Ok(())
@@ -110,7 +168,7 @@ impl Core {
     fn install_moves(&self, moved: &[Moved]) -> Result<()> {
         for some in moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
-            let state = self.index.state(&guard)?;
+            let state = self.read.index.state(&guard)?;
             // The records are read before the lock is taken.
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
@@ -145,7 +203,7 @@ impl Core {
                 let record = tracked.segment.record_at(place.offset)?;
                 ready.extend(record.command().map(|command| (*place, command)));
             }
-            let mut writer: StateWriter<'_, Place> = self.index.state(&guard)?.writer();
+            let mut writer: StateWriter<'_, Place> = self.read.index.state(&guard)?.writer();
             for (place, command) in ready {
                 let is_there = writer.entry(command.key()).is_some_and(|entry| entry.location == place_of(place));
                 forgotten += u64::from(is_there && writer.remove_tombstone(command.key(), command.version()));
@@ -156,12 +214,12 @@ impl Core {
 
     fn tracked<'g>(&'g self, id: u32, guard: &'g hightower_index::Guard) -> Result<&'g Arc<Tracked>> {
         let lost = || Error::Internal(format!("compaction: segment {id} is not in the table").into());
-        self.segments.find(id, guard).ok_or_else(lost)
+        self.read.segments.find(id, guard).ok_or_else(lost)
     }
 
     /// Takes the inputs out of the table, and frees what nobody holds.
     fn retire(&self, turn: &mut Turn, store: &SegmentStore, edit: &Edit, report: &mut RunReport) -> Result<()> {
-        let gone = self.segments.remove(&edit.remove);
+        let gone = self.read.segments.remove(&edit.remove);
         let gone: Vec<Arc<Segment>> = gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
         step();
         report.removed_segments = gone.len() as u64;
@@ -177,8 +235,8 @@ impl Core {
         if turn.retired.is_empty() {
             return Ok(());
         }
-        // The old table is freed once all guards of its time are gone; usually that takes two steps of the
-        // epoch.
+        // The old table is freed once all guards of its time are gone. Usually that takes two steps
+        // of the epoch.
         (0..4).for_each(|_| pin().flush());
         let mut waiting = std::mem::take(&mut turn.retired).into_iter();
         while let Some(segment) = waiting.next() {
@@ -193,5 +251,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Frees the files of removed segments, waiting a little for readers that are about to end.
+    pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
+        let store = self.store.in_use()?;
+        for _ in 0..FREEING_ATTEMPTS {
+            self.free_retired(turn, &store)?;
+            if turn.retired.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Counts the removed segments whose files are still held.
+    pub(crate) fn count_retired(&self, turn: &Turn) {
+        let bytes = turn.retired.iter().map(|segment| u64::from(segment.capacity_bytes())).sum();
+        self.quota.set_retired_bytes(bytes);
+        self.maintenance.note(|stats| stats.waiting_segments = turn.retired.len() as u64);
     }
 }

@@ -5,56 +5,52 @@ use std::time::Duration;
 
 use hightower_compactor::SegmentUsage;
 
-use crate::core::Core;
 use crate::mutants::planted;
+use crate::read_path::ReadPath;
 use crate::table::Tracked;
+use crate::time::StoreTime;
 
-impl Core {
-    /// All segments in numbers, by id.
-    pub(crate) fn usage(&self) -> Vec<SegmentUsage> {
-        // Time passes also while nothing is written: a stamp counts what has elapsed if the clock is
-        // behind.
-        let now_ms = if planted("idle_time_stands_still") { self.time.now_ms() } else { self.time.stamp_ms() };
-        let all = self.segments.all();
-        // Which are sealed is asked before anything is counted: then all that the sealed ones hold has been
-        // taken into account in the counts of the others. The other way round, a segment that is
-        // written and sealed meanwhile would be taken for a victim while what its tombstones have overtaken
-        // still counted as live.
-        let sealed: Vec<bool> = all.iter().map(|tracked| tracked.segment.is_sealed()).collect();
-        // What lives is counted before what snapshots retain: a record that is overtaken in between is
-        // counted twice. The other way round it would not be counted at all, and its segment might
-        // be taken for dead.
-        let mut usage: Vec<_> = all
-            .iter()
-            .zip(sealed)
-            .map(|(tracked, is_sealed)| {
-                usage_of(tracked, is_sealed, age(now_ms, tracked.segment.header().base_timestamp))
-            })
-            .collect();
-        let (retained, has_snapshots) = self.retained_records();
-        for usage in &mut usage {
-            usage.retained_records = retained.get(&usage.id).copied().unwrap_or(0);
-            // Which tombstones a snapshot hides is known only record by record; here it is enough not to
-            // promise too much.
-            if has_snapshots || usage.age < self.config.compaction.tombstone_grace {
-                usage.expired_tombstone_bytes = 0;
-            }
+/// All segments in numbers, by id. Tombstones younger than `grace` count as live.
+pub(crate) fn usage(read: &ReadPath, time: &StoreTime, grace: Duration) -> Vec<SegmentUsage> {
+    // Time passes also while nothing is written: a stamp counts the elapsed time if the clock is
+    // behind.
+    let now_ms = if planted("idle_time_stands_still") { time.now_ms() } else { time.stamp_ms() };
+    let all = read.segments.all();
+    // First which segments are sealed, then the counts: so the counts of the others include all
+    // that the sealed ones hold. The other way round, a segment that is written and sealed in
+    // between could become a victim while records that its tombstones have overtaken still counted
+    // as live.
+    let sealed: Vec<bool> = all.iter().map(|tracked| tracked.segment.is_sealed()).collect();
+    // First live records, then records that snapshots retain: a record that is overtaken in between
+    // counts twice. The other way round it would not count at all, and its segment could pass for
+    // dead.
+    let mut usage: Vec<_> = all
+        .iter()
+        .zip(sealed)
+        .map(|(tracked, is_sealed)| usage_of(tracked, is_sealed, age(now_ms, tracked.segment.header().base_timestamp)))
+        .collect();
+    let (retained, has_snapshots) = retained_records(read);
+    for usage in &mut usage {
+        usage.retained_records = retained.get(&usage.id).copied().unwrap_or(0);
+        // Which tombstones a snapshot hides is known only record by record. Here it is enough not
+        // to promise too much.
+        if has_snapshots || usage.age < grace {
+            usage.expired_tombstone_bytes = 0;
         }
-        usage
     }
+    usage
+}
 
-    /// How many records of each segment only snapshots read, and whether there are snapshots at
-    /// all. The turn is held, so nobody relocates.
-    fn retained_records(&self) -> (HashMap<u32, u64>, bool) {
-        // Counted, not asked for the oldest one's seq: a snapshot that is being taken has not said its seq
-        // yet.
-        let mut retained = HashMap::new();
-        // A store that is being closed takes no more runs.
-        let Ok(state) = self.index.handle() else { return (retained, true) };
-        let has_snapshots = state.stats().snapshots > 0;
-        state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
-        (retained, has_snapshots)
-    }
+/// How many records of each segment only snapshots read, and whether there are snapshots at all.
+/// The turn is held, so no record moves meanwhile.
+fn retained_records(read: &ReadPath) -> (HashMap<u32, u64>, bool) {
+    let mut retained = HashMap::new();
+    // A store that is being closed takes no more runs.
+    let Ok(state) = read.index.handle() else { return (retained, true) };
+    // By their number, not by the seqno of the oldest: a snapshot that is being taken has none yet.
+    let has_snapshots = state.stats().snapshots > 0;
+    state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
+    (retained, has_snapshots)
 }
 
 fn usage_of(tracked: &Tracked, is_sealed: bool, age: Duration) -> SegmentUsage {

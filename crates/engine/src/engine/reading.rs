@@ -31,7 +31,7 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Corrupt`] if the record does not verify, [`Error::Closed`].
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.core.read_latest(key.as_ref(), |value, _| Value::from(value))
+        self.read.read_latest(key.as_ref(), |value, _| Value::from(value))
     }
 
     /// Calls `use_value` with the latest value of `key`, without copying it.
@@ -49,7 +49,7 @@ impl SingleNodeEngine {
     ///
     /// As [`get`](Self::get).
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        self.core.read_latest(key.as_ref(), |value, _| use_value(value))
+        self.read.read_latest(key.as_ref(), |value, _| use_value(value))
     }
 
     /// The latest value of `key`, and the version that gave it.
@@ -67,7 +67,7 @@ impl SingleNodeEngine {
     ///
     /// As [`get`](Self::get).
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        self.core.read_latest(key.as_ref(), |value, version| (Value::from(value), version))
+        self.read.read_latest(key.as_ref(), |value, version| (Value::from(value), version))
     }
 
     /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get)
@@ -224,7 +224,7 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Closed`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.core.index.state(&pin())?.contains_key(key.as_ref()))
+        Ok(self.read.index.state(&pin())?.contains_key(key.as_ref()))
     }
 
     /// Calls `reader` with a snapshot of this moment.
@@ -264,6 +264,6 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Closed`].
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(&self.core)
+        Snapshot::new(&self.read)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::backup::{BackupReport, ExportReport};
+use crate::backup::{BackupReport, BackupSource, ExportReport, ExportSource};
 use crate::compaction::CompactionReport;
 use crate::engine::SingleNodeEngine;
 #[cfg(doc)]
@@ -33,8 +33,8 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Poisoned`] if a sync failed, [`Error::Closed`], [`Error::ReadOnly`].
     pub fn flush(&self) -> Result<()> {
-        self.core.check_writable()?;
-        self.core.sync_to(self.core.index.visible_seq())
+        self.store.check_writable()?;
+        self.sync.sync_all()
     }
 
     /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops
@@ -64,8 +64,8 @@ impl SingleNodeEngine {
     /// is called from a compaction policy. What was freed until then stays so.
     pub fn run_compaction_now(&self) -> Result<CompactionReport> {
         observe(Operation::Compaction, || {
-            self.core.check_not_forked()?;
-            self.core.compact_fully()
+            self.store.check_not_forked()?;
+            self.compaction.compact_fully()
         })
     }
 
@@ -85,9 +85,9 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
     pub fn checkpoint(&self) -> Result<()> {
-        self.core.check_writable()?;
-        let mut turn = self.core.upkeep.turn.lock()?;
-        self.core.write_checkpoint(&mut turn)
+        self.store.check_writable()?;
+        let mut turn = self.maintenance.turn.lock()?;
+        self.checkpoints.write(&mut turn)
     }
 
     /// Copies the store, as of one moment, into a directory from which it can be opened or
@@ -129,7 +129,16 @@ impl SingleNodeEngine {
         dir: impl AsRef<Path>,
         mut watch: impl FnMut(RepairProgress) -> ControlFlow<()>,
     ) -> Result<BackupReport> {
-        observe(Operation::Backup, || self.core.backup_to(dir.as_ref(), &mut watch))
+        let source = BackupSource {
+            fs: &*self.components.fs,
+            data_dir: &self.config.data_dir,
+            read: &self.read,
+            log: &self.log,
+            store: &self.store,
+            sync: &self.sync,
+            maintenance: &self.maintenance,
+        };
+        observe(Operation::Backup, || source.back_up(dir.as_ref(), &mut watch))
     }
 
     /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another
@@ -152,8 +161,13 @@ impl SingleNodeEngine {
     /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify,
     /// [`Error::Closed`].
     pub fn export_snapshot(&self, stream: &mut dyn std::io::Write) -> Result<ExportReport> {
-        self.core.check_open()?;
-        let state = self.core.index.handle()?;
-        self.core.export(&state.snapshot(), stream)
+        let source = ExportSource {
+            entropy: &*self.components.entropy,
+            time: &self.time,
+            read: &self.read,
+            log: &self.log,
+            store: &self.store,
+        };
+        source.export(stream)
     }
 }

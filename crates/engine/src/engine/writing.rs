@@ -5,14 +5,15 @@ use std::borrow::Cow;
 use hightower_log::Command;
 use hightower_state::ApplyOutcome;
 
-use crate::batch::{Batch, BatchOutcome, Expect};
+use crate::batch::{Batch, BatchOutcome};
 use crate::commit::Write;
 use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
+use crate::expect::Expect;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
-use crate::pipeline::single_outcome;
+use crate::pipeline::{Pipeline, single_outcome};
 use crate::ticket::Ticket;
 use crate::value::Value;
 
@@ -359,9 +360,9 @@ impl SingleNodeEngine {
     ///
     /// As [`commit`](Self::commit).
     pub fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
-        observe(Operation::Batch, || match self.core.pipeline()? {
+        observe(Operation::Batch, || match self.pipeline()? {
             Some(pipeline) => pipeline.commit(batch.clone(), durability),
-            None => self.core.commit_batch(batch, durability),
+            None => self.write.commit_batch(batch, durability),
         })
     }
 }
@@ -407,8 +408,8 @@ impl SingleNodeEngine {
     ///
     /// As [`submit_async`](Self::submit_async).
     pub fn submit_async_with(&self, command: Command, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
-        self.core.check_writable()?;
-        match self.core.pipeline()? {
+        self.store.check_writable()?;
+        match self.pipeline()? {
             Some(pipeline) => {
                 let mut batch = Batch::new();
                 batch.submit(&command);
@@ -463,16 +464,23 @@ impl SingleNodeEngine {
         batch: impl Into<Cow<'a, Batch>>,
         durability: Durability,
     ) -> Result<Ticket<BatchOutcome>> {
-        self.core.check_writable()?;
+        self.store.check_writable()?;
         let batch = batch.into();
-        match self.core.pipeline()? {
+        match self.pipeline()? {
             Some(pipeline) => pipeline.submit_batch(batch.into_owned(), durability),
-            None => Ok(Ticket::ready(self.core.commit_batch(&batch, durability))),
+            None => Ok(Ticket::ready(self.write.commit_batch(&batch, durability))),
         }
     }
 }
 
 impl SingleNodeEngine {
+    /// The queue in front of the commit, if the store has one.
+    #[inline]
+    fn pipeline(&self) -> Result<Option<&Pipeline>> {
+        self.store.check_not_forked()?;
+        Ok(self.life.pipeline())
+    }
+
     fn write(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
         let operation = match (write.given, write.value) {
             (Some(_), _) => Operation::Submit,
@@ -483,8 +491,8 @@ impl SingleNodeEngine {
     }
 
     fn write_unobserved(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
-        let Some(pipeline) = self.core.pipeline()? else {
-            return self.core.commit_one(write, durability);
+        let Some(pipeline) = self.pipeline()? else {
+            return self.write.commit_one(write, durability);
         };
         let batch = Batch::of_one(write.key, write.value, write.given);
         pipeline.commit(batch, durability).and_then(single_outcome)

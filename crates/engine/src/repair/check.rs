@@ -11,8 +11,8 @@ use hightower_segment::{
 
 use crate::checkpoint::{CheckpointUse, Fold, verify_order};
 use crate::components::Components;
-use crate::core::ReadingLock;
 use crate::error::{Error, Result};
+use crate::read_path::ReadingLock;
 use crate::repair::{Meter, RepairProgress};
 
 /// How closely to look.

@@ -1,28 +1,19 @@
-//! How a store's life begins and ends: opening it, starting the threads that work beside its
-//! callers, and closing it.
+//! Opening and closing a store.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
-
-use hightower_seams::lock_order::Rank;
+use std::sync::Arc;
 
 use crate::builder::StoreBuilder;
 use crate::checkpoint::{OpenProgress, Watch};
-use crate::commit::CommitLog;
-use crate::components::{Background, Components};
+use crate::components::Components;
 use crate::config::StoreConfig;
-use crate::core::Core;
 use crate::engine::SingleNodeEngine;
-use crate::error::{Error, Result};
-use crate::mutants::planted;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::observe::{Operation, observe};
 use crate::open::open;
-use crate::pace::Pace;
-use crate::pipeline::Pipeline;
-use crate::sync::Mutex;
-use crate::sync::thread::{self, JoinHandle, ThreadId};
-use crate::turn::{CheckedMutex, HasRank, called_from_within};
+use crate::sync::thread;
 
 /// # Opening and closing
 ///
@@ -136,11 +127,10 @@ impl SingleNodeEngine {
     }
 
     fn open_in(config: StoreConfig, components: Components, is_copy: bool, watch: Watch<'_>) -> Result<Self> {
-        let durability = config.effective_durability();
-        let (core, report) = observe(Operation::Open, || open(config, components, is_copy, watch))?;
-        let engine = Self { core: Arc::new(core), durability, report };
-        if !engine.core.config.read_only {
-            start_threads(&engine.core)?;
+        let opened = observe(Operation::Open, || open(config, components, is_copy, watch))?;
+        let engine = Self::compose(opened);
+        if !engine.config.read_only {
+            engine.life.start(&engine.config, engine.components.background, &engine.write, &engine.compaction)?;
         }
         Ok(engine)
     }
@@ -165,7 +155,7 @@ impl SingleNodeEngine {
     /// called from code that the store is calling, such as a compaction policy; then nothing has
     /// happened.
     pub fn close(&self) -> Result<()> {
-        observe(Operation::Close, || self.core.close())
+        observe(Operation::Close, || self.life.close())
     }
 }
 
@@ -174,172 +164,21 @@ impl SingleNodeEngine {
 /// to hear of it.
 impl Drop for SingleNodeEngine {
     fn drop(&mut self) {
-        if self.core.fork_guard.is_forked() {
-            // The threads and the files are the parent's: nothing is joined, unlocked or removed here.
-            std::mem::forget(Arc::clone(&self.core));
+        if self.store.is_forked() {
+            // The threads and the files are the parent's: nothing is joined, unlocked or removed
+            // here. The lifecycle holds every part that would.
+            std::mem::forget(Arc::clone(&self.life));
             return;
         }
-        if self.core.life.is_own_thread() {
-            // The last handle was the policy's, say. This thread cannot wait for itself, so another closes the
-            // store.
-            let core = Arc::clone(&self.core);
-            let _started = thread::Builder::new().name("hightower-close".into()).spawn(move || drop(core.close()));
+        if self.life.is_own_thread() {
+            // The last handle was the policy's, say. This thread cannot wait for itself, so another
+            // closes the store.
+            let life = Arc::clone(&self.life);
+            let _started = thread::Builder::new().name("hightower-close".into()).spawn(move || drop(life.close()));
             return;
         }
         // Nobody is left to be told.
         let _closed = self.close();
-    }
-}
-
-impl HasRank for Option<Result<()>> {
-    const RANK: Rank = Rank::Closing;
-}
-
-/// What begins with the store's life and ends with it.
-#[derive(Debug, Default)]
-pub(crate) struct Life {
-    /// What closing came to; whoever comes later waits here for it.
-    outcome: CheckedMutex<Option<Result<()>>>,
-    pipeline: OnceLock<Pipeline>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The ids of these threads and of the pipeline's, which stay when they are joined.
-    own: Mutex<Vec<ThreadId>>,
-}
-
-impl Life {
-    /// The queue in front of the commit, if the store has one.
-    #[inline]
-    pub(crate) fn pipeline(&self) -> Option<&Pipeline> {
-        self.pipeline.get()
-    }
-
-    /// Whether this is a thread of the store's, which nobody may have wait for the end of all of
-    /// them.
-    fn is_own_thread(&self) -> bool {
-        self.own.lock().contains(&thread::current().id())
-    }
-
-    /// A thread of the store's. It has no reason to panic: if it does, by a bug, nothing is known
-    /// of what it was at, and writes are refused from then on.
-    fn spawn(&self, core: &Arc<Core>, name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-        let core = Arc::clone(core);
-        let guarded = move || {
-            if core.panics.catch(name, run).is_err() {
-                core.poison_by_panic(name);
-            }
-        };
-        let thread = thread::Builder::new()
-            .name(name.into())
-            .spawn(guarded)
-            .map_err(|source| Error::Io { action: format!("cannot start the thread {name}"), source: source.into() })?;
-        self.own.lock().push(thread.thread().id());
-        self.threads.lock().push(thread);
-        Ok(())
-    }
-}
-
-fn start_threads(core: &Arc<Core>) -> Result<()> {
-    if core.components.background == Background::Threads {
-        start_background(core)?;
-    }
-    let depth = core.config.effective_queue_depth();
-    if depth > 0 {
-        let pipeline = Pipeline::start(depth, Arc::clone(core) as Arc<_>)?;
-        core.life.own.lock().push(pipeline.thread_id());
-        core.life.pipeline.get_or_init(|| pipeline);
-    }
-    Ok(())
-}
-
-fn start_background(this: &Arc<Core>) -> Result<()> {
-    let core = Arc::clone(this);
-    this.life.spawn(this, "hightower-flush", move || {
-        core.flusher.run(|| {
-            let began = core.components.clock.elapsed();
-            // A failure is latched: the next write gets it.
-            let _latched = core.sync_to(core.index.visible_seq());
-            core.components.clock.elapsed().saturating_sub(began)
-        });
-    })?;
-    let core = Arc::clone(this);
-    this.life.spawn(this, "hightower-tail", move || {
-        core.maintenance.run(|| core.prepare_files(), || core.rest());
-    })?;
-    let core = Arc::clone(this);
-    this.life.spawn(this, "hightower-pages", move || {
-        let mut pace = Pace::default();
-        core.touching.run(|| core.touch_ahead(&mut pace), || {});
-    })?;
-    let core = Arc::clone(this);
-    this.life.spawn(this, "hightower-seal", move || core.sealing.run(|| core.seal(), || {}))?;
-    if !this.config.compaction_interval.is_zero() {
-        let core = Arc::clone(this);
-        this.life.spawn(this, "hightower-compact", move || core.keep_up())?;
-    }
-    Ok(())
-}
-
-impl Core {
-    fn close(&self) -> Result<()> {
-        self.check_not_forked()?;
-        if self.life.is_own_thread() {
-            return Err(called_from_within());
-        }
-        self.upkeep.turn.refuse_holder()?;
-        let mut outcome = self.life.outcome.lock()?;
-        if let Some(outcome) = &*outcome
-            && !planted("close_again_closes_again")
-        {
-            return outcome.clone();
-        }
-        let closed = self.shut_down();
-        *outcome = Some(closed.clone());
-        closed
-    }
-
-    fn shut_down(&self) -> Result<()> {
-        if let Some(pipeline) = self.life.pipeline() {
-            pipeline.close();
-        }
-        self.closed.store(true, Ordering::Release);
-        self.flusher.close();
-        self.maintenance.close();
-        self.touching.close();
-        self.sealing.close();
-        self.upkeep.close();
-        for thread in std::mem::take(&mut *self.life.threads.lock()) {
-            // A panic of it was caught, and has poisoned the store.
-            let _ended = thread.join();
-        }
-        // Under the turn, so that whatever else works on the files has ended.
-        let mut turn = self.upkeep.turn.lock()?;
-        let checkpointed = if self.config.read_only || self.poison.check().is_err() {
-            Ok(())
-        } else {
-            let freed = self.free_patiently(&mut turn);
-            freed.and_then(|()| self.try_checkpoint(&mut turn)).map(drop)
-        };
-        let log = self.commit.lock().take();
-        let version_floor = log.as_ref().map_or(0, |log| log.max_version);
-        let closed = log.map_or(Ok(()), |log| self.close_log(log));
-        turn.retired.clear();
-        self.store.close();
-        self.index.close(version_floor);
-        // A store without a checkpoint is whole, but the caller should know why the next open is slow.
-        closed.and(checkpointed)
-    }
-
-    fn close_log(&self, log: CommitLog) -> Result<()> {
-        self.poison.check()?;
-        let stamp = self.stamp_of(log.max_version);
-        log.appender.close(stamp).map_err(|failure| {
-            // For those who wait for a sync; the caller hears what has failed.
-            let _latched = self.poison.latch(&failure);
-            Error::from(failure)
-        })?;
-        // Before the store is let go of: whoever waits for one of them then learns that it is durable.
-        self.group.note_durable(log.last_seq);
-        Ok(())
     }
 }
 
@@ -350,12 +189,14 @@ mod tests {
     use std::time::Duration;
 
     use hightower_seams::Clock;
+    use hightower_segment::{ForkGuard, RecoveryReport};
     use hightower_state::ConcurrentKvState;
 
+    use crate::checkpoint::CheckpointUse;
     use crate::components::Components;
     use crate::config::StoreConfig;
-    use crate::core::Core;
-    use crate::snapshot::Snapshot;
+    use crate::engine::SingleNodeEngine;
+    use crate::open::{OpenReport, Opened};
     use crate::table::Segments;
     use crate::time::StoreTime;
 
@@ -396,15 +237,33 @@ mod tests {
             let config = StoreConfig::default().with_read_only(true);
             let (components, segments) = (Components::default(), Segments::default());
             let time = StoreTime::resume(Arc::clone(&components.clock), &segments);
-            let core = Arc::new(Core::new(config, components, time, state, segments, None).unwrap());
-            let snapshot = has_snapshot.then(|| Snapshot::new(&core).unwrap());
-            core.close().unwrap();
+            let engine = SingleNodeEngine::compose(Opened {
+                fork_guard: ForkGuard::new().unwrap(),
+                panics: Arc::default(),
+                config,
+                components,
+                time,
+                state,
+                segments,
+                log: None,
+                lock: None,
+                checkpoint: None,
+                checkpoint_bytes: 0,
+                report: OpenReport {
+                    recovery: RecoveryReport::default(),
+                    checkpoint: CheckpointUse::None,
+                    replayed_records: 0,
+                    elapsed: Duration::ZERO,
+                },
+            });
+            let snapshot = has_snapshot.then(|| engine.snapshot().unwrap());
+            engine.close().unwrap();
             if let Some(snapshot) = snapshot {
                 hightower_index::pin().flush();
                 assert!(!flag.load(Ordering::SeqCst) && !snapshot.contains_key("a"), "the snapshot reads it");
             }
             assert!(is_freed(&flag), "the engine is still there, and its index should not be");
-            assert!(Snapshot::new(&core).is_err());
+            assert!(engine.snapshot().is_err());
         }
     }
 }

@@ -6,19 +6,64 @@
 //! asked again.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hightower_index::{Guard, pin};
 use hightower_log::CommandRef;
+use hightower_segment::Lock;
 use hightower_state::Versioned;
 
-use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::observe::{Operation, observe};
+use crate::open_index::OpenIndex;
 use crate::place::{HintedPlace, Place};
 use crate::sync::step;
-use crate::table::{InOrder, Tracked};
+use crate::table::{InOrder, Segments, Tracked};
 
-impl Core {
+/// What reads need, and all that a snapshot holds of a store: the index and the segments.
+#[derive(Debug)]
+pub(crate) struct ReadPath {
+    pub(crate) index: OpenIndex,
+    pub(crate) segments: Segments,
+    data_dir: PathBuf,
+    /// Keeps writers away from a store that is open for reading, until the last reader ends:
+    /// snapshots outlive the engine. Dropped last.
+    _lock: Option<ReadingLock>,
+}
+
+/// The lock of a store that is open for reading. It has to be dropped last: segments that wait for
+/// the end of an epoch to be freed hold the lock too, and are freed first.
+#[derive(Debug)]
+pub(crate) struct ReadingLock(pub(crate) Arc<dyn Lock>);
+
+impl Drop for ReadingLock {
+    fn drop(&mut self) {
+        // Usually two steps of the epoch free them. A thread that reads another store meanwhile
+        // delays the steps by microseconds, or for as long as it waits for a processor.
+        const STEPS_MAX: u32 = 2_000;
+        const QUICK_STEPS: u32 = 500;
+        for step in 0..STEPS_MAX {
+            if Arc::strong_count(&self.0) == 1 {
+                return;
+            }
+            pin().flush();
+            if step < QUICK_STEPS {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+}
+
+impl ReadPath {
+    /// `lock` is that of a store that is open for reading.
+    pub(crate) fn new(index: OpenIndex, segments: Segments, data_dir: PathBuf, lock: Option<ReadingLock>) -> Self {
+        Self { index, segments, data_dir, _lock: lock }
+    }
+
     /// Calls `use_value` with the value that `find` locates and its version.
     #[inline]
     pub(crate) fn read<'g, R>(
@@ -126,7 +171,7 @@ impl Core {
     fn lost(&self, place: Place) -> Error {
         let name = format!("{:010}.seg", place.segment);
         Error::Corrupt {
-            path: self.config.data_dir.join(name),
+            path: self.data_dir.join(name),
             offset: place.offset.into(),
             detail:
                 "the index points here, but what it points to is not here; close the store, check it, and restore or salvage it"
@@ -163,7 +208,7 @@ mod tests {
     /// was the one that its record has.
     fn right_hints(engine: &SingleNodeEngine, keys: u32) -> u32 {
         let guard = pin();
-        let state = engine.core.index.state(&guard).unwrap();
+        let state = engine.read.index.state(&guard).unwrap();
         let is_right = |number: &u32| {
             let mut told = None;
             let found = state.get_hinted(key(*number).as_bytes(), &guard, |hint| told = Some(hint)).unwrap();

@@ -1,0 +1,75 @@
+//! How the parts of an open store are put together.
+
+use std::sync::Arc;
+
+use crate::checkpoint::{CheckpointParts, CheckpointWriter};
+use crate::commit::{WriteParts, WritePath};
+use crate::commit_log::CommitLock;
+use crate::compaction::{Compaction, CompactionParts, CompactionRunner, RunnerParts};
+use crate::engine::SingleNodeEngine;
+use crate::lifecycle::{LifeParts, Lifecycle};
+use crate::maintenance::{Maintenance, Turn};
+use crate::open::Opened;
+use crate::open_index::OpenIndex;
+use crate::open_store::OpenStore;
+use crate::quota::DiskQuota;
+use crate::read_path::ReadPath;
+use crate::sync_path::SyncPath;
+use crate::tail_upkeep::{TailParts, TailUpkeep};
+
+impl SingleNodeEngine {
+    /// Each part knows those above it, and none below.
+    pub(crate) fn compose(opened: Opened) -> Self {
+        let Opened { config, components, panics, fork_guard, lock, report, .. } = opened;
+        let durability = config.effective_durability();
+        let turn = Turn { checkpoint: opened.checkpoint, ..Turn::default() };
+        let (config, time) = (&Arc::new(config), &Arc::new(opened.time));
+        let (segment_store, log) = opened.log.unzip();
+        let index = OpenIndex::new(opened.state, fork_guard);
+        let read = &Arc::new(ReadPath::new(index, opened.segments, config.data_dir.clone(), lock));
+        let store = &Arc::new(OpenStore::new(segment_store, fork_guard));
+        let log = &Arc::new(CommitLock::new(log));
+        let maintenance = &Arc::new(Maintenance::new(turn, time.now_ms()));
+        let sync = &Arc::new(SyncPath::new(&components, read, store));
+        let quota = &Arc::new(DiskQuota::new(config, read, store, opened.checkpoint_bytes));
+        let tail = &Arc::new(TailUpkeep::new(&components, &TailParts { config, time, read, log, store, quota }));
+        let parts = WriteParts { time, read, log, store, sync, tail, quota, maintenance };
+        let write = Arc::new(WritePath::new(config, &parts));
+        let parts = CheckpointParts { read, log, store, sync, quota, maintenance };
+        let checkpoints = &Arc::new(CheckpointWriter::new(&components, &parts));
+        let parts = RunnerParts { config, time, read, store, sync, quota, maintenance };
+        let runner = &Arc::new(CompactionRunner::new(&components, &parts));
+        let panics = &panics;
+        let parts = CompactionParts { config, panics, time, read, log, store, tail, maintenance, checkpoints, runner };
+        let compaction = Arc::new(Compaction::new(&components, &parts));
+        let life = Lifecycle::new(LifeParts {
+            panics: Arc::clone(panics),
+            time: Arc::clone(time),
+            read: Arc::clone(read),
+            log: Arc::clone(log),
+            store: Arc::clone(store),
+            sync: Arc::clone(sync),
+            tail: Arc::clone(tail),
+            maintenance: Arc::clone(maintenance),
+            checkpoints: Arc::clone(checkpoints),
+            runner: Arc::clone(runner),
+        });
+        Self {
+            config: Arc::clone(config),
+            panics: Arc::clone(panics),
+            time: Arc::clone(time),
+            read: Arc::clone(read),
+            log: Arc::clone(log),
+            store: Arc::clone(store),
+            sync: Arc::clone(sync),
+            maintenance: Arc::clone(maintenance),
+            checkpoints: Arc::clone(checkpoints),
+            life: Arc::new(life),
+            components,
+            write,
+            compaction,
+            durability,
+            report,
+        }
+    }
+}
