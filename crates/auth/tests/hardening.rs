@@ -10,7 +10,7 @@ use hightower_auth::{
     AuthService, AuthorizedEngine, Error as AuthError, ErrorKind, Grant, GuessPolicy, KeyRange, Login, LookAlikes,
     PasswordCheck, Pepper, SecretHash, SecretHasher, Token,
 };
-use hightower_engine::{ErrorKind as EngineKind, KvEngine};
+use hightower_engine::KvEngine;
 use parking_lot::Mutex;
 use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, encryptor, options, service, service_on};
 
@@ -116,9 +116,9 @@ fn idle_expiry_holds_for_views_and_use_through_them_counts() {
         used.get(b"k").unwrap();
     }
     assert!(auth.authenticate_session(&token).unwrap().is_some(), "use through the view kept it alive");
-    assert_eq!(idle.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle for hours");
+    assert_eq!(idle.put(b"k", b"late").unwrap_err().code(), "denied", "idle for hours");
     clock.shift_ms(31 * MINUTE_MS);
-    assert_eq!(used.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "idle");
+    assert_eq!(used.put(b"k", b"late").unwrap_err().code(), "denied", "idle");
     assert!(auth.engine().get(b"k").unwrap().is_none());
 
     // A session kept alive elsewhere is alive for the view. A purged session stays purged, even if
@@ -133,7 +133,7 @@ fn idle_expiry_holds_for_views_and_use_through_them_counts() {
     clock.shift_ms(31 * MINUTE_MS);
     assert!(auth.purge_expired().unwrap().sessions > 0);
     clock.shift_ms(-31 * MINUTE_MS);
-    assert_eq!(view.put(b"k", b"late").unwrap_err().kind(), EngineKind::Denied, "purged");
+    assert_eq!(view.put(b"k", b"late").unwrap_err().code(), "denied", "purged");
 }
 
 #[test]
@@ -451,12 +451,12 @@ fn a_role_that_is_made_again_has_no_old_holders() {
     auth.delete_role("all").unwrap();
     auth.set_role("all", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]).unwrap();
     for view in [&by_key, &by_session] {
-        assert_eq!(view.put(b"k", b"2").unwrap_err().kind(), EngineKind::Denied);
+        assert_eq!(view.put(b"k", b"2").unwrap_err().code(), "denied");
     }
     assert!(auth.get_user(&user_id).unwrap().unwrap().roles.is_empty());
     auth.set_user_roles(&user_id, &["all".into()]).unwrap();
     by_session.put(b"k", b"3").unwrap();
-    assert_eq!(by_key.put(b"k", b"4").unwrap_err().kind(), EngineKind::Denied, "the key is limited to what is gone");
+    assert_eq!(by_key.put(b"k", b"4").unwrap_err().code(), "denied", "the key is limited to what is gone");
 }
 
 /// If a role is deleted at any moment of its creation, users of the old role do not have the new

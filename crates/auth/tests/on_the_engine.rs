@@ -8,8 +8,7 @@ use hightower_auth::{
     Action, AdminService, AuditVerdict, AuthorizedEngine, Error, ErrorKind, Grant, KeyRange, Login, Proof, StepUp,
 };
 use hightower_engine::{
-    ApplyOutcome, Batch, Command, Error as EngineError, ErrorKind as EngineKind, KvEngine, SingleNodeEngine,
-    StoreConfig, limits,
+    ApplyOutcome, Batch, Command, Error as EngineError, KvEngine, SingleNodeEngine, StoreConfig, limits,
 };
 use hightower_seams::ManualClock;
 use support::{OTHER, PASSWORD, Service, service_on, with_totp};
@@ -100,10 +99,10 @@ fn taking_access_away_from_a_full_store(config: impl FnOnce(&std::path::Path) ->
             view.commit(Batch::new().put(format!("data/{number:08}/{}", value.len()), value).use_reserve(true))
         };
         let refused = (0..1_000_000).find_map(|number| fill(number).err()).unwrap();
-        assert_eq!(refused.kind(), EngineKind::Full, "{refused}");
+        assert_eq!(refused.code(), "full", "{refused}");
     }
     let refused = auth.create_user("one.more", PASSWORD).unwrap_err();
-    assert!(matches!(&refused, Error::Engine(error) if error.kind() == EngineKind::Full), "{refused}");
+    assert!(matches!(&refused, Error::Engine(error) if error.code() == "full"), "{refused}");
 
     assert!(auth.logout(&token).unwrap());
     assert!(auth.authenticate_session(&token).unwrap().is_none());
@@ -151,9 +150,9 @@ fn the_reserve_is_not_used_up_by_a_users_own_calls() {
     let (_, lead_token) = auth.create_api_key(&lead, None).unwrap();
     let view = AuthorizedEngine::new(&auth, auth.authenticate(&api_token).unwrap().unwrap());
     let full = (0..1_000_000).find_map(|number: u32| view.put(format!("data/{number:08}"), [7]).err()).unwrap();
-    assert_eq!(full.kind(), EngineKind::Full, "{full}");
+    assert_eq!(full.code(), "full", "{full}");
 
-    let is_full = |error: &Error| matches!(error, Error::Engine(error) if error.kind() == EngineKind::Full);
+    let is_full = |error: &Error| matches!(error, Error::Engine(error) if error.code() == "full");
     let mut session = token;
     let stepped_up = (0..5000).take_while(|_| match auth.step_up(&session, Proof::Password(PASSWORD)) {
         Ok(StepUp::Accepted { token, .. }) => {

@@ -13,8 +13,7 @@ use hightower_auth::{
     ErrorKind, Grant, KeyRange, Quota,
 };
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Error, ErrorKind as EngineKind, Expect, KvEngine, SingleNodeEngine,
-    StoreConfig,
+    ApplyOutcome, Batch, BatchOutcome, Command, Error, Expect, KvEngine, SingleNodeEngine, StoreConfig,
 };
 use proptest::prelude::*;
 use support::{MemEngine, PASSWORD, Service, service, service_on};
@@ -53,7 +52,7 @@ fn limited<E: KvEngine>(auth: &Service<E>, name: &str, grants: &[Grant], access:
 #[track_caller]
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     let error = outcome.unwrap_err();
-    assert_eq!(error.kind(), EngineKind::Full, "{error}");
+    assert_eq!(error.code(), "full", "{error}");
     error.to_string()
 }
 
@@ -83,7 +82,7 @@ fn a_full_tenant_deletes_and_a_free_one_goes_on() {
     full.delete("a/1").unwrap();
     full.put("a/3", "").unwrap();
     refused(full.put("a/1", ""));
-    assert_eq!(full.put("b/1", "").unwrap_err().kind(), EngineKind::Denied);
+    assert_eq!(full.put("b/1", "").unwrap_err().code(), "denied");
     assert_eq!(auth.quota_use(&KeyRange::prefix("a/")).unwrap().keys, 3);
 }
 
@@ -177,7 +176,7 @@ fn writers_at_the_same_time_never_exceed_it() {
                         match put {
                             Ok(outcome) => assert!(outcome.is_committed()),
                             Err(error) => {
-                                assert_eq!(error.kind(), EngineKind::Full, "{error}");
+                                assert_eq!(error.code(), "full", "{error}");
                                 view.delete(format!("a/{thread}/{}", round / 2)).unwrap();
                             }
                         }
@@ -433,7 +432,7 @@ proptest! {
             match view.commit(&batch) {
                 Ok(BatchOutcome::Committed(_)) => { prop_assert!(expected); model = after; }
                 Ok(rejected) => panic!("{rejected:?}"),
-                Err(error) => { prop_assert_eq!(error.kind(), EngineKind::Full); prop_assert!(!expected, "{}", error); }
+                Err(error) => { prop_assert_eq!(error.code(), "full"); prop_assert!(!expected, "{}", error); }
             }
         }
         let used = auth.quota_use(&KeyRange::prefix("a/")).unwrap();

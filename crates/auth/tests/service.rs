@@ -8,7 +8,7 @@ use hightower_auth::{
     Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EncryptedBlob, EnvelopeEncryptor,
     ErrorKind, Grant, KeyRange, Login, PasswordCheck, Principal, RESERVED_PREFIX, Token, UserRecord,
 };
-use hightower_engine::{Batch, Command, ErrorKind as EngineKind, Expect, KvEngine};
+use hightower_engine::{Batch, Command, Expect, KvEngine};
 use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, no_delays, options, service, service_on};
 
 mod support;
@@ -345,7 +345,7 @@ fn view(
 }
 
 fn denied<T: std::fmt::Debug>(outcome: hightower_engine::Result<T>) {
-    assert_eq!(outcome.unwrap_err().kind(), EngineKind::Denied);
+    assert_eq!(outcome.unwrap_err().code(), "denied");
 }
 
 #[test]

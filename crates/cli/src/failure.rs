@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use hightower_kv::Error;
 use hightower_kv::auth;
-use hightower_kv::{Error, ErrorKind};
 
 /// The outcome of a verb that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Failure {
     /// Maps the error of work that Ctrl-C stopped to an interrupt, and other errors to those of the
     /// store.
     pub(crate) fn or_interrupted(error: Error) -> Self {
-        if error.kind() == ErrorKind::Aborted { Self::INTERRUPTED } else { Self::Store(error) }
+        if matches!(error, Error::Aborted(_)) { Self::INTERRUPTED } else { Self::Store(error) }
     }
 
     /// The exit code: 1 not found or taken, 2 usage, 3 store, 130 interrupted.
@@ -64,7 +64,7 @@ impl Failure {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) | Self::File { .. } => 2,
-            Self::Store(error) if matches!(error.kind(), ErrorKind::Validation | ErrorKind::LimitExceeded) => 2,
+            Self::Store(Error::Validation(_) | Error::LimitExceeded { .. }) => 2,
             Self::Store(_) | Self::NoStore(_) => 3,
             Self::Auth(error) => auth_code(error),
             Self::Interrupted { .. } => 130,
@@ -77,7 +77,7 @@ impl Failure {
             Self::Usage(_) => "usage".into(),
             Self::File { .. } => "file".into(),
             Self::NoStore(_) => "not_found".into(),
-            Self::Store(error) => snake_case(&format!("{:?}", error.kind())),
+            Self::Store(error) => error.code().into(),
             Self::Auth(error) => snake_case(&format!("{:?}", error.kind())),
             Self::Interrupted { .. } => "interrupted".into(),
             Self::OutputClosed => "output_closed".into(),

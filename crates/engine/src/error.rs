@@ -1,4 +1,4 @@
-//! One error for everything above the log, sorted by what a caller can do about it.
+//! One error for everything above the log, and what a caller can do about it.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,25 +13,10 @@ use crate::expect::Rejected;
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the store did not do what it was asked to.
+/// Why a call of the store failed.
 ///
-/// What a caller can do about it:
-///
-/// | variants | what to do |
-/// | --- | --- |
-/// | `Io`, `Conflict` | try again, perhaps later |
-/// | `Rejected` | read the key again and decide anew |
-/// | `Full` | delete, compact, or raise the limit that the text names; reads and deletes go on |
-/// | `Locked`, `Forked`, `Closed`, `ReadOnly` | use the store where it is open, or open it so |
-/// | `Poisoned` | close the store and open it again: what was promised is recovered |
-/// | `LimitExceeded`, `Validation` | mend the call or the setting that the text names |
-/// | `Corrupt`, `VersionUnsupported` | open read-only, restore a backup, salvage; or use a later version |
-/// | `NotFound`, `Denied`, `Crypto` | ask for something else, or with other rights or keys |
-/// | `Aborted`, `Panicked` | look at the callback or the component that did it |
-/// | `Internal` | report it: the store has broken a rule of its own |
-///
-/// Match on the variant, or compare the [`kind`](Error::kind), which has the same names without
-/// details. Messages are for people and may change.
+/// [`remedy`](Error::remedy) says what the caller can do, for programs that only need to choose
+/// between few reactions. Match on the variant for details. Messages are for people and may change.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -150,80 +135,113 @@ pub enum Error {
     },
 }
 
-/// The class of an [`Error`](enum@Error): what a program decides by.
+/// What a caller can do about an [`Error`](enum@Error).
+///
+/// ```
+/// use std::time::Duration;
+/// use hightower_engine::{Error, Remedy, SingleNodeEngine};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// fn put_patiently(engine: &SingleNodeEngine) -> Result<(), Error> {
+///     for _ in 0..3 {
+///         match engine.put("key", "value") {
+///             Err(error) if error.remedy() == Remedy::Retry => std::thread::sleep(Duration::from_millis(10)),
+///             outcome => return outcome.map(drop),
+///         }
+///     }
+///     engine.put("key", "value").map(drop)
+/// }
+/// # let engine = SingleNodeEngine::open(dir.path())?;
+/// # put_patiently(&engine)?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ErrorKind {
-    /// [`Error::Io`]
-    Io,
-    /// [`Error::Corrupt`]
-    Corrupt,
-    /// [`Error::Locked`]
-    Locked,
-    /// [`Error::Forked`]
-    Forked,
-    /// [`Error::Poisoned`]
-    Poisoned,
-    /// [`Error::Full`]
-    Full,
-    /// [`Error::LimitExceeded`]
-    LimitExceeded,
-    /// [`Error::Validation`]
-    Validation,
-    /// [`Error::ReadOnly`]
-    ReadOnly,
-    /// [`Error::VersionUnsupported`]
-    VersionUnsupported,
-    /// [`Error::Closed`]
-    Closed,
-    /// [`Error::Rejected`]
-    Rejected,
-    /// [`Error::Internal`]
-    Internal,
-    /// [`Error::Conflict`]
-    Conflict,
-    /// [`Error::NotFound`]
-    NotFound,
-    /// [`Error::Crypto`]
-    Crypto,
-    /// [`Error::Aborted`]
-    Aborted,
-    /// [`Error::Denied`]
-    Denied,
-    /// [`Error::Panicked`]
-    Panicked,
+pub enum Remedy {
+    /// Try again later: nothing has changed, and the cause may pass. [`Error::Io`],
+    /// [`Error::Locked`].
+    Retry,
+    /// Read again and decide anew: another change came first. [`Error::Rejected`],
+    /// [`Error::Conflict`].
+    DecideAnew,
+    /// Delete, compact, or raise the limit that the message names. Reads, deletes and compaction
+    /// still work. [`Error::Full`].
+    MakeRoom,
+    /// Open the store, in this process and for writing: this handle cannot do the call any more.
+    /// [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`], [`Error::Poisoned`], after which
+    /// the open recovers what is durable.
+    Reopen,
+    /// Correct the argument or the setting that the message names: the same call fails again.
+    /// [`Error::Validation`], [`Error::LimitExceeded`], [`Error::NotFound`].
+    FixCall,
+    /// Use other rights or other keys. [`Error::Denied`], [`Error::Crypto`].
+    GainAccess,
+    /// Restore a backup, or salvage what is whole. The store can be opened for reading.
+    /// [`Error::Corrupt`].
+    Repair,
+    /// Use a newer build of this program. [`Error::VersionUnsupported`].
+    Upgrade,
+    /// Look at the caller's own code: a callback or a component ended the call.
+    /// [`Error::Aborted`], [`Error::Panicked`].
+    FixCallback,
+    /// Report a bug of the store. [`Error::Internal`].
+    ReportBug,
 }
 
 impl Error {
-    /// The class of this error.
+    /// What the caller can do about it.
     ///
     /// ```
-    /// use hightower_engine::{Error, ErrorKind};
+    /// use hightower_engine::{Error, Remedy};
     ///
-    /// assert_eq!(Error::ReadOnly.kind(), ErrorKind::ReadOnly);
+    /// assert_eq!(Error::ReadOnly.remedy(), Remedy::Reopen);
     /// ```
     #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+    pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Io { .. } => ErrorKind::Io,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
-            Self::Locked { .. } => ErrorKind::Locked,
-            Self::Forked => ErrorKind::Forked,
-            Self::Poisoned { .. } => ErrorKind::Poisoned,
-            Self::Full { .. } => ErrorKind::Full,
-            Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
-            Self::Validation(_) => ErrorKind::Validation,
-            Self::ReadOnly => ErrorKind::ReadOnly,
-            Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
-            Self::Closed => ErrorKind::Closed,
-            Self::Rejected(_) => ErrorKind::Rejected,
-            Self::Internal(_) => ErrorKind::Internal,
-            Self::Conflict(_) => ErrorKind::Conflict,
-            Self::NotFound(_) => ErrorKind::NotFound,
-            Self::Crypto(_) => ErrorKind::Crypto,
-            Self::Aborted(_) => ErrorKind::Aborted,
-            Self::Denied(_) => ErrorKind::Denied,
-            Self::Panicked { .. } => ErrorKind::Panicked,
+            Self::Io { .. } | Self::Locked { .. } => Remedy::Retry,
+            Self::Rejected(_) | Self::Conflict(_) => Remedy::DecideAnew,
+            Self::Full { .. } => Remedy::MakeRoom,
+            Self::Closed | Self::Forked | Self::ReadOnly | Self::Poisoned { .. } => Remedy::Reopen,
+            Self::Validation(_) | Self::LimitExceeded { .. } | Self::NotFound(_) => Remedy::FixCall,
+            Self::Denied(_) | Self::Crypto(_) => Remedy::GainAccess,
+            Self::Corrupt { .. } => Remedy::Repair,
+            Self::VersionUnsupported { .. } => Remedy::Upgrade,
+            Self::Aborted(_) | Self::Panicked { .. } => Remedy::FixCallback,
+            Self::Internal(_) => Remedy::ReportBug,
+        }
+    }
+
+    /// The name of the variant in one word that stays the same, for logs, metrics and scripts: the
+    /// variant's name in snake case.
+    ///
+    /// ```
+    /// use hightower_engine::Error;
+    ///
+    /// assert_eq!(Error::ReadOnly.code(), "read_only");
+    /// ```
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Locked { .. } => "locked",
+            Self::Forked => "forked",
+            Self::Poisoned { .. } => "poisoned",
+            Self::Full { .. } => "full",
+            Self::LimitExceeded { .. } => "limit_exceeded",
+            Self::Validation(_) => "validation",
+            Self::ReadOnly => "read_only",
+            Self::VersionUnsupported { .. } => "version_unsupported",
+            Self::Closed => "closed",
+            Self::Rejected(_) => "rejected",
+            Self::Internal(_) => "internal",
+            Self::Conflict(_) => "conflict",
+            Self::NotFound(_) => "not_found",
+            Self::Crypto(_) => "crypto",
+            Self::Aborted(_) => "aborted",
+            Self::Denied(_) => "denied",
+            Self::Panicked { .. } => "panicked",
         }
     }
 }

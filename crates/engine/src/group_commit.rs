@@ -204,7 +204,7 @@ mod tests {
     use std::time::Duration;
 
     use super::GroupCommit;
-    use crate::error::{Error, ErrorKind};
+    use crate::error::Error;
     use crate::poison::Poison;
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
     fn a_store_that_is_closed_meanwhile_has_not_failed() {
         let (group, poison) = (GroupCommit::starting_at(0), Poison::default());
         let error = group.wait(1, &poison, || Duration::ZERO, || 1, || Err(Error::Closed)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert_eq!(error.code(), "closed");
         poison.check().unwrap();
         // Closing syncs what was committed before.
         let closed = || {
@@ -283,13 +283,13 @@ mod tests {
         group.wait(2, &poison, || Duration::ZERO, || 3, closed).unwrap();
         assert_eq!((group.durable_seq(), group.syncs()), (2, 0));
         assert_eq!(
-            group.wait(3, &poison, || Duration::ZERO, || 3, || Err(Error::Closed)).unwrap_err().kind(),
-            ErrorKind::Closed
+            group.wait(3, &poison, || Duration::ZERO, || 3, || Err(Error::Closed)).unwrap_err().code(),
+            "closed"
         );
         poison.latch(&io::Error::other("broken disk"));
         assert_eq!(
-            group.wait(4, &poison, || Duration::ZERO, || 4, || Err(Error::Closed)).unwrap_err().kind(),
-            ErrorKind::Poisoned
+            group.wait(4, &poison, || Duration::ZERO, || 4, || Err(Error::Closed)).unwrap_err().code(),
+            "poisoned"
         );
     }
 
@@ -313,12 +313,12 @@ mod tests {
                 .collect();
             for waiter in waiters {
                 let error = waiter.join().unwrap().unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Poisoned);
+                assert_eq!(error.code(), "poisoned");
                 assert!(error.to_string().contains("broken disk"), "{error}");
             }
         });
         assert_eq!(tries.load(Ordering::SeqCst), 1);
-        assert_eq!(poison.check().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(poison.check().unwrap_err().code(), "poisoned");
     }
 
     #[test]
@@ -344,7 +344,7 @@ mod tests {
             });
             both.wait();
             let waits = group.wait(1, poison, || Duration::ZERO, || 1, || Ok(()));
-            assert_eq!(waits.unwrap_err().kind(), ErrorKind::Poisoned);
+            assert_eq!(waits.unwrap_err().code(), "poisoned");
             assert!(leader.join().is_err());
         });
     }

@@ -8,7 +8,7 @@
 //!
 //! Keys live in memory, values in the segments, where they are read through memory maps. Reads take
 //! no lock. A read-only or closed store, a full disk or a failed sync is an [`Error`] with a
-//! [`kind`](Error::kind); nothing panics on bad input or bad files.
+//! [`Remedy`]; nothing panics on bad input or bad files.
 //!
 //! What a returned write survives is a setting of the store, and of each call: see [`Durability`].
 //! The contract, and what tries to break it, is in the project's `docs/DURABILITY.md`.
@@ -94,7 +94,7 @@ pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Background, Components};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
 pub use engine::SingleNodeEngine;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, Remedy, Result};
 pub use expect::{Expect, Rejected};
 pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, Goal, SegmentUsage, SizeTiered};
 pub use hightower_log::{Command, CommandRef};

@@ -5,7 +5,7 @@
 //! | metric | kind | labels |
 //! | --- | --- | --- |
 //! | `hightower_operation_seconds` | histogram; its count is the number of operations | `operation` |
-//! | `hightower_failures_total` | counter | `operation`, `kind` |
+//! | `hightower_failures_total` | counter | `operation`, `code`: [`Error::code`](crate::Error::code) |
 //!
 //! A recorder or a subscriber that panics is noted in [`Stats`](crate::Stats), and the operation
 //! goes on. They must not call the store: an operation may hold its locks.
@@ -103,8 +103,8 @@ impl Operation {
     fn record(self, took: std::time::Duration, failure: Option<&crate::error::Error>) {
         metrics::histogram!("hightower_operation_seconds", "operation" => self.name()).record(took);
         if let Some(failure) = failure {
-            let kind = format!("{:?}", failure.kind());
-            metrics::counter!("hightower_failures_total", "operation" => self.name(), "kind" => kind).increment(1);
+            metrics::counter!("hightower_failures_total", "operation" => self.name(), "code" => failure.code())
+                .increment(1);
         }
     }
 }

@@ -119,7 +119,14 @@ impl TailUpkeep {
     /// Does the work of the threads in a store that has none.
     #[inline]
     pub(crate) fn work_as_caller(&self) {
-        if self.background == Background::Caller && self.preparing.take_wish() {
+        if self.background == Background::Caller {
+            self.work_once();
+        }
+    }
+
+    #[cold]
+    fn work_once(&self) {
+        if self.preparing.take_wish() {
             let _made = self.read.index.prepare_memory();
             let _prepared = self.prepare_files();
             let _sealed = self.seal();

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    CheckLevel, Components, ErrorKind, RepairProgress, SingleNodeEngine, SnapshotEngine, StoreConfig, check, dump,
+    CheckLevel, Components, RepairProgress, SingleNodeEngine, SnapshotEngine, StoreConfig, check, dump,
     import_snapshot, restore, salvage,
 };
 use tempfile::TempDir;
@@ -94,15 +94,15 @@ fn a_backup_refuses_directories_of_others_and_its_own() {
     let dir = TempDir::new().unwrap();
     let (kv, other) = (dir.path().join("kv"), dir.path().join("other"));
     let engine = filled(&kv);
-    assert_eq!(engine.backup_to(&kv).unwrap_err().kind(), ErrorKind::Validation);
+    assert_eq!(engine.backup_to(&kv).unwrap_err().code(), "validation");
     let second = open(&other);
-    assert_eq!(engine.backup_to(&other).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(engine.backup_to(&other).unwrap_err().code(), "locked");
     drop(second);
-    assert_eq!(engine.backup_to(&other).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(engine.backup_to(&other).unwrap_err().code(), "conflict");
     let documents = dir.path().join("documents");
     fs::create_dir(&documents).unwrap();
     fs::write(documents.join("letter.txt"), "dear").unwrap();
-    assert_eq!(engine.backup_to(&documents).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(engine.backup_to(&documents).unwrap_err().code(), "conflict");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_restored_store_goes_on_and_a_failed_restore_leaves_nothing() {
     let components = Components::default();
     let report = restore(&components, &backup, &restored).unwrap();
     assert!(report.records > 400);
-    assert_eq!(restore(&components, &backup, &restored).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(restore(&components, &backup, &restored).unwrap_err().code(), "conflict");
     let engine = open(&restored);
     assert_eq!(engine.snapshot_state().unwrap().digest(), state);
     engine.put("more", "x").unwrap();
@@ -172,7 +172,7 @@ fn a_restored_store_goes_on_and_a_failed_restore_leaves_nothing() {
     bytes[200] ^= 1;
     fs::write(victim, bytes).unwrap();
     let second = dir.path().join("second");
-    assert_eq!(restore(&components, &backup, &second).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(restore(&components, &backup, &second).unwrap_err().code(), "corrupt");
     assert!(is_empty(&second));
 }
 
@@ -194,13 +194,13 @@ fn a_stream_carries_everything_and_notices_everything() {
         let broken = dir.path().join("broken");
         let result = import_snapshot(&components, &mut &stream[..], &broken);
         assert!(is_empty(&broken));
-        result.unwrap_err().kind()
+        result.unwrap_err().code()
     };
     for at in (0..stream.len()).step_by(stream.len() / 40) {
         let mut damaged = stream.clone();
         damaged[at] ^= 0x04;
-        assert!(matches!(refused(&damaged), ErrorKind::Corrupt | ErrorKind::VersionUnsupported), "at {at}");
-        assert_eq!(refused(&stream[..at]), ErrorKind::Corrupt, "cut at {at}");
+        assert!(matches!(refused(&damaged), "corrupt" | "version_unsupported"), "at {at}");
+        assert_eq!(refused(&stream[..at]), "corrupt", "cut at {at}");
     }
 }
 
@@ -302,7 +302,7 @@ fn a_quota_refuses_growth_but_not_deletes_and_compaction_makes_room() {
             Err(error) => break error,
         }
     };
-    assert_eq!(error.kind(), ErrorKind::Full);
+    assert_eq!(error.code(), "full");
     assert!(error.to_string().contains("max_disk_bytes"), "{error}");
     assert!(keys > 3000, "{keys}");
     assert!(engine.stats().disk_bytes <= 1 << 20);

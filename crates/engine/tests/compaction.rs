@@ -385,7 +385,7 @@ fn opening_can_be_watched_and_ended() {
             last = progress.done;
             if progress.done > progress.total / 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        assert_eq!(opened.unwrap_err().kind(), hightower_engine::ErrorKind::Aborted);
+        assert_eq!(opened.unwrap_err().code(), "aborted");
     }
     assert_eq!(SingleNodeEngine::with_config(config(dir.path())).unwrap().len(), 5000);
 }

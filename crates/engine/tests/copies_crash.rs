@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use common::{config, open_with};
 use hightower_engine::{
-    AppendMode, Background, Components, ErrorKind, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
-    import_snapshot, restore, salvage,
+    AppendMode, Background, Components, Result, SingleNodeEngine, SnapshotEngine, StoreConfig, import_snapshot,
+    restore, salvage,
 };
 use hightower_segment::sim::{CrashPlan, SeededEntropy, SimFs};
 
@@ -63,14 +63,14 @@ fn explore(what: &str, copy: impl Fn(&SimFs) -> Result<()>) {
                 true
             }
             Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::NotFound, "{what}, {point}: {error}");
+                assert_eq!(error.code(), "not_found", "{what}, {point}: {error}");
                 false
             }
         };
         seen[usize::from(is_there)] += 1;
         match copy(&state.fs) {
             Ok(()) => assert!(!is_there, "{what}, {point}: written over"),
-            Err(error) => assert!(is_there && error.kind() == ErrorKind::Conflict, "{what}, {point}: {error}"),
+            Err(error) => assert!(is_there && error.code() == "conflict", "{what}, {point}: {error}"),
         }
         assert_eq!(read(&state.fs, TO).unwrap(), expected, "{what}, {point}: the second attempt");
     }

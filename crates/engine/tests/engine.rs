@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, ErrorKind, Expect, KvEngine, Rejected,
-    SingleNodeEngine, SnapshotEngine, StoreConfig,
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Expect, KvEngine, Rejected, SingleNodeEngine,
+    SnapshotEngine, StoreConfig,
 };
 use tempfile::TempDir;
 
@@ -38,8 +38,8 @@ fn what_was_put_is_there_after_close_and_after_drop() {
     }
     assert_eq!(engine.delete("key/0007").unwrap(), ApplyOutcome::Removed);
     engine.close().unwrap();
-    assert_eq!(engine.put("late", "").unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(engine.get("key/0001").unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(engine.put("late", "").unwrap_err().code(), "closed");
+    assert_eq!(engine.get("key/0001").unwrap_err().code(), "closed");
     engine.close().unwrap();
 
     let engine = open(&dir);
@@ -164,13 +164,13 @@ fn a_batch_that_is_longer_than_a_segment_gets_one_of_its_own() {
 fn limits_are_refused_and_leave_nothing_behind() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
-    assert_eq!(engine.put("", "x").unwrap_err().kind(), ErrorKind::Validation);
-    assert_eq!(engine.put(vec![0; 65_536], "x").unwrap_err().kind(), ErrorKind::LimitExceeded);
-    assert_eq!(engine.delete(vec![0; 65_536]).unwrap_err().kind(), ErrorKind::LimitExceeded);
-    assert_eq!(engine.put("big", vec![0; (1 << 30) + 1]).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    assert_eq!(engine.put("", "x").unwrap_err().code(), "validation");
+    assert_eq!(engine.put(vec![0; 65_536], "x").unwrap_err().code(), "limit_exceeded");
+    assert_eq!(engine.delete(vec![0; 65_536]).unwrap_err().code(), "limit_exceeded");
+    assert_eq!(engine.put("big", vec![0; (1 << 30) + 1]).unwrap_err().code(), "limit_exceeded");
     let many = (0..65_537_u32).map(|number| (number.to_be_bytes(), "")).collect();
-    assert_eq!(engine.commit(&many).unwrap_err().kind(), ErrorKind::LimitExceeded);
-    assert_eq!(engine.commit(Batch::new().require("", Expect::Absent)).unwrap_err().kind(), ErrorKind::Validation);
+    assert_eq!(engine.commit(&many).unwrap_err().code(), "limit_exceeded");
+    assert_eq!(engine.commit(Batch::new().require("", Expect::Absent)).unwrap_err().code(), "validation");
     assert_eq!((engine.len(), engine.latest_seq()), (0, 0));
 
     // The largest key, and a value larger than a segment.
@@ -255,7 +255,7 @@ fn a_snapshot_outlives_the_engine_and_does_not_lock_the_store() {
 fn a_store_is_open_once() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
-    assert_eq!(SingleNodeEngine::with_config(small(&dir)).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(SingleNodeEngine::with_config(small(&dir)).unwrap_err().code(), "locked");
     drop(engine);
     open(&dir);
 }
@@ -264,7 +264,7 @@ fn a_store_is_open_once() {
 fn a_read_only_store_reads_and_changes_nothing() {
     let dir = TempDir::new().unwrap();
     let missing = SingleNodeEngine::open_read_only(dir.path().join("none")).unwrap_err();
-    assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
+    assert_eq!(missing.code(), "not_found", "{missing}");
     let engine = open(&dir);
     engine.put("a", "1").unwrap();
     drop(engine);
@@ -284,9 +284,9 @@ fn a_read_only_store_reads_and_changes_nothing() {
     let second = SingleNodeEngine::open_read_only(dir.path()).unwrap();
     assert_eq!(reader.get("a").unwrap().unwrap(), b"1");
     assert_eq!(second.prefix("").unwrap().count(), 1);
-    assert_eq!(reader.put("b", "").unwrap_err().kind(), ErrorKind::ReadOnly);
-    assert_eq!(reader.commit(Batch::new().put("b", "")).unwrap_err().kind(), ErrorKind::ReadOnly);
-    assert_eq!(reader.flush().unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(reader.put("b", "").unwrap_err().code(), "read_only");
+    assert_eq!(reader.commit(Batch::new().put("b", "")).unwrap_err().code(), "read_only");
+    assert_eq!(reader.flush().unwrap_err().code(), "read_only");
     drop((reader, second));
     assert_eq!(files(), before);
 }
@@ -296,16 +296,16 @@ fn readers_share_and_keep_a_writer_out() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
     engine.put("a", "1").unwrap();
-    assert_eq!(SingleNodeEngine::open_read_only(dir.path()).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(SingleNodeEngine::open_read_only(dir.path()).unwrap_err().code(), "locked");
     drop(engine);
     let write = || SingleNodeEngine::with_config(StoreConfig::at(dir.path()));
     let reader = SingleNodeEngine::open_read_only(dir.path()).unwrap();
     let second = SingleNodeEngine::open_read_only(dir.path()).unwrap();
     drop(reader);
-    assert_eq!(write().unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(write().unwrap_err().code(), "locked");
     let snapshot = second.snapshot().unwrap();
     drop(second);
-    assert_eq!(write().unwrap_err().kind(), ErrorKind::Locked, "its files might be used again");
+    assert_eq!(write().unwrap_err().code(), "locked", "its files might be used again");
     assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
     drop(snapshot);
     write().unwrap();
@@ -336,7 +336,7 @@ fn commits_beside_a_close_are_durable_or_refused() {
         drop(engine);
         let again = open(&dir);
         for (writer, count, error) in ends {
-            assert_eq!(error.kind(), ErrorKind::Closed, "round {round}: {error}");
+            assert_eq!(error.code(), "closed", "round {round}: {error}");
             assert!((0..count).all(|number| again.get(format!("{writer}/{number}")).unwrap().is_some()));
         }
     }
@@ -391,12 +391,12 @@ fn the_pipeline_keeps_order_and_outcomes() {
     assert_eq!(engine.submit(set("counter", "stale", 3)).unwrap(), ApplyOutcome::IgnoredStale);
     assert_eq!(engine.put("k", "v").unwrap(), ApplyOutcome::Applied);
     assert_eq!(engine.delete("k").unwrap(), ApplyOutcome::Removed);
-    assert_eq!(engine.put("", "v").unwrap_err().kind(), ErrorKind::Validation);
+    assert_eq!(engine.put("", "v").unwrap_err().code(), "validation");
     engine.put_with("synced", "v", Durability::Sync).unwrap();
     let ticket = engine.commit_async(Batch::new().put("last", "one")).unwrap();
     engine.close().unwrap();
     assert!(ticket.wait().unwrap().is_committed(), "closing commits what was handed in");
-    assert_eq!(engine.submit_async(set("k", "v", 1)).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(engine.submit_async(set("k", "v", 1)).unwrap_err().code(), "closed");
 }
 
 #[test]
@@ -407,10 +407,10 @@ fn the_memory_cap_refuses_new_keys_only() {
     let refused = (0..100_000).find(|number| engine.put(format!("key {number}"), "v").is_err()).unwrap();
     assert!(refused > 500, "{refused}");
     let error = engine.put("a new key", "v").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    assert_eq!(error.code(), "full", "{error}");
     engine.put("key 0", "other").unwrap();
     engine.delete("key 1").unwrap();
-    assert_eq!(engine.commit(Batch::new().put("key 2", "x").put("another", "y")).unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(engine.commit(Batch::new().put("key 2", "x").put("another", "y")).unwrap_err().code(), "full");
     assert_eq!(engine.get("key 2").unwrap().unwrap(), b"v", "a refused batch leaves nothing behind");
     assert_eq!(engine.len(), refused - 1);
     let by_reserve =

@@ -15,7 +15,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{BACKUP_DIR, Step, config, key, open_with, setting, workload};
-use hightower_engine::{AppendMode, Background, Batch, Durability, Error, ErrorKind, SingleNodeEngine};
+use hightower_engine::{AppendMode, Background, Batch, Durability, Error, SingleNodeEngine};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 
 const STEPS: usize = 16;
@@ -145,8 +145,8 @@ impl Victim {
                 Ok(Came::Through)
             }
             // No room, or a file that could not be made.
-            Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Io) => Ok(Came::ToNothing),
-            Err(error) if error.kind() == ErrorKind::Poisoned => {
+            Err(error) if matches!(error.code(), "full" | "io") => Ok(Came::ToNothing),
+            Err(error) if error.code() == "poisoned" => {
                 self.maybe = Some(next);
                 Ok(Came::ToAnEnd)
             }
@@ -180,7 +180,7 @@ impl Victim {
         let Some(engine) = &self.engine else { return Ok(()) };
         for _ in 0..2 {
             match engine.put_with("more", "of it", Durability::Os) {
-                Err(error) if error.kind() == ErrorKind::Poisoned => {}
+                Err(error) if error.code() == "poisoned" => {}
                 Err(error) => return Err(format!("after a failed write the next gets {error}")),
                 Ok(_) => return Err("a write is taken after one has failed".into()),
             }
@@ -192,7 +192,7 @@ impl Victim {
 fn came(result: Result<(), Error>) -> Came {
     match result {
         Ok(()) => Came::Through,
-        Err(error) if error.kind() == ErrorKind::Poisoned => Came::ToAnEnd,
+        Err(error) if error.code() == "poisoned" => Came::ToAnEnd,
         Err(_) => Came::ToNothing,
     }
 }

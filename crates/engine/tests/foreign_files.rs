@@ -10,8 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use hightower_engine::{
-    Components, ErrorKind, Result, SingleNodeEngine, StoreConfig, import_snapshot, restore, restore_with_progress,
-    salvage,
+    Components, Result, SingleNodeEngine, StoreConfig, import_snapshot, restore, restore_with_progress, salvage,
 };
 use tempfile::TempDir;
 
@@ -113,7 +112,7 @@ fn a_name_that_others_have_taken_is_passed_over() {
         let put = || engine.put(format!("key/{number:04}"), [7; 200]);
         for _ in 0..20 {
             let Err(error) = put() else { break };
-            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            assert_eq!(error.code(), "io", "{error}");
             failures += 1;
         }
     }
@@ -139,7 +138,7 @@ fn a_backup_leaves_files_of_others_alone() {
     // A directory without a backup in it, but with others' files, is none for backups.
     let photos = dir.path().join("photos");
     let planted = plant(&photos);
-    assert_eq!(engine.backup_to(&photos).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(engine.backup_to(&photos).unwrap_err().code(), "conflict");
     untouched(&planted);
 }
 
@@ -161,12 +160,12 @@ fn a_backup_that_became_a_store_of_its_own_is_not_replaced() {
     let promoted = open(&backup);
     promoted.put("round", "of its own").unwrap();
     promoted.close().unwrap();
-    assert_eq!(engine.backup_to(&backup).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(engine.backup_to(&backup).unwrap_err().code(), "conflict");
     assert_eq!(open(&backup).get("round").unwrap().unwrap(), b"of its own");
     // Nor is a copy of the store that no backup has made.
     let copied = dir.path().join("copied");
     assert!(Command::new("cp").arg("-r").args([&kv, &copied]).status().unwrap().success());
-    assert_eq!(engine.backup_to(&copied).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(engine.backup_to(&copied).unwrap_err().code(), "conflict");
 }
 
 #[test]
@@ -183,7 +182,7 @@ fn a_copy_goes_into_any_empty_directory() {
             copy(&to).unwrap_or_else(|error| panic!("{what} to {}: {error}", to.display()));
             assert_eq!(open(&to).len(), 300, "{what} to {}", to.display());
             // The second one finds a store there.
-            assert_eq!(copy(&to).unwrap_err().kind(), ErrorKind::Conflict, "{what} to {}", to.display());
+            assert_eq!(copy(&to).unwrap_err().code(), "conflict", "{what} to {}", to.display());
         }
         assert!(link.is_symlink() && target.join("MANIFEST").exists());
         [&dir.path().join("new"), &empty, &target, &dot].iter().for_each(|path| fs::remove_dir_all(path).unwrap());
@@ -217,11 +216,11 @@ fn a_copy_touches_nothing_else() {
     store(&kv);
     for (what, copy) in copies(&kv) {
         let planted = plant(&to);
-        assert_eq!(copy(&to).unwrap_err().kind(), ErrorKind::Conflict, "{what}");
+        assert_eq!(copy(&to).unwrap_err().code(), "conflict", "{what}");
         untouched(&planted);
         // Nor if an attempt of ours was there before them.
         fs::write(to.join("UNFINISHED"), "0").unwrap();
-        assert_eq!(copy(&to).unwrap_err().kind(), ErrorKind::Conflict, "{what}");
+        assert_eq!(copy(&to).unwrap_err().code(), "conflict", "{what}");
         untouched(&planted);
         fs::remove_dir_all(&to).unwrap();
         copy(&to).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -245,16 +244,16 @@ fn an_unfinished_copy_is_no_store_and_is_made_again() {
     engine.close().unwrap();
     let mut ended = |_| ControlFlow::Break(());
     let aborted = restore_with_progress(&Components::default(), &large, &to, &mut ended);
-    assert_eq!(aborted.unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(aborted.unwrap_err().code(), "aborted");
     assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
     for (what, copy) in copies(&kv) {
         // Ended by a crash: what a process leaves that dies right before its end.
         copy(&to).unwrap();
         fs::write(to.join("UNFINISHED"), "0").unwrap();
         let refused = SingleNodeEngine::with_config(StoreConfig::at(&to)).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::NotFound, "{what}: {refused}");
+        assert_eq!(refused.code(), "not_found", "{what}: {refused}");
         assert!(refused.to_string().contains("UNFINISHED"), "{refused}");
-        assert_eq!(SingleNodeEngine::open_read_only(&to).unwrap_err().kind(), ErrorKind::NotFound, "{what}");
+        assert_eq!(SingleNodeEngine::open_read_only(&to).unwrap_err().code(), "not_found", "{what}");
         copy(&to).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(open(&to).len(), 300, "{what}");
         assert!(!to.join("UNFINISHED").exists());
@@ -275,19 +274,19 @@ fn what_is_no_file_of_a_store_is_seen() {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(no_text), "mine").unwrap();
         let error = make(&dir).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{copy}: {error}");
+        assert_eq!(error.code(), "conflict", "{copy}: {error}");
         let dir = temp.path().join(format!("directory {number}"));
         fs::create_dir_all(dir.join("0000000001.seg")).unwrap();
         fs::write(dir.join("UNFINISHED"), "0123456789abcdef\n").unwrap();
         let error = make(&dir).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{copy}: {error}");
+        assert_eq!(error.code(), "conflict", "{copy}: {error}");
         assert!(dir.join("0000000001.seg").is_dir());
     }
     let target = temp.path().join("target");
     fs::create_dir(&target).unwrap();
     fs::write(target.join(no_text), "mine").unwrap();
     let error = open(&source).backup_to(&target).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.code(), "conflict", "{error}");
 }
 
 /// It can be salvaged, and a backup would remove what it holds.
@@ -301,6 +300,6 @@ fn a_backup_leaves_a_store_without_a_manifest_alone() {
     let names = || fs::read_dir(&lost).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     let before = names();
     let error = open(&source).backup_to(&lost).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.code(), "conflict", "{error}");
     assert_eq!(names(), before);
 }

@@ -10,7 +10,7 @@
 use std::io::Write;
 use std::process::Command;
 
-use hightower_engine::{AppendMode, ErrorKind, SingleNodeEngine, StoreConfig};
+use hightower_engine::{AppendMode, SingleNodeEngine, StoreConfig};
 
 const DEVICE: &str = "HIGHTOWER_TEST_DEVICE";
 const SMALL: &str = r#"mount -t tmpfs -o size=6m none "$1""#;
@@ -107,7 +107,7 @@ fn on_a_device_of_48_mib() {
     assert!(put > 4500, "48 MiB are full with {put} values of 10,000 bytes");
     // A record that is longer than all that is left.
     let failure = engine.put("longer", vec![1; 2_000_000]).unwrap_err();
-    assert_eq!(failure.kind(), ErrorKind::Full, "{failure}");
+    assert_eq!(failure.code(), "full", "{failure}");
 }
 
 fn key(number: u32) -> String {
@@ -146,7 +146,7 @@ fn fill(engine: &SingleNodeEngine) -> u32 {
     let is_refused = |number: &u32| match engine.put(key(*number), [number.to_le_bytes()[0]; 1000]) {
         Ok(_) => false,
         Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+            assert_eq!(error.code(), "full", "{error}");
             true
         }
     };

@@ -15,8 +15,8 @@ use std::time::Duration;
 use common::{config, open_with};
 use hightower_engine::{
     AppendMode, Background, Batch, CheckLevel, Clock, Command, CompactionConfig, CompactionPolicy, Components,
-    CostBenefit, Durability, Error, ErrorKind, Goal, KvEngine, SegmentUsage, SingleNodeEngine, SnapshotEngine,
-    StoreConfig, check, import_snapshot, restore_with_progress, salvage,
+    CostBenefit, Durability, Error, Goal, KvEngine, SegmentUsage, SingleNodeEngine, SnapshotEngine, StoreConfig, check,
+    import_snapshot, restore_with_progress, salvage,
 };
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 
@@ -74,9 +74,9 @@ fn a_later_closer_gets_the_failure_of_the_first() {
 }
 
 /// Every call that needs the store, by name.
-fn all_calls<'a>(engine: &'a SingleNodeEngine, dir: &'a tempfile::TempDir) -> Vec<(&'static str, ErrorKind)> {
+fn all_calls<'a>(engine: &'a SingleNodeEngine, dir: &'a tempfile::TempDir) -> Vec<(&'static str, &'static str)> {
     let set = || Command::Set { key: b"k".to_vec(), value: b"v".to_vec(), version: 9, timestamp: 0 };
-    let kind = |outcome: Result<(), Error>| outcome.map_or_else(|error| error.kind(), |()| panic!("no error"));
+    let kind = |outcome: Result<(), Error>| outcome.map_or_else(|error| error.code(), |()| panic!("no error"));
     vec![
         ("put", kind(engine.put("k", "v").map(drop))),
         ("put_with", kind(engine.put_with("k", "v", Durability::Sync).map(drop))),
@@ -118,7 +118,7 @@ fn a_closed_store_says_so_to_every_call_and_its_snapshots_stay() {
         let before = engine.stats();
         engine.close().unwrap();
         for (call, kind) in all_calls(&engine, &dir) {
-            assert_eq!(kind, ErrorKind::Closed, "{call}");
+            assert_eq!(kind, "closed", "{call}");
         }
         assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
         assert_eq!(snapshot.multi_get(&["b", "c"]).unwrap()[0].as_deref(), Some(&b"2"[..]));
@@ -138,9 +138,9 @@ fn a_store_that_is_open_for_reading_says_so_too() {
     let snapshot = engine.snapshot().unwrap();
     engine.close().unwrap();
     engine.close().unwrap();
-    assert_eq!(engine.get("a").unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(engine.contains_key("a").unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(engine.put("a", "2").unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(engine.get("a").unwrap_err().code(), "closed");
+    assert_eq!(engine.contains_key("a").unwrap_err().code(), "closed");
+    assert_eq!(engine.put("a", "2").unwrap_err().code(), "read_only");
     assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
 }
 
@@ -154,12 +154,12 @@ fn whoever_watches_an_opening_cannot_open_the_store_meanwhile() {
     drop(engine);
     let mut seen = Vec::new();
     let watch = |_| {
-        seen.push(SingleNodeEngine::with_config(StoreConfig::at(dir.path())).map(drop).map_err(|error| error.kind()));
+        seen.push(SingleNodeEngine::with_config(StoreConfig::at(dir.path())).map(drop).map_err(|error| error.code()));
         ControlFlow::Continue(())
     };
     let engine = SingleNodeEngine::open_with_progress(StoreConfig::at(dir.path()), Components::default(), watch);
     assert_eq!(engine.unwrap().len(), 200);
-    assert!(!seen.is_empty() && seen.iter().all(|outcome| *outcome == Err(ErrorKind::Locked)), "{seen:?}");
+    assert!(!seen.is_empty() && seen.iter().all(|outcome| *outcome == Err("locked")), "{seen:?}");
 }
 
 /// Closing beside every call: what was acknowledged is there, and what came too late was told.
@@ -272,7 +272,7 @@ fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
             engine.checkpoint().unwrap();
             engine.run_compaction_now().unwrap();
             engine.backup_to(dir.path().join("other copy")).unwrap();
-            assert_eq!(engine.backup_to(dir.path().join("copy")).unwrap_err().kind(), ErrorKind::Locked);
+            assert_eq!(engine.backup_to(dir.path().join("copy")).unwrap_err().code(), "locked");
             // From another thread it must not wait for the copy either.
             thread::scope(|scope| scope.spawn(|| engine.close()).join().unwrap()).unwrap();
             engine.close().unwrap();
@@ -344,7 +344,7 @@ fn a_visitor_may_close_the_store_and_keeps_what_it_was_shown() {
             }
             Command::Delete { key: b"007".to_vec(), version, timestamp: 0 }
         });
-        assert_eq!(engine.submit_batch(commands).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(engine.submit_batch(commands).unwrap_err().code(), "closed");
     }
 }
 
@@ -382,13 +382,13 @@ fn whoever_watches_a_copy_or_a_check_gets_an_answer_from_the_store_it_is_of() {
     let components = Components::default();
     let mut answers = Vec::new();
     let mut watch = |_| {
-        answers.push(SingleNodeEngine::with_config(StoreConfig::at(&kv)).map(drop).map_err(|error| error.kind()));
+        answers.push(SingleNodeEngine::with_config(StoreConfig::at(&kv)).map(drop).map_err(|error| error.code()));
         ControlFlow::Continue(())
     };
     restore_with_progress(&components, &kv, dir.path().join("restored"), &mut watch).unwrap();
     salvage(&components, &kv, dir.path().join("saved"), &mut watch).unwrap();
     check(&components, &kv, CheckLevel::Index, &mut watch).unwrap();
-    assert!(answers.len() > 3 && answers.iter().all(|answer| *answer == Err(ErrorKind::Locked)), "{answers:?}");
+    assert!(answers.len() > 3 && answers.iter().all(|answer| *answer == Err("locked")), "{answers:?}");
     assert_eq!(SingleNodeEngine::open_read_only(dir.path().join("saved")).unwrap().len(), 300);
 }
 
@@ -396,7 +396,7 @@ fn whoever_watches_a_copy_or_a_check_gets_an_answer_from_the_store_it_is_of() {
 #[derive(Debug, Default)]
 struct Meddler {
     engine: OnceLock<Weak<SingleNodeEngine>>,
-    answers: Mutex<Vec<(Goal, Result<(), ErrorKind>)>>,
+    answers: Mutex<Vec<(Goal, Result<(), &'static str>)>>,
     dir: std::path::PathBuf,
 }
 
@@ -411,7 +411,7 @@ impl CompactionPolicy for Meddler {
             engine.backup_to(self.dir.join("copy")).map(drop),
             engine.close(),
         ];
-        self.answers.lock().unwrap().extend(calls.map(|call| (goal, call.map_err(|error| error.kind()))));
+        self.answers.lock().unwrap().extend(calls.map(|call| (goal, call.map_err(|error| error.code()))));
         CostBenefit.choose(segments, goal, config)
     }
 }
@@ -434,7 +434,7 @@ fn a_policy_that_calls_the_store_gets_an_error_where_it_would_wait_for_itself() 
     engine.run_compaction_now().unwrap();
     assert!(has_answered(Goal::Full));
     let answers = std::mem::take(&mut *meddler.answers.lock().unwrap());
-    assert!(answers.iter().all(|(_, answer)| *answer == Err(ErrorKind::Validation)), "{answers:?}");
+    assert!(answers.iter().all(|(_, answer)| *answer == Err("validation")), "{answers:?}");
     // The policy's own handle may be the last: then its thread, which is one of the store's, has to
     // close it.
     drop(engine);

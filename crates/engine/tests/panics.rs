@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    CheckLevel, Clock, CompactionConfig, CompactionPolicy, Components, CostBenefit, Durability, ErrorKind, Goal,
-    SegmentUsage, SingleNodeEngine, StoreConfig, check,
+    CheckLevel, Clock, CompactionConfig, CompactionPolicy, Components, CostBenefit, Durability, Goal, SegmentUsage,
+    SingleNodeEngine, StoreConfig, check,
 };
 use hightower_segment::Entropy;
 
@@ -94,7 +94,7 @@ fn a_policy_that_panics_fails_its_run_and_the_background_goes_on() {
     let failure = engine.stats().compaction.last_failure.unwrap();
     assert!(failure.contains("the compaction policy panicked: as it was told"), "{failure}");
     let error = engine.run_compaction_now().unwrap_err();
-    assert_eq!((error.kind(), engine.len()), (ErrorKind::Panicked, 440), "{error}");
+    assert_eq!((error.code(), engine.len()), ("panicked", 440), "{error}");
     assert!(engine.stats().caught_panics >= 2 && engine.stats().poisoned.is_none());
 
     policy.panics.store(false, Ordering::SeqCst);
@@ -144,8 +144,8 @@ fn a_source_of_randomness_that_panics_is_an_error() {
     let engine = SingleNodeEngine::with_components(small(&dir), components).unwrap();
     engine.put("key", "value").unwrap();
     entropy.panics.store(true, Ordering::SeqCst);
-    assert_eq!(engine.checkpoint().unwrap_err().kind(), ErrorKind::Io);
-    assert_eq!(engine.export_snapshot(&mut Vec::new()).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(engine.checkpoint().unwrap_err().code(), "io");
+    assert_eq!(engine.export_snapshot(&mut Vec::new()).unwrap_err().code(), "io");
     assert_eq!(engine.get("key").unwrap().unwrap(), b"value");
     assert!(engine.stats().caught_panics >= 2, "the thread that makes segments may have asked as well");
 }

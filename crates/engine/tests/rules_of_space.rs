@@ -10,8 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    Command, CompactionConfig, Components, Error, ErrorKind, KvState, SingleNodeEngine, SnapshotEngine, StoreConfig,
-    restore,
+    Command, CompactionConfig, Components, Error, KvState, SingleNodeEngine, SnapshotEngine, StoreConfig, restore,
 };
 use tempfile::TempDir;
 
@@ -167,7 +166,7 @@ fn everything_at_once_until_it_is_closed() {
         let until_closed = |work: &dyn Fn() -> Result<(), Error>| loop {
             match work() {
                 Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Closed => return,
+                Err(error) if error.code() == "closed" => return,
                 Err(error) => panic!("{error}"),
             }
         };

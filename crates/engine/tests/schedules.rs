@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use checker::is_linearizable;
 use common::{config, open_with, setting};
 use hightower_engine::{
-    AppendMode, Background, Batch, Durability, ErrorKind, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
+    AppendMode, Background, Batch, Durability, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use recorder::Caller;
@@ -219,7 +219,7 @@ fn a_quota_against_files_made_ahead() {
                 let (engine, value) = (&engine, &value);
                 scope.spawn(move || {
                     let grown = (0..).map(|nth| engine.put(format!("{number}/{nth}"), value)).find_map(Result::err);
-                    assert_eq!(grown.unwrap().kind(), ErrorKind::Full);
+                    assert_eq!(grown.unwrap().code(), "full");
                     let disk_bytes = engine.stats().disk_bytes;
                     assert!(disk_bytes <= quota, "{disk_bytes} bytes of the disk are taken, of {quota} allowed");
                 });
@@ -285,8 +285,8 @@ fn closing_beside_closing_and_each_call() {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| scene.engine.close().unwrap());
-                scope.spawn(|| match call(&scene.engine).map_err(|error| error.kind()) {
-                    Ok(()) | Err(ErrorKind::Closed | ErrorKind::Locked) => {}
+                scope.spawn(|| match call(&scene.engine).map_err(|error| error.code()) {
+                    Ok(()) | Err("closed" | "locked") => {}
                     Err(kind) => panic!("{name} beside a close: {kind:?}"),
                 });
             }
@@ -316,8 +316,8 @@ fn dropping_in_each_state() {
                     // Another may have closed it, or copies to the same place.
                     assert!(
                         outcome
-                            .map_err(|error| error.kind())
-                            .map_or_else(|kind| matches!(kind, ErrorKind::Closed | ErrorKind::Locked), |()| true)
+                            .map_err(|error| error.code())
+                            .map_or_else(|kind| matches!(kind, "closed" | "locked"), |()| true)
                     );
                     drop(engine);
                 })

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 
 use hightower_engine::{
-    Batch, CheckLevel, Command, Components, Durability, Error, ErrorKind, SingleNodeEngine, StoreConfig, check,
+    Batch, CheckLevel, Command, Components, Durability, Error, SingleNodeEngine, StoreConfig, check,
 };
 use hightower_segment::sim::run_in_fork;
 
@@ -110,7 +110,7 @@ fn a_child_of_fork_is_refused_everything_and_changes_nothing() {
                 engine.close(),
             ];
             for (number, outcome) in outcomes.iter().enumerate() {
-                let is_refused = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Forked);
+                let is_refused = outcome.as_ref().is_err_and(|error| error.code() == "forked");
                 assert!(is_refused, "call {number}: {outcome:?}");
             }
             drop(engine);
@@ -119,7 +119,7 @@ fn a_child_of_fork_is_refused_everything_and_changes_nothing() {
         });
         assert!(refused.unwrap());
         let engine = engine.into_inner().unwrap();
-        assert_eq!(open(dir).unwrap_err().kind(), ErrorKind::Locked, "the child has unlocked it");
+        assert_eq!(open(dir).unwrap_err().code(), "locked", "the child has unlocked it");
         fill(&engine, 200..1000);
         engine.run_compaction_now().unwrap();
         assert_eq!(engine.get("key 00000").unwrap().unwrap(), [7; 200]);
@@ -164,7 +164,7 @@ fn in_a_process_without_threads() {
         let opened =
             SingleNodeEngine::with_config(config(Path::new(&dir)).with_commit_queue_depth(1024 * worker_threads));
         let error = opened.unwrap_err();
-        assert!(error.kind() == ErrorKind::Io && error.to_string().contains("cannot start the thread"), "{error}");
+        assert!(error.code() == "io" && error.to_string().contains("cannot start the thread"), "{error}");
     }
     // The lock was given back, and nothing is missing.
     let engine = SingleNodeEngine::open_read_only(Path::new(&dir)).unwrap();

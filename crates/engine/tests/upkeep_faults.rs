@@ -6,7 +6,7 @@
 mod common;
 
 use common::{config, open, open_with};
-use hightower_engine::{AppendMode, Background, ErrorKind, SingleNodeEngine, SnapshotEngine};
+use hightower_engine::{AppendMode, Background, SingleNodeEngine, SnapshotEngine};
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 
 fn key(number: u32) -> String {
@@ -80,7 +80,7 @@ fn a_full_device_anywhere_loses_nothing_and_poisons_nothing() {
     let (fs, engine) = filled(AppendMode::Mapped);
     fs.inject(Fault { kind: FaultKind::NoSpace, at_call: fs.call_count(), lasting: true });
     if let Err(error) = engine.run_compaction_now() {
-        assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+        assert_eq!(error.code(), "full", "{error}");
     }
     fs.heal();
     engine.put("after", "all").unwrap();
@@ -115,7 +115,7 @@ fn deletes_and_compaction_make_room_on_a_full_device() {
             Err(error) => break error,
         }
     };
-    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    assert_eq!(error.code(), "full", "{error}");
     // The room that is kept for them is a segment, which these fit.
     let deleted = more / 4;
     for number in 0..deleted {

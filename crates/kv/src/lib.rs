@@ -33,10 +33,10 @@ pub use hightower_state as state;
 
 pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, Committed,
-    CompactionConfig, CompactionReport, CompactionStats, Components, Durability, Entry, Error, ErrorKind, Expect,
-    KeyBounds, KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RecoveryMode,
-    Rejected, Result, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreBuilder, StoreConfig,
-    Ticket, Value, limits, prefix_end,
+    CompactionConfig, CompactionReport, CompactionStats, Components, Durability, Entry, Error, Expect, KeyBounds,
+    KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RecoveryMode, Rejected,
+    Remedy, Result, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreBuilder, StoreConfig, Ticket,
+    Value, limits, prefix_end,
 };
 
 /// Restore, import, check and salvage, which work on closed stores. [`SingleNodeEngine::backup_to`]
@@ -62,7 +62,7 @@ pub mod prelude {
     #[cfg(feature = "auth")]
     pub use crate::auth::{AuthService, IntoAuthService};
     pub use crate::{
-        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, ErrorKind, Expect, KvEngine, SingleNodeEngine,
+        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, KvEngine, Remedy, SingleNodeEngine,
         Snapshot, SnapshotEngine, StoreConfig, Value,
     };
 }

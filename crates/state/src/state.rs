@@ -98,6 +98,7 @@ impl<L: Location> ConcurrentKvState<L> {
 
     /// Takes the writer's lock; waits while another thread holds it.
     #[must_use]
+    #[inline]
     pub fn writer(&self) -> StateWriter<'_, L> {
         let held = lock_order::take(Rank::StateWriter);
         StateWriter::new(held, self.inner.writer.lock(), &self.inner)

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hightower_engine::{CheckLevel, Components, Error, ErrorKind, SingleNodeEngine, StoreConfig, check};
+use hightower_engine::{CheckLevel, Components, Error, SingleNodeEngine, StoreConfig, check};
 
 use super::model::{Model, Reading};
 use super::plan::Plan;
@@ -40,7 +40,7 @@ impl Handle {
 #[derive(Debug)]
 pub(super) enum Called<T> {
     Done(T),
-    Failed(ErrorKind),
+    Failed(&'static str),
 }
 
 /// A store, the threads' common ground.
@@ -53,20 +53,13 @@ pub(super) struct Store {
     pub(super) model: Model,
     engine: RwLock<Option<Arc<Handle>>>,
     /// What calls may fail with while the surroundings are hostile.
-    allowed: Mutex<BTreeSet<ErrorName>>,
+    allowed: Mutex<BTreeSet<&'static str>>,
     /// Who ends one life and begins the next.
     turn: Mutex<()>,
     /// What the plan leaves out.
     without: BTreeSet<String>,
     /// Seq and version that were seen last: neither goes back.
     seen: Mutex<(u64, u64)>,
-}
-
-/// [`ErrorKind`], which has no order, by name.
-type ErrorName = String;
-
-pub(super) fn name_of(kind: ErrorKind) -> ErrorName {
-    format!("{kind:?}")
 }
 
 impl Store {
@@ -105,8 +98,8 @@ impl Store {
     }
 
     /// From now on calls may fail with these, too.
-    pub(super) fn allow(&self, kinds: &[ErrorKind]) {
-        lock(&self.allowed).extend(kinds.iter().map(|kind| name_of(*kind)));
+    pub(super) fn allow(&self, kinds: &[&'static str]) {
+        lock(&self.allowed).extend(kinds);
     }
 
     /// From now on calls may not fail with anything that the surroundings do.
@@ -114,8 +107,8 @@ impl Store {
         lock(&self.allowed).clear();
     }
 
-    pub(super) fn allows(&self, kind: ErrorKind) -> bool {
-        lock(&self.allowed).contains(&name_of(kind))
+    pub(super) fn allows(&self, kind: &'static str) -> bool {
+        lock(&self.allowed).contains(kind)
     }
 
     /// The engine that is open now; between two lives there is none.
@@ -145,7 +138,7 @@ impl Store {
         handle: &Handle,
         operation: &'static str,
         detail: &str,
-        also: &[ErrorKind],
+        also: &[&'static str],
         call: impl FnOnce(&SingleNodeEngine) -> Result<T, Error>,
     ) -> Result<Called<T>> {
         let was_closed = handle.closed.load(Ordering::SeqCst);
@@ -156,14 +149,14 @@ impl Store {
             }
             Ok(done) => Ok(Called::Done(done)),
             Err(error) => {
-                let kind = error.kind();
-                let may_be_closed = kind == ErrorKind::Closed && handle.is_closing();
+                let kind = error.code();
+                let may_be_closed = kind == "closed" && handle.is_closing();
                 let is_allowed = may_be_closed || also.contains(&kind) || self.allows(kind);
                 if is_allowed {
-                    count_error(&name_of(kind));
+                    count_error(kind);
                     return Ok(Called::Failed(kind));
                 }
-                Err(anyhow!("{operation} {detail} fails with {}, which nothing explains: {error}", name_of(kind)))
+                Err(anyhow!("{operation} {detail} fails with {}, which nothing explains: {error}", kind))
             }
         }
     }
@@ -172,11 +165,11 @@ impl Store {
     pub(super) fn allowed<T>(&self, result: Result<T, Error>, what: &str) -> Result<Option<T>> {
         match result {
             Ok(done) => Ok(Some(done)),
-            Err(error) if self.allows(error.kind()) => {
-                count_error(&name_of(error.kind()));
+            Err(error) if self.allows(error.code()) => {
+                count_error(error.code());
                 Ok(None)
             }
-            Err(error) => bail!("{what} fails with {}, which nothing explains: {error}", name_of(error.kind())),
+            Err(error) => bail!("{what} fails with {}, which nothing explains: {error}", error.code()),
         }
     }
 
@@ -187,11 +180,11 @@ impl Store {
         let opened = SingleNodeEngine::with_components(self.config.clone(), self.components.clone());
         let engine = match opened {
             Ok(engine) => engine,
-            Err(error) if self.allows(error.kind()) => {
-                count_error(&name_of(error.kind()));
+            Err(error) if self.allows(error.code()) => {
+                count_error(error.code());
                 return Ok(false);
             }
-            Err(error) => bail!("open fails with {}, which nothing explains: {error}", name_of(error.kind())),
+            Err(error) => bail!("open fails with {}, which nothing explains: {error}", error.code()),
         };
         count_reopening();
         let report = engine.open_report();
@@ -213,29 +206,29 @@ impl Store {
     /// Closes the engine, from several threads at once if asked to. All get the same outcome, and
     /// none before the store is closed. Gives the outcome: `None` for success. `None` of the outer
     /// kind: somebody else was at it.
-    pub(super) fn close(&self, closers: u64) -> Result<Option<Option<ErrorKind>>> {
+    pub(super) fn close(&self, closers: u64) -> Result<Option<Option<&'static str>>> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(None) };
         let Some(handle) = self.handle() else { return Ok(None) };
         self.close_handle(&handle, closers).map(Some)
     }
 
-    fn close_handle(&self, handle: &Handle, closers: u64) -> Result<Option<ErrorKind>> {
+    fn close_handle(&self, handle: &Handle, closers: u64) -> Result<Option<&'static str>> {
         // Where threads may be lacking, there is one closer.
-        let is_alone = self.without.contains(TOGETHER) || self.allows(ErrorKind::Io);
+        let is_alone = self.without.contains(TOGETHER) || self.allows("io");
         let closers = if is_alone { 1 } else { closers };
         handle.closing.store(true, Ordering::SeqCst);
         let seq_before = handle.engine.latest_seq();
-        let close_one = || -> Result<(Option<ErrorKind>, u64)> {
+        let close_one = || -> Result<(Option<&'static str>, u64)> {
             let _doing = doing("close", "");
             let outcome = handle.engine.close();
             let durable_seq = handle.engine.stats().durable_seq;
             // What was refused, as a call that would wait for itself, has closed nothing.
-            let is_refused = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Validation);
+            let is_refused = matches!(&outcome, Err(error) if error.code() == "validation");
             handle.closed.fetch_or(!is_refused, Ordering::SeqCst);
             match outcome {
                 Ok(()) => Ok((None, durable_seq)),
-                Err(error) if self.allows(error.kind()) => Ok((Some(error.kind()), durable_seq)),
-                Err(error) => bail!("close fails with {}, which nothing explains: {error}", name_of(error.kind())),
+                Err(error) if self.allows(error.code()) => Ok((Some(error.code()), durable_seq)),
+                Err(error) => bail!("close fails with {}, which nothing explains: {error}", error.code()),
             }
         };
         let outcomes = thread::scope(|scope| -> Result<Vec<_>> {

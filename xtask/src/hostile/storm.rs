@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Entry, Error, ErrorKind, Expect, Range,
-    Rejected, SingleNodeEngine, Snapshot, StoreConfig, Ticket, Value, limits,
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Entry, Error, Expect, Range, Rejected,
+    SingleNodeEngine, Snapshot, StoreConfig, Ticket, Value, limits,
 };
 
 use super::model::{CEILING, Change, Effect, Model, Pending};
 use super::plan::Plan;
 use super::random::Random;
-use super::store::{Called, Handle, Store, name_of};
+use super::store::{Called, Handle, Store};
 use super::watch::{doing, lock};
 
 /// All operations by name, as `--replay` and the figures spell them.
@@ -338,7 +338,7 @@ impl<'a> Caller<'a> {
         let store = self.store;
         let pending = store.model.begin(vec![key.clone()], Change { is_set, given: Some(version) })?;
         let command = command(&key, is_set.then(|| store.model.value(pending.number)), version, timestamp);
-        let also: &[ErrorKind] = if version >= CEILING { REFUSED } else { &[] };
+        let also: &[&'static str] = if version >= CEILING { REFUSED } else { &[] };
         let called = match self.random.below(3) {
             0 => store.call_with(handle, "submit", &key, also, |engine| {
                 engine.submit_async(command.clone()).and_then(Ticket::wait)
@@ -421,7 +421,7 @@ impl<'a> Caller<'a> {
             0 => Vec::new(),
             _ => vec![b'x'; limits::MAX_KEY_LEN_BYTES + 1],
         };
-        let expected = if key.is_empty() { ErrorKind::Validation } else { ErrorKind::LimitExceeded };
+        let expected = if key.is_empty() { "validation" } else { "limit_exceeded" };
         let store = self.store;
         let call = |engine: &SingleNodeEngine| match self.random.below(4) {
             0 => engine.put(&key, "value").map(drop),
@@ -454,9 +454,9 @@ impl<'a> Caller<'a> {
             let _doing = doing("wait", &key);
             let called = match ticket.wait() {
                 Ok(outcome) => Called::Done(outcome),
-                Err(error) if store.allows(error.kind()) => Called::Failed(error.kind()),
-                Err(error) if may_be_closed && error.kind() == ErrorKind::Closed => Called::Failed(error.kind()),
-                Err(error) => bail!("a ticket fails with {}, which nothing explains: {error}", name_of(error.kind())),
+                Err(error) if store.allows(error.code()) => Called::Failed(error.code()),
+                Err(error) if may_be_closed && error.code() == "closed" => Called::Failed(error.code()),
+                Err(error) => bail!("a ticket fails with {}, which nothing explains: {error}", error.code()),
             };
             self.end_batch(&pending, 1, called)?;
         }
@@ -494,14 +494,12 @@ impl<'a> Caller<'a> {
         let stats = handle.engine.stats();
         ensure!(stats.durable_seq <= stats.latest_seq.max(handle.engine.latest_seq()), "more is durable than there is");
         ensure!(
-            stats.poisoned.is_none() || handle.is_closing() || self.store.allows(ErrorKind::Poisoned),
+            stats.poisoned.is_none() || handle.is_closing() || self.store.allows("poisoned"),
             "the store refuses writes: {:?}",
             stats.poisoned
         );
         ensure!(
-            stats.compaction.last_failure.is_none()
-                || self.store.allows(ErrorKind::Full)
-                || self.store.allows(ErrorKind::Io),
+            stats.compaction.last_failure.is_none() || self.store.allows("full") || self.store.allows("io"),
             "compaction fails in the background: {:?}",
             stats.compaction.last_failure
         );
@@ -510,7 +508,7 @@ impl<'a> Caller<'a> {
 }
 
 /// What a caller's version may be refused with where it is beyond the limit.
-const REFUSED: &[ErrorKind] = &[ErrorKind::LimitExceeded];
+const REFUSED: &[&str] = &["limit_exceeded"];
 
 fn command(key: &str, value: Option<Vec<u8>>, version: u64, timestamp: i64) -> Command {
     let key = key.as_bytes().to_vec();
@@ -521,16 +519,10 @@ fn command(key: &str, value: Option<Vec<u8>>, version: u64, timestamp: i64) -> C
 }
 
 /// What a write can have done that has failed so.
-pub(super) fn effect_of(kind: ErrorKind) -> Effect {
+pub(super) fn effect_of(kind: &'static str) -> Effect {
     match kind {
         // Nothing has changed, as the docs say.
-        ErrorKind::Full
-        | ErrorKind::Io
-        | ErrorKind::LimitExceeded
-        | ErrorKind::Validation
-        | ErrorKind::ReadOnly
-        | ErrorKind::Conflict
-        | ErrorKind::Denied => Effect::None,
+        "full" | "io" | "limit_exceeded" | "validation" | "read_only" | "conflict" | "denied" => Effect::None,
         // It may have been on its way when the store was closed, or when a sync failed.
         _ => Effect::Unknown,
     }

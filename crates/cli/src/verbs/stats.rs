@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hightower_kv::{AppendPath, ErrorKind, Stats};
+use hightower_kv::{AppendPath, Error, Stats};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -105,7 +105,7 @@ fn watch(session: &Session, every: Duration) -> Result<Infallible, Failure> {
                 session.screen.answer(&answer, || answer.line(since))?;
                 before = Some((now, answer));
             }
-            Err(Failure::Store(error)) if error.kind() == ErrorKind::Locked => {
+            Err(Failure::Store(error @ Error::Locked { .. })) => {
                 session.screen.failure(&Failure::Store(error));
             }
             Err(other) => return Err(other),

@@ -235,12 +235,12 @@ impl SingleNodeEngine {
     /// are above it from then on. The timestamp is kept with the record and decides nothing.
     ///
     /// ```
-    /// # use hightower_engine::{Command, ErrorKind, SingleNodeEngine, StoreConfig, limits};
+    /// # use hightower_engine::{Command, SingleNodeEngine, StoreConfig, limits};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
     /// let delete = |version| Command::delete("job", version);
     /// assert!(engine.submit(delete(limits::MAX_SUBMITTED_VERSION))?.changed());
-    /// assert_eq!(engine.submit(delete(1 << 63)).unwrap_err().kind(), ErrorKind::LimitExceeded);
+    /// assert_eq!(engine.submit(delete(1 << 63)).unwrap_err().code(), "limit_exceeded");
     /// // A put wins whatever was submitted.
     /// assert!(engine.put("job", "queued")?.changed());
     /// # Ok::<(), hightower_engine::Error>(())

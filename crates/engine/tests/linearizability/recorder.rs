@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use hightower_engine::{Background, Batch, BatchOutcome, Durability, ErrorKind, Expect, Result, SingleNodeEngine};
+use hightower_engine::{Background, Batch, BatchOutcome, Durability, Expect, Result, SingleNodeEngine};
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 
 use super::checker::Call;
@@ -150,7 +150,7 @@ impl<'a> Caller<'a> {
         let is_read = matches!(operation, Operation::Get(_) | Operation::Scan);
         match result {
             Ok(outcome) => Some(Call { operation, began, ended: Some((ended, outcome)) }),
-            Err(error) if is_read || error.kind() == ErrorKind::Full => None,
+            Err(error) if is_read || error.code() == "full" => None,
             Err(_) if self.is_over => None,
             Err(_) => {
                 self.is_over = true;

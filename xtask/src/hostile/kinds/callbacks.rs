@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hightower_engine::{
-    Batch, CheckLevel, Clock, Command, CompactionConfig, CompactionPolicy, Components, CostBenefit, ErrorKind, Goal,
-    SegmentUsage, SingleNodeEngine, check, dump, import_snapshot, restore_with_progress, salvage,
+    Batch, CheckLevel, Clock, Command, CompactionConfig, CompactionPolicy, Components, CostBenefit, Goal, SegmentUsage,
+    SingleNodeEngine, check, dump, import_snapshot, restore_with_progress, salvage,
 };
 
 use crate::hostile::model::{Change, Effect};
@@ -81,7 +81,7 @@ fn act(store: &Store, act: Act, findings: &Mutex<Vec<String>>) {
 }
 
 /// What may be refused to a callback, since it would have to wait for its own caller.
-const REFUSED: &[ErrorKind] = &[ErrorKind::Validation];
+const REFUSED: &[&str] = &["validation"];
 
 fn try_act(store: &Store, act: Act) -> Result<()> {
     let Some(handle) = store.handle() else { return Ok(()) };
@@ -259,9 +259,9 @@ impl Site<'_> {
         let target = store.scratch.join(format!("target-{}-{times}", self.name));
         let handle = self.handle()?;
         let engine = &handle.engine;
-        let allowed = |error: hightower_engine::Error| match error.kind() {
-            ErrorKind::Closed if self.what == Act::Close => Ok(()),
-            ErrorKind::Panicked if self.what == Act::Panic => Ok(()),
+        let allowed = |error: hightower_engine::Error| match error.code() {
+            "closed" if self.what == Act::Close => Ok(()),
+            "panicked" if self.what == Act::Panic => Ok(()),
             kind => Err(anyhow!("{kind:?}: {error}")),
         };
         let _doing = doing("callback", self.name);
@@ -292,7 +292,7 @@ impl Site<'_> {
                 let called = engine.put(Key { bytes: bytes.as_bytes(), call: || self.act() }, &value);
                 let effect = match &called {
                     Ok(_) => Effect::Applied,
-                    Err(error) => effect_of(error.kind()),
+                    Err(error) => effect_of(error.code()),
                 };
                 store.model.end(&pending, &[(effect, None)])?;
                 called.map(drop)
@@ -393,7 +393,7 @@ fn fill(store: &Store) -> Result<()> {
 fn works_on(store: &Arc<Store>, component: &Component, without: &std::collections::BTreeSet<String>) -> Result<()> {
     let was_on = component.is_on.swap(false, Ordering::Relaxed);
     let mut handle = store.handle().context("the store was opened")?;
-    if handle.engine.get(key(1)).is_err_and(|error| error.kind() == ErrorKind::Closed) {
+    if handle.engine.get(key(1)).is_err_and(|error| error.code() == "closed") {
         if !without.contains("open") {
             store.open_again(None)?;
             component.panics.store(0, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write as _;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hightower_engine::{AppendMode, Components, Durability, ErrorKind, SingleNodeEngine, StoreConfig};
+use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine, StoreConfig};
 
 use crate::hostile::model::{Change, Effect, Model};
 use crate::hostile::mounts::{KINDS, Mount, mount};
@@ -74,7 +74,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let keys = len_bytes * 3 / 2 / mean_len;
     let model = Model::new((0..keys).map(key), max_value_len);
     let store = Store::unopened(config, Components::default(), &round.scratch(), model, &round.plan)?;
-    store.allow(&[ErrorKind::Full]);
+    store.allow(&["full"]);
     let is_open = store.open_again(None)?;
     ensure!(is_open || len_bytes < 2 << 20, "a store does not open on an empty device of {len_bytes} bytes");
     if !is_open {
@@ -266,7 +266,7 @@ impl Device<'_> {
         let is_closed = random.once_in(2);
         if is_closed {
             let outcome = self.store.close(1)?.flatten();
-            ensure!(outcome.is_none() || outcome == Some(ErrorKind::Full), "close comes to {outcome:?}");
+            ensure!(outcome.is_none() || outcome == Some("full"), "close comes to {outcome:?}");
             if !self.store.open_again(None)? {
                 return Err(anyhow!("the store does not open on the full device"));
             }

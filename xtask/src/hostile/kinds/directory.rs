@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use hightower_engine::{Components, ErrorKind, SingleNodeEngine, StoreConfig};
+use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
 
 use crate::hostile::plan::Plan;
 use crate::hostile::random::Random;
@@ -30,7 +30,7 @@ const MIX: Mix = &[
 ];
 
 /// What a store may say whose directory was removed.
-const REMOVED: &[ErrorKind] = &[ErrorKind::Io, ErrorKind::Poisoned, ErrorKind::NotFound];
+const REMOVED: &[&str] = &["io", "poisoned", "not_found"];
 
 const EVENTS: &[&str] = &["chdir", "moved", "swapped", "lock", "removed", "linked"];
 
@@ -138,7 +138,7 @@ impl Attack<'_> {
         }
         for read_only in [false, true] {
             match SingleNodeEngine::with_config(self.config(&dir).with_read_only(read_only)) {
-                Err(error) if error.kind() == ErrorKind::Locked => {}
+                Err(error) if error.code() == "locked" => {}
                 Err(error) => bail!("a second opening of a store without LOCK fails with {error}"),
                 Ok(_) => bail!("a second one is admitted once LOCK was removed (read-only: {read_only})"),
             }

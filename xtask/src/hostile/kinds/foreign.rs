@@ -7,9 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use hightower_engine::{
-    Components, ErrorKind, Result as EngineResult, SingleNodeEngine, import_snapshot, restore, salvage,
-};
+use hightower_engine::{Components, Result as EngineResult, SingleNodeEngine, import_snapshot, restore, salvage};
 
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
@@ -128,14 +126,14 @@ impl Planted {
 }
 
 /// What is done to a target that is not empty may be refused, for these reasons.
-const REFUSED: &[ErrorKind] = &[ErrorKind::Conflict, ErrorKind::Io, ErrorKind::NotFound, ErrorKind::Locked];
+const REFUSED: &[&str] = &["conflict", "io", "not_found", "locked"];
 
 fn may_be_refused<T>(result: EngineResult<T>, what: &str) -> Result<bool> {
     match result {
         Ok(_) => Ok(true),
         Err(error) => {
-            ensure!(REFUSED.contains(&error.kind()), "{what} fails with {:?}: {error}", error.kind());
-            count_error(&format!("{:?}", error.kind()));
+            ensure!(REFUSED.contains(&error.code()), "{what} fails with {:?}: {error}", error.code());
+            count_error(error.code());
             Ok(false)
         }
     }
@@ -165,7 +163,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
             fs::create_dir(dir.join(name))?;
             planted.0.insert(dir.join(name), look(&dir.join(name))?);
         }
-        store.allow(&[ErrorKind::Io, ErrorKind::Conflict]);
+        store.allow(&["io", "conflict"]);
     }
     let mut plan = round.plan.clone();
     if takes_names {

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hightower_engine::{Components, ErrorKind, SingleNodeEngine};
+use hightower_engine::{Components, SingleNodeEngine};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::hostile::random::Random;
@@ -81,7 +81,7 @@ fn limited(round: &Round, what: &str, random: &mut Random) -> Result<()> {
     let model = model(1000);
     let model = if what == "memory" { model.with_journal(&round.dir.join("journal"))? } else { model };
     let store = Store::open(config, Components::default(), &round.scratch(), model, &round.plan)?;
-    store.allow(&[ErrorKind::Io]);
+    store.allow(&["io"]);
     let is_over = AtomicBool::new(false);
     let mut own = random.fork();
     let result = thread::scope(|scope| -> Result<()> {

@@ -3,9 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, ensure};
-use hightower_engine::{
-    CheckLevel, Components, ErrorKind, SingleNodeEngine, check, dump, import_snapshot, restore, salvage,
-};
+use hightower_engine::{CheckLevel, Components, SingleNodeEngine, check, dump, import_snapshot, restore, salvage};
 
 use super::Caller;
 use super::reads::check_all;
@@ -20,7 +18,7 @@ impl Caller<'_> {
         let reading = store.model.read();
         let detail = dir.display().to_string();
         let breaks_off = self.random.once_in(8);
-        let aborted: &[ErrorKind] = if breaks_off { &[ErrorKind::Aborted] } else { &[] };
+        let aborted: &[&'static str] = if breaks_off { &["aborted"] } else { &[] };
         let called = store.call_with(handle, "backup", &detail, aborted, |engine| {
             engine.backup_with_progress(&dir, |_| {
                 if breaks_off { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
