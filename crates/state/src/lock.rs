@@ -7,7 +7,7 @@
 //! to 3 ms for a lock that is held for some microseconds.
 
 pub(crate) use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
@@ -21,13 +21,21 @@ impl<T> Mutex<T> {
     #[cfg(not(shuttle))]
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        // Apart from the wait, which is rare, this is short enough to be inlined into a commit.
+        self.0.try_lock().unwrap_or_else(|failure| match failure {
+            TryLockError::Poisoned(failed) => failed.into_inner(),
+            TryLockError::WouldBlock => self.wait(),
+        })
+    }
+
+    #[cfg(not(shuttle))]
+    #[cold]
+    fn wait(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(shuttle)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        use std::sync::TryLockError;
-
         loop {
             step();
             match self.0.try_lock() {
