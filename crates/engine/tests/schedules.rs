@@ -36,9 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use checker::is_linearizable;
 use common::{config, open_with, setting};
-use hightower_engine::{
-    AppendMode, Background, Batch, Durability, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
-};
+use hightower_engine::{AppendMode, Background, Batch, Durability, Result, SingleNodeEngine, SnapshotEngine};
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use recorder::Caller;
 use shuttle::rand::Rng as _;
