@@ -1,5 +1,5 @@
-//! The engine under the scenarios that the first release of the project measured, by their names:
-//! `cargo bench -p hightower-engine --bench engine`.
+//! The engine in the scenarios of the project's first release, with their names: `cargo bench -p
+//! hightower-engine --bench engine`.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may end at once")]
 
 use std::hint::black_box;
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 const KEYS: u64 = 10_000;
 
-/// A store whose returned writes survive the death of the process, with nothing at work in the
-/// background that the scenario doesn't ask for.
+/// A store whose returned writes survive the death of the process, without background work outside
+/// the scenario.
 fn store(worker_threads: usize) -> (TempDir, SingleNodeEngine) {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig::at(dir.path())
@@ -25,7 +25,7 @@ fn store(worker_threads: usize) -> (TempDir, SingleNodeEngine) {
 }
 
 fn key(number: u64) -> String {
-    // An odd factor visits the keys in no order that a cache could use.
+    // An odd factor visits the keys in an order that defeats caches.
     format!("key/{:010}", number.wrapping_mul(7_919) % KEYS)
 }
 
@@ -86,7 +86,7 @@ fn prefixes(criterion: &mut Criterion) {
     let (_dir, engine) = filled(128);
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("get_prefix/1000", |bencher| {
-        // The first seven of ten digits: a thousand keys.
+        // The first seven of ten digits: 1,000 keys.
         bencher.iter(|| black_box(engine.get_prefix("key/0000001").unwrap()));
     });
     group.finish();

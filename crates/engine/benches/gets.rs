@@ -1,9 +1,9 @@
-//! How long a get of a random key takes where its record was written, after compaction has moved
-//! it, and after the store was opened again: `cargo bench -p hightower-engine --bench gets`.
+//! The time of a get of a random key in a written store, after a compaction, and after a reopen:
+//! `cargo bench -p hightower-engine --bench gets`.
 //!
-//! All stores hold the same keys and values, are open at once, and are asked in turn, so that what
-//! else the machine does meets all of them. Each line has the median over the rounds, and its ratio
-//! to the store as it was written.
+//! All stores have the same keys and values, are open at once, and alternate, so that other load of
+//! the machine affects all of them. Each line has the median over the rounds, and its ratio to the
+//! written store.
 //!
 //! `HIGHTOWER_BENCH_KEYS` (default 500,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set the
 //! size, `HIGHTOWER_BENCH_ROUNDS` (default 15) how often, `HIGHTOWER_BENCH_DIR` the place.
@@ -26,7 +26,7 @@ fn mixed(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Sixteen bytes without any order.
+/// 16 pseudorandom bytes.
 fn key(number: u64) -> [u8; 16] {
     (u128::from(mixed(number)) << 64 | u128::from(mixed(!number))).to_be_bytes()
 }
@@ -36,7 +36,7 @@ fn open(dir: &Path) -> SingleNodeEngine {
     SingleNodeEngine::with_config(config).unwrap()
 }
 
-/// All keys, and a third of them once more, so that compaction has something to do.
+/// All keys, and a third of them again, so that compaction has work.
 fn fill(dir: &Path, keys: u64) -> SingleNodeEngine {
     let engine = open(dir);
     let value = vec![7; usize::try_from(number("HIGHTOWER_BENCH_VALUE_BYTES", 100)).unwrap()];
@@ -47,7 +47,7 @@ fn fill(dir: &Path, keys: u64) -> SingleNodeEngine {
     engine
 }
 
-/// The time of a get, over a part of the keys that is another one in each round.
+/// The time of a get, over a different part of the keys in each round.
 fn time_gets(engine: &SingleNodeEngine, keys: u64, round: u64) -> f64 {
     const GETS: u64 = 100_000;
     let started = Instant::now();
@@ -94,7 +94,7 @@ fn main() {
             times.push(time_gets(&store.1, keys, round));
         }
     }
-    // Of each round, since what disturbs one store in a round disturbs the others as well.
+    // Per round, because a disturbance affects all stores of the round.
     let first = times[0].clone();
     for ((name, _), times) in stores.iter().zip(&mut times) {
         let mut ratios: Vec<f64> = times.iter().zip(&first).map(|(time, first)| time / first).collect();

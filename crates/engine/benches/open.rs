@@ -1,10 +1,10 @@
-//! How fast a store opens: after a clean close, and after a kill with no checkpoint at all; with
-//! two cores and with one; beside the rate at which the page cache, and the device itself, give the
-//! same files. One line per number.
+//! The time of an open: after a clean close, and after a kill without a checkpoint; with two cores
+//! and with one; compared with the rates of the page cache and of the device for the same files.
+//! One line per number.
 //!
 //! `HIGHTOWER_BENCH_KEYS` (default 1,000,000) and `HIGHTOWER_BENCH_VALUE_BYTES` (default 100) set
-//! the size, `HIGHTOWER_BENCH_DIR` the place. One core is taken away with `taskset`, in a process
-//! of its own. The device is only measured by root, who may empty the page cache.
+//! the size, `HIGHTOWER_BENCH_DIR` the place. `taskset` removes one core, in a separate process.
+//! The device is measured only as root, who may empty the page cache.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Sixteen bytes without any order.
+/// 16 pseudorandom bytes.
 fn key(number: u64) -> [u8; 16] {
     let mix = |seed: u64| {
         let mut mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -39,7 +39,7 @@ fn files(dir: &Path, ends: &str) -> Vec<PathBuf> {
     all.filter(|path| path.to_string_lossy().ends_with(ends)).collect()
 }
 
-/// Reads all segments through the page cache; gives how long it took and how many bytes there were.
+/// Reads all segments through the page cache; returns the time and the number of bytes.
 fn read_log(dir: &Path) -> (Duration, u64) {
     let mut buffer = vec![0; 1 << 20];
     let (started, mut bytes) = (Instant::now(), 0);
@@ -55,14 +55,14 @@ fn read_log(dir: &Path) -> (Duration, u64) {
     (started.elapsed(), bytes)
 }
 
-/// Has the next read come from the device; says whether that could be done.
+/// Empties the page cache; returns whether it could.
 fn empty_page_cache() -> bool {
     let synced = Command::new("sync").status();
     synced.is_ok_and(|status| status.success()) && fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
 }
 
-/// Opens the store read-only and so leaves it as it was. The best of some rounds; of one if nothing
-/// is in the page cache.
+/// Opens the store read-only, without changing it. The best of some rounds; one round with an empty
+/// page cache.
 fn open(dir: &Path, what: &str) {
     let rounds = if what.contains("cold") { 1 } else { 5 };
     let mut best = Duration::MAX;
@@ -93,7 +93,7 @@ fn open_in_child(dir: &Path, what: &str, cores: &str) {
     }
 }
 
-/// A copy of a store that is open, from a moment in which its background changes no file.
+/// A copy of an open store, from a moment without background changes of files.
 fn copy_at_rest(dir: &Path) -> tempfile::TempDir {
     let manifest = || fs::read(dir.join("MANIFEST")).unwrap();
     loop {
@@ -150,7 +150,7 @@ fn main() {
             open_in_child(dir, "no checkpoint, cold, two cores", "0,1");
         }
     }
-    // As a kill leaves it: the last segment open, and no checkpoint.
+    // The state after a kill: the last segment open, and no checkpoint.
     let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
     (0..keys / 4).for_each(|number| {
         engine.put(key(number), &value).unwrap();

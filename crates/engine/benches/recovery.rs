@@ -13,21 +13,21 @@ use tempfile::TempDir;
 
 const KEYS: u64 = 100_000;
 
-/// Nothing at work in the background that would change the files between two rounds.
+/// Without background work that would change the files between two rounds.
 fn config(dir: &Path) -> StoreConfig {
     StoreConfig::at(dir).with_compaction_interval(Duration::ZERO).with_checkpoint_after_compaction(false)
 }
 
 fn fill(dir: &Path) -> SingleNodeEngine {
     let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
-    // An odd factor, so that keys come in no order.
+    // An odd factor, for a pseudorandom order of keys.
     (0..KEYS).for_each(|number| {
         engine.put(format!("key/{:012}", number.wrapping_mul(61_803) % KEYS), [7; 100]).unwrap();
     });
     engine
 }
 
-/// A copy of all files: what a kill at this moment would leave, since every returned write is in
+/// A copy of all files: the state after a kill at this moment, because every returned write is in
 /// the page cache.
 fn copied(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ fn copied(dir: &Path) -> TempDir {
     copy
 }
 
-/// Opens without changing a file, so that every round finds the same.
+/// Opens without changing a file, so that all rounds are equal.
 fn open_to_read(dir: &Path) -> SingleNodeEngine {
     let engine = SingleNodeEngine::with_config(config(dir).with_read_only(true)).unwrap();
     assert_eq!(engine.len() as u64, KEYS);

@@ -1,10 +1,9 @@
-//! What many segments cost: puts and rolls while their number grows, and opening. One line per
-//! number, each beside the same for few segments.
+//! The cost of many segments: puts and rotations while their number grows, and opens. One line per
+//! number, compared with few segments.
 //!
-//! `HIGHTOWER_BENCH_SEGMENTS` (default 31,000, which are 2 TB at the default size of segments) sets
-//! how many, `HIGHTOWER_BENCH_DIR` the place (default `/dev/shm`, so that the processor's part
-//! shows; on a disk each roll waits for it). Segments are as small as they can be, 4 KiB, so that
-//! there are many soon.
+//! `HIGHTOWER_BENCH_SEGMENTS` (default 31,000, which is 2 TB at the default size of segments) sets
+//! their number, `HIGHTOWER_BENCH_DIR` the place (default `/dev/shm`, which shows the processor
+//! time; on a disk each rotation waits for it). Segments have the minimum size, 4 KiB.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::path::Path;

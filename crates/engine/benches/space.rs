@@ -1,12 +1,12 @@
-//! Space and time: what overwriting costs on disk, what compaction costs others, whether anything
-//! leaks. (How fast a store opens: the bench `open`.) Prints one line per number.
+//! Space and time: the disk space of overwrites, the cost of compaction for other operations, and
+//! leaks. (The bench `open` measures opens.) Prints one line per number.
 //!
-//! Arguments name the parts to run: `settle`, `compacting`, `leak`; without one all of them.
+//! Arguments name the parts to run: `settle`, `compacting`, `leak`; the default is all of them.
 //! `HIGHTOWER_BENCH_KEYS` sets the number of keys (default 1,000,000), `HIGHTOWER_BENCH_RANDOM=1`
 //! makes the keys random bytes instead of counted text, `HIGHTOWER_BENCH_ROUNDS` sets the rounds of
 //! the part `leak` (default 1,000), `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`). "Disk" is
-//! the room that all files of the store take, as `du` counts it: segments, what is made ready for
-//! the next ones, the index checkpoint, the manifest.
+//! the room of all files of the store, as in `du`: segments, preallocated files, the index
+//! checkpoint, the manifest.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs;
@@ -36,8 +36,8 @@ fn key(number: u64) -> [u8; 16] {
     key
 }
 
-/// Numbers below `keys`, the small ones often, scattered over the keys: Zipf with an exponent of
-/// 0.99, as Gray et al. (1994) draw it.
+/// Zipfian numbers below `keys` with an exponent of 0.99, after Gray et al. (1994), scattered over
+/// the keys.
 struct Zipf {
     keys: f64,
     zeta: f64,
@@ -83,7 +83,7 @@ fn du(dir: &Path, ends: &str) -> u64 {
     let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap());
     files
         .filter(|file| file.file_name().to_string_lossy().ends_with(ends))
-        // One that the background has removed in between takes no room.
+        // A file that the background has removed meanwhile takes no room.
         .map(|file| file.metadata().map_or(0, |metadata| metadata.blocks() * 512))
         .sum()
 }
@@ -110,7 +110,7 @@ fn say(engine: &SingleNodeEngine, dir: &Path, when: &str) {
     );
 }
 
-/// Returns once the background has had nothing to do for some seconds.
+/// Waits until the background has been idle for some seconds.
 fn wait_until_idle(engine: &SingleNodeEngine) {
     let mut last = (0, Instant::now());
     while last.1.elapsed() < Duration::from_secs(6) {
@@ -122,7 +122,7 @@ fn wait_until_idle(engine: &SingleNodeEngine) {
     }
 }
 
-/// The latency below which 99.9 % of puts stay, and gets per second beside them, over so long.
+/// The 99.9th percentile of puts, and the gets per second beside them, over a time.
 fn load(
     engine: &SingleNodeEngine,
     zipf: &mut Zipf,
@@ -143,7 +143,7 @@ fn load(
             }
         });
         while started.elapsed() < time && !until() {
-            // A steady rate that a disk can take, not a race for the processor: 64,000 a second.
+            // A steady rate for a disk, without contention for the processor: 64,000 per second.
             for _ in 0..64 {
                 let key = key(zipf.key());
                 let before = Instant::now();
@@ -179,7 +179,7 @@ fn new_dir() -> TempDir {
     tempfile::tempdir_in(std::env::var("HIGHTOWER_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into())).unwrap()
 }
 
-/// The default settings, but that tombstones need not wait for an hour.
+/// The default settings, with a shorter grace of tombstones.
 fn config(dir: &Path) -> StoreConfig {
     let compaction = CompactionConfig::default().with_tombstone_grace(Duration::ZERO);
     StoreConfig::at(dir).with_compaction(compaction).with_compaction_interval(Duration::from_secs(1))
@@ -193,7 +193,7 @@ fn fill(engine: &SingleNodeEngine, zipf: &mut Zipf, keys: u64) {
     println!("filling: {:.1} s", started.elapsed().as_secs_f64());
 }
 
-/// Disk use after overwriting, when idle and after a full compaction; write amplification.
+/// Disk use after overwrites, when idle and after a full compaction; write amplification.
 fn settle(keys: u64) {
     let dir = new_dir();
     let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
@@ -217,7 +217,7 @@ fn settle(keys: u64) {
     println!("closed: {} MB of files", du(dir.path(), "") / 1_000_000);
 }
 
-/// What compaction costs those who read and write meanwhile.
+/// The cost of compaction for concurrent reads and writes.
 fn compacting(keys: u64) {
     let dir = new_dir();
     let quiet = config(dir.path()).with_compaction_interval(Duration::ZERO).with_checkpoint_after_compaction(false);
@@ -266,8 +266,8 @@ fn compacting(keys: u64) {
     println!("close with a checkpoint: {:?}", started.elapsed());
 }
 
-/// The same while another thread does nothing but compute: what the machine alone takes away, whose
-/// processors are fewer than the threads.
+/// The same beside a thread that only computes: the effect of a machine with fewer processors than
+/// threads.
 fn beside_a_busy_thread(engine: &SingleNodeEngine, zipf: &mut Zipf, latencies: &mut Vec<Duration>) -> (Duration, f64) {
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -285,8 +285,8 @@ fn beside_a_busy_thread(engine: &SingleNodeEngine, zipf: &mut Zipf, latencies: &
     })
 }
 
-/// Rounds of overwriting, deleting, compacting and opening again: disk, open files and memory stay
-/// what they are.
+/// Rounds of overwrites, deletes, compaction and reopen: disk, open files and memory must stay
+/// constant.
 fn leak(rounds: u64) {
     const KEYS: u64 = 2000;
     let dir = new_dir();

@@ -1,15 +1,15 @@
-//! Bounds of a range of keys, as callers spell them.
+//! Bounds of key ranges, in the forms of callers.
 
 use std::ops::{Bound, RangeBounds};
 
 pub use hightower_state::prefix_end;
 
-/// What a range of keys can be asked for with: `..`, `a..b`, `a..=b`, `a..`, `..b`, `..=b`, and a
-/// pair of [`Bound`]s, of anything that is bytes.
+/// The forms of key ranges: `..`, `a..b`, `a..=b`, `a..`, `..b`, `..=b`, and a pair of [`Bound`]s,
+/// of any type of bytes.
 ///
-/// Both ends have one type. Byte strings of different lengths do not: write `&b"a"[..]..b"bb"`, or
-/// `"a".."bb"`. Where the type of a pair cannot be told, as in `(Unbounded, Unbounded)`, write
-/// `..`.
+/// Both ends must have the same type. Byte string literals of different lengths have different
+/// types: write `&b"a"[..]..b"bb"`, or `"a".."bb"`. If the type of a pair cannot be inferred, as in
+/// `(Unbounded, Unbounded)`, write `..`.
 ///
 /// ```
 /// use std::ops::Bound::{Excluded, Unbounded};

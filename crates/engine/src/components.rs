@@ -1,5 +1,5 @@
-//! What a store is built from besides its settings: a file system, a clock, a source of randomness.
-//! Tests bring their own.
+//! The components of a store besides its settings: a file system, a clock, a source of randomness.
+//! Tests can replace them.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -11,28 +11,27 @@ use hightower_state::{ConcurrentKvState, Location, SeededHasher};
 
 use crate::error::{Error, Result};
 
-/// Who does what commits leave behind: syncing at intervals, sealing, making the next segment
-/// ready, compacting.
+/// The executor of background work: interval syncs, sealing, preparing the next segment,
+/// compaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Background {
-    /// Threads of the store, so that callers need not wait for it.
+    /// Threads of the store, so that callers do not wait.
     #[default]
     Threads,
-    /// The caller of a write, before it returns: an interval is a sync at once, and nothing
-    /// compacts by itself. Slower, but the operations of one caller reach the file system in
-    /// the same order each time, which tests that must repeat need.
+    /// The caller of a write, before it returns: an interval is an immediate sync, and compaction
+    /// is explicit only. It is slower, but the file system operations of one caller have a
+    /// deterministic order, which reproducible tests need.
     Caller,
 }
 
-/// The parts that a store is built from. [`Default`] takes the real ones.
+/// The components of a store. [`Default`] has the real ones.
 ///
-/// They are called in the middle of the store's work, under its locks and on its own threads. So
-/// they must not call the store; only a policy may, which gets an error where a call would wait for
-/// itself. If one of them panics, that call of it has failed and nothing else: a file system that
-/// panics has failed with an I/O error, a clock stands still, a policy's run is given up.
-/// [`Stats::caught_panics`](crate::Stats::caught_panics) counts them. (A program that is built to
-/// abort on panics aborts.)
+/// The store calls them under its locks and on its threads. So they must not call the store; only a
+/// policy may, and gets an error for a call that would wait for itself. If one of them panics, only
+/// the current call fails: the panic of a file system is an I/O error, a clock returns its previous
+/// time, a policy's run is aborted. [`Stats::caught_panics`](crate::Stats::caught_panics) counts
+/// them. (A program that is built to abort on panics aborts.)
 ///
 /// ```
 /// use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
@@ -45,25 +44,25 @@ pub enum Background {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Components {
-    /// Where files live.
+    /// The file system.
     pub fs: Arc<dyn Fs>,
     /// The clock: timestamps of commands, ages in `stats`, the grace of tombstones and the rate of
     /// compaction.
     ///
-    /// It may step back, or return any value: within a store time never goes back. Until this clock
-    /// has caught up, time passes at half the pace of [`elapsed`](Clock::elapsed). A time before
-    /// 1970 or after the year 9999 is ignored, and an elapsed time of more than 1,000 years counts
-    /// as 1,000 years. A clock that steps forward ends graces early.
+    /// It may step back, or return any value: the store's time never goes back. Until the clock has
+    /// caught up, the store's time passes at half the pace of [`elapsed`](Clock::elapsed). A time
+    /// before 1970 or after the year 9999 is ignored, and an elapsed time of more than 1,000 years
+    /// counts as 1,000 years. A clock that steps forward ends graces early.
     pub clock: Arc<dyn Clock>,
-    /// Where salts and identities come from.
+    /// The source of salts and identities.
     pub entropy: Arc<dyn Entropy>,
-    /// What decides which segments compaction rewrites.
+    /// The policy that chooses segments for compaction.
     pub policy: Arc<dyn CompactionPolicy>,
-    /// Who works in the background.
+    /// The executor of background work.
     pub background: Background,
 }
 
-/// The parts one by one, each as a copy of the others with a new one.
+/// Setters, each of which returns a copy with one changed component.
 macro_rules! parts {
     ($($part:ident, $with:ident, $value:ty;)*) => {
         impl Components {
@@ -88,8 +87,8 @@ parts! {
 }
 
 impl Components {
-    /// A state without keys. The seed of its index's hasher is drawn anew for each opening, so that
-    /// nobody can choose keys that collide.
+    /// An empty state. The seed of its index's hasher is drawn for each open, so that nobody can
+    /// choose colliding keys.
     pub(crate) fn empty_state<L: Location>(&self) -> Result<ConcurrentKvState<L>> {
         let seed = self
             .entropy

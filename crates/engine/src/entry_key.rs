@@ -1,8 +1,8 @@
-//! The key of an entry that a range hands out.
+//! The key of an entry of a range.
 
 const INLINE_LEN_BYTES: usize = 22;
 
-/// The bytes of a key. Up to 22 of them are held in place, so that a walk over short keys allocates
+/// The bytes of a key. Up to 22 bytes are stored inline, so that a scan of short keys allocates
 /// nothing.
 #[derive(Clone)]
 pub(crate) enum EntryKey {

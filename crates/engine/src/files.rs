@@ -7,10 +7,10 @@ use hightower_segment::{Access, Dir, File, MANIFEST, Manifest};
 
 use crate::error::{Error, Result};
 
-/// Bytes are copied in pieces of so many.
+/// Length of the pieces of a copy, in bytes.
 const PIECE_LEN_BYTES: usize = 1 << 20;
 
-/// A refusal of the operating system, as the error that it is.
+/// The error of an operating system's error.
 pub(crate) fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
     let action = format!("cannot {action} {}", path.display());
     if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
@@ -19,7 +19,7 @@ pub(crate) fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
     Error::Io { action, source: source.into() }
 }
 
-/// Writes all of `bytes`, going on after short writes and interruptions.
+/// Writes all of `bytes`, and continues after short writes and interruptions.
 pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u64) -> Result<()> {
     while !bytes.is_empty() {
         match file.write_at(bytes, at) {
@@ -35,8 +35,8 @@ pub(crate) fn write_at(file: &dyn File, path: &Path, mut bytes: &[u8], mut at: u
     Ok(())
 }
 
-/// Makes a file of these bytes, durably, with the name `tmp`, and renames it to `name` at the end.
-/// The directory is the caller's to sync.
+/// Writes a durable file with these bytes under the name `tmp`, and then renames it to `name`. The
+/// caller syncs the directory.
 pub(crate) fn write_file(dir: &dyn Dir, tmp: &str, name: &str, bytes: &[u8]) -> Result<()> {
     remove_if_there(dir, tmp)?;
     let path = dir.path().join(tmp);
@@ -47,7 +47,7 @@ pub(crate) fn write_file(dir: &dyn Dir, tmp: &str, name: &str, bytes: &[u8]) -> 
         .and_then(|()| sync_data(&*file, &path))
         .and_then(|()| dir.rename(tmp, name).map_err(|source| io_error("rename", &path, source)));
     if written.is_err() {
-        // The first failure is the one to tell of; the name says that the file is garbage.
+        // Report the first failure; the name marks the file as garbage.
         let _removed = dir.remove_file(tmp);
     }
     written
@@ -55,7 +55,7 @@ pub(crate) fn write_file(dir: &dyn Dir, tmp: &str, name: &str, bytes: &[u8]) -> 
 
 pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<()> {
     match dir.remove_file(name) {
-        // A directory is none of the store's, whatever its name.
+        // A directory is never a file of the store.
         Err(source) if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
             Err(io_error("remove", &dir.path().join(name), source))
         }
@@ -67,7 +67,7 @@ pub(crate) fn sync_data(file: &dyn File, path: &Path) -> Result<()> {
     retry(|| file.sync_data()).map_err(|source| io_error("sync", path, source))
 }
 
-/// Again if a signal came in between: an interrupted sync has not failed.
+/// Repeats a call that a signal interrupted: an interrupted sync has not failed.
 fn retry(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match operation() {
@@ -86,7 +86,7 @@ pub(crate) fn list(dir: &dyn Dir) -> Result<Vec<String>> {
     dir.list().map_err(|source| io_error("list", dir.path(), source))
 }
 
-/// The manifest in a directory, if there is one: its bytes, and what they say.
+/// The manifest of a directory, if one exists, with its bytes.
 pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<(Vec<u8>, Manifest)>> {
     let Some(bytes) = read_file(dir, MANIFEST)? else { return Ok(None) };
     let manifest = Manifest::decode(&bytes);
@@ -97,7 +97,7 @@ pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<(Vec<u8>, Manifest)>
     })
 }
 
-/// What is in a file, if there is one.
+/// The content of a file, if it exists.
 pub(crate) fn read_file(dir: &dyn Dir, name: &str) -> Result<Option<Vec<u8>>> {
     let path = dir.path().join(name);
     let file = match dir.open(name, Access::Read) {

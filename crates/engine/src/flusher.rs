@@ -1,9 +1,8 @@
-//! Syncs in the background, so that a power loss costs no more than the interval that was asked
-//! for.
+//! Background syncs, so that a power loss costs at most the requested interval.
 //!
-//! A write that asks for an interval leaves it here; the thread wakes, waits half of it so that
-//! others can join, syncs once for all, and sleeps until the next write. The other half is for the
-//! sync itself. While nothing is written, nothing runs.
+//! A write with an interval registers it here. The thread wakes, waits half of the interval so that
+//! other writes can join, syncs once for all, and sleeps until the next write. The other half is
+//! for the sync. Without writes the thread sleeps.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,11 +12,11 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 const NOTHING: u64 = u64::MAX;
 
-/// The meeting place of writers and the flusher's thread.
+/// The shared state of writers and the flusher's thread.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// The shortest interval that an unsynced write asked for, in microseconds; [`NOTHING`] if
-    /// there is none.
+    /// The shortest requested interval of unsynced writes, in microseconds; [`NOTHING`] if none is
+    /// requested.
     pending_us: AtomicU64,
     closing: Mutex<bool>,
     wake: Condvar,
@@ -30,12 +29,12 @@ impl Default for Flusher {
 }
 
 impl Flusher {
-    /// Asks for a sync within `interval`. Costs one load while an earlier, not later request is
+    /// Requests a sync within `interval`. It costs one load while a request that is due no later is
     /// pending.
     pub(crate) fn request(&self, interval: Duration) {
         let interval_us = u64::try_from(interval.as_micros()).unwrap_or(NOTHING - 1).min(NOTHING - 1);
-        // The write was appended before this load, and the flusher swaps before it syncs: whoever sees an
-        // earlier request here is covered by the sync that this request leads to. Sequential
+        // The write was appended before this load, and the flusher swaps before it syncs: if this
+        // load sees an earlier request, the sync of that request covers the write. Sequential
         // consistency orders the two.
         if self.pending_us.load(Ordering::SeqCst) <= interval_us {
             return;
@@ -46,16 +45,15 @@ impl Flusher {
         }
     }
 
-    /// Runs until [`close`](Self::close), calling `sync` when a request is due; it says how long it
-    /// took.
+    /// Runs until [`close`](Self::close), and calls `sync` when a request is due; `sync` returns
+    /// its duration.
     pub(crate) fn run(&self, mut sync: impl FnMut() -> Duration) {
         let mut closing = self.closing.lock();
-        // What is asked for while a sync runs is not covered by it, and may have waited for as long as it
-        // took.
+        // A request during a sync is not covered by it, and may have waited for its duration.
         let mut waited = Duration::ZERO;
-        // The share of its interval that the pending request waits for others, as a power of two: less each
-        // time that the wait starts anew, so that all waits together are shorter than the interval
-        // of the first request.
+        // The share of its interval that the pending request waits for others, as a power of two.
+        // It shrinks each time the wait restarts, so that all waits together are shorter than the
+        // interval of the first request.
         let mut share = 1;
         while !*closing {
             let pending_us = self.pending_us.load(Ordering::SeqCst);
@@ -71,13 +69,13 @@ impl Flusher {
                 waited = MutexGuard::unlocked(&mut closing, &mut sync);
                 share = 1;
             } else if !planted("interval_starts_anew") {
-                // A shorter request has woken it.
+                // A shorter request woke the thread.
                 share = (share + 1).min(63);
             }
         }
     }
 
-    /// Ends [`run`](Self::run); what is pending is for the caller to sync.
+    /// Ends [`run`](Self::run); the caller syncs pending writes.
     pub(crate) fn close(&self) {
         *self.closing.lock() = true;
         self.wake.notify_all();
@@ -92,8 +90,7 @@ mod tests {
 
     use super::Flusher;
 
-    /// Waits in many short steps, not until some moment: a machine that stands still for a while
-    /// must not end it.
+    /// Waits in many short steps, without a deadline: a suspended machine must not end the wait.
     fn wait_for(what: &str, is_there: impl Fn() -> bool) {
         for _ in 0..10_000 {
             if is_there() {
@@ -104,8 +101,8 @@ mod tests {
         panic!("{what}");
     }
 
-    /// Ends the flusher also when an assertion fails: else its thread, and the test with it, would
-    /// wait for ever.
+    /// Ends the flusher also after a failed assertion; otherwise its thread, and the test, would
+    /// wait forever.
     struct Closes<'a>(&'a Flusher);
 
     impl Drop for Closes<'_> {
@@ -114,7 +111,7 @@ mod tests {
         }
     }
 
-    /// Runs a flusher, of which `requests` were asked before, beside `look`.
+    /// Runs a flusher with earlier `requests`, beside `look`.
     fn beside(requests: impl FnOnce(&Flusher), look: impl FnOnce(&Flusher, &AtomicUsize)) {
         let (flusher, syncs) = (Flusher::default(), AtomicUsize::new(0));
         requests(&flusher);

@@ -1,10 +1,9 @@
-//! Panics of code that is not the store's stop here.
+//! Guards against panics of foreign code.
 //!
-//! What a caller brings as [`Components`] runs in the middle of the store's work, often under a
-//! lock and on a thread of the store's own. So each call of it is guarded: a panic becomes the
-//! failure of that call, which the store handles as it handles any other, and is counted. A file
-//! system that panics has failed with an I/O error; a clock that panics stands still; a policy that
-//! panics has failed the run that asked it.
+//! The store calls a caller's [`Components`] often under a lock and on its own threads. So each
+//! call is guarded: a panic becomes a failure of that call, which the store handles like any other,
+//! and is counted. The panic of a file system is an I/O error; a clock returns its previous time; a
+//! policy's panic fails its run.
 
 use std::any::Any;
 use std::fmt;
@@ -24,7 +23,7 @@ use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 
-/// The panics that were caught.
+/// The caught panics.
 #[derive(Debug, Default)]
 pub(crate) struct Panics {
     count: AtomicU64,
@@ -36,23 +35,23 @@ impl Panics {
         Self { count: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
-    /// How many there were.
+    /// The number of caught panics.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What panicked last, and with which message.
+    /// The component of the last panic, with its message.
     pub(crate) fn last(&self) -> Option<String> {
         self.last.lock().clone()
     }
 
-    /// Calls code that is not the store's; a panic of it is noted, and its message given.
+    /// Calls foreign code; records a panic, and returns its message.
     #[inline]
     pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Result<R, String> {
         if planted("panics_pass") {
             return Ok(call());
         }
-        // Nothing of the store's is changed by the call, so nothing of it can be left half-changed.
+        // The call changes no data of the store, so a panic leaves none half-changed.
         catch_unwind(AssertUnwindSafe(call)).map_err(|payload| self.note(what, payload))
     }
 
@@ -70,7 +69,7 @@ impl Panics {
         message
     }
 
-    /// As [`catch`](Self::catch), for calls that may fail anyway.
+    /// As [`catch`](Self::catch), for fallible calls.
     #[inline]
     fn io<R>(&self, what: &'static str, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         match self.catch(what, call) {
@@ -81,7 +80,7 @@ impl Panics {
 }
 
 impl Components {
-    /// The same, with every call of them guarded.
+    /// The same components, with guards around every call.
     pub(crate) fn guarded(&self, panics: &Arc<Panics>) -> Self {
         Self {
             fs: Arc::new(GuardedFs { inner: Arc::clone(&self.fs), panics: Arc::clone(panics) }),
@@ -97,13 +96,13 @@ impl Components {
         }
     }
 
-    /// The same, for work that has no statistics to show panics in: they are failures of it.
+    /// The same, for work without statistics: a panic is a failure of the work.
     pub(crate) fn guarded_once(&self) -> Self {
         self.guarded(&Arc::default())
     }
 }
 
-/// Asks a policy; its panic is an error.
+/// Calls a policy; its panic is an error.
 pub(crate) fn choose(
     panics: &Panics,
     policy: &dyn CompactionPolicy,
@@ -115,15 +114,15 @@ pub(crate) fn choose(
     panics.catch(what, || policy.choose(usage, goal, config)).map_err(|message| Error::Panicked { what, message })
 }
 
-/// No clock has run for longer, so that times can be added and multiplied: a thousand years.
+/// Maximum elapsed time of a clock, 1,000 years, so that times can be added and multiplied.
 const LONGEST_ELAPSED: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
-/// A clock that stands still where the caller's panics, and whose [`elapsed`](Clock::elapsed) does
-/// not go back.
+/// A clock that returns its previous time if the caller's clock panics, and whose
+/// [`elapsed`](Clock::elapsed) never goes back.
 struct GuardedClock {
     inner: Arc<dyn Clock>,
     panics: Arc<Panics>,
-    /// What it said last, written when it has changed: many threads ask.
+    /// The last returned time, written only when it changes, because many threads read it.
     last_ms: AtomicI64,
     last_elapsed_ms: AtomicU64,
 }
@@ -191,7 +190,7 @@ impl Fs for GuardedFs {
     }
 }
 
-/// A handle of the caller's; dropping it is a call, too.
+/// A handle of the caller's type; dropping it is a call too.
 struct GuardedDir {
     /// There until it is dropped.
     inner: Option<Arc<dyn Dir>>,
@@ -233,7 +232,7 @@ impl Dir for GuardedDir {
     }
 
     fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
-        // The caller's directory knows directories of its own kind only.
+        // The caller's directory works only with directories of its own type.
         let any: &dyn Any = target;
         let guarded = any.downcast_ref::<Self>().and_then(|guarded| guarded.inner.as_deref());
         self.call(|inner| inner.hard_link(name, guarded.unwrap_or(target), link))
@@ -258,7 +257,7 @@ impl Dir for GuardedDir {
     }
 
     fn is_locked_by_this_process(&self) -> bool {
-        // For messages alone; the panic is counted.
+        // For messages only; the panic is counted.
         self.call(|inner| Ok(inner.is_locked_by_this_process())).unwrap_or(false)
     }
 
@@ -299,7 +298,7 @@ impl File for GuardedFile {
     }
 
     fn start_writing(&self, offset: u64, len_bytes: u64) {
-        // A hint: what has not begun is written by the sync.
+        // A hint: the sync writes everything anyway.
         let _begun = self.call(|inner| {
             inner.start_writing(offset, len_bytes);
             Ok(())
@@ -335,13 +334,14 @@ struct GuardedLock {
 
 impl Lock for GuardedLock {}
 
-/// Dropping a handle of the caller's is a call of its code, and shows as what it guards does.
+/// Dropping a handle of the caller's type calls its code; a panic is recorded under the guarded
+/// component.
 macro_rules! handles {
     ($($handle:ident),*) => {$(
         impl Drop for $handle {
             fn drop(&mut self) {
                 let inner = self.inner.take();
-                // Noted; there is nobody to be told.
+                // Recorded; no caller can receive an error.
                 let _dropped = self.panics.catch(FS, || drop(inner));
             }
         }

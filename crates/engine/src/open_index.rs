@@ -1,4 +1,4 @@
-//! The index of an open store, and the numbers that a closed one still gives.
+//! The index of an open store, and the last numbers of a closed one.
 
 use std::sync::OnceLock;
 
@@ -18,7 +18,7 @@ pub(crate) struct OpenIndex {
     fork_guard: ForkGuard,
 }
 
-/// What a closed store still tells of itself.
+/// The numbers of a closed store.
 #[derive(Debug)]
 pub(crate) struct LastNumbers {
     pub(crate) state: StateStats,
@@ -39,13 +39,13 @@ impl OpenIndex {
         self.state.load(guard).ok_or(Error::Closed)
     }
 
-    /// As [`state`](Self::state), for work that takes longer than a guard should live.
+    /// As [`state`](Self::state), for work that takes longer than the lifetime of a guard.
     pub(crate) fn handle(&self) -> Result<ConcurrentKvState<Place>> {
         self.state(&pin()).cloned()
     }
 
-    /// Gives the index up. It is freed once no snapshot and no reader holds it; the numbers of this
-    /// moment stay. No version above `version_floor` was seen by anything but the index.
+    /// Releases the index. It is freed when no snapshot and no reader uses it; the current numbers
+    /// stay. No version above `version_floor` was used outside the index.
     pub(crate) fn close(&self, version_floor: u64) {
         let Ok(state) = self.handle() else { return };
         let mut last = state.stats();
@@ -57,11 +57,11 @@ impl OpenIndex {
         if !planted("closed_index_kept") {
             self.state.store(None, &pin());
         }
-        // Usually two steps of the epoch free it; else the next thread that pins does.
+        // Usually two steps of the epoch free it; otherwise a later guard does.
         (0..4).for_each(|_| pin().flush());
     }
 
-    /// What `open` says of the index, or, once the store is closed, `closed` of its last numbers.
+    /// The result of `open` on the index, or for a closed store of `closed` on its last numbers.
     pub(crate) fn number<R: Default>(
         &self,
         open: impl FnOnce(&ConcurrentKvState<Place>) -> R,
@@ -73,7 +73,7 @@ impl OpenIndex {
         }
     }
 
-    /// The seqno of the latest commit that is published.
+    /// The seqno of the latest published commit.
     pub(crate) fn visible_seq(&self) -> u64 {
         self.number(ConcurrentKvState::visible_seq, |last| last.state.visible_seq)
     }
@@ -83,7 +83,7 @@ impl OpenIndex {
         self.number(ConcurrentKvState::max_version, |last| last.latest_version)
     }
 
-    /// Prepares memory for new keys; says whether there was anything to do.
+    /// Prepares memory for new keys; returns whether it had work.
     pub(crate) fn prepare_memory(&self) -> bool {
         self.number(ConcurrentKvState::prepare_memory, |_| false)
     }

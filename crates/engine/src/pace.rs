@@ -1,69 +1,71 @@
-//! How fast the tail of the log moves, and so how far ahead of it pages are touched, and how large.
+//! The prefault controller: the speed of the log's tail decides the distance and the size of pages
+//! touched ahead.
 //!
-//! Huge pages are touched in a seventh of the time of small ones, half of that of the system's own
-//! reading ahead, and save look-ups of addresses later. But the system writes one that has changed
-//! as a whole, whether a sync asks for it or half a minute has passed. So they are for a tail that
-//! moves on by more than one of them from sync to sync, and in a second.
+//! Touching huge pages takes a seventh of the time of small ones and half of that of the system's
+//! fault-around, and saves TLB misses later. But the system writes a changed huge page as a whole,
+//! in a sync or after half a minute. So they are only for a tail that advances by more than one
+//! huge page between two syncs and per second.
 //!
-//! On a virtual machine whose host finds memory only when it is touched, and takes it back when it
-//! is free, a huge page can take ten times as long; small ones are mostly such as were in use a
-//! moment ago. So touching is timed, and where huge pages come slower than the tail needs them, it
-//! is left to the system's own reading ahead for a while.
+//! On a virtual machine whose host backs memory only when it is touched, and reclaims free memory,
+//! a huge page can take ten times as long; small pages are mostly recently used ones. So touching
+//! is timed, and if huge pages come slower than the tail needs them, they are left to the system's
+//! fault-around for a while.
 //!
-//! Long records that overtake what was touched are written by system calls, which need no pages.
-//! Where most of what is appended is such, none are touched.
+//! Long records that overtake the touched pages are written by system calls, which need no touched
+//! pages. If most appended bytes are such records, no pages are touched.
 
 use std::time::Duration;
 
 use hightower_segment::{HUGE_PAGE_BYTES, Pages, TailProgress};
 
-/// Pages are touched this far ahead of the tail, at most; less while nothing is written.
+/// Maximum distance of touched pages ahead of the tail; less without writes.
 const AHEAD_MAX_BYTES: u32 = 4 << 20;
 const AHEAD_MIN_BYTES: u32 = 256 << 10;
-/// The tail's speed is judged anew each time that this has passed.
+/// Interval between two measurements of the tail's speed.
 const ROUND: Duration = Duration::from_secs(1);
-/// Touching takes a quarter of a millisecond for a huge page, two mebibytes. When it took this
-/// long, and as much again for each mebibyte, it may be too slow.
+/// Touching a huge page of 2 MiB takes about 250 µs. A touch may be too slow above this time plus
+/// the same time per MiB.
 const SLOW: Duration = Duration::from_micros(250);
-/// It is if it takes more than this share of the time in which the tail moves on by as much.
+/// It is too slow if it also takes more than 1 / this of the time in which the tail
+/// advances by the same length.
 const SLOW_SHARE: u32 = 2;
-/// And if it was so this often in a row: once may be the machine's. Or if it takes so many times as
-/// long as the tail.
+/// Number of slow touches in a row that disable huge pages, because a single one may be noise. A
+/// single touch disables them if it takes [`HOPELESS_TIMES`] times the tail's time.
 const SLOW_OFTEN: u8 = 3;
 const HOPELESS_TIMES: u32 = 4;
-/// The tail's speed for that is its mean over this time, or longer.
+/// The minimum time over which the tail's mean speed is computed.
 const SPEED_OVER: Duration = Duration::from_millis(2);
-/// How long huge pages are not asked for again then.
+/// The time for which huge pages are then disabled.
 const DEAR_FOR: Duration = Duration::from_secs(10);
 
-/// What is to be touched.
+/// The range to touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ahead {
     pub(crate) len_bytes: u32,
     pub(crate) pages: Pages,
 }
 
-/// What has been seen of the tail.
+/// The observations of the tail.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     last: Option<TailProgress>,
     pages: Pages,
-    /// How far the tail has come since a sync was seen, in rounds in which it was fast.
+    /// The advance of the tail since the last sync, in rounds with a fast tail.
     unsynced_bytes: u64,
     round_began: Duration,
     round_bytes: u64,
-    /// How long the tail took for a mebibyte of late; `None` if it has not moved.
+    /// The recent time of the tail per MiB; `None` if it has not advanced.
     time_per_mib: Option<Duration>,
     speed_since: Duration,
     speed_bytes: u64,
-    /// How often in a row huge pages were too slow.
+    /// Number of consecutive slow touches of huge pages.
     slow_touches: u8,
-    /// Until when huge pages are not asked for.
+    /// The end of the time without huge pages.
     dear_until: Duration,
 }
 
 impl Pace {
-    /// Looks at the tail, and says what to do.
+    /// Observes the tail, and returns the range to touch.
     pub(crate) fn look(&mut self, tail: TailProgress, now: Duration) -> Ahead {
         let before = self.last.replace(tail).unwrap_or(tail);
         let before = if before.segment == tail.segment { before } else { TailProgress::default() };
@@ -92,7 +94,7 @@ impl Pace {
         Ahead { len_bytes, pages: if is_dear { Pages::Mixed } else { self.pages } }
     }
 
-    /// Hears how long it took to touch what `ahead` said, of which so much was left to be touched.
+    /// Records the time of touching a range, of which `touched_bytes` were untouched before.
     pub(crate) fn took(&mut self, ahead: Ahead, touched_bytes: u32, spent: Duration, now: Duration) {
         let Some(time_per_mib) = self.time_per_mib else { return };
         if ahead.pages != Pages::Huge || touched_bytes == 0 {
@@ -130,7 +132,7 @@ impl Pace {
     }
 }
 
-/// How long the tail takes for so many bytes.
+/// The time of the tail for a number of bytes.
 fn time_of(bytes: u64, time_per_mib: Duration) -> Duration {
     let per_mib_ns = u64::try_from(time_per_mib.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(per_mib_ns.saturating_mul(bytes) >> 20)
@@ -156,19 +158,19 @@ mod tests {
         assert_eq!(pace.look(at(1, 64, 0), ms(0)), Ahead { len_bytes: AHEAD_MIN_BYTES, pages: Pages::Small });
         assert_eq!(pace.look(at(1, MIB, 0), ms(1)), Ahead { len_bytes: AHEAD_MAX_BYTES, pages: Pages::Small });
         assert_eq!(pace.look(at(1, 3 * MIB, 0), ms(2)).pages, Pages::Huge);
-        // On into the next segment.
+        // Into the next segment.
         assert_eq!(pace.look(at(2, MIB, 0), ms(3)).pages, Pages::Huge);
-        // Synced after much, and then after little.
+        // Synced after many bytes, and then after few.
         assert_eq!(pace.look(at(2, 4 * MIB, 4 * MIB), ms(4)).pages, Pages::Huge);
         assert_eq!(pace.look(at(2, 4 * MIB + 100, 4 * MIB + 100), ms(5)).pages, Pages::Small);
         assert_eq!(pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(6)).pages, Pages::Huge);
-        // A round in which nothing was written.
+        // A round without writes.
         assert_eq!(pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(1006)).pages, Pages::Huge);
         let quiet = pace.look(at(2, 7 * MIB, 4 * MIB + 100), ms(2006));
         assert_eq!(quiet, Ahead { len_bytes: AHEAD_MIN_BYTES, pages: Pages::Small });
     }
 
-    /// A tail that moves on by a mebibyte each millisecond, and asks for huge pages.
+    /// A tail that advances by 1 MiB per millisecond, and uses huge pages.
     fn fast(pace: &mut Pace, from_ms: u32) -> Ahead {
         (0..=4).map(|step| pace.look(at(1, (from_ms + step) * MIB, 0), ms((from_ms + step).into()))).last().unwrap()
     }
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn huge_pages_may_be_slow_if_the_tail_is_slower() {
         let mut pace = Pace::default();
-        // A mebibyte in four milliseconds.
+        // 1 MiB in 4 ms.
         for step in 1..100_u32 {
             let ahead = pace.look(at(1, step * MIB, 0), ms(4 * u64::from(step)));
             assert_eq!(ahead.pages, if step < 3 { Pages::Small } else { Pages::Huge });

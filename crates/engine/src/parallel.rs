@@ -1,4 +1,4 @@
-//! Work in pieces that need nothing of each other, done by several threads.
+//! Independent pieces of work, done by several threads.
 
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
@@ -7,19 +7,19 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-/// No more threads than this, however many cores there are: the memory is busy long before.
+/// Maximum number of threads: memory bandwidth is exhausted earlier.
 const MAX_THREADS: usize = 16;
 
-/// How many threads are worth starting. Asked once: the answer takes reading several files, which
-/// is a quarter of what opening a small store costs.
+/// The useful number of threads. It is computed once, because it reads several files, which is a
+/// quarter of the cost of opening a small store.
 pub(crate) fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS))
 }
 
-/// Does the pieces 0 to `count`, in no order, on several threads, the caller's among them; gives
-/// what came of each, in their order. `watch` is called by the caller's thread after each of its
-/// own pieces, and may end it all: then `None`.
+/// Runs the pieces 0 to `count`, in any order, on several threads including the caller's; returns
+/// their results in order. The caller's thread calls `watch` after each of its pieces, which may
+/// abort the work: then `None`.
 pub(crate) fn in_pieces<T: Send>(
     count: usize,
     work: impl Fn(usize) -> T + Sync,
@@ -38,10 +38,10 @@ pub(crate) fn in_pieces<T: Send>(
     };
     thread::scope(|scope| {
         for _ in 1..threads().min(count) {
-            // One thread fewer only takes longer.
+            // Without a thread the work only takes longer.
             let _started = thread::Builder::new().name("hightower-open".into()).spawn_scoped(scope, || while step() {});
         }
-        // If `watch` panics, the others need not go on.
+        // If `watch` panics, the others stop.
         let over = SetOnDrop(&is_over);
         while step() {
             if watch().is_break() {
@@ -58,8 +58,8 @@ pub(crate) fn in_pieces<T: Send>(
     Some(done.into_iter().map(|(_, result)| result).collect())
 }
 
-/// Sets a flag unless it is forgotten. Whether the thread is panicking says nothing: a destructor
-/// may open a store.
+/// Sets a flag when dropped, unless it is forgotten. `thread::panicking` is not usable here,
+/// because a destructor may open a store.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

@@ -1,16 +1,16 @@
-//! Where a record lives: which segment, which offset.
+//! The place of a record: segment and offset.
 
 use hightower_state::{HINT_BITS, Location, LocationBits};
 
-/// The place of a record in the log. Segment ids are never used twice, so a place never comes to
-/// mean another record.
+/// The place of a record in the log. Segment ids are never reused, so a place never means another
+/// record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
 }
 
-/// Segment ids that fit a place: 2^30 segments of 64 MiB are 64 EiB of log.
+/// Number of segment ids that fit a place: 2^30 segments of 64 MiB are 64 EiB of log.
 pub(crate) const MAX_SEGMENT_ID: u32 = (1 << 30) - 1;
 
 impl Location for Place {
@@ -23,7 +23,7 @@ impl Location for Place {
 
     fn from_bits(bits: LocationBits) -> Self {
         let bits = bits.get();
-        // Both halves are cut out of the word on purpose.
+        // Both halves are truncated on purpose.
         #[allow(clippy::cast_possible_truncation, reason = "the halves of a 62-bit number")]
         let (segment, offset) = ((bits >> 32) as u32, bits as u32);
         Self { segment, offset }
@@ -34,16 +34,16 @@ impl Location for Place {
     }
 }
 
-/// What a hint says of a place: the end of the segment's id, and which cache line its record begins
-/// in. Zero, a segment's header, says nothing.
+/// A hint of a place: the low bits of the segment's id, and the cache line in which the record
+/// begins. Zero, a segment's header, means no hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HintedPlace(pub(crate) u32);
 
 impl HintedPlace {
     const LINE_BYTES: u32 = 64;
-    /// A hint reaches 64 MiB far into a segment.
+    /// Range of a hint in a segment: 64 MiB.
     const LINE_BITS: u32 = 20;
-    /// How many segments a hint can tell apart.
+    /// Number of segments that a hint distinguishes.
     pub(crate) const SEGMENTS: usize = 1 << (HINT_BITS - Self::LINE_BITS);
 
     fn of(place: Place) -> Self {
@@ -56,7 +56,7 @@ impl HintedPlace {
         Self(segment << Self::LINE_BITS | line)
     }
 
-    /// The end of a segment's id.
+    /// The low bits of a segment's id.
     #[inline]
     pub(crate) fn segment_of(id: u32) -> usize {
         id as usize % Self::SEGMENTS
@@ -67,7 +67,7 @@ impl HintedPlace {
         (self.0 >> Self::LINE_BITS) as usize % Self::SEGMENTS
     }
 
-    /// Where the line begins.
+    /// The offset of the cache line.
     #[inline]
     pub(crate) fn offset(self) -> u32 {
         self.0 % (1 << Self::LINE_BITS) * Self::LINE_BYTES

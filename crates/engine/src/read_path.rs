@@ -1,9 +1,9 @@
 //! The read path: from a key to verified bytes, without a lock, a shared counter or a copy.
 //!
-//! Under one epoch guard: the index says where the record is, the table says which mapped segment
-//! that is, the segment verifies the record. Compaction may move a record between the first two
-//! looks and take its segment out of the table; then the index knows the new place already, and is
-//! asked again.
+//! Under one epoch guard, the index returns the place of the record, the table returns the mapped
+//! segment, and the segment verifies the record. Compaction may move a record between the first two
+//! steps and remove its segment from the table; then the index already has the new place, and the
+//! read starts again.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -91,7 +91,7 @@ impl ReadPath {
         Ok(Some(use_command(command)))
     }
 
-    /// The segment of the place that `find` gives, and the place.
+    /// The place returned by `find`, and its segment.
     #[inline]
     fn locate<'g>(
         &'g self,
@@ -105,8 +105,8 @@ impl ReadPath {
             if let Some(tracked) = self.segments.find(place.segment, guard) {
                 return Ok(Some((tracked, place)));
             }
-            // Each miss means that compaction has moved the record since; the same place twice
-            // means that the segment is lost.
+            // A miss means that compaction has moved the record; the same place twice means that
+            // the segment is lost.
             if missed == Some(place) {
                 return Err(self.lost(place));
             }
@@ -140,8 +140,7 @@ impl ReadPath {
         })
     }
 
-    /// Asks the processor for the first bytes of the record at `place`, for a read that follows
-    /// soon.
+    /// Prefetches the first bytes of the record at `place`, for a read that follows soon.
     #[inline]
     pub(crate) fn prefetch(&self, place: Place, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
@@ -158,8 +157,7 @@ impl ReadPath {
         }
     }
 
-    /// Asks for the record that a hint of the index tells of, while the index's entry is waited
-    /// for.
+    /// Prefetches the record of a hint of the index, during the wait for the index entry.
     #[inline]
     pub(crate) fn prefetch_hinted(&self, hint: u32, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
@@ -174,7 +172,7 @@ impl ReadPath {
             path: self.data_dir.join(name),
             offset: place.offset.into(),
             detail:
-                "the index points here, but what it points to is not here; close the store, check it, and restore or salvage it"
+                "the index refers to a record that does not exist; close the store, check it, and restore or salvage it"
                     .into(),
         }
     }
@@ -204,8 +202,7 @@ mod tests {
         format!("key/{:08x}", number.wrapping_mul(0x9e37_79b9))
     }
 
-    /// Of how many keys the place that a get was told beforehand, while it waited for the index,
-    /// was the one that its record has.
+    /// Number of keys whose hint, during a get, was the place of the record.
     fn right_hints(engine: &SingleNodeEngine, keys: u32) -> u32 {
         let guard = pin();
         let state = engine.read.index.state(&guard).unwrap();
@@ -217,8 +214,8 @@ mod tests {
         (0..keys).filter(is_right).count().try_into().unwrap()
     }
 
-    /// The ways that records come to their places in production: a put, a batch, compaction that
-    /// moves them, a load of the checkpoint, a replay of the log.
+    /// The operations that place records: a put, a batch, a move by compaction, a load of the
+    /// checkpoint, a replay of the log.
     #[test]
     fn hints_are_right_however_a_record_came_to_its_place() {
         const KEYS: u32 = 3000;

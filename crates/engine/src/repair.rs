@@ -1,5 +1,4 @@
-//! Finding damage, and getting out of it what is whole. Nothing here changes the store that it
-//! looks at.
+//! Detection of damage, and salvage of intact records. Neither changes the examined store.
 
 mod check;
 mod salvage;
@@ -11,24 +10,24 @@ use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};
 
-/// How far a check, a salvage, a backup or a restore has come.
+/// The progress of a check, a salvage, a backup or a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairProgress {
-    /// Bytes of segments looked at.
+    /// Processed bytes of segments.
     pub done_bytes: u64,
-    /// Bytes of segments there are to look at.
+    /// Total bytes of segments.
     pub total_bytes: u64,
 }
 
-/// Counts, and asks now and then whether to go on.
+/// Counts progress, and calls the callback from time to time.
 pub(crate) struct Meter<'a> {
     progress: RepairProgress,
     unreported: u64,
     watch: &'a mut dyn FnMut(RepairProgress) -> ControlFlow<()>,
 }
 
-/// So many bytes go by between two reports.
+/// Number of bytes between two callbacks.
 const REPORT_STEP_BYTES: u64 = 1 << 20;
 
 impl<'a> Meter<'a> {

@@ -1,9 +1,9 @@
-//! Locks, threads and waiting: those of the machine, or those whose every turn is a step of the
-//! schedule that shuttle draws (`--cfg shuttle`).
+//! Locks, threads and waits: those of the system, or under `--cfg shuttle` ones where each
+//! operation is a step of the schedule.
 //!
-//! Where threads meet without a lock, [`step`] is one more place where another may go on; it is
-//! nothing in a normal build. A guard that a [`Condvar`] waits with must be held for no step but
-//! that: threads wait for it in earnest.
+//! At meeting points of threads without a lock, [`step`] lets the schedule switch threads; it is
+//! empty in a normal build. A guard for a wait of a [`Condvar`] must not be held across other
+//! steps, because threads wait for it outside the schedule.
 
 #[cfg(not(shuttle))]
 pub(crate) use normal::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, step, thread};
@@ -35,11 +35,11 @@ mod scheduled {
     pub(crate) use parking_lot::{MappedMutexGuard, MutexGuard};
     pub(crate) use shuttle::thread;
 
-    /// So many steps are as long as any time: in a schedule every timer may fire early.
+    /// Number of steps of a timeout: in a schedule every timer may fire early.
     const STEPS_OF_A_TIMEOUT: u32 = 3;
 
-    /// Another thread may go on here. Threads that shuttle does not know, such as those that read
-    /// ahead while a store is opened, go on by themselves.
+    /// A point at which the schedule may switch threads. Threads that shuttle does not control,
+    /// such as those that read ahead during an open, yield to the system.
     pub(crate) fn step() {
         if shuttle::current::try_get_current_task().is_some() {
             thread::yield_now();
@@ -71,7 +71,7 @@ mod scheduled {
         notified: AtomicU64,
     }
 
-    /// What a wait with a time limit came to.
+    /// The outcome of a wait with a timeout.
     pub(crate) struct WaitOutcome(bool);
 
     impl WaitOutcome {

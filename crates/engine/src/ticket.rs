@@ -1,4 +1,4 @@
-//! The outcome of a write that was handed in, for a caller that goes on meanwhile.
+//! The outcome of a queued write, for a caller that does not wait.
 
 use std::fmt;
 use std::future::Future;
@@ -13,11 +13,11 @@ use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex};
 use crate::turn::called_from_within;
 
-/// A write that was handed in: a `Future` of its outcome, which needs no runtime.
+/// A queued write: a `Future` of its outcome, which needs no runtime.
 ///
-/// Without a runtime, [`wait`](Self::wait) blocks, [`try_wait`](Self::try_wait) looks, and
-/// [`on_outcome`](Self::on_outcome) calls back. The outcome arrives when the write is committed at
-/// the durability that it asked for. Dropping a ticket does not take the write back.
+/// Without a runtime, [`wait`](Self::wait) blocks, [`try_wait`](Self::try_wait) polls, and
+/// [`on_outcome`](Self::on_outcome) calls back. The outcome arrives when the write is committed
+/// with its durability. Dropping a ticket does not cancel the write.
 ///
 /// ```
 /// # use hightower_engine::{Batch, Durability, SingleNodeEngine};
@@ -48,11 +48,11 @@ pub struct Ticket<T> {
 }
 
 impl<T> Ticket<T> {
-    /// Waits until the write is committed at the durability it asked for.
+    /// Waits until the write is committed with its durability.
     ///
     /// # Errors
     ///
-    /// Those of the same write without a queue. [`Error::Validation`] where the wait would never
+    /// Those of the same write without a queue. [`Error::Validation`] for a wait that would never
     /// end: on the commit thread, in a callback of [`on_outcome`](Self::on_outcome).
     pub fn wait(self) -> Result<T> {
         let mut slot = self.reply.slot.lock();
@@ -67,23 +67,23 @@ impl<T> Ticket<T> {
         }
     }
 
-    /// The outcome if it is known already, else the ticket again. Does not wait.
+    /// The outcome if it is known, otherwise the ticket. It does not wait.
     ///
     /// # Errors
     ///
-    /// The ticket, while the write is on its way.
+    /// The ticket, while the write is pending.
     pub fn try_wait(self) -> Result<Result<T>, Self> {
         let known = self.reply.slot.lock().take();
         known.ok_or(self)
     }
 
-    /// Calls `callback` with the outcome: at once if it is known, else on the commit thread when it
-    /// is. Costs one allocation.
+    /// Calls `callback` with the outcome: at once if it is known, otherwise later on the commit
+    /// thread. It costs one allocation.
     ///
-    /// All writes behind it wait for the callback, so it should only pass the outcome on. It may
-    /// read the store and hand in writes. What would wait for the commit thread itself fails
-    /// there: a write that waits, or one that finds the queue full. A panic of the callback is
-    /// caught and counted in [`Stats::caught_panics`](crate::Stats::caught_panics).
+    /// All later writes wait for the callback, so it should only pass the outcome on. It may read
+    /// the store and queue writes. A call that would wait for the commit thread fails there: a
+    /// blocking write, or a write to a full queue. A panic of the callback is caught and counted in
+    /// [`Stats::caught_panics`](crate::Stats::caught_panics).
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};
@@ -104,24 +104,24 @@ impl<T> Ticket<T> {
             return;
         }
         let replaced = slot.listener.replace(Listener::Callback(Box::new(callback)));
-        // Code of a runtime runs when a waker is dropped: not under the lock.
+        // Dropping a waker runs code of a runtime: not under the lock.
         drop(slot);
         drop(replaced);
     }
 
-    /// A ticket whose outcome is known.
+    /// A ticket with a known outcome.
     pub(crate) fn ready(result: Result<T>) -> Self {
         let slot = Slot { is_answered: true, result: Some(result), listener: None };
         Self { reply: Arc::new(Reply { slot: Mutex::new(slot), arrived: Condvar::new(), committer: None }) }
     }
 }
 
-/// The outcome is given once: who asks again after it was ready gets [`Error::Validation`].
+/// The outcome is returned once: a poll after it was ready returns [`Error::Validation`].
 impl<T> Future for Ticket<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
-        // Code of a runtime runs when a waker is cloned and dropped: not under the lock.
+        // Cloning and dropping a waker runs code of a runtime: not under the lock.
         let waker = context.waker().clone();
         let mut slot = self.reply.slot.lock();
         if let Some(result) = slot.take() {
@@ -141,36 +141,36 @@ impl<T> fmt::Debug for Ticket<T> {
     }
 }
 
-/// Where the commit thread leaves an outcome.
+/// The shared slot of an outcome.
 struct Reply<T> {
     slot: Mutex<Slot<T>>,
     arrived: Condvar,
-    /// The thread that gives the outcome, which must not wait for it.
+    /// The thread that sets the outcome, which must not wait for it.
     committer: Option<ThreadId>,
 }
 
 struct Slot<T> {
-    /// Whether there was an outcome; it may be taken already.
+    /// Whether the outcome was set; it may be taken already.
     is_answered: bool,
     result: Option<Result<T>>,
     listener: Option<Listener<T>>,
 }
 
 impl<T> Slot<T> {
-    /// The outcome, if there is one already; if it was taken, an error that says so.
+    /// The outcome, if it is set; an error if it was taken.
     fn take(&mut self) -> Option<Result<T>> {
         let taken = || Err(Error::Validation("the outcome of this write was given already".into()));
         self.result.take().or_else(|| (self.is_answered && !planted("outcome_awaited_again")).then(taken))
     }
 }
 
-/// What the outcome wakes or calls.
+/// The waker or callback of the outcome.
 enum Listener<T> {
     Waker(Waker),
     Callback(Box<dyn FnOnce(Result<T>) + Send>),
 }
 
-/// The commit thread's side of a ticket. Dropped without an outcome, it leaves [`Error::Closed`].
+/// The commit thread's side of a ticket. Dropped without an outcome, it sets [`Error::Closed`].
 pub(crate) struct Promise<T> {
     reply: Arc<Reply<T>>,
 }
@@ -194,7 +194,7 @@ impl<T> Promise<T> {
         let listener = slot.listener.take();
         if let Some(Listener::Callback(callback)) = listener {
             drop(slot);
-            // Noted; the write is what it is.
+            // Recorded; the write is not affected.
             let _called = CALLBACKS.catch("the callback of a ticket", || callback(result));
             return;
         }
@@ -209,7 +209,7 @@ impl<T> Promise<T> {
 
 impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
-        // A caller must never wait for a thread that is gone.
+        // A caller must never wait for an ended thread.
         self.answer(Err(Error::Closed));
     }
 }

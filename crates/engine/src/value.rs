@@ -1,4 +1,4 @@
-//! What a read hands out.
+//! The value returned by a read.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,7 +10,7 @@ const INLINE_LEN_BYTES: usize = 22;
 
 /// The bytes of a value, owned by the caller.
 ///
-/// Up to 22 bytes are held in place; longer ones cost one allocation when read and none when
+/// Up to 22 bytes are stored inline; longer values cost one allocation when read and none when
 /// cloned. It dereferences to `[u8]`, and compares with bytes and with text. With the feature
 /// `bytes` it converts from and to `bytes::Bytes`, with `serde` it is serialized as bytes.
 ///
@@ -34,7 +34,7 @@ enum Repr {
 }
 
 impl Value {
-    /// An empty value. Costs nothing.
+    /// An empty value, without an allocation.
     ///
     /// ```
     /// use hightower_engine::Value;
@@ -48,13 +48,13 @@ impl Value {
         Self(Repr::Inline { len: 0, bytes: [0; INLINE_LEN_BYTES] })
     }
 
-    /// The bytes. Costs nothing.
+    /// The bytes, without a copy.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self
     }
 
-    /// The value as text. Costs a check of all bytes.
+    /// The value as text. It costs a check of all bytes.
     ///
     /// ```
     /// use hightower_engine::Value;
@@ -65,12 +65,12 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// If the bytes are not UTF-8; the error tells where they begin not to be.
+    /// If the bytes are not UTF-8; the error has the position of the first invalid byte.
     pub fn as_str(&self) -> Result<&str, std::str::Utf8Error> {
         std::str::from_utf8(self)
     }
 
-    /// The bytes as a vector; costs a copy.
+    /// The bytes as a vector. It costs a copy.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         self.to_vec()
@@ -82,7 +82,7 @@ impl Deref for Value {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            // The length never exceeds the array's: only `from` sets it.
+            // Only `from` sets the length, which never exceeds the array's.
             Repr::Inline { len, bytes } => &bytes[..usize::from(*len)],
             Repr::Shared(bytes) => bytes,
         }
@@ -230,7 +230,7 @@ impl PartialEq<String> for Value {
     }
 }
 
-/// The other way round, so that either side of an assertion may be the value.
+/// The reverse comparison, so that the value may be on either side of an assertion.
 macro_rules! equal_to_value {
     ($($other:ty),*) => {$(
         impl PartialEq<Value> for $other {
@@ -276,7 +276,7 @@ impl<'de> serde_core::Deserialize<'de> for Value {
     }
 }
 
-/// Takes bytes, text, and a sequence of bytes, which is what formats of text make of bytes.
+/// Accepts bytes, text, and a sequence of bytes, which is the form of bytes in text formats.
 #[cfg(feature = "serde")]
 struct OfBytes;
 
@@ -297,7 +297,7 @@ impl<'de> serde_core::de::Visitor<'de> for OfBytes {
     }
 
     fn visit_seq<A: serde_core::de::SeqAccess<'de>>(self, mut bytes: A) -> Result<Value, A::Error> {
-        // The hint is what the input claims; memory is taken for what it brings.
+        // The size hint is untrusted; memory is allocated for the actual input.
         let mut collected = Vec::with_capacity(bytes.size_hint().unwrap_or(0).min(4096));
         while let Some(byte) = bytes.next_element::<u8>()? {
             collected.push(byte);

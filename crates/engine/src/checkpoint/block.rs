@@ -1,9 +1,9 @@
-//! How entries stand in a block of a checkpoint.
+//! The encoding of entries in a block of a checkpoint.
 //!
-//! A block is eight [columns](super::column), and behind them of each key what is new against the
-//! key before. Where a record is stands there only if it does not lie right behind the last one in
-//! its segment, as nearly all do after a compaction, which writes in key order. The first entry of
-//! a block is written against nothing, so that every block stands for itself.
+//! A block is eight [columns](super::column), and behind them for each key the bytes after its
+//! common prefix with the previous key. The offset of a record is stored only if the record is not
+//! right behind the previous one in its segment; after a compaction, which writes in key order,
+//! nearly all are. The first entry of a block is complete, so that every block is independent.
 
 use hightower_log::limits::MAX_KEY_LEN_BYTES;
 
@@ -11,18 +11,18 @@ use crate::checkpoint::codec::{CheckpointError, damaged};
 use crate::checkpoint::column::{Column, put_column};
 use crate::checkpoint::numbers::Numbers;
 
-/// A key, and where its newest record is.
+/// A key, with the place of its newest record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry<'k> {
     pub(crate) key: &'k [u8],
     pub(crate) value: EntryValue,
 }
 
-/// What a checkpoint says of a key.
+/// The entry of a key in a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EntryValue {
     pub(crate) version: u64,
-    /// Which of the covered segments holds the record: its place in their row.
+    /// The index of the record's segment among the covered segments.
     pub(crate) covered: usize,
     pub(crate) offset: u32,
     pub(crate) len_bytes: u32,
@@ -35,11 +35,11 @@ impl EntryValue {
     }
 }
 
-/// Entries on their way into a block.
+/// The entries of a block under construction.
 #[derive(Debug, Default)]
 pub(crate) struct BlockWriter {
     values: Vec<EntryValue>,
-    /// How long each key is, and how much of it is as in the one before.
+    /// The length of each key, and of its common prefix with the previous one.
     lens: Vec<(usize, usize)>,
     new_bytes: Vec<u8>,
     last_key: Vec<u8>,
@@ -50,7 +50,7 @@ impl BlockWriter {
         self.values.len()
     }
 
-    /// Adds an entry; its key is above all keys before it.
+    /// Adds an entry. Its key is above all previous ones.
     pub(crate) fn add(&mut self, entry: &Entry<'_>) {
         let Entry { key, value } = *entry;
         let shared = key.iter().zip(&self.last_key).take_while(|(left, right)| left == right).count();
@@ -62,7 +62,7 @@ impl BlockWriter {
         self.values.push(value);
     }
 
-    /// Writes the block out, and begins the next.
+    /// Writes the block, and begins the next one.
     pub(crate) fn end_block(&mut self, bytes: &mut Vec<u8>) {
         let values = &self.values;
         let mut ends = Ends::above(values.iter().map(|value| value.covered).min().unwrap_or(0));
@@ -84,16 +84,16 @@ impl BlockWriter {
     }
 }
 
-/// So many segments, counted from the first of a block, are looked after by [`Ends`].
+/// Number of segments, counted from the lowest of a block, that [`Ends`] tracks.
 const NEAR_SEGMENTS: usize = 64;
 
-/// Where the last record of each segment has ended, within a block.
+/// The end of the last record of each segment, within a block.
 #[derive(Debug)]
 struct Ends {
-    /// The first segment of the block.
+    /// The lowest segment of the block.
     first: usize,
     ends: [u32; NEAR_SEGMENTS],
-    /// A bit for each that has ended anywhere.
+    /// A bit for each segment with a known end.
     known: u64,
 }
 
@@ -102,14 +102,14 @@ impl Ends {
         Self { first, ends: [0; NEAR_SEGMENTS], known: 0 }
     }
 
-    /// Where the last record of this segment has ended.
+    /// The end of the last record of this segment.
     #[inline]
     fn end_of(&self, covered: usize) -> Option<u32> {
         let at = covered.checked_sub(self.first).filter(|at| *at < NEAR_SEGMENTS)?;
         (self.known >> at & 1 != 0).then(|| self.ends[at])
     }
 
-    /// Goes on to a record; says whether it lies right behind the last one of its segment.
+    /// Advances to a record; returns whether it is right behind the previous one of its segment.
     #[inline]
     fn extend(&mut self, value: &EntryValue) -> bool {
         let is_behind = self.end_of(value.covered) == Some(value.offset);
@@ -121,7 +121,7 @@ impl Ends {
     }
 }
 
-/// The columns of a block, and where they end.
+/// The columns of a block, and their end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Columns<'a> {
     version: Column<'a>,
@@ -148,12 +148,12 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// One block, whose checksum was right.
+/// A block with a verified checksum.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) count: usize,
-    /// Where it begins in the file.
+    /// Its offset in the file.
     pub(crate) at: usize,
 }
 
@@ -168,15 +168,15 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Reads the entries of blocks one after the other. Kept for many blocks, it allocates once.
+/// Reads the entries of blocks in order. Used for many blocks, it allocates once.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     block: Block<'a>,
     columns: Columns<'a>,
-    /// Where it reads on.
+    /// The read position.
     at: usize,
     done: usize,
-    /// How many of the offsets were read.
+    /// The number of read offsets.
     offsets: usize,
     ends: Ends,
     key: Vec<u8>,
@@ -184,18 +184,18 @@ pub(crate) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// A cursor that stands nowhere.
+    /// A cursor without a block.
     pub(crate) fn new() -> Self {
         let block = Block { bytes: &[], count: 0, at: 0 };
         let (columns, ends) = (Columns::default(), Ends::above(0));
         Self { block, columns, at: 0, done: 0, offsets: 0, ends, key: Vec::new(), value: EntryValue::default() }
     }
 
-    /// Stands before the first entry of a block.
+    /// Positions the cursor before the first entry of a block.
     ///
     /// # Errors
     ///
-    /// If it has no columns that could be a block's.
+    /// If its columns are invalid.
     pub(crate) fn begin(&mut self, block: Block<'a>) -> Result<(), CheckpointError> {
         (self.block, self.at, self.done, self.offsets) = (block, 0, 0, 0);
         self.key.clear();
@@ -214,7 +214,7 @@ impl<'a> Cursor<'a> {
         Entry { key: &self.key, value: self.value }
     }
 
-    /// Goes to the next entry; says whether there is one.
+    /// Advances to the next entry; returns whether one exists.
     ///
     /// # Errors
     ///

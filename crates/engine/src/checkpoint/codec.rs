@@ -1,15 +1,15 @@
-//! The bytes of an index checkpoint; `docs/FORMAT.md` describes them.
+//! The encoding of an index checkpoint, described in `docs/FORMAT.md`.
 //!
 //! ```text
 //! header 128 | blocks | segments | block index
 //! ```
 //!
-//! Blocks hold the same number of entries each (the last may hold fewer), in key order, and know
-//! nothing of each other: they can be read by several threads at once, and a key can be looked up
-//! in place, by halving over the first keys of the blocks. How entries stand in a block is the
-//! matter of [`block`](super::block).
+//! Blocks have the same number of entries each (the last may have fewer), in key order, and are
+//! independent: several threads can read them at once, and a key can be looked up in place by
+//! binary search over the first keys of the blocks. [`block`](super::block) has the encoding of a
+//! block.
 //!
-//! Reading checks every place against the bytes that are there, and never panics.
+//! Reading checks every offset against the length, and never panics.
 
 use thiserror::Error;
 
@@ -19,12 +19,12 @@ use crate::mutants::planted;
 pub(crate) const MAGIC: [u8; 8] = *b"HTKVCKP\n";
 pub(crate) const VERSION: u16 = 1;
 pub(crate) const HEADER_LEN: usize = 128;
-/// Entries in a block.
+/// Number of entries in a block.
 pub(crate) const BLOCK_ENTRIES: usize = 128;
 pub(crate) const SEGMENT_LEN: usize = 40;
 pub(crate) const BLOCK_INDEX_LEN: usize = 16;
 
-/// Why bytes are not a checkpoint that can be used.
+/// The error of bytes that are not a usable checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum CheckpointError {
     #[error("offset {offset}: {what}")]
@@ -39,13 +39,13 @@ pub(crate) fn damaged(offset: usize, what: &'static str) -> CheckpointError {
     CheckpointError::Damaged { offset: offset as u64, what }
 }
 
-/// What a checkpoint says of itself.
+/// The header of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) store_id: [u8; 16],
-    /// All commits up to this one are in it, none after.
+    /// The last commit in the checkpoint; all earlier ones are in it.
     pub(crate) seq: u64,
-    /// The highest version seen until then.
+    /// The highest version seen up to this commit.
     pub(crate) max_version: u64,
     pub(crate) entries: u64,
     pub(crate) segments: u32,
@@ -56,11 +56,11 @@ pub(crate) struct Header {
     pub(crate) index_check: u32,
 }
 
-/// A segment that a checkpoint covers, and what the checkpoint says is live in it.
+/// A covered segment, with its live records according to the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Covered {
     pub(crate) id: u32,
-    /// Records up to here are in the checkpoint.
+    /// The offset up to which records are in the checkpoint.
     pub(crate) len_bytes: u32,
     pub(crate) salt: u64,
     pub(crate) live_records: u64,
@@ -165,7 +165,7 @@ impl Covered {
     }
 }
 
-/// Takes numbers out of bytes whose length was checked; what is not there is zero.
+/// Reads numbers from bytes of checked length; missing bytes are zero.
 pub(crate) struct Reader<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
@@ -187,7 +187,7 @@ impl Reader<'_> {
     }
 }
 
-/// A checkpoint in place.
+/// A checkpoint, read in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Checkpoint<'a> {
     pub(crate) header: Header,
@@ -234,7 +234,7 @@ impl<'a> Checkpoint<'a> {
         Ok(Block { bytes, count, at })
     }
 
-    /// The number of the block that holds `key` if any does: the last that does not begin above it.
+    /// The number of the only block that may have `key`: the last one that does not begin above it.
     pub(crate) fn block_of(&self, key: &[u8]) -> Result<u64, CheckpointError> {
         let (mut low, mut high) = (0, self.header.blocks());
         while low < high {
@@ -244,7 +244,7 @@ impl<'a> Checkpoint<'a> {
         Ok(low.saturating_sub(1))
     }
 
-    /// Looks a key up in place; if it is there, the cursor stands at it.
+    /// Looks a key up in place; if it exists, the cursor is at its entry.
     pub(crate) fn find(&self, key: &[u8], cursor: &mut Cursor<'a>) -> Result<bool, CheckpointError> {
         if self.header.entries == 0 {
             return Ok(false);

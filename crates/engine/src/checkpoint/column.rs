@@ -1,14 +1,14 @@
-//! Columns: numbers of one kind side by side, each in as few bits as the widest of them needs above
-//! the least.
+//! Columns: numbers of one kind, each stored as its difference to the minimum, with the bits of the
+//! largest difference.
 //!
-//! A column is its width in bits, its least number, and what each number is above that, low bits
-//! first and without gaps. Numbers that are all the same take no room of their own, and each can be
-//! read without the others.
+//! A column is its width in bits, its minimum, and the difference of each number to the minimum,
+//! low bits first and without gaps. Equal numbers need no bits, and each number can be read without
+//! the others.
 
 use crate::checkpoint::numbers::{Numbers, put_number};
 
-/// The widest column whose numbers are read with one load of eight bytes, wherever they begin;
-/// wider ones take whole eight bytes each.
+/// The widest column whose numbers can be read with one load of eight bytes at any bit offset;
+/// wider ones take eight bytes per number.
 const WIDTH_MAX: u32 = 56;
 
 /// Writes a column.
@@ -38,10 +38,10 @@ pub(crate) fn put_column(bytes: &mut Vec<u8>, numbers: impl Iterator<Item = u64>
     }
 }
 
-/// A column in place.
+/// A column, read in place.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Column<'a> {
-    /// From its first number on, to the end of the block.
+    /// The bytes from its first number to the end of the block.
     bytes: &'a [u8],
     width: usize,
     mask: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Column<'a> {
 }
 
 impl<'a> Column<'a> {
-    /// Takes a column of so many numbers off the front; `None` if it is none.
+    /// Splits a column of `count` numbers off the front; `None` if it is invalid.
     pub(crate) fn take(numbers: &mut Numbers<'a>, count: usize) -> Option<Self> {
         let width = u32::from(numbers.byte()?);
         let is_width = width <= WIDTH_MAX || width == u64::BITS;
@@ -60,7 +60,7 @@ impl<'a> Column<'a> {
         Some(Self { bytes, width, mask, least })
     }
 
-    /// The number at this place. Places that are not there have no number that means anything.
+    /// The number at this index. An index out of range yields an arbitrary number.
     #[inline]
     pub(crate) fn get(&self, place: usize) -> u64 {
         let bit = place * self.width;
@@ -69,12 +69,12 @@ impl<'a> Column<'a> {
         self.least.wrapping_add(word >> (bit % 8) & self.mask)
     }
 
-    /// The least number.
+    /// The minimum.
     pub(crate) fn least(&self) -> u64 {
         self.least
     }
 
-    /// The sum of the first numbers, each of them 0 or 1; `None` if one is not.
+    /// The sum of the first numbers, which must be 0 or 1; otherwise `None`.
     pub(crate) fn count_ones(&self, count: usize) -> Option<usize> {
         if self.width == 0 {
             return usize::try_from(self.least).ok().filter(|each| *each <= 1).map(|each| each * count);
@@ -87,7 +87,7 @@ impl<'a> Column<'a> {
     }
 }
 
-/// Fewer than eight bytes, with zeros behind them.
+/// Fewer than eight bytes, padded with zeros.
 #[cold]
 fn last_word(rest: &[u8]) -> u64 {
     rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))

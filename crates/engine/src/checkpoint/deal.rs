@@ -1,12 +1,12 @@
-//! Dealing records out to ranges of keys: each range can then be sorted by itself, by any thread,
-//! and is small enough for a processor's cache.
+//! Partitioning of records by key range: each range can then be sorted separately, by any thread,
+//! and fits a processor's cache.
 
 use parking_lot::Mutex;
 
 use crate::checkpoint::records::{Item, Order, eight_bytes, newest_in_order};
 use crate::parallel::in_pieces;
 
-/// Records by range.
+/// Records, partitioned by range.
 #[derive(Debug)]
 pub(crate) struct Dealt<'a> {
     parts: Vec<Part<'a>>,
@@ -16,9 +16,9 @@ pub(crate) struct Dealt<'a> {
 #[derive(Debug, Default)]
 struct Part<'a> {
     items: Vec<Item<'a>>,
-    /// Where they are, range after range, with their bytes.
+    /// The records with their bytes, range after range.
     places: Vec<(u64, u32)>,
-    /// Where each range ends in `places`.
+    /// The end of each range in `places`.
     ends: Vec<usize>,
 }
 
@@ -31,8 +31,8 @@ impl Part<'_> {
 }
 
 impl<'a> Dealt<'a> {
-    /// Deals records out to the ranges that these keys, which rise, begin; the first range is what
-    /// is below them all.
+    /// Partitions records into the ranges that begin at these ascending keys; the first range has
+    /// the keys below all of them.
     pub(crate) fn of(parts: Vec<Vec<Item<'a>>>, prefix: &[u8], cuts: &[&[u8]]) -> Self {
         let cuts: Vec<(u64, &[u8])> = cuts.iter().map(|cut| (cut_bytes(cut, prefix), *cut)).collect();
         let parts: Vec<_> = parts.into_iter().map(Mutex::new).collect();
@@ -55,8 +55,8 @@ impl<'a> Dealt<'a> {
     }
 }
 
-/// A number that compares with the bytes of items as the cut compares with their keys; where they
-/// are equal, the keys decide.
+/// A number that compares with the bytes of items like the cut with their keys; if equal, the keys
+/// decide.
 fn cut_bytes(cut: &[u8], prefix: &[u8]) -> u64 {
     if cut.starts_with(prefix) {
         eight_bytes(cut, prefix.len())
@@ -72,7 +72,7 @@ fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> Part<'a> {
     let ranges: Vec<u32> = items.iter().map(|item| u32::try_from(range_of(item)).unwrap_or(u32::MAX)).collect();
     let mut ends = vec![0; cuts.len() + 1];
     ranges.iter().for_each(|range| ends[*range as usize] += 1);
-    // For now it says where each range begins; dealing moves that on to its end.
+    // It has the begin of each range now; the partitioning advances it to the end.
     let mut start = 0;
     for end in &mut ends {
         start += std::mem::replace(end, start);

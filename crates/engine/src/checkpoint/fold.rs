@@ -1,10 +1,9 @@
-//! Folding a store's files into its state: the newest checkpoint if it can be used, and what the
-//! log has beyond it.
+//! Building a store's state from its files: the newest usable checkpoint, and the log beyond it.
 //!
-//! All of it is work that threads can share. Segments are read and verified, each by one thread.
-//! Then the keys are cut into ranges, and the records dealt out to them; for each range one thread
-//! sorts its records, decodes and verifies the checkpoint's blocks, merges both, the highest
-//! version winning, and builds a run of the index. At the end the runs are joined.
+//! Threads share all of this work. Each segment is read and verified by one thread. Then the
+//! records are partitioned by key range. For each range one thread sorts its records, decodes and
+//! verifies the checkpoint's blocks, merges both (the highest version wins), and builds a run of
+//! the index. At the end the runs are joined.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -25,84 +24,85 @@ use crate::parallel::{in_pieces, threads};
 use crate::place::Place;
 use crate::table::Segments;
 
-/// What opening is about.
+/// A phase of an open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpenPhase {
-    /// Building the index, from the checkpoint and from what was replayed.
+    /// Building the index from the checkpoint and the replayed records.
     Checkpoint,
     /// Reading the log beyond the checkpoint.
     Replay,
 }
 
-/// How far opening has come, for
+/// The progress of an open, for
 /// [`SingleNodeEngine::open_with_progress`](crate::SingleNodeEngine::open_with_progress).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenProgress {
-    /// What is being done.
+    /// The phase.
     pub phase: OpenPhase,
-    /// How much of this phase's work is done: ranges of keys, or bytes of the log.
+    /// The completed work of this phase: key ranges, or bytes of the log.
     pub done: u64,
-    /// How much work this phase has.
+    /// The total work of this phase.
     pub total: u64,
 }
 
-/// Is told how far opening has come, and may end it.
+/// A callback for the progress of an open, which may abort it.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(OpenProgress) -> ControlFlow<()>;
 
-/// What became of the checkpoint that the manifest names.
+/// The use of the checkpoint in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckpointUse {
-    /// The manifest names none.
+    /// The manifest has no checkpoint.
     None,
-    /// It was loaded, and only the log beyond it was replayed.
+    /// The checkpoint was loaded, and only the log beyond it was replayed.
     Loaded {
         /// Its file.
         name: String,
-        /// How many entries of it counted.
+        /// The number of its used entries.
         entries: u64,
     },
-    /// It could not be used, and all of the log was replayed.
+    /// The checkpoint was unusable, and the whole log was replayed.
     Rebuilt {
         /// Its file.
         name: String,
-        /// What was wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Enough runs that a slow thread delays the others little, and few: the index takes memory in huge
-/// pages for each, and each leaves a part of its last one unused.
+/// Number of runs per thread: enough that a slow thread delays the others little, and few, because
+/// each run leaves a part of its last huge page unused.
 const RUNS_PER_THREAD: usize = 4;
-/// No run is longer, or a caller that aborts the open would wait too long for the next call.
+/// Maximum length of a run, so that a caller who aborts the open does not wait too long for the
+/// next callback.
 const MAX_RANGES_PER_RUN: usize = 32;
 
-/// The state and the segment table, while files are folded into them.
+/// The state and the segment table during their construction.
 pub(crate) struct Fold {
     pub(crate) state: ConcurrentKvState<Place>,
     pub(crate) segments: Segments,
     pub(crate) replayed_records: u64,
     pub(crate) checkpoint: CheckpointUse,
-    /// The highest version that the checkpoint knows of.
+    /// The highest version in the checkpoint.
     pub(crate) max_version: u64,
-    /// How long the checkpoint is.
+    /// The length of the checkpoint, in bytes.
     pub(crate) checkpoint_bytes: u64,
 }
 
 pub(crate) const ABORTED: Error = Error::Aborted("opening the store");
 
-/// Why the state was not built.
+/// The reason why the state was not built.
 pub(crate) enum Unusable {
-    /// The checkpoint is not what it should be: do without it.
+    /// The checkpoint is unusable: replay the whole log.
     Because(String),
-    /// The log is not what it should be, or the caller has ended the opening.
+    /// The log is damaged, or the caller has aborted the open.
     Failed(Error),
 }
 
 impl Fold {
-    /// Folds all of `segments`, by way of the checkpoint of this name if there is one.
+    /// Builds the state from all `segments`, and from the checkpoint of this name if one exists.
     pub(crate) fn of(
         dir: &dyn Dir,
         store_id: [u8; 16],
@@ -133,7 +133,7 @@ impl Fold {
         }
     }
 
-    /// Folds all of the log, as if there were no checkpoint.
+    /// Builds the state from the whole log, without a checkpoint.
     pub(crate) fn without_checkpoint(
         segments: &[Arc<Segment>],
         report: &RecoveryReport,
@@ -165,7 +165,7 @@ impl Fold {
         })
     }
 
-    /// Builds the state; gives how many entries of the checkpoint counted.
+    /// Builds the state; returns the number of used entries of the checkpoint.
     fn build(&mut self, segments: &[Arc<Segment>], mapped: Option<&Mapped>, watch: Watch<'_>) -> Result<u64, Unusable> {
         let checkpoint = mapped.map(Mapped::checkpoint).transpose()?;
         let accounts = match &checkpoint {
@@ -223,7 +223,7 @@ impl Fold {
         })
     }
 
-    /// An account for each segment that the checkpoint covers, in its order.
+    /// A tally for each covered segment, in the checkpoint's order.
     fn accounts(&self, covered: impl Iterator<Item = Covered>) -> Result<Vec<Account>, Unusable> {
         let guard = pin();
         let mut accounts = Vec::new();
@@ -239,7 +239,7 @@ impl Fold {
         Ok(accounts)
     }
 
-    /// Books what is live in each segment.
+    /// Records the live bytes of each segment.
     fn add_live(&self, plan: &Plan<'_>, live: &[(usize, Sums)]) {
         let guard = pin();
         for (at, sums) in live {
@@ -251,7 +251,7 @@ impl Fold {
     }
 }
 
-/// What of each segment is not in the checkpoint.
+/// The part of each segment that is not in the checkpoint.
 fn rest_of<'a>(segments: &'a [Arc<Segment>], accounts: &[Account]) -> Vec<Rest<'a>> {
     let first_record_at = u32::try_from(SegmentHeader::LEN).unwrap_or(u32::MAX);
     let there = accounts.iter().filter(|account| account.is_there);
@@ -263,7 +263,7 @@ fn rest_of<'a>(segments: &'a [Arc<Segment>], accounts: &[Account]) -> Vec<Rest<'
     rest.collect()
 }
 
-/// Counts bytes of the log for whoever watches.
+/// Counts bytes of the log for the progress callback.
 pub(crate) struct Meter<'a> {
     pub(crate) done: u64,
     pub(crate) total: u64,
@@ -271,7 +271,7 @@ pub(crate) struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// So many bytes are done, in all.
+    /// Sets the total number of completed bytes.
     pub(crate) fn set(&mut self, done: u64) -> ControlFlow<()> {
         self.done = done;
         (self.watch)(OpenProgress { phase: OpenPhase::Replay, done, total: self.total })

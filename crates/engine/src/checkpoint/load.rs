@@ -1,4 +1,4 @@
-//! A checkpoint's file, and the books that it must agree with.
+//! A checkpoint's file, and the tallies of live bytes that it must agree with.
 
 use hightower_segment::{Dir, Mapping, map_checkpoint};
 
@@ -41,8 +41,8 @@ impl Mapped {
     }
 }
 
-/// Checks that keys can be looked up in place: one of each block, which finds that block or another
-/// that holds the key too. Says what is wrong.
+/// Checks that keys can be looked up in place: one key of each block must be found. Returns the
+/// problem.
 pub(crate) fn verify_order(dir: &dyn Dir, name: &str) -> Result<(), String> {
     let mapping = map_checkpoint(dir, name).map_err(|error| error.to_string())?;
     let checkpoint =
@@ -58,7 +58,7 @@ pub(crate) fn verify_order(dir: &dyn Dir, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Records, and their bytes.
+/// Numbers of records and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     pub(crate) records: u64,
@@ -84,8 +84,8 @@ impl Sums {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
     pub(crate) covered: Covered,
-    /// Whether the segment still is there. What compaction moved out of one that is not is found
-    /// elsewhere.
+    /// Whether the segment still exists. Records of a removed one were moved to other segments by
+    /// compaction.
     pub(crate) is_there: bool,
 }
 
@@ -94,12 +94,12 @@ impl Account {
         Self { covered, is_there }
     }
 
-    /// Whether an entry may be in this segment, as far as the checkpoint covers it.
+    /// Whether an entry may be in the covered part of this segment.
     pub(crate) fn can_hold(&self, value: &EntryValue) -> bool {
         value.offset.checked_add(value.len_bytes).is_some_and(|end| end <= self.covered.len_bytes)
     }
 
-    /// Whether the entries add up to what the checkpoint says.
+    /// Whether the entries add up to the checkpoint's numbers.
     pub(crate) fn agrees(&self, booked: &Sums) -> bool {
         let Covered { live_records, live_bytes, tombstone_bytes, .. } = self.covered;
         !self.is_there || *booked == Sums { records: live_records, bytes: live_bytes, tombstone_bytes }

@@ -1,4 +1,4 @@
-//! Merging a checkpoint with the records beyond it, one range of keys at a time.
+//! Merging a checkpoint with the records beyond it, one key range at a time.
 
 use std::ops::Range;
 
@@ -13,50 +13,49 @@ use crate::checkpoint::load::{Account, Sums};
 use crate::checkpoint::records::{Item, Pending, record_cuts};
 use crate::place::Place;
 
-/// About so many blocks of a checkpoint make a range.
+/// Approximate number of checkpoint blocks in a range.
 const BLOCKS_PER_RANGE: u64 = 192;
-/// The processor is asked for a key so many records before it is needed.
+/// Prefetch distance of keys, in records.
 const PREFETCH_AHEAD: usize = 12;
 
-/// From this key on, up to but without that one; `None`: from the first, to the last.
+/// A key range, inclusive start and exclusive end; `None` for an open end.
 type Between<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
-/// What is to be merged, and how the keys are cut into ranges.
+/// The inputs of the merge, and the key ranges.
 pub(crate) struct Plan<'a> {
     checkpoint: Option<Checkpoint<'a>>,
     accounts: &'a [Account],
     records: Dealt<'a>,
-    /// Ids of all segments that records may be in, ascending.
+    /// Ids of all segments with records, ascending.
     pub(crate) segment_ids: Vec<u32>,
-    /// Where each covered segment stands in `segment_ids`; `None` if it is not there any more.
+    /// The index of each covered segment in `segment_ids`; `None` if the segment was removed.
     covered_at: Vec<Option<usize>>,
-    /// Where each segment that was read stands in `segment_ids`.
+    /// The index of each replayed segment in `segment_ids`.
     part_at: Vec<usize>,
-    /// From where to where each range goes.
+    /// The bounds of each range.
     pub(crate) ranges: Vec<Between<'a>>,
 }
 
-/// Adjacent ranges of keys, merged.
+/// Adjacent key ranges, merged.
 pub(crate) struct Merged {
     pub(crate) run: LoadRun<Place>,
-    /// What the checkpoint's entries add up to, for each covered segment that has some.
+    /// The sums of the checkpoint's entries, for each covered segment that has some.
     pub(crate) booked: SparseSums,
-    /// What won, for each segment that has some.
+    /// The sums of the winning records, for each segment that has some.
     pub(crate) live: SparseSums,
-    /// How many entries of the checkpoint are in segments that are there.
+    /// The number of checkpoint entries in existing segments.
     pub(crate) counted: u64,
 }
 
-/// Sums of those of many segments that have any, each with the segment's place among all. All
-/// ranges are kept until the last is merged: sums for each segment would take as much memory as
-/// there are ranges times segments.
+/// Sparse sums per segment, each with the segment's index. All ranges are kept until the last is
+/// merged, and dense sums would take memory for ranges times segments.
 pub(crate) type SparseSums = Vec<(usize, Sums)>;
 
 fn sparse(sums: Vec<Sums>) -> SparseSums {
     sums.into_iter().enumerate().filter(|(_, sums)| *sums != Sums::default()).collect()
 }
 
-/// Ranges of keys while they are merged.
+/// Key ranges during the merge.
 struct Merging {
     run: LoadRun<Place>,
     booked: Vec<Sums>,
@@ -113,7 +112,7 @@ impl<'a> Plan<'a> {
         })?;
         let rest = items.get(items.len() - left.len()..).unwrap_or_default();
         for (at, item) in rest.iter().enumerate() {
-            // Long keys lie in the log, in another order.
+            // Long keys are in the log, in another order.
             if let Some(ahead) = rest.get(at + PREFETCH_AHEAD) {
                 prefetch_read(ahead.key());
             }
@@ -157,8 +156,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Books an entry of the checkpoint; gives where its segment stands in `segment_ids`, if it is
-    /// there.
+    /// Counts an entry of the checkpoint; returns the index of its segment in `segment_ids`, if it
+    /// exists.
     fn book(&self, merged: &mut Merging, value: &EntryValue) -> Result<Option<usize>, Unusable> {
         let found = self.accounts.get(value.covered).zip(merged.booked.get_mut(value.covered));
         let Some((account, booked)) = found else {
@@ -202,7 +201,7 @@ fn push(
     pushed.map_err(|error| Unusable::Because(error.to_string()))
 }
 
-/// Keys that cut all keys into ranges of about the same work.
+/// Keys that divide all keys into ranges of about equal work.
 fn cuts<'a>(checkpoint: Option<&Checkpoint<'a>>, pending: &Pending<'a>) -> Result<Vec<&'a [u8]>, Unusable> {
     let mut cuts = Vec::new();
     if let Some(checkpoint) = checkpoint {

@@ -1,6 +1,6 @@
-//! Numbers of any size in few bytes.
+//! Variable-length encoding of numbers.
 
-/// Seven bits a byte, the low ones first; the highest bit says that more follow.
+/// Seven bits per byte, low bits first; the highest bit means that another byte follows.
 pub(crate) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
     loop {
         let [low, ..] = number.to_le_bytes();
@@ -13,7 +13,7 @@ pub(crate) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
     }
 }
 
-/// Takes numbers out of bytes; `None` where the bytes end.
+/// Reads numbers from bytes; `None` at the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers<'a> {
     pub(crate) bytes: &'a [u8],
@@ -35,7 +35,7 @@ impl<'a> Numbers<'a> {
         Some(taken)
     }
 
-    /// All that was not taken yet.
+    /// The unread bytes.
     #[inline]
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or_default()

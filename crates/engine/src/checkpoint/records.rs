@@ -1,4 +1,4 @@
-//! What the log has beyond a checkpoint, read and verified, so that it can be merged.
+//! The records of the log beyond a checkpoint, read and verified for the merge.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,18 +11,18 @@ use crate::checkpoint::fold::{ABORTED, Meter};
 use crate::error::{Error, Result};
 use crate::parallel::in_pieces;
 
-/// So many records are held at once before the older ones of a key are forgotten: 80 bytes each.
+/// Number of records in memory before the older ones of a key are dropped: 80 bytes each.
 pub(crate) const HELD_MAX: usize = 5 << 20;
-/// About so many records make a range of keys.
+/// Approximate number of records in a key range.
 const RECORDS_PER_RANGE: usize = 8 << 10;
-/// So many ranges of newest records become one part again.
+/// Number of ranges of newest records that are joined in one part.
 const RANGES_PER_PART: usize = 64;
-/// The processor is asked for a record so many records before it is needed.
+/// Prefetch distance, in records.
 const PREFETCH_AHEAD: usize = 12;
-/// In a length: the record is a tombstone. No record is that long.
+/// The flag of a tombstone in a length. No record is that long.
 const TOMBSTONE: u32 = 1 << 31;
 
-/// A segment, and from where on it is to be read.
+/// A segment, and the offset from which to read it.
 #[derive(Clone, Copy)]
 pub(crate) struct Rest<'a> {
     pub(crate) segment: &'a Arc<Segment>,
@@ -35,25 +35,25 @@ impl Rest<'_> {
     }
 }
 
-/// A copy of so much of a key is held beside a record.
+/// Number of key bytes that are copied beside a record.
 const NEAR_LEN_BYTES: usize = 20;
 
-/// A record that waits to be merged: one line of the processor's cache.
+/// A record for the merge: one cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(crate) struct Item<'a> {
     /// The key, in the log.
     pub(crate) far_key: &'a [u8],
-    /// Eight bytes of the key, behind what all keys begin with: they decide most comparisons
-    /// without a look at the log.
+    /// Eight bytes of the key, behind the common prefix of all keys: they decide most comparisons
+    /// without a read of the log.
     pub(super) bytes: u64,
     pub(crate) version: u64,
-    /// Of which of the segments that were read it is.
+    /// The index of its segment among the replayed segments.
     pub(crate) part: u32,
     pub(crate) offset: u32,
     len: u32,
-    /// The key once more, if it fits: records are merged in another order than the log's, and each
-    /// look at the log is one at far memory.
+    /// A copy of the key, if it fits: records are merged in another order than that of the log, so
+    /// each read of the log is a cache miss.
     near_key: [u8; NEAR_LEN_BYTES],
 }
 
@@ -64,7 +64,7 @@ impl<'a> Item<'a> {
         Self { part, offset: entry.offset, len: entry.len_bytes | tombstone, ..Self::new(key, prefix_len, version) }
     }
 
-    /// The record of a key; nowhere yet.
+    /// A record of a key, without a place.
     pub(super) fn new(key: &'a [u8], prefix_len: usize, version: u64) -> Self {
         let mut near_key = [0; NEAR_LEN_BYTES];
         if let Some(near) = near_key.get_mut(..key.len()) {
@@ -78,12 +78,12 @@ impl<'a> Item<'a> {
         self.near_key.get(..self.far_key.len()).unwrap_or(self.far_key)
     }
 
-    /// Has the processor fetch it.
+    /// Prefetches it.
     pub(super) fn prefetch(&self) {
         prefetch_read(&self.near_key);
     }
 
-    /// Compares as the places in the log do.
+    /// Compares by the places in the log.
     fn in_log(&self) -> (u32, u32) {
         (self.part, self.offset)
     }
@@ -97,16 +97,16 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Records of several segments, in parts: those of one segment, or the newest of some ranges of
-/// keys.
+/// Records of several segments, in parts: the records of one segment, or the newest of some key
+/// ranges.
 #[derive(Debug, Default)]
 pub(crate) struct Pending<'a> {
     pub(crate) parts: Vec<Vec<Item<'a>>>,
-    /// The ids of the segments that were read.
+    /// The ids of the replayed segments.
     pub(crate) segments: Vec<u32>,
-    /// What all keys begin with.
+    /// The common prefix of all keys.
     pub(crate) prefix: &'a [u8],
-    /// How many records were read, those that were forgotten included.
+    /// The number of read records, including dropped ones.
     pub(crate) records: u64,
 }
 
@@ -115,8 +115,8 @@ impl<'a> Pending<'a> {
         self.parts.iter().map(Vec::len).sum()
     }
 
-    /// Adds what was read of a segment. Its items' bytes begin behind the prefix of all, or are
-    /// made to.
+    /// Adds the records of a segment. Their key bytes begin behind the common prefix, or are
+    /// adjusted.
     fn add(&mut self, mut read: Read<'a>) {
         self.records += read.records;
         let prefix_len = if read.has_prefix { self.prefix.len() } else { 0 };
@@ -130,7 +130,7 @@ impl<'a> Pending<'a> {
         self.parts.push(read.items);
     }
 
-    /// Forgets all records but the newest of each key.
+    /// Drops all records but the newest of each key.
     fn keep_newest(&mut self, meter: &mut Meter<'_>) -> Result<()> {
         let cuts = record_cuts(self);
         let dealt = Dealt::of(std::mem::take(&mut self.parts), self.prefix, &cuts);
@@ -145,11 +145,11 @@ impl<'a> Pending<'a> {
     }
 }
 
-/// Reads and verifies the segments, by several threads.
+/// Reads and verifies the segments with several threads.
 ///
-/// Once more than `most` records are held, all but the newest of each key are forgotten; if more
-/// than half are left, then so many keys there are, and `most` grows with them. So what is held is
-/// bounded by the number of keys, which the index must hold too, and not by the length of the log.
+/// When more than `most` records are in memory, all but the newest of each key are dropped. If more
+/// than half remain, `most` grows with the number of keys. So the memory is bounded by the number
+/// of keys, like the index, and not by the length of the log.
 pub(crate) fn read<'a>(rest: &[Rest<'a>], mut most: usize, meter: &mut Meter<'_>) -> Result<Pending<'a>> {
     let prefix = likely_prefix(rest);
     let segments = rest.iter().map(|rest| rest.segment.id()).collect();
@@ -165,7 +165,7 @@ pub(crate) fn read<'a>(rest: &[Rest<'a>], mut most: usize, meter: &mut Meter<'_>
     Ok(pending)
 }
 
-/// Reads segments until so many records are held; gives those that were not read.
+/// Reads segments up to a number of records; returns the unread segments.
 fn read_some<'a>(
     rest: Vec<(u32, Rest<'a>)>,
     most: usize,
@@ -197,9 +197,9 @@ fn read_some<'a>(
     Ok(left)
 }
 
-/// Keys with about [`RECORDS_PER_RANGE`] records between two of them.
+/// Keys with about [`RECORDS_PER_RANGE`] records between two adjacent ones.
 pub(super) fn record_cuts<'a>(pending: &Pending<'a>) -> Vec<&'a [u8]> {
-    /// So many samples are taken for each cut, so that the ranges become about the same.
+    /// Number of samples per cut, so that the ranges have about equal sizes.
     const SAMPLES_PER_CUT: usize = 16;
     let step = RECORDS_PER_RANGE / SAMPLES_PER_CUT;
     let samples = pending.parts.iter().flat_map(|part| part.iter().skip(step / 2).step_by(step));
@@ -208,11 +208,11 @@ pub(super) fn record_cuts<'a>(pending: &Pending<'a>) -> Vec<&'a [u8]> {
     samples.into_iter().skip(SAMPLES_PER_CUT).step_by(SAMPLES_PER_CUT).collect()
 }
 
-/// What the first keys of all segments begin with.
+/// The common prefix of the first keys of all segments.
 fn likely_prefix<'a>(rest: &[Rest<'a>]) -> &'a [u8] {
     const KEYS_PER_SEGMENT: usize = 4;
     let entries = rest.iter().flat_map(|rest| rest.segment.entries_from(rest.from, 0).take(KEYS_PER_SEGMENT));
-    // Damage is met again, by whoever reads all of the segment.
+    // The full read of the segment finds damage again.
     let keys = entries.filter_map(|entry| entry.ok().map(|entry| entry.command.key()));
     let prefix = keys.reduce(|prefix, key| {
         let shared = prefix.iter().zip(key).take_while(|(left, right)| left == right).count();
@@ -225,7 +225,7 @@ fn likely_prefix<'a>(rest: &[Rest<'a>]) -> &'a [u8] {
 struct Read<'a> {
     items: Vec<Item<'a>>,
     records: u64,
-    /// Whether all keys have the prefix that they were thought to have.
+    /// Whether all keys have the assumed prefix.
     has_prefix: bool,
     /// How long that is.
     prefix_len: usize,
@@ -233,7 +233,7 @@ struct Read<'a> {
 
 fn read_segment<'a>(rest: Rest<'a>, part: u32, prefix: &[u8]) -> Result<Read<'a>, SegmentError> {
     let mut has_prefix = true;
-    // No less than the shortest records would take is guessed; most are longer.
+    // An estimate with 128 bytes per record; shorter records let the vector grow.
     let mut items: Vec<Item<'a>> = Vec::with_capacity(usize::try_from(rest.len_bytes() / 128).unwrap_or(0));
     for entry in rest.segment.entries_from(rest.from, 0) {
         let entry = entry?;
@@ -248,12 +248,13 @@ fn set_bytes(items: &mut [Item<'_>], prefix_len: usize) {
     items.iter_mut().for_each(|item| item.bytes = eight_bytes(item.far_key, prefix_len));
 }
 
-/// Where an item is, and its bytes: small, so that sorting moves little and compares numbers.
+/// The index of an item, and its key bytes: small, so that sorting moves little and compares
+/// numbers.
 pub(super) type Order = (u64, u32, u32);
 
 /// Sorts by key and keeps the newest of each; of two with the same version the first in the log.
-/// The items' bytes begin at the same place of all keys, and what is before that place is the same
-/// in all. `find` finds an item by its part and its place there.
+/// The items' bytes begin at the same offset of all keys, behind their common prefix. `find`
+/// returns an item by its part and its index there.
 pub(super) fn newest_in_order<'i, 'a: 'i>(
     mut order: Vec<Order>,
     find: impl Fn(u32, u32) -> &'i Item<'a>,
@@ -276,7 +277,7 @@ pub(super) fn newest_in_order<'i, 'a: 'i>(
     items
 }
 
-/// Eight bytes of a key from here on, comparable as a number; zeros where it ends.
+/// Eight bytes of a key from an offset on, comparable as a number; padded with zeros.
 pub(super) fn eight_bytes(key: &[u8], from: usize) -> u64 {
     let rest = key.get(from..).unwrap_or_default();
     if let Some(bytes) = rest.first_chunk() {
@@ -303,7 +304,7 @@ mod tests {
     use super::{HELD_MAX, Item, Meter, Rest, newest_in_order, read};
     use crate::{SingleNodeEngine, StoreConfig};
 
-    /// A key, and which record of it is the newest.
+    /// A key, and the number of its newest record.
     type Newest = (Vec<u8>, u64, u32, u32, bool);
 
     /// What reading a log gives when so many records may be held, and how many they were in all.

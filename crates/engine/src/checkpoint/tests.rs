@@ -1,4 +1,4 @@
-//! The bytes of a checkpoint: pinned, found in place, and never trusted.
+//! The encoding of a checkpoint: golden bytes, lookups in place, and damaged input.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ fn key(number: u32) -> Vec<u8> {
     format!("key/{number:05}").repeat(1 + number as usize % 3).into_bytes()
 }
 
-/// The file for so many keys; every seventh is a tombstone.
+/// The file for a number of keys; every seventh is a tombstone.
 fn file(keys: u32) -> Vec<u8> {
     let state = ConcurrentKvState::<Place>::new();
     let mut covered =
@@ -68,7 +68,7 @@ fn the_bytes_are_the_golden_ones() {
         file(keys).iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
         text.push('\n');
     }
-    // Writing it anew is a deliberate act, after the version was raised.
+    // Regenerate it only after raising the version.
     if std::env::var_os("HIGHTOWER_REGENERATE_GOLDEN").is_some() {
         std::fs::write(&golden, &text).unwrap();
     }

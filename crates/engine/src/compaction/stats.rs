@@ -1,23 +1,23 @@
-//! What compaction tells of itself.
+//! Reports and statistics of compaction.
 
 use std::time::Duration;
 
 use hightower_compactor::Rewritten;
 
-/// What compaction did from a call of
+/// The work of compaction from a call of
 /// [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) to its return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionReport {
-    /// How many runs it took; each makes its own outputs durable and frees its own inputs.
+    /// Number of runs; each makes its outputs durable and frees its inputs.
     pub runs: u64,
-    /// How many segments are gone.
+    /// Number of removed segments.
     pub removed_segments: u64,
-    /// How many segments were written.
+    /// Number of written segments.
     pub written_segments: u64,
-    /// How many records were copied.
+    /// Number of copied records.
     pub moved_records: u64,
-    /// How many tombstones were forgotten.
+    /// Number of dropped tombstones.
     pub forgotten_tombstones: u64,
     /// Bytes of records read.
     pub read_bytes: u64,
@@ -25,41 +25,41 @@ pub struct CompactionReport {
     pub written_bytes: u64,
     /// Bytes of segments removed, less bytes of segments written.
     pub freed_bytes: u64,
-    /// Removed segments whose files are still held, by readers or by the index's deferred frees;
-    /// they go with a later run.
+    /// Removed segments whose files are still in use by readers or by the index's deferred frees; a
+    /// later run removes them.
     pub waiting_segments: u64,
-    /// Why no index checkpoint was written in the end: there was no room for it. The next open
-    /// takes longer.
+    /// The reason why no index checkpoint was written at the end: lack of room. The next open takes
+    /// longer.
     pub checkpoint_failure: Option<String>,
-    /// Why the last run in the background failed, if it did and no run since has succeeded.
+    /// The error of the last background run, if it failed and no later run has succeeded.
     pub background_failure: Option<String>,
-    /// How long it took.
+    /// The duration.
     pub elapsed: Duration,
 }
 
-/// Compaction in numbers, since the store was opened.
+/// Statistics of compaction since the open of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionStats {
-    /// How many runs there were, in the background and explicit.
+    /// Number of background and explicit runs.
     pub runs: u64,
     /// Bytes of records read.
     pub read_bytes: u64,
     /// Bytes of records written.
     pub written_bytes: u64,
-    /// Removed segments whose files are still held.
+    /// Removed segments whose files are still in use.
     pub waiting_segments: u64,
-    /// How many index checkpoints were written.
+    /// Number of written index checkpoints.
     pub checkpoints: u64,
-    /// Why the last run in the background could not write one: there was no room for it.
+    /// The reason why the last background run could not write one: lack of room.
     pub checkpoint_failure: Option<String>,
-    /// How many runs in the background have failed in a row.
+    /// Number of consecutive failed background runs.
     pub failures: u32,
-    /// Why the last of them failed.
+    /// The error of the last one.
     pub last_failure: Option<String>,
 }
 
-/// What one run did.
+/// The work of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunReport {
     pub(crate) removed_segments: u64,
@@ -80,7 +80,7 @@ impl RunReport {
     }
 }
 
-/// What all runs did, one after the other.
+/// The sum of all runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Total {
     runs: u64,
@@ -100,7 +100,7 @@ impl Total {
         self.sum.written_bytes += run.written_bytes;
     }
 
-    /// What was done since it was `before`.
+    /// The difference to an earlier state.
     pub(crate) fn since(&self, before: &Self) -> CompactionReport {
         let since = |number: fn(&RunReport) -> u64| number(&self.sum).saturating_sub(number(&before.sum));
         CompactionReport {

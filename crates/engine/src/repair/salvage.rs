@@ -1,4 +1,4 @@
-//! Copying what is provably good out of a damaged store.
+//! Salvage: copying the intact records of a damaged store.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -13,25 +13,24 @@ use crate::error::Result;
 use crate::repair::check::{CheckLevel, CheckReport, check, counted_end};
 use crate::repair::{DamagedPlace, Meter, RepairProgress};
 
-/// What was saved, and what was not.
+/// The report of a salvage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SalvageReport {
-    /// How many records verified; each key got the newest of its own.
+    /// Number of valid records; each key has its newest valid one.
     pub records: u64,
-    /// How many keys have a value in the new store.
+    /// Number of keys with a value in the new store.
     pub keys: u64,
-    /// What could not be read, with the keys it lies between where that is known. A key whose
-    /// newest record was there has an older value now, or none; a key that was deleted there
-    /// may be back.
+    /// The unreadable places, with their neighbouring keys if known. A key whose newest record was
+    /// there has an older value now, or none; a key that was deleted there may reappear.
     pub damage: Vec<DamagedPlace>,
-    /// The manifest could not be read, so all segment files counted: keys may be back that
-    /// compaction had done away with.
+    /// The manifest could not be read, so all segment files were used: keys that compaction had
+    /// removed may reappear.
     pub without_manifest: bool,
 }
 
-/// Makes a new store in `destination` of all records in `source` that verify. Changes nothing in
-/// `source`. `watch` hears of the progress and may end it; then the destination is empty.
+/// Creates a new store in `destination` from all valid records in `source`, without changing
+/// `source`. `watch` receives the progress and may abort; then the destination is empty.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -52,7 +51,7 @@ pub struct SalvageReport {
 /// # Errors
 ///
 /// [`Error::NotFound`](crate::Error::NotFound) if there is no store,
-/// [`Error::Locked`](crate::Error::Locked) if it is in use,
+/// [`Error::Locked`](crate::Error::Locked) if the store is in use,
 /// [`Error::Conflict`](crate::Error::Conflict) if the destination holds anything,
 /// [`Error::Aborted`](crate::Error::Aborted), [`Error::Full`](crate::Error::Full),
 /// [`Error::Io`](crate::Error::Io).
@@ -75,8 +74,8 @@ pub fn salvage(
     let mut records = 0;
     for segment in store.segments() {
         let outcome = store.report().segment(segment.id());
-        // What a crash has left unfinished is not to be finished here, unless the end of the log is itself
-        // in doubt.
+        // An unfinished tail after a crash is not salvaged, unless the end of the log is itself in
+        // doubt.
         let is_damaged = damage.iter().any(|place| place.path == segment.path());
         let end = if is_damaged { segment.len_bytes() } else { counted_end(segment, outcome) };
         records += copy_segment(segment, end, &engine, &mut meter)?;
@@ -96,7 +95,7 @@ fn is_about_manifest(error: &SegmentError) -> bool {
     }
 }
 
-/// Commits all records of a segment up to `end` that verify; gives how many.
+/// Commits all valid records of a segment up to `end`; returns their number.
 fn copy_segment(
     segment: &hightower_segment::Segment,
     end: u32,
