@@ -262,7 +262,16 @@ pub trait File: Debug + Send + Sync {
 /// # Errors
 ///
 /// The first real error, with the number of bytes that had been written before it.
-pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> Result<(), (u64, io::Error)> {
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs, write_all_at};
+///
+/// # let scratch = tempfile::tempdir()?;
+/// let file = RealFs.open_dir(scratch.path())?.create_new("file")?;
+/// write_all_at(file.as_ref(), b"hello", 0).map_err(|(_, error)| error)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> Result<(), (u64, io::Error)> {
     let start = offset;
     while !bytes.is_empty() {
         match file.write_at(bytes, offset) {
@@ -279,7 +288,22 @@ pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -
 }
 
 /// Reads until the buffer is full or the file ends; gives the number of bytes read.
-pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+///
+/// # Errors
+///
+/// Those of the system, but for interruptions.
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs, read_full_at};
+///
+/// # let scratch = tempfile::tempdir()?;
+/// let file = RealFs.open_dir(scratch.path())?.create_new("file")?;
+/// file.write_at(b"hello", 0)?;
+/// let mut buffer = [0; 8];
+/// assert_eq!(read_full_at(file.as_ref(), &mut buffer, 1)?, 4);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset + filled as u64) {
@@ -293,7 +317,19 @@ pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> i
 }
 
 /// Syncs, once more if a signal came in between: an interrupted sync has not failed.
-pub(crate) fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+///
+/// # Errors
+///
+/// Those of the operation, but for interruptions.
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs, retry_interrupted};
+///
+/// let dir = RealFs.open_dir(&std::env::temp_dir())?;
+/// retry_interrupted(|| dir.sync())?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match operation() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

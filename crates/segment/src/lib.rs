@@ -73,7 +73,6 @@
 #![deny(unsafe_code)]
 
 mod appender;
-mod checkpoint_file;
 mod compacted;
 pub mod conformance;
 mod error;
@@ -83,6 +82,7 @@ mod manifest;
 mod manifest_edit;
 mod manifest_file;
 mod map_reserve;
+mod mapped_file;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
 mod mapping;
 mod names;
@@ -108,17 +108,19 @@ use hightower_seams::mutants;
 pub use hightower_seams::{Entropy, OsEntropy};
 
 pub use appender::{Appended, Appender};
-pub use checkpoint_file::map_checkpoint;
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError};
-pub use fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs};
+pub use fs::{
+    Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs, read_full_at, retry_interrupted, write_all_at,
+};
 pub use manifest::{Content, MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
+pub use mapped_file::{map_checkpoint, map_table};
 pub use mapping::{
     ForkGuard, Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages,
     SharedMemory,
 };
 pub use names::{
-    CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, UNFINISHED, is_garbage_when_unnamed, segment_name,
+    CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, TABLE_SUFFIX, UNFINISHED, is_garbage_when_unnamed, segment_name,
 };
 pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_ahead::{InOrder, ReadAhead};

@@ -19,7 +19,9 @@ const SPARE_SUFFIX: &str = ".spare";
 pub const CHECKPOINT_SUFFIX: &str = ".ckpt";
 /// How the names of index checkpoints end while they are being written.
 pub const CHECKPOINT_TMP_SUFFIX: &str = ".ckpt.tmp";
-/// The longest name of a checkpoint, in bytes.
+/// How the names of tables end.
+pub const TABLE_SUFFIX: &str = ".tbl";
+/// The longest name of a checkpoint or table, in bytes.
 pub(crate) const MAX_NAME_LEN_BYTES: usize = 255;
 
 /// The name of the segment `id`: ten digits and `.seg`.
@@ -62,9 +64,18 @@ fn numbered(name: &str, suffix: &str) -> Option<u32> {
 /// Whether a checkpoint may have this name: one path component with the right end, of ASCII
 /// letters, digits, `-`, `_` and `.`.
 pub(crate) fn is_checkpoint(name: &str) -> bool {
+    is_stem_and(CHECKPOINT_SUFFIX, name)
+}
+
+/// Whether a table may have this name: as that of a checkpoint, with its own end.
+pub(crate) fn is_table(name: &str) -> bool {
+    is_stem_and(TABLE_SUFFIX, name)
+}
+
+fn is_stem_and(suffix: &str, name: &str) -> bool {
     name.len() <= MAX_NAME_LEN_BYTES
-        && name.len() > CHECKPOINT_SUFFIX.len()
-        && name.ends_with(CHECKPOINT_SUFFIX)
+        && name.len() > suffix.len()
+        && name.ends_with(suffix)
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }

@@ -1,0 +1,50 @@
+//! The table's file while it is written: bytes go to its end, in large pieces.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hightower_segment::{File, retry_interrupted, write_all_at};
+
+use crate::error::TableError;
+
+/// So much is written at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(crate) struct AppendFile {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    buffer: Vec<u8>,
+    /// How much of the file was written.
+    written: u64,
+}
+
+impl AppendFile {
+    pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
+        Self { file, path, buffer: Vec::with_capacity(BUFFER_BYTES + 4096), written: 0 }
+    }
+
+    /// Where the next byte goes.
+    pub(crate) fn position(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), TableError> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), TableError> {
+        let written = write_all_at(self.file.as_ref(), &self.buffer, self.written);
+        written.map_err(|(_, error)| TableError::io("write", &self.path, error))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Makes all of it durable.
+    pub(crate) fn sync(&mut self) -> Result<(), TableError> {
+        self.flush()?;
+        retry_interrupted(|| self.file.sync_data()).map_err(|error| TableError::io("sync", &self.path, error))
+    }
+}

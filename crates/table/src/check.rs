@@ -1,0 +1,213 @@
+//! Verifies all of a table.
+
+use std::ops::ControlFlow;
+
+use crate::block;
+use crate::candidates::listed_at;
+use crate::entry::{RecordPointer, SegmentCounts};
+use crate::error::{Damaged, TableError, damaged};
+use crate::footer::Footer;
+use crate::node::IndexNode;
+use crate::reader::TableReader;
+use crate::writer::{KEYS_PER_REPORT, TableProgress, go_on};
+
+/// What is asked of each key, as it is walked over.
+struct Walk {
+    keys: u64,
+    counts: Vec<SegmentCounts>,
+    max_version: u64,
+    /// A sum over all pointers, which does not depend on their order.
+    pointers: u64,
+}
+
+impl TableReader {
+    /// Verifies every byte of the table: all checks, the order of the keys, that each key is found
+    /// through the index, that point table and order name the same records, and all counts of the
+    /// footer. Reads the file once from front to back and a line of the point table for each key.
+    /// Takes memory for one block, and 32 bytes for each segment that its entries point into.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] for the first damage that it meets.
+    ///
+    /// ```
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableEntry, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// writer.push(b"key", TableEntry::default())?;
+    /// writer.finish()?;
+    /// TableReader::open(dir.as_ref(), "1.tbl")?.check()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check(&self) -> Result<(), TableError> {
+        self.check_with(&mut |_progress| ControlFlow::Continue(()))
+    }
+
+    /// As [`check`](Self::check); `observe` hears of progress and may stop it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check), and [`TableError::Canceled`].
+    ///
+    /// ```
+    /// # use std::ops::ControlFlow;
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableError, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// # TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?.finish()?;
+    /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
+    /// let stopped = table.check_with(&mut |_progress| ControlFlow::Break(()));
+    /// assert!(matches!(stopped, Err(TableError::Canceled)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check_with(
+        &self,
+        observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
+    ) -> Result<(), TableError> {
+        let (footer, at) = (self.footer(), self.footer().at);
+        let walk = self.check_order(observe)?;
+        self.check_index().map_err(|damage| self.corrupt(damage))?;
+        let (entries, pointers) = self.check_points(walk.keys, observe)?;
+        let has = |is_so: bool, what| if is_so { Ok(()) } else { Err(self.corrupt(damaged(at, what))) };
+        has(walk.counts == footer.segments, "counts of segments that are not those of the entries")?;
+        has(walk.keys == footer.keys, "a number of keys that is not theirs")?;
+        has(walk.max_version == footer.max_version, "a highest version that no entry has")?;
+        has(entries == footer.keys, "a point table with more or fewer entries than keys")?;
+        has(pointers == walk.pointers, "a point table with other records than the entries'")
+    }
+
+    /// Walks over all keys, and looks each of them up in the point table.
+    fn check_order(&self, observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>) -> Result<Walk, TableError> {
+        let footer = self.footer();
+        let counts = footer.segments.iter().map(|row| SegmentCounts { segment: row.segment, ..Default::default() });
+        let mut walk = Walk { keys: 0, counts: counts.collect(), max_version: 0, pointers: 0 };
+        let hasher = self.hasher();
+        let mut cursor = self.cursor();
+        let mut last = Vec::new();
+        let mut leaf = None;
+        let mut is_there = cursor.seek_first()?;
+        go_on(observe, 0, 0)?;
+        while let Some((key, entry)) = cursor.key().zip(cursor.entry()).filter(|_| is_there) {
+            let at = cursor.leaf_offset();
+            let wrong = |what| self.corrupt(damaged(at, what));
+            if walk.keys == 0 && key != footer.min_key {
+                return Err(wrong("a first key that is not the least of the footer"));
+            }
+            if walk.keys > 0 && key <= last.as_slice() {
+                return Err(wrong("a key that is not above the one before it"));
+            }
+            if leaf != Some(at) {
+                // All keys between the first and the last of a leaf lead where these do.
+                let ends = [&last[..], key].map(|key| self.leaf_of(key).map_err(|damage| self.corrupt(damage)));
+                let [before, first] = ends;
+                if first? != at || leaf.is_some_and(|leaf| !matches!(before, Ok(found) if found == leaf)) {
+                    return Err(wrong("a block that the index does not lead to"));
+                }
+                leaf = Some(at);
+            }
+            let mut is_pointed = false;
+            for pointer in self.candidates(hasher.hash(key))? {
+                is_pointed |= pointer? == entry.pointer;
+            }
+            if !is_pointed {
+                return Err(wrong("a key that the point table does not have"));
+            }
+            let place = walk.counts.binary_search_by_key(&entry.pointer.segment, |row| row.segment);
+            match place.ok().and_then(|place| walk.counts.get_mut(place)) {
+                Some(row) => row.add(&entry),
+                None => return Err(wrong("an entry into a segment that the footer does not name")),
+            }
+            walk.max_version = walk.max_version.max(entry.version);
+            walk.pointers = walk.pointers.wrapping_add(mixed(entry.pointer));
+            walk.keys += 1;
+            last.clear();
+            last.extend_from_slice(key);
+            if walk.keys.is_multiple_of(KEYS_PER_REPORT) {
+                go_on(observe, walk.keys, 0)?;
+            }
+            is_there = cursor.advance()?;
+        }
+        if walk.keys > 0 && (last != footer.max_key || leaf != Some(footer.last_leaf)) {
+            return Err(self.corrupt(damaged(footer.at, "a greatest key or a last block that are not those of the order")));
+        }
+        Ok(walk)
+    }
+
+    /// The nodes one behind the other, and the zeros behind them.
+    fn check_index(&self) -> Result<(), Damaged> {
+        let footer = self.footer();
+        let mut at = footer.leaves_end;
+        let mut level = 0;
+        let mut before = None;
+        // The root is the last of them.
+        while footer.root_level > 0 && at <= footer.root {
+            let (head, bytes) = block::open(self.file(), self.salt_of_checks(), at, &footer.area(1))?;
+            if head.level == level + 1 {
+                (level, before) = (head.level, None);
+            } else if head.level != level {
+                return Err(damaged(at, "a block of another level"));
+            }
+            if !IndexNode::parse(bytes, head.count, at)?.is_rising(&mut before)? {
+                return Err(damaged(at, "separators that do not rise"));
+            }
+            at += head.len as u64;
+        }
+        if level != footer.root_level {
+            return Err(damaged(footer.root, "a root of another level"));
+        }
+        let rest = |at: u64| usize::try_from(at).ok();
+        let padding = rest(at).zip(rest(footer.points_at)).and_then(|(at, end)| self.file().get(at..end));
+        if !padding.is_some_and(Footer::is_padding) {
+            return Err(damaged(at, "bytes between the index and the point table"));
+        }
+        Ok(())
+    }
+
+    /// How many entries the point table has, and the sum of their pointers.
+    fn check_points(
+        &self,
+        keys: u64,
+        observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
+    ) -> Result<(u64, u64), TableError> {
+        let (footer, shape) = (self.footer(), self.shape());
+        let (mut entries, mut sum) = (0, 0_u64);
+        for number in 0..=shape.lines {
+            let line = self.line(number).map_err(|damage| self.corrupt(damage))?;
+            let wrong = |what| self.corrupt(damaged(footer.points_at + number * crate::line::LINE_LEN as u64, what));
+            if !line.is_sound(shape) {
+                return Err(wrong("a line with bytes that mean nothing"));
+            }
+            for slot in 0..line.len() {
+                let (segment, offset) = shape.unpack(line.packed(shape, slot));
+                let segment = footer.segments.get(segment).map(|row| row.segment);
+                let segment = segment.ok_or_else(|| wrong("a slot of a segment that is not named"))?;
+                sum = sum.wrapping_add(mixed(RecordPointer { segment, offset }));
+                entries += 1;
+                if u64::is_multiple_of(entries, KEYS_PER_REPORT) {
+                    go_on(observe, keys, entries)?;
+                }
+            }
+        }
+        let mut last = 0;
+        for place in 0..footer.listed {
+            let entry = listed_at(self, place).map_err(|damage| self.corrupt(damage))?;
+            if entry.hash < last {
+                return Err(self.corrupt(damaged(footer.list_at, "a list that does not rise")));
+            }
+            last = entry.hash;
+            sum = sum.wrapping_add(mixed(entry.pointer));
+            entries += 1;
+        }
+        Ok((entries, sum))
+    }
+}
+
+/// A number of a pointer that is added up.
+fn mixed(pointer: RecordPointer) -> u64 {
+    let number = u64::from(pointer.segment) << 32 | u64::from(pointer.offset);
+    let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (spread ^ spread >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
+}

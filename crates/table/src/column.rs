@@ -1,0 +1,226 @@
+//! Columns: numbers of one kind side by side, each in as few bits as the widest of them needs above
+//! the least.
+//!
+//! A column is its width in bits, its least number, and what each number is above that, low bits
+//! first and without gaps. Numbers that are all the same take no room of their own, and each can be
+//! read without the others.
+
+/// The widest column whose numbers are read with one load of eight bytes, wherever they begin;
+/// wider ones take whole eight bytes each.
+const WIDTH_MAX: u32 = 56;
+
+/// Writes a number, seven bits to a byte, low bits first; the highest bit says that more follow.
+pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        let [low, ..] = number.to_le_bytes();
+        bytes.push(low | 0x80);
+        number >>= 7;
+    }
+    let [low, ..] = number.to_le_bytes();
+    bytes.push(low);
+}
+
+/// Reads numbers and columns off the front of bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VarintReader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> VarintReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    /// A number in its one encoding: as short as can be.
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            number |= bits << shift;
+            if byte < 0x80 {
+                return (byte != 0 || shift == 0).then_some(number);
+            }
+        }
+        None
+    }
+
+    /// A column of `count` numbers.
+    pub(crate) fn column(&mut self, count: usize) -> Option<PackedColumn> {
+        let width = u32::from(self.byte()?);
+        if width > WIDTH_MAX && width != u64::BITS {
+            return None;
+        }
+        let mask = u64::MAX.checked_shr(u64::BITS - width).unwrap_or(0);
+        let least = self.number()?;
+        let start = self.at;
+        let end = start.checked_add(count.checked_mul(width as usize)?.div_ceil(8))?;
+        if end > self.bytes.len() {
+            return None;
+        }
+        self.at = end;
+        Some(PackedColumn { start, width: width as usize, mask, least })
+    }
+}
+
+/// Writes a column.
+pub(crate) fn put_column(bytes: &mut Vec<u8>, numbers: impl Iterator<Item = u64> + Clone) {
+    let mut least = u64::MAX;
+    let mut most = 0;
+    for number in numbers.clone() {
+        least = least.min(number);
+        most = most.max(number);
+    }
+    let least = least.min(most);
+    let width = match u64::BITS - (most - least).leading_zeros() {
+        width @ 0..=WIDTH_MAX => width,
+        _ => u64::BITS,
+    };
+    let [low, ..] = width.to_le_bytes();
+    bytes.push(low);
+    put_varint(bytes, least);
+    if width == 0 {
+        return;
+    }
+    if width == u64::BITS {
+        numbers.for_each(|number| bytes.extend_from_slice(&(number - least).to_le_bytes()));
+        return;
+    }
+    // `waiting_bits` stays below 8 before a number is added, so all of it fits.
+    let (mut waiting, mut waiting_bits) = (0_u64, 0);
+    for number in numbers {
+        waiting |= (number - least) << waiting_bits;
+        waiting_bits += width;
+        let whole = (waiting_bits / 8) as usize;
+        bytes.extend_from_slice(waiting.to_le_bytes().get(..whole).unwrap_or_default());
+        waiting = waiting.checked_shr(waiting_bits & !7).unwrap_or(0);
+        waiting_bits %= 8;
+    }
+    if waiting_bits > 0 {
+        let [low, ..] = waiting.to_le_bytes();
+        bytes.push(low);
+    }
+}
+
+/// A column of a block: where it lies, not the bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PackedColumn {
+    start: usize,
+    width: usize,
+    mask: u64,
+    least: u64,
+}
+
+impl PackedColumn {
+    /// The number at this place, out of the block that the column was read from. Places that are
+    /// not there have no number that means anything.
+    #[inline]
+    pub(crate) fn get(&self, block: &[u8], place: usize) -> u64 {
+        if self.width == 0 {
+            return self.least;
+        }
+        let bit = place * self.width;
+        let rest = block.get(self.start + bit / 8..).unwrap_or_default();
+        let word = rest.first_chunk().map_or_else(|| last_word(rest), |word| u64::from_le_bytes(*word));
+        self.least.wrapping_add(word >> (bit % 8) & self.mask)
+    }
+
+    /// The least number.
+    pub(crate) fn least(&self) -> u64 {
+        self.least
+    }
+
+    /// Whether every number is this one.
+    pub(crate) fn is_all(&self, number: u64) -> bool {
+        self.width == 0 && self.least == number
+    }
+
+    /// How many of the first numbers, each of them 0 or 1, are 1; `None` if one is neither.
+    pub(crate) fn count_ones(&self, block: &[u8], count: usize) -> Option<usize> {
+        (0..count).try_fold(0, |ones, place| match self.get(block, place) {
+            0 => Some(ones),
+            1 => Some(ones + 1),
+            _ => None,
+        })
+    }
+}
+
+/// Fewer than eight bytes, with zeros behind them.
+#[cold]
+fn last_word(rest: &[u8]) -> u64 {
+    rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VarintReader, put_column, put_varint};
+
+    fn column(numbers: &[u64]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_column(&mut bytes, numbers.iter().copied());
+        bytes
+    }
+
+    #[test]
+    fn numbers_come_back_whatever_their_width() {
+        for width in 0..=64_u32 {
+            let most = u64::MAX.checked_shr(64 - width).unwrap_or(0);
+            for least in [0, 5, u64::MAX - most] {
+                let Some(last) = least.checked_add(most) else { continue };
+                let drawn = (0..37_u64).map(|n| least + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & most));
+                let numbers: Vec<u64> = drawn.chain([least, last]).collect();
+                let bytes = column(&numbers);
+                for behind in [&[][..], &[0xff; 9]] {
+                    let bytes = [&bytes[..], behind].concat();
+                    let mut reader = VarintReader::new(&bytes, 0);
+                    let column = reader.column(numbers.len()).unwrap();
+                    assert_eq!(bytes.len() - reader.position(), behind.len(), "{width} bits");
+                    let found: Vec<u64> = (0..numbers.len()).map(|place| column.get(&bytes, place)).collect();
+                    assert_eq!(found, numbers, "{width} bits");
+                }
+                assert!((0..bytes.len()).all(|len| VarintReader::new(&bytes[..len], 0).column(39).is_none()));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_all_the_same_take_no_room() {
+        assert_eq!(column(&[300; 128]), [0, 0xac, 2]);
+        assert_eq!(column(&[]), [0, 0]);
+        assert_eq!(column(&[7, 6, 7, 7]), [1, 6, 0b1101]);
+    }
+
+    #[test]
+    fn widths_that_there_are_not_are_refused() {
+        for width in (57..64).chain(65..=255) {
+            let bytes = [&[width, 0][..], &[0; 600]].concat();
+            assert!(VarintReader::new(&bytes, 0).column(8).is_none());
+        }
+    }
+
+    #[test]
+    fn a_number_has_one_encoding() {
+        for number in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, number);
+            assert_eq!(VarintReader::new(&bytes, 0).number(), Some(number));
+        }
+        for wrong in [&[0x80, 0][..], &[0x80], &[], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+            assert_eq!(VarintReader::new(wrong, 0).number(), None, "{wrong:x?}");
+        }
+    }
+}

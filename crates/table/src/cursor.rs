@@ -1,0 +1,257 @@
+//! Walks through a table in key order, in both directions.
+
+use crate::entry::TableEntry;
+use crate::error::{Damaged, TableError, damaged};
+use crate::leaf::DecodedLeaf;
+use crate::planted;
+use crate::reader::TableReader;
+
+/// Where [`TableCursor::seek`] goes, relative to a key.
+///
+/// ```
+/// use hightower_table::SeekTo;
+/// assert_ne!(SeekTo::AtOrAfter, SeekTo::After);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeekTo {
+    /// The first key that is not below it (≥).
+    AtOrAfter,
+    /// The first key above it (>).
+    After,
+    /// The last key that is not above it (≤).
+    AtOrBefore,
+    /// The last key below it (<).
+    Before,
+}
+
+/// A place in a table, or none.
+///
+/// A cursor keeps a verified copy of one block, some kilobytes; it never shows bytes that were not
+/// verified. After an error it stands nowhere.
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs};
+/// use hightower_table::{SeekTo, TableEntry, TableOptions, TableReader, TableWriter};
+///
+/// # let scratch = tempfile::tempdir()?;
+/// # let dir = RealFs.open_dir(scratch.path())?;
+/// let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+/// for key in ["a", "c", "e"] {
+///     writer.push(key.as_bytes(), TableEntry::default())?;
+/// }
+/// writer.finish()?;
+/// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
+///
+/// let mut cursor = table.cursor();
+/// assert!(cursor.seek(b"b", SeekTo::AtOrAfter)?);
+/// assert_eq!(cursor.key(), Some(&b"c"[..]));
+/// assert!(cursor.retreat()?);
+/// assert_eq!(cursor.key(), Some(&b"a"[..]));
+/// assert!(!cursor.retreat()?);
+/// assert_eq!(cursor.key(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TableCursor<'t> {
+    table: &'t TableReader,
+    leaf: DecodedLeaf,
+    place: Option<usize>,
+}
+
+impl TableReader {
+    /// A cursor that stands nowhere yet. Example: [`TableCursor`].
+    #[must_use]
+    pub fn cursor(&self) -> TableCursor<'_> {
+        TableCursor { table: self, leaf: DecodedLeaf::default(), place: None }
+    }
+}
+
+impl<'t> TableCursor<'t> {
+    /// Goes to the first key. `false` if the table is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`].
+    ///
+    /// ```
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableEntry, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// # let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// # for key in ["a", "c"] { writer.push(key.as_bytes(), TableEntry::default())?; }
+    /// # writer.finish()?;
+    /// # let table = TableReader::open(dir.as_ref(), "1.tbl")?;
+    /// let mut cursor = table.cursor();
+    /// let mut is_there = cursor.seek_first()?;
+    /// while is_there {
+    ///     println!("{:?}: {:?}", cursor.key(), cursor.entry());
+    ///     is_there = cursor.advance()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn seek_first(&mut self) -> Result<bool, TableError> {
+        self.within(|cursor| {
+            if cursor.table.is_empty() {
+                return Ok(None);
+            }
+            cursor.load(cursor.table.footer().leaves().start)?;
+            Ok(Some(0))
+        })
+    }
+
+    /// Goes to the last key. `false` if the table is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`].
+    ///
+    /// ```
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableEntry, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// # let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// # for key in ["a", "c"] { writer.push(key.as_bytes(), TableEntry::default())?; }
+    /// # writer.finish()?;
+    /// # let table = TableReader::open(dir.as_ref(), "1.tbl")?;
+    /// let mut cursor = table.cursor();
+    /// assert!(cursor.seek_last()?);
+    /// assert_eq!(cursor.key(), Some(&b"c"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn seek_last(&mut self) -> Result<bool, TableError> {
+        self.within(|cursor| {
+            if cursor.table.is_empty() {
+                return Ok(None);
+            }
+            cursor.load(cursor.table.footer().last_leaf)?;
+            Ok(cursor.leaf.len().checked_sub(1))
+        })
+    }
+
+    /// Goes to the key next to `key` on the side that `to` says. `false` if there is none. Costs a
+    /// block of each level of the index, and of the leaves one or two.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`].
+    ///
+    /// Example: [`TableCursor`].
+    pub fn seek(&mut self, key: &[u8], to: SeekTo) -> Result<bool, TableError> {
+        self.within(|cursor| {
+            if cursor.table.is_empty() {
+                return Ok(None);
+            }
+            let offset = cursor.table.leaf_of(key)?;
+            cursor.load(offset)?;
+            let (place, is_equal) = cursor.leaf.lower_bound(key);
+            match (to, is_equal) {
+                (SeekTo::AtOrAfter, _) | (SeekTo::After, false) => cursor.place_or_next(place),
+                (SeekTo::After, true) => cursor.place_or_next(place + 1),
+                (SeekTo::AtOrBefore, true) => Ok(Some(place)),
+                (SeekTo::AtOrBefore, false) | (SeekTo::Before, _) => cursor.before(place),
+            }
+        })
+    }
+
+    /// Goes to the next key. `false` at the end, and where the cursor stands nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`].
+    ///
+    /// Example: [`seek_first`](Self::seek_first).
+    #[inline]
+    pub fn advance(&mut self) -> Result<bool, TableError> {
+        self.within(|cursor| match cursor.place {
+            Some(place) => cursor.place_or_next(place + 1),
+            None => Ok(None),
+        })
+    }
+
+    /// Goes to the key before. `false` at the beginning, and where the cursor stands nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`].
+    ///
+    /// Example: [`TableCursor`].
+    #[inline]
+    pub fn retreat(&mut self) -> Result<bool, TableError> {
+        self.within(|cursor| match cursor.place {
+            Some(place) => cursor.before(place),
+            None => Ok(None),
+        })
+    }
+
+    /// The key where the cursor stands. Example: [`TableCursor`].
+    #[must_use]
+    #[inline]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.place.map(|place| self.leaf.key(place))
+    }
+
+    /// What the table knows of that key. Example: [`seek_first`](Self::seek_first).
+    #[must_use]
+    #[inline]
+    pub fn entry(&self) -> Option<TableEntry> {
+        self.place.map(|place| self.leaf.entry(place))
+    }
+
+    /// Where the block begins that the cursor stands in.
+    pub(crate) fn leaf_offset(&self) -> u64 {
+        self.leaf.offset
+    }
+
+    /// Moves; after an error the cursor stands nowhere.
+    #[inline]
+    fn within(&mut self, step: impl FnOnce(&mut Self) -> Result<Option<usize>, Damaged>) -> Result<bool, TableError> {
+        let moved = step(self).and_then(|place| {
+            place.map_or(Ok(()), |place| self.leaf.decode_to(place))?;
+            Ok(place)
+        });
+        self.place = *moved.as_ref().unwrap_or(&None);
+        moved.map(|place| place.is_some()).map_err(|damage| self.table.corrupt(damage))
+    }
+
+    fn load(&mut self, offset: u64) -> Result<(), Damaged> {
+        let (head, block) = self.table.block(offset, 0)?;
+        self.leaf.load(block, head, offset)
+    }
+
+    /// This place, or the first of the next leaf if this one has no such place.
+    fn place_or_next(&mut self, place: usize) -> Result<Option<usize>, Damaged> {
+        if place < self.leaf.len() {
+            return Ok(Some(place));
+        }
+        let next = self.leaf.offset + self.leaf.len_bytes();
+        let footer = self.table.footer();
+        if next >= footer.leaves_end {
+            return Ok(None);
+        }
+        let previous_len = self.leaf.len_bytes();
+        self.load(next)?;
+        if u64::from(self.leaf.previous_len) != previous_len {
+            return Err(damaged(next, "a leaf that does not follow the one before it"));
+        }
+        Ok(Some(0))
+    }
+
+    /// The place before this one, perhaps in the leaf before.
+    fn before(&mut self, place: usize) -> Result<Option<usize>, Damaged> {
+        if let Some(before) = place.checked_sub(1) {
+            return Ok(Some(before));
+        }
+        if self.leaf.previous_len == 0 || planted("table_walk_back_ends_early") {
+            return Ok(None);
+        }
+        let offset = self.leaf.offset;
+        let previous = offset.checked_sub(self.leaf.previous_len.into());
+        self.load(previous.ok_or_else(|| damaged(offset, "a leaf before the first"))?)?;
+        if self.leaf.offset + self.leaf.len_bytes() != offset {
+            return Err(damaged(offset, "a leaf that does not follow the one before it"));
+        }
+        Ok(self.leaf.len().checked_sub(1))
+    }
+}

@@ -1,0 +1,112 @@
+//! Immutable sorted tables: from keys to records that lie elsewhere, in one mapped file.
+//!
+//! A table holds, for each key in ascending order, the newest command's version and kind, and where
+//! its record is: segment, offset and length. It holds no values. Of a key's record it can be asked
+//! in two ways:
+//!
+//! * by hash: [`TableReader::candidates`] reads one cache line and says where the record may be.
+//!   The record holds the key, and the caller compares;
+//! * in key order: [`TableReader::get`], [`TableCursor`] and [`TableRange`] read blocks of up to 32
+//!   front-coded keys, found through an index that is searched where it lies.
+//!
+//! Opening checks header and footer, and loads nothing: it takes microseconds at any length. Each
+//! block and each line carries a check of its own, which is tested every time that it is used.
+//! [`LevelMerge`] makes one sequence of several tables and memtables.
+//!
+//! The bytes are in the project's `docs/FORMAT.md`.
+//!
+//! # Example
+//!
+//! ```
+//! use hightower_segment::{Fs, OsEntropy, RealFs};
+//! use hightower_table::{EntryKind, RecordPointer, TableEntry, TableOptions, TableReader, TableWriter};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let scratch = tempfile::tempdir()?;
+//! let dir = RealFs.open_dir(scratch.path())?;
+//! let mut writer = TableWriter::create(&dir, "0000000001.tbl", TableOptions::random(1, &OsEntropy)?)?;
+//! for number in 0..1000_u32 {
+//!     let entry = TableEntry {
+//!         version: number.into(),
+//!         kind: EntryKind::Set,
+//!         pointer: RecordPointer { segment: 1, offset: 64 + 130 * number },
+//!         len_bytes: 130,
+//!     };
+//!     writer.push(format!("pods/{number:06}").as_bytes(), entry)?;
+//! }
+//! writer.finish()?;
+//!
+//! let table = TableReader::open(dir.as_ref(), "0000000001.tbl")?;
+//! let hasher = table.hasher();
+//! let found = table.candidates(hasher.hash(b"pods/000007"))?.next().transpose()?;
+//! assert_eq!(found, Some(RecordPointer { segment: 1, offset: 64 + 130 * 7 }));
+//! assert_eq!(table.get(b"pods/000007")?.map(|entry| entry.version), Some(7));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it is not
+//!
+//! It holds no values, deletes no keys, and decides nothing about versions: the caller gives each
+//! key once. It keeps no list of tables, and starts no thread.
+//!
+//! # At a glance
+//!
+//! | | |
+//! | --- | --- |
+//! | limits | keys of 0 to 65,535 bytes, in ascending order; 2^48 bytes; entries into 2^24 segments |
+//! | durability | a table is synced, and so is its name, before [`TableWriter::finish`] returns; until then it has another name |
+//! | memory | a reader: 32 bytes for each segment that entries point into; a cursor: a block; a writer: 32 MiB, or as asked |
+//! | threads | none; a [`TableReader`] is shared by any number of threads, and reading takes no lock |
+//! | features | none |
+//! | format | version 1, byte by byte in `docs/FORMAT.md`; an unknown version or feature is refused |
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod append_file;
+mod block;
+mod candidates;
+mod check;
+mod checksum;
+mod column;
+mod cursor;
+mod entry;
+mod error;
+mod footer;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+mod hash;
+mod header;
+mod index_writer;
+mod leaf;
+mod line;
+mod list_line;
+mod merge;
+mod node;
+mod point_entry;
+mod point_writer;
+mod range;
+mod reader;
+mod spill;
+mod writer;
+
+use hightower_seams::mutants::planted;
+
+pub use candidates::Candidates;
+pub use cursor::{SeekTo, TableCursor};
+pub use entry::{EntryKind, RecordPointer, SegmentCounts, TableEntry};
+pub use error::TableError;
+pub use hash::TableHasher;
+pub use header::TABLE_VERSION;
+pub use hightower_log::limits::MAX_KEY_LEN_BYTES;
+pub use merge::{LevelMerge, MergeSource, ScanDirection};
+pub use range::TableRange;
+pub use reader::TableReader;
+pub use writer::{TableOptions, TableProgress, TableSummary, TableWriter, UNFINISHED_SUFFIX};
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

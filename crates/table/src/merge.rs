@@ -1,0 +1,241 @@
+//! Several levels as one: of each key the topmost entry that exists.
+
+use std::cmp::Ordering;
+
+use crate::entry::TableEntry;
+use crate::planted;
+
+/// In which order keys come.
+///
+/// ```
+/// assert_eq!(hightower_table::ScanDirection::default(), hightower_table::ScanDirection::Forward);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScanDirection {
+    /// Ascending.
+    #[default]
+    Forward,
+    /// Descending.
+    Backward,
+}
+
+/// What gives keys in order, each once: a table's range, a memtable, a merge of several.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use hightower_table::{MergeSource, TableEntry};
+///
+/// /// Ascending keys in memory.
+/// struct Sorted { entries: Vec<(Vec<u8>, TableEntry)>, next: usize }
+///
+/// impl MergeSource for Sorted {
+///     type Error = Infallible;
+///     fn advance(&mut self) -> Result<bool, Infallible> {
+///         self.next += 1;
+///         Ok(self.next <= self.entries.len())
+///     }
+///     fn key(&self) -> &[u8] {
+///         &self.entries[self.next - 1].0
+///     }
+///     fn entry(&self) -> TableEntry {
+///         self.entries[self.next - 1].1
+///     }
+/// }
+/// ```
+pub trait MergeSource {
+    /// Why it cannot go on.
+    type Error;
+
+    /// Goes to the next key, at first to the first one. `false` at the end, and from then on.
+    ///
+    /// # Errors
+    ///
+    /// Those of the source, which then ends.
+    fn advance(&mut self) -> Result<bool, Self::Error>;
+
+    /// The key where it stands. Asked for only after [`advance`](Self::advance) gave `true`.
+    fn key(&self) -> &[u8];
+
+    /// The entry of that key.
+    fn entry(&self) -> TableEntry;
+}
+
+impl<S: MergeSource + ?Sized> MergeSource for Box<S> {
+    type Error = S::Error;
+
+    fn advance(&mut self) -> Result<bool, Self::Error> {
+        (**self).advance()
+    }
+
+    fn key(&self) -> &[u8] {
+        (**self).key()
+    }
+
+    fn entry(&self) -> TableEntry {
+        (**self).entry()
+    }
+}
+
+/// Levels as one, the topmost first: of each key it gives the entry of the topmost level whose
+/// segment exists. An entry whose segment does not exist hides nothing.
+///
+/// Tombstones are given like all else: what they hide below does not show. All sources go in one
+/// direction. A step costs about two comparisons of keys for each doubling of the levels.
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs};
+/// use hightower_table::{
+///     LevelMerge, MergeSource, ScanDirection, TableEntry, TableOptions, TableReader, TableWriter,
+/// };
+///
+/// # let scratch = tempfile::tempdir()?;
+/// # let dir = RealFs.open_dir(scratch.path())?;
+/// let table = |id: u64, keys: &[&str]| -> Result<TableReader, Box<dyn std::error::Error>> {
+///     let name = format!("{id}.tbl");
+///     let mut writer = TableWriter::create(&dir, &name, TableOptions::new(id, id, 3))?;
+///     for key in keys {
+///         writer.push(key.as_bytes(), TableEntry { version: id, ..TableEntry::default() })?;
+///     }
+///     writer.finish()?;
+///     Ok(TableReader::open(dir.as_ref(), &name)?)
+/// };
+/// let (old, new) = (table(1, &["a", "b"])?, table(2, &["b", "c"])?);
+///
+/// let levels = [&new, &old].map(|table| table.range::<&str>(.., ScanDirection::Forward)).into();
+/// let mut merge = LevelMerge::new(levels, ScanDirection::Forward, |_segment| true);
+/// let mut versions = Vec::new();
+/// while merge.advance()? {
+///     versions.push((merge.key().to_vec(), merge.entry().version));
+/// }
+/// assert_eq!(versions, [(b"a".to_vec(), 1), (b"b".to_vec(), 2), (b"c".to_vec(), 2)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct LevelMerge<S, F> {
+    sources: Vec<S>,
+    direction: ScanDirection,
+    exists: F,
+    /// The levels that have not ended, as a heap: the next key first, of equal ones the topmost.
+    heap: Vec<usize>,
+    is_started: bool,
+}
+
+impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
+    /// Merges levels, the topmost first, that all go in `direction`. `exists` says of the number of
+    /// a segment whether it does.
+    ///
+    /// Example: [`LevelMerge`].
+    #[must_use]
+    pub fn new(sources: Vec<S>, direction: ScanDirection, exists: F) -> Self {
+        Self { sources, direction, exists, heap: Vec::new(), is_started: false }
+    }
+
+    /// The level of the entry where it stands, 0 for the topmost; `None` where it stands nowhere.
+    ///
+    /// ```
+    /// # use hightower_table::{LevelMerge, ScanDirection, TableRange};
+    /// let nothing: LevelMerge<TableRange<'_>, _> =
+    ///     LevelMerge::new(Vec::new(), ScanDirection::Forward, |_segment: u32| true);
+    /// assert_eq!(nothing.level(), None);
+    /// ```
+    #[must_use]
+    pub fn level(&self) -> Option<usize> {
+        self.heap.first().copied()
+    }
+
+    fn start(&mut self) -> Result<(), S::Error> {
+        self.is_started = true;
+        for level in 0..self.sources.len() {
+            if self.move_on(level)? {
+                self.heap.push(level);
+            }
+        }
+        for place in (0..self.heap.len() / 2).rev() {
+            self.sift_down(place);
+        }
+        Ok(())
+    }
+
+    fn move_on(&mut self, level: usize) -> Result<bool, S::Error> {
+        self.sources.get_mut(level).map_or(Ok(false), MergeSource::advance)
+    }
+
+    fn key_at(&self, place: usize) -> Option<&[u8]> {
+        let level = *self.heap.get(place)?;
+        self.sources.get(level).map(MergeSource::key)
+    }
+
+    /// Whether what stands at place `a` of the heap comes before what stands at `b`; what is not
+    /// there comes last.
+    fn is_before(&self, a: usize, b: usize) -> bool {
+        let (Some(key_a), Some(key_b)) = (self.key_at(a), self.key_at(b)) else { return a < b };
+        match (key_a.cmp(key_b), self.direction) {
+            (Ordering::Equal, _) => (self.heap.get(a) < self.heap.get(b)) != planted("table_merge_lowest_wins"),
+            (order, ScanDirection::Forward) => order.is_lt(),
+            (order, ScanDirection::Backward) => order.is_gt(),
+        }
+    }
+
+    /// The child of a place that comes first.
+    fn first_child(&self, place: usize) -> Option<usize> {
+        let (left, right) = (2 * place + 1, 2 * place + 2);
+        if right < self.heap.len() && self.is_before(right, left) {
+            Some(right)
+        } else {
+            (left < self.heap.len()).then_some(left)
+        }
+    }
+
+    fn sift_down(&mut self, mut place: usize) {
+        while let Some(child) = self.first_child(place).filter(|child| self.is_before(*child, place)) {
+            self.heap.swap(place, child);
+            place = child;
+        }
+    }
+
+    /// Moves the source at a place of the heap on.
+    fn step_at(&mut self, place: usize) -> Result<(), S::Error> {
+        let Some(level) = self.heap.get(place).copied() else { return Ok(()) };
+        if !self.move_on(level)? {
+            self.heap.swap_remove(place);
+        }
+        self.sift_down(place);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<bool, S::Error> {
+        if self.is_started {
+            // Below the entry that was given, its key no longer counts.
+            while let Some(child) = self.first_child(0).filter(|child| self.key_at(*child) == self.key_at(0)) {
+                self.step_at(child)?;
+            }
+            self.step_at(0)?;
+        } else {
+            self.start()?;
+        }
+        while let Some(source) = self.heap.first().and_then(|level| self.sources.get(*level)) {
+            if (self.exists)(source.entry().pointer.segment) || planted("table_gone_segments_hide") {
+                return Ok(true);
+            }
+            self.step_at(0)?;
+        }
+        Ok(false)
+    }
+}
+
+impl<S: MergeSource, F: Fn(u32) -> bool> MergeSource for LevelMerge<S, F> {
+    type Error = S::Error;
+
+    fn advance(&mut self) -> Result<bool, S::Error> {
+        // What comes behind an error could be what a lost entry hides.
+        self.step().inspect_err(|_| self.heap.clear())
+    }
+
+    fn key(&self) -> &[u8] {
+        self.key_at(0).unwrap_or_default()
+    }
+
+    fn entry(&self) -> TableEntry {
+        self.heap.first().and_then(|level| self.sources.get(*level)).map(MergeSource::entry).unwrap_or_default()
+    }
+}

@@ -1,0 +1,127 @@
+//! A part of a table in key order, in one direction.
+
+use std::ops::{Bound, RangeBounds};
+
+use crate::cursor::{SeekTo, TableCursor};
+use crate::entry::TableEntry;
+use crate::error::TableError;
+use crate::merge::{MergeSource, ScanDirection};
+use crate::reader::TableReader;
+
+/// The keys between two bounds, ascending or descending.
+///
+/// It is an iterator of owned keys, and, without a copy of each key, a [`MergeSource`].
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs};
+/// use hightower_table::{ScanDirection, TableEntry, TableOptions, TableReader, TableWriter};
+///
+/// # let scratch = tempfile::tempdir()?;
+/// # let dir = RealFs.open_dir(scratch.path())?;
+/// let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+/// for key in ["a", "b", "c"] {
+///     writer.push(key.as_bytes(), TableEntry::default())?;
+/// }
+/// writer.finish()?;
+/// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
+/// let keys = |range: hightower_table::TableRange<'_>| {
+///     range.map(|found| found.map(|(key, _)| key)).collect::<Result<Vec<_>, _>>()
+/// };
+/// assert_eq!(keys(table.range("b".., ScanDirection::Forward))?, [b"b", b"c"]);
+/// assert_eq!(keys(table.range(.."c", ScanDirection::Backward))?, [b"b", b"a"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TableRange<'t> {
+    cursor: TableCursor<'t>,
+    direction: ScanDirection,
+    state: State,
+    /// Where it begins, in its direction, and where it ends.
+    from: Bound<Vec<u8>>,
+    to: Bound<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Before,
+    Within,
+    Done,
+}
+
+impl TableReader {
+    /// The keys between two bounds, in one direction. A range that ends before it begins is empty.
+    ///
+    /// Example: [`TableRange`].
+    #[must_use]
+    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>, direction: ScanDirection) -> TableRange<'_> {
+        let own = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
+        let (low, high) = (own(bounds.start_bound()), own(bounds.end_bound()));
+        let (from, to) = match direction {
+            ScanDirection::Forward => (low, high),
+            ScanDirection::Backward => (high, low),
+        };
+        TableRange { cursor: self.cursor(), direction, state: State::Before, from, to }
+    }
+}
+
+impl TableRange<'_> {
+    fn step(&mut self) -> Result<bool, TableError> {
+        let cursor = &mut self.cursor;
+        let is_there = match (self.state, self.direction) {
+            (State::Done, _) => return Ok(false),
+            (State::Within, ScanDirection::Forward) => cursor.advance()?,
+            (State::Within, ScanDirection::Backward) => cursor.retreat()?,
+            (State::Before, ScanDirection::Forward) => match &self.from {
+                Bound::Unbounded => cursor.seek_first()?,
+                Bound::Included(key) => cursor.seek(key, SeekTo::AtOrAfter)?,
+                Bound::Excluded(key) => cursor.seek(key, SeekTo::After)?,
+            },
+            (State::Before, ScanDirection::Backward) => match &self.from {
+                Bound::Unbounded => cursor.seek_last()?,
+                Bound::Included(key) => cursor.seek(key, SeekTo::AtOrBefore)?,
+                Bound::Excluded(key) => cursor.seek(key, SeekTo::Before)?,
+            },
+        };
+        let Some(key) = cursor.key().filter(|_| is_there) else { return Ok(false) };
+        Ok(match (self.direction, &self.to) {
+            (_, Bound::Unbounded) => true,
+            (ScanDirection::Forward, Bound::Included(end)) => key <= end.as_slice(),
+            (ScanDirection::Forward, Bound::Excluded(end)) => key < end.as_slice(),
+            (ScanDirection::Backward, Bound::Included(end)) => key >= end.as_slice(),
+            (ScanDirection::Backward, Bound::Excluded(end)) => key > end.as_slice(),
+        })
+    }
+}
+
+impl MergeSource for TableRange<'_> {
+    type Error = TableError;
+
+    #[inline]
+    fn advance(&mut self) -> Result<bool, TableError> {
+        let stepped = self.step();
+        self.state = if matches!(stepped, Ok(true)) { State::Within } else { State::Done };
+        stepped
+    }
+
+    #[inline]
+    fn key(&self) -> &[u8] {
+        self.cursor.key().unwrap_or_default()
+    }
+
+    #[inline]
+    fn entry(&self) -> TableEntry {
+        self.cursor.entry().unwrap_or_default()
+    }
+}
+
+impl Iterator for TableRange<'_> {
+    type Item = Result<(Vec<u8>, TableEntry), TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.advance() {
+            Ok(true) => Some(Ok((self.key().to_vec(), self.entry()))),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}

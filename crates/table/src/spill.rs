@@ -1,0 +1,174 @@
+//! What the writer cannot keep in memory: a scratch file of checked chunks, which has no name.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hightower_segment::{Dir, File, read_full_at, write_all_at};
+
+use crate::checksum::Salt;
+use crate::error::{TableError, damaged};
+
+/// The bytes of a chunk, without its check.
+pub(crate) const CHUNK_BYTES: usize = 32 << 10;
+const CHECK_LEN: u64 = 8;
+
+/// The scratch file of one writer. It is created when it is first needed, and its name is removed
+/// at once: whatever happens, nothing of it is left.
+#[derive(Debug)]
+pub(crate) struct Spill {
+    dir: Arc<dyn Dir>,
+    name: String,
+    path: PathBuf,
+    salt: Salt,
+    file: Option<Arc<dyn File>>,
+    end: u64,
+}
+
+/// Chunks that lie one behind the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    at: u64,
+    /// Without the checks. Every chunk but the last is full.
+    len_bytes: u64,
+}
+
+impl Spill {
+    pub(crate) fn new(dir: Arc<dyn Dir>, name: String, salt: Salt) -> Self {
+        let path = dir.path().join(&name);
+        Self { dir, name, path, salt, file: None, end: 0 }
+    }
+
+    fn file(&mut self) -> Result<&dyn File, TableError> {
+        if self.file.is_none() {
+            let created = self.dir.create_new(&self.name).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => TableError::Exists { path: self.path.clone() },
+                _ => TableError::io("create", &self.path, error),
+            });
+            let file = created?;
+            self.dir.remove_file(&self.name).map_err(|error| TableError::io("remove", &self.path, error))?;
+            self.file = Some(file);
+        }
+        self.file.as_deref().ok_or_else(|| TableError::io("open", &self.path, io::ErrorKind::NotFound.into()))
+    }
+
+    /// Writes bytes as chunks.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Extent, TableError> {
+        let extent = Extent { at: self.end, len_bytes: bytes.len() as u64 };
+        let mut checked = Vec::with_capacity(CHUNK_BYTES + 8);
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            checked.clear();
+            checked.extend_from_slice(chunk);
+            checked.extend_from_slice(&self.salt.long_check(self.end, chunk).to_le_bytes());
+            let at = self.end;
+            let written = write_all_at(self.file()?, &checked, at);
+            written.map_err(|(_, error)| TableError::io("write", &self.path, error))?;
+            self.end += checked.len() as u64;
+        }
+        Ok(extent)
+    }
+
+    /// Reads the next chunk of an extent, and moves the extent's beginning behind it.
+    fn read(&mut self, extent: &mut Extent, chunk: &mut Vec<u8>) -> Result<(), TableError> {
+        let len = usize::try_from(extent.len_bytes).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let at = extent.at;
+        chunk.clear();
+        chunk.resize(len + 8, 0);
+        let read = read_full_at(self.file()?, chunk, at).map_err(|error| TableError::io("read", &self.path, error))?;
+        let (bytes, check) = chunk.split_at(len);
+        if read != len + 8 || check != self.salt.long_check(at, bytes).to_le_bytes() {
+            let what = "scratch bytes that are not those that were written";
+            return Err(TableError::corrupt(&self.path, damaged(at, what)));
+        }
+        chunk.truncate(len);
+        extent.at += len as u64 + CHECK_LEN;
+        extent.len_bytes -= len as u64;
+        Ok(())
+    }
+}
+
+/// Bytes that are written once and then read once: in memory while they are few.
+#[derive(Debug, Default)]
+pub(crate) struct SpillStream {
+    extents: Vec<Extent>,
+    buffer: Vec<u8>,
+}
+
+/// How much of a stream stays in memory before it spills, and how much is written at once.
+const STREAM_BYTES: usize = 1 << 20;
+
+impl SpillStream {
+    pub(crate) fn push(&mut self, bytes: &[u8], spill: &mut Spill) -> Result<(), TableError> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= STREAM_BYTES {
+            self.extents.push(spill.write(&self.buffer)?);
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_reader(self) -> SpillReader {
+        let extents = self.extents.into_iter();
+        SpillReader { extent: Extent::default(), extents, last: self.buffer, chunk: Vec::new(), at: 0 }
+    }
+}
+
+/// Reads a stream from its beginning.
+#[derive(Debug)]
+pub(crate) struct SpillReader {
+    extent: Extent,
+    extents: std::vec::IntoIter<Extent>,
+    /// What never left memory.
+    last: Vec<u8>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl SpillReader {
+    /// A reader of one extent.
+    pub(crate) fn of(extent: Extent) -> Self {
+        Self { extent, extents: Vec::new().into_iter(), last: Vec::new(), chunk: Vec::new(), at: 0 }
+    }
+
+    /// Fills a buffer; `false` if the stream ended before.
+    pub(crate) fn read(&mut self, mut buffer: &mut [u8], spill: &mut Spill) -> Result<bool, TableError> {
+        while !buffer.is_empty() {
+            let there = self.chunk.get(self.at..).unwrap_or_default();
+            if there.is_empty() {
+                if !self.next_chunk(spill)? {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let count = there.len().min(buffer.len());
+            let (now, rest) = buffer.split_at_mut(count);
+            now.copy_from_slice(there.get(..count).unwrap_or_default());
+            self.at += count;
+            buffer = rest;
+        }
+        Ok(true)
+    }
+
+    /// Fills a buffer of what must be there.
+    pub(crate) fn read_exact(&mut self, buffer: &mut [u8], spill: &mut Spill) -> Result<(), TableError> {
+        if self.read(buffer, spill)? {
+            return Ok(());
+        }
+        Err(TableError::io("read", &spill.path, io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    fn next_chunk(&mut self, spill: &mut Spill) -> Result<bool, TableError> {
+        self.at = 0;
+        if self.extent.len_bytes == 0 {
+            match self.extents.next() {
+                Some(extent) => self.extent = extent,
+                None => {
+                    self.chunk = std::mem::take(&mut self.last);
+                    return Ok(!self.chunk.is_empty());
+                }
+            }
+        }
+        spill.read(&mut self.extent, &mut self.chunk)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,538 @@
+//! Writes a table from keys in ascending order, in memory that does not grow with their number.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hightower_segment::{Dir, Entropy, TABLE_SUFFIX, retry_interrupted};
+
+use crate::append_file::AppendFile;
+use crate::block::{self, common_prefix};
+use crate::checksum::Salt;
+use crate::entry::{SegmentCounts, TableEntry};
+use crate::error::TableError;
+use crate::footer::Footer;
+use crate::hash::TableHasher;
+use crate::header::TableHeader;
+use crate::index_writer::IndexWriter;
+use crate::leaf::LeafBuilder;
+use crate::line::{LINE_LEN, LineShape};
+use crate::merge::MergeSource;
+use crate::planted;
+use crate::point_entry::PointEntry;
+use crate::point_writer::{LineWriter, SortedRuns};
+use crate::spill::Spill;
+
+/// How the name of a table ends while it is written, behind the table's name.
+///
+/// A crash may leave such a file. Nobody opens it, and who owns the directory may remove it.
+///
+/// ```
+/// assert_eq!(format!("7.tbl{}", hightower_table::UNFINISHED_SUFFIX), "7.tbl.tmp");
+/// ```
+pub const UNFINISHED_SUFFIX: &str = ".tmp";
+/// How the name of the scratch file ends, which exists for a moment.
+const SPILL_SUFFIX: &str = ".spill.tmp";
+/// Progress is told after so many keys.
+pub(crate) const KEYS_PER_REPORT: u64 = 16_384;
+
+/// What a new table is to be.
+///
+/// ```
+/// use hightower_segment::OsEntropy;
+/// use hightower_table::TableOptions;
+///
+/// let options = TableOptions::random(7, &OsEntropy)?.with_hash_seed(1).with_memory_bytes(4 << 20);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableOptions {
+    header: TableHeader,
+    memory_bytes: usize,
+}
+
+impl TableOptions {
+    /// The memory of a writer that is not told otherwise, in bytes: 32 MiB.
+    ///
+    /// ```
+    /// assert_eq!(hightower_table::TableOptions::DEFAULT_MEMORY_BYTES, 32 << 20);
+    /// ```
+    pub const DEFAULT_MEMORY_BYTES: usize = 32 << 20;
+
+    /// A table with this id and this salt, both never used before by another table of the
+    /// directory, whose keys are hashed with `hash_seed`.
+    ///
+    /// ```
+    /// let options = hightower_table::TableOptions::new(7, 0x1234, 0x5678);
+    /// ```
+    #[must_use]
+    pub fn new(id: u64, salt: u64, hash_seed: u64) -> Self {
+        Self { header: TableHeader { id, salt, hash_seed }, memory_bytes: Self::DEFAULT_MEMORY_BYTES }
+    }
+
+    /// A table with this id, whose salt and hash seed are drawn.
+    ///
+    /// # Errors
+    ///
+    /// Those of the source.
+    ///
+    /// ```
+    /// let options = hightower_table::TableOptions::random(7, &hightower_segment::OsEntropy)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn random(id: u64, entropy: &dyn Entropy) -> io::Result<Self> {
+        Ok(Self::new(id, entropy.next_u64()?, entropy.next_u64()?))
+    }
+
+    /// Sets the seed of the hash. Tables that are asked together share one.
+    ///
+    /// ```
+    /// let options = hightower_table::TableOptions::new(7, 1, 2).with_hash_seed(3);
+    /// ```
+    #[must_use]
+    pub fn with_hash_seed(mut self, hash_seed: u64) -> Self {
+        self.header.hash_seed = hash_seed;
+        self
+    }
+
+    /// Sets how much memory hashes and pointers may take before they spill to the scratch file, in
+    /// bytes; from 1 KiB on. Buffers take about 2 MiB beside it, and 32 KiB for each time that it
+    /// was filled: 16 bytes a key.
+    ///
+    /// ```
+    /// let options = hightower_table::TableOptions::new(7, 1, 2).with_memory_bytes(1 << 20);
+    /// ```
+    #[must_use]
+    pub fn with_memory_bytes(mut self, memory_bytes: usize) -> Self {
+        self.memory_bytes = memory_bytes;
+        self
+    }
+}
+
+/// How far a table is.
+///
+/// ```
+/// let progress = hightower_table::TableProgress { ordered_keys: 16_384, pointed_keys: 0 };
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableProgress {
+    /// Keys that stand in the order.
+    pub ordered_keys: u64,
+    /// Keys that stand in the point table, which is built when all keys are known.
+    pub pointed_keys: u64,
+}
+
+/// What was written.
+///
+/// ```
+/// let summary = hightower_table::TableSummary { id: 7, ..Default::default() };
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableSummary {
+    /// The table's id.
+    pub id: u64,
+    /// The table's salt.
+    pub salt: u64,
+    /// The length of the file in bytes.
+    pub len_bytes: u64,
+    /// How many keys it has, tombstones among them.
+    pub keys: u64,
+    /// How many of them are tombstones.
+    pub tombstones: u64,
+    /// The highest version in it; 0 if it is empty.
+    pub max_version: u64,
+}
+
+/// Writes one table.
+///
+/// The table has its name when [`finish`](Self::finish) returns, and not before: what was begun and
+/// not finished is removed, and after a crash it has another name.
+///
+/// ```
+/// use hightower_segment::{Fs, RealFs};
+/// use hightower_table::{TableEntry, TableOptions, TableReader, TableWriter};
+///
+/// # let scratch = tempfile::tempdir()?;
+/// let dir = RealFs.open_dir(scratch.path())?;
+/// let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+/// writer.push(b"a", TableEntry { version: 1, ..TableEntry::default() })?;
+/// writer.push(b"b", TableEntry { version: 2, ..TableEntry::default() })?;
+/// assert_eq!(writer.finish()?.keys, 2);
+/// assert_eq!(TableReader::open(dir.as_ref(), "1.tbl")?.get(b"b")?.map(|entry| entry.version), Some(2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TableWriter {
+    place: Place,
+    /// `None` once something failed.
+    open: Option<OpenTable>,
+}
+
+/// Where the table goes.
+#[derive(Debug)]
+struct Place {
+    dir: Arc<dyn Dir>,
+    name: String,
+    unfinished: String,
+    path: PathBuf,
+    /// Whether there is an unfinished file of ours.
+    exists: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.exists {
+            // If it cannot be removed, it stays a file that nobody opens.
+            let _garbage = self.dir.remove_file(&self.unfinished);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OpenTable {
+    out: AppendFile,
+    spill: Spill,
+    header: TableHeader,
+    salt: Salt,
+    hasher: TableHasher,
+    leaf: LeafBuilder,
+    block: Vec<u8>,
+    index: IndexWriter,
+    points: SortedRuns,
+    counts: BTreeMap<u32, SegmentCounts>,
+    /// The counts of the segment that was met last; entries of one segment often come together.
+    latest: SegmentCounts,
+    footer: Footer,
+    last_key: Vec<u8>,
+    previous_len: u32,
+    max_offset: u32,
+}
+
+impl TableWriter {
+    /// Begins a table with this name, which ends in `.tbl`.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Exists`] if there is a table of this name, or an unfinished one;
+    /// [`TableError::Full`] and [`TableError::Io`].
+    ///
+    /// ```
+    /// use hightower_segment::{Fs, RealFs};
+    /// use hightower_table::{TableOptions, TableWriter};
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// let dir = RealFs.open_dir(scratch.path())?;
+    /// let writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn create(dir: &Arc<dyn Dir>, name: &str, options: TableOptions) -> Result<Self, TableError> {
+        let path = dir.path().join(name);
+        if !name.ends_with(TABLE_SUFFIX) {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "the name of a table ends in .tbl");
+            return Err(TableError::io("create", &path, source));
+        }
+        match dir.metadata(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) => return Err(TableError::Exists { path }),
+            Err(error) => return Err(TableError::io("look for", &path, error)),
+        }
+        let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
+        let file = dir.create_new(&unfinished).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => TableError::Exists { path: dir.path().join(&unfinished) },
+            _ => TableError::io("create", &path, error),
+        })?;
+        let place = Place { dir: Arc::clone(dir), name: name.to_owned(), unfinished, path, exists: true };
+        let salt = Salt(options.header.salt);
+        let mut out = AppendFile::new(file, place.path.clone());
+        out.append(&options.header.encode())?;
+        let open = OpenTable {
+            out,
+            spill: Spill::new(Arc::clone(dir), format!("{name}{SPILL_SUFFIX}"), salt),
+            header: options.header,
+            salt,
+            hasher: TableHasher::new(options.header.hash_seed),
+            leaf: LeafBuilder::default(),
+            block: Vec::new(),
+            index: IndexWriter::default(),
+            points: SortedRuns::new(options.memory_bytes),
+            counts: BTreeMap::new(),
+            latest: SegmentCounts::default(),
+            footer: Footer::default(),
+            last_key: Vec::new(),
+            previous_len: 0,
+            max_offset: 0,
+        };
+        Ok(Self { place, open: Some(open) })
+    }
+
+    /// Adds the next key, which is above the one before. Costs about a fifth of a microsecond, and
+    /// now and then a write.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::OutOfOrder`], [`TableError::KeyTooLong`], [`TableError::Full`],
+    /// [`TableError::Io`]. The unfinished table is then removed, and every later call is
+    /// [`TableError::Abandoned`].
+    ///
+    /// ```
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableEntry, TableError, TableOptions, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// writer.push(b"b", TableEntry::default())?;
+    /// let refused = writer.push(b"a", TableEntry::default());
+    /// assert!(matches!(refused, Err(TableError::OutOfOrder { position: 1, is_duplicate: false })));
+    /// assert!(matches!(writer.push(b"c", TableEntry::default()), Err(TableError::Abandoned { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn push(&mut self, key: &[u8], entry: TableEntry) -> Result<(), TableError> {
+        self.within(|open| open.push(key, entry))
+    }
+
+    /// Adds everything that a source gives, from its current key on, which is ascending.
+    /// `observe` hears of progress and may stop the writer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`push`](Self::push) and of the source; [`TableError::Canceled`].
+    ///
+    /// ```
+    /// # use std::ops::{Bound, ControlFlow};
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{ScanDirection, TableEntry, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// writer.push(b"a", TableEntry::default())?;
+    /// writer.finish()?;
+    ///
+    /// let first = TableReader::open(dir.as_ref(), "1.tbl")?;
+    /// let mut copy = TableWriter::create(&dir, "2.tbl", TableOptions::new(2, 3, 3))?;
+    /// let mut all = first.range::<&[u8]>(.., ScanDirection::Forward);
+    /// copy.push_all(&mut all, &mut |_progress| ControlFlow::Continue(()))?;
+    /// assert_eq!(copy.finish()?.keys, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn push_all(
+        &mut self,
+        source: &mut impl MergeSource<Error = TableError>,
+        observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
+    ) -> Result<(), TableError> {
+        self.within(|open| {
+            while source.advance()? {
+                open.push(source.key(), source.entry())?;
+                if open.footer.keys.is_multiple_of(KEYS_PER_REPORT) {
+                    go_on(observe, open.footer.keys, 0)?;
+                }
+            }
+            go_on(observe, open.footer.keys, 0)
+        })
+    }
+
+    /// Builds index and point table, makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Full`] and [`TableError::Io`], and [`TableError::Corrupt`] if the scratch file
+    /// did not give back what was written. There is then no table of this name.
+    ///
+    /// ```
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableOptions, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// let writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// let summary = writer.finish()?;
+    /// assert_eq!((summary.id, summary.keys), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn finish(self) -> Result<TableSummary, TableError> {
+        self.finish_with(&mut |_progress| ControlFlow::Continue(()))
+    }
+
+    /// As [`finish`](Self::finish); `observe` hears of progress and may stop the writer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`finish`](Self::finish), and [`TableError::Canceled`].
+    ///
+    /// ```
+    /// # use std::ops::ControlFlow;
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableError, TableOptions, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// let writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// let stopped = writer.finish_with(&mut |_progress| ControlFlow::Break(()));
+    /// assert!(matches!(stopped, Err(TableError::Canceled)));
+    /// assert!(dir.list()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn finish_with(
+        mut self,
+        observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
+    ) -> Result<TableSummary, TableError> {
+        let open = self.open.take().ok_or_else(|| TableError::Abandoned { path: self.place.path.clone() })?;
+        let summary = open.finish(observe)?;
+        let place = &mut self.place;
+        let renamed = place.dir.rename(&place.unfinished, &place.name);
+        renamed.map_err(|error| TableError::io("rename", &place.path, error))?;
+        place.exists = false;
+        if let Err(error) = retry_interrupted(|| place.dir.sync()) {
+            // Its name may be durable or not: then it is better gone.
+            let _garbage = place.dir.remove_file(&place.name);
+            return Err(TableError::io("sync the directory of", &place.path, error));
+        }
+        Ok(summary)
+    }
+
+    fn within<T>(&mut self, step: impl FnOnce(&mut OpenTable) -> Result<T, TableError>) -> Result<T, TableError> {
+        let open = self.open.as_mut().ok_or_else(|| TableError::Abandoned { path: self.place.path.clone() })?;
+        step(open).inspect_err(|_| {
+            self.open = None;
+            if self.place.exists && !planted("table_leftover_kept") {
+                // As in `Place::drop`.
+                let _garbage = self.place.dir.remove_file(&self.place.unfinished);
+            }
+            self.place.exists = false;
+        })
+    }
+}
+
+pub(crate) fn go_on(
+    observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
+    ordered_keys: u64,
+    pointed_keys: u64,
+) -> Result<(), TableError> {
+    match observe(TableProgress { ordered_keys, pointed_keys }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(TableError::Canceled),
+    }
+}
+
+impl OpenTable {
+    fn push(&mut self, key: &[u8], entry: TableEntry) -> Result<(), TableError> {
+        if key.len() > crate::MAX_KEY_LEN_BYTES {
+            return Err(TableError::KeyTooLong { len_bytes: key.len() });
+        }
+        let position = self.footer.keys;
+        let common = common_prefix(&self.last_key, key);
+        if position > 0 {
+            let is_above = match (self.last_key.get(common), key.get(common)) {
+                (Some(last), Some(new)) => last < new,
+                (None, new) => new.is_some(),
+                (Some(_), None) => false,
+            };
+            if !is_above && !planted("table_order_unchecked") {
+                return Err(TableError::OutOfOrder { position, is_duplicate: self.last_key == key });
+            }
+        }
+        if self.leaf.is_full() {
+            self.end_leaf()?;
+        }
+        if self.leaf.len() == 0 {
+            // The shortest that is above the key before; empty for the first leaf.
+            let separator = if position == 0 { &[][..] } else { key.get(..=common).unwrap_or(key) };
+            self.index.push(separator, self.out.position(), &mut self.spill)?;
+            self.leaf.push(0, key, entry);
+        } else {
+            self.leaf.push(common, key.get(common..).unwrap_or_default(), entry);
+        }
+        if position == 0 {
+            self.footer.min_key = key.to_vec();
+        }
+        self.count(&entry);
+        self.last_key.truncate(common);
+        self.last_key.extend_from_slice(key.get(common..).unwrap_or_default());
+        let point = PointEntry { hash: self.hasher.hash(key), pointer: entry.pointer };
+        self.points.push(point, &mut self.spill)
+    }
+
+    fn count(&mut self, entry: &TableEntry) {
+        self.footer.keys += 1;
+        self.footer.tombstones += u64::from(entry.is_tombstone());
+        self.footer.max_version = self.footer.max_version.max(entry.version);
+        self.max_offset = self.max_offset.max(entry.pointer.offset);
+        if self.latest.entries > 0 && self.latest.segment != entry.pointer.segment {
+            self.store_latest();
+        }
+        if self.latest.entries == 0 {
+            let segment = entry.pointer.segment;
+            let known = self.counts.get(&segment).copied();
+            self.latest = known.unwrap_or(SegmentCounts { segment, ..SegmentCounts::default() });
+        }
+        self.latest.add(entry);
+    }
+
+    fn store_latest(&mut self) {
+        if self.latest.entries > 0 {
+            self.counts.insert(self.latest.segment, self.latest);
+        }
+        self.latest = SegmentCounts::default();
+    }
+
+    fn end_leaf(&mut self) -> Result<(), TableError> {
+        let count = self.leaf.len();
+        if count == 0 {
+            return Ok(());
+        }
+        self.leaf.encode(&mut self.block);
+        let at = self.out.position();
+        block::seal(&mut self.block, self.salt, at, self.previous_len, 0, count);
+        self.footer.last_leaf = at;
+        self.previous_len = u32::try_from(self.block.len()).unwrap_or(u32::MAX);
+        self.out.append(&self.block)
+    }
+
+    fn finish(mut self, observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>) -> Result<TableSummary, TableError> {
+        go_on(observe, self.footer.keys, 0)?;
+        self.end_leaf()?;
+        self.store_latest();
+        self.footer.leaves_end = self.out.position();
+        (self.footer.root, self.footer.root_level) = self.index.finish(self.salt, &mut self.out, &mut self.spill)?;
+        let behind = usize::try_from(self.out.position() % LINE_LEN as u64).unwrap_or(0);
+        self.out.append([0; LINE_LEN].get(..(LINE_LEN - behind) % LINE_LEN).unwrap_or_default())?;
+
+        let footer = &mut self.footer;
+        footer.points_at = self.out.position();
+        let segments: Vec<u32> = self.counts.keys().copied().collect();
+        footer.shape = LineShape::of(footer.keys, segments.len(), self.max_offset);
+        if !footer.shape.is_possible(segments.len()) {
+            return Err(TableError::TooManySegments { segments: segments.len() });
+        }
+        let mut lines = LineWriter::new(footer.shape, self.salt, &segments);
+        let (out, keys) = (&mut self.out, footer.keys);
+        let mut pointed = 0;
+        self.points.for_each(&mut self.spill, |entry, spill| {
+            pointed += 1;
+            if u64::is_multiple_of(pointed, KEYS_PER_REPORT) {
+                go_on(observe, keys, pointed)?;
+            }
+            lines.push(entry, out, spill)
+        })?;
+        footer.listed = lines.listed_count;
+        footer.list_at = footer.points_at + (footer.shape.lines + 1) * LINE_LEN as u64;
+        lines.finish(&mut self.out, &mut self.spill)?;
+        footer.max_key = self.last_key;
+        footer.segments = self.counts.into_values().collect();
+        footer.at = self.out.position();
+        self.out.append(&footer.encode(self.salt))?;
+        let len_bytes = self.out.position();
+        if planted("table_not_synced") {
+            self.out.flush()?;
+        } else {
+            self.out.sync()?;
+        }
+        Ok(TableSummary {
+            id: self.header.id,
+            salt: self.header.salt,
+            len_bytes,
+            keys,
+            tombstones: footer.tombstones,
+            max_version: footer.max_version,
+        })
+    }
+}
