@@ -13,13 +13,14 @@ use anyhow::{Context, Result, ensure};
 use crate::command::{Run, has_nightly, root};
 
 /// Every target but the canary.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
     "record_decode",
     "manifest_open",
     "segment_open",
     "segment_bytes",
     "wal_open",
     "checkpoint",
+    "table",
     "engine_model",
     "index_model",
     "index_hostile",

@@ -41,9 +41,14 @@ pub struct Candidates<'t> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
     /// This line, and then perhaps the list.
-    Line { number: u64, and_list: bool },
+    Line {
+        number: u64,
+        and_list: bool,
+    },
     /// The list, from this place on.
-    List { place: u64 },
+    List {
+        place: u64,
+    },
     Nothing,
 }
 
@@ -111,7 +116,8 @@ impl<'t> Candidates<'t> {
 
     fn pointer(&self, segment: usize, offset: u32) -> Result<RecordPointer, Damaged> {
         let known = self.table.segments().get(segment);
-        let known = known.ok_or_else(|| damaged(self.table.footer().points_at, "a slot of a segment that is not named"));
+        let known =
+            known.ok_or_else(|| damaged(self.table.footer().points_at, "a slot of a segment that is not named"));
         known.map(|counts| RecordPointer { segment: counts.segment, offset })
     }
 

@@ -63,10 +63,7 @@ impl TableReader {
     /// assert!(matches!(stopped, Err(TableError::Canceled)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn check_with(
-        &self,
-        observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
-    ) -> Result<(), TableError> {
+    pub fn check_with(&self, observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>) -> Result<(), TableError> {
         let (footer, at) = (self.footer(), self.footer().at);
         let walk = self.check_order(observe)?;
         self.check_index().map_err(|damage| self.corrupt(damage))?;
@@ -131,7 +128,9 @@ impl TableReader {
             is_there = cursor.advance()?;
         }
         if walk.keys > 0 && (last != footer.max_key || leaf != Some(footer.last_leaf)) {
-            return Err(self.corrupt(damaged(footer.at, "a greatest key or a last block that are not those of the order")));
+            return Err(
+                self.corrupt(damaged(footer.at, "a greatest key or a last block that are not those of the order"))
+            );
         }
         Ok(walk)
     }

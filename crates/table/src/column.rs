@@ -219,7 +219,9 @@ mod tests {
             put_varint(&mut bytes, number);
             assert_eq!(VarintReader::new(&bytes, 0).number(), Some(number));
         }
-        for wrong in [&[0x80, 0][..], &[0x80], &[], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+        for wrong in
+            [&[0x80, 0][..], &[0x80], &[], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]]
+        {
             assert_eq!(VarintReader::new(wrong, 0).number(), None, "{wrong:x?}");
         }
     }

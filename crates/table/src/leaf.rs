@@ -133,8 +133,7 @@ impl LeafColumns {
         let keys_at = reader.position();
         let keys = (0..count).try_fold(keys_at as u64, |at, place| at.checked_add(suffix.get(block, place)))?;
         let is_whole = keys == block.len() as u64;
-        is_whole
-            .then_some(Self { count, version, length, kind, segment, moved, offset, suffix, shared, keys_at })
+        is_whole.then_some(Self { count, version, length, kind, segment, moved, offset, suffix, shared, keys_at })
     }
 
     pub(crate) fn len(&self) -> usize {

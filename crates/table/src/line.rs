@@ -32,7 +32,8 @@ pub(crate) struct LineShape {
 /// By the number of slots of a line, how many keys it gets on average, in 64ths: so many that 1.5 %
 /// of the keys find no slot in their own line.
 const KEYS_IN_64THS: [u16; MAX_SLOTS + 1] = [
-    0, 1, 20, 51, 90, 134, 180, 228, 278, 330, 382, 435, 489, 544, 599, 655, 711, 767, 824, 881, 938, 996, 1053, 1111, 1169, 1228, 1286, 1345, 1404, 1463, 1522, 1581,
+    0, 1, 20, 51, 90, 134, 180, 228, 278, 330, 382, 435, 489, 544, 599, 655, 711, 767, 824, 881, 938, 996, 1053, 1111,
+    1169, 1228, 1286, 1345, 1404, 1463, 1522, 1581,
 ];
 
 impl LineShape {
@@ -179,7 +180,8 @@ impl PointLine {
 
     /// Whether its numbers are possible, and everything unused is zero.
     pub(crate) fn is_sound(&self, shape: &LineShape) -> bool {
-        let entries: Vec<_> = (0..self.len()).map(|slot| (self.fingerprint(shape, slot), self.packed(shape, slot))).collect();
+        let entries: Vec<_> =
+            (0..self.len()).map(|slot| (self.fingerprint(shape, slot), self.packed(shape, slot))).collect();
         let mut same = Self::new(shape, &entries, self.threshold(), self.has_listed());
         same.bytes[..4].copy_from_slice(&self.bytes[..4]);
         self.len() <= shape.slots.into() && self.threshold() <= NO_THRESHOLD && same.bytes == self.bytes

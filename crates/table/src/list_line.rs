@@ -23,7 +23,11 @@ pub(crate) fn encode(entries: &[PointEntry], salt: Salt, offset: u64) -> [u8; LI
 }
 
 /// The entries of the line at `offset`; as many as it says, none behind them.
-pub(crate) fn decode(line: &[u8; LINE_LEN], salt: Salt, offset: u64) -> Result<([PointEntry; ENTRIES], usize), Damaged> {
+pub(crate) fn decode(
+    line: &[u8; LINE_LEN],
+    salt: Salt,
+    offset: u64,
+) -> Result<([PointEntry; ENTRIES], usize), Damaged> {
     if salt.check(offset, &line[4..]) != u32::from_le_bytes([line[0], line[1], line[2], line[3]]) {
         return Err(damaged(offset, "wrong checksum of a line of the list"));
     }

@@ -119,9 +119,9 @@ impl<'a> IndexNode<'a> {
 
     /// Where the child of this place begins.
     pub(crate) fn child(&self, place: usize) -> u64 {
-        self.rows.get(place).map_or(0, |[_, _, _, _, a, b, c, d, e, f]| {
-            u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0])
-        })
+        self.rows
+            .get(place)
+            .map_or(0, |[_, _, _, _, a, b, c, d, e, f]| u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]))
     }
 
     /// The child whose keys can be `target`: the last whose separator is not above it, or the first.

@@ -116,7 +116,12 @@ impl<'a> LineWriter<'a> {
         }
     }
 
-    pub(crate) fn push(&mut self, entry: PointEntry, out: &mut AppendFile, spill: &mut Spill) -> Result<(), TableError> {
+    pub(crate) fn push(
+        &mut self,
+        entry: PointEntry,
+        out: &mut AppendFile,
+        spill: &mut Spill,
+    ) -> Result<(), TableError> {
         let (home, rank) = self.shape.home(entry.hash);
         while self.line < home {
             self.end_line(out)?;

@@ -22,7 +22,18 @@ pub(crate) struct Spill {
     path: PathBuf,
     salt: Salt,
     file: Option<Arc<dyn File>>,
+    /// Whether its name could not be removed yet.
+    is_named: bool,
     end: u64,
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        if self.is_named {
+            // If it cannot be removed, it stays a file that nobody opens.
+            let _garbage = self.dir.remove_file(&self.name);
+        }
+    }
 }
 
 /// Chunks that lie one behind the other.
@@ -36,7 +47,7 @@ pub(crate) struct Extent {
 impl Spill {
     pub(crate) fn new(dir: Arc<dyn Dir>, name: String, salt: Salt) -> Self {
         let path = dir.path().join(&name);
-        Self { dir, name, path, salt, file: None, end: 0 }
+        Self { dir, name, path, salt, file: None, is_named: false, end: 0 }
     }
 
     fn file(&mut self) -> Result<&dyn File, TableError> {
@@ -46,7 +57,9 @@ impl Spill {
                 _ => TableError::io("create", &self.path, error),
             });
             let file = created?;
+            self.is_named = true;
             self.dir.remove_file(&self.name).map_err(|error| TableError::io("remove", &self.path, error))?;
+            self.is_named = false;
             self.file = Some(file);
         }
         self.file.as_deref().ok_or_else(|| TableError::io("open", &self.path, io::ErrorKind::NotFound.into()))

@@ -337,7 +337,8 @@ impl TableWriter {
     /// # Errors
     ///
     /// [`TableError::Full`] and [`TableError::Io`], and [`TableError::Corrupt`] if the scratch file
-    /// did not give back what was written. There is then no table of this name.
+    /// did not give back what was written. There is then no table of this name, unless the system
+    /// refuses to remove it too; what is there is whole.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
