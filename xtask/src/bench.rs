@@ -14,6 +14,8 @@ enum Layer {
     Append,
     /// The ordered map, beside other maps, 1 M keys
     Index,
+    /// Tables of 2 M keys: building, lookups, walks, merging, opening
+    Table,
     /// Versions and snapshots over it, 1 K and 1 M keys
     State,
     /// Compaction's policies and its loop, in memory
@@ -33,6 +35,7 @@ impl Layer {
             Self::Codec => ("hightower-log", "codec"),
             Self::Append => ("hightower-segment", "segment"),
             Self::Index => ("hightower-index", "maps"),
+            Self::Table => ("hightower-table", "table"),
             Self::State => ("hightower-state", "state"),
             Self::Compaction => ("hightower-compactor", "compaction"),
             Self::Engine => ("hightower-engine", "engine"),

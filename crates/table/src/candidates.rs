@@ -34,12 +34,12 @@ pub struct Candidates<'t> {
     fingerprint: u64,
     line: PointLine,
     slot: usize,
-    rest: Rest,
+    rest: RestOfSearch,
 }
 
 /// Where the search goes on when a line is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
+enum RestOfSearch {
     /// This line, and then perhaps the list.
     Line {
         number: u64,
@@ -80,9 +80,9 @@ impl<'t> Candidates<'t> {
             table.line(home).map_err(|damage| table.corrupt(damage))?
         };
         let rest = if rank >= line.threshold() && !planted("table_next_line_ignored") {
-            Rest::Line { number: home + 1, and_list: line.has_listed() }
+            RestOfSearch::Line { number: home + 1, and_list: line.has_listed() }
         } else {
-            Rest::Nothing
+            RestOfSearch::Nothing
         };
         Ok(Self { table, hash, fingerprint: shape.fingerprint(hash), line, slot: 0, rest })
     }
@@ -100,16 +100,16 @@ impl<'t> Candidates<'t> {
                 }
             }
             match self.rest {
-                Rest::Nothing => return Ok(None),
-                Rest::Line { number, and_list } => {
+                RestOfSearch::Nothing => return Ok(None),
+                RestOfSearch::Line { number, and_list } => {
                     self.line = self.table.line(number)?;
                     self.slot = 0;
-                    self.rest = Rest::Nothing;
+                    self.rest = RestOfSearch::Nothing;
                     if and_list {
-                        self.rest = Rest::List { place: first_listed(self.table, self.hash)? };
+                        self.rest = RestOfSearch::List { place: first_listed(self.table, self.hash)? };
                     }
                 }
-                Rest::List { place } => return self.listed(place),
+                RestOfSearch::List { place } => return self.listed(place),
             }
         }
     }
@@ -123,15 +123,15 @@ impl<'t> Candidates<'t> {
 
     fn listed(&mut self, place: u64) -> Result<Option<RecordPointer>, Damaged> {
         if place >= self.table.footer().listed {
-            self.rest = Rest::Nothing;
+            self.rest = RestOfSearch::Nothing;
             return Ok(None);
         }
         let entry = listed_at(self.table, place)?;
         if entry.hash == self.hash {
-            self.rest = Rest::List { place: place + 1 };
+            self.rest = RestOfSearch::List { place: place + 1 };
             return Ok(Some(entry.pointer));
         }
-        self.rest = Rest::Nothing;
+        self.rest = RestOfSearch::Nothing;
         Ok(None)
     }
 }
@@ -144,7 +144,7 @@ impl Iterator for Candidates<'_> {
         self.next_pointer()
             .inspect_err(|_| {
                 self.line = PointLine::empty();
-                self.rest = Rest::Nothing;
+                self.rest = RestOfSearch::Nothing;
             })
             .map_err(|damage| self.table.corrupt(damage))
             .transpose()
@@ -172,4 +172,50 @@ pub(crate) fn listed_at(table: &TableReader, place: u64) -> Result<PointEntry, D
     let slot = usize::try_from(place % entries).unwrap_or(usize::MAX);
     let found = found.get(..count).and_then(|found| found.get(slot)).copied();
     found.ok_or_else(|| damaged(at, "a line of the list with fewer entries than it must have"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use hightower_segment::Fs;
+    use hightower_segment::sim::SimFs;
+
+    use super::RestOfSearch;
+    use crate::{RecordPointer, TableEntry, TableOptions, TableReader, TableWriter};
+
+    #[test]
+    fn an_absent_key_costs_one_line_in_98_of_100_cases() {
+        let fs = SimFs::new();
+        fs.create_dir_all(Path::new("/db")).unwrap();
+        let dir = fs.open_dir(Path::new("/db")).unwrap();
+        // Pointers of 20 to 37 bits, so that lines have 8 to 14 slots.
+        for (segments, largest) in [(1, 1_u32 << 20), (8, 1 << 26), (32, u32::MAX)] {
+            let name = format!("{segments}.tbl");
+            let keys = 100_000_u32;
+            let mut writer = TableWriter::create(&dir, &name, TableOptions::new(1, 2, 3)).unwrap();
+            for number in 0..keys {
+                let offset = number.wrapping_mul(0x9e37_79b1) % largest;
+                let pointer = RecordPointer { segment: number % segments, offset };
+                writer.push(&number.to_be_bytes(), TableEntry { pointer, ..TableEntry::default() }).unwrap();
+            }
+            writer.finish().unwrap();
+            let table = TableReader::open(dir.as_ref(), &name).unwrap();
+            let hasher = table.hasher();
+            // A second line, or a record that is another key's.
+            let costs_more = |number: u32| {
+                let mut found = table.candidates(hasher.hash(&number.to_be_bytes())).unwrap();
+                found.rest != RestOfSearch::Nothing || found.next().is_some()
+            };
+            let absent = (keys..2 * keys).filter(|number| costs_more(*number)).count();
+            assert!(absent * 100 < 2 * keys as usize, "{absent} of {keys}, {:?}", table.shape());
+            let later = |number: &u32| {
+                table.candidates(hasher.hash(&number.to_be_bytes())).unwrap().rest != RestOfSearch::Nothing
+            };
+            let present = (0..keys).filter(later).count();
+            assert!(present * 100 < 2 * keys as usize, "{present} of {keys}, {:?}", table.shape());
+            let points = table.footer().at - table.footer().points_at;
+            assert!(points < 13 * u64::from(keys), "{points}, {:?}", table.shape());
+        }
+    }
 }

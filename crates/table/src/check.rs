@@ -12,7 +12,7 @@ use crate::reader::TableReader;
 use crate::writer::{KEYS_PER_REPORT, TableProgress, go_on};
 
 /// What is asked of each key, as it is walked over.
-struct Walk {
+struct OrderTotals {
     keys: u64,
     counts: Vec<SegmentCounts>,
     max_version: u64,
@@ -77,10 +77,13 @@ impl TableReader {
     }
 
     /// Walks over all keys, and looks each of them up in the point table.
-    fn check_order(&self, observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>) -> Result<Walk, TableError> {
+    fn check_order(
+        &self,
+        observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
+    ) -> Result<OrderTotals, TableError> {
         let footer = self.footer();
         let counts = footer.segments.iter().map(|row| SegmentCounts { segment: row.segment, ..Default::default() });
-        let mut walk = Walk { keys: 0, counts: counts.collect(), max_version: 0, pointers: 0 };
+        let mut walk = OrderTotals { keys: 0, counts: counts.collect(), max_version: 0, pointers: 0 };
         let hasher = self.hasher();
         let mut cursor = self.cursor();
         let mut last = Vec::new();

@@ -1,5 +1,5 @@
-//! For the fuzz target: makes the checks of changed bytes right again, so that what lies behind them
-//! is reached.
+//! For the fuzz target: makes the checks of changed bytes right again, so that what lies behind
+//! them is reached.
 
 use xxhash_rust::xxh3::xxh3_64;
 

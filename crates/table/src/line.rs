@@ -1,9 +1,9 @@
 //! Lines of the point table: 64 bytes with a check of their own, fingerprints and pointers.
 //!
 //! A key belongs to the line that the top of its hash says. Entries stand in the order of their
-//! hashes, first those that the line before had no slot for, then the line's own. What finds no slot
-//! goes to the next line, and only where that is not enough, to the list at the end. So a lookup
-//! reads its line; the next one only if its hash is not below the first that was moved on.
+//! hashes, first those that the line before had no slot for, then the line's own. What finds no
+//! slot goes to the next line, and only where that is not enough, to the list at the end. So a
+//! lookup reads its line; the next one only if its hash is not below the first that was moved on.
 
 /// A cache line, and the length of a line of the table.
 pub(crate) const LINE_LEN: usize = 64;
@@ -144,7 +144,7 @@ impl PointLine {
     fn put(&mut self, bit: usize, number: u64) {
         let (byte, shift) = Self::place(bit);
         if let Some(word) = self.bytes.get_mut(byte..).and_then(|rest| rest.first_chunk_mut::<8>()) {
-            *word = (u64::from_le_bytes(*word) | number << shift).to_le_bytes();
+            *word = (u64::from_le_bytes(*word) | number << (shift & 63)).to_le_bytes();
         }
     }
 
@@ -152,7 +152,7 @@ impl PointLine {
     fn get(&self, bit: usize, bits: usize) -> u64 {
         let (byte, shift) = Self::place(bit);
         let word = self.bytes.get(byte..).and_then(|rest| rest.first_chunk::<8>());
-        word.map_or(0, |word| u64::from_le_bytes(*word).checked_shr(shift as u32).unwrap_or(0) & mask(bits))
+        word.map_or(0, |word| u64::from_le_bytes(*word) >> (shift & 63) & mask(bits))
     }
 
     fn head(&self) -> u16 {

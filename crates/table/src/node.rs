@@ -124,7 +124,8 @@ impl<'a> IndexNode<'a> {
             .map_or(0, |[_, _, _, _, a, b, c, d, e, f]| u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]))
     }
 
-    /// The child whose keys can be `target`: the last whose separator is not above it, or the first.
+    /// The child whose keys can be `target`: the last whose separator is not above it, or the
+    /// first.
     pub(crate) fn child_of(&self, target: &[u8]) -> Result<u64, Damaged> {
         let place = match target.get(..self.prefix.len().min(target.len())).unwrap_or_default().cmp(self.prefix) {
             Ordering::Less => 0,

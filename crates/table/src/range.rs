@@ -35,14 +35,14 @@ use crate::reader::TableReader;
 pub struct TableRange<'t> {
     cursor: TableCursor<'t>,
     direction: ScanDirection,
-    state: State,
+    state: RangeState,
     /// Where it begins, in its direction, and where it ends.
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum RangeState {
     Before,
     Within,
     Done,
@@ -60,7 +60,7 @@ impl TableReader {
             ScanDirection::Forward => (low, high),
             ScanDirection::Backward => (high, low),
         };
-        TableRange { cursor: self.cursor(), direction, state: State::Before, from, to }
+        TableRange { cursor: self.cursor(), direction, state: RangeState::Before, from, to }
     }
 }
 
@@ -68,15 +68,15 @@ impl TableRange<'_> {
     fn step(&mut self) -> Result<bool, TableError> {
         let cursor = &mut self.cursor;
         let is_there = match (self.state, self.direction) {
-            (State::Done, _) => return Ok(false),
-            (State::Within, ScanDirection::Forward) => cursor.advance()?,
-            (State::Within, ScanDirection::Backward) => cursor.retreat()?,
-            (State::Before, ScanDirection::Forward) => match &self.from {
+            (RangeState::Done, _) => return Ok(false),
+            (RangeState::Within, ScanDirection::Forward) => cursor.advance()?,
+            (RangeState::Within, ScanDirection::Backward) => cursor.retreat()?,
+            (RangeState::Before, ScanDirection::Forward) => match &self.from {
                 Bound::Unbounded => cursor.seek_first()?,
                 Bound::Included(key) => cursor.seek(key, SeekTo::AtOrAfter)?,
                 Bound::Excluded(key) => cursor.seek(key, SeekTo::After)?,
             },
-            (State::Before, ScanDirection::Backward) => match &self.from {
+            (RangeState::Before, ScanDirection::Backward) => match &self.from {
                 Bound::Unbounded => cursor.seek_last()?,
                 Bound::Included(key) => cursor.seek(key, SeekTo::AtOrBefore)?,
                 Bound::Excluded(key) => cursor.seek(key, SeekTo::Before)?,
@@ -99,7 +99,7 @@ impl MergeSource for TableRange<'_> {
     #[inline]
     fn advance(&mut self) -> Result<bool, TableError> {
         let stepped = self.step();
-        self.state = if matches!(stepped, Ok(true)) { State::Within } else { State::Done };
+        self.state = if matches!(stepped, Ok(true)) { RangeState::Within } else { RangeState::Done };
         stepped
     }
 

@@ -165,14 +165,14 @@ pub struct TableSummary {
 /// ```
 #[derive(Debug)]
 pub struct TableWriter {
-    place: Place,
+    place: TablePlace,
     /// `None` once something failed.
     open: Option<OpenTable>,
 }
 
 /// Where the table goes.
 #[derive(Debug)]
-struct Place {
+struct TablePlace {
     dir: Arc<dyn Dir>,
     name: String,
     unfinished: String,
@@ -181,7 +181,7 @@ struct Place {
     exists: bool,
 }
 
-impl Drop for Place {
+impl Drop for TablePlace {
     fn drop(&mut self) {
         if self.exists {
             // If it cannot be removed, it stays a file that nobody opens.
@@ -243,7 +243,7 @@ impl TableWriter {
             io::ErrorKind::AlreadyExists => TableError::Exists { path: dir.path().join(&unfinished) },
             _ => TableError::io("create", &path, error),
         })?;
-        let place = Place { dir: Arc::clone(dir), name: name.to_owned(), unfinished, path, exists: true };
+        let place = TablePlace { dir: Arc::clone(dir), name: name.to_owned(), unfinished, path, exists: true };
         let salt = Salt(options.header.salt);
         let mut out = AppendFile::new(file, place.path.clone());
         out.append(&options.header.encode())?;
@@ -395,7 +395,7 @@ impl TableWriter {
         step(open).inspect_err(|_| {
             self.open = None;
             if self.place.exists && !planted("table_leftover_kept") {
-                // As in `Place::drop`.
+                // As in `TablePlace::drop`.
                 let _garbage = self.place.dir.remove_file(&self.place.unfinished);
             }
             self.place.exists = false;

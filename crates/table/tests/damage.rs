@@ -1,4 +1,5 @@
 //! Every flipped bit and every cut is detected or changes nothing: no answer is ever wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What a writer refuses, what it leaves behind, and that its memory does not decide what it
 //! writes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod common;
 
@@ -177,7 +178,7 @@ fn keys_that_share_their_line_are_found_in_the_next_and_in_the_list() {
 }
 
 #[test]
-fn an_absent_key_costs_one_line_in_98_of_100_cases() {
+fn absent_keys_name_no_records_and_a_key_takes_few_bytes() {
     let (_, dir) = disk();
     let model = numbered(50_000);
     let table = common::table(&dir, &model);
@@ -188,7 +189,6 @@ fn an_absent_key_costs_one_line_in_98_of_100_cases() {
         let hash = hasher.hash(format!("absent {number}").as_bytes());
         found += table.candidates(hash).unwrap().count();
     }
-    // Those that name a record. Lines read are counted by the benchmark `table`.
     assert!(found * 200 < asked as usize, "{found}");
     let per_key = table.len_bytes() as f64 / f64::from(asked);
     assert!(per_key < 25.0, "{per_key} bytes a key");

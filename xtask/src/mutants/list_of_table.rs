@@ -1,0 +1,66 @@
+//! The planted bugs of the tables.
+
+use super::catcher::{Catcher, Mutant, caught, plain};
+
+const fn damage(filter: &'static str) -> Catcher {
+    plain("hightower-table", "damage", filter)
+}
+
+const fn writing(filter: &'static str) -> Catcher {
+    plain("hightower-table", "writing", filter)
+}
+
+const fn property(filter: &'static str) -> Catcher {
+    plain("hightower-table", "properties", filter)
+}
+
+const fn crash(filter: &'static str) -> Catcher {
+    plain("hightower-table", "crash", filter)
+}
+
+pub(super) const OF_TABLE: &[Mutant] = &[
+    caught("table_block_unverified", "a block is verified each time that it is used", &[damage("every_flipped_bit")]),
+    caught(
+        "table_offset_ignored",
+        "a block counts in its own place alone",
+        &[damage("blocks_count_only_in_their_own_place")],
+    ),
+    caught(
+        "table_damaged_line_is_absent",
+        "a damaged line of the point table is never an absent key",
+        &[damage("a_damaged_line_is_an_error")],
+    ),
+    caught(
+        "table_features_guessed",
+        "a feature that a build does not know is refused",
+        &[damage("a_later_version_or_feature")],
+    ),
+    caught("table_not_synced", "a table is synced before it gets its name", &[crash("every_crash")]),
+    caught(
+        "table_leftover_kept",
+        "what was begun and failed leaves no file",
+        &[writing("keys_that_do_not_rise"), crash("every_fault")],
+    ),
+    caught(
+        "table_order_unchecked",
+        "a key that is not above the one before is refused",
+        &[writing("keys_that_do_not")],
+    ),
+    caught(
+        "table_threshold_missing",
+        "a line says from which hash on a key may stand in the next one",
+        &[writing("keys_that_share_their_line")],
+    ),
+    caught(
+        "table_next_line_ignored",
+        "a key that its line had no slot for is found",
+        &[writing("keys_that_share_their_line")],
+    ),
+    caught("table_walk_back_ends_early", "a walk back goes through all blocks", &[property("a_table_is_the_map")]),
+    caught("table_merge_lowest_wins", "of a key the topmost entry wins", &[property("a_merge_gives")]),
+    caught(
+        "table_gone_segments_hide",
+        "an entry whose segment does not exist hides nothing",
+        &[property("a_merge_gives")],
+    ),
+];
