@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p hightower-table --example levels`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::sync::Arc;
