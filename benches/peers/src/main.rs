@@ -24,6 +24,7 @@ mod rounds;
 mod rows;
 mod store;
 mod stores;
+mod table;
 mod workload;
 mod wrap;
 
@@ -89,6 +90,10 @@ struct Options {
     #[arg(long)]
     report_only: bool,
 
+    /// Run nothing; draw the plots again, from the numbers of peers.json beside them.
+    #[arg(long, conflicts_with = "report_only")]
+    redraw: bool,
+
     /// Run and keep the numbers, and write no report.
     #[arg(long, conflicts_with = "report_only")]
     no_report: bool,
@@ -149,6 +154,9 @@ fn main() -> Result<()> {
     let options = Options::parse();
     if let Some(step) = options.child {
         return child(&options, step);
+    }
+    if options.redraw {
+        return report::redraw(&options.out);
     }
     std::fs::create_dir_all(&options.dir)?;
     if options.physical {

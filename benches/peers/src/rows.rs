@@ -47,6 +47,13 @@ pub(crate) enum Access {
     Resources,
 }
 
+impl Access {
+    /// Whether all stores give the same guarantee here.
+    pub(crate) fn is_equal_for_all(self) -> bool {
+        matches!(self, Self::Reads | Self::SyncedWrites)
+    }
+}
+
 /// What the own store must reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Bar {
