@@ -14,7 +14,7 @@ use std::sync::Arc;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use hightower_auth::{AesGcmEncryptor, Argon2SecretHasher, AuthOptions, AuthService, KeyRing, Token};
 use hightower_engine::{Background, Batch, Components, Durability, SingleNodeEngine, StoreConfig};
-use hightower_seams::{Entropy, ManualClock, SeededEntropy, mix64};
+use hightower_seams::{Entropy, ManualClock, mix64};
 use tempfile::TempDir;
 
 /// How many keys a store holds before its operations are counted.
@@ -22,6 +22,18 @@ const KEYS: u64 = 20_000;
 /// How many operations are counted together.
 const OPERATIONS: u64 = 1_000;
 const VALUE: [u8; 100] = [7; 100];
+
+#[derive(Debug, Default)]
+struct CountingEntropy(std::sync::atomic::AtomicU64);
+impl Entropy for CountingEntropy {
+    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
+        for bytes in out.chunks_mut(8) {
+            let number = mixed(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).to_le_bytes();
+            bytes.copy_from_slice(&number[..bytes.len()]);
+        }
+        Ok(())
+    }
+}
 
 struct Store {
     engine: SingleNodeEngine,
@@ -33,7 +45,7 @@ fn open(dir: &TempDir) -> SingleNodeEngine {
     let config = StoreConfig::at(dir.path()).with_durability(Durability::Os);
     let components = Components::default()
         .with_clock(Arc::new(ManualClock::at(1_700_000_000_000)))
-        .with_entropy(Arc::new(SeededEntropy::default()))
+        .with_entropy(Arc::new(CountingEntropy::default()))
         .with_background(Background::Caller);
     SingleNodeEngine::with_components(config, components).unwrap()
 }
@@ -179,7 +191,7 @@ type Service = AuthService<Arc<SingleNodeEngine>, Argon2SecretHasher, AesGcmEncr
 
 fn service() -> (Service, Token, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::default());
+    let entropy: Arc<dyn Entropy> = Arc::new(CountingEntropy::default());
     let encryptor = AesGcmEncryptor::with_entropy(KeyRing::single([7; 32]), Arc::clone(&entropy));
     let options = AuthOptions { entropy, ..AuthOptions::default() };
     let auth = AuthService::with_options(Arc::new(open(&dir)), Argon2SecretHasher::new(), encryptor, options).unwrap();

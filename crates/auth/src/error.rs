@@ -3,6 +3,9 @@
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
+const RANDOMNESS: &str = "the random generator failed";
+const OUTPUT: &str = "the output could not be written";
+
 /// Why a call of the authentication service failed.
 ///
 /// A wrong password, an unknown user and a revoked key are answers (`false`, `None`), not errors.
@@ -11,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// An argument is invalid; the message names the rule.
-    #[error("validation failed: {0}")]
+    #[error("{0}")]
     Validation(&'static str),
     /// The item exists already, or concurrent changes of the same records kept winning.
     #[error("conflict: {0}")]
@@ -42,7 +45,7 @@ pub enum Error {
         known: u8,
     },
     /// The random generator failed. Nothing was changed.
-    #[error("the random generator failed")]
+    #[error("{RANDOMNESS}: {0}")]
     Randomness(#[source] std::io::Error),
     /// A file of master keys or peppers could not be read or written.
     #[error("the file of secrets {path}: {source}")]
@@ -53,7 +56,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The output could not be written.
-    #[error("writing the output failed")]
+    #[error("{OUTPUT}: {0}")]
     Output(#[source] std::io::Error),
     /// The engine refused or failed.
     #[error(transparent)]
@@ -111,15 +114,41 @@ impl From<Error> for hightower_engine::Error {
             Error::Validation(text) => Self::Validation(text.into()),
             Error::Conflict(text) => Self::Conflict(text.into()),
             Error::NotFound(text) => Self::NotFound(text.into()),
-            Error::LimitExceeded(text) => Self::Validation(text.into()),
+            Error::LimitExceeded(_) => Self::Validation(error.to_string().into()),
             Error::Denied(text) => Self::Denied(text.into()),
             Error::StepUpRequired => Self::Denied(error.to_string().into()),
             Error::Crypto(text) => Self::Crypto(text.into()),
-            Error::VersionUnsupported { .. } | Error::Randomness(_) => Self::Crypto(error.to_string().into()),
-            Error::Output(source) => Self::Io { action: "writing the output".into(), source: source.into() },
+            Error::VersionUnsupported { .. } => Self::Crypto(error.to_string().into()),
+            Error::Randomness(source) => Self::Io { action: RANDOMNESS.into(), source: source.into() },
+            Error::Output(source) => Self::Io { action: OUTPUT.into(), source: source.into() },
             Error::KeyFile { path, source } => {
-                Self::Io { action: format!("using the file of secrets {}", path.display()), source: source.into() }
+                Self::Io { action: format!("the file of secrets {}", path.display()), source: source.into() }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A view of an engine gives the engine's errors: a caller reads the same text from both.
+    #[test]
+    fn an_error_has_one_wording_here_and_in_the_engine() {
+        let io = || std::io::Error::other("the cause");
+        let errors: [fn(std::io::Error) -> Error; 9] = [
+            |_| Error::Validation("a rule"),
+            |_| Error::Conflict("a rule"),
+            |_| Error::NotFound("a user"),
+            |_| Error::LimitExceeded("a rule"),
+            |_| Error::Denied("a right"),
+            |_| Error::Crypto("a record"),
+            Error::Randomness,
+            Error::Output,
+            |source| Error::KeyFile { path: "/keys".into(), source },
+        ];
+        for error in errors {
+            assert_eq!(error(io()).to_string(), hightower_engine::Error::from(error(io())).to_string());
         }
     }
 }

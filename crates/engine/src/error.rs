@@ -116,7 +116,7 @@ pub enum Error {
     NotFound(Cow<'static, str>),
     /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about
     /// secrets.
-    #[error("crypto: {0}")]
+    #[error("crypto error: {0}")]
     Crypto(Cow<'static, str>),
     /// The caller ended the operation before it was done.
     #[error("ended before it was done: {0}")]

@@ -45,7 +45,7 @@ pub struct SegmentStats {
     pub live_bytes: u64,
     /// Bytes of records that were overtaken, and of the header.
     pub dead_bytes: u64,
-    /// How many records are the latest of their key.
+    /// How many records are the latest of their key, tombstones included.
     pub live_records: u64,
     /// How many records were overtaken.
     pub dead_records: u64,

@@ -16,7 +16,8 @@ Examples:
   htkvctl segments --json        one object per line
 
 State: active (in use for writes), sealed (complete and immutable), compacted (sealed, written by compaction). \
-Dead bytes are those of records that newer ones have replaced; compaction frees them.";
+Live records are the latest record of each key, a tombstone if the key was deleted; their sum over all segments is keys \
+plus tombstones. Dead bytes are those of records that newer ones have replaced, and of the header; compaction frees them.";
 
 /// Show the segment files, with live and dead bytes and ages
 #[derive(Debug, clap::Args)]

@@ -34,7 +34,9 @@ In the shell the store stays open. Ctrl-C ends it, with exit code 0.
 
 The figures:
   keys         all keys, including those of the authentication service
-  live, dead   bytes of the current records of keys, and of records that compaction can free
+  tombstones   deleted keys whose last record is kept until its grace is over
+  live, dead   bytes of the latest record of each key, tombstones included, and of all else that
+               compaction can free
   index        memory of the keys while the store is open
   disk         disk space of the segments, including preallocated space
   seq          the number of the latest commit, ascending with gaps; durable: the last commit that
