@@ -203,14 +203,17 @@ impl Table {
 
 /// Sees whether a reader of many records goes through segments from front to back, through some in
 /// turn perhaps, and has the device read ahead of it then.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct InOrder {
-    /// By the ends of the segments' ids.
     streams: [Stream; Self::STREAMS],
+    /// Which of them had the last record.
+    last: usize,
+    /// Which of them gives way next, unless its records have come in order since it was asked.
+    next_victim: usize,
 }
 
 /// The records of one segment among those that are read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Stream {
     segment: u32,
     offset: u32,
@@ -232,10 +235,13 @@ impl InOrder {
     #[inline]
     pub(crate) fn read_ahead(&mut self, place: Place, tracked: &Tracked) {
         let Place { segment, offset } = place;
-        let at = if planted("scans_follow_one_segment") { 0 } else { segment as usize % Self::STREAMS };
-        let Some(stream) = self.streams.get_mut(at) else { return };
-        if stream.segment != segment {
-            *stream = Stream { segment, offset, ..Stream::default() };
+        let is_last = self.streams.get(self.last).is_some_and(|stream| stream.segment == segment);
+        if !is_last && !self.find(place) {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(self.last) else { return };
+        // A scan asks for its next records again when it takes up its way under a new guard.
+        if stream.offset.wrapping_sub(offset) <= Self::NEAR_BYTES && !planted("scans_lose_their_order") {
             return;
         }
         let is_near = offset.wrapping_sub(stream.offset) <= Self::NEAR_BYTES;
@@ -247,6 +253,23 @@ impl InOrder {
         } else {
             tracked.segment.read_ahead(&mut stream.ahead, offset);
         }
+    }
+
+    /// Makes the stream of the segment the last one. If it has none, it may get that of another one
+    /// whose records have not come in order lately.
+    fn find(&mut self, Place { segment, offset }: Place) -> bool {
+        if let Some(found) = self.streams.iter().position(|stream| stream.segment == segment) {
+            self.last = if planted("scans_follow_one_segment") { 0 } else { found };
+            return true;
+        }
+        self.next_victim = (self.next_victim + 1) % Self::STREAMS;
+        let Some(victim) = self.streams.get_mut(self.next_victim) else { return false };
+        if victim.run > 0 {
+            victim.run -= 1;
+        } else {
+            *victim = Stream { segment, offset, ..Stream::default() };
+        }
+        false
     }
 }
 
@@ -381,7 +404,7 @@ mod tests {
     use hightower_segment::sim::SimFs;
     use hightower_segment::{AppendMode, Purpose, Segment, SegmentStore, Stamp, StoreOptions};
 
-    use super::{InOrder, Segments};
+    use super::{InOrder, Segments, Tracked};
     use crate::place::Place;
 
     /// Empty segments with ascending ids.
@@ -426,14 +449,44 @@ mod tests {
 
     #[test]
     fn a_scan_that_goes_through_many_segments_in_turn_reads_ahead_in_each() {
-        let (table, all) = (Segments::default(), segments(InOrder::STREAMS));
-        let tracked: Vec<_> = all.into_iter().map(|segment| table.add(segment).unwrap()).collect();
+        let (table, mut all) = (Segments::default(), segments(InOrder::STREAMS * 2));
+        // The ids of some are alike but for a few bits.
+        all.rotate_left(InOrder::STREAMS / 2 + 1);
+        let (even, odd): (Vec<_>, Vec<_>) = all.into_iter().partition(|segment| segment.id() % 2 == 0);
+        let add = |segment| table.add(segment).unwrap();
+        let (even, odd): (Vec<_>, Vec<_>) = (even.into_iter().map(add).collect(), odd.into_iter().map(add).collect());
         let mut order = InOrder::default();
-        for round in 0..=InOrder::RUN {
-            for tracked in &tracked {
+        let read = |some: &[Arc<Tracked>], round: u32, order: &mut InOrder| {
+            for tracked in some {
                 order.read_ahead(Place { segment: tracked.segment.id(), offset: 64 + round * 1000 }, tracked);
             }
-        }
-        assert!(order.streams.iter().all(|stream| stream.run == InOrder::RUN));
+        };
+        let is_in_order = |order: &InOrder, some: &[Arc<Tracked>]| {
+            let has = |id| order.streams.iter().any(|stream| stream.segment == id && stream.run == InOrder::RUN);
+            some.iter().all(|tracked| has(tracked.segment.id()))
+        };
+        (0..=InOrder::RUN).for_each(|round| read(&even, round, &mut order));
+        assert!(is_in_order(&order, &even));
+        // A few records of others take no stream from them, but when these come to their end, they do.
+        read(&odd, 0, &mut order);
+        (0..=InOrder::RUN).for_each(|round| read(&even, InOrder::RUN + round, &mut order));
+        assert!(is_in_order(&order, &even));
+        (0..InOrder::RUN * 4).for_each(|round| read(&odd, round, &mut order));
+        assert!(is_in_order(&order, &odd));
+    }
+
+    #[test]
+    fn a_scan_that_asks_for_records_again_has_not_lost_its_order() {
+        let (table, all) = (Segments::default(), segments(1));
+        let tracked = table.add(Arc::clone(&all[0])).unwrap();
+        let mut order = InOrder::default();
+        let mut read = |record: u32| {
+            order.read_ahead(Place { segment: tracked.segment.id(), offset: 64 + record * 1000 }, &tracked);
+            order.streams[order.last].run
+        };
+        (0..256).for_each(|record| _ = read(record));
+        // Under the next guard it begins with those that it had only asked for.
+        assert!((240..512).all(|record| read(record) == InOrder::RUN));
+        assert_eq!(read(0), 0, "it has gone back");
     }
 }

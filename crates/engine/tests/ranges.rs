@@ -6,7 +6,7 @@ use std::iter::FusedIterator;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::ops::ControlFlow;
 
-use hightower_engine::{Range, SingleNodeEngine, Value, prefix_end};
+use hightower_engine::{Range, SingleNodeEngine, StoreConfig, Value, prefix_end};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -206,4 +206,51 @@ proptest! {
         let rest: Vec<u8> = range.map(|entry| entry.key()[0]).collect();
         prop_assert_eq!(rest, Vec::from(left));
     }
+}
+
+/// How many maps of segments in a directory carry the advice that they are read at random.
+#[cfg(target_os = "linux")]
+fn read_at_random(dir: &std::path::Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut count, mut is_it) = (0, false);
+    for line in maps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            count += usize::from(is_it && flags.split_whitespace().any(|flag| flag == "rr"));
+        } else if line.contains("-p ") || line.contains("--s ") || line.contains("w-s ") {
+            is_it = line.contains(" r--s ") && line.contains(dir.to_str().unwrap()) && line.ends_with(".seg");
+        }
+    }
+    count
+}
+
+/// The system reads ahead of a long scan by itself, for as long as the scan lives.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_long_scan_has_the_system_read_ahead_until_it_is_dropped() {
+    let temp = TempDir::new().unwrap();
+    let dir = temp.path().canonicalize().unwrap();
+    let config = StoreConfig::at(&dir).with_max_segment_size(16 << 20).with_min_segment_size(16 << 20);
+    let engine = SingleNodeEngine::with_config(config).unwrap();
+    for key in 0..2500_u32 {
+        engine.put(key.to_be_bytes(), [1; 1000]).unwrap();
+    }
+    let whole = read_at_random(&dir);
+    assert!(whole > 0);
+    let mut scan = engine.range(..).unwrap();
+    let visit = |scan: &mut Range, mut left: usize| {
+        scan.for_each_pair(|_, _| {
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    };
+    visit(&mut scan, 300);
+    assert_eq!(read_at_random(&dir), whole, "it may end soon");
+    visit(&mut scan, 1700);
+    assert_eq!(read_at_random(&dir), whole - 1);
+    drop(scan);
+    assert_eq!(read_at_random(&dir), whole);
+    let mut entries = engine.iter().unwrap();
+    assert_eq!(entries.by_ref().take(2400).count(), 2400);
+    assert_eq!(read_at_random(&dir), whole - 1, "the same for an iterator");
 }

@@ -405,6 +405,8 @@ impl Mapping {
             return false;
         }
         self.keep_in(Pages::Small);
+        // No reader is left that could take it back.
+        self.count_in_order(|_| 0);
         // An old writer's id fits no longer.
         self.id = next_id();
         self.writer_taken = AtomicBool::new(false);

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use common::{DIR, Open, Step, World, command, encode_commit, options};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, HookedFs, SimFs, SyncHook};
 use hightower_segment::{
-    AppendMode, Appender, CompactedWriter, Edit, Fs, MANIFEST, Manifest, Pages, Purpose, RealFs, Released, Segment,
-    SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp, StoreOptions, segment_name,
+    AppendMode, Appender, CompactedWriter, Edit, Fs, MANIFEST, Manifest, Pages, Purpose, ReadAhead, RealFs, Released,
+    Segment, SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp, StoreOptions, segment_name,
 };
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
@@ -446,6 +446,36 @@ fn only_who_reads_all_of_a_segment_reads_ahead() {
     drop(second);
     assert!(advice().is_empty(), "nor is who holds it");
     drop(held);
+    assert_eq!(advice(), ["rr"]);
+}
+
+/// Windows come in single small pages, and what the system reads ahead by itself in large ones. So
+/// a long scan asks for windows only at first.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_long_scan_has_the_system_read_ahead() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().canonicalize().unwrap();
+    let options = StoreOptions { segment_len_bytes: 4 << 20, appends: AppendMode::Mapped, ..StoreOptions::default() };
+    let (_store, recovery) = SegmentStore::open(Arc::new(RealFs), &dir, options).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    (1..60).for_each(|version| put_value(&mut appender, version, 50_000));
+    let segment = Arc::clone(appender.segment());
+    assert!(segment.len_bytes() > 2 << 20, "{}", segment.len_bytes());
+    let advice = || advice_of(segment.path());
+    let mut scans = [ReadAhead::default(), ReadAhead::default()];
+    let mut read = |scan: usize, bytes: std::ops::Range<u32>| {
+        bytes.step_by(1000).for_each(|offset| segment.read_ahead(&mut scans[scan], offset));
+    };
+    read(0, 64..256 << 10);
+    assert_eq!(advice(), ["rr"], "it may come to its end soon");
+    read(0, 256 << 10..2 << 20);
+    read(1, 64..2 << 20);
+    assert!(advice().is_empty());
+    let [first, second] = scans;
+    drop(first);
+    assert!(advice().is_empty(), "another scan is not done");
+    drop(second);
     assert_eq!(advice(), ["rr"]);
 }
 

@@ -93,6 +93,11 @@ const OF_STORE: &[Mutant] = &[
         &[life_of_segments("only_who_reads_all")],
     ),
     caught(
+        "long_scans_ask_for_windows",
+        "the system reads ahead of a long scan by itself, in large pages",
+        &[life_of_segments("a_long_scan_has")],
+    ),
+    caught(
         "wishes_are_cut",
         "the device reads as far ahead as it was asked to",
         &[plain("hightower-segment", "lib", "no_wish_is_longer")],
@@ -101,6 +106,11 @@ const OF_STORE: &[Mutant] = &[
         "scans_follow_one_segment",
         "a scan through many segments in turn reads ahead in each",
         &[within_engine("a_scan_that_goes_through_many")],
+    ),
+    caught(
+        "scans_lose_their_order",
+        "a scan that asks for records again has not lost its order",
+        &[within_engine("a_scan_that_asks_for_records_again"), plain("hightower-engine", "ranges", "a_long_scan_has")],
     ),
     caught("header_not_synced", "a segment's header is durable before its first commit", &[CRASHES]),
     caught("segment_dir_not_synced", "a segment's name is durable before its first commit", &[CRASHES]),
