@@ -131,7 +131,8 @@ impl Table {
     const LEAST_SLOTS: usize = 16;
 
     fn of(all: &[Arc<Tracked>]) -> Self {
-        // From a quarter to an eighth is taken: as many segments again find room before the next copy.
+        // From a quarter to an eighth is taken: as many segments again find room before the next
+        // copy.
         let slots = (all.len() * 4).next_power_of_two().max(Self::LEAST_SLOTS);
         let table = Self {
             slots: std::iter::repeat_with(OnceLock::new).take(slots).collect(),
@@ -467,7 +468,8 @@ mod tests {
         };
         (0..=InOrder::RUN).for_each(|round| read(&even, round, &mut order));
         assert!(is_in_order(&order, &even));
-        // A few records of others take no stream from them, but when these come to their end, they do.
+        // A few records of others take no stream from them, but when these come to their end, they
+        // do.
         read(&odd, 0, &mut order);
         (0..=InOrder::RUN).for_each(|round| read(&even, InOrder::RUN + round, &mut order));
         assert!(is_in_order(&order, &even));

@@ -14,18 +14,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use crate::access::Access;
 use crate::error::SegmentError;
 use crate::mapping::{MapPermit, Mapping};
 pub use real::RealFs;
-
-/// How a file is opened or mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reading only.
-    Read,
-    /// Reading and writing.
-    Write,
-}
 
 /// How a lock is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

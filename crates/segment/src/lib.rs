@@ -72,6 +72,7 @@
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+mod access;
 mod appender;
 mod compacted;
 pub mod conformance;

@@ -15,9 +15,11 @@
 //! ([`Mapping::of_memory`]), which a file system without maps, for one the simulated one, uses as
 //! the image of the file.
 
+mod advice;
 mod fork_guard;
+mod memory;
+mod permit;
 
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -28,12 +30,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
-use crate::fs::Access;
+use crate::access::Access;
 use crate::mutants::planted;
+pub use advice::Pages;
+pub(crate) use advice::start_writing;
+use advice::{forget_huge_pages, forget_pages, keep_pages_small, populate, wish_for_huge_pages};
 pub(crate) use fork_guard::FORKED;
 pub use fork_guard::ForkGuard;
 #[cfg(feature = "sim")]
 pub use fork_guard::run_in_fork;
+pub use memory::{Frozen, MemoryObserver, SharedMemory};
+pub use permit::MapPermit;
 
 /// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the
 /// kernel's map lock for long.
@@ -41,101 +48,6 @@ const PREFAULT_STEP_BYTES: usize = 256 << 10;
 
 /// A huge page: as much as the last level of the processor's page tables covers.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// In what pages the system is to keep a file in memory: [`Mapping::keep_in`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pages {
-    /// As small as they come: a sync writes little more than what has changed.
-    #[default]
-    Small,
-    /// As the system likes: it reads around what is touched, ever more together, and later writes
-    /// as much together.
-    Mixed,
-    /// Huge where that is possible. Touching them takes half of the time that mixed ones take, and
-    /// reading from them a little less; but a sync writes each that has changed as a
-    /// whole, 2 MiB. For what is written much faster than it is synced.
-    Huge,
-}
-
-/// The promise that a map of a file needs, and that no type can make: that nobody cuts the file or
-/// writes to what is lent. One is used up by each map, and only who writes `unsafe` makes one;
-/// whoever implements [`File`](crate::File) passes it on to the file that it stands for, and to no
-/// other.
-///
-/// Without it none of these compiles. A write under a borrowed slice:
-///
-/// ```compile_fail,E0133
-/// use hightower_segment::{Access, MapPermit, Mapping};
-/// # let path = "file";
-/// let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
-/// let map = Mapping::of_file(&file, 4096, Access::Read, MapPermit::new()).unwrap();
-/// map.publish(&mut map.writer().unwrap(), 4096).unwrap();
-/// let lent = map.slice(0..1).unwrap();
-/// std::os::unix::fs::FileExt::write_at(&file, b"x", 0).unwrap();
-/// println!("{lent:?}");
-/// ```
-///
-/// A second map of the same file, through the seam:
-///
-/// ```compile_fail,E0133
-/// use hightower_segment::{Access, Fs, MapPermit, RealFs};
-/// let dir = RealFs.open_dir(std::path::Path::new("dir")).unwrap();
-/// let file = dir.open("file", Access::Write).unwrap();
-/// let (first, second) = (file.map(4096, Access::Read, MapPermit::new()), file.map(4096, Access::Write, MapPermit::new()));
-/// ```
-///
-/// A file that is cut to nothing while it is mapped, which would end the process by a signal:
-///
-/// ```compile_fail,E0133
-/// use hightower_segment::{Access, Fs, MapPermit, RealFs};
-/// let dir = RealFs.open_dir(std::path::Path::new("dir")).unwrap();
-/// let file = dir.open("file", Access::Write).unwrap();
-/// let map = file.map(4096, Access::Read, MapPermit::new()).unwrap();
-/// map.publish(&mut map.writer().unwrap(), 4096).unwrap();
-/// file.set_len(0).unwrap();
-/// println!("{:?}", map.slice(0..1));
-/// ```
-///
-/// Nor can one be made up, or used twice:
-///
-/// ```compile_fail,E0423
-/// let permit = hightower_segment::MapPermit(());
-/// ```
-///
-/// ```compile_fail,E0382
-/// fn twice(file: &dyn hightower_segment::File, permit: hightower_segment::MapPermit) {
-///     let first = file.map(1, hightower_segment::Access::Read, permit);
-///     let second = file.map(1, hightower_segment::Access::Read, permit);
-/// }
-/// ```
-#[derive(Debug)]
-pub struct MapPermit(());
-
-impl MapPermit {
-    /// The promise for one map.
-    ///
-    /// # Safety
-    ///
-    /// As long as the mapping lives, nobody makes the file shorter than what is mapped of it, but
-    /// for the part behind all that is ever published; and nobody writes to a byte of it that
-    /// this mapping, or another one of the file, has published: neither through a file nor through
-    /// a mapping, in no process.
-    #[must_use]
-    pub unsafe fn new() -> Self {
-        Self(())
-    }
-
-    /// The promise for a file of a store, by the rules of this crate: the store's lock keeps other
-    /// stores and other processes of this kind away; a file is appended to by one writer,
-    /// behind what it has published; it is cut only where nobody has published and nobody will
-    /// append; it is used again only when its mapping is nobody's any more. What the rules cannot
-    /// rule out is somebody who does not know them: a program that writes to the store's files,
-    /// or this one, by their paths.
-    pub(crate) fn of_store() -> Self {
-        // SAFETY: the rules above.
-        unsafe { Self::new() }
-    }
-}
 
 /// A file's bytes in memory, up to a published end: one writer appends behind it, any number of
 /// readers borrow before it.
@@ -217,8 +129,8 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len_bytes);
         let reading = options.map_raw_read_only(file)?;
-        // Or a page that is not in memory would bring as much as the system reads ahead of a file, up to
-        // many megabytes, of which a lookup needs a page or two.
+        // Or a page that is not in memory would bring as much as the system reads ahead of a file,
+        // up to many megabytes, of which a lookup needs a page or two.
         if !planted("lookups_read_ahead") {
             let _wish = reading.advise(memmap2::Advice::Random);
         }
@@ -241,7 +153,7 @@ impl Mapping {
         access: Access,
         observer: Arc<dyn MemoryObserver>,
     ) -> Self {
-        memory.mappings.fetch_add(1, Ordering::AcqRel);
+        memory.note_mapping();
         let (base, len) = (memory.base(), memory.len().min(len_bytes));
         Self::new((base, base), len, access, Backing::Memory { memory, observer })
     }
@@ -297,10 +209,10 @@ impl Mapping {
         if range.start > range.end || range.end > self.published() {
             return None;
         }
-        // SAFETY: the range lies within the published bytes, which lie within `len` bytes from `base`. They
-        // are initialised (a file's bytes always are, memory starts as zeros) and are never written
-        // again while `self` is borrowed, through this map or the writer's: writers write behind
-        // the published end only, and `reset` needs `&mut self`.
+        // SAFETY: the range lies within the published bytes, which lie within `len` bytes from
+        // `base`. They are initialised (a file's bytes always are, memory starts as zeros) and are
+        // never written again while `self` is borrowed, through this map or the writer's: writers
+        // write behind the published end only, and `reset` needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
     }
 
@@ -364,8 +276,8 @@ impl Mapping {
     fn copy(&self, start: usize, parts: &[&[u8]]) {
         let mut at = start;
         for part in parts {
-            // SAFETY: `append` has checked that all parts together fit between `start` and `len`, that the
-            // pages are writable, and that the caller holds the one writer. No reader sees
+            // SAFETY: `append` has checked that all parts together fit between `start` and `len`,
+            // that the pages are writable, and that the caller holds the one writer. No reader sees
             // unpublished bytes, and a part that borrows from this mapping lies before `start`, so
             // source and target do not overlap, neither by their addresses nor in the file.
             unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.target.add(at), part.len()) };
@@ -576,206 +488,4 @@ impl fmt::Debug for Mapping {
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Whether the system knows how to touch pages ahead (Linux 5.14 and later).
-#[cfg(target_os = "linux")]
-fn populate(raw: &MmapRaw, at: usize, len: usize) -> io::Result<bool> {
-    match raw.advise_range(memmap2::Advice::PopulateWrite, at, len) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn populate(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<bool> {
-    Ok(false)
-}
-
-/// Asks the system not to read around what is touched, because then it would keep ever more pages
-/// together, and write them together: a sync of one record takes 90 µs at the start of a segment,
-/// and behind 40 MiB 360 (Linux 6.18). A wish: if it is not granted, nothing changes but speed.
-fn keep_pages_small(raw: &MmapRaw) {
-    let _wish = raw.advise(memmap2::Advice::Random);
-}
-
-/// Takes the wish for huge pages back.
-#[cfg(target_os = "linux")]
-fn forget_huge_pages(raw: &MmapRaw) -> io::Result<()> {
-    raw.advise(memmap2::Advice::NoHugePage)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn forget_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
-    Ok(())
-}
-
-/// Asks the system for huge pages. It may know none, or have none for this file.
-#[cfg(target_os = "linux")]
-fn wish_for_huge_pages(raw: &MmapRaw) -> io::Result<()> {
-    raw.advise(memmap2::Advice::HugePage)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn wish_for_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(target_os = "linux")]
-fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
-    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared map of
-    // a file (those in `FileMaps` are made by `map_raw` and `map_raw_read_only` alone), whose
-    // content is the page cache's: the next access, a reader's or the writer's, finds the
-    // same bytes there.
-    unsafe { raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn forget_pages(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
-    Ok(())
-}
-
-/// Has the device begin with the changed pages of a range. No crate that wraps the system's calls
-/// has this one.
-#[cfg(target_os = "linux")]
-pub(crate) fn start_writing(file: &std::fs::File, offset: u64, len_bytes: u64) {
-    use std::os::fd::AsRawFd;
-    let (Ok(offset), Ok(len_bytes)) = (i64::try_from(offset), i64::try_from(len_bytes)) else { return };
-    // SAFETY: the descriptor is that of an open file, which is borrowed; the call is given no memory of
-    // this process.
-    let _told_by_the_sync =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn start_writing(_file: &std::fs::File, _offset: u64, _len_bytes: u64) {}
-
-/// Hears of what happens to a [`SharedMemory`] through its mappings.
-pub trait MemoryObserver: Send + Sync {
-    /// `bytes` were written at `offset`.
-    fn wrote(&self, offset: usize, bytes: &[u8]);
-
-    /// Makes a range durable.
-    ///
-    /// # Errors
-    ///
-    /// As [`Mapping::sync`].
-    fn sync(&self, range: Range<usize>) -> io::Result<()>;
-}
-
-/// Plain memory that stands for a file's pages: of fixed size, shared by the file and its mappings.
-///
-/// Bytes that a mapping has published are *frozen*; writes to them are refused.
-pub struct SharedMemory {
-    bytes: Box<[UnsafeCell<u8>]>,
-    frozen: AtomicUsize,
-    mappings: AtomicUsize,
-    /// Held by everyone who touches bytes that are not frozen, and by whoever thaws.
-    unfrozen: Mutex<()>,
-}
-
-/// A write to bytes that a mapping has published, or beyond the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frozen;
-
-// SAFETY: frozen bytes are only read; all others are touched under the lock `unfrozen` alone (by
-// mappings through `write_at`).
-unsafe impl Sync for SharedMemory {}
-
-impl SharedMemory {
-    /// Memory that holds a copy of `bytes`.
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Self {
-        let bytes: *mut [u8] = Box::into_raw(bytes.into());
-        // SAFETY: the pointer was just taken out of a box, and `UnsafeCell<u8>` has the layout of `u8`.
-        // (Wrapping byte by byte would be safe, and too slow where thousands of crashes are tried.)
-        let bytes = unsafe { Box::from_raw(bytes as *mut [UnsafeCell<u8>]) };
-        Self { bytes, frozen: AtomicUsize::new(0), mappings: AtomicUsize::new(0), unfrozen: Mutex::new(()) }
-    }
-
-    /// Its size in bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether it has no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// How many mappings of it live.
-    #[must_use]
-    pub fn mappings(&self) -> usize {
-        self.mappings.load(Ordering::Acquire)
-    }
-
-    fn base(&self) -> *mut u8 {
-        // From the whole slice, so that the pointer may reach all of it.
-        self.bytes.as_ptr().cast::<u8>().cast_mut()
-    }
-
-    /// Copies bytes out, as many as there are from `offset` on; gives their number.
-    pub fn read_at(&self, offset: usize, buffer: &mut [u8]) -> usize {
-        let _held = self.unfrozen.lock();
-        let count = self.len().saturating_sub(offset).min(buffer.len());
-        if count > 0 {
-            // SAFETY: `offset + count` is at most `len`; frozen bytes are not written, and the others not while
-            // the lock is held. The buffer is exclusively borrowed, so it is not this memory.
-            unsafe { std::ptr::copy_nonoverlapping(self.base().add(offset), buffer.as_mut_ptr(), count) };
-        }
-        count
-    }
-
-    /// Copies bytes in.
-    ///
-    /// # Errors
-    ///
-    /// [`Frozen`] if they do not all lie between the published bytes and the end; then nothing was
-    /// written.
-    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Frozen> {
-        let _held = self.unfrozen.lock();
-        let end = offset.checked_add(bytes.len()).ok_or(Frozen)?;
-        if offset < self.frozen.load(Ordering::Acquire) || end > self.len() {
-            return Err(Frozen);
-        }
-        // SAFETY: the target lies within the memory and is not frozen, so no slice of it was lent, and the
-        // lock keeps others away. `bytes` may borrow from this memory only where it is frozen, so
-        // the two do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base().add(offset), bytes.len()) };
-        Ok(())
-    }
-
-    /// No byte before `end` changes from now on.
-    fn freeze(&self, end: usize) {
-        let _held = self.unfrozen.lock();
-        self.frozen.fetch_max(end, Ordering::AcqRel);
-    }
-
-    /// A mapping is gone. With the last one all bytes may change again, since nobody borrows from
-    /// them.
-    fn forget_mapping(&self) {
-        let _held = self.unfrozen.lock();
-        if self.mappings.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.frozen.store(0, Ordering::Release);
-        }
-    }
-
-    /// Lets all bytes change again, if the one mapping whose owner asks is the only one.
-    fn thaw(&self) -> bool {
-        let _held = self.unfrozen.lock();
-        if self.mappings() != 1 {
-            return false;
-        }
-        self.frozen.store(0, Ordering::Release);
-        true
-    }
-}
-
-impl fmt::Debug for SharedMemory {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("SharedMemory").field("len", &self.len()).finish_non_exhaustive()
-    }
 }

@@ -38,6 +38,9 @@ const fn callers_numbers(filter: &'static str) -> Catcher {
 const fn life_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "life", filter)
 }
+const fn read_ahead(filter: &'static str) -> Catcher {
+    plain("hightower-segment", "read_ahead", filter)
+}
 /// The write-ahead log.
 const fn wal(filter: &'static str) -> Catcher {
     plain("hightower-segment", "wal", filter)
@@ -82,20 +85,16 @@ const OF_STORE: &[Mutant] = &[
         "what a roll writes does not grow with the number of segments",
         &[life_of_segments("a_roll_does_not_write_all")],
     ),
-    caught(
-        "lookups_read_ahead",
-        "a lookup brings the pages of its record alone",
-        &[life_of_segments("only_who_reads_all")],
-    ),
+    caught("lookups_read_ahead", "a lookup brings the pages of its record alone", &[read_ahead("only_who_reads_all")]),
     caught(
         "nobody_reads_ahead",
         "for who reads all of a segment the system reads ahead",
-        &[life_of_segments("only_who_reads_all")],
+        &[read_ahead("only_who_reads_all")],
     ),
     caught(
         "long_scans_ask_for_windows",
         "the system reads ahead of a long scan by itself, in large pages",
-        &[life_of_segments("a_long_scan_has")],
+        &[read_ahead("a_long_scan_has")],
     ),
     caught(
         "wishes_are_cut",
