@@ -81,10 +81,10 @@ struct Chart {
     title: String,
     /// The machine, the sizes, and what the marks mean.
     notes: Vec<String>,
-    groups: Vec<Group>,
+    groups: Vec<RowBars>,
 }
 
-struct Group {
+struct RowBars {
     title: String,
     bars: Vec<StoreBar>,
 }
@@ -99,7 +99,7 @@ struct StoreBar {
 
 impl Chart {
     fn new(table: &Table, machine: &Machine, title: &str, rows: &[&Row]) -> Self {
-        let groups: Vec<Group> = rows.iter().map(|row| Group::new(table, row)).collect();
+        let groups: Vec<RowBars> = rows.iter().map(|row| RowBars::new(table, row)).collect();
         Self { title: title.into(), notes: notes(table, machine, rows, &groups), groups }
     }
 
@@ -111,7 +111,7 @@ impl Chart {
         let notes_width = self.notes.iter().map(|note| width(note, TEXT_SIZE)).max().unwrap_or(0);
         let full_width = (bars_to + TEXT_GAP + labels.max().unwrap_or(0)).max(MARGIN + notes_width) + MARGIN;
         let head = MARGIN + LINE_HEIGHT + 6 + self.notes.len() as i32 * LINE_HEIGHT;
-        let full_height = head + self.groups.iter().map(Group::height).sum::<i32>();
+        let full_height = head + self.groups.iter().map(RowBars::height).sum::<i32>();
 
         let area = SVGBackend::new(path, (full_width as u32, full_height as u32)).into_drawing_area();
         area.fill(&WHITE)?;
@@ -133,7 +133,7 @@ impl Chart {
     }
 }
 
-impl Group {
+impl RowBars {
     fn new(table: &Table, row: &Row) -> Self {
         let medians = table.stores.iter().filter_map(|store| table.median(row.id, &store.id));
         let most = medians.fold(f64::MIN_POSITIVE, f64::max);
@@ -179,7 +179,7 @@ impl Group {
 }
 
 /// The machine, the sizes, and those marks that the chart has.
-fn notes(table: &Table, machine: &Machine, rows: &[&Row], groups: &[Group]) -> Vec<String> {
+fn notes(table: &Table, machine: &Machine, rows: &[&Row], groups: &[RowBars]) -> Vec<String> {
     let keys: Vec<String> = table.keys.iter().map(|keys| number(*keys as f64)).collect();
     let sizes = if rows.iter().any(|row| row.plot == "values") {
         "values of 100 bytes unless a row says otherwise"

@@ -10,10 +10,12 @@
 //! A recorder or a subscriber that panics is noted in [`Stats`](crate::Stats), and the operation
 //! goes on. They must not call the store: an operation may hold its locks.
 //!
+//! A write without waiting counts as any other, from the call to its outcome; it has no span.
+//!
 //! Spans bear the operation's name, in the target `hightower`: at level `TRACE` for reads and
 //! writes, `DEBUG` for all else.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guarded::Panics;
 
 /// Panics of the recorder and the subscriber, which are the process's as they are.
@@ -59,6 +61,44 @@ pub(crate) fn observe<T>(operation: Operation, run: impl FnOnce() -> Result<T>) 
     result
 }
 
+/// A write without waiting: it is counted and timed from the call to its outcome, by the thread
+/// that commits it. It has no span, since it lies on two threads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandedIn {
+    #[cfg(feature = "metrics")]
+    operation: Operation,
+    #[cfg(feature = "metrics")]
+    at: std::time::Instant,
+}
+
+impl HandedIn {
+    /// A write that is handed in now.
+    #[inline(always)]
+    pub(crate) fn now(operation: Operation) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = operation;
+        Self {
+            #[cfg(feature = "metrics")]
+            operation,
+            #[cfg(feature = "metrics")]
+            at: std::time::Instant::now(),
+        }
+    }
+
+    /// Its outcome is known.
+    #[inline(always)]
+    pub(crate) fn record(self, failure: Option<&Error>) {
+        #[cfg(feature = "metrics")]
+        {
+            let took = self.at.elapsed();
+            // Noted; what was measured is lost.
+            let _recorded = INSTRUMENTS.catch("the recorder of metrics", || self.operation.record(took, failure));
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = failure;
+    }
+}
+
 /// A span that is entered until it is dropped; none if the subscriber has panicked.
 #[cfg(feature = "tracing")]
 struct Entered(Option<tracing::span::EnteredSpan>);
@@ -100,7 +140,7 @@ impl Operation {
         }
     }
 
-    fn record(self, took: std::time::Duration, failure: Option<&crate::error::Error>) {
+    fn record(self, took: std::time::Duration, failure: Option<&Error>) {
         metrics::histogram!("hightower_operation_seconds", "operation" => self.name()).record(took);
         if let Some(failure) = failure {
             metrics::counter!("hightower_failures_total", "operation" => self.name(), "code" => failure.code())

@@ -15,6 +15,7 @@ use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::guarded::Panics;
 use crate::mutants::planted;
+use crate::observe::HandedIn;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, receive};
 use crate::ticket::{Promise, Ticket};
@@ -32,6 +33,8 @@ pub(crate) struct Request {
     pub(crate) batch: Batch,
     pub(crate) durability: Durability,
     reply: AnyPromise,
+    /// `None` if the caller waits: its own call is counted.
+    handed_in: Option<HandedIn>,
 }
 
 enum AnyPromise {
@@ -41,6 +44,9 @@ enum AnyPromise {
 
 impl Request {
     fn answer(self, result: Result<BatchOutcome>) {
+        if let Some(handed_in) = self.handed_in {
+            handed_in.record(result.as_ref().err());
+        }
         match self.reply {
             AnyPromise::Batch(promise) => promise.keep(result),
             AnyPromise::One(promise) => promise.keep(result.and_then(single_outcome)),
@@ -106,26 +112,36 @@ impl Pipeline {
         if thread::current().id() == self.committer && !planted("committer_waits") {
             return Err(called_from_within());
         }
-        self.submit_batch(batch, durability)?.wait()
+        self.submit_batch(batch, durability, None)?.wait()
     }
 
     /// Hands in a batch; waits while the queue is full. What is in the queue is within the limits.
-    pub(crate) fn submit_batch(&self, batch: Batch, durability: Durability) -> Result<Ticket<BatchOutcome>> {
-        if let Err(failure) = batch.validate() {
-            return Ok(Ticket::ready(Err(failure)));
+    pub(crate) fn submit_batch(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        handed_in: Option<HandedIn>,
+    ) -> Result<Ticket<BatchOutcome>> {
+        if let Some(refused) = refused(&batch, handed_in) {
+            return Ok(refused);
         }
         let (promise, ticket) = Promise::new(Some(self.committer));
-        self.send(Request { batch, durability, reply: AnyPromise::Batch(promise) })?;
+        self.send(Request { batch, durability, reply: AnyPromise::Batch(promise), handed_in })?;
         Ok(ticket)
     }
 
     /// Hands in a batch of one command; waits while the queue is full.
-    pub(crate) fn submit_one(&self, batch: Batch, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
-        if let Err(failure) = batch.validate() {
-            return Ok(Ticket::ready(Err(failure)));
+    pub(crate) fn submit_one(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        handed_in: HandedIn,
+    ) -> Result<Ticket<ApplyOutcome>> {
+        if let Some(refused) = refused(&batch, Some(handed_in)) {
+            return Ok(refused);
         }
         let (promise, ticket) = Promise::new(Some(self.committer));
-        self.send(Request { batch, durability, reply: AnyPromise::One(promise) })?;
+        self.send(Request { batch, durability, reply: AnyPromise::One(promise), handed_in: Some(handed_in) })?;
         Ok(ticket)
     }
 
@@ -153,6 +169,15 @@ impl Pipeline {
             let _ended = thread.join();
         }
     }
+}
+
+/// The outcome of a batch that is over a limit.
+fn refused<T>(batch: &Batch, handed_in: Option<HandedIn>) -> Option<Ticket<T>> {
+    let failure = batch.validate().err()?;
+    if let Some(handed_in) = handed_in {
+        handed_in.record(Some(&failure));
+    }
+    Some(Ticket::ready(Err(failure)))
 }
 
 fn run(receiver: Receiver<Request>, committer: &dyn Committer) {
@@ -208,7 +233,7 @@ mod tests {
     fn closing_waits_for_all_that_was_handed_in() {
         let slow = Arc::new(Slow::default());
         let pipeline = Pipeline::start(100, Arc::clone(&slow) as Arc<_>, Arc::default()).unwrap();
-        let submit = |_| pipeline.submit_batch(Batch::new(), Durability::Os).unwrap();
+        let submit = |_| pipeline.submit_batch(Batch::new(), Durability::Os, None).unwrap();
         let tickets: Vec<_> = (0..20).map(submit).collect();
         thread::scope(|scope| {
             let closing = scope.spawn(|| pipeline.close());
@@ -222,6 +247,6 @@ mod tests {
             assert_eq!(slow.committed.load(Ordering::SeqCst), 20);
         });
         assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
-        assert!(matches!(pipeline.submit_batch(Batch::new(), Durability::Os), Err(Error::Closed)));
+        assert!(matches!(pipeline.submit_batch(Batch::new(), Durability::Os, None), Err(Error::Closed)));
     }
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use hightower_engine::{Durability, SingleNodeEngine, StoreConfig};
-use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use hightower_engine::{Batch, Command, Durability, SingleNodeEngine, StoreConfig};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// Keeps the names of the spans that were entered.
@@ -18,6 +18,52 @@ impl<S: tracing::Subscriber> Layer<S> for Names {
         if span.metadata().target() == "hightower" {
             self.0.lock().unwrap().push(span.metadata().name());
         }
+    }
+}
+
+/// Metrics by name and labels: how often each was recorded since the last look.
+fn counts(snapshotter: &Snapshotter) -> BTreeMap<(String, String), u64> {
+    let mut counts = BTreeMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let labels: Vec<_> = key.key().labels().map(|label| label.value().to_owned()).collect();
+        let count = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Histogram(times) => times.len() as u64,
+            DebugValue::Gauge(_) => panic!("no gauge was promised"),
+        };
+        counts.insert((key.key().name().to_owned(), labels.join(" ")), count);
+    }
+    counts
+}
+
+/// With a queue and without: the commit thread has the process's recorder, the caller its own.
+#[test]
+fn writes_without_waiting_are_counted_as_the_others() {
+    let global = DebuggingRecorder::new();
+    let of_thread = global.snapshotter();
+    global.install().unwrap();
+    for depth in [0, 8] {
+        let local = DebuggingRecorder::new();
+        let of_caller = local.snapshotter();
+        let dir = tempfile::tempdir().unwrap();
+        metrics::with_local_recorder(&local, || {
+            let engine = SingleNodeEngine::builder(dir.path()).commit_queue_depth(depth).open().unwrap();
+            engine.submit_async(Command::set("a", "1", 1)).unwrap().wait().unwrap();
+            engine.commit_async(Batch::from_iter([("b", "2")])).unwrap().wait().unwrap().committed().unwrap();
+            engine.commit_async(Batch::new().put("", "no key")).unwrap().wait().unwrap_err();
+            engine.put("c", "3").unwrap();
+            engine.close().unwrap();
+            engine.commit_async(Batch::from_iter([("d", "4")])).unwrap_err();
+        });
+        let mut counts = counts(&of_caller);
+        for (key, count) in self::counts(&of_thread) {
+            *counts.entry(key).or_default() += count;
+        }
+        let count = |name: &str, labels: &str| counts.get(&(name.to_owned(), labels.to_owned())).copied().unwrap_or(0);
+        let operations = ["submit", "batch", "put"].map(|name| count("hightower_operation_seconds", name));
+        assert_eq!(operations, [1, 3, 1], "a queue of {depth}: {counts:?}");
+        let failures = ["batch validation", "batch closed"].map(|labels| count("hightower_failures_total", labels));
+        assert_eq!(failures, [1, 1], "a queue of {depth}: {counts:?}");
     }
 }
 
@@ -40,23 +86,14 @@ fn operations_are_counted_timed_and_spanned() {
         });
     });
 
-    let mut counts = BTreeMap::new();
-    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
-        let labels: Vec<_> = key.key().labels().map(|label| label.value().to_owned()).collect();
-        let count = match value {
-            DebugValue::Counter(count) => count,
-            DebugValue::Histogram(times) => times.len() as u64,
-            DebugValue::Gauge(_) => panic!("no gauge was promised"),
-        };
-        counts.insert((key.key().name().to_owned(), labels.join(" ")), count);
-    }
+    let counts = counts(&snapshotter);
     let count = |name: &str, labels: &str| counts.get(&(name.to_owned(), labels.to_owned())).copied().unwrap_or(0);
     assert_eq!(count("hightower_operation_seconds", "put"), 3, "{counts:?}");
     assert_eq!(count("hightower_operation_seconds", "get"), 1);
     assert_eq!(count("hightower_operation_seconds", "delete"), 1);
     assert_eq!(count("hightower_operation_seconds", "open"), 1);
     assert!(count("hightower_operation_seconds", "sync") >= 1);
-    assert_eq!(count("hightower_failures_total", "put Validation"), 1, "{counts:?}");
+    assert_eq!(count("hightower_failures_total", "put validation"), 1, "{counts:?}");
 
     let names = names.0.lock().unwrap().clone();
     for wanted in ["open", "put", "sync", "get", "delete", "close"] {

@@ -12,7 +12,7 @@ use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::expect::Expect;
 use crate::mutants::planted;
-use crate::observe::{Operation, observe};
+use crate::observe::{HandedIn, Operation, observe};
 use crate::pipeline::{Pipeline, single_outcome};
 use crate::ticket::Ticket;
 use crate::value::Value;
@@ -408,15 +408,14 @@ impl SingleNodeEngine {
     ///
     /// As [`submit_async`](Self::submit_async).
     pub fn submit_async_with(&self, command: Command, durability: Durability) -> Result<Ticket<ApplyOutcome>> {
-        self.store.check_writable()?;
-        match self.pipeline()? {
+        self.hand_in(Operation::Submit, |handed_in| match self.pipeline()? {
             Some(pipeline) => {
                 let mut batch = Batch::new();
                 batch.submit(&command);
-                pipeline.submit_one(batch, durability)
+                pipeline.submit_one(batch, durability, handed_in)
             }
             None => Ok(Ticket::ready(self.submit_with(command, durability))),
-        }
+        })
     }
 
     /// Hands in a batch. Takes it by value, or copies it from a reference.
@@ -464,12 +463,25 @@ impl SingleNodeEngine {
         batch: impl Into<Cow<'a, Batch>>,
         durability: Durability,
     ) -> Result<Ticket<BatchOutcome>> {
-        self.store.check_writable()?;
         let batch = batch.into();
-        match self.pipeline()? {
-            Some(pipeline) => pipeline.submit_batch(batch.into_owned(), durability),
-            None => Ok(Ticket::ready(self.write.commit_batch(&batch, durability))),
+        self.hand_in(Operation::Batch, |handed_in| match self.pipeline()? {
+            Some(pipeline) => pipeline.submit_batch(batch.into_owned(), durability, Some(handed_in)),
+            None => Ok(Ticket::ready(self.commit_with(&batch, durability))),
+        })
+    }
+
+    /// Hands a write in, which counts from now; one that is refused here counts as a failure.
+    fn hand_in<T>(
+        &self,
+        operation: Operation,
+        submit: impl FnOnce(HandedIn) -> Result<Ticket<T>>,
+    ) -> Result<Ticket<T>> {
+        let handed_in = HandedIn::now(operation);
+        let ticket = self.store.check_writable().and_then(|()| submit(handed_in));
+        if let Err(refusal) = &ticket {
+            handed_in.record(Some(refusal));
         }
+        ticket
     }
 }
 
