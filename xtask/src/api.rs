@@ -36,7 +36,10 @@ pub(crate) fn semver(options: &SemverOptions) -> Result<()> {
     if old.is_empty() {
         return Ok(());
     }
-    install("semver-checks")?;
+    if let Err(error) = install("semver-checks") {
+        println!("SKIPPED semver: {error:#}");
+        return Ok(());
+    }
     let crates: String = old.iter().map(|(name, _)| format!("-p {name} ")).collect();
     Run::cargo(&format!("semver-checks {crates} --baseline-rev {baseline}")).run()
 }
@@ -91,6 +94,15 @@ fn exposed(line: &str) -> Option<(String, String)> {
     Some((text(&message["target"], "name").replace('_', "-"), other.replace('_', "-")))
 }
 
+/// The documentation of the published crates with all features: every public item has one, and no
+/// link is broken.
+pub(crate) fn documentation() -> Result<()> {
+    let crates = Workspace::read()?.selection();
+    Run::cargo(&format!("doc --no-deps --all-features --locked {crates}"))
+        .with("RUSTDOCFLAGS", "-D warnings -D missing_docs -D rustdoc::broken_intra_doc_links")
+        .run()
+}
+
 /// Every set of features, each without a warning.
 pub(crate) fn features() -> Result<()> {
     install("hack")?;
@@ -108,8 +120,8 @@ pub(crate) fn minimal_versions() -> Result<()> {
     copy_tree(&copy)?;
     let manifest = copy.join("Cargo.toml");
     let text = fs::read_to_string(&manifest)?;
-    let members = r#"members = ["crates/*", "benches/peers", "xtask"]"#;
-    ensure!(text.contains(members), "the manifest of the workspace has other members than {members}");
+    let members =
+        text.lines().find(|line| line.starts_with("members = ")).context("no list of members in Cargo.toml")?;
     fs::write(&manifest, text.replace(members, r#"members = ["crates/*"]"#))?;
     let crates = Workspace::read()?.selection();
     let build = root().join("target/minimal-versions/build");

@@ -26,6 +26,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 schedules::run(&schedules::Options { iterations: 20_000, ..schedules::Options::default() })
             }),
             ("package", &|| package::run(&package::Options::COMMITTED)),
+            ("documentation", &api::documentation),
             ("semver", &|| api::semver(&api::SemverOptions::default())),
             ("external-types", &api::external_types),
             ("features", &api::features),
