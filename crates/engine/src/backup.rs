@@ -1,4 +1,4 @@
-//! Copies of a store: backups that can be opened as they are, and streams for moving.
+//! Copies of a store: backups, which can be opened directly, and streams for transfers.
 
 mod copy;
 mod destination;

@@ -1,4 +1,4 @@
-//! Several changes that commit as one, if what they require holds.
+//! Batches: several changes in one atomic commit, with requirements.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,13 @@ use crate::expect::{Expect, Rejected};
 use crate::limits;
 use crate::mutants::planted;
 
-/// What became of a batch. There are these two outcomes; what may grow is what they hold.
+/// The outcome of a batch. The two variants are final; their content may grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a batch with requirements may have been rejected; `committed()?` makes that an error"]
 pub enum BatchOutcome {
-    /// All of it is committed.
+    /// The batch is committed.
     Committed(Committed),
-    /// Nothing is committed, because a requirement did not hold.
+    /// The batch is not committed, because a requirement did not hold.
     Rejected(Rejected),
 }
 
@@ -27,7 +27,7 @@ impl BatchOutcome {
         matches!(self, Self::Committed(_))
     }
 
-    /// What was committed, for callers to whom a rejection is an error.
+    /// The commit, for callers that treat a rejection as an error.
     ///
     /// ```
     /// # use hightower_engine::{Batch, Error, Expect, SingleNodeEngine};
@@ -43,7 +43,7 @@ impl BatchOutcome {
     ///
     /// # Errors
     ///
-    /// What was not as required; `?` makes an [`Error::Rejected`] of it.
+    /// The violated requirement; `?` converts it to [`Error::Rejected`].
     pub fn committed(self) -> Result<Committed, Rejected> {
         match self {
             Self::Committed(committed) => Ok(committed),
@@ -52,30 +52,30 @@ impl BatchOutcome {
     }
 }
 
-/// A batch that was committed.
+/// A committed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Committed {
-    /// The seq of the commit. Where every command was stale, nothing was written, and this is the
-    /// latest seq there was.
+    /// The seq of the commit. If every command was stale, nothing was written, and this is the
+    /// latest seq.
     pub seq: u64,
-    /// What became of each command, in the order they were added.
+    /// The outcome of each command, in the order of their addition.
     pub outcomes: Vec<ApplyOutcome>,
     /// The version of each command, in the same order.
     pub versions: Vec<u64>,
 }
 
 impl Committed {
-    /// For engines other than the store's own.
+    /// For other engines than the store.
     #[must_use]
     pub fn new(seq: u64, outcomes: Vec<ApplyOutcome>, versions: Vec<u64>) -> Self {
         Self { seq, outcomes, versions }
     }
 }
 
-/// Changes and requirements, collected to be committed as one.
+/// Changes and requirements, collected for one atomic commit.
 ///
-/// Its methods add to it and give it back, for chains: `engine.commit(Batch::new().put("a", "1"))`.
+/// Its methods return the batch, for chains: `engine.commit(Batch::new().put("a", "1"))`.
 ///
 /// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next
 /// use. Limits (keys of 1 to 65,535 bytes, values up to 1 GiB, versions of submitted commands below
@@ -91,23 +91,23 @@ impl Committed {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Key and value of every command, one behind the other.
+    /// The keys and values of all commands, concatenated.
     pub(crate) bytes: Vec<u8>,
-    pub(crate) operations: Vec<Operation>,
+    pub(crate) operations: Vec<BatchOperation>,
     pub(crate) requirements: Vec<Requirement>,
     uses_reserve: bool,
-    /// It copies commands of another store, with the versions that they have there.
+    /// Whether it copies commands of another store with their versions.
     is_copy: bool,
 }
 
-/// One command of a batch; its key and value lie in the batch's buffer.
+/// One command of a batch; its key and value are in the batch's buffer.
 #[derive(Clone, Debug)]
-pub(crate) struct Operation {
+pub(crate) struct BatchOperation {
     at: usize,
     key_len: usize,
     /// `None` for a delete.
     value_len: Option<usize>,
-    /// `None`: the engine gives the version and the time.
+    /// `None` if the engine assigns version and time.
     pub(crate) given: Option<(u64, i64)>,
     pub(crate) payload_checksum: u64,
 }
@@ -116,11 +116,11 @@ pub(crate) struct Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchChange<'a> {
-    /// The key that it changes.
+    /// The changed key.
     pub key: &'a [u8],
-    /// The value that it gives; `None` takes the value away.
+    /// The new value; `None` for a delete.
     pub value: Option<&'a [u8]>,
-    /// The version and the timestamp that its maker chose; `None` if the engine does.
+    /// The caller's version and timestamp; `None` if the engine assigns them.
     pub given: Option<(u64, i64)>,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Requirement {
     pub(crate) expect: Expect,
 }
 
-/// A batch that gives each key its value.
+/// A batch of puts.
 ///
 /// ```
 /// use hightower_engine::Batch;
@@ -167,7 +167,7 @@ impl<'a> From<&'a Batch> for Cow<'a, Batch> {
     }
 }
 
-/// For chains, which end with a batch that is borrowed so.
+/// For chains, which end with a mutable borrow of the batch.
 impl<'a> From<&'a mut Batch> for Cow<'a, Batch> {
     fn from(batch: &'a mut Batch) -> Self {
         Self::Borrowed(batch)
@@ -181,35 +181,35 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds: give `key` this value.
+    /// Adds a put of `key`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.push(key.as_ref(), Some(value.as_ref()), None)
     }
 
-    /// Adds: take `key`'s value away.
+    /// Adds a delete of `key`.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         self.push(key.as_ref(), None, None)
     }
 
-    /// Adds a command with a version of its own, below 2^63, which may turn out to be stale.
+    /// Adds a command with an explicit version below 2^63, which may be stale.
     pub fn submit(&mut self, command: &Command) -> &mut Self {
         self.push(command.key(), command.value(), Some((command.version(), command.timestamp())))
     }
 
-    /// Requires something of `key`, as it is before the batch. If one requirement does not hold,
+    /// Adds a requirement on the state of `key` before the batch. If one requirement does not hold,
     /// nothing is committed.
     pub fn require(&mut self, key: impl AsRef<[u8]>, expect: Expect) -> &mut Self {
         self.requirements.push(Requirement { key: key.as_ref().to_vec(), expect });
         self
     }
 
-    /// Lets the batch use the reserve of a store that is full: for what takes access away (a
-    /// logout, a revocation), so that whoever has filled the store cannot keep it. A view of an
-    /// engine for others must take this mark away before it passes a batch on.
+    /// Allows the batch to use the reserve of a full store: for changes that revoke access (a
+    /// logout, a revocation), so that a user who has filled the store cannot keep access. A view of
+    /// an engine for other users must remove this flag before it passes a batch on.
     ///
-    /// The reserve lets such batches go beyond `max_index_memory_bytes` by a 16th, beyond
-    /// `max_disk_bytes` by an 8th, and on a full device into the room that is kept for deletes.
-    /// It is there again once deletes and compaction have made room.
+    /// With the reserve such batches may exceed `max_index_memory_bytes` by a 16th and
+    /// `max_disk_bytes` by an 8th, and on a full device use the room reserved for deletes. Deletes
+    /// and compaction refill the reserve.
     ///
     /// ```
     /// use hightower_engine::Batch;
@@ -229,13 +229,13 @@ impl Batch {
         self.uses_reserve
     }
 
-    /// How many commands it holds.
+    /// The number of its commands.
     #[must_use]
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether it holds no command.
+    /// Whether it has no command.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
@@ -250,8 +250,7 @@ impl Batch {
         self.is_copy = false;
     }
 
-    /// The changes it holds, in the order they were added. A checked view of an engine decides by
-    /// them.
+    /// Its changes, in the order of their addition. A view with permissions checks them.
     pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
         self.operations.iter().map(|operation| {
             let (key, value) = self.parts(operation);
@@ -259,13 +258,13 @@ impl Batch {
         })
     }
 
-    /// What it requires, in the order it was added.
+    /// Its requirements, in the order of their addition.
     pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
         self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
     }
 
-    /// A copy of commands of another store. Some of their versions may be the store's own, above
-    /// what callers may submit.
+    /// A copy of commands of another store. Their versions may be above the limit of submitted
+    /// ones.
     pub(crate) fn copy_of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
         let mut batch = Self { is_copy: true, ..Self::new() };
         for command in commands {
@@ -285,7 +284,7 @@ impl Batch {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
-        self.operations.push(Operation {
+        self.operations.push(BatchOperation {
             at,
             key_len: key.len(),
             value_len: value.map(<[u8]>::len),
@@ -296,12 +295,12 @@ impl Batch {
     }
 
     #[inline]
-    pub(crate) fn key(&self, operation: &Operation) -> &[u8] {
+    pub(crate) fn key(&self, operation: &BatchOperation) -> &[u8] {
         &self.bytes[operation.at..operation.at + operation.key_len]
     }
 
-    /// The key and value (`None`: a delete) of an operation of this batch.
-    pub(crate) fn parts(&self, operation: &Operation) -> (&[u8], Option<&[u8]>) {
+    /// The key and value of an operation of this batch; `None` for a delete.
+    pub(crate) fn parts(&self, operation: &BatchOperation) -> (&[u8], Option<&[u8]>) {
         let value_at = operation.at + operation.key_len;
         let value = operation.value_len.map(|len| &self.bytes[value_at..value_at + len]);
         (&self.bytes[operation.at..value_at], value)
@@ -321,7 +320,7 @@ impl Batch {
     }
 }
 
-/// Refuses keys and values that are outside the limits.
+/// Refuses keys and values outside the limits.
 pub(crate) fn check_lengths(key_len: usize, value_len: usize) -> Result<()> {
     if key_len == 0 {
         return Err(Error::Validation("the key is empty: a key has 1 to 65,535 bytes".into()));
@@ -337,7 +336,7 @@ pub(crate) fn check_lengths(key_len: usize, value_len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a version and timestamp that a caller gives if the version is the store's own to give.
+/// Refuses a caller's version that only the store may assign.
 pub(crate) fn check_version(given: Option<(u64, i64)>) -> Result<()> {
     let limit = limits::MAX_SUBMITTED_VERSION;
     match given {

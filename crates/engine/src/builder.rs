@@ -1,4 +1,4 @@
-//! Opening a store step by step.
+//! A builder for opening a store.
 
 use std::convert::identity;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::error::Result;
 
 type Watcher = Box<dyn FnMut(OpenProgress) -> ControlFlow<()> + Send>;
 
-/// A store that is about to be opened: made by [`SingleNodeEngine::builder`].
+/// The options of an open, from [`SingleNodeEngine::builder`].
 ///
 /// ```
 /// use hightower_engine::{Durability, SingleNodeEngine};
@@ -40,14 +40,13 @@ impl StoreBuilder {
         Self { config: StoreConfig::at(data_dir), components: Components::default(), watch: None }
     }
 
-    /// Takes the file system, the clock, the source of randomness and the compaction policy from
-    /// `components`.
+    /// Sets the file system, the clock, the source of randomness and the compaction policy.
     pub fn components(mut self, components: Components) -> Self {
         self.components = components;
         self
     }
 
-    /// Calls `watch` again and again with the progress of opening; `Break` ends it.
+    /// Calls `watch` repeatedly with the progress of the open; `Break` aborts it.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -67,19 +66,19 @@ impl StoreBuilder {
         self
     }
 
-    /// The settings as they are now.
+    /// The current settings.
     #[must_use]
     pub fn config(&self) -> &StoreConfig {
         &self.config
     }
 
-    /// Opens the store, making it if there is none and [`read_only`](Self::read_only) is not set.
+    /// Opens the store. Creates it if none exists, unless [`read_only`](Self::read_only) is set.
     ///
     /// # Errors
     ///
     /// As [`SingleNodeEngine::with_config`]; [`Error::Aborted`](crate::Error::Aborted) if the
-    /// watcher has ended it; [`Error::NotFound`](crate::Error::NotFound) if a store that is to
-    /// be read is not there.
+    /// watcher aborted it; [`Error::NotFound`](crate::Error::NotFound) if no store exists for a
+    /// read-only open.
     pub fn open(self) -> Result<SingleNodeEngine> {
         let Self { config, components, mut watch } = self;
         SingleNodeEngine::open_with_progress(config, components, |progress| {
@@ -92,8 +91,8 @@ macro_rules! builder_methods {
     ($($setting:ident, $with:ident, $value:ty, $into:expr;)*) => {
         /// # Settings
         ///
-        /// Each is the field of [`StoreConfig`] of the same name, which says what it does, its
-        /// unit, its range and its default. [`open`](Self::open) checks them.
+        /// Each sets the field of [`StoreConfig`] with the same name, whose documentation has its
+        /// effect, unit, range and default. [`open`](Self::open) checks them.
         impl StoreBuilder {
             $(
                 #[doc = concat!("Sets [`", stringify!($setting), "`](StoreConfig::", stringify!($setting), ").")]

@@ -1,4 +1,4 @@
-//! Index checkpoints: the whole index as one file, so that opening need not read the whole log.
+//! Index checkpoints: the whole index as one file, so that an open need not read the whole log.
 //!
 //! A checkpoint is disposable. It says which segments it covers, and how far; opening takes it if
 //! it is whole and fits them, and reads the rest from the log. If it is missing, damaged or of

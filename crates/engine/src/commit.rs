@@ -1,12 +1,12 @@
-//! The write path: evaluate, append, apply, publish, under one short lock; then wait for the sync
-//! that was asked for. [`WritePath::commit`] is all of it, for a single put, a batch, and a group
-//! of queued commits.
+//! The write path: evaluate, append, apply, publish, under one short lock; then wait for a sync if
+//! the durability needs one. [`WritePath::commit`] is the whole path, for a single put, a batch,
+//! and a group of queued commits.
 //!
-//! Work that needs no order is done before the lock: limits, the payload's checksum, the clock,
+//! Work without an order is done before the lock: limits, the payload's checksum, the clock,
 //! prefetching the key's path in the index. Under the lock a commit gets its seqno and versions,
-//! its records go to the tail of the log in one append, and only then does the state change: a
-//! failed append leaves nothing behind. Outside the lock again, a writer that asked for it waits
-//! for a sync.
+//! its records go to the tail of the log in one append, and only then does the state change, so a
+//! failed append changes nothing. After the lock, the writer waits for a sync if the durability
+//! needs one.
 
 mod pending;
 
@@ -36,26 +36,25 @@ use crate::time::StoreTime;
 pub(crate) use pending::Write;
 use pending::{CommitVerdict, Evaluated, PendingCommit, PendingRecord, Records};
 
-/// The tail moves on by 2^20 bytes between two wake-ups of the threads that make ready, which look
-/// by themselves while there is much to do: to wake them costs a writer up to some ten
-/// microseconds.
+/// log2 of the bytes between two wake-ups of the preparing threads, which also poll under load: a
+/// wake-up costs a writer up to some 10 µs.
 const MAINTENANCE_STEP_BITS: u32 = 20;
 
-/// Keys of a batch that are prefetched: what they bring fits the second cache of a core.
+/// Number of prefetched keys of a batch: their memory fits the second-level cache of a core.
 const PREFETCHED_MAX: usize = 2048;
 
-/// A batch of so many commands that will be synced is on its way to the device while they are
-/// applied, which takes tens of microseconds.
+/// Number of commands from which the writeback of a synced batch starts during its application,
+/// which takes tens of microseconds.
 const WRITTEN_EARLY_MIN: usize = 128;
 
-/// A longer scratch buffer is given back after its batch.
+/// Maximum length of a kept scratch buffer; a longer one is freed after its batch.
 const SCRATCH_KEPT_BYTES: usize = 1 << 20;
 
-/// The reserve for what takes access away is this share of `max_index_memory_bytes`, and at least
-/// so much.
+/// The reserve for revocations: this share of `max_index_memory_bytes`, and at least this number of
+/// bytes.
 const INDEX_RESERVE_SHARE: u64 = 16;
 const INDEX_RESERVE_MIN_BYTES: u64 = 64 << 10;
-/// About what a key takes in the index besides its bytes.
+/// Approximate memory of a key in the index, besides its bytes.
 const INDEX_ENTRY_BYTES: u64 = 64;
 
 /// The commits of a store.
@@ -100,9 +99,9 @@ impl WritePath {
         }
     }
 
-    /// Commits a group, in its order, each commit by itself, under one hold of the commit lock;
-    /// then waits until those are durable that ask for it. `prepare` does what needs no lock. What
-    /// came of each commit is in it then.
+    /// Commits a group in order, each commit separately, under one acquisition of the commit lock;
+    /// then waits until the commits that need it are durable. `prepare` does the work without the
+    /// lock. Each commit then has its outcome.
     ///
     /// Inlined into its three callers, so that a single put pays for no loop.
     ///
@@ -118,7 +117,7 @@ impl WritePath {
         if self.store.is_read_only() {
             return Err(Error::ReadOnly);
         }
-        // One guard for all that follows: pinning again under it costs next to nothing.
+        // One guard for everything: nested pins are nearly free.
         let guard = pin();
         let state = self.read.index.state(&guard)?;
         prepare(group, state, &guard);
@@ -129,11 +128,10 @@ impl WritePath {
         drop(log);
         drop(guard);
         let _held = if planted("sync_under_the_lock") { self.log.lock().ok() } else { None };
-        // The last one first: the sync that covers it covers the others, which then find themselves
-        // durable.
+        // The last one first: its sync covers the others, which then are already durable.
         for commit in group.iter_mut().rev() {
-            // Also where nothing was written: what made a write stale has to survive what the
-            // stale one was promised.
+            // Also without a written record: the record that made a write stale needs the
+            // durability promised for the stale one.
             if let Ok(CommitVerdict::Committed { seqno, is_written }) = commit.result
                 && (is_written || !planted("stale_before_sync"))
                 && let Err(failure) = self.sync.make_durable(seqno, commit.durability)
@@ -189,8 +187,8 @@ impl WritePath {
         Ok(CommitVerdict::Committed { seqno: appended.seq, is_written: true })
     }
 
-    /// What follows a commit that readers see from now on. Both locks are still held: nobody has
-    /// committed or moved a record since.
+    /// The work after publishing a commit. Both locks are still held: no other commit or move has
+    /// happened since.
     #[inline]
     fn published<'a, R: Records<'a>>(
         &self,
@@ -213,7 +211,7 @@ impl WritePath {
         }
     }
 
-    /// Commits one change, and waits for what `durability` asks.
+    /// Commits one change, and waits for `durability`.
     pub(crate) fn commit_one(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
         let Write { key, value, given } = write;
         check_lengths(key.len(), value.unwrap_or_default().len())?;
@@ -236,7 +234,7 @@ impl WritePath {
         result.map(|_| record.outcome())
     }
 
-    /// Commits a batch, and waits for what `durability` asks.
+    /// Commits a batch, and waits for `durability`.
     pub(crate) fn commit_batch(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
         batch.validate()?;
         let mut group = [PendingCommit::of(batch, durability, self.time.now_ms())];
@@ -247,7 +245,7 @@ impl WritePath {
             return PendingCommit { result: Ok(rejected), ..commit }.into_outcome();
         }
         self.commit(&mut group, |_, state, guard| {
-            // Of the operations, which are shorter than the records made of them.
+            // The length of the operations, which are shorter than their records.
             let first = batch.operations.len().min(PREFETCHED_MAX);
             state.prefetch(&batch.operations[..first], |operation| batch.key(operation), guard, |_| ());
         })?;
@@ -255,14 +253,14 @@ impl WritePath {
         commit.into_outcome()
     }
 
-    /// Encodes what is written, and appends it as one commit.
+    /// Encodes the winning records, and appends them as one commit.
     #[inline]
     fn append(&self, log: &mut CommitLog, records: &mut [PendingRecord<'_>], written: usize) -> Result<Appended> {
         let CommitLog { appender, scratch, .. } = log;
         let (start, durable) = (appender.position(), appender.durable());
         let placement = |continues| Placement::Appended { durable, continues };
         if let [record] = records {
-            // A lone record goes to the tail without a copy in between.
+            // A single record goes to the tail without an intermediate copy.
             let head = record.encode_head(appender.context(), start, placement(false))?;
             let parts = [head.as_ref(), record.key, record.value_bytes()];
             return appender.append(&parts, 1).map_err(|failure| self.store.append_failed(failure));
@@ -271,7 +269,7 @@ impl WritePath {
         let mut left = written;
         for record in records.iter_mut().filter(|record| record.is_written()) {
             left -= 1;
-            // The appender has room for all of it, so its offsets fit.
+            // The appender has room for everything, so the offsets fit.
             let offset = start.saturating_add(u32::try_from(scratch.len()).unwrap_or(u32::MAX));
             let head = record.encode_head(appender.context(), offset, placement(left > 0))?;
             scratch.extend_from_slice(head.as_ref());
@@ -286,8 +284,8 @@ impl WritePath {
         appended.map_err(|failure| self.store.append_failed(failure))
     }
 
-    /// Goes on in the next segment, with room for a commit of up to `len_max` bytes; or in the same
-    /// one, if it has that room and the reserves allow it.
+    /// Rotates to the next segment, with room for a commit of up to `len_max` bytes; or stays in
+    /// the current one, if it has the room and the reserves allow it.
     #[cold]
     fn rotate<'a, R: Records<'a>>(
         &self,
@@ -316,8 +314,8 @@ impl WritePath {
         Ok(())
     }
 
-    /// Refuses new keys when the index has reached its cap. Gives how much of the reserve they
-    /// take, which is for those that may use it.
+    /// Refuses new keys when the index has reached its cap. Returns the part of the reserve that
+    /// they take, if they may use it.
     #[inline]
     fn check_memory<'a, R: Records<'a>>(
         &self,

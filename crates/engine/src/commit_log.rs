@@ -1,4 +1,4 @@
-//! The end of the log, under the commit lock: one commit at a time.
+//! The tail of the log under the commit lock: one commit at a time.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -10,19 +10,20 @@ use crate::error::{Error, Result};
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::{Segments, Tracked};
 
-/// What only the holder of the commit lock touches.
+/// The data of the holder of the commit lock.
 #[derive(Debug)]
 pub(crate) struct CommitLog {
     pub(crate) appender: Appender,
-    /// The segment that the appender writes to, as the table knows it.
+    /// The active segment's entry in the table.
     pub(crate) active: Arc<Tracked>,
     /// The seqno of the latest commit.
     pub(crate) last_seq: u64,
-    /// The highest version that was ever seen.
+    /// The highest version ever seen.
     pub(crate) max_version: u64,
-    /// Where batches are encoded; kept while it is short, so that few batches allocate twice.
+    /// The buffer for encoding batches; kept while it is short, so that most batches do not
+    /// allocate.
     pub(crate) scratch: Vec<u8>,
-    /// About how much the index has grown beyond its cap, by the reserve.
+    /// Approximate growth of the index beyond its cap, from the reserve.
     pub(crate) index_reserve_used_bytes: u64,
 }
 
@@ -31,8 +32,7 @@ impl CommitLog {
         Self { appender, active, last_seq, max_version, scratch: Vec::new(), index_reserve_used_bytes: 0 }
     }
 
-    /// The appender has begun a segment: adds it to the table. Records of a segment that the table
-    /// does not have could not be found.
+    /// Adds the appender's new segment to the table, so that readers find its records.
     pub(crate) fn adopt_segment(&mut self, segments: &Segments) -> Result<()> {
         self.active = segments.add(Arc::clone(self.appender.segment()))?;
         Ok(())
@@ -42,13 +42,13 @@ impl CommitLog {
 /// The commit lock and the log that it protects.
 #[derive(Debug)]
 pub(crate) struct CommitLock {
-    /// `None` in a store that is read-only or closed.
+    /// `None` in a read-only or closed store.
     log: Mutex<Option<CommitLog>>,
     is_read_only: bool,
 }
 
 impl CommitLock {
-    /// `None` for a store that is open for reading.
+    /// `None` for a read-only store.
     pub(crate) fn new(log: Option<CommitLog>) -> Self {
         Self { is_read_only: log.is_none(), log: Mutex::new(log) }
     }
@@ -66,13 +66,13 @@ impl CommitLock {
         Ok(CommitGuard { log, _held: held })
     }
 
-    /// Takes the log itself: no commit follows.
+    /// Takes the log out: no commit follows.
     pub(crate) fn close(&self) -> Option<CommitLog> {
         let _held = lock_order::take(Rank::Commit);
         self.log.lock().take()
     }
 
-    /// The highest version that was ever seen; 0 once the log is closed.
+    /// The highest version ever seen; 0 after the log is closed.
     pub(crate) fn max_version(&self) -> u64 {
         let _held = lock_order::take(Rank::Commit);
         self.log.lock().as_ref().map_or(0, |log| log.max_version)

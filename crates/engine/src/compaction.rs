@@ -1,12 +1,12 @@
-//! The engine's side of compaction: when it runs, what it works on, and what it tells.
+//! The engine's side of compaction: its schedule, its work and its statistics.
 //!
-//! One thing at a time takes the *turn*: a compaction, a checkpoint, a backup. A background thread
-//! takes it each `compaction_interval`, and whenever the log has rolled to a new segment;
-//! [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) takes it for as long as
-//! there is something to free. A failure never fails a write: it is kept for the statistics and the
-//! next explicit call, and the background tries again later, each time twice as late.
+//! Compactions, checkpoints and backups run one at a time, under the lock *turn*. A background
+//! thread takes it at each `compaction_interval`, and whenever the log has rotated;
+//! [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) takes it while it can free
+//! space. A failure never fails a write: statistics and the next explicit call report it, and the
+//! background tries again, each time after twice the delay.
 //!
-//! The steps of a run, and why they stand in this order, are in [`run`].
+//! [`run`] has the steps of a run, with the reasons for their order.
 
 mod background;
 mod host;

@@ -1,4 +1,4 @@
-//! Settings: plain data. Components (clock, file system, randomness) are in
+//! Settings of a store. The components (clock, file system, randomness) are in
 //! [`components`](crate::components).
 
 use std::convert::identity;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub const MIN_SEGMENT_SIZE_BYTES: u64 = 4096;
 
 /// The largest `max_segment_size` and `min_segment_size`, in bytes: 2 GiB, so that offsets fit 32
-/// bits with room for one oversize commit.
+/// bits, with room for one oversized commit.
 pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
 
 /// The smallest `max_disk_bytes`, in bytes.
@@ -22,39 +22,40 @@ const MIN_DISK_BYTES: u64 = 1 << 20;
 /// The largest `commit_queue_depth`.
 const MAX_COMMIT_QUEUE_DEPTH: usize = 1 << 20;
 
-/// Writes in the queue for each of `worker_threads`.
+/// Queue depth for each of `worker_threads`.
 const WRITES_PER_WORKER: usize = 1024;
 
-/// What a returned write survives.
+/// The durability of returned writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The death of the process at any instruction. No sync is waited for; the operating system
-    /// writes when it likes.
+    /// A returned write survives the death of the process at any instruction. It waits for no sync;
+    /// the operating system decides when to write.
     Os,
-    /// That, and power loss except for what was written in the last so long: a background thread
-    /// syncs that often while there is something to sync.
+    /// As `Os`, and power loss except for writes of the last interval: a background thread syncs at
+    /// this interval while unsynced writes exist.
     Interval(Duration),
-    /// Power loss: a sync that covers the write has returned. Concurrent writers share syncs.
+    /// A returned write survives power loss: a sync that covers it has returned. Concurrent writers
+    /// share syncs.
     Sync,
 }
 
-/// What opening does about a tail that a crash left unfinished. Damage to what was durable is an
-/// error in both modes.
+/// The handling of an unfinished tail after a crash. Damage of durable data is an error in both
+/// modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoveryMode {
-    /// Drop the unfinished tail and say so in the recovery report.
+    /// Drop the unfinished tail and report it.
     #[default]
     DropTail,
-    /// Refuse to open, and change nothing, if anything would be dropped.
+    /// Refuse the open, without a change, if anything would be dropped.
     RefuseLoss,
 }
 
 pub use hightower_segment::AppendMode;
 
-/// Settings of a store. Start from [`at`](Self::at) and change what matters, by the `with_` methods
-/// or field by field:
+/// Settings of a store. Start from [`at`](Self::at) and change settings by the `with_` methods or
+/// by assignment:
 ///
 /// ```
 /// use hightower_engine::{Durability, StoreConfig};
@@ -64,8 +65,8 @@ pub use hightower_segment::AppendMode;
 /// assert!(config.validate().is_ok());
 /// ```
 ///
-/// Three fields are the spelling of hightower-kv 0.1 and have a true name beside them:
-/// `fsync_interval` ([`durability`](Self::durability)), `worker_threads`
+/// Three fields of hightower-kv 0.1 have new names, and work beside them: `fsync_interval`
+/// ([`durability`](Self::durability)), `worker_threads`
 /// ([`commit_queue_depth`](Self::commit_queue_depth)) and `emit_snapshot_after_compaction`
 /// ([`checkpoint_after_compaction`](Self::checkpoint_after_compaction)).
 #[derive(Clone, Debug)]
@@ -73,56 +74,55 @@ pub use hightower_segment::AppendMode;
 pub struct StoreConfig {
     /// The directory of the store; created if missing. Default: `.hightower`.
     pub data_dir: PathBuf,
-    /// Segments are this long, in bytes: 4 KiB to 2 GiB. A larger commit, of one command or of
-    /// many, gets a segment of its own. Default: 64 MiB.
+    /// Maximum length of a segment, in bytes: 4 KiB to 2 GiB. A larger commit gets a separate
+    /// segment of its length. Default: 64 MiB.
     pub max_segment_size: u64,
-    /// While little is written, new segments are a 512th of what lives in the store, but at least
-    /// this long, in bytes, and at most [`max_segment_size`](Self::max_segment_size); while much is
-    /// written they are as long as what is written in some seconds. A segment takes its room on
-    /// disk when it is made. Equal to `max_segment_size`: all are of one length. 4 KiB to 2 GiB.
-    /// Default: 256 KiB.
+    /// Minimum length of a segment, in bytes: 4 KiB to 2 GiB. With few writes, the length of a new
+    /// segment is a 512th of the store's live bytes; with many writes, it is the number of bytes
+    /// written in some seconds; it is at least this setting and at most
+    /// [`max_segment_size`](Self::max_segment_size). A segment takes its disk space at its
+    /// creation. Set it equal to `max_segment_size` for segments of one length. Default: 256 KiB.
     pub min_segment_size: u64,
-    /// How often compaction looks for work by itself; zero: never. Default: 60 s.
+    /// Interval of background compaction's search for work; zero disables it. Default: 60 s.
     pub compaction_interval: Duration,
-    /// The spelling of 0.1 for a [`durability`](Self::durability) of [`Durability::Interval`]:
-    /// counts only while that is `None`. Zero: [`Durability::Os`]. Default: 25 ms.
+    /// The spelling of 0.1 for a [`durability`](Self::durability) of [`Durability::Interval`]. It
+    /// is used only if `durability` is `None`. Zero means [`Durability::Os`]. Default: 25 ms.
     pub fsync_interval: Duration,
-    /// How much garbage is let be, how hard compaction works, and how long tombstones stay.
+    /// Settings of compaction: the tolerated garbage, the rate, and the lifetime of tombstones.
     pub compaction: CompactionConfig,
     /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default:
     /// true.
     pub checkpoint_after_compaction: bool,
     /// The spelling of 0.1 for [`checkpoint_after_compaction`](Self::checkpoint_after_compaction):
-    /// where either is false, compaction writes no checkpoint. Default: true.
+    /// if either is false, compaction writes no checkpoint. Default: true.
     pub emit_snapshot_after_compaction: bool,
-    /// How many writes may wait in the queue of the commit thread, 0 to 1,048,576. With 0 there is
-    /// no such thread: a write runs on the thread that asks for it, which is faster for callers
-    /// that wait. With more, callers may hand writes in and go on, and writes that ask for a sync
-    /// share it. Default: 0.
+    /// Maximum number of writes in the queue of the commit thread, 0 to 1,048,576. With 0 the store
+    /// has no such thread: a write runs on its caller's thread, which is faster for callers that
+    /// wait. With a queue, callers may queue writes and continue, and synced writes share syncs.
+    /// Default: 0.
     pub commit_queue_depth: usize,
     /// The spelling of 0.1 for [`commit_queue_depth`](Self::commit_queue_depth), in units of 1,024
-    /// writes, 0 to 1,024. The larger of both counts; there is one commit thread whatever it says.
+    /// writes, 0 to 1,024. The larger of both is used. The store always has one commit thread.
     /// Default: 0.
     pub worker_threads: usize,
-    /// What a returned write survives, unless a call says otherwise. `None`:
-    /// [`Durability::Interval`] of [`fsync_interval`](Self::fsync_interval), so of 25 ms. Default:
-    /// `None`.
+    /// The default durability of writes. `None` means [`Durability::Interval`] with
+    /// [`fsync_interval`](Self::fsync_interval), so 25 ms by default. Default: `None`.
     pub durability: Option<Durability>,
-    /// The most memory that the index may take, in bytes. Past it, writes of new keys are refused;
-    /// overwrites and deletes of known keys go on, and so do batches that [may use the
-    /// reserve](crate::Batch::use_reserve): they may add a 16th of the cap, 64 KiB at least.
+    /// Maximum memory of the index, in bytes. Above it, writes of new keys are refused; overwrites
+    /// and deletes of existing keys still work, and so do batches that [may use the
+    /// reserve](crate::Batch::use_reserve), which may add a 16th of the cap, at least 64 KiB.
     /// Default: no cap.
     pub max_index_memory_bytes: Option<u64>,
-    /// The most that the store's files may take on disk, in bytes. Past it, writes other than
-    /// deletes are refused; batches that [may use the reserve](crate::Batch::use_reserve) may go
-    /// beyond it by an 8th. Default: no cap.
+    /// Maximum disk space of the store's files, in bytes. Above it, writes other than deletes are
+    /// refused; batches that [may use the reserve](crate::Batch::use_reserve) may exceed it by an
+    /// 8th. Default: no cap.
     pub max_disk_bytes: Option<u64>,
-    /// What opening does about an unfinished tail. Default: drop it and report.
+    /// The handling of an unfinished tail. Default: drop it and report it.
     pub recovery_mode: RecoveryMode,
-    /// Open for reading only: no file is created or changed. Other readers may have the store open,
-    /// a writer may not. Default: false.
+    /// Whether to open for reading only, without creating or changing a file. Other readers may
+    /// have the store open, a writer may not. Default: false.
     pub read_only: bool,
-    /// How records reach the active segment. Default: what the file system can do best.
+    /// The method of appends. Default: the best one for the file system.
     pub append_mode: AppendMode,
 }
 
@@ -156,17 +156,17 @@ impl StoreConfig {
         Self { data_dir: data_dir.into(), ..Self::default() }
     }
 
-    /// The depth of the commit thread's queue, in either spelling; 0: no queue.
+    /// The depth of the commit thread's queue, from both spellings; 0 for no queue.
     pub(crate) fn effective_queue_depth(&self) -> usize {
         self.commit_queue_depth.max(self.worker_threads.saturating_mul(WRITES_PER_WORKER))
     }
 
-    /// Whether compaction ends with an index checkpoint, in either spelling.
+    /// Whether compaction ends with an index checkpoint, from both spellings.
     pub(crate) fn writes_checkpoint_after_compaction(&self) -> bool {
         self.checkpoint_after_compaction && self.emit_snapshot_after_compaction
     }
 
-    /// What a returned write survives unless the call says otherwise.
+    /// The default durability of writes, from both spellings.
     ///
     /// ```
     /// use std::time::Duration;
@@ -185,7 +185,7 @@ impl StoreConfig {
         }
     }
 
-    /// Checks that every setting is in its range.
+    /// Checks the range of every setting.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The engine that applications hold: one store, one process, any number of threads. Its methods
-//! are in the files below, by what they are for.
+//! The engine for applications: one store, one process, any number of threads. The files below have
+//! its methods, by purpose.
 
 mod compose;
 mod opening;
@@ -38,8 +38,8 @@ use crate::value::Value;
 
 /// An embedded key-value store: ordered, versioned, durable as configured.
 ///
-/// Share it between threads as an `Arc`, or by reference. Reads take no lock. Writes commit one at
-/// a time, in one order. Dropping it closes it.
+/// Share it between threads in an `Arc`, or by reference. Reads take no lock. Writes commit one at
+/// a time, in one order. Dropping it closes the store.
 ///
 /// The methods are below under headings: opening and closing, writing, reading, upkeep, numbers.
 ///
@@ -78,10 +78,10 @@ pub struct SingleNodeEngine {
 
 /// # Numbers
 ///
-/// What the store knows about itself. None of these reads a file, and all of them answer after the
-/// store is closed, with the last numbers.
+/// Counters of the store. They read no file, and after the store is closed they return the last
+/// numbers.
 impl SingleNodeEngine {
-    /// How many keys have a value; of a closed store, how many had one in the end.
+    /// The number of keys with a value; for a closed store the last number.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -96,7 +96,7 @@ impl SingleNodeEngine {
         self.read.index.number(ConcurrentKvState::len, |last| last.state.live_keys)
     }
 
-    /// Whether no key has a value; of a closed store, whether none had one in the end.
+    /// Whether no key has a value; for a closed store the last state.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -110,7 +110,7 @@ impl SingleNodeEngine {
         self.len() == 0
     }
 
-    /// The highest version that the store has seen, also once it is closed.
+    /// The highest version that the store has seen, also after it is closed.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -125,7 +125,7 @@ impl SingleNodeEngine {
         self.log.max_version().max(self.read.index.max_version())
     }
 
-    /// The seq of the latest commit, also once the store is closed.
+    /// The seq of the latest commit, also after the store is closed.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -141,7 +141,7 @@ impl SingleNodeEngine {
         self.read.index.visible_seq()
     }
 
-    /// The store in numbers. Cheap: reads no file.
+    /// The statistics of the store. It reads no file.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -164,7 +164,7 @@ impl SingleNodeEngine {
         source.stats()
     }
 
-    /// What opening the store found and did.
+    /// The report of the open.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -178,7 +178,7 @@ impl SingleNodeEngine {
         &self.report
     }
 
-    /// The settings that the store was opened with.
+    /// The settings of the open.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;

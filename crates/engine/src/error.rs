@@ -1,4 +1,4 @@
-//! One error for everything above the log, and what a caller can do about it.
+//! The error of the engine and the layers above, with the caller's remedy.
 
 use std::borrow::Cow;
 use std::io;
@@ -10,35 +10,34 @@ use thiserror::Error;
 
 use crate::expect::Rejected;
 
-/// The result of everything in this crate that can fail.
+/// The result of fallible calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call of the store failed.
+/// The error of a call of the store.
 ///
-/// [`remedy`](Error::remedy) says what the caller can do, for programs that only need to choose
-/// between few reactions. Match on the variant for details. Messages are for people and may change.
+/// [`remedy`](Error::remedy) classifies the error by the caller's possible reaction. Match on the
+/// variant for details. Messages are for people and may change.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused something, and nothing has changed: a read or write outside the
-    /// commit path, or the making of a file for want of file descriptors or memory. Retrying
+    /// The operating system refused an operation, and nothing has changed: a read or write outside
+    /// the commit path, or the creation of a file for lack of file descriptors or memory. Retrying
     /// may help.
     #[error("{action}: {source}")]
     Io {
-        /// What was being done, and to which file.
+        /// The operation and its file.
         action: String,
-        /// What the operating system said; shared, so that one failure can be told to several
-        /// callers.
+        /// The operating system's error; shared, so that several callers can get one failure.
         source: Arc<io::Error>,
     },
-    /// Bytes on disk are not what was written. The store can be opened read-only, and salvaged.
+    /// Bytes on disk are damaged. The store can be opened read-only, and salvaged.
     #[error("{} is damaged at offset {offset}: {detail}", path.display())]
     Corrupt {
         /// The damaged file.
         path: PathBuf,
-        /// Where in the file.
+        /// The offset in the file.
         offset: u64,
-        /// What was expected and found, and the way out.
+        /// The expected and found content, and the remedy.
         detail: String,
     },
     /// Another process, or another engine of this process, has the store open.
@@ -50,92 +49,91 @@ pub enum Error {
     Locked {
         /// The directory of the store.
         path: PathBuf,
-        /// Whether it is this process that has it open.
+        /// Whether this process has it open.
         by_this_process: bool,
     },
-    /// The store was opened by the process that this one was forked from, and only that one may use
-    /// it. Nothing was changed.
+    /// This process is a forked child of the process that opened the store, and only the parent may
+    /// use it. Nothing was changed.
     #[error(
         "the store belongs to the process that opened it, and this one was forked since: open it in the process that uses it"
     )]
     Forked,
-    /// An earlier write or sync failed, so nothing can be promised for new writes until the store
-    /// is opened again. Reads go on.
-    #[error("the store refuses writes since an earlier failure; open it again to go on: {reason}")]
+    /// An earlier write or sync failed, so no new write is accepted until the store is opened
+    /// again. Reads still work.
+    #[error("the store refuses writes since an earlier failure; open it again to continue: {reason}")]
     Poisoned {
-        /// The failure that came first.
+        /// The first failure.
         reason: Arc<str>,
     },
-    /// No room: the disk, the quota or the memory cap is used up. Reads, deletes and compaction
+    /// No room: the disk, the quota or the memory cap is exhausted. Reads, deletes and compaction
     /// still work.
     #[error("no room: {detail}")]
     Full {
-        /// Which room, how much of it there is, and how to get more.
+        /// The kind of room, its amount, and how to get more.
         detail: String,
     },
     /// A key, value or batch is larger than the limit, or a submitted version is higher.
     #[error("{what} of {found} is over the limit of {limit}")]
     LimitExceeded {
-        /// What was measured, with its unit.
+        /// The measured quantity, with its unit.
         what: &'static str,
-        /// How much it was.
+        /// The found amount.
         found: u64,
-        /// How much it may be.
+        /// The limit.
         limit: u64,
     },
-    /// The request makes no sense as it is.
+    /// The request is invalid.
     #[error("{0}")]
     Validation(Cow<'static, str>),
     /// The store was opened for reading only.
     #[error("the store is open for reading only")]
     ReadOnly,
-    /// The files were written by a later version, or use features that this build does not know.
+    /// The files have a newer version or features that this build does not know.
     #[error("{}: {detail}", path.display())]
     VersionUnsupported {
-        /// The file that could not be read.
+        /// The file.
         path: PathBuf,
-        /// What it needs.
+        /// The needed version or features.
         detail: String,
     },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
     /// A requirement of a batch did not hold, and nothing was committed. Read the key again and
-    /// decide anew.
+    /// decide again.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// The store has broken a rule of its own: a bug, to be reported. Nothing was changed by the
-    /// call.
+    /// A bug of the store, to be reported. The call changed nothing.
     #[error("internal error, please report it: {0}")]
     Internal(Cow<'static, str>),
-    /// Something else has what was asked for, such as a name that must be unique.
+    /// The requested item exists already or changed concurrently, for instance a name that must be
+    /// unique.
     #[error("conflict: {0}")]
     Conflict(Cow<'static, str>),
-    /// There is nothing by that name.
+    /// The named item does not exist.
     #[error("not found: {0}")]
     NotFound(Cow<'static, str>),
-    /// A signature, checksum or ciphertext did not verify, or a key is missing. Says nothing about
+    /// A signature, checksum or ciphertext is invalid, or a key is missing. The message contains no
     /// secrets.
     #[error("crypto error: {0}")]
     Crypto(Cow<'static, str>),
-    /// The caller ended the operation before it was done.
+    /// The caller aborted the operation.
     #[error("ended before it was done: {0}")]
     Aborted(&'static str),
-    /// Whoever asked may not do this.
+    /// The caller has no permission for this.
     #[error("permission denied: {0}")]
     Denied(Cow<'static, str>),
-    /// Code that the caller brought, such as a compaction policy, panicked. The store is as it was
-    /// before.
+    /// The caller's code, such as a compaction policy, panicked. The store is unchanged.
     #[error("{what} panicked: {message}")]
     Panicked {
-        /// Which code.
+        /// The code that panicked.
         what: &'static str,
         /// The panic's message.
         message: String,
     },
 }
 
-/// What a caller can do about an [`Error`](enum@Error).
+/// The possible reaction to an [`Error`](enum@Error).
 ///
 /// ```
 /// use std::time::Duration;
@@ -158,38 +156,38 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// Try again later: nothing has changed, and the cause may pass. [`Error::Io`],
+    /// Try again later: nothing has changed, and the cause may be temporary. [`Error::Io`],
     /// [`Error::Locked`].
     Retry,
-    /// Read again and decide anew: another change came first. [`Error::Rejected`],
+    /// Read again and decide again: another change came first. [`Error::Rejected`],
     /// [`Error::Conflict`].
     DecideAnew,
-    /// Delete, compact, or raise the limit that the message names. Reads, deletes and compaction
-    /// still work. [`Error::Full`].
+    /// Delete, compact, or raise the limit in the message. Reads, deletes and compaction still
+    /// work. [`Error::Full`].
     MakeRoom,
-    /// Open the store, in this process and for writing: this handle cannot do the call any more.
-    /// [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`], [`Error::Poisoned`], after which
-    /// the open recovers what is durable.
+    /// Open the store again, in this process and for writing: this handle can no longer serve the
+    /// call. [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`], [`Error::Poisoned`] (the
+    /// open recovers durable writes).
     Reopen,
-    /// Correct the argument or the setting that the message names: the same call fails again.
+    /// Correct the argument or the setting in the message: the same call fails again.
     /// [`Error::Validation`], [`Error::LimitExceeded`], [`Error::NotFound`].
     FixCall,
     /// Use other rights or other keys. [`Error::Denied`], [`Error::Crypto`].
     GainAccess,
-    /// Restore a backup, or salvage what is whole. The store can be opened for reading.
+    /// Restore a backup, or salvage intact records. The store can be opened for reading.
     /// [`Error::Corrupt`].
     Repair,
     /// Use a newer build of this program. [`Error::VersionUnsupported`].
     Upgrade,
-    /// Look at the caller's own code: a callback or a component ended the call.
-    /// [`Error::Aborted`], [`Error::Panicked`].
+    /// Check the caller's code: a callback or a component ended the call. [`Error::Aborted`],
+    /// [`Error::Panicked`].
     FixCallback,
     /// Report a bug of the store. [`Error::Internal`].
     ReportBug,
 }
 
 impl Error {
-    /// What the caller can do about it.
+    /// The caller's possible reaction.
     ///
     /// ```
     /// use hightower_engine::{Error, Remedy};
@@ -212,8 +210,7 @@ impl Error {
         }
     }
 
-    /// The name of the variant in one word that stays the same, for logs, metrics and scripts: the
-    /// variant's name in snake case.
+    /// A stable code for logs, metrics and scripts: the variant's name in snake case.
     ///
     /// ```
     /// use hightower_engine::Error;

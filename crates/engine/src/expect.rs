@@ -1,6 +1,6 @@
-//! What a batch requires of a key, and the error of a batch whose requirement does not hold.
+//! The requirements of a batch on keys, and the error of a violated one.
 
-/// What a batch requires of a key at the moment it commits.
+/// A requirement of a batch on a key, checked at its commit.
 ///
 /// ```
 /// use hightower_engine::Expect;
@@ -15,12 +15,12 @@ pub enum Expect {
     Absent,
     /// The key has a value.
     Present,
-    /// The key has a value, and this version gave it.
+    /// The key has a value with this version.
     Version(u64),
 }
 
 impl Expect {
-    /// Whether a key whose value has version `found` (`None`: no value) is as expected.
+    /// Whether a key with a value of version `found` (`None` for no value) fulfils the requirement.
     #[must_use]
     pub fn holds(self, found: Option<u64>) -> bool {
         match self {
@@ -31,22 +31,22 @@ impl Expect {
     }
 }
 
-/// A batch of which nothing was committed: the first of its requirements that did not hold. As an
-/// error it says to read the key again and to decide anew.
+/// The first violated requirement of a batch that was not committed. Read the key again and decide
+/// again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the batch was rejected: {} {}, and {}", key.escape_ascii(), required(*expected), there(*found))]
 #[non_exhaustive]
 pub struct Rejected {
-    /// The first key that was not as required.
+    /// The key.
     pub key: Vec<u8>,
-    /// What was required of it.
+    /// The requirement.
     pub expected: Expect,
-    /// The version of the value that it had; `None` if it had no value.
+    /// The version of its value; `None` if it had no value.
     pub found: Option<u64>,
 }
 
 impl Rejected {
-    /// For engines other than the store's own.
+    /// For other engines than the store.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
         Self { key, expected, found }

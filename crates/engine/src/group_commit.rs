@@ -1,14 +1,13 @@
-//! One sync for all who wait.
+//! Group commit: one sync for all waiting writers.
 //!
 //! The first writer that needs its commit durable becomes the leader and syncs on its own thread,
-//! so a lone writer pays one sync and no hand-over. Writers that come while it runs wait; when it
-//! ends, those that it covered return, and one of the others leads the next sync, which covers all
-//! that was published by then.
+//! so a lone writer pays one sync and no hand-over. Writers that arrive during the sync wait; when
+//! it ends, the covered ones return, and one of the others leads the next sync, which covers
+//! everything published by then.
 //!
-//! Writers that commit again as soon as they have returned would so fall into two halves, each of
-//! which waits for the other's sync. So a leader waits a little for as many as were there last
-//! time, those that came during the sync among them. A lone writer was alone last time, and waits
-//! for nobody.
+//! Writers that commit again at once would form two halves, each waiting for the other's sync. So a
+//! leader waits briefly until as many writers have arrived as took part in the previous sync,
+//! including those that arrived while it ran. A lone writer does not wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,22 +17,22 @@ use crate::mutants::planted;
 use crate::poison::Poison;
 use crate::sync::{Condvar, Mutex, step, thread};
 
-/// A leader waits for the next of the others no longer than this share of what a sync takes, and no
-/// longer than that: they need a processor's time to come, not the device's.
+/// Maximum wait of a leader for the next writer: this share of the duration of a sync, and at most
+/// this time, because writers need processor time, not device time.
 const PATIENCE_SHARE: u64 = 5;
 const PATIENCE_MAX: Duration = Duration::from_micros(25);
-/// Nor does it look for them more often than this.
+/// Minimum interval between two checks for them.
 const LOOKS_MAX: usize = 1000;
 
-/// What has made a commit durable.
+/// The event that made a commit durable.
 enum Synced {
-    /// The sync that its writer has led.
+    /// A sync led by its writer.
     Here,
     /// The end of the store, before that.
     Before,
 }
 
-/// Shares syncs between the writers of one store.
+/// Shared syncs of the writers of one store.
 #[derive(Debug, Default)]
 pub(crate) struct GroupCommit {
     /// Whether a leader is syncing.
@@ -41,30 +40,30 @@ pub(crate) struct GroupCommit {
     done: Condvar,
     /// All commits up to this one are durable.
     durable_seq: AtomicU64,
-    /// How many syncs have run.
+    /// Number of syncs.
     syncs: AtomicU64,
-    /// How many have come who had to wait.
+    /// Number of writers that had to wait.
     arrivals: AtomicU64,
     last: LastSync,
 }
 
-/// What the leader of a sync leaves to the next one, which has taken the lock in between: the order
-/// of memory is the lock's.
+/// Data passed from the leader of a sync to the next one, ordered by the lock in between.
 #[derive(Debug, Default)]
 struct LastSync {
-    /// How many had come when it began.
+    /// Number of arrived writers at its begin.
     arrivals: AtomicU64,
-    /// How many came since the sync before it had begun: whom it covered, and who came meanwhile.
+    /// Number of writers that arrived since the begin of the previous sync: the covered ones, and
+    /// those that arrived meanwhile.
     there: AtomicU64,
     took_ns: AtomicU64,
 }
 
-/// A sync that is led. Its end, however it comes, wakes those who wait.
+/// A running sync. Its end wakes the waiting writers, also after a panic.
 struct Leading<'a> {
     group: &'a GroupCommit,
     poison: &'a Poison,
-    /// Without it the sync has panicked: that the thread is panicking says nothing, since
-    /// destructors may commit.
+    /// `None` if the sync panicked; `thread::panicking` is not usable here, because destructors may
+    /// commit.
     has_ended: bool,
 }
 
@@ -74,7 +73,7 @@ impl Drop for Leading<'_> {
             if planted("panic_keeps_the_lead") {
                 return;
             }
-            // Nobody knows what the sync has come to, and it must not be tried again.
+            // The result of the sync is unknown, and it must not be repeated.
             let _told = self.poison.latch(&std::io::Error::other("the thread that synced the log panicked"));
         }
         *self.group.syncing.lock() = false;
@@ -96,16 +95,16 @@ impl GroupCommit {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    /// Something else, such as closing the store, has made all commits up to `seq` durable.
+    /// Records that all commits up to `seq` are durable, for instance after closing the store.
     pub(crate) fn note_durable(&self, seq: u64) {
         self.durable_seq.fetch_max(seq, Ordering::AcqRel);
     }
 
-    /// Returns once commit `seq` is durable. `published` tells the latest commit that is appended
-    /// in full; `sync` makes all of it durable.
+    /// Returns when commit `seq` is durable. `published` returns the latest completely appended
+    /// commit; `sync` makes it durable.
     ///
-    /// [`Error::Closed`] from `sync` is no failure: the store was closed meanwhile, and what
-    /// closing has made durable is durable.
+    /// [`Error::Closed`] from `sync` is not a failure: the store was closed meanwhile, which made
+    /// its commits durable.
     pub(crate) fn wait(
         &self,
         seq: u64,
@@ -137,7 +136,7 @@ impl GroupCommit {
 
         self.gather(&elapsed);
         let (arrivals, began) = (self.arrivals.load(Ordering::Relaxed), elapsed());
-        // Read before the sync: what is published later may not be covered.
+        // Read before the sync: later commits may not be covered.
         let covered = published();
         step();
         let result = match sync() {
@@ -155,8 +154,7 @@ impl GroupCommit {
         result.map(drop)
     }
 
-    /// Waits a little for those who were there at the last sync: they come back at once, most of
-    /// them.
+    /// Waits briefly for the writers of the last sync, most of which return at once.
     fn gather(&self, elapsed: &impl Fn() -> Duration) {
         let came_since = || self.arrivals.load(Ordering::Relaxed) - self.last.arrivals.load(Ordering::Relaxed);
         let expected = self.last.there.load(Ordering::Relaxed);
@@ -178,15 +176,15 @@ impl GroupCommit {
         }
     }
 
-    /// A sync has run, before which so many had come.
+    /// Records a sync, with the number of writers that had arrived before it.
     fn note_sync(&self, arrivals: u64, took: Duration) {
         let before = self.last.arrivals.swap(arrivals, Ordering::Relaxed);
         self.last.there.store(self.arrivals.load(Ordering::Relaxed) - before, Ordering::Relaxed);
         self.last.took_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// There is nothing left to sync: either closing has done it, or it has failed, or it never
-    /// came to this commit.
+    /// The result without a further sync: the close has synced the commit, or failed, or never
+    /// reached it.
     fn after_close(&self, seq: u64, poison: &Poison) -> Result<Synced> {
         if self.durable_seq() >= seq {
             return Ok(Synced::Before);

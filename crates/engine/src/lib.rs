@@ -1,34 +1,34 @@
 //! The Hightower KV engine: an embedded, log-structured key-value store.
 //!
 //! The log is the truth; the state is a fold over the log; everything else is disposable.
-//! [`SingleNodeEngine`] is the store as an application holds it: [`put`](SingleNodeEngine::put),
+//! [`SingleNodeEngine`] is the store for applications: [`put`](SingleNodeEngine::put),
 //! [`get`](SingleNodeEngine::get), [`delete`](SingleNodeEngine::delete), ordered
 //! [`range`](SingleNodeEngine::range)s and [`prefix`](SingleNodeEngine::prefix)es, atomic and
-//! conditional [`Batch`]es, consistent [`Snapshot`]s. Services are written against [`KvEngine`].
+//! conditional [`Batch`]es, consistent [`Snapshot`]s. Services use the trait [`KvEngine`].
 //!
-//! Keys live in memory, values in the segments, where they are read through memory maps. Reads take
-//! no lock. A read-only or closed store, a full disk or a failed sync is an [`Error`] with a
+//! Keys are in memory, values in the segments, which are read through memory maps. Reads take no
+//! lock. A read-only or closed store, a full disk or a failed sync is an [`Error`] with a
 //! [`Remedy`]; nothing panics on bad input or bad files.
 //!
-//! What a returned write survives is a setting of the store, and of each call: see [`Durability`].
-//! The contract, and what tries to break it, is in the project's `docs/DURABILITY.md`.
+//! The durability of writes is a setting of the store and of each call: see [`Durability`]. The
+//! project's `docs/DURABILITY.md` has the contract.
 //!
 //! # What it is not
 //!
-//! A server, a cache, or a store for more keys than fit in memory. It has no query language, no
-//! secondary indexes and no transactions that span several calls: a batch with conditions is the
-//! unit.
+//! It is not a server, not a cache, and not a store for more keys than fit in memory. It has no
+//! query language, no secondary indexes and no transactions across several calls: the unit is a
+//! batch with conditions.
 //!
 //! # At a glance
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 unless told otherwise (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
-//! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call; what each survives: `docs/DURABILITY.md` |
-//! | memory | about 110 bytes for a key of 16 bytes, whatever its value; compaction takes about 11 MiB more while it runs; values are the page cache's. `max_index_memory_bytes` caps the index |
-//! | threads | share the engine in an `Arc`. It has 5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`) and, with a `commit_queue_depth`, one that commits; iterators and snapshots own what they need |
-//! | features | `metrics` and `tracing`: counts, times and spans for the facades of these names; `bytes` and `serde`: conversions of [`Value`]s for the crates of these names; `sim`: the simulated file system. None is on by default, and none costs anything while off |
-//! | format | version 1, byte by byte in `docs/FORMAT.md`; every released version stays readable, an unknown one is refused |
+//! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 by default (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
+//! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call: see `docs/DURABILITY.md` |
+//! | memory | about 110 bytes per key of 16 bytes, independent of its value; a running compaction takes about 11 MiB more; values are in the page cache. `max_index_memory_bytes` caps the index |
+//! | threads | share the engine in an `Arc`. It has 5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`) and, with a `commit_queue_depth`, one that commits; iterators and snapshots own their data |
+//! | features | `metrics` and `tracing`: counters, histograms and spans for the facades of these names; `bytes` and `serde`: conversions of [`Value`]s for the crates of these names; `sim`: the simulated file system. None is on by default, and a feature that is off costs nothing |
+//! | format | version 1, byte by byte in `docs/FORMAT.md`; later releases can read every released version, and refuse unknown ones |
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

@@ -1,4 +1,4 @@
-//! How the life of an open store ends, and the threads that work until then.
+//! The threads of an open store, and its close.
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,19 +28,20 @@ impl HasRank for Option<Result<()>> {
     const RANK: Rank = Rank::Closing;
 }
 
-/// Starts the threads of a store, and closes its parts, each in its turn.
+/// Starts the threads of a store, and closes its parts in order.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     /// The outcome of closing. Later closers wait here for it.
     outcome: CheckedMutex<Option<Result<()>>>,
     pipeline: OnceLock<Pipeline>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The ids of these threads and of the pipeline's. They stay when the threads are joined.
+    /// The ids of these threads and of the pipeline's thread. They stay after the threads are
+    /// joined.
     own: Mutex<Vec<ThreadId>>,
     parts: LifeParts,
 }
 
-/// The parts that end with the store.
+/// The parts that are closed with the store.
 #[derive(Debug)]
 pub(crate) struct LifeParts {
     pub(crate) panics: Arc<Panics>,
@@ -93,8 +94,8 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Starts a thread that works with `part`. It has no reason to panic: if a bug makes it panic,
-    /// the state of its work is unknown, and writes are refused from then on.
+    /// Starts a thread that works with `part`. A panic of it is a bug with unknown effects, so
+    /// writes are refused afterwards.
     fn spawn<P>(&self, name: &'static str, part: &Arc<P>, run: impl FnOnce(&P) + Send + 'static) -> Result<()>
     where
         P: Send + Sync + 'static,
@@ -120,7 +121,7 @@ impl Lifecycle {
         self.pipeline.get()
     }
 
-    /// Whether this is a thread of the store, which cannot wait for the end of all of them.
+    /// Whether this is a thread of the store, which cannot wait for the end of the store's threads.
     pub(crate) fn is_own_thread(&self) -> bool {
         self.own.lock().contains(&thread::current().id())
     }
@@ -153,10 +154,10 @@ impl Lifecycle {
         tail.close();
         maintenance.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            // A panic of it was caught, and has poisoned the store.
+            // Its panic was caught, and has poisoned the store.
             let _ended = thread.join();
         }
-        // Under the turn, so that all other work on the files has ended.
+        // Under the turn, so that other work on the files has ended.
         let mut turn = maintenance.turn.lock()?;
         let checkpointed = if store.is_read_only() || store.poison().check().is_err() {
             Ok(())
@@ -170,7 +171,7 @@ impl Lifecycle {
         turn.retired.clear();
         store.close();
         read.index.close(version_floor);
-        // A store without a checkpoint is whole, but the caller should know why the next open is
+        // A store without a checkpoint is complete, but the caller should know why the next open is
         // slow.
         closed.and(checkpointed)
     }
@@ -180,12 +181,12 @@ impl Lifecycle {
         store.poison().check()?;
         let stamp = time.stamp(log.max_version);
         log.appender.close(stamp).map_err(|failure| {
-            // For those who wait for a sync; the caller gets the failure itself.
+            // For writers that wait for a sync; the caller gets the failure.
             let _latched = store.poison().latch(&failure);
             Error::from(failure)
         })?;
-        // Before the segment store is dropped: commits that wait for a sync then learn that they
-        // are durable.
+        // Before the segment store is dropped, so that commits waiting for a sync see that they are
+        // durable.
         sync.note_durable(log.last_seq);
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! What compaction, checkpoints and backups share: the turn, the signal of the background thread,
-//! and the statistics.
+//! The shared state of compaction, checkpoints and backups: the turn, the signal of the background
+//! thread, and the statistics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +13,8 @@ use crate::mutants::planted;
 use crate::sync::{Condvar, Mutex};
 use crate::turn::{CheckedMutex, HasRank};
 
-/// The background looks for work when the log has grown by one part in this many of its segments: a
-/// look costs more the more segments there are.
+/// The background searches for work when the number of segments has grown by this share, because
+/// the cost of a search grows with their number.
 const LOOK_SHARE: usize = 64;
 
 impl HasRank for Turn {
@@ -24,23 +24,23 @@ impl HasRank for Turn {
 /// The data of the turn's holder.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    /// Segments that count no longer, and whose files are still held.
+    /// Removed segments whose files are still in use.
     pub(crate) retired: Vec<Arc<Segment>>,
     /// The checkpoint that the manifest names.
     pub(crate) checkpoint: Option<NamedCheckpoint>,
 }
 
-/// A checkpoint, and what it holds.
+/// A checkpoint, with its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamedCheckpoint {
     pub(crate) name: String,
-    /// The seqno that it was taken at; 0 if records behind it were replayed.
+    /// Its seqno; 0 if records behind it were replayed.
     pub(crate) seq: u64,
-    /// The number of compaction runs that came before it.
+    /// The number of compaction runs before it.
     pub(crate) runs: u64,
 }
 
-/// Why the background thread looks for work.
+/// The reason for a search of the background thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Interval,
@@ -54,27 +54,27 @@ struct Signal {
     is_closing: bool,
 }
 
-/// What compaction has done.
+/// The work of compaction.
 #[derive(Debug, Default)]
 struct Books {
     stats: CompactionStats,
     total: Total,
 }
 
-/// The turn that compaction, checkpoints and backups take, and what they have done.
+/// The turn of compaction, checkpoints and backups, and their statistics.
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     pub(crate) turn: CheckedMutex<Turn>,
     signal: Mutex<Signal>,
     wake: Condvar,
     books: Mutex<Books>,
-    /// Rotations since the background was last woken for one.
+    /// Rotations since the last wake-up of the background for one.
     rotations: AtomicUsize,
     opened_ms: i64,
 }
 
 impl Maintenance {
-    /// For a store that was opened at `opened_ms`, Unix milliseconds.
+    /// For a store opened at `opened_ms`, in Unix milliseconds.
     pub(crate) fn new(turn: Turn, opened_ms: i64) -> Self {
         Self {
             turn: CheckedMutex::new(turn),
@@ -86,19 +86,19 @@ impl Maintenance {
         }
     }
 
-    /// When the store was opened, Unix milliseconds: what a crash left was there by then.
+    /// The time of the open, in Unix milliseconds: recovered records existed by then.
     pub(crate) fn opened_ms(&self) -> i64 {
         self.opened_ms
     }
 
-    /// There may be something to compact.
+    /// Wakes the background, because compaction may have work.
     pub(crate) fn wake(&self) {
         self.signal.lock().is_woken = true;
         self.wake.notify_one();
     }
 
-    /// The log has rotated, and has `segments` by now: wakes the background if the log has grown
-    /// enough since the last look.
+    /// Records a rotation to `segments` segments; wakes the background if the log has grown enough
+    /// since the last search.
     pub(crate) fn note_rotation(&self, segments: usize) {
         let rotations = self.rotations.fetch_add(1, Ordering::Relaxed) + 1;
         if rotations >= segments / LOOK_SHARE || planted("each_roll_looks_at_all_segments") {
@@ -113,7 +113,7 @@ impl Maintenance {
         self.wake.notify_all();
     }
 
-    /// Waits for the interval to pass, for a wake-up, or for the end.
+    /// Waits for the interval, a wake-up, or the end.
     pub(crate) fn wait(&self, interval: Duration) -> Cause {
         let mut signal = self.signal.lock();
         if !signal.is_woken && !signal.is_closing {
@@ -139,7 +139,7 @@ impl Maintenance {
         books.total.add(run);
     }
 
-    /// What all runs since the store was opened have done.
+    /// The work of all runs since the open.
     pub(crate) fn total(&self) -> Total {
         self.books.lock().total.clone()
     }

@@ -1,31 +1,31 @@
-//! What the engine tells the application's own instruments: counts and times to
-//! [`metrics`](https://docs.rs/metrics), spans to [`tracing`](https://docs.rs/tracing). Both are
-//! features of the crate; without them nothing of this is compiled but the call of the closure.
+//! Instrumentation for applications: counters and histograms for
+//! [`metrics`](https://docs.rs/metrics), spans for [`tracing`](https://docs.rs/tracing). Both are
+//! features of the crate; without them only the call of the closure is compiled.
 //!
 //! | metric | kind | labels |
 //! | --- | --- | --- |
 //! | `hightower_operation_seconds` | histogram; its count is the number of operations | `operation` |
 //! | `hightower_failures_total` | counter | `operation`, `code`: [`Error::code`](crate::Error::code) |
 //!
-//! A recorder or a subscriber that panics is noted in [`Stats`](crate::Stats), and the operation
-//! goes on. They must not call the store: an operation may hold its locks.
+//! A panic of a recorder or subscriber is counted in [`Stats`](crate::Stats), and the operation
+//! continues. They must not call the store, because an operation may hold its locks.
 //!
-//! A write without waiting counts as any other, from the call to its outcome; it has no span.
+//! A write without waiting is counted like any other; its time runs from the call to its outcome.
+//! It has no span.
 //!
-//! Spans bear the operation's name, in the target `hightower`: at level `TRACE` for reads and
-//! writes, `DEBUG` for all else.
+//! Spans have the operation's name and the target `hightower`: at level `TRACE` for reads and
+//! writes, otherwise `DEBUG`.
 
 use crate::error::{Error, Result};
 use crate::guarded::Panics;
 
-/// Panics of the recorder and the subscriber, which are the process's as they are.
+/// Panics of the recorder and the subscriber, which are per process.
 pub(crate) static INSTRUMENTS: Panics = Panics::new();
 
-/// Panics of the callbacks and wakers of tickets, which belong to no store: a ticket may outlive
-/// its own.
+/// Panics of callbacks and wakers of tickets, per process, because a ticket may outlive its store.
 pub(crate) static CALLBACKS: Panics = Panics::new();
 
-/// What is counted and timed.
+/// The measured operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(any(feature = "metrics", feature = "tracing")), allow(dead_code, reason = "named in calls only"))]
 pub(crate) enum Operation {
@@ -42,7 +42,7 @@ pub(crate) enum Operation {
     Close,
 }
 
-/// Runs an operation under the instruments.
+/// Runs an operation with instrumentation.
 #[inline(always)]
 pub(crate) fn observe<T>(operation: Operation, run: impl FnOnce() -> Result<T>) -> Result<T> {
     #[cfg(feature = "tracing")]
@@ -53,7 +53,7 @@ pub(crate) fn observe<T>(operation: Operation, run: impl FnOnce() -> Result<T>) 
     #[cfg(feature = "metrics")]
     {
         let took = started.elapsed();
-        // Noted; what was measured is lost.
+        // Recorded; the measurement is lost.
         let _recorded = INSTRUMENTS.catch("the recorder of metrics", || operation.record(took, result.as_ref().err()));
     }
     #[cfg(not(any(feature = "metrics", feature = "tracing")))]
@@ -61,8 +61,8 @@ pub(crate) fn observe<T>(operation: Operation, run: impl FnOnce() -> Result<T>) 
     result
 }
 
-/// A write without waiting: it is counted and timed from the call to its outcome, by the thread
-/// that commits it. It has no span, since it lies on two threads.
+/// The measurement of a write without waiting, from the call to its outcome. The committing thread
+/// records it. Such a write has no span, because it runs on two threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandedIn {
     #[cfg(feature = "metrics")]
@@ -72,7 +72,7 @@ pub(crate) struct HandedIn {
 }
 
 impl HandedIn {
-    /// A write that is handed in now.
+    /// Starts the measurement.
     #[inline(always)]
     pub(crate) fn now(operation: Operation) -> Self {
         #[cfg(not(feature = "metrics"))]
@@ -85,13 +85,13 @@ impl HandedIn {
         }
     }
 
-    /// Its outcome is known.
+    /// Ends the measurement with the write's outcome.
     #[inline(always)]
     pub(crate) fn record(self, failure: Option<&Error>) {
         #[cfg(feature = "metrics")]
         {
             let took = self.at.elapsed();
-            // Noted; what was measured is lost.
+            // The panic is counted; this measurement is lost.
             let _recorded = INSTRUMENTS.catch("the recorder of metrics", || self.operation.record(took, failure));
         }
         #[cfg(not(feature = "metrics"))]
@@ -99,7 +99,7 @@ impl HandedIn {
     }
 }
 
-/// A span that is entered until it is dropped; none if the subscriber has panicked.
+/// An entered span, until it is dropped; none if the subscriber panicked.
 #[cfg(feature = "tracing")]
 struct Entered(Option<tracing::span::EnteredSpan>);
 
@@ -117,7 +117,7 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         let span = self.0.take();
-        // Noted; the operation has ended all the same.
+        // Recorded; the operation has ended anyway.
         let _left = INSTRUMENTS.catch(SUBSCRIBER, || drop(span));
     }
 }

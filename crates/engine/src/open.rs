@@ -1,5 +1,4 @@
-//! From the files on disk to an open store: recover the log, fold it into the state, start a new
-//! segment.
+//! Opening a store: recover the log, build the state, start a new segment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,48 +20,48 @@ use crate::read_path::ReadingLock;
 use crate::table::Segments;
 use crate::time::StoreTime;
 
-/// What opening a store found and did.
+/// The report of an open.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct OpenReport {
-    /// What was found in the files, and what was dropped.
+    /// The report of the recovery: the found files, and dropped bytes.
     pub recovery: RecoveryReport,
-    /// What became of the index checkpoint.
+    /// The use of the index checkpoint.
     pub checkpoint: CheckpointUse,
-    /// How many commands were replayed: those that the checkpoint does not cover.
+    /// Number of replayed commands, which the checkpoint does not cover.
     pub replayed_records: u64,
-    /// How long it took.
+    /// The duration.
     pub elapsed: Duration,
 }
 
 impl OpenReport {
-    /// Whether the last writer ended without closing: by a crash, a kill, or a failure.
+    /// Whether the last writer ended without a close: by a crash, a kill, or a failure.
     #[must_use]
     pub fn was_unclean(&self) -> bool {
         self.recovery.unclean
     }
 
-    /// How many bytes of unfinished tail were dropped.
+    /// Number of dropped bytes of the unfinished tail.
     #[must_use]
     pub fn dropped_bytes(&self) -> u64 {
         self.recovery.dropped_bytes()
     }
 }
 
-/// A store that was recovered: what its parts are made of.
+/// The data of a recovered store, for its parts.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) config: StoreConfig,
-    /// Guarded: their panics are noted in `panics`.
+    /// With guards: `panics` records their panics.
     pub(crate) components: Components,
     pub(crate) panics: Arc<Panics>,
     pub(crate) fork_guard: ForkGuard,
     pub(crate) time: StoreTime,
     pub(crate) state: ConcurrentKvState<Place>,
     pub(crate) segments: Segments,
-    /// The end of the log, if the store is open for writing.
+    /// The tail of the log, if the store is open for writing.
     pub(crate) log: Option<(SegmentStore, CommitLog)>,
-    /// The lock, if it is open for reading.
+    /// The lock, if the store is open for reading.
     pub(crate) lock: Option<ReadingLock>,
     /// The checkpoint that the manifest names.
     pub(crate) checkpoint: Option<NamedCheckpoint>,
@@ -70,8 +69,8 @@ pub(crate) struct Opened {
     pub(crate) report: OpenReport,
 }
 
-/// Opens a store, for writing or for reading as the settings say. `is_copy`: it is being made, as a
-/// copy of another.
+/// Opens a store, for writing or for reading according to the settings. `is_copy`: the store is
+/// under construction as a copy of another.
 pub(crate) fn open(config: StoreConfig, components: Components, is_copy: bool, watch: Watch<'_>) -> Result<Opened> {
     config.validate()?;
     let fork_guard = ForkGuard::new().map_err(|source| io_error("watch for forks of", &config.data_dir, source))?;
@@ -88,7 +87,7 @@ pub(crate) fn open(config: StoreConfig, components: Components, is_copy: bool, w
     Ok(opened)
 }
 
-/// What is there before the files are read.
+/// The components before the files are read.
 struct Surroundings {
     config: StoreConfig,
     components: Components,
@@ -112,7 +111,7 @@ fn open_for_writing(surroundings: Surroundings, is_copy: bool, watch: Watch<'_>)
     start(surroundings, store, recovery, fold)
 }
 
-/// Seals what was recovered and starts a new segment.
+/// Seals the recovered segments and starts a new one.
 fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fold: Fold) -> Result<Opened> {
     let Surroundings { config, components, panics, fork_guard } = surroundings;
     let max_version = fold.state.max_version().max(fold.max_version).max(recovery.report().version_floor);
@@ -131,7 +130,7 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
         elapsed: Duration::ZERO,
     };
     let checkpoint = match fold.checkpoint {
-        // Nothing was replayed: it holds everything.
+        // Nothing was replayed: the checkpoint is complete.
         CheckpointUse::Loaded { name, .. } if fold.replayed_records == 0 => Some((name, last_seq)),
         CheckpointUse::Loaded { name, .. } | CheckpointUse::Rebuilt { name, .. } => Some((name, 0)),
         CheckpointUse::None => None,
@@ -188,7 +187,7 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
     })
 }
 
-/// Refuses to go on if anything would be dropped and the settings forbid that. Nothing was changed
+/// Refuses the open if anything would be dropped and the settings forbid that. Nothing is changed
 /// yet.
 fn refuse_loss(config: &StoreConfig, report: &RecoveryReport) -> Result<()> {
     if config.recovery_mode == RecoveryMode::DropTail || report.dropped_bytes() == 0 {
@@ -200,7 +199,7 @@ fn refuse_loss(config: &StoreConfig, report: &RecoveryReport) -> Result<()> {
         path: config.data_dir.join(hightower_segment::segment_name(id)),
         offset: offset.into(),
         detail: format!(
-            "a crash left {} bytes of unfinished commits, and the recovery mode is to refuse their loss; open with RecoveryMode::DropTail to drop them",
+            "a crash left {} bytes of unfinished commits, and the recovery mode refuses their loss; open with RecoveryMode::DropTail to drop them",
             report.dropped_bytes()
         ),
     })

@@ -14,7 +14,7 @@ use crate::sync::{Condvar, Mutex};
 /// until nobody works with it any more: the next open must find the lock free.
 #[derive(Debug)]
 pub(crate) struct OpenStore {
-    slot: Mutex<Slot>,
+    slot: Mutex<StoreSlot>,
     unused: Condvar,
     is_read_only: bool,
     /// Set when closing begins: from then on nothing new begins.
@@ -26,7 +26,7 @@ pub(crate) struct OpenStore {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct StoreSlot {
     store: Option<SegmentStore>,
     users: usize,
 }
@@ -36,7 +36,7 @@ impl OpenStore {
     pub(crate) fn new(store: Option<SegmentStore>, fork_guard: ForkGuard) -> Self {
         Self {
             is_read_only: store.is_none(),
-            slot: Mutex::new(Slot { store, users: 0 }),
+            slot: Mutex::new(StoreSlot { store, users: 0 }),
             unused: Condvar::new(),
             is_closing: AtomicBool::new(false),
             poison: Poison::default(),

@@ -111,7 +111,7 @@ impl<T> Ticket<T> {
 
     /// A ticket with a known outcome.
     pub(crate) fn ready(result: Result<T>) -> Self {
-        let slot = Slot { is_answered: true, result: Some(result), listener: None };
+        let slot = TicketSlot { is_answered: true, result: Some(result), listener: None };
         Self { reply: Arc::new(Reply { slot: Mutex::new(slot), arrived: Condvar::new(), committer: None }) }
     }
 }
@@ -143,20 +143,20 @@ impl<T> fmt::Debug for Ticket<T> {
 
 /// The shared slot of an outcome.
 struct Reply<T> {
-    slot: Mutex<Slot<T>>,
+    slot: Mutex<TicketSlot<T>>,
     arrived: Condvar,
     /// The thread that sets the outcome, which must not wait for it.
     committer: Option<ThreadId>,
 }
 
-struct Slot<T> {
+struct TicketSlot<T> {
     /// Whether the outcome was set; it may be taken already.
     is_answered: bool,
     result: Option<Result<T>>,
     listener: Option<Listener<T>>,
 }
 
-impl<T> Slot<T> {
+impl<T> TicketSlot<T> {
     /// The outcome, if it is set; an error if it was taken.
     fn take(&mut self) -> Option<Result<T>> {
         let taken = || Err(Error::Validation("the outcome of this write was given already".into()));
@@ -177,7 +177,7 @@ pub(crate) struct Promise<T> {
 
 impl<T> Promise<T> {
     pub(crate) fn new(committer: Option<ThreadId>) -> (Self, Ticket<T>) {
-        let slot = Mutex::new(Slot { is_answered: false, result: None, listener: None });
+        let slot = Mutex::new(TicketSlot { is_answered: false, result: None, listener: None });
         let reply = Arc::new(Reply { slot, arrived: Condvar::new(), committer });
         (Self { reply: Arc::clone(&reply) }, Ticket { reply })
     }

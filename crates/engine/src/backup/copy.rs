@@ -69,13 +69,13 @@ pub struct RestoreReport {
 }
 
 /// A segment as a backup holds it: complete, whatever it is in the store.
-struct Part {
+struct BackupPart {
     segment: Arc<Segment>,
     len_bytes: u32,
     records: u64,
 }
 
-impl Part {
+impl BackupPart {
     fn entry(&self) -> SegmentEntry {
         let header = self.segment.header();
         SegmentEntry {
@@ -152,7 +152,7 @@ impl BackupSource<'_> {
             next_seq: of_store.next_seq.max(seq.saturating_add(1)),
             max_version,
             checkpoint: None,
-            segments: parts.iter().map(Part::entry).collect(),
+            segments: parts.iter().map(BackupPart::entry).collect(),
             store_id: of_store.store_id,
             content: of_store.content,
         };
@@ -170,20 +170,27 @@ impl BackupSource<'_> {
     }
 
     /// The store as of one commit: its seq, the highest version, and how far each segment reaches.
-    fn parts(&self) -> Result<(u64, u64, Vec<Part>)> {
+    fn parts(&self) -> Result<(u64, u64, Vec<BackupPart>)> {
         let guard = pin();
         let _early = if planted("locks_out_of_order") { Some(self.read.index.state(&guard)?.writer()) } else { None };
         let log = self.log.lock()?;
-        let parts =
-            self.read.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| Part {
+        let parts = self.read.segments.all().into_iter().filter(|tracked| !tracked.segment.is_empty()).map(|tracked| {
+            BackupPart {
                 len_bytes: tracked.segment.len_bytes(),
                 records: tracked.records(),
                 segment: Arc::clone(&tracked.segment),
-            });
+            }
+        });
         Ok((log.last_seq, log.max_version, parts.collect()))
     }
 
-    fn add_part(&self, dir: &dyn Dir, part: &Part, before: Option<&Manifest>, report: &mut BackupReport) -> Result<()> {
+    fn add_part(
+        &self,
+        dir: &dyn Dir,
+        part: &BackupPart,
+        before: Option<&Manifest>,
+        report: &mut BackupReport,
+    ) -> Result<()> {
         let name = segment_name(part.segment.id());
         let known = before.and_then(|before| before.segment(part.segment.id())).filter(|known| **known == part.entry());
         let is_there = dir.metadata(&name).is_ok_and(|found| found.len_bytes >= part.len_bytes.into());
@@ -251,7 +258,7 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manife
 }
 
 /// Removes what an earlier backup had and this one does not need.
-fn remove_stale(dir: &dyn Dir, parts: &[Part]) -> Result<u64> {
+fn remove_stale(dir: &dyn Dir, parts: &[BackupPart]) -> Result<u64> {
     let needed: HashSet<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
     let names = list(dir)?;
     let is_exact =
@@ -332,7 +339,7 @@ pub fn restore_with_progress(
             meter.add(entry?.len_bytes.into())?;
             records += 1;
         }
-        let part = Part { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
+        let part = BackupPart { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
         let name = segment_name(segment.id());
         part.write_to(copy.dir(), &format!("{:010}.spare", segment.id()), &name)?;
         report.segments += 1;

@@ -1,9 +1,9 @@
-//! Where restore, import and salvage make a copy of a store.
+//! The destination of restore, import and salvage.
 //!
-//! The copy is made in its own directory from the start, so a mount point, a link or `.` will do as
-//! well as a new name. The file `UNFINISHED` stands in it until all else is durable. While it
-//! stands there, no open takes the directory for a store, and the next attempt may remove what this
-//! one has left. Files with other names are never touched.
+//! The copy is created directly in its directory, so a mount point, a link or `.` is allowed as
+//! well as a new name. The directory has the file `UNFINISHED` until everything else is durable.
+//! While it exists, no open accepts the directory as a store, and the next attempt may remove the
+//! files of this one. Files with other names are never touched.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::error::{Error, Result};
 use crate::files::{io_error, list, read_file, remove_if_there, sync_data, sync_dir, write_at};
 use crate::mutants::planted;
 
-/// A directory that becomes a store with [`finish`](Self::finish). Dropped before that, it is
-/// emptied.
+/// A directory that becomes a store with [`finish`](Self::finish). Dropping it before that empties
+/// it.
 pub(crate) struct Destination {
     dir: Arc<dyn Dir>,
-    /// What this attempt wrote into the mark: a later attempt writes something else.
+    /// The content of this attempt's mark; a later attempt writes another one.
     token: Vec<u8>,
-    /// `None` while an engine has the directory open, which holds the lock itself.
+    /// `None` while an engine has the directory open, and with it the lock.
     lock: Option<Box<dyn Lock>>,
     is_finished: bool,
 }
 
 impl Destination {
-    /// Takes an empty directory, or makes one. What an earlier attempt has left in it is removed.
+    /// Takes an empty directory, or creates one. Files of an earlier attempt are removed.
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] if it holds anything else, [`Error::Locked`] if it is in use,
+    /// [`Error::Conflict`] if it has other content, [`Error::Locked`] if it is in use,
     /// [`Error::Full`], [`Error::Io`].
     pub(crate) fn begin(components: &Components, path: &Path) -> Result<Self> {
         let fs = &*components.fs;
@@ -56,7 +56,7 @@ impl Destination {
         Ok(destination)
     }
 
-    /// Makes the mark durable, before anything else comes in.
+    /// Makes the mark durable, before any other file.
     fn mark(&self) -> Result<()> {
         let path = self.dir.path().join(UNFINISHED);
         let file = self.dir.create_new(UNFINISHED).map_err(|source| io_error("create", &path, source))?;
@@ -74,7 +74,7 @@ impl Destination {
         self.lock = None;
         let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(self.dir.path()) };
         let engine = SingleNodeEngine::open_copy(config, components.clone())?;
-        // The path may lead elsewhere by now.
+        // The path may point elsewhere by now.
         self.check_mark(engine.store.in_use()?.dir().as_ref())?;
         Ok(engine)
     }
@@ -87,7 +87,7 @@ impl Destination {
         Err(Error::Conflict(text.into()))
     }
 
-    /// Makes all of it durable, and then a store.
+    /// Makes all files durable, and then the directory a store.
     pub(crate) fn finish(mut self) -> Result<()> {
         let dir = self.dir.as_ref();
         if self.lock.is_none() {
@@ -107,7 +107,7 @@ impl Destination {
     }
 }
 
-/// A copy that does not come to its end takes no room. The empty directory stays.
+/// An unfinished copy takes no room. The empty directory stays.
 impl Drop for Destination {
     fn drop(&mut self) {
         if self.is_finished {
@@ -118,7 +118,8 @@ impl Drop for Destination {
             self.lock = lock(dir).ok().flatten();
         }
         if self.lock.is_some() && self.check_mark(dir).is_ok() {
-            // The caller hears of what ended the copy; the next attempt removes what is left.
+            // The caller gets the error that ended the copy; the next attempt removes remaining
+            // files.
             let _cleared = clear(dir);
         }
     }
@@ -132,18 +133,18 @@ fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
     dir.try_lock(LockKind::Exclusive).map_err(|source| io_error("lock", dir.path(), source))
 }
 
-/// Whether a file of this name can have come from an attempt.
+/// Whether a file of this name can be from an attempt.
 fn is_of_a_copy(name: &str) -> bool {
     name == UNFINISHED || name == MANIFEST || is_garbage_when_unnamed(name)
 }
 
-/// Removes all that an attempt has made, its mark last.
+/// Removes all files of an attempt, its mark last.
 fn clear(dir: &dyn Dir) -> Result<()> {
     let names = list(dir)?;
     for name in names.iter().filter(|name| is_of_a_copy(name) && *name != UNFINISHED) {
         remove_if_there(dir, name)?;
     }
-    // Directories stay, whatever their names.
+    // Directories stay, independent of their names.
     if list(dir)?.iter().any(|name| name != UNFINISHED) && !planted("copy_over_others") {
         return Err(not_empty(dir.path()));
     }

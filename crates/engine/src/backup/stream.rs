@@ -1,8 +1,8 @@
-//! A store as a stream of bytes; `docs/FORMAT.md` describes them.
+//! The export stream of a store, described in `docs/FORMAT.md`.
 //!
-//! Frames of some records each, every frame with a number, a length and checksums, so that one that
-//! is missing, doubled or misplaced is noticed as well as one that is damaged; a last frame with
-//! the totals, so that a stream that was cut short is no whole one.
+//! The stream has frames of several records, each with a number, a length and checksums, so that
+//! missing, duplicate, misplaced and damaged frames are detected. The last frame has the totals, so
+//! that a truncated stream is detected.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -26,44 +26,44 @@ use crate::table::InOrder;
 use crate::time::StoreTime;
 
 const MAGIC: [u8; 8] = *b"HTKVEXP\n";
-/// The version of streams, which is that of the records in them.
+/// The version of streams, equal to that of their records.
 const VERSION: u16 = hightower_log::FORMAT_VERSION;
 const HEADER_LEN: usize = 64;
 const FRAME_HEADER_LEN: usize = 24;
-/// A frame ends with the record that takes it beyond so many bytes.
+/// The length at which a frame ends, in bytes; the last record may exceed it.
 const FRAME_BYTES: usize = 256 << 10;
-/// The longest frame there can be: one short of full, and one record of the largest kind.
+/// The maximum length of a frame: one byte less than this length, and the largest record.
 const MAX_FRAME_BYTES: usize = FRAME_BYTES + MAX_HEAD_LEN_BYTES + MAX_KEY_LEN_BYTES + MAX_VALUE_LEN_BYTES;
-/// Records lie in a frame as they would in a segment.
+/// The offset of the first record in a frame, as in a segment.
 const FIRST_OFFSET: u32 = 64;
-/// Set in the number of records of the last frame, which holds none.
+/// The flag of the last frame in its number of records. The last frame has no records.
 const LAST: u32 = 1 << 31;
 
-/// What was exported.
+/// The report of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportReport {
-    /// The stream holds all commits up to this one, and none after.
+    /// The last commit in the stream; it has all earlier ones.
     pub seq: u64,
-    /// How many keys it holds, tombstones included.
+    /// Number of its keys, tombstones included.
     pub records: u64,
-    /// How long it is.
+    /// Its length, in bytes.
     pub bytes: u64,
 }
 
-/// What was imported.
+/// The report of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImportReport {
-    /// The seq that the stream was taken at, in the store it comes from.
+    /// The seq of the export in the source store.
     pub seq: u64,
-    /// How many keys it held, tombstones included.
+    /// Number of its keys, tombstones included.
     pub records: u64,
 }
 
-/// What versions and timestamps are counted from, and a number of this stream's own.
+/// The base version and base timestamp, and the random salt of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header {
+struct StreamHeader {
     store_id: [u8; 16],
     seq: u64,
     max_version: u64,
@@ -71,7 +71,7 @@ struct Header {
     timestamp: i64,
 }
 
-impl Header {
+impl StreamHeader {
     fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0..8].copy_from_slice(&MAGIC);
@@ -110,13 +110,13 @@ impl Header {
         })
     }
 
-    /// What the records of a frame are encoded against: no two frames share it.
+    /// The context for encoding the records of a frame; each frame has another one.
     fn context(&self, frame: u64) -> RecordContext {
         RecordContext::new(self.salt.wrapping_add(frame), self.max_version, self.timestamp)
     }
 }
 
-/// The head of a frame: its number, its length, how many records are in it.
+/// The head of a frame: its number, its length and its number of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FrameHeader {
     number: u64,
@@ -173,14 +173,14 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn damaged(at: u64, what: &str) -> Error {
-    let detail = format!("{what}; export it anew");
+    let detail = format!("{what}; export it again");
     Error::Corrupt { path: "the stream".into(), offset: at, detail }
 }
 
-/// Gathers records into frames and writes them.
+/// Collects records in frames and writes them.
 struct FrameWriter<'a> {
     stream: &'a mut dyn Write,
-    header: Header,
+    header: StreamHeader,
     number: u64,
     /// Room for the first offset, then records.
     frame: Vec<u8>,
@@ -248,7 +248,7 @@ pub(crate) struct ExportSource<'a> {
 }
 
 impl ExportSource<'_> {
-    /// The identity of the store; zeros if it is open for reading, where none is at hand.
+    /// The identity of the store; zeros if it is open read-only.
     fn store_id(&self) -> Result<[u8; 16]> {
         match self.store.in_use() {
             Ok(store) => Ok(store.manifest().store_id),
@@ -257,12 +257,12 @@ impl ExportSource<'_> {
         }
     }
 
-    /// Writes all keys as of now, tombstones included.
+    /// Writes all current keys, tombstones included.
     pub(crate) fn export(&self, stream: &mut dyn Write) -> Result<ExportReport> {
         self.store.check_open()?;
         let snapshot = self.read.index.handle()?.snapshot();
         let salt = self.entropy.next_u64();
-        let header = Header {
+        let header = StreamHeader {
             store_id: self.store_id()?,
             seq: snapshot.seq(),
             max_version: self.log.max_version().max(self.read.index.max_version()),
@@ -288,9 +288,9 @@ impl ExportSource<'_> {
     }
 }
 
-/// Makes a store in `destination`, a new or empty directory, out of an exported stream. A stream
-/// that is damaged or cut short leaves the directory empty. Memory does not depend on the number of
-/// keys, but for the index.
+/// Creates a store in `destination`, a new or empty directory, from an exported stream. A damaged
+/// or truncated stream leaves the directory empty. Except for the index, the memory does not depend
+/// on the number of keys.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -309,7 +309,7 @@ impl ExportSource<'_> {
 /// # Errors
 ///
 /// [`Error::Corrupt`] with the place in the stream, [`Error::VersionUnsupported`],
-/// [`Error::Conflict`] if the destination holds anything, [`Error::Full`], [`Error::Io`].
+/// [`Error::Conflict`] if the destination is not empty, [`Error::Full`], [`Error::Io`].
 pub fn import_snapshot(
     components: &Components,
     stream: &mut dyn Read,
@@ -339,7 +339,7 @@ impl FrameReader<'_> {
         Ok(bytes)
     }
 
-    /// Reads `len` bytes, growing as they come: a length that lies costs no memory.
+    /// Reads `len` bytes, and allocates as they arrive: a wrong length costs no memory.
     fn bytes(&mut self, len: usize, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.clear();
         let mut limited = (&mut *self.stream).take(len as u64);
@@ -359,7 +359,7 @@ impl FrameReader<'_> {
     }
 
     fn read_into(&mut self, engine: &SingleNodeEngine) -> Result<ImportReport> {
-        let header = Header::decode(&self.array()?)?;
+        let header = StreamHeader::decode(&self.array()?)?;
         let mut report = ImportReport { seq: header.seq, records: 0 };
         let mut frame = Vec::new();
         for number in 0.. {
@@ -403,7 +403,7 @@ fn commit_frame(
     if count == u64::from(records) { Ok(count) } else { Err(damaged(start, "a frame with another number of records")) }
 }
 
-/// As one batch, or one by one if together they are too large for a segment.
+/// Commits them as one batch, or one by one if they are too large for one segment.
 pub(crate) fn commit(engine: &SingleNodeEngine, commands: Vec<Command>) -> Result<()> {
     let len: u64 = commands.iter().map(|it| (it.key().len() + it.value().map_or(0, <[u8]>::len) + 64) as u64).sum();
     if len * 2 < engine.config().max_segment_size {
@@ -414,14 +414,15 @@ pub(crate) fn commit(engine: &SingleNodeEngine, commands: Vec<Command>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, VERSION, import_snapshot};
+    use super::{StreamHeader, VERSION, import_snapshot};
     use crate::{Components, Error};
 
     #[test]
     fn a_stream_of_another_version_is_refused() {
         let header =
-            Header { store_id: [7; 16], seq: 9, max_version: 5_000, salt: 5, timestamp: 1_700_000_000_000 }.encode();
-        assert!(Header::decode(&header).is_ok());
+            StreamHeader { store_id: [7; 16], seq: 9, max_version: 5_000, salt: 5, timestamp: 1_700_000_000_000 }
+                .encode();
+        assert!(StreamHeader::decode(&header).is_ok());
         let dir = tempfile::tempdir().unwrap();
         for version in [VERSION - 1, VERSION + 1] {
             let mut other = header;

@@ -13,7 +13,7 @@ use crate::checkpoint::numbers::Numbers;
 
 /// A key, with the place of its newest record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry<'k> {
+pub(crate) struct BlockEntry<'k> {
     pub(crate) key: &'k [u8],
     pub(crate) value: EntryValue,
 }
@@ -51,8 +51,8 @@ impl BlockWriter {
     }
 
     /// Adds an entry. Its key is above all previous ones.
-    pub(crate) fn add(&mut self, entry: &Entry<'_>) {
-        let Entry { key, value } = *entry;
+    pub(crate) fn add(&mut self, entry: &BlockEntry<'_>) {
+        let BlockEntry { key, value } = *entry;
         let shared = key.iter().zip(&self.last_key).take_while(|(left, right)| left == right).count();
         let new = key.get(shared..).unwrap_or_default();
         self.new_bytes.extend_from_slice(new);
@@ -170,7 +170,7 @@ impl<'a> Block<'a> {
 
 /// Reads the entries of blocks in order. Used for many blocks, it allocates once.
 #[derive(Debug)]
-pub(crate) struct Cursor<'a> {
+pub(crate) struct BlockCursor<'a> {
     block: Block<'a>,
     columns: Columns<'a>,
     /// The read position.
@@ -183,7 +183,7 @@ pub(crate) struct Cursor<'a> {
     value: EntryValue,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> BlockCursor<'a> {
     /// A cursor without a block.
     pub(crate) fn new() -> Self {
         let block = Block { bytes: &[], count: 0, at: 0 };
@@ -210,8 +210,8 @@ impl<'a> Cursor<'a> {
         &self.key
     }
 
-    pub(crate) fn entry(&self) -> Entry<'_> {
-        Entry { key: &self.key, value: self.value }
+    pub(crate) fn entry(&self) -> BlockEntry<'_> {
+        BlockEntry { key: &self.key, value: self.value }
     }
 
     /// Advances to the next entry; returns whether one exists.
@@ -274,13 +274,13 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Block, BlockWriter, Cursor, Entry, EntryValue};
+    use super::{Block, BlockCursor, BlockEntry, BlockWriter, EntryValue};
 
-    fn entry(key: &[u8], version: u64, covered: usize, offset: u32, len_bytes: u32) -> Entry<'_> {
-        Entry { key, value: EntryValue { version, covered, offset, len_bytes, is_tombstone: version % 2 == 1 } }
+    fn entry(key: &[u8], version: u64, covered: usize, offset: u32, len_bytes: u32) -> BlockEntry<'_> {
+        BlockEntry { key, value: EntryValue { version, covered, offset, len_bytes, is_tombstone: version % 2 == 1 } }
     }
 
-    fn block(entries: &[Entry<'_>]) -> Vec<u8> {
+    fn block(entries: &[BlockEntry<'_>]) -> Vec<u8> {
         let mut writer = BlockWriter::default();
         // What was written before leaves nothing behind.
         writer.add(&entry(b"before", 3, 2, 1, 4));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     /// Whether reading ends with an error.
-    fn is_refused<'a>(cursor: &mut Cursor<'a>, block: Block<'a>) -> bool {
+    fn is_refused<'a>(cursor: &mut BlockCursor<'a>, block: Block<'a>) -> bool {
         cursor.begin(block).is_err() || std::iter::repeat_with(|| cursor.advance()).take(10).any(|step| step.is_err())
     }
 
@@ -311,7 +311,7 @@ mod tests {
         let bytes = block(&entries);
         let block = Block { bytes: &bytes, count: entries.len(), at: 128 };
         assert_eq!(block.first_key(), Ok(&b"a"[..]));
-        let mut cursor = Cursor::new();
+        let mut cursor = BlockCursor::new();
         cursor.begin(block).unwrap();
         for entry in entries {
             assert_eq!(cursor.advance(), Ok(true));
@@ -359,7 +359,7 @@ mod tests {
                 ])
                 .collect();
             let bytes = block(&entries);
-            let mut cursor = Cursor::new();
+            let mut cursor = BlockCursor::new();
             cursor.begin(Block { bytes: &bytes, count: entries.len(), at: 0 }).unwrap();
             for entry in &entries {
                 assert_eq!(cursor.advance(), Ok(true));
@@ -383,7 +383,7 @@ mod tests {
                         u8::try_from(state >> 56).unwrap() >> (state >> 40 & 7)
                     })
                     .collect();
-                let mut cursor = Cursor::new();
+                let mut cursor = BlockCursor::new();
                 let block = Block { bytes: &bytes, count: 6, at: 0 };
                 let _first = block.first_key();
                 if cursor.begin(block).is_err() {

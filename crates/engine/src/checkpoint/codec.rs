@@ -13,7 +13,7 @@
 
 use thiserror::Error;
 
-use crate::checkpoint::block::{Block, Cursor};
+use crate::checkpoint::block::{Block, BlockCursor};
 use crate::mutants::planted;
 
 pub(crate) const MAGIC: [u8; 8] = *b"HTKVCKP\n";
@@ -41,7 +41,7 @@ pub(crate) fn damaged(offset: usize, what: &'static str) -> CheckpointError {
 
 /// The header of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Header {
+pub(crate) struct CheckpointHeader {
     pub(crate) store_id: [u8; 16],
     /// The last commit in the checkpoint; all earlier ones are in it.
     pub(crate) seq: u64,
@@ -68,7 +68,7 @@ pub(crate) struct Covered {
     pub(crate) tombstone_bytes: u64,
 }
 
-impl Header {
+impl CheckpointHeader {
     pub(crate) fn blocks(&self) -> u64 {
         self.entries.div_ceil(BLOCK_ENTRIES as u64)
     }
@@ -190,7 +190,7 @@ impl Reader<'_> {
 /// A checkpoint, read in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Checkpoint<'a> {
-    pub(crate) header: Header,
+    pub(crate) header: CheckpointHeader,
     bytes: &'a [u8],
     segments: &'a [u8],
     index: &'a [u8],
@@ -199,7 +199,7 @@ pub(crate) struct Checkpoint<'a> {
 impl<'a> Checkpoint<'a> {
     /// Checks everything but the blocks.
     pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, CheckpointError> {
-        let header = Header::decode(bytes)?;
+        let header = CheckpointHeader::decode(bytes)?;
         if header.file_len != bytes.len() as u64 {
             return Err(damaged(bytes.len(), "its length is not the one it gives"));
         }
@@ -245,7 +245,7 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// Looks a key up in place; if it exists, the cursor is at its entry.
-    pub(crate) fn find(&self, key: &[u8], cursor: &mut Cursor<'a>) -> Result<bool, CheckpointError> {
+    pub(crate) fn find(&self, key: &[u8], cursor: &mut BlockCursor<'a>) -> Result<bool, CheckpointError> {
         if self.header.entries == 0 {
             return Ok(false);
         }

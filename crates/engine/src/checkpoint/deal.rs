@@ -9,12 +9,12 @@ use crate::parallel::in_pieces;
 /// Records, partitioned by range.
 #[derive(Debug)]
 pub(crate) struct Dealt<'a> {
-    parts: Vec<Part<'a>>,
+    parts: Vec<RangePart<'a>>,
 }
 
 /// Those of one part.
 #[derive(Debug, Default)]
-struct Part<'a> {
+struct RangePart<'a> {
     items: Vec<Item<'a>>,
     /// The records with their bytes, range after range.
     places: Vec<(u64, u32)>,
@@ -22,7 +22,7 @@ struct Part<'a> {
     ends: Vec<usize>,
 }
 
-impl Part<'_> {
+impl RangePart<'_> {
     fn range(&self, range: usize) -> &[(u64, u32)] {
         let start = range.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let end = self.ends.get(range).copied().unwrap_or(start);
@@ -67,7 +67,7 @@ fn cut_bytes(cut: &[u8], prefix: &[u8]) -> u64 {
     }
 }
 
-fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> Part<'a> {
+fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> RangePart<'a> {
     let range_of = |item: &Item<'a>| cuts.partition_point(|cut| *cut <= (item.bytes, item.key()));
     let ranges: Vec<u32> = items.iter().map(|item| u32::try_from(range_of(item)).unwrap_or(u32::MAX)).collect();
     let mut ends = vec![0; cuts.len() + 1];
@@ -83,7 +83,7 @@ fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> Part<'a> {
         places[*end] = (item.bytes, at);
         *end += 1;
     }
-    Part { items, places, ends }
+    RangePart { items, places, ends }
 }
 
 #[cfg(test)]

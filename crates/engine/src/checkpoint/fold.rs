@@ -173,7 +173,7 @@ impl Fold {
             None => Vec::new(),
         };
         let rest = rest_of(segments, &accounts);
-        let mut meter = Meter { done: 0, total: rest.iter().map(Rest::len_bytes).sum(), watch };
+        let mut meter = ReplayMeter { done: 0, total: rest.iter().map(Rest::len_bytes).sum(), watch };
         let pending = read(&rest, HELD_MAX, &mut meter).map_err(Unusable::Failed)?;
         self.replayed_records = pending.records;
         let plan = Plan::new(checkpoint, &accounts, pending)?;
@@ -264,13 +264,13 @@ fn rest_of<'a>(segments: &'a [Arc<Segment>], accounts: &[Account]) -> Vec<Rest<'
 }
 
 /// Counts bytes of the log for the progress callback.
-pub(crate) struct Meter<'a> {
+pub(crate) struct ReplayMeter<'a> {
     pub(crate) done: u64,
     pub(crate) total: u64,
     pub(crate) watch: Watch<'a>,
 }
 
-impl Meter<'_> {
+impl ReplayMeter<'_> {
     /// Sets the total number of completed bytes.
     pub(crate) fn set(&mut self, done: u64) -> ControlFlow<()> {
         self.done = done;

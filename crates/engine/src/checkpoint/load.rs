@@ -2,8 +2,8 @@
 
 use hightower_segment::{Dir, Mapping, map_checkpoint};
 
-use crate::checkpoint::block::{Cursor, EntryValue};
-use crate::checkpoint::codec::{Checkpoint, CheckpointError, Covered, Header};
+use crate::checkpoint::block::{BlockCursor, EntryValue};
+use crate::checkpoint::codec::{Checkpoint, CheckpointError, CheckpointHeader, Covered};
 use crate::checkpoint::fold::Unusable;
 
 impl From<CheckpointError> for Unusable {
@@ -15,7 +15,7 @@ impl From<CheckpointError> for Unusable {
 /// A checkpoint of this store, mapped.
 pub(crate) struct Mapped {
     mapping: Mapping,
-    header: Header,
+    header: CheckpointHeader,
 }
 
 impl Mapped {
@@ -47,7 +47,7 @@ pub(crate) fn verify_order(dir: &dyn Dir, name: &str) -> Result<(), String> {
     let mapping = map_checkpoint(dir, name).map_err(|error| error.to_string())?;
     let checkpoint =
         Checkpoint::open(mapping.published_from(0).unwrap_or_default()).map_err(|error| error.to_string())?;
-    let mut cursor = Cursor::new();
+    let mut cursor = BlockCursor::new();
     for number in 0..checkpoint.header.blocks() {
         let block = checkpoint.block(number).map_err(|error| error.to_string())?;
         let key = block.first_key().map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use hightower_index::prefetch_read;
 use hightower_state::{Change, CommandKind, LoadRun};
 
-use crate::checkpoint::block::{Cursor, EntryValue};
+use crate::checkpoint::block::{BlockCursor, EntryValue};
 use crate::checkpoint::codec::Checkpoint;
 use crate::checkpoint::deal::Dealt;
 use crate::checkpoint::fold::Unusable;
@@ -134,7 +134,7 @@ impl<'a> Plan<'a> {
             let block = (number < checkpoint.header.blocks()).then(|| checkpoint.block(number)).transpose()?;
             block.map(|block| Ok::<_, Unusable>((block, block.first_key()?))).transpose()
         };
-        let mut cursor = Cursor::new();
+        let mut cursor = BlockCursor::new();
         let mut next = block_from(first)?;
         let mut number = first;
         while let Some((block, first_key)) = next.filter(|(_, key)| to.is_none_or(|to| *key < to)) {

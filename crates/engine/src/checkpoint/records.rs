@@ -7,7 +7,7 @@ use hightower_index::prefetch_read;
 use hightower_segment::{Segment, SegmentError, SegmentRecord};
 
 use crate::checkpoint::deal::Dealt;
-use crate::checkpoint::fold::{ABORTED, Meter};
+use crate::checkpoint::fold::{ABORTED, ReplayMeter};
 use crate::error::{Error, Result};
 use crate::parallel::in_pieces;
 
@@ -131,7 +131,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Drops all records but the newest of each key.
-    fn keep_newest(&mut self, meter: &mut Meter<'_>) -> Result<()> {
+    fn keep_newest(&mut self, meter: &mut ReplayMeter<'_>) -> Result<()> {
         let cuts = record_cuts(self);
         let dealt = Dealt::of(std::mem::take(&mut self.parts), self.prefix, &cuts);
         let ranges: Vec<usize> = (0..=cuts.len()).collect();
@@ -150,7 +150,7 @@ impl<'a> Pending<'a> {
 /// When more than `most` records are in memory, all but the newest of each key are dropped. If more
 /// than half remain, `most` grows with the number of keys. So the memory is bounded by the number
 /// of keys, like the index, and not by the length of the log.
-pub(crate) fn read<'a>(rest: &[Rest<'a>], mut most: usize, meter: &mut Meter<'_>) -> Result<Pending<'a>> {
+pub(crate) fn read<'a>(rest: &[Rest<'a>], mut most: usize, meter: &mut ReplayMeter<'_>) -> Result<Pending<'a>> {
     let prefix = likely_prefix(rest);
     let segments = rest.iter().map(|rest| rest.segment.id()).collect();
     let mut pending = Pending { parts: Vec::new(), segments, prefix, records: 0 };
@@ -170,7 +170,7 @@ fn read_some<'a>(
     rest: Vec<(u32, Rest<'a>)>,
     most: usize,
     pending: &mut Pending<'a>,
-    meter: &mut Meter<'_>,
+    meter: &mut ReplayMeter<'_>,
 ) -> Result<Vec<(u32, Rest<'a>)>> {
     let (held, done) = (AtomicUsize::new(pending.held()), AtomicU64::new(meter.done));
     let prefix = pending.prefix;
@@ -301,7 +301,7 @@ mod tests {
     use hightower_log::SegmentHeader;
     use hightower_segment::{Fs, ReadOnlyStore, RealFs, Tolerance};
 
-    use super::{HELD_MAX, Item, Meter, Rest, newest_in_order, read};
+    use super::{HELD_MAX, Item, ReplayMeter, Rest, newest_in_order, read};
     use crate::{SingleNodeEngine, StoreConfig};
 
     /// A key, and the number of its newest record.
@@ -314,7 +314,7 @@ mod tests {
         let from = u32::try_from(SegmentHeader::LEN).unwrap();
         let rest: Vec<_> = store.segments().iter().map(|segment| Rest { segment, from }).collect();
         let mut go_on = |_| ControlFlow::Continue(());
-        let mut meter = Meter { done: 0, total: 0, watch: &mut go_on };
+        let mut meter = ReplayMeter { done: 0, total: 0, watch: &mut go_on };
         let mut pending = read(&rest, most, &mut meter).unwrap();
         assert_eq!(meter.done, rest.iter().map(Rest::len_bytes).sum::<u64>());
         pending.keep_newest(&mut meter).unwrap();

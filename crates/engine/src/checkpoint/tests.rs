@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use hightower_segment::{Fs, RealFs};
 use hightower_state::{Change, CommandKind, ConcurrentKvState};
 
-use crate::checkpoint::block::{Cursor, EntryValue};
-use crate::checkpoint::codec::{Checkpoint, CheckpointError, Covered, Header};
+use crate::checkpoint::block::{BlockCursor, EntryValue};
+use crate::checkpoint::codec::{Checkpoint, CheckpointError, CheckpointHeader, Covered};
 use crate::checkpoint::write::{Moment, Sink, write_all};
 use crate::place::Place;
 
@@ -45,7 +45,7 @@ fn file(keys: u32) -> Vec<u8> {
 fn walk(bytes: &[u8]) -> Result<Vec<(Vec<u8>, EntryValue)>, CheckpointError> {
     let checkpoint = Checkpoint::open(bytes)?;
     let mut entries = Vec::new();
-    let mut cursor = Cursor::new();
+    let mut cursor = BlockCursor::new();
     for number in 0..checkpoint.header.blocks() {
         cursor.begin(checkpoint.block(number)?)?;
         while cursor.advance()? {
@@ -83,7 +83,7 @@ fn every_key_is_found_in_place() {
         assert_eq!(entries.len(), keys as usize);
         assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
         let checkpoint = Checkpoint::open(&bytes).unwrap();
-        let mut cursor = Cursor::new();
+        let mut cursor = BlockCursor::new();
         for (key, value) in &entries {
             assert_eq!(checkpoint.find(key, &mut cursor), Ok(true));
             assert_eq!((cursor.key(), cursor.entry().value), (&key[..], *value));
@@ -112,20 +112,20 @@ fn a_flipped_bit_or_a_missing_byte_is_noticed_wherever_it_is() {
 #[test]
 fn hostile_headers_with_right_checksums_neither_panic_nor_allocate() {
     let bytes = file(300);
-    let good = Header::decode(&bytes).unwrap();
+    let good = CheckpointHeader::decode(&bytes).unwrap();
     let numbers = [0, 1, 127, 128, 300, 4096, u64::from(u32::MAX), u64::MAX / 24, u64::MAX - 1, u64::MAX];
     for number in numbers {
         for header in [
-            Header { entries: number, ..good },
-            Header { segments_at: number, ..good },
-            Header { index_at: number, ..good },
-            Header { segments: u32::try_from(number & 0xffff_ffff).unwrap(), ..good },
+            CheckpointHeader { entries: number, ..good },
+            CheckpointHeader { segments_at: number, ..good },
+            CheckpointHeader { index_at: number, ..good },
+            CheckpointHeader { segments: u32::try_from(number & 0xffff_ffff).unwrap(), ..good },
         ] {
             let mut hostile = bytes.clone();
             hostile[..128].copy_from_slice(&header.encode());
             assert!(walk(&hostile).is_err() || header == good);
             if let Ok(checkpoint) = Checkpoint::open(&hostile) {
-                let _ = checkpoint.find(b"key/00001", &mut Cursor::new());
+                let _ = checkpoint.find(b"key/00001", &mut BlockCursor::new());
             }
         }
     }

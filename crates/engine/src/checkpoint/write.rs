@@ -14,8 +14,8 @@ use hightower_seams::Entropy;
 use hightower_segment::{CHECKPOINT_SUFFIX, File, SegmentStore};
 use hightower_state::CommandKind;
 
-use crate::checkpoint::block::{BlockWriter, Entry, EntryValue};
-use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, Covered, HEADER_LEN, Header};
+use crate::checkpoint::block::{BlockEntry, BlockWriter, EntryValue};
+use crate::checkpoint::codec::{BLOCK_ENTRIES, BLOCK_INDEX_LEN, CheckpointHeader, Covered, HEADER_LEN};
 use crate::commit_log::CommitLock;
 use crate::components::Components;
 use crate::error::{Error, Result};
@@ -204,7 +204,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn add(&mut self, sink: &mut Sink, entry: &Entry<'_>) -> Result<()> {
+    fn add(&mut self, sink: &mut Sink, entry: &BlockEntry<'_>) -> Result<()> {
         self.block.add(entry);
         self.count += 1;
         if self.block.count() == BLOCK_ENTRIES { self.end_block(sink) } else { Ok(()) }
@@ -252,7 +252,7 @@ pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment) -> R
         let is_tombstone = record.kind == CommandKind::Delete;
         let value =
             EntryValue { version: record.version, covered: at, offset, len_bytes: record.len_bytes, is_tombstone };
-        blocks.add(&mut sink, &Entry { key, value })?;
+        blocks.add(&mut sink, &BlockEntry { key, value })?;
     }
     blocks.end_block(&mut sink)?;
     let segments_at = sink.position();
@@ -263,7 +263,7 @@ pub(crate) fn write_all(mut sink: Sink, store_id: [u8; 16], moment: Moment) -> R
     let mut index_check = crc32fast::Hasher::new();
     index_check.update(&segments);
     index_check.update(&blocks.index);
-    let header = Header {
+    let header = CheckpointHeader {
         store_id,
         seq: state.seq(),
         max_version,

@@ -1,24 +1,24 @@
-//! A commit on its way: what it writes and requires, and what became of it.
+//! A pending commit: its records, requirements and outcome.
 
 use std::collections::HashMap;
 
 use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head};
 use hightower_state::{ApplyOutcome, Change, CommandKind, Replaced, StateWriter};
 
-use crate::batch::{Batch, BatchOutcome, Committed, Operation, Requirement};
+use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::expect::Rejected;
 use crate::mutants::planted;
 use crate::place::Place;
 
-/// One change of one key, all but its order known.
+/// One change of one key, before its order is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write<'a> {
     pub(crate) key: &'a [u8],
-    /// `None`: a delete.
+    /// `None` for a delete.
     pub(crate) value: Option<&'a [u8]>,
-    /// Version and timestamp, if the caller gives them.
+    /// The caller's version and timestamp, if any.
     pub(crate) given: Option<(u64, i64)>,
 }
 
@@ -30,19 +30,19 @@ pub(crate) struct PendingRecord<'a> {
     value: Option<&'a [u8]>,
     pub(crate) payload_checksum: u64,
     pub(crate) timestamp: i64,
-    /// The caller's if `is_given`; else the engine's, once the record is evaluated.
+    /// The caller's version if `is_given`; otherwise the engine's, after the evaluation.
     version: u64,
-    /// Where it starts in the active segment, and how long it is; set when it is encoded.
+    /// Its offset in the active segment and its length; set when it is encoded.
     offset: u32,
     pub(crate) len_bytes: u32,
-    /// What it has replaced in the index; set when it is applied.
+    /// The replaced version in the index; set when it is applied.
     pub(crate) replaced: Option<Replaced<Place>>,
     is_given: bool,
     outcome: ApplyOutcome,
 }
 
 impl<'a> PendingRecord<'a> {
-    /// `now` is the timestamp of a write that brings none.
+    /// `now` is the timestamp of a write without one.
     #[inline]
     pub(crate) fn new(write: Write<'a>, payload_checksum: u64, now: i64) -> Self {
         let (version, timestamp) = write.given.unwrap_or((0, now));
@@ -60,7 +60,7 @@ impl<'a> PendingRecord<'a> {
         }
     }
 
-    /// Whether it won, and so is written.
+    /// Whether it won and is written.
     #[inline]
     pub(crate) fn is_written(&self) -> bool {
         self.outcome.changed()
@@ -80,13 +80,13 @@ impl<'a> PendingRecord<'a> {
         self.value.unwrap_or_default()
     }
 
-    /// The most bytes that it can take in the log.
+    /// The maximum length of its record, in bytes.
     #[inline]
     pub(crate) fn len_max(&self) -> usize {
         hightower_log::MAX_HEAD_LEN_BYTES + self.key.len() + self.value_bytes().len()
     }
 
-    /// Encodes all of it but key and value, for this offset of the active segment.
+    /// Encodes its head for this offset of the active segment.
     #[inline]
     pub(crate) fn encode_head(
         &mut self,
@@ -100,7 +100,7 @@ impl<'a> PendingRecord<'a> {
             None => CommandRef::Delete { key, version, timestamp },
         };
         let head = encode_head(context, offset, &command, placement, self.payload_checksum);
-        // The codec refuses what the limits have let pass.
+        // The codec refuses a record that the limits allow: a bug.
         let head = head.map_err(|error| Error::Internal(error.to_string().into()))?;
         self.offset = offset;
         let len = head.as_ref().len() + key.len() + self.value_bytes().len();
@@ -109,7 +109,7 @@ impl<'a> PendingRecord<'a> {
         Ok(head)
     }
 
-    /// What it changes in the state, in the segment that it was encoded for.
+    /// Its change of the state, in the segment that it was encoded for.
     #[inline]
     pub(crate) fn change(&self, segment: u32) -> Change<'a, Place> {
         let location = Place { segment, offset: self.offset };
@@ -117,18 +117,18 @@ impl<'a> PendingRecord<'a> {
     }
 }
 
-/// What came of a commit.
+/// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CommitVerdict {
-    /// It is published under this seqno. If every record was stale, nothing was written, and it is
-    /// the latest seqno.
+    /// The commit is published with this seqno. If every record was stale, nothing was written, and
+    /// this is the latest seqno.
     Committed { seqno: u64, is_written: bool },
-    /// The requirement at this index did not hold: its key had a value of this version, or none.
+    /// The requirement at this index did not hold; with the version of its key, if it had a value.
     Rejected { requirement: usize, found: Option<u64> },
 }
 
-/// The records of a commit: an array of one for a single put, so that its length is known, else a
-/// vector.
+/// The records of a commit: an array of one record for a single put, so that its length is known,
+/// otherwise a vector.
 pub(crate) trait Records<'a>: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]> {}
 
 impl<'a, R: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]>> Records<'a> for R {}
@@ -140,18 +140,18 @@ pub(crate) struct PendingCommit<'a, R> {
     pub(crate) requirements: &'a [Requirement],
     pub(crate) uses_reserve: bool,
     pub(crate) durability: Durability,
-    /// [`Error::Closed`] until it is known.
+    /// The outcome; [`Error::Closed`] until it is known.
     pub(crate) result: Result<CommitVerdict>,
 }
 
-/// What a commit comes to.
+/// The result of the evaluation of a commit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Evaluated {
     /// The highest version seen.
     pub(crate) max_version: u64,
-    /// How many records are written.
+    /// Number of written records.
     pub(crate) written: usize,
-    /// The most bytes that they can take in the log.
+    /// Their maximum total length, in bytes.
     pub(crate) len_max: usize,
 }
 
@@ -162,7 +162,7 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
         Self { records, requirements: &[], uses_reserve: false, durability, result: Err(Error::Closed) }
     }
 
-    /// The first requirement that does not hold.
+    /// The first violated requirement.
     #[inline]
     pub(crate) fn first_unmet(&self, state: &StateWriter<'_, Place>) -> Option<CommitVerdict> {
         self.requirements.iter().enumerate().find_map(|(at, requirement)| {
@@ -172,13 +172,13 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
         })
     }
 
-    /// Gives each record its version and its outcome: the one place where it is decided which
-    /// record wins.
+    /// Sets the version and the outcome of each record. Only this function decides which record
+    /// wins.
     #[inline]
     pub(crate) fn evaluate(&mut self, state: &StateWriter<'_, Place>, max_version: u64) -> Result<Evaluated> {
         let mut evaluated = Evaluated { max_version, ..Evaluated::default() };
-        // Versions that the engine gives always win. Only records with their own need a look at
-        // what the key has, and at what earlier records of the commit have given it.
+        // Versions assigned by the engine always win. Only records with explicit versions are
+        // compared with the key's version, and with those of earlier records of the commit.
         let mut earlier: Option<HashMap<&[u8], u64>> = None;
         let records = self.records.as_mut();
         for at in 0..records.len() {
@@ -212,7 +212,7 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
         Ok(evaluated)
     }
 
-    /// The records that are written.
+    /// The written records.
     #[inline]
     pub(crate) fn written(&self) -> impl Iterator<Item = &PendingRecord<'a>> {
         self.records.as_ref().iter().filter(|record| record.is_written())
@@ -220,9 +220,9 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
 }
 
 impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
-    /// The commit of a batch. `now` is the timestamp of records that bring none.
+    /// The commit of a batch. `now` is the timestamp of records without one.
     pub(crate) fn of(batch: &'a Batch, durability: Durability, now: i64) -> Self {
-        let record = |operation: &'a Operation| {
+        let record = |operation: &'a BatchOperation| {
             let (key, value) = batch.parts(operation);
             PendingRecord::new(Write { key, value, given: operation.given }, operation.payload_checksum, now)
         };
@@ -231,7 +231,7 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
         Self { requirements, uses_reserve, ..Self::new(records, durability) }
     }
 
-    /// What came of it, for the batch's caller.
+    /// The outcome for the batch's caller.
     pub(crate) fn into_outcome(self) -> Result<BatchOutcome> {
         Ok(match self.result? {
             CommitVerdict::Committed { seqno: seq, .. } => {
@@ -246,11 +246,11 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
     }
 }
 
-/// The version for a command that brings none.
+/// The version of a command without one.
 fn next_version(max_version: u64) -> Result<u64> {
     max_version.checked_add(1).ok_or_else(|| {
         Error::Validation(
-            "the store has given the last version, 2^64 - 1: its files were not made by this program".into(),
+            "cannot assign a version: the store has used the last one, 2^64 - 1, so its files were not written by this program".into(),
         )
     })
 }

@@ -1,4 +1,4 @@
-//! The thread in the background, and the explicit run.
+//! The background thread, and explicit compaction.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,24 +26,24 @@ use crate::read_path::ReadPath;
 use crate::tail_upkeep::TailUpkeep;
 use crate::time::StoreTime;
 
-/// After failures the background waits at most this long until it tries again.
+/// Maximum delay of the background after failures.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
 
-/// After this many runs in the background, others get the turn.
+/// Number of background runs before the turn is released for others.
 const RUNS_PER_TURN: u32 = 16;
 
-/// The active segment is ended to be put in order if it holds more than one part in so many of what
-/// lives, and at least so many bytes; less is not worth a segment.
+/// An explicit compaction rotates the active segment to order it, if it has more than this share of
+/// the live bytes, and at least this number of bytes; less is not worth a segment.
 const WORTH_ORDERING_SHARE: u64 = 16;
 const WORTH_ORDERING_BYTES: u64 = 1 << 20;
 
-/// What an explicit run still has to look at: the segments that were there when it began. So it
-/// comes to an end however much is written.
+/// The remaining segments of an explicit compaction: those that existed at its begin. So it
+/// terminates under any rate of writes.
 struct Session {
     ids: HashSet<u32>,
 }
 
-/// Decides when to compact, and what.
+/// The schedule and the work of compaction.
 #[derive(Debug)]
 pub(crate) struct Compaction {
     policy: Arc<dyn CompactionPolicy>,
@@ -97,7 +97,7 @@ impl Compaction {
         usage(&self.read, &self.time, self.config.compaction.tombstone_grace)
     }
 
-    /// The thread in the background; runs until [`Maintenance::close`].
+    /// The loop of the background thread, until [`Maintenance::close`].
     pub(crate) fn run(&self) {
         let interval = self.config.compaction_interval;
         let mut retry_at = Duration::ZERO;
@@ -130,8 +130,8 @@ impl Compaction {
         }
     }
 
-    /// Compacts until the policy is content. `may_roll`: nothing else has called for it, so the
-    /// active segment may be ended for it.
+    /// Compacts until the policy chooses nothing. `may_roll`: the store is idle, so the active
+    /// segment may be rotated.
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
         let mut turn = self.maintenance.turn.lock()?;
         self.read.index.handle()?.reclaim();
@@ -140,7 +140,7 @@ impl Compaction {
         let mut victims_max = usize::MAX;
         for left in (0..RUNS_PER_TURN).rev() {
             if left == 0 {
-                // Others may want the turn; go on after them.
+                // Others may wait for the turn; continue after them.
                 self.maintenance.wake();
             }
             let usage = self.usage();
@@ -190,7 +190,7 @@ impl Compaction {
         let may_order = self.config.compaction.order_when_explicit && !self.store.in_use()?.tail_stats().full;
         if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
             match self.roll_active() {
-                // Deletes have used up what there was for the tail. What the other segments give
+                // Deletes have exhausted the reserve of the tail. Compaction of other segments
                 // makes room for it.
                 Ok(()) | Err(Error::Full { .. }) => {}
                 Err(failure) => return Err(failure),
@@ -234,13 +234,13 @@ impl Compaction {
         })
     }
 
-    /// Runs a compaction of as many of the victims as there is room for, those with the fewest live
-    /// bytes first; `victims_max` is how many there was room for so far.
+    /// Compacts as many of the victims as fit the free room, those with the fewest live bytes
+    /// first; `victims_max` is the number that fitted so far.
     ///
     /// # Errors
     ///
-    /// [`Error::Full`] if there is no room for what lives in one of them; what was tried has left
-    /// no trace.
+    /// [`Error::Full`] if the room is too small for the live bytes of one of them; the attempt
+    /// leaves no files.
     fn compact_within(
         &self,
         turn: &mut Turn,
@@ -255,7 +255,7 @@ impl Compaction {
         loop {
             match self.runner.compact(turn, usage, &victims, goal) {
                 Err(Error::Full { detail }) => {
-                    // The files of an earlier run's inputs may have been held until now.
+                    // The files of an earlier run's inputs may have been in use until now.
                     let waiting = turn.retired.len();
                     self.runner.free_patiently(turn)?;
                     if turn.retired.len() < waiting {
@@ -277,8 +277,8 @@ impl Compaction {
         }
     }
 
-    /// Rewrites in key order what the log has left in the order of its commits. A luxury: once
-    /// there is no room for it, it ends.
+    /// Rewrites segments in commit order into key order. This is optional: it stops when room is
+    /// short.
     fn put_in_order(&self, turn: &mut Turn, session: &Session) -> Result<()> {
         while let Some(usage) = self.next_of(session)? {
             let is_unordered = |usage: &&SegmentUsage| {
@@ -303,10 +303,10 @@ impl Compaction {
         Ok(())
     }
 
-    /// Drops the segments that hold nothing any more. It needs no room, so it comes before all that
-    /// does: on a full device it makes what there is.
+    /// Drops fully dead segments. This needs no room, so it runs first: on a full device it frees
+    /// room.
     fn drop_dead(&self, turn: &mut Turn) -> Result<()> {
-        // Segments that were rolled a moment ago may not be sealed yet.
+        // Recently rotated segments may not be sealed yet.
         self.store.in_use()?.sync_predecessors().map_err(|failure| self.store.append_failed(failure))?;
         let usage = self.usage();
         let dead: Vec<u32> =
@@ -319,13 +319,13 @@ impl Compaction {
         self.runner.free_patiently(turn)
     }
 
-    /// The segments in numbers, for the next run of a session; what came later is shown as having
-    /// nothing to give. `None`: all is done.
+    /// The figures of the segments, for the next run of a session; later segments appear as fully
+    /// live. `None` at the end.
     fn next_of(&self, session: &Session) -> Result<Option<Vec<SegmentUsage>>> {
         self.store.check_writable()?;
         let mut usage = self.usage();
         for usage in usage.iter_mut().filter(|usage| !session.ids.contains(&usage.id)) {
-            // Its dead records stay in view: they may block tombstones.
+            // Its dead records still count: they may block tombstones.
             usage.expired_tombstone_bytes = 0;
             usage.retained_records = usage.retained_records.max(usage.dead_records());
         }
@@ -333,7 +333,7 @@ impl Compaction {
         Ok(is_any_left.then_some(usage))
     }
 
-    /// Whether too much of the log could be freed, and the active segment is what holds it.
+    /// Whether too much of the log could be freed, and most of it is in the active segment.
     fn active_is_in_the_way(&self, usage: &[SegmentUsage]) -> bool {
         let config = &self.config.compaction;
         let exceeds =
@@ -345,11 +345,11 @@ impl Compaction {
             && active.is_some_and(|active| exceeds(active.dead_bytes(), active.len_bytes, config.min_victim_percent))
     }
 
-    /// Ends the active segment and seals it, so that it can be compacted.
+    /// Rotates and seals the active segment, so that it can be compacted.
     fn roll_active(&self) -> Result<()> {
         let store = self.store.in_use()?;
-        // The successor is made before the lock is taken, so that nobody waits for it. Without room
-        // for it the roll looks for another way.
+        // The successor is created before the lock is taken, so that no writer waits for it.
+        // Without room for it the rotation uses a reserve or fails.
         match store.prepare_next(self.time.stamp(self.read.index.max_version())) {
             Ok(_) | Err(SegmentError::Full { .. }) => {}
             Err(failure) => return Err(self.store.append_failed(failure)),
@@ -366,7 +366,7 @@ impl Compaction {
     }
 }
 
-/// Of these victims, keeps those with the fewest live bytes.
+/// Keeps the victims with the fewest live bytes.
 fn keep_cheapest(victims: &mut Vec<u32>, usage: &[SegmentUsage], count: usize) {
     let live_bytes = |id: &u32| {
         let found = usage.binary_search_by_key(id, |usage| usage.id).ok().and_then(|at| usage.get(at));
@@ -376,8 +376,8 @@ fn keep_cheapest(victims: &mut Vec<u32>, usage: &[SegmentUsage], count: usize) {
     victims.truncate(count);
 }
 
-/// Whether an explicit compaction ends the active segment: for what it could free, or for a good
-/// part of the store that it could put in order.
+/// Whether an explicit compaction rotates the active segment: to free space, or to order a large
+/// part of the store.
 fn is_worth_rolling(active: &SegmentUsage, all: &[SegmentUsage], may_order: bool) -> bool {
     let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
     let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);

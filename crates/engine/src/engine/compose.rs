@@ -1,4 +1,4 @@
-//! How the parts of an open store are put together.
+//! The composition of an open store from its parts.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::sync_path::SyncPath;
 use crate::tail_upkeep::{TailParts, TailUpkeep};
 
 impl SingleNodeEngine {
-    /// Each part knows those above it, and none below.
+    /// Each part depends only on earlier ones.
     pub(crate) fn compose(opened: Opened) -> Self {
         let Opened { config, components, panics, fork_guard, lock, report, .. } = opened;
         let durability = config.effective_durability();

@@ -17,11 +17,11 @@ use crate::sync::thread;
 
 /// # Opening and closing
 ///
-/// One process has a store open for writing, or any number have it open for reading.
+/// Either one process has a store open for writing, or any number have it open for reading.
 impl SingleNodeEngine {
-    /// Opens the store in `.hightower` of the current directory with the default settings, making
-    /// it if there is none: the spelling of hightower-kv 0.1. New programs name a directory,
-    /// with [`open`](Self::open).
+    /// Opens the store in `.hightower` of the current directory with the default settings, and
+    /// creates it if none exists: the spelling of hightower-kv 0.1. New programs use
+    /// [`open`](Self::open) with a directory.
     ///
     /// # Errors
     ///
@@ -30,8 +30,8 @@ impl SingleNodeEngine {
         Self::with_config(StoreConfig::default())
     }
 
-    /// Opens the store in `data_dir` with the default settings, making it if there is none. Costs a
-    /// read of the index checkpoint and of what was written since it.
+    /// Opens the store in `data_dir` with the default settings, and creates it if none exists. It
+    /// costs a read of the index checkpoint and of the log behind it.
     ///
     /// ```
     /// use hightower_engine::SingleNodeEngine;
@@ -49,7 +49,7 @@ impl SingleNodeEngine {
         Self::with_config(StoreConfig::at(data_dir))
     }
 
-    /// A store in `data_dir` that is opened step by step: settings, components, progress.
+    /// A builder for opening the store in `data_dir`, with settings, components and progress.
     ///
     /// ```
     /// # use hightower_engine::{Durability, SingleNodeEngine};
@@ -62,29 +62,30 @@ impl SingleNodeEngine {
         StoreBuilder::new(data_dir)
     }
 
-    /// Opens a store, making it if there is none. What a crash left unfinished is dropped, and told
-    /// in [`open_report`](Self::open_report). Costs a pass over the log.
+    /// Opens a store, and creates it if none exists. Unfinished writes of a crash are dropped and
+    /// reported in [`open_report`](Self::open_report). It costs a read of the index checkpoint and
+    /// of the log behind it.
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] if it is open elsewhere, [`Error::Corrupt`] naming file and offset,
-    /// [`Error::VersionUnsupported`], [`Error::Full`], [`Error::Io`], or [`Error::Validation`]
-    /// for a setting out of its range.
+    /// [`Error::Locked`] if it is open elsewhere, [`Error::Corrupt`] with file and offset,
+    /// [`Error::VersionUnsupported`], [`Error::Full`], [`Error::Io`], or [`Error::Validation`] for
+    /// a setting out of its range.
     pub fn with_config(config: StoreConfig) -> Result<Self> {
         Self::with_components(config, Components::default())
     }
 
-    /// Opens a store for reading only: nothing on disk is created or changed. Other readers may
-    /// have it open too, a writer may not, until the engine and its snapshots are dropped.
+    /// Opens a store for reading only: nothing on disk is created or changed. Until the engine and
+    /// its snapshots are dropped, other readers may have it open too, a writer may not.
     ///
     /// # Errors
     ///
-    /// As [`with_config`](Self::with_config), and [`Error::NotFound`] if there is no store.
+    /// As [`with_config`](Self::with_config), and [`Error::NotFound`] if no store exists.
     pub fn open_read_only(data_dir: impl Into<std::path::PathBuf>) -> Result<Self> {
         Self::with_config(StoreConfig::at(data_dir).with_read_only(true))
     }
 
-    /// Opens a store on a file system, clock and source of randomness of the caller's.
+    /// Opens a store with the caller's file system, clock and source of randomness.
     ///
     /// # Errors
     ///
@@ -93,8 +94,8 @@ impl SingleNodeEngine {
         Self::open_with_progress(config, components, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`with_components`](Self::with_components); `watch` is told again and again how far
-    /// opening has come, and may end it.
+    /// As [`with_components`](Self::with_components); `watch` is called repeatedly with the
+    /// progress, and may abort the open.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -111,8 +112,8 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// As [`with_config`](Self::with_config), and [`Error::Aborted`] if `watch` has ended it; the
-    /// store is then as it was.
+    /// As [`with_config`](Self::with_config), and [`Error::Aborted`] if `watch` aborted it; the
+    /// store is then unchanged.
     pub fn open_with_progress(
         config: StoreConfig,
         components: Components,
@@ -121,7 +122,7 @@ impl SingleNodeEngine {
         Self::open_in(config, components, false, &mut watch)
     }
 
-    /// Opens a store that is being made as a copy of another.
+    /// Opens a store under construction as a copy of another.
     pub(crate) fn open_copy(config: StoreConfig, components: Components) -> Result<Self> {
         Self::open_in(config, components, true, &mut |_| ControlFlow::Continue(()))
     }
@@ -135,49 +136,46 @@ impl SingleNodeEngine {
         Ok(engine)
     }
 
-    /// Commits what was handed in, syncs, and closes the store; the next open has nothing to
-    /// recover. Later calls get [`Error::Closed`], but for those that only tell numbers, such
-    /// as [`len`](Self::len) and [`stats`](Self::stats): they go on telling the last ones.
-    /// Snapshots, ranges and backups that were begun before stay whole, and hold the memory that
-    /// they need; all else is freed.
+    /// Commits queued writes, syncs, and closes the store; the next open has nothing to recover.
+    /// Later calls return [`Error::Closed`], except for counters such as [`len`](Self::len) and
+    /// [`stats`](Self::stats), which return the last numbers. Snapshots, ranges and backups that
+    /// began before stay complete, and keep the memory that they need; everything else is freed.
     ///
-    /// It waits: for what was handed in, for a sync, for the end of the step that a compaction is
-    /// at, and while an index checkpoint is written. In asynchronous code call it where
-    /// blocking is allowed: see the project's `docs/ASYNC.md`.
+    /// It waits for queued writes, a sync, the current step of a compaction, and an index
+    /// checkpoint. In asynchronous code call it where blocking is allowed: see the project's
+    /// `docs/ASYNC.md`.
     ///
-    /// Closing again is no error: whoever comes second waits for the first, and gets the same
+    /// Closing again is not an error: a later call waits for the first, and returns the same
     /// outcome.
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`] or [`Error::Io`] if something could not be written or synced; the store
-    /// is closed all the same, and recovers at the next open. [`Error::Validation`] if it is
-    /// called from code that the store is calling, such as a compaction policy; then nothing has
-    /// happened.
+    /// [`Error::Poisoned`] or [`Error::Io`] if a write or sync failed; the store is closed anyway,
+    /// and recovers at the next open. [`Error::Validation`] if it is called from code that the
+    /// store is calling, such as a compaction policy; then it has no effect.
     pub fn close(&self) -> Result<()> {
         observe(Operation::Close, || self.life.close())
     }
 }
 
-/// Drops the handle, and closes the store: see [`close`](SingleNodeEngine::close) for what that
-/// waits for. What could not be written is recovered, or reported, at the next open; call `close`
-/// to hear of it.
+/// Drops the handle, and closes the store, with the waits of [`close`](SingleNodeEngine::close).
+/// The next open recovers or reports failed writes; call `close` to get the error.
 impl Drop for SingleNodeEngine {
     fn drop(&mut self) {
         if self.store.is_forked() {
-            // The threads and the files are the parent's: nothing is joined, unlocked or removed
-            // here. The lifecycle holds every part that would.
+            // The threads and the files belong to the parent: nothing is joined, unlocked or
+            // removed here. The lifecycle has every part that would.
             std::mem::forget(Arc::clone(&self.life));
             return;
         }
         if self.life.is_own_thread() {
-            // The last handle was the policy's, say. This thread cannot wait for itself, so another
-            // closes the store.
+            // The last handle may have been the policy's. This thread cannot wait for itself, so
+            // another closes the store.
             let life = Arc::clone(&self.life);
             let _started = thread::Builder::new().name("hightower-close".into()).spawn(move || drop(life.close()));
             return;
         }
-        // Nobody is left to be told.
+        // No caller is left for the error.
         let _closed = self.close();
     }
 }

@@ -1,4 +1,4 @@
-//! Reading: single keys, ranges, snapshots.
+//! Reads: single keys, ranges, snapshots.
 
 use hightower_index::pin;
 
@@ -12,10 +12,10 @@ use crate::value::Value;
 
 /// # Reading
 ///
-/// No read takes a lock or waits for a writer. A read of several keys sees them as of one moment.
+/// No read takes a lock or waits for a writer. A read of several keys sees one consistent state.
 impl SingleNodeEngine {
-    /// The latest value of `key`. Takes no lock; costs two or three cache misses, a checksum and a
-    /// copy.
+    /// The latest value of `key`. It takes no lock, and costs two or three cache misses, a checksum
+    /// and a copy.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -29,7 +29,7 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] if the record does not verify, [`Error::Closed`].
+    /// [`Error::Corrupt`] if the record is damaged, [`Error::Closed`].
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.read.read_latest(key.as_ref(), |value, _| Value::from(value))
     }
@@ -52,7 +52,7 @@ impl SingleNodeEngine {
         self.read.read_latest(key.as_ref(), |value, _| use_value(value))
     }
 
-    /// The latest value of `key`, and the version that gave it.
+    /// The latest value of `key`, and its version.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -70,8 +70,8 @@ impl SingleNodeEngine {
         self.read.read_latest(key.as_ref(), |value, version| (Value::from(value), version))
     }
 
-    /// The values of many keys as of one moment, in their order. Faster than one [`get`](Self::get)
-    /// after the other, because cache misses overlap.
+    /// The values of many keys in one consistent state, in the order of the keys. It is faster than
+    /// a sequence of [`get`](Self::get)s, because cache misses overlap.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -89,7 +89,7 @@ impl SingleNodeEngine {
         self.snapshot()?.multi_get(keys)
     }
 
-    /// All keys that start with `prefix`, with their values, in key order, as of one moment.
+    /// All keys with the prefix `prefix`, with their values, in key order, in one consistent state.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -107,8 +107,8 @@ impl SingleNodeEngine {
         self.prefix(prefix)?.collect_pairs(usize::MAX)
     }
 
-    /// The keys in `bounds`, in key order, from either end, as of this moment. What was begun
-    /// before the store is closed goes on after it.
+    /// The current keys in `bounds`, in key order, from either end. The range stays usable after
+    /// the store is closed.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -129,8 +129,8 @@ impl SingleNodeEngine {
         Ok(self.snapshot()?.range(bounds))
     }
 
-    /// The keys that begin with `prefix`, in key order, from either end, as of this moment. What
-    /// was begun before the store is closed goes on after it.
+    /// The current keys with the prefix `prefix`, in key order, from either end. The range stays
+    /// usable after the store is closed.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -150,8 +150,7 @@ impl SingleNodeEngine {
         Ok(self.snapshot()?.prefix(prefix))
     }
 
-    /// All keys, in key order, from either end, as of this moment; their values are read when asked
-    /// for.
+    /// All current keys, in key order, from either end. A value is read on access.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -171,7 +170,7 @@ impl SingleNodeEngine {
         self.range(..)
     }
 
-    /// The first key, and its value. Costs a copy of both.
+    /// The first key and its value. It costs a copy of both.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -191,7 +190,7 @@ impl SingleNodeEngine {
         self.snapshot()?.first_key_value()
     }
 
-    /// The last key, and its value. Costs a copy of both.
+    /// The last key and its value. It costs a copy of both.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -209,7 +208,7 @@ impl SingleNodeEngine {
         self.snapshot()?.last_key_value()
     }
 
-    /// Whether `key` has a value. Reads the index only.
+    /// Whether `key` has a value. It reads only the index.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -227,7 +226,7 @@ impl SingleNodeEngine {
         Ok(self.read.index.state(&pin())?.contains_key(key.as_ref()))
     }
 
-    /// Calls `reader` with a snapshot of this moment.
+    /// Calls `reader` with a current snapshot.
     ///
     /// ```
     /// # use hightower_engine::{SingleNodeEngine, StoreConfig};
@@ -246,7 +245,7 @@ impl SingleNodeEngine {
         Ok(reader(&self.snapshot()?))
     }
 
-    /// The store as of this moment. Under a microsecond, whatever the number of keys. It stays
+    /// A snapshot of the current state. It takes less than 1 µs for any number of keys, and stays
     /// readable after the store is closed.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! Upkeep: syncing, compaction, checkpoints, copies.
+//! Maintenance: syncs, compaction, checkpoints, copies.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::repair::RepairProgress;
 
 /// # Upkeep
 ///
-/// The store syncs, compacts and writes its index checkpoint by itself. These calls do it now, and
-/// wait for the device; writes and reads go on meanwhile.
+/// The store syncs, compacts and writes its index checkpoint automatically. These calls do so now,
+/// and wait for the device; writes and reads may run meanwhile.
 impl SingleNodeEngine {
-    /// Waits until everything that was committed before is durable.
+    /// Waits until all earlier commits are durable.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -37,13 +37,12 @@ impl SingleNodeEngine {
         self.sync.sync_all()
     }
 
-    /// Frees what can be freed: rewrites every segment that holds anything overtaken, and drops
-    /// those that hold nothing else. Then puts in key order what is still in the order of its
-    /// commits, unless
-    /// [`order_when_explicit`](hightower_compactor::CompactionConfig::order_when_explicit) says
-    /// otherwise. Writes and reads go on meanwhile. Looks at no more than what was there when it
-    /// began. The report counts all that compaction has done since the call, also what the
-    /// background did while the call waited for it.
+    /// Compacts the store completely: rewrites every segment with dead records, and drops fully
+    /// dead segments. Then it rewrites segments in commit order into key order, unless
+    /// [`order_when_explicit`](hightower_compactor::CompactionConfig::order_when_explicit) is off.
+    /// Writes and reads may run meanwhile. It processes only segments that exist at its begin. The
+    /// report has all work of compaction since the call, including that of the background thread
+    /// while the call waited for it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -59,9 +58,9 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] if a record does not verify, [`Error::Full`], [`Error::Io`],
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`], [`Error::Validation`] if it
-    /// is called from a compaction policy. What was freed until then stays so.
+    /// [`Error::Corrupt`] if a record is damaged, [`Error::Full`], [`Error::Io`],
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`], [`Error::Validation`] if it is
+    /// called from a compaction policy. After an error, freed space stays free.
     pub fn run_compaction_now(&self) -> Result<CompactionReport> {
         observe(Operation::Compaction, || {
             self.store.check_not_forked()?;
@@ -69,7 +68,7 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes go on
+    /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes may run
     /// meanwhile.
     ///
     /// ```
@@ -90,12 +89,11 @@ impl SingleNodeEngine {
         self.checkpoints.write(&mut turn)
     }
 
-    /// Copies the store, as of one moment, into a directory from which it can be opened or
-    /// [`restore`](crate::restore)d. Writes go on meanwhile. Complete segments are hard-linked
-    /// where the file system can, and a backup that is there already gets only what is new; it
-    /// stays whole until the new one is. A backup that has begun goes on to its end also when
-    /// the store is closed meanwhile, which waits for no copy; until then compaction does not
-    /// free what it copies.
+    /// Copies a consistent state of the store into a directory, which can be opened or
+    /// [`restore`](crate::restore)d. Writes may run meanwhile. Complete segments are hard-linked if
+    /// the file system supports it. A repeated backup copies only new files; the old backup stays
+    /// complete until the new one is. A running backup completes also if the store is closed
+    /// meanwhile, and close does not wait for it; until then compaction does not free its segments.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -110,16 +108,15 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] if the directory holds something else, [`Error::Locked`] if it is in
-    /// use, [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`],
-    /// [`Error::Poisoned`].
+    /// [`Error::Conflict`] if the directory has other content, [`Error::Locked`] if it is in use,
+    /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
     pub fn backup_to(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
         self.backup_with_progress(dir, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`backup_to`](Self::backup_to); `watch` hears of the progress and may end it. It may call
-    /// the store, and close it. What was in the directory before stays whole then, and the next
-    /// backup into it goes on with what was copied.
+    /// As [`backup_to`](Self::backup_to); `watch` receives the progress and may abort the backup.
+    /// It may call the store, and close it. After an abort the old backup stays complete, and the
+    /// next backup reuses the copied files.
     ///
     /// # Errors
     ///
@@ -141,9 +138,9 @@ impl SingleNodeEngine {
         observe(Operation::Backup, || source.back_up(dir.as_ref(), &mut watch))
     }
 
-    /// Writes all keys as of one moment to a stream, tombstones included, in key order: for another
-    /// machine, or another version. Memory does not depend on the number of keys.
-    /// [`import_snapshot`](crate::import_snapshot) takes it back.
+    /// Writes all keys of one consistent state to a stream, tombstones included, in key order, for
+    /// another machine or another version. The memory does not depend on the number of keys.
+    /// [`import_snapshot`](crate::import_snapshot) reads the stream.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -158,7 +155,7 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the stream refuses, [`Error::Corrupt`] if a record does not verify,
+    /// [`Error::Io`] if the stream fails, [`Error::Corrupt`] if a record is damaged,
     /// [`Error::Closed`].
     pub fn export_snapshot(&self, stream: &mut dyn std::io::Write) -> Result<ExportReport> {
         let source = ExportSource {

@@ -1,4 +1,4 @@
-//! Writing: single keys, commands with versions, batches, and writes that are not waited for.
+//! Writes: single keys, commands with versions, batches, and asynchronous writes.
 
 use std::borrow::Cow;
 
@@ -20,10 +20,10 @@ use crate::value::Value;
 /// # Writing single keys
 ///
 /// Each call is one commit, with a version above every version that the store has seen. It returns
-/// when the write has the durability of the store; the calls that end in `_with` take a
-/// [`Durability`] of their own.
+/// when the write has the durability of the store; calls with the suffix `_with` have a
+/// [`Durability`] argument.
 impl SingleNodeEngine {
-    /// Gives `key` a value. A few hundred nanoseconds, unless it waits for a sync.
+    /// Sets the value of `key`. It takes a few hundred nanoseconds, unless it waits for a sync.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -41,7 +41,7 @@ impl SingleNodeEngine {
         self.put_with(key, value, self.durability)
     }
 
-    /// As [`put`](Self::put), at a durability of this call's own.
+    /// As [`put`](Self::put), with a durability for this call.
     ///
     /// ```
     /// # use hightower_engine::{Durability, SingleNodeEngine};
@@ -64,8 +64,8 @@ impl SingleNodeEngine {
         self.write(Write { key, value: Some(value), given: None }, durability)
     }
 
-    /// As [`put`](Self::put); gives the version of the value, which a later
-    /// [`Expect::Version`] can require. Costs some allocations more.
+    /// As [`put`](Self::put), but returns the version of the value, for a later
+    /// [`Expect::Version`]. It costs some additional allocations.
     ///
     /// ```
     /// # use hightower_engine::{Batch, Expect, SingleNodeEngine};
@@ -86,9 +86,9 @@ impl SingleNodeEngine {
         committed.versions.first().copied().ok_or(Error::Internal("a commit has no version".into()))
     }
 
-    /// Takes `key`'s value away. Writes a tombstone also where there is no value, so that a command
-    /// with an older version that is [submitted](Self::submit) later stays without effect;
-    /// [`remove`](Self::remove) tells whether there was a value, and writes nothing if not.
+    /// Deletes `key`. It writes a tombstone also for an absent key, so that a command with an older
+    /// version that is [submitted](Self::submit) later has no effect. [`remove`](Self::remove)
+    /// returns whether the key had a value, and writes nothing if not.
     ///
     /// ```
     /// # use hightower_engine::{Command, SingleNodeEngine};
@@ -108,7 +108,7 @@ impl SingleNodeEngine {
         self.delete_with(key, self.durability)
     }
 
-    /// As [`delete`](Self::delete), at a durability of this call's own.
+    /// As [`delete`](Self::delete), with a durability for this call.
     ///
     /// ```
     /// # use hightower_engine::{Durability, SingleNodeEngine};
@@ -125,11 +125,11 @@ impl SingleNodeEngine {
         self.write(Write { key: key.as_ref(), value: None, given: None }, durability)
     }
 
-    /// Takes `key`'s value away and gives the version of the delete; `None` if there was no value,
-    /// and then nothing is written.
+    /// Deletes `key` and returns the version of the delete; `None`, without a write, if the key has
+    /// no value.
     ///
-    /// Where nothing is written there is no tombstone of this call: an older command that is
-    /// [submitted](Self::submit) later counts as if `remove` had not been called. Where versions
+    /// Without a write there is no tombstone of this call: an older command that is
+    /// [submitted](Self::submit) later takes effect as if `remove` had not been called. If versions
     /// are submitted, use [`delete`](Self::delete).
     ///
     /// ```
@@ -155,9 +155,9 @@ impl SingleNodeEngine {
         }
     }
 
-    /// Takes `key`'s value away and gives the value; `None` if there was none, and then nothing is
-    /// written. Of several callers one gets a value. Costs a read and a write, again for each
-    /// writer that comes between.
+    /// Deletes `key` and returns its value; `None`, without a write, if the key has no value. Of
+    /// several concurrent callers one gets the value. It costs a read and a write, repeated after
+    /// each conflicting write.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -176,12 +176,12 @@ impl SingleNodeEngine {
         self.fetch_update(key, |_| None::<&[u8]>)
     }
 
-    /// Gives `key` the value that `update` makes of its value, or takes it away if `update` gives
-    /// `None`; gives the value that was there before. No write of others comes between: where one
-    /// does, `update` is called again with the new value.
+    /// Replaces the value of `key` by the result of `update`, or deletes it if `update` returns
+    /// `None`; returns the old value. The update is atomic: after a conflicting write, `update` is
+    /// called again with the new value.
     ///
-    /// Costs a read and a write for each call of `update`. Where many threads update one key, most
-    /// of their calls are repeated.
+    /// It costs a read and a write for each call of `update`. With many threads on one key, most
+    /// calls are repeated.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -227,12 +227,13 @@ impl SingleNodeEngine {
 
 /// # Writing commands with versions
 ///
-/// For replicated and replayed writes: the command with the highest version wins for its key,
-/// whatever the order of arrival.
+/// For replicated and replayed writes: the command with the highest version wins for its key, in
+/// any order of arrival.
 impl SingleNodeEngine {
-    /// Commits a command with the version it carries: it counts if that is above the key's, else it
-    /// is [`IgnoredStale`](ApplyOutcome::IgnoredStale). Versions given by [`put`](Self::put)
-    /// are above it from then on. The timestamp is kept with the record and decides nothing.
+    /// Commits a command with its explicit version. It wins if the version is above the key's,
+    /// otherwise the outcome is [`IgnoredStale`](ApplyOutcome::IgnoredStale). Later versions of
+    /// [`put`](Self::put) are above it. The timestamp is stored with the record and decides
+    /// nothing.
     ///
     /// ```
     /// # use hightower_engine::{Command, SingleNodeEngine, StoreConfig, limits};
@@ -254,7 +255,7 @@ impl SingleNodeEngine {
         self.submit_with(command, self.durability)
     }
 
-    /// As [`submit`](Self::submit), at a durability of this call's own.
+    /// As [`submit`](Self::submit), with a durability for this call.
     ///
     /// ```
     /// # use hightower_engine::{Command, Durability, SingleNodeEngine};
@@ -272,8 +273,8 @@ impl SingleNodeEngine {
         self.write(Write { key: command.key(), value: command.value(), given }, durability)
     }
 
-    /// Commits several commands as one: all of them or, on error, none. Stale ones are left out,
-    /// and say so.
+    /// Commits several commands atomically. Stale ones are skipped, and have the outcome
+    /// [`IgnoredStale`](ApplyOutcome::IgnoredStale).
     ///
     /// ```
     /// # use hightower_engine::{ApplyOutcome, Command, SingleNodeEngine};
@@ -290,7 +291,7 @@ impl SingleNodeEngine {
     /// # Errors
     ///
     /// As [`put`](Self::put), and [`Error::LimitExceeded`] for more than 65,536 commands or 4 GiB.
-    /// A batch that is longer than a segment gets one of its own.
+    /// A batch longer than a segment gets a separate segment.
     pub fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
     where
         I: IntoIterator<Item = Command>,
@@ -305,9 +306,9 @@ impl SingleNodeEngine {
 
 /// # Writing batches
 ///
-/// Several changes that commit as one, if all holds that they require.
+/// Several changes in one atomic commit, with requirements.
 impl SingleNodeEngine {
-    /// An empty batch: [`Batch::new`], for chains that begin with the engine.
+    /// An empty batch, as [`Batch::new`], for chains that begin with the engine.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -321,7 +322,7 @@ impl SingleNodeEngine {
         Batch::new()
     }
 
-    /// Commits a batch as one, if everything holds that it requires. The batch can be used again.
+    /// Commits a batch atomically, if its requirements hold. The batch can be used again.
     ///
     /// ```
     /// # use hightower_engine::{Batch, BatchOutcome, Expect, SingleNodeEngine};
@@ -345,7 +346,7 @@ impl SingleNodeEngine {
         self.commit_with(batch, self.durability)
     }
 
-    /// As [`commit`](Self::commit), at a durability of this call's own.
+    /// As [`commit`](Self::commit), with a durability for this call.
     ///
     /// ```
     /// # use hightower_engine::{Batch, Durability, SingleNodeEngine};
@@ -369,12 +370,12 @@ impl SingleNodeEngine {
 
 /// # Writing without waiting
 ///
-/// These hand a write in and return a [`Ticket`]: a `Future` that gives the outcome. They wait only
+/// These calls queue a write and return a [`Ticket`]: a `Future` of the outcome. They wait only
 /// while the queue is full. In a store without a queue (see
-/// [`StoreConfig::commit_queue_depth`](crate::StoreConfig::commit_queue_depth)) the
-/// write is committed before they return.
+/// [`StoreConfig::commit_queue_depth`](crate::StoreConfig::commit_queue_depth)) the write is
+/// committed before they return.
 impl SingleNodeEngine {
-    /// Hands in a command with a version of its own.
+    /// Queues a command with an explicit version.
     ///
     /// ```
     /// # use hightower_engine::{Command, SingleNodeEngine};
@@ -387,13 +388,13 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
+    /// [`Error::Closed`] if the engine is closed; other errors come with the ticket.
     pub fn submit_async(&self, command: Command) -> Result<Ticket<ApplyOutcome>> {
         self.submit_async_with(command, self.durability)
     }
 
-    /// As [`submit_async`](Self::submit_async), at a durability of this call's own: the ticket
-    /// gives its outcome once the write has it.
+    /// As [`submit_async`](Self::submit_async), with a durability for this call: the ticket is
+    /// ready when the write has it.
     ///
     /// ```
     /// # use hightower_engine::{Command, Durability, SingleNodeEngine};
@@ -418,7 +419,7 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Hands in a batch. Takes it by value, or copies it from a reference.
+    /// Queues a batch, by value or as a copy of a reference.
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};
@@ -437,13 +438,13 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] if the engine is closed; all else comes with the ticket.
+    /// [`Error::Closed`] if the engine is closed; other errors come with the ticket.
     pub fn commit_async<'a>(&self, batch: impl Into<Cow<'a, Batch>>) -> Result<Ticket<BatchOutcome>> {
         self.commit_async_with(batch, self.durability)
     }
 
-    /// As [`commit_async`](Self::commit_async), at a durability of this call's own: the ticket
-    /// gives its outcome once the batch has it.
+    /// As [`commit_async`](Self::commit_async), with a durability for this call: the ticket is
+    /// ready when the batch has it.
     ///
     /// ```
     /// # use hightower_engine::{Batch, Durability, SingleNodeEngine};
