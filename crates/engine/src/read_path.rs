@@ -20,7 +20,7 @@ use crate::observe::{Operation, observe};
 use crate::open_index::OpenIndex;
 use crate::place::{HintedPlace, Place};
 use crate::sync::step;
-use crate::table::{InOrder, Segments, Tracked};
+use crate::table::{Segments, SequentialReads, Tracked};
 
 /// What reads need, and all that a snapshot holds of a store: the index and the segments.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl ReadPath {
     /// The same for a reader of many records; see
     /// [`Table::prefetch_in_order`](crate::table::Table::prefetch_in_order).
     #[inline]
-    pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut InOrder>, guard: &Guard) {
+    pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut SequentialReads>, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
             table.prefetch_in_order(place, order);
         }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::read_path::ReadPath;
-use crate::table::InOrder;
+use crate::table::SequentialReads;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
 
@@ -150,13 +150,13 @@ impl Snapshot {
     #[must_use]
     pub fn range(&self, bounds: impl KeyBounds) -> Range {
         let (from, to) = bounds.key_bounds();
-        Range { snapshot: self.clone(), inner: self.state.range(from, to), order: InOrder::default() }
+        Range { snapshot: self.clone(), inner: self.state.range(from, to), order: SequentialReads::default() }
     }
 
     /// The keys that begin with `prefix` and had a value, in key order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
-        Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: InOrder::default() }
+        Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: SequentialReads::default() }
     }
 
     /// All keys that had a value, in key order, from either end; their values are read when asked
@@ -212,7 +212,7 @@ impl Snapshot {
     pub fn to_state(&self) -> Result<KvState> {
         let mut copy = KvState::new();
         let mut entries = self.state.entries(Bound::Unbounded, Bound::Unbounded);
-        let mut order = InOrder::default();
+        let mut order = SequentialReads::default();
         let order = RefCell::new(&mut order);
         loop {
             let guard = pin();
@@ -270,7 +270,7 @@ pub struct Range {
     snapshot: Snapshot,
     inner: hightower_state::StateRange<Place>,
     /// Of the records from the front.
-    order: InOrder,
+    order: SequentialReads,
 }
 
 impl Range {

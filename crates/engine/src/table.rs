@@ -182,7 +182,7 @@ impl Table {
     /// The same for a reader of many records, which has the device read ahead of it as long as they
     /// stand one behind the other.
     #[inline]
-    pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut InOrder>) {
+    pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut SequentialReads>) {
         let Some(tracked) = self.find(place.segment) else { return };
         order.borrow_mut().read_ahead(place, tracked);
         prefetch_read(tracked.segment.bytes_from(place.offset));
@@ -205,7 +205,7 @@ impl Table {
 /// Sees whether a reader of many records goes through segments from front to back, through some in
 /// turn perhaps, and has the device read ahead of it then.
 #[derive(Debug, Default)]
-pub(crate) struct InOrder {
+pub(crate) struct SequentialReads {
     streams: [Stream; Self::STREAMS],
     /// Which of them had the last record.
     last: usize,
@@ -223,7 +223,7 @@ struct Stream {
     ahead: ReadAhead,
 }
 
-impl InOrder {
+impl SequentialReads {
     /// A scan goes through so many segments in turn: each run of compaction has put its own records
     /// in order.
     const STREAMS: usize = 16;
@@ -405,7 +405,7 @@ mod tests {
     use hightower_segment::sim::SimFs;
     use hightower_segment::{AppendMode, Purpose, Segment, SegmentStore, Stamp, StoreOptions};
 
-    use super::{InOrder, Segments, Tracked};
+    use super::{Segments, SequentialReads, Tracked};
     use crate::place::Place;
 
     /// Empty segments with ascending ids.
@@ -450,30 +450,31 @@ mod tests {
 
     #[test]
     fn a_scan_that_goes_through_many_segments_in_turn_reads_ahead_in_each() {
-        let (table, mut all) = (Segments::default(), segments(InOrder::STREAMS * 2));
+        let (table, mut all) = (Segments::default(), segments(SequentialReads::STREAMS * 2));
         // The ids of some are alike but for a few bits.
-        all.rotate_left(InOrder::STREAMS / 2 + 1);
+        all.rotate_left(SequentialReads::STREAMS / 2 + 1);
         let (even, odd): (Vec<_>, Vec<_>) = all.into_iter().partition(|segment| segment.id() % 2 == 0);
         let add = |segment| table.add(segment).unwrap();
         let (even, odd): (Vec<_>, Vec<_>) = (even.into_iter().map(add).collect(), odd.into_iter().map(add).collect());
-        let mut order = InOrder::default();
-        let read = |some: &[Arc<Tracked>], round: u32, order: &mut InOrder| {
+        let mut order = SequentialReads::default();
+        let read = |some: &[Arc<Tracked>], round: u32, order: &mut SequentialReads| {
             for tracked in some {
                 order.read_ahead(Place { segment: tracked.segment.id(), offset: 64 + round * 1000 }, tracked);
             }
         };
-        let is_in_order = |order: &InOrder, some: &[Arc<Tracked>]| {
-            let has = |id| order.streams.iter().any(|stream| stream.segment == id && stream.run == InOrder::RUN);
+        let is_in_order = |order: &SequentialReads, some: &[Arc<Tracked>]| {
+            let has =
+                |id| order.streams.iter().any(|stream| stream.segment == id && stream.run == SequentialReads::RUN);
             some.iter().all(|tracked| has(tracked.segment.id()))
         };
-        (0..=InOrder::RUN).for_each(|round| read(&even, round, &mut order));
+        (0..=SequentialReads::RUN).for_each(|round| read(&even, round, &mut order));
         assert!(is_in_order(&order, &even));
         // A few records of others take no stream from them, but when these come to their end, they
         // do.
         read(&odd, 0, &mut order);
-        (0..=InOrder::RUN).for_each(|round| read(&even, InOrder::RUN + round, &mut order));
+        (0..=SequentialReads::RUN).for_each(|round| read(&even, SequentialReads::RUN + round, &mut order));
         assert!(is_in_order(&order, &even));
-        (0..InOrder::RUN * 4).for_each(|round| read(&odd, round, &mut order));
+        (0..SequentialReads::RUN * 4).for_each(|round| read(&odd, round, &mut order));
         assert!(is_in_order(&order, &odd));
     }
 
@@ -481,14 +482,14 @@ mod tests {
     fn a_scan_that_asks_for_records_again_has_not_lost_its_order() {
         let (table, all) = (Segments::default(), segments(1));
         let tracked = table.add(Arc::clone(&all[0])).unwrap();
-        let mut order = InOrder::default();
+        let mut order = SequentialReads::default();
         let mut read = |record: u32| {
             order.read_ahead(Place { segment: tracked.segment.id(), offset: 64 + record * 1000 }, &tracked);
             order.streams[order.last].run
         };
         (0..256).for_each(|record| _ = read(record));
         // Under the next guard it begins with those that it had only asked for.
-        assert!((240..512).all(|record| read(record) == InOrder::RUN));
+        assert!((240..512).all(|record| read(record) == SequentialReads::RUN));
         assert_eq!(read(0), 0, "it has gone back");
     }
 }

@@ -22,7 +22,7 @@ use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
-use crate::table::InOrder;
+use crate::table::SequentialReads;
 use crate::time::StoreTime;
 
 const MAGIC: [u8; 8] = *b"HTKVEXP\n";
@@ -274,7 +274,7 @@ impl ExportSource<'_> {
             FrameWriter { stream, header, number: 0, frame: Vec::new(), in_frame: 0, records: 0, bytes: 0 };
         writer.put(&header.encode())?;
         let mut entries = snapshot.entries(Bound::Unbounded, Bound::Unbounded);
-        let mut order = InOrder::default();
+        let mut order = SequentialReads::default();
         let order = RefCell::new(&mut order);
         loop {
             let guard = pin();
