@@ -121,7 +121,8 @@ pub use mapping::{
     SharedMemory,
 };
 pub use names::{
-    CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, TABLE_SUFFIX, UNFINISHED, is_garbage_when_unnamed, segment_name,
+    CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, TABLE_SUFFIX, UNFINISHED, is_garbage_when_unnamed,
+    is_table_name, segment_name,
 };
 pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_ahead::{InOrder, ReadAhead};

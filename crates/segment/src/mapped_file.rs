@@ -5,7 +5,7 @@ use std::io;
 
 use crate::fs::{Access, Dir};
 use crate::mapping::{MapPermit, Mapping};
-use crate::names::{is_checkpoint, is_table};
+use crate::names::{is_checkpoint, is_table_name};
 
 /// Maps a whole index checkpoint for sequential reads. The store is open, so no other process has
 /// it open for writing; a store never writes to a checkpoint that already has its name.
@@ -31,7 +31,7 @@ pub fn map_checkpoint(dir: &dyn Dir, name: &str) -> io::Result<Mapping> {
 /// [`io::ErrorKind::InvalidInput`] if the name does not end in
 /// [`TABLE_SUFFIX`](crate::TABLE_SUFFIX), and those of the system.
 pub fn map_table(dir: &dyn Dir, name: &str) -> io::Result<Mapping> {
-    if !is_table(name) {
+    if !is_table_name(name) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a table")));
     }
     map_whole(dir, name)

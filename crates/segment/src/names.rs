@@ -67,8 +67,17 @@ pub(crate) fn is_checkpoint(name: &str) -> bool {
     is_stem_and(CHECKPOINT_SUFFIX, name)
 }
 
-/// Whether a table may have this name: as that of a checkpoint, with its own end.
-pub(crate) fn is_table(name: &str) -> bool {
+/// Whether a table may have this name: one path component that ends in [`TABLE_SUFFIX`], of ASCII
+/// letters, digits, `-`, `_` and `.`, with 255 bytes at most.
+///
+/// ```
+/// use hightower_segment::is_table_name;
+///
+/// assert!(is_table_name("0000000001.tbl"));
+/// assert!(!is_table_name(".tbl") && !is_table_name("a/b.tbl"));
+/// ```
+#[must_use]
+pub fn is_table_name(name: &str) -> bool {
     is_stem_and(TABLE_SUFFIX, name)
 }
 

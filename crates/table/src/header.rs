@@ -1,5 +1,7 @@
 //! The first 64 bytes of a table: what it is, and what a reader must know before all else.
 
+use std::fmt;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::planted;
@@ -15,11 +17,18 @@ pub(crate) const HEADER_LEN: usize = 64;
 const CHECK_AT: usize = 56;
 
 /// What a table says of itself first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableHeader {
     pub(crate) id: u64,
     pub(crate) salt: u64,
     pub(crate) hash_seed: u64,
+}
+
+impl fmt::Debug for TableHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The seed stays out of logs, as the secrets that derive from it do.
+        f.debug_struct("TableHeader").field("id", &self.id).field("salt", &self.salt).finish_non_exhaustive()
+    }
 }
 
 /// Why bytes are not the header of a table that can be read.

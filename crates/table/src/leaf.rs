@@ -4,6 +4,8 @@
 //! its record lies right behind that of the last entry before it, in this block, whose record is in
 //! the same segment: so after a compaction, which writes in key order, offsets take no room.
 
+use std::fmt;
+
 use crate::block::{self, FULL_BLOCK_BYTES, HEAD_LEN, LEAF_ENTRIES, common_prefix};
 use crate::column::{PackedColumn, VarintReader, put_column};
 use crate::entry::{EntryKind, RecordPointer, TableEntry};
@@ -241,7 +243,7 @@ impl EntryWalk {
 }
 
 /// A leaf of its own: a verified copy, whose keys are put together as they are asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct DecodedLeaf {
     block: Vec<u8>,
     /// Where the block begins in the file, and what follows and precedes it.
@@ -255,6 +257,12 @@ pub(crate) struct DecodedLeaf {
     /// Where the next key's bytes begin.
     suffix_at: usize,
     walk: Option<EntryWalk>,
+}
+
+impl fmt::Debug for DecodedLeaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecodedLeaf").field("offset", &self.offset).field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 impl DecodedLeaf {

@@ -104,7 +104,7 @@ pub use hightower_log::limits::MAX_KEY_LEN_BYTES;
 pub use merge::{LevelMerge, MergeSource, ScanDirection};
 pub use range::TableRange;
 pub use reader::TableReader;
-pub use writer::{TableOptions, TableProgress, TableSummary, TableWriter, UNFINISHED_SUFFIX};
+pub use writer::{MAX_TABLE_NAME_LEN_BYTES, TableOptions, TableProgress, TableSummary, TableWriter, UNFINISHED_SUFFIX};
 
 /// The README's example, run as a test.
 #[cfg(doctest)]

@@ -1,5 +1,6 @@
 //! A table, open for reading: one mapped file, of which header and footer were checked.
 
+use std::fmt;
 use std::hint::black_box;
 use std::path::PathBuf;
 
@@ -46,12 +47,20 @@ use crate::planted;
 /// assert_eq!(table.get(b"another")?, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct TableReader {
     mapping: Mapping,
     path: PathBuf,
     header: TableHeader,
     footer: Footer,
+}
+
+impl fmt::Debug for TableReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither its least and greatest key, nor a row for each segment.
+        let mut reader = f.debug_struct("TableReader");
+        reader.field("path", &self.path).field("header", &self.header).field("keys", &self.len());
+        reader.field("len_bytes", &self.len_bytes()).finish_non_exhaustive()
+    }
 }
 
 impl TableReader {

@@ -1,12 +1,13 @@
 //! Writes a table from keys in ascending order, in memory that does not grow with their number.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hightower_segment::{Dir, Entropy, TABLE_SUFFIX, retry_interrupted};
+use hightower_segment::{Dir, Entropy, is_table_name, retry_interrupted};
 
 use crate::append_file::AppendFile;
 use crate::block::{self, common_prefix};
@@ -35,6 +36,12 @@ use crate::spill::Spill;
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
 /// How the name of the scratch file ends, which exists for a moment.
 const SPILL_SUFFIX: &str = ".spill.tmp";
+/// The longest name of a new table, in bytes: so long that its scratch file can have a name.
+///
+/// ```
+/// assert_eq!(hightower_table::MAX_TABLE_NAME_LEN_BYTES, 255 - ".spill.tmp".len());
+/// ```
+pub const MAX_TABLE_NAME_LEN_BYTES: usize = 255 - SPILL_SUFFIX.len();
 /// Progress is told after so many keys.
 pub(crate) const KEYS_PER_REPORT: u64 = 16_384;
 
@@ -163,11 +170,18 @@ pub struct TableSummary {
 /// assert_eq!(TableReader::open(dir.as_ref(), "1.tbl")?.get(b"b")?.map(|entry| entry.version), Some(2));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct TableWriter {
     place: TablePlace,
     /// `None` once something failed.
     open: Option<OpenTable>,
+}
+
+impl fmt::Debug for TableWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the keys and hashes that it holds, nor the seed of the hash.
+        let keys = self.open.as_ref().map(|open| open.footer.keys);
+        f.debug_struct("TableWriter").field("path", &self.place.path).field("keys", &keys).finish_non_exhaustive()
+    }
 }
 
 /// Where the table goes.
@@ -211,7 +225,8 @@ struct OpenTable {
 }
 
 impl TableWriter {
-    /// Begins a table with this name, which ends in `.tbl`.
+    /// Begins a table with this name: ASCII letters, digits, `-`, `_` and `.`, at most
+    /// [`MAX_TABLE_NAME_LEN_BYTES`] of them, with `.tbl` at the end.
     ///
     /// # Errors
     ///
@@ -229,14 +244,9 @@ impl TableWriter {
     /// ```
     pub fn create(dir: &Arc<dyn Dir>, name: &str, options: TableOptions) -> Result<Self, TableError> {
         let path = dir.path().join(name);
-        if !name.ends_with(TABLE_SUFFIX) {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "the name of a table ends in .tbl");
-            return Err(TableError::io("create", &path, source));
-        }
-        match dir.metadata(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(_) => return Err(TableError::Exists { path }),
-            Err(error) => return Err(TableError::io("look for", &path, error)),
+        if !is_table_name(name) || name.len() > MAX_TABLE_NAME_LEN_BYTES {
+            let what = "a table's name has at most 245 letters, digits, -, _ and ., and ends in .tbl";
+            return Err(TableError::io("create", &path, io::Error::new(io::ErrorKind::InvalidInput, what)));
         }
         let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
         let file = dir.create_new(&unfinished).map_err(|error| match error.kind() {
@@ -244,6 +254,12 @@ impl TableWriter {
             _ => TableError::io("create", &path, error),
         })?;
         let place = TablePlace { dir: Arc::clone(dir), name: name.to_owned(), unfinished, path, exists: true };
+        // While the unfinished file is ours, no other writer can give this name to its table.
+        match dir.metadata(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) => return Err(TableError::Exists { path: place.path.clone() }),
+            Err(error) => return Err(TableError::io("look for", &place.path, error)),
+        }
         let salt = Salt(options.header.salt);
         let mut out = AppendFile::new(file, place.path.clone());
         out.append(&options.header.encode())?;

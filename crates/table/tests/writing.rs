@@ -4,14 +4,16 @@
 
 mod common;
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{Model, NAME, disk, entry, is_pointed, numbered, options, write_as};
-use hightower_segment::Dir;
+use hightower_segment::{Access, DeviceRoom, Dir, File, Lock, LockKind, Metadata};
 use hightower_table::{
-    EntryKind, MAX_KEY_LEN_BYTES, MergeSource, RecordPointer, ScanDirection, TableEntry, TableError, TableOptions,
-    TableProgress, TableReader, TableWriter,
+    EntryKind, MAX_KEY_LEN_BYTES, MAX_TABLE_NAME_LEN_BYTES, MergeSource, RecordPointer, ScanDirection, TableEntry,
+    TableError, TableOptions, TableProgress, TableReader, TableWriter,
 };
 
 fn names(dir: &dyn Dir) -> Vec<String> {
@@ -84,11 +86,111 @@ fn a_name_is_used_once_and_is_one_of_a_table() {
     begun.finish().unwrap();
     assert!(matches!(TableWriter::create(&dir, NAME, options()), Err(TableError::Exists { .. })));
     assert!(TableReader::open(dir.as_ref(), NAME).unwrap().is_empty());
-    for name in ["table", "../1.tbl", "table.seg"] {
+    let long = format!("{}.tbl", "x".repeat(MAX_TABLE_NAME_LEN_BYTES - 3));
+    for name in ["table", "../1.tbl", "table.seg", ".tbl", "..tbl", "A B.tbl", "\u{e9}.tbl", "a/b.tbl", "", &long] {
         assert!(matches!(TableWriter::create(&dir, name, options()), Err(TableError::Io { .. })), "{name}");
         assert!(matches!(TableReader::open(dir.as_ref(), name), Err(TableError::Io { .. })), "{name}");
     }
     assert_eq!(names(dir.as_ref()), [NAME]);
+    // The longest name, with a scratch file.
+    let longest = &long[1..];
+    write_as(&dir, longest, &numbered(200), options().with_memory_bytes(0)).unwrap();
+    TableReader::open(dir.as_ref(), longest).unwrap().check().unwrap();
+}
+
+/// A directory where another writer finishes its table just before this one's file is created.
+#[derive(Debug)]
+struct RacedDir(Arc<dyn Dir>);
+
+impl Dir for RacedDir {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        write_as(&self.0, NAME, &numbered(3), options()).unwrap();
+        self.0.create_new(name)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        self.0.open(name, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.0.remove_file(name)
+    }
+
+    fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()> {
+        self.0.hard_link(name, target, link)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn metadata(&self, name: &str) -> io::Result<Metadata> {
+        self.0.metadata(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>> {
+        self.0.try_lock(kind)
+    }
+
+    fn is_locked_by_this_process(&self) -> bool {
+        self.0.is_locked_by_this_process()
+    }
+
+    fn room(&self) -> io::Result<DeviceRoom> {
+        self.0.room()
+    }
+
+    fn preallocation_is_promise(&self) -> io::Result<bool> {
+        self.0.preallocation_is_promise()
+    }
+}
+
+#[test]
+fn a_table_that_appears_while_another_begins_is_not_replaced() {
+    let (_, dir) = disk();
+    let raced: Arc<dyn Dir> = Arc::new(RacedDir(Arc::clone(&dir)));
+    let begun = TableWriter::create(&raced, NAME, options());
+    assert!(matches!(begun, Err(TableError::Exists { .. })), "{begun:?}");
+    drop(begun);
+    assert_eq!(names(dir.as_ref()), [NAME]);
+    assert_eq!(TableReader::open(dir.as_ref(), NAME).unwrap().len(), 3);
+}
+
+#[test]
+fn neither_keys_nor_the_seed_show_in_debug_output() {
+    let (_, dir) = disk();
+    let seed = 0x5eed_5eed_5eed_5eed;
+    let options = TableOptions::new(1, 2, seed);
+    let mut writer = TableWriter::create(&dir, NAME, options).unwrap();
+    for (key, entry) in numbered(500) {
+        writer.push(&key, entry).unwrap();
+    }
+    let writing = format!("{writer:?}");
+    writer.finish().unwrap();
+    let table = TableReader::open(dir.as_ref(), NAME).unwrap();
+    let mut cursor = table.cursor();
+    assert!(cursor.seek_first().unwrap());
+    let candidates = table.candidates(1).unwrap();
+    let shown =
+        [format!("{options:?}"), writing, format!("{table:?}"), format!("{cursor:?}"), format!("{candidates:?}")];
+    for shown in shown {
+        assert!(!shown.contains(&seed.to_string()), "{shown}");
+        // The first letters of every key, as numbers.
+        assert!(!shown.contains("112, 111, 100, 115"), "{shown}");
+        assert!(shown.len() < 1000, "{} bytes", shown.len());
+    }
 }
 
 #[test]
