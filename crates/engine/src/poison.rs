@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 
-/// The first failure of a write or sync. Once it is set, no new write is promised anything.
+/// The first failure of a write or sync. Once it is set, no new write is accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Poison(OnceLock<Arc<str>>);
 
@@ -22,7 +22,7 @@ impl Poison {
         self.0.get().map(|reason| &**reason)
     }
 
-    /// Keeps the first failure, and gives the error that every later writer gets.
+    /// Keeps the first failure, and returns the error for every later writer.
     pub(crate) fn latch(&self, failure: &dyn std::error::Error) -> Error {
         let reason = self.0.get_or_init(|| describe(failure).into());
         Error::Poisoned { reason: Arc::clone(reason) }

@@ -1,9 +1,9 @@
-//! How much of the disk the store may take: `max_disk_bytes`.
+//! The quota of disk space: `max_disk_bytes`.
 //!
-//! The quota is checked where files are created, not at each write: an active segment has its room
-//! already. A store near its quota first goes without a prepared segment; then a write that needs a
-//! new one is refused, while deletes and compaction, which free space in the end, may exceed it by
-//! a segment. The check and the creation of the file that it allows are under one lock.
+//! The quota is checked when files are created, not at each write, because the active segment's
+//! room is already allocated. A store near its quota first prepares no next segment. Then a write
+//! that needs a new segment is refused; deletes and compaction, which free space in the end, may
+//! exceed the quota by a segment. One lock covers the check and the creation of the file.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,28 +18,28 @@ use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What takes access away may exceed the quota by this share of it.
+/// Deletes, and batches that may use the reserve, may exceed the quota by this share of it.
 const QUOTA_RESERVE_SHARE: u64 = 8;
 
-/// What a commit needs room for.
+/// The purpose of a commit's room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
     /// New data.
     Data,
     /// A batch that [may use the reserve](crate::Batch::use_reserve).
     Reserve,
-    /// Deletes and nothing else.
+    /// Deletes only.
     Deletes,
 }
 
-/// The quota, and the count of what it applies to.
+/// The quota, and the disk space that counts against it.
 #[derive(Debug)]
 pub(crate) struct DiskQuota {
     max_bytes: Option<u64>,
     /// Held while a file that counts against the quota is created.
     growing: Mutex<()>,
     checkpoint_bytes: AtomicU64,
-    /// Of segments that compaction has removed, and whose files are still held.
+    /// Bytes of segments that compaction has removed and whose files still exist.
     retired_bytes: AtomicU64,
     read: Arc<ReadPath>,
     store: Arc<OpenStore>,
@@ -72,8 +72,8 @@ impl DiskQuota {
         self.retired_bytes.store(len_bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of the disk that segments, spare files and checkpoint take. Rather too much than too
-    /// little while writers or compaction work: what moves from one sum to another counts twice.
+    /// Disk space of segments, spare files and checkpoint. Too high rather than too low while
+    /// writers or compaction work: a file that moves from one sum to another counts twice.
     fn disk_bytes(&self, store: &SegmentStore) -> u64 {
         let before = store.tail_stats();
         let segments = self.read.segments.len_bytes();
@@ -82,22 +82,22 @@ impl DiskQuota {
         segments + reserved + other
     }
 
-    /// Keeps others from creating files that count against the quota, until the guard is dropped.
-    /// Nothing in a store without a quota.
+    /// The lock of the creation of files that count against the quota. `None` in a store without a
+    /// quota.
     pub(crate) fn growing(&self) -> Option<(HeldRank, MutexGuard<'_, ()>)> {
         let has_quota = self.max_bytes.is_some() && !planted("quota_not_locked");
         has_quota.then(|| (lock_order::take(Rank::Growing), self.growing.lock()))
     }
 
-    /// Whether the quota allows what `wanted` needs. Valid for as long as
-    /// [`growing`](Self::growing) is held.
+    /// Whether the quota allows the room for `wanted`. Valid while [`growing`](Self::growing) is
+    /// held.
     pub(crate) fn allows<E>(&self, wanted_bytes: impl FnOnce() -> Result<u64, E>) -> Result<bool, E> {
         let Some(max) = self.max_bytes else { return Ok(true) };
         let wanted_bytes = wanted_bytes()?;
         Ok(self.store.in_use().is_ok_and(|store| self.disk_bytes(&store).saturating_add(wanted_bytes) <= max))
     }
 
-    /// Whether the store takes no more than the quota.
+    /// Whether the store is within the quota.
     pub(crate) fn is_kept(&self) -> bool {
         self.allows(|| Ok::<_, Error>(0)).unwrap_or(false)
     }

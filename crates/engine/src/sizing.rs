@@ -1,9 +1,9 @@
-//! How long segments are: as long as the current writers need, and while nothing is written as
-//! short as the size of the store allows.
+//! Lengths of segments: long enough for the current writers; while nothing is written, as short as
+//! the size of the store allows.
 //!
-//! A file that is preallocated is long enough for what the current writers write in some seconds,
-//! so that creating files costs them nothing; and at least a small share of the live bytes, so that
-//! the number of segments stays small.
+//! A preallocated file holds some seconds of the current writers' data, so that the creation of
+//! files does not delay them. It has at least a small share of the live bytes, so that the number
+//! of segments stays small.
 
 use std::time::Duration;
 
@@ -12,25 +12,24 @@ use parking_lot::Mutex;
 use crate::config::{MIN_SEGMENT_SIZE_BYTES, StoreConfig};
 use crate::table::Segments;
 
-/// A segment is this share of the live bytes, or more: the active one, its successor and the spare
-/// take room for three.
+/// A segment has at least this share of the live bytes. The active segment, its successor and the
+/// spare together take three times that.
 const LIVE_SHARE: u64 = 512;
-/// Writers fill no more than one segment in this time, if the largest allows for it.
+/// Writers fill at most one segment in this time, if the maximum length allows it.
 const SECONDS_PER_SEGMENT: u64 = 2;
 /// The interval at which the rate of writing is measured.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
-/// What was written before a pause of this length says nothing about what comes.
+/// After a pause of this length, the earlier rate is discarded.
 const MEMORY: Duration = Duration::from_secs(1);
 /// The live bytes are counted again when the log has grown by one part in this many of its
 /// segments.
 const LOOK_SHARE: usize = 64;
-/// With each look the rate falls by no more than this share.
+/// The largest fall of the rate per measurement, as a share.
 const FALL_SHARE: u64 = 32;
-/// A store with a quota has segments of at most this share of it, so that preallocated room does
-/// not use the quota up.
+/// A segment's largest share of the quota, so that preallocated room does not use the quota up.
 const QUOTA_SHARE: u64 = 32;
 
-/// How fast the log grows.
+/// The rate of the log's growth.
 #[derive(Clone, Copy, Debug, Default)]
 struct Growth {
     at: Duration,
@@ -40,11 +39,10 @@ struct Growth {
 }
 
 impl Growth {
-    /// The log ends there now.
+    /// Notes the present end of the log.
     fn look(&mut self, now: Duration, (segment, end): (u32, u32)) {
         let since = now.saturating_sub(self.at);
-        // What went into segments between is not seen; what is seen of the new one shows the rate
-        // soon.
+        // Bytes of segments in between are not counted; the new segment soon shows the rate.
         let grown = u64::from(if segment == self.segment { end.saturating_sub(self.end) } else { end });
         let seen = grown.saturating_mul(1_000_000) / u64::try_from(since.as_micros()).unwrap_or(u64::MAX).max(1);
         let kept = if since > MEMORY { 0 } else { self.bytes_per_s - self.bytes_per_s / FALL_SHARE };
@@ -53,16 +51,16 @@ impl Growth {
     }
 }
 
-/// The number of live bytes at the last look. A look costs more the more segments there are, so it
-/// is not made at each rotation.
+/// The number of live bytes at the last look. The cost of a look grows with the number of segments,
+/// so not every rotation takes one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Living {
     bytes: u64,
-    /// The active segment of that time.
+    /// The active segment at that time.
     segment: u32,
 }
 
-/// The rate at which the store is written to, and its size.
+/// The rate of writing, and the size of the store.
 #[derive(Debug, Default)]
 pub(crate) struct Sizing {
     growth: Mutex<Growth>,
@@ -70,13 +68,13 @@ pub(crate) struct Sizing {
 }
 
 impl StoreConfig {
-    /// The length of a segment: as configured, or less if the quota asks for it.
+    /// The length of a segment: as configured, or less if the quota requires it.
     pub(crate) fn segment_len_bytes(&self) -> u32 {
         let share = self.max_disk_bytes.map_or(u64::MAX, |max| (max / QUOTA_SHARE).max(MIN_SEGMENT_SIZE_BYTES));
         u32::try_from(self.max_segment_size.min(share)).unwrap_or(u32::MAX)
     }
 
-    /// The length of a segment in a store with `live_bytes` that is not written to.
+    /// The length of a segment while nothing is written, in a store with `live_bytes`.
     pub(crate) fn idle_segment_len(&self, live_bytes: u64) -> u32 {
         let largest = self.segment_len_bytes();
         let least = u32::try_from(self.min_segment_size.max(MIN_SEGMENT_SIZE_BYTES)).unwrap_or(u32::MAX);
@@ -85,8 +83,8 @@ impl StoreConfig {
 }
 
 impl Sizing {
-    /// Measures how fast the log grows, which ends at `end` of a segment now, and gives the length
-    /// of the next file. `None`: the last answer is too young to change.
+    /// Measures the growth of the log, which now ends at `end` of a segment, and returns the length
+    /// of the next file. `None`: the last answer is too recent to change.
     pub(crate) fn plan(
         &self,
         now: Duration,
@@ -106,7 +104,7 @@ impl Sizing {
         Some(config.idle_segment_len(self.live_bytes_about(end.0, segments)).max(rush))
     }
 
-    /// Nothing is written any more.
+    /// Notes that nothing is written any more.
     pub(crate) fn note_idle(&self) {
         self.growth.lock().bytes_per_s = 0;
     }

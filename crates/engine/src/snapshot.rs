@@ -1,4 +1,4 @@
-//! The store as of one moment, for as long as it is held.
+//! Snapshots: the store as of one moment.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -19,19 +19,20 @@ use crate::table::SequentialReads;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
 
-/// Keys of a [`Snapshot::multi_get`] that are looked up before the first of their values is read:
-/// so many that their records are near by then, and so few that they are near still.
+/// Number of keys of a [`Snapshot::multi_get`] that are looked up before the first of their values
+/// is read: enough that the records are in the cache by then, few enough that they are not yet
+/// evicted.
 const MULTI_GET_TOGETHER: usize = 16;
 
-/// Items that an internal iteration visits under one guard: enough that the guard costs nothing,
-/// few enough that memory is freed meanwhile.
+/// Number of items that an internal iteration visits under one guard: enough that the guard's cost
+/// is negligible, few enough that memory is freed meanwhile.
 const ITEMS_PER_GUARD: usize = 256;
 
 /// A consistent view of the store: all commits up to one seq, none after.
 ///
-/// Taking and dropping one costs less than a microsecond, whatever the number of keys; cloning it
-/// costs less. While it lives, the store keeps the old versions that it can see. It may be sent to
-/// other threads, and outlives the engine it came from.
+/// Taking and dropping a snapshot costs less than a microsecond for any number of keys; a clone
+/// costs less. While a snapshot exists, the store retains the old versions that it can see. A
+/// snapshot may be sent to other threads, and may outlive its engine.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -54,7 +55,7 @@ impl Snapshot {
         Ok(Self { read: Arc::clone(read), state: read.index.state(&pin())?.snapshot() })
     }
 
-    /// The seq of the latest commit that it shows.
+    /// The seq of the latest commit that the snapshot shows.
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.state.seq()
@@ -79,7 +80,7 @@ impl Snapshot {
         self.read.read(&guard, |guard| self.find(key, guard), |value, _| use_value(value))
     }
 
-    /// The value that `key` had, and the version that gave it.
+    /// The value that `key` had, and its version.
     ///
     /// # Errors
     ///
@@ -93,8 +94,8 @@ impl Snapshot {
         self.state.get_hinted(key, guard, |hint| self.read.prefetch_hinted(hint, guard))
     }
 
-    /// The values that many keys had, in their order. Faster than one [`get`](Self::get) after the
-    /// other, because cache misses overlap.
+    /// The values that many keys had, in the order of the keys. Faster than a [`get`](Self::get)
+    /// per key, because cache misses overlap.
     ///
     /// # Errors
     ///
@@ -117,8 +118,8 @@ impl Snapshot {
         Ok(values)
     }
 
-    /// The value at a place that was looked up under this guard; if its segment is gone, the
-    /// snapshot is asked again.
+    /// The value at a place that was looked up under this guard. If compaction has removed its
+    /// segment, the snapshot looks the key up again.
     fn read_found(&self, key: &[u8], found: Option<Versioned<Place>>, guard: &Guard) -> Result<Option<Value>> {
         let Some(found) = found else { return Ok(None) };
         let first = Cell::new(Some(found));
@@ -132,8 +133,8 @@ impl Snapshot {
         self.state.get(key.as_ref()).is_some()
     }
 
-    /// The keys in `bounds` that had a value, in key order, from either end; their values are read
-    /// when asked for.
+    /// The keys in `bounds` that had a value, in key order, from either end. Values are read on
+    /// request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -159,8 +160,7 @@ impl Snapshot {
         Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: SequentialReads::default() }
     }
 
-    /// All keys that had a value, in key order, from either end; their values are read when asked
-    /// for.
+    /// All keys that had a value, in key order, from either end. Values are read on request.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -204,7 +204,7 @@ impl Snapshot {
         self.iter().next_back().map(Entry::into_pair).transpose()
     }
 
-    /// A copy of everything, tombstones included: as large in memory as all keys and values.
+    /// A copy of all keys, values and tombstones in memory.
     ///
     /// # Errors
     ///
@@ -263,20 +263,20 @@ impl fmt::Debug for Snapshot {
 
 /// Keys in order, from either end, as of one moment: an iterator of [`Entry`]s.
 ///
-/// It owns its snapshot, so it can be stored and sent to other threads. An [`Entry`] costs one
-/// allocation if its key is longer than 22 bytes; [`for_each_pair`](Self::for_each_pair) lends keys
-/// and values in place.
+/// The iterator owns its snapshot, so it can be stored and sent to other threads. An [`Entry`]
+/// costs one allocation if its key is longer than 22 bytes; [`for_each_pair`](Self::for_each_pair)
+/// lends keys and values in place.
 pub struct Range {
     snapshot: Snapshot,
     inner: hightower_state::StateRange<Place>,
-    /// Of the records from the front.
+    /// Order of the records read from the front.
     order: SequentialReads,
 }
 
 impl Range {
-    /// The same keys without those up to `cursor`, and `cursor` itself: the next page, if the
-    /// cursor is the last key of the page before. The cursor need not have a value, and may lie
-    /// outside the range. Costs a copy of the cursor.
+    /// The keys of this range after `cursor`: the next page, if the cursor is the last key of the
+    /// previous page. The cursor need not have a value, and may lie outside the range. Costs a copy
+    /// of the cursor.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -297,9 +297,8 @@ impl Range {
         self
     }
 
-    /// The same keys without those from `cursor` on, and `cursor` itself: the page before, read
-    /// from the back, if the cursor is the first key of a page. Otherwise as
-    /// [`after`](Self::after).
+    /// The keys of this range before `cursor`: the previous page, read from the back, if the cursor
+    /// is the first key of a page. Otherwise as [`after`](Self::after).
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -318,9 +317,9 @@ impl Range {
         self
     }
 
-    /// Calls `visit` with each key and value, in order, until it breaks; neither is copied. Records
-    /// are asked for some items ahead, which makes this the fastest way over many keys. What is
-    /// left can be iterated on.
+    /// Calls `visit` with each key and value, in order, until `visit` breaks; neither is copied.
+    /// Records are prefetched some items ahead, which makes this the fastest iteration over many
+    /// keys. The rest can be iterated afterwards.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -347,7 +346,8 @@ impl Range {
         let order = RefCell::new(order);
         loop {
             let guard = pin();
-            // One look at the table serves all: what compaction moves meanwhile is found the long way.
+            // One view of the table serves all items; a record that compaction moves meanwhile is
+            // looked up again.
             let Some(table) = read.segments.table(&guard) else { return Ok(()) };
             let mut failed = None;
             let visited = inner.visit_pinned(
@@ -394,7 +394,7 @@ impl Range {
         Ok(pairs)
     }
 
-    /// The snapshot that it reads.
+    /// The snapshot that the range reads.
     #[must_use]
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
@@ -435,7 +435,7 @@ impl fmt::Debug for Range {
     }
 }
 
-/// A key that a [`Range`] found; its value is read when asked for.
+/// A key found by a [`Range`]. Its value is read on request.
 #[derive(Clone)]
 pub struct Entry {
     snapshot: Snapshot,
@@ -450,7 +450,7 @@ impl Entry {
         self.key.as_bytes()
     }
 
-    /// The version that gave the value.
+    /// The version of the value.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.found.version
@@ -471,7 +471,7 @@ impl Entry {
         if planted("entry_not_followed") {
             return Err(crate::Error::Internal("the record of an entry is not there".into()));
         }
-        // Compaction has moved it since; the snapshot knows where to.
+        // Compaction has moved the record; the snapshot finds the new place.
         self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::Internal("the key of an entry is not there".into()))
     }
 

@@ -1,4 +1,4 @@
-//! What the store looks like from outside, in numbers.
+//! Statistics of a store.
 
 use std::time::Duration;
 
@@ -24,45 +24,45 @@ pub enum AppendPath {
     Mapped,
     /// By positioned writes.
     Positioned,
-    /// Not at all: the store is open for reading only.
+    /// Never: the store is open for reading only.
     None,
 }
 
-/// A segment, in numbers.
+/// Statistics of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentStats {
-    /// The number of the segment; its file is named by it.
+    /// The id of the segment, which names its file.
     pub id: u32,
     /// Whether compaction wrote it.
     pub is_compacted: bool,
-    /// Whether it is complete, durable and immutable.
+    /// Whether the segment is complete, durable and immutable.
     pub is_sealed: bool,
-    /// How long its header and records are.
+    /// Length of its header and records.
     pub len_bytes: u64,
-    /// How much of the disk its file takes, used or not.
+    /// Disk space of its file, used or not.
     pub capacity_bytes: u64,
     /// Bytes of records that are the latest of their key, tombstones included.
     pub live_bytes: u64,
-    /// Bytes of records that were overtaken, and of the header.
+    /// Bytes of overtaken records and of the header.
     pub dead_bytes: u64,
-    /// How many records are the latest of their key, tombstones included.
+    /// Number of records that are the latest of their key, tombstones included.
     pub live_records: u64,
-    /// How many records were overtaken.
+    /// Number of overtaken records.
     pub dead_records: u64,
-    /// When it was started, Unix milliseconds; of one that compaction wrote, about when its oldest
-    /// record was.
+    /// When the segment was started, Unix milliseconds; for an output of compaction, about the time
+    /// of its oldest record.
     pub created_ms: i64,
 }
 
-/// The store in numbers, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap:
-/// no file is read. Of a closed store they are the last ones; its index takes nothing any more, but
-/// for what snapshots still hold of it, which is not counted.
+/// Statistics of a store, from [`SingleNodeEngine::stats`](crate::SingleNodeEngine::stats). Cheap:
+/// no file is read. A closed store returns its last statistics, with 0 bytes of index; memory of
+/// the index that snapshots still hold is not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How many keys have a value.
+    /// Number of keys with a value.
     pub keys: u64,
-    /// How many tombstones are kept.
+    /// Number of retained tombstones.
     pub tombstones: u64,
     /// Memory of the index, with its retained old versions.
     pub index_bytes: u64,
@@ -70,40 +70,40 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes that compaction could free, in all segments.
     pub dead_bytes: u64,
-    /// How much of the disk all segments take, used or not.
+    /// Disk space of all segments, used or not.
     pub disk_bytes: u64,
     /// The seq of the latest commit.
     pub latest_seq: u64,
-    /// The highest version that was ever seen.
+    /// The highest version that the store has ever seen.
     pub latest_version: u64,
     /// All commits up to this seq are durable.
     pub durable_seq: u64,
-    /// How many syncs have run since the store was opened.
+    /// Number of syncs since the store was opened.
     pub syncs: u64,
-    /// How many snapshots are open.
+    /// Number of open snapshots.
     pub snapshots: u64,
-    /// How far the oldest open snapshot lies back.
+    /// Age of the oldest open snapshot.
     pub oldest_snapshot_age: Option<Duration>,
-    /// How many old versions are kept for open snapshots.
+    /// Number of old versions retained for open snapshots.
     pub retained_versions: u64,
     /// How records reach the active segment.
     pub append_path: AppendPath,
-    /// What compaction has done.
+    /// Statistics of compaction.
     pub compaction: CompactionStats,
-    /// How often code of the caller's has panicked in the store's work: the clock, the file system,
-    /// the source of randomness, the compaction policy; and the recorder of metrics and the
-    /// subscriber of spans, which are counted for all stores of the process. Each such call has
-    /// failed, and nothing else.
+    /// Number of panics in the caller's code that the store called: the clock, the file system, the
+    /// source of randomness, the compaction policy. The recorder of metrics and the subscriber of
+    /// spans are included, and counted for all stores of the process. A panic makes that call fail
+    /// and affects nothing else.
     pub caught_panics: u64,
-    /// Which code panicked last, and with which message.
+    /// The code that panicked last, and its message.
     pub last_panic: Option<String>,
-    /// Why writes are refused, if they are.
+    /// The reason why writes are refused, if they are.
     pub poisoned: Option<String>,
     /// Each segment, by id.
     pub segments: Vec<SegmentStats>,
 }
 
-/// The parts of a store that its numbers come from.
+/// The parts of a store that provide its statistics.
 pub(crate) struct StatsSource<'a> {
     pub(crate) panics: &'a Panics,
     pub(crate) read: &'a ReadPath,

@@ -1,4 +1,4 @@
-//! How commits become durable: at once, or in the background within an interval.
+//! Durability of commits: immediate, or by a background sync within an interval.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::observe::{Operation, observe};
 use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
 
-/// The syncs of a store: shared by the writers that wait for one, and made at intervals for the
+/// The syncs of a store. Writers that wait share a sync; a thread syncs at intervals for the
 /// others.
 #[derive(Debug)]
 pub(crate) struct SyncPath {
@@ -27,7 +27,7 @@ pub(crate) struct SyncPath {
 }
 
 impl SyncPath {
-    /// All that `read` shows by now is durable.
+    /// The syncs of a store that was just opened: all commits visible in `read` are durable.
     pub(crate) fn new(components: &Components, read: &Arc<ReadPath>, store: &Arc<OpenStore>) -> Self {
         Self {
             group: GroupCommit::starting_at(read.index.visible_seq()),
@@ -39,8 +39,7 @@ impl SyncPath {
         }
     }
 
-    /// Gives commit `seq` the durability that was asked for: waits for a sync, or leaves it to the
-    /// flusher.
+    /// Gives commit `seq` the requested durability: waits for a sync, or leaves it to the flusher.
     #[inline]
     pub(crate) fn make_durable(&self, seq: u64, durability: Durability) -> Result<()> {
         match durability {
@@ -82,12 +81,12 @@ impl SyncPath {
         });
     }
 
-    /// Ends the thread. What is pending is for the caller to sync.
+    /// Ends the thread. The caller syncs the pending commits.
     pub(crate) fn close(&self) {
         self.flusher.close();
     }
 
-    /// Closing the log has made all commits up to `seq` durable.
+    /// Notes that closing the log has made all commits up to `seq` durable.
     pub(crate) fn note_durable(&self, seq: u64) {
         self.group.note_durable(seq);
     }

@@ -1,12 +1,12 @@
 //! The segments that records are read from, found by id without a lock or a shared counter.
 //!
-//! A segment that comes is put into a free slot of the table, which readers see from then on. The
-//! table is replaced as a whole when it is half full or when segments go: readers look at the one
-//! that was current when they came, under an epoch guard, and the old one is freed once none of
-//! them is left. So adding costs the same however many segments there are, but for the copy each
-//! time their number has doubled. Ids are consecutive but for gaps that compaction leaves, so a
-//! table of at least twice as many slots, indexed by the low bits of the id, finds most segments at
-//! the first look.
+//! A new segment is put into a free slot of the table, where readers see it at once. The table is
+//! replaced when it is half full or when segments are removed. Readers use the table that was
+//! current when they took their epoch guard; a replaced table is freed when the last such reader
+//! ends. Adding a segment thus costs the same for any number of segments, except for the copy when
+//! the number has doubled. Ids are consecutive except for gaps left by compaction, so a table with
+//! at least twice as many slots as segments, indexed by the low bits of the id, finds most segments
+//! in the first slot.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -21,20 +21,20 @@ use crate::mutants::planted;
 use crate::place::{HintedPlace, MAX_SEGMENT_ID, Place};
 use crate::sync::Mutex;
 
-/// A segment, and how much of it still counts.
+/// A segment, and counts of its live records.
 ///
-/// The books are kept by whoever holds the state's writer lock (or loads the store, alone), so that
-/// adding needs no locked instruction; anybody may read them.
+/// The holder of the state's writer lock (or the single thread that loads the store) updates the
+/// counts, so that an addition needs no locked instruction. Any thread may read them.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) segment: Arc<Segment>,
-    /// How many records it holds.
+    /// The number of its records.
     records: AtomicU64,
     /// Bytes of records that are the latest of their key, tombstones included.
     live_bytes: AtomicU64,
-    /// How many such records.
+    /// The number of such records.
     live_records: AtomicU64,
-    /// Bytes of those of them that are tombstones.
+    /// Bytes of the tombstones among them.
     tombstone_bytes: AtomicU64,
 }
 
@@ -49,13 +49,13 @@ impl Tracked {
         }
     }
 
-    /// So many records were added. The caller holds the state's writer lock, or nobody else knows
-    /// the segment yet.
+    /// Counts added records. The caller holds the state's writer lock, or no other thread knows the
+    /// segment yet.
     pub(crate) fn add_records(&self, records: u64) {
         add(&self.records, records, Ordering::Relaxed);
     }
 
-    /// A record of so many bytes became the latest of its key. The caller holds the state's writer
+    /// A record of this length became the latest of its key. The caller holds the state's writer
     /// lock.
     pub(crate) fn add_live(&self, len_bytes: u32, is_tombstone: bool) {
         add(&self.live_bytes, len_bytes.into(), Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl Tracked {
         }
     }
 
-    /// A record of so many bytes was overtaken. The caller holds the state's writer lock.
+    /// A record of this length was overtaken. The caller holds the state's writer lock.
     pub(crate) fn remove_live(&self, len_bytes: u32, was_tombstone: bool) {
         subtract(&self.live_bytes, len_bytes.into());
         subtract(&self.live_records, 1);
@@ -74,14 +74,14 @@ impl Tracked {
         }
     }
 
-    /// So many records, found all at once when the store is opened, are the latest of their keys.
+    /// Sets the number and bytes of the latest records, as counted when the store is opened.
     pub(crate) fn add_loaded(&self, records: u64, bytes: u64, tombstone_bytes: u64) {
         add(&self.live_records, records, Ordering::Release);
         add(&self.live_bytes, bytes, Ordering::Relaxed);
         add(&self.tombstone_bytes, tombstone_bytes, Ordering::Relaxed);
     }
 
-    /// Read after [`live_records`](Self::live_records), it is never below it.
+    /// Never below [`live_records`](Self::live_records), if that is read first.
     pub(crate) fn records(&self) -> u64 {
         self.records.load(Ordering::Acquire)
     }
@@ -99,40 +99,40 @@ impl Tracked {
     }
 }
 
-/// Adds to a number that others read but nobody else changes at the moment.
+/// Adds to a counter that other threads may read but only this thread changes now.
 #[inline]
 fn add(number: &AtomicU64, more: u64, order: Ordering) {
     number.store(number.load(Ordering::Relaxed).wrapping_add(more), order);
 }
 
-/// Takes away from such a number.
+/// Subtracts from such a counter.
 #[inline]
 fn subtract(number: &AtomicU64, less: u64) {
     number.store(number.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
 }
 
-/// Free, or a segment beside its id.
+/// A slot: empty, or an id and its segment.
 type Slot = OnceLock<(u32, Arc<Tracked>)>;
 
-/// The segments, as of the last time that some went or that the table was full, and those that came
-/// since.
+/// The segments of the last replacement of the table, and those added since.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// A power of two of slots, at least twice as many as segments; a segment stands in the first
-    /// free slot from its id's on. The id stands beside it, so that the search touches nothing
-    /// else.
+    /// The number of slots is a power of two, and at least twice the number of segments. A segment
+    /// is in the first free slot at or behind that of its id. The id is beside it, so that the
+    /// search touches nothing else.
     slots: Box<[Slot]>,
-    /// The segments by the ends of their ids: of those with one end, the first that came.
+    /// The segments by the low bits of their ids; of several with the same low bits, the one added
+    /// first.
     hinted: Box<[OnceLock<Arc<Segment>>]>,
 }
 
 impl Table {
-    /// The fewest slots of a table.
+    /// The smallest number of slots of a table.
     const LEAST_SLOTS: usize = 16;
 
     fn of(all: &[Arc<Tracked>]) -> Self {
-        // From a quarter to an eighth is taken: as many segments again find room before the next
-        // copy.
+        // A quarter to an eighth of the slots is used, so that at least as many segments can be
+        // added before the next copy.
         let slots = (all.len() * 4).next_power_of_two().max(Self::LEAST_SLOTS);
         let table = Self {
             slots: std::iter::repeat_with(OnceLock::new).take(slots).collect(),
@@ -142,12 +142,12 @@ impl Table {
         table
     }
 
-    /// Puts a segment into the first free slot from its id's on. The caller alone changes the
-    /// table, and half of it is free.
+    /// Puts a segment into the first free slot at or behind that of its id. Only the caller changes
+    /// the table, and half of it is free.
     fn put(&self, tracked: &Arc<Tracked>) {
         let id = tracked.segment.id();
         let mask = self.slots.len() - 1;
-        // Another segment with the same end of its id may be there.
+        // A segment with the same low bits of its id may already be there.
         let _first_come = self.hinted[HintedPlace::segment_of(id)].set(Arc::clone(&tracked.segment));
         let mut at = id as usize & mask;
         while self.slots[at].set((id, Arc::clone(tracked))).is_err() {
@@ -170,8 +170,7 @@ impl Table {
         None
     }
 
-    /// Asks the processor for the first bytes of the record at `place`, for a read that follows
-    /// soon.
+    /// Prefetches the first bytes of the record at `place`, for a read that follows soon.
     #[inline]
     pub(crate) fn prefetch(&self, place: Place) {
         if let Some(tracked) = self.find(place.segment) {
@@ -179,8 +178,8 @@ impl Table {
         }
     }
 
-    /// The same for a reader of many records, which has the device read ahead of it as long as they
-    /// stand one behind the other.
+    /// The same for a reader of many records; starts read-ahead of the device while they are
+    /// adjacent.
     #[inline]
     pub(crate) fn prefetch_in_order(&self, place: Place, order: &RefCell<&mut SequentialReads>) {
         let Some(tracked) = self.find(place.segment) else { return };
@@ -188,7 +187,7 @@ impl Table {
         prefetch_read(tracked.segment.bytes_from(place.offset));
     }
 
-    /// Asks the processor for the first bytes of the record that a hint tells of, if there is one.
+    /// Prefetches the first bytes of the record at a hint's place, if its segment exists.
     #[inline]
     pub(crate) fn prefetch_hinted(&self, hint: HintedPlace) {
         if let Some(segment) = self.hinted.get(hint.segment()).and_then(OnceLock::get) {
@@ -196,43 +195,43 @@ impl Table {
         }
     }
 
-    /// All segments, in no order.
+    /// All segments, in any order.
     fn iter(&self) -> impl Iterator<Item = &Arc<Tracked>> {
         self.slots.iter().filter_map(OnceLock::get).map(|(_, tracked)| tracked)
     }
 }
 
-/// Sees whether a reader of many records goes through segments from front to back, through some in
-/// turn perhaps, and has the device read ahead of it then.
+/// Detects that a reader of many records reads segments from front to back, one or several in turn,
+/// and then starts read-ahead of the device.
 #[derive(Debug, Default)]
 pub(crate) struct SequentialReads {
     streams: [Stream; Self::STREAMS],
-    /// Which of them had the last record.
+    /// The stream of the last record.
     last: usize,
-    /// Which of them gives way next, unless its records have come in order since it was asked.
+    /// The next stream to replace, unless its records were adjacent since it was last considered.
     next_victim: usize,
 }
 
-/// The records of one segment among those that are read.
+/// The reads of one segment.
 #[derive(Debug, Default)]
 struct Stream {
     segment: u32,
     offset: u32,
-    /// How many records, one after the other, stood behind the one before and near it.
+    /// The number of consecutive records that lay shortly behind their predecessor.
     run: u32,
     ahead: ReadAhead,
 }
 
 impl SequentialReads {
-    /// A scan goes through so many segments in turn: each run of compaction has put its own records
-    /// in order.
+    /// The number of segments that a scan may read in turn. Each compaction sorts only its own
+    /// records, so a scan alternates between outputs of several.
     const STREAMS: usize = 16;
-    /// So many records make an order.
+    /// The number of consecutive records that starts read-ahead.
     const RUN: u32 = 8;
-    /// A record that begins further behind the one before is read for itself.
+    /// The largest distance of consecutive records. A record further behind is read alone.
     const NEAR_BYTES: u32 = 64 << 10;
 
-    /// The reader comes to a place in this segment.
+    /// Notes that the reader is at `place` in this segment.
     #[inline]
     pub(crate) fn read_ahead(&mut self, place: Place, tracked: &Tracked) {
         let Place { segment, offset } = place;
@@ -241,7 +240,7 @@ impl SequentialReads {
             return;
         }
         let Some(stream) = self.streams.get_mut(self.last) else { return };
-        // A scan asks for its next records again when it takes up its way under a new guard.
+        // A scan prefetches its next records again when it continues under a new guard.
         if stream.offset.wrapping_sub(offset) <= Self::NEAR_BYTES && !planted("scans_lose_their_order") {
             return;
         }
@@ -256,8 +255,8 @@ impl SequentialReads {
         }
     }
 
-    /// Makes the stream of the segment the last one. If it has none, it may get that of another one
-    /// whose records have not come in order lately.
+    /// Makes the segment's stream the last one. A segment without a stream may take over one whose
+    /// records were not adjacent lately.
     fn find(&mut self, Place { segment, offset }: Place) -> bool {
         if let Some(found) = self.streams.iter().position(|stream| stream.segment == segment) {
             self.last = if planted("scans_follow_one_segment") { 0 } else { found };
@@ -274,20 +273,20 @@ impl SequentialReads {
     }
 }
 
-/// What is known of all segments together, and kept by whoever changes the table.
+/// Sums over all segments, updated with each change of the table.
 #[derive(Debug, Default)]
 struct Totals {
     segments: usize,
-    /// How long those are together that do not grow any more.
+    /// Total length of the segments that no longer grow.
     sealed_bytes: u64,
-    /// The others, and those that were sealed since they were looked at.
+    /// The other segments, and those that were sealed since the last look.
     unsealed: Vec<Arc<Tracked>>,
-    /// When there are so many of them, they are looked at again.
+    /// The number of them at which they are looked at again.
     look_at: usize,
 }
 
 impl Totals {
-    /// How long all segments are together.
+    /// Total length of all segments.
     fn len_bytes(&mut self) -> u64 {
         let mut grown = 0;
         let sealed_bytes = &mut self.sealed_bytes;
@@ -301,7 +300,7 @@ impl Totals {
     }
 }
 
-/// The current table, and the lock that changes of it take turns with.
+/// The current table, and the lock of its changes.
 #[derive(Debug, Default)]
 pub(crate) struct Segments {
     current: Published<Table>,
@@ -321,12 +320,12 @@ impl Segments {
         self.table(guard)?.find(id)
     }
 
-    /// How many segments there are.
+    /// The number of segments.
     pub(crate) fn count(&self) -> usize {
         self.totals.lock().segments
     }
 
-    /// How long all segments are together. Looks at few of them.
+    /// Total length of all segments. Looks at few of them.
     pub(crate) fn len_bytes(&self) -> u64 {
         self.totals.lock().len_bytes()
     }
@@ -345,7 +344,7 @@ impl Segments {
         all
     }
 
-    /// Adds a segment, unless it is there; gives the one that is.
+    /// Adds a segment, unless its id is already in the table; returns the one in the table.
     pub(crate) fn add(&self, segment: Arc<Segment>) -> Result<Arc<Tracked>> {
         let id = segment.id();
         if id > MAX_SEGMENT_ID {
@@ -376,7 +375,7 @@ impl Segments {
         Ok(tracked)
     }
 
-    /// Takes segments out, and gives them. Readers that came before keep what they have found.
+    /// Removes segments, and returns them. Readers under earlier guards keep what they have found.
     pub(crate) fn remove(&self, ids: &[u32]) -> Vec<Arc<Tracked>> {
         let ids: HashSet<u32> = ids.iter().copied().collect();
         let mut totals = self.totals.lock();
@@ -389,7 +388,8 @@ impl Segments {
         gone
     }
 
-    /// Hands the old table over for freeing at once: it holds segments, whose files wait for it.
+    /// Hands the old table over for freeing at once, because it holds segments whose files wait for
+    /// it.
     fn replace(&self, all: &[Arc<Tracked>], guard: &Guard) {
         self.current.store(Some(Box::new(Table::of(all))), guard);
         guard.flush();

@@ -1,5 +1,4 @@
-//! The store's own time: what segments are stamped with, and what the grace of tombstones is
-//! measured by.
+//! The store's time, which stamps segments and measures the grace of tombstones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,33 +12,33 @@ use crate::mutants::planted;
 use crate::sync::Mutex;
 use crate::table::Segments;
 
-/// 9999-12-31T23:59:59.999Z: a clock that says more, or less than 0, says nothing.
+/// 9999-12-31T23:59:59.999Z. A clock's reading above it, or below 0, is ignored.
 const LATEST_PLAUSIBLE_MS: i64 = 253_402_300_799_999;
 
-/// While the clock is behind what the store was stamped with before, the store's time passes at a
-/// half of its pace: a grace still ends, and the clock can catch up.
+/// While the clock is behind an earlier stamp of the store, the store's time runs at half the
+/// clock's pace. So a grace still ends, and the clock can catch up.
 const SLOWED_BY: u64 = 2;
 
-/// Time that never goes back within a store, whatever its clock says, and that no caller can move:
-/// a stamp that lay before an earlier one would end the grace of tombstones as soon as the clock is
-/// set right.
+/// Time that never decreases within a store, whatever the clock returns, and that no caller can
+/// change. A stamp below an earlier one would end the grace of tombstones as soon as the clock is
+/// corrected.
 #[derive(Debug)]
 pub(crate) struct StoreTime {
     clock: Arc<dyn Clock>,
     /// The latest stamp, Unix milliseconds.
     latest_ms: AtomicI64,
-    /// What the clock had measured since its beginning when it was given.
+    /// The monotonic reading of the clock up to which `latest_ms` accounts for time.
     stamped_at: Mutex<Duration>,
 }
 
 impl StoreTime {
-    /// Goes on where the segments of a store end.
+    /// Continues from the stamps of a store's segments.
     pub(crate) fn resume(clock: Arc<dyn Clock>, segments: &Segments) -> Self {
         let all = segments.all();
         let headers = all.iter().map(|tracked| tracked.segment.header());
         let begun = headers.map(|header| header.base_timestamp);
         let appended = all.iter().rev().filter(|tracked| tracked.segment.header().kind == SegmentKind::Append);
-        // The newest may have been begun, ahead of its use, before the one before it was sealed.
+        // The newest segment may have been prepared before its predecessor was sealed.
         let looked_at = if planted("seal_of_before_ignored") { 1 } else { 2 };
         let ended = appended.take(looked_at).filter_map(|tracked| tracked.segment.sealed_at());
         let latest_ms = begun.chain(ended).filter(|ms| is_plausible(*ms)).max();
@@ -52,7 +51,7 @@ impl StoreTime {
         Self { clock, latest_ms: AtomicI64::new(latest_ms), stamped_at }
     }
 
-    /// Unix time in milliseconds, not before the latest stamp. Costs a look at the clock.
+    /// Unix time in milliseconds, at least the latest stamp. Costs a reading of the clock.
     #[inline]
     pub(crate) fn now_ms(&self) -> i64 {
         let now_ms = self.clock.now_ms();
@@ -60,14 +59,13 @@ impl StoreTime {
         if planted("clock_may_go_back") { now_ms } else { now_ms.max(self.latest_ms.load(Ordering::Relaxed)) }
     }
 
-    /// What a segment that begins or ends now counts from, in a store that has seen versions up to
-    /// `max_version`. The only place that makes a stamp, so that no number of a caller gets into
-    /// one.
+    /// The stamp of a segment that begins or ends now, in a store that has seen versions up to
+    /// `max_version`. Only this function makes stamps, so that no number of a caller gets into one.
     pub(crate) fn stamp(&self, max_version: u64) -> Stamp {
         Stamp { max_version, timestamp: self.stamp_ms() }
     }
 
-    /// The time for a header or a seal: not before any that was given.
+    /// The time for a header or a seal: at least every earlier one.
     pub(crate) fn stamp_ms(&self) -> i64 {
         let (now_ms, elapsed) = (self.now_ms(), self.clock.elapsed());
         let mut stamped_at = self.stamped_at.lock();
@@ -80,7 +78,7 @@ impl StoreTime {
             self.latest_ms.store(now_ms, Ordering::Relaxed);
             return now_ms;
         }
-        // What is less than a millisecond counts the next time.
+        // The rest below a millisecond is carried over.
         *stamped_at = stamped_at.saturating_add(Duration::from_millis(passed_ms.saturating_mul(SLOWED_BY)));
         self.latest_ms.store(slowed_ms, Ordering::Relaxed);
         slowed_ms
@@ -112,7 +110,7 @@ mod tests {
             set(&clock, strange, 0);
             assert_eq!((time.now_ms(), time.stamp_ms()), (2_000_000, 2_000_000), "{strange}");
         }
-        // However often it is asked, and in however small steps: at a half of the pace.
+        // Half the pace, for any number of readings and steps of any size.
         for step in 1..=8000 {
             set(&clock, 5, step * 500);
             let _stamp = time.stamp_ms();

@@ -1,4 +1,4 @@
-//! The engine as other layers see it.
+//! The traits of engines and readers, for the layers above.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::config::Durability;
 use crate::error::Result;
 use crate::value::Value;
 
-/// A key-value engine: what services are written against, so that they run on a store, a checked
-/// view of one, or a test's own.
+/// A key-value engine. Services are written against this trait, so that they run on a store, a
+/// checked view of one, or a test's engine.
 ///
-/// It is implemented for references and `Arc`s of engines, and takes keys and values as
+/// References and `Arc`s of engines implement it too. It takes keys and values as
 /// [`SingleNodeEngine`](crate::SingleNodeEngine) does, so that calls read the same on all of them.
 /// Every method may be called from any thread.
 pub trait KvEngine: Send + Sync {
@@ -27,7 +27,7 @@ pub trait KvEngine: Send + Sync {
     /// If the command is over a limit, or the engine refuses writes.
     fn submit(&self, command: Command) -> Result<ApplyOutcome>;
 
-    /// Commits several commands as one: all of them or, on error, none.
+    /// Commits several commands atomically: on error, none is applied.
     ///
     /// # Errors
     ///
@@ -36,14 +36,14 @@ pub trait KvEngine: Send + Sync {
     where
         I: IntoIterator<Item = Command>;
 
-    /// Commits a batch as one, if what it requires holds; a rejection is an outcome, not an error.
+    /// Commits a batch atomically, if its conditions hold. A rejection is an outcome, not an error.
     ///
     /// # Errors
     ///
     /// If a command or the batch is over a limit, or the engine refuses writes.
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome>;
 
-    /// As [`commit`](Self::commit), at a durability of this call's own.
+    /// As [`commit`](Self::commit), with a durability for this call.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ pub trait KvEngine: Send + Sync {
     /// If the key or value is over a limit, or the engine refuses writes.
     fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome>;
 
-    /// Takes `key`'s value away, with a version above every version that the engine has seen.
+    /// Deletes `key`, with a version above every version that the engine has seen.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ pub trait KvEngine: Send + Sync {
     /// If the value cannot be read or does not verify.
     fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>>;
 
-    /// The latest value of `key`, and the version that gave it: what a later
-    /// [`Expect::Version`](crate::Expect::Version) asks for.
+    /// The latest value of `key`, and its version, for a later
+    /// [`Expect::Version`](crate::Expect::Version).
     ///
     /// # Errors
     ///
@@ -95,8 +95,8 @@ pub trait KvEngine: Send + Sync {
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>>;
 
     /// The keys between two bounds, with their values, in key order, as of one moment. An item is
-    /// an error if its value cannot be read or does not verify. Unless an engine has its own, this
-    /// is a [`scan`](Self::scan) of the whole range, held in memory.
+    /// an error if its value cannot be read or does not verify. The default implementation is a
+    /// [`scan`](Self::scan) of the whole range, held in memory.
     ///
     /// # Errors
     ///
@@ -110,12 +110,12 @@ pub trait KvEngine: Send + Sync {
 /// either end.
 pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<(Vec<u8>, Value)>> + Send + 'a>;
 
-/// Whatever can be read by key: a store, a [`Snapshot`](crate::Snapshot) of one. Code that only
-/// reads takes a `&dyn KvReader` or an `Arc<dyn KvReader>`, and does not care which it is.
+/// A readable map: a store, or a [`Snapshot`](crate::Snapshot) of one. Code that only reads takes a
+/// `&dyn KvReader` or an `Arc<dyn KvReader>`, and works with either.
 ///
-/// Unlike [`KvEngine`] it can be a trait object. It is not in the prelude, and references and
-/// `Arc`s do not implement it: they dereference to what does. So calls on a store itself stay what
-/// they are.
+/// Unlike [`KvEngine`], this trait can be a trait object. The prelude does not contain it.
+/// References and `Arc`s do not implement it, but dereference to types that do. So calls on a store
+/// itself keep their meaning.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -195,14 +195,14 @@ pub trait KvReader: Send + Sync {
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
 pub trait KvWriter: KvReader {
-    /// Commits a batch as one, if what it requires holds; a rejection is an outcome, not an error.
+    /// Commits a batch atomically, if its conditions hold. A rejection is an outcome, not an error.
     ///
     /// # Errors
     ///
     /// If the batch is over a limit, or writes are refused.
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome>;
 
-    /// As [`commit`](Self::commit), at a durability of this call's own.
+    /// As [`commit`](Self::commit), with a durability for this call.
     ///
     /// # Errors
     ///
