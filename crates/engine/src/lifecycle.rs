@@ -177,17 +177,23 @@ impl Lifecycle {
     }
 
     fn close_log(&self, log: CommitLog) -> Result<()> {
-        let LifeParts { time, store, sync, .. } = &self.parts;
+        let LifeParts { time, store, sync, read, .. } = &self.parts;
         store.poison().check()?;
-        let stamp = time.stamp(log.max_version);
-        log.appender.close(stamp).map_err(|failure| {
+        let CommitLog { appender, active, last_seq, max_version, .. } = log;
+        if active.segment.is_empty() {
+            // Its file becomes a reserve again, unless somebody still holds it.
+            drop((read.segments.remove(&[active.segment.id()]), active));
+            (0..4).for_each(|_| hightower_index::pin().flush());
+        }
+        let stamp = time.stamp(max_version);
+        appender.close(stamp).map_err(|failure| {
             // For writers that wait for a sync; the caller gets the failure.
             let _latched = store.poison().latch(&failure);
             Error::from(failure)
         })?;
         // Before the segment store is dropped, so that commits waiting for a sync see that they are
         // durable.
-        sync.note_durable(log.last_seq);
+        sync.note_durable(last_seq);
         Ok(())
     }
 }

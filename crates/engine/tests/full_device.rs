@@ -20,6 +20,13 @@ const TMPFS_48: &str = r#"mount -t tmpfs -o size=48m none "$1""#;
 const EXT4: &str = r#"mount -t tmpfs -o size=80m none "$1" && truncate -s 64M "$1/image" && mkfs.ext4 -q "$1/image" \
     && mkdir "$1/of-loop" && mount -o loop "$1/image" "$1/of-loop" && mount --move "$1/of-loop" "$1""#;
 
+/// The same, so small that there is next to no room beside the store's own files.
+const EXT4_1: &str = r#"mount -t tmpfs -o size=8m none "$1" && truncate -s 1M "$1/image" && mkfs.ext4 -q "$1/image" \
+    && mkdir "$1/of-loop" && mount -o loop "$1/image" "$1/of-loop" && mount --move "$1/of-loop" "$1""#;
+const EXT4_2: &str = r#"mount -t tmpfs -o size=8m none "$1" && truncate -s 2M "$1/image" && mkfs.ext4 -q "$1/image" \
+    && mkdir "$1/of-loop" && mount -o loop "$1/image" "$1/of-loop" && mount --move "$1/of-loop" "$1""#;
+const TMPFS_1: &str = r#"mount -t tmpfs -o size=1m none "$1""#;
+
 /// Whether a command ends well in a mount namespace of its own.
 fn apart(script: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("unshare");
@@ -53,6 +60,13 @@ fn a_full_device_is_an_error() {
 fn a_full_device_of_half_dead_segments_is_compacted() {
     run_on(TMPFS, "on_a_device_of_half_dead_segments");
     run_on(EXT4, "on_a_device_of_half_dead_segments");
+}
+
+#[test]
+fn a_full_device_is_compacted_after_any_number_of_openings() {
+    run_on(TMPFS_1, "on_a_device_that_is_opened_again_and_again");
+    run_on(EXT4_1, "on_a_device_that_is_opened_again_and_again");
+    run_on(EXT4_2, "on_a_device_that_is_opened_again_and_again");
 }
 
 #[test]
@@ -92,6 +106,44 @@ fn on_a_device_of_half_dead_segments() {
         engine.put("room", [1; 1000]).unwrap();
         assert!((1..8000).step_by(2).all(|number| engine.get(key(number)).unwrap().unwrap() == [7; 1000]));
         assert_eq!(engine.len(), 4001);
+        drop(engine);
+        std::fs::remove_file(format!("{device}/others")).unwrap();
+        std::fs::remove_dir_all(&config.data_dir).unwrap();
+    }
+}
+
+/// Others take whatever comes free, and deletes use up what is kept for them: compaction has its
+/// room after each opening, and makes some for the deletes.
+#[test]
+#[ignore = "run by another test, on a device of its own"]
+fn on_a_device_that_is_opened_again_and_again() {
+    let device = std::env::var(DEVICE).unwrap();
+    for closes in [true, false] {
+        let mut config = StoreConfig::at(format!("{device}/{closes}"));
+        config.compaction_interval = std::time::Duration::ZERO;
+        let mut engine = SingleNodeEngine::with_config(config.clone()).unwrap();
+        let put = (0..20_000).take_while(|number| engine.put(key(*number), [7; 100]).is_ok()).count();
+        let put = u32::try_from(put).unwrap();
+        let mut deleted = 0;
+        while deleted < put {
+            for _ in 0..4 {
+                fill_by_others(&device);
+                let now = (deleted..put).take_while(|number| engine.delete(key(*number)).is_ok()).count();
+                deleted += u32::try_from(now).unwrap();
+                if closes {
+                    engine.close().unwrap();
+                }
+                drop(engine);
+                fill_by_others(&device);
+                engine = SingleNodeEngine::with_config(config.clone()).unwrap();
+            }
+            let report = engine.run_compaction_now().unwrap();
+            assert_eq!(engine.len(), (put - deleted) as usize, "{report:?}");
+            if deleted < put {
+                assert!(engine.delete(key(deleted)).unwrap().changed(), "{deleted} of {put} are deleted: {report:?}");
+                deleted += 1;
+            }
+        }
         drop(engine);
         std::fs::remove_file(format!("{device}/others")).unwrap();
         std::fs::remove_dir_all(&config.data_dir).unwrap();

@@ -160,3 +160,45 @@ fn a_full_device_of_half_dead_segments_is_compacted() {
         assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), 1);
     }
 }
+
+/// Deletes have used up all the room that is kept for them, and others take whatever comes free:
+/// however often the store is opened there, compaction works, and deletes do after it.
+#[test]
+fn a_full_device_is_compacted_after_any_number_of_openings() {
+    for (mode, is_killed) in [AppendMode::Mapped, AppendMode::Positioned]
+        .into_iter()
+        .flat_map(|mode| [false, true].map(|is_killed| (mode, is_killed)))
+    {
+        let mut fs = SimFs::new();
+        let mut engine = open_with(&fs, config(mode), 1, Background::Caller).unwrap();
+        (0..2000).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
+        engine.flush().unwrap();
+        let mut deleted = 0;
+        for opening in 2..6 {
+            fs.set_capacity_bytes(Some(fs.used_bytes()));
+            let now = (deleted..2000).take_while(|number| engine.delete(key(*number)).is_ok()).count();
+            deleted += u32::try_from(now).unwrap();
+            if is_killed {
+                fs = fs.after_kill();
+            } else {
+                engine.close().unwrap();
+            }
+            drop(engine);
+            fs.set_capacity_bytes(Some(fs.used_bytes()));
+            engine = open_with(&fs, config(mode), opening, Background::Caller).unwrap();
+        }
+        assert!((50..1900).contains(&deleted), "{deleted}");
+        let report = engine.run_compaction_now().unwrap();
+        assert!(report.freed_bytes > 2000, "{report:?}");
+        assert_eq!(engine.len(), 2000 - deleted as usize);
+        (deleted..2000).for_each(|number| {
+            if engine.delete(key(number)).is_err() {
+                engine.run_compaction_now().unwrap();
+                assert!(engine.delete(key(number)).unwrap().changed());
+            }
+        });
+        engine.run_compaction_now().unwrap();
+        assert_eq!(engine.len(), 0);
+        engine.put("room", [1; 100]).unwrap();
+    }
+}

@@ -10,12 +10,10 @@ use std::sync::Arc;
 use hightower_log::{RecordContext, encode_seal};
 
 use crate::error::{SegmentError, is_full};
-use crate::fs::remove_if_there;
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
 use crate::mutants::planted;
-use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
@@ -41,6 +39,15 @@ pub struct Appender {
     for_reclaim: bool,
 }
 
+/// What may go into a segment that was just begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    Commits,
+    /// The first one rolls to the next segment: the file is the last that an open can have, and
+    /// comes back if it stays empty.
+    Nothing,
+}
+
 /// Where a commit went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -51,7 +58,7 @@ pub struct Appended {
 }
 
 impl Appender {
-    pub(crate) fn new(shared: Arc<Shared>, prepared: Prepared) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, prepared: Prepared, takes: Takes) -> Self {
         let Prepared { segment, writer } = prepared;
         if planted("durable_without_predecessors") {
             segment.raise_durable(FIRST_RECORD_AT);
@@ -65,7 +72,10 @@ impl Appender {
         };
         Self {
             position: segment.len_bytes(),
-            limit: segment.capacity_bytes().saturating_sub(SEAL_LEN_BYTES),
+            limit: match takes {
+                Takes::Commits => segment.capacity_bytes().saturating_sub(SEAL_LEN_BYTES),
+                Takes::Nothing => segment.len_bytes(),
+            },
             next_seq: segment.header().base_seq,
             records: 0,
             for_reclaim: !shared.reserves.is_enough() && !planted("data_fills_the_reserve"),
@@ -219,7 +229,7 @@ impl Appender {
             tail.active = Some(Arc::clone(&next.segment));
         }
         let ended = Arc::clone(&self.segment);
-        *self = Self::new(Arc::clone(&self.shared), next);
+        *self = Self::new(Arc::clone(&self.shared), next, Takes::Commits);
         Ok(ended)
     }
 
@@ -256,20 +266,23 @@ impl Appender {
             ..ManifestEdit::default()
         })?;
         self.segment.mark_sealed();
-        drop(prepared);
-        for unused in prepared_id.into_iter().chain(empty.then_some(id)) {
-            remove_if_there(self.shared.dir.as_ref(), &segment_name(unused))?;
+        let Self { shared, segment, tail, position, .. } = self;
+        drop(tail);
+        if let Some(Prepared { segment, .. }) = prepared {
+            shared.end_unnamed(segment)?;
         }
-        if !empty {
+        if empty {
+            shared.end_unnamed(segment)?;
+        } else {
             // Readers may still map the file, but nobody looks behind what was published.
-            let cut = self.segment.file()?.set_len(self.position.into());
-            cut.map_err(|error| SegmentError::io("cut", self.segment.path(), error))?;
-            self.segment.close_file();
+            let cut = segment.file()?.set_len(position.into());
+            cut.map_err(|error| SegmentError::io("cut", segment.path(), error))?;
+            segment.close_file();
         }
         // What was used up is made again from the room that has come free, for the next open.
         // Without descriptors, say, that open does it.
-        let _refilled = self.shared.refill_reserves();
-        while planted("reserves_go_with_a_close") && self.shared.give_up_room() {}
+        let _refilled = shared.refill_reserves();
+        while planted("reserves_go_with_a_close") && shared.give_up_room() {}
         Ok(())
     }
 

@@ -220,8 +220,9 @@ impl CompactedWriter {
     /// have been. An error of this removal is ignored in favour of the first error; the next open
     /// removes the file.
     fn remove(&self, name: &str) {
-        let _removed = self.shared.dir.remove_file(name);
-        let _refilled = self.shared.refill_reserves();
+        let _preparing = self.shared.preparing.lock();
+        let _taken = self.shared.take_back(name, SegmentKind::Compacted);
+        let _refilled = self.shared.refill_reserves_while_preparing();
     }
 }
 
@@ -283,6 +284,28 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// See [`SegmentStore::abandon`](crate::SegmentStore::abandon).
+    pub(crate) fn abandon(&self, output: CompactedSegment) -> Result<(), SegmentError> {
+        let id = output.segment.id();
+        if self.manifest.lock().segment(id).is_some() {
+            return Err(SegmentError::Invalid { what: format!("segment {id} is named in the manifest") });
+        }
+        let _preparing = self.preparing.lock();
+        self.end_unnamed(output.segment)?;
+        let _refilled = self.refill_reserves_while_preparing();
+        Ok(())
+    }
+
+    /// The file of a segment that no manifest names any more, and that holds nothing that counts.
+    pub(crate) fn end_unnamed(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
+        let (name, kind) = (segment_name(segment.id()), segment.kind());
+        // Whoever holds it may look at its bytes, which would change.
+        if Arc::into_inner(segment).is_some() {
+            return self.take_back(&name, kind);
+        }
+        remove_if_there(self.dir.as_ref(), &name)
     }
 
     /// See [`SegmentStore::release`](crate::SegmentStore::release).

@@ -77,6 +77,7 @@ mod appender;
 mod compacted;
 pub mod conformance;
 mod error;
+mod first_segment;
 mod fs;
 mod lock;
 mod manifest;
@@ -111,6 +112,7 @@ pub use hightower_seams::{Entropy, OsEntropy};
 pub use appender::{Appended, Appender};
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError};
+pub use first_segment::Recovery;
 pub use fs::{
     Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs, read_full_at, retry_interrupted, write_all_at,
 };
@@ -130,7 +132,7 @@ pub use read_only::{ReadOnlyStore, Tolerance};
 pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use scan::{Finding, Scan, SegmentEntries, SegmentRecord};
 pub use segment::Segment;
-pub use store::{Recovery, SegmentStore, TailProgress, TailStats};
+pub use store::{SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;
 pub use tail::AppendMode;
 pub use wal::{Wal, WalEntries, WalEntry, WalRecovery, WalSync};

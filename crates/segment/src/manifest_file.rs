@@ -150,25 +150,21 @@ impl Shared {
         };
         *log = (form == Form::Shortest).then_some(written);
         *now = next;
+        // The old file's room is free from here on: it is kept before anything else takes it. If that
+        // fails, whatever would grow next is told.
+        let _made_later = self.keep_manifest_reserve(now.encoded_len() as u64);
         Ok(())
     }
 
     /// Writes all of a manifest. `in_doubt`: why it is not known what the file holds that this
     /// replaces.
     fn write_whole(&self, next: &Manifest, in_doubt: Option<SegmentError>) -> Result<EditLog, SegmentError> {
-        let mut has_given_up = false;
         let mut written = replace_manifest(self.dir.as_ref(), next);
         while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {
-            has_given_up = true;
             written = replace_manifest(self.dir.as_ref(), next);
         }
         match written {
-            Ok((file, encoded)) => {
-                // The old manifest's room is free: it is kept before anything else takes it. If that fails,
-                // whatever would grow next is told.
-                let _made_later = if has_given_up { self.keep_manifest_reserve(encoded.len() as u64) } else { Ok(()) };
-                Ok(EditLog::new(file, self.dir.path().join(MANIFEST), &encoded))
-            }
+            Ok((file, encoded)) => Ok(EditLog::new(file, self.dir.path().join(MANIFEST), &encoded)),
             Err(NotReplaced::Unchanged(error)) => Err(match in_doubt {
                 None => error,
                 Some(doubt) => self.poison.latch_sync(doubt),

@@ -39,7 +39,7 @@ pub(crate) fn segment_path(dir: &Path, id: u32) -> PathBuf {
 }
 
 /// The numbers of spares below this one are those of the reserves: see `reserves.rs`.
-pub(crate) const FIRST_FREE_SPARE: u32 = 3;
+pub(crate) const FIRST_FREE_SPARE: u32 = 4;
 
 /// Whether this is the name of a reserve: such a file stays when the store is closed.
 pub(crate) fn is_reserve(name: &str) -> bool {

@@ -1,10 +1,12 @@
 //! The room that is kept for what makes room.
 //!
-//! Deletes and compaction need room before they free any. Three files keep it, with room on the
+//! Deletes and compaction need room before they free any. Four files keep it, with room on the
 //! device and no content that counts:
 //!
 //! - for the *manifest*: it is replaced by a new one beside it;
 //! - for *compaction*: its output comes before its inputs go;
+//! - for *opening*: the segment that an open begins with. No commit goes into it, so that all of it
+//!   comes back, however often a store is opened;
 //! - for the *tail*: the next segment, so that deletes can be logged.
 //!
 //! They are made before anything that new data would go into, in this order, and while one is
@@ -15,6 +17,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use hightower_log::SegmentKind;
 
 use crate::error::{SegmentError, is_full, is_shortage};
 use crate::fs::{Access, DeviceRoom, File, remove_if_there, retry_interrupted};
@@ -28,6 +32,8 @@ use crate::spares::Spare;
 const BLOCK_LEN_BYTES: u64 = 4096;
 /// By so much a manifest may grow with what deletes and compaction do: the entries of 16 segments.
 const GROWTH_BYTES: u64 = 16 * 56;
+/// A segment that no commit goes into needs no more.
+const OPENING_LEN_BYTES: u32 = 4096;
 /// A segment takes one part in so many of the device at most, so that the reserves take few of
 /// them, and one part in so many of what is free.
 const DEVICE_SHARE: u64 = 64;
@@ -45,11 +51,12 @@ const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
 pub(crate) enum ReserveKind {
     Manifest = 0,
     Compaction = 1,
-    Tail = 2,
+    Opening = 2,
+    Tail = 3,
 }
 
 const ALL: [ReserveKind; FIRST_FREE_SPARE as usize] =
-    [ReserveKind::Manifest, ReserveKind::Compaction, ReserveKind::Tail];
+    [ReserveKind::Manifest, ReserveKind::Compaction, ReserveKind::Opening, ReserveKind::Tail];
 
 impl ReserveKind {
     /// The name of its file, unless others have taken that.
@@ -76,6 +83,10 @@ impl ReserveState {
     fn is_at_least(&self, len_bytes: u64) -> bool {
         self.file.as_ref().is_some_and(|file| file.len_bytes >= len_bytes)
     }
+
+    fn is_enough(&self) -> bool {
+        self.is_at_least(self.needed_bytes)
+    }
 }
 
 /// The reserves of an open store.
@@ -92,7 +103,7 @@ impl Default for Reserves {
     fn default() -> Self {
         let missing = || ReserveState { file: None, needed_bytes: 1 };
         Self {
-            states: Mutex::new([missing(), missing(), missing()]),
+            states: Mutex::new([missing(), missing(), missing(), missing()]),
             is_enough: AtomicBool::new(false),
             refused: Mutex::default(),
         }
@@ -107,7 +118,7 @@ impl Reserves {
 
     fn note(&self, states: &[ReserveState]) {
         let first = usize::from(planted("growth_without_kept_room"));
-        let is_enough = states.iter().skip(first).all(|state| state.is_at_least(state.needed_bytes));
+        let is_enough = states.iter().skip(first).all(ReserveState::is_enough);
         self.is_enough.store(is_enough, Ordering::Release);
     }
 
@@ -132,6 +143,8 @@ pub(crate) struct Lengths {
     pub(crate) output: u32,
     /// The reserves for the tail and for compaction.
     pub(crate) reserve: u32,
+    /// The reserve for opening.
+    opening: u32,
     available_bytes: u64,
 }
 
@@ -143,7 +156,8 @@ impl Lengths {
         let output = share(room.total_bytes / DEVICE_SHARE);
         let segment = output.min(share(room.available_bytes / FREE_SHARE));
         if planted("segments_ignore_the_device") {
-            return Self { segment: u32::MAX, output: u32::MAX, reserve: longest, available_bytes: u64::MAX };
+            let opening = OPENING_LEN_BYTES.min(next);
+            return Self { segment: u32::MAX, output: u32::MAX, reserve: longest, opening, available_bytes: u64::MAX };
         }
         let longest = longest.min(output);
         let taken_next = u64::from(least.max(segment.min(longest)));
@@ -153,17 +167,48 @@ impl Lengths {
         } else {
             longest.max(next.min(FIRST_RESERVE_LEN_BYTES)).min(AMPLE_RESERVE_LEN_BYTES)
         };
-        Self { segment, output, reserve: wanted.min(output), available_bytes: room.available_bytes }
+        let opening = OPENING_LEN_BYTES.min(next);
+        Self { segment, output, reserve: wanted.min(output), opening, available_bytes: room.available_bytes }
     }
 }
 
 impl Shared {
     /// How long files are to be now, if the next one is to have `least` bytes at least.
     pub(crate) fn lengths(&self, least: u32) -> Result<Lengths, SegmentError> {
-        let room = self.dir.room().map_err(|error| SegmentError::io("look at the room for", self.dir.path(), error))?;
+        let room = self.room()?;
         let next = self.next_len.load(Ordering::Relaxed);
         let longest = self.longest_len.load(Ordering::Relaxed).min(self.options.segment_len_bytes);
         Ok(Lengths::of(room, least, next, longest))
+    }
+
+    fn room(&self) -> Result<DeviceRoom, SegmentError> {
+        self.dir.room().map_err(|error| SegmentError::io("look at the room for", self.dir.path(), error))
+    }
+
+    /// Makes a reserve again of a file that no manifest names, and nobody holds, if one is missing.
+    /// Its room is not free for a moment meanwhile: what others would take of it on a full device,
+    /// compaction would not have, or a later open. Otherwise the file goes.
+    pub(crate) fn take_back(&self, name: &str, kind: SegmentKind) -> Result<(), SegmentError> {
+        if !self.reserves.is_enough() && !planted("files_are_not_taken_back") {
+            let mut states = self.reserves.states.lock();
+            let len_bytes = self.adopt(name).ok().flatten().unwrap_or(0);
+            let which: &[ReserveKind] = match kind {
+                _ if len_bytes == 0 => &[],
+                SegmentKind::Append if len_bytes <= OPENING_LEN_BYTES.into() => &[ReserveKind::Opening],
+                // One that was cut is made longer again.
+                _ => &[ReserveKind::Compaction, ReserveKind::Tail],
+            };
+            let missing = which.iter().copied().find(|reserve| states[*reserve as usize].file.is_none());
+            // What has the name now, an attempt that failed has left; a directory of others stays.
+            if let Some(reserve) = missing
+                && self.dir.rename(name, &reserve.name()).is_ok()
+            {
+                states[reserve as usize].file = Some(ReserveFile { name: reserve.name(), len_bytes });
+                self.reserves.note(states.as_slice());
+                return Ok(());
+            }
+        }
+        remove_if_there(self.dir.as_ref(), name)
     }
 
     /// Takes over the reserves that an earlier opening has left.
@@ -191,7 +236,8 @@ impl Shared {
     fn adopt(&self, name: &str) -> io::Result<Option<u64>> {
         let file = self.dir.open(name, Access::Write)?;
         let found = file.metadata()?;
-        if found.links != 1 || found.len_bytes == 0 || found.len_bytes > self.options.segment_len_bytes.into() {
+        // It may be longer than segments are now to be: those that there are may be as long.
+        if found.links != 1 || found.len_bytes == 0 || u32::try_from(found.len_bytes).is_err() {
             return Ok(None);
         }
         retry_interrupted(|| file.allocate(found.len_bytes))?;
@@ -205,69 +251,86 @@ impl Shared {
     ///
     /// [`SegmentError::Io`] for other reasons than a full device.
     pub(crate) fn keep_reserves(&self, lengths: Lengths) -> Result<bool, SegmentError> {
-        let manifest_len = self.manifest.lock().encoded_len() as u64;
-        self.keep_manifest_reserve(manifest_len)?;
-        self.keep_file_reserves(lengths, &[ReserveKind::Compaction, ReserveKind::Tail])?;
+        self.keep_in_order(lengths, &[ReserveKind::Compaction, ReserveKind::Opening, ReserveKind::Tail])?;
         Ok(self.reserves.is_enough())
     }
 
-    /// The same for those of the manifest and of compaction; tells whether these are there.
-    pub(crate) fn keep_compaction_reserve(&self, lengths: Lengths) -> Result<bool, SegmentError> {
-        let manifest_len = self.manifest.lock().encoded_len() as u64;
-        self.keep_manifest_reserve(manifest_len)?;
-        self.keep_file_reserves(lengths, &[ReserveKind::Compaction])?;
-        Ok(self.reserves.len_bytes(ReserveKind::Compaction) >= lengths.reserve.into())
+    /// The same for all but that of the tail; tells whether those for compaction and for opening
+    /// are there.
+    pub(crate) fn keep_all_but_the_tail(&self, lengths: Lengths) -> Result<bool, SegmentError> {
+        self.keep_in_order(lengths, &[ReserveKind::Compaction, ReserveKind::Opening])
     }
 
-    fn keep_file_reserves(&self, lengths: Lengths, which: &[ReserveKind]) -> Result<(), SegmentError> {
+    fn keep_in_order(&self, lengths: Lengths, which: &[ReserveKind]) -> Result<bool, SegmentError> {
+        let manifest_len = self.manifest.lock().encoded_len() as u64;
         let mut states = self.reserves.states.lock();
         let wanted = u64::from(lengths.reserve);
         states[ReserveKind::Compaction as usize].needed_bytes = wanted;
+        states[ReserveKind::Opening as usize].needed_bytes = lengths.opening.into();
         states[ReserveKind::Tail as usize].needed_bytes = wanted / 2;
-        let mut made = Ok(());
-        for reserve in which {
-            // Or else nearly all that is left: a file in pieces takes some room to list them.
-            let left = wanted.min(lengths.available_bytes);
-            made = self.keep(states.as_mut_slice(), *reserve, &[wanted, left / 8 * 7, left / 2]);
-            if made.is_err() {
-                break;
-            }
-        }
+        let made = self.keep_manifest(states.as_mut_slice(), manifest_len).and_then(|()| {
+            which.iter().try_for_each(|reserve| match reserve {
+                ReserveKind::Opening => self.keep(&mut states[*reserve as usize], *reserve, lengths.opening.into()),
+                _ => self.keep_some(&mut states[*reserve as usize], *reserve, wanted),
+            })
+        });
+        let made = made.and_then(|()| self.keep_manifest(states.as_mut_slice(), manifest_len));
         self.reserves.note(states.as_slice());
-        made
+        made.map(|()| which.iter().all(|reserve| states[*reserve as usize].is_enough()))
     }
 
-    /// Sees to it that there is room for a manifest of this length, better for one of twice that.
-    /// The manifest's lock may be held.
+    /// Makes a reserve of this length, or else of a good part of it: a file in pieces takes some
+    /// room to list them.
+    fn keep_some(&self, state: &mut ReserveState, reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
+        self.keep(state, reserve, wanted)?;
+        if state.is_at_least(wanted) {
+            return Ok(());
+        }
+        // Asked for anew, since other reserves have taken of it. To some users the system gives
+        // more than it says.
+        let left = self.room()?.available_bytes.min(wanted);
+        [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(state, reserve, len))
+    }
+
+    /// Sees to it that there is room for a manifest of this length. The manifest's lock may be
+    /// held.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Io`] for other reasons than a full device.
     pub(crate) fn keep_manifest_reserve(&self, manifest_len: u64) -> Result<(), SegmentError> {
-        let ample = (2 * manifest_len).next_multiple_of(BLOCK_LEN_BYTES);
-        let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES);
         let mut states = self.reserves.states.lock();
-        states[ReserveKind::Manifest as usize].needed_bytes = if planted("no_room_for_manifests") { 0 } else { enough };
-        if planted("no_room_for_manifests") {
-            states[ReserveKind::Manifest as usize].file = Some(ReserveFile { name: "none".into(), len_bytes: 0 });
-            self.reserves.note(states.as_slice());
-            return Ok(());
-        }
-        let made = self.keep(states.as_mut_slice(), ReserveKind::Manifest, &[ample.max(enough), enough]);
+        let made = self.keep_manifest(states.as_mut_slice(), manifest_len);
         self.reserves.note(states.as_slice());
         made
     }
 
-    /// Makes one reserve of the first of these lengths that the device has room for.
-    fn keep(&self, states: &mut [ReserveState], reserve: ReserveKind, lens: &[u64]) -> Result<(), SegmentError> {
-        let state = &mut states[reserve as usize];
-        for wanted in lens.iter().copied().filter(|len| *len > 0) {
-            if state.is_at_least(wanted) {
-                break;
-            }
-            self.lengthen(reserve, &mut state.file, wanted)?;
+    /// Room for a manifest of this length. Room for its growth, too, if the other reserves are
+    /// there: what is free of a full device, compaction may have given back a moment ago. Or else
+    /// if the reserve was given up for a manifest: then the room of the one before is free.
+    fn keep_manifest(&self, states: &mut [ReserveState], manifest_len: u64) -> Result<(), SegmentError> {
+        let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES);
+        let may_grow =
+            states.iter().skip(1).all(ReserveState::is_enough) || states[ReserveKind::Manifest as usize].file.is_none();
+        let state = &mut states[ReserveKind::Manifest as usize];
+        state.needed_bytes = enough;
+        if planted("no_room_for_manifests") {
+            state.needed_bytes = 0;
+            state.file = Some(ReserveFile { name: "none".into(), len_bytes: 0 });
+            return Ok(());
         }
-        Ok(())
+        if may_grow {
+            self.keep(state, ReserveKind::Manifest, enough)?;
+        }
+        self.keep(state, ReserveKind::Manifest, manifest_len)
+    }
+
+    /// Makes one reserve as long as this, if it is not, and if the device has room for it.
+    fn keep(&self, state: &mut ReserveState, reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
+        if wanted == 0 || state.is_at_least(wanted) {
+            return Ok(());
+        }
+        self.lengthen(reserve, &mut state.file, wanted)
     }
 
     fn lengthen(&self, reserve: ReserveKind, kept: &mut Option<ReserveFile>, wanted: u64) -> Result<(), SegmentError> {
@@ -287,11 +350,19 @@ impl Shared {
             *kept = Some(ReserveFile { name, len_bytes: wanted });
             return Ok(());
         };
-        // Better too little than nothing, which is what whatever grows would leave of it.
-        if kept.is_none() {
-            remove_if_there(self.dir.as_ref(), &name)?;
+        match kept {
+            // Better too little than nothing, which is what whatever grows would leave of it. But
+            // what the attempt has got is for others.
+            Some(kept) => self.cut(kept, kept.len_bytes)?,
+            None => remove_if_there(self.dir.as_ref(), &name)?,
         }
         if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.path_of(&name), error)) }
+    }
+
+    /// Gives back what a reserve has on the device behind `len_bytes`.
+    fn cut(&self, kept: &ReserveFile, len_bytes: u64) -> Result<(), SegmentError> {
+        let cut = self.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(len_bytes));
+        cut.map_err(|error| SegmentError::io("cut", &self.path_of(&kept.name), error))
     }
 
     fn create_reserve(&self, reserve: ReserveKind) -> Result<(String, io::Result<Arc<dyn File>>), SegmentError> {
@@ -373,7 +444,8 @@ impl Shared {
     /// How much [`keep_reserves`](Self::keep_reserves) would take for segments.
     pub(crate) fn missing_reserve_bytes(&self, lengths: Lengths) -> u64 {
         let missing = |reserve| u64::from(lengths.reserve).saturating_sub(self.reserves.len_bytes(reserve));
-        missing(ReserveKind::Compaction) + missing(ReserveKind::Tail)
+        let opening = u64::from(lengths.opening).saturating_sub(self.reserves.len_bytes(ReserveKind::Opening));
+        missing(ReserveKind::Compaction) + opening + missing(ReserveKind::Tail)
     }
 
     /// The length of the file that is kept for compaction.
@@ -409,7 +481,7 @@ impl Shared {
     /// the others. Tells whether there was any.
     pub(crate) fn give_up_room(&self) -> bool {
         let mut states = self.reserves.states.lock();
-        [ReserveKind::Manifest, ReserveKind::Tail, ReserveKind::Compaction]
+        [ReserveKind::Manifest, ReserveKind::Tail, ReserveKind::Opening, ReserveKind::Compaction]
             .into_iter()
             .any(|reserve| self.give_up(states.as_mut_slice(), reserve))
     }
@@ -445,8 +517,7 @@ impl Shared {
         for reserve in [ReserveKind::Compaction, ReserveKind::Tail] {
             let state = &mut states[reserve as usize];
             let Some(kept) = state.file.as_mut().filter(|file| file.len_bytes / 2 > wanted) else { continue };
-            let cut = self.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(wanted));
-            cut.map_err(|error| SegmentError::io("cut", &self.path_of(&kept.name), error))?;
+            self.cut(kept, wanted)?;
             kept.len_bytes = wanted;
             state.needed_bytes = state.needed_bytes.min(wanted);
         }

@@ -224,10 +224,10 @@ impl Shared {
         self.options.segment_len_bytes.min(lengths.segment).max(least)
     }
 
-    /// A file for deletes: a new one, if room for compaction is left then, or else the reserve.
+    /// A file for deletes: a new one, if the other reserves are there, or else that of the tail.
     fn spare_for_deletes(&self, lengths: Lengths, least: u32) -> Result<Spare, SegmentError> {
         let full = SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: least.into() };
-        let made = if self.keep_compaction_reserve(lengths)? {
+        let made = if self.keep_all_but_the_tail(lengths)? {
             self.create_spare_within(self.next_len.load(Ordering::Relaxed).min(lengths.segment), least)
         } else {
             Err(full)
@@ -390,7 +390,7 @@ impl Shared {
         if !self.poison.is_set() {
             // The caller tells what has failed before. The next open removes what is left, and
             // whatever grows next makes the reserves.
-            let _removed = remove_if_there(self.dir.as_ref(), &name);
+            let _taken = self.take_back(&name, SegmentKind::Append);
             let _refilled = self.refill_reserves_while_preparing();
         }
     }

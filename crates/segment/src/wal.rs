@@ -23,13 +23,14 @@ pub use self::syncer::WalSync;
 use crate::appender::Appender;
 use crate::compacted::{Edit, Released};
 use crate::error::{Damage, SegmentError};
+use crate::first_segment::Recovery;
 use crate::fs::{Fs, RealFs};
 use crate::manifest::Content;
 use crate::mutants::planted;
 use crate::options::{Purpose, Stamp, StoreOptions};
 use crate::scan::SegmentRecord;
 use crate::segment::Segment;
-use crate::store::{Recovery, SegmentStore};
+use crate::store::SegmentStore;
 
 /// The key of an entry's record.
 const ENTRY: &[u8] = &[1];

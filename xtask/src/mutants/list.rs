@@ -170,6 +170,16 @@ const OF_STORE: &[Mutant] = &[
         &[rule_of_segments("reserves_outlive_the_store_on_a_full_device")],
     ),
     caught(
+        "openings_use_up_reserves",
+        "an open on a full device takes a file that comes back",
+        &[rule_of_segments("openings_leave_compaction_its_room")],
+    ),
+    caught(
+        "files_are_not_taken_back",
+        "the room of a reserve that was of no use is not free for a moment",
+        &[rule_of_segments("openings_leave_compaction_its_room")],
+    ),
+    caught(
         "names_need_no_room",
         "a file's new name finds room on a full device",
         &[rule_of_segments("a_name_finds_room_on_a_full_device")],

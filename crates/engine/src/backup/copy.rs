@@ -200,7 +200,7 @@ impl BackupSource<'_> {
         }
         // A file of this name is garbage to whoever opens the backup, and no reserve: these have
         // the first numbers. Parts are copied one after the other.
-        let tmp = "0000000003.spare".to_owned();
+        let tmp = "0000000004.spare".to_owned();
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
             // A store that was closed meanwhile has given up its directory. Then the mapped segment

@@ -157,7 +157,7 @@ impl Drop for RunHost<'_> {
     fn drop(&mut self) {
         for output in self.finished.drain(..) {
             // Named by no manifest: what cannot be removed now goes at the next open.
-            let _removed = self.store.release(output.segment);
+            let _given_up = self.store.abandon(output);
         }
     }
 }

@@ -130,7 +130,7 @@ impl CompactionRunner {
             // Unless it is certain that nothing has changed, the manifest on disk may name the
             // outputs already.
             if !store.is_poisoned() {
-                edit.add.into_iter().for_each(|output| drop(store.release(output.segment)));
+                edit.add.into_iter().for_each(|output| drop(store.abandon(output)));
             }
             return Err(failure.into());
         }

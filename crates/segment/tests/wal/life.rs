@@ -68,7 +68,7 @@ fn a_full_device_takes_a_cut_at_the_front() {
     wal.sync().unwrap();
     let mut appended = 0_u64;
     loop {
-        fs.set_capacity_bytes(Some(12 << 10));
+        fs.set_capacity_bytes(Some(16 << 10));
         match wal.append(&[1; 200]).and_then(|_| wal.sync()) {
             Ok(()) => appended += 1,
             Err(error) if error.is_full() => break,
