@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::hex;
 use crate::id::UserId;
 use crate::mutants::planted;
-use crate::record::{checked_role_names, decode_names, encode_names};
+use crate::role_names::{checked_role_names, decode_names, encode_names};
 use crate::timestamp::Timestamp;
 use crate::token::Token;
 

@@ -81,6 +81,7 @@ mod rate_limiter;
 mod record;
 mod record_keys;
 mod record_mac;
+mod role_names;
 mod service;
 mod single_use;
 mod timestamp;
@@ -108,11 +109,9 @@ pub use options::AuthOptions;
 pub use password::{BreachCheck, MAX_PASSWORD_LEN_BYTES, MIN_PASSWORD_FLOOR, PasswordPolicy};
 pub use permission::{Action, Grant, KeyRange, MAX_GRANT_KEY_LEN_BYTES, MAX_GRANTS, PermissionSet};
 pub use quota::{Quota, QuotaUse};
-pub use record::{
-    ApiKeyAccess, ApiKeyRecord, MAX_LABEL_LEN_BYTES, MAX_ROLE_NAME_LEN_BYTES, MAX_ROLES, RoleRecord, SessionRecord,
-    UserRecord,
-};
+pub use record::{ApiKeyAccess, ApiKeyRecord, MAX_LABEL_LEN_BYTES, RoleRecord, SessionRecord, UserRecord};
 pub use record_keys::{RESERVED_PREFIX, reserved_keys};
+pub use role_names::{MAX_ROLE_NAME_LEN_BYTES, MAX_ROLES};
 pub use service::{
     AdminService, ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, FactorCheck,
     Login, MAX_AUDIT_PAGE, MAX_PAGE, PasswordCheck, Principal, Proof, Purged, ResetRequest, Rotation, StepUp,

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use hightower_kv::SingleNodeEngine;
 
+use crate::echo;
 use crate::failure::Failure;
 use crate::screen::Screen;
-use crate::terminal;
 
 /// Time for a verb to react.
 const GRACE: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ fn pending() -> bool {
 /// Runs on the handler's thread, once for each signal.
 fn on_interrupt(screen: Screen) {
     if pending() {
-        terminal::restore();
+        echo::restore();
         process::exit(i32::from(Failure::INTERRUPTED.code()));
     }
     let mine = COME.fetch_add(1, Ordering::SeqCst) + 1;
@@ -70,7 +70,7 @@ fn end_if_unnoticed(mine: u64, screen: Screen) {
     let engine = STORE.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
     let closed = engine.map_or(Ok(()), |engine| engine.close());
     let failure = closed.map_or_else(Failure::Store, |()| Failure::INTERRUPTED);
-    terminal::restore();
+    echo::restore();
     screen.failure(&failure);
     process::exit(i32::from(failure.code()));
 }

@@ -17,6 +17,7 @@
 #![deny(missing_docs)]
 
 mod cli;
+mod echo;
 mod failure;
 mod interrupt;
 mod lines;

@@ -16,11 +16,6 @@ pub(crate) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Fai
     imp::ask(question, hidden)
 }
 
-/// Restores the echo if the process ends during a prompt.
-pub(crate) fn restore() {
-    imp::restore();
-}
-
 fn failed(source: std::io::Error) -> Failure {
     Failure::File { action: "ask on the terminal".into(), source }
 }
@@ -28,57 +23,25 @@ fn failed(source: std::io::Error) -> Failure {
 #[cfg(unix)]
 mod imp {
     use std::fs::File;
-    use std::io::{self, Read, Write};
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::io::{Read, Write};
+    use std::sync::Arc;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::io::Errno;
-    use rustix::termios::{LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
+    use rustix::termios::{QueueSelector, tcflush};
     use zeroize::Zeroizing;
 
     use super::{MAX_LINE_LEN_BYTES, failed};
+    use crate::echo::HiddenEcho;
     use crate::failure::Failure;
     use crate::interrupt;
 
     /// Interval between checks for Ctrl-C: 50 ms.
     const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-    /// The saved mode of the terminal while the echo is off.
-    static BEFORE: Mutex<Option<(Arc<File>, Termios)>> = Mutex::new(None);
-
-    /// Turns the echo off until this is dropped.
-    struct Hidden;
-
-    impl Hidden {
-        fn new(terminal: &Arc<File>) -> io::Result<Self> {
-            let before = tcgetattr(terminal)?;
-            let mut hidden = before.clone();
-            hidden.local_modes.remove(LocalModes::ECHO);
-            // The line feed is echoed, so that the next output begins on a new line.
-            hidden.local_modes.insert(LocalModes::ECHONL);
-            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::clone(terminal), before));
-            let guard = Self;
-            tcsetattr(terminal, OptionalActions::Now, &hidden)?;
-            Ok(guard)
-        }
-    }
-
-    impl Drop for Hidden {
-        fn drop(&mut self) {
-            restore();
-        }
-    }
-
-    pub(super) fn restore() {
-        if let Some((terminal, before)) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A closed terminal needs no echo.
-            let _gone = tcsetattr(terminal, OptionalActions::Now, &before);
-        }
-    }
-
     pub(super) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Failure> {
         let terminal = Arc::new(File::options().read(true).write(true).open("/dev/tty").map_err(failed)?);
-        let _hidden = if hidden { Some(Hidden::new(&terminal).map_err(failed)?) } else { None };
+        let _hidden = if hidden { Some(HiddenEcho::new(&terminal).map_err(failed)?) } else { None };
         (&*terminal).write_all(question.as_bytes()).map_err(failed)?;
         let answer = line(&terminal);
         if matches!(answer, Err(Failure::Interrupted { .. })) {
@@ -125,8 +88,6 @@ mod imp {
 
     use super::{MAX_LINE_LEN_BYTES, failed};
     use crate::failure::Failure;
-
-    pub(super) fn restore() {}
 
     pub(super) fn ask(question: &str, hidden: bool) -> Result<Zeroizing<String>, Failure> {
         if hidden {

@@ -18,8 +18,8 @@ use hightower_log::{
 };
 
 use self::index::{EntryPlace, Index};
-use self::syncer::Syncer;
 pub use self::syncer::WalSync;
+use self::syncer::{Syncer, stamp_at};
 use crate::appender::Appender;
 use crate::compacted::{Edit, Released};
 use crate::error::{Damage, SegmentError};
@@ -27,7 +27,7 @@ use crate::first_segment::Recovery;
 use crate::fs::{Fs, RealFs};
 use crate::manifest::Content;
 use crate::mutants::planted;
-use crate::options::{Purpose, Stamp, StoreOptions};
+use crate::options::{Purpose, StoreOptions};
 use crate::scan::SegmentRecord;
 use crate::segment::Segment;
 use crate::store::SegmentStore;
@@ -534,11 +534,6 @@ fn replay(recovery: &Recovery) -> Result<Index, SegmentError> {
 fn set_next_len(store: &SegmentStore, segments: &VecDeque<Arc<Segment>>) {
     let len = segments.iter().fold(0_u32, |sum, segment| sum.saturating_add(segment.len_bytes()));
     store.set_next_len(len.max(FIRST_FILE_LEN_BYTES));
-}
-
-/// Positions are the versions; the log has no clock.
-fn stamp_at(position: u64) -> Stamp {
-    Stamp { max_version: position, timestamp: 0 }
 }
 
 fn invalid(what: String) -> SegmentError {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, WithTls};
 
-use super::Entry;
+use super::entry::Entry;
 use crate::store::{Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use hightower_engine::{Batch, Durability, Range, SingleNodeEngine, StoreConfig};
 
-use super::{Entry, OWN};
+use super::entry::{Entry, OWN};
 use crate::store::{Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {

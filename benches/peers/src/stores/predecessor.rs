@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use predecessor::{KvEngine, SingleNodeEngine, StoreConfig};
 
-use super::Entry;
+use super::entry::Entry;
 use crate::store::{Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {

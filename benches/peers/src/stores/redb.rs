@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 
-use super::{CACHE_BYTES, Entry};
+use super::entry::{CACHE_BYTES, Entry};
 use crate::store::{Guarantee, Store, Visit, end_of_prefix};
 
 pub(super) const ENTRY: Entry = Entry {

@@ -10,7 +10,7 @@ use rocksdb::{
     WriteOptions,
 };
 
-use super::{CACHE_BYTES, Entry};
+use super::entry::{CACHE_BYTES, Entry};
 use crate::store::{Guarantee, Store, Visit, end_of_prefix};
 
 pub(super) const ENTRY: Entry = Entry {

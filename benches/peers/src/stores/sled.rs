@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use sled::{Batch, Config, Db, Mode};
 
-use super::{CACHE_BYTES, Entry};
+use super::entry::{CACHE_BYTES, Entry};
 use crate::store::{Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use anyhow::{Result, anyhow};
 use sled_alpha::{Batch, Config, Db};
 
-use super::{CACHE_BYTES, Entry};
+use super::entry::{CACHE_BYTES, Entry};
 use crate::store::{Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {

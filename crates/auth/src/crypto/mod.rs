@@ -4,6 +4,7 @@
 //! records and random secrets, AES-256-GCM (SP 800-38D) for data, each from the RustCrypto project.
 
 pub mod aead;
+mod argon2_params;
 pub mod argon2id;
 mod envelope;
 mod gate;
@@ -14,7 +15,8 @@ mod pepper;
 mod phc;
 mod secret_file;
 
-pub use argon2id::{Argon2Params, Argon2SecretHasher, SecretHash, SecretHasher, calibrate};
+pub use argon2_params::Argon2Params;
+pub use argon2id::{Argon2SecretHasher, SecretHash, SecretHasher, calibrate};
 pub use envelope::{AesGcmEncryptor, EncryptedBlob, EnvelopeEncryptor, MAX_PLAINTEXT_LEN_BYTES};
 pub use key_file::{KeyFile, MAX_KEY_FILE_LEN_BYTES};
 pub use key_ring::{KeyEnvironment, KeyProvider, KeyRing, MAX_MASTER_KEYS, MasterKeyId};

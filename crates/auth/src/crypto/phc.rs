@@ -6,7 +6,7 @@
 use base64ct::{Base64Unpadded, Encoding};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::argon2id::Argon2Params;
+use super::argon2_params::{Argon2Params, params};
 use super::pepper::PepperId;
 use crate::error::{Error, Result};
 
@@ -68,26 +68,6 @@ fn parse(text: &str) -> Option<Phc> {
     let len = Base64Unpadded::decode(hash, &mut exact).ok()?.len();
     let fits = (8..=64).contains(&salt.len()) && len == HASH_LEN_BYTES;
     fits.then_some(Phc { params, pepper, salt, hash: exact })
-}
-
-/// Reads `m=19456,t=2,p=1`, with parameters of any strength.
-pub(super) fn parse_params(text: &str) -> Option<Argon2Params> {
-    let mut settings = text.split(',');
-    let params = params(&mut settings)?;
-    settings.next().is_none().then_some(params)
-}
-
-fn params<'t>(settings: &mut impl Iterator<Item = &'t str>) -> Option<Argon2Params> {
-    let memory_kib = setting(settings.next()?, "m=")?;
-    let iterations = setting(settings.next()?, "t=")?;
-    let lanes = setting(settings.next()?, "p=")?;
-    Some(Argon2Params { memory_kib, iterations, lanes })
-}
-
-fn setting(text: &str, name: &str) -> Option<u32> {
-    let digits = text.strip_prefix(name)?;
-    let canonical = !digits.starts_with('0') && digits.bytes().all(|c| c.is_ascii_digit());
-    if canonical { digits.parse().ok() } else { None }
 }
 
 fn pepper_id(text: &str) -> Option<PepperId> {

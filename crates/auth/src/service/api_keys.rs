@@ -17,8 +17,9 @@ use crate::error::{Error, Result};
 use crate::id::ApiKeyId;
 use crate::mutants::planted;
 use crate::permission::check_grants;
-use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label, checked_role_names};
+use crate::record::{ApiKeyAccess, ApiKeyRecord, StoredApiKey, StoredUser, check_label};
 use crate::record_keys::{self, MetadataOf};
+use crate::role_names::checked_role_names;
 use crate::timestamp::Timestamp;
 use crate::token::{Token, TokenSecret, api_key_token, parse_api_key, random_secret};
 

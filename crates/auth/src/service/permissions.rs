@@ -21,8 +21,9 @@ use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, UserId};
 use crate::mutants::planted;
 use crate::permission::{Action, Grant, KeyRange, PermissionSet, check_grants, prefix_end};
-use crate::record::{ApiKeyAccess, RoleRecord, check_role_name};
+use crate::record::{ApiKeyAccess, RoleRecord};
 use crate::record_keys;
+use crate::role_names::check_role_name;
 use crate::timestamp::Timestamp;
 use crate::token::{API_KEY_PREFIX, parse_session};
 

@@ -14,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::id::{NOBODY, UserId};
 use crate::mutants::planted;
 use crate::permission::prefix_end;
-use crate::record::{StoredUser, UserRecord, checked_role_names};
+use crate::record::{StoredUser, UserRecord};
 use crate::record_keys::{self, MetadataOf};
 use crate::record_mac::identity;
+use crate::role_names::checked_role_names;
 use crate::username::{NormalUsername, normal_form};
 
 /// Maximum number of records in one page of a list.

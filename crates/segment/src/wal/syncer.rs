@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use crate::error::SegmentError;
 use crate::lock::Mutex;
 use crate::mutants::planted;
+use crate::options::Stamp;
 use crate::store::SegmentStore;
 
 /// A callback, called once with the outcome of its sync.
@@ -179,9 +180,14 @@ impl Duties {
             let _later = self.store.sync_predecessors();
         }
         if self.store.wants_preparation() {
-            let _later = self.store.prepare_next(super::stamp_at(self.end.load(Ordering::Relaxed)));
+            let _later = self.store.prepare_next(stamp_at(self.end.load(Ordering::Relaxed)));
         }
     }
+}
+
+/// Positions are the versions; the log has no clock.
+pub(crate) fn stamp_at(position: u64) -> Stamp {
+    Stamp { max_version: position, timestamp: 0 }
 }
 
 impl Drop for Syncer {
