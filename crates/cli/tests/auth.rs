@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::Ended;
 use common::desk::{Desk, OTHER, PASSWORD, text};
 use serde_json::{Value, json};
 
