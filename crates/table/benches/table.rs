@@ -80,7 +80,18 @@ fn entries(count: usize, is_compacted: bool) -> Vec<TableEntry> {
 }
 
 fn write(dir: &Arc<dyn Dir>, name: &str, keys: &[Vec<u8>], entries: &[TableEntry]) -> TableReader {
-    let mut writer = TableWriter::create(dir, name, TableOptions::new(1, 2, 3)).expect("a writer");
+    write_in(TableOptions::DEFAULT_MEMORY_BYTES, dir, name, keys, entries)
+}
+
+fn write_in(
+    memory_bytes: usize,
+    dir: &Arc<dyn Dir>,
+    name: &str,
+    keys: &[Vec<u8>],
+    entries: &[TableEntry],
+) -> TableReader {
+    let options = TableOptions::new(1, 2, 3).with_memory_bytes(memory_bytes);
+    let mut writer = TableWriter::create(dir, name, options).expect("a writer");
     for (key, entry) in keys.iter().zip(entries) {
         writer.push(key, *entry).expect("a key that rises");
     }
@@ -130,17 +141,17 @@ fn parts(dir: &Arc<dyn Dir>, name: &str) -> (u64, u64) {
 fn build(criterion: &mut Criterion, dir: &Arc<dyn Dir>, keys: &[Vec<u8>], entries: &[TableEntry]) {
     let mut group = criterion.benchmark_group("build");
     group.throughput(Throughput::Elements(keys.len() as u64)).sample_size(10);
-    group.bench_function("table", |bencher| {
-        bencher.iter_batched(
-            || {
-                if let Err(error) = dir.remove_file("built.tbl") {
-                    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
-                }
-            },
-            |()| write(dir, "built.tbl", keys, entries),
-            BatchSize::PerIteration,
-        );
-    });
+    let remove = || {
+        if let Err(error) = dir.remove_file("built.tbl") {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        }
+    };
+    for memory_bytes in [TableOptions::DEFAULT_MEMORY_BYTES, 4 << 20] {
+        group.bench_function(format!("in {} MiB", memory_bytes >> 20), |bencher| {
+            let write = |()| write_in(memory_bytes, dir, "built.tbl", keys, entries);
+            bencher.iter_batched(remove, write, BatchSize::PerIteration);
+        });
+    }
 }
 
 fn lookups(criterion: &mut Criterion, table: &TableReader, keys: &[Vec<u8>]) {

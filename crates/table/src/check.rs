@@ -7,6 +7,7 @@ use crate::candidates::listed_at;
 use crate::entry::{RecordPointer, SegmentCounts};
 use crate::error::{Damaged, TableError, damaged};
 use crate::footer::Footer;
+use crate::line::LINE_LEN;
 use crate::node::IndexNode;
 use crate::reader::TableReader;
 use crate::writer::{KEYS_PER_REPORT, TableProgress, go_on};
@@ -177,8 +178,10 @@ impl TableReader {
         let (footer, shape) = (self.footer(), self.shape());
         let (mut entries, mut sum) = (0, 0_u64);
         for number in 0..=shape.lines {
+            let at = footer.points_at + number * LINE_LEN as u64;
+            self.read_ahead(at.saturating_sub(LINE_LEN as u64), at);
             let line = self.line(number).map_err(|damage| self.corrupt(damage))?;
-            let wrong = |what| self.corrupt(damaged(footer.points_at + number * crate::line::LINE_LEN as u64, what));
+            let wrong = |what| self.corrupt(damaged(at, what));
             if !line.is_sound(shape) {
                 return Err(wrong("a line with bytes that mean nothing"));
             }

@@ -231,6 +231,7 @@ impl<'t> TableCursor<'t> {
             return Ok(None);
         }
         let previous_len = self.leaf.len_bytes();
+        self.table.read_ahead(self.leaf.offset, next);
         self.load(next)?;
         if u64::from(self.leaf.previous_len) != previous_len {
             return Err(damaged(next, "a leaf that does not follow the one before it"));
@@ -248,7 +249,9 @@ impl<'t> TableCursor<'t> {
         }
         let offset = self.leaf.offset;
         let previous = offset.checked_sub(self.leaf.previous_len.into());
-        self.load(previous.ok_or_else(|| damaged(offset, "a leaf before the first"))?)?;
+        let previous = previous.ok_or_else(|| damaged(offset, "a leaf before the first"))?;
+        self.table.read_ahead(offset, previous);
+        self.load(previous)?;
         if self.leaf.offset + self.leaf.len_bytes() != offset {
             return Err(damaged(offset, "a leaf that does not follow the one before it"));
         }

@@ -1,5 +1,6 @@
 //! What can go wrong with a table, and what to do about it.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,12 @@ pub enum TableError {
     /// The caller's progress callback said stop. The unfinished table was removed.
     #[error("stopped by the caller")]
     Canceled,
+}
+
+impl From<Infallible> for TableError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 impl TableError {

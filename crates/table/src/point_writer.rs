@@ -12,7 +12,7 @@ use crate::line::{LINE_LEN, LineShape, NO_THRESHOLD, PointLine};
 use crate::list_line;
 use crate::planted;
 use crate::point_entry::PointEntry;
-use crate::spill::{Extent, Spill, SpillReader, SpillStream};
+use crate::spill::{CHUNK_BYTES, Extent, Spill, SpillReader, SpillStream};
 
 /// Sorts entries by hash in bounded memory.
 #[derive(Debug)]
@@ -36,9 +36,15 @@ impl SortedRuns {
 
     fn spill_run(&mut self, spill: &mut Spill) -> Result<(), TableError> {
         self.entries.sort_unstable();
-        let bytes: Vec<u8> = self.entries.iter().flat_map(PointEntry::encode).collect();
+        let mut extent = spill.begin();
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        for entries in self.entries.chunks(CHUNK_BYTES / PointEntry::LEN) {
+            chunk.clear();
+            entries.iter().for_each(|entry| chunk.extend_from_slice(&entry.encode()));
+            spill.write_chunk(&mut extent, &chunk)?;
+        }
         self.entries.clear();
-        self.runs.push(spill.write(&bytes)?);
+        self.runs.push(extent);
         Ok(())
     }
 

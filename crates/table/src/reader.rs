@@ -18,6 +18,9 @@ use crate::line::{LINE_LEN, LineShape, PointLine};
 use crate::node::IndexNode;
 use crate::planted;
 
+/// What a walk asks for at once, in bytes: what the system grants at once on most devices.
+const READ_AHEAD_BYTES: u64 = 128 << 10;
+
 /// An open table. It may be shared by any number of threads; nothing of it is ever written.
 ///
 /// Opening checks header and footer alone, whatever the length. Every block and every line is
@@ -268,6 +271,26 @@ impl TableReader {
 
     pub(crate) fn footer(&self) -> &Footer {
         &self.footer
+    }
+
+    /// Has the device begin to read the piece of the file that comes next, where a walk from `from`
+    /// to `to` enters a new piece: the map is for lookups, so that the system reads nothing ahead by
+    /// itself.
+    #[inline]
+    pub(crate) fn read_ahead(&self, from: u64, to: u64) {
+        if from / READ_AHEAD_BYTES != to / READ_AHEAD_BYTES {
+            self.read_piece_ahead(to / READ_AHEAD_BYTES, to > from);
+        }
+    }
+
+    #[cold]
+    fn read_piece_ahead(&self, piece: u64, is_forward: bool) {
+        let next = if is_forward { Some(piece + 1) } else { piece.checked_sub(1) };
+        let start = next.and_then(|next| usize::try_from(next * READ_AHEAD_BYTES).ok());
+        let Some(start) = start.filter(|start| *start < self.mapping.len()) else { return };
+        let len = usize::try_from(READ_AHEAD_BYTES).unwrap_or(0);
+        // A wish: if it is not granted, the walk waits for each page.
+        let _wish = self.mapping.will_need(start..start.saturating_add(len));
     }
 
     #[cold]

@@ -332,11 +332,14 @@ impl TableWriter {
     /// assert_eq!(copy.finish()?.keys, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn push_all(
+    pub fn push_all<S: MergeSource>(
         &mut self,
-        source: &mut impl MergeSource<Error = TableError>,
+        source: &mut S,
         observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
-    ) -> Result<(), TableError> {
+    ) -> Result<(), TableError>
+    where
+        TableError: From<S::Error>,
+    {
         self.within(|open| {
             while source.advance()? {
                 open.push(source.key(), source.entry())?;

@@ -1,0 +1,87 @@
+//! On the operating system's files: what is written there is read there, and what is no table is
+//! refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
+
+mod common;
+
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+
+use common::{NAME, entry, is_pointed, numbered, options, write_as};
+use hightower_segment::{Fs, RealFs};
+use hightower_table::{MergeSource, TableEntry, TableError, TableReader, TableWriter};
+
+#[test]
+fn a_table_of_many_pieces_is_read_back_from_real_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = RealFs.open_dir(scratch.path()).unwrap();
+    let model = numbered(60_000);
+    let summary = write_as(&dir, NAME, &model, options().with_memory_bytes(100_000)).unwrap();
+    assert_eq!(dir.list().unwrap(), [NAME]);
+    assert!(summary.len_bytes > 4 * (128 << 10), "several pieces of what is read ahead");
+    let table = TableReader::open(dir.as_ref(), NAME).unwrap();
+    table.check().unwrap();
+    for (key, entry) in &model {
+        assert!(is_pointed(&table, key, entry).unwrap());
+    }
+    let mut cursor = table.cursor();
+    let mut is_there = cursor.seek_last().unwrap();
+    for (key, entry) in model.iter().rev() {
+        assert!(is_there);
+        assert_eq!((cursor.key(), cursor.entry()), (Some(key.as_slice()), Some(*entry)));
+        is_there = cursor.retreat().unwrap();
+    }
+    assert!(!is_there);
+    // A reader keeps what it has mapped when the name goes.
+    dir.remove_file(NAME).unwrap();
+    table.check().unwrap();
+}
+
+#[test]
+fn what_is_no_table_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = RealFs.open_dir(scratch.path()).unwrap();
+    for (name, bytes) in [("empty.tbl", vec![]), ("zeros.tbl", vec![0; 5000]), ("short.tbl", b"HTKVTBL\n".to_vec())] {
+        std::fs::write(scratch.path().join(name), bytes).unwrap();
+        let refused = TableReader::open(dir.as_ref(), name);
+        assert!(matches!(refused, Err(TableError::Corrupt { .. })), "{name}: {refused:?}");
+    }
+    std::fs::create_dir(scratch.path().join("dir.tbl")).unwrap();
+    assert!(matches!(TableReader::open(dir.as_ref(), "dir.tbl"), Err(TableError::Io { .. })));
+    assert!(matches!(TableReader::open(dir.as_ref(), "missing.tbl"), Err(TableError::Io { .. })));
+}
+
+/// A memtable whose walk cannot fail.
+struct Memtable(Vec<(Vec<u8>, TableEntry)>);
+
+impl MergeSource for Memtable {
+    type Error = Infallible;
+
+    fn advance(&mut self) -> Result<bool, Infallible> {
+        // The current one is the last; the first call finds a place holder there.
+        self.0.pop();
+        Ok(!self.0.is_empty())
+    }
+
+    fn key(&self) -> &[u8] {
+        self.0.last().map_or(&[], |(key, _)| key)
+    }
+
+    fn entry(&self) -> TableEntry {
+        self.0.last().map(|(_, entry)| *entry).unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_memtable_becomes_a_table() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = RealFs.open_dir(scratch.path()).unwrap();
+    let entries: Vec<_> = numbered(1000).into_iter().collect();
+    let descending = entries.iter().rev().cloned().chain([(Vec::new(), entry(0))]).collect();
+    let mut writer = TableWriter::create(&dir, NAME, options()).unwrap();
+    writer.push_all(&mut Memtable(descending), &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(writer.finish().unwrap().keys, 1000);
+    let table = TableReader::open(dir.as_ref(), NAME).unwrap();
+    let found: Vec<_> = table.range::<&[u8]>(.., hightower_table::ScanDirection::Forward).map(Result::unwrap).collect();
+    assert_eq!(found, entries);
+}
