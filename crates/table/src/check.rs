@@ -153,6 +153,9 @@ impl TableReader {
             } else if head.level != level {
                 return Err(damaged(at, "a block of another level"));
             }
+            if head.previous_len != 0 {
+                return Err(damaged(at, "a node that follows a leaf"));
+            }
             if !IndexNode::parse(bytes, head.count, at)?.is_rising(&mut before)? {
                 return Err(damaged(at, "separators that do not rise"));
             }

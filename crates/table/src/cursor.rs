@@ -217,6 +217,9 @@ impl<'t> TableCursor<'t> {
 
     fn load(&mut self, offset: u64) -> Result<(), Damaged> {
         let (head, block) = self.table.block(offset, 0)?;
+        if (head.previous_len == 0) != (offset == self.table.footer().leaves().start) {
+            return Err(damaged(offset, "a leaf that is not where it says"));
+        }
         self.leaf.load(block, head, offset)
     }
 
