@@ -274,8 +274,8 @@ impl TableReader {
     }
 
     /// Has the device begin to read the piece of the file that comes next, where a walk from `from`
-    /// to `to` enters a new piece: the map is for lookups, so that the system reads nothing ahead by
-    /// itself.
+    /// to `to` enters a new piece: the map is for lookups, so that the system reads nothing ahead
+    /// by itself.
     #[inline]
     pub(crate) fn read_ahead(&self, from: u64, to: u64) {
         if from / READ_AHEAD_BYTES != to / READ_AHEAD_BYTES {
