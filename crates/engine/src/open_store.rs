@@ -1,4 +1,4 @@
-//! The segment store of an open store, who works with it, and whether it takes writes.
+//! The segment store of an open store, its users, and whether it accepts writes.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +10,18 @@ use crate::mutants::planted;
 use crate::poison::Poison;
 use crate::sync::{Condvar, Mutex};
 
-/// The segment store, until it is closed. It holds the lock of the directory, so closing waits
-/// until nobody works with it any more: the next open must find the lock free.
+/// The segment store, until it is closed. It holds the lock of the directory. Closing waits for its
+/// users, because the next open must find the lock free.
 #[derive(Debug)]
 pub(crate) struct OpenStore {
     slot: Mutex<StoreSlot>,
     unused: Condvar,
     is_read_only: bool,
-    /// Set when closing begins: from then on nothing new begins.
+    /// Set when closing begins; later operations are refused.
     is_closing: AtomicBool,
     poison: Poison,
-    /// Tells a child that was forked from the process that opened the store. It must leave the
-    /// store alone.
+    /// Detects a child that was forked from the process that opened the store. The child must not
+    /// use the store.
     fork_guard: ForkGuard,
 }
 
@@ -44,7 +44,7 @@ impl OpenStore {
         }
     }
 
-    /// The segment store, to work with for a while: closing waits until it is dropped.
+    /// The segment store for one operation: closing waits until the result is dropped.
     ///
     /// # Errors
     ///
@@ -67,14 +67,14 @@ impl OpenStore {
         self.fork_guard.is_forked()
     }
 
-    /// Refuses everything in a forked child: the locks may be held by threads that it does not
-    /// have, and the files are its parent's.
+    /// Refuses every operation in a forked child: threads that exist only in the parent may hold
+    /// the locks, and the files are the parent's.
     #[inline]
     pub(crate) fn check_not_forked(&self) -> Result<()> {
         if self.is_forked() { Err(Error::Forked) } else { Ok(()) }
     }
 
-    /// Refuses everything once closing has begun.
+    /// Refuses every operation once closing has begun.
     pub(crate) fn check_open(&self) -> Result<()> {
         self.check_not_forked()?;
         if self.is_closing() { Err(Error::Closed) } else { Ok(()) }
@@ -95,15 +95,15 @@ impl OpenStore {
         &self.poison
     }
 
-    /// A commit that could not be appended: if the log may have been touched, the store takes no
-    /// more writes.
+    /// Handles a failed append: if it may have changed the log, the store refuses further writes.
     #[cold]
     pub(crate) fn append_failed(&self, failure: SegmentError) -> Error {
         match failure {
             SegmentError::Full { .. } | SegmentError::TooLarge { .. } | SegmentError::DoesNotFit { .. } => {
                 failure.into()
             }
-            // A file could not be made, for want of descriptors or memory. The log was not touched.
+            // A file could not be created, for lack of descriptors or memory. The log was not
+            // changed.
             SegmentError::Io { .. } | SegmentError::OutOfMaps { .. } if self.is_log_sound() => failure.into(),
             other => self.poison.latch(&other),
         }
@@ -116,12 +116,12 @@ impl OpenStore {
         let _refused = self.poison.latch(&failure);
     }
 
-    /// Whether no failure so far has left it open what the files hold.
+    /// Whether the content of the files is certain, that is, no failure has left it open.
     pub(crate) fn is_log_sound(&self) -> bool {
         self.in_use().is_ok_and(|store| !store.is_poisoned())
     }
 
-    /// From now on nothing new begins.
+    /// Refuses new operations from now on.
     pub(crate) fn begin_closing(&self) {
         self.is_closing.store(true, Ordering::Release);
     }
@@ -130,7 +130,7 @@ impl OpenStore {
         self.is_closing.load(Ordering::Acquire)
     }
 
-    /// Gives the segment store to nobody any more, waits for its users, and drops it.
+    /// Lends the segment store to no new user, waits for the present ones, and drops it.
     pub(crate) fn close(&self) {
         if planted("lock_until_dropped") {
             return;
@@ -148,7 +148,7 @@ impl OpenStore {
 /// A segment store in use. Its holder must not close the store.
 #[derive(Debug)]
 pub(crate) struct InUse<'a> {
-    // Goes first: with the last user the lock must be free.
+    // Dropped first: the lock must be free when the last user ends.
     store: SegmentStore,
     _user: User<'a>,
 }

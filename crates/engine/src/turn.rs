@@ -1,8 +1,8 @@
-//! A lock that tells its holder instead of waiting for itself.
+//! A lock that returns an error to its holder instead of a deadlock.
 //!
-//! Work that takes long (compaction, a checkpoint, closing) calls code that is not the store's:
-//! policies, clocks, file systems. If that calls the store again on the same thread, it gets an
-//! error at once where it would wait for ever.
+//! Long work (compaction, a checkpoint, closing) calls the caller's code: policies, clocks, file
+//! systems. If that code calls the store on the same thread, it gets an error instead of an endless
+//! wait.
 
 use std::ops::{Deref, DerefMut};
 
@@ -13,7 +13,7 @@ use crate::mutants::planted;
 use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The content of a [`CheckedMutex`] says where its lock stands in the order of locks.
+/// The content of a [`CheckedMutex`] names the rank of its lock.
 pub(crate) trait HasRank {
     const RANK: Rank;
 }
@@ -34,7 +34,7 @@ impl<T: HasRank> CheckedMutex<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Validation`] if this thread has it already.
+    /// [`Error::Validation`] if this thread already holds the lock.
     pub(crate) fn lock(&self) -> Result<CheckedGuard<'_, T>> {
         self.refuse_holder()?;
         let held = lock_order::take(T::RANK);
@@ -43,7 +43,7 @@ impl<T: HasRank> CheckedMutex<T> {
         Ok(CheckedGuard { holder: &self.holder, content, _held: held })
     }
 
-    /// Refuses the thread that has it, and nobody else.
+    /// Refuses the thread that holds the lock.
     pub(crate) fn refuse_holder(&self) -> Result<()> {
         if *self.holder.lock() == Some(thread::current().id()) && !planted("reentry_not_seen") {
             return Err(called_from_within());
@@ -84,7 +84,7 @@ impl<T> DerefMut for CheckedGuard<'_, T> {
 
 impl<T> Drop for CheckedGuard<'_, T> {
     fn drop(&mut self) {
-        // The content's lock goes after this.
+        // The content's lock is dropped after this.
         *self.holder.lock() = None;
     }
 }

@@ -1,14 +1,15 @@
-//! The signal between writers and a thread that works beside them to keep commits short.
+//! The signal from writers to a thread that prepares or finishes their work, so that commits stay
+//! short.
 
 use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The interval at which such a thread looks for work by itself.
+/// The interval at which such a thread looks for work without a signal.
 const TICK: Duration = Duration::from_millis(2);
 /// After this many looks without work it sleeps until it is woken.
 const QUIET_TICKS: u32 = 50;
-/// When nothing woke it for this time after that, it gives back what was prepared ahead.
+/// After this time of sleep without a signal, the thread releases prepared room.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -25,19 +26,19 @@ pub(crate) struct WorkerSignal {
 }
 
 impl WorkerSignal {
-    /// There is something to do.
+    /// Signals work.
     pub(crate) fn wake(&self) {
         self.wish.lock().is_woken = true;
         self.wake.notify_one();
     }
 
-    /// Whether there is something to do; resets it.
+    /// Whether there is work; resets the signal.
     pub(crate) fn take_wish(&self) -> bool {
         std::mem::take(&mut self.wish.lock().is_woken)
     }
 
-    /// Runs until [`close`](Self::close). `work` does what there is to do, and says whether there
-    /// was anything; `idle` is called once each time that it has become quiet.
+    /// Runs until [`close`](Self::close). `work` does the present work, and returns whether there
+    /// was any; `idle` is called once per quiet time.
     pub(crate) fn run(&self, mut work: impl FnMut() -> bool, mut idle: impl FnMut()) {
         let mut quiet_ticks = 0;
         let mut was_idle = false;

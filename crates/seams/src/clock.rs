@@ -1,15 +1,15 @@
-//! The clock, so that tests decide the time.
+//! The clock. Tests replace it to control the time.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Tells the time: the wall clock for timestamps, and a steady one for ages and pauses.
+/// A source of time: a wall clock for timestamps, and a monotonic clock for ages and pauses.
 pub trait Clock: Debug + Send + Sync {
     /// Unix time in milliseconds. It may step back, as wall clocks do.
     fn now_ms(&self) -> i64;
 
-    /// The time since some fixed moment. It never goes back.
+    /// The time since a fixed moment. It never decreases.
     fn elapsed(&self) -> Duration;
 
     /// Pauses the calling thread for about `duration`; may return early. Only the rate limiter of
@@ -75,7 +75,7 @@ fn now_ms() -> i64 {
     }
 }
 
-/// A clock for tests, which moves only when told to. A [`sleep`](Clock::sleep) moves it and returns
+/// A clock for tests, which only the test moves. A [`sleep`](Clock::sleep) advances it and returns
 /// at once.
 ///
 /// ```
@@ -96,7 +96,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that stands at a Unix time in milliseconds, with nothing elapsed.
+    /// A clock at this Unix time in milliseconds, with an elapsed time of 0.
     #[must_use]
     pub fn at(now_ms: i64) -> Self {
         Self { now_ms: AtomicI64::new(now_ms), elapsed_us: AtomicU64::new(0), step_ms: 0 }
@@ -109,24 +109,24 @@ impl ManualClock {
         Self { step_ms, ..Self::at(now_ms) }
     }
 
-    /// Moves both times forward. Counts whole microseconds.
+    /// Advances both times, in whole microseconds.
     pub fn advance(&self, duration: Duration) {
         let ms = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         self.now_ms.fetch_add(ms, Ordering::SeqCst);
         self.elapsed_us.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// Sets the wall clock alone, forward or back.
+    /// Sets the wall clock only, forward or back.
     pub fn set_now_ms(&self, now_ms: i64) {
         self.now_ms.store(now_ms, Ordering::SeqCst);
     }
 
-    /// Moves the wall clock alone, by milliseconds forward or back.
+    /// Moves the wall clock only, by milliseconds, forward or back.
     pub fn shift_ms(&self, ms: i64) {
         self.now_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
-    /// Sets the elapsed time alone.
+    /// Sets the elapsed time only.
     pub fn set_elapsed(&self, elapsed: Duration) {
         self.elapsed_us.store(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }

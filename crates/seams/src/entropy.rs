@@ -1,4 +1,4 @@
-//! Random bytes, so that tests decide them.
+//! Random bytes. Tests replace their source to control them.
 
 use std::fmt::Debug;
 use std::io;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A source of random bytes: salts of segments, the id of a store, and the keys and tokens of the
 /// authentication service.
 pub trait Entropy: Debug + Send + Sync {
-    /// Fills `out` with random bytes. They must not repeat; nobody may be able to guess those of
-    /// the authentication service.
+    /// Fills `out` with random bytes. They must not repeat, and those of the authentication service
+    /// must be unpredictable.
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl Entropy for OsEntropy {
 pub struct SeededEntropy(AtomicU64);
 
 impl SeededEntropy {
-    /// A source that gives the same bytes for the same seed.
+    /// A source that returns the same bytes for the same seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))

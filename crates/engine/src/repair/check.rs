@@ -1,4 +1,4 @@
-//! Checking a store, at three levels, and looking at its raw records.
+//! Checks of a store, at three levels, and the visit of its raw records.
 
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
@@ -15,60 +15,59 @@ use crate::error::{Error, Result};
 use crate::read_path::ReadingLock;
 use crate::repair::{Meter, RepairProgress};
 
-/// How closely to look.
+/// The level of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CheckLevel {
     /// The manifest, the segments' headers and lengths, and the end of the log.
     Structure,
-    /// That, and the checksum of every record.
+    /// Also the checksum of every record.
     Checksums,
-    /// That, and whether the index checkpoint says the same as the log.
+    /// Also the equality of the index checkpoint and the log.
     Index,
 }
 
-/// A place that is not what was written there.
+/// A damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedPlace {
     /// The file.
     pub path: PathBuf,
-    /// Where it begins.
+    /// The offset of its first byte.
     pub offset: u64,
     /// How far it reaches, if that is known.
     pub len_bytes: Option<u64>,
-    /// What is wrong.
+    /// A description of the damage.
     pub detail: String,
-    /// What is lost lies between these keys, if the keys of the file are in order.
+    /// The keys around the lost records, if the keys of the file are in order.
     pub keys: Option<KeysBetween>,
 }
 
-/// Keys beside a damaged place, not themselves lost.
+/// Intact keys beside a damaged place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeysBetween {
-    /// The last key before it; `None`: it is at the start of the file.
+    /// The last key before the damage; `None`: the damage is at the start of the file.
     pub after: Option<Vec<u8>>,
-    /// The first key behind it; `None`: it reaches to the end of the file.
+    /// The first key behind the damage; `None`: the damage reaches to the end of the file.
     pub before: Option<Vec<u8>>,
 }
 
-/// What a check found.
+/// The report of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// How many segments there are.
+    /// Number of segments.
     pub segments: u64,
-    /// How many records were verified.
+    /// Number of verified records.
     pub records: u64,
     /// How many bytes were looked at.
     pub bytes: u64,
-    /// How many bytes of unfinished commits a crash has left; the next open drops them. That is no
-    /// damage.
+    /// Bytes of unfinished commits after a crash; the next open drops them. They are not damage.
     pub unfinished_bytes: u64,
     /// What became of the index checkpoint when it was tried (level [`CheckLevel::Index`]). A bad
     /// one is no damage: it is made anew.
     pub checkpoint: Option<CheckpointUse>,
-    /// What is damaged.
+    /// The damaged places.
     pub damage: Vec<DamagedPlace>,
 }
 
@@ -91,8 +90,8 @@ impl DamagedPlace {
     }
 }
 
-/// Looks for damage. Changes nothing, and goes on behind what it finds. `watch` hears of the
-/// progress and may end it.
+/// Looks for damage, and continues behind each damaged place. Changes nothing. `watch` receives the
+/// progress and may abort.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -111,7 +110,7 @@ impl DamagedPlace {
 /// # Errors
 ///
 /// [`Error::NotFound`] if there is no store, [`Error::Locked`] if it is in use, [`Error::Aborted`]
-/// if `watch` has ended it, [`Error::Io`]. Damage is no error: it is in the report.
+/// if `watch` has ended it, [`Error::Io`]. Damage is not an error, but in the report.
 pub fn check(
     components: &Components,
     dir: impl AsRef<Path>,
@@ -145,7 +144,7 @@ pub fn check(
     Ok(report)
 }
 
-/// Files that are shorter than the manifest says.
+/// Files that are shorter than the manifest requires.
 fn note_lengths(store: &ReadOnlyStore, damage: &mut Vec<DamagedPlace>) {
     for segment in store.segments() {
         let entry = store.manifest().segment(segment.id());
@@ -162,7 +161,7 @@ fn note_lengths(store: &ReadOnlyStore, damage: &mut Vec<DamagedPlace>) {
     }
 }
 
-/// Why an open for use would refuse, unless that is known already.
+/// The error of an open, unless the report already has it.
 fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPlace>) -> Result<()> {
     let error = match ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict) {
         Ok(_) => return Ok(()),
@@ -177,8 +176,8 @@ fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPla
     Ok(())
 }
 
-/// Where a segment's records count up to: in one that was not sealed, what follows the end of the
-/// log is no damage.
+/// The end of a segment's records. In an unsealed segment, bytes behind the end of the log are not
+/// damage.
 pub(crate) fn counted_end(segment: &Segment, outcome: Option<&SegmentReport>) -> u32 {
     match outcome.filter(|outcome| outcome.outcome != SegmentOutcome::Sealed) {
         Some(outcome) => outcome.len_bytes,
@@ -230,10 +229,10 @@ fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
     }
 }
 
-/// Folds the log once with the checkpoint and once without, and compares.
+/// Folds the log with and without the checkpoint, and compares the results.
 fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
-    // Declared first, to be dropped last: what holds the segments below is freed by the end of an
-    // epoch.
+    // Declared first, to be dropped last: the owners of the segments below are freed at the end of
+    // an epoch.
     let _reading;
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
     _reading = ReadingLock(Arc::clone(store.lock()));
@@ -263,27 +262,26 @@ fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) ->
     Ok(())
 }
 
-/// A record as it stands in the log.
+/// A raw record of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RawRecord<'a> {
-    /// The number of its segment.
+    /// The id of its segment.
     pub segment: u32,
-    /// Where it starts in there.
+    /// Its offset in the segment.
     pub offset: u32,
-    /// How long it is.
+    /// Its length.
     pub len_bytes: u32,
     /// The seq of its commit; `None` if compaction wrote it.
     pub seq: Option<u64>,
     /// Whether more records of the same commit follow.
     pub continues: bool,
-    /// What it says.
+    /// Its command.
     pub command: CommandRef<'a>,
 }
 
-/// Calls `visit` with every record of the log that verifies, overtaken ones too, in the order of
-/// segments and places, until it breaks. Damaged places are stepped over; gives how many there
-/// were.
+/// Calls `visit` with every valid record of the log, overtaken ones too, in the order of segments
+/// and offsets, until `visit` breaks. Skips damaged places, and returns their number.
 ///
 /// # Errors
 ///
