@@ -1,5 +1,7 @@
 //! Walks through a table in key order, in both directions.
 
+use std::ops::Deref;
+
 use crate::entry::TableEntry;
 use crate::error::{Damaged, TableError, damaged};
 use crate::leaf::DecodedLeaf;
@@ -51,9 +53,12 @@ pub enum SeekTo {
 /// assert_eq!(cursor.key(), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// A cursor borrows its table ([`TableReader::cursor`]), or owns what leads to it, such as an
+/// [`Arc`](std::sync::Arc): then it can be stored and sent to another thread.
 #[derive(Clone, Debug)]
-pub struct TableCursor<'t> {
-    table: &'t TableReader,
+pub struct TableCursor<R> {
+    table: R,
     leaf: DecodedLeaf,
     place: Option<usize>,
 }
@@ -61,12 +66,36 @@ pub struct TableCursor<'t> {
 impl TableReader {
     /// A cursor that stands nowhere yet. Example: [`TableCursor`].
     #[must_use]
-    pub fn cursor(&self) -> TableCursor<'_> {
-        TableCursor { table: self, leaf: DecodedLeaf::default(), place: None }
+    pub fn cursor(&self) -> TableCursor<&Self> {
+        TableCursor::new(self)
     }
 }
 
-impl<'t> TableCursor<'t> {
+impl<R: Deref<Target = TableReader>> TableCursor<R> {
+    /// A cursor that owns what leads to its table, and stands nowhere yet.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use hightower_table::TableCursor;
+    ///
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableEntry, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// # let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// # for key in ["a", "c"] { writer.push(key.as_bytes(), TableEntry::default())?; }
+    /// # writer.finish()?;
+    /// let table = Arc::new(TableReader::open(dir.as_ref(), "1.tbl")?);
+    /// let mut cursor = TableCursor::new(Arc::clone(&table));
+    /// drop(table);
+    /// assert!(cursor.seek_first()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn new(table: R) -> Self {
+        Self { table, leaf: DecodedLeaf::default(), place: None }
+    }
+
     /// Goes to the first key. `false` if the table is empty.
     ///
     /// # Errors

@@ -133,8 +133,8 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
     /// The level of the entry where it stands, 0 for the topmost; `None` where it stands nowhere.
     ///
     /// ```
-    /// # use hightower_table::{LevelMerge, ScanDirection, TableRange};
-    /// let nothing: LevelMerge<TableRange<'_>, _> =
+    /// # use hightower_table::{LevelMerge, ScanDirection, TableRange, TableReader};
+    /// let nothing: LevelMerge<TableRange<&TableReader>, _> =
     ///     LevelMerge::new(Vec::new(), ScanDirection::Forward, |_segment: u32| true);
     /// assert_eq!(nothing.level(), None);
     /// ```

@@ -1,6 +1,6 @@
 //! A part of a table in key order, in one direction.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Deref, RangeBounds};
 
 use crate::cursor::{SeekTo, TableCursor};
 use crate::entry::TableEntry;
@@ -24,16 +24,19 @@ use crate::reader::TableReader;
 /// }
 /// writer.finish()?;
 /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
-/// let keys = |range: hightower_table::TableRange<'_>| {
+/// let keys = |range: hightower_table::TableRange<&TableReader>| {
 ///     range.map(|found| found.map(|(key, _)| key)).collect::<Result<Vec<_>, _>>()
 /// };
 /// assert_eq!(keys(table.range("b".., ScanDirection::Forward))?, [b"b", b"c"]);
 /// assert_eq!(keys(table.range(.."c", ScanDirection::Backward))?, [b"b", b"a"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// A range borrows its table ([`TableReader::range`]), or owns what leads to it
+/// ([`new`](Self::new)).
 #[derive(Clone, Debug)]
-pub struct TableRange<'t> {
-    cursor: TableCursor<'t>,
+pub struct TableRange<R> {
+    cursor: TableCursor<R>,
     direction: ScanDirection,
     state: RangeState,
     /// Where it begins, in its direction, and where it ends.
@@ -53,18 +56,42 @@ impl TableReader {
     ///
     /// Example: [`TableRange`].
     #[must_use]
-    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>, direction: ScanDirection) -> TableRange<'_> {
+    pub fn range<K: AsRef<[u8]>>(&self, bounds: impl RangeBounds<K>, direction: ScanDirection) -> TableRange<&Self> {
+        TableRange::new(self, bounds, direction)
+    }
+}
+
+impl<R: Deref<Target = TableReader>> TableRange<R> {
+    /// As [`TableReader::range`], of a table that it owns what leads to, such as an
+    /// [`Arc`](std::sync::Arc): such a range can be stored and sent to another thread.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use hightower_table::{ScanDirection, TableRange};
+    ///
+    /// # use hightower_segment::{Fs, RealFs};
+    /// # use hightower_table::{TableEntry, TableOptions, TableReader, TableWriter};
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// # let mut writer = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+    /// # for key in ["a", "c"] { writer.push(key.as_bytes(), TableEntry::default())?; }
+    /// # writer.finish()?;
+    /// let table = Arc::new(TableReader::open(dir.as_ref(), "1.tbl")?);
+    /// let range = TableRange::new(table, "b".., ScanDirection::Forward);
+    /// assert_eq!(std::thread::spawn(move || range.count()).join().unwrap(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn new<K: AsRef<[u8]>>(table: R, bounds: impl RangeBounds<K>, direction: ScanDirection) -> Self {
         let own = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
         let (low, high) = (own(bounds.start_bound()), own(bounds.end_bound()));
         let (from, to) = match direction {
             ScanDirection::Forward => (low, high),
             ScanDirection::Backward => (high, low),
         };
-        TableRange { cursor: self.cursor(), direction, state: RangeState::Before, from, to }
+        Self { cursor: TableCursor::new(table), direction, state: RangeState::Before, from, to }
     }
-}
 
-impl TableRange<'_> {
     fn step(&mut self) -> Result<bool, TableError> {
         let cursor = &mut self.cursor;
         let is_there = match (self.state, self.direction) {
@@ -93,7 +120,7 @@ impl TableRange<'_> {
     }
 }
 
-impl MergeSource for TableRange<'_> {
+impl<R: Deref<Target = TableReader>> MergeSource for TableRange<R> {
     type Error = TableError;
 
     #[inline]
@@ -114,7 +141,7 @@ impl MergeSource for TableRange<'_> {
     }
 }
 
-impl Iterator for TableRange<'_> {
+impl<R: Deref<Target = TableReader>> Iterator for TableRange<R> {
     type Item = Result<(Vec<u8>, TableEntry), TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {

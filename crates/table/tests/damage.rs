@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use common::{Model, NAME, dir_of, disk, entry, is_pointed, numbered, options, write_as};
 use hightower_segment::sim::SimFs;
-use hightower_table::{RecordPointer, ScanDirection, SeekTo, TABLE_VERSION, TableEntry, TableError, TableReader};
+use hightower_table::{
+    LevelMerge, MergeSource, RecordPointer, ScanDirection, SeekTo, TABLE_VERSION, TableEntry, TableError, TableRange,
+    TableReader,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A table with every part: several leaves, an index, lines that are full, keys long and short.
@@ -221,4 +224,23 @@ fn a_reader_is_shared_by_threads() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn merges_that_own_their_tables_outlive_the_view_and_move_to_other_threads() {
+    let model = small();
+    let view = [1, 2].map(|_| Arc::new(opened(&bytes_of(&model)).unwrap()));
+    for direction in [ScanDirection::Forward, ScanDirection::Backward] {
+        let ranges = view.iter().map(|table| TableRange::new::<&[u8]>(Arc::clone(table), .., direction)).collect();
+        let mut merge = LevelMerge::new(ranges, direction, |_segment| true);
+        let thread = std::thread::spawn(move || {
+            let mut found = Model::new();
+            while merge.advance().unwrap() {
+                assert_eq!(merge.level(), Some(0));
+                found.insert(merge.key().to_vec(), merge.entry());
+            }
+            found
+        });
+        assert_eq!(thread.join().unwrap(), model);
+    }
 }
