@@ -366,13 +366,13 @@ impl Compaction {
     }
 }
 
-/// Keeps the victims with the fewest live bytes.
+/// Keeps the victims with the fewest bytes that the state or a snapshot needs: these are copied.
 fn keep_cheapest(victims: &mut Vec<u32>, usage: &[SegmentUsage], count: usize) {
-    let live_bytes = |id: &u32| {
+    let needed_bytes = |id: &u32| {
         let found = usage.binary_search_by_key(id, |usage| usage.id).ok().and_then(|at| usage.get(at));
-        found.map_or(0, |usage| usage.live_bytes)
+        found.map_or(0, |usage| usage.len_bytes.saturating_sub(usage.dead_bytes()))
     };
-    victims.sort_by_key(live_bytes);
+    victims.sort_by_key(needed_bytes);
     victims.truncate(count);
 }
 
@@ -382,4 +382,35 @@ fn is_worth_rolling(active: &SegmentUsage, all: &[SegmentUsage], may_order: bool
     let live: u64 = all.iter().map(|usage| usage.live_bytes).sum();
     let is_good_part = active.live_bytes > (live / WORTH_ORDERING_SHARE).max(WORTH_ORDERING_BYTES);
     active.dead_records() + active.expired_tombstone_bytes > 0 || (may_order && is_good_part)
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use hightower_compactor::SegmentUsage;
+    use hightower_log::SegmentKind;
+
+    use super::keep_cheapest;
+
+    #[test]
+    fn what_snapshots_need_is_written_too() {
+        let usage = |id, live_bytes, retained_records| SegmentUsage {
+            id,
+            kind: SegmentKind::Append,
+            is_sealed: true,
+            base_seq: 0,
+            len_bytes: 1000,
+            records: 100,
+            live_records: 10,
+            live_bytes,
+            retained_records,
+            expired_tombstone_bytes: 0,
+            age: Duration::ZERO,
+        };
+        let all = [usage(1, 100, 80), usage(2, 300, 0), usage(3, 200, 0)];
+        let mut victims = vec![1, 2, 3];
+        keep_cheapest(&mut victims, &all, 2);
+        assert_eq!(victims, [3, 2], "of the first nearly all is needed");
+    }
 }
