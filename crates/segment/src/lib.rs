@@ -77,6 +77,7 @@ mod appender;
 mod compacted;
 pub mod conformance;
 mod error;
+mod file_header;
 mod first_segment;
 mod fs;
 mod lock;

@@ -1,20 +1,17 @@
 //! Read-only opens, also of damaged stores, without any change.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use hightower_log::{SegmentHeader, SegmentKind};
-
-use crate::error::{SegmentError, is_shortage};
-use crate::fs::{Access, Dir, Fs, Lock, LockKind, read_full_at};
-use crate::manifest::{Content, Manifest, SegmentEntry, SegmentState};
+use crate::error::SegmentError;
+use crate::file_header::entry_from_header;
+use crate::fs::{Dir, Fs, Lock, LockKind};
+use crate::manifest::{Content, Manifest};
 use crate::mutants::planted;
-use crate::names::{segment_id, segment_name};
+use crate::names::segment_id;
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::report::RecoveryReport;
 use crate::segment::Segment;
-use crate::spares::entry_of;
 use crate::store::{expect_content, list, lock, open_dir};
 
 /// The handling of damage by a read-only open.
@@ -115,36 +112,4 @@ fn manifest_from_headers(dir: &dyn Dir, names: &[String]) -> Result<Manifest, Se
         }
     }
     Ok(manifest)
-}
-
-/// The header of a segment's file; `None` if it is unreadable.
-///
-/// # Errors
-///
-/// [`SegmentError::Io`] if the process lacked memory or descriptors.
-pub(crate) fn entry_from_header(dir: &dyn Dir, id: u32) -> Result<Option<SegmentEntry>, SegmentError> {
-    let name = segment_name(id);
-    match read_header(dir, &name, id) {
-        Ok(found) => Ok(found),
-        Err(error) if is_shortage(&error) && !planted("shortage_is_damage") => {
-            Err(SegmentError::io("read", &dir.path().join(name), error))
-        }
-        Err(_) => Ok(None),
-    }
-}
-
-fn read_header(dir: &dyn Dir, name: &str, id: u32) -> io::Result<Option<SegmentEntry>> {
-    let file = dir.open(name, Access::Read)?;
-    let mut bytes = [0; SegmentHeader::LEN];
-    let read = read_full_at(file.as_ref(), &mut bytes, 0)?;
-    let header = SegmentHeader::decode(bytes.get(..read).unwrap_or_default()).ok();
-    let Some(header) = header.filter(|header| header.id == id) else { return Ok(None) };
-    let state = match header.kind {
-        SegmentKind::Append => SegmentState::Open,
-        SegmentKind::Compacted => {
-            let len_bytes = u32::try_from(file.metadata()?.len_bytes).unwrap_or(u32::MAX);
-            SegmentState::Sealed { len_bytes, records: 0 }
-        }
-    };
-    Ok(Some(entry_of(&header, state)))
 }

@@ -14,12 +14,12 @@ use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
+use crate::file_header::entry_from_header;
 use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mapping::MapPermit;
 use crate::mutants::planted;
 use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, is_reserve, segment_id, segment_name, segment_path};
-use crate::read_only::entry_from_header;
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{LogEnd, find_tail, look_beyond};
 use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
