@@ -28,8 +28,8 @@ pub enum SeekTo {
 
 /// A place in a table, or none.
 ///
-/// A cursor keeps a verified copy of one block, some kilobytes; it never shows bytes that were not
-/// verified. After an error it stands nowhere.
+/// A cursor keeps a copy of one verified block and the keys of that block in full: mostly some
+/// kilobytes, 2 MiB if all of them are as long as can be. After an error it stands nowhere.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};

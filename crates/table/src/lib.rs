@@ -56,7 +56,7 @@
 //! | --- | --- |
 //! | limits | keys of 0 to 65,535 bytes, in ascending order; 2^48 bytes; entries into 2^24 segments |
 //! | durability | a table is synced, and so is its name, before [`TableWriter::finish`] returns; until then it has another name |
-//! | memory | a reader: 32 bytes for each segment that entries point into; a cursor: a block; a writer: 32 MiB, or as asked |
+//! | memory | a reader: 32 bytes for each segment that entries point into; a cursor: a block and its keys; a writer: 32 MiB, or as asked |
 //! | threads | none; a [`TableReader`] is shared by any number of threads, and reading takes no lock |
 //! | features | none |
 //! | format | version 1, byte by byte in `docs/FORMAT.md`; an unknown version or feature is refused |
