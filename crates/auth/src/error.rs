@@ -1,5 +1,7 @@
 //! The errors of the service, grouped by the caller's possible reaction.
 
+use hightower_engine::Remedy;
+
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -63,46 +65,36 @@ pub enum Error {
     Engine(#[from] hightower_engine::Error),
 }
 
-/// The kind of an [`Error`], to branch on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// See [`Error::Validation`].
-    Validation,
-    /// See [`Error::Conflict`].
-    Conflict,
-    /// See [`Error::NotFound`].
-    NotFound,
-    /// See [`Error::LimitExceeded`].
-    LimitExceeded,
-    /// See [`Error::Denied`].
-    Denied,
-    /// See [`Error::StepUpRequired`].
-    StepUpRequired,
-    /// See [`Error::Crypto`].
-    Crypto,
-    /// See [`Error::VersionUnsupported`].
-    VersionUnsupported,
-    /// See [`Error::Randomness`], [`Error::KeyFile`] and [`Error::Output`].
-    Io,
-    /// See [`Error::Engine`]; the engine's error has its own kind.
-    Engine,
-}
-
 impl Error {
-    /// The kind of this error.
-    pub fn kind(&self) -> ErrorKind {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Validation(_) => ErrorKind::Validation,
-            Self::Conflict(_) => ErrorKind::Conflict,
-            Self::NotFound(_) => ErrorKind::NotFound,
-            Self::LimitExceeded(_) => ErrorKind::LimitExceeded,
-            Self::Denied(_) => ErrorKind::Denied,
-            Self::StepUpRequired => ErrorKind::StepUpRequired,
-            Self::Crypto(_) => ErrorKind::Crypto,
-            Self::VersionUnsupported { .. } => ErrorKind::VersionUnsupported,
-            Self::Randomness(_) | Self::KeyFile { .. } | Self::Output(_) => ErrorKind::Io,
-            Self::Engine(_) => ErrorKind::Engine,
+            Self::Validation(_) | Self::NotFound(_) => Remedy::FixCall,
+            Self::Conflict(_) => Remedy::DecideAnew,
+            Self::LimitExceeded(_) => Remedy::MakeRoom,
+            Self::Denied(_) | Self::StepUpRequired | Self::Crypto(_) => Remedy::GainAccess,
+            Self::VersionUnsupported { .. } => Remedy::Upgrade,
+            Self::Randomness(_) | Self::KeyFile { .. } | Self::Output(_) => Remedy::Retry,
+            Self::Engine(error) => error.remedy(),
+        }
+    }
+
+    /// The error in one word that stays the same, for logs and scripts. An error of the engine has
+    /// the engine's [`code`](hightower_engine::Error::code).
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Validation(_) => "validation",
+            Self::Conflict(_) => "conflict",
+            Self::NotFound(_) => "not_found",
+            Self::LimitExceeded(_) => "limit_exceeded",
+            Self::Denied(_) => "denied",
+            Self::StepUpRequired => "step_up_required",
+            Self::Crypto(_) => "crypto",
+            Self::VersionUnsupported { .. } => "version_unsupported",
+            Self::Randomness(_) | Self::KeyFile { .. } | Self::Output(_) => "io",
+            Self::Engine(error) => error.code(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! An [`AuthService`] stores its records in an engine, under one reserved prefix, and changes them
 //! only by conditional batches: each change is atomic, also under concurrency and in a crash.
 //! Records are authenticated and metadata is encrypted. Records that the service did not write are
-//! refused ([`ErrorKind::Crypto`]).
+//! refused ([`Error::Crypto`]).
 //!
 //! docs/SECURITY.md lists the attacks, the defences, what stays open, and the sources of the
 //! parameters.
@@ -97,7 +97,7 @@ pub use crypto::{
     AesGcmEncryptor, Argon2Params, Argon2SecretHasher, EncryptedBlob, EnvelopeEncryptor, KeyProvider, KeyRing, Pepper,
     SecretHash, SecretHasher,
 };
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, Result};
 pub use factor::{
     Enrolment, Factor, FactorPolicy, FactorStatus, FactorUse, MAX_TOTP_WINDOW_STEPS, RECOVERY_CODES, TotpAlgorithm,
     TotpOptions,

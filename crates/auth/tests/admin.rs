@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use hightower_auth::{
     Action, Actor, AdminService, ApiKeyAccess, ApiKeyOptions, AuditAction, AuditFilter, AuditOutcome, AuditVerdict,
-    Error, ErrorKind, Factor, FactorPolicy, Grant, KeyRange, Login, Principal, Result, Token, UserId,
+    Error, Factor, FactorPolicy, Grant, KeyRange, Login, Principal, Result, Token, UserId,
 };
 use parking_lot::Mutex;
 use support::{MemEngine, OTHER, PASSWORD, Service, service, service_on};
@@ -43,7 +43,7 @@ fn admin(auth: &Service, name: &str) -> Admin {
 }
 
 fn denied<T: std::fmt::Debug>(outcome: Result<T>) {
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(outcome.unwrap_err().code(), "denied");
 }
 
 /// The lead of a team, with read and write rights on its jobs.
@@ -64,7 +64,7 @@ fn a_lead_manages_the_team_and_nobody_else() {
     let view = admin(&auth, "lead");
     let alice = view.create_user("Team-A.Alice", PASSWORD).unwrap().user_id;
     denied(view.create_user("team-b.eve", PASSWORD));
-    assert_eq!(view.create_user("team-a.alice", PASSWORD).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(view.create_user("team-a.alice", PASSWORD).unwrap_err().code(), "conflict");
     let (carol, token) = view.invite_user("team-a.carol").unwrap();
     assert!(auth.accept_invitation(&token, PASSWORD).unwrap().is_some());
     denied(view.invite_user("team-b.carol"));
@@ -206,7 +206,7 @@ fn every_call_is_in_the_trail_with_its_actor() {
     assert_eq!(last().0, AuditAction::ManagementRead);
     assert!(matches!(view.verify_audit(None).unwrap(), AuditVerdict::Intact { .. }));
     assert_eq!(last().0, AuditAction::ManagementRead);
-    assert_eq!(view.create_user("alice", PASSWORD).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(view.create_user("alice", PASSWORD).unwrap_err().code(), "conflict");
     assert_eq!(last(), (AuditAction::ManagementFailed, AuditOutcome::Refused, "create user: alice".to_owned()));
     assert!(!view.disable_second_factor(&alice).unwrap());
     assert_eq!(last().0, AuditAction::ManagementFailed);
@@ -227,7 +227,7 @@ fn authority_ends_at_once_and_may_ask_for_a_recent_factor() {
     let careful = AdminService::new(&auth, principal(&auth, "lead")).require_recent(&[Factor::Password], 60_000);
     careful.create_user("team-a.alice", PASSWORD).unwrap();
     clock.shift_ms(60_001);
-    assert_eq!(careful.create_user("team-a.bob", PASSWORD).unwrap_err().kind(), ErrorKind::StepUpRequired);
+    assert_eq!(careful.create_user("team-a.bob", PASSWORD).unwrap_err().code(), "step_up_required");
     view.create_user("team-a.bob", PASSWORD).unwrap();
     auth.set_role("role-of-lead", &[]).unwrap();
     denied(view.create_user("team-a.carol", PASSWORD));
@@ -281,7 +281,7 @@ fn authority_counts_as_of_the_commit() {
             });
             assert!(!made, "{name}: done after authority was taken away before operation {at}");
             if let Some(refused) = refused {
-                assert_eq!(refused.kind(), ErrorKind::Denied, "{name}: {refused}");
+                assert_eq!(refused.code(), "denied", "{name}: {refused}");
             }
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use hightower_auth::{
-    Action, AdminService, AuditVerdict, AuthorizedEngine, Error, ErrorKind, Grant, KeyRange, Login, Proof, StepUp,
+    Action, AdminService, AuditVerdict, AuthorizedEngine, Error, Grant, KeyRange, Login, Proof, StepUp,
 };
 use hightower_engine::{
     ApplyOutcome, Batch, Command, Error as EngineError, KvEngine, SingleNodeEngine, StoreConfig, limits,
@@ -72,7 +72,7 @@ fn threads_agree_on_names_and_lose_no_audit_entry() {
         broken => panic!("{broken:?}"),
     }
     let missing = auth.disable_user("usr_ffffffffffffffffffffffffffffffff").unwrap_err();
-    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert_eq!(missing.code(), "not_found");
 }
 
 /// A store that a tenant has filled up to the limits of `config`, with a user who has everything

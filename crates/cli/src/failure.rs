@@ -78,7 +78,7 @@ impl Failure {
             Self::File { .. } => "file".into(),
             Self::NoStore(_) => "not_found".into(),
             Self::Store(error) => error.code().into(),
-            Self::Auth(error) => snake_case(&format!("{:?}", error.kind())),
+            Self::Auth(error) => error.code().into(),
             Self::Interrupted { .. } => "interrupted".into(),
             Self::OutputClosed => "output_closed".into(),
         }
@@ -133,18 +133,6 @@ impl From<io::Error> for Failure {
         }
         Self::File { action: "write the output".into(), source }
     }
-}
-
-/// `NotFound` as `not_found`.
-pub(crate) fn snake_case(name: &str) -> String {
-    let mut text = String::with_capacity(name.len() + 4);
-    for (at, letter) in name.char_indices() {
-        if letter.is_ascii_uppercase() && at > 0 {
-            text.push('_');
-        }
-        text.push(letter.to_ascii_lowercase());
-    }
-    text
 }
 
 #[cfg(test)]

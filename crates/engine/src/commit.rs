@@ -43,10 +43,6 @@ const MAINTENANCE_STEP_BITS: u32 = 20;
 /// Number of prefetched keys of a batch: their memory fits the second-level cache of a core.
 const PREFETCHED_MAX: usize = 2048;
 
-/// Number of commands from which the writeback of a synced batch starts during its application,
-/// which takes tens of microseconds.
-const WRITTEN_EARLY_MIN: usize = 128;
-
 /// Maximum length of a kept scratch buffer; a longer one is freed after its batch.
 const SCRATCH_KEPT_BYTES: usize = 1 << 20;
 
@@ -170,9 +166,6 @@ impl WritePath {
         }
         let appended = self.append(log, commit.records.as_mut(), written)?;
         log.index_reserve_used_bytes += reserve_taken_bytes;
-        if commit.durability == Durability::Sync && written >= WRITTEN_EARLY_MIN {
-            self.tail.start_writing();
-        }
         // Apply.
         let segment = log.active.segment.id();
         let mut change = state.begin(appended.seq, guard).map_err(|error| self.store.poison().latch(&error))?;

@@ -297,14 +297,6 @@ impl File for GuardedFile {
         self.call(<dyn File>::sync_data)
     }
 
-    fn start_writing(&self, offset: u64, len_bytes: u64) {
-        // A hint: the sync writes everything anyway.
-        let _begun = self.call(|inner| {
-            inner.start_writing(offset, len_bytes);
-            Ok(())
-        });
-    }
-
     fn metadata(&self) -> io::Result<Metadata> {
         self.call(<dyn File>::metadata)
     }

@@ -88,7 +88,8 @@ impl Pipeline {
         let thread = thread::Builder::new()
             .name(THREAD.into())
             .spawn(move || {
-                // Dropping the receiver answers the writes that it had taken, and refuses later ones.
+                // Dropping the receiver answers the writes that it had taken, and refuses later
+                // ones.
                 if let Err(message) = panics.catch(THREAD, || run(receiver, &*committer)) {
                     committer.note_panic(&message);
                 }
@@ -146,7 +147,8 @@ impl Pipeline {
     }
 
     fn send(&self, request: Request) -> Result<()> {
-        // Cloned, so that a full queue makes this caller wait without holding the lock that closing needs.
+        // Cloned, so that a full queue makes this caller wait without holding the lock that closing
+        // needs.
         let sender = self.sender.lock().clone().ok_or(Error::Closed)?;
         if thread::current().id() == self.committer {
             // A callback hands in another write. Room in the queue is made by this thread alone.

@@ -5,7 +5,6 @@
 //! being made, and sealing waits for the device.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use hightower_seams::Clock;
 use hightower_segment::{SegmentError, SegmentStore, Stamp};
@@ -28,8 +27,6 @@ pub(crate) struct TailUpkeep {
     touching: WorkerSignal,
     preparing: WorkerSignal,
     sealing: WorkerSignal,
-    /// Whether writeback of the last commit is to start: also for the sealing thread.
-    writing_wanted: AtomicBool,
     sizing: Sizing,
     background: Background,
     clock: Arc<dyn Clock>,
@@ -58,7 +55,6 @@ impl TailUpkeep {
             touching: WorkerSignal::default(),
             preparing: WorkerSignal::default(),
             sealing: WorkerSignal::default(),
-            writing_wanted: AtomicBool::new(false),
             sizing: Sizing::default(),
             background: components.background,
             clock: Arc::clone(&components.clock),
@@ -81,16 +77,6 @@ impl TailUpkeep {
     pub(crate) fn note_rotation(&self) {
         self.wake();
         self.sealing.wake();
-    }
-
-    /// Starts writeback of what was appended, while its commit is applied: what a sync would do
-    /// first. On another thread, since it may wait for the device, and others wait for the
-    /// committing one.
-    pub(crate) fn start_writing(&self) {
-        if self.background == Background::Threads {
-            self.writing_wanted.store(true, Ordering::Release);
-            self.sealing.wake();
-        }
     }
 
     /// The thread that prepares segments; runs until [`close`](Self::close).
@@ -165,11 +151,6 @@ impl TailUpkeep {
 
     /// Syncs and seals the segments that were rotated; says whether there were any.
     fn seal(&self) -> bool {
-        if self.writing_wanted.swap(false, Ordering::Acquire)
-            && let Ok(store) = self.store.in_use()
-        {
-            store.start_writing();
-        }
         self.work(|store| Ok(store.has_predecessors() && store.sync_predecessors()? > 0))
     }
 

@@ -25,12 +25,20 @@ pub enum Rank {
     StateWriter,
     /// The creation of files under a quota.
     Growing,
+    /// The thread of a write-ahead log that calls back.
+    WalCaller,
+    /// The files of a write-ahead log.
+    WalUpkeep,
     /// The preparation of segment files.
     Preparing,
     /// The sync of the log: one at a time.
     Syncing,
     /// The manifest.
     Manifest,
+    /// The reserve files.
+    Reserves,
+    /// The memory maps that are kept for compaction.
+    KeptMaps,
     /// The end of the log: the active segment, and earlier segments that are not sealed yet.
     Tail,
 }

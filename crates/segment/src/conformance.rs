@@ -113,10 +113,6 @@ fn bytes_stay(dir: &dyn Dir) -> Checked {
     let file = ok("creating", dir.create_new(name))?;
     write(&*file, b"hello", 0)?;
     write(&*file, b"p!", 3)?;
-    // Hints, whatever they are of.
-    for (offset, len_bytes) in [(0, 5), (3, 100), (u64::MAX, 1), (0, u64::MAX)] {
-        file.start_writing(offset, len_bytes);
-    }
     reads(&*file, 0, b"help!")?;
     ok("syncing", file.sync_data())?;
     reads(&*file, 0, b"help!")?;

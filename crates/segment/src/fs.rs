@@ -203,11 +203,6 @@ pub trait File: Debug + Send + Sync {
     /// success.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Begins to write what has changed in a range to the device, and waits for nothing. A hint,
-    /// for bytes that will be synced soon: it makes nothing durable, and what goes wrong is
-    /// told by the sync. Where the system knows no such thing, nothing happens.
-    fn start_writing(&self, _offset: u64, _len_bytes: u64) {}
-
     /// Length and number of names.
     ///
     /// # Errors

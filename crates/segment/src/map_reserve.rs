@@ -8,10 +8,11 @@
 
 use std::io;
 
+use hightower_seams::lock_order::Rank;
 use memmap2::{Advice, MmapMut, MmapOptions};
 
 use crate::error::SegmentError;
-use crate::lock::Mutex;
+use crate::lock::RankedMutex;
 use crate::mutants::planted;
 
 /// Enough for the outputs of one compaction in all but extreme cases: two maps for the output being
@@ -20,9 +21,15 @@ use crate::mutants::planted;
 const KEPT_MAPS: usize = 65;
 
 /// The reserved maps of one store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MapReserve {
-    state: Mutex<KeptMaps>,
+    state: RankedMutex<KeptMaps>,
+}
+
+impl Default for MapReserve {
+    fn default() -> Self {
+        Self { state: RankedMutex::new(Rank::KeptMaps, KeptMaps::default()) }
+    }
 }
 
 #[derive(Debug, Default)]

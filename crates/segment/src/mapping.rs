@@ -33,7 +33,6 @@ use parking_lot::Mutex;
 use crate::access::Access;
 use crate::mutants::planted;
 pub use advice::Pages;
-pub(crate) use advice::start_writing;
 use advice::{forget_huge_pages, forget_pages, keep_pages_small, populate, wish_for_huge_pages};
 pub(crate) use fork_guard::FORKED;
 pub use fork_guard::ForkGuard;

@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hightower_log::SegmentKind;
+use hightower_seams::lock_order::Rank;
 
 use crate::error::{SegmentError, is_full, is_shortage};
 use crate::fs::{Access, DeviceRoom, File, remove_if_there, retry_interrupted};
-use crate::lock::Mutex;
+use crate::lock::{Mutex, RankedMutex};
 use crate::mutants::planted;
 use crate::names::{FIRST_FREE_SPARE, spare_name};
 use crate::shared::Shared;
@@ -92,7 +93,7 @@ impl ReserveState {
 /// The reserves of an open store.
 #[derive(Debug)]
 pub(crate) struct Reserves {
-    states: Mutex<[ReserveState; ALL.len()]>,
+    states: RankedMutex<[ReserveState; ALL.len()]>,
     /// Whether each of them is as long as it needs to be.
     is_enough: AtomicBool,
     /// How much was available when the device had no room for a file of this length.
@@ -103,7 +104,7 @@ impl Default for Reserves {
     fn default() -> Self {
         let missing = || ReserveState { file: None, needed_bytes: 1 };
         Self {
-            states: Mutex::new([missing(), missing(), missing(), missing()]),
+            states: RankedMutex::new(Rank::Reserves, [missing(), missing(), missing(), missing()]),
             is_enough: AtomicBool::new(false),
             refused: Mutex::default(),
         }

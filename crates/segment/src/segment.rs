@@ -243,17 +243,6 @@ impl Segment {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Starts writeback of the first step of the next sync, while the caller does other work.
-    pub(crate) fn start_writing(&self) {
-        let from = self.durable() as usize;
-        let end = (self.len_bytes() as usize).min(from + SYNC_STEP_BYTES);
-        self.unmap_before_writing(from..end);
-        // An error of the file is reported by the sync.
-        if let Ok(file) = self.file() {
-            file.start_writing(from as u64, end.saturating_sub(from) as u64);
-        }
-    }
-
     fn unmap_before_writing(&self, range: Range<usize>) {
         const WORTH_IT_BYTES: usize = 16 << 10;
         if range.len() >= WORTH_IT_BYTES {

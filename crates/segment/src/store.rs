@@ -281,17 +281,6 @@ impl SegmentStore {
         Ok(touched + prepared.prefault_to(left, pages)?)
     }
 
-    /// Has the device begin with what was appended to the active segment and is not durable; for a
-    /// thread beside one that has something to do until it syncs. It makes nothing durable.
-    /// Takes some tens of microseconds for a hundred kilobytes, by which the sync is shorter;
-    /// longer if the device has much else to do.
-    pub fn start_writing(&self) {
-        let active = self.shared.tail.lock().active.clone();
-        if let Some(active) = active {
-            active.start_writing();
-        }
-    }
-
     /// Syncs rolled segments and seals them in the manifest; for a background thread. Gives how
     /// many were sealed.
     ///

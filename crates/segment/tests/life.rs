@@ -476,7 +476,6 @@ fn readers_and_syncs_beside_the_appender() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while busy() {
-                store.start_writing();
                 store.sync_point().sync().unwrap();
                 store.sync_predecessors().unwrap();
                 store.prepare_next(STAMP).unwrap();

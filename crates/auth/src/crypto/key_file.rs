@@ -284,7 +284,6 @@ fn sync_directory_of(_path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use hightower_seams::OsEntropy;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -302,12 +301,12 @@ mod tests {
         let path = directory.path().join("keys");
         std::fs::write(&path, format!("1:{HEX}\n")).unwrap();
         set_mode(&path, 0o644);
-        assert_eq!(KeyFile::new(&path).load().unwrap_err().kind(), ErrorKind::Validation);
-        assert_eq!(KeyFile::new(&path).add_random_key(&OsEntropy).unwrap_err().kind(), ErrorKind::Validation);
+        assert_eq!(KeyFile::new(&path).load().unwrap_err().code(), "validation");
+        assert_eq!(KeyFile::new(&path).add_random_key(&OsEntropy).unwrap_err().code(), "validation");
         set_mode(&path, 0o600);
         assert_eq!(KeyFile::new(&path).load().unwrap().current_id(), 1);
         let missing = KeyFile::new(directory.path().join("none")).load().unwrap_err();
-        assert_eq!(missing.kind(), ErrorKind::Io);
+        assert_eq!(missing.code(), "io");
         assert!(missing.to_string().contains("none"), "{missing}");
     }
 
@@ -322,13 +321,13 @@ mod tests {
         set_mode(&path, 0o600);
         assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 8);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
-        assert_eq!(file.retire_key(8).unwrap_err().kind(), ErrorKind::Conflict);
-        assert_eq!(file.retire_key(4).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(file.retire_key(8).unwrap_err().code(), "conflict");
+        assert_eq!(file.retire_key(4).unwrap_err().code(), "not_found");
         file.retire_key(3).unwrap();
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [7, 8]);
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("# ours\n#retired 3:"));
         assert_eq!(file.retired_ids().unwrap(), [3]);
-        assert_eq!(file.restore_key(9).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(file.restore_key(9).unwrap_err().code(), "not_found");
         file.restore_key(3).unwrap();
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [3, 7, 8]);
         file.retire_key(3).unwrap();
@@ -430,7 +429,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = KeyFile::new(directory.path().join("keys"));
         let is_taken = |refused: &Error| match refused {
-            Error::KeyFile { source, .. } => source.kind() == std::io::ErrorKind::AlreadyExists,
+            Error::KeyFile { source, .. } => source.kind() == ErrorKind::AlreadyExists,
             _ => false,
         };
         let add = || -> Vec<MasterKeyId> {

@@ -187,7 +187,6 @@ impl KeyProvider for KeyEnvironment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -211,20 +210,20 @@ mod tests {
             &format!("1:{HEX}00"),
             &format!("1:{}", HEX.replace('0', "g")),
         ] {
-            assert_eq!(KeyRing::parse(text).unwrap_err().kind(), ErrorKind::Validation, "{text}");
+            assert_eq!(KeyRing::parse(text).unwrap_err().code(), "validation", "{text}");
         }
         let twice = format!("1:{HEX},1:{}", HEX.replace('0', "1"));
-        assert_eq!(KeyRing::parse(&twice).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(KeyRing::parse(&twice).unwrap_err().code(), "conflict");
     }
 
     #[test]
     fn the_current_key_stays_and_unknown_ids_are_told() {
         let mut ring = KeyRing::single([1; 32]);
-        assert_eq!(ring.remove(1).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(ring.remove(1).unwrap_err().code(), "conflict");
         ring.insert(5, [2; 32]).unwrap();
         ring.remove(1).unwrap();
-        assert_eq!(ring.remove(1).unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(ring.key(1).unwrap_err().kind(), ErrorKind::Crypto);
+        assert_eq!(ring.remove(1).unwrap_err().code(), "not_found");
+        assert_eq!(ring.key(1).unwrap_err().code(), "crypto");
     }
 
     #[test]

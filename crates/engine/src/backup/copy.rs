@@ -120,9 +120,9 @@ impl BackupSource<'_> {
             return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
         }
         let fs = self.fs;
-        // With the turn the segments and the manifest are of one moment. What follows takes long and
-        // needs no turn: neither closing nor compaction waits for a copy. Segments that are held
-        // are neither changed, removed nor used again.
+        // With the turn the segments and the manifest are of one moment. What follows takes long
+        // and needs no turn: neither closing nor compaction waits for a copy. Segments that are
+        // held are neither changed, removed nor used again.
         let turn = self.maintenance.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
         self.sync.sync_to(seq)?;
@@ -246,8 +246,8 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manife
         }
         None => {
             let names = list(dir)?;
-            // The first file that a backup puts into a directory tells it from a store that has lost
-            // its manifest.
+            // The first file that a backup puts into a directory tells it from a store that has
+            // lost its manifest.
             let is_begun = names.iter().any(|name| name == BACKUP) || planted("backup_over_a_store");
             if names.iter().all(|name| is_ours(name) && (is_begun || name == BACKUP_TMP)) {
                 return Ok(None);

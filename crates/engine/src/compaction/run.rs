@@ -137,7 +137,8 @@ impl CompactionRunner {
         step();
         self.adopt(&edit.add)?;
         step();
-        // From here on the index and the manifest must come to agree, or nothing more may be written.
+        // From here on the index and the manifest must come to agree, or nothing more may be
+        // written.
         let in_order: Vec<_> = edit.add.iter().map(|output| output.segment.read_in_order()).collect();
         let moved = self.install_moves(&rewritten.moved).and_then(|()| self.forget(&rewritten.forgotten));
         report.forgotten_tombstones = moved.map_err(|failure| self.store.poison().latch(&failure))?;

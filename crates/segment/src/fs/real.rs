@@ -290,10 +290,6 @@ impl File for RealFile {
         self.file.sync_data()
     }
 
-    fn start_writing(&self, offset: u64, len_bytes: u64) {
-        crate::mapping::start_writing(&self.file, offset, len_bytes);
-    }
-
     fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata().map(|metadata| of(&metadata))
     }

@@ -76,18 +76,3 @@ pub(super) fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<(
 pub(super) fn forget_pages(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
     Ok(())
 }
-
-/// Has the device begin with the changed pages of a range. No crate that wraps the system's calls
-/// has this one.
-#[cfg(target_os = "linux")]
-pub(crate) fn start_writing(file: &std::fs::File, offset: u64, len_bytes: u64) {
-    use std::os::fd::AsRawFd;
-    let (Ok(offset), Ok(len_bytes)) = (i64::try_from(offset), i64::try_from(len_bytes)) else { return };
-    // SAFETY: the descriptor is that of an open file, which is borrowed; the call is given no
-    // memory of this process.
-    let _told_by_the_sync =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn start_writing(_file: &std::fs::File, _offset: u64, _len_bytes: u64) {}

@@ -168,12 +168,6 @@ impl File for HookedFile {
         self.inner.sync_data()
     }
 
-    fn start_writing(&self, offset: u64, len_bytes: u64) {
-        if self.hook.before_file().is_ok() {
-            self.inner.start_writing(offset, len_bytes);
-        }
-    }
-
     fn metadata(&self) -> io::Result<Metadata> {
         self.inner.metadata()
     }

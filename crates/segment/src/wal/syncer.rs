@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use hightower_seams::lock_order::Rank;
+
 use crate::error::SegmentError;
-use crate::lock::Mutex;
+use crate::lock::RankedMutex;
 use crate::mutants::planted;
 use crate::options::Stamp;
 use crate::store::SegmentStore;
@@ -78,7 +80,7 @@ impl WalSync {
 /// callbacks, and ends the thread.
 pub(crate) struct Syncer {
     duties: Arc<Duties>,
-    caller: Mutex<Option<Caller>>,
+    caller: RankedMutex<Option<Caller>>,
 }
 
 /// The thread of the callbacks.
@@ -93,13 +95,13 @@ struct Duties {
     /// The position of the next append.
     end: AtomicU64,
     /// Whether files are still prepared. The lock is held during the preparation.
-    upkeep: Mutex<bool>,
+    upkeep: RankedMutex<bool>,
 }
 
 impl Syncer {
     pub(crate) fn new(store: SegmentStore, end: u64) -> Self {
-        let duties = Duties { store, end: AtomicU64::new(end), upkeep: Mutex::new(true) };
-        Self { duties: Arc::new(duties), caller: Mutex::default() }
+        let duties = Duties { store, end: AtomicU64::new(end), upkeep: RankedMutex::new(Rank::WalUpkeep, true) };
+        Self { duties: Arc::new(duties), caller: RankedMutex::new(Rank::WalCaller, None) }
     }
 
     /// Sets the position of the next append.
