@@ -56,6 +56,7 @@ pub(super) const OF_TABLE: &[Mutant] = &[
         "a key that its line had no slot for is found",
         &[writing("keys_that_share_their_line")],
     ),
+    caught("table_scratch_unverified", "scratch bytes are verified when they are read back", &[crash("every_fault")]),
     caught("table_walk_back_ends_early", "a walk back goes through all blocks", &[property("a_table_is_the_map")]),
     caught("table_merge_lowest_wins", "of a key the topmost entry wins", &[property("a_merge_gives")]),
     caught(
