@@ -309,7 +309,8 @@ impl TableWriter {
     }
 
     /// Adds everything that a source gives, from its current key on, which is ascending.
-    /// `observe` hears of progress and may stop the writer.
+    /// `observe` hears of progress and may stop the writer: every 16,384 keys that are written, not
+    /// of those that a merge leaves out. A source can stop it too, with [`TableError::Canceled`].
     ///
     /// # Errors
     ///
