@@ -28,7 +28,7 @@ const WIDE_VECTORS_MIN_BYTES: usize = 512;
 pub fn payload_checksum(key: &[u8], value: &[u8]) -> u64 {
     // Rotated by half, so that an exchange of key and value is detected. The head has their
     // lengths.
-    xxh3(key).rotate_left(32) ^ xxh3(value)
+    xxh3_64(key).rotate_left(32) ^ xxh3(value)
 }
 
 /// XXH3 with 64 bits: one function by two crates, each where it is faster. `xxhash-rust` takes 5 %
