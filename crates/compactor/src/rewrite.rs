@@ -83,12 +83,29 @@ pub struct Budget {
     pub survivors: usize,
     /// Maximum total length of their keys, in bytes.
     pub key_bytes: usize,
+    /// Maximum total size of their records, in bytes: the copies are read in key order, and each
+    /// input that memory cannot hold meanwhile is read once more for each of its records.
+    pub record_bytes: u64,
 }
 
 impl Default for Budget {
     /// 128 Ki survivors with 4 MiB of keys: 8 MiB, and about 3 MiB for the copies.
     fn default() -> Self {
-        Self { survivors: 128 << 10, key_bytes: 4 << 20 }
+        Self { survivors: 128 << 10, key_bytes: 4 << 20, record_bytes: LEAST_RECORD_BYTES }
+    }
+}
+
+/// The records of a run, and as many copies, fit into the memory of a small machine.
+const LEAST_RECORD_BYTES: u64 = 64 << 20;
+/// A scan follows this number of sorted runs in turn.
+const RUNS: u64 = 16;
+
+impl Budget {
+    /// The budget of a run in a store with this number of live bytes: a 16th of them, 64 MiB or
+    /// more, so that a scan can follow the runs that order all of the store.
+    #[must_use]
+    pub fn for_store(live_bytes: u64) -> Self {
+        Self { record_bytes: LEAST_RECORD_BYTES.max(live_bytes / RUNS), ..Self::default() }
     }
 }
 
@@ -101,6 +118,10 @@ pub struct Moved {
     pub to: RecordPlace,
     /// The length of the copy, in bytes.
     pub len_bytes: u32,
+    /// Whether it is a tombstone.
+    pub is_tombstone: bool,
+    key_at: u32,
+    key_len: u16,
 }
 
 /// The result of a run.
@@ -117,6 +138,22 @@ pub struct Rewritten {
     pub read_bytes: u64,
     /// Bytes of records written to outputs.
     pub written_bytes: u64,
+    /// The keys of what was gathered, one behind the other.
+    keys: Vec<u8>,
+}
+
+impl Rewritten {
+    /// The key of a record of [`moved`](Self::moved); empty for one of another run. Costs nothing:
+    /// its copy is not read for it.
+    #[must_use]
+    pub fn key_of(&self, moved: &Moved) -> &[u8] {
+        key_at(&self.keys, moved.key_at, moved.key_len)
+    }
+}
+
+fn key_at(keys: &[u8], at: u32, len: u16) -> &[u8] {
+    let start = at as usize;
+    keys.get(start..start + usize::from(len)).unwrap_or_default()
 }
 
 /// Reads `inputs` in order and copies the survivors in key order. `rule` returns the tombstone rule
@@ -153,9 +190,11 @@ pub fn rewrite<H: Host>(
         }
         let (to, len_bytes) = host.copy(from)?;
         done.written_bytes += u64::from(len_bytes);
-        done.moved.push(Moved { from, to, len_bytes });
+        let Survivor { is_tombstone, key_at, key_len, .. } = *survivor;
+        done.moved.push(Moved { from, to, len_bytes, is_tombstone, key_at, key_len });
         host.throttle(len_bytes.into())?;
     }
+    done.keys = survivors.keys;
     Ok(done)
 }
 
@@ -176,14 +215,21 @@ fn gather<H: Host>(
         if need == Need::None {
             return Ok(Visit::Next);
         }
-        has_room = survivors.add(command.key(), input, offset, need == Need::Expired);
+        let survivor = Survivor {
+            input,
+            offset,
+            is_tombstone: command.value().is_none(),
+            is_expired: need == Need::Expired,
+            ..Survivor::default()
+        };
+        has_room = survivors.add(command.key(), len_bytes, survivor);
         Ok(if has_room { Visit::Next } else { Visit::Stop })
     })?;
     Ok(has_room)
 }
 
 /// A surviving record; its key is in the arena.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Survivor {
     /// The first bytes of the key behind the common prefix, which decide most comparisons.
     head: u64,
@@ -191,6 +237,7 @@ struct Survivor {
     key_len: u16,
     input: u16,
     offset: u32,
+    is_tombstone: bool,
     is_expired: bool,
 }
 
@@ -198,28 +245,32 @@ struct Survivor {
 struct SurvivorBatch {
     entries: Vec<Survivor>,
     keys: Vec<u8>,
+    record_bytes: u64,
     budget: Budget,
 }
 
 impl SurvivorBatch {
     fn within(budget: Budget) -> Self {
         // Places in the arena are 32 bits wide.
-        let budget = Budget { key_bytes: budget.key_bytes.min(1 << 30), survivors: budget.survivors.max(1) };
-        Self { entries: Vec::new(), keys: Vec::new(), budget }
+        let budget = Budget { key_bytes: budget.key_bytes.min(1 << 30), survivors: budget.survivors.max(1), ..budget };
+        Self { entries: Vec::new(), keys: Vec::new(), record_bytes: 0, budget }
     }
 
     /// Adds a record, if the budget allows. The first one always fits.
-    fn add(&mut self, key: &[u8], input: u16, offset: u32, is_expired: bool) -> bool {
+    fn add(&mut self, key: &[u8], len_bytes: u32, survivor: Survivor) -> bool {
         let is_first = self.entries.is_empty();
         let fits = self.entries.len() < self.budget.survivors && self.keys.len() + key.len() <= self.budget.key_bytes;
+        let record_bytes = self.record_bytes + u64::from(len_bytes);
+        let fits = fits && (record_bytes <= self.budget.record_bytes || planted("runs_of_any_length"));
         let (Ok(key_at), Ok(key_len)) = (u32::try_from(self.keys.len()), u16::try_from(key.len())) else {
             return false;
         };
         if !fits && !is_first {
             return false;
         }
+        self.record_bytes = record_bytes;
         self.grow(key.len());
-        self.entries.push(Survivor { head: 0, key_at, key_len, input, offset, is_expired });
+        self.entries.push(Survivor { key_at, key_len, ..survivor });
         self.keys.extend_from_slice(key);
         true
     }
@@ -236,10 +287,7 @@ impl SurvivorBatch {
 
     fn sort(&mut self) {
         let Self { entries, keys, .. } = self;
-        let key = |survivor: &Survivor| {
-            let start = survivor.key_at as usize;
-            keys.get(start..start + usize::from(survivor.key_len)).unwrap_or_default()
-        };
+        let key = |survivor: &Survivor| key_at(keys, survivor.key_at, survivor.key_len);
         let common = entries.first().map_or(0, |first| {
             entries.iter().fold(key(first).len(), |common, entry| shared_len(key(first), key(entry)).min(common))
         });
@@ -273,6 +321,10 @@ fn head_of(key: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    fn at(offset: u32) -> Survivor {
+        Survivor { offset, ..Survivor::default() }
+    }
+
     #[test]
     fn survivors_sort_by_key_whatever_their_heads_say() {
         let mut survivors = SurvivorBatch::within(Budget::default());
@@ -288,7 +340,7 @@ mod tests {
             b"pod/1",
         ];
         for (offset, key) in keys.iter().enumerate() {
-            assert!(survivors.add(key, 0, u32::try_from(offset).unwrap(), false));
+            assert!(survivors.add(key, 100, at(u32::try_from(offset).unwrap())));
         }
         survivors.sort();
         let order: Vec<_> = survivors.entries.iter().map(|entry| keys[entry.offset as usize]).collect();
@@ -299,12 +351,23 @@ mod tests {
 
     #[test]
     fn the_budget_ends_a_run_but_the_first_record_always_fits() {
-        let mut survivors = SurvivorBatch::within(Budget { survivors: 2, key_bytes: 10 });
-        assert!(survivors.add(&[7; 100], 0, 64, false));
-        assert!(!survivors.add(b"k", 0, 200, false), "the keys' bytes are used up");
-        let mut survivors = SurvivorBatch::within(Budget { survivors: 2, key_bytes: 10 });
-        assert!(survivors.add(b"a", 0, 1, false) && survivors.add(b"b", 0, 2, false));
-        assert!(!survivors.add(b"c", 0, 3, false));
+        let mut survivors = SurvivorBatch::within(Budget { survivors: 2, key_bytes: 10, ..Budget::default() });
+        assert!(survivors.add(&[7; 100], 100, at(64)));
+        assert!(!survivors.add(b"k", 100, at(200)), "the keys' bytes are used up");
+        let mut survivors = SurvivorBatch::within(Budget { survivors: 2, key_bytes: 10, ..Budget::default() });
+        assert!(survivors.add(b"a", 100, at(1)) && survivors.add(b"b", 100, at(2)));
+        assert!(!survivors.add(b"c", 100, at(3)));
         assert!(survivors.entries.capacity() <= 64);
+    }
+    #[test]
+    fn a_run_is_no_longer_than_memory_is_likely_to_hold() {
+        let mut survivors = SurvivorBatch::within(Budget { record_bytes: 1000, ..Budget::default() });
+        assert!(survivors.add(b"a", 5000, at(1)), "the first record always fits");
+        assert!(!survivors.add(b"b", 1, at(2)));
+        let mut survivors = SurvivorBatch::within(Budget { record_bytes: 1000, ..Budget::default() });
+        assert!(survivors.add(b"a", 500, at(1)) && survivors.add(b"b", 500, at(2)));
+        assert!(!survivors.add(b"c", 1, at(3)));
+        assert_eq!(Budget::for_store(0).record_bytes, 64 << 20);
+        assert_eq!(Budget::for_store(16 << 30).record_bytes, 1 << 30);
     }
 }

@@ -165,6 +165,10 @@ impl Store {
         let Ok(done) = rewrite(self, &inputs, budget, rule);
         let keys: Vec<_> = done.moved.iter().map(|moved| self.record(moved.to).key).collect();
         assert!(keys.is_sorted(), "survivors in key order");
+        for moved in &done.moved {
+            let record = self.record(moved.to);
+            assert_eq!((done.key_of(moved), moved.is_tombstone), (record.command().key(), !record.is_set));
+        }
         if crash == 0 {
             // The manifest was not replaced: outputs are garbage.
             if let Some(output) = self.output {
@@ -317,7 +321,7 @@ fn run(store: &mut Store, step: &Step) {
         Step::Compact { chosen, survivors, crash } => {
             let inputs = sealed.iter().copied().enumerate().filter(|(at, _)| chosen >> (at % 32) & 1 == 1);
             let inputs: Vec<u32> = inputs.map(|(_, id)| id).collect();
-            store.compact(&inputs, Budget { survivors: *survivors, key_bytes: 1000 }, *crash);
+            store.compact(&inputs, Budget { survivors: *survivors, key_bytes: 1000, ..Budget::default() }, *crash);
         }
         Step::Full => {
             for _ in 0..100 {

@@ -503,6 +503,11 @@ const OF_STORE: &[Mutant] = &[
     ),
     // Compaction.
     caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
+    caught(
+        "runs_of_any_length",
+        "a run is no longer than memory is likely to hold",
+        &[plain("hightower-compactor", "lib", "a_run_is_no_longer")],
+    ),
     caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR]),
     caught(
         "install_without_comparing",

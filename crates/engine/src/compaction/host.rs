@@ -9,7 +9,9 @@ use hightower_compactor::{Host, Need, RateLimiter, RecordPlace, SegmentUsage, Vi
 use hightower_index::pin;
 use hightower_log::{CommandRef, Placement, SegmentKind, encode_head, payload_checksum};
 use hightower_seams::Clock;
-use hightower_segment::{CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentStore, Stamp};
+use hightower_segment::{
+    CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentRecord, SegmentStore, Stamp,
+};
 use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness};
 
 use crate::compaction::usage::age;
@@ -20,6 +22,10 @@ use crate::open_store::OpenStore;
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::Tracked;
+
+/// How many records are read before the index is asked for the first of them: by then its memory is
+/// near.
+const ENTRIES_TOGETHER: usize = 16;
 
 /// The rate limiter is asked once for this many bytes.
 const THROTTLE_STEP_BYTES: u64 = 128 << 10;
@@ -167,13 +173,27 @@ impl Host for RunHost<'_> {
 
     fn for_each_record(&mut self, segment: u32, visit: Visitor<'_, Self, Error>) -> Result<()> {
         let tracked = Arc::clone(self.input(segment)?);
-        for entry in tracked.segment.entries() {
-            let entry = entry?;
-            if visit(self, entry.offset, entry.command, entry.len_bytes)? == Visit::Stop {
-                break;
+        let mut entries = tracked.segment.entries();
+        let mut some = Vec::with_capacity(ENTRIES_TOGETHER);
+        loop {
+            let mut damage = None;
+            let sound = entries.by_ref().map_while(|entry| entry.map_err(|error| damage = Some(error)).ok());
+            some.extend(sound.take(ENTRIES_TOGETHER));
+            if !some.is_empty() {
+                self.state.prefetch(&some, |entry: &SegmentRecord<'_>| entry.command.key(), &pin(), |_| ());
+            }
+            let is_end = some.len() < ENTRIES_TOGETHER;
+            for SegmentRecord { offset, command, len_bytes, .. } in some.drain(..) {
+                if visit(self, offset, command, len_bytes)? == Visit::Stop {
+                    return Ok(());
+                }
+            }
+            match damage {
+                Some(damage) => return Err(damage.into()),
+                None if is_end => return Ok(()),
+                None => {}
             }
         }
-        Ok(())
     }
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {

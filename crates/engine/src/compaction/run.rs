@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use hightower_compactor::{
-    Budget, Goal, Moved, RateLimiter, RecordPlace, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
+    Budget, Goal, RateLimiter, RecordPlace, Rewritten, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
 use hightower_index::pin;
 use hightower_seams::Clock;
@@ -114,7 +114,8 @@ impl CompactionRunner {
         };
         let mut host = RunHost::new(&parts, &inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
         let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, &dead].concat());
-        let rewritten = rewrite(&mut host, &ids, Budget::default(), rule)?;
+        let live_bytes = usage.iter().map(|usage| usage.live_bytes).sum();
+        let rewritten = rewrite(&mut host, &ids, Budget::for_store(live_bytes), rule)?;
         let outputs = host.finish()?;
         let removed = [dead, rewritten.emptied.clone()].concat();
         if removed.is_empty() && outputs.is_empty() {
@@ -139,10 +140,8 @@ impl CompactionRunner {
         step();
         // From here on the index and the manifest must come to agree, or nothing more may be
         // written.
-        let in_order: Vec<_> = edit.add.iter().map(|output| output.segment.read_in_order()).collect();
-        let moved = self.install_moves(&rewritten.moved).and_then(|()| self.forget(&rewritten.forgotten));
+        let moved = self.install_moves(&rewritten).and_then(|()| self.forget(&rewritten.forgotten));
         report.forgotten_tombstones = moved.map_err(|failure| self.store.poison().latch(&failure))?;
-        drop(in_order);
         self.retire(turn, &store, &edit, &mut report)?;
         Ok(report)
     }
@@ -165,28 +164,25 @@ impl CompactionRunner {
         Ok(())
     }
 
-    /// Points the index from the old places to the new ones.
-    fn install_moves(&self, moved: &[Moved]) -> Result<()> {
-        for some in moved.chunks(MOVES_PER_LOCK) {
+    /// Points the index from the old places to the new ones. Reads neither.
+    fn install_moves(&self, rewritten: &Rewritten) -> Result<()> {
+        for some in rewritten.moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
             let state = self.read.index.state(&guard)?;
-            // The records are read before the lock is taken.
+            // The segments are looked up before the lock is taken.
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
                 let to = self.tracked(moved.to.segment, &guard)?;
-                let command = to.segment.record_at(moved.to.offset)?.command();
-                let command = command.ok_or(Error::Internal("compaction: a record is no command".into()))?;
-                ready.push((moved, command, to, self.tracked(moved.from.segment, &guard)?));
+                ready.push((moved, rewritten.key_of(moved), to, self.tracked(moved.from.segment, &guard)?));
             }
-            state.prefetch(&ready, |(_, command, ..)| command.key(), &guard, |_| ());
+            state.prefetch(&ready, |(_, key, ..)| key, &guard, |_| ());
             let mut writer = state.writer();
-            for (moved, command, to, from) in ready {
-                let is_tombstone = command.value().is_none();
+            for (moved, key, to, from) in ready {
                 let (old, new) = (place_of(moved.from), place_of(moved.to));
-                let relocated = writer.relocate(command.key(), old, new, moved.len_bytes);
+                let relocated = writer.relocate(key, old, new, moved.len_bytes);
                 if let Some(old_len_bytes) = relocated.newest_len_bytes {
-                    to.add_live(moved.len_bytes, is_tombstone);
-                    from.remove_live(old_len_bytes, is_tombstone);
+                    to.add_live(moved.len_bytes, moved.is_tombstone);
+                    from.remove_live(old_len_bytes, moved.is_tombstone);
                 }
             }
         }
