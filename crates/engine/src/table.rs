@@ -226,6 +226,9 @@ impl SequentialReads {
     /// The number of segments that a scan may read in turn. Each compaction sorts only its own
     /// records, so a scan alternates between outputs of several.
     const STREAMS: usize = 16;
+    /// Maximum number of them that count as readers of whole segments: the system reads up to
+    /// many megabytes ahead of each, which small memory does not hold for all.
+    const WHOLE_MAX: usize = 4;
     /// The number of consecutive records that starts read-ahead.
     const RUN: u32 = 8;
     /// The largest distance of consecutive records. A record further behind is read alone.
@@ -250,8 +253,16 @@ impl SequentialReads {
             (stream.run, stream.ahead) = (0, ReadAhead::default());
         } else if stream.run < Self::RUN {
             stream.run += 1;
-        } else {
-            tracked.segment.read_ahead(&mut stream.ahead, offset);
+        } else if stream.ahead.is_due(offset) {
+            self.ask(offset, tracked);
+        }
+    }
+
+    #[cold]
+    fn ask(&mut self, offset: u32, tracked: &Tracked) {
+        let in_order = self.streams.iter().filter(|stream| stream.ahead.is_in_order()).count();
+        if let Some(stream) = self.streams.get_mut(self.last) {
+            tracked.segment.read_ahead(&mut stream.ahead, offset, in_order < Self::WHOLE_MAX);
         }
     }
 

@@ -43,9 +43,16 @@ impl Drop for ReadAhead {
 }
 
 impl ReadAhead {
+    /// Whether it counts as a reader of the whole segment.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.in_order.is_some()
+    }
+
     /// Whether a reader that has come to `offset` needs another window.
     #[inline]
-    pub(crate) fn is_due(&self, offset: u32) -> bool {
+    #[must_use]
+    pub fn is_due(&self, offset: u32) -> bool {
         offset >= self.next_at
     }
 
@@ -72,15 +79,15 @@ impl Segment {
     /// likes, until `ahead` is dropped. Costs a comparison, and a system call for each 128 KiB of
     /// the first 960.
     #[inline]
-    pub fn read_ahead(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32) {
+    pub fn read_ahead(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
-            self.ask_for(ahead, offset);
+            self.ask_for(ahead, offset, may_read_all);
         }
     }
 
     #[cold]
-    fn ask_for(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32) {
-        if ahead.window_bytes == LONGEST_WINDOW_BYTES && !planted("long_scans_ask_for_windows") {
+    fn ask_for(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
+        if may_read_all && ahead.window_bytes == LONGEST_WINDOW_BYTES && !planted("long_scans_ask_for_windows") {
             ahead.next_at = u32::MAX;
             ahead.in_order = Some(Arc::downgrade(self));
             self.mapping().begin_in_order();

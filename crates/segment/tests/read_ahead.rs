@@ -86,7 +86,7 @@ fn a_long_scan_has_the_system_read_ahead() {
     let advice = || advice_of(segment.path());
     let mut scans = [ReadAhead::default(), ReadAhead::default()];
     let mut read = |scan: usize, bytes: std::ops::Range<u32>| {
-        bytes.step_by(1000).for_each(|offset| segment.read_ahead(&mut scans[scan], offset));
+        bytes.step_by(1000).for_each(|offset| segment.read_ahead(&mut scans[scan], offset, true));
     };
     read(0, 64..256 << 10);
     assert_eq!(advice(), ["rr"], "it may come to its end soon");
