@@ -23,8 +23,8 @@ use crate::sync::SyncPoint;
 use crate::tail::AppendMode;
 
 /// An open store: what the appender, readers, the background and the compactor have in common.
-/// Clone it freely. The lock is held until the last clone, the [`Appender`] and all [`SyncPoint`]s
-/// are gone.
+/// Clone it freely. The lock is held until the last clone, the [`Appender`](crate::Appender) and
+/// all [`SyncPoint`]s are gone.
 #[derive(Clone, Debug)]
 pub struct SegmentStore {
     shared: Arc<Shared>,
@@ -215,8 +215,8 @@ impl SegmentStore {
     }
 
     /// How much more of the device it would take to roll to a segment with room for a commit of
-    /// `len_bytes` of new data: the files that [`Appender::make_room`] would have to make first.
-    /// Nothing where a successor and the reserves are ready. Cheap.
+    /// `len_bytes` of new data: the files that [`Appender::make_room`](crate::Appender::make_room)
+    /// would have to make first. Nothing where a successor and the reserves are ready. Cheap.
     ///
     /// # Errors
     ///

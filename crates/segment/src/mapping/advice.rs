@@ -4,7 +4,8 @@ use std::io;
 
 use memmap2::MmapRaw;
 
-/// In what pages the system is to keep a file in memory: [`Mapping::keep_in`].
+/// In what pages the system is to keep a file in memory:
+/// [`Mapping::keep_in`](super::Mapping::keep_in).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
     /// As small as they come: a sync writes little more than what has changed.

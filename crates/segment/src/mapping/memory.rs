@@ -17,7 +17,7 @@ pub trait MemoryObserver: Send + Sync {
     ///
     /// # Errors
     ///
-    /// As [`Mapping::sync`].
+    /// As [`Mapping::sync`](super::Mapping::sync).
     fn sync(&self, range: Range<usize>) -> io::Result<()>;
 }
 
