@@ -16,6 +16,7 @@
 //! the image of the file.
 
 mod advice;
+mod file_use;
 mod fork_guard;
 mod memory;
 mod permit;
@@ -34,6 +35,8 @@ use crate::access::Access;
 use crate::mutants::planted;
 pub use advice::Pages;
 use advice::{forget_huge_pages, forget_pages, keep_pages_small, populate, wish_for_huge_pages};
+use file_use::MapUse;
+pub(crate) use file_use::WriterUse;
 pub(crate) use fork_guard::FORKED;
 pub use fork_guard::ForkGuard;
 #[cfg(feature = "sim")]
@@ -76,6 +79,8 @@ struct FileMaps {
     in_order: Mutex<u32>,
     /// If it is appended to.
     writing: Option<MmapRaw>,
+    /// If it is mapped for good. The last field: its maps end before.
+    _mapped: Option<MapUse>,
 }
 
 /// The right to append to one [`Mapping`]; there is one per mapping, and it cannot be cloned.
@@ -120,8 +125,14 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// Those of the system; [`io::ErrorKind::UnexpectedEof`] if the file is shorter.
-    pub fn of_file(file: &std::fs::File, len_bytes: usize, access: Access, _permit: MapPermit) -> io::Result<Self> {
+    /// Those of the system; [`io::ErrorKind::UnexpectedEof`] if the file is shorter;
+    /// [`io::ErrorKind::ResourceBusy`] for a table that this process has open for writing.
+    pub fn of_file(file: &std::fs::File, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Self> {
+        let mapped = match access {
+            Access::Read if permit.is_enforced() => Some(MapUse::begin(&file.metadata()?)?),
+            Access::Write if permit.is_enforced() => return Err(io::ErrorKind::InvalidInput.into()),
+            _ => None,
+        };
         if file.metadata()?.len() < len_bytes as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -139,7 +150,7 @@ impl Mapping {
         };
         writing.iter().for_each(keep_pages_small);
         let (base, target) = (reading.as_ptr(), writing.as_ref().map_or(std::ptr::null_mut(), MmapRaw::as_mut_ptr));
-        let maps = FileMaps { reading, in_order: Mutex::new(0), writing };
+        let maps = FileMaps { reading, in_order: Mutex::new(0), writing, _mapped: mapped };
         Ok(Self::new((base, target), len_bytes, access, Backing::File(maps)))
     }
 

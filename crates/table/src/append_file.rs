@@ -17,11 +17,12 @@ pub(crate) struct AppendFile {
     buffer: Vec<u8>,
     /// How much of the file was written.
     written: u64,
+    max_len_bytes: u64,
 }
 
 impl AppendFile {
-    pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
-        Self { file, path, buffer: Vec::with_capacity(BUFFER_BYTES + 4096), written: 0 }
+    pub(crate) fn new(file: Arc<dyn File>, path: PathBuf, max_len_bytes: u64) -> Self {
+        Self { file, path, buffer: Vec::with_capacity(BUFFER_BYTES + 4096), written: 0, max_len_bytes }
     }
 
     /// Where the next byte goes.
@@ -30,6 +31,9 @@ impl AppendFile {
     }
 
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), TableError> {
+        if bytes.len() as u64 > self.max_len_bytes.saturating_sub(self.position()) {
+            return Err(TableError::TooLong { path: self.path.clone(), max_len_bytes: self.max_len_bytes });
+        }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }

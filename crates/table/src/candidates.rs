@@ -87,6 +87,26 @@ impl<'t> Candidates<'t> {
         Ok(Self { table, hash, fingerprint: shape.fingerprint(hash), line, slot: 0, rest })
     }
 
+    /// Whether this record is among them, in time that does not depend on how many there are: the
+    /// list is in the order of whole entries.
+    pub(crate) fn lead_to(mut self, pointer: RecordPointer) -> Result<bool, TableError> {
+        let table = self.table;
+        loop {
+            if matches!(self.rest, RestOfSearch::List { .. }) && self.slot >= self.line.len() {
+                let entry = PointEntry { hash: self.hash, pointer };
+                let place = first_listed(table, entry).map_err(|damage| table.corrupt(damage))?;
+                let is_listed = place < table.footer().listed
+                    && listed_at(table, place).map_err(|damage| table.corrupt(damage))? == entry;
+                return Ok(is_listed);
+            }
+            match self.next().transpose()? {
+                Some(found) if found == pointer => return Ok(true),
+                Some(_) => {}
+                None => return Ok(false),
+            }
+        }
+    }
+
     #[inline]
     fn next_pointer(&mut self) -> Result<Option<RecordPointer>, Damaged> {
         let shape = self.table.shape();
@@ -106,7 +126,8 @@ impl<'t> Candidates<'t> {
                     self.slot = 0;
                     self.rest = RestOfSearch::Nothing;
                     if and_list {
-                        self.rest = RestOfSearch::List { place: first_listed(self.table, self.hash)? };
+                        let least = PointEntry { hash: self.hash, pointer: RecordPointer::default() };
+                        self.rest = RestOfSearch::List { place: first_listed(self.table, least)? };
                     }
                 }
                 RestOfSearch::List { place } => return self.listed(place),
@@ -151,12 +172,12 @@ impl Iterator for Candidates<'_> {
     }
 }
 
-/// The place in the list of the first entry whose hash is not below this one.
-fn first_listed(table: &TableReader, hash: u64) -> Result<u64, Damaged> {
+/// The place in the list of the first entry that is not below this one.
+fn first_listed(table: &TableReader, entry: PointEntry) -> Result<u64, Damaged> {
     let (mut low, mut high) = (0, table.footer().listed);
     while low < high {
         let middle = low + (high - low) / 2;
-        if listed_at(table, middle)?.hash < hash { low = middle + 1 } else { high = middle }
+        if listed_at(table, middle)? < entry { low = middle + 1 } else { high = middle }
     }
     Ok(low)
 }

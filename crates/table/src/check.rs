@@ -109,11 +109,7 @@ impl TableReader {
                 }
                 leaf = Some(at);
             }
-            let mut is_pointed = false;
-            for pointer in self.candidates(hasher.hash(key))? {
-                is_pointed |= pointer? == entry.pointer;
-            }
-            if !is_pointed {
+            if !self.candidates(hasher.hash(key))?.lead_to(entry.pointer)? {
                 return Err(wrong("a key that the point table does not have"));
             }
             let place = walk.counts.binary_search_by_key(&entry.pointer.segment, |row| row.segment);
@@ -199,15 +195,18 @@ impl TableReader {
                 }
             }
         }
-        let mut last = 0;
+        let mut last = None;
         for place in 0..footer.listed {
             let entry = listed_at(self, place).map_err(|damage| self.corrupt(damage))?;
-            if entry.hash < last {
+            if last.is_some_and(|last| entry < last) {
                 return Err(self.corrupt(damaged(footer.list_at, "a list that does not rise")));
             }
-            last = entry.hash;
+            last = Some(entry);
             sum = sum.wrapping_add(mixed(entry.pointer));
             entries += 1;
+            if u64::is_multiple_of(entries, KEYS_PER_REPORT) {
+                go_on(observe, keys, entries)?;
+            }
         }
         Ok((entries, sum))
     }

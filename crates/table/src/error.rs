@@ -80,12 +80,21 @@ pub enum TableError {
         /// Its length.
         len_bytes: usize,
     },
-    /// Entries point into more segments than a table can name, 2^24. The unfinished table was
-    /// removed.
+    /// Entries point into more segments than a table can name,
+    /// [`MAX_TABLE_SEGMENTS`](crate::MAX_TABLE_SEGMENTS). The unfinished table was removed.
     #[error("the entries point into {segments} segments, more than a table can name; compact them first")]
     TooManySegments {
         /// Into how many.
         segments: usize,
+    },
+    /// The table is longer than [`MAX_TABLE_LEN_BYTES`](crate::MAX_TABLE_LEN_BYTES). The unfinished
+    /// table was removed.
+    #[error("{}: it would be longer than {max_len_bytes} bytes; make several tables of its keys", path.display())]
+    TooLong {
+        /// The table that was written.
+        path: PathBuf,
+        /// The limit.
+        max_len_bytes: u64,
     },
     /// An earlier call to this writer failed. The unfinished table was removed; begin a new one.
     #[error("{}: an earlier call failed and removed the unfinished table; begin a new one", path.display())]

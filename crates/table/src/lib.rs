@@ -54,7 +54,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | keys of 0 to 65,535 bytes, in ascending order; 2^48 bytes; entries into 2^24 segments |
+//! | limits | keys of 0 to 65,535 bytes, in ascending order; 2^48 bytes ([`MAX_TABLE_LEN_BYTES`]); entries into 2^24 segments ([`MAX_TABLE_SEGMENTS`]) |
 //! | durability | a table is synced, and so is its name, before [`TableWriter::finish`] returns; until then it has another name |
 //! | memory | a reader: 32 bytes for each segment that entries point into; a cursor: a block and its keys; a writer: 32 MiB, or as asked |
 //! | threads | none; a [`TableReader`] is shared by any number of threads, and reading takes no lock |
@@ -81,6 +81,7 @@ mod hash;
 mod header;
 mod index_writer;
 mod leaf;
+mod limits;
 mod line;
 mod list_line;
 mod merge;
@@ -101,6 +102,7 @@ pub use error::TableError;
 pub use hash::TableHasher;
 pub use header::TABLE_VERSION;
 pub use hightower_log::limits::MAX_KEY_LEN_BYTES;
+pub use limits::{MAX_TABLE_LEN_BYTES, MAX_TABLE_SEGMENTS};
 pub use merge::{LevelMerge, MergeSource, ScanDirection};
 pub use range::TableRange;
 pub use reader::TableReader;

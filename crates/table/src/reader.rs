@@ -69,6 +69,10 @@ impl fmt::Debug for TableReader {
 impl TableReader {
     /// Maps a table and checks its header and footer: a few page reads, however long it is.
     ///
+    /// While the reader lives, this process opens the file for writing through no
+    /// [`Fs`](hightower_segment::Fs), and while it has it open so, it opens no reader. Who cuts the
+    /// file by other means (another process, a `std::fs::File`) ends this process by a signal.
+    ///
     /// # Errors
     ///
     /// [`TableError::Corrupt`] if it is no whole table, [`TableError::VersionUnsupported`] if it

@@ -19,6 +19,7 @@ use crate::hash::TableHasher;
 use crate::header::TableHeader;
 use crate::index_writer::IndexWriter;
 use crate::leaf::LeafBuilder;
+use crate::limits::TableLimits;
 use crate::line::{LINE_LEN, LineShape};
 use crate::merge::MergeSource;
 use crate::planted;
@@ -222,6 +223,7 @@ struct OpenTable {
     last_key: Vec<u8>,
     previous_len: u32,
     max_offset: u32,
+    max_segments: usize,
 }
 
 impl TableWriter {
@@ -243,6 +245,15 @@ impl TableWriter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create(dir: &Arc<dyn Dir>, name: &str, options: TableOptions) -> Result<Self, TableError> {
+        Self::create_within(dir, name, options, TableLimits::FORMAT)
+    }
+
+    fn create_within(
+        dir: &Arc<dyn Dir>,
+        name: &str,
+        options: TableOptions,
+        limits: TableLimits,
+    ) -> Result<Self, TableError> {
         let path = dir.path().join(name);
         if !is_table_name(name) || name.len() > MAX_TABLE_NAME_LEN_BYTES {
             let what = "a table's name has at most 245 letters, digits, -, _ and ., and ends in .tbl";
@@ -260,12 +271,20 @@ impl TableWriter {
             Ok(_) => return Err(TableError::Exists { path: place.path.clone() }),
             Err(error) => return Err(TableError::io("look for", &place.path, error)),
         }
+        // Left over by a crash: no other writer has this name.
+        let scratch = format!("{name}{SPILL_SUFFIX}");
+        match dir.remove_file(&scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(TableError::io("remove", &dir.path().join(&scratch), error));
+            }
+            _ => {}
+        }
         let salt = Salt(options.header.salt);
-        let mut out = AppendFile::new(file, place.path.clone());
+        let mut out = AppendFile::new(file, place.path.clone(), limits.len_bytes);
         out.append(&options.header.encode())?;
         let open = OpenTable {
             out,
-            spill: Spill::new(Arc::clone(dir), format!("{name}{SPILL_SUFFIX}"), salt),
+            spill: Spill::new(Arc::clone(dir), scratch, salt),
             header: options.header,
             salt,
             hasher: TableHasher::new(options.header.hash_seed),
@@ -279,6 +298,7 @@ impl TableWriter {
             last_key: Vec::new(),
             previous_len: 0,
             max_offset: 0,
+            max_segments: limits.segments,
         };
         Ok(Self { place, open: Some(open) })
     }
@@ -288,8 +308,8 @@ impl TableWriter {
     ///
     /// # Errors
     ///
-    /// [`TableError::OutOfOrder`], [`TableError::KeyTooLong`], [`TableError::Full`],
-    /// [`TableError::Io`]. The unfinished table is then removed, and every later call is
+    /// [`TableError::OutOfOrder`], [`TableError::KeyTooLong`], [`TableError::TooManySegments`],
+    /// [`TableError::TooLong`], [`TableError::Full`], [`TableError::Io`]. The unfinished table is then removed, and every later call is
     /// [`TableError::Abandoned`].
     ///
     /// ```
@@ -356,7 +376,8 @@ impl TableWriter {
     ///
     /// # Errors
     ///
-    /// [`TableError::Full`] and [`TableError::Io`], and [`TableError::Corrupt`] if the scratch file
+    /// [`TableError::Full`] and [`TableError::Io`], [`TableError::TooLong`] if the table gets too long
+    /// by its index or its point table, and [`TableError::Corrupt`] if the scratch file
     /// did not give back what was written. There is then no table of this name, unless the system
     /// refuses to remove it too; what is there is whole.
     ///
@@ -436,6 +457,11 @@ pub(crate) fn go_on(
 
 impl OpenTable {
     fn push(&mut self, key: &[u8], entry: TableEntry) -> Result<(), TableError> {
+        let hash = self.hasher.hash(key);
+        self.push_hashed(key, hash, entry)
+    }
+
+    fn push_hashed(&mut self, key: &[u8], hash: u64, entry: TableEntry) -> Result<(), TableError> {
         if key.len() > crate::MAX_KEY_LEN_BYTES {
             return Err(TableError::KeyTooLong { len_bytes: key.len() });
         }
@@ -465,14 +491,14 @@ impl OpenTable {
         if position == 0 {
             self.footer.min_key = key.to_vec();
         }
-        self.count(&entry);
+        self.count(&entry)?;
         self.last_key.truncate(common);
         self.last_key.extend_from_slice(key.get(common..).unwrap_or_default());
-        let point = PointEntry { hash: self.hasher.hash(key), pointer: entry.pointer };
+        let point = PointEntry { hash, pointer: entry.pointer };
         self.points.push(point, &mut self.spill)
     }
 
-    fn count(&mut self, entry: &TableEntry) {
+    fn count(&mut self, entry: &TableEntry) -> Result<(), TableError> {
         self.footer.keys += 1;
         self.footer.tombstones += u64::from(entry.is_tombstone());
         self.footer.max_version = self.footer.max_version.max(entry.version);
@@ -483,9 +509,13 @@ impl OpenTable {
         if self.latest.entries == 0 {
             let segment = entry.pointer.segment;
             let known = self.counts.get(&segment).copied();
+            if known.is_none() && self.counts.len() >= self.max_segments {
+                return Err(TableError::TooManySegments { segments: self.counts.len() + 1 });
+            }
             self.latest = known.unwrap_or(SegmentCounts { segment, ..SegmentCounts::default() });
         }
         self.latest.add(entry);
+        Ok(())
     }
 
     fn store_latest(&mut self) {
@@ -557,3 +587,6 @@ impl OpenTable {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use common::{NAME, entry, is_pointed, numbered, options, write_as};
-use hightower_segment::{Fs, RealFs};
+use hightower_segment::{Access, Fs, RealFs};
 use hightower_table::{MergeSource, TableEntry, TableError, TableReader, TableWriter};
 
 #[test]
@@ -84,4 +84,55 @@ fn a_memtable_becomes_a_table() {
     let table = TableReader::open(dir.as_ref(), NAME).unwrap();
     let found: Vec<_> = table.range::<&[u8]>(.., hightower_table::ScanDirection::Forward).map(Result::unwrap).collect();
     assert_eq!(found, entries);
+}
+
+#[test]
+fn a_mapped_table_is_not_opened_for_writing_by_any_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = RealFs.open_dir(scratch.path()).unwrap();
+    write_as(&dir, NAME, &numbered(1000), options()).unwrap();
+    dir.hard_link(NAME, dir.as_ref(), "another").unwrap();
+    let [table, second] = [(); 2].map(|()| TableReader::open(dir.as_ref(), NAME).unwrap());
+    let again = RealFs.open_dir(scratch.path()).unwrap();
+    for name in [NAME, "another"] {
+        let refused = again.open(name, Access::Write).err().map(|error| error.kind());
+        assert_eq!(refused, Some(std::io::ErrorKind::ResourceBusy), "{name}");
+        again.open(name, Access::Read).unwrap().set_len(0).unwrap_err();
+    }
+    drop(table);
+    assert!(dir.open(NAME, Access::Write).is_err(), "it is mapped twice");
+    second.check().unwrap();
+    drop(second);
+    dir.open(NAME, Access::Write).unwrap().set_len(0).unwrap();
+}
+
+#[test]
+fn a_file_that_is_open_for_writing_is_no_table_yet() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = RealFs.open_dir(scratch.path()).unwrap();
+    write_as(&dir, NAME, &numbered(1000), options()).unwrap();
+    let writers = [dir.open(NAME, Access::Write).unwrap(), dir.open(NAME, Access::Write).unwrap()];
+    for writer in writers {
+        let refused = TableReader::open(dir.as_ref(), NAME).unwrap_err();
+        assert!(
+            matches!(&refused, TableError::Io { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy),
+            "{refused:?}"
+        );
+        drop(writer);
+    }
+    TableReader::open(dir.as_ref(), NAME).unwrap().check().unwrap();
+}
+
+#[test]
+fn a_new_file_that_gets_a_tables_name_is_mapped_when_its_writer_is_gone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = RealFs.open_dir(scratch.path()).unwrap();
+    write_as(&dir, "2.tbl", &numbered(10), options()).unwrap();
+    let bytes = std::fs::read(scratch.path().join("2.tbl")).unwrap();
+    let file = dir.create_new("copy").unwrap();
+    hightower_segment::write_all_at(file.as_ref(), &bytes, 0).unwrap();
+    dir.rename("copy", NAME).unwrap();
+    assert!(TableReader::open(dir.as_ref(), NAME).is_err());
+    drop(file);
+    TableReader::open(dir.as_ref(), NAME).unwrap().check().unwrap();
 }

@@ -18,7 +18,16 @@ const fn crash(filter: &'static str) -> Catcher {
     plain("hightower-table", "crash", filter)
 }
 
+const fn real(filter: &'static str) -> Catcher {
+    plain("hightower-table", "real", filter)
+}
+
 pub(super) const OF_TABLE: &[Mutant] = &[
+    caught(
+        "mapped_tables_opened_for_writing",
+        "a file that a table is mapped from is not opened for writing",
+        &[real("a_mapped_table_is_not_opened_for_writing")],
+    ),
     caught("table_block_unverified", "a block is verified each time that it is used", &[damage("every_flipped_bit")]),
     caught(
         "table_offset_ignored",

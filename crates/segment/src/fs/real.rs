@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, check_name};
-use crate::mapping::{ForkGuard, MapPermit, Mapping};
+use crate::mapping::{ForkGuard, MapPermit, Mapping, WriterUse};
 use crate::mutants::planted;
 
 /// The operating system's file system.
@@ -41,6 +41,8 @@ struct RealDir {
 #[derive(Debug)]
 struct RealFile {
     file: fs::File,
+    /// If it is open for writing. Behind the descriptor, which is closed first.
+    _writer: Option<WriterUse>,
     guard: ForkGuard,
 }
 
@@ -147,7 +149,8 @@ impl RealDir {
         if !found.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
         }
-        Ok(Arc::new(RealFile { file, guard: self.guard }))
+        let writer = flags.contains(OFlags::RDWR).then(|| WriterUse::begin(&found)).transpose()?;
+        Ok(Arc::new(RealFile { file, _writer: writer, guard: self.guard }))
     }
 
     fn id(&self) -> io::Result<DirectoryId> {

@@ -53,7 +53,15 @@
 /// }
 /// ```
 #[derive(Debug)]
-pub struct MapPermit(());
+pub struct MapPermit(Promise);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Promise {
+    /// Who made the permit keeps it.
+    Given,
+    /// [`Mapping::of_file`](super::Mapping::of_file) has to see that it is kept.
+    Enforced,
+}
 
 impl MapPermit {
     /// The promise for one map.
@@ -66,7 +74,7 @@ impl MapPermit {
     /// a mapping, in no process.
     #[must_use]
     pub unsafe fn new() -> Self {
-        Self(())
+        Self(Promise::Given)
     }
 
     /// The promise for a file of a store, by the rules of this crate: the store's lock keeps other
@@ -78,5 +86,17 @@ impl MapPermit {
     pub(crate) fn of_store() -> Self {
         // SAFETY: the rules above.
         unsafe { Self::new() }
+    }
+
+    /// For a map, for reading, of a file that is complete. Nothing is promised: while the map
+    /// lives, this process opens the file for writing through no [`File`](crate::File), and while
+    /// it has it open so, it does not map it. What remains is who knows nothing of this crate:
+    /// another process, or a `std::fs::File` of this one.
+    pub(crate) fn of_complete_file() -> Self {
+        Self(Promise::Enforced)
+    }
+
+    pub(super) fn is_enforced(&self) -> bool {
+        self.0 == Promise::Enforced
     }
 }
