@@ -99,8 +99,9 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// # Errors
     ///
     /// [`io::ErrorKind::NotFound`] if it does not exist; [`io::ErrorKind::IsADirectory`] or
-    /// [`io::ErrorKind::InvalidInput`] if it is no regular file; [`io::ErrorKind::ResourceBusy`] for
-    /// writing, on the operating system's files, while [`map_table`](crate::map_table) has it mapped.
+    /// [`io::ErrorKind::InvalidInput`] if it is no regular file; for writing,
+    /// [`io::ErrorKind::ResourceBusy`] while a table is mapped from the operating system's file,
+    /// see [`map_table`](crate::map_table).
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
 
     /// Renames a file, replacing what has the new name, in one step.

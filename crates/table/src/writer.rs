@@ -309,8 +309,8 @@ impl TableWriter {
     /// # Errors
     ///
     /// [`TableError::OutOfOrder`], [`TableError::KeyTooLong`], [`TableError::TooManySegments`],
-    /// [`TableError::TooLong`], [`TableError::Full`], [`TableError::Io`]. The unfinished table is then removed, and every later call is
-    /// [`TableError::Abandoned`].
+    /// [`TableError::TooLong`], [`TableError::Full`], [`TableError::Io`]. The unfinished
+    /// table is then removed, and every later call is [`TableError::Abandoned`].
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -376,10 +376,10 @@ impl TableWriter {
     ///
     /// # Errors
     ///
-    /// [`TableError::Full`] and [`TableError::Io`], [`TableError::TooLong`] if the table gets too long
-    /// by its index or its point table, and [`TableError::Corrupt`] if the scratch file
-    /// did not give back what was written. There is then no table of this name, unless the system
-    /// refuses to remove it too; what is there is whole.
+    /// [`TableError::Full`] and [`TableError::Io`], [`TableError::TooLong`] if index or point table
+    /// make it too long, and [`TableError::Corrupt`] if the scratch file did not give back what was
+    /// written. There is then no table of this name, unless the system refuses to remove it too;
+    /// what is there is whole.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};

@@ -53,14 +53,14 @@
 /// }
 /// ```
 #[derive(Debug)]
-pub struct MapPermit(Promise);
+pub struct MapPermit(KeptBy);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Promise {
+enum KeptBy {
     /// Who made the permit keeps it.
-    Given,
+    Holder,
     /// [`Mapping::of_file`](super::Mapping::of_file) has to see that it is kept.
-    Enforced,
+    Mapping,
 }
 
 impl MapPermit {
@@ -74,7 +74,7 @@ impl MapPermit {
     /// a mapping, in no process.
     #[must_use]
     pub unsafe fn new() -> Self {
-        Self(Promise::Given)
+        Self(KeptBy::Holder)
     }
 
     /// The promise for a file of a store, by the rules of this crate: the store's lock keeps other
@@ -93,10 +93,10 @@ impl MapPermit {
     /// it has it open so, it does not map it. What remains is who knows nothing of this crate:
     /// another process, or a `std::fs::File` of this one.
     pub(crate) fn of_complete_file() -> Self {
-        Self(Promise::Enforced)
+        Self(KeptBy::Mapping)
     }
 
     pub(super) fn is_enforced(&self) -> bool {
-        self.0 == Promise::Enforced
+        self.0 == KeptBy::Mapping
     }
 }
