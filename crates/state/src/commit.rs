@@ -88,6 +88,7 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
 }
 
 impl<L> Commit<'_, '_, L> {
+    #[inline]
     fn finish(&mut self) {
         let Some(flight) = self.flight.take() else { return };
         let WriterState { live, gc_queue, .. } = &mut *self.state;

@@ -72,6 +72,7 @@ impl<P: EntryPointer> InFlightCommit<P> {
 
     /// Overwrites an entry that readers can reach. The word must be pending, and the seq must be
     /// the commit's.
+    #[inline]
     pub(crate) fn overwrite(&mut self, mvcc: &MvccState, pointer: P, new: &Version, guard: &Guard) {
         let entry = pointer.entry();
         let old = entry.newest();
@@ -97,6 +98,7 @@ impl<P: EntryPointer> InFlightCommit<P> {
         self.touch(pointer, ReplacedPlace::None);
     }
 
+    #[inline]
     fn touch(&mut self, pointer: P, old: ReplacedPlace) {
         let touched = WrittenEntry { pointer, old };
         if self.first.is_none() {
@@ -113,6 +115,7 @@ impl<P: EntryPointer> InFlightCommit<P> {
 
     /// Makes the commit visible, keeps the old versions that a snapshot needs, and drops the
     /// others. `retained` gets those that stay.
+    #[inline]
     pub(crate) fn publish(
         mut self,
         mvcc: &MvccState,
