@@ -353,3 +353,40 @@ macro_rules! shown_as_inner {
 }
 
 shown_as_inner!(GuardedClock, GuardedEntropy, GuardedFs, GuardedDir, GuardedFile, GuardedLock);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use hightower_seams::Clock;
+
+    use super::LONGEST_ELAPSED;
+    use crate::components::Components;
+
+    /// Says these seconds, which `u64::MAX` is among.
+    #[derive(Debug)]
+    struct Said(AtomicU64);
+
+    impl Clock for Said {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn whatever_a_clock_says_has_elapsed_can_be_added_to() {
+        let said = Arc::new(Said(AtomicU64::new(5)));
+        let components = Components::default().with_clock(Arc::<Said>::clone(&said)).guarded_once();
+        assert_eq!(components.clock.elapsed(), Duration::from_secs(5));
+        said.0.store(3, Ordering::Relaxed);
+        assert_eq!(components.clock.elapsed(), Duration::from_secs(5), "it has gone back");
+        said.0.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(components.clock.elapsed(), LONGEST_ELAPSED);
+    }
+}

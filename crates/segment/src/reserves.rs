@@ -118,8 +118,7 @@ impl Reserves {
     }
 
     fn note(&self, states: &[ReserveState]) {
-        let first = usize::from(planted("growth_without_kept_room"));
-        let is_enough = states.iter().skip(first).all(ReserveState::is_enough);
+        let is_enough = states.iter().all(ReserveState::is_enough);
         self.is_enough.store(is_enough, Ordering::Release);
     }
 

@@ -149,7 +149,7 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "elapsed_unbounded",
         "whatever a clock says, times can be added",
-        &[callers_numbers("a_clock_that_says_anything")],
+        &[within_engine("whatever_a_clock_says_has_elapsed")],
     ),
     caught(
         "time_begins_anew",
@@ -177,7 +177,7 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "files_are_not_taken_back",
         "the room of a reserve that was of no use is not free for a moment",
-        &[rule_of_segments("openings_leave_compaction_its_room")],
+        &[HALF_DEAD],
     ),
     caught(
         "names_need_no_room",
@@ -192,14 +192,9 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "reserve_not_put_back",
         "a reserve that was used up is made again from the first room",
-        &[rule_of_segments("a_reserve_that_was_used_in_vain_is_put_back")],
+        &[rule_of_segments("openings_leave_compaction_its_room")],
     ),
     caught("full_runs_are_not_made_smaller", "a compaction that finds no room takes fewer segments", &[HALF_DEAD]),
-    caught(
-        "growth_without_kept_room",
-        "nothing is made for new data while there is no room kept for a manifest",
-        &[life_of_segments("a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order")],
-    ),
     caught(
         "witness_ignored",
         "damage of what was durable is no torn tail",
@@ -311,7 +306,7 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "no_room_for_manifests",
         "room is kept for a manifest on a full device",
-        &[rule_of_segments("a_manifest_finds_room_on_a_full_device")],
+        &[rule_of_segments("a_name_finds_room_on_a_full_device")],
     ),
     caught(
         "quota_not_locked",
