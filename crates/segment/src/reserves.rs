@@ -189,7 +189,7 @@ impl Shared {
     /// Its room is not free for a moment meanwhile: what others would take of it on a full device,
     /// compaction would not have, or a later open. Otherwise the file goes.
     pub(crate) fn take_back(&self, name: &str, kind: SegmentKind) -> Result<(), SegmentError> {
-        if !self.reserves.is_enough() && !planted("files_are_not_taken_back") {
+        if !self.reserves.is_enough() {
             let mut states = self.reserves.states.lock();
             let len_bytes = self.adopt(name).ok().flatten().unwrap_or(0);
             let which: &[ReserveKind] = match kind {

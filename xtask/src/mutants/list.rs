@@ -175,11 +175,6 @@ const OF_STORE: &[Mutant] = &[
         &[rule_of_segments("openings_leave_compaction_its_room")],
     ),
     caught(
-        "files_are_not_taken_back",
-        "the room of a reserve that was of no use is not free for a moment",
-        &[HALF_DEAD],
-    ),
-    caught(
         "names_need_no_room",
         "a file's new name finds room on a full device",
         &[rule_of_segments("a_name_finds_room_on_a_full_device")],
