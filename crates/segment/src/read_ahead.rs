@@ -36,13 +36,18 @@ pub struct ReadAhead {
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
-        if let Some(segment) = self.in_order.take().and_then(|segment| segment.upgrade()) {
-            segment.mapping().end_in_order();
-        }
+        self.end();
     }
 }
 
 impl ReadAhead {
+    /// It no longer counts as a reader of the whole segment, if it did.
+    fn end(&mut self) {
+        if let Some(segment) = self.in_order.take().and_then(|segment| segment.upgrade()) {
+            segment.mapping().end_in_order();
+        }
+    }
+
     /// Whether it counts as a reader of the whole segment.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
@@ -76,8 +81,8 @@ fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
 impl Segment {
     /// Has the device read ahead of a reader that goes through the segment from front to back and
     /// has come to `offset`: 64 KiB first, later 512 KiB at once, and then as far as the system
-    /// likes, until `ahead` is dropped. Costs a comparison, and a system call for each 128 KiB of
-    /// the first 960.
+    /// likes, until it is 64 KiB from the end or `ahead` is dropped. Costs a comparison, and a
+    /// system call for each 128 KiB of the first 960. Without `may_read_all` windows go on.
     #[inline]
     pub fn read_ahead(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
@@ -87,8 +92,14 @@ impl Segment {
 
     #[cold]
     fn ask_for(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
-        if may_read_all && ahead.window_bytes == LONGEST_WINDOW_BYTES && !planted("long_scans_ask_for_windows") {
+        if ahead.is_in_order() {
+            // The rest has been read ahead.
             ahead.next_at = u32::MAX;
+            return ahead.end();
+        }
+        if may_read_all && ahead.window_bytes == LONGEST_WINDOW_BYTES && !planted("long_scans_ask_for_windows") {
+            let nearly_end = self.len_bytes().saturating_sub(FIRST_WINDOW_BYTES);
+            ahead.next_at = if planted("readers_stay_at_the_end") { u32::MAX } else { nearly_end };
             ahead.in_order = Some(Arc::downgrade(self));
             self.mapping().begin_in_order();
             return;

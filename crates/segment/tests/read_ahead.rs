@@ -85,17 +85,23 @@ fn a_long_scan_has_the_system_read_ahead() {
     assert!(segment.len_bytes() > 2 << 20, "{}", segment.len_bytes());
     let advice = || advice_of(segment.path());
     let mut scans = [ReadAhead::default(), ReadAhead::default()];
-    let mut read = |scan: usize, bytes: std::ops::Range<u32>| {
-        bytes.step_by(1000).for_each(|offset| segment.read_ahead(&mut scans[scan], offset, true));
+    let read = |scan: &mut ReadAhead, bytes: std::ops::Range<u32>| {
+        bytes.step_by(1000).for_each(|offset| segment.read_ahead(scan, offset, true));
     };
-    read(0, 64..256 << 10);
+    read(&mut scans[0], 64..256 << 10);
     assert_eq!(advice(), ["rr"], "it may come to its end soon");
-    read(0, 256 << 10..2 << 20);
-    read(1, 64..2 << 20);
+    read(&mut scans[0], 256 << 10..2 << 20);
+    read(&mut scans[1], 64..2 << 20);
     assert!(advice().is_empty());
-    let [first, second] = scans;
+    let [first, mut second] = scans;
     drop(first);
     assert!(advice().is_empty(), "another scan is not done");
+    read(&mut second, 2 << 20..segment.len_bytes());
+    assert_eq!(advice(), ["rr"], "it is at the end, though it still lives");
+    let mut third = ReadAhead::default();
+    read(&mut third, 64..1 << 20);
     drop(second);
+    assert!(advice().is_empty(), "an end counts once");
+    drop(third);
     assert_eq!(advice(), ["rr"]);
 }

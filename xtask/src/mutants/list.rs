@@ -107,6 +107,16 @@ const OF_STORE: &[Mutant] = &[
         &[within_engine("a_scan_that_goes_through_many")],
     ),
     caught(
+        "readers_stay_at_the_end",
+        "who has read all of a segment does not have the system read ahead in it any more",
+        &[read_ahead("a_long_scan_has"), plain("hightower-engine", "ranges", "a_scan_through_many_segments_has")],
+    ),
+    caught(
+        "every_stream_reads_all",
+        "a scan of many segments in turn has the system read ahead in few of them",
+        &[plain("hightower-engine", "ranges", "a_scan_of_many_segments_in_turn")],
+    ),
+    caught(
         "scans_lose_their_order",
         "a scan that asks for records again has not lost its order",
         &[within_engine("a_scan_that_asks_for_records_again"), plain("hightower-engine", "ranges", "a_long_scan_has")],
