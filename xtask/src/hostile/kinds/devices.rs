@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::Write as _;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine, StoreConfig};
 
 use crate::hostile::model::{Change, Effect, Model};
@@ -159,14 +159,28 @@ impl Device<'_> {
             }
         }
         let _last = live_bytes;
-        let _others = fs::remove_file(self.others());
-        if let Some(mounted) = self.mounted.as_ref().filter(|_| !self.keeps_room) {
-            // Closing needs room there, too, which comes free with the next commit of the file
-            // system.
-            let _ballast = fs::remove_file(mounted.dir.join("ballast"));
-            rustix::fs::syncfs(fs::File::open(&mounted.dir)?)?;
-        }
+        self.give_room()?;
         self.store.finish(1)
+    }
+
+    /// Removes what others have put on the device. Where each write needs new blocks, waits until
+    /// there are some: blocks come free with a later commit of the file system.
+    fn give_room(&self) -> Result<()> {
+        let _others = fs::remove_file(self.others());
+        let Some(mounted) = self.mounted.as_ref().filter(|_| !self.keeps_room) else { return Ok(()) };
+        let _ballast = fs::remove_file(mounted.dir.join("ballast"));
+        let probe = mounted.dir.join("probe");
+        for _ in 0..100 {
+            rustix::fs::syncfs(fs::File::open(&mounted.dir)?)?;
+            let has_room = fs::write(&probe, vec![1; 1 << 20]).and_then(|()| fs::File::open(&probe)?.sync_all());
+            let _probe = fs::remove_file(&probe);
+            if has_room.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        rustix::fs::syncfs(fs::File::open(&mounted.dir)?)?;
+        Ok(())
     }
 
     fn handle(&self) -> Result<std::sync::Arc<Handle>> {
@@ -263,12 +277,16 @@ impl Device<'_> {
 
     /// Closed or dropped, and opened again: what is there is there.
     fn new_life(&self, random: &mut Random) -> Result<()> {
-        let is_closed = random.once_in(2);
+        // One that is dropped is opened again at once, for which there may be no room here.
+        let is_closed = random.once_in(2) || !self.keeps_room;
         if is_closed {
             let outcome = self.store.close(1)?.flatten();
             ensure!(outcome.is_none() || outcome == Some("full"), "close comes to {outcome:?}");
             if !self.store.open_again(None)? {
-                return Err(anyhow!("the store does not open on the full device"));
+                // Where each write needs new blocks, there may be none for the new segment.
+                ensure!(!self.keeps_room, "the store does not open on the full device");
+                self.give_room()?;
+                ensure!(self.store.open_again(None)?, "the store does not open where others have given room");
             }
         } else {
             self.store.drop_and_open()?;
