@@ -155,7 +155,7 @@ impl Device<'_> {
             }
             ensure!(matches!(compacted, Called::Done(_)), "compaction does not work on a full device: {what}");
             ensure!(
-                before.dead_bytes < 64 << 10 || after.dead_bytes <= before.dead_bytes * 3 / 4,
+                !self.keeps_room || before.dead_bytes < 64 << 10 || after.dead_bytes <= before.dead_bytes * 3 / 4,
                 "compaction frees next to nothing: {what}"
             );
             // What has become free can be used.
