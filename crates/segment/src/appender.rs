@@ -1,7 +1,7 @@
 //! The writing end of the log: one appender, one commit at a time.
 //!
 //! The order of a commit: [`make_room`](Appender::make_room), which may roll to the next segment;
-//! then encode the records against [`context`](Appender::context), [`position`](Appender::position)
+//! then encode the records with [`context`](Appender::context), [`position`](Appender::position)
 //! and [`durable`](Appender::durable); then [`append`](Appender::append), which is a bounds check
 //! and a few copies, and cannot fail half-way in a mapped segment.
 
@@ -20,7 +20,7 @@ use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
 use crate::spares::Prepared;
 use crate::tail::{AppendMode, MappedTail, PositionedTail, Tail};
 
-/// No commit is shorter, so that seqs cannot run out within a segment.
+/// The least length of a commit, so that seqs cannot run out within a segment.
 const SHORTEST_COMMIT_BYTES: usize = 16;
 
 /// Appends commits. There is one per open store, and it needs no lock of its own.
@@ -34,21 +34,21 @@ pub struct Appender {
     limit: u32,
     next_seq: u64,
     records: u64,
-    /// Whether a reserve was used up for the active segment: new data waits until it is there
-    /// again, and leaves the segment to what makes room.
+    /// Whether a reserve was used up for the active segment: until it is refilled, the segment
+    /// takes only commits with [`Purpose::Reclaim`].
     for_reclaim: bool,
 }
 
-/// What may go into a segment that was just begun.
+/// The commits that a new segment takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Takes {
     Commits,
-    /// The first one rolls to the next segment: the file is the last that an open can have, and
-    /// comes back if it stays empty.
+    /// None: the first commit rolls to the next segment. The file is the last one that an open can
+    /// get, and becomes a reserve again if it stays empty.
     Nothing,
 }
 
-/// Where a commit went.
+/// The place of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// The offset of its first byte in the active segment.
@@ -85,8 +85,8 @@ impl Appender {
         }
     }
 
-    /// Whether the active segment is for deletes and for what compaction needs alone: then
-    /// [`make_room`](Self::make_room) says whether new data may go on.
+    /// Whether the active segment takes only commits with [`Purpose::Reclaim`]: then new data needs
+    /// a successful [`make_room`](Self::make_room) first.
     #[must_use]
     #[inline]
     pub fn is_for_reclaim(&self) -> bool {
@@ -100,7 +100,7 @@ impl Appender {
         &self.segment
     }
 
-    /// What records of the active segment are encoded against.
+    /// The encoding context of the active segment's records.
     #[must_use]
     #[inline]
     pub fn context(&self) -> &RecordContext {
@@ -121,15 +121,15 @@ impl Appender {
         self.next_seq
     }
 
-    /// How much of the active segment is known to be durable: what goes into the records of the
-    /// next commit.
+    /// The length of the active segment's durable prefix in bytes, which the records of the next
+    /// commit state.
     #[must_use]
     #[inline]
     pub fn durable(&self) -> u32 {
         self.segment.durable()
     }
 
-    /// How many bytes of commits the active segment still takes.
+    /// The number of bytes of commits that the active segment still takes.
     #[must_use]
     #[inline]
     pub fn remaining_bytes(&self) -> u32 {
@@ -143,18 +143,18 @@ impl Appender {
     }
 
     /// Appends one commit, encoded for [`position`](Self::position), as the concatenation of
-    /// `parts`; `records` is how many commands it has. Tens of nanoseconds for a small commit
-    /// in a mapped segment; a system call in a positioned one.
+    /// `parts`; `records` is the number of its commands. Tens of nanoseconds for a small commit in
+    /// a mapped segment; a system call in a positioned one.
     ///
-    /// When this returns, readers that learn of the offset can read the records, and the commit
-    /// survives the death of the process.
+    /// When this returns, readers that get the offset can read the records, and the commit survives
+    /// the death of the process.
     ///
     /// # Errors
     ///
     /// [`SegmentError::DoesNotFit`] if [`make_room`](Self::make_room) was not asked for this
     /// length; [`SegmentError::Full`] if a positioned write found the device full;
-    /// [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on.
-    /// Nothing of the commit will ever be read in any of these cases. [`SegmentError::Invalid`] for
+    /// [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on. In each of
+    /// these cases no reader will ever see a part of the commit. [`SegmentError::Invalid`] for
     /// fewer bytes than any commit has.
     #[inline]
     pub fn append(&mut self, parts: &[&[u8]], records: u32) -> Result<Appended, SegmentError> {
@@ -176,10 +176,10 @@ impl Appender {
         Ok(appended)
     }
 
-    /// Sees to it that a commit of `len_bytes` fits the active segment, rolling to a new one where
-    /// it does not. Tells whether it rolled: then context, position and seq are new. Costs
-    /// nothing while there is room, microseconds when it rolls to a prepared segment, and the
-    /// making of a file when there is none.
+    /// Makes room for a commit of `len_bytes` in the active segment, rolling to a new one if it
+    /// does not fit. Returns whether it rolled: then context, position and seq are new. Costs a
+    /// comparison while there is room, microseconds for a roll to a prepared segment, and the
+    /// creation of a file if none is prepared.
     ///
     /// # Errors
     ///
@@ -200,10 +200,10 @@ impl Appender {
         Ok(false)
     }
 
-    /// Ends the active segment and goes on in a new one with room for `len_bytes`. Gives the
-    /// segment that ended; it is synced and
-    /// sealed by [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors) or by
-    /// the next sync.
+    /// Ends the active segment and continues in a new one with room for `len_bytes`. Returns the
+    /// segment that ended.
+    /// [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors) syncs and seals
+    /// it; the next sync syncs it too.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ impl Appender {
             max_version: stamp.max_version,
             synced: false,
         };
-        // Both in one step, so that a sync sees the old segment in one place or the other.
+        // Both in one step, so that a sync sees the old segment in exactly one of the two places.
         {
             let mut tail = self.shared.tail.lock();
             tail.rolled.push(rolled);
@@ -233,13 +233,13 @@ impl Appender {
         Ok(ended)
     }
 
-    /// Ends the log cleanly: syncs and seals everything, and gives back the room that was prepared;
-    /// the reserves stay. After it the next open has nothing to recover.
+    /// Ends the log cleanly: syncs and seals all segments, and gives back the prepared room; the
+    /// reserves stay. The next open then has nothing to recover.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. What was durable
-    /// stays so; the next open recovers.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. Durable commits
+    /// stay durable; the next open recovers.
     pub fn close(mut self, stamp: Stamp) -> Result<(), SegmentError> {
         self.shared.seal_rolled()?;
         let empty = self.position <= FIRST_RECORD_AT;
@@ -274,25 +274,25 @@ impl Appender {
         if empty {
             shared.end_unnamed(segment)?;
         } else {
-            // Readers may still map the file, but nobody looks behind what was published.
+            // Readers may still map the file, but none reads past the published end.
             let cut = segment.file()?.set_len(position.into());
             cut.map_err(|error| SegmentError::io("cut", segment.path(), error))?;
             segment.close_file();
         }
-        // What was used up is made again from the room that has come free, for the next open.
-        // Without descriptors, say, that open does it.
+        // Refills used-up reserves from the freed room, for the next open. If this fails, for
+        // example without file descriptors, that open refills them.
         let _refilled = shared.refill_reserves();
         while planted("reserves_go_with_a_close") && shared.give_up_room() {}
         Ok(())
     }
 
-    /// Gives back the room of the active segment beyond the next `keep_bytes`; what comes after
-    /// that goes into the next segment. For a store that is not written to at the moment.
+    /// Gives back the room of the active segment past the next `keep_bytes`; later commits go into
+    /// the next segment. For a store without writes at the moment.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`]; then commits may use no more than was asked for, but the room may not
-    /// have been given back.
+    /// [`SegmentError::Io`]; then the segment takes no more than `keep_bytes`, but may still hold
+    /// the room.
     pub fn give_back(&mut self, keep_bytes: u32) -> Result<(), SegmentError> {
         let limit = self.position.saturating_add(keep_bytes);
         if limit >= self.limit {
@@ -319,9 +319,8 @@ impl Appender {
         SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes: self.remaining_bytes().into() }
     }
 
-    /// A write that did nothing for lack of room or memory can be tried again. One that wrote a
-    /// part cannot: a later, shorter commit in its place might be followed by what is left of
-    /// it.
+    /// A write that found no room or memory before its first byte can be tried again. One that
+    /// wrote a part cannot: its rest might follow a later, shorter commit in its place.
     #[cold]
     fn fail(&self, (written, error): (u64, std::io::Error), len: usize) -> SegmentError {
         let path = self.segment.path();

@@ -32,7 +32,7 @@ type Check = fn(&dyn Dir) -> Checked;
 
 const CHECKS: [(&str, Check); 9] = [
     ("a name is created once", created_once),
-    ("bytes are read where they were written, and none behind the end", bytes_stay),
+    ("reads return the bytes at the offset of their write, and none past the end", bytes_stay),
     ("a file is cut and made longer by zeros", lengths),
     ("allocating makes a file longer and changes no byte", allocating),
     ("a rename replaces what had the name", renaming),
@@ -177,7 +177,7 @@ fn mapping(dir: &dyn Dir) -> Checked {
     let map = ok("mapping for writing", file.map(4096, Access::Write, MapPermit::of_store()))?;
     let Some(mut writer) = map.writer() else { return Err("a new mapping has no writer".to_owned()) };
     map.append(&mut writer, &[b"map", b"ped"]).map_err(|error| format!("appending through the map failed: {error}"))?;
-    ensure(map.slice(0..6) == Some(b"mapped"), "what was appended is not published")?;
+    ensure(map.slice(0..6) == Some(b"mapped"), "the appended bytes are not published")?;
     ensure(map.slice(0..7).is_none(), "more is published than was appended")?;
     ok("syncing the map", map.sync(0..6))?;
     let mut found = [0; 6];
@@ -185,7 +185,7 @@ fn mapping(dir: &dyn Dir) -> Checked {
     ensure(&found == b"mapped", &format!("the file has {found:?} where the map has \"mapped\""))?;
     write(&*file, b" and written", 6)?;
     map.publish(&mut writer, 18).map_err(|error| format!("publishing failed: {error}"))?;
-    ensure(map.slice(6..18) == Some(b" and written"), "the map does not show what was written by position")
+    ensure(map.slice(6..18) == Some(b" and written"), "the map does not show a positioned write")
 }
 
 fn one_component(dir: &dyn Dir) -> Checked {

@@ -1,5 +1,5 @@
-//! The end of an open for writing: what was recovered is made durable, and the first segment is
-//! begun.
+//! The end of an open for writing: makes the recovered records durable and begins the first
+//! segment.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,13 +22,13 @@ use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::Shared;
 use crate::spares::Spare;
 
-/// A store that was read and found whole, before anything in it was changed. Replay its segments,
-/// then [`finish`](Self::finish).
+/// A store that was read and found whole, and is unchanged so far. Replay its segments, then call
+/// [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Recovery {
     pub(crate) shared: Arc<Shared>,
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// How much longer the files are than what counts of them.
+    /// The segments with the lengths of their files, which may reach past the valid records.
     pub(crate) files: Vec<(Arc<Segment>, Recovered)>,
     pub(crate) dropped: Vec<u32>,
     pub(crate) report: RecoveryReport,
@@ -53,23 +53,23 @@ impl Recovery {
         &self.segments
     }
 
-    /// What was found.
+    /// What the open found.
     #[must_use]
     pub fn report(&self) -> &RecoveryReport {
         &self.report
     }
 
-    /// Makes what was recovered durable, seals it, removes what does not count, and starts a new
-    /// segment. `stamp` is the highest version that replay has seen, or the report's
-    /// `version_floor` if that is higher.
+    /// Makes the recovered records durable, seals their segments, removes garbage files and
+    /// segments without valid records, and starts a new segment. `stamp` has the highest version of
+    /// the replayed records, or the report's `version_floor` if that is higher.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store is then as it was: it can be
-    /// opened again.
+    /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store's content is then unchanged, and
+    /// it can be opened again.
     pub fn finish(self, stamp: Stamp) -> Result<(Appender, RecoveryReport), SegmentError> {
         let Self { shared, segments, files, dropped, report } = self;
-        // Only pages that are durable may be called so.
+        // The manifest may call only synced pages durable.
         for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
             if !planted("recovered_tail_not_synced") {
                 let file = segment.file()?;
@@ -95,14 +95,14 @@ impl Recovery {
             max_version: report.max_version.max(stamp.max_version),
             ..ManifestEdit::default()
         };
-        // Before anything else takes the room.
+        // First, before other files take the room.
         shared.adopt_reserves()?;
         let lengths = shared.lengths(0)?;
         shared.keep_reserves(lengths)?;
         let len = shared.next_len.load(Ordering::Relaxed).min(lengths.segment);
         let (spare, takes) = match shared.create_spare_within(len, 0) {
             Err(error) if error.is_full() => {
-                // What does not count any more makes room.
+                // Removing dropped segments frees room.
                 shared.edit_manifest(Form::Shortest, |_| edit.clone())?;
                 dropped.iter().try_for_each(|id| shared.take_back(&segment_name(*id), SegmentKind::Append))?;
                 shared.tidy(&files, &dropped)?;
@@ -111,7 +111,7 @@ impl Recovery {
             made => (made?, Takes::Commits),
         };
         let prepared = shared.prepare(spare, stamp, edit)?;
-        // Everything before it is durable, and named so.
+        // All earlier segments are durable, and the manifest says so.
         prepared.segment.raise_durable(FIRST_RECORD_AT);
         for (segment, _) in &files {
             segment.mark_sealed();
@@ -124,7 +124,7 @@ impl Recovery {
 }
 
 impl Shared {
-    /// A file for the first segment on a device that was found full, and what may go into it.
+    /// A file for the first segment on a full device, and what may go into it.
     fn first_spare(&self, len: u32, error: SegmentError) -> Result<(Spare, Takes), SegmentError> {
         self.keep_reserves(self.lengths(0)?)?;
         match self.create_spare_within(len, 0) {
@@ -134,7 +134,7 @@ impl Shared {
         let in_order = [
             (ReserveKind::Tail, Takes::Commits),
             (ReserveKind::Opening, Takes::Nothing),
-            // Better a store that only shrinks than none.
+            // A store that only shrinks is better than none.
             (ReserveKind::Compaction, Takes::Commits),
         ];
         for (reserve, takes) in in_order {
@@ -148,13 +148,13 @@ impl Shared {
         if self.give_up_room() { Ok((self.create_spare_within(len, 0)?, Takes::Commits)) } else { Err(error) }
     }
 
-    /// Removes the files of segments of which nothing counts.
+    /// Removes the files of segments without valid records.
     fn remove_dropped(&self, dropped: &[u32]) -> Result<(), SegmentError> {
         dropped.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))
     }
 
-    /// Removes files that count no longer, and gives back what sealed files have allocated behind
-    /// their records.
+    /// Removes the files of dropped segments, and gives back the room past the records of sealed
+    /// ones.
     fn tidy(&self, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
         self.remove_dropped(dropped)?;
         for (segment, recovered) in files {

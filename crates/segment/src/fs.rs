@@ -1,10 +1,9 @@
 //! The file system as this crate sees it: a seam with a real side ([`RealFs`]) and a simulated one
 //! (`sim::SimFs`).
 //!
-//! The traits ask for no more than a log needs: append-only files of fixed size, atomic
-//! replacement, directory syncs and one lock. Everything a store does to the outside goes through
-//! them. A store resolves the path of its directory once: from then on it names its files relative
-//! to the directory that it has open.
+//! The traits have only what a log needs: append-only files of fixed size, atomic replacement,
+//! directory syncs and one lock. All file operations of a store go through them. A store resolves
+//! the path of its directory once: from then on it names its files relative to the open directory.
 
 mod real;
 
@@ -28,29 +27,29 @@ pub enum LockKind {
     Exclusive,
 }
 
-/// What is known of a file without reading it.
+/// The length and the link count of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// Its length in bytes.
     pub len_bytes: u64,
-    /// How many names it has: more than one means that somebody, such as a backup, keeps a hard
-    /// link.
+    /// The number of its names: more than one means that another program, such as a backup, keeps a
+    /// hard link.
     pub links: u64,
 }
 
-/// How much room there is on a device.
+/// The room on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRoom {
     /// In all, in bytes; `u64::MAX` if that is not known.
     pub total_bytes: u64,
-    /// How much of it this process may still use, in bytes; `u64::MAX` if that is not known.
+    /// The bytes of it that this process may still use; `u64::MAX` if that is not known.
     pub available_bytes: u64,
 }
 
 /// A held lock; dropping it gives it back.
 pub trait Lock: Debug + Send + Sync {}
 
-/// A file system. Used as `Arc<dyn Fs>`. What happens inside a directory is a matter of [`Dir`].
+/// A file system. Used as `Arc<dyn Fs>`. Operations inside a directory are methods of [`Dir`].
 ///
 /// All errors are the system's own. Out of space must come back as [`io::ErrorKind::StorageFull`]
 /// or [`io::ErrorKind::QuotaExceeded`].
@@ -64,8 +63,8 @@ pub trait Fs: Debug + Send + Sync {
     /// something else has its name.
     fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>>;
 
-    /// Creates a directory and those above it that are missing, for their owner alone, and syncs
-    /// every directory that got a new entry. Nothing happens if it exists.
+    /// Creates a directory and its missing ancestors, accessible to their owner alone, and syncs
+    /// every directory that got a new entry. Does nothing if it exists.
     ///
     /// # Errors
     ///
@@ -75,26 +74,26 @@ pub trait Fs: Debug + Send + Sync {
 
 /// An open directory: its files, by name. Used as `Arc<dyn Dir>`.
 ///
-/// All methods mean the directory that was opened, even if it was renamed since, or another one has
-/// its name now. Once it was removed, they fail with [`io::ErrorKind::NotFound`]. No method but
-/// [`list`](Self::list), [`try_lock`](Self::try_lock) and those that open a file needs another file
-/// descriptor.
+/// All methods act on the opened directory, even if it was renamed since, or another one has its
+/// name now. After its removal they fail with [`io::ErrorKind::NotFound`]. Only
+/// [`list`](Self::list), [`try_lock`](Self::try_lock) and the methods that open a file need another
+/// file descriptor.
 ///
-/// A name is one path component: with a `/` in it, empty, `.` or `..`, it is refused with
+/// A name is one path component: a name that is empty, `.` or `..`, or has a `/`, is refused with
 /// [`io::ErrorKind::InvalidInput`].
 pub trait Dir: Any + Debug + Send + Sync {
-    /// Where the directory was when it was opened, as an absolute path: for messages.
+    /// The absolute path of the directory when it was opened, for messages.
     fn path(&self) -> &Path;
 
-    /// Creates a file for reading and writing, for its owner alone.
+    /// Creates a file for reading and writing, accessible to its owner alone.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::AlreadyExists`] if the name is taken.
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Opens a regular file that exists. It waits for nothing: what is no regular file, such as a
-    /// named pipe, is refused.
+    /// Opens an existing regular file. Never blocks: anything but a regular file, such as a named
+    /// pipe, is refused.
     ///
     /// # Errors
     ///
@@ -104,7 +103,7 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// see [`map_table`](crate::map_table).
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
 
-    /// Renames a file, replacing what has the new name, in one step.
+    /// Renames a file, atomically replacing the file with the new name.
     ///
     /// # Errors
     ///
@@ -118,7 +117,7 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// [`io::ErrorKind::NotFound`] if it does not exist.
     fn remove_file(&self, name: &str) -> io::Result<()>;
 
-    /// Gives a file a second name, in `target`, which may be this directory or another one.
+    /// Gives a file a second name in `target`, which may be this directory or another one.
     ///
     /// # Errors
     ///
@@ -126,8 +125,8 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// the directories are not of one file system; those of the system.
     fn hard_link(&self, name: &str, target: &dyn Dir, link: &str) -> io::Result<()>;
 
-    /// The names in the directory, in no order. A name that is not UTF-8 is given with U+FFFD in
-    /// place of what is not: no file of a store has such a name, but the directory is not
+    /// The names in the directory, in no order. In a name that is not UTF-8, U+FFFD replaces each
+    /// invalid part: no file of a store has such a name, but it shows that the directory is not
     /// empty.
     ///
     /// # Errors
@@ -149,30 +148,28 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Those of the system.
     fn sync(&self) -> io::Result<()>;
 
-    /// Takes a lock on the directory itself, without waiting; `None` if another holder is in the
-    /// way. There is no lock file, so nothing in the directory can be removed or replaced to
-    /// get around it. The lock ends with the process at the latest.
+    /// Takes a lock on the directory itself, without waiting; `None` if another holder prevents it.
+    /// There is no lock file, so removing or replacing a file of the directory cannot bypass it.
+    /// The lock ends with the process at the latest.
     ///
     /// # Errors
     ///
-    /// Those of the system, for one [`io::ErrorKind::Unsupported`] where the file system locks no
-    /// directories.
+    /// Those of the system, such as [`io::ErrorKind::Unsupported`] where the file system cannot
+    /// lock directories.
     fn try_lock(&self, kind: LockKind) -> io::Result<Option<Box<dyn Lock>>>;
 
-    /// Whether a lock that is in the way is held by this process, as far as that is known: for
-    /// messages.
+    /// Whether this process holds the conflicting lock, as far as that is known; for messages.
     fn is_locked_by_this_process(&self) -> bool;
 
-    /// How much room there is on the directory's device. Others use it, too: it is known for this
-    /// moment only.
+    /// The room on the directory's device at this moment: other programs use it too.
     ///
     /// # Errors
     ///
     /// Those of the system.
     fn room(&self) -> io::Result<DeviceRoom>;
 
-    /// Whether writing into an allocated file cannot fail for want of space, so that stores through
-    /// a map are safe.
+    /// Whether a write into an allocated file never fails for lack of space, so that memory stores
+    /// through a map are safe.
     ///
     /// # Errors
     ///
@@ -182,27 +179,27 @@ pub trait Dir: Any + Debug + Send + Sync {
 
 /// An open file. Used as `Arc<dyn File>`.
 pub trait File: Debug + Send + Sync {
-    /// Reads at an offset; fewer bytes than asked for, down to none at the end of the file, are no
-    /// error.
+    /// Reads at an offset; fewer bytes than the buffer holds, and none at the end of the file, are
+    /// no error.
     ///
     /// # Errors
     ///
     /// Those of the system, [`io::ErrorKind::Interrupted`] among them.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes at an offset and says how many bytes were taken, which may be fewer than given.
+    /// Writes at an offset and returns the number of bytes written, which may be less than `bytes`
+    /// has.
     ///
     /// # Errors
     ///
     /// Those of the system, [`io::ErrorKind::Interrupted`] among them.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes the file's bytes and length durable. Its name is the directory's matter.
+    /// Makes the file's bytes and length durable; for its name, see [`Dir::sync`].
     ///
     /// # Errors
     ///
-    /// Those of the system. After an error nothing is known of what was written since the last
-    /// success.
+    /// Those of the system. After an error, writes since the last success may be durable or lost.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Length and number of names.
@@ -212,23 +209,23 @@ pub trait File: Debug + Send + Sync {
     /// Those of the system.
     fn metadata(&self) -> io::Result<Metadata>;
 
-    /// Cuts the file, or makes it longer by zeros that take no room.
+    /// Cuts the file, or lengthens it by zeros that take no room.
     ///
     /// # Errors
     ///
     /// Those of the system.
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Makes the file at least this long, with room on the device for all of it.
+    /// Lengthens the file to at least `len_bytes`, with room on the device for all of it.
     ///
     /// # Errors
     ///
-    /// Out of space comes back here. The file may then have grown by a part.
+    /// A full device, among others. The file may then be longer by a part.
     fn allocate(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Gives back the room on the device behind `len_bytes`, without changing the file's length:
-    /// what stood there reads as zeros from then on. Where the file system cannot do that,
-    /// nothing happens; it only costs room.
+    /// Gives back the room on the device past `len_bytes`, without changing the file's length: the
+    /// freed part reads as zeros. Does nothing where the file system cannot do that; it only costs
+    /// room.
     ///
     /// # Errors
     ///
@@ -237,8 +234,8 @@ pub trait File: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Maps the first `len_bytes` of the file, which must be that long. Nothing of it is published
-    /// yet. What else must hold while the mapping lives, the permit promises.
+    /// Maps the first `len_bytes` of the file, which must be that long. No byte is published yet.
+    /// The permit promises the other conditions that must hold while the mapping lives.
     ///
     /// # Errors
     ///
@@ -246,11 +243,11 @@ pub trait File: Debug + Send + Sync {
     fn map(&self, len_bytes: usize, access: Access, permit: MapPermit) -> io::Result<Mapping>;
 }
 
-/// Writes all of `bytes`, going on after short writes and interruptions.
+/// Writes all of `bytes`, continuing after short writes and interruptions.
 ///
 /// # Errors
 ///
-/// The first real error, with the number of bytes that had been written before it.
+/// The first error other than an interruption, with the number of bytes written before it.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs, write_all_at};
@@ -276,7 +273,7 @@ pub fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> Resul
     Ok(())
 }
 
-/// Reads until the buffer is full or the file ends; gives the number of bytes read.
+/// Reads until the buffer is full or the file ends; returns the number of bytes read.
 ///
 /// # Errors
 ///
@@ -305,7 +302,7 @@ pub fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Resu
     Ok(filled)
 }
 
-/// Syncs, once more if a signal came in between: an interrupted sync has not failed.
+/// Calls `operation` again as long as a signal interrupts it: an interrupted sync has not failed.
 ///
 /// # Errors
 ///
@@ -330,7 +327,7 @@ pub fn retry_interrupted(mut operation: impl FnMut() -> io::Result<()>) -> io::R
 /// Removes a file that may be gone already.
 pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<(), SegmentError> {
     match dir.remove_file(name) {
-        // A directory is none of the store's, whatever its name.
+        // A directory never belongs to the store, whatever its name.
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
             Err(SegmentError::io("remove", &dir.path().join(name), error))
         }
@@ -338,7 +335,7 @@ pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<(), SegmentEr
     }
 }
 
-/// Whether this is a name, and not a path that leads elsewhere.
+/// Refuses anything but a single path component.
 pub(crate) fn check_name(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains('/') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no file name")));

@@ -1,4 +1,4 @@
-//! The manifest as it is on disk and in memory, and the one way to change both.
+//! The manifest on disk and in memory, and the one function that changes both.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -13,15 +13,15 @@ use crate::mutants::planted;
 use crate::names::MANIFEST;
 use crate::shared::{NotReplaced, Shared, replace_manifest};
 
-/// Edits are gathered behind the manifest until they are as long as it is, or this long.
+/// Edits are appended to the manifest until they are longer than it and than this.
 const LEAST_EDITS_BYTES: u64 = manifest_edit::MAX_LEN_BYTES as u64;
 
-/// The manifest that counts, and where the next edit goes.
+/// The current manifest, and the place of the next edit.
 #[derive(Debug)]
 pub(crate) struct ManifestFile {
     now: Manifest,
-    /// `None` until this opening has written the manifest: an earlier one may have failed to sync
-    /// what stands there.
+    /// `None` until this open has written the manifest: an earlier one may have failed to sync its
+    /// end.
     log: Option<EditLog>,
 }
 
@@ -30,19 +30,19 @@ pub(crate) struct ManifestFile {
 pub(crate) struct EditLog {
     file: Arc<dyn File>,
     path: PathBuf,
-    /// The check of the manifest before the edits.
+    /// The checksum of the manifest before the edits.
     check: u32,
     whole_bytes: u64,
     end: u64,
 }
 
-/// Whether a change may be appended.
+/// How a change is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// As an edit, if that is shorter.
+    /// As an appended edit, if that is shorter.
     Shortest,
-    /// It is the last one: the manifest is written anew, so that one check covers all of it, and
-    /// its file is closed. If no file can be made for that, it is appended after all.
+    /// As the last change: the manifest is written anew, so that one checksum covers all of it, and
+    /// its file is closed. Without a new file for that, the change is appended after all.
     Last,
 }
 
@@ -68,20 +68,21 @@ impl EditLog {
         Self { file, path, check, whole_bytes, end: whole_bytes }
     }
 
-    /// Appends a change, durably. `Ok(false)`: not in this file, and nothing has changed.
+    /// Appends a change, durably. `Ok(false)`: this file cannot take it, and nothing has changed.
     fn append(&mut self, after: Heading, edit: &ManifestEdit) -> Result<bool, NotAppended> {
         let Some(bytes) = edit.encode(after, self.check, self.end) else { return Ok(false) };
         let end = self.end + bytes.len() as u64;
         if end - self.whole_bytes > self.whole_bytes.max(LEAST_EDITS_BYTES) || end > MAX_LEN_BYTES as u64 {
             return Ok(false);
         }
-        // The file has lost its name, or has got a second one, whose owner expects that it stays as it is.
+        // The file has lost its name, or has a second one, whose owner expects that it does not
+        // change.
         if self.file.metadata().map_or(true, |found| found.links != 1 && !planted("edit_in_a_linked_manifest")) {
             return Ok(false);
         }
         if let Err((written, error)) = write_all_at(self.file.as_ref(), &bytes, self.end) {
             let failed = SegmentError::io_or_full("write", &self.path, bytes.len() as u64, error);
-            // What stands there is no edit, so long as a part is missing.
+            // An edit with a missing part is no edit.
             let is_harmless = (failed.is_full() || failed.is_shortage()) && written < bytes.len() as u64;
             return if is_harmless { Ok(false) } else { Err(NotAppended { failed, may_be_replaced: false }) };
         }
@@ -96,21 +97,21 @@ impl EditLog {
     }
 }
 
-/// Why it is not known whether an edit counts.
+/// The error after which an edit may count or not.
 #[derive(Debug)]
 struct NotAppended {
     failed: SegmentError,
-    /// Once the manifest has been written anew, it is.
+    /// Writing the manifest anew removes the doubt.
     may_be_replaced: bool,
 }
 
 impl Shared {
-    /// Changes the manifest: on disk first, then here. `edit` says how, by what it is now. If the
-    /// device is full, reserves are given up for it.
+    /// Changes the manifest: on disk first, then in memory. `edit` returns the change for the
+    /// current manifest. On a full device, reserves are removed to make room.
     ///
     /// # Errors
     ///
-    /// Any, and nothing has changed, or the store is poisoned.
+    /// Any; then either nothing has changed, or the store is poisoned.
     pub(crate) fn edit_manifest(
         &self,
         form: Form,
@@ -137,7 +138,8 @@ impl Shared {
         let mut next = now.clone();
         next.apply(&edit);
         let written = match (self.write_whole(&next, in_doubt), log.as_mut().filter(|_| form == Form::Last)) {
-            // Nothing has changed, for want of a descriptor, say. The file that is open will do.
+            // Nothing has changed: for example, the process had no file descriptor left. The open
+            // file takes the edit.
             (Err(failure), Some(log)) if !self.poison.is_set() && !planted("last_edit_needs_a_file") => {
                 let appended = log.append(now.heading_after(&edit), &edit);
                 if !appended.map_err(|NotAppended { failed, .. }| self.poison.latch_sync(failed))? {
@@ -150,14 +152,14 @@ impl Shared {
         };
         *log = (form == Form::Shortest).then_some(written);
         *now = next;
-        // The old file's room is free from here on: it is kept before anything else takes it. If that
-        // fails, whatever would grow next is told.
+        // The old file's room is free from here on, and becomes the reserve before other files take
+        // it. If that fails, the next creation of a file for new data returns the error.
         let _made_later = self.keep_manifest_reserve(now.encoded_len() as u64);
         Ok(())
     }
 
-    /// Writes all of a manifest. `in_doubt`: why it is not known what the file holds that this
-    /// replaces.
+    /// Writes all of a manifest. `in_doubt` is the error that left the content of the replaced file
+    /// unknown.
     fn write_whole(&self, next: &Manifest, in_doubt: Option<SegmentError>) -> Result<EditLog, SegmentError> {
         let mut written = replace_manifest(self.dir.as_ref(), next);
         while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {

@@ -28,9 +28,8 @@ pub fn map_checkpoint(dir: &dyn Dir, name: &str) -> io::Result<Mapping> {
 ///
 /// It needs no lock. While the map lives, [`Dir::open`] refuses to open the file for writing in
 /// this process, by any of its names; and a file that this process has open for writing is not
-/// mapped. So no program that uses files through [`Fs`](crate::Fs) cuts it. Another
-/// process can, and so can a `std::fs::File`: reading what was cut off then ends this process by a
-/// signal.
+/// mapped. So no program that uses files through [`Fs`](crate::Fs) cuts it. Another process can,
+/// and so can a `std::fs::File`: a read of the missing part then ends this process by a signal.
 ///
 /// # Errors
 ///

@@ -1,18 +1,18 @@
-//! Memory that is a file's: the only module of this crate with `unsafe`.
+//! Memory maps of files: the only module of this crate with `unsafe`.
 //!
-//! A mapping is a run of bytes of which a prefix is *published*. One writer (whoever holds the
-//! [`MappingWriter`]; there is never a second one) copies bytes behind the prefix and then moves
-//! the prefix's end over them; any number of readers borrow from the prefix, without locks. Since
-//! published bytes are never written again, and unpublished ones never lent, a borrowed slice never
-//! changes: that is what makes the interface safe.
+//! A mapping is a run of bytes of which a prefix is *published*. One writer (the holder of the only
+//! [`MappingWriter`]) copies bytes after the prefix and then moves the prefix's end over them; any
+//! number of readers borrow from the prefix, without locks. Since published bytes are never written
+//! again, and unpublished ones never lent, a borrowed slice never changes: that is what makes the
+//! interface safe.
 //!
-//! A file that is appended to is mapped twice, since what is wished of its pages differs: by the
-//! writer, which touches them ahead, in ever more or as few at once as suits it; and by readers, to
-//! whom a page comes back after the system has given it up, and who cannot write. Both see the same
-//! bytes: they are the page cache's.
+//! A file open for appends is mapped twice, with different advice: a writable map for the writer,
+//! which touches pages ahead of the end and chooses their size; and a read-only map for readers,
+//! which load pages again that the system has evicted. Both show the same bytes: those of the page
+//! cache.
 //!
-//! Behind it is either a file's pages ([`Mapping::of_file`]) or plain shared memory
-//! ([`Mapping::of_memory`]), which a file system without maps, for one the simulated one, uses as
+//! The memory is either a file's pages ([`Mapping::of_file`]) or plain shared memory
+//! ([`Mapping::of_memory`]), which a file system without maps, such as the simulated one, uses as
 //! the image of the file.
 
 mod advice;
@@ -44,19 +44,19 @@ pub use fork_guard::run_in_fork;
 pub use memory::{Frozen, MemoryObserver, SharedMemory};
 pub use permit::MapPermit;
 
-/// How many bytes one step of [`Mapping::prefault`] touches: small enough that no step holds the
-/// kernel's map lock for long.
+/// The number of bytes that one step of [`Mapping::prefault`] touches: small enough that no step
+/// holds the kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;
 
-/// A huge page: as much as the last level of the processor's page tables covers.
+/// The size of a huge page: what the last level of the processor's page tables covers.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A file's bytes in memory, up to a published end: one writer appends behind it, any number of
 /// readers borrow before it.
 pub struct Mapping {
-    /// Where readers find the bytes.
+    /// The address of the bytes for readers.
     base: *const u8,
-    /// Where the writer puts them.
+    /// Their address for the writer.
     target: *mut u8,
     len: usize,
     published: AtomicUsize,
@@ -75,11 +75,11 @@ enum Backing {
 /// The maps of one file.
 struct FileMaps {
     reading: MmapRaw,
-    /// How many read all of it from front to back.
+    /// The number of readers of all of it from front to back.
     in_order: Mutex<u32>,
-    /// If it is appended to.
+    /// The writer's map, for a file open for appends.
     writing: Option<MmapRaw>,
-    /// If it is mapped for good. The last field: its maps end before.
+    /// For a complete file, such as a table. The last field, so that it outlives the maps.
     _mapped: Option<MapUse>,
 }
 
@@ -89,7 +89,7 @@ pub struct MappingWriter {
     id: u64,
 }
 
-/// Why a mapped append did not happen. Nothing was written.
+/// Why a mapped append failed. It wrote nothing that readers can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MappingError {
@@ -102,7 +102,7 @@ pub enum MappingError {
     /// The mapping is for reading.
     #[error("the mapping is read-only")]
     ReadOnly,
-    /// The observer of plain memory panicked. It may have heard of bytes that do not count.
+    /// The observer of plain memory panicked. It may have seen bytes that will not be published.
     #[error("the observer of the memory panicked")]
     ObserverPanicked,
 }
@@ -119,9 +119,9 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `len_bytes` of a file.
     ///
-    /// The file must be as long as that and stay so, and nobody else may write to it: who makes the
-    /// [`MapPermit`] promises it. (A process that cuts a mapped file makes its readers die by a
-    /// signal; no program that maps files can prevent that.)
+    /// The file must have and keep that length, and nobody else may write to it: the maker of the
+    /// [`MapPermit`] promises it. (If another process cuts a mapped file, a signal kills its
+    /// readers; no program that maps files can prevent that.)
     ///
     /// # Errors
     ///
@@ -139,8 +139,8 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len_bytes);
         let reading = options.map_raw_read_only(file)?;
-        // Or a page that is not in memory would bring as much as the system reads ahead of a file,
-        // up to many megabytes, of which a lookup needs a page or two.
+        // Otherwise each fault would read the file's read-ahead size, up to many megabytes, of
+        // which a lookup needs a page or two.
         if !planted("lookups_read_ahead") {
             let _wish = reading.advise(memmap2::Advice::Random);
         }
@@ -155,7 +155,7 @@ impl Mapping {
     }
 
     /// A mapping over the first `len_bytes` of plain memory, or all of it if it is shorter;
-    /// `observer` learns of each append and serves [`sync`](Self::sync).
+    /// `observer` gets each append and serves [`sync`](Self::sync).
     #[must_use]
     pub fn of_memory(
         memory: Arc<SharedMemory>,
@@ -181,38 +181,37 @@ impl Mapping {
         }
     }
 
-    /// How many bytes are mapped, published or not.
+    /// The number of mapped bytes, published or not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is mapped.
+    /// Whether the mapping has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether it takes memory maps of the process.
+    /// Whether it uses up memory maps of the process, whose number is limited.
     pub(crate) fn takes_maps(&self) -> bool {
         matches!(self.backing, Backing::File(_))
     }
 
-    /// Whether it can be appended to.
+    /// Whether the mapping takes appends.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.access == Access::Write
     }
 
-    /// Where the published bytes end.
+    /// The end of the published bytes.
     #[must_use]
     #[inline]
     pub fn published(&self) -> usize {
         self.published.load(Ordering::Acquire)
     }
 
-    /// The published bytes of a range; `None` where it is not published as a whole. Costs an atomic
-    /// load.
+    /// The bytes of a range; `None` unless all of it is published. Costs an atomic load.
     #[must_use]
     #[inline]
     pub fn slice(&self, range: Range<usize>) -> Option<&[u8]> {
@@ -245,12 +244,12 @@ impl Mapping {
         (!taken).then_some(MappingWriter { id: self.id })
     }
 
-    /// Copies `parts` one after the other behind the published bytes and publishes them, all at
-    /// once. Gives the new published end.
+    /// Copies `parts` one after the other past the published end and publishes them all at once.
+    /// Returns the new published end.
     ///
     /// # Errors
     ///
-    /// [`MappingError`]; then nothing was written.
+    /// [`MappingError`]; then nothing was published.
     #[inline]
     pub fn append(&self, writer: &mut MappingWriter, parts: &[&[u8]]) -> Result<usize, MappingError> {
         if writer.id != self.id {
@@ -295,8 +294,8 @@ impl Mapping {
         }
     }
 
-    /// Publishes bytes that came into the file by another way than [`append`](Self::append):
-    /// positioned writes, or an earlier process. They must not be written again.
+    /// Publishes bytes that reached the file other than by [`append`](Self::append): by positioned
+    /// writes, or from an earlier process. They must not be written again.
     ///
     /// # Errors
     ///
@@ -316,9 +315,9 @@ impl Mapping {
         Ok(())
     }
 
-    /// Takes back all published bytes, so that the memory can be written from the start again, with
-    /// a new writer. Tells whether that was possible: not while another mapping of the same
-    /// memory lives.
+    /// Takes back all published bytes, so that a new writer can write the memory from the start
+    /// again. Returns whether that was possible: not while another mapping of the same memory
+    /// lives.
     #[must_use]
     pub fn reset(&mut self) -> bool {
         if let Backing::Memory { memory, .. } = &self.backing
@@ -327,7 +326,7 @@ impl Mapping {
             return false;
         }
         self.keep_in(Pages::Small);
-        // No reader is left that could take it back.
+        // No reader is left that could end its count.
         self.count_in_order(|_| 0);
         // An old writer's id fits no longer.
         self.id = next_id();
@@ -336,7 +335,7 @@ impl Mapping {
         true
     }
 
-    /// The map that a file is appended to through.
+    /// The writer's map.
     fn writing(&self) -> Option<&MmapRaw> {
         match &self.backing {
             Backing::File(maps) => maps.writing.as_ref(),
@@ -344,21 +343,21 @@ impl Mapping {
         }
     }
 
-    /// Says in what pages what will be appended is to be kept, whoever touches them first. A wish:
-    /// if it is not granted, nothing changes but speed.
+    /// Sets the kind of pages for bytes appended from now on, whichever thread touches the pages
+    /// first. Only advice: if the system ignores it, only speed changes.
     pub fn keep_in(&self, pages: Pages) {
         let Some(raw) = self.writing() else { return };
         let _wishes = match pages {
             Pages::Small => [forget_huge_pages(raw), raw.advise(memmap2::Advice::Random)],
             Pages::Mixed => [forget_huge_pages(raw), raw.advise(memmap2::Advice::Normal)],
-            // At random, or the system would bring the next one too.
+            // With "random", or the system would load the next one too.
             Pages::Huge => [wish_for_huge_pages(raw), raw.advise(memmap2::Advice::Random)],
         };
     }
 
     /// Touches the pages of a range for writing, so that later appends meet no page fault; makes
-    /// them dirty. A range beyond the end is cut. Gives how many bytes were touched: 0 where
-    /// the system cannot do it, which only costs time later.
+    /// them dirty. A range past the end is cut. Returns the number of bytes touched: 0 where the
+    /// system cannot do it, which only costs time later.
     ///
     /// # Errors
     ///
@@ -377,15 +376,14 @@ impl Mapping {
         Ok(end.saturating_sub(range.start))
     }
 
-    /// Takes the pages of a range out of the writer's page tables, all at once; its next access
-    /// maps them again. Neither what they hold nor what is dirty of them changes, and readers
-    /// have them still. Before several pages are synced it pays: the system would else visit the
-    /// page tables page by page, and interrupt every other processor that runs this process for
-    /// each.
+    /// Removes the pages of a range from the writer's page tables, all at once; its next access
+    /// maps them again. Their bytes and dirty state do not change, and readers keep their maps. It
+    /// pays before a sync of several pages: otherwise the kernel would visit the page tables page
+    /// by page, and for each interrupt every other processor that runs this process.
     ///
     /// # Errors
     ///
-    /// Those of the system. Nothing depends on success but speed.
+    /// Those of the system. An error affects only speed.
     pub fn unmap_pages(&self, range: Range<usize>) -> io::Result<()> {
         let Some(raw) = self.writing() else { return Ok(()) };
         let page_bytes = rustix::param::page_size();
@@ -394,19 +392,18 @@ impl Mapping {
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
-    /// Tells the system that the whole mapping is read from front to back: it then reads ahead of
-    /// the reader, in large pages, which cost a third of what small ones do. Until as many ends
-    /// as beginnings were told; lookups meanwhile read more than they need. A wish: if it is
-    /// not granted, reading takes longer.
+    /// Advises the system that a reader reads the whole mapping from front to back: it then reads
+    /// ahead in large pages, which cost a third of the processor time of small ones. The advice
+    /// holds until each begin has had its [`end_in_order`](Self::end_in_order); meanwhile lookups
+    /// read more than they need. If the system ignores it, reading takes longer.
     ///
     /// The advice is "normal". With "sequential", Linux 6.18 reads piece by piece in small pages,
-    /// and only when the reader waits, unless the first page that is missing is the file's
-    /// first.
+    /// and only when the reader waits, unless the first missing page is the file's first.
     pub(crate) fn begin_in_order(&self) {
         self.count_in_order(|readers| readers + 1);
     }
 
-    /// The other end of [`begin_in_order`](Self::begin_in_order).
+    /// Ends one [`begin_in_order`](Self::begin_in_order).
     pub(crate) fn end_in_order(&self) {
         self.count_in_order(|readers| readers.saturating_sub(1));
     }
@@ -423,22 +420,20 @@ impl Mapping {
         };
     }
 
-    /// Tells the system once and for all that the mapping is read from front to back, by one reader
-    /// or few.
+    /// Advises the system, for the life of the mapping, that readers read it from front to back.
     pub fn read_in_order(&self) {
         if let Backing::File(maps) = &self.backing {
             *maps.in_order.lock() = 1;
-            // A wish: if it is not granted, reading takes longer.
+            // If the system ignores it, reading takes longer.
             let _wish = maps.reading.advise(memmap2::Advice::Normal);
         }
     }
 
-    /// Has the device begin to read a range, which will be needed soon. A range beyond the end is
-    /// cut.
+    /// Starts reading a range into memory, without waiting. A range past the end is cut.
     ///
     /// # Errors
     ///
-    /// Those of the system. Nothing depends on success but speed.
+    /// Those of the system. An error affects only speed.
     pub fn will_need(&self, range: Range<usize>) -> io::Result<()> {
         let Backing::File(maps) = &self.backing else { return Ok(()) };
         let page_bytes = rustix::param::page_size();
@@ -447,8 +442,8 @@ impl Mapping {
         if start >= end { Ok(()) } else { maps.reading.advise_range(memmap2::Advice::WillNeed, start, end - start) }
     }
 
-    /// Makes a range of the file durable, as far as it was written when the call began, whole pages
-    /// at a time. The file's length must have been synced before.
+    /// Makes the bytes durable that the range of the file had when the call began, in whole pages.
+    /// The file's length must have been synced before.
     ///
     /// # Errors
     ///
@@ -471,8 +466,8 @@ impl Mapping {
     }
 }
 
-/// Calls an observer, which is code of the caller's; nothing if it panics. Nothing of a mapping is
-/// half-changed then.
+/// Calls an observer, which is the caller's code; `None` if it panics. A panic leaves no mapping
+/// half changed.
 fn heard<R>(call: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }

@@ -1,7 +1,7 @@
 //! The names of a store's files.
 //!
-//! Whatever has one of these names belongs to the store, and may be removed by it; all other names
-//! are left alone.
+//! A file with one of these names belongs to the store, which may remove it; the store leaves all
+//! other names alone.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ pub const MANIFEST: &str = "MANIFEST";
 /// The manifest's replacement while it is being written.
 pub(crate) const MANIFEST_TMP: &str = "MANIFEST.tmp";
 
-/// Stands in a directory while a copy of a store is made there: what is in it is not a store yet.
+/// Marks a directory that is still being filled with a copy of a store: it is not a store yet.
 pub const UNFINISHED: &str = "UNFINISHED";
 
 const SEGMENT_SUFFIX: &str = ".seg";
 const SPARE_SUFFIX: &str = ".spare";
-/// How the names of index checkpoints end.
+/// The suffix of index checkpoints' names.
 pub const CHECKPOINT_SUFFIX: &str = ".ckpt";
-/// How the names of index checkpoints end while they are being written.
+/// The suffix of index checkpoints that are still being written.
 pub const CHECKPOINT_TMP_SUFFIX: &str = ".ckpt.tmp";
-/// How the names of tables end.
+/// The suffix of tables' names.
 pub const TABLE_SUFFIX: &str = ".tbl";
 /// The longest name of a checkpoint or table, in bytes.
 pub(crate) const MAX_NAME_LEN_BYTES: usize = 255;
@@ -106,8 +106,8 @@ fn is_exact_checkpoint(name: &str) -> bool {
         && random.bytes().all(is_hex)
 }
 
-/// Whether a file with this name is the store's to remove when the manifest does not name it. Names
-/// that only look alike are others' files.
+/// Whether the store removes a file with this name when the manifest does not name it. Files whose
+/// names only look similar belong to others.
 ///
 /// ```
 /// use hightower_segment::is_garbage_when_unnamed;

@@ -1,12 +1,12 @@
-//! Having the device read what a sequential reader will need.
+//! Read-ahead for sequential readers.
 //!
-//! The readers' maps are advised as read at random, so that a lookup brings the pages of its record
-//! and no others. Who reads all of a segment from front to back says so for that time
-//! ([`InOrder`]); the system then reads ahead. A reader of many records that stand one behind the
-//! other only for a while asks for windows ahead of it ([`ReadAhead`]): small at first, so that a
-//! look at a few records brings little, and each twice as long as the one before. Then it counts as
-//! a reader of the whole segment: windows come in single small pages, which cost three times the
-//! processor time of the large ones that the system reads ahead by itself.
+//! The readers' maps have the advice "random", so that a lookup reads the pages of its record and
+//! no others. A reader of a whole segment from front to back holds an [`InOrder`]; meanwhile the
+//! kernel reads ahead. A scan, which may end soon, first asks for windows ahead of it
+//! ([`ReadAhead`]): a small one first, so that a scan of a few records reads little, and each twice
+//! as long as the one before. After the longest window it counts as a reader of the whole segment:
+//! windows come in single small pages, which cost three times the processor time of the large pages
+//! of the kernel's own read-ahead.
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
@@ -16,21 +16,21 @@ use crate::segment::Segment;
 
 const FIRST_WINDOW_BYTES: u32 = 64 << 10;
 const LONGEST_WINDOW_BYTES: u32 = 512 << 10;
-/// The system cuts a longer wish, without an error, to what it reads ahead of a file or to the
-/// device's longest request, whichever is more. Both are rarely below this.
+/// The kernel cuts a longer request, without an error, to the larger of the file's read-ahead size
+/// and the device's longest request. Both are rarely below this.
 const WISH_BYTES: u32 = 128 << 10;
-/// Who has come so far into a segment reads all of it.
+/// A reader that has read this many bytes of a segment counts as one of all of it.
 const LOOK_BYTES: u32 = FIRST_WINDOW_BYTES / 2;
 
-/// How far the device was asked to read ahead of a reader of one segment.
+/// The read-ahead state of one reader of one segment.
 #[derive(Debug, Default)]
 pub struct ReadAhead {
     asked_to: u32,
-    /// When the reader has come here, the next window is asked for.
+    /// When the reader reaches this offset, it asks for the next window.
     next_at: u32,
     window_bytes: u32,
-    /// The segment, once the reader counts as one of all of it. Weak: a reader may wait for long,
-    /// and the segment's file is not to wait for it.
+    /// The segment, once the reader counts as one of all of it. Weak: a reader may pause for long,
+    /// and must not delay the removal of the segment's file.
     in_order: Option<Weak<Segment>>,
 }
 
@@ -41,20 +41,20 @@ impl Drop for ReadAhead {
 }
 
 impl ReadAhead {
-    /// It no longer counts as a reader of the whole segment, if it did.
+    /// Ends its time as a reader of the whole segment, if it is one.
     fn end(&mut self) {
         if let Some(segment) = self.in_order.take().and_then(|segment| segment.upgrade()) {
             segment.mapping().end_in_order();
         }
     }
 
-    /// Whether it counts as a reader of the whole segment.
+    /// Whether the reader counts as one of the whole segment.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.in_order.is_some()
     }
 
-    /// Whether a reader that has come to `offset` needs another window.
+    /// Whether a reader at `offset` needs another window.
     #[inline]
     #[must_use]
     pub fn is_due(&self, offset: u32) -> bool {
@@ -71,7 +71,7 @@ impl ReadAhead {
     }
 }
 
-/// A window in pieces that the system does not cut.
+/// A window in pieces that the kernel does not cut.
 fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
     let wish_bytes = if planted("wishes_are_cut") { LONGEST_WINDOW_BYTES } else { WISH_BYTES };
     let starts = window.clone().step_by(wish_bytes as usize);
@@ -79,10 +79,10 @@ fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Segment {
-    /// Has the device read ahead of a reader that goes through the segment from front to back and
-    /// has come to `offset`: 64 KiB first, later 512 KiB at once, and then as far as the system
-    /// likes, until it is 64 KiB from the end or `ahead` is dropped. Costs a comparison, and a
-    /// system call for each 128 KiB of the first 960. Without `may_read_all` windows go on.
+    /// Starts read-ahead for a sequential reader at `offset`: a window of 64 KiB first, up to 512
+    /// KiB later, and then the kernel's own read-ahead, until the reader is 64 KiB from the end or
+    /// `ahead` is dropped. Costs a comparison, and a system call for each 128 KiB of the first 960
+    /// KiB. Without `may_read_all` the reader asks for windows to the end.
     #[inline]
     pub fn read_ahead(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
@@ -93,7 +93,7 @@ impl Segment {
     #[cold]
     fn ask_for(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
         if ahead.is_in_order() {
-            // The rest has been read ahead.
+            // The kernel has read the rest ahead.
             ahead.next_at = u32::MAX;
             return ahead.end();
         }
@@ -110,35 +110,35 @@ impl Segment {
             ahead.next_at = u32::MAX;
         }
         for wish in wishes(window) {
-            // If it is refused, the reader waits for each page.
+            // If the kernel refuses, the reader waits for each page.
             let _wish = self.mapping().will_need(wish);
         }
     }
 }
 
-/// A reader that goes through a segment from front to back, for as long as it lives.
+/// A reader of a segment from front to back, as long as this value lives.
 #[derive(Debug)]
 pub struct InOrder<S: Deref<Target = Segment>> {
     segment: S,
-    /// From here on it is one that reads all of it; before that it may only look at the first
-    /// records. `None` once that is so.
+    /// From this offset on it counts as a reader of the whole segment; before, it may end after a
+    /// few records. `None` once it counts.
     looks_until: Option<u32>,
 }
 
 impl<S: Deref<Target = Segment>> InOrder<S> {
-    /// A reader of all of it.
+    /// A reader of the whole segment.
     fn of_all(segment: S) -> Self {
         let mut reader = Self::looking(segment, 0);
         reader.begin();
         reader
     }
 
-    /// A reader from `offset` on that may be content with the first records.
+    /// A reader from `offset` on that may end after a few records.
     pub(crate) fn looking(segment: S, offset: u32) -> Self {
         Self { segment, looks_until: Some(offset.saturating_add(LOOK_BYTES)) }
     }
 
-    /// The reader has come to `offset`. Costs a comparison.
+    /// Notes that the reader is at `offset`. Costs a comparison.
     #[inline]
     pub(crate) fn go_to(&mut self, offset: u32) {
         if self.looks_until.is_some_and(|until| offset >= until) {
@@ -163,14 +163,14 @@ impl<S: Deref<Target = Segment>> Drop for InOrder<S> {
 }
 
 impl Segment {
-    /// Has the system read ahead, for a reader that goes through all of the segment from front to
-    /// back, as long as what this gives lives.
+    /// Turns on the kernel's read-ahead for a reader of the whole segment, as long as the returned
+    /// value lives.
     #[must_use]
     pub fn read_in_order(&self) -> InOrder<&Self> {
         InOrder::of_all(self)
     }
 
-    /// The same for who holds the segment.
+    /// As [`read_in_order`](Self::read_in_order), with a reference of its own to the segment.
     #[must_use]
     pub fn hold_in_order(self: &Arc<Self>) -> InOrder<Arc<Self>> {
         InOrder::of_all(Arc::clone(self))

@@ -1,18 +1,18 @@
-//! The room that is kept for what makes room.
+//! Device room kept for operations that free room.
 //!
-//! Deletes and compaction need room before they free any. Four files keep it, with room on the
-//! device and no content that counts:
+//! Deletes and compaction need room before they free any. Four files reserve it, with room on the
+//! device and content that nobody reads:
 //!
-//! - for the *manifest*: it is replaced by a new one beside it;
-//! - for *compaction*: its output comes before its inputs go;
-//! - for *opening*: the segment that an open begins with. No commit goes into it, so that all of it
-//!   comes back, however often a store is opened;
-//! - for the *tail*: the next segment, so that deletes can be logged.
+//! - for the *manifest*: its replacement is written beside it;
+//! - for *compaction*: its output is written before its inputs are removed;
+//! - for *opening*: the segment that an open begins with. No commit goes into it, so its whole room
+//!   returns, however often a store is opened;
+//! - for the *tail*: the next segment, for the records of deletes.
 //!
-//! They are made before anything that new data would go into, in this order, and while one is
-//! missing or too short no such file is made: it might take the room for good. What was used up is
-//! made again from the first room that comes free. The files stay when the store is closed, and
-//! whatever ends its process: an open on a full device finds them.
+//! The store creates them before any file for new data, in this order. While one is missing or too
+//! short, it creates no file for new data: that file might take the room for good. A used-up
+//! reserve is created again from the first room that comes free. The files survive a close and the
+//! death of the process, so that an open on a full device finds them.
 
 use std::io;
 use std::sync::Arc;
@@ -31,23 +31,23 @@ use crate::spares::Spare;
 
 /// File systems hand out room in blocks.
 const BLOCK_LEN_BYTES: u64 = 4096;
-/// By so much a manifest may grow with what deletes and compaction do: the entries of 16 segments.
+/// Room for a manifest to grow by deletes and compaction: the entries of 16 segments.
 const GROWTH_BYTES: u64 = 16 * 56;
-/// A segment that no commit goes into needs no more.
+/// Enough for a segment that takes no commit.
 const OPENING_LEN_BYTES: u32 = 4096;
-/// A segment takes one part in so many of the device at most, so that the reserves take few of
-/// them, and one part in so many of what is free.
+/// A segment takes at most 1/`DEVICE_SHARE` of the device, so that the reserves take a small part
+/// of it, and at most 1/`FREE_SHARE` of the free room.
 const DEVICE_SHARE: u64 = 64;
 const FREE_SHARE: u64 = 8;
-/// No device is so small that segments are shorter than this for it.
+/// The lower limit of a segment's length, on the smallest device too.
 pub(crate) const SHORT_LEN_BYTES: u32 = 16 << 10;
 /// While the device has room for many segments, the reserves for the tail and for compaction are no
 /// longer than this each.
 const AMPLE_RESERVE_LEN_BYTES: u32 = 1 << 20;
-/// And no longer than this, unless a segment is.
+/// And no longer than this, unless a segment is longer.
 const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
 
-/// What a file is kept for, in the order in which they are made.
+/// The use of a reserve, in the order of their creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReserveKind {
     Manifest = 0,
@@ -60,7 +60,7 @@ const ALL: [ReserveKind; FIRST_FREE_SPARE as usize] =
     [ReserveKind::Manifest, ReserveKind::Compaction, ReserveKind::Opening, ReserveKind::Tail];
 
 impl ReserveKind {
-    /// The name of its file, unless others have taken that.
+    /// The name of its file, unless a foreign directory has that name.
     fn name(self) -> String {
         spare_name(self as u32)
     }
@@ -72,11 +72,11 @@ struct ReserveFile {
     len_bytes: u64,
 }
 
-/// What is known of one reserve.
+/// The state of one reserve.
 #[derive(Debug)]
 struct ReserveState {
     file: Option<ReserveFile>,
-    /// New data may take room if the file has this length.
+    /// New data may take room if the file has at least this length.
     needed_bytes: u64,
 }
 
@@ -94,9 +94,9 @@ impl ReserveState {
 #[derive(Debug)]
 pub(crate) struct Reserves {
     states: RankedMutex<[ReserveState; ALL.len()]>,
-    /// Whether each of them is as long as it needs to be.
+    /// Whether each of them has its needed length.
     is_enough: AtomicBool,
-    /// How much was available when the device had no room for a file of this length.
+    /// The bytes available, and the length of the file, when the device last refused one.
     refused: Mutex<Option<(u64, u32)>>,
 }
 
@@ -126,7 +126,7 @@ impl Reserves {
         self.states.lock()[reserve as usize].file.as_ref().map_or(0, |file| file.len_bytes)
     }
 
-    /// How many files there are for segments, and how long they are together.
+    /// The number of segment reserves, and the sum of their lengths in bytes.
     pub(crate) fn kept(&self) -> (usize, u64) {
         let states = self.states.lock();
         let kept = || states[ReserveKind::Compaction as usize..].iter().filter_map(|state| state.file.as_ref());
@@ -134,12 +134,12 @@ impl Reserves {
     }
 }
 
-/// How long files are to be on a device as it is now.
+/// The lengths of new files for the current state of the device, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lengths {
-    /// A segment for commits, unless one of them needs more.
+    /// A segment for commits, unless one commit needs more.
     pub(crate) segment: u32,
-    /// What compaction writes, unless one record needs more.
+    /// A segment of compaction, unless one record needs more.
     pub(crate) output: u32,
     /// The reserves for the tail and for compaction.
     pub(crate) reserve: u32,
@@ -149,8 +149,8 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    /// `least` is what will be made next, `next` how long files are to be that are made ahead,
-    /// `longest` the longest segment of the store.
+    /// `least` is the length of the next file, `next` that of files created ahead of use, `longest`
+    /// that of the store's longest segment.
     fn of(room: DeviceRoom, least: u32, next: u32, longest: u32) -> Self {
         let share = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX).max(SHORT_LEN_BYTES);
         let output = share(room.total_bytes / DEVICE_SHARE);
@@ -173,7 +173,7 @@ impl Lengths {
 }
 
 impl Shared {
-    /// How long files are to be now, if the next one is to have `least` bytes at least.
+    /// The lengths of new files, if the next one needs `least` bytes.
     pub(crate) fn lengths(&self, least: u32) -> Result<Lengths, SegmentError> {
         let room = self.room()?;
         let next = self.next_len.load(Ordering::Relaxed);
@@ -185,9 +185,9 @@ impl Shared {
         self.dir.room().map_err(|error| SegmentError::io("look at the room for", self.dir.path(), error))
     }
 
-    /// Makes a reserve again of a file that no manifest names, and nobody holds, if one is missing.
-    /// Its room is not free for a moment meanwhile: what others would take of it on a full device,
-    /// compaction would not have, or a later open. Otherwise the file goes.
+    /// Turns a file that no manifest names and nobody holds into a reserve, if one is missing;
+    /// otherwise removes it. The room is never free in between: on a full device others could take
+    /// it, and compaction or a later open would lack it.
     pub(crate) fn take_back(&self, name: &str, kind: SegmentKind) -> Result<(), SegmentError> {
         if !self.reserves.is_enough() {
             let mut states = self.reserves.states.lock();
@@ -195,11 +195,11 @@ impl Shared {
             let which: &[ReserveKind] = match kind {
                 _ if len_bytes == 0 => &[],
                 SegmentKind::Append if len_bytes <= OPENING_LEN_BYTES.into() => &[ReserveKind::Opening],
-                // One that was cut is made longer again.
+                // A reserve that was cut grows again later.
                 _ => &[ReserveKind::Compaction, ReserveKind::Tail],
             };
             let missing = which.iter().copied().find(|reserve| states[*reserve as usize].file.is_none());
-            // What has the name now, an attempt that failed has left; a directory of others stays.
+            // The rename replaces a file that a failed attempt left; a foreign directory stays.
             if let Some(reserve) = missing
                 && self.dir.rename(name, &reserve.name()).is_ok()
             {
@@ -211,15 +211,14 @@ impl Shared {
         remove_if_there(self.dir.as_ref(), name)
     }
 
-    /// Takes over the reserves that an earlier opening has left.
+    /// Takes over the reserves of an earlier open.
     pub(crate) fn adopt_reserves(&self) -> Result<(), SegmentError> {
         let mut states = self.reserves.states.lock();
         for reserve in ALL {
             let name = reserve.name();
             states[reserve as usize].file = match self.adopt(&name) {
                 Ok(Some(len_bytes)) => Some(ReserveFile { name, len_bytes }),
-                // What is no such file is garbage. A directory of others stays, and its name is
-                // passed over.
+                // Any other file is garbage. A foreign directory stays, and its name is skipped.
                 Ok(_) => remove_if_there(self.dir.as_ref(), &name).map(|()| None)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) if is_shortage(&error) => {
@@ -231,12 +230,13 @@ impl Shared {
         Ok(())
     }
 
-    /// The length of a reserve that is there, once all of it has room on the device. None if the
-    /// file is of no use: another program may have made it, copied it, or given it a second name.
+    /// The length of an existing reserve, after making sure that all of it has room on the device.
+    /// `None` if the file is of no use: another program may have created it, copied it, or given it
+    /// a second name.
     fn adopt(&self, name: &str) -> io::Result<Option<u64>> {
         let file = self.dir.open(name, Access::Write)?;
         let found = file.metadata()?;
-        // It may be longer than segments are now to be: those that there are may be as long.
+        // It may be longer than new segments: existing ones may be as long.
         if found.links != 1 || found.len_bytes == 0 || u32::try_from(found.len_bytes).is_err() {
             return Ok(None);
         }
@@ -244,8 +244,8 @@ impl Shared {
         Ok(Some(found.len_bytes))
     }
 
-    /// Makes the reserves, or makes them longer, as far as there is room. Tells whether new data
-    /// may take what is left.
+    /// Creates or lengthens the reserves, as far as there is room. Returns whether new data may
+    /// take the rest.
     ///
     /// # Errors
     ///
@@ -255,8 +255,8 @@ impl Shared {
         Ok(self.reserves.is_enough())
     }
 
-    /// The same for all but that of the tail; tells whether those for compaction and for opening
-    /// are there.
+    /// The same without the reserve of the tail; returns whether those for compaction and for
+    /// opening are complete.
     pub(crate) fn keep_all_but_the_tail(&self, lengths: Lengths) -> Result<bool, SegmentError> {
         self.keep_in_order(lengths, &[ReserveKind::Compaction, ReserveKind::Opening])
     }
@@ -279,21 +279,20 @@ impl Shared {
         made.map(|()| which.iter().all(|reserve| states[*reserve as usize].is_enough()))
     }
 
-    /// Makes a reserve of this length, or else of a good part of it: a file in pieces takes some
-    /// room to list them.
+    /// Creates a reserve of this length, or else of a large part of it: a file in many extents
+    /// takes room for their list.
     fn keep_some(&self, state: &mut ReserveState, reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
         self.keep(state, reserve, wanted)?;
         if state.is_at_least(wanted) {
             return Ok(());
         }
-        // Asked for anew, since other reserves have taken of it. To some users the system gives
-        // more than it says.
+        // Read again, since other reserves have taken of it. Some users get more room than the
+        // system reports.
         let left = self.room()?.available_bytes.min(wanted);
         [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(state, reserve, len))
     }
 
-    /// Sees to it that there is room for a manifest of this length. The manifest's lock may be
-    /// held.
+    /// Keeps room for a manifest of this length. The caller may hold the manifest's lock.
     ///
     /// # Errors
     ///
@@ -305,9 +304,10 @@ impl Shared {
         made
     }
 
-    /// Room for a manifest of this length. Room for its growth, too, if the other reserves are
-    /// there: what is free of a full device, compaction may have given back a moment ago. Or else
-    /// if the reserve was given up for a manifest: then the room of the one before is free.
+    /// Keeps room for a manifest of this length. Keeps room for its growth too if the other
+    /// reserves are complete; on a full device the free room may be what compaction has just
+    /// returned, and they come first. Also if the reserve was given up for a manifest: then the
+    /// room of the previous manifest is free.
     fn keep_manifest(&self, states: &mut [ReserveState], manifest_len: u64) -> Result<(), SegmentError> {
         let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES);
         let may_grow =
@@ -325,7 +325,7 @@ impl Shared {
         self.keep(state, ReserveKind::Manifest, manifest_len)
     }
 
-    /// Makes one reserve as long as this, if it is not, and if the device has room for it.
+    /// Lengthens one reserve to `wanted` bytes, if it is shorter and the device has room for it.
     fn keep(&self, state: &mut ReserveState, reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
         if wanted == 0 || state.is_at_least(wanted) {
             return Ok(());
@@ -351,15 +351,15 @@ impl Shared {
             return Ok(());
         };
         match kept {
-            // Better too little than nothing, which is what whatever grows would leave of it. But
-            // what the attempt has got is for others.
+            // A short reserve is better than none: without it, new data would take the room. But
+            // the part that the failed attempt allocated is returned.
             Some(kept) => self.cut(kept, kept.len_bytes)?,
             None => remove_if_there(self.dir.as_ref(), &name)?,
         }
         if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.path_of(&name), error)) }
     }
 
-    /// Gives back what a reserve has on the device behind `len_bytes`.
+    /// Gives back a reserve's room past `len_bytes`.
     fn cut(&self, kept: &ReserveFile, len_bytes: u64) -> Result<(), SegmentError> {
         let cut = self.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(len_bytes));
         cut.map_err(|error| SegmentError::io("cut", &self.path_of(&kept.name), error))
@@ -367,21 +367,21 @@ impl Shared {
 
     fn create_reserve(&self, reserve: ReserveKind) -> Result<(String, io::Result<Arc<dyn File>>), SegmentError> {
         let name = reserve.name();
-        // An attempt that failed may have left one.
+        // A failed attempt may have left one.
         remove_if_there(self.dir.as_ref(), &name)?;
         match self.dir.create_new(&name) {
-            // A directory of others.
+            // A foreign directory.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(self.create_spare_file()),
             made => Ok((name, made)),
         }
     }
 
-    /// Before room is taken for new data: all reserves are there, or can be made now.
+    /// Before new data takes room: makes sure that all reserves are complete, or completes them.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`] if not; deletes and compaction may go on, and make room again.
-    /// [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
+    /// [`SegmentError::Full`] if one stays incomplete; deletes and compaction may still run, and
+    /// free room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
     fn require_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
         self.poison.check()?;
         if self.keep_reserves(lengths)? {
@@ -391,8 +391,9 @@ impl Shared {
         Err(SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: lengths.reserve.into() })
     }
 
-    /// Makes a file for new data beside the reserves, unless it is known that there is no room for
-    /// `least` bytes: to ask a full device again takes it milliseconds, and each write on it would.
+    /// Creates a file for new data beside the reserves, unless the last attempt has shown that
+    /// there is no room for `least` bytes: a full device takes milliseconds to refuse, and every
+    /// write would ask it again.
     pub(crate) fn grow<T>(
         &self,
         lengths: Lengths,
@@ -412,21 +413,21 @@ impl Shared {
     }
 
     /// Before new data goes into a segment for which a reserve was used up: as
-    /// [`grow`](Self::grow), but that nothing is made.
+    /// [`grow`](Self::grow), but creates no file.
     #[cold]
     pub(crate) fn require_reserves_again(&self) -> Result<(), SegmentError> {
         let _preparing = self.preparing.lock();
         self.grow(self.lengths(0)?, 0, || Ok(()))
     }
 
-    /// Room has come free: reserves that were used up come first.
+    /// Room has come free: used-up reserves get it first.
     pub(crate) fn refill_reserves(&self) -> Result<bool, SegmentError> {
         if self.reserves.is_enough() {
             *self.reserves.refused.lock() = None;
             return Ok(true);
         }
-        // A reserve that was taken keeps its name until it has another: nobody may make a new one
-        // in its place meanwhile.
+        // A reserve in use keeps its name until it gets a segment's: meanwhile nobody may create a
+        // new one under that name.
         let _preparing = self.preparing.lock();
         self.refill_reserves_while_preparing()
     }
@@ -441,25 +442,25 @@ impl Shared {
         self.keep_reserves(self.lengths(0)?)
     }
 
-    /// How much [`keep_reserves`](Self::keep_reserves) would take for segments.
+    /// The bytes that [`keep_reserves`](Self::keep_reserves) would take for segment reserves.
     pub(crate) fn missing_reserve_bytes(&self, lengths: Lengths) -> u64 {
         let missing = |reserve| u64::from(lengths.reserve).saturating_sub(self.reserves.len_bytes(reserve));
         let opening = u64::from(lengths.opening).saturating_sub(self.reserves.len_bytes(ReserveKind::Opening));
         missing(ReserveKind::Compaction) + opening + missing(ReserveKind::Tail)
     }
 
-    /// The length of the file that is kept for compaction.
+    /// The length of the reserve for compaction.
     pub(crate) fn compaction_reserve_len(&self) -> u32 {
         u32::try_from(self.reserves.len_bytes(ReserveKind::Compaction)).unwrap_or(u32::MAX)
     }
 
-    /// Uses a reserve up as a file with room for `least` bytes, if it has that.
+    /// Takes a reserve as a spare with room for `least` bytes, if it is that long.
     pub(crate) fn take_reserve(&self, reserve: ReserveKind, least: u32) -> Result<Option<Spare>, SegmentError> {
         let mut states = self.reserves.states.lock();
         let state = &mut states[reserve as usize];
         let Some(kept) = state.file.clone().filter(|file| file.len_bytes >= least.into()) else { return Ok(None) };
         let opened = self.dir.open(&kept.name, Access::Write);
-        // Nothing is written to a file that has got a second name, such as a backup's.
+        // A file with a second name, such as a backup's, must not change.
         let is_own = |file: &Arc<dyn File>| file.metadata().is_ok_and(|found| found.links == 1);
         let opened = opened.and_then(|file| if is_own(&file) { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) });
         let spare = match opened {
@@ -477,8 +478,8 @@ impl Shared {
         Ok(Some(spare))
     }
 
-    /// Removes a reserve, to make room for a manifest: that which is kept for it, or else one of
-    /// the others. Tells whether there was any.
+    /// Removes a reserve, to make room for a manifest: the manifest's own, or else one of the
+    /// others. Returns whether there was any.
     pub(crate) fn give_up_room(&self) -> bool {
         let mut states = self.reserves.states.lock();
         [ReserveKind::Manifest, ReserveKind::Tail, ReserveKind::Opening, ReserveKind::Compaction]
@@ -492,13 +493,12 @@ impl Shared {
         given.is_some_and(|file| self.dir.remove_file(&file.name).is_ok())
     }
 
-    /// A name that is new in a directory may need room in it, as little as a block. Makes that from
-    /// the room that is kept for the manifest; the file system may hand it out only once the
-    /// removal is durable.
+    /// A new name in a directory may need a block of room. Frees it by removing the manifest's
+    /// reserve; some file systems hand the room out only once the removal is durable.
     ///
     /// # Errors
     ///
-    /// A sync that failed, and the store is poisoned.
+    /// A failed sync; the store is then poisoned.
     pub(crate) fn make_room_for_name(&self) -> Result<bool, SegmentError> {
         if planted("names_need_no_room")
             || !self.give_up(self.reserves.states.lock().as_mut_slice(), ReserveKind::Manifest)
@@ -509,7 +509,7 @@ impl Shared {
         Ok(true)
     }
 
-    /// Cuts reserves that are more than twice as long as is wanted now.
+    /// Cuts reserves to the wanted length if they are more than twice as long.
     pub(crate) fn trim_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
         *self.reserves.refused.lock() = None;
         let mut states = self.reserves.states.lock();

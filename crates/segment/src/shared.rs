@@ -1,10 +1,9 @@
-//! What the appender, the sync handle, the background and the compactor share: options, manifest,
-//! and the row of segments at the tail of the log.
+//! The state that the appender, the sync handle, background threads and the compactor share:
+//! options, manifest, and the segments at the tail of the log.
 //!
-//! Locks, in the order in which they may be taken together: `preparing` (making files ready),
-//! `sync_turn` (one sync at a time), `manifest` (held while the file is replaced), `tail` (held for
-//! a few instructions, never across I/O). An append takes none of them; a roll with a prepared
-//! successor takes `tail` alone.
+//! Lock order: `preparing` (creates files ahead of use), `sync_turn` (one sync at a time),
+//! `manifest` (held while the file is replaced), `tail` (held for a few instructions, never across
+//! I/O). An append takes none of them; a roll with a prepared successor takes `tail` alone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,13 +34,13 @@ const SHORTEST_COMMIT_BYTES: u64 = 16;
 /// Room for the record that ends a segment.
 #[allow(clippy::cast_possible_truncation, reason = "34")]
 pub(crate) const SEAL_LEN_BYTES: u32 = MAX_HEAD_LEN_BYTES as u32;
-/// What a segment takes besides its commits.
+/// Bytes of a segment besides its commits.
 #[allow(clippy::cast_possible_truncation, reason = "98")]
 pub(crate) const OVERHEAD_BYTES: u32 = SegmentHeader::LEN as u32 + SEAL_LEN_BYTES;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Open for as long as the store is: its files are named relative to it.
+    /// Open as long as the store is: the names of its files are relative to it.
     pub(crate) dir: Arc<dyn Dir>,
     pub(crate) options: StoreOptions,
     /// [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
@@ -53,27 +52,27 @@ pub(crate) struct Shared {
     pub(crate) poison: FailureLatch,
     /// The next free segment id; the manifest's follows it.
     pub(crate) next_id: AtomicU32,
-    /// The next number of a spare file; they start anew with each open, which removes those that
-    /// are left.
+    /// The next number of a spare file. Each open removes left-over spares and restarts the
+    /// numbers.
     pub(crate) next_spare: AtomicU32,
     /// The last attempt to make a file found the device full.
     pub(crate) full: AtomicBool,
-    /// Memory maps for compaction, when the process has no others left.
+    /// Memory maps kept for compaction, in case the process reaches its limit.
     pub(crate) maps: MapReserve,
-    /// How long files are that are made ahead of their use.
+    /// The length of files that are created ahead of their use, in bytes.
     pub(crate) next_len: AtomicU32,
-    /// How long the longest segment is, but for those of one long commit.
+    /// The length of the longest segment in bytes, not counting segments for one long commit.
     pub(crate) longest_len: AtomicU32,
-    /// The files that are kept for what makes room.
+    /// Files kept for deletes and compaction, which free room.
     pub(crate) reserves: Reserves,
     _lock: Box<dyn Lock>,
 }
 
-/// The row of segments at the tail of the log, oldest first: rolled ones, the active one, the
-/// prepared one.
+/// The segments at the tail of the log, oldest first: rolled ones, the active one, the prepared
+/// one.
 #[derive(Debug, Default)]
 pub(crate) struct TailState {
-    /// Segments that were rolled but are not sealed in the manifest yet.
+    /// Rolled segments that the manifest does not show as sealed yet.
     pub(crate) rolled: Vec<Rolled>,
     /// `None` only before recovery has finished and after close.
     pub(crate) active: Option<Arc<Segment>>,
@@ -131,12 +130,12 @@ impl Shared {
         })
     }
 
-    /// Where a file of the store is, for messages.
+    /// The path of a file of the store, for messages.
     pub(crate) fn path_of(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// An id that no segment had.
+    /// An id that no segment has had.
     pub(crate) fn take_id(&self) -> Result<u32, SegmentError> {
         let taken = self.next_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
         taken.map_err(|_| SegmentError::Invalid { what: "the store has used up all segment ids".to_owned() })
@@ -153,14 +152,14 @@ impl Shared {
         synced.map_err(|error| SegmentError::io("sync", self.dir.path(), error))
     }
 
-    /// Syncs everything that was appended before the call: rolled segments first, then the active
-    /// one.
+    /// Syncs all commits appended before the call: rolled segments first, then the active one.
     pub(crate) fn sync(&self) -> Result<(), SegmentError> {
-        // Before the lock too: in a child that was forked nobody may be there to give it back.
+        // Also before the lock: in a forked child the thread that holds it may not exist.
         self.poison.check()?;
         let _turn = self.sync_turn.lock();
         self.poison.check()?;
-        // Both under one lock: no roll can come in between, so all of an earlier append is in one of them.
+        // Both under one lock: no roll comes in between, so each earlier append is in one of the
+        // two.
         let (active, unsynced) = {
             let tail = self.tail.lock();
             (tail.active.clone(), tail.unsynced())
@@ -185,7 +184,7 @@ impl Shared {
             if let Some(rolled) = tail.rolled.iter_mut().find(|rolled| rolled.segment.id() == segment.id()) {
                 rolled.synced = true;
             }
-            // Only the last of the row may tell its successor that all before is durable.
+            // The active segment may count on its predecessors only once all of them are durable.
             if tail.rolled.iter().all(|rolled| rolled.synced)
                 && let Some(active) = &tail.active
             {
@@ -210,7 +209,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Syncs rolled segments and seals them in the manifest. Gives how many were sealed.
+    /// Syncs rolled segments and seals them in the manifest. Returns the number of segments sealed.
     pub(crate) fn seal_rolled(&self) -> Result<usize, SegmentError> {
         self.poison.check()?;
         {
@@ -253,7 +252,7 @@ impl TailState {
     }
 }
 
-/// How many seqs a segment of this size can hand out, at most.
+/// The largest number of seqs that a segment of this size can hand out.
 pub(crate) fn seq_span(capacity_bytes: u32) -> u64 {
     u64::from(capacity_bytes) / SHORTEST_COMMIT_BYTES + 1
 }
@@ -263,7 +262,7 @@ pub(crate) fn seq_span(capacity_bytes: u32) -> u64 {
 pub(crate) enum NotReplaced {
     /// The old one is in place.
     Unchanged(SegmentError),
-    /// It is not known which one is.
+    /// Either one may be in place.
     Unknown(SegmentError),
 }
 
@@ -275,8 +274,8 @@ impl From<NotReplaced> for SegmentError {
     }
 }
 
-/// Writes a manifest over the old one, so that after a crash it is one or the other. Gives its
-/// file, and what stands in there.
+/// Replaces the manifest, so that a crash leaves either the old or the new one. Returns the new
+/// file and its bytes.
 pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Arc<dyn File>, Vec<u8>), NotReplaced> {
     let bytes = manifest.encode();
     // An earlier attempt may have left one.
@@ -290,8 +289,8 @@ pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Ar
         if !is_unchanged {
             return Err(NotReplaced::Unknown(error));
         }
-        // The old one is in place, and if this cannot be removed now, the next attempt or the next open
-        // does that.
+        // The old one is in place. If this removal fails, the next attempt or the next open removes
+        // the file.
         let _removed = remove_if_there(dir, MANIFEST_TMP);
         return Err(NotReplaced::Unchanged(error));
     }

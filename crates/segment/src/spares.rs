@@ -1,12 +1,11 @@
-//! Making segment files ready before they are needed.
+//! Creation of segment files ahead of their use.
 //!
-//! A *spare* is a file with room on the device and nothing in it that counts. A *prepared* segment
-//! is a spare with a header of its own that is durable, and that the manifest names: from then on
-//! commits may go into it. What a spare held before never passes for a record, since every checksum
-//! is seeded with a salt that is drawn anew.
+//! A *spare* is a file with room on the device and no valid content. A *prepared* segment is a
+//! spare with a durable header that the manifest names: from then on commits may go into it. Old
+//! content of a spare never passes for a record, since a fresh random salt seeds every checksum.
 //!
-//! New data gets no file unless the [reserves](crate::reserves) are there, so that deletes and
-//! compaction can go on when the device is full. The less room there is, the shorter files are.
+//! New data gets a file only if the [reserves](crate::reserves) are complete, so that deletes and
+//! compaction still work on a full device. With less free room, files are shorter.
 
 use std::io;
 use std::sync::Arc;
@@ -57,7 +56,7 @@ impl Prepared {
 }
 
 impl Shared {
-    /// How long a segment must be at least to hold a commit of `len_bytes`.
+    /// The least length of a segment that can hold a commit of `len_bytes`.
     pub(crate) fn segment_len_for(&self, len_bytes: usize) -> Result<u32, SegmentError> {
         let limit = MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES;
         let fits = u32::try_from(len_bytes).ok().filter(|len| *len <= limit);
@@ -65,12 +64,12 @@ impl Shared {
         Ok((len + OVERHEAD_BYTES).max(crate::options::MIN_SEGMENT_LEN_BYTES))
     }
 
-    /// Makes a file with room for `len_bytes`.
+    /// Creates a file with room for `len_bytes`.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Full`], or [`SegmentError::Io`] if the process has no more file descriptors
-    /// or memory. Nothing that counts was touched: it can be tried again.
+    /// or memory. The store is unchanged, and the caller can try again.
     pub(crate) fn create_spare(&self, len_bytes: u32) -> Result<Spare, SegmentError> {
         self.poison.check()?;
         let made = self.try_create_spare(len_bytes);
@@ -81,8 +80,8 @@ impl Shared {
         made
     }
 
-    /// Creates an empty file with the name of a spare. Names that others have taken since the store
-    /// was opened are passed over.
+    /// Creates an empty file with the name of a spare. Skips names that other programs have taken
+    /// since the open.
     pub(crate) fn create_spare_file(&self) -> (String, io::Result<Arc<dyn File>>) {
         loop {
             let number = self.next_spare.fetch_add(1, Ordering::Relaxed);
@@ -102,13 +101,12 @@ impl Shared {
         let allocated =
             retry_interrupted(|| file.allocate(len_bytes.into())).map_err(|error| failed("allocate", error));
         allocated.and_then(|()| self.map_spare(name.clone(), file, len_bytes)).inspect_err(|_| {
-            // If this fails too, the next open removes the file; the first error is the one to tell
-            // of.
+            // If this fails too, the next open removes the file; the caller gets the first error.
             let _removed = self.dir.remove_file(&name);
         })
     }
 
-    /// A file with room for `len_bytes` as a spare.
+    /// Maps a file with room for `len_bytes` as a spare.
     pub(crate) fn map_spare(&self, name: String, file: Arc<dyn File>, len_bytes: u32) -> Result<Spare, SegmentError> {
         let access = if self.mode == AppendMode::Mapped { Access::Write } else { Access::Read };
         let mapping = self
@@ -117,8 +115,8 @@ impl Shared {
         Ok(Spare { name, file, mapping })
     }
 
-    /// Makes a file of `len_bytes`, or of a half, a quarter and so on of that if there is no more
-    /// room; of `least` bytes in any case.
+    /// Creates a file of `len_bytes`, or without room for that, of a half, a quarter and so on, but
+    /// never shorter than `least` bytes.
     pub(crate) fn create_spare_within(&self, len_bytes: u32, least: u32) -> Result<Spare, SegmentError> {
         let least = least.max(len_bytes.min(SHORT_LEN_BYTES));
         let mut len = len_bytes.max(least);
@@ -132,7 +130,7 @@ impl Shared {
         }
     }
 
-    /// Maps a new file, and leaves maps for compaction.
+    /// Maps a new file, and keeps memory maps in reserve for compaction.
     fn map_new(&self, file: &dyn File, len_bytes: u32, access: Access) -> io::Result<Mapping> {
         let mapping = file.map(len_bytes as usize, access, MapPermit::of_store())?;
         if mapping.takes_maps() {
@@ -141,13 +139,13 @@ impl Shared {
         Ok(mapping)
     }
 
-    /// Whether [`prepare_next`](Self::prepare_next) has something to do.
+    /// Whether [`prepare_next`](Self::prepare_next) has work to do.
     pub(crate) fn wants_preparation(&self) -> bool {
         let tail = self.tail.lock();
         tail.wants_successor() || (tail.active.is_some() && !self.reserves.is_enough())
     }
 
-    /// Makes the reserves, and prepares the active segment's successor.
+    /// Creates the reserves, and prepares the active segment's successor.
     pub(crate) fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.poison.check()?;
         let _preparing = self.preparing.lock();
@@ -168,8 +166,8 @@ impl Shared {
         Ok(true)
     }
 
-    /// Makes files shorter that are kept ready and are longer than is wanted now: the reserves, and
-    /// the prepared segment, which goes.
+    /// Shortens files that are longer than wanted now: cuts the reserves, and removes the prepared
+    /// segment.
     pub(crate) fn trim(&self) -> Result<(), SegmentError> {
         self.poison.check()?;
         let _preparing = self.preparing.lock();
@@ -196,7 +194,7 @@ impl Shared {
         if let Some(prepared) = self.take_prepared(least, purpose) {
             return Ok(prepared);
         }
-        // Whoever prepares in the background may be about to finish.
+        // A background thread may be about to finish a successor.
         let _preparing = self.preparing.lock();
         if let Some(prepared) = self.take_prepared(least, purpose) {
             return Ok(prepared);
@@ -219,12 +217,13 @@ impl Shared {
         self.tail.lock().prepared.take_if(|prepared| allowed && prepared.fits(least))
     }
 
-    /// New data that comes faster than files are made ready gets a whole segment.
+    /// Commits that outrun the creation of files get a segment of full length.
     fn whole_len(&self, lengths: Lengths, least: u32) -> u32 {
         self.options.segment_len_bytes.min(lengths.segment).max(least)
     }
 
-    /// A file for deletes: a new one, if the other reserves are there, or else that of the tail.
+    /// A file for deletes: a new one if the other reserves are complete, or else the tail's
+    /// reserve.
     fn spare_for_deletes(&self, lengths: Lengths, least: u32) -> Result<Spare, SegmentError> {
         let full = SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: least.into() };
         let made = if self.keep_all_but_the_tail(lengths)? {
@@ -238,8 +237,8 @@ impl Shared {
         }
     }
 
-    /// A file for what compaction writes: a new one, or the reserve. One record of it takes up to
-    /// `least` bytes.
+    /// A file for compaction's output: a new one, or the reserve. One record takes up to `least`
+    /// bytes.
     pub(crate) fn compaction_file(&self, capacity: u32, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
         let lengths = self.lengths(least)?;
         let least = least.max(crate::options::MIN_SEGMENT_LEN_BYTES);
@@ -247,11 +246,11 @@ impl Shared {
         if purpose == Purpose::Grow {
             return self.grow(lengths, least, || self.create_spare(capacity));
         }
-        // A file that is shorter than the reserve is no better than that.
+        // A new file shorter than the reserve would be no better than the reserve.
         let shortest = self.compaction_reserve_len().clamp(least, capacity);
         match self.create_spare_within(capacity, shortest) {
             Err(error) if error.is_full() => {
-                // What it frees makes both again.
+                // The room that compaction frees refills both.
                 match self.take_reserve(ReserveKind::Compaction, least)? {
                     Some(spare) => Ok(spare),
                     None => self.take_reserve(ReserveKind::Tail, least)?.ok_or(error),
@@ -261,8 +260,8 @@ impl Shared {
         }
     }
 
-    /// A successor was taken, and the roll to it failed with nothing written. The manifest names
-    /// it, so it has to come next.
+    /// Returns a successor after a roll that failed before it wrote. The manifest names it, so it
+    /// must come next.
     pub(crate) fn give_successor_back(&self, successor: Prepared, error: &SegmentError) {
         let mut tail = self.tail.lock();
         if planted("successor_lost") {
@@ -271,12 +270,13 @@ impl Shared {
         if tail.prepared.is_none() {
             tail.prepared = Some(successor);
         } else {
-            // One behind it was made meanwhile: an empty segment would stay in the midst of the log.
+            // A later one was prepared meanwhile: an empty segment would stay in the middle of the
+            // log.
             self.poison.set(&error.to_string());
         }
     }
 
-    /// What [`take_successor`](Self::take_successor) would make for new data.
+    /// The bytes that [`take_successor`](Self::take_successor) would allocate for new data.
     pub(crate) fn room_for_roll(&self, len_bytes: usize) -> Result<u64, SegmentError> {
         let least = self.segment_len_for(len_bytes)?;
         let is_ready = self.tail.lock().prepared.as_ref().is_some_and(|prepared| prepared.fits(least));
@@ -288,7 +288,7 @@ impl Shared {
         Ok(self.missing_reserve_bytes(lengths) + u64::from(whole))
     }
 
-    /// What [`prepare_next`](Self::prepare_next) would make.
+    /// The bytes that [`prepare_next`](Self::prepare_next) would allocate.
     pub(crate) fn room_to_prepare(&self) -> Result<u64, SegmentError> {
         let lengths = self.lengths(0)?;
         let successor = self.next_len.load(Ordering::Relaxed).min(lengths.segment);
@@ -306,8 +306,8 @@ impl Shared {
             (Ok(prepared), Some(old)) => match remove_if_there(self.dir.as_ref(), &segment_name(old.segment.id())) {
                 Ok(()) => Ok(prepared),
                 Err(error) => {
-                    // The manifest names it, so it must be the next, or an empty segment would stay in the midst of the
-                    // log.
+                    // The manifest names it, so it must come next, or an empty segment would stay
+                    // in the middle of the log.
                     self.tail.lock().prepared = Some(prepared);
                     Err(error)
                 }
@@ -320,8 +320,8 @@ impl Shared {
         }
     }
 
-    /// Gives a spare a header and has the manifest name it, with `edit` in the same step. Where
-    /// that fails and has changed nothing, the file goes.
+    /// Writes a header to a spare and adds it to the manifest, with `edit` in the same step. If
+    /// that fails without a change, the file is removed.
     pub(crate) fn prepare(&self, mut spare: Spare, stamp: Stamp, edit: ManifestEdit) -> Result<Prepared, SegmentError> {
         let named = self.name_as_segment(&mut spare);
         let header = named.and_then(|id| self.next_header(id, stamp));
@@ -354,8 +354,7 @@ impl Shared {
         Ok(Prepared { segment: Arc::new(segment), writer })
     }
 
-    /// Gives a spare the name of a segment, and with it the next id whose name no directory of
-    /// others has.
+    /// Renames a spare to a segment, with the next id whose name no foreign directory has.
     pub(crate) fn name_as_segment(&self, spare: &mut Spare) -> Result<u32, SegmentError> {
         loop {
             let id = self.take_id()?;
@@ -382,14 +381,14 @@ impl Shared {
         }
     }
 
-    /// Removes a file of which no use was made; the reserves get its room first. If it is not known
-    /// whether the manifest names it, it stays. The caller holds `preparing`.
+    /// Removes an unused file; the reserves get its room first. If the store is poisoned, the
+    /// manifest may name the file, and it stays. The caller holds `preparing`.
     pub(crate) fn discard(&self, spare: Spare) {
         let Spare { name, file, mapping } = spare;
         drop((file, mapping));
         if !self.poison.is_set() {
-            // The caller tells what has failed before. The next open removes what is left, and
-            // whatever grows next makes the reserves.
+            // The caller reports the earlier error. If these fail, the next open removes the file,
+            // and the next creation of a file for new data refills the reserves.
             let _taken = self.take_back(&name, SegmentKind::Append);
             let _refilled = self.refill_reserves_while_preparing();
         }
@@ -408,7 +407,7 @@ impl Shared {
         })
     }
 
-    /// Makes the header durable, and the segment's name.
+    /// Makes the header and the segment's name durable.
     fn write_header(&self, spare: &mut Spare, header: &SegmentHeader) -> Result<MappingWriter, SegmentError> {
         let in_use = |_| SegmentError::Invalid { what: "a spare file is still in use".to_owned() };
         if !spare.mapping.reset() {
@@ -435,15 +434,15 @@ impl Shared {
 }
 
 impl crate::shared::TailState {
-    /// The successor is made ready at once. Made when the active segment is nearly full, it might
-    /// find the device full; deletes and compaction, which make room again, would then have
-    /// none to begin with.
+    /// The successor is wanted as soon as there is none. If the store waited until the active
+    /// segment is nearly full, the device might be full by then, and deletes and compaction, which
+    /// free room, would have none to begin with.
     pub(crate) fn wants_successor(&self) -> bool {
         self.active.is_some() && self.prepared.is_none()
     }
 }
 
-/// What the manifest says of a segment with this header.
+/// The manifest's entry for a segment with this header.
 pub(crate) fn entry_of(header: &SegmentHeader, state: SegmentState) -> SegmentEntry {
     SegmentEntry {
         id: header.id,

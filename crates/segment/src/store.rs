@@ -1,4 +1,4 @@
-//! A store's files as a whole: opening, the handle, and the background's duties.
+//! A store's files as a whole: opening, the handle, and the work of background threads.
 
 use std::io;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::shared::{Shared, replace_manifest};
 use crate::sync::SyncPoint;
 use crate::tail::AppendMode;
 
-/// An open store: what the appender, readers, the background and the compactor have in common.
+/// An open store: the state that the appender, readers, background threads and the compactor share.
 /// Clone it freely. The lock is held until the last clone, the [`Appender`](crate::Appender) and
 /// all [`SyncPoint`]s are gone.
 #[derive(Clone, Debug)]
@@ -41,13 +41,13 @@ pub struct TailStats {
     pub rolled: usize,
     /// Whether the active segment's successor is ready.
     pub prepared: bool,
-    /// How many of the three reserves for segments are there: those for compaction, for opening and
-    /// for the tail.
+    /// The number of segment reserves that exist, of three: for compaction, for opening and for the
+    /// tail.
     pub reserves: usize,
-    /// Bytes on the device that hold no records yet: what is left of the active segment, the
-    /// prepared one, and these reserves.
+    /// Bytes on the device that hold no records yet: the unused ends of the active and the prepared
+    /// segment, and these reserves.
     pub reserved_bytes: u64,
-    /// Whether the last attempt to make a file found the device full.
+    /// Whether the last attempt to create a file found the device full.
     pub full: bool,
     /// Whether writes are refused because one failed.
     pub poisoned: bool,
@@ -58,22 +58,21 @@ pub struct TailStats {
 pub struct TailProgress {
     /// The id of the active segment.
     pub segment: u32,
-    /// How long it is.
+    /// Its length in bytes.
     pub len_bytes: u32,
-    /// Up to where its commits are known to be durable; 0 if none are.
+    /// The end of its durable commits, as an offset; 0 if none is known to be durable.
     pub durable_bytes: u32,
-    /// How many of its bytes were [written for being long](crate::StoreOptions::long_record_bytes),
-    /// and needed no page to be touched.
+    /// The number of its bytes that positioned writes appended because their commit [was
+    /// long](crate::StoreOptions::long_record_bytes). They need no prefault.
     pub written_bytes: u32,
 }
 
 impl SegmentStore {
-    /// Opens a store for writing, or makes one. Takes the lock, reads the manifest, and applies the
-    /// recovery rules to segments that were not sealed. Until [`Recovery::finish`] nothing is
-    /// changed that another open would miss.
+    /// Opens a store for writing, or creates one. Takes the lock, reads the manifest, and applies
+    /// the recovery rules to the segments that are not sealed. Until [`Recovery::finish`] another
+    /// open would find the same store.
     ///
-    /// Costs one pass over the segments that were not sealed, usually one or two, and writes what
-    /// is valid of them anew.
+    /// Costs one pass over the segments that are not sealed, usually one or two.
     ///
     /// # Errors
     ///
@@ -164,25 +163,25 @@ impl SegmentStore {
         self.shared.wants_preparation()
     }
 
-    /// Makes the reserves for deletes and compaction, and then the active segment's successor, of
-    /// the length that [`set_next_len`](Self::set_next_len) says or less, if the device is small;
-    /// for a background thread. Tells whether there was anything to do.
+    /// Creates the reserves for deletes and compaction, and then the active segment's successor
+    /// with the length that [`set_next_len`](Self::set_next_len) has set, or less on a small
+    /// device; for a background thread. Returns whether there was work.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and nothing has changed: appends go on while the active segment has
-    /// room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise; unless the store [is
-    /// poisoned](Self::is_poisoned), nothing has changed either, and it can be tried again: the
+    /// [`SegmentError::Full`], and nothing has changed: appends succeed while the active segment
+    /// has room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise; unless the store [is
+    /// poisoned](Self::is_poisoned), nothing has changed either, and the caller can try again: the
     /// process may have run out of file descriptors or memory.
     pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.shared.prepare_next(stamp)
     }
 
-    /// Sets how long files are that are made ahead of their use, at most
-    /// [`StoreOptions::segment_len_bytes`], which it is at first. Small while
-    /// little is written, so that a store takes little more room than its data; a writer that
-    /// outruns [`prepare_next`](Self::prepare_next) gets the full length all the same. The
-    /// first segment gets this length too, if it is set before [`Recovery::finish`].
+    /// Sets the length of files that are created ahead of their use. The initial value and the
+    /// upper limit are [`StoreOptions::segment_len_bytes`]. A small value under a small write load
+    /// keeps the store little larger than its data; a writer that outruns
+    /// [`prepare_next`](Self::prepare_next) gets the full length all the same. A value set before
+    /// [`Recovery::finish`] also holds for the first segment.
     pub fn set_next_len(&self, len_bytes: u32) {
         let len = len_bytes.clamp(crate::options::MIN_SEGMENT_LEN_BYTES, self.shared.options.segment_len_bytes);
         self.shared.next_len.store(len, Ordering::Relaxed);
@@ -208,15 +207,16 @@ impl SegmentStore {
         })
     }
 
-    /// What [`set_next_len`](Self::set_next_len) has set.
+    /// The value of [`set_next_len`](Self::set_next_len).
     #[must_use]
     pub fn next_len(&self) -> u32 {
         self.shared.next_len.load(Ordering::Relaxed)
     }
 
-    /// How much more of the device it would take to roll to a segment with room for a commit of
-    /// `len_bytes` of new data: the files that [`Appender::make_room`](crate::Appender::make_room)
-    /// would have to make first. Nothing where a successor and the reserves are ready. Cheap.
+    /// The device room, in bytes, that a roll to a segment with room for a commit of `len_bytes` of
+    /// new data would take: the length of the files that
+    /// [`Appender::make_room`](crate::Appender::make_room) would create first. 0 if a successor and
+    /// the reserves are ready. Cheap.
     ///
     /// # Errors
     ///
@@ -225,18 +225,19 @@ impl SegmentStore {
         self.shared.room_for_roll(len_bytes)
     }
 
-    /// How much of the device [`prepare_next`](Self::prepare_next) would take, at most. Cheap.
+    /// The device room, in bytes, that [`prepare_next`](Self::prepare_next) would take, at most.
+    /// Cheap.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`] if the room of the device cannot be looked at.
+    /// [`SegmentError::Io`] if the free room of the device cannot be read.
     pub fn room_to_prepare(&self) -> Result<u64, SegmentError> {
         self.shared.room_to_prepare()
     }
 
-    /// Makes the reserves again that were used up, as far as there is room. Tells whether that was
-    /// enough: while it is not, whatever takes more room may take what compaction needs. Cheap if
-    /// none is missing.
+    /// Creates used-up reserves again, as far as there is room. Returns whether all are complete:
+    /// while one is not, a caller that takes more room may take the room that compaction needs.
+    /// Cheap if none is missing.
     ///
     /// # Errors
     ///
@@ -245,8 +246,8 @@ impl SegmentStore {
         self.shared.refill_reserves()
     }
 
-    /// Removes the prepared segment, and cuts reserves, that are more than twice as long as files
-    /// are to be now; for a background thread, when nothing is written.
+    /// Removes the prepared segment if it is more than twice as long as new files are to be, and
+    /// cuts such reserves; for a background thread, while there are no writes.
     ///
     /// # Errors
     ///
@@ -257,16 +258,16 @@ impl SegmentStore {
     }
 
     /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared
-    /// one, so that appends meet no page fault; for a background thread. The pages become
-    /// dirty: touch no more than will soon be written. Gives how many bytes were touched;
-    /// always 0 with positioned appends.
+    /// one, so that appends meet no page fault; for a background thread. The pages become dirty:
+    /// touch no more than will soon be written. Returns the number of bytes touched; always 0 with
+    /// positioned appends.
     ///
-    /// The segments keep what is touched from now on in such `pages`, a writer's that has overtaken
-    /// included.
+    /// From now on the segments keep touched bytes in pages of the kind `pages`, also where a
+    /// writer that is ahead of this call touches them.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`]. It harms nothing but speed.
+    /// [`SegmentError::Io`]. Only speed suffers.
     pub fn prefault_ahead(&self, len_bytes: u32, pages: Pages) -> Result<u32, SegmentError> {
         let (active, prepared) = {
             let tail = self.shared.tail.lock();
@@ -281,12 +282,12 @@ impl SegmentStore {
         Ok(touched + prepared.prefault_to(left, pages)?)
     }
 
-    /// Syncs rolled segments and seals them in the manifest; for a background thread. Gives how
-    /// many were sealed.
+    /// Syncs rolled segments and seals them in the manifest; for a background thread. Returns the
+    /// number of segments sealed.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`], and it can be tried again; [`SegmentError::Io`] or
+    /// [`SegmentError::Full`], and the caller can try again; [`SegmentError::Io`] or
     /// [`SegmentError::Poisoned`] otherwise.
     pub fn sync_predecessors(&self) -> Result<usize, SegmentError> {
         self.shared.seal_rolled()
@@ -301,9 +302,9 @@ impl SegmentStore {
     /// Begins a segment of up to `capacity_bytes` for compaction. Relocated records are encoded
     /// against its context.
     ///
-    /// If there is no room for so much it is shorter, but has room for one record of `least_bytes`.
-    /// With [`Purpose::Reclaim`] and a full device the reserve that is kept for this is used. The
-    /// writer's [`remaining_bytes`](CompactedWriter::remaining_bytes) tells how much it takes.
+    /// Without room for that, the segment is shorter, but has room for one record of `least_bytes`.
+    /// With [`Purpose::Reclaim`] on a full device it is the reserve for compaction. The writer's
+    /// [`remaining_bytes`](CompactedWriter::remaining_bytes) returns the segment's room.
     ///
     /// # Errors
     ///
@@ -331,8 +332,8 @@ impl SegmentStore {
         self.shared.install(edit)
     }
 
-    /// Gives up a segment that [`install`](Self::install) has removed. When nobody else holds it,
-    /// its file is removed, and reserves that were used up are made again from its room.
+    /// Gives up a segment that [`install`](Self::install) has removed. If this is the last
+    /// reference, the file is removed, and used-up reserves are created again from its room.
     ///
     /// # Errors
     ///
@@ -341,8 +342,8 @@ impl SegmentStore {
         self.shared.release(segment)
     }
 
-    /// Gives up a segment that was written and not [installed](Self::install): its file becomes the
-    /// reserve again that it may have been, or is removed.
+    /// Gives up a segment that was written but not [installed](Self::install): its file becomes a
+    /// reserve if one is missing, and is removed otherwise.
     ///
     /// # Errors
     ///
@@ -351,9 +352,9 @@ impl SegmentStore {
         self.shared.abandon(output)
     }
 
-    /// Names the newest index checkpoint, durably. Its file must be durable already. The file that
-    /// was named before is garbage from then on, the caller's to remove; the next open removes
-    /// it too.
+    /// Records the newest index checkpoint's name in the manifest, durably. Its file must be
+    /// durable already. The checkpoint that had this place before is garbage from then on: the
+    /// caller removes its file, or else the next open does.
     ///
     /// # Errors
     ///
@@ -369,7 +370,7 @@ impl SegmentStore {
         })
     }
 
-    /// A copy of the manifest as it is on disk.
+    /// A copy of the manifest that is on disk.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
         Manifest::clone(&self.shared.manifest.lock())
@@ -394,7 +395,7 @@ impl SegmentStore {
         self.shared.poison.check()
     }
 
-    /// Refuses all writes from now on, because the caller can no longer vouch for what is in
+    /// Refuses all writes from now on, because the caller can no longer vouch for the state in
     /// memory.
     pub fn poison(&self, cause: &str) {
         self.shared.poison.set(cause);
@@ -447,7 +448,7 @@ pub(crate) fn list(dir: &dyn Dir) -> Result<Vec<String>, SegmentError> {
     Ok(names)
 }
 
-/// Refuses a directory whose records mean something else.
+/// Refuses a directory whose records have another meaning.
 pub(crate) fn expect_content(manifest: Manifest, expected: Content, dir: &Path) -> Result<Manifest, SegmentError> {
     if manifest.content == expected || planted("content_unchecked") {
         return Ok(manifest);
@@ -455,7 +456,7 @@ pub(crate) fn expect_content(manifest: Manifest, expected: Content, dir: &Path) 
     Err(SegmentError::OtherContent { dir: dir.to_owned(), found: manifest.content })
 }
 
-/// Makes an empty store. The manifest comes first: segments without one are an error.
+/// Creates an empty store. The manifest comes first: segments without one are an error.
 fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions, content: Content) -> Result<Manifest, SegmentError> {
     sync_ancestors(fs, dir.path())?;
     let random =
@@ -466,8 +467,8 @@ fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions, content: Content) 
     Ok(manifest)
 }
 
-/// Makes the directory's own name durable, and those of the directories above: an earlier attempt
-/// to make them may have failed after they could be seen.
+/// Makes the names of the directory and of its ancestors durable: an earlier attempt to create them
+/// may have failed after they became visible.
 fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     if planted("ancestors_not_synced") {
         return Ok(());
@@ -482,9 +483,9 @@ fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     Ok(())
 }
 
-/// A directory that this process may not even open, or whose file system is read-only, is not one
-/// that it has made something in. And where the file system syncs no directories, there is nothing
-/// to be done: if the store is on it too, making its first manifest fails.
+/// This process cannot have created an entry in a directory that it may not open, or on a read-only
+/// file system. Where the file system cannot sync directories, no call would help: if the store is
+/// on it too, writing its first manifest fails.
 fn is_beyond_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)

@@ -64,8 +64,7 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
 }
 
 fn check(world: &World, kind: FaultKind) -> Result<(), String> {
-    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a wrong
-    // value.
+    // Lying syncs and flipped bits may lose durable records, but never give a wrong value.
     let trusted = !matches!(kind, FaultKind::LyingSync | FaultKind::FlipBit);
     if trusted {
         return world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 });

@@ -45,7 +45,7 @@ fn a_roll_takes_what_it_is_said_to_need() {
         let files = names.iter().filter(|name| name.ends_with(".seg") || name.ends_with(".spare"));
         files.map(|name| world.fs.read_file(&Path::new(DIR).join(name)).unwrap().len() as u64).sum::<u64>()
     };
-    // The third is too long for the segment that is ready, which goes once the longer one is there.
+    // The third is too long for the prepared segment, which is removed once the longer one exists.
     let rolls = [(false, 10, 1024, 1024), (true, 10, 0, 0), (true, 5000, 5098, 5098 - 1024), (false, 3000, 3098, 3098)];
     for (is_ready, len_bytes, needed, taken) in rolls {
         if is_ready {
@@ -153,13 +153,13 @@ fn full_disk_in_order(puts: usize, left: u64, order: &[Step], deletes: bool) -> 
     let sealed = |entry: &&SegmentEntry| matches!(entry.state, SegmentState::Sealed { .. });
     let ids: Vec<u32> = open.store.manifest().segments.iter().filter(sealed).map(|entry| entry.id).take(16).collect();
     edit.remove.clone_from(&ids);
-    open.store.install(&edit).map_err(|error| format!("recording what was compacted: {error}"))?;
+    open.store.install(&edit).map_err(|error| format!("installing the compaction: {error}"))?;
     let (gone, kept): (Vec<_>, Vec<_>) = open.segments.drain(..).partition(|segment| ids.contains(&segment.id()));
     open.segments = kept;
     for segment in gone {
-        open.store.release(segment).map_err(|error| format!("letting go of a file: {error}"))?;
+        open.store.release(segment).map_err(|error| format!("releasing a segment: {error}"))?;
     }
-    world.step(PUT).map_err(|error| format!("a put into what was freed: {error}"))
+    world.step(PUT).map_err(|error| format!("a put into the freed room: {error}"))
 }
 
 /// With nothing but the spare left, compaction can still write.
@@ -302,7 +302,7 @@ fn a_file_that_cannot_be_made_poisons_nothing() {
     }
 }
 
-/// How many bytes each of so many rolls writes to the manifest's file, in all.
+/// The bytes that `rolls` rolls write to the manifest's file, in all.
 fn manifest_bytes(rolls: usize) -> usize {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Positioned, 512, 1));
@@ -387,7 +387,7 @@ impl SyncHook for NoSyncAbove {
     }
 }
 
-/// A store can be made below directories that cannot be synced, but a sync that fails is told.
+/// A store can be created below directories that cannot be synced, but a failed sync is an error.
 #[test]
 #[cfg(target_os = "linux")]
 fn directories_above_that_sync_nothing() {
@@ -523,8 +523,8 @@ fn long_records_are_written_where_pages_were_not_touched() {
     }
 }
 
-/// Pages are a matter of speed: whatever ones are asked for, and whenever that changes, the file
-/// holds what was appended.
+/// The kind of pages affects only speed: whichever kind a caller sets, and whenever it changes, the
+/// file holds the appended bytes.
 #[test]
 #[cfg_attr(miri, ignore = "maps files")]
 fn pages_of_any_size_hold_the_same_bytes() {

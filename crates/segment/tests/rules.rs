@@ -57,7 +57,7 @@ fn a_second_name_keeps_what_it_had() -> Result<(), String> {
     if before != after { Err("the backup has changed".to_owned()) } else { Ok(()) }
 }
 
-/// Damage in what was durable is never taken for a torn tail.
+/// Damage in durable commits is never taken for a torn tail.
 #[test]
 fn damage_of_durable_commits_is_no_torn_tail() -> Result<(), String> {
     let fs = SimFs::new();
@@ -207,7 +207,7 @@ fn new_data_leaves_a_used_reserve_to_deletes() -> Result<(), String> {
         world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 300));
         while world.step(PUT).is_ok() {}
         world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
-        // One after the other, until one has used up a reserve; there are as many as fit it behind.
+        // One after the other, until one has used up a reserve; later ones fit into the reserve.
         for _ in 0..30 {
             world.commit(1, 0, Purpose::Reclaim).map_err(error)?;
             let put = world.step(PUT);

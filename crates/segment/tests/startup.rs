@@ -277,7 +277,7 @@ fn row_08_open_segment_with_whole_commits() {
         matches!(report.segments[..], [ref only] if only.outcome == SegmentOutcome::Recovered && only.records == 5)
     );
     assert!(report.version_floor > 5);
-    // The second open: what was recovered is sealed, and the segment that was started is empty.
+    // The second open: the recovered segment is sealed, and the new one is empty.
     let (count, report) = open(&fs).unwrap();
     assert_eq!(count, 5);
     assert!(report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Sealed && segment.records == 5));
@@ -337,7 +337,7 @@ fn row_11_durable_commit_damaged() {
     world.open = None;
     fs.settle();
     let ends = record_ends(&fs, 1);
-    // The last record knows four to be durable, so damage in any of those is told from a crash.
+    // The last record states that four are durable, so damage in one of those is no torn tail.
     for (at, expected) in [(70, 64), (ends[0] + 20, ends[0]), (ends[2] + 20, ends[2])] {
         let state = fs.after_kill();
         edit(&state, &segment_path(1), |bytes| bytes[at] ^= 4);

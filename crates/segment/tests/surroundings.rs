@@ -194,7 +194,7 @@ fn no_file_that_is_removed_lets_a_second_writer_in() {
     let dir = temp.path();
     let outcome =
         run_in_fork(|| matches!(open(&real(), dir), Err(SegmentError::Locked { by_this_process: false, .. })));
-    assert!(outcome.unwrap(), "another process is told that another one has it");
+    assert!(outcome.unwrap(), "a forked process learns that another process holds the lock");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the system is told about the pages of a map.
+//! Advice to the system about the pages of a map.
 
 use std::io;
 

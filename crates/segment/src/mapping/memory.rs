@@ -28,7 +28,7 @@ pub struct SharedMemory {
     bytes: Box<[UnsafeCell<u8>]>,
     frozen: AtomicUsize,
     mappings: AtomicUsize,
-    /// Held by everyone who touches bytes that are not frozen, and by whoever thaws.
+    /// Held while a thread touches bytes that are not frozen, or thaws.
     unfrozen: Mutex<()>,
 }
 
@@ -75,7 +75,7 @@ impl SharedMemory {
         self.bytes.as_ptr().cast::<u8>().cast_mut()
     }
 
-    /// Copies bytes out, as many as there are from `offset` on; gives their number.
+    /// Copies bytes from `offset` on to the buffer, up to the end; returns their number.
     pub fn read_at(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let _held = self.unfrozen.lock();
         let count = self.len().saturating_sub(offset).min(buffer.len());

@@ -1,8 +1,8 @@
 //! Who may map a file.
 
 /// The promise that a map of a file needs, and that no type can make: that nobody cuts the file or
-/// writes to what is lent. One is used up by each map, and only who writes `unsafe` makes one;
-/// whoever implements [`File`](crate::File) passes it on to the file that it stands for, and to no
+/// writes to what is lent. Each map uses one up, and only `unsafe` code makes one; an
+/// implementation of [`File`](crate::File) passes it on to the file that it stands for, and to no
 /// other.
 ///
 /// Without it none of these compiles. A write under a borrowed slice:

@@ -154,9 +154,9 @@ impl SimFs {
         Ok(bytes)
     }
 
-    /// Replaces a file's bytes, or makes the file, behind everybody's back: durable at once,
-    /// recorded nowhere. For planting damage before a store is opened: maps of the old bytes do
-    /// not see it, files that are open are gone, and what was recorded before is forgotten.
+    /// Replaces a file's bytes, or creates the file, outside the recorded history: the bytes are
+    /// durable at once. For planting damage before a store is opened: existing maps keep the old
+    /// bytes, open handles lose the file, and the operations recorded so far are dropped.
     pub fn plant(&self, path: &Path, bytes: &[u8]) {
         let mut state = self.state.lock();
         let inode = state.next_inode;

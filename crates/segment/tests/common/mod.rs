@@ -20,7 +20,7 @@ const EXTRA_KEY: &[u8] = b"extra";
 /// One step of a workload.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    /// A commit of so many commands with values of so many bytes.
+    /// A commit of `commands` commands with values of `value_len` bytes.
     Commit {
         commands: usize,
         value_len: usize,

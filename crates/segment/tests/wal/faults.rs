@@ -52,8 +52,7 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
 }
 
 fn check(world: &World, kind: FaultKind) -> Result<(), String> {
-    // Lies and flipped bits may lose what was promised, but must be noticed, or harmless: never a
-    // wrong entry.
+    // Lying syncs and flipped bits may lose durable entries, but never give a wrong one.
     if !matches!(kind, FaultKind::LyingSync | FaultKind::FlipBit) {
         return world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 });
     }

@@ -45,7 +45,7 @@ fn files_go_with_the_front() {
     }
 }
 
-/// An empty log that was closed knows where it goes on: the record that says so keeps its file.
+/// A closed empty log keeps its next position: the record that states it keeps its file.
 #[test]
 fn an_empty_log_keeps_its_position() {
     let (fs, options, mut wal) = new_log(AppendMode::Mapped);
@@ -170,7 +170,7 @@ fn positions_outside_the_log_are_refused() {
     assert!(matches!(wal.append(b"beyond"), Err(SegmentError::Invalid { .. })));
 }
 
-/// A log is no store and a store is no log, whoever opens it.
+/// A log does not open as a store, nor a store as a log, for writing or reading.
 #[test]
 fn other_content_is_refused() {
     let (fs, options, wal) = new_log(AppendMode::Mapped);

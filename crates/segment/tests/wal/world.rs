@@ -1,5 +1,5 @@
-//! A user of the log that remembers what the log must hold after each of its steps, and what was
-//! promised to be durable.
+//! A user of the log that remembers the content that the log must have after each step, and how
+//! much of it is durable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ pub enum Step {
         len: usize,
     },
     Sync,
-    /// Drops so many entries at the front; if there are fewer, the log begins anew that far behind
-    /// its first.
+    /// Drops `count` entries at the front; if there are fewer, the log restarts `count` positions
+    /// past its first.
     TruncateFront {
         count: u64,
     },
-    /// Drops so many entries at the back, or all.
+    /// Drops `count` entries at the back, or all.
     TruncateBack {
         count: u64,
     },
@@ -86,7 +86,7 @@ pub struct World {
     /// At how many recorded operations the state of which number was known to be durable.
     pub durable: Vec<(usize, usize)>,
     appended: u64,
-    /// Not while devices lie or flip bits: then what was promised may be lost, and is no fault of
+    /// False while devices lie or flip bits: then durable entries may be lost without a fault of
     /// the log.
     pub is_trusted: bool,
 }
@@ -229,7 +229,7 @@ impl World {
         if !deep {
             return Ok(());
         }
-        // It goes on, and the death of the process changes nothing.
+        // The log takes appends, and the death of the process changes nothing.
         let mut expected = found;
         expected.entries.push(b"extra".to_vec());
         let at = wal.append(b"extra").map_err(|error| format!("no append after recovery: {error}"))?;
