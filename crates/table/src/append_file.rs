@@ -1,4 +1,4 @@
-//! The table's file while it is written: bytes go to its end, in large pieces.
+//! The file of a table under construction: appends bytes at its end, in large writes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use hightower_segment::{File, retry_interrupted, write_all_at};
 
 use crate::error::TableError;
 
-/// So much is written at once.
+/// The buffered length, in bytes, from which on the buffer is written.
 const BUFFER_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct AppendFile {
     file: Arc<dyn File>,
     path: PathBuf,
     buffer: Vec<u8>,
-    /// How much of the file was written.
+    /// The bytes written to the file so far.
     written: u64,
     max_len_bytes: u64,
 }
@@ -25,7 +25,7 @@ impl AppendFile {
         Self { file, path, buffer: Vec::with_capacity(BUFFER_BYTES + 4096), written: 0, max_len_bytes }
     }
 
-    /// Where the next byte goes.
+    /// The offset of the next byte.
     pub(crate) fn position(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }

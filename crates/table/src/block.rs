@@ -1,5 +1,5 @@
-//! What all blocks have in common, those of entries (*leaves*) and those of the index (*nodes*):
-//! the head with check, length and level.
+//! The head that all blocks have, those of entries (*leaves*) and those of the index (*nodes*):
+//! checksum, length and level.
 
 use std::ops::Range;
 
@@ -7,9 +7,9 @@ use crate::checksum::Salt;
 use crate::error::{Damaged, damaged};
 use crate::planted;
 
-/// Check, length, length of the block before, level, count.
+/// Checksum, length, length of the previous block, level, count.
 pub(crate) const HEAD_LEN: usize = 14;
-/// No block is longer: its length is checked before anything is read.
+/// The longest block. A reader checks a block's length before it reads the block.
 pub(crate) const MAX_BLOCK_LEN: usize = 256 << 10;
 /// A block is complete when it has this many entries or children.
 pub(crate) const LEAF_ENTRIES: usize = 32;
@@ -17,18 +17,18 @@ pub(crate) const NODE_CHILDREN: usize = 64;
 /// Or when its keys take this many bytes.
 pub(crate) const FULL_BLOCK_BYTES: usize = 4096;
 
-/// What a block says of itself.
+/// The head of a block, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockHead {
     pub(crate) len: usize,
-    /// Of a leaf: the length of the leaf before it, 0 in the first.
+    /// In a leaf: the length of the previous leaf, 0 in the first.
     pub(crate) previous_len: u32,
     /// 0 in a leaf, 1 in a node above leaves, ...
     pub(crate) level: u8,
     pub(crate) count: usize,
 }
 
-/// Makes room for the head of a block, whose body follows.
+/// Reserves room for the head of a block, whose body follows.
 pub(crate) fn begin(block: &mut Vec<u8>) {
     block.clear();
     block.resize(HEAD_LEN, 0);
@@ -57,7 +57,7 @@ pub(crate) fn open<'a>(
     area: &Range<u64>,
 ) -> Result<(BlockHead, &'a [u8]), Damaged> {
     if offset < area.start || offset >= area.end {
-        return Err(damaged(offset, "a block where none is"));
+        return Err(damaged(offset, "an offset outside the area of the blocks"));
     }
     let most = usize::try_from(area.end - offset).unwrap_or(usize::MAX).min(MAX_BLOCK_LEN);
     let rest = usize::try_from(offset).ok().and_then(|start| file.get(start..)).unwrap_or_default();
@@ -66,20 +66,20 @@ pub(crate) fn open<'a>(
     let [c0, c1, c2, c3, l0, l1, l2, l3, p0, p1, p2, p3, level, count] = *head;
     let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     let Some(block) = rest.get(..len).filter(|block| block.len() >= HEAD_LEN) else {
-        return Err(damaged(offset, "a block that reaches beyond its place"));
+        return Err(damaged(offset, "a block that reaches beyond the area of the blocks"));
     };
     let checked = block.get(4..).unwrap_or_default();
     if salt.check(offset, checked) != u32::from_le_bytes([c0, c1, c2, c3]) && !planted("table_block_unverified") {
         return Err(damaged(offset, "wrong checksum of a block"));
     }
     if count == 0 {
-        return Err(damaged(offset, "a block of nothing"));
+        return Err(damaged(offset, "a block without entries"));
     }
     let previous_len = u32::from_le_bytes([p0, p1, p2, p3]);
     Ok((BlockHead { len, previous_len, level, count: usize::from(count) }, block))
 }
 
-/// How many bytes two byte strings have in common at their beginning.
+/// The length of the common prefix of two byte strings.
 #[inline]
 pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     let mut common = 0;

@@ -1,4 +1,4 @@
-//! What the point table knows of a hash.
+//! Lookups in the point table, by hash.
 
 use crate::entry::RecordPointer;
 use crate::error::{Damaged, TableError, damaged};
@@ -37,7 +37,7 @@ pub struct Candidates<'t> {
     rest: RestOfSearch,
 }
 
-/// Where the search goes on when a line is done.
+/// The next place to search after the current line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RestOfSearch {
     /// This line, and then perhaps the list.
@@ -45,7 +45,7 @@ enum RestOfSearch {
         number: u64,
         and_list: bool,
     },
-    /// The list, from this place on.
+    /// The list, from the entry at `place` on.
     List {
         place: u64,
     },
@@ -53,14 +53,14 @@ enum RestOfSearch {
 }
 
 impl TableReader {
-    /// The records that may be of the key with this hash: of a key that is there its own, and now
-    /// and then another one, which holds another key. Of an absent key mostly none.
+    /// The records that may hold the key with this hash. For a present key they include its own
+    /// record, and sometimes the record of another key. For an absent key there are mostly none.
     ///
     /// Costs one cache line of the table, in about 98 of 100 cases.
     ///
     /// # Errors
     ///
-    /// [`TableError::Corrupt`] if the line is damaged. The key may then be there.
+    /// [`TableError::Corrupt`] if the line is damaged. The table may then have the key.
     ///
     /// Example: [`TableReader`].
     #[inline]
@@ -87,8 +87,8 @@ impl<'t> Candidates<'t> {
         Ok(Self { table, hash, fingerprint: shape.fingerprint(hash), line, slot: 0, rest })
     }
 
-    /// Whether this record is among them, in time that does not depend on how many there are: the
-    /// list is in the order of whole entries.
+    /// Whether the record is among them, in time that does not depend on their number: the list is
+    /// in the order of whole entries.
     pub(crate) fn lead_to(mut self, pointer: RecordPointer) -> Result<bool, TableError> {
         let table = self.table;
         loop {
@@ -137,8 +137,8 @@ impl<'t> Candidates<'t> {
 
     fn pointer(&self, segment: usize, offset: u32) -> Result<RecordPointer, Damaged> {
         let known = self.table.segments().get(segment);
-        let known =
-            known.ok_or_else(|| damaged(self.table.footer().points_at, "a slot of a segment that is not named"));
+        let known = known
+            .ok_or_else(|| damaged(self.table.footer().points_at, "a slot whose segment the footer does not name"));
         known.map(|counts| RecordPointer { segment: counts.segment, offset })
     }
 
@@ -182,7 +182,7 @@ fn first_listed(table: &TableReader, entry: PointEntry) -> Result<u64, Damaged> 
     Ok(low)
 }
 
-/// An entry of the list, out of its verified line.
+/// An entry of the list, from its verified line.
 pub(crate) fn listed_at(table: &TableReader, place: u64) -> Result<PointEntry, Damaged> {
     let entries = list_line::ENTRIES as u64;
     let at = table.footer().list_at + place / entries * LINE_LEN as u64;
@@ -192,7 +192,7 @@ pub(crate) fn listed_at(table: &TableReader, place: u64) -> Result<PointEntry, D
     let (found, count) = list_line::decode(line, table.salt_of_checks(), at)?;
     let slot = usize::try_from(place % entries).unwrap_or(usize::MAX);
     let found = found.get(..count).and_then(|found| found.get(slot)).copied();
-    found.ok_or_else(|| damaged(at, "a line of the list with fewer entries than it must have"))
+    found.ok_or_else(|| damaged(at, "a line of the list with too few entries"))
 }
 
 #[cfg(test)]

@@ -12,24 +12,24 @@ use crate::node::IndexNode;
 use crate::reader::TableReader;
 use crate::writer::{KEYS_PER_REPORT, TableProgress, go_on};
 
-/// What is asked of each key, as it is walked over.
+/// The totals of all keys, to compare with the footer and the point table.
 struct OrderTotals {
     keys: u64,
     counts: Vec<SegmentCounts>,
     max_version: u64,
-    /// A sum over all pointers, which does not depend on their order.
+    /// A sum over all pointers, independent of their order.
     pointers: u64,
 }
 
 impl TableReader {
-    /// Verifies every byte of the table: all checks, the order of the keys, that each key is found
-    /// through the index, that point table and order name the same records, and all counts of the
-    /// footer. Reads the file once from front to back and a line of the point table for each key.
-    /// Takes memory for one block, and 32 bytes for each segment that its entries point into.
+    /// Verifies every byte of the table: all checksums, the order of the keys, that the index leads
+    /// to each key, that the point table and the leaves name the same records, and all counts of
+    /// the footer. Reads the file once from front to back, and a line of the point table for each
+    /// key. Takes memory for one block, and 32 bytes for each segment that its entries point into.
     ///
     /// # Errors
     ///
-    /// [`TableError::Corrupt`] for the first damage that it meets.
+    /// [`TableError::Corrupt`] for the first damage found.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -46,7 +46,7 @@ impl TableReader {
         self.check_with(&mut |_progress| ControlFlow::Continue(()))
     }
 
-    /// As [`check`](Self::check); `observe` hears of progress and may stop it.
+    /// As [`check`](Self::check); `observe` gets the progress and may stop the check.
     ///
     /// # Errors
     ///
@@ -70,14 +70,14 @@ impl TableReader {
         self.check_index().map_err(|damage| self.corrupt(damage))?;
         let (entries, pointers) = self.check_points(walk.keys, observe)?;
         let has = |is_so: bool, what| if is_so { Ok(()) } else { Err(self.corrupt(damaged(at, what))) };
-        has(walk.counts == footer.segments, "counts of segments that are not those of the entries")?;
-        has(walk.keys == footer.keys, "a number of keys that is not theirs")?;
+        has(walk.counts == footer.segments, "counts of segments that differ from those of the entries")?;
+        has(walk.keys == footer.keys, "a number of keys that differs from that of the entries")?;
         has(walk.max_version == footer.max_version, "a highest version that no entry has")?;
         has(entries == footer.keys, "a point table with more or fewer entries than keys")?;
-        has(pointers == walk.pointers, "a point table with other records than the entries'")
+        has(pointers == walk.pointers, "a point table whose records differ from those of the entries")
     }
 
-    /// Walks over all keys, and looks each of them up in the point table.
+    /// Reads all keys in order, and looks up each of them in the point table.
     fn check_order(
         &self,
         observe: &mut dyn FnMut(TableProgress) -> ControlFlow<()>,
@@ -101,7 +101,8 @@ impl TableReader {
                 return Err(wrong("a key that is not above the one before it"));
             }
             if leaf != Some(at) {
-                // All keys between the first and the last of a leaf lead where these do.
+                // If the index leads to this leaf for its first and its last key, it does for all
+                // keys between.
                 let ends = [&last[..], key].map(|key| self.leaf_of(key).map_err(|damage| self.corrupt(damage)));
                 let [before, first] = ends;
                 if first? != at || leaf.is_some_and(|leaf| !matches!(before, Ok(found) if found == leaf)) {
@@ -129,13 +130,13 @@ impl TableReader {
         }
         if walk.keys > 0 && (last != footer.max_key || leaf != Some(footer.last_leaf)) {
             return Err(
-                self.corrupt(damaged(footer.at, "a greatest key or a last block that are not those of the order"))
+                self.corrupt(damaged(footer.at, "a greatest key or a last block that differs from that of the leaves"))
             );
         }
         Ok(walk)
     }
 
-    /// The nodes one behind the other, and the zeros behind them.
+    /// Checks the nodes one after the other, and the zeros after them.
     fn check_index(&self) -> Result<(), Damaged> {
         let footer = self.footer();
         let mut at = footer.leaves_end;
@@ -168,7 +169,7 @@ impl TableReader {
         Ok(())
     }
 
-    /// How many entries the point table has, and the sum of their pointers.
+    /// The number of entries of the point table, and the sum of their pointers.
     fn check_points(
         &self,
         keys: u64,
@@ -182,12 +183,12 @@ impl TableReader {
             let line = self.line(number).map_err(|damage| self.corrupt(damage))?;
             let wrong = |what| self.corrupt(damaged(at, what));
             if !line.is_sound(shape) {
-                return Err(wrong("a line with bytes that mean nothing"));
+                return Err(wrong("a line with invalid numbers or unused bits that are not zero"));
             }
             for slot in 0..line.len() {
                 let (segment, offset) = shape.unpack(line.packed(shape, slot));
                 let segment = footer.segments.get(segment).map(|row| row.segment);
-                let segment = segment.ok_or_else(|| wrong("a slot of a segment that is not named"))?;
+                let segment = segment.ok_or_else(|| wrong("a slot whose segment the footer does not name"))?;
                 sum = sum.wrapping_add(mixed(RecordPointer { segment, offset }));
                 entries += 1;
                 if u64::is_multiple_of(entries, KEYS_PER_REPORT) {
@@ -212,7 +213,7 @@ impl TableReader {
     }
 }
 
-/// A number of a pointer that is added up.
+/// Mixes a pointer to the number that enters the sum.
 fn mixed(pointer: RecordPointer) -> u64 {
     let number = u64::from(pointer.segment) << 32 | u64::from(pointer.offset);
     let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);

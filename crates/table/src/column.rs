@@ -1,12 +1,12 @@
-//! Columns: numbers of one kind side by side, each in as few bits as the widest of them needs above
-//! the least.
+//! Columns: numbers of one kind, each stored as its difference from the least in a fixed number of
+//! bits.
 //!
-//! A column is its width in bits, its least number, and what each number is above that, low bits
-//! first and without gaps. Numbers that are all the same take no room of their own, and each can be
-//! read without the others.
+//! A column is its width in bits, its least number, and the differences, low bits first and without
+//! gaps. The width is that of the largest difference, so a column of equal numbers has no
+//! differences. A reader can read each number without the others.
 
-/// The widest column whose numbers are read with one load of eight bytes, wherever they begin;
-/// wider ones take whole eight bytes each.
+/// The widest column whose numbers a load of eight bytes can read at any bit offset; numbers of
+/// wider columns take eight whole bytes each.
 const WIDTH_MAX: u32 = 56;
 
 /// Writes a number, seven bits to a byte, low bits first; the highest bit says that more follow.
@@ -20,7 +20,7 @@ pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(low);
 }
 
-/// Reads numbers and columns off the front of bytes.
+/// Reads numbers and columns from a byte string, in order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VarintReader<'a> {
     bytes: &'a [u8],
@@ -42,7 +42,7 @@ impl<'a> VarintReader<'a> {
         Some(byte)
     }
 
-    /// A number in its one encoding: as short as can be.
+    /// A number in its shortest encoding, the only valid one.
     pub(crate) fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -116,7 +116,7 @@ pub(crate) fn put_column(bytes: &mut Vec<u8>, numbers: impl Iterator<Item = u64>
     }
 }
 
-/// A column of a block: where it lies, not the bytes.
+/// The place of a column in a block, without the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PackedColumn {
     start: usize,
@@ -126,8 +126,8 @@ pub(crate) struct PackedColumn {
 }
 
 impl PackedColumn {
-    /// The number at this place, out of the block that the column was read from. Places that are
-    /// not there have no number that means anything.
+    /// The number at `place`, read from the column's block. The result for a place past the end is
+    /// arbitrary.
     #[inline]
     pub(crate) fn get(&self, block: &[u8], place: usize) -> u64 {
         if self.width == 0 {
@@ -144,12 +144,12 @@ impl PackedColumn {
         self.least
     }
 
-    /// Whether every number is this one.
+    /// Whether all numbers equal `number`.
     pub(crate) fn is_all(&self, number: u64) -> bool {
         self.width == 0 && self.least == number
     }
 
-    /// How many of the first numbers, each of them 0 or 1, are 1; `None` if one is neither.
+    /// The number of ones among the first `count` numbers; `None` if one is neither 0 nor 1.
     pub(crate) fn count_ones(&self, block: &[u8], count: usize) -> Option<usize> {
         (0..count).try_fold(0, |ones, place| match self.get(block, place) {
             0 => Some(ones),
@@ -159,7 +159,7 @@ impl PackedColumn {
     }
 }
 
-/// Fewer than eight bytes, with zeros behind them.
+/// The number in fewer than eight bytes, with zeros for the missing ones.
 #[cold]
 fn last_word(rest: &[u8]) -> u64 {
     rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))

@@ -1,4 +1,4 @@
-//! Walks through a table in key order, in both directions.
+//! Cursors: iteration over a table in key order, in both directions.
 
 use std::ops::Deref;
 
@@ -8,7 +8,7 @@ use crate::leaf::DecodedLeaf;
 use crate::planted;
 use crate::reader::TableReader;
 
-/// Where [`TableCursor::seek`] goes, relative to a key.
+/// The target of [`TableCursor::seek`], relative to a key.
 ///
 /// ```
 /// use hightower_table::SeekTo;
@@ -16,20 +16,20 @@ use crate::reader::TableReader;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekTo {
-    /// The first key that is not below it (≥).
+    /// The first key at or above it (≥).
     AtOrAfter,
     /// The first key above it (>).
     After,
-    /// The last key that is not above it (≤).
+    /// The last key at or below it (≤).
     AtOrBefore,
     /// The last key below it (<).
     Before,
 }
 
-/// A place in a table, or none.
+/// A position in a table, or none.
 ///
-/// A cursor keeps a copy of one verified block and the keys of that block in full: mostly some
-/// kilobytes, 2 MiB if all of them are as long as can be. After an error it stands nowhere.
+/// A cursor keeps a copy of one verified block and the full keys of that block: mostly some
+/// kilobytes, up to 2 MiB with the longest keys. After an error it has no position.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -54,7 +54,7 @@ pub enum SeekTo {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A cursor borrows its table ([`TableReader::cursor`]), or owns what leads to it, such as an
+/// A cursor borrows its table ([`TableReader::cursor`]), or owns a pointer to it, such as an
 /// [`Arc`](std::sync::Arc): then it can be stored and sent to another thread.
 #[derive(Clone, Debug)]
 pub struct TableCursor<R> {
@@ -64,7 +64,7 @@ pub struct TableCursor<R> {
 }
 
 impl TableReader {
-    /// A cursor that stands nowhere yet. Example: [`TableCursor`].
+    /// A cursor without a position. Example: [`TableCursor`].
     #[must_use]
     pub fn cursor(&self) -> TableCursor<&Self> {
         TableCursor::new(self)
@@ -72,7 +72,7 @@ impl TableReader {
 }
 
 impl<R: Deref<Target = TableReader>> TableCursor<R> {
-    /// A cursor that owns what leads to its table, and stands nowhere yet.
+    /// A cursor that owns the pointer to its table, without a position.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -96,7 +96,7 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         Self { table, leaf: DecodedLeaf::default(), place: None }
     }
 
-    /// Goes to the first key. `false` if the table is empty.
+    /// Moves to the first key. `false` if the table is empty.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         })
     }
 
-    /// Goes to the last key. `false` if the table is empty.
+    /// Moves to the last key. `false` if the table is empty.
     ///
     /// # Errors
     ///
@@ -159,8 +159,8 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         })
     }
 
-    /// Goes to the key next to `key` on the side that `to` says. `false` if there is none. Costs a
-    /// block of each level of the index, and of the leaves one or two.
+    /// Moves to the key that `to` selects relative to `key`. `false` if there is none. Reads one
+    /// block of each level of the index, and one or two leaves.
     ///
     /// # Errors
     ///
@@ -184,7 +184,7 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         })
     }
 
-    /// Goes to the next key. `false` at the end, and where the cursor stands nowhere.
+    /// Moves to the next key. `false` at the end, and without a position.
     ///
     /// # Errors
     ///
@@ -199,7 +199,7 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         })
     }
 
-    /// Goes to the key before. `false` at the beginning, and where the cursor stands nowhere.
+    /// Moves to the previous key. `false` at the beginning, and without a position.
     ///
     /// # Errors
     ///
@@ -214,26 +214,26 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         })
     }
 
-    /// The key where the cursor stands. Example: [`TableCursor`].
+    /// The key at the cursor's position. Example: [`TableCursor`].
     #[must_use]
     #[inline]
     pub fn key(&self) -> Option<&[u8]> {
         self.place.map(|place| self.leaf.key(place))
     }
 
-    /// What the table knows of that key. Example: [`seek_first`](Self::seek_first).
+    /// The entry of that key. Example: [`seek_first`](Self::seek_first).
     #[must_use]
     #[inline]
     pub fn entry(&self) -> Option<TableEntry> {
         self.place.map(|place| self.leaf.entry(place))
     }
 
-    /// Where the block begins that the cursor stands in.
+    /// The offset of the cursor's block in the file.
     pub(crate) fn leaf_offset(&self) -> u64 {
         self.leaf.offset
     }
 
-    /// Moves; after an error the cursor stands nowhere.
+    /// Moves; after an error the cursor has no position.
     #[inline]
     fn within(&mut self, step: impl FnOnce(&mut Self) -> Result<Option<usize>, Damaged>) -> Result<bool, TableError> {
         let moved = step(self).and_then(|place| {
@@ -247,12 +247,12 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
     fn load(&mut self, offset: u64) -> Result<(), Damaged> {
         let (head, block) = self.table.block(offset, 0)?;
         if (head.previous_len == 0) != (offset == self.table.footer().leaves().start) {
-            return Err(damaged(offset, "a leaf that is not where it says"));
+            return Err(damaged(offset, "a leaf whose previous length does not fit its place"));
         }
         self.leaf.load(block, head, offset)
     }
 
-    /// This place, or the first of the next leaf if this one has no such place.
+    /// This place, or the first one of the next leaf if the current leaf has no such place.
     fn place_or_next(&mut self, place: usize) -> Result<Option<usize>, Damaged> {
         if place < self.leaf.len() {
             return Ok(Some(place));
@@ -271,7 +271,7 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         Ok(Some(0))
     }
 
-    /// The place before this one, perhaps in the leaf before.
+    /// The place before this one, perhaps in the previous leaf.
     fn before(&mut self, place: usize) -> Result<Option<usize>, Damaged> {
         if let Some(before) = place.checked_sub(1) {
             return Ok(Some(before));

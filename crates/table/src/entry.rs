@@ -1,6 +1,6 @@
-//! What a table knows of a key.
+//! The entry of a key in a table.
 
-/// Where a record lies.
+/// The place of a record.
 ///
 /// ```
 /// use hightower_table::RecordPointer;
@@ -12,7 +12,7 @@
 pub struct RecordPointer {
     /// The number of the segment.
     pub segment: u32,
-    /// Where in the segment the record begins, in bytes.
+    /// The offset of the record in the segment, in bytes.
     pub offset: u32,
 }
 
@@ -26,7 +26,7 @@ pub enum EntryKind {
     Tombstone,
 }
 
-/// What a table knows of a key: its newest command, and where the record of that is.
+/// The entry of a key: its newest command, and the place of that command's record.
 ///
 /// ```
 /// use hightower_table::{EntryKind, RecordPointer, TableEntry};
@@ -43,9 +43,9 @@ pub enum EntryKind {
 pub struct TableEntry {
     /// The version of the command.
     pub version: u64,
-    /// What the command did.
+    /// Whether the command set or deleted the key.
     pub kind: EntryKind,
-    /// Where the record is.
+    /// The place of the record.
     pub pointer: RecordPointer,
     /// The length of the record in bytes.
     pub len_bytes: u32,
@@ -64,7 +64,8 @@ impl TableEntry {
     }
 }
 
-/// What points into one segment: from these the engine derives dead records and bytes.
+/// The counts of a table's entries that point into one segment; from these the engine derives dead
+/// records and bytes.
 ///
 /// ```
 /// use hightower_table::SegmentCounts;
@@ -76,11 +77,11 @@ impl TableEntry {
 pub struct SegmentCounts {
     /// The number of the segment.
     pub segment: u32,
-    /// How many entries point into it, tombstones among them.
+    /// The number of entries that point into it, including tombstones.
     pub entries: u64,
-    /// The length of their records in bytes, in all.
+    /// The sum of the lengths of their records, in bytes.
     pub len_bytes: u64,
-    /// How many of the entries are tombstones.
+    /// The number of these entries that are tombstones.
     pub tombstones: u64,
 }
 

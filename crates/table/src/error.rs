@@ -1,4 +1,4 @@
-//! What can go wrong with a table, and what to do about it.
+//! The errors of a table, each with the action to take.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why an operation on a table failed. Every message names the file or the key's fault, and says
-/// what to do.
+/// Why an operation on a table failed. Every message names the file or the key's fault, and the
+/// action to take.
 ///
 /// ```
 /// use std::path::Path;
@@ -27,7 +27,7 @@ pub enum TableError {
     Io {
         /// What was tried, as a verb.
         operation: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -37,12 +37,12 @@ pub enum TableError {
     Full {
         /// What was tried, as a verb.
         operation: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// The bytes are not those that were written there. No answer was made of them.
+    /// The bytes differ from those that the writer wrote. No result is based on them.
     #[error("{}: damaged at offset {offset}: {what}; rebuild the table from the log, or restore it", path.display())]
     Corrupt {
         /// The damaged file.
@@ -57,11 +57,11 @@ pub enum TableError {
     VersionUnsupported {
         /// The file.
         path: PathBuf,
-        /// What is newer.
+        /// The newer part.
         what: String,
     },
     /// There is a table, or an unfinished one, of this name. Nothing was changed.
-    #[error("{}: it exists; give each table a name that was never used", path.display())]
+    #[error("{}: it exists; give each table a name of its own", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
@@ -69,7 +69,7 @@ pub enum TableError {
     /// A key is not above the one before it. The unfinished table was removed.
     #[error("key {position} of the table is {}; give each key once, in ascending order", if *is_duplicate { "the key before it again" } else { "below the key before it" })]
     OutOfOrder {
-        /// Which key, counted from 0.
+        /// The number of the key, counted from 0.
         position: u64,
         /// Whether it equals the key before it.
         is_duplicate: bool,
@@ -84,7 +84,7 @@ pub enum TableError {
     /// [`MAX_TABLE_SEGMENTS`](crate::MAX_TABLE_SEGMENTS). The unfinished table was removed.
     #[error("the entries point into {segments} segments, more than a table can name; compact them first")]
     TooManySegments {
-        /// Into how many.
+        /// The number of segments.
         segments: usize,
     },
     /// The table is longer than [`MAX_TABLE_LEN_BYTES`](crate::MAX_TABLE_LEN_BYTES). The unfinished
@@ -102,7 +102,7 @@ pub enum TableError {
         /// The table that was written.
         path: PathBuf,
     },
-    /// The caller's progress callback said stop. The unfinished table was removed.
+    /// The caller's progress callback stopped the call. The unfinished table was removed.
     #[error("stopped by the caller")]
     Canceled,
 }
@@ -147,7 +147,7 @@ impl TableError {
     }
 }
 
-/// Damage as the decoders see it: without the name of the file.
+/// Damage as the decoders report it: without the name of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damaged {
     pub(crate) offset: u64,

@@ -1,4 +1,4 @@
-//! The end of a table: the places of its parts, its counts, its least and its greatest key.
+//! The end of a table: the offsets of its parts, its counts, its least and its greatest key.
 
 use std::ops::Range;
 
@@ -10,20 +10,20 @@ use crate::line::{LINE_LEN, LineShape};
 use crate::list_line;
 
 const MAGIC: [u8; 8] = *b"HTKVTBF\n";
-/// The last bytes of the file, behind the keys and the rows of segments.
+/// The length of the trailer: the last bytes of the file, after the keys and the rows of segments.
 pub(crate) const TRAILER_LEN: usize = 128;
 const ROW_LEN: usize = 32;
-/// Levels of nodes above the leaves, at most: even of two children each they would reach all leaves
-/// that a file can have.
+/// The largest number of node levels above the leaves: even with two children for each node they
+/// reach all leaves that a file can have.
 pub(crate) const MAX_LEVEL: u8 = 48;
 
-/// What the end of a table says.
+/// The footer, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Footer {
     pub(crate) keys: u64,
     pub(crate) tombstones: u64,
     pub(crate) max_version: u64,
-    /// Where the leaves end; they begin behind the header.
+    /// The end of the leaves, which begin after the header.
     pub(crate) leaves_end: u64,
     pub(crate) last_leaf: u64,
     pub(crate) root: u64,
@@ -34,9 +34,9 @@ pub(crate) struct Footer {
     pub(crate) shape: LineShape,
     pub(crate) min_key: Vec<u8>,
     pub(crate) max_key: Vec<u8>,
-    /// By ascending numbers.
+    /// In ascending order of their numbers.
     pub(crate) segments: Vec<SegmentCounts>,
-    /// Where the footer begins.
+    /// The offset of the footer.
     pub(crate) at: u64,
 }
 
@@ -92,7 +92,7 @@ impl Footer {
             return Err(damaged(trailer_at, "a footer that begins beyond the end"));
         };
         if file_len != end || parts_len.and_then(|len| len.checked_add(TRAILER_LEN)) != Some(bytes.len()) {
-            return Err(damaged(trailer_at, "a length that is not the one it gives"));
+            return Err(damaged(trailer_at, "a length that differs from the stated one"));
         }
         let (checked, check) = bytes.split_at(bytes.len() - 8);
         if salt.long_check(at, checked) != word(15) || check.len() != 8 {
@@ -126,7 +126,7 @@ impl Footer {
         Ok(footer)
     }
 
-    /// Whether every part lies where it can, and the counts agree.
+    /// Whether the offsets of all parts are possible, and the counts agree.
     fn is_possible(&self) -> bool {
         let line = LINE_LEN as u64;
         let lines_len = self.shape.lines.checked_add(1).and_then(|lines| lines.checked_mul(line));
@@ -152,17 +152,18 @@ impl Footer {
         in_order && counts && blocks && self.min_key <= self.max_key && self.shape.is_possible(self.segments.len())
     }
 
-    /// Where the leaves stand.
+    /// The offsets of the leaves.
     pub(crate) fn leaves(&self) -> Range<u64> {
         HEADER_LEN as u64..self.leaves_end
     }
 
-    /// Where blocks of this level stand.
+    /// The offsets of the blocks of this level.
     pub(crate) fn area(&self, level: u8) -> Range<u64> {
         if level == 0 { self.leaves() } else { self.leaves_end..self.points_at }
     }
 
-    /// What stands between the index and the lines: zeros, fewer than a line.
+    /// Whether these bytes, from between the index and the lines, are valid padding: zeros, fewer
+    /// than a line.
     pub(crate) fn is_padding(bytes: &[u8]) -> bool {
         bytes.len() < LINE_LEN && bytes.iter().all(|byte| *byte == 0)
     }

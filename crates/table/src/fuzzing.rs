@@ -1,5 +1,5 @@
-//! For the fuzz target: makes the checks of changed bytes right again, so that what lies behind
-//! them is reached.
+//! For the fuzz target: recomputes the checksums of changed bytes, so that the fuzzer reaches the
+//! code after the checks.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -9,8 +9,8 @@ use crate::footer::TRAILER_LEN;
 use crate::header::HEADER_LEN;
 use crate::line::LINE_LEN;
 
-/// Makes every check right that can be found: of the header, the blocks one behind the other, the
-/// lines, the footer.
+/// Recomputes every checksum that it can find: of the header, of the blocks one after the other, of
+/// the lines, of the footer.
 pub fn reseal(file: &mut [u8]) {
     let Some(header) = file.first_chunk_mut::<HEADER_LEN>() else { return };
     let check = xxh3_64(&header[..56]);

@@ -1,4 +1,4 @@
-//! How keys are hashed: with a seed, so that nobody can choose keys that pile up.
+//! The hash of keys: seeded, so that nobody can choose keys that collide.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 /// Hashes keys for the point tables: rapidhash V3 under secrets that derive from a seed.
 ///
-/// Tables that are asked together share a seed, so that a key is hashed once. It is the hash of
-/// `hightower_index::SeededHasher::new(seed)`, so that a memtable can share it too.
+/// Tables that a lookup reads together share a seed, so that it hashes a key once. The hash equals
+/// that of `hightower_index::SeededHasher::new(seed)`, so that a memtable can share it too.
 ///
 /// ```
 /// use hightower_table::TableHasher;
@@ -47,7 +47,7 @@ impl TableHasher {
 
 impl fmt::Debug for TableHasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The secrets stay out of logs: who knows them can choose keys that collide.
+        // The secrets stay out of logs: with them, an attacker can choose keys that collide.
         f.debug_struct("TableHasher").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The first 64 bytes of a table: what it is, and what a reader must know before all else.
+//! The first 64 bytes of a table: magic, version, features, id, salt and hash seed.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub const TABLE_VERSION: u16 = 1;
 pub(crate) const HEADER_LEN: usize = 64;
 const CHECK_AT: usize = 56;
 
-/// What a table says of itself first.
+/// The header, decoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableHeader {
     pub(crate) id: u64,
@@ -31,7 +31,7 @@ impl fmt::Debug for TableHeader {
     }
 }
 
-/// Why bytes are not the header of a table that can be read.
+/// Why bytes are not the header of a readable table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoHeader {
     Damaged(&'static str),
@@ -75,7 +75,7 @@ impl TableHeader {
             return Err(NoHeader::Unsupported(format!("a feature of the set {features:#x}")));
         }
         if u16::from_le_bytes([len_low, len_high]) != 64 || (word(5), word(6)) != (0, 0) {
-            return Err(NoHeader::Damaged("a header that this version does not have"));
+            return Err(NoHeader::Damaged("a header that this version does not allow"));
         }
         Ok(Self { salt: word(2), id: word(3), hash_seed: word(4) })
     }

@@ -7,15 +7,15 @@ use crate::error::TableError;
 use crate::node::NodeBuilder;
 use crate::spill::{Spill, SpillReader, SpillStream};
 
-/// The length of a separator, and where its block begins.
+/// The length of a separator, and the offset of its block.
 const HEAD_LEN: usize = 8;
 
-/// The blocks of one level, as they are written.
+/// The blocks of one level, in the order of writing.
 #[derive(Debug, Default)]
 pub(crate) struct IndexWriter {
     stream: SpillStream,
     count: u64,
-    /// Where the block begins that was pushed last.
+    /// The offset of the last pushed block.
     last: u64,
 }
 
@@ -31,7 +31,7 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// Writes the levels above; gives where the root begins, and its level.
+    /// Writes the levels above; returns the offset of the root, and its level.
     pub(crate) fn finish(self, salt: Salt, out: &mut AppendFile, spill: &mut Spill) -> Result<(u64, u8), TableError> {
         let mut below = self;
         let mut level = 0;

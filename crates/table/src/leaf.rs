@@ -1,8 +1,10 @@
-//! Leaves: blocks of up to 32 entries in key order, keys front-coded, all else in columns.
+//! Leaves: blocks of up to 32 entries in key order, with front-coded keys and all other fields in
+//! columns.
 //!
-//! A key stands as the bytes that are new against the key before. An entry's offset is left out if
-//! its record lies right behind that of the last entry before it, in this block, whose record is in
-//! the same segment: so after a compaction, which writes in key order, offsets take no room.
+//! A key is stored as the bytes that differ from the end of the prefix it shares with the previous
+//! key. An entry's offset is omitted if its record directly follows the record of the last earlier
+//! entry of the block that points into the same segment. So after a compaction, which writes in key
+//! order, offsets take no room.
 
 use std::fmt;
 
@@ -11,7 +13,7 @@ use crate::column::{PackedColumn, VarintReader, put_column};
 use crate::entry::{EntryKind, RecordPointer, TableEntry};
 use crate::error::{Damaged, damaged};
 
-/// Entries in so many segments, counted from the least of the block, can follow each other.
+/// The number of segments, counted from the block's least, whose entries may omit their offsets.
 const FOLLOWED_SEGMENTS: usize = 64;
 
 /// Collects the entries of a leaf.
@@ -33,8 +35,8 @@ impl LeafBuilder {
         self.entries.len() >= LEAF_ENTRIES || self.suffixes.len() >= FULL_BLOCK_BYTES
     }
 
-    /// Adds the next key: as its last bytes, of which there are at most 65,535, and how many stand
-    /// in the key before it. The first of a leaf shares none.
+    /// Adds the next key, of at most 65,535 bytes: `shared` is the length of the prefix that it
+    /// shares with the previous key, `suffix` the rest. The first key of a leaf shares none.
     pub(crate) fn push(&mut self, shared: usize, suffix: &[u8], entry: TableEntry) {
         let short = |len| u16::try_from(len).unwrap_or(u16::MAX);
         self.shared.push(short(shared));
@@ -43,7 +45,7 @@ impl LeafBuilder {
         self.entries.push(entry);
     }
 
-    /// Writes the body behind the head's place, and begins a new leaf.
+    /// Writes the body after the room for the head, and begins a new leaf.
     pub(crate) fn encode(&mut self, block: &mut Vec<u8>) {
         block::begin(block);
         let entries = &self.entries;
@@ -71,7 +73,7 @@ impl LeafBuilder {
     }
 }
 
-/// Where the next record of each segment begins, if it follows the one before.
+/// The end of the last record of each segment, where a record without a stored offset begins.
 #[derive(Clone, Debug)]
 struct Follow {
     least: u32,
@@ -88,7 +90,7 @@ impl Follow {
         usize::try_from(segment.checked_sub(self.least)?).ok().filter(|place| *place < FOLLOWED_SEGMENTS)
     }
 
-    /// `None` if there is none, or it would lie where no record can.
+    /// `None` if there is none, or no record can begin there.
     fn next(&self, segment: u32) -> Option<u64> {
         self.ends.get(self.place(segment)?).copied().filter(|end| *end <= u64::from(u32::MAX))
     }
@@ -100,7 +102,7 @@ impl Follow {
     }
 }
 
-/// Where the columns and keys of a leaf lie; the bytes are passed to each call.
+/// The places of the columns and keys of a leaf; each call gets the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LeafColumns {
     count: usize,
@@ -142,7 +144,7 @@ impl LeafColumns {
         self.count
     }
 
-    /// What the key of this place has in common with the one before.
+    /// The length of the prefix that the key at `place` shares with the previous key.
     fn shared(&self, block: &[u8], place: usize) -> usize {
         let shared = place.checked_sub(1).map_or(0, |before| self.shared.get(block, before));
         usize::try_from(shared).unwrap_or(usize::MAX)
@@ -154,11 +156,11 @@ impl LeafColumns {
         block.get(at..at.saturating_add(len)).unwrap_or_default()
     }
 
-    /// The place of the first key that is not below `target`, and whether it equals it. No key is
-    /// put together: what is known of the key before says most.
+    /// The place of the first key that is not below `target`, and whether they are equal. Builds no
+    /// full key: the common prefix of the previous key and `target` decides most comparisons.
     pub(crate) fn lower_bound(&self, block: &[u8], target: &[u8]) -> (usize, bool) {
         let mut at = self.keys_at;
-        // The key before is below the target, and has so many bytes in common with it.
+        // The previous key is below the target; `matched` is the length of their common prefix.
         let mut matched = 0;
         for place in 0..self.count {
             let shared = self.shared(block, place);
@@ -183,7 +185,7 @@ impl LeafColumns {
         (self.count, false)
     }
 
-    /// All of the entry of this place but the offset of its record.
+    /// The entry of this place, with `offset` as the offset of its record.
     fn entry_at(&self, block: &[u8], place: usize, offset: u64) -> Option<TableEntry> {
         let kind = match self.kind.get(block, place) {
             0 => EntryKind::Set,
@@ -196,7 +198,7 @@ impl LeafColumns {
         Some(TableEntry { version: self.version.get(block, place), kind, pointer, len_bytes })
     }
 
-    /// The entry of this place, `offset` being where the block begins.
+    /// The entry of this place; `offset` is that of the block.
     pub(crate) fn entry(&self, block: &[u8], place: usize, offset: u64) -> Result<TableEntry, Damaged> {
         let mut walk = EntryWalk::new(self);
         let mut found = walk.advance(self, block);
@@ -207,12 +209,12 @@ impl LeafColumns {
     }
 }
 
-/// Gives the entries of a leaf in order.
+/// Iterates over the entries of a leaf in order.
 #[derive(Clone, Debug)]
 struct EntryWalk {
     place: usize,
     moved: usize,
-    /// `None` if all offsets are there.
+    /// `None` if all offsets are stored.
     follow: Option<Box<Follow>>,
 }
 
@@ -242,19 +244,19 @@ impl EntryWalk {
     }
 }
 
-/// A leaf of its own: a verified copy, whose keys are put together as they are asked for.
+/// A verified copy of a leaf, whose full keys are built on demand.
 #[derive(Clone, Default)]
 pub(crate) struct DecodedLeaf {
     block: Vec<u8>,
-    /// Where the block begins in the file, and what follows and precedes it.
+    /// The offset of the block in the file.
     pub(crate) offset: u64,
     pub(crate) previous_len: u32,
     columns: LeafColumns,
-    /// Keys so far, one behind the other.
+    /// The keys built so far, one after the other.
     keys: Vec<u8>,
     ends: Vec<usize>,
     entries: Vec<TableEntry>,
-    /// Where the next key's bytes begin.
+    /// The offset of the next key's suffix in the block.
     suffix_at: usize,
     walk: Option<EntryWalk>,
 }
@@ -266,7 +268,7 @@ impl fmt::Debug for DecodedLeaf {
 }
 
 impl DecodedLeaf {
-    /// Takes a copy of a verified block, which was read from `offset` of the file.
+    /// Copies a verified block, which begins at `offset` of the file.
     pub(crate) fn load(&mut self, block: &[u8], head: block::BlockHead, offset: u64) -> Result<(), Damaged> {
         let columns = LeafColumns::parse(block, head.count, offset)?;
         self.block.clear();
@@ -294,11 +296,12 @@ impl DecodedLeaf {
         self.columns.lower_bound(&self.block, target)
     }
 
-    /// Puts the keys together up to this place.
+    /// Builds the full keys up to this place.
     pub(crate) fn decode_to(&mut self, place: usize) -> Result<(), Damaged> {
         let last = place.min(self.len().saturating_sub(1));
         while self.ends.len() <= last {
-            self.decode_next().ok_or_else(|| damaged(self.offset, "keys that do not rise in a block"))??;
+            self.decode_next()
+                .ok_or_else(|| damaged(self.offset, "keys of a block that are not in ascending order"))??;
         }
         Ok(())
     }
@@ -330,7 +333,7 @@ impl DecodedLeaf {
         Some(Ok(()))
     }
 
-    /// The key of a place that was decoded.
+    /// The key of a decoded place.
     #[inline]
     pub(crate) fn key(&self, place: usize) -> &[u8] {
         let start = place.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
@@ -338,7 +341,7 @@ impl DecodedLeaf {
         self.keys.get(start..end).unwrap_or_default()
     }
 
-    /// The entry of a place that was decoded.
+    /// The entry of a decoded place.
     #[inline]
     pub(crate) fn entry(&self, place: usize) -> TableEntry {
         self.entries.get(place).copied().unwrap_or_default()

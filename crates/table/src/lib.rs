@@ -1,19 +1,20 @@
-//! Immutable sorted tables: from keys to records that lie elsewhere, in one mapped file.
+//! Immutable sorted tables, one mapped file each, that map keys to the places of records in other
+//! files.
 //!
-//! A table holds, for each key in ascending order, the newest command's version and kind, and where
-//! its record is: segment, offset and length. It holds no values. Of a key's record it can be asked
-//! in two ways:
+//! A table holds, for each key in ascending order, the newest command's version and kind, and the
+//! place of its record: segment, offset and length. It holds no values. There are two ways to find
+//! a key's record:
 //!
-//! * by hash: [`TableReader::candidates`] reads one cache line and says where the record may be.
-//!   The record holds the key, and the caller compares;
+//! * by hash: [`TableReader::candidates`] reads one cache line and returns the places where the
+//!   record may be. The record holds the key, and the caller compares;
 //! * in key order: [`TableReader::get`], [`TableCursor`] and [`TableRange`] read blocks of up to 32
-//!   front-coded keys, found through an index that is searched where it lies.
+//!   front-coded keys, which they find through an index in the same file.
 //!
-//! Opening checks header and footer, and loads nothing: it takes microseconds at any length. Each
-//! block and each line carries a check of its own, which is tested every time that it is used.
-//! [`LevelMerge`] makes one sequence of several tables and memtables.
+//! Opening verifies header and footer, and loads no block: it takes microseconds at any length.
+//! Each block and each line has a checksum, which every use verifies. [`LevelMerge`] merges several
+//! tables and memtables into one sequence.
 //!
-//! The bytes are in the project's `docs/FORMAT.md`.
+//! The project's `docs/FORMAT.md` specifies the bytes.
 //!
 //! # Example
 //!
@@ -47,8 +48,8 @@
 //!
 //! # What it is not
 //!
-//! It holds no values, deletes no keys, and decides nothing about versions: the caller gives each
-//! key once. It keeps no list of tables, and starts no thread.
+//! It holds no values, deletes no keys, and does not compare versions: the caller pushes each key
+//! once. It keeps no list of tables, and starts no thread.
 //!
 //! # At a glance
 //!

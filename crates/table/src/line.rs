@@ -1,27 +1,28 @@
-//! Lines of the point table: 64 bytes with a check of their own, fingerprints and pointers.
+//! Lines of the point table: 64 bytes with a checksum, fingerprints and pointers.
 //!
-//! A key belongs to the line that the top of its hash says. Entries stand in the order of their
-//! hashes, first those that the line before had no slot for, then the line's own. What finds no
-//! slot goes to the next line, and only where that is not enough, to the list at the end. So a
-//! lookup reads its line; the next one only if its hash is not below the first that was moved on.
+//! The upper bits of a key's hash select its home line. Entries of a line are in the order of their
+//! hashes: first those that overflowed from the previous line, then the line's own. An entry
+//! without a slot goes to the next line, or if that is full too, to the list at the end. So a
+//! lookup reads the home line, and the next one only if its hash is not below the first that
+//! overflowed.
 
-/// A cache line, and the length of a line of the table.
+/// The length of a line in bytes, which is that of a cache line.
 pub(crate) const LINE_LEN: usize = 64;
-/// Check and head.
+/// The bits of checksum and head before the slots.
 const SLOTS_AT_BIT: usize = 48;
 const SLOT_BITS: usize = LINE_LEN * 8 - SLOTS_AT_BIT;
-/// Nothing was moved on.
+/// The threshold of a line without overflow.
 pub(crate) const NO_THRESHOLD: u16 = 256;
 const MAX_SLOTS: usize = 31;
 const LEAST_FINGERPRINT_BITS: u8 = 11;
 const MOST_FINGERPRINT_BITS: u8 = 32;
-/// Pointers are read with one load of eight bytes.
+/// The widest pointer that one load of eight bytes can read at any bit offset.
 const MOST_POINTER_BITS: u8 = 56;
 
-/// How the lines of a table are laid out.
+/// The layout of a table's lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LineShape {
-    /// How many lines keys belong to; one more catches what the last of them has no slot for.
+    /// The number of home lines; one more line takes the overflow of the last.
     pub(crate) lines: u64,
     pub(crate) slots: u8,
     pub(crate) fingerprint_bits: u8,
@@ -29,15 +30,15 @@ pub(crate) struct LineShape {
     pub(crate) offset_bits: u8,
 }
 
-/// By the number of slots of a line, how many keys it gets on average, in 64ths: so many that 1.5 %
-/// of the keys find no slot in their own line.
+/// The average number of keys for each line in 64ths, by the line's number of slots; with this load
+/// 1.5 % of the keys find no slot in their home line.
 const KEYS_IN_64THS: [u16; MAX_SLOTS + 1] = [
     0, 1, 20, 51, 90, 134, 180, 228, 278, 330, 382, 435, 489, 544, 599, 655, 711, 767, 824, 881, 938, 996, 1053, 1111,
     1169, 1228, 1286, 1345, 1404, 1463, 1522, 1581,
 ];
 
 impl LineShape {
-    /// The shape for so many keys, so many segments and offsets up to `max_offset`.
+    /// The shape for `keys` keys, `segments` segments and offsets up to `max_offset`.
     pub(crate) fn of(keys: u64, segments: usize, max_offset: u32) -> Self {
         let bits = |most: u64| u64::BITS - most.leading_zeros();
         let segment_bits = bits((segments as u64).saturating_sub(1));
@@ -58,7 +59,7 @@ impl LineShape {
         }
     }
 
-    /// Whether lines can be laid out so.
+    /// Whether the layout is valid for this number of segments.
     pub(crate) fn is_possible(&self, segments: usize) -> bool {
         let pointer_bits = self.pointer_bits();
         self.lines > 0
@@ -74,7 +75,8 @@ impl LineShape {
         usize::from(self.segment_bits) + usize::from(self.offset_bits)
     }
 
-    /// The line of a hash, and where in the line's part of all hashes it lies, from 0 to 255.
+    /// The home line of a hash, and the rank of the hash within the line's share of all hashes,
+    /// from 0 to 255.
     #[inline]
     pub(crate) fn home(&self, hash: u64) -> (u64, u16) {
         let product = u128::from(hash) * u128::from(self.lines);
@@ -82,14 +84,14 @@ impl LineShape {
         (u64::from_le_bytes(high), u16::from(rank))
     }
 
-    /// What is kept of a hash in its slot: its lowest bits.
+    /// The fingerprint of a hash in its slot: the lowest bits.
     #[inline]
     pub(crate) fn fingerprint(&self, hash: u64) -> u64 {
         hash & mask(self.fingerprint_bits.into())
     }
 
-    /// A pointer as it stands in a slot: the place of the segment among those of the table, above
-    /// the offset.
+    /// A pointer in the form of a slot: the place of the segment among those of the table in the
+    /// upper bits, the offset in the lower ones.
     pub(crate) fn pack(&self, segment_place: u64, offset: u32) -> u64 {
         segment_place << self.offset_bits | u64::from(offset)
     }
@@ -111,8 +113,8 @@ pub(crate) struct PointLine {
 }
 
 impl PointLine {
-    /// A line without its check: fingerprint and packed pointer of each entry, at most as many as
-    /// there are slots.
+    /// A line without its checksum, from the fingerprint and packed pointer of each entry; there
+    /// must not be more entries than slots.
     pub(crate) fn new(shape: &LineShape, entries: &[(u64, u64)], threshold: u16, has_listed: bool) -> Self {
         let mut line = Self { bytes: [0; LINE_LEN] };
         let count = u16::try_from(entries.len()).unwrap_or(0);
@@ -127,7 +129,7 @@ impl PointLine {
         line
     }
 
-    /// A line of no entries, which stands nowhere.
+    /// A line without entries, which is in no file.
     #[inline]
     pub(crate) fn empty() -> Self {
         let mut line = Self { bytes: [0; LINE_LEN] };
@@ -160,25 +162,25 @@ impl PointLine {
         u16::from_le_bytes([low, high])
     }
 
-    /// How many slots are used.
+    /// The number of used slots.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         usize::from(self.head() & 31)
     }
 
-    /// From which rank on a key of this line may stand in the next one.
+    /// The rank from which on a key of this line may be in the next one.
     #[inline]
     pub(crate) fn threshold(&self) -> u16 {
         self.head() >> 5 & 511
     }
 
-    /// Whether a key of this line stands in the list at the end.
+    /// Whether a key of this line is in the list at the end.
     #[inline]
     pub(crate) fn has_listed(&self) -> bool {
         self.head() >> 14 & 1 == 1
     }
 
-    /// Whether its numbers are possible, and everything unused is zero.
+    /// Whether its numbers are valid, and all unused bits are zero.
     pub(crate) fn is_sound(&self, shape: &LineShape) -> bool {
         let entries: Vec<_> =
             (0..self.len()).map(|slot| (self.fingerprint(shape, slot), self.packed(shape, slot))).collect();

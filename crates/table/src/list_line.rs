@@ -1,5 +1,5 @@
-//! Lines of the list at the end of the point table: the few entries that neither their line nor the
-//! next one has a slot for, in the order of their hashes.
+//! Lines of the list at the end of the point table: the entries for which neither the home line nor
+//! the next one has a slot, in the order of their hashes.
 
 use crate::checksum::Salt;
 use crate::error::{Damaged, damaged};
@@ -10,7 +10,7 @@ use crate::point_entry::PointEntry;
 pub(crate) const ENTRIES: usize = 3;
 const ENTRIES_AT: usize = 16;
 
-/// A line of at most [`ENTRIES`], which will stand at `offset`.
+/// A line of at most [`ENTRIES`] entries, for the offset `offset`.
 pub(crate) fn encode(entries: &[PointEntry], salt: Salt, offset: u64) -> [u8; LINE_LEN] {
     let mut line = [0; LINE_LEN];
     line[4] = u8::try_from(entries.len()).unwrap_or(0);
@@ -22,7 +22,7 @@ pub(crate) fn encode(entries: &[PointEntry], salt: Salt, offset: u64) -> [u8; LI
     line
 }
 
-/// The entries of the line at `offset`; as many as it says, none behind them.
+/// The entries of the line at `offset`, and their number: entries past that number are not valid.
 pub(crate) fn decode(
     line: &[u8; LINE_LEN],
     salt: Salt,
@@ -35,6 +35,6 @@ pub(crate) fn decode(
     let entries: Vec<_> = line[ENTRIES_AT..].as_chunks().0.iter().map(PointEntry::decode).collect();
     match <[PointEntry; ENTRIES]>::try_from(entries) {
         Ok(entries) if (1..=ENTRIES).contains(&count) => Ok((entries, count)),
-        _ => Err(damaged(offset, "a line of the list with a number of entries that it cannot have")),
+        _ => Err(damaged(offset, "a line of the list with an invalid number of entries")),
     }
 }

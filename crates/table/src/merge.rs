@@ -1,11 +1,11 @@
-//! Several levels as one: of each key the topmost entry that exists.
+//! Merges several levels: for each key, the entry of the topmost level whose segment exists.
 
 use std::cmp::Ordering;
 
 use crate::entry::TableEntry;
 use crate::planted;
 
-/// In which order keys come.
+/// The order of keys in a scan.
 ///
 /// ```
 /// assert_eq!(hightower_table::ScanDirection::default(), hightower_table::ScanDirection::Forward);
@@ -19,7 +19,7 @@ pub enum ScanDirection {
     Backward,
 }
 
-/// What gives keys in order, each once: a table's range, a memtable, a merge of several.
+/// A source of keys in order, each once: a table's range, a memtable, a merge of several sources.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -43,17 +43,17 @@ pub enum ScanDirection {
 /// }
 /// ```
 pub trait MergeSource {
-    /// Why it cannot go on.
+    /// Why the source cannot continue.
     type Error;
 
-    /// Goes to the next key, at first to the first one. `false` at the end, and from then on.
+    /// Moves to the next key, the first time to the first one. `false` at the end and after it.
     ///
     /// # Errors
     ///
     /// Those of the source, which then ends.
     fn advance(&mut self) -> Result<bool, Self::Error>;
 
-    /// The key where it stands. Asked for only after [`advance`](Self::advance) gave `true`.
+    /// The current key. Called only after [`advance`](Self::advance) returned `true`.
     fn key(&self) -> &[u8];
 
     /// The entry of that key.
@@ -76,11 +76,12 @@ impl<S: MergeSource + ?Sized> MergeSource for Box<S> {
     }
 }
 
-/// Levels as one, the topmost first: of each key it gives the entry of the topmost level whose
-/// segment exists. An entry whose segment does not exist hides nothing.
+/// A merge of levels: for each key it yields the entry of the topmost level whose segment exists.
+/// An entry whose segment does not exist hides no other entry.
 ///
-/// Tombstones are given like all else: what they hide below does not show. All sources go in one
-/// direction. A step costs about two comparisons of keys for each doubling of the levels.
+/// It yields tombstones like other entries, and they hide entries of lower levels. All sources have
+/// the same direction. A step costs about two comparisons of keys for each doubling of the number
+/// of levels.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -115,14 +116,15 @@ pub struct LevelMerge<S, F> {
     sources: Vec<S>,
     direction: ScanDirection,
     exists: F,
-    /// The levels that have not ended, as a heap: the next key first, of equal ones the topmost.
+    /// The levels that have not ended, as a heap: the next key first, and of equal keys the topmost
+    /// level.
     heap: Vec<usize>,
     is_started: bool,
 }
 
 impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
-    /// Merges levels, the topmost first, that all go in `direction`. `exists` says of the number of
-    /// a segment whether it does.
+    /// Merges levels, the topmost first, all in `direction`. `exists` returns whether the segment
+    /// with a number exists.
     ///
     /// Example: [`LevelMerge`].
     #[must_use]
@@ -130,7 +132,7 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
         Self { sources, direction, exists, heap: Vec::new(), is_started: false }
     }
 
-    /// The level of the entry where it stands, 0 for the topmost; `None` where it stands nowhere.
+    /// The level of the current entry, 0 for the topmost; `None` without a current entry.
     ///
     /// ```
     /// # use hightower_table::{LevelMerge, ScanDirection, TableRange, TableReader};
@@ -165,8 +167,8 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
         self.sources.get(level).map(MergeSource::key)
     }
 
-    /// Whether what stands at place `a` of the heap comes before what stands at `b`; what is not
-    /// there comes last.
+    /// Whether the level at place `a` of the heap comes before the one at `b`; a missing one comes
+    /// last.
     fn is_before(&self, a: usize, b: usize) -> bool {
         let (Some(key_a), Some(key_b)) = (self.key_at(a), self.key_at(b)) else { return a < b };
         match (key_a.cmp(key_b), self.direction) {
@@ -193,7 +195,7 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
         }
     }
 
-    /// Moves the source at a place of the heap on.
+    /// Advances the source at a place of the heap.
     fn step_at(&mut self, place: usize) -> Result<(), S::Error> {
         let Some(level) = self.heap.get(place).copied() else { return Ok(()) };
         if !self.move_on(level)? {
@@ -205,7 +207,7 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
 
     fn step(&mut self) -> Result<bool, S::Error> {
         if self.is_started {
-            // Below the entry that was given, its key no longer counts.
+            // Skips the key of the last entry in the lower levels.
             while let Some(child) = self.first_child(0).filter(|child| self.key_at(*child) == self.key_at(0)) {
                 self.step_at(child)?;
             }
@@ -227,7 +229,7 @@ impl<S: MergeSource, F: Fn(u32) -> bool> MergeSource for LevelMerge<S, F> {
     type Error = S::Error;
 
     fn advance(&mut self) -> Result<bool, S::Error> {
-        // What comes behind an error could be what a lost entry hides.
+        // After an error the next entry might be one that the lost entry hides.
         self.step().inspect_err(|_| self.heap.clear())
     }
 

@@ -1,15 +1,15 @@
 //! Nodes of the block index: from separators to the blocks one level below.
 //!
-//! A child's separator is above all keys before the child, and not above its first key; it is as
-//! short as can be. The first of a level is empty. A node keeps what its separators have in common
-//! once, and is searched in place, by halving.
+//! A child's separator is the shortest byte string that is above all keys before the child and not
+//! above its first key. The first separator of a level is empty. A node stores the common prefix of
+//! its separators once; a search bisects it in place.
 
 use std::cmp::Ordering;
 
 use crate::block::{self, FULL_BLOCK_BYTES, HEAD_LEN, NODE_CHILDREN, common_prefix};
 use crate::error::{Damaged, damaged};
 
-/// Where a separator ends, and where the child begins.
+/// The end of a separator, and the offset of its child.
 const ROW_LEN: usize = 10;
 
 /// Collects the children of a node.
@@ -25,7 +25,7 @@ impl NodeBuilder {
         self.children.len()
     }
 
-    /// Two children at least, or no level would be smaller than the one below.
+    /// A node has at least two children, so that each level has fewer blocks than the one below.
     pub(crate) fn is_full(&self) -> bool {
         self.len() >= NODE_CHILDREN || self.len() >= 2 && self.separators.len() >= FULL_BLOCK_BYTES
     }
@@ -46,7 +46,7 @@ impl NodeBuilder {
         self.ends.get(place).and_then(|end| self.separators.get(start..*end)).unwrap_or_default()
     }
 
-    /// Writes the body behind the head's place, and begins a new node.
+    /// Writes the body after the room for the head, and begins a new node.
     pub(crate) fn encode(&mut self, block: &mut Vec<u8>) {
         block::begin(block);
         let last = self.separator(self.len().saturating_sub(1));
@@ -105,7 +105,7 @@ impl<'a> IndexNode<'a> {
         found.ok_or_else(|| damaged(self.offset, "separators of a node that overlap"))
     }
 
-    /// Whether its separators rise, and are above `before`.
+    /// Whether its separators ascend, and are above `before`.
     pub(crate) fn is_rising(&self, before: &mut Option<Vec<u8>>) -> Result<bool, Damaged> {
         for place in 0..self.len() {
             let separator = [self.prefix, self.suffix(place)?].concat();
@@ -117,14 +117,14 @@ impl<'a> IndexNode<'a> {
         Ok(true)
     }
 
-    /// Where the child of this place begins.
+    /// The offset of the child at this place.
     pub(crate) fn child(&self, place: usize) -> u64 {
         self.rows
             .get(place)
             .map_or(0, |[_, _, _, _, a, b, c, d, e, f]| u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]))
     }
 
-    /// The child whose keys can be `target`: the last whose separator is not above it, or the
+    /// The only child that can hold `target`: the last whose separator is not above it, or the
     /// first.
     pub(crate) fn child_of(&self, target: &[u8]) -> Result<u64, Damaged> {
         let place = match target.get(..self.prefix.len().min(target.len())).unwrap_or_default().cmp(self.prefix) {

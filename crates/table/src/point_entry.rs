@@ -1,8 +1,8 @@
-//! What the point table keeps of a key while it is built, and in its list.
+//! The entries of the point table while it is built, and in its list.
 
 use crate::entry::RecordPointer;
 
-/// A key's hash, and where its record is.
+/// A key's hash, and the place of its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PointEntry {
     pub(crate) hash: u64,

@@ -1,5 +1,5 @@
-//! Builds the point table: entries are sorted by their hashes, in runs that spill, and then fill
-//! line after line.
+//! Builds the point table: sorts the entries by hash, in runs that spill to the scratch file, and
+//! then fills line after line.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -48,7 +48,7 @@ impl SortedRuns {
         Ok(())
     }
 
-    /// Gives all entries in the order of their hashes.
+    /// Calls `each` for all entries in the order of their hashes.
     pub(crate) fn for_each(
         mut self,
         spill: &mut Spill,
@@ -94,10 +94,10 @@ pub(crate) struct LineWriter<'a> {
     salt: Salt,
     /// The numbers of the table's segments, ascending.
     segments: &'a [u32],
-    /// The line that is being filled.
+    /// The number of the current line.
     line: u64,
     slots: Vec<(u64, u64)>,
-    /// What goes to the next line.
+    /// The entries that overflow to the next line.
     carried: Vec<(u64, u64)>,
     threshold: u16,
     has_listed: bool,
@@ -164,7 +164,7 @@ impl<'a> LineWriter<'a> {
         Ok(())
     }
 
-    /// Writes what is left, the line behind the last, and the list.
+    /// Writes the remaining lines, the overflow line after the last, and the list.
     pub(crate) fn finish(mut self, out: &mut AppendFile, spill: &mut Spill) -> Result<(), TableError> {
         while self.line <= self.shape.lines {
             self.end_line(out)?;

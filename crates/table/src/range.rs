@@ -10,7 +10,7 @@ use crate::reader::TableReader;
 
 /// The keys between two bounds, ascending or descending.
 ///
-/// It is an iterator of owned keys, and, without a copy of each key, a [`MergeSource`].
+/// It is an iterator of owned keys, and a [`MergeSource`], which does not copy keys.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -32,14 +32,14 @@ use crate::reader::TableReader;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A range borrows its table ([`TableReader::range`]), or owns what leads to it
+/// A range borrows its table ([`TableReader::range`]), or owns a pointer to it
 /// ([`new`](Self::new)).
 #[derive(Clone, Debug)]
 pub struct TableRange<R> {
     cursor: TableCursor<R>,
     direction: ScanDirection,
     state: RangeState,
-    /// Where it begins, in its direction, and where it ends.
+    /// The bound where it begins, in its direction, and the bound where it ends.
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
 }
@@ -62,7 +62,7 @@ impl TableReader {
 }
 
 impl<R: Deref<Target = TableReader>> TableRange<R> {
-    /// As [`TableReader::range`], of a table that it owns what leads to, such as an
+    /// As [`TableReader::range`], with a pointer to the table that it owns, such as an
     /// [`Arc`](std::sync::Arc): such a range can be stored and sent to another thread.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! A table, open for reading: one mapped file, of which header and footer were checked.
+//! A table open for reading: one mapped file with verified header and footer.
 
 use std::fmt;
 use std::hint::black_box;
@@ -18,17 +18,18 @@ use crate::line::{LINE_LEN, LineShape, PointLine};
 use crate::node::IndexNode;
 use crate::planted;
 
-/// What a walk asks for at once, in bytes: what the system grants at once on most devices.
+/// The length of one read-ahead request of a scan, in bytes: most devices grant as much in one
+/// request.
 const READ_AHEAD_BYTES: u64 = 128 << 10;
 
-/// An open table. It may be shared by any number of threads; nothing of it is ever written.
+/// An open table. Any number of threads may share it; the file never changes.
 ///
-/// Opening checks header and footer alone, whatever the length. Every block and every line is
-/// verified each time that it is used, because the system may have evicted its page and read it
-/// again. Damage is [`TableError::Corrupt`], never an answer.
+/// Opening verifies only header and footer, whatever the length. Every use of a block or a line
+/// verifies it, because the system may have evicted its page and read it again. Damage gives
+/// [`TableError::Corrupt`], never a wrong result.
 ///
-/// In memory it keeps 32 bytes for each segment that its entries point into, and its least and
-/// greatest key.
+/// A reader keeps in memory 32 bytes for each segment that its entries point into, and its least
+/// and greatest key.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -42,10 +43,10 @@ const READ_AHEAD_BYTES: u64 = 128 << 10;
 /// writer.finish()?;
 ///
 /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
-/// // Where the record may be: it holds the key, and whoever reads it compares.
+/// // The place where the record may be: the record holds the key, and the caller compares.
 /// let hash = table.hasher().hash(b"key");
 /// assert_eq!(table.candidates(hash)?.next().transpose()?, Some(pointer));
-/// // Or all that the table knows, without the record.
+/// // Or the whole entry, without the record.
 /// assert_eq!(table.get(b"key")?.map(|entry| entry.version), Some(5));
 /// assert_eq!(table.get(b"another")?, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -59,7 +60,7 @@ pub struct TableReader {
 
 impl fmt::Debug for TableReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither its least and greatest key, nor a row for each segment.
+        // Shows neither its least and greatest key, nor a row for each segment.
         let mut reader = f.debug_struct("TableReader");
         reader.field("path", &self.path).field("header", &self.header).field("keys", &self.len());
         reader.field("len_bytes", &self.len_bytes()).finish_non_exhaustive()
@@ -69,14 +70,14 @@ impl fmt::Debug for TableReader {
 impl TableReader {
     /// Maps a table and checks its header and footer: a few page reads, however long it is.
     ///
-    /// While the reader lives, this process opens the file for writing through no
-    /// [`Fs`](hightower_segment::Fs), and while it has it open so, it opens no reader. Who cuts the
-    /// file by other means (another process, a `std::fs::File`) ends this process by a signal.
+    /// While the reader lives, no [`Fs`](hightower_segment::Fs) of this process opens the file for
+    /// writing; and while one has it open for writing, no reader opens. If other code cuts the file
+    /// (another process, a `std::fs::File`), a signal ends this process.
     ///
     /// # Errors
     ///
-    /// [`TableError::Corrupt`] if it is no whole table, [`TableError::VersionUnsupported`] if it
-    /// has a later format, and [`TableError::Io`].
+    /// [`TableError::Corrupt`] if the file is not a complete table,
+    /// [`TableError::VersionUnsupported`] if it has a later format, and [`TableError::Io`].
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -99,7 +100,7 @@ impl TableReader {
         Ok(Self { mapping, path, header, footer })
     }
 
-    /// The table's id, as its writer was told.
+    /// The table's id, from the writer's options.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -116,7 +117,7 @@ impl TableReader {
         self.header.id
     }
 
-    /// The table's salt: with id and length it says which table this is. Example: [`id`](Self::id).
+    /// The table's salt: id, salt and length together identify a table. Example: [`id`](Self::id).
     #[must_use]
     pub fn salt(&self) -> u64 {
         self.header.salt
@@ -145,7 +146,7 @@ impl TableReader {
         TableHasher::new(self.header.hash_seed)
     }
 
-    /// How many keys it has, tombstones among them.
+    /// The number of keys, including tombstones.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -174,7 +175,7 @@ impl TableReader {
         self.footer.keys == 0
     }
 
-    /// How many of its keys are tombstones. Example: [`len`](Self::len).
+    /// The number of keys that are tombstones. Example: [`len`](Self::len).
     #[must_use]
     pub fn tombstones(&self) -> u64 {
         self.footer.tombstones
@@ -204,15 +205,16 @@ impl TableReader {
         (!self.is_empty()).then_some(&self.footer.max_key)
     }
 
-    /// What points into each segment, by ascending numbers. Example: [`len`](Self::len).
+    /// The counts for each segment that entries point into, in ascending order. Example:
+    /// [`len`](Self::len).
     #[must_use]
     pub fn segments(&self) -> &[SegmentCounts] {
         &self.footer.segments
     }
 
-    /// Brings the lines of several hashes near, all at once, so that
-    /// [`candidates`](Self::candidates) of each then waits for no memory. Reads one byte of each
-    /// line. Pages that are not in memory are read from the device, one after the other.
+    /// Loads the lines of several hashes into the processor's cache, all at once, so that
+    /// [`candidates`](Self::candidates) of each then does not wait for memory. Reads one byte of
+    /// each line. Loads pages that are not in memory from the device, one after the other.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -235,13 +237,13 @@ impl TableReader {
             let at = self.footer.points_at + self.footer.shape.home(*hash).0 * LINE_LEN as u64;
             usize::try_from(at).ok().and_then(|at| file.get(at)).copied().unwrap_or(0)
         };
-        // The loads do not depend on each other, so the processor begins all of them.
+        // The loads do not depend on each other, so the processor overlaps them.
         black_box(hashes.iter().map(touch).fold(0, |sum, byte| sum ^ byte));
     }
 
-    /// What the table knows of a key, by its order: for entries without records, and for tools.
-    /// Costs a block of each level of the index, three for a million keys. Where the record is at
-    /// hand, [`candidates`](Self::candidates) costs a fraction.
+    /// The entry of a key, found through the index: for callers that do not read the record, and
+    /// for tools. Reads one block of each level, three for a million keys. For callers that read
+    /// the record, [`candidates`](Self::candidates) costs a fraction.
     ///
     /// # Errors
     ///
@@ -277,9 +279,9 @@ impl TableReader {
         &self.footer
     }
 
-    /// Has the device begin to read the piece of the file that comes next, where a walk from `from`
-    /// to `to` enters a new piece: the map is for lookups, so that the system reads nothing ahead
-    /// by itself.
+    /// Starts read-ahead of the next piece of the file when a scan that moves from `from` to `to`
+    /// enters a new piece: the map has the advice for lookups, so that the system reads nothing
+    /// ahead by itself.
     #[inline]
     pub(crate) fn read_ahead(&self, from: u64, to: u64) {
         if from / READ_AHEAD_BYTES != to / READ_AHEAD_BYTES {
@@ -293,7 +295,7 @@ impl TableReader {
         let start = next.and_then(|next| usize::try_from(next * READ_AHEAD_BYTES).ok());
         let Some(start) = start.filter(|start| *start < self.mapping.len()) else { return };
         let len = usize::try_from(READ_AHEAD_BYTES).unwrap_or(0);
-        // A wish: if it is not granted, the walk waits for each page.
+        // If the system ignores it, the scan waits for each page.
         let _wish = self.mapping.will_need(start..start.saturating_add(len));
     }
 
@@ -302,7 +304,7 @@ impl TableReader {
         TableError::corrupt(&self.path, damage)
     }
 
-    /// The block at `offset`, verified, which must be of this level.
+    /// The verified block at `offset`, which must be of this level.
     pub(crate) fn block(&self, offset: u64, level: u8) -> Result<(BlockHead, &[u8]), Damaged> {
         let (head, block) = block::open(self.file(), self.salt_of_checks(), offset, &self.footer.area(level))?;
         if head.level != level {
@@ -311,7 +313,7 @@ impl TableReader {
         Ok((head, block))
     }
 
-    /// Where the one leaf begins that can hold a key.
+    /// The offset of the only leaf that can hold a key.
     pub(crate) fn leaf_of(&self, key: &[u8]) -> Result<u64, Damaged> {
         let mut offset = self.footer.root;
         for level in (1..=self.footer.root_level).rev() {
@@ -321,7 +323,7 @@ impl TableReader {
         Ok(offset)
     }
 
-    /// A line of the point table, verified.
+    /// A verified line of the point table.
     #[inline]
     pub(crate) fn line(&self, number: u64) -> Result<PointLine, Damaged> {
         let at = self.footer.points_at + number * LINE_LEN as u64;

@@ -1,4 +1,5 @@
-//! What the writer cannot keep in memory: a scratch file of checked chunks, which has no name.
+//! The writer's scratch file, for data past its memory limit: chunks with checksums, in a file
+//! without a name.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,12 +11,12 @@ use crate::checksum::Salt;
 use crate::error::{TableError, damaged};
 use crate::planted;
 
-/// The bytes of a chunk, without its check.
+/// The bytes of a chunk, without its checksum.
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 const CHECK_LEN: u64 = 8;
 
-/// The scratch file of one writer. It is created when it is first needed, and its name is removed
-/// at once: whatever happens, nothing of it is left.
+/// The scratch file of one writer. Its first use creates it and removes its name at once, so that
+/// no crash or error leaves it behind.
 #[derive(Debug)]
 pub(crate) struct Spill {
     dir: Arc<dyn Dir>,
@@ -23,27 +24,27 @@ pub(crate) struct Spill {
     path: PathBuf,
     salt: Salt,
     file: Option<Arc<dyn File>>,
-    /// Whether its name could not be removed yet.
+    /// Whether the file still has its name.
     is_named: bool,
     end: u64,
-    /// A chunk and its check, while they are written.
+    /// The buffer for a chunk and its checksum.
     checked: Vec<u8>,
 }
 
 impl Drop for Spill {
     fn drop(&mut self) {
         if self.is_named {
-            // If it cannot be removed, it stays a file that nobody opens.
+            // If this fails, a file remains that nobody opens.
             let _garbage = self.dir.remove_file(&self.name);
         }
     }
 }
 
-/// Chunks that lie one behind the other.
+/// Chunks that follow each other in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     at: u64,
-    /// Without the checks. Every chunk but the last is full.
+    /// Without the checksums. Every chunk but the last is full.
     len_bytes: u64,
 }
 
@@ -75,12 +76,12 @@ impl Spill {
         Ok(extent)
     }
 
-    /// An extent of no chunks, at the end.
+    /// An empty extent at the end of the file.
     pub(crate) fn begin(&self) -> Extent {
         Extent { at: self.end, len_bytes: 0 }
     }
 
-    /// Adds the next chunk of the extent that was begun last. All but its last one are full.
+    /// Appends a chunk to the extent that was begun last. All its chunks but the last must be full.
     pub(crate) fn write_chunk(&mut self, extent: &mut Extent, chunk: &[u8]) -> Result<(), TableError> {
         let at = self.end;
         self.checked.clear();
@@ -95,7 +96,7 @@ impl Spill {
         Ok(())
     }
 
-    /// Reads the next chunk of an extent, and moves the extent's beginning behind it.
+    /// Reads the first chunk of an extent, and removes it from the extent.
     fn read(&mut self, extent: &mut Extent, chunk: &mut Vec<u8>) -> Result<(), TableError> {
         let len = usize::try_from(extent.len_bytes).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         let at = extent.at;
@@ -105,7 +106,7 @@ impl Spill {
         let (bytes, check) = chunk.split_at(len);
         let is_right = check == self.salt.long_check(at, bytes).to_le_bytes();
         if read != len + 8 || !is_right && !planted("table_scratch_unverified") {
-            let what = "scratch bytes that are not those that were written";
+            let what = "scratch bytes that differ from the written ones";
             return Err(TableError::corrupt(&self.path, damaged(at, what)));
         }
         chunk.truncate(len);
@@ -115,14 +116,14 @@ impl Spill {
     }
 }
 
-/// Bytes that are written once and then read once: in memory while they are few.
+/// Bytes that are written once and then read once; a short stream stays in memory.
 #[derive(Debug, Default)]
 pub(crate) struct SpillStream {
     extents: Vec<Extent>,
     buffer: Vec<u8>,
 }
 
-/// How much of a stream stays in memory before it spills, and how much is written at once.
+/// The bytes of a stream that stay in memory before they spill in one write.
 const STREAM_BYTES: usize = 1 << 20;
 
 impl SpillStream {
@@ -146,7 +147,7 @@ impl SpillStream {
 pub(crate) struct SpillReader {
     extent: Extent,
     extents: std::vec::IntoIter<Extent>,
-    /// What never left memory.
+    /// The end of the stream, which stayed in memory.
     last: Vec<u8>,
     chunk: Vec<u8>,
     at: usize,
@@ -158,7 +159,7 @@ impl SpillReader {
         Self { extent, extents: Vec::new().into_iter(), last: Vec::new(), chunk: Vec::new(), at: 0 }
     }
 
-    /// Fills a buffer; `false` if the stream ended before.
+    /// Fills a buffer; `false` if the stream ends first.
     pub(crate) fn read(&mut self, mut buffer: &mut [u8], spill: &mut Spill) -> Result<bool, TableError> {
         while !buffer.is_empty() {
             let there = self.chunk.get(self.at..).unwrap_or_default();
@@ -177,7 +178,7 @@ impl SpillReader {
         Ok(true)
     }
 
-    /// Fills a buffer of what must be there.
+    /// Fills a buffer from a stream that must have enough bytes.
     pub(crate) fn read_exact(&mut self, buffer: &mut [u8], spill: &mut Spill) -> Result<(), TableError> {
         if self.read(buffer, spill)? {
             return Ok(());

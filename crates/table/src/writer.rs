@@ -27,26 +27,26 @@ use crate::point_entry::PointEntry;
 use crate::point_writer::{LineWriter, SortedRuns};
 use crate::spill::Spill;
 
-/// How the name of a table ends while it is written, behind the table's name.
+/// The suffix after a table's name while the table is being written.
 ///
-/// A crash may leave such a file. Nobody opens it, and who owns the directory may remove it.
+/// A crash may leave such a file. Nobody opens it, and the owner of the directory may remove it.
 ///
 /// ```
 /// assert_eq!(format!("7.tbl{}", hightower_table::UNFINISHED_SUFFIX), "7.tbl.tmp");
 /// ```
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
-/// How the name of the scratch file ends, which exists for a moment.
+/// The suffix of the scratch file's name, which exists for a moment.
 const SPILL_SUFFIX: &str = ".spill.tmp";
-/// The longest name of a new table, in bytes: so long that its scratch file can have a name.
+/// The longest name of a new table, in bytes: it leaves room for the suffix of the scratch file.
 ///
 /// ```
 /// assert_eq!(hightower_table::MAX_TABLE_NAME_LEN_BYTES, 255 - ".spill.tmp".len());
 /// ```
 pub const MAX_TABLE_NAME_LEN_BYTES: usize = 255 - SPILL_SUFFIX.len();
-/// Progress is told after so many keys.
+/// The number of keys between two reports of progress.
 pub(crate) const KEYS_PER_REPORT: u64 = 16_384;
 
-/// What a new table is to be.
+/// The options of a new table.
 ///
 /// ```
 /// use hightower_segment::OsEntropy;
@@ -62,15 +62,15 @@ pub struct TableOptions {
 }
 
 impl TableOptions {
-    /// The memory of a writer that is not told otherwise, in bytes: 32 MiB.
+    /// The default memory of a writer, in bytes: 32 MiB.
     ///
     /// ```
     /// assert_eq!(hightower_table::TableOptions::DEFAULT_MEMORY_BYTES, 32 << 20);
     /// ```
     pub const DEFAULT_MEMORY_BYTES: usize = 32 << 20;
 
-    /// A table with this id and this salt, both never used before by another table of the
-    /// directory, whose keys are hashed with `hash_seed`.
+    /// A table with this id and this salt, which no other table of the directory may ever have had,
+    /// and with `hash_seed` for the hash of its keys.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::new(7, 0x1234, 0x5678);
@@ -80,7 +80,7 @@ impl TableOptions {
         Self { header: TableHeader { id, salt, hash_seed }, memory_bytes: Self::DEFAULT_MEMORY_BYTES }
     }
 
-    /// A table with this id, whose salt and hash seed are drawn.
+    /// A table with this id, and with a salt and a hash seed from `entropy`.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl TableOptions {
         Ok(Self::new(id, entropy.next_u64()?, entropy.next_u64()?))
     }
 
-    /// Sets the seed of the hash. Tables that are asked together share one.
+    /// Sets the seed of the hash. Tables that a lookup reads together share one.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::new(7, 1, 2).with_hash_seed(3);
@@ -105,9 +105,9 @@ impl TableOptions {
         self
     }
 
-    /// Sets how much memory hashes and pointers may take before they spill to the scratch file, in
-    /// bytes; from 1 KiB on. Buffers take about 2 MiB beside it, and 32 KiB for each time that it
-    /// was filled: 16 bytes a key.
+    /// Sets the memory that hashes and pointers may take before they spill to the scratch file, in
+    /// bytes; at least 1 KiB. A key takes 16 bytes of it. Buffers take about 2 MiB more, and 32 KiB
+    /// for each time that this memory was full.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::new(7, 1, 2).with_memory_bytes(1 << 20);
@@ -119,20 +119,20 @@ impl TableOptions {
     }
 }
 
-/// How far a table is.
+/// The progress of a table under construction, or of its check.
 ///
 /// ```
 /// let progress = hightower_table::TableProgress { ordered_keys: 16_384, pointed_keys: 0 };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableProgress {
-    /// Keys that stand in the order.
+    /// The number of keys written to leaves, or checked there.
     pub ordered_keys: u64,
-    /// Keys that stand in the point table, which is built when all keys are known.
+    /// The number of keys written to the point table, which is built after all keys are known.
     pub pointed_keys: u64,
 }
 
-/// What was written.
+/// The result of a finished table.
 ///
 /// ```
 /// let summary = hightower_table::TableSummary { id: 7, ..Default::default() };
@@ -145,9 +145,9 @@ pub struct TableSummary {
     pub salt: u64,
     /// The length of the file in bytes.
     pub len_bytes: u64,
-    /// How many keys it has, tombstones among them.
+    /// The number of keys, including tombstones.
     pub keys: u64,
-    /// How many of them are tombstones.
+    /// The number of keys that are tombstones.
     pub tombstones: u64,
     /// The highest version in it; 0 if it is empty.
     pub max_version: u64,
@@ -155,8 +155,8 @@ pub struct TableSummary {
 
 /// Writes one table.
 ///
-/// The table has its name when [`finish`](Self::finish) returns, and not before: what was begun and
-/// not finished is removed, and after a crash it has another name.
+/// The table gets its name before [`finish`](Self::finish) returns. Dropping the writer earlier
+/// removes the unfinished file; after a crash, that file has another name.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -173,33 +173,33 @@ pub struct TableSummary {
 /// ```
 pub struct TableWriter {
     place: TablePlace,
-    /// `None` once something failed.
+    /// `None` after an error.
     open: Option<OpenTable>,
 }
 
 impl fmt::Debug for TableWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither the keys and hashes that it holds, nor the seed of the hash.
+        // Shows neither the keys and hashes that it holds, nor the seed of the hash.
         let keys = self.open.as_ref().map(|open| open.footer.keys);
         f.debug_struct("TableWriter").field("path", &self.place.path).field("keys", &keys).finish_non_exhaustive()
     }
 }
 
-/// Where the table goes.
+/// The directory and the names of the table's file.
 #[derive(Debug)]
 struct TablePlace {
     dir: Arc<dyn Dir>,
     name: String,
     unfinished: String,
     path: PathBuf,
-    /// Whether there is an unfinished file of ours.
+    /// Whether this writer's unfinished file exists.
     exists: bool,
 }
 
 impl Drop for TablePlace {
     fn drop(&mut self) {
         if self.exists {
-            // If it cannot be removed, it stays a file that nobody opens.
+            // If this fails, a file remains that nobody opens.
             let _garbage = self.dir.remove_file(&self.unfinished);
         }
     }
@@ -217,7 +217,7 @@ struct OpenTable {
     index: IndexWriter,
     points: SortedRuns,
     counts: BTreeMap<u32, SegmentCounts>,
-    /// The counts of the segment that was met last; entries of one segment often come together.
+    /// The counts of the segment of the last entry; entries of one segment often follow each other.
     latest: SegmentCounts,
     footer: Footer,
     last_key: Vec<u8>,
@@ -232,8 +232,8 @@ impl TableWriter {
     ///
     /// # Errors
     ///
-    /// [`TableError::Exists`] if there is a table of this name, or an unfinished one;
-    /// [`TableError::Full`] and [`TableError::Io`].
+    /// [`TableError::Exists`] if a table of this name exists, finished or not; [`TableError::Full`]
+    /// and [`TableError::Io`].
     ///
     /// ```
     /// use hightower_segment::{Fs, RealFs};
@@ -271,7 +271,7 @@ impl TableWriter {
             Ok(_) => return Err(TableError::Exists { path: place.path.clone() }),
             Err(error) => return Err(TableError::io("look for", &place.path, error)),
         }
-        // Left over by a crash: no other writer has this name.
+        // A crash may have left one: no other writer has this name.
         let scratch = format!("{name}{SPILL_SUFFIX}");
         match dir.remove_file(&scratch) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -303,8 +303,8 @@ impl TableWriter {
         Ok(Self { place, open: Some(open) })
     }
 
-    /// Adds the next key, which is above the one before. Costs about a fifth of a microsecond, and
-    /// now and then a write.
+    /// Adds the next key, which must be above the previous one. Costs about 0.2 µs, and sometimes a
+    /// write.
     ///
     /// # Errors
     ///
@@ -328,9 +328,9 @@ impl TableWriter {
         self.within(|open| open.push(key, entry))
     }
 
-    /// Adds everything that a source gives, from its current key on, which is ascending.
-    /// `observe` hears of progress and may stop the writer: every 16,384 keys that are written, not
-    /// of those that a merge leaves out. A source can stop it too, with [`TableError::Canceled`].
+    /// Advances an ascending source to its end and adds all its keys. `observe` gets the progress
+    /// after every 16,384 written keys, which exclude those that a merge skips, and may stop the
+    /// writer. A source can stop it too, with [`TableError::Canceled`].
     ///
     /// # Errors
     ///
@@ -372,14 +372,14 @@ impl TableWriter {
         })
     }
 
-    /// Builds index and point table, makes the file durable and gives it its name.
+    /// Builds index and point table, makes the file durable and renames it to the table's name.
     ///
     /// # Errors
     ///
     /// [`TableError::Full`] and [`TableError::Io`], [`TableError::TooLong`] if index or point table
-    /// make it too long, and [`TableError::Corrupt`] if the scratch file did not give back what was
-    /// written. There is then no table of this name, unless the system refuses to remove it too;
-    /// what is there is whole.
+    /// make it too long, and [`TableError::Corrupt`] if the scratch file returned other bytes than
+    /// the written ones. No table of this name then exists, unless its removal fails too; such a
+    /// table is complete.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -395,7 +395,7 @@ impl TableWriter {
         self.finish_with(&mut |_progress| ControlFlow::Continue(()))
     }
 
-    /// As [`finish`](Self::finish); `observe` hears of progress and may stop the writer.
+    /// As [`finish`](Self::finish); `observe` gets the progress and may stop the writer.
     ///
     /// # Errors
     ///
@@ -424,7 +424,7 @@ impl TableWriter {
         renamed.map_err(|error| TableError::io("rename", &place.path, error))?;
         place.exists = false;
         if let Err(error) = retry_interrupted(|| place.dir.sync()) {
-            // Its name may be durable or not: then it is better gone.
+            // The name may be durable or not, so the file is removed.
             let _garbage = place.dir.remove_file(&place.name);
             return Err(TableError::io("sync the directory of", &place.path, error));
         }
@@ -481,7 +481,7 @@ impl OpenTable {
             self.end_leaf()?;
         }
         if self.leaf.len() == 0 {
-            // The shortest that is above the key before; empty for the first leaf.
+            // The shortest byte string above the previous key; empty for the first leaf.
             let separator = if position == 0 { &[][..] } else { key.get(..=common).unwrap_or(key) };
             self.index.push(separator, self.out.position(), &mut self.spill)?;
             self.leaf.push(0, key, entry);
