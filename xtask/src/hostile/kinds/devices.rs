@@ -131,10 +131,8 @@ impl Device<'_> {
             if random.once_in(2) && self.keeps_room {
                 self.fill_by_others()?;
             }
-            if random.once_in(2) {
-                if !self.new_life(random).context("a new life on a full device")? {
-                    break;
-                }
+            if random.once_in(2) && !self.new_life(random).context("a new life on a full device")? {
+                break;
             }
             let part = random.pick(&[2, 3]);
             self.delete(part).with_context(|| format!("deletes on a full device, turn {turn}"))?;
