@@ -10,10 +10,12 @@ mod audit_search;
 mod audit_trail;
 mod change;
 mod factors;
+mod key_loading;
 mod logins;
 mod look_alikes;
 mod maintenance;
 mod permissions;
+mod quota_counts;
 mod quotas;
 mod second_step;
 mod sessions;
@@ -37,7 +39,7 @@ pub use logins::{Login, PasswordCheck};
 pub use maintenance::{Purged, Rotation};
 pub(crate) use permissions::AccessRights;
 pub use permissions::Principal;
-use quotas::Quotas;
+use quota_counts::QuotaCounts;
 pub use second_step::{Proof, StepUp};
 pub use single_use::ResetRequest;
 pub use users::MAX_PAGE;
@@ -100,7 +102,7 @@ struct AuthInner<E, H, C> {
     /// Uses of the engine's reserve in calls of users and managers: by principal.
     reserve_uses: KeyedRateLimiter<String>,
     counts: ServiceCounters,
-    quotas: Quotas,
+    quotas: QuotaCounts,
 }
 
 /// Counters of events since the creation of the service.
@@ -159,7 +161,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             persists: KeyedRateLimiter::new(now_ms),
             reserve_uses: KeyedRateLimiter::new(now_ms),
             counts: ServiceCounters::default(),
-            quotas: Quotas::default(),
+            quotas: QuotaCounts::default(),
             keys: RwLock::default(),
             process_keys: OnceLock::new(),
             options,
