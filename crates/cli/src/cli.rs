@@ -1,19 +1,14 @@
 //! The command tree, and the general help.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::{Exit, Failure};
-use crate::notation;
 use crate::options;
 use crate::session::Session;
-use crate::verbs::{
-    auth, backup, bench, check, compact, completions, delete, demo, dump, export, get, import, man, prefix, put,
-    restore, salvage, scan, segments, shell, stats,
-};
+use crate::store_verb::StoreVerb;
+use crate::verbs::{bench, completions, demo, dump, man, restore, salvage, shell};
 
 const LONG_ABOUT: &str = "\
 Hightower KV keeps keys and values in a directory: an ordered, crash-safe, log-structured store without a server. \
@@ -114,64 +109,10 @@ impl Verb {
             Self::Shell(args) => args.run(session),
             Self::Demo(args) => args.run(session),
             Self::Bench(args) => args.run(session),
-            Self::Completions(args) => args.run(),
-            Self::Man(args) => args.run(),
+            Self::Completions(args) => args.run(command()),
+            Self::Man(args) => args.run(command()),
             Self::DemoWriter(args) => args.run(session),
         }
-    }
-}
-
-/// The verbs on one store, on the command line and in the shell.
-#[derive(Debug, Subcommand)]
-pub(crate) enum StoreVerb {
-    Put(put::Args),
-    Get(get::Args),
-    Delete(delete::Args),
-    Prefix(prefix::Args),
-    Scan(scan::Args),
-    Import(import::Args),
-    Export(export::Args),
-    Stats(stats::Args),
-    Segments(segments::Args),
-    Check(check::Args),
-    Compact(compact::Args),
-    Backup(backup::Args),
-    Auth(Box<auth::Args>),
-}
-
-impl StoreVerb {
-    pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        match self {
-            Self::Put(args) => args.run(session),
-            Self::Get(args) => args.run(session),
-            Self::Delete(args) => args.run(session),
-            Self::Prefix(args) => args.run(session),
-            Self::Scan(args) => args.run(session),
-            Self::Import(args) => args.run(session),
-            Self::Export(args) => args.run(session),
-            Self::Stats(args) => args.run(session),
-            Self::Segments(args) => args.run(session),
-            Self::Check(args) => args.run(session),
-            Self::Compact(args) => args.run(session),
-            Self::Backup(args) => args.run(session),
-            Self::Auth(args) => args.run(session),
-        }
-    }
-}
-
-/// Bytes from an argument in the tool's notation.
-#[derive(Clone, Debug)]
-pub(crate) struct Text(pub(crate) Vec<u8>);
-
-impl Text {
-    pub(crate) fn parser() -> ValueParser {
-        ValueParser::new(OsStringValueParser::new().try_map(|argument| Self::parse(&argument)))
-    }
-
-    fn parse(argument: &OsStr) -> Result<Self, String> {
-        notation::parse(argument.as_encoded_bytes())
-            .map(|bytes| Self(bytes.into_owned()))
-            .map_err(|bad| bad.to_string())
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One module per verb under [`verbs`], with its arguments, help and work. The shared modules:
 //!
-//! * [`cli`] — the command tree and the general help; [`options`] — the common options, and the
-//!   verbs that use them;
+//! * [`cli`] — the command tree and the general help; [`store_verb`] — its verbs on one store,
+//!   which the shell has too; [`options`] — the common options, and the verbs that use them;
 //! * [`session`] — opening and closing the store, for one verb or for a whole shell;
 //! * [`screen`], [`table`], [`progress`], [`units`] — output for people and programs;
 //! * [`reach`] — the keys that plain verbs skip;
@@ -28,6 +28,7 @@ mod reach;
 mod records;
 mod screen;
 mod session;
+mod store_verb;
 mod table;
 mod terminal;
 mod units;

@@ -16,7 +16,10 @@
 //! an error. Outside a literal, bytes that are not UTF-8 are accepted as they are.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt;
+
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 
 /// U+FEFF in UTF-8.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -143,6 +146,20 @@ fn hex_value(digit: u8) -> Option<u8> {
         b'a'..=b'f' => Some(digit - b'a' + 10),
         b'A'..=b'F' => Some(digit - b'A' + 10),
         _ => None,
+    }
+}
+
+/// Bytes from an argument in the tool's notation.
+#[derive(Clone, Debug)]
+pub(crate) struct Text(pub(crate) Vec<u8>);
+
+impl Text {
+    pub(crate) fn parser() -> ValueParser {
+        ValueParser::new(OsStringValueParser::new().try_map(|argument| Self::of(&argument)))
+    }
+
+    fn of(argument: &OsStr) -> Result<Self, String> {
+        parse(argument.as_encoded_bytes()).map(|bytes| Self(bytes.into_owned())).map_err(|bad| bad.to_string())
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
+use clap::Command;
 use clap_complete::Shell;
 
-use crate::cli;
 use crate::failure::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -22,9 +22,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(&self) -> Result<Exit, Failure> {
+    /// Prints the script for the command tree `tool`.
+    pub(crate) fn run(&self, mut tool: Command) -> Result<Exit, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut cli::command(), "htkvctl", &mut script);
+        clap_complete::generate(self.shell, &mut tool, "htkvctl", &mut script);
         let mut out = std::io::stdout().lock();
         out.write_all(&script)?;
         out.flush()?;

@@ -3,9 +3,8 @@
 use hightower_kv::{Batch, BatchOutcome, Committed, Expect};
 use serde::Serialize;
 
-use crate::cli::Text;
 use crate::failure::{Exit, Failure};
-use crate::notation::{named, show};
+use crate::notation::{Text, named, show};
 use crate::reach::Reach;
 use crate::records::Bytes;
 use crate::session::Session;

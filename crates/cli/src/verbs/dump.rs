@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
-use crate::notation::show;
+use crate::notation::{Text, show};
 use crate::records::Bytes;
 use crate::session::Session;
 use crate::units::counted;
@@ -32,8 +32,8 @@ pub(crate) struct Args {
     segment: Option<u32>,
 
     /// Only records of this key
-    #[arg(long, value_name = "KEY", value_parser = crate::cli::Text::parser())]
-    key: Option<crate::cli::Text>,
+    #[arg(long, value_name = "KEY", value_parser = Text::parser())]
+    key: Option<Text>,
 
     /// Print values instead of their lengths
     #[arg(long)]

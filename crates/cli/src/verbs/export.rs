@@ -9,8 +9,8 @@ use hightower_kv::auth::KeyRange;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use crate::cli::Text;
 use crate::failure::{Exit, Failure};
+use crate::notation::Text;
 use crate::progress::Progress;
 use crate::reach::Reach;
 use crate::records::Format;

@@ -4,9 +4,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::Text;
 use crate::failure::{Exit, Failure};
-use crate::notation::{named, show};
+use crate::notation::{Text, named, show};
 use crate::reach::Reach;
 use crate::records::Bytes;
 use crate::session::Session;

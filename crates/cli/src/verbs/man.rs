@@ -8,7 +8,6 @@ use clap::Command;
 use clap::builder::Resettable;
 use clap_mangen::Man;
 
-use crate::cli;
 use crate::failure::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -26,8 +25,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(&self) -> Result<Exit, Failure> {
-        let mut tool = cli::command();
+    /// Prints or writes the pages of the command tree `tool`.
+    pub(crate) fn run(&self, mut tool: Command) -> Result<Exit, Failure> {
         tool.build();
         match &self.dir {
             None => {

@@ -2,8 +2,8 @@
 
 use hightower_kv::auth::KeyRange;
 
-use crate::cli::Text;
 use crate::failure::{Exit, Failure};
+use crate::notation::Text;
 use crate::session::Session;
 use crate::verbs::list::ListArgs;
 

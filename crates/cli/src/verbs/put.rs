@@ -8,9 +8,8 @@ use clap::ArgGroup;
 use hightower_kv::{Batch, BatchOutcome, Committed, Expect, Rejected};
 use serde::Serialize;
 
-use crate::cli::Text;
 use crate::failure::{Exit, Failure};
-use crate::notation::show;
+use crate::notation::{Text, show};
 use crate::reach::Reach;
 use crate::records::{Bytes, check_limits};
 use crate::session::Session;

@@ -14,12 +14,12 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 
-use crate::cli::StoreVerb;
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::options;
 use crate::screen::{BOLD, DIM, Screen, styled};
 use crate::session::{Session, Store};
+use crate::store_verb::StoreVerb;
 use crate::units::counted;
 use crate::verbs::shell::complete::Completion;
 
@@ -114,7 +114,7 @@ fn converse(session: &Session, store: &Store) -> Result<Exit, Failure> {
         .completion_type(CompletionType::List)
         .build();
     let mut editor: Editor<Completion<'_>, FileHistory> = Editor::with_config(config).map_err(failed)?;
-    editor.set_helper(Some(Completion::new(store)));
+    editor.set_helper(Some(Completion::new(store, command())));
     let history = history_file();
     // An unreadable history counts as empty.
     let _new = history.as_deref().map(|path| editor.load_history(path));
@@ -178,7 +178,7 @@ fn run_line(session: &Session, line: &str) -> Result<(Step, Exit), Failure> {
     }
 }
 
-/// The command tree of a line, like [`cli::command`](crate::cli::command) of the tool.
+/// The command tree of a line, in which each verb shows only the options that it uses.
 fn command() -> Command {
     options::tailored(Line::command())
 }

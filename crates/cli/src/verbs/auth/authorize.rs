@@ -3,9 +3,8 @@
 use hightower_kv::auth::Action;
 use serde::Serialize;
 
-use crate::cli::Text;
 use crate::failure::{Exit, Failure};
-use crate::notation::show;
+use crate::notation::{Text, show};
 use crate::records::Bytes;
 use crate::verbs::auth::grant::{action, action_name};
 use crate::verbs::auth::secret::ask;

@@ -10,7 +10,6 @@ use rustyline::hint::Hinter;
 use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 
-use super::command;
 use crate::notation::plain;
 use crate::session::Store;
 
@@ -27,8 +26,8 @@ pub(crate) struct Completion<'a> {
 }
 
 impl<'a> Completion<'a> {
-    pub(crate) fn new(store: &'a Store) -> Self {
-        let mut verbs = command();
+    /// Completes the verbs of a command tree, and the keys of `store`.
+    pub(crate) fn new(store: &'a Store, mut verbs: Command) -> Self {
         // Adds `help`.
         verbs.build();
         Self { store, verbs }
@@ -109,7 +108,8 @@ impl Helper for Completion<'_> {}
 
 #[cfg(test)]
 mod tests {
-    use super::{command, first, steps, verbs};
+    use super::super::command;
+    use super::{first, steps, verbs};
     use hightower_kv::{SingleNodeEngine, StoreConfig};
 
     #[test]
