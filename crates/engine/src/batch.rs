@@ -66,7 +66,7 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// For other engines than the store.
+    /// For implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(seq: u64, outcomes: Vec<ApplyOutcome>, versions: Vec<u64>) -> Self {
         Self { seq, outcomes, versions }
@@ -167,7 +167,7 @@ impl<'a> From<&'a Batch> for Cow<'a, Batch> {
     }
 }
 
-/// For chains, which end with a mutable borrow of the batch.
+/// For chains, which end in a mutable borrow of the batch.
 impl<'a> From<&'a mut Batch> for Cow<'a, Batch> {
     fn from(batch: &'a mut Batch) -> Self {
         Self::Borrowed(batch)

@@ -3,8 +3,8 @@
 //! Compactions, checkpoints and backups run one at a time, under the lock *turn*. A background
 //! thread takes it at each `compaction_interval`, and whenever the log has rotated;
 //! [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) takes it while it can free
-//! space. A failure never fails a write: statistics and the next explicit call report it, and the
-//! background tries again, each time after twice the delay.
+//! space. A failure of compaction never fails a write: the statistics and the next explicit call
+//! report it. The background thread tries again after a delay, which doubles each time.
 //!
 //! [`run`] has the steps of a run, with the reasons for their order.
 

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// Another process, or another engine of this process, has the store open.
     #[error(
-        "{} is in use by {}: close it there first, or read a backup that it makes",
+        "{} is in use by {}: close it there first, or read a backup of it",
         path.display(),
         if *by_this_process { "this process" } else { "another process" }
     )]
@@ -55,12 +55,12 @@ pub enum Error {
     /// This process is a forked child of the process that opened the store, and only the parent may
     /// use it. Nothing was changed.
     #[error(
-        "the store belongs to the process that opened it, and this one was forked since: open it in the process that uses it"
+        "this process is a forked child of the process that opened the store: only the parent can use this handle"
     )]
     Forked,
     /// An earlier write or sync failed, so no new write is accepted until the store is opened
     /// again. Reads still work.
-    #[error("the store refuses writes since an earlier failure; open it again to continue: {reason}")]
+    #[error("the store refuses writes after an earlier failure; open it again to continue: {reason}")]
     Poisoned {
         /// The first failure.
         reason: Arc<str>,
@@ -118,7 +118,7 @@ pub enum Error {
     #[error("crypto error: {0}")]
     Crypto(Cow<'static, str>),
     /// The caller aborted the operation.
-    #[error("ended before it was done: {0}")]
+    #[error("the caller aborted {0}")]
     Aborted(&'static str),
     /// The caller has no permission for this.
     #[error("permission denied: {0}")]
@@ -260,16 +260,16 @@ impl From<SegmentError> for Error {
                 ),
             },
             SegmentError::MissingSegment { path } => {
-                missing(path, "the manifest names this segment, but its file is not there")
+                missing(path, "the manifest names this segment, but its file is missing")
             }
             SegmentError::MissingManifest { path } => {
-                missing(path, "there are segments, but no manifest that names them")
+                missing(path, "segments exist, but the manifest is missing")
             }
             SegmentError::Unfinished { .. } => Self::NotFound(error.to_string().into()),
             SegmentError::NoStore { dir } => Self::NotFound(format!("{} holds no store", dir.display()).into()),
             SegmentError::VersionUnsupported { path, what } => Self::VersionUnsupported {
                 path,
-                detail: format!("{what} is newer than this build reads; use a newer build"),
+                detail: format!("{what} is newer than this build can read; use a newer build"),
             },
             SegmentError::Locked { path, by_this_process } => Self::Locked { path, by_this_process },
             SegmentError::Forked { .. } => Self::Forked,

@@ -34,7 +34,7 @@ impl Expect {
 /// The first violated requirement of a batch that was not committed. Read the key again and decide
 /// again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the batch was rejected: {} {}, and {}", key.escape_ascii(), required(*expected), there(*found))]
+#[error("the batch was rejected: {} {}, but {}", key.escape_ascii(), required(*expected), there(*found))]
 #[non_exhaustive]
 pub struct Rejected {
     /// The key.
@@ -46,7 +46,7 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// For other engines than the store.
+    /// For implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
         Self { key, expected, found }
@@ -55,12 +55,12 @@ impl Rejected {
 
 fn required(expected: Expect) -> String {
     match expected {
-        Expect::Absent => "was to have no value".into(),
-        Expect::Present => "was to have a value".into(),
-        Expect::Version(version) => format!("was to have the value of version {version}"),
+        Expect::Absent => "must have no value".into(),
+        Expect::Present => "must have a value".into(),
+        Expect::Version(version) => format!("must have a value of version {version}"),
     }
 }
 
 fn there(found: Option<u64>) -> String {
-    found.map_or_else(|| "it has none".into(), |version| format!("it has one of version {version}"))
+    found.map_or_else(|| "has none".into(), |version| format!("has one of version {version}"))
 }

@@ -271,8 +271,7 @@ impl Dir for GuardedDir {
 }
 
 struct GuardedFile {
-    /// There until it is dropped.
-    inner: Option<Arc<dyn File>>,
+    x,
     panics: Arc<Panics>,
 }
 
@@ -365,7 +364,7 @@ mod tests {
     use super::LONGEST_ELAPSED;
     use crate::components::Components;
 
-    /// Says these seconds, which `u64::MAX` is among.
+    /// Returns this number of seconds, up to `u64::MAX`.
     #[derive(Debug)]
     struct Said(AtomicU64);
 

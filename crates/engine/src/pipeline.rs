@@ -1,9 +1,8 @@
-//! The queue in front of the commit: callers hand in writes and go on; one thread commits what has
-//! arrived as a group.
+//! The queue of asynchronous writes: callers queue writes and continue; one thread commits all
+//! queued writes as a group.
 //!
-//! Writes of one caller commit in the order they were handed in, each with its own seq and outcome.
-//! A group takes the commit lock once, and if any of its writes asks for a sync, one sync serves
-//! them all.
+//! Writes of one caller commit in the order of its calls, each with its own seq and outcome. A
+//! group takes the commit lock once, and all its writes with `Durability::Sync` share one sync.
 
 use std::sync::Arc;
 
@@ -24,16 +23,15 @@ use crate::turn::called_from_within;
 /// The name of the commit thread.
 pub(crate) const THREAD: &str = "hightower-commit";
 
-/// The most writes that one group commits before its callers hear of it.
+/// Maximum number of writes in a group. Callers get their outcomes after the whole group.
 const MAX_GROUP: usize = 1024;
 
-/// A write on its way to the commit thread: a batch, whose caller wants either the whole outcome or
-/// that of its one command.
+/// A queued write: a batch. Its caller gets the outcome of the batch, or of its only command.
 pub(crate) struct Request {
     pub(crate) batch: Batch,
     pub(crate) durability: Durability,
     reply: AnyPromise,
-    /// `None` if the caller waits: its own call is counted.
+    /// `None` if the caller waits: then its call is measured instead.
     handed_in: Option<HandedIn>,
 }
 
@@ -58,24 +56,24 @@ impl Request {
 pub(crate) fn single_outcome(outcome: BatchOutcome) -> Result<ApplyOutcome> {
     match outcome {
         BatchOutcome::Committed(Committed { outcomes, .. }) if outcomes.len() == 1 => Ok(outcomes[0]),
-        _ => Err(Error::Internal("one command expected, without requirements".into())),
+        _ => Err(Error::Internal("expected one command without requirements".into())),
     }
 }
 
-/// What the commit thread commits with.
+/// The write path of the commit thread.
 pub(crate) trait Committer: Send + Sync + 'static {
-    /// Commits each batch by itself, in order, under one hold of the commit lock; then waits until
-    /// those are durable that ask for it.
+    /// Commits each batch separately, in order, under one hold of the commit lock; then waits for
+    /// one sync if a batch requires it.
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>>;
 
-    /// The thread has ended by a panic, which is a bug.
+    /// The thread has ended by a panic, which is a bug of the store.
     fn note_panic(&self, message: &str);
 }
 
 /// The queue and its thread.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
-    /// Taken when closing, which ends the thread once it has committed what was handed in.
+    /// Close takes it, so the thread ends once it has committed all queued writes.
     sender: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     committer: thread::ThreadId,
@@ -88,27 +86,27 @@ impl Pipeline {
         let thread = thread::Builder::new()
             .name(THREAD.into())
             .spawn(move || {
-                // Dropping the receiver answers the writes that it had taken, and refuses later
-                // ones.
+                // Dropping the receiver sets the outcome of the writes in the queue, and refuses
+                // later ones.
                 if let Err(message) = panics.catch(THREAD, || run(receiver, &*committer)) {
                     committer.note_panic(&message);
                 }
             })
-            .map_err(|source| Error::Io { action: "start the commit thread".into(), source: source.into() })?;
+            .map_err(|source| Error::Io { action: "cannot start the commit thread".into(), source: source.into() })?;
         let committer = thread.thread().id();
         Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), committer })
     }
 
-    /// The thread that commits.
+    /// The id of the commit thread.
     pub(crate) fn thread_id(&self) -> thread::ThreadId {
         self.committer
     }
 
-    /// Hands in a batch and waits for its outcome.
+    /// Queues a batch and waits for its outcome.
     ///
     /// # Errors
     ///
-    /// On the commit thread [`Error::Validation`], before anything is handed in.
+    /// [`Error::Validation`] on the commit thread, before anything is queued.
     pub(crate) fn commit(&self, batch: Batch, durability: Durability) -> Result<BatchOutcome> {
         if thread::current().id() == self.committer && !planted("committer_waits") {
             return Err(called_from_within());
@@ -116,7 +114,8 @@ impl Pipeline {
         self.submit_batch(batch, durability, None)?.wait()
     }
 
-    /// Hands in a batch; waits while the queue is full. What is in the queue is within the limits.
+    /// Queues a batch; waits while the queue is full. A batch above the limits is refused here, so
+    /// none is in the queue.
     pub(crate) fn submit_batch(
         &self,
         batch: Batch,
@@ -131,7 +130,7 @@ impl Pipeline {
         Ok(ticket)
     }
 
-    /// Hands in a batch of one command; waits while the queue is full.
+    /// Queues a batch of one command; waits while the queue is full.
     pub(crate) fn submit_one(
         &self,
         batch: Batch,
@@ -147,11 +146,12 @@ impl Pipeline {
     }
 
     fn send(&self, request: Request) -> Result<()> {
-        // Cloned, so that a full queue makes this caller wait without holding the lock that closing
+        // Cloned, so that a caller who waits for a full queue does not hold the lock that close
         // needs.
         let sender = self.sender.lock().clone().ok_or(Error::Closed)?;
         if thread::current().id() == self.committer {
-            // A callback hands in another write. Room in the queue is made by this thread alone.
+            // A callback queues another write. Only this thread empties the queue, so it must not
+            // wait.
             return sender.try_send(request).map_err(|failure| match failure {
                 TrySendError::Full(_) => called_from_within(),
                 TrySendError::Disconnected(_) => Error::Closed,
@@ -160,20 +160,20 @@ impl Pipeline {
         sender.send(request).map_err(|_| Error::Closed)
     }
 
-    /// Takes no more writes, commits those that were handed in, and ends the thread.
+    /// Refuses new writes, commits the queued ones, and ends the thread.
     pub(crate) fn close(&self) {
         drop(self.sender.lock().take());
         if planted("queue_not_drained") {
             return;
         }
         if let Some(thread) = self.thread.lock().take() {
-            // A panic of the thread has dropped its promises, which tells the callers.
+            // A panic of the thread drops its promises, so the callers get an error.
             let _ended = thread.join();
         }
     }
 }
 
-/// The outcome of a batch that is over a limit.
+/// The outcome of a batch above a limit.
 fn refused<T>(batch: &Batch, handed_in: Option<HandedIn>) -> Option<Ticket<T>> {
     let failure = batch.validate().err()?;
     if let Some(handed_in) = handed_in {
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::sync::Condvar;
 
-    /// Commits nothing before it may.
+    /// Commits only after a signal.
     #[derive(Default)]
     struct Slow {
         may_go_on: Mutex<bool>,
@@ -244,7 +244,7 @@ mod tests {
                 closing.is_finished()
             });
             slow.go_on();
-            assert!(!has_closed, "what was handed in is not committed yet");
+            assert!(!has_closed, "the queued writes are not committed yet");
             closing.join().unwrap();
             assert_eq!(slow.committed.load(Ordering::SeqCst), 20);
         });

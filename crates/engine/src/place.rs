@@ -1,23 +1,22 @@
-//! The place of a record: segment and offset.
+//! The location of a record: segment and offset.
 
 use hightower_state::{HINT_BITS, Location, LocationBits};
 
-/// The place of a record in the log. Segment ids are never reused, so a place never means another
-/// record.
+/// The location of a record in the log. Segment ids are never reused, so a location never means
+/// another record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
 }
 
-/// Number of segment ids that fit a place: 2^30 segments of 64 MiB are 64 EiB of log.
+/// The highest segment id that fits a location: 2^30 segments of 64 MiB are 64 PiB of log.
 pub(crate) const MAX_SEGMENT_ID: u32 = (1 << 30) - 1;
 
 impl Location for Place {
     fn to_bits(self) -> LocationBits {
         let bits = u64::from(self.segment & MAX_SEGMENT_ID) << 32 | u64::from(self.offset);
-        // Masked to 62 bits above; no segment with a larger id is ever put into the table (see
-        // `Table::with`).
+        // Masked to 62 bits above; `Segments::add` refuses a segment with a larger id.
         LocationBits::new(bits).unwrap_or(LocationBits::from(self.offset))
     }
 
@@ -34,14 +33,14 @@ impl Location for Place {
     }
 }
 
-/// A hint of a place: the low bits of the segment's id, and the cache line in which the record
+/// A hint of a location: the low bits of the segment's id, and the cache line in which the record
 /// begins. Zero, a segment's header, means no hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HintedPlace(pub(crate) u32);
 
 impl HintedPlace {
     const LINE_BYTES: u32 = 64;
-    /// Range of a hint in a segment: 64 MiB.
+    /// Number of bits for the cache line of a hint: lines of the first 64 MiB of a segment.
     const LINE_BITS: u32 = 20;
     /// Number of segments that a hint distinguishes.
     pub(crate) const SEGMENTS: usize = 1 << (HINT_BITS - Self::LINE_BITS);

@@ -21,7 +21,7 @@ use crate::sync::{Mutex, MutexGuard};
 /// Deletes, and batches that may use the reserve, may exceed the quota by this share of it.
 const QUOTA_RESERVE_SHARE: u64 = 8;
 
-/// The purpose of a commit's room.
+/// The purpose of a request for disk space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
     /// New data.
@@ -72,8 +72,8 @@ impl DiskQuota {
         self.retired_bytes.store(len_bytes, Ordering::Relaxed);
     }
 
-    /// Disk space of segments, spare files and checkpoint. Too high rather than too low while
-    /// writers or compaction work: a file that moves from one sum to another counts twice.
+    /// Disk space of segments, spare files and checkpoint. While writers or compaction work it may
+    /// be too high, never too low: a file that moves from one sum to another counts twice.
     fn disk_bytes(&self, store: &SegmentStore) -> u64 {
         let before = store.tail_stats();
         let segments = self.read.segments.len_bytes();

@@ -44,7 +44,7 @@ impl<'a> Meter<'a> {
         self.unreported = 0;
         match (self.watch)(self.progress) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Aborted("what was being done")),
+            ControlFlow::Break(()) => Err(Error::Aborted("the operation")),
         }
     }
 }

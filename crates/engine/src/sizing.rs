@@ -39,7 +39,7 @@ struct Growth {
 }
 
 impl Growth {
-    /// Notes the present end of the log.
+    /// Records the current end of the log.
     fn look(&mut self, now: Duration, (segment, end): (u32, u32)) {
         let since = now.saturating_sub(self.at);
         // Bytes of segments in between are not counted; the new segment soon shows the rate.
@@ -51,8 +51,7 @@ impl Growth {
     }
 }
 
-/// The number of live bytes at the last look. The cost of a look grows with the number of segments,
-/// so not every rotation takes one.
+/// The live bytes at the last count. A count costs time per segment, so not every rotation counts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Living {
     bytes: u64,
@@ -84,7 +83,7 @@ impl StoreConfig {
 
 impl Sizing {
     /// Measures the growth of the log, which now ends at `end` of a segment, and returns the length
-    /// of the next file. `None`: the last answer is too recent to change.
+    /// of the next file; `None` if the last measurement is too recent.
     pub(crate) fn plan(
         &self,
         now: Duration,
@@ -104,12 +103,12 @@ impl Sizing {
         Some(config.idle_segment_len(self.live_bytes_about(end.0, segments)).max(rush))
     }
 
-    /// Notes that nothing is written any more.
+    /// Records that nothing is written any more.
     pub(crate) fn note_idle(&self) {
         self.growth.lock().bytes_per_s = 0;
     }
 
-    /// The live bytes when the log had at most one part in [`LOOK_SHARE`] fewer segments.
+    /// The live bytes, counted when the log had at most one part in [`LOOK_SHARE`] fewer segments.
     fn live_bytes_about(&self, active: u32, segments: &Segments) -> u64 {
         let mut living = self.living.lock();
         let grown = active.abs_diff(living.segment) as usize;

@@ -49,8 +49,8 @@ pub struct SegmentStats {
     pub live_records: u64,
     /// Number of overtaken records.
     pub dead_records: u64,
-    /// When the segment was started, Unix milliseconds; for an output of compaction, about the time
-    /// of its oldest record.
+    /// Time of the segment's creation, Unix milliseconds; for an output of compaction, about the
+    /// time of its oldest record.
     pub created_ms: i64,
 }
 

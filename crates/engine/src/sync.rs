@@ -1,4 +1,4 @@
-//! Locks, threads and waits: those of the system, or under `--cfg shuttle` ones where each
+//! Locks, threads and waits: those of the system, or under `--cfg shuttle` replacements where each
 //! operation is a step of the schedule.
 //!
 //! At meeting points of threads without a lock, [`step`] lets the schedule switch threads; it is

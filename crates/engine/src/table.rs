@@ -337,12 +337,12 @@ impl Segments {
         self.totals.lock().segments
     }
 
-    /// Total length of all segments. Looks at few of them.
+    /// Total length of all segments. Reads only the unsealed ones.
     pub(crate) fn len_bytes(&self) -> u64 {
         self.totals.lock().len_bytes()
     }
 
-    /// Bytes of records that are the latest of their key, in all segments. Looks at each.
+    /// Bytes of records that are the latest of their key, in all segments. Reads each.
     pub(crate) fn live_bytes(&self) -> u64 {
         let guard = hightower_index::pin();
         self.table(&guard).into_iter().flat_map(Table::iter).map(|tracked| tracked.live_bytes()).sum()
@@ -400,8 +400,8 @@ impl Segments {
         gone
     }
 
-    /// Hands the old table over for freeing at once, because it holds segments whose files wait for
-    /// it.
+    /// Replaces the table, and flushes the old one to the epoch collector at once, because the
+    /// files of removed segments wait for it.
     fn replace(&self, all: &[Arc<Tracked>], guard: &Guard) {
         self.current.store(Some(Box::new(Table::of(all))), guard);
         guard.flush();

@@ -1,8 +1,8 @@
-//! What the tail of the log needs beside the commits: pages touched ahead, the next segment
-//! prepared, rotated segments sealed, and unused room given back when nothing is written.
+//! The background work at the tail of the log: touching pages ahead, preparing the next segment,
+//! sealing rotated segments, and releasing unused room while nothing is written.
 //!
-//! Each of the first three has a thread. A fast writer reaches the next pages while a file is still
-//! being made, and sealing waits for the device.
+//! Each of the first three has its own thread: a fast writer can reach the next pages while a file
+//! is still being created, and sealing waits for the device.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::sizing::Sizing;
 use crate::time::StoreTime;
 use crate::worker_signal::WorkerSignal;
 
-/// Keeps the tail of the log ready for the next commits.
+/// Prepares the tail of the log for the next commits.
 #[derive(Debug)]
 pub(crate) struct TailUpkeep {
     touching: WorkerSignal,
@@ -67,13 +67,13 @@ impl TailUpkeep {
         }
     }
 
-    /// The tail has moved on.
+    /// Signals that the tail has advanced.
     pub(crate) fn wake(&self) {
         self.touching.wake();
         self.preparing.wake();
     }
 
-    /// The log has rotated: there is a segment to seal.
+    /// Signals that the log has rotated, so a segment has to be sealed.
     pub(crate) fn note_rotation(&self) {
         self.wake();
         self.sealing.wake();
@@ -102,7 +102,7 @@ impl TailUpkeep {
         self.sealing.close();
     }
 
-    /// Does the work of the threads in a store that has none.
+    /// Does the threads' work on the caller's thread, in a store without threads.
     #[inline]
     pub(crate) fn work_as_caller(&self) {
         if self.background == Background::Caller {
@@ -119,9 +119,8 @@ impl TailUpkeep {
         }
     }
 
-    /// Touches pages ahead of a tail that moves at this pace, and prepares memory for new keys;
-    /// says whether there was anything to do. Pages that cannot be touched cost time later, and
-    /// nothing else.
+    /// Touches pages ahead of the tail, as far as `pace` says, and prepares memory for new keys.
+    /// Returns whether there was work. A failure is ignored: untouched pages only cost time later.
     fn touch_ahead(&self, pace: &mut Pace) -> bool {
         let has_memory_made = self.read.index.prepare_memory();
         let Ok(store) = self.store.in_use() else { return has_memory_made };
@@ -134,7 +133,7 @@ impl TailUpkeep {
         has_memory_made || touched_bytes > 0
     }
 
-    /// Prepares the files that the tail will need next; says whether there was anything to do.
+    /// Prepares the next files of the tail. Returns whether there was work.
     fn prepare_files(&self) -> bool {
         self.work(|store| {
             self.plan_segments(store);
@@ -149,7 +148,7 @@ impl TailUpkeep {
         })
     }
 
-    /// Syncs and seals the segments that were rotated; says whether there were any.
+    /// Syncs and seals rotated segments. Returns whether there were any.
     fn seal(&self) -> bool {
         self.work(|store| Ok(store.has_predecessors() && store.sync_predecessors()? > 0))
     }
@@ -158,7 +157,7 @@ impl TailUpkeep {
         let Ok(store) = self.store.in_use() else { return false };
         match work(&store) {
             Ok(worked) => worked,
-            // The statistics show a full device, and the commit that needs the room meets it again.
+            // The commit that needs the room gets the error.
             Err(SegmentError::Full { .. }) => false,
             // A file could not be created or removed. The commit that needs it creates it, or
             // fails.
@@ -170,12 +169,12 @@ impl TailUpkeep {
         }
     }
 
-    /// What a segment that begins now counts from.
+    /// The base version and time of a segment that begins now.
     fn stamp(&self) -> Stamp {
         self.time.stamp(self.read.index.max_version())
     }
 
-    /// Measures how fast the log grows, and sets the length of the next files.
+    /// Measures the rate of the log's growth, and sets the length of the next files.
     fn plan_segments(&self, store: &SegmentStore) {
         let now = self.clock.elapsed();
         let Some(end) = store.end() else { return };
@@ -189,13 +188,13 @@ impl TailUpkeep {
         self.config.idle_segment_len(self.read.segments.live_bytes())
     }
 
-    /// Gives back room that was prepared for more than is written now. For when nothing is.
+    /// Releases room that was prepared for a higher rate of writes. Called while nothing is
+    /// written.
     fn give_back(&self) {
         match self.try_give_back() {
-            // A full device shows elsewhere; a store that was closed meanwhile has given everything
-            // back.
+            // Other calls report a full device; a closed store has already released the room.
             Ok(()) | Err(Error::Full { .. } | Error::Closed | Error::ReadOnly | Error::Poisoned { .. }) => {}
-            // The next time tries again to remove the file, which does no harm until then.
+            // The next call tries again to remove the file, which is harmless until then.
             Err(Error::Io { .. }) if self.store.is_log_sound() => {}
             Err(failure) => drop(self.store.poison().latch(&failure)),
         }
@@ -207,7 +206,7 @@ impl TailUpkeep {
         let wanted = self.idle_len();
         store.set_next_len(wanted);
         {
-            // A rotation may count on the files that this removes.
+            // A rotation must not rely on the files that this removes.
             let _growing = self.quota.growing();
             store.trim()?;
         }
@@ -219,7 +218,7 @@ impl TailUpkeep {
         Ok(())
     }
 
-    /// Gives back room if hardly anything is written at the moment.
+    /// Releases room unless the rate of writes is high.
     pub(crate) fn give_back_unless_busy(&self) {
         let Ok(store) = self.store.in_use() else { return };
         self.plan_segments(&store);

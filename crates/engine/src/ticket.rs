@@ -159,7 +159,7 @@ struct TicketSlot<T> {
 impl<T> TicketSlot<T> {
     /// The outcome, if it is set; an error if it was taken.
     fn take(&mut self) -> Option<Result<T>> {
-        let taken = || Err(Error::Validation("the outcome of this write was given already".into()));
+        let taken = || Err(Error::Validation("the outcome of this write was already taken".into()));
         self.result.take().or_else(|| (self.is_answered && !planted("outcome_awaited_again")).then(taken))
     }
 }

@@ -19,7 +19,7 @@ use crate::value::Value;
 /// [`SingleNodeEngine`](crate::SingleNodeEngine) does, so that calls read the same on all of them.
 /// Every method may be called from any thread.
 pub trait KvEngine: Send + Sync {
-    /// Commits one command with the version it carries, which is at most
+    /// Commits one command with its own version, which is at most
     /// [`MAX_SUBMITTED_VERSION`](crate::limits::MAX_SUBMITTED_VERSION).
     ///
     /// # Errors
@@ -50,7 +50,7 @@ pub trait KvEngine: Send + Sync {
     /// As [`commit`](Self::commit).
     fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome>;
 
-    /// Gives `key` a value, with a version above every version that the engine has seen.
+    /// Sets the value of `key`, with a version above every version that the engine has seen.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ pub trait KvReader: Send + Sync {
         Ok(self.get_versioned(key)?.map(|(value, _)| value))
     }
 
-    /// The value of `key`, and the version that gave it. Costs a copy.
+    /// The value of `key`, and its version. Costs a copy.
     ///
     /// # Errors
     ///
@@ -154,14 +154,14 @@ pub trait KvReader: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If it cannot be told.
+    /// If the index or the record cannot be read.
     fn contains_key(&self, key: &[u8]) -> Result<bool> {
         Ok(self.get_versioned(key)?.is_some())
     }
 
     /// The keys between two bounds, with their values, in key order, as of one moment. An item is
-    /// an error if its value cannot be read or does not verify; the items behind it are given all
-    /// the same. Costs an allocation, and for each item a copy of the key and the value.
+    /// an error if its value cannot be read or does not verify; later items follow. Costs an
+    /// allocation, and for each item a copy of the key and the value.
     ///
     /// # Errors
     ///
@@ -179,8 +179,8 @@ pub trait KvReader: Send + Sync {
     }
 }
 
-/// Whatever takes writes, and can be read: an `Arc<dyn KvWriter>` is all that a service needs of
-/// its store. It is a [`KvReader`] too, and becomes an `Arc<dyn KvReader>` where one is expected.
+/// A readable and writable map: a service needs only an `Arc<dyn KvWriter>` of its store, which
+/// converts to an `Arc<dyn KvReader>`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -209,7 +209,7 @@ pub trait KvWriter: KvReader {
     /// As [`commit`](Self::commit).
     fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome>;
 
-    /// Gives `key` a value, with a version above every version that was seen.
+    /// Sets the value of `key`, with a version above every version that the store has seen.
     ///
     /// # Errors
     ///
@@ -219,7 +219,7 @@ pub trait KvWriter: KvReader {
         Ok(())
     }
 
-    /// Takes `key`'s value away, with a version above every version that was seen.
+    /// Deletes `key`, with a version above every version that the store has seen.
     ///
     /// # Errors
     ///
@@ -230,9 +230,9 @@ pub trait KvWriter: KvReader {
     }
 }
 
-/// An engine that can show all of its state as of one moment.
+/// An engine that can copy its whole state as of one moment.
 pub trait SnapshotEngine {
-    /// A copy of the whole state, tombstones included: as large in memory as all keys and values.
+    /// A copy of the whole state, tombstones included. It takes the memory of all keys and values.
     ///
     /// # Errors
     ///

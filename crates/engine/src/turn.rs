@@ -52,10 +52,10 @@ impl<T: HasRank> CheckedMutex<T> {
     }
 }
 
-/// The error of a call that would wait for the call that it comes from.
+/// The error of a call that would wait for its own caller.
 pub(crate) fn called_from_within() -> Error {
     Error::Validation(
-        "called from code that the store itself is calling, such as a compaction policy: the call would wait for itself; make it from another thread"
+        "the store is calling this code, such as a compaction policy, so the call would wait for itself: make it from another thread"
             .into(),
     )
 }

@@ -157,7 +157,7 @@ fn a_rejection_is_an_error_where_it_is_wanted() {
     let error = claim().unwrap_err();
     let expected = Rejected::new(b"lock".to_vec(), Expect::Absent, Some(1));
     assert!(matches!(&error, Error::Rejected(rejected) if *rejected == expected));
-    assert_eq!(error.to_string(), "the batch was rejected: lock was to have no value, and it has one of version 1");
+    assert_eq!(error.to_string(), "the batch was rejected: lock must have no value, but has one of version 1");
     assert!(matches!(engine.commit(&Batch::new()).unwrap(), BatchOutcome::Committed(_)));
     engine.delete("lock").unwrap();
     assert!(claim().is_ok());

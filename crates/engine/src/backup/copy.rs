@@ -1,12 +1,12 @@
 //! Backup and restore.
 //!
-//! A backup is a store: segments that are all sealed, and a manifest. The manifest is written last,
-//! and replaced as a whole, so a backup directory holds the old backup or the new one, whatever
-//! happens in between. What an earlier backup has already stays; a segment that it has a shorter
-//! copy of is replaced by a longer one that begins alike.
+//! A backup is a store: sealed segments and a manifest. The manifest is written last and replaced
+//! as a whole, so a backup directory always holds the old backup or the new one. A repeated backup
+//! keeps the files of the earlier one, and replaces a shorter copy of a segment by a longer one
+//! with the same prefix.
 //!
-//! A segment that is complete never changes again, and its file is never used again while it has a
-//! second name: so a hard link is as good as a copy.
+//! A complete segment never changes, and its file is never reused, so a hard link is as good as a
+//! copy.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -31,44 +31,42 @@ use crate::read_path::ReadPath;
 use crate::repair::{Meter, RepairProgress};
 use crate::sync_path::SyncPath;
 
-/// Says which manifests a backup has written into the directory: any other is of a store that was
-/// opened there for writing.
+/// Names the manifests that backups have written into the directory. Any other manifest is from a
+/// store that was opened there for writing.
 const BACKUP: &str = "BACKUP";
 const BACKUP_TMP: &str = "BACKUP.tmp";
 
-/// What a backup did.
+/// The report of a backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
-    /// The backup holds all commits up to this one, and none after.
+    /// The last commit in the backup; it has all earlier ones.
     pub seq: u64,
-    /// How many segments it consists of.
+    /// Number of its segments.
     pub segments: u64,
-    /// How many of them the directory had already.
+    /// Number of segments that the directory already had.
     pub kept_segments: u64,
-    /// How many were hard-linked.
+    /// Number of hard-linked segments.
     pub linked_segments: u64,
-    /// How many were copied.
+    /// Number of copied segments.
     pub copied_segments: u64,
-    /// How many bytes were copied.
-    pub copied_bytes: u64,
-    /// How many files of an earlier backup were removed.
+    /// x: u64, Number of removed files of an earlier backup.
     pub removed_files: u64,
 }
 
-/// What a restore did.
+/// The report of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// How many segments were copied.
+    /// Number of copied segments.
     pub segments: u64,
-    /// How many commands they hold; each was verified.
+    /// Number of their commands; each was verified.
     pub records: u64,
     /// How many bytes were copied.
     pub bytes: u64,
 }
 
-/// A segment as a backup holds it: complete, whatever it is in the store.
+/// A segment of a backup. It is complete, even if it is still the active one of the store.
 struct BackupPart {
     segment: Arc<Segment>,
     len_bytes: u32,
@@ -89,7 +87,7 @@ impl BackupPart {
         }
     }
 
-    /// Makes a file of its bytes; see [`write_file`].
+    /// Writes its bytes to a file; see [`write_file`].
     fn write_to(&self, dir: &dyn Dir, tmp: &str, name: &str) -> Result<()> {
         let bytes = self.segment.bytes_from(0);
         let bytes = bytes.get(..self.len_bytes as usize).unwrap_or(bytes);
@@ -120,9 +118,9 @@ impl BackupSource<'_> {
             return Err(Error::Validation("a store cannot be backed up into its own directory".into()));
         }
         let fs = self.fs;
-        // With the turn the segments and the manifest are of one moment. What follows takes long
-        // and needs no turn: neither closing nor compaction waits for a copy. Segments that are
-        // held are neither changed, removed nor used again.
+        // The turn makes the segments and the manifest consistent. The copy takes long and needs no
+        // turn: close and compaction do not wait for it. Held segments are not changed and their
+        // files not removed.
         let turn = self.maintenance.turn.lock()?;
         let (seq, max_version, parts) = self.parts()?;
         self.sync.sync_to(seq)?;
@@ -156,7 +154,8 @@ impl BackupSource<'_> {
             store_id: of_store.store_id,
             content: of_store.content,
         };
-        // Whatever a crash leaves of the two files, the one names the other.
+        // `BACKUP` names the old manifest and the new one, so it matches the manifest after any
+        // crash.
         let manifest = manifest.encode();
         let digests = before_bytes.iter().map(Vec::as_slice).chain([&manifest[..]]).map(digest).collect::<String>();
         write_file(target, BACKUP_TMP, BACKUP, digests.as_bytes())?;
@@ -169,7 +168,7 @@ impl BackupSource<'_> {
         Ok(report)
     }
 
-    /// The store as of one commit: its seq, the highest version, and how far each segment reaches.
+    /// The store as of one commit: its seq, the highest version, and the length of each segment.
     fn parts(&self) -> Result<(u64, u64, Vec<BackupPart>)> {
         let guard = pin();
         let _early = if planted("locks_out_of_order") { Some(self.read.index.state(&guard)?.writer()) } else { None };
@@ -198,17 +197,18 @@ impl BackupSource<'_> {
             report.kept_segments += 1;
             return Ok(());
         }
-        // A file of this name is garbage to whoever opens the backup, and no reserve: these have
-        // the first numbers. Parts are copied one after the other.
+        // An open of the backup removes a file of this name as garbage. It is not a reserve:
+        // reserves have the lowest numbers. Segments are copied one at a time, so one name is
+        // enough.
         let tmp = "0000000004.spare".to_owned();
         if part.segment.is_sealed() {
             remove_if_there(dir, &tmp)?;
-            // A store that was closed meanwhile has given up its directory. Then the mapped segment
-            // is copied.
+            // A closed store has released its directory: the mapped segment is then copied.
             let own = self.store.in_use().map(|store| Arc::clone(store.dir()));
             if own.is_ok_and(|own| own.hard_link(&name, dir, &tmp).is_ok()) {
                 dir.rename(&tmp, &name).map_err(|source| io_error("rename", &dir.path().join(&tmp), source))?;
-                // Renaming one name of a file to another of its names does nothing.
+                // Renaming does nothing if both names are links to one file, so the first one may
+                // remain.
                 remove_if_there(dir, &tmp)?;
                 report.linked_segments += 1;
                 return Ok(());
@@ -221,43 +221,42 @@ impl BackupSource<'_> {
     }
 }
 
-/// What tells a manifest that a backup has written from all others: its length and checksum, as a
-/// line of text.
+/// The line of text that identifies a manifest in `BACKUP`: its length and its checksum.
 fn digest(manifest: &[u8]) -> String {
     format!("{} {:08x}\n", manifest.len(), crc32fast::hash(manifest))
 }
 
-/// The manifest of an earlier backup of this store, as it is and decoded.
+/// The manifest of an earlier backup of this store, encoded and decoded.
 fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manifest)>> {
     let path = dir.path().display();
     match read_manifest(dir)? {
         Some((bytes, manifest)) => {
             if manifest.store_id != of_store.store_id {
-                return Err(Error::Conflict(format!("{path} holds another store: take another directory").into()));
+                return Err(Error::Conflict(format!("{path} holds another store: use another directory").into()));
             }
             let digests = read_file(dir, BACKUP)?.unwrap_or_default();
             let is_backup = String::from_utf8_lossy(&digests).contains(&digest(&bytes));
             if !is_backup && !planted("backup_over_a_store") {
                 let text =
-                    format!("{path} was opened for writing since a backup was made there: take another directory");
+                    format!("{path} was opened for writing after a backup to it: use another directory");
                 return Err(Error::Conflict(text.into()));
             }
             Ok(Some((bytes, manifest)))
         }
         None => {
             let names = list(dir)?;
-            // The first file that a backup puts into a directory tells it from a store that has
-            // lost its manifest.
+            // A backup creates `BACKUP` first, which distinguishes its directory from a store that
+            // has lost its manifest.
             let is_begun = names.iter().any(|name| name == BACKUP) || planted("backup_over_a_store");
             if names.iter().all(|name| is_ours(name) && (is_begun || name == BACKUP_TMP)) {
                 return Ok(None);
             }
-            Err(Error::Conflict(format!("{path} holds other files: take another directory").into()))
+            Err(Error::Conflict(format!("{path} holds other files: use another directory").into()))
         }
     }
 }
 
-/// Removes what an earlier backup had and this one does not need.
+/// Removes files of an earlier backup that this one does not need.
 fn remove_stale(dir: &dyn Dir, parts: &[BackupPart]) -> Result<u64> {
     let needed: HashSet<String> = parts.iter().map(|part| segment_name(part.segment.id())).collect();
     let names = list(dir)?;
@@ -275,18 +274,18 @@ fn remove_stale(dir: &dyn Dir, parts: &[BackupPart]) -> Result<u64> {
     Ok(removed)
 }
 
-/// Whether a file may be in a backup directory that has no manifest: what is left of a backup that
-/// did not come to its end.
+/// Whether a file may be in a backup directory without a manifest, as a leftover of an interrupted
+/// backup.
 fn is_ours(name: &str) -> bool {
     name == BACKUP || name == BACKUP_TMP || is_garbage_when_unnamed(name)
 }
 
-/// Makes a store in `destination` out of a backup, or of any store that is not in use. Every record
-/// is verified on the way.
+/// Creates a store in `destination` from a backup, or from any store that is not in use. Verifies
+/// every record.
 ///
-/// The destination is a new or an empty directory; a mount point or a link will do. Until all of it
-/// is durable a file `UNFINISHED` stands in it, and no open takes it for a store: a restore that
-/// fails leaves an empty directory, one that a crash ends is made again.
+/// The destination is a new or empty directory; it may be a mount point or a link. Until everything
+/// is durable, it has a file `UNFINISHED`, and no open accepts it as a store. A failed restore
+/// leaves an empty directory. After a crash, repeat the restore.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -304,8 +303,8 @@ fn is_ours(name: &str) -> bool {
 ///
 /// # Errors
 ///
-/// [`Error::Conflict`] if the destination holds anything, [`Error::NotFound`] if the source holds
-/// no store, [`Error::Corrupt`] naming file and offset, [`Error::Locked`], [`Error::Full`],
+/// [`Error::Conflict`] if the destination is not empty, [`Error::NotFound`] if the source has no
+/// store, [`Error::Corrupt`] with file and offset, [`Error::Locked`], [`Error::Full`],
 /// [`Error::Io`].
 pub fn restore(
     components: &Components,
@@ -315,7 +314,8 @@ pub fn restore(
     restore_with_progress(components, source, destination, &mut |_| ControlFlow::Continue(()))
 }
 
-/// As [`restore`]; `watch` hears of the progress and may end it: then the destination is empty.
+/// As [`restore`]; `watch` receives the progress and may abort the restore: then the destination is
+/// empty.
 ///
 /// # Errors
 ///

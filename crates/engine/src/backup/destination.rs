@@ -83,7 +83,7 @@ impl Destination {
         if read_file(dir, UNFINISHED)?.as_ref() == Some(&self.token) {
             return Ok(());
         }
-        let text = format!("{} was taken by another copy meanwhile", self.dir.path().display());
+        let text = format!("another copy has started in {}", self.dir.path().display());
         Err(Error::Conflict(text.into()))
     }
 
@@ -126,7 +126,7 @@ impl Drop for Destination {
 }
 
 fn not_empty(path: &Path) -> Error {
-    Error::Conflict(format!("{} is not empty: take another directory", path.display()).into())
+    Error::Conflict(format!("{} is not empty: use another directory", path.display()).into())
 }
 
 fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {

@@ -88,7 +88,7 @@ impl StreamHeader {
 
     fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
         if bytes.first_chunk() != Some(&MAGIC) {
-            return Err(damaged(0, "it does not begin as an export does"));
+            return Err(damaged(0, "it does not have the magic of an export"));
         }
         if crc32fast::hash(&bytes[..60]) != u32_at(bytes, 60) {
             return Err(damaged(60, "wrong checksum of the header"));
@@ -96,7 +96,7 @@ impl StreamHeader {
         let found = u32_at(bytes, 8);
         if found != u32::from(VERSION) {
             let detail =
-                format!("an export of version {found:#x}: this build reads version {VERSION}; use another build");
+                format!("the export has version {found:#x}, and this build reads version {VERSION}; use another build");
             return Err(Error::VersionUnsupported { path: "the stream".into(), detail });
         }
         let mut store_id = [0; 16];
@@ -151,7 +151,7 @@ impl FrameHeader {
             return Err(damaged(at, "a frame out of order"));
         }
         if found.len_bytes as usize > MAX_FRAME_BYTES {
-            return Err(damaged(at, "a frame that is too long"));
+            return Err(damaged(at, "a frame above the maximum length"));
         }
         Ok(found)
     }
@@ -353,7 +353,7 @@ impl FrameReader<'_> {
 
     fn failed(&self, source: io::Error) -> Error {
         if source.kind() == io::ErrorKind::UnexpectedEof {
-            return damaged(self.at, "it is cut short");
+            return damaged(self.at, "it is truncated");
         }
         Error::Io { action: "cannot read the export".into(), source: source.into() }
     }
@@ -400,7 +400,7 @@ fn commit_frame(
             commit(engine, std::mem::take(&mut commands))?;
         }
     }
-    if count == u64::from(records) { Ok(count) } else { Err(damaged(start, "a frame with another number of records")) }
+    if count == u64::from(records) { Ok(count) } else { Err(damaged(start, "the number of records in a frame differs from its head")) }
 }
 
 /// Commits them as one batch, or one by one if they are too large for one segment.

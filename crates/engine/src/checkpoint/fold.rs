@@ -91,7 +91,7 @@ pub(crate) struct Fold {
     pub(crate) checkpoint_bytes: u64,
 }
 
-pub(crate) const ABORTED: Error = Error::Aborted("opening the store");
+pub(crate) const ABORTED: Error = Error::Aborted("the open");
 
 /// The reason why the state was not built.
 pub(crate) enum Unusable {

@@ -140,7 +140,7 @@ impl Compaction {
         let mut victims_max = usize::MAX;
         for left in (0..RUNS_PER_TURN).rev() {
             if left == 0 {
-                // Others may wait for the turn; continue after them.
+                // Other callers may wait for the turn: let them go first.
                 self.maintenance.wake();
             }
             let usage = self.usage();
@@ -333,7 +333,7 @@ impl Compaction {
         Ok(is_any_left.then_some(usage))
     }
 
-    /// Whether too much of the log could be freed, and most of it is in the active segment.
+    /// Whether too much garbage exists, most of it in the active segment.
     fn active_is_in_the_way(&self, usage: &[SegmentUsage]) -> bool {
         let config = &self.config.compaction;
         let exceeds =
@@ -411,6 +411,6 @@ mod tests {
         let all = [usage(1, 100, 80), usage(2, 300, 0), usage(3, 200, 0)];
         let mut victims = vec![1, 2, 3];
         keep_cheapest(&mut victims, &all, 2);
-        assert_eq!(victims, [3, 2], "of the first nearly all is needed");
+        assert_eq!(victims, [3, 2], "nearly all of the first segment is needed");
     }
 }

@@ -1,17 +1,18 @@
-//! One run, from the victims to the freed files.
+//! One run of compaction, from the choice of victims to the freed files.
 //!
-//! 1. Survivors are copied into outputs, which are made durable and read back. Nothing points to
-//!    them yet; a crash leaves garbage.
-//! 2. The log is synced. What the run has left behind is dead because of newer commits, and these
-//!    must not be lost once the older ones are gone.
-//! 3. The manifest is replaced: outputs in, inputs out. From here on a crash leaves the outputs and
-//!    no inputs, and both hold the same.
-//! 4. The index is pointed to the outputs, record by record, each only if it still points to the
-//!    old place. Readers that looked the old place up before still find the inputs in the table.
-//! 5. Tombstones whose time has come are forgotten. Not earlier: as long as the inputs count, an
-//!    older command that arrives late must meet them.
-//! 6. The inputs leave the table. A reader that comes too late asks the index again.
-//! 7. Their files are freed once nobody holds them any more.
+//! 1. Copy the survivors into outputs, make these durable and read them back. Nothing points to
+//!    them yet: after a crash they are garbage.
+//! 2. Sync the log. The run drops records that newer commits have overtaken, so these commits must
+//!    be durable before the records are gone.
+//! 3. Replace the inputs by the outputs in the manifest. From here on a crash leaves the outputs
+//!    only, which have the same content.
+//! 4. Point the index to the outputs: each entry only if it still points to the old location.
+//!    Readers that have an old location still find the inputs in the segment table.
+//! 5. Remove the expired tombstones from the index. Not earlier: before the manifest is replaced,
+//!    an older command that arrives late must still lose to them.
+//! 6. Remove the inputs from the segment table. A reader that does not find a segment looks the key
+//!    up again.
+//! 7. Remove their files once no reader holds them.
 
 use std::sync::Arc;
 
@@ -39,14 +40,14 @@ use crate::sync_path::SyncPath;
 use crate::table::Tracked;
 use crate::time::StoreTime;
 
-/// Records that are moved under one hold of the state's lock: few, since commits wait meanwhile.
+/// Number of records that are moved under one hold of the state's lock. Few, because commits wait
+/// for it.
 const MOVES_PER_LOCK: usize = 24;
 
-/// [`free_patiently`](CompactionRunner::free_patiently) tries this often to free the files of
-/// removed segments.
+/// Number of attempts of [`free_patiently`](CompactionRunner::free_patiently).
 const FREEING_ATTEMPTS: usize = 16;
 
-/// Runs compactions, one after the other: its methods take the data of the turn's holder.
+/// Runs compactions, one at a time: its methods take the data of the turn's holder.
 #[derive(Debug)]
 pub(crate) struct CompactionRunner {
     clock: Arc<dyn Clock>,
@@ -85,8 +86,7 @@ impl CompactionRunner {
         }
     }
 
-    /// Runs a compaction of `victims`, in the order given. Whatever is not a sealed segment of this
-    /// store is left out.
+    /// Compacts `victims`, in this order. Ids that are not those of sealed segments are ignored.
     pub(crate) fn compact(
         &self,
         turn: &mut Turn,
@@ -128,8 +128,8 @@ impl CompactionRunner {
         }
         let edit = Edit { add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
-            // Unless it is certain that nothing has changed, the manifest on disk may name the
-            // outputs already.
+            // After a poisoning failure the manifest on disk may already name the outputs, so they
+            // stay.
             if !store.is_poisoned() {
                 edit.add.into_iter().for_each(|output| drop(store.abandon(output)));
             }
@@ -138,15 +138,14 @@ impl CompactionRunner {
         step();
         self.adopt(&edit.add)?;
         step();
-        // From here on the index and the manifest must come to agree, or nothing more may be
-        // written.
+        // If the index cannot follow the manifest from here on, the store must refuse writes.
         let moved = self.install_moves(&rewritten).and_then(|()| self.forget(&rewritten.forgotten));
         report.forgotten_tombstones = moved.map_err(|failure| self.store.poison().latch(&failure))?;
         self.retire(turn, &store, &edit, &mut report)?;
         Ok(report)
     }
 
-    /// How fast to go: explicit runs, and runs that are badly needed, as fast as they can.
+    /// The rate limit of a run: none for explicit and for urgent runs.
     fn rate_limiter(&self, usage: &[SegmentUsage], goal: Goal) -> RateLimiter {
         let dead: u64 = usage.iter().map(SegmentUsage::dead_bytes).sum();
         let len: u64 = usage.iter().map(|usage| usage.len_bytes).sum();
@@ -155,7 +154,7 @@ impl CompactionRunner {
         RateLimiter::new(limit, self.clock.elapsed())
     }
 
-    /// Puts the outputs into the table, so that the index may point to them.
+    /// Adds the outputs to the segment table, so that the index may point to them.
     fn adopt(&self, outputs: &[CompactedSegment]) -> Result<()> {
         for output in outputs {
             let tracked = self.read.segments.add(Arc::clone(&output.segment))?;
@@ -164,7 +163,7 @@ impl CompactionRunner {
         Ok(())
     }
 
-    /// Points the index from the old places to the new ones. Reads neither.
+    /// Moves index entries from the old locations to the new ones, without reading the records.
     fn install_moves(&self, rewritten: &Rewritten) -> Result<()> {
         for some in rewritten.moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
@@ -189,7 +188,8 @@ impl CompactionRunner {
         Ok(())
     }
 
-    /// Forgets tombstones, unless they were overtaken meanwhile. Gives how many.
+    /// Removes tombstones from the index, except overtaken ones. Returns the number of removed
+    /// ones.
     fn forget(&self, places: &[RecordPlace]) -> Result<u64> {
         let mut forgotten = 0;
         for some in places.chunks(MOVES_PER_LOCK) {
@@ -214,7 +214,7 @@ impl CompactionRunner {
         self.read.segments.find(id, guard).ok_or_else(lost)
     }
 
-    /// Takes the inputs out of the table, and frees what nobody holds.
+    /// Removes the inputs from the segment table, and frees the files that no reader holds.
     fn retire(&self, turn: &mut Turn, store: &SegmentStore, edit: &Edit, report: &mut RunReport) -> Result<()> {
         let gone = self.read.segments.remove(&edit.remove);
         let gone: Vec<Arc<Segment>> = gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
@@ -227,13 +227,13 @@ impl CompactionRunner {
         self.free_retired(turn, store)
     }
 
-    /// Frees the files of removed segments that nobody holds any more.
+    /// Frees the files of removed segments that no reader holds.
     pub(crate) fn free_retired(&self, turn: &mut Turn, store: &SegmentStore) -> Result<()> {
         if turn.retired.is_empty() {
             return Ok(());
         }
-        // The old table is freed once all guards of its time are gone. Usually that takes two steps
-        // of the epoch.
+        // The old table is freed once all guards that could see it have ended, usually after two
+        // steps of the epoch.
         (0..4).for_each(|_| pin().flush());
         let mut waiting = std::mem::take(&mut turn.retired).into_iter();
         while let Some(segment) = waiting.next() {
@@ -241,7 +241,7 @@ impl CompactionRunner {
                 Ok(Released::InUse(segment)) => turn.retired.push(segment),
                 Ok(Released::Removed) => {}
                 Err(failure) => {
-                    // The others are freed another time.
+                    // The next call frees the others.
                     turn.retired.extend(waiting);
                     return Err(failure.into());
                 }
@@ -250,7 +250,7 @@ impl CompactionRunner {
         Ok(())
     }
 
-    /// Frees the files of removed segments, waiting a little for readers that are about to end.
+    /// Frees the files of removed segments, and waits briefly for readers that are about to end.
     pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store.in_use()?;
         for _ in 0..FREEING_ATTEMPTS {

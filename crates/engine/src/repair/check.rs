@@ -35,7 +35,7 @@ pub struct DamagedPlace {
     pub path: PathBuf,
     /// The offset of its first byte.
     pub offset: u64,
-    /// How far it reaches, if that is known.
+    /// Its length in bytes, if known.
     pub len_bytes: Option<u64>,
     /// A description of the damage.
     pub detail: String,
@@ -60,12 +60,12 @@ pub struct CheckReport {
     pub segments: u64,
     /// Number of verified records.
     pub records: u64,
-    /// How many bytes were looked at.
+    /// Number of examined bytes.
     pub bytes: u64,
     /// Bytes of unfinished commits after a crash; the next open drops them. They are not damage.
     pub unfinished_bytes: u64,
-    /// What became of the index checkpoint when it was tried (level [`CheckLevel::Index`]). A bad
-    /// one is no damage: it is made anew.
+    /// The result of reading the index checkpoint (level [`CheckLevel::Index`]). A bad checkpoint
+    /// is not damage, because the store rebuilds it.
     pub checkpoint: Option<CheckpointUse>,
     /// The damaged places.
     pub damage: Vec<DamagedPlace>,
@@ -110,7 +110,7 @@ impl DamagedPlace {
 /// # Errors
 ///
 /// [`Error::NotFound`] if there is no store, [`Error::Locked`] if it is in use, [`Error::Aborted`]
-/// if `watch` has ended it, [`Error::Io`]. Damage is not an error, but in the report.
+/// if `watch` aborted it, [`Error::Io`]. Damage is in the report, not an error.
 pub fn check(
     components: &Components,
     dir: impl AsRef<Path>,
@@ -154,7 +154,7 @@ fn note_lengths(store: &ReadOnlyStore, damage: &mut Vec<DamagedPlace>) {
                 path: segment.path().to_owned(),
                 offset: segment.len_bytes().into(),
                 len_bytes: Some((len_bytes - segment.len_bytes()).into()),
-                detail: format!("cut short: {len_bytes} bytes expected, {} found", segment.len_bytes()),
+                detail: format!("truncated: {len_bytes} bytes expected, {} found", segment.len_bytes()),
                 keys: None,
             });
         }

@@ -52,7 +52,7 @@ pub struct SalvageReport {
 ///
 /// [`Error::NotFound`](crate::Error::NotFound) if there is no store,
 /// [`Error::Locked`](crate::Error::Locked) if the store is in use,
-/// [`Error::Conflict`](crate::Error::Conflict) if the destination holds anything,
+/// [`Error::Conflict`](crate::Error::Conflict) if the destination is not empty,
 /// [`Error::Aborted`](crate::Error::Aborted), [`Error::Full`](crate::Error::Full),
 /// [`Error::Io`](crate::Error::Io).
 pub fn salvage(
@@ -64,7 +64,7 @@ pub fn salvage(
     let source = source.as_ref();
     let components = &components.guarded_once();
     let CheckReport { damage, checkpoint, .. } = check(components, source, CheckLevel::Checksums, watch)?;
-    debug_assert_eq!(checkpoint, None::<CheckpointUse>, "the index is not asked: only the log counts");
+    debug_assert_eq!(checkpoint, None::<CheckpointUse>, "salvage reads the log only, not the checkpoint");
     let mut copy = Destination::begin(components, destination.as_ref())?;
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Salvage)?;
     let without_manifest = store.report().damage.iter().any(is_about_manifest);
