@@ -35,7 +35,7 @@ const MAX_TRIES: u32 = 1000;
 ///
 /// Every operation checks the principal's current rights. A write commits only if no access rights
 /// have changed since its check. So after a revocation returns, no write that was allowed before it
-/// commits. The iterator of a range checks the rights at each item: after a revocation it gives
+/// commits. The iterator of a range checks the rights at each item: after a revocation it returns
 /// [`EngineError::Denied`] and ends.
 ///
 /// A write under a [`Quota`](crate::Quota) must fit in it, or fails with [`EngineError::Full`],
@@ -94,7 +94,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         self.service.engine().get(key)
     }
 
-    /// The value of `key`, and the version that gave it.
+    /// The value of `key`, and its version.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -132,7 +132,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         self.range((Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)))
     }
 
-    /// Gives `key` a value.
+    /// Sets the value of `key`.
     ///
     /// # Errors
     /// [`EngineError::Denied`] without the right to write it, [`EngineError::Full`] over a quota;
@@ -141,7 +141,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         self.one(Batch::new().put(key, value))
     }
 
-    /// Takes `key`'s value away.
+    /// Deletes `key`.
     ///
     /// # Errors
     /// [`EngineError::Denied`] without the right to write it; those of the engine.
@@ -149,7 +149,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         self.one(Batch::new().delete(key))
     }
 
-    /// Commits a batch as one, if what it requires holds.
+    /// Commits a batch atomically, if its requirements hold.
     ///
     /// # Errors
     /// [`EngineError::Denied`] without one of the rights that it needs, [`EngineError::Full`] over
@@ -158,7 +158,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         self.commit_checked(batch, None)
     }
 
-    /// As [`commit`](Self::commit), at a durability of this call's own.
+    /// As [`commit`](Self::commit), with a durability for this call.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
@@ -285,7 +285,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
                 let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
                 self.service.engine().scan(Bound::Included(part.start()), to, limit)
             }
-            // Around the service's own keys: two scans would be as of two moments.
+            // One scan, without the service's own keys: two scans would see two states.
             _ => self.service.engine().pairs(from, to)?.filter(|pair| !is_reserved(pair)).take(limit).collect(),
         }
     }
@@ -327,7 +327,7 @@ struct CheckedPairs<'a, E, H, C> {
 }
 
 impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> CheckedPairs<'_, E, H, C> {
-    /// The next pair that `next` gives, without the service's own.
+    /// The next pair of `next` that is not one of the service's own.
     fn checked(
         &mut self,
         next: impl Fn(&mut Pairs<'_>) -> Option<Result<(Vec<u8>, Value)>>,

@@ -124,7 +124,7 @@ impl From<Error> for hightower_engine::Error {
 mod tests {
     use super::*;
 
-    /// A view of an engine gives the engine's errors: a caller reads the same text from both.
+    /// A view of an engine returns the engine's errors, so both must have the same text.
     #[test]
     fn an_error_has_one_wording_here_and_in_the_engine() {
         let io = || std::io::Error::other("the cause");

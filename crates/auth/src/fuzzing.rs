@@ -58,7 +58,7 @@ fn parsed<T: std::str::FromStr<Err = crate::Error>>(bytes: &[u8]) -> Result<T> {
 fn again(bytes: &[u8], recode: impl Fn(&[u8]) -> Result<Vec<u8>>) {
     let Ok(first) = recode(bytes) else { return };
     match recode(&first) {
-        Ok(second) => assert_eq!(first, second, "decoding what was encoded gives something else"),
-        Err(error) => panic!("what was encoded does not decode: {error}"),
+        Ok(second) => assert_eq!(first, second, "an encoded value decodes to another value"),
+        Err(error) => panic!("an encoded value does not decode: {error}"),
     }
 }

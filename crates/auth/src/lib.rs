@@ -48,7 +48,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | names of up to 64 code points, passwords of 15 to 256 characters by default, 64 sessions and 256 API keys a user by default (at most 1,024 and 8,192), 64 roles a user, 256 grants a role, 64 KiB of metadata |
+//! | limits | names of up to 64 code points, passwords of 15 to 256 characters by default, 64 sessions and 256 API keys per user by default (at most 1,024 and 8,192), 64 roles per user, 256 grants per role, 64 KiB of metadata |
 //! | durability | each change has the durability of the engine's store |
 //! | memory | the engine's memory for the keys; a cache of up to 16,384 verified API keys (`verified_cache_entries`); the use of up to 4,096 ranges with quotas; 19 MiB per running password hash by default |
 //! | threads | `AuthService` and `AuthorizedEngine` are `Sync`; all calls may run concurrently |

@@ -344,7 +344,7 @@ mod tests {
         assert!(!table.knows(&[1; 16]) && !table.knows(&[2; 16]));
     }
 
-    /// A right password ends what was stored, too: one typo behind it is one failure.
+    /// A right password also clears the stored failures: one typo after it is one failure.
     #[test]
     fn stored_failures_do_not_come_back_after_a_right_password() {
         let (table, charges) = (GuessCounters::new(3_600_000), [charge(1, 3)]);

@@ -81,7 +81,7 @@ pub(crate) fn normal_form(username: &str) -> Result<NormalUsername> {
         return Err(Error::Validation("the username is empty"));
     }
     const PROFILE: Error = Error::Validation(
-        "the username has a character that RFC 8265 refuses: one that cannot be seen, stands for another, or breaks the direction",
+        "the username has a character that RFC 8265 refuses: an invisible or compatibility character, or one that breaks the text direction",
     );
     let refused = |text: &str| UsernameCaseMapped::enforce(text).is_err() && !planted("auth_invisible_names");
     if refused(username) {
@@ -121,7 +121,7 @@ pub(crate) fn disturbs_text(text: &str) -> bool {
     text.chars().any(disturbs)
 }
 
-/// Whether a character does.
+/// Whether a character changes the direction or the line breaks.
 pub(crate) fn disturbs(c: char) -> bool {
     let bidi = CodePointSetData::new::<BidiControl>();
     c.is_control() || bidi.contains(c) || matches!(c, '\u{2028}' | '\u{2029}')

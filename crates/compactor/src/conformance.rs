@@ -54,7 +54,7 @@ pub fn check_policy(policy: &dyn CompactionPolicy) -> Result<(), PolicyViolation
         for count in [0, 1, 2, 7, 40] {
             let live = log(count, |_| RECORDS);
             let chosen = choose(policy, &live, goal, &config)?;
-            ensure(chosen.is_empty(), "a log that is live throughout is left alone", &live, &chosen)?;
+            ensure(chosen.is_empty(), "a fully live log is not rewritten", &live, &chosen)?;
             // Live shares that differ between segments; some segments are fully dead or fully live.
             for factor in [3, 5, 7, 11] {
                 settle(policy, log(count, |id| RECORDS * (u64::from(id) * factor % 11) / 10), goal, &config)?;
@@ -95,7 +95,7 @@ fn choose(
 ) -> Result<Vec<u32>, PolicyViolation> {
     let chosen = policy.choose(segments, goal, config);
     let sealed = |id: &u32| segments.iter().any(|usage| usage.id == *id && usage.is_sealed);
-    ensure(chosen.iter().all(sealed), "only sealed segments of those that were shown are chosen", segments, &chosen)?;
+    ensure(chosen.iter().all(sealed), "only sealed segments of the passed ones are chosen", segments, &chosen)?;
     let mut distinct = chosen.clone();
     distinct.sort_unstable();
     distinct.dedup();
@@ -114,13 +114,13 @@ fn settle(
         let chosen = choose(policy, &segments, goal, config)?;
         if chosen.is_empty() {
             let left = segments.iter().any(|usage| usage.is_sealed && usage.is_dead());
-            return ensure(goal == Goal::Background || !left, "what is dead is freed", &segments, &chosen);
+            return ensure(goal == Goal::Background || !left, "fully dead segments are freed", &segments, &chosen);
         }
         let (victims, mut rest): (Vec<_>, Vec<_>) = segments.into_iter().partition(|usage| chosen.contains(&usage.id));
         rest.extend(survivors(&victims, &rest));
         segments = rest;
     }
-    Err(PolicyViolation { rule: "a policy comes to an end", segments, chosen: Vec::new() })
+    Err(PolicyViolation { rule: "a policy terminates", segments, chosen: Vec::new() })
 }
 
 /// The output segment of the victims' live records.
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn policies_that_do_too_much_or_too_little_are_found_out() {
         let rule = |policy: &dyn CompactionPolicy| check_policy(policy).map_err(|violation| violation.rule);
-        assert_eq!(rule(&Everything), Err("a log that is live throughout is left alone"));
-        assert_eq!(rule(&Nothing), Err("what is dead is freed"));
+        assert_eq!(rule(&Everything), Err("a fully live log is not rewritten"));
+        assert_eq!(rule(&Nothing), Err("fully dead segments are freed"));
     }
 }

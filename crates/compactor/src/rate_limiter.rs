@@ -12,7 +12,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 /// The maximum burst, as time at the limited rate.
 const BURST: Duration = Duration::from_millis(20);
 
-/// Lets a number of bytes pass per second.
+/// Limits reads and writes to a number of bytes per second.
 ///
 /// ```
 /// use std::num::NonZeroU64;
@@ -57,8 +57,8 @@ impl RateLimiter {
         self.free_at.saturating_sub(now)
     }
 
-    /// Waits until the bytes that were consumed are paid for. Calls `go_on` before each pause, and
-    /// stops waiting when it returns false. Returns whether to go on.
+    /// Waits until the consumed bytes are within the rate. Calls `go_on` before each pause, and
+    /// stops waiting when it returns false. Returns whether to continue.
     pub fn wait(&mut self, clock: &dyn Clock, go_on: &mut dyn FnMut() -> bool) -> bool {
         loop {
             if !go_on() {
@@ -84,7 +84,7 @@ mod tests {
 
     use super::RateLimiter;
 
-    /// Stands still, and pauses for no time.
+    /// Stands still; its pauses take no time.
     #[derive(Debug)]
     struct StoppedClock;
 

@@ -83,8 +83,8 @@ pub struct Budget {
     pub survivors: usize,
     /// Maximum total length of their keys, in bytes.
     pub key_bytes: usize,
-    /// Maximum total size of their records, in bytes: the copies are read in key order, and each
-    /// input that memory cannot hold meanwhile is read once more for each of its records.
+    /// Maximum total size of their records, in bytes. The run reads the records in key order for
+    /// the copies, so an input that memory cannot hold is read again for each of its records.
     pub record_bytes: u64,
 }
 
@@ -95,14 +95,14 @@ impl Default for Budget {
     }
 }
 
-/// The records of a run, and as many copies, fit into the memory of a small machine.
+/// The memory of a small machine holds the records of such a run and their copies.
 const LEAST_RECORD_BYTES: u64 = 64 << 20;
-/// A scan follows this number of sorted runs in turn.
+/// Number of sorted runs that a scan can follow in turn.
 const RUNS: u64 = 16;
 
 impl Budget {
-    /// The budget of a run in a store with this number of live bytes: a 16th of them, 64 MiB or
-    /// more, so that a scan can follow the runs that order all of the store.
+    /// The budget of a run in a store with this number of live bytes: a 16th of them, at least 64
+    /// MiB. So the runs that order the whole store are few enough for a scan to follow.
     #[must_use]
     pub fn for_store(live_bytes: u64) -> Self {
         Self { record_bytes: LEAST_RECORD_BYTES.max(live_bytes / RUNS), ..Self::default() }
@@ -138,13 +138,13 @@ pub struct Rewritten {
     pub read_bytes: u64,
     /// Bytes of records written to outputs.
     pub written_bytes: u64,
-    /// The keys of what was gathered, one behind the other.
+    /// The keys of the collected records, concatenated.
     keys: Vec<u8>,
 }
 
 impl Rewritten {
-    /// The key of a record of [`moved`](Self::moved); empty for one of another run. Costs nothing:
-    /// its copy is not read for it.
+    /// The key of a record of [`moved`](Self::moved); empty for a record of another run. It does
+    /// not read the copy.
     #[must_use]
     pub fn key_of(&self, moved: &Moved) -> &[u8] {
         key_at(&self.keys, moved.key_at, moved.key_len)

@@ -54,9 +54,7 @@ pub enum Error {
     },
     /// This process is a forked child of the process that opened the store, and only the parent may
     /// use it. Nothing was changed.
-    #[error(
-        "this process is a forked child of the process that opened the store: only the parent can use this handle"
-    )]
+    #[error("this process is a forked child of the process that opened the store: only the parent can use this handle")]
     Forked,
     /// An earlier write or sync failed, so no new write is accepted until the store is opened
     /// again. Reads still work.
@@ -262,9 +260,7 @@ impl From<SegmentError> for Error {
             SegmentError::MissingSegment { path } => {
                 missing(path, "the manifest names this segment, but its file is missing")
             }
-            SegmentError::MissingManifest { path } => {
-                missing(path, "segments exist, but the manifest is missing")
-            }
+            SegmentError::MissingManifest { path } => missing(path, "segments exist, but the manifest is missing"),
             SegmentError::Unfinished { .. } => Self::NotFound(error.to_string().into()),
             SegmentError::NoStore { dir } => Self::NotFound(format!("{} holds no store", dir.display()).into()),
             SegmentError::VersionUnsupported { path, what } => Self::VersionUnsupported {

@@ -271,7 +271,8 @@ impl Dir for GuardedDir {
 }
 
 struct GuardedFile {
-    x,
+    /// There until it is dropped.
+    inner: Option<Arc<dyn File>>,
     panics: Arc<Panics>,
 }
 

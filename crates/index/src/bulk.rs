@@ -36,9 +36,9 @@ pub enum BulkError {
 impl fmt::Display for BulkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::OutOfOrder => "keys must rise, within a run and from run to run",
-            Self::NotEmpty => "the map holds keys already: runs can only be joined into an empty one",
-            Self::OtherMap => "the run was begun for another map",
+            Self::OutOfOrder => "keys must ascend, within a run and from run to run",
+            Self::NotEmpty => "the map is not empty: runs can only be joined into an empty map",
+            Self::OtherMap => "the run belongs to another map",
         })
     }
 }
@@ -251,8 +251,8 @@ impl<V, H: KeyHasher> Writer<V, H> {
             // rise.
             root = unsafe { join::<V>(&mut own.arena, root, right) };
         }
-        // The runs own the leaves until all is there: if the hasher panics, they drop the values,
-        // and the map stays empty.
+        // The runs own the leaves until the table is complete: if the hasher panics, they drop the
+        // values, and the map stays empty.
         let parted: Vec<_> = runs.iter().map(|run| &run.parted).collect();
         let mut tools =
             Tools { arena: &mut own.arena, deferred_frees: &mut own.deferred_frees, hasher: &shared.hasher };

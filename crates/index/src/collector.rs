@@ -142,8 +142,8 @@ impl Collector {
     #[cold]
     fn give_back(&self, record: &ThreadRecord) {
         record.is_orphan.set(false);
-        // What this runs takes guards of another record. What cannot be sealed waits in this one
-        // for its next owner.
+        // Actions that run here use guards of another record. Garbage that cannot be sealed stays
+        // in this record for its next owner.
         self.hand_over(record).end();
         record.is_taken.store(false, Ordering::Release);
     }
@@ -182,8 +182,8 @@ impl Collector {
     #[inline(always)]
     fn announce(&self, record: &ThreadRecord) {
         let epoch = self.epoch.load(Ordering::Acquire);
-        // Release, though nothing is published: a collector that reads this, and not the clearing
-        // before, still comes after that.
+        // Release, although nothing is published: a collector that reads this value instead of the
+        // previous clearing must still come after that clearing.
         record.pinned_at.store(epoch, Ordering::Release);
         if !planted("guard_without_fence") {
             barrier::light();
@@ -268,7 +268,8 @@ impl Collector {
     fn all_say(&self, epoch: u64) -> bool {
         let mut each = self.records.load(Ordering::Acquire);
         while !each.is_null() {
-            // SAFETY: as in `take_record`; of what other threads own only the atomics are touched.
+            // SAFETY: as in `take_record`; of the records of other threads only the atomics are
+            // read.
             let (pinned_at, next) = unsafe { ((*each).pinned_at.load(Ordering::Acquire), (*each).next.get()) };
             if pinned_at != NOT_PINNED && pinned_at != epoch {
                 return false;
@@ -384,12 +385,12 @@ mod models {
 
     use super::*;
 
-    /// What loom watches: it fails the model if the write is not ordered after every read.
+    /// A value that loom checks: the model fails if the write is not ordered after every read.
     struct Watched(UnsafeCell<u64>);
 
     unsafe fn free(data: *mut ()) {
-        // SAFETY: it came from `Box::into_raw`, and is freed once; that nobody reads it is what
-        // loom checks, and the memory stays.
+        // SAFETY: it came from `Box::into_raw`, and is freed once; loom checks that nobody reads
+        // it, and the memory stays.
         unsafe { (*data.cast::<Watched>()).0.with_mut(|value| *value = u64::MAX) };
     }
 

@@ -64,7 +64,7 @@ impl<'g, V> Leaf<'g, V> {
     /// Where the value is.
     #[inline(always)]
     fn value_offset(key_len_bytes: usize) -> usize {
-        // Not `next_multiple_of`, of which the compiler makes ten instructions, in every lookup.
+        // Not `next_multiple_of`, which compiles to ten instructions in every lookup.
         (Self::KEY_OFFSET + key_len_bytes + align_of::<V>() - 1) & !(align_of::<V>() - 1)
     }
 

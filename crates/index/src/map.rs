@@ -66,8 +66,8 @@ pub(crate) struct MapInner<V, H> {
     pub(crate) reserve: Arc<Reserve>,
     /// Used by the [`Writer`](crate::Writer) through `&mut self`, and by `drop`.
     pub(crate) own: UnsafeCell<WriterMemory>,
-    /// A writer takes values and a reader of the same map gives them out, so neither handle may
-    /// pass for one of a longer or a shorter lived `V`.
+    /// A writer stores values and a reader returns them, so a handle must not convert to one of a
+    /// `V` with a longer or shorter lifetime.
     invariant: PhantomData<fn(V) -> V>,
 }
 
@@ -117,8 +117,8 @@ impl<V, H> Drop for MapInner<V, H> {
             return;
         }
         let mut panics = DropPanics::default();
-        // SAFETY: no handle is left, so nobody reads; every leaf is in the table or in the deferred
-        // frees, in one of them, and not both.
+        // SAFETY: no handle is left, so nobody reads; every leaf is either in the table or in the
+        // deferred frees.
         unsafe {
             self.table.for_each_leaf::<V>(|leaf| panics.run(|| leaf.drop_value()));
             for retired in self.own.get_mut().deferred_frees.take_all() {
@@ -146,8 +146,8 @@ impl<V, H> Drop for MapInner<V, H> {
 /// assert_eq!(reader.join().unwrap(), Some(1));
 /// ```
 ///
-/// A map is of one type of values, their lifetime included: a reader of longer lived values than
-/// the writer puts in would outlive them.
+/// The lifetime of the values is part of the map's type: otherwise a reader could outlive the
+/// values that a writer inserts.
 ///
 /// ```compile_fail
 /// fn shorten<'v>(map: hightower_index::Map<&'static str>) -> hightower_index::Map<&'v str> {

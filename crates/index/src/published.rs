@@ -83,9 +83,9 @@ impl<T> Published<T> {
     #[inline]
     pub fn load<'g>(&'g self, _guard: &'g Guard) -> Option<&'g T> {
         let value = self.cell.load(Ordering::Acquire);
-        // SAFETY: a non-null pointer came from a Box and was published with release. Whoever takes
-        // it out of the cell frees it by epochs, so not while the guard lives; dropping the cell
-        // itself needs it unborrowed.
+        // SAFETY: a non-null pointer came from a Box and was published with release. A thread that
+        // takes it out of the cell frees it by epochs, so not while the guard lives; dropping the
+        // cell requires that nothing borrows it.
         unsafe { value.as_ref() }
     }
 

@@ -21,7 +21,7 @@ const FIRST_LEAVES_AHEAD: usize = 4;
 ///
 /// They are prefetched one by one, not in batches: some processors (for instance AMD's Zen 4) drop
 /// a prefetch while 24 cache lines are pending. A batch of 32 values of three lines each waited for
-/// most of them: 143 ns an entry instead of 80.
+/// most of them: 143 ns per entry instead of 80.
 const VALUES_AHEAD: usize = 8;
 
 /// The leaves around a position in a range: earlier ones were returned, the targets of the next few

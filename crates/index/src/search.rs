@@ -41,7 +41,7 @@ pub(crate) fn last_at_most(keys: [u64; 2], used: usize, byte: u8) -> Option<(u8,
 /// The first lanes of a node in the order of their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lanes {
-    /// Four bits a lane, the next one lowest.
+    /// Four bits per lane, the next one lowest.
     order: u64,
     left: u8,
 }
@@ -160,7 +160,7 @@ mod sse2 {
     #[inline(always)]
     pub(super) fn ranks(keys: [u64; 2], used: usize) -> [u64; 2] {
         let all = load(keys);
-        // Each lane counts the lanes that it is at least, itself among them: a comparison that
+        // Each lane counts the lanes with at most its value, including itself: a comparison that
         // holds is -1.
         let mut ranks = splat(0xff);
         for byte in super::bytes(keys).take(used) {

@@ -1,11 +1,10 @@
 //! The point table: an extendible hash table of tagged pointers to leaves.
 //!
 //! Leaves lie in [buckets](crate::bucket) of a bounded number of slots; a directory of buckets is
-//! indexed by the top bits of the hash ("Extendible Hashing", Fagin et al., TODS 1979). A bucket
-//! that fills up is rebuilt as two that are told apart by one more bit of the hash; when that needs
-//! more bits than the directory has, the directory is copied to twice its length. So an insert pays
-//! for at most one bucket, a reader sees either the old or the new bucket, and never has to search
-//! in two places.
+//! indexed by the top bits of the hash ("Extendible Hashing", Fagin et al., TODS 1979). A full
+//! bucket is split into two by one more bit of the hash. If this needs more bits than the directory
+//! has, the directory is copied to twice its length. So an insert pays for at most one bucket, and
+//! a reader sees either the old or the new bucket and never searches in two places.
 //!
 //! ```text
 //! hash:  63 ........ directory index | 31 ............ 8 group in the bucket (scaled) | 7 .. 0 tag
@@ -272,8 +271,8 @@ impl PointTable {
         let classes = classes_of_halves::<V, H>(old, tools.hasher, half_of);
         let halves = classes.map(|class| HashBucket::alloc(tools.arena, class, depth));
         for_each_hashed::<V, H>(old, tools.hasher, |hash, leaf, hint| {
-            // A hasher whose hashes changed since the halves were measured may find one full; then
-            // the other has room.
+            // If the hasher's results have changed since the halves were measured, one may be full;
+            // then the other has room.
             let half = half_of(hash);
             let is_full = halves[half].taken() >= slots_limit(halves[half].slots());
             halves[if is_full { 1 - half } else { half }].put(hash, leaf, hint);
@@ -338,8 +337,8 @@ impl PointTable {
     fn shrink_directory<H>(&self, directory: Directory<'_>, tools: &mut Tools<'_, H>) {
         let buckets = self.buckets.load(Ordering::Relaxed) - 1;
         self.buckets.store(buckets, Ordering::Relaxed);
-        // Looking at every bucket costs as much as the directory is long, so it is done once in a
-        // share of that many merges.
+        // This reads the whole directory, so it runs only once per a number of merges that is a
+        // share of the directory's length.
         if buckets > directory.len() / 4 || !buckets.is_multiple_of((directory.len() / 16).max(1)) {
             return;
         }
@@ -380,9 +379,9 @@ fn for_each_hashed<V, H: KeyHasher>(bucket: HashBucket<'_>, hasher: &H, mut visi
     }
 }
 
-/// How large the halves of a bucket have to be. Halves of a bucket that had grown beyond a full one
-/// are as small as what goes into them allows: one that is empty sees no removal, so that nothing
-/// would ever make it smaller, and its buddy could not be merged with it.
+/// The size classes for the halves of a bucket. The halves of a bucket that had grown beyond a full
+/// one get the smallest classes that hold their leaves: an empty half has no removals, so nothing
+/// would shrink it later, and its buddy could not be merged with it.
 fn classes_of_halves<V, H: KeyHasher>(old: HashBucket<'_>, hasher: &H, half_of: impl Fn(u64) -> usize) -> [usize; 2] {
     if old.class() <= FULL_CLASS || crate::mutants::planted("halves_stay_large") {
         return [old.class(); 2];

@@ -30,8 +30,8 @@ use crate::tagged_ptr::TaggedPtr;
 /// assert!(map.is_empty());
 /// ```
 ///
-/// A writer of long-lived values is not a writer of shorter-lived ones, which a reader would
-/// outlive:
+/// A writer of long-lived values does not convert to a writer of shorter-lived ones, which a reader
+/// could outlive:
 ///
 /// ```compile_fail
 /// fn shorten<'v>(writer: hightower_index::Writer<&'static str>) -> hightower_index::Writer<&'v str> {

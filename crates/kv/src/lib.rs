@@ -14,7 +14,7 @@
 //! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
 //! | [`index`] | the concurrent ordered map |
 //! | [`log`] | [`Command`] and the codec of its records |
-//! | [`seams`] | clocks and random bytes, those of tests too |
+//! | [`seams`] | clocks and random bytes, also for tests |
 //!
 //! This crate adds only names.
 

@@ -98,14 +98,14 @@ pub enum DecodeError {
         /// The stored checksum.
         found: u32,
     },
-    /// The bytes do not begin as a segment does.
+    /// The bytes do not begin with the magic of a segment.
     #[error("not a segment: the magic bytes \"HTKVSEG\\n\" expected, {found:02x?} found")]
     BadMagic {
         /// The first eight bytes.
         found: [u8; 8],
     },
     /// The segment has an unknown format version, usually a later one.
-    #[error("segment format version {found} is not among 1 to {supported}, which this build reads: use a newer build")]
+    #[error("segment format version {found} is unknown: this build reads versions 1 to {supported}; use a newer build")]
     UnsupportedVersion {
         /// The version in the header.
         found: u16,

@@ -1,5 +1,6 @@
-//! What the crates of a Hightower KV store share so that tests control them: the [`Clock`], random
-//! bytes ([`Entropy`]), planted bugs ([`mutants`]) and the order of locks ([`lock_order`]).
+//! The seams that the crates of a Hightower KV store share, so that tests control them: the
+//! [`Clock`], random bytes ([`Entropy`]), planted bugs ([`mutants`]) and the order of locks
+//! ([`lock_order`]).
 //!
 //! Planted bugs and the order of locks cost nothing in a release build. The file system is a seam
 //! of its own: `Fs` in `hightower-segment`.

@@ -338,8 +338,8 @@ mod tests {
         assert!(!format!("{old:?}").contains("argon2id"));
     }
 
-    /// More lanes or passes with less memory are no reason to replace a hash, and no pepper makes
-    /// one weaker.
+    /// More lanes or passes with less memory are no reason to replace a hash, and a new pepper must
+    /// not make it weaker.
     #[test]
     fn stronger_hashes_are_never_replaced_by_weaker() {
         let with = |memory_kib, iterations, lanes| {

@@ -202,12 +202,12 @@ impl KeyProvider for KeyFile {
 
 /// The new file: empty, readable by its owner only, and locked until it is dropped.
 fn claim(new: &Path) -> std::io::Result<File> {
-    let taken = || std::io::Error::new(ErrorKind::AlreadyExists, "somebody else is changing the key file");
+    let taken = || std::io::Error::new(ErrorKind::AlreadyExists, "another process is changing the key file");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let no_file = || std::io::Error::new(ErrorKind::AlreadyExists, "it is no regular file: remove it");
+    let no_file = || std::io::Error::new(ErrorKind::AlreadyExists, "it is not a regular file: remove it");
     let file = open_itself(new, &mut options)?.ok_or_else(no_file)?;
     if !file.metadata()?.is_file() {
         return Err(no_file());
@@ -339,7 +339,8 @@ mod tests {
         assert_eq!(left.len(), 1);
     }
 
-    /// Only a regular file of one's own, under its own name, where nobody can replace it.
+    /// Only a regular file of this user, under its own name, in a directory where nobody else can
+    /// replace it.
     #[cfg(unix)]
     #[test]
     fn what_is_not_a_private_regular_file_is_refused_and_left_alone() {
@@ -362,7 +363,7 @@ mod tests {
         assert!(made.success());
         set_mode(&at("pipe"), 0o600);
         refused(&at("pipe"), "not a regular file");
-        // A dangling link beside the file makes nothing.
+        // A dangling link beside the file creates nothing.
         std::os::unix::fs::symlink(at("elsewhere"), at("real.new")).unwrap();
         let error = KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap_err();
         assert!(error.to_string().contains("real.new"), "{error}");
@@ -372,7 +373,7 @@ mod tests {
         refused(&at("real"), "others can replace the key file");
         set_mode(directory.path(), 0o700);
         assert_eq!(KeyFile::new(at("real")).add_random_key(&OsEntropy).unwrap(), 2);
-        // Another user's file: only root can make one to try it.
+        // Another user's file: only root can create one for this test.
         if std::os::unix::fs::chown(at("real"), Some(12_345), None).is_ok() {
             refused(&at("real"), "belongs to another user");
         }
@@ -392,14 +393,14 @@ mod tests {
         assert!(refused.to_string().contains("keys.new"), "{refused}");
         assert_eq!(file.load().unwrap().current_id(), 1);
         assert_eq!(std::fs::read_to_string(&new).unwrap(), "somebody else's");
-        // Whoever it was died.
+        // The other process has died.
         drop(somebody_else);
         assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 2);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1, 2]);
         assert!(!new.exists());
     }
 
-    /// What a crash left may be longer than what is written now, and readable by others.
+    /// A leftover of a crash may be longer than the new content, and readable by others.
     #[cfg(unix)]
     #[test]
     fn what_a_crash_left_is_written_over() {
@@ -411,7 +412,7 @@ mod tests {
         assert_eq!(file.add_random_key(&OsEntropy).unwrap(), 1);
         assert_eq!(file.load().unwrap().ids().collect::<Vec<_>>(), [1], "private, and nothing of the old");
         assert!(!new.exists());
-        // But never into a file that has another name, or is somewhere else.
+        // But a file with another name, or in another directory, is never written to.
         let other = directory.path().join("other");
         std::fs::write(&other, "theirs").unwrap();
         std::fs::hard_link(&other, &new).unwrap();
@@ -433,8 +434,8 @@ mod tests {
             _ => false,
         };
         let add = || -> Vec<MasterKeyId> {
-            // While another is at it, the change is refused, however long that takes; a file that
-            // they have spoilt refuses all, so this ends.
+            // A change is refused while another one runs, so each is repeated. A spoilt file would
+            // refuse all changes, so the loop ends.
             std::iter::repeat_with(|| file.add_random_key(&OsEntropy))
                 .take_while(|added| added.as_ref().err().is_none_or(is_taken))
                 .filter_map(Result::ok)

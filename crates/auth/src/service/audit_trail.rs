@@ -112,7 +112,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         for seq in from_seq..to_seq {
             let broken = |problem| Ok(Some(AuditVerdict::Broken { seq, problem }));
             let Some((key, value)) = found.next().filter(|(key, _)| *key == record_keys::audit(seq)) else {
-                return broken("the entry is missing, or a foreign one is before it");
+                return broken("the entry is missing, or a foreign entry is before it");
             };
             let Ok(mut body) = keys.sealer.open(key, value) else {
                 return broken("the entry was not written by the service, or was changed");
@@ -124,7 +124,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             *last = chain_hash(&keys.audit, body);
             if since.is_some_and(|since| since.next_seq == seq + 1 && since.hash != *last) {
-                return broken("the trail is another than at the anchor");
+                return broken("the trail differs from the one at the anchor");
             }
         }
         match found.next() {
@@ -139,7 +139,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return broken(head.next_seq, "the last entry is not the one that the head names");
         }
         if since.is_some_and(|since| since.next_seq == head.first_seq && since.hash != head.anchor) {
-            return broken(head.first_seq, "the trail is another than at the anchor");
+            return broken(head.first_seq, "the trail differs from the one at the anchor");
         }
         let (first, next) = (record_keys::audit(head.first_seq), record_keys::audit(head.next_seq));
         let before = self.shared.engine.scan(Bound::Included(record_keys::AUDIT), Bound::Excluded(&first), 1)?;

@@ -232,7 +232,7 @@ mod tests {
     use hightower_seams::SystemClock;
     use proptest::prelude::*;
 
-    /// Pages of a count between writes come to what a whole count finds.
+    /// A count in pages between writes has the result of a whole count.
     fn paged(writes: &[(u16, Option<usize>)], keys: u16) {
         let directory = tempfile::tempdir().unwrap();
         let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path())).unwrap();

@@ -46,7 +46,7 @@ Passwords and tokens are never arguments: others could read them in the list of 
 shell. The tool prompts for them on the terminal. If standard input is not a terminal, they are its first lines:
   printf '%s\\n' \"$PASSWORD\" | htkvctl auth user create alice
 
-If the program that uses the store has a pepper for its passwords, set the same with --pepper-file: without it no password of such a user can be checked or set. To create one: (umask 077; echo \"1:$(openssl rand -hex 32)\" > ~/.htkv-peppers)
+If the program that uses the store has a pepper for its passwords, set the same with --pepper-file: without it, no password can be checked or set. To create one: (umask 077; echo \"1:$(openssl rand -hex 32)\" > ~/.htkv-peppers)
 
 A USER is a name, in any spelling with the same normal form, or an id (usr_...). The exit code is 1 for refused, unknown and taken.";
 

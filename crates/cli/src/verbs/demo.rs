@@ -160,7 +160,7 @@ impl Answer {
         if self.lost == 0 {
             format!("  {}: {found} read back and compared{beyond}", styled(GOOD, "nothing is lost"))
         } else {
-            format!("  {}: only {found} are there", styled(BAD, "LOST WRITES"))
+            format!("  {}: only {found} exist", styled(BAD, "LOST WRITES"))
         }
     }
 }

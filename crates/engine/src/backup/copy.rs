@@ -50,7 +50,9 @@ pub struct BackupReport {
     pub linked_segments: u64,
     /// Number of copied segments.
     pub copied_segments: u64,
-    /// x: u64, Number of removed files of an earlier backup.
+    /// Number of copied bytes.
+    pub copied_bytes: u64,
+    /// Number of removed files of an earlier backup.
     pub removed_files: u64,
 }
 
@@ -237,8 +239,7 @@ fn earlier(dir: &dyn Dir, of_store: &Manifest) -> Result<Option<(Vec<u8>, Manife
             let digests = read_file(dir, BACKUP)?.unwrap_or_default();
             let is_backup = String::from_utf8_lossy(&digests).contains(&digest(&bytes));
             if !is_backup && !planted("backup_over_a_store") {
-                let text =
-                    format!("{path} was opened for writing after a backup to it: use another directory");
+                let text = format!("{path} was opened for writing after a backup to it: use another directory");
                 return Err(Error::Conflict(text.into()));
             }
             Ok(Some((bytes, manifest)))

@@ -400,7 +400,11 @@ fn commit_frame(
             commit(engine, std::mem::take(&mut commands))?;
         }
     }
-    if count == u64::from(records) { Ok(count) } else { Err(damaged(start, "the number of records in a frame differs from its head")) }
+    if count == u64::from(records) {
+        Ok(count)
+    } else {
+        Err(damaged(start, "the number of records in a frame differs from its head"))
+    }
 }
 
 /// Commits them as one batch, or one by one if they are too large for one segment.

@@ -46,8 +46,8 @@ struct FillPart {
 
 const BLOCK_LEN: usize = 101;
 
-// SAFETY: filling copies the leaves' addresses; values are touched only by their owner, who asks
-// for what that takes.
+// SAFETY: filling copies the leaves' addresses; only their owner touches the values, under its own
+// bounds on `V`.
 unsafe impl Send for Parted {}
 // SAFETY: see above.
 unsafe impl Sync for Parted {}
@@ -71,7 +71,7 @@ impl Parted {
         }
     }
 
-    /// All leaves, as what they were pushed as.
+    /// The addresses of all leaves, as they were pushed.
     pub(crate) fn leaves(&self) -> impl Iterator<Item = *mut u8> {
         self.parts.iter().flat_map(FillPart::iter).map(|hashed| hashed.leaf)
     }

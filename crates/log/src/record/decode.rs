@@ -117,7 +117,7 @@ fn parse_head(bytes: &[u8], context: &RecordContext, offset: u32) -> Result<Deco
         && width(version_delta) == version_width
         && width(timestamp_delta) == timestamp_width;
     if !narrow {
-        return Err(impossible(offset, Field::Widths, "numbers as narrow as they can be", widths.into()));
+        return Err(impossible(offset, Field::Widths, "the smallest widths of the numbers", widths.into()));
     }
 
     let checked_end = if appended { fields_end + size_of::<u32>() } else { fields_end };

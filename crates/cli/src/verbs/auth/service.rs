@@ -26,13 +26,13 @@ const NO_RECORDS: &str =
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Service")]
 pub(super) struct Options {
-    /// The file with the master keys, one a line: id:64-hex-digits, where the id is a number. Only
-    /// its owner may be able to read it. Without it the environment variable HTKV_MASTER_KEYS holds
-    /// them, separated by commas
+    /// The file with the master keys, one per line: id:64-hex-digits, where the id is a number.
+    /// Only its owner may be able to read it. Without it the environment variable HTKV_MASTER_KEYS
+    /// holds them, separated by commas
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_KEY_FILE", hide_env_values = true)]
     key_file: Option<PathBuf>,
 
-    /// The file with the peppers of the password hashes, if the service has any, one a line:
+    /// The file with the peppers of the password hashes, if the service has any, one per line:
     /// id:hex-digits, where the id is a number. Only its owner may be able to read it
     #[arg(long, global = true, value_name = "FILE", env = "HTKV_PEPPER_FILE", hide_env_values = true)]
     pepper_file: Option<PathBuf>,
