@@ -76,9 +76,9 @@ pub(crate) fn external_types() -> Result<()> {
         println!("{name} shows types of {other}");
     }
     let unexpected: Vec<_> = found.difference(&allowed).map(|(name, other)| format!("{other} in {name}")).collect();
-    ensure!(unexpected.is_empty(), "types that no list allows: {}", unexpected.join(", "));
+    ensure!(unexpected.is_empty(), "foreign types that the list does not allow: {}", unexpected.join(", "));
     let unused: Vec<_> = allowed.difference(&found).map(|(name, other)| format!("{other} in {name}")).collect();
-    ensure!(unused.is_empty(), "allowed, but not there: {}", unused.join(", "));
+    ensure!(unused.is_empty(), "allowed, but not used: {}", unused.join(", "));
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `RUSTFLAGS` would rebuild every dependency for each set of cfgs, which takes longer than
 //! building the crates that use them. Cargo can call a wrapper of the compiler for the members of
-//! the workspace only, and keeps the results of wrappers of different names apart. That program is
-//! this one, under a name that says the cfgs: `rustc--mutants--loom`.
+//! the workspace only, and keeps the results of wrappers of different names apart. That wrapper is
+//! this program, under a name with the cfgs: `rustc--mutants--loom`.
 
 use std::env;
 use std::fs;
@@ -19,7 +19,7 @@ const PREFIX: &str = "rustc--";
 /// Sets of cfgs, each as the name of the program that adds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cfgs {
-    /// The planted bugs, of which none is active unless the environment names it.
+    /// The planted bugs. One is active only if the environment names it.
     Mutants,
     /// For the models: loom's atomics instead of the machine's.
     Loom,
@@ -28,7 +28,7 @@ pub(crate) enum Cfgs {
 }
 
 impl Cfgs {
-    /// The bugs are in all sets, so that schedules and planted bugs are built once.
+    /// All sets have the planted bugs, so that schedules and planted bugs share a build.
     fn program(self) -> &'static str {
         match self {
             Self::Mutants => "rustc--mutants",
@@ -40,8 +40,7 @@ impl Cfgs {
     /// `cargo` with these words, for crates with these cfgs.
     pub(crate) fn cargo(self, words: &[&str]) -> Result<Run> {
         let this = env::current_exe().context("where is this program")?;
-        // Beside the programs that cargo builds, so that it is in the target directory, wherever
-        // that is.
+        // Beside the programs that cargo builds, so in the target directory.
         let folder = this.parent().context("a program without a folder")?.join("xtask-cfgs");
         let program = folder.join(self.program()).with_extension(env::consts::EXE_EXTENSION);
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -50,7 +49,7 @@ impl Cfgs {
     }
 }
 
-/// Copies only what is new: cargo asks a compiler that has changed who it is, again.
+/// Copies only changed files, because cargo queries a changed compiler again.
 fn renew(from: &Path, to: &PathBuf) -> Result<()> {
     let is_same = fs::read(to).is_ok_and(|known| fs::read(from).is_ok_and(|wanted| known == wanted));
     if !is_same {
@@ -59,7 +58,7 @@ fn renew(from: &Path, to: &PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// If this program was called by such a name: the compiler, with its cfgs.
+/// Runs the compiler with the cfgs in the name of this program, if it has such a name.
 pub(crate) fn compile() -> Option<ExitCode> {
     let mut arguments = env::args_os();
     let name = PathBuf::from(arguments.next()?);

@@ -26,7 +26,7 @@ impl Run {
         Self { program: program.to_owned(), arguments, variables: Vec::new(), folder: root() }
     }
 
-    /// `cargo` with these words; a text may have several.
+    /// `cargo` with these words, separated by spaces.
     pub(crate) fn cargo(words: &str) -> Self {
         Self::new("cargo", &words.split_whitespace().collect::<Vec<_>>())
     }
@@ -86,7 +86,7 @@ impl Run {
         Ok(lines)
     }
 
-    /// The lines that it prints, for the program alone.
+    /// As [`lines`](Self::lines), without printing them.
     pub(crate) fn lines_quietly(&self) -> Result<Vec<String>> {
         let output =
             self.command().stderr(Stdio::inherit()).output().with_context(|| format!("start {}", self.program))?;
@@ -109,13 +109,13 @@ pub(crate) fn sum_before(lines: &[String], words: &str) -> u64 {
     lines.iter().filter_map(number).sum()
 }
 
-/// Makes sure that there is a `cargo NAME`.
+/// Installs `cargo NAME` if it is missing.
 pub(crate) fn install(name: &str) -> Result<()> {
     let known = Command::new("cargo").args([name, "--version"]).output().is_ok_and(|output| output.status.success());
     if known {
         return Ok(());
     }
-    println!("cargo-{name} is not here: installing it");
+    println!("cargo-{name} is missing: installing it");
     if let Err(error) = Run::cargo(&format!("install cargo-{name} --locked --quiet")).run() {
         bail!("cargo-{name} could not be installed: {error}");
     }

@@ -48,7 +48,7 @@ struct Counts {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     if !has_valgrind() {
-        println!("SKIPPED counts: valgrind is not here and could not be installed (apt-get install valgrind)");
+        println!("SKIPPED counts: valgrind is missing and could not be installed (apt-get install valgrind)");
         return Ok(());
     }
     let counted = count()?;
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return renew(&counted, &compiler, options.because.as_deref().unwrap_or_default());
     }
     let text = fs::read_to_string(baseline_path()).context("read the baseline; write one with --renew")?;
-    let baseline: Value = serde_json::from_str(&text).context("the baseline is no JSON")?;
+    let baseline: Value = serde_json::from_str(&text).context("the baseline is not JSON")?;
     let is_same_compiler = baseline["compiler"] == json!(compiler);
     let dearer = compare(&counted, &baseline["rows"])?;
     if let Some(path) = &options.markdown {
@@ -69,11 +69,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     if !is_same_compiler {
-        println!("NOT JUDGED: the baseline is of {}, this is {compiler}", baseline["compiler"]);
+        println!("NOT JUDGED: the baseline is from {}, this compiler is {compiler}", baseline["compiler"]);
         return Ok(());
     }
     bail!(
-        "more than {LIMIT_PERCENT} % dearer: {}; find out why, or `cargo xtask counts --renew --because REASON`",
+        "growth of more than {LIMIT_PERCENT} %: {}; find the cause, or `cargo xtask counts --renew --because REASON`",
         dearer.join(", ")
     )
 }
@@ -121,7 +121,7 @@ fn row_of(row: &Value) -> Option<Counts> {
 }
 
 fn renew(counted: &BTreeMap<String, Counts>, compiler: &str, reason: &str) -> Result<()> {
-    ensure!(!reason.trim().is_empty(), "say why the baseline is renewed");
+    ensure!(!reason.trim().is_empty(), "--because must have the reason for the new baseline");
     let rows: BTreeMap<_, _> = counted
         .iter()
         .map(|(name, counts)| (name, json!({ "instructions": counts.instructions, "lines": counts.lines })))
@@ -193,7 +193,7 @@ fn has_valgrind() -> bool {
     if !Path::new("/usr/bin/apt-get").exists() {
         return false;
     }
-    println!("valgrind is not here: installing it");
+    println!("valgrind is missing: installing it");
     let install = |arguments: &[&str]| Run::new("apt-get", arguments).run();
     let installed = install(&["update", "-qq"]).and_then(|()| install(&["install", "-y", "-qq", "valgrind"]));
     installed.is_ok() && is_there()
@@ -202,7 +202,7 @@ fn has_valgrind() -> bool {
 /// The compiler's version, on which the counts depend.
 fn compiler() -> Result<String> {
     let lines = Run::new("rustc", &["--version"]).lines_quietly()?;
-    lines.into_iter().next().context("rustc does not say its version")
+    lines.into_iter().next().context("rustc does not print its version")
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use hightower_engine::{AppendMode, Durability, SingleNodeEngine, StoreConfig};
 
-/// Writer threads that put single keys; one more writes batches.
+/// Number of writer threads that put single keys; another one writes batches.
 const PUTTERS: usize = 3;
 /// Number of keys per writer. They are overwritten repeatedly, so that compaction has work.
 const KEYS: u64 = 500;
-/// Keys of one batch, all given the same number.
+/// Number of keys in a batch, all with the same number.
 const BATCH_KEYS: u64 = 5;
 
 #[derive(clap::Args)]
@@ -76,8 +76,8 @@ fn value(number: u64) -> Vec<u8> {
 }
 
 fn number_of(bytes: &[u8]) -> Result<u64> {
-    let number = u64::from_le_bytes(bytes.first_chunk().copied().context("a value shorter than any that was written")?);
-    ensure!(bytes == value(number), "the value of {number} is not what was written");
+    let number = u64::from_le_bytes(bytes.first_chunk().copied().context("a value shorter than any written one")?);
+    ensure!(bytes == value(number), "the value of {number} differs from the written one");
     Ok(number)
 }
 
@@ -139,9 +139,9 @@ fn survey(engine: &SingleNodeEngine) -> Result<Numbers> {
     }
     let batch = (0..BATCH_KEYS).map(|at| engine.get(batch_key(at))?.map_or(Ok(0), |found| number_of(&found)));
     let batch = batch.collect::<Result<Vec<_>>>()?;
-    ensure!(batch.iter().all(|number| *number == batch[0]), "a batch is there in part: {batch:?}");
+    ensure!(batch.iter().all(|number| *number == batch[0]), "a batch is incomplete: {batch:?}");
     seen.batch = batch[0];
-    ensure!(engine.range(..)?.count() == engine.len(), "the number of keys is not what iterating finds");
+    ensure!(engine.range(..)?.count() == engine.len(), "the number of keys differs from that of the iterated ones");
     Ok(seen)
 }
 
@@ -207,15 +207,23 @@ fn check(dir: &Path, cycle: u64, acknowledged: &Numbers) -> Result<Numbers> {
     let engine = SingleNodeEngine::with_config(config(dir, cycle + 1))?;
     let seen = survey(&engine)?;
     for (putter, (seen, acknowledged)) in seen.putters.iter().zip(&acknowledged.putters).enumerate() {
-        ensure!(seen >= acknowledged, "putter {putter}: {acknowledged} was acknowledged, {seen} is there");
-        ensure!(*seen <= acknowledged + 1, "putter {putter}: {seen} is there, only {acknowledged} was acknowledged");
+        ensure!(seen >= acknowledged, "putter {putter}: {acknowledged} was acknowledged, the store has {seen}");
+        ensure!(
+            *seen <= acknowledged + 1,
+            "putter {putter}: the store has {seen}, only {acknowledged} was acknowledged"
+        );
         // The slots before the newest hold the numbers before it.
         for number in acknowledged.saturating_sub(KEYS - 1).max(1)..=*acknowledged {
-            let found = engine.get(slot_key(putter, number))?.context("an acknowledged write is gone")?;
+            let found = engine.get(slot_key(putter, number))?.context("an acknowledged write is lost")?;
             ensure!(number_of(&found)? >= number, "putter {putter}: an older write than {number} is in its place");
         }
     }
-    ensure!(seen.batch >= acknowledged.batch, "batch {} was acknowledged, {} is there", acknowledged.batch, seen.batch);
+    ensure!(
+        seen.batch >= acknowledged.batch,
+        "batch {} was acknowledged, the store has {}",
+        acknowledged.batch,
+        seen.batch
+    );
     ensure!(seen.seq >= acknowledged.seq && seen.version >= acknowledged.version, "seq or version went back");
     // The next writer starts from the state after the kill, or after a clean close, half of the
     // time each.

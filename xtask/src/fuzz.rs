@@ -1,7 +1,7 @@
 //! Runs the fuzz targets of `fuzz/`, which needs a nightly compiler.
 //!
-//! They have the layout of `cargo fuzz`, but are built here: it would be one more tool to install,
-//! and builds target by target. libFuzzer needs only the few compiler flags below.
+//! They have the layout of `cargo fuzz`, but are built here: `cargo fuzz` is another tool to
+//! install, and builds the targets one by one. libFuzzer needs only the compiler flags below.
 
 mod seeds;
 
@@ -120,7 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "{target} failed with seed {}; replay: {replay}",
             options.seed
         );
-        println!("{target}: no failure in {seconds} s, or as many executions as were asked for");
+        println!("{target}: no failure in {seconds} s, or in the requested number of executions");
     }
     println!("{} passed, 0 failed", targets.len() + 1);
     Ok(())
@@ -129,11 +129,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds all targets, and returns their directory.
 fn build(targets: &[&str], plain: bool) -> Result<PathBuf> {
     let host = Run::cargo("+nightly -vV").lines_quietly()?;
-    let host =
-        host.iter().find_map(|line| line.strip_prefix("host: ")).context("cargo does not say what it runs on")?;
+    let host = host.iter().find_map(|line| line.strip_prefix("host: ")).context("cargo does not print its host")?;
     let (folder, sanitizer) = if plain { ("fuzz-plain", "") } else { ("fuzz", " -Zsanitizer=address") };
     let folder = root().join("target").join(folder);
-    // With a target that is named, the flags are not for build scripts.
+    // With `--target`, the flags do not apply to build scripts.
     let words = format!("+nightly build --release --locked --manifest-path fuzz/Cargo.toml --target {host}");
     let build = targets.iter().fold(Run::cargo(&words), |build, target| build.and("--bin").and(target));
     let build = build.with("RUSTFLAGS", format!("{COVERAGE}{sanitizer}"));
@@ -161,9 +160,6 @@ fn fuzz(programs: &Path, target: &str, seconds: u64, options: &Options) -> Resul
         eprintln!("{told}");
     }
     let planted = told.contains("the planted bug");
-    ensure!(
-        output.status.success() || !is_canary || planted,
-        "the canary failed otherwise than by its planted bug:\n{told}"
-    );
+    ensure!(output.status.success() || !is_canary || planted, "the canary failed, but not by its planted bug:\n{told}");
     Ok(output.status.success())
 }

@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Checks the free space of the devices that the steps write to: the builds take about 20 GB.
 fn tell_room() {
     let devices = [root(), std::env::temp_dir()];
-    // Where there is no such program, there is nothing to tell.
+    // Without this program nothing is printed.
     let _told = Command::new("df").args(["-P", "-h"]).args(devices).status();
 }
 

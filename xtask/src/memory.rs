@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::command::{Run, has_component, has_nightly, is_component_there};
 
-/// The crates whose memory Miri watches, and their tests.
+/// The crates that Miri checks, and their tests.
 const WATCHED: [(&str, &str); 3] = [
     ("hightower-log", "--lib --tests"),
     ("hightower-index", "--lib --tests"),
@@ -18,13 +18,13 @@ const WATCHED: [(&str, &str); 3] = [
 const MAPPED: [(&str, &str); 2] =
     [("hightower-segment", "--test life"), ("hightower-engine", "--test engine --test compaction")];
 
-/// Few cases: Miri is some hundred times slower than the machine.
+/// Runs few cases, because Miri is some hundred times slower than the machine.
 pub(crate) fn miri() -> Result<()> {
     if !has_component("miri", "miri") {
         return memcheck();
     }
-    // Chunks of the index are found again from the addresses of their blocks, and records of its
-    // collector are never freed.
+    // The index finds chunks by the addresses of their blocks, and never frees the records of its
+    // collector.
     let flags = "-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
     for (package, targets) in WATCHED {
         Run::cargo(&format!("+nightly miri test -p {package} {targets}"))
@@ -36,15 +36,15 @@ pub(crate) fn miri() -> Result<()> {
     Ok(())
 }
 
-/// Sees less than Miri, none of the rules of borrowing above all, but reads of what was never
-/// written, and accesses beside what was allocated.
+/// Detects less than Miri: reads of uninitialized memory and accesses outside of allocations, but
+/// no violations of the borrowing rules.
 fn memcheck() -> Result<()> {
     let is_there = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
     if !is_there {
-        println!("SKIPPED memcheck in its place: there is no valgrind on this machine");
+        println!("SKIPPED memcheck instead of Miri: valgrind is not on this machine");
         return Ok(());
     }
-    println!("valgrind's memcheck in its place");
+    println!("running valgrind's memcheck instead of Miri");
     for (package, targets) in WATCHED.into_iter().chain(MAPPED) {
         Run::cargo(&format!("test --locked --profile proof -p {package} {targets}"))
             .with(
@@ -66,19 +66,19 @@ const CONCURRENT: [(&str, &str); 4] = [
     ("hightower-state", "--test threads --test history"),
 ];
 
-/// The one of them that orders its threads by atomics of its own.
+/// The crate among them that orders its threads only by its own atomics.
 const ALONE: &str = "hightower-index";
 
 pub(crate) fn sanitize() -> Result<()> {
     if !has_nightly("sanitize") {
         return Ok(());
     }
-    // Without its source std stays as it was built: what it does by itself is not watched, and
-    // suppressed where the thread sanitizer misjudges it.
+    // Without its source, std stays prebuilt: its accesses are not instrumented, and false reports
+    // of the thread sanitizer about it are suppressed.
     let builds_std = is_component_there("rust-src");
     if !builds_std {
         println!(
-            "nightly has no rust-src: the standard library is not watched (rustup +nightly component add rust-src)"
+            "nightly has no rust-src: the standard library is not instrumented (rustup +nightly component add rust-src)"
         );
     }
     let target = "x86_64-unknown-linux-gnu";
@@ -89,7 +89,7 @@ pub(crate) fn sanitize() -> Result<()> {
         for (package, tests) in CONCURRENT {
             if sanitizer == "thread" && !builds_std && package != ALONE {
                 println!(
-                    "SKIPPED the thread sanitizer on {package}: it does not see what Arc, OnceLock and Mutex of an unwatched standard library order"
+                    "SKIPPED the thread sanitizer on {package}: it does not see the ordering by Arc, OnceLock and Mutex of a standard library that is not instrumented"
                 );
                 continue;
             }
@@ -97,7 +97,7 @@ pub(crate) fn sanitize() -> Result<()> {
                 .with("RUSTFLAGS", format!("-Zsanitizer={sanitizer}{flags}"))
                 .with("CARGO_TARGET_DIR", format!("target/sanitize-{sanitizer}"))
                 .with("TSAN_OPTIONS", format!("suppressions={}", suppressions.display()))
-                // Garbage that no epoch has freed at the end is no leak.
+                // Garbage that waits for an epoch at the end is not a leak.
                 .with("ASAN_OPTIONS", "detect_leaks=0")
                 .run()?;
         }

@@ -69,11 +69,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         missed.len() - hung
     );
     let names: Vec<&str> = missed.iter().map(|(name, _)| *name).collect();
-    ensure!(missed.is_empty(), "nobody catches {}", names.join(", "));
+    ensure!(missed.is_empty(), "no test catches {}", names.join(", "));
     Ok(())
 }
 
-/// What the catchers of a planted bug came to, as told to the reader.
+/// The result of the catchers of a planted bug, for the output.
 #[derive(Default)]
 struct Tried {
     caught: Vec<String>,
@@ -93,7 +93,7 @@ impl std::fmt::Display for Tried {
     }
 }
 
-/// Who catches it: the first of its catchers that does, or every one.
+/// The catchers that catch it: the first one, or all of them.
 fn catch(mutant: &Mutant, builds: &Builds, limits: &Limits<'_>, every: bool) -> Result<Tried> {
     let mut tried = Tried::default();
     for catcher in mutant.caught_by {
@@ -119,8 +119,8 @@ fn catch(mutant: &Mutant, builds: &Builds, limits: &Limits<'_>, every: bool) -> 
     Ok(tried)
 }
 
-/// As many at once as there are processors: most tests use one. Gives what was found; the first
-/// error ends it.
+/// Runs as many at once as there are processors, because most tests use one. Returns the results;
+/// the first error ends it.
 fn side_by_side<T: Sync, U: Send>(items: &[T], work: impl Fn(&T) -> Result<Option<U>> + Sync) -> Result<Vec<U>> {
     let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let take = || -> Result<Vec<U>> {
@@ -142,10 +142,10 @@ fn side_by_side<T: Sync, U: Send>(items: &[T], work: impl Fn(&T) -> Result<Optio
     })
 }
 
-/// Builds the programs that the catchers need, once, and tells where they are.
+/// Builds the programs of the catchers once, and returns their paths.
 fn build(cfgs: Cfgs, wanted: &[&Mutant]) -> Result<Programs> {
     let catchers = || wanted.iter().flat_map(|mutant| mutant.caught_by).filter(|catcher| catcher.cfgs == cfgs);
-    // The index has a test of the same name as the storms.
+    // The index has a test of this name, too.
     let tests = || catchers().filter(|catcher| catcher.package != "xtask");
     let mut programs = Programs::new();
     if catchers().count() > tests().count() {
@@ -182,7 +182,7 @@ fn build(cfgs: Cfgs, wanted: &[&Mutant]) -> Result<Programs> {
     Ok(programs)
 }
 
-/// Runs cargo, and gives what it tells of each program that it has built.
+/// Runs cargo, and returns its message for each built program.
 fn cargo(cfgs: Cfgs, words: &[&str]) -> Result<Vec<(Value, PathBuf)>> {
     let run = cfgs.cargo(words)?;
     println!("$ {}", run.text());
@@ -198,13 +198,13 @@ fn cargo(cfgs: Cfgs, words: &[&str]) -> Result<Vec<(Value, PathBuf)>> {
     Ok(built)
 }
 
-/// `.../crates/log/Cargo.toml` gives `log`.
+/// `log` for `.../crates/log/Cargo.toml`.
 fn folder_of(manifest: &str) -> String {
     let parent = PathBuf::from(manifest).parent().and_then(|dir| dir.file_name().map(ToOwned::to_owned));
     parent.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// With no bug planted, every catcher passes. Gives how long each may take with one.
+/// Checks that every catcher passes without a planted bug. Returns the time limit of each with one.
 fn check_healthy<'a>(wanted: &[&'a Mutant], builds: &Builds) -> Result<Limits<'a>> {
     let started = Instant::now();
     let mut catchers: Vec<&Catcher> = wanted.iter().flat_map(|mutant| mutant.caught_by).collect();

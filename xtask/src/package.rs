@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::command::Run;
 use crate::published::{Workspace, text};
 
-/// What a user finds in each package, whatever else is in it.
+/// The files that each package must have.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Cargo orders them by their dependencies, and builds each from its package and the packages
     // before it, as a user would.
     Run::cargo(&format!("publish --dry-run --workspace {} {dirty}", workspace.exclusions())).run()?;
-    println!("\n{} packages are complete, and build from what is in them", workspace.packages.len());
+    println!("\n{} packages are complete, and build from their content", workspace.packages.len());
     Ok(())
 }
 
@@ -48,7 +48,8 @@ fn lacking(package: &Value) -> Vec<String> {
     let wrong = counts.into_iter().filter(|(_, count)| !(1..=5).contains(count));
     let wrong = wrong.map(|(name, count)| format!("{name} (1 to 5, not {count})"));
     let dependencies = package["dependencies"].as_array().into_iter().flatten();
-    // A path alone means nothing to a user. Those for tests only are left out of what is published.
+    // A path is not enough for a user. Dependencies only for tests are removed from published
+    // manifests.
     let unversioned = dependencies.filter(|dependency| {
         text(dependency, "kind") != "dev" && !text(dependency, "path").is_empty() && text(dependency, "req") == "*"
     });

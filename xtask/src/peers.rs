@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-/// What to measure.
+/// The options of the comparison.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Peers to compile in, as features of the crate `hightower-peers`: predecessor, fjall, redb,
@@ -24,7 +24,7 @@ pub(crate) struct Options {
     rest: Vec<String>,
 }
 
-/// Checks what the build needs, builds, and runs.
+/// Checks the tools of the build, builds, and runs.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let features: Vec<&str> =
         options.features.iter().map(String::as_str).filter(|feature| *feature != "none").collect();
@@ -65,12 +65,12 @@ fn check_rocksdb_tools() -> Result<()> {
         return Ok(());
     }
     bail!(
-        "RocksDB cannot be built here; missing: {}. Or leave it out: --features predecessor,fjall,redb,sled,lmdb",
+        "RocksDB cannot be built here; missing: {}. To exclude it: --features predecessor,fjall,redb,sled,lmdb",
         missing.join(" and ")
     )
 }
 
-/// Whether libclang is where bindgen looks for it: `LIBCLANG_PATH`, the directory that
+/// Whether libclang is in a directory that bindgen searches: `LIBCLANG_PATH`, the one that
 /// `llvm-config` names, and the usual ones.
 fn has_libclang() -> bool {
     let mut directories: Vec<PathBuf> = env::var_os("LIBCLANG_PATH").into_iter().map(PathBuf::from).collect();
@@ -89,7 +89,7 @@ fn has_libclang() -> bool {
     directories.iter().any(|directory| entries(directory).any(is_libclang))
 }
 
-/// What is in a directory; nothing if it cannot be read, which for a search is the same.
+/// The entries of a directory; none if it cannot be read.
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path())
 }

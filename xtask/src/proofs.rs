@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use crate::command::{Run, sum_before};
 
-/// Fast, with every assertion alive.
+/// Optimized, with all assertions.
 const TEST: &str = "test --locked --profile proof";
 
 #[derive(clap::Args)]
@@ -34,9 +34,9 @@ impl SimOptions {
     pub(crate) const LONG: Self = Self { states: 2_000_000, workloads: 50, flips: 65_536, seed: 0 };
 }
 
-/// A third of the crash states each are of segments, where they are fine-grained, of the
-/// write-ahead log, and of the whole engine. One run for all, so that all is built once;
-/// the authentication service's updates of several keys at once are crashed in the same way.
+/// A third each of the crash states are of segments, where they are fine-grained, of the
+/// write-ahead log, and of the whole engine. One run of cargo builds everything once. It also
+/// crashes the multi-key changes of the authentication service.
 pub(crate) fn sim(options: &SimOptions) -> Result<()> {
     let packages = "-p hightower-segment -p hightower-engine -p hightower-auth";
     let tests = "--test crash --test copies_crash --test faults --test wal --test upkeep_faults --test bit_flips --test atomicity";
@@ -53,8 +53,8 @@ pub(crate) fn sim(options: &SimOptions) -> Result<()> {
         "\n{states} crash states, {faults} single faults in {} workloads of each layer, {bits} flipped bits: 0 violations",
         options.workloads
     );
-    ensure!(states >= options.states, "only {states} crash states were visited, {} were asked for", options.states);
-    ensure!(bits >= options.flips * 8, "only {bits} bits were flipped, {} were asked for", options.flips * 8);
+    ensure!(states >= options.states, "only {states} crash states were visited, {} were requested", options.states);
+    ensure!(bits >= options.flips * 8, "only {bits} bits were flipped, {} were requested", options.flips * 8);
     Ok(())
 }
 

@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::command::Run;
 
-/// What cargo knows of the workspace.
+/// The metadata of the workspace.
 pub(crate) struct Workspace {
-    /// The packages that are published.
+    /// The published packages.
     pub(crate) packages: Vec<Value>,
-    /// The names of those that are not.
+    /// The names of the unpublished packages.
     unpublished: Vec<String>,
-    /// Where the workspace is.
+    /// The directory of the workspace.
     root: String,
-    /// `[workspace.metadata.public-dependencies]`: whose types may stand in the public interface of
-    /// which crate.
+    /// `[workspace.metadata.public-dependencies]`: for each crate, the crates whose types its
+    /// public interface may have.
     pub(crate) public_dependencies: BTreeMap<String, Vec<String>>,
 }
 
@@ -39,7 +39,7 @@ impl Workspace {
         self.packages.iter().filter_map(|package| package["name"].as_str())
     }
 
-    /// The names of the libraries, each with the path of its manifest from the root.
+    /// The names of the libraries, with the paths of their manifests relative to the root.
     pub(crate) fn library_manifests(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_library =
             |target: &Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib"));
@@ -52,18 +52,18 @@ impl Workspace {
         })
     }
 
-    /// `--exclude` and a name for each of the others.
+    /// `--exclude NAME` for each unpublished package.
     pub(crate) fn exclusions(&self) -> String {
         self.unpublished.iter().map(|name| format!("--exclude {name} ")).collect()
     }
 
-    /// `-p` and a name for each.
+    /// `-p NAME` for each published package.
     pub(crate) fn selection(&self) -> String {
         self.names().map(|name| format!("-p {name} ")).collect()
     }
 }
 
-/// A text in a package's description; empty where there is none.
+/// A text in the metadata of a package; empty if missing.
 pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }

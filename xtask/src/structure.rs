@@ -62,7 +62,7 @@ type Violations = BTreeMap<(Rule, String), Breach>;
 struct Breach {
     /// Files of a name, files of a circle, lines of a file, or long lines of a file.
     count: usize,
-    /// Where it is.
+    /// The places of the violation.
     places: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ fn find(root: &Path) -> Result<Violations> {
 fn parse(text: &str) -> Result<BTreeMap<(Rule, String), usize>> {
     let mut known = BTreeMap::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let entry = entry_of(line).with_context(|| format!("{KNOWN}: no entry: {line}"))?;
+        let entry = entry_of(line).with_context(|| format!("{KNOWN}: not an entry: {line}"))?;
         if known.insert((entry.0, entry.1), entry.2).is_some() {
             bail!("{KNOWN}: twice: {line}");
         }

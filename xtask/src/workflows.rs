@@ -14,7 +14,9 @@ use crate::command::Run;
 pub(crate) fn lint() -> Result<()> {
     let is_there = Command::new("actionlint").arg("-version").output().is_ok_and(|output| output.status.success());
     if !is_there {
-        println!("SKIPPED actionlint: it is not on this machine; a test still reads the commands of .github/workflows");
+        println!(
+            "SKIPPED actionlint: it is not on this machine; a test still checks the commands of .github/workflows"
+        );
         return Ok(());
     }
     Run::new("actionlint", &["-color"]).run()
@@ -42,7 +44,7 @@ mod tests {
             let Some(command) = line.strip_prefix("- ").unwrap_or(line).strip_prefix("run:") else { continue };
             let command = command.trim();
             if command.is_empty() || command.starts_with(['|', '>', '"', '\'']) {
-                return Err(format!("a command that is not one plain line: {line}"));
+                return Err(format!("not a command on one plain line: {line}"));
             }
             if command.contains(MATRIX) {
                 commands.extend(values.iter().map(|value| command.replace(MATRIX, value)));
@@ -53,7 +55,7 @@ mod tests {
         Ok(commands)
     }
 
-    /// Whether this program takes the command.
+    /// Checks that this program accepts the command.
     fn check(command: &str) -> Result<(), String> {
         let words: Vec<&str> = command.split_whitespace().collect();
         let Some(arguments) = words.strip_prefix(&["cargo", "xtask"]) else {
@@ -83,7 +85,7 @@ mod tests {
         assert!(count > 10, "only {count} commands");
     }
 
-    /// The gate's workflow leaves no step out; `counts` has a workflow of its own.
+    /// The gate's workflow has every step; `counts` has a separate workflow.
     #[test]
     fn the_workflows_run_every_step_of_the_gate() {
         let read = |name: &str| fs::read_to_string(root().join(".github/workflows").join(name)).unwrap();

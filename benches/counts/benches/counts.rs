@@ -1,6 +1,6 @@
-//! The hot paths, each on a small store whose operations repeat: no threads of its own, a clock
-//! that stands still, random numbers that are not. `cargo xtask counts` runs these under callgrind
-//! and compares them with `benches/counts/baseline.json`.
+//! The hot paths, each on a small deterministic store: no background threads, a clock that stands
+//! still, seeded random numbers. `cargo xtask counts` runs these under callgrind and compares them
+//! with `benches/counts/baseline.json`.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
@@ -17,9 +17,9 @@ use hightower_engine::{Background, Batch, Components, Durability, SingleNodeEngi
 use hightower_seams::{Entropy, ManualClock, mix64};
 use tempfile::TempDir;
 
-/// How many keys a store holds before its operations are counted.
+/// Number of keys in a store before its operations are counted.
 const KEYS: u64 = 20_000;
-/// How many operations are counted together.
+/// Number of operations in one count.
 const OPERATIONS: u64 = 1_000;
 const VALUE: [u8; 100] = [7; 100];
 
@@ -50,7 +50,7 @@ fn open(dir: &TempDir) -> SingleNodeEngine {
     SingleNodeEngine::with_components(config, components).unwrap()
 }
 
-/// Every number once, in no order.
+/// A permutation of all numbers.
 fn mixed(number: u64) -> u64 {
     mix64(number.wrapping_add(0x9e37_79b9_7f4a_7c15))
 }
@@ -112,7 +112,7 @@ fn batch() -> (Store, Batch) {
     (loaded(), batch)
 }
 
-/// The keys that are read or overwritten, in no order.
+/// The keys to read or overwrite, in pseudorandom order.
 fn some(number: u64) -> [u8; 16] {
     key(mixed(number) % KEYS)
 }

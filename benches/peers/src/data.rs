@@ -1,33 +1,33 @@
-//! Keys and values: the same ones for every store, made from numbers, so that nothing has to be
-//! kept and everything can be checked.
+//! Keys and values: the same for every store, and derived from numbers, so that every answer can be
+//! checked without stored data.
 //!
 //! A key is 16 bytes long: 11 hexadecimal digits that scatter groups of 1,000 keys over the key
 //! space, then the place in the group as `/dd/d`. So a prefix of 12 bytes holds 1,000 keys and a
 //! prefix of 15 bytes holds 10.
 //!
-//! A value starts with its key and a generation, and goes on with words that follow from both: a
-//! wrong, torn or mixed-up value does not pass [`Values::check`], and compression gains nothing.
+//! A value starts with its key and a generation, and continues with words derived from both: a
+//! wrong, torn or mixed-up value fails [`Values::check`], and compression gains nothing.
 
 use anyhow::{Result, bail, ensure};
 
-/// Bytes of a key.
+/// Length of a key, in bytes.
 pub(crate) const KEY_LEN_BYTES: usize = 16;
-/// Keys that share their first [`GROUP_PREFIX_LEN_BYTES`] bytes.
+/// Number of keys with the same first [`GROUP_PREFIX_LEN_BYTES`] bytes.
 pub(crate) const GROUP_KEYS: u64 = 1000;
-/// Bytes of the prefix of 1,000 keys.
+/// Length of the common prefix of 1,000 keys, in bytes.
 pub(crate) const GROUP_PREFIX_LEN_BYTES: usize = 12;
-/// Bytes of the prefix of 10 keys.
+/// Length of the common prefix of 10 keys, in bytes.
 pub(crate) const TEN_PREFIX_LEN_BYTES: usize = 15;
-/// Values up to this length are made of fresh words; the middle of longer ones repeats, so that
-/// making them costs little.
+/// Values up to this length have distinct words; the middle of longer ones repeats, so that
+/// creating them costs little.
 const FRESH_LEN_BYTES: usize = 512;
-/// Key and generation, in front of every value.
+/// Length of key and generation at the start of every value.
 const HEAD_LEN_BYTES: usize = KEY_LEN_BYTES + 8;
 
 /// A key.
 pub(crate) type Key = [u8; KEY_LEN_BYTES];
 
-/// Scatters 64 bits (the finalizer of SplitMix64, Steele, Lea and Flood 2014).
+/// Permutes the 64-bit numbers (the finalizer of SplitMix64, Steele, Lea and Flood 2014).
 pub(crate) fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -50,7 +50,7 @@ pub(crate) fn key(index: u64) -> Key {
     key
 }
 
-/// A key that is in no store, right between two that are.
+/// An absent key, between two present ones.
 pub(crate) fn absent_key(index: u64) -> Key {
     let mut key = key(index);
     key[15] = key[15] - b'0' + b'a';
@@ -68,7 +68,7 @@ pub(crate) fn sorted_indexes(count: u64) -> impl Iterator<Item = u64> {
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A sequence that depends on `seed` alone.
+    /// A sequence that depends only on `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         Self(mix(seed))
     }
@@ -91,7 +91,7 @@ impl Random {
 }
 
 /// A permutation of the numbers below `count`: a Feistel network over the next even number of bits,
-/// walked until it lands below.
+/// repeated until the result is below `count`.
 #[derive(Clone, Copy)]
 pub(crate) struct Permutation {
     count: u64,
@@ -100,13 +100,13 @@ pub(crate) struct Permutation {
 }
 
 impl Permutation {
-    /// A permutation that depends on `count` and `seed` alone.
+    /// A permutation that depends only on `count` and `seed`.
     pub(crate) fn new(count: u64, seed: u64) -> Self {
         let bits = 64 - count.max(2).saturating_sub(1).leading_zeros();
         Self { count, half_bits: bits.div_ceil(2), seed }
     }
 
-    /// Where `index` goes.
+    /// The image of `index`.
     pub(crate) fn at(&self, index: u64) -> u64 {
         let mask = (1u64 << self.half_bits) - 1;
         let mut x = index;
@@ -159,7 +159,7 @@ impl Zipfian {
     }
 }
 
-/// Makes and checks values of one length.
+/// Creates and checks values of one length.
 pub(crate) struct Values {
     buffer: Vec<u8>,
 }
@@ -185,7 +185,7 @@ impl Values {
         &self.buffer
     }
 
-    /// Whether `value` is one that [`make`](Self::make) gave for `key`: its length, its first 24
+    /// Checks that `value` is a result of [`make`](Self::make) for `key`: its length, its first 24
     /// and its last 8 bytes.
     pub(crate) fn check(&self, key: &Key, value: &[u8]) -> Result<()> {
         ensure!(value.len() == self.buffer.len(), "a value of {} bytes instead of {}", value.len(), self.buffer.len());

@@ -1,8 +1,8 @@
-//! Runs streams of operations over a store, checks every answer, and takes the time.
+//! Runs streams of operations on a store, checks every answer, and measures the time.
 //!
-//! A row has a budget of time: a store that has not done all operations by then stops at the end of
-//! the one that it is at, and its rate counts from what it did. [`complete`] then writes what is
-//! left, so that the rows that follow find the same content in every store.
+//! A row has a time limit: a slower store stops at the end of its current operation, and its rate
+//! is that of the operations done. [`complete`] then writes the remaining data, so that the next
+//! rows find the same content in every store.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,22 +16,22 @@ use crate::data::{Key, Values, words};
 use crate::operation::{Kind, Operation, Streams};
 use crate::store::Store;
 
-/// Changes of one commit where what is left of a row is written.
+/// Number of changes per commit when the remaining data of a row is written.
 pub(crate) const COMPLETING_BATCH: usize = 1000;
 
-/// What a run did.
+/// The result of a run.
 pub(crate) struct Outcome {
-    /// Operations.
+    /// Number of completed operations.
     pub(crate) operations: u64,
     /// From the start of the first thread to the end of the last.
     pub(crate) elapsed: Duration,
-    /// A sum over all that was written and read: the same for every store that did the same work.
+    /// A sum over all written and read data: the same for every store that did the same work.
     pub(crate) check: u64,
-    /// How many operations each stream did; fewer than it has where the budget was used up.
+    /// Number of completed operations per stream; fewer than the stream has if the time was over.
     pub(crate) done: Vec<usize>,
-    /// Whether an operation was left undone.
+    /// Whether the time was over before all operations were done.
     pub(crate) stopped: bool,
-    /// The time of each operation in nanoseconds, if asked for.
+    /// The time of each operation in nanoseconds, if requested.
     pub(crate) latencies_ns: Vec<u64>,
 }
 
@@ -42,27 +42,27 @@ impl Outcome {
     }
 }
 
-/// Whether to take the time of each operation, too.
+/// Whether each operation is timed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Latencies {
-    /// Take it: two more readings of the clock per operation.
+    /// Each operation is timed, by two more readings of the clock.
     Each,
-    /// Only the whole.
+    /// Only the whole run is timed.
     Off,
 }
 
-/// How a run is to be made.
+/// The parameters of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms {
-    /// Bytes of a value.
+    /// Length of a value, in bytes.
     pub(crate) value_len_bytes: usize,
-    /// Whether to take the time of each operation.
+    /// Whether each operation is timed.
     pub(crate) latencies: Latencies,
-    /// After this long, every stream stops at the end of its operation; never, if absent.
+    /// The time after which every stream stops at the end of its operation; `None` for no limit.
     pub(crate) budget: Option<Duration>,
 }
 
-/// Runs each stream on a thread of its own, all started at once.
+/// Runs each stream on a separate thread; all start together.
 pub(crate) fn run(store: &dyn Store, streams: &Streams, terms: Terms) -> Result<Outcome> {
     let (barrier, stop) = (Barrier::new(streams.len() + 1), AtomicBool::new(false));
     let (sender, receiver) = channel::<()>();
@@ -70,7 +70,8 @@ pub(crate) fn run(store: &dyn Store, streams: &Streams, terms: Terms) -> Result<
         let start = |(thread, stream)| {
             let (barrier, stop, sender) = (&barrier, &stop, sender.clone());
             scope.spawn(move || {
-                // Dropped at the end, however that comes: when all are, there is nothing to stop.
+                // Dropped at every end of the thread. When all are dropped, nothing is left to
+                // stop.
                 let _running = sender;
                 let mut worker = Worker::new(store, terms.value_len_bytes, thread as u64);
                 if terms.latencies == Latencies::Each {
@@ -104,7 +105,7 @@ fn collect(results: Vec<Result<(Instant, Instant, Worker<'_>)>>, streams: &Strea
     Ok(Outcome { operations, elapsed: ended - started, check, done, stopped, latencies_ns })
 }
 
-/// Writes what `streams` would have written beyond the first `done` operations of each, by batches,
+/// Writes the data of all operations of `streams` beyond the first `done` of each, in batches,
 /// untimed.
 pub(crate) fn complete(store: &dyn Store, streams: &Streams, done: &[usize], value_len_bytes: usize) -> Result<()> {
     for (thread, (stream, &done)) in streams.iter().zip(done).enumerate() {
@@ -126,7 +127,7 @@ pub(crate) fn complete(store: &dyn Store, streams: &Streams, done: &[usize], val
     Ok(())
 }
 
-/// One thread's view.
+/// The state of one thread.
 struct Worker<'a> {
     store: &'a dyn Store,
     values: Values,
@@ -152,7 +153,7 @@ impl<'a> Worker<'a> {
 
     fn run(&mut self, stream: &[Operation], latencies: Latencies, stop: &AtomicBool) -> Result<()> {
         for (place, operation) in stream.iter().enumerate() {
-            // At least one is done, so that there always is a rate.
+            // At least one operation is done, so that a rate exists.
             if place > 0 && stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -177,7 +178,7 @@ impl<'a> Worker<'a> {
             Kind::Get => return self.get(key),
             Kind::GetAbsent => {
                 let found = self.store.get(key, &mut |_| Ok(()))?;
-                ensure!(!found, "a key was found that was never written");
+                ensure!(!found, "found a key that was never written");
             }
             Kind::ReadModifyWrite => {
                 self.get(key)?;
@@ -195,7 +196,7 @@ impl<'a> Worker<'a> {
     fn get(&mut self, key: &Key) -> Result<()> {
         let values = &self.values;
         let found = self.store.get(key, &mut |value| values.check(key, value))?;
-        ensure!(found, "a key was not found that was written");
+        ensure!(found, "did not find a written key");
         self.check = self.check.wrapping_add(number_of(key));
         Ok(())
     }
@@ -216,9 +217,8 @@ impl<'a> Worker<'a> {
         let mut seen = Seen::default();
         let (store, values) = (self.store, &self.values);
         let supported = store.scan_from(start, limit, &mut |key, value| {
-            // Of the first key only: the others follow it. To compare each with an empty start
-            // takes longer than all else here where the library does so by a masked load, of
-            // nowhere.
+            // Only for the first key: the others follow it. Where the library compares with an
+            // empty start by a masked load, this would take longer than all other work here.
             ensure!(seen.pairs > 0 || key >= start, "a scan began before its start");
             seen.add(values, key, value)
         })?;
@@ -232,8 +232,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Scans everything once; `None` if the store cannot. The operations are pairs. The scan is one
-/// operation: no budget cuts it short.
+/// Scans everything once; `None` if the store cannot. Each pair counts as an operation, but the
+/// time limit does not stop the scan.
 pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Option<Outcome>> {
     let mut worker = Worker::new(store, value_len_bytes, 0);
     let started = Instant::now();
@@ -245,7 +245,7 @@ pub(crate) fn scan_all(store: &dyn Store, value_len_bytes: usize) -> Result<Opti
     Ok(Some(Outcome { operations, elapsed, check, done: Vec::new(), stopped: false, latencies_ns: Vec::new() }))
 }
 
-/// What a scan has seen.
+/// The pairs of a scan so far.
 #[derive(Default)]
 struct Seen {
     pairs: u64,
@@ -255,8 +255,8 @@ struct Seen {
 
 impl Seen {
     fn add(&mut self, values: &Values, key: &[u8], value: &[u8]) -> Result<()> {
-        // Keys of one length, compared as numbers: what the harness does for a pair counts in every
-        // store's time.
+        // Keys of one length, compared as numbers, because the harness's work per pair counts in
+        // every store's time.
         let Ok(key) = <&Key>::try_from(key) else { bail!("a key of {} bytes", key.len()) };
         let is_next = self.last.is_none_or(|last| u128::from_be_bytes(last) < u128::from_be_bytes(*key));
         ensure!(is_next, "a scan is out of order");
@@ -268,7 +268,7 @@ impl Seen {
     }
 }
 
-/// A number that follows from the key.
+/// A number derived from the key.
 fn number_of(key: &Key) -> u64 {
     let [low, high] = words(key);
     low.rotate_left(7) ^ high
@@ -284,7 +284,7 @@ mod tests {
     use crate::operation::{deletes, load_random, uniform};
     use crate::store::Visit;
 
-    /// A map behind a lock, which takes `pause` for each single write.
+    /// A map behind a lock that pauses for `pause` at each single write.
     #[derive(Default)]
     struct Slow {
         pairs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
@@ -355,7 +355,7 @@ mod tests {
 
         complete(&store, &streams, &outcome.done, 100).unwrap();
         assert_eq!(store.pairs.lock().unwrap().len(), 20_000);
-        // Every value passes its check, and every deletion is made up for, too.
+        // Every value passes its check, and the remaining deletes are done, too.
         run(&store, &uniform(20_000, 5000, 1, Kind::Get), terms(60_000)).unwrap();
         let streams = deletes(20_000, 5000);
         let outcome = run(&store, &streams, terms(20)).unwrap();

@@ -1,5 +1,5 @@
-//! What † stands for: kills a writer of a store with SIGKILL in mid-stream, opens the store again,
-//! and counts the returned writes that are gone.
+//! The check behind the mark †: kills a writer of a store by SIGKILL, opens the store again, and
+//! counts the lost returned writes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,11 +13,10 @@ use crate::store::Guarantee;
 use crate::stores::Entry;
 use crate::workload::VALUE_LEN_BYTES;
 
-/// Returned writes after which the writer is killed.
+/// Number of returned writes after which the writer is killed.
 const WRITES: u64 = 2000;
 
-/// Writes key after key, and prints the number of each whose write has returned, until somebody
-/// kills it.
+/// Writes keys, and prints the number of each returned write, until it is killed.
 pub(crate) fn write(entry: &Entry, dir: &Path) -> Result<()> {
     let store = (entry.open)(dir, Guarantee::Process)?;
     let (mut values, mut out) = (Values::new(VALUE_LEN_BYTES), std::io::stdout().lock());
@@ -29,14 +28,14 @@ pub(crate) fn write(entry: &Entry, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills a writer of each store, and says how many returned writes that cost; an error where a
-/// store without a mark loses any.
+/// Kills a writer of each store, and prints the number of lost returned writes. An error if a store
+/// without the mark loses any.
 pub(crate) fn check(stores: &[Entry], dir: &Path) -> Result<()> {
     for entry in stores {
         let dir = dir.join(entry.id);
         let (returned, lost) = lose(entry, &dir).with_context(|| entry.id)?;
         println!("{}: {lost} of {returned} returned writes lost by kill -9", entry.id);
-        // One that loses some may be lucky: its buffer may have been flushed the moment before.
+        // A store with the mark may lose none by chance, if its buffer was flushed just before.
         ensure!(
             !entry.survives_kill || lost == 0,
             "{} is listed as a store that loses nothing when it is killed",
@@ -46,7 +45,7 @@ pub(crate) fn check(stores: &[Entry], dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How many writes had returned when the writer was killed, and how many of those are gone.
+/// The number of returned writes at the kill, and the number of lost ones among them.
 fn lose(entry: &Entry, dir: &Path) -> Result<(u64, u64)> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
@@ -64,7 +63,7 @@ fn lose(entry: &Entry, dir: &Path) -> Result<(u64, u64)> {
     }
     writer.kill()?;
     writer.wait()?;
-    // A last line may be cut off; the write that it names had returned all the same.
+    // The last line may be incomplete, but its write had returned.
     returned += lines.map_while(Result::ok).count() as u64;
     ensure!(returned >= WRITES, "the writer ended by itself after {returned} writes");
     let store = (entry.open)(dir, Guarantee::Process)?;

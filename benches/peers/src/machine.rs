@@ -1,4 +1,4 @@
-//! What the numbers were taken on, read from /proc, and the process's own memory and files.
+//! The machine of the measurements, from /proc, and the memory and files of the process.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -77,7 +77,7 @@ pub(crate) fn anonymous_memory_bytes() -> Result<u64> {
     Ok(kibibytes(&field("/proc/self/status", "RssAnon")?)? * 1024)
 }
 
-/// What the files under `dir` take on disk, in bytes: blocks, not lengths, so that holes do not
+/// The disk space of the files under `dir`, in bytes: blocks, not lengths, so that holes do not
 /// count.
 pub(crate) fn disk_bytes(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
@@ -89,7 +89,7 @@ pub(crate) fn disk_bytes(dir: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// The version of a store's package in the lock file that this was built with.
+/// The version of a store's package in the lock file of this build.
 pub(crate) fn version_of(entry: &Entry) -> String {
     let lock = include_str!("../../../Cargo.lock");
     let wanted = format!("name = \"{}\"", entry.package);

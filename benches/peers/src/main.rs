@@ -1,8 +1,8 @@
 //! Hightower KV side by side with other embedded stores.
 //!
-//! Every store gets the same keys, the same values and the same guarantee, runs in a child process
-//! of its own over a fresh directory, and takes turns with the others; every read is checked, and
-//! the work is compared at the end. `cargo xtask peers` is the way in.
+//! Every store gets the same keys, the same values and the same guarantee, and runs in its own
+//! child process over a fresh directory. The stores alternate. Every read is checked, and the work
+//! of the stores is compared at the end. Run it by `cargo xtask peers`.
 
 #![deny(unsafe_code)]
 #![allow(
@@ -41,64 +41,63 @@ use crate::workload::{Group, Task};
 /// Measures Hightower KV beside other embedded stores, and writes the table, the numbers and the
 /// plots.
 ///
-/// Seven stores take some 15 to 20 minutes a round on a machine with two cores that does nothing
-/// else, so three rounds about an hour; the slow stores are most of it, each for four minutes a
-/// round at most. Half the `--row-seconds` takes little more than half the time.
+/// Seven stores take 15 to 20 minutes per round on an otherwise idle machine with two cores, so
+/// three rounds take about an hour. The slow stores take most of it, each up to four minutes per
+/// round. With half the `--row-seconds` a run takes little more than half the time.
 #[derive(Parser)]
 #[command(name = "hightower-peers")]
 struct Options {
-    /// Stores to measure, by id. If absent, all that were compiled in but `sled-1.0-alpha`: that is
-    /// a pre-release of a store whose newest stable version takes part, and needs minutes more.
+    /// Stores to measure, by id. By default all compiled ones except `sled-1.0-alpha`, a
+    /// pre-release that takes minutes more; the newest stable sled takes part.
     #[arg(long, value_delimiter = ',')]
     stores: Vec<String>,
 
-    /// Workloads to run; all if absent.
+    /// Workloads to run; by default all.
     #[arg(long, value_delimiter = ',', value_enum)]
     workloads: Vec<Group>,
 
-    /// Keys that are loaded; rounded up to whole thousands.
+    /// Number of loaded keys; rounded up to whole thousands.
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
 
-    /// How often every store runs every workload; the median counts.
+    /// Number of runs of every workload per store; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
 
-    /// Seconds that the operations of a row may take. A store that needs longer is stopped at the
-    /// end of an operation; its rate counts from what it did, and the table marks it.
+    /// Time limit of a row's operations, in seconds. A slower store is stopped at the end of an
+    /// operation; its rate is that of the operations done, and the table marks it.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     row_seconds: f64,
 
-    /// Where the table, the numbers and the plots go.
+    /// Directory of the table, the numbers and the plots.
     #[arg(long, default_value = "docs/benchmarks")]
     out: PathBuf,
 
-    /// Where the stores live while they are measured: choose the file system by it. Removed
-    /// afterwards.
+    /// Directory of the measured stores, which decides the file system. Removed afterwards.
     #[arg(long, default_value = "target/peers/data")]
     dir: PathBuf,
 
-    /// Where the number of every single run goes.
+    /// File of the numbers of all runs.
     #[arg(long, default_value = "target/peers/runs.jsonl")]
     runs: PathBuf,
 
-    /// Add to the runs that are there, instead of starting anew; both then count.
+    /// Add to the existing runs instead of replacing them; all of them count.
     #[arg(long)]
     append: bool,
 
-    /// Run nothing; write the report over the runs that are there.
+    /// Run nothing; write the report from the existing runs.
     #[arg(long)]
     report_only: bool,
 
-    /// Run nothing; draw the plots again, from the numbers of peers.json beside them.
+    /// Run nothing; draw the plots again, from peers.json in the same directory.
     #[arg(long, conflicts_with = "report_only")]
     redraw: bool,
 
-    /// Run and keep the numbers, and write no report.
+    /// Run and save the numbers, without a report.
     #[arg(long, conflicts_with = "report_only")]
     no_report: bool,
 
-    /// A tenth of the keys and one round: to see that it works, not to quote.
+    /// A tenth of the keys and one round: a test of the benchmark, not for publication.
     #[arg(long)]
     quick: bool,
 
@@ -106,8 +105,8 @@ struct Options {
     #[arg(long)]
     physical: bool,
 
-    /// Kill a writer of each store instead, and count the returned writes that are gone: what the
-    /// mark † in the table stands for.
+    /// Kill a writer of each store instead, and count the lost returned writes: the meaning of the
+    /// mark † in the table.
     #[arg(long)]
     kill_check: bool,
 
@@ -115,7 +114,7 @@ struct Options {
     #[arg(long, hide = true)]
     kill_writer: bool,
 
-    /// Run one step of one workload here, and print the numbers: what the children do.
+    /// Run one step of one workload in this process, and print the numbers: for child processes.
     #[arg(long, hide = true, value_name = "STEP")]
     child: Option<u32>,
 }
@@ -126,7 +125,7 @@ impl Options {
         keys.max(10_000).next_multiple_of(1000)
     }
 
-    /// The stores that are named, or all that take part by default.
+    /// The named stores, or all that take part by default.
     fn stores(&self) -> Result<Vec<Entry>> {
         if self.stores.is_empty() {
             return Ok(stores::entries().into_iter().filter(|entry| entry.by_default).collect());

@@ -1,29 +1,29 @@
-//! Operations and the streams of them that the workloads are made of. Streams are made before the
-//! clock starts.
+//! Operations, and the streams of operations of the workloads. Streams are created before the clock
+//! starts.
 
 use crate::data::{
     GROUP_KEYS, GROUP_PREFIX_LEN_BYTES, Key, Permutation, Random, TEN_PREFIX_LEN_BYTES, Zipfian, absent_key, key,
     sorted_indexes,
 };
 
-/// What to do with a key.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Write it.
     Put,
-    /// Write it; it is above all others.
+    /// Write it; it is above all other keys.
     PutLast,
     /// Remove it.
     Delete,
-    /// Read it; it is there.
+    /// Read it; it is present.
     Get,
-    /// Look for it; it is not there.
+    /// Look it up; it is absent.
     GetAbsent,
     /// Read it, then write it.
     ReadModifyWrite,
-    /// Read all pairs with its first so many bytes; that many must be there.
+    /// Read all pairs with its first `len_bytes` bytes; there must be `pairs` of them.
     ScanPrefix { len_bytes: u8, pairs: u16 },
-    /// Read so many pairs from it on.
+    /// Read `pairs` pairs from it on.
     ScanFrom { pairs: u16 },
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Operation {
 /// The operations of each thread.
 pub(crate) type Streams = Vec<Vec<Operation>>;
 
-/// `kind` for `count` numbers that `index_at` gives, dealt to the threads in turn.
+/// `kind` for the `count` numbers of `index_at`, dealt to the threads in turn.
 fn deal(count: u64, threads: u64, kind: Kind, mut index_at: impl FnMut(u64) -> u64) -> Streams {
     let mut streams: Streams = (0..threads).map(|_| Vec::with_capacity(count.div_ceil(threads) as usize)).collect();
     for place in 0..count {
@@ -77,7 +77,7 @@ pub(crate) fn deletes(keys: u64, count: u64) -> Streams {
     deal(count.min(keys), 1, Kind::Delete, |place| order.at(place))
 }
 
-/// Looks for keys that are not there, between keys that are.
+/// Looks up absent keys, between present ones.
 pub(crate) fn absent(keys: u64, count: u64) -> Streams {
     let mut random = Random::new(6);
     vec![(0..count).map(|_| Operation { key: absent_key(random.below(keys)), kind: Kind::GetAbsent }).collect()]
@@ -103,17 +103,17 @@ pub(crate) enum Ycsb {
     B,
     /// Reads.
     C,
-    /// 95 % reads of what was inserted last, 5 % inserts.
+    /// 95 % reads of the latest inserts, 5 % inserts.
     D,
-    /// 95 % scans of so many pairs, 5 % inserts.
+    /// 95 % scans of `pairs` pairs, 5 % inserts.
     E { pairs: u16 },
     /// Half reads, half reads that are followed by an update.
     F,
 }
 
-/// The operations of a YCSB workload over `keys` loaded keys. New keys start at number `first_new`;
-/// each thread inserts and, in D, reads keys of its own, so that every read finds its key whatever
-/// the other thread does. The second value: the first number still unused.
+/// The operations of a YCSB workload over `keys` loaded keys. New keys start at number `first_new`.
+/// Each thread inserts its own keys and, in D, reads its own, so that every read finds its key
+/// independent of the other thread. The second value is the first unused number.
 pub(crate) fn ycsb(workload: Ycsb, keys: u64, count: u64, threads: u64, first_new: u64) -> (Streams, u64) {
     let per_thread = count / threads;
     let (order, ranks) = (Permutation::new(keys, 3), Zipfian::new(keys));

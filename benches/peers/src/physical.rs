@@ -112,13 +112,12 @@ fn nanoseconds_each(started: Instant, count: usize) -> f64 {
 /// For a file of this benchmark's own directory.
 #[allow(unsafe_code)]
 fn permit() -> MapPermit {
-    // SAFETY: nobody else knows the file, and while it is mapped nobody writes to it but through
-    // the one mapping.
+    // SAFETY: nobody else knows the file, and while it is mapped only its mapping writes to it.
     unsafe { MapPermit::new() }
 }
 
-/// Fills the mapped file `passes` times; the time of a record in the last pass. Beside the copy
-/// that is a check of the bounds and the move of the end up to which others may read.
+/// Fills the mapped file `passes` times; returns the time of a record in the last pass. It includes
+/// the copy, a check of the bounds, and the publication of the new end.
 fn map_writes(path: &Path, passes: usize) -> Result<f64> {
     let file = create_allocated(path, FILE_LEN_BYTES)?;
     let mut map = Mapping::of_file(&file, FILE_LEN_BYTES as usize, Access::Write, permit())?;
@@ -203,10 +202,10 @@ fn positioned_reads(path: &Path) -> Result<f64> {
     Ok(nanoseconds_each(started, places.len()))
 }
 
-/// What a file is where it is appended to.
+/// The state of a file behind its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tail {
-    /// It ends there.
+    /// Nothing is allocated.
     Growing,
     /// Its blocks are allocated and were never written.
     Preallocated,
@@ -229,8 +228,8 @@ fn syncs(path: &Path, tail: Tail, count: u64) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64() * 1e6 / count as f64)
 }
 
-/// The rate of appends of a record to a preallocated file with a sync each: what a lone writer's
-/// synced commits cannot beat.
+/// The rate of appends of a record to a preallocated file with a sync each: an upper bound for
+/// synced commits of one thread.
 pub(crate) fn bare_synced_appends(dir: &Path, count: u64) -> Result<f64> {
     Ok(1e6 / syncs(&dir.join("bare.bin"), Tail::Preallocated, count)?)
 }

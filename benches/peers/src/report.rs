@@ -1,4 +1,4 @@
-//! From runs to what is read: the table with its bars, the numbers as JSON, and the plots.
+//! The report of the runs: the table with its bars, the numbers as JSON, and the plots.
 
 use std::fmt::Write;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Runs the workloads: every store in turn, so often, each in a child process, and keeps the
+//! Runs the workloads: in each round every store in turn, each in a child process. Saves the
 //! numbers of every run.
 
 use std::fs::{self, OpenOptions};
@@ -16,21 +16,21 @@ use crate::rows::BARE_SYNC;
 use crate::stores::Entry;
 use crate::workload::{Group, Measurement};
 
-/// What to run.
+/// The plan of the runs.
 pub(crate) struct Plan {
     /// The stores.
     pub(crate) stores: Vec<Entry>,
     /// The workloads.
     pub(crate) groups: Vec<Group>,
-    /// Keys that are loaded.
+    /// Number of loaded keys.
     pub(crate) keys: u64,
-    /// How often.
+    /// Number of rounds.
     pub(crate) rounds: u32,
-    /// Seconds that the operations of a row may take.
+    /// Time limit of a row's operations, in seconds.
     pub(crate) row_seconds: f64,
-    /// Where the stores live meanwhile.
+    /// Directory of the stores.
     pub(crate) dir: PathBuf,
-    /// Where the number of every run goes.
+    /// File of the numbers of all runs.
     pub(crate) runs: PathBuf,
 }
 
@@ -41,19 +41,19 @@ pub(crate) struct Run {
     pub(crate) store: String,
     /// The workload.
     pub(crate) group: Group,
-    /// Keys that were loaded.
+    /// Number of loaded keys.
     pub(crate) keys: u64,
-    /// Seconds that the operations of a row could take.
+    /// Time limit of a row's operations, in seconds.
     pub(crate) row_seconds: f64,
-    /// What was measured, or why it was not.
+    /// The measurements, or the error.
     pub(crate) result: Result<Vec<Measurement>, String>,
 }
 
-/// The name under which bare synced appends run.
+/// The name of the runs of bare synced appends.
 pub(crate) const BARE: &str = "bare";
 
 impl Plan {
-    /// Runs everything; a store that fails is noted, and the others go on.
+    /// Runs everything. The failure of a store is recorded, and the others continue.
     pub(crate) fn run(&self, append: bool) -> Result<()> {
         if let Some(parent) = self.runs.parent() {
             fs::create_dir_all(parent)?;
@@ -112,7 +112,7 @@ impl Plan {
     }
 }
 
-/// Waits until what one store left behind is written, so that the next does not pay for it.
+/// Waits until the writes of the last store are on disk, so that they do not delay the next one.
 fn settle_disk(dir: &Path) -> Result<()> {
     Ok(rustix::fs::syncfs(fs::File::open(dir)?)?)
 }

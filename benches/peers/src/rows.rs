@@ -1,6 +1,6 @@
-//! The rows of the table: what is measured, in which unit, and what the own store must reach.
+//! The rows of the table: the measured quantity, its unit, and the bar of the own store.
 
-/// The unit of a row, and with it which way is better.
+/// The unit of a row, which decides whether more or less is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// Per second: more is better.
@@ -21,7 +21,7 @@ impl Unit {
         self == Self::PerSecond
     }
 
-    /// How it is written behind a number.
+    /// Its text behind a number.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::PerSecond => "/s",
@@ -33,17 +33,17 @@ impl Unit {
     }
 }
 
-/// What a row exercises; stores with a weaker guarantee count as the best only in reads and synced
-/// writes.
+/// The kind of work of a row. Stores with a weaker guarantee count as the best only in reads and
+/// synced writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Writes, or writes and reads, that must survive a killed process.
     Writes,
-    /// Reads alone.
+    /// Only reads.
     Reads,
-    /// Writes that must survive power loss; all stores give that guarantee here.
+    /// Writes that must survive power loss, which all stores guarantee here.
     SyncedWrites,
-    /// Memory, disk and time of opening.
+    /// Memory, disk space and time of an open.
     Resources,
 }
 
@@ -54,14 +54,14 @@ impl Access {
     }
 }
 
-/// What the own store must reach.
+/// The bar of the own store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Bar {
-    /// So many times the best peer.
+    /// At least this multiple of the best peer.
     TimesBest(f64),
-    /// At most so much.
+    /// At most this value.
     AtMost(f64),
-    /// Nothing: for information.
+    /// No bar.
     None,
 }
 
@@ -74,11 +74,11 @@ pub(crate) struct Row {
     pub(crate) title: &'static str,
     /// Its unit.
     pub(crate) unit: Unit,
-    /// What it exercises.
+    /// Its kind of work.
     pub(crate) access: Access,
-    /// What the own store must reach.
+    /// The bar of the own store.
     pub(crate) bar: Bar,
-    /// The plot it is in.
+    /// Its plot.
     pub(crate) plot: &'static str,
 }
 
@@ -146,7 +146,7 @@ pub(crate) const ROWS: &[Row] = &[
     resource("memory_read", "anonymous memory after reading, too", Unit::Mebibytes, Bar::None),
 ];
 
-/// The row of bare synced appends; it belongs to no store.
+/// The row of bare synced appends, without a store.
 pub(crate) const BARE_SYNC: &str = "bare_sync";
 
 /// The share of the rate of bare synced appends that synced commits of one thread must reach.

@@ -1,10 +1,9 @@
-//! What a store must do to take part: one small trait, so that every workload runs the same code
-//! over every store.
+//! The trait of a store under test, so that every workload runs the same code on every store.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// What a returned write must survive.
+/// The event that a returned write must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Guarantee {
     /// The death of the process (`kill -9`).
@@ -13,15 +12,15 @@ pub(crate) enum Guarantee {
     Power,
 }
 
-/// What is called with a key and its value.
+/// A callback with a key and its value.
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
 
 /// A store under test. All methods may be called from several threads.
 pub(crate) trait Store: Send + Sync {
-    /// Writes one pair at the guarantee that the store was opened with.
+    /// Writes one pair with the guarantee of the open.
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()>;
 
-    /// Writes one pair whose key is above all others; stores with a faster way for that use it.
+    /// Writes one pair whose key is above all others, by the store's faster call if it has one.
     fn put_last(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.put(key, value)
     }
@@ -29,16 +28,16 @@ pub(crate) trait Store: Send + Sync {
     /// Writes all pairs as one commit.
     fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()>;
 
-    /// Removes one key at the guarantee that the store was opened with.
+    /// Removes one key with the guarantee of the open.
     fn delete(&self, key: &[u8]) -> Result<()>;
 
-    /// Removes all keys, as one commit where the store can.
+    /// Removes all keys, in one commit if the store can.
     fn delete_batch(&self, keys: &[Vec<u8>]) -> Result<()> {
         keys.iter().try_for_each(|key| self.delete(key))
     }
 
-    /// Calls `visit` with the latest value of `key`, borrowed where the store can; whether there
-    /// was one.
+    /// Calls `visit` with the latest value of `key`, borrowed if the store can; returns whether it
+    /// exists.
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool>;
 
     /// Calls `visit` with every pair whose key starts with `prefix`, in key order.
@@ -48,19 +47,19 @@ pub(crate) trait Store: Send + Sync {
     /// store cannot.
     fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool>;
 
-    /// Waits until work in the background is done.
+    /// Waits for the end of background work.
     fn settle(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Gives back what garbage takes on disk; `false` if the store cannot.
+    /// Frees the disk space of garbage; `false` if the store cannot.
     fn compact(&mut self) -> Result<bool>;
 
     /// Closes the store cleanly.
     fn close(self: Box<Self>) -> Result<()>;
 }
 
-/// The smallest byte string above all that start with `prefix`; `None` if there is none.
+/// The smallest byte string above all strings with the prefix `prefix`; `None` if none exists.
 #[cfg_attr(not(any(feature = "rocksdb", feature = "redb")), allow(dead_code))]
 pub(crate) fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;

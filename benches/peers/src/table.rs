@@ -15,9 +15,9 @@ use crate::stores::{Entry, OWN, entries};
 pub(crate) struct Table {
     /// The stores that ran, the own one first.
     pub(crate) stores: Vec<StoreColumn>,
-    /// Row and store to the values of all rounds, sorted.
+    /// The sorted values of all rounds, by row and store.
     values: BTreeMap<(String, String), Vec<f64>>,
-    /// Rows and stores that did not do all work in the row's time, in any round.
+    /// Rows and stores whose work was not done in the row's time, in any round.
     stopped: BTreeSet<(String, String)>,
     pub(crate) keys: BTreeSet<u64>,
     pub(crate) row_seconds: Vec<f64>,
@@ -30,7 +30,7 @@ pub(crate) struct StoreColumn {
     pub(crate) id: String,
     package: String,
     pub(crate) version: String,
-    /// Whether a returned write survives `kill -9` in the workloads that are not synced.
+    /// Whether a returned write survives `kill -9` in workloads without syncs.
     pub(crate) survives_kill: bool,
     pub(crate) usage: String,
 }
@@ -46,13 +46,13 @@ impl StoreColumn {
         }
     }
 
-    /// † where the store's guarantee is weaker than the row's.
+    /// † if the store's guarantee is weaker than the row's.
     pub(crate) fn weaker_mark(&self, row: &Row) -> &'static str {
         if self.survives_kill || row.access.is_equal_for_all() { "" } else { " †" }
     }
 }
 
-/// `peers.json`, as far as the table is made from it.
+/// The part of `peers.json` that the table uses.
 #[derive(Deserialize)]
 struct Published {
     machine: Machine,
@@ -112,7 +112,7 @@ impl Table {
         table
     }
 
-    /// The table of `peers.json`, and the machine that it is of.
+    /// The table of `peers.json`, and its machine.
     pub(crate) fn published(json: &str) -> Result<(Self, Machine)> {
         let published: Published = serde_json::from_str(json)?;
         let (mut values, mut stopped) = (BTreeMap::new(), BTreeSet::new());
@@ -129,12 +129,12 @@ impl Table {
         Ok((Self { stores, values, stopped, keys, row_seconds, failures: Vec::new() }, machine))
     }
 
-    /// How many rounds there were at most.
+    /// The maximum number of rounds of a row.
     pub(crate) fn rounds(&self) -> usize {
         self.values.values().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// The numbers of all rounds, if there are any.
+    /// The numbers of all rounds, if any.
     pub(crate) fn values_of(&self, row: &str, store: &str) -> Option<&[f64]> {
         self.values.get(&(row.to_owned(), store.to_owned())).map(Vec::as_slice)
     }
@@ -146,12 +146,12 @@ impl Table {
         Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
     }
 
-    /// Whether the store did not do all work in the row's time, in any round.
+    /// Whether the store's work was not done in the row's time, in any round.
     pub(crate) fn is_stopped(&self, row: &str, store: &str) -> bool {
         self.stopped.contains(&(row.to_owned(), store.to_owned()))
     }
 
-    /// The mark of a number that counts from a part of the work.
+    /// The mark of a number from a part of the work.
     pub(crate) fn stopped_mark(&self, row: &str, store: &str) -> &'static str {
         if self.is_stopped(row, store) { " ‡" } else { "" }
     }
@@ -183,7 +183,7 @@ impl Table {
     }
 }
 
-/// A number with three or more significant digits, and thousands apart.
+/// A number with at least three significant digits, and thousands separators.
 pub(crate) fn number(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");
@@ -262,7 +262,7 @@ pub(crate) mod tests {
             let table = table(&runs, vec![column(OWN, true), column("weak", false), column("strong", true)]);
             assert_eq!(table.best(row(id)).map(|(store, _)| &*store.id), Some(best), "{id}");
         }
-        // With power loss as the guarantee all are equal.
+        // In rows with a guarantee against power loss all stores are equal.
         let runs = [run("weak", "synced_1", 100.0, Some(1)), run("strong", "synced_1", 10.0, Some(1))];
         let table = table(&runs, vec![column("weak", false), column("strong", true)]);
         assert_eq!(table.best(row("synced_1")).map(|(store, _)| &*store.id), Some("weak"));

@@ -1,9 +1,9 @@
 //! The workloads: groups of rows that share a store. Each group runs in a child process of its own
 //! over a fresh directory.
 //!
-//! Every row has a budget of time. What a store has not written by then it writes by batches,
-//! untimed, so that the next row finds the same content in every store; so are the loads of rows
-//! that only need content.
+//! Every row has a time limit. A store then writes the remaining data in batches, untimed, so that
+//! the next row finds the same content in every store. Rows that only need content load it by such
+//! batches.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::operation::{self, Kind, Operation, Streams, Ycsb};
 use crate::store::{Guarantee, Store};
 use crate::stores::Entry;
 
-/// Bytes of a value where the row does not say otherwise.
+/// Default length of a value, in bytes.
 pub(crate) const VALUE_LEN_BYTES: usize = 100;
 
 /// A group of rows.
@@ -49,7 +49,7 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    /// How many child processes it takes, one after the other, over the same directory.
+    /// The number of its child processes, which run one after the other over the same directory.
     pub(crate) fn steps(self) -> u32 {
         if self == Self::Reopen { 2 } else { 1 }
     }
@@ -62,23 +62,23 @@ pub(crate) struct Measurement {
     pub(crate) row: String,
     /// The number, in the unit of the row.
     pub(crate) value: f64,
-    /// A sum over the work that was done; equal for every store, or absent where there is nothing
-    /// to compare.
+    /// A sum over the completed work, equal for every store; `None` if it cannot be compared.
     pub(crate) check: Option<u64>,
-    /// Whether the row's budget ended before its work: the number counts from what was done.
+    /// Whether the time was over before the work was done: the number is that of the completed
+    /// part.
     #[serde(default)]
     pub(crate) stopped: bool,
 }
 
-/// What a child process is to do.
+/// The work of a child process.
 pub(crate) struct Task<'a> {
     /// The store.
     pub(crate) entry: Entry,
-    /// Where it lives.
+    /// Its directory.
     pub(crate) dir: &'a Path,
-    /// How many keys.
+    /// Number of keys.
     pub(crate) keys: u64,
-    /// How long the operations of a row may take.
+    /// Time limit of a row's operations.
     pub(crate) budget: Duration,
 }
 
@@ -107,7 +107,8 @@ impl Task<'_> {
         (self.entry.open)(self.dir, guarantee)
     }
 
-    /// Runs the operations of a row within its budget, notes the rate, and writes what is left.
+    /// Runs the operations of a row within its time limit, records the rate, and writes the
+    /// remaining data.
     fn row(&self, results: &mut Results, row: &str, store: &dyn Store, streams: &Streams) -> Result<()> {
         results.rate(row, &self.within_budget(store, streams, Latencies::Off)?);
         Ok(())
@@ -120,7 +121,7 @@ impl Task<'_> {
         Ok(outcome)
     }
 
-    /// Loads all keys in the quickest way: for rows that need the content, not its history.
+    /// Loads all keys in the fastest way, for rows that need only the content.
     fn load_by_batches(&self, store: &dyn Store) -> Result<()> {
         complete(store, &operation::load_random(self.keys, 1), &[0], VALUE_LEN_BYTES)?;
         store.settle()
@@ -159,7 +160,7 @@ impl Task<'_> {
         self.row(results, &format!("scan_1000{suffix}"), store, &thousands)
     }
 
-    /// Looks at some of the first `count` deleted keys, and of those that were not.
+    /// Reads some of the first `count` keys, which are deleted, and some of the others.
     fn verify_deleted(&self, store: &dyn Store, count: u64) -> Result<()> {
         let order = Permutation::new(self.keys, 5);
         let operation = |place: u64| {
@@ -212,8 +213,7 @@ impl Task<'_> {
             let (streams, next) = operation::ycsb(workload, self.keys, self.keys / divisor, threads, first_new);
             first_new = next;
             let outcome = self.within_budget(&*store, &streams, Latencies::Off)?;
-            // With two threads, what a scan sees of the other thread's inserts depends on the
-            // moment.
+            // With two threads, the inserts that a scan sees of the other thread are random.
             let mut measurement = Measurement::rate(&format!("ycsb_{name}_{threads}"), &outcome);
             measurement.check = measurement.check.filter(|_| !scans || threads == 1);
             results.0.push(measurement);
@@ -298,8 +298,8 @@ impl Task<'_> {
         let live_bytes = (keys - deleted) as f64 * (crate::data::KEY_LEN_BYTES + VALUE_LEN_BYTES) as f64;
         let mut store = self.open(Guarantee::Process)?;
         self.load_by_batches(&*store)?;
-        // One by one, as programs write: batches would spare the garbage that is weighed here. A
-        // slow store's last changes come by batches.
+        // One by one, as programs write: batches would avoid the garbage that is measured here.
+        // Only the last changes of a slow store are batches.
         let (overwrites, deletes) = (operation::zipfian(keys, keys, 1, Kind::Put), operation::deletes(keys, deleted));
         let overwritten = self.within_budget(&*store, &overwrites, Latencies::Off)?;
         let stopped = self.within_budget(&*store, &deletes, Latencies::Off)?.stopped || overwritten.stopped;
@@ -319,7 +319,7 @@ impl Task<'_> {
     }
 }
 
-/// Runs operations that are no row's: to their end.
+/// Runs operations outside of rows, without a time limit.
 fn execute(store: &dyn Store, streams: &Streams) -> Result<Outcome> {
     run(store, streams, Terms { value_len_bytes: VALUE_LEN_BYTES, latencies: Latencies::Off, budget: None })
 }
@@ -329,7 +329,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 impl Measurement {
-    /// The rate of a row. Only those who did all of its work can be compared by the sum over it.
+    /// The rate of a row. The sums can be compared only if the stores did all work of the row.
     fn rate(row: &str, outcome: &Outcome) -> Self {
         let check = (!outcome.stopped).then_some(outcome.check);
         Self { row: row.into(), value: outcome.rate(), check, stopped: outcome.stopped }
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_store_without_time_is_marked_and_finishes_what_others_need() {
-        // The checks within the groups see to it that the content is complete all the same.
+        // The checks within the groups detect incomplete content.
         for group in [Group::Core, Group::Ycsb2, Group::Churn, Group::Latency, Group::Values] {
             let rows = run_all(group, Duration::ZERO);
             assert!(rows.iter().filter(|row| row.stopped).all(|row| row.check.is_none() && row.value > 0.0));

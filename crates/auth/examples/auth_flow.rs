@@ -1,6 +1,6 @@
-//! A person logs in, a program uses an API key, and both see only what their roles allow. Then the
-//! person gets a second factor, forgets the password, and gets a new one by a token that is used
-//! once.
+//! A person logs in, a program uses an API key, and both can read and write only what their roles
+//! allow. Then the person enrols a second factor, forgets the password, and sets a new one by a
+//! single-use token.
 //!
 //! Run it with `cargo run -p hightower-auth --example auth_flow`.
 
@@ -17,7 +17,7 @@ use totp_rs::{Builder, Secret};
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path()))?;
-    // A real program reads its master keys with `KeyFile`; this one's store lives for a moment.
+    // A real program reads its master keys with `KeyFile`; the store of this example is temporary.
     let (_engine, auth) = engine.into_argon2_hasher_aes_gcm_auth_service([7; 32]);
 
     auth.set_role("operator", &[Grant::new([Action::Read, Action::Write], KeyRange::prefix("jobs/"))?])?;
@@ -52,16 +52,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     auth.revoke_api_key(&key.key_id)?;
     println!("revoked, it sees nothing: {}", dashboard.get(b"jobs/1").is_err());
 
-    // A second factor: the secret goes into an authenticator app, which this stands for.
+    // A second factor: the example takes the place of an authenticator app.
     let enrolment = auth.enrol_totp(&alice.user_id)?;
     let app = Builder::new().with_secret(Secret::try_from_base32(enrolment.secret.as_str())?).build()?;
     let now_s = || u64::try_from(SystemClock::new().now_ms() / 1000).unwrap_or(0);
     println!("confirmed: {:?}", auth.confirm_totp(&alice.user_id, &app.generate(now_s()).to_string())?);
     println!("her session without it is over: {}", hers.get(b"jobs/1").is_err());
 
-    // The password is forgotten: a token that is used once sets another. The second factor stays.
+    // The password is forgotten: a single-use token sets a new one. The second factor stays.
     let reset = match from_office.request_password_reset("alice")? {
-        ResetRequest::Issued { token, .. } => token, // which a real program sends by mail
+        ResetRequest::Issued { token, .. } => token, // a real program sends it by mail
         other => return Err(format!("no reset: {other:?}").into()),
     };
     let is_set = |password| Ok::<_, Box<dyn Error>>(from_office.reset_password_with(&reset, password)?.is_some());
@@ -69,10 +69,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let half = match from_office.login("alice", "four more random words")? {
         Login::FactorRequired { token, .. } => token,
-        other => return Err(format!("no second factor was asked for: {other:?}").into()),
+        other => return Err(format!("no second factor was required: {other:?}").into()),
     };
-    println!("half a login opens nothing: {}", auth.authenticate(&half)?.is_none());
-    // The code after the one that confirmed: the window of one step allows it.
+    println!("an incomplete login grants nothing: {}", auth.authenticate(&half)?.is_none());
+    // The code of the next step, which the window allows, because the first one is used.
     let Login::Accepted { session, token, .. } =
         from_office.complete_login(&half, &app.generate(now_s() + 30).to_string())?
     else {

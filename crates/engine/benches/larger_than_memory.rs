@@ -1,13 +1,12 @@
-//! A store that is larger than the memory it may use: gets beside bare reads of the device, and
-//! scans, check and compaction beside its sequential rate. One line per number, with the ratio to
-//! the device in the same run, and how the time divides: the thread ran, waited for a processor
-//! that others had, or waited for the device. On a busy machine only the first and the last say
-//! something of the store.
+//! A store larger than its memory: gets compared with bare reads of the device, and scans, check
+//! and compaction compared with its sequential rate. One line per number, with the ratio to the
+//! device in the same run, and the shares of the time: the thread ran, waited for a processor, or
+//! waited for the device. On a busy machine only the first and the last describe the store.
 //!
 //! `HIGHTOWER_BENCH_KEYS` (default 800,000 values of 1,000 bytes) sets the size,
 //! `HIGHTOWER_BENCH_MEMORY_MB` (default 256) the memory, `HIGHTOWER_BENCH_DIR` the place (default
-//! `/var/tmp`), which must be on a disk. Each part runs in a process and a memory cgroup of its
-//! own, after the page cache was emptied; both take root.
+//! `/var/tmp`), which must be on a disk. Each part runs in its own process and memory cgroup, after
+//! the page cache is emptied; both need root.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs::{self, File, OpenOptions};
@@ -22,7 +21,7 @@ use hightower_engine::{CheckLevel, Components, SingleNodeEngine, StoreConfig, ch
 
 const VALUE_BYTES: usize = 1000;
 const LOOKUPS: u64 = 4000;
-/// Steps of this length meet each key once: it is a prime.
+/// A prime: steps of this length visit each key once.
 const SHUFFLE: u64 = 618_034_003;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -51,20 +50,20 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// When a part began, and how long its thread had run and waited for a processor until then.
+/// The begin of a part, and the times for which its thread had run and had waited for a processor.
 struct Began {
     at: Instant,
     ran: [f64; 2],
 }
 
-/// What a part did each second, and the seconds that it took, ran, and waited for a processor.
+/// The rate of a part per second; its duration, running time and wait for a processor, in seconds.
 struct Took {
     rate: f64,
     seconds: f64,
     ran: [f64; 2],
 }
 
-/// Of this thread, in seconds.
+/// The running time of this thread, and its wait for a processor, in seconds.
 fn ran() -> [f64; 2] {
     let all = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     let mut all = all.split_whitespace().map(|nanoseconds| nanoseconds.parse::<f64>().unwrap() / 1e9);
@@ -136,7 +135,7 @@ fn part(dir: &Path, name: &str) -> Took {
             );
             began.took(bytes as f64 / 1e6)
         }
-        // Reads all, and writes half of it again, or all.
+        // Reads everything, and writes half of it or all of it.
         "read two, write one" | "read one, write one" => {
             let mut buffer = vec![0; 1 << 20];
             let path = dir.join("copy");
@@ -170,7 +169,7 @@ fn part(dir: &Path, name: &str) -> Took {
     }
 }
 
-/// Puts this process under a limit of memory; says whether that could be done.
+/// Limits the memory of this process; returns whether it could.
 fn limit_memory() -> bool {
     let bytes = (number("HIGHTOWER_BENCH_MEMORY_MB", 256) << 20).to_string();
     let own = std::process::id().to_string();
@@ -218,7 +217,7 @@ fn main() {
     if let [_, only, dir, name] = &arguments[..]
         && only == "--only"
     {
-        assert!(limit_memory(), "no memory cgroup can be made");
+        assert!(limit_memory(), "cannot create a memory cgroup");
         let Took { rate, seconds, ran: [running, queued] } = part(Path::new(dir), name);
         return println!("{rate} {seconds} {running} {queued}");
     }
@@ -242,7 +241,7 @@ fn main() {
     fill(dir, &mut (0..keys()).step_by(2));
     beside(dir, "MB/s", "read two, write one", &["compaction"]);
     beside(dir, "MB/s", "sequential reads", &["full scan"]);
-    // Keys in no order, of which compaction makes one.
+    // Keys in random order, which compaction sorts.
     drop(temp);
     let temp = tempfile::tempdir_in(&place).unwrap();
     let dir = temp.path();

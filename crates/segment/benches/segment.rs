@@ -49,7 +49,7 @@ impl Bench {
     }
 }
 
-/// An entry of 100 bytes, positions and the index included; the syncs create the files.
+/// An entry of 100 bytes, with its position and index entry; the syncs create the files.
 fn wal(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     let (mut wal, _) = Wal::open(dir.path()).unwrap();

@@ -23,7 +23,7 @@ pub use real::RealFs;
 pub enum LockKind {
     /// With other readers.
     Shared,
-    /// With nobody.
+    /// With no other holder.
     Exclusive,
 }
 
@@ -40,13 +40,13 @@ pub struct Metadata {
 /// The room on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRoom {
-    /// In all, in bytes; `u64::MAX` if that is not known.
+    /// The total room, in bytes; `u64::MAX` if unknown.
     pub total_bytes: u64,
-    /// The bytes of it that this process may still use; `u64::MAX` if that is not known.
+    /// The room that this process may still use, in bytes; `u64::MAX` if unknown.
     pub available_bytes: u64,
 }
 
-/// A held lock; dropping it gives it back.
+/// A held lock; dropping it releases it.
 pub trait Lock: Debug + Send + Sync {}
 
 /// A file system. Used as `Arc<dyn Fs>`. Operations inside a directory are methods of [`Dir`].
@@ -92,13 +92,13 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// [`io::ErrorKind::AlreadyExists`] if the name is taken.
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Opens an existing regular file. Never blocks: anything but a regular file, such as a named
-    /// pipe, is refused.
+    /// Opens an existing regular file. It never blocks, because it refuses anything but a regular
+    /// file, such as a named pipe.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::NotFound`] if it does not exist; [`io::ErrorKind::IsADirectory`] or
-    /// [`io::ErrorKind::InvalidInput`] if it is no regular file; for writing,
+    /// [`io::ErrorKind::InvalidInput`] if it is not a regular file; for writing,
     /// [`io::ErrorKind::ResourceBusy`] while a table is mapped from the operating system's file,
     /// see [`map_table`](crate::map_table).
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
@@ -179,8 +179,8 @@ pub trait Dir: Any + Debug + Send + Sync {
 
 /// An open file. Used as `Arc<dyn File>`.
 pub trait File: Debug + Send + Sync {
-    /// Reads at an offset; fewer bytes than the buffer holds, and none at the end of the file, are
-    /// no error.
+    /// Reads at an offset. It may return fewer bytes than the buffer holds, and none at the end of
+    /// the file.
     ///
     /// # Errors
     ///
@@ -209,23 +209,23 @@ pub trait File: Debug + Send + Sync {
     /// Those of the system.
     fn metadata(&self) -> io::Result<Metadata>;
 
-    /// Cuts the file, or lengthens it by zeros that take no room.
+    /// Truncates the file, or extends it by zeros that take no room.
     ///
     /// # Errors
     ///
     /// Those of the system.
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Lengthens the file to at least `len_bytes`, with room on the device for all of it.
+    /// Extends the file to at least `len_bytes`, and allocates room on the device for all of it.
     ///
     /// # Errors
     ///
-    /// A full device, among others. The file may then be longer by a part.
+    /// Those of the system, such as a full device. The file may then be partly extended.
     fn allocate(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Gives back the room on the device past `len_bytes`, without changing the file's length: the
-    /// freed part reads as zeros. Does nothing where the file system cannot do that; it only costs
-    /// room.
+    /// Frees the room on the device behind `len_bytes`, without changing the file's length: the
+    /// freed part reads as zeros. If the file system cannot do that, nothing happens, which only
+    /// costs room.
     ///
     /// # Errors
     ///
@@ -338,7 +338,7 @@ pub(crate) fn remove_if_there(dir: &dyn Dir, name: &str) -> Result<(), SegmentEr
 /// Refuses anything but a single path component.
 pub(crate) fn check_name(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no file name")));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is not a file name")));
     }
     Ok(())
 }

@@ -1,19 +1,18 @@
 //! Memory maps of files: the only module of this crate with `unsafe`.
 //!
-//! A mapping is a run of bytes of which a prefix is *published*. One writer (the holder of the only
-//! [`MappingWriter`]) copies bytes after the prefix and then moves the prefix's end over them; any
-//! number of readers borrow from the prefix, without locks. Since published bytes are never written
-//! again, and unpublished ones never lent, a borrowed slice never changes: that is what makes the
+//! A mapping is a range of bytes with a *published* prefix. One writer (the holder of the only
+//! [`MappingWriter`]) copies bytes behind the prefix and then extends the prefix over them; any
+//! number of readers borrow from the prefix, without locks. Published bytes are never written
+//! again, and unpublished bytes are never lent. So a borrowed slice never changes, which makes the
 //! interface safe.
 //!
 //! A file open for appends is mapped twice, with different advice: a writable map for the writer,
-//! which touches pages ahead of the end and chooses their size; and a read-only map for readers,
-//! which load pages again that the system has evicted. Both show the same bytes: those of the page
-//! cache.
+//! which touches pages ahead of the end and chooses their size, and a read-only map for readers,
+//! which may load evicted pages again. Both show the bytes of the page cache.
 //!
-//! The memory is either a file's pages ([`Mapping::of_file`]) or plain shared memory
-//! ([`Mapping::of_memory`]), which a file system without maps, such as the simulated one, uses as
-//! the image of the file.
+//! The memory is either the pages of a file ([`Mapping::of_file`]), or plain shared memory
+//! ([`Mapping::of_memory`]) that a file system without maps, such as the simulated one, uses as the
+//! content of the file.
 
 mod advice;
 mod file_use;
@@ -48,11 +47,11 @@ pub use permit::MapPermit;
 /// holds the kernel's map lock for long.
 const PREFAULT_STEP_BYTES: usize = 256 << 10;
 
-/// The size of a huge page: what the last level of the processor's page tables covers.
+/// The size of a huge page: the range of a last-level page table of the processor.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// A file's bytes in memory, up to a published end: one writer appends behind it, any number of
-/// readers borrow before it.
+/// A file's bytes in memory, up to a published end. One writer appends behind the end, any number
+/// of readers borrow the bytes before it.
 pub struct Mapping {
     /// The address of the bytes for readers.
     base: *const u8,
@@ -75,7 +74,7 @@ enum Backing {
 /// The maps of one file.
 struct FileMaps {
     reading: MmapRaw,
-    /// The number of readers of all of it from front to back.
+    /// The number of readers that read the whole file from front to back.
     in_order: Mutex<u32>,
     /// The writer's map, for a file open for appends.
     writing: Option<MmapRaw>,
@@ -89,7 +88,7 @@ pub struct MappingWriter {
     id: u64,
 }
 
-/// Why a mapped append failed. It wrote nothing that readers can see.
+/// The error of a mapped append, which wrote nothing that readers can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MappingError {
@@ -107,21 +106,21 @@ pub enum MappingError {
     ObserverPanicked,
 }
 
-// SAFETY: `base` and `target` point into `backing`, which lives as long as the mapping and is
-// itself free to move between threads. All access through them follows the protocol of the module's
-// story, which needs no particular thread.
+// SAFETY: `base` and `target` point into `backing`, which lives as long as the mapping and may
+// itself move between threads. All access through them follows the protocol in the module's
+// documentation, which does not depend on the thread.
 unsafe impl Send for Mapping {}
-// SAFETY: shared references give out slices of published bytes, which nobody writes, and let one
-// `&mut MappingWriter` write unpublished bytes, which nobody reads. The published end moves by
-// release stores and is read by acquire loads.
+// SAFETY: shared references lend slices of published bytes, which nobody writes, and let one `&mut
+// MappingWriter` write unpublished bytes, which nobody reads. The published end moves by release
+// stores and is read by acquire loads.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `len_bytes` of a file.
     ///
-    /// The file must have and keep that length, and nobody else may write to it: the maker of the
-    /// [`MapPermit`] promises it. (If another process cuts a mapped file, a signal kills its
-    /// readers; no program that maps files can prevent that.)
+    /// The file must have and keep that length, and nobody else may write to it: the creator of the
+    /// [`MapPermit`] promises this. (If another process truncates a mapped file, a signal kills the
+    /// readers; no program that maps files can prevent it.)
     ///
     /// # Errors
     ///
@@ -139,8 +138,8 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len_bytes);
         let reading = options.map_raw_read_only(file)?;
-        // Otherwise each fault would read the file's read-ahead size, up to many megabytes, of
-        // which a lookup needs a page or two.
+        // Otherwise each fault would read the whole read-ahead size, up to many megabytes, while a
+        // lookup needs one or two pages.
         if !planted("lookups_read_ahead") {
             let _wish = reading.advise(memmap2::Advice::Random);
         }
@@ -193,7 +192,7 @@ impl Mapping {
         self.len == 0
     }
 
-    /// Whether it uses up memory maps of the process, whose number is limited.
+    /// Whether it uses memory maps of the process, whose number is limited.
     pub(crate) fn takes_maps(&self) -> bool {
         matches!(self.backing, Backing::File(_))
     }
@@ -237,15 +236,15 @@ impl Mapping {
         Some(unsafe { std::slice::from_raw_parts(self.base.add(start), end - start) })
     }
 
-    /// The writer, the first time; `None` from then on.
+    /// The writer, for the first call; `None` for later calls.
     #[must_use]
     pub fn writer(&self) -> Option<MappingWriter> {
         let taken = self.writer_taken.swap(true, Ordering::AcqRel);
         (!taken).then_some(MappingWriter { id: self.id })
     }
 
-    /// Copies `parts` one after the other past the published end and publishes them all at once.
-    /// Returns the new published end.
+    /// Copies `parts` in order behind the published end, and publishes them together. Returns the
+    /// new published end.
     ///
     /// # Errors
     ///
@@ -315,9 +314,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Takes back all published bytes, so that a new writer can write the memory from the start
-    /// again. Returns whether that was possible: not while another mapping of the same memory
-    /// lives.
+    /// Unpublishes all bytes, so that a new writer can write from the start again. Returns `false`,
+    /// without a change, while another mapping of the same memory lives.
     #[must_use]
     pub fn reset(&mut self) -> bool {
         if let Backing::Memory { memory, .. } = &self.backing
@@ -326,9 +324,9 @@ impl Mapping {
             return false;
         }
         self.keep_in(Pages::Small);
-        // No reader is left that could end its count.
+        // No reader exists that could still end its count.
         self.count_in_order(|_| 0);
-        // An old writer's id fits no longer.
+        // An old writer's id no longer matches.
         self.id = next_id();
         self.writer_taken = AtomicBool::new(false);
         self.published = AtomicUsize::new(0);
@@ -350,14 +348,14 @@ impl Mapping {
         let _wishes = match pages {
             Pages::Small => [forget_huge_pages(raw), raw.advise(memmap2::Advice::Random)],
             Pages::Mixed => [forget_huge_pages(raw), raw.advise(memmap2::Advice::Normal)],
-            // With "random", or the system would load the next one too.
+            // "Random" too, because otherwise the system would also load the next huge page.
             Pages::Huge => [wish_for_huge_pages(raw), raw.advise(memmap2::Advice::Random)],
         };
     }
 
-    /// Touches the pages of a range for writing, so that later appends meet no page fault; makes
-    /// them dirty. A range past the end is cut. Returns the number of bytes touched: 0 where the
-    /// system cannot do it, which only costs time later.
+    /// Touches the pages of a range for writing, so that later appends cause no page fault; the
+    /// pages become dirty. A part behind the end is ignored. Returns the number of touched bytes, 0
+    /// if the system does not support it, which only costs time later.
     ///
     /// # Errors
     ///
@@ -378,8 +376,8 @@ impl Mapping {
 
     /// Removes the pages of a range from the writer's page tables, all at once; its next access
     /// maps them again. Their bytes and dirty state do not change, and readers keep their maps. It
-    /// pays before a sync of several pages: otherwise the kernel would visit the page tables page
-    /// by page, and for each interrupt every other processor that runs this process.
+    /// is useful before a sync of several pages: otherwise the kernel visits the page tables page
+    /// by page, and for each page interrupts every other processor that runs this process.
     ///
     /// # Errors
     ///
@@ -392,10 +390,10 @@ impl Mapping {
         if start >= end { Ok(()) } else { forget_pages(raw, start, end - start) }
     }
 
-    /// Advises the system that a reader reads the whole mapping from front to back: it then reads
-    /// ahead in large pages, which cost a third of the processor time of small ones. The advice
-    /// holds until each begin has had its [`end_in_order`](Self::end_in_order); meanwhile lookups
-    /// read more than they need. If the system ignores it, reading takes longer.
+    /// Advises the system that a reader reads the whole mapping from front to back. The system then
+    /// reads ahead in large pages, which cost a third of the processor time of small ones. The
+    /// advice holds until every begin has its [`end_in_order`](Self::end_in_order); until then
+    /// lookups read more than they need. If the system ignores it, reading takes longer.
     ///
     /// The advice is "normal". With "sequential", Linux 6.18 reads piece by piece in small pages,
     /// and only when the reader waits, unless the first missing page is the file's first.
@@ -429,7 +427,7 @@ impl Mapping {
         }
     }
 
-    /// Starts reading a range into memory, without waiting. A range past the end is cut.
+    /// Starts reading a range into memory, without waiting. A part behind the end is ignored.
     ///
     /// # Errors
     ///
@@ -442,13 +440,12 @@ impl Mapping {
         if start >= end { Ok(()) } else { maps.reading.advise_range(memmap2::Advice::WillNeed, start, end - start) }
     }
 
-    /// Makes the bytes durable that the range of the file had when the call began, in whole pages.
-    /// The file's length must have been synced before.
+    /// Makes the content of the range at the begin of the call durable, in whole pages. The file's
+    /// length must already be synced.
     ///
     /// # Errors
     ///
-    /// Those of the system. After an error nothing is known of what was written since the last
-    /// success.
+    /// Those of the system. After an error, writes since the last success may be durable or lost.
     pub fn sync(&self, range: Range<usize>) -> io::Result<()> {
         let end = range.end.min(self.len);
         if range.start >= end {
@@ -466,8 +463,8 @@ impl Mapping {
     }
 }
 
-/// Calls an observer, which is the caller's code; `None` if it panics. A panic leaves no mapping
-/// half changed.
+/// Calls an observer, which is the caller's code; `None` if it panics. The mapping is then
+/// unchanged.
 fn heard<R>(call: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }

@@ -440,7 +440,7 @@ fn pipes_with_the_names_of_files_are_not_waited_for() {
     fs::create_dir(&manifest).unwrap();
     pipe(manifest.join("MANIFEST"));
     let failure = open(&fs, &manifest).unwrap_err();
-    assert!(failure.to_string().contains("it is no regular file"), "{failure}");
+    assert!(failure.to_string().contains("it is not a regular file"), "{failure}");
     let segment = temp.path().join("segment");
     fs::create_dir(&segment).unwrap();
     pipe(segment.join("0000000001.seg"));

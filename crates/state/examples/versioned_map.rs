@@ -1,4 +1,4 @@
-//! A versioned, ordered map in memory: strings live in a slab, the state knows their slots.
+//! A versioned, ordered map in memory: strings are in a slab, and the state has their slots.
 //!
 //! Run it with `cargo run -p hightower-state --example versioned_map`.
 
@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use hightower_state::{ConcurrentKvState, StateError};
 
-/// Strings by slot; slots are never used again.
+/// Strings by slot; slots are never reused.
 #[derive(Default)]
 struct Slab(RwLock<Vec<Arc<str>>>);
 

@@ -1,7 +1,7 @@
-//! Tables of two million keys of 41.5 bytes: building, lookups, walks, opening. Says also what a
-//! key takes, and how many records a lookup names.
+//! Tables of two million keys of 41.5 bytes on average: building, lookups, scans, opens. Also
+//! prints the bytes per key, and the number of candidate records per lookup.
 //!
-//! `HIGHTOWER_BENCH_KEYS` says another number of keys.
+//! `HIGHTOWER_BENCH_KEYS` sets the number of keys.
 
 #![allow(clippy::expect_used, clippy::print_stderr, reason = "a benchmark stops at an error and reports sizes")]
 #![allow(clippy::cast_possible_truncation, reason = "drawn numbers may be cut")]
@@ -55,7 +55,7 @@ fn keys(count: usize) -> Vec<Vec<u8>> {
     keys
 }
 
-/// Records as they were put: in no order over the segments.
+/// Records in the order of random puts, spread over the segments.
 fn scattered(random: &mut Random, count: usize) -> TableEntry {
     let place = random.below(count) as u64 * u64::from(RECORD_LEN_BYTES);
     let segment = u32::try_from(place / u64::from(SEGMENT_LEN_BYTES)).unwrap_or(0);
@@ -93,7 +93,7 @@ fn write_in(
     let options = TableOptions::new(1, 2, 3).with_memory_bytes(memory_bytes);
     let mut writer = TableWriter::create(dir, name, options).expect("a writer");
     for (key, entry) in keys.iter().zip(entries) {
-        writer.push(key, *entry).expect("a key that rises");
+        writer.push(key, *entry).expect("an ascending key");
     }
     writer.finish().expect("a table");
     TableReader::open(dir.as_ref(), name).expect("the table")
@@ -129,7 +129,7 @@ fn tables(criterion: &mut Criterion) {
     });
 }
 
-/// The bytes of the order, index included, and of the points: from the footer.
+/// The bytes of the leaves and nodes, and of the point table, from the footer.
 fn parts(dir: &Arc<dyn Dir>, name: &str) -> (u64, u64) {
     let path: &Path = dir.path();
     let bytes = std::fs::read(path.join(name)).expect("the table's bytes");
@@ -163,7 +163,7 @@ fn lookups(criterion: &mut Criterion, table: &TableReader, keys: &[Vec<u8>]) {
         hashes.iter().map(|hash| table.candidates(*hash).expect("a line").count()).sum::<usize>() as f64
             / hashes.len() as f64
     };
-    eprintln!("candidates of a key that is there {:.4}, of an absent one {:.4}", found(&present), found(&absent));
+    eprintln!("candidates of a present key {:.4}, of an absent one {:.4}", found(&present), found(&absent));
     let mut group = criterion.benchmark_group("lookup");
     for (name, hashes) in [("hit", &present), ("miss", &absent)] {
         let mut next = 0;

@@ -81,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    // A scan: tombstones hide what is below, and are given to the caller.
+    // A scan: tombstones hide entries of lower levels, and are returned.
     let memtable = MemtableSource { rest: memtable.iter(), now: None };
     let mut levels: Vec<Box<dyn MergeSource<Error = TableError> + '_>> = vec![Box::new(memtable)];
     for table in [&newer, &oldest] {

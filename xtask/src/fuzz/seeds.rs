@@ -1,6 +1,6 @@
-//! The inputs that the fuzzers begin with: real segments, records, manifests and checkpoints of a
-//! small store, a few KiB for each target. They are committed, in `fuzz/seeds`, and written anew
-//! when a format changes.
+//! The initial inputs of the fuzzers: real segments, records, manifests and checkpoints of a small
+//! store, a few KiB for each target. They are committed in `fuzz/seeds`, and generated again when a
+//! format changes.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use hightower_log::{SegmentHeader, decode};
 
 use crate::command::root;
 
-/// The most records that are kept as seeds.
+/// Maximum number of records among the seeds.
 const RECORDS: usize = 12;
 
 pub(super) fn write() -> Result<()> {
@@ -29,12 +29,13 @@ pub(super) fn write() -> Result<()> {
         } else if name.ends_with(".ckpt") {
             save(&seeds.join("checkpoint"), "checkpoint", &bytes)?;
         } else if name.ends_with(".seg") {
-            // The target's first byte says which segment of its store the others stand for.
+            // The first byte of an input selects the segment of the target's store that the other
+            // bytes replace.
             save(&seeds.join("segment_bytes"), &name, &[&[0], &bytes[..]].concat())?;
             records += save_records(&seeds.join("record_decode"), &bytes, RECORDS - records)?;
         }
     }
-    println!("seeds written to fuzz/seeds, {records} records among them");
+    println!("wrote the seeds to fuzz/seeds, with {records} records");
     Ok(())
 }
 
@@ -53,8 +54,8 @@ fn fill(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Each record with what it is read with: salt, base version, base timestamp and offset, as the
-/// target wants them.
+/// Each record behind its context in the form of the target: salt, base version, base timestamp and
+/// offset.
 fn save_records(dir: &Path, segment: &[u8], most: usize) -> Result<usize> {
     let header = SegmentHeader::decode(segment).context("the header of a segment")?;
     let context = header.context();

@@ -1,8 +1,8 @@
-//! A planted bug, and the tests that must see it.
+//! A planted bug, and the tests that must catch it.
 
 use crate::cfgs::Cfgs;
 
-/// The catcher that is no test, but this program's storms: `filter` names the kinds.
+/// The catcher that is not a test: the storms of this program, of the kinds in `filter`.
 pub(super) const HOSTILE: &str = "hostile";
 
 pub(super) struct Mutant {
@@ -13,12 +13,12 @@ pub(super) struct Mutant {
     pub(super) caught_by: &'static [Catcher],
 }
 
-/// How a planted bug makes its catchers notice it.
+/// The symptom of a planted bug in its catchers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shows {
     /// They fail. A catcher that hangs instead has not caught it.
     ByFailing,
-    /// They fail, or wait for ever for what the bug has lost.
+    /// They fail, or wait forever for an event that the bug has lost.
     ByHanging,
 }
 
@@ -27,8 +27,7 @@ pub(super) enum Shows {
 pub(super) struct Catcher {
     pub(super) cfgs: Cfgs,
     pub(super) package: &'static str,
-    /// The test's file; `lib` for the tests within the crate; `hostile` for storms, of the kinds
-    /// that `filter` names.
+    /// The test's file; `lib` for unit tests; `hostile` for storms of the kinds in `filter`.
     pub(super) test: &'static str,
     pub(super) filter: &'static str,
     pub(super) variables: &'static [(&'static str, &'static str)],
@@ -42,7 +41,7 @@ pub(super) const fn caught(name: &'static str, rule: &'static str, caught_by: &'
     Mutant { name, rule, shows: Shows::ByFailing, caught_by }
 }
 
-/// Storms of some kinds of hostility, for five seconds.
+/// Storms of some kinds, for five seconds.
 pub(super) const fn storms(kinds: &'static str) -> Catcher {
     plain("xtask", HOSTILE, kinds)
 }

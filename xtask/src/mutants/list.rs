@@ -1,4 +1,4 @@
-//! The planted bugs: which rule each undoes, and which tests must see it.
+//! The planted bugs: the rule that each undoes, and the tests that must catch it.
 
 use super::catcher::{Catcher, Mutant, Shows, caught, engine, plain, storms, within_engine};
 use super::list_of_auth::OF_AUTH;
@@ -24,14 +24,14 @@ const ENGINE_CRASHES: Catcher =
 const fn rule_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "rules", filter)
 }
-/// What open does with what it finds.
+/// What open does for each state of the files.
 const fn opening(filter: &'static str) -> Catcher {
     plain("hightower-segment", "startup", filter)
 }
 const fn compaction(filter: &'static str) -> Catcher {
     plain("hightower-engine", "compaction", filter)
 }
-/// Versions, timestamps and clocks from all of their range.
+/// Versions, timestamps and clocks with any value.
 const fn callers_numbers(filter: &'static str) -> Catcher {
     plain("hightower-engine", "callers_numbers", filter)
 }
@@ -67,84 +67,92 @@ const OF_STORE: &[Mutant] = &[
     caught("edit_not_synced", "an edit of the manifest is synced before it counts", &[CRASHES]),
     caught(
         "damaged_edit_is_an_end",
-        "an edit of the manifest that is damaged, with others behind it, is damage",
+        "a damaged edit of the manifest with valid edits behind it is damage",
         &[opening("row_05_an_edit")],
     ),
     caught(
         "lost_edit_unnoticed",
-        "commits that no manifest names show that it has lost an edit",
+        "a segment with commits that no manifest names proves that an edit was lost",
         &[opening("row_05_an_edit")],
     ),
     caught(
         "edit_in_a_linked_manifest",
-        "a manifest that has a second name stays as it is",
+        "no edit is appended to a manifest with a second name",
         &[life_of_segments("a_manifest_with_a_second_name")],
     ),
     caught(
         "manifest_always_whole",
-        "what a roll writes does not grow with the number of segments",
+        "the bytes written by a rotation do not grow with the number of segments",
         &[life_of_segments("a_roll_does_not_write_all")],
     ),
-    caught("lookups_read_ahead", "a lookup brings the pages of its record alone", &[read_ahead("only_who_reads_all")]),
+    caught("lookups_read_ahead", "a lookup reads only the pages of its record", &[read_ahead("only_who_reads_all")]),
     caught(
         "nobody_reads_ahead",
-        "for who reads all of a segment the system reads ahead",
+        "the system reads ahead for a reader of a whole segment",
         &[read_ahead("only_who_reads_all")],
     ),
     caught(
         "long_scans_ask_for_windows",
-        "the system reads ahead of a long scan by itself, in large pages",
+        "for a long scan the system reads ahead in large pages",
         &[read_ahead("a_long_scan_has")],
     ),
     caught(
         "wishes_are_cut",
-        "the device reads as far ahead as it was asked to",
+        "a read-ahead request is not longer than the kernel's limit",
         &[plain("hightower-segment", "lib", "no_wish_is_longer")],
     ),
     caught(
         "scans_follow_one_segment",
-        "a scan through many segments in turn reads ahead in each",
+        "a scan that alternates between many segments reads ahead in each",
         &[within_engine("a_scan_that_goes_through_many")],
     ),
     caught(
         "readers_stay_at_the_end",
-        "who has read all of a segment does not have the system read ahead in it any more",
+        "the system's read-ahead in a segment ends when its reader has read it",
         &[read_ahead("a_long_scan_has"), plain("hightower-engine", "ranges", "a_scan_through_many_segments_has")],
     ),
     caught(
         "every_stream_reads_all",
-        "a scan of many segments in turn has the system read ahead in few of them",
+        "a scan that alternates between many segments uses the system's read-ahead in few of them",
         &[plain("hightower-engine", "ranges", "a_scan_of_many_segments_in_turn")],
     ),
     caught(
         "scans_lose_their_order",
-        "a scan that asks for records again has not lost its order",
+        "a scan that prefetches records again keeps its order",
         &[within_engine("a_scan_that_asks_for_records_again"), plain("hightower-engine", "ranges", "a_long_scan_has")],
     ),
     caught("header_not_synced", "a segment's header is durable before its first commit", &[CRASHES]),
     caught("segment_dir_not_synced", "a segment's name is durable before its first commit", &[CRASHES]),
-    caught("ack_before_sync", "nobody is told before the sync has returned", &[CRASHES]),
+    caught("ack_before_sync", "no write is acknowledged before its sync has returned", &[CRASHES]),
     caught("skip_predecessor_sync", "rolled segments are synced before the active one", &[CRASHES]),
     caught("seal_before_sync", "a segment is synced before the manifest calls it sealed", &[CRASHES]),
     caught("recovered_tail_not_synced", "a recovered tail is synced before it is sealed", &[CRASHES]),
     caught(
         "recovered_tail_not_rewritten",
-        "what a failed sync left in the cache is written anew",
+        "recovery rewrites pages that a failed sync left in the cache",
         &[rule_of_segments("nothing_is_acknowledged_after_a_failed_sync")],
     ),
     caught(
         "batch_marker_ignored",
-        "a batch counts once its last record is there",
+        "a batch counts only with its last record",
         &[rule_of_segments("a_batch_is_whole_or_absent"), CRASHES],
     ),
-    caught("keep_later_segments", "behind a hole nothing counts", &[CRASHES]),
-    caught("durable_without_predecessors", "a record calls durable only what all before it allows", &[CRASHES]),
+    caught("keep_later_segments", "nothing behind a hole counts", &[CRASHES]),
+    caught(
+        "durable_without_predecessors",
+        "a record's durable offset is 0 while an earlier segment is not durable",
+        &[CRASHES],
+    ),
     caught(
         "any_version_submitted",
-        "versions from 2^63 on are the store's own to give",
+        "only the store assigns versions from 2^63 on",
         &[callers_numbers("a_version_from")],
     ),
-    caught("header_of_a_caller", "no caller says how old a segment is", &[callers_numbers("an_output_of_compaction")]),
+    caught(
+        "header_of_a_caller",
+        "no caller's timestamp sets the age of a segment",
+        &[callers_numbers("an_output_of_compaction")],
+    ),
     caught("clock_may_go_back", "the store's time does not go back", &[callers_numbers("a_clock_that_steps_back")]),
     caught(
         "seal_of_before_ignored",
@@ -153,12 +161,12 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught(
         "idle_time_stands_still",
-        "a grace ends although nothing is written",
+        "a grace ends also without writes",
         &[callers_numbers("a_grace_ends_while_the_clock_is_behind")],
     ),
     caught(
         "elapsed_unbounded",
-        "whatever a clock says, times can be added",
+        "times can be added for every reading of a clock",
         &[within_engine("whatever_a_clock_says_has_elapsed")],
     ),
     caught(
@@ -166,80 +174,84 @@ const OF_STORE: &[Mutant] = &[
         "the store's time does not go back when it is opened",
         &[callers_numbers("a_clock_that_steps_back")],
     ),
-    caught("version_floor_ignored", "a version that a crash undid is not handed out again", &[CRASHES]),
-    caught("seq_not_reserved", "a seq that a crash undid is not handed out again", &[CRASHES]),
-    caught("output_not_synced", "an output of compaction is synced before its inputs go", &[CRASHES]),
+    caught("version_floor_ignored", "a version that a crash lost is not assigned again", &[CRASHES]),
+    caught("seq_not_reserved", "a seq that a crash lost is not assigned again", &[CRASHES]),
+    caught("output_not_synced", "an output of compaction is synced before its inputs are removed", &[CRASHES]),
     caught(
         "failed_create_poisons",
-        "a file that cannot be made ends no writing",
+        "a failed creation of a file does not end writing",
         &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
     ),
     caught(
         "reserves_go_with_a_close",
-        "the reserves of a full device are there when it is opened again",
+        "the reserves of a full device exist after the store is opened again",
         &[rule_of_segments("reserves_outlive_the_store_on_a_full_device")],
     ),
     caught(
         "openings_use_up_reserves",
-        "an open on a full device takes a file that comes back",
+        "an open on a full device uses a file that becomes a reserve again",
         &[rule_of_segments("openings_leave_compaction_its_room")],
     ),
     caught(
         "names_need_no_room",
-        "a file's new name finds room on a full device",
+        "a file's new name has room on a full device",
         &[rule_of_segments("a_name_finds_room_on_a_full_device")],
     ),
     caught(
         "segments_ignore_the_device",
-        "a segment is a small part of its device",
+        "a segment is at most a small part of its device",
         &[rule_of_segments("segments_fit_a_small_device")],
     ),
     caught(
         "reserve_not_put_back",
-        "a reserve that was used up is made again from the first room",
+        "a used reserve is created again from the first free room",
         &[rule_of_segments("openings_leave_compaction_its_room")],
     ),
     caught("full_runs_are_not_made_smaller", "a compaction that finds no room takes fewer segments", &[HALF_DEAD]),
     caught(
         "witness_ignored",
-        "damage of what was durable is no torn tail",
+        "damage of durable bytes is not taken for a torn tail",
         &[rule_of_segments("damage_of_durable_commits_is_no_torn_tail")],
     ),
     caught(
         "no_poison_on_failed_sync",
-        "after a failed sync nothing is written or promised",
+        "after a failed sync nothing is written or acknowledged",
         &[rule_of_segments("nothing_is_acknowledged_after_a_failed_sync")],
     ),
     caught(
         "damage_is_an_end",
-        "a bad record in what counts is damage, never an end",
+        "a bad record in a sealed segment is damage, never the end of the log",
         &[opening("row_13_sealed_segment_damaged")],
     ),
-    caught("holes_are_damage", "what a crash may leave is no damage", &[CRASHES]),
+    caught("holes_are_damage", "leftovers of a crash are not damage", &[CRASHES]),
     caught(
         "leftovers_count_as_lost",
-        "what a file held before it was used again was not lost",
+        "the earlier content of a reused file does not count as lost",
         &[plain("hightower-segment", "lib", "what_a_file_held_before")],
     ),
-    caught("inputs_go_first", "an input goes once the manifest no longer names it", &[CRASHES]),
+    caught("inputs_go_first", "an input is removed only after the manifest no longer names it", &[CRASHES]),
     caught(
         "half_a_commit_written_over",
-        "after a write that got half-way nothing is written",
+        "after a partial write nothing is written",
         &[rule_of_segments("after_a_write_that_got_half_way_nothing_is_written")],
     ),
     caught(
         "ancestors_not_synced",
-        "a new store's directory has its name for good",
+        "the name of a new store's directory is durable",
         &[life_of_segments("directories_above_that_sync_nothing")],
     ),
-    caught("missing_segment_ignored", "a segment that is named and not there is an error", &[opening("row_14")]),
-    caught("header_unchecked", "a segment is the one that the manifest names", &[opening("row_15_segments_swapped")]),
-    caught("garbage_kept", "what the manifest does not name is removed", &[opening("row_16_unnamed_files")]),
+    caught("missing_segment_ignored", "a missing segment that the manifest names is an error", &[opening("row_14")]),
+    caught("header_unchecked", "a segment's header agrees with the manifest", &[opening("row_15_segments_swapped")]),
+    caught("garbage_kept", "open removes files that the manifest does not name", &[opening("row_16_unnamed_files")]),
     caught("manifest_unverified", "a manifest has a checksum", &[opening("row_05_damaged_manifest")]),
-    caught("content_unchecked", "a log is no store and a store is no log", &[wal("other_content_is_refused")]),
-    caught("wal_files_go_first", "a log's files go after the cut is durable", &[wal("crash::")]),
+    caught(
+        "content_unchecked",
+        "a log is not opened as a store, nor a store as a log",
+        &[wal("other_content_is_refused")],
+    ),
+    caught("wal_files_go_first", "a log's files are removed only after the cut is durable", &[wal("crash::")]),
     caught("wal_cut_without_record", "a cut at the back is a record", &[wal("model::"), wal("crash::")]),
-    caught("wal_bounds_not_kept", "the file that says where a log begins is kept", &[wal("an_empty_log_keeps")]),
+    caught("wal_bounds_not_kept", "the file with the last bounds of a log is kept", &[wal("an_empty_log_keeps")]),
     caught(
         "wal_gap_unnoticed",
         "a log whose first entries are missing is refused",
@@ -258,125 +270,125 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught(
         "unlocked_by_closing",
-        "a child that was forked does not keep the lock of a store that was closed",
+        "a forked child does not keep the lock of a closed store",
         &[surroundings_of_segments("a_child_that_lives_on_does_not_keep_the_lock")],
     ),
     caught(
         "child_unlocks",
-        "a child that was forked does not give back its parent's lock",
+        "a forked child does not release its parent's lock",
         &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
     ),
     caught(
         "forks_unnoticed",
-        "a child that was forked writes nothing",
+        "a forked child writes nothing",
         &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
     ),
     caught(
         "segments_outlive_the_lock",
-        "a segment that is read keeps writers out",
+        "a segment in use by a reader keeps the lock",
         &[surroundings_of_segments("a_segment_that_is_read_keeps_writers_out")],
     ),
     caught(
         "shortage_poisons",
-        "what fails before the device was asked ends no writing",
+        "a failure before the device is involved does not end writing",
         &[plain("hightower-segment", "faults", "shortages_pass")],
     ),
     caught(
         "taken_names_refuse",
-        "a name that others have taken is passed over",
+        "a name that others have taken is skipped",
         &[surroundings_of_segments("directories_with_the_names_of_coming_files_are_passed_over")],
     ),
     Mutant {
         name: "pipes_opened",
-        rule: "what is no regular file is not waited for",
+        rule: "an open does not wait for a named pipe",
         shows: Shows::ByHanging,
         caught_by: &[surroundings_of_segments("pipes_with_the_names_of_files_are_not_waited_for")],
     },
     caught(
         "last_edit_needs_a_file",
-        "a store can be closed when no file can be made",
+        "a store can be closed when no file can be created",
         &[surroundings_of_segments("a_store_is_closed_without_descriptors")],
     ),
     caught(
         "successor_lost",
-        "a roll that could not begin leaves its successor to the next one",
+        "a failed rotation leaves its prepared segment to the next one",
         &[plain("hightower-segment", "faults", "shortages_pass")],
     ),
     caught("writers_share", "of two writers the second is refused", &[opening("row_18_locked")]),
     caught(
         "sealed_files_stay_open",
-        "a sealed segment takes no file descriptor",
+        "a sealed segment uses no file descriptor",
         &[life_of_segments("sealed_segments_hold_no_file_open")],
     ),
     caught(
         "no_room_for_manifests",
-        "room is kept for a manifest on a full device",
+        "a reserve keeps room for a manifest on a full device",
         &[rule_of_segments("a_name_finds_room_on_a_full_device")],
     ),
     caught(
         "quota_not_locked",
-        "who may make files has made them before the next asks",
+        "a quota's check and the creation of the file are under one lock",
         &[schedule("a_quota_against_")],
     ),
     // The engine.
     caught(
         "table_copied_by_each_add",
-        "adding a segment costs the same however many there are",
+        "the cost of adding a segment does not grow with their number",
         &[within_engine("adding_copies_the_table")],
     ),
     caught(
         "each_roll_looks_at_all_segments",
-        "a roll costs the same however many segments there are",
+        "the cost of a rotation does not grow with the number of segments",
         &[within_engine("the_more_segments")],
     ),
     caught(
         "sync_under_the_lock",
-        "nobody waits for a sync but who asked for it",
+        "only callers that request a sync wait for one",
         &[plain("hightower-engine", "waits", "readers_and_other_writers")],
     ),
     caught(
         "failure_told_to_one",
-        "a sync that fails is told to all who wait for it",
+        "a failed sync reaches every waiting caller",
         &[within_engine("a_failed_sync_reaches_every_waiter")],
     ),
     caught(
         "interval_counts_anew",
-        "what comes while a sync runs waits no longer than its interval",
+        "a write during a sync waits no longer than its interval",
         &[within_engine("what_is_asked_for_during_a_slow_sync")],
     ),
     caught(
         "interval_starts_anew",
-        "ever shorter intervals hold up no earlier write",
+        "ever shorter intervals do not delay an earlier write",
         &[within_engine("ever_shorter_requests_hold_up")],
     ),
     caught("interval_forgotten", "a write is synced within its interval", &[engine("the_interval_syncs_by_itself")]),
     caught(
         "given_version_forgotten",
-        "the engine's versions are above all that it has seen",
+        "the engine assigns versions above all that it has seen",
         &[engine("versions_decide_whatever_the_order")],
     ),
-    caught("scratch_kept", "the memory of a large batch is given back", &[within_engine("large_batch")]),
+    caught("scratch_kept", "the memory of a large batch is freed", &[within_engine("large_batch")]),
     caught(
         "reserve_without_bound",
-        "what takes access away has a bounded reserve beyond the cap",
+        "batches that revoke access have a bounded reserve above the cap",
         &[engine("the_memory_cap_refuses")],
     ),
-    caught("cap_ignored", "past the cap of the index new keys are refused", &[engine("the_memory_cap_refuses")]),
+    caught("cap_ignored", "above the cap of the index new keys are refused", &[engine("the_memory_cap_refuses")]),
     caught("limits_unchecked", "limits are checked at the API", &[engine("limits_are_refused")]),
     caught(
         "queue_not_drained",
-        "closing commits what was handed in",
+        "closing commits all queued writes",
         &[within_engine("closing_waits_for_all_that_was_handed_in")],
     ),
     Mutant {
         name: "outcome_awaited_again",
-        rule: "an outcome that was given is not waited for again",
+        rule: "an outcome that was taken is not waited for again",
         shows: Shows::ByHanging,
         caught_by: &[plain("hightower-engine", "tickets", "not_waited_for_again")],
     },
     caught(
         "stale_before_sync",
-        "a stale write at Sync waits for what made it stale",
+        "a stale write with Sync waits for the write that made it stale",
         &[plain("hightower-engine", "writes", "a_stale_write_at_sync")],
     ),
     caught(
@@ -386,60 +398,68 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught(
         "committer_waits",
-        "a callback of the commit thread is refused what would wait for itself",
+        "a callback on the commit thread gets an error for a call that would wait for itself",
         &[plain("hightower-engine", "tickets", "would_wait_for_itself")],
     ),
     caught(
         "checkpoint_unverified",
-        "a damaged checkpoint is not believed",
+        "a damaged checkpoint is not used",
         &[within_engine("a_flipped_bit_or_a_missing_byte_is_noticed")],
     ),
-    caught("compaction_without_sync", "what made records dead is durable before they go", &[ENGINE_CRASHES]),
-    caught("covered_read_after_sync", "a sync covers what was published before it began", &[schedule("group_commit")]),
-    caught("requirement_before_lock", "requirements are looked at under the commit lock", &[LIN]),
+    caught(
+        "compaction_without_sync",
+        "the commits that made records dead are durable before the records are removed",
+        &[ENGINE_CRASHES],
+    ),
+    caught(
+        "covered_read_after_sync",
+        "a sync covers only commits that were published before it began",
+        &[schedule("group_commit")],
+    ),
+    caught("requirement_before_lock", "requirements are checked under the commit lock", &[LIN]),
     caught(
         "backup_names_not_synced",
-        "a backup's files have their names before its manifest counts",
+        "the names of a backup's files are durable before its manifest",
         &[plain("hightower-engine", "copies_crash", "a_backup_into_an_earlier_one")],
     ),
     caught(
         "shortage_is_damage",
-        "what cannot be read for want of memory or descriptors is an error, and no damage",
+        "a shortage of memory or descriptors is an error, not damage",
         &[opening("a_shortage_is_no_damage")],
     ),
     caught(
         "backup_removes_others",
-        "a backup removes exact names of the store's alone",
+        "a backup removes only files with the store's exact names",
         &[plain("hightower-engine", "foreign_files", "a_backup_leaves_files_of_others_alone")],
     ),
     caught(
         "backup_over_a_store",
-        "a backup that was opened for writing is a store of its own, and is not replaced",
+        "a backup that was opened for writing is not replaced",
         &[plain("hightower-engine", "foreign_files", "a_backup_that_became_a_store")],
     ),
     caught(
         "copy_over_others",
-        "a copy goes into an empty directory, or into one that an earlier attempt has left",
+        "a copy needs an empty directory, or one of an earlier attempt",
         &[plain("hightower-engine", "foreign_files", "a_copy_touches_nothing_else")],
     ),
     caught(
         "unfinished_ignored",
-        "a copy that has not come to its end is no store",
+        "an incomplete copy is not opened as a store",
         &[plain("hightower-engine", "foreign_files", "an_unfinished_copy")],
     ),
     caught(
         "copy_names_not_synced",
-        "a copy's files have their names before it counts as a store",
+        "the names of a copy's files are durable before it counts as a store",
         &[plain("hightower-engine", "copies_crash", "is_whole_or_absent")],
     ),
     caught(
         "reading_lock_dropped",
-        "a store that somebody reads takes no writer",
+        "a store that is open for reading excludes writers",
         &[plain("hightower-engine", "engine", "readers_share_and_keep_a_writer_out")],
     ),
     caught(
         "close_fails_waiters",
-        "a commit that meets the end of the store is durable or refused as closed",
+        "a commit beside a close is durable or refused as closed",
         &[plain("hightower-engine", "lib", "a_store_that_is_closed_meanwhile_has_not_failed")],
     ),
     // Life.
@@ -450,7 +470,7 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught(
         "closed_index_kept",
-        "a closed store says so and frees its index",
+        "a closed store returns `Closed` and frees its index",
         &[within_engine("a_closed_store_frees_its_index")],
     ),
     Mutant {
@@ -461,28 +481,28 @@ const OF_STORE: &[Mutant] = &[
     },
     Mutant {
         name: "backup_keeps_the_turn",
-        rule: "nobody who closes the store waits for a copy of it",
+        rule: "a close does not wait for a backup",
         shows: Shows::ByHanging,
         caught_by: &[plain("hightower-engine", "lifecycle", "whoever_watches_a_backup_may_call_the_store")],
     },
     caught(
         "closed_while_in_use",
-        "once a close has returned the store can be opened",
+        "the store can be opened once a close has returned",
         &[within_engine("closing_waits_for_those_who_work_with_it")],
     ),
     caught(
         "background_not_reported",
-        "an explicit run reports all that was done since it was called",
+        "an explicit compaction reports all work since its call",
         &[plain("hightower-engine", "lifecycle", "an_explicit_run_reports_what_the_background_did")],
     ),
     caught(
         "panics_pass",
-        "a panic of what the caller brought fails that call only",
+        "a panic of a caller's component fails that call only",
         &[plain("hightower-engine", "panics", "a_policy_that_panics_fails_its_run")],
     ),
     Mutant {
         name: "panic_keeps_the_lead",
-        rule: "a leader that panics leaves nobody waiting",
+        rule: "after a panic of a leader no caller waits forever",
         shows: Shows::ByHanging,
         caught_by: &[within_engine("a_leader_that_panics_leaves_nobody_waiting")],
     },
@@ -493,7 +513,7 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught(
         "panic_ends_the_range",
-        "a range whose visitor panics gives the rest",
+        "a range whose visitor panics returns the remaining entries",
         &[plain("hightower-engine", "panics", "a_range_whose_visitor_panics")],
     ),
     caught(
@@ -502,37 +522,33 @@ const OF_STORE: &[Mutant] = &[
         &[plain("hightower-engine", "backup", "a_backup_is_a_store")],
     ),
     // Compaction.
-    caught("tombstone_unblocked", "a tombstone stays while an older command may be elsewhere", &[COMPACTOR]),
+    caught("tombstone_unblocked", "a tombstone stays while another segment may have an older command", &[COMPACTOR]),
     caught(
         "runs_of_any_length",
         "a run is no longer than memory is likely to hold",
         &[plain("hightower-compactor", "lib", "a_run_is_no_longer")],
     ),
-    caught("partial_input_removed", "an input goes once all that lives in it was copied", &[COMPACTOR]),
+    caught("partial_input_removed", "an input is removed only after all its live records are copied", &[COMPACTOR]),
     caught(
         "install_without_comparing",
-        "a moved record is installed if the index still points to the old place",
+        "a move is installed only if the index still points to the old location",
         &[plain("hightower-state", "hints", "moved"), schedule("compaction_against_overwrites_and_deletes")],
     ),
     caught("grace_ignored", "a tombstone stays for its grace", &[compaction("a_submitted_timestamp_neither_shortens")]),
     caught(
         "live_rewritten",
-        "what is fully live is never rewritten for its own sake",
+        "background compaction does not rewrite fully live segments",
         &[plain("hightower-compactor", "lib", "garbage_and_age_decide")],
     ),
     caught("pace_ignored", "compaction keeps to its rate", &[plain("hightower-compactor", "lib", "the_rate_is_kept")]),
     // What surrounds the store.
-    caught(
-        "lock_until_dropped",
-        "a store that was closed can be opened, whoever still has a handle",
-        &[storms("callers")],
-    ),
+    caught("lock_until_dropped", "a closed store can be opened while handles exist", &[storms("callers")]),
     caught(
         "strangers_poison",
-        "what others have put in the way ends no writing",
+        "foreign files with the store's names do not end writing",
         &[plain("hightower-engine", "foreign_files", "a_name_that_others_have_taken"), storms("foreign")],
     ),
-    caught("entry_not_followed", "an entry that is held is read wherever its record has moved", &[storms("held")]),
+    caught("entry_not_followed", "a held entry is readable after its record has moved", &[storms("held")]),
     caught(
         "no_maps_are_kept",
         "a process without memory maps keeps some for compaction",
@@ -540,7 +556,7 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught(
         "limit_of_maps_unnamed",
-        "a map that is refused for want of memory names vm.max_map_count",
+        "the error of a refused map names vm.max_map_count",
         &[plain("hightower-segment", "faults", "shortages_pass"), plain("hightower-engine", "maps", "")],
     ),
 ];

@@ -11,70 +11,74 @@ const AUTH_CRASHES: Catcher = plain("hightower-auth", "crash", "");
 pub(super) const OF_AUTH: &[Mutant] = &[
     caught(
         "auth_taken_not_required",
-        "a change requires what it has read to be unchanged",
+        "a change requires that the records it has read are unchanged",
         &[AUTH_RACES, AUTH_CRASHES],
     ),
-    caught("auth_audit_apart", "a change and its line in the audit trail are one commit", &[AUTH_CRASHES, AUTH_RACES]),
-    caught("auth_use_unconditional", "a token is used up once", &[AUTH_RACES, AUTH_CRASHES]),
-    caught("auth_epoch_ignored", "a login counts for the password that it was made with", &[AUTH_RACES, AUTH_CRASHES]),
+    caught("auth_audit_apart", "a change and its audit entry are one commit", &[AUTH_CRASHES, AUTH_RACES]),
+    caught("auth_use_unconditional", "a use is written only if the record is unchanged", &[AUTH_RACES, AUTH_CRASHES]),
+    caught("auth_epoch_ignored", "a login is valid only for the password that it checked", &[AUTH_RACES, AUTH_CRASHES]),
     caught("auth_name_apart", "a user and the user's name are one commit", &[AUTH_CRASHES, AUTH_RACES]),
-    caught("auth_delete_in_two_commits", "a user goes with all that is the user's", &[AUTH_CRASHES, AUTH_RACES]),
-    caught("auth_owner_not_guarded", "no key is made for a user who is gone", &[AUTH_RACES, AUTH_CRASHES]),
+    caught(
+        "auth_delete_in_two_commits",
+        "a user and all its records are deleted in one commit",
+        &[AUTH_CRASHES, AUTH_RACES],
+    ),
+    caught("auth_owner_not_guarded", "no key is created for a deleted user", &[AUTH_RACES, AUTH_CRASHES]),
     caught(
         "auth_secret_unbound",
-        "a principal ends with the secret that it was made by",
+        "a principal ends with its secret",
         &[plain("hightower-auth", "service", "principals_end_with_the_secret")],
     ),
     caught(
         "auth_guess_charged_late",
-        "an attempt is looked at and charged in one step",
+        "an attempt is checked and charged in one step",
         &[plain("hightower-auth", "lib", "attempts_at_the_same_time_do_not_pass_as_one")],
     ),
-    caught("auth_code_used_twice", "a code is used by one of those who try it at once", &[AUTH_RACES]),
+    caught("auth_code_used_twice", "of concurrent uses of one code one succeeds", &[AUTH_RACES]),
     caught("auth_token_used_twice", "a single-use token is used once", &[AUTH_RACES]),
     caught("auth_totp_replayed", "a one-time password is accepted once", &[AUTH_FACTORS]),
-    caught("auth_recovery_code_stays", "a recovery code opens once", &[AUTH_FACTORS]),
-    caught("auth_factor_not_asked_of_sessions", "a session without a required factor does not count", &[AUTH_FACTORS]),
-    caught("auth_password_replaces_factor", "half a login replaces no second factor", &[AUTH_FACTORS]),
+    caught("auth_recovery_code_stays", "a recovery code is accepted once", &[AUTH_FACTORS]),
+    caught("auth_factor_not_asked_of_sessions", "a session without a required factor is refused", &[AUTH_FACTORS]),
+    caught("auth_password_replaces_factor", "an incomplete login cannot replace a second factor", &[AUTH_FACTORS]),
     caught("auth_codes_not_delayed", "guesses at codes are delayed", &[AUTH_FACTORS]),
-    caught("auth_roles_given_freely", "nobody gives more than they have", &[AUTH_ADMIN]),
-    caught("auth_admin_of_the_mightier", "nobody manages who has more than they have", &[AUTH_ADMIN]),
-    caught("auth_admin_not_guarded", "authority counts as of the commit", &[AUTH_ADMIN]),
+    caught("auth_roles_given_freely", "no administrator grants more than its own rights", &[AUTH_ADMIN]),
+    caught("auth_admin_of_the_mightier", "no administrator manages a user with more rights", &[AUTH_ADMIN]),
+    caught("auth_admin_not_guarded", "an administrator's rights must hold at the commit", &[AUTH_ADMIN]),
     caught("auth_token_purpose_ignored", "a token is for one purpose", &[AUTH_TOKENS]),
-    caught("auth_token_outlives_password", "a token ends with what it is for", &[AUTH_TOKENS]),
+    caught("auth_token_outlives_password", "a token ends with the user's password", &[AUTH_TOKENS]),
     caught(
         "key_file_not_claimed",
-        "of two who change a key file, one at a time does",
+        "changes of a key file exclude each other",
         &[plain("hightower-auth", "lib", "two_changes_at_once_are_refused")],
     ),
     caught(
         "auth_quota_unlocked",
-        "writes under one quota take turns",
+        "writes under one quota run one at a time",
         &[plain("hightower-auth", "quotas", "writers_at_the_same_time")],
     ),
     caught(
         "auth_quota_stale_refusal",
-        "no refusal rests on what was there long ago",
+        "a refusal by a quota relies on a fresh count",
         &[plain("hightower-auth", "quotas", "a_refusal_rests_on")],
     ),
     caught(
         "auth_quota_trusts_versions",
-        "a stale delete makes no room in a quota",
+        "a stale delete frees nothing in a quota",
         &[plain("hightower-auth", "quotas", "submitted_versions")],
     ),
     caught(
         "auth_quota_given_away",
-        "nobody gives away more than their quota",
+        "no administrator grants more than its own quota",
         &[plain("hightower-auth", "quotas", "nobody_gives_away")],
     ),
     caught(
         "auth_looks_of_lower_case",
-        "names look alike in the capitals that they were given in",
+        "look-alike names are compared as given, too",
         &[plain("hightower-auth", "hardening", "names_that_look_like")],
     ),
     caught(
         "auth_without_reserve",
-        "what takes access away may use the engine's reserve",
+        "revoking access may use the engine's reserve",
         &[plain("hightower-auth", "on_the_engine", "access_is_taken_away")],
     ),
     caught(
@@ -89,22 +93,22 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_counters_in_memory",
-        "wrong passwords count for the next service on the store too",
+        "a new service on the store continues the counts of wrong passwords",
         &[plain("hightower-auth", "hardening", "a_service_for_each_guess_is_delayed")],
     ),
     caught(
         "auth_delay_from_the_future",
-        "a clock that was set back makes no delay longer",
+        "setting the clock back prolongs no delay",
         &[plain("hightower-auth", "hardening", "delays_end_in_time")],
     ),
     caught(
         "auth_trust_survives_reset",
-        "a reset forgets the sources that were trusted",
+        "a password reset removes the known sources",
         &[plain("hightower-auth", "hardening", "a_reset_forgets_the_sources")],
     ),
     caught(
         "auth_idle_ignored_by_views",
-        "a view ends with its session, idle or not",
+        "a view ends with its session, also by idle expiry",
         &[plain("hightower-auth", "hardening", "idle_expiry_holds_for_views")],
     ),
     caught(
@@ -119,17 +123,17 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_one_limit_for_all",
-        "the noise of one principal hides no other's refusals",
+        "refusals of one principal do not hide those of others",
         &[plain("hightower-auth", "hardening", "noise_hides_no_other")],
     ),
     caught(
         "auth_suppressed_under_one_key",
-        "the noise of a source does not hide its guesses at an account",
+        "a noisy source's guesses at an account are counted in the trail",
         &[plain("hightower-auth", "unknown_names", "does_not_hide_its_own")],
     ),
     caught(
         "auth_unknown_name_opens",
-        "an unknown name opens with no password",
+        "a login with an unknown name fails with every password",
         &[plain("hightower-auth", "unknown_names", "opens_with_no_password")],
     ),
     caught(
@@ -139,12 +143,12 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_refund_forgets_stored",
-        "a right password ends stored failures",
+        "a right password clears stored failures",
         &[plain("hightower-auth", "lib", "stored_failures_do_not_come_back")],
     ),
     caught(
         "auth_invisible_names",
-        "a username has no character that cannot be seen",
+        "a username has no invisible character",
         &[plain("hightower-auth", "lib", "two_names_that_are_printed_alike")],
     ),
     caught(
@@ -154,7 +158,7 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_role_revived",
-        "a role that is made again has no old holders",
+        "a role that is created again has no old holders",
         &[plain("hightower-auth", "hardening", "a_role_that_is_made_again")],
     ),
     caught(
@@ -164,12 +168,12 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_counters_overwritten",
-        "services that count wrong passwords at the same time forget none",
+        "services that count wrong passwords concurrently lose none",
         &[plain("hightower-auth", "hardening", "guesses_at_the_same_time")],
     ),
     caught(
         "auth_reset_clears_code_delays",
-        "a reset by mail gives no more guesses at codes",
+        "a reset by mail does not clear the delays of codes",
         &[plain("hightower-auth", "factors", "a_reset_by_mail")],
     ),
     caught(
@@ -179,7 +183,7 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_stale_keys_write",
-        "no commit is made with keys that were replaced meanwhile",
+        "no commit uses replaced keys",
         &[plain("hightower-auth", "hardening", "services_on_the_same_store_take_the_new_root")],
     ),
     caught(
@@ -189,7 +193,7 @@ pub(super) const OF_AUTH: &[Mutant] = &[
     ),
     caught(
         "auth_anchor_pruned_past",
-        "an anchor from before the trail's first entry proves nothing",
+        "a trail pruned past the anchor does not count as intact",
         &[plain("hightower-auth", "tampering", "the_verifier_finds")],
     ),
 ];

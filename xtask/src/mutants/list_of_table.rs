@@ -25,13 +25,13 @@ const fn real(filter: &'static str) -> Catcher {
 pub(super) const OF_TABLE: &[Mutant] = &[
     caught(
         "mapped_tables_opened_for_writing",
-        "a file that a table is mapped from is not opened for writing",
+        "the file of a mapped table is not opened for writing",
         &[real("a_mapped_table_is_not_opened_for_writing")],
     ),
-    caught("table_block_unverified", "a block is verified each time that it is used", &[damage("every_flipped_bit")]),
+    caught("table_block_unverified", "a block is verified at each use", &[damage("every_flipped_bit")]),
     caught(
         "table_offset_ignored",
-        "a block counts in its own place alone",
+        "a block is valid only at its own offset",
         &[damage("blocks_count_only_in_their_own_place")],
     ),
     caught(
@@ -39,34 +39,30 @@ pub(super) const OF_TABLE: &[Mutant] = &[
         "a damaged line of the point table is never an absent key",
         &[damage("a_damaged_line_is_an_error")],
     ),
-    caught(
-        "table_features_guessed",
-        "a feature that a build does not know is refused",
-        &[damage("a_later_version_or_feature")],
-    ),
+    caught("table_features_guessed", "unknown features are refused", &[damage("a_later_version_or_feature")]),
     caught("table_not_synced", "a table is synced before it gets its name", &[crash("every_crash")]),
     caught(
         "table_leftover_kept",
-        "what was begun and failed leaves no file",
+        "a failed writer leaves no file",
         &[writing("keys_that_do_not_rise"), crash("every_fault")],
     ),
     caught(
         "table_order_unchecked",
-        "a key that is not above the one before is refused",
+        "a key that is not above the previous one is refused",
         &[writing("keys_that_do_not")],
     ),
     caught(
         "table_threshold_missing",
-        "a line says from which hash on a key may stand in the next one",
+        "a line states the rank from which on its keys may be in the next line",
         &[writing("keys_that_share_their_line")],
     ),
     caught(
         "table_next_line_ignored",
-        "a key that its line had no slot for is found",
+        "a key without a slot in its own line is found",
         &[writing("keys_that_share_their_line")],
     ),
     caught("table_scratch_unverified", "scratch bytes are verified when they are read back", &[crash("every_fault")]),
-    caught("table_walk_back_ends_early", "a walk back goes through all blocks", &[property("a_table_is_the_map")]),
+    caught("table_walk_back_ends_early", "a backward walk visits all blocks", &[property("a_table_is_the_map")]),
     caught("table_merge_lowest_wins", "of a key the topmost entry wins", &[property("a_merge_gives")]),
     caught(
         "table_gone_segments_hide",

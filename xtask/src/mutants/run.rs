@@ -1,4 +1,4 @@
-//! Runs one catcher, with a limit of time, in a process group of its own.
+//! Runs one catcher with a time limit, in a separate process group.
 
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,17 +15,16 @@ pub(super) const HEALTHY_LIMIT: Duration = Duration::from_secs(600);
 /// For the fastest catcher with a planted bug.
 pub(super) const LEAST_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a catcher may take that took so long without a planted bug.
+/// The time limit of a catcher, from its time without a planted bug.
 pub(super) fn limit_after(healthy: Duration) -> Duration {
     LEAST_LIMIT.max(healthy * 10)
 }
 
 pub(super) enum TestOutcome {
     Passed,
-    /// With the name of the test that failed first; or the program has died, as a planted bug may
-    /// also make it.
+    /// With the name of the first failed test. A planted bug may also make the program die.
     Failed(String),
-    /// It had the whole limit of time, and did not end.
+    /// It did not end within the time limit.
     Hung,
 }
 
@@ -39,7 +38,7 @@ pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit
         command.arg(catcher.filter);
     }
     command.envs(catcher.variables.iter().copied()).current_dir(root());
-    // What a planted bug breaks is nothing to remember.
+    // Failures by planted bugs are not saved.
     command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
     command.env_remove("HIGHTOWER_MUTANT").envs(mutant.map(|name| ("HIGHTOWER_MUTANT", name)));
     command.stdin(Stdio::null()).stdout(output_file.reopen()?).stderr(Stdio::null());
@@ -62,8 +61,8 @@ pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit
     Ok(TestOutcome::Failed(failed.unwrap_or(catcher.filter).to_owned()))
 }
 
-/// How the child ended, if it did while it had its time. What this process itself slept through, as
-/// on a machine that is suspended, is not the child's time.
+/// The exit status of the child, if it ended within the limit. Time in which this process did not
+/// run, as on a suspended machine, does not count.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let mut had = Duration::ZERO;
     while had < limit {
@@ -77,11 +76,11 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     Ok(child.try_wait()?)
 }
 
-/// Ends the child, and whatever it has started.
+/// Ends the child and all its processes.
 fn kill(child: &mut Child) -> Result<()> {
     #[cfg(unix)]
     Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status().context("start kill")?;
-    // It may have been alone in the group, and gone by now.
+    // The group may have had no other process, and may be gone.
     let _ = child.kill();
     child.wait().context("wait for a test that hung")?;
     Ok(())
@@ -93,7 +92,7 @@ mod tests {
     use super::*;
     use crate::cfgs::Cfgs;
 
-    /// A shell stands for the test program, a script for the test.
+    /// A shell is used as the test program, a script as the test.
     fn outcome(dir: &Path, script: &str, limit: Duration) -> TestOutcome {
         let file = dir.join("test");
         std::fs::write(&file, script).unwrap();

@@ -1,9 +1,8 @@
-//! Files of a crate that depend on each other in a circle.
+//! Circular dependencies of the files of a crate.
 //!
-//! A file depends on another if a path in it leads there: `crate::`, `super::`, `self::` or the
-//! name of a child module. A path leads to the file that defines the item; re-exports on the way
-//! are followed and make no dependency by themselves. Methods are not seen: a call of one needs no
-//! path.
+//! A file depends on another if it has a path to it: `crate::`, `super::`, `self::` or the name of
+//! a child module. A path leads to the file that defines the item; re-exports are followed and are
+//! not dependencies themselves. Calls of methods are not detected, because they need no path.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +17,7 @@ pub(super) fn of(krate: &Crate) -> Vec<Vec<String>> {
 
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
-/// Which files each file depends on.
+/// The files that each file depends on.
 fn arrows(krate: &Crate) -> Arrows {
     let mut arrows = Arrows::new();
     for (at, module) in &krate.modules {
@@ -56,7 +55,7 @@ impl<'ast> Visit<'ast> for Paths {
         visit::visit_macro(self, item);
     }
 
-    /// `pub(crate)` and the like say who may see an item, not what it needs.
+    /// `pub(crate)` and similar paths define visibility, not dependencies.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
@@ -66,7 +65,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 }
 
-/// The paths of more than one name in the tokens of a macro's call.
+/// The paths with at least two names in the tokens of a macro call.
 fn paths_in(tokens: &str) -> Vec<Vec<String>> {
     let joined = tokens.replace(" :: ", "::");
     let words = joined.split(|letter: char| !(letter.is_alphanumeric() || letter == '_' || letter == ':'));
@@ -74,10 +73,10 @@ fn paths_in(tokens: &str) -> Vec<Vec<String>> {
     paths.collect()
 }
 
-/// Re-exports of re-exports that are followed: more would be a circle of them.
+/// Maximum length of a chain of re-exports; a longer one is a cycle.
 const MAX_DEPTH: usize = 16;
 
-/// The file that defines what `path` in the module `at` names, if that is in this crate.
+/// The file that defines the target of `path` in the module `at`, if it is in this crate.
 fn resolve(krate: &Crate, at: &ModulePath, path: &[String], depth: usize) -> Option<String> {
     if depth > MAX_DEPTH {
         return None;
@@ -128,7 +127,7 @@ fn child(module: &ModulePath, name: &str) -> ModulePath {
     [&module[..], &[name.to_owned()]].concat()
 }
 
-/// The file of an imported name, with what follows it in the path.
+/// The file of an imported name and the rest of its path.
 fn follow(krate: &Crate, module: &ModulePath, import: &Use, after: &[String], depth: usize) -> Option<String> {
     let path = [&import.path[..], after].concat();
     resolve(krate, module, &path, depth + 1)

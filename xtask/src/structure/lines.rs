@@ -1,19 +1,19 @@
-//! How long files and lines are.
+//! Limits on the length of files and lines.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// A `.rs` file may have this many lines.
+/// Maximum number of lines of a `.rs` file.
 pub(super) const MAX_LINES: usize = 600;
-/// A line of text may have this many columns.
+/// Maximum number of columns of a line of text.
 pub(super) const MAX_COLUMNS: usize = 100;
 
-/// Folders whose files nobody writes by hand.
+/// Folders with generated files.
 const BUILT: [&str; 3] = ["target", "corpus", "artifacts"];
 
-/// The `.rs` and `.md` files under `root`, by their paths from there.
+/// The `.rs` and `.md` files under `root`, by their relative paths.
 pub(super) fn files(root: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     collect(root, "", &mut files)?;
@@ -45,14 +45,14 @@ fn is_kind(file: &str, extension: &str) -> bool {
     Path::new(file).extension().is_some_and(|found| found == extension)
 }
 
-/// The lines of a `.rs` file, if they are too many.
+/// The number of lines of a `.rs` file, if above the limit.
 pub(super) fn too_many(file: &str, text: &str) -> Option<usize> {
     let count = text.lines().count();
     (is_kind(file, "rs") && count > MAX_LINES).then_some(count)
 }
 
-/// The numbers of the lines of text that are too long: in a document every line except of tables,
-/// code blocks and links; in a `.rs` file the same of its comments.
+/// The numbers of the lines of text above the limit: in a document all lines except those of
+/// tables, code blocks and links; in a `.rs` file those of comments, with the same exceptions.
 pub(super) fn too_long(file: &str, text: &str) -> Vec<usize> {
     let is_document = is_kind(file, "md");
     let mut is_code = false;
@@ -72,7 +72,7 @@ pub(super) fn too_long(file: &str, text: &str) -> Vec<usize> {
     long
 }
 
-/// What a line says that is a comment and nothing else.
+/// The text of a line that is only a comment.
 fn comment(line: &str) -> Option<&str> {
     let rest = line.trim_start().strip_prefix("//")?;
     Some(rest.trim_start_matches(['/', '!']).trim_start())

@@ -1,4 +1,4 @@
-//! Type names that more than one file has.
+//! Duplicate type names.
 //!
 //! A library's type has a name that no other library has: a name then means one thing in all
 //! documents, and a search finds one type. Two kinds of names are exempt:
@@ -17,12 +17,12 @@ use super::source::{Crate, is_of_tests};
 /// Names that each library may have once.
 const OF_EACH_CRATE: [&str; 3] = ["Error", "ErrorKind", "Result"];
 
-/// Names that each verb of a program has for itself. The module is the name there, as in
-/// `verbs::get::Args` or `counts::Options`, and clap reads better so.
+/// Names that each verb of a program may have. The module distinguishes them, as in
+/// `verbs::get::Args` or `counts::Options`, which is the convention with clap.
 const OF_EACH_VERB: [(&str, &[&str]); 2] = [("cli", &["Args", "Answer", "Verb"]), ("xtask", &["Options"])];
 
-/// The names of types and traits that two files or more have, and those files. A name of a program
-/// begins with the program.
+/// The names of types and traits in at least two files, with these files. A name in a program
+/// begins with the program's name.
 pub(super) fn twice(crates: &[Crate]) -> BTreeMap<String, Vec<String>> {
     let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for krate in crates {
@@ -44,7 +44,7 @@ fn is_of_verb(krate: &Crate, name: &str) -> bool {
     OF_EACH_VERB.iter().any(|(of, names)| *of == program && names.contains(&name))
 }
 
-/// A name with the crate in front, if the name must be unique only there.
+/// The name, with the crate's name in front if it must be unique only within the crate.
 fn subject(krate: &Crate, name: &str) -> String {
     let is_program = krate.name.ends_with("/main");
     if is_program || OF_EACH_CRATE.contains(&name) { format!("{}: {name}", krate.name) } else { name.to_owned() }

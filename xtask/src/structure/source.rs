@@ -1,4 +1,4 @@
-//! The workspace's crates as syntax trees: modules, the files that they stand in, and their items.
+//! The workspace's crates as syntax trees: modules, their files and their items.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use syn::{Attribute, Item, UseTree, Visibility};
 
-/// Folders that hold the workspace's crates.
+/// The folders of the workspace's crates.
 const FOLDERS: [&str; 2] = ["crates", "benches"];
 
 /// One crate: a library or a program.
 pub(super) struct Crate {
-    /// The folder, and the root's file where that is not `lib.rs`.
+    /// The folder, and the root's file unless that is `lib.rs`.
     pub(super) name: String,
     pub(super) modules: BTreeMap<ModulePath, Module>,
 }
@@ -21,19 +21,19 @@ pub(super) struct Crate {
 pub(super) type ModulePath = Vec<String>;
 
 pub(super) struct Module {
-    /// The file that it stands in, from the folder `src`.
+    /// Its file, relative to the folder `src`.
     pub(super) file: String,
-    /// The items that belong to no test.
+    /// The items outside of tests.
     pub(super) items: Vec<Item>,
     pub(super) uses: Vec<Use>,
 }
 
 /// A name that a module imports.
 pub(super) struct Use {
-    /// The name here; `*` for all.
+    /// The local name; `*` for all.
     pub(super) name: String,
     pub(super) path: Vec<String>,
-    /// Whether it is there for others.
+    /// Whether it is a re-export.
     pub(super) is_export: bool,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn read_crate(name: String, main: &str, read: &mut dyn FnMut(&Path) -
     Ok(Crate { name, modules })
 }
 
-/// Where a module stands, and the folder for the files of its children.
+/// The file of a module, and the folder of its children's files.
 struct FilePlace {
     file: String,
     children: PathBuf,
@@ -125,8 +125,8 @@ fn add(
     }
     let mut path = path;
     while modules.contains_key(&path) {
-        // Another form of the same module, under another `cfg`: it may use others, and others use
-        // the first.
+        // The same module under another `cfg`. Its own paths count as dependencies; paths of other
+        // files lead to the first form.
         path.push("other form".to_owned());
     }
     modules.insert(path, Module { file: place.file, items: kept, uses });
@@ -160,9 +160,9 @@ fn attributes(item: &Item) -> Option<&[Attribute]> {
     })
 }
 
-/// Whether something is compiled for tests only: `cfg(test)`, `cfg(doctest)`, `cfg(loom)`,
-/// `cfg(shuttle)`, or one of them in an `all`. The last two replace types of other crates by ones
-/// of the same names.
+/// Whether an item is compiled only for tests: `cfg(test)`, `cfg(doctest)`, `cfg(loom)`,
+/// `cfg(shuttle)`, or one of them in an `all`. The last two replace types of other crates by types
+/// with the same names.
 pub(super) fn is_of_tests(attributes: &[Attribute]) -> bool {
     let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     conditions.filter_map(|attribute| attribute.parse_args::<syn::Meta>().ok()).any(|condition| needs_test(&condition))

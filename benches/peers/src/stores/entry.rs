@@ -1,4 +1,4 @@
-//! What a store brings to take part.
+//! The description of a store under test.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use crate::store::{Guarantee, Store};
 /// The id of the store of this workspace.
 pub(crate) const OWN: &str = "hightower";
 
-/// Bytes of cache for the stores that have one: larger than the data of every workload.
+/// Cache size of stores with a cache, in bytes: larger than the data of every workload.
 #[cfg(any(feature = "fjall", feature = "redb", feature = "rocksdb", feature = "sled", feature = "sled-alpha"))]
 pub(super) const CACHE_BYTES: u64 = 2 << 30;
 
-/// How a store is opened.
+/// Opens a store.
 type Open = fn(&Path, Guarantee) -> Result<Box<dyn Store>>;
 
 /// A store that can take part.
@@ -23,13 +23,13 @@ pub(crate) struct Entry {
     pub(crate) id: &'static str,
     /// The package whose version `Cargo.lock` has.
     pub(crate) package: &'static str,
-    /// The first part of the version, where the lock file has several of one package.
+    /// The first part of the version, if the lock file has several versions of the package.
     pub(crate) version: &'static str,
-    /// Whether a returned write survives `kill -9` in the workloads that are not synced.
+    /// Whether a returned write survives `kill -9` in workloads without syncs.
     pub(crate) survives_kill: bool,
-    /// Whether it takes part where no stores are named.
+    /// Whether it takes part by default.
     pub(crate) by_default: bool,
-    /// How it is used here, and what its guarantee is.
+    /// Its settings and its guarantee.
     pub(crate) usage: &'static str,
     /// Opens it, creating it if missing.
     pub(crate) open: Open,

@@ -23,7 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     open,
 };
 
-/// Address space for the map, not memory: above the data of every workload.
+/// Address space for the map, in bytes, not memory: larger than the data of every workload.
 const MAP_BYTES: usize = 16 << 30;
 
 struct Lmdb {
@@ -31,14 +31,13 @@ struct Lmdb {
     database: Database<'static, Bytes, Bytes>,
 }
 
-/// The only unsafe code outside the index and the segments' mapping: heed's way to open has no safe
-/// form.
+/// Unsafe, because heed has no safe form of this call.
 #[allow(unsafe_code)]
 fn open_environment(dir: &Path, flags: EnvFlags) -> Result<Env<WithTls>> {
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_readers(64);
-    // SAFETY: the directory is this process's alone for as long as the environment is open, so the
-    // map changes by LMDB's hand only; a file that power loss has damaged is never opened here.
+    // SAFETY: only this process uses the directory while the environment is open, so only LMDB
+    // changes the map; a file damaged by a power loss is never opened here.
     Ok(unsafe { options.flags(flags).open(dir)? })
 }
 

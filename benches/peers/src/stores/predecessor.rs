@@ -1,5 +1,5 @@
-//! hightower-kv 0.1.5, the engine that this one follows. Values live on its heap; a put is one
-//! write(2) to the log.
+//! hightower-kv 0.1.5, the predecessor. Its values are on the heap; a put does one write(2) to the
+//! log.
 
 use std::path::Path;
 use std::time::Duration;

@@ -39,7 +39,7 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
 }
 
 impl Redb {
-    /// Makes everything so far durable, and the table exist.
+    /// Makes all earlier writes durable, and creates the table if missing.
     fn sync(&self) -> Result<()> {
         let transaction = self.database.begin_write()?;
         transaction.open_table(TABLE)?;

@@ -1,5 +1,5 @@
-//! RocksDB: the LSM tree that most engines compare themselves with. A put is one write(2) to its
-//! log before it returns.
+//! RocksDB: the LSM tree that most engines are compared with. A put does one write(2) to its log
+//! before it returns.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! sled 0.34: a lock-free B-tree over a log. Writes sit in a buffer of the process until it is
+//! sled 0.34: a lock-free B-tree over a log. Writes stay in a buffer of the process until it is
 //! flushed.
 
 use std::path::Path;

@@ -23,10 +23,10 @@ pub(super) const ENTRY: Entry = Entry {
     open,
 };
 
-/// Keys of a leaf: few, because every change of a leaf rewrites all of it.
+/// Number of keys in a leaf: few, because every change rewrites the whole leaf.
 const FANOUT: usize = 64;
 
-/// A handle is for one thread, so each thread clones its own.
+/// A handle belongs to one thread, so each thread clones its own.
 struct SledAlpha {
     tree: Mutex<Db<FANOUT>>,
     guarantee: Guarantee,
@@ -44,7 +44,7 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
 }
 
 impl SledAlpha {
-    /// Calls `act` with this thread's handle. A process opens one store at a time, so a handle is
+    /// Calls `act` with this thread's handle. A process opens one store at a time, so the handle is
     /// of this store.
     fn with<T>(&self, act: impl FnOnce(&Db<FANOUT>) -> Result<T>) -> Result<T> {
         HANDLE.with_borrow_mut(|handle| {

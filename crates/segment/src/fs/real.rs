@@ -34,14 +34,15 @@ pub struct RealFs;
 struct RealDir {
     descriptor: OwnedFd,
     path: PathBuf,
-    /// Detects a child of the process that opened it, in which nothing may be changed.
+    /// Detects a forked child of the process that opened it, which may change nothing.
     guard: ForkGuard,
 }
 
 #[derive(Debug)]
 struct RealFile {
     file: fs::File,
-    /// If it is open for writing. Behind the descriptor, which is closed first.
+    /// Present if the file is open for writing. Declared after the descriptor, which is dropped
+    /// first.
     _writer: Option<WriterUse>,
     guard: ForkGuard,
 }
@@ -60,7 +61,8 @@ type DirectoryId = (u64, u64);
 /// The directories locked by this process or by its fork parents; for messages only.
 static LOCKED: Mutex<Vec<(DirectoryId, ForkGuard)>> = Mutex::new(Vec::new());
 
-/// It is held only briefly. But in a child forked at such a moment it is never released.
+/// The lock is held only briefly. But in a child that was forked at such a moment it is never
+/// released.
 fn locked() -> Option<MutexGuard<'static, Vec<(DirectoryId, ForkGuard)>>> {
     if !ForkGuard::is_in_child() {
         return Some(LOCKED.lock());
@@ -147,7 +149,7 @@ impl RealDir {
             return Err(Errno::ISDIR.into());
         }
         if !found.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
         let writer = flags.contains(OFlags::RDWR).then(|| WriterUse::begin(&found)).transpose()?;
         Ok(Arc::new(RealFile { file, _writer: writer, guard: self.guard }))
@@ -252,7 +254,7 @@ impl Dir for RealDir {
             // NFS turns the lock into one of a range of bytes, for which the directory would have to be open for
             // writing.
             Err(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "the file system locks no directories"))
+                Err(io::Error::new(io::ErrorKind::Unsupported, "the file system cannot lock directories"))
             }
             Err(error) => Err(error.into()),
         }
@@ -265,7 +267,7 @@ impl Dir for RealDir {
 
     fn room(&self) -> io::Result<DeviceRoom> {
         let found = retry_on_intr(|| rustix::fs::fstatvfs(&self.descriptor))?;
-        // A file system without a size, such as a tmpfs without a limit, tells of no blocks.
+        // A file system without a size, such as a tmpfs without a limit, reports 0 blocks.
         if found.f_blocks == 0 {
             return Ok(DeviceRoom { total_bytes: u64::MAX, available_bytes: u64::MAX });
         }
@@ -355,7 +357,8 @@ fn allocate(file: &fs::File, len_bytes: u64) -> io::Result<()> {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) if keeps_blocks(&rustix::fs::fstatfs(file)?) => {
                 return fill(file, len_bytes);
             }
-            // No promise is made on such a file system, and none is relied on: appends there are positioned writes.
+            // Such a file system makes no promise, and none is needed: appends there are positioned
+            // writes.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return grow(file, len_bytes),
             Err(error) => return Err(error.into()),
         }

@@ -4,23 +4,22 @@ use std::io;
 
 use memmap2::MmapRaw;
 
-/// In what pages the system is to keep a file in memory:
-/// [`Mapping::keep_in`](super::Mapping::keep_in).
+/// The kind of pages for a file's memory: [`Mapping::keep_in`](super::Mapping::keep_in).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
-    /// As small as they come: a sync writes little more than what has changed.
+    /// Small pages: a sync writes little more than the changes.
     #[default]
     Small,
-    /// As the system likes: it reads around what is touched, ever more together, and later writes
-    /// as much together.
+    /// The system's choice: it reads around touched pages, in ever larger groups, and later writes
+    /// in groups of that size.
     Mixed,
-    /// Huge where that is possible. Touching them takes half of the time that mixed ones take, and
-    /// reading from them a little less; but a sync writes each that has changed as a
-    /// whole, 2 MiB. For what is written much faster than it is synced.
+    /// Huge pages if possible. Touching them takes half of the time of mixed ones, and reading a
+    /// little less; but a sync writes each changed one as a whole, 2 MiB. For data that is written
+    /// much faster than it is synced.
     Huge,
 }
 
-/// Whether the system knows how to touch pages ahead (Linux 5.14 and later).
+/// Touches pages ahead; `false` if the system does not support it (before Linux 5.14).
 #[cfg(target_os = "linux")]
 pub(super) fn populate(raw: &MmapRaw, at: usize, len: usize) -> io::Result<bool> {
     match raw.advise_range(memmap2::Advice::PopulateWrite, at, len) {
@@ -35,14 +34,14 @@ pub(super) fn populate(_raw: &MmapRaw, _at: usize, _len: usize) -> io::Result<bo
     Ok(false)
 }
 
-/// Asks the system not to read around what is touched, because then it would keep ever more pages
-/// together, and write them together: a sync of one record takes 90 µs at the start of a segment,
-/// and behind 40 MiB 360 (Linux 6.18). A wish: if it is not granted, nothing changes but speed.
+/// Advises the system not to read around touched pages, because it would then group ever more
+/// pages, and write each group as a whole: a sync of one record takes 90 µs at the start of a
+/// segment, and 360 µs behind 40 MiB (Linux 6.18). If the system ignores it, only speed changes.
 pub(super) fn keep_pages_small(raw: &MmapRaw) {
     let _wish = raw.advise(memmap2::Advice::Random);
 }
 
-/// Takes the wish for huge pages back.
+/// Withdraws the advice for huge pages.
 #[cfg(target_os = "linux")]
 pub(super) fn forget_huge_pages(raw: &MmapRaw) -> io::Result<()> {
     raw.advise(memmap2::Advice::NoHugePage)
@@ -53,7 +52,7 @@ pub(super) fn forget_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the system for huge pages. It may know none, or have none for this file.
+/// Advises the system to use huge pages. It may not support them, or not for this file.
 #[cfg(target_os = "linux")]
 pub(super) fn wish_for_huge_pages(raw: &MmapRaw) -> io::Result<()> {
     raw.advise(memmap2::Advice::HugePage)
@@ -66,10 +65,9 @@ pub(super) fn wish_for_huge_pages(_raw: &MmapRaw) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 pub(super) fn forget_pages(raw: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
-    // SAFETY: the advice would lose the content of private or anonymous memory; this is a shared
-    // map of a file (those in `FileMaps` are made by `map_raw` and `map_raw_read_only` alone),
-    // whose content is the page cache's: the next access, a reader's or the writer's, finds the
-    // same bytes there.
+    // SAFETY: the advice discards the content of private or anonymous memory. This is a shared map
+    // of a file (only `map_raw` and `map_raw_read_only` create those in `FileMaps`), whose content
+    // is in the page cache: the next access of a reader or the writer finds the same bytes there.
     unsafe { raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) }
 }
 

@@ -1,5 +1,5 @@
-//! Which files this process has open for writing, and which it has mapped for good: a file is never
-//! both.
+//! The files that this process has open for writing, and those that it has mapped as complete: no
+//! file is both.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::ForkGuard;
 use crate::mutants::planted;
 
-/// Device and inode. As long as a file is open or mapped, no other file gets its inode.
+/// Device and inode. While a file is open or mapped, no other file gets its inode.
 type FileId = (u64, u64);
 
 #[derive(Debug, Default)]
@@ -23,23 +23,23 @@ struct Uses {
 
 static USES: Mutex<BTreeMap<FileId, Uses>> = Mutex::new(BTreeMap::new());
 
-/// While this lives, the file is open for writing and cannot be mapped for good.
+/// While this lives, the file is open for writing and cannot be mapped as complete.
 #[derive(Debug)]
 pub(crate) struct WriterUse(FileId);
 
-/// While this lives, the file is mapped for good and cannot be opened for writing.
+/// While this lives, the file is mapped as complete and cannot be opened for writing.
 #[derive(Debug)]
 pub(crate) struct MapUse(FileId);
 
 impl WriterUse {
     /// # Errors
     ///
-    /// [`io::ErrorKind::ResourceBusy`] if the file is mapped for good.
+    /// [`io::ErrorKind::ResourceBusy`] if the file is mapped as complete.
     pub(crate) fn begin(file: &Metadata) -> io::Result<Self> {
         let id = id_of(file);
         begin(id, |uses| {
             if uses.maps > 0 && !planted("mapped_tables_opened_for_writing") {
-                return Err("a table is mapped from this file, which is then never written to");
+                return Err("a table is mapped from this file, so the file cannot be opened for writing");
             }
             uses.writers += 1;
             Ok(Self(id))
@@ -100,7 +100,7 @@ fn begin<T>(id: FileId, step: impl FnOnce(&mut Uses) -> Result<T, &'static str>)
 }
 
 fn end(id: FileId, step: impl FnOnce(&mut Uses)) {
-    // Without the lock the child keeps the use: it only refuses more.
+    // Without the lock the child keeps the entry, so it only refuses more.
     let Some(mut all) = uses() else { return };
     if let Entry::Occupied(mut uses) = all.entry(id) {
         step(uses.get_mut());

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// Hears of what happens to a [`SharedMemory`] through its mappings.
+/// Observes the changes of a [`SharedMemory`] through its mappings.
 pub trait MemoryObserver: Send + Sync {
-    /// `bytes` were written at `offset`.
+    /// Called after `bytes` were written at `offset`.
     fn wrote(&self, offset: usize, bytes: &[u8]);
 
     /// Makes a range durable.
@@ -21,14 +21,14 @@ pub trait MemoryObserver: Send + Sync {
     fn sync(&self, range: Range<usize>) -> io::Result<()>;
 }
 
-/// Plain memory that stands for a file's pages: of fixed size, shared by the file and its mappings.
+/// Plain memory in place of a file's pages: of fixed size, shared by the file and its mappings.
 ///
 /// Bytes that a mapping has published are *frozen*; writes to them are refused.
 pub struct SharedMemory {
     bytes: Box<[UnsafeCell<u8>]>,
     frozen: AtomicUsize,
     mappings: AtomicUsize,
-    /// Held while a thread touches bytes that are not frozen, or thaws.
+    /// Held while a thread accesses bytes that are not frozen, or thaws bytes.
     unfrozen: Mutex<()>,
 }
 
@@ -36,7 +36,7 @@ pub struct SharedMemory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frozen;
 
-// SAFETY: frozen bytes are only read; all others are touched under the lock `unfrozen` alone (by
+// SAFETY: frozen bytes are only read; all others are accessed only under the lock `unfrozen` (by
 // mappings through `write_at`).
 unsafe impl Sync for SharedMemory {}
 
@@ -46,8 +46,8 @@ impl SharedMemory {
     pub fn new(bytes: &[u8]) -> Self {
         let bytes: *mut [u8] = Box::into_raw(bytes.into());
         // SAFETY: the pointer was just taken out of a box, and `UnsafeCell<u8>` has the layout of
-        // `u8`. (Wrapping byte by byte would be safe, and too slow where thousands of crashes are
-        // tried.)
+        // `u8`. (Wrapping byte by byte would be safe, but too slow for thousands of simulated
+        // crashes.)
         let bytes = unsafe { Box::from_raw(bytes as *mut [UnsafeCell<u8>]) };
         Self { bytes, frozen: AtomicUsize::new(0), mappings: AtomicUsize::new(0), unfrozen: Mutex::new(()) }
     }
@@ -64,7 +64,7 @@ impl SharedMemory {
         self.bytes.is_empty()
     }
 
-    /// How many mappings of it live.
+    /// The number of its live mappings.
     #[must_use]
     pub fn mappings(&self) -> usize {
         self.mappings.load(Ordering::Acquire)
@@ -92,7 +92,7 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`Frozen`] if they do not all lie between the published bytes and the end; then nothing was
+    /// [`Frozen`] unless all of them are between the published bytes and the end; then nothing was
     /// written.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Frozen> {
         let _held = self.unfrozen.lock();
@@ -113,13 +113,13 @@ impl SharedMemory {
         self.frozen.fetch_max(end, Ordering::AcqRel);
     }
 
-    /// There is one more mapping.
+    /// Counts a new mapping.
     pub(super) fn note_mapping(&self) {
         self.mappings.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A mapping is gone. With the last one all bytes may change again, since nobody borrows from
-    /// them.
+    /// Counts a dropped mapping. After the last one all bytes may change again, because nobody
+    /// borrows from them.
     pub(super) fn forget_mapping(&self) {
         let _held = self.unfrozen.lock();
         if self.mappings.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -127,7 +127,7 @@ impl SharedMemory {
         }
     }
 
-    /// Lets all bytes change again, if the one mapping whose owner asks is the only one.
+    /// Lets all bytes change again, if the caller's mapping is the only one.
     pub(super) fn thaw(&self) -> bool {
         let _held = self.unfrozen.lock();
         if self.mappings() != 1 {

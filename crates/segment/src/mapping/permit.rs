@@ -1,9 +1,8 @@
-//! Who may map a file.
+//! The permit for mapping a file.
 
-/// The promise that a map of a file needs, and that no type can make: that nobody cuts the file or
-/// writes to what is lent. Each map uses one up, and only `unsafe` code makes one; an
-/// implementation of [`File`](crate::File) passes it on to the file that it stands for, and to no
-/// other.
+/// The promise that nobody truncates a mapped file or writes to lent bytes, which no type can
+/// guarantee. Each map consumes one permit, and only `unsafe` code creates one. An implementation
+/// of [`File`](crate::File) passes it on to its own file, and to no other.
 ///
 /// Without it none of these compiles. A write under a borrowed slice:
 ///
@@ -28,7 +27,7 @@
 /// let second = file.map(4096, Access::Write, MapPermit::new());
 /// ```
 ///
-/// A file that is cut to nothing while it is mapped, which would end the process by a signal:
+/// A mapped file that is truncated, which would end the process by a signal:
 ///
 /// ```compile_fail,E0133
 /// use hightower_segment::{Access, Fs, MapPermit, RealFs};
@@ -40,7 +39,7 @@
 /// println!("{:?}", map.slice(0..1));
 /// ```
 ///
-/// Nor can one be made up, or used twice:
+/// A permit cannot be forged or used twice:
 ///
 /// ```compile_fail,E0423
 /// let permit = hightower_segment::MapPermit(());
@@ -57,9 +56,9 @@ pub struct MapPermit(KeptBy);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeptBy {
-    /// Who made the permit keeps it.
+    /// The creator of the permit keeps the promise.
     Holder,
-    /// [`Mapping::of_file`](super::Mapping::of_file) has to see that it is kept.
+    /// [`Mapping::of_file`](super::Mapping::of_file) must ensure it.
     Mapping,
 }
 
@@ -68,30 +67,28 @@ impl MapPermit {
     ///
     /// # Safety
     ///
-    /// As long as the mapping lives, nobody makes the file shorter than what is mapped of it, but
-    /// for the part behind all that is ever published; and nobody writes to a byte of it that
-    /// this mapping, or another one of the file, has published: neither through a file nor through
-    /// a mapping, in no process.
+    /// While the mapping lives, no process truncates the mapped part of the file, except behind all
+    /// bytes that are ever published. No process writes, through a file or a mapping, to a byte
+    /// that this or another mapping of the file has published.
     #[must_use]
     pub unsafe fn new() -> Self {
         Self(KeptBy::Holder)
     }
 
-    /// The promise for a file of a store, by the rules of this crate: the store's lock keeps other
-    /// stores and other processes of this kind away; a file is appended to by one writer,
-    /// behind what it has published; it is cut only where nobody has published and nobody will
-    /// append; it is used again only when its mapping is nobody's any more. What the rules cannot
-    /// rule out is somebody who does not know them: a program that writes to the store's files,
-    /// or this one, by their paths.
+    /// The promise for a file of a store, by the rules of this crate. The store's lock excludes
+    /// other stores and other processes that use this crate. One writer appends to a file, behind
+    /// the published bytes. A file is truncated only where nothing is published and nothing will be
+    /// appended, and reused only after all its mappings are dropped. The rules do not bind code
+    /// that writes to the store's files by their paths.
     pub(crate) fn of_store() -> Self {
         // SAFETY: the rules above.
         unsafe { Self::new() }
     }
 
-    /// For a map, for reading, of a file that is complete. Nothing is promised: while the map
-    /// lives, this process opens the file for writing through no [`File`](crate::File), and while
-    /// it has it open so, it does not map it. What remains is who knows nothing of this crate:
-    /// another process, or a `std::fs::File` of this one.
+    /// For a read-only map of a complete file. The crate ensures it: while the map lives, this
+    /// process does not open the file for writing by a [`File`](crate::File), and while the file is
+    /// open for writing, it is not mapped. Code that does not use this crate is not bound: another
+    /// process, or a `std::fs::File` of this one.
     pub(crate) fn of_complete_file() -> Self {
         Self(KeptBy::Mapping)
     }

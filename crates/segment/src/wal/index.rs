@@ -59,7 +59,7 @@ impl Index {
             self.end = position;
         }
         if position != self.end {
-            return Err("an entry that does not follow the one before it");
+            return Err("an entry that does not follow the previous one");
         }
         self.end = position.checked_add(1).ok_or("an entry behind the last possible position")?;
         self.places.push_back(place);
@@ -138,7 +138,7 @@ mod tests {
         index.check_complete().unwrap();
     }
 
-    /// The log's first segments are gone; what they held is dead by the end.
+    /// The first segments of the log are removed; their entries are cut by a later record.
     #[test]
     fn a_log_may_begin_in_its_midst_if_a_later_cut_says_so() {
         let mut index = Index::default();

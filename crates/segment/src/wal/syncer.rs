@@ -31,8 +31,8 @@ impl WalSync {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`] for the first failure; it is never retried, and everyone gets
-    /// [`SegmentError::Poisoned`] from then on.
+    /// [`SegmentError::Io`] for the first failure; it is never retried, and every later call
+    /// returns [`SegmentError::Poisoned`].
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
