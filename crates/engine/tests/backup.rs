@@ -23,7 +23,7 @@ fn open(dir: &Path) -> SingleNodeEngine {
     SingleNodeEngine::with_config(config(dir)).unwrap()
 }
 
-/// Whether a copy that has failed has left nothing.
+/// Whether a failed copy has left no files.
 fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).map_or(true, |entries| entries.count() == 0)
 }
@@ -32,7 +32,7 @@ fn go_on(_: RepairProgress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// A store with overwritten and deleted keys, some of it compacted.
+/// A store with overwritten and deleted keys, partly compacted.
 fn filled(dir: &Path) -> SingleNodeEngine {
     let engine = open(dir);
     for round in 0..3 {
@@ -75,7 +75,7 @@ fn a_backup_is_a_store_and_an_incremental_one_copies_only_what_is_new() {
     let third = engine.backup_to(&backup).unwrap();
     assert_eq!((third.kept_segments, third.copied_bytes), (third.segments, 0));
 
-    // Whatever the store does to its files later, the backup keeps what it had.
+    // Later changes of the store's files do not change the backup.
     let state = engine.snapshot_state().unwrap().digest();
     for round in 0..5 {
         for number in 0..400 {
@@ -113,7 +113,7 @@ fn a_backup_is_of_one_moment_while_writes_and_compactions_go_on() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0_u64.. {
-                // Two keys that always change together.
+                // Two keys that always change in one commit.
                 let mut batch = hightower_engine::Batch::new();
                 batch.put("a", round.to_string()).put("b", round.to_string());
                 assert!(matches!(engine.commit(&batch).unwrap(), hightower_engine::BatchOutcome::Committed(_)));
@@ -137,7 +137,7 @@ fn a_backup_is_of_one_moment_while_writes_and_compactions_go_on() {
             assert_eq!(copy.get("b").unwrap().as_deref(), Some(&round[..]));
             rounds.push(round.to_vec());
             assert!(!copy.open_report().was_unclean());
-            // The next backup is of another moment.
+            // The next backup must be of a later round.
             while engine.get("a").unwrap().unwrap() == round {
                 thread::yield_now();
             }
@@ -230,7 +230,8 @@ fn check_finds_each_damaged_place_and_salvage_saves_the_rest() {
     assert_eq!(dump(&components, &kv, &mut count).unwrap(), 0);
     assert_eq!(dumped, records);
 
-    // One byte in the middle of a compacted segment: the keys beside it are named.
+    // One damaged byte in the middle of a compacted segment: the report names the neighbouring
+    // keys.
     let path = segments(&kv).into_iter().find(|path| fs::read(path).unwrap()[20] == 2).unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
@@ -251,7 +252,7 @@ fn check_finds_each_damaged_place_and_salvage_saves_the_rest() {
     let lost: Vec<_> = state.iter().filter(|(key, value)| saved.get(key).unwrap().as_deref() != Some(value)).collect();
     assert!(lost.len() <= 1 && lost.iter().all(|(key, _)| key > &&before[..] && key < &&after[..]), "{lost:?}");
 
-    // Without its manifest the store still gives what its segments hold.
+    // Without the manifest, salvage uses all segment files.
     fs::remove_file(kv.join("MANIFEST")).unwrap();
     assert!(!check(&components, &kv, CheckLevel::Structure, &mut go_on).unwrap().is_whole());
     let again = dir.path().join("again");

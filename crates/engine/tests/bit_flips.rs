@@ -1,15 +1,15 @@
-//! Each bit of a store's files flipped, one at a time: opening and reading notices it, or gives
-//! what was there without it. Never anything else.
+//! Flips each bit of a store's files, one at a time. Open or a read detects the flip, or the
+//! content is the same as without it.
 //!
-//! Two images: one of a store that was closed, where a flip may cost nothing that is read without
-//! an error; one of a store that was killed, where commits after the last sync, which nothing says
-//! were durable, may be taken for a torn tail.
+//! Two images: one of a closed store, where no flip may change content that is read without an
+//! error; one of a killed store, where commits after the last sync, which no record calls durable,
+//! may count as a torn tail.
 //!
-//! `HIGHTOWER_TEST_IMAGE_BYTES` sets how many bytes of keys and values each image holds at least
-//! (default 8,192), `HIGHTOWER_TEST_FLIP_STEP` which share of the bits is flipped: 1 for each
-//! (default: every seventeenth, so that each bit of a byte has its turn), and
-//! `HIGHTOWER_TEST_FLIP_FIRST` with which it begins (default 0), so that a long run can be cut into
-//! pieces: 8 runs with step 8 and the firsts 0 to 7 flip each bit once.
+//! `HIGHTOWER_TEST_IMAGE_BYTES` sets the minimum number of bytes of keys and values in an image
+//! (default 8,192). `HIGHTOWER_TEST_FLIP_STEP` sets the distance of the flipped bits: 1 for all
+//! (default 17, so that every bit position in a byte occurs). `HIGHTOWER_TEST_FLIP_FIRST` sets the
+//! first bit (default 0), so that a long run can be divided: 8 runs with step 8 and first bits 0 to
+//! 7 flip each bit once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -24,24 +24,25 @@ use hightower_segment::sim::SimFs;
 
 const DIR: &str = "/store";
 
-/// A store on disk, and the digests of what may be read from it.
+/// A store on disk, and the digests of the content that may be read from it.
 struct Image {
     fs: SimFs,
     files: Vec<(PathBuf, Vec<u8>)>,
     allowed: HashSet<u64>,
-    /// The lengths, key and value, of what is live and was promised: each bit of these counts.
+    /// The lengths of key and value of each live and promised record: every flip in these must be
+    /// detected.
     promised_len_bytes: Vec<usize>,
 }
 
 impl Image {
-    /// A store to which `len_bytes` of keys and values were written, with a manifest, sealed
-    /// segments, an open one and checkpoints; somewhat more than half of it is live.
+    /// A store with `len_bytes` of written keys and values, a manifest, sealed segments, an open
+    /// one and checkpoints; somewhat more than half of it is live.
     fn new(len_bytes: usize, is_closed: bool) -> Self {
         let fs = SimFs::new();
         let engine = open_with(&fs, config(AppendMode::Mapped), 3, Background::Caller).unwrap();
         let digest = |engine: &SingleNodeEngine| engine.snapshot_state().unwrap().digest();
         let mut digests = vec![digest(&engine)];
-        // How many commits the last sync covers; some come after it, and say how far it went.
+        // The number of commits that the last sync covers. Later records state how far it went.
         let mut synced = 0;
         let mut live = BTreeMap::new();
         let (mut written, mut number) = (0, 0);
@@ -90,7 +91,7 @@ impl Image {
         if self.allowed.contains(&state.digest()) { Ok(false) } else { Err("something else is read".into()) }
     }
 
-    /// Whether the flip that was just made is noticed.
+    /// Opens and reads the image; returns whether it detects the flip.
     fn open(&self, can_write: bool) -> Result<bool, String> {
         let config = config(AppendMode::Mapped).with_read_only(!can_write);
         let fs = if can_write { self.fs.after_kill() } else { self.fs.clone() };
@@ -112,7 +113,7 @@ fn flip_everything(is_closed: bool) {
         for bit in (first..content.len() * 8).step_by(step) {
             bytes[bit / 8] ^= 1 << (bit % 8);
             image.fs.plant(path, &bytes);
-            // Recovery for writing does more, and costs more: some of the time.
+            // Only some flips are opened for writing, because recovery for writing costs more.
             let can_write = flips.is_multiple_of(37);
             let is_noticed = image.open(can_write).unwrap_or_else(|error| {
                 panic!(
@@ -129,8 +130,8 @@ fn flip_everything(is_closed: bool) {
     let kind = if is_closed { "closed" } else { "killed" };
     println!("a store that was {kind}: {flips} flipped bits, {noticed} noticed, the others harmless, 0 violations");
     assert!(flips * step as u64 >= len_bytes as u64 * 8, "the image is too short: {flips} bits");
-    // A flip in what is live and promised cannot be harmless; the others are of what is dead, not
-    // written yet, or there twice.
+    // A flip in live and promised data cannot be harmless; the others are in dead, unwritten or
+    // redundant data.
     let least: usize = image.promised_len_bytes.iter().map(|len| len * 8 / step).sum();
     assert!(least * step >= len_bytes * 8 / 3, "the image holds too little: {least} bits are live and promised");
     assert!(noticed >= least as u64, "{noticed} of {flips} noticed, {least} are of what is live and promised");

@@ -1,5 +1,5 @@
-//! Versions and timestamps that callers choose, and clocks that say anything: they decide about the
-//! caller's own key and nothing else.
+//! Versions and timestamps of callers, and clocks with any reading: they affect only the caller's
+//! own key.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -44,7 +44,7 @@ fn removal(key: &str, version: u64) -> Command {
 
 type Submit = fn(&SingleNodeEngine, Command) -> Result<ApplyOutcome>;
 
-/// Every way in which a caller hands in a command.
+/// Every path by which a caller submits a command.
 const PATHS: [Submit; 6] = [
     |engine, command| engine.submit(command),
     |engine, command| engine.submit_async(command)?.wait(),
@@ -105,7 +105,7 @@ fn a_version_from_2_to_the_63_on_is_refused_on_every_path() {
             assert_eq!(engine.snapshot_state().unwrap().digest(), digest, "path {number}: something has changed");
             assert_eq!(engine.latest_version(), 1);
 
-            // The highest that may be submitted counts, and ends nothing.
+            // The highest allowed version wins, and later writes still work.
             assert_eq!(path(&engine, set("a", OWN - 1, NOW_MS)).unwrap(), ApplyOutcome::Applied);
             for key in ["a", "b"] {
                 puts_and_deletes_win(&engine, key);
@@ -118,7 +118,7 @@ fn a_version_from_2_to_the_63_on_is_refused_on_every_path() {
             for key in ["a", "b", "c"] {
                 puts_and_deletes_win(&engine, key);
             }
-            // Its replay knows versions of its own; callers still may not give one.
+            // After a reopen, callers still may not submit a version of the store's range.
             refuses(path, &engine, set("d", OWN, NOW_MS));
             assert_eq!(path(&engine, set("d", 7, NOW_MS)).unwrap(), ApplyOutcome::Applied);
         }
@@ -244,7 +244,7 @@ fn a_clock_that_steps_back_ends_no_grace() {
         };
         delete_and_roll(&engine, "k");
         engine.close().unwrap();
-        // A restart does not make the store younger either.
+        // The same after a restart.
         let engine = open_with(config(dir.path()), &clock);
         delete_and_roll(&engine, "l");
         clock.set_now_ms(NOW_MS + 1000);
@@ -269,7 +269,7 @@ fn a_clock_that_was_ahead_keeps_no_tombstone_for_ever() {
         engine.close().unwrap();
         clock.set_now_ms(NOW_MS);
         let engine = open_with(config(dir.path()), &clock);
-        // Time passes at a half of its pace, until the clock has caught up.
+        // Time passes at half of its pace until the clock has caught up.
         for _ in 0..3 {
             engine.put("beside", [3; 10 << 10]).unwrap();
             engine.run_compaction_now().unwrap();
@@ -307,7 +307,7 @@ fn a_crash_takes_back_no_time_that_a_seal_has_seen() {
         SingleNodeEngine::with_components(config(Path::new("/store")), components).unwrap()
     };
     let engine = open(&fs);
-    // The next segment is begun ahead of its use; the one before it ends an hour later.
+    // The next segment is prepared early; its predecessor is sealed an hour later.
     engine.put("a", [1; 9 << 10]).unwrap();
     engine.put("b", [2; 9 << 10]).unwrap();
     clock.advance(Duration::from_millis(3_600_000));
@@ -320,7 +320,7 @@ fn a_crash_takes_back_no_time_that_a_seal_has_seen() {
     assert_eq!(latest_ms, Some(NOW_MS + 3_600_000), "the seal has seen that hour");
 }
 
-/// A clock whose every answer is drawn anew from all that its types can say.
+/// A clock with random readings over the whole range of its types.
 #[derive(Debug)]
 struct Wild(AtomicU64);
 

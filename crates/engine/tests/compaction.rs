@@ -1,4 +1,4 @@
-//! Compaction and checkpoints, as an application meets them: the shadow of every rule.
+//! Compaction and checkpoints through the public interface: the visible effect of each rule.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -115,8 +115,8 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     check(&engine);
     engine.close().unwrap();
 
-    // An old checkpoint in the place of the new one: most of what it points to is gone, and nothing
-    // comes back.
+    // An old checkpoint instead of the new one: most of its records are removed, and no deleted key
+    // may reappear.
     std::fs::write(dir.path().join(checkpoint_name(&dir)), old_checkpoint.unwrap()).unwrap();
     let engine = open_at(&dir, &clock);
     assert!(matches!(engine.open_report().checkpoint, CheckpointUse::Loaded { .. }));
@@ -128,7 +128,7 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     check(&engine);
     drop(engine);
 
-    // And one that is damaged at any place.
+    // The same with a checkpoint that is damaged at any offset.
     let name = checkpoint_name(&dir);
     let whole = std::fs::read(dir.path().join(&name)).unwrap();
     for at in (0..whole.len()).step_by(97) {
@@ -178,7 +178,7 @@ fn a_submitted_timestamp_neither_shortens_nor_lengthens_the_grace() {
             engine.run_compaction_now().unwrap();
             assert!(!engine.submit(late()).unwrap().changed(), "timestamp {timestamp}: forgotten too early");
         }
-        // At the latest one grace after it was moved for the last time.
+        // At the latest one grace after its last move.
         for _ in 0..2 {
             clock.advance(Duration::from_millis(minute_ms + 1));
             engine.put("beside", "z").unwrap();
@@ -219,7 +219,7 @@ fn an_explicit_run_puts_what_is_live_in_key_order_once() {
         let in_order = |segment: &&SegmentStats| segment.is_compacted;
         let ordered: u64 = engine.stats().segments.iter().filter(in_order).map(|segment| segment.live_records).sum();
         assert_eq!(moved, ordered);
-        // What the active segment has at the end is too little to be worth a segment of its own.
+        // The rest in the active segment is too small for a separate segment.
         assert!(if order_when_explicit { (10_000..=20_000).contains(&moved) } else { moved == 0 }, "{moved}");
         assert_eq!(engine.run_compaction_now().unwrap().moved_records, 0, "once is enough");
         engine.close().unwrap();
@@ -245,7 +245,7 @@ fn the_background_keeps_the_log_in_bounds() {
         let len: u64 = stats.segments.iter().map(|segment| segment.len_bytes).sum();
         len * 2 <= stats.live_bytes * 3 && stats.compaction.waiting_segments == 0
     };
-    // Many short waits, not one moment: a machine that stands still for a while must not end it.
+    // Many short waits instead of a deadline, so that a suspended machine does not end the wait.
     let is_kept = (0..3000).any(|_| {
         thread::sleep(Duration::from_millis(10));
         is_in_bounds()
@@ -355,7 +355,7 @@ fn closing_ends_whatever_runs() {
         }
         thread::scope(|scope| {
             scope.spawn(|| {
-                // It ends in time, or is told that the store is closed.
+                // It ends in time, or gets `Closed`.
                 let _ = engine.run_compaction_now();
             });
             thread::sleep(Duration::from_micros(round * 300));
@@ -409,8 +409,8 @@ fn rounds_of_overwrite_delete_compact_reopen_leak_nothing() {
         sizes.push(size());
         counts.push(files(&dir).len() as u64);
     }
-    // Now and then a reader of another test keeps files from going before the next open; but
-    // nothing piles up.
+    // A reader of another test may delay the removal of files until the next open; but nothing
+    // accumulates.
     let is_flat = |of: &[u64]| of.iter().filter(|it| **it > of[0] + of[0] / 4).count() * 5 < of.len();
     assert!(is_flat(&sizes), "{sizes:?}");
     assert!(is_flat(&counts), "{counts:?}");

@@ -1,6 +1,6 @@
-//! Crashes while a store is restored, imported or salvaged: the source is as it was, and the
-//! destination is all there or not there; the next attempt goes through. A backup into an earlier
-//! one is that one or the new one. (Backups are crashed by `crash.rs` too, with everything else.)
+//! Crashes during restore, import and salvage: the source is unchanged, the destination is complete
+//! or no store, and the next attempt succeeds. A backup into an earlier one is the earlier one or
+//! the new one. (`crash.rs` crashes backups, too.)
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -30,7 +30,7 @@ fn read(fs: &SimFs, dir: &str) -> Result<u64> {
     Ok(open_with(fs, config, 1, Background::Caller)?.snapshot_state()?.digest())
 }
 
-/// A store with several segments, closed, all of it durable; its directory.
+/// A closed, durable store with several segments; returns its directory.
 fn source(fs: &SimFs) -> std::path::PathBuf {
     let config = config(AppendMode::Positioned);
     let dir = config.data_dir.clone();

@@ -1,11 +1,10 @@
-//! Crashes at every operation boundary, with every subset (or a sample) of what was not synced:
-//! afterwards the store holds a prefix of the commits, whole, with everything that was promised;
-//! seq and version do not go back; what open reports is true; the next open finds the same. Backups
-//! that have returned are whole. Every sixteenth recovery is itself crashed everywhere.
+//! Crashes at every operation boundary, with every subset (or a sample) of the unsynced writes.
+//! Afterwards the store has a prefix of the commits, each complete, with everything that was
+//! promised; seq and version do not go back; the open report is true; the next open finds the same.
+//! Returned backups are complete. Every sixteenth recovery is itself crashed at every operation.
 //!
-//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited (default 3,000 for each append
-//! mode), `HIGHTOWER_TEST_SEED` the first workload; `HIGHTOWER_CRASH=seed:mode:point` replays one
-//! crash.
+//! `HIGHTOWER_TEST_STATES` sets the number of visited crash states (default 3,000 per append mode),
+//! `HIGHTOWER_TEST_SEED` the first workload; `HIGHTOWER_CRASH=seed:mode:point` replays one crash.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -21,11 +20,10 @@ fn reopen(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNodeEngine, S
     open_with(fs, config(mode), seed, Background::Caller).map_err(|error| format!("does not open: {error}"))
 }
 
-/// How many commits the store holds, and how many it must hold.
+/// The number of commits in the store, and the number that it must have.
 fn found_and_promised(world: &World, digest: u64, point: CrashPoint) -> Result<(usize, usize), String> {
     let kept = world.synced.iter().filter(|promise| promise.op <= point.op).map(|promise| promise.commits).max();
-    // The death of the process alone takes nothing that has returned: every commit but the one that
-    // was under way.
+    // A death of the process alone loses no returned commit, so at most the one in progress.
     let begun = world.handed_out.iter().filter(|commit| commit.began < point.op).count();
     let promised = match point.choice {
         Choice::Everything => begun.saturating_sub(1),
@@ -39,7 +37,8 @@ fn found_and_promised(world: &World, digest: u64, point: CrashPoint) -> Result<(
     Ok((found, promised))
 }
 
-/// Visits one crash. Gives how many states that were: its recovery may be crashed too.
+/// Visits one crash. Returns the number of visited states, because its recovery may be crashed,
+/// too.
 fn check(
     world: &World,
     fs: &SimFs,
@@ -77,7 +76,7 @@ fn check(
     Ok(visited)
 }
 
-/// What open says it found is what there was.
+/// Checks that the open report is true.
 fn check_report(world: &World, engine: &SingleNodeEngine, point: CrashPoint, found: usize) -> Result<(), String> {
     let report = engine.open_report();
     let is_open = world.lives.iter().any(|life| life.opened <= point.op && point.op < life.closing);
@@ -85,7 +84,7 @@ fn check_report(world: &World, engine: &SingleNodeEngine, point: CrashPoint, fou
         return Err("calls a crash a clean close".into());
     }
     let all = world.handed_out.iter().filter(|commit| commit.began < point.op).count();
-    // Nothing was under way, and nothing was lost: so nothing can have been dropped.
+    // No commit was in progress and none was lost, so the open cannot have dropped anything.
     let is_between = !world.handed_out.iter().any(|commit| commit.began == point.op);
     if point.choice == Choice::Everything && is_between && found == all && report.dropped_bytes() > 0 && is_open {
         let last = world.fs.crash_at(CrashPoint { op: point.op, choice: Choice::Everything });
@@ -97,10 +96,9 @@ fn check_report(world: &World, engine: &SingleNodeEngine, point: CrashPoint, fou
     Ok(())
 }
 
-/// A commit now has a seq and a version that none before the crash had. Before the crash somebody
-/// may have known those of a commit that had returned, and those of one whose record was written:
-/// others read it before its sync is done. A commit that had not come as far as its record (it made
-/// room first) had none yet.
+/// A new commit has a seq and a version that no earlier one had. Others may know those of a
+/// returned commit, and those of a written record, because reads see it before its sync. A commit
+/// whose record was not yet written (it made room first) had none.
 fn check_handed_out(world: &World, engine: &SingleNodeEngine, point: CrashPoint, written: usize) -> Result<(), String> {
     engine.put("after", "the crash").map_err(|error| format!("takes no writes: {error}"))?;
     let (seq, version) = (engine.latest_seq(), engine.latest_version());
@@ -119,19 +117,19 @@ fn check_handed_out(world: &World, engine: &SingleNodeEngine, point: CrashPoint,
     Ok(())
 }
 
-/// How many commits had their records written after so many operations: what is found when the
-/// process alone dies there.
+/// The number of commits whose records were written after `op` operations: those that a kill of the
+/// process at that point preserves.
 fn written_by(world: &World, op: usize, mode: AppendMode) -> Result<usize, String> {
     let engine = reopen(&world.fs.crash_at(CrashPoint { op, choice: Choice::Everything }), mode, 95)?;
     let digest = engine.snapshot_state().map_err(|error| format!("cannot be read: {error}"))?.digest();
     let begun = world.handed_out.iter().filter(|commit| commit.began < op).count();
     let known = &world.digests[..=begun];
     let last = known.iter().rposition(|known| *known == digest).ok_or("holds no prefix of the commits")?;
-    // A commit that changes nothing that can be read may or may not be there.
+    // A commit without a visible change may or may not be included.
     Ok(known[..last].iter().rposition(|known| *known != digest).map_or(0, |other| other + 1))
 }
 
-/// A crash while a crash is recovered from loses no more.
+/// A crash during recovery loses nothing more.
 fn crash_the_recovery(
     world: &World,
     fs: &SimFs,
@@ -153,7 +151,7 @@ fn crash_the_recovery(
     Ok(visited)
 }
 
-/// A backup that has returned is whole, and one that has not is the one before, or none.
+/// A returned backup is complete; an interrupted one is the previous one, or none.
 fn check_backup(world: &World, fs: &SimFs, point: CrashPoint) -> Result<(), String> {
     let promised = world.backups.iter().filter(|backup| backup.op <= point.op).map(|backup| backup.commits).max();
     let config = StoreConfig::at(BACKUP_DIR).with_read_only(true);
@@ -190,7 +188,7 @@ fn explore(mode: AppendMode) {
             if written.0 != state.point.op {
                 written = (state.point.op, written_by(&world, state.point.op, mode));
             }
-            // The number decides what is checked, so the replay needs it too.
+            // The number decides which checks run, so the replay needs it, too.
             let checked =
                 written.1.clone().and_then(|written| check(&world, &state.fs, state.point, mode, written, nth));
             visited += checked.unwrap_or_else(|error| {
@@ -217,9 +215,9 @@ fn every_crash_keeps_the_promises_with_positioned_appends() {
     explore(AppendMode::Positioned);
 }
 
-/// Without this no failure could be replayed. In a process of its own, as a replay is: a reader of
-/// another store in the same process may hold up the freeing of memory and files, since all stores
-/// of a process share their epochs.
+/// Failures can be replayed only if this holds. It runs in a separate process, as a replay does: a
+/// reader of another store in the same process could delay the freeing of memory and files, because
+/// all stores of a process share the epochs.
 #[test]
 fn a_seed_gives_the_same_operations_each_time() {
     if std::env::var_os("HIGHTOWER_ALONE").is_none() {
@@ -246,7 +244,7 @@ fn replay() {
     let point: CrashPoint = parts.next().unwrap().parse().unwrap();
     let world = world(seed, mode);
     let written = written_by(&world, point.op, mode).unwrap();
-    // Every check that a number may ask for.
+    // All checks that the number selects.
     for nth in [0, 1] {
         check(&world, &world.fs.crash_at(point), point, mode, written, nth).unwrap();
     }

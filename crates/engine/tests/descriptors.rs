@@ -1,4 +1,4 @@
-//! A process that has few file descriptors left, at each call.
+//! Each call in a process with few free file descriptors.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends here, and says what it saw")]
 #![cfg(unix)]
@@ -23,7 +23,7 @@ fn fill(engine: &SingleNodeEngine, keys: std::ops::Range<u32>) {
     });
 }
 
-/// Takes all descriptors but `free`.
+/// Takes all descriptors except `free` of them.
 fn hoard(free: usize) -> Vec<File> {
     setrlimit(Resource::Nofile, Rlimit { current: Some(150), ..getrlimit(Resource::Nofile) }).unwrap();
     let mut hoard: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
@@ -49,7 +49,7 @@ const CALLS: [(&str, Call); 13] = [
         salvage(&Components::default(), dir.join("other"), dir.join("copy"), &mut watch).map(drop)
     }),
     ("import", |_, dir| {
-        // Without a descriptor there is nothing to import.
+        // Without a free descriptor there is nothing to import.
         let Ok(stream) = std::fs::read(dir.join("stream")) else { return Ok(()) };
         import_snapshot(&Components::default(), &mut &stream[..], dir.join("copy")).map(drop)
     }),
@@ -61,10 +61,11 @@ fn is_whole(dir: &Path) -> bool {
     report.unwrap().is_whole()
 }
 
-/// How many descriptors every call can do with, whatever the store's threads do meanwhile.
+/// A number of free descriptors with which every call succeeds, with any work of the store's
+/// threads.
 const ENOUGH: usize = 64;
 
-/// In children, since the limit is the whole process's.
+/// In child processes, because the limit applies to the whole process.
 #[test]
 fn few_descriptors_at_each_call_do_no_harm() {
     let temp = tempfile::tempdir().unwrap();

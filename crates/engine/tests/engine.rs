@@ -1,4 +1,4 @@
-//! The engine as an application uses it.
+//! The engine through its public interface.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -173,7 +173,7 @@ fn limits_are_refused_and_leave_nothing_behind() {
     assert_eq!(engine.commit(Batch::new().require("", Expect::Absent)).unwrap_err().code(), "validation");
     assert_eq!((engine.len(), engine.latest_seq()), (0, 0));
 
-    // The largest key, and a value larger than a segment.
+    // The longest key, and a value longer than a segment.
     engine.put(vec![255; 65_535], vec![7; 300_000]).unwrap();
     drop(engine);
     assert_eq!(open(&dir).get(vec![255; 65_535]).unwrap().unwrap(), vec![7; 300_000]);
@@ -311,8 +311,7 @@ fn readers_share_and_keep_a_writer_out() {
     write().unwrap();
 }
 
-/// A commit that meets the end of the store is durable, or is refused because the store is closed;
-/// nothing has failed.
+/// A commit beside a close is durable or refused with `Closed`; it never fails otherwise.
 #[test]
 fn commits_beside_a_close_are_durable_or_refused() {
     for round in 0..40_u64 {
@@ -369,7 +368,7 @@ fn the_interval_syncs_by_itself() {
     let dir = TempDir::new().unwrap();
     let engine = open(&dir);
     engine.put("a", "1").unwrap();
-    // Many short waits, not one moment: a machine that stands still for a while must not end it.
+    // Many short waits instead of a deadline, so that a suspended machine does not end the wait.
     let has_synced = (0..10_000).any(|_| {
         thread::sleep(Duration::from_millis(2));
         engine.stats().durable_seq >= engine.latest_seq()
@@ -422,7 +421,7 @@ fn the_memory_cap_refuses_new_keys_only() {
 #[test]
 fn live_and_dead_bytes_are_exact_across_reopen() {
     let dir = TempDir::new().unwrap();
-    // Without compaction, which would take the dead ones away.
+    // Without compaction, which would remove the dead records.
     let config = small(&dir).with_compaction_interval(Duration::ZERO);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     for round in 0..5 {
@@ -444,8 +443,8 @@ fn live_and_dead_bytes_are_exact_across_reopen() {
     assert_eq!(live(&open(&dir)), before);
 }
 
-/// A hint of the index tells 128 segments apart. Beyond that it leads to the wrong one for most
-/// keys, and no read may notice.
+/// A hint of the index distinguishes 128 segments. With more segments most hints are wrong, and no
+/// read may be affected.
 #[test]
 fn reads_are_right_where_hints_are_wrong() {
     let dir = TempDir::new().unwrap();

@@ -1,9 +1,9 @@
-//! One fault at each call that a workload makes to the file system, of every kind, once and
-//! lasting: whatever failed is told, nothing that failed half-way is ever seen, nothing that was
-//! promised is lost, and after a failed write or sync no write is taken any more while reads go on.
+//! One fault at each file-system call of a workload, of every kind, once and lasting. Each failure
+//! is reported, no partial write is ever visible, nothing promised is lost, and after a failed
+//! write or sync the store refuses writes while reads still work.
 //!
-//! Syncs that lie and flipped bits may cost what was promised; they are noticed, or harmless: no
-//! value is read that was not written.
+//! Lying syncs and flipped bits may lose promised writes. They are detected or harmless: no value
+//! is read that was not written.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the
 //! first.
@@ -22,27 +22,27 @@ const STEPS: usize = 16;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A store that something happens to, and what it may hold.
+/// A store under test, and its allowed contents.
 struct Victim {
     fs: SimFs,
     mode: AppendMode,
     engine: Option<SingleNodeEngine>,
-    /// What it held after each commit that returned; the first is nothing.
+    /// Its content after each returned commit; the first one is empty.
     states: Vec<Content>,
-    /// What it holds if the one write that failed happened all the same.
+    /// Its content if the failed write took effect after all.
     maybe: Option<Content>,
-    /// How many commits were promised to survive a power loss.
+    /// The number of commits that must survive a power loss.
     durable: usize,
-    /// Every value that was ever handed in.
+    /// Every value that was ever submitted.
     handed_in: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
 }
 
-/// What a step came to.
+/// The outcome of a step.
 enum Came {
     Through,
-    /// It failed, and nothing has changed.
+    /// It failed without a change.
     ToNothing,
-    /// It failed, and the store takes no more writes.
+    /// It failed, and the store refuses writes from now on.
     ToAnEnd,
 }
 
@@ -61,13 +61,12 @@ impl Victim {
 
     fn open(&mut self) -> Result<(), Error> {
         self.engine = Some(open_with(&self.fs, config(self.mode), 7, Background::Caller)?);
-        // What was recovered was synced.
+        // The recovered content was synced.
         self.durable = self.states.len() - 1;
         Ok(())
     }
 
-    /// Runs until the end, or until the store gives up. Gives the promise that was broken, if one
-    /// was.
+    /// Runs to the end, or until the store refuses writes. Returns the broken promise, if any.
     fn run(&mut self, steps: &[Step]) -> Result<(), String> {
         if self.open().is_err() {
             return Ok(());
@@ -112,7 +111,8 @@ impl Victim {
                     self.durable = self.states.len() - 1;
                 }
                 self.engine = None;
-                // The process would end here and be started again; if that fails, it is over.
+                // A real process would end here and start again; if the open fails, the workload
+                // ends.
                 Ok(self.open().map_or(Came::ToAnEnd, |()| Came::Through))
             }
         }
@@ -144,7 +144,7 @@ impl Victim {
                 }
                 Ok(Came::Through)
             }
-            // No room, or a file that could not be made.
+            // No room, or a file could not be created.
             Err(error) if matches!(error.code(), "full" | "io") => Ok(Came::ToNothing),
             Err(error) if error.code() == "poisoned" => {
                 self.maybe = Some(next);
@@ -164,7 +164,7 @@ impl Victim {
         content == self.last() || self.maybe.as_ref() == Some(content)
     }
 
-    /// What can be read now is right; a read that fails is told.
+    /// Reads of the open store are correct; a failed read is an error.
     fn check_live(&self) -> Result<(), String> {
         let Some(engine) = &self.engine else { return Ok(()) };
         let Ok(content) = content(engine) else { return Ok(()) };
@@ -175,7 +175,7 @@ impl Victim {
         }
     }
 
-    /// The store has given up writing: it says so each time, and reads go on.
+    /// The store refuses writes with an error each time, and reads still work.
     fn check_end(&self) -> Result<(), String> {
         let Some(engine) = &self.engine else { return Ok(()) };
         for _ in 0..2 {
@@ -201,8 +201,8 @@ fn content(engine: &SingleNodeEngine) -> Result<Content, Error> {
     Ok(engine.get_prefix("")?.into_iter().map(|(key, value)| (key, value.to_vec())).collect())
 }
 
-/// Whether a later commit or fault poisoned the store without the workload's noticing: then the
-/// last write may have failed as well.
+/// Checks the store after the workload. Background work may have poisoned the store, so the last
+/// write may have failed as well.
 fn check(mut victim: Victim, kind: FaultKind) -> Result<(), String> {
     drop(victim.engine.take());
     victim.fs.heal();
@@ -274,8 +274,7 @@ fn io_errors() {
     sweep(FaultKind::Io);
 }
 
-/// A file system of the caller's that panics has failed, whatever of the store's work it was called
-/// by.
+/// A panic of the caller's file system is a failure of that call, for all work of the store.
 #[test]
 fn panics() {
     sweep(FaultKind::Panic);

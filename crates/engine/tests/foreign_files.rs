@@ -1,5 +1,5 @@
-//! Files that are not the store's, and places where others have theirs: nothing of them is read,
-//! changed or removed.
+//! Foreign files in the store and in the targets of copies: they are never read, changed or
+//! removed.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
@@ -19,7 +19,7 @@ fn open(dir: &Path) -> SingleNodeEngine {
     SingleNodeEngine::with_config(config).unwrap()
 }
 
-/// A store of some segments, closed.
+/// A closed store with some segments.
 fn store(dir: &Path) {
     let engine = open(dir);
     for number in 0..300 {
@@ -28,7 +28,7 @@ fn store(dir: &Path) {
     engine.close().unwrap();
 }
 
-/// What a user keeps: names alike the store's, each with a content of its own.
+/// Creates a user's files with names like the store's, each with different content.
 fn plant(dir: &Path) -> Vec<PathBuf> {
     fs::create_dir_all(dir).unwrap();
     let names = [
@@ -98,8 +98,8 @@ fn a_store_among_files_of_others_leaves_them_alone() {
     }
 }
 
-/// The names of the segments to come are taken by directories: each roll that meets one fails, and
-/// the next takes the next name.
+/// Directories have the names of future segments: each rotation that meets one fails, and the next
+/// rotation takes the next name.
 #[test]
 fn a_name_that_others_have_taken_is_passed_over() {
     let temp = TempDir::new().unwrap();
@@ -135,7 +135,7 @@ fn a_backup_leaves_files_of_others_alone() {
     engine.run_compaction_now().unwrap();
     assert!(engine.backup_to(&backup).unwrap().removed_files > 0, "the test should make something stale");
     untouched(&planted);
-    // A directory without a backup in it, but with others' files, is none for backups.
+    // A backup refuses a directory with foreign files and no backup.
     let photos = dir.path().join("photos");
     let planted = plant(&photos);
     assert_eq!(engine.backup_to(&photos).unwrap_err().code(), "conflict");
@@ -151,7 +151,7 @@ fn a_backup_that_became_a_store_of_its_own_is_not_replaced() {
     for round in 0..3 {
         engine.put("round", round.to_string()).unwrap();
         engine.backup_to(&backup).unwrap();
-        // To be read is no harm to a backup.
+        // A read-only open does not change a backup.
         assert_eq!(
             SingleNodeEngine::open_read_only(&backup).unwrap().get("round").unwrap().unwrap(),
             round.to_string().as_bytes()
@@ -162,7 +162,7 @@ fn a_backup_that_became_a_store_of_its_own_is_not_replaced() {
     promoted.close().unwrap();
     assert_eq!(engine.backup_to(&backup).unwrap_err().code(), "conflict");
     assert_eq!(open(&backup).get("round").unwrap().unwrap(), b"of its own");
-    // Nor is a copy of the store that no backup has made.
+    // A copy of the store that no backup has created is not replaced either.
     let copied = dir.path().join("copied");
     assert!(Command::new("cp").arg("-r").args([&kv, &copied]).status().unwrap().success());
     assert_eq!(engine.backup_to(&copied).unwrap_err().code(), "conflict");
@@ -181,7 +181,7 @@ fn a_copy_goes_into_any_empty_directory() {
         for to in [new.clone(), empty.clone(), link.clone(), dot.join(".")] {
             copy(&to).unwrap_or_else(|error| panic!("{what} to {}: {error}", to.display()));
             assert_eq!(open(&to).len(), 300, "{what} to {}", to.display());
-            // The second one finds a store there.
+            // The second copy finds a store in the directory.
             assert_eq!(copy(&to).unwrap_err().code(), "conflict", "{what} to {}", to.display());
         }
         assert!(link.is_symlink() && target.join("MANIFEST").exists());
@@ -211,14 +211,14 @@ fn a_copy_goes_onto_a_file_system_of_its_own() {
 #[test]
 fn a_copy_touches_nothing_else() {
     let dir = TempDir::new().unwrap();
-    // The source has the name that a directory beside the destination might be given.
+    // The source has the name that a temporary directory beside the destination could have.
     let (kv, to) = (dir.path().join("to.unfinished"), dir.path().join("to"));
     store(&kv);
     for (what, copy) in copies(&kv) {
         let planted = plant(&to);
         assert_eq!(copy(&to).unwrap_err().code(), "conflict", "{what}");
         untouched(&planted);
-        // Nor if an attempt of ours was there before them.
+        // The same if an earlier attempt left its mark there.
         fs::write(to.join("UNFINISHED"), "0").unwrap();
         assert_eq!(copy(&to).unwrap_err().code(), "conflict", "{what}");
         untouched(&planted);
@@ -237,7 +237,7 @@ fn an_unfinished_copy_is_no_store_and_is_made_again() {
     let dir = TempDir::new().unwrap();
     let (kv, to) = (dir.path().join("kv"), dir.path().join("to"));
     store(&kv);
-    // Ended by the caller: empty again.
+    // Aborted by the caller: the directory is empty again.
     let large = dir.path().join("large");
     let engine = SingleNodeEngine::with_config(StoreConfig::at(&large)).unwrap();
     (0..3).for_each(|number| assert!(engine.put(number.to_string(), vec![7; 1 << 20]).is_ok()));
@@ -247,7 +247,7 @@ fn an_unfinished_copy_is_no_store_and_is_made_again() {
     assert_eq!(aborted.unwrap_err().code(), "aborted");
     assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
     for (what, copy) in copies(&kv) {
-        // Ended by a crash: what a process leaves that dies right before its end.
+        // Interrupted by a crash: the leftovers of a process that dies right before the end.
         copy(&to).unwrap();
         fs::write(to.join("UNFINISHED"), "0").unwrap();
         let refused = SingleNodeEngine::with_config(StoreConfig::at(&to)).unwrap_err();
@@ -261,7 +261,7 @@ fn an_unfinished_copy_is_no_store_and_is_made_again() {
     }
 }
 
-/// Names that are no text, and directories with names of a store's files, are others' too.
+/// Names that are not UTF-8, and directories with names of a store's files, are foreign, too.
 #[test]
 fn what_is_no_file_of_a_store_is_seen() {
     use std::os::unix::ffi::OsStrExt;
@@ -289,7 +289,7 @@ fn what_is_no_file_of_a_store_is_seen() {
     assert_eq!(error.code(), "conflict", "{error}");
 }
 
-/// It can be salvaged, and a backup would remove what it holds.
+/// It could still be salvaged, and a backup would remove its segments.
 #[test]
 fn a_backup_leaves_a_store_without_a_manifest_alone() {
     let temp = tempfile::tempdir().unwrap();

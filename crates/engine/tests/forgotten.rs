@@ -1,4 +1,4 @@
-//! Tombstones are forgotten while snapshots come and go.
+//! Tombstones are dropped while snapshots begin and end.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hightower_engine::{CompactionConfig, SingleNodeEngine, StoreConfig};
 
-/// What compaction forgets has no record any more, so nothing in memory may go on pointing to one:
-/// a checkpoint and an export would stumble over it.
+/// A dropped tombstone has no record any more, so no index entry may point to it: a checkpoint and
+/// an export would fail.
 #[test]
 fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
     const KEYS: u32 = 5_000;
@@ -31,8 +31,8 @@ fn a_snapshot_on_its_way_leaves_no_tombstone_without_a_record() {
             (0..KEYS).try_for_each(|key| engine.delete(format!("{round}/{key}")).map(drop))?;
             Ok(engine.run_compaction_now()?.forgotten_tombstones)
         };
-        // A thread that waits for a processor with a snapshot in its hands keeps a round from
-        // forgetting anything.
+        // A thread that holds a snapshot while it waits for a processor prevents a round from
+        // dropping anything.
         let is_idle = |forgotten: &Result<u64, hightower_engine::Error>| matches!(forgotten, Ok(0));
         let forgotten = (0..100).map(round).filter(|forgotten| !is_idle(forgotten)).take(4).collect();
         over.store(true, Ordering::Relaxed);

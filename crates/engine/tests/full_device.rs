@@ -1,8 +1,8 @@
-//! A real device that is full, under a real map: it is told by errors, never by a signal, and what
-//! makes room still works.
+//! A full real device under real maps: calls return errors and never cause a signal, and deletes
+//! and compaction still work.
 //!
-//! The device is a small tmpfs in a mount namespace of its own, which goes with the process that
-//! the test runs in it. Where that is not allowed, the test says so and is skipped.
+//! The device is a small tmpfs or ext4 in a separate mount namespace, which ends with the test's
+//! child process. If mounts are not allowed, the test prints this and is skipped.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that says what it skips")]
@@ -16,25 +16,25 @@ const DEVICE: &str = "HIGHTOWER_TEST_DEVICE";
 const SMALL: &str = r#"mount -t tmpfs -o size=6m none "$1""#;
 const TMPFS: &str = r#"mount -t tmpfs -o size=16m none "$1""#;
 const TMPFS_48: &str = r#"mount -t tmpfs -o size=48m none "$1""#;
-/// On a loop device in a tmpfs, so that both go together.
+/// On a loop device in a tmpfs, so that both end together.
 const EXT4: &str = r#"mount -t tmpfs -o size=80m none "$1" && truncate -s 64M "$1/image" && mkfs.ext4 -q "$1/image" \
     && mkdir "$1/of-loop" && mount -o loop "$1/image" "$1/of-loop" && mount --move "$1/of-loop" "$1""#;
 
-/// The same, so small that there is next to no room beside the store's own files.
+/// The same, so small that little room remains beside the store's own files.
 const EXT4_1: &str = r#"mount -t tmpfs -o size=8m none "$1" && truncate -s 1M "$1/image" && mkfs.ext4 -q "$1/image" \
     && mkdir "$1/of-loop" && mount -o loop "$1/image" "$1/of-loop" && mount --move "$1/of-loop" "$1""#;
 const EXT4_2: &str = r#"mount -t tmpfs -o size=8m none "$1" && truncate -s 2M "$1/image" && mkfs.ext4 -q "$1/image" \
     && mkdir "$1/of-loop" && mount -o loop "$1/image" "$1/of-loop" && mount --move "$1/of-loop" "$1""#;
 const TMPFS_1: &str = r#"mount -t tmpfs -o size=1m none "$1""#;
 
-/// Whether a command ends well in a mount namespace of its own.
+/// A command in a separate mount namespace.
 fn apart(script: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--", "sh", "-c", script, "sh"]).args(arguments);
     command
 }
 
-/// Runs a test of this file on a device of its own.
+/// Runs a test of this file on a separate device.
 fn run_on(mount: &str, test: &str) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
@@ -74,7 +74,7 @@ fn a_small_device_is_of_use_with_default_settings() {
     run_on(TMPFS_48, "on_a_device_of_48_mib");
 }
 
-/// Somebody else's file takes what is left of a device.
+/// A foreign file takes the remaining room of a device.
 fn fill_by_others(device: &str) {
     let others = std::fs::OpenOptions::new().create(true).append(true).open(format!("{device}/others"));
     let Ok(mut others) = others else { return };
@@ -83,8 +83,8 @@ fn fill_by_others(device: &str) {
     }
 }
 
-/// The rest of the device belongs to others: what deletes and compaction need is what the store has
-/// kept, also after it was opened again there.
+/// Others take the remaining room: deletes and compaction have only the reserves of the store, also
+/// after a reopen.
 #[test]
 #[ignore = "run by another test, on a device of its own"]
 fn on_a_device_of_half_dead_segments() {
@@ -112,8 +112,8 @@ fn on_a_device_of_half_dead_segments() {
     }
 }
 
-/// Others take whatever comes free, and deletes use up what is kept for them: compaction has its
-/// room after each opening, and makes some for the deletes.
+/// Others take all freed room, and deletes use up their reserve: compaction has its room after each
+/// open, and makes room for the deletes.
 #[test]
 #[ignore = "run by another test, on a device of its own"]
 fn on_a_device_that_is_opened_again_and_again() {
@@ -157,7 +157,7 @@ fn on_a_device_of_48_mib() {
     engine.put("long", vec![1; 300_000]).unwrap();
     let put = (0..5000).take_while(|number| engine.put(key(*number), [1; 10_000]).is_ok()).count();
     assert!(put > 4500, "48 MiB are full with {put} values of 10,000 bytes");
-    // A record that is longer than all that is left.
+    // A record longer than the remaining room.
     let failure = engine.put("longer", vec![1; 2_000_000]).unwrap_err();
     assert_eq!(failure.code(), "full", "{failure}");
 }
@@ -193,7 +193,7 @@ fn on_a_small_device() {
     }
 }
 
-/// Puts until the device is full, and says how many there were.
+/// Puts until the device is full, and returns the number of puts.
 fn fill(engine: &SingleNodeEngine) -> u32 {
     let is_refused = |number: &u32| match engine.put(key(*number), [number.to_le_bytes()[0]; 1000]) {
         Ok(_) => false,

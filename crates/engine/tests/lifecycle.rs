@@ -1,5 +1,4 @@
-//! Opening, closing and dropping a store from any thread at any moment, and from within its own
-//! calls.
+//! Opens, closes and drops of a store from any thread at any moment, and from within its own calls.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -24,7 +23,7 @@ fn at(dir: &tempfile::TempDir) -> SingleNodeEngine {
     SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap()
 }
 
-/// Closes a store from several threads at once; what each is told.
+/// Closes a store from several threads at once; returns their outcomes.
 fn close_at_once(engine: &SingleNodeEngine, threads: usize) -> Vec<Result<(), Error>> {
     let start = Barrier::new(threads);
     thread::scope(|scope| {
@@ -123,7 +122,7 @@ fn a_closed_store_says_so_to_every_call_and_its_snapshots_stay() {
         assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
         assert_eq!(snapshot.multi_get(&["b", "c"]).unwrap()[0].as_deref(), Some(&b"2"[..]));
         assert_eq!(range.next_back().unwrap().value().unwrap(), b"2");
-        // Numbers go on telling what was last true.
+        // Counters return their last values.
         assert_eq!((engine.len(), engine.latest_seq(), engine.latest_version()), (2, 2, before.latest_version));
         let after = engine.stats();
         assert_eq!((after.keys, after.latest_seq, after.durable_seq, after.index_bytes), (2, 2, 2, 0));
@@ -162,7 +161,7 @@ fn whoever_watches_an_opening_cannot_open_the_store_meanwhile() {
     assert!(!seen.is_empty() && seen.iter().all(|outcome| *outcome == Err("locked")), "{seen:?}");
 }
 
-/// Closing beside every call: what was acknowledged is there, and what came too late was told.
+/// A close beside every call: acknowledged writes exist, and later calls return `Closed`.
 #[test]
 fn a_close_beside_all_calls_ends_and_loses_nothing() {
     for round in 0..20 {
@@ -203,8 +202,8 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
     }
 }
 
-/// Whoever looks at a store, syncs it or copies it while it is closed does not keep it locked, and
-/// neither do snapshots.
+/// Threads that read, sync or copy the store during its close do not keep it locked, and neither do
+/// snapshots.
 #[test]
 fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
     let dir = tempfile::tempdir().unwrap();
@@ -250,7 +249,7 @@ fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
     }
 }
 
-/// A store of some mebibytes in small segments, so that whoever watches is called often.
+/// A store of some mebibytes in small segments, so that a progress callback is called often.
 fn with_much(dir: &std::path::Path, components: Components) -> SingleNodeEngine {
     let config = StoreConfig::at(dir).with_max_segment_size(256 << 10).with_compaction_interval(Duration::ZERO);
     let engine = SingleNodeEngine::with_components(config, components).unwrap();
@@ -273,11 +272,10 @@ fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
             engine.run_compaction_now().unwrap();
             engine.backup_to(dir.path().join("other copy")).unwrap();
             assert_eq!(engine.backup_to(dir.path().join("copy")).unwrap_err().code(), "locked");
-            // From another thread it must not wait for the copy either.
+            // A close from another thread must not wait for the copy either.
             thread::scope(|scope| scope.spawn(|| engine.close()).join().unwrap()).unwrap();
             engine.close().unwrap();
-            // Whoever opens the store now removes what compaction has left behind, and the copy
-            // goes on.
+            // An open removes the leftovers of compaction, and the copy continues.
             let again = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).unwrap();
             again.run_compaction_now().unwrap();
         }
@@ -296,7 +294,7 @@ fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
     }
 }
 
-/// Closes a store, and opens it again and changes it.
+/// Closes a store, opens it again and changes it.
 fn close_and_go_on_anew(engine: &SingleNodeEngine, config: &StoreConfig) {
     engine.close().unwrap();
     let again = SingleNodeEngine::with_config(config.clone()).unwrap();
@@ -392,7 +390,7 @@ fn whoever_watches_a_copy_or_a_check_gets_an_answer_from_the_store_it_is_of() {
     assert_eq!(SingleNodeEngine::open_read_only(dir.path().join("saved")).unwrap().len(), 300);
 }
 
-/// A policy that calls the store that it decides for.
+/// A policy that calls its own store.
 #[derive(Debug, Default)]
 struct Meddler {
     engine: OnceLock<Weak<SingleNodeEngine>>,
@@ -435,8 +433,8 @@ fn a_policy_that_calls_the_store_gets_an_error_where_it_would_wait_for_itself() 
     assert!(has_answered(Goal::Full));
     let answers = std::mem::take(&mut *meddler.answers.lock().unwrap());
     assert!(answers.iter().all(|(_, answer)| *answer == Err("validation")), "{answers:?}");
-    // The policy's own handle may be the last: then its thread, which is one of the store's, has to
-    // close it.
+    // The policy's handle may be the last one: then its thread, a thread of the store, closes the
+    // store.
     drop(engine);
     let reopened = (0..10_000).find_map(|_| {
         thread::sleep(Duration::from_millis(1));
@@ -447,7 +445,7 @@ fn a_policy_that_calls_the_store_gets_an_error_where_it_would_wait_for_itself() 
     assert_eq!(reopened.get("key").unwrap().unwrap(), b"99");
 }
 
-/// A policy whose thread in the background holds the last handle of the store.
+/// A policy that holds the last handle of the store on a background thread.
 #[derive(Debug, Default)]
 struct LastHolder {
     engine: Mutex<Option<Arc<SingleNodeEngine>>>,
@@ -486,8 +484,8 @@ fn the_last_handle_may_be_dropped_by_a_thread_of_the_store() {
     assert_eq!(reopened.get("key").unwrap().unwrap(), b"value");
 }
 
-/// Lets the background compact everything while an explicit run waits for it, and leaves that
-/// nothing to do.
+/// Lets the background thread compact everything while an explicit run waits for it, so that
+/// nothing is left for the run.
 #[derive(Debug, Default)]
 struct BackgroundFirst {
     explicit_began: AtomicBool,

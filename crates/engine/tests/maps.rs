@@ -1,4 +1,4 @@
-//! A process that has used up its memory maps (`vm.max_map_count`).
+//! A process without free memory maps (`vm.max_map_count`).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends here, and says what it saw")]
 #![cfg(target_os = "linux")]
@@ -26,19 +26,19 @@ fn fill(engine: &SingleNodeEngine, keys: std::ops::Range<u32>) {
     });
 }
 
-/// Takes all memory maps of this process but `free`: pages whose advice differs from that of their
-/// neighbours are maps of their own.
+/// Takes all memory maps of this process except `free` of them: pages with other advice than their
+/// neighbours are separate maps.
 fn hoard(free: usize) -> MmapMut {
     let limit: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     let pages = MmapOptions::new().len((2 * limit + 2) * PAGE_BYTES).map_anon().unwrap();
     let split = |page: usize, advice| pages.advise_range(advice, page * PAGE_BYTES, PAGE_BYTES);
     let refused = (1..).step_by(2).find(|page| split(*page, Advice::Random).is_err()).unwrap();
-    // Each that is given back joins three to one.
+    // Each released page merges three maps into one.
     (0..free.div_ceil(2)).for_each(|back| split(refused - 2 * (back + 1), Advice::Normal).unwrap());
     pages
 }
 
-/// In children, since the limit is the whole process's.
+/// In child processes, because the limit applies to the whole process.
 #[test]
 fn a_process_without_maps_compacts_and_goes_on() {
     let temp = tempfile::tempdir().unwrap();
@@ -76,7 +76,7 @@ fn a_process_without_maps_compacts_and_goes_on() {
     }
 }
 
-/// A store that takes more maps than there are is not opened, and its files are as they were.
+/// A store that needs more maps than are free is not opened, and its files are unchanged.
 #[test]
 fn an_open_without_maps_names_the_limit() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the instruments of an application hear: with the features `metrics` and `tracing`.
+//! The measurements that an application receives with the features `metrics` and `tracing`.
 #![cfg(all(feature = "metrics", feature = "tracing"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
@@ -9,7 +9,7 @@ use hightower_engine::{Batch, Command, Durability, SingleNodeEngine, StoreConfig
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// Keeps the names of the spans that were entered.
+/// Records the names of entered spans.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<Vec<&'static str>>>);
 
@@ -21,7 +21,7 @@ impl<S: tracing::Subscriber> Layer<S> for Names {
     }
 }
 
-/// Metrics by name and labels: how often each was recorded since the last look.
+/// Metrics by name and labels, with the number of records since the last call.
 fn counts(snapshotter: &Snapshotter) -> BTreeMap<(String, String), u64> {
     let mut counts = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
@@ -36,7 +36,8 @@ fn counts(snapshotter: &Snapshotter) -> BTreeMap<(String, String), u64> {
     counts
 }
 
-/// With a queue and without: the commit thread has the process's recorder, the caller its own.
+/// With and without a queue: the commit thread uses the recorder of the process, the caller its
+/// own.
 #[test]
 fn writes_without_waiting_are_counted_as_the_others() {
     let global = DebuggingRecorder::new();
@@ -101,7 +102,7 @@ fn operations_are_counted_timed_and_spanned() {
     }
 }
 
-/// A recorder and a subscriber that panic at everything.
+/// A recorder and a subscriber that panic in every call.
 struct Broken;
 
 impl metrics::Recorder for Broken {

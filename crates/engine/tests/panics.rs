@@ -1,5 +1,5 @@
-//! Code of the caller's that panics: the store is as before, the panic is counted and shown, and
-//! everybody else's work goes on.
+//! Panics of a caller's code: the store is unchanged, the panic is counted and shown, and all other
+//! calls continue.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -19,7 +19,7 @@ use hightower_engine::{
 };
 use hightower_segment::Entropy;
 
-/// A policy, a clock and a source of randomness that panic while they are told to.
+/// A policy, a clock and a source of randomness that panic while a flag is set.
 #[derive(Debug, Default)]
 struct Unreliable {
     panics: AtomicBool,
@@ -58,7 +58,7 @@ impl Entropy for Unreliable {
     }
 }
 
-/// Waits in many short steps, so that a machine that stands still for a while does not end it.
+/// Waits in many short steps, so that a suspended machine does not end the wait.
 fn wait_for(what: &str, is_there: impl Fn() -> bool) {
     for _ in 0..20_000 {
         if is_there() {
@@ -69,7 +69,7 @@ fn wait_for(what: &str, is_there: impl Fn() -> bool) {
     panic!("{what}");
 }
 
-/// Half of what it holds is overtaken.
+/// Half of the records are overwritten.
 fn fill(engine: &SingleNodeEngine) {
     for number in 0..400 {
         engine.put_with(format!("{}", number % 40), vec![b'v'; 500 + number], Durability::Os).unwrap();
@@ -154,7 +154,7 @@ fn panics<R>(call: impl FnOnce() -> R) {
     assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "the panic is the caller's own, and reaches it");
 }
 
-/// A stream that takes some bytes.
+/// A stream that accepts some bytes, and then panics.
 struct Breaking(usize);
 
 impl io::Write for Breaking {
@@ -220,7 +220,7 @@ fn callbacks_that_panic_leave_the_store_as_it_was() {
     assert_eq!((engine.len(), SingleNodeEngine::open_read_only(&copy).unwrap().len()), (101, 101));
 }
 
-/// Runs its closure when it is dropped, as destructors do.
+/// Runs its closure when dropped.
 struct Last<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for Last<F> {

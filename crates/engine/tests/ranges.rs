@@ -1,4 +1,4 @@
-//! Ranges as callers spell them: every kind of bounds, cursors, first and last keys.
+//! Ranges in all spellings: every kind of bounds, cursors, first and last keys.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -46,7 +46,7 @@ fn bounds_of_every_kind_need_no_type() {
     assert_eq!(keys(engine.range((Excluded("b"), Included("d"))).unwrap()), ["c", "d"]);
     let bounds = "b".."c";
     assert_eq!(keys(engine.range(&bounds).unwrap()), keys(engine.range(bounds).unwrap()));
-    // Bounds that hold nothing, in any order.
+    // Empty ranges, with bounds in any order.
     assert_eq!(engine.range("d".."b").unwrap().count(), 0);
     assert_eq!(engine.range((Excluded("b"), Excluded("b"))).unwrap().count(), 0);
     let end = prefix_end(b"b").unwrap();
@@ -142,7 +142,7 @@ fn entries_of_short_and_long_keys() {
     }
 }
 
-/// What a caller may do to a range that it holds.
+/// A step of a caller on a range.
 #[derive(Clone, Debug)]
 enum Step {
     Next,
@@ -165,7 +165,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Cursors, steps from both ends and visits, in any order, against a plain list of keys.
+    /// Cursors, steps from both ends and visits, in any order, compared with a list of keys.
     #[test]
     fn cursors_in_the_middle_of_a_walk(
         written in prop::collection::btree_set(any::<u8>(), 0..40),
@@ -208,7 +208,7 @@ proptest! {
     }
 }
 
-/// How many maps of segments in a directory carry the advice that they are read at random.
+/// The number of maps of segments in a directory with the advice of random access.
 #[cfg(target_os = "linux")]
 fn read_at_random(dir: &std::path::Path) -> usize {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
@@ -223,7 +223,7 @@ fn read_at_random(dir: &std::path::Path) -> usize {
     count
 }
 
-/// The system reads ahead of a long scan by itself, for as long as the scan lives.
+/// The system reads ahead for a long scan while the scan lives.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_long_scan_has_the_system_read_ahead_until_it_is_dropped() {
@@ -267,7 +267,7 @@ fn of_short_segments(keys: impl Iterator<Item = u32>) -> (TempDir, SingleNodeEng
     (dir, engine)
 }
 
-/// The number of segments of which `scan` has the system read ahead, `records` further on.
+/// The number of segments in which the system reads ahead for `scan`, after `records` more records.
 #[cfg(target_os = "linux")]
 fn read_ahead_after(scan: &mut Range, mut records: usize, dir: &std::path::Path, whole: usize) -> usize {
     scan.for_each_pair(|_, _| {
@@ -278,7 +278,7 @@ fn read_ahead_after(scan: &mut Range, mut records: usize, dir: &std::path::Path,
     whole - read_at_random(dir)
 }
 
-/// Segments that the scan has come through do not count against the next ones.
+/// Segments that the scan has finished do not count towards the limit.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
@@ -287,13 +287,13 @@ fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
     let whole = read_at_random(&dir);
     let mut scan = engine.range(..).unwrap();
     let in_order = [500; 31].map(|records| read_ahead_after(&mut scan, records, &dir, whole));
-    // At the beginning and at the end of a segment it has none.
+    // At the begin and at the end of a segment there is no read-ahead.
     assert!(in_order.iter().all(|count| *count <= 1), "{in_order:?}");
     assert!(in_order.iter().sum::<usize>() > 15, "{in_order:?}");
 }
 
-/// What the system reads ahead may be many megabytes for each segment: it is left to windows where
-/// a scan reads more than four in turn.
+/// The system's read-ahead may be many megabytes per segment, so a scan that alternates between
+/// more than four segments uses windows instead.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_scan_of_many_segments_in_turn_has_the_system_read_ahead_in_few() {

@@ -15,7 +15,7 @@ fn keys(pairs: Pairs<'_>) -> Vec<Vec<u8>> {
     pairs.map(|pair| pair.unwrap().0).collect()
 }
 
-/// All that a reader can do, the same for each.
+/// All calls of a reader, with the same results for each reader.
 fn reads(reader: &dyn KvReader) {
     assert_eq!(reader.get(b"a/1").unwrap().unwrap(), "one");
     assert_eq!(reader.get(b"z").unwrap(), None);
@@ -28,7 +28,7 @@ fn reads(reader: &dyn KvReader) {
     assert_eq!(keys(range), [&b"a/2"[..], b"b"]);
 }
 
-/// A reader that implements only what has to be.
+/// A reader that implements only the required methods.
 struct Least(SingleNodeEngine);
 
 impl KvReader for Least {
@@ -71,7 +71,7 @@ fn stores_and_snapshots_are_read_through_one_trait() {
     writer.commit_with(Batch::new().put("d", ""), Durability::Sync).unwrap().committed().unwrap();
     let reader: Arc<dyn KvReader> = writer;
     assert_eq!(keys(reader.range(Bound::Unbounded, Bound::Unbounded).unwrap()), [&b"a/1"[..], b"a/2", b"c", b"d"]);
-    // The snapshot is as it was, on another thread.
+    // The snapshot is unchanged, also on another thread.
     let old: Arc<dyn KvReader> = Arc::new(snapshot);
     std::thread::spawn(move || reads(&*old)).join().unwrap();
 }
@@ -120,7 +120,7 @@ fn a_builder_opens_with_what_it_was_given() {
     assert!(bad.to_string().contains("commit_queue_depth"), "{bad}");
 }
 
-/// The predecessor's spelling of a setting and the true one do the same.
+/// The predecessor's spelling of a setting and the new one have the same effect.
 #[test]
 fn either_spelling_of_a_setting_counts() {
     let threads = |engine: &SingleNodeEngine| {

@@ -67,8 +67,8 @@ proptest! {
     }
 }
 
-/// The log is the truth: what its records come to, one after the other, without the engine and
-/// without a checkpoint. No tombstone has lived long enough to be forgotten.
+/// The fold of the log's records, without the engine and without a checkpoint. No tombstone is old
+/// enough to be dropped.
 fn fold_of_log(world: &World) -> KvState {
     let fs: Arc<dyn Fs> = Arc::new(world.fs.after_kill());
     let store = ReadOnlyStore::open(&fs, Path::new("/store"), Tolerance::Strict).unwrap();

@@ -1,6 +1,5 @@
-//! Rules of compaction, checkpoints and copies that are easy to keep most of the time: one key with
-//! a long history, equal versions, the oldest segment, and everything at once until the store is
-//! closed.
+//! Rare cases of compaction, checkpoints and copies: one key with a long history, equal versions,
+//! the oldest segment, and everything at once until the store is closed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -37,8 +36,7 @@ fn digest(engine: &SingleNodeEngine) -> u64 {
     engine.snapshot_state().unwrap().digest()
 }
 
-/// What the store holds in every way in which it can be had again: opened from its checkpoint, from
-/// its log alone, and as a copy.
+/// The digests of the content: opened with the checkpoint, opened from the log only, and of a copy.
 fn digests_from_everywhere(dir: &Path, engine: SingleNodeEngine) -> Vec<u64> {
     let places = TempDir::new().unwrap();
     let (backup, restored) = (places.path().join("backup"), places.path().join("restored"));
@@ -65,7 +63,7 @@ fn a_long_history_on_one_key() {
             engine.run_compaction_now().unwrap();
         }
     }
-    // A snapshot reads what it saw, however often its record was moved since.
+    // A snapshot's content does not change, for any number of moves of its records.
     for (round, snapshot) in &seen {
         assert_eq!(snapshot.get("key").unwrap().unwrap(), value(*round));
     }
@@ -93,7 +91,7 @@ fn versions_out_of_order_and_equal_ones_of_sets_and_deletes() {
     };
     for _ in 0..8 {
         let dir = TempDir::new().unwrap();
-        // Nothing is forgotten here: the model does not forget either.
+        // No tombstone is dropped here, because the model drops none either.
         let compaction = CompactionConfig::default().with_tombstone_grace(Duration::from_secs(1 << 30));
         let config = config(dir.path()).with_compaction(compaction);
         let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
@@ -135,7 +133,7 @@ fn the_oldest_segment_goes_once_nothing_lives_in_it() {
     let engine = open(dir.path());
     let oldest = |engine: &SingleNodeEngine| engine.stats().segments.iter().map(|segment| segment.id).min().unwrap();
     let first = oldest(&engine);
-    // Nothing in it is overwritten but by the last writes; all that follows it stays live.
+    // Only the last writes overwrite its records; all later segments stay live.
     for number in 0..400 {
         engine.put(format!("key/{number:04}"), [1; 60]).unwrap();
     }
@@ -154,8 +152,8 @@ fn the_oldest_segment_goes_once_nothing_lives_in_it() {
     assert!(digests_from_everywhere(dir.path(), engine).iter().all(|digest| *digest == expected));
 }
 
-/// Compactions, checkpoints and backups, all asked for at once beside the background and a writer,
-/// until the store is closed under them.
+/// Compactions, checkpoints and backups at the same time, beside the background thread and a
+/// writer, until the store is closed.
 #[test]
 fn everything_at_once_until_it_is_closed() {
     for round in 0..3 {
@@ -179,8 +177,8 @@ fn everything_at_once_until_it_is_closed() {
                 until_closed(&|| {
                     let backup = places.path().join("backup");
                     engine.backup_to(&backup)?;
-                    // A key is written before the one behind it, and no key is ever deleted without
-                    // the next being written.
+                    // Keys are written in ascending order, and a key is deleted only after the next
+                    // one is written.
                     let copy = SingleNodeEngine::open_read_only(&backup).unwrap();
                     let numbers: Vec<usize> = copy
                         .get_prefix("")

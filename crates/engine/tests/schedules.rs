@@ -1,14 +1,14 @@
-//! The engine's threads in thousands of orders: shuttle runs the engine whole, on the simulated
-//! file system, and draws from a seed who goes on at each lock, wait and step.
+//! The engine's threads in thousands of orders: shuttle runs the whole engine on the simulated file
+//! system, and draws from a seed which thread continues at each lock, wait and step.
 //!
 //! In every program callers put, delete, read, scan and commit conditional batches on three keys,
-//! beside whatever else the program is about. Afterwards the process dies, the store is opened
-//! again, and what it holds is one more scan: the whole history must be linearizable, so nothing
-//! acknowledged is lost and nothing comes back.
+//! beside the subject of the program. Afterwards the simulated process dies, the store is opened
+//! again, and its content ends the history as one more scan. The history must be linearizable, so
+//! nothing acknowledged is lost and nothing reappears.
 //!
 //! Only with `--cfg shuttle`: `cargo xtask schedules`. `HIGHTOWER_TEST_CASES` sets the number of
-//! orders for each program (default 100), `HIGHTOWER_TEST_SEED` what they are drawn from. A failure
-//! prints shuttle's own schedule, and the same seed finds it again.
+//! orders per program (default 100), `HIGHTOWER_TEST_SEED` their seed. A failure prints shuttle's
+//! schedule, and the same seed finds it again.
 
 #![cfg(shuttle)]
 #![allow(
@@ -46,7 +46,7 @@ use store::Store;
 
 const CALLERS: u32 = 3;
 
-/// A store that several threads use.
+/// A store for several threads.
 struct Scene {
     fs: SimFs,
     engine: SingleNodeEngine,
@@ -64,7 +64,7 @@ impl Scene {
         Self { fs, engine, clock: AtomicU64::new(0), seed }
     }
 
-    /// Some of everything, so that a compaction has work.
+    /// Fills the store, so that a compaction has work.
     fn fill(&self) {
         for number in 0..4 {
             Caller::new(&self.engine, &self.clock, 100 + number, self.seed).run(8);
@@ -72,8 +72,8 @@ impl Scene {
         self.engine.run_compaction_now().unwrap();
     }
 
-    /// Runs the callers beside the others, then lets the process die, and checks what everybody was
-    /// told.
+    /// Runs the callers beside the others, then kills the simulated process, and checks all
+    /// outcomes.
     fn run(self, calls: u32, others: &[&(dyn Fn(&SingleNodeEngine) + Sync)]) {
         let start = Caller::new(&self.engine, &self.clock, 0, 0).scan().unwrap();
         let mut history = thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn move_caller(scene: &Scene, number: u32, calls: u32) -> impl FnOnce() -> Vec<c
     move || Caller::new(&scene.engine, &scene.clock, number, scene.seed).run(calls)
 }
 
-/// The first scan says what the store held before.
+/// Whether the history is linearizable from the content of its first scan.
 fn is_linearizable_from_anywhere(history: &[checker::Call<Store>]) -> bool {
     let first = history.iter().min_by_key(|call| call.began);
     let Some((_, store::Outcome::Saw(content))) = first.and_then(|call| call.ended.as_ref()) else { return false };
@@ -130,8 +130,7 @@ fn commits_through_the_pipeline() {
     explore(|| Scene::new(Background::Caller, 1).run(5, &[]));
 }
 
-/// Whoever is told that a write is durable finds it on the disk, with nothing else that was not
-/// synced.
+/// A write that is acknowledged as durable is on the simulated disk without any unsynced write.
 #[test]
 fn group_commit() {
     explore(|| {
@@ -171,7 +170,7 @@ fn compaction_against_overwrites_and_deletes() {
     });
 }
 
-/// A snapshot reads the same before, during and after a compaction, whatever is written meanwhile.
+/// A snapshot reads the same before, during and after a compaction beside writes.
 #[test]
 fn snapshots_against_compaction() {
     explore(|| {
@@ -200,8 +199,8 @@ fn checkpoints_against_writes() {
     });
 }
 
-/// Writers, the thread that makes files ready and the one that gives room back ask for room at the
-/// same time, and each takes what it was allowed.
+/// Writers, the thread that prepares files and the thread that releases room request room at the
+/// same time, and each uses its allowed room.
 #[test]
 fn a_quota_against_files_made_ahead() {
     explore(|| {
@@ -209,8 +208,8 @@ fn a_quota_against_files_made_ahead() {
         let quota = 1 << 20;
         let config = config(AppendMode::Mapped).with_max_disk_bytes(quota).with_max_segment_size(quota);
         let engine = open_with(&fs, config, shuttle::rand::thread_rng().r#gen(), Background::Threads).unwrap();
-        // A value takes a segment for itself, and most a longer one than those that are made ahead;
-        // how near the last one that is allowed comes to the quota is chance.
+        // Each value takes a separate segment, mostly longer than prepared ones. The distance of
+        // the last allowed one from the quota is random.
         let value = vec![0; shuttle::rand::thread_rng().gen_range(50_000..250_000)];
         thread::scope(|scope| {
             for number in 0..2 {
@@ -226,7 +225,7 @@ fn a_quota_against_files_made_ahead() {
     });
 }
 
-/// Whatever comes too late is told so, and whatever was told in time is there afterwards.
+/// Late calls return `Closed`, and all acknowledged writes exist afterwards.
 #[test]
 fn closing_against_everything() {
     explore(|| {
@@ -248,7 +247,7 @@ fn closing_against_everything() {
 
 type Call = fn(&SingleNodeEngine) -> Result<()>;
 
-/// Each call that a store has, of those that differ in what they wait for.
+/// The calls of a store, one for each kind of wait.
 const CALLS: [(&str, Call); 12] = [
     ("put", |engine| engine.put("beside", "value").map(drop)),
     ("put and wait", |engine| engine.put_with("beside", "value", Durability::Sync).map(drop)),
@@ -264,7 +263,7 @@ const CALLS: [(&str, Call); 12] = [
     ("export", |engine| engine.export_snapshot(&mut Vec::new()).map(drop)),
 ];
 
-/// A store with something in it, with or without threads and a queue.
+/// A filled store, with or without threads and a queue.
 fn any_scene() -> Scene {
     let mut random = shuttle::rand::thread_rng();
     let background = if random.r#gen() { Background::Threads } else { Background::Caller };
@@ -273,8 +272,8 @@ fn any_scene() -> Scene {
     scene
 }
 
-/// Closes beside closes and one call twice: all closers are told the same, the call works or is too
-/// late, and the store is closed indeed.
+/// Closes beside closes and two calls of one kind: all closers get the same outcome, each call
+/// succeeds or returns `Closed`, and the store is closed afterwards.
 #[test]
 fn closing_beside_closing_and_each_call() {
     explore(|| {
@@ -298,8 +297,8 @@ fn closing_beside_closing_and_each_call() {
     });
 }
 
-/// Handles are dropped by several threads, each at whatever the store is doing, after a call of its
-/// own: the last one closes it.
+/// Several threads make a call and drop their handles, in any state of the store: the last drop
+/// closes it.
 #[test]
 fn dropping_in_each_state() {
     explore(|| {
@@ -311,7 +310,8 @@ fn dropping_in_each_state() {
                 let (engine, last) = (Arc::clone(&engine), random.gen_range(0..=CALLS.len()));
                 thread::spawn(move || {
                     let outcome = CALLS.get(last).map_or_else(|| engine.close(), |(_, call)| call(&engine));
-                    // Another may have closed it, or copies to the same place.
+                    // Another thread may have closed the store, or may be copying to the same
+                    // directory.
                     assert!(
                         outcome
                             .map_err(|error| error.code())

@@ -1,5 +1,5 @@
-//! What the surroundings do to an open engine: the directory renamed and replaced, another working
-//! directory, children of fork, and a system without threads.
+//! An open engine in hostile surroundings: the directory renamed and replaced, another working
+//! directory, children of fork, and a system without free threads.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends here, and says what it saw")]
 
@@ -59,7 +59,7 @@ fn an_engine_stays_with_its_directory() {
     assert_eq!([&here, &there, &backup].map(|dir| open(dir).unwrap().len()), [300, 501, 500]);
 }
 
-/// In a child, since the working directory is the whole process's.
+/// In a child process, because the working directory belongs to the whole process.
 #[test]
 fn a_relative_data_dir_is_resolved_once() {
     let temp = tempfile::tempdir().unwrap();
@@ -130,7 +130,7 @@ fn a_child_of_fork_is_refused_everything_and_changes_nothing() {
     }
 }
 
-/// Runs this file's test `name` in a process of its own.
+/// Runs the test `name` of this file in a separate process.
 fn run_alone(name: &str, dir: &Path, stack_bytes: u64) -> bool {
     let program = std::env::current_exe().unwrap();
     let mut program = Program::new(program);
@@ -139,7 +139,7 @@ fn run_alone(name: &str, dir: &Path, stack_bytes: u64) -> bool {
     program.status().unwrap().success()
 }
 
-/// A thread's stack is of this size, for which no system has room.
+/// Stack size of threads, too large for every system.
 const NO_STACK_BYTES: u64 = 1 << 50;
 
 #[test]
@@ -166,7 +166,7 @@ fn in_a_process_without_threads() {
         let error = opened.unwrap_err();
         assert!(error.code() == "io" && error.to_string().contains("cannot start the thread"), "{error}");
     }
-    // The lock was given back, and nothing is missing.
+    // The lock is released, and nothing is missing.
     let engine = SingleNodeEngine::open_read_only(Path::new(&dir)).unwrap();
     assert_eq!(engine.len(), 200);
 }

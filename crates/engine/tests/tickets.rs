@@ -14,7 +14,7 @@ use std::time::Duration;
 use hightower_engine::{Batch, Durability, Error, SingleNodeEngine, Ticket};
 use tempfile::TempDir;
 
-/// Longer than any commit takes on a busy machine.
+/// A time limit above that of any commit on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn open(queue_depth: usize) -> (TempDir, Arc<SingleNodeEngine>) {
@@ -62,7 +62,7 @@ fn a_ticket_is_a_future() {
     }
 }
 
-/// A future that is polled with one waker and then with another wakes the last one.
+/// A future that is polled with two wakers wakes the last one.
 #[test]
 fn the_last_waker_is_woken() {
     struct Count(AtomicUsize);
@@ -88,7 +88,7 @@ fn the_last_waker_is_woken() {
     }
     release.send(()).unwrap();
     if second_is_known {
-        // Both were committed as one group before the callback ran; polled again, it says so.
+        // Both were committed in one group before the callback ran, so another poll is ready.
         let again = pin!(&mut ticket).poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(again, Poll::Ready(Err(Error::Validation(_)))));
         return;
@@ -146,7 +146,7 @@ fn a_callback_hands_writes_in_and_is_refused_what_would_wait_for_itself() {
         let read = inside.get("a").unwrap().unwrap();
         let waiting = inside.put("b", "2");
         let closing = inside.close();
-        // The queue has room for two, and nobody but this thread makes room.
+        // The queue has room for two, and only this thread empties it.
         let handed_in: Vec<Result<Ticket<_>, Error>> =
             (0..3).map(|number| inside.commit_async(Batch::new().put(format!("c{number}"), ""))).collect();
         let own_wait = handed_in.into_iter().map(|ticket| ticket.and_then(Ticket::wait).unwrap_err());
@@ -176,7 +176,7 @@ fn a_panic_of_a_callback_ends_nothing() {
     assert!(called.get().is_some() || engine.put("c", "3").is_ok());
     engine.close().unwrap();
     if called.get().is_some() {
-        // It may also have run here, at once, in which case it would have ended this test.
+        // If it had run on this thread, its panic would have ended the test.
         assert!(engine.stats().caught_panics > before);
     }
 }

@@ -1,5 +1,5 @@
-//! Faults in the midst of compaction and checkpoints: reads stay right, nothing is lost, what went
-//! wrong is told.
+//! Faults during compaction and checkpoints: reads stay correct, nothing is lost, and errors are
+//! reported.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -32,7 +32,7 @@ fn check_reads(engine: &SingleNodeEngine) {
     }
 }
 
-/// A filled store, and the calls that a compaction of it makes.
+/// A filled store, and the numbers of the file-system calls of its compaction.
 fn filled(mode: AppendMode) -> (SimFs, SingleNodeEngine) {
     let fs = SimFs::new();
     let engine = open(&fs, mode, 1).unwrap();
@@ -99,8 +99,8 @@ fn interruptions_and_short_writes_are_nothing() {
 
 #[test]
 fn deletes_and_compaction_make_room_on_a_full_device() {
-    // The caller does what else the background does when it gets to it: how far it has come decides
-    // which room is the last.
+    // The caller does the background work, so the progress of that work at the end decides which
+    // room is left.
     let fs = SimFs::new();
     let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
     for number in 0..200 {
@@ -116,7 +116,7 @@ fn deletes_and_compaction_make_room_on_a_full_device() {
         }
     };
     assert_eq!(error.code(), "full", "{error}");
-    // The room that is kept for them is a segment, which these fit.
+    // These deletes fit in their reserve, which is one segment.
     let deleted = more / 4;
     for number in 0..deleted {
         engine.delete(key(number)).unwrap();
@@ -129,8 +129,8 @@ fn deletes_and_compaction_make_room_on_a_full_device() {
     assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), left);
 }
 
-/// Each segment is half dead and nothing is free: one after the other gives room, from the reserve
-/// that each gives back.
+/// All segments are half dead and no room is free: each run uses the reserve, frees room, and
+/// restores the reserve.
 #[test]
 fn a_full_device_of_half_dead_segments_is_compacted() {
     for is_killed in [false, true] {
@@ -139,7 +139,7 @@ fn a_full_device_of_half_dead_segments_is_compacted() {
         (0..400).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
         (0..400).step_by(2).for_each(|number| assert!(engine.delete(key(number)).unwrap().changed()));
         engine.flush().unwrap();
-        // Somebody else takes all that is left.
+        // Others take the remaining room.
         let (fs, engine) = if is_killed {
             let fs = fs.after_kill();
             fs.set_capacity_bytes(Some(fs.used_bytes()));
@@ -161,8 +161,8 @@ fn a_full_device_of_half_dead_segments_is_compacted() {
     }
 }
 
-/// Deletes have used up all the room that is kept for them, and others take whatever comes free:
-/// however often the store is opened there, compaction works, and deletes do after it.
+/// Deletes have used up their reserve, and others take all freed room: after any number of opens
+/// compaction works, and then deletes do.
 #[test]
 fn a_full_device_is_compacted_after_any_number_of_openings() {
     for (mode, is_killed) in [AppendMode::Mapped, AppendMode::Positioned]

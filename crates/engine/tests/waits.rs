@@ -1,5 +1,5 @@
-//! Nobody waits for a sync but those who asked for it: readers and other writers go on while one is
-//! stuck, in a commit or in a compaction.
+//! Only callers that request a sync wait for one: readers and other writers continue while a sync
+//! hangs, in a commit or in a compaction.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -14,7 +14,7 @@ use common::config;
 use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine};
 use hightower_segment::sim::{HookedFs, SimFs, SyncHook};
 
-/// Where syncs wait while it is shut.
+/// A gate: syncs wait while it is shut.
 #[derive(Debug, Default)]
 struct Gate {
     state: Mutex<State>,
@@ -36,7 +36,8 @@ impl Gate {
         state.waiting -= 1;
     }
 
-    /// Shut until the guard goes, also by a panic: else those who wait would wait for ever.
+    /// Shuts the gate until the guard is dropped, also by a panic; otherwise waiting threads would
+    /// wait forever.
     fn shut(&self) -> Shut<'_> {
         self.state.lock().unwrap().is_shut = true;
         Shut(self)
@@ -63,7 +64,7 @@ impl SyncHook for Gate {
     }
 }
 
-/// A store whose records go out by positioned writes, so that each sync is one of a file.
+/// A store with positioned writes, so that each sync is a sync of a file.
 fn open() -> (SingleNodeEngine, Arc<Gate>) {
     let gate = Arc::<Gate>::default();
     let fs = Arc::new(HookedFs::new(Arc::new(SimFs::new()), Arc::<Gate>::clone(&gate)));
@@ -74,7 +75,7 @@ fn open() -> (SingleNodeEngine, Arc<Gate>) {
     (engine.unwrap(), gate)
 }
 
-/// Everything that should wait for nobody.
+/// All calls that should not wait.
 fn read_and_write(engine: &SingleNodeEngine) {
     let snapshot = engine.snapshot().unwrap();
     let before = snapshot.get("a").unwrap();
@@ -89,7 +90,8 @@ fn read_and_write(engine: &SingleNodeEngine) {
     assert_eq!(snapshot.get("a").unwrap(), before);
 }
 
-/// Lets `stuck` run into the shut gate, until so many wait there, and then others work.
+/// Runs `stuck` into the shut gate until the given number of syncs wait there, and then makes other
+/// calls.
 fn nobody_waits_for(
     engine: &SingleNodeEngine,
     gate: &Gate,
@@ -101,8 +103,8 @@ fn nobody_waits_for(
         let stuck = scope.spawn(|| stuck(engine));
         gate.wait_for(waiting);
         let others = scope.spawn(|| read_and_write(engine));
-        // Many short waits, not one moment: a machine that stands still for a while must not end
-        // it.
+        // Many short waits instead of a deadline, so that a suspended machine does not end the
+        // wait.
         let have_ended = (0..20_000).any(|_| {
             thread::sleep(Duration::from_millis(1));
             others.is_finished()

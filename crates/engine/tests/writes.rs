@@ -1,5 +1,5 @@
-//! Writes as callers spell them: versions told, deletes that say what they did, updates without
-//! lost steps, batches that can be used again, rejections as errors.
+//! The write calls: returned versions, deletes that report their effect, updates without lost
+//! steps, reusable batches, rejections as errors.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -43,7 +43,7 @@ fn a_remove_of_an_absent_key_says_so_and_writes_nothing() {
     assert_eq!(engine.latest_version(), version);
 }
 
-/// A command that is sent again is stale; what its sender is told holds for the first one.
+/// A repeated command is stale; its acknowledgement with `Sync` covers the first one.
 #[test]
 fn a_stale_write_at_sync_waits_for_what_made_it_stale() {
     let (_dir, engine) = open(0);
@@ -53,8 +53,8 @@ fn a_stale_write_at_sync_waits_for_what_made_it_stale() {
     assert_eq!(engine.stats().durable_seq, engine.latest_seq());
 }
 
-/// The difference between the two deletes: who wins against a command that was submitted before
-/// them elsewhere and arrives after them.
+/// The difference between `delete` and `remove`: a command with an older version that arrives
+/// later.
 #[test]
 fn a_delete_keeps_late_commands_out_and_a_remove_that_wrote_nothing_does_not() {
     let (_dir, engine) = open(0);
@@ -66,7 +66,7 @@ fn a_delete_keeps_late_commands_out_and_a_remove_that_wrote_nothing_does_not() {
     assert_eq!(engine.remove("removed").unwrap(), None);
     assert_eq!(engine.submit(late("removed")).unwrap(), ApplyOutcome::Applied);
     assert_eq!(engine.get("removed").unwrap().unwrap(), "late");
-    // A remove that removed something leaves a tombstone as a delete does.
+    // A remove of a present key leaves a tombstone, as a delete does.
     engine.put("both", "").unwrap();
     engine.remove("both").unwrap().unwrap();
     assert_eq!(engine.submit(late("both")).unwrap(), ApplyOutcome::IgnoredStale);
@@ -128,7 +128,7 @@ fn a_batch_can_be_used_again() {
         let outcomes = engine.commit_async(batch).unwrap().wait().unwrap().committed().unwrap().outcomes;
         assert_eq!(outcomes, [ApplyOutcome::Applied; 2]);
         assert_eq!(engine.latest_seq(), 6);
-        // Built and handed in in one expression.
+        // Built and committed in one expression.
         engine.commit(Batch::new().delete("a").delete("b")).unwrap().committed().unwrap();
         engine.commit_async(Batch::new().put("c", "")).unwrap().wait().unwrap().committed().unwrap();
         assert_eq!(engine.len(), 1);
@@ -175,7 +175,7 @@ fn a_submitted_command_has_the_durability_that_its_call_asks_for() {
         let batch = Batch::from_iter([("c", "1")]);
         engine.commit_async_with(batch, Durability::Sync).unwrap().wait().unwrap().committed().unwrap();
         if queue_depth == 0 {
-            // The first two are as they were in the second round, and stale.
+            // The first two are the same as in the second round, so they are stale.
             assert_eq!(engine.stats().syncs, syncs + 3);
         } else {
             assert_eq!(engine.stats().syncs, syncs + 1);

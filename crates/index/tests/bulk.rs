@@ -11,7 +11,7 @@ use hightower_index::{BulkError, Map, SortedRun, Writer, new};
 use model::{MASKS, MaskedHasher, Operation, Pair};
 use proptest::prelude::*;
 
-/// Runs of the model's entries, cut at `cuts`, each filled by a thread of its own.
+/// Runs of the model's entries, cut at `cuts`, each filled by a separate thread.
 fn runs(pair: &Pair, cuts: &[prop::sample::Index]) -> Vec<SortedRun<u64, MaskedHasher>> {
     let entries: Vec<(&Vec<u8>, &u64)> = pair.model.iter().collect();
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(entries.len() + 1)).collect();
@@ -59,7 +59,7 @@ proptest! {
         pair.compare_all();
         pair.follow(&after);
         pair.compare_all();
-        // Runs take memory in regions of 2 MiB, of which the smallest table may keep one.
+        // Runs allocate regions of 2 MiB, of which the smallest table may keep one.
         pair.empty(empty_bytes + (2 << 20));
     }
 
@@ -101,11 +101,11 @@ fn a_large_build_is_like_single_inserts_in_content_and_memory() {
             std::thread::yield_now();
         }
         pair.compare_all();
-        // Four runs and two fillers may each leave a region of 2 MiB in part unused.
+        // Four runs and two fillers may each leave a part of a region of 2 MiB unused.
         let (built, grown) = (pair.map.memory_bytes(), singles.memory_bytes());
         assert!(built <= grown + grown / 20 + 6 * (2 << 20), "{built} bytes built at once, {grown} one by one");
-        // A map of this size takes memory in regions of 2 MiB, and the smallest table may have
-        // found its place in the last of them before that could go.
+        // A map of this size allocates regions of 2 MiB, and the smallest table may have a block in
+        // the last of them, which then stays.
         pair.empty(empty_bytes + (2 << 20));
     }
 }
@@ -150,7 +150,7 @@ fn long_keys_meet_at_a_seam() {
     pair.compare_all();
 }
 
-/// What runs own is dropped once, whether they are joined, refused or forgotten.
+/// The values of runs are dropped once, whether the runs are joined, refused or dropped.
 #[test]
 fn every_value_of_a_run_is_dropped_once() {
     struct Counted<'a>(&'a AtomicU64);

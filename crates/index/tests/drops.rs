@@ -1,5 +1,5 @@
-//! Values whose drop panics, freed by whoever comes by: a thread that takes a guard, or ends, has
-//! nothing to do with them.
+//! Values whose drop panics, freed by any thread that takes a guard or ends: the panic must not
+//! reach that thread.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -22,7 +22,7 @@ impl Drop for Loud {
     }
 }
 
-/// Puts values out of reach, and hands them over to whoever frees them. Who hands over may panic.
+/// Unlinks values, and passes them to the collector, which may panic.
 fn retire(alive: &Arc<AtomicI64>, count: usize, panics: bool) {
     let cell = Published::empty();
     let store = |value| drop(catch_unwind(AssertUnwindSafe(|| cell.store(value, &pin()))));
@@ -33,7 +33,7 @@ fn retire(alive: &Arc<AtomicI64>, count: usize, panics: bool) {
     store(None);
 }
 
-/// One test, since all threads of a process share what waits to be freed.
+/// One test, because all threads of a process share the waiting garbage.
 #[test]
 fn whoever_takes_a_guard_or_ends_does_not_panic_for_the_values_of_others() {
     let alive = Arc::default();
@@ -44,12 +44,12 @@ fn whoever_takes_a_guard_or_ends_does_not_panic_for_the_values_of_others() {
         }
     });
 
-    // A thread that ends frees what it can: if that panicked, the process would end with it.
+    // An ending thread frees garbage: a panic there would abort the process.
     for _ in 0..20 {
         thread::scope(|scope| scope.spawn(|| retire(&alive, 10, true)).join().unwrap());
     }
 
-    // No guard was forgotten on the way: everything is freed.
+    // No guard was leaked: everything is freed.
     let quiet = Arc::default();
     let mut tries = 0;
     retire(&quiet, 100, false);

@@ -1,5 +1,5 @@
-//! Hashers that collide, lie and panic, and values whose drop panics: keys may get lost, memory and
-//! values never.
+//! Hashers that collide, lie and panic, and values whose drop panics: keys may be lost, but memory
+//! stays valid and each value is dropped once.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -13,7 +13,7 @@ use hightower_index::{KeyHasher, Map, Published, SeededHasher, Writer, pin, with
 const WHOLE: u64 = 0x5ee0_d1ce_0f0f_1234;
 const DROPPED: u64 = 0xdead_dead_dead_dead;
 
-/// A value that knows whether it was dropped, and is counted.
+/// A counted value that detects a use after its drop.
 struct Witness {
     mark: u64,
     alive: Arc<AtomicI64>,
@@ -46,14 +46,14 @@ impl Drop for Witness {
     }
 }
 
-/// What a hasher does besides hashing.
+/// The misbehaviour of a hasher.
 #[derive(Clone, Copy)]
 enum Manner {
     /// The same hash for all keys.
     Collide,
-    /// Two hashes, in no order, for each key.
+    /// Two hashes for each key, at random.
     Lie,
-    /// So many bits are left of a hash, and sometimes another one.
+    /// Only some bits of the hash, and sometimes another hash.
     LieCoarsely,
 }
 
@@ -61,7 +61,7 @@ struct Hostile {
     manner: Manner,
     honest: SeededHasher,
     calls: AtomicU64,
-    /// The call that panics.
+    /// The number of the call that panics.
     panics_at: AtomicU64,
 }
 
@@ -95,7 +95,7 @@ impl KeyHasher for Shared {
 const MANNERS: [Manner; 3] = [Manner::Collide, Manner::Lie, Manner::LieCoarsely];
 
 fn key(number: u64) -> Vec<u8> {
-    // Keys that are beginnings of others, and keys that share most of their bytes.
+    // Keys that are prefixes of others, and keys that share most of their bytes.
     let text = format!("{:03}", number % 700);
     text.bytes().flat_map(|byte| [byte, b'-']).take(1 + (number % 6) as usize).collect()
 }
@@ -107,7 +107,7 @@ fn random(seed: &mut u64) -> u64 {
 
 type Handles = (Writer<Witness, Shared>, Map<Witness, Shared>);
 
-/// One call, whatever comes of it; then everything that can be reached is looked at.
+/// One call, with any outcome; then all reachable values are checked.
 fn step(handles: &mut Handles, alive: &Arc<AtomicI64>, seed: &mut u64) {
     let (writer, map) = handles;
     let (choice, number) = (random(seed) % 16, random(seed));
@@ -155,7 +155,7 @@ fn whatever_a_hasher_says_every_value_is_dropped_once() {
     }
 }
 
-/// The hasher panics at each call of a bulk build in turn: the map holds all of it, or nothing.
+/// The hasher panics at each call of a bulk build in turn: the map has all entries or none.
 #[test]
 fn a_bulk_build_is_there_or_not() {
     const KEYS: u64 = 2000;
@@ -175,7 +175,7 @@ fn a_bulk_build_is_there_or_not() {
                 let is_there = |number: u64| map.get(&number.to_be_bytes(), &pin()).is_some();
                 assert!(!(0..KEYS).step_by(61).any(is_there), "a panic at call {at} leaves what was dropped in reach");
             }
-            // It can be used, and built again.
+            // The map is usable, and can be built again.
             assert_eq!(writer.bulk_build([("a", Witness::new(&alive))]), 1);
             map.iter(&pin()).for_each(|entry| entry.value().check());
             let has_ended = built.is_ok();
@@ -188,8 +188,8 @@ fn a_bulk_build_is_there_or_not() {
     }
 }
 
-/// A key with two hashes is in the table twice, and its first leaf goes: the tree still leads to
-/// the second.
+/// A key with two hashes is in the table twice. After the removal of its first leaf, the tree still
+/// leads to the second.
 #[test]
 fn a_leaf_is_taken_for_no_other() {
     struct Switched(AtomicU64);
@@ -215,7 +215,7 @@ fn a_leaf_is_taken_for_no_other() {
     hasher.0.store(u64::MAX, Ordering::SeqCst);
     writer.insert(b"a2", Witness::new(&alive));
     assert!(writer.insert(b"a1", Witness::new(&alive)), "the second one is replaced");
-    // Whose bytes lead elsewhere replaces nothing there.
+    // A leaf whose key bytes lead to another place replaces nothing there.
     hasher.0.store(0, Ordering::SeqCst);
     writer.insert(b"a3", Witness::new(&alive));
     hasher.0.store(u64::MAX, Ordering::SeqCst);
@@ -234,7 +234,7 @@ fn panics(call: impl FnOnce()) {
     assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "the panic went missing");
 }
 
-/// Other tests may keep an epoch from ending for a while.
+/// Other tests may delay the end of an epoch.
 fn reclaim_all(writer: &mut Writer<Witness>) -> bool {
     let mut panicked = false;
     loop {
@@ -292,7 +292,7 @@ fn a_drop_that_panics_keeps_no_other_value_alive() {
     }
 }
 
-/// No thread can be started, since each would need a stack of an exbibyte.
+/// No thread can be started, because each would need a stack of an exbibyte.
 #[test]
 fn a_bulk_build_needs_no_other_thread() {
     const NAME: &str = "a_bulk_build_needs_no_other_thread";

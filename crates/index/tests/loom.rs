@@ -15,11 +15,10 @@ use hightower_index::{KeyHasher, Map, Published, Writer, pin, with_hasher};
 use loom::cell::UnsafeCell;
 use loom::thread;
 
-/// A value that loom watches.
+/// A value that loom checks.
 struct Watched(UnsafeCell<u64>);
 
-// SAFETY: the cell is only written when it is dropped; that nobody reads it then is what loom
-// checks.
+// SAFETY: the cell is only written when it is dropped; loom checks that nobody reads it then.
 unsafe impl Sync for Watched {}
 
 impl Watched {
@@ -51,7 +50,7 @@ impl KeyHasher for Plain {
     }
 }
 
-/// Every key in one probe line, with one fingerprint.
+/// Every key in one group, with one tag.
 struct Same;
 
 impl KeyHasher for Same {
@@ -80,7 +79,7 @@ fn check<H: KeyHasher>(map: &Map<Watched, H>, key: u8) {
     assert_eq!(map.get(&[key], &guard).map(Watched::read), Some(u64::from(key)));
 }
 
-/// The keys in order, which must hold `stable`; each value must be its key's.
+/// Scans the keys, which must include `stable`; each value must be that of its key.
 fn scan<H: KeyHasher>(map: &Map<Watched, H>, stable: std::ops::Range<u8>) {
     let guard = pin();
     let keys: Vec<u8> = map
@@ -140,7 +139,7 @@ fn a_walk_keeps_its_keys_while_a_node_shrinks() {
 fn a_lookup_finds_its_key_while_the_table_grows() {
     for key in [0, 5] {
         model(move || {
-            // Six of eight slots are taken: the next insert splits the segment and doubles the
+            // Six of eight slots are used: the next insert splits the bucket and doubles the
             // directory.
             let (mut writer, map) = filled(Plain, 0..6);
             let reader = thread::spawn(move || check(&map, key));

@@ -1,5 +1,4 @@
-//! Histories against a `BTreeMap`: random ones, and ones that visit every shape that a node can
-//! take.
+//! Histories compared with a `BTreeMap`: random ones, and ones that visit every form of a node.
 //!
 //! `HIGHTOWER_TEST_CASES=N` runs N random operations in the long test (default 20 000).
 
@@ -46,7 +45,7 @@ fn long_histories_agree() {
         let mut pair = Pair::new(mask);
         let empty_bytes = pair.map.memory_bytes();
         for step in 0..operations / MASKS.len() as u64 {
-            // Phases of growth and of shrinking, so that nodes and segments go through all sizes.
+            // Phases of growth and of shrinking, so that nodes and buckets have all sizes.
             let growing = (step / 4096).is_multiple_of(2);
             let key = model::key(&mut random.bytes());
             let other = model::key(&mut random.bytes());
@@ -129,8 +128,8 @@ fn a_chain_of_every_length_neither_recurses_nor_leaks() {
     pair.empty(empty_bytes);
 }
 
-/// Hashes that begin alike defeat splitting, so segments grow; what was left beside them by splits
-/// must go when the map is emptied.
+/// Hashes with a common prefix defeat splitting, so buckets grow. Their empty siblings from splits
+/// must be freed when the map is emptied.
 #[test]
 fn hashes_that_begin_alike_leave_nothing_behind() {
     let keys: u32 = if cfg!(miri) { 1_200 } else { 20_000 };

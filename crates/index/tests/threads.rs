@@ -1,4 +1,4 @@
-//! Readers and scanners beside a writer at full speed. Meant for the sanitizers too:
+//! Readers and scanners beside a writer at full speed. Also for the sanitizers:
 //!
 //! ```sh
 //! RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu -p hightower-index --test threads
@@ -13,7 +13,7 @@ use std::thread;
 
 use hightower_index::{Cursor, Map, Published, Writer, pin};
 
-/// Says whether it was dropped, so that a value that is read too late shows without a sanitizer.
+/// Detects a read after its drop without a sanitizer.
 struct Canary {
     number: u64,
     life: AtomicU64,
@@ -41,7 +41,7 @@ impl Drop for Canary {
     }
 }
 
-/// Keys of three shapes: dense, spread, and prefixes of each other.
+/// Keys of three kinds: dense, spread, and prefixes of each other.
 fn key(number: u64) -> Vec<u8> {
     match number % 3 {
         0 => format!("d{number:06}").into_bytes(),
@@ -57,7 +57,7 @@ fn number_of(key: &[u8]) -> u64 {
     u64::from_be_bytes(key[key.len() - 8..].try_into().unwrap())
 }
 
-/// Even numbers stay; odd ones come and go.
+/// Even numbers stay; odd ones are added and removed.
 fn is_stable(number: u64) -> bool {
     number.is_multiple_of(2)
 }
@@ -82,8 +82,7 @@ fn look_up(map: &Map<Canary>, stop: &AtomicBool, start: u64) {
         if let Some(entry) = found {
             assert_eq!(entry.key(), key);
             entry.value().check(&key);
-            // The hints are all alike; what is looked at here is how they are read beside the
-            // writer.
+            // All hints are equal; this tests only their reads beside the writer.
             assert!(
                 map.get_hinted(&key, &guard, |hint| assert_eq!(hint, 0)).is_none_or(|value| value.number == number)
             );
@@ -157,14 +156,14 @@ fn readers_and_scanners_beside_a_writer() {
         ];
         churn(&mut writer);
         stop.store(true, Relaxed);
-        // Joined here, where a thread sanitizer sees it also if the standard library was built
-        // without it.
+        // Joined here, where a thread sanitizer sees it even if the standard library is not
+        // instrumented.
         readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
     assert_eq!(map.len() as u64, count() / 2);
 }
 
-/// What nobody can reach any more is given back while the map goes on.
+/// Unreachable memory is freed while the map is in use.
 #[test]
 fn what_was_replaced_is_given_back() {
     let (mut writer, map) = hightower_index::new();
@@ -176,13 +175,13 @@ fn what_was_replaced_is_given_back() {
     fill(0);
     let once = map.memory_bytes();
     (1..20).for_each(fill);
-    // Readers of the other tests hold up what is given back, and memory is taken in regions.
+    // Readers of the other tests delay frees, and memory is allocated in regions.
     const REGIONS: usize = 4 * (2 << 20);
     let now = map.memory_bytes();
     assert!(now < 3 * once + REGIONS, "{now} bytes, {once} after the first round");
 }
 
-/// What is held is dropped once, whatever is left in the map, in limbo and under guards.
+/// Each value is dropped once, whether it is in the map, among deferred frees or under a guard.
 #[test]
 fn every_value_is_dropped_once() {
     struct Counted<'a>(&'a AtomicU64);
@@ -205,7 +204,7 @@ fn every_value_is_dropped_once() {
     assert_eq!(dropped.load(Relaxed), 2 * count());
 }
 
-/// Where the system refuses `membarrier`, as some sandboxes have it do, both sides of the collector
+/// If the system refuses `membarrier`, as in some sandboxes, both sides of the collector use a
 /// fence.
 #[cfg(all(target_os = "linux", not(miri)))]
 mod without_membarrier {
@@ -215,11 +214,12 @@ mod without_membarrier {
 
     const IS_REFUSED: &str = "HIGHTOWER_TEST_MEMBARRIER_IS_REFUSED";
 
-    /// Has the system refuse the call from now on, in this process and what it becomes.
+    /// Makes the system refuse the call from now on, in this process and in programs that it
+    /// executes.
     fn refuse() -> io::Result<()> {
         #[expect(clippy::cast_possible_truncation, reason = "codes of 16 bits, and the number of a system call")]
-        // SAFETY: the filter's instructions are made from numbers alone; `prctl` copies what the
-        // two pointers lead to.
+        // SAFETY: the filter's instructions are numbers; `prctl` copies the targets of both
+        // pointers.
         let is_done = unsafe {
             let (load, jump, give) = (
                 libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
@@ -243,17 +243,17 @@ mod without_membarrier {
     fn all_of_it_once_more() {
         let mut tests = Command::new(std::env::current_exe().unwrap());
         tests.args(["--skip", "all_of_it_once_more"]).env(IS_REFUSED, "1");
-        // SAFETY: between fork and exec it makes two system calls and touches nothing that a lock
-        // guards.
+        // SAFETY: between fork and exec it makes two system calls and accesses nothing under a
+        // lock.
         unsafe { tests.pre_exec(refuse) };
         match tests.status() {
             Ok(status) => assert!(status.success()),
-            // There may be a filter already that allows no other.
+            // An existing filter may forbid another one.
             Err(error) => println!("SKIPPED: this system lets no test refuse a call: {error}"),
         }
     }
 
-    /// That the process above is what it should be.
+    /// Checks the setup of the process above.
     #[test]
     fn it_is_refused_when_it_should_be() {
         if std::env::var_os(IS_REFUSED).is_some() {

@@ -1,4 +1,4 @@
-//! What crashes and faults leave: a table is there as a whole, or not at all.
+//! Crashes and faults: a table exists whole or not at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod common;
@@ -13,7 +13,7 @@ use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_table::{TableError, TableReader, TableWriter, UNFINISHED_SUFFIX};
 
 fn write(dir: &Arc<dyn Dir>, model: &Model) -> Result<(), TableError> {
-    // So little memory that it spills.
+    // Little memory, so that the writer spills.
     let mut writer = TableWriter::create(dir, NAME, options().with_memory_bytes(1 << 10))?;
     for (key, entry) in model {
         writer.push(key, *entry)?;
@@ -21,7 +21,7 @@ fn write(dir: &Arc<dyn Dir>, model: &Model) -> Result<(), TableError> {
     writer.finish_with(&mut |_| ControlFlow::Continue(())).map(drop)
 }
 
-/// The table, which must be whole if it is there.
+/// Whether the table exists; if so, it must be whole.
 fn is_whole(dir: &Arc<dyn Dir>, model: &Model) -> bool {
     match TableReader::open(dir.as_ref(), NAME) {
         Ok(table) => {
@@ -79,7 +79,7 @@ fn every_fault_at_every_call_is_an_error_without_a_file_or_harmless() {
                 fs.heal();
                 let names = fs.names_in(Path::new("/db")).unwrap();
                 match written {
-                    // A bit that flips on its way is found when it is read.
+                    // A flipped bit is detected at the read.
                     Ok(()) if kind == FaultKind::FlipBit => match TableReader::open(dir.as_ref(), NAME) {
                         Ok(table) => drop(table.check()),
                         Err(error) => assert!(
@@ -92,7 +92,8 @@ fn every_fault_at_every_call_is_an_error_without_a_file_or_harmless() {
                         failures += 1;
                         assert!(!error.to_string().is_empty());
                         assert!(kind != FaultKind::NoSpace || error.is_full(), "{error}");
-                        // What cannot be removed stays: under a name that nobody opens, or whole.
+                        // A file that cannot be removed stays: with a name that nobody opens, or as
+                        // a whole table.
                         let may_stay = lasting && matches!(kind, FaultKind::Io | FaultKind::NoMemory);
                         assert!(may_stay || names.is_empty(), "{kind:?} at {call}: {names:?}");
                         is_whole(&dir, &model);

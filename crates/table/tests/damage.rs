@@ -14,7 +14,7 @@ use hightower_table::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A table with every part: several leaves, an index, lines that are full, keys long and short.
+/// A table with every part: several leaves, an index, full lines, long and short keys.
 fn small() -> Model {
     let mut model = numbered(80);
     model.insert(Vec::new(), entry(500));
@@ -37,8 +37,8 @@ fn opened(bytes: &[u8]) -> Result<TableReader, TableError> {
     TableReader::open(dir.as_ref(), NAME)
 }
 
-/// What went wrong, if anything did: everything that answers must answer as the model does.
-/// Gives how many answers were errors.
+/// Makes every kind of read: each answer must be the model's or an error. Returns the number of
+/// errors.
 fn ask(table: &TableReader, model: &Model) -> usize {
     let mut errors = 0;
     let mut count = |error: TableError| {
@@ -118,7 +118,7 @@ fn a_damaged_line_is_an_error_and_never_an_absent_key() {
     let mut errors = 0;
     for (key, entry) in &model {
         assert!(is_pointed(&table, key, entry).unwrap());
-        // Some byte of the line that the key stands in: each line is met by a few keys.
+        // A byte of the key's line: a few keys are tested per line.
         for place in (0..bytes.len()).step_by(64) {
             let mut damaged = bytes.clone();
             damaged[place + 33 % (bytes.len() - place)] ^= 0x10;
@@ -150,13 +150,13 @@ fn blocks_count_only_in_their_own_place_and_table() {
     let bytes = bytes_of(&model);
     let first = u32::from_le_bytes(bytes[68..72].try_into().unwrap()) as usize;
     let second = u32::from_le_bytes(bytes[64 + first + 4..64 + first + 8].try_into().unwrap()) as usize;
-    // The first leaf in the place of the second, if it fits.
+    // The first leaf at the offset of the second, if it fits.
     if first <= second {
         let mut moved = bytes.clone();
         moved.copy_within(64..64 + first, 64 + first);
         assert!(ask(&opened(&moved).unwrap(), &model) > 0);
     }
-    // A whole table of the same keys, with another salt.
+    // A block of a valid table with the same keys and another salt.
     let (fs, dir) = disk();
     write_as(&dir, NAME, &model, hightower_table::TableOptions::new(1, 99, 7)).unwrap();
     let other = fs.read_file(Path::new("/db/0000000001.tbl")).unwrap();
@@ -166,7 +166,7 @@ fn blocks_count_only_in_their_own_place_and_table() {
     assert!(ask(&opened(&mixed).unwrap(), &model) > 0);
 }
 
-/// Changes the header and makes its check right again.
+/// Changes the header and corrects its check.
 fn with_header(bytes: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     change(&mut bytes[..56]);

@@ -1,6 +1,6 @@
-//! The bytes of small tables, as they are on disk: a changed byte is a changed format.
+//! The exact bytes of small tables: a changed byte means a changed format.
 //!
-//! `HIGHTOWER_WRITE_GOLDEN=1` writes them anew.
+//! `HIGHTOWER_WRITE_GOLDEN=1` writes them again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod common;
@@ -13,7 +13,7 @@ use hightower_table::{RecordPointer, TableEntry, TableHasher, TableOptions, Tabl
 
 const SEED: u64 = 7;
 
-/// Blocks of both kinds, records that follow each other and some that do not, two segments.
+/// Blocks of both kinds, adjacent and other records, two segments.
 fn two_levels() -> Model {
     let mut ends = [64, 4096];
     let mut model = Model::new();
@@ -29,7 +29,7 @@ fn two_levels() -> Model {
     model
 }
 
-/// More keys of one line than it and the next have slots for.
+/// More keys of one line than slots in it and the next line.
 fn one_line() -> Model {
     let hasher = TableHasher::new(SEED);
     let keys = (0..60_000_u32).map(|number| format!("{number}")).filter(|key| hasher.hash(key.as_bytes()) >> 55 == 9);

@@ -1,4 +1,5 @@
-//! A table beside a `BTreeMap`: lookups, walks, seeks, ranges and merges give the same.
+//! A table compared with a `BTreeMap`: lookups, scans, seeks, ranges and merges have the same
+//! results.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod common;
@@ -13,7 +14,7 @@ use hightower_table::{
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
-/// Keys that share beginnings, some of them long.
+/// Keys with common prefixes, some of them long.
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => vec(prop_oneof![Just(b'a'), Just(b'b'), Just(0), Just(255)], 0..8),
@@ -33,7 +34,7 @@ fn entries() -> impl Strategy<Value = TableEntry> {
     })
 }
 
-/// Records that follow each other, as a compaction writes them, with leaps now and then.
+/// Adjacent records, as compaction writes them, with some gaps.
 fn in_sequence(mut model: Model, leaps: &[u8]) -> Model {
     let mut ends = [64_u32; 3];
     for ((place, entry), leap) in model.values_mut().enumerate().zip(leaps.iter().cycle()) {

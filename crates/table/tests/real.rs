@@ -1,4 +1,4 @@
-//! On the operating system's files: what is written there is read there, and what is no table is
+//! Tables in the operating system's files: they are read back, and files that are not tables are
 //! refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
@@ -32,7 +32,7 @@ fn a_table_of_many_pieces_is_read_back_from_real_files() {
         is_there = cursor.retreat().unwrap();
     }
     assert!(!is_there);
-    // A reader keeps what it has mapped when the name goes.
+    // A reader keeps its map when the name is removed.
     dir.remove_file(NAME).unwrap();
     table.check().unwrap();
 }
@@ -51,14 +51,14 @@ fn what_is_no_table_is_refused() {
     assert!(matches!(TableReader::open(dir.as_ref(), "missing.tbl"), Err(TableError::Io { .. })));
 }
 
-/// A memtable whose walk cannot fail.
+/// A memtable whose iteration cannot fail.
 struct Memtable(Vec<(Vec<u8>, TableEntry)>);
 
 impl MergeSource for Memtable {
     type Error = Infallible;
 
     fn advance(&mut self) -> Result<bool, Infallible> {
-        // The current one is the last; the first call finds a place holder there.
+        // The last element is the current one; at the first call it is a placeholder.
         self.0.pop();
         Ok(!self.0.is_empty())
     }

@@ -1,5 +1,4 @@
-//! What a writer refuses, what it leaves behind, and that its memory does not decide what it
-//! writes.
+//! The errors and leftovers of a writer, and the independence of its output from its memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod common;
@@ -59,7 +58,7 @@ fn keys_of_every_length_up_to_the_limit_are_kept() {
             model.insert(key, entry(number));
         }
     }
-    // Many long keys that differ at their ends alone: separators are as long as they are.
+    // Many long keys that differ only at their ends, so that separators are as long as keys.
     for number in 0..40_u8 {
         let mut key = vec![b'd'; MAX_KEY_LEN_BYTES];
         *key.last_mut().unwrap() = number;
@@ -92,7 +91,7 @@ fn a_name_is_used_once_and_is_one_of_a_table() {
         assert!(matches!(TableReader::open(dir.as_ref(), name), Err(TableError::Io { .. })), "{name}");
     }
     assert_eq!(names(dir.as_ref()), [NAME]);
-    // The longest name, with a scratch file.
+    // The longest possible name, with a scratch file.
     let longest = &long[1..];
     write_as(&dir, longest, &numbered(200), options().with_memory_bytes(0)).unwrap();
     TableReader::open(dir.as_ref(), longest).unwrap().check().unwrap();
@@ -187,7 +186,7 @@ fn neither_keys_nor_the_seed_show_in_debug_output() {
         [format!("{options:?}"), writing, format!("{table:?}"), format!("{cursor:?}"), format!("{candidates:?}")];
     for shown in shown {
         assert!(!shown.contains(&seed.to_string()), "{shown}");
-        // The first letters of every key, as numbers.
+        // The first letters of every key, as decimal numbers.
         assert!(!shown.contains("112, 111, 100, 115"), "{shown}");
         assert!(shown.len() < 1000, "{} bytes", shown.len());
     }
@@ -203,7 +202,7 @@ fn a_dropped_or_stopped_writer_leaves_no_file() {
     assert!(names(dir.as_ref()).is_empty());
 
     let source = common::table(&dir, &model);
-    // Stopped at each report in turn.
+    // Stopped at each progress report in turn.
     let mut reports = 0;
     for stop in 0..20 {
         let mut told = Vec::new();
@@ -249,8 +248,8 @@ fn the_memory_of_a_writer_does_not_change_the_table() {
 
 #[test]
 fn keys_that_share_their_line_are_found_in_the_next_and_in_the_list() {
-    // Of many keys those whose hashes lie in one small part of all hashes, so that a table of few
-    // lines gets them into one of them.
+    // Keys whose hashes are in a small range, so that in a table of few lines they belong to one
+    // line.
     let seed = 7;
     let hasher = hightower_table::TableHasher::new(seed);
     let mut model = Model::new();
@@ -271,7 +270,7 @@ fn keys_that_share_their_line_are_found_in_the_next_and_in_the_list() {
         for (key, entry) in &model {
             assert!(is_pointed(&table, key, entry).unwrap(), "{key:?}");
         }
-        // Keys of the same line that are not there give few candidates.
+        // Absent keys of the same line have few candidates.
         let absent = (number..number + 200_000).map(|number| format!("key {number}").into_bytes());
         let hashes: Vec<_> = absent.map(|key| hasher.hash(&key)).filter(|hash| hash >> 54 == 3).collect();
         let found: usize = hashes.iter().map(|hash| table.candidates(*hash).unwrap().count()).sum();

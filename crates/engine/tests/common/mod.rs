@@ -1,4 +1,4 @@
-//! A store on the simulated file system, and the model that it is compared with.
+//! A store on the simulated file system, and its model.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity, reason = "a test")]
 
@@ -12,11 +12,11 @@ use hightower_engine::{
 use hightower_seams::ManualClock;
 use hightower_segment::sim::{SeededEntropy, SimFs};
 
-/// What commands with a version of their own say: recent enough that no tombstone's grace has
-/// passed.
+/// The timestamp of commands with explicit versions: recent enough that no tombstone's grace is
+/// over.
 const GIVEN_TIMESTAMP: i64 = 1_700_000_000_000;
 
-/// One thing that a workload does.
+/// One step of a workload.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Put {
@@ -33,58 +33,59 @@ pub(crate) enum Step {
         version: u64,
         is_delete: bool,
     },
-    /// Keys to put, keys to delete, commands with versions of their own.
+    /// Keys to put, keys to delete, and commands with explicit versions.
     Batch {
         puts: Vec<u8>,
         deletes: Vec<u8>,
         submits: Vec<(u8, u64)>,
         durability: Durability,
     },
-    /// A batch that goes through only if the key is absent.
+    /// A batch that commits only if the key is absent.
     Claim {
         key: u8,
     },
     Flush,
-    /// A full compaction, with a checkpoint at its end.
+    /// A full compaction, which ends with a checkpoint.
     Compact,
     Checkpoint,
-    /// To one directory, over and over.
+    /// A backup to the one backup directory.
     Backup,
     Close,
     Kill,
 }
 
-/// What was acknowledged: how many commits there were, and up to which file system operation that
-/// was known.
+/// A promise: the number of acknowledged commits, and the number of file system operations at that
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promise {
     pub(crate) op: usize,
     pub(crate) commits: usize,
 }
 
-/// What a commit was given, and how many file system operations there were before it.
+/// The seq and version of a commit, and the number of file system operations before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandedOut {
     pub(crate) began: usize,
-    /// And how many when it had returned: from here on somebody knows its seq and version.
+    /// The number of operations when it had returned: from then on others may know its seq and
+    /// version.
     pub(crate) done: usize,
     pub(crate) seq: u64,
     pub(crate) version: u64,
 }
 
-/// While so many operations were recorded, the store was open.
+/// A range of recorded operations during which the store was open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
     pub(crate) opened: usize,
     pub(crate) closing: usize,
 }
 
-/// A store, its model, and everything that was promised.
+/// A store, its model, and its promises.
 pub(crate) struct World {
     pub(crate) fs: SimFs,
     pub(crate) engine: Option<SingleNodeEngine>,
     pub(crate) model: KvState,
-    /// The digest of the model after each commit; the first is the empty store's.
+    /// The digest of the model after each commit; the first is that of the empty store.
     pub(crate) digests: Vec<u64>,
     /// Acknowledged as durable.
     pub(crate) synced: Vec<Promise>,
@@ -94,11 +95,11 @@ pub(crate) struct World {
     pub(crate) handed_out: Vec<HandedOut>,
     /// Backups that have returned.
     pub(crate) backups: Vec<Promise>,
-    /// Whether any command came with a version of its own.
+    /// Whether any command had an explicit version.
     pub(crate) given_versions: bool,
-    /// When the store was open; the last one is.
+    /// The ranges of operations during which the store was open; it is open in the last one.
     pub(crate) lives: Vec<Life>,
-    /// Operations before the step that is under way.
+    /// The number of operations before the current step.
     began: usize,
     mode: AppendMode,
     seed: u64,
@@ -144,9 +145,9 @@ pub(crate) fn key(number: u8) -> Vec<u8> {
     [&text[..usize::from(number) % text.len()], &[number]].concat()
 }
 
-/// A workload from a seed, without kills: they would forget what was recorded before. Workloads
-/// with odd seeds leave all versions to the engine, so that it can be told exactly which were
-/// handed out.
+/// A workload from a seed, without kills, which would discard the earlier record. In workloads with
+/// odd seeds the engine assigns all versions, so that the test knows exactly which ones were
+/// assigned.
 pub(crate) fn workload(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = seed;
     let mut next = move |bound: u64| {
@@ -185,7 +186,7 @@ impl World {
         Self::with_background(mode, seed, Background::Threads)
     }
 
-    /// A world whose file system sees the same operations each time.
+    /// A world whose file system has the same operations in each run.
     pub(crate) fn repeatable(mode: AppendMode, seed: u64) -> Self {
         Self::with_background(mode, seed, Background::Caller)
     }
@@ -296,7 +297,7 @@ impl World {
             Step::Kill => {
                 let fs = self.fs.after_kill();
                 let engine = self.open(&fs);
-                // Crash points are counted on the new disk from here on, which holds everything.
+                // From here on crash points refer to the new disk, which has everything.
                 self.synced = vec![Promise { op: 0, commits: self.digests.len() - 1 }];
                 self.lives = vec![Life { opened: fs.op_count(), closing: usize::MAX }];
                 (self.handed_out, self.backups) = (Vec::new(), Vec::new());
@@ -362,8 +363,8 @@ impl World {
         }
     }
 
-    /// The timestamp that the engine gave: taken from its own state, as the model cannot know the
-    /// clock.
+    /// The timestamp that the engine assigned, from its own state, because the model does not know
+    /// the clock.
     fn timestamp_of(&self, key: &[u8], version: u64) -> i64 {
         let state = self.engine().snapshot_state().unwrap();
         state.record(key).filter(|record| record.version == version).map_or(0, |record| record.timestamp)

@@ -1,36 +1,35 @@
-//! Is a history of overlapping calls what some order of the calls, one after the other, would have
-//! given?
+//! Checks whether a history of overlapping calls is linearizable: whether some sequential order of
+//! the calls has the same outcomes.
 //!
 //! The search of Wing and Gong ("Testing and verifying concurrent objects", J. Parallel and
-//! Distributed Computing, 1993): take any call that no other has to come before, apply it to the
-//! model, go on, and step back where the outcome does not fit. What has been seen not to lead
-//! anywhere, a set of calls taken and the state they gave, is not tried again (Lowe, "Testing for
-//! linearizability", Concurrency and Computation, 2017).
+//! Distributed Computing, 1993): take any call that may come first, apply it to the model,
+//! continue, and backtrack if the outcome differs. A failed pair of taken calls and model state is
+//! not tried again (Lowe, "Testing for linearizability", Concurrency and Computation, 2017).
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
 
-/// What the calls are made to, as it would be without concurrency.
+/// The sequential model of the called object.
 pub(crate) trait Model: Clone + Eq + Hash {
     type Operation: Debug;
     type Outcome: Debug + PartialEq;
 
-    /// Does the operation and gives its outcome.
+    /// Applies the operation and returns its outcome.
     fn apply(&mut self, operation: &Self::Operation) -> Self::Outcome;
 }
 
-/// A call, with the moments at which it began and ended, on one clock for all.
+/// A call, with its begin and end on a clock that all threads share.
 #[derive(Debug)]
 pub(crate) struct Call<M: Model> {
     pub(crate) operation: M::Operation,
     pub(crate) began: u64,
-    /// `None` if nobody knows what became of it: it may have happened at any time since it began,
-    /// or not at all.
+    /// `None` if the outcome is unknown: the call may have taken effect at any time since its
+    /// begin, or never.
     pub(crate) ended: Option<(u64, M::Outcome)>,
 }
 
-/// The most calls of a history.
+/// Maximum number of calls in a history.
 pub(crate) const MAX_CALLS: usize = 128;
 
 /// Whether the history is linearizable.

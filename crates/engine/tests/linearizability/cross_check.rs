@@ -1,5 +1,4 @@
-//! The checker beside an independent one, that of Stateright, on small random histories, right and
-//! wrong ones.
+//! Compares the checker with that of Stateright, on small random histories, linearizable and not.
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
@@ -19,7 +18,7 @@ impl SequentialSpec for Store {
     }
 }
 
-/// What a thread is in the midst of.
+/// The current call of a thread.
 #[derive(Clone, Debug)]
 struct Pending {
     operation: Operation,
@@ -48,7 +47,7 @@ fn operation(random: &mut Random, value: u32) -> Operation {
     }
 }
 
-/// Something else that the call might have been told.
+/// Another possible outcome of the call.
 fn lie(random: &mut Random, outcome: &Outcome) -> Outcome {
     let other = |value: Option<u32>| value.map_or(Some(0), |value| value.checked_sub(1));
     match outcome {
@@ -65,8 +64,8 @@ fn lie(random: &mut Random, outcome: &Outcome) -> Outcome {
     }
 }
 
-/// Threads begin, take effect and end in random order; half of the histories are then told one lie.
-/// Gives both checkers' verdicts.
+/// Calls begin, take effect and end in random order; half of the histories then get one wrong
+/// outcome. Returns both checkers' verdicts.
 fn verdicts(seed: u64) -> (bool, bool) {
     let mut random = Random(seed);
     let lies = random.below(2) == 0;

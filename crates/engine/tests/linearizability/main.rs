@@ -1,10 +1,9 @@
-//! What concurrent callers are told is what some order of their calls, one after the other, would
-//! have told them.
+//! The outcomes of concurrent calls are those of some sequential order of the calls.
 //!
-//! Threads put, delete, read, scan and commit conditional batches on three keys, against the engine
-//! itself: mapped and positioned appends, with and without the commit thread, beside compactions
-//! and checkpoints, some with a file system that fails. Each history is then checked; a write that
-//! got an error may have happened or not.
+//! Threads put, delete, read, scan and commit conditional batches on three keys of the real engine:
+//! mapped and positioned appends, with and without the commit thread, beside compactions and
+//! checkpoints, some with a failing file system. Each history is then checked; a write with an
+//! error may have taken effect or not.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of histories (default 200), `HIGHTOWER_TEST_SEED` the
 //! first. Threads are scheduled by the machine, so a seed repeats the calls but not their order: a
@@ -31,7 +30,7 @@ use common::setting;
 use recorder::{Setup, record};
 use store::{Operation, Outcome, Required, Store};
 
-/// The history by moments, for a reader.
+/// The history in order of time, for the output.
 fn tell(history: &mut [Call<Store>]) -> String {
     history.sort_by_key(|call| call.began);
     let line = |call: &Call<Store>| match &call.ended {
@@ -64,7 +63,7 @@ fn every_history_is_linearizable() {
     assert!(overlapping > calls / 20, "only {overlapping} of {calls} calls overlap: the threads took turns");
 }
 
-/// How many calls began before the one before them had ended.
+/// The number of calls that began before the end of the previous one.
 fn overlaps(history: &mut [Call<Store>]) -> usize {
     history.sort_by_key(|call| call.began);
     let is_beside = |pair: &[Call<Store>]| pair[0].ended.as_ref().is_none_or(|(ended, _)| *ended > pair[1].began);

@@ -1,4 +1,4 @@
-//! Runs threads against the engine and writes down what each call was told, and when.
+//! Runs threads on the engine and records the outcome and the time of each call.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,12 +16,12 @@ use hightower_engine::AppendMode;
 const THREADS: u32 = 4;
 const CALLS_PER_THREAD: u32 = 12;
 
-/// How a history is made.
+/// The setup of a history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) mode: AppendMode,
-    /// Whether a commit thread stands between the callers and the log.
+    /// Whether the writes go through the commit thread.
     pub(crate) is_pipelined: bool,
     /// Whether the file system fails once.
     pub(crate) has_fault: bool,
@@ -59,7 +59,7 @@ pub(crate) fn record(setup: Setup) -> Vec<Call<Store>> {
         let upkeep = scope.spawn(|| {
             start.wait();
             while !is_over.load(Ordering::Acquire) {
-                // They may meet the fault; what matters is what the callers are told.
+                // The fault may affect these calls; only the callers' outcomes are checked.
                 let _ = engine.run_compaction_now();
                 let _ = engine.checkpoint();
                 thread::yield_now();
@@ -78,16 +78,16 @@ pub(crate) struct Caller<'a> {
     clock: &'a AtomicU64,
     number: u32,
     random: Random,
-    /// Whether a write has failed: the store takes no more.
+    /// Whether a write has failed, so that the store refuses writes.
     is_over: bool,
 }
 
 fn key(number: usize) -> Vec<u8> {
-    // One is a prefix of the next.
+    // Each key is a prefix of the next one.
     b"key"[..=number].to_vec()
 }
 
-/// Now and then so long that segments roll.
+/// Sometimes so long that segments rotate.
 fn bytes_of(value: Value) -> Vec<u8> {
     let len = if value.is_multiple_of(7) { 900 } else { 4 + value as usize % 90 };
     let mut bytes = vec![0xa5; len];
@@ -112,7 +112,7 @@ impl<'a> Caller<'a> {
 
     pub(crate) fn run(mut self, count: u32) -> Vec<Call<Store>> {
         let mut calls = Vec::new();
-        // The versions that were seen, for requirements.
+        // The versions of earlier reads, for requirements.
         let mut seen: Vec<(usize, u64, Value)> = Vec::new();
         for nth in 0..count {
             let value = self.number << 8 | nth;
@@ -140,9 +140,9 @@ impl<'a> Caller<'a> {
         if self.random.below(4) == 0 { Durability::Sync } else { Durability::Os }
     }
 
-    /// A write that fails for want of room has not happened, and a read that fails says nothing. A
-    /// write that fails otherwise may have happened all the same; after it the store takes none, so
-    /// it is the caller's last.
+    /// A write that fails for lack of room has not taken effect, and a failed read is ignored. A
+    /// write that fails otherwise may have taken effect; the store then refuses writes, so it is
+    /// the caller's last one.
     fn call(&mut self, operation: Operation, run: impl FnOnce() -> Result<Outcome>) -> Option<Call<Store>> {
         let began = self.now();
         let result = run();

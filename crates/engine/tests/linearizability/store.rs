@@ -1,11 +1,11 @@
-//! The store as one caller alone would see it: a few keys, whose values are numbers that no two
-//! writes share.
+//! The sequential model of the store: a few keys with numbers as values, a different number for
+//! each write.
 
 use super::checker::Model;
 
 pub(crate) const KEYS: usize = 3;
 
-/// A value, by the number of the write that gave it.
+/// A value: the number of its write.
 pub(crate) type Value = u32;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,12 +22,12 @@ pub(crate) enum Operation {
     },
 }
 
-/// What a batch requires of a key.
+/// The requirement of a batch on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Required {
     Absent,
     Present,
-    /// No write gives a value that another gave: so a version stands for a value.
+    /// Each write has another value, so a version identifies a value.
     Is(Value),
 }
 
@@ -76,7 +76,7 @@ impl Model for Store {
 }
 
 impl Store {
-    /// A store that holds this from the start.
+    /// A store with this initial content.
     #[allow(dead_code, reason = "only programs that do not begin with an empty store need it")]
     pub(crate) fn holding(content: [Option<Value>; KEYS]) -> Self {
         Self(content)

@@ -1,10 +1,9 @@
-//! The model check: a map and a `BTreeMap` go through the same operations and must agree after
-//! each.
+//! The model check: the same operations on a map and a `BTreeMap`, which must agree after each.
 //!
-//! Bytes decide the operations, so that the same function serves property tests, long random runs
-//! and a fuzzer: [`check_bytes`] takes whatever it is given.
+//! Bytes decide the operations, so that property tests, long random runs and a fuzzer use the same
+//! function: [`check_bytes`] accepts any bytes.
 
-// Each test binary, and the fuzzer, uses its own part of this.
+// Each test binary, and the fuzzer, uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used)]
 
@@ -26,10 +25,10 @@ impl KeyHasher for MaskedHasher {
     }
 }
 
-/// All bits; no tag; no place in the segment; no directory index; nothing at all.
+/// All bits; no tag; no position in the bucket; no directory index; no bits.
 pub const MASKS: [u64; 5] = [u64::MAX, !0xff, !0xffff_ffff, 0x0000_ffff_ffff_ffff, 0];
 
-/// Something of all bits of a value.
+/// A hint that depends on all bits of a value.
 #[allow(clippy::cast_possible_truncation, reason = "the upper half is meant")]
 fn hint_of(value: &u64) -> u32 {
     (value.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
@@ -47,7 +46,7 @@ pub enum Operation {
     Reclaim,
 }
 
-/// A map and its model, side by side.
+/// A map and its model.
 pub struct Pair {
     pub writer: Writer<u64, MaskedHasher>,
     pub map: Map<u64, MaskedHasher>,
@@ -60,7 +59,7 @@ impl Pair {
         Self { writer, map, model: BTreeMap::new() }
     }
 
-    /// Carries `operation` out on both, and compares what they say.
+    /// Applies `operation` to both, and compares the results.
     pub fn step(&mut self, operation: &Operation) {
         match operation {
             Operation::Insert(key, value) => {
@@ -90,7 +89,7 @@ impl Pair {
         assert_eq!(self.map.len(), self.model.len());
     }
 
-    /// A lookup of a key that is there is told its hint last.
+    /// The last hint of a lookup of a present key is that of the key.
     fn compare_hint(&self, key: &[u8]) {
         let (guard, mut told) = (pin(), None);
         let found = self.map.get_hinted(key, &guard, |hint| told = Some(hint));
@@ -100,14 +99,14 @@ impl Pair {
         }
     }
 
-    /// Compares a range from both ends in turn: bit `i` of `mode` says which end step `i` takes;
-    /// its low bits also choose the bounds.
+    /// Compares a range with steps from both ends: bit `i` of `mode` selects the end of step `i`;
+    /// its low bits also select the bounds.
     fn compare_range(&self, low: &[u8], high: &[u8], mode: u8) {
         let (low, high) = if low <= high { (low, high) } else { (high, low) };
         let lower = bound(low, mode);
         let upper = bound(high, mode / 3);
         if low == high && matches!((lower, upper), (Bound::Excluded(_), Bound::Excluded(_))) {
-            return; // the model panics on these; the map says that nothing lies between
+            return; // the model panics on these; the map returns an empty range
         }
         let guard = pin();
         let mut range = self.map.range(lower, upper, &guard);
@@ -137,7 +136,7 @@ impl Pair {
         assert!(found.eq(expected.map(|(key, value)| (key.as_slice(), value))));
     }
 
-    /// Carries out what `bytes` say, as [`check_bytes`] does.
+    /// Applies the operations in `bytes`, as [`check_bytes`] does.
     pub fn follow(&mut self, bytes: &[u8]) {
         let mut bytes = bytes.iter().copied();
         while let Some(code) = bytes.next() {
@@ -145,8 +144,8 @@ impl Pair {
         }
     }
 
-    /// Compares everything: every lookup, both directions, in one piece and through a cursor, and
-    /// many lookups at once.
+    /// Compares everything: every lookup, scans in both directions, whole and by cursor, and
+    /// grouped lookups.
     pub fn compare_all(&self) {
         let guard = pin();
         let all = || self.model.iter().map(|(key, value)| (key.as_slice(), value));
@@ -183,21 +182,21 @@ impl Pair {
         assert!(expected.next().is_none());
     }
 
-    /// Removes everything and checks that the memory comes back.
+    /// Removes everything and checks that the memory is freed.
     pub fn empty(mut self, empty_bytes: usize) {
         for (key, _) in std::mem::take(&mut self.model) {
             assert!(self.writer.remove(&key));
         }
         assert_eq!((self.map.len(), self.map.iter(&pin()).count()), (0, 0));
-        // Guards of other tests in this process may hold it up for as long as their threads wait
-        // for a processor.
+        // Guards of other tests in this process may delay this while their threads wait for a
+        // processor.
         for _ in 0..20_000 {
             if self.writer.reclaim() == 0 {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        // What is left is the smallest table, in chunks of a size class of its own.
+        // The rest is the smallest table, in chunks of a separate size class.
         assert!(
             self.map.memory_bytes() <= empty_bytes + 4 * 32 * 1024,
             "{} bytes left, {empty_bytes} at first",
@@ -214,7 +213,7 @@ fn bound(key: &[u8], mode: u8) -> Bound<&[u8]> {
     }
 }
 
-/// Reads a history from arbitrary bytes and checks it: the whole fuzz target.
+/// Decodes a history from any bytes and checks it: the whole fuzz target.
 pub fn check_bytes(bytes: &[u8]) {
     let mut bytes = bytes.iter().copied();
     let mask = MASKS[usize::from(bytes.next().unwrap_or(0)) % MASKS.len()];

@@ -1,4 +1,5 @@
-//! What the tests share: a directory of the simulated disk, tables of a map, and how many cases.
+//! Shared parts of the tests: a directory of the simulated disk, tables of a map, the number of
+//! cases.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
@@ -48,7 +49,7 @@ pub(crate) fn table(dir: &Arc<dyn Dir>, model: &Model) -> TableReader {
     TableReader::open(dir.as_ref(), NAME).unwrap()
 }
 
-/// An entry that can be told from all others.
+/// An entry that differs from all others.
 pub(crate) fn entry(number: u32) -> TableEntry {
     TableEntry {
         version: u64::from(number) * 3 + 1,
@@ -62,7 +63,7 @@ pub(crate) fn numbered(count: u32) -> Model {
     (0..count).map(|number| (format!("pods/default/web-{number:08}").into_bytes(), entry(number))).collect()
 }
 
-/// How often a property is tried.
+/// The number of cases of a property.
 pub(crate) fn cases(default: u32) -> u32 {
     std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
