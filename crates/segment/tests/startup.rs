@@ -291,8 +291,8 @@ fn row_09_torn_tail_every_cut() {
     let ends = record_ends(&fs, 1);
     let from = ends[ends.len() - 4];
     for cut in from..*ends.last().unwrap() {
-        // The tail's records knew nothing of it to be durable: the only sync came last. Zeros stand behind
-        // the cut.
+        // No record of the tail says that anything before it is durable, because the only sync came
+        // last. Zeros stand behind the cut.
         let mut torn = bytes.clone();
         torn[cut..].fill(0);
         fs.plant(&segment_path(1), &torn);

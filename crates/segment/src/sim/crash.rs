@@ -7,8 +7,8 @@ use std::sync::Arc;
 use hightower_seams::mix64;
 
 use super::disk::{Disk, Op, Picks};
-use super::files::SimFs;
 use super::rng::Rng;
+use super::simulated_fs::SimFs;
 
 /// The extent of the exploration of crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,18 +44,21 @@
 //! ```
 
 mod crash;
+mod dir;
 mod disk;
 mod fault;
-mod files;
+mod file;
 mod hooks;
+mod page_cache;
 mod rng;
+mod simulated_fs;
 
 pub use crate::mapping::run_in_fork;
 pub use crash::{Choice, CrashPlan, CrashPoint, CrashState, CrashStates, ParseCrashPointError};
 pub use fault::{Fault, FaultKind};
-pub use files::SimFs;
 pub use hightower_seams::SeededEntropy;
 pub use hooks::{HookedFs, SyncHook};
+pub use simulated_fs::SimFs;
 
 /// Length of a sector, in bytes.
 pub const SECTOR_LEN_BYTES: usize = 512;

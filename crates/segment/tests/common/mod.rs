@@ -198,7 +198,8 @@ impl World {
         };
         let found = self.check_open(fs, promised, began_by, point.op, deep)?;
         if deep {
-            // Whatever the first recovery wrote, a second one after the death of its process finds the same.
+            // Whatever the first recovery wrote: after the death of its process, a second one finds
+            // the same commits.
             let again = self.check_open(&fs.after_kill(), found, found, point.op, false)?;
             if again != found {
                 return Err(format!("the first open found {found} commits, the second {again}"));
