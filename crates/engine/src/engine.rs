@@ -2,6 +2,7 @@
 //! its methods, by purpose.
 
 mod compose;
+mod deleting;
 mod opening;
 mod reading;
 mod upkeep;
@@ -10,6 +11,8 @@ mod writing;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+
+pub use deleting::RangeDeletion;
 
 use hightower_log::Command;
 use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};

@@ -93,7 +93,7 @@ pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Background, Components};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
-pub use engine::SingleNodeEngine;
+pub use engine::{RangeDeletion, SingleNodeEngine};
 pub use error::{Error, Remedy, Result};
 pub use expect::{Expect, Rejected};
 pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, Goal, SegmentUsage, SizeTiered};

@@ -34,9 +34,9 @@ pub use hightower_state as state;
 pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, Committed,
     CompactionConfig, CompactionReport, CompactionStats, Components, Durability, Entry, Error, Expect, KeyBounds,
-    KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RecoveryMode, Rejected,
-    Remedy, Result, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreBuilder, StoreConfig, Ticket,
-    Value, limits, prefix_end,
+    KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RangeDeletion,
+    RecoveryMode, Rejected, Remedy, Result, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats,
+    StoreBuilder, StoreConfig, Ticket, Value, limits, prefix_end,
 };
 
 /// Restore, import, check and salvage, which work on closed stores. [`SingleNodeEngine::backup_to`]

@@ -85,6 +85,11 @@ const OF_STORE: &[Mutant] = &[
         "the bytes written by a rotation do not grow with the number of segments",
         &[life_of_segments("a_roll_does_not_write_all")],
     ),
+    caught(
+        "range_deletion_skips_a_key",
+        "the deletion of a range deletes each key of it",
+        &[plain("hightower-engine", "range_deletes", "each_key_of_the_range")],
+    ),
     caught("lookups_read_ahead", "a lookup reads only the pages of its record", &[read_ahead("only_who_reads_all")]),
     caught(
         "nobody_reads_ahead",
