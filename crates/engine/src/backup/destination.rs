@@ -5,10 +5,11 @@
 //! While it exists, no open accepts the directory as a store, and the next attempt may remove the
 //! files of this one. Files with other names are never touched.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use hightower_segment::{Dir, Lock, LockKind, MANIFEST, UNFINISHED, is_garbage_when_unnamed};
+use hightower_segment::{Dir, Fs, Lock, LockKind, MANIFEST, UNFINISHED, is_garbage_when_unnamed};
 
 use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
@@ -69,13 +70,20 @@ impl Destination {
         self.dir.as_ref()
     }
 
-    /// Opens a new store in it; close and drop that before [`finish`](Self::finish).
+    /// Opens a new store in it; close and drop that before [`finish`](Self::finish). The store works
+    /// on the directory that [`begin`](Self::begin) opened, even if another one has its path now.
     pub(crate) fn open(&mut self, components: &Components) -> Result<SingleNodeEngine> {
         self.lock = None;
         let config = StoreConfig { durability: Some(Durability::Os), ..StoreConfig::at(self.dir.path()) };
-        let engine = SingleNodeEngine::open_copy(config, components.clone())?;
-        // The path may point elsewhere by now.
-        self.check_mark(engine.store.in_use()?.dir().as_ref())?;
+        let held = HeldDir { fs: Arc::clone(&components.fs), dir: Arc::clone(&self.dir) };
+        let components = if planted("copy_opened_by_path") {
+            components.clone()
+        } else {
+            components.clone().with_fs(Arc::new(held))
+        };
+        let engine = SingleNodeEngine::open_copy(config, components)?;
+        // Another copy may have taken the directory while it was not locked.
+        self.check_mark(self.dir.as_ref())?;
         Ok(engine)
     }
 
@@ -104,6 +112,23 @@ impl Destination {
         remove_if_there(dir, UNFINISHED)?;
         self.is_finished = true;
         sync_dir(dir)
+    }
+}
+
+/// A file system in which the path of an open directory leads to that directory.
+#[derive(Debug)]
+struct HeldDir {
+    fs: Arc<dyn Fs>,
+    dir: Arc<dyn Dir>,
+}
+
+impl Fs for HeldDir {
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Dir>> {
+        if path == self.dir.path() { Ok(Arc::clone(&self.dir)) } else { self.fs.open_dir(path) }
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path == self.dir.path() { Ok(()) } else { self.fs.create_dir_all(path) }
     }
 }
 
@@ -149,4 +174,32 @@ fn clear(dir: &dyn Dir) -> Result<()> {
         return Err(not_empty(dir.path()));
     }
     remove_if_there(dir, UNFINISHED)
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::fs;
+
+    use super::Destination;
+    use crate::components::Components;
+    use crate::engine::SingleNodeEngine;
+
+    #[test]
+    fn a_copy_stays_in_its_directory_when_another_takes_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("copy"), dir.path().join("moved"));
+        let mut destination = Destination::begin(&Components::default(), &path).unwrap();
+        fs::rename(&path, &moved).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("MANIFEST"), "of somebody else").unwrap();
+        let engine = destination.open(&Components::default()).unwrap();
+        engine.put("k", "v").unwrap();
+        engine.close().unwrap();
+        drop(engine);
+        destination.finish().unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing was added");
+        assert_eq!(fs::read(path.join("MANIFEST")).unwrap(), b"of somebody else");
+        let engine = SingleNodeEngine::open(&moved).unwrap();
+        assert_eq!(engine.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    }
 }
