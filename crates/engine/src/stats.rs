@@ -91,9 +91,10 @@ pub struct Stats {
     /// Statistics of compaction.
     pub compaction: CompactionStats,
     /// Number of panics in the caller's code that the store called: the clock, the file system, the
-    /// source of randomness, the compaction policy. The recorder of metrics and the subscriber of
-    /// spans are included, and counted for all stores of the process. A panic makes that call fail
-    /// and affects nothing else.
+    /// source of randomness, the compaction policy. The recorder of metrics, the subscriber of
+    /// spans, and callbacks and wakers of tickets are included, and counted for all stores of the
+    /// process. A panic makes that call fail (a clock's returns the previous time) and affects
+    /// nothing else.
     pub caught_panics: u64,
     /// The code that panicked last, and its message.
     pub last_panic: Option<String>,
@@ -163,6 +164,6 @@ fn segment_stats(tracked: &Tracked) -> SegmentStats {
         dead_bytes: len_bytes.saturating_sub(live_bytes),
         live_records,
         dead_records: tracked.records().saturating_sub(live_records),
-        created_ms: segment.header().base_timestamp,
+        created_ms: segment.header().created_ms,
     }
 }

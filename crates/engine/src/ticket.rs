@@ -82,8 +82,9 @@ impl<T> Ticket<T> {
     ///
     /// All later writes wait for the callback, so it should only pass the outcome on. It may read
     /// the store and queue writes. A call that would wait for the commit thread fails there: a
-    /// blocking write, or a write to a full queue. A panic of the callback is caught and counted in
-    /// [`Stats::caught_panics`](crate::Stats::caught_panics).
+    /// blocking write, or a write to a full queue. A panic of the callback there is caught and
+    /// counted in [`Stats::caught_panics`](crate::Stats::caught_panics); if the outcome is known, the
+    /// panic reaches the caller.
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};

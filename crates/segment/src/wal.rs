@@ -202,14 +202,16 @@ impl Wal {
     }
 
     /// Appends an entry of 0 to 2^30 bytes, and returns its position. It is durable after the next
-    /// sync. It costs a checksum and a copy; a rotation creates the next file, unless an earlier
-    /// sync has prepared it.
+    /// sync. It costs a checksum and a copy, or a system call with positioned appends; a rotation
+    /// creates the next file, unless the log's thread has prepared it after a sync.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Encode`] for a longer entry; [`SegmentError::Full`]; both without a change.
-    /// [`SegmentError::Io`] if the device fails, and [`SegmentError::Poisoned`] from then on; the
-    /// entry will never be visible.
+    /// [`SegmentError::Encode`] for a longer entry; [`SegmentError::Full`];
+    /// [`SegmentError::Invalid`] after position 2^64 - 2. [`SegmentError::Io`] or
+    /// [`SegmentError::OutOfMaps`] for lack of file descriptors, memory or maps: the call can be
+    /// repeated. [`SegmentError::Io`] if the device fails, and [`SegmentError::Poisoned`] from then
+    /// on. In all cases the entry will never be visible.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
@@ -356,8 +358,8 @@ impl Wal {
     /// # Errors
     ///
     /// [`SegmentError::Invalid`] if `position` is before the first entry, or behind the position of
-    /// the next append; [`SegmentError::Full`]; both without a change. [`SegmentError::Io`] if the
-    /// device fails, and [`SegmentError::Poisoned`] from then on.
+    /// the next append; otherwise as [`append`](Self::append). In all cases the log keeps its
+    /// entries.
     ///
     /// ```
     /// # fn main() -> Result<(), hightower_segment::SegmentError> {
