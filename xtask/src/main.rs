@@ -70,7 +70,7 @@ enum Verb {
     /// Check random histories: live state, model, replay and the result of compaction are equal
     /// (1,000 cases: 1 min)
     Props(proofs::PropsOptions),
-    /// Run the engine's threads in thousands of schedules (shuttle), and the lock-free protocols in
+    /// Run the store's threads in thousands of schedules (shuttle), and the lock-free protocols in
     /// every order with their memory orderings (loom) (3 min)
     Schedules(schedules::Options),
     /// Check that histories of concurrent callers are linearizable, with two checkers (200
