@@ -36,7 +36,7 @@ impl StoreTime {
     pub(crate) fn resume(clock: Arc<dyn Clock>, segments: &Segments) -> Self {
         let all = segments.all();
         let headers = all.iter().map(|tracked| tracked.segment.header());
-        let begun = headers.map(|header| header.base_timestamp);
+        let begun = headers.map(|header| header.created_ms);
         let appended = all.iter().rev().filter(|tracked| tracked.segment.header().kind == SegmentKind::Append);
         // The newest segment may have been prepared before its predecessor was sealed.
         let looked_at = if planted("seal_of_before_ignored") { 1 } else { 2 };

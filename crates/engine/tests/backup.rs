@@ -232,7 +232,7 @@ fn check_finds_each_damaged_place_and_salvage_saves_the_rest() {
 
     // One damaged byte in the middle of a compacted segment: the report names the neighbouring
     // keys.
-    let path = segments(&kv).into_iter().find(|path| fs::read(path).unwrap()[20] == 2).unwrap();
+    let path = segments(&kv).into_iter().find(|path| fs::read(path).unwrap()[10] == 2).unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x80;

@@ -223,9 +223,14 @@ fn an_output_of_compaction_is_not_as_old_as_a_caller_says() {
     for number in 0..400 {
         engine.submit(set(&format!("k/{}", number % 200), number + 1, 5)).unwrap();
     }
+    clock.advance(Duration::from_millis(1000));
     engine.run_compaction_now().unwrap();
-    for segment in engine.stats().segments {
-        assert_eq!(segment.created_ms, NOW_MS, "{segment:?}");
+    let segments = engine.stats().segments;
+    assert!(segments.iter().any(|segment| segment.is_compacted));
+    for segment in segments {
+        let created_ms = if segment.is_compacted { NOW_MS + 1000 } else { segment.created_ms };
+        assert_eq!(segment.created_ms, created_ms, "{segment:?}");
+        assert!(segment.created_ms >= NOW_MS, "{segment:?}");
     }
 }
 

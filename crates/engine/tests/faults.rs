@@ -286,6 +286,11 @@ fn no_space() {
 }
 
 #[test]
+fn no_quota() {
+    sweep(FaultKind::NoQuota);
+}
+
+#[test]
 fn short_writes() {
     sweep(FaultKind::ShortWrite);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::config;
 use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine};
-use hightower_segment::sim::{HookedFs, SimFs, SyncHook};
+use hightower_segment::sim::{FsHook, HookedFs, SimFs};
 
 /// A gate: syncs wait while it is shut.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Drop for Shut<'_> {
     }
 }
 
-impl SyncHook for Gate {
+impl FsHook for Gate {
     fn before_file(&self) -> io::Result<()> {
         self.pass();
         Ok(())

@@ -62,6 +62,7 @@ fn fixed(criterion: &mut Criterion) {
         base_seq: 1,
         base_version: 1,
         base_timestamp: 1_700_000_000_000,
+        created_ms: 1_700_000_000_000,
     };
     group.bench_function("segment header, both ways", |bencher| {
         bencher.iter(|| SegmentHeader::decode(&black_box(header).encode()).unwrap());

@@ -22,12 +22,8 @@ pub enum Field {
     Flags,
     /// The widths of the record's integers.
     Widths,
-    /// The length of the segment header.
-    HeaderLength,
     /// The kind of the segment.
     SegmentKind,
-    /// Bytes that must be zero.
-    Reserved,
 }
 
 impl fmt::Display for Field {
@@ -40,9 +36,7 @@ impl fmt::Display for Field {
             Self::Durable => "durable offset",
             Self::Flags => "flags",
             Self::Widths => "widths",
-            Self::HeaderLength => "header length",
             Self::SegmentKind => "segment kind",
-            Self::Reserved => "reserved bytes",
         })
     }
 }

@@ -30,6 +30,7 @@ pub enum SegmentKind {
 ///     base_seq: 100,
 ///     base_version: 100,
 ///     base_timestamp: 1_700_000_000_000,
+///     created_ms: 1_700_000_000_000,
 /// };
 /// assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
 /// ```
@@ -50,6 +51,9 @@ pub struct SegmentHeader {
     pub base_version: u64,
     /// The base of the timestamps in the records: Unix time in milliseconds.
     pub base_timestamp: i64,
+    /// When the segment was created, by the store's clock: Unix time in milliseconds. A segment of
+    /// commits has it as its base timestamp too.
+    pub created_ms: i64,
 }
 
 /// The values of a segment that the bytes of its records depend on.
@@ -88,14 +92,14 @@ impl SegmentHeader {
         let mut bytes = [0; Self::LEN];
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes[10..12].copy_from_slice(&64_u16.to_le_bytes());
+        bytes[10..12].copy_from_slice(&kind.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.features.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.id.to_le_bytes());
-        bytes[20..22].copy_from_slice(&kind.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.salt.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.base_seq.to_le_bytes());
-        bytes[40..48].copy_from_slice(&self.base_version.to_le_bytes());
-        bytes[48..56].copy_from_slice(&self.base_timestamp.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.salt.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.base_seq.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.base_version.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.base_timestamp.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.created_ms.to_le_bytes());
+        bytes[56..60].copy_from_slice(&self.id.to_le_bytes());
         let check = crc32fast::hash(&bytes[..CHECK_AT]);
         bytes[CHECK_AT..].copy_from_slice(&check.to_le_bytes());
         bytes
@@ -134,28 +138,20 @@ impl SegmentHeader {
         if features != 0 {
             return Err(DecodeError::UnsupportedFeatures { found: features });
         }
-        let header_len = u16::from_le_bytes(array(bytes, 10));
-        if usize::from(header_len) != Self::LEN {
-            return Err(impossible(Field::HeaderLength, "64", header_len.into()));
-        }
-        let kind = match u16::from_le_bytes(array(bytes, 20)) {
+        let kind = match u16::from_le_bytes(array(bytes, 10)) {
             1 => SegmentKind::Append,
             2 => SegmentKind::Compacted,
             other => return Err(impossible(Field::SegmentKind, "1 or 2", other.into())),
         };
-        let reserved =
-            u64::from(u16::from_le_bytes(array(bytes, 22))) | u64::from(u32::from_le_bytes(array(bytes, 56)));
-        if reserved != 0 {
-            return Err(impossible(Field::Reserved, "0", reserved));
-        }
         Ok(Self {
-            id: u32::from_le_bytes(array(bytes, 16)),
+            id: u32::from_le_bytes(array(bytes, 56)),
             kind,
             features,
-            salt: u64::from_le_bytes(array(bytes, 24)),
-            base_seq: u64::from_le_bytes(array(bytes, 32)),
-            base_version: u64::from_le_bytes(array(bytes, 40)),
-            base_timestamp: i64::from_le_bytes(array(bytes, 48)),
+            salt: u64::from_le_bytes(array(bytes, 16)),
+            base_seq: u64::from_le_bytes(array(bytes, 24)),
+            base_version: u64::from_le_bytes(array(bytes, 32)),
+            base_timestamp: i64::from_le_bytes(array(bytes, 40)),
+            created_ms: i64::from_le_bytes(array(bytes, 48)),
         })
     }
 }

@@ -36,6 +36,7 @@ fn header(kind: SegmentKind) -> SegmentHeader {
         base_seq: 1_000,
         base_version: 5_000,
         base_timestamp: 1_700_000_000_000,
+        created_ms: 1_700_000_000_456,
     }
 }
 

@@ -213,7 +213,7 @@ impl Appender {
         let least = self.shared.segment_len_for(len_bytes)?;
         let next = self.shared.take_successor(least, purpose, stamp)?;
         if let Err(error) = self.write_seal(stamp) {
-            self.shared.give_successor_back(next, &error);
+            self.shared.give_successor_back(next);
             return Err(error);
         }
         let rolled = Rolled {
@@ -227,6 +227,7 @@ impl Appender {
             let mut tail = self.shared.tail.lock();
             tail.rolled.push(rolled);
             tail.active = Some(Arc::clone(&next.segment));
+            tail.is_rolling = false;
         }
         let ended = Arc::clone(&self.segment);
         *self = Self::new(Arc::clone(&self.shared), next, Takes::Commits);

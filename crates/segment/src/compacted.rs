@@ -74,7 +74,7 @@ impl CompactedWriter {
         purpose: Purpose,
         stamp: Stamp,
     ) -> Result<Self, SegmentError> {
-        let _preparing = shared.preparing.lock();
+        let _preparing = (!planted("outputs_made_unguarded")).then(|| shared.preparing.lock());
         let file = || shared.compaction_file(capacity, least, purpose);
         let mut spare = if purpose == Purpose::Reclaim { shared.maps.or_lend(file) } else { file() }?;
         let named = shared.name_as_segment(&mut spare).and_then(|id| Ok((id, shared.random()?)));
@@ -93,6 +93,7 @@ impl CompactedWriter {
             base_seq: 0,
             base_version: stamp.max_version,
             base_timestamp: stamp.timestamp,
+            created_ms: stamp.timestamp,
         };
         Ok(Self {
             shared: Arc::clone(shared),
@@ -108,10 +109,25 @@ impl CompactedWriter {
     /// Sets the base seq, before the first record: for a compacted segment, a seq above those of
     /// the commits of all its records. The default is 0, which means unknown.
     #[must_use]
-    pub fn with_base_seq(mut self, base_seq: u64) -> Self {
+    pub fn with_base_seq(self, base_seq: u64) -> Self {
+        let header = SegmentHeader { base_seq, ..self.header };
+        self.with_header(header)
+    }
+
+    /// Sets the bases of its records' versions and timestamps, before the first record. The default
+    /// is the stamp of the creation. A record takes no more bytes than in a segment with these
+    /// bases.
+    #[must_use]
+    pub fn with_record_bases(self, base_version: u64, base_timestamp: i64) -> Self {
+        let created_ms = if planted("outputs_as_old_as_inputs") { base_timestamp } else { self.header.created_ms };
+        let header = SegmentHeader { base_version, base_timestamp, created_ms, ..self.header };
+        self.with_header(header)
+    }
+
+    fn with_header(mut self, header: SegmentHeader) -> Self {
         if self.records == 0 {
-            self.header.base_seq = base_seq;
-            self.buffer = self.header.encode().to_vec();
+            (self.header, self.context) = (header, header.context());
+            self.buffer = header.encode().to_vec();
         }
         self
     }

@@ -285,7 +285,9 @@ impl SegmentError {
 
 /// Whether the device or the quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    let is_over_quota =
+        error.kind() == io::ErrorKind::QuotaExceeded && !crate::mutants::planted("quota_is_an_io_error");
+    error.kind() == io::ErrorKind::StorageFull || is_over_quota
 }
 
 /// Whether a name belongs to something else than a file of the store, for instance a directory.

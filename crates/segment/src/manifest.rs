@@ -20,7 +20,7 @@ pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
 const FIXED_LEN_BYTES: usize = 72;
 /// The feature bit of a write-ahead log.
 const FEATURE_WAL: u32 = 1;
-pub(crate) const ENTRY_LEN_BYTES: usize = 56;
+pub(crate) const ENTRY_LEN_BYTES: usize = 64;
 const CHECK_LEN_BYTES: usize = 4;
 
 /// The content of a store.
@@ -69,6 +69,8 @@ pub struct SegmentEntry {
     pub base_version: u64,
     /// The base timestamp, as in its header.
     pub base_timestamp: i64,
+    /// The time of its creation, as in its header.
+    pub created_ms: i64,
     /// Whether it may still grow.
     pub state: SegmentState,
 }
@@ -275,6 +277,7 @@ impl SegmentEntry {
         bytes.extend_from_slice(&self.base_seq.to_le_bytes());
         bytes.extend_from_slice(&self.base_version.to_le_bytes());
         bytes.extend_from_slice(&self.base_timestamp.to_le_bytes());
+        bytes.extend_from_slice(&self.created_ms.to_le_bytes());
         bytes.extend_from_slice(&len_bytes.to_le_bytes());
         bytes.extend_from_slice(&0_u32.to_le_bytes());
         bytes.extend_from_slice(&records.to_le_bytes());
@@ -289,7 +292,7 @@ impl SegmentEntry {
             _ => return Err(reader.damaged("an unknown kind of segment")),
         };
         let (salt, base_seq, base_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let base_timestamp = i64::from_le_bytes(reader.array()?);
+        let (base_timestamp, created_ms) = (i64::from_le_bytes(reader.array()?), i64::from_le_bytes(reader.array()?));
         let (len_bytes, reserved_three, records) = (reader.u32()?, reader.u32()?, reader.u64()?);
         let state = match (state, len_bytes, records) {
             (1, 0, 0) => SegmentState::Open,
@@ -299,7 +302,7 @@ impl SegmentEntry {
         if (reserved, reserved_too, reserved_three) != (0, 0, 0) {
             return Err(reader.damaged("reserved bytes that are not zero"));
         }
-        Ok(Self { id, kind, salt, base_seq, base_version, base_timestamp, state })
+        Ok(Self { id, kind, salt, base_seq, base_version, base_timestamp, created_ms, state })
     }
 }
 

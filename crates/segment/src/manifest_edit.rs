@@ -199,6 +199,7 @@ mod tests {
         base_seq: 1,
         base_version: 5,
         base_timestamp: 1_700_000_000_000,
+        created_ms: 1_700_000_000_001,
         state: SegmentState::Open,
     };
 
@@ -238,10 +239,10 @@ mod tests {
         assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
         assert_eq!(manifest.segments.iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
         assert_eq!((manifest.generation, manifest.next_seq, manifest.max_version), (3, 66, 7));
-        let (base, first) = (Manifest::decode(&bytes[..76]).unwrap(), Manifest::decode(&bytes[..184]).unwrap());
+        let (base, first) = (Manifest::decode(&bytes[..76]).unwrap(), Manifest::decode(&bytes[..192]).unwrap());
         assert_eq!((base.segments.len(), first.segments.as_slice()), (0, &[ENTRY][..]));
         for len in 76..bytes.len() {
-            let expected = if len < 184 { &base } else { &first };
+            let expected = if len < 192 { &base } else { &first };
             assert_eq!(Manifest::decode(&bytes[..len]).as_ref(), Ok(expected), "cut at {len}");
         }
     }
@@ -257,7 +258,7 @@ mod tests {
         bent[100] ^= 1;
         refused(bent, 76);
         // At another place, or behind another manifest, the bytes are not an edit.
-        let twice = [&bytes[..], &bytes[184..]].concat();
+        let twice = [&bytes[..], &bytes[192..]].concat();
         assert_eq!(Manifest::decode(&twice), Manifest::decode(&bytes));
         let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[76..]].concat();
         assert_eq!(Manifest::decode(&other), Ok(Manifest::new([0xcd; 16])));

@@ -224,6 +224,7 @@ fn read_header(file: &dyn File, path: &Path, entry: &SegmentEntry) -> Result<Seg
         ("base seq", expected.base_seq, header.base_seq),
         ("base version", expected.base_version, header.base_version),
         ("base timestamp", expected.base_timestamp.cast_unsigned(), header.base_timestamp.cast_unsigned()),
+        ("time of creation", expected.created_ms.cast_unsigned(), header.created_ms.cast_unsigned()),
     ];
     match fields.into_iter().find(|(_, expected, found)| expected != found && !planted("header_unchecked")) {
         Some((field, expected, found)) => {
@@ -242,6 +243,7 @@ fn header_of(entry: &SegmentEntry) -> SegmentHeader {
         base_seq: entry.base_seq,
         base_version: entry.base_version,
         base_timestamp: entry.base_timestamp,
+        created_ms: entry.created_ms,
     }
 }
 

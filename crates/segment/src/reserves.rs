@@ -24,15 +24,16 @@ use hightower_seams::lock_order::Rank;
 use crate::error::{SegmentError, is_full, is_shortage};
 use crate::fs::{Access, DeviceRoom, File, remove_if_there, retry_interrupted};
 use crate::lock::{Mutex, RankedMutex};
+use crate::manifest::ENTRY_LEN_BYTES;
 use crate::mutants::planted;
 use crate::names::{FIRST_FREE_SPARE, spare_name};
 use crate::shared::Shared;
 use crate::spares::Spare;
 
 /// File systems hand out room in blocks.
-const BLOCK_LEN_BYTES: u64 = 4096;
+pub(crate) const BLOCK_LEN_BYTES: u64 = 4096;
 /// Room for a manifest to grow by deletes and compaction: the entries of 16 segments.
-const GROWTH_BYTES: u64 = 16 * 56;
+const GROWTH_BYTES: u64 = 16 * ENTRY_LEN_BYTES as u64;
 /// Enough for a segment that takes no commit.
 const OPENING_LEN_BYTES: u32 = 4096;
 /// A segment takes at most 1/`DEVICE_SHARE` of the device, so that the reserves take a small part

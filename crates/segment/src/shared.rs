@@ -77,6 +77,9 @@ pub(crate) struct TailState {
     /// `None` only before recovery has finished and after close.
     pub(crate) active: Option<Arc<Segment>>,
     pub(crate) prepared: Option<Prepared>,
+    /// A roll has taken the successor and is not finished: no other is prepared meanwhile, so that
+    /// a roll that fails can give its successor back.
+    pub(crate) is_rolling: bool,
 }
 
 /// A segment that takes no more commits.

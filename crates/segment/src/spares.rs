@@ -16,6 +16,7 @@ use hightower_log::{SegmentHeader, SegmentKind};
 
 use crate::error::{SegmentError, is_full};
 use crate::fs::{Access, File, remove_if_there, retry_interrupted, write_all_at};
+use crate::lock::step;
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
@@ -196,6 +197,12 @@ impl Shared {
         }
         // A background thread may be about to finish a successor.
         let _preparing = self.preparing.lock();
+        let made = self.make_successor(least, purpose, stamp)?;
+        self.tail.lock().is_rolling = true;
+        Ok(made)
+    }
+
+    fn make_successor(&self, least: u32, purpose: Purpose, stamp: Stamp) -> Result<Prepared, SegmentError> {
         if let Some(prepared) = self.take_prepared(least, purpose) {
             return Ok(prepared);
         }
@@ -214,7 +221,10 @@ impl Shared {
 
     fn take_prepared(&self, least: u32, purpose: Purpose) -> Option<Prepared> {
         let allowed = purpose == Purpose::Reclaim || self.reserves.is_enough();
-        self.tail.lock().prepared.take_if(|prepared| allowed && prepared.fits(least))
+        let mut tail = self.tail.lock();
+        let taken = tail.prepared.take_if(|prepared| allowed && prepared.fits(least))?;
+        tail.is_rolling = true;
+        Some(taken)
     }
 
     /// Commits that outrun the creation of files get a segment of full length.
@@ -261,18 +271,12 @@ impl Shared {
     }
 
     /// Returns a successor after a roll that failed before it wrote. The manifest names it, so it
-    /// must come next.
-    pub(crate) fn give_successor_back(&self, successor: Prepared, error: &SegmentError) {
+    /// must come next: none was prepared meanwhile.
+    pub(crate) fn give_successor_back(&self, successor: Prepared) {
         let mut tail = self.tail.lock();
-        if planted("successor_lost") {
-            return;
-        }
-        if tail.prepared.is_none() {
+        tail.is_rolling = false;
+        if !planted("successor_lost") {
             tail.prepared = Some(successor);
-        } else {
-            // A later one was prepared meanwhile: an empty segment would stay in the middle of the
-            // log.
-            self.poison.set(&error.to_string());
         }
     }
 
@@ -359,6 +363,7 @@ impl Shared {
         loop {
             let id = self.take_id()?;
             let name = segment_name(id);
+            step();
             match self.dir.rename(&spare.name, &name) {
                 Ok(()) => {
                     spare.name = name;
@@ -404,6 +409,7 @@ impl Shared {
             base_seq: self.manifest.lock().next_seq,
             base_version: stamp.max_version,
             base_timestamp: stamp.timestamp,
+            created_ms: stamp.timestamp,
         })
     }
 
@@ -438,7 +444,8 @@ impl crate::shared::TailState {
     /// segment is nearly full, the device might be full by then, and deletes and compaction, which
     /// free room, would have none to begin with.
     pub(crate) fn wants_successor(&self) -> bool {
-        self.active.is_some() && self.prepared.is_none()
+        let is_rolling = self.is_rolling && !planted("prepares_during_a_roll");
+        self.active.is_some() && self.prepared.is_none() && !is_rolling
     }
 }
 
@@ -451,6 +458,7 @@ pub(crate) fn entry_of(header: &SegmentHeader, state: SegmentState) -> SegmentEn
         base_seq: header.base_seq,
         base_version: header.base_version,
         base_timestamp: header.base_timestamp,
+        created_ms: header.created_ms,
         state,
     }
 }

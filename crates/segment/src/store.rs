@@ -17,6 +17,7 @@ use crate::mutants::planted;
 use crate::names::is_checkpoint;
 use crate::options::{Purpose, Stamp, StoreOptions};
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
+use crate::reserves::BLOCK_LEN_BYTES;
 use crate::segment::{FIRST_RECORD_AT, Segment};
 use crate::shared::{Shared, replace_manifest};
 use crate::sync::SyncPoint;
@@ -117,7 +118,8 @@ impl SegmentStore {
     ) -> Result<(Self, Recovery), SegmentError> {
         options.check()?;
         if options.create_if_missing {
-            fs.create_dir_all(dir).map_err(|error| SegmentError::io("create", dir, error))?;
+            // A directory takes a block.
+            fs.create_dir_all(dir).map_err(|error| SegmentError::io_or_full("create", dir, BLOCK_LEN_BYTES, error))?;
         }
         let path = dir;
         let dir = open_dir(fs.as_ref(), path)?;
@@ -299,8 +301,8 @@ impl SegmentStore {
         !self.shared.tail.lock().rolled.is_empty()
     }
 
-    /// Begins a segment of up to `capacity_bytes` for compaction. Relocated records are encoded
-    /// against its context.
+    /// Begins a segment of up to `capacity_bytes` for compaction, created at the time of `stamp`.
+    /// Relocated records are encoded against its context.
     ///
     /// Without room for that, the segment is shorter, but has room for one record of `least_bytes`.
     /// With [`Purpose::Reclaim`] on a full device it is the reserve for compaction. The writer's

@@ -176,6 +176,44 @@ fn no_space() {
     sweep(FaultKind::NoSpace);
 }
 
+/// A quota that is used up is a full device, at each call.
+#[test]
+fn no_quota() {
+    let seed = setting("HIGHTOWER_TEST_SEED", 100);
+    for mode in [AppendMode::Mapped, AppendMode::Positioned] {
+        let mut full = 0;
+        for (at_call, lasting) in (0..calls(seed, mode)).flat_map(|at_call| [(at_call, false), (at_call, true)]) {
+            let of = |kind| told(seed, mode, Fault { kind, at_call, lasting });
+            let (of_device, of_quota) = (of(FaultKind::NoSpace), of(FaultKind::NoQuota));
+            assert_eq!(of_quota, of_device, "{mode:?}, call {at_call}, lasting: {lasting}");
+            full += of_quota.0.iter().filter(|told| told.contains("Full")).count();
+        }
+        assert!(full > 100, "{mode:?}: {full}");
+    }
+}
+
+/// What the steps of a workload with a fault return, and the number of calls that they make.
+fn told(seed: u64, mode: AppendMode, fault: Fault) -> (Vec<String>, u64) {
+    let fs = SimFs::new();
+    fs.inject(fault);
+    let mut world = World::new(fs.clone(), options(mode, 1024, seed));
+    let mut told = Vec::new();
+    for step in workload(seed, STEPS) {
+        if world.open.is_none() {
+            let opened = world.open();
+            told.push(format!("{:?}", opened.as_ref().map(|_| ())));
+            if opened.is_err() {
+                break;
+            }
+        }
+        // A failed cut is no lack of room; its cause is told as it is.
+        let of_quota = r#"Os { code: 122, kind: QuotaExceeded, message: "Disk quota exceeded" }"#;
+        told.push(format!("{:?}", world.step(step)).replace(of_quota, "Kind(StorageFull)"));
+        told.extend(world.open.as_ref().map(|open| open.store.is_poisoned().to_string()));
+    }
+    (told, fs.call_count())
+}
+
 #[test]
 fn short_writes() {
     sweep(FaultKind::ShortWrite);

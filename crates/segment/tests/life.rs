@@ -14,10 +14,11 @@ mod common;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use common::{DIR, Open, Step, World, command, encode_commit, options};
-use hightower_segment::sim::{CrashPlan, Fault, FaultKind, HookedFs, SimFs, SyncHook};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, FsHook, HookedFs, SimFs};
 use hightower_segment::{
     AppendMode, Appender, CompactedWriter, Edit, Fs, MANIFEST, Manifest, Pages, Purpose, RealFs, Released, Segment,
     SegmentEntry, SegmentError, SegmentState, SegmentStore, Stamp, StoreOptions, segment_name,
@@ -177,6 +178,51 @@ fn compaction_on_a_full_disk() {
     assert!(store.create_compacted(1024, 100, Purpose::Grow, STAMP).unwrap_err().is_full());
     let writer = store.create_compacted(1024, 100, Purpose::Reclaim, STAMP).unwrap();
     assert!(writer.remaining_bytes() > 900);
+}
+
+/// The seal of a roll finds the device full, while a background thread prepares segments.
+#[derive(Debug, Default)]
+struct FullAtTheSeal {
+    is_armed: AtomicBool,
+    store: OnceLock<SegmentStore>,
+}
+
+impl FsHook for FullAtTheSeal {
+    fn before_write(&self) -> io::Result<()> {
+        match self.store.get() {
+            Some(store) if self.is_armed.swap(false, Ordering::SeqCst) => {
+                store.prepare_next(STAMP).unwrap();
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A roll that finds no room for its seal changes nothing, whatever the background does meanwhile.
+#[test]
+fn a_roll_without_room_for_its_seal_can_be_tried_again() {
+    let (sim, hook) = (SimFs::new(), Arc::new(FullAtTheSeal::default()));
+    let fs: Arc<dyn Fs> = Arc::new(HookedFs::new(Arc::new(sim.clone()), Arc::clone(&hook) as Arc<_>));
+    let options = options(AppendMode::Positioned, 1024, 1);
+    let (store, recovery) = SegmentStore::open(fs, Path::new(DIR), options.clone()).unwrap();
+    let (mut appender, _) = recovery.finish(STAMP).unwrap();
+    hook.store.set(store.clone()).unwrap();
+    put(&mut appender, 1);
+    store.prepare_next(STAMP).unwrap();
+    hook.is_armed.store(true, Ordering::SeqCst);
+    let rolled = appender.roll(10, Purpose::Reclaim, STAMP);
+    assert_eq!((rolled.unwrap_err().is_full(), store.is_poisoned()), (true, false));
+    assert_eq!(store.manifest().segments.len(), 2, "the active one and its successor");
+    appender.roll(10, Purpose::Grow, STAMP).unwrap();
+    put(&mut appender, 2);
+    let ids: Vec<_> = store.manifest().segments.iter().map(|entry| entry.id).collect();
+    assert_eq!(ids.last(), Some(&appender.segment().id()), "no empty one is left behind: {ids:?}");
+    assert!(store.prepare_next(STAMP).unwrap(), "the next is prepared again");
+    drop((appender, store, hook));
+    let fs: Arc<dyn Fs> = Arc::new(sim.after_kill());
+    let (_store, recovery) = SegmentStore::open(fs, Path::new(DIR), options).unwrap();
+    assert_eq!(recovery.segments().iter().map(|segment| segment.entries().count()).sum::<usize>(), 2);
 }
 
 #[test]
@@ -381,7 +427,7 @@ fn a_trim_that_fails_loses_nothing() {
 #[derive(Debug)]
 struct NoSyncAbove(i32);
 
-impl SyncHook for NoSyncAbove {
+impl FsHook for NoSyncAbove {
     fn before_dir(&self, path: &Path) -> io::Result<()> {
         if path == Path::new(DIR) { Ok(()) } else { Err(io::Error::from_raw_os_error(self.0)) }
     }

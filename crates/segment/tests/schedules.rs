@@ -66,7 +66,8 @@ fn program() {
     let seed: u64 = shuttle::rand::thread_rng().r#gen();
     let mode = if seed.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned };
     let fs = SimFs::new();
-    let open = |fs: &SimFs| SegmentStore::open(Arc::new(fs.clone()) as Arc<dyn Fs>, Path::new(DIR), options(mode, 1024, seed));
+    let open =
+        |fs: &SimFs| SegmentStore::open(Arc::new(fs.clone()) as Arc<dyn Fs>, Path::new(DIR), options(mode, 1024, seed));
     let (store, recovery) = open(&fs).unwrap();
     let (mut appender, _) = recovery.finish(STAMP).unwrap();
     let mut ended = Vec::new();
@@ -116,7 +117,8 @@ fn program() {
     let names = fs.names_in(Path::new(DIR)).unwrap();
     let manifest = store.manifest();
     let is_unnamed = |name: &&String| {
-        name.ends_with(".seg") && !manifest.segments.iter().any(|entry| **name == hightower_segment::segment_name(entry.id))
+        name.ends_with(".seg")
+            && !manifest.segments.iter().any(|entry| **name == hightower_segment::segment_name(entry.id))
     };
     assert_eq!(names.iter().filter(is_unnamed).collect::<Vec<_>>(), Vec::<&String>::new(), "{names:?}");
     assert_eq!(names.iter().filter(|name| name.ends_with(".spare")).count(), 4, "{names:?}");

@@ -154,9 +154,14 @@ const OF_STORE: &[Mutant] = &[
         &[callers_numbers("a_version_from")],
     ),
     caught(
-        "header_of_a_caller",
-        "no caller's timestamp sets the age of a segment",
+        "outputs_as_old_as_inputs",
+        "a compacted segment is as old as its compaction",
         &[callers_numbers("an_output_of_compaction")],
+    ),
+    caught(
+        "outputs_count_from_now",
+        "the records of one segment do not grow by a compaction",
+        &[plain("hightower-engine", "upkeep_faults", "a_full_device_is_compacted_whatever_its_numbers")],
     ),
     caught("clock_may_go_back", "the store's time does not go back", &[callers_numbers("a_clock_that_steps_back")]),
     caught(
@@ -313,6 +318,26 @@ const OF_STORE: &[Mutant] = &[
         "last_edit_needs_a_file",
         "a store can be closed when no file can be created",
         &[surroundings_of_segments("a_store_is_closed_without_descriptors")],
+    ),
+    caught(
+        "outputs_made_unguarded",
+        "a reserve has one use at a time",
+        &[Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-segment", "schedules", "reserves_are_given_once") }],
+    ),
+    caught(
+        "prepares_during_a_roll",
+        "a roll that could not begin leaves its successor to the next one",
+        &[life_of_segments("a_roll_without_room_for_its_seal")],
+    ),
+    caught(
+        "quota_is_an_io_error",
+        "a quota that is used up is a full device",
+        &[plain("hightower-segment", "faults", "no_quota")],
+    ),
+    caught(
+        "copy_opened_by_path",
+        "a copy stays in the directory that it began in",
+        &[within_engine("a_copy_stays_in_its_directory")],
     ),
     caught(
         "successor_lost",

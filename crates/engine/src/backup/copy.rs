@@ -85,6 +85,7 @@ impl BackupPart {
             base_seq: header.base_seq,
             base_version: header.base_version,
             base_timestamp: header.base_timestamp,
+            created_ms: header.created_ms,
             state: SegmentState::Sealed { len_bytes: self.len_bytes, records: self.records },
         }
     }

@@ -1,13 +1,14 @@
 //! What a run works with: records of the inputs, the index that knows who needs them, and the
 //! outputs.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_compactor::{Host, Need, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
 use hightower_index::pin;
-use hightower_log::{CommandRef, Placement, SegmentKind, encode_head, payload_checksum};
+use hightower_log::{
+    CommandRef, EncodeError, Placement, RecordContext, SegmentKind, encode_head, encoded_len, payload_checksum,
+};
 use hightower_seams::Clock;
 use hightower_segment::{
     CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentRecord, SegmentStore, Stamp,
@@ -60,8 +61,8 @@ pub(crate) struct RunHost<'a> {
     /// About how many bytes are still to be written.
     expected_bytes: u64,
     base_seq: u64,
+    bases: RecordBases,
     stamp: Stamp,
-    survivors: Survivors,
     output: Option<CompactedWriter>,
     finished: Vec<CompactedSegment>,
     limiter: RateLimiter,
@@ -82,6 +83,7 @@ impl<'a> RunHost<'a> {
             inputs.iter().filter_map(|usage| parts.read.segments.find(usage.id, &guard)).map(Arc::clone).collect();
         inputs.sort_unstable_by_key(|tracked| tracked.segment.id());
         drop(guard);
+        let bases = RecordBases::of_outputs(&inputs, parts.stamp);
         let ended_ms = inputs.iter().map(|input| input.segment.sealed_at().unwrap_or(parts.opened_ms)).collect();
         Ok(Self {
             config: parts.config,
@@ -93,8 +95,8 @@ impl<'a> RunHost<'a> {
             ended_ms,
             expected_bytes: live_bytes,
             base_seq,
+            bases,
             stamp: parts.stamp,
-            survivors: Survivors::default(),
             output: None,
             finished: Vec::new(),
             limiter,
@@ -119,13 +121,13 @@ impl<'a> RunHost<'a> {
         let Some(at) = self.position(segment) else { return false };
         let header = self.inputs[at].segment.header();
         let learned_ms = match header.kind {
-            SegmentKind::Append => learned_by_commit(timestamp, header.base_timestamp, self.ended_ms[at]),
-            SegmentKind::Compacted => learned_by_compaction(timestamp, header.base_timestamp, grace),
+            SegmentKind::Append => learned_by_commit(timestamp, header.created_ms, self.ended_ms[at]),
+            SegmentKind::Compacted => learned_by_compaction(timestamp, header.created_ms, grace),
         };
         (now_ms >= learned_ms && age(now_ms, learned_ms) >= grace) || planted("grace_ignored")
     }
 
-    /// An output with room for one more record of up to `len_bytes`.
+    /// An output with room for one more record of `len_bytes`.
     fn output_for(&mut self, len_bytes: usize) -> Result<&mut CompactedWriter> {
         let has_room = self.output.as_ref().is_some_and(|output| output.remaining_bytes() as usize >= len_bytes);
         if !has_room {
@@ -133,10 +135,9 @@ impl<'a> RunHost<'a> {
             let needed = u32::try_from(len_bytes).unwrap_or(u32::MAX);
             let wanted = (self.expected_bytes + OUTPUT_SLACK_BYTES).min(self.config.segment_len_bytes().into());
             let capacity = u32::try_from(wanted).unwrap_or(u32::MAX);
-            let bases = self.inputs.iter().map(|input| input.segment.header().base_timestamp);
-            let stamp = self.survivors.base(self.stamp, bases.min().unwrap_or(self.stamp.timestamp));
-            let output = self.store.create_compacted(capacity, needed, Purpose::Reclaim, stamp)?;
-            self.output = Some(output.with_base_seq(self.base_seq));
+            let output = self.store.create_compacted(capacity, needed, Purpose::Reclaim, self.stamp)?;
+            let RecordBases { version, timestamp } = self.bases;
+            self.output = Some(output.with_base_seq(self.base_seq).with_record_bases(version, timestamp));
         }
         self.output.as_mut().ok_or(Error::Closed)
     }
@@ -198,9 +199,6 @@ impl Host for RunHost<'_> {
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {
         let liveness = self.state.liveness(command.key(), place_of(place), &pin());
-        if liveness != RecordLiveness::Free {
-            self.survivors.note(command);
-        }
         match liveness {
             RecordLiveness::Free => Need::None,
             RecordLiveness::Newest { kind: CommandKind::Delete, is_hidden_from_snapshot: false }
@@ -217,12 +215,13 @@ impl Host for RunHost<'_> {
         let record = tracked.segment.record_at(place.offset)?;
         let command = record.command().ok_or(Error::Internal("compaction: a record is no command".into()))?;
         let (key, value) = (command.key(), command.value().unwrap_or_default());
-        let len_max = hightower_log::MAX_HEAD_LEN_BYTES + key.len() + value.len();
-        let output = self.output_for(len_max)?;
+        let unencodable = |error: EncodeError| Error::Internal(error.to_string().into());
+        let len_bytes = encoded_len(&self.bases.context(), &command, Placement::Relocated).map_err(unencodable)?;
+        let output = self.output_for(len_bytes)?;
         let offset = output.position();
         let checksum = payload_checksum(key, value);
-        let head = encode_head(output.context(), offset, &command, Placement::Relocated, checksum)
-            .map_err(|error| Error::Internal(error.to_string().into()))?;
+        let head =
+            encode_head(output.context(), offset, &command, Placement::Relocated, checksum).map_err(unencodable)?;
         output.append(&[head.as_ref(), key, value])?;
         let to = RecordPlace { segment: output.id(), offset };
         let len_bytes = output.position() - offset;
@@ -243,34 +242,31 @@ impl Host for RunHost<'_> {
     }
 }
 
-/// What the survivors that were gathered so far have in common: the outputs count their versions
-/// and timestamps from it, so that their records are short.
-#[derive(Debug, Default)]
-struct Survivors {
-    least_version: Cell<Option<u64>>,
-    least_timestamp: Cell<Option<i64>>,
-    any_tombstone: Cell<bool>,
+/// The bases of the versions and timestamps in a run's outputs: the least of its inputs. So the
+/// records of a single input do not grow, whatever versions and timestamps their callers chose: on
+/// a full device its output fits where the input was.
+#[derive(Clone, Copy, Debug)]
+struct RecordBases {
+    version: u64,
+    timestamp: i64,
 }
 
-impl Survivors {
-    fn note(&self, command: &CommandRef<'_>) {
-        let (version, timestamp) = (command.version(), command.timestamp());
-        self.least_version.set(Some(self.least_version.get().map_or(version, |least| least.min(version))));
-        self.least_timestamp.set(Some(self.least_timestamp.get().map_or(timestamp, |least| least.min(timestamp))));
-        self.any_tombstone.set(self.any_tombstone.get() || command.value().is_none());
+impl RecordBases {
+    fn of_outputs(inputs: &[Arc<Tracked>], now: Stamp) -> Self {
+        let headers = || inputs.iter().map(|input| input.segment.header());
+        let of_now = Self { version: now.max_version, timestamp: now.timestamp };
+        if planted("outputs_count_from_now") {
+            return of_now;
+        }
+        Self {
+            version: headers().map(|header| header.base_version).min().unwrap_or(of_now.version),
+            timestamp: headers().map(|header| header.base_timestamp).min().unwrap_or(of_now.timestamp),
+        }
     }
 
-    /// What an output that is begun at `now` counts from. With tombstones among them, timestamps
-    /// count from now: the header's is what later says when they were moved. Nor does a
-    /// timestamp count that lies before the oldest input: a caller has chosen it, and the header
-    /// also says how old the segment is.
-    fn base(&self, now: Stamp, oldest_ms: i64) -> Stamp {
-        let is_likely = |least: &i64| (oldest_ms..=now.timestamp).contains(least) || planted("header_of_a_caller");
-        let timestamp = self.least_timestamp.get().filter(|_| !self.any_tombstone.get()).filter(is_likely);
-        Stamp {
-            max_version: self.least_version.get().unwrap_or(now.max_version),
-            timestamp: timestamp.unwrap_or(now.timestamp),
-        }
+    /// The context of records in an output, except for its salt, which changes no length.
+    fn context(self) -> RecordContext {
+        RecordContext::new(0, self.version, self.timestamp)
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn usage(read: &ReadPath, time: &StoreTime, grace: Duration) -> Vec<S
     let mut usage: Vec<_> = all
         .iter()
         .zip(sealed)
-        .map(|(tracked, is_sealed)| usage_of(tracked, is_sealed, age(now_ms, tracked.segment.header().base_timestamp)))
+        .map(|(tracked, is_sealed)| usage_of(tracked, is_sealed, age(now_ms, tracked.segment.header().created_ms)))
         .collect();
     let (retained, has_snapshots) = retained_records(read);
     for usage in &mut usage {

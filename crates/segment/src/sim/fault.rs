@@ -9,6 +9,8 @@ pub enum FaultKind {
     Io,
     /// Calls that need room fail for lack of it.
     NoSpace,
+    /// The same calls fail because the user or group has used up its quota.
+    NoQuota,
     /// A write takes half of the bytes.
     ShortWrite,
     /// The call is interrupted by a signal. As a lasting fault it hits every second call.
@@ -28,9 +30,10 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All faults of a system. [`Panic`](Self::Panic) is a fault of a caller's file system.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Io,
         Self::NoSpace,
+        Self::NoQuota,
         Self::ShortWrite,
         Self::Interrupted,
         Self::LyingSync,
@@ -83,7 +86,9 @@ impl Fault {
         let due = if self.lasting { number >= self.at_call } else { number == self.at_call };
         due && match self.kind {
             FaultKind::Io | FaultKind::Panic => call != Call::Memory,
-            FaultKind::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Create | Call::Rename),
+            FaultKind::NoSpace | FaultKind::NoQuota => {
+                matches!(call, Call::Write | Call::Grow | Call::Create | Call::Rename)
+            }
             FaultKind::ShortWrite => call == Call::Write,
             FaultKind::Interrupted => {
                 matches!(call, Call::Read | Call::Write | Call::Sync)

@@ -1,4 +1,4 @@
-//! A file system that calls a hook before each sync, for tests that delay or fail syncs.
+//! A file system that calls a hook before each write and sync, for tests that delay or fail them.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,8 +8,18 @@ use std::sync::Arc;
 use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata};
 use crate::mapping::{MapPermit, Mapping};
 
-/// Runs before the syncs of a [`HookedFs`]. Each method may wait, or fail the sync with its error.
-pub trait SyncHook: Debug + Send + Sync {
+/// Runs before the writes and syncs of a [`HookedFs`]. Each method may wait, or fail the call with
+/// its error.
+pub trait FsHook: Debug + Send + Sync {
+    /// Runs before bytes are written to a file by a call; not before a copy into a map.
+    ///
+    /// # Errors
+    ///
+    /// Those of the failed write.
+    fn before_write(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Runs before a file is synced, and before its writeback is started.
     ///
     /// # Errors
@@ -30,19 +40,19 @@ pub trait SyncHook: Debug + Send + Sync {
     }
 }
 
-/// A file system whose syncs call a [`SyncHook`] first. All other calls go to the inner one.
+/// A file system whose writes and syncs call a [`FsHook`] first. All other calls go to the inner one.
 ///
 /// ```
 /// use std::io;
 /// use std::path::Path;
 /// use std::sync::Arc;
 /// use hightower_segment::Fs;
-/// use hightower_segment::sim::{HookedFs, SimFs, SyncHook};
+/// use hightower_segment::sim::{HookedFs, SimFs, FsHook};
 ///
 /// #[derive(Debug)]
 /// struct NoDirs;
 ///
-/// impl SyncHook for NoDirs {
+/// impl FsHook for NoDirs {
 ///     fn before_dir(&self, _path: &Path) -> io::Result<()> {
 ///         Err(io::Error::other("directories cannot be synced"))
 ///     }
@@ -60,25 +70,25 @@ pub trait SyncHook: Debug + Send + Sync {
 #[derive(Clone, Debug)]
 pub struct HookedFs {
     inner: Arc<dyn Fs>,
-    hook: Arc<dyn SyncHook>,
+    hook: Arc<dyn FsHook>,
 }
 
 #[derive(Debug)]
 struct HookedDir {
     inner: Arc<dyn Dir>,
-    hook: Arc<dyn SyncHook>,
+    hook: Arc<dyn FsHook>,
 }
 
 #[derive(Debug)]
 struct HookedFile {
     inner: Arc<dyn File>,
-    hook: Arc<dyn SyncHook>,
+    hook: Arc<dyn FsHook>,
 }
 
 impl HookedFs {
-    /// A file system over `inner` whose syncs call `hook`.
+    /// A file system over `inner` whose writes and syncs call `hook`.
     #[must_use]
-    pub fn new(inner: Arc<dyn Fs>, hook: Arc<dyn SyncHook>) -> Self {
+    pub fn new(inner: Arc<dyn Fs>, hook: Arc<dyn FsHook>) -> Self {
         Self { inner, hook }
     }
 }
@@ -160,6 +170,7 @@ impl File for HookedFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.hook.before_write()?;
         self.inner.write_at(bytes, offset)
     }
 

@@ -57,7 +57,7 @@ pub use crate::mapping::run_in_fork;
 pub use crash::{Choice, CrashPlan, CrashPoint, CrashState, CrashStates, ParseCrashPointError};
 pub use fault::{Fault, FaultKind};
 pub use hightower_seams::SeededEntropy;
-pub use hooks::{HookedFs, SyncHook};
+pub use hooks::{FsHook, HookedFs};
 pub use simulated_fs::SimFs;
 
 /// Length of a sector, in bytes.

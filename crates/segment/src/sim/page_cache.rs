@@ -75,6 +75,7 @@ pub(super) fn not_found() -> io::Error {
 const EIO: i32 = 5;
 const ENOMEM: i32 = 12;
 const EMFILE: i32 = 24;
+const EDQUOT: i32 = 122;
 
 fn input_output() -> io::Error {
     io::Error::from_raw_os_error(EIO)
@@ -106,6 +107,7 @@ impl PageCache {
         match self.faults.iter().find(|fault| fault.strikes(call, number)).map(|fault| fault.kind) {
             Some(FaultKind::Io) if call != Call::Sync => Err(input_output()),
             Some(FaultKind::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            Some(FaultKind::NoQuota) => Err(io::Error::from_raw_os_error(EDQUOT)),
             Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
             #[expect(clippy::panic, reason = "that is what the test asked for")]
             Some(FaultKind::Panic) => panic!("the simulated file system was told to panic"),
