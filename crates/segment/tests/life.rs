@@ -516,9 +516,9 @@ fn readers_and_syncs_beside_the_appender() {
     let options = StoreOptions { segment_len_bytes: 32 << 10, ..StoreOptions::default() };
     let (store, recovery) = SegmentStore::open(Arc::new(RealFs), dir.path(), options).unwrap();
     let (mut appender, _) = recovery.finish(STAMP).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     let newest = std::sync::Mutex::new(Arc::clone(appender.segment()));
-    let busy = || !done.load(std::sync::atomic::Ordering::Relaxed);
+    let busy = || !done.load(Ordering::Relaxed);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while busy() {
@@ -540,7 +540,7 @@ fn readers_and_syncs_beside_the_appender() {
                 *newest.lock().unwrap() = Arc::clone(appender.segment());
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
     });
     appender.close(STAMP).unwrap();
     assert!(!store.has_predecessors());
