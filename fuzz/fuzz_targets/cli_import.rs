@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-// The tool is a program without a library: its readers are compiled into the target as they are.
+// The tool is a program without a library, so the target compiles its modules.
 #[allow(dead_code)]
 #[path = "../../crates/cli/src/notation.rs"]
 mod notation;

@@ -1,8 +1,8 @@
 //! Random operations, maintenance, reopens, kills and power losses on a simulated disk, compared
 //! with the model.
 //!
-//! The store has no threads here, so an input is reproducible, and a run does not spend its time on
-//! starting threads. The schedules and the linearizability checker test concurrency.
+//! The store has no threads here, so an input is reproducible, and a run takes no time to start
+//! threads. The schedules and the linearizability checker test concurrency.
 #![no_main]
 
 use std::sync::Arc;
@@ -34,12 +34,12 @@ enum Step {
     Checkpoint,
     Close,
     Kill,
-    /// What reached the disk is drawn from the number.
+    /// The number decides which writes reached the disk.
     PowerLoss(u32),
 }
 
-/// The clock stands still: no tombstone's grace ever passes, so compaction leaves what the model
-/// knows.
+/// The clock stands still: no tombstone's grace ends, so compaction drops nothing that the model
+/// has.
 const NOW_MS: i64 = 1_700_000_000_000;
 
 struct World {
@@ -47,9 +47,9 @@ struct World {
     mode: AppendMode,
     engine: SingleNodeEngine,
     model: KvState,
-    /// What a power loss may not take.
+    /// The state that must survive a power loss.
     durable: KvState,
-    /// The commits since.
+    /// The commits after it.
     since: Vec<Vec<Command>>,
 }
 
@@ -108,7 +108,7 @@ impl World {
         self.since.push(vec![command]);
     }
 
-    /// What becomes of the old disk is nobody's business any more.
+    /// Opens the store on another disk, and drops the old store, whose disk is no longer used.
     fn reopen(&mut self, fs: SimFs) {
         let engine = open(&fs, self.mode);
         self.abandon();
@@ -116,8 +116,8 @@ impl World {
         self.fs = fs;
     }
 
-    /// Nothing reaches the disk from here on: dropping the store then costs next to nothing, where
-    /// it would write a checkpoint that nobody reads.
+    /// Makes all later writes fail, so that dropping the store is cheap: otherwise it would write a
+    /// checkpoint that nobody reads.
     fn abandon(&self) {
         self.fs.inject(Fault { kind: FaultKind::Io, at_call: self.fs.call_count(), lasting: true });
     }
@@ -132,7 +132,7 @@ impl World {
         self.since.clear();
     }
 
-    /// What is found is what was durable and some of the commits since, in their order.
+    /// The found state is the durable one plus a prefix of the later commits.
     fn lose_power(&mut self, seed: u64) {
         let choice = if seed == 0 { Choice::Nth(0) } else { Choice::Drawn(seed) };
         self.reopen(self.fs.crash_at(CrashPoint { op: self.fs.op_count(), choice }));

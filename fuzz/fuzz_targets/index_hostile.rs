@@ -1,5 +1,5 @@
 //! The index with hashers that collide, lie and panic, and with values that count their drops and
-//! may panic in them: keys may get lost, memory and values never.
+//! may panic in them: keys may be lost, but memory stays valid and each value is dropped once.
 #![no_main]
 
 use std::cell::Cell;
@@ -19,15 +19,15 @@ enum Step {
     Get(Key),
     Walk,
     Reclaim,
-    /// Keys above the ones before, into a map that is empty.
+    /// Ascending keys, into an empty map.
     Build(Vec<u8>),
     /// From now on every hash is changed by these bits, or by none.
     Lie(u64),
-    /// The hasher panics after so many calls.
+    /// The hasher panics after this number of calls.
     Panic(u8),
 }
 
-/// Short keys of few bytes, of which many are beginnings of others.
+/// Short keys of few different bytes, many of them prefixes of others.
 #[derive(Arbitrary, Debug)]
 struct Key(u16);
 
@@ -38,10 +38,10 @@ impl Key {
     }
 }
 
-/// What panics where it was asked to; anything else is a finding.
+/// The payload of requested panics; any other panic is a finding.
 struct Asked;
 
-/// What the hasher does at the moment. The fuzzer has one thread.
+/// The current behaviour of the hasher. The fuzzer has one thread.
 struct Manner {
     mask: u64,
     lie: Cell<u64>,
@@ -73,8 +73,8 @@ thread_local! {
     static ALIVE: Cell<i64> = const { Cell::new(0) };
 }
 
-/// A value in memory of its own, so that the sanitizer sees one that is used after its drop or
-/// dropped twice.
+/// A value in a separate allocation, so that the sanitizer detects a use after its drop and a
+/// second drop.
 struct Counted(Box<u64>, bool);
 
 impl Counted {

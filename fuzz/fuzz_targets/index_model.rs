@@ -1,4 +1,4 @@
-//! Random insertions, removals and scans of the index, beside a `BTreeMap`.
+//! Random insertions, removals and scans of the index, compared with a `BTreeMap`.
 #![no_main]
 
 use std::collections::BTreeMap;

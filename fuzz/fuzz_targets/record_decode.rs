@@ -1,4 +1,4 @@
-//! Any bytes: no panic; and what decodes encodes to the same bytes.
+//! Any bytes: no panic, and a decoded record encodes to the same bytes.
 #![no_main]
 
 use hightower_log::{RecordBody, RecordContext, SegmentHeader, decode, encode, encode_seal, probe};

@@ -1,5 +1,5 @@
-//! Tables with changed bytes, their checks wrong or made right again: opening, lookups, walks and
-//! the check are errors or end; nothing panics, and nothing is read without end.
+//! Tables with changed bytes, with wrong or corrected checksums: open, lookups, scans and the check
+//! return errors or terminate; nothing panics or loops without end.
 #![no_main]
 
 use std::path::Path;
@@ -18,10 +18,10 @@ const DIR: &str = "/tables";
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// Which table it begins with.
+    /// The number of the initial table.
     template: u8,
     patches: Vec<(u16, u8)>,
-    /// Bytes in the place of all behind some place.
+    /// An offset, and bytes that replace everything behind it.
     tail: Option<(u16, Vec<u8>)>,
     is_resealed: bool,
     keys: Vec<Vec<u8>>,
@@ -80,7 +80,7 @@ fuzz_target!(|input: Input| {
     let known: Vec<Vec<u8>> = (0..20).map(|number| key(number * 7)).collect();
     let hashes: Vec<u64> = input.keys.iter().chain(&known).map(|key| hasher.hash(key)).collect();
     table.prefetch(&hashes);
-    // A table has no more answers than bytes.
+    // A table has at most as many answers as bytes.
     let most = bytes.len();
     for (key, hash) in input.keys.iter().chain(&known).zip(&hashes) {
         let _found = table.get(key);
@@ -102,7 +102,7 @@ fuzz_target!(|input: Input| {
     let sources = [(); 2].map(|()| table.range::<&[u8]>(.., ScanDirection::Forward)).into();
     let mut merge = LevelMerge::new(sources, ScanDirection::Forward, |segment| segment != 1);
     while let Ok(true) = merge.advance() {}
-    // What the check lets pass is a whole table, also beside its own rules.
+    // A table that passes the check must be consistent.
     if table.check().is_ok() {
         let mut keys = table.range::<&[u8]>(.., ScanDirection::Forward).map(|found| found.expect("it was checked"));
         let mut last: Option<Vec<u8>> = None;

@@ -13,11 +13,11 @@ use libfuzzer_sys::fuzz_target;
 
 const DIR: &str = "/log";
 
-/// A record that stands where records of a log stand.
+/// A record of the log.
 #[derive(Arbitrary, Debug)]
 enum Written {
     Entry { position: u16, bytes: Vec<u8> },
-    /// The position that follows.
+    /// An entry at the next position.
     Next { bytes: Vec<u8> },
     Bounds { front: u16, end: u16 },
     Set { key: Vec<u8>, value: Vec<u8>, version: u64, timestamp: i64 },

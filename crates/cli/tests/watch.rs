@@ -35,7 +35,7 @@ fn interrupt(child: Child) -> String {
 /// Runs a verb until no read of `stats` conflicts with it.
 fn insist(tool: &Tool, arguments: &[&str]) {
     while tool.run(arguments).code == Some(3) {}
-    // What came of it is what the looks are then asked for.
+    // The lines of `stats` show its effect.
 }
 
 #[test]

@@ -439,7 +439,7 @@ mod tests {
         for (at, segment) in all.iter().enumerate() {
             table.add(Arc::clone(segment)).unwrap();
             let guard = pin();
-            // A copy is made before its predecessor is freed, so it lies elsewhere.
+            // A copy is created before its predecessor is freed, so it has another address.
             let now = std::ptr::from_ref(table.table(&guard).unwrap()).addr();
             copies += usize::from(now != last);
             last = now;
@@ -481,8 +481,8 @@ mod tests {
         };
         (0..=SequentialReads::RUN).for_each(|round| read(&even, round, &mut order));
         assert!(is_in_order(&order, &even));
-        // A few records of others take no stream from them, but when these come to their end, they
-        // do.
+        // A few records of the others do not take their streams; many records do, after the streams
+        // have ended.
         read(&odd, 0, &mut order);
         (0..=SequentialReads::RUN).for_each(|round| read(&even, SequentialReads::RUN + round, &mut order));
         assert!(is_in_order(&order, &even));

@@ -1,8 +1,8 @@
-//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of what
-//! was not synced: what is found afterwards is a prefix of the commits, whole, holding everything
-//! that was promised.
+//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of the
+//! unsynced writes. Afterwards the store has a prefix of the commits, each complete, with
+//! everything that was promised.
 //!
-//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited (default 20,000 for each append
+//! `HIGHTOWER_TEST_STATES` sets the number of visited crash states (default 20,000 per append
 //! mode), `HIGHTOWER_TEST_SEED` the first workload; `HIGHTOWER_CRASH=seed:mode:point` replays one
 //! crash.
 
@@ -57,7 +57,7 @@ fn every_crash_keeps_the_promises_with_positioned_appends() {
     explore(AppendMode::Positioned);
 }
 
-/// All subsets, for a short workload that rolls once.
+/// All subsets, for a short workload with one rotation.
 #[test]
 fn all_subsets_around_a_roll() {
     use common::Step::{Commit, Prepare, SealPredecessors, Sync};
@@ -69,9 +69,8 @@ fn all_subsets_around_a_roll() {
         let plan = CrashPlan { exhaustive_limit: 4096, samples: 500, seed: 1 };
         let visited = world.explore(plan).unwrap();
         println!("segments, {mode:?}, around a roll: {visited} crash states, 0 violations");
-        // It is 823: the successor is made ready when the store is opened, so little is pending at
-        // the roll itself. Far fewer would mean that something is synced, or recorded, otherwise
-        // than it was.
+        // The number is 823: the successor is prepared at the open, so little is pending at the
+        // rotation itself. Far fewer states would mean a change in the syncs or in the record.
         assert!(visited > 750, "only {visited} states");
     }
 }

@@ -1,6 +1,6 @@
-//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing
-//! that failed is ever seen, nothing that was promised is lost, and a failed sync is never followed
-//! by a successful one.
+//! Every kind of fault at every call of a workload, once and lasting: errors are reported, no
+//! failed commit is ever visible, nothing promised is lost, and no sync succeeds after a failed
+//! one.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of workloads (default 1), `HIGHTOWER_TEST_SEED` the
 //! first.
@@ -30,7 +30,7 @@ fn calls(seed: u64, mode: AppendMode) -> u64 {
     world.fs.call_count()
 }
 
-/// Runs a workload with one fault and says which promise it breaks.
+/// Runs a workload with one fault; returns the broken promise.
 fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
     let fs = SimFs::new();
     fs.inject(fault);
@@ -54,7 +54,7 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
             poisoned = false;
         }
         if failed_hard && !poisoned && world.open.is_none() {
-            // The store failed to open again; the process would end here.
+            // The store could not be opened again; a real process would end here.
             break;
         }
     }
@@ -105,7 +105,7 @@ fn sweep(kind: FaultKind) {
     println!("segments, {kind:?}: {runs} single faults in {cases} workloads from seed {first}, 0 violations");
 }
 
-/// Runs a workload in which every step that fails is taken again, a moment later.
+/// Runs a workload that repeats each failed step.
 fn outlive(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(mode, 1024, seed));
@@ -124,7 +124,7 @@ fn outlive(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
         match &world.open {
             Some(open) if open.store.is_poisoned() => return Err(format!("{step:?} has poisoned the store: {error}")),
             Some(_) => world.step(step).map_err(|error| format!("{step:?} again: {error}"))?,
-            // It was to be closed or opened.
+            // The failed step was a close or an open.
             None => {}
         }
     }
@@ -147,8 +147,8 @@ fn expect_shortage(error: &SegmentError) -> Result<(), String> {
     }
 }
 
-/// What fails for want of descriptors or memory has asked the device for nothing, so it changes
-/// nothing, and can be tried again.
+/// A call that fails for lack of descriptors or memory has not reached the device, so it changes
+/// nothing and can be repeated.
 #[test]
 fn shortages_pass() {
     let seed = setting("HIGHTOWER_TEST_SEED", 100);

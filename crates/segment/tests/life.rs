@@ -1,4 +1,4 @@
-//! A store's ordinary life: rolling, filling the disk, compaction, files used again; on the
+//! The normal operation of a store: rotation, full disks, compaction, removed files; on the
 //! simulated file system and the real one.
 
 #![allow(
@@ -35,8 +35,8 @@ fn open_of(world: &mut World) -> &mut Open {
     world.open.as_mut().unwrap()
 }
 
-/// What a roll is said to need is what it takes of the device, whatever is ready and however long
-/// the commit.
+/// The announced need of a rotation equals the room that it takes on the device, with or without
+/// prepared files and for every length of the commit.
 #[test]
 fn a_roll_takes_what_it_is_said_to_need() {
     let mut world = world(AppendMode::Mapped);
@@ -46,7 +46,8 @@ fn a_roll_takes_what_it_is_said_to_need() {
         let files = names.iter().filter(|name| name.ends_with(".seg") || name.ends_with(".spare"));
         files.map(|name| world.fs.read_file(&Path::new(DIR).join(name)).unwrap().len() as u64).sum::<u64>()
     };
-    // The third is too long for the prepared segment, which is removed once the longer one exists.
+    // The third commit is too long for the prepared segment, which is removed once a longer one
+    // exists.
     let rolls = [(false, 10, 1024, 1024), (true, 10, 0, 0), (true, 5000, 5098, 5098 - 1024), (false, 3000, 3098, 3098)];
     for (is_ready, len_bytes, needed, taken) in rolls {
         if is_ready {
@@ -61,8 +62,8 @@ fn a_roll_takes_what_it_is_said_to_need() {
     assert!(matches!(too_long, Err(SegmentError::TooLarge { .. })), "{too_long:?}");
 }
 
-/// New data stops with a clear error; deletes, compaction and reads go on; what they free serves
-/// new data.
+/// New data gets a clear error; deletes, compaction and reads still work; new data can use the
+/// freed room.
 #[test]
 fn full_disk() {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -80,15 +81,15 @@ fn full_disk() {
         assert!(world.step(PUT).unwrap_err().is_full(), "and again, for it is no poison");
         assert_eq!(world.commits.len(), put);
         assert!(open_of(&mut world).store.tail_stats().full);
-        // Deletes go on, into the spare.
+        // Deletes still work, with the reserve.
         for _ in 0..12 {
             world.commit(1, 0, Purpose::Reclaim).unwrap();
         }
         world.step(Step::Sync).unwrap();
-        // Reads go on.
+        // Reads still work.
         let readable = open_of(&mut world).segments.iter().flat_map(|segment| segment.entries());
         assert_eq!(readable.filter(Result::is_ok).count(), world.commits.len());
-        // What holds nothing any more is dropped without writing.
+        // Fully dead segments are dropped without a write.
         world.step(Step::SealPredecessors).unwrap();
         let open = open_of(&mut world);
         let ids: Vec<u32> = open.store.manifest().segments.iter().map(|entry| entry.id).take(3).collect();
@@ -102,8 +103,8 @@ fn full_disk() {
     }
 }
 
-/// Whatever the background does in between, and however little room is left: once new data finds no
-/// more, deletes and compaction do, and what they free serves new data.
+/// With any order of the background work, and any remaining room: when new data has no room,
+/// deletes and compaction do, and new data can use the freed room.
 #[test]
 fn a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order() {
     const ORDERS: [&[Step]; 5] = [
@@ -122,11 +123,11 @@ fn a_full_disk_keeps_room_for_deletes_and_compaction_in_every_order() {
     }
 }
 
-/// Fills what is left of a disk, with `order` done after each put, as the background may. Then the
-/// segment that is kept back serves deletes, or a compaction.
+/// Fills the remaining room of a disk, with the background work `order` after each put. Then
+/// deletes or a compaction use the reserve.
 fn full_disk_in_order(puts: usize, left: u64, order: &[Step], deletes: bool) -> Result<(), String> {
     let mut world = world(AppendMode::Mapped);
-    // The manifest comes near the length at which more room has to be kept for it.
+    // The manifest is nearly at the length from which its reserve must grow.
     world.run(&vec![PUT; puts]).unwrap();
     world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + left));
     let background = |world: &mut World| {
@@ -163,14 +164,14 @@ fn full_disk_in_order(puts: usize, left: u64, order: &[Step], deletes: bool) -> 
     world.step(PUT).map_err(|error| format!("a put into the freed room: {error}"))
 }
 
-/// With nothing but the spare left, compaction can still write.
+/// With only the reserve left, compaction can still write.
 #[test]
 fn compaction_on_a_full_disk() {
     let mut world = world(AppendMode::Mapped);
     world.run(&[PUT; 40]).unwrap();
     world.step(Step::SealPredecessors).unwrap();
     world.step(Step::Prepare).unwrap();
-    // As much as a replacement of the manifest takes while both are there.
+    // The room for a replacement of the manifest, while both files exist.
     world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 1000));
     while world.step(PUT).is_ok() {}
     world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
@@ -257,7 +258,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     assert!(segment.record_at(64).is_ok());
 }
 
-/// The file of a segment goes when nobody reads it and the manifest has forgotten it.
+/// A segment's file is removed when no reader holds it and the manifest no longer names it.
 #[test]
 fn freed_files_are_removed() {
     let mut world = world(AppendMode::Mapped);
@@ -320,8 +321,8 @@ fn the_real_file_system() {
     }
 }
 
-/// Out of file descriptors or memory, a process can make no file. That ends no writing: nothing was
-/// written yet.
+/// Without file descriptors or memory, a process cannot create a file. This does not end writing,
+/// because nothing was written yet.
 #[test]
 fn a_file_that_cannot_be_made_poisons_nothing() {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -348,7 +349,7 @@ fn a_file_that_cannot_be_made_poisons_nothing() {
     }
 }
 
-/// The bytes that `rolls` rolls write to the manifest's file, in all.
+/// The total number of bytes that `rolls` rotations write to the manifest's file.
 fn manifest_bytes(rolls: usize) -> usize {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Positioned, 512, 1));
@@ -365,14 +366,14 @@ fn manifest_bytes(rolls: usize) -> usize {
     written
 }
 
-/// A roll costs the same however many segments there are.
+/// The cost of a rotation does not grow with the number of segments.
 #[test]
 fn a_roll_does_not_write_all_of_the_manifest() {
     let (few, many) = (manifest_bytes(100) / 100, manifest_bytes(3000) / 3000);
     assert!(few > 100 && many < few * 2, "{few} bytes a roll with 100 segments, {many} with 3,000");
 }
 
-/// Whoever has given the manifest a second name expects that it stays as it is.
+/// A second name of the manifest, such as a backup's, must keep its content.
 #[test]
 fn a_manifest_with_a_second_name_is_written_anew() {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -403,7 +404,7 @@ fn a_manifest_with_a_second_name_is_written_anew() {
     }
 }
 
-/// What cannot be removed now stays in use, and so does all else.
+/// A file that cannot be removed stays usable, and so do all others.
 #[test]
 fn a_trim_that_fails_loses_nothing() {
     let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 4096, 1));
@@ -447,8 +448,8 @@ fn directories_above_that_sync_nothing() {
     }
 }
 
-/// However many segments there are, few of their files are open: a process may have no more than
-/// some of them.
+/// Few files are open for any number of segments, because the number of open files of a process is
+/// limited.
 #[test]
 #[cfg(target_os = "linux")]
 fn sealed_segments_hold_no_file_open() {
@@ -488,7 +489,7 @@ fn sealed_segments_hold_no_file_open() {
     }
 }
 
-/// How many files of this process below `dir` are open.
+/// The number of open files of this process below `dir`.
 #[cfg(target_os = "linux")]
 fn open_files(dir: &Path) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
@@ -508,8 +509,8 @@ fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
     assert_eq!(segment.record_at(appended.offset).unwrap().command(), Some(command.borrow()));
 }
 
-/// One thread appends and rolls, others sync and read: whatever was synced before is durable, and
-/// reads are whole.
+/// One thread appends and rotates, others sync and read: everything before a sync is durable, and
+/// reads return complete records.
 #[test]
 fn readers_and_syncs_beside_the_appender() {
     let dir = tempfile::tempdir().unwrap();
@@ -546,7 +547,7 @@ fn readers_and_syncs_beside_the_appender() {
     assert!(!store.has_predecessors());
 }
 
-/// Long records go by system calls, unless their pages are there; short ones never do.
+/// Long records are written by system calls, unless their pages were touched; short ones never are.
 #[test]
 #[cfg_attr(miri, ignore = "maps files")]
 fn long_records_are_written_where_pages_were_not_touched() {
@@ -562,15 +563,15 @@ fn long_records_are_written_where_pages_were_not_touched() {
     assert!((100 << 10..101 << 10).contains(&long), "{long}");
     put_value(&mut appender, 3, 1000);
     assert_eq!(written(), long);
-    // Where the system can touch pages at all.
+    // Only if the system can touch pages ahead.
     if store.prefault_ahead(1 << 20, Pages::Small).unwrap() > 0 {
         put_value(&mut appender, 4, 100 << 10);
         assert_eq!(written(), long);
     }
 }
 
-/// The kind of pages affects only speed: whichever kind a caller sets, and whenever it changes, the
-/// file holds the appended bytes.
+/// The kind of pages affects only speed: with any kind, and any change of it, the file has the
+/// appended bytes.
 #[test]
 #[cfg_attr(miri, ignore = "maps files")]
 fn pages_of_any_size_hold_the_same_bytes() {

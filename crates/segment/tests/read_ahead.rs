@@ -1,4 +1,4 @@
-//! Who has the device read ahead, told by the advice that the maps carry.
+//! Read-ahead of lookups and scans, observed by the advice of the maps.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -25,8 +25,8 @@ fn put_value(appender: &mut Appender, version: u64, value_len: usize) {
     appender.append(&[&bytes], 1).unwrap();
 }
 
-/// The advice that the readers' map of a file carries: `rr` for random access; with none, the
-/// system reads ahead as it does of any file.
+/// The advice of the readers' map of a file: `rr` for random access; without advice, the system
+/// reads ahead as for any file.
 fn advice_of(path: &Path) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut found = Vec::new();
@@ -41,7 +41,7 @@ fn advice_of(path: &Path) -> Vec<String> {
     found
 }
 
-/// A lookup brings the pages of its record alone; for who reads all of a segment the system reads
+/// A lookup reads only the pages of its record; for a reader of the whole segment the system reads
 /// ahead.
 #[test]
 fn only_who_reads_all_of_a_segment_reads_ahead() {
@@ -71,8 +71,8 @@ fn only_who_reads_all_of_a_segment_reads_ahead() {
     assert_eq!(advice(), ["rr"]);
 }
 
-/// Windows come in single small pages, and what the system reads ahead by itself in large ones. So
-/// a long scan asks for windows only at first.
+/// Requested windows arrive in single small pages, the system's own read-ahead in large ones. So a
+/// long scan requests windows only at first.
 #[test]
 fn a_long_scan_has_the_system_read_ahead() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! One situation for each rule that random workloads seldom meet: what breaks when the rule is
-//! broken is listed by `cargo xtask mutants`.
+//! One test for each rule that random workloads seldom exercise. `cargo xtask mutants` lists the
+//! planted bugs that break these rules.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use hightower_segment::{
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
 
-/// Batches that reach over sector boundaries, never synced.
+/// Batches across sector boundaries, never synced.
 #[test]
 fn a_batch_is_whole_or_absent() -> Result<(), String> {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -33,7 +33,7 @@ fn a_batch_is_whole_or_absent() -> Result<(), String> {
     Ok(())
 }
 
-/// A second name, such as a backup's, keeps what it had.
+/// A second name, such as a backup's, keeps its content.
 #[test]
 fn a_second_name_keeps_what_it_had() -> Result<(), String> {
     use Step::{Compact, Prepare, SealPredecessors};
@@ -57,7 +57,7 @@ fn a_second_name_keeps_what_it_had() -> Result<(), String> {
     if before != after { Err("the backup has changed".to_owned()) } else { Ok(()) }
 }
 
-/// Damage in durable commits is never taken for a torn tail.
+/// Damage in durable commits never counts as a torn tail.
 #[test]
 fn damage_of_durable_commits_is_no_torn_tail() -> Result<(), String> {
     let fs = SimFs::new();
@@ -85,7 +85,7 @@ fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
         fs.inject(Fault { kind: FaultKind::Io, at_call, lasting: false });
         let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 4096, 1));
         let mut synced = Ok(());
-        // Long enough that no commit writes the sectors of the one before anew.
+        // Long enough that no commit rewrites sectors of the previous one.
         let put = Step::Commit { commands: 1, value_len: 700 };
         for step in [put, Step::Sync, put, Step::Sync, put, Step::Sync] {
             synced = world.run(&[step]);
@@ -93,7 +93,7 @@ fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
         if synced.is_ok() {
             world.explore_end(CrashPlan::default())?;
         }
-        // The next open finds pages that read well and never reached the disk.
+        // The next open finds pages that can be read but never reached the disk.
         if world.step(Step::Kill).is_ok() {
             world.open = None;
             world.explore_end(CrashPlan::default())?;
@@ -102,8 +102,8 @@ fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
     Ok(())
 }
 
-/// The reserve for the tail becomes a segment, for deletes; that the manifest names it needs room
-/// that nothing else has taken.
+/// The tail's reserve becomes a segment for deletes; the manifest that names it needs room, which
+/// nothing else may take.
 #[test]
 fn a_manifest_finds_room_on_a_full_device() -> Result<(), String> {
     let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
@@ -128,8 +128,7 @@ fn a_manifest_finds_room_on_a_full_device() -> Result<(), String> {
     world.explore_end(CrashPlan { exhaustive_limit: 8, samples: 6, seed: 3 })
 }
 
-/// What is the last room of a device, for deletes and compaction, is so after the store was closed
-/// or killed there too.
+/// The reserves for deletes and compaction on a full device survive a close or a kill there.
 #[test]
 fn reserves_outlive_the_store_on_a_full_device() -> Result<(), String> {
     for (closes, mode) in [true, false]
@@ -147,7 +146,7 @@ fn reserves_outlive_the_store_on_a_full_device() -> Result<(), String> {
             open.appender.close(Stamp { max_version: world.version, timestamp: 0 }).map_err(error)?;
         }
         world.open = None;
-        // Somebody else takes what the store has left.
+        // Others take the remaining room.
         world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
         world.open().map_err(error)?;
         for _ in 0..12 {
@@ -163,8 +162,7 @@ fn reserves_outlive_the_store_on_a_full_device() -> Result<(), String> {
     Ok(())
 }
 
-/// Deletes have used up all that is theirs. However often the store is opened then, compaction has
-/// its room.
+/// Deletes have used up their reserve. After any number of opens, compaction has its room.
 #[test]
 fn openings_leave_compaction_its_room() -> Result<(), String> {
     for (closes, mode) in [true, false]
@@ -184,7 +182,7 @@ fn openings_leave_compaction_its_room() -> Result<(), String> {
             } else {
                 drop(appender);
             }
-            // Somebody else takes what comes free.
+            // Others take all freed room.
             world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
             world.open().map_err(error)?;
         }
@@ -195,8 +193,8 @@ fn openings_leave_compaction_its_room() -> Result<(), String> {
     Ok(())
 }
 
-/// A delete that has used up the reserve gets a segment; new data does not fill that one, so that
-/// further deletes have it.
+/// A delete that uses the reserve gets a segment from it. New data does not go into this segment,
+/// so that further deletes have room.
 #[test]
 fn new_data_leaves_a_used_reserve_to_deletes() -> Result<(), String> {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -207,7 +205,7 @@ fn new_data_leaves_a_used_reserve_to_deletes() -> Result<(), String> {
         world.fs.set_capacity_bytes(Some(world.fs.used_bytes() + 300));
         while world.step(PUT).is_ok() {}
         world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
-        // One after the other, until one has used up a reserve; later ones fit into the reserve.
+        // Deletes, until one uses the reserve; later ones fit in its segment.
         for _ in 0..30 {
             world.commit(1, 0, Purpose::Reclaim).map_err(error)?;
             let put = world.step(PUT);
@@ -236,7 +234,7 @@ fn a_name_finds_room_on_a_full_device() -> Result<(), String> {
     Ok(())
 }
 
-/// What a compaction has used in vain serves the next one.
+/// A reserve that a failed compaction has used is available to the next one.
 #[test]
 fn a_reserve_that_was_used_in_vain_is_put_back() -> Result<(), String> {
     let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
@@ -254,7 +252,7 @@ fn a_reserve_that_was_used_in_vain_is_put_back() -> Result<(), String> {
     Ok(())
 }
 
-/// The less room there is, the shorter segments are, down to what a record needs.
+/// With less room segments are shorter, down to the length of a record.
 #[test]
 fn segments_fit_a_small_device() -> Result<(), String> {
     for (capacity, used_min) in [(1_u64 << 20, 850_000), (4 << 20, 3_700_000)] {
@@ -266,7 +264,7 @@ fn segments_fit_a_small_device() -> Result<(), String> {
         for value_len in [4000, 1000] {
             let put = Step::Commit { commands: 1, value_len };
             let full = loop {
-                // Every fifth is a delete, which has no value.
+                // Every fifth commit is a delete, which has no value.
                 match world.step(put) {
                     Ok(()) => bytes += if world.version.is_multiple_of(5) { 0 } else { value_len as u64 },
                     Err(error) => break error,
@@ -283,7 +281,7 @@ fn segments_fit_a_small_device() -> Result<(), String> {
     Ok(())
 }
 
-/// What is left of it might stand behind a later, shorter commit.
+/// The rest of a partial write could remain behind a later, shorter commit.
 #[test]
 fn after_a_write_that_got_half_way_nothing_is_written() -> Result<(), String> {
     let mut world = World::new(SimFs::new(), options(AppendMode::Positioned, 4096, 1));

@@ -1,4 +1,5 @@
-//! The start-up table of docs/DURABILITY.md: each row is a test here, named by the row's number.
+//! The table "What open does" of docs/DURABILITY.md: each row is a test here, named by the row's
+//! number.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +32,7 @@ fn segment_path(id: u32) -> PathBuf {
     path(&segment_name(id))
 }
 
-/// A store with `puts` commits of some 80 bytes in segments of 1 KiB, closed or killed.
+/// A store with `puts` commits of about 80 bytes in segments of 1 KiB, closed or killed.
 fn store(puts: usize, close: bool) -> (SimFs, World) {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
@@ -78,8 +79,8 @@ fn read_only(fs: &SimFs, tolerance: Tolerance) -> Result<ReadOnlyStore, SegmentE
     ReadOnlyStore::open(&fs, Path::new(DIR), tolerance)
 }
 
-/// What could not be read for want of descriptors or memory is no damage, in a store with a
-/// manifest and in one without.
+/// A failed read for lack of descriptors or memory is not damage, in a store with a manifest and in
+/// one without.
 #[test]
 fn a_shortage_is_no_damage() {
     for has_manifest in [true, false] {
@@ -159,7 +160,7 @@ fn row_04_segments_without_a_manifest() {
     let error = open(&fs).unwrap_err();
     assert!(matches!(&error, SegmentError::MissingManifest { path } if path.ends_with(MANIFEST)), "{error}");
     assert!(matches!(read_only(&fs, Tolerance::Strict), Err(SegmentError::MissingManifest { .. })));
-    // Salvage reads what is there.
+    // Salvage reads the existing segments.
     let salvaged = read_only(&fs, Tolerance::Salvage).unwrap();
     let count: usize = salvaged.segments().iter().map(|segment| segment.scan().count()).sum();
     assert_eq!(count, 30);
@@ -182,8 +183,8 @@ fn row_05_damaged_manifest() {
     }
 }
 
-/// A store whose writer has died, with edits behind its manifest; the manifest's bytes, and where
-/// each edit begins.
+/// A store of a killed writer with edits behind its manifest; the bytes of the manifest, and the
+/// offset of each edit.
 fn edited(middle: &[Step]) -> (SimFs, Vec<u8>, Vec<usize>) {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
@@ -198,19 +199,19 @@ fn edited(middle: &[Step]) -> (SimFs, Vec<u8>, Vec<usize>) {
     (fs, bytes, edits)
 }
 
-/// A compaction removes the files of segments that a manifest without its edits still names.
-/// Without one, only commits that no manifest names show that an edit is lost.
+/// After a compaction, a manifest without its edits names removed segments. Without a compaction,
+/// only commits in unnamed segments show that an edit was lost.
 #[test]
 fn row_05_an_edit_that_was_cut_or_damaged() {
     cut_and_damage(&[Step::Compact], 2);
     cut_and_damage(&[], 3);
 }
 
-/// The last `harmless` edits say nothing that the segments do not say too.
+/// The last `harmless_edits` edits have no information that the segments lack.
 fn cut_and_damage(middle: &[Step], harmless_edits: usize) {
     let (fs, whole, edits) = edited(middle);
     let open_with = |bytes: &[u8]| {
-        // Nothing that an open changes counts for the next one.
+        // Each open gets a fresh copy.
         let fs = fs.after_kill();
         fs.plant(&path(MANIFEST), bytes);
         open(&fs)
@@ -226,7 +227,7 @@ fn cut_and_damage(middle: &[Step], harmless_edits: usize) {
         harmless += usize::from(found.is_ok());
         assert!(is_damage(&found) || matches!(found, Ok((50, _))), "cut at {len}: {found:?}");
     }
-    // No more than what a seal said is lost without a trace: the segment says it too.
+    // Only a seal's edit may be lost without detection: the segment has the same information.
     assert!(harmless <= whole.len() - edits[edits.len() - 1 - harmless_edits], "{harmless} cuts do no harm");
     for bit in edits[0] * 8..whole.len() * 8 {
         let mut bytes = whole.clone();
@@ -235,7 +236,7 @@ fn cut_and_damage(middle: &[Step], harmless_edits: usize) {
         let is_last = bit / 8 >= edits[edits.len() - harmless_edits];
         assert!(is_damage(&found) || (is_last && matches!(found, Ok((50, _)))), "bit {bit}: {found:?}");
     }
-    // What the crash of a writer leaves of an edit that it was about to append.
+    // Leftovers of an edit that a crashed writer was appending.
     for rest in [&b"HTKVEDT\n"[..], &[0; 300], &whole[edits[1]..]] {
         assert!(matches!(open_with(&[&whole, rest].concat()), Ok((50, _))));
     }
@@ -244,7 +245,7 @@ fn cut_and_damage(middle: &[Step], harmless_edits: usize) {
 #[test]
 fn row_06_newer_manifest() {
     let (fs, _) = store(3, true);
-    // A later version, and a feature that nobody knows. (Bit 0 is a write-ahead log's.)
+    // A later version, and an unknown feature. (Bit 0 is that of a write-ahead log.)
     for (at, more) in [(8, 1), (12, 2)] {
         let whole = fs.read_file(&path(MANIFEST)).unwrap();
         edit(&fs, &path(MANIFEST), |bytes| {
@@ -283,7 +284,7 @@ fn row_08_open_segment_with_whole_commits() {
     assert!(report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Sealed && segment.records == 5));
 }
 
-/// The last segment cut at every byte of its last three records.
+/// The last segment is cut at every byte of its last three records.
 #[test]
 fn row_09_torn_tail_every_cut() {
     let (fs, world) = store(8, false);
@@ -291,8 +292,8 @@ fn row_09_torn_tail_every_cut() {
     let ends = record_ends(&fs, 1);
     let from = ends[ends.len() - 4];
     for cut in from..*ends.last().unwrap() {
-        // No record of the tail says that anything before it is durable, because the only sync came
-        // last. Zeros stand behind the cut.
+        // No record of the tail calls a part of it durable, because the only sync came last. Zeros
+        // follow the cut.
         let mut torn = bytes.clone();
         torn[cut..].fill(0);
         fs.plant(&segment_path(1), &torn);
@@ -305,7 +306,7 @@ fn row_09_torn_tail_every_cut() {
             !state.read_file(&segment_path(1)).is_ok_and(|file| file.len() > ends[whole - 1]),
             "cut down to what counts"
         );
-        // A file that ends there.
+        // The same with a file that ends at the cut.
         fs.plant(&segment_path(1), &bytes[..cut]);
         assert_eq!(open(&fs.after_kill()).unwrap().0, whole, "file cut at {cut}");
     }
@@ -337,7 +338,7 @@ fn row_11_durable_commit_damaged() {
     world.open = None;
     fs.settle();
     let ends = record_ends(&fs, 1);
-    // The last record states that four are durable, so damage in one of those is no torn tail.
+    // The last record states that four are durable, so damage in one of those is not a torn tail.
     for (at, expected) in [(70, 64), (ends[0] + 20, ends[0]), (ends[2] + 20, ends[2])] {
         let state = fs.after_kill();
         edit(&state, &segment_path(1), |bytes| bytes[at] ^= 4);
@@ -345,14 +346,14 @@ fn row_11_durable_commit_damaged() {
         let named = matches!(&error, SegmentError::Corrupt { path, offset, reason: Damage::DurableLost { .. } }
             if *path == segment_path(1) && *offset == expected as u64);
         assert!(named, "{error}");
-        // Salvage steps over it.
+        // Salvage skips it.
         let salvaged = read_only(&state, Tolerance::Salvage).unwrap();
         let entries =
             salvaged.segments()[0].scan().filter(|found| matches!(found, hightower_segment::Finding::Entry(_)));
         assert_eq!(entries.count(), 4);
         assert_eq!(salvaged.report().damage.len(), 1);
     }
-    // In the fifth it is a tail: nothing knew it to be durable.
+    // In the fifth record it is a torn tail: no record calls it durable.
     edit(&fs, &segment_path(1), |bytes| bytes[ends[3] + 10] ^= 4);
     assert_eq!(open(&fs).unwrap().0, 4);
 }
@@ -372,7 +373,7 @@ fn row_12_predecessor_torn_before_its_seal() {
     assert!(
         report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Dropped && segment.dropped_bytes > 0)
     );
-    // The same, but a sync came in between: the later segment knows.
+    // The same with a sync in between: a record of the later segment calls the earlier one durable.
     world.open = None;
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
@@ -394,7 +395,7 @@ fn row_13_sealed_segment_damaged() {
         let store = read_only(&fs, Tolerance::Strict).unwrap();
         store.segments().iter().find(|segment| segment.id() == id).unwrap().len_bytes() as usize
     };
-    // What stands behind the sealed length is never read.
+    // Bytes behind the sealed length are never read.
     let mut bytes = whole.clone();
     bytes[len..].fill(0xff);
     fs.plant(&file, &bytes);
@@ -438,7 +439,7 @@ fn row_15_segments_swapped() {
     fs.plant(&segment_path(id), &other);
     fs.plant(&segment_path(id + 1), &one);
     assert!(matches!(open(&fs), Err(SegmentError::Corrupt { .. })));
-    // A segment of another store, in its place.
+    // A segment of another store with its name.
     let elsewhere = SimFs::new();
     let mut world = World::new(elsewhere.clone(), options(AppendMode::Mapped, 1024, 99));
     world.run(&[PUT; 30]).unwrap();
@@ -522,7 +523,7 @@ fn row_20_damaged_header() {
         let state = fs.after_kill();
         edit(&state, &segment_path(id), |bytes| bytes[at] ^= 1);
         assert!(matches!(open(&state), Err(SegmentError::Corrupt { offset: 0, .. })));
-        // The manifest knows what stood there.
+        // The manifest has the header's fields.
         let salvaged = read_only(&state, Tolerance::Salvage).unwrap();
         let count: usize = salvaged.segments().iter().map(|segment| segment.scan().count()).sum();
         assert_eq!(count, 30);

@@ -1,5 +1,5 @@
-//! What the surroundings do to an open store: directories that are renamed, replaced and removed,
-//! other openers, children of fork, and a process that has no descriptors left.
+//! An open store in hostile surroundings: directories that are renamed, replaced and removed, other
+//! openers, children of fork, and a process without free descriptors.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,7 +44,7 @@ fn put(appender: &mut Appender, version: u64) -> Result<(), SegmentError> {
     appender.append(&[&record], 1).map(drop)
 }
 
-/// How many commands a store holds.
+/// The number of commands in a store.
 fn count(fs: &Arc<dyn Fs>, dir: &Path) -> usize {
     let store = ReadOnlyStore::open(fs, dir, Tolerance::Strict).unwrap();
     let entries = store.segments().iter().flat_map(|segment| segment.entries());
@@ -55,7 +55,7 @@ fn real() -> Arc<dyn Fs> {
     Arc::new(RealFs)
 }
 
-/// What is in a directory.
+/// The content of a directory.
 type Content = dyn Fn(&Path) -> BTreeMap<String, Vec<u8>>;
 type RenameDir = dyn Fn(&Path, &Path) -> io::Result<()>;
 
@@ -109,7 +109,7 @@ fn a_store_stays_with_its_directory_when_that_is_renamed_and_another_takes_its_n
         of_other.close(STAMP).unwrap();
         drop(other);
         let before = content(&here);
-        // Rolls, seals, manifests, a compaction's edit, and the end.
+        // Rotations, seals, manifests, the edit of a compaction, and a close.
         for version in 101..=400 {
             put(&mut appender, version).unwrap();
             if version % 20 == 0 {
@@ -130,7 +130,7 @@ fn a_relative_path_is_resolved_once() {
     let temp = tempfile::tempdir().unwrap();
     let dirs = ["one", "two"].map(|name| temp.path().join(name));
     dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
-    // In a child, since the working directory is the whole process's.
+    // In a child process, because the working directory belongs to the whole process.
     let done = run_in_fork(|| {
         let fs = real();
         std::env::set_current_dir(&dirs[1]).unwrap();
@@ -150,7 +150,7 @@ fn a_relative_path_is_resolved_once() {
     assert_eq!(dirs.map(|dir| count(&real(), &dir.join("store"))), [400, 30]);
 }
 
-/// A file system, a directory in it, and how to remove another.
+/// A file system, a directory in it, and a function that removes the directory.
 type RemovablePlace<'a> = (Arc<dyn Fs>, &'a Path, &'a dyn Fn(&Path));
 
 #[test]
@@ -167,7 +167,7 @@ fn a_store_whose_directory_was_removed_says_so() {
         let (_store, mut appender) = open(&fs, &dir).unwrap();
         put(&mut appender, 1).unwrap();
         remove(&dir);
-        // Another store of its name is not touched, and is not kept out either.
+        // Another store with its name is not changed, and can be opened.
         let (other, mut of_other) = open(&fs, &dir).unwrap();
         put(&mut of_other, 1).unwrap();
         let failure = (2..1000).find_map(|version| put(&mut appender, version).err()).unwrap();
@@ -180,7 +180,7 @@ fn a_store_whose_directory_was_removed_says_so() {
     }
 }
 
-/// There is nothing in the directory that could be removed to let a second writer in.
+/// No file can be removed from the directory to admit a second writer.
 #[test]
 fn no_file_that_is_removed_lets_a_second_writer_in() {
     let temp = tempfile::tempdir().unwrap();
@@ -209,7 +209,8 @@ fn files_are_for_their_owner_alone() {
     }
 }
 
-/// A child between fork and exec has copies of all descriptors: that of the lock must not keep it.
+/// A child between fork and exec has copies of all descriptors; its copy of the lock's descriptor
+/// must not keep the lock.
 #[test]
 fn children_that_are_spawned_do_not_keep_the_lock() {
     const ROUNDS: usize = 300;
@@ -238,7 +239,7 @@ fn children_that_are_spawned_do_not_keep_the_lock() {
     });
 }
 
-/// The same with a child that certainly lives while the store is opened again.
+/// The same with a child that lives during the next open.
 #[test]
 fn a_child_that_lives_on_does_not_keep_the_lock() {
     let temp = tempfile::tempdir().unwrap();
@@ -247,7 +248,7 @@ fn a_child_that_lives_on_does_not_keep_the_lock() {
     let (mut reader, writer) = io::pipe().unwrap();
     std::thread::scope(|scope| {
         let child = scope.spawn(|| {
-            // It ends when the other end of the pipe is closed.
+            // The child ends when the other end of the pipe is closed.
             run_in_fork(move || {
                 use std::io::Write;
                 (&writer).write_all(b"!").unwrap();
@@ -282,10 +283,10 @@ fn a_child_of_fork_leaves_the_store_alone() {
         outcomes.push(is_refused(store.set_checkpoint(None)));
         outcomes.push(is_refused(appender.roll(100, Purpose::Grow, STAMP).map(drop)));
         outcomes.push(is_refused(appender.close(STAMP)));
-        // Below all of that, no file is touched by name or by handle.
+        // Below the store, no call of a directory or file works either.
         outcomes.push(store.dir().create_new("stray").is_err() && store.dir().remove_file("MANIFEST").is_err());
         drop(store);
-        // Neither the end of the appender nor that of the store has unlocked it.
+        // Dropping the appender and the store has not released the lock.
         outcomes.push(matches!(open(&real(), dir), Err(SegmentError::Locked { by_this_process: false, .. })));
         assert_eq!(outcomes, [true; 8]);
         true
@@ -314,7 +315,7 @@ fn a_child_of_fork_has_stores_of_its_own() {
     assert_eq!(count(&real(), dir), 100);
 }
 
-/// A segment that is still read keeps writers out: one that recovers might cut the file under a
+/// A segment in use by a reader excludes writers: a recovery could truncate the file under a
 /// borrowed slice.
 #[test]
 fn a_segment_that_is_read_keeps_writers_out() {
@@ -370,7 +371,7 @@ fn without_descriptors_a_write_fails_and_can_be_tried_again() {
     }
 }
 
-/// Directories that others have made with the names of files to come are passed over.
+/// Foreign directories with the names of future files are skipped.
 #[test]
 fn directories_with_the_names_of_coming_files_are_passed_over() {
     let temp = tempfile::tempdir().unwrap();
@@ -400,7 +401,7 @@ fn directories_with_the_names_of_coming_files_are_passed_over() {
     drop(store);
     let left = taken.iter().filter(|name| name.is_dir()).count();
     assert!(left > 30, "{left}");
-    // They are there from the start now.
+    // Now the directories exist from the start.
     let (store, mut appender) = open(&fs, dir).unwrap();
     put_some(&store, &mut appender);
     appender.close(STAMP).unwrap();
@@ -409,7 +410,7 @@ fn directories_with_the_names_of_coming_files_are_passed_over() {
     assert_eq!(count(&fs, dir), 600);
 }
 
-/// One with the name of the next manifest: closing needs no new file.
+/// A directory with the name of the next manifest: a close needs no new file.
 #[test]
 fn a_directory_in_the_place_of_the_next_manifest_does_no_harm() {
     let temp = tempfile::tempdir().unwrap();
@@ -426,7 +427,7 @@ fn a_directory_in_the_place_of_the_next_manifest_does_no_harm() {
     open(&fs, dir).unwrap();
 }
 
-/// To open a pipe is to wait for its other end.
+/// Opening a pipe would wait for its other end.
 #[test]
 fn pipes_with_the_names_of_files_are_not_waited_for() {
     let temp = tempfile::tempdir().unwrap();
@@ -447,7 +448,7 @@ fn pipes_with_the_names_of_files_are_not_waited_for() {
     assert!(matches!(open(&fs, &segment), Err(SegmentError::MissingManifest { .. })));
     let salvaged = ReadOnlyStore::open(&fs, &segment, Tolerance::Salvage).unwrap();
     assert!(salvaged.segments().is_empty());
-    // Beside a store that was not closed: it is garbage, as a file of the name would be.
+    // In a store that was not closed it is garbage, as a file with the name would be.
     let store = temp.path().join("store");
     let (_, mut appender) = open(&fs, &store).unwrap();
     put(&mut appender, 1).unwrap();

@@ -1,4 +1,4 @@
-//! A store that was killed, for targets that damage it.
+//! A killed store, for targets that damage it.
 #![allow(dead_code, reason = "each target uses its part")]
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ pub const DIR: &str = "/store";
 
 /// Files by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
-/// Every value that a key was ever given.
+/// All values that each key ever had.
 pub type Written = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
 pub fn components(fs: &SimFs) -> Components {
@@ -60,8 +60,8 @@ pub fn planted(files: &Files) -> SimFs {
     fs
 }
 
-/// Opens the store. If it opens, it holds only what was written, and after a close it opens again
-/// and holds the same.
+/// Opens the store. If it opens, it has only written values, and after a close and another open the
+/// same ones.
 pub fn check(fs: &SimFs) {
     let (_, written) = template();
     let Ok(engine) = SingleNodeEngine::with_components(config(), components(fs)) else { return };

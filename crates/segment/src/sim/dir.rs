@@ -17,7 +17,7 @@ use crate::mapping::SharedMemory;
 pub(super) struct SimDir {
     cache: SharedCache,
     id: DirId,
-    /// Where it was when it was opened.
+    /// Its path at the open.
     path: PathBuf,
 }
 

@@ -32,12 +32,12 @@ pub(crate) enum Op {
         inode: Inode,
         len: usize,
     },
-    /// `None` stands for all of the file, its length too.
+    /// `None` for the whole file, with its length.
     Sync {
         inode: Inode,
         range: Option<Range<usize>>,
     },
-    /// A failed sync: dirty pages are forgotten.
+    /// A failed sync: dirty pages are no longer dirty.
     FailedSync {
         inode: Inode,
     },

@@ -4,8 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The call fails with an I/O error. A failed sync also forgets which pages were dirty, as
-    /// kernels do: a later sync succeeds without having written them.
+    /// The call fails with an I/O error. A failed sync also marks dirty pages as clean, as kernels
+    /// do: a later sync succeeds without writing them.
     Io,
     /// Calls that need room fail for lack of it.
     NoSpace,

@@ -40,7 +40,7 @@ impl SimFile {
             return Ok(());
         }
         if len < file.len {
-            // What was cut reads as zeros if the file grows again. Bytes that a map has published
+            // Truncated bytes read as zeros if the file grows again. Bytes that a map has published
             // stay.
             let cut = vec![0; file.len - len];
             let _ = file.memory.write_at(len, &cut);
@@ -84,7 +84,7 @@ impl File for SimFile {
         let file = cache.file_mut(self.inode)?;
         file.grow(end)?;
         if file.memory.write_at(offset, &bytes).is_err() {
-            return Err(io::Error::other("a write over bytes that a map has published"));
+            return Err(io::Error::other("a write to bytes that a map has published"));
         }
         let count = bytes.len();
         cache.ops.push(Op::Write { inode: self.inode, offset, bytes: bytes.into() });
@@ -127,7 +127,7 @@ impl File for SimFile {
     }
 }
 
-/// Records what happens to a file through its maps.
+/// Records the changes of a file through its maps.
 struct MapWatcher {
     cache: SharedCache,
     inode: Inode,
@@ -136,7 +136,7 @@ struct MapWatcher {
 impl MemoryObserver for MapWatcher {
     fn wrote(&self, offset: usize, bytes: &[u8]) {
         let mut cache = self.cache.lock();
-        // It cannot fail, but it is a place where a crash can come.
+        // It cannot fail, but a crash can happen here.
         if cache.enter(Call::Memory).is_ok() {
             cache.ops.push(Op::Write { inode: self.inode, offset, bytes: bytes.into() });
         }

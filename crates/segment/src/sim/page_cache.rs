@@ -16,7 +16,7 @@ use crate::mapping::SharedMemory;
 /// The page cache, shared by all handles.
 pub(super) type SharedCache = Arc<Mutex<PageCache>>;
 
-/// A directory, whatever its name.
+/// The identity of a directory, independent of its name.
 pub(super) type DirId = u64;
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct PageCache {
     pub(super) names: BTreeMap<PathBuf, DiskNode>,
     pub(super) files: BTreeMap<Inode, CachedFile>,
     pub(super) next_inode: Inode,
-    /// Where the directories are that were opened; nowhere, if they were removed.
+    /// The paths of the opened directories; `None` after their removal.
     pub(super) dirs: BTreeMap<DirId, Option<PathBuf>>,
     pub(super) locks: BTreeMap<DirId, HeldLocks>,
     /// The disk when the recording began.
@@ -53,11 +53,11 @@ impl CachedFile {
         Self { memory: Arc::new(SharedMemory::new(&file.durable)), len: file.durable_len }
     }
 
-    /// Makes room for `len` bytes. Only a file that nobody has mapped can grow beyond its memory.
+    /// Extends the memory to `len` bytes. A mapped file cannot grow.
     pub(super) fn grow(&mut self, len: usize) -> io::Result<()> {
         if len > self.memory.len() {
             if self.memory.mappings() > 0 {
-                return Err(io::Error::other("the simulation does not grow files that are mapped"));
+                return Err(io::Error::other("the simulation cannot grow mapped files"));
             }
             let mut bytes = vec![0; len.max(self.memory.len() + self.memory.len() / 2)];
             self.memory.read_at(0, bytes.get_mut(..self.len).unwrap_or_default());
@@ -82,7 +82,7 @@ fn input_output() -> io::Error {
 }
 
 impl PageCache {
-    /// What processes see when they start on the content of a disk.
+    /// The page cache of processes that start with the content of a disk.
     pub(super) fn of_disk(start: Disk, promise: bool) -> Self {
         let files = start.files.iter().map(|(inode, file)| (*inode, CachedFile::of(file))).collect();
         Self {
@@ -100,7 +100,8 @@ impl PageCache {
         }
     }
 
-    /// Counts a call and finds out whether it fails outright, or in which softer way.
+    /// Counts a call. Returns the error of a fault that fails the call, or the kind of a softer
+    /// fault.
     pub(super) fn enter(&mut self, call: Call) -> io::Result<Option<FaultKind>> {
         let number = self.calls;
         self.calls += 1;
@@ -109,8 +110,8 @@ impl PageCache {
             Some(FaultKind::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
             Some(FaultKind::NoQuota) => Err(io::Error::from_raw_os_error(EDQUOT)),
             Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
-            #[expect(clippy::panic, reason = "that is what the test asked for")]
-            Some(FaultKind::Panic) => panic!("the simulated file system was told to panic"),
+            #[expect(clippy::panic, reason = "the test requested it")]
+            Some(FaultKind::Panic) => panic!("the simulated file system panics as requested"),
             Some(FaultKind::NoDescriptors) => Err(io::Error::from_raw_os_error(EMFILE)),
             Some(FaultKind::NoMemory) => Err(io::Error::from_raw_os_error(ENOMEM)),
             softer => Ok(softer),
@@ -193,9 +194,8 @@ impl PageCache {
         self.ops.push(Op::Names { dir, changes });
     }
 
-    /// Gives a directory another name, and with it all that is in it, in one step. (Names in it
-    /// that were not synced go with it as if they had been; the stores under test sync a
-    /// directory before they move it.)
+    /// Renames a directory with its content in one step. (Unsynced names in it move as if they were
+    /// synced; the tested stores sync a directory before they move it.)
     pub(super) fn rename_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         if self.names.keys().any(|name| name.parent() == Some(to)) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
@@ -209,7 +209,7 @@ impl PageCache {
         }
         self.change_names(to, changes);
         for at in self.dirs.values_mut() {
-            // An empty directory that is replaced is gone.
+            // A replaced empty directory is removed.
             at.take_if(|at| at == to);
             let rest = at.as_deref().and_then(|at| at.strip_prefix(from).ok());
             if let Some(rest) = rest {
@@ -219,7 +219,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// A sync as faults let it be: done, failed, or pretended.
+    /// A sync under the current fault: done, failed, or only pretended.
     pub(super) fn sync(&mut self, fault: Option<FaultKind>, done: Op, failed: Option<Op>) -> io::Result<()> {
         match fault {
             Some(FaultKind::Io) => {
@@ -240,7 +240,7 @@ impl PageCache {
             file.memory.read_at(0, &mut bytes);
             DiskFile::settled(bytes)
         };
-        // What has no name any more is lost with the processes that have it open.
+        // Files without a name are lost with the processes that have them open.
         let inodes =
             self.names.values().filter_map(|node| if let DiskNode::File(inode) = node { Some(*inode) } else { None });
         let files = inodes.filter_map(|inode| Some((inode, content(self.files.get(&inode)?)))).collect();

@@ -1,4 +1,4 @@
-//! The simulated file system: what tests do with it, and its directories as [`Fs`] opens them.
+//! The simulated file system: the calls for tests, and the implementation of [`Fs`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl SimFs {
         Self::from_disk(disk, true)
     }
 
-    /// The same, but says that preallocation is no promise.
+    /// The same, but preallocation is not a promise.
     #[must_use]
     pub fn without_promise() -> Self {
         let fs = Self::new();
@@ -51,42 +51,42 @@ impl SimFs {
         (cache.start.clone(), cache.ops.as_slice().into(), cache.promise)
     }
 
-    /// How many operations that change something were recorded;
+    /// The number of recorded operations that change something;
     /// [`CrashPoint::op`](super::CrashPoint::op) counts these.
     #[must_use]
     pub fn op_count(&self) -> usize {
         self.cache.lock().ops.len()
     }
 
-    /// How many calls were made; [`Fault::at_call`] counts these.
+    /// The number of calls; [`Fault::at_call`] counts these.
     #[must_use]
     pub fn call_count(&self) -> u64 {
         self.cache.lock().calls
     }
 
-    /// Adds a fault to come.
+    /// Adds a future fault.
     pub fn inject(&self, fault: Fault) {
         self.cache.lock().faults.push(fault);
     }
 
-    /// No more faults.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.cache.lock().faults.clear();
     }
 
-    /// Limits the sum of all files' lengths; calls that would exceed it fail for want of room.
-    /// `None` takes the limit away.
+    /// Limits the total length of all files; calls that would exceed it fail for lack of room.
+    /// `None` removes the limit.
     pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
         self.cache.lock().capacity_bytes = capacity_bytes;
     }
 
-    /// The sum of all files' lengths.
+    /// The total length of all files.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.cache.lock().used_bytes()
     }
 
-    /// A copy of a file's bytes as a process sees them.
+    /// A copy of a file's bytes, as a process reads them.
     ///
     /// # Errors
     ///
@@ -99,9 +99,9 @@ impl SimFs {
         Ok(bytes)
     }
 
-    /// Replaces a file's bytes, or creates the file, outside the recorded history: the bytes are
-    /// durable at once. For planting damage before a store is opened: existing maps keep the old
-    /// bytes, open handles lose the file, and the operations recorded so far are dropped.
+    /// Replaces a file's bytes, or creates the file, outside of the record: the bytes are durable
+    /// at once. For planting damage before an open: existing maps keep the old bytes, open handles
+    /// lose the file, and the recorded operations are dropped.
     pub fn plant(&self, path: &Path, bytes: &[u8]) {
         let mut cache = self.cache.lock();
         let inode = cache.next_inode;
@@ -116,20 +116,20 @@ impl SimFs {
             cache.settle();
             return;
         }
-        // Nothing else has changed since the recording began: no need to copy it all.
+        // Nothing else has changed since the recording began, so no full copy is needed.
         cache.start.names.insert(path.to_owned(), DiskNode::File(inode));
         cache.start.files.insert(inode, DiskFile::settled(bytes.to_vec()));
     }
 
-    /// Removes a file behind everybody's back; likewise.
+    /// Removes a file outside of the record, as [`plant`](Self::plant).
     pub fn unplant(&self, path: &Path) {
         let mut cache = self.cache.lock();
         cache.names.remove(path);
         cache.settle();
     }
 
-    /// Removes a directory with all that is in it, behind everybody's back; likewise. Handles to it
-    /// stay, and find nothing.
+    /// Removes a directory with its content outside of the record, as [`plant`](Self::plant).
+    /// Handles to it stay, and find nothing.
     pub fn unplant_dir(&self, path: &Path) {
         let mut cache = self.cache.lock();
         cache.names.retain(|name, _| !name.starts_with(path));
@@ -139,13 +139,13 @@ impl SimFs {
         cache.settle();
     }
 
-    /// Gives a directory another name, in one step, as another program might do it. An empty
-    /// directory that has the new name is replaced.
+    /// Renames a directory in one step, as another program might do. An empty directory with the
+    /// new name is replaced.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::DirectoryNotEmpty`] if the new name is that of a directory with something
-    /// in it, and those of the file system.
+    /// [`io::ErrorKind::DirectoryNotEmpty`] if a directory with content has the new name, and those
+    /// of the file system.
     pub fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut cache = self.cache.lock();
         cache.enter(Call::Name)?;
@@ -170,14 +170,14 @@ impl SimFs {
         Ok(names.filter_map(|name| name.file_name()?.to_str().map(str::to_owned)).collect())
     }
 
-    /// Takes what processes see as durable, and forgets the record: the state after a clean
+    /// Makes the content of the page cache durable, and drops the record: the state after a clean
     /// shutdown of the machine.
     pub fn settle(&self) {
         self.cache.lock().settle();
     }
 
-    /// A copy of the file system as processes see it now, all of it durable, with nobody holding
-    /// locks: as after the death of every process.
+    /// A durable copy of the file system as processes see it now, without locks: the state after
+    /// the death of all processes.
     #[must_use]
     pub fn after_kill(&self) -> Self {
         let cache = self.cache.lock();

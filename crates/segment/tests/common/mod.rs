@@ -1,5 +1,5 @@
-//! A small store user that knows what it was promised: it runs a workload on the simulated file
-//! system, and afterwards says of any state of the disk whether the promises were kept.
+//! A small user of the store that records its promises: it runs a workload on the simulated file
+//! system, and then checks whether a state of the disk keeps them.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
@@ -25,24 +25,24 @@ pub enum Step {
         commands: usize,
         value_len: usize,
     },
-    /// As the engine's background would.
+    /// A sync by the engine's background thread.
     Sync,
     Prepare,
     SealPredecessors,
-    /// Merge sealed segments into one.
+    /// Merges sealed segments into one.
     Compact,
     /// Close and open again.
     Reopen,
-    /// Die and open again.
+    /// Kill the process and open again.
     Kill,
 }
 
-/// A commit that was acknowledged, or was under way.
+/// An acknowledged commit, or one in progress.
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub commands: Vec<Command>,
     pub seq: u64,
-    /// Recorded operations before it began, and when it was done.
+    /// Numbers of recorded operations at its begin and at its end.
     pub began: usize,
     pub done: usize,
 }
@@ -51,13 +51,13 @@ pub struct World {
     pub fs: SimFs,
     pub options: StoreOptions,
     pub commits: Vec<Commit>,
-    /// At how many recorded operations how many commits were known to be durable.
+    /// Pairs: a number of recorded operations, and the number of commits known to be durable then.
     pub durable: Vec<(usize, usize)>,
-    /// Versions and seqs handed out, and at which operation.
+    /// Assigned versions and seqs, each with its operation.
     pub handed_out: Vec<(usize, u64, u64)>,
     pub version: u64,
     pub open: Option<Open>,
-    /// Commits that failed: nothing of them may ever be seen.
+    /// Failed commits, which must never be visible.
     pub failed: Vec<u64>,
 }
 
@@ -76,7 +76,7 @@ pub fn options(mode: AppendMode, segment_len_bytes: u32, seed: u64) -> StoreOpti
     StoreOptions {
         segment_len_bytes,
         appends: mode,
-        // So that there are commits of both kinds.
+        // So that some commits are long records, and some are not.
         long_record_bytes: 100,
         entropy: Arc::new(SeededEntropy::new(seed)),
         ..StoreOptions::default()
@@ -109,7 +109,7 @@ impl World {
         let (appender, _) = recovery.finish(self.stamp())?;
         segments.push(Arc::clone(appender.segment()));
         self.open = Some(Open { store, appender, segments });
-        // What was recovered is durable now.
+        // The recovered content is durable now.
         self.durable.push((self.fs.op_count(), self.commits.len()));
         Ok(())
     }
@@ -187,8 +187,8 @@ impl World {
         }
     }
 
-    /// Whether a state of the disk that a crash at `point` left keeps all promises; if not, which
-    /// one it breaks.
+    /// Checks that the state of the disk after a crash at `point` keeps all promises; returns the
+    /// broken one.
     pub fn check(&self, fs: &SimFs, point: CrashPoint, deep: bool) -> Result<(), String> {
         let done_by = |op: usize| self.commits.iter().filter(|commit| commit.done <= op).count();
         let began_by = self.commits.iter().filter(|commit| commit.began < point.op).count();
@@ -198,8 +198,7 @@ impl World {
         };
         let found = self.check_open(fs, promised, began_by, point.op, deep)?;
         if deep {
-            // Whatever the first recovery wrote: after the death of its process, a second one finds
-            // the same commits.
+            // A second recovery, after a kill of the first one's process, finds the same commits.
             let again = self.check_open(&fs.after_kill(), found, found, point.op, false)?;
             if again != found {
                 return Err(format!("the first open found {found} commits, the second {again}"));
@@ -208,7 +207,7 @@ impl World {
         Ok(())
     }
 
-    /// Opens, and gives how many commits are there.
+    /// Opens the store, and returns the number of its commits.
     fn check_open(&self, fs: &SimFs, least: usize, most: usize, op: usize, deep: bool) -> Result<usize, String> {
         let shared: Arc<dyn Fs> = Arc::new(fs.clone());
         let (_store, recovery) = SegmentStore::open(shared, Path::new(DIR), self.options.clone())
@@ -232,7 +231,7 @@ impl World {
         Ok(found)
     }
 
-    /// The commits found are a prefix of those made, whole, in order, once, unchanged.
+    /// The found commits are a prefix of all commits: complete, in order, once, unchanged.
     fn check_content(&self, recovery: &Recovery, least: usize, most: usize) -> Result<usize, String> {
         let mut found = BTreeMap::new();
         for segment in recovery.segments() {
@@ -243,7 +242,7 @@ impl World {
                     return Err("seqs go back".to_owned());
                 }
                 last_seq = entry.seq;
-                // What an earlier check has added.
+                // Added by an earlier check.
                 if entry.command.key() == EXTRA_KEY {
                     continue;
                 }
@@ -276,7 +275,7 @@ impl World {
         Ok(count)
     }
 
-    /// The store takes commits after recovery, and they stay.
+    /// The store accepts commits after recovery, and they survive.
     fn go_on(&self, fs: &SimFs, appender: &mut Appender, found: usize) -> Result<(), String> {
         let extra = Command::Delete { key: EXTRA_KEY.to_vec(), version: u64::MAX, timestamp: 1 };
         let error = |error: SegmentError| format!("the store takes no commit after recovery: {error}");
@@ -303,7 +302,7 @@ impl World {
         self.check(&self.fs.after_kill(), point, true).map_err(|error| format!("kill: {error}"))
     }
 
-    /// Visits crash states until one breaks a promise. Gives how many were visited.
+    /// Visits crash states until one breaks a promise. Returns the number of visited ones.
     pub fn explore(&self, plan: CrashPlan) -> Result<u64, String> {
         let mut visited = 0;
         for state in self.fs.crash_states(plan) {

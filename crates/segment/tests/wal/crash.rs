@@ -1,8 +1,8 @@
-//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of what
-//! was not synced: what is found is the log after some prefix of the appends and cuts, with all
-//! that was synced.
+//! Crashes at every operation boundary of many workloads, with every subset (or a sample) of the
+//! unsynced writes. Afterwards the log is that after a prefix of the appends and cuts, which
+//! includes everything synced.
 //!
-//! `HIGHTOWER_TEST_STATES` sets how many crash states are visited, `HIGHTOWER_TEST_SEED` the first
+//! `HIGHTOWER_TEST_STATES` sets the number of visited crash states, `HIGHTOWER_TEST_SEED` the first
 //! workload.
 
 use hightower_segment::AppendMode;
@@ -39,8 +39,8 @@ fn every_crash_leaves_a_prefix_with_positioned_appends() {
     explore(AppendMode::Positioned);
 }
 
-/// All subsets around the removal of files at the front, and around a cut at the back with a roll
-/// behind it.
+/// All subsets around the removal of files at the front, and around a cut at the back with a
+/// rotation behind it.
 #[test]
 fn all_subsets_around_cuts() {
     use Step::{Append, Reopen, Sync, TruncateBack, TruncateFront};

@@ -1,6 +1,6 @@
-//! Every kind of fault at every call of a workload, once and lasting: errors are reported, nothing
-//! that failed is ever seen, nothing that was synced is lost, and after a failed write or sync the
-//! log takes no more, and is read on.
+//! Every kind of fault at every call of a workload, once and lasting: errors are reported, no
+//! failed append is ever visible, nothing synced is lost, and after a failed write or sync the log
+//! refuses writes and can still be read.
 
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{AppendMode, SegmentError};
@@ -15,7 +15,7 @@ fn calls(seed: u64, mode: AppendMode) -> u64 {
     world.fs.call_count()
 }
 
-/// Runs a workload with one fault and says which promise it breaks.
+/// Runs a workload with one fault; returns the broken promise.
 fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
     let fs = SimFs::new();
     fs.inject(fault);
@@ -35,7 +35,7 @@ fn run(seed: u64, mode: AppendMode, fault: Fault) -> Result<(), String> {
             return Err(format!("{step:?} succeeds after a failed write"));
         }
         is_poisoned |= matches!(outcome, Err(SegmentError::Poisoned { .. }));
-        // It has been opened anew.
+        // It was opened again.
         is_poisoned &= !(matches!(step, Step::Kill | Step::Reopen) && outcome.is_ok());
         if let Some(wal) = &world.wal
             && trusted
@@ -120,8 +120,8 @@ fn flipped_bits() {
     sweep(FaultKind::FlipBit);
 }
 
-/// A sync that fails is never followed by one that succeeds, for callers who wait and for
-/// callbacks, and the log is read on.
+/// After a failed sync no sync succeeds, for waiting callers and for callbacks, and the log can
+/// still be read.
 #[test]
 fn a_failed_sync_poisons_and_reads_go_on() {
     let fs = SimFs::new();

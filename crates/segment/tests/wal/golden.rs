@@ -21,7 +21,7 @@ fn the_bytes_are_the_golden_ones() {
     wal.close().unwrap();
     let mut text = String::new();
     let names = fs.names_in(Path::new(DIR)).unwrap();
-    // What the reserves hold means nothing.
+    // The content of the reserves has no meaning.
     for name in names.iter().filter(|name| !name.ends_with(".spare")) {
         let bytes = fs.read_file(&Path::new(DIR).join(name)).unwrap();
         writeln!(text, "{name}").unwrap();

@@ -1,4 +1,4 @@
-//! What a user of the log meets: files that go, callbacks, other handles, other content, limits.
+//! The log for its users: removed files, callbacks, other handles, other content, limits.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ fn segments(fs: &SimFs) -> usize {
     fs.names_in(Path::new(DIR)).unwrap().iter().filter(|name| name.ends_with(".seg")).count()
 }
 
-/// The log takes room for what it holds, not for what went through it.
+/// The log takes room for its entries, not for removed ones.
 #[test]
 fn files_go_with_the_front() {
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
@@ -61,7 +61,7 @@ fn an_empty_log_keeps_its_position() {
     }
 }
 
-/// On a full device the front can still be cut, and then there is room again.
+/// On a full device the front can still be cut, which frees room.
 #[test]
 fn a_full_device_takes_a_cut_at_the_front() {
     let (fs, _, mut wal) = new_log(AppendMode::Mapped);
@@ -103,7 +103,7 @@ fn callbacks_come_once_each_in_order_and_one_that_panics_hurts_nobody() {
     assert_eq!(receiver.iter().collect::<Vec<_>>(), expected);
 }
 
-/// A callback may own the last handle: the thread ends itself then.
+/// A callback may own the last handle: its thread then ends by itself.
 #[test]
 fn a_callback_may_drop_the_log() {
     let (fs, options, mut wal) = new_log(AppendMode::Mapped);

@@ -1,5 +1,5 @@
-//! Random workloads against a vector of byte strings, on the file system of the machine and on the
-//! simulated one.
+//! Random workloads compared with a vector of byte strings, on the real and on the simulated file
+//! system.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of workloads, `HIGHTOWER_TEST_SEED` the first.
 

@@ -1,5 +1,5 @@
-//! A user of the log that remembers the content that the log must have after each step, and how
-//! much of it is durable.
+//! A user of the log that records the content of the log after each step, and how much of it is
+//! durable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ pub enum Step {
     },
     /// Close and open again.
     Reopen,
-    /// Die and open again.
+    /// Kill the process and open again.
     Kill,
 }
 
-/// What a log holds.
+/// The content of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     pub front: u64,
@@ -68,8 +68,8 @@ impl Content {
     }
 }
 
-/// The log after a change, with the recorded operations before the change began and when it was
-/// done.
+/// The log after a change, with the numbers of recorded operations at the begin and at the end of
+/// the change.
 #[derive(Clone, Debug)]
 pub struct State {
     pub content: Content,
@@ -83,7 +83,8 @@ pub struct World {
     pub wal: Option<Wal>,
     /// The empty log, and the log after each change.
     pub states: Vec<State>,
-    /// At how many recorded operations the state of which number was known to be durable.
+    /// Pairs: a number of recorded operations, and the number of the state known to be durable
+    /// then.
     pub durable: Vec<(usize, usize)>,
     appended: u64,
     /// False while devices lie or flip bits: then durable entries may be lost without a fault of
@@ -142,7 +143,7 @@ impl World {
             self.states.push(State { content, began: now, done: now });
         }
         self.wal = Some(wal);
-        // What was recovered is durable now.
+        // The recovered content is durable now.
         self.is_durable();
         Ok(())
     }
@@ -171,7 +172,7 @@ impl World {
             Step::TruncateFront { count } => {
                 let position = next.front + count;
                 let outcome = wal.truncate_front(position);
-                // Whether it happened, the log says: files may have stayed behind.
+                // The log shows whether the cut took effect: files may remain.
                 if wal.positions().start == position {
                     next.truncate_front(position);
                 }
@@ -206,8 +207,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether a state of the disk that a crash at `point` left keeps all promises; if not, which
-    /// one it breaks.
+    /// Checks that the state of the disk after a crash at `point` keeps all promises; returns the
+    /// broken one.
     pub fn check(&self, fs: &SimFs, point: CrashPoint, deep: bool) -> Result<(), String> {
         let begun = self.states.iter().rposition(|state| state.began < point.op || state.began == 0).unwrap_or(0);
         let promised = match point.choice {
@@ -229,7 +230,7 @@ impl World {
         if !deep {
             return Ok(());
         }
-        // The log takes appends, and the death of the process changes nothing.
+        // The log accepts appends, and a kill of the process changes nothing.
         let mut expected = found;
         expected.entries.push(b"extra".to_vec());
         let at = wal.append(b"extra").map_err(|error| format!("no append after recovery: {error}"))?;
@@ -243,7 +244,7 @@ impl World {
         if found != expected { Err("the second open finds another log".to_owned()) } else { Ok(()) }
     }
 
-    /// Visits crash states until one breaks a promise. Gives how many were visited.
+    /// Visits crash states until one breaks a promise. Returns the number of visited ones.
     pub fn explore(&self, plan: CrashPlan) -> Result<u64, String> {
         let mut visited = 0;
         for state in self.fs.crash_states(plan) {
@@ -265,7 +266,7 @@ impl World {
     }
 }
 
-/// No two are alike.
+/// An entry that differs from all others.
 fn entry(number: u64, len: usize) -> Vec<u8> {
     let number = number.to_le_bytes();
     let filled = number.into_iter().chain((0..len).map(|index| (index % 251) as u8));
