@@ -67,6 +67,7 @@ mod panics;
 mod pointee;
 mod prefetch;
 mod published;
+mod published_arc;
 mod range;
 mod region;
 mod reserve;
@@ -90,6 +91,7 @@ pub use leaf::MAX_KEY_LEN_BYTES;
 pub use map::{Awaited, Map};
 pub use prefetch::prefetch_read;
 pub use published::Published;
+pub use published_arc::PublishedArc;
 pub use range::MapRange;
 pub use writer::{Writer, new, with_hasher, with_hasher_and_hints, with_hasher_seed, with_hints};
 

@@ -11,7 +11,7 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used)]
 
-use hightower_index::{KeyHasher, Map, Published, Writer, pin, with_hasher};
+use hightower_index::{KeyHasher, Map, Published, PublishedArc, Writer, pin, with_hasher};
 use loom::cell::UnsafeCell;
 use loom::thread;
 
@@ -203,6 +203,28 @@ fn a_replaced_cell_content_lives_while_it_is_read() {
         };
         let guard = pin();
         cell.store(Some(Box::new(Watched::new(2))), &guard);
+        drop(guard);
+        pin().flush();
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_replaced_arc_lives_while_it_is_lent_or_kept() {
+    model(|| {
+        let cell = loom::sync::Arc::new(PublishedArc::new(std::sync::Arc::new(Watched::new(1))));
+        let reader = {
+            let cell = loom::sync::Arc::clone(&cell);
+            thread::spawn(move || {
+                let guard = pin();
+                let kept = cell.load_arc(&guard);
+                assert!(matches!(cell.load(&guard).read(), 1 | 2));
+                drop(guard);
+                assert!(matches!(kept.read(), 1 | 2));
+            })
+        };
+        let guard = pin();
+        cell.store(std::sync::Arc::new(Watched::new(2)), &guard);
         drop(guard);
         pin().flush();
         reader.join().unwrap();

@@ -58,7 +58,7 @@ impl<'w, 'g, L: Location> Commit<'w, 'g, L> {
         let (inner, guard, delta) = (self.inner, self.guard, &mut self.delta);
         self.state.index.upsert(
             change.key,
-            &inner.map,
+            inner.map(guard),
             guard,
             || IndexEntry::new(&new),
             |entry, is_new| {
@@ -93,12 +93,12 @@ impl<L> Commit<'_, '_, L> {
         let Some(flight) = self.flight.take() else { return };
         let WriterState { live, gc_queue, .. } = &mut *self.state;
         let budget = 2 * flight.len() + RECLAIM_LEN;
-        self.inner.counters.add(&self.delta);
+        self.inner.count(&self.delta, self.guard);
         let kept = flight.publish(&self.inner.mvcc, live, self.guard, |version, live| {
             gc_queue.push(version.pointer.key(), version.seq, version.until, live);
         });
         self.state.account(kept);
-        self.state.reclaim(&self.inner.map, budget, self.guard);
+        self.state.reclaim(self.inner.map(self.guard), budget, self.guard);
     }
 }
 

@@ -3,19 +3,23 @@
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::version::Word;
 
+/// The counts of a memtable's keys.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct KeyCounts {
     live_keys: AtomicUsize,
     tombstones: AtomicUsize,
-    max_version: AtomicU64,
 }
+
+/// The highest version that was ever applied.
+#[derive(Debug, Default)]
+pub(crate) struct MaxVersion(AtomicU64);
 
 /// The changes of the counters by a commit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delta {
     live_keys: isize,
     tombstones: isize,
-    max_version: u64,
+    pub(crate) max_version: u64,
 }
 
 impl Delta {
@@ -44,7 +48,7 @@ impl Delta {
     }
 }
 
-impl Counters {
+impl KeyCounts {
     pub(crate) fn live_keys(&self) -> usize {
         self.live_keys.load(Ordering::Acquire)
     }
@@ -53,17 +57,22 @@ impl Counters {
         self.tombstones.load(Ordering::Acquire)
     }
 
-    pub(crate) fn max_version(&self) -> u64 {
-        self.max_version.load(Ordering::Acquire)
-    }
-
     /// Adds a delta. Only the writer does this, so plain loads and stores are enough.
     pub(crate) fn add(&self, delta: &Delta) {
         add(&self.live_keys, delta.live_keys);
         add(&self.tombstones, delta.tombstones);
-        let max_version = self.max_version.load(Ordering::Relaxed);
-        if delta.max_version > max_version {
-            self.max_version.store(delta.max_version, Ordering::Release);
+    }
+}
+
+impl MaxVersion {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Raises it to `version`. Only the writer does this.
+    pub(crate) fn raise(&self, version: u64) {
+        if version > self.0.load(Ordering::Relaxed) {
+            self.0.store(version, Ordering::Release);
         }
     }
 }

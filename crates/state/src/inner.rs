@@ -1,14 +1,15 @@
-//! The shared parts of a state: the index, the visibility of commits, and the writer's data.
+//! The shared parts of a state: the view, the visibility of commits, and the writer's data.
 
 use std::sync::Arc;
 
-use hightower_index::{Guard, Map, Writer};
+use hightower_index::{Guard, Map, PublishedArc, Writer, pin};
 use hightower_seams::Clock;
 
-use crate::counters::Counters;
+use crate::counters::{Delta, MaxVersion};
 use crate::entry::{IndexEntry, LatestVersion};
 use crate::gc_queue::GcQueue;
 use crate::in_flight::ChainChange;
+use crate::levels::View;
 use crate::lock::Mutex;
 use crate::mvcc::MvccState;
 use crate::snapshot_registry::{LiveSnapshots, SnapshotTicket};
@@ -16,9 +17,10 @@ use crate::sync::AtomicU64;
 
 /// The state that handles, the writer, snapshots and iterators share.
 pub(crate) struct StateInner {
-    pub(crate) map: Map<IndexEntry>,
+    /// Changed by the writer alone.
+    view: PublishedArc<View>,
     pub(crate) mvcc: MvccState,
-    pub(crate) counters: Counters,
+    pub(crate) max_version: MaxVersion,
     /// Counts the calls of `retire_locations`.
     pub(crate) retirements: AtomicU64,
     pub(crate) clock: Arc<dyn Clock>,
@@ -26,6 +28,36 @@ pub(crate) struct StateInner {
 }
 
 impl StateInner {
+    pub(crate) fn new(view: View, index: Writer<IndexEntry>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            view: PublishedArc::new(Arc::new(view)),
+            mvcc: MvccState::new(),
+            max_version: MaxVersion::default(),
+            retirements: AtomicU64::new(0),
+            clock,
+            writer: Mutex::new(WriterState::new(index)),
+        }
+    }
+
+    /// The current view: for one read, or for the holder of the writer's lock.
+    #[inline]
+    pub(crate) fn view<'g>(&'g self, guard: &'g Guard) -> &'g View {
+        self.view.load(guard)
+    }
+
+    /// The map of the active memtable.
+    #[inline]
+    pub(crate) fn map<'g>(&'g self, guard: &'g Guard) -> &'g Map<IndexEntry> {
+        &self.view(guard).active.map
+    }
+
+    /// Adds to the counts of the active memtable. Only the writer does this.
+    #[inline]
+    pub(crate) fn count(&self, delta: &Delta, guard: &Guard) {
+        self.view(guard).active.counts.add(delta);
+        self.max_version.raise(delta.max_version);
+    }
+
     /// The latest version of an entry, tombstones included.
     pub(crate) fn latest(&self, entry: &IndexEntry, guard: &Guard) -> Option<LatestVersion> {
         self.mvcc.latest(entry, guard, || self.clock.elapsed())
@@ -86,6 +118,7 @@ impl WriterState {
 /// A snapshot's slot in the registry. Dropping it frees the slot.
 pub(crate) struct SnapshotRegistration {
     pub(crate) inner: Arc<StateInner>,
+    pub(crate) view: Arc<View>,
     pub(crate) seq: u64,
     ticket: SnapshotTicket,
 }
@@ -93,8 +126,9 @@ pub(crate) struct SnapshotRegistration {
 impl SnapshotRegistration {
     /// Takes a snapshot of the newest published commit.
     pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
+        let view = inner.view.load_arc(&pin());
         let (ticket, seq) = inner.mvcc.snapshot(inner.clock.elapsed());
-        Self { inner: Arc::clone(inner), seq, ticket }
+        Self { inner: Arc::clone(inner), view, seq, ticket }
     }
 }
 

@@ -98,6 +98,8 @@ mod in_flight;
 #[cfg(not(loom))]
 mod inner;
 #[cfg(not(loom))]
+mod levels;
+#[cfg(not(loom))]
 mod liveness;
 #[cfg(not(loom))]
 mod load;

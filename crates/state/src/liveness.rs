@@ -52,7 +52,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// ```
     #[must_use]
     pub fn liveness(&self, key: &[u8], location: L, guard: &Guard) -> RecordLiveness {
-        let Some(entry) = self.inner.map.get(key, guard) else { return RecordLiveness::Free };
+        let Some(entry) = self.inner.map(guard).get(key, guard) else { return RecordLiveness::Free };
         let newest = entry.newest();
         let word = newest.word;
         if word.is_pending() {

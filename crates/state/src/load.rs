@@ -6,7 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use hightower_index::{BulkError, SortedRun};
+use hightower_index::{BulkError, SortedRun, pin};
 
 use crate::change::Change;
 use crate::counters::Delta;
@@ -79,7 +79,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// An empty run of changes for this state: see [`LoadRun`].
     #[must_use]
     pub fn load_run(&self) -> LoadRun<L> {
-        LoadRun { run: self.inner.map.sorted_run(), delta: Delta::default(), location: PhantomData }
+        LoadRun { run: self.inner.map(&pin()).sorted_run(), delta: Delta::default(), location: PhantomData }
     }
 }
 
@@ -109,7 +109,7 @@ impl<L: Location> StateWriter<'_, L> {
             })
             .collect();
         let loaded = self.state().index.join_runs(runs, threads)?;
-        self.inner().counters.add(&delta);
+        self.inner().count(&delta, &pin());
         Ok(loaded)
     }
 
@@ -148,7 +148,7 @@ impl<L: Location> StateWriter<'_, L> {
         if let Some(change) = &next {
             delta.remove(change.version_at(0).word);
         }
-        self.inner().counters.add(&delta);
+        self.inner().count(&delta, &pin());
         built + next.into_iter().chain(changes).filter(|change| self.replay(change).outcome.changed()).count()
     }
 }

@@ -225,7 +225,8 @@ impl<L: Location> RangeScan<L> {
         let prefetch = |entry: &IndexEntry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
         let last = &mut rest.last;
-        let flow = inner.map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
+        let map = &self.snapshot.view.active.map;
+        let flow = map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
             *left -= 1;
             // Set before `visit`, which may panic: the middle then begins behind this key.
             *last = Some(entry.key());
@@ -281,8 +282,8 @@ impl<L: Location> RangeScan<L> {
     /// Takes a batch from one end of the middle.
     fn fill(&mut self, end: RangeEnd, guard: &Guard, ahead: &impl Fn(L)) {
         let Some(ScanMiddle { from, to }) = self.middle.take() else { return };
-        let inner = Arc::clone(&self.snapshot.inner);
-        let range = inner.map.range(borrow(&from), borrow(&to), guard);
+        let snapshot = Arc::clone(&self.snapshot);
+        let range = snapshot.view.active.map.range(borrow(&from), borrow(&to), guard);
         self.batch(end).clear();
         let last = match end {
             RangeEnd::Front => self.scan(end, range, guard),

@@ -72,7 +72,7 @@ impl<L: Location> StateSnapshot<L> {
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
         let inner = &self.registration.inner;
-        let entry = inner.map.get_hinted(key, guard, hinted)?;
+        let entry = self.registration.view.active.map.get_hinted(key, guard, hinted)?;
         EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?).found()
     }
 
@@ -80,7 +80,7 @@ impl<L: Location> StateSnapshot<L> {
     #[must_use]
     pub fn entry_pinned(&self, key: &[u8], guard: &Guard) -> Option<EntryRecord<L>> {
         let inner = &self.registration.inner;
-        let entry = inner.map.get(key, guard)?;
+        let entry = self.registration.view.active.map.get(key, guard)?;
         Some(EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?))
     }
 
@@ -93,7 +93,7 @@ impl<L: Location> StateSnapshot<L> {
         mut each: impl FnMut(usize, Option<Versioned<L>>),
     ) {
         let inner = &self.registration.inner;
-        inner.map.get_many(keys, guard, |at, entry| {
+        self.registration.view.active.map.get_many(keys, guard, |at, entry| {
             let version = entry.and_then(|entry| inner.mvcc.at(entry.value(), self.seq(), guard));
             each(at, version.and_then(|version| EntryRecord::new(&version).found()));
         });

@@ -10,19 +10,17 @@ use hightower_seams::lock_order::{self, Rank};
 use hightower_seams::{Clock, SystemClock};
 
 use crate::change::{Applied, Change, Versioned};
-use crate::counters::Counters;
 use crate::entry::{IndexEntry, LatestVersion};
 use crate::error::StateError;
 use crate::gc_queue::each_of;
-use crate::inner::{StateInner, WriterState};
+use crate::inner::StateInner;
+use crate::levels::{Memtable, View};
 use crate::location::Location;
-use crate::lock::Mutex;
-use crate::mvcc::MvccState;
 use crate::outcome::CommandKind;
 use crate::range::StateRange;
 use crate::snapshot::StateSnapshot;
 use crate::stats::StateStats;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::writer::StateWriter;
 
 /// A concurrent, versioned, ordered map from byte strings to locations.
@@ -85,14 +83,7 @@ impl<L: Location> ConcurrentKvState<L> {
     pub fn with_hasher(hasher: SeededHasher, clock: Arc<dyn Clock>) -> Self {
         let hint_of = |entry: &IndexEntry| L::from_bits(entry.newest_location()).hint();
         let (index, map) = hightower_index::with_hasher_and_hints(hasher, hint_of);
-        let inner = StateInner {
-            map,
-            mvcc: MvccState::new(),
-            counters: Counters::default(),
-            retirements: AtomicU64::new(0),
-            clock,
-            writer: Mutex::new(WriterState::new(index)),
-        };
+        let inner = StateInner::new(View { active: Memtable::new(map) }, index, clock);
         Self { inner: Arc::new(inner), location: PhantomData }
     }
 
@@ -152,7 +143,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// It costs one probe of the index, usually one cache miss, takes no lock and does not retry.
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
-        let entry = self.inner.map.get(key, guard)?;
+        let entry = self.inner.map(guard).get(key, guard)?;
         found(self.inner.latest(entry, guard)?)
     }
 
@@ -193,7 +184,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// ```
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
-        let entry = self.inner.map.get_hinted(key, guard, hinted)?;
+        let entry = self.inner.map(guard).get_hinted(key, guard, hinted)?;
         found(self.inner.latest(entry, guard)?)
     }
 
@@ -206,7 +197,7 @@ impl<L: Location> ConcurrentKvState<L> {
         guard: &Guard,
         mut each: impl FnMut(usize, Option<Versioned<L>>),
     ) {
-        self.inner.map.get_many(keys, guard, |at, entry| {
+        self.inner.map(guard).get_many(keys, guard, |at, entry| {
             each(at, entry.and_then(|entry| found(self.inner.latest(entry.value(), guard)?)));
         });
     }
@@ -221,7 +212,7 @@ impl<L: Location> ConcurrentKvState<L> {
     #[must_use]
     pub fn version_of(&self, key: &[u8]) -> Option<u64> {
         let guard = pin();
-        let entry = self.inner.map.get(key, &guard)?;
+        let entry = self.inner.map(&guard).get(key, &guard)?;
         Some(self.inner.latest(entry, &guard)?.version)
     }
 
@@ -236,13 +227,13 @@ impl<L: Location> ConcurrentKvState<L> {
         guard: &Guard,
         meanwhile: impl FnMut(Awaited),
     ) {
-        self.inner.map.prefetch(keys, key_of, guard, meanwhile);
+        self.inner.map(guard).prefetch(keys, key_of, guard, meanwhile);
     }
 
     /// Prepares memory for new keys, so that no commit waits for it; returns whether it did. For a
     /// background thread; see [`Map::prepare_memory`](hightower_index::Map::prepare_memory).
     pub fn prepare_memory(&self) -> bool {
-        self.inner.map.prepare_memory()
+        self.inner.map(&pin()).prepare_memory()
     }
 
     /// A consistent view as of the newest published commit. O(1), without waiting.
@@ -267,7 +258,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// The number of live keys. Exact while no commit is in flight.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner.counters.live_keys()
+        self.inner.view(&pin()).active.counts.live_keys()
     }
 
     /// Whether no key is there. Tombstones may be.
@@ -285,14 +276,14 @@ impl<L: Location> ConcurrentKvState<L> {
     /// The highest version that was ever applied; 0 if there was none.
     #[must_use]
     pub fn max_version(&self) -> u64 {
-        self.inner.counters.max_version()
+        self.inner.max_version.get()
     }
 
     /// The bytes of keys, entries and index. Old versions kept for snapshots come on top: see
     /// [`stats`](Self::stats).
     #[must_use]
     pub fn index_bytes(&self) -> usize {
-        self.inner.map.memory_bytes()
+        self.inner.map(&pin()).memory_bytes()
     }
 
     /// How much is there, and what snapshots hold. Takes the writer's lock for a moment.
@@ -318,7 +309,7 @@ impl<L: Location> ConcurrentKvState<L> {
         for chunk in chunks {
             let guard = pin();
             each_of(&chunk, |seq, key| {
-                let Some(entry) = self.inner.map.get(key, &guard) else { return };
+                let Some(entry) = self.inner.map(&guard).get(key, &guard) else { return };
                 entry.older_versions().for_each(&guard, |old| {
                     if old.seq == seq {
                         each(key, L::from_bits(old.word.location()));
@@ -362,7 +353,7 @@ impl<L> fmt::Debug for ConcurrentKvState<L> {
         let seq = self.inner.mvcc.visible.load(Ordering::Acquire);
         f.debug_struct("ConcurrentKvState")
             .field("visible_seq", &seq)
-            .field("len", &self.inner.counters.live_keys())
+            .field("len", &self.inner.view(&pin()).active.counts.live_keys())
             .finish_non_exhaustive()
     }
 }

@@ -112,7 +112,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
             Some(old) => delta.remove(old.word),
             None => drop(self.state.index.insert(change.key, IndexEntry::new(&new))),
         }
-        self.inner.counters.add(&delta);
+        self.inner.count(&delta, &pin());
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
     }
 
@@ -177,7 +177,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
         self.state.index.remove(key);
         let mut delta = Delta::default();
         delta.remove(newest.word);
-        self.inner.counters.add(&delta);
+        self.inner.count(&delta, &guard);
         true
     }
 
@@ -202,7 +202,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// snapshot needs. Returns whether the queue has more.
     pub fn reclaim(&mut self, budget: usize) -> bool {
         self.state.live.refresh(&self.inner.mvcc.registry);
-        self.state.reclaim(&self.inner.map, budget, &pin())
+        let guard = pin();
+        self.state.reclaim(self.inner.map(&guard), budget, &guard)
     }
 
     /// The counts of keys, bytes and snapshots.
@@ -210,18 +211,20 @@ impl<'a, L: Location> StateWriter<'a, L> {
     pub fn stats(&self) -> StateStats {
         let registry = &self.inner.mvcc.registry;
         let now = self.inner.clock.elapsed();
+        let guard = pin();
+        let active = &self.inner.view(&guard).active;
         let age = |(seq, since)| SnapshotAge { seq, age: now.saturating_sub(since) };
         StateStats {
-            live_keys: self.inner.counters.live_keys(),
-            tombstones: self.inner.counters.tombstones(),
-            index_bytes: self.inner.map.memory_bytes(),
+            live_keys: active.counts.live_keys(),
+            tombstones: active.counts.tombstones(),
+            index_bytes: active.map.memory_bytes(),
             retained_versions: self.state.old_versions,
             retained_bytes: self.state.old_versions * version_chain::OldVersion::LEN_BYTES
                 + self.state.gc_queue.len_bytes(),
             snapshots: registry.len(),
             oldest_snapshot: registry.oldest().map(age),
             visible_seq: self.inner.mvcc.visible.load(Ordering::Relaxed),
-            max_version: self.inner.counters.max_version(),
+            max_version: self.inner.max_version.get(),
         }
     }
 }
