@@ -36,7 +36,11 @@ impl OpenIndex {
         if self.fork_guard.is_forked() {
             return Err(Error::Forked);
         }
-        self.state.load(guard).ok_or(Error::Closed)
+        // No error is made, and dropped again, on the way of every read.
+        match self.state.load(guard) {
+            Some(state) => Ok(state),
+            None => Err(Error::Closed),
+        }
     }
 
     /// As [`state`](Self::state), for work that takes longer than the lifetime of a guard.

@@ -19,6 +19,22 @@ pub enum StateError {
     /// Runs can be loaded only into a new state.
     #[error("runs can only be loaded into an empty state: replay the changes instead")]
     NotEmpty,
+    /// A memtable that is not the lowest frozen one cannot become a table: what is below it would
+    /// be above it.
+    #[error("another frozen memtable lies below: flush the oldest one first")]
+    NotLowestMemtable,
+    /// The tables are not neighbours in the list, newest first.
+    #[error("the tables to replace don't follow each other in the list: take neighbours, newest first")]
+    NotAdjacent,
+    /// A running compaction has its place between the tables.
+    #[error("a compaction is running between the tables: replace them after it")]
+    AcrossMark,
+    /// The mark was used or removed.
+    #[error("the mark is not in the list of tables: each mark serves one installation")]
+    UnknownMark,
+    /// Another table has this id.
+    #[error("a table with this id is in use: give each table a new id")]
+    TableIdInUse,
     /// A run belongs to another state.
     #[error("the run was begun for another state")]
     OtherState,

@@ -2,23 +2,28 @@
 
 use std::sync::Arc;
 
-use hightower_index::{Guard, Map, PublishedArc, Writer, pin};
+use hightower_index::{Guard, Map, PublishedArc, SeededHasher, Writer, pin};
 use hightower_seams::Clock;
 
 use crate::counters::{Delta, MaxVersion};
 use crate::entry::{IndexEntry, LatestVersion};
 use crate::gc_queue::GcQueue;
 use crate::in_flight::ChainChange;
-use crate::levels::View;
+use crate::levels::table_list::TableList;
+use crate::levels::view::{Memtable, View};
 use crate::lock::Mutex;
 use crate::mvcc::MvccState;
 use crate::snapshot_registry::{LiveSnapshots, SnapshotTicket};
-use crate::sync::AtomicU64;
+use crate::snapshot_view::consistent_snapshot;
+use crate::sync::{AtomicU64, Ordering};
 
 /// The state that handles, the writer, snapshots and iterators share.
 pub(crate) struct StateInner {
     /// Changed by the writer alone.
     view: PublishedArc<View>,
+    /// The hasher and the hints of the memtables' maps.
+    hasher: SeededHasher,
+    hint_of: fn(&IndexEntry) -> u32,
     pub(crate) mvcc: MvccState,
     pub(crate) max_version: MaxVersion,
     /// Counts the calls of `retire_locations`.
@@ -28,9 +33,12 @@ pub(crate) struct StateInner {
 }
 
 impl StateInner {
-    pub(crate) fn new(view: View, index: Writer<IndexEntry>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(hasher: SeededHasher, hint_of: fn(&IndexEntry) -> u32, clock: Arc<dyn Clock>) -> Self {
+        let (index, map) = hightower_index::with_hasher_and_hints(hasher.clone(), hint_of);
         Self {
-            view: PublishedArc::new(Arc::new(view)),
+            view: PublishedArc::new(Arc::new(View::new(map))),
+            hasher,
+            hint_of,
             mvcc: MvccState::new(),
             max_version: MaxVersion::default(),
             retirements: AtomicU64::new(0),
@@ -43,6 +51,29 @@ impl StateInner {
     #[inline]
     pub(crate) fn view<'g>(&'g self, guard: &'g Guard) -> &'g View {
         self.view.load(guard)
+    }
+
+    /// The seq of the newest published commit.
+    pub(crate) fn visible(&self) -> u64 {
+        self.mvcc.visible.load(Ordering::Acquire)
+    }
+
+    /// The view for longer than a guard.
+    pub(crate) fn view_arc(&self) -> Arc<View> {
+        self.view.load_arc(&pin())
+    }
+
+    /// Replaces the view. Only the holder of the writer's lock does this.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut View), guard: &Guard) {
+        let mut view = self.view(guard).clone();
+        change(&mut view);
+        view.number += 1;
+        self.view.store(Arc::new(view), guard);
+    }
+
+    /// An empty map for a new memtable, with its writer.
+    pub(crate) fn new_map(&self) -> (Writer<IndexEntry>, Map<IndexEntry>) {
+        hightower_index::with_hasher_and_hints(self.hasher.clone(), self.hint_of)
     }
 
     /// The map of the active memtable.
@@ -71,6 +102,9 @@ pub(crate) struct WriterState {
     pub(crate) gc_queue: GcQueue,
     /// Old versions in entries.
     pub(crate) old_versions: usize,
+    pub(crate) tables: TableList,
+    /// Memtables that the current view does not have, and older views may.
+    pub(crate) retired: Vec<Memtable>,
     /// A buffer for the bytes of a key during one call.
     scratch: Vec<u8>,
 }
@@ -82,8 +116,18 @@ impl WriterState {
             live: LiveSnapshots::default(),
             gc_queue: GcQueue::default(),
             old_versions: 0,
+            tables: TableList::default(),
+            retired: Vec::new(),
             scratch: Vec::new(),
         }
+    }
+
+    /// Goes on with a new, empty index. No old version of the former one is dropped any more: the
+    /// views that read them hold its memtable whole.
+    pub(crate) fn replace_index(&mut self, index: Writer<IndexEntry>) {
+        self.index = index;
+        self.gc_queue = GcQueue::default();
+        self.old_versions = 0;
     }
 
     pub(crate) fn account(&mut self, kept: ChainChange) {
@@ -115,25 +159,39 @@ impl WriterState {
     }
 }
 
-/// A snapshot's slot in the registry. Dropping it frees the slot.
+/// A view and a seq. Dropping it frees the snapshot's slot in the registry.
 pub(crate) struct SnapshotRegistration {
     pub(crate) inner: Arc<StateInner>,
     pub(crate) view: Arc<View>,
     pub(crate) seq: u64,
-    ticket: SnapshotTicket,
+    /// `None` if what is read is kept anyway.
+    ticket: Option<SnapshotTicket>,
 }
 
 impl SnapshotRegistration {
     /// Takes a snapshot of the newest published commit.
     pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
-        let view = inner.view.load_arc(&pin());
-        let (ticket, seq) = inner.mvcc.snapshot(inner.clock.elapsed());
-        Self { inner: Arc::clone(inner), view, seq, ticket }
+        let guard = pin();
+        let (view, (ticket, seq)) = consistent_snapshot(
+            || inner.view.load_arc(&guard),
+            |view| std::ptr::eq(&raw const **view, inner.view.load(&guard)),
+            || inner.mvcc.snapshot(inner.clock.elapsed()),
+            |(ticket, _)| inner.mvcc.registry.release(&ticket),
+        );
+        Self { inner: Arc::clone(inner), view, seq, ticket: Some(ticket) }
+    }
+
+    /// The newest published commit, without a slot: for memtables that are frozen.
+    pub(crate) fn unregistered(inner: &Arc<StateInner>) -> Self {
+        let (view, seq) = (inner.view_arc(), inner.visible());
+        Self { inner: Arc::clone(inner), view, seq, ticket: None }
     }
 }
 
 impl Drop for SnapshotRegistration {
     fn drop(&mut self) {
-        self.inner.mvcc.registry.release(&self.ticket);
+        if let Some(ticket) = &self.ticket {
+            self.inner.mvcc.registry.release(ticket);
+        }
     }
 }

@@ -1,5 +1,28 @@
-//! The levels of a state, from the top: the active memtable, which is the only one that changes.
+//! The levels of a state, from the top: the active memtable, which is the only one that changes,
+//! frozen memtables, and tables.
+//!
+//! The project's `docs/ARCHITECTURE.md` has the rules, "Levels".
 
-mod view;
+mod counts;
+mod lookup;
+mod merged_scan;
+mod pointer;
+mod range;
+mod segment_set;
+mod snapshot;
+mod spare;
+mod state;
+pub(crate) mod table_list;
+pub(crate) mod view;
+mod writer;
 
-pub(crate) use view::{Memtable, View};
+pub use counts::{KeyCountBounds, LevelStats};
+pub use lookup::{LookedBelow, Lookup, TableSearch};
+pub use merged_scan::MemtableSource;
+pub use range::LeveledRange;
+pub use segment_set::{SegmentSet, SegmentSetWatch};
+pub use snapshot::LeveledSnapshot;
+pub use spare::SpareMemtable;
+pub use state::LeveledKvState;
+pub use table_list::TableMark;
+pub use writer::{FrozenMemtable, LeveledWriter, ViewChanged};

@@ -2,13 +2,15 @@
 //! concurrent state with snapshots.
 //!
 //! For one key the state is the command with the highest version; the order of arrival, repeats and
-//! grouping don't matter ([`ApplyOutcome::decide`]). Two types keep such a state:
+//! grouping don't matter ([`ApplyOutcome::decide`]). Three types keep such a state:
 //!
 //! * [`KvState`] holds keys and values in a `BTreeMap`: plain, ordered, comparable, with a digest.
 //!   It is the model for the tests of the rest.
 //! * [`ConcurrentKvState`] holds keys and, for each, the *location* of its value: a place in a
 //!   file, a slot in a slab, any 62 bits. One writer at a time; readers take no lock and never
 //!   retry; the cost of a snapshot does not depend on the number of keys.
+//! * [`LeveledKvState`] does the same for keys that need not fit in memory: memtables above tables
+//!   of [`hightower_table`].
 //!
 //! # Example: a versioned map in memory
 //!
@@ -64,7 +66,7 @@
 //!
 //! # What it is not
 //!
-//! It has no values, reads no files, and has one writer at a time. Commands of the same key and
+//! It has no values, writes no files, and has one writer at a time. Commands of the same key and
 //! version but different content are a caller's error: the first one stays.
 //!
 //! # At a glance
@@ -76,7 +78,7 @@
 //! | memory | a key costs its index leaf: the key, 40 bytes of entry, and the index's own overhead; a live snapshot keeps one old version of each overwritten key |
 //! | threads | one writer at a time, under the state's lock; readers, snapshots and iterators on any thread, without locks or retries |
 //! | features | none |
-//! | format | none: it writes no files |
+//! | format | none: it writes no files, and reads those of [`hightower_table`] |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 // The models use only the protocols, not the map.
@@ -97,6 +99,8 @@ mod gc_queue;
 mod in_flight;
 #[cfg(not(loom))]
 mod inner;
+#[cfg(all(test, loom))]
+mod level_models;
 #[cfg(not(loom))]
 mod levels;
 #[cfg(not(loom))]
@@ -119,6 +123,7 @@ mod range_scan;
 #[cfg(not(loom))]
 mod snapshot;
 mod snapshot_registry;
+mod snapshot_view;
 #[cfg(not(loom))]
 mod state;
 #[cfg(not(loom))]
@@ -143,11 +148,17 @@ pub use {
     change::{Applied, Change, EntryRecord, Replaced, Versioned},
     commit::Commit,
     hightower_index::{Awaited, Guard, HINT_BITS, SeededHasher, pin},
+    hightower_table::TableError,
+    levels::{
+        FrozenMemtable, KeyCountBounds, LevelStats, LeveledKvState, LeveledRange, LeveledSnapshot, LeveledWriter,
+        LookedBelow, Lookup, MemtableSource, SegmentSet, SegmentSetWatch, SpareMemtable, TableMark, TableSearch,
+        ViewChanged,
+    },
     liveness::{RecordLiveness, Relocated},
     load::LoadRun,
     model::{KvState, StateRecord},
     range::{EntryRange, StateRange},
-    range_scan::Visited,
+    range_scan::{EntryInPlace, Visited},
     snapshot::StateSnapshot,
     state::ConcurrentKvState,
     stats::{SnapshotAge, StateStats},

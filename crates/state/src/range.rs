@@ -9,7 +9,7 @@ use hightower_index::{Guard, pin};
 use crate::change::{EntryRecord, Versioned};
 use crate::location::Location;
 use crate::outcome::CommandKind;
-use crate::range_scan::{RangeEnd, RangeScan, Visited};
+use crate::range_scan::{OneMemtable, RangeEnd, RangeScan, Visited};
 
 /// Live keys at a snapshot, in key order, from either end.
 ///
@@ -20,17 +20,17 @@ use crate::range_scan::{RangeEnd, RangeScan, Visited};
 /// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) borrows the key
 /// instead, and its locations stay valid under the caller's guard.
 pub struct StateRange<L> {
-    scan: RangeScan<L>,
+    scan: RangeScan<L, OneMemtable>,
 }
 
 /// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as
 /// [`StateRange`].
 pub struct EntryRange<L> {
-    scan: RangeScan<L>,
+    scan: RangeScan<L, OneMemtable>,
 }
 
 impl<L: Location> StateRange<L> {
-    pub(crate) fn new(scan: RangeScan<L>) -> Self {
+    pub(crate) fn new(scan: RangeScan<L, OneMemtable>) -> Self {
         Self { scan: scan.live_only() }
     }
 
@@ -57,7 +57,8 @@ impl<L: Location> StateRange<L> {
     /// As [`next_pinned`](Self::next_pinned), and calls `ahead` with every location some items
     /// before it is returned, so that the caller can prefetch its record.
     pub fn next_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
-        self.scan.next(RangeEnd::Front, guard, ahead).map(live)
+        let Ok(next) = self.scan.next(RangeEnd::Front, guard, ahead);
+        next.map(live)
     }
 
     /// The next key from the back. The location stays good while the guard lives.
@@ -68,7 +69,8 @@ impl<L: Location> StateRange<L> {
     /// As [`next_back_pinned`](Self::next_back_pinned), with the `ahead` of
     /// [`next_pinned_with`](Self::next_pinned_with).
     pub fn next_back_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
-        self.scan.next(RangeEnd::Back, guard, ahead).map(live)
+        let Ok(next) = self.scan.next(RangeEnd::Back, guard, ahead);
+        next.map(live)
     }
 
     /// Calls `visit` with keys and locations from the front, until it breaks or `limit` entries
@@ -102,10 +104,11 @@ impl<L: Location> StateRange<L> {
         ahead: impl Fn(L),
         mut visit: impl FnMut(&[u8], Versioned<L>) -> ControlFlow<()>,
     ) -> Visited {
-        self.scan.visit(limit, guard, ahead, |key, record| {
+        let Ok(visited) = self.scan.visit(limit, guard, ahead, |key, record| {
             let (key, found) = live((key, record));
             visit(key, found)
-        })
+        });
+        visited
     }
 
     /// Skips every key up to and including `key`.
@@ -180,18 +183,20 @@ impl<L: Location> FusedIterator for StateRange<L> {}
 impl<L: Location> FusedIterator for EntryRange<L> {}
 
 impl<L: Location> EntryRange<L> {
-    pub(crate) fn new(scan: RangeScan<L>) -> Self {
+    pub(crate) fn new(scan: RangeScan<L, OneMemtable>) -> Self {
         Self { scan }
     }
 
     /// The next key from the front. The location stays good while the guard lives.
     pub fn next_pinned(&mut self, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
-        self.scan.next(RangeEnd::Front, guard, |_| {})
+        let Ok(next) = self.scan.next(RangeEnd::Front, guard, |_| {});
+        next
     }
 
     /// The next key from the back. The location stays good while the guard lives.
     pub fn next_back_pinned(&mut self, guard: &Guard) -> Option<(&[u8], EntryRecord<L>)> {
-        self.scan.next(RangeEnd::Back, guard, |_| {})
+        let Ok(next) = self.scan.next(RangeEnd::Back, guard, |_| {});
+        next
     }
 
     /// Calls `visit` with the entries from the front, until it breaks or `limit` of them were
@@ -203,7 +208,8 @@ impl<L: Location> EntryRange<L> {
         ahead: impl Fn(L),
         visit: impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
     ) -> Visited {
-        self.scan.visit(limit, guard, ahead, visit)
+        let Ok(visited) = self.scan.visit(limit, guard, ahead, visit);
+        visited
     }
 }
 

@@ -12,16 +12,18 @@
 //! the whole visit, so it borrows the index's keys without a copy.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use hightower_index::{EntryRef, Guard};
+use hightower_index::{EntryRef, Guard, Map};
 
 use crate::bounds;
 use crate::change::EntryRecord;
 use crate::entry::IndexEntry;
 use crate::inner::SnapshotRegistration;
+use crate::levels::view::Memtable;
 use crate::location::Location;
 use crate::mutants::planted;
 use crate::sync::Ordering;
@@ -31,7 +33,7 @@ use crate::version::Version;
 const FIRST_BATCH_ITEMS: usize = 4;
 const MAX_BATCH_ITEMS: usize = 64;
 /// Maximum number of entries in a batch, visible or not, which bounds the lifetime of a guard.
-const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
+pub(crate) const MAX_BATCH_SCANNED: usize = 4 * MAX_BATCH_ITEMS;
 
 /// The prefetch distance, in items. Records are prefetched one by one, because a processor drops
 /// most prefetches of a whole batch.
@@ -48,6 +50,9 @@ pub enum Visited {
     Stopped,
 }
 
+/// A key in place, and its entry.
+pub type EntryInPlace<'a, L> = (&'a [u8], EntryRecord<L>);
+
 /// An end of the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RangeEnd {
@@ -55,8 +60,47 @@ pub(crate) enum RangeEnd {
     Back,
 }
 
+/// The keys of a range scan: one memtable, or all levels of a view.
+pub(crate) trait ScanSource {
+    /// Why it cannot go on.
+    type Error;
+
+    /// The map of the snapshot's view that has every key of this source, if one has.
+    fn map_in_place<'s>(&self, snapshot: &'s SnapshotRegistration) -> Option<&'s Map<IndexEntry>>;
+
+    /// Reads visible entries from one end of the middle into a batch, until it has `items` or
+    /// [`MAX_BATCH_SCANNED`] were read. Returns the last key that was read, or `None` at the end.
+    fn fill(
+        &mut self,
+        batch: &mut ScanBatch,
+        part: &ScanPart<'_>,
+        guard: &Guard,
+    ) -> Result<Option<Vec<u8>>, Self::Error>;
+
+    /// The middle has changed otherwise than by a fill.
+    fn start_again(&mut self);
+}
+
+/// What a batch is to be read from.
+pub(crate) struct ScanPart<'a> {
+    pub(crate) snapshot: &'a Arc<SnapshotRegistration>,
+    pub(crate) middle: &'a ScanMiddle,
+    pub(crate) end: RangeEnd,
+    pub(crate) items: usize,
+    /// Without tombstones.
+    pub(crate) live_only: bool,
+}
+
+/// One memtable.
+pub(crate) enum OneMemtable {
+    /// The active one of the snapshot's view.
+    Active,
+    Other(Memtable),
+}
+
 /// A range during a scan.
-pub(crate) struct RangeScan<L> {
+pub(crate) struct RangeScan<L, S> {
+    source: S,
     snapshot: Arc<SnapshotRegistration>,
     location: PhantomData<fn(L) -> L>,
     live_only: bool,
@@ -70,14 +114,14 @@ pub(crate) struct RangeScan<L> {
 }
 
 #[derive(Clone, Debug)]
-struct ScanMiddle {
-    from: Bound<Vec<u8>>,
-    to: Bound<Vec<u8>>,
+pub(crate) struct ScanMiddle {
+    pub(crate) from: Bound<Vec<u8>>,
+    pub(crate) to: Bound<Vec<u8>>,
 }
 
 /// Items in the order in which their end returns them.
 #[derive(Debug, Default)]
-struct ScanBatch {
+pub(crate) struct ScanBatch {
     keys: Vec<u8>,
     items: VecDeque<ScanItem>,
 }
@@ -95,21 +139,22 @@ impl ScanItem {
     }
 }
 
-impl<L: Location> RangeScan<L> {
-    pub(crate) fn new(snapshot: Arc<SnapshotRegistration>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
+impl<L: Location, S: ScanSource> RangeScan<L, S> {
+    pub(crate) fn new(source: S, snapshot: Arc<SnapshotRegistration>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Self {
         let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
         let middle = (!bounds::is_empty(from, to)).then(|| ScanMiddle { from: owned(from), to: owned(to) });
-        Self::over(snapshot, middle)
+        Self::over(source, snapshot, middle)
     }
 
     /// A scan of the keys that begin with `prefix`.
-    pub(crate) fn of_prefix(snapshot: Arc<SnapshotRegistration>, prefix: &[u8]) -> Self {
+    pub(crate) fn of_prefix(source: S, snapshot: Arc<SnapshotRegistration>, prefix: &[u8]) -> Self {
         let to = bounds::prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        Self::over(snapshot, Some(ScanMiddle { from: Bound::Included(prefix.to_vec()), to }))
+        Self::over(source, snapshot, Some(ScanMiddle { from: Bound::Included(prefix.to_vec()), to }))
     }
 
-    fn over(snapshot: Arc<SnapshotRegistration>, middle: Option<ScanMiddle>) -> Self {
+    fn over(source: S, snapshot: Arc<SnapshotRegistration>, middle: Option<ScanMiddle>) -> Self {
         Self {
+            source,
             snapshot,
             location: PhantomData,
             live_only: false,
@@ -132,18 +177,23 @@ impl<L: Location> RangeScan<L> {
 
     /// The next item from one end. `ahead` is called with each location some items before it is
     /// returned.
-    pub(crate) fn next(&mut self, end: RangeEnd, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], EntryRecord<L>)> {
+    pub(crate) fn next(
+        &mut self,
+        end: RangeEnd,
+        guard: &Guard,
+        ahead: impl Fn(L),
+    ) -> Result<Option<EntryInPlace<'_, L>>, S::Error> {
         self.check_retirements();
         while self.batch(end).items.is_empty() && self.middle.is_some() {
-            self.fill(end, guard, &ahead);
+            self.fill(end, guard, &ahead)?;
         }
         let from = if self.batch(end).items.is_empty() { end.other() } else { end };
         let batch = self.batch(from);
-        let item = batch.pop(from == end)?;
+        let Some(item) = batch.pop(from == end) else { return Ok(None) };
         if let Some(later) = batch.peek(from == end, ITEMS_AHEAD - 1) {
             ahead(later.location());
         }
-        Some((batch.key(&item), EntryRecord::new(&item.version)))
+        Ok(Some((batch.key(&item), EntryRecord::new(&item.version))))
     }
 
     /// Skips the keys up to and including `key`.
@@ -188,23 +238,28 @@ impl<L: Location> RangeScan<L> {
         guard: &Guard,
         ahead: impl Fn(L),
         mut visit: impl FnMut(&[u8], EntryRecord<L>) -> ControlFlow<()>,
-    ) -> Visited {
+    ) -> Result<Visited, S::Error> {
         let mut left = limit;
+        let snapshot = Arc::clone(&self.snapshot);
+        let map = self.source.map_in_place(&snapshot);
         loop {
             if left == 0 {
-                return Visited::Some;
+                return Ok(Visited::Some);
             }
-            if self.front.items.is_empty() && self.middle.is_some() {
-                if let Some(visited) = self.visit_middle(&mut left, guard, &ahead, &mut visit) {
-                    return visited;
+            if let Some(map) = map
+                && self.front.items.is_empty()
+                && self.middle.is_some()
+            {
+                if let Some(visited) = self.visit_middle(map, &mut left, guard, &ahead, &mut visit) {
+                    return Ok(visited);
                 }
                 continue;
             }
-            // Items that calls of `next` have read, from either end.
+            // Items that were read ahead, from either end.
             left -= 1;
-            let Some((key, record)) = self.next(RangeEnd::Front, guard, &ahead) else { return Visited::All };
+            let Some((key, record)) = self.next(RangeEnd::Front, guard, &ahead)? else { return Ok(Visited::All) };
             if visit(key, record).is_break() {
-                return Visited::Stopped;
+                return Ok(Visited::Stopped);
             }
         }
     }
@@ -212,6 +267,7 @@ impl<L: Location> RangeScan<L> {
     /// Visits the middle; `None` if it is used up.
     fn visit_middle(
         &mut self,
+        map: &Map<IndexEntry>,
         left: &mut usize,
         guard: &Guard,
         ahead: &impl Fn(L),
@@ -225,7 +281,6 @@ impl<L: Location> RangeScan<L> {
         let prefetch = |entry: &IndexEntry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
         let last = &mut rest.last;
-        let map = &self.snapshot.view.active.map;
         let flow = map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
             *left -= 1;
             // Set before `visit`, which may panic: the middle then begins behind this key.
@@ -277,18 +332,25 @@ impl<L: Location> RangeScan<L> {
         self.middle = from.zip(to).map(|(from, to)| ScanMiddle { from, to });
         self.front.clear();
         self.back.clear();
+        self.source.start_again();
     }
 
-    /// Takes a batch from one end of the middle.
-    fn fill(&mut self, end: RangeEnd, guard: &Guard, ahead: &impl Fn(L)) {
-        let Some(ScanMiddle { from, to }) = self.middle.take() else { return };
-        let snapshot = Arc::clone(&self.snapshot);
-        let range = snapshot.view.active.map.range(borrow(&from), borrow(&to), guard);
-        self.batch(end).clear();
-        let last = match end {
-            RangeEnd::Front => self.scan(end, range, guard),
-            RangeEnd::Back => self.scan(end, range.rev(), guard),
+    /// Takes a batch from one end of the middle. After an error the scan has ended.
+    fn fill(&mut self, end: RangeEnd, guard: &Guard, ahead: &impl Fn(L)) -> Result<(), S::Error> {
+        let Some(middle) = self.middle.take() else { return Ok(()) };
+        let batch = match end {
+            RangeEnd::Front => &mut self.front,
+            RangeEnd::Back => &mut self.back,
         };
+        batch.clear();
+        let (snapshot, items, live_only) = (&self.snapshot, self.batch_items, self.live_only);
+        let part = ScanPart { snapshot, middle: &middle, end, items, live_only };
+        let filled = self.source.fill(batch, &part, guard);
+        let last = filled.inspect_err(|_| {
+            self.front.clear();
+            self.back.clear();
+        })?;
+        let ScanMiddle { from, to } = middle;
         self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
         self.middle = last.map(|last| match end {
             RangeEnd::Front => ScanMiddle { from: Bound::Excluded(last), to },
@@ -296,31 +358,57 @@ impl<L: Location> RangeScan<L> {
         });
         // Last, because it runs the caller's code.
         self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
+        Ok(())
+    }
+}
+
+impl ScanSource for OneMemtable {
+    type Error = Infallible;
+
+    fn map_in_place<'s>(&self, snapshot: &'s SnapshotRegistration) -> Option<&'s Map<IndexEntry>> {
+        matches!(self, Self::Active).then_some(&snapshot.view.active.map)
     }
 
-    /// Reads visible entries into a batch until it is full. Returns the last key that was read, or
-    /// `None` at the end.
-    fn scan<'g>(
+    fn fill(
         &mut self,
-        end: RangeEnd,
-        entries: impl Iterator<Item = EntryRef<'g, IndexEntry>>,
-        guard: &'g Guard,
-    ) -> Option<Vec<u8>> {
-        for (scanned, entry) in entries.enumerate() {
-            if let Some(version) = self.visible(&entry, guard) {
-                self.batch(end).push(entry.key(), version);
-            }
-            if self.batch(end).items.len() == self.batch_items || scanned + 1 == MAX_BATCH_SCANNED {
-                return Some(entry.key().to_vec());
-            }
-        }
-        None
+        batch: &mut ScanBatch,
+        part: &ScanPart<'_>,
+        guard: &Guard,
+    ) -> Result<Option<Vec<u8>>, Infallible> {
+        let map = match self {
+            Self::Active => &part.snapshot.view.active.map,
+            Self::Other(memtable) => &memtable.map,
+        };
+        let range = map.range(borrow(&part.middle.from), borrow(&part.middle.to), guard);
+        Ok(match part.end {
+            RangeEnd::Front => scan(batch, part, range, guard),
+            RangeEnd::Back => scan(batch, part, range.rev(), guard),
+        })
     }
 
-    fn visible(&self, entry: &EntryRef<'_, IndexEntry>, guard: &Guard) -> Option<Version> {
-        let version = self.snapshot.inner.mvcc.at(entry.value(), self.snapshot.seq, guard)?;
-        (!self.live_only || !version.word.is_tombstone()).then_some(version)
+    /// Each fill begins at the middle.
+    fn start_again(&mut self) {}
+}
+
+/// Reads visible entries into a batch until it is full. Returns the last key that was read, or
+/// `None` at the end.
+fn scan<'g>(
+    batch: &mut ScanBatch,
+    part: &ScanPart<'_>,
+    entries: impl Iterator<Item = EntryRef<'g, IndexEntry>>,
+    guard: &'g Guard,
+) -> Option<Vec<u8>> {
+    let mvcc = &part.snapshot.inner.mvcc;
+    for (scanned, entry) in entries.enumerate() {
+        let version = mvcc.at(entry.value(), part.snapshot.seq, guard);
+        if let Some(version) = version.filter(|version| !part.live_only || !version.word.is_tombstone()) {
+            batch.push(entry.key(), version);
+        }
+        if batch.items.len() == part.items || scanned + 1 == MAX_BATCH_SCANNED {
+            return Some(entry.key().to_vec());
+        }
     }
+    None
 }
 
 /// The rest of the middle during a visit. Its drop writes it back, even if the visitor panics.
@@ -353,7 +441,12 @@ impl RangeEnd {
 }
 
 impl ScanBatch {
-    fn push(&mut self, key: &[u8], version: Version) {
+    /// The number of items.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(crate) fn push(&mut self, key: &[u8], version: Version) {
         let key_start = self.keys.len();
         self.keys.extend_from_slice(key);
         self.items.push_back(ScanItem { key_start, key_end: self.keys.len(), version });

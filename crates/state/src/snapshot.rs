@@ -11,7 +11,7 @@ use crate::change::{EntryRecord, Versioned};
 use crate::inner::{SnapshotRegistration, StateInner};
 use crate::location::Location;
 use crate::range::{EntryRange, StateRange};
-use crate::range_scan::RangeScan;
+use crate::range_scan::{OneMemtable, RangeScan};
 
 /// A consistent view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit.
 ///
@@ -119,19 +119,19 @@ impl<L: Location> StateSnapshot<L> {
     /// ```
     #[must_use]
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> StateRange<L> {
-        StateRange::new(RangeScan::new(Arc::clone(&self.registration), from, to))
+        StateRange::new(RangeScan::new(OneMemtable::Active, Arc::clone(&self.registration), from, to))
     }
 
     /// The existing keys that begin with `prefix`, in order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> StateRange<L> {
-        StateRange::new(RangeScan::of_prefix(Arc::clone(&self.registration), prefix))
+        StateRange::new(RangeScan::of_prefix(OneMemtable::Active, Arc::clone(&self.registration), prefix))
     }
 
     /// Every entry between two bounds, tombstones included: the content of a checkpoint.
     #[must_use]
     pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> EntryRange<L> {
-        EntryRange::new(RangeScan::new(Arc::clone(&self.registration), from, to))
+        EntryRange::new(RangeScan::new(OneMemtable::Active, Arc::clone(&self.registration), from, to))
     }
 }
 

@@ -14,7 +14,6 @@ use crate::entry::{IndexEntry, LatestVersion};
 use crate::error::StateError;
 use crate::gc_queue::each_of;
 use crate::inner::StateInner;
-use crate::levels::{Memtable, View};
 use crate::location::Location;
 use crate::outcome::CommandKind;
 use crate::range::StateRange;
@@ -81,10 +80,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// ```
     #[must_use]
     pub fn with_hasher(hasher: SeededHasher, clock: Arc<dyn Clock>) -> Self {
-        let hint_of = |entry: &IndexEntry| L::from_bits(entry.newest_location()).hint();
-        let (index, map) = hightower_index::with_hasher_and_hints(hasher, hint_of);
-        let inner = StateInner::new(View { active: Memtable::new(map) }, index, clock);
-        Self { inner: Arc::new(inner), location: PhantomData }
+        Self { inner: Arc::new(StateInner::new(hasher, hint_of::<L>, clock)), location: PhantomData }
     }
 
     /// Takes the writer's lock; waits while another thread holds it.
@@ -270,7 +266,7 @@ impl<L: Location> ConcurrentKvState<L> {
     /// The seq of the newest published commit; 0 if there was none.
     #[must_use]
     pub fn visible_seq(&self) -> u64 {
-        self.inner.mvcc.visible.load(Ordering::Acquire)
+        self.inner.visible()
     }
 
     /// The highest version that was ever applied; 0 if there was none.
@@ -328,6 +324,11 @@ impl<L: Location> ConcurrentKvState<L> {
     pub fn retire_locations(&self) {
         self.inner.retirements.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// The hint of an entry in the index.
+fn hint_of<L: Location>(entry: &IndexEntry) -> u32 {
+    L::from_bits(entry.newest_location()).hint()
 }
 
 /// The location and version, unless this is a tombstone.

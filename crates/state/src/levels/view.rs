@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use hightower_index::Map;
+use hightower_index::{Guard, Map};
 
 use crate::counters::KeyCounts;
 use crate::entry::IndexEntry;
+use crate::levels::segment_set::SegmentSet;
+use crate::levels::table_list::TableLevel;
 
-/// The index of what was written lately, and the counts of its keys.
+/// The index of what was written in one span of time, and the counts of its keys.
 #[derive(Clone)]
 pub(crate) struct Memtable {
     pub(crate) map: Map<IndexEntry>,
@@ -20,10 +22,61 @@ pub(crate) struct Memtable {
 pub(crate) struct View {
     /// Where commits go.
     pub(crate) active: Memtable,
+    /// `None` while the active memtable has everything.
+    pub(crate) lower: Option<Arc<LowerLevels>>,
+    /// Counts the views of a state.
+    pub(crate) number: u64,
+}
+
+/// What lies below the active memtable, and does not change.
+#[derive(Clone, Default)]
+pub(crate) struct LowerLevels {
+    /// Newest first.
+    pub(crate) frozen: Vec<Memtable>,
+    /// Newest first.
+    pub(crate) tables: Vec<Arc<TableLevel>>,
+    /// The segments that entries of tables may point into.
+    pub(crate) segments: SegmentSet,
 }
 
 impl Memtable {
     pub(crate) fn new(map: Map<IndexEntry>) -> Self {
         Self { map, counts: Arc::default() }
+    }
+
+    /// Whether this and another are one memtable.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.counts, &other.counts)
+    }
+
+    /// Whether no view has it any more.
+    pub(crate) fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.counts) == 1
+    }
+
+    /// The entry of a key.
+    #[inline]
+    pub(crate) fn get<'g>(&'g self, key: &[u8], guard: &'g Guard) -> Option<&'g IndexEntry> {
+        self.map.get(key, guard)
+    }
+}
+
+impl View {
+    /// The first view of a state.
+    pub(crate) fn new(map: Map<IndexEntry>) -> Self {
+        Self { active: Memtable::new(map), lower: None, number: 0 }
+    }
+
+    pub(crate) fn frozen(&self) -> &[Memtable] {
+        self.lower.as_deref().map_or(&[], |lower| &lower.frozen)
+    }
+
+    pub(crate) fn tables(&self) -> &[Arc<TableLevel>] {
+        self.lower.as_deref().map_or(&[], |lower| &lower.tables)
+    }
+
+    /// The memtables, newest first.
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        std::iter::once(&self.active).chain(self.frozen())
     }
 }

@@ -1,0 +1,191 @@
+//! Counts, derived from the levels: nothing is booked when a key changes.
+
+use std::collections::BTreeMap;
+
+use hightower_index::pin;
+use hightower_table::{MergeSource, SegmentCounts, TableError};
+
+use crate::inner::SnapshotRegistration;
+use crate::levels::merged_scan::MemtableSource;
+use crate::levels::snapshot::LeveledSnapshot;
+use crate::levels::state::LeveledKvState;
+use crate::levels::table_list::TableLevel;
+use crate::levels::view::{LowerLevels, View};
+use crate::location::Location;
+use crate::mutants::planted;
+use crate::range_scan::Visited;
+
+/// Bounds of the number of existing keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyCountBounds {
+    /// There are at least so many.
+    pub at_least: u64,
+    /// And at most so many.
+    pub at_most: u64,
+}
+
+/// The levels of a [`LeveledKvState`] at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// The number of existing keys.
+    pub keys: KeyCountBounds,
+    /// The frozen memtables that wait to become tables.
+    pub frozen: usize,
+    /// The tables.
+    pub tables: usize,
+    /// The bytes of the active memtable.
+    pub active_bytes: usize,
+    /// The bytes of the frozen memtables.
+    pub frozen_bytes: usize,
+    /// The bytes of memtables that became tables and are still held: by snapshots and readers, or
+    /// until [`LeveledKvState::reclaim`] is called.
+    pub held_bytes: usize,
+}
+
+impl<L: Location> LeveledKvState<L> {
+    /// The number of existing keys. O(1) while one level has all of them, otherwise a counting
+    /// pass over a snapshot: [`LeveledSnapshot::count`].
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    ///
+    /// ```
+    /// assert_eq!(hightower_state::LeveledKvState::<u32>::new().len()?, 0);
+    /// # Ok::<(), hightower_state::TableError>(())
+    /// ```
+    pub fn len(&self) -> Result<u64, TableError> {
+        let one_level = key_bounds(self.inner().view(&pin()));
+        if one_level.at_least == one_level.at_most {
+            return Ok(one_level.at_most);
+        }
+        self.snapshot().count()
+    }
+
+    /// Whether no key exists. As [`len`](Self::len), but looks for the first key only.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    pub fn is_empty(&self) -> Result<bool, TableError> {
+        Ok(self.snapshot().prefix(b"").next_pinned(&pin(), |_| {})?.is_none())
+    }
+
+    /// For each segment, the entries that point into it, their bytes and their tombstones: the sum
+    /// over all levels, as of now. What a segment has beyond that is dead. An entry that a higher
+    /// level hides counts until the levels are merged.
+    ///
+    /// Costs a pass over the memtables, some tens of milliseconds for each million of entries;
+    /// tables know their sums.
+    ///
+    /// ```
+    /// use hightower_state::{Change, CommandKind, LeveledKvState, pin};
+    ///
+    /// let state = LeveledKvState::<u32>::new();
+    /// let guard = pin();
+    /// let change = Change { key: b"a", version: 1, kind: CommandKind::Set, location: 64, len_bytes: 30 };
+    /// state.writer().begin(1, &guard)?.apply(&change);
+    /// let counts = state.segment_counts();
+    /// assert_eq!((counts[0].segment, counts[0].entries, counts[0].len_bytes), (0, 1, 30));
+    /// # Ok::<(), hightower_state::StateError>(())
+    /// ```
+    #[must_use]
+    pub fn segment_counts(&self) -> Vec<SegmentCounts> {
+        let snapshot = std::sync::Arc::new(SnapshotRegistration::new(self.inner()));
+        let view = std::sync::Arc::clone(&snapshot.view);
+        let mut sums = BTreeMap::new();
+        for memtable in view.memtables() {
+            let mut source = MemtableSource::<L>::whole(memtable.clone(), std::sync::Arc::clone(&snapshot));
+            while source.advance() == Ok(true) {
+                let entry = source.entry();
+                let (segment, tombstones) = (entry.pointer.segment, u64::from(entry.is_tombstone()));
+                add(&mut sums, SegmentCounts { segment, entries: 1, len_bytes: entry.len_bytes.into(), tombstones });
+            }
+        }
+        if let Some(lower) = view.lower.as_deref() {
+            lower.tables.iter().flat_map(|table| existing(lower, table)).for_each(|counts| add(&mut sums, *counts));
+        }
+        sums.into_values().collect()
+    }
+
+    /// How much is in the levels. Takes the writer's lock for a moment.
+    #[must_use]
+    pub fn level_stats(&self) -> LevelStats {
+        let mut writer = self.writer();
+        let held_bytes = writer.held_bytes();
+        let guard = pin();
+        let view = self.inner().view(&guard);
+        LevelStats {
+            keys: key_bounds(view),
+            frozen: view.frozen().len(),
+            tables: view.tables().len(),
+            active_bytes: view.active.map.memory_bytes(),
+            frozen_bytes: view.frozen().iter().map(|memtable| memtable.map.memory_bytes()).sum(),
+            held_bytes,
+        }
+    }
+}
+
+impl<L: Location> LeveledSnapshot<L> {
+    /// The number of existing keys as of the snapshot: a pass over all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    pub fn count(&self) -> Result<u64, TableError> {
+        const SLICE: usize = 512;
+        let (mut range, mut count) = (self.prefix(b""), 0);
+        loop {
+            let visited = range.visit_pinned(
+                SLICE,
+                &pin(),
+                |_| {},
+                |_, _| {
+                    count += 1;
+                    std::ops::ControlFlow::Continue(())
+                },
+            )?;
+            if visited != Visited::Some {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+fn add(sums: &mut BTreeMap<u32, SegmentCounts>, counts: SegmentCounts) {
+    let sum =
+        sums.entry(counts.segment).or_insert(SegmentCounts { segment: counts.segment, ..SegmentCounts::default() });
+    sum.entries += counts.entries;
+    sum.len_bytes += counts.len_bytes;
+    sum.tombstones += counts.tombstones;
+}
+
+/// The counts of a table's entries that exist.
+fn existing<'a>(lower: &'a LowerLevels, table: &'a TableLevel) -> impl Iterator<Item = &'a SegmentCounts> {
+    table.reader.segments().iter().filter(|counts| lower.segments.contains(counts.segment))
+}
+
+/// The bounds of the number of existing keys: at most all live ones of all levels; at least those
+/// of one level that the tombstones above it leave.
+fn key_bounds(view: &View) -> KeyCountBounds {
+    let memtables = view.memtables().map(|memtable| {
+        let counts = &memtable.counts;
+        (counts.live_keys() as u64, counts.tombstones() as u64)
+    });
+    let tables = view.lower.as_deref().into_iter().flat_map(|lower| {
+        lower.tables.iter().map(|table| {
+            existing(lower, table).fold((0, 0), |(live, dead), counts| {
+                (live + counts.entries - counts.tombstones, dead + counts.tombstones)
+            })
+        })
+    });
+    let (mut bounds, mut tombstones_above) = (KeyCountBounds::default(), 0);
+    for (live, tombstones) in memtables.chain(tables) {
+        bounds.at_most += live;
+        let left = if planted("levels_tombstones_uncounted") { live } else { live.saturating_sub(tombstones_above) };
+        bounds.at_least = bounds.at_least.max(left);
+        tombstones_above += tombstones;
+    }
+    bounds
+}

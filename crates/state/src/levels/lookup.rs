@@ -1,0 +1,164 @@
+//! Lookups through the levels, from the top.
+
+use std::fmt;
+
+use hightower_table::{TableEntry, TableError};
+
+use crate::change::Versioned;
+use crate::levels::pointer::location_of;
+use crate::levels::segment_set::SegmentSet;
+use crate::levels::table_list::TableLevel;
+use crate::levels::view::{LowerLevels, View};
+use crate::location::Location;
+use crate::mutants::planted;
+use crate::version::Word;
+
+/// What the memtables know of a key, and what is left to search.
+///
+/// ```
+/// use hightower_state::{Change, CommandKind, LeveledKvState, Lookup, TableError, pin};
+///
+/// let state = LeveledKvState::<u32>::new();
+/// let guard = pin();
+/// let found = match state.get(b"a", &guard) {
+///     Lookup::Found(found) => Some(found.location),
+///     Lookup::Absent => None,
+///     // Reads the record at a place: `None` if it holds another key.
+///     Lookup::Below(search) => search.find(|place| Ok::<_, TableError>(Some(place)))?,
+/// };
+/// assert_eq!(found, None);
+/// # Ok::<(), TableError>(())
+/// ```
+#[derive(Debug)]
+pub enum Lookup<'a, L> {
+    /// The key is in a memtable.
+    Found(Versioned<L>),
+    /// The key is deleted in a memtable, or in none while there are no tables.
+    Absent,
+    /// No memtable knows the key; tables may.
+    Below(TableSearch<'a>),
+}
+
+/// The rest of a lookup, in the tables of one view.
+///
+/// Example: [`Lookup`].
+pub struct TableSearch<'a> {
+    lower: &'a LowerLevels,
+    /// Those of the same view.
+    segments: &'a SegmentSet,
+    key: &'a [u8],
+}
+
+/// The hash of a key, made again only for a table with another seed.
+#[derive(Default)]
+struct HashOnce {
+    seed_and_hash: Option<(u64, u64)>,
+}
+
+/// What a look-up before the writer's lock has found in the levels below the active memtable:
+/// [`LeveledKvState::look_below`](crate::LeveledKvState::look_below).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookedBelow {
+    /// The number of the view.
+    pub(crate) view: u64,
+    pub(crate) version: Option<u64>,
+}
+
+impl<'a, L: Location> Lookup<'a, L> {
+    /// What the memtables say, and the search that is left.
+    #[inline]
+    pub(crate) fn new(in_memory: Option<(Word, u64)>, below: impl FnOnce() -> Option<TableSearch<'a>>) -> Self {
+        match in_memory {
+            Some((word, _)) if word.is_tombstone() => Self::Absent,
+            Some((word, version)) => Self::Found(Versioned { location: L::from_bits(word.location()), version }),
+            None => below().map_or(Self::Absent, Self::Below),
+        }
+    }
+}
+
+impl HashOnce {
+    fn of(&mut self, key: &[u8], table: &TableLevel) -> u64 {
+        let seed = table.reader.hash_seed();
+        match self.seed_and_hash {
+            Some((of, hash)) if of == seed => hash,
+            _ => self.seed_and_hash.insert((seed, table.hasher.hash(key))).1,
+        }
+    }
+}
+
+impl<'a> TableSearch<'a> {
+    /// `None` if there are no tables.
+    pub(crate) fn new(view: &'a View, key: &'a [u8]) -> Option<Self> {
+        let lower = view.lower.as_deref().filter(|lower| !lower.tables.is_empty())?;
+        Some(Self { lower, segments: &lower.segments, key })
+    }
+
+    /// The same search, with the segments of another view.
+    pub(crate) fn with_segments_of(self, other: &'a View) -> Self {
+        let segments = other.lower.as_deref().map_or(self.segments, |lower| &lower.segments);
+        Self { segments, ..self }
+    }
+
+    /// Calls `read` with each place where the key's newest record may be, topmost table first,
+    /// until it returns something.
+    ///
+    /// `read` reads and verifies the record. It returns `None` only if the record verifies and is
+    /// another key's; if it does not verify, `read` returns an error, which ends the search: what
+    /// lies below must not answer for it. A tombstone ends the search too.
+    ///
+    /// Costs one hash and one cache line for each table, which are loaded together.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`, and of a damaged table.
+    pub fn find<L: Location, R, E: From<TableError>>(
+        &self,
+        mut read: impl FnMut(L) -> Result<Option<R>, E>,
+    ) -> Result<Option<R>, E> {
+        let mut hash = HashOnce::default();
+        if self.lower.tables.len() > 1 {
+            self.lower.tables.iter().for_each(|table| table.reader.prefetch(&[hash.of(self.key, table)]));
+        }
+        for table in &self.lower.tables {
+            let hash = hash.of(self.key, table);
+            let candidates = match table.reader.candidates(hash) {
+                Ok(candidates) => candidates,
+                Err(_) if planted("levels_damage_is_absence") => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for pointer in candidates {
+                let pointer = pointer?;
+                let Some(location) = location_of(pointer).filter(|_| self.segments.contains(pointer.segment)) else {
+                    continue;
+                };
+                match read(location) {
+                    Ok(Some(found)) => return Ok(Some(found)),
+                    Ok(None) if planted("levels_mismatch_ends_table") => break,
+                    Err(_) if planted("levels_unverified_is_mismatch") => {}
+                    Ok(None) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entry of the key, found through the order of the tables, without a record: some blocks
+    /// for each table.
+    pub(crate) fn entry(&self) -> Result<Option<TableEntry>, TableError> {
+        for table in &self.lower.tables {
+            if let Some(entry) = table.reader.get(self.key)?
+                && self.segments.contains(entry.pointer.segment)
+            {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for TableSearch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSearch").field("tables", &self.lower.tables.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,82 @@
+//! The set of segments that the table entries of a view may point into.
+
+use std::sync::Arc;
+
+/// The segments that exist for the entries of tables. An entry of a table into any other segment
+/// does not exist: it hides no entry below it.
+///
+/// Entries of memtables always exist. A clone shares the numbers.
+///
+/// ```
+/// use hightower_state::SegmentSet;
+///
+/// let segments = SegmentSet::new([7, 3, 7]);
+/// assert!(segments.contains(3) && !segments.contains(4));
+/// assert_eq!(segments.numbers(), [3, 7]);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentSet {
+    /// Ascending.
+    numbers: Arc<[u32]>,
+}
+
+impl SegmentSet {
+    /// The set of these segments. Costs a sort and 4 bytes for each.
+    ///
+    /// Example: [`SegmentSet`].
+    #[must_use]
+    pub fn new(segments: impl IntoIterator<Item = u32>) -> Self {
+        let mut numbers: Vec<_> = segments.into_iter().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        Self { numbers: numbers.into() }
+    }
+
+    /// Whether it has this segment. Costs a bisection.
+    ///
+    /// Example: [`SegmentSet`].
+    #[must_use]
+    #[inline]
+    pub fn contains(&self, segment: u32) -> bool {
+        self.numbers.binary_search(&segment).is_ok()
+    }
+
+    /// The numbers of the segments, ascending. Example: [`SegmentSet`].
+    #[must_use]
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
+    }
+
+    /// A watch on this set: [`SegmentSetWatch::is_alive`] says whether a view, and so perhaps a
+    /// reader, still has it. Its segments must stay readable until then.
+    ///
+    /// ```
+    /// use hightower_state::SegmentSet;
+    ///
+    /// let segments = SegmentSet::new([1]);
+    /// let watch = segments.watch();
+    /// assert!(watch.is_alive());
+    /// drop(segments);
+    /// assert!(!watch.is_alive());
+    /// ```
+    #[must_use]
+    pub fn watch(&self) -> SegmentSetWatch {
+        SegmentSetWatch(Arc::downgrade(&self.numbers))
+    }
+}
+
+/// Knows whether a [`SegmentSet`] is still in use.
+///
+/// Example: [`SegmentSet::watch`].
+#[derive(Clone, Debug)]
+pub struct SegmentSetWatch(std::sync::Weak<[u32]>);
+
+impl SegmentSetWatch {
+    /// Whether a view or another owner of the set is left.
+    ///
+    /// Example: [`SegmentSet::watch`].
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}

@@ -1,0 +1,161 @@
+//! Snapshots over all levels.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hightower_index::Guard;
+use hightower_table::TableError;
+
+use crate::change::EntryRecord;
+use crate::inner::{SnapshotRegistration, StateInner};
+use crate::levels::lookup::{Lookup, TableSearch};
+use crate::levels::merged_scan::AllLevels;
+use crate::levels::pointer::record_of;
+use crate::levels::range::LeveledRange;
+use crate::location::Location;
+use crate::mutants::planted;
+use crate::range_scan::RangeScan;
+use crate::version::Version;
+
+/// A consistent view of a [`LeveledKvState`](crate::LeveledKvState) as of one commit: as
+/// [`StateSnapshot`](crate::StateSnapshot), over all levels.
+///
+/// It holds its levels whole: memtables that were flushed since, tables that were merged since, and
+/// the set of segments that they point into, which must stay readable.
+///
+/// ```
+/// use hightower_state::{Change, CommandKind, LeveledKvState, Lookup, pin};
+///
+/// let state = LeveledKvState::<u32>::new();
+/// let guard = pin();
+/// let set = |seq, location| {
+///     let mut writer = state.writer();
+///     let mut commit = writer.begin(seq, &guard)?;
+///     commit.apply(&Change { key: b"a", version: seq, kind: CommandKind::Set, location, len_bytes: 0 });
+///     Ok::<(), hightower_state::StateError>(())
+/// };
+/// set(1, 10)?;
+/// let before = state.snapshot();
+/// state.writer().freeze(state.spare_memtable(), &guard);
+/// set(2, 20)?;
+/// let Lookup::Found(found) = before.get(b"a", &guard) else { panic!("it is in a memtable") };
+/// assert_eq!((before.seq(), found.location), (1, 10));
+/// # Ok::<(), hightower_state::StateError>(())
+/// ```
+pub struct LeveledSnapshot<L> {
+    registration: Arc<SnapshotRegistration>,
+    location: PhantomData<fn(L) -> L>,
+}
+
+impl<L: Location> LeveledSnapshot<L> {
+    pub(crate) fn new(inner: &Arc<StateInner>) -> Self {
+        Self { registration: Arc::new(SnapshotRegistration::new(inner)), location: PhantomData }
+    }
+
+    /// The seq that it reads at.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.registration.seq
+    }
+
+    /// The version of a key as of the snapshot. Example: [`LeveledSnapshot`].
+    #[must_use]
+    pub fn get<'a>(&'a self, key: &'a [u8], guard: &'a Guard) -> Lookup<'a, L> {
+        self.get_hinted(key, guard, |_| {})
+    }
+
+    /// As [`get`](Self::get), with the `hinted` of
+    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted), with a hint at the
+    /// latest location.
+    #[inline]
+    pub fn get_hinted<'a>(&'a self, key: &'a [u8], guard: &'a Guard, hinted: impl FnMut(u32)) -> Lookup<'a, L> {
+        let SnapshotRegistration { inner, view, seq, .. } = &*self.registration;
+        let entry = view.active.map.get_hinted(key, guard, hinted);
+        let version = entry.and_then(|entry| inner.mvcc.at(entry, *seq, guard));
+        let version = version.or_else(|| self.frozen_version(key, guard));
+        Lookup::new(version.map(|version| (version.word, version.version)), || self.search(key, guard))
+    }
+
+    /// Looks up several keys, with their cache misses in the active memtable overlapped.
+    pub fn get_many<'a, K: AsRef<[u8]>>(
+        &'a self,
+        keys: &'a [K],
+        guard: &'a Guard,
+        mut each: impl FnMut(usize, Lookup<'a, L>),
+    ) {
+        let SnapshotRegistration { inner, view, seq, .. } = &*self.registration;
+        view.active.map.get_many(keys, guard, |at, entry| {
+            let Some(key) = keys.get(at).map(AsRef::as_ref) else { return };
+            let version = entry.and_then(|entry| inner.mvcc.at(entry.value(), *seq, guard));
+            let version = version.or_else(|| self.frozen_version(key, guard));
+            each(at, Lookup::new(version.map(|version| (version.word, version.version)), || self.search(key, guard)));
+        });
+    }
+
+    /// The entry of a key, tombstones included, found without a record: as
+    /// [`LeveledKvState::entry`](crate::LeveledKvState::entry).
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    pub fn entry(&self, key: &[u8], guard: &Guard) -> Result<Option<EntryRecord<L>>, TableError> {
+        let SnapshotRegistration { inner, view, seq, .. } = &*self.registration;
+        let active = view.active.get(key, guard).and_then(|entry| inner.mvcc.at(entry, *seq, guard));
+        if let Some(version) = active.or_else(|| self.frozen_version(key, guard)) {
+            return Ok(Some(EntryRecord::new(&version)));
+        }
+        let below = self.search(key, guard).map(|search| search.entry()).transpose()?.flatten();
+        Ok(below.and_then(|entry| record_of(&entry)))
+    }
+
+    fn frozen_version(&self, key: &[u8], guard: &Guard) -> Option<Version> {
+        let SnapshotRegistration { inner, view, seq, .. } = &*self.registration;
+        view.frozen().iter().find_map(|memtable| inner.mvcc.at(memtable.get(key, guard)?, *seq, guard))
+    }
+
+    fn search<'a>(&'a self, key: &'a [u8], guard: &'a Guard) -> Option<TableSearch<'a>> {
+        let search = TableSearch::new(&self.registration.view, key)?;
+        if planted("levels_segments_of_another_view") {
+            return Some(search.with_segments_of(self.registration.inner.view(guard)));
+        }
+        Some(search)
+    }
+
+    /// The existing keys between two bounds, in order, from either end. The iterator owns a clone
+    /// of the snapshot. Example: [`LeveledRange`].
+    #[must_use]
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> LeveledRange<L> {
+        LeveledRange::new(self.scan(from, to).live_only())
+    }
+
+    /// The existing keys that begin with `prefix`, in order, from either end.
+    #[must_use]
+    pub fn prefix(&self, prefix: &[u8]) -> LeveledRange<L> {
+        let scan = RangeScan::of_prefix(AllLevels::default(), Arc::clone(&self.registration), prefix);
+        LeveledRange::new(scan.live_only())
+    }
+
+    /// Every entry between two bounds, tombstones included.
+    #[must_use]
+    pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> LeveledRange<L> {
+        LeveledRange::new(self.scan(from, to))
+    }
+
+    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> RangeScan<L, AllLevels<L>> {
+        RangeScan::new(AllLevels::default(), Arc::clone(&self.registration), from, to)
+    }
+}
+
+impl<L> Clone for LeveledSnapshot<L> {
+    fn clone(&self) -> Self {
+        Self { registration: Arc::clone(&self.registration), location: PhantomData }
+    }
+}
+
+impl<L> fmt::Debug for LeveledSnapshot<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeveledSnapshot").field("seq", &self.registration.seq).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,282 @@
+//! The state with all levels: handle and lookups of the newest versions.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hightower_index::{Awaited, Guard, SeededHasher, pin};
+use hightower_seams::{Clock, SystemClock};
+use hightower_table::{TableError, TableReader};
+
+use crate::change::EntryRecord;
+use crate::inner::StateInner;
+use crate::levels::lookup::{LookedBelow, Lookup, TableSearch};
+use crate::levels::pointer::record_of;
+use crate::levels::snapshot::LeveledSnapshot;
+use crate::levels::spare::SpareMemtable;
+use crate::levels::view::View;
+use crate::levels::writer::LeveledWriter;
+use crate::location::Location;
+use crate::mutants::planted;
+use crate::state::ConcurrentKvState;
+use crate::version::Word;
+
+/// A [`ConcurrentKvState`] whose keys need not fit in memory: an active memtable, frozen memtables,
+/// and tables of [`hightower_table`], newest first. The first of them that knows a key answers.
+///
+/// It reads no records: a lookup that no memtable answers is left to the caller as a
+/// [`TableSearch`], which says where the record may be. The bits of a location are a segment above
+/// the lowest 32 bits, and an offset in them.
+///
+/// With nothing but the active memtable it costs what a [`ConcurrentKvState`] costs.
+///
+/// ```
+/// use std::sync::Arc;
+/// use hightower_segment::{Fs, RealFs};
+/// use hightower_state::{Change, CommandKind, LeveledKvState, Lookup, SegmentSet, pin};
+/// use hightower_table::{TableError, TableOptions, TableReader, TableWriter};
+/// # use hightower_state::LocationBits;
+///
+/// # let scratch = tempfile::tempdir()?;
+/// let dir = RealFs.open_dir(scratch.path())?;
+/// let state = LeveledKvState::<LocationBits>::new();
+/// let guard = pin();
+///
+/// // A put, to segment 1.
+/// let location = LocationBits::from_parts(1, 64);
+/// let mut writer = state.writer();
+/// writer.begin(1, &guard)?.apply(&Change { key: b"a", version: 1, kind: CommandKind::Set, location, len_bytes: 9 });
+///
+/// // A flush: freeze under the lock, write without it, install.
+/// let frozen = writer.freeze(state.spare_memtable(), &guard).unwrap();
+/// drop(writer);
+/// let mut table = TableWriter::create(&dir, "1.tbl", TableOptions::new(1, 2, 3))?;
+/// table.push_all(&mut frozen.source(), &mut |_| std::ops::ControlFlow::Continue(()))?;
+/// table.finish()?;
+/// let table = Arc::new(TableReader::open(dir.as_ref(), "1.tbl")?);
+/// state.writer().install_flushed(&frozen, Some(table), SegmentSet::new([1]))?;
+///
+/// // A get. The closure reads the record, and says whether it is the key's.
+/// let Lookup::Below(search) = state.get(b"a", &guard) else { panic!("the memtable is empty") };
+/// let found = search.find(|place: LocationBits| Ok::<_, TableError>(Some(place)))?;
+/// assert_eq!(found, Some(location));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct LeveledKvState<L> {
+    /// The same parts; its own reads know of the active memtable only.
+    memory: ConcurrentKvState<L>,
+}
+
+impl<L: Location> LeveledKvState<L> {
+    /// An empty state.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_hasher(SeededHasher::random(), Arc::new(SystemClock::new()))
+    }
+
+    /// As [`ConcurrentKvState::with_hasher`].
+    #[must_use]
+    pub fn with_hasher(hasher: SeededHasher, clock: Arc<dyn Clock>) -> Self {
+        Self { memory: ConcurrentKvState::with_hasher(hasher, clock) }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<StateInner> {
+        &self.memory.inner
+    }
+
+    /// Takes the writer's lock; waits while another thread holds it.
+    #[must_use]
+    #[inline]
+    pub fn writer(&self) -> LeveledWriter<'_, L> {
+        LeveledWriter::new(self.memory.writer(), self.inner())
+    }
+
+    /// An empty memtable for [`LeveledWriter::freeze`].
+    #[must_use]
+    pub fn spare_memtable(&self) -> SpareMemtable<L> {
+        SpareMemtable::new(self.inner())
+    }
+
+    /// The latest version of a key. Example: [`Lookup`].
+    #[must_use]
+    pub fn get<'a>(&'a self, key: &'a [u8], guard: &'a Guard) -> Lookup<'a, L> {
+        self.get_hinted(key, guard, |_| {})
+    }
+
+    /// As [`get`](Self::get), with the `hinted` of [`ConcurrentKvState::get_hinted`].
+    ///
+    /// If a memtable knows the key, it costs what that one costs, and a probe of each newer frozen
+    /// memtable.
+    #[inline]
+    pub fn get_hinted<'a>(&'a self, key: &'a [u8], guard: &'a Guard, mut hinted: impl FnMut(u32)) -> Lookup<'a, L> {
+        let inner = self.inner();
+        let view = inner.view(guard);
+        let entry = view.active.map.get_hinted(key, guard, &mut hinted);
+        let latest = entry.and_then(|entry| inner.latest(entry, guard));
+        let active = latest.map(|latest| (latest.word, latest.version));
+        if active.is_none() && entry.is_some() && planted("levels_unpublished_hides") {
+            return Lookup::Absent;
+        }
+        let in_memory = active.or_else(|| frozen_latest(inner, view, key, guard));
+        Lookup::new(in_memory, || TableSearch::new(view, key))
+    }
+
+    /// Looks up several keys, with their cache misses in the active memtable overlapped, in one
+    /// view. A commit may come between the lookups of two keys.
+    pub fn get_many<'a, K: AsRef<[u8]>>(
+        &'a self,
+        keys: &'a [K],
+        guard: &'a Guard,
+        mut each: impl FnMut(usize, Lookup<'a, L>),
+    ) {
+        let inner = self.inner();
+        let view = inner.view(guard);
+        view.active.map.get_many(keys, guard, |at, entry| {
+            let Some(key) = keys.get(at).map(AsRef::as_ref) else { return };
+            let active = entry.and_then(|entry| inner.latest(entry.value(), guard));
+            let active = active.map(|latest| (latest.word, latest.version));
+            let in_memory = active.or_else(|| frozen_latest(inner, view, key, guard));
+            each(at, Lookup::new(in_memory, || TableSearch::new(view, key)));
+        });
+    }
+
+    /// The newest entry of a key, tombstones included, found without a record: through the blocks
+    /// of the tables, some of each. For compaction: a record is live if this is exactly its place.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    pub fn entry(&self, key: &[u8], guard: &Guard) -> Result<Option<EntryRecord<L>>, TableError> {
+        let inner = self.inner();
+        let view = inner.view(guard);
+        let entry = view.memtables().find_map(|memtable| {
+            let entry = memtable.get(key, guard)?;
+            inner.mvcc.at(entry, inner.visible(), guard)
+        });
+        if let Some(version) = entry {
+            return Ok(Some(EntryRecord::new(&version)));
+        }
+        let below = TableSearch::new(view, key).map(|search| search.entry()).transpose()?.flatten();
+        Ok(below.and_then(|entry| record_of(&entry)))
+    }
+
+    /// Looks for the version of a key below the active memtable, before the writer's lock is taken:
+    /// for [`LeveledWriter::version_of`]. `read` is as for [`TableSearch::find`], and returns the
+    /// record's version.
+    ///
+    /// Not needed for a command whose version is above every other.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`, and of a damaged table.
+    ///
+    /// ```
+    /// use hightower_state::{ApplyOutcome, CommandKind, LeveledKvState, TableError, pin};
+    ///
+    /// let state = LeveledKvState::<u32>::new();
+    /// let below = state.look_below(b"a", &pin(), |_place| Ok::<_, TableError>(None))?;
+    /// let outcome = state.writer().evaluate(b"a", 7, CommandKind::Set, &below);
+    /// assert_eq!(outcome, Ok(ApplyOutcome::Applied));
+    /// # Ok::<(), TableError>(())
+    /// ```
+    pub fn look_below<E: From<TableError>>(
+        &self,
+        key: &[u8],
+        guard: &Guard,
+        read: impl FnMut(L) -> Result<Option<u64>, E>,
+    ) -> Result<LookedBelow, E> {
+        let view = self.inner().view(guard);
+        let found = |version| Ok(LookedBelow { view: view.number, version });
+        // What is in the active memtable stays there as long as the view is the same.
+        if view.active.get(key, guard).is_some() {
+            return found(None);
+        }
+        if let Some(entry) = view.frozen().iter().find_map(|memtable| memtable.get(key, guard)) {
+            return found(Some(entry.newest().version));
+        }
+        found(TableSearch::new(view, key).map(|search| search.find(read)).transpose()?.flatten())
+    }
+
+    /// As [`ConcurrentKvState::prefetch`], for the active memtable.
+    #[inline]
+    pub fn prefetch<'k, K>(
+        &self,
+        keys: &'k [K],
+        key_of: impl Fn(&'k K) -> &'k [u8],
+        guard: &Guard,
+        meanwhile: impl FnMut(Awaited),
+    ) {
+        self.memory.prefetch(keys, key_of, guard, meanwhile);
+    }
+
+    /// As [`ConcurrentKvState::prepare_memory`], for the active memtable.
+    pub fn prepare_memory(&self) -> bool {
+        self.memory.prepare_memory()
+    }
+
+    /// A consistent view as of the newest published commit. O(1); it begins anew if the levels
+    /// change meanwhile.
+    #[must_use]
+    pub fn snapshot(&self) -> LeveledSnapshot<L> {
+        LeveledSnapshot::new(self.inner())
+    }
+
+    /// The tables of the current view, newest first.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<TableReader>> {
+        self.inner().view(&pin()).tables().iter().map(|table| Arc::clone(&table.reader)).collect()
+    }
+
+    /// The seq of the newest published commit; 0 if there was none.
+    #[must_use]
+    pub fn visible_seq(&self) -> u64 {
+        self.memory.visible_seq()
+    }
+
+    /// The highest version that was ever applied or installed; 0 if there was none.
+    #[must_use]
+    pub fn max_version(&self) -> u64 {
+        self.memory.max_version()
+    }
+
+    /// Drops the old versions of the active memtable that no snapshot needs, as
+    /// [`ConcurrentKvState::reclaim`], and the memtables that no view has any more. Call it after
+    /// an installation, and now and then: until then, those memtables keep their memory.
+    pub fn reclaim(&self) {
+        self.memory.reclaim();
+        // Dropped without the lock: freeing a memtable takes a step for each key.
+        drop(self.writer().take_unused());
+    }
+}
+
+/// The newest version in the frozen memtables.
+fn frozen_latest(inner: &StateInner, view: &View, key: &[u8], guard: &Guard) -> Option<(Word, u64)> {
+    view.frozen().iter().find_map(|memtable| {
+        let latest = inner.latest(memtable.get(key, guard)?, guard)?;
+        let is_passed = latest.word.is_tombstone() && planted("levels_tombstone_hides_nothing");
+        (!is_passed).then_some((latest.word, latest.version))
+    })
+}
+
+impl<L> Clone for LeveledKvState<L> {
+    fn clone(&self) -> Self {
+        Self { memory: self.memory.clone() }
+    }
+}
+
+impl<L: Location> Default for LeveledKvState<L> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<L> fmt::Debug for LeveledKvState<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guard = pin();
+        let view = self.memory.inner.view(&guard);
+        f.debug_struct("LeveledKvState")
+            .field("view", &view.number)
+            .field("frozen", &view.frozen().len())
+            .field("tables", &view.tables().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! The planted bugs of the state's levels.
+
+use super::catcher::{Catcher, Mutant, caught, plain};
+use crate::cfgs::Cfgs;
+
+const fn case(filter: &'static str) -> Catcher {
+    plain("hightower-state", "levels", filter)
+}
+
+const fn model(filter: &'static str) -> Catcher {
+    Catcher { cfgs: Cfgs::Loom, ..plain("hightower-state", "lib", filter) }
+}
+
+const HISTORIES: Catcher = plain("hightower-state", "level_histories", "");
+
+pub(super) const OF_LEVELS: &[Mutant] = &[
+    caught(
+        "levels_view_before_seqno",
+        "a snapshot's view has every commit up to its seq",
+        &[model("a_snapshot_beside_a_freeze")],
+    ),
+    caught(
+        "levels_seqno_before_view",
+        "the tables of a snapshot's view have no commit above its seq",
+        &[model("a_snapshot_beside_a_freeze")],
+    ),
+    caught(
+        "levels_unverified_is_mismatch",
+        "a record that does not verify is no mismatch of keys",
+        &[case("what_does_not_verify")],
+    ),
+    caught("levels_damage_is_absence", "a damaged line is no absent key", &[case("what_does_not_verify")]),
+    caught(
+        "levels_mismatch_ends_table",
+        "after a record of another key the search goes on in the same table",
+        &[case("a_slot_of_another_key")],
+    ),
+    caught(
+        "levels_segments_of_another_view",
+        "a view goes with its own set of segments",
+        &[case("a_view_goes_with_its_own_segments")],
+    ),
+    caught(
+        "levels_merge_across_mark",
+        "tables from both sides of a compaction's mark are not merged",
+        &[case("no_merge_crosses_the_mark")],
+    ),
+    caught(
+        "levels_relocations_on_top",
+        "a relocation table lies below the tables that came after its compaction began",
+        &[case("a_relocation_table_lies_below"), HISTORIES],
+    ),
+    caught(
+        "levels_tombstone_removed",
+        "a tombstone stays in the memtable while there is a lower level",
+        &[case("a_tombstone_stays_while_a_lower_level")],
+    ),
+    caught(
+        "levels_tombstone_hides_nothing",
+        "a tombstone hides what is below it",
+        &[case("a_tombstone_stays_while_a_lower_level"), HISTORIES],
+    ),
+    caught(
+        "levels_unpublished_hides",
+        "a commit that is not published hides no lower level",
+        &[case("an_unpublished_commit_hides_nothing")],
+    ),
+    caught(
+        "levels_change_unnoticed",
+        "a look-up below the memtable counts only while the levels are the same",
+        &[case("a_look_up_below_ends_with_its_view")],
+    ),
+    caught(
+        "levels_flush_out_of_order",
+        "memtables become tables in the order of their commits",
+        &[case("the_oldest_memtable_is_flushed_first")],
+    ),
+    caught("levels_tombstones_uncounted", "the bounds of the number of keys hold", &[HISTORIES]),
+];
