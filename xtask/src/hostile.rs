@@ -8,9 +8,12 @@
 //! ([`watch`]). After a failure smaller rounds are tried, and the smallest failing round is printed
 //! with the command that replays it.
 
+mod child;
+mod kind;
 mod kinds;
 mod model;
 mod mounts;
+mod operations;
 mod plan;
 mod random;
 mod round;
@@ -24,11 +27,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 
-use kinds::Kind;
+pub(crate) use child::{RoundOptions, enter};
+use kind::Kind;
 use plan::Plan;
 use random::Random;
 use round::Outcome;
-pub(crate) use round::{RoundOptions, enter};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -153,7 +156,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             break;
         }
         let kind = kinds[turn % kinds.len()];
-        let mut plan = kind.draw(&mut random);
+        let mut plan = Plan::draw(kind, &mut random);
         plan.without.extend(options.without.iter().cloned());
         println!("round {turn}: {plan}");
         match round::run(&plan, &parent)? {

@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail};
 
-use super::kinds::Kind;
+use super::kind::Kind;
+use super::operations::OPERATIONS;
+use super::random::Random;
 
 /// One round, as it is written: `callers:17:4:300` or `callers:17:4:300:put,close`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,27 @@ impl FromStr for Plan {
 }
 
 impl Plan {
+    /// A round of a kind, drawn from a generator.
+    pub(super) fn draw(kind: Kind, random: &mut Random) -> Plan {
+        let (threads, operations): (&[u64], &[u64]) = match kind {
+            Kind::Callers => (&[2, 3, 4, 6], &[100, 300, 600]),
+            Kind::Numbers => (&[1, 2, 4], &[200, 500]),
+            Kind::Held => (&[2, 3], &[300, 600]),
+            Kind::Callbacks => (&[1], &[10, 30]),
+            Kind::Processes => (&[1, 2, 4], &[50, 150]),
+            Kind::Limits => (&[1, 2, 4], &[100, 300]),
+            Kind::Devices => (&[1], &[1]),
+            Kind::Directory | Kind::Foreign => (&[1, 2, 4], &[50, 150]),
+        };
+        Self {
+            kind,
+            seed: random.next() >> 32,
+            threads: random.pick(threads),
+            operations: random.pick(operations),
+            without: BTreeSet::new(),
+        }
+    }
+
     /// Smaller rounds that may show the same, the smallest first.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut plans = Vec::new();
@@ -65,7 +88,7 @@ impl Plan {
                 plans.push(Self { threads, ..self.clone() });
             }
         }
-        for operation in super::storm::OPERATIONS {
+        for operation in OPERATIONS {
             if !self.without.contains(*operation) {
                 let mut without = self.without.clone();
                 without.insert((*operation).to_owned());

@@ -11,21 +11,9 @@ use anyhow::{Context, Result};
 
 use super::mounts;
 use super::plan::Plan;
-use super::watch;
 
-/// A call may take that long before it is taken for one that never returns.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// And a round that long, for those whose own watchdog has died.
+/// A round that takes longer is killed: its own watchdog may have died.
 const ROUND_LIMIT: Duration = Duration::from_secs(180);
-
-#[derive(clap::Args)]
-pub(crate) struct RoundOptions {
-    plan: Plan,
-    dir: PathBuf,
-    /// What a child of a round is for
-    #[arg(long)]
-    role: Option<String>,
-}
 
 /// What a round has to do with.
 #[derive(Debug)]
@@ -105,18 +93,4 @@ pub(super) fn run(plan: &Plan, parent: &Path) -> Result<Outcome> {
         Some(status) => Outcome::Failed(format!("{text}\n{plan}: {status}")),
         None => Outcome::Failed(format!("{text}\n{plan}: no end after {} s", ROUND_LIMIT.as_secs())),
     })
-}
-
-/// What the child does.
-pub(crate) fn enter(options: &RoundOptions) -> Result<()> {
-    watch::start(CALL_LIMIT)?;
-    let round = Round { plan: options.plan.clone(), dir: options.dir.clone(), role: options.role.clone() };
-    let outcome = round.plan.kind.run(&round).and_then(|()| watch::check_panics());
-    if let Err(error) = outcome {
-        eprintln!("FINDING: {error:#}");
-        std::process::exit(1);
-    }
-    watch::figures().iter().for_each(|line| println!("{line}"));
-    // What a storm has leaked on purpose ends here.
-    std::process::exit(0);
 }

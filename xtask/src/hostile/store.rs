@@ -12,8 +12,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hightower_engine::{CheckLevel, Components, Error, SingleNodeEngine, StoreConfig, check};
 
 use super::model::{Model, Reading};
+use super::operations::{CLOSED_READS, TOGETHER};
 use super::plan::Plan;
-use super::storm::{CLOSED_READS, TOGETHER};
 use super::watch::{count_error, count_reopening, doing, lock};
 
 /// An engine with what is known of its life.

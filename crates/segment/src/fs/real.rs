@@ -251,7 +251,7 @@ impl Dir for RealDir {
                 Ok(Some(Box::new(RealLock { descriptor: own, directory, guard: self.guard })))
             }
             Err(Errno::WOULDBLOCK) => Ok(None),
-            // NFS turns the lock into one of a range of bytes, which needs a directory that is open for
+            // NFS makes it a lock of a range of bytes, which needs a directory that is open for
             // writing.
             Err(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "the file system cannot lock directories"))

@@ -4,10 +4,11 @@
 use anyhow::Result;
 use hightower_engine::Components;
 
+use crate::hostile::operations::ALL;
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{ALL, config, model, run as storm};
+use crate::hostile::storm::{config, model, run as storm};
 
 pub(super) fn run(round: &Round) -> Result<()> {
     let mut random = Random::new(round.plan.seed);

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
 
+use crate::hostile::operations::Mix;
 use crate::hostile::plan::Plan;
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::storm::{config, model, run as storm};
 use crate::hostile::watch::doing;
 
 /// What callers do to the store while its directory is not what it was.

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use hightower_engine::{Components, Result as EngineResult, SingleNodeEngine, import_snapshot, restore, salvage};
 
+use crate::hostile::operations::Mix;
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::storm::{config, model, run as storm};
 use crate::hostile::watch::{count_error, doing};
 
 const MIX: Mix = &[

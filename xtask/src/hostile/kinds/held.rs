@@ -4,10 +4,11 @@
 use anyhow::Result;
 use hightower_engine::Components;
 
+use crate::hostile::operations::Mix;
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::storm::{config, model, run as storm};
 
 const MIX: Mix = &[
     ("put", 100),

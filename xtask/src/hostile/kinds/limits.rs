@@ -13,10 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use hightower_engine::{Components, SingleNodeEngine};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::hostile::operations::Mix;
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::storm::{config, model, run as storm};
 
 const MIX: Mix = &[
     ("put", 200),

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use hightower_engine::{Clock, Components};
 
+use crate::hostile::operations::Mix;
 use crate::hostile::random::{Random, mix};
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{Mix, config, model, run as storm};
+use crate::hostile::storm::{config, model, run as storm};
 
 const MIX: Mix = &[
     ("put", 60),

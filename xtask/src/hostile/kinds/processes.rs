@@ -13,10 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
 
 use crate::hostile::model::Model;
+use crate::hostile::operations::{ALL, Mix};
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
-use crate::hostile::storm::{ALL, Mix, config, key, model, run as storm};
+use crate::hostile::storm::{config, key, model, run as storm};
 use crate::hostile::watch::doing;
 
 const EVENTS: &[&str] = &["kill", "spawn", "fork"];

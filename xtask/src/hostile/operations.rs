@@ -1,0 +1,71 @@
+//! The operations of storms, by name, and how often storms call them.
+
+/// All operations by name, as `--replay` and the figures spell them.
+pub(super) const OPERATIONS: &[&str] = &[
+    "put",
+    "delete",
+    "submit",
+    "batch",
+    "require",
+    "async",
+    "get",
+    "multi_get",
+    "range",
+    "visit",
+    "presence",
+    "snapshot",
+    "held",
+    "stats",
+    "flush",
+    "checkpoint",
+    "compact",
+    "backup",
+    "restore",
+    "export",
+    "salvage",
+    "limits",
+    "close",
+    "drop",
+    // Not calls, but what is special about some.
+    TOGETHER,
+    CLOSED_READS,
+    CEILING_VERSIONS,
+];
+
+/// Closing from several threads at once.
+pub(super) const TOGETHER: &str = "together";
+/// That reads fail, too, once the store is closed.
+pub(super) const CLOSED_READS: &str = "closed_reads";
+/// Versions of callers from 2^63 on.
+pub(super) const CEILING_VERSIONS: &str = "ceiling";
+
+/// How often which operation is called, against the others.
+pub(super) type Mix = &'static [(&'static str, u64)];
+
+/// Everything.
+pub(super) const ALL: Mix = &[
+    ("put", 300),
+    ("delete", 60),
+    ("submit", 60),
+    ("batch", 60),
+    ("require", 40),
+    ("async", 60),
+    ("get", 150),
+    ("multi_get", 20),
+    ("range", 10),
+    ("visit", 10),
+    ("presence", 40),
+    ("snapshot", 20),
+    ("held", 60),
+    ("stats", 20),
+    ("flush", 10),
+    ("checkpoint", 5),
+    ("compact", 8),
+    ("backup", 3),
+    ("restore", 1),
+    ("export", 1),
+    ("salvage", 1),
+    ("limits", 10),
+    ("close", 6),
+    ("drop", 2),
+];
