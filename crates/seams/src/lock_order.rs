@@ -35,6 +35,8 @@ pub enum Rank {
     Syncing,
     /// The manifest.
     Manifest,
+    /// The length of the manifest, for its reserve.
+    ManifestLength,
     /// The reserve files.
     Reserves,
     /// The memory maps that are kept for compaction.

@@ -10,23 +10,25 @@ use std::sync::Arc;
 use hightower_log::{RecordContext, encode_seal};
 
 use crate::error::{SegmentError, is_full};
+use crate::layout::{FIRST_RECORD_AT, OVERHEAD_BYTES, SEAL_LEN_BYTES, SHORTEST_COMMIT_BYTES};
+use crate::log_tail::{Prepared, Rolled};
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
 use crate::mutants::planted;
-use crate::options::{Purpose, Stamp};
-use crate::segment::{FIRST_RECORD_AT, Segment};
-use crate::shared::{OVERHEAD_BYTES, Rolled, SEAL_LEN_BYTES, Shared};
-use crate::spares::Prepared;
-use crate::tail::{AppendMode, MappedTail, PositionedTail, Tail};
-
-/// The least length of a commit, so that seqs cannot run out within a segment.
-const SHORTEST_COMMIT_BYTES: usize = 16;
+use crate::options::{AppendMode, Purpose, Stamp};
+use crate::parts::StoreParts;
+use crate::segment::Segment;
+use crate::store_dir::StoreDir;
+use crate::successor::segment_len_for;
+use crate::tail::{MappedTail, PositionedTail, Tail};
 
 /// Appends commits. There is one per open store, and it needs no lock of its own.
 #[derive(Debug)]
 pub struct Appender {
-    shared: Arc<Shared>,
+    parts: Arc<StoreParts>,
+    /// That of the parts, nearer.
+    store: Arc<StoreDir>,
     segment: Arc<Segment>,
     tail: Box<dyn Tail>,
     position: u32,
@@ -58,16 +60,16 @@ pub struct Appended {
 }
 
 impl Appender {
-    pub(crate) fn new(shared: Arc<Shared>, prepared: Prepared, takes: Takes) -> Self {
+    pub(crate) fn new(parts: Arc<StoreParts>, prepared: Prepared, takes: Takes) -> Self {
         let Prepared { segment, writer } = prepared;
         if planted("durable_without_predecessors") {
             segment.raise_durable(FIRST_RECORD_AT);
         }
-        shared.tail.lock().active = Some(Arc::clone(&segment));
-        let tail: Box<dyn Tail> = match shared.mode {
+        parts.tail.lock().active = Some(Arc::clone(&segment));
+        let tail: Box<dyn Tail> = match parts.spares.mode {
             AppendMode::Positioned => Box::new(PositionedTail { writer, joined: Vec::new() }),
             AppendMode::Auto | AppendMode::Mapped => {
-                Box::new(MappedTail { writer, long_record_bytes: shared.options.long_record_bytes, joined: Vec::new() })
+                Box::new(MappedTail { writer, long_record_bytes: parts.long_record_bytes, joined: Vec::new() })
             }
         };
         Self {
@@ -78,8 +80,9 @@ impl Appender {
             },
             next_seq: segment.header().base_seq,
             records: 0,
-            for_reclaim: !shared.reserves.is_enough() && !planted("data_fills_the_reserve"),
-            shared,
+            for_reclaim: !parts.reserves.is_enough() && !planted("data_fills_the_reserve"),
+            store: Arc::clone(&parts.store),
+            parts,
             segment,
             tail,
         }
@@ -158,9 +161,9 @@ impl Appender {
     /// fewer bytes than any commit has.
     #[inline]
     pub fn append(&mut self, parts: &[&[u8]], records: u32) -> Result<Appended, SegmentError> {
-        self.shared.poison.check()?;
+        self.store.poison.check()?;
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        if len > self.remaining_bytes() as usize || len < SHORTEST_COMMIT_BYTES {
+        if len > self.remaining_bytes() as usize || len < SHORTEST_COMMIT_BYTES as usize {
             return Err(self.refuse(len));
         }
         let appended = Appended { offset: self.position, seq: self.next_seq };
@@ -194,7 +197,7 @@ impl Appender {
             return Ok(true);
         }
         if self.for_reclaim && purpose == Purpose::Grow {
-            self.shared.require_reserves_again()?;
+            self.parts.reserves.require_again()?;
             self.for_reclaim = false;
         }
         Ok(false)
@@ -209,11 +212,11 @@ impl Appender {
     ///
     /// As [`make_room`](Self::make_room).
     pub fn roll(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<Arc<Segment>, SegmentError> {
-        self.shared.poison.check()?;
-        let least = self.shared.segment_len_for(len_bytes)?;
-        let next = self.shared.take_successor(least, purpose, stamp)?;
+        self.parts.store.poison.check()?;
+        let least = segment_len_for(len_bytes)?;
+        let next = self.parts.successors.take_successor(least, purpose, stamp)?;
         if let Err(error) = self.write_seal(stamp) {
-            self.shared.give_successor_back(next);
+            self.parts.successors.give_successor_back(next);
             return Err(error);
         }
         let rolled = Rolled {
@@ -224,13 +227,13 @@ impl Appender {
         };
         // Both in one step, so that a sync sees the old segment in exactly one of the two places.
         {
-            let mut tail = self.shared.tail.lock();
+            let mut tail = self.parts.tail.lock();
             tail.rolled.push(rolled);
             tail.active = Some(Arc::clone(&next.segment));
             tail.is_rolling = false;
         }
         let ended = Arc::clone(&self.segment);
-        *self = Self::new(Arc::clone(&self.shared), next, Takes::Commits);
+        *self = Self::new(Arc::clone(&self.parts), next, Takes::Commits);
         Ok(ended)
     }
 
@@ -242,20 +245,20 @@ impl Appender {
     /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]. Durable commits
     /// stay durable; the next open recovers.
     pub fn close(mut self, stamp: Stamp) -> Result<(), SegmentError> {
-        self.shared.seal_rolled()?;
+        self.parts.tail.seal_rolled()?;
         let empty = self.position <= FIRST_RECORD_AT;
         if !empty {
             self.write_seal(stamp)?;
         }
-        self.shared.sync()?;
+        self.parts.tail.sync()?;
         let prepared = {
-            let mut tail = self.shared.tail.lock();
+            let mut tail = self.parts.tail.lock();
             tail.active = None;
             tail.prepared.take()
         };
         let (id, prepared_id) = (self.segment.id(), prepared.as_ref().map(|prepared| prepared.segment.id()));
         let state = SegmentState::Sealed { len_bytes: self.position, records: self.records };
-        self.shared.edit_manifest(Form::Last, |manifest| ManifestEdit {
+        self.parts.manifest.edit(Form::Last, |manifest| ManifestEdit {
             max_version: stamp.max_version,
             remove: prepared_id.into_iter().chain(empty.then_some(id)).collect(),
             put: manifest
@@ -267,13 +270,13 @@ impl Appender {
             ..ManifestEdit::default()
         })?;
         self.segment.mark_sealed();
-        let Self { shared, segment, tail, position, .. } = self;
+        let Self { parts, segment, tail, position, .. } = self;
         drop(tail);
         if let Some(Prepared { segment, .. }) = prepared {
-            shared.end_unnamed(segment)?;
+            parts.reserves.end_unnamed(segment)?;
         }
         if empty {
-            shared.end_unnamed(segment)?;
+            parts.reserves.end_unnamed(segment)?;
         } else {
             // Readers may still map the file, but none reads past the published end.
             let cut = segment.file()?.set_len(position.into());
@@ -282,8 +285,8 @@ impl Appender {
         }
         // Refills used-up reserves from the freed room, for the next open. If this fails, for
         // example without file descriptors, that open refills them.
-        let _refilled = shared.refill_reserves();
-        while planted("reserves_go_with_a_close") && shared.give_up_room() {}
+        let _refilled = parts.reserves.refill();
+        while planted("reserves_go_with_a_close") && parts.reserves.give_up_room() {}
         Ok(())
     }
 
@@ -314,7 +317,7 @@ impl Appender {
 
     #[cold]
     fn refuse(&self, len: usize) -> SegmentError {
-        if len < SHORTEST_COMMIT_BYTES {
+        if len < SHORTEST_COMMIT_BYTES as usize {
             return SegmentError::Invalid { what: format!("a commit of {len} bytes: no record is that short") };
         }
         SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes: self.remaining_bytes().into() }
@@ -329,6 +332,6 @@ impl Appender {
             return SegmentError::Full { path: path.to_owned(), needed_bytes: len as u64 };
         }
         let error = SegmentError::io("append to", path, error);
-        if written == 0 { self.shared.poison.latch(error) } else { self.shared.poison.latch_sync(error) }
+        if written == 0 { self.parts.store.poison.latch(error) } else { self.parts.store.poison.latch_sync(error) }
     }
 }

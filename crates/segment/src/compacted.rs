@@ -2,23 +2,22 @@
 //! through the manifest.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
 use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
 use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
-use crate::manifest::SegmentState;
+use crate::manifest::{SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
 use crate::mapping::MapPermit;
 use crate::mutants::planted;
 use crate::names::segment_name;
 use crate::options::{Purpose, Stamp};
+use crate::parts::StoreParts;
 use crate::segment::Segment;
-use crate::shared::Shared;
-use crate::spares::{Spare, entry_of};
+use crate::spares::Spare;
 
 /// Length of the write buffer, in bytes.
 const BUFFER_LEN_BYTES: usize = 256 << 10;
@@ -27,7 +26,7 @@ const BUFFER_LEN_BYTES: usize = 256 << 10;
 /// it before [`finish`](Self::finish) removes the file.
 #[derive(Debug)]
 pub struct CompactedWriter {
-    shared: Arc<Shared>,
+    parts: Arc<StoreParts>,
     /// `None` after the finish.
     spare: Option<Spare>,
     header: SegmentHeader,
@@ -68,20 +67,20 @@ pub enum Released {
 
 impl CompactedWriter {
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        parts: &Arc<StoreParts>,
         capacity: u32,
         least: u32,
         purpose: Purpose,
         stamp: Stamp,
     ) -> Result<Self, SegmentError> {
-        let _preparing = (!planted("outputs_made_unguarded")).then(|| shared.preparing.lock());
-        let file = || shared.compaction_file(capacity, least, purpose);
-        let mut spare = if purpose == Purpose::Reclaim { shared.maps.or_lend(file) } else { file() }?;
-        let named = shared.name_as_segment(&mut spare).and_then(|id| Ok((id, shared.random()?)));
+        let _preparing = (!planted("outputs_made_unguarded")).then(|| parts.reserves.begin_preparing());
+        let file = || parts.reserves.compaction_file(capacity, least, purpose);
+        let mut spare = if purpose == Purpose::Reclaim { parts.spares.maps.or_lend(file) } else { file() }?;
+        let named = parts.reserves.name_as_segment(&mut spare).and_then(|id| Ok((id, parts.store.random()?)));
         let (id, salt) = match named {
             Ok(named) => named,
             Err(error) => {
-                shared.discard(spare);
+                parts.reserves.discard(spare);
                 return Err(error);
             }
         };
@@ -96,7 +95,7 @@ impl CompactedWriter {
             created_ms: stamp.timestamp,
         };
         Ok(Self {
-            shared: Arc::clone(shared),
+            parts: Arc::clone(parts),
             spare: Some(spare),
             context: header.context(),
             header,
@@ -180,12 +179,16 @@ impl CompactedWriter {
     }
 
     fn flush(&mut self) -> Result<(), SegmentError> {
-        self.shared.poison.check()?;
+        self.parts.store.poison.check()?;
         let Some(spare) = &self.spare else { return Ok(()) };
         write_all_at(spare.file.as_ref(), &self.buffer, self.flushed).map_err(|(_, error)| {
-            let error =
-                SegmentError::io_or_full("write", &self.shared.path_of(&spare.name), self.buffer.len() as u64, error);
-            self.shared.poison.latch(error)
+            let error = SegmentError::io_or_full(
+                "write",
+                &self.parts.store.path_of(&spare.name),
+                self.buffer.len() as u64,
+                error,
+            );
+            self.parts.store.poison.latch(error)
         })?;
         self.flushed += self.buffer.len() as u64;
         self.buffer.clear();
@@ -211,21 +214,21 @@ impl CompactedWriter {
     fn seal(&self, Spare { name, file, mapping }: Spare) -> Result<CompactedSegment, SegmentError> {
         drop(mapping);
         let len = self.position();
-        let shared = &self.shared;
-        let path = shared.path_of(&name);
+        let parts = &self.parts;
+        let path = parts.store.path_of(&name);
         let io = |operation, error| SegmentError::io(operation, &path, error);
         file.set_len(len.into())
-            .map_err(|error| shared.poison.latch(SegmentError::io_or_full("cut", &path, len.into(), error)))?;
+            .map_err(|error| parts.store.poison.latch(SegmentError::io_or_full("cut", &path, len.into(), error)))?;
         if !planted("output_not_synced") {
             let synced = retry_interrupted(|| file.sync_data()).map_err(|error| io("sync", error));
-            synced.and_then(|()| shared.sync_dir()).map_err(|error| shared.poison.latch_sync(error))?;
+            synced.and_then(|()| parts.store.sync()).map_err(|error| parts.store.poison.latch_sync(error))?;
         }
-        shared.longest_len.fetch_max(len.min(shared.options.segment_len_bytes), Ordering::Relaxed);
-        let mapping = shared.maps.or_lend(|| {
+        parts.lengths.note_segment(len);
+        let mapping = parts.spares.maps.or_lend(|| {
             let mapping = file.map(len as usize, Access::Read, MapPermit::of_store());
             mapping.map_err(|error| SegmentError::io("map", &path, error))
         })?;
-        let segment = published(Segment::new(path, self.header, None, mapping), len)?;
+        let segment = Segment::new(path, self.header, None, mapping).published(len)?;
         segment.raise_durable(len);
         Ok(CompactedSegment { segment: Arc::new(segment), records: self.records })
     }
@@ -236,9 +239,9 @@ impl CompactedWriter {
     /// have been. An error of this removal is ignored in favour of the first error; the next open
     /// removes the file.
     fn remove(&self, name: &str) {
-        let _preparing = self.shared.preparing.lock();
-        let _taken = self.shared.take_back(name, SegmentKind::Compacted);
-        let _refilled = self.shared.refill_reserves_while_preparing();
+        let _preparing = self.parts.reserves.begin_preparing();
+        let _taken = self.parts.reserves.take_back(name, SegmentKind::Compacted);
+        let _refilled = self.parts.reserves.refill_while_preparing();
     }
 }
 
@@ -252,94 +255,71 @@ impl Drop for CompactedWriter {
     }
 }
 
-/// Publishes the first `len` bytes of a segment without an appender.
-pub(crate) fn published(segment: Segment, len: u32) -> Result<Segment, SegmentError> {
-    let invalid = |what: String| SegmentError::Invalid { what };
-    let mut writer = segment.mapping().writer().ok_or_else(|| invalid("the segment has a writer".to_owned()))?;
-    let done = segment.mapping().publish(&mut writer, len as usize);
-    done.map_err(|error| invalid(error.to_string()))?;
-    Ok(segment)
+/// See [`SegmentStore::install`](crate::SegmentStore::install).
+pub(crate) fn install(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {
+    check_edit(parts, edit)?;
+    if planted("inputs_go_first") {
+        edit.remove.iter().try_for_each(|id| remove_if_there(parts.store.dir.as_ref(), &segment_name(*id)))?;
+    }
+    let added = edit.add.iter().map(|CompactedSegment { segment, records }| {
+        let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
+        SegmentEntry::of(segment.header(), state)
+    });
+    parts.manifest.edit(Form::Shortest, |_| ManifestEdit {
+        remove: edit.remove.clone(),
+        put: added.collect(),
+        ..ManifestEdit::default()
+    })?;
+    edit.add.iter().for_each(|added| added.segment.mark_sealed());
+    Ok(())
 }
 
-impl Shared {
-    /// See [`SegmentStore::install`](crate::SegmentStore::install).
-    pub(crate) fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
-        self.check_edit(edit)?;
-        if planted("inputs_go_first") {
-            edit.remove.iter().try_for_each(|id| remove_if_there(self.dir.as_ref(), &segment_name(*id)))?;
+fn check_edit(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {
+    let manifest = parts.manifest.lock();
+    for id in &edit.remove {
+        let sealed = manifest.segment(*id).is_some_and(|entry| entry.state != SegmentState::Open);
+        if !sealed {
+            return Err(SegmentError::Invalid { what: format!("segment {id} is not a sealed segment of this store") });
         }
-        let added = edit.add.iter().map(|CompactedSegment { segment, records }| {
-            let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
-            entry_of(segment.header(), state)
-        });
-        self.edit_manifest(Form::Shortest, |_| ManifestEdit {
-            remove: edit.remove.clone(),
-            put: added.collect(),
-            ..ManifestEdit::default()
-        })?;
-        edit.add.iter().for_each(|added| added.segment.mark_sealed());
-        Ok(())
     }
+    for added in &edit.add {
+        let id = added.segment.id();
+        if added.segment.kind() != SegmentKind::Compacted || manifest.segment(id).is_some() {
+            return Err(SegmentError::Invalid {
+                what: format!("segment {id} cannot be added: it is no new compacted segment"),
+            });
+        }
+    }
+    Ok(())
+}
 
-    fn check_edit(&self, edit: &Edit) -> Result<(), SegmentError> {
-        let manifest = self.manifest.lock();
-        for id in &edit.remove {
-            let sealed = manifest.segment(*id).is_some_and(|entry| entry.state != SegmentState::Open);
-            if !sealed {
-                return Err(SegmentError::Invalid {
-                    what: format!("segment {id} is not a sealed segment of this store"),
-                });
-            }
-        }
-        for added in &edit.add {
-            let id = added.segment.id();
-            if added.segment.kind() != SegmentKind::Compacted || manifest.segment(id).is_some() {
-                return Err(SegmentError::Invalid {
-                    what: format!("segment {id} cannot be added: it is no new compacted segment"),
-                });
-            }
-        }
-        Ok(())
+/// See [`SegmentStore::abandon`](crate::SegmentStore::abandon).
+pub(crate) fn abandon(parts: &StoreParts, output: CompactedSegment) -> Result<(), SegmentError> {
+    let id = output.segment.id();
+    if parts.manifest.lock().segment(id).is_some() {
+        return Err(SegmentError::Invalid { what: format!("segment {id} is named in the manifest") });
     }
+    let _preparing = parts.reserves.begin_preparing();
+    parts.reserves.end_unnamed(output.segment)?;
+    let _refilled = parts.reserves.refill_while_preparing();
+    Ok(())
+}
 
-    /// See [`SegmentStore::abandon`](crate::SegmentStore::abandon).
-    pub(crate) fn abandon(&self, output: CompactedSegment) -> Result<(), SegmentError> {
-        let id = output.segment.id();
-        if self.manifest.lock().segment(id).is_some() {
-            return Err(SegmentError::Invalid { what: format!("segment {id} is named in the manifest") });
-        }
-        let _preparing = self.preparing.lock();
-        self.end_unnamed(output.segment)?;
-        let _refilled = self.refill_reserves_while_preparing();
-        Ok(())
+/// See [`SegmentStore::release`](crate::SegmentStore::release).
+pub(crate) fn release(parts: &StoreParts, segment: Arc<Segment>) -> Result<Released, SegmentError> {
+    if parts.manifest.lock().segment(segment.id()).is_some() {
+        let what = format!("segment {} is still named in the manifest: install its removal first", segment.id());
+        return Err(SegmentError::Invalid { what });
     }
-
-    /// The file of a segment that no manifest names any more, and that holds nothing that counts.
-    pub(crate) fn end_unnamed(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
-        let (name, kind) = (segment_name(segment.id()), segment.kind());
-        // Whoever holds it may look at its bytes, which would change.
-        if Arc::into_inner(segment).is_some() {
-            return self.take_back(&name, kind);
-        }
-        remove_if_there(self.dir.as_ref(), &name)
+    if Arc::strong_count(&segment) != 1 {
+        return Ok(Released::InUse(segment));
     }
-
-    /// See [`SegmentStore::release`](crate::SegmentStore::release).
-    pub(crate) fn release(&self, segment: Arc<Segment>) -> Result<Released, SegmentError> {
-        if self.manifest.lock().segment(segment.id()).is_some() {
-            let what = format!("segment {} is still named in the manifest: install its removal first", segment.id());
-            return Err(SegmentError::Invalid { what });
-        }
-        if Arc::strong_count(&segment) != 1 {
-            return Ok(Released::InUse(segment));
-        }
-        let name = segment_name(segment.id());
-        // Its room is free when its map and its name are removed.
-        drop(segment);
-        remove_if_there(self.dir.as_ref(), &name)?;
-        // The file is removed, also if the reserves cannot be created: the next growth creates
-        // them.
-        let _refilled = self.refill_reserves();
-        Ok(Released::Removed)
-    }
+    let name = segment_name(segment.id());
+    // Its room is free when its map and its name are removed.
+    drop(segment);
+    remove_if_there(parts.store.dir.as_ref(), &name)?;
+    // The file is removed, also if the reserves cannot be created: the next growth creates
+    // them.
+    let _refilled = parts.reserves.refill();
+    Ok(Released::Removed)
 }

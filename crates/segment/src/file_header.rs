@@ -9,7 +9,6 @@ use crate::fs::{Access, Dir, read_full_at};
 use crate::manifest::{SegmentEntry, SegmentState};
 use crate::mutants::planted;
 use crate::names::segment_name;
-use crate::spares::entry_of;
 
 /// The header of a segment's file; `None` if it is unreadable.
 ///
@@ -40,5 +39,5 @@ fn read_header(dir: &dyn Dir, name: &str, id: u32) -> io::Result<Option<SegmentE
             SegmentState::Sealed { len_bytes, records: 0 }
         }
     };
-    Ok(Some(entry_of(&header, state)))
+    Ok(Some(SegmentEntry::of(&header, state)))
 }

@@ -80,7 +80,10 @@ mod error;
 mod file_header;
 mod first_segment;
 mod fs;
+mod layout;
+mod lengths;
 mod lock;
+mod log_tail;
 mod manifest;
 mod manifest_edit;
 mod manifest_file;
@@ -90,6 +93,7 @@ mod mapped_file;
 mod mapping;
 mod names;
 mod options;
+mod parts;
 mod poison;
 mod read_ahead;
 mod read_only;
@@ -98,11 +102,12 @@ mod report;
 mod reserves;
 mod scan;
 mod segment;
-mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod spares;
 mod store;
+mod store_dir;
+mod successor;
 mod sync;
 mod tail;
 mod wal;
@@ -127,7 +132,7 @@ pub use names::{
     CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, TABLE_SUFFIX, UNFINISHED, is_garbage_when_unnamed,
     is_table_name, segment_name,
 };
-pub use options::{MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
+pub use options::{AppendMode, MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_ahead::{InOrder, ReadAhead};
 pub use read_only::{ReadOnlyStore, Tolerance};
 pub use report::{RecoveryReport, SegmentOutcome, SegmentReport};
@@ -135,7 +140,6 @@ pub use scan::{Finding, Scan, SegmentEntries, SegmentRecord};
 pub use segment::Segment;
 pub use store::{SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;
-pub use tail::AppendMode;
 pub use wal::{Wal, WalEntries, WalEntry, WalRecovery, WalSync};
 
 #[cfg(doctest)]

@@ -5,10 +5,9 @@
 //! appended as an [edit](crate::manifest_edit). Files that it does not name are not part of the
 //! store. The project's `docs/FORMAT.md` describes the bytes.
 
-use hightower_log::SegmentKind;
+use hightower_log::{SegmentHeader, SegmentKind};
 use thiserror::Error;
 
-use crate::manifest_edit::ManifestEdit;
 use crate::mutants::planted;
 use crate::names::is_checkpoint;
 
@@ -150,12 +149,6 @@ impl Manifest {
         FIXED_LEN_BYTES + name_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
     }
 
-    /// An upper bound of the length after a change, in bytes.
-    pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
-        let name_len = edit.checkpoint.iter().flatten().map(String::len).sum::<usize>();
-        (self.encoded_len() + name_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
-    }
-
     /// The manifest's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -185,13 +178,9 @@ impl Manifest {
         bytes
     }
 
-    /// Reads a manifest with its edits. It never allocates more than a small multiple of the
-    /// input's length.
-    ///
-    /// # Errors
-    ///
-    /// [`ManifestError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+    /// Reads a manifest without its edits. Returns the place of the edits and the manifest's check
+    /// too.
+    pub(crate) fn decode_whole(bytes: &[u8]) -> Result<(Self, usize, u32), ManifestError> {
         let (body, check) = verify(bytes)?;
         let mut reader = ManifestReader { bytes: body, at: 8 };
         let version = u16::from_le_bytes(reader.array()?);
@@ -233,8 +222,7 @@ impl Manifest {
             }
             manifest.segments.push(entry);
         }
-        manifest.replay(bytes, body.len() + CHECK_LEN_BYTES, check)?;
-        Ok(manifest)
+        Ok((manifest, body.len() + CHECK_LEN_BYTES, check))
     }
 
     /// Checks that such a segment can exist in this store; the error is the reason.
@@ -262,6 +250,21 @@ impl Content {
 }
 
 impl SegmentEntry {
+    /// The entry of a segment with this header.
+    #[must_use]
+    pub fn of(header: &SegmentHeader, state: SegmentState) -> Self {
+        Self {
+            id: header.id,
+            kind: header.kind,
+            salt: header.salt,
+            base_seq: header.base_seq,
+            base_version: header.base_version,
+            base_timestamp: header.base_timestamp,
+            created_ms: header.created_ms,
+            state,
+        }
+    }
+
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let (state, len_bytes, records) = match self.state {
             SegmentState::Open => (1, 0, 0),

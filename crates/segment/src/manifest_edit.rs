@@ -42,6 +42,24 @@ pub(crate) struct Heading {
 }
 
 impl Manifest {
+    /// Reads a manifest with its edits. It never allocates more than a small multiple of the
+    /// input's length.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let (mut manifest, edits_at, check) = Self::decode_whole(bytes)?;
+        manifest.replay(bytes, edits_at, check)?;
+        Ok(manifest)
+    }
+
+    /// An upper bound of the length after a change, in bytes.
+    pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
+        let name_len = edit.checkpoint.iter().flatten().map(String::len).sum::<usize>();
+        (self.encoded_len() + name_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
+    }
+
     /// The manifest's numbers after [`apply`](Self::apply).
     pub(crate) fn heading_after(&self, edit: &ManifestEdit) -> Heading {
         Heading {
@@ -82,7 +100,7 @@ impl Manifest {
     }
 
     /// Applies the edits in `bytes` from `at` on, behind the manifest with this check.
-    pub(crate) fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<(), ManifestError> {
+    fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<(), ManifestError> {
         while let Some(edit) = edit_at(bytes, at, check) {
             self.apply_encoded(edit, at)?;
             at += edit.len();

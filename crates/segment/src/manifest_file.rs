@@ -3,22 +3,34 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+
+use hightower_seams::lock_order::Rank;
 
 use crate::error::{SegmentError, is_full};
-use crate::fs::{File, retry_interrupted, write_all_at};
+use crate::fs::{Dir, File, remove_if_there, retry_interrupted, write_all_at};
+use crate::lock::{RankedGuard, RankedMutex};
 use crate::manifest::{MAX_LEN_BYTES, Manifest};
 use crate::manifest_edit::{self, Heading, ManifestEdit};
 use crate::mutants::planted;
-use crate::names::MANIFEST;
-use crate::shared::{NotReplaced, Shared, replace_manifest};
+use crate::names::{MANIFEST, MANIFEST_TMP};
+use crate::reserves::Reserves;
+use crate::store_dir::StoreDir;
 
 /// Edits are appended to the manifest until they are longer than it and than this.
 const LEAST_EDITS_BYTES: u64 = manifest_edit::MAX_LEN_BYTES as u64;
 
-/// The current manifest, and the place of the next edit.
+/// The manifest of an open store.
 #[derive(Debug)]
 pub(crate) struct ManifestFile {
+    store: Arc<StoreDir>,
+    reserves: Arc<Reserves>,
+    /// Held while the file is replaced.
+    current: RankedMutex<CurrentManifest>,
+}
+
+/// The current manifest, and the place of the next edit.
+#[derive(Debug)]
+pub(crate) struct CurrentManifest {
     now: Manifest,
     /// `None` until this open has written the manifest: an earlier one may have failed to sync its
     /// end.
@@ -46,17 +58,11 @@ pub(crate) enum Form {
     Last,
 }
 
-impl Deref for ManifestFile {
+impl Deref for CurrentManifest {
     type Target = Manifest;
 
     fn deref(&self) -> &Manifest {
         &self.now
-    }
-}
-
-impl ManifestFile {
-    pub(crate) fn new(now: Manifest) -> Self {
-        Self { now, log: None }
     }
 }
 
@@ -105,24 +111,43 @@ struct NotAppended {
     may_be_replaced: bool,
 }
 
-impl Shared {
+impl ManifestFile {
+    pub(crate) fn new(store: Arc<StoreDir>, reserves: Arc<Reserves>, now: Manifest) -> Self {
+        *reserves.begin_edit() = now.encoded_len() as u64;
+        let current = RankedMutex::new(Rank::Manifest, CurrentManifest { now, log: None });
+        Self { store, reserves, current }
+    }
+
+    /// The current manifest, which does not change meanwhile.
+    pub(crate) fn lock(&self) -> RankedGuard<'_, CurrentManifest> {
+        self.current.lock()
+    }
+
     /// Changes the manifest: on disk first, then in memory. `edit` returns the change for the
     /// current manifest. On a full device, reserves are removed to make room.
     ///
     /// # Errors
     ///
     /// Any; then either nothing has changed, or the store is poisoned.
-    pub(crate) fn edit_manifest(
+    pub(crate) fn edit(&self, form: Form, edit: impl FnOnce(&Manifest) -> ManifestEdit) -> Result<(), SegmentError> {
+        self.store.poison.check()?;
+        let mut current = self.current.lock();
+        let mut len_bytes = self.reserves.begin_edit();
+        let edited = self.edit_current(&mut current, form, edit);
+        *len_bytes = current.encoded_len() as u64;
+        edited
+    }
+
+    fn edit_current(
         &self,
+        current: &mut CurrentManifest,
         form: Form,
         edit: impl FnOnce(&Manifest) -> ManifestEdit,
     ) -> Result<(), SegmentError> {
-        self.poison.check()?;
-        let mut file = self.manifest.lock();
-        let edit = edit(&file.now);
-        let ManifestFile { now, log } = &mut *file;
-        now.next_segment_id = self.next_id.load(Ordering::Relaxed);
-        self.keep_manifest_reserve(now.encoded_len_after(&edit))?;
+        let CurrentManifest { now, log } = current;
+        let edit = edit(now);
+        now.next_segment_id = self.store.next_id();
+        self.reserves.keep_manifest_reserve(now.encoded_len_after(&edit))?;
         let mut in_doubt = None;
         if let Some(log) = log.as_mut().filter(|_| form == Form::Shortest && !planted("manifest_always_whole")) {
             match log.append(now.heading_after(&edit), &edit) {
@@ -132,7 +157,7 @@ impl Shared {
                 }
                 Ok(false) => {}
                 Err(NotAppended { failed, may_be_replaced: true }) => in_doubt = Some(failed),
-                Err(NotAppended { failed, .. }) => return Err(self.poison.latch_sync(failed)),
+                Err(NotAppended { failed, .. }) => return Err(self.store.poison.latch_sync(failed)),
             }
         }
         let mut next = now.clone();
@@ -140,9 +165,9 @@ impl Shared {
         let written = match (self.write_whole(&next, in_doubt), log.as_mut().filter(|_| form == Form::Last)) {
             // Nothing has changed: for example, the process had no file descriptor left. The open
             // file takes the edit.
-            (Err(failure), Some(log)) if !self.poison.is_set() && !planted("last_edit_needs_a_file") => {
+            (Err(failure), Some(log)) if !self.store.poison.is_set() && !planted("last_edit_needs_a_file") => {
                 let appended = log.append(now.heading_after(&edit), &edit);
-                if !appended.map_err(|NotAppended { failed, .. }| self.poison.latch_sync(failed))? {
+                if !appended.map_err(|NotAppended { failed, .. }| self.store.poison.latch_sync(failed))? {
                     return Err(failure);
                 }
                 now.apply(&edit);
@@ -154,24 +179,80 @@ impl Shared {
         *now = next;
         // The old file's room is free from here on, and becomes the reserve before other files take
         // it. If that fails, the next creation of a file for new data returns the error.
-        let _made_later = self.keep_manifest_reserve(now.encoded_len() as u64);
+        let _made_later = self.reserves.keep_manifest_reserve(now.encoded_len() as u64);
         Ok(())
     }
 
     /// Writes all of a manifest. `in_doubt` is the error that left the content of the replaced file
     /// unknown.
     fn write_whole(&self, next: &Manifest, in_doubt: Option<SegmentError>) -> Result<EditLog, SegmentError> {
-        let mut written = replace_manifest(self.dir.as_ref(), next);
-        while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.give_up_room() {
-            written = replace_manifest(self.dir.as_ref(), next);
+        let mut written = replace_manifest(self.store.dir.as_ref(), next);
+        while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.reserves.give_up_room()
+        {
+            written = replace_manifest(self.store.dir.as_ref(), next);
         }
         match written {
-            Ok((file, encoded)) => Ok(EditLog::new(file, self.dir.path().join(MANIFEST), &encoded)),
+            Ok((file, encoded)) => Ok(EditLog::new(file, self.store.path_of(MANIFEST), &encoded)),
             Err(NotReplaced::Unchanged(error)) => Err(match in_doubt {
                 None => error,
-                Some(doubt) => self.poison.latch_sync(doubt),
+                Some(doubt) => self.store.poison.latch_sync(doubt),
             }),
-            Err(NotReplaced::Unknown(error)) => Err(self.poison.latch_sync(error)),
+            Err(NotReplaced::Unknown(error)) => Err(self.store.poison.latch_sync(error)),
         }
     }
+}
+
+/// Why a manifest was not replaced.
+#[derive(Debug)]
+pub(crate) enum NotReplaced {
+    /// The old one is in place.
+    Unchanged(SegmentError),
+    /// Either one may be in place.
+    Unknown(SegmentError),
+}
+
+impl From<NotReplaced> for SegmentError {
+    fn from(failure: NotReplaced) -> Self {
+        match failure {
+            NotReplaced::Unchanged(error) | NotReplaced::Unknown(error) => error,
+        }
+    }
+}
+
+/// Replaces the manifest, so that a crash leaves either the old or the new one. Returns the new
+/// file and its bytes.
+pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Arc<dyn File>, Vec<u8>), NotReplaced> {
+    let bytes = manifest.encode();
+    // An earlier attempt may have left one.
+    remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unchanged)?;
+    let tmp = dir.path().join(MANIFEST_TMP);
+    let file = dir
+        .create_new(MANIFEST_TMP)
+        .map_err(|error| NotReplaced::Unchanged(SegmentError::io_or_full("create", &tmp, bytes.len() as u64, error)))?;
+    if let Err(error) = write_manifest(dir, file.as_ref(), &bytes) {
+        let is_unchanged = error.is_full() || error.changes_nothing() || error.is_refused_rename();
+        if !is_unchanged {
+            return Err(NotReplaced::Unknown(error));
+        }
+        // The old one is in place. If this removal fails, the next attempt or the next open removes
+        // the file.
+        let _removed = remove_if_there(dir, MANIFEST_TMP);
+        return Err(NotReplaced::Unchanged(error));
+    }
+    if !planted("manifest_dir_not_synced") {
+        let synced = retry_interrupted(|| dir.sync());
+        synced.map_err(|error| NotReplaced::Unknown(SegmentError::io("sync", dir.path(), error)))?;
+    }
+    Ok((file, bytes))
+}
+
+fn write_manifest(dir: &dyn Dir, file: &dyn File, bytes: &[u8]) -> Result<(), SegmentError> {
+    let failed = |operation, error| {
+        SegmentError::io_or_full(operation, &dir.path().join(MANIFEST_TMP), bytes.len() as u64, error)
+    };
+    write_all_at(file, bytes, 0).map_err(|(_, error)| failed("write", error))?;
+    if !planted("manifest_not_synced") {
+        retry_interrupted(|| file.sync_data()).map_err(|error| failed("sync", error))?;
+    }
+    dir.rename(MANIFEST_TMP, MANIFEST).map_err(|error| failed("rename", error))
 }

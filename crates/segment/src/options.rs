@@ -6,10 +6,22 @@ use hightower_log::limits::MAX_SEGMENT_LEN_BYTES;
 use hightower_seams::{Entropy, OsEntropy};
 
 use crate::error::SegmentError;
-use crate::tail::AppendMode;
 
 /// Minimum length of a segment: a header, a seal, and some room in between.
 pub const MIN_SEGMENT_LEN_BYTES: u32 = 512;
+
+/// The method of appends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppendMode {
+    /// Mapped if the file system keeps preallocated room, otherwise positioned.
+    #[default]
+    Auto,
+    /// By a writable map. On a file system that does not keep preallocated room, a full disk kills
+    /// the process.
+    Mapped,
+    /// By positioned writes.
+    Positioned,
+}
 
 /// Options of an open for writing. Start from the default and change fields.
 ///

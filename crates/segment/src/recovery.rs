@@ -12,18 +12,17 @@ use std::sync::Arc;
 
 use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
-use crate::compacted::published;
 use crate::error::{Damage, SegmentError};
 use crate::file_header::entry_from_header;
 use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
+use crate::layout::{FIRST_RECORD_AT, seq_span, to_offset};
 use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
 use crate::mapping::MapPermit;
 use crate::mutants::planted;
 use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, is_reserve, segment_id, segment_name, segment_path};
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{LogEnd, find_tail, look_beyond};
-use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
-use crate::shared::seq_span;
+use crate::segment::Segment;
 
 /// A segment of an earlier writer.
 #[derive(Debug)]
@@ -207,7 +206,7 @@ fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, Segm
     let mapping = file
         .map(len as usize, Access::Read, MapPermit::of_store())
         .map_err(|error| SegmentError::io("map", &path, error))?;
-    let segment = published(Segment::new(path, header, None, mapping), len)?;
+    let segment = Segment::new(path, header, None, mapping).published(len)?;
     Ok(Found { segment, entry, file_len })
 }
 
@@ -338,7 +337,7 @@ impl Survey {
         let mapping = file
             .map(end as usize, Access::Read, MapPermit::of_store())
             .map_err(|error| SegmentError::io("map", &path, error))?;
-        let segment = published(Segment::new(path, header, to_write.then_some(file), mapping), end)?;
+        let segment = Segment::new(path, header, to_write.then_some(file), mapping).published(end)?;
         self.live.push(Found { segment, entry, file_len: found.file_len });
         Ok(())
     }

@@ -22,31 +22,20 @@ use hightower_log::SegmentKind;
 use hightower_seams::lock_order::Rank;
 
 use crate::error::{SegmentError, is_full, is_shortage};
-use crate::fs::{Access, DeviceRoom, File, remove_if_there, retry_interrupted};
-use crate::lock::{Mutex, RankedMutex};
+use crate::fs::{Access, File, remove_if_there, retry_interrupted};
+use crate::layout::BLOCK_LEN_BYTES;
+use crate::lengths::{FileLengths, Lengths, OPENING_LEN_BYTES};
+use crate::lock::{Mutex, RankedGuard, RankedMutex, step};
 use crate::manifest::ENTRY_LEN_BYTES;
 use crate::mutants::planted;
-use crate::names::{FIRST_FREE_SPARE, spare_name};
-use crate::shared::Shared;
-use crate::spares::Spare;
+use crate::names::{FIRST_FREE_SPARE, segment_name, spare_name};
+use crate::options::{MIN_SEGMENT_LEN_BYTES, Purpose};
+use crate::segment::Segment;
+use crate::spares::{Spare, SpareFiles};
+use crate::store_dir::StoreDir;
 
-/// File systems hand out room in blocks.
-pub(crate) const BLOCK_LEN_BYTES: u64 = 4096;
 /// Room for a manifest to grow by deletes and compaction: the entries of 16 segments.
 const GROWTH_BYTES: u64 = 16 * ENTRY_LEN_BYTES as u64;
-/// Enough for a segment that takes no commit.
-const OPENING_LEN_BYTES: u32 = 4096;
-/// A segment takes at most 1/`DEVICE_SHARE` of the device, so that the reserves take a small part
-/// of it, and at most 1/`FREE_SHARE` of the free room.
-const DEVICE_SHARE: u64 = 64;
-const FREE_SHARE: u64 = 8;
-/// The lower limit of a segment's length, on the smallest device too.
-pub(crate) const SHORT_LEN_BYTES: u32 = 16 << 10;
-/// While the device has room for many segments, the reserves for the tail and for compaction are no
-/// longer than this each.
-const AMPLE_RESERVE_LEN_BYTES: u32 = 1 << 20;
-/// And no longer than this, unless a segment is longer.
-const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
 
 /// The use of a reserve, in the order of their creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,25 +83,42 @@ impl ReserveState {
 /// The reserves of an open store.
 #[derive(Debug)]
 pub(crate) struct Reserves {
+    store: Arc<StoreDir>,
+    lengths: Arc<FileLengths>,
+    spares: Arc<SpareFiles>,
+    /// Held while files are created ahead of their use, and from the taking of a reserve until it
+    /// has a segment's name.
+    preparing: RankedMutex<()>,
     states: RankedMutex<[ReserveState; ALL.len()]>,
     /// Whether each of them has its needed length.
     is_enough: AtomicBool,
     /// The bytes available, and the length of the file, when the device last refused one.
     refused: Mutex<Option<(u64, u32)>>,
-}
-
-impl Default for Reserves {
-    fn default() -> Self {
-        let missing = || ReserveState { file: None, needed_bytes: 1 };
-        Self {
-            states: RankedMutex::new(Rank::Reserves, [missing(), missing(), missing(), missing()]),
-            is_enough: AtomicBool::new(false),
-            refused: Mutex::default(),
-        }
-    }
+    /// The length of the manifest in bytes. Held while the manifest changes: nothing else may take
+    /// the room that it needs.
+    manifest_len_bytes: RankedMutex<u64>,
 }
 
 impl Reserves {
+    pub(crate) fn new(store: Arc<StoreDir>, lengths: Arc<FileLengths>, spares: Arc<SpareFiles>) -> Self {
+        let missing = || ReserveState { file: None, needed_bytes: 1 };
+        Self {
+            store,
+            lengths,
+            spares,
+            preparing: RankedMutex::new(Rank::Preparing, ()),
+            states: RankedMutex::new(Rank::Reserves, [missing(), missing(), missing(), missing()]),
+            is_enough: AtomicBool::new(false),
+            refused: Mutex::default(),
+            manifest_len_bytes: RankedMutex::new(Rank::ManifestLength, 0),
+        }
+    }
+
+    /// Waits until no other thread creates files ahead of their use, and keeps others from it.
+    pub(crate) fn begin_preparing(&self) -> RankedGuard<'_, ()> {
+        self.preparing.lock()
+    }
+
     /// Whether new data may take room. Cheap.
     pub(crate) fn is_enough(&self) -> bool {
         self.is_enough.load(Ordering::Acquire)
@@ -133,65 +139,13 @@ impl Reserves {
         let kept = || states[ReserveKind::Compaction as usize..].iter().filter_map(|state| state.file.as_ref());
         (kept().count(), kept().map(|file| file.len_bytes).sum())
     }
-}
-
-/// The lengths of new files for the current state of the device, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lengths {
-    /// A segment for commits, unless one commit needs more.
-    pub(crate) segment: u32,
-    /// A segment of compaction, unless one record needs more.
-    pub(crate) output: u32,
-    /// The reserves for the tail and for compaction.
-    pub(crate) reserve: u32,
-    /// The reserve for opening.
-    opening: u32,
-    available_bytes: u64,
-}
-
-impl Lengths {
-    /// `least` is the length of the next file, `next` that of files created ahead of use, `longest`
-    /// that of the store's longest segment.
-    fn of(room: DeviceRoom, least: u32, next: u32, longest: u32) -> Self {
-        let share = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX).max(SHORT_LEN_BYTES);
-        let output = share(room.total_bytes / DEVICE_SHARE);
-        let segment = output.min(share(room.available_bytes / FREE_SHARE));
-        if planted("segments_ignore_the_device") {
-            let opening = OPENING_LEN_BYTES.min(next);
-            return Self { segment: u32::MAX, output: u32::MAX, reserve: longest, opening, available_bytes: u64::MAX };
-        }
-        let longest = longest.min(output);
-        let taken_next = u64::from(least.max(segment.min(longest)));
-        let is_scarce = room.available_bytes < taken_next + FREE_SHARE * u64::from(longest);
-        let wanted = if is_scarce {
-            longest
-        } else {
-            longest.max(next.min(FIRST_RESERVE_LEN_BYTES)).min(AMPLE_RESERVE_LEN_BYTES)
-        };
-        let opening = OPENING_LEN_BYTES.min(next);
-        Self { segment, output, reserve: wanted.min(output), opening, available_bytes: room.available_bytes }
-    }
-}
-
-impl Shared {
-    /// The lengths of new files, if the next one needs `least` bytes.
-    pub(crate) fn lengths(&self, least: u32) -> Result<Lengths, SegmentError> {
-        let room = self.room()?;
-        let next = self.next_len.load(Ordering::Relaxed);
-        let longest = self.longest_len.load(Ordering::Relaxed).min(self.options.segment_len_bytes);
-        Ok(Lengths::of(room, least, next, longest))
-    }
-
-    fn room(&self) -> Result<DeviceRoom, SegmentError> {
-        self.dir.room().map_err(|error| SegmentError::io("look at the room for", self.dir.path(), error))
-    }
 
     /// Turns a file that no manifest names and nobody holds into a reserve, if one is missing;
     /// otherwise removes it. The room is never free in between: on a full device others could take
     /// it, and compaction or a later open would lack it.
     pub(crate) fn take_back(&self, name: &str, kind: SegmentKind) -> Result<(), SegmentError> {
-        if !self.reserves.is_enough() {
-            let mut states = self.reserves.states.lock();
+        if !self.is_enough() {
+            let mut states = self.states.lock();
             let len_bytes = self.adopt(name).ok().flatten().unwrap_or(0);
             let which: &[ReserveKind] = match kind {
                 _ if len_bytes == 0 => &[],
@@ -202,30 +156,30 @@ impl Shared {
             let missing = which.iter().copied().find(|reserve| states[*reserve as usize].file.is_none());
             // The rename replaces a file that a failed attempt left; a foreign directory stays.
             if let Some(reserve) = missing
-                && self.dir.rename(name, &reserve.name()).is_ok()
+                && self.store.dir.rename(name, &reserve.name()).is_ok()
             {
                 states[reserve as usize].file = Some(ReserveFile { name: reserve.name(), len_bytes });
-                self.reserves.note(states.as_slice());
+                self.note(states.as_slice());
                 return Ok(());
             }
         }
-        remove_if_there(self.dir.as_ref(), name)
+        remove_if_there(self.store.dir.as_ref(), name)
     }
 
     /// Takes over the reserves of an earlier open.
-    pub(crate) fn adopt_reserves(&self) -> Result<(), SegmentError> {
-        let mut states = self.reserves.states.lock();
+    pub(crate) fn adopt_all(&self) -> Result<(), SegmentError> {
+        let mut states = self.states.lock();
         for reserve in ALL {
             let name = reserve.name();
             states[reserve as usize].file = match self.adopt(&name) {
                 Ok(Some(len_bytes)) => Some(ReserveFile { name, len_bytes }),
                 // Any other file is garbage. A foreign directory stays, and its name is skipped.
-                Ok(_) => remove_if_there(self.dir.as_ref(), &name).map(|()| None)?,
+                Ok(_) => remove_if_there(self.store.dir.as_ref(), &name).map(|()| None)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) if is_shortage(&error) => {
-                    return Err(SegmentError::io("open", &self.path_of(&name), error));
+                    return Err(SegmentError::io("open", &self.store.path_of(&name), error));
                 }
-                Err(_) => remove_if_there(self.dir.as_ref(), &name).map(|()| None)?,
+                Err(_) => remove_if_there(self.store.dir.as_ref(), &name).map(|()| None)?,
             };
         }
         Ok(())
@@ -235,7 +189,7 @@ impl Shared {
     /// `None` if the file is of no use: another program may have created it, copied it, or given it
     /// a second name.
     fn adopt(&self, name: &str) -> io::Result<Option<u64>> {
-        let file = self.dir.open(name, Access::Write)?;
+        let file = self.store.dir.open(name, Access::Write)?;
         let found = file.metadata()?;
         // It may be longer than new segments: existing ones may be as long.
         if found.links != 1 || found.len_bytes == 0 || u32::try_from(found.len_bytes).is_err() {
@@ -251,9 +205,9 @@ impl Shared {
     /// # Errors
     ///
     /// [`SegmentError::Io`] for other reasons than a full device.
-    pub(crate) fn keep_reserves(&self, lengths: Lengths) -> Result<bool, SegmentError> {
+    pub(crate) fn keep_segments(&self, lengths: Lengths) -> Result<bool, SegmentError> {
         self.keep_in_order(lengths, &[ReserveKind::Compaction, ReserveKind::Opening, ReserveKind::Tail])?;
-        Ok(self.reserves.is_enough())
+        Ok(self.is_enough())
     }
 
     /// The same without the reserve of the tail; returns whether those for compaction and for
@@ -263,8 +217,8 @@ impl Shared {
     }
 
     fn keep_in_order(&self, lengths: Lengths, which: &[ReserveKind]) -> Result<bool, SegmentError> {
-        let manifest_len = self.manifest.lock().encoded_len() as u64;
-        let mut states = self.reserves.states.lock();
+        let manifest_len = *self.manifest_len_bytes.lock();
+        let mut states = self.states.lock();
         let wanted = u64::from(lengths.reserve);
         states[ReserveKind::Compaction as usize].needed_bytes = wanted;
         states[ReserveKind::Opening as usize].needed_bytes = lengths.opening.into();
@@ -276,7 +230,7 @@ impl Shared {
             })
         });
         let made = made.and_then(|()| self.keep_manifest(states.as_mut_slice(), manifest_len));
-        self.reserves.note(states.as_slice());
+        self.note(states.as_slice());
         made.map(|()| which.iter().all(|reserve| states[*reserve as usize].is_enough()))
     }
 
@@ -289,8 +243,14 @@ impl Shared {
         }
         // Read again, since other reserves have taken of it. Some users get more room than the
         // system reports.
-        let left = self.room()?.available_bytes.min(wanted);
+        let left = self.lengths.room()?.available_bytes.min(wanted);
         [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(state, reserve, len))
+    }
+
+    /// Keeps others from creating reserves while the manifest changes. The returned guard holds the
+    /// length of the manifest, in bytes.
+    pub(crate) fn begin_edit(&self) -> RankedGuard<'_, u64> {
+        self.manifest_len_bytes.lock()
     }
 
     /// Keeps room for a manifest of this length. The caller may hold the manifest's lock.
@@ -299,9 +259,9 @@ impl Shared {
     ///
     /// [`SegmentError::Io`] for other reasons than a full device.
     pub(crate) fn keep_manifest_reserve(&self, manifest_len: u64) -> Result<(), SegmentError> {
-        let mut states = self.reserves.states.lock();
+        let mut states = self.states.lock();
         let made = self.keep_manifest(states.as_mut_slice(), manifest_len);
-        self.reserves.note(states.as_slice());
+        self.note(states.as_slice());
         made
     }
 
@@ -335,7 +295,7 @@ impl Shared {
     }
 
     fn lengthen(&self, reserve: ReserveKind, kept: &mut Option<ReserveFile>, wanted: u64) -> Result<(), SegmentError> {
-        let opened = kept.as_ref().map(|file| (file.name.clone(), self.dir.open(&file.name, Access::Write)));
+        let opened = kept.as_ref().map(|file| (file.name.clone(), self.store.dir.open(&file.name, Access::Write)));
         // Another program may have removed it.
         let opened =
             opened.filter(|(_, made)| !made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
@@ -355,24 +315,24 @@ impl Shared {
             // A short reserve is better than none: without it, new data would take the room. But
             // the part that the failed attempt allocated is returned.
             Some(kept) => self.cut(kept, kept.len_bytes)?,
-            None => remove_if_there(self.dir.as_ref(), &name)?,
+            None => remove_if_there(self.store.dir.as_ref(), &name)?,
         }
-        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.path_of(&name), error)) }
+        if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.store.path_of(&name), error)) }
     }
 
     /// Gives back a reserve's room past `len_bytes`.
     fn cut(&self, kept: &ReserveFile, len_bytes: u64) -> Result<(), SegmentError> {
-        let cut = self.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(len_bytes));
-        cut.map_err(|error| SegmentError::io("cut", &self.path_of(&kept.name), error))
+        let cut = self.store.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(len_bytes));
+        cut.map_err(|error| SegmentError::io("cut", &self.store.path_of(&kept.name), error))
     }
 
     fn create_reserve(&self, reserve: ReserveKind) -> Result<(String, io::Result<Arc<dyn File>>), SegmentError> {
         let name = reserve.name();
         // A failed attempt may have left one.
-        remove_if_there(self.dir.as_ref(), &name)?;
-        match self.dir.create_new(&name) {
+        remove_if_there(self.store.dir.as_ref(), &name)?;
+        match self.store.dir.create_new(&name) {
             // A foreign directory.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(self.create_spare_file()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(self.spares.create_spare_file()),
             made => Ok((name, made)),
         }
     }
@@ -383,13 +343,13 @@ impl Shared {
     ///
     /// [`SegmentError::Full`] if one stays incomplete; deletes and compaction may still run, and
     /// free room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
-    fn require_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
-        self.poison.check()?;
-        if self.keep_reserves(lengths)? {
+    fn require(&self, lengths: Lengths) -> Result<(), SegmentError> {
+        self.store.poison.check()?;
+        if self.keep_segments(lengths)? {
             return Ok(());
         }
-        self.full.store(true, Ordering::Release);
-        Err(SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: lengths.reserve.into() })
+        self.spares.note_full(true);
+        Err(SegmentError::Full { path: self.store.path().to_owned(), needed_bytes: lengths.reserve.into() })
     }
 
     /// Creates a file for new data beside the reserves, unless the last attempt has shown that
@@ -401,88 +361,88 @@ impl Shared {
         least: u32,
         make: impl FnOnce() -> Result<T, SegmentError>,
     ) -> Result<T, SegmentError> {
-        let full = || SegmentError::Full { path: self.dir.path().to_owned(), needed_bytes: least.max(1).into() };
-        let refused = *self.reserves.refused.lock();
+        let full = || SegmentError::Full { path: self.store.path().to_owned(), needed_bytes: least.max(1).into() };
+        let refused = *self.refused.lock();
         if refused.is_some_and(|(available, len)| lengths.available_bytes <= available && least >= len) {
-            self.full.store(true, Ordering::Release);
+            self.spares.note_full(true);
             return Err(full());
         }
-        let made = self.require_reserves(lengths).and_then(|()| make());
+        let made = self.require(lengths).and_then(|()| make());
         let is_refused = made.as_ref().is_err_and(SegmentError::is_full) && lengths.available_bytes != u64::MAX;
-        *self.reserves.refused.lock() = is_refused.then_some((lengths.available_bytes, least));
+        *self.refused.lock() = is_refused.then_some((lengths.available_bytes, least));
         made
     }
 
     /// Before new data goes into a segment for which a reserve was used up: as
     /// [`grow`](Self::grow), but creates no file.
     #[cold]
-    pub(crate) fn require_reserves_again(&self) -> Result<(), SegmentError> {
-        let _preparing = self.preparing.lock();
-        self.grow(self.lengths(0)?, 0, || Ok(()))
+    pub(crate) fn require_again(&self) -> Result<(), SegmentError> {
+        let _preparing = self.begin_preparing();
+        self.grow(self.lengths.now(0)?, 0, || Ok(()))
     }
 
     /// Room has come free: used-up reserves get it first.
-    pub(crate) fn refill_reserves(&self) -> Result<bool, SegmentError> {
-        if self.reserves.is_enough() {
-            *self.reserves.refused.lock() = None;
+    pub(crate) fn refill(&self) -> Result<bool, SegmentError> {
+        if self.is_enough() {
+            *self.refused.lock() = None;
             return Ok(true);
         }
         // A reserve in use keeps its name until it gets a segment's: meanwhile nobody may create a
         // new one under that name.
-        let _preparing = self.preparing.lock();
-        self.refill_reserves_while_preparing()
+        let _preparing = self.begin_preparing();
+        self.refill_while_preparing()
     }
 
-    /// As [`refill_reserves`](Self::refill_reserves), for a caller that holds `preparing`, or has
+    /// As [`refill`](Self::refill), for a caller that holds `preparing`, or has
     /// the store alone.
-    pub(crate) fn refill_reserves_while_preparing(&self) -> Result<bool, SegmentError> {
-        *self.reserves.refused.lock() = None;
-        if self.reserves.is_enough() || planted("reserve_not_put_back") {
+    pub(crate) fn refill_while_preparing(&self) -> Result<bool, SegmentError> {
+        *self.refused.lock() = None;
+        if self.is_enough() || planted("reserve_not_put_back") {
             return Ok(true);
         }
-        self.keep_reserves(self.lengths(0)?)
+        self.keep_segments(self.lengths.now(0)?)
     }
 
-    /// The bytes that [`keep_reserves`](Self::keep_reserves) would take for segment reserves.
-    pub(crate) fn missing_reserve_bytes(&self, lengths: Lengths) -> u64 {
-        let missing = |reserve| u64::from(lengths.reserve).saturating_sub(self.reserves.len_bytes(reserve));
-        let opening = u64::from(lengths.opening).saturating_sub(self.reserves.len_bytes(ReserveKind::Opening));
+    /// The bytes that [`keep_segments`](Self::keep_segments) would take for segment reserves.
+    pub(crate) fn missing_bytes(&self, lengths: Lengths) -> u64 {
+        let missing = |reserve| u64::from(lengths.reserve).saturating_sub(self.len_bytes(reserve));
+        let opening = u64::from(lengths.opening).saturating_sub(self.len_bytes(ReserveKind::Opening));
         missing(ReserveKind::Compaction) + opening + missing(ReserveKind::Tail)
     }
 
     /// The length of the reserve for compaction.
     pub(crate) fn compaction_reserve_len(&self) -> u32 {
-        u32::try_from(self.reserves.len_bytes(ReserveKind::Compaction)).unwrap_or(u32::MAX)
+        u32::try_from(self.len_bytes(ReserveKind::Compaction)).unwrap_or(u32::MAX)
     }
 
     /// Takes a reserve as a spare with room for `least` bytes, if it is that long.
     pub(crate) fn take_reserve(&self, reserve: ReserveKind, least: u32) -> Result<Option<Spare>, SegmentError> {
-        let mut states = self.reserves.states.lock();
+        let mut states = self.states.lock();
         let state = &mut states[reserve as usize];
         let Some(kept) = state.file.clone().filter(|file| file.len_bytes >= least.into()) else { return Ok(None) };
-        let opened = self.dir.open(&kept.name, Access::Write);
+        let opened = self.store.dir.open(&kept.name, Access::Write);
         // A file with a second name, such as a backup's, must not change.
         let is_own = |file: &Arc<dyn File>| file.metadata().is_ok_and(|found| found.links == 1);
         let opened = opened.and_then(|file| if is_own(&file) { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) });
         let spare = match opened {
-            Ok(file) => self.map_spare(kept.name, file, u32::try_from(kept.len_bytes).unwrap_or(u32::MAX))?,
+            Ok(file) => self.spares.map_spare(kept.name, file, u32::try_from(kept.len_bytes).unwrap_or(u32::MAX))?,
             // Another program has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 state.file = None;
-                self.reserves.note(states.as_slice());
+                self.note(states.as_slice());
                 return Ok(None);
             }
-            Err(error) => return Err(SegmentError::io("open", &self.path_of(&kept.name), error)),
+            Err(error) => return Err(SegmentError::io("open", &self.store.path_of(&kept.name), error)),
         };
         state.file = None;
-        self.reserves.note(states.as_slice());
+        self.note(states.as_slice());
         Ok(Some(spare))
     }
 
     /// Removes a reserve, to make room for a manifest: the manifest's own, or else one of the
     /// others. Returns whether there was any.
     pub(crate) fn give_up_room(&self) -> bool {
-        let mut states = self.reserves.states.lock();
+        let mut states = self.states.lock();
         [ReserveKind::Manifest, ReserveKind::Tail, ReserveKind::Opening, ReserveKind::Compaction]
             .into_iter()
             .any(|reserve| self.give_up(states.as_mut_slice(), reserve))
@@ -490,8 +450,8 @@ impl Shared {
 
     fn give_up(&self, states: &mut [ReserveState], reserve: ReserveKind) -> bool {
         let given = states[reserve as usize].file.take();
-        self.reserves.note(states);
-        given.is_some_and(|file| self.dir.remove_file(&file.name).is_ok())
+        self.note(states);
+        given.is_some_and(|file| self.store.dir.remove_file(&file.name).is_ok())
     }
 
     /// A new name in a directory may need a block of room. Frees it by removing the manifest's
@@ -501,19 +461,17 @@ impl Shared {
     ///
     /// A failed sync; the store is then poisoned.
     pub(crate) fn make_room_for_name(&self) -> Result<bool, SegmentError> {
-        if planted("names_need_no_room")
-            || !self.give_up(self.reserves.states.lock().as_mut_slice(), ReserveKind::Manifest)
-        {
+        if planted("names_need_no_room") || !self.give_up(self.states.lock().as_mut_slice(), ReserveKind::Manifest) {
             return Ok(false);
         }
-        self.sync_dir().map_err(|error| self.poison.latch_sync(error))?;
+        self.store.sync().map_err(|error| self.store.poison.latch_sync(error))?;
         Ok(true)
     }
 
     /// Cuts reserves to the wanted length if they are more than twice as long.
-    pub(crate) fn trim_reserves(&self, lengths: Lengths) -> Result<(), SegmentError> {
-        *self.reserves.refused.lock() = None;
-        let mut states = self.reserves.states.lock();
+    pub(crate) fn trim(&self, lengths: Lengths) -> Result<(), SegmentError> {
+        *self.refused.lock() = None;
+        let mut states = self.states.lock();
         let wanted = u64::from(lengths.reserve);
         for reserve in [ReserveKind::Compaction, ReserveKind::Tail] {
             let state = &mut states[reserve as usize];
@@ -524,26 +482,78 @@ impl Shared {
         }
         Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::{DeviceRoom, Lengths, SHORT_LEN_BYTES};
+    /// A file for compaction's output: a new one, or the reserve. One record takes up to `least`
+    /// bytes.
+    pub(crate) fn compaction_file(&self, capacity: u32, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
+        let lengths = self.lengths.now(least)?;
+        let least = least.max(MIN_SEGMENT_LEN_BYTES);
+        let capacity = capacity.min(lengths.output).max(least);
+        if purpose == Purpose::Grow {
+            return self.grow(lengths, least, || self.spares.create_spare(capacity));
+        }
+        // A new file shorter than the reserve would be no better than the reserve.
+        let shortest = self.compaction_reserve_len().clamp(least, capacity);
+        match self.spares.create_spare_within(capacity, shortest) {
+            Err(error) if error.is_full() => {
+                // The room that compaction frees refills both.
+                match self.take_reserve(ReserveKind::Compaction, least)? {
+                    Some(spare) => Ok(spare),
+                    None => self.take_reserve(ReserveKind::Tail, least)?.ok_or(error),
+                }
+            }
+            made => made,
+        }
+    }
 
-    #[test]
-    fn files_fit_their_device() {
-        const MIB: u64 = 1 << 20;
-        let of = |total_mib: u64, available_bytes: u64| {
-            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes };
-            let Lengths { segment, output, reserve, .. } = Lengths::of(room, 0, 64 << 20, 64 << 20);
-            (segment >> 10, output >> 10, reserve >> 10)
-        };
-        let most = u32::MAX >> 10;
-        assert_eq!(of(1 << 20, 1 << 40), (most, most, 1024), "the reserves are short while there is room");
-        assert_eq!(of(1 << 20, 256 * MIB), (32 << 10, most, 64 << 10));
-        assert_eq!(of(48, 48 * MIB), (768, 768, 768));
-        assert_eq!(of(48, MIB), (128, 768, 768));
-        assert_eq!(of(1, 0), (16, 16, 16));
-        assert_eq!(SHORT_LEN_BYTES >> 10, 16);
+    /// Renames a spare to a segment, with the next id whose name no foreign directory has.
+    pub(crate) fn name_as_segment(&self, spare: &mut Spare) -> Result<u32, SegmentError> {
+        loop {
+            let id = self.store.take_id()?;
+            let name = segment_name(id);
+            step();
+            match self.store.dir.rename(&spare.name, &name) {
+                Ok(()) => {
+                    spare.name = name;
+                    return Ok(id);
+                }
+                Err(error) if is_full(&error) => {
+                    if !self.make_room_for_name()? {
+                        return Err(SegmentError::io_or_full("rename", &self.store.path_of(&spare.name), 0, error));
+                    }
+                }
+                Err(error)
+                    if error.kind() == io::ErrorKind::IsADirectory
+                        && !planted("taken_names_refuse")
+                        && !planted("strangers_poison") => {}
+                Err(error) => {
+                    let error = SegmentError::io("rename", &self.store.path_of(&spare.name), error);
+                    return Err(self.store.poison.latch_rename(error));
+                }
+            }
+        }
+    }
+
+    /// Removes an unused file; the reserves get its room first. If the store is poisoned, the
+    /// manifest may name the file, and it stays. The caller holds `preparing`.
+    pub(crate) fn discard(&self, spare: Spare) {
+        let Spare { name, file, mapping } = spare;
+        drop((file, mapping));
+        if !self.store.poison.is_set() {
+            // The caller reports the earlier error. If these fail, the next open removes the file,
+            // and the next creation of a file for new data refills the reserves.
+            let _taken = self.take_back(&name, SegmentKind::Append);
+            let _refilled = self.refill_while_preparing();
+        }
+    }
+
+    /// The file of a segment that no manifest names any more, and that holds nothing that counts.
+    pub(crate) fn end_unnamed(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
+        let (name, kind) = (segment_name(segment.id()), segment.kind());
+        // Whoever holds it may look at its bytes, which would change.
+        if Arc::into_inner(segment).is_some() {
+            return self.take_back(&name, kind);
+        }
+        remove_if_there(self.store.dir.as_ref(), &name)
     }
 }

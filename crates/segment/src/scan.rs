@@ -4,9 +4,10 @@
 use hightower_log::{CommandRef, DecodeError, Record, RecordBody, RecordContext, SegmentKind, decode, probe};
 
 use crate::error::{Damage, SegmentError};
+use crate::layout::{FIRST_RECORD_AT, to_offset};
 use crate::mutants::planted;
 use crate::read_ahead::InOrder;
-use crate::segment::{FIRST_RECORD_AT, Segment, to_offset};
+use crate::segment::Segment;
 
 /// A command with its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +255,19 @@ pub struct Scan<'a> {
 }
 
 impl Segment {
+    /// All commands of the segment, in file order, each verified.
+    #[must_use]
+    pub fn entries(&self) -> SegmentEntries<'_> {
+        self.entries_from(FIRST_RECORD_AT, self.header().base_seq)
+    }
+
+    /// The commands from `offset` on, where the commit with `seq` begins. (In a compacted segment
+    /// the seq has no meaning.)
+    #[must_use]
+    pub fn entries_from(&self, offset: u32, seq: u64) -> SegmentEntries<'_> {
+        SegmentEntries::new(self, offset, seq)
+    }
+
     /// Scans the whole segment and continues behind damage, for checks and salvage. Behind a
     /// damaged place seqs are no longer exact, and a batch may be incomplete.
     ///

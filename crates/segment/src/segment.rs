@@ -13,13 +13,9 @@ use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKin
 
 use crate::error::SegmentError;
 use crate::fs::{File, Lock, retry_interrupted};
+use crate::layout::{FIRST_RECORD_AT, SEAL_LEN_BYTES, to_offset};
 use crate::lock::Mutex;
 use crate::mapping::{Mapping, Pages};
-use crate::scan::SegmentEntries;
-
-/// The offset of the first record.
-#[allow(clippy::cast_possible_truncation, reason = "64")]
-pub(crate) const FIRST_RECORD_AT: u32 = SegmentHeader::LEN as u32;
 
 /// Length of one step of a sync, in bytes.
 const SYNC_STEP_BYTES: usize = 4 << 20;
@@ -69,6 +65,15 @@ impl Segment {
             sealed: AtomicBool::new(false),
             lock: None,
         }
+    }
+
+    /// The same, with its first `len` bytes published without an appender.
+    pub(crate) fn published(self, len: u32) -> Result<Self, SegmentError> {
+        let invalid = |what: String| SegmentError::Invalid { what };
+        let mut writer = self.mapping.writer().ok_or_else(|| invalid("the segment has a writer".to_owned()))?;
+        let done = self.mapping.publish(&mut writer, len as usize);
+        done.map_err(|error| invalid(error.to_string()))?;
+        Ok(self)
     }
 
     /// The same, with a lock for its lifetime.
@@ -176,26 +181,13 @@ impl Segment {
         self.mapping.published_from(offset as usize).unwrap_or_default()
     }
 
-    /// All commands of the segment, in file order, each verified.
-    #[must_use]
-    pub fn entries(&self) -> SegmentEntries<'_> {
-        self.entries_from(FIRST_RECORD_AT, self.header.base_seq)
-    }
-
-    /// The commands from `offset` on, where the commit with `seq` begins. (In a compacted segment
-    /// the seq has no meaning.)
-    #[must_use]
-    pub fn entries_from(&self, offset: u32, seq: u64) -> SegmentEntries<'_> {
-        SegmentEntries::new(self, offset, seq)
-    }
-
     /// The time of the segment's seal, in Unix milliseconds; `None` without a seal: the segment is
     /// active, compacted, or ended by a crash. It costs the decoding of a few bytes.
     #[must_use]
     pub fn sealed_at(&self) -> Option<i64> {
         let end = self.len_bytes();
         // The length of a seal depends on its numbers.
-        (1..=crate::shared::SEAL_LEN_BYTES).find_map(|len| {
+        (1..=SEAL_LEN_BYTES).find_map(|len| {
             let record = self.record_at(end.checked_sub(len)?).ok()?;
             match record.body {
                 RecordBody::Seal { timestamp, .. } if record.len == len => Some(timestamp),
@@ -324,9 +316,4 @@ impl Segment {
     pub(crate) fn damaged(&self, offset: u32, error: hightower_log::DecodeError) -> SegmentError {
         SegmentError::decode(&self.path, offset.into(), error)
     }
-}
-
-/// An offset in a mapping as `u32`: no mapping of a segment is longer than `u32::MAX`.
-pub(crate) fn to_offset(place: usize) -> u32 {
-    u32::try_from(place).unwrap_or(u32::MAX)
 }

@@ -3,32 +3,30 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use crate::compacted::{CompactedSegment, CompactedWriter, Edit, Released};
+use crate::compacted::{self, CompactedSegment, CompactedWriter, Edit, Released};
 use crate::error::SegmentError;
 use crate::first_segment::{Recovery, recovered};
 use crate::fs::{Dir, Fs, Lock, LockKind, retry_interrupted};
+use crate::layout::{BLOCK_LEN_BYTES, FIRST_RECORD_AT};
 use crate::manifest::{Content, Manifest};
 use crate::manifest_edit::ManifestEdit;
-use crate::manifest_file::Form;
+use crate::manifest_file::{Form, replace_manifest};
 use crate::mapping::Pages;
 use crate::mutants::planted;
 use crate::names::is_checkpoint;
-use crate::options::{Purpose, Stamp, StoreOptions};
+use crate::options::{AppendMode, Purpose, Stamp, StoreOptions};
+use crate::parts::StoreParts;
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
-use crate::reserves::BLOCK_LEN_BYTES;
-use crate::segment::{FIRST_RECORD_AT, Segment};
-use crate::shared::{Shared, replace_manifest};
+use crate::segment::Segment;
 use crate::sync::SyncPoint;
-use crate::tail::AppendMode;
 
 /// An open store: the state that the appender, readers, background threads and the compactor share.
 /// Clone it freely. The lock is held until the last clone, the [`Appender`](crate::Appender) and
 /// all [`SyncPoint`]s are gone.
 #[derive(Clone, Debug)]
 pub struct SegmentStore {
-    shared: Arc<Shared>,
+    parts: Arc<StoreParts>,
 }
 
 /// The state of the tail of the log, for statistics.
@@ -140,29 +138,29 @@ impl SegmentStore {
         report.created = created;
         let before: Vec<_> =
             live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
-        let shared = Arc::new(Shared::new(dir, options, manifest, lock)?);
+        let parts = Arc::new(StoreParts::new(dir, &options, manifest, lock)?);
         let files: Vec<_> = live.into_iter().zip(before).map(|(found, before)| recovered(found, before)).collect();
         let recovery = Recovery {
-            shared: Arc::clone(&shared),
+            parts: Arc::clone(&parts),
             segments: files.iter().map(|(segment, _)| Arc::clone(segment)).collect(),
             files,
             dropped: dropped.into_iter().map(|entry| entry.id).collect(),
             report,
         };
-        Ok((Self { shared }, recovery))
+        Ok((Self { parts }, recovery))
     }
 
     /// A handle for syncing from any thread.
     #[must_use]
     pub fn sync_point(&self) -> SyncPoint {
-        SyncPoint { shared: Arc::clone(&self.shared) }
+        SyncPoint { tail: Arc::clone(&self.parts.tail) }
     }
 
     /// Whether it is time for [`prepare_next`](Self::prepare_next): there is no successor, or a
     /// reserve is missing. Cheap.
     #[must_use]
     pub fn wants_preparation(&self) -> bool {
-        self.shared.wants_preparation()
+        self.parts.successors.wants_preparation()
     }
 
     /// Creates the reserves for deletes and compaction, and then the active segment's successor
@@ -176,7 +174,7 @@ impl SegmentStore {
     /// poisoned](Self::is_poisoned), nothing has changed either, and the caller can try again: the
     /// process may have run out of file descriptors or memory.
     pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
-        self.shared.prepare_next(stamp)
+        self.parts.successors.prepare_next(stamp)
     }
 
     /// Sets the length of files that are created ahead of their use. The initial value and the
@@ -185,20 +183,19 @@ impl SegmentStore {
     /// [`prepare_next`](Self::prepare_next) gets the full length all the same. A value set before
     /// [`Recovery::finish`] also holds for the first segment.
     pub fn set_next_len(&self, len_bytes: u32) {
-        let len = len_bytes.clamp(crate::options::MIN_SEGMENT_LEN_BYTES, self.shared.options.segment_len_bytes);
-        self.shared.next_len.store(len, Ordering::Relaxed);
+        self.parts.lengths.set_next(len_bytes);
     }
 
     /// Where the log ends: the id of the active segment, and its length. Cheap.
     #[must_use]
     pub fn end(&self) -> Option<(u32, u32)> {
-        self.shared.tail.lock().active.as_ref().map(|active| (active.id(), active.len_bytes()))
+        self.parts.tail.lock().active.as_ref().map(|active| (active.id(), active.len_bytes()))
     }
 
     /// How far the tail of the log has come. Cheap.
     #[must_use]
     pub fn progress(&self) -> Option<TailProgress> {
-        let tail = self.shared.tail.lock();
+        let tail = self.parts.tail.lock();
         let active = tail.active.as_ref()?;
         let durable = active.durable();
         Some(TailProgress {
@@ -212,7 +209,7 @@ impl SegmentStore {
     /// The value of [`set_next_len`](Self::set_next_len).
     #[must_use]
     pub fn next_len(&self) -> u32 {
-        self.shared.next_len.load(Ordering::Relaxed)
+        self.parts.lengths.next()
     }
 
     /// The device room, in bytes, that a roll to a segment with room for a commit of `len_bytes` of
@@ -224,7 +221,7 @@ impl SegmentStore {
     ///
     /// [`SegmentError::TooLarge`] if no segment can hold such a commit.
     pub fn room_for_roll(&self, len_bytes: usize) -> Result<u64, SegmentError> {
-        self.shared.room_for_roll(len_bytes)
+        self.parts.successors.room_for_roll(len_bytes)
     }
 
     /// The device room, in bytes, that [`prepare_next`](Self::prepare_next) would take, at most.
@@ -234,7 +231,7 @@ impl SegmentStore {
     ///
     /// [`SegmentError::Io`] if the free room of the device cannot be read.
     pub fn room_to_prepare(&self) -> Result<u64, SegmentError> {
-        self.shared.room_to_prepare()
+        self.parts.successors.room_to_prepare()
     }
 
     /// Creates used-up reserves again, as far as there is room. Returns whether all are complete:
@@ -245,7 +242,7 @@ impl SegmentStore {
     ///
     /// [`SegmentError::Io`], and nothing has changed.
     pub fn refill_reserves(&self) -> Result<bool, SegmentError> {
-        self.shared.refill_reserves()
+        self.parts.reserves.refill()
     }
 
     /// Removes the prepared segment if it is more than twice as long as new files are to be, and
@@ -256,7 +253,7 @@ impl SegmentStore {
     /// [`SegmentError::Full`], and nothing has changed; [`SegmentError::Io`] or
     /// [`SegmentError::Poisoned`] otherwise.
     pub fn trim(&self) -> Result<(), SegmentError> {
-        self.shared.trim()
+        self.parts.successors.trim()
     }
 
     /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared
@@ -272,10 +269,10 @@ impl SegmentStore {
     /// [`SegmentError::Io`]. Only speed suffers.
     pub fn prefault_ahead(&self, len_bytes: u32, pages: Pages) -> Result<u32, SegmentError> {
         let (active, prepared) = {
-            let tail = self.shared.tail.lock();
+            let tail = self.parts.tail.lock();
             (tail.active.clone(), tail.prepared.as_ref().map(|prepared| Arc::clone(&prepared.segment)))
         };
-        let (AppendMode::Mapped, Some(active)) = (self.shared.mode, active) else { return Ok(0) };
+        let (AppendMode::Mapped, Some(active)) = (self.parts.spares.mode, active) else { return Ok(0) };
         let end = active.len_bytes().saturating_add(len_bytes);
         let touched = active.prefault_to(end, pages)?;
         let left = end.saturating_sub(active.capacity_bytes());
@@ -292,13 +289,13 @@ impl SegmentStore {
     /// [`SegmentError::Full`], and the caller can try again; [`SegmentError::Io`] or
     /// [`SegmentError::Poisoned`] otherwise.
     pub fn sync_predecessors(&self) -> Result<usize, SegmentError> {
-        self.shared.seal_rolled()
+        self.parts.tail.seal_rolled()
     }
 
     /// Whether rolled segments wait for [`sync_predecessors`](Self::sync_predecessors). Cheap.
     #[must_use]
     pub fn has_predecessors(&self) -> bool {
-        !self.shared.tail.lock().rolled.is_empty()
+        !self.parts.tail.lock().rolled.is_empty()
     }
 
     /// Begins a segment of up to `capacity_bytes` for compaction, created at the time of `stamp`.
@@ -319,7 +316,7 @@ impl SegmentStore {
         stamp: Stamp,
     ) -> Result<CompactedWriter, SegmentError> {
         let least = least_bytes.saturating_add(FIRST_RECORD_AT);
-        CompactedWriter::new(&self.shared, capacity_bytes, least, purpose, stamp)
+        CompactedWriter::new(&self.parts, capacity_bytes, least, purpose, stamp)
     }
 
     /// Changes the set of live segments, durably, in one step: when this returns no crash brings
@@ -331,7 +328,7 @@ impl SegmentStore {
     /// [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] or
     /// [`SegmentError::Poisoned`] otherwise.
     pub fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
-        self.shared.install(edit)
+        compacted::install(&self.parts, edit)
     }
 
     /// Gives up a segment that [`install`](Self::install) has removed. If this is the last
@@ -341,7 +338,7 @@ impl SegmentStore {
     ///
     /// [`SegmentError::Invalid`] if the manifest still names it; [`SegmentError::Io`].
     pub fn release(&self, segment: Arc<Segment>) -> Result<Released, SegmentError> {
-        self.shared.release(segment)
+        compacted::release(&self.parts, segment)
     }
 
     /// Gives up a segment that was written but not [installed](Self::install): its file becomes a
@@ -351,7 +348,7 @@ impl SegmentStore {
     ///
     /// [`SegmentError::Invalid`] if the manifest names it; [`SegmentError::Io`].
     pub fn abandon(&self, output: CompactedSegment) -> Result<(), SegmentError> {
-        self.shared.abandon(output)
+        compacted::abandon(&self.parts, output)
     }
 
     /// Records the newest index checkpoint's name in the manifest, durably. Its file must be
@@ -366,7 +363,7 @@ impl SegmentStore {
         if let Some(name) = name.filter(|name| !is_checkpoint(name)) {
             return Err(SegmentError::Invalid { what: format!("{name:?} is no name for a checkpoint") });
         }
-        self.shared.edit_manifest(Form::Shortest, |_| ManifestEdit {
+        self.parts.manifest.edit(Form::Shortest, |_| ManifestEdit {
             checkpoint: Some(name.map(str::to_owned)),
             ..ManifestEdit::default()
         })
@@ -375,52 +372,52 @@ impl SegmentStore {
     /// A copy of the manifest that is on disk.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
-        Manifest::clone(&self.shared.manifest.lock())
+        Manifest::clone(&self.parts.manifest.lock())
     }
 
     /// The store's directory: the one that was opened, whatever its name is now.
     #[must_use]
     pub fn dir(&self) -> &Arc<dyn Dir> {
-        &self.shared.dir
+        &self.parts.store.dir
     }
 
     /// Whether writes are refused because one failed.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        self.shared.poison.is_set()
+        self.parts.store.poison.is_set()
     }
 
     /// # Errors
     ///
     /// Why the store takes no writes: [`SegmentError::Poisoned`] or [`SegmentError::Forked`].
     pub(crate) fn check_writable(&self) -> Result<(), SegmentError> {
-        self.shared.poison.check()
+        self.parts.store.poison.check()
     }
 
     /// Refuses all writes from now on, because the caller can no longer vouch for the state in
     /// memory.
     pub fn poison(&self, cause: &str) {
-        self.shared.poison.set(cause);
+        self.parts.store.poison.set(cause);
     }
 
     /// The state of the tail of the log.
     #[must_use]
     pub fn tail_stats(&self) -> TailStats {
-        let segments = self.shared.manifest.lock().segments.len();
-        let (reserves, reserve_bytes) = self.shared.reserves.kept();
-        let tail = self.shared.tail.lock();
+        let segments = self.parts.manifest.lock().segments.len();
+        let (reserves, reserve_bytes) = self.parts.reserves.kept();
+        let tail = self.parts.tail.lock();
         let left = |segment: &Segment| u64::from(segment.capacity_bytes().saturating_sub(segment.len_bytes()));
         let active = tail.active.as_deref().map_or(0, left);
         let prepared = tail.prepared.as_ref().map_or(0, |prepared| left(&prepared.segment));
         TailStats {
-            appends: self.shared.mode,
+            appends: self.parts.spares.mode,
             segments,
             rolled: tail.rolled.len(),
             prepared: tail.prepared.is_some(),
             reserves,
             reserved_bytes: active + prepared + reserve_bytes,
-            full: self.shared.full.load(Ordering::Acquire),
-            poisoned: self.shared.poison.is_set(),
+            full: self.parts.spares.is_full(),
+            poisoned: self.parts.store.poison.is_set(),
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::error::SegmentError;
-use crate::shared::Shared;
+use crate::log_tail::LogTail;
 
 /// Makes appended commits durable. It can be cloned and called from any thread, also during
 /// appends.
 #[derive(Clone, Debug)]
 pub struct SyncPoint {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) tail: Arc<LogTail>,
 }
 
 impl SyncPoint {
@@ -21,6 +21,6 @@ impl SyncPoint {
     /// [`SegmentError::Io`] for the first failure; it is never retried, and later calls return
     /// [`SegmentError::Poisoned`].
     pub fn sync(&self) -> Result<(), SegmentError> {
-        self.shared.sync()
+        self.tail.sync()
     }
 }

@@ -18,19 +18,6 @@ use crate::fs::write_all_at;
 use crate::mapping::MappingWriter;
 use crate::segment::Segment;
 
-/// The method of appends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AppendMode {
-    /// Mapped if the file system keeps preallocated room, otherwise positioned.
-    #[default]
-    Auto,
-    /// By a writable map. On a file system that does not keep preallocated room, a full disk kills
-    /// the process.
-    Mapped,
-    /// By positioned writes.
-    Positioned,
-}
-
 /// Appends behind the published end of one segment.
 pub(crate) trait Tail: Debug + Send + Sync {
     /// Writes `parts`, which have `records` commands, in order at `offset`, the published end, and

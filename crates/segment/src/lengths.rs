@@ -1,0 +1,138 @@
+//! The lengths of new files: how much of the device a segment, an output of compaction and a
+//! reserve may take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::error::SegmentError;
+use crate::fs::DeviceRoom;
+use crate::layout::SHORT_LEN_BYTES;
+use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::mutants::planted;
+use crate::options::MIN_SEGMENT_LEN_BYTES;
+use crate::store_dir::StoreDir;
+
+/// Enough for a segment that takes no commit.
+pub(crate) const OPENING_LEN_BYTES: u32 = 4096;
+/// A segment takes at most 1/`DEVICE_SHARE` of the device, so that the reserves take a small part
+/// of it, and at most 1/`FREE_SHARE` of the free room.
+const DEVICE_SHARE: u64 = 64;
+const FREE_SHARE: u64 = 8;
+/// While the device has room for many segments, the reserves for the tail and for compaction are no
+/// longer than this each.
+const AMPLE_RESERVE_LEN_BYTES: u32 = 1 << 20;
+/// And no longer than this, unless a segment is longer.
+const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
+
+/// What the lengths of new files depend on, besides the device.
+#[derive(Debug)]
+pub(crate) struct FileLengths {
+    store: Arc<StoreDir>,
+    /// The option of that name.
+    segment_len_bytes: u32,
+    /// The length of files that are created ahead of their use, in bytes.
+    next: AtomicU32,
+    /// The length of the longest segment in bytes, not counting segments for one long commit.
+    longest: AtomicU32,
+}
+
+impl FileLengths {
+    pub(crate) fn new(store: Arc<StoreDir>, segment_len_bytes: u32, manifest: &Manifest) -> Self {
+        let sealed_len = |entry: &SegmentEntry| match entry.state {
+            SegmentState::Sealed { len_bytes, .. } => len_bytes.min(segment_len_bytes),
+            SegmentState::Open => 0,
+        };
+        let longest = manifest.segments.iter().map(sealed_len).max().unwrap_or(0);
+        Self { store, segment_len_bytes, next: AtomicU32::new(segment_len_bytes), longest: AtomicU32::new(longest) }
+    }
+
+    /// The lengths of new files, if the next one needs `least` bytes.
+    pub(crate) fn now(&self, least: u32) -> Result<Lengths, SegmentError> {
+        let longest = self.longest.load(Ordering::Relaxed).min(self.segment_len_bytes);
+        Ok(Lengths::of(self.room()?, least, self.next(), longest))
+    }
+
+    pub(crate) fn room(&self) -> Result<DeviceRoom, SegmentError> {
+        let room = self.store.dir.room();
+        room.map_err(|error| SegmentError::io("look at the room for", self.store.path(), error))
+    }
+
+    /// The length of files that are created ahead of their use, in bytes.
+    pub(crate) fn next(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_next(&self, len_bytes: u32) {
+        self.next.store(len_bytes.clamp(MIN_SEGMENT_LEN_BYTES, self.segment_len_bytes), Ordering::Relaxed);
+    }
+
+    /// Notes the length of a new segment.
+    pub(crate) fn note_segment(&self, len_bytes: u32) {
+        self.longest.fetch_max(len_bytes, Ordering::Relaxed);
+    }
+
+    /// Commits that outrun the creation of files get a segment of full length.
+    pub(crate) fn whole_segment(&self, lengths: Lengths, least: u32) -> u32 {
+        self.segment_len_bytes.min(lengths.segment).max(least)
+    }
+}
+
+/// The lengths of new files for the current state of the device, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    /// A segment for commits, unless one commit needs more.
+    pub(crate) segment: u32,
+    /// A segment of compaction, unless one record needs more.
+    pub(crate) output: u32,
+    /// The reserves for the tail and for compaction.
+    pub(crate) reserve: u32,
+    /// The reserve for opening.
+    pub(crate) opening: u32,
+    pub(crate) available_bytes: u64,
+}
+
+impl Lengths {
+    /// `least` is the length of the next file, `next` that of files created ahead of use, `longest`
+    /// that of the store's longest segment.
+    fn of(room: DeviceRoom, least: u32, next: u32, longest: u32) -> Self {
+        let share = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX).max(SHORT_LEN_BYTES);
+        let output = share(room.total_bytes / DEVICE_SHARE);
+        let segment = output.min(share(room.available_bytes / FREE_SHARE));
+        if planted("segments_ignore_the_device") {
+            let opening = OPENING_LEN_BYTES.min(next);
+            return Self { segment: u32::MAX, output: u32::MAX, reserve: longest, opening, available_bytes: u64::MAX };
+        }
+        let longest = longest.min(output);
+        let taken_next = u64::from(least.max(segment.min(longest)));
+        let is_scarce = room.available_bytes < taken_next + FREE_SHARE * u64::from(longest);
+        let wanted = if is_scarce {
+            longest
+        } else {
+            longest.max(next.min(FIRST_RESERVE_LEN_BYTES)).min(AMPLE_RESERVE_LEN_BYTES)
+        };
+        let opening = OPENING_LEN_BYTES.min(next);
+        Self { segment, output, reserve: wanted.min(output), opening, available_bytes: room.available_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DeviceRoom, Lengths, SHORT_LEN_BYTES};
+
+    #[test]
+    fn files_fit_their_device() {
+        const MIB: u64 = 1 << 20;
+        let of = |total_mib: u64, available_bytes: u64| {
+            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes };
+            let Lengths { segment, output, reserve, .. } = Lengths::of(room, 0, 64 << 20, 64 << 20);
+            (segment >> 10, output >> 10, reserve >> 10)
+        };
+        let most = u32::MAX >> 10;
+        assert_eq!(of(1 << 20, 1 << 40), (most, most, 1024), "the reserves are short while there is room");
+        assert_eq!(of(1 << 20, 256 * MIB), (32 << 10, most, 64 << 10));
+        assert_eq!(of(48, 48 * MIB), (768, 768, 768));
+        assert_eq!(of(48, MIB), (128, 768, 768));
+        assert_eq!(of(1, 0), (16, 16, 16));
+        assert_eq!(SHORT_LEN_BYTES >> 10, 16);
+    }
+}
