@@ -62,7 +62,7 @@ fn names_of_the_index() {
     let mut names = 0;
     for (_, quoted) in table.split('`').enumerate().filter(|(number, _)| number % 2 == 1) {
         let name: String = quoted.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect();
-        let is_std = ["Clone", "Option", "Box"].contains(&name.as_str()) || name.is_empty();
+        let is_std = ["Arc", "Clone", "Option", "Box"].contains(&name.as_str()) || name.is_empty();
         let is_there = ["fn", "struct", "trait"].iter().any(|kind| {
             let declared = format!("pub {kind} {name}");
             source

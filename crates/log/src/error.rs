@@ -47,7 +47,7 @@ impl fmt::Display for Field {
 #[non_exhaustive]
 pub enum DecodeError {
     /// The bytes end before the record or header does.
-    #[error("offset {offset}: cut short: {needed} bytes expected, {available} found")]
+    #[error("offset {offset}: truncated: {needed} bytes expected, {available} found")]
     Truncated {
         /// The offset of the record in its segment.
         offset: u32,

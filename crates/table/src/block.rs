@@ -62,7 +62,7 @@ pub(crate) fn open<'a>(
     let most = usize::try_from(area.end - offset).unwrap_or(usize::MAX).min(MAX_BLOCK_LEN);
     let rest = usize::try_from(offset).ok().and_then(|start| file.get(start..)).unwrap_or_default();
     let rest = rest.get(..most.min(rest.len())).unwrap_or_default();
-    let Some(head) = rest.first_chunk::<HEAD_LEN>() else { return Err(damaged(offset, "a block that is cut short")) };
+    let Some(head) = rest.first_chunk::<HEAD_LEN>() else { return Err(damaged(offset, "a truncated block")) };
     let [c0, c1, c2, c3, l0, l1, l2, l3, p0, p1, p2, p3, level, count] = *head;
     let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     let Some(block) = rest.get(..len).filter(|block| block.len() >= HEAD_LEN) else {

@@ -74,7 +74,7 @@ impl Footer {
     pub(crate) fn decode(file: &[u8], salt: Salt) -> Result<Self, Damaged> {
         let end = file.len() as u64;
         let Some(trailer) = file.get(HEADER_LEN..).and_then(|rest| rest.last_chunk::<TRAILER_LEN>()) else {
-            return Err(damaged(end, "a file that is cut short"));
+            return Err(damaged(end, "a truncated file"));
         };
         let trailer_at = end - TRAILER_LEN as u64;
         let (words, _) = trailer.as_chunks::<8>();

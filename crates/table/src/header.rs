@@ -55,10 +55,10 @@ impl TableHeader {
 
     pub(crate) fn decode(file: &[u8]) -> Result<Self, NoHeader> {
         let Some(bytes) = file.first_chunk::<HEADER_LEN>() else {
-            return Err(NoHeader::Damaged("a file that is cut short"));
+            return Err(NoHeader::Damaged("a truncated file"));
         };
         if bytes.first_chunk() != Some(&MAGIC) {
-            return Err(NoHeader::Damaged("it does not begin as a table does"));
+            return Err(NoHeader::Damaged("it does not have the magic of a table"));
         }
         let (words, _) = bytes.as_chunks::<8>();
         let word = |place: usize| words.get(place).map_or(0, |word| u64::from_le_bytes(*word));
