@@ -77,17 +77,8 @@ struct BackupPart {
 
 impl BackupPart {
     fn entry(&self) -> SegmentEntry {
-        let header = self.segment.header();
-        SegmentEntry {
-            id: header.id,
-            kind: header.kind,
-            salt: header.salt,
-            base_seq: header.base_seq,
-            base_version: header.base_version,
-            base_timestamp: header.base_timestamp,
-            created_ms: header.created_ms,
-            state: SegmentState::Sealed { len_bytes: self.len_bytes, records: self.records },
-        }
+        let state = SegmentState::Sealed { len_bytes: self.len_bytes, records: self.records };
+        SegmentEntry::of(self.segment.header(), state)
     }
 
     /// Writes its bytes to a file; see [`write_file`].
