@@ -73,7 +73,7 @@ impl CompactedWriter {
         purpose: Purpose,
         stamp: Stamp,
     ) -> Result<Self, SegmentError> {
-        let _preparing = (!planted("outputs_made_unguarded")).then(|| parts.reserves.begin_preparing());
+        let _preparing = parts.reserves.begin_preparing();
         let file = || parts.reserves.compaction_file(capacity, least, purpose);
         let mut spare = if purpose == Purpose::Reclaim { parts.spares.maps.or_lend(file) } else { file() }?;
         let named = parts.reserves.name_as_segment(&mut spare).and_then(|id| Ok((id, parts.store.random()?)));

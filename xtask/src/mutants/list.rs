@@ -321,11 +321,6 @@ const OF_STORE: &[Mutant] = &[
         &[surroundings_of_segments("a_store_is_closed_without_descriptors")],
     ),
     caught(
-        "outputs_made_unguarded",
-        "a reserve has one use at a time",
-        &[Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-segment", "schedules", "reserves_are_given_once") }],
-    ),
-    caught(
         "prepares_during_a_roll",
         "a roll that could not begin leaves its successor to the next one",
         &[life_of_segments("a_roll_without_room_for_its_seal")],
