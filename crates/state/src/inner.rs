@@ -28,6 +28,8 @@ pub(crate) struct StateInner {
     pub(crate) max_version: MaxVersion,
     /// Counts the calls of `retire_locations`.
     pub(crate) retirements: AtomicU64,
+    /// Changes up to this seqno may be unknown: they were loaded, or their tombstones were removed.
+    pub(crate) forgotten_seq: AtomicU64,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) writer: Mutex<WriterState>,
 }
@@ -42,6 +44,7 @@ impl StateInner {
             mvcc: MvccState::new(),
             max_version: MaxVersion::default(),
             retirements: AtomicU64::new(0),
+            forgotten_seq: AtomicU64::new(0),
             clock,
             writer: Mutex::new(WriterState::new(index)),
         }

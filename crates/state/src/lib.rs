@@ -89,6 +89,8 @@ mod bounds;
 #[cfg(not(loom))]
 mod change;
 #[cfg(not(loom))]
+mod changes;
+#[cfg(not(loom))]
 mod commit;
 #[cfg(not(loom))]
 mod counters;
@@ -146,6 +148,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 pub use {
     bounds::prefix_end,
     change::{Applied, Change, EntryRecord, Replaced, Versioned},
+    changes::ChangeSince,
     commit::Commit,
     hightower_index::{Awaited, Guard, HINT_BITS, SeededHasher, pin},
     hightower_table::TableError,

@@ -127,6 +127,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
         if seq < visible || seq > MAX_SEQ {
             return Err(StateError::SeqOutOfRange { seq, visible });
         }
+        self.inner.forgotten_seq.store(seq, Ordering::SeqCst);
         self.inner.mvcc.visible.store(seq, Ordering::Release);
         Ok(())
     }
@@ -168,6 +169,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         if is_needed && !planted("tombstone_removed_early") {
             return false;
         }
+        // Before the removal, for a walk that finds nothing.
+        self.inner.forgotten_seq.fetch_max(newest.seq, Ordering::SeqCst);
         let guard = pin();
         let mut dropped = 0;
         if let Some(entry) = self.state.index.get(key) {
