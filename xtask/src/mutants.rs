@@ -10,6 +10,7 @@ mod list_of_auth;
 mod list_of_index;
 mod list_of_levels;
 mod list_of_table;
+mod list_of_transactions;
 mod run;
 
 use std::collections::BTreeMap;

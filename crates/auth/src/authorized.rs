@@ -212,6 +212,15 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
                 return self.refuse(action, key);
             }
         }
+        // A rejection names the key that it met: none of the service's own.
+        for (from, to, _) in batch.range_requirements() {
+            let range = KeyRange::bounds(from, to);
+            let is_reserved = range.without(&record_keys::reserved_keys()) != [range.clone()];
+            let is_refused = is_reserved || !access.allows_range(Action::Read, &range, now_ms);
+            if !range.is_empty() && is_refused && !planted("auth_range_requirements_unchecked") {
+                return self.refuse(Action::Read, range.start());
+            }
+        }
         Ok(access)
     }
 

@@ -366,6 +366,10 @@ fn the_authorized_engine_checks_every_operation() {
     denied(jobs.submit(Command::Set { key: b"jobs/1".to_vec(), value: vec![], version: u64::MAX, timestamp: 0 }));
     denied(jobs.commit(Batch::new().put("jobs/2", "").put("other", "")));
     denied(jobs.commit(Batch::new().put("jobs/2", "").require("other", Expect::Absent)));
+    denied(jobs.commit(Batch::new().put("jobs/2", "").require_range("jobs/".."k", 0)));
+    denied(jobs.commit(Batch::new().put("jobs/2", "").require("other", Expect::UnchangedSince(0))));
+    assert!(jobs.commit(Batch::new().put("jobs/9", "").require_prefix("jobs/", 1 << 40)).unwrap().is_committed());
+    jobs.delete(b"jobs/9").unwrap();
     assert!(jobs.get(b"jobs/2").unwrap().is_none(), "a batch is allowed whole or not at all");
     assert!(jobs.commit(Batch::new().put("jobs/2", "").require("jobs/1", Expect::Present)).unwrap().is_committed());
     assert!(!jobs.commit(Batch::new().put("jobs/3", "").require("jobs/9", Expect::Present)).unwrap().is_committed());

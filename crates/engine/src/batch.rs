@@ -1,14 +1,19 @@
 //! Batches: several changes in one atomic commit, with requirements.
 
 use std::borrow::Cow;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use hightower_log::{Command, payload_checksum};
-use hightower_state::ApplyOutcome;
+use hightower_state::{ApplyOutcome, StateSnapshot};
 
+use crate::bounds::{KeyBounds, prefix_end};
 use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
 use crate::limits;
 use crate::mutants::planted;
+use crate::place::Place;
+use crate::watch::RangeRequirement;
 
 /// The outcome of a batch. The two variants are final; their content may grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +100,10 @@ pub struct Batch {
     pub(crate) bytes: Vec<u8>,
     pub(crate) operations: Vec<BatchOperation>,
     pub(crate) requirements: Vec<Requirement>,
+    /// Shared with the watch of a commit.
+    pub(crate) ranges: Option<Arc<Vec<RangeRequirement>>>,
+    /// Keeps the tombstones that the requirements need, until they are checked.
+    pub(crate) snapshot: Option<StateSnapshot<Place>>,
     uses_reserve: bool,
     /// Whether it copies commands of another store with their versions.
     is_copy: bool,
@@ -199,8 +208,47 @@ impl Batch {
     /// Adds a requirement on the state of `key` before the batch. If one requirement does not hold,
     /// nothing is committed.
     pub fn require(&mut self, key: impl AsRef<[u8]>, expect: Expect) -> &mut Self {
+        if let Expect::UnchangedSince(since) = expect {
+            return self.require_range((Bound::Included(key.as_ref()), Bound::Included(key.as_ref())), since);
+        }
         self.requirements.push(Requirement { key: key.as_ref().to_vec(), expect });
         self
+    }
+
+    /// Adds a requirement that no commit after `since`, a seqno, has set or deleted a key in
+    /// `bounds`. So what was read of a range is still all of it. At most 1,024 ranges.
+    ///
+    /// Its check costs a walk over the range before the commit, and nothing under the commit lock.
+    /// Keep the snapshot that `since` comes from until the batch is committed: otherwise the store
+    /// may have forgotten the deletes since, and the commit fails with
+    /// [`Error::Conflict`](crate::Error::Conflict). A reopened store has forgotten all changes
+    /// before its open.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let read = engine.snapshot()?;
+    /// let seats = read.prefix("seats/").count();
+    /// let mut take = Batch::new();
+    /// take.put(format!("seats/{seats}"), "Alice").require_prefix("seats/", read.seq());
+    /// engine.put("seats/0", "Bob")?;
+    /// let rejected = engine.commit(&take)?.committed().unwrap_err();
+    /// assert_eq!((rejected.key, rejected.found), (b"seats/0".to_vec(), Some(1)));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    pub fn require_range(&mut self, bounds: impl KeyBounds, since: u64) -> &mut Self {
+        let (from, to) = bounds.key_bounds();
+        let bounds = (from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec));
+        Arc::make_mut(self.ranges.get_or_insert_default()).push(RangeRequirement { bounds, since });
+        self
+    }
+
+    /// As [`require_range`](Self::require_range), for the keys that begin with `prefix`.
+    pub fn require_prefix(&mut self, prefix: impl AsRef<[u8]>, since: u64) -> &mut Self {
+        let (prefix, end) = (prefix.as_ref(), prefix_end(prefix.as_ref()));
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.require_range((Bound::Included(prefix), to), since)
     }
 
     /// Allows the batch to use the reserve of a full store: for changes that revoke access (a
@@ -246,6 +294,8 @@ impl Batch {
         self.bytes.clear();
         self.operations.clear();
         self.requirements.clear();
+        self.ranges = None;
+        self.snapshot = None;
         self.uses_reserve = false;
         self.is_copy = false;
     }
@@ -261,6 +311,12 @@ impl Batch {
     /// Its requirements, in the order of their addition.
     pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
         self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
+    }
+
+    /// Its requirements on ranges, in the order of their addition, each with the seqno since which
+    /// nothing may have changed. A requirement of [`Expect::UnchangedSince`] is one of them.
+    pub fn range_requirements(&self) -> impl Iterator<Item = (Bound<&[u8]>, Bound<&[u8]>, u64)> + '_ {
+        self.ranges.iter().flat_map(|ranges| ranges.iter()).map(|range| (range.from(), range.to(), range.since))
     }
 
     /// A copy of commands of another store. Their versions may be above the limit of submitted
@@ -311,6 +367,10 @@ impl Batch {
         let (found, limit) = (self.operations.len(), limits::MAX_BATCH_COMMANDS);
         if found > limit {
             return Err(Error::LimitExceeded { what: "batch (commands)", found: found as u64, limit: limit as u64 });
+        }
+        let (found, limit) = (self.ranges.as_ref().map_or(0, |ranges| ranges.len()), limits::MAX_BATCH_RANGES);
+        if found > limit && !planted("ranges_without_limit") {
+            return Err(Error::LimitExceeded { what: "batch (ranges)", found: found as u64, limit: limit as u64 });
         }
         for operation in &self.operations {
             check_lengths(operation.key_len, operation.value_len.unwrap_or(0))?;

@@ -32,6 +32,7 @@ use crate::sync::step;
 use crate::sync_path::SyncPath;
 use crate::tail_upkeep::TailUpkeep;
 use crate::time::StoreTime;
+use crate::watch::Watches;
 
 pub(crate) use pending::Write;
 use pending::{CommitVerdict, Evaluated, PendingCommit, PendingRecord, Records};
@@ -65,6 +66,7 @@ pub(crate) struct WritePath {
     tail: Arc<TailUpkeep>,
     quota: Arc<DiskQuota>,
     maintenance: Arc<Maintenance>,
+    watches: Arc<Watches>,
 }
 
 /// The parts of a store that commits work with.
@@ -92,6 +94,7 @@ impl WritePath {
             tail: Arc::clone(parts.tail),
             quota: Arc::clone(parts.quota),
             maintenance: Arc::clone(parts.maintenance),
+            watches: Arc::default(),
         }
     }
 
@@ -155,6 +158,11 @@ impl WritePath {
         {
             return Ok(rejected);
         }
+        if commit.watch.is_some()
+            && let Some(rejected) = commit.range_verdict()?
+        {
+            return Ok(rejected);
+        }
         let Evaluated { max_version, written, len_max } = commit.evaluate(&state, log.max_version)?;
         if written == 0 {
             return Ok(CommitVerdict::Committed { seqno: log.last_seq, is_written: false });
@@ -190,6 +198,8 @@ impl WritePath {
         commit: &PendingCommit<'a, R>,
         guard: &Guard,
     ) {
+        let told = |record: &PendingRecord<'a>| (record.key, record.version_of_value());
+        self.watches.note(appended.seq, commit.written().map(told));
         for record in commit.written() {
             log.active.add_records(1);
             log.active.add_live(record.len_bytes, record.kind() == CommandKind::Delete);
@@ -202,6 +212,17 @@ impl WritePath {
         if appended.offset >> MAINTENANCE_STEP_BITS != log.appender.position() >> MAINTENANCE_STEP_BITS {
             self.tail.wake();
         }
+    }
+
+    /// Watches the ranges that the commits of a group require unchanged. Walks the ranges, without
+    /// a lock and before the guard of the commit.
+    fn watch_ranges(&self, group: &mut [PendingCommit<'_, Vec<PendingRecord<'_>>>]) -> Result<()> {
+        for commit in group {
+            if let Some(ranges) = commit.ranges {
+                commit.watch = Some(self.watches.watch(ranges, &self.read.index.handle()?));
+            }
+        }
+        Ok(())
     }
 
     /// Commits one change, and waits for `durability`.
@@ -237,6 +258,7 @@ impl WritePath {
             let [commit] = group;
             return PendingCommit { result: Ok(rejected), ..commit }.into_outcome();
         }
+        self.watch_ranges(&mut group)?;
         self.commit(&mut group, |_, state, guard| {
             // The length of the operations, which are shorter than their records.
             let first = batch.operations.len().min(PREFETCHED_MAX);
@@ -348,7 +370,7 @@ impl Committer for WritePath {
         let now = self.time.now_ms();
         let mut group: Vec<_> =
             requests.iter().map(|request| PendingCommit::of(&request.batch, request.durability, now)).collect();
-        match self.commit(&mut group, |_, _, _| ()) {
+        match self.watch_ranges(&mut group).and_then(|()| self.commit(&mut group, |_, _, _| ())) {
             Ok(()) => group.into_iter().map(PendingCommit::into_outcome).collect(),
             Err(failure) => requests.iter().map(|_| Err(failure.clone())).collect(),
         }

@@ -19,6 +19,9 @@ pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
 /// The smallest `max_disk_bytes`, in bytes.
 const MIN_DISK_BYTES: u64 = 1 << 20;
 
+/// The smallest `max_transaction_bytes`, in bytes.
+const MIN_TRANSACTION_BYTES: u64 = 4096;
+
 /// The largest `commit_queue_depth`.
 const MAX_COMMIT_QUEUE_DEPTH: usize = 1 << 20;
 
@@ -113,6 +116,9 @@ pub struct StoreConfig {
     /// reserve](crate::Batch::use_reserve), which may add a 16th of the cap, at least 64 KiB.
     /// Default: no cap.
     pub max_index_memory_bytes: Option<u64>,
+    /// Maximum memory of a [transaction](crate::Transaction), in bytes: of the keys and ranges that
+    /// it has read, and the keys and values that it writes. At least 4 KiB. Default: 64 MiB.
+    pub max_transaction_bytes: u64,
     /// Maximum disk space of the store's files, in bytes. Above it, writes other than deletes are
     /// refused; batches that [may use the reserve](crate::Batch::use_reserve) may exceed it by an
     /// 8th. Default: no cap.
@@ -141,6 +147,7 @@ impl Default for StoreConfig {
             worker_threads: 0,
             durability: None,
             max_index_memory_bytes: None,
+            max_transaction_bytes: 64 << 20,
             max_disk_bytes: None,
             recovery_mode: RecoveryMode::default(),
             read_only: false,
@@ -214,6 +221,10 @@ impl StoreConfig {
             let text = format!("max_disk_bytes is {:?}: it must be at least 1 MiB", self.max_disk_bytes);
             return Err(Error::Validation(text.into()));
         }
+        if self.max_transaction_bytes < MIN_TRANSACTION_BYTES {
+            let text = format!("max_transaction_bytes is {}: it must be at least 4 KiB", self.max_transaction_bytes);
+            return Err(Error::Validation(text.into()));
+        }
         self.compaction.validate().map_err(|error| Error::Validation(error.to_string().into()))
     }
 }
@@ -231,6 +242,7 @@ macro_rules! settings {
             commit_queue_depth, with_commit_queue_depth, usize, identity;
             durability, with_durability, Durability, Some;
             max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
+            max_transaction_bytes, with_max_transaction_bytes, u64, identity;
             max_disk_bytes, with_max_disk_bytes, u64, Some;
             recovery_mode, with_recovery_mode, RecoveryMode, identity;
             read_only, with_read_only, bool, identity;

@@ -5,6 +5,7 @@ mod compose;
 mod deleting;
 mod opening;
 mod reading;
+mod transacting;
 mod upkeep;
 mod writing;
 
@@ -37,6 +38,7 @@ use crate::sync_path::SyncPath;
 use crate::ticket::Ticket;
 use crate::time::StoreTime;
 use crate::traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
+use crate::transaction::counters::TransactionCounters;
 use crate::value::Value;
 
 /// An embedded key-value store: ordered, versioned, durable as configured.
@@ -77,6 +79,7 @@ pub struct SingleNodeEngine {
     life: Arc<Lifecycle>,
     durability: Durability,
     report: OpenReport,
+    pub(crate) transactions: Arc<TransactionCounters>,
 }
 
 /// # Numbers
@@ -163,6 +166,7 @@ impl SingleNodeEngine {
             store: &self.store,
             sync: &self.sync,
             maintenance: &self.maintenance,
+            transactions: &self.transactions,
         };
         source.stats()
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hightower_segment::{OUT_OF_MAPS, SegmentError};
 use thiserror::Error;
 
+use crate::conflict::Conflict;
 use crate::expect::Rejected;
 
 /// The result of fallible calls of this crate.
@@ -101,6 +102,10 @@ pub enum Error {
     /// decide again.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// Another commit has changed what a transaction had read, and nothing was committed. Run the
+    /// transaction again, as [`SingleNodeEngine::update`](crate::SingleNodeEngine::update) does.
+    #[error(transparent)]
+    TransactionConflict(#[from] Conflict),
     /// A bug of the store, to be reported. The call changed nothing.
     #[error("internal error, please report it: {0}")]
     Internal(Cow<'static, str>),
@@ -158,7 +163,7 @@ pub enum Remedy {
     /// [`Error::Locked`].
     Retry,
     /// Read again and decide again: another change came first. [`Error::Rejected`],
-    /// [`Error::Conflict`].
+    /// [`Error::TransactionConflict`], [`Error::Conflict`].
     DecideAnew,
     /// Delete, compact, or raise the limit in the message. Reads, deletes and compaction still
     /// work. [`Error::Full`].
@@ -196,7 +201,7 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Io { .. } | Self::Locked { .. } => Remedy::Retry,
-            Self::Rejected(_) | Self::Conflict(_) => Remedy::DecideAnew,
+            Self::Rejected(_) | Self::TransactionConflict(_) | Self::Conflict(_) => Remedy::DecideAnew,
             Self::Full { .. } => Remedy::MakeRoom,
             Self::Closed | Self::Forked | Self::ReadOnly | Self::Poisoned { .. } => Remedy::Reopen,
             Self::Validation(_) | Self::LimitExceeded { .. } | Self::NotFound(_) => Remedy::FixCall,
@@ -230,6 +235,7 @@ impl Error {
             Self::VersionUnsupported { .. } => "version_unsupported",
             Self::Closed => "closed",
             Self::Rejected(_) => "rejected",
+            Self::TransactionConflict(_) => "transaction_conflict",
             Self::Internal(_) => "internal",
             Self::Conflict(_) => "conflict",
             Self::NotFound(_) => "not_found",

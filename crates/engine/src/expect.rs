@@ -1,5 +1,7 @@
 //! The requirements of a batch on keys, and the error of a violated one.
 
+use std::ops::Bound;
+
 /// A requirement of a batch on a key, checked at its commit.
 ///
 /// ```
@@ -17,16 +19,20 @@ pub enum Expect {
     Present,
     /// The key has a value with this version.
     Version(u64),
+    /// No commit after this seqno has set or deleted the key.
+    UnchangedSince(u64),
 }
 
 impl Expect {
     /// Whether a key with a value of version `found` (`None` for no value) fulfils the requirement.
+    /// Only the store can tell for [`UnchangedSince`](Self::UnchangedSince): then `false`.
     #[must_use]
     pub fn holds(self, found: Option<u64>) -> bool {
         match self {
             Self::Absent => found.is_none(),
             Self::Present => found.is_some(),
             Self::Version(version) => found == Some(version),
+            Self::UnchangedSince(_) => false,
         }
     }
 }
@@ -43,13 +49,15 @@ pub struct Rejected {
     pub expected: Expect,
     /// The version of its value; `None` if it had no value.
     pub found: Option<u64>,
+    /// The range of the requirement, if it was one on a range: the key lies in it.
+    pub range: Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)>,
 }
 
 impl Rejected {
     /// For implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
-        Self { key, expected, found }
+        Self { key, expected, found, range: None }
     }
 }
 
@@ -58,9 +66,10 @@ fn required(expected: Expect) -> String {
         Expect::Absent => "must have no value".into(),
         Expect::Present => "must have a value".into(),
         Expect::Version(version) => format!("must have a value of version {version}"),
+        Expect::UnchangedSince(seqno) => format!("must be unchanged since seqno {seqno}"),
     }
 }
 
-fn there(found: Option<u64>) -> String {
+pub(crate) fn there(found: Option<u64>) -> String {
     found.map_or_else(|| "has none".into(), |version| format!("has one of version {version}"))
 }

@@ -4,7 +4,8 @@
 //! [`SingleNodeEngine`] is the store for applications: [`put`](SingleNodeEngine::put),
 //! [`get`](SingleNodeEngine::get), [`delete`](SingleNodeEngine::delete), ordered
 //! [`range`](SingleNodeEngine::range)s and [`prefix`](SingleNodeEngine::prefix)es, atomic and
-//! conditional [`Batch`]es, consistent [`Snapshot`]s. Services use the trait [`KvEngine`].
+//! conditional [`Batch`]es, serializable [`Transaction`]s, consistent [`Snapshot`]s. Services use
+//! the trait [`KvEngine`].
 //!
 //! Keys are in memory, values in the segments, which are read through memory maps. Reads take no
 //! lock. A read-only or closed store, a full disk or a failed sync is an [`Error`] with a
@@ -16,8 +17,7 @@
 //! # What it is not
 //!
 //! It is not a server, not a cache, and not a store for more keys than fit in memory. It has no
-//! query language, no secondary indexes and no transactions across several calls: the unit is a
-//! batch with conditions.
+//! query language and no secondary indexes.
 //!
 //! # At a glance
 //!
@@ -43,6 +43,7 @@ mod commit_log;
 mod compaction;
 pub mod components;
 mod config;
+mod conflict;
 mod engine;
 mod entry_key;
 mod error;
@@ -76,8 +77,10 @@ mod tail_upkeep;
 mod ticket;
 mod time;
 mod traits;
+mod transaction;
 mod turn;
 mod value;
+mod watch;
 mod worker_signal;
 
 use hightower_seams::mutants;
@@ -93,6 +96,7 @@ pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Background, Components};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
+pub use conflict::Conflict;
 pub use engine::{RangeDeletion, SingleNodeEngine};
 pub use error::{Error, Remedy, Result};
 pub use expect::{Expect, Rejected};
@@ -108,6 +112,7 @@ pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};
 pub use ticket::Ticket;
 pub use traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
+pub use transaction::{Savepoint, Transaction, TransactionEntry, TransactionRange, TransactionStats};
 pub use value::Value;
 
 #[cfg(doctest)]

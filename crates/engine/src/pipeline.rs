@@ -18,6 +18,7 @@ use crate::observe::HandedIn;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, receive};
 use crate::ticket::{Promise, Ticket};
+use crate::transaction::counters::{TransactionCounters, committed};
 use crate::turn::called_from_within;
 
 /// The name of the commit thread.
@@ -38,6 +39,7 @@ pub(crate) struct Request {
 enum AnyPromise {
     One(Promise<ApplyOutcome>),
     Batch(Promise<BatchOutcome>),
+    Transaction(Promise<Committed>, Arc<TransactionCounters>),
 }
 
 impl Request {
@@ -47,6 +49,7 @@ impl Request {
         }
         match self.reply {
             AnyPromise::Batch(promise) => promise.keep(result),
+            AnyPromise::Transaction(promise, counters) => promise.keep(counters.count(result.and_then(committed))),
             AnyPromise::One(promise) => promise.keep(result.and_then(single_outcome)),
         }
     }
@@ -142,6 +145,23 @@ impl Pipeline {
         }
         let (promise, ticket) = Promise::new(Some(self.committer));
         self.send(Request { batch, durability, reply: AnyPromise::One(promise), handed_in: Some(handed_in) })?;
+        Ok(ticket)
+    }
+
+    /// Hands in the batch of a transaction; waits while the queue is full.
+    pub(crate) fn submit_transaction(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        handed_in: HandedIn,
+        counters: &Arc<TransactionCounters>,
+    ) -> Result<Ticket<Committed>> {
+        if let Some(refused) = refused(&batch, Some(handed_in)) {
+            return Ok(refused);
+        }
+        let (promise, ticket) = Promise::new(Some(self.committer));
+        let reply = AnyPromise::Transaction(promise, Arc::clone(counters));
+        self.send(Request { batch, durability, reply, handed_in: Some(handed_in) })?;
         Ok(ticket)
     }
 

@@ -90,6 +90,15 @@ impl Snapshot {
         self.read.read(&guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
     }
 
+    /// The version of the value that `key` had. Reads the index only.
+    pub(crate) fn version_of(&self, key: &[u8]) -> Option<u64> {
+        Some(self.state.get(key)?.version)
+    }
+
+    pub(crate) fn state(&self) -> &hightower_state::StateSnapshot<Place> {
+        &self.state
+    }
+
     fn find(&self, key: &[u8], guard: &Guard) -> Option<Versioned<Place>> {
         self.state.get_hinted(key, guard, |hint| self.read.prefetch_hinted(hint, guard))
     }

@@ -15,6 +15,7 @@ use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
 use crate::sync_path::SyncPath;
 use crate::table::Tracked;
+use crate::transaction::counters::{TransactionCounters, TransactionStats};
 
 /// How records reach the active segment of an open store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub struct Stats {
     pub retained_versions: u64,
     /// How records reach the active segment.
     pub append_path: AppendPath,
+    /// Numbers of transactions.
+    pub transactions: TransactionStats,
     /// Statistics of compaction.
     pub compaction: CompactionStats,
     /// Number of panics in the caller's code that the store called: the clock, the file system, the
@@ -112,6 +115,7 @@ pub(crate) struct StatsSource<'a> {
     pub(crate) store: &'a OpenStore,
     pub(crate) sync: &'a SyncPath,
     pub(crate) maintenance: &'a Maintenance,
+    pub(crate) transactions: &'a TransactionCounters,
 }
 
 impl StatsSource<'_> {
@@ -141,6 +145,7 @@ impl StatsSource<'_> {
                 Some(AppendMode::Positioned) => AppendPath::Positioned,
                 Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
             },
+            transactions: self.transactions.stats(),
             compaction: self.maintenance.stats(),
             caught_panics: self.panics.count() + INSTRUMENTS.count() + CALLBACKS.count(),
             last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()).or_else(|| CALLBACKS.last()),

@@ -19,9 +19,15 @@
     reason = "a test that cannot go on ends here, and says what it saw"
 )]
 
+#[path = "serializability/checker.rs"]
+mod anomalies;
 #[path = "linearizability/checker.rs"]
 mod checker;
+#[path = "serializability/client.rs"]
+mod client;
 mod common;
+#[path = "serializability/history.rs"]
+mod history;
 #[path = "linearizability/random.rs"]
 mod random;
 #[allow(dead_code, reason = "the threads here are shuttle's")]
@@ -34,10 +40,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anomalies::anomaly;
 use checker::is_linearizable;
+use client::{Client, LISTS};
 use common::{config, open_with, setting};
 use hightower_engine::{AppendMode, Background, Batch, Durability, Result, SingleNodeEngine, SnapshotEngine};
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
+use history::first_out_of_order;
 use recorder::Caller;
 use shuttle::rand::Rng as _;
 use shuttle::scheduler::RandomScheduler;
@@ -128,6 +137,31 @@ fn commits() {
 #[test]
 fn commits_through_the_pipeline() {
     explore(|| Scene::new(Background::Caller, 1).run(5, &[]));
+}
+
+/// Transactions that read lists and ranges: serializable, in the order of their seqnos.
+fn transact(worker_threads: usize) {
+    let scene = Scene::new(Background::Caller, worker_threads);
+    let history = thread::scope(|scope| {
+        let start = |number: u32| {
+            let scene = &scene;
+            scope.spawn(move || Client::new(&scene.engine, number.into(), scene.seed).run(4))
+        };
+        let clients: Vec<_> = (0..CALLERS).map(start).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(anomaly(&history, LISTS), None);
+    assert_eq!(first_out_of_order(&history, LISTS), None);
+}
+
+#[test]
+fn transactions() {
+    explore(|| transact(0));
+}
+
+#[test]
+fn transactions_through_the_pipeline() {
+    explore(|| transact(1));
 }
 
 /// A write that is acknowledged as durable is on the simulated disk without any unsynced write.

@@ -33,10 +33,11 @@ pub use hightower_state as state;
 
 pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, Committed,
-    CompactionConfig, CompactionReport, CompactionStats, Components, Durability, Entry, Error, Expect, KeyBounds,
-    KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RangeDeletion,
-    RecoveryMode, Rejected, Remedy, Result, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats,
-    StoreBuilder, StoreConfig, Ticket, Value, limits, prefix_end,
+    CompactionConfig, CompactionReport, CompactionStats, Components, Conflict, Durability, Entry, Error, Expect,
+    KeyBounds, KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, Pairs, Range, RangeDeletion,
+    RecoveryMode, Rejected, Remedy, Result, Savepoint, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats,
+    StoreBuilder, StoreConfig, Ticket, Transaction, TransactionEntry, TransactionRange, TransactionStats, Value,
+    limits, prefix_end,
 };
 
 /// Restore, import, check and salvage, which work on closed stores. [`SingleNodeEngine::backup_to`]
@@ -63,7 +64,7 @@ pub mod prelude {
     pub use crate::auth::{AuthService, IntoAuthService};
     pub use crate::{
         ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, KvEngine, Remedy, SingleNodeEngine,
-        Snapshot, SnapshotEngine, StoreConfig, Value,
+        Snapshot, SnapshotEngine, StoreConfig, Transaction, Value,
     };
 }
 

@@ -5,11 +5,12 @@ use super::list_of_auth::OF_AUTH;
 use super::list_of_index::OF_INDEX_AND_STATE;
 use super::list_of_levels::OF_LEVELS;
 use super::list_of_table::OF_TABLE;
+use super::list_of_transactions::OF_TRANSACTIONS;
 use crate::cfgs::Cfgs;
 
 /// All planted bugs.
 pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    OF_STORE.iter().chain(OF_INDEX_AND_STATE).chain(OF_LEVELS).chain(OF_TABLE).chain(OF_AUTH)
+    OF_STORE.iter().chain(OF_INDEX_AND_STATE).chain(OF_LEVELS).chain(OF_TABLE).chain(OF_TRANSACTIONS).chain(OF_AUTH)
 }
 
 const fn surroundings_of_segments(filter: &'static str) -> Catcher {

@@ -1,6 +1,7 @@
 //! A pending commit: its records, requirements and outcome.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head};
 use hightower_state::{ApplyOutcome, Change, CommandKind, Replaced, StateWriter};
@@ -8,9 +9,10 @@ use hightower_state::{ApplyOutcome, Change, CommandKind, Replaced, StateWriter};
 use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::expect::Rejected;
+use crate::expect::{Expect, Rejected};
 use crate::mutants::planted;
 use crate::place::Place;
+use crate::watch::{RangeFinding, RangeRequirement, RangeWatch};
 
 /// One change of one key, before its order is known.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,11 @@ impl<'a> PendingRecord<'a> {
         if self.value.is_some() { CommandKind::Set } else { CommandKind::Delete }
     }
 
+    /// The version of the value that it gives its key; `None` for a delete.
+    pub(crate) fn version_of_value(&self) -> Option<u64> {
+        self.value.map(|_| self.version)
+    }
+
     #[inline]
     pub(crate) fn value_bytes(&self) -> &'a [u8] {
         self.value.unwrap_or_default()
@@ -125,6 +132,8 @@ pub(crate) enum CommitVerdict {
     Committed { seqno: u64, is_written: bool },
     /// The requirement at this index did not hold; with the version of its key, if it had a value.
     Rejected { requirement: usize, found: Option<u64> },
+    /// A required range has changed: [`PendingCommit::changed_range`].
+    RangeChanged,
 }
 
 /// The records of a commit: an array of one record for a single put, so that its length is known,
@@ -138,6 +147,11 @@ impl<'a, R: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]>> Records<'a>
 pub(crate) struct PendingCommit<'a, R> {
     pub(crate) records: R,
     pub(crate) requirements: &'a [Requirement],
+    pub(crate) ranges: Option<&'a Arc<Vec<RangeRequirement>>>,
+    /// Watches the ranges until the commit is decided.
+    pub(crate) watch: Option<RangeWatch>,
+    /// The changed range, with the requirement, the key, and the version of its value.
+    pub(crate) changed_range: Option<(usize, Vec<u8>, Option<u64>)>,
     pub(crate) uses_reserve: bool,
     pub(crate) durability: Durability,
     /// The outcome; [`Error::Closed`] until it is known.
@@ -159,7 +173,16 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
     /// A commit without requirements.
     #[inline]
     pub(crate) fn new(records: R, durability: Durability) -> Self {
-        Self { records, requirements: &[], uses_reserve: false, durability, result: Err(Error::Closed) }
+        Self {
+            records,
+            requirements: &[],
+            ranges: None,
+            watch: None,
+            changed_range: None,
+            uses_reserve: false,
+            durability,
+            result: Err(Error::Closed),
+        }
     }
 
     /// The first violated requirement.
@@ -170,6 +193,24 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
             let found = known.and_then(|known| known.found()).map(|known| known.version);
             (!requirement.expect.holds(found)).then_some(CommitVerdict::Rejected { requirement: at, found })
         })
+    }
+
+    /// What the watch on the required ranges has found. For the holder of the commit lock.
+    #[cold]
+    pub(crate) fn range_verdict(&mut self) -> Result<Option<CommitVerdict>> {
+        match self.watch.as_ref().and_then(RangeWatch::finding) {
+            None => Ok(None),
+            Some(RangeFinding::Changed { requirement, key, found }) => {
+                self.changed_range = Some((requirement, key, found));
+                Ok(Some(CommitVerdict::RangeChanged))
+            }
+            Some(RangeFinding::Forgotten { known_since }) => Err(Error::Conflict(
+                format!(
+                    "the store remembers changes since seqno {known_since} only; read again, and keep the snapshot until the commit"
+                )
+                .into(),
+            )),
+        }
     }
 
     /// Sets the version and the outcome of each record. Only this function decides which record
@@ -228,7 +269,8 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
         };
         let records = batch.operations.iter().map(record).collect();
         let (requirements, uses_reserve) = (&batch.requirements[..], batch.uses_reserve());
-        Self { requirements, uses_reserve, ..Self::new(records, durability) }
+        let ranges = batch.ranges.as_ref().filter(|_| !planted("range_requirement_ignored"));
+        Self { requirements, ranges, uses_reserve, ..Self::new(records, durability) }
     }
 
     /// The outcome for the batch's caller.
@@ -240,7 +282,15 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
             }
             CommitVerdict::Rejected { requirement, found } => {
                 let Requirement { key, expect } = &self.requirements[requirement];
-                BatchOutcome::Rejected(Rejected { key: key.clone(), expected: *expect, found })
+                BatchOutcome::Rejected(Rejected::new(key.clone(), *expect, found))
+            }
+            CommitVerdict::RangeChanged => {
+                let changed = self.changed_range.zip(self.ranges);
+                let ((at, key, found), ranges) =
+                    changed.ok_or_else(|| Error::Internal("a changed range is not known".into()))?;
+                let RangeRequirement { bounds, since } = &ranges[at];
+                let rejected = Rejected::new(key, Expect::UnchangedSince(*since), found);
+                BatchOutcome::Rejected(Rejected { range: Some(bounds.clone()), ..rejected })
             }
         })
     }

@@ -70,6 +70,7 @@ impl SingleNodeEngine {
             compaction,
             durability,
             report,
+            transactions: Arc::default(),
         }
     }
 }

@@ -476,7 +476,7 @@ impl SingleNodeEngine {
     }
 
     /// Hands a write in, which counts from now; one that is refused here counts as a failure.
-    fn hand_in<T>(
+    pub(super) fn hand_in<T>(
         &self,
         operation: Operation,
         submit: impl FnOnce(HandedIn) -> Result<Ticket<T>>,
@@ -493,7 +493,7 @@ impl SingleNodeEngine {
 impl SingleNodeEngine {
     /// The queue in front of the commit, if the store has one.
     #[inline]
-    fn pipeline(&self) -> Result<Option<&Pipeline>> {
+    pub(super) fn pipeline(&self) -> Result<Option<&Pipeline>> {
         self.store.check_not_forked()?;
         Ok(self.life.pipeline())
     }

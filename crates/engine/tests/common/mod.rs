@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity, reason = "a test")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -324,7 +325,10 @@ impl World {
     }
 
     fn batch(&mut self, puts: &[u8], deletes: &[u8], submits: &[(u8, u64)], durability: Durability) {
-        self.given_versions |= !submits.is_empty();
+        if submits.is_empty() {
+            return self.transaction(puts, deletes, durability);
+        }
+        self.given_versions = true;
         let mut batch = Batch::new();
         let mut changes = Vec::new();
         for number in puts {
@@ -361,6 +365,31 @@ impl World {
             self.committed();
             self.note(durability);
         }
+    }
+
+    /// The same changes as a transaction that has read its keys.
+    fn transaction(&mut self, puts: &[u8], deletes: &[u8], durability: Durability) {
+        let changes = puts.iter().map(|number| (*number, Some(vec![*number; usize::from(*number) % 60])));
+        let changes: BTreeMap<_, _> = changes.chain(deletes.iter().map(|number| (*number, None))).collect();
+        let mut transaction = self.engine().transaction().unwrap();
+        for (number, value) in &changes {
+            let key = key(*number);
+            let found = transaction.get(&key).unwrap();
+            assert_eq!(found.as_deref(), self.model.get(&key));
+            match value {
+                Some(value) => transaction.put(&key, value).unwrap(),
+                None => transaction.delete(&key).unwrap(),
+            }
+        }
+        let mut versions: BTreeMap<_, _> =
+            changes.into_iter().map(|(number, value)| (key(number), (value, 0))).collect();
+        let committed = transaction.commit_with(durability).unwrap();
+        for ((_, version), committed) in versions.values_mut().zip(committed.versions) {
+            *version = committed;
+        }
+        let changes: Vec<_> = versions.into_iter().map(|(key, (value, version))| (key, value, version)).collect();
+        self.apply_latest(&changes);
+        self.note(durability);
     }
 
     /// The timestamp that the engine assigned, from its own state, because the model does not know

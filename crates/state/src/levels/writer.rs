@@ -117,6 +117,8 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         if old.map.is_empty() {
             return None;
         }
+        // Changes are looked for in the active memtable only.
+        self.inner.forgotten_seq.fetch_max(self.inner.visible(), Ordering::SeqCst);
         self.writer.state().replace_index(spare.index);
         let frozen = old.clone();
         self.inner.publish(

@@ -1,0 +1,309 @@
+//! Transactions: reads at a snapshot, buffered writes, and a commit that validates what was read.
+//!
+//! A transaction is a [`Batch`] with requirements, made while it runs: each key that it reads
+//! becomes a requirement on the key's version, each range that it reads becomes a requirement that
+//! nothing in the range has changed since the snapshot. So its commit is the commit of a batch, and
+//! nothing is locked before.
+
+pub(crate) mod counters;
+mod local;
+mod range;
+mod reads;
+mod retry;
+mod writes;
+
+use std::fmt;
+use std::ops::Bound;
+
+use crate::batch::Committed;
+use crate::bounds::{KeyBounds, prefix_end};
+use crate::config::Durability;
+use crate::engine::SingleNodeEngine;
+use crate::error::Result;
+use crate::ticket::Ticket;
+use crate::traits::{KvReader, Pairs};
+use crate::value::Value;
+use counters::committed;
+use local::LocalState;
+
+pub use counters::TransactionStats;
+pub use range::{TransactionEntry, TransactionRange};
+pub(crate) use retry::Retries;
+pub use writes::Savepoint;
+
+/// Reads and writes that take effect as one, as if at the moment of the commit.
+///
+/// Reads see the store as of the beginning, and the transaction's own writes. Writes are buffered
+/// until [`commit`](Self::commit), which validates that everything read is still so: the keys, the
+/// absent keys, and the ranges as far as they were read. Otherwise nothing is committed, and the
+/// error is [`Error::TransactionConflict`]. So all committed transactions and batches have the
+/// result of running one after another, in the order of their seqs: they are serializable. A
+/// transaction without writes always commits.
+///
+/// No lock is held before the commit. Dropping a transaction discards it.
+/// [`SingleNodeEngine::update`] repeats a transaction until it has no conflict.
+///
+/// What it has read and written is kept in memory, up to
+/// [`max_transaction_bytes`](crate::StoreConfig::max_transaction_bytes); and while it lives, the
+/// store keeps the old versions that it can see. A key that is read again costs nothing more.
+///
+/// ```
+/// use hightower_engine::{Error, SingleNodeEngine};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let engine = SingleNodeEngine::open(dir.path())?;
+/// engine.put("stock/apples", "3")?;
+/// let mut order = engine.transaction()?;
+/// let apples: u32 = order.get("stock/apples")?.unwrap().as_str().unwrap().parse().unwrap();
+/// order.put("stock/apples", (apples - 1).to_string())?;
+/// order.put("orders/17", "an apple")?;
+/// assert_eq!(order.get("stock/apples")?.unwrap(), "2");
+/// assert_eq!(engine.get("stock/apples")?.unwrap(), "3");
+///
+/// engine.put("stock/apples", "0")?;
+/// let Err(Error::TransactionConflict(conflict)) = order.commit() else { panic!() };
+/// assert_eq!(conflict.key, b"stock/apples");
+/// assert_eq!(engine.get("orders/17")?, None);
+/// # Ok::<(), Error>(())
+/// ```
+#[must_use = "a transaction that is dropped is discarded: commit it"]
+pub struct Transaction<'e> {
+    engine: &'e SingleNodeEngine,
+    local: LocalState<'e>,
+}
+
+impl<'e> Transaction<'e> {
+    pub(crate) fn begin(engine: &'e SingleNodeEngine, limit_bytes: usize) -> Result<Self> {
+        let local = LocalState::new(engine.snapshot()?, limit_bytes, &engine.transactions);
+        Ok(Self { engine, local })
+    }
+
+    /// The seq of the latest commit that its reads show.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.local.snapshot.seq()
+    }
+
+    /// Its memory: what it has read and written, in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.local.len_bytes()
+    }
+
+    /// The number of keys that it writes.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.local.writes.len()
+    }
+
+    /// The value of `key`, as of the beginning or as written by the transaction. Costs a copy of
+    /// the value, and one of the key when it is read first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the record does not verify, [`Error::LimitExceeded`] over the memory
+    /// limit of a transaction with writes.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        Ok(self.local.read(key.as_ref())?.map(|(value, _)| value))
+    }
+
+    /// Whether `key` has a value. Reads the index only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] over the memory limit of a transaction with writes.
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.local.contains_key(key.as_ref())
+    }
+
+    /// The keys in `bounds` that have a value, in key order, from either end: those of the store
+    /// and those written by the transaction. Values are read on request.
+    ///
+    /// As far as the range is read, from its ends, nothing in it may change before the commit.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.put("b", "2")?;
+    /// engine.put("c", "3")?;
+    /// let mut transaction = engine.transaction()?;
+    /// transaction.put("a", "1")?;
+    /// transaction.delete("b")?;
+    /// let keys: Vec<_> = transaction.range(..)?.rev().map(|entry| entry.unwrap().key().to_vec()).collect();
+    /// assert_eq!(keys, [b"c", b"a"]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] over the memory limit of a transaction with writes; here, and as an
+    /// item.
+    pub fn range(&self, bounds: impl KeyBounds) -> Result<TransactionRange<'_>> {
+        let (from, to) = bounds.key_bounds();
+        TransactionRange::new(&self.local, from, to)
+    }
+
+    /// The keys that begin with `prefix` and have a value, otherwise as [`range`](Self::range).
+    ///
+    /// # Errors
+    ///
+    /// As [`range`](Self::range).
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<TransactionRange<'_>> {
+        let (prefix, end) = (prefix.as_ref(), prefix_end(prefix.as_ref()));
+        TransactionRange::new(
+            &self.local,
+            Bound::Included(prefix),
+            end.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
+        )
+    }
+
+    /// Sets the value of `key`, at the commit. Costs a copy of both.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] or [`Error::Validation`] for the key or value, for more than 65,536
+    /// keys, or over the memory limit. The transaction is then as before the call.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.local.write(key.as_ref(), Some(value.as_ref()))
+    }
+
+    /// Deletes `key`, at the commit. It writes a tombstone also for an absent key.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.local.write(key.as_ref(), None)
+    }
+
+    /// A point to which the transaction can be [rolled back](Self::rollback_to).
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let mut transaction = engine.transaction()?;
+    /// transaction.put("a", "1")?;
+    /// let before = transaction.savepoint();
+    /// transaction.put("a", "2")?;
+    /// transaction.delete("b")?;
+    /// transaction.rollback_to(&before)?;
+    /// assert_eq!((transaction.get("a")?.unwrap().to_vec(), transaction.writes()), (b"1".to_vec(), 1));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    pub fn savepoint(&mut self) -> Savepoint {
+        self.local.writes.savepoint()
+    }
+
+    /// Takes the writes since a savepoint back. What was read stays read: it has led here. The
+    /// savepoint can be used again; later ones end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Validation`] for a savepoint of another transaction, or one that has ended.
+    pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
+        self.local.rollback_to(savepoint)
+    }
+
+    /// Validates what was read, and commits the writes as one, with the durability of the store.
+    /// The outcomes and versions are in the order of the keys. Without writes there is nothing to
+    /// commit, and the seq is that of the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TransactionConflict`] if another commit has changed what was read; nothing is
+    /// committed then. Otherwise as a batch: [`SingleNodeEngine::commit`].
+    pub fn commit(self) -> Result<Committed> {
+        let durability = self.engine.durability();
+        self.commit_with(durability)
+    }
+
+    /// As [`commit`](Self::commit), with a durability for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub fn commit_with(mut self, durability: Durability) -> Result<Committed> {
+        match self.local.take_batch()? {
+            None => Ok(self.nothing_committed()),
+            Some(batch) => {
+                let outcome = self.engine.commit_owned(batch, durability).and_then(committed);
+                self.engine.transactions.count(outcome)
+            }
+        }
+    }
+
+    /// Queues the commit, as [`SingleNodeEngine::commit_async`] does.
+    ///
+    /// ```
+    /// # use hightower_engine::SingleNodeEngine;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let engine = SingleNodeEngine::builder(dir.path()).commit_queue_depth(1024).open()?;
+    /// let mut transaction = engine.transaction()?;
+    /// transaction.put("a", "1")?;
+    /// let ticket = transaction.commit_async()?;
+    /// assert_eq!(ticket.wait()?.versions.len(), 1);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the engine is closed; other errors come with the ticket.
+    pub fn commit_async(self) -> Result<Ticket<Committed>> {
+        let durability = self.engine.durability();
+        self.commit_async_with(durability)
+    }
+
+    /// As [`commit_async`](Self::commit_async), with a durability for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit_async`](Self::commit_async).
+    pub fn commit_async_with(mut self, durability: Durability) -> Result<Ticket<Committed>> {
+        match self.local.take_batch()? {
+            None => Ok(Ticket::ready(Ok(self.nothing_committed()))),
+            Some(batch) => self.engine.commit_transaction_async(batch, durability),
+        }
+    }
+
+    fn nothing_committed(&self) -> Committed {
+        Committed { seq: self.seq(), outcomes: Vec::new(), versions: Vec::new() }
+    }
+}
+
+impl KvReader for Transaction<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        Self::get(self, key)
+    }
+
+    /// The version is 0 for a value that the transaction has written itself.
+    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        self.local.read(key)
+    }
+
+    fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        Self::contains_key(self, key)
+    }
+
+    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
+        Ok(Box::new(Self::range(self, (from, to))?.map(|entry| entry?.into_pair())))
+    }
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Transaction")
+            .field("seq", &self.seq())
+            .field("writes", &self.writes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// As all types that callers hold: they may be sent to other threads and shared between them.
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<Transaction<'_>>();
+    is_shared::<TransactionRange<'_>>();
+};

@@ -1,0 +1,157 @@
+//! What a transaction holds: its snapshot, its read set and its buffered writes, and their bound.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::batch::{Batch, check_lengths};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::mutants::planted;
+use crate::snapshot::Snapshot;
+use crate::sync::Mutex;
+use crate::transaction::counters::{ACCOUNTED_STEP_BYTES, TransactionCounters, over_limit};
+use crate::transaction::reads::ReadSet;
+use crate::transaction::writes::{Savepoint, WriteBuffer};
+use crate::value::Value;
+
+/// The data of a transaction.
+#[derive(Debug)]
+pub(super) struct LocalState<'e> {
+    pub(super) snapshot: Snapshot,
+    reads: Mutex<ReadSet>,
+    pub(super) writes: WriteBuffer,
+    /// The part of its memory that the store's numbers contain.
+    accounted_bytes: AtomicUsize,
+    limit_bytes: usize,
+    counters: &'e TransactionCounters,
+}
+
+impl<'e> LocalState<'e> {
+    pub(super) fn new(snapshot: Snapshot, limit_bytes: usize, counters: &'e TransactionCounters) -> Self {
+        counters.begin();
+        Self {
+            snapshot,
+            reads: Mutex::default(),
+            writes: WriteBuffer::default(),
+            accounted_bytes: AtomicUsize::new(0),
+            limit_bytes,
+            counters,
+        }
+    }
+
+    pub(super) fn len_bytes(&self) -> usize {
+        self.reads.lock().len_bytes() + self.writes.len_bytes()
+    }
+
+    /// The value of a key and its version; 0 for an own write.
+    pub(super) fn read(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        if let Some(own) = self.writes.get(key).filter(|_| !planted("own_write_unseen")) {
+            return Ok(own.clone().map(|value| (value, 0)));
+        }
+        let found = self.snapshot.get_versioned(key)?;
+        self.note_key(key, found.as_ref().map(|(_, version)| *version))?;
+        Ok(found)
+    }
+
+    pub(super) fn contains_key(&self, key: &[u8]) -> Result<bool> {
+        if let Some(own) = self.writes.get(key) {
+            return Ok(own.is_some());
+        }
+        let version = self.snapshot.version_of(key);
+        self.note_key(key, version)?;
+        Ok(version.is_some())
+    }
+
+    fn note_key(&self, key: &[u8], version: Option<u64>) -> Result<()> {
+        // The store never holds the empty key, or one over the limit.
+        let is_possible = (1..=limits::MAX_KEY_LEN_BYTES).contains(&key.len());
+        if !is_possible || (version.is_none() && planted("absent_reads_forgotten")) {
+            return Ok(());
+        }
+        self.note_read(|reads| reads.note_key(key, version))
+    }
+
+    /// Changes the read set, and bounds it. A transaction without writes needs no validation:
+    /// beyond the limit what it has read is forgotten, and it goes on.
+    pub(super) fn note_read<R>(&self, note: impl FnOnce(&mut ReadSet) -> R) -> Result<R> {
+        let mut reads = self.reads.lock();
+        let noted = note(&mut reads);
+        let len_bytes = reads.len_bytes() + self.writes.len_bytes();
+        if len_bytes > self.limit_bytes && !planted("transaction_without_limit") {
+            reads.forget();
+        }
+        self.account(reads.len_bytes() + self.writes.len_bytes());
+        if self.writes.len() > 0 {
+            reads.check_kept(self.limit_bytes)?;
+        }
+        Ok(noted)
+    }
+
+    /// A range over the read set has ended.
+    pub(super) fn close_range(&self) {
+        self.reads.lock().close_range();
+    }
+
+    pub(super) fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let value_len = value.map_or(0, <[u8]>::len);
+        check_lengths(key.len(), value_len)?;
+        let limit = limits::MAX_BATCH_COMMANDS;
+        if self.writes.len() >= limit && self.writes.get(key).is_none() {
+            let found = self.writes.len() as u64 + 1;
+            return Err(Error::LimitExceeded { what: "transaction (written keys)", found, limit: limit as u64 });
+        }
+        let reads_bytes = {
+            let reads = self.reads.lock();
+            reads.check_kept(self.limit_bytes)?;
+            reads.len_bytes()
+        };
+        let len_bytes = reads_bytes + self.writes.len_bytes() + WriteBuffer::cost_bytes(key.len(), value_len);
+        if len_bytes > self.limit_bytes && !planted("transaction_without_limit") {
+            return Err(over_limit(len_bytes, self.limit_bytes));
+        }
+        self.writes.write(key, value.map(Value::from));
+        self.account(reads_bytes + self.writes.len_bytes());
+        Ok(())
+    }
+
+    /// What was read since the savepoint stays read: it has led here.
+    pub(super) fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
+        self.writes.rollback_to(savepoint)?;
+        let mut reads = self.reads.lock();
+        if planted("rollback_drops_reads") {
+            *reads = ReadSet::default();
+        }
+        self.account(reads.len_bytes() + self.writes.len_bytes());
+        Ok(())
+    }
+
+    /// The writes as a batch that requires what was read; `None` without writes.
+    pub(super) fn take_batch(&mut self) -> Result<Option<Batch>> {
+        if self.writes.len() == 0 {
+            return Ok(None);
+        }
+        let mut reads = self.reads.lock();
+        reads.check_kept(self.limit_bytes)?;
+        let mut batch = self.writes.take();
+        reads.take_into(&mut batch, self.snapshot.seq());
+        if !planted("tombstones_not_kept_for_transactions") {
+            batch.snapshot = Some(self.snapshot.state().clone());
+        }
+        Ok(Some(batch))
+    }
+
+    /// Reports its memory to the numbers of the store.
+    fn account(&self, len_bytes: usize) {
+        let len_bytes = len_bytes - len_bytes % ACCOUNTED_STEP_BYTES;
+        if len_bytes != self.accounted_bytes.load(Ordering::Relaxed) {
+            let before = self.accounted_bytes.swap(len_bytes, Ordering::Relaxed);
+            self.counters.resize(before, len_bytes);
+        }
+    }
+}
+
+impl Drop for LocalState<'_> {
+    fn drop(&mut self) {
+        self.account(0);
+        self.counters.end();
+    }
+}

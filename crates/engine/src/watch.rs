@@ -1,0 +1,211 @@
+//! Watches: how a commit learns that other commits have changed a range of keys that it requires
+//! unchanged.
+//!
+//! A range can be long, so it is not read under the commit lock. Instead:
+//!
+//! | the commit with the requirement | every other commit n |
+//! | --- | --- |
+//! | 1. adds its watch to the list and counts it | 1. changes the entries of the index |
+//! | 2. full fence | 2. publishes, with a full fence |
+//! | 3. walks the ranges: has an entry a seqno above the required one? | 3. reads the count; if it is not 0, tells the watches its keys |
+//! | 4. takes the commit lock, and asks the watch | |
+//!
+//! Because of the two fences, either the walk sees the entries of commit n, or commit n sees the
+//! watch. (Store, fence, load on both sides: Dekker's pattern.) Under the lock no commit is between
+//! its steps, so the answer is complete. A watch lives only during one commit; without one, a
+//! commit pays one relaxed load.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use hightower_state::{ChangeSince, ConcurrentKvState};
+
+use crate::mutants::planted;
+use crate::place::Place;
+use crate::sync::{Mutex, step};
+
+/// A range of keys, with owned bounds.
+pub(crate) type OwnedBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// A requirement that nothing in a range has changed since a seqno.
+#[derive(Clone, Debug)]
+pub(crate) struct RangeRequirement {
+    pub(crate) bounds: OwnedBounds,
+    pub(crate) since: u64,
+}
+
+impl RangeRequirement {
+    pub(crate) fn from(&self) -> Bound<&[u8]> {
+        self.bounds.0.as_ref().map(Vec::as_slice)
+    }
+
+    pub(crate) fn to(&self) -> Bound<&[u8]> {
+        self.bounds.1.as_ref().map(Vec::as_slice)
+    }
+
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        let is_behind = match self.from() {
+            Bound::Included(from) => from <= key,
+            Bound::Excluded(from) => from < key,
+            Bound::Unbounded => true,
+        };
+        let is_before = match self.to() {
+            Bound::Included(to) => key <= to,
+            Bound::Excluded(to) => key < to,
+            Bound::Unbounded => true,
+        };
+        is_behind && is_before
+    }
+}
+
+/// What a watch has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RangeFinding {
+    /// The range of this requirement has changed: this key, which now has a value of this version,
+    /// or none.
+    Changed { requirement: usize, key: Vec<u8>, found: Option<u64> },
+    /// The store remembers only the changes since this seqno.
+    Forgotten { known_since: u64 },
+}
+
+/// The watches of a store.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    count: AtomicUsize,
+    watches: Mutex<Vec<Arc<Watched>>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    requirements: Arc<Vec<RangeRequirement>>,
+    /// The first finding.
+    finding: Mutex<Option<RangeFinding>>,
+}
+
+impl Watched {
+    fn find(&self, finding: RangeFinding) {
+        self.finding.lock().get_or_insert(finding);
+    }
+}
+
+/// A live watch. It ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct RangeWatch {
+    watches: Arc<Watches>,
+    watched: Arc<Watched>,
+}
+
+impl Watches {
+    /// Watches the ranges from now on, then walks them: afterwards the watch knows every change
+    /// since the required seqnos, of published commits and of later ones.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        requirements: &Arc<Vec<RangeRequirement>>,
+        state: &ConcurrentKvState<Place>,
+    ) -> RangeWatch {
+        let watched = Arc::new(Watched { requirements: Arc::clone(requirements), finding: Mutex::new(None) });
+        let watch = RangeWatch { watches: Arc::clone(self), watched };
+        if planted("walk_before_watch") {
+            watch.walk(state);
+        }
+        if !planted("ranges_checked_before_the_lock_only") {
+            let mut watches = self.watches.lock();
+            watches.push(Arc::clone(&watch.watched));
+            self.count.store(watches.len(), Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+        step();
+        if !planted("walk_before_watch") {
+            watch.walk(state);
+        }
+        watch
+    }
+
+    /// Tells the watches the keys of a published commit, each with the version of its value.
+    #[inline]
+    pub(crate) fn note<'k>(&self, seqno: u64, written: impl Iterator<Item = (&'k [u8], Option<u64>)>) {
+        if self.count.load(Ordering::Relaxed) != 0 {
+            self.tell(seqno, written);
+        }
+    }
+
+    #[cold]
+    fn tell<'k>(&self, seqno: u64, written: impl Iterator<Item = (&'k [u8], Option<u64>)>) {
+        let watches = self.watches.lock();
+        for (key, found) in written.filter(|(_, found)| found.is_some() || !planted("deletes_untold")) {
+            for watched in watches.iter() {
+                let is_hit = |wanted: &RangeRequirement| seqno > wanted.since && wanted.contains(key);
+                if let Some(requirement) = watched.requirements.iter().position(is_hit) {
+                    watched.find(RangeFinding::Changed { requirement, key: key.to_vec(), found });
+                }
+            }
+        }
+    }
+}
+
+impl RangeWatch {
+    fn walk(&self, state: &ConcurrentKvState<Place>) {
+        for (requirement, wanted) in self.watched.requirements.iter().enumerate() {
+            match state.change_since(wanted.from(), wanted.to(), wanted.since) {
+                ChangeSince::None => {}
+                ChangeSince::Changed { key, version: found } => {
+                    return self.watched.find(RangeFinding::Changed { requirement, key, found });
+                }
+                ChangeSince::Forgotten { known_since } => {
+                    return self.watched.find(RangeFinding::Forgotten { known_since });
+                }
+            }
+            step();
+        }
+    }
+
+    /// What has been found. It is complete only under the commit lock.
+    pub(crate) fn finding(&self) -> Option<RangeFinding> {
+        self.watched.finding.lock().clone()
+    }
+}
+
+impl Drop for RangeWatch {
+    fn drop(&mut self) {
+        let mut watches = self.watches.watches.lock();
+        watches.retain(|watched| !Arc::ptr_eq(watched, &self.watched));
+        self.watches.count.store(watches.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requirement_holds_the_keys_between_its_bounds() {
+        let range = |from, to| RangeRequirement { bounds: (from, to), since: 0 };
+        let b = || b"b".to_vec();
+        let d = || b"d".to_vec();
+        let held = |range: RangeRequirement| {
+            ["a", "b", "c", "d", "e"].into_iter().filter(|key| range.contains(key.as_bytes())).collect::<String>()
+        };
+        assert_eq!(held(range(Bound::Included(b()), Bound::Excluded(d()))), "bc");
+        assert_eq!(held(range(Bound::Excluded(b()), Bound::Included(d()))), "cd");
+        assert_eq!(held(range(Bound::Unbounded, Bound::Included(b()))), "ab");
+        assert_eq!(held(range(Bound::Included(d()), Bound::Unbounded)), "de");
+        assert_eq!(held(range(Bound::Included(d()), Bound::Excluded(b()))), "");
+    }
+
+    #[test]
+    fn a_watch_is_told_later_commits_and_ends_with_its_drop() {
+        let (watches, state) = (Arc::new(Watches::default()), ConcurrentKvState::new());
+        let wanted = RangeRequirement { bounds: (Bound::Included(b"b".to_vec()), Bound::Unbounded), since: 5 };
+        let watch = watches.watch(&Arc::new(vec![wanted]), &state);
+        watches.note(5, [(&b"c"[..], Some(1))].into_iter());
+        watches.note(6, [(&b"a"[..], Some(2))].into_iter());
+        assert_eq!(watch.finding(), None, "not since 5, or not in the range");
+        watches.note(7, [(&b"a"[..], Some(3)), (b"c", None)].into_iter());
+        watches.note(8, [(&b"c"[..], Some(4))].into_iter());
+        let first = RangeFinding::Changed { requirement: 0, key: b"c".to_vec(), found: None };
+        assert_eq!(watch.finding(), Some(first));
+        drop(watch);
+        assert_eq!((watches.count.load(Ordering::Relaxed), watches.watches.lock().len()), (0, 0));
+    }
+}

@@ -1,0 +1,593 @@
+//! Transactions, one rule at a time. `serializability` checks them all together.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
+
+#[path = "linearizability/random.rs"]
+mod random;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use hightower_engine::{
+    Batch, Command, CompactionConfig, Conflict, Durability, Error, Expect, KvReader, Result, SingleNodeEngine,
+    StoreConfig, Transaction, limits,
+};
+use random::Random;
+use tempfile::TempDir;
+
+fn config(dir: &TempDir) -> StoreConfig {
+    StoreConfig::at(dir.path())
+        .with_max_segment_size(64 << 10)
+        .with_compaction_interval(Duration::ZERO)
+        .with_compaction(CompactionConfig::default().with_tombstone_grace(Duration::ZERO))
+}
+
+/// A store with a value "1" for each of the keys.
+fn store(keys: &[&str]) -> (TempDir, SingleNodeEngine) {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(config(&dir)).unwrap();
+    for key in keys {
+        engine.put(key, "1").unwrap();
+    }
+    (dir, engine)
+}
+
+#[track_caller]
+fn conflict(outcome: Result<hightower_engine::Committed>) -> Conflict {
+    match outcome {
+        Err(Error::TransactionConflict(conflict)) => conflict,
+        other => panic!("no conflict: {other:?}"),
+    }
+}
+
+fn keys(transaction: &Transaction<'_>) -> Vec<String> {
+    let keys = transaction.range(..).unwrap().map(|entry| String::from_utf8(entry.unwrap().key().to_vec()).unwrap());
+    keys.collect()
+}
+
+#[test]
+fn a_key_that_was_read_must_not_change() {
+    let (_dir, engine) = store(&["a", "b"]);
+    let mut transaction = engine.transaction().unwrap();
+    assert_eq!(transaction.get("a").unwrap().unwrap(), "1");
+    transaction.put("b", "2").unwrap();
+    let version = engine.put_versioned("a", "9").unwrap();
+    assert_eq!(transaction.get("a").unwrap().unwrap(), "1", "its snapshot stays");
+    let met = conflict(transaction.commit());
+    assert_eq!((met.key, met.expected, met.found), (b"a".to_vec(), Expect::Version(1), Some(version)));
+    assert_eq!(engine.get("b").unwrap().unwrap(), "1");
+    assert_eq!(engine.stats().transactions.conflicts, 1);
+}
+
+#[test]
+fn a_key_that_was_read_as_absent_must_not_appear() {
+    let (_dir, engine) = store(&["a"]);
+    for read in [
+        |it: &Transaction<'_>| it.get("new").unwrap().is_none(),
+        |it: &Transaction<'_>| !it.contains_key("new").unwrap(),
+    ] {
+        let mut transaction = engine.transaction().unwrap();
+        assert!(read(&transaction));
+        transaction.put("a", "2").unwrap();
+        engine.put("new", "").unwrap();
+        let met = conflict(transaction.commit());
+        assert_eq!((met.key, met.expected), (b"new".to_vec(), Expect::Absent));
+        engine.delete("new").unwrap();
+    }
+    // Gone again, it is as it was read.
+    let mut transaction = engine.transaction().unwrap();
+    assert_eq!(transaction.get("new").unwrap(), None);
+    transaction.put("a", "2").unwrap();
+    engine.put("new", "").unwrap();
+    engine.delete("new").unwrap();
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn no_key_appears_disappears_or_changes_in_a_range_that_was_read() {
+    type Change = fn(&SingleNodeEngine);
+    let changes: [(&str, Change); 4] = [
+        ("p/new", |engine| drop(engine.put("p/new", "").unwrap())),
+        ("p/a", |engine| drop(engine.put("p/a", "2").unwrap())),
+        ("p/b", |engine| drop(engine.delete("p/b").unwrap())),
+        ("p/new", |engine| drop(engine.commit(Batch::new().put("x", "").put("p/new", "")).unwrap())),
+    ];
+    for (changed, change) in changes {
+        let (_dir, engine) = store(&["o", "p/a", "p/b", "p0"]);
+        let mut transaction = engine.transaction().unwrap();
+        assert_eq!(transaction.prefix("p/").unwrap().count(), 2);
+        transaction.put("o", "2").unwrap();
+        engine.put("p0", "beside the range").unwrap();
+        engine.put("o", "before the range").unwrap();
+        change(&engine);
+        let met = conflict(transaction.commit());
+        assert_eq!(met.key, changed.as_bytes());
+        assert_eq!(met.range, Some((Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
+        assert!(matches!(met.expected, Expect::UnchangedSince(4)), "{met:?}");
+        assert_eq!(met.found, engine.get_versioned(changed).unwrap().map(|(_, version)| version));
+    }
+    let (_dir, engine) = store(&["o", "p/a", "p/b", "p0"]);
+    let mut transaction = engine.transaction().unwrap();
+    assert_eq!(transaction.prefix("p/").unwrap().count(), 2);
+    transaction.put("p/c", "2").unwrap();
+    engine.put("p0", "beside the range").unwrap();
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_range_counts_as_far_as_it_was_read() {
+    let (_dir, engine) = store(&["q/1", "q/2", "q/3", "q/4", "z"]);
+    let begin = || {
+        let mut transaction = engine.transaction().unwrap();
+        let mut range = transaction.prefix("q/").unwrap();
+        assert_eq!(range.next().unwrap().unwrap().key(), b"q/1");
+        assert_eq!(range.next_back().unwrap().unwrap().key(), b"q/4");
+        drop(range);
+        transaction.put("z", "2").unwrap();
+        transaction
+    };
+    let transaction = begin();
+    engine.put("q/2", "unread").unwrap();
+    transaction.commit().unwrap();
+    for changed in ["q/0", "q/1", "q/4", "q/5"] {
+        let transaction = begin();
+        engine.put(changed, "read").unwrap();
+        assert_eq!(conflict(transaction.commit()).key, changed.as_bytes());
+        if ["q/0", "q/5"].contains(&changed) {
+            engine.delete(changed).unwrap();
+        }
+    }
+    // A range that nothing was asked of.
+    let mut transaction = engine.transaction().unwrap();
+    drop(transaction.prefix("q/").unwrap());
+    transaction.put("z", "3").unwrap();
+    engine.put("q/1", "unread").unwrap();
+    transaction.commit().unwrap();
+    // Also what a forgotten iterator has read counts.
+    let mut transaction = engine.transaction().unwrap();
+    let mut range = transaction.prefix("q/").unwrap();
+    range.next();
+    std::mem::forget(range);
+    transaction.put("z", "4").unwrap();
+    engine.put("q/1", "read").unwrap();
+    conflict(transaction.commit());
+}
+
+/// Two doctors are on call, and each may leave while another stays.
+#[test]
+fn write_skew_is_a_conflict_with_deletes_too() {
+    for by_range in [false, true] {
+        let (_dir, engine) = store(&["oncall/alice", "oncall/bob"]);
+        let leave = |name: &str| {
+            let mut transaction = engine.transaction().unwrap();
+            let on_call = if by_range {
+                transaction.prefix("oncall/").unwrap().count()
+            } else {
+                let is_there = |key| transaction.get(key).unwrap().is_some();
+                ["oncall/alice", "oncall/bob"].into_iter().filter(|key| is_there(*key)).count()
+            };
+            assert_eq!(on_call, 2);
+            transaction.delete(format!("oncall/{name}")).unwrap();
+            transaction
+        };
+        let (alice, bob) = (leave("alice"), leave("bob"));
+        alice.commit().unwrap();
+        assert_eq!(conflict(bob.commit()).key, b"oncall/alice", "by range: {by_range}");
+        assert_eq!(engine.len(), 1);
+    }
+}
+
+#[test]
+fn own_writes_are_seen_in_both_directions() {
+    let (_dir, engine) = store(&["b", "d", "f"]);
+    let mut transaction = engine.transaction().unwrap();
+    for key in ["a", "c", "d", "g"] {
+        transaction.put(key, "own").unwrap();
+    }
+    transaction.delete("f").unwrap();
+    transaction.delete("e").unwrap();
+    assert_eq!(keys(&transaction), ["a", "b", "c", "d", "g"]);
+    let backwards = transaction.range(..).unwrap().rev().map(|entry| entry.unwrap().key()[0]);
+    assert_eq!(backwards.collect::<Vec<_>>(), b"gdcba");
+    let values: Vec<_> = KvReader::range(&transaction, Bound::Included(b"b"), Bound::Excluded(b"g")).unwrap().collect();
+    let values: Vec<_> = values.into_iter().map(|pair| pair.unwrap().1.to_vec()).collect();
+    assert_eq!(values, [&b"1"[..], b"own", b"own"]);
+    assert_eq!((transaction.get("f").unwrap(), transaction.get("g").unwrap().unwrap()), (None, "own".into()));
+    assert!(!transaction.contains_key("f").unwrap() && transaction.contains_key("a").unwrap());
+    assert_eq!(KvReader::get_versioned(&transaction, b"a").unwrap().unwrap().1, 0, "not committed yet");
+    assert_eq!(engine.len(), 3);
+    let committed = transaction.commit().unwrap();
+    assert_eq!((committed.versions.len(), engine.len()), (6, 5));
+    assert_eq!(engine.latest_seq(), committed.seq, "one commit");
+}
+
+#[test]
+fn own_writes_are_no_reads() {
+    let (_dir, engine) = store(&["a"]);
+    let mut transaction = engine.transaction().unwrap();
+    transaction.put("a", "2").unwrap();
+    assert_eq!(transaction.get("a").unwrap().unwrap(), "2");
+    engine.put("a", "3").unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(engine.get("a").unwrap().unwrap(), "2", "a write without a read comes later");
+}
+
+#[test]
+fn savepoints_take_writes_back_but_keep_reads() {
+    let (_dir, engine) = store(&["a", "b"]);
+    let mut transaction = engine.transaction().unwrap();
+    transaction.put("c", "1").unwrap();
+    let first = transaction.savepoint();
+    transaction.delete("a").unwrap();
+    transaction.put("c", "2").unwrap();
+    transaction.delete("c").unwrap();
+    let second = transaction.savepoint();
+    transaction.put("a", "3").unwrap();
+    transaction.put("c", "3").unwrap();
+    transaction.rollback_to(&second).unwrap();
+    assert_eq!((transaction.get("a").unwrap(), transaction.get("c").unwrap()), (None, None));
+    transaction.put("d", "4").unwrap();
+    transaction.rollback_to(&first).unwrap();
+    assert_eq!(keys(&transaction), ["a", "b", "c"]);
+    assert_eq!((transaction.get("c").unwrap().unwrap(), transaction.writes()), ("1".into(), 1));
+    assert!(matches!(transaction.rollback_to(&second), Err(Error::Validation(_))), "it has ended");
+    transaction.rollback_to(&first).unwrap();
+    let mut other = engine.transaction().unwrap();
+    other.savepoint();
+    assert!(matches!(other.rollback_to(&first), Err(Error::Validation(_))), "of another transaction");
+
+    let mut transaction = engine.transaction().unwrap();
+    let before = transaction.savepoint();
+    assert!(transaction.contains_key("a").unwrap());
+    transaction.put("b", "2").unwrap();
+    transaction.rollback_to(&before).unwrap();
+    transaction.put("b", "3").unwrap();
+    engine.delete("a").unwrap();
+    assert_eq!(conflict(transaction.commit()).key, b"a");
+}
+
+#[test]
+fn transactions_without_writes_never_fail() {
+    let (_dir, engine) = store(&["a", "b"]);
+    let mut transaction = engine.transaction().unwrap();
+    assert_eq!((keys(&transaction).len(), transaction.get("c").unwrap()), (2, None));
+    let before = transaction.savepoint();
+    transaction.put("a", "never").unwrap();
+    transaction.rollback_to(&before).unwrap();
+    engine.put("c", "").unwrap();
+    engine.delete("a").unwrap();
+    assert_eq!(keys(&transaction).len(), 2);
+    let committed = transaction.commit().unwrap();
+    assert_eq!((committed.seq, committed.versions.len()), (2, 0));
+}
+
+#[test]
+fn memory_is_bounded_and_reported() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(config(&dir).with_max_transaction_bytes(64 << 10)).unwrap();
+    let mut writer = engine.transaction().unwrap();
+    let value = vec![7; 1000];
+    let mut written = 0_u32;
+    let failure = loop {
+        assert!(written < 100, "{} bytes", writer.len_bytes());
+        match writer.put(written.to_be_bytes(), &value) {
+            Ok(()) => written += 1,
+            Err(failure) => break failure,
+        }
+    };
+    assert!(matches!(failure, Error::LimitExceeded { what: "transaction (bytes)", limit: 65_536, .. }), "{failure}");
+    let stats = engine.stats().transactions;
+    assert_eq!((stats.live, stats.len_bytes), (1, 48 << 10));
+    let committed = writer.commit().unwrap();
+    assert_eq!((committed.versions.len() as u32, engine.stats().transactions.len_bytes), (written, 0));
+
+    // Without writes it goes on, but can then write nothing.
+    let mut reader = engine.transaction().unwrap();
+    for number in 0..10_000_u32 {
+        assert_eq!(reader.get(format!("absent/{number}")).unwrap(), None);
+        assert!(reader.len_bytes() <= 64 << 10);
+    }
+    assert!(matches!(reader.put("a", ""), Err(Error::LimitExceeded { .. })));
+    assert_eq!(reader.range(..).unwrap().count() as u32, written);
+    reader.commit().unwrap();
+
+    // With writes the read fails that is too much, and so do later ones and the commit.
+    let mut both = engine.transaction().unwrap();
+    both.put("a", "").unwrap();
+    let reads = (0..10_000_u32).find_map(|number| both.get(format!("absent/{number}")).err());
+    assert!(matches!(reads, Some(Error::LimitExceeded { .. })), "{reads:?}");
+    assert!(both.get("b").is_err() && both.range(..).is_err());
+    assert!(matches!(both.commit(), Err(Error::LimitExceeded { .. })));
+    assert_eq!((engine.get("a").unwrap(), engine.stats().transactions.live), (None, 0));
+}
+
+#[test]
+fn limits_of_keys_values_and_commands_hold_at_the_call() {
+    let (_dir, engine) = store(&["a"]);
+    let mut transaction = engine.transaction().unwrap();
+    assert!(matches!(transaction.put("", ""), Err(Error::Validation(_))));
+    let long = vec![0; limits::MAX_KEY_LEN_BYTES + 1];
+    assert!(matches!(transaction.delete(&long), Err(Error::LimitExceeded { what: "key (bytes)", .. })));
+    assert_eq!((transaction.get("").unwrap(), transaction.get(&long).unwrap()), (None, None));
+    assert_eq!(transaction.range("z".."a").unwrap().count(), 0);
+    assert_eq!(transaction.range((Bound::Excluded("a"), Bound::Excluded("a"))).unwrap().count(), 0);
+    for number in 0..limits::MAX_BATCH_COMMANDS as u32 {
+        transaction.put(number.to_be_bytes(), "").unwrap();
+    }
+    let over = transaction.put("one more", "");
+    assert!(matches!(over, Err(Error::LimitExceeded { what: "transaction (written keys)", .. })), "{over:?}");
+    transaction.put(0_u32.to_be_bytes(), "again").unwrap();
+    assert_eq!(transaction.commit().unwrap().versions.len(), limits::MAX_BATCH_COMMANDS);
+
+    let mut batch = Batch::new();
+    batch.put("a", "2");
+    for number in 0..=limits::MAX_BATCH_RANGES {
+        batch.require_prefix(format!("p/{number}"), 0);
+    }
+    assert!(matches!(engine.commit(&batch), Err(Error::LimitExceeded { what: "batch (ranges)", .. })));
+    // A transaction may read more: its ranges are joined.
+    let mut transaction = engine.transaction().unwrap();
+    for number in 0..2 * limits::MAX_BATCH_RANGES {
+        assert_eq!(transaction.prefix(format!("p/{number:05}")).unwrap().count(), 0);
+    }
+    transaction.put("a", "3").unwrap();
+    engine.put("p/00077/x", "").unwrap();
+    conflict(transaction.commit());
+}
+
+/// k with version 10 is read, deleted with 11, its tombstone has no more grace, and version 10 is
+/// submitted again with another value. A snapshot keeps the tombstone, so the command is stale.
+#[test]
+fn a_version_does_not_come_back_while_a_transaction_lives() {
+    let (_dir, engine) = store(&["a"]);
+    let submit = |value| engine.submit(Command::set("k", value, 10)).unwrap().changed();
+    assert!(submit("first"));
+    let mut transaction = engine.transaction().unwrap();
+    assert_eq!(transaction.get("k").unwrap().unwrap(), "first");
+    transaction.put("a", "2").unwrap();
+    engine.delete("k").unwrap();
+    engine.run_compaction_now().unwrap();
+    assert_eq!(engine.stats().tombstones, 1);
+    assert!(!submit("second"));
+    assert_eq!(conflict(transaction.commit()).key, b"k");
+    engine.run_compaction_now().unwrap();
+    assert!(submit("third"), "the tombstone is gone");
+}
+
+/// Stops the commit thread until a message is sent; `None` if it was too fast to be stopped.
+fn hold_queue(engine: &SingleNodeEngine) -> Option<mpsc::Sender<()>> {
+    let (go_on, stop) = mpsc::channel();
+    let (stopped, is_stopped) = mpsc::channel();
+    let this_thread = thread::current().id();
+    engine.commit_async(Batch::new().put("hold", "")).unwrap().on_outcome(move |_| {
+        if thread::current().id() != this_thread {
+            stopped.send(()).unwrap_or_default();
+            stop.recv().unwrap_or_default();
+        }
+    });
+    is_stopped.recv().ok().map(|()| go_on)
+}
+
+/// The same, while the transaction waits in the queue.
+#[test]
+fn a_version_does_not_come_back_while_a_transaction_is_queued() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(config(&dir).with_commit_queue_depth(16)).unwrap();
+    assert!(engine.submit(Command::set("k", "first", 10)).unwrap().changed());
+    let mut transaction = engine.transaction().unwrap();
+    assert_eq!(transaction.get("k").unwrap().unwrap(), "first");
+    transaction.put("a", "2").unwrap();
+    engine.delete("k").unwrap();
+    let go_on = (0..1000).find_map(|_| hold_queue(&engine)).expect("the queue can be held");
+    let late = engine.submit_async(Command::set("k", "second", 10)).unwrap();
+    let ticket = transaction.commit_async().unwrap();
+    engine.run_compaction_now().unwrap();
+    go_on.send(()).unwrap();
+    assert!(!late.wait().unwrap().changed());
+    assert_eq!(conflict(ticket.wait()).key, b"k");
+    assert_eq!(engine.stats().transactions.conflicts, 1);
+}
+
+#[test]
+fn a_batch_can_require_ranges_unchanged() {
+    let (dir, engine) = store(&["p/1", "p/2", "q"]);
+    let read = engine.snapshot().unwrap();
+    let batch = |since| {
+        let mut batch = Batch::new();
+        batch.put("r", "").require_prefix("p/", since).require_range("q"..="q", since);
+        batch
+    };
+    assert!(engine.commit(&batch(read.seq())).unwrap().is_committed());
+    engine.delete("p/2").unwrap();
+    let rejected = engine.commit(&batch(read.seq())).unwrap().committed().unwrap_err();
+    assert_eq!((rejected.key, rejected.found), (b"p/2".to_vec(), None));
+    assert_eq!(rejected.range, Some((Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
+    assert!(engine.commit(&batch(engine.latest_seq())).unwrap().is_committed());
+    // One key.
+    let mut one = Batch::new();
+    one.put("r", "").require("p/1", Expect::UnchangedSince(read.seq()));
+    assert!(engine.commit(&one).unwrap().is_committed());
+    engine.put("p/1", "2").unwrap();
+    assert!(!engine.commit(&one).unwrap().is_committed());
+    // The delete is not forgotten while the snapshot lives, and never silently.
+    engine.run_compaction_now().unwrap();
+    assert!(matches!(engine.commit(&batch(read.seq())), Ok(outcome) if !outcome.is_committed()));
+    let since = read.seq();
+    drop(read);
+    engine.put("p/1", "3").unwrap();
+    engine.delete("q").unwrap();
+    engine.run_compaction_now().unwrap();
+    let mut of_q = Batch::new();
+    of_q.put("r", "").require_prefix("q", since);
+    assert!(matches!(engine.commit(&of_q), Err(Error::Conflict(_))));
+    // A reopened store knows no changes before its open.
+    let before = engine.latest_seq();
+    engine.close().unwrap();
+    let engine = SingleNodeEngine::with_config(config(&dir)).unwrap();
+    assert!(matches!(engine.commit(&batch(before - 1)), Err(Error::Conflict(_))));
+    assert!(engine.commit(&batch(engine.latest_seq())).unwrap().is_committed());
+}
+
+#[test]
+fn update_repeats_until_there_is_no_conflict() {
+    let (_dir, engine) = store(&["n"]);
+    let runs = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let seen = engine.update(|transaction| {
+                        runs.fetch_add(1, Ordering::Relaxed);
+                        let count: u32 = transaction.get("n")?.unwrap().as_str().unwrap().parse().unwrap();
+                        transaction.put("n", (count + 1).to_string())?;
+                        Ok(count + 1)
+                    });
+                    assert!(seen.unwrap() > 1);
+                }
+            });
+        }
+    });
+    assert_eq!(engine.get("n").unwrap().unwrap(), "401");
+    let conflicts = engine.stats().transactions.conflicts;
+    assert_eq!(u64::from(runs.load(Ordering::Relaxed)), 400 + conflicts);
+    // Who changes what he has read himself, elsewhere, never gets through.
+    let tries = AtomicU32::new(0);
+    let never = engine.update(|transaction| {
+        let read = transaction.get("n")?;
+        tries.fetch_add(1, Ordering::Relaxed);
+        engine.put("n", "")?;
+        transaction.put("m", read.unwrap())
+    });
+    assert!(matches!(never, Err(Error::TransactionConflict(_))));
+    assert_eq!(tries.load(Ordering::Relaxed), 1000);
+    let refused: Result<()> = engine.update(|transaction| {
+        transaction.put("m", "")?;
+        Err(Error::Aborted("the caller"))
+    });
+    assert!(matches!(refused, Err(Error::Aborted(_))));
+    assert_eq!(engine.get("m").unwrap(), None);
+}
+
+#[test]
+fn the_durability_is_that_of_the_call() {
+    let dir = TempDir::new().unwrap();
+    let engine = SingleNodeEngine::with_config(config(&dir).with_durability(Durability::Os)).unwrap();
+    let put = |durability: Option<Durability>| {
+        let mut transaction = engine.transaction().unwrap();
+        transaction.put("a", "").unwrap();
+        let committed = match durability {
+            Some(durability) => transaction.commit_with(durability),
+            None => transaction.commit(),
+        };
+        (engine.stats().durable_seq, committed.unwrap().seq)
+    };
+    let (durable, committed) = put(None);
+    assert!(durable < committed);
+    let (durable, committed) = put(Some(Durability::Sync));
+    assert_eq!(durable, committed);
+    let transaction = engine.transaction().unwrap();
+    engine.close().unwrap();
+    assert!(matches!(engine.transaction(), Err(Error::Closed)));
+    assert_eq!(transaction.get("a").unwrap().unwrap(), "", "a snapshot outlives its engine");
+    let mut transaction = transaction;
+    transaction.put("a", "2").unwrap();
+    assert!(matches!(transaction.commit(), Err(Error::Closed)));
+}
+
+/// Random calls on a transaction, beside the plain model: a map of the snapshot with the writes
+/// over it.
+#[test]
+fn a_transaction_sees_what_the_model_sees() {
+    let cases = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    for seed in 0..cases {
+        let mut random = Random(seed);
+        let (_dir, engine) = store(&[]);
+        let key = |random: &mut Random| format!("{:02}", random.below(30));
+        let mut stored = BTreeMap::new();
+        for _ in 0..random.below(40) {
+            let (key, value) = (key(&mut random), random.below(1000).to_string());
+            engine.put(&key, &value).unwrap();
+            stored.insert(key, value);
+        }
+        let mut transaction = engine.transaction().unwrap();
+        let mut model = stored.clone();
+        let mut savepoints = Vec::new();
+        for step in 0..60 {
+            let at = key(&mut random);
+            match random.below(9) {
+                0 | 1 => {
+                    transaction.put(&at, step.to_string()).unwrap();
+                    model.insert(at, step.to_string());
+                }
+                2 => {
+                    transaction.delete(&at).unwrap();
+                    model.remove(&at);
+                }
+                3 => savepoints.push((transaction.savepoint(), model.clone())),
+                4 if !savepoints.is_empty() => {
+                    let chosen = random.below(savepoints.len() as u64) as usize;
+                    savepoints.truncate(chosen + 1);
+                    transaction.rollback_to(&savepoints[chosen].0).unwrap();
+                    model = savepoints[chosen].1.clone();
+                }
+                5 => {
+                    let expected = model.get(&at).map(|value| value.as_bytes().to_vec());
+                    assert_eq!(transaction.get(&at).unwrap().map(|value| value.to_vec()), expected, "seed {seed}");
+                    assert_eq!(transaction.contains_key(&at).unwrap(), expected.is_some(), "seed {seed}");
+                }
+                _ => compare_ranges(&transaction, &model, at, &mut random, seed),
+            }
+            // Not seen: the snapshot stays.
+            engine.put(key(&mut random), "of another").unwrap();
+        }
+    }
+}
+
+/// Reads a range from both ends in a random order.
+fn compare_ranges(
+    transaction: &Transaction<'_>,
+    model: &BTreeMap<String, String>,
+    from: String,
+    random: &mut Random,
+    seed: u64,
+) {
+    let to = format!("{:02}", random.below(32));
+    let to = if random.below(2) == 0 { Bound::Excluded(to) } else { Bound::Included(to) };
+    let from = if random.below(2) == 0 { Bound::Included(from) } else { Bound::Excluded(from) };
+    let inside = |key: &&String| {
+        let is_behind = match &from {
+            Bound::Included(from) => *key >= from,
+            Bound::Excluded(from) => *key > from,
+            Bound::Unbounded => true,
+        };
+        is_behind
+            && match &to {
+                Bound::Included(to) => *key <= to,
+                Bound::Excluded(to) => *key < to,
+                Bound::Unbounded => true,
+            }
+    };
+    let mut expected: std::collections::VecDeque<_> = model.iter().filter(|(key, _)| inside(key)).collect();
+    let mut range = transaction.range((from.clone(), to.clone())).unwrap();
+    loop {
+        let is_back = random.below(2) == 0;
+        let (found, wanted) =
+            if is_back { (range.next_back(), expected.pop_back()) } else { (range.next(), expected.pop_front()) };
+        let found = found.map(|entry| entry.unwrap().into_pair().unwrap());
+        let wanted = wanted.map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        assert_eq!(found.map(|(key, value)| (key, value.to_vec())), wanted, "seed {seed}");
+        if expected.is_empty() && range.next().is_none() {
+            return;
+        }
+    }
+}
