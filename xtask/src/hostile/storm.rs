@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Entry, Error, Expect, Range, Rejected,
+    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Entry, Error, Expect, KvReader, Range, Rejected,
     SingleNodeEngine, Snapshot, StoreConfig, Ticket, Value, limits,
 };
 
@@ -142,6 +142,29 @@ pub(super) struct Caller<'a> {
     mix: Vec<(&'static str, u64)>,
     held: Vec<HeldRead>,
     without: BTreeSet<String>,
+}
+
+/// Commits a batch with one requirement as a transaction that has read its key.
+fn transact(
+    engine: &SingleNodeEngine,
+    batch: &Batch,
+    key: &str,
+    expect: Expect,
+) -> hightower_engine::Result<BatchOutcome> {
+    let mut transaction = engine.transaction()?;
+    let found = KvReader::get_versioned(&transaction, key.as_bytes())?.map(|(_, version)| version);
+    let rejected = |found| Ok(BatchOutcome::Rejected(Rejected::new(key.into(), expect, found)));
+    if !expect.holds(found) {
+        return rejected(found);
+    }
+    for change in batch.changes() {
+        transaction.put(change.key, change.value.unwrap_or_default())?;
+    }
+    match transaction.commit() {
+        Ok(committed) => Ok(BatchOutcome::Committed(committed)),
+        Err(Error::TransactionConflict(conflict)) => rejected(conflict.found),
+        Err(failure) => Err(failure),
+    }
 }
 
 impl<'a> Caller<'a> {
@@ -334,7 +357,10 @@ impl<'a> Caller<'a> {
         let pending = store.model.begin(vec![key.clone()], Change { is_set: true, given: None })?;
         let mut batch = Batch::new();
         batch.put(&key, store.model.value(pending.number)).require(&key, expect);
-        let called = store.call(handle, "require", &key, |engine| engine.commit(&batch))?;
+        let is_transaction = expect != Expect::Present && self.random.once_in(2);
+        let called = store.call(handle, "require", &key, |engine| {
+            if is_transaction { transact(engine, &batch, &key, expect) } else { engine.commit(&batch) }
+        })?;
         if let Called::Done(BatchOutcome::Rejected(Rejected { key: rejected, expected, found, .. })) = &called {
             ensure!(rejected == key.as_bytes() && *expected == expect, "rejected for something else: {called:?}");
             ensure!(!expect.holds(*found), "rejected, but what was found is as required: {called:?}");
