@@ -25,6 +25,7 @@ mod rows;
 mod store;
 mod stores;
 mod table;
+mod transactions;
 mod workload;
 mod wrap;
 

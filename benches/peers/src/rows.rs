@@ -11,6 +11,8 @@ pub(crate) enum Unit {
     Milliseconds,
     /// Mebibytes: less is better.
     Mebibytes,
+    /// Repetitions: less is better.
+    Retries,
     /// Bytes on disk per byte of live keys and values: less is better.
     BytesPerByte,
 }
@@ -28,6 +30,7 @@ impl Unit {
             Self::Microseconds => "µs",
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
+            Self::Retries => "retries",
             Self::BytesPerByte => "×",
         }
     }
@@ -116,6 +119,11 @@ pub(crate) const ROWS: &[Row] = &[
     rate("synced_1", "synced commit, 1 thread", SyncedWrites, TimesBest(1.1), "synced"),
     rate("synced_8", "synced commit, 8 threads", SyncedWrites, TimesBest(1.6), "synced"),
     rate("synced_batch", "synced batch of 1,000", SyncedWrites, TimesBest(2.0), "synced"),
+    rate("tx_uniform_1", "transaction of 2 reads and 1 write, uniform", Writes, TimesBest(2.0), "writes"),
+    rate("tx_uniform_2", "transaction of 2 reads and 1 write, uniform, 2 threads", Writes, TimesBest(2.0), "writes"),
+    rate("tx_hot_1", "transaction of 2 reads and 1 write, 100 keys", Writes, TimesBest(2.0), "writes"),
+    rate("tx_hot_2", "transaction of 2 reads and 1 write, 100 keys, 2 threads", Writes, TimesBest(2.0), "writes"),
+    resource("tx_hot_retries", "retries of a transaction on 100 keys, p99.9, 2 threads", Unit::Retries, AtMost(20.0)),
     rate("put_value_64", "put, values of 64 B", Writes, TimesBest(2.0), "values"),
     rate("put_value_512", "put, values of 512 B", Writes, TimesBest(2.0), "values"),
     rate("put_value_4096", "put, values of 4 KiB", Writes, TimesBest(2.0), "values"),

@@ -1,6 +1,6 @@
 //! The trait of a store under test, so that every workload runs the same code on every store.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// The event that a returned write must survive.
@@ -14,6 +14,9 @@ pub(crate) enum Guarantee {
 
 /// A callback with a key and its value.
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
+
+/// What is called with the place of a key and its value.
+pub(crate) type Check<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<()>;
 
 /// A store under test. All methods may be called from several threads.
 pub(crate) trait Store: Send + Sync {
@@ -46,6 +49,14 @@ pub(crate) trait Store: Send + Sync {
     /// Calls `visit` with the first `limit` pairs from `start` on, in key order; `false` if the
     /// store cannot.
     fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool>;
+
+    /// Reads both keys, which are there, calls `check` with the place and the value of each, and
+    /// gives the first key a new value: as one serializable transaction, repeated after conflicts.
+    /// Returns the number of repetitions. Only for stores opened for transactions.
+    fn transact(&self, keys: [&[u8]; 2], value: &[u8], check: Check<'_>) -> Result<u32> {
+        let _ = (keys, value, check);
+        bail!("the store has no transactions")
+    }
 
     /// Waits for the end of background work.
     fn settle(&self) -> Result<()> {

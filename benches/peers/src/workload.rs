@@ -18,9 +18,13 @@ use crate::machine::{anonymous_memory_bytes, disk_bytes};
 use crate::operation::{self, Kind, Operation, Streams, Ycsb};
 use crate::store::{Guarantee, Store};
 use crate::stores::Entry;
+use crate::transactions::{self, TransactionPlan};
 
 /// Default length of a value, in bytes.
 pub(crate) const VALUE_LEN_BYTES: usize = 100;
+
+/// Keys that all transactions of a row with conflicts use.
+const HOT_KEYS: u64 = 100;
 
 /// A group of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
@@ -40,6 +44,8 @@ pub(crate) enum Group {
     Ycsb2,
     /// Synced commits by 1 and 8 threads, and synced batches.
     Synced,
+    /// Transactions of two reads and one write, on all keys and on 100.
+    Transactions,
     /// Values of 64 B to 64 KiB.
     Values,
     /// Opening after a clean close.
@@ -94,6 +100,7 @@ impl Task<'_> {
             (Group::Ycsb1, 0) => self.ycsb(&mut results, 1)?,
             (Group::Ycsb2, 0) => self.ycsb(&mut results, 2)?,
             (Group::Synced, 0) => self.synced(&mut results)?,
+            (Group::Transactions, 0) => self.transactions(&mut results)?,
             (Group::Values, 0) => self.values(&mut results)?,
             (Group::Reopen, 0) => self.prepare_reopen()?,
             (Group::Reopen, 1) => self.reopen(&mut results)?,
@@ -253,6 +260,27 @@ impl Task<'_> {
         results.0.push(Measurement { row: "synced_batch".into(), value, check: None, stopped });
         let get = |index: u64| Operation { key: key(self.keys + order.at(index)), kind: Kind::Get };
         execute(store, &vec![(0..done * 1000).step_by(11).map(get).collect()]).map(|_| ())
+    }
+
+    fn transactions(&self, results: &mut Results) -> Result<()> {
+        let Some(open) = self.entry.open_for_transactions else { return Ok(()) };
+        let store = open(self.dir, Guarantee::Process)?;
+        self.load_by_batches(&*store)?;
+        let (value_len_bytes, budget) = (VALUE_LEN_BYTES, self.budget);
+        for (name, keys) in [("uniform", self.keys), ("hot", HOT_KEYS)] {
+            for threads in [1, 2] {
+                let plan = TransactionPlan { count: self.keys / 2, threads, keys, value_len_bytes, budget };
+                let done = transactions::run(&*store, plan)?;
+                let (row, stopped) = (format!("tx_{name}_{threads}"), done.stopped);
+                results.0.push(Measurement { row, value: done.rate, check: None, stopped });
+                if name == "hot" && threads == 2 {
+                    let retries = done.retries_of(0.999).context("no transaction was committed")?;
+                    results.number("tx_hot_retries", retries.into());
+                }
+            }
+            store.settle()?;
+        }
+        store.close()
     }
 
     fn values(&self, results: &mut Results) -> Result<()> {

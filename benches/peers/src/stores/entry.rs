@@ -33,4 +33,6 @@ pub(crate) struct Entry {
     pub(crate) usage: &'static str,
     /// Opens it, creating it if missing.
     pub(crate) open: Open,
+    /// Opens it for serializable transactions, if it has them.
+    pub(crate) open_for_transactions: Option<Open>,
 }

@@ -4,15 +4,18 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fjall::config::{
     BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, HashRatioPolicy, PartitioningPolicy,
     PinningPolicy,
 };
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OptimisticTxDatabase, OptimisticTxKeyspace,
+    PersistMode, Readable,
+};
 
 use super::entry::{CACHE_BYTES, Entry};
-use crate::store::{Guarantee, Store, Visit};
+use crate::store::{Check, Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {
     id: "fjall",
@@ -23,6 +26,7 @@ pub(super) const ENTRY: Entry = Entry {
     usage: "cache of 2 GiB, larger than the data; filters and indexes pinned; no compression (the values do not compress); synced: \
             `persist(SyncData)` after the write, batches with `durability(SyncData)`; compaction: memtable flushed, then a major one",
     open,
+    open_for_transactions: Some(open_for_transactions),
 };
 
 struct Fjall {
@@ -33,17 +37,19 @@ struct Fjall {
 
 fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
     let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(2).open()?;
-    let keyspace = database.keyspace("peers", || {
-        KeyspaceCreateOptions::default()
-            .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
-            .data_block_hash_ratio_policy(HashRatioPolicy::all(0.75))
-            .index_block_pinning_policy(PinningPolicy::all(true))
-            .filter_block_pinning_policy(PinningPolicy::all(true))
-            .index_block_partitioning_policy(PartitioningPolicy::all(false))
-            .filter_block_partitioning_policy(PartitioningPolicy::all(false))
-            .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
-    })?;
+    let keyspace = database.keyspace("peers", keyspace_options)?;
     Ok(Box::new(Fjall { database, keyspace, guarantee }))
+}
+
+fn keyspace_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
+        .data_block_hash_ratio_policy(HashRatioPolicy::all(0.75))
+        .index_block_pinning_policy(PinningPolicy::all(true))
+        .filter_block_pinning_policy(PinningPolicy::all(true))
+        .index_block_partitioning_policy(PartitioningPolicy::all(false))
+        .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
 }
 
 impl Fjall {
@@ -122,5 +128,72 @@ impl Store for Fjall {
 
     fn close(self: Box<Self>) -> Result<()> {
         Ok(self.database.persist(PersistMode::SyncAll)?)
+    }
+}
+
+/// Its database with optimistic transactions, which is a type of its own.
+struct Transactional {
+    database: OptimisticTxDatabase,
+    keyspace: OptimisticTxKeyspace,
+    plain: Fjall,
+}
+
+fn open_for_transactions(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
+    let database = OptimisticTxDatabase::builder(dir).cache_size(CACHE_BYTES).worker_threads(2).open()?;
+    let keyspace = database.keyspace("peers", keyspace_options)?;
+    let plain = Fjall { database: database.inner().clone(), keyspace: keyspace.inner().clone(), guarantee };
+    Ok(Box::new(Transactional { database, keyspace, plain }))
+}
+
+/// Only [`transact`](Store::transact) differs; the others are for the time without transactions.
+impl Store for Transactional {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.plain.put(key, value)
+    }
+
+    fn put_batch(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        self.plain.put_batch(pairs)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<()> {
+        self.plain.delete(key)
+    }
+
+    fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+        self.plain.get(key, visit)
+    }
+
+    fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
+        self.plain.scan_prefix(prefix, visit)
+    }
+
+    fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
+        self.plain.scan_from(start, limit, visit)
+    }
+
+    fn transact(&self, keys: [&[u8]; 2], value: &[u8], check: Check<'_>) -> Result<u32> {
+        for retries in 0.. {
+            let mut transaction = self.database.write_tx()?;
+            for (at, key) in keys.into_iter().enumerate() {
+                check(at, &transaction.get(&self.keyspace, key)?.context("a key is not there")?)?;
+            }
+            transaction.insert(&self.keyspace, keys[0], value);
+            if transaction.commit()?.is_ok() {
+                return Ok(retries);
+            }
+        }
+        bail!("too many conflicts")
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.plain.settle()
+    }
+
+    fn compact(&mut self) -> Result<bool> {
+        self.plain.compact()
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Box::new(self.plain).close()
     }
 }

@@ -9,7 +9,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, WithTls};
 
 use super::entry::Entry;
-use crate::store::{Guarantee, Store, Visit};
+use crate::store::{Check, Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {
     id: "lmdb",
@@ -21,6 +21,7 @@ pub(super) const ENTRY: Entry = Entry {
             cache and survive a killed process, but after power loss the file may be damaged as a whole; synced: its default; it \
             offers no compaction in place",
     open,
+    open_for_transactions: Some(open),
 };
 
 /// Address space for the map, in bytes, not memory: larger than the data of every workload.
@@ -124,6 +125,16 @@ impl Store for Lmdb {
             visit(key, value)?;
         }
         Ok(true)
+    }
+
+    fn transact(&self, keys: [&[u8]; 2], value: &[u8], check: Check<'_>) -> Result<u32> {
+        let mut transaction = self.environment.write_txn()?;
+        for (at, key) in keys.into_iter().enumerate() {
+            check(at, self.database.get(&transaction, key)?.context("a key is not there")?)?;
+        }
+        self.database.put(&mut transaction, keys[0], value)?;
+        transaction.commit()?;
+        Ok(0)
     }
 
     fn compact(&mut self) -> Result<bool> {

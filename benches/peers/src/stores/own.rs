@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use hightower_engine::{Batch, Durability, Range, SingleNodeEngine, StoreConfig};
 
 use super::entry::{Entry, OWN};
-use crate::store::{Guarantee, Store, Visit};
+use crate::store::{Check, Guarantee, Store, Visit};
 
 pub(super) const ENTRY: Entry = Entry {
     id: OWN,
@@ -17,6 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
     by_default: true,
     usage: "default settings but the durability: `Os`, or `Sync` where synced; compaction: `run_compaction_now`",
     open,
+    open_for_transactions: Some(open),
 };
 
 struct Own(SingleNodeEngine);
@@ -73,6 +74,19 @@ impl Store for Own {
 
     fn scan_from(&self, start: &[u8], limit: usize, visit: Visit<'_>) -> Result<bool> {
         visit_pairs(self.0.range(start..)?, limit, visit).map(|()| true)
+    }
+
+    fn transact(&self, keys: [&[u8]; 2], value: &[u8], check: Check<'_>) -> Result<u32> {
+        let (mut runs, mut checked) = (0, Ok(()));
+        self.0.update(|transaction| {
+            runs += 1;
+            for (at, key) in keys.into_iter().enumerate() {
+                let found = transaction.get(key)?;
+                checked = found.map_or_else(|| bail!("a key is not there"), |found| check(at, &found));
+            }
+            transaction.put(keys[0], value)
+        })?;
+        checked.map(|()| runs - 1)
     }
 
     fn settle(&self) -> Result<()> {

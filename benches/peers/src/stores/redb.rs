@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 
 use super::entry::{CACHE_BYTES, Entry};
-use crate::store::{Guarantee, Store, Visit, end_of_prefix};
+use crate::store::{Check, Guarantee, Store, Visit, end_of_prefix};
 
 pub(super) const ENTRY: Entry = Entry {
     id: "redb",
@@ -18,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     usage: "cache of 2 GiB, one transaction per operation; not synced: `Durability::None`, whose commits a killed process loses \
             (there is nothing between that and a sync); synced: `Durability::Immediate`; compaction: `compact`",
     open,
+    open_for_transactions: Some(open),
 };
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("peers");
@@ -110,6 +111,17 @@ impl Store for Redb {
             visit(key.value(), value.value())?;
         }
         Ok(true)
+    }
+
+    fn transact(&self, keys: [&[u8]; 2], value: &[u8], check: Check<'_>) -> Result<u32> {
+        self.write(|table| {
+            for (at, key) in keys.into_iter().enumerate() {
+                check(at, table.get(key)?.context("a key is not there")?.value())?;
+            }
+            table.insert(keys[0], value)?;
+            Ok(())
+        })?;
+        Ok(0)
     }
 
     fn settle(&self) -> Result<()> {

@@ -23,6 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
             of 10 bits, hash index in 4 KiB blocks, hyper-clock block cache of 2 GiB, no compression (the values do not compress); \
             synced: `sync` with recycled logs; compaction: `compact_range` down to the last level",
     open,
+    open_for_transactions: None,
 };
 
 struct Rocks {
