@@ -12,8 +12,8 @@ pub trait Clock: Debug + Send + Sync {
     /// The time since a fixed moment. It never decreases.
     fn elapsed(&self) -> Duration;
 
-    /// Pauses the calling thread for about `duration`; may return early. Only the rate limiter of
-    /// compaction calls it.
+    /// Pauses the calling thread for about `duration`; may return early. The rate limiter of
+    /// compaction calls it, and a transaction that is repeated after conflicts.
     fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration);
     }

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A source of random bytes: salts of segments, the id of a store, and the keys and tokens of the
-/// authentication service.
+/// A source of random bytes: salts of segments, the id of a store, pauses before repetitions, and
+/// the keys and tokens of the authentication service.
 pub trait Entropy: Debug + Send + Sync {
     /// Fills `out` with random bytes. They must not repeat, and those of the authentication service
     /// must be unpredictable.
