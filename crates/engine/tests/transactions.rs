@@ -309,6 +309,18 @@ fn memory_is_bounded_and_reported() {
     assert!(both.get("b").is_err() && both.range(..).is_err());
     assert!(matches!(both.commit(), Err(Error::LimitExceeded { .. })));
     assert_eq!((engine.get("a").unwrap(), engine.stats().transactions.live), (None, 0));
+
+    // A range that goes over the limit says so at its items, and ends.
+    for number in 0..10 {
+        engine.put(format!("{number}{}", "x".repeat(6000)), "").unwrap();
+    }
+    let mut scan = engine.transaction().unwrap();
+    scan.put("a", vec![0; 60 << 10]).unwrap();
+    let mut range = scan.range(..).unwrap();
+    let failed = range.by_ref().filter(Result::is_err).count();
+    assert!(failed >= 10 && range.next().is_none(), "{failed}");
+    drop(range);
+    assert!(matches!(scan.commit(), Err(Error::LimitExceeded { .. })));
 }
 
 #[test]

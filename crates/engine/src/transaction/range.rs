@@ -107,9 +107,12 @@ impl<'t> TransactionRange<'t> {
             let noted = self.local.note_read(|reads| reads.note_range_to(self.number, entry.key(), is_from_back));
             return Some(noted.map(|()| entry));
         }
-        self.is_done = true;
-        // The memory does not grow.
-        self.local.note_read(|reads| reads.note_whole_range(self.number)).err().map(Err)
+        if !self.is_done {
+            self.is_done = true;
+            // If the transaction is over its limit, its commit says so.
+            let _kept = self.local.note_read(|reads| reads.note_whole_range(self.number));
+        }
+        None
     }
 }
 
