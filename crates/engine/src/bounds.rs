@@ -4,6 +4,9 @@ use std::ops::{Bound, RangeBounds};
 
 pub use hightower_state::prefix_end;
 
+/// The lower and the upper bound of a range of keys, with bytes of their own.
+pub type OwnedBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// The forms of key ranges: `..`, `a..b`, `a..=b`, `a..`, `..b`, `..=b`, and a pair of [`Bound`]s,
 /// of any type of bytes.
 ///

@@ -1,7 +1,6 @@
 //! The error of a transaction whose reads another commit has changed.
 
-use std::ops::Bound;
-
+use crate::bounds::OwnedBounds;
 use crate::expect::{Expect, Rejected, there};
 
 /// What a transaction met at its commit: a key that it had read, itself or in a range, has been
@@ -13,7 +12,7 @@ pub struct Conflict {
     /// The key.
     pub key: Vec<u8>,
     /// The range that was read and holds the key; `None` if the key was read itself.
-    pub range: Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)>,
+    pub range: Option<Box<OwnedBounds>>,
     /// What the transaction had read: [`Expect::Version`], [`Expect::Absent`], or for a range
     /// [`Expect::UnchangedSince`] its snapshot.
     pub expected: Expect,

@@ -1,6 +1,6 @@
 //! The requirements of a batch on keys, and the error of a violated one.
 
-use std::ops::Bound;
+use crate::bounds::OwnedBounds;
 
 /// A requirement of a batch on a key, checked at its commit.
 ///
@@ -50,7 +50,7 @@ pub struct Rejected {
     /// The version of its value; `None` if it had no value.
     pub found: Option<u64>,
     /// The range of the requirement, if it was one on a range: the key lies in it.
-    pub range: Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)>,
+    pub range: Option<Box<OwnedBounds>>,
 }
 
 impl Rejected {

@@ -90,7 +90,7 @@ pub use backup::{
     BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,
 };
 pub use batch::{Batch, BatchChange, BatchOutcome, Committed};
-pub use bounds::{KeyBounds, prefix_end};
+pub use bounds::{KeyBounds, OwnedBounds, prefix_end};
 pub use builder::StoreBuilder;
 pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};

@@ -21,12 +21,10 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use hightower_state::{ChangeSince, ConcurrentKvState};
 
+use crate::bounds::OwnedBounds;
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::sync::{Mutex, step};
-
-/// A range of keys, with owned bounds.
-pub(crate) type OwnedBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// A requirement that nothing in a range has changed since a seqno.
 #[derive(Clone, Debug)]

@@ -112,7 +112,7 @@ fn no_key_appears_disappears_or_changes_in_a_range_that_was_read() {
         change(&engine);
         let met = conflict(transaction.commit());
         assert_eq!(met.key, changed.as_bytes());
-        assert_eq!(met.range, Some((Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
+        assert_eq!(met.range.as_deref(), Some(&(Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
         assert!(matches!(met.expected, Expect::UnchangedSince(4)), "{met:?}");
         assert_eq!(met.found, engine.get_versioned(changed).unwrap().map(|(_, version)| version));
     }
@@ -423,7 +423,7 @@ fn a_batch_can_require_ranges_unchanged() {
     engine.delete("p/2").unwrap();
     let rejected = engine.commit(&batch(read.seq())).unwrap().committed().unwrap_err();
     assert_eq!((rejected.key, rejected.found), (b"p/2".to_vec(), None));
-    assert_eq!(rejected.range, Some((Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
+    assert_eq!(rejected.range.as_deref(), Some(&(Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
     assert!(engine.commit(&batch(engine.latest_seq())).unwrap().is_committed());
     // One key.
     let mut one = Batch::new();

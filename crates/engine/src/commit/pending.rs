@@ -290,7 +290,7 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
                     changed.ok_or_else(|| Error::Internal("a changed range is not known".into()))?;
                 let RangeRequirement { bounds, since } = &ranges[at];
                 let rejected = Rejected::new(key, Expect::UnchangedSince(*since), found);
-                BatchOutcome::Rejected(Rejected { range: Some(bounds.clone()), ..rejected })
+                BatchOutcome::Rejected(Rejected { range: Some(Box::new(bounds.clone())), ..rejected })
             }
         })
     }

@@ -4,12 +4,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Requirement};
+use crate::bounds::OwnedBounds;
 use crate::error::Result;
 use crate::expect::Expect;
 use crate::limits;
 use crate::mutants::planted;
 use crate::transaction::counters::over_limit;
-use crate::watch::{OwnedBounds, RangeRequirement};
+use crate::watch::RangeRequirement;
 
 /// Number of keys from which on keys that were read again are looked for; then at each doubling.
 const DEDUPLICATED_FROM: usize = 64;
