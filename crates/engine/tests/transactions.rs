@@ -95,12 +95,12 @@ fn a_key_that_was_read_as_absent_must_not_appear() {
 
 #[test]
 fn no_key_appears_disappears_or_changes_in_a_range_that_was_read() {
-    type Change = fn(&SingleNodeEngine);
+    type Change = fn(&SingleNodeEngine) -> bool;
     let changes: [(&str, Change); 4] = [
-        ("p/new", |engine| drop(engine.put("p/new", "").unwrap())),
-        ("p/a", |engine| drop(engine.put("p/a", "2").unwrap())),
-        ("p/b", |engine| drop(engine.delete("p/b").unwrap())),
-        ("p/new", |engine| drop(engine.commit(Batch::new().put("x", "").put("p/new", "")).unwrap())),
+        ("p/new", |engine| engine.put("p/new", "").unwrap().changed()),
+        ("p/a", |engine| engine.put("p/a", "2").unwrap().changed()),
+        ("p/b", |engine| engine.delete("p/b").unwrap().changed()),
+        ("p/new", |engine| engine.commit(Batch::new().put("x", "").put("p/new", "")).unwrap().is_committed()),
     ];
     for (changed, change) in changes {
         let (_dir, engine) = store(&["o", "p/a", "p/b", "p0"]);
@@ -109,7 +109,7 @@ fn no_key_appears_disappears_or_changes_in_a_range_that_was_read() {
         transaction.put("o", "2").unwrap();
         engine.put("p0", "beside the range").unwrap();
         engine.put("o", "before the range").unwrap();
-        change(&engine);
+        assert!(change(&engine));
         let met = conflict(transaction.commit());
         assert_eq!(met.key, changed.as_bytes());
         assert_eq!(met.range.as_deref(), Some(&(Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
